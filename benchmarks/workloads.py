@@ -24,6 +24,8 @@ from crepe_dist.data.order import epoch_order
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.block import build, trained
 from crepe_dist.engines.engine import Engine, open_engine
+from crepe_dist.exchange import open_exchange
+from crepe_dist.exchange.optimizers import make_optimizer
 from crepe_dist.model.precision import plan
 from crepe_dist.networks.paper.shape import CONVOLUTIONS, POOL, PaperShape
 from crepe_dist.preparing.shards import MAX_CHUNK
@@ -39,9 +41,9 @@ class Training:
 
     def __init__(self, shape: PaperShape, world: World, device: Any, precision: Precision = "auto") -> None:
         self.engine = _engine(shape, device, precision)
-        optimizer = self.engine.optimizer("sgd", SETTINGS)
-        trainer = world.trainer(trained(self.engine.network), optimizer, self.engine.whole_sums(0))
-        self._step = TrainingStep(self.engine, trainer, world.size, 0, None)
+        optimizer = make_optimizer("sgd", SETTINGS)
+        exchange = open_exchange(world, trained(self.engine.network), optimizer, self.engine.quanta(0))
+        self._step = TrainingStep(self.engine, exchange)
         self._steps = 0
 
     def repeat(self, batch: Batch, times: int) -> int:

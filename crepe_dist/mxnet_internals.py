@@ -10,7 +10,7 @@ reads that variable once, when it is imported.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -87,14 +87,6 @@ def set_gradients(parameter: Any, arrays: list[Any]) -> None:
     mx.autograd.mark_variables(parameter.list_data(), parameter.list_grad(), parameter.grad_req)
 
 
-def mark_gradient_fresh(parameter: Any) -> None:
-    """Mark a gradient that was not written by MXNet's backward pass as up to date.
-
-    Otherwise ``Trainer.update`` raises a stale-gradient error (checked with MXNet 1.9.1: ``NDArray._fresh_grad``).
-    """
-    parameter.data()._fresh_grad = True
-
-
 def trainer_parameters(trainer: Any) -> list[Any]:
     """Return a trainer's parameters in the order of its indices (checked with MXNet 1.9.1: ``Trainer._params``)."""
     found: list[Any] = trainer._params
@@ -113,13 +105,6 @@ def gradient_scale(trainer: Any) -> float:
 def scale_gradients(trainer: Any, factor: float) -> None:
     """Multiply the factor of ``gradient_scale`` (checked with MXNet 1.9.1: ``Trainer._scale``)."""
     trainer._scale *= factor
-
-
-def whole_view(array: Any) -> Any:
-    """Return an int32 array in the memory of a float32 array in host memory, valid as long as that; see ``pointer``."""
-    import mxnet as mx
-
-    return mx.nd.from_numpy(view(array).view(np.int32), zero_copy=True)
 
 
 class _InPlace:
@@ -146,14 +131,6 @@ def allreduce_arrays(trainer: Any, arrays: Iterable[Any]) -> None:
         trainer._allreduce_grads()
     finally:
         trainer._params = parameters
-
-
-def replace_allreduce(trainer: Any, allreduce: Callable[[], None]) -> None:
-    """Make ``Trainer.step`` and ``Trainer.allreduce_grads`` call ``allreduce``.
-
-    Used for the all-reduce through shared memory (checked with MXNet 1.9.1: ``Trainer._allreduce_grads``).
-    """
-    trainer._allreduce_grads = allreduce
 
 
 def update_arrays_one_by_one(trainer: Any) -> None:

@@ -15,6 +15,8 @@ from crepe_dist.distributed.world import World
 from crepe_dist.engines import block
 from crepe_dist.engines.engine import Engine, GraphEngine, NativeEngine, open_engine
 from crepe_dist.errors import UserError
+from crepe_dist.exchange import open_exchange
+from crepe_dist.exchange.optimizers import make_optimizer
 from crepe_dist.model import parameters
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.precision import Plan
@@ -261,11 +263,9 @@ def test_both_engines_train_alike(name):
     for own in (True, False):
         network = block.build(shape, ModelOptions(), mx.cpu(), seed=2)
         engine = native(network, name) if own else by_mxnet(network)
-        trainer = mx.gluon.Trainer(block.trained(network), engine.optimizer("sgd", {"learning_rate": 0.3}))
-        losses.append([])
-        for step in range(8):
-            losses[-1].append(float(learnt(engine, some_batch(shape, 30 + step % 2), step)["loss"][0]) / 30)
-            trainer.step(30)
+        optimizer = make_optimizer("sgd", {"learning_rate": 0.3})
+        step = TrainingStep(engine, open_exchange(World(), block.trained(network), optimizer, engine.quanta(30)))
+        losses.append([step(some_batch(shape, 30 + number % 2), number + 1, 0.3).loss / 30 for number in range(8)])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
     assert losses[0][-1] < 0.9 * losses[0][0]
 
@@ -346,10 +346,10 @@ def test_embeddings_learn_faster_than_convolutions(rows):
     engine = native(network, BUILDS[0]) if rows else by_mxnet(network)
     learning = {name: each for name, each in structural_parameters(network).items() if "significant" not in name}
     before = {name: each.data().asnumpy() for name, each in learning.items()}
-    optimizer = engine.optimizer("adam", {"learning_rate": 0.1})
-    trainer = World().trainer(block.trained(network), optimizer, engine.whole_sums(20))
-    TrainingStep(engine, trainer, 1, seed=0, clip_norm=None)(some_batch(shape, 20), 1, 0.001)
-    trainer.flush()
+    optimizer = make_optimizer("adam", {"learning_rate": 0.1})
+    exchange = open_exchange(World(), block.trained(network), optimizer, engine.quanta(20))
+    TrainingStep(engine, exchange)(some_batch(shape, 20), 1, 0.001)
+    exchange.flush()
     moved = {name: np.abs(each.data().asnumpy() - before[name]) for name, each in learning.items()}
     moved["ngrams.weight"] = np.sqrt(
         (moved["ngrams.weight"] ** 2).mean(axis=1)

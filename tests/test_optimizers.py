@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import mxnet as mx
 import numpy as np
 import pytest
 
-from crepe_dist.distributed.optimizers import OWN
 from crepe_dist.distributed.world import World
+from crepe_dist.exchange import open_exchange
+from crepe_dist.exchange.optimizers import make_optimizer
+from crepe_dist.exchange.quanta import Quanta
+from crepe_dist.mxnet_internals import view
 from crepe_dist.native import library
 
 SETTINGS = [
@@ -21,19 +26,27 @@ SETTINGS = [
 SHAPES = {"a": (5,), "b": (33, 7), "c": (1000, 3)}
 
 
-def trained(optimizer, steps: int) -> dict[str, np.ndarray]:
-    """Values after some steps with gradients that are functions of the step."""
+def trained(name: str, settings: dict[str, float], steps: int, *, own: bool) -> dict[str, np.ndarray]:
+    """Values after some steps with gradients that are functions of the step, by our own kernels or MXNet's."""
     parameters = mx.gluon.ParameterDict()
-    for name, shape in SHAPES.items():
-        parameters.get(name, shape=shape, init="ones")
+    for parameter, shape in SHAPES.items():
+        parameters.get(parameter, shape=shape, init="ones")
     parameters.initialize()
-    trainer = World().trainer(parameters, optimizer)
-    for step in range(steps):
+    quanta = Quanta(parameters.values()) if own else None
+    exchange = open_exchange(World(), parameters, make_optimizer(name, settings), quanta)
+
+    def compute(step: int) -> mx.nd.NDArray:
+        mx.nd.waitall()  # the last update still reads the gradients
         generator = np.random.default_rng(step)
         for parameter in parameters.values():
-            parameter.grad()[:] = mx.nd.array(generator.normal(0, 1, parameter.shape))
+            whole = generator.integers(-(2**20), 2**20, parameter.shape)
+            view(parameter.grad())[...] = whole.astype(np.int32).view(np.float32) if own else whole * 2.0**-24
             parameter.data()._fresh_grad = True
-        trainer.update(8.0, 0.05 if step < 3 else 0.02)
+        return mx.nd.zeros(1)
+
+    for step in range(steps):
+        exchange.sum(partial(compute, step), (), 8)
+        exchange.update(0.01, 0.05 if step < 3 else 0.02)
     return {name: parameter.data().asnumpy() for name, parameter in parameters.items()}
 
 
@@ -43,8 +56,7 @@ def trained(optimizer, steps: int) -> dict[str, np.ndarray]:
 def test_they_compute_what_mxnet_does(build, threads, name, settings, monkeypatch):
     monkeypatch.setenv(library.SWITCH, build)
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-    expected = trained(mx.optimizer.create(name, **settings), 7)
-    got = trained(OWN[name](**settings), 7)
+    expected, got = (trained(name, settings, 7, own=own) for own in (False, True))
     for parameter, values in expected.items():
         np.testing.assert_allclose(got[parameter], values, rtol=1e-5, atol=1e-6, err_msg=parameter)
         assert np.abs(values - 1).max() > 0.01
@@ -57,5 +69,5 @@ def test_the_same_bits_for_any_number_of_threads(build, name, settings, monkeypa
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-        found.append(trained(OWN[name](**settings), 3)["c"].tobytes())
+        found.append(trained(name, settings, 3, own=True)["c"].tobytes())
     assert found[0] == found[1] == found[2]

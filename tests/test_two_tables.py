@@ -13,6 +13,8 @@ from crepe_dist.data.order import largest_share, share
 from crepe_dist.distributed.world import World
 from crepe_dist.engines import block
 from crepe_dist.engines.engine import open_engine
+from crepe_dist.exchange import open_exchange
+from crepe_dist.exchange.optimizers import make_optimizer
 from crepe_dist.model.precision import Plan
 from crepe_dist.native import library
 from crepe_dist.networks.crepe.shape import CrepeShape
@@ -22,7 +24,7 @@ from crepe_dist.training.resume import RunState
 from crepe_dist.training.step import TrainingStep
 from tests.conftest import needs_kernels, run
 from tests.distributed.test_world import script
-from tests.test_table import NO_MEMORY, OPTIMIZERS, PLACES
+from tests.test_table import NO_MEMORY, OPTIMIZERS, PLACES, DenseExchange
 
 DOCUMENTS = 19  # three groups of documents that stay together, the last one smaller
 SHAPE = CrepeShape(69, 24, 3, longest=3, buckets=1 << 12, reach=2, rows=300, width=20, blocks=2, stride=1, dropout=0.2)
@@ -30,7 +32,7 @@ TABLES = ("ngrams.weight", "tower.table")
 
 
 class Training:
-    """A network, its trainer and its steps on this rank's share of each batch."""
+    """A network, its exchange and its steps on this rank's share of each batch."""
 
     def __init__(self, optimizer=OPTIMIZERS[0], *, sparse=True, world=None):
         self.world = world or World()
@@ -39,10 +41,14 @@ class Training:
         assert table is not None
         table.significant.set_data(mx.nd.array(np.arange(SHAPE.buckets) % 5 == 0))
         self.engine = open_engine(self.network, Plan("float32", library.find()[0], ""), mx.cpu())
-        sums = self.engine.whole_sums(DOCUMENTS if sparse else 0)
-        self.trainer = self.world.trainer(block.trained(self.network), self.engine.optimizer(*optimizer), sums)
-        self.step = TrainingStep(self.engine, self.trainer, self.world.size, seed=0, clip_norm=0.5)
-        self._state = RunState(self.engine, self.trainer, self.step.scale, Progress())
+        trained, optimizer = block.trained(self.network), make_optimizer(*optimizer)
+        self.exchange = (
+            open_exchange(self.world, trained, optimizer, self.engine.quanta(DOCUMENTS))
+            if sparse
+            else DenseExchange(self.engine, optimizer)
+        )
+        self.step = TrainingStep(self.engine, self.exchange, seed=0, clip_norm=0.5)
+        self._state = RunState(self.engine, self.exchange, self.step.scale, Progress())
 
     def batch(self, number):
         generator = np.random.default_rng(number)
@@ -68,7 +74,7 @@ class Training:
         return self
 
     def values(self):
-        self.step.flush()
+        self.exchange.flush()
         return {name: array for name, array in block.values(self.network).items() if "significant" not in name}
 
     def digest(self):
@@ -138,10 +144,10 @@ def train_together(world: World) -> None:
     culprit = world.size - 1
     if world.rank == culprit:
         weigh(training.engine, 3e38)  # gradients are infinite
-    outcome = training.step.all_reduce(training.batch(12), 13, training.step.gradients(training.batch(12), 13))
+    outcome = training.step.sum(training.batch(12), 13)
     assert outcome.bad_gradients == (culprit,), outcome
     if world.is_root:
-        print("summed by", training.trainer.by)
+        print("summed by", training.exchange.by)
         print("parameters", digest)
 
 
@@ -154,13 +160,13 @@ def weigh(engine, weight):
 def large_loss(training):
     """Compute the loss of a batch, of a thousand nats a document."""
     weigh(training.engine, 1000)
-    return training.step.all_reduce(training.batch(12), 13, training.step.gradients(training.batch(12), 13)).loss
+    return training.step.sum(training.batch(12), 13).loss
 
 
 RANKS = """
 from crepe_dist.distributed.join import join
 with join() as world:
-    from crepe_dist.distributed import host_sums, shared_memory
+    from crepe_dist.exchange import between_hosts, host_memory
     {layout}
     from tests.test_two_tables import train_together
     train_together(world)

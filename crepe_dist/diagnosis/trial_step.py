@@ -10,8 +10,10 @@ import numpy as np
 
 from crepe_dist.data.batch import pack
 from crepe_dist.distributed.world import World
-from crepe_dist.engines.block import build, values
+from crepe_dist.engines.block import build, trained, values
 from crepe_dist.engines.engine import open_engine
+from crepe_dist.exchange import open_exchange
+from crepe_dist.exchange.optimizers import make_optimizer
 from crepe_dist.model.precision import plan
 from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.networks.paper.shape import PaperShape
@@ -31,8 +33,9 @@ def step(world: World, device: str) -> dict[str, Any]:
     network = build(shape, ModelOptions(), place, seed=world.rank)
     engine = open_engine(network, plan(ModelOptions(), place), place)
     world.broadcast_parameters(structural_parameters(network))
-    trainer = world.trainer(network.collect_params(), mx.optimizer.create("sgd", learning_rate=0.1))
-    train = TrainingStep(engine, trainer, world.size, seed=0, clip_norm=None)
+    optimizer = make_optimizer("sgd", {"learning_rate": 0.1})
+    exchange = open_exchange(world, trained(network), optimizer, engine.quanta(ROWS))
+    train = TrainingStep(engine, exchange)
     before = values(network)
     generator = np.random.default_rng(world.rank)
     codes = generator.integers(0, shape.alphabet_size, [ROWS, shape.feature_len], dtype=np.uint8)
@@ -44,7 +47,7 @@ def step(world: World, device: str) -> dict[str, Any]:
     after = values(network)
     return {
         "computed": str(engine.plan),
-        "summed by": trainer.by,
+        "summed by": exchange.by,
         "before": _digest(before),
         "after": _digest(after),
         "finite": all(bool(np.isfinite(array).all()) for array in after.values()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Callable
 
@@ -17,19 +17,18 @@ from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import batches
 from crepe_dist.data.order import Order
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.distributed.optimizers import OPERATORS, OWN
-from crepe_dist.distributed.table import SparseParameter
-from crepe_dist.distributed.whole_sums import WholeSums
 from crepe_dist.engines import block, dropout
 from crepe_dist.engines.block import Network
 from crepe_dist.engines.loss import Loss
+from crepe_dist.exchange.quanta import Quanta
+from crepe_dist.exchange.table import SparseParameter
 from crepe_dist.model.kernels import Kernels
 from crepe_dist.model.objective import PLAIN, Objective, rounded
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.model.tower_weight import weighted
-from crepe_dist.mxnet_internals import mark_gradient_fresh, pointer, pointers, structural_parameters, view
+from crepe_dist.mxnet_internals import pointer, pointers, structural_parameters, view
 from crepe_dist.native.library import Library
 
 MOST_CACHED = 1 << 29  # bytes in which a process remembers the n-grams of documents
@@ -97,10 +96,6 @@ class Engine:
     def refresh(self) -> None:
         """Load the current parameters. Call before ``logits`` if they may have changed."""
 
-    def optimizer(self, name: str, settings: Mapping[str, float]) -> mx.optimizer.Optimizer:
-        """Make the optimizer ``name``: adam, sgd or nag."""
-        return OPERATORS[name](**settings)
-
     def weigh(self, table: float, tower: float) -> None:
         """Set the weights of the logits of Crepe's two parts in ``logits``; training does not depend on them."""
         self.network.weights = (table, tower)
@@ -115,14 +110,14 @@ class Engine:
         arrays = block.values(self.network)
         return weighted(arrays, self.shape.weighed, self.network.weights[1])
 
-    def whole_sums(self, documents: int) -> WholeSums | None:
-        """Leave gradients in whole numbers from now on, for ``World.trainer``, if the engine can.
+    def quanta(self, documents: int) -> Quanta | None:
+        """Leave gradients in whole numbers from now on, for ``open_exchange``, if the engine can.
 
-        Parameters with ``WholeSums.sparse`` are trained row by row. Gluon then has no gradients of them, and a batch is
+        Parameters with ``Quanta.sparse`` are trained row by row. Gluon then has no gradients of them, and a batch is
         not computed in pieces.
 
         Args:
-            documents: largest number of documents of a batch of this rank; 0: train all rows of all parameters.
+            documents: largest number of documents of a batch of this rank.
 
         Returns:
             Their quanta, or ``None`` if the engine computes gradients in floating point, of all rows.
@@ -239,7 +234,7 @@ class NativeEngine(Engine):
         self._parameters = list(network.collect_params().values())
         self._trained = list(block.trained(network).values())
         self._kernels = Kernels(network.shape, library, plan.precision)
-        self._sums = WholeSums(self._trained)
+        self._quanta = Quanta(self._trained)
         self._leaves_whole = False
         self._begin()
 
@@ -260,36 +255,30 @@ class NativeEngine(Engine):
         super().weigh(table, tower)
         self._kernels.call("crepe_weigh", table, tower)
 
-    def optimizer(self, name: str, settings: Mapping[str, float]) -> mx.optimizer.Optimizer:
-        return OWN[name](**settings)
-
-    def whole_sums(self, documents: int) -> WholeSums:
-        named, order = structural_parameters(self.network), sorted(block.trained(self.network))
-        found = []
-        sparse = self.network.shape.most_rows(documents) if documents else {}
-        for which, (name, rows) in enumerate(sparse.items()):
-            parameter = named[name]
-            parameter.grad_req = "null"
-            index = order.index(parameter.name)
-            found.append(SparseParameter(parameter, index, rows, partial(self._use_table, which)))
+    def quanta(self, documents: int) -> Quanta:
+        named, sparse = structural_parameters(self.network), []
+        for which, (name, rows) in enumerate(self.network.shape.most_rows(documents).items()):
+            named[name].grad_req = "null"
+            sparse.append(SparseParameter(named[name], rows, partial(self._use_table, which)))
             self.piece = 0  # the memory does not grow with the batch as that of the paper's network does
-        self._sums = WholeSums(self._trained, found)
+        self._quanta = Quanta(self._trained, sparse)
         self._leaves_whole = True
-        return self._sums
+        return self._quanta
 
     def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = no_mark) -> mx.nd.NDArray:
         if self._leaves_whole:
             return self._whole_gradients(batch, seed, step, scale, mark)
-        self._sums.begin(batch.documents)
+        self._quanta.restore(None)
+        self._quanta.begin(batch.documents)
         loss = self._whole_gradients(batch, seed, step, scale, mark)
-        while not self._sums.fit(self._sums.bounds[None]):
+        while not self._quanta.fit(self._quanta.bounds[None]):
             loss = self._whole_gradients(batch, seed, step, scale, mark)
         mx.nd.waitall()  # it may still be copying the sums of several pieces
-        self._sums.to_float()
+        self._quanta.to_float()
         return loss
 
     def _whole_gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
-        self._sums.bounds[:] = 0
+        self._quanta.bounds[:] = 0
         return super().gradients(batch, seed, step, scale, mark)
 
     def _add(self, total: mx.nd.NDArray, gradient: mx.nd.NDArray) -> None:
@@ -328,13 +317,10 @@ class NativeEngine(Engine):
             self._kernels.call("crepe_train_forward", packed, rows, *dropping, losses.ctypes.data)
             mark("forward")
             gradients = [None if p.grad_req == "null" else p.grad() for p in self._trained]
-            exponents, bounds = self._sums.exponents, np.empty_like(self._sums.bounds)
-            rounding = exponents.ctypes.data, self._sums.unit
+            exponents, bounds = self._quanta.exponents, np.empty_like(self._quanta.bounds)
+            rounding = exponents.ctypes.data, self._quanta.unit
             self._kernels.call("crepe_train_backward", pointers(gradients), *rounding, bounds.ctypes.data)
-        self._sums.bounds += bounds
-        for parameter in self._trained:
-            if parameter.grad_req != "null":
-                mark_gradient_fresh(parameter)
+        self._quanta.bounds += bounds
         view(total)[:] = rounded(losses).sum()
         mark("backward")
         return total

@@ -1,5 +1,5 @@
 // All-reduce of arrays in memory shared by the processes of one host, called through ctypes; see
-// distributed/shared_memory.py.
+// exchange/shared_memory.py.
 
 #include <sched.h>
 #include <time.h>

@@ -22,11 +22,11 @@ from safetensors.numpy import load_file, save_file
 
 from crepe_dist.errors import UserError
 from crepe_dist.files import finite, identity, integer, read_json, sha256, sync, write_json
-from crepe_dist.settings.allowed_values import EXPONENTS, MANY
+from crepe_dist.settings.allowed_values import MANY
 from crepe_dist.version import __version__
 from crepe_dist.wording import nth
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 FILES = ("parameters.safetensors", "optimizer.safetensors", "state.json")
 SMOOTHING = 0.01  # weight of a new value in the moving average of the loss, as in the notebook
@@ -52,7 +52,6 @@ class Progress:
         precision: precision of the last steps; empty before the first save.
         kernels: what computed them, see ``Plan.build``; empty before the first save.
         loss_scale: value of ``LossScale.state``.
-        quanta: value of ``WholeSums.state``; empty if gradients are floating-point numbers.
     """
 
     step: int = 0
@@ -67,7 +66,6 @@ class Progress:
     precision: str = ""
     kernels: str = ""
     loss_scale: list[float] = field(default_factory=list)
-    quanta: list[int] = field(default_factory=list)
 
     @property
     def train_loss(self) -> float:
@@ -114,7 +112,7 @@ class Progress:
         """
         if saved.keys() != {each.name for each in fields(cls)}:
             raise ValueError("the position was not written by this version")
-        epochs, scale, quanta = (_list(saved[name]) for name in ("epochs", "loss_scale", "quanta"))
+        epochs, scale = (_list(saved[name]) for name in ("epochs", "loss_scale"))
         for name in ("step", "epoch", "documents"):
             integer(saved[name], name=name)
         integer(saved["uncounted"], 0, saved["documents"], "uncounted")
@@ -124,8 +122,6 @@ class Progress:
             finite(saved["moving_loss"], name="moving_loss")
         for number in scale:
             finite(number, name="loss_scale")
-        for exponent in quanta:
-            integer(exponent, EXPONENTS.start, EXPONENTS.stop - 1, "quanta")
         for record in epochs:
             _check_record(record)
         if any(after["epoch"] != before["epoch"] + 1 for before, after in zip(epochs, epochs[1:])):

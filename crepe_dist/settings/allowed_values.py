@@ -19,5 +19,5 @@ MOST_BLOCKS = 64
 LARGEST_STRIDE = 64  # characters
 PAPER_DROPOUT = 0.5  # the paper's and the notebook's
 CREPE_SMOOTHING = 0.1  # label smoothing of the network crepe, by default
-EXPONENTS = range(-90, 111)  # of the quanta of gradients; see distributed/whole_sums.py
+EXPONENTS = range(-90, 111)  # of the quanta of gradients; see exchange/quanta.py
 MANY = 10**9  # steps, seconds or epochs; more is a typing error

@@ -17,10 +17,12 @@ from crepe_dist.data.dataset import SAMPLE, folder_of
 from crepe_dist.data.loader import batches
 from crepe_dist.data.order import epoch_order, largest_share
 from crepe_dist.distributed.control import Control
-from crepe_dist.distributed.gradients import Trainer
 from crepe_dist.distributed.world import World
 from crepe_dist.engines import block
 from crepe_dist.engines.engine import Engine
+from crepe_dist.exchange import open_exchange
+from crepe_dist.exchange.exchange import Exchange
+from crepe_dist.exchange.optimizers import make_optimizer
 from crepe_dist.model.shape import Shape
 from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.runs.state import Progress
@@ -32,7 +34,6 @@ from crepe_dist.training.estimate import check_grace, estimate
 from crepe_dist.training.evaluation import evaluate_splits
 from crepe_dist.training.guards import watched
 from crepe_dist.training.notes import banner, notes
-from crepe_dist.training.optimizer_state import optimizer_arrays
 from crepe_dist.training.out_of_memory import explained
 from crepe_dist.training.replicas import check_replicas
 from crepe_dist.training.resume import RunState
@@ -56,10 +57,10 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         if config.training.overfit_batches:
             data = few_batches(data, config)
         world.broadcast_parameters(structural_parameters(engine.network))
-        trained, sums = block.trained(engine.network), engine.whole_sums(config.data.batch_size)
-        trainer = world.trainer(trained, engine.optimizer(config.optimizer.name, config.optimizer.settings()), sums)
-        step = TrainingStep(engine, trainer, world.size, config.training.seed, config.optimizer.clip_norm)
-        display.say(banner(config, data, engine, start, world, trainer.by))
+        optimizer = make_optimizer(config.optimizer.name, config.optimizer.settings())
+        exchange = open_exchange(world, block.trained(engine.network), optimizer, engine.quanta(config.data.batch_size))
+        step = TrainingStep(engine, exchange, config.training.seed, config.optimizer.clip_norm)
+        display.say(banner(config, data, engine, start, world, exchange.by))
         display.say(f"\n{layers(engine.network.shape)}\n")
         train, evaluation, progress = (
             data.splits["train"],
@@ -74,7 +75,7 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         batch = next(shares)
         with explained("data.batch_size", config.data.batch_size, world.size):
             loss = step(batch, 1, learning_rate(config, progress, len(train))).loss / batch.documents
-        step.flush()
+        exchange.flush()
         check_replicas(engine.network, world)
         with explained("evaluation.batch_size", evaluation.batch_size, world.size):
             test = data.splits["test"]
@@ -82,8 +83,8 @@ def dry_run(config: Config, world: World, control: Control) -> None:
             evaluate_splits(engine, replace(data, splits={"test": some}), evaluation, world, lambda: False)
         same = ", identical parameters on all ranks" if world.size > 1 else ""
         display.say(f"step      {_shares(config, engine, world)}, loss {loss:.4f}{same}")
-        display.say(f"memory    {_memory(world, engine, trainer)}")
-        state = RunState(engine, trainer, step.scale, progress)
+        display.say(f"memory    {_memory(world, engine, exchange)}")
+        state = RunState(engine, exchange, step.scale, progress)
         estimated = estimate(config, data, step, chain([batch], shares), state, world)
         display.say(f"time      {estimated.text}")
         check_grace(config.safety.grace_s, estimated.step, Saver(), world)
@@ -123,13 +124,10 @@ def _shares(config: Config, engine: Engine, world: World) -> str:
     return f"{wording.counted(batch_size, 'document')}, {shares}"
 
 
-def _memory(world: World, engine: Engine, trainer: Trainer) -> str:
-    count = engine.network.shape.parameters
-    gradients = 4 * sum(each.size for each in trainer.gradients)
-    held = sum(array.nbytes for array in optimizer_arrays(trainer.gluon).values())
-    rows = sum(table.bytes for table in trainer.tables)
+def _memory(world: World, engine: Engine, exchange: Exchange) -> str:
+    sizes = {"parameters": 4 * engine.network.shape.parameters, **exchange.bytes}
+    rows = sizes.pop("tables", 0)
     peak = max(world.gather(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "memory"))
-    sizes = {"parameters": 4 * count, "gradients": gradients, "optimizer state": held}
     text = ", ".join(f"{wording.size(size)} {name}" for name, size in sizes.items())
     if rows:
         text += f", {wording.size(rows)} in each process for what is trained row by row"

@@ -61,10 +61,10 @@ def estimate(
     passed = scored + (len(data.splits["validation"]) if is_weighed(engine, data) else 0)
 
     def compute(batch: Batch) -> None:
-        step.all_reduce(batch, 1, step.gradients(batch, 1))
+        step.sum(batch, 1)
         mx.nd.waitall()
 
-    with out_of_memory.explained("data.batch_size", size, world.size), state.trainer.rehearsal():
+    with out_of_memory.explained("data.batch_size", size, world.size), state.exchange.rehearsal():
         times = list(_times(compute, islice(batches, STEPS)))
         if not times:
             return Estimate(f"{wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')}", 0.0)

@@ -1,9 +1,10 @@
 """The training recipe, from the data to the last checkpoint; every process of a run follows it.
 
-Horovod wraps the Gluon trainer (``World.trainer``). Each process reads its share of every global batch through a
-DataLoader, the gradients of the network are all-reduced, every process scores its share of the test split, and rank 0
-writes the epoch's checkpoint, named by test accuracy. Without a launcher the world is one process, and the same recipe
-runs on one GPU or on the CPU.
+Each process reads its share of every global batch through a DataLoader. The exchange (``exchange/``) sums the gradients
+of all processes: on CPUs, whole numbers are added in memory that the processes of a host share, and the sums of several
+hosts through Horovod's all-to-all; on GPUs, Horovod wraps the Gluon trainer. Every process scores its share of the test
+split, and rank 0 writes the epoch's checkpoint, named by test accuracy. Without a launcher, the same recipe trains in
+one process, on a GPU or on the CPU.
 
 Logs, saved states, the watchdog, profiles and warnings are not part of the recipe. They live in ``Guards``, whose hooks
 it calls.
@@ -24,6 +25,8 @@ from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.block import trained
 from crepe_dist.errors import UserError
+from crepe_dist.exchange import open_exchange
+from crepe_dist.exchange.optimizers import make_optimizer
 from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.runs import checkpoint, disk_space, state
 from crepe_dist.runs.best_epoch import EpochChoice
@@ -81,17 +84,16 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
         with guarded(folder, config, world, control, watchdog, display):
             verify_data(data, world, folder.verified())
             world.broadcast_parameters(structural_parameters(engine.network))
-            optimizer = engine.optimizer(config.optimizer.name, config.optimizer.settings())
-            weights, sums = trained(engine.network), engine.whole_sums(config.data.batch_size)
-            trainer = world.trainer(weights, optimizer, sums)  # hvd.DistributedTrainer; gluon.Trainer alone
-            step = TrainingStep(engine, trainer, world.size, config.training.seed, config.optimizer.clip_norm)
+            optimizer = make_optimizer(config.optimizer.name, config.optimizer.settings())
+            exchange = open_exchange(world, trained(engine.network), optimizer, engine.quanta(config.data.batch_size))
+            step = TrainingStep(engine, exchange, config.training.seed, config.optimizer.clip_norm)
             progress = Progress(epoch=config.training.start_epoch)
             metrics = open_metrics(folder.path, world, display.say, config, pages.confusion)
-            run = Run(config, world, data, engine, step, progress, folder, display, metrics)
-            display.say(banner(config, data, engine, start, world, trainer.by))
+            run = Run(config, world, data, engine, exchange, step, progress, folder, display, metrics)
+            display.say(banner(config, data, engine, start, world, exchange.by))
             display.say(f"run       {folder}")
 
-            run_state, choice = RunState(engine, trainer, step.scale, progress), EpochChoice.of(config, data)
+            run_state, choice = RunState(engine, exchange, step.scale, progress), EpochChoice.of(config, data)
             found = resume(run_state, choice, folder, world, metrics, display)
             saver = open_saver(folder.state, config, run_state, found, world, display.say)
             estimated = estimate(config, data, step, epoch_batches(run), run_state, world)
@@ -118,10 +120,8 @@ def train_epoch(run: Run, guards: Guards) -> None:
             number = run.progress.step + 1
             rate = learning_rate(run.config, run.progress, len(run.data.splits["train"]))
             guards.before_step(batch)
-            loss = run.step.gradients(batch, number)  # forward and backward pass on this rank's share
-            outcome = run.step.all_reduce(batch, number, loss, guards.wish(number))
-            accepted = guards.accepts(outcome)  # before the update: finite on every rank
-            if accepted:
+            outcome = run.step.sum(batch, number, guards.wish(number))  # gradients of all ranks
+            if guards.accepts(outcome):  # finite on every rank
                 run.step.update(batch.documents, rate)
             run.progress.count(batch.documents, outcome.loss)
             guards.after_step(outcome, rate)
@@ -144,7 +144,7 @@ def score_epoch(run: Run, guards: Guards) -> Mapping[str, AnyScores]:
         Stopped: a request to stop arrived meanwhile, and the state is saved.
     """
     guards.begin_evaluation()
-    run.step.flush()
+    run.exchange.flush()
     options = run.config.evaluation
     with explained("evaluation.batch_size", options.batch_size, run.world.size):
         try:

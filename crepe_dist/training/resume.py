@@ -5,20 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from crepe_dist.distributed.collectives import once
-from crepe_dist.distributed.gradients import Trainer
-from crepe_dist.distributed.table import moved_on
 from crepe_dist.distributed.world import World
 from crepe_dist.engines import block
 from crepe_dist.engines.engine import Engine
-from crepe_dist.mxnet_internals import structural_parameters, trainer_parameters
+from crepe_dist.exchange.exchange import Exchange
 from crepe_dist.runs import checkpoint, state
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.metrics import Metrics
 from crepe_dist.runs.run_folder import RunFolder
-from crepe_dist.runs.state import Arrays, Found, Progress, Snapshot
-from crepe_dist.training import optimizer_state
+from crepe_dist.runs.state import Found, Progress, Snapshot
 from crepe_dist.training.display import Display
-from crepe_dist.training.loss_scale import LossScale
+from crepe_dist.training.step import LossScale
 from crepe_dist.version import __version__
 from crepe_dist.wording import nth
 
@@ -29,51 +26,32 @@ class RunState:
 
     Args:
         engine: the network on this rank's device.
-        trainer: the trainer.
+        exchange: the exchange of its gradients.
         scale: the loss scale.
         progress: the position, overwritten by ``restore``.
     """
 
     engine: Engine
-    trainer: Trainer
+    exchange: Exchange
     scale: LossScale
     progress: Progress
 
     def snapshot(self) -> Snapshot:
         """Copy the current state."""
-        self.trainer.publish()
-        plan, quanta = self.engine.plan, self.trainer.sums.state() if self.trainer.sums else []
+        self.exchange.publish()
+        plan = self.engine.plan
         progress = replace(
-            self.progress.copy(),
-            precision=plan.precision,
-            kernels=plan.build,
-            loss_scale=self.scale.state(),
-            quanta=quanta,
+            self.progress.copy(), precision=plan.precision, kernels=plan.build, loss_scale=self.scale.state()
         )
-        optimizer = {**optimizer_state.optimizer_arrays(self.trainer.gluon), **self.trainer.table_arrays()}
-        return Snapshot(progress, block.values(self.engine.network), optimizer)
+        return Snapshot(progress, block.values(self.engine.network), self.exchange.arrays())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Restore a snapshot, the same one on every rank."""
-        optimizer_state.check_numbers(snapshot.optimizer)
-        values, optimizer = self._without_tables(snapshot.parameters, snapshot.optimizer)
-        block.set_values(self.engine.network, values)
-        optimizer = self.trainer.restore_tables(optimizer, optimizer_state.updates(optimizer))
-        optimizer_state.set_optimizer_arrays(self.trainer.gluon, optimizer, self.engine.device)
+        block.set_values(self.engine.network, snapshot.parameters)
+        self.exchange.restore(snapshot.optimizer)
         self.engine.refresh()
         self.progress.restore(snapshot.progress)
         self.scale.restore(snapshot.progress.loss_scale)
-        if self.trainer.sums:
-            self.trainer.sums.restore(snapshot.progress.quanta)
-
-    def _without_tables(self, values: Arrays, optimizer: Arrays) -> tuple[Arrays, Arrays]:
-        """Convert the state of parameters that were trained row by row, and no longer are."""
-        network, values, kept = self.engine.network, dict(values), {table.index for table in self.trainer.tables}
-        names = {each: name for name, each in structural_parameters(network).items()}
-        for index, name in enumerate(names[each] for each in trainer_parameters(self.trainer.gluon)):
-            if index not in kept and f"{index}.updated" in optimizer and name in values:
-                values[name], optimizer = moved_on(values[name], optimizer, index, self.trainer.gluon.optimizer)
-        return values, optimizer
 
 
 def resume(

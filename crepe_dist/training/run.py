@@ -9,6 +9,7 @@ from typing import Any
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine
+from crepe_dist.exchange.exchange import Exchange
 from crepe_dist.machine import describe
 from crepe_dist.runs.metrics import DrawConfusion, Metrics
 from crepe_dist.runs.run_folder import RunFolder
@@ -24,6 +25,7 @@ class Run:
 
     Attributes:
         engine: the network on this rank's device.
+        exchange: exchange of the network's gradients.
         step: the training step, which synchronises the ranks.
         progress: current position of the run, the same on every rank.
         folder: the run's folder.
@@ -35,6 +37,7 @@ class Run:
     world: World
     data: Dataset
     engine: Engine
+    exchange: Exchange
     step: TrainingStep
     progress: Progress
     folder: RunFolder

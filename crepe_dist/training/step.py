@@ -1,19 +1,20 @@
-"""A training step in three parts: compute the gradients, all-reduce them, update the parameters."""
+"""A training step: compute and sum the gradients, then update the parameters."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import mxnet as mx
 import numpy as np
 
 from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.control import Wish
-from crepe_dist.distributed.gradients import Trainer
 from crepe_dist.engines.engine import Engine, Mark, no_mark
-from crepe_dist.mxnet_internals import update_arrays_one_by_one, update_arrays_together
-from crepe_dist.training.loss_scale import loss_scale
-from crepe_dist.training.step_report import StepReport, check_same
+from crepe_dist.errors import ExitCode, UserError
+from crepe_dist.exchange.exchange import Exchange, Reduced
+
+# The first loss scale keeps the largest gradient of the first steps seven times below float16's limit.
+FIRST_SCALE, LARGEST_SCALE = 2.0**13, 2.0**24
+GROW_AFTER = 2000  # steps without an overflow
 
 
 @dataclass(frozen=True)
@@ -41,19 +42,60 @@ class Outcome:
         return not self.bad_losses and not self.bad_gradients
 
 
+class LossScale:
+    """Scale of the loss in float16 (Micikevicius et al. 2018, arXiv:1710.03740).
+
+    It is halved after an overflow, and doubled after ``GROW_AFTER`` steps without one.
+
+    Attributes:
+        scale: factor of a MEAN loss; ``None`` in other precisions. Gradients of a sum over n documents are up to n
+            times as large, so its factor is ``scale`` / n, with n rounded up to a power of two, which keeps the
+            division exact. A scale thus suits any batch size and number of processes.
+    """
+
+    def __init__(self, precision: str) -> None:
+        self.scale = FIRST_SCALE if precision == "float16" else None
+        self._good = 0
+
+    def factor(self, rows: int) -> float:
+        """Return the factor of a loss that is a sum over ``rows`` documents, before the backward pass."""
+        return 1.0 if self.scale is None else self.scale / (1 << (rows - 1).bit_length())
+
+    def good(self) -> None:
+        """Record a step whose summed gradients were finite."""
+        self._good += 1
+        if self.scale is not None and self._good == GROW_AFTER:
+            self._good = 0
+            self.scale = min(LARGEST_SCALE, self.scale * 2)
+
+    def lower(self) -> bool:
+        """Lower the scale after an overflow; return false if it cannot be lower, so the cause is another one."""
+        self._good = 0
+        if self.scale is None or self.scale == 1.0:
+            return False
+        self.scale /= 2
+        return True
+
+    def state(self) -> list[float]:
+        """Return the state for ``restore``."""
+        return [] if self.scale is None else [self.scale, float(self._good)]
+
+    def restore(self, state: list[float]) -> None:
+        """Continue from ``state``; ignore that of another precision."""
+        if state and self.scale is not None:
+            self.scale, self._good = state[0], int(state[1])
+
+
 class TrainingStep:
     """Training step of a network on one global batch.
 
-    Each rank's gradient is that of the SUM of its documents' losses. It is summed over the ranks, and 1/size is folded
-    into ``trainer._scale``. ``update(n)`` with n = G/size divides the total by G, the number of documents in the global
-    batch. The result is the gradient that one process would compute. If each rank passed the size of its own share
-    instead, the replicas would diverge silently.
+    Each rank's gradient is that of the SUM of its documents' losses. The sum over the ranks, divided by the number of
+    documents in the global batch, is the gradient that one process would compute.
 
     Args:
         engine: the network on this rank's device.
-        trainer: trainer from ``World.trainer``.
-        size: number of ranks.
-        seed: random seed of the dropout, which also depends on the step and the place in the global batch.
+        exchange: exchange of the network's gradients.
+        seed: random seed of the dropout, which also depends on the step and the position in the global batch.
         clip_norm: largest norm of the mean gradient; ``None``: no clipping.
 
     Attributes:
@@ -61,80 +103,69 @@ class TrainingStep:
         scale: the loss scale.
     """
 
-    def __init__(self, engine: Engine, trainer: Trainer, size: int, seed: int, clip_norm: float | None) -> None:
+    def __init__(self, engine: Engine, exchange: Exchange, seed: int = 0, clip_norm: float | None = None) -> None:
         self._engine = engine
-        self._trainer = trainer
-        self._size = size
+        self._exchange = exchange
         self._seed = seed
         self._clip_norm = clip_norm
-        self.scale = loss_scale(engine.plan.precision)
+        self.scale = LossScale(engine.plan.precision)
         self._factor = 1.0
         self.mark: Mark = no_mark
-        if engine.device.device_type == "cpu":
-            update_arrays_one_by_one(trainer.gluon)
-        else:
-            update_arrays_together(trainer.gluon)
 
-    def gradients(self, batch: Batch, step: int) -> mx.nd.NDArray:
-        """Compute the gradients of this rank's share: forward and backward pass.
+    def sum(self, batch: Batch, step: int, wish: Wish = Wish.GO_ON) -> Outcome:
+        """Compute the gradients of this rank's share, and sum them over the ranks, with the losses and wishes.
 
         Args:
             batch: this rank's share of the global batch.
             step: number of the step, counted from 1; with the seed it decides the dropout.
-
-        Returns:
-            Sum of the losses of this rank's documents, in nats; see ``Engine.gradients``.
-        """
-        if self._trainer.sums:
-            self._trainer.sums.begin(batch.documents)
-        return self._gradients(batch, step)
-
-    def _gradients(self, batch: Batch, step: int) -> mx.nd.NDArray:
-        self._factor = self.scale.factor(self._engine.rows_at_a_time(batch))
-        return self._engine.gradients(batch, self._seed, step - 1, self._factor, self.mark)
-
-    def all_reduce(self, batch: Batch, step: int, loss: mx.nd.NDArray, wish: Wish = Wish.GO_ON) -> Outcome:
-        """Sum the gradients over the ranks, and with them the losses and wishes.
-
-        Args:
-            loss: result of ``gradients``.
             wish: action that this rank wishes for after the step.
 
         Raises:
             UserError: on every rank, if the ranks are at different steps.
         """
-        report = StepReport.row(step, batch.documents, wish)
-        reduced = self._trainer.all_reduce(report, loss)
-        while not reduced.fits:
-            reduced = self._trainer.all_reduce(report, self._gradients(batch, step))
-        self.mark("all-reduce")
-        reports = [StepReport.of(row) for row in reduced.rows]
-        check_same(reports)
-        losses = np.array([each.loss for each in reports])
-        return Outcome(
-            step,
+        self._factor = self.scale.factor(self._engine.rows_at_a_time(batch))
+        reduced = self._exchange.sum(
+            lambda: self._engine.gradients(batch, self._seed, step - 1, self._factor, self.mark),
+            (step, batch.documents, wish),
             batch.documents,
-            float(losses.sum()),
-            max(each.wish for each in reports),
-            tuple(np.flatnonzero(~np.isfinite(losses)).tolist()),
-            reduced.not_finite,
         )
+        self.mark("all-reduce")
+        check_same(reduced)
+        bad_losses = np.flatnonzero(~np.isfinite(reduced.losses)).tolist()
+        strongest = Wish(int(reduced.numbers[:, 2].max()))
+        loss = float(reduced.losses.sum())
+        return Outcome(step, batch.documents, loss, strongest, tuple(bad_losses), reduced.not_finite)
 
     def update(self, documents: int, learning_rate: float) -> None:
         """Update the parameters with the summed gradients of a global batch of that many documents."""
         self.scale.good()
-        self._trainer.update(self._factor * documents / self._size, learning_rate, self._clip_norm)
+        self._exchange.update(self._factor * documents, learning_rate, self._clip_norm)
         self.mark("update")
 
-    def flush(self) -> None:
-        """Bring all parameters up to date for scoring and checkpoints; every rank calls it."""
-        self._trainer.flush()
-
     def __call__(self, batch: Batch, step: int, learning_rate: float) -> Outcome:
-        """Do all three parts; if the outcome is not finite, leave the parameters unchanged."""
-        outcome = self.all_reduce(batch, step, self.gradients(batch, step))
+        """Do both parts; if the outcome is not finite, leave the parameters unchanged."""
+        outcome = self.sum(batch, step)
         if outcome.finite:
             self.update(batch.documents, learning_rate)
         else:
             self.scale.lower()
         return outcome
+
+
+def check_same(reduced: Reduced) -> None:
+    """Check that all ranks are at the same step with the same batch; else the replicas would diverge silently.
+
+    Raises:
+        UserError: on every rank, if step or batch differ.
+    """
+    step, documents = reduced.numbers[0, :2].tolist()
+    for rank, (other_step, other_documents) in enumerate(reduced.numbers[:, :2].tolist()):
+        if (other_step, other_documents) != (step, documents):
+            raise UserError(
+                f"the processes are at different steps: rank 0 at step {step} of {documents} documents, "
+                f"rank {rank} at step {other_step} of {other_documents}",
+                "a bug in crepe_dist, or data that changed during the run",
+                "run the same command again to resume from the newest saved state",
+                on_all_ranks=True,
+                code=ExitCode.FAILURE,
+            )

@@ -258,9 +258,6 @@ class TestDamaged:
             {"loss_scale": {}},
             {"loss_scale": [1.0]},
             {"kernels": None},
-            {"quanta": {}},
-            {"quanta": [0.5]},
-            {"quanta": [111]},
             {"seconds": -1.0},
             {"uncounted": 1},
             {"epoch": 5, "epochs": [{"checkpoint": "x.params", "epoch": 3, "test_accuracy": 0.5}]},
@@ -270,7 +267,7 @@ class TestDamaged:
         ],
     )
     def test_a_position_that_is_none(self, change):
-        for position in (Progress(), Progress(epoch=3), Progress(quanta=[-90, 110])):  # 2nd: training.start_epoch
+        for position in (Progress(), Progress(epoch=3)):  # 2nd: training.start_epoch
             assert Progress.of(asdict(position)) == position
         with pytest.raises(state.MALFORMED):
             Progress.of({**asdict(Progress()), **change})

@@ -59,19 +59,19 @@ def arm(fault: Fault) -> None:
     from crepe_dist.training.step import TrainingStep
 
     done = [0]  # steps
-    gradients, update = TrainingStep.gradients, TrainingStep.update
+    sum_gradients, update = TrainingStep.sum, TrainingStep.update
 
-    def faulty_gradients(self: Any, batch: Any, step: int) -> Any:
+    def faulty_sum(self: Any, batch: Any, step: int, *wish: Any) -> Any:
         done[0] = step - 1
         time.sleep(fault.plan().get("pace", 0))
         fault.signal("train", done[0])
         if kind := fault.strikes("train", done[0], "nan", "inf"):
-            _spoil(self, float(kind))
+            _spoil(self._engine, float(kind))
         if fault.strikes("train", done[0], "raise"):
             raise RuntimeError("a mistake nobody foresaw\nwith a second line")
         if fault.strikes("train", done[0], "late"):
             time.sleep(3600)  # this rank never comes to the all-reduce of the gradients
-        return gradients(self, batch, step)
+        return sum_gradients(self, batch, step, *wish)
 
     def faulty_update(self: Any, documents: int, learning_rate: float) -> None:
         update(self, documents, learning_rate)
@@ -80,7 +80,7 @@ def arm(fault: Fault) -> None:
             weight = _with_gradient(self._engine).data()
             weight[0] = weight[0] + 1e-6
 
-    TrainingStep.gradients = faulty_gradients  # type: ignore[method-assign]
+    TrainingStep.sum = faulty_sum  # type: ignore[assignment, method-assign]
     TrainingStep.update = faulty_update  # type: ignore[method-assign]
     count = scoring_pass._count
 
@@ -118,15 +118,16 @@ def _with_gradient(engine: Any) -> Any:
     return next(each for each in engine.network.collect_params().values() if each.grad_req != "null")
 
 
-def _spoil(step: Any, value: float) -> None:
+def _spoil(engine: Any, value: float) -> None:
     """The next gradient of this rank gets one number that is none, as the kernels or MXNet would tell it."""
-    engine, sums = step._engine, step._trainer.sums
+    from crepe_dist.engines.engine import NativeEngine
+
     original = engine.gradients
 
     def spoilt(*arguments: Any) -> Any:
         loss = original(*arguments)
-        if sums:
-            sums.bounds[0] = value
+        if isinstance(engine, NativeEngine):
+            engine._quanta.bounds[0] = value
         else:
             _with_gradient(engine).grad()[0] = value
         engine.gradients = original

@@ -10,7 +10,7 @@ import pytest
 from crepe_dist.distributed import device, horovod_internals
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
-from tests.conftest import QUICK, needs_kernels, run
+from tests.conftest import QUICK, run
 from tests.distributed.test_world import script
 
 # `train`, which prints the collectives and the waits of each step: from one batch to the next.
@@ -68,48 +68,43 @@ from crepe_dist.distributed.join import join
 with join() as world:
     import horovod.mxnet as hvd, mxnet as mx
     from mxnet import gluon
-    from crepe_dist.distributed import world as module
+    from crepe_dist.exchange.horovod import HorovodExchange
     from crepe_dist.errors import PeerGone
-    {before}
     hvd.nccl_built = lambda: 21000
     parameters = gluon.ParameterDict()
     for name in "abc":
         parameters.get(name, shape=(3, 5), init="zeros")
     parameters.initialize()
-    trainer = world.trainer(parameters, mx.optimizer.create("sgd", learning_rate=1.0))
-    trainer.gluon._num_groups = {groups}
-    for step in range(3):
+    exchange = HorovodExchange(world, parameters, mx.optimizer.create("sgd", learning_rate=1.0))
+    exchange.trainer._num_groups = {groups}
+    def total(value, *numbers):
         for parameter in parameters.values():
-            parameter.grad()[:] = 0.1 + world.rank
+            parameter.grad()[:] = value
             parameter.data()._fresh_grad = True
-        sums = trainer.all_reduce(np.array([2**24 - 1 - step], np.float32), mx.nd.array([0.1]))
-        assert sums.rows.tolist() == [[2**24 - 1 - step, np.float32(0.1)]] * world.size, sums
-        trainer.gluon.update(1)
+        return exchange.sum(lambda: mx.nd.array([0.1]), numbers, 1)
+    for step in range(3):
+        sums = total(0.1 + world.rank, 2**40 - 1 - step, world.rank)
+        assert sums.numbers.tolist() == [[2**40 - 1 - step, rank] for rank in range(world.size)], sums
+        assert sums.losses.tolist() == [np.float32(0.1)] * world.size, sums
+        exchange.update(world.size, 1.0)
     mean = 0.1 + (world.size - 1) / 2
     for parameter in parameters.values():
         assert np.allclose(parameter.data().asnumpy(), -3 * mean), parameter.data()
+        assert len(set(world.gather(parameter.data().asnumpy().tobytes().hex(), "value"))) == 1
     for bad, culprit in ((np.nan, 0), (np.inf, world.size - 1)):
-        parameter.grad()[:] = bad if world.rank == culprit else 1
-        assert trainer.all_reduce(np.zeros(1, np.float32), mx.nd.zeros(1)).not_finite == (culprit,)
-    trainer.gluon._allreduce_grads = lambda: None  # as if it had been aborted before anything was added
-    parameter.grad()[:] = 0
+        assert total(bad if world.rank == culprit else 1, 1, 1).not_finite == (culprit,)
+    assert total(3e38, 1, 1).not_finite == tuple(range(world.size))  # the sum alone overflows
+    exchange.trainer._allreduce_grads = lambda: None  # as if it had been aborted before anything was added
     try:
-        trainer.all_reduce(np.zeros(1, np.float32), mx.nd.zeros(1))
+        total(0, 1, 1)
     except PeerGone:
-        assert trainer.by == "Horovod"
-    else:
-        assert trainer.by == "shared memory"
-    print("all well on", world.rank)
+        print("all well on", world.rank)
 """
-BY_HOROVOD = "module.share = lambda *_: None"
 
 
-@pytest.mark.parametrize(
-    ("processes", "groups", "before"),
-    [(2, 3, BY_HOROVOD), (3, 1, BY_HOROVOD), pytest.param(2, 1, "", marks=needs_kernels)],
-)
-def test_sums_and_rows_are_exact_where_horovod_would_average(tmp_path, processes, groups, before):
-    printed = run(script(processes, AVERAGING.format(groups=groups, before=before)), tmp_path)
+@pytest.mark.parametrize(("processes", "groups"), [(2, 3), (3, 1)])
+def test_sums_and_numbers_are_exact_where_horovod_would_average(tmp_path, processes, groups):
+    printed = run(script(processes, AVERAGING.format(groups=groups)), tmp_path)
     assert printed.count("all well on") == processes
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from crepe_dist.data.batch import pack
-from crepe_dist.distributed.whole_sums import FIRST, LOWEST, MOST, WholeSums
 from crepe_dist.distributed.world import World
 from crepe_dist.engines import block
 from crepe_dist.engines.engine import open_engine
+from crepe_dist.exchange import open_exchange
+from crepe_dist.exchange.optimizers import make_optimizer
+from crepe_dist.exchange.quanta import FIRST, LOWEST, MOST, Quanta
 from crepe_dist.model.precision import Plan
 from crepe_dist.mxnet_internals import view
 from crepe_dist.native import library
@@ -31,10 +33,10 @@ def bounds(*each: float) -> np.ndarray:
     return np.array([each], np.float32)
 
 
-def settled(*exponents: int) -> WholeSums:
+def settled(*exponents: int) -> Quanta:
     """Quanta that an update has decided."""
-    sums = WholeSums([object()] * len(exponents))
-    sums.restore(exponents)
+    sums = Quanta([object()] * len(exponents))
+    sums.restore(np.array(exponents, np.int32))
     sums.begin(1)
     return sums
 
@@ -42,7 +44,6 @@ def settled(*exponents: int) -> WholeSums:
 def test_the_next_quantum_leaves_room_for_a_sum_eight_times_as_large():
     sums = settled(-20, -20, -20)
     assert sums.fit(bounds(MOST - 1, 2**17, 2**17 - 1))
-    sums.keep()
     sums.begin(1)
     assert sums.exponents.tolist() == [-17, -19, -20]
 
@@ -51,7 +52,6 @@ def test_quanta_shrink_slowly():
     sums = settled(-20, -20)
     for _ in range(3):
         assert sums.fit(bounds(1, 0))  # a bound of 0 tells nothing
-        sums.keep()
         sums.begin(1)
     assert sums.exponents.tolist() == [-23, -20]
 
@@ -59,11 +59,10 @@ def test_quanta_shrink_slowly():
 def test_a_step_that_might_not_fit_is_computed_again():
     sums = settled(-20, -20)
     assert not sums.fit(bounds(2**25, 2**17))
-    assert sums.exponents[0] > -20
-    assert sums.exponents[1] >= -20
+    first, second = sums.exponents
+    assert first > -20
+    assert second >= -20
     assert sums.fit(bounds(2**19, 2**16))
-    sums.begin(1)
-    assert sums.exponents.tolist() == [-20, -20]  # as long as nothing was updated
 
 
 def test_the_bounds_of_all_processes_count():
@@ -80,37 +79,30 @@ def test_numbers_that_are_not_finite_are_not_computed_again(bad):
 
 
 def test_the_first_step_is_computed_until_the_quanta_are_small():
-    sums = WholeSums([object()] * 2)
+    sums = Quanta([object()] * 2)
     assert sums.exponents.tolist() == [FIRST] * 2
-    assert sums.state() == []
+    assert sums.state() is None
     tries = 0
     while not sums.fit(bounds(20, 2**15)):
         tries += 1
     assert sums.exponents[0] == LOWEST  # the bound of twenty tiny terms is never less
     assert sums.exponents[1] <= FIRST
     assert 0 < tries < 10
-    sums.keep()
-    assert len(sums.state()) == 2
-
-
-def test_the_state_of_other_parameters_is_ignored():
-    sums = settled(-20, -20)
-    sums.restore([-10])
-    sums.begin(1)
-    assert sums.exponents.tolist() == [FIRST] * 2
+    kept = sums.state()
+    assert kept is not None
+    assert kept.shape == (2,)
 
 
 @pytest.mark.parametrize("documents", [2**16, 2**17 - 1, 2**17, 2**20])
 def test_quanta_settle_for_any_number_of_terms(documents):
-    sums, largest = WholeSums([object()]), 1e-3
+    sums, largest = Quanta([object()]), 1e-3
     for _ in range(30):
         sums.begin(documents)
         while True:
             terms = np.ceil((largest / 2.0**sums.exponents + 1) / sums.unit) * documents
             if sums.fit(terms.astype(np.float32)[None]):
                 break
-        sums.keep()
-    (exponent,) = sums.state()
+    (exponent,) = sums.exponents
     assert exponent in EXPONENTS
     assert largest / 32 > 2.0**exponent > documents * largest / 2**30
 
@@ -122,9 +114,9 @@ def test_a_huge_batch_is_trained_like_a_small_one():
     for times in (1, 2**14 + 1):  # 131,080 documents
         network = block.build(TABLE, ModelOptions(), mx.cpu(), seed=0)
         engine = open_engine(network, Plan("float32", library.find()[0], ""), mx.cpu())
-        optimizer = engine.optimizer("sgd", {"learning_rate": 1.0})
-        trainer = World().trainer(block.trained(network), optimizer, engine.whole_sums(8 * times))
-        step = TrainingStep(engine, trainer, 1, seed=0, clip_norm=None)
+        optimizer = make_optimizer("sgd", {"learning_rate": 1.0})
+        exchange = open_exchange(World(), block.trained(network), optimizer, engine.quanta(8 * times))
+        step = TrainingStep(engine, exchange)
         small = some_batch(TABLE, 0, 8)
         codes, labels = view(small.packed)[:, : TABLE.feature_len], small.labels
         batch = pack(np.tile(codes, (times, 1)), np.tile(labels, times), 8 * times, 8 * times)
@@ -138,13 +130,13 @@ def test_a_huge_batch_is_trained_like_a_small_one():
 def test_a_gradient_that_grows_is_rounded_as_finely():
     """The step in which it grows is computed twice; the third of its kind is not."""
     training = Training().steps(0, 4)
-    before = training.trainer.sums.state()
+    before = training.exchange.arrays()["quanta"]
     weights = np.full(SHAPE.classes, 1e5, np.float32)
     training.engine._kernels.call("crepe_objective", 0.0, weights.ctypes.data, SHAPE.classes, 0, 0)
     with mock.patch.object(training.engine, "gradients", wraps=training.engine.gradients) as gradients:
         training.steps(4, 5)
         assert gradients.call_count > 1
-        assert all(new > old for old, new in zip(before, training.trainer.sums.state()))
+        assert (training.exchange.arrays()["quanta"] > before).all()
         gradients.reset_mock()
         training.steps(5, 6)
         assert gradients.call_count == 1

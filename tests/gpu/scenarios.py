@@ -29,6 +29,8 @@ from crepe_dist.engines.block import build, trained, values
 from crepe_dist.engines.engine import open_engine
 from crepe_dist.engines.matrix_products import products
 from crepe_dist.errors import UserError
+from crepe_dist.exchange import open_exchange
+from crepe_dist.exchange.optimizers import make_optimizer
 from crepe_dist.model.precision import plan
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.predicting import predictor
@@ -125,8 +127,8 @@ def training(world: World, place: Any, precision: Precision = "auto") -> tuple[T
     engine = open_engine(build(SHAPE, options, place, seed=1), plan(options, place), place)
     parameters = trained(engine.network)
     world.broadcast_parameters(parameters)
-    trainer = world.trainer(parameters, mx.optimizer.create("sgd", momentum=0.9))
-    return TrainingStep(engine, trainer, world.size, seed=0, clip_norm=None), engine.network
+    exchange = open_exchange(world, parameters, make_optimizer("sgd", {"momentum": 0.9}), engine.quanta(8))
+    return TrainingStep(engine, exchange), engine.network
 
 
 def batch_of(rows: int) -> Batch:

@@ -56,7 +56,7 @@ class StateKeeper(Observer):
         self.saver.close()
 
     def compare(self) -> None:
-        self.state.trainer.publish()
+        self.state.exchange.publish()
         check_replicas(self.run.engine.network, self.run.world)
 
     def save(self) -> None:

@@ -1,20 +1,18 @@
-"""MXNet's optimizers with our own kernels, which pass over the memory once.
+"""Optimizers: MXNet's operators for floating-point gradients, our own kernels for whole numbers.
 
-MXNet's operators take several passes: for 11 million parameters on two cores Adam takes six times as long, SGD three
-times. State and constants are those of MXNet, so a run may change from one to the other.
+Our kernels pass over the memory once. MXNet's operators take several passes: for 11 million parameters on two cores
+Adam takes six times as long, SGD three times. State and constants are the same, so a run may change from one to the
+other.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import mxnet as mx
-
-from crepe_dist.errors import UserError
-from crepe_dist.mxnet_internals import pointer
-from crepe_dist.native import library
 
 
 class Rule:
@@ -24,7 +22,9 @@ class Rule:
         number: number of the rule in ``native/optimizer.h``.
         decays: Adam's beta1 and beta2; momentum and 0.
         constants: C array of the decays and epsilon.
-        moments: number of moments for each parameter.
+        moments: number of moments that the kernels of a table keep for each number.
+        dense_moments: number of moments of other parameters: without momentum, SGD has none.
+        weight_decay: weight decay.
     """
 
     def __init__(self, optimizer: mx.optimizer.Optimizer) -> None:
@@ -34,6 +34,8 @@ class Rule:
         self.decays = (optimizer.beta1, optimizer.beta2) if is_adam else (optimizer.momentum, 0.0)
         self.constants = (ctypes.c_double * 3)(*self.decays, optimizer.epsilon if is_adam else 0.0)
         self.moments = 2 if is_adam else 1
+        self.dense_moments = 2 if is_adam else int(optimizer.momentum != 0)
+        self.weight_decay = optimizer.wd
 
     def rate(self, learning_rate: float, updates: int) -> float:
         """Correct the learning rate for the bias of Adam's moments at its update number ``updates``, from 1."""
@@ -69,50 +71,9 @@ class RowAdam(mx.optimizer.Adam):
         weight -= rate * first / (second.sqrt() + self.epsilon)
 
 
-class _OwnKernels:
-    """Mixin of MXNet's optimizers, for arrays in host memory in the plain layout."""
-
-    def __init__(self: Any, **settings: float) -> None:
-        super().__init__(**settings)
-        self._rule = Rule(self)
-
-    def update_multi_precision(self: Any, index: Any, weight: Any, grad: Any, state: Any) -> None:
-        mx.nd.waitall()
-        many = isinstance(index, (list, tuple))
-        for each in zip(index, weight, grad, state) if many else [(index, weight, grad, state)]:
-            self._update_one(*each)
-
-    def _update_one(self: Any, index: int, weight: Any, grad: Any, state: Any) -> None:
-        if self._rule.moments == 2 and has_row_moments(self.param_dict.get(index)):
-            self.update(index, weight, grad, state)
-            return
-        self._update_count(index)
-        rule = self._rule
-        rate = rule.rate(self._get_lr(index), self._index_update_count[index])
-        states = state if isinstance(state, (list, tuple)) else (state,)
-        first, second = [None if each is None else pointer(each) for each in (*states, None)][:2]
-        library.functions().crepe_update(
-            rule.number, rule.constants, weight.size, pointer(weight), first, second, pointer(grad), rate,
-            self.rescale_grad, self._get_wd(index), library.threads(),
-        )  # fmt: skip
+KINDS = {"adam": RowAdam, "sgd": mx.optimizer.SGD, "nag": mx.optimizer.NAG}
 
 
-class Adam(_OwnKernels, RowAdam):
-    """Adam (Kingma & Ba 2015, arXiv:1412.6980)."""
-
-
-class SGD(_OwnKernels, mx.optimizer.SGD):
-    """Stochastic gradient descent with momentum."""
-
-
-class NAG(_OwnKernels, mx.optimizer.NAG):
-    """Nesterov's accelerated gradient."""
-
-
-OPERATORS = {"adam": RowAdam, "sgd": mx.optimizer.SGD, "nag": mx.optimizer.NAG}
-OWN = {"adam": Adam, "sgd": SGD, "nag": NAG}
-
-
-def other_optimizer(why: str) -> UserError:
-    """Make the error for a saved state that does not fit the optimizer or the parameters."""
-    return UserError("the saved state belongs to another optimizer", why, "start another run with --fresh")
+def make_optimizer(name: str, settings: Mapping[str, float]) -> mx.optimizer.Optimizer:
+    """Make the optimizer ``name``: adam, sgd or nag."""
+    return KINDS[name](**settings)

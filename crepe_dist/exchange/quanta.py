@@ -1,4 +1,4 @@
-"""Gradients in whole numbers, so that their sums are bit-identical for any number of processes and threads.
+"""Quanta of gradients in whole numbers, so that their sums are bit-identical for any number of processes and threads.
 
 The order in which floating-point numbers are added changes the last bits of their sum, and it depends on how processes
 and threads divide a batch. Our own kernels therefore round each term of a gradient to a multiple of a power of two, the
@@ -12,13 +12,13 @@ first step until the quanta are small enough.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.distributed.table import SparseParameter
+from crepe_dist.exchange.table import SparseParameter
 from crepe_dist.mxnet_internals import pointer
 from crepe_dist.native import library
 from crepe_dist.settings.allowed_values import EXPONENTS
@@ -34,7 +34,7 @@ FEW, SMALL_UNIT = 2**16, 64
 RAISE = 6  # bits, where the bound is only known to be too large
 
 
-class WholeSums:
+class Quanta:
     """Quanta of the gradients of a network.
 
     Args:
@@ -54,20 +54,19 @@ class WholeSums:
         self.sparse = list(sparse)
         self._kept: npt.NDArray[np.int32] | None = None
         self.begin(1)
-        self._next = self.exponents
         self.bounds = np.zeros(len(self.parameters), np.float32)
 
     def begin(self, documents: int) -> None:
-        """Begin a step on a global batch of ``documents``, with the quanta that the last update decided."""
+        """Begin a step on a global batch of ``documents``, with the quanta that the last one decided."""
         self.unit = UNIT if documents <= FEW else SMALL_UNIT
         first = np.full(len(self.parameters), FIRST, np.int32)
         self.exponents = first if self._kept is None else self._kept.copy()
 
-    def fit(self, bounds: npt.NDArray[np.float32]) -> bool:
-        """Return whether all sums fit into int32; otherwise change the exponents, for another try.
+    def fit(self, bounds: npt.NDArray[Any]) -> bool:
+        """Return whether all sums fit into int32, and decide the next quanta; otherwise change these, for another try.
 
         Args:
-            bounds: bounds of each process, float32 [processes, parameters].
+            bounds: bounds of each process, [processes, parameters].
         """
         total = bounds.astype(np.float64).sum(axis=0) * (self.unit / UNIT)
         if not np.isfinite(total).all():
@@ -80,16 +79,13 @@ class WholeSums:
         if self._kept is None and ((total < LEAST) & (wanted < self.exponents)).any():
             self.exponents = wanted
             return False
-        self._next = np.maximum(wanted, self.exponents - 1)  # slowly, because single steps may have small gradients
+        self._kept = np.maximum(wanted, self.exponents - 1)  # slowly, because single steps may have small gradients
         return True
 
-    def keep(self) -> None:
-        """Let the last step decide the quanta of the next one."""
-        self._kept = self._next
-
-    def exponent(self, parameter: Any) -> int:
-        """Return the exponent of a parameter's quantum."""
-        return int(next(e for each, e in zip(self.parameters, self.exponents) if each is parameter))
+    def of(self, parameter: Any) -> float:
+        """Return the quantum of a parameter."""
+        index = next(index for index, trained in enumerate(self.parameters) if trained is parameter)
+        return float(2.0 ** int(self.exponents[index]))
 
     def to_float(self) -> None:
         """Convert the gradients of all parameters that have one to float32, in place."""
@@ -98,10 +94,10 @@ class WholeSums:
                 gradient = parameter.grad()
                 library.functions().crepe_to_float(pointer(gradient), gradient.size, exponent, library.threads())
 
-    def state(self) -> list[int]:
-        """Return the quanta of the next step, for ``restore``."""
-        return [] if self._kept is None else [int(each) for each in self._kept]
+    def state(self) -> npt.NDArray[np.int32] | None:
+        """Return the exponents of the next step, for ``restore``; ``None`` before the first sum."""
+        return self._kept
 
-    def restore(self, state: Sequence[int]) -> None:
-        """Continue from ``state``; begin anew if it is of other parameters, or empty."""
-        self._kept = np.array(state, np.int32) if len(state) == len(self.parameters) else None
+    def restore(self, state: npt.NDArray[np.int32] | None) -> None:
+        """Continue from ``state``; begin anew from ``None``."""
+        self._kept = state

@@ -1,0 +1,148 @@
+"""Sums over hosts: each rank adds its part of the gradients to those of its peers on the other hosts, through Horovod.
+
+Horovod's all-reduce cannot do this. Among all ranks it sends every number through every rank. Among some of them it
+needs a process set, and with one the loss of a peer ends the process with SIGABRT (Horovod 0.28.1:
+``ProcessSetTable::Finalize`` negotiates with the lost peer and throws in Horovod's thread). An all-to-all with splits
+sends each number once to each host that needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+
+import mxnet as mx
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.distributed.world import World
+from crepe_dist.exchange.table import Table
+from crepe_dist.mxnet_internals import view
+from crepe_dist.native import library
+
+NO_ROW = -1
+Numbers = npt.NDArray[np.int32]
+
+
+def host_name() -> str:
+    """Return the name by which Horovod tells this rank's host from others."""
+    return os.environ.get("HOROVOD_HOSTNAME") or socket.gethostname()
+
+
+def ranks_by_host(world: World) -> list[list[int]]:
+    """Return the ranks of each host, in the order of their local ranks; every rank calls it."""
+    places = world.gather([host_name(), world.local_rank], "places")
+    return group_by_host([(host, local_rank) for host, local_rank in places])
+
+
+def group_by_host(places: Sequence[tuple[str, int]]) -> list[list[int]]:
+    """Group the ranks by host; each is alone if local ranks are missing or repeated.
+
+    Args:
+        places: host and local rank of each rank.
+    """
+    hosts: dict[str, dict[int, int]] = {}
+    for rank, (host, local_rank) in enumerate(places):
+        hosts.setdefault(host, {})[local_rank] = rank
+    complete = all(set(ranks) == set(range(len(ranks))) for ranks in hosts.values())
+    if not complete or sum(map(len, hosts.values())) < len(places):
+        return [[rank] for rank in range(len(places))]
+    return [[ranks[local_rank] for local_rank in range(len(ranks))] for ranks in hosts.values()]
+
+
+def cuts(count: int, parts: int) -> list[int]:
+    """Return the bounds of ``parts`` parts of nearly equal size."""
+    return [count * part // parts for part in range(parts + 1)]
+
+
+class PartSums:
+    """Sums of one part of an array, over the ranks that have this part on each host.
+
+    Two hosts exchange their parts and add them. More hosts first send each other the pieces that each shall add, and
+    then the sums: 2 (hosts - 1) / hosts of the part, as in a ring.
+
+    Args:
+        world: all ranks.
+        hosts: number of hosts.
+        peers: the ranks that have this part, one per host; none: this rank has no part, and only takes part in the
+            collectives.
+        part: this rank's part, int32 [n], which the sum replaces.
+    """
+
+    def __init__(self, world: World, hosts: int, peers: Sequence[int], part: Numbers) -> None:
+        self._world = world
+        self._hosts = hosts
+        self._peers = sorted(peers)
+        self._part = part
+        self._nothing = mx.nd.zeros(1, dtype=part.dtype)
+        self._array = mx.nd.from_numpy(part[:], zero_copy=True) if peers else self._nothing  # makes its view read-only
+
+    def add(self) -> None:
+        """Replace the part by its sum over the hosts; every rank calls it."""
+        if self._hosts == 2:
+            others = {peer: self._part.size for peer in self._peers if peer != self._world.rank}
+            received = self._send("gradients", self._array, others)
+            if self._peers:
+                self._part += view(received)
+            return
+        bounds = cuts(self._part.size, len(self._peers) or 1)
+        pieces = {peer: end - start for peer, start, end in zip(self._peers, bounds, bounds[1:])}
+        received = self._send("gradients", self._array, pieces)
+        if not self._peers:
+            self._send("sums", self._nothing, {})
+            return
+        total = view(received).reshape(len(self._peers), -1).sum(axis=0, dtype=self._part.dtype)
+        sums = mx.nd.array(np.tile(total, len(self._peers)), ctx=mx.cpu(), dtype=total.dtype)
+        received = self._send("sums", sums, dict.fromkeys(self._peers, total.size))
+        self._part[:] = view(received)
+
+    def _send(self, name: str, array: mx.nd.NDArray, counts: dict[int, int]) -> mx.nd.NDArray:
+        """Send the numbers of an array to ranks, in their order, and return what this rank was sent.
+
+        A rank that has nothing to send sends one number to itself: MXNet has no empty arrays.
+        """
+        counts = counts or {self._world.rank: array.size}
+        splits = [counts.get(rank, 0) for rank in range(self._world.size)]
+        received, _ = self._world.horovod.alltoall(array, splits=splits, name=name)
+        mx.nd.waitall()
+        return received
+
+
+class RowSums:
+    """Sums of a table's rows over hosts: each rank sends what it has summed to the ranks that keep these rows.
+
+    Args:
+        world: all ranks.
+        hosts: ranks of each host; those of one host share a table.
+        table: the table.
+    """
+
+    def __init__(self, world: World, hosts: Sequence[Sequence[int]], table: Table) -> None:
+        self._world = world
+        self._table = table
+        rows = table.parameter.shape[0]
+        self._kept: dict[int, tuple[int, int]] = {}
+        self._order = [rank for host in hosts for rank in host]
+        for host in hosts:
+            count = library.functions().crepe_table_rows_each(rows, len(host))
+            for place, rank in enumerate(host):
+                if world.rank not in host or rank == world.rank:
+                    self._kept[rank] = (min(rows, place * count), min(rows, (place + 1) * count))
+
+    def add(self) -> None:
+        """Replace the last sum of this host by that of all hosts; every rank calls it."""
+        world, nothing = self._world, (0, 0)
+        lists = [self._table.give(*self._kept.get(rank, nothing)) for rank in range(world.size)]
+        # MXNet has no empty arrays.
+        end = np.array([[NO_ROW] + [0] * (lists[0].shape[1] - 1)], np.int32)
+        lists[world.rank] = np.concatenate([lists[world.rank], end])
+        sent = mx.nd.empty((sum(map(len, lists)), end.shape[1]), ctx=mx.cpu(), dtype="int32")
+        view(sent)[:] = np.concatenate(lists)
+        splits = list(map(len, lists))
+        received, counts = world.horovod.alltoall(sent, splits=splits, name=f"rows.{self._table.index}")
+        mx.nd.waitall()
+        bounds = np.concatenate([[0], np.cumsum(counts.asnumpy())]).astype(int)
+        by_rank = [view(received)[start:end] for start, end in zip(bounds, bounds[1:])]
+        by_rank[world.rank] = by_rank[world.rank][:-1]
+        self._table.take([by_rank[rank] for rank in self._order if rank in self._kept])

@@ -1,0 +1,88 @@
+"""Interface of the exchange: sum the gradients of all ranks, then update the parameters."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import mxnet as mx
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.exchange.saved_arrays import Arrays
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What the ranks sent along with their gradients; the same on every rank.
+
+    Attributes:
+        numbers: int64 [size, n], one row per rank.
+        losses: float64 [size].
+        not_finite: ranks with non-finite gradients; all ranks if only the sum overflowed.
+    """
+
+    numbers: npt.NDArray[np.int64]
+    losses: npt.NDArray[np.float64]
+    not_finite: tuple[int, ...]
+
+
+class Exchange(ABC):
+    """Exchange of gradients between the ranks. Every rank calls each method at the same point of the program.
+
+    Attributes:
+        by: name of the mechanism that sums the gradients, for messages; empty for a single process.
+    """
+
+    by = ""
+
+    @abstractmethod
+    def sum(self, compute: Callable[[], mx.nd.NDArray], numbers: Sequence[int], documents: int) -> Reduced:
+        """Compute the gradients, and replace them by their sums over the ranks, bit-identical on all.
+
+        Args:
+            compute: computes this rank's gradients and returns its loss, [1], on their device, which may be pending. It
+                is called again if a sum of whole numbers might not fit.
+            numbers: non-negative numbers below 2**40 to send along.
+            documents: number of documents in the global batch.
+        """
+
+    @abstractmethod
+    def update(self, documents: float, learning_rate: float, clip_norm: float | None = None) -> None:
+        """Update the parameters with the last sums.
+
+        Args:
+            documents: divisor that makes the summed gradients those of the mean loss.
+            learning_rate: learning rate.
+            clip_norm: largest norm of the mean gradient; ``None``: no clipping.
+        """
+
+    def flush(self) -> None:  # noqa: B027
+        """Bring all parameters up to date for scoring and checkpoints."""
+
+    def publish(self) -> None:  # noqa: B027
+        """Copy parameters that are trained row by row into the network; ``arrays`` says how old each row is."""
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Sum without updates within the block, and leave no trace of it."""
+        yield
+
+    @abstractmethod
+    def arrays(self) -> Arrays:
+        """Copy the state that ``restore`` needs besides the parameters' values; see ``SavedArrays``. Not collective."""
+
+    @abstractmethod
+    def restore(self, arrays: Arrays) -> None:
+        """Continue from ``arrays``, of any kind of exchange, with the network's current parameters.
+
+        Raises:
+            UserError: the arrays do not fit.
+        """
+
+    @property
+    @abstractmethod
+    def bytes(self) -> dict[str, int]:
+        """Memory of this process besides the parameters', by purpose."""

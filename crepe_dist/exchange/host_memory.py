@@ -1,0 +1,153 @@
+"""Memory that the processes of a host share: files in /dev/shm that are removed as soon as all have opened them."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from crepe_dist import machine
+from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.errors import PeerGone
+from crepe_dist.native import library
+
+FOLDER = machine.SHARED_MEMORY
+PREFIX = "crepe_dist-"
+STALE_SECONDS = 60.0
+LOOK_SECONDS = 0.2  # interval between two checks that the others are alive
+GIVE_UP_SECONDS = 3600.0
+
+
+class HostMemory:
+    """Memory of each process of a host; the first page of the first one's holds a barrier.
+
+    A process holds a lock on its file while it lives; the kernel releases the lock at its end.
+
+    Args:
+        pages: memory of each process, in the order of local ranks.
+        files: their open files; none for a single process.
+        rank: local rank of this process.
+
+    Attributes:
+        pages, rank: as given.
+    """
+
+    def __init__(self, pages: list[mmap.mmap], files: Sequence[int], rank: int) -> None:
+        self.pages = pages
+        self.rank = rank
+        self._files = files
+        self._barrier = ctypes.addressof(ctypes.c_char.from_buffer(pages[0]))
+        self._functions = library.functions()
+
+    @property
+    def processes(self) -> int:
+        return len(self.pages)
+
+    def wait_for_all(self) -> None:
+        """Wait until all processes of the host have called it.
+
+        Raises:
+            PeerGone: one of them ended.
+        """
+        if self.processes == 1:
+            return
+        round_ = self._functions.crepe_arrive(self._barrier, self.processes)
+        due = time.monotonic() + GIVE_UP_SECONDS
+        # Wait in short pieces, so that signals are handled and the end of a process is noticed.
+        while not self._functions.crepe_passed(self._barrier, round_, LOOK_SECONDS):
+            if any(rank != self.rank and _owner_is_gone(file) for rank, file in enumerate(self._files)):
+                # If it ended after it had arrived, all continue.
+                if self._functions.crepe_passed(self._barrier, round_, 0.0):
+                    return
+                raise PeerGone("another process of this host ended")
+            if time.monotonic() > due:
+                raise PeerGone(f"another process of this host did not arrive within {GIVE_UP_SECONDS:.0f} seconds")
+
+
+def private_memory(size: int) -> HostMemory:
+    """Allocate memory of a process that shares with none."""
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages.madvise(mmap.MADV_HUGEPAGE)  # rows of tables are read in random order
+    return HostMemory([pages], (), 0)
+
+
+def share_memory(ranks: Collectives, host: Sequence[int], size: int) -> HostMemory | None:
+    """Create this rank's memory and open those of its host; every rank calls it.
+
+    Args:
+        ranks: all ranks.
+        host: ranks of this host, in the order of local ranks.
+        size: bytes of each memory.
+
+    Returns:
+        The memory, or ``None`` on all ranks if one of them cannot share, because /dev/shm is too small (a container has
+        64 MB by default) or another container's.
+    """
+    remove_stale()
+    path = _create(size)
+    try:
+        names = ranks.gather(path and path.name, "shared memory")
+        if None in names:
+            return None
+        files, pages = _open([names[rank] for rank in host], size)
+        if 0 in ranks.gather(len(pages), "shared memory opened"):
+            return None
+        return HostMemory(pages, files, host.index(ranks.rank))
+    finally:
+        if path is not None:
+            path.unlink()  # the memory lives until the last process ends, even if it is killed
+
+
+def remove_stale() -> None:
+    """Remove files of processes that were killed between creating and removing one."""
+    for path in FOLDER.glob(f"{PREFIX}*"):
+        with suppress(OSError):  # gone by now, in use, or another user's
+            if time.time() - path.stat().st_mtime < STALE_SECONDS:
+                continue
+            descriptor = os.open(path, os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _owner_is_gone(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return True
+
+
+def _create(size: int) -> Path | None:
+    """Create a file of that size, locked until this process ends; ``None`` if that fails."""
+    path = FOLDER / f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.posix_fallocate(descriptor, 0, size)  # otherwise a full /dev/shm would kill the process at the first write
+    except OSError:
+        path.unlink()
+        os.close(descriptor)
+        return None
+    return path
+
+
+def _open(names: Sequence[str], size: int) -> tuple[list[int], list[mmap.mmap]]:
+    """Open the memories of all processes; empty if one cannot be opened."""
+    try:
+        files = [os.open(FOLDER / name, os.O_RDWR) for name in names]
+        return files, [mmap.mmap(file, size) for file in files]
+    except (OSError, ValueError):
+        return [], []

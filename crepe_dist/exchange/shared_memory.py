@@ -1,0 +1,260 @@
+"""Exchange of gradients in whole numbers, which our own kernels compute on CPUs.
+
+The gradients of each process are in memory that all processes of its host see, and behind them a table with a row of
+numbers of each rank, which is summed with them. Rank k of a host adds up the k-th part of all these numbers over the
+processes of the host, and then, through Horovod, over the ranks that have the same part on the other hosts. A host with
+more processes than another one has some without a part. Rows of tables are summed by the rank that keeps them. A
+process that cannot share memory with others is a host of its own, and so is a single process.
+
+Horovod alone would send every gradient through a socket, even to a process of the same host, on the cores that compute.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.distributed.world import World
+from crepe_dist.exchange.between_hosts import PartSums, RowSums, cuts, ranks_by_host
+from crepe_dist.exchange.exchange import Exchange, Reduced
+from crepe_dist.exchange.host_memory import HostMemory, private_memory, share_memory
+from crepe_dist.exchange.optimizers import Rule
+from crepe_dist.exchange.quanta import Quanta
+from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
+from crepe_dist.exchange.table import Table
+from crepe_dist.mxnet_internals import host_array, pointer, set_gradients, view
+from crepe_dist.native import library
+
+# The barrier is before it. Gradients begin where MXNet's own arrays do, 64 bytes into a page: the update of parameters
+# reads several arrays at the same index, and is a third slower if their alignments differ.
+START = mmap.PAGESIZE + 64
+SENT = 16  # numbers that a rank may send along, besides its loss and the bounds of its gradients
+
+
+class SharedMemoryExchange(Exchange):
+    """Sums in the memory of a host, and between hosts through Horovod; updates by our own kernels.
+
+    Args:
+        world: all ranks.
+        parameters: trained Gluon parameters by name.
+        optimizer: MXNet's optimizer, for its constants.
+        quanta: quanta of the gradients, and the parameters that are trained row by row.
+    """
+
+    def __init__(
+        self, world: World, parameters: Mapping[str, Any], optimizer: mx.optimizer.Optimizer, quanta: Quanta
+    ) -> None:
+        self._world = world
+        self._quanta = quanta
+        self._rule = Rule(optimizer)
+        self._updates = 0
+        ordered = [parameters[name] for name in sorted(parameters)]
+        self._dense = {index: p for index, p in enumerate(ordered) if p.grad_req != "null"}
+        self._moments: dict[int, list[mx.nd.NDArray]] = {}
+        self._width = SENT + 1 + len(quanta.parameters)
+        gradients = sum(_aligned(parameter.data().size) for parameter in self._dense.values())
+        count = gradients + _aligned(2 * world.size * self._width)  # float64, as two words
+        self._squares_at = START + 4 * count
+        tables_at = -(-(self._squares_at + 16 * len(quanta.sparse)) // mmap.PAGESIZE) * mmap.PAGESIZE
+
+        self._hosts, self._memory = _share(world, lambda n: tables_at + sum(s.bytes(n) for s in quanta.sparse))
+        memory, rank = self._memory, self._memory.rank
+        self._words = [np.frombuffer(pages, np.int32, count, START) for pages in memory.pages]
+        self._arrays = (ctypes.c_void_p * memory.processes)(*[words.ctypes.data for words in self._words])
+        rows = self._words[rank][gradients:][: 2 * world.size * self._width]
+        self._rows = rows.view(np.float64).reshape(world.size, self._width)
+        self._use_gradients()
+
+        parts = min(map(len, self._hosts))
+        bounds = cuts(count, parts) + [count] * memory.processes
+        self._part = slice(*bounds[rank : rank + 2])
+        self._between: PartSums | None = None
+        if len(self._hosts) > 1:
+            peers = [host[rank] for host in self._hosts] if rank < parts else []
+            self._between = PartSums(world, len(self._hosts), peers, self._words[rank][self._part])
+            self.by = "shared memory and Horovod" if max(map(len, self._hosts)) > 1 else "Horovod"
+        elif world.size > 1:
+            self.by = "shared memory"
+
+        self._tables: list[Table] = []
+        self._table_bytes = memory_at = 0
+        for sparse in quanta.sparse:
+            size = sparse.bytes(memory.processes)
+            memories = [np.frombuffer(pages, np.uint8, size, tables_at + memory_at) for pages in memory.pages]
+            index = next(index for index, parameter in enumerate(ordered) if parameter is sparse.parameter)
+            self._tables.append(Table(sparse, index, self._rule, memories, rank))
+            memory_at += size
+        self._table_bytes = memory_at
+        self._row_sums = [RowSums(world, self._hosts, table) for table in self._tables] if self._between else []
+        memory.wait_for_all()
+
+    def _use_gradients(self) -> None:
+        """Let the kernels write the gradients into this process's memory."""
+        offset = 0
+        for parameter in self._dense.values():
+            size = parameter.data().size
+            gradient = self._words[self._memory.rank][offset : offset + size].view(np.float32)
+            set_gradients(parameter, [mx.nd.from_numpy(gradient.reshape(parameter.shape), zero_copy=True)])
+            offset += _aligned(size)
+
+    def sum(self, compute: Callable[[], mx.nd.NDArray], numbers: Sequence[int], documents: int) -> Reduced:
+        self._quanta.begin(documents)
+        while True:
+            loss = float(compute().asscalar())
+            rows = self._add([*numbers, loss, *self._quanta.bounds])
+            bounds = rows[:, len(numbers) + 1 :]
+            if self._quanta.fit(bounds):
+                break
+        self._quanta.to_float()
+        not_finite = np.flatnonzero(~np.isfinite(bounds).all(axis=1)).tolist()
+        return Reduced(rows[:, : len(numbers)].astype(np.int64), rows[:, len(numbers)], tuple(not_finite))
+
+    def _add(self, row: Sequence[float]) -> npt.NDArray[np.float64]:
+        """Sum the gradients over the ranks, and return the rows of all ranks."""
+        mx.nd.waitall()
+        self._rows[:] = 0
+        self._rows[self._world.rank, : len(row)] = row
+        self._memory.wait_for_all()
+        rank, part, processes = self._memory.rank, self._part, self._memory.processes
+        into = rank if self._between else -1  # -1: into the arrays of all processes
+        library.functions().crepe_add_whole(self._arrays, processes, into, part.start, part.stop)
+        if self._between:
+            self._between.add()
+            for other in range(processes):
+                if other != rank:
+                    self._words[other][part] = self._words[rank][part]
+        for table in self._tables:
+            table.sum()
+        for rows in self._row_sums:
+            rows.add()
+        self._memory.wait_for_all()
+        # No process writes a row again before all have reached the next sum.
+        return self._rows[:, : len(row)].copy()
+
+    def update(self, documents: float, learning_rate: float, clip_norm: float | None = None) -> None:
+        scale = np.float32(1 / documents)
+        factor = 1.0
+        if clip_norm is not None:
+            norm = np.sqrt(np.float32(self._squares())) * scale
+            clip = np.minimum(np.float32(clip_norm) / (norm + np.float32(1e-12)), np.float32(1))
+            factor = float(clip)
+            for parameter in self._dense.values():
+                view(parameter.grad())[...] *= clip
+        self._updates += 1
+        for index, parameter in self._dense.items():
+            self._update_one(index, parameter, learning_rate, float(scale))
+        for table in self._tables:
+            table.update(learning_rate, float(scale) * factor * self._quanta.of(table.parameter))
+        self._wait_for_rows()
+
+    def _update_one(self, index: int, parameter: Any, learning_rate: float, scale: float) -> None:
+        rule, value = self._rule, parameter.data()
+        if index not in self._moments:
+            self._moments[index] = [
+                host_array(np.zeros(parameter.shape, np.float32)) for _ in range(rule.dense_moments)
+            ]
+        moments = [pointer(moment) for moment in self._moments[index]]
+        library.functions().crepe_update(
+            rule.number, rule.constants, value.size, pointer(value), *[*moments, None, None][:2],
+            pointer(parameter.grad()), rule.rate(learning_rate * parameter.lr_mult, self._updates), scale,
+            rule.weight_decay, library.threads(),
+        )  # fmt: skip
+
+    def _squares(self) -> float:
+        """Return the sum of the squares of all summed gradients, the same on every rank."""
+        gradients = [parameter.grad() for parameter in self._dense.values()]
+        total = sum(library.functions().crepe_squares(pointer(gradient), gradient.size) for gradient in gradients)
+        # Each rank of a host has the sums, over all ranks, of the rows that it keeps.
+        sums = [
+            np.frombuffer(pages, np.uint64, 2 * len(self._tables), self._squares_at) for pages in self._memory.pages
+        ]
+        for number, table in enumerate(self._tables):
+            high, low = divmod(table.squares(), 2**64)
+            sums[self._memory.rank][2 * number : 2 * number + 2] = low, high
+        self._memory.wait_for_all()
+        for number, table in enumerate(self._tables):
+            squares = sum(int(words[2 * number]) + (int(words[2 * number + 1]) << 64) for words in sums)
+            total += squares * self._quanta.of(table.parameter) ** 2
+        return float(total)
+
+    def flush(self) -> None:
+        for table in self._tables:
+            table.flush()
+        self._wait_for_rows()
+        self.publish()
+
+    def publish(self) -> None:
+        for table in self._tables:
+            table.publish()
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        before = self._quanta.state()
+        try:
+            yield
+        finally:
+            self._quanta.restore(before)
+
+    def arrays(self) -> Arrays:
+        arrays: Arrays = {"updates": np.array([self._updates], dtype=np.int64)}
+        if (quanta := self._quanta.state()) is not None:
+            arrays["quanta"] = quanta.copy()
+        for index, moments in self._moments.items():
+            arrays.update({f"{index}.{k}": moment.asnumpy() for k, moment in enumerate(moments)})
+        for table in self._tables:
+            arrays.update(table.arrays())
+        return arrays
+
+    def restore(self, arrays: Arrays) -> None:
+        saved = SavedArrays(arrays)
+        for index, parameter in self._dense.items():
+            moments = saved.moments(index, parameter.shape, self._rule.dense_moments)
+            if moments is not None:
+                self._moments[index] = [host_array(moment) for moment in moments]
+        for table in self._tables:
+            table.restore(saved)
+        self._quanta.restore(saved.quanta(len(self._quanta.parameters)))
+        saved.end()
+        self._updates = saved.updates
+        self._wait_for_rows()
+
+    @property
+    def bytes(self) -> dict[str, int]:
+        gradients = 4 * sum(parameter.data().size for parameter in self._dense.values())
+        moments = sum(4 * moment.size for moments in self._moments.values() for moment in moments)
+        return {"gradients": gradients, "optimizer state": moments, "tables": self._table_bytes}
+
+    def _wait_for_rows(self) -> None:
+        """Wait until all processes of the host have written their rows."""
+        if self._tables:
+            self._memory.wait_for_all()
+
+
+def _share(world: World, size: Callable[[int], int]) -> tuple[list[list[int]], HostMemory]:
+    """Open the memory of this host's processes; every rank calls it.
+
+    Args:
+        size: function of the number of processes of a host that returns the bytes for each.
+
+    Returns:
+        The ranks of each host, and the memory. If one process cannot share, each is a host of its own.
+    """
+    hosts = ranks_by_host(world) if world.size > 1 else [[0]]
+    if len(hosts) < world.size:
+        host = next(host for host in hosts if world.rank in host)
+        if memory := share_memory(world, host, size(len(host))):
+            return hosts, memory
+    return [[rank] for rank in range(world.size)], private_memory(size(1))
+
+
+def _aligned(count: int) -> int:
+    """Round the number of elements of a gradient up to whole pages."""
+    step = mmap.PAGESIZE // 4
+    return -(-count // step) * step

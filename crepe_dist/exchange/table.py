@@ -1,0 +1,211 @@
+"""Row-sparse training of a parameter: each step reads, sums and updates only the rows that its documents touch.
+
+The result is that of the dense optimizer up to rounding: a row that a step does not touch is moved on when it is next
+read or updated, by as much as its momentum would have moved it since (``native/table.h``). Only weight decay is
+different: it acts on a row in the steps that touch it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.exchange.optimizers import Rule, has_row_moments
+from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
+from crepe_dist.mxnet_internals import pointer, view
+from crepe_dist.native import library
+
+Ages = tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]  # drift and update of each row; see ``Table.arrays``
+Moments = list[npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class SparseParameter:
+    """A parameter to be trained row by row.
+
+    Attributes:
+        parameter: Gluon parameter [rows, columns] without a gradient.
+        most_rows: largest number of rows that this rank touches in a step.
+        attach: called with the address of the table that the engine shall read and write its gradient to.
+    """
+
+    parameter: Any
+    most_rows: int
+    attach: Callable[[int], None]
+
+    @property
+    def shape(self) -> Any:
+        return (ctypes.c_int64 * 2)(*self.parameter.shape)
+
+    def bytes(self, processes: int) -> int:
+        """Return the memory that each of the processes that share a table needs, in whole pages."""
+        size = library.functions().crepe_table_bytes(self.shape, self.most_rows, processes)
+        return -(-int(size) // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+class Table:
+    """Values and optimizer state of a parameter's rows, divided among the processes of a host.
+
+    Args:
+        sparse: the parameter; its current values are copied.
+        index: its index among the trained parameters.
+        rule: constants of the optimizer.
+        memories: memory of each process of the host, uint8.
+        rank: local rank of this process among them.
+
+    Attributes:
+        parameter: the parameter.
+        index: as given.
+    """
+
+    def __init__(
+        self, sparse: SparseParameter, index: int, rule: Rule, memories: Sequence[npt.NDArray[np.uint8]], rank: int
+    ) -> None:
+        self._memories = memories
+        self.parameter = sparse.parameter
+        self.index = index
+        self._rule = rule
+        self._updates = 0
+        self._run = library.functions()
+        self._table = self._run.crepe_table_open(
+            sparse.shape,
+            rule.number,
+            rule.constants,
+            has_row_moments(sparse.parameter),
+            (ctypes.c_void_p * len(memories))(*[memory.ctypes.data for memory in memories]),
+            len(memories),
+            rank,
+            sparse.most_rows,
+            library.threads(),
+        )
+        _check(self._table is None)
+        weakref.finalize(self, self._run.crepe_table_close, self._table)
+        self.load(0, None, (np.zeros(1), np.zeros(self.parameter.shape[0], np.int32)))
+        sparse.attach(self._table)
+
+    def sum(self) -> None:
+        """Sum the gradients of this process's rows over the processes of the host; all of them call it."""
+        _check(self._run.crepe_table_sum(self._table))
+
+    def squares(self) -> int:
+        """Return the sum of the squares of the last sum, in quanta."""
+        sums = (ctypes.c_uint64 * 2)()
+        self._run.crepe_table_squares(self._table, sums)
+        low, high = sums
+        return low + (high << 32)
+
+    def give(self, first: int, last: int) -> npt.NDArray[np.int32]:
+        """Return the last sum of the rows in [first, last): records of the row's number and its sums, in quanta."""
+        columns = self.parameter.shape[1]
+        records = np.empty((self._run.crepe_table_summed(self._table), columns + 1), np.int32)
+        return records[: self._run.crepe_table_give(self._table, first, last, records.ctypes.data)]
+
+    def take(self, lists: Sequence[npt.NDArray[np.int32]]) -> None:
+        """Replace the last sum by the sum of lists of records, each in ascending order of rows."""
+        counts = (ctypes.c_int64 * len(lists))(*map(len, lists))
+        pointers = (ctypes.c_void_p * len(lists))(*[records.ctypes.data for records in lists])
+        _check(self._run.crepe_table_take(self._table, pointers, counts, len(lists)))
+
+    def update(self, learning_rate: float, scale: float) -> None:
+        """Update this process's rows with ``scale`` times the last sum, in quanta.
+
+        All processes call it, and none reads before all have returned.
+        """
+        self._updates += 1
+        rate = self._rule.rate(learning_rate * self.parameter.lr_mult, self._updates)
+        _check(self._run.crepe_table_update(self._table, rate, scale, self._rule.weight_decay))
+
+    def flush(self) -> None:
+        """Move all of this process's rows on to the last update.
+
+        All processes call it, and none reads before all have returned.
+        """
+        _check(self._run.crepe_table_flush(self._table))
+
+    def publish(self) -> None:
+        """Copy the values of all rows into the Gluon parameter; rows that were not moved on keep their values."""
+        mx.nd.waitall()
+        self._run.crepe_table_store(self._table, pointer(self.parameter.data()), None, None, None)
+
+    def arrays(self) -> Arrays:
+        """Copy the optimizer's state, which with the parameter's values restores the table.
+
+        Returns:
+            The moments under the names of ``SavedArrays``. If rows have not been moved on, also the update that each
+            row is from, int32 [rows], and the drift since each of them, float64 [updates + 1].
+        """
+        shape = self.parameter.shape
+        values = np.empty(shape, np.float32)
+        moments = [np.empty(shape, np.float32) for _ in range(self._rule.moments)]
+        updated = np.empty(shape[0], np.int32)
+        addresses = [array.ctypes.data for array in (values, *moments)]
+        self._run.crepe_table_store(self._table, *[*addresses, None][:3], updated.ctypes.data)
+        arrays: Arrays = {}
+        if self._updates and self._rule.dense_moments:
+            arrays = {f"{self.index}.{number}": moment for number, moment in enumerate(moments)}
+        history = np.empty(self._run.crepe_table_history(self._table, None))
+        if len(history) > 1:
+            self._run.crepe_table_history(self._table, history.ctypes.data)
+            arrays |= {f"{self.index}.updated": updated, f"{self.index}.drift": history}
+        return arrays
+
+    def restore(self, saved: SavedArrays) -> None:
+        """Restore the parameter's current values and the result of ``arrays``; every process calls it.
+
+        Raises:
+            UserError: the arrays do not fit.
+        """
+        ages = saved.ages(self.index, self.parameter.shape[0])
+        self.load(saved.updates, saved.moments(self.index, self.parameter.shape, self._rule.moments), ages)
+
+    def load(self, updates: int, moments: Moments | None, ages: Ages) -> None:
+        """Load the parameter's current values, and the optimizer's state after so many updates."""
+        mx.nd.waitall()
+        arrays = [view(self.parameter.data()), *(moments or [])]
+        arrays = [np.ascontiguousarray(array) for array in arrays]
+        addresses = [array.ctypes.data for array in arrays] + [None] * (3 - len(arrays))
+        drift, updated = map(np.ascontiguousarray, ages)
+        _check(self._run.crepe_table_load(self._table, *addresses, updated.ctypes.data, drift.ctypes.data, len(drift)))
+        self._updates = updates
+
+
+def catch_up(
+    values: npt.NDArray[np.float32], moments: Moments, ages: Ages, optimizer: mx.optimizer.Optimizer
+) -> tuple[npt.NDArray[np.float32], Moments]:
+    """Move all rows of a saved table on to the last update, for an optimizer that updates all rows in each step.
+
+    Args:
+        values: values of the parameter.
+        moments: its moments.
+        ages: result of ``SavedArrays.ages``.
+        optimizer: MXNet's optimizer.
+
+    Returns:
+        The values and the moments for such an optimizer.
+    """
+    drift, updated = ages
+    if len(drift) == 1:
+        return values, moments
+    change, age = drift[updated][:, None], (len(drift) - 1 - updated)[:, None].astype(np.float64)
+    if len(moments) == 1:
+        return (values + change * moments[0]).astype(np.float32), [_decayed(moments[0], optimizer.momentum, age)]
+    first, second = moments
+    moved = values - change * first / (np.sqrt(second) + optimizer.epsilon)
+    return moved.astype(np.float32), [_decayed(first, optimizer.beta1, age), _decayed(second, optimizer.beta2, age)]
+
+
+def _decayed(moment: npt.NDArray[np.float32], decay: float, age: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    return (moment * decay**age).astype(np.float32)
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError("there is not enough memory for the table of rows")

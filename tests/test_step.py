@@ -1,0 +1,62 @@
+"""Loss scale of a step, and its check that all ranks are at the same one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from crepe_dist.errors import UserError
+from crepe_dist.exchange.exchange import Reduced
+from crepe_dist.training import step
+from crepe_dist.training.step import FIRST_SCALE, LARGEST_SCALE, LossScale, check_same
+
+
+@pytest.mark.parametrize("other", [(6, 50), (5, 49)])
+def test_ranks_at_different_steps_or_batches_are_refused(other):
+    check_same(reduced((5, 50), (5, 50), (5, 50)))
+    with pytest.raises(UserError, match="rank 2 at step") as raised:
+        check_same(reduced((5, 50), (5, 50), other))
+    assert raised.value.on_all_ranks
+
+
+def reduced(*numbers: tuple[int, int]) -> Reduced:
+    return Reduced(np.array(numbers), np.zeros(len(numbers)), ())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_only_float16_is_scaled(precision):
+    scaling = LossScale(precision)
+    assert scaling.factor(128) == 1
+    assert not scaling.lower()
+    assert scaling.state() == []
+
+
+def test_a_sum_over_more_documents_is_scaled_less():
+    """Its gradients are larger: the factor makes them those of FIRST_SCALE times the mean, up to a factor of two."""
+    scaling, rows = LossScale("float16"), (1, 2, 3, 100, 128, 129)
+    assert [FIRST_SCALE / scaling.factor(count) for count in rows] == [1, 2, 4, 128, 128, 256]
+
+
+def test_it_is_halved_at_each_overflow_as_long_as_that_may_help():
+    scaling = LossScale("float16")
+    assert scaling.lower()
+    assert scaling.scale == FIRST_SCALE / 2
+    while scaling.scale > 1:
+        assert scaling.lower()
+    assert not scaling.lower()
+
+
+def test_it_is_doubled_after_long_without_an_overflow(monkeypatch):
+    monkeypatch.setattr(step, "GROW_AFTER", 3)
+    scaling, resumed = LossScale("float16"), LossScale("float16")
+    scaling.good()
+    scaling.lower()
+    for _ in range(2):
+        scaling.good()
+    assert scaling.scale == FIRST_SCALE / 2
+    resumed.restore(scaling.state())
+    resumed.good()
+    assert resumed.scale == FIRST_SCALE
+    for _ in range(100):
+        resumed.good()
+    assert resumed.scale == LARGEST_SCALE
