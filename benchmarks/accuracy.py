@@ -4,7 +4,6 @@
     uv run benchmarks/accuracy.py data/sample
     uv run benchmarks/accuracy.py data/imdb data/ag --seeds 3 --with "" --with "--config configs/paper_small.yaml"
     uv run benchmarks/accuracy.py data/sample --with "" --with "--model.longest 4" --with "--epochs 10"
-    uv run benchmarks/accuracy.py data/sample --with "" --with "--config configs/paper_small.yaml" --curves curves.svg
     uv run --group comparison benchmarks/accuracy.py data/sample --baselines
 
 Trains on each data set with each set of flags (--with; default: no flags) and each seed, in a temporary folder or in
@@ -24,23 +23,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import baselines
-import curves
 
 from crepe_dist import command
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.files import write_text
-from crepe_dist.reports import drawing
-from crepe_dist.runs.history import History
 from crepe_dist.runs.run_record import RunRecord, open_run
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import whole
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def main() -> None:
@@ -52,23 +43,17 @@ def main() -> None:
     flags.add_argument("--seeds", type=whole(1, 1000), default=1, metavar="N", help="default: 1")
     flags.add_argument("--processes", type=whole(1, 1024), default=1, metavar="N", help="default: 1")
     flags.add_argument("--out", type=Path, metavar="DIR", help="keep the runs in DIR, and reuse those found there")
-    flags.add_argument("--curves", type=Path, metavar="FILE", help="draw the learning curve of each first seed as SVG")
     flags.add_argument("--baselines", action="store_true", help="also train scikit-learn's models on the same rows")
-    given = flags.parse_args()
-    arguments.check_output(given.curves, "--curves")
-    lines: list[curves.Curve] = []
+    options = flags.parse_args()
     print("| data | settings | test accuracy | time |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for data in given.data:
-            for name, accuracy, seconds in _baselines(data) if given.baselines else ():
+        for data in options.data:
+            for name, accuracy, seconds in _baselines(data) if options.baselines else ():
                 print(f"| {data.name} | {name} | {100 * accuracy:.2f} % | {seconds:.0f} s |", flush=True)
-            for settings in given.settings or [""]:
-                out = given.out or Path(folder)
-                results = [train(out, data, settings, seed, given.processes) for seed in range(given.seeds)]
+            for settings in options.settings or [""]:
+                out = options.out or Path(folder)
+                results = [train(out, data, settings, seed, options.processes) for seed in range(options.seeds)]
                 print(f"| {data.name} | {settings or 'the defaults'} | {_summary(results)} |", flush=True)
-                lines.append(_curve(f"{data.name}, {settings or 'the defaults'}", results[0][0].history))
-    if given.curves is not None:
-        write_text(given.curves, curves.picture(lines, "epochs", _whole_numbers))
 
 
 def train(out: Path, data: Path, settings: str, seed: int, processes: int) -> tuple[RunRecord, float]:
@@ -106,20 +91,9 @@ def _baselines(data: Path) -> Iterator[tuple[str, float, float]]:
 
 def _summary(results: list[tuple[RunRecord, float]]) -> str:
     accuracies = [record.metrics["test_accuracy"] for record, _ in results]
-    seconds = [each for _, each in results]
+    seconds = [duration for _, duration in results]
     spread = f" ± {100 * statistics.stdev(accuracies):.2f}" if len(results) > 1 else ""
     return f"{100 * statistics.mean(accuracies):.2f}{spread} % | {statistics.mean(seconds):.0f} s"
-
-
-def _curve(name: str, history: History) -> curves.Curve:
-    """Return the accuracy after each epoch on the validation split, or on the test split without one."""
-    split = "validation" if "validation_accuracy" in history.epochs[0] else "test"
-    epochs = [record["epoch"] + 1 for record in history.epochs]
-    return name, epochs, [record[f"{split}_accuracy"] for record in history.epochs]
-
-
-def _whole_numbers(axes: Axes) -> None:
-    axes.xaxis.set_major_locator(drawing.locator(9, integer=True))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,24 @@
-"""Baselines from scikit-learn, trained on the same texts as the network."""
+"""scikit-learn's models and fastText, trained on the same texts as the network."""
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from crepe_dist import machine
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.errors import UserError
+
+FEW = 30_000  # rows up to which 100 epochs are worth a try; with more, fewer epochs do
 
 
 def trained(dataset: Dataset, kind: str = "") -> Iterator[tuple[str, Any]]:
@@ -40,6 +47,57 @@ def trained(dataset: Dataset, kind: str = "") -> Iterator[tuple[str, Any]]:
     }.items():
         if name.startswith(kind):
             yield name, make_pipeline(*steps).fit(texts, split.labels)
+
+
+def trained_fasttext(dataset: Dataset) -> Iterator[tuple[str, Callable[[list[str], Any], float]]]:
+    """Yield the name and the score of fastText with a few settings, trained on all cores."""
+    for epochs in (5, 25, 100) if len(dataset.splits["train"]) <= FEW else (5, 25):
+        for characters in ((0, 0), (2, 6)):
+            read = "{}-{} characters".format(*characters) if characters[1] else "1-2 words"
+            yield f"fastText, {read}, {epochs} epochs", _fasttext(dataset, characters, epochs)
+
+
+def _fasttext(
+    dataset: Dataset, characters: tuple[int, int], epochs: int
+) -> Callable[[list[str], npt.NDArray[np.int32]], float]:
+    """Train fastText on the train split; return a function from texts and their labels to the accuracy.
+
+    As its documentation advises, punctuation marks are separate words, and the rows are in random order.
+    """
+    try:
+        import fasttext
+    except ModuleNotFoundError as error:
+        here = shlex.join(["uv", "run", "--group", "comparison", "--with", "fasttext-wheel", *sys.argv])
+        raise UserError("fastText is not installed", "the project does not depend on it", here) from error
+    split = dataset.splits["train"]
+    texts = shown(split, dataset.encoding)
+    lines = [f"__label__{label} {_spaced(text)}\n" for label, text in zip(split.labels.tolist(), texts)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train.txt"
+        order = np.random.default_rng(0).permutation(len(lines))
+        path.write_text("".join(lines[row] for row in order), encoding="utf-8")
+        model = fasttext.train_supervised(
+            str(path),
+            lr=0.5,
+            epoch=epochs,
+            dim=10,
+            bucket=2_000_000,
+            wordNgrams=1 if characters[1] else 2,
+            minn=characters[0],
+            maxn=characters[1],
+            thread=machine.cores(),
+            verbose=0,
+        )
+
+    def score(texts: list[str], labels: npt.NDArray[np.int32]) -> float:
+        predicted = [int(names[0].rpartition("__")[2]) for names in model.predict(list(map(_spaced, texts)))[0]]
+        return float(np.mean(labels == np.array(predicted)))
+
+    return score
+
+
+def _spaced(text: str) -> str:
+    return re.sub(r"([^\w ])", r" \1 ", text)
 
 
 def shown(split: Split, encoding: Encoding) -> list[str]:

@@ -6,7 +6,7 @@
     uv run benchmarks/learning_curves.py data/sample --out curves.csv --models --picture curves.svg
 
 The subsets of the training rows are nested. Every model sees the same rows and the same characters. The validation
-split chooses the epoch of a network and the setting of the others (baselines.py, fasttext_baseline.py).
+split chooses the epoch of a network and the setting of the others (baselines.py).
 
 Each point is saved to --out at once. Run the same command again to resume; to repeat points, remove their lines. The
 seconds of a network are those of the whole command; those of the others are of training with the chosen setting and of
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import shlex
 import statistics
 import tempfile
@@ -29,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 import accuracy
 import baselines
 import curves
-import fasttext_baseline
 import subset
 
 from crepe_dist import command
@@ -48,7 +46,7 @@ NETWORKS = ("crepe", "ngrams", "paper")
 Trained = Iterator[tuple[str, Callable[[list[str], Any], float]]]
 PEERS: dict[str, Callable[[Dataset], Trained]] = {
     "svm": lambda data: ((name, model.score) for name, model in baselines.trained(data, "linear SVM")),
-    "fasttext": fasttext_baseline.trained,
+    "fasttext": baselines.trained_fasttext,
     "bayes": lambda data: ((name, model.score) for name, model in baselines.trained(data, "naive Bayes")),
 }
 TITLES = {"svm": "linear SVM", "fasttext": "fastText", "bayes": "naive Bayes"}
@@ -75,44 +73,45 @@ def main() -> None:
     )
     flags.add_argument("--seed", type=whole(0, 2**31 - 1), default=0, metavar="N", help="default: 0")
     flags.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves of this data set as SVG")
-    given = flags.parse_args()
-    arguments.check_output(given.picture, "--picture")
-    for model in given.models:
+    options = flags.parse_args()
+    arguments.check_output(options.picture, "--picture")
+    for model in options.models:
         if model not in PEERS and model.split()[:1] not in [[name] for name in NETWORKS]:
             raise UserError(f"there is no model {model!r}", "", f"choose from {', '.join([*NETWORKS, *PEERS])}")
-    dataset = open_dataset(given.data)
-    points = read(given.out)
-    for point in missing(dataset, given, points):
+    dataset = open_dataset(options.data)
+    points = read(options.out)
+    for point in missing(dataset, options, points):
         points.append(point)
-        write(given.out, points)
+        append(options.out, point)
         print(f"{point['rows']:>9} rows  {point['model']:<10}  {float(point['accuracy']):.2%}", flush=True)
-    if given.picture is not None:
-        write_text(given.picture, picture([each for each in points if each["fingerprint"] == dataset.fingerprint[:12]]))
+    if options.picture is not None:
+        shown = [point for point in points if point["fingerprint"] == dataset.fingerprint[:12]]
+        write_text(options.picture, picture(shown))
 
 
-def missing(dataset: Dataset, given: argparse.Namespace, points: list[Point]) -> Iterator[Point]:
+def missing(dataset: Dataset, options: argparse.Namespace, points: list[Point]) -> Iterator[Point]:
     """Measure the points that are not among ``points``, the ones with few rows first."""
     if not {"validation", "test"} <= set(dataset.splits):
         again = "prepare it again with --validation 0.1"
         raise UserError(f"{dataset.folder} lacks a validation or test split", "it chooses the settings", again)
-    most = {name: min(len(part), given.max_test or len(part)) for name, part in dataset.splits.items()}
-    known = {tuple(each[name] for name in KEY) for each in points}
-    for rows in sorted({min(rows, len(dataset.splits["train"])) for rows in given.rows}):
+    most = {name: min(len(part), options.max_test or len(part)) for name, part in dataset.splits.items()}
+    known = {tuple(point[name] for name in KEY) for point in points}
+    for rows in sorted({min(rows, len(dataset.splits["train"])) for rows in options.rows}):
         with tempfile.TemporaryDirectory() as scratch:
-            some: Dataset | None = None
-            for model in dict.fromkeys(given.models):
-                facts = (dataset.name, dataset.fingerprint[:12], model, rows, most["test"], given.seed)
+            subset_of: Dataset | None = None
+            for model in dict.fromkeys(options.models):
+                facts = (dataset.name, dataset.fingerprint[:12], model, rows, most["test"], options.seed)
                 key = tuple(map(str, facts))
                 if key in known:
                     continue
-                if some is None:
-                    some = subset.write(dataset, Path(scratch) / "data", {**most, "train": rows}, given.seed)
-                right, setting, seconds = measure(some, model, given.seed)
-                start = ["benchmarks/learning_curves.py", str(given.data), "--out", str(given.out), "--models", model]
-                sizes = ["--rows", str(rows), "--seed", str(given.seed)]
-                sizes += ["--max-test", str(given.max_test)] if given.max_test else []
-                found = (f"{right:.5f}", setting, f"{seconds:.1f}", shlex.join(start + sizes))
-                yield dict(zip(COLUMNS, (*key, *found)))
+                if subset_of is None:
+                    subset_of = subset.write(dataset, Path(scratch) / "data", {**most, "train": rows}, options.seed)
+                right, setting, seconds = measure(subset_of, model, options.seed)
+                start = ["benchmarks/learning_curves.py", str(options.data), "--out", str(options.out)]
+                sizes = ["--models", model, "--rows", str(rows), "--seed", str(options.seed)]
+                sizes += ["--max-test", str(options.max_test)] if options.max_test else []
+                figures = (f"{right:.5f}", setting, f"{seconds:.1f}", shlex.join(start + sizes))
+                yield dict(zip(COLUMNS, (*key, *figures)))
 
 
 def measure(data: Dataset, model: str, seed: int) -> tuple[float, str, float]:
@@ -145,25 +144,16 @@ def read(path: Path) -> list[Point]:
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream)
-        points = list(reader)
-    try:
-        if tuple(reader.fieldnames or COLUMNS) != COLUMNS:
-            raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
-        for point in points:
-            int(point["rows"]), float(point["accuracy"])
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} does not hold learning curves", str(error), "give another file with --out") from error
-    return points
+        return list(csv.DictReader(stream))
 
 
-def write(path: Path, points: list[Point]) -> None:
-    """Replace the file of the points, so that an interruption leaves the old or the new one."""
-    stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(points)
-    write_text(path, stream.getvalue())
+def append(path: Path, point: Point) -> None:
+    is_new = not path.exists()
+    with path.open("a", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow(point)
 
 
 def picture(points: list[Point]) -> str:
@@ -171,13 +161,13 @@ def picture(points: list[Point]) -> str:
     if not points:
         raise UserError("there are no points of this data set to draw", "--models names none", "leave --models out")
     lines: list[curves.Curve] = []
-    for model in dict.fromkeys(each["model"] for each in points):
-        found: dict[int, list[float]] = {}
-        for each in points:
-            if each["model"] == model:
-                found.setdefault(int(each["rows"]), []).append(float(each["accuracy"]))
-        rows = sorted(found)
-        lines.append((TITLES.get(model, model), rows, [statistics.mean(found[each]) for each in rows]))
+    for model in dict.fromkeys(point["model"] for point in points):
+        accuracies: dict[int, list[float]] = {}
+        for point in points:
+            if point["model"] == model:
+                accuracies.setdefault(int(point["rows"]), []).append(float(point["accuracy"]))
+        rows = sorted(accuracies)
+        lines.append((TITLES.get(model, model), rows, [statistics.mean(accuracies[number]) for number in rows]))
     return curves.picture(lines, "training rows", _logarithmic, columns=2)
 
 

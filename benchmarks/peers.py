@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from workers import Workers
 
@@ -28,29 +28,14 @@ REQUIREMENTS = Path(__file__).with_name("peers.txt")
 NEEDED = (3, 11)  # Python
 
 
-class Sizes(Protocol):
-    """Sizes of the network and of the batch."""
-
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def feature_len(self) -> int: ...
-    @property
-    def filters(self) -> int: ...
-    @property
-    def units(self) -> int: ...
-    @property
-    def classes(self) -> int: ...
-
-
-def described(sizes: Sizes, threads: int) -> dict[str, Any]:
+def described(sizes: Any, threads: int) -> dict[str, Any]:
     """Return the arguments of ``peers_worker.Sizes``."""
     names = ("batch_size", "feature_len", "filters", "units", "classes")
     network = {name: getattr(sizes, name) for name in names}
     return {**network, "alphabet_size": len(ALPHABET), "convolutions": CONVOLUTIONS, "pool": POOL, "threads": threads}
 
 
-class Peers:
+class Peers(NamedTuple):
     """Rates of the peers.
 
     Attributes:
@@ -59,14 +44,13 @@ class Peers:
         runs: functions, by name, that measure documents or operations per second; NaN after a failure.
     """
 
-    def __init__(self, about: dict[str, Any], runs: dict[str, Callable[[], float]]) -> None:
-        self.about = about
-        self.runs = runs
+    about: dict[str, Any]
+    runs: dict[str, Callable[[], float]]
 
 
 @contextmanager
 def started(
-    python: str | None, sizes: Sizes, threads: int, seconds: float, patience: float, say: Callable[[str], None]
+    python: str | None, sizes: Any, threads: int, seconds: float, patience: float, say: Callable[[str], None]
 ) -> Iterator[Peers]:
     """Start the worker with the interpreter ``python``, if any, and let it choose the fastest variants.
 

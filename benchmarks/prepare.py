@@ -2,7 +2,6 @@
 """Measure the speed (rows/s) and the peak of anonymous memory of `prepare` for different formats.
 
     uv run benchmarks/prepare.py --rows 1000000 --formats csv jsonl.gz parquet
-    uv run benchmarks/prepare.py --rows 100000 --stages        (time per stage: microseconds per row, one core)
 
 Writes synthetic reviews (seeded; 20 to 1,000 characters, 430 on average, 5 classes) into --folder, prepares each file
 with `python -m crepe_dist.prepare`, and prints a Markdown table. Memory is RssAnon in /proc, sampled ten times per
@@ -14,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import itertools
 import json
 import random
 import shutil
@@ -21,10 +21,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 WORDS = 20_000
 CHUNK = 20_000
@@ -49,7 +48,8 @@ def write(path: Path, kind: str, rows: int) -> None:
 
         schema = pa.schema([("label", pa.string()), ("text", pa.string())])
         with pq.ParquetWriter(path, schema) as writer:
-            for chunk in _chunks(reviews(rows)):
+            source = reviews(rows)
+            while chunk := list(itertools.islice(source, CHUNK)):
                 labels, texts = zip(*chunk)
                 writer.write_table(pa.table([pa.array(labels), pa.array(texts)], schema=schema))
         return
@@ -62,17 +62,6 @@ def write(path: Path, kind: str, rows: int) -> None:
             stream.writelines(f"{label}\t{text}\n" for label, text in reviews(rows))
         else:
             stream.writelines(json.dumps({"label": label, "text": text}) + "\n" for label, text in reviews(rows))
-
-
-def _chunks(rows: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    chunk = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def measure(command: list[str]) -> tuple[float, int, int]:
@@ -90,14 +79,12 @@ def measure(command: list[str]) -> tuple[float, int, int]:
 
 
 def _family(process: int) -> list[int]:
-    found = [process]
-    for each in found:
-        for task in Path(f"/proc/{each}/task").glob("*/children"):
-            try:
-                found += map(int, task.read_text().split())
-            except OSError:  # the process has ended
-                continue
-    return found
+    pids = [process]
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            with suppress(OSError):  # the process has ended
+                pids += map(int, task.read_text().split())
+    return pids
 
 
 def _anonymous(process: int) -> int:
@@ -108,92 +95,27 @@ def _anonymous(process: int) -> int:
     return sum(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon"))
 
 
-def stages(path: Path, out: Path, feature_len: int) -> dict[str, float]:
-    """Return the seconds per stage in one process; reading includes decompression."""
-    from crepe_dist.data.alphabet import Encoding
-    from crepe_dist.preparing import reading, shards
-    from crepe_dist.preparing.preparation import PrepareOptions, prepare
-    from crepe_dist.preparing.selection import SplitOptions
-    from crepe_dist.preparing.sources import Reading, find_sources, open_source
-
-    seconds: dict[str, float] = {}
-    sources = find_sources([str(path)])
-    cutter = open_source(sources.files[0], Reading()).cutter
-    start = time.perf_counter()
-    blocks = 0
-    while cutter.take():
-        blocks += 1
-    seconds["read and cut"] = time.perf_counter() - start
-    cutter.close()
-
-    def timed(name: str, function: Any) -> Any:
-        def call(*arguments: Any) -> Any:
-            start = time.perf_counter()
-            result = function(*arguments)
-            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
-            return result
-
-        return call
-
-    def opened(*arguments: Any) -> Any:
-        result = open_source(*arguments)
-        return result._replace(parse=timed("parse", result.parse))
-
-    with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(reading, "open_source", opened))
-        for module, name, what in (
-            (reading, "read_block", "parse, check, hash, spool"),
-            (shards, "write_shard", "encode and write"),
-        ):
-            stack.enter_context(mock.patch.object(module, name, timed(what, getattr(module, name))))
-        start = time.perf_counter()
-        prepare(sources, out, Encoding(feature_len=feature_len), SplitOptions(), PrepareOptions(processes=1))
-        total = time.perf_counter() - start
-    seconds["check, hash, spool"] = seconds.pop("parse, check, hash, spool") - seconds["parse"]
-    seconds["select, report, rest"] = total - sum(seconds.values())
-    return seconds
-
-
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--rows", type=int, default=1_000_000)
     flags.add_argument("--formats", nargs="+", default=["csv", "csv.gz", "tsv", "jsonl", "jsonl.gz", "parquet"])
     flags.add_argument("--folder", type=Path, default=Path("data/benchmark"))
     flags.add_argument("--feature-len", type=int, default=1014)
-    flags.add_argument("--stages", action="store_true", help="measure the stages instead")
     flags.add_argument("more", nargs="*", help="further flags for prepare, after --")
-    given = flags.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
-    if given.stages:
-        _print_stages(given)
-        return
+    options = flags.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
     print("| format | rows | file | seconds | rows/s | peak anonymous memory, one process | all processes |")
     print("|---|---|---|---|---|---|---|")
-    for kind in given.formats:
-        path, out = given.folder / f"reviews.{kind}", given.folder / "prepared"
+    for kind in options.formats:
+        path, out = options.folder / f"reviews.{kind}", options.folder / "prepared"
         shutil.rmtree(out, ignore_errors=True)
-        write(path, kind, given.rows)
-        prepare = [sys.executable, "-m", "crepe_dist.prepare", str(path), "--out", str(out), *given.more]
-        seconds, one, total = measure([*prepare, f"--feature-len={given.feature_len}"])
+        write(path, kind, options.rows)
+        prepare = [sys.executable, "-m", "crepe_dist.prepare", str(path), "--out", str(out), *options.more]
+        seconds, one, total = measure([*prepare, f"--feature-len={options.feature_len}"])
         print(
-            f"| {kind} | {given.rows:,} | {path.stat().st_size / 1e6:,.0f} MB | {seconds:.1f} | "
-            f"{given.rows / seconds:,.0f} | {one / 1e6:,.0f} MB | {total / 1e6:,.0f} MB |",
+            f"| {kind} | {options.rows:,} | {path.stat().st_size / 1e6:,.0f} MB | {seconds:.1f} | "
+            f"{options.rows / seconds:,.0f} | {one / 1e6:,.0f} MB | {total / 1e6:,.0f} MB |",
             flush=True,
-        )
-        path.unlink()
-        shutil.rmtree(out)
-
-
-def _print_stages(given: Any) -> None:
-    for number, kind in enumerate(given.formats):
-        path, out = given.folder / f"reviews.{kind}", given.folder / "prepared"
-        shutil.rmtree(out, ignore_errors=True)
-        write(path, kind, given.rows)
-        seconds = stages(path, out, given.feature_len)
-        if number == 0:
-            print(f"| format | {' | '.join(seconds)} |\n|{'---|' * (len(seconds) + 1)}")
-        print(
-            f"| {kind} | {' | '.join(f'{1e6 * each / given.rows:.1f} µs' for each in seconds.values())} |", flush=True
         )
         path.unlink()
         shutil.rmtree(out)
