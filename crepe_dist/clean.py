@@ -45,28 +45,28 @@ def parser() -> arguments.Parser:
 
 
 def main() -> None:
-    given = parser().parse_args()
-    for folder in given.folders:
+    args = parser().parse_args()
+    for folder in args.folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder", remedy="name a run, or a folder that contains runs")
     freed = 0
-    for run in runs(given.folders or [RUNS, SEARCHES]):
+    for run in runs(args.folders or [RUNS, SEARCHES]):
         try:
             with run.lock():
-                freed += _clean(run, given.yes)
+                freed += _clean(run, args.yes)
         except (UserError, OSError) as error:
             reason = error.what if isinstance(error, UserError) else f"{run.path}: {error.strerror}"
             print(f"left as it is: {visible(reason)}")
     for path in abandoned():
         freed += _listed(path)
-        if given.yes:
+        if args.yes:
             shutil.rmtree(path, ignore_errors=True)
     if not freed:
         print("nothing to remove")
-    elif given.yes:
+    elif args.yes:
         print(f"{size(freed)} freed")
     else:
-        again = " ".join([invocation.typed("clean"), *map(shlex.quote, map(str, given.folders)), "--yes"])
+        again = " ".join([invocation.typed("clean"), *map(shlex.quote, map(str, args.folders)), "--yes"])
         print(f"{size(freed)} can be freed; nothing was removed\n  do:  {visible(again)}")
 
 
@@ -90,9 +90,9 @@ def _clean(run: RunFolder, remove: bool) -> int:
 
 
 def _listed(path: Path) -> int:
-    found = disk_space.size(path)
-    print(f"{size(found):>9}  {visible(str(path))}")
-    return found
+    freed = disk_space.size(path)
+    print(f"{size(freed):>9}  {visible(str(path))}")
+    return freed
 
 
 if __name__ == "__main__":

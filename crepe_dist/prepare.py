@@ -27,11 +27,11 @@ from crepe_dist.preparing import amazon
 from crepe_dist.preparing.flags import AMAZON, parser, steps
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_table, write_table
+from crepe_dist.preparing.out_folder import leftovers
 from crepe_dist.preparing.preparation import (
     Progress,
     Steps,
     finish_steps,
-    leftovers,
 )
 from crepe_dist.reports import data_page
 from crepe_dist.scratch import scratch
@@ -100,8 +100,8 @@ def prepare(
                         )
                 return given
             path = folder / name
-            found = write_table(given, path, wanted if name == "table" else replace(wanted, weight=None))
-            wanted = found if name == "table" else wanted
+            read = write_table(given, path, wanted if name == "table" else replace(wanted, weight=None))
+            wanted = read if name == "table" else wanted
             return path
 
         try:
@@ -122,9 +122,9 @@ def _flags(options: Mapping[str, Any]) -> Iterator[str]:
         if name in COMMAND_ONLY:
             raise UserError(f"prepare has no argument {name}", remedy="give its flag to the command `prepare`")
         flag = f"--{name.replace('_', '-')}"
-        for each in value if isinstance(value, (list, tuple)) else (value,):
-            if each is not None and each is not False:
-                yield flag if each is True else f"{flag}={each}"
+        for argument in value if isinstance(value, (list, tuple)) else (value,):
+            if argument is not None and argument is not False:
+                yield flag if argument is True else f"{flag}={argument}"
 
 
 def _for_python(error: UserError) -> UserError:
@@ -142,12 +142,12 @@ def _for_python(error: UserError) -> UserError:
 
 
 def main() -> None:
-    for each in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(each) != signal.SIG_IGN:  # stay immune if the shell asks for it, as for background jobs
-            signal.signal(each, _stop)
-    given = parser().parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # stay immune if the shell asks for it, as for background jobs
+            signal.signal(number, _stop)
+    args = parser().parse_args()
     try:
-        _run(given)
+        _run(args)
     except OSError as error:
         name = error.filename if isinstance(error.filename, str) else "a file"
         raise UserError(
@@ -157,33 +157,33 @@ def main() -> None:
 
 def _stop(*_: object) -> None:
     """Handle SIGTERM like Ctrl-C, and ignore further signals during the clean-up."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
-def _run(given: argparse.Namespace) -> None:
-    if given.verify is not None:
-        _check_alone(given, "verify", {"verify"})
-        verify(open_dataset(given.verify))
-        print(f"{given.verify} is unchanged since it was prepared")
+def _run(args: argparse.Namespace) -> None:
+    if args.verify is not None:
+        _check_alone(args, "verify", {"verify"})
+        verify(open_dataset(args.verify))
+        print(f"{args.verify} is unchanged since it was prepared")
         return
-    if not given.source:
+    if not args.source:
         raise UserError("there is nothing to prepare", remedy=f"{invocation.typed('prepare')} --help shows examples")
-    if given.merge:
-        _check_alone(given, "merge", {"merge", "source", "out", "overwrite", "processes"})
-    if given.source == [AMAZON]:
-        _take_amazon(given)
-    if given.out is None:
+    if args.merge:
+        _check_alone(args, "merge", {"merge", "source", "out", "overwrite", "processes"})
+    if args.source == [AMAZON]:
+        _take_amazon(args)
+    if args.out is None:
         raise UserError("--out is missing", "it names the folder to create", "add --out data/NAME")
-    _show(steps(given, data_page.page, _command_line()), given.out, data_page.show)
+    _show(steps(args, data_page.page, _command_line()), args.out, data_page.show)
 
 
-def _check_alone(given: argparse.Namespace, flag: str, taken: set[str]) -> None:
+def _check_alone(args: argparse.Namespace, flag: str, taken: set[str]) -> None:
     usual = vars(parser().parse_args([]))
     more = [
         "SOURCE" if name == "source" else f"--{name.replace('_', '-')}"
-        for name, value in vars(given).items()
+        for name, value in vars(args).items()
         if value != usual[name] and name not in taken
     ]
     if more:
@@ -194,19 +194,19 @@ def _check_alone(given: argparse.Namespace, flag: str, taken: set[str]) -> None:
         )
 
 
-def _take_amazon(given: Any) -> None:
+def _take_amazon(args: Any) -> None:
     """Download the notebook's data, and use its settings where the user gave none."""
-    given.out = given.out or Path("data") / AMAZON
-    given.max_per_class = amazon.MAX_PER_CLASS if given.max_per_class is None else given.max_per_class
-    given.align = amazon.BATCH_SIZE if given.align is None else given.align
-    given.validation = "0" if given.validation is None else given.validation  # the notebook had none
-    given.feature_len = given.feature_len or amazon.FEATURE_LEN
-    if given.out.exists() and not given.overwrite:
-        raise UserError(f"{given.out} exists", remedy="choose another --out, or replace it with --overwrite")
+    args.out = args.out or Path("data") / AMAZON
+    args.max_per_class = amazon.MAX_PER_CLASS if args.max_per_class is None else args.max_per_class
+    args.align = amazon.BATCH_SIZE if args.align is None else args.align
+    args.validation = "0" if args.validation is None else args.validation  # the notebook had none
+    args.feature_len = args.feature_len or amazon.FEATURE_LEN
+    if args.out.exists() and not args.overwrite:
+        raise UserError(f"{args.out} exists", remedy="choose another --out, or replace it with --overwrite")
     with _bar() as show:
-        for step in amazon.fetch(given.url, given.downloads):
+        for step in amazon.fetch(args.url, args.downloads):
             show(step)
-    given.source = [str(given.downloads / name) for name in amazon.FILES]
+    args.source = [str(args.downloads / name) for name in amazon.FILES]
 
 
 def _command_line() -> str:

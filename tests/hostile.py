@@ -83,11 +83,8 @@ def tensor(shape: list[int], end: int, data: bytes = b"", kind: str = "F32") -> 
 
 
 safetensors("a pickle", lambda path: path.write_bytes(pickle.dumps(Payload())))
-safetensors("noise", lambda path: path.write_bytes(NOISE))
 safetensors("a header of 2^60 bytes", lambda path: path.write_bytes(struct.pack("<Q", 1 << 60) + b"{}"))
 safetensors("a tensor of 10^15 numbers", tensor([10**15], 4 * 10**15))
-safetensors("a tensor that is shorter than it says", tensor([100], 4, b"abcd"))
-safetensors("numbers that NumPy lacks", tensor([2], 4, bytes(4), "BF16"))
 safetensors("a terabyte of holes", lambda path: holes(path, b"", 1 << 40), "the limit is 4,294,967,296")
 safetensors("another network", tensor([1], 4, bytes(4)), "not the parameters of a network")
 safetensors("a pipe", os.mkfifo, "contains no checkpoint")
@@ -154,15 +151,11 @@ def bind(path: Path) -> None:
 
 
 params("a pickle", lambda path: path.write_bytes(pickle.dumps(Payload())))
-params("a zip of pickles", lambda path: np.savez(path.open("wb"), x=np.array([Payload()], dtype=object)))
 params("a terabyte by its shape", lambda path: path.write_bytes(mxnet({"0.weight": array((1 << 38,))})))
 params("2^64 arrays", lambda path: path.write_bytes(mxnet({}, 2**64 - 1)))
-params("shapes beyond 64 bits", lambda path: path.write_bytes(mxnet({"0.weight": array((1 << 62, 1 << 62))})))
 params("a terabyte of holes", lambda path: holes(path, mxnet({"0.weight": array((1 << 38,))}), 1 << 40))
 params("a pipe", os.mkfifo, "does not exist")
-params("a socket", bind, "does not exist")
 params("a link to an endless device", lambda path: path.symlink_to("/dev/zero"), "does not exist")
-params("a link to itself", lambda path: path.symlink_to(path.name), "does not exist")
 params(
     "a network of a million filters, of no values",
     lambda path: path.write_bytes(
@@ -175,19 +168,6 @@ params(
         )
     ),
     "(first dense layer|not the parameters)",
-)
-params(
-    "filters that only the first layer has",
-    lambda path: path.write_bytes(
-        mxnet(
-            {
-                "0.weight": array((100_000, 69, 7), bytes(100_000 * 69 * 7), 5),
-                "10.weight": array((1, 100_000), bytes(100_000), 5),
-                "14.weight": array((3, 1), bytes(3), 5),
-            }
-        )
-    ),
-    "not the parameters of a network",
 )
 
 
@@ -213,22 +193,15 @@ def put(*path: str | int, value: Any) -> Callable[[Any], None]:
 
 
 described("nested", lambda about: DEEP, "nested too deeply")
-described("of a million objects", lambda about: "[" + "{}," * 1_000_000 + "{}]", "too many values")
 described("an integer of a million digits", lambda about: '{"format": ' + "9" * 1_000_000 + "}", "digits")
-described("40 megabytes", lambda about: '"' + "x" * 40_000_000 + '"', "longer than")
 described("a key twice", lambda about: json.dumps(about)[:-1] + ', "sha256": ""}', "duplicate key 'sha256'")
-described("a list", lambda about: "[1]", "cannot be read")
 described("half a surrogate pair", put("classes", 0, value="\ud800"), "not UTF-8")
 described("thresholds of 2", put("labels", value={"kind": "several", "thresholds": [2]}), "cannot be read")
-described("other labels", put("labels", value=["several"]), "cannot be read")
-described("another format", put("format", value=1e308), "has format 1e\\+308")
 described("another file's checksum", put("sha256", value="0" * 64), "was altered")
 described("no encoding", lambda about: about.pop("encoding") and about, "KeyError: 'encoding'")
 described("an unknown mode", put("encoding", "mode", value=ESCAPE), r"'\\x1b.*does not exist")
-described("documents of 10^30 characters", put("encoding", "feature_len", value=LONG), "feature_len is 1000")
 described("an alphabet of its own", put("encoding", "alphabet", value="x" * 10**6), "the alphabet cannot be used")
 described("a terminal's alphabet", put("encoding", "alphabet", value=f" {ESCAPE}"), "the alphabet cannot be used")
-described("an alphabet of numbers", put("encoding", "alphabet", value=[32, 97]), "the alphabet is not a text")
 described("classes that are a number", put("classes", value=LONG), "not a list of names")
 described("two classes too many", put("classes", value=["a"] * 5), "3 outputs, but 5 classes")
 described("a dropout of 1e308", put("network", "dropout", value=1e308), "dropout is '1e\\+308")
@@ -237,7 +210,6 @@ for number, complaint in ((10**390, "391 digits"), (10**290, "temperature is"), 
     calibration = {"temperature": number, "min_probability": 0}
     described(f"a temperature of {str(number)[:9]}", put("calibration", value=calibration), complaint)
 described("a threshold of 2", put("calibration", value={"temperature": 1, "min_probability": 2}), "min_probability is")
-described("a path instead of a network", put("network", value="/etc/passwd"), "cannot be read")
 
 
 def result(name: str, text: str, complaint: str) -> None:
@@ -316,16 +288,11 @@ state("a manifest nested", written("manifest.json", DEEP))
 state("a manifest that is a pipe", lambda folder: os.mkfifo(folder / "manifest.json"))
 state("a manifest without end", lambda folder: (folder / "manifest.json").symlink_to("/dev/zero"))
 state("of another time", written("manifest.json", '{"format": 10000}'), "has format 10000")
-state("a manifest of nothing", written("manifest.json", "[]"))
 state("files elsewhere", written("manifest.json", '{"format": 2, "files": {"../../../etc/passwd": {}}}'))
 state("a link", link_out)
-state("a position nested", written("state.json", DEEP))
-state("a position of strings", written("state.json", '{"step": "x"}'))
 state("a position that is a list", written("state.json", "[]"))
 state("a header of 2^60 bytes", written("parameters.safetensors", struct.pack("<Q", 1 << 60) + b"{}"))
-state("a header of noise", written("optimizer.safetensors", NOISE))
 state("a tensor of 10^15 numbers", tensors("parameters", [10**15], 4 * 10**15))
-state("a tensor beyond the end", tensors("parameters", [100], 400))
 state("a tensor that is shorter than it says", tensors("optimizer", [100], 4, b"abcd"))
 state("a pickle", written("optimizer.safetensors", pickle.dumps(Payload())))
 state("an optimiser without count", whole(x=np.zeros(1, np.float32)), "the saved state belongs to another optimizer")
@@ -367,18 +334,12 @@ def renamed(old: str, new: str) -> Callable[[dict[str, Any]], None]:
 ROWS = ("parts", "train", "rows")
 manifest("nested", lambda about: DEEP, "nested too deeply")
 manifest("a pair of brackets a million times", lambda about: "[" * 300_000 + "]" * 300_000, "too many values")
-manifest("no JSON", lambda about: "\0\1", "not JSON")
-manifest("a string", lambda about: '"x"', "cannot be read")
 manifest("1e308 rows", put(*ROWS, value=1e308), "number of rows")
-manifest("10^30 rows", put(*ROWS, value=LONG), "number of rows")
-manifest("rows below zero", put(*ROWS, value=-1), "number of rows")
-manifest("rows as a text", put(*ROWS, value="301"), "number of rows")
 manifest("more rows than there are", put(*ROWS, value=302), "instead of")
 manifest("a shard of 10^30 rows", put("parts", "train", "shards", value=[LONG]), "number of rows")
 manifest("a million shards", put("parts", "train", "shards", value=[1] * 1_000_000), "number of shards")
 manifest("a part called ../x", put("parts", "../x", value={}), "unknown split '../x'")
 manifest("a file above", renamed("train.labels.npy", "../train.labels.npy"), "the files of the train split")
-manifest("a file elsewhere", renamed("train.labels.npy", "/etc/passwd"), "the files of the train split")
 manifest("sizes as texts", put("parts", "train", "files", "train.labels.npy", value="x"), "cannot be read")
 manifest("10^30 labels a row", put("labels", value={"kind": "several", "most": LONG}), "labels.most is")
 manifest("labels of another kind", put("labels", value={"kind": ["x"], "most": 1}), "the labels are")
@@ -387,8 +348,6 @@ manifest(
 )
 manifest("classes as a number", put("classes", value=3), "not a list of names")
 manifest("fewer classes than labels", put("classes", value=["a", "b"]), "does not match the shards or classes")
-manifest("a class of 10^6 letters", put("classes", 0, value=["x" * 10**6]), "not a list of names")
-manifest("codes of 10^30 characters", put("encoding", "feature_len", value=LONG), "feature_len is 1000")
 manifest(
     "a checksum for another file", put("parts", "train", "files", "train.labels.npy", "sha256", value=""), "altered"
 )
@@ -426,22 +385,15 @@ def header(shape: str = "(301,)", kind: str = "<i4") -> str:
 
 shard("objects", lambda path: np.save(path, np.array([Payload()] * 301)), "not an array written by prepare")
 shard("an expression", npy("__import__('os').mkdir('OWNED')"), "not an array written by prepare")
-shard("an expression for a shape", npy(header("(__import__('os').mkdir('OWNED'),)")), "not an array written by prepare")
-shard("a nested header", npy("(" * 60_000), "not an array written by prepare")
 shard("a header of minus signs", npy("-" * 60_000 + "1"), "not an array written by prepare")
-shard("digits without end", npy(header("(" + "9" * 900)), "not an array written by prepare")
 shard("a header of 4 gigabytes", npy(header(), version=2, length=2**32 - 1), "not an array written by prepare")
-shard("a shape below zero", npy(header("(-301,)")), "not an array written by prepare")
 shard("a shape of 10^18", npy(header("(999999999999999999,)")), "instead of")
 shard("another type", npy(header(kind="<f4")), "instead of")
 shard("fewer values than it says", npy(header(), data=bytes(8)), "not the size of")
 shard("labels out of range", npy(header(), np.full(301, 7, "<i4").tobytes()), "does not match the shards or classes")
-shard("labels below zero", npy(header(), np.full(301, -1, "<i4").tobytes()), "does not match the shards or classes")
 shard("a pickle", lambda path: path.write_bytes(pickle.dumps(Payload())), "not an array written by prepare")
 shard("empty", lambda path: path.touch(), "not an array written by prepare")
 shard("a pipe", os.mkfifo, "is missing")
-shard("a socket", bind, "is missing")
-shard("a folder", lambda path: path.mkdir(), "is missing")
 shard("a link out of the folder", lambda path: path.symlink_to("/etc/passwd"), "is a symbolic link")
 shard("a link to an endless device", lambda path: path.symlink_to("/dev/zero"), "is a symbolic link")
 shard(
@@ -464,16 +416,11 @@ LAUGHS = "".join(
 )
 settings("a thousand million laughs", LAUGHS, "anchor or alias")
 settings("an object", "device: !!python/object/apply:os.mkdir [OWNED]", "the tag")
-settings("a module", "data: evil_module.Anything")
 settings("a class", "data: {class_path: evil_module.Anything}", "there is no setting data.class_path")
-settings("a class further in", "training: {init_from: {class_path: evil_module.Anything}}", "training.init_from is")
 settings("other settings", "config: /etc/passwd", "there is no setting config")
 settings("nested", "device: " + DEEP)
-settings("nested blocks", "".join(" " * i + "a:\n" for i in range(600)))
 settings("10 megabytes", "#" * 10_000_000, "longer than")
 settings("not UTF-8", b"device: \xff", "not UTF-8")
-settings("a NUL", b"device: \0")
-settings("a list", "[1]")
 settings("an unknown group", "os: {system: x}", "there is no group of settings os")
 settings("an integer of 5,000 digits", "data: {batch_size: " + "9" * 5000 + "}", "cannot be used")
 settings("a batch of 1e308", "data: {batch_size: 1.0e+308}", r"data.batch_size is 1e\+308")
@@ -529,7 +476,6 @@ source(
     "rows are unusable",
     file="x.jsonl",
 )
-source("empty objects", lambda path: path.write_text(("[" + "{}," * 300_000 + "{}]\n") * 3), "", file="x.jsonl")
 source(
     "Python literals",
     lambda path: path.write_text(
@@ -538,13 +484,6 @@ source(
     "neither JSON nor a Python literal",
     file="reviews_Books_5.json",
 )
-source(
-    "gzip cut off",
-    lambda path: path.write_bytes(gzip.compress(GOOD_CSV)[:-20]),
-    "cannot be read to its end",
-    file="x.csv.gz",
-)
-source("gzip of noise", lambda path: path.write_bytes(b"\x1f\x8b\x08\0" + NOISE), "", file="x.csv.gz")
 source("NUL and escapes", lambda path: path.write_bytes(b"1,\0\x1b[2J\n2,\xff\xfe\n" * 50), "", file="x.csv")
 source(
     "labels for the terminal",

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import unicodedata
 
 import numpy as np
@@ -184,15 +183,6 @@ def test_decode_gives_the_text_back(text, mode):
     assert encoding.decode(encoding.encode([text])[0]) == text
 
 
-def test_saved_and_read_back():
-    encoding = Encoding("full", 200)
-    assert Encoding.from_dict(encoding.to_dict()) == encoding
-    own = Encoding("paper", 200, None, OWN)
-    assert own.is_custom
-    assert not own.fold_accents
-    assert Encoding.from_dict(json.loads(json.dumps(own.to_dict()))) == own
-
-
 @pytest.mark.parametrize(
     ("saved", "problem"),
     [
@@ -237,11 +227,6 @@ class TestFrequent:
         folded = Encoding("paper", 4, True, " ηи한")
         assert folded.decode(folded.encode(["Ήй한"])[0]) == "ηи한"
 
-    def test_253_characters_and_a_space_have_a_code_each(self):
-        points = range(0x4E00, 0x4E00 + MAX_CHARACTERS - 1)
-        counts = {**dict.fromkeys(points, MIN_COUNT), 0x3042: MIN_COUNT - 1}
-        assert frequent_alphabet(counts, "paper", False) == (" " + "".join(map(chr, points)), "")
-
     @pytest.mark.parametrize("characters", [254, 255, 300, 5000, 61 + MOST_PAIRED, 61 + MOST_PAIRED + 9])
     def test_of_more_the_rare_ones_have_two_codes(self, characters):
         seen = {0x4E00 + place: MIN_COUNT if place < 254 else 1 for place in range(characters)}
@@ -255,13 +240,6 @@ class TestFrequent:
         assert ((codes != BLANK).sum(axis=1) == [1 + (each in paired) for each in text]).all()
         assert [encoding.decode(row) for row in codes] == text
         assert encoding.known(np.array([*seen], np.uint32)).sum() == len(text)
-
-    def test_the_most_frequent_ones_have_one_and_equal_ones_by_code_point(self):
-        counts = {**dict.fromkeys(range(0x4E00, 0x4E00 + 300), 10), 0x4E00 + 299: 11, ord(" "): 1}
-        alphabet, paired = frequent_alphabet(counts, "paper", False)
-        assert alphabet[:2] == " \u4e00"
-        assert alphabet[-1] == chr(0x4E00 + 299)
-        assert paired == "".join(chr(0x4E00 + place) for place in range(len(alphabet) - 2, 299))
 
 
 PAIRED = Encoding("paper", 6, None, " ab", "\u0436\u8a9e\u8bed\U0001f600\U00030000")
@@ -277,19 +255,6 @@ class TestRareCharacters:
         assert PAIRED.encode(["a\u8a9eb"]).tolist() == [[2, 7, 3, 1, BLANK, BLANK]]  # reversed, as all of the text
         in_order = Encoding("notebook", 6, None, " ab", PAIRED.paired)
         assert in_order.encode(["a\u8a9eb"]).tolist() == [[1, 3, 7, 2, BLANK, BLANK]]
-
-    def test_half_a_character_is_a_blank(self):
-        many = "".join(map(chr, range(0x4E00, 0x4E00 + 6000)))
-        for encoding, expected in (
-            (Encoding("notebook", 5, None, " ab", many), "{0}{0} "),
-            (Encoding("paper", 5, None, " ab", many, "start"), " {0}{0}"),
-        ):
-            for each in many[::97]:
-                assert encoding.decode(encoding.encode([each * 3])[0]) == expected.format(each)
-        first, second = encoding.spellings()[many[0]]
-        codes = [second, 1, first, 2, first, second, second, first]
-        in_order = Encoding("notebook", 9, None, " ab", many)
-        assert in_order.decode(np.array(codes, np.uint8)) == f" a b{many[0]}  "
 
     def test_a_character_that_stands_for_a_code_is_unknown(self):
         symbols = "".join(map(chr, range(SYMBOLS, SYMBOLS + 6)))

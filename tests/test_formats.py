@@ -200,13 +200,6 @@ class TestTables:
         assert read(tmp_path, "a.csv", "id,text,kind\n7,words,x\n").rows == [(2, "x", "words")]
         assert read(tmp_path, "b.csv", ",text,Unnamed: 0,stars\n7,words,7,5\n").rows == [(2, "5", "words")]
 
-    def test_what_is_read_is_told(self, tmp_path):
-        for content, expected in (
-            ("id,title,text,label\n1,t,words,x\n", "label: label, text: title | text"),
-            ("x;words\ny;words\n", "label: column 1, text: column 2, separated by ;"),
-        ):
-            assert read(tmp_path, "a.csv", content).reader.files[0].reads == expected
-
     def test_tsv_keeps_quotes_inside_and_takes_them_off_around(self, tmp_path):
         got = read(tmp_path, "a.tsv", 'x\t5" screen\ny\t"he said ""no"""\nx\t"open\n')
         assert [row[2] for row in got.rows] == ['5" screen', 'he said "no"', '"open']
@@ -331,21 +324,6 @@ class TestAmazon:
         assert {row[1] for row in got.rows} == {"Cell_Phones_and_Accessories"}
         assert got.reader.files[0].format == "amazon"
 
-    def test_nothing_is_executed(self, tmp_path):
-        lines = [
-            "{'summary': 'a', 'reviewText': __import__('os').system('touch executed')}",
-            "{'summary': 'a', 'reviewText': " + "'x' + " * 20_000 + "'x'}",
-            "(" * 3000,
-            "{'summary': 'a', 'reviewText': 'fine'}",
-        ]
-        got = read(tmp_path, "reviews_Books_5.json", "\n".join(lines))
-        assert [row[0] for row in got.rows] == [4]
-        assert [reason for _, reason in got.reasons] == [
-            "neither JSON nor a Python literal", "not JSON, and longer than 65,536 characters",
-            "neither JSON nor a Python literal",
-        ]  # fmt: skip
-        assert not (tmp_path / "executed").exists()
-
 
 class TestParquet:
     @staticmethod
@@ -432,10 +410,6 @@ class TestFolders:
         assert [(bad["reason"], bad["excerpt"]) for bad in got.bad] == [
             ("empty text", "2"), ("unreadable: it is UTF-16 text", "3"),
         ]  # fmt: skip
-
-    def test_all_data_files_of_a_folder_are_joined(self, tmp_path):
-        folder = self.write(tmp_path / "all", **{"a.csv": b"x,a\n", "b.jsonl": b"", "notes.md": b"", "c.tsv.gz": b""})
-        assert [source.name for source in find_sources([folder]).files] == ["a.csv", "b.jsonl", "c.tsv.gz"]
 
     def test_a_test_file_beside_files_of_no_part_is_asked_about(self, tmp_path):
         folder = self.write(tmp_path / "all", **{"reviews.csv": b"", "test.csv": b""})
@@ -541,8 +515,3 @@ def test_labels_by_classes_txt(tmp_path):
     got = Read(tmp_path, [Source(path, "a.csv", format="csv")], class_names=("a", "b"))
     assert [row[1] for row in got.rows] == ["a", "b"]
     assert [reason.split(":")[0] for _, reason in got.reasons] == ["unknown label"] * 3
-
-
-def test_the_sample_is_real_text_in_four_classes(tmp_path):
-    got = Read(tmp_path, find_sources(["sample"]).files)
-    assert (len(got.rows), len(got.reader.labels), got.bad) == (23703, 4, [])

@@ -124,15 +124,6 @@ def test_what_cannot_be_prepared(tmp_path):
             crepe_dist.prepare(given, tmp_path / "no", **flags, **ALL)
 
 
-def test_classes_that_only_test_rows_have_are_quarantined(tmp_path):
-    test = {"text": ["one", "two"], "label": [["good"], ["good", "other"]]}
-    summary = crepe_dist.prepare(
-        {"text": TEXTS, "label": SETS}, tmp_path / "out", labels="several", test=test, max_bad=1, feature_len=123
-    )
-    assert summary["quarantine"]["reasons"] == {"unknown label": 1}
-    assert summary["parts"]["test"]["classes"] == [0, 1, 0]
-
-
 def some_targets(kind: str, rows: int, classes: int) -> Targets:
     generator = np.random.default_rng(3)
     pairs = np.zeros((rows, 3, 2), np.uint16)

@@ -61,19 +61,6 @@ def test_every_row_of_every_format(tmp_path, form):
     assert sorted(seen) == sorted(text_of)
 
 
-def test_a_row_of_several_lines_is_found_by_its_first(tmp_path):
-    texts = [f"one {number}\ntwo\n\nfour" if number % 3 else f"alone {number}" for number in range(60)]
-    with (tmp_path / "rows.csv").open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([("label", "text"), *(("ab"[n % 2], text) for n, text in enumerate(texts))])
-    crepe_dist.prepare(tmp_path / "rows.csv", tmp_path / "out", test=0.5)
-    data = open_dataset(tmp_path / "out")
-    lines = (tmp_path / "rows.csv").read_text().splitlines()
-    for row in range(len(data.splits["test"])):
-        first = str(data.splits["test"].text(row)).split("\n")[0]
-        assert lines[data.origin("test", row).line - 1].endswith(first)
-        assert str(data.origin("test", row)) == f"rows.csv:{data.origin('test', row).line}"
-
-
 def test_files_of_folders_are_named(tmp_path):
     for label in "ab":
         (tmp_path / "source" / label / "deep").mkdir(parents=True)

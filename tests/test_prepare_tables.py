@@ -81,16 +81,6 @@ def test_rows_without_text_or_label_are_treated_as_in_files(tmp_path):
     assert "max_bad=0.09" in caught.value.remedy
 
 
-def test_labels_of_other_types(tmp_path):
-    frame = pd.DataFrame({"text": TEXTS, "label": [float(row % 3) for row in range(40)]})
-    crepe_dist.prepare(frame, tmp_path / "whole")
-    assert open_dataset(tmp_path / "whole").classes == ["0", "1", "2"]
-    crepe_dist.prepare(frame.assign(label=[row % 2 == 0 for row in range(40)]), tmp_path / "truth")
-    assert open_dataset(tmp_path / "truth").classes == ["false", "true"]
-    crepe_dist.prepare(frame.assign(label=pd.Categorical(LABELS)), tmp_path / "categories")
-    assert open_dataset(tmp_path / "categories").classes == ["no", "yes"]
-
-
 @pytest.mark.parametrize(
     ("table", "options", "what", "remedy"),
     [

@@ -96,14 +96,6 @@ class TestSample:
         assert counts(fate[:200])[SAMPLED_OUT] == 50
         assert counts(fate)[:3] == [250, 0, 100]
 
-    def test_every_row_is_as_likely(self):
-        chosen = np.zeros(40)
-        for seed in range(1000):
-            fate = fates(rows(40, labels=1), test=0.0, max_per_class=10, seed=seed)
-            chosen += fate == TRAIN
-        assert chosen.min() > 190  # 250 expected, standard deviation 14
-        assert chosen.max() < 310
-
     def test_sample_and_split_are_independent(self):
         """Check that among the kept rows, the test split takes the same share of early and late draws."""
         made = rows(20_000, labels=1)

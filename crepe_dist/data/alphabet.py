@@ -235,7 +235,7 @@ class Encoding:
         spelling, places = self._spelling, np.arange(len(text))
         if len(self._spelt(text)) == len(text):
             return places
-        return np.repeat(places, [len(spelling.get(ord(each), " ")) for each in text])
+        return np.repeat(places, [len(spelling.get(ord(character), " ")) for character in text])
 
     def positions(self, text: str) -> npt.NDArray[np.int64]:
         """Return the indices of the characters behind codes 0, 1, … of a text, int64 [n].
@@ -259,7 +259,7 @@ class Encoding:
 
     def known(self, points: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
         """Tell which code points, uint32 [n], have codes, as bool [n]."""
-        spelt = np.array([ord(each) for each in self.spellings()], np.uint32)
+        spelt = np.array([ord(character) for character in self.spellings()], np.uint32)
         return np.asarray((self._table[points] != BLANK) & (points < SYMBOLS) | np.isin(points, spelt))
 
     def characters(self) -> list[str]:
@@ -270,7 +270,9 @@ class Encoding:
     def spellings(self) -> dict[str, list[int]]:
         """Return the codes of each character with more than one: rare ones, those that count as one, and ß as ss."""
         spelt = {chr(point): symbols for point, symbols in self._spelling.items() if len(symbols) > 1}
-        return {each: [int(self._table[ord(symbol)]) for symbol in symbols] for each, symbols in spelt.items()}
+        return {
+            character: [int(self._table[ord(symbol)]) for symbol in symbols] for character, symbols in spelt.items()
+        }
 
     def listed(self) -> dict[str, Any]:
         """Return what an encoder in another language needs, JSON-like.
@@ -337,7 +339,7 @@ class Encoding:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the encoding as JSON-like data; ``paired`` only if there are rare characters."""
-        return {name: each for name, each in asdict(self).items() if self.paired or name != "paired"}
+        return {name: value for name, value in asdict(self).items() if self.paired or name != "paired"}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Encoding:
@@ -398,12 +400,12 @@ def frequent_alphabet(counts: Mapping[int, int], mode: Mode, fold_accents: bool)
     """
     seen: Counter[str] = Counter({" ": 0})
     for point, count in counts.items():
-        for each in _folded(chr(point), mode, fold_accents):
-            seen[each] += count
+        for character in _folded(chr(point), mode, fold_accents):
+            seen[character] += count
     del seen[" "]
-    visible = [each for each in seen if unicodedata.category(each) not in INVISIBLE]
-    visible.sort(key=lambda each: (-seen[each], each))
-    usual = [each for each in visible if seen[each] >= MIN_COUNT]
+    visible = [character for character in seen if unicodedata.category(character) not in INVISIBLE]
+    visible.sort(key=lambda character: (-seen[character], character))
+    usual = [character for character in visible if seen[character] >= MIN_COUNT]
     if len(usual) < MAX_CHARACTERS:
         return "".join(sorted([" ", *usual])), ""
     own = MAX_CHARACTERS - 1
@@ -423,9 +425,9 @@ def _check_alphabet(alphabet: str, paired: str) -> None:
         problem = (
             f"it needs {codes:,} codes for {len(alphabet) + len(paired):,} characters; the limit is {MAX_CHARACTERS}"
         )
-    elif any(one >= other for each in (alphabet, paired) for one, other in zip(each, each[1:])):
+    elif any(first >= second for characters in (alphabet, paired) for first, second in zip(characters, characters[1:])):
         problem = "its characters are not unique and sorted by code point"
-    elif any(unicodedata.category(each) in INVISIBLE for each in alphabet + paired):
+    elif any(unicodedata.category(character) in INVISIBLE for character in alphabet + paired):
         problem = "it has invisible characters"
     elif not set(paired).isdisjoint(alphabet):
         problem = "a character is both rare and in the alphabet"
@@ -474,13 +476,13 @@ def _spelling(mode: Mode, fold_accents: bool, alphabet: str, paired: str) -> dic
     if not paired and not fold_accents:
         return {}
     side = _side(paired)
-    spelt = {each: chr(SYMBOLS + n // side) + chr(SYMBOLS + side + n % side) for n, each in enumerate(paired)}
+    spelt = {character: chr(SYMBOLS + n // side) + chr(SYMBOLS + side + n % side) for n, character in enumerate(paired)}
     known = {**dict(zip(alphabet, alphabet)), **spelt}
     points = (*range(FOLDING_END if paired else LATIN_END), *map(ord, paired))
     folded = ((point, _folded(chr(point), mode, fold_accents)) for point in points)
     several = {
-        point: "".join(known[each] for each in letters)
+        point: "".join(known[character] for character in letters)
         for point, letters in folded
-        if (len(letters) > 1 or letters in spelt) and all(each in known for each in letters)
+        if (len(letters) > 1 or letters in spelt) and all(character in known for character in letters)
     }
     return {**several, **{SYMBOLS + number: "\0" for number in range(2 * side)}}

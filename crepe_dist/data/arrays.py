@@ -41,9 +41,11 @@ def map_array(path: Path, kind: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
         written = HEADER.fullmatch(head[start : start + length])
         if not head.startswith(MAGIC) or length > MAX_HEADER or written is None:
             raise ValueError(f"{path.name} is not an array written by prepare")
-        found = tuple(map(int, re.findall(rb"[0-9]+", written[2])))
-        if written[1].decode() != dtype.str or found != shape:
-            raise ValueError(f"{path.name} is {written[1].decode()} {list(found)} instead of {dtype.str} {list(shape)}")
+        written_shape = tuple(map(int, re.findall(rb"[0-9]+", written[2])))
+        if written[1].decode() != dtype.str or written_shape != shape:
+            raise ValueError(
+                f"{path.name} is {written[1].decode()} {list(written_shape)} instead of {dtype.str} {list(shape)}"
+            )
         size = os.fstat(stream.fileno()).st_size
         if size != start + length + math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{path.name} has {size:,} bytes, which is not the size of {list(shape)}")
@@ -58,8 +60,8 @@ def string_files(part: str, kind: str, shard: int) -> tuple[str, str]:
 def check_strings(folder: Path, part: str, kind: str, shard: int, rows: int) -> None:
     """Raise ``ValueError`` if the offsets do not match the strings."""
     strings, offsets = string_files(part, kind, shard)
-    found = map_array(folder / offsets, np.int64, (rows + 1,))
-    if found[0] != 0 or found[-1] != (folder / strings).stat().st_size or (found[1:] < found[:-1]).any():
+    starts = map_array(folder / offsets, np.int64, (rows + 1,))
+    if starts[0] != 0 or starts[-1] != (folder / strings).stat().st_size or (starts[1:] < starts[:-1]).any():
         raise ValueError(f"{offsets} does not match the {kind}")
 
 

@@ -92,8 +92,8 @@ class Split:
         result = np.empty((len(rows), self.shards[0].shape[1]), dtype=np.uint8)
         owner = np.searchsorted(self.starts, rows, side="right") - 1
         for shard in np.unique(owner).tolist():
-            mine = np.flatnonzero(owner == shard)
-            result[mine] = self.shards[shard][rows[mine] - self.starts[shard]]
+            of_shard = np.flatnonzero(owner == shard)
+            result[of_shard] = self.shards[shard][rows[of_shard] - self.starts[shard]]
         return result
 
     def weight_bytes(self, rows: npt.NDArray[np.int64]) -> Codes:
@@ -304,12 +304,12 @@ def _open_part(
     for kind in kinds:
         for shard in shards:
             check_strings(folder, name, kind, shard, sizes[shard])
-    places = map_array(folder / origins.file_of(name), np.uint64, (about["rows"], origins.COLUMNS))
+    origin_rows = map_array(folder / origins.file_of(name), np.uint64, (about["rows"], origins.COLUMNS))
     weights = map_array(folder / WEIGHTS, np.float32, (about["rows"],)) if weighted else None
     if weights is not None and not (len(weights) and 0 <= weights.min() <= weights.max() <= LARGEST_WEIGHT):
         raise ValueError(f"{WEIGHTS} holds weights that are not from 0 to {LARGEST_WEIGHT:g}")
     targets = None if labelled == ONE else open_targets(folder, name, len(labels), labelled, most, classes)
-    return Split(folder, name, labels, tuple(codes), np.cumsum([0, *sizes]), weights, targets, places, has_ids)
+    return Split(folder, name, labels, tuple(codes), np.cumsum([0, *sizes]), weights, targets, origin_rows, has_ids)
 
 
 def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None] = lambda: None) -> None:

@@ -131,18 +131,18 @@ def _merged(codes: Codes, encoding: Encoding) -> Characters:
         uint16 [n, L], with more ``BLANK`` at the end.
     """
     numbers = codes.astype(np.uint16)
-    is_pair, found = encoding.pairs_in(codes)
-    numbers[:, :-1][is_pair] = FIRST_RARE + found[is_pair]
+    is_pair, pairs = encoding.pairs_in(codes)
+    numbers[:, :-1][is_pair] = FIRST_RARE + pairs[is_pair]
     is_kept = np.pad(~is_pair, ((0, 0), (1, 0)), constant_values=True)
     return _gathered(numbers, is_kept)
 
 
 def _parted(characters: Characters, encoding: Encoding) -> Codes:
     """Reverse ``_merged``: uint16 [n, L] → uint8 [n, L], without the codes for which there is no room."""
-    own, side = len(encoding.alphabet), encoding.side
+    single, side = len(encoding.alphabet), encoding.side
     is_rare = characters >= FIRST_RARE
     number = np.where(is_rare, characters, FIRST_RARE).astype(np.int64) - FIRST_RARE
-    pair = [own + number // side, own + side + number % side]
+    pair = [single + number // side, single + side + number % side]
     one, two = pair if encoding.in_reading_order else pair[::-1]
     codes = np.stack([np.where(is_rare, one, characters), two], axis=2).reshape(len(characters), -1)
     is_kept = np.stack([np.ones_like(is_rare), is_rare], axis=2).reshape(len(characters), -1)
@@ -151,8 +151,8 @@ def _parted(characters: Characters, encoding: Encoding) -> Codes:
 
 def _gathered(rows: npt.NDArray[np.int_] | Characters, is_kept: npt.NDArray[np.bool_]) -> Characters:
     """Move the chosen numbers of each row, [n, L], to its start, and fill it up with ``BLANK``."""
-    found = np.full(rows.shape, BLANK, np.uint16)
-    for row, chosen, out in zip(rows, is_kept, found):
+    gathered = np.full(rows.shape, BLANK, np.uint16)
+    for row, chosen, out in zip(rows, is_kept, gathered):
         kept = row[chosen]
         out[: len(kept)] = kept
-    return found
+    return gathered

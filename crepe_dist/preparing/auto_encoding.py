@@ -55,7 +55,7 @@ def fitting_length(codes: npt.NDArray[Any]) -> int:
 
 def fit(
     encoding: Encoding,
-    what: Fit,
+    wanted: Fit,
     training: npt.NDArray[np.int64],
     rows: Path,
     texts: Sequence[Path],
@@ -70,18 +70,18 @@ def fit(
         texts: files of the texts.
         executor: pool to count in, with at most ``ahead`` tasks in flight.
     """
-    makes = what.alphabet == "made"
+    makes = wanted.alphabet == "made"
     sample = _Piece(rows, tuple(texts), training[:: -(-len(training) // SAMPLE)])
-    if what.alphabet == "needed":
-        makes = _missed(encoding, what, count_points(sample)) >= MISSED
+    if wanted.alphabet == "needed":
+        makes = _missed(encoding, wanted, count_points(sample)) >= MISSED
     if makes:
         counts: Counter[int] = Counter()
         pieces = (_Piece(rows, tuple(texts), training[i : i + PIECE]) for i in range(0, len(training), PIECE))
-        for done, found in enumerate(map_in_order(executor, count_points, pieces, ahead), 1):
-            counts.update(found)
+        for done, piece_counts in enumerate(map_in_order(executor, count_points, pieces, ahead), 1):
+            counts.update(piece_counts)
             yield min(done * PIECE, len(training))
-        encoding = _with_new_alphabet(encoding, what, counts)
-    if what.length:
+        encoding = _with_new_alphabet(encoding, wanted, counts)
+    if wanted.length:
         needed = map_rows(rows)["characters"][training]
         codes = count_codes(sample, encoding)
         if (codes != map_rows(rows)["characters"][sample.chosen]).any():  # some characters have several codes
@@ -90,18 +90,18 @@ def fit(
     yield encoding
 
 
-def _with_new_alphabet(encoding: Encoding, what: Fit, counts: Mapping[int, int]) -> Encoding:
-    alphabet, paired = frequent_alphabet(counts, encoding.mode, what.folds)
-    return replace(encoding, alphabet=alphabet, paired=paired, fold_accents=what.folds)
+def _with_new_alphabet(encoding: Encoding, wanted: Fit, counts: Mapping[int, int]) -> Encoding:
+    alphabet, paired = frequent_alphabet(counts, encoding.mode, wanted.folds)
+    return replace(encoding, alphabet=alphabet, paired=paired, fold_accents=wanted.folds)
 
 
-def _missed(encoding: Encoding, what: Fit, counts: Mapping[int, int]) -> float:
+def _missed(encoding: Encoding, wanted: Fit, counts: Mapping[int, int]) -> float:
     """Return the share of characters that a new alphabet would cover more than the encoding's alphabet.
 
     A letter that the latter reads as another one, é as e, is not covered: accents may tell the language of a text.
     """
     points, times = np.array([*counts], dtype=np.uint32), np.array([*counts.values()], dtype=np.int64)
-    encodings = (_with_new_alphabet(encoding, what, counts), replace(encoding, fold_accents=what.folds))
+    encodings = (_with_new_alphabet(encoding, wanted, counts), replace(encoding, fold_accents=wanted.folds))
     made, given = (times[each.known(points)].sum() for each in encodings)
     return float((made - given) / max(1, times.sum()))
 
@@ -118,8 +118,8 @@ def count_points(piece: _Piece) -> dict[int, int]:
     texts, rows = Texts(piece.texts), map_rows(piece.rows)[piece.chosen]
     full = np.cumsum(rows["bytes"], dtype=np.int64) // PIECE_BYTES
     total = np.zeros(CODE_POINTS, dtype=np.int64)
-    for some in np.split(rows, np.flatnonzero(np.diff(full)) + 1):
-        points = np.frombuffer(b"".join(texts.get(some)).decode("utf-8").encode("utf-32-le"), dtype="<u4")
+    for chunk in np.split(rows, np.flatnonzero(np.diff(full)) + 1):
+        points = np.frombuffer(b"".join(texts.get(chunk)).decode("utf-8").encode("utf-32-le"), dtype="<u4")
         counts = np.bincount(points)
         total[: len(counts)] += counts
     seen = np.flatnonzero(total)

@@ -74,12 +74,12 @@ class Built:
 
 
 def build(
-    folder: Path, job: Job, found: Collected, executor: Executor, ahead: int
+    folder: Path, job: Job, collected: Collected, executor: Executor, ahead: int
 ) -> Iterator[tuple[str, int] | Built]:
     """Write a data set into an existing folder, except for its report.
 
     Args:
-        found: rows from reading.
+        collected: rows from reading.
         executor: pool to encode in, with at most ``ahead`` tasks in flight.
 
     Yields:
@@ -88,33 +88,33 @@ def build(
     Raises:
         UserError: Too many rows are unusable, there are fewer than two classes, or nothing is left to train on.
     """
-    total = sum(found.good.values()) + found.bad
+    total = sum(collected.good.values()) + collected.bad
     fixed_of = np.array([SPLITS.index(part) for _, part in job.sources], dtype=np.uint8)
-    own = {part for _, part in job.sources}
-    shares: dict[str, Any] = {part: 0.0 for part in ("test", "validation") if part in own}
-    fixed = fixed_of[found.rows["file"]]
-    used = used_labels(found.rows, fixed)
-    usable = used if job.labelled == ONE else known(found.labels, used)
-    fate = decide(found.rows, fixed, replace(job.split, **shares), usable)
-    trained = [found.labels[index] for index in np.flatnonzero(used).tolist()]
+    with_files = {part for _, part in job.sources}
+    shares: dict[str, Any] = {part: 0.0 for part in ("test", "validation") if part in with_files}
+    fixed = fixed_of[collected.rows["file"]]
+    used = used_labels(collected.rows, fixed)
+    usable = used if job.labelled == ONE else known(collected.labels, used)
+    fate = decide(collected.rows, fixed, replace(job.split, **shares), usable)
+    trained = [collected.labels[index] for index in np.flatnonzero(used).tolist()]
     names = trained if job.labelled == ONE else list(classes_of(trained))
     classes = sorted(names, key=_label_order) if job.class_names is None else _renamed(job.class_names, job)
-    quarantine = write_quarantine(folder, job, found, fate)
-    _check(job, found, fate, classes, total, quarantine)
+    quarantine = write_quarantine(folder, job, collected, fate)
+    _check(job, collected, fate, classes, total, quarantine)
     number = {label: index for index, label in enumerate(classes)}
-    labels, targets = _labels(job.labelled, found, number)
+    labels, targets = _labels(job.labelled, collected, number)
     training = np.flatnonzero(fate == TRAIN)
     if len(training) == 0:
         raise UserError(
             f"none of {total:,} rows is left to train on", remedy="give more rows, or smaller --test and --validation"
         )
     encoding = job.encoding
-    for step in fit(encoding, job.fit, training, found.rows_path, found.texts, executor, ahead):
+    for step in fit(encoding, job.fit, training, collected.rows_path, collected.texts, executor, ahead):
         if isinstance(step, Encoding):
             encoding = step
         else:
             yield "counting characters", step
-    id_name = (job.reading["columns"].get("id") or FILE_NAME) if found.rows["id"].any() else None
+    id_name = (job.reading["columns"].get("id") or FILE_NAME) if collected.rows["id"].any() else None
     parts: dict[str, dict[str, Any]] = {}
     counts = TextCounts()
     for code, part in enumerate(SPLITS):
@@ -122,20 +122,20 @@ def build(
         if len(chosen) == 0:
             continue
         files = write_array(folder, f"{part}.labels.npy", labels[chosen])
-        files |= write_array(folder, origins.file_of(part), _origins(found, chosen))
+        files |= write_array(folder, origins.file_of(part), _origins(collected, chosen))
         if targets is not None:
             files |= write_array(folder, file_of(part), targets.pairs[chosen])
         if part == "train" and job.reading["columns"].get("weight") is not None:
-            files |= write_array(folder, WEIGHTS, _relative(found.rows["weight"][chosen]))
+            files |= write_array(folder, WEIGHTS, _relative(collected.rows["weight"][chosen]))
         sizes = []
         kept = (TEXTS,) * (part != "train") + (IDS,) * (id_name is not None)
-        for shard_files, shard_counts in write_shards(folder, part, chosen, encoding, found, kept, executor, ahead):
+        for shard_files, shard_counts in write_shards(folder, part, chosen, encoding, collected, kept, executor, ahead):
             files |= shard_files
             counts.add(shard_counts)
             sizes.append(len(shard_counts.lengths))
             yield "encoding", len(counts.lengths)
         parts[part] = {"rows": len(chosen), "shards": sizes, "files": files}
-    columns = next((about["texts"] for _, about in sorted(found.files.items()) if about["texts"]), ())
+    columns = next((about["texts"] for _, about in sorted(collected.files.items()) if about["texts"]), ())
     manifest = {
         "encoding": encoding.to_dict(),
         "composition": Composition(tuple(columns), job.reading["strip_html"]).to_dict(),
@@ -143,14 +143,14 @@ def build(
         "parts": parts,
         "split": asdict(job.split),
         "sources": [
-            {"file": name, "part": part, "sha256": found.files[file]["sha256"]}
+            {"file": name, "part": part, "sha256": collected.files[file]["sha256"]}
             for file, (name, part) in enumerate(job.sources)
         ],
         "bad_rows": quarantine.lines,
         "id": id_name,
     }
-    if found.corrected is not None:
-        manifest["corrections"] = found.corrected
+    if collected.corrected is not None:
+        manifest["corrections"] = collected.corrected
     if targets is not None:
         manifest["labels"] = described(targets.kind, targets.most)
     write_manifest(folder, manifest)
@@ -159,11 +159,11 @@ def build(
     yield Built(encoding, classes, fate, labels, targets, counts, quarantine, rows)
 
 
-def _origins(found: Collected, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+def _origins(collected: Collected, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     """Return where rows are from; see ``data/origins``."""
     result = np.empty((len(chosen), origins.COLUMNS), np.uint64)
     for column, name in enumerate(("file", "line", "exact")):
-        result[:, column] = found.rows[name][chosen]
+        result[:, column] = collected.rows[name][chosen]
     return result
 
 
@@ -171,13 +171,13 @@ def _renamed(names: Sequence[str], job: Job) -> list[str]:
     return list(dict.fromkeys(job.merged.get(name, name) for name in names))
 
 
-def _labels(kind: str, found: Collected, number: dict[str, int]) -> tuple[npt.NDArray[np.int32], Targets | None]:
+def _labels(kind: str, collected: Collected, number: dict[str, int]) -> tuple[npt.NDArray[np.int32], Targets | None]:
     """Return the class of each row, and the targets if rows have several or soft labels; see ``Built``."""
     if kind == ONE:
-        relabel = np.array([number.get(label, -1) for label in found.labels], dtype=np.int32)
-        return relabel[found.rows["label"]], None
-    pairs = pairs_of(found.labels, number)
-    label = found.rows["label"]
+        relabel = np.array([number.get(label, -1) for label in collected.labels], dtype=np.int32)
+        return relabel[collected.rows["label"]], None
+    pairs = pairs_of(collected.labels, number)
+    label = collected.rows["label"]
     return main_classes(pairs)[label], Targets(kind, pairs[label], len(number))
 
 
@@ -203,12 +203,12 @@ def _place(bad: dict[str, Any]) -> str:
     return f"{bad['file']}:{bad['line']}: {bad['reason']}"
 
 
-def _check(job: Job, found: Collected, fate: Fate, classes: list[str], total: int, quarantine: Quarantine) -> None:
+def _check(job: Job, collected: Collected, fate: Fate, classes: list[str], total: int, quarantine: Quarantine) -> None:
     reasons, first_bad, damaged = quarantine.reasons, quarantine.first, quarantine.damaged
     bad = quarantine.lines - reasons[UNLABELLED]
     shown = "; ".join(map(_place, first_bad))
     used = [name for (name, part) in job.sources if part == "train"]
-    if not any(found.good.values()) or total == 0:
+    if not any(collected.good.values()) or total == 0:
         raise UserError(
             f"no usable row was found in {', '.join(used)[:200]}",
             f"the first: {shown}" if shown else "there is no row in it, or a header alone",
@@ -223,10 +223,10 @@ def _check(job: Job, found: Collected, fate: Fate, classes: list[str], total: in
         )
     if damaged and job.max_bad < 1:
         file, reason = next(iter(damaged.items()))
-        others = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         raise UserError(
-            f"{job.sources[file][0]}{others} cannot be read to its end: {reason}",
-            f"{found.files[file]['rows']:,} of its rows were read; the rest is lost and cannot be counted",
+            f"{job.sources[file][0]}{more} cannot be read to its end: {reason}",
+            f"{collected.files[file]['rows']:,} of its rows were read; the rest is lost and cannot be counted",
             "get the file again; or use the rows that were read: --max-bad 1",
         )
     for part in SPLITS[1:]:
@@ -236,32 +236,34 @@ def _check(job: Job, found: Collected, fate: Fate, classes: list[str], total: in
                 ", ".join(name for name, each in job.sources if each == part)[:200],
                 f"name other files with --{part}, or leave them out",
             )
-    if len(classes) > MAX_CLASS_SHARE * sum(found.good.values()) and sum(found.good.values()) > MIN_ROWS:
+    if len(classes) > MAX_CLASS_SHARE * sum(collected.good.values()) and sum(collected.good.values()) > MIN_ROWS:
         first = ", ".join(f"{cut(name, LABEL_WIDTH)!r}" for name in classes[:5])
         raise UserError(
-            f"{len(classes):,} different labels in {sum(found.good.values()):,} rows",
-            f"read as {_columns_read(found)}; the first labels: {first}",
+            f"{len(classes):,} different labels in {sum(collected.good.values()):,} rows",
+            f"read as {_columns_read(collected)}; the first labels: {first}",
             "if this is not the label, name its column: --label and --text take names or numbers "
             "(--label 3 --text 2); use --header yes if the first line has names",
         )
     if len(classes) > MAX_CLASSES:
         raise UserError(
             f"more than {MAX_CLASSES:,} different labels",
-            f"read as {_columns_read(found)}",
+            f"read as {_columns_read(collected)}",
             "name another column with --label, or another --label-separator",
         )
     if len(classes) < 2:
         raise UserError(
             f"only {len(classes)} class was found in {', '.join(used)[:200]}",
-            f"it is {cut(classes[0], LABEL_WIDTH)!r}; read as {_columns_read(found)}" if classes else "",
+            f"it is {cut(classes[0], LABEL_WIDTH)!r}; read as {_columns_read(collected)}" if classes else "",
             "give data with at least two classes, or name the column of the label: --label COLUMN (a name, or a number "
             "as in --label 3)",
         )
 
 
-def _columns_read(found: Collected) -> str:
+def _columns_read(collected: Collected) -> str:
     """Describe the columns read from the first source."""
-    return cut(next((each["reads"] for each in found.files.values() if each["reads"]), "") or "label and text", 200)
+    return cut(
+        next((source["reads"] for source in collected.files.values() if source["reads"]), "") or "label and text", 200
+    )
 
 
 def _remedy(reasons: Counter[str]) -> str:

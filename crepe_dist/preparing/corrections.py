@@ -57,7 +57,7 @@ def read_corrections(path: Path) -> Corrections:
     if not path.is_file():
         raise UserError(f"--corrections: {path} is not a file", remedy="name a label_errors.csv of inspect")
     name = printable(path)
-    found: dict[Place, Correction] = {}
+    corrections: dict[Place, Correction] = {}
     wanted = Wanted(label="label", texts=("suggested",))
     table = open_table("csv", Stream(path), name, wanted, "yes", None, keep=True)
     if missing := [column for column in COLUMNS if column not in table.kept]:
@@ -75,12 +75,12 @@ def read_corrections(path: Path) -> Corrections:
                 raise UserError(f"{name}:{row.line} names no line", f"its line is {cells['line']!r:.40}", "delete it")
             place = (cells["file"], int(cells["line"]))
             correction = Correction(cells["hash"], cells["label"], cells["suggested"])
-            if found.setdefault(place, correction) != correction:
+            if corrections.setdefault(place, correction) != correction:
                 raise UserError(f"{name}:{row.line} corrects a row a second time", "{}:{}".format(*place), "delete one")
-    return Corrections(printable(path.name), sha256(path), found)
+    return Corrections(printable(path.name), sha256(path), corrections)
 
 
-def correct(found: Collected, job: Job, corrections: Corrections) -> Collected:
+def correct(collected: Collected, job: Job, corrections: Corrections) -> Collected:
     """Change labels of the rows that were read, in their file, and count what became of the corrections.
 
     ``applied`` changed a label; ``kept`` suggest none, or the one that was judged; the rows of ``already`` have that
@@ -89,9 +89,9 @@ def correct(found: Collected, job: Job, corrections: Corrections) -> Collected:
     Raises:
         UserError: a label to give is not the class of any row, or no correction is for these sources.
     """
-    number = {label: index for index, label in enumerate(found.labels)}
-    labels, counts, stale = list(found.labels), Counter[str](), ""
-    rows = np.memmap(found.rows_path, ROW, "r+") if len(found.rows) else found.rows
+    number = {label: index for index, label in enumerate(collected.labels)}
+    labels, counts, stale = list(collected.labels), Counter[str](), ""
+    rows = np.memmap(collected.rows_path, ROW, "r+") if len(collected.rows) else collected.rows
     first = {name: index for index, (name, _) in reversed(list(enumerate(job.sources)))}
     ends = np.searchsorted(rows["file"], np.arange(len(job.sources) + 1))
     for (file, line), correction in corrections.of.items():
@@ -99,16 +99,16 @@ def correct(found: Collected, job: Job, corrections: Corrections) -> Collected:
             counts[KEPT] += 1
             continue
         start, end = ends[first[file] : first[file] + 2].tolist() if file in first else (0, 0)
-        place = start + int(np.searchsorted(rows["line"][start:end], line))
-        same = place < end and rows["line"][place] == line and spelled(int(rows["exact"][place])) == correction.hash
-        label = _spelled(correction.suggested, job, found.labels, corrections.file)
-        if same and labels[rows["label"][place]] == label:
+        row = start + int(np.searchsorted(rows["line"][start:end], line))
+        same = row < end and rows["line"][row] == line and spelled(int(rows["exact"][row])) == correction.hash
+        label = _spelled(correction.suggested, job, collected.labels, corrections.file)
+        if same and labels[rows["label"][row]] == label:
             counts[ALREADY] += 1
-        elif same and (job.labelled != ONE or labels[rows["label"][place]] == correction.label):
+        elif same and (job.labelled != ONE or labels[rows["label"][row]] == correction.label):
             if label not in number:
                 number[label] = len(labels)
                 labels.append(label)
-            rows["label"][place], rows["names_label"][place] = number[label], False
+            rows["label"][row], rows["names_label"][row] = number[label], False
             counts[APPLIED] += 1
         else:
             counts[STALE] += 1
@@ -122,7 +122,7 @@ def correct(found: Collected, job: Job, corrections: Corrections) -> Collected:
         )
     outcomes = {name: counts[name] for name in (APPLIED, KEPT, ALREADY, STALE)}
     about = {"file": corrections.file, "sha256": corrections.sha256, **outcomes, "first_stale": stale}
-    return replace(found, labels=labels, corrected=about)
+    return replace(collected, labels=labels, corrected=about)
 
 
 def _spelled(suggested: str, job: Job, labels: list[str], file: str) -> str:

@@ -20,12 +20,12 @@ from crepe_dist.preparing.corrections import read_corrections
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.label_map import read_map
 from crepe_dist.preparing.labelling import Labelling
+from crepe_dist.preparing.out_folder import check_out
 from crepe_dist.preparing.preparation import (
     MAX_BAD,
     MAX_EXPANSION,
     PrepareOptions,
     Steps,
-    check_out,
     merge_in_steps,
     prepare_in_steps,
 )
@@ -239,7 +239,7 @@ def parser() -> arguments.Parser:
     return flags
 
 
-def steps(given: Any, page: Callable[[dict[str, Any]], str], command: str) -> Steps:
+def steps(args: Any, page: Callable[[dict[str, Any]], str], command: str) -> Steps:
     """Run the preparation that parsed flags describe, as a generator of its progress.
 
     Args:
@@ -250,75 +250,75 @@ def steps(given: Any, page: Callable[[dict[str, Any]], str], command: str) -> St
     Raises:
         UserError: a source does not exist, or flags contradict each other.
     """
-    urls = [name for name in [*given.source, given.test, given.validation] if remote.is_url(name)]
-    if given.merge or not urls:
-        return (yield from _local_steps(given, page, command))
-    check_out(given.out, given.overwrite)  # before a long download
-    with remote.folder_beside(given.out) as folder:
+    urls = [name for name in [*args.source, args.test, args.validation] if remote.is_url(name)]
+    if args.merge or not urls:
+        return (yield from _local_steps(args, page, command))
+    check_out(args.out, args.overwrite)  # before a long download
+    with remote.folder_beside(args.out) as folder:
         copies = {}
         for url in dict.fromkeys(urls):
             copies[url] = str((yield from remote.copy_in_steps(url, folder)))
-        local = argparse.Namespace(**vars(given))
-        local.source = [copies.get(name, name) for name in given.source]
+        local = argparse.Namespace(**vars(args))
+        local.source = [copies.get(name, name) for name in args.source]
         local.test, local.validation = (
-            copies.get(given.test, given.test),
-            copies.get(given.validation, given.validation),
+            copies.get(args.test, args.test),
+            copies.get(args.validation, args.validation),
         )
         return (yield from _local_steps(local, page, remote.without_secrets(command), folder))
 
 
-def _local_steps(given: Any, page: Callable[[dict[str, Any]], str], command: str, copies: Path | None = None) -> Steps:
+def _local_steps(args: Any, page: Callable[[dict[str, Any]], str], command: str, copies: Path | None = None) -> Steps:
     """Run a preparation of local files, some of which may be ``copies`` of others."""
-    if given.corrections is not None and given.part.of > 1:
+    if args.corrections is not None and args.part.of > 1:
         raise UserError(
             "--corrections excludes --part", "all rows are needed to apply them", "prepare the data on one machine"
         )
-    arguments.check_output(given.propose_labels, "--propose-labels")
-    labelling, columns = _labelling(given)
-    wanted = Wanted(given.label, given.title, tuple(given.text or ()), given.weight, columns, given.id)
-    reading = Reading(given.format, given.header, wanted, labelling, given.strip_html)
+    arguments.check_output(args.propose_labels, "--propose-labels")
+    labelling, columns = _labelling(args)
+    wanted = Wanted(args.label, args.title, tuple(args.text or ()), args.weight, columns, args.id)
+    reading = Reading(args.format, args.header, wanted, labelling, args.strip_html)
     options = PrepareOptions(
         reading,
-        given.max_bad,
-        given.max_expansion,
-        given.processes,
-        given.part,
-        given.overwrite,
+        args.max_bad,
+        args.max_expansion,
+        args.processes,
+        args.part,
+        args.overwrite,
         command,
         page,
-        None if given.corrections is None else read_corrections(given.corrections),
-        given.propose_labels,
+        None if args.corrections is None else read_corrections(args.corrections),
+        args.propose_labels,
     )
-    if given.merge:
-        return (yield from merge_in_steps([Path(name) for name in given.source], given.out, options))
-    test, validation = _file_or_share(given.test), _file_or_share(given.validation)
+    if args.merge:
+        return (yield from merge_in_steps([Path(name) for name in args.source], args.out, options))
+    test, validation = _file_or_share(args.test), _file_or_share(args.validation)
     files = {name: part for name, part in (("test", test), ("validation", validation)) if isinstance(part, str)}
-    sources = find_sources(given.source, reading=reading, **files)
-    _check_not_read(given.propose_labels, [*(s.path for s in sources.files), given.corrections, given.merge_labels])
+    sources = find_sources(args.source, reading=reading, **files)
+    _check_not_read(args.propose_labels, [*(s.path for s in sources.files), args.corrections, args.merge_labels])
     if copies:  # a name that had to be a path does not say where the copy was
         named = (replace(source, name=source.name.replace(f"{copies}/", "")) for source in sources.files)
         sources = Sources(tuple(named))
     _check_shares(sources, test, validation)
-    is_sample = given.source == [SAMPLE]
-    length: Any = given.feature_len or (SAMPLE_FEATURE_LEN if is_sample else AUTO)
+    is_sample = args.source == [SAMPLE]
+    length: Any = args.feature_len or (SAMPLE_FEATURE_LEN if is_sample else AUTO)
     encoding = Encoding(
-        given.mode,
+        args.mode,
         LONGEST_FITTED if length == AUTO else length,
-        given.fold_accents,
-        *(("", "") if given.alphabet in (None, AUTO, USUAL) else _alphabet_of(Path(given.alphabet))),
-        given.cut or "",
+        args.fold_accents,
+        *(("", "") if args.alphabet in (None, AUTO, USUAL) else _alphabet_of(Path(args.alphabet))),
+        args.cut or "",
     )
     split = SplitOptions(
         test=test if isinstance(test, float) else 0.2,
         validation=validation if isinstance(validation, float) else None,
-        seed=given.seed,
-        stratified=given.stratified,
-        max_per_class=given.max_per_class,
-        dedupe=given.dedupe or (SAMPLE_DEDUPE if is_sample else "no"),
-        align=1 if given.align is None else given.align,
+        seed=args.seed,
+        stratified=args.stratified,
+        max_per_class=args.max_per_class,
+        dedupe=args.dedupe or (SAMPLE_DEDUPE if is_sample else "no"),
+        align=1 if args.align is None else args.align,
     )
-    fit = Fit(length == AUTO, _fitted_alphabet(given), bool(given.fold_accents))
-    return (yield from prepare_in_steps(sources, given.out, encoding, split, options, fit))
+    fit = Fit(length == AUTO, _fitted_alphabet(args), bool(args.fold_accents))
+    return (yield from prepare_in_steps(sources, args.out, encoding, split, options, fit))
 
 
 def _check_not_read(proposal: Path | None, read: Sequence[Path | None]) -> None:
@@ -329,33 +329,33 @@ def _check_not_read(proposal: Path | None, read: Sequence[Path | None]) -> None:
         )
 
 
-def _labelling(given: Any) -> tuple[Labelling, tuple[str, ...]]:
+def _labelling(args: Any) -> tuple[Labelling, tuple[str, ...]]:
     """Return the labels of rows, and the columns of the classes."""
-    columns = tuple(name.strip() for name in (given.label_columns or "").split(",") if name.strip())
-    separator = given.label_separator or ""
-    kind = given.labels or (SEVERAL if separator or columns else ONE)
+    columns = tuple(name.strip() for name in (args.label_columns or "").split(",") if name.strip())
+    separator = args.label_separator or ""
+    kind = args.labels or (SEVERAL if separator or columns else ONE)
     problem = ""
     if kind == ONE and (separator or columns):
         problem = "--labels one excludes --label-separator and --label-columns"
     elif kind == SOFT and separator:
         problem = "--labels soft excludes --label-separator"
-    elif columns and (separator or given.label):
+    elif columns and (separator or args.label):
         problem = "--label-columns excludes --label and --label-separator"
     elif len(columns) == 1 or len(set(columns)) < len(columns):
         problem = "--label-columns needs at least two different columns"
-    elif kind != ONE and (given.stratified or given.max_per_class is not None):
+    elif kind != ONE and (args.stratified or args.max_per_class is not None):
         problem = f"--labels {kind} excludes --stratified and --max-per-class, which need one class per row"
     if problem:
         raise UserError(problem, remedy=f"leave one out; {invocation.typed('prepare')} --help describes them")
-    merged = () if given.merge_labels is None else read_map(given.merge_labels)
+    merged = () if args.merge_labels is None else read_map(args.merge_labels)
     return Labelling(kind, separator, merged), columns
 
 
-def _fitted_alphabet(given: Any) -> Alphabet:
-    if given.alphabet == AUTO:
+def _fitted_alphabet(args: Any) -> Alphabet:
+    if args.alphabet == AUTO:
         return "made"
     # Mode notebook exists for the published parameters, which need its standard alphabet.
-    return "needed" if given.alphabet is None and given.mode != "notebook" else "given"
+    return "needed" if args.alphabet is None and args.mode != "notebook" else "given"
 
 
 def _alphabet_of(path: Path) -> tuple[str, str]:

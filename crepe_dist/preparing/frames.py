@@ -43,11 +43,11 @@ def write_table(table: Any, path: Path, wanted: Wanted) -> Wanted:
         _check_text(name, each, columns[each])
     weight = None if chosen.weight is None else names[chosen.weight]
     id_ = None if chosen.id is None else names[chosen.id]
-    others = [name for name in (label, *labels, weight, id_) if name is not None]
+    plain = [name for name in (label, *labels, weight, id_) if name is not None]
     with path.open("wb") as stream:
-        for values in zip(*(columns[each] for each in (*others, *texts))):
-            row = {each: _label(value) for each, value in zip(others, values)}
-            row |= {each: _text(value) for each, value in zip(texts, values[len(others) :])}
+        for values in zip(*(columns[each] for each in (*plain, *texts))):
+            row = {each: _label(value) for each, value in zip(plain, values)}
+            row |= {each: _text(value) for each, value in zip(texts, values[len(plain) :])}
             # A lone surrogate becomes bytes that are not UTF-8, which reading rejects with that reason.
             stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
     return Wanted(label, None, texts, weight, labels, id_)
@@ -68,8 +68,8 @@ def text_column(table: Any, remembered: tuple[str, ...] = ()) -> Sequence[Any]:
 def _joined(values: Sequence[Any]) -> Any:
     """Join the texts of a row; return the first value that is neither a text nor missing instead, for its message."""
     texts = ["" if is_missing(value) else value for value in values]
-    others = [value for value in texts if not isinstance(value, str)]
-    return others[0] if others else join(texts)
+    not_texts = [value for value in texts if not isinstance(value, str)]
+    return not_texts[0] if not_texts else join(texts)
 
 
 def _columns(table: Any, name: str) -> dict[str, Sequence[Any]]:
@@ -125,7 +125,7 @@ def _label(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(map(str, value))
     if not isinstance(value, (str, bytes)) and hasattr(value, "__iter__"):  # a list, a tuple, an array
-        return [_label(each) for each in value]
+        return [_label(item) for item in value]
     return value if isinstance(value, (str, bool, int, float)) else str(value)
 
 

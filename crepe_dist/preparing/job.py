@@ -24,11 +24,9 @@ class Job:
 
     Args:
         sources: name and split of each source.
-        reading: reading options.
+        reading: reading options, as JSON-like data.
         class_names: names of the labels 1 … C, if a file gives them.
         encoding: encoding before fitting.
-        fit: parameters of the encoding to fit to the training texts.
-        split: parameters of the selection.
         max_bad: maximum fraction of unusable lines.
     """
 
@@ -61,10 +59,7 @@ class Job:
 
         Raises:
             UserError: The encoding or the split is invalid.
-            AttributeError: ``saved`` was not made by ``to_dict``; also the following errors.
-            KeyError: A field is missing.
-            TypeError: A field has the wrong type.
-            ValueError: A field has an invalid value.
+            AttributeError, KeyError, TypeError, ValueError: ``saved`` was not made by ``to_dict``.
         """
         names = [*(name for source in saved["sources"] for name in source), *(saved["class_names"] or ())]
         if not all(isinstance(name, str) for name in names) or not {part for _, part in saved["sources"]} <= set(

@@ -19,7 +19,7 @@ RARE = 0.2  # most rows of a mistyped label, as a share of those of the right on
 
 def read_map(path: Path) -> Pairs:
     """Read a map of labels."""
-    found: dict[str, str] = {}
+    mapped: dict[str, str] = {}
     again = "write from,to in each line, such as: Billing,billing"
     try:
         text = read_bytes(path, MAX_NAMES_BYTES).decode("utf-8-sig")
@@ -32,15 +32,15 @@ def read_map(path: Path) -> Pairs:
         if not any(row) or (number == 1 and [cell.lower() for cell in row] == HEADER):
             continue
         problem = "" if len(row) == 2 and all(row) else f"{','.join(row)!r:.80} is not a label and its new name"
-        if not problem and found.setdefault(row[0], row[1]) != row[1]:
-            problem = f"{row[0]!r:.40} becomes both {found[row[0]]!r:.40} and {row[1]!r:.40}"
+        if not problem and mapped.setdefault(row[0], row[1]) != row[1]:
+            problem = f"{row[0]!r:.40} becomes both {mapped[row[0]]!r:.40} and {row[1]!r:.40}"
         if problem:
             raise UserError(f"--merge-labels: record {number} of {path} cannot be used", problem, again)
-    chained = next((to for name, to in found.items() if found.get(to, to) != to), None)
+    chained = next((to for name, to in mapped.items() if mapped.get(to, to) != to), None)
     if chained is not None:
-        why = f"{chained!r:.40} is the new name of one label, and becomes {found[chained]!r:.40} itself"
+        why = f"{chained!r:.40} is the new name of one label, and becomes {mapped[chained]!r:.40} itself"
         raise UserError(f"--merge-labels: {path} maps a label twice", why, "give the last name of each label")
-    return tuple((name, to) for name, to in found.items() if name != to)
+    return tuple((name, to) for name, to in mapped.items() if name != to)
 
 
 def write_map(path: Path, proposed: Mapping[str, str]) -> None:

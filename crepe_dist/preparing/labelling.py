@@ -48,8 +48,8 @@ class Labelling:
 
     def _several(self, cell: str, name: Name) -> dict[str, int]:
         labels: Iterable[str]
-        if (found := _object(cell)) is not None:
-            labels = [label for label, value in found.items() if _is_set(label, value)]
+        if (values := _object(cell)) is not None:
+            labels = [label for label, value in values.items() if _is_set(label, value)]
         elif (listed := _list(cell)) is not None:
             labels = listed
         elif self.separator == WHITE_SPACE:
@@ -62,11 +62,11 @@ class Labelling:
         return {name(label): SHARE_UNIT for label in labels}
 
     def _soft(self, cell: str, name: Name) -> dict[str, int]:
-        found = _object(cell)
-        if found is None:
+        values = _object(cell)
+        if values is None:
             return {name(cell): SHARE_UNIT}
         shares: dict[str, float] = {}
-        for label, value in found.items():
+        for label, value in values.items():
             try:
                 share = float(value or 0)
             except (TypeError, ValueError):
@@ -119,12 +119,12 @@ def pairs_of(labels: Sequence[str], number: Mapping[str, int]) -> Pairs:
         number: index of each class; labels with another class get no pairs.
     """
     sets = [json.loads(label) for label in labels]
-    sets = [each if each.keys() <= number.keys() else {} for each in sets]
+    sets = [shares if shares.keys() <= number.keys() else {} for shares in sets]
     pairs = np.zeros((len(sets), max(1, max(map(len, sets), default=1)), 2), np.uint16)
-    for row, each in zip(pairs, sets):
-        found = sorted((number[name], share) for name, share in each.items())
-        if found:
-            row[: len(found)] = found
+    for row, shares in zip(pairs, sets):
+        ordered = sorted((number[name], share) for name, share in shares.items())
+        if ordered:
+            row[: len(ordered)] = ordered
     return pairs
 
 
@@ -152,17 +152,17 @@ def _is_set(label: str, value: Any) -> bool:
 
 
 def _object(cell: str) -> dict[str, Any] | None:
-    found = _json(cell, "{")
-    return found if isinstance(found, dict) else None
+    value = _json(cell, "{")
+    return value if isinstance(value, dict) else None
 
 
 def _list(cell: str) -> list[str] | None:
-    found = _json(cell, "[")
-    if not isinstance(found, list):
+    value = _json(cell, "[")
+    if not isinstance(value, list):
         return None
-    if any(isinstance(each, (dict, list)) or each is None for each in found):
+    if any(isinstance(label, (dict, list)) or label is None for label in value):
         raise ValueError("unusable label: the list holds more than names")
-    return [str(each).lower() if isinstance(each, bool) else str(each) for each in found]
+    return [str(label).lower() if isinstance(label, bool) else str(label) for label in value]
 
 
 def _json(cell: str, start: str) -> Any:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from crepe_dist import machine
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import MANIFEST, QUARANTINE, REPORT, REPORT_NUMBERS, SPLITS, SPOOL_MANIFEST, open_dataset
+from crepe_dist.data.dataset import REPORT, REPORT_NUMBERS, open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, write_json, write_text
 from crepe_dist.preparing.auto_encoding import Fit
@@ -24,9 +20,10 @@ from crepe_dist.preparing.building import Built, build
 from crepe_dist.preparing.corrections import Corrections, correct
 from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.label_map import write_map
+from crepe_dist.preparing.out_folder import new_folder
 from crepe_dist.preparing.pool import pool
 from crepe_dist.preparing.quarantine import keep_quarantine, quarantine_beside
-from crepe_dist.preparing.reading import Reader, Rules, Share, close_writers
+from crepe_dist.preparing.reading import Reader, Rules, Share
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, Sources, find_class_names
 from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Spool, finish, map_rows, merge, open_spool
@@ -36,8 +33,6 @@ MAX_BAD = 0.01
 MAX_EXPANSION = 200.0  # of gzip's largest, 1,032; texts compress 3 to 20 times
 SMALL = 1 << 24  # bytes that one process reads before others have started
 AHEAD = 3  # blocks or shards in flight per process
-KINDS = "labels|targets|weights|codes|texts|offsets|origins|ids|id_offsets"
-DATA_FILE = re.compile(rf"({'|'.join(SPLITS)})\.({KINDS})(-\d+)?\.(npy|bin)")
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,6 @@ class PrepareOptions:
     """Options of a preparation besides encoding and selection.
 
     Args:
-        reading: reading options.
         max_bad: maximum fraction of unusable lines.
         max_expansion: most decompressed bytes of a source, as a multiple of its size.
         processes: number of processes; ``None`` for one per core, or a single one for small sources.
@@ -71,13 +65,7 @@ class PrepareOptions:
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a phase.
-
-    Args:
-        doing: name of the phase.
-        done: bytes read or rows processed so far.
-        total: bytes or rows in total; 0 if unknown.
-    """
+    """Progress of a phase: its name, and the bytes read or rows processed, in total 0 if unknown."""
 
     doing: str
     done: int
@@ -149,7 +137,7 @@ def prepare_in_steps(
     processes = options.processes or (1 if small else machine.cores())
     # A correction may move a row to a class whose sample it belongs to.
     samples_early = split.dedupe == "no" and options.corrections is None
-    with _new_folder(out, options.overwrite) as partial, pool(processes) as executor:
+    with new_folder(out, options.overwrite) as partial, pool(processes) as executor:
         alone = options.share.of == 1
         folder = partial / "spool" if alone else partial
         folder.mkdir(exist_ok=True)
@@ -159,7 +147,7 @@ def prepare_in_steps(
         reader = Reader(sources.files, reading, rules, sample, options.share, options.max_expansion)
         for done in reader.read(executor, AHEAD * processes):
             yield Progress("reading", done, total)
-        files = {file: asdict(each) for file, each in reader.files.items()}
+        files = {file: asdict(count) for file, count in reader.files.items()}
         if not alone:
             manifest = {
                 "job": job.to_dict(), "part": options.share.index + 1, "of": options.share.of,
@@ -169,11 +157,11 @@ def prepare_in_steps(
             return {"part": options.share.index + 1, "of": options.share.of, "rows": sum(reader.good.values())}
         texts = [folder / name for name in reader.texts]
         with (folder / BAD_ROWS).open(encoding="utf-8") as bad:
-            found = Collected(
+            collected = Collected(
                 map_rows(folder / ROWS), folder / ROWS, texts, list(reader.labels), reader.good, files,
                 [map(json.loads, bad)], reader.bad,
             )  # fmt: skip
-            summary = yield from _build(partial, out, job, found, executor, processes, options)
+            summary = yield from _build(partial, out, job, collected, executor, processes, options)
         shutil.rmtree(folder)
     _finish(out)
     return summary
@@ -195,7 +183,7 @@ def merge_in_steps(folders: Sequence[Path], out: Path, options: PrepareOptions |
             f"{spools[0].folder} cannot be read", f"{type(error).__name__}: {error}"[:300], "prepare this part again"
         ) from error
     labels = list(dict.fromkeys(label for spool in spools for label in spool.labels))
-    with _new_folder(out, options.overwrite) as partial, pool(processes) as executor:
+    with new_folder(out, options.overwrite) as partial, pool(processes) as executor:
         scratch = partial / "spool"
         scratch.mkdir()
         rows, texts = merge(spools, labels, scratch / ROWS)
@@ -213,8 +201,10 @@ def merge_in_steps(folders: Sequence[Path], out: Path, options: PrepareOptions |
                 known["rows"] += about["rows"]
                 known["bad"] += about["bad"]
         bad = sum(spool.bad for spool in spools)
-        found = Collected(rows, scratch / ROWS, texts, labels, good, files, [spool.bad_rows() for spool in spools], bad)
-        summary = yield from _build(partial, out, job, found, executor, processes, options)
+        collected = Collected(
+            rows, scratch / ROWS, texts, labels, good, files, [spool.bad_rows() for spool in spools], bad
+        )
+        summary = yield from _build(partial, out, job, collected, executor, processes, options)
         shutil.rmtree(scratch)
     _finish(out)
     return summary
@@ -253,25 +243,25 @@ def _in_order(spools: list[Spool]) -> list[Spool]:
 
 
 def _build(
-    partial: Path, out: Path, job: Job, found: Collected, executor: Any, processes: int, options: PrepareOptions
+    partial: Path, out: Path, job: Job, collected: Collected, executor: Any, processes: int, options: PrepareOptions
 ) -> Steps:
     built: Built | None = None
     if options.corrections is not None:
-        found = correct(found, job, options.corrections)
+        collected = correct(collected, job, options.corrections)
     try:
-        for step in build(partial, job, found, executor, AHEAD * processes):
+        for step in build(partial, job, collected, executor, AHEAD * processes):
             if isinstance(step, Built):
                 built = step
             else:
                 doing, done = step
-                yield Progress(doing, done, len(found.rows))
+                yield Progress(doing, done, len(collected.rows))
     except UserError as error:
         kept = keep_quarantine(partial, out)
         if kept:
             error.why = f"{error.why}; the unusable rows are in {kept}"
         raise
     assert built is not None
-    summary = summarise(printable(out.absolute().name), job, found, built, options.command)
+    summary = summarise(printable(out.absolute().name), job, collected, built, options.command)
     if options.propose_labels is not None:
         write_map(options.propose_labels, summary["variants"])
     write_json(partial / REPORT_NUMBERS, summary)
@@ -287,86 +277,3 @@ def _check_alignment(sources: Sources, split: SplitOptions) -> None:
             "it moves rows that do not fill a batch to the test split",
             "leave --align or --test out",
         )
-
-
-@contextmanager
-def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """Provide a temporary folder beside ``out`` that replaces it on success and is removed on failure.
-
-    Leftovers of a killed preparation are cleaned up first.
-    """
-    try:
-        out = out.resolve()  # keep a symbolic link and replace its target
-    except (OSError, RuntimeError) as error:  # a cycle of links
-        raise UserError(f"{out} cannot be made", str(error), "choose another --out") from error
-    _recover(out)
-    check_out(out, overwrite)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be made", str(error), "choose another --out") from error
-    try:
-        yield partial
-        check_out(out, overwrite)  # another process may have created it meanwhile
-        if out.exists():
-            old = out.with_name(f".{out.name}.old-{os.getpid()}")
-            out.rename(old)
-            partial.rename(out)
-            shutil.rmtree(old)
-        else:
-            partial.rename(out)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            raise
-        raise UserError(f"{out} could not be written", error.strerror or str(error), "free some space there") from error
-    finally:
-        close_writers()
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _recover(out: Path) -> None:
-    """Remove the leftovers of killed preparations and restore a folder that one was about to replace."""
-    if not out.parent.is_dir():
-        return
-    for path in out.parent.glob(f".{out.name}.*-*"):
-        kind, _, process = path.name[len(out.name) + 2 :].partition("-")
-        if kind not in ("partial", "old", "copies") or not _is_left(process):
-            continue
-        if kind == "old" and not out.exists():
-            path.rename(out)
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def leftovers(out: Path) -> list[Path]:
-    """List folders that killed preparations of other data sets left beside ``out``."""
-    found = out.absolute().parent.glob(".*.partial-*")
-    return [path for path in found if path.is_dir() and _is_left(path.name.rpartition("-")[2])]
-
-
-def _is_left(process: str) -> bool:
-    return process.isdecimal() and not Path("/proc", process).exists()
-
-
-def check_out(out: Path, overwrite: bool) -> None:
-    """Refuse to replace anything but a data set or part folder without foreign files, and only with ``overwrite``."""
-    if not out.exists():
-        return
-    if not overwrite:
-        raise UserError(f"{out} exists", remedy="choose another --out, or replace it with --overwrite")
-    if not out.is_dir() or not all(_is_ours(path.name) for path in out.iterdir()) or not _is_complete(out):
-        raise UserError(
-            f"{out} is not replaced",
-            "it is not a prepared data set, or it contains other files",
-            "choose another --out",
-        )
-
-
-def _is_complete(out: Path) -> bool:
-    return (out / MANIFEST).is_file() or (out / SPOOL_MANIFEST).is_file()
-
-
-def _is_ours(name: str) -> bool:
-    known = {MANIFEST, QUARANTINE, REPORT, REPORT_NUMBERS, SPOOL_MANIFEST, ROWS, BAD_ROWS}
-    return name in known or bool(DATA_FILE.fullmatch(name) or re.fullmatch(r"texts-\d+\.bin", name))

@@ -45,14 +45,14 @@ class Quarantine(NamedTuple):
         return sum(self.reasons.values())
 
 
-def write_quarantine(folder: Path, job: Job, found: Collected, fate: Fate) -> Quarantine:
+def write_quarantine(folder: Path, job: Job, collected: Collected, fate: Fate) -> Quarantine:
     """Write all unusable rows in the order of the sources."""
     reasons: Counter[str] = Counter()
     damaged: dict[int, str] = {}
     first: list[dict[str, Any]] = []
     left_out: list[dict[str, Any]] = []
-    unknown = _unknown_labels(job, found, fate)
-    everything = heapq.merge(*found.bad_rows, unknown, key=lambda record: (record["source"], record["line"]))
+    unknown = _unknown_labels(job, collected, fate)
+    everything = heapq.merge(*collected.bad_rows, unknown, key=lambda record: (record["source"], record["line"]))
     with (folder / QUARANTINE).open("w", encoding="utf-8") as stream:
         for record in everything:
             source = record.pop("source")
@@ -66,11 +66,11 @@ def write_quarantine(folder: Path, job: Job, found: Collected, fate: Fate) -> Qu
     return Quarantine(reasons, [*first, *left_out][:SHOWN], damaged)
 
 
-def _unknown_labels(job: Job, found: Collected, fate: Fate) -> Iterator[dict[str, Any]]:
-    texts, several = Texts(found.texts), job.labelled != ONE
+def _unknown_labels(job: Job, collected: Collected, fate: Fate) -> Iterator[dict[str, Any]]:
+    texts, several = Texts(collected.texts), job.labelled != ONE
     for index in np.flatnonzero(fate == UNKNOWN).tolist():
-        row = found.rows[index : index + 1]
-        file, label = int(row["file"][0]), found.labels[int(row["label"][0])]
+        row = collected.rows[index : index + 1]
+        file, label = int(row["file"][0]), collected.labels[int(row["label"][0])]
         label = ", ".join(names_of(label)) if several else label
         yield {
             "file": job.sources[file][0],

@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -217,13 +218,12 @@ _open_writers: dict[Path, TextWriter] = {}
 def _writer(folder: Path) -> TextWriter:
     """Return this process's file of texts in the folder."""
     if folder not in _open_writers:
-        close_writers()
+        _close_writers()
         _open_writers[folder] = TextWriter(folder)
     return _open_writers[folder]
 
 
-def close_writers() -> None:
-    """Close this process's file of texts, if it is open."""
+def _close_writers() -> None:
     while _open_writers:
         _open_writers.popitem()[1].close()
 
@@ -294,14 +294,16 @@ class Reader:
         """Read all sources, with at most ``ahead`` blocks in flight; yield the number of bytes read so far."""
         reservoir = None if self.max_per_class is None else Reservoir(self.max_per_class)
         folder = self.rules.folder
-        with (folder / ROWS).open("wb") as rows, (folder / BAD_ROWS).open("w", encoding="utf-8") as bad:
+        with ExitStack() as stack:
+            stack.callback(_close_writers)
+            rows = stack.enter_context((folder / ROWS).open("wb"))
+            bad = stack.enter_context((folder / BAD_ROWS).open("w", encoding="utf-8"))
             for source, block in self._in_order(executor, ahead, reservoir.limits if reservoir else {}):
                 self._record(source, block, rows, bad)
                 if reservoir and source.source.part == "train":
                     for index, label in enumerate(block.labels):
                         reservoir.add(label, block.drawn[block.rows["label"] == index])
                 yield sum(count.bytes for count in self.files.values())
-        close_writers()
 
     def _record(self, source: _OpenSource, block: BlockRows, rows: Any, bad: Any) -> None:
         count = self.files[source.file]

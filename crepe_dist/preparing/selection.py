@@ -73,11 +73,11 @@ def draw(seed: int, purpose: int, files: Any, lines: Any) -> Numbers:
         return mix(state + np.asarray(lines).astype(np.uint64))
 
 
-def _draw_for(rows: Rows, some: npt.NDArray[np.int64], seed: int, purpose: int) -> Numbers:
+def _draw_for(rows: Rows, chosen: npt.NDArray[np.int64], seed: int, purpose: int) -> Numbers:
     """Draw for selected rows in pieces, to bound the memory for many millions of rows."""
-    drawn = np.empty(len(some), dtype=np.uint64)
-    for start in range(0, len(some), PIECE):
-        piece = rows[some[start : start + PIECE]]
+    drawn = np.empty(len(chosen), dtype=np.uint64)
+    for start in range(0, len(chosen), PIECE):
+        piece = rows[chosen[start : start + PIECE]]
         drawn[start : start + PIECE] = draw(seed, purpose, piece["file"], piece["line"])
     return drawn
 
@@ -123,8 +123,8 @@ def decide(rows: Rows, fixed: Fate, split: SplitOptions, known: npt.NDArray[np.b
         fate[repeats(rows[split.dedupe], fate)] = REPEATED
     if split.max_per_class is not None:
         free = np.flatnonzero(fate == TRAIN)
-        _, place = _by_class(rows, free, label, split.seed, SAMPLE_DRAW)
-        fate[free[place >= split.max_per_class]] = SAMPLED_OUT
+        _, position = _by_class(rows, free, label, split.seed, SAMPLE_DRAW)
+        fate[free[position >= split.max_per_class]] = SAMPLED_OUT
     _divide(rows, fate, label, split)
     return fate
 
@@ -143,13 +143,13 @@ def _divide(rows: Rows, fate: Fate, label: npt.NDArray[np.int32], split: SplitOp
     if validation is None:
         validation = 0.1 if len(free) >= VALIDATION_FROM and split.test < 0.9 else 0.0
     if split.stratified:
-        size, place = _by_class(rows, free, label, split.seed, SPLIT_DRAW)
+        size, position = _by_class(rows, free, label, split.seed, SPLIT_DRAW)
         tests, validations = np.rint(size * split.test), np.rint(size * validation)
     else:
-        place = _places(_draw_for(rows, free, split.seed, SPLIT_DRAW))
+        position = _places(_draw_for(rows, free, split.seed, SPLIT_DRAW))
         tests, validations = np.array(int(len(free) * split.test)), np.array(int(len(free) * validation))
-    fate[free[place < tests]] = TEST
-    fate[free[(place >= tests) & (place < tests + validations)]] = VALIDATION
+    fate[free[position < tests]] = TEST
+    fate[free[(position >= tests) & (position < tests + validations)]] = VALIDATION
     training = np.flatnonzero(fate == TRAIN)
     over = len(training) % split.align
     if over:
@@ -165,15 +165,15 @@ def _by_class(
     order = np.lexsort((drawn, label[free]))
     counts = np.bincount(label[free])
     starts = np.cumsum(counts) - counts
-    place = np.empty(len(free), dtype=np.int64)
-    place[order] = np.arange(len(free))
-    return counts[label[free]], place - starts[label[free]]
+    position = np.empty(len(free), dtype=np.int64)
+    position[order] = np.arange(len(free))
+    return counts[label[free]], position - starts[label[free]]
 
 
 def _places(drawn: Numbers) -> npt.NDArray[np.int64]:
-    place = np.empty(len(drawn), dtype=np.int64)
-    place[np.argsort(drawn, kind="stable")] = np.arange(len(drawn))
-    return place
+    position = np.empty(len(drawn), dtype=np.int64)
+    position[np.argsort(drawn, kind="stable")] = np.arange(len(drawn))
+    return position
 
 
 def repeats(key: Any, fate: Fate) -> npt.NDArray[np.bool_]:

@@ -126,10 +126,12 @@ def find_sources(
     files = [source for name in given for source in _named(name, reading)]
     for part, name in (("test", test), ("validation", validation)):
         if name is not None:
-            own = [replace(source, part=part) for source in _named(name, reading) if source.part in ("train", part)]
-            if not own:
+            held_out = [
+                replace(source, part=part) for source in _named(name, reading) if source.part in ("train", part)
+            ]
+            if not held_out:
                 raise UserError(f"{name} holds nothing for the {part} split", remedy=f"name the files with --{part}")
-            files = [source for source in files if source.part != part] + own
+            files = [source for source in files if source.part != part] + held_out
     if sum(source.path is None for source in files) > 1:
         raise UserError("the standard input can be read only once", remedy="give - once")
     if not any(source.part == "train" for source in files):
@@ -283,10 +285,10 @@ def _in_folder(folder: Path, root: Path, reading: Reading, above: tuple[str, ...
     named = [(path, part) for path in data if (part := _part_of(path))]
     if named and (len(named) == len(data) or any(part == "train" for _, part in named)):
         for path, part in named:
-            found = (
+            inner = (
                 _in_folder(path, root, reading, above) if path.is_dir() else [_file(path, _below(path, root), reading)]
             )
-            yield from (replace(source, part=part) for source in found)
+            yield from (replace(source, part=part) for source in inner)
         return
     if named:
         raise UserError(

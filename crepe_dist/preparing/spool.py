@@ -184,15 +184,15 @@ def _check(spool: Spool) -> None:
     if not all(0 <= file < files for file in spool.read):
         raise ValueError("a source that does not exist")
     for start in range(0, len(rows), CHUNK):
-        some = rows[start : start + CHUNK]
-        if some["label"].min() < 0 or some["label"].max() >= len(spool.labels):
+        chunk = rows[start : start + CHUNK]
+        if chunk["label"].min() < 0 or chunk["label"].max() >= len(spool.labels):
             raise ValueError("a label that does not exist")
-        if some["file"].max() >= files or some["texts"].max() >= len(sizes):
+        if chunk["file"].max() >= files or chunk["texts"].max() >= len(sizes):
             raise ValueError("a file that does not exist")
-        room = sizes[some["texts"]] - some["bytes"].astype(np.int64) - some["id"]
-        if some["offset"].min() < 0 or (some["offset"] > room).any() or some["bytes"].min() < 1:
+        room = sizes[chunk["texts"]] - chunk["bytes"].astype(np.int64) - chunk["id"]
+        if chunk["offset"].min() < 0 or (chunk["offset"] > room).any() or chunk["bytes"].min() < 1:
             raise ValueError("a text that does not exist")
-        if not (some["weight"] >= 0).all() or some["weight"].max() > MAX_WEIGHT:
+        if not (chunk["weight"] >= 0).all() or chunk["weight"].max() > MAX_WEIGHT:
             raise ValueError("a weight that is not a number from 0")
     record: Any
     for record in spool.bad_rows():
@@ -217,14 +217,14 @@ def merge(spools: Sequence[Spool], labels: Sequence[str], path: Path) -> tuple[R
     relabel = [np.array([number[label] for label in spool.labels], dtype=np.int32) for spool in spools]
     with path.open("wb") as stream:
         for start in range(0, len(order), CHUNK):
-            some = order[start : start + CHUNK]
-            chunk = np.empty(len(some), dtype=ROW)
+            rows = order[start : start + CHUNK]
+            chunk = np.empty(len(rows), dtype=ROW)
             for index, spool in enumerate(spools):
-                mine = owner[some] == index
-                taken = np.array(spool.rows[places[some[mine]]])
+                of_spool = owner[rows] == index
+                taken = np.array(spool.rows[places[rows[of_spool]]])
                 taken["label"] = relabel[index][taken["label"]]
                 taken["texts"] += first_text[index]
-                chunk[mine] = taken
+                chunk[of_spool] = taken
             stream.write(chunk.tobytes())
     return map_rows(path), texts
 

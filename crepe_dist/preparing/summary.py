@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,19 +35,11 @@ LEAK_ROWS = 20  # minimum size of a class for the warning that its texts contain
 NOTABLE = 0.005  # share of the rows from which a defect is reported
 
 
-def summarise(name: str, job: Job, found: Collected, built: Built, command: str) -> dict[str, Any]:
-    """Collect the numbers of the report as JSON-like data.
-
-    Args:
-        name: name of the data set.
-        job: description of the preparation.
-        found: rows and counts from reading.
-        built: result of building the data set.
-        command: command line.
-    """
-    characters = int(found.rows["characters"][kept(built.fate)].sum(dtype=np.int64))
+def summarise(name: str, job: Job, collected: Collected, built: Built, command: str) -> dict[str, Any]:
+    """Collect the numbers of the report as JSON-like data."""
+    characters = int(collected.rows["characters"][kept(built.fate)].sum(dtype=np.int64))
     counts = {part: _class_counts(built, built.fate == code) for code, part in enumerate(SPLITS) if part in built.rows}
-    sampled_out = sum(found.good.values()) - len(found.rows) + int((built.fate == SAMPLED_OUT).sum())
+    sampled_out = sum(collected.good.values()) - len(collected.rows) + int((built.fate == SAMPLED_OUT).sum())
     summary: dict[str, Any] = {
         "name": name,
         "version": __version__,
@@ -58,9 +51,11 @@ def summarise(name: str, job: Job, found: Collected, built: Built, command: str)
         },
         "classes": built.classes,
         "parts": {part: {"rows": built.rows[part], "classes": count.tolist()} for part, count in counts.items()},
-        "sources": [{"file": name, "part": part, **found.files[file]} for file, (name, part) in enumerate(job.sources)],
+        "sources": [
+            {"file": name, "part": part, **collected.files[file]} for file, (name, part) in enumerate(job.sources)
+        ],
         "rows": {
-            "read": sum(found.good.values()) + found.bad,
+            "read": sum(collected.good.values()) + collected.bad,
             "bad": built.quarantine.lines,
             "duplicates": int((built.fate == REPEATED).sum()),
             "sampled_out": sampled_out,
@@ -68,25 +63,27 @@ def summarise(name: str, job: Job, found: Collected, built: Built, command: str)
         },
         "lengths": _lengths(built.counts.lengths, built.encoding.feature_len),
         "characters": _characters(built, characters),
-        "duplicates": _duplicates(found, built),
-        "examples": _examples(found, built),
+        "duplicates": _duplicates(collected, built),
+        "examples": _examples(collected, built),
         "quarantine": {
             "rows": built.quarantine.lines,
             "reasons": dict(built.quarantine.reasons.most_common()),
             "first": built.quarantine.first,
         },
         "command": command,
-        "html": {"rows": int(found.rows["html"][kept(built.fate)].sum()), "stripped": job.reading["strip_html"]},
+        "html": {"rows": int(collected.rows["html"][kept(built.fate)].sum()), "stripped": job.reading["strip_html"]},
     }
     of_class = [sum(counts) for counts in zip(*(part["classes"] for part in summary["parts"].values()))]
     summary["variants"] = variants(dict(zip(built.classes, of_class)))
-    summary["unused"] = sorted(job.merged.keys() - {each for about in found.files.values() for each in about["merged"]})
-    if found.corrected is not None:
-        summary["corrections"] = found.corrected
+    summary["unused"] = sorted(
+        job.merged.keys() - {each for about in collected.files.values() for each in about["merged"]}
+    )
+    if collected.corrected is not None:
+        summary["corrections"] = collected.corrected
     if built.targets is not None:
         summary["labels"] = _labels(built)
     summary["warnings"] = _warnings(
-        summary, _label_leaks(found, built), job.class_names is not None, job.split.stratified
+        summary, _label_leaks(collected, built), job.class_names is not None, job.split.stratified
     )
     return summary
 
@@ -147,40 +144,41 @@ def _characters(built: Built, total: int) -> dict[str, Any]:
     }
 
 
-def _duplicates(found: Collected, built: Built) -> dict[str, Any]:
+def _duplicates(collected: Collected, built: Built) -> dict[str, Any]:
     # Count rows dropped as duplicates too, so that the report shows their number.
     fate = np.where(built.fate == REPEATED, TRAIN, built.fate).astype(np.uint8)
-    exact = int(repeats(found.rows["exact"], fate).sum())
-    near = firsts(found.rows["near"], fate)
+    exact = int(repeats(collected.rows["exact"], fate).sum())
+    near = firsts(collected.rows["near"], fate)
     again = np.flatnonzero(near >= 0)
     across = {}
     for code, other in ((TEST, TRAIN), (VALIDATION, TRAIN), (TEST, VALIDATION)):
-        mine, theirs = built.fate == code, built.fate == other
-        if mine.any() and theirs.any():
+        rows, other_rows = built.fate == code, built.fate == other
+        if rows.any() and other_rows.any():
             across[f"{SPLITS[code]} in {SPLITS[other]}"] = {
-                kind: _shared(found.rows[kind][mine], found.rows[kind][theirs]) for kind in ("exact", "near")
+                kind: _shared(collected.rows[kind][rows], collected.rows[kind][other_rows])
+                for kind in ("exact", "near")
             }
     return {
         "exact": exact,
         "near": len(again),
-        "conflicting": int((found.rows["label"][again] != found.rows["label"][near[again]]).sum()),
+        "conflicting": int((collected.rows["label"][again] != collected.rows["label"][near[again]]).sum()),
         "removed": int((built.fate == REPEATED).sum()),
         "across": across,
     }
 
 
-def _shared(mine: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> int:
+def _shared(keys: npt.NDArray[Any], others: npt.NDArray[Any]) -> int:
     """Count the elements of ``mine`` that occur in ``theirs``; sort the smaller array only, to save memory."""
-    if len(mine) > len(theirs):
-        return int(np.isin(mine, theirs).sum())
-    values, counts = np.unique(mine, return_counts=True)
-    place = np.searchsorted(values, theirs)
-    hit = place[values[np.minimum(place, len(values) - 1)] == theirs]
+    if len(keys) > len(others):
+        return int(np.isin(keys, others).sum())
+    values, counts = np.unique(keys, return_counts=True)
+    place = np.searchsorted(values, others)
+    hit = place[values[np.minimum(place, len(values) - 1)] == others]
     return int(counts[np.unique(hit)].sum())
 
 
-def _examples(found: Collected, built: Built) -> dict[str, list[str]]:
-    texts = Texts(found.texts)
+def _examples(collected: Collected, built: Built) -> dict[str, list[str]]:
+    texts = Texts(collected.texts)
     training = np.flatnonzero(built.fate == TRAIN)
     labels, rows = built.labels[training], training
     if built.targets is not None:
@@ -188,30 +186,30 @@ def _examples(found: Collected, built: Built) -> dict[str, list[str]]:
         rows = training[place]
     examples = {}
     for index, name in enumerate(built.classes[:EXAMPLE_CLASSES]):
-        mine = rows[labels == index][:EXAMPLES]
-        data = texts.get(found.rows[mine])
+        chosen = rows[labels == index][:EXAMPLES]
+        data = texts.get(collected.rows[chosen])
         examples[name] = [text.decode("utf-8")[:EXAMPLE_LENGTH] for text in data]
     return examples
 
 
-def _label_leaks(found: Collected, built: Built) -> npt.NDArray[np.float64]:
+def _label_leaks(collected: Collected, built: Built) -> npt.NDArray[np.float64]:
     """Return the share of each class's texts that contain the label, float64 [classes]."""
     rows = kept(built.fate)
     labels, size = built.labels[rows], len(built.classes)
     if built.targets is not None:  # not looked for
         return np.zeros(size)
-    named = np.bincount(labels, weights=found.rows["names_label"][rows], minlength=size)
+    named = np.bincount(labels, weights=collected.rows["names_label"][rows], minlength=size)
     return np.asarray(named / np.maximum(1, np.bincount(labels, minlength=size)))
 
 
 def _warnings(
     summary: dict[str, Any], label_leaks: npt.NDArray[np.float64], classes_are_named: bool, stratified: bool
 ) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = []
+    warnings: list[dict[str, str]] = []
     of_class = [sum(counts) for counts in zip(*(part["classes"] for part in summary["parts"].values()))]
 
     def warn(what: str, why: str, do: str) -> None:
-        found.append({"what": what, "why": why, "do": do})
+        warnings.append({"what": what, "why": why, "do": do})
 
     feature_len = summary["encoding"]["feature_len"]
     lengths, rows, classes = summary["lengths"], summary["rows"]["kept"], summary["classes"]
@@ -254,7 +252,7 @@ def _warnings(
     if lists:
         warn(
             f"some labels look like lists of labels, separated by {separator!r}",
-            f"{', '.join(map(repr, lists[:5]))}{' …' if len(lists) > 5 else ''}: each of them is a class of its own",
+            f"{_listed([*map(repr, lists)], most=5)}: each of them is a class of its own",
             f"--labels several --label-separator {shlex.quote(separator)} makes them several labels; "
             "or keep one label per row",
         )
@@ -264,7 +262,7 @@ def _warnings(
     if small:
         warn(
             f"{len(small)} of {all_classes} {'has' if len(small) == 1 else 'have'} fewer than {FEW_ROWS} training rows",
-            ", ".join(small[:10]) + (" …" if len(small) > 10 else ""),
+            _listed(small),
             "collect more rows, or merge these classes with others: a network learns little from so few",
         )
     test = summary["parts"].get("test", {"rows": 0, "classes": []})
@@ -276,7 +274,7 @@ def _warnings(
         if alone:
             warn(
                 f"{len(alone)} of {all_classes} {'has' if len(alone) == 1 else 'have'} {what}",
-                ", ".join(alone[:10]) + (" …" if len(alone) > 10 else ""),
+                _listed(alone),
                 "remove these rows if they are not a class, or "
                 + (
                     "collect more of them: there are too few for every split, even with --stratified"
@@ -320,14 +318,14 @@ def _warnings(
     if alike:
         warn(
             "some labels look like variants of others: they differ in case, spaces or one letter",
-            "; ".join(alike[:10]) + ("; …" if len(alike) > 10 else ""),
+            _listed(alike, "; "),
             "prepare again with --propose-labels map.csv, correct that file, and prepare once more with "
             "--merge-labels map.csv; or nothing, if they are classes of their own",
         )
     if summary["unused"]:
         warn(
             f"{counted(len(summary['unused']), 'label')} of --merge-labels did not occur",
-            ", ".join(map(repr, summary["unused"][:10])) + (" …" if len(summary["unused"]) > 10 else ""),
+            _listed([*map(repr, summary["unused"])]),
             "check the spelling in the map; capitals and spaces within count",
         )
     tagged = summary["html"]
@@ -346,7 +344,7 @@ def _warnings(
     if leaking:
         warn(
             f"most texts of {counted(len(leaking), 'class', 'classes')} contain their label: will later texts, too?",
-            ", ".join(leaking[:10]) + (" …" if len(leaking) > 10 else ""),
+            _listed(leaking),
             "nothing, if they will, as where customers write “refund”; otherwise remove the label from these texts",
         )
     characters = summary["characters"]
@@ -399,7 +397,11 @@ def _warnings(
             f"99 % of the texts have at most {percentiles['99']} characters",
             f"use --feature-len auto; convolutions then take about {percent(fits, feature_len)} of the time",
         )
-    return found
+    return warnings
+
+
+def _listed(names: Sequence[str], separator: str = ", ", most: int = 10) -> str:
+    return separator.join(names[:most]) + (f"{separator.rstrip(', ')} …" if len(names) > most else "")
 
 
 def _label_lists(classes: list[str]) -> tuple[str, list[str]]:
@@ -407,7 +409,7 @@ def _label_lists(classes: list[str]) -> tuple[str, list[str]]:
     for separator in SEPARATORS:
         parts = {name: {part.strip() for part in name.split(separator)} for name in classes}
         lists = [name for name in classes if separator in name]
-        counts = Counter(part for each in parts.values() for part in each)
+        counts = Counter(part for labels in parts.values() for part in labels)
         shared = [name for name in lists if sum(counts[part] > 1 for part in parts[name]) > len(parts[name]) / 2]
         if len(shared) >= 2:
             return separator, shared

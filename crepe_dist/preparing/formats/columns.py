@@ -179,8 +179,8 @@ def choose_named(
         elif given is not None:
             places[what] = _position(file, names, what, given)
         else:
-            found = [i for name in usual[what] for i, each in enumerate(names) if _plain(each) == name]
-            places[what] = next((i for i in found if i not in places.values()), None)
+            usual_places = [i for name in usual[what] for i, each in enumerate(names) if _plain(each) == name]
+            places[what] = next((i for i in usual_places if i not in places.values()), None)
     # A column without a usual name can be chosen if it is the only one left.
     for what in ("text",) if label_given else ("label", "text"):
         if places[what] is None:
@@ -225,8 +225,8 @@ def _remembered(file: str, names: Sequence[str], texts: tuple[str, ...]) -> tupl
 def _few_values(places: Sequence[int], rows: Sequence[Sequence[str]]) -> int | None:
     """Return the only column that repeats a few values, as labels do; ``None`` if there is no such one."""
     kinds = {i: {row[i] for row in rows if i < len(row) and row[i].strip()} for i in places}
-    found = [i for i, values in kinds.items() if 1 < len(values) <= len(rows) / 5]
-    return found[0] if len(found) == 1 else None
+    labels = [i for i, values in kinds.items() if 1 < len(values) <= len(rows) / 5]
+    return labels[0] if len(labels) == 1 else None
 
 
 def _are_dates(place: int, rows: Sequence[Sequence[str]]) -> bool:
@@ -241,20 +241,20 @@ def _are_distinct(place: int, rows: Sequence[Sequence[str]]) -> bool:
     return len(values) >= DISTINCT and len(set(values)) > MOST * len(values)
 
 
-def _position(file: str, names: Sequence[str], what: str, given: str) -> int:
-    if given in names:
-        return list(names).index(given)
-    if _is_place(given, len(names)):
-        return int(given) - 1
-    alike = [name for name in names if _plain(name) == _plain(given)] or difflib.get_close_matches(given, names, 1)
-    several = [name.strip() for name in given.split(",")]
+def _position(file: str, names: Sequence[str], what: str, column: str) -> int:
+    if column in names:
+        return list(names).index(column)
+    if _is_place(column, len(names)):
+        return int(column) - 1
+    alike = [name for name in names if _plain(name) == _plain(column)] or difflib.get_close_matches(column, names, 1)
+    several = [name.strip() for name in column.split(",")]
     if what == "text" and set(several) <= set(names):
         remedy = (
             f"to join several, repeat the flag: {' '.join(f'{_flag(what)} {shlex.quote(name)}' for name in several)}"
         )
-        raise UserError(f"{file} has no column {given!r}", f"it has {', '.join(names)}"[:500], remedy)
+        raise UserError(f"{file} has no column {column!r}", f"it has {', '.join(names)}"[:500], remedy)
     raise UserError(
-        f"{file} has no column {given!r}",
+        f"{file} has no column {column!r}",
         f"it has {', '.join(names)}"[:500],
         (f"did you mean {alike[0]!r:.60}? Or " if alike else "")
         + f"give a name or a number from 1 to {len(names)} with {_flag(what)}",
@@ -276,14 +276,14 @@ def choose_numbered(
         UserError: A given column is not a number from 1 to ``width``, or the text column is ambiguous.
     """
 
-    def position(what: str, given: str) -> int:
-        if not _is_place(given, width):
+    def position(what: str, column: str) -> int:
+        if not _is_place(column, width):
             raise UserError(
-                f"{file} has no column {given!r}",
+                f"{file} has no column {column!r}",
                 f"it has {width} columns and no header was found",
                 f"give a number from 1 to {width} with {_flag(what)}, or --header yes if the first line names them",
             )
-        return int(given) - 1
+        return int(column) - 1
 
     names = tuple(f"column {number}" for number in range(1, width + 1))
     label_given = label_given or bool(wanted.labels)
@@ -333,8 +333,8 @@ def _flag(what: str) -> str:
     return f"--{what}" if what in ("label", "label-columns", "id") else f"--{what}-column"
 
 
-def _is_place(given: str, width: int) -> bool:
-    return given.isdecimal() and len(given) < 10 and 1 <= int(given) <= width
+def _is_place(column: str, width: int) -> bool:
+    return column.isdecimal() and len(column) < 10 and 1 <= int(column) <= width
 
 
 def _plain(name: str) -> str:

@@ -89,18 +89,20 @@ def list_documents(folder: Path, root: Path | None = None) -> list[str]:
     Args:
         root: folder that no symbolic link may leave; ``None`` if they were checked before.
     """
-    found: list[str] = []
+    documents: list[str] = []
     seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
         folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
         if root is not None:
             for name in (*folders, *files):
-                check_link(Path(place, name), root)
+                check_link(Path(parent, name), root)
         if real not in seen:
-            found += [os.path.relpath(os.path.join(place, name), folder) for name in files if not name.startswith(".")]
+            documents += [
+                os.path.relpath(os.path.join(parent, name), folder) for name in files if not name.startswith(".")
+            ]
         seen.add(real)
-    return sorted(name for name in found if (folder / name).is_file())
+    return sorted(name for name in documents if (folder / name).is_file())
 
 
 def _read(path: Path) -> str:

@@ -104,7 +104,7 @@ def open_json_lines(
     records = _records(cutter.head)
     if (record := next(records, None)) is not None:
         names = list(_names(record, (wanted.label, *LABELS) if nested else (wanted.label,)))
-        rows = [[_cell(each, name) for name in names] for each in islice(chain([record], records), LOOK_AT)]
+        rows = [[_cell(row, name) for name in names] for row in islice(chain([record], records), LOOK_AT)]
         lists = [key for key, value in record.items() if isinstance(value, list) and key not in names]
         columns = choose_named(file, names, wanted, label_given=label is not None, rows=rows, lists=lists)
         reads, kept = columns.describe(), columns.names if keep else ()

@@ -230,7 +230,7 @@ def _unpacked(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
         array = batch.column(name)
         array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
         if _is_list(array.type):
-            lists = [None if each is None else json.dumps(each, ensure_ascii=False) for each in array.to_pylist()]
+            lists = [None if values is None else json.dumps(values, ensure_ascii=False) for values in array.to_pylist()]
             array = pa.array(lists, pa.large_string())
         if pa.types.is_floating(array.type):  # a label that is NaN is a missing one
             array = pc.if_else(pc.is_nan(array), None, array)

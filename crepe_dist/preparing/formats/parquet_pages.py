@@ -96,16 +96,16 @@ class _Struct:
 
     def number(self, field: int) -> int:
         """Return a required, non-negative integer."""
-        found = self.fields.get(field)
-        if not isinstance(found, int) or found < 0:
+        number = self.fields.get(field)
+        if not isinstance(number, int) or number < 0:
             raise ValueError("a page header has no size")
-        return found
+        return number
 
     def values(self, field: int) -> int:
         """Return the first integer of a nested struct; 0 if it does not exist."""
         within = self.fields.get(field)
-        found = within.get(1) if isinstance(within, dict) else None
-        return found if isinstance(found, int) else 0
+        number = within.get(1) if isinstance(within, dict) else None
+        return number if isinstance(number, int) else 0
 
     def _struct(self, depth: int) -> dict[int, Any]:
         if depth > MAX_DEPTH:

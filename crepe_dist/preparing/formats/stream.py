@@ -174,10 +174,10 @@ def _is_live(file: Any) -> bool:
 
 def _salvaged(decoder: Any, data: bytes) -> bytes:
     """Decompress broken data in small steps, up to the error."""
-    found: list[bytes] = []
+    pieces: list[bytes] = []
     for start in range(0, len(data), SALVAGE_STEP):
         try:
-            found.append(decoder.decompress(data[start : start + SALVAGE_STEP], PIECE))
+            pieces.append(decoder.decompress(data[start : start + SALVAGE_STEP], PIECE))
         except zlib.error:
             break
-    return b"".join(found)
+    return b"".join(pieces)

@@ -181,16 +181,16 @@ def _look(name: str, head: bytes) -> tuple[str, Head]:
     text = head.decode("utf-8", "replace")
     if name == "tsv":
         return "\t", _tsv_head(text)
-    found = {delimiter: _csv_head(text, delimiter) for delimiter in DELIMITERS}
+    heads = {delimiter: _csv_head(text, delimiter) for delimiter in DELIMITERS}
 
     def merit(delimiter: str) -> tuple[bool, bool, float, int]:
-        rows = [fields for _, fields in found[delimiter]]
+        rows = [fields for _, fields in heads[delimiter]]
         width = _usual_width(rows)
         agreed = sum(len(row) == width for row in rows) / max(1, len(rows))
         return width > 1, is_header(rows, Wanted()), agreed, -len({row[0] for row in rows})
 
     best = max(DELIMITERS, key=merit)
-    return best, found[best]
+    return best, heads[best]
 
 
 def _usual_width(rows: Sequence[Sequence[str]]) -> int:
@@ -199,15 +199,15 @@ def _usual_width(rows: Sequence[Sequence[str]]) -> int:
 
 def _tsv_head(text: str) -> Head:
     lines = enumerate(io.StringIO(text, newline="\n"), start=1)
-    found = ((number, _tsv_fields(line.rstrip("\r\n"))) for number, line in lines if line.strip("\r\n"))
-    return list(islice(found, LOOK_AT))
+    rows = ((number, _tsv_fields(line.rstrip("\r\n"))) for number, line in lines if line.strip("\r\n"))
+    return list(islice(rows, LOOK_AT))
 
 
 def _csv_head(text: str, delimiter: str) -> Head:
     csv.field_size_limit(2 * MAX_RECORD)
     reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, strict=True)
-    found: Head = []
-    while len(found) < LOOK_AT:
+    rows: Head = []
+    while len(rows) < LOOK_AT:
         try:
             fields = next(reader)
         except StopIteration:
@@ -215,8 +215,8 @@ def _csv_head(text: str, delimiter: str) -> Head:
         except csv.Error:
             continue
         if fields:
-            found.append((reader.line_num, fields))
-    return found
+            rows.append((reader.line_num, fields))
+    return rows
 
 
 def _tsv_fields(line: str) -> list[str]:
@@ -236,9 +236,9 @@ def _from(lines: list[str], start: int) -> Iterator[str]:
 def _broken_lines(lines: list[str], start: int) -> int:
     """Return the number of lines of the broken record at ``start``; 0 if more lines are needed to tell."""
     quotes = 0
-    some = lines[start : start + BROKEN_LINES]
-    for count, line in enumerate(some, start=1):
+    first = lines[start : start + BROKEN_LINES]
+    for count, line in enumerate(first, start=1):
         quotes += line.count('"')
         if quotes % 2 == 0:
             return count
-    return 1 if len(some) == BROKEN_LINES else 0
+    return 1 if len(first) == BROKEN_LINES else 0
