@@ -109,18 +109,6 @@ print(*sorted(path for path in files if "/nvidia/" in path or "libcuda.so" in pa
     assert run(code, cuda_driver.environment(driver)) == [""]  # the CPU flavour: none of it
 
 
-def test_cudnn_is_asked_for_the_same_sums_in_each_run(driver, site):
-    code = """
-import os
-from crepe_dist.distributed.launch import Launch, import_mxnet
-import_mxnet(Launch())
-print(os.environ["MXNET_ENFORCE_DETERMINISM"], os.environ["MXNET_CUDNN_AUTOTUNE_DEFAULT"])
-"""
-    told = cuda_driver.environment(driver, site)
-    assert run(code, told) == ["1 0"]
-    assert run(code, {**told, "MXNET_CUDNN_AUTOTUNE_DEFAULT": "2"}) == ["1 2"]
-
-
 def test_without_the_driver(site, tmp_path):
     environment = cuda_driver.environment(None, site)
     missing = "MXNet's GPU flavour cannot be loaded without the NVIDIA driver's libcuda.so.1"
@@ -235,22 +223,6 @@ def test_the_doctor_tries_what_will_be_asked_for(driver, site, tmp_path):
     (tmp_path / "without" / cuda.NVML).unlink()
     facts = json.loads(ended(command("doctor", "--quick", "--json"), tmp_path, told)[1])["facts"]
     assert sorted(facts["cuda"]["later"]) == ["libcudnn_cnn_train.so.8", "libnvidia-ml.so.1"]
-
-
-@pytest.mark.parametrize(
-    ("later", "gpus", "level"),
-    [([], 1, "ok"), (["libnvrtc.so"], 1, "problem"), (["libnvrtc.so"], 0, "note"), (["libnvidia-ml.so.1"], 2, "note")],
-)
-def test_what_the_doctor_says_of_libraries_that_are_opened_later(later, gpus, level):
-    line = checks.cuda_libraries(
-        {
-            "cuda": {"wanted": ["libcuda.so.1"], "troubles": {}, "later": dict.fromkeys(later, "no such file")},
-            "gpus": [{"name": "Some GPU", "capability": [8, 0]}] * gpus,
-        }
-    )
-    assert line.level == level
-    assert line.what.startswith(", ".join(later))
-    assert bool(line.remedy) == bool(later)
 
 
 @pytest.mark.parametrize(
