@@ -26,10 +26,11 @@ FOLDER = ROOT / "docs" / "reference"
 HELP_WIDTH = "100"
 # Limits that only keep numbers sane, and null, which the column of the defaults shows.
 NO_LIMIT = re.compile(r",? (?:at most|to) 1,000,000,000| \(or null\)")
-# What every command's help has: the names of its options, which follow, and the options that print something and exit.
-# The common options of ``train`` are on the page of its options.
-EVERYWHERE = re.compile(
-    r"\Ausage: (?:.+\n)+\n|^common options:\n(?:.+\n)+\n|^  (?:-h, --help|--version|--help-all) .*\n", re.MULTILINE
+# Left out: the names of the options, which follow; examples, which the guides have; the common options of ``train``,
+# which are on the page of its options; and the options that every command has.
+ELSEWHERE = re.compile(
+    r"\Ausage: (?:.+\n)+\n|^(?:common options|examples):\n(?:.+\n)+\n?|^  (?:-h, --help|--version|--help-all) .*\n",
+    re.MULTILINE,
 )
 
 
@@ -74,7 +75,7 @@ def default(field: dataclasses.Field[Any]) -> str:
 
 def helps() -> str:
     about = (
-        "What `--help` prints for each command, or `--help-all`, which shows all options; those of `train` are "
+        "The options of each command; `--help` prints them with examples. Those of `train` are "
         "listed in [Options](options.md). `crepe train` and `python -m crepe_dist.train` are the same."
     )
     lines = ["# Commands", "", about]
@@ -88,7 +89,7 @@ def helps() -> str:
             cwd=ROOT,
             env={**{name: value for name, value in os.environ.items() if name != "UV"}, "COLUMNS": HELP_WIDTH},
         )
-        text = EVERYWHERE.sub("", done.stdout).rstrip() if name else done.stdout.rstrip()
+        text = ELSEWHERE.sub("", done.stdout).rstrip() if name else done.stdout.rstrip()
         lines += ["", f"## crepe {name}".rstrip(), "", "```text", text, "```"]
     return "\n".join(lines) + "\n"
 
