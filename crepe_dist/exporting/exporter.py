@@ -1,6 +1,6 @@
 """Export of a checkpoint's network to files for other programs.
 
-Every export is read back, and its probabilities are compared with our own engine's, before the files appear.
+Every export is read back, and its probabilities are compared with our engine's, before the files appear.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def export(
         about: description of the checkpoint, if it has one.
         form: one of ``FORMATS``.
         out: folder for the files; it is created if it does not exist.
-        texts: texts for the comparison with our own engine.
+        texts: texts for the comparison with our engine.
         name: name of the checkpoint's file, shown on a web page.
         quantize: (onnx, web) store tables in eight bits.
 
     Returns:
-        The files, and the largest difference of a probability from our own engine in float32, with the same
+        The files, and the largest difference of a probability from our engine in float32, with the same
         rounded tables if they are quantized.
 
     Raises:
@@ -128,13 +128,13 @@ def _probabilities(predictor: Predictor, texts: Sequence[str]) -> Probabilities:
     return np.array([[answer[name] for name in predictor.classes] for answer in answers], np.float32)
 
 
-def _write_onnx(ours: Predictor, about: About, folder: Path, quantize: bool) -> Classify:
-    return _with_onnx_runtime(_onnx().write(ours, folder, quantize))
+def _write_onnx(predictor: Predictor, about: About, folder: Path, quantize: bool) -> Classify:
+    return _with_onnx_runtime(_onnx().write(predictor, folder, quantize))
 
 
-def _write_web(ours: Predictor, about: About, folder: Path, name: str, quantize: bool) -> Classify:
-    summary = summarise(name, about, ours.classes, ours.encoding, ours.engine.plan)
-    return _with_onnx_runtime(_onnx().write_page(ours, summary, folder, quantize))
+def _write_web(predictor: Predictor, about: About, folder: Path, name: str, quantize: bool) -> Classify:
+    summary = summarise(name, about, predictor.classes, predictor.encoding, predictor.engine.plan)
+    return _with_onnx_runtime(_onnx().write_page(predictor, summary, folder, quantize))
 
 
 def _onnx() -> ModuleType:
@@ -154,44 +154,44 @@ def _with_onnx_runtime(classifier: Any) -> Classify:
     )
 
 
-def _write_symbol(ours: Predictor, about: About, folder: Path) -> Classify:
+def _write_symbol(predictor: Predictor, about: About, folder: Path) -> Classify:
     import_mxnet(detect())
     from crepe_dist.engines.symbol import BATCH, write_symbol
 
     symbol, values = folder / f"{NAME}-symbol.json", folder / f"{NAME}-0000.params"
-    temperature, several = ours.calibration.temperature, ours.thresholds is not None
-    shape, arrays = ours.engine.shape, ours.engine.arrays
+    temperature, several = predictor.calibration.temperature, predictor.thresholds is not None
+    shape, arrays = predictor.engine.shape, predictor.engine.arrays
     probabilities = write_symbol(shape, arrays, temperature, symbol, values, several=several)
-    describe(ours, about, values)
-    return lambda texts: _in_batches(texts, BATCH, lambda batch: probabilities(ours.encoding.encode(batch)))
+    describe(predictor, about, values)
+    return lambda texts: _in_batches(texts, BATCH, lambda batch: probabilities(predictor.encoding.encode(batch)))
 
 
-def _write_params(ours: Predictor, about: About, folder: Path) -> Classify:
+def _write_params(predictor: Predictor, about: About, folder: Path) -> Classify:
     path = folder / f"{NAME}.params"
-    parameters.save(ours.engine.arrays, path)
-    describe(ours, about, path)
+    parameters.save(predictor.engine.arrays, path)
+    describe(predictor, about, path)
     reopened = _in_float32(open_checkpoint(path, Foreign()))
     return lambda texts: _probabilities(reopened, texts)
 
 
-def _write_pytorch(ours: Predictor, about: About, folder: Path) -> Classify:
+def _write_pytorch(predictor: Predictor, about: About, folder: Path) -> Classify:
     shutil.copyfile(Path(__file__).with_name(TORCH_MODULE), folder / TORCH_MODULE)
-    return _write_crepe(ours, {**about, **ours.encoding.listed()}, folder)
+    return _write_crepe(predictor, {**about, **predictor.encoding.listed()}, folder)
 
 
-def _write_crepe(ours: Predictor, about: About, folder: Path) -> Classify:
+def _write_crepe(predictor: Predictor, about: About, folder: Path) -> Classify:
     path = folder / tensors_file.NAME
-    tensors_file.write(ours.engine.arrays, path)
-    describe(ours, about, path)
+    tensors_file.write(predictor.engine.arrays, path)
+    describe(predictor, about, path)
     reopened = _in_float32(open_checkpoint(path, Foreign()))
     return lambda texts: _probabilities(reopened, texts)
 
 
-def describe(ours: Predictor, about: About, path: Path) -> None:
+def describe(predictor: Predictor, about: About, path: Path) -> None:
     """Write the description of a parameter file, from the predictor's and the checkpoint's own."""
-    network = {**about.get("network", {}), **ours.engine.shape.settings()}
-    description = {**about, "encoding": ours.encoding.to_dict(), "classes": ours.classes, "network": network}
-    description |= {"calibration": ours.calibration.to_dict()}
+    network = {**about.get("network", {}), **predictor.engine.shape.settings()}
+    description = {**about, "encoding": predictor.encoding.to_dict(), "classes": predictor.classes, "network": network}
+    description |= {"calibration": predictor.calibration.to_dict()}
     write_json(path.with_suffix(".json"), {**description, "format": FORMAT, "sha256": sha256(path)})
 
 

@@ -43,8 +43,8 @@ def write(onnx: bytes, about: dict[str, Any], model: ModelSummary, folder: Path)
             f"use --format onnx, or serve it ({invocation.typed('serve')})",
         )
     (folder / PAGE).write_text(render(onnx, about, model), encoding="utf-8")
-    for name, ours in NOTICES.items():
-        shutil.copyfile(Path(onnxruntime.__file__).with_name(name), folder / ours)
+    for name, copy in NOTICES.items():
+        shutil.copyfile(Path(onnxruntime.__file__).with_name(name), folder / copy)
 
 
 def render(onnx: bytes, about: dict[str, Any], model: ModelSummary) -> str:

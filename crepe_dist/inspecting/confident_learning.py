@@ -23,16 +23,16 @@ def label_errors(probabilities: Floats, labels: Labels) -> npt.NDArray[np.int64]
         labels: given labels, int32 [n].
     """
     classes = probabilities.shape[1]
-    own = probabilities[np.arange(len(labels)), labels]
+    of_label = probabilities[np.arange(len(labels)), labels]
     counts = np.bincount(labels, minlength=classes)
-    means = np.where(counts > 0, np.bincount(labels, own, classes) / np.maximum(counts, 1), np.inf)
+    means = np.where(counts > 0, np.bincount(labels, of_label, classes) / np.maximum(counts, 1), np.inf)
     confident = np.where(probabilities >= means, probabilities, -1.0)
     is_confident = confident.max(axis=1) > 0
     is_other = is_confident & (confident.argmax(axis=1) != labels)
     sure, other = (np.bincount(labels[mask], minlength=classes) for mask in (is_confident, is_other))
     wrong = np.rint(counts * other / np.maximum(sure, 1)).astype(np.int64)
-    order = np.lexsort((own, labels))  # by class, the least probable first
+    order = np.lexsort((of_label, labels))  # by class, the least probable first
     rank = np.arange(len(labels)) - (np.cumsum(counts) - counts)[labels[order]]
     errors = order[rank < wrong[labels[order]]]
     errors = errors[probabilities[errors].argmax(axis=1) != labels[errors]]
-    return np.asarray(errors[np.argsort(own[errors], kind="stable")])
+    return np.asarray(errors[np.argsort(of_label[errors], kind="stable")])

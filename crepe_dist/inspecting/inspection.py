@@ -126,14 +126,14 @@ def _pairs(classes: list[str], labels: npt.NDArray[np.int32], predicted: Rows, w
     counts = np.bincount(labels, minlength=len(classes))
     pairs = [
         {
-            "class": classes[one],
-            "other": classes[other],
-            "texts": int(counts[one] + counts[other]),
-            "confused": int(confused[one, other]),
-            "share": round(float(confused[one, other] / (counts[one] + counts[other])), 4),
-            "likely_label_errors": int(errors[one, other]),
+            "class": classes[first],
+            "other": classes[second],
+            "texts": int(counts[first] + counts[second]),
+            "confused": int(confused[first, second]),
+            "share": round(float(confused[first, second] / (counts[first] + counts[second])), 4),
+            "likely_label_errors": int(errors[first, second]),
         }
-        for one, other in np.argwhere(np.triu(confused, 1)).tolist()
+        for first, second in np.argwhere(np.triu(confused, 1)).tolist()
     ]
     return sorted(pairs, key=lambda pair: -pair["share"])[:MOST_PAIRS]
 

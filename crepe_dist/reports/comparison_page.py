@@ -284,33 +284,33 @@ def caution(records: Sequence[RunRecord]) -> str:
     return text
 
 
-def _verdict(name: str, first: RunRecord, other_name: str, other: RunRecord) -> str:
-    difference = other.metrics["test_accuracy"] - first.metrics["test_accuracy"]
+def _verdict(name: str, first: RunRecord, second_name: str, second: RunRecord) -> str:
+    difference = second.metrics["test_accuracy"] - first.metrics["test_accuracy"]
     how = "higher" if difference > 0 else "lower"
-    verdict = f"The test {first.measure} of {other_name} is " + (
+    verdict = f"The test {first.measure} of {second_name} is " + (
         f"{100 * abs(difference):.2f} points {how} than that of {name}" if difference else f"that of {name}"
     )
-    if not other.is_tested_like(first):
+    if not second.is_tested_like(first):
         return f"{verdict}, but the test documents or their labels differ, so this says nothing about the models."
-    scores = _scores([first, other])
-    mine, theirs = (score.right for score in scores) if scores else (None, None)
-    if mine is None or theirs is None or len(mine) != len(theirs):
+    scores = _scores([first, second])
+    first_hits, second_hits = (score.right for score in scores) if scores else (None, None)
+    if first_hits is None or second_hits is None or len(first_hits) != len(second_hits):
         return f"{verdict}; the significance is unknown, because there are no scores by document."
-    only_first, only_other = int((mine & ~theirs).sum()), int((theirs & ~mine).sum())
-    documents = f"{number(len(mine))} test documents"
-    if not only_first and not only_other:
+    only_first, only_second = int((first_hits & ~second_hits).sum()), int((second_hits & ~first_hits).sum())
+    documents = f"{number(len(first_hits))} test documents"
+    if not only_first and not only_second:
         return f"{verdict}: both classify the same of the {documents} correctly."
-    p = mcnemar(only_first, only_other)
+    p = mcnemar(only_first, only_second)
     test = f"(McNemar's test: p {_p(p)}): the difference {'is significant' if p < SIGNIFICANCE else 'may be chance'}."
     if first.label_scores:  # right are documents with all their labels and no other
         return (
-            f"{verdict}. Of the same {documents}, only {other_name} gives all labels of {number(only_other)} and no "
+            f"{verdict}. Of the same {documents}, only {second_name} gives all labels of {number(only_second)} and no "
             f"other, and only {name} of {number(only_first)} {test}"
         )
-    low, high = paired_interval(only_first, only_other, len(mine))
+    low, high = paired_interval(only_first, only_second, len(first_hits))
     return (
         f"{verdict} (95 % interval of the difference: {100 * low:+.2f} to {100 * high:+.2f}). Of the same {documents}, "
-        f"only {other_name} classifies {number(only_other)} correctly and only {name} {number(only_first)} {test}"
+        f"only {second_name} classifies {number(only_second)} correctly and only {name} {number(only_first)} {test}"
     )
 
 

@@ -219,16 +219,16 @@ def encoding(summary: Summary) -> list[str]:
         if options["fold_accents"]
         else "Accented letters are read if the alphabet has them."
     )
-    own = []
+    more = []
     if summary["fit"]["alphabet"]:
         rare = summary["fit"]["rare"]
         pairs = f", of which {number(rare)} rare ones are read as two codes each" if rare else ""
-        own = [
+        more = [
             "The alphabet was built from the training texts: "
             f"{counted(len(options['alphabet']) + rare, 'character')}{pairs}; "
             "--alphabet usual uses the mode's own alphabet instead."
         ]
     if summary["html"]["stripped"]:
         rows = counted(summary["html"]["rows"], "row")
-        own.append(f"HTML tags were removed from {rows}, as predict will do with all texts.")
-    return [modes[options["mode"]], cut, accents, *own]
+        more.append(f"HTML tags were removed from {rows}, as predict will do with all texts.")
+    return [modes[options["mode"]], cut, accents, *more]
