@@ -158,10 +158,11 @@ def _check(args: Any) -> None:
             remedy=f"classify it: {invocation.typed('predict')} --file {file}",
         )
     if sum(value is not None for value in (args.text, args.file, args.random)) > 1:
-        raise UserError(
-            "--text, --file and --random exclude each other",
-            remedy="use only one; --text-column names a column of --file",
-        )
+        remedy = "use only one of them"
+        if args.text and args.file:
+            flags = f"--file {shortened(args.file)} --text-column {shortened(args.text[0])}"
+            remedy = f"use only one; to name the column of texts: {invocation.typed('predict')} {flags}"
+        raise UserError("--text, --file and --random exclude each other", remedy=remedy)
     if args.random is None and (args.data is not None or args.seed is not None):
         flag = "--seed" if args.data is None else "--data"
         raise UserError(

@@ -323,14 +323,6 @@ def test_the_terminal_shows_the_first_warnings():
     assert "why" not in text
 
 
-def test_the_classes_are_drawn_to_scale():
-    bars = [
-        line.count("█")
-        for line in lines(summary(classes=["a", "b", "c"], parts={"train": {"rows": 61, "classes": [40, 20, 1]}}))
-    ]
-    assert [count for count in bars if count] == [30, 15, 1]
-
-
 def test_an_output_without_unicode_is_no_obstacle():
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii", errors="backslashreplace")  # as in command.run

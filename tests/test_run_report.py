@@ -24,7 +24,6 @@ from crepe_dist import compare, report
 from crepe_dist.data.alphabet import ALPHABET, Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing.preparation import prepare
@@ -267,15 +266,6 @@ class TestReport:
         ]
         assert "It resumed from a saved state 2 times. It skipped a step 3 times." in run_findings.training(record)
 
-    def test_asks_for_the_epochs_that_the_note_before_the_run_asked_for(self, place):
-        record = open_run(place / "one")
-        always_first = np.array([[40, 0, 0]] * 3)
-        bins = np.array([[0] * 3] * (BINS - 1) + [[120, 40, 40 * MILLION]])
-        record = replace(record, scores={"test": Scores(always_first, 1.0, bins, [])})
-        batch, rows = record.settings["data.batch_size"], sum(record.made["rows"]["train"])
-        needed = CrepeShape.epochs_needed(rows, batch)
-        assert f"train longer (--epochs {needed})" in run_findings.warnings(record, record.classes)[0]["do"]
-
     @pytest.mark.parametrize("losses", [(1.0, 0.5, 0.9), (1.0, 0.8, 0.5), (0.5, 0.5, 0.5)])
     @pytest.mark.parametrize("probability", [0.99, 0.3])
     @pytest.mark.parametrize("confusion", [[[40, 0, 0]] * 3, [[39, 1, 0], [1, 39, 0], [1, 39, 0]]])
@@ -330,28 +320,6 @@ class TestReport:
         assert "--model.network ngrams" in advice(0.96, 0.9625)
         assert "--model.network ngrams" not in advice(0.955, 0.9625)
 
-    def test_the_recommended_number_of_epochs_counts_all_of_them(self, place):
-        record = open_run(place / "one")
-        epochs = [
-            {**record.history.epochs[0], "epoch": number, "validation_fitted_loss": 1 / (number + 1)}
-            for number in range(5)
-        ]
-        record = replace(
-            record,
-            about={**record.about, "epoch": 2},  # the validation accuracy was best there
-            history=replace(record.history, epochs=epochs),
-            settings={**record.settings, "training.epochs": 5},
-        )
-
-        def advice(record):
-            return " ".join(each["do"] for each in run_findings.warnings(record, record.classes))
-
-        assert "--epochs 10" in advice(record)
-        assert "--epochs 10" not in advice(replace(record, result=None))  # the run goes on
-        stopped = advice(replace(record, settings={**record.settings, "training.epochs": 9}))
-        assert "--training.patience 0" in stopped
-        assert "more epochs may help" not in stopped
-
     @pytest.mark.parametrize(("probability", "remedy"), [(0.99, "fewer epochs help"), (0.55, "more epochs help")])
     def test_the_remedy_for_unreliable_probabilities_fits_their_bias(self, place, probability, remedy):
         bins = [[0] * 3] * (BINS - 1) + [[1000, 750, round(1000 * probability * MILLION)]]
@@ -377,23 +345,6 @@ class TestReport:
         assert "Warning: data: many &lt;twins&gt;" in page
         assert "drop *them*" in page
         assert "Its data: many &#60;twins&#62; (17 of 20)." in (copy / "model_card.md").read_text()
-
-    @pytest.mark.parametrize(
-        ("right", "weak"),
-        [
-            ((99, 99, 99), None),
-            ((99, 80, 99), "It is weakest on b (F1 0.88)."),
-            ((50, 99, 60), "It is weakest on a (F1 0.53), c (F1 0.75) and b (F1 0.80)."),
-        ],
-    )
-    def test_calls_a_class_weak_only_if_one_is(self, place, right, weak):
-        confusion = np.diag(right)
-        for true, count in enumerate(right):
-            confusion[true, (true + 1) % 3] += 100 - count
-        scores = Scores(confusion, 0.1, np.array([[100, 99, 99 * MILLION]] * BINS), [])
-        record = replace(open_run(place / "one"), scores={"test": scores})
-        said = " ".join(run_findings.limits(record, list("abc")))
-        assert (weak in said) if weak else ("weakest" not in said)
 
     @pytest.mark.parametrize(
         ("alphabet", "scripts"),
