@@ -103,12 +103,12 @@ def _check(predictor: Predictor, dataset: Dataset, split: str, path: Path, *, is
             f"{dataset.folder} has no {split} split", f"it has {', '.join(dataset.splits)}", "choose another --part"
         )
     if predictor.encoding != dataset.encoding:
-        model, data = predictor.encoding, dataset.encoding
         raise UserError(
             "the checkpoint and the data set have different encodings",
-            f"checkpoint ({name}): {model.described()}; data set ({dataset.folder}): {data.described()}",
+            f"checkpoint ({name}): {predictor.encoding.described()}; "
+            f"data set ({dataset.folder}): {dataset.encoding.described()}",
             "name a run that was trained on this data set, or use --data to name the data set that the run was trained "
-            f"on, or one prepared with {model.flags(path.with_suffix('.json'))}"
+            f"on, or one prepared with {predictor.encoding.flags(path.with_suffix('.json'))}"
             + (" --strip-html" if predictor.composition.strip_html else ""),
         )
     if predictor.composition.strip_html != dataset.composition.strip_html:
