@@ -112,25 +112,23 @@ def _check(predictor: Predictor, dataset: Dataset, split: str, path: Path, *, is
             + (" --strip-html" if predictor.composition.strip_html else ""),
         )
     if predictor.composition.strip_html != dataset.composition.strip_html:
-        model = "strips" if predictor.composition.strip_html else "does not strip"
+        strips = "strips" if predictor.composition.strip_html else "does not strip"
         raise UserError(
-            f"the checkpoint {model} HTML, unlike the data set",
+            f"the checkpoint {strips} HTML, unlike the data set",
             f"checkpoint ({name}); data set ({dataset.folder})",
             f"prepare the data {'with' if predictor.composition.strip_html else 'without'} --strip-html",
         )
-    several = predictor.thresholds is not None
-    if several != (dataset.labelled == SEVERAL):
-        kinds = ("several labels", "one class") if several else ("one class", "several labels")
-        raise UserError(
-            f"the checkpoint gives a document {kinds[0]}, the data set {kinds[1]}",
-            f"checkpoint ({name}); data set ({dataset.folder})",
-            "use --data to name the data set that the run was trained on",
+    model, data = (
+        f"{'several' if several else 'one'} of {', '.join(classes)}"
+        for several, classes in (
+            (predictor.thresholds is not None, predictor.classes),
+            (dataset.labelled == SEVERAL, dataset.classes),
         )
-    if predictor.classes != dataset.classes:
+    )
+    if model != data:
         raise UserError(
             "the checkpoint and the data set have different classes",
-            f"checkpoint ({name}): {', '.join(predictor.classes)}; "
-            f"data set ({dataset.folder}): {', '.join(dataset.classes)}",
+            f"checkpoint ({name}): {model}; data set ({dataset.folder}): {data}",
             "name a run that was trained on this data set, or use --data to name the data set that the run was trained "
             "on, or one with the same classes in the same order",
         )
