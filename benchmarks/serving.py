@@ -131,7 +131,7 @@ def _serve(given: Any) -> None:
     classes = [f"class {number}" for number in range(7)]
     shape = PaperShape(encoding.codes, given.feature_len, len(classes), given.filters, given.units, 0.0)
     arrays = block.values(block.build(shape, ModelOptions(), mx.cpu(), seed=0))
-    predictor = Predictor(open_inference(shape, arrays, plan_inference(shape.multiplies)), encoding, classes)
+    predictor = Predictor(open_inference(shape, arrays, plan_inference(shape)), encoding, classes)
     facts = ModelSummary(
         "random", "", None, classes, given.feature_len, encoding.kept, True, predictor.engine.plan.precision
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from types import ModuleType
+from typing import Any
 
 NETWORKS = {
     "crepe": "crepe_dist.networks.crepe",
@@ -21,6 +22,11 @@ NOTEBOOK = "paper"  # the network of parameters without a description, such as t
 def part(kind: str, name: str) -> ModuleType:
     """Import a file of a network's folder, such as ``shape``."""
     return importlib.import_module(f"{NETWORKS[kind]}.{name}")
+
+
+def shape(kind: str) -> Any:
+    """Return a network's subclass of ``Shape``."""
+    return part(kind, "shape").SHAPE
 
 
 def has_part(kind: str, name: str) -> bool:

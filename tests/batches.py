@@ -8,7 +8,7 @@ from crepe_dist.data.batch import Batch, pack
 from crepe_dist.networks.ngrams.shape import NGramShape
 
 # Without edges, which all documents have: where their gradients cancel, Adam makes steps of what rounding leaves.
-SHAPE = NGramShape(69, 40, 3, 3, 1 << 12, edges=False)
+SHAPE = NGramShape(69, 40, 3, 3, 1 << 12)
 
 
 def some_batch(shape: NGramShape, number: int, rows: int = 6) -> Batch:

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from crepe_dist import registry
 from crepe_dist.data.alphabet import BLANK
 from crepe_dist.model.shape import Shape
 from crepe_dist.native.library import _FUNCTIONS
 from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.ngrams import kernels
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.allowed_values import EXPONENTS
@@ -33,7 +35,9 @@ class Case:
         self.bfloat16 = bool(functions.crepe_has_bfloat16()) and self.chance(0.5)
         self.shape = self.network()
         precision = "bfloat16" if self.bfloat16 else "float32"
-        self.handle = self.shape.open_kernels(functions, precision, self.threads)
+        self.handle = registry.part(self.shape.kind, "kernels").open_network(
+            functions, self.shape, precision, self.threads
+        )
         assert self.handle
 
     def pick(self, least: int, most: int) -> int:
@@ -49,7 +53,7 @@ class Case:
             return PaperShape(alphabet, self.pick(123, 200), classes, self.pick(1, 70), self.pick(1, 70))
         buckets = self.pick(1, 3000)
         if kind == 1:
-            return NGramShape(alphabet, length, classes, self.pick(1, 7), buckets, self.chance(0.5))
+            return NGramShape(alphabet, length, classes, self.pick(1, 7), buckets)
         sizes = {"reach": self.pick(1, 7), "rows": self.pick(1, 900), "width": self.pick(1, 70)}
         return CrepeShape(
             alphabet, length, classes, longest=self.pick(1, 7), buckets=buckets, blocks=self.pick(1, 4),
@@ -183,7 +187,7 @@ class Case:
         assert isinstance(shape, NGramShape)
         labels = self.random.integers(0, shape.classes, rows).astype(np.int32)
         counts = np.zeros((shape.buckets, shape.classes), np.int32)
-        sizes = np.array(shape.sizes(), np.int64)
+        sizes = kernels.sizes(shape)
         self.check(
             "crepe_count_ngrams", codes.ctypes.data, length, rows, sizes.ctypes.data, labels.ctypes.data,
             counts.ctypes.data, self.threads,

@@ -78,7 +78,7 @@ def training_logits(path: Path, split: Split) -> np.ndarray:
     shape, arrays = load(path).engine.shape, parameters.load(path)
     network = block.build(shape, ModelOptions(), mx.cpu(), seed=0)
     block.set_values(network, arrays)
-    engine = open_engine(network, plan(ModelOptions(), mx.cpu(), shape.multiplies), mx.cpu())
+    engine = open_engine(network, plan(ModelOptions(), mx.cpu(), shape), mx.cpu())
     return np.concatenate([logits for _, _, logits in engine.scored(split, 50, 0, 1)])
 
 

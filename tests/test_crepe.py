@@ -19,8 +19,8 @@ from crepe_dist.exchange import open_exchange
 from crepe_dist.exchange.optimizers import make_optimizer
 from crepe_dist.model import parameters
 from crepe_dist.model.objective import PLAIN, Objective
+from crepe_dist.model.part_weight import WEIGHTS
 from crepe_dist.model.precision import Plan
-from crepe_dist.model.tower_weight import WEIGHTS
 from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.native import library
 from crepe_dist.native.library import Library

@@ -29,11 +29,13 @@ from crepe_dist.data.alphabet import Encoding, frequent_alphabet
 from crepe_dist.data.composition import Composition
 from crepe_dist.engines import block
 from crepe_dist.errors import UserError
-from crepe_dist.exporting import FORMATS, crepe_runtime, eight_bits, onnx_graph, verification
+from crepe_dist.exporting import FORMATS, crepe_runtime, onnx_files, verification
 from crepe_dist.exporting.exporter import export
+from crepe_dist.model import eight_bits
 from crepe_dist.model.shape import Shape
 from crepe_dist.networks.crepe import tower
 from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.ngrams import onnx as ngrams_onnx
 from crepe_dist.networks.ngrams.hashing import look_up
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.networks.paper.shape import PaperShape
@@ -247,7 +249,7 @@ def test_the_runtime_finds_the_buckets_that_we_find(longest, length):
     # No table, since nothing is computed here.
     arrays = {"weight": np.zeros((1, 2)), "bias": np.zeros(2), "significant": np.zeros(1)}
     arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
-    model = onnx_graph.model(shape, arrays, onnx_graph.about(shape, encoding, ["a", "b"]))
+    model = onnx_files.build(shape, arrays, onnx_files.metadata(shape, encoding, ["a", "b"]))
     classifier = crepe_runtime.Classifier(model.SerializeToString())
     inputs = classifier.inputs(codes)
     for found, own, buckets, count in zip(inputs["buckets"], inputs["own"] == 1, *look_up(codes, shape)):
@@ -375,7 +377,7 @@ def test_what_answers_otherwise_is_not_there(existing, tmp_path, monkeypatch):
     if existing:
         out.mkdir(parents=True)
         (out / "model.onnx").write_text("of before")
-    monkeypatch.setattr(onnx_graph, "ROOT_SCALE", 9.0)
+    monkeypatch.setattr(ngrams_onnx, "ROOT_SCALE", 9.0)
     with pytest.raises(UserError, match="computes other probabilities than ours") as raised:
         export(predictor, None, "onnx", out, texts())
     assert raised.value.remedy
@@ -387,14 +389,14 @@ def test_what_answers_otherwise_is_not_there(existing, tmp_path, monkeypatch):
 
 def test_what_is_no_number_is_not_there(tmp_path, monkeypatch):
     predictor = crepe_dist.load(make(tmp_path, "ngrams", ENCODINGS["paper"]))
-    monkeypatch.setattr(onnx_graph, "ROOT_SCALE", float("nan"))
+    monkeypatch.setattr(ngrams_onnx, "ROOT_SCALE", float("nan"))
     with pytest.raises(UserError, match="computes other probabilities than ours"):
         export(predictor, None, "onnx", tmp_path / "out", texts())
 
 
 def test_a_file_has_an_end(tmp_path, monkeypatch):
     predictor = crepe_dist.load(make(tmp_path, "ngrams", ENCODINGS["paper"]))
-    monkeypatch.setattr(onnx_graph, "MAX_PARAMETER_BYTES", 1000)
+    monkeypatch.setattr(onnx_files, "MAX_PARAMETER_BYTES", 1000)
     with pytest.raises(UserError, match="too large for an ONNX file: 80"):
         export(predictor, None, "onnx", tmp_path / "out", texts())
     assert not (tmp_path / "out").exists()
@@ -413,9 +415,8 @@ def test_mistakes_are_told(tmp_path, data, monkeypatch, complaint):
     ):
         assert message in complaint("export", path, *flags, cwd=tmp_path)
     monkeypatch.setitem(sys.modules, "onnx", None)
-    for module in ("onnx_files", "onnx_graph"):
-        monkeypatch.delitem(sys.modules, f"crepe_dist.exporting.{module}")
-        monkeypatch.delattr(exporting, module)
+    monkeypatch.delitem(sys.modules, "crepe_dist.exporting.onnx_files")
+    monkeypatch.delattr(exporting, "onnx_files")
     said = complaint("export", path, "--out", "new", cwd=tmp_path)
     assert "needs ONNX" in said
     assert "uv sync --extra export" in said

@@ -13,8 +13,8 @@ from crepe_dist.distributed.world import World
 from crepe_dist.engines import block
 from crepe_dist.native import library
 from crepe_dist.networks.crepe import gluon, tower
+from crepe_dist.networks.crepe.head_start import head_start
 from crepe_dist.networks.crepe.shape import CrepeShape
-from crepe_dist.networks.crepe.tower import head_start
 from crepe_dist.networks.ngrams import counting
 from crepe_dist.settings.config import Config, parse
 from crepe_dist.training import engine_setup

@@ -34,7 +34,6 @@ SHAPES: list[Shape] = [
     CrepeShape(254, 47, 40, 7, 1000, 7, 1000, 64, 4, 5),
     CrepeShape(69, 5, 3, 7, 1000, 7, 1000, 8, 2, 1),
     NGramShape(69, 60, 4, 5, 1 << 12),
-    NGramShape(69, 60, 4, 5, 1 << 12, edges=False),
     PaperShape(69, 123, 3, 8, 16),
     PaperShape(254, 331, 40, 48, 33),
 ]
@@ -74,7 +73,7 @@ def test_numpy_equals_the_kernels(name, shape, monkeypatch):
     arrays, codes = make(shape), some_codes(shape, 23)
     expected = KernelInference(shape, arrays, Plan("float32", Library(name), "")).logits(codes)
     monkeypatch.setenv(library.SWITCH, library.NONE)  # n-grams are found by NumPy, too
-    found = open_inference(shape, arrays, plan_inference(shape.multiplies))
+    found = open_inference(shape, arrays, plan_inference(shape))
     assert isinstance(found, NumpyInference)
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(found.logits(codes), expected, atol=1e-5, rtol=1e-5)
@@ -104,10 +103,10 @@ def test_wrong_parameters_are_refused():
     shape = SHAPES[4]
     arrays = make(shape)
     with pytest.raises(UserError, match="names on one side only: bias"):
-        open_inference(shape, {name: each for name, each in arrays.items() if name != "bias"}, plan_inference(False))
+        open_inference(shape, {name: each for name, each in arrays.items() if name != "bias"}, plan_inference(shape))
     arrays["bias"][0] = np.nan
     with pytest.raises(UserError, match="non-finite"):
-        open_inference(shape, arrays, plan_inference(False))
+        open_inference(shape, arrays, plan_inference(shape))
 
 
 def test_a_forked_child_classifies():
@@ -136,6 +135,6 @@ def test_an_answer_that_is_not_finite_is_refused():
     encoding = Encoding("paper", 123)
     shape = NGramShape(encoding.codes, 123, 2, 3, 64)
     arrays = {**make(shape), "weight": np.full((64, 2), 3e38, np.float32)}
-    engine = open_inference(shape, arrays, plan_inference(shape.multiplies, "float32"))
+    engine = open_inference(shape, arrays, plan_inference(shape, "float32"))
     with pytest.raises(UserError, match="NaN or infinity"):
         Predictor(engine, encoding, ["a", "b"]).predict(["some text"])

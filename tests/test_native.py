@@ -24,6 +24,7 @@ from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
+from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.model_options import ModelOptions
 from tests.conftest import QUICK, command, needs_mxnet_bfloat16, run
@@ -380,11 +381,13 @@ class TestSwitch:
         monkeypatch.setattr(library, "RECORD", tmp_path / "builds.json")
         monkeypatch.setattr(library, "_best", library._best.__wrapped__)
         why = "builds.json is missing: installed without a compiler, or installation incomplete"
-        assert str(plan(ModelOptions(), mx.cpu(), multiplies=False)) == f"float32, MXNet's operators ({why})"
+        assert (
+            str(plan(ModelOptions(), mx.cpu(), NGramShape(69, 30, 3, 4, 50))) == f"float32, MXNet's operators ({why})"
+        )
         requested = ModelOptions(precision="float32")
         assert str(plan(requested, mx.cpu())) == f"float32, MXNet's operators (as requested; {why})"
         own = ModelOptions(kernels="mxnet")
-        assert str(plan(own, mx.cpu(), multiplies=False)) == "float32, MXNet's operators"
+        assert str(plan(own, mx.cpu(), NGramShape(69, 30, 3, 4, 50))) == "float32, MXNet's operators"
         monkeypatch.setenv(library.SWITCH, "avx2")
 
     @pytest.mark.parametrize("name", ["train", "prepare"])

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import crepe_runtime
 from crepe_dist.exporting.exporter import TORCH_MODULE, export
+from crepe_dist.exporting.torch_module import source
 from crepe_dist.model import tensors_file
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.runs import checkpoint
@@ -31,7 +33,6 @@ from tests import torch_stand_in
 from tests.conftest import NGRAMS, PAPER, QUICK, TRIGRAMS, command, run
 from tests.test_export import CASES, ENCODINGS, KINDS, make, texts
 
-MODULE = Path(crepe_dist.__file__).parent / "exporting" / TORCH_MODULE
 SETTINGS = {"crepe": (), "ngrams": NGRAMS, "paper": PAPER}
 WORKER = """
 import json, sys
@@ -80,21 +81,25 @@ def logits(predictor: Predictor, given: list[str]) -> np.ndarray:
 
 
 @pytest.fixture
-def module(monkeypatch) -> Any:
-    """The exported module, on the stand-in."""
+def classifier(monkeypatch) -> Callable[[Path], Any]:
+    """Open an exported folder by its own module, on the stand-in."""
     torch_stand_in.install(monkeypatch)
-    spec = importlib.util.spec_from_file_location("exported_module", MODULE)
-    assert spec is not None
-    assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+
+    def opened(folder: Path) -> Any:
+        spec = importlib.util.spec_from_file_location("exported_module", folder / TORCH_MODULE)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.Classifier(folder)
+
+    return opened
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_the_module_computes_our_logits(kind, name, tmp_path, module):
+def test_the_module_computes_our_logits(kind, name, tmp_path, classifier):
     predictor, given = exported(make(tmp_path, kind, ENCODINGS[name]), tmp_path / "out"), texts(60)
-    model = module.Classifier(tmp_path / "out")
+    model = classifier(tmp_path / "out")
     assert (model.encode(given) == predictor.encoding.encode(given)).all()
     np.testing.assert_allclose(model(model.encode(given)), logits(predictor, given), atol=1e-5)
     for found, expected in zip(model.predict(given), predictor.predict(given)):
@@ -115,9 +120,9 @@ def test_the_module_computes_our_logits(kind, name, tmp_path, module):
         (np.arange(3.0), "text 0 is .*, not a string"),
     ],
 )
-def test_what_is_no_list_of_texts(given, what, tmp_path, module):
+def test_what_is_no_list_of_texts(given, what, tmp_path, classifier):
     exported(make(tmp_path, "ngrams", ENCODINGS["paper"]), tmp_path / "out")
-    model = module.Classifier(tmp_path / "out")
+    model = classifier(tmp_path / "out")
     for predict in (model.predict, crepe_runtime.checked):
         with pytest.raises(TypeError, match=what):
             predict(given)
@@ -125,25 +130,15 @@ def test_what_is_no_list_of_texts(given, what, tmp_path, module):
     assert len(model.predict(pd.Series(["a b", " "]))) == 2
 
 
-def test_the_module_knows_n_grams_without_edges(tmp_path, module):
-    path = make(tmp_path, "ngrams", ENCODINGS["paper"])
-    about = json.loads(path.with_suffix(".json").read_text())
-    about["network"]["edges"] = False
-    path.with_suffix(".json").write_text(json.dumps(about))
-    predictor, given = exported(path, tmp_path / "out"), texts(60)
-    model = module.Classifier(tmp_path / "out")
-    np.testing.assert_allclose(model(model.encode(given)), logits(predictor, given), atol=1e-5)
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_the_module_saved_opens_and_can_be_started_from(kind, tmp_path, module, data):
+def test_what_the_module_saved_opens_and_can_be_started_from(kind, tmp_path, classifier, data):
     dataset = open_dataset(data)
     predictor = exported(make(tmp_path, kind, dataset.encoding, dataset.classes), tmp_path / "out")
-    model = module.Classifier(tmp_path / "out")
+    model = classifier(tmp_path / "out")
     bias = {"crepe": "tower/out/bias", "ngrams": "bias", "paper": "14/bias"}[kind]
     model.arrays[bias] = model.arrays[bias] + np.float32(1)
     model.save(tmp_path / "trained")
-    assert (tmp_path / "trained" / TORCH_MODULE).read_bytes() == MODULE.read_bytes()
+    assert (tmp_path / "trained" / TORCH_MODULE).read_text() == source(kind)
     again = crepe_dist.load(tmp_path / "trained", device="cpu")
     assert again.classes == predictor.classes
     shift = 0.75 if kind == "crepe" else 1
@@ -157,7 +152,7 @@ def test_what_the_module_saved_opens_and_can_be_started_from(kind, tmp_path, mod
     assert "--mode paper" in raised.value.remedy
 
 
-def test_a_folder_that_was_altered_is_refused(tmp_path, module):
+def test_a_folder_that_was_altered_is_refused(tmp_path, classifier):
     exported(make(tmp_path, "ngrams", ENCODINGS["paper"]), tmp_path / "out")
     arrays = tensors_file.read(tmp_path / "out" / "model.safetensors")
     tensors_file.write({**arrays, "bias": arrays["bias"] + 1}, tmp_path / "out" / "model.safetensors")
@@ -165,9 +160,9 @@ def test_a_folder_that_was_altered_is_refused(tmp_path, module):
         crepe_dist.load(tmp_path / "out")
 
 
-def test_the_module_needs_what_it_says():
-    text = MODULE.read_text(encoding="utf-8")
-    nodes = list(ast.walk(ast.parse(text, feature_version=(3, 9))))
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_module_needs_what_it_says(kind):
+    nodes = list(ast.walk(ast.parse(source(kind), feature_version=(3, 9))))
     names = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module).split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
     assert names == {"collections", "hashlib", "json", "pathlib", "torch", "safetensors"}

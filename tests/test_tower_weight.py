@@ -8,7 +8,7 @@ import pytest
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.distributed.join import join_to_score
-from crepe_dist.model.tower_weight import WEIGHTS, WeightCounts, weighted
+from crepe_dist.model.part_weight import WEIGHTS, WeightCounts, weighted
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import open_run

@@ -19,7 +19,7 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import web_page, web_runtime
 from crepe_dist.exporting.exporter import export
-from crepe_dist.exporting.onnx_graph import about as metadata
+from crepe_dist.exporting.onnx_files import metadata
 from crepe_dist.networks.crepe import tower
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.hashing import look_up

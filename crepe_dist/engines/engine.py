@@ -25,9 +25,9 @@ from crepe_dist.exchange.table import SparseParameter
 from crepe_dist.model.kernels import Kernels
 from crepe_dist.model.objective import PLAIN, Objective, rounded
 from crepe_dist.model.parameters import Arrays
+from crepe_dist.model.part_weight import weighted
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
-from crepe_dist.model.tower_weight import weighted
 from crepe_dist.mxnet_internals import pointer, pointers, structural_parameters, view
 from crepe_dist.native.library import Library
 

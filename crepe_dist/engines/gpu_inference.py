@@ -26,7 +26,7 @@ class GraphInference(Inference):
     """
 
     def __init__(self, shape: Shape, arrays: Arrays, device: Any, options: ModelOptions) -> None:
-        super().__init__(shape, arrays, plan(options, device, shape.multiplies))
+        super().__init__(shape, arrays, plan(options, device, shape))
         network = block.build(shape, options, device, seed=0)
         block.set_values(network, self.arrays)
         self._engine = GraphEngine(network, self.plan, device)

@@ -14,10 +14,6 @@ from crepe_dist.errors import UserError
 from crepe_dist.model import compressed
 from crepe_dist.model.compressed import Arrays, Mask
 from crepe_dist.model.shape import Shape
-from crepe_dist.networks.crepe import tower
-from crepe_dist.networks.crepe.shape import CrepeShape
-from crepe_dist.networks.ngrams.hashing import look_up
-from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.wording import size
 
 # (numbers in a byte of a table, and of another layer), the most exact first. The first level whose tables keep ENOUGH
@@ -51,23 +47,16 @@ def count_rows(shape: Shape, split: Split) -> Counts:
 
     Of long splits, evenly spaced documents are counted.
     """
-    table = shape.table if isinstance(shape, CrepeShape) else shape
-    if not isinstance(table, NGramShape):
-        return {}
-    name, *others = shape.most_rows(1)
-    counts = {name: np.zeros(table.buckets), **({each: np.zeros(shape.parameter_shapes()[each][0]) for each in others})}
+    counts = {name: np.zeros(shape.parameter_shapes()[name][0]) for name in shape.most_rows(1)}
+    if not counts:
+        return counts
     rows = np.linspace(0, len(split) - 1, min(len(split), max(1, MOST_CHARACTERS // shape.feature_len))).astype(
         np.int64
     )
     step = max(1, BATCH // shape.feature_len)
     for start in range(0, len(rows), step):
-        codes = split.codes(rows[start : start + step])
-        found, number = look_up(codes, table)
-        own = np.arange(found.shape[1]) < number[:, None]
-        counts[name] += np.bincount(found[own], minlength=table.buckets)
-        if isinstance(shape, CrepeShape):
-            places, known, _ = tower.look_up(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
-            counts[others[0]] += np.bincount(places[known], minlength=shape.rows)
+        for name, used in shape.rows_used(split.codes(rows[start : start + step])).items():
+            counts[name] += np.bincount(used, minlength=len(counts[name]))
     return counts
 
 
@@ -124,9 +113,9 @@ class _Table:
 
     def size(self, share: float, numbers: int) -> int:
         """Return an upper bound of the bytes of these rows."""
-        each = 1 - (-self.array.shape[1] // self.numbers(numbers))
+        row = 1 - (-self.array.shape[1] // self.numbers(numbers))
         book = 2 * compressed.CENTROIDS * self.numbers(numbers)
-        return self.rows(share) * each + len(self.order) // 255 + book + 4 * HEADER
+        return self.rows(share) * row + len(self.order) // 255 + book + 4 * HEADER
 
 
 def _largest_share(tables: dict[str, _Table], numbers: int, limit: int) -> float:

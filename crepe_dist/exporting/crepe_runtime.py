@@ -56,7 +56,7 @@ class Classifier:
         self.classes: list[str] = self.about["classes"]
         self.min_probability: float = self.about.get("min_probability", 0)  # below it, perhaps none of the classes fits
         # All characters of a code are listed, because lower case and decompositions differ between Unicode versions.
-        self.codes = {each: [code] for code, some in enumerate(self.about["characters"]) for each in some}
+        self.codes = {char: [code] for code, chars in enumerate(self.about["characters"]) for char in chars}
         self.codes.update(self.about["spellings"])  # some characters have several
         width = max(FILTERS, self.about.get("longest", 0) * len(self.classes))
         self.batch_size: int = min(MAX_BATCH, max(1, MAX_ACTIVATIONS // (self.about["feature_len"] * width)))
@@ -85,32 +85,33 @@ class Classifier:
         return len(text) - len({place for _, place in self.read(text)} - {-1})
 
     def inputs(self, codes: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
-        """Convert codes, uint8 [n, feature_len], to the model's inputs. Kind paper reads the ``codes`` themselves. Kind
-        ngrams reads the ``buckets`` of each text, int32 [n, K], and the mask ``own``, float32 [n, K], 1 for the first
-        occurrence of a bucket. Kind crepe also reads ``places``: the n-grams of T positions, int32 [n, T, K]."""
-        if self.about["kind"] == "paper":
+        """Convert codes, uint8 [n, feature_len], to the model's inputs: the ``codes`` themselves; or, if the metadata
+        have the length of the ``longest`` n-grams, the ``buckets`` of each text, int32 [n, K], and the mask ``own``,
+        float32 [n, K], 1 for the first occurrence of a bucket; and, if they have a ``reach``, the ``places``: the
+        n-grams of T positions, int32 [n, T, K]."""
+        about = self.about
+        if "longest" not in about:
             return {"codes": codes}
         known = codes != BLANK
         codes = codes[:, : 1 + np.flatnonzero(known.any(axis=0)).max(initial=0)]  # the end of the longest
-        if self.about.get("edges", True):  # symbols before the first and after the last known character
-            rows, stride = np.flatnonzero(known.any(axis=1)), self.about.get("stride", 1)
-            ends = known.shape[1] - known[rows, ::-1].argmax(axis=1)
-            codes = np.pad(codes, ((0, 0), (1, 1 + -(codes.shape[1] + 2) % stride)), constant_values=BLANK)
-            codes[rows, 0] = codes[rows, ends + 1] = len(self.about["characters"])
-        buckets = self.hashed(codes, self.about["longest"], self.about["buckets"]).reshape(len(codes), -1)
+        rows, stride = np.flatnonzero(known.any(axis=1)), about.get("stride", 1)
+        ends = known.shape[1] - known[rows, ::-1].argmax(axis=1)
+        codes = np.pad(codes, ((0, 0), (1, 1 + -(codes.shape[1] + 2) % stride)), constant_values=BLANK)
+        codes[rows, 0] = codes[rows, ends + 1] = len(about["characters"])  # before the first and after the last one
+        buckets = self.hashed(codes, about["longest"], about["buckets"]).reshape(len(codes), -1)
         buckets.sort(axis=1)
-        own = buckets < self.about["buckets"]
+        own = buckets < about["buckets"]
         own[:, 1:] &= buckets[:, 1:] != buckets[:, :-1]
         inputs = {"buckets": buckets * own, "own": own.astype(np.float32)}
-        if self.about["kind"] == "crepe":
-            places = self.hashed(codes, self.about["reach"], self.about["rows"])
-            inputs["places"] = places.reshape(len(codes), -1, stride * self.about["reach"])
+        if "reach" in about:
+            places = self.hashed(codes, about["reach"], about["rows"])
+            inputs["places"] = places.reshape(len(codes), -1, stride * about["reach"])
         return inputs
 
     def hashed(self, codes: np.ndarray[Any, Any], longest: int, rows: int) -> np.ndarray[Any, Any]:
         """Hash the n-grams of 1 … longest characters that start at each position: uint8 [n, L] → int32 [n, L, longest]
         below ``rows``; or ``rows`` itself, where there are unknown characters or the text ends."""
-        found = np.full((*codes.shape, longest), rows, np.int32)
+        hashes = np.full((*codes.shape, longest), rows, np.int32)
         key, known = np.zeros(codes.shape, np.uint64), np.ones(codes.shape, np.bool_)
         for n, end in zip(range(longest), range(codes.shape[1], 0, -1)):
             key = key[:, :end] * np.uint64(257) + codes[:, n:] + np.uint64(1)
@@ -118,8 +119,8 @@ class Classifier:
             z = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # SplitMix64's finaliser, modulo 2^64
             z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             z = (z ^ (z >> np.uint64(31))) >> np.uint64(32)
-            found[:, :end, n] = np.where(known, z * np.uint64(rows) >> np.uint64(32), rows)
-        return found
+            hashes[:, :end, n] = np.where(known, z * np.uint64(rows) >> np.uint64(32), rows)
+        return hashes
 
     def probabilities(self, codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Compute the probabilities in one batch: uint8 [n, feature_len] → float32 [n, classes]."""
@@ -137,7 +138,7 @@ class Classifier:
             codes = self.encode(batch)
             read = ((codes < self.about["counted"]) & (codes != space)).sum(axis=1)
             for text, row, known in zip(batch, self.probabilities(codes), read.tolist()):
-                ranking = tuple((self.classes[each], float(row[each])) for each in np.argsort(-row, kind="stable"))
+                ranking = tuple((self.classes[n], float(row[n])) for n in np.argsort(-row, kind="stable"))
                 labels = tuple(label for label, share in ranking if share >= limits[label]) if limits else None
                 problem = "" if known else "no character that the network knows" if text.strip() else "empty text"
                 yield Prediction(*ranking[0], ranking, known, labels, problem, self.characters_cut(text))
@@ -147,15 +148,15 @@ def checked(texts: Iterable[str]) -> list[str]:
     """Return texts as a list. TypeError is raised for one text, a table, or a list of something else than texts."""
     if isinstance(texts, (str, bytes, dict, set)) or hasattr(texts, "columns") or not hasattr(texts, "__iter__"):
         raise TypeError(f"predict takes a list of texts, or a column of a table, not {type(texts).__name__}")
-    for place, text in enumerate(found := list(texts)):
+    for number, text in enumerate(texts := list(texts)):
         if not isinstance(text, str):
-            raise TypeError(f"text {place} is {text!r:.40}, of type {type(text).__name__}, not a string")
-    return found
+            raise TypeError(f"text {number} is {text!r:.40}, of type {type(text).__name__}, not a string")
+    return texts
 
 
 def shown(text: str) -> str:
     """Escape the characters of a text that a terminal would act on."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def percent(share: float) -> str:
@@ -180,8 +181,8 @@ def main() -> int:
             print(f"not classified: line {number}: {prediction.problem}")
             unread += 1
             continue
-        given = [each for each, _ in prediction.ranking[:5]] if prediction.labels is None else prediction.labels
-        shares = [f"{shown(label)} {percent(share)}" for label, share in prediction.ranking if label in given]
+        best = [label for label, _ in prediction.ranking[:5]] if prediction.labels is None else prediction.labels
+        shares = [f"{shown(label)} {percent(share)}" for label, share in prediction.ranking if label in best]
         rejected = prediction.probability < classifier.min_probability
         none = ["none of these"] if rejected else ["no label"] if not shares else []
         print("   ".join([*none, *shares]))

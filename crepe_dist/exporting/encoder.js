@@ -49,36 +49,33 @@ export class Encoder {
   }
 
   inputs(codes) {
-    const {kind, longest, buckets, edges = true, reach, rows, stride = 1} = this.about;
-    if (kind === "paper") return {codes: ["uint8", codes, [1, codes.length]]};
+    const {longest, buckets, reach, rows, stride = 1} = this.about;
+    if (longest === undefined) return {codes: ["uint8", codes, [1, codes.length]]};
     const end = 1 + codes.findLastIndex((code) => code !== BLANK), positions = Math.ceil((end + 2) / stride);
-    let text = codes.subarray(0, Math.max(1, end));
-    if (edges) {  // symbols before the first and after the last known character
-      text = new Uint8Array(positions * stride).fill(BLANK);
-      text.set(codes.subarray(0, end), 1);
-      if (end) text[0] = text[end + 1] = this.about.characters.length;
-    }
-    const found = new Set(this.hashed(text, longest, buckets));
-    found.delete(buckets);
-    const shape = [1, Math.max(1, found.size)];
-    const padded = new Int32Array(shape[1]), own = new Float32Array(shape[1]).fill(1, 0, found.size);
-    padded.set([...found]);
+    const text = new Uint8Array(positions * stride).fill(BLANK);
+    text.set(codes.subarray(0, end), 1);
+    if (end) text[0] = text[end + 1] = this.about.characters.length;  // before the first and after the last one
+    const distinct = new Set(this.hashed(text, longest, buckets));
+    distinct.delete(buckets);
+    const shape = [1, Math.max(1, distinct.size)];
+    const padded = new Int32Array(shape[1]), own = new Float32Array(shape[1]).fill(1, 0, distinct.size);
+    padded.set([...distinct]);
     const inputs = {buckets: ["int32", padded, shape], own: ["float32", own, shape]};
-    if (kind === "crepe") inputs.places = ["int32", this.hashed(text, reach, rows), [1, positions, stride * reach]];
+    if (reach) inputs.places = ["int32", this.hashed(text, reach, rows), [1, positions, stride * reach]];
     return inputs;
   }
 
   // Rows of the n-grams of 1 to `longest` known characters at each position; `rows` where there is none.
   hashed(codes, longest, rows) {
-    const found = new Int32Array(codes.length * longest).fill(rows), size = BigInt(rows);
+    const hashes = new Int32Array(codes.length * longest).fill(rows), size = BigInt(rows);
     for (let start = 0; start < codes.length; start++) {
       let key = 0n;
       for (let n = 0; n < longest && start + n < codes.length && codes[start + n] !== BLANK; n++) {
         key = key * 257n + BigInt(codes[start + n] + 1);
-        found[start * longest + n] = Number((mixed(key) >> 32n) * size >> 32n);
+        hashes[start * longest + n] = Number((mixed(key) >> 32n) * size >> 32n);
       }
     }
-    return found;
+    return hashes;
   }
 }
 

@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import UserError
-from crepe_dist.exporting import eight_bits
+from crepe_dist.exporting import torch_module
 from crepe_dist.files import sha256, sync, write_json, writing
 from crepe_dist.invocation import extra
-from crepe_dist.model import parameters, tensors_file
+from crepe_dist.model import eight_bits, parameters, tensors_file
 from crepe_dist.model.inference import open_inference
 from crepe_dist.model.precision import plan_inference
 from crepe_dist.predicting.model_summary import summarise
@@ -112,7 +112,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 def _in_float32(predictor: Predictor, quantize: bool = False) -> Predictor:
     engine = predictor.engine
     arrays = eight_bits.rounded(engine.shape, engine.arrays) if quantize else engine.arrays
-    float32 = plan_inference(engine.shape.multiplies, "float32")
+    float32 = plan_inference(engine.shape, "float32")
     return Predictor(
         open_inference(engine.shape, arrays, float32),
         predictor.encoding,
@@ -175,7 +175,8 @@ def _write_params(predictor: Predictor, about: About, folder: Path) -> Classify:
 
 
 def _write_pytorch(predictor: Predictor, about: About, folder: Path) -> Classify:
-    shutil.copyfile(Path(__file__).with_name(TORCH_MODULE), folder / TORCH_MODULE)
+    source = torch_module.source(predictor.engine.shape.kind)
+    (folder / TORCH_MODULE).write_text(source, encoding="utf-8")
     return _write_crepe(predictor, {**about, **predictor.encoding.listed()}, folder)
 
 

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
-from crepe_dist.exporting import crepe_runtime, onnx_graph, web_page
-from crepe_dist.exporting.crepe_runtime import Classifier
+import numpy as np
+from onnx import ModelProto, TensorProto, checker, helper
+
+from crepe_dist import registry
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.errors import UserError
+from crepe_dist.exporting import crepe_runtime, web_page
+from crepe_dist.exporting.crepe_runtime import FORMAT, Classifier
+from crepe_dist.model.onnx_graph import Graph
+from crepe_dist.model.parameters import Arrays
+from crepe_dist.model.shape import Shape
 from crepe_dist.predicting.model_summary import ModelSummary
 from crepe_dist.predicting.predictor import Predictor
+from crepe_dist.version import __version__
+from crepe_dist.wording import size
 
 MODEL = "model.onnx"
+# Versions of ONNX 1.8: the oldest with every operator used here, for the sake of old readers.
+OPSET_VERSION, IR_VERSION = 13, 7
+MAX_PARAMETER_BYTES = (1 << 31) - (1 << 20)  # Protocol Buffers end at 2 GiB; 1 MiB is left for the nodes
 
 
 def write(ours: Predictor, folder: Path, quantize: bool) -> Classifier:
@@ -30,9 +46,56 @@ def write_page(ours: Predictor, summary: ModelSummary, folder: Path, quantize: b
 
 def _model(ours: Predictor, quantize: bool) -> bytes:
     engine = ours.engine
-    about = onnx_graph.about(engine.shape, ours.encoding, ours.classes)
+    about = metadata(engine.shape, ours.encoding, ours.classes)
     about = {**about, "temperature": ours.calibration.temperature, "min_probability": ours.min_probability}
     if ours.thresholds is not None:
         about["thresholds"] = ours.thresholds.tolist()
-    content: bytes = onnx_graph.model(engine.shape, engine.arrays, about, quantize=quantize).SerializeToString()
+    content: bytes = build(engine.shape, engine.arrays, about, quantize=quantize).SerializeToString()
     return content
+
+
+def build(shape: Shape, arrays: Arrays, about: dict[str, Any], *, quantize: bool = False) -> ModelProto:
+    """Build the ONNX model of a network.
+
+    The inputs depend on the kind of network; see ``crepe_runtime.Classifier.inputs``. The output is ``probabilities``,
+    float32 [batch, classes]. The metadata, as JSON values, contain everything that an encoder needs.
+
+    Args:
+        arrays: float32 parameters by structural name.
+        about: metadata, from ``metadata``; a ``temperature`` divides the logits, and with ``thresholds`` the
+            classes are independent.
+        quantize: store tables in eight bits; ``eight_bits.rounded`` has already rounded the parameters.
+
+    Raises:
+        UserError: the parameters are too large for an ONNX file.
+    """
+    total = sum(array.nbytes for array in arrays.values())
+    if total > MAX_PARAMETER_BYTES:
+        raise UserError(
+            f"the parameters are too large for an ONNX file: {size(total)}", "the limit is 2 GB", "use --format symbol"
+        )
+    graph = Graph(quantize)
+    logits = registry.part(shape.kind, "onnx").logits(graph, shape, arrays)
+    if about.get("temperature", 1) != 1:
+        logits = graph.node("Div", logits, graph.value(np.array(about["temperature"], np.float32)))
+    if "thresholds" in about:
+        graph.node("Sigmoid", logits, name="probabilities")
+    else:
+        graph.node("Softmax", logits, name="probabilities", axis=1)
+    graph.outputs.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", shape.classes]))
+    built = helper.make_model(
+        helper.make_graph(graph.nodes, shape.kind, graph.inputs, graph.outputs, graph.values),
+        opset_imports=[helper.make_opsetid("", OPSET_VERSION)],
+        ir_version=IR_VERSION,
+        producer_name="crepe_dist",
+        producer_version=__version__,
+    )
+    helper.set_model_props(built, {name: json.dumps(value) for name, value in about.items()})
+    checker.check_model(built)
+    return built
+
+
+def metadata(shape: Shape, encoding: Encoding, classes: list[str]) -> dict[str, Any]:
+    """Return the metadata: the encoding of the inputs and the names of the outputs."""
+    head: dict[str, Any] = {"format": int(FORMAT), "version": __version__, **shape.settings()}
+    return {**head, **encoding.to_dict(), **encoding.listed(), "classes": classes}

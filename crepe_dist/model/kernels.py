@@ -7,6 +7,7 @@ import threading
 import weakref
 from typing import Any
 
+from crepe_dist import registry
 from crepe_dist.model.shape import Shape
 from crepe_dist.native.library import Library, threads
 
@@ -35,7 +36,8 @@ class Kernels:
         self._open(threads())
 
     def _open(self, number: int) -> None:
-        handle = self._shape.open_kernels(self._functions, self._precision, number)
+        binding = registry.part(self._shape.kind, "kernels")
+        handle = binding.open_network(self._functions, self._shape, self._precision, number)
         _check(handle is None)
         self._handle = handle
         self._process = os.getpid()

@@ -74,7 +74,7 @@ def shape_class(network: Mapping[str, Any]) -> type[Shape]:
     kind = network.get("kind", registry.NOTEBOOK)
     if not isinstance(kind, str) or kind not in registry.NETWORKS:
         raise ValueError(f"there is no network {str(kind)[:40]!r}")
-    shape: type[Shape] = registry.part(kind, "shape").SHAPE
+    shape: type[Shape] = registry.shape(kind)
     return shape
 
 

@@ -12,6 +12,7 @@ from crepe_dist.native.library import Library
 from crepe_dist.settings.allowed_values import Precision
 
 if TYPE_CHECKING:
+    from crepe_dist.model.shape import Shape
     from crepe_dist.settings.model_options import ModelOptions
 
 OTHERS = {"mxnet": "MXNet's operators", "numpy": "NumPy"}
@@ -54,31 +55,32 @@ class Plan:
         return f"{self.precision}, {kernels}" + (f" ({self.why})" if self.why else "")
 
 
-def plan(options: ModelOptions, device: Any, multiplies: bool = True, common: str | None = None) -> Plan:
+def plan(options: ModelOptions, device: Any, shape: Shape | None = None, common: str | None = None) -> Plan:
     """Select precision and kernels for a network on a device.
 
     Args:
         options: requested precision and kernels.
         device: MXNet context.
-        multiplies: ``Shape.multiplies`` of the network.
+        shape: configuration of the network; ``None``: any network of convolutions.
         common: build of the kernels to prefer, because other processes have no better one.
 
     Raises:
         UserError: The device, the network or the installation does not support the requested options.
     """
+    multiplies, has_kernels = (True, True) if shape is None else (shape.multiplies, shape.has_kernels)
     if not multiplies and options.precision not in ("auto", "float32"):
         raise UserError(
-            f"the n-gram network does not compute in {options.precision}",
+            f"this network does not compute in {options.precision}",
             "it only adds numbers, so a lower precision would save nothing",
             "use model.precision auto, or model.network crepe",
         )
     requested = "as requested"
     if not multiplies:
-        options, requested = replace(options, precision="float32"), ""  # there is no other for n-grams
+        options, requested = replace(options, precision="float32"), ""
     if device.device_type == "gpu":
         return _on_gpu(options, device, requested)
     kernels = common if common and options.kernels in ("auto", "own") else options.kernels
-    return _on_cpu(kernels, options.precision, requested)
+    return _on_cpu(kernels, options.precision, requested, has_kernels)
 
 
 def mxnet_has_bfloat16() -> bool:
@@ -86,13 +88,18 @@ def mxnet_has_bfloat16() -> bool:
     return library.processor_flags() >= library.AVX512
 
 
-def plan_inference(multiplies: bool, precision: Precision = "auto") -> Plan:
+def plan_inference(shape: Shape, precision: Precision = "auto") -> Plan:
     """Select precision and kernels for inference on the CPU; other arguments as for ``plan``."""
-    requested = "as requested" if multiplies and precision != "auto" else ""
-    return replace(_on_cpu("auto", precision if multiplies else "float32", requested), without="numpy")
+    requested = "as requested" if shape.multiplies and precision != "auto" else ""
+    planned = _on_cpu("auto", precision if shape.multiplies else "float32", requested, shape.has_kernels)
+    return replace(planned, without="numpy")
 
 
-def _on_cpu(kernels: str, precision: str, requested: str) -> Plan:
+def _on_cpu(kernels: str, precision: str, requested: str, has_kernels: bool) -> Plan:
+    if not has_kernels:
+        if kernels not in ("auto", "mxnet"):
+            raise UserError("our own kernels do not compute this network", remedy="use model.kernels auto or mxnet")
+        kernels = "mxnet"
     if kernels in library.BUILDS:
         native: Library | None = library.named(kernels, "model.kernels")
         trouble = ""

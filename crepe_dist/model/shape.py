@@ -5,20 +5,25 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
+from crepe_dist import registry
 from crepe_dist.errors import UserError
-from crepe_dist.files import finite
-from crepe_dist.settings.allowed_values import Kind
+from crepe_dist.files import finite, integer
 
 if TYPE_CHECKING:
+    from crepe_dist.data.alphabet import Codes
     from crepe_dist.settings.model_options import ModelOptions
 
 NOT_OURS = "these are not the parameters of a network of crepe_dist"
 GIVE_ANOTHER = "give parameters of such a network: a .params file or a run folder"
+LARGEST_SIZE = 1 << 24
+DROPOUT = "dropout"  # field of a network with dropout
+Self = TypeVar("Self", bound="Shape")
 
 
 @dataclass(frozen=True)
@@ -45,66 +50,93 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
 class Shape(ABC):
     """Configuration of a network, which determines the shapes of its parameters.
 
+    A network has a subclass, whose fields are its sizes (integers of at least 1) and perhaps its ``dropout``. Most
+    defaults fit a network that reads the codes of a document and has neither tables nor kernels of its own.
+
     Attributes:
         kind: network type, as in the setting ``model.network`` and in checkpoints.
         title: display name.
+        described: description for pages, with the names of sizes in braces.
         class_axes: axis of the classes in each parameter that depends on them, by parameter name.
         counted: names of the parameters that are counted in the training split, not trained.
         weighed: names of the parameters of the last layer of the second of two parts, whose logits are added with a
-            weight fitted to a validation split (``tower_weight``); empty: the network has one part.
+            weight fitted to a validation split (``part_weight``); empty: the network has one part.
         other_layers: the layers that do not depend on the classes and can be transferred to others; empty: none.
         reads_any_length: True if the parameters fit documents of any length.
         multiplies: True if matrix products dominate the computation, so that lower precision saves time.
         has_plateau: True if the loss may stay at chance at first.
         least_steps: steps after which the network usually tells classes apart.
-        input_names: names of the arguments of the forward pass, see ``inputs`` of the networks.
+        usual_epochs: epochs by default, for neither few documents nor much text.
+        stops_early: True if training stops early by default.
+        input_names: names of the arguments of the forward pass, see ``engines.block.Network.inputs``.
         label_smoothing: default for training.
         smaller: remedy if the network is too large for the machine.
+        options: names of the options that have other names than the sizes that they set.
+        limits: largest values of sizes, by name.
         alphabet_size: number of characters; codes from this number on are blank.
         feature_len: characters per document.
         classes: number of outputs.
     """
 
-    kind: ClassVar[Kind]
+    kind: ClassVar[str]
     title: ClassVar[str]
+    described: ClassVar[str]
     class_axes: ClassVar[Mapping[str, int]]
-    counted: ClassVar[tuple[str, ...]]
+    counted: ClassVar[tuple[str, ...]] = ()
     weighed: ClassVar[tuple[str, ...]] = ()
-    other_layers: ClassVar[str]
-    reads_any_length: ClassVar[bool]
-    multiplies: ClassVar[bool]
-    has_plateau: ClassVar[bool]
-    least_steps: ClassVar[int]
-    input_names: ClassVar[tuple[str, ...]]
+    other_layers: ClassVar[str] = ""
+    reads_any_length: ClassVar[bool] = True
+    multiplies: ClassVar[bool] = True
+    has_plateau: ClassVar[bool] = False
+    least_steps: ClassVar[int] = 20
+    usual_epochs: ClassVar[int] = 3
+    stops_early: ClassVar[bool] = True
+    input_names: ClassVar[tuple[str, ...]] = ("codes",)
     label_smoothing: ClassVar[float] = 0.0
-    smaller: ClassVar[str]
+    smaller: ClassVar[str] = "choose model.network ngrams"
+    options: ClassVar[Mapping[str, str]] = {}
+    limits: ClassVar[Mapping[str, int]] = {}
 
     alphabet_size: int
     feature_len: int
     classes: int
 
     @classmethod
-    @abstractmethod
-    def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> Shape:
-        """Return the shape selected by ``options`` for a data set with ``rows`` training rows."""
+    def sizes(cls) -> tuple[str, ...]:
+        """Return the names of the fields that a network adds: its sizes, and perhaps its dropout."""
+        return tuple(field.name for field in fields(cls)[len(fields(Shape)) :])
 
     @classmethod
-    @abstractmethod
+    def for_data(
+        cls: type[Self], options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int
+    ) -> Self:
+        """Return the shape selected by ``options`` for a data set with ``rows`` training rows."""
+        sizes = {name: getattr(options, cls.options.get(name, name)) for name in cls.sizes()}
+        chosen = {name: size for name, size in sizes.items() if size is not None}
+        return cls(alphabet_size=characters, feature_len=feature_len, classes=classes, **chosen)
+
+    @classmethod
     def of_parameters(
-        cls,
+        cls: type[Self],
         arrays: Mapping[str, np.ndarray[Any, Any]],
         alphabet_size: int,
         feature_len: int,
         network: Mapping[str, Any],
-    ) -> Shape:
+    ) -> Self:
         """Infer the shape from parameters and the network entries of a checkpoint's description (``settings``).
 
         Raises:
             UserError: The parameters do not belong to such a network.
         """
+        name, axis = next(iter(cls.class_axes.items()))
+        shape = tuple(arrays[name].shape) if name in arrays else ()
+        classes = shape[axis] if axis < len(shape) else 0
+        if not classes:
+            raise UserError(NOT_OURS, f"{name!r} is missing or has no classes", GIVE_ANOTHER)
+        sizes = {size: network[size] for size in cls.sizes()}
+        return cls(alphabet_size=alphabet_size, feature_len=feature_len, classes=classes, **sizes)
 
     @classmethod
-    @abstractmethod
     def check_settings(cls, network: Mapping[str, Any]) -> None:
         """Check the network entries of a checkpoint's description.
 
@@ -112,11 +144,21 @@ class Shape(ABC):
             KeyError: An entry is missing.
             ValueError: An entry is invalid.
         """
+        for name in cls.sizes():
+            if name == DROPOUT:
+                finite(network[name], 0, math.nextafter(1, 0), name)
+            else:
+                integer(network[name], 1, cls.limits.get(name, LARGEST_SIZE), name)
 
     @classmethod
     def epochs_needed(cls, rows: int, batch_size: int) -> int:
         """Return the epochs after which the network usually tells classes apart, with ``rows`` training rows."""
         return math.ceil(cls.least_steps / steps_per_epoch(rows, batch_size))
+
+    @property
+    def has_kernels(self) -> bool:
+        """True if our own kernels compute the network."""
+        return registry.has_part(self.kind, "kernels")
 
     @property
     def dropout(self) -> float:
@@ -129,84 +171,71 @@ class Shape(ABC):
         return 1
 
     @property
-    @abstractmethod
     def activations(self) -> int:
         """Number of activations of one document in the layer that has the most."""
+        return self.feature_len * self.alphabet_size
 
-    @abstractmethod
-    def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:
-        """Open our own kernels for this shape; return ``None`` if memory runs out."""
-
-    @abstractmethod
     def requested(self, options: ModelOptions) -> dict[str, int | None]:
-        """Return the sizes requested in ``options`` by attribute name; ``None`` for any size."""
+        """Return the sizes requested in ``options`` by attribute name; ``None`` for any size.
 
-    @abstractmethod
+        A default that was given explicitly cannot be distinguished from one left out.
+        """
+        names = {name: self.options.get(name, name) for name in self.sizes() if name != DROPOUT}
+        values = {name: getattr(options, option) for name, option in names.items()}
+        defaults = {name: getattr(type(options), option) for name, option in names.items()}
+        return {name: None if value == defaults[name] else value for name, value in values.items()}
+
     def remedy_for(self, name: str) -> str:
         """Return the remedy for a requested size ``name`` that differs from this shape's."""
+        return f"omit model.{self.options.get(name, name)}, which these parameters decide"
 
-    @abstractmethod
-    def trained_as(self, options: ModelOptions) -> Shape:
+    def trained_as(self: Self, options: ModelOptions) -> Self:
         """Return this shape with the options that may change between trainings, such as dropout."""
+        if options.dropout is None or DROPOUT not in self.sizes():
+            return self
+        changed: dict[str, Any] = {DROPOUT: options.dropout}
+        return replace(self, **changed)
 
     @abstractmethod
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every parameter by name, without allocating memory for the network."""
 
-    @abstractmethod
-    def sizes(self) -> tuple[int, ...]:
-        """Return the fields of the shape struct in ``crepe_dist/native``, in its order."""
-
     def most_rows(self, documents: int) -> dict[str, int]:
-        """Return the largest numbers of rows that so many documents touch, by parameter name.
+        """Return the largest numbers of rows that so many documents touch, by name of the table.
 
-        The names are those of the parameters that our own kernels can train row by row, in the order of the kernels.
+        Tables are the parameters that our own kernels can train row by row, in the order of the kernels. They can be
+        quantized, and compressed by leaving rows out.
         """
         return {}
 
-    @abstractmethod
+    def rows_used(self, codes: Codes) -> dict[str, npt.NDArray[np.int32]]:
+        """Return the rows of each table that documents use, once for each use, by name of the table."""
+        return {}
+
     def layers(self) -> Iterator[Layer]:
         """Yield the rows of a model summary, from the input to the logits."""
+        yield Layer("characters", f"{self.feature_len}")
+        yield Layer("logits", f"{self.classes}", self.parameters)
 
-    @abstractmethod
     def forward_operations(self) -> int:
         """Return the nominal number of floating-point operations of one document's forward pass.
 
         A multiplication and an addition count as two operations.
         """
+        return 2 * self.parameters
 
-    @abstractmethod
     def training_operations(self) -> int:
         """Return the nominal number of floating-point operations of one document's forward and backward pass."""
+        return 3 * self.forward_operations()
 
-    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Return the entries for the network in a checkpoint's description."""
+        return {"kind": self.kind, **{name: getattr(self, name) for name in self.sizes()}}
 
     @property
     def parameters(self) -> int:
         """Total number of weights and biases."""
         return sum(map(math.prod, self.parameter_shapes().values()))
 
-
-def array_shape(arrays: Mapping[str, np.ndarray[Any, Any]], name: str, dimensions: int) -> tuple[int, ...]:
-    """Return the shape of a parameter that must have ``dimensions`` axes and no empty one.
-
-    Raises:
-        UserError: The parameter is missing or has another shape.
-    """
-    shape = tuple(arrays[name].shape) if name in arrays else ()
-    if len(shape) != dimensions:
-        raise UserError(NOT_OURS, f"{name!r} is missing or does not have {dimensions} dimensions", GIVE_ANOTHER)
-    if not all(shape):
-        raise UserError(NOT_OURS, "a layer has no outputs", GIVE_ANOTHER)
-    return shape
-
-
-def check_dropout(dropout: Any) -> None:
-    """Check the dropout of a checkpoint's description.
-
-    Raises:
-        ValueError: It is not a probability below 1.
-    """
-    finite(dropout, 0, math.nextafter(1, 0), "dropout")
+    def __str__(self) -> str:
+        return self.title

@@ -15,7 +15,7 @@ struct Dropout {
 };
 
 // Tells if dropout keeps unit `index` of the global batch, for any number of threads and ranks. A hash of the index by
-// SplitMix64 (Steele, Lea & Flood 2014); `kept` in networks/dropout.py is equivalent.
+// SplitMix64 (Steele, Lea & Flood 2014); `kept` in engines/dropout.py is equivalent.
 inline bool kept(const Dropout& dropout, uint64_t index) {
     uint64_t z = dropout.seed + (index + 1) * GOLDEN;
     z = (z ^ (z >> 30)) * MULTIPLIER1;

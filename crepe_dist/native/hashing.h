@@ -7,15 +7,15 @@
 
 #include "constants.h"
 
-// Copies the codes of a text up to its last known character; with `edges`, between two symbols, whose code follows
-// those of the alphabet. A text without a known character is empty.
-inline void read_text(const uint8_t* codes, long length, long alphabet, bool edges, std::vector<uint8_t>& out) {
+// Copies the codes of a text up to its last known character, between two symbols, whose code follows those of the
+// alphabet. networks/ngrams/hashing.py describes the hash. A text without a known character is empty.
+inline void read_text(const uint8_t* codes, long length, long alphabet, std::vector<uint8_t>& out) {
     out.clear();
     while (length && codes[length - 1] >= alphabet) --length;
     if (!length) return;
-    if (edges) out.push_back(uint8_t(alphabet));
+    out.push_back(uint8_t(alphabet));
     for (long i = 0; i < length; ++i) out.push_back(codes[i] < alphabet ? codes[i] : BLANK);
-    if (edges) out.push_back(uint8_t(alphabet));
+    out.push_back(uint8_t(alphabet));
 }
 
 // The key of an n-gram that is one known character longer. N-grams of up to seven characters have distinct keys.

@@ -18,13 +18,13 @@
 #include "whole.h"
 
 struct NGramShape {
-    long alphabet, length, classes, longest, buckets, edges;
+    long alphabet, length, classes, longest, buckets;
 
     // Room for the buckets of a document.
-    long most() const { return std::min(buckets, (length + 2 * edges) * longest) + SPARE; }
+    long most() const { return std::min(buckets, (length + 2) * longest) + SPARE; }
 };
 
-// Finds the distinct buckets of documents; equivalent to `look_up` in model/ngrams.py.
+// Finds the distinct buckets of documents; equivalent to `look_up` in networks/ngrams/hashing.py.
 class Finder {
   public:
     explicit Finder(long buckets) : buckets_(buckets), found_(buckets) {}
@@ -32,7 +32,7 @@ class Finder {
     // Calls visit(number, word) for the words of the bitmap of the buckets of all n-grams of 1 to `longest` known
     // characters, in ascending order.
     template <class Visit> void find_words(const uint8_t* codes, const NGramShape& shape, Visit visit) {
-        read_text(codes, shape.length, shape.alphabet, shape.edges, text_);
+        read_text(codes, shape.length, shape.alphabet, text_);
         const long length = long(text_.size());
         for (long start = 0; start < length; ++start) {
             uint64_t key = 0;
@@ -237,7 +237,7 @@ class NGrams final : public Engine {
         }
         for (int group : {0, 1}) {
             const float number = float(std::max<size_t>(groups[group].size(), 1));
-            factors[group] = (shape_.edges ? std::min(NGRAM_SCALE, ROOT_SCALE * std::sqrt(number)) : NGRAM_SCALE) / number;
+            factors[group] = std::min(NGRAM_SCALE, ROOT_SCALE * std::sqrt(number)) / number;
         }
     }
 

@@ -34,7 +34,7 @@ struct EmbeddingShape {
 };
 
 // Hashes the n-grams of 1 to `longest` known characters that start at each character of a text to out
-// [characters][longest], which has NO_ROW everywhere. `look_up` in model/tower.py is equivalent.
+// [characters][longest], which has NO_ROW everywhere. `look_up` in networks/crepe/tower.py is equivalent.
 inline void hash_positions(const std::vector<uint8_t>& text, const EmbeddingShape& shape, uint32_t* out) {
     const long characters = long(text.size());
     for (long start = 0; start < characters; ++start, out += shape.longest) {
@@ -191,7 +191,7 @@ template <class T> class Tower final : public Engine {
         texts_.resize(rows);
 #pragma omp parallel for num_threads(threads_)
         for (long row = 0; row < rows; ++row)
-            read_text(codes + row * stride, shape_.embedding.length, shape_.embedding.alphabet, true, texts_[row]);
+            read_text(codes + row * stride, shape_.embedding.length, shape_.embedding.alphabet, texts_[row]);
         for (long l = 0; l < LEVELS; ++l) {
             lengths_[l].resize(rows);
             starts_[l].resize(rows + 1);

@@ -277,7 +277,7 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Device = CPU) -> Predi
     if device.device_type == "gpu":
         engine = _on_gpu(shape, arrays, device, precision)
     else:
-        engine = open_inference(shape, arrays, plan_inference(shape.multiplies, precision))
+        engine = open_inference(shape, arrays, plan_inference(shape, precision))
     return Predictor(engine, encoding, classes, calibration, thresholds=thresholds, id=id_, composition=composition)
 
 

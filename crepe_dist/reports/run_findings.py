@@ -23,7 +23,6 @@ from crepe_dist.reports.score_tables import (
     unanswered,
 )
 from crepe_dist.reports.uncertainty import interval
-from crepe_dist.settings.allowed_values import Kind
 from crepe_dist.settings.training_options import LEAST_VALIDATION
 from crepe_dist.wording import counted, cut, duration, listed, nth, number, percent
 
@@ -45,12 +44,6 @@ ONE_LIMIT = (
     "(--min-probability)."
 )
 SEVERAL_LIMIT = "It gives a text each label whose probability reaches its threshold: none, one or several."
-SIZES: dict[Kind, str] = {
-    "crepe": "{blocks} blocks of convolutions, {width} channels, over n-grams of length 1 to {reach}, {rows} rows; and "
-    "character n-grams of length 1 to {longest}, {buckets} buckets",
-    "ngrams": "character n-grams of length 1 to {longest}, {buckets} buckets",
-    "paper": "convolutions, {filters} filters and {units} units",
-}
 
 
 def result(record: RunRecord, classes: list[str]) -> str:
@@ -86,14 +79,14 @@ def choice(record: RunRecord) -> str:
     return f"Epoch {nth(record.epoch)} of {nth(last)} {how}.{stopped}"
 
 
-def kind(record: RunRecord) -> Kind:
+def kind(record: RunRecord) -> str:
     return shape_class(record.about["network"]).kind
 
 
 def network(record: RunRecord) -> str:
     """Describe the network by its kind and size."""
     provenance = record.made
-    text = SIZES[kind(record)].format_map(defaultdict(lambda: "?", record.about["network"]))
+    text = shape_class(record.about["network"]).described.format_map(defaultdict(lambda: "?", record.about["network"]))
     if provenance:
         text += f", {number(provenance['parameters'])} parameters"
     return text

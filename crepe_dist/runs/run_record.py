@@ -14,6 +14,7 @@ from crepe_dist.data.dataset import SAMPLE, Dataset, Split, folder_of, open_data
 from crepe_dist.errors import UserError
 from crepe_dist.files import finite, integer
 from crepe_dist.model.parameters import shape_class
+from crepe_dist.registry import NETWORKS
 from crepe_dist.runs import checkpoint, history
 from crepe_dist.runs.checkpoint import CONFIG, RESULT
 from crepe_dist.runs.history import History
@@ -106,7 +107,7 @@ class RunRecord:
         epochs, patience = (self.settings.get(name) for name in ("training.epochs", "training.patience"))
         network, batch = (self.settings.get(name) for name in ("model.network", "data.batch_size"))
         documents = self.made.get("documents", {})
-        if network and batch and "train" in documents:
+        if network in NETWORKS and batch and "train" in documents:
             usual = default_epochs(network, documents["train"], self.about["encoding"]["feature_len"], batch)
             choosing = 0 if epochs != usual or "labels" in self.about else documents.get("validation", 0)
             epochs, patience = usual, default_patience(network, choosing)

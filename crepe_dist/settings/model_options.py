@@ -81,8 +81,13 @@ class ModelOptions(Settings, group="model"):
         filters, units = SIZES.get(self.size, (None, None))
         return self.filters or filters, self.units or units
 
+    @property
+    def implied_network(self) -> Kind:
+        """The network that these settings ask for: the paper's, if they ask for its widths."""
+        return self.network if self.requested_widths == (None, None) else "paper"
+
     def widths(self, rows: int) -> tuple[int, int]:
         """Return the (filters, units) of the paper's network for a number of training rows."""
         filters, units = SIZES["tiny" if rows < TINY_BELOW_ROWS else "small"]
-        asked_filters, asked_units = self.requested_widths
-        return asked_filters or filters, asked_units or units
+        requested_filters, requested_units = self.requested_widths
+        return requested_filters or filters, requested_units or units

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Optional, Union
 
 from pydantic.dataclasses import dataclass
 
+from crepe_dist import registry
 from crepe_dist.errors import UserError
 from crepe_dist.settings.allowed_values import MANY
 from crepe_dist.settings.data_options import LARGEST_BATCH
@@ -64,14 +65,15 @@ class OptimizerOptions(Settings, group="optimizer"):
 
 
 # Epochs by default. Few documents need more, because the number of steps matters; much text needs fewer.
-LEAST_EPOCHS, EPOCHS, PAPER_EPOCHS, MOST_EPOCHS = 2, 3, 5, 20
+LEAST_EPOCHS, MOST_EPOCHS = 2, 20
 FEW_STEPS = 750
 MANY_CHARACTERS = 100_000_000  # of all training documents, padded
 
 
 def default_epochs(network: str, documents: int, feature_len: int, batch_size: int) -> int:
     """Return a network's default number of epochs for so many training documents of ``feature_len`` characters."""
-    usual, characters = PAPER_EPOCHS if network == "paper" else EPOCHS, documents * feature_len
+    usual: int = registry.shape(network).usual_epochs
+    characters = documents * feature_len
     if characters > MANY_CHARACTERS:
         return max(LEAST_EPOCHS, math.ceil(usual * MANY_CHARACTERS / characters))
     return max(usual, min(MOST_EPOCHS, math.ceil(FEW_STEPS / math.ceil(documents / batch_size))))
@@ -83,7 +85,7 @@ LEAST_VALIDATION = 200  # documents by which to stop early
 
 def default_patience(network: str, documents: int) -> int:
     """Return a network's default patience with so many documents of one label in the validation split."""
-    return PATIENCE if network != "paper" and documents >= LEAST_VALIDATION else 0
+    return PATIENCE if registry.shape(network).stops_early and documents >= LEAST_VALIDATION else 0
 
 
 @dataclass

@@ -43,7 +43,10 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
     shape = start.shape if start else _shape(config.model, data)
     common = common_kernels(world)
     computing = world.agree(
-        "precision", lambda: plan(config.model, device, shape.multiplies, common), same=Plan.result, alike=SAME_MACHINES
+        "precision",
+        lambda: plan(config.model, device, shape, common),
+        same=Plan.result,
+        alike=SAME_MACHINES,
     )
     library.keep_to(computing.library)
     objective = world.agree("class weights", lambda: _objective(config, data, shape))
@@ -63,8 +66,8 @@ def common_kernels(world: World) -> str | None:
 
 
 def _start(config: Config, dataset: Dataset) -> Start | None:
-    given = config.training.init_from
-    return None if given is None else transfer.read(given, config.model, dataset)
+    source = config.training.init_from
+    return None if source is None else transfer.read(source, config.model, dataset)
 
 
 def _identity(start: Start | None) -> list[str] | None:
@@ -105,20 +108,20 @@ def _check_memory(shape: Shape) -> None:
 
 
 def _objective(config: Config, dataset: Dataset, shape: Shape) -> Objective:
-    given, smoothing = config.training.class_weights, config.training.label_smoothing
+    weights, smoothing = config.training.class_weights, config.training.label_smoothing
     smoothing = shape.label_smoothing if smoothing is None else smoothing
     targets = dataset.splits["train"].targets
     labelled = (ONE, 0) if targets is None else (targets.kind, targets.most)
-    if given == "none":
+    if weights == "none":
         return Objective(smoothing, (), *labelled)
-    if given == "balanced":
+    if weights == "balanced":
         return Objective(smoothing, balanced(dataset.class_counts()), *labelled)
-    assert isinstance(given, dict)
-    unknown = set(given) - set(dataset.classes)
+    assert isinstance(weights, dict)
+    unknown = set(weights) - set(dataset.classes)
     if unknown:
         raise UserError(
             f"training.class_weights names {', '.join(sorted(unknown))}, which is not a class of the data",
             f"the classes are {', '.join(dataset.classes)}"[:300],
             "spell the names as prepare shows them",
         )
-    return Objective(smoothing, tuple(given.get(name, 1.0) for name in dataset.classes), *labelled)
+    return Objective(smoothing, tuple(weights.get(name, 1.0) for name in dataset.classes), *labelled)

@@ -18,8 +18,6 @@ from crepe_dist.files import sha256
 from crepe_dist.model import parameters
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape
-from crepe_dist.networks.ngrams.shape import NGramShape
-from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.model_options import ModelOptions
 
@@ -42,11 +40,6 @@ class Start:
     sha256: str
     summary: str
 
-    @property
-    def has_counts(self) -> bool:
-        """True if the arrays hold all that is counted in the training split."""
-        return all(name in self.arrays for name in self.shape.counted)
-
     def give(self, network: Network) -> None:
         """Copy the arrays into a network.
 
@@ -56,23 +49,22 @@ class Start:
         block.set_values(network, {**block.values(network), **self.arrays})
 
 
-def read(given: str, options: ModelOptions, dataset: Dataset) -> Start:
+def read(source: str, options: ModelOptions, dataset: Dataset) -> Start:
     """Read the parameters from which training on this data starts.
 
     Args:
-        given: .params file, run folder or model folder.
+        source: .params file, run folder or model folder.
 
     Raises:
         UserError: the file is missing, or belongs to another encoding, other settings, or n-grams of other classes.
     """
-    path = checkpoint.find(given)
+    path = checkpoint.find(source)
     about = checkpoint.describe(path)
     arrays = parameters.load(path)
     encoding = dataset.encoding
     classes: list[str] | None = None
-    if about is None:
-        network: dict[str, Any] = {"kind": NGramShape.kind, "longest": options.longest} if "weight" in arrays else {}
-    else:
+    network: dict[str, Any] = {}
+    if about is not None:
         trained_on, classes, network = checkpoint.trained_as(path, about)
         _check_encoding(path, trained_on, dataset, network)
     shape = parameters.shape_of(arrays, encoding.codes, encoding.feature_len, network)
@@ -104,17 +96,17 @@ def _kept(path: Path, arrays: Arrays, shape: Shape, classes: list[str] | None, h
             f"all layers from {name}, which does not name its classes; they are assumed to be those of the data",
         )
     if classes is not None and sorted(classes) == sorted(here):
-        order = [classes.index(each) for each in here]
-        ordered = {each: np.take(arrays[each], order, axis) for each, axis in of_classes.items()}
+        order = [classes.index(name) for name in here]
+        ordered = {key: np.take(arrays[key], order, axis) for key, axis in of_classes.items()}
         return {**arrays, **ordered}, f"all layers from {name}, its classes in the order of the data"
     there = wording.counted(shape.classes, "class", "classes") if classes is None else _listed(classes)
     if not shape.other_layers:
         raise UserError(
-            f"{path} is an n-gram network for other classes than those of the data",
+            f"{path} is a network for other classes than those of the data",
             f"its only layer belongs to its classes ({there}), so nothing could be kept",
             "omit --init-from, or start from a network trained with --model.network crepe",
         )
-    kept = {each: array for each, array in arrays.items() if each not in of_classes and each not in shape.counted}
+    kept = {key: array for key, array in arrays.items() if key not in of_classes and key not in shape.counted}
     return kept, f"{shape.other_layers} from {name}; the rest new, because its classes differ ({there})"
 
 
@@ -135,7 +127,7 @@ def _check_encoding(path: Path, there: Encoding, dataset: Dataset, network: dict
 
 def _check_settings(path: Path, options: ModelOptions, shape: Shape) -> None:
     """Check that no setting contradicts the given network."""
-    requested = options.network if options.requested_widths == (None, None) else PaperShape.kind
+    requested = options.implied_network
     # A default that was given explicitly cannot be distinguished from one left out.
     if requested not in (ModelOptions.network, shape.kind):
         raise UserError(
@@ -153,6 +145,6 @@ def _check_settings(path: Path, options: ModelOptions, shape: Shape) -> None:
 
 
 def _listed(classes: list[str]) -> str:
-    names = [wording.visible(each, 40) for each in wording.first(classes, SHOWN_CLASSES)]
+    names = [wording.visible(name, 40) for name in wording.first(classes, SHOWN_CLASSES)]
     rest = len(classes) - len(names)
     return wording.listed([*names, f"{rest} more"] if rest else names)

@@ -13,8 +13,8 @@ from crepe_dist.data.order import Order
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.engines.engine import Engine
+from crepe_dist.model.part_weight import WeightCounts
 from crepe_dist.model.shape import Shape
-from crepe_dist.model.tower_weight import WeightCounts
 from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.scores import Mistake, Scores
 from crepe_dist.settings.training_options import EvaluationOptions

@@ -26,7 +26,7 @@ from tests.batches import some_batch
 from tests.conftest import needs_kernels
 from tests.test_two_tables import SHAPE, Training
 
-TABLE = NGramShape(69, 8, 2, 2, 1 << 8, edges=False)
+TABLE = NGramShape(69, 8, 2, 2, 1 << 8)
 
 
 def bounds(*each: float) -> np.ndarray:

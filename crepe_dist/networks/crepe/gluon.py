@@ -17,9 +17,9 @@ from crepe_dist.engines.block import Network
 from crepe_dist.engines.dropout import OTHER_STREAM, Kept
 from crepe_dist.engines.layers import Casting, Logits
 from crepe_dist.mxnet_internals import drop_compiled_graph, host_array, view
-from crepe_dist.networks.crepe import tower
+from crepe_dist.networks.crepe.head_start import head_start
 from crepe_dist.networks.crepe.shape import SUM_SCALE, CrepeShape
-from crepe_dist.networks.crepe.tower import POOLED_BLOCKS, TAPS
+from crepe_dist.networks.crepe.tower import POOLED_BLOCKS, TAPS, look_up
 from crepe_dist.networks.ngrams.counting import count_ngrams
 from crepe_dist.networks.ngrams.gluon import NGrams
 from crepe_dist.networks.ngrams.hashing import fill
@@ -68,7 +68,7 @@ class Crepe(Network):
         documents = data.class_counts()
         joined = np.bincount(np.arange(len(documents)) % shape.classes, documents).astype(np.int64)
         counts = count_ngrams(shape, data, world)
-        added = tower.head_start(counts, joined, self.shape.width, seed)
+        added = head_start(counts, joined, self.shape.width, seed)
         table = self.tower.table
         table.set_data(table.data() + options.head_start * mx.nd.array(added, ctx=table.list_ctx()[0]))
 
@@ -81,7 +81,7 @@ class Crepe(Network):
         shape = self.shape
         batch = self.ngrams.prepare(batch)
         codes = view(batch.packed)[:, : shape.feature_len]
-        places, known, inside = tower.look_up(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
+        places, known, inside = look_up(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
         fill(places, known, shape.rows)
         arrays = (places, known.view(np.uint8), inside.view(np.uint8))
         return replace(batch, extra=(*batch.extra, *map(host_array, arrays)))

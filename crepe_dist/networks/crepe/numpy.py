@@ -7,9 +7,8 @@ import numpy as np
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.model.numpy_layers import Floats, convolved, pooled, total
 from crepe_dist.model.parameters import Arrays
-from crepe_dist.networks.crepe import tower
 from crepe_dist.networks.crepe.shape import SUM_SCALE, CrepeShape
-from crepe_dist.networks.crepe.tower import POOLED_BLOCKS, TAPS
+from crepe_dist.networks.crepe.tower import POOLED_BLOCKS, TAPS, look_up
 from crepe_dist.networks.ngrams import numpy as ngrams
 
 
@@ -24,7 +23,7 @@ def _part(arrays: Arrays, prefix: str) -> Arrays:
 
 
 def _tower(shape: CrepeShape, arrays: Arrays, codes: Codes) -> Floats:
-    places, known, is_inside = tower.look_up(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
+    places, known, is_inside = look_up(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
     table = arrays["table"]
     x = np.maximum(total([table[places[:, :, n]] * known[:, :, n, None] for n in range(places.shape[2])]), 0)
     inside = is_inside[:, :, None].astype(np.float32)

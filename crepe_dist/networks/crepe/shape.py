@@ -3,7 +3,7 @@
     logits = 0.75 × (logits of the n-gram table + weight × logits of the tower)
 
 The factor makes the probabilities fit the accuracy, because label smoothing makes each part alone too cautious. The
-weight is 1, or that of the validation split (``tower_weight``), which a checkpoint has in the tower's last layer.
+weight is 1, or that of the validation split (``part_weight``), which a checkpoint has in the tower's last layer.
 
 Each of the two learns from a loss of its own, as if it were alone. With one loss for both, the table, which knows the
 training documents by heart after an epoch, would leave nothing for the tower to learn.
@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
+from crepe_dist.data.alphabet import Codes
 from crepe_dist.errors import UserError
-from crepe_dist.files import integer
-from crepe_dist.model.shape import Layer, Shape, array_shape, check_dropout
+from crepe_dist.model.shape import Layer, Shape
 from crepe_dist.native import constants
-from crepe_dist.networks.crepe import tower
-from crepe_dist.networks.crepe.tower import TAPS
+from crepe_dist.networks.crepe.tower import POOLED_BLOCKS, TAPS, look_up
 from crepe_dist.networks.ngrams.shape import NGramShape
-from crepe_dist.settings.allowed_values import CREPE_SMOOTHING, LARGEST_STRIDE, MOST_BLOCKS, Kind
+from crepe_dist.settings.allowed_values import LARGEST_STRIDE, LONGEST_NGRAM, MOST_BLOCKS
 
 if TYPE_CHECKING:
     from crepe_dist.settings.model_options import ModelOptions
@@ -62,21 +62,25 @@ class CrepeShape(Shape):
         dropout: probability of dropping a number of the tower's input.
     """
 
-    kind: ClassVar[Kind] = "crepe"
+    kind: ClassVar[str] = "crepe"
     title: ClassVar[str] = "convolutions over characters and n-grams"
+    described: ClassVar[str] = (
+        "{blocks} blocks of convolutions, {width} channels, over n-grams of length 1 to {reach}, {rows} rows; and "
+        "character n-grams of length 1 to {longest}, {buckets} buckets"
+    )
     class_axes: ClassVar[Mapping[str, int]] = {
         "ngrams.weight": 1, "ngrams.bias": 0, "tower.out.weight": 0, "tower.out.bias": 0
     }  # fmt: skip
     counted: ClassVar[tuple[str, ...]] = ("ngrams.significant",)
     weighed: ClassVar[tuple[str, ...]] = ("tower.out.weight", "tower.out.bias")
     other_layers: ClassVar[str] = "embeddings and convolutions"
-    reads_any_length: ClassVar[bool] = True
-    multiplies: ClassVar[bool] = True
-    has_plateau: ClassVar[bool] = False
-    least_steps: ClassVar[int] = 20
     input_names: ClassVar[tuple[str, ...]] = (*NGramShape.input_names, "places", "known", "inside")
-    label_smoothing: ClassVar[float] = CREPE_SMOOTHING
+    label_smoothing: ClassVar[float] = 0.1
     smaller: ClassVar[str] = "lower model.width, or choose model.network ngrams"
+    options: ClassVar[Mapping[str, str]] = {"rows": "embeddings"}
+    limits: ClassVar[Mapping[str, int]] = {
+        "longest": LONGEST_NGRAM, "reach": LONGEST_NGRAM, "blocks": MOST_BLOCKS, "stride": LARGEST_STRIDE
+    }  # fmt: skip
     FEATURE_DROPOUT: ClassVar[float] = 0.1
 
     longest: int
@@ -105,29 +109,6 @@ class CrepeShape(Shape):
             options.embeddings or embeddings, options.width, options.blocks, stride, dropout,
         )  # fmt: skip
 
-    @classmethod
-    def of_parameters(
-        cls,
-        arrays: Mapping[str, np.ndarray[Any, Any]],
-        alphabet_size: int,
-        feature_len: int,
-        network: Mapping[str, Any],
-    ) -> CrepeShape:
-        buckets, classes = array_shape(arrays, "ngrams.weight", 2)
-        rows, width = array_shape(arrays, "tower.table", 2)
-        return cls(
-            alphabet_size, feature_len, classes, network["longest"], buckets, network["reach"], rows, width,
-            network["blocks"], network["stride"], network["dropout"],
-        )  # fmt: skip
-
-    @classmethod
-    def check_settings(cls, network: Mapping[str, Any]) -> None:
-        NGramShape.check_settings(network)
-        NGramShape.check_settings({"longest": network["reach"]})
-        integer(network["blocks"], 1, MOST_BLOCKS, "blocks")
-        integer(network["stride"], 1, LARGEST_STRIDE, "stride")
-        check_dropout(network["dropout"])
-
     @property
     def group_size(self) -> int:
         return 4 if self.positions > SHORT_POSITIONS else 8
@@ -146,39 +127,21 @@ class CrepeShape(Shape):
     def activations(self) -> int:
         return self.positions * max(self.width, self.stride * self.reach)
 
-    def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:
-        sizes = np.array((*self.sizes(), self.group_size), np.int64)
-        return functions.crepe_open(precision == "bfloat16", sizes.ctypes.data, self.FEATURE_DROPOUT, threads)
-
-    def requested(self, options: ModelOptions) -> dict[str, Any]:
-        names = {name: name for name in ("longest", "buckets", "reach", "width", "blocks", "stride")} | {
-            "rows": "embeddings"
-        }
-        given = {name: getattr(options, option) for name, option in names.items()}
-        defaults = {name: getattr(type(options), option) for name, option in names.items()}
-        # A default that was given explicitly cannot be distinguished from one left out.
-        return {name: None if value == defaults[name] else value for name, value in given.items()}
-
-    def remedy_for(self, name: str) -> str:
-        return f"omit model.{'embeddings' if name == 'rows' else name}, which these parameters decide"
-
-    def trained_as(self, options: ModelOptions) -> CrepeShape:
-        return self if options.dropout is None else replace(self, dropout=options.dropout)
-
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        found = {f"ngrams.{name}": shape for name, shape in self.table.parameter_shapes().items()}
-        found["tower.table"] = (self.rows, self.width)
+        shapes = {f"ngrams.{name}": shape for name, shape in self.table.parameter_shapes().items()}
+        shapes["tower.table"] = (self.rows, self.width)
         for number in range(2 * self.blocks):
-            found[f"tower.convolutions.{number}.weight"] = (self.width, self.width, TAPS)
-            found[f"tower.convolutions.{number}.bias"] = (self.width,)
-        return {**found, "tower.out.weight": (self.classes, 2 * self.width), "tower.out.bias": (self.classes,)}
-
-    def sizes(self) -> tuple[int, ...]:
-        return (*self.table.sizes(), self.reach, self.rows, self.width, self.blocks, self.stride)
+            shapes[f"tower.convolutions.{number}.weight"] = (self.width, self.width, TAPS)
+            shapes[f"tower.convolutions.{number}.bias"] = (self.width,)
+        return {**shapes, "tower.out.weight": (self.classes, 2 * self.width), "tower.out.bias": (self.classes,)}
 
     def most_rows(self, documents: int) -> dict[str, int]:
         (most,) = self.table.most_rows(documents).values()
         return {"ngrams.weight": most, "tower.table": min(self.rows, documents * (self.feature_len + 2) * self.reach)}
+
+    def rows_used(self, codes: Codes) -> dict[str, npt.NDArray[np.int32]]:
+        buckets, known, _ = look_up(codes, self.alphabet_size, self.reach, self.rows, self.stride)
+        return {"ngrams.weight": self.table.rows_used(codes)["weight"], "tower.table": buckets[known]}
 
     def layers(self) -> Iterator[Layer]:
         yield Layer("characters", f"{self.feature_len}")
@@ -186,9 +149,9 @@ class CrepeShape(Shape):
         yield Layer(
             f"embedded n-grams of 1 to {self.reach}", f"{self.width} × {self.positions}", self.rows * self.width
         )
-        each = 2 * (self.width**2 * TAPS + self.width)
+        parameters = 2 * (self.width**2 * TAPS + self.width)
         for number, positions in enumerate(self._positions()):
-            yield Layer(f"block {number + 1}, width {TAPS}", f"{self.width} × {positions}", each)
+            yield Layer(f"block {number + 1}, width {TAPS}", f"{self.width} × {positions}", parameters)
         yield Layer("maximum and mean", f"{2 * self.width}")
         yield Layer("logits", f"{self.classes}", self.classes * (2 * self.width + 1))
 
@@ -202,7 +165,7 @@ class CrepeShape(Shape):
         positions = self.positions
         for number in range(self.blocks):
             yield positions
-            if number < tower.POOLED_BLOCKS:
+            if number < POOLED_BLOCKS:
                 positions = -(-positions // 2)
 
     def forward_operations(self) -> int:
@@ -211,13 +174,6 @@ class CrepeShape(Shape):
 
     def training_operations(self) -> int:
         return 3 * self.forward_operations()
-
-    def settings(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind, "longest": self.longest, "buckets": self.buckets, "reach": self.reach,
-            "rows": self.rows, "width": self.width, "blocks": self.blocks, "stride": self.stride,
-            "dropout": self.dropout,
-        }  # fmt: skip
 
     def __str__(self) -> str:
         return (

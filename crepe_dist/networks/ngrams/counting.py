@@ -13,6 +13,7 @@ from crepe_dist.data.order import share
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.native import library
 from crepe_dist.networks.ngrams.hashing import look_up
+from crepe_dist.networks.ngrams.kernels import sizes as sizes_of
 from crepe_dist.networks.ngrams.shape import NGramShape
 
 CHUNK = 1 << 20  # counts per vectorised step
@@ -27,16 +28,16 @@ def count_ngrams(shape: NGramShape, dataset: Dataset, world: Collectives) -> npt
     Returns:
         The numbers in all shares, int32 [buckets, classes].
     """
-    part = dataset.splits["train"]
+    split = dataset.splits["train"]
     counts = np.zeros((shape.buckets, shape.classes), np.int32)
-    first, last = share(0, len(part), world.rank, world.size)
+    first, last = share(0, len(split), world.rank, world.size)
     for start in range(first, last, COUNTED_AT_ONCE):
         rows = np.arange(start, min(start + COUNTED_AT_ONCE, last))
-        labels = part.labels[rows]
-        if part.targets is not None:  # a document counts once for each of its labels
-            places, labels = part.targets.occurrences(rows)
-            rows = rows[places]
-        _count(part.codes(rows), labels % shape.classes, shape, counts)
+        labels = split.labels[rows]
+        if split.targets is not None:  # a document counts once for each of its labels
+            indices, labels = split.targets.occurrences(rows)
+            rows = rows[indices]
+        _count(split.codes(rows), labels % shape.classes, shape, counts)
         world.beat()
     return world.sum(counts, "n-grams")
 
@@ -64,10 +65,10 @@ def significant(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64],
         documents: number of documents of each class, int64 [classes].
         least: threshold in standard deviations; normal noise exceeds 4.25 in 2 of a hundred thousand cases.
     """
-    found = np.zeros(len(counts), np.bool_)
-    for some in chunks(counts):
-        found[some] = np.abs(deviations(counts[some], documents)).max(axis=1) > least
-    return found
+    result = np.zeros(len(counts), np.bool_)
+    for chunk in chunks(counts):
+        result[chunk] = np.abs(deviations(counts[chunk], documents)).max(axis=1) > least
+    return result
 
 
 def chunks(counts: npt.NDArray[np.int32]) -> Iterator[slice]:
@@ -88,10 +89,10 @@ def _count(codes: Codes, labels: npt.NDArray[np.int32], shape: NGramShape, count
     """
     native, _ = library.find()
     if native is None:
-        for row, (found, number) in enumerate(zip(*look_up(codes, shape))):
-            counts[found[:number], labels[row]] += 1
+        for label, buckets, number in zip(labels, *look_up(codes, shape)):
+            counts[buckets[:number], label] += 1
         return
-    codes, labels, sizes = np.ascontiguousarray(codes), np.ascontiguousarray(labels), np.array(shape.sizes(), np.int64)
+    codes, labels, sizes = np.ascontiguousarray(codes), np.ascontiguousarray(labels), sizes_of(shape)
     failed = native.functions.crepe_count_ngrams(
         codes.ctypes.data, codes.shape[1], len(codes), sizes.ctypes.data, labels.ctypes.data, counts.ctypes.data,
         library.threads(),

@@ -38,7 +38,7 @@ class NGrams(Network):
         self.shape = shape
         with self.name_scope():
             self.weight = self.params.get("weight", shape=(shape.buckets, shape.classes), init="zeros")
-            self.weight.row_moments = shape.edges  # not in a network of earlier versions
+            self.weight.row_moments = True
             self.bias = self.params.get("bias", shape=(shape.classes,), init="zeros")
             # 1 for significant buckets, else 0: counted, not trained.
             self.significant = self.params.get("significant", shape=(shape.buckets,), init="zeros", grad_req="null")
@@ -51,8 +51,7 @@ class NGrams(Network):
             counts = counting.count_ngrams(self.shape, data, world)
             significant = counting.significant(counts, data.class_counts(), options.deviations)
             self.significant.set_data(mx.nd.array(significant))
-        if self.shape.edges:  # not in a network of earlier versions
-            self.weight.lr_mult = rate(steps)
+        self.weight.lr_mult = rate(steps)
 
     def prepare(self, batch: Batch) -> Batch:
         """Look up the buckets of a batch in host memory, because MXNet has no operator for it.
@@ -63,16 +62,16 @@ class NGrams(Network):
             The batch with two further arrays: buckets, int32 [B, K], and the mask, uint8 [B, K], 1 for buckets of the
             row; K is ``max_ngrams``.
         """
-        found, counts = look_up(view(batch.packed)[:, : self.shape.feature_len], self.shape)
-        own = np.arange(found.shape[1]) < counts[:, None]
-        fill(found, own, self.shape.buckets)
-        return replace(batch, extra=(host_array(found), host_array(own.view(np.uint8))))
+        buckets, counts = look_up(view(batch.packed)[:, : self.shape.feature_len], self.shape)
+        mask = np.arange(buckets.shape[1]) < counts[:, None]
+        fill(buckets, mask, self.shape.buckets)
+        return replace(batch, extra=(host_array(buckets), host_array(mask.view(np.uint8))))
 
     def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
         """Return the arguments of the forward pass for ``batch``, on the device of its codes."""
-        found, own = (batch if batch.extra else self.prepare(batch)).extra
+        buckets, mask = (batch if batch.extra else self.prepare(batch)).extra
         device = codes.context
-        return found.as_in_context(device), own.as_in_context(device).astype("float32")
+        return buckets.as_in_context(device), mask.as_in_context(device).astype("float32")
 
     def hybrid_forward(self, F: Any, buckets: Any, mask: Any, weight: Any, bias: Any, significant: Any) -> Any:
         rows = F.Embedding(buckets, weight, input_dim=self.shape.buckets, output_dim=self.shape.classes)
@@ -80,7 +79,7 @@ class NGrams(Network):
         factors = 0
         for group in (telling, mask - telling):
             number = F.maximum(F.sum(group, axis=1, keepdims=True), 1)
-            scale = F.minimum(ROOT_SCALE * F.sqrt(number), SCALE) if self.shape.edges else SCALE
+            scale = F.minimum(ROOT_SCALE * F.sqrt(number), SCALE)
             factors = factors + F.broadcast_mul(group, scale / number)
         return F.broadcast_add(F.batch_dot(F.expand_dims(factors, 1), rows).reshape((0, -1)), bias.expand_dims(0))
 

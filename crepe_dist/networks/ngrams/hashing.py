@@ -12,6 +12,7 @@ from crepe_dist.data.alphabet import BLANK, Codes
 from crepe_dist.data.keyed_random import scramble
 from crepe_dist.native import library
 from crepe_dist.native.constants import RADIX
+from crepe_dist.networks.ngrams.kernels import sizes as sizes_of
 
 if TYPE_CHECKING:
     from crepe_dist.networks.ngrams.shape import NGramShape
@@ -35,14 +36,14 @@ def edged(codes: Codes, alphabet_size: int) -> Codes:
     return out
 
 
-def fill(found: npt.NDArray[np.int32], own: npt.NDArray[np.bool_], rows: int) -> None:
-    """Set the elements that are not ``own`` to rows of the batch's own elements, in turn.
+def fill(buckets: npt.NDArray[np.int32], mask: npt.NDArray[np.bool_], rows: int) -> None:
+    """Set the elements outside a mask to rows of the elements inside, in turn.
 
     With one and the same row as padding, MXNet's gradient on a GPU would take a tenth of a second: it sums all
     occurrences of a row in one loop (checked with MXNet 1.9.1: ``EmbeddingGradKernel``).
     """
-    real = found[own] if own.any() else np.arange(rows, dtype=np.int32)
-    found[~own] = np.resize(real, own.size - np.count_nonzero(own))
+    inside = buckets[mask] if mask.any() else np.arange(rows, dtype=np.int32)
+    buckets[~mask] = np.resize(inside, mask.size - np.count_nonzero(mask))
 
 
 def keys(
@@ -70,23 +71,23 @@ def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt
         shape: configuration of the network.
 
     Returns:
-        The buckets of each row, int32 [B, ``shape.max_ngrams``], padded with 0, and their number, int64 [B].
+        The buckets of each row, ascending, int32 [B, ``shape.max_ngrams``], padded with 0, and their number, int64 [B].
     """
     native, _ = library.find()
-    found, counts = np.zeros((len(codes), shape.max_ngrams), np.int32), np.zeros(len(codes), np.int64)
+    buckets, counts = np.zeros((len(codes), shape.max_ngrams), np.int32), np.zeros(len(codes), np.int64)
     if native is None:
-        text = edged(codes, shape.alphabet_size) if shape.edges else codes
-        each = list(keys(text, shape.alphabet_size + shape.edges, shape.longest))
+        ngrams = list(keys(edged(codes, shape.alphabet_size), shape.alphabet_size + 1, shape.longest))
         for row in range(len(codes)):
-            own = np.unique(np.concatenate([rows_of(some[row][known[row]], shape.buckets) for some, known in each]))
-            found[row, : len(own)], counts[row] = own, len(own)
-        return found, counts
-    codes = np.ascontiguousarray(codes)
-    sizes = np.array(shape.sizes(), np.int64)
+            distinct = np.unique(
+                np.concatenate([rows_of(key[row][known[row]], shape.buckets) for key, known in ngrams])
+            )
+            buckets[row, : len(distinct)], counts[row] = distinct, len(distinct)
+        return buckets, counts
+    codes, sizes = np.ascontiguousarray(codes), sizes_of(shape)
     failed = native.functions.crepe_ngrams(
         codes.ctypes.data, codes.shape[1], len(codes), sizes.ctypes.data, shape.max_ngrams,
-        found.ctypes.data, counts.ctypes.data,
+        buckets.ctypes.data, counts.ctypes.data,
     )  # fmt: skip
     if failed:
         raise MemoryError("there is not enough memory for the n-grams of this batch")
-    return found, counts
+    return buckets, counts

@@ -14,13 +14,12 @@ from crepe_dist.networks.ngrams.shape import ROOT_SCALE, SCALE, NGramShape
 def logits(shape: NGramShape, arrays: Arrays, codes: Codes) -> Floats:
     """Compute logits: uint8 [n, feature_len] → float32 [n, classes]."""
     result = np.tile(arrays["bias"], (len(codes), 1))
-    for row, (found, number) in zip(result, zip(*look_up(codes, shape))):
-        own = found[:number]
-        telling = arrays["significant"][own]
+    for row, buckets, number in zip(result, *look_up(codes, shape)):
+        buckets = buckets[:number]
+        telling = arrays["significant"][buckets]
         factors = np.zeros(number, np.float32)
         for group in (telling, 1 - telling):
             size = max(float(group.sum()), 1)
-            scale = min(ROOT_SCALE * size**0.5, SCALE) if shape.edges else SCALE
-            factors += group * np.float32(scale / size)
-        row += factors @ arrays["weight"][own]
+            factors += group * np.float32(min(ROOT_SCALE * size**0.5, SCALE) / size)
+        row += factors @ arrays["weight"][buckets]
     return result

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from crepe_dist.errors import UserError
-from crepe_dist.model.shape import GIVE_ANOTHER, Layer, Shape, array_shape, check_dropout
+from crepe_dist.model.shape import GIVE_ANOTHER, NOT_OURS, Layer, Shape
 from crepe_dist.native import constants
-from crepe_dist.settings.allowed_values import PAPER_DROPOUT, Kind
 
 if TYPE_CHECKING:
     from crepe_dist.settings.model_options import ModelOptions
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 CONVOLUTIONS = tuple(zip(constants.PAPER_TAPS, (True, True, False, False, False, True)))
 CONVOLUTION_NAMES = ("0", "2", "4", "5", "6", "7")
 DENSE_NAMES = ("10", "12", "14")
+PAPER_DROPOUT = 0.5  # the paper's and the notebook's
 POOL = constants.PAPER_POOL
 # Names written by `save_params` and `collect_params().save` in older Gluon versions: hybridsequential0_conv3_weight, …
 # The numbers may start anywhere.
@@ -41,16 +41,16 @@ class PaperShape(Shape):
     ``feature_len`` must be at least 123, the shortest length that leaves one position after the last pool.
     """
 
-    kind: ClassVar[Kind] = "paper"
+    kind: ClassVar[str] = "paper"
     title: ClassVar[str] = "character-level convolutions"
+    described: ClassVar[str] = "convolutions, {filters} filters and {units} units"
     class_axes: ClassVar[Mapping[str, int]] = {"14.weight": 0, "14.bias": 0}
-    counted: ClassVar[tuple[str, ...]] = ()
     other_layers: ClassVar[str] = "convolutions 1 to 6, dense 1 and 2"
     reads_any_length: ClassVar[bool] = False
-    multiplies: ClassVar[bool] = True
     has_plateau: ClassVar[bool] = True
     least_steps: ClassVar[int] = 1000
-    input_names: ClassVar[tuple[str, ...]] = ("codes",)
+    usual_epochs: ClassVar[int] = 5
+    stops_early: ClassVar[bool] = False
     smaller: ClassVar[str] = "lower model.filters and model.units, or choose a model.size"
 
     filters: int
@@ -93,10 +93,6 @@ class PaperShape(Shape):
             )
         return cls(alphabet_size, feature_len, classes, filters, units, network.get("dropout", PAPER_DROPOUT))
 
-    @classmethod
-    def check_settings(cls, network: Mapping[str, Any]) -> None:
-        check_dropout(network["dropout"])
-
     @property
     def group_size(self) -> int:
         return constants.PAPER_GROUP
@@ -104,11 +100,6 @@ class PaperShape(Shape):
     @property
     def activations(self) -> int:
         return self.feature_len * self.filters
-
-    def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:
-        return functions.crepe_open_paper(
-            precision == "bfloat16", np.array(self.sizes(), np.int64).ctypes.data, threads
-        )
 
     def requested(self, options: ModelOptions) -> dict[str, int | None]:
         return dict(zip(("filters", "units"), options.requested_widths))
@@ -121,18 +112,15 @@ class PaperShape(Shape):
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         channels = self.alphabet_size
-        found: dict[str, tuple[int, ...]] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         for name, (kernel, _) in zip(CONVOLUTION_NAMES, CONVOLUTIONS):
-            found |= {f"{name}.weight": (self.filters, channels, kernel), f"{name}.bias": (self.filters,)}
+            shapes |= {f"{name}.weight": (self.filters, channels, kernel), f"{name}.bias": (self.filters,)}
             channels = self.filters
         width = lengths(self.feature_len)[-1] * self.filters
         for name, units in zip(DENSE_NAMES, (self.units, self.units, self.classes)):
-            found |= {f"{name}.weight": (units, width), f"{name}.bias": (units,)}
+            shapes |= {f"{name}.weight": (units, width), f"{name}.bias": (units,)}
             width = units
-        return found
-
-    def sizes(self) -> tuple[int, ...]:
-        return self.alphabet_size, self.feature_len, self.classes, self.filters, self.units
+        return shapes
 
     def layers(self) -> Iterator[Layer]:
         positions, shapes = iter(lengths(self.feature_len)), self.parameter_shapes()
@@ -168,9 +156,6 @@ class PaperShape(Shape):
     def _first_layer(self) -> int:
         kernel, _ = CONVOLUTIONS[0]
         return 2 * kernel * self.alphabet_size * self.filters * (self.feature_len - kernel + 1)
-
-    def settings(self) -> dict[str, Any]:
-        return {"kind": self.kind, "filters": self.filters, "units": self.units, "dropout": self.dropout}
 
     def __str__(self) -> str:
         return f"the paper's network, {self.filters} filters, {self.units} units"
@@ -219,6 +204,20 @@ def renamed(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, np
         target = dict(zip(numbers, targets))
         names.update({match[0]: f"{target[int(match[2])]}.{match[3]}" for match in matches})
     return {names[name]: array for name, array in arrays.items()}
+
+
+def array_shape(arrays: Mapping[str, np.ndarray[Any, Any]], name: str, dimensions: int) -> tuple[int, ...]:
+    """Return the shape of a parameter that must have ``dimensions`` axes and no empty one.
+
+    Raises:
+        UserError: The parameter is missing or has another shape.
+    """
+    shape = tuple(arrays[name].shape) if name in arrays else ()
+    if len(shape) != dimensions:
+        raise UserError(NOT_OURS, f"{name!r} is missing or does not have {dimensions} dimensions", GIVE_ANOTHER)
+    if not all(shape):
+        raise UserError(NOT_OURS, "a layer has no outputs", GIVE_ANOTHER)
+    return shape
 
 
 SHAPE = PaperShape

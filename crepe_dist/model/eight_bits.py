@@ -8,9 +8,7 @@ import numpy.typing as npt
 from crepe_dist.errors import UserError
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape
-from crepe_dist.networks.paper.shape import PaperShape
 
-TABLES = ("weight", "ngrams.weight", "tower.table")  # of the n-gram network, and of Crepe
 LARGEST = 127
 
 
@@ -37,7 +35,7 @@ def rounded(shape: Shape, arrays: Arrays) -> Arrays:
     Raises:
         UserError: the network has no tables.
     """
-    if isinstance(shape, PaperShape):
-        raise UserError("the paper's network has no tables to quantize", remedy="leave --quantize out")
-    tables = {name: split(arrays[name]) for name in TABLES if name in arrays}
+    tables = {name: split(arrays[name]) for name in shape.most_rows(1)}
+    if not tables:
+        raise UserError(f"the network {shape.kind} has no tables to quantize", remedy="leave --quantize out")
     return {**arrays, **{name: codes * scales.astype(np.float32) for name, (codes, scales) in tables.items()}}

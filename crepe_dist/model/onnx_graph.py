@@ -1,0 +1,60 @@
+"""Graphs in ONNX, built node by node.
+
+MXNet's own exporter rejects one-dimensional convolutions (because of their layout's name), works with few versions of
+onnx and writes no metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, helper, numpy_helper
+
+from crepe_dist.model import eight_bits
+
+
+class Graph:
+    """Graph under construction.
+
+    Args:
+        quantize: store tables in eight bits; ``eight_bits.rounded`` has already rounded the parameters.
+    """
+
+    def __init__(self, quantize: bool) -> None:
+        self.quantize = quantize
+        self.nodes: list[Any] = []
+        self.values: list[Any] = []
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
+
+    def input(self, name: str, kind: int, *shape: str | int) -> str:
+        """Add an input of a type of ``TensorProto``; return its name."""
+        self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
+        return name
+
+    def value(self, array: npt.ArrayLike, name: str = "") -> str:
+        """Add a constant; return its name."""
+        self.values.append(numpy_helper.from_array(np.asarray(array, order="C"), name or f"value{len(self.values)}"))
+        return str(self.values[-1].name)
+
+    def node(self, kind: str, *inputs: str, name: str = "", **settings: Any) -> str:
+        """Add a node with one output; return the output's name."""
+        name = name or f"{kind.lower()}{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [name], name, **settings))
+        return name
+
+    def look_up(self, table: npt.NDArray[np.float32], name: str, rows: Sequence[str]) -> list[str]:
+        """Add the nodes that read rows of a table, for each of several inputs."""
+        if not self.quantize:
+            values = self.value(table, name)
+            return [self.node("Gather", values, indices) for indices in rows]
+        codes, scales = eight_bits.split(table)
+        pair = self.value(codes, f"{name}.codes"), self.value(scales, f"{name}.scales")
+
+        def floats(values: str, indices: str) -> str:
+            return self.node("Cast", self.node("Gather", values, indices), to=TensorProto.FLOAT)
+
+        return [self.node("Mul", *(floats(values, indices) for values in pair)) for indices in rows]

@@ -1,0 +1,57 @@
+"""Crepe in ONNX."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto
+
+from crepe_dist.model.onnx_graph import Graph
+from crepe_dist.model.parameters import Arrays
+from crepe_dist.networks.crepe.shape import SUM_SCALE, CrepeShape
+from crepe_dist.networks.crepe.tower import POOLED_BLOCKS, TAPS
+from crepe_dist.networks.ngrams import onnx as ngrams
+
+
+def logits(graph: Graph, shape: CrepeShape, arrays: Arrays) -> str:
+    """Add the nodes of the network; return the name of the logits, float32 [batch, classes]."""
+    both = graph.node("Add", ngrams.logits(graph, shape.table, arrays, "ngrams."), _tower(graph, shape, arrays))
+    return graph.node("Mul", both, graph.value(np.array(SUM_SCALE, np.float32)))
+
+
+def _tower(graph: Graph, shape: CrepeShape, arrays: Arrays) -> str:
+    each = shape.stride * shape.reach
+    places = graph.input("places", TensorProto.INT32, "batch", "positions", each)
+    # A last row of zeros stands for "no n-gram".
+    table = np.pad(arrays["tower.table"], ((0, 1), (0, 0)))
+    at = [graph.node("Gather", places, graph.value(np.array(n, np.int32)), axis=2) for n in range(each)]
+    embedding = graph.node("Sum", *graph.look_up(table, "tower.table", at))
+    axes = graph.value(np.array([1, 2], np.int64))
+    # A document ends with its last known symbol.
+    known = graph.node("Less", places, graph.value(np.array(shape.rows, np.int32)))
+    known = graph.node("ReduceMax", graph.node("Cast", known, to=TensorProto.FLOAT), axes=[2], keepdims=0)
+    later = graph.node("CumSum", known, graph.value(np.array(1, np.int32)), reverse=1)
+    one = graph.value(np.array(1, np.float32))
+    inside = graph.node("Unsqueeze", graph.node("Min", later, one), axes)
+    # Two-dimensional convolutions of height 1, as in the paper's network.
+    x = graph.node("Transpose", graph.node("Relu", embedding), perm=[0, 2, 1])
+    x = graph.node("Unsqueeze", x, graph.value(np.array([2], np.int64)))
+
+    def convolved(x: str, number: int) -> str:
+        weight, bias = (f"tower.convolutions.{number}.{name}" for name in ("weight", "bias"))
+        values = graph.value(arrays[weight][:, :, None], weight), graph.value(arrays[bias], bias)
+        return graph.node("Conv", x, *values, kernel_shape=[1, TAPS], pads=[0, TAPS // 2] * 2)
+
+    for block in range(shape.blocks):
+        hidden = graph.node("Mul", graph.node("Relu", convolved(x, 2 * block)), inside)
+        x = graph.node("Relu", graph.node("Add", x, convolved(hidden, 2 * block + 1)))
+        x = graph.node("Mul", x, inside)
+        if block < POOLED_BLOCKS:
+            x, inside = (
+                graph.node("MaxPool", each, kernel_shape=[1, 2], strides=[1, 2], ceil_mode=1) for each in (x, inside)
+            )
+    space = graph.value(np.array([2, 3], np.int64))
+    positions = graph.node("Max", graph.node("ReduceSum", inside, space, keepdims=0), one)
+    mean = graph.node("Div", graph.node("ReduceSum", x, space, keepdims=0), positions)
+    features = graph.node("Concat", graph.node("ReduceMax", x, axes=[2, 3], keepdims=0), mean, axis=1)
+    out = (graph.value(arrays[name], name) for name in ("tower.out.weight", "tower.out.bias"))
+    return graph.node("Gemm", features, *out, transB=1)

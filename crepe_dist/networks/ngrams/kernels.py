@@ -1,0 +1,21 @@
+"""The n-gram table in our own kernels: its sizes and how it is opened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from crepe_dist.networks.ngrams.shape import NGramShape
+
+
+def sizes(shape: NGramShape) -> npt.NDArray[np.int64]:
+    """Return the sizes of the table, in the order of ``ngram_shape`` in native/engine.cpp."""
+    return np.array([shape.alphabet_size, shape.feature_len, shape.classes, shape.longest, shape.buckets], np.int64)
+
+
+def open_network(functions: Any, shape: NGramShape, precision: str, threads: int) -> Any:
+    """Open the network; return ``None`` if memory runs out."""
+    return functions.crepe_open_ngrams(sizes(shape).ctypes.data, threads)

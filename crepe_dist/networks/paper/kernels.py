@@ -1,0 +1,21 @@
+"""The paper's network in our own kernels: its sizes and how it is opened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from crepe_dist.networks.paper.shape import PaperShape
+
+
+def sizes(shape: PaperShape) -> npt.NDArray[np.int64]:
+    """Return the sizes of the network, in the order of ``crepe_open_paper`` in native/engine.cpp."""
+    return np.array([shape.alphabet_size, shape.feature_len, shape.classes, shape.filters, shape.units], np.int64)
+
+
+def open_network(functions: Any, shape: PaperShape, precision: str, threads: int) -> Any:
+    """Open the network; return ``None`` if memory runs out."""
+    return functions.crepe_open_paper(precision == "bfloat16", sizes(shape).ctypes.data, threads)

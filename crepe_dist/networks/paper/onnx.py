@@ -1,0 +1,37 @@
+"""The paper's network in ONNX."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto
+
+from crepe_dist.model.onnx_graph import Graph
+from crepe_dist.model.parameters import Arrays
+from crepe_dist.networks.paper.shape import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, POOL, PaperShape
+
+CODES = 256  # values of a byte
+
+
+def logits(graph: Graph, shape: PaperShape, arrays: Arrays) -> str:
+    """Add the nodes of the network; return the name of the logits, float32 [batch, classes]."""
+    codes = graph.input("codes", TensorProto.UINT8, "batch", shape.feature_len)
+    # Look up one-hot vectors in a table, in which codes beyond the alphabet are zeros.
+    table = np.eye(CODES, shape.alphabet_size, dtype=np.float32)
+    last = graph.node("Gather", graph.value(table, "one-hot"), graph.node("Cast", codes, to=TensorProto.INT32))
+    last = graph.node("Transpose", last, perm=[0, 2, 1])
+    # Two-dimensional convolutions of height 1 take half the time in ONNX Runtime on a CPU.
+    last = graph.node("Unsqueeze", last, graph.value(np.array([2], np.int64)))
+
+    def parameters(name: str) -> tuple[str, str]:
+        weight, bias = arrays[f"{name}.weight"], arrays[f"{name}.bias"]
+        weight = weight[:, :, None] if weight.ndim == 3 else weight
+        return graph.value(weight, f"{name}.weight"), graph.value(bias, f"{name}.bias")
+
+    for name, (kernel, pooled) in zip(CONVOLUTION_NAMES, CONVOLUTIONS):
+        last = graph.node("Relu", graph.node("Conv", last, *parameters(name), kernel_shape=[1, kernel]))
+        if pooled:
+            last = graph.node("MaxPool", last, kernel_shape=[1, POOL], strides=[1, POOL])
+    last = graph.node("Flatten", last)
+    for name in DENSE_NAMES[:-1]:
+        last = graph.node("Relu", graph.node("Gemm", last, *parameters(name), transB=1))
+    return graph.node("Gemm", last, *parameters(DENSE_NAMES[-1]), transB=1)
