@@ -7,7 +7,6 @@ import numpy as np
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.networks.ngrams.shape import NGramShape
 
-# Without edges, which all documents have: where their gradients cancel, Adam makes steps of what rounding leaves.
 SHAPE = NGramShape(69, 40, 3, 3, 1 << 12)
 
 
