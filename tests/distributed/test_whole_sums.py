@@ -120,7 +120,7 @@ def test_a_huge_batch_is_trained_like_a_small_one():
         small = some_batch(TABLE, 0, 8)
         codes, labels = view(small.packed)[:, : TABLE.feature_len], small.labels
         batch = pack(np.tile(codes, (times, 1)), np.tile(labels, times), 8 * times, 8 * times)
-        losses = [step(batch, number, 0.005).loss / batch.documents for number in range(1, 26)]
+        losses = [step(batch, number, 0.01).loss / batch.documents for number in range(1, 26)]
         found.append(losses)
     assert found[0][-1] < found[0][0] / 2
     np.testing.assert_allclose(found[0], found[1], rtol=0.03)
