@@ -7,13 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crepe_dist.data import alphabet
-from crepe_dist.data.alphabet import (
-    ALPHABET,
-    BLANK,
+from crepe_dist.data.alphabet import ALPHABET, BLANK, FULL_ALPHABET, Encoding, read_of_long
+from crepe_dist.data.characters import (
     CODE_POINTS,
     FOLDING_END,
-    FULL_ALPHABET,
     LATIN_END,
     LETTERS,
     MAX_CHARACTERS,
@@ -21,9 +18,8 @@ from crepe_dist.data.alphabet import (
     MOST_PAIRED,
     SYMBOLS,
     WHITE_SPACE,
-    Encoding,
+    folded,
     frequent_alphabet,
-    read_of_long,
 )
 from crepe_dist.errors import UserError
 from crepe_dist.settings.allowed_values import CUTS, MODES, Cut
@@ -134,7 +130,7 @@ def test_notebook_mode_equals_the_notebook(text):
 def test_the_table_holds_all_of_unicode(mode):
     """Beyond LATIN_END nothing counts as a letter of the usual alphabets, and beyond FOLDING_END as another at all: so
     leaving it out of the table loses nothing."""
-    counts_as = [alphabet._folded(chr(point), mode, True) for point in range(CODE_POINTS)]
+    counts_as = [folded(chr(point), mode, True) for point in range(CODE_POINTS)]
     assert not any(each in FULL_ALPHABET.replace(" ", "") for each in counts_as[LATIN_END:])
     assert not any(len(each) > 1 for each in counts_as[LATIN_END:])
     assert all(ord(each) == point for point, each in enumerate(counts_as[FOLDING_END:], FOLDING_END))

@@ -25,7 +25,8 @@ from hypothesis.strategies import floats
 import crepe_dist
 from crepe_dist import export as export_command
 from crepe_dist import exporting, wording
-from crepe_dist.data.alphabet import Encoding, frequent_alphabet
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.characters import frequent_alphabet
 from crepe_dist.data.composition import Composition
 from crepe_dist.engines import block
 from crepe_dist.errors import UserError

@@ -444,6 +444,17 @@ class TestFolders:
             find_sources([folder])
         assert "cp -rL" in caught.value.remedy
 
+    def test_many_empty_files_stay_within_the_limit_of_open_ones(self, tmp_path):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        folder = self.write(tmp_path / "all", **{f"{n:04d}.csv": b"" for n in range(300)}, **{"z.csv": b"x,a\n"})
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+        try:
+            assert len(Read(tmp_path, find_sources([folder]).files).rows) == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
     @pytest.mark.parametrize("given", [["nowhere.csv"], ["empty"], ["-", "-"], ["only"]])
     def test_what_is_not_there_is_refused(self, tmp_path, monkeypatch, given):
         monkeypatch.chdir(tmp_path)

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from crepe_dist.data import writing
-from crepe_dist.data.alphabet import MAX_CHARACTERS, Encoding
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.characters import MAX_CHARACTERS
 from crepe_dist.data.composition import Composition
 from crepe_dist.data.dataset import QUARANTINE, open_dataset, verify
 from crepe_dist.data.order import epoch_order

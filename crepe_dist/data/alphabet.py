@@ -2,25 +2,21 @@
 
 A character's code is its position in the alphabet. Unknown characters and padding have the code ``BLANK``, which
 becomes an all-zero column of the one-hot matrix. The standard alphabet has the notebook's 69 characters: the paper's 70
-contain "-" twice, and the notebook replaces the second one by a space. ``frequent_alphabet`` makes alphabets for other
-scripts. If a script has more characters than there are codes, each rare one is read as two codes, which no other
-character has. A text with more codes than a network reads loses its middle, so that its subject and its end are read.
+contain "-" twice, and the notebook replaces the second one by a space. ``characters`` folds letters and makes alphabets
+for other scripts. A text with more codes than a network reads loses its middle: its subject and its end are read.
 """
 
 from __future__ import annotations
 
-import math
-import unicodedata
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data import characters
 from crepe_dist.errors import UserError
 from crepe_dist.native import constants, library
 from crepe_dist.settings.allowed_values import CUTS, LONGEST_DOCUMENT, MODES, Cut, Mode
@@ -29,24 +25,6 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+ =<>()[
 FULL_ALPHABET = ALPHABET + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 BLANK = constants.BLANK
 UNREADABLE_SHARE = 0.1  # a text is unreadable if at most this share of its characters is in the alphabet
-CODE_POINTS = 0x110000
-MAX_CHARACTERS = 254  # codes of an alphabet: they are bytes, BLANK takes one, and the edges of a text another
-MIN_COUNT = 5  # occurrences that a character needs to enter a generated alphabet
-INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")  # Unicode categories: controls, direction marks, line separators
-MOST_PAIRED = 96**2  # rare characters at most, so that 61 others and the space keep a code of their own
-SYMBOLS = 0x10FF00  # private code points that stand for the codes of rare characters while a text is encoded
-# Code points from here on never fold to a letter of the standard alphabets, by lower case or decomposition.
-LATIN_END = 0x2200
-# Code points from here on have neither a lower case nor a decomposition.
-FOLDING_END = 0x30000
-
-WHITE_SPACE = "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B)))
-WHITE_SPACE += "\u2028\u2029\u202f\u205f\u3000"  # Unicode's White_Space, and the separators of ASCII
-# Letters of Latin-1 and Latin Extended-A without a decomposition, as in CLDR's transform Latin-ASCII.
-LETTERS = {
-    "ß": "ss", "æ": "ae", "œ": "oe", "þ": "th", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "ĸ": "q",
-    "ŋ": "n", "ŧ": "t",
-}  # fmt: skip
 SEAM = "\0"  # character between the beginning and the end of a text that is cut; it is unknown to every alphabet
 
 STANDARD_ALPHABETS: dict[Mode, str] = {"paper": ALPHABET, "full": FULL_ALPHABET, "notebook": ALPHABET}
@@ -108,7 +86,7 @@ class Encoding:
         if not self.alphabet:
             object.__setattr__(self, "alphabet", STANDARD_ALPHABETS[self.mode])
         if self.is_custom or self.paired:
-            _check_alphabet(self.alphabet, self.paired)
+            characters.check_alphabet(self.alphabet, self.paired)
         if self.fold_accents is None:
             object.__setattr__(self, "fold_accents", self.mode != "notebook" and not self.is_custom)
 
@@ -125,7 +103,7 @@ class Encoding:
     @property
     def side(self) -> int:
         """Number of codes that are the first of a rare character, and of those that are the second."""
-        return _side(self.paired)
+        return characters.side_of(self.paired)
 
     @property
     def codes(self) -> int:
@@ -159,11 +137,11 @@ class Encoding:
 
     @property
     def _table(self) -> Codes:
-        return _table(self.mode, bool(self.fold_accents), self.alphabet, self.paired)
+        return characters.code_table(self.mode, bool(self.fold_accents), self.alphabet, self.paired, self.is_custom)
 
     @property
     def _spelling(self) -> dict[int, str]:
-        return _spelling(self.mode, bool(self.fold_accents), self.alphabet, self.paired)
+        return characters.spelling_of(self.mode, bool(self.fold_accents), self.alphabet, self.paired)
 
     def encode(self, texts: Sequence[str]) -> Codes:
         """Encode texts as uint8 [len(texts), feature_len], padded with ``BLANK``."""
@@ -260,11 +238,11 @@ class Encoding:
     def known(self, points: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
         """Tell which code points, uint32 [n], have codes, as bool [n]."""
         spelt = np.array([ord(character) for character in self.spellings()], np.uint32)
-        return np.asarray((self._table[points] != BLANK) & (points < SYMBOLS) | np.isin(points, spelt))
+        return np.asarray((self._table[points] != BLANK) & (points < characters.SYMBOLS) | np.isin(points, spelt))
 
     def characters(self) -> list[str]:
         """Return all characters that map to each code, in the order of the codes; none for codes of rare characters."""
-        table = self._table[:SYMBOLS]
+        table = self._table[: characters.SYMBOLS]
         return ["".join(map(chr, np.flatnonzero(table == code).tolist())) for code in range(self.codes)]
 
     def spellings(self) -> dict[str, list[int]]:
@@ -379,110 +357,3 @@ def read_of_long(encoding: Mapping[str, Any]) -> str:
     """Describe what is read of a text that is cut, such as "the first 506 and the last 507 characters"."""
     ends = zip(("first", "last"), kept_of(encoding))
     return f"{' and '.join(f'the {end} {count:,}' for end, count in ends if count)} characters"
-
-
-def frequent_alphabet(counts: Mapping[int, int], mode: Mode, fold_accents: bool) -> tuple[str, str]:
-    """Make an alphabet of the most frequent characters, and list the rare ones, both sorted by code point.
-
-    Characters are counted after folding: in lower case in mode ``paper``, and without accents if ``fold_accents``. The
-    alphabet always contains a space. Invisible characters are left out. If at most ``MAX_CHARACTERS`` occur
-    ``MIN_COUNT`` times, these are the alphabet, and all others are left out. Otherwise all but the ``MOST_PAIRED`` most
-    frequent are kept, and as many of them have a code of their own as two codes for the rest leave room. Ties are
-    broken by code point.
-
-    Args:
-        counts: number of occurrences of each code point.
-        mode: mode of the encoding.
-        fold_accents: replacement of accented letters; see ``Encoding``.
-
-    Returns:
-        The alphabet, and the rare characters of ``Encoding.paired``.
-    """
-    seen: Counter[str] = Counter({" ": 0})
-    for point, count in counts.items():
-        for character in _folded(chr(point), mode, fold_accents):
-            seen[character] += count
-    del seen[" "]
-    visible = [character for character in seen if unicodedata.category(character) not in INVISIBLE]
-    visible.sort(key=lambda character: (-seen[character], character))
-    usual = [character for character in visible if seen[character] >= MIN_COUNT]
-    if len(usual) < MAX_CHARACTERS:
-        return "".join(sorted([" ", *usual])), ""
-    own = MAX_CHARACTERS - 1
-    while own + 2 * _side(visible[own : own + MOST_PAIRED]) >= MAX_CHARACTERS:
-        own -= 1
-    return "".join(sorted([" ", *visible[:own]])), "".join(sorted(visible[own : own + MOST_PAIRED]))
-
-
-def _side(paired: Sequence[str]) -> int:
-    """Return the number of codes that are the first of a pair, which is that of the second ones."""
-    return math.isqrt(max(0, len(paired) - 1)) + bool(paired)
-
-
-def _check_alphabet(alphabet: str, paired: str) -> None:
-    problem, codes = "", len(alphabet) + 2 * _side(paired)
-    if codes > MAX_CHARACTERS:
-        problem = (
-            f"it needs {codes:,} codes for {len(alphabet) + len(paired):,} characters; the limit is {MAX_CHARACTERS}"
-        )
-    elif any(first >= second for characters in (alphabet, paired) for first, second in zip(characters, characters[1:])):
-        problem = "its characters are not unique and sorted by code point"
-    elif any(unicodedata.category(character) in INVISIBLE for character in alphabet + paired):
-        problem = "it has invisible characters"
-    elif not set(paired).isdisjoint(alphabet):
-        problem = "a character is both rare and in the alphabet"
-    elif " " not in alphabet:
-        problem = "it has no space"
-    if problem:
-        raise UserError("the alphabet cannot be used", problem, "prepare the data again with --alphabet auto")
-
-
-def _folded(character: str, mode: Mode, fold_accents: bool) -> str:
-    """Return what ``character`` is read as: a space, a letter without accent, two letters, in lower case, or itself."""
-    if character in WHITE_SPACE and mode != "notebook":
-        return " "
-    if fold_accents and character.isalpha():
-        parts = unicodedata.normalize("NFD", character)
-        # A Korean syllable decomposes into several letters; the first is not the syllable without an accent.
-        if parts[0].isalpha() and not any(map(str.isalpha, parts[1:])):
-            character = parts[0]
-        small = character.lower()
-        if small in LETTERS:
-            character = LETTERS[small] if character == small else LETTERS[small].upper()
-    lower = character.lower() if mode == "paper" else character
-    return lower if len(lower) == len(character) else character
-
-
-@cache
-def _table(mode: Mode, fold_accents: bool, alphabet: str, paired: str) -> Codes:
-    """Return the code of every code point, uint8 [0x110000]; ``SYMBOLS`` have those after the alphabet's."""
-    table = np.full(CODE_POINTS, BLANK, dtype=np.uint8)
-    codes = {character: code for code, character in enumerate(alphabet)}
-    end = LATIN_END if alphabet in (ALPHABET, FULL_ALPHABET) else FOLDING_END
-    for point in (*range(end), *map(ord, WHITE_SPACE + alphabet)):
-        table[point] = codes.get(_folded(chr(point), mode, fold_accents), BLANK)
-    symbols = 2 * _side(paired)
-    table[SYMBOLS : SYMBOLS + symbols] = len(alphabet) + np.arange(symbols)
-    return table
-
-
-@cache
-def _spelling(mode: Mode, fold_accents: bool, alphabet: str, paired: str) -> dict[int, str]:
-    """Return the characters of one code that each code point of several is read as, for ``str.translate``.
-
-    These are two ``SYMBOLS`` for a rare one, and the letters of one that is read as several. A symbol in a text is read
-    as unknown.
-    """
-    if not paired and not fold_accents:
-        return {}
-    side = _side(paired)
-    spelt = {character: chr(SYMBOLS + n // side) + chr(SYMBOLS + side + n % side) for n, character in enumerate(paired)}
-    known = {**dict(zip(alphabet, alphabet)), **spelt}
-    points = (*range(FOLDING_END if paired else LATIN_END), *map(ord, paired))
-    folded = ((point, _folded(chr(point), mode, fold_accents)) for point in points)
-    several = {
-        point: "".join(known[character] for character in letters)
-        for point, letters in folded
-        if (len(letters) > 1 or letters in spelt) and all(character in known for character in letters)
-    }
-    return {**several, **{SYMBOLS + number: "\0" for number in range(2 * side)}}

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.alphabet import CODE_POINTS, Encoding, frequent_alphabet
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.characters import CODE_POINTS, frequent_alphabet
 from crepe_dist.preparing.pool import map_in_order
 from crepe_dist.preparing.spool import Texts, map_rows
 from crepe_dist.settings.data_options import LONGEST_FITTED, SHORTEST, STEP, WHOLE

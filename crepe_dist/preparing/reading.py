@@ -341,16 +341,16 @@ class Reader:
         number of blocks in flight then drops to one and grows back, to limit the repeated work.
         """
         unopened, depth = self._opened(), ahead
-        sources: deque[_OpenSource] = deque()
+        sources: list[_OpenSource] = []
         while True:
-            while sources and sources[0].is_cut and not sources[0].waiting:
-                self._finish(sources.popleft())
+            for source in [source for source in sources if source.is_cut and not source.waiting]:
+                sources.remove(source)
+                self._finish(source)
             if sum(len(source.waiting) for source in sources) < depth or not sources[0].waiting:
                 uncut = next((source for source in sources if not source.is_cut), None)
-                source = uncut or next(unopened, None)
-                if source is not None:
-                    sources.extend([] if uncut else [source])
-                    self._submit(source, executor, limits)
+                if next_source := uncut or next(unopened, None):
+                    sources.extend([] if uncut else [next_source])
+                    self._submit(next_source, executor, limits)
                     continue
             if not sources:
                 return
