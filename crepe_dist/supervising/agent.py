@@ -70,10 +70,11 @@ class _Worker:
         with contextlib.suppress(OSError):
             self.control.sendall(encode(message), socket.MSG_DONTWAIT)
 
-    def kill(self) -> None:
-        """Kill the worker and its session. Call this before it is reaped: until then, no other process has its pid."""
-        with contextlib.suppress(OSError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+    def signal(self, number: int) -> None:
+        """Send a signal to the worker, and SIGKILL to its whole session."""
+        if self.process.returncode is None:  # otherwise another process may have its pid
+            with contextlib.suppress(OSError):
+                (os.killpg if number == signal.SIGKILL else os.kill)(self.process.pid, number)
 
 
 class Agent:
@@ -111,7 +112,7 @@ class Agent:
             if time.monotonic() >= self._kill_at:
                 self._kill_at = float("inf")
                 for worker in self._workers.values():
-                    worker.kill()
+                    worker.signal(signal.SIGKILL)
         with contextlib.suppress(queue.Full):
             self._unsent.put(None, timeout=LEAVE_SECONDS)
             writer.join(LEAVE_SECONDS)
@@ -151,10 +152,8 @@ class Agent:
             del self._workers[message["worker"]]
         elif worker is not None and kind == "send":
             worker.tell(message["message"])
-        elif worker is not None and message["signal"] == signal.SIGKILL:
-            worker.kill()
         elif worker is not None:
-            worker.process.send_signal(message["signal"])
+            worker.signal(message["signal"])
 
     def _start(self, name: str, argv: list[str], settings: dict[str, str], cwd: str) -> None:
         if self._ending:
@@ -194,9 +193,8 @@ class Agent:
                     noted = True
 
     def _report_end(self, name: str, worker: _Worker, readers: list[threading.Thread]) -> None:
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PID, worker.process.pid, os.WEXITED | os.WNOWAIT)
-        worker.kill()  # its children that still run
+        os.waitid(os.P_PID, worker.process.pid, os.WEXITED | os.WNOWAIT)
+        worker.signal(signal.SIGKILL)  # its children that still run
         code = worker.process.wait()
         for reader in readers:
             reader.join(DRAIN_SECONDS)
