@@ -72,8 +72,8 @@ def export(
         "onnx": partial(_write_onnx, quantize=quantize),
         "web": partial(_write_web, name=name, quantize=quantize),
         "symbol": _write_symbol,
-        "params": _write_params,
-        "crepe": _write_crepe,
+        "params": partial(_write_arrays, f"{NAME}.params", parameters.save),
+        "crepe": partial(_write_arrays, tensors_file.NAME, tensors_file.write),
         "pytorch": _write_pytorch,
     }
     ours = _in_float32(predictor, quantize)
@@ -166,26 +166,20 @@ def _write_symbol(predictor: Predictor, about: About, folder: Path) -> Classify:
     return lambda texts: _in_batches(texts, BATCH, lambda batch: probabilities(predictor.encoding.encode(batch)))
 
 
-def _write_params(predictor: Predictor, about: About, folder: Path) -> Classify:
-    path = folder / f"{NAME}.params"
-    parameters.save(predictor.engine.arrays, path)
-    describe(predictor, about, path)
-    reopened = _in_float32(open_checkpoint(path, Foreign()))
-    return lambda texts: _probabilities(reopened, texts)
-
-
 def _write_pytorch(predictor: Predictor, about: About, folder: Path) -> Classify:
     source = torch_module.source(predictor.engine.shape.kind)
     (folder / TORCH_MODULE).write_text(source, encoding="utf-8")
-    return _write_crepe(predictor, {**about, **predictor.encoding.listed()}, folder)
+    about = {**about, **predictor.encoding.listed()}
+    return _write_arrays(tensors_file.NAME, tensors_file.write, predictor, about, folder)
 
 
-def _write_crepe(predictor: Predictor, about: About, folder: Path) -> Classify:
-    path = folder / tensors_file.NAME
-    tensors_file.write(predictor.engine.arrays, path)
-    describe(predictor, about, path)
-    reopened = _in_float32(open_checkpoint(path, Foreign()))
-    return lambda texts: _probabilities(reopened, texts)
+def _write_arrays(
+    name: str, write: Callable[[parameters.Arrays, Path], None], predictor: Predictor, about: About, folder: Path
+) -> Classify:
+    """Write the parameters and their description; return the probabilities of what was read back."""
+    write(predictor.engine.arrays, folder / name)
+    describe(predictor, about, folder / name)
+    return partial(_probabilities, _in_float32(open_checkpoint(folder / name, Foreign())))
 
 
 def describe(predictor: Predictor, about: About, path: Path) -> None:
