@@ -53,9 +53,7 @@ def export(
 
     Args:
         predictor: predictor on the CPU.
-        about: description of the checkpoint, if it has one.
         form: one of ``FORMATS``.
-        out: folder for the files; it is created if it does not exist.
         texts: texts for the comparison with our engine.
         name: name of the checkpoint's file, shown on a web page.
         quantize: (onnx, web) store tables in eight bits.

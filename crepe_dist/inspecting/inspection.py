@@ -33,10 +33,6 @@ class Inspection:
     Attributes:
         texts: number of texts, and of those that were scored.
         accuracy: share of the scored texts whose label is the most probable class.
-        folds: number of trained folds.
-        errors: texts that probably have a wrong label, by the probability of the label.
-        duplicates: near duplicates with different labels.
-        pairs: pairs of classes that are confused.
         label_next: unlabelled texts between classes.
     """
 

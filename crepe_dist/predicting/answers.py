@@ -25,12 +25,6 @@ EXPLAINED = 100  # texts on a page of explanations
 class Answers:
     """Formatter for plain text, and the base class of the other formatters.
 
-    Args:
-        top: number of classes to print, the most probable first.
-        columns: names of the input's columns.
-        delimiter: delimiter of CSV.
-        several: the model gives several labels.
-
     Attributes:
         formulas: number of cells of CSV that got an apostrophe, see ``spreadsheet``.
     """

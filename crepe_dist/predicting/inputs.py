@@ -23,9 +23,7 @@ class Input:
 
     Args:
         line: number of the row's first line, from 1; in a Parquet file, the number of the row.
-        text: text to classify, including the title.
         problem: reason why the row cannot be classified; empty if it can.
-        cells: values of all columns, if they are kept.
         id: value of the column of ids; empty if there is none.
     """
 

@@ -13,11 +13,7 @@ class ModelSummary(NamedTuple):
     """Summary of one checkpoint.
 
     Args:
-        checkpoint: name of the file.
         data: name of the data set that it was trained on; empty if unknown.
-        test_accuracy: test accuracy, 0 to 1, if known.
-        classes: class names in the order of the outputs.
-        feature_len: number of characters that the network reads.
         kept: numbers of characters at the beginning and at the end of a longer text that it reads.
         is_latin: whether the alphabet consists of Latin letters, digits and signs, not of the data's own characters.
         kernels: implementation of the kernels, and their precision.

@@ -95,7 +95,6 @@ def lengths(summary: dict[str, Any]) -> str:
         _flags(axes, [(_position(value, edges, ends), name, value) for name, value in marks], right)
         axes.set(xlabel="characters", ylabel="texts")
         axes.grid(axis="y")
-        axes.set_axisbelow(True)
         texts = [
             count and f"{number(first)} to {number(max(first, after - 1))} characters: {counted(count, 'text')}"
             for first, after, count in zip(edges, edges[1:], counts)

@@ -74,7 +74,9 @@ def blank(
 
     figure = Figure(figsize=(WIDTH, height))
     inside = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - bottom - top) / height)
-    return figure, figure.add_axes(inside)
+    axes = figure.add_axes(inside)
+    axes.set_axisbelow(True)
+    return figure, axes
 
 
 def locator(bins: int, *, integer: bool) -> MaxNLocator:

@@ -139,7 +139,6 @@ def _axes(label: str, history: History | None = None, *, legend: int = 1, height
     axes.set_ylabel(label)
     axes.set_xlabel("steps" if history else "epoch", loc="right")
     axes.grid(axis="y")
-    axes.set_axisbelow(True)
     if history:
         axes.set_xlim(0, 1.02 * history.points[-1].step)
         axes.xaxis.set_major_locator(_locator(integer=True))

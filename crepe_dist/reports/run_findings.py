@@ -148,8 +148,6 @@ class Curve:
     """Loss on unseen texts by epoch: on the validation split, or on the test split if there is none.
 
     Attributes:
-        split: name of the split.
-        epochs: numbers of the epochs.
         losses: loss after each of them, of calibrated probabilities if a temperature was fitted.
         chance: difference of the last loss from the lowest that is not worth a word.
     """

@@ -159,7 +159,6 @@ def reliability(scores: Scores) -> str:
         percents = [f"{share} %" for share in range(0, 101, 20)]
         axes.set_yticks(np.linspace(0, 1, 6), percents)
         axes.grid(axis="y")
-        axes.set_axisbelow(True)
         axes.tick_params(axis="x", labelbottom=False)
         axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
         lower = figure.add_axes((axes.get_position().x0, 0.42 / height, axes.get_position().width, 0.45 / height))

@@ -36,7 +36,6 @@ class Batcher:
     Between two batches it computes one step of one explanation, so that these do not keep others waiting.
 
     Args:
-        predict: function that returns one prediction per text, in order.
         batch_texts: largest number of texts of several requests in one batch. A larger request is a batch of its own.
         on_batch: called with the number of texts of each batch.
         explain: function that explains the prediction for a text, and yields after each step.
