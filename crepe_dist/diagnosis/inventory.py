@@ -47,17 +47,16 @@ def collect() -> Facts:
 
 
 def _threads() -> dict[str, Any]:
-    bound = os.environ.get("OMP_PROC_BIND", "")
     try:
         alone, of_two = threads(Launch()), threads(Launch(local_size=2))
     except UserError as error:
-        return {"alone": 0, "of two": 0, "trouble": error.what, "remedy": error.remedy, "OMP_PROC_BIND": bound}
-    return {"alone": alone, "of two": of_two, "trouble": "", "OMP_PROC_BIND": bound}
+        return {"alone": 0, "of two": 0, "trouble": error.what, "remedy": error.remedy}
+    return {"alone": alone, "of two": of_two, "trouble": ""}
 
 
 def folder(path: Path) -> dict[str, Any]:
     """Return the size of the file system of a folder, which need not exist yet, and why it is not writable, or ''."""
-    existing = next(each for each in (path, *path.absolute().parents) if each.exists())
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     try:
         usage = shutil.disk_usage(existing)
         with tempfile.TemporaryFile(dir=existing) as stream:
@@ -86,27 +85,27 @@ def _unresolved(name: str) -> str:
 
 def _launcher() -> dict[str, bool]:
     """Look for ``horovodrun``: anywhere, beside this Python, and on the PATH."""
-    found, by_shell = horovodrun(), shutil.which("horovodrun")
-    own = found is not None and Path(found).parent == Path(sys.executable).parent
-    return {"found": found is not None, "own": own, "by name": by_shell is not None and by_shell == found}
+    program, by_shell = horovodrun(), shutil.which("horovodrun")
+    own = program is not None and Path(program).parent == Path(sys.executable).parent
+    return {"found": program is not None, "own": own, "by name": by_shell is not None and by_shell == program}
 
 
 def _driver() -> dict[str, Any]:
     """Query the NVIDIA driver with nvidia-smi."""
     tool = shutil.which("nvidia-smi")
-    found = {"device files": device.has_gpu_driver(), "nvidia-smi": tool is not None, "version": "", "trouble": ""}
+    about = {"device files": device.has_gpu_driver(), "nvidia-smi": tool is not None, "version": "", "trouble": ""}
     if tool is None:
-        return found
+        return about
     query = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(
             query, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TOOL_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return {**found, "trouble": str(error)}
+        return {**about, "trouble": str(error)}
     lines = done.stdout.split("\n") + done.stderr.split("\n")
     first = next((line.strip() for line in lines if line.strip()), "")
-    return {**found, "version": first} if done.returncode == 0 else {**found, "trouble": first}
+    return {**about, "version": first} if done.returncode == 0 else {**about, "trouble": first}
 
 
 def probe(command: tuple[str, ...] = PROBE, seconds: float = SECONDS) -> Facts:
@@ -118,8 +117,8 @@ def probe(command: tuple[str, ...] = PROBE, seconds: float = SECONDS) -> Facts:
         out, trouble = done.stdout, f"the probe process ended with code {done.returncode}" * bool(done.returncode)
     except subprocess.TimeoutExpired as error:
         out, trouble = error.stdout or b"", f"the probe process timed out after {seconds:g} s"
-    found: Facts = {"gpus": [], **{name: {"trouble": trouble or "the probe printed nothing"} for name in SUBJECTS}}
+    facts: Facts = {"gpus": [], **{name: {"trouble": trouble or "the probe printed nothing"} for name in SUBJECTS}}
     for line in out.decode("utf-8", "replace").splitlines():
         if line.startswith("{") and line.endswith("}"):  # skip what libraries print, and lines cut off by a kill
-            found.update(json.loads(line))
-    return found
+            facts.update(json.loads(line))
+    return facts

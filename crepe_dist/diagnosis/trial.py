@@ -53,8 +53,8 @@ class Trial:
 
     def stage(self, name: str) -> list[dict[str, Any]]:
         """Return the results of all ranks; an empty list if one is missing."""
-        found = [rank[name] for rank in self.ranks if name in rank]
-        return found if len(found) == self.processes else []
+        results = [rank[name] for rank in self.ranks if name in rank]
+        return results if len(results) == self.processes else []
 
 
 def attempt(
@@ -118,7 +118,7 @@ def trials(facts: Facts, say: Callable[[str], None], run: Callable[[str, int], T
     features = facts["horovod"].get("features", {})
     group_size = bool(features.get("gloo"))
     gpus = int(facts["mxnet"]["gpus"])
-    known = [tuple(each["capability"]) for each in facts["gpus"] if each["capability"]]
+    known = [tuple(gpu["capability"]) for gpu in facts["gpus"] if gpu["capability"]]
     if facts["mxnet"].get("wheel") and not all(map(cuda.has_code_for, known)):
         gpus = 0  # the check of that GPU reports it
     together_on_gpus = group_size and features.get("cuda", False)
@@ -149,13 +149,10 @@ def _all_reduce(trial: Trial, where: str) -> Check:
     name, sums = "all-reduce", trial.stage("sum")
     if not sums:
         what = f"the all-reduce of {trial.processes} processes on this machine fails"
-        return Check(name, f"{where}: failed", "problem", what, trial.trouble, REMEDY)
-    wrong = [rank for rank, each in enumerate(sums) if each["wrong"]]
+        return Check(name, f"{where}: failed").problem(what, trial.trouble, REMEDY)
+    wrong = [rank for rank, result in enumerate(sums) if result["wrong"]]
     if wrong:
-        return Check(
-            name,
-            f"{where}: wrong sums",
-            "problem",
+        return Check(name, f"{where}: wrong sums").problem(
             f"the sums of {_ranks(wrong)} are wrong: {sums[wrong[0]]['wrong']:,} of {sums[wrong[0]]['numbers']:,}",
             "memory or the network is faulty, or Horovod was built wrongly",
             "rebuild Horovod (`uv sync --reinstall-package horovod`); test the memory of this machine",
@@ -166,15 +163,15 @@ def _all_reduce(trial: Trial, where: str) -> Check:
 def _step(trial: Trial, where: str) -> Check:
     name, steps = "training step", trial.stage("step")
     if not steps:
-        return Check(name, f"{where}: failed", "problem", f"a training step fails: {where}", trial.trouble, REMEDY)
+        return Check(name, f"{where}: failed").problem(f"a training step fails: {where}", trial.trouble, REMEDY)
     first = steps[0]
     if what := _wrong_weights(steps):
         why = "memory or a device is faulty, or Horovod or the kernels were built wrongly"
         remedy = "reinstall; test the memory of this machine; try --device cpu or --model.kernels mxnet"
-        return Check(name, f"{where}: wrong weights", "problem", what, why, remedy)
+        return Check(name, f"{where}: wrong weights").problem(what, why, remedy)
     if trial.trouble:
         what = f"the processes train, but fail at their end: {where}"
-        return Check(name, f"{where}: trained, but failed at the end", "problem", what, trial.trouble, REMEDY)
+        return Check(name, f"{where}: trained, but failed at the end").problem(what, trial.trouble, REMEDY)
     summed = f"; summed by {first['summed by']}, weights bit-identical" if trial.processes > 1 else ""
     return Check(name, f"{where}: {first['computed']}{summed}")
 
@@ -183,9 +180,9 @@ def _wrong_weights(steps: list[dict[str, Any]]) -> str:
     """Describe a fault in the weights reported by the ranks; '' if there is none."""
     first = steps[0]
     for key, when in (("before", "before the step"), ("after", "after one step")):
-        if other := [rank for rank, each in enumerate(steps) if each[key] != first[key]]:
+        if other := [rank for rank, result in enumerate(steps) if result[key] != first[key]]:
             return f"the weights of {_ranks(other)} differ from those of rank 0 {when}"
-    if not all(each["finite"] for each in steps):
+    if not all(result["finite"] for result in steps):
         return "the weights contain an infinity or NaN after one step"
     return "a step does not change the weights" if first["before"] == first["after"] else ""
 

@@ -5,6 +5,7 @@ It writes the result of each stage to ``rank_<rank>.json`` in the folder at once
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,23 +15,24 @@ import numpy as np
 from crepe_dist import command
 from crepe_dist.distributed.join import join
 from crepe_dist.files import write_json
+from crepe_dist.settings.data_options import SHORTEST
 
 if TYPE_CHECKING:
     from crepe_dist.distributed.world import World
 
 NUMBERS = 1 << 18  # exceeds the buffer of a socket
+MAX_TRIES = 30  # float16 skips steps until the loss scale is low enough
+ROWS = 8
 
 
 def main() -> None:
     device, folder = sys.argv[1:]
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     with join() as world:
-        from crepe_dist.diagnosis.trial_step import step  # MXNet; join sets the number of its threads
-
         path = Path(folder) / f"rank_{world.rank}.json"
-        for stage, result in (("sum", sum_of_known), ("step", step)):
-            found[stage] = result(world, device)
-            write_json(path, found)
+        for stage, run in (("sum", sum_of_known), ("step", step)):
+            results[stage] = run(world, device)
+            write_json(path, results)
 
 
 def sum_of_known(world: World, device: str) -> dict[str, int]:
@@ -38,6 +40,53 @@ def sum_of_known(world: World, device: str) -> dict[str, int]:
     numbers = (np.arange(NUMBERS) % 1009).astype(np.float32)
     total = world.sum((world.rank + 1) * numbers, "doctor.sum")
     return {"numbers": NUMBERS, "wrong": int(np.count_nonzero(total != numbers * (world.size * (world.size + 1) // 2)))}
+
+
+def step(world: World, device: str) -> dict[str, Any]:
+    """Make one training step like ``train``; report digests of the weights before and after it."""
+    # Imported late: MXNet reads the number of its threads, which join sets.
+    import mxnet as mx
+
+    from crepe_dist.data.batch import pack
+    from crepe_dist.engines.block import build, trained, values
+    from crepe_dist.engines.engine import open_engine
+    from crepe_dist.exchange import open_exchange
+    from crepe_dist.exchange.optimizers import make_optimizer
+    from crepe_dist.model.precision import plan
+    from crepe_dist.mxnet_internals import structural_parameters
+    from crepe_dist.networks.paper.shape import PaperShape
+    from crepe_dist.settings.model_options import ModelOptions
+    from crepe_dist.training.step import TrainingStep
+
+    # Not `pick`: two processes may have to share the only GPU.
+    context = mx.gpu(world.local_rank % mx.context.num_gpus()) if device == "gpu" else mx.cpu()
+    shape = PaperShape(alphabet_size=69, feature_len=SHORTEST, classes=4, filters=32, units=64)
+    network = build(shape, ModelOptions(), context, seed=world.rank)
+    engine = open_engine(network, plan(ModelOptions(), context), context)
+    world.broadcast_parameters(structural_parameters(network))
+    optimizer = make_optimizer("sgd", {"learning_rate": 0.1})
+    exchange = open_exchange(world, trained(network), optimizer, engine.quanta(ROWS))
+    train = TrainingStep(engine, exchange)
+    before = values(network)
+    generator = np.random.default_rng(world.rank)
+    codes = generator.integers(0, shape.alphabet_size, [ROWS, shape.feature_len], dtype=np.uint8)
+    labels = generator.integers(0, shape.classes, ROWS, dtype=np.int32)
+    batch = pack(codes, labels, ROWS, ROWS * world.size, ROWS * world.rank)
+    for number in range(1, MAX_TRIES + 1):
+        if train(batch, number, 0.1).finite:
+            break
+    after = values(network)
+    return {
+        "computed": str(engine.plan),
+        "summed by": exchange.by,
+        "before": _digest(before),
+        "after": _digest(after),
+        "finite": all(bool(np.isfinite(array).all()) for array in after.values()),
+    }
+
+
+def _digest(arrays: dict[str, np.ndarray[Any, Any]]) -> str:
+    return hashlib.sha256(b"".join(arrays[name].tobytes() for name in sorted(arrays))).hexdigest()
 
 
 if __name__ == "__main__":
