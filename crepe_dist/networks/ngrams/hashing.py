@@ -1,4 +1,19 @@
-"""Hashing of n-grams to the rows of a table; ``native/hashing.h`` is equivalent."""
+"""Hashing of n-grams to the rows of a table.
+
+This is the only description. Five versions compute the same, on the vectors of ``tests/ngram_hash.json``: this one,
+``native/hashing.h``, and those of three exports: ``exporting/crepe_runtime.py`` (for ONNX), ``exporting/encoder.js``
+and ``networks/ngrams/torch.py``.
+
+1. The text is read up to its last known character. A symbol with the code ``alphabet_size`` stands before its first and
+   after its last character; a text without a known character has no symbols. Unknown characters are blank.
+2. An n-gram is n = 1 … ``longest`` neighbouring codes, none of them blank. Its key is a number with a digit code + 1 to
+   the base ``RADIX`` for each of them, modulo 2^64: the first code has the highest digit.
+3. The key is mixed by the output function of SplitMix64 (Steele, Lea & Flood 2014), modulo 2^64. The upper 32 bits h
+   give the row: h × rows / 2^32, rounded down.
+
+The table of n-grams reads the distinct rows of a text; Crepe's tower reads the row of each n-gram at the position of
+its first character.
+"""
 
 from __future__ import annotations
 

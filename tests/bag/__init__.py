@@ -1,0 +1,1 @@
+"""A network of one folder, for tests: a bag of characters."""
