@@ -75,8 +75,8 @@ def parser() -> arguments.Parser:
 
 def parser_of(name: str) -> arguments.Parser:
     """Build the parser of a command."""
-    found: arguments.Parser = import_module(PARSERS.get(name, f"crepe_dist.{name}")).parser()
-    return found
+    result: arguments.Parser = import_module(PARSERS.get(name, f"crepe_dist.{name}")).parser()
+    return result
 
 
 def completion(shell: str) -> str:
@@ -102,16 +102,16 @@ def completion(shell: str) -> str:
 def run() -> None:
     """Run the command that the command line names."""
     flags = parser()
-    given = flags.parse_args()
-    if given.print_completion:
-        print(completion(given.print_completion))
-    elif given.command is None:
+    args = flags.parse_args()
+    if args.print_completion:
+        print(completion(args.print_completion))
+    elif args.command is None:
         flags.print_help()
-    elif given.command not in COMMANDS:
+    elif args.command not in COMMANDS:
         raise UserError(
-            f"there is no command {given.command}",
-            remedy=near(given.command, COMMANDS) or f"give one of {', '.join(COMMANDS)}",
+            f"there is no command {args.command}",
+            remedy=near(args.command, COMMANDS) or f"give one of {', '.join(COMMANDS)}",
         )
     else:
-        sys.argv[1:] = given.rest
-        run_module(f"crepe_dist.{given.command}", run_name="__main__")
+        sys.argv[1:] = args.rest
+        run_module(f"crepe_dist.{args.command}", run_name="__main__")

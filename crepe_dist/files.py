@@ -152,11 +152,11 @@ def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
     return stream
 
 
-def _check_regular(path: Path, found: os.stat_result) -> None:
-    if stat.S_ISDIR(found.st_mode):
+def _check_regular(path: Path, about: os.stat_result) -> None:
+    if stat.S_ISDIR(about.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{path} is {SPECIAL_FILES.get(stat.S_IFMT(found.st_mode), 'a device')}, not a file")
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError(f"{path} is {SPECIAL_FILES.get(stat.S_IFMT(about.st_mode), 'a device')}, not a file")
 
 
 def read_bytes(path: Path, limit: int, *, follow: bool = True) -> bytes:
@@ -258,12 +258,12 @@ def json_lines(path: Path, longest: int = 1 << 20, *, follow: bool = True) -> It
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         counts = Counter(key for key, _ in pairs)
         twice = next(key for key, count in counts.items() if count > 1)
         raise ValueError(f"duplicate key {twice[:80]!r}")
-    return found
+    return unique
 
 
 def _integer(digits: str) -> int:

@@ -134,10 +134,10 @@ def versions() -> dict[str, str]:
     """Return the versions of the installed ``PACKAGES``."""
     from importlib import metadata  # it takes longer than all else that this module imports
 
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

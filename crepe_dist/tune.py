@@ -61,21 +61,21 @@ def parser() -> arguments.Parser:
 
 
 def main() -> None:
-    given = parser().parse_args()
-    deadline = time.monotonic() + 60 * given.minutes
-    memory = int(1e9 * given.memory) if given.memory else int(MOST_MEMORY * machine.available_memory())
-    data = open_dataset(given.data)
-    out = given.out or Path("tune") / data.name
-    search = Search(data, out, given.seed)
+    args = parser().parse_args()
+    deadline = time.monotonic() + 60 * args.minutes
+    memory = int(1e9 * args.memory) if args.memory else int(MOST_MEMORY * machine.available_memory())
+    data = open_dataset(args.data)
+    out = args.out or Path("tune") / data.name
+    search = Search(data, out, args.seed)
     console = Console(highlight=False)
     if before := search.trials():
         console.print(f"{out} has {len(before)} trials; the search goes on")
     with console.status("") as status:
         show = _Progress(console, status)
-        for trial in search.run(deadline, given.trials, given.processes, memory, show):
+        for trial in search.run(deadline, args.trials, args.processes, memory, show):
             console.print(_line(trial), markup=False, soft_wrap=True)
-    again = [str(given.data), *(["--out", str(given.out)] if given.out else [])]
-    _show(search, out, console, f"{shlex.join(again)} --minutes {math.ceil(max(30, 3 * given.minutes))}")
+    again = [str(args.data), *(["--out", str(args.out)] if args.out else [])]
+    _show(search, out, console, f"{shlex.join(again)} --minutes {math.ceil(max(30, 3 * args.minutes))}")
 
 
 class _Progress:
@@ -121,18 +121,18 @@ def _show(search: Search, out: Path, console: Console, more: str) -> None:
             f"go on with more time: {invocation.typed('tune')} {more}",
         )
     table = Table("trial", "validation", "test", "epoch", "time", "settings", box=None, pad_edge=False)
-    done = sorted((each for each in trials if each.outcome.end == "done"), key=lambda each: each.rank)
-    rows = [*done[:SHOWN], *(each for each in done[SHOWN:] if each.number == DEFAULTS)]
+    done = sorted((trial for trial in trials if trial.outcome.end == "done"), key=lambda trial: trial.rank)
+    rows = [*done[:SHOWN], *(trial for trial in done[SHOWN:] if trial.number == DEFAULTS)]
     if best not in rows:
         rows.insert(0, best)  # interrupted by the deadline
-    for each in rows:
-        scores = [percent(score) for score in (each.outcome.validation, each.outcome.test) if score is not None]
+    for trial in rows:
+        scores = [percent(score) for score in (trial.outcome.validation, trial.outcome.test) if score is not None]
         table.add_row(
-            str(each.number),
+            str(trial.number),
             *scores,
-            str(nth(each.outcome.epoch or 0)),
-            duration(each.outcome.seconds),
-            spelled(each.settings),
+            str(nth(trial.outcome.epoch or 0)),
+            duration(trial.outcome.seconds),
+            spelled(trial.settings),
         )
     console.print(table)
     lines = [

@@ -47,12 +47,12 @@ def parser() -> arguments.Parser:
 
 
 def main() -> None:
-    given = parser().parse_args()
-    record = open_run(given.run)
+    args = parser().parse_args()
+    record = open_run(args.run)
     if not record.made:
-        raise UserError(f"{given.run} cannot be verified", "it is not finished", "train it to its end first")
+        raise UserError(f"{args.run} cannot be verified", "it is not finished", "train it to its end first")
     computed = record.about["computed"]
-    data = record.dataset(given.data)
+    data = record.dataset(args.data)
     settings = {
         **record.settings,
         "data.source": str(data.folder.absolute()),
@@ -65,13 +65,13 @@ def main() -> None:
         print(f"note: {note}", flush=True)
     with scratch() as folder:
         again = folder / "run"
-        copied = copy_state(given.run, again) if given.last else {}
+        copied = copy_state(args.run, again) if args.last else {}
         start = f" after epoch {nth(max(copied))}" if copied else ""
-        on = counted(given.processes, "process", "processes")
+        on = counted(args.processes, "process", "processes")
         print(f"trains {visible(record.name)} again{start}, on {on}", flush=True)
-        train({**settings, "run_dir": str(again)}, folder, given.processes)
+        train({**settings, "run_dir": str(again)}, folder, args.processes)
         differing = []
-        for epoch, before, now in compared(given.run, again, copied):
+        for epoch, before, now in compared(args.run, again, copied):
             same = before == now
             print(f"epoch {nth(epoch)}: {'the same bits' if same else 'other bits'}, SHA-256 {before[:16]}", flush=True)
             if not same:
@@ -79,11 +79,11 @@ def main() -> None:
         changed = "; ".join(changes(record, open_run(again)))
     if differing:
         raise UserError(
-            f"{given.run} has other parameters from epoch {nth(differing[0])} on",
+            f"{args.run} has other parameters from epoch {nth(differing[0])} on",
             changed or "of what a run records about its machine, nothing differs",
             "verify it on a machine like the one that trained it; else do not trust the run",
         )
-    print(f"{visible(str(given.run))} is what its data and its settings give")
+    print(f"{visible(str(args.run))} is what its data and its settings give")
 
 
 def same_kernels(computed: Mapping[str, str]) -> str | None:
@@ -148,9 +148,9 @@ def digests(run: Path) -> dict[int, str]:
 
 def changes(record: RunRecord, again: RunRecord) -> Iterator[str]:
     """Describe what differs in the records of where and how two runs were computed."""
-    flat: list[dict[str, Any]] = [{**each.about["computed"], **each.made["environment"]} for each in (record, again)]
+    flat: list[dict[str, Any]] = [{**one.about["computed"], **one.made["environment"]} for one in (record, again)]
     for name in {**flat[0], **flat[1]}:
-        was, is_now = (each.get(name, "unknown") for each in flat)
+        was, is_now = (one.get(name, "unknown") for one in flat)
         if was != is_now:
             yield f"{name}: {was} then, {is_now} now"
 

@@ -146,7 +146,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
 
     def _settings(self, classes: np.ndarray[Any, Any], seed: int) -> dict[str, Any]:
         """Return the settings of training by their dotted names. Its classes are the positions in ``classes``."""
-        given = {
+        settings = {
             "model.network": self.network,
             "training.epochs": self.epochs,
             "optimizer.learning_rate": self.learning_rate,
@@ -157,7 +157,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
             "device": self.device,
             **(self.settings or {}),
         }
-        return {name: value for name, value in given.items() if value is not None}
+        return {name: value for name, value in settings.items() if value is not None}
 
     def _class_weights(self, classes: np.ndarray[Any, Any]) -> str | dict[str, float] | None:
         if not isinstance(self.class_weight, Mapping):

@@ -83,16 +83,17 @@ def train(
         if code != 0:
             raise failure(folder, code)
         path = folder / "run" / read_json(folder / "run" / "result.json")["checkpoint"]
-        return {each.name: read_bytes(each, LARGEST) for each in (path, path.with_suffix(".json"))}
+        return {file.name: read_bytes(file, LARGEST) for file in (path, path.with_suffix(".json"))}
 
 
 def _prepare(columns: Mapping[str, Any], folder: Path, length: int | None, split: SplitOptions) -> None:
     """Prepare the texts as training rows. The test split, which training needs, is a copy of one of them."""
     table = {name: column for name, column in columns.items() if column is not None}
     read = replace(COLUMNS, weight="weight") if "weight" in table else COLUMNS
-    first = next((place for place, text in enumerate(table["text"]) if text.strip()), 0)
+    first = next((row for row, text in enumerate(table["text"]) if text.strip()), 0)
     for name, rows in (("train", slice(None)), ("test", slice(first, first + 1))):
-        write_table({each: column[rows] for each, column in table.items()}, folder / f"{name}.jsonl", read)
+        part = {column: values[rows] for column, values in table.items()}
+        write_table(part, folder / f"{name}.jsonl", read)
     sources = find_sources([str(folder / "train.jsonl")], test=str(folder / "test.jsonl"))
     encoding = Encoding(feature_len=LONGEST_FITTED if length is None else length)
     options = PrepareOptions(Reading(columns=read), max_bad=1.0, processes=1)

@@ -14,28 +14,28 @@ from crepe_dist.predicting.texts import InvalidInput
 from crepe_dist.preparing.frames import is_missing
 
 
-def labels_of(given: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def labels_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return the classes, sorted and of the dtype of the labels, and the class of each text, int64 [n].
 
     Raises:
         ValueError: the labels are not one class for each text, or all the same.
     """
-    if given is None:
+    if y is None:
         raise InvalidInput(
             "there are no labels", "fit requires y to be passed, but the target y is None", "give labels"
         )
-    if _are_several(given):
+    if _are_several(y):
         raise InvalidInput(
             "the texts have several labels each",
             "this estimator gives a text one class",
             'prepare a data set with crepe_dist.prepare(…, labels="several") and train on it',
         )
-    labels = column_or_1d(given, warn=True)
+    labels = column_or_1d(y, warn=True)
     if len(labels) != len(texts):
         raise InvalidInput(
             f"there are {len(texts):,} texts and {len(labels):,} labels", remedy="give a label for every text"
         )
-    missing = [place for place, label in enumerate(labels.tolist()) if is_missing(label)]
+    missing = [row for row, label in enumerate(labels.tolist()) if is_missing(label)]
     if missing:
         raise InvalidInput(
             f"label {missing[0]} is missing",
@@ -53,25 +53,25 @@ def labels_of(given: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], n
     return classes, numbers
 
 
-def _are_several(given: Any) -> bool:
+def _are_several(y: Any) -> bool:
     """Tell whether labels are lists of labels, or a matrix of 0 and 1."""
-    if len(getattr(given, "shape", ())) == 2:
-        return bool(given.shape[1] > 1)
-    first = next(iter(given), None) if isinstance(given, (list, tuple)) else None
+    if len(getattr(y, "shape", ())) == 2:
+        return bool(y.shape[1] > 1)
+    first = next(iter(y), None) if isinstance(y, (list, tuple)) else None
     return isinstance(first, (list, tuple, set, frozenset))
 
 
-def weights_of(given: Any, texts: Sequence[str]) -> np.ndarray[Any, Any]:
+def weights_of(sample_weight: Any, texts: Sequence[str]) -> np.ndarray[Any, Any]:
     """Return the weight of each text, float64 [n].
 
     Raises:
         ValueError: the weights are not a number from 0 for each text.
     """
-    weights: np.ndarray[Any, Any] = _check_sample_weight(given, texts, dtype=np.float64)
+    weights: np.ndarray[Any, Any] = _check_sample_weight(sample_weight, texts, dtype=np.float64)
     if (weights < 0).any():
-        place = int((weights < 0).argmax())
+        row = int((weights < 0).argmax())
         raise InvalidInput(
-            f"the weight of text {place} is {weights[place]:g}",
+            f"the weight of text {row} is {weights[row]:g}",
             "Negative values in data passed to sample_weight",
             "give weights from 0",
         )

@@ -122,7 +122,7 @@ def label_tiles(scores: LabelScores, split: str) -> list[Tile]:
             percent(scores.accuracy),
             [f"precision {percent(precision)}, recall {percent(recall)}", counted(scores.documents, "text"), *exact],
         ),
-        ("macro F1", f"{scores.macro_f1:.3f}", [counted(len(scores.labels), "class", "classes")]),
+        ("macro F1", f"{scores.macro_f1:.3f}", [counted(len(scores.tested), "class", "classes")]),
         ("mean average precision", f"{scores.mean_average_precision:.3f}", top),
     ]
 
@@ -208,7 +208,7 @@ def table(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
     if isinstance(scores, Scores):
         documents, right, more = scores.confusion.sum(axis=1), np.diag(scores.confusion), _confused(scores, classes)
     else:
-        documents, right, more = scores.labels, scores.decisions[:, 0], _thresholds(scores)
+        documents, right, more = scores.class_documents, scores.decisions[:, 0], _thresholds(scores)
     rows = []
     for name, count, hits, is_predicted, precision, recall, f1, cells in zip(
         classes,

@@ -163,7 +163,7 @@ def write(run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: Mapping[
     return path
 
 
-def find(given: str | None) -> Path:
+def find(name: str | None) -> Path:
     """Find parameters: the given file, those of a model folder, or the reported ones of a run or of the newest run.
 
     The newest run is the one that finished last; the newest unfinished one only if none has finished.
@@ -171,24 +171,24 @@ def find(given: str | None) -> Path:
     Raises:
         UserError: no such file.
     """
-    if given is None:
+    if name is None:
         runs = sorted((folder.parent for folder in RUNS.glob(f"*/{FOLDER}")), key=_age)
-        found = next((path for path in map(_of_run, runs) if path), None)
-        if found is None:
+        newest = next((path for path in map(_of_run, runs) if path), None)
+        if newest is None:
             raise UserError(
                 f"there is no trained run in {RUNS}/",
                 remedy=f"train one ({invocation.typed('train')}), or name a checkpoint",
             )
-        return found
-    path = Path(given)
+        return newest
+    path = Path(name)
     if path.is_dir():
         model = path / tensors_file.NAME
-        found = model if model.is_file() else _of_run(path)
-        if found is None:
+        reported = model if model.is_file() else _of_run(path)
+        if reported is None:
             is_data = (path / MANIFEST).is_file()
             remedy = f"a prepared folder is named by a flag: --data {path}" if is_data else NAME_ONE
             raise UserError(f"{path} contains no checkpoint", remedy=remedy)
-        return found
+        return reported
     if not path.is_file():
         raise missing(path)
     return path
@@ -270,12 +270,12 @@ def check_present(run_dir: Path, name: str) -> None:
 
 def described(folder: Path) -> list[Path]:
     """List the checkpoints of a folder that have a description, the latest epoch first."""
-    found = {
+    epochs = {
         path: int(match[1])
         for path in folder.glob("crepe_epoch_*.params")
         if (match := EPOCH.match(path.name)) and path.with_suffix(".json").is_file() and not path.is_symlink()
     }
-    return sorted(found, key=lambda path: found[path], reverse=True)
+    return sorted(epochs, key=lambda path: epochs[path], reverse=True)
 
 
 def describe(path: Path) -> dict[str, Any] | None:
@@ -290,7 +290,7 @@ def describe(path: Path) -> dict[str, Any] | None:
     try:
         about: dict[str, Any] = read_json(sidecar)
         version, digest = about["format"], about["sha256"]
-        found = sha256(path)
+        actual = sha256(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{sidecar} cannot be read",
@@ -302,7 +302,7 @@ def describe(path: Path) -> dict[str, Any] | None:
             f"{sidecar} has format {str(version)[:40]}; this version reads format {FORMAT}",
             remedy="use the version that wrote it",
         )
-    if digest != found:
+    if digest != actual:
         raise UserError(
             f"{path} was altered after it was written",
             "its SHA-256 differs from the one in the .json file",

@@ -93,8 +93,8 @@ class History:
         if len(self.points) > 2 * MOST_POINTS:
             self.width *= 2
             before, self.points = self.points, []
-            for each in before:
-                self._add(each)
+            for point in before:
+                self._add(point)
 
 
 def of(run_dir: Path) -> History:

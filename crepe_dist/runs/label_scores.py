@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.files import finite, integer
-from crepe_dist.runs.scores import BINS, Counts, bits, counts, expected_calibration_error, packed
+from crepe_dist.runs.scores import BINS, ClassScores, Counts, Floats, bits, counts, mean, packed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,6 @@ HIGHEST, PER_UNIT = 8, 32  # log-odds that are told apart, and intervals per uni
 INTERVALS = 2 * HIGHEST * PER_UNIT
 PRIOR = 4  # documents with a label that the threshold of all labels together counts as
 DEFAULT_THRESHOLD = 0.5
-Floats = npt.NDArray[np.float64]
 
 
 def intervals(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
@@ -89,7 +88,7 @@ def average_precision(histogram: Counts) -> Floats:
 
 
 @dataclass(frozen=True)
-class LabelScores:
+class LabelScores(ClassScores):
     """Scores of several labels on one split.
 
     Attributes:
@@ -113,6 +112,9 @@ class LabelScores:
     reliability: Counts
     right: npt.NDArray[np.bool_] | None = None
 
+    def _decisions(self) -> Counts:
+        return self.decisions
+
     @property
     def accuracy(self) -> float:
         """Micro F1: the score that names checkpoints and chooses epochs."""
@@ -126,45 +128,9 @@ class LabelScores:
         return right / max(right + false, 1), right / max(right + missed, 1)
 
     @property
-    def precision(self) -> Floats:
-        """Precision of each class, float64 [classes]; 0 for a class that is never predicted."""
-        return np.asarray(self.decisions[:, 0] / np.maximum(self.decisions[:, :2].sum(axis=1), 1))
-
-    @property
-    def recall(self) -> Floats:
-        """Recall of each class, float64 [classes]; 0 for a class without documents."""
-        return np.asarray(self.decisions[:, 0] / np.maximum(self.labels, 1))
-
-    @property
-    def f1(self) -> Floats:
-        """F1 score of each class, float64 [classes]; 0 where undefined."""
-        right, false, missed = self.decisions.T
-        return np.asarray(2 * right / np.maximum(2 * right + false + missed, 1))
-
-    @property
-    def labels(self) -> Counts:
-        """Number of documents with each label, int64 [classes]."""
-        return np.asarray(self.decisions[:, 0] + self.decisions[:, 2])
-
-    @property
-    def tested(self) -> npt.NDArray[np.bool_]:
-        """Tell which classes have documents, bool [classes]."""
-        return np.asarray(self.labels > 0)
-
-    @property
-    def predicted(self) -> npt.NDArray[np.bool_]:
-        """Tell which classes were predicted, bool [classes]."""
-        return np.asarray(self.decisions[:, :2].any(axis=1))
-
-    @property
-    def macro_f1(self) -> float:
-        """Unweighted mean of F1 over the classes that have documents."""
-        return _mean(self.f1[self.tested])
-
-    @property
     def mean_average_precision(self) -> float:
         """Unweighted mean of the average precision over the classes that have documents."""
-        return _mean(self.average_precision[self.tested])
+        return mean(self.average_precision[self.tested])
 
     @property
     def precision_at(self) -> dict[int, float]:
@@ -176,18 +142,12 @@ class LabelScores:
         """Share of documents whose labels are all predicted, and no other; ``None`` if unknown."""
         return None if self.right is None else float(self.right.mean())
 
-    @property
-    def calibration_error(self) -> float:
-        """Expected calibration error over all classes of all documents."""
-        return expected_calibration_error(self.reliability)
-
     def per_class(self, classes: list[str]) -> pd.DataFrame:
-        """Return precision, recall, f1, average_precision, threshold (fractions) and documents, one row per class."""
-        import pandas as pd
-
-        columns = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
-        columns |= {"average_precision": self.average_precision, "threshold": self.thresholds}
-        return pd.DataFrame({**columns, "documents": self.labels}, index=pd.Index(classes, name="class"))
+        """Return the columns of ``ClassScores``, average_precision and threshold (fractions), one row per class."""
+        table = super().per_class(classes)
+        table.insert(3, "average_precision", self.average_precision)
+        table.insert(4, "threshold", self.thresholds)
+        return table
 
     def summary(self) -> dict[str, Any]:
         """Return the scores over all classes as JSON values."""
@@ -244,17 +204,13 @@ def checked_thresholds(saved: Any, classes: int) -> Floats:
     Raises:
         ValueError, TypeError: malformed, or for another number of classes.
     """
-    found = _fractions(saved, classes)
-    if not ((found > 0) & (found < 1)).all():
+    thresholds = _fractions(saved, classes)
+    if not ((thresholds > 0) & (thresholds < 1)).all():
         raise ValueError("the thresholds are not between 0 and 1")
-    return found
+    return thresholds
 
 
 def _fractions(saved: Any, classes: int) -> Floats:
     if len(saved) != classes:
         raise ValueError(f"there are {len(saved)} numbers for {classes} classes")
-    return np.array([finite(each, 0, 1) for each in saved])
-
-
-def _mean(values: Floats) -> float:
-    return float(values.mean()) if len(values) else 0.0
+    return np.array([finite(value, 0, 1) for value in saved])

@@ -164,7 +164,7 @@ class RunMetrics(Metrics):
 
 def _still_true(record: Record, progress: Progress) -> bool:
     if record["event"] == "epoch":
-        return any(record["epoch"] == each["epoch"] for each in progress.epochs)
+        return any(record["epoch"] == epoch["epoch"] for epoch in progress.epochs)
     return bool(record["step"] <= progress.step)
 
 

@@ -172,9 +172,9 @@ def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
         taken.append(following)
     if len(taken) > 1 and _is_unclaimed(taken[-1]):
         taken.pop()  # a process was killed while it made this folder
-    own = [path for path in taken if _identity(path) == identity]
+    same = [path for path in taken if _identity(path) == identity]
     supervision = os.environ.get(SUPERVISED_AS, "")
-    is_restart = bool(own and supervision) and _supervision(own[-1]) == supervision
+    is_restart = bool(same and supervision) and _supervision(same[-1]) == supervision
     if not taken or (config.fresh and not is_restart):
         path = base if taken and _is_unclaimed(base) else _numbered(base, len(taken) + 1)
         try:
@@ -185,7 +185,7 @@ def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
             ) from error
         _claim(path, identity, supervision)
     else:
-        path = own[-1] if own else base
+        path = same[-1] if same else base
         _check(path, identity, supervision)
     chosen = RunFolder(path)
     settings = replace(config, name=config.name or chosen.name or None).to_yaml()

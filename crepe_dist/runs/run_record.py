@@ -122,12 +122,12 @@ class RunRecord:
         Raises:
             UserError: the data are missing or have changed.
         """
-        found = open_dataset(folder or self.data_folder)
-        if found.fingerprint != self.fingerprint:
+        data = open_dataset(folder or self.data_folder)
+        if data.fingerprint != self.fingerprint:
             raise UserError(
-                f"{found.folder} is not the data of this run", "its fingerprint differs", "name the data with --data"
+                f"{data.folder} is not the data of this run", "its fingerprint differs", "name the data with --data"
             )
-        return found
+        return data
 
 
 def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
@@ -153,7 +153,7 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
         result = RunFolder(run_dir).result
         if result:
             _check_made(result["made"])
-        config, found = run_dir / CONFIG, checkpoint.scores(path, len(about["classes"]))
+        config, scores = run_dir / CONFIG, checkpoint.scores(path, len(about["classes"]))
         return RunRecord(
             path=run_dir,
             given_name=RunFolder(run_dir).name,
@@ -161,8 +161,8 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
             result=result,
             checkpoint=path,
             about=about,
-            scores={name: each for name, each in found.items() if isinstance(each, Scores)},
-            label_scores={name: each for name, each in found.items() if isinstance(each, LabelScores)},
+            scores={name: score for name, score in scores.items() if isinstance(score, Scores)},
+            label_scores={name: score for name, score in scores.items() if isinstance(score, LabelScores)},
             history=history.of(run_dir),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -190,7 +190,7 @@ def _check_made(made: Any) -> None:
     words = [made["device"], made["computes"], made["data"], *made["environment"].keys()]
     counts = [made["processes"], made["parameters"], *(count for split in made["rows"].values() for count in split)]
     counts += made["documents"].values()
-    if not all(isinstance(each, str) for each in words):
+    if not all(isinstance(word, str) for word in words):
         raise ValueError(f"the provenance in {RESULT} is malformed")
     for count in counts:
         integer(count)
@@ -220,5 +220,5 @@ def quotes(data: Dataset, name: str, rows: Iterable[int]) -> list[Quote | None]:
 
 def text(split: Split, row: int, encoding: Encoding) -> str:
     """Return the text of a row, original or else decoded from its codes."""
-    found = split.text(row)
-    return encoding.decode(split.codes(np.array([row]))[0]) if found is None else found
+    original = split.text(row)
+    return encoding.decode(split.codes(np.array([row]))[0]) if original is None else original

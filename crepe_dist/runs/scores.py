@@ -25,6 +25,7 @@ RANKED = 3  # most probable classes kept per mistake
 MOST_CLASSES = 1000  # with more classes, no scores are stored: the confusion matrix would be too large
 MOST_DOCUMENTS = 1 << 21  # with more documents, `right` is not stored
 Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,70 @@ class Mistake:
 
 def worst(mistakes: list[Mistake]) -> list[Mistake]:
     """Return the ``MISTAKES`` with the least probable true classes, in an order independent of the input's."""
-    return sorted(mistakes, key=lambda each: (each.probability, each.row))[:MISTAKES]
+    return sorted(mistakes, key=lambda mistake: (mistake.probability, mistake.row))[:MISTAKES]
+
+
+class ClassScores:
+    """Scores of each class, and their means, from the decisions about it."""
+
+    reliability: Counts
+
+    def _decisions(self) -> Counts:
+        """Count true positives, false positives and false negatives, int64 [classes, 3]."""
+        raise NotImplementedError
+
+    @property
+    def class_documents(self) -> Counts:
+        """Number of documents of each class, int64 [classes]."""
+        return np.asarray(self._decisions()[:, ::2].sum(axis=1))
+
+    @property
+    def tested(self) -> npt.NDArray[np.bool_]:
+        """Tell which classes have documents, bool [classes]."""
+        return np.asarray(self.class_documents > 0)
+
+    @property
+    def predicted(self) -> npt.NDArray[np.bool_]:
+        """Tell which classes were predicted, bool [classes]."""
+        return np.asarray(self._decisions()[:, :2].any(axis=1))
+
+    @property
+    def precision(self) -> Floats:
+        """Precision of each class, float64 [classes]; 0 for a class that is never predicted."""
+        decisions = self._decisions()
+        return np.asarray(decisions[:, 0] / np.maximum(decisions[:, :2].sum(axis=1), 1))
+
+    @property
+    def recall(self) -> Floats:
+        """Recall of each class, float64 [classes]; 0 for a class without documents."""
+        return np.asarray(self._decisions()[:, 0] / np.maximum(self.class_documents, 1))
+
+    @property
+    def f1(self) -> Floats:
+        """F1 score of each class, float64 [classes]; 0 where undefined."""
+        right, false, missed = self._decisions().T
+        return np.asarray(2 * right / np.maximum(2 * right + false + missed, 1))
+
+    @property
+    def macro_f1(self) -> float:
+        """Unweighted mean of F1 over the classes that have documents."""
+        return mean(self.f1[self.tested])
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error: of the predicted classes, or of all classes where there are several labels."""
+        return expected_calibration_error(self.reliability)
+
+    def per_class(self, classes: list[str]) -> pd.DataFrame:
+        """Return precision, recall, f1 (fractions; 0 if undefined) and documents as columns, one row per class."""
+        import pandas as pd  # takes half of training's start-up time, and training does not use it
+
+        columns = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
+        return pd.DataFrame({**columns, "documents": self.class_documents}, index=pd.Index(classes, name="class"))
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(ClassScores):
     """Scores of a network on one split.
 
     Attributes:
@@ -97,57 +157,13 @@ class Scores:
         return float(np.trace(self.confusion) / self.confusion.sum())
 
     @property
-    def tested(self) -> npt.NDArray[np.bool_]:
-        """Tell which classes have documents, bool [classes]."""
-        return np.asarray(self.confusion.any(axis=1))
-
-    @property
-    def predicted(self) -> npt.NDArray[np.bool_]:
-        """Tell which classes were predicted, bool [classes]."""
-        return np.asarray(self.confusion.any(axis=0))
-
-    @property
-    def precision(self) -> npt.NDArray[np.float64]:
-        """Precision of each class, float64 [classes]; 0 for a class that is never predicted."""
-        return np.asarray(self._right / np.maximum(self.confusion.sum(axis=0), 1))
-
-    @property
-    def recall(self) -> npt.NDArray[np.float64]:
-        """Recall of each class, float64 [classes]; 0 for a class without documents."""
-        return np.asarray(self._right / np.maximum(self.confusion.sum(axis=1), 1))
-
-    @property
-    def f1(self) -> npt.NDArray[np.float64]:
-        """F1 score of each class, float64 [classes]; 0 where undefined."""
-        both = self.confusion.sum(axis=0) + self.confusion.sum(axis=1)
-        return np.asarray(2 * self._right / np.maximum(both, 1))
-
-    @property
-    def macro_f1(self) -> float:
-        """Unweighted mean of F1 over the classes that have documents."""
-        return float(self.f1[self.confusion.any(axis=1)].mean())
-
-    @property
-    def calibration_error(self) -> float:
-        """Expected calibration error of the predicted classes."""
-        return expected_calibration_error(self.reliability)
-
-    @property
     def uncalibrated_error(self) -> float:
         """Expected calibration error at temperature 1."""
         return expected_calibration_error(self.reliability if self.uncalibrated is None else self.uncalibrated)
 
-    @property
-    def _right(self) -> npt.NDArray[np.float64]:
-        return np.diag(self.confusion).astype(np.float64)
-
-    def per_class(self, classes: list[str]) -> pd.DataFrame:
-        """Return precision, recall, f1 (fractions; 0 if undefined) and documents as columns, one row per class."""
-        import pandas as pd  # takes half of training's start-up time, and training does not use it
-
-        columns = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
-        columns["documents"] = self.confusion.sum(axis=1)
-        return pd.DataFrame(columns, index=pd.Index(classes, name="class"))
+    def _decisions(self) -> Counts:
+        right = np.diag(self.confusion)
+        return np.stack([right, self.confusion.sum(axis=0) - right, self.confusion.sum(axis=1) - right], axis=1)
 
     def confused(self, most: int) -> list[tuple[int, int, int]]:
         """Return the most frequent confusions as (true class, predicted class, documents), the most frequent first."""
@@ -163,7 +179,7 @@ class Scores:
             "loss": self.loss,
             "confusion": self.confusion.tolist(),
             "reliability": self.reliability.tolist(),
-            "mistakes": [asdict(each) for each in self.mistakes],
+            "mistakes": [asdict(mistake) for mistake in self.mistakes],
             "right": packed(self.right),
             "calibration": self.calibration.to_dict(),
             "uncalibrated": None if self.uncalibrated is None else self.uncalibrated.tolist(),
@@ -178,12 +194,12 @@ class Scores:
         """
         confusion = counts(saved["confusion"], (classes, classes))
         reliability = counts(saved["reliability"], (BINS, 3))
-        mistakes = [Mistake.of(each) for each in saved["mistakes"]]
+        mistakes = [Mistake.of(mistake) for mistake in saved["mistakes"]]
         documents = int(confusion.sum())
-        numbers = {index for each in mistakes for index in (each.true, *(index for index, _ in each.ranking))}
-        if not documents or len(mistakes) > MISTAKES or not all(each.ranking for each in mistakes):
+        numbers = {index for mistake in mistakes for index in (mistake.true, *(index for index, _ in mistake.ranking))}
+        if not documents or len(mistakes) > MISTAKES or not all(mistake.ranking for mistake in mistakes):
             raise ValueError("the scores cover no document, or hold too many mistakes")
-        if max(numbers, default=0) >= classes or max((each.row for each in mistakes), default=0) >= documents:
+        if max(numbers, default=0) >= classes or max((mistake.row for mistake in mistakes), default=0) >= documents:
             raise ValueError("a mistake names a class or a document that does not exist")
         before = saved["uncalibrated"]
         return cls(
@@ -206,7 +222,7 @@ def count_reliability(probabilities: npt.NDArray[np.float64], right: npt.NDArray
     """
     bins = np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
     columns = (None, right, np.rint(probabilities * MILLION))
-    return np.stack([np.rint(np.bincount(bins, each, BINS)).astype(np.int64) for each in columns], axis=1)
+    return np.stack([np.rint(np.bincount(bins, column, BINS)).astype(np.int64) for column in columns], axis=1)
 
 
 def expected_calibration_error(reliability: Counts) -> float:
@@ -215,12 +231,16 @@ def expected_calibration_error(reliability: Counts) -> float:
     return float(np.abs(right - probability / MILLION).sum() / max(number.sum(), 1))
 
 
+def mean(values: Floats) -> float:
+    return float(values.mean()) if len(values) else 0.0
+
+
 def counts(saved: Any, shape: tuple[int, ...]) -> Counts:
     """Convert counts from JSON; raise ``ValueError`` if they are malformed."""
-    found = np.array(saved)
-    if found.shape != shape or found.dtype != np.int64 or (found < 0).any():
+    values = np.array(saved)
+    if values.shape != shape or values.dtype != np.int64 or (values < 0).any():
         raise ValueError(f"the scores do not hold {' × '.join(map(str, shape))} counts")
-    return found
+    return values
 
 
 def packed(right: npt.NDArray[np.bool_] | None) -> str | None:

@@ -110,7 +110,7 @@ class Progress:
         Raises:
             ValueError, KeyError, TypeError, AttributeError: malformed, or written by another version.
         """
-        if saved.keys() != {each.name for each in fields(cls)}:
+        if saved.keys() != {field.name for field in fields(cls)}:
             raise ValueError("the position was not written by this version")
         epochs, scale = (_list(saved[name]) for name in ("epochs", "loss_scale"))
         for name in ("step", "epoch", "documents"):
@@ -293,8 +293,8 @@ def _load(path: Path, epochs: int) -> tuple[Snapshot, str]:
     """Load a state, and the version of the package that saved it."""
     manifest = read_json(path / MANIFEST, follow=False)
     if manifest["format"] != FORMAT:
-        found = str(manifest["format"])[:40]
-        raise ValueError(f"it has format {found}, which another version wrote; this one reads format {FORMAT}")
+        version = str(manifest["format"])[:40]
+        raise ValueError(f"it has format {version}, which another version wrote; this one reads format {FORMAT}")
     for name in FILES:
         size, digest = manifest["files"][name]["bytes"], manifest["files"][name]["sha256"]
         if (path / name).lstat().st_size != size:

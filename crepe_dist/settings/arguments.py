@@ -48,27 +48,26 @@ class Parser(argparse.ArgumentParser):
         return values
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self._given = [each.partition("=")[0] for each in (sys.argv[1:] if args is None else args)]
+        self._given = [argument.partition("=")[0] for argument in (sys.argv[1:] if args is None else args)]
         try:
             return super().parse_known_args(args, namespace)
         except argparse.ArgumentError as error:
-            action = next((each for each in self._actions if _title(each) == error.argument_name), None)
+            action = next((action for action in self._actions if _title(action) == error.argument_name), None)
             name = self._typed(action) if action else error.argument_name or "the command line"
             raise UserError(f"{name} cannot be used", error.message, self.hint()) from None
 
-    def unknown(self, given: str) -> UserError:
+    def unknown(self, argument: str) -> UserError:
         """Describe an argument that no flag takes."""
         return UserError(
-            f"there is no option {given}" if given.startswith("-") else f"unexpected argument {given}",
-            remedy=near(given.partition("=")[0], self.flags()) or self.hint(),
+            f"there is no option {argument}" if argument.startswith("-") else f"unexpected argument {argument}",
+            remedy=near(argument.partition("=")[0], self.flags()) or self.hint(),
         )
 
     def error(self, message: str) -> NoReturn:
         # The argument that argparse misses may be misspelt.
-        unknown = (
-            near(each, self.flags()) for each in self._given if each.startswith("-") and each not in self.flags()
-        )
-        raise UserError(message, remedy=next(filter(None, unknown), self.hint()))
+        unknown = (flag for flag in self._given if flag.startswith("-") and flag not in self.flags())
+        similar = (near(flag, self.flags()) for flag in unknown)
+        raise UserError(message, remedy=next(filter(None, similar), self.hint()))
 
     def show_common(self, usage: str, *flags: str) -> None:
         """Let ``--help`` show a few flags only."""
@@ -82,9 +81,9 @@ class Parser(argparse.ArgumentParser):
         formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
         formatter.add_text(self.description)
         formatter.start_section("common options")
-        places = [action for action in self._actions if not action.option_strings]
+        positional = [action for action in self._actions if not action.option_strings]
         named = [action for flag in self.common for action in self._actions if flag in action.option_strings]
-        formatter.add_arguments([_brief(action) for action in (*places, *named)])
+        formatter.add_arguments([_brief(action) for action in (*positional, *named)])
         formatter.end_section()
         formatter.add_text(f"{invocation.front()}{self.prog} --help-all shows all options.")
         formatter.add_text(self.epilog)
@@ -201,13 +200,13 @@ def add_foreign(arguments: argparse.ArgumentParser) -> None:
     )
 
 
-def foreign(given: argparse.Namespace) -> dict[str, Any]:
+def foreign(args: argparse.Namespace) -> dict[str, Any]:
     """Map the flags of ``add_foreign`` to the keyword arguments of ``load`` and ``Foreign``."""
     return {
-        "mode": given.mode,
-        "feature_len": given.feature_len,
-        "fold_accents": given.fold_accents,
-        "classes": _class_names(given.classes),
+        "mode": args.mode,
+        "feature_len": args.feature_len,
+        "fold_accents": args.fold_accents,
+        "classes": _class_names(args.classes),
     }
 
 
@@ -227,18 +226,18 @@ def _truth(text: str) -> bool:
     return text == "on"
 
 
-def _class_names(given: str | None) -> tuple[str, ...] | None:
+def _class_names(value: str | None) -> tuple[str, ...] | None:
     """Return the names given by ``--classes``: the lines of a file, or a list with commas."""
-    if given is None:
+    if value is None:
         return None
-    path = Path(given)
+    path = Path(value)
     if path.is_file():
         return tuple(read_names(path))
-    if "," not in given:
-        raise UserError(f"--classes {given}: neither a file nor a list", remedy="give a file, or names such as a,b,c")
-    names = tuple(name.strip() for name in given.split(","))
+    if "," not in value:
+        raise UserError(f"--classes {value}: neither a file nor a list", remedy="give a file, or names such as a,b,c")
+    names = tuple(name.strip() for name in value.split(","))
     if "" in names or len(set(names)) < len(names):
-        raise UserError(f"--classes {given}: a name is empty or given twice", remedy="give each class its own name")
+        raise UserError(f"--classes {value}: a name is empty or given twice", remedy="give each class its own name")
     return names
 
 

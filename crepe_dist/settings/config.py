@@ -110,13 +110,13 @@ class Config(Settings):
 
 def flat(settings: dict[str, Any]) -> dict[str, Any]:
     """Flatten settings to dotted names, without those that only select or name the run."""
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
-            found.update({f"{name}.{key}": each for key, each in value.items()})
+            flattened.update({f"{name}.{key}": nested for key, nested in value.items()})
         elif name not in ("name", "run_dir", "fresh"):
-            found[name] = value
-    return found
+            flattened[name] = value
+    return flattened
 
 
 def digest(value: Any) -> str:
@@ -131,10 +131,10 @@ GROUPS: dict[str, Any] = {
 
 def settings() -> dict[str, Any]:
     """Map the dotted name of every setting to its type."""
-    found = {name: hint for name, hint in typed(Config).items() if name not in GROUPS}
+    hints = {name: hint for name, hint in typed(Config).items() if name not in GROUPS}
     for group, options in GROUPS.items():
-        found.update({f"{group}.{name}": hint for name, hint in typed(options).items()})
-    return found
+        hints.update({f"{group}.{name}": hint for name, hint in typed(options).items()})
+    return hints
 
 
 def parser() -> arguments.Parser:
@@ -147,11 +147,11 @@ def parser() -> arguments.Parser:
     result.add_argument("--print_config", action="store_true", help="print all settings as YAML and exit")
     for group, options in {"": Config, **GROUPS}.items():
         about = docstring_parser.parse(options.__doc__ or "")
-        texts = {each.arg_name: each.description or "" for each in about.params}
+        texts = {param.arg_name: param.description or "" for param in about.params}
         flags = result.add_argument_group(group, about.description) if group else result
-        for each in fields(options):
-            if each.name not in GROUPS:
-                _add(flags, f"{group}.{each.name}" if group else each.name, texts[each.name], each)
+        for setting in fields(options):
+            if setting.name not in GROUPS:
+                _add(flags, f"{group}.{setting.name}" if group else setting.name, texts[setting.name], setting)
     return result
 
 
@@ -195,20 +195,20 @@ def _value(text: str) -> Any:
         return text
 
 
-def print_help(given: Sequence[str]) -> None:
+def print_help(words: Sequence[str]) -> None:
     """Print the help or the version and exit if asked to; called before MXNet is imported."""
-    if {"-h", "--help", "--help-all", "--version"}.intersection(given):
-        parser().parse_known_args(given)
+    if {"-h", "--help", "--help-all", "--version"}.intersection(words):
+        parser().parse_known_args(words)
 
 
-def parse(given: Sequence[str]) -> Config:
+def parse(words: Sequence[str]) -> Config:
     """Parse a command line into a configuration.
 
     Raises:
         UserError: an unknown option or key, an invalid value, or an unreadable file.
     """
     flags = parser()
-    values, rest = flags.parse_known_args(given)
+    values, rest = flags.parse_known_args(words)
     if rest and not rest[0].startswith("-"):
         meant = "--config" if rest[0].endswith((".yaml", ".yml")) else "--data"
         raise UserError(f"there is no option {rest[0]}", remedy=f"did you mean {meant} {rest[0]}?")
@@ -219,21 +219,21 @@ def parse(given: Sequence[str]) -> Config:
     try:
         config = _combined(values)
     except UserError as error:
-        raise _as_typed(error, given) from error.__cause__
+        raise _as_typed(error, words) from error.__cause__
     if values.print_config:
         print(config.to_yaml(), end="")
         sys.exit()
     return config
 
 
-def _combined(given: argparse.Namespace) -> Config:
+def _combined(args: argparse.Namespace) -> Config:
     """Merge flags, files and defaults, in this order of precedence."""
     values: dict[str, dict[str, Any]] = {"": {}, **{name: {} for name in GROUPS}}
-    for path in given.config:
+    for path in args.config:
         for name, value in _known(read(Path(path)), path).items():
             values[name if name in GROUPS else ""].update(value if name in GROUPS else {name: value})
     known = settings()
-    for dotted, value in vars(given).items():
+    for dotted, value in vars(args).items():
         if dotted in known:
             group, _, name = dotted.rpartition(".")
             values[group][name] = value
@@ -257,16 +257,16 @@ def _known(values: dict[str, Any], path: str) -> dict[str, Any]:
                 f"{name} is a group of settings, but has none in this file",
                 "start from a file in configs/",
             )
-        for key in [f"{name}.{each}" for each in value] if name in GROUPS else [str(name)]:
+        for key in [f"{name}.{key}" for key in value] if name in GROUPS else [str(name)]:
             if key not in known:
                 remedy = near(key, known) or f"{invocation.typed('train')} --help-all lists the options"
                 raise UserError(f"there is no setting {shortened(key)}", remedy=remedy)
     return values
 
 
-def _as_typed(error: UserError, given: Sequence[str]) -> UserError:
+def _as_typed(error: UserError, words: Sequence[str]) -> UserError:
     """Replace the names of settings by the short flags that the user typed."""
-    typed = {argument.partition("=")[0] for argument in given}
+    typed = {argument.partition("=")[0] for argument in words}
     for short, dotted in ALIASES.items():
         if short in typed:
             error.what, error.why = (text.replace(dotted, short) for text in (error.what, error.why))

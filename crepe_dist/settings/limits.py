@@ -77,8 +77,8 @@ def near(word: str, known: Iterable[str]) -> str:
         return difflib.SequenceMatcher(None, one, other).ratio()
 
     word = word[:100]
-    found = [(alike(_last_part(each), _last_part(word)), alike(each, word), each) for each in known]
-    best = max((last + whole, each) for last, whole, each in [*found, (0.0, 0.0, "")] if last >= 0.7 or not each)
+    rated = [(alike(_last_part(name), _last_part(word)), alike(name, word), name) for name in known]
+    best = max((last + whole, name) for last, whole, name in [*rated, (0.0, 0.0, "")] if last >= 0.7 or not name)
     return f"did you mean {best[1]}?" if best[1] else ""
 
 

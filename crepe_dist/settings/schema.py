@@ -61,24 +61,24 @@ class Settings:
 
     @model_validator(mode="wrap")
     @classmethod
-    def _explain(cls, given: Any, handler: ModelWrapValidatorHandler[Settings]) -> Settings:
+    def _explain(cls, args: Any, handler: ModelWrapValidatorHandler[Settings]) -> Settings:
         try:
-            return handler(given)
+            return handler(args)
         except ValidationError as error:
             name = str(error.errors(include_url=False)[0]["loc"][0])
             hints = typed(cls)
             dotted = f"{cls.group}.{name}" if cls.group else name
-            if name not in hints or not isinstance(given, ArgsKwargs):
+            if name not in hints or not isinstance(args, ArgsKwargs):
                 raise UserError(
                     f"there is no setting {dotted}", remedy=near(name, hints) or f"the settings are {', '.join(hints)}"
                 ) from error
-            value = {**dict(zip(hints, given.args)), **(given.kwargs or {})}[name]
+            value = {**dict(zip(hints, args.args)), **(args.kwargs or {})}[name]
             raise UserError(f"{dotted} is {shortened(value)}", remedy=_remedy(value, hints[name])) from error
 
 
 def typed(settings: type[Settings]) -> dict[str, Any]:
     """Map a dataclass's fields to their types; its module must not postpone annotations."""
-    return {each.name: each.type for each in fields(settings)}
+    return {field.name: field.type for field in fields(settings)}
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
@@ -93,7 +93,7 @@ def choices(hint: Any) -> tuple[str, ...]:
 
 def limits(hint: Any) -> Limits | None:
     """Return the limits of a numeric type, optional or not; ``None`` if it has none."""
-    return next((each for kind in alternatives(hint) for each in get_args(kind) if isinstance(each, Limits)), None)
+    return next((part for kind in alternatives(hint) for part in get_args(kind) if isinstance(part, Limits)), None)
 
 
 def wanted(hint: Any) -> str:

@@ -45,7 +45,7 @@ def rate_at(options: OptimizerOptions, epoch: float, epochs: int, batch_size: in
     if options.schedule == "halving":
         return peak * 0.5 ** min(int(epoch / options.halve_every), MOST_HALVINGS)
     if options.schedule == "step":
-        return peak * options.step_factor ** sum(epoch >= each for each in options.step_epochs)
+        return peak * options.step_factor ** sum(epoch >= fall for fall in options.step_epochs)
     if options.schedule == "cosine":
         progress = (epoch - warmup) / max(epochs - warmup, 1e-9)
         return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

@@ -111,24 +111,24 @@ def pass_over(
     Raises:
         Interrupted: on every rank, if ``is_stopping`` was true on one.
     """
-    place = (world.rank, world.size) if sharded else (0, 1)
-    counting = _count(engine.scored(split, batch_size, *place), totals, world.beat)
+    share = (world.rank, world.size) if sharded else (0, 1)
+    counting = _count(engine.scored(split, batch_size, *share), totals, world.beat)
     counting = takewhile(lambda _: not is_stopping(), counting)
     if sharded:
         deque(counting, maxlen=0)
     else:
         world.on_root("evaluation", counting)
     world.before_long_wait()  # other ranks may be slower
-    reports = world.gather([is_stopping(), [asdict(each) for each in totals.mistakes]], "evaluation.stop")
+    reports = world.gather([is_stopping(), [asdict(mistake) for mistake in totals.mistakes]], "evaluation.stop")
     world.beat()
     if any(stopping for stopping, _ in reports):
         raise Interrupted
     counts = totals.counts
-    summed = world.sum(np.concatenate([each.ravel() for each in counts]), "evaluation.counts")
-    parts = np.split(summed, np.cumsum([each.size for each in counts])[:-1])
+    summed = world.sum(np.concatenate([array.ravel() for array in counts]), "evaluation.counts")
+    parts = np.split(summed, np.cumsum([array.size for array in counts])[:-1])
     loss = world.sum(np.array([totals.loss]), "evaluation.loss")[0]
-    mistakes = [Mistake.of(each) for _, found in reports for each in found]
-    return [split.reshape(each.shape) for split, each in zip(parts, counts)], float(loss), mistakes
+    mistakes = [Mistake.of(mistake) for _, of_rank in reports for mistake in of_rank]
+    return [split.reshape(array.shape) for split, array in zip(parts, counts)], float(loss), mistakes
 
 
 def _count(

@@ -110,10 +110,10 @@ def with_epochs(config: Config, data: Dataset) -> Config:
 
 def few_batches(data: Dataset, config: Config) -> Dataset:
     """Return data whose train and test splits are the first batches of the first epoch, repeated for training."""
-    wanted, part = config.training.overfit_batches, data.splits["train"]
-    rows = epoch_order(len(part), config.training.seed, 0)[: wanted * config.data.batch_size]
+    wanted, train = config.training.overfit_batches, data.splits["train"]
+    rows = epoch_order(len(train), config.training.seed, 0)[: wanted * config.data.batch_size]
     times = max(1, OVERFIT_STEPS // wanted)
-    return replace(data, splits={"train": part.some(rows, times), "test": part.some(rows)})
+    return replace(data, splits={"train": train.some(rows, times), "test": train.some(rows)})
 
 
 def verify_data(data: Dataset, world: Collectives, record: Path) -> None:

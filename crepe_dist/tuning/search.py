@@ -126,10 +126,10 @@ class Search:
                 return number > DEFAULTS and trial.should_prune()
 
             folder = self._folder / f"trial-{number:04d}"
-            given = {**settings, "data.source": str(self._data.folder.absolute()), "logging.report": False}
+            complete = {**settings, "data.source": str(self._data.folder.absolute()), "logging.report": False}
             showing = partial(show, number, settings)
             showing("starting")
-            outcome = attempt(given, folder, processes, deadline, memory, prune, showing)
+            outcome = attempt(complete, folder, processes, deadline, memory, prune, showing)
             trial.set_user_attr("outcome", asdict(outcome))
             if outcome.end == "done":
                 self._study.tell(trial, outcome.validation)
@@ -142,15 +142,15 @@ class Search:
 
     def trials(self) -> list[Trial]:
         """Return all trials that ended, except those that the deadline or a kill interrupted, in order."""
-        return [each for each in self._all() if each.outcome.end not in INTERRUPTED]
+        return [trial for trial in self._all() if trial.outcome.end not in INTERRUPTED]
 
     def _all(self) -> list[Trial]:
-        found = {}
-        for each in self._study.get_trials(deepcopy=False):
-            if outcome := each.user_attrs.get("outcome"):
-                number = each.user_attrs["number"]
-                found[number] = Trial(number, each.user_attrs["settings"], Attempt(**outcome))
-        return [found[number] for number in sorted(found)]
+        trials = {}
+        for trial in self._study.get_trials(deepcopy=False):
+            if outcome := trial.user_attrs.get("outcome"):
+                number = trial.user_attrs["number"]
+                trials[number] = Trial(number, trial.user_attrs["settings"], Attempt(**outcome))
+        return [trials[number] for number in sorted(trials)]
 
     def best(self, *, interrupted: bool = True) -> Trial | None:
         """Return the best trial; ``None`` if no epoch was scored.
@@ -158,9 +158,9 @@ class Search:
         Args:
             interrupted: count those that the deadline interrupted, with their best epoch so far.
         """
-        scored = [each for each in self._all() if each.outcome.validation is not None]
-        finished = [each for each in scored if each.outcome.end == "done"]
-        return min(scored if interrupted else finished, key=lambda each: each.rank, default=None)
+        scored = [trial for trial in self._all() if trial.outcome.validation is not None]
+        finished = [trial for trial in scored if trial.outcome.end == "done"]
+        return min(scored if interrupted else finished, key=lambda trial: trial.rank, default=None)
 
     @staticmethod
     def checkpoint(trial: Trial, folder: Path) -> Path:
@@ -171,13 +171,13 @@ class Search:
     def _keep_best(self) -> None:
         """Write the settings of the best trial and the table of all, and delete the runs of the others."""
         best = self.best()
-        for each in self.trials():  # an interrupted one needs its run
-            if each not in (best, self.best(interrupted=False)):
-                shutil.rmtree(self._folder / f"trial-{each.number:04d}", ignore_errors=True)
+        for trial in self.trials():  # an interrupted one needs its run
+            if trial not in (best, self.best(interrupted=False)):
+                shutil.rmtree(self._folder / f"trial-{trial.number:04d}", ignore_errors=True)
         rows = []
-        for each in self._all():
-            out, changed = each.outcome, yaml.safe_dump(each.settings, default_flow_style=True, width=10**6).strip()
-            values = each.number, out.end, out.validation, out.test, out.epoch, round(out.seconds, 1), changed
+        for trial in self._all():
+            out, changed = trial.outcome, yaml.safe_dump(trial.settings, default_flow_style=True, width=10**6).strip()
+            values = trial.number, out.end, out.validation, out.test, out.epoch, round(out.seconds, 1), changed
             rows.append(dict(zip(COLUMNS, values)))
         write_csv(self._folder / TABLE, rows, COLUMNS)
         if best is not None:
@@ -193,16 +193,16 @@ class Search:
             for values in first(self._data):
                 self._study.enqueue_trial(dict(values))
         newest = {}
-        for each in trials:
-            if each.state == TrialState.RUNNING:  # its process was killed
-                self._study.tell(each.number, state=TrialState.FAIL)
-            if "number" in each.user_attrs:
-                newest[each.user_attrs["number"]] = each
-        for number, each in newest.items():
-            ended = each.user_attrs.get("outcome", {"end": "killed"})["end"]
-            if ended in INTERRUPTED and each.state != TrialState.WAITING:
-                attributes = {"number": number, "settings": each.user_attrs["settings"]}
-                self._study.enqueue_trial(each.params, user_attrs=attributes)
+        for trial in trials:
+            if trial.state == TrialState.RUNNING:  # its process was killed
+                self._study.tell(trial.number, state=TrialState.FAIL)
+            if "number" in trial.user_attrs:
+                newest[trial.user_attrs["number"]] = trial
+        for number, trial in newest.items():
+            ended = trial.user_attrs.get("outcome", {"end": "killed"})["end"]
+            if ended in INTERRUPTED and trial.state != TrialState.WAITING:
+                attributes = {"number": number, "settings": trial.user_attrs["settings"]}
+                self._study.enqueue_trial(trial.params, user_attrs=attributes)
 
 
 def _optuna() -> Any:
