@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from crepe_dist.errors import UserError
+from crepe_dist.preparing.checking import Rules, Share
 from crepe_dist.preparing.formats import lines
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import MAX_RECORD
 from crepe_dist.preparing.pool import pool
-from crepe_dist.preparing.reading import Reader, Rules, Share
+from crepe_dist.preparing.reading import Reader
 from crepe_dist.preparing.sources import Reading, Source, find_sources, open_source
 from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Texts, map_rows
 

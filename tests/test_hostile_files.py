@@ -15,8 +15,8 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.engines import block
 from crepe_dist.networks.paper.shape import PaperShape
+from crepe_dist.preparing.checking import Share
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
-from crepe_dist.preparing.reading import Share
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.runs import checkpoint

@@ -27,9 +27,9 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.preparing import reading
 from crepe_dist.preparing.auto_encoding import Fit, fitting_length
+from crepe_dist.preparing.checking import Share
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.preparation import PrepareOptions, finish_steps, merge_in_steps, prepare, prepare_in_steps
-from crepe_dist.preparing.reading import Share
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, find_sources
 from crepe_dist.preparing.spool import ROW, open_spool

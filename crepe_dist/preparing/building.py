@@ -23,11 +23,12 @@ from crepe_dist.data.writing import write_array
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.preparing.auto_encoding import fit
+from crepe_dist.preparing.checking import UNLABELLED
 from crepe_dist.preparing.formats.rows import FROM_WINDOWS
 from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.labelling import MANY, classes_of, known, pairs_of
 from crepe_dist.preparing.quarantine import Quarantine, write_quarantine
-from crepe_dist.preparing.reading import MAX_CLASSES, UNLABELLED
+from crepe_dist.preparing.reading import MAX_CLASSES
 from crepe_dist.preparing.selection import TRAIN, Fate, decide, used_labels
 from crepe_dist.preparing.shards import TextCounts, write_shards
 from crepe_dist.wording import cut, percent

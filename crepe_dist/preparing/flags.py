@@ -16,6 +16,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import read_json
 from crepe_dist.preparing import amazon, remote
 from crepe_dist.preparing.auto_encoding import MISSED, Alphabet, Fit
+from crepe_dist.preparing.checking import Share
 from crepe_dist.preparing.corrections import read_corrections
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.label_map import read_map
@@ -29,7 +30,6 @@ from crepe_dist.preparing.preparation import (
     merge_in_steps,
     prepare_in_steps,
 )
-from crepe_dist.preparing.reading import Share
 from crepe_dist.preparing.selection import DEDUPE, VALIDATION_FROM, SplitOptions
 from crepe_dist.preparing.sources import FORMATS, SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
 from crepe_dist.settings import arguments

@@ -17,13 +17,14 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import printable, write_json, write_text
 from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.building import Built, build
+from crepe_dist.preparing.checking import Rules, Share
 from crepe_dist.preparing.corrections import Corrections, correct
 from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.label_map import write_map
 from crepe_dist.preparing.out_folder import new_folder
 from crepe_dist.preparing.pool import pool
 from crepe_dist.preparing.quarantine import keep_quarantine, quarantine_beside
-from crepe_dist.preparing.reading import Reader, Rules, Share
+from crepe_dist.preparing.reading import Reader
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, Sources, find_class_names
 from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Spool, finish, map_rows, merge, open_spool

@@ -15,11 +15,11 @@ import numpy as np
 from crepe_dist.data.dataset import QUARANTINE
 from crepe_dist.data.targets import ONE
 from crepe_dist.files import sync
+from crepe_dist.preparing.checking import UNLABELLED
 from crepe_dist.preparing.formats.rows import excerpt
 from crepe_dist.preparing.formats.stream import ENDS_EARLY
 from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.labelling import names_of
-from crepe_dist.preparing.reading import UNLABELLED
 from crepe_dist.preparing.selection import UNKNOWN, Fate
 from crepe_dist.preparing.spool import Texts
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import read_of_long
+from crepe_dist.preparing.checking import UNLABELLED
 from crepe_dist.preparing.formats.stream import ENDS_EARLY
-from crepe_dist.preparing.reading import UNLABELLED
 from crepe_dist.settings.data_options import SHORTEST
 from crepe_dist.wording import counted, number, percent
 
