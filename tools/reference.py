@@ -24,8 +24,8 @@ from crepe_dist.settings.schema import typed, wanted
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
 HELP_WIDTH = "100"
-# Limits that only keep numbers sane, and null, which the column of the defaults shows.
-NO_LIMIT = re.compile(r",? (?:at most|to) 1,000,000,000| \(or null\)")
+# Limits that only keep numbers sane, and kinds and null, which the column of the defaults shows.
+NO_LIMIT = re.compile(r",? (?:at most|to) 1,000,000,000| \(or null\)|^a (?:whole )?number |^one of ")
 # Left out: the names of the options, which follow; examples, which the guides have; the common options of ``train``,
 # which are on the page of its options; and the options that every command has.
 ELSEWHERE = re.compile(
