@@ -284,12 +284,3 @@ def _signal(pids: Sequence[int], number: signal.Signals) -> None:
             os.kill(pid, number)
         except OSError:
             continue
-
-
-if __name__ == "__main__":
-    # To look at it by hand: python -m tests.multihost.network COMMAND…, which runs on hosta.
-    import sys
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder, Network(Path(folder)) as network:
-        sys.exit(subprocess.run(network.hosts[0].inside(*sys.argv[1:]), check=False).returncode)
