@@ -21,12 +21,7 @@ NAME_ERRORS = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 
 
 def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
-    """Run a command's ``main`` and exit with an ``ExitCode``.
-
-    Args:
-        main: function to run.
-        interrupted: message printed after Ctrl-C.
-    """
+    """Run a command's ``main`` and exit with an ``ExitCode``; print ``interrupted`` after Ctrl-C."""
     code: int = ExitCode.ERROR
     crash_report.expect(crash_report.Context())
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,11 @@ def main() -> None:
         print(f"trains {visible(record.name)} again{start}, on {on}", flush=True)
         train({**settings, "run_dir": str(again)}, folder, args.processes)
         differing = []
-        for epoch, before, now in compared(args.run, again, copied):
-            same = before == now
-            print(f"epoch {nth(epoch)}: {'the same bits' if same else 'other bits'}, SHA-256 {before[:16]}", flush=True)
+        before, now = digests(args.run), digests(again)
+        for epoch in sorted((before.keys() & now.keys()) - copied.keys()):
+            same = before[epoch] == now[epoch]
+            bits = "the same bits" if same else "other bits"
+            print(f"epoch {nth(epoch)}: {bits}, SHA-256 {before[epoch][:16]}", flush=True)
             if not same:
                 differing.append(epoch)
         changed = "; ".join(changes(record, open_run(again)))
@@ -110,9 +112,6 @@ def copy_state(run: Path, again: Path) -> dict[int, str]:
 
     Returns:
         The checkpoints of the epochs before, which are copied, too.
-
-    Raises:
-        UserError: there is none from which epochs remain to be trained.
     """
     older = min((run / "state").glob("step_*"), default=None)
     progress = None if older is None else state.progress(older)
@@ -131,13 +130,6 @@ def copy_state(run: Path, again: Path) -> dict[int, str]:
         for path in (run / checkpoint.FOLDER).glob(f"{Path(name).stem}.*"):
             shutil.copy(path, again / checkpoint.FOLDER)
     return copied
-
-
-def compared(run: Path, again: Path, copied: Collection[int]) -> Iterator[tuple[int, str, str]]:
-    """Yield the epochs that were trained again and of which the run kept the checkpoint, with both SHA-256."""
-    before, now = digests(run), digests(again)
-    for epoch in sorted((before.keys() & now.keys()) - set(copied)):
-        yield epoch, before[epoch], now[epoch]
 
 
 def digests(run: Path) -> dict[int, str]:

@@ -48,18 +48,10 @@ def train(
     """Train on texts in processes and folders of their own, which are gone afterwards; return the checkpoint's files.
 
     Args:
-        texts: training texts; those without a character are skipped.
         numbers: class of each text, int64 [n].
         weights: weight of each text in the loss, float64 [n]; ``None``: all equal.
         settings: settings of training by their dotted names.
-        length: characters that the network reads; ``None`` to fit them to the texts.
-        validation: share of the texts that choose the best epoch.
-        seed: random seed of that choice.
-        processes: number of processes that train.
-        verbose: print nothing (0), the lines of the epochs (1), or all that training prints (2).
-
-    Raises:
-        UserError: training failed, for a reason that its message gives.
+        length, validation, seed, processes, verbose: as for ``CrepeClassifier``.
     """
     check_mxnet()
     with scratch() as folder:
@@ -101,11 +93,7 @@ def _prepare(columns: Mapping[str, Any], folder: Path, length: int | None, split
 
 
 def open_files(files: Files, device: str) -> Predictor:
-    """Open the files of a checkpoint, as ``train`` returns them.
-
-    Raises:
-        UserError: the files are not those of a checkpoint, or the device does not exist.
-    """
+    """Open the files of a checkpoint, as ``train`` returns them."""
     with scratch() as folder:
         for name, content in files.items():
             (folder / Path(name).name).write_bytes(content)

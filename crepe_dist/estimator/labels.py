@@ -15,11 +15,7 @@ from crepe_dist.preparing.frames import is_missing
 
 
 def labels_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return the classes, sorted and of the dtype of the labels, and the class of each text, int64 [n].
-
-    Raises:
-        ValueError: the labels are not one class for each text, or all the same.
-    """
+    """Return the classes, sorted and of the dtype of the labels, and the class of each text, int64 [n]."""
     if y is None:
         raise InvalidInput(
             "there are no labels", "fit requires y to be passed, but the target y is None", "give labels"
@@ -62,11 +58,7 @@ def _are_several(y: Any) -> bool:
 
 
 def weights_of(sample_weight: Any, texts: Sequence[str]) -> np.ndarray[Any, Any]:
-    """Return the weight of each text, float64 [n].
-
-    Raises:
-        ValueError: the weights are not a number from 0 for each text.
-    """
+    """Return the weight of each text, float64 [n]."""
     weights: np.ndarray[Any, Any] = _check_sample_weight(sample_weight, texts, dtype=np.float64)
     if (weights < 0).any():
         row = int((weights < 0).argmax())

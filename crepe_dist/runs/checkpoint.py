@@ -60,15 +60,7 @@ def measure(name: str) -> str:
 def save(
     run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: Mapping[str, AnyScores], saved_step: int | None
 ) -> None:
-    """Write the checkpoint of an epoch, as ``write`` does.
-
-    Args:
-        about: description of the checkpoint, from ``description``.
-        saved_step: step from which the run would resume after a failure.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Write the checkpoint of an epoch; after a failure the run would resume from ``saved_step``."""
     try:
         write(run_dir, arrays, about, scores)
     except OSError as error:
@@ -167,9 +159,6 @@ def find(name: str | None) -> Path:
     """Find parameters: the given file, those of a model folder, or the reported ones of a run or of the newest run.
 
     The newest run is the one that finished last; the newest unfinished one only if none has finished.
-
-    Raises:
-        UserError: no such file.
     """
     if name is None:
         runs = sorted((folder.parent for folder in RUNS.glob(f"*/{FOLDER}")), key=_age)
@@ -225,11 +214,7 @@ def _of_run(run_dir: Path) -> Path | None:
 
 
 def result_of(run_dir: Path) -> Json | None:
-    """Read ``result.json``; ``None`` if the run is not finished.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+    """Read ``result.json``; ``None`` if the run is not finished."""
     path = run_dir / RESULT
     if not path.is_file():
         return None
@@ -250,11 +235,7 @@ def result_of(run_dir: Path) -> Json | None:
 
 
 def check_present(run_dir: Path, name: str) -> None:
-    """Check that the checkpoint to be reported exists, since no other one may take its place unnoticed.
-
-    Raises:
-        UserError: it is gone.
-    """
+    """Check that the checkpoint to be reported exists, since no other one may take its place unnoticed."""
     folder = run_dir / FOLDER if (run_dir / FOLDER).is_dir() else run_dir
     path = folder / name
     if path.is_file() and not path.is_symlink():
@@ -279,11 +260,7 @@ def described(folder: Path) -> list[Path]:
 
 
 def describe(path: Path) -> dict[str, Any] | None:
-    """Read the description beside a checkpoint, or return ``None`` for parameters of another program.
-
-    Raises:
-        UserError: the description cannot be read, or the parameters have changed since it was written.
-    """
+    """Read the description beside a checkpoint, or return ``None`` for parameters of another program."""
     sidecar = path.with_suffix(".json")
     if not sidecar.is_file():
         return None
@@ -312,14 +289,7 @@ def describe(path: Path) -> dict[str, Any] | None:
 
 
 def trained_as(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], dict[str, Any]]:
-    """Extract encoding, classes and network (``Shape.settings`` and the precision) from a description.
-
-    Args:
-        about: description of ``path``, from ``describe``.
-
-    Raises:
-        UserError: a value is missing or malformed.
-    """
+    """Extract encoding, classes and network (``Shape.settings`` and the precision) from a description."""
     try:
         encoding = Encoding.from_dict(about["encoding"])
         classes, network = about["classes"], about["network"]
@@ -338,23 +308,12 @@ def trained_as(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], 
 
 
 def composition(about: dict[str, Any]) -> Composition:
-    """Extract the composition of the texts from a description; without it, texts are read as they are.
-
-    Raises:
-        ValueError, TypeError, KeyError: malformed.
-    """
+    """Extract the composition of the texts from a description; without it, texts are read as they are."""
     return Composition.from_dict(about["composition"]) if "composition" in about else Composition()
 
 
 def thresholds(about: dict[str, Any]) -> Floats | None:
-    """Extract from a description the probability from which each class is predicted, float64 [classes].
-
-    Returns:
-        ``None`` for a model that gives a document one class.
-
-    Raises:
-        ValueError, TypeError, KeyError: malformed.
-    """
+    """Extract the probability from which each class is predicted, float64 [classes]; ``None`` for one label."""
     labels = about.get("labels")
     if labels is None:
         return None
@@ -364,11 +323,7 @@ def thresholds(about: dict[str, Any]) -> Floats | None:
 
 
 def scores(path: Path, classes: int) -> dict[str, AnyScores]:
-    """Read the scores of each split beside a checkpoint; empty if there are none, as with many classes.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+    """Read the scores of each split beside a checkpoint; empty if there are none, as with many classes."""
     beside = path.with_suffix(SCORES)
     if not beside.is_file():
         return {}

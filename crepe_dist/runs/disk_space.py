@@ -24,9 +24,6 @@ def superfluous(folder: RunFolder, options: CheckpointOptions) -> list[Path]:
 
     Args:
         options: number of latest checkpoints to keep; whether to keep the state, and the checkpoints that it refers to.
-
-    Raises:
-        UserError: the result of the run cannot be read.
     """
     paths = [path for within in folder.folders() for path in temporary_files(within)]
     paths += [path for path in folder.state.glob(".*") if path.is_dir()]

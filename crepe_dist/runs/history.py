@@ -18,15 +18,7 @@ SCORES = ("train_loss", "test_loss", "test_accuracy", "seconds")
 
 @dataclass
 class Point:
-    """Average of consecutive steps.
-
-    Attributes:
-        step: number of the last step.
-        low: smallest loss.
-        high: largest loss.
-        means: mean of each of ``MEASURED``.
-        count: number of steps.
-    """
+    """Consecutive steps: the last one, the smallest and the largest loss, the means of ``MEASURED``, their number."""
 
     step: int
     low: float
@@ -98,11 +90,7 @@ class History:
 
 
 def of(run_dir: Path) -> History:
-    """Read the history of the run in a folder.
-
-    Raises:
-        OSError, ValueError: the metrics cannot be read.
-    """
+    """Read the history of the run in a folder."""
     history = History()
     for record in read(run_dir / METRICS):
         history.add(record)

@@ -180,11 +180,7 @@ class LabelScores(ClassScores):
 
     @classmethod
     def of(cls, saved: Any, classes: int) -> LabelScores:
-        """Convert from the values of ``to_dict``.
-
-        Raises:
-            ValueError, TypeError, KeyError: malformed, or for another number of classes.
-        """
+        """Convert from the values of ``to_dict``."""
         documents = integer(saved["documents"], 1, name="documents")
         return cls(
             documents,
@@ -199,11 +195,7 @@ class LabelScores(ClassScores):
 
 
 def checked_thresholds(saved: Any, classes: int) -> Floats:
-    """Convert thresholds from JSON.
-
-    Raises:
-        ValueError, TypeError: malformed, or for another number of classes.
-    """
+    """Convert thresholds from JSON."""
     thresholds = _fractions(saved, classes)
     if not ((thresholds > 0) & (thresholds < 1)).all():
         raise ValueError("the thresholds are not between 0 and 1")

@@ -47,18 +47,13 @@ class Metrics:
         """Give trackers the result of the run."""
 
     def sync(self) -> None:
-        """Flush everything to disk; called before a save of the state, which relies on it.
-
-        Raises:
-            OSError: a file cannot be written.
-        """
+        """Flush everything to disk; called before a save of the state, which relies on it."""
 
 
 class RunMetrics(Metrics):
     """Metrics in a run folder. On a full disk, lines wait until ``sync``. A tracker that fails gets no more metrics.
 
     Args:
-        folder: the run's folder.
         say: prints a message when a tracker is given up.
         trackers: names of the trackers to write to.
         settings: settings of the run by dotted name, for trackers.
@@ -169,11 +164,7 @@ def _still_true(record: Record, progress: Progress) -> bool:
 
 
 def read(path: Path) -> Iterator[Record]:
-    """Yield the records of ``metrics.jsonl`` in order, skipping malformed lines such as one cut off by a kill.
-
-    Raises:
-        OSError, ValueError: the file exists but cannot be read.
-    """
+    """Yield the records of ``metrics.jsonl`` in order, skipping malformed lines such as one cut off by a kill."""
     if not path.is_file():
         return
     with open_regular(path, follow=False) as stream:

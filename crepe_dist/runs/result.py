@@ -49,11 +49,7 @@ class Result:
 
 
 def read_result(folder: RunFolder) -> Result | None:
-    """Read the result of a run; ``None`` if it is not finished.
-
-    Raises:
-        UserError: the file cannot be read, or the reported checkpoint is gone.
-    """
+    """Read the result of a run; ``None`` if it is not finished."""
     saved = folder.result
     if saved is None:
         return None

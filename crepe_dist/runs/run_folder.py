@@ -77,11 +77,7 @@ class RunFolder:
         return self.path, self.path / FOLDER, self.verified().parent
 
     def lock(self) -> IO[str]:
-        """Lock the folder for this process until the returned file is closed or the process ends.
-
-        Raises:
-            UserError: another process holds the lock.
-        """
+        """Lock the folder for this process until the returned file is closed or the process ends."""
         file = (self.path / ".lock").open("w")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,9 +95,6 @@ class RunFolder:
         Args:
             patience: seconds until the last attempt.
             say: prints a message if the wait takes longer than ``SOON``.
-
-        Raises:
-            UserError: another process still holds the lock.
         """
         began = time.monotonic()
         due, soon = began + patience, began + min(patience, SOON)
@@ -159,9 +152,6 @@ def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
 
     It is ``runs/<data>-<hash>`` or ``config.run_dir``. With ``fresh``, a further run with the same settings gets the
     suffix -2, -3, …; later commands use the newest one. Processes restarted by a supervisor return to its run.
-
-    Raises:
-        UserError: the folder belongs to a run with other settings or data, or is not a run's folder.
     """
     identity = {**config.identity(), "data": data_fingerprint}
     # Runs with overfit_batches are tests, so no command may find them as the newest run.

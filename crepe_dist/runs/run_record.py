@@ -118,9 +118,6 @@ class RunRecord:
 
         Args:
             folder: current folder of the data; ``None``: the folder used in training.
-
-        Raises:
-            UserError: the data are missing or have changed.
         """
         data = open_dataset(folder or self.data_folder)
         if data.fingerprint != self.fingerprint:
@@ -135,9 +132,6 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
 
     Args:
         path: checkpoint to describe; default: the one that the run reports.
-
-    Raises:
-        UserError: the folder contains no run or no scored epoch, or a file cannot be read.
     """
     if not (run_dir / checkpoint.FOLDER).is_dir():
         remedy = "name a folder in runs/" if run_dir.exists() else checkpoint.missing(run_dir).remedy

@@ -187,11 +187,7 @@ class Scores(ClassScores):
 
     @classmethod
     def of(cls, saved: Any, classes: int) -> Scores:
-        """Convert from the values of ``to_dict``.
-
-        Raises:
-            ValueError, TypeError, KeyError: malformed, or for another number of classes.
-        """
+        """Convert from the values of ``to_dict``."""
         confusion = counts(saved["confusion"], (classes, classes))
         reliability = counts(saved["reliability"], (BINS, 3))
         mistakes = [Mistake.of(mistake) for mistake in saved["mistakes"]]

@@ -105,11 +105,7 @@ class Progress:
 
     @classmethod
     def of(cls, saved: Any) -> Progress:
-        """Convert from JSON.
-
-        Raises:
-            ValueError, KeyError, TypeError, AttributeError: malformed, or written by another version.
-        """
+        """Convert from JSON."""
         if saved.keys() != {field.name for field in fields(cls)}:
             raise ValueError("the position was not written by this version")
         epochs, scale = (_list(saved[name]) for name in ("epochs", "loss_scale"))
@@ -148,11 +144,7 @@ def _list(saved: Any) -> list[Any]:
 
 
 def _check_record(record: Any) -> None:
-    """Check what a resumed run reads of the record of an epoch.
-
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError: it is malformed.
-    """
+    """Check what a resumed run reads of the record of an epoch."""
     integer(record["epoch"], 0, MANY, "epoch")
     if not CHECKPOINT.fullmatch(record["checkpoint"]):
         raise ValueError(f"the checkpoint is {str(record['checkpoint'])[:40]!r}")
@@ -200,9 +192,6 @@ def save(folder: Path, snapshot: Snapshot, good: Path | None = None) -> Path:
 
     Args:
         good: folder of the last state known to be intact, kept in case the new one gets damaged.
-
-    Raises:
-        OSError: the disk is full or fails; ``good`` is untouched.
     """
     final = folder / snapshot.name
     if final == good:
@@ -260,9 +249,6 @@ def load_newest(folder: Path, epochs: int = MANY) -> Found | None:
 
     Args:
         epochs: number of epochs of the run; a state beyond them counts as damaged.
-
-    Raises:
-        UserError: all states are damaged, or another version wrote them.
     """
     damaged: list[str] = []
     for path in sorted(folder.glob("step_*"), reverse=True):

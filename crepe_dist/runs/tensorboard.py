@@ -28,9 +28,6 @@ class Events(Tracker):
     Args:
         folder: folder of the file, created if it does not exist.
         purge_step: first step whose events in earlier files TensorBoard ignores.
-
-    Raises:
-        OSError: from every method, on a full disk.
     """
 
     draws = True

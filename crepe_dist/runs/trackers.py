@@ -134,11 +134,7 @@ TRACKERS: dict[str, tuple[str, str, Open]] = {
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """Check that the libraries of trackers are installed.
-
-    Raises:
-        UserError: one is not.
-    """
+    """Check that the libraries of trackers are installed."""
     for name in names:
         title, module, _ = TRACKERS[name]
         if importlib.util.find_spec(module) is None:

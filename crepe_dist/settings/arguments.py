@@ -242,21 +242,13 @@ def _class_names(value: str | None) -> tuple[str, ...] | None:
 
 
 def check_folder(path: Path) -> None:
-    """Check that the value of ``--out`` is a folder, or can become one.
-
-    Raises:
-        UserError: it is a file.
-    """
+    """Check that the value of ``--out`` is a folder, or can become one."""
     if path.exists() and not path.is_dir():
         raise UserError(f"--out: {path} is not a folder", remedy="choose another --out")
 
 
 def check_output(path: Path | None, flag: str) -> None:
-    """Check that a file can be written, before the work whose result it will hold.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Check that a file can be written, before the work whose result it will hold."""
     if path is None:
         return
     why = ""

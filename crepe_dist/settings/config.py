@@ -202,11 +202,7 @@ def print_help(words: Sequence[str]) -> None:
 
 
 def parse(words: Sequence[str]) -> Config:
-    """Parse a command line into a configuration.
-
-    Raises:
-        UserError: an unknown option or key, an invalid value, or an unreadable file.
-    """
+    """Parse a command line into a configuration."""
     flags = parser()
     values, rest = flags.parse_known_args(words)
     if rest and not rest[0].startswith("-"):

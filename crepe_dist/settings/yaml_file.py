@@ -53,11 +53,7 @@ def load(text: str) -> Any:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a settings file into a mapping.
-
-    Raises:
-        UserError: the file is not a regular file, too long, not UTF-8, not YAML, or not a mapping.
-    """
+    """Read a settings file into a mapping."""
     try:
         settings = load(read_bytes(path, MAX_BYTES).decode("utf-8"))
         if settings is None:

@@ -94,11 +94,7 @@ def _prepare_sample(folder: Path, page: Page | None) -> Iterator[object]:
 
 
 def with_epochs(config: Config, data: Dataset) -> Config:
-    """Return the configuration with the given number of epochs and patience, or those that suit the data.
-
-    Raises:
-        UserError: ``training.start_epoch`` leaves no epoch to train.
-    """
+    """Return the configuration with the given number of epochs and patience, or those that suit the data."""
     network, epochs, patience = config.model.network, config.training.epochs, config.training.patience
     if patience is None:
         choosing = 0 if epochs or data.labelled == SEVERAL else len(data.splits.get("validation", ()))

@@ -61,9 +61,6 @@ class Search:
         data: prepared data with a validation split.
         folder: folder of the search; created if it is missing.
         seed: random seed of the search.
-
-    Raises:
-        UserError: the data have no validation split, Optuna is missing, or the folder belongs to other data.
     """
 
     def __init__(self, data: Dataset, folder: Path, seed: int) -> None:
@@ -107,9 +104,6 @@ class Search:
             processes: number of processes that train.
             memory: largest memory of a trial, in bytes.
             show: called again and again with the number of the trial, its settings, and how far it is.
-
-        Raises:
-            UserError: training with the defaults failed, and there is no result yet.
         """
         from optuna.trial import TrialState
 
