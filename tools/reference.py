@@ -26,8 +26,8 @@ FOLDER = ROOT / "docs" / "reference"
 HELP_WIDTH = "100"
 # Limits that only keep numbers sane, and kinds and null, which the column of the defaults shows.
 NO_LIMIT = re.compile(r",? (?:at most|to) 1,000,000,000| \(or null\)|^a (?:whole )?number |^one of ")
-# Left out: the names of the options, which follow; examples, which the guides have; the common options of ``train``,
-# which are on the page of its options; and the options that every command has.
+# Left out: the names of the options, which follow; examples, which the guides have; the common options of ``train`` and
+# ``prepare``, whose options have pages of their own; and the options that every command has.
 ELSEWHERE = re.compile(
     r"\Ausage: (?:.+\n)+\n|^(?:common options|examples):\n(?:.+\n)+\n?|^  (?:-h, --help|--version|--help-all) .*\n",
     re.MULTILINE,
@@ -75,14 +75,14 @@ def default(field: dataclasses.Field[Any]) -> str:
 
 def helps() -> str:
     about = (
-        "The options of each command; `--help` prints them with examples. Those of `train` are "
-        "listed in [Options](options.md). `crepe train` and `python -m crepe_dist.train` are the same."
+        "The options of each command; `--help` prints them with examples. Those of `train` are on the page "
+        "[Options](options.md), those of `prepare` on [Preparing data](../data.md). `crepe train` and "
+        "`python -m crepe_dist.train` are the same."
     )
     lines = ["# Commands", "", about]
     for name in ("", *cli.COMMANDS):
-        flag = "--help-all" if name not in ("", "train") and cli.parser_of(name).common else "--help"
         done = subprocess.run(
-            [str(Path(sys.executable).with_name("crepe")), *name.split(), flag],
+            [str(Path(sys.executable).with_name("crepe")), *name.split(), "--help"],
             check=True,
             capture_output=True,
             text=True,
