@@ -79,7 +79,7 @@ class Collectives:
         except UserError as error:
             report["error"] = [error.what, error.why, error.remedy]
         reports = self.gather(report, f"agree.{subject}")
-        failed = [rank for rank, each in enumerate(reports) if each["error"]]
+        failed = [rank for rank, report in enumerate(reports) if report["error"]]
         if failed:
             what, why, remedy = reports[failed[0]]["error"]
             if self.size > 1 and len(failed) < self.size:
@@ -87,7 +87,7 @@ class Collectives:
                 what = f"{what} [only on rank {hosts}, of {self.size}]"
                 remedy = f"{alike}; or {remedy}" if remedy else alike
             raise UserError(what, why, remedy, on_all_ranks=True)
-        different = [rank for rank, each in enumerate(reports) if each["same"] != reports[0]["same"]]
+        different = [rank for rank, report in enumerate(reports) if report["same"] != reports[0]["same"]]
         if different:
             rank = different[0]
             raise UserError(

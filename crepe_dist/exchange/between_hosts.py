@@ -126,9 +126,9 @@ class RowSums:
         self._order = [rank for host in hosts for rank in host]
         for host in hosts:
             count = library.functions().crepe_table_rows_each(rows, len(host))
-            for place, rank in enumerate(host):
+            for local_rank, rank in enumerate(host):
                 if world.rank not in host or rank == world.rank:
-                    self._kept[rank] = (min(rows, place * count), min(rows, (place + 1) * count))
+                    self._kept[rank] = (min(rows, local_rank * count), min(rows, (local_rank + 1) * count))
 
     def add(self) -> None:
         """Replace the last sum of this host by that of all hosts; every rank calls it."""

@@ -84,14 +84,13 @@ class SharedMemoryExchange(Exchange):
             self.by = "shared memory"
 
         self._tables: list[Table] = []
-        self._table_bytes = memory_at = 0
+        self._table_bytes = 0
         for sparse in quanta.sparse:
             size = sparse.bytes(memory.processes)
-            memories = [np.frombuffer(pages, np.uint8, size, tables_at + memory_at) for pages in memory.pages]
+            memories = [np.frombuffer(pages, np.uint8, size, tables_at + self._table_bytes) for pages in memory.pages]
             index = next(index for index, parameter in enumerate(ordered) if parameter is sparse.parameter)
             self._tables.append(Table(sparse, index, self._rule, memories, rank))
-            memory_at += size
-        self._table_bytes = memory_at
+            self._table_bytes += size
         self._row_sums = [RowSums(world, self._hosts, table) for table in self._tables] if self._between else []
         memory.wait_for_all()
 

@@ -65,27 +65,27 @@ def resume(
     Raises:
         UserError: on every rank, if no saved state can be used, or the checkpoint of the best epoch so far is gone.
     """
-    found: Found | None = world.agree(
+    newest: Found | None = world.agree(
         "saved state",
         lambda: state.load_newest(folder.state, choice.epochs),
-        same=lambda found: found and found.path.name,
+        same=lambda state: state and state.path.name,
     )
-    metrics.resume(found.snapshot.progress if found else run.progress)
-    if found is None:
+    metrics.resume(newest.snapshot.progress if newest else run.progress)
+    if newest is None:
         return None
-    run.restore(found.snapshot)
+    run.restore(newest.snapshot)
     progress = run.progress
     if progress.epochs:
         best = choice.reported(progress)["checkpoint"]
         world.on_root("best checkpoint", once(lambda: checkpoint.check_present(folder.path, best)))
-    for each in found.damaged:
-        display.say(f"skipped a damaged state: {each}")
-    display.say(f"resuming from step {progress.step}, epoch {nth(progress.epoch)}, saved in {found.path}")
-    if found.version not in ("", __version__):
-        display.say(f"the state was saved by crepe_dist {found.version}; version {__version__} continues the run")
+    for damage in newest.damaged:
+        display.say(f"skipped a damaged state: {damage}")
+    display.say(f"resuming from step {progress.step}, epoch {nth(progress.epoch)}, saved in {newest.path}")
+    if newest.version not in ("", __version__):
+        display.say(f"the state was saved by crepe_dist {newest.version}; version {__version__} continues the run")
     plan = run.engine.plan
     if progress.precision not in ("", plan.precision):
         display.say(f"the precision changes from {progress.precision} to {plan.precision}")
     if progress.kernels not in ("", plan.build):
         display.say(f"the kernels change from {progress.kernels} to {plan.build}, which may compute other bits")
-    return found
+    return newest
