@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Check the installed packages for known vulnerabilities with pip-audit.
 
-    uv run tools/audit.py
+    uv run --group dev tools/audit.py
 
 Exit codes: 0 if nothing but the waivers below was found, 1 for other vulnerabilities, 3 if no source of advisories
 answered, so that no audit was made. In that case pip-audit itself would exit with 0, because it counts packages

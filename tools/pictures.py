@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw docs/images from the real output of the commands.
 
-uv run tools/pictures.py RUN          RUN: a run on the sample; needs chromium, chromedriver and npm
+uv run --group dev tools/pictures.py RUN          RUN: a run on the sample; needs chromium, chromedriver and npm
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Training with PyPI's GPU wheel of MXNet, on a stand-in for CUDA: what it calls, and that it gets through a run.
 
-    uv run pytest tests/cuda_wheel -m slow
+    uv run --group dev pytest tests/cuda_wheel -m slow
 
 The numbers that it computes are meaningless, as no kernel does anything.
 """
