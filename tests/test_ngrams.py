@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import mxnet as mx
 import numpy as np
@@ -23,7 +22,7 @@ from crepe_dist.model.precision import Plan, plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
 from crepe_dist.networks.ngrams import counting
-from crepe_dist.networks.ngrams.hashing import edged, look_up
+from crepe_dist.networks.ngrams.hashing import look_up
 from crepe_dist.networks.ngrams.shape import NGramShape, buckets_for
 from crepe_dist.settings.model_options import ModelOptions
 
@@ -48,29 +47,6 @@ def make(shape: NGramShape):
     values["significant"] = generator.integers(0, 2, shape.buckets).astype(np.float64)
     block.set_values(network, {name: array.astype(np.float32) for name, array in values.items()})
     return network
-
-
-def stretches(codes: np.ndarray, shape: NGramShape) -> Iterator[tuple[int, ...]]:
-    """Every n-gram of known characters and edges, one after the other."""
-    codes = edged(codes[None], shape.alphabet_size)[0]
-    for start in range(len(codes)):
-        for stop in range(start + 1, min(start + shape.longest, len(codes)) + 1):
-            if (codes[start:stop] < shape.alphabet_size + 1).all():
-                yield tuple(codes[start:stop].tolist())
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_library_and_numpy_find_the_same_buckets(shape, monkeypatch):
-    codes = some_codes(shape, 6)
-    found, counts = look_up(codes, shape)
-    monkeypatch.setattr(library, "find", lambda: (None, "not for this test"))
-    expected, also = look_up(codes, shape)
-    assert counts.tolist() == also.tolist()
-    assert counts[-1] == 0
-    for row, count in enumerate(counts.tolist()):
-        assert sorted(found[row, :count]) == expected[row, :count].tolist()
-        assert (found[row, count:] == 0).all()
-        assert 0 <= found[row].min() <= found[row].max() < shape.buckets
 
 
 class TestPrepared:
@@ -136,14 +112,6 @@ class TestPrepared:
             assert loss == engine.gradients(plain, 0, 0, 1.0).asscalar()
 
 
-def test_a_bucket_for_each_different_ngram():
-    shape = NGramShape(69, 300, 2, 3, 1 << 24)
-    codes = Encoding(feature_len=300).encode(["abcabcabc ab", "x" * 300])
-    _, counts = look_up(codes, shape)
-    assert counts.tolist() == [len(set(stretches(row, shape))) for row in codes]
-    assert counts[1] == 8  # x, xx, xxx, and with edges |, |x, |xx, x|, xx|
-
-
 @pytest.mark.parametrize("objective", [Objective(), Objective(0.1, tuple(range(1, 21)))])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("name", BUILDS)
@@ -164,32 +132,6 @@ def test_our_kernels_equal_mxnet(name, threads, objective, monkeypatch):
     for expected, got in zip(*results):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
         assert np.abs(expected).sum() > 0
-
-
-@pytest.mark.parametrize("prepared", [False, True])
-def test_pieces_equal_the_whole(prepared):
-    network, codes = make(SHAPES[1]), some_codes(SHAPES[1], 9)
-    batch = pack(codes, np.arange(9, dtype=np.int32) * 2, 10, 9)
-    results = []
-    for piece in (0, 4):
-        engine = GraphEngine(network, Plan("float32", None, ""), mx.cpu(), piece=piece)
-        loss = engine.gradients(engine.prepare(batch) if prepared else batch, 0, 0, 1.0).asscalar()
-        results.append([loss, *(p.grad().asnumpy().copy() for p in block.trained(network).values())])
-    for expected, got in zip(*results):
-        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("build", BUILDS)
-def test_the_gradient_is_the_same_bits_for_any_number_of_threads(build, monkeypatch):
-    shape = SHAPES[1]
-    network, codes = make(shape), some_codes(shape, 9)
-    batch = pack(codes, np.arange(9, dtype=np.int32), 9, 9)
-    found = []
-    for threads in (1, 2, 5):
-        monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-        open_engine(network, Plan("float32", Library(build), ""), mx.cpu()).gradients(batch, 0, 0, 1.0).wait_to_read()
-        found.append(network.weight.grad().asnumpy().tobytes())
-    assert found[0] == found[1] == found[2]
 
 
 def test_what_is_computed_is_what_the_formula_says():

@@ -42,10 +42,6 @@ def backward(symbol: mx.sym.Symbol, **shapes: tuple[int, ...]) -> list[str]:
     return [name for operator, name in operators if operator.startswith("_backward")]
 
 
-def in_one_graph(precision: str) -> list[str]:
-    return backward(make(precision=precision)(mx.sym.var("codes")), codes=(ROWS, SHAPE.feature_len))
-
-
 def in_two_graphs(precision: str) -> tuple[list[str], list[str]]:
     """The backward passes of the head and of the tower, which needs the head's result."""
     stages = make(precision=precision).stages
@@ -74,14 +70,6 @@ def test_gradients_of_the_dense_layers_come_before_the_convolutions(precision):
     assert last(DENSE, group_size) < first(CONVOLUTION, group_size)
     casts = sum("amp_cast" in name and bool(DENSE.search(name)) for name in head)
     assert casts == (0 if precision == "float32" else 7)  # six parameters and the logits
-
-
-def test_in_one_graph_float16_would_lose_that_order():
-    """The reason for two graphs; if MXNet orders them differently one day, one graph will do."""
-    names = in_one_graph("float32")
-    assert last(DENSE, names) < first(CONVOLUTION, names)
-    names = in_one_graph("float16")
-    assert last(DENSE, names) > last(re.compile("conv0_convolution"), names)
 
 
 def test_a_training_step_records_tower_and_head():
@@ -156,10 +144,3 @@ def test_set_values_take_effect_in_compiled_stages():
     np.testing.assert_allclose(changed, other.logits(batch).asnumpy(), rtol=1e-5, atol=1e-6)
     for one, parameter in zip(found, trained(fresh)):
         np.testing.assert_allclose(one, parameter.grad().asnumpy(), rtol=1e-5, atol=1e-6)
-
-
-def test_structural_names_are_those_of_the_layers_alone():
-    network = make()
-    names = set(SHAPE.parameter_shapes())
-    assert set(network._collect_params_with_prefix()) == names
-    assert len(list(network.collect_params())) == len(names)

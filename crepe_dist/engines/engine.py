@@ -201,8 +201,8 @@ class GraphEngine(Engine):
         inputs = self.network.inputs(batch, codes)
         mark("copy")
 
-        def kept(probability: float, *each: int, stream: int = 0) -> mx.nd.NDArray:
-            shape, random = (batch.packed.shape[0], *each), _seed(seed, step) ^ stream
+        def kept(probability: float, *axes: int, stream: int = 0) -> mx.nd.NDArray:
+            shape, random = (batch.packed.shape[0], *axes), _seed(seed, step) ^ stream
             return dropout.kept(probability, random, batch.first, shape).as_in_context(self.device)
 
         with autograd.record():

@@ -23,7 +23,7 @@ def products(seconds: float, device: Any) -> dict[str, Callable[[], float]]:
     left, right = (np.random.default_rng(seed).standard_normal((SIZE, SIZE), dtype=np.float32) for seed in (0, 1))
 
     def by_mxnet(precision: str) -> Callable[[], float]:
-        one, other = (mx.nd.array(each, ctx=device).astype(precision) for each in (left, right))
+        one, other = (mx.nd.array(matrix, ctx=device).astype(precision) for matrix in (left, right))
 
         def multiply() -> Any:
             return mx.nd.FullyConnected(one, other, num_hidden=SIZE, no_bias=True).wait_to_read()

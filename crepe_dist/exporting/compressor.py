@@ -50,11 +50,11 @@ def compress_to(
         file = folder / tensors_file.NAME
         tensors_file.write(made.stored, file)
         describe(predictor, {**kept, **source, "network": about.get("network", {})}, file)
-        total = sum(each.stat().st_size for each in folder.iterdir())
+        total = sum(path.stat().st_size for path in folder.iterdir())
         if total > limit:
             raise AssertionError(f"{total:,} bytes instead of at most {limit:,}")
         again = open_checkpoint(file, Foreign())
-        names = sorted(each.name for each in folder.iterdir())
+        names = sorted(path.name for path in folder.iterdir())
     return [out / name for name in names], made, _accuracies(engine, again.engine, dataset, predictor.thresholds)
 
 

@@ -37,9 +37,9 @@ def gaps(kept: Mask) -> npt.NDArray[np.uint8]:
     """List the rows of a mask as bytes: the distance of each from the row before; 255 is a distance without a row."""
     distances = np.diff(np.flatnonzero(kept), prepend=-1)
     steps = distances // 255
-    found = np.full(len(distances) + int(steps.sum()), 255, np.uint8)
-    found[np.cumsum(steps + 1) - 1] = distances % 255
-    return found
+    listed = np.full(len(distances) + int(steps.sum()), 255, np.uint8)
+    listed[np.cumsum(steps + 1) - 1] = distances % 255
+    return listed
 
 
 def rows_of(bytes_: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
@@ -73,10 +73,10 @@ def code(
         stored[f"{name}.kept"], rows = gaps(kept), rows[kept]
         weights = None if weights is None else weights[kept]
     rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % numbers)))
-    each = rows.shape[1] // numbers
+    groups = rows.shape[1] // numbers
     vectors = rows.reshape(-1, numbers)
-    stored[f"{name}.book"] = book = _learned(vectors, None if weights is None else np.repeat(weights, each))
-    stored[f"{name}.codes"] = _nearest(vectors, book.astype(np.float32)).reshape(-1, each)
+    stored[f"{name}.book"] = book = _learned(vectors, None if weights is None else np.repeat(weights, groups))
+    stored[f"{name}.codes"] = _nearest(vectors, book.astype(np.float32)).reshape(-1, groups)
     return stored
 
 
@@ -101,24 +101,24 @@ class Packed:
             ValueError: It is damaged.
         """
         rows, columns = self.shape[0], math.prod(self.shape[1:])
-        places: Any = slice(None)
+        selected: Any = slice(None)
         count = rows
         if self.kept is not None:
-            places = rows_of(self.kept)
-            count = len(places)
-            if count and not 0 <= places[0] <= places[-1] < rows:
+            selected = rows_of(self.kept)
+            count = len(selected)
+            if count and not 0 <= selected[0] <= selected[-1] < rows:
                 raise ValueError("a row is out of range")
         values: Any = 1
         if self.book is not None and self.codes is not None:
-            each = -(-columns // max(self.book.shape[-1], 1))
-            if self.book.shape[:-1] != (CENTROIDS,) or self.codes.shape != (count, each):
+            groups = -(-columns // max(self.book.shape[-1], 1))
+            if self.book.shape[:-1] != (CENTROIDS,) or self.codes.shape != (count, groups):
                 shapes = f"codes of shape {list(self.codes.shape)} with a book of shape {list(self.book.shape)}"
                 raise ValueError(shapes)
             values = self.book.astype(np.float32)[self.codes].reshape(count, -1)[:, :columns]
         elif self.kept is None or columns != 1:
             raise ValueError("it has no codes")
         whole = np.zeros((rows, columns), np.float32)
-        whole[places] = values
+        whole[selected] = values
         return whole.reshape(self.shape)
 
 
@@ -133,17 +133,17 @@ def opened(stored: Arrays) -> dict[str, Any]:
     version = stored[MARK].reshape(-1)[:1].tolist()
     if version != [VERSION]:
         raise ValueError(f"its compression has version {version}; this version reads version {VERSION}")
-    found: dict[str, Any] = {name: array for name, array in stored.items() if name != MARK}
-    for name in [name[: -len(".shape")] for name in found if name.endswith(".shape")]:
-        shape, *parts = (found.pop(f"{name}.{part}", None) for part in ("shape", *PARTS))
+    arrays: dict[str, Any] = {name: array for name, array in stored.items() if name != MARK}
+    for name in [name[: -len(".shape")] for name in arrays if name.endswith(".shape")]:
+        shape, *parts = (arrays.pop(f"{name}.{part}", None) for part in ("shape", *PARTS))
         kinds = [None if part is None else (part.dtype, min(part.ndim, 2)) for part in (shape, *parts)]
         if any(kind not in (None, (dtype, axes)) for kind, (dtype, axes) in zip(kinds, KINDS)):
             raise ValueError(f"its compressed array {name[:80]!r} is damaged: it holds arrays of other types")
         sizes = shape.tolist()
         if not 1 <= len(sizes) <= 3 or min(sizes) < 1 or math.prod(sizes) > MOST_NUMBERS:
             raise ValueError(f"its compressed array {name[:80]!r} is damaged: it has the shape {sizes[:4]}")
-        found[name] = Packed(tuple(sizes), *parts)
-    return found
+        arrays[name] = Packed(tuple(sizes), *parts)
+    return arrays
 
 
 def _learned(vectors: npt.NDArray[np.float32], weights: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float16]:
@@ -169,7 +169,7 @@ def _learned(vectors: npt.NDArray[np.float32], weights: npt.NDArray[np.float64] 
 
 
 def _nearest(vectors: npt.NDArray[np.float32], book: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    found, half = np.empty(len(vectors), np.uint8), np.square(book).sum(axis=1) / 2
+    nearest, half = np.empty(len(vectors), np.uint8), np.square(book).sum(axis=1) / 2
     for start in range(0, len(vectors), CHUNK):
-        found[start : start + CHUNK] = (vectors[start : start + CHUNK] @ book.T - half).argmax(axis=1)
-    return found
+        nearest[start : start + CHUNK] = (vectors[start : start + CHUNK] @ book.T - half).argmax(axis=1)
+    return nearest

@@ -94,8 +94,8 @@ def shape_of(arrays: Arrays, alphabet_size: int, feature_len: int, network: Mapp
     shape = shape_class(network).of_parameters(arrays, alphabet_size, feature_len, network)
     for name, expected in shape.parameter_shapes().items():
         if name not in arrays or arrays[name].shape != expected:
-            found = f"has {list(arrays[name].shape)} instead of {list(expected)}" if name in arrays else "is missing"
-            raise UserError(NOT_OURS, f"{name} {found}", GIVE_ANOTHER)
+            problem = f"has {list(arrays[name].shape)} instead of {list(expected)}" if name in arrays else "is missing"
+            raise UserError(NOT_OURS, f"{name} {problem}", GIVE_ANOTHER)
     return shape
 
 

@@ -43,8 +43,8 @@ class WeightCounts:
         self.alone += (len(labels), int((parts[:, 0].argmax(axis=1) == labels).sum()))
         for sums, weight in zip(self.sums, WEIGHTS):
             logits = parts[:, 0] + np.float32(weight) * parts[:, 1]
-            for place, (losses, _) in enumerate(losses_at(SOME_TEMPERATURES, logits, labels)):
-                sums[place] += whole(losses).sum()
+            for index, (losses, _) in enumerate(losses_at(SOME_TEMPERATURES, logits, labels)):
+                sums[index] += whole(losses).sum()
 
     def fitted(self) -> float:
         """Choose the weight of the lowest loss at its best temperature.

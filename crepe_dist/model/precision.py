@@ -104,8 +104,8 @@ def _on_cpu(kernels: str, precision: str, requested: str, has_kernels: bool) -> 
         native: Library | None = library.named(kernels, "model.kernels")
         trouble = ""
     else:
-        found, trouble = library.find()
-        native = None if kernels == "mxnet" else found
+        native, trouble = library.find()
+        native = None if kernels == "mxnet" else native
     if kernels == "own" and native is None:
         raise UserError(
             "our own kernels cannot be used",

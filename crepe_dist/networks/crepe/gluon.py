@@ -41,10 +41,7 @@ class Crepe(Network):
         self.shape = shape
         with self.name_scope():
             self.ngrams = NGrams(shape.table)
-            self.tower = Tower(
-                shape.rows, shape.width, shape.blocks, shape.stride * shape.reach, shape.classes, shape.dropout,
-                shape.FEATURE_DROPOUT,
-            )  # fmt: skip
+            self.tower = Tower(shape)
         # Gluon's own __setattr__ would list the tower's parameters twice.
         object.__setattr__(self, "dropping", Dropping(self.tower))
 
@@ -81,21 +78,21 @@ class Crepe(Network):
         shape = self.shape
         batch = self.ngrams.prepare(batch)
         codes = view(batch.packed)[:, : shape.feature_len]
-        places, known, inside = look_up(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
-        fill(places, known, shape.rows)
-        arrays = (places, known.view(np.uint8), inside.view(np.uint8))
+        buckets, known, inside = look_up(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
+        fill(buckets, known, shape.rows)
+        arrays = (buckets, known.view(np.uint8), inside.view(np.uint8))
         return replace(batch, extra=(*batch.extra, *map(host_array, arrays)))
 
     def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
         """Return the arguments of the forward pass for ``batch``, on the device of its codes."""
         extra = (batch if batch.extra else self.prepare(batch)).extra
-        moved = [each.as_in_context(codes.context) for each in extra]
-        return tuple(each if each.dtype == np.int32 else each.astype("float32") for each in moved)
+        moved = [array.as_in_context(codes.context) for array in extra]
+        return tuple(array if array.dtype == np.int32 else array.astype("float32") for array in moved)
 
     def logits(self, *inputs: mx.nd.NDArray) -> mx.nd.NDArray:
         """Compute the logits, float32 [B, classes]."""
         parts: tuple[tuple[Any, Any], ...] = ((self.ngrams, inputs[:2]), (self.tower, inputs[2:]))
-        return SUM_SCALE * sum(weight * part(*own) for weight, (part, own) in zip(self.weights, parts) if weight)
+        return SUM_SCALE * sum(weight * part(*arrays) for weight, (part, arrays) in zip(self.weights, parts) if weight)
 
     def forward(self, *inputs: Any) -> Any:
         return SUM_SCALE * (self.ngrams(*inputs[:2]) + self.tower(*inputs[2:]))
@@ -126,36 +123,17 @@ class Convolution(Casting, nn.Conv1D):
 
 
 class Tower(nn.HybridBlock):
-    """Buckets and masks of each position → float32 logits [B, classes].
+    """Buckets and masks of each position → float32 logits [B, classes]."""
 
-    Args:
-        rows: rows of the table.
-        width: columns of the table, and channels of the convolutions.
-        blocks: number of residual blocks.
-        each: n-grams at a position.
-        classes: number of outputs.
-        dropout: probability of dropping a number of the embedding.
-        feature_dropout: probability of dropping a feature.
-    """
-
-    def __init__(
-        self,
-        rows: int,
-        width: int,
-        blocks: int,
-        each: int,
-        classes: int,
-        dropout: float,
-        feature_dropout: float,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, shape: CrepeShape, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._rows, self._width, self._each = rows, width, each
-        self._scales = (1 / (1 - dropout), 1 / (1 - feature_dropout))
+        self._shape, width = shape, shape.width
         with self.name_scope():
-            self.table = self.params.get("table", shape=(rows, width), init=mx.init.Normal(0.2), lr_mult=TABLE_RATE)
+            self.table = self.params.get(
+                "table", shape=(shape.rows, width), init=mx.init.Normal(0.2), lr_mult=TABLE_RATE
+            )
             self.convolutions = nn.HybridSequential(prefix="")
-            for number in range(2 * blocks):
+            for number in range(2 * shape.blocks):
                 init = "zeros" if number % 2 else mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
                 self.convolutions.add(
                     Convolution(
@@ -168,26 +146,28 @@ class Tower(nn.HybridBlock):
                     )
                 )
             self.convolutions.collect_params().setattr("lr_mult", CONVOLUTIONS_RATE)
-            self.out = Logits(classes, in_units=2 * width, weight_initializer=mx.init.Uniform((2 * width) ** -0.5))
+            self.out = Logits(
+                shape.classes, in_units=2 * width, weight_initializer=mx.init.Uniform((2 * width) ** -0.5)
+            )
 
     def hybrid_forward(self, F: Any, buckets: Any, own: Any, inside: Any, *kept: Any, table: Any) -> Any:
         """Compute the logits.
 
         Args:
-            buckets: int32 [B, T, each].
-            own: 1 where there is such an n-gram, else 0, float32 [B, T, each].
+            buckets: int32 [B, T, stride × reach].
+            own: 1 where there is such an n-gram, else 0, float32 of the same shape.
             inside: 1 for positions of the document, else 0, float32 [B, T].
             kept: in training, masks of the embedding, [B, T, width], and of the features, [B, 2, width].
         """
-        embedding = 0
-        for n in range(self._each):
+        shape, embedding = self._shape, 0
+        for n in range(shape.stride * shape.reach):
             one = {"axis": 2, "begin": n, "end": n + 1}
             rows = F.Embedding(
-                F.slice_axis(buckets, **one).reshape((0, 0)), table, input_dim=self._rows, output_dim=self._width
+                F.slice_axis(buckets, **one).reshape((0, 0)), table, input_dim=shape.rows, output_dim=shape.width
             )
             embedding = embedding + F.broadcast_mul(rows, F.slice_axis(own, **one))
         if kept:
-            embedding = embedding * (F.cast(kept[0], "float32") * self._scales[0])
+            embedding = embedding * (F.cast(kept[0], "float32") * (1 / (1 - shape.dropout)))
         x, inside = F.transpose(F.relu(embedding), axes=(0, 2, 1)), F.expand_dims(inside, axis=1)
         for number in range(0, len(self.convolutions), 2):
             hidden = F.broadcast_mul(F.relu(self.convolutions[number](x)), inside)
@@ -195,16 +175,16 @@ class Tower(nn.HybridBlock):
             if number // 2 < POOLED_BLOCKS:
                 x, inside = (
                     F.Pooling(
-                        each.expand_dims(2), kernel=(1, 2), stride=(1, 2), pool_type="max", pooling_convention="full"
+                        array.expand_dims(2), kernel=(1, 2), stride=(1, 2), pool_type="max", pooling_convention="full"
                     ).squeeze(2)
-                    for each in (x, inside)
+                    for array in (x, inside)
                 )
         positions = F.maximum(F.sum(inside, axis=2), 1)
         # Its gradient is that of a single maximum; `max` would give it to each of several equal ones.
         most = F.Pooling(x.expand_dims(2), kernel=(1, 1), global_pool=True, pool_type="max").reshape((0, 0))
         features = F.concat(most, F.broadcast_div(F.sum(x, axis=2), positions), dim=1)
         if kept:
-            features = features * (F.cast(kept[1], "float32").reshape((0, -1)) * self._scales[1])
+            features = features * (F.cast(kept[1], "float32").reshape((0, -1)) * (1 / (1 - shape.FEATURE_DROPOUT)))
         return self.out(features)
 
 

@@ -23,9 +23,9 @@ def _part(arrays: Arrays, prefix: str) -> Arrays:
 
 
 def _tower(shape: CrepeShape, arrays: Arrays, codes: Codes) -> Floats:
-    places, known, is_inside = look_up(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
+    buckets, known, is_inside = look_up(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
     table = arrays["table"]
-    x = np.maximum(total([table[places[:, :, n]] * known[:, :, n, None] for n in range(places.shape[2])]), 0)
+    x = np.maximum(total([table[buckets[:, :, n]] * known[:, :, n, None] for n in range(buckets.shape[2])]), 0)
     inside = is_inside[:, :, None].astype(np.float32)
 
     def block_convolved(x: Floats, number: int) -> Floats:
@@ -37,7 +37,7 @@ def _tower(shape: CrepeShape, arrays: Arrays, codes: Codes) -> Floats:
         hidden = np.maximum(block_convolved(x, 2 * block), 0) * inside
         x = np.maximum(x + block_convolved(hidden, 2 * block + 1), 0) * inside
         if block < POOLED_BLOCKS:  # all numbers are at least 0, which an odd position may therefore be padded with
-            x, inside = (pooled(np.pad(each, ((0, 0), (0, each.shape[1] % 2), (0, 0))), 2) for each in (x, inside))
+            x, inside = (pooled(np.pad(a, ((0, 0), (0, a.shape[1] % 2), (0, 0))), 2) for a in (x, inside))
     mean = x.sum(axis=1) / np.maximum(inside.sum(axis=1), 1)
     features = np.concatenate([x.max(axis=1), mean], axis=1)
     return np.asarray(features @ arrays["out.weight"].T + arrays["out.bias"])

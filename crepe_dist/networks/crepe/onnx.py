@@ -19,11 +19,11 @@ def logits(graph: Graph, shape: CrepeShape, arrays: Arrays) -> str:
 
 
 def _tower(graph: Graph, shape: CrepeShape, arrays: Arrays) -> str:
-    each = shape.stride * shape.reach
-    places = graph.input("places", TensorProto.INT32, "batch", "positions", each)
+    number = shape.stride * shape.reach
+    places = graph.input("places", TensorProto.INT32, "batch", "positions", number)
     # A last row of zeros stands for "no n-gram".
     table = np.pad(arrays["tower.table"], ((0, 1), (0, 0)))
-    at = [graph.node("Gather", places, graph.value(np.array(n, np.int32)), axis=2) for n in range(each)]
+    at = [graph.node("Gather", places, graph.value(np.array(n, np.int32)), axis=2) for n in range(number)]
     embedding = graph.node("Sum", *graph.look_up(table, "tower.table", at))
     axes = graph.value(np.array([1, 2], np.int64))
     # A document ends with its last known symbol.
@@ -47,7 +47,7 @@ def _tower(graph: Graph, shape: CrepeShape, arrays: Arrays) -> str:
         x = graph.node("Mul", x, inside)
         if block < POOLED_BLOCKS:
             x, inside = (
-                graph.node("MaxPool", each, kernel_shape=[1, 2], strides=[1, 2], ceil_mode=1) for each in (x, inside)
+                graph.node("MaxPool", array, kernel_shape=[1, 2], strides=[1, 2], ceil_mode=1) for array in (x, inside)
             )
     space = graph.value(np.array([2, 3], np.int64))
     positions = graph.node("Max", graph.node("ReduceSum", inside, space, keepdims=0), one)
