@@ -52,7 +52,7 @@ def options() -> str:
             "| option | type | default | |",
             "|---|---|---|---|",
         ]
-        texts = {each.arg_name: " ".join((each.description or "").split()) for each in about.params}
+        texts = {param.arg_name: " ".join((param.description or "").split()) for param in about.params}
         hints = typed(kind)
         for field in dataclasses.fields(kind):
             if field.name not in config.GROUPS:
