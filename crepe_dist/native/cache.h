@@ -26,17 +26,17 @@ class BucketCache {
         if (slots_.empty()) return false;
         const uint64_t key = hash(codes, length);
         for (long i = 0; i < PROBES; ++i) {
-            const Document* found = slots_[(key + i) % SLOTS].load(std::memory_order_acquire);
-            if (!found) return false;
-            if (found->key != key || found->codes.size() != size_t(length)) continue;
-            if (!std::equal(codes, codes + length, found->codes.begin())) continue;
-            const uint16_t* next = found->differences.data();
+            const Document* document = slots_[(key + i) % SLOTS].load(std::memory_order_acquire);
+            if (!document) return false;
+            if (document->key != key || document->codes.size() != size_t(length)) continue;
+            if (!std::equal(codes, codes + length, document->codes.begin())) continue;
+            const uint16_t* next = document->differences.data();
             for (int group : {0, 1}) {
-                out[group].resize(found->counts[group]);
+                out[group].resize(document->counts[group]);
                 uint32_t bucket = 0;
-                for (uint32_t& each : out[group]) {
+                for (uint32_t& value : out[group]) {
                     for (; *next == FAR; ++next) bucket += FAR;
-                    each = bucket += *next++;
+                    value = bucket += *next++;
                 }
             }
             return true;
@@ -95,9 +95,9 @@ class BucketCache {
     static uint64_t hash(const uint8_t* codes, long length) {
         uint64_t key = uint64_t(length);
         for (long i = 0; i < length; i += 8) {
-            uint64_t some = 0;
-            std::memcpy(&some, codes + i, size_t(std::min(8L, length - i)));
-            key = (key ^ some) * GOLDEN;
+            uint64_t word = 0;
+            std::memcpy(&word, codes + i, size_t(std::min(8L, length - i)));
+            key = (key ^ word) * GOLDEN;
             key ^= key >> 29;
         }
         return key;

@@ -28,17 +28,17 @@ template <class T> void products(long size, int threads, int times) {
 #pragma omp parallel num_threads(threads)
     {
         Tiles tiles;
-        const int own = omp_get_thread_num();
+        const int thread = omp_get_thread_num();
         for (long n = 0; n < size * size; ++n) {
             const float number = float(uint32_t(n) * 2654435761u) / 0x1p31f - 1;
-            put(left[own].get()[n], number);
-            put(right[own].get()[n], number);
+            put(left[thread].get()[n], number);
+            put(right[thread].get()[n], number);
         }
         for (int i = 0; i < times; ++i)
             for (long column = 0; column < size; column += BLOCK)
                 for (long row = 0; row < size; row += BLOCK)
-                    block(left[own].get() + row * size, size, 1, size, right[own].get() + column * size,
-                          result[own].get() + row * size + column, size, false);
+                    block(left[thread].get() + row * size, size, 1, size, right[thread].get() + column * size,
+                          result[thread].get() + row * size + column, size, false);
     }
 }
 
@@ -113,11 +113,11 @@ int crepe_ngrams(
 ) {
     return guarded([&] {
         Finder finder(shape[4]);
-        std::vector<uint32_t> found;
+        std::vector<uint32_t> list;
         for (int64_t row = 0; row < rows; ++row) {
-            finder.find(codes + row * stride, ngram_shape(shape), found);
-            counts[row] = int64_t(found.size());
-            std::copy_n(found.begin(), std::min(most, counts[row]), buckets + row * most);
+            finder.find(codes + row * stride, ngram_shape(shape), list);
+            counts[row] = int64_t(list.size());
+            std::copy_n(list.begin(), std::min(most, counts[row]), buckets + row * most);
         }
     });
 }

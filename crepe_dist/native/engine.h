@@ -70,12 +70,12 @@ struct Objective {
 
     // The share of each class; a pair of another class does not count.
     std::vector<double> shares(const uint8_t* bytes) const {
-        std::vector<double> found(weights.size());
+        std::vector<double> result(weights.size());
         for (long pair = 0; pair < pairs; ++pair, bytes += 4) {
             const size_t label = bytes[0] + 256u * bytes[1];
-            if (label < found.size()) found[label] += (bytes[2] + 256 * bytes[3]) / 65535.0;
+            if (label < result.size()) result[label] += (bytes[2] + 256 * bytes[3]) / 65535.0;
         }
-        return found;
+        return result;
     }
 
     // Cross-entropy with a distribution over the classes.

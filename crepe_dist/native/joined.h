@@ -21,7 +21,7 @@ class Joined final : public Engine {
 
     void objective(Objective objective) override {
         for (float& weight : objective.weights) weight /= 2;
-        for (auto& each : engines_) each->objective(objective);
+        for (auto& engine : engines_) engine->objective(objective);
     }
 
     void weigh(float first, float second) override {
@@ -34,27 +34,27 @@ class Joined final : public Engine {
 
     void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
         const long count = rows * classes_;
-        std::vector<float> own(count);
+        std::vector<float> part(count);
         std::fill_n(logits, count, 0.0f);
         for (int which : {0, 1}) {
             if (weights_[which] == 0) continue;
-            engines_[which]->forward(codes, stride, rows, own.data());
-            for (long i = 0; i < count; ++i) logits[i] += weights_[which] * own[i];
+            engines_[which]->forward(codes, stride, rows, part.data());
+            for (long i = 0; i < count; ++i) logits[i] += weights_[which] * part[i];
         }
         for (long i = 0; i < count; ++i) logits[i] *= SUM_SCALE;
     }
 
     void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) override {
-        std::vector<float> other(rows);
+        std::vector<float> second(rows);
         engines_[0]->train_forward(batch, rows, dropout, first, losses);
-        engines_[1]->train_forward(batch, rows, dropout, first, other.data());
-        for (long row = 0; row < rows; ++row) losses[row] += other[row];
+        engines_[1]->train_forward(batch, rows, dropout, first, second.data());
+        for (long row = 0; row < rows; ++row) losses[row] += second[row];
     }
 
     void train_backward(int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds) override {
-        const long other = engines_[0]->trained();
+        const long first_trained = engines_[0]->trained();
         engines_[0]->train_backward(gradients, exponents, unit, bounds);
-        engines_[1]->train_backward(gradients + other, exponents + other, unit, bounds + other);
+        engines_[1]->train_backward(gradients + first_trained, exponents + first_trained, unit, bounds + first_trained);
     }
 
   private:

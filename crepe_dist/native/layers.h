@@ -253,16 +253,16 @@ template <class T> void pack_convolution(const float* weights, long channels, lo
 }
 
 // Sums what each thread has of the gradients of an output channel's weights, in the layout of
-// `convolution_weight_gradient`, into Gluon's. total(own): the array of a thread.
-template <class Owns, class Total>
-void sum_channel(const Owns& owns, Total total, long out, long channels, long taps, int32_t* weights) {
+// `convolution_weight_gradient`, into Gluon's. total(scratch): the array of a thread.
+template <class Scratches, class Total>
+void sum_channel(const Scratches& scratches, Total total, long out, long channels, long taps, int32_t* weights) {
     const long side = padded(channels) / BLOCK;
     for (long from = 0; from < side; ++from)
         for (long tap = 0; tap < taps; ++tap) {
             const long at = (((tap * side + out / BLOCK) * side + from) * BLOCK + out % BLOCK) * BLOCK;
             alignas(64) int32_t sums[BLOCK] = {};
-            for (const auto& own : owns)
-                for (long v = 0; v < BLOCK; v += LANES) add_whole(sums + v, copy_in<Words>(total(own) + at + v));
+            for (const auto& scratch : scratches)
+                for (long v = 0; v < BLOCK; v += LANES) add_whole(sums + v, copy_in<Words>(total(scratch) + at + v));
             int32_t* to = weights + (out * channels + from * BLOCK) * taps + tap;
             for (long n = 0; n < std::min(BLOCK, channels - from * BLOCK); ++n) to[n * taps] = sums[n];
         }

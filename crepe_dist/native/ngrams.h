@@ -87,18 +87,18 @@ inline void count_ngrams(
     constexpr long AT_ONCE = 256;  // documents
     std::vector<Finder> finders;
     for (int i = 0; i < threads; ++i) finders.emplace_back(shape.buckets);
-    std::vector<std::vector<uint32_t>> found(AT_ONCE);
+    std::vector<std::vector<uint32_t>> lists(AT_ONCE);
     for (long first = 0; first < rows; first += AT_ONCE) {
-        const long some = std::min(AT_ONCE, rows - first);
+        const long count = std::min(AT_ONCE, rows - first);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
-        for (long row = 0; row < some; ++row) {
-            found[row].clear();
-            finders[omp_get_thread_num()].find(codes + (first + row) * stride, shape, found[row]);
+        for (long row = 0; row < count; ++row) {
+            lists[row].clear();
+            finders[omp_get_thread_num()].find(codes + (first + row) * stride, shape, lists[row]);
         }
 #pragma omp parallel for num_threads(threads)
         for (int part = 0; part < threads; ++part)  // each counts a range of buckets
-            for (long row = 0; row < some; ++row) {
-                const auto [begin, end] = between(found[row], shape.buckets * part / threads,
+            for (long row = 0; row < count; ++row) {
+                const auto [begin, end] = between(lists[row], shape.buckets * part / threads,
                                                   shape.buckets * (part + 1) / threads);
                 for (auto bucket = begin; bucket < end; ++bucket)
                     ++counts[long(*bucket) * shape.classes + labels[first + row]];
@@ -172,7 +172,7 @@ class NGrams final : public Engine {
 
     void train_backward(int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds) override {
         const long classes = shape_.classes, rows = long(found_.size()), touched = touched_.count();
-        const float* const own = gradients_.get();
+        const float* const logit_gradients = gradients_.get();
         int32_t* __restrict const values = touched_.sums();
         int32_t* const terms = terms_.need(2 * rows * classes);
         Quanta weight, bias;
@@ -184,10 +184,10 @@ class NGrams final : public Engine {
             std::memset(terms + 2 * row * classes, 0, 2 * classes * sizeof(int32_t));
             for (int group : {0, 1}) {
                 const float factor = factors_[2 * row + group];
-                for (long n = 0; n < classes; ++n) term[n] = factor * own[row * classes + n];
+                for (long n = 0; n < classes; ++n) term[n] = factor * logit_gradients[row * classes + n];
                 weight.add(terms + (2 * row + group) * classes, term.data(), classes);
             }
-            bias.add(gradients[1], own + row * classes, classes);
+            bias.add(gradients[1], logit_gradients + row * classes, classes);
             weight.end_term();
             bias.end_term();
         }

@@ -24,7 +24,7 @@ struct Shape {
 
 template <class T> class Paper final : public Engine {
   public:
-    Paper(Shape shape, int threads) : shape_(shape), threads_(threads), own_(threads) {
+    Paper(Shape shape, int threads) : shape_(shape), threads_(threads), scratch_(threads) {
         width_ = padded(shape.filters);
         units_ = padded(shape.units);
         symbols_ = shape.alphabet + 1;
@@ -84,35 +84,35 @@ template <class T> class Paper final : public Engine {
 
     void train_backward(int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds) override {
         const long all = padded(rows_);
-        for (Own& own : own_)
-            for (long i = 0; i < trained(); ++i) own.quanta[i].begin(exponents[i], unit);
+        for (Scratch& scratch : scratch_)
+            for (long i = 0; i < trained(); ++i) scratch.quanta[i].begin(exponents[i], unit);
 #pragma omp parallel num_threads(threads_)
         {
             Tiles tiles;
-            Own& own = own_[omp_get_thread_num()];
+            Scratch& scratch = scratch_[omp_get_thread_num()];
 #pragma omp for schedule(static)
-            for (int i = 0; i < threads_; ++i) clear(own_[i]);
+            for (int i = 0; i < threads_; ++i) clear(scratch_[i]);
             for (int i = 2; i >= 0; --i) {
                 const int index = 2 * (CONVOLUTIONS + i);
                 const T* gradient = gradients_[i + 1].get();
                 dense_weight_gradient(activations_[i].get(), gradient, rows_, widths_[i + 1], widths_[i],
-                                      gradients[index], gradients[index + 1], own_[0].quanta + index, turned_.get(),
+                                      gradients[index], gradients[index + 1], scratch_[0].quanta + index, turned_.get(),
                                       packed_.get());
                 dense_input_gradient(
-                    gradient, all, dense_[i].get(), widths_[i + 1], widths_[i], own.packed.get(),
+                    gradient, all, dense_[i].get(), widths_[i + 1], widths_[i], scratch.packed.get(),
                     [&](long row, long column, const float* sums) { hidden_gradient(i, row, column, sums); });
             }
 #pragma omp for schedule(static)
             for (long first = 0; first < rows_; first += chunk_)
-                backward(first, std::min(chunk_, rows_ - first), own);
+                backward(first, std::min(chunk_, rows_ - first), scratch);
             sum_up(gradients);
         }
-        write_bounds(own_, trained(), bounds);
+        write_bounds(scratch_, trained(), bounds);
     }
 
   private:
     // Memory of one thread.
-    struct Own {
+    struct Scratch {
         Buffer<T> rows[2], turned, packed, pooled;
         Buffer<float> first_layer;  // a term of its weights and bias
         Buffer<int32_t> total[CONVOLUTIONS], bias[CONVOLUTIONS];
@@ -121,7 +121,7 @@ template <class T> class Paper final : public Engine {
 
     const Shape shape_;
     const int threads_;
-    std::vector<Own> own_;
+    std::vector<Scratch> scratch_;
     Objective objective_;
     long width_, units_, symbols_, features_;
     long positions_[3];  // after each pool
@@ -177,18 +177,18 @@ template <class T> class Paper final : public Engine {
         }
         sums_.need(padded(rows) * std::max(padded(shape_.units), padded(shape_.classes)));
         const long longest = std::max(few_ * positions_[0], chunk_ * positions_[1]);
-        for (Own& own : own_) {
-            own.pooled.need(chunk_ * positions_[2] * width_);
-            own.rows[0].need((chunk_ * positions_[0] + 2 * GUARD) * width_);
+        for (Scratch& scratch : scratch_) {
+            scratch.pooled.need(chunk_ * positions_[2] * width_);
+            scratch.rows[0].need((chunk_ * positions_[0] + 2 * GUARD) * width_);
             if (!training) continue;
             for (int i = 0; i < CONVOLUTIONS; ++i) {
-                own.total[i].need(weights(i));
-                own.bias[i].need(width_);
+                scratch.total[i].need(weights(i));
+                scratch.bias[i].need(width_);
             }
-            own.first_layer.need(weights(0) + width_);
-            own.rows[1].need((chunk_ * positions_[0] + 2 * GUARD) * width_);
-            own.turned.need(width_ * padded(longest));
-            own.packed.need(std::max(PAIR<T> * width_ * (padded(longest) + SHIFTS),
+            scratch.first_layer.need(weights(0) + width_);
+            scratch.rows[1].need((chunk_ * positions_[0] + 2 * GUARD) * width_);
+            scratch.turned.need(width_ * padded(longest));
+            scratch.packed.need(std::max(PAIR<T> * width_ * (padded(longest) + SHIFTS),
                                      BLOCK * std::max(units_, padded(shape_.classes))));
         }
         // Clear rows of an earlier, larger batch: the sums over rows include the padding.
@@ -199,10 +199,10 @@ template <class T> class Paper final : public Engine {
         }
     }
 
-    void clear(Own& own) {
+    void clear(Scratch& scratch) {
         for (int i = 0; i < CONVOLUTIONS; ++i) {
-            std::memset(own.total[i].get(), 0, weights(i) * sizeof(int32_t));
-            std::memset(own.bias[i].get(), 0, width_ * sizeof(int32_t));
+            std::memset(scratch.total[i].get(), 0, weights(i) * sizeof(int32_t));
+            std::memset(scratch.bias[i].get(), 0, width_ * sizeof(int32_t));
         }
     }
 
@@ -220,10 +220,10 @@ template <class T> class Paper final : public Engine {
 #pragma omp parallel num_threads(threads_)
         {
             Tiles tiles;
-            Own& own = own_[omp_get_thread_num()];
+            Scratch& scratch = scratch_[omp_get_thread_num()];
 #pragma omp for schedule(static)
             for (long first = 0; first < rows_; first += chunk_)
-                convolutions(codes, stride, first, std::min(chunk_, rows_ - first), own);
+                convolutions(codes, stride, first, std::min(chunk_, rows_ - first), scratch);
             for (int i = 0; i < 3; ++i) {
                 dense(activations_[i].get(), padded(rows_), widths_[i], widths_[i + 1], dense_[i].get(), sums_.get());
                 if (i < 2) hidden(i, first_row);
@@ -231,7 +231,7 @@ template <class T> class Paper final : public Engine {
         }
     }
 
-    void convolutions(const uint8_t* codes, long stride, long first, long count, Own& own) {
+    void convolutions(const uint8_t* codes, long stride, long first, long count, Scratch& scratch) {
         for (long row = first; row < first + count; ++row) {
             uint8_t* symbols = codes_.get() + row * shape_.length;
             for (long i = 0; i < shape_.length; ++i)
@@ -240,12 +240,12 @@ template <class T> class Paper final : public Engine {
                         bias_[0].get(), inputs_[1].get() + row * positions_[0] * width_,
                         from_[0].get() + row * positions_[0] * width_);
         }
-        T* rows = own.rows[0].get() + GUARD * width_;
+        T* rows = scratch.rows[0].get() + GUARD * width_;
         for (long part = first; part < first + count; part += few_) {
-            const long some = std::min(few_, first + count - part);
-            convolution(inputs_[1].get() + part * positions_[0] * width_, some * positions_[0], width_, PAPER_TAPS[1],
+            const long count_here = std::min(few_, first + count - part);
+            convolution(inputs_[1].get() + part * positions_[0] * width_, count_here * positions_[0], width_, PAPER_TAPS[1],
                         forward_[1].get(), bias_[1].get(), rows);
-            for (long row = 0; row < some; ++row)
+            for (long row = 0; row < count_here; ++row)
                 pool(rows + row * positions_[0] * width_, positions_[1], width_,
                      inputs_[2].get() + (part + row) * positions_[1] * width_,
                      from_[1].get() + (part + row) * positions_[1] * width_);
@@ -257,7 +257,7 @@ template <class T> class Paper final : public Engine {
                         bias_[i].get(), out);
         }
         for (long row = 0; row < count; ++row) {
-            T* pooled = own.pooled.get();
+            T* pooled = scratch.pooled.get();
             pool(rows + row * positions_[1] * width_, positions_[2], width_, pooled,
                  from_[2].get() + (first + row) * positions_[2] * width_);
             T* features = activations_[0].get() + (first + row) * padded(features_);
@@ -311,11 +311,11 @@ template <class T> class Paper final : public Engine {
         }
     }
 
-    void backward(long first, long count, Own& own) {
-        T *gradient = own.rows[0].get() + GUARD * width_, *next = own.rows[1].get() + GUARD * width_;
+    void backward(long first, long count, Scratch& scratch) {
+        T *gradient = scratch.rows[0].get() + GUARD * width_, *next = scratch.rows[1].get() + GUARD * width_;
         for (long row = 0; row < count; ++row) {
             const T* features = gradients_[0].get() + (first + row) * padded(features_);
-            T* pooled = own.pooled.get();
+            T* pooled = scratch.pooled.get();
             for (long c = 0; c < shape_.filters; ++c)
                 for (long p = 0; p < positions_[2]; ++p) pooled[p * width_ + c] = features[c * positions_[2] + p];
             unpool(pooled, from_[2].get() + (first + row) * positions_[2] * width_, positions_[2], positions_[1],
@@ -324,8 +324,8 @@ template <class T> class Paper final : public Engine {
         for (int i = CONVOLUTIONS - 1; i >= 2; --i) {
             const T* in = inputs_[i].get() + first * positions_[1] * width_;
             const long rows = count * positions_[1];
-            convolution_weight_gradient(in, gradient, rows, width_, PAPER_TAPS[i], own.total[i].get(), own.bias[i].get(),
-                                        own.quanta + 2 * i, own.turned.get(), own.packed.get());
+            convolution_weight_gradient(in, gradient, rows, width_, PAPER_TAPS[i], scratch.total[i].get(), scratch.bias[i].get(),
+                                        scratch.quanta + 2 * i, scratch.turned.get(), scratch.packed.get());
             convolution_input_gradient(gradient, rows, width_, PAPER_TAPS[i], backward_[i].get(), i > 2 ? in : nullptr, next);
             std::swap(gradient, next);
         }
@@ -338,12 +338,12 @@ template <class T> class Paper final : public Engine {
             const long rows = std::min(few_, count - part) * positions_[0];
             const long start = part * positions_[0] * width_;
             convolution_weight_gradient(inputs_[1].get() + first * positions_[0] * width_ + start, gradient + start,
-                                        rows, width_, PAPER_TAPS[1], own.total[1].get(), own.bias[1].get(),
-                                        own.quanta + 2, own.turned.get(), own.packed.get());
+                                        rows, width_, PAPER_TAPS[1], scratch.total[1].get(), scratch.bias[1].get(),
+                                        scratch.quanta + 2, scratch.turned.get(), scratch.packed.get());
         }
         convolution_input_gradient<T>(gradient, count * positions_[0], width_, PAPER_TAPS[1], backward_[1].get(), nullptr,
                                       next);
-        float *const table = own.first_layer.get(), *const bias = table + weights(0);
+        float *const table = scratch.first_layer.get(), *const bias = table + weights(0);
         std::fill(table, bias + width_, 0.0f);
         for (long row = 0; row < count; ++row) {
             const uint8_t* symbols = codes_.get() + (first + row) * shape_.length;
@@ -351,9 +351,9 @@ template <class T> class Paper final : public Engine {
             first_layer_gradient(symbols, written(symbols), positions_[0], width_, PAPER_TAPS[0], symbols_,
                                  next + row * positions_[0] * width_, from_[0].get() + start, table, bias);
         }
-        own.quanta[0].add(own.total[0].get(), table, weights(0));
-        own.quanta[1].add(own.bias[0].get(), bias, width_);
-        for (int i : {0, 1}) own.quanta[i].end_term();
+        scratch.quanta[0].add(scratch.total[0].get(), table, weights(0));
+        scratch.quanta[1].add(scratch.bias[0].get(), bias, width_);
+        for (int i : {0, 1}) scratch.quanta[i].end_term();
     }
 
     // Sums the gradients of all threads into Gluon's layout.
@@ -364,18 +364,18 @@ template <class T> class Paper final : public Engine {
             const long block_of = out / BLOCK, column = out % BLOCK;
             for (int i = 0; i < CONVOLUTIONS; ++i) {
                 int32_t total = 0;
-                for (const Own& own : own_) add_whole(total, own.bias[i].get()[out]);
+                for (const Scratch& scratch : scratch_) add_whole(total, scratch.bias[i].get()[out]);
                 gradients[2 * i + 1][out] = total;
             }
             for (long tap = 0; tap < PAPER_TAPS[0]; ++tap)
                 for (long in = 0; in < shape_.alphabet; ++in) {
                     int32_t total = 0;
-                    for (const Own& own : own_)
-                        add_whole(total, own.total[0].get()[((block_of * PAPER_TAPS[0] + tap) * symbols_ + in) * BLOCK + column]);
+                    for (const Scratch& scratch : scratch_)
+                        add_whole(total, scratch.total[0].get()[((block_of * PAPER_TAPS[0] + tap) * symbols_ + in) * BLOCK + column]);
                     gradients[0][(out * shape_.alphabet + in) * PAPER_TAPS[0] + tap] = total;
                 }
             for (int i = 1; i < CONVOLUTIONS; ++i)
-                sum_channel(own_, [i](const Own& own) { return own.total[i].get(); }, out, filters, PAPER_TAPS[i], gradients[2 * i]);
+                sum_channel(scratch_, [i](const Scratch& scratch) { return scratch.total[i].get(); }, out, filters, PAPER_TAPS[i], gradients[2 * i]);
         }
     }
 };

@@ -56,11 +56,11 @@ extern "C" void crepe_add_whole(uint32_t* const* arrays, int processes, int into
     constexpr int64_t CHUNK = 4096;  // elements whose sums fit in the L1 cache
     uint32_t sums[CHUNK];
     for (; start < end; start += CHUNK) {
-        const int64_t some = std::min(CHUNK, end - start);
-        std::copy_n(arrays[0] + start, some, sums);
+        const int64_t count = std::min(CHUNK, end - start);
+        std::copy_n(arrays[0] + start, count, sums);
         for (int i = 1; i < processes; ++i)
-            for (int64_t k = 0; k < some; ++k) sums[k] += arrays[i][start + k];
+            for (int64_t k = 0; k < count; ++k) sums[k] += arrays[i][start + k];
         for (int i = 0; i < processes; ++i)
-            if (into < 0 || into == i) std::copy_n(sums, some, arrays[i] + start);
+            if (into < 0 || into == i) std::copy_n(sums, count, arrays[i] + start);
     }
 }

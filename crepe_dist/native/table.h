@@ -89,9 +89,9 @@ class Table {
             float values[PIECE], direction[PIECE], second[PIECE], factor[PIECE];
             for (long i = 0; i < rows_here; ++i) {
                 prefetch(rows, first + i, count);
-                const float* own = record(rows[first + i]);
-                take_row(own, column, width, values + i * width, direction + i * width, second + i * width);
-                const float since = float(drift_[written(own)]);
+                const float* entry = record(rows[first + i]);
+                take_row(entry, column, width, values + i * width, direction + i * width, second + i * width);
+                const float since = float(drift_[written(entry)]);
                 for (long n = 0; n < width; ++n) factor[i * width + n] = since;
             }
             drift(values, direction, second, factor, rows_here * width);
@@ -113,7 +113,7 @@ class Table {
         RowIndex all{union_.data(), starts_.data(), end - begin};
         for (long word = begin; word < end; ++word) {
             union_[word - begin] = 0;
-            for (const Gradient& each : gradients_) union_[word - begin] |= each.index.words[word];
+            for (const Gradient& gradient : gradients_) union_[word - begin] |= gradient.index.words[word];
         }
         all.count();
         uint32_t *const rows = rows_.need(all.rows() + SPARE), *next = rows;
@@ -186,15 +186,15 @@ class Table {
     void flush() {
         const long columns = shape_.columns, now = long(drift_.size()) - 1;
         for_each_own_row([&](uint32_t row) {
-            float* own = record(row);
-            const int32_t from = written(own);
+            float* entry = record(row);
+            const int32_t from = written(entry);
             const float factor = float(drift_[from]), past = powers_[now - from], past2 = powers2_[now - from];
             for (long n = 0; n < columns; ++n) {
-                drift(own + n, own + columns + n, own + 2 * columns + n, &factor, 1);
-                own[columns + n] *= past;
-                own[2 * columns + n] *= past2;
+                drift(entry + n, entry + columns + n, entry + 2 * columns + n, &factor, 1);
+                entry[columns + n] *= past;
+                entry[2 * columns + n] *= past2;
             }
-            set_written(own, 0);
+            set_written(entry, 0);
         });
         restart({0.0});
     }
@@ -203,13 +203,13 @@ class Table {
     void load(const float* values, const float* moments, const float* seconds, const int32_t* from) {
         const long columns = shape_.columns;
         for_each_own_row([&](uint32_t row) {
-            float* own = record(row);
-            std::copy_n(values + row * columns, columns, own);
+            float* entry = record(row);
+            std::copy_n(values + row * columns, columns, entry);
             for (long n = 0; n < columns; ++n) {
-                own[columns + n] = moments ? moments[row * columns + n] : 0.0f;
-                own[2 * columns + n] = seconds ? seconds[row * columns + n] : 0.0f;
+                entry[columns + n] = moments ? moments[row * columns + n] : 0.0f;
+                entry[2 * columns + n] = seconds ? seconds[row * columns + n] : 0.0f;
             }
-            set_written(own, from ? from[row] : 0);
+            set_written(entry, from ? from[row] : 0);
         });
     }
 
@@ -218,11 +218,11 @@ class Table {
         const long columns = shape_.columns;
 #pragma omp parallel for num_threads(threads_)
         for (long row = 0; row < shape_.rows; ++row) {
-            const float* own = record(uint32_t(row));
-            std::copy_n(own, columns, values + row * columns);
-            if (moments) std::copy_n(own + columns, columns, moments + row * columns);
-            if (seconds) std::copy_n(own + 2 * columns, columns, seconds + row * columns);
-            if (from) from[row] = written(own);
+            const float* entry = record(uint32_t(row));
+            std::copy_n(entry, columns, values + row * columns);
+            if (moments) std::copy_n(entry + columns, columns, moments + row * columns);
+            if (seconds) std::copy_n(entry + 2 * columns, columns, seconds + row * columns);
+            if (from) from[row] = written(entry);
         }
     }
 
@@ -259,8 +259,8 @@ class Table {
     std::vector<float> powers_, powers2_;  // powers of the decays
 
     float* record(uint32_t row) const {
-        const uint32_t each = uint32_t(words_each_ * WORD), owner = row / each;
-        return records_[owner] + long(row - owner * each) * stride_;
+        const uint32_t rows_each = uint32_t(words_each_ * WORD), owner = row / rows_each;
+        return records_[owner] + long(row - owner * rows_each) * stride_;
     }
 
     int32_t written(const float* record) const {
@@ -340,10 +340,10 @@ class Table {
     void sum(const RowIndex& all, long begin, long start, long end, int32_t* sums) {
         with_width(shape_.columns, [&](auto columns) {
             std::fill(sums + all.before[start] * columns, sums + all.before[end] * columns, 0);
-            for (const Gradient& each : gradients_)
-                for (uint32_t i = each.index.before[begin + start]; i < each.index.before[begin + end]; ++i) {
-                    int32_t* const own = sums + all.place(uint32_t(each.rows[i] - begin * WORD)) * long(columns);
-                    for (long n = 0; n < columns; ++n) add_whole(own[n], each.values[i * long(columns) + n]);
+            for (const Gradient& gradient : gradients_)
+                for (uint32_t i = gradient.index.before[begin + start]; i < gradient.index.before[begin + end]; ++i) {
+                    int32_t* const sum = sums + all.place(uint32_t(gradient.rows[i] - begin * WORD)) * long(columns);
+                    for (long n = 0; n < columns; ++n) add_whole(sum[n], gradient.values[i * long(columns) + n]);
                 }
         });
     }
@@ -361,14 +361,14 @@ class Table {
         const uint32_t* const rows = summed_.rows;
         const long now = long(drift_.size()) - 1, columns = shape_.columns;
         for_each_piece(start, end, [&](long first, long rows_here, long column, auto width) {
-            float values[PIECE], moment[PIECE], second[PIECE], factor[PIECE], past[PIECE], past2[PIECE], own[PIECE],
+            float values[PIECE], moment[PIECE], second[PIECE], factor[PIECE], past[PIECE], past2[PIECE], gradient[PIECE],
                 squares[PIECE];
             const long all = rows_here * width;
             for (long i = 0; i < rows_here; ++i) {
                 prefetch(rows, first + i, end);
                 const float* record = this->record(rows[first + i]);
                 take_row(record, column, width, values + i * width, moment + i * width, second + i * width);
-                copy_row(summed_.values + (first + i) * columns + column, width, own + i * width);
+                copy_row(summed_.values + (first + i) * columns + column, width, gradient + i * width);
                 const int32_t from = written(record);
                 const float since = float(drift_[from]), power = powers_[now - from], power2 = powers2_[now - from];
                 for (long n = i * width; n < (i + 1) * width; ++n) {
@@ -383,7 +383,7 @@ class Table {
                 moment[i] *= past[i];
                 second[i] *= past2[i];
             }
-            optimizer_.update(all, values, moment, second, own, optimizer_.by_row ? squares : nullptr, rate, scale,
+            optimizer_.update(all, values, moment, second, gradient, optimizer_.by_row ? squares : nullptr, rate, scale,
                               weight_decay);
             for (long i = 0; i < rows_here; ++i) {
                 float* record = this->record(rows[first + i]);

@@ -30,7 +30,7 @@ struct EmbeddingShape {
     long alphabet, length, longest, rows, width, stride;
 
     long positions() const { return (length + 2 + stride - 1) / stride; }  // with the symbols of both edges
-    long each() const { return longest * stride; }  // n-grams of a position
+    long ngrams() const { return longest * stride; }  // of a position
 };
 
 // Hashes the n-grams of 1 to `longest` known characters that start at each character of a text to out
@@ -56,7 +56,7 @@ struct TowerShape {
 template <class T> class Tower final : public Engine {
   public:
     Tower(TowerShape shape, int threads)
-        : shape_(shape), threads_(threads), own_(threads), width_(padded(shape.embedding.width)),
+        : shape_(shape), threads_(threads), scratch_(threads), width_(padded(shape.embedding.width)),
           touched_({shape.embedding.rows, shape.embedding.width}, threads), blocks_(shape.blocks) {}
 
     // table [rows][width]; for each block two convolutions, weights [width][width][taps] and bias [width]; the last
@@ -94,7 +94,7 @@ template <class T> class Tower final : public Engine {
     void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) override {
         const long classes = shape_.classes, length = shape_.embedding.length;
         prepare(batch, objective_.stride(length), rows);
-        touch(starts_[0][rows] * shape_.embedding.each());
+        touch(starts_[0][rows] * shape_.embedding.ngrams());
         dropouts_ = {Dropout{shape_.feature_dropout, dropout.seed ^ FEATURE_STREAM}, dropout};
         activate(touched_.read(weights_), first);
         float* const gradients = gradients_.need(rows * classes);
@@ -107,22 +107,22 @@ template <class T> class Tower final : public Engine {
     }
 
     void train_backward(int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds) override {
-        for (Own& own : own_) own.begin_gradient(shape_.blocks, width_, exponents, unit);
+        for (Scratch& scratch : scratch_) scratch.begin_gradient(shape_.blocks, width_, exponents, unit);
         terms_.need(starts_[0][rows_] * width_);
 #pragma omp parallel num_threads(threads_)
         {
             Tiles tiles;
-            Own& own = own_[omp_get_thread_num()];
+            Scratch& scratch = scratch_[omp_get_thread_num()];
 #pragma omp for schedule(static)
             for (int part = 0; part < threads_; ++part)
-                for (long chunk = parts_[part]; chunk < parts_[part + 1]; ++chunk) backward(chunks_[chunk], own);
+                for (long chunk = parts_[part]; chunk < parts_[part + 1]; ++chunk) backward(chunks_[chunk], scratch);
             sum_up(gradients + 1);
-            embedding_terms(own.quanta[0]);
+            embedding_terms(scratch.quanta[0]);
         }
         last_layer_gradient(gradients + last_layer());
         rows_gradient();
         if (!touched_.has_table()) touched_.scatter(gradients[0]);
-        write_bounds(own_, trained(), bounds);
+        write_bounds(scratch_, trained(), bounds);
     }
 
   private:
@@ -136,7 +136,7 @@ template <class T> class Tower final : public Engine {
         Buffer<uint8_t> from;    // of its pool
     };
     // Memory of one thread.
-    struct Own {
+    struct Scratch {
         Buffer<T> rows[3], turned, packed;
         std::vector<Buffer<int32_t>> total, bias;
         std::vector<Quanta> quanta;  // of each trained parameter
@@ -158,7 +158,7 @@ template <class T> class Tower final : public Engine {
 
     const TowerShape shape_;
     const int threads_;
-    std::vector<Own> own_;
+    std::vector<Scratch> scratch_;
     Objective objective_;
     const long width_;
     TouchedRows touched_;
@@ -232,19 +232,19 @@ template <class T> class Tower final : public Engine {
         best_.need(rows * width_);
         long longest = 0;
         for (const Chunk& chunk : chunks_) longest = std::max(longest, starts_[0][chunk.last] - starts_[0][chunk.first]);
-        for (Own& own : own_) {
-            for (auto& some : own.rows) some.need((longest + 2 * MARGIN) * width_);
-            own.turned.need(width_ * padded(longest));
-            own.packed.need(PAIR<T> * width_ * (padded(longest) + SHIFTS));
+        for (Scratch& scratch : scratch_) {
+            for (auto& buffer : scratch.rows) buffer.need((longest + 2 * MARGIN) * width_);
+            scratch.turned.need(width_ * padded(longest));
+            scratch.packed.need(PAIR<T> * width_ * (padded(longest) + SHIFTS));
         }
         // The margin after the last document holds rows of an earlier batch.
         for (long i = 0; i < shape_.blocks; ++i)
-            for (Buffer<T>* each : {&blocks_[i].in, &blocks_[i].hidden}) clear(each->get(), starts_[level(i)][rows], MARGIN);
-        buckets_.need(starts_[0][rows] * shape_.embedding.each());
-        std::fill_n(buckets_.get(), starts_[0][rows] * shape_.embedding.each(), NO_ROW);
+            for (Buffer<T>* buffer : {&blocks_[i].in, &blocks_[i].hidden}) clear(buffer->get(), starts_[level(i)][rows], MARGIN);
+        buckets_.need(starts_[0][rows] * shape_.embedding.ngrams());
+        std::fill_n(buckets_.get(), starts_[0][rows] * shape_.embedding.ngrams(), NO_ROW);
 #pragma omp parallel for num_threads(threads_)
         for (long row = 0; row < rows; ++row)
-            hash_positions(texts_[row], shape_.embedding, buckets_.get() + starts_[0][row] * shape_.embedding.each());
+            hash_positions(texts_[row], shape_.embedding, buckets_.get() + starts_[0][row] * shape_.embedding.ngrams());
     }
 
     // Collects the rows of the table that the batch needs, and replaces them by their places.
@@ -274,15 +274,15 @@ template <class T> class Tower final : public Engine {
 #pragma omp parallel num_threads(threads_)
         {
             Tiles tiles;
-            Own& own = own_[omp_get_thread_num()];
+            Scratch& scratch = scratch_[omp_get_thread_num()];
 #pragma omp for schedule(static)
             for (int part = 0; part < threads_; ++part)
                 for (long chunk = parts_[part]; chunk < parts_[part + 1]; ++chunk)
-                    forward(chunks_[chunk], table, first_row, own);
+                    forward(chunks_[chunk], table, first_row, scratch);
         }
     }
 
-    void forward(const Chunk& chunk, const float* table, uint64_t first_row, Own& own) {
+    void forward(const Chunk& chunk, const float* table, uint64_t first_row, Scratch& scratch) {
         look(chunk, table, first_row);
         for (long i = 0; i < shape_.blocks; ++i) {
             Block& block = blocks_[i];
@@ -297,7 +297,7 @@ template <class T> class Tower final : public Engine {
             convolution(in - GAP * width_, rows, width_, TOWER_TAPS, block.convolutions[0].forward.get(),
                         block.convolutions[0].bias.get(), hidden);
             clear_gaps(block.hidden.get(), 0, l, chunk);
-            T* const out = pools(i) ? own.rows[0].get() + MARGIN * width_ : next_in(i) + start * width_;
+            T* const out = pools(i) ? scratch.rows[0].get() + MARGIN * width_ : next_in(i) + start * width_;
             const float* const bias = block.convolutions[1].bias.get();
             convolve(hidden - GAP * width_, rows, width_, TOWER_TAPS, block.convolutions[1].forward.get(),
                      [&](long row, long channel, const float* sums) {
@@ -325,7 +325,7 @@ template <class T> class Tower final : public Engine {
 
     // Sums the rows of the n-grams at each position, with dropout and ReLU.
     void look(const Chunk& chunk, const float* table, uint64_t first_row) {
-        const long width = shape_.embedding.width, each = shape_.embedding.each();
+        const long width = shape_.embedding.width, ngrams = shape_.embedding.ngrams();
         const Dropout dropout = dropouts_.embedding;
         const float scale = float(1 / (1 - dropout.probability));
         T* const out = blocks_[0].in.get();
@@ -333,11 +333,11 @@ template <class T> class Tower final : public Engine {
         for (long row = chunk.first; row < chunk.last; ++row) {
             for (long position = 0; position < lengths_[0][row]; ++position) {
                 const long here = starts_[0][row] + position;
-                const uint32_t* const own = buckets_.get() + here * each;
+                const uint32_t* const buckets = buckets_.get() + here * ngrams;
                 std::fill_n(sum.begin(), width, 0.0f);
-                for (long n = 0; n < each; ++n) {
-                    if (own[n] == NO_ROW) continue;
-                    const float* const from = table + own[n] * width;
+                for (long n = 0; n < ngrams; ++n) {
+                    if (buckets[n] == NO_ROW) continue;
+                    const float* const from = table + buckets[n] * width;
                     for (long c = 0; c < width; ++c) sum[c] += from[c];
                 }
                 if (dropout.probability > 0) {
@@ -407,10 +407,10 @@ template <class T> class Tower final : public Engine {
         }
     }
 
-    void backward(const Chunk& chunk, Own& own) {
-        T *gradient = own.rows[0].get() + MARGIN * width_, *other = own.rows[1].get() + MARGIN * width_;
-        T* const spare = own.rows[2].get() + MARGIN * width_;
-        for (T* each : {gradient, other, spare}) clear(each, -MARGIN, MARGIN);
+    void backward(const Chunk& chunk, Scratch& scratch) {
+        T *gradient = scratch.rows[0].get() + MARGIN * width_, *destination = scratch.rows[1].get() + MARGIN * width_;
+        T* const spare = scratch.rows[2].get() + MARGIN * width_;
+        for (T* rows : {gradient, destination, spare}) clear(rows, -MARGIN, MARGIN);
         const long top = last_level(), top_start = starts_[top][chunk.first];
         if (starts_[top][chunk.last] - GAP - top_start <= 0) return;
         for (long row = chunk.first; row < chunk.last; ++row)
@@ -423,8 +423,8 @@ template <class T> class Tower final : public Engine {
                 for (long row = chunk.first; row < chunk.last; ++row)
                     unpool_two(gradient + (starts_[l + 1][row] - above) * width_,
                                block.from.get() + starts_[l + 1][row] * width_, lengths_[l + 1][row],
-                               other + (starts_[l][row] - start) * width_);
-                std::swap(gradient, other);
+                               destination + (starts_[l][row] - start) * width_);
+                std::swap(gradient, destination);
             } else {
                 const T* const out = next_in(i) + start * width_;
                 for (long at = 0; at < rows * width_; at += LANES)
@@ -434,15 +434,15 @@ template <class T> class Tower final : public Engine {
             const T* const hidden = block.hidden.get() + start * width_;
             const T* const in = block.in.get() + start * width_;
             convolution_weight_gradient(hidden - GAP * width_, gradient, rows, width_, TOWER_TAPS,
-                                        own.total[2 * i + 1].get(), own.bias[2 * i + 1].get(),
-                                        own.quanta.data() + 3 + 4 * i, own.turned.get(), own.packed.get());
+                                        scratch.total[2 * i + 1].get(), scratch.bias[2 * i + 1].get(),
+                                        scratch.quanta.data() + 3 + 4 * i, scratch.turned.get(), scratch.packed.get());
             convolution_input_gradient(gradient + GAP * width_, rows, width_, TOWER_TAPS,
                                        block.convolutions[1].backward.get(), hidden, spare);
             clear_gaps(spare, start, l, chunk);
             convolution_weight_gradient(in - GAP * width_, (const T*)spare, rows, width_, TOWER_TAPS,
-                                        own.total[2 * i].get(), own.bias[2 * i].get(),
-                                        own.quanta.data() + 1 + 4 * i, own.turned.get(), own.packed.get());
-            T* const out = i ? other : embedding_gradient_.get() + start * width_;
+                                        scratch.total[2 * i].get(), scratch.bias[2 * i].get(),
+                                        scratch.quanta.data() + 1 + 4 * i, scratch.turned.get(), scratch.packed.get());
+            T* const out = i ? destination : embedding_gradient_.get() + start * width_;
             const T* const residual = gradient;
             convolve((const T*)spare - GAP * width_, rows, width_, TOWER_TAPS,
                      block.convolutions[0].backward.get(), [&](long row, long channel, const float* sums) {
@@ -453,7 +453,7 @@ template <class T> class Tower final : public Engine {
                                  store(out + here, load(sums + m * BLOCK + v) + load(residual + here));
                              }
                      });
-            std::swap(gradient, other);
+            std::swap(gradient, destination);
         }
     }
 
@@ -497,28 +497,28 @@ template <class T> class Tower final : public Engine {
         for (long out = 0; out < width; ++out)
             for (long i = 0; i < 2 * shape_.blocks; ++i) {
                 int32_t total = 0;
-                for (const Own& own : own_) add_whole(total, own.bias[i].get()[out]);
+                for (const Scratch& scratch : scratch_) add_whole(total, scratch.bias[i].get()[out]);
                 gradients[2 * i + 1][out] = total;
-                sum_channel(own_, [i](const Own& own) { return own.total[i].get(); }, out, width, TOWER_TAPS, gradients[2 * i]);
+                sum_channel(scratch_, [i](const Scratch& scratch) { return scratch.total[i].get(); }, out, width, TOWER_TAPS, gradients[2 * i]);
             }
     }
 
     // The gradients of the last layer's weights and bias: a term for each document.
     void last_layer_gradient(int32_t* const* gradients) {
         const long width = shape_.embedding.width, classes = shape_.classes;
-        Quanta *const weights = own_[0].quanta.data() + last_layer(), *const bias = weights + 1;
+        Quanta *const weights = scratch_[0].quanta.data() + last_layer(), *const bias = weights + 1;
         std::memset(gradients[0], 0, classes * 2 * width * sizeof(int32_t));
         std::memset(gradients[1], 0, classes * sizeof(int32_t));
         for (long row = 0; row < rows_; ++row) {
-            const float* const own = gradients_.get() + row * classes;
+            const float* const scratch = gradients_.get() + row * classes;
             for (long n = 0; n < classes; ++n)
                 for (int i : {0, 1}) {
                     const float* const features = features_.get() + (row * 2 + i) * width_;
                     int32_t* const to = gradients[0] + (n * 2 + i) * width;
                     for (long c = 0; c < width; c += LANES)
-                        add_whole(to + c, (*weights)(own[n] * load(features + c)), width - c);
+                        add_whole(to + c, (*weights)(scratch[n] * load(features + c)), width - c);
                 }
-            bias->add(gradients[1], own, classes);
+            bias->add(gradients[1], scratch, classes);
             weights->end_term();
             bias->end_term();
         }
@@ -549,7 +549,7 @@ template <class T> class Tower final : public Engine {
 
     // Sums the terms of the positions of each touched row. Each thread owns a range of rows.
     void rows_gradient() {
-        const long width = shape_.embedding.width, each = shape_.embedding.each(), touched = touched_.count();
+        const long width = shape_.embedding.width, ngrams = shape_.embedding.ngrams(), touched = touched_.count();
         int32_t* __restrict const values = touched_.sums();
         const int32_t* const terms = terms_.get();
 #pragma omp parallel for num_threads(threads_)
@@ -558,8 +558,8 @@ template <class T> class Tower final : public Engine {
             std::fill(values + first * width, values + last * width, 0);
             for (long row = 0; row < rows_; ++row)
                 for (long here = starts_[0][row]; here < starts_[0][row] + lengths_[0][row]; ++here)
-                    for (long n = 0; n < each; ++n) {
-                        const uint32_t place = buckets_.get()[here * each + n];
+                    for (long n = 0; n < ngrams; ++n) {
+                        const uint32_t place = buckets_.get()[here * ngrams + n];
                         if (place < first || place >= last) continue;  // NO_ROW is larger than all
                         const int32_t* const from = terms + here * width_;
                         for (long c = 0; c < width; ++c) add_whole(values[place * width + c], from[c]);

@@ -105,11 +105,11 @@ class Quanta {
     double unit_ = 1, bound_ = 0;
 };
 
-// Writes the bounds of the terms of all threads. owns: the memory of each thread, with `quanta` of each parameter.
-template <class Owns> void write_bounds(const Owns& owns, long parameters, float* bounds) {
+// Writes the bounds of the terms of all threads. scratches: the memory of each thread, with `quanta` of each parameter.
+template <class Scratches> void write_bounds(const Scratches& scratches, long parameters, float* bounds) {
     for (long i = 0; i < parameters; ++i) {
         Quanta all;
-        for (const auto& own : owns) all.join(own.quanta[i]);
+        for (const auto& scratch : scratches) all.join(scratch.quanta[i]);
         bounds[i] = all.bound();
     }
 }
