@@ -91,12 +91,18 @@ def _compiled(folder: Path) -> dict[str, Any]:
 
 def _constants(folder: Path) -> str:
     """Return the header with the values of constants.py."""
-    lines = ["// Written by tools/hatch_build.py from constants.py, which says what they mean.", "#pragma once", "#include <cstdint>"]
+    lines = [
+        "// Written by tools/hatch_build.py from constants.py, which says what they mean.",
+        "#pragma once",
+        "#include <cstdint>",
+    ]
     for name, value in runpy.run_path(str(folder / "constants.py")).items():
         if name.isupper() and isinstance(value, tuple):
             lines.append(f"constexpr long {name}[] = {{{', '.join(map(str, value))}}};")
         elif name.isupper():
-            kind, end = ("float", "f") if isinstance(value, float) else ("long", "") if value < 1 << 31 else ("uint64_t", "u")
+            kind, end = (
+                ("float", "f") if isinstance(value, float) else ("long", "") if value < 1 << 31 else ("uint64_t", "u")
+            )
             lines.append(f"constexpr {kind} {name} = {value}{end};")
     return "\n".join(lines) + "\n"
 
