@@ -13,28 +13,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-import numpy as np
-
 from crepe_dist import command, invocation
 from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.data.composition import join
-from crepe_dist.data.dataset import SPLITS, Dataset, Split, open_dataset
-from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import atomic_text
-from crepe_dist.predicting.answers import EXPLAINED, STYLES, answers, explained, json_line
+from crepe_dist.predicting.answers import EXPLAINED, STYLES, answers
 from crepe_dist.predicting.inputs import KINDS, Input, open_inputs
-from crepe_dist.predicting.prediction import NONE
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import EMPTY
 from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import shortened, whole
-from crepe_dist.wording import counted, listed, percent
-
-DATA = "data/sample"  # where --random finds documents by default
+from crepe_dist.wording import counted, listed
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
@@ -47,7 +40,6 @@ EXAMPLES = """  echo "what a wonderful little film" | python -m crepe_dist.predi
   python -m crepe_dist.predict --file new.txt --min-probability auto
   python -m crepe_dist.predict --title "Good stuff" --text "This album is above the previous one"
   python -m crepe_dist.predict --text "what a wonderful little film" --explain
-  python -m crepe_dist.predict --random 5 --data data/sample --html why.html
 """
 
 
@@ -62,10 +54,7 @@ def main() -> None:
     path = checkpoint.announce(checkpoint.find(args.checkpoint))
     predictor = load(path, **arguments.foreign(args), device=args.device, min_probability=args.min_probability)
     explaining = _explaining(predictor, args)
-    if args.random is not None:
-        _predict_random(predictor, args, explaining)
-    else:
-        _predict(predictor, args, explaining)
+    _predict(predictor, args, explaining)
 
 
 def parser() -> arguments.Parser:
@@ -99,17 +88,6 @@ def parser() -> arguments.Parser:
         metavar="COLUMN",
         help="column that answers repeat; default: that of prepare, if it is there",
     )
-
-    group = flags.add_argument_group("random testing")
-    group.add_argument(
-        "--random",
-        type=whole(1, 10**9),
-        metavar="N",
-        help="classify N random documents of --data, and show their true class",
-    )
-    group.add_argument("--data", metavar="DIR", help=f"prepared folder for --random; default: {DATA}")
-    group.add_argument("--part", choices=SPLITS, default="test", help="split for --random; default: test")
-    group.add_argument("--seed", type=whole(0, (1 << 63) - 1), metavar="N", help="random seed for --random")
 
     group = flags.add_argument_group("answers")
     group.add_argument(
@@ -157,26 +135,17 @@ def _check(args: Any) -> None:
             f"{file} is a file of texts, not a model",
             remedy=f"classify it: {invocation.typed('predict')} --file {file}",
         )
-    if sum(value is not None for value in (args.text, args.file, args.random)) > 1:
-        remedy = "use only one of them"
-        if args.text and args.file:
-            flags = f"--file {shortened(args.file)} --text-column {shortened(args.text[0])}"
-            remedy = f"use only one; to name the column of texts: {invocation.typed('predict')} {flags}"
-        raise UserError("--text, --file and --random exclude each other", remedy=remedy)
-    if args.random is None and (args.data is not None or args.seed is not None):
-        flag = "--seed" if args.data is None else "--data"
+    if args.text and args.file:
+        flags = f"--file {shortened(args.file)} --text-column {shortened(args.text[0])}"
         raise UserError(
-            f"{flag} requires --random",
-            "predict classifies a text, a file, or random documents of a prepared folder",
-            "add --random 20; to score a model on a prepared folder, use evaluate",
+            "--text and --file exclude each other",
+            remedy=f"use only one; to name the column of texts: {invocation.typed('predict')} {flags}",
         )
     file_flags = (args.input_format, args.text_column, args.title_column, args.id)
-    if (args.text is not None or args.random is not None) and (any(file_flags) or args.header != "auto"):
+    if args.text is not None and (any(file_flags) or args.header != "auto"):
         raise UserError("--input-format, --header and the columns require a file", remedy="add --file FILE")
-    if args.format == "csv" and (args.explain or args.random is not None):
-        raise UserError(
-            "--format csv supports neither --explain nor --random", remedy="use --format jsonl, or add --html FILE"
-        )
+    if args.format == "csv" and args.explain:
+        raise UserError("--format csv does not support --explain", remedy="use --format jsonl, or add --html FILE")
     for path, flag in ((args.out, "--out"), (args.html, "--html")):
         arguments.check_output(path, flag)
         if path is not None and args.file is not None and os.path.realpath(path) == os.path.realpath(args.file):
@@ -219,7 +188,8 @@ def _predict(predictor: Predictor, args: Any, explaining: Explaining | None) -> 
                 if explaining and explanation and args.format == "text":
                     explaining.show(explanation, stream)
             stream.flush()
-    _say_written(args.out, rows)
+    if args.out is not None:
+        print(f"{counted(rows, 'row')} written to {visible(str(args.out))}", file=sys.stderr)
     if not rows:
         print(f"{visible(args.file or 'standard input')} has no rows", file=sys.stderr)
     if formatter.formulas:
@@ -243,11 +213,6 @@ def _predict(predictor: Predictor, args: Any, explaining: Explaining | None) -> 
             listed([f"{kind} ({count:,})" for kind, count in problems.most_common()]),
             f"find them by their answers{where} and fix them; all other rows are classified",
         )
-
-
-def _say_written(path: Path | None, rows: int) -> None:
-    if path is not None:
-        print(f"{counted(rows, 'row')} written to {visible(str(path))}", file=sys.stderr)
 
 
 def _inputs(args: Any, predictor: Predictor) -> tuple[tuple[str, ...], Iterable[list[Input]], str]:
@@ -281,68 +246,6 @@ def _output(path: Path | None) -> Iterator[TextIO]:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="replace")
     yield sys.stdout
-
-
-def _predict_random(predictor: Predictor, args: Any, explaining: Explaining | None) -> None:
-    """Classify random documents like the original notebook: text, true class, predicted class, right or wrong."""
-    dataset = open_dataset(args.data or DATA)
-    split = dataset.splits.get(args.part)
-    if split is None:
-        raise UserError(
-            f"{dataset.folder} has no {args.part} split",
-            f"it has {', '.join(dataset.splits)}",
-            "choose another --part",
-        )
-    if dataset.classes != predictor.classes:
-        raise UserError(
-            f"{dataset.folder} and the checkpoint have different classes",
-            f"checkpoint: {', '.join(predictor.classes)}; data: {', '.join(dataset.classes)}",
-            "name the data set of the checkpoint with --data",
-        )
-    rows = np.random.default_rng(args.seed).choice(len(split), size=min(args.random, len(split)), replace=False)
-    codes = split.codes(rows)
-    texts = [split.text(row) or dataset.encoding.decode(codes[i]) for i, row in enumerate(rows.tolist())]
-    with _output(args.out) as stream:
-        for row, text, prediction in zip(rows.tolist(), texts, predictor.predict(texts)):
-            true, predicted = _true_labels(dataset, split, row), list(prediction.labels or ())
-            if prediction.labels is None and not prediction.rejected:
-                predicted = [prediction.label]
-            right = set(true) == set(predicted)
-            explanation = explaining.explain(text, f"row {row}", true[0] if true else None) if explaining else None
-            if args.format == "jsonl":
-                several = prediction.labels is not None
-                record = {
-                    "row": row,
-                    "text": text,
-                    "true": true if several else true[0],
-                    "predicted": predicted if several else next(iter(predicted), None),
-                    "probability": prediction.probability,
-                    "right": right,
-                }
-                record.update({"explanation": explained(explanation)} if explanation else {})
-                stream.write(f"{json_line(record)}\n")
-                continue
-            if explaining and explanation:
-                explaining.show(explanation, stream)
-            else:
-                stream.write(f"{visible(text)}\n")
-            answer = visible(", ".join(predicted)) or "no label"
-            if prediction.labels is None:
-                label = f"{NONE}, most probably {prediction.label}" if prediction.rejected else prediction.label
-                answer = f"{visible(label)} {percent(prediction.probability)}"
-            stream.write(f"  true: {visible(', '.join(true)) or 'no label'}   predicted: {answer}   ")
-            stream.write(f"{'right' if right else 'wrong'}\n\n")
-    _say_written(args.out, len(rows))
-    if explaining:
-        explaining.finish()
-
-
-def _true_labels(dataset: Dataset, split: Split, row: int) -> list[str]:
-    """Return the classes of a row: one, or any number of several labels."""
-    if split.targets is None or dataset.labelled != SEVERAL:
-        return [dataset.classes[int(split.labels[row])]]
-    _, labels = split.targets.occurrences(np.array([row]))
-    return [dataset.classes[label] for label in labels]
 
 
 if __name__ == "__main__":

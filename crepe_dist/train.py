@@ -17,7 +17,6 @@ if __name__ == "__main__":
 from crepe_dist import command
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.join import join
-from crepe_dist.errors import UserError
 from crepe_dist.settings.config import Config, parse, print_help
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     print_help(sys.argv[1:])  # before ``join``, which imports MXNet
-    with Control() as control, join(timeline=_profiles()) as world:
+    with Control() as control, join() as world:
         config = world.agree("settings", lambda: parse(sys.argv[1:]), same=lambda config: config.to_dict())
         if config.dry_run:
             from crepe_dist.training.dry_run import dry_run
@@ -37,14 +36,6 @@ def main() -> None:
             _train(config, world, control)
 
 
-def _profiles() -> bool:
-    """Return whether the flags ask for a profile. Errors in the flags are for all ranks to report, once."""
-    try:
-        return parse(sys.argv[1:]).logging.profile
-    except UserError:
-        return False
-
-
 def fit(config: Config) -> Result:
     """Train as ``config`` says, in this process or as one of many; resume an unfinished run, report a finished one.
 
@@ -52,7 +43,7 @@ def fit(config: Config) -> Result:
         UserError: a problem that the caller can fix.
         Stopped: SIGTERM or SIGINT arrived; everything is saved.
     """
-    with Control() as control, join(timeline=config.logging.profile) as world:
+    with Control() as control, join() as world:
         return _train(config, world, control)
 
 

@@ -319,8 +319,8 @@ def manifest(name: str, change: Callable[[dict[str, Any]], object], complaint: s
         else:
             write_manifest(path.parent, about)  # as someone who knows of the checksum would
 
-    arguments = ("run", "--data", "data", "--random", "1") if fine else ("--verify", "data")
-    CASES[f"manifest: {name}"] = Case(build, "predict" if fine else "prepare", arguments, complaint, fine)
+    arguments = ("run", "--data", "data") if fine else ("--verify", "data")
+    CASES[f"manifest: {name}"] = Case(build, "evaluate" if fine else "prepare", arguments, complaint, fine)
 
 
 def renamed(old: str, new: str) -> Callable[[dict[str, Any]], None]:

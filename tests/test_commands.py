@@ -140,10 +140,6 @@ class TestPredict:
         done = subprocess.run(command(*flags), cwd=place, capture_output=True, text=True, check=True)
         assert done.stdout == ""
         assert done.stderr.splitlines()[1:] == ["1,200 rows written to many.jsonl"]
-        sampled = command("predict", "--random", "2", "--data", "data/three", "--out", "two.txt")
-        done = subprocess.run(sampled, cwd=place, capture_output=True, text=True, check=True)
-        assert done.stdout == ""
-        assert done.stderr.splitlines()[1:] == ["2 rows written to two.txt"]
 
     def test_no_rows_are_said(self, place):
         (place / "empty.csv").write_text("")
@@ -213,18 +209,6 @@ class TestPredict:
         joined = run(command("predict", "--text", "Good stuff | This album"), place)
         assert run(command("predict", "--title", "Good stuff", "--text", "This album"), place) == joined
 
-    def test_random_documents_with_their_class(self, place):
-        printed = run(
-            command("predict", "--random", 50, "--data", "data/three", "--format", "jsonl", "--seed", 1), place
-        )
-        answers = [json.loads(line) for line in printed.splitlines()]
-        part = open_dataset(place / "data" / "three").splits["test"]
-        assert len({answer["row"] for answer in answers}) == 50
-        assert all(answer["text"] == part.text(answer["row"]) for answer in answers)
-        assert sum(answer["right"] for answer in answers) > 25  # three classes, learnt by a trigram
-        shown = run(command("predict", "--random", 2, "--data", "data/three"), place)
-        assert shown.count("true: ") == 2
-
     def test_bytes_that_are_no_text_do_not_end_the_stream(self, place):
         import subprocess
 
@@ -246,17 +230,14 @@ class TestPredict:
         ("flags", "message"),
         [
             (["nowhere"], "nowhere does not exist"),
-            (["--text", "x", "--data", "data"], "--data requires --random"),
             (["few.csv"], "predict --file few.csv"),
             (["--file", "nowhere.txt"], "nowhere.txt does not exist"),
             (["--file", "few.csv", "--text", "body"], "predict --file few.csv --text-column body"),
             (["--file", "few.csv", "--out", "./few.csv"], "--out is the file of --file"),
             (["--title", "x"], "--title requires one --text"),
-            (["--text", "x", "--random", "1"], "exclude each other"),
             (["--text", "x", "--text-column", "y"], "require a file"),
-            (["--text", "x", "--format", "csv", "--explain"], "supports neither --explain nor --random"),
+            (["--text", "x", "--format", "csv", "--explain"], "does not support --explain"),
             (["--file", "."], "is a folder"),
-            (["--random", "1", "--data", "nowhere"], "not a prepared data set"),
             (["--mode", "paper"], "already has a description"),
         ],
     )

@@ -255,7 +255,6 @@ def test_files_that_are_not_what_is_wanted(place, said, name):
         ("train", "--data", "data3", "--init-from", name, *QUICK),
         ("supervise", "--config", name),
         ("predict", name, "--text", "x"),
-        ("predict", "run", "--random", 1, "--data", name),
         ("evaluate", name, "--data", "data3"),
         ("evaluate", "run", "--data", name),
         ("prepare", "--verify", name),

@@ -29,7 +29,7 @@ SECONDS = 40  # of the slowest; these machines are shared
 # What any use imports and compiles, before anything is watched.
 USUAL = (
     ("predict", ("run", "--text", "x")),
-    ("predict", ("run", "--data", "data", "--random", "2")),
+    ("evaluate", ("run", "--data", "data")),
     ("prepare", ("good.csv", "--out", "out-1", "--feature-len", "123")),
     ("prepare", ("good.parquet", "--out", "out-2", "--feature-len", "123")),
     ("prepare", ("--verify", "data")),

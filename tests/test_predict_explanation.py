@@ -105,10 +105,10 @@ HOSTILE = '<script>q</script> "q" [bold]q[/] \x1b[31mq \u202eq &amp; q\u0301'
 
 def test_a_hostile_text_is_only_shown():
     found = explain(HOSTILE, length=100)
-    page = report.page([report.Item("line 1", found, true="<b>no</b>")])
-    for each in ("<script>", "<b>no", "\x1b", "\u202e"):
+    page = report.page([report.Item("<b>line 1", found)])
+    for each in ("<script>", "<b>line", "\x1b", "\u202e"):
         assert each not in page
-    for each in ("&lt;script&gt;", "&lt;b&gt;no", "\\u202e", "[bold]"):
+    for each in ("&lt;script&gt;", "&lt;b&gt;line", "\\u202e", "[bold]"):
         assert each in page
     assert '<span class="for4">q\u0301</span>' in page
     stream = io.StringIO()

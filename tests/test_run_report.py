@@ -562,7 +562,7 @@ class TestLook:
             "run": (place / "one" / "report.html").read_text(),
             "comparison": comparison_page.page([open_run(place / "one"), open_run(place / "two")]),
             "data": data_page.page(summary()),
-            "explanation": explanation_page.page([explanation_page.Item("line 1", explained, "no")]),
+            "explanation": explanation_page.page([explanation_page.Item("line 1", explained)]),
             "serve": classify_page.render(FACTS, ServiceOptions(), classify_page.EXAMPLES)[0],
         }
         for name, markup in pages.items():

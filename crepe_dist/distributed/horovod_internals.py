@@ -46,19 +46,6 @@ def peer_addresses(text: str) -> list[str]:
     return _PEER_ADDRESS.findall(text)
 
 
-def allow_timeline() -> bool:
-    """Let ``hvd.start_timeline`` work later; call before ``hvd.init``.
-
-    Without this value it does nothing. With it, a thread of rank 0 polls without a pause for events to write, from
-    ``hvd.init`` to the end, and on a GPU the host waits for the gradients before each all-reduce. So call it only if
-    there will be a timeline (checked with Horovod 0.28.1: ``TimelineWriter::WriterLoop``).
-
-    Returns:
-        False if the launcher has started a timeline, which continues instead.
-    """
-    return os.environ.setdefault("HOROVOD_TIMELINE", "DYNAMIC") == "DYNAMIC"
-
-
 @contextmanager
 def aborting_nccl() -> Iterator[None]:
     """Let Horovod abort NCCL once a peer is lost; enclose ``hvd.init``.

@@ -20,11 +20,8 @@ if TYPE_CHECKING:
     from crepe_dist.distributed.world import World
 
 
-def join(timeline: bool = False) -> World:
+def join() -> World:
     """Join the world that the launcher describes, and give this process its share of the host's threads.
-
-    Args:
-        timeline: ``World.start_timeline`` will be called.
 
     Raises:
         UserError: this is one of many processes, and Horovod is missing, or other ranks do not arrive.
@@ -47,7 +44,7 @@ def join(timeline: bool = False) -> World:
         return World()
     horovod = _import_horovod(launch)
     _check_network(launch)
-    world = HorovodWorld(horovod, met, timeline)
+    world = HorovodWorld(horovod, met)
     if world.size != launch.size:
         fewer = UserError(
             f"{launch.launcher} started {launch.size} processes, but Horovod sees {world.size}",

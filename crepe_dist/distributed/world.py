@@ -51,15 +51,6 @@ class World(Collectives):
             parameters: parameters by structural names, because Gluon's contain a counter.
         """
 
-    def start_timeline(self, path: str) -> None:
-        """Record Horovod's collectives from now on, on rank 0, for chrome://tracing; every rank calls it.
-
-        It does nothing unless ``join`` was told. If the launcher asked for a timeline, that one continues instead.
-        """
-
-    def stop_timeline(self) -> None:
-        """End the timeline of ``start_timeline``."""
-
     def close(self) -> None:
         """Wait for all pending work, then leave the group."""
 
@@ -88,14 +79,12 @@ class HorovodWorld(World):
     Args:
         horovod: the module ``horovod.mxnet``.
         met: place of this process, if our own rendezvous formed the group.
-        timeline: ``start_timeline`` will be called.
     """
 
-    def __init__(self, horovod: Any, met: Meeting | None = None, timeline: bool = False) -> None:
+    def __init__(self, horovod: Any, met: Meeting | None = None) -> None:
         super().__init__()
         self.horovod = horovod
         self._met = met
-        self._can_start_timeline = timeline and horovod_internals.allow_timeline()
         before = peer_loss.sockets()
         with horovod_internals.aborting_nccl():
             self.horovod.init()
@@ -141,14 +130,6 @@ class HorovodWorld(World):
         for parameter in parameters.values():
             self.check_device(parameter.list_ctx()[0])
         self.horovod.broadcast_parameters(parameters, root_rank=0, prefix="parameters.")
-
-    def start_timeline(self, path: str) -> None:
-        if self.is_root and self._can_start_timeline:
-            self.horovod.start_timeline(path)
-
-    def stop_timeline(self) -> None:
-        if self.is_root and self._can_start_timeline:
-            self.horovod.stop_timeline()
 
     def close(self) -> None:
         mx.nd.waitall()  # otherwise the last update may be lost, and MXNet complains at exit

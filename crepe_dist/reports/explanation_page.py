@@ -49,7 +49,6 @@ class Item:
 
     name: str
     explanation: Explanation
-    true: str | None = None
 
 
 def runs(explanation: Explanation) -> Iterator[Run]:
@@ -117,7 +116,6 @@ def page(items: Sequence[Item], left_out: int = 0) -> str:
         items=[
             {
                 "name": item.name,
-                "true": None if item.true is None else wording.visible(item.true),
                 "label": wording.visible(item.explanation.label),
                 "ranking": [(wording.visible(name), share) for name, share in item.explanation.prediction.ranking],
                 "runs": [(visible(text), _css(level)) for text, level in runs(item.explanation)],
@@ -140,7 +138,7 @@ class Explaining:
         self._left_out = 0
         self._has_shown = False
 
-    def explain(self, text: str, name: str, true: str | None = None) -> Explanation | None:
+    def explain(self, text: str, name: str) -> Explanation | None:
         """Explain a text if the flags ask for it; return the explanation to print beside the answer."""
         has_room = self._path is not None and len(self._items) < EXPLAINED
         self._left_out += not has_room
@@ -148,7 +146,7 @@ class Explaining:
             return None
         explanation = self._predictor.explain(text)
         if has_room:
-            self._items.append(Item(name, explanation, true))
+            self._items.append(Item(name, explanation))
         return explanation if self._explains_all else None
 
     def show(self, explanation: Explanation, stream: TextIO) -> None:

@@ -183,7 +183,7 @@ class LoggingOptions(Settings, group="logging"):
         wandb: write them to Weights & Biases; without WANDB_API_KEY, to files in the run folder for `wandb sync`.
         report: write report.html and model_card.md into the run folder at the end of the run.
         profile: measure the phases of the first 50 steps, which slows them slightly. Prints a table, writes
-            profile.json into the run folder, and Horovod's timeline as well if Horovod synchronises the gradients.
+            profile.json into the run folder.
     """
 
     every: Annotated[int, whole(1, MANY)] = 10

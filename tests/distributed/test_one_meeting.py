@@ -154,29 +154,6 @@ def test_horovod_polls_often_where_gradients_go_through_it(monkeypatch, gpus, se
     assert os.environ["HOROVOD_CYCLE_TIME"] == milliseconds
 
 
-TIMELINE = """
-import os, time
-from pathlib import Path
-from crepe_dist.distributed.join import join
-with join(timeline={requested}) as world:
-    assert ("HOROVOD_TIMELINE" in os.environ) == {requested}, os.environ["HOROVOD_TIMELINE"]
-    world.start_timeline("timeline")
-    due = time.monotonic() + 60
-    while time.monotonic() < due and not world.broadcast(Path("timeline").exists(), "there") and {requested}:
-        time.sleep(0.1)
-    world.stop_timeline()
-    print("all well on", world.rank)
-"""
-
-
-@pytest.mark.parametrize("requested", [False, True])
-def test_horovod_s_timeline_is_there_only_if_asked_for(tmp_path, requested):
-    """Its thread would take a core of rank 0 in every run."""
-    printed = run(script(2, TIMELINE.format(requested=requested)), tmp_path)
-    assert printed.count("all well on") == 2
-    assert (tmp_path / "timeline").exists() == requested
-
-
 class Ranks(World):
     """Rank 2 of some whose devices are given."""
 

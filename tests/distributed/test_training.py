@@ -114,8 +114,6 @@ def test_a_profile_of_many(data, tmp_path):
     phases = {"data wait", "copy", "forward", "backward", "all-reduce", "update", "other"}
     assert set(profile["milliseconds"]) == phases
     assert all(value >= 0 for value in profile["milliseconds"].values())
-    timeline = tmp_path / "run" / "horovod_timeline.json"
-    assert not timeline.is_file() or timeline.stat().st_size > 0
 
 
 def test_bfloat16_in_many_is_that_of_one(data, tmp_path):

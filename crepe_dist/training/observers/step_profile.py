@@ -21,7 +21,6 @@ from crepe_dist.wording import percent
 
 STEPS = 50
 NAME = "profile.json"
-TIMELINE = "horovod_timeline.json"
 
 
 class Profile(Observer):
@@ -50,7 +49,6 @@ class Profile(Observer):
         self._batch_size = batch_size
         self._seconds: dict[str, float] = {}
         self._since: float | None = None
-        self._timeline = folder.path / TIMELINE
         self._is_over = False
         self.steps = 0
         step.mark = self.mark
@@ -83,10 +81,8 @@ class Profile(Observer):
         mx.nd.waitall()
         now = time.perf_counter()
         if self._since is None:
-            if self._world.is_root:  # remove the files of an earlier profile
+            if self._world.is_root:  # remove the file of an earlier profile
                 (self._folder.path / NAME).unlink(missing_ok=True)
-                self._timeline.unlink(missing_ok=True)
-            self._world.start_timeline(str(self._timeline))
         else:
             self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._since
         self._since = time.perf_counter()
@@ -98,7 +94,6 @@ class Profile(Observer):
         Args:
             documents: number of documents in a global batch.
         """
-        self._world.stop_timeline()
         ranks = self._world.gather(self._seconds, "profile")
         names = list(self._seconds)
         mean = {name: 1000 * sum(rank[name] for rank in ranks) / len(ranks) / self.steps for name in names}
@@ -118,8 +113,6 @@ class Profile(Observer):
             "matrix_product_flops_per_second": ceiling,
         }
         if self._world.is_root:
-            if self._timeline.is_file() and self._timeline.stat().st_size == 0:
-                self._timeline.unlink()  # Horovod did nothing in these steps
             write_json(self._folder.path / NAME, result)
         lines = [f"profile of {self.steps} steps, milliseconds per step (mean, slowest process)"]
         lines += [
