@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from workloads import notebook_encode
 
 from crepe_dist.data.alphabet import ALPHABET, BLANK, FULL_ALPHABET, Encoding, read_of_long
 from crepe_dist.data.characters import (
@@ -108,17 +109,9 @@ def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents, own,
         assert read <= set(encoding.positions(text).tolist())
 
 
-def notebook_encode(text: str, feature_len: int) -> np.ndarray:
-    """Compute the notebook's encoding, float32 [69, L]; its reversed lower-cased text is never used."""
-    encoded = np.zeros([len(ALPHABET), feature_len], dtype="float32")
-    for position, letter in enumerate(text[:feature_len]):
-        if letter in ALPHABET:
-            encoded[ALPHABET.index(letter)][position] = 1
-    return encoded
-
-
 @given(texts)
 def test_notebook_mode_equals_the_notebook(text):
+    """As the benchmarks compute it."""
     codes = Encoding("notebook", 30).encode([text])[0]
     one_hot = np.zeros((69, 30), dtype="float32")
     used = np.flatnonzero(codes != BLANK)

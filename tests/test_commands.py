@@ -76,16 +76,6 @@ def test_prepare(tmp_path, complaint):
         assert message in complaint("prepare", *flags, cwd=tmp_path)
 
 
-def test_prepare_on_two_machines(tmp_path):
-    write_csv(tmp_path / "mine.csv", 3000, 0)
-    for part in ("1/2", "2/2"):
-        printed = run(command("prepare", "mine.csv", "--part", part, "--out", f"part-{part[0]}"), tmp_path)
-        assert f"part {part[0]} of 2" in printed
-    run(command("prepare", "--merge", "part-1", "part-2", "--out", "both", "--processes", 1), tmp_path)
-    run(command("prepare", "mine.csv", "--out", "whole"), tmp_path)
-    assert open_dataset(tmp_path / "both").fingerprint == open_dataset(tmp_path / "whole").fingerprint
-
-
 def test_prepare_reads_a_pipe(tmp_path):
     lines = "".join(json.dumps({"text": f"text {n}", "label": "ab"[n % 2]}) + "\n" for n in range(100))
     run(command("prepare", "-", "--out", "out", "--validation", "0.1", "--stratified"), tmp_path, stdin=lines)

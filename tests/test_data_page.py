@@ -14,7 +14,6 @@ from crepe_dist import wording
 from crepe_dist.data.alphabet import ALPHABET, Encoding
 from crepe_dist.reports import page as page_module
 from crepe_dist.reports.data_page import page, show
-from crepe_dist.reports.drawing import blank, style, svg
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -461,22 +460,6 @@ def test_a_long_text_is_cut():
     assert wording.visible("abcdef", 5) == "abcd…"
     assert wording.cut("日本語", 6) == "日本語"
     assert wording.cut("日本語", 5) == "日本…"
-
-
-def test_two_figures_on_a_page_share_no_id():
-    with style():
-        drawn = []
-        for height in (1, 2):
-            figure, axes = blank(height, left=0.5)
-            axes.barh(['id="x" url(#y)'], [1])
-            drawn.append(svg(figure, 'says "no" <'))
-    ids = [set(re.findall(r' id="([^"]+)"', re.sub(r">[^<]*<", "><", each))) for each in drawn]
-    assert len(ids[0]) > 10
-    assert not ids[0] & ids[1]
-    assert 'id="x" url(#y)' in drawn[0]
-    assert drawn[0].startswith("<svg viewBox=")
-    assert 'role="img" aria-label="says &quot;no&quot; &lt;"' in drawn[0]
-    assert drawn[0].endswith("</svg>")
 
 
 def test_a_flag_is_in_one_piece_and_escaped():

@@ -392,14 +392,6 @@ def test_plain_lines():
     ]
 
 
-def test_a_table_on_a_terminal():
-    console = Console(file=io.StringIO(), width=60, force_terminal=True, color_system=None)
-    outcome.show(LINES, console)
-    printed = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert max(map(len, printed)) <= 60
-    assert printed[1].startswith(" " * 25 + "fine")
-
-
 def test_quick_tries_nothing(found, monkeypatch, capsys):
     found["mxnet"]["trouble"] = ""
     monkeypatch.setattr(inventory, "collect", lambda: found)

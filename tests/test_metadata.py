@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 import crepe_dist
@@ -35,14 +34,3 @@ def test_one_repository_is_named():
     named += [link["url"] for link in read(GITHUB / "ISSUE_TEMPLATE" / "config.yml")["contact_links"]]
     assert len(named) == 5
     assert all(url == repository or url.startswith(f"{repository}/") for url in named)
-
-
-@pytest.mark.parametrize("path", sorted((GITHUB / "workflows").glob("*.yml")), ids=lambda path: path.stem)
-def test_workflows_run_scripts_that_exist(path):
-    workflow = read(path)
-    assert workflow["permissions"] == {"contents": "read"}
-    for job in workflow["jobs"].values():
-        assert job["timeout-minutes"] <= 180
-        scripts = [match[1] for step in job["steps"] if (match := re.match(r"bash (\S+)", step.get("run", "")))]
-        assert scripts
-        assert all((ROOT / script).is_file() for script in scripts)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
 
-from crepe_dist.data.alphabet import BLANK, Encoding
+from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.engines import block
 from crepe_dist.engines.engine import GraphEngine, NativeEngine, open_engine
@@ -24,7 +22,6 @@ from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
-from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.model_options import ModelOptions
 from tests.conftest import QUICK, command, needs_mxnet_bfloat16, run
@@ -162,21 +159,6 @@ def test_bfloat16_is_near_float32(name, shape):
         assert distance(got[parameter], array) < 0.4, parameter
     expected_logits = logits(native(network, name), batch)
     assert distance(logits(native(network, name, "bfloat16"), batch), expected_logits) < 0.02
-
-
-@needs_mxnet_bfloat16
-def test_mxnet_in_bfloat16_is_near_float32():
-    """The same casts as float16 on a GPU: parameters and gradients stay float32."""
-    network = make(SHAPES[1])
-    batch = some_batch(SHAPES[1], 9)
-    expected = logits(by_mxnet(network), batch)
-    engine = by_mxnet(network, "bfloat16")
-    got = logits(engine, batch)
-    assert got.dtype == np.float32
-    assert 0 < distance(got, expected) < 0.02
-    loss, found = gradients(engine, batch)
-    assert np.isfinite(loss)
-    assert all(each.dtype == np.float32 and np.isfinite(each).all() for each in found.values())
 
 
 @pytest.mark.parametrize("name", BUILDS)
@@ -375,21 +357,6 @@ class TestSwitch:
         assert "installed without a compiler" in raised.value.why
         assert raised.value.remedy == "set CREPE_DIST_KERNELS to none, or unset it"
 
-    def test_the_plan_says_why_there_are_no_kernels(self, tmp_path, monkeypatch):
-        """Also where the precision is not a question: n-grams always compute in float32."""
-        monkeypatch.delenv(library.SWITCH, raising=False)
-        monkeypatch.setattr(library, "RECORD", tmp_path / "builds.json")
-        monkeypatch.setattr(library, "_best", library._best.__wrapped__)
-        why = "builds.json is missing: installed without a compiler, or installation incomplete"
-        assert (
-            str(plan(ModelOptions(), mx.cpu(), NGramShape(69, 30, 3, 4, 50))) == f"float32, MXNet's operators ({why})"
-        )
-        requested = ModelOptions(precision="float32")
-        assert str(plan(requested, mx.cpu())) == f"float32, MXNet's operators (as requested; {why})"
-        own = ModelOptions(kernels="mxnet")
-        assert str(plan(own, mx.cpu(), NGramShape(69, 30, 3, 4, 50))) == "float32, MXNet's operators"
-        monkeypatch.setenv(library.SWITCH, "avx2")
-
     @pytest.mark.parametrize("name", ["train", "prepare"])
     def test_a_command_says_so(self, name, data, tmp_path):
         (tmp_path / "some.csv").write_text('"1","text"\n"2","other"\n' * 20)
@@ -466,25 +433,6 @@ def test_threads_of_a_program_may_predict_at_the_same_time(name):
             assert all(np.array_equal(one, other) for one, other in zip(got, expected))
 
 
-def test_a_forked_process_can_predict(tmp_path):
-    """Fork after loading, as some servers do."""
-    body = """
-import os, signal
-os.environ["OMP_NUM_THREADS"] = "2"
-import numpy as np
-from tests.test_native import BUILDS, SHAPES, logits, make, native, some_batch
-engine = native(make(SHAPES[0]), BUILDS[0])
-batch = some_batch(SHAPES[0], 5)
-expected = logits(engine, batch)
-child = os.fork()
-if child == 0:
-    signal.alarm(20)
-    os._exit(0 if np.allclose(engine.logits(batch).asnumpy(), expected, atol=1e-6) else 1)
-print("child ended with", os.waitpid(child, 0)[1])
-"""
-    assert "child ended with 0" in run([sys.executable, "-c", body], Path(__file__).parent.parent)
-
-
 def test_a_batch_of_another_length_is_refused():
     engine = native(make(SHAPES[0]), BUILDS[0])
     with pytest.raises(ValueError, match="123 characters need"):
@@ -518,28 +466,6 @@ def test_a_lesser_processor_can_be_pretended(ceiling, expected, tmp_path, monkey
     monkeypatch.setattr(library, "PROCESSOR", info)
     monkeypatch.setenv(library.CEILING, ceiling)
     assert library.runnable() == expected
-
-
-@pytest.mark.parametrize("mode", ["paper", "full", "notebook"])
-def test_texts_are_encoded_as_without_kernels(mode, monkeypatch):
-    texts = [
-        "",
-        "plain words",
-        "Über-CAPITALS é",
-        "漢字 \ud800 😀" * 40,
-        "x" * 123,
-        "abc" * 300,
-        "a" * 63,
-        "b" * 64,
-        "c" * 65,
-    ]
-    encoding = Encoding(mode, 123)
-    for name in BUILDS:
-        monkeypatch.setattr(library, "find", lambda name=name: (Library(name), ""))
-        got = [encoding.encode(some) for some in (texts, [t for t in texts if t.isascii()], texts[:1])]
-        monkeypatch.setattr(library, "find", lambda: (None, ""))
-        expected = [encoding.encode(some) for some in (texts, [t for t in texts if t.isascii()], texts[:1])]
-        assert all(np.array_equal(one, other) for one, other in zip(got, expected))
 
 
 @pytest.mark.parametrize("name", BUILDS)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import time
 from pathlib import Path
 
 import gpu
@@ -13,14 +11,8 @@ import numpy as np
 import peers
 import pytest
 import scaling
-import workers
-from commands import call
-from peers_worker import Peers, Variant
 from timing import alternate, paired
-from workers import Workers
 
-from crepe_dist.data.alphabet import ALPHABET, BLANK, Encoding
-from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.networks.paper.shape import PaperShape
 from tests.conftest import run
@@ -88,23 +80,6 @@ def test_every_section_of_the_gpu_benchmark(data, tmp_path):
     assert row["parameters"] == row["any"] == 0, "a resumed run is bit-identical"
 
 
-def test_a_section_that_fails_keeps_its_rows_and_one_that_hangs_is_ended():
-    def failing():
-        yield {"batch": 128, "rate": 12.5, "rates": [12.0, 13.0]}
-        raise RuntimeError("out of\nmemory")
-
-    def hanging():
-        yield {"processes": 1}
-        time.sleep(60)
-
-    section = gpu.measured(failing, 60)
-    assert section["rows"] == [{"batch": 128, "rate": 12.5, "rates": [12.0, 13.0]}]
-    assert gpu.table("rates", section).splitlines()[-2:] == ["| 128 | 12.5 |", "RuntimeError: out of memory"]
-    section = gpu.measured(hanging, 0.2)
-    assert section["rows"] == [{"processes": 1}]
-    assert section["error"] == "not finished after 0 s"
-
-
 def test_two_runs_are_compared_by_the_steps_that_both_recorded(tmp_path):
     def record(name: str, losses: dict[int, float], weight: float) -> Path:
         folder = tmp_path / name
@@ -120,17 +95,6 @@ def test_two_runs_are_compared_by_the_steps_that_both_recorded(tmp_path):
         "steps": 3, "first": 0.0, "second": 0.5, "any": 0.5, "parameters": 0.5, "tolerance": 0.5, "ok": True,
     }  # fmt: skip
     assert not gpu.compared(*runs, 0.4)["ok"]
-
-
-@pytest.mark.parametrize("text", ["", "plain words, 12 of them!", "Über-CAPITALS é", "x" * 200])
-def test_the_notebook_s_method_encodes_as_the_notebook_s_mode_does(text):
-    from workloads import notebook_encode
-
-    codes = Encoding("notebook", 123).encode([text])[0]
-    one_hot = notebook_encode(text, 123)
-    assert one_hot.shape == (len(ALPHABET), 123)
-    assert np.array_equal(one_hot.any(axis=0), codes != BLANK)
-    assert np.array_equal(one_hot.argmax(axis=0)[codes != BLANK], codes[codes != BLANK])
 
 
 def test_operations_of_the_notebook_s_network():
@@ -158,36 +122,6 @@ def test_rates_are_taken_in_turns_after_a_round_to_warm_up():
     assert paired([4, 40, 8], [2, 20, 4]) == 2
 
 
-def test_a_variant_that_takes_too_long_is_ended_and_its_like_are_not_tried():
-    def variant(name: str, how: str, units: int, seconds: float) -> Variant:
-        def work() -> int:
-            time.sleep(seconds)
-            return units
-
-        return Variant(name, how, lambda: work)
-
-    def failing():
-        raise ValueError("no compiler\n...")
-
-    variants = [
-        variant("train", "eager", 1, 0.01),
-        Variant("train", "compiled", failing),
-        variant("train", "fast", 1000, 0.01),
-        variant("bfloat16", "eager", 1, 60),
-        variant("bfloat16", "compiled", 1, 0.01),
-        variant("slow", "eager", 1, 0.3),
-    ]
-    tools = Peers(variants, patience=2)
-    assert tools.about()["chosen"] == {"train": "fast", "slow": "eager"}
-    assert tools.about()["failed"] == {
-        "train: compiled": "ValueError: no compiler",
-        "bfloat16: eager": "not finished in 2 s",
-        "bfloat16: compiled": "not tried, as another was not finished",
-    }
-    assert tools.rate("train", 0.01) > 0
-    assert tools.rate("slow", 0.1) == tools.about()["tried"]["slow"]["eager"], "a unit takes more than two measurements"
-
-
 def test_ratios():
     rates = {
         "train, torch, float32": 50.0, "train, torch, bfloat16": 400.0, "forward, torch, float32": 300.0,
@@ -201,20 +135,3 @@ def test_ratios():
         "forward_vs_onnxruntime": 1.25,
     }
     assert peers.ratios(both, both, {"train, documents": 1.0}) == {}
-
-
-def test_workers_that_fail_say_their_last_words_and_are_ended(monkeypatch):
-    with pytest.raises(UserError) as raised:
-        Workers([[sys.executable, "-c", "print('no such luck')"]], 1, os.environ)
-    assert "no such luck" in raised.value.why
-    monkeypatch.setattr(workers, "START_SECONDS", 0.0)
-    monkeypatch.setattr(workers, "END_SECONDS", 0.0)
-    start = time.monotonic()
-    with pytest.raises(UserError, match="did not start"):
-        Workers([[sys.executable, "-c", "import time; time.sleep(60)"]], 1, os.environ)
-    assert time.monotonic() - start < 30
-
-
-def test_a_command_that_fails_says_its_last_words():
-    with pytest.raises(RuntimeError, match=r"exit code 1: one \| no GPU"):
-        call([sys.executable, "-c", "import sys; print('one', flush=True); sys.exit('no GPU')"])

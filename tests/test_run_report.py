@@ -38,7 +38,6 @@ from crepe_dist.reports import (
     run_figures,
     run_findings,
     run_report,
-    score_figures,
     score_tables,
     uncertainty,
 )
@@ -208,24 +207,17 @@ class TestReport:
             open_run(copy)
 
     @pytest.mark.parametrize(
-        "made",
-        [7, {"processes": 1}, {"environment": []}, {"rows": {"train": ["x"]}}],
+        ("file", "values"),
+        [
+            ("result.json", {"made": 7}),
+            ("result.json", {"made": {"processes": 1}}),
+            ("result.json", {"epoch": -1}),
+            ("checkpoints/crepe_epoch_*[0-9].json", {"epoch": 10**12}),
+        ],
     )
-    def test_a_damaged_result_gets_a_sentence(self, copy, made):
-        result = json.loads((copy / "result.json").read_text())
-        if isinstance(made, dict) and "processes" not in made:
-            made = {**result["made"], **made}
-        (copy / "result.json").write_text(json.dumps({**result, "made": made}))
-        with pytest.raises(UserError, match="cannot be read"):
-            open_run(copy)
-
-    @pytest.mark.parametrize(
-        ("file", "epoch"), [("result.json", -1), ("checkpoints/*.json", 10**12), ("checkpoints/*.json", "0")]
-    )
-    def test_an_epoch_that_cannot_be_gets_a_sentence(self, copy, file, epoch):
+    def test_a_damaged_result_or_description_gets_a_sentence(self, copy, file, values):
         for path in copy.glob(file):
-            if not path.name.endswith(".scores.json"):
-                path.write_text(json.dumps({**json.loads(path.read_text()), "epoch": epoch}))
+            path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
         with pytest.raises(UserError, match="cannot be read"):
             open_run(copy)
 
@@ -672,14 +664,6 @@ class TestCompare:
         stream = io.StringIO()
         comparison_page.show([runs[0], other], Console(file=stream, width=100))
         assert "*" not in stream.getvalue()
-
-    @pytest.mark.parametrize("count", [2, 7, 40])
-    def test_the_difference_of_any_number_of_classes_is_drawn(self, count):
-        generator = np.random.default_rng(count)
-        first, other = made_up(count, generator), made_up(count, generator)
-        names = [f"class {number}" for number in range(count)]
-        assert (">the others<" in score_figures.difference(first.confusion, other.confusion, names)) == (count > 30)
-        assert ">+" not in score_figures.difference(first.confusion, first.confusion, names)
 
     def test_four_runs_have_room_in_80_columns(self, place, tmp_path):
         one = open_run(place / "one")

@@ -461,13 +461,9 @@ class TestMistakes:
             port = taken.getsockname()[1]
             for flags, message in (
                 ([run_dir, "--port", port], "Address already in use"),
-                ([run_dir, "--port", 70000], "--port is 70000"),
                 ([run_dir, "--port", 0, "--host", "192.0.2.1"], "Cannot assign requested address"),
                 ([run_dir, "--port", 0, "--host", "a..b"], "cannot be resolved"),
-                ([run_dir, "--max-chars", 0], "--max-chars is 0"),
-                ([run_dir, "--timeout", "nan"], "--timeout is nan"),
                 ([tmp_path / "broken.params", "--port", 0, "--mode", "paper", "--classes", "a,b"], "broken.params"),
-                (["nowhere", "--port", 0], "nowhere does not exist"),
             ):
                 assert message in complaint("serve", *flags, cwd=tmp_path)
         monkeypatch.setattr("crepe_dist.serve.detect", lambda: Launch("horovodrun", 0, 2))

@@ -121,26 +121,3 @@ def test_stages_compute_what_the_network_does(hybridize):
     network.hybridize(hybridize)
     codes = mx.nd.array(np.random.default_rng(0).integers(0, 75, (5, SHAPE.feature_len)), dtype="uint8")
     np.testing.assert_allclose(network.logits(codes).asnumpy(), network(codes).asnumpy(), atol=1e-6)
-
-
-def test_set_values_take_effect_in_compiled_stages():
-    """After scoring, whose weights are in oneDNN's layout, and after training."""
-    network = make()
-    engine = GraphEngine(network, Plan("float32", None, ""), mx.cpu())
-    codes = np.random.default_rng(0).integers(0, 69, (5, SHAPE.feature_len)).astype(np.uint8)
-    batch = pack(codes, np.arange(5, dtype=np.int32) % 3, 5, 5)
-    engine.gradients(batch, 0, 0, 1.0)
-    before = engine.logits(batch).asnumpy()
-    values = block.values(network)
-    block.set_values(network, {name: 2 * array for name, array in values.items()})
-    changed = engine.logits(batch).asnumpy()
-    assert np.abs(changed - before).max() > 1e-3
-    engine.gradients(batch, 0, 0, 1.0)
-    found = [p.grad().asnumpy() for p in trained(network)]
-    fresh = make()
-    block.set_values(fresh, {name: 2 * array for name, array in values.items()})
-    other = GraphEngine(fresh, Plan("float32", None, ""), mx.cpu())
-    other.gradients(batch, 0, 0, 1.0)
-    np.testing.assert_allclose(changed, other.logits(batch).asnumpy(), rtol=1e-5, atol=1e-6)
-    for one, parameter in zip(found, trained(fresh)):
-        np.testing.assert_allclose(one, parameter.grad().asnumpy(), rtol=1e-5, atol=1e-6)

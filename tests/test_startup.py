@@ -13,9 +13,13 @@ import pytest
 SLOW = "import pathlib, time\npathlib.Path('importing').touch()\ntime.sleep(60)\n"
 
 
-@pytest.mark.parametrize("module", [["crepe_dist.train"], ["crepe_dist.supervise"], ["crepe_dist", "train"]])
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR2, 75), (signal.SIGINT, 130)], ids=lambda value: str(value)
+    ("module", "number", "code"),
+    [
+        (["crepe_dist.train"], signal.SIGTERM, 75),
+        (["crepe_dist.supervise"], signal.SIGUSR2, 75),
+        (["crepe_dist", "train"], signal.SIGINT, 130),
+    ],
 )
 def test_a_signal_during_the_imports(tmp_path, module, number, code):
     (tmp_path / "pydantic.py").write_text(SLOW)

@@ -11,7 +11,7 @@ from crepe_dist.distributed.control import Wish
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.training_options import TrainingOptions
-from crepe_dist.training.display import Speed, epoch_line
+from crepe_dist.training.display import epoch_line
 from crepe_dist.training.observers.step_log import StepLog
 from crepe_dist.training.step import Outcome
 
@@ -44,7 +44,3 @@ def test_an_epoch_is_counted_from_1_and_the_split_that_chooses_stands_first():
     record = {**record, "validation_accuracy": 0.96, "validation_loss": 0.1}
     assert epoch_line(record, 9, is_best=False) == f"epoch 3 of 9: validation 96.0 % (loss 0.1000)  {rest}"
     assert "validation 96.0 % (loss 0.1000), the best so far  test" in epoch_line(record, 9, is_best=True)
-
-
-def test_the_speed_says_no_more_than_that():
-    assert str(Speed(documents=375.2, milliseconds=171.4, waited=0.001, flops=22e9)) == "375/s  171 ms per step"

@@ -217,46 +217,20 @@ class TestEncodings:
 
 class TestSettings:
     @pytest.mark.parametrize(
-        ("options", "message"),
+        ("kind", "options", "message"),
         [
-            (ModelOptions(filters=9), "9 filters"),
-            (ModelOptions(units=9), "9 units"),
-            (ModelOptions(size="tiny"), "128 filters"),
-            (ModelOptions(network="ngrams"), "model.network ngrams"),
+            ("paper", ModelOptions(filters=9), "9 filters"),
+            ("paper", ModelOptions(size="tiny"), "128 filters"),
+            ("paper", ModelOptions(network="ngrams"), "model.network ngrams"),
+            ("ngrams", ModelOptions(longest=4), "4 longest"),
+            ("ngrams", ModelOptions(filters=8), "model.network paper"),
+            ("crepe", ModelOptions(buckets=128), "128 buckets"),
+            ("crepe", ModelOptions(embeddings=2048), "2048 rows"),
         ],
     )
-    def test_that_ask_for_another_paper_are_refused(self, paper, dataset, options, message):
+    def test_that_ask_for_another_network_are_refused(self, request, dataset, kind, options, message):
         with pytest.raises(UserError, match=message) as error:
-            transfer.read(paper, options, dataset)
-        assert "omit" in error.value.remedy
-
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            (ModelOptions(longest=4), "4 longest"),
-            (ModelOptions(buckets=128), "128 buckets"),
-            (ModelOptions(network="paper"), "model.network paper"),
-            (ModelOptions(filters=8), "model.network paper"),
-        ],
-    )
-    def test_that_ask_for_other_n_grams_are_refused(self, ngrams, dataset, options, message):
-        with pytest.raises(UserError, match=message) as error:
-            transfer.read(ngrams, options, dataset)
-        assert "omit" in error.value.remedy
-
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            (ModelOptions(buckets=128), "128 buckets"),
-            (ModelOptions(embeddings=2048), "2048 rows"),
-            (ModelOptions(width=64), "64 width"),
-            (ModelOptions(blocks=3), "3 blocks"),
-            (ModelOptions(network="ngrams"), "model.network ngrams"),
-        ],
-    )
-    def test_that_ask_for_another_tower_are_refused(self, crepe, dataset, options, message):
-        with pytest.raises(UserError, match=message) as error:
-            transfer.read(crepe, options, dataset)
+            transfer.read(request.getfixturevalue(kind), options, dataset)
         assert "omit" in error.value.remedy
 
     def test_that_ask_for_what_is_there_are_fine(self, crepe, paper, ngrams, dataset):

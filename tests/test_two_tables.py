@@ -28,7 +28,6 @@ from tests.test_table import NO_MEMORY, OPTIMIZERS, PLACES, DenseExchange
 
 DOCUMENTS = 19  # three groups of documents that stay together, the last one smaller
 SHAPE = CrepeShape(69, 24, 3, longest=3, buckets=1 << 12, reach=2, rows=300, width=20, blocks=2, stride=1, dropout=0.2)
-TABLES = ("ngrams.weight", "tower.table")
 
 
 class Training:

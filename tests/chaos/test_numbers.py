@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from crepe_dist.data.order import epoch_order, share
@@ -89,15 +87,6 @@ def test_out_of_memory_names_the_batch(data, tmp_path):
     assert "out of memory with data.batch_size 16384, which is 16384 documents for this process" in printed
     assert "try --data.batch_size 8192" in printed
     assert "Traceback" not in printed
-
-
-def test_the_record_of_a_skipped_step_is_json(tmp_path):
-    from crepe_dist.runs.metrics import RunMetrics
-
-    metrics = RunMetrics(tmp_path, print)
-    metrics.skipped({"step": 3, "epoch": 0, "ranks": [1]})
-    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(line) == {"event": "skipped", "step": 3, "epoch": 0, "ranks": [1]}
 
 
 def test_a_step_without_a_finite_loss_does_not_lower_the_train_loss():

@@ -445,19 +445,3 @@ class TestSaver:
         assert saver.durable_step == 1
         assert saver.due(5)
         saver.close()
-
-    def test_by_seconds(self, tmp_path, monkeypatch):
-        now = [100.0]
-        monkeypatch.setattr(time, "monotonic", lambda: now[0])
-        saver = StateSaver(tmp_path, CheckpointOptions(every=1000, every_s=60), print)
-        assert not saver.due(1)
-        now[0] += 59
-        assert not saver.due(2)
-        now[0] += 1
-        assert saver.due(3)
-        saver.save(snapshot(3))
-        saver.wait(3)
-        assert not saver.due(4)
-        now[0] += 60
-        assert saver.due(5)
-        saver.close()
