@@ -1,8 +1,8 @@
 """The processes that train together, behind one interface.
 
 Many processes use Horovod. For a single process each collective is the identity, and Horovod is never imported. If
-several processes are launched but Horovod is missing or sees fewer, ``join`` raises an error: N processes never train
-independently without saying so.
+several processes are launched but Horovod is missing or sees fewer, ``join`` raises an error, so that N processes never
+silently train independently.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Parameters = dict[str, gluon.Parameter]  # by names that are the same on every r
 
 
 class World(Collectives):
-    """A single process, and the base class of many; a context manager that ends collective work cleanly.
+    """World of a single process, and base class of ``HorovodWorld``. As a context manager it ends collectives cleanly.
 
     Attributes:
         horovod: the module ``horovod.mxnet``; ``None`` for a single process.
@@ -74,11 +74,11 @@ class World(Collectives):
 
 
 class HorovodWorld(World):
-    """Many processes. Every collective has a name: unnamed ones pair up by a counter that may differ by rank.
+    """World of many processes. Each collective has a name: unnamed ones pair up by a counter that may differ by rank.
 
     Args:
         horovod: the module ``horovod.mxnet``.
-        met: place of this process, if our own rendezvous formed the group.
+        met: the meeting, if our own rendezvous formed the group.
     """
 
     def __init__(self, horovod: Any, met: Meeting | None = None) -> None:
@@ -94,9 +94,9 @@ class HorovodWorld(World):
         self.local_size = self.horovod.local_size()
         opened = peer_loss.sockets() - before
         peer_loss.probe(opened)
-        mine = {"host": socket.gethostname(), "addresses": peer_loss.addresses(opened)}
-        ranks = self.gather(mine, "hosts")
-        peer_loss.hosts.remember({address: each["host"] for each in ranks for address in each["addresses"]})
+        connections = {"host": socket.gethostname(), "addresses": peer_loss.addresses(opened)}
+        ranks = self.gather(connections, "hosts")
+        peer_loss.hosts.remember({address: rank["host"] for rank in ranks for address in rank["addresses"]})
         if met is not None:
             self.gather(0, "met")
             met.end()
@@ -104,7 +104,7 @@ class HorovodWorld(World):
     def __enter__(self) -> World:
         try:
             # With different code, ranks would diverge or wait for different collectives.
-            self.agree("installed packages", machine.group_versions, same=lambda found: found)
+            self.agree("installed packages", machine.group_versions, same=lambda versions: versions)
         except UserError as error:
             self.__exit__(UserError, error, None)
             raise

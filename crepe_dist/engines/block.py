@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 
 class Network(nn.HybridBlock):
-    """Base of the Gluon networks; its methods fit one that reads codes, uint8 [B, L], and has one part, no dropout.
+    """Base class of the Gluon networks.
+
+    Its methods fit a network that reads codes, uint8 [B, L], and has one part and no dropout.
 
     Attributes:
         shape: configuration of the network.
@@ -39,17 +41,17 @@ class Network(nn.HybridBlock):
         self.initialize(ctx=device)
 
     def adapt(
-        self, data: Dataset, world: Collectives, options: ModelOptions, seed: int, steps: int, given: Collection[str]
+        self, data: Dataset, world: Collectives, options: ModelOptions, seed: int, steps: int, loaded: Collection[str]
     ) -> None:
-        """Set what depends on the training split; every rank calls it before the first step.
+        """Set the values that depend on the training split; every rank calls it before the first step.
 
         Args:
             steps: number of steps of the run.
-            given: names of the parameters that ``training.init_from`` has set.
+            loaded: names of the parameters that ``training.init_from`` has set.
         """
 
     def prepare(self, batch: Batch) -> Batch:
-        """Add arrays that MXNet has no operators for to a batch, in host memory."""
+        """Add the arrays to a batch, in host memory, that MXNet has no operators for."""
         return batch
 
     def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:

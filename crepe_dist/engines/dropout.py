@@ -13,7 +13,7 @@ from crepe_dist.mxnet_internals import pointer, view
 from crepe_dist.native import constants, library
 
 # Called with a probability and the shape of each document's mask; returns the mask, uint8 [B, *shape], on the device;
-# see ``kept``. A network with several masks gives each another ``stream``.
+# see ``kept``. A network with several masks gives each its own ``stream``.
 Kept = Callable[..., mx.nd.NDArray]
 OTHER_STREAM = constants.FEATURE_STREAM
 

@@ -31,7 +31,7 @@ from crepe_dist.model.shape import Shape
 from crepe_dist.mxnet_internals import pointer, pointers, structural_parameters, view
 from crepe_dist.native.library import Library
 
-MOST_CACHED = 1 << 29  # bytes in which a process remembers the n-grams of documents
+MOST_CACHED = 1 << 29  # bytes of a process's cache of documents' n-grams
 
 # Called with the name of each phase of a step at its end.
 Mark = Callable[[str], None]
@@ -66,7 +66,7 @@ class Engine:
 
     @property
     def group_size(self) -> int:
-        """Number of documents, from a multiple of it on in the global batch, that one rank has to compute together."""
+        """Number of documents that one rank must compute together; the global batch is cut at multiples of it."""
         return 1
 
     def scored(
@@ -90,7 +90,7 @@ class Engine:
         return mx.nd.stack(*parts, axis=1)
 
     def prepare(self, batch: Batch) -> Batch:
-        """Add what the engine needs besides the packed documents; the loader's thread calls it."""
+        """Add the arrays that the engine needs besides the packed documents; the loader's thread calls it."""
         return batch
 
     def refresh(self) -> None:
@@ -111,16 +111,16 @@ class Engine:
         return weighted(arrays, self.shape.weighed, self.network.weights[1])
 
     def quanta(self, documents: int) -> Quanta | None:
-        """Leave gradients in whole numbers from now on, for ``open_exchange``, if the engine can.
+        """Leave gradients in whole numbers from now on, for ``open_exchange``, if the engine supports it.
 
-        Parameters with ``Quanta.sparse`` are trained row by row. Gluon then has no gradients of them, and a batch is
-        not computed in pieces.
+        The parameters in ``Quanta.sparse`` are trained row by row: Gluon has no gradients of them, and a batch is not
+        computed in pieces.
 
         Args:
             documents: largest number of documents of a batch of this rank.
 
         Returns:
-            Their quanta, or ``None`` if the engine computes gradients in floating point, of all rows.
+            The quanta, or ``None`` if the engine computes gradients of all rows in floating point.
         """
         return None
 
@@ -183,7 +183,7 @@ class GraphEngine(Engine):
         class_weights = mx.nd.array(objective.class_weights(network.shape.classes), ctx=device)
         self._class_weights = (class_weights,) if objective.weights else ()
         self._scales: dict[float, mx.nd.NDArray] = {}
-        # Graphs, because each operator outside one takes the host about as long as all of a graph's.
+        # Graphs, because a single operator outside one takes the host about as long as a whole graph.
         self._unpack, self._loss = Unpack(objective.pairs, network.shape.classes), Loss(objective)
         for graph in (self._unpack, self._loss):
             graph.hybridize(static_alloc=True, static_shape=True)

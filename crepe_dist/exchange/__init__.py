@@ -1,8 +1,8 @@
-"""Sums of the gradients of all ranks, and the update of the parameters with them.
+"""Sums of the gradients of all ranks, and updates of the parameters with these sums.
 
-Whole numbers, which our own kernels compute on CPUs, are added in memory that the processes of a host share, and the
-sums of several hosts through Horovod's all-to-all. Floating-point numbers, which MXNet computes on GPUs, are summed by
-Horovod's ``DistributedTrainer``.
+Our own kernels compute gradients on CPUs as whole numbers. The processes of a host sum them in shared memory, and hosts
+sum theirs through Horovod's all-to-all. MXNet computes gradients on GPUs in floating point, and Horovod's
+``DistributedTrainer`` sums them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def open_exchange(
         world: all ranks.
         parameters: trained Gluon parameters by name.
         optimizer: MXNet's optimizer.
-        quanta: quanta of the gradients; ``None``: they are floating-point numbers.
+        quanta: quanta of the gradients; ``None`` if they are floating-point numbers.
     """
     if quanta is not None:
         return SharedMemoryExchange(world, parameters, optimizer, quanta)

@@ -1,7 +1,7 @@
 """Sums over hosts: each rank adds its part of the gradients to those of its peers on the other hosts, through Horovod.
 
-Horovod's all-reduce cannot do this. Among all ranks it sends every number through every rank. Among some of them it
-needs a process set, and with one the loss of a peer ends the process with SIGABRT (Horovod 0.28.1:
+Horovod's all-reduce does not fit. Over all ranks it sends every number through every rank. Over some of them it needs a
+process set, with which the loss of a peer ends the process with SIGABRT (Horovod 0.28.1:
 ``ProcessSetTable::Finalize`` negotiates with the lost peer and throws in Horovod's thread). An all-to-all with splits
 sends each number once to each host that needs it.
 """
@@ -26,7 +26,7 @@ Numbers = npt.NDArray[np.int32]
 
 
 def host_name() -> str:
-    """Return the name by which Horovod tells this rank's host from others."""
+    """Return the name by which Horovod identifies this rank's host."""
     return os.environ.get("HOROVOD_HOSTNAME") or socket.gethostname()
 
 
@@ -37,7 +37,7 @@ def ranks_by_host(world: World) -> list[list[int]]:
 
 
 def group_by_host(places: Sequence[tuple[str, int]]) -> list[list[int]]:
-    """Group the ranks by host; each is alone if local ranks are missing or repeated.
+    """Group the ranks by host; put each rank into a group of its own if local ranks are missing or repeated.
 
     Args:
         places: host and local rank of each rank.
@@ -59,13 +59,13 @@ def cuts(count: int, parts: int) -> list[int]:
 class PartSums:
     """Sums of one part of an array, over the ranks that have this part on each host.
 
-    Two hosts exchange their parts and add them. More hosts first send each other the pieces that each shall add, and
-    then the sums: 2 (hosts - 1) / hosts of the part, as in a ring.
+    Two hosts exchange their parts and add them. With more hosts, each adds one piece of the part: hosts first send each
+    other these pieces, then the sums. A host sends 2 (hosts - 1) / hosts of the part, as in a ring.
 
     Args:
         world: all ranks.
         hosts: number of hosts.
-        peers: the ranks that have this part, one per host; none: this rank has no part, and only takes part in the
+        peers: the ranks that have this part, one per host; empty if this rank has no part and only joins the
             collectives.
         part: this rank's part, int32 [n], which the sum replaces.
     """
@@ -98,7 +98,7 @@ class PartSums:
         self._part[:] = view(received)
 
     def _send(self, name: str, array: mx.nd.NDArray, counts: dict[int, int]) -> mx.nd.NDArray:
-        """Send the numbers of an array to ranks, in their order, and return what this rank was sent.
+        """Send the numbers of an array to ranks, in their order, and return the numbers received.
 
         A rank that has nothing to send sends one number to itself: MXNet has no empty arrays.
         """
@@ -110,7 +110,7 @@ class PartSums:
 
 
 class RowSums:
-    """Sums of a table's rows over hosts: each rank sends what it has summed to the ranks that keep these rows.
+    """Sums of a table's rows over hosts: each rank sends its sums to the ranks of other hosts that keep these rows.
 
     Args:
         world: all ranks.
@@ -131,7 +131,7 @@ class RowSums:
                     self._kept[rank] = (min(rows, local_rank * count), min(rows, (local_rank + 1) * count))
 
     def add(self) -> None:
-        """Replace the last sum of this host by that of all hosts; every rank calls it."""
+        """Replace the last sum of this host by the sum over all hosts; every rank calls it."""
         world, nothing = self._world, (0, 0)
         lists = [self._table.give(*self._kept.get(rank, nothing)) for rank in range(world.size)]
         # MXNet has no empty arrays.

@@ -16,7 +16,7 @@ from crepe_dist.exchange.saved_arrays import Arrays
 
 @dataclass(frozen=True)
 class Reduced:
-    """What the ranks sent along with their gradients; the same on every rank.
+    """Numbers and losses that the ranks sent along with their gradients; the same on every rank.
 
     Attributes:
         numbers: int64 [size, n], one row per rank.
@@ -43,8 +43,8 @@ class Exchange(ABC):
         """Compute the gradients, and replace them by their sums over the ranks, bit-identical on all.
 
         Args:
-            compute: computes this rank's gradients and returns its loss, [1], on their device, which may be pending. It
-                is called again if a sum of whole numbers might not fit.
+            compute: computes this rank's gradients and returns its loss, [1], on their device; the computation may be
+                pending. Called again if a sum of whole numbers might overflow.
             numbers: non-negative numbers below 2**40 to send along.
             documents: number of documents in the global batch.
         """
@@ -54,7 +54,7 @@ class Exchange(ABC):
         """Update the parameters with the last sums.
 
         Args:
-            documents: divisor that makes the summed gradients those of the mean loss.
+            documents: divisor of the sums: documents of the global batch, times the loss scale.
             learning_rate: learning rate.
             clip_norm: largest norm of the mean gradient; ``None``: no clipping.
         """
@@ -63,11 +63,11 @@ class Exchange(ABC):
         """Bring all parameters up to date for scoring and checkpoints."""
 
     def publish(self) -> None:  # noqa: B027
-        """Copy parameters that are trained row by row into the network; ``arrays`` says how old each row is."""
+        """Copy parameters that are trained row by row into the network; ``arrays`` has the age of each row."""
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
-        """Sum without updates within the block, and leave no trace of it."""
+        """Allow sums without updates within the block, then restore the state."""
         yield
 
     @abstractmethod
@@ -76,7 +76,7 @@ class Exchange(ABC):
 
     @abstractmethod
     def restore(self, arrays: Arrays) -> None:
-        """Continue from ``arrays``, of any kind of exchange, with the network's current parameters.
+        """Restore the state from ``arrays``, of any kind of exchange, for the network's current parameters.
 
         Raises:
             UserError: the arrays do not fit.
@@ -85,4 +85,4 @@ class Exchange(ABC):
     @property
     @abstractmethod
     def bytes(self) -> dict[str, int]:
-        """Memory of this process besides the parameters', by purpose."""
+        """Memory that this process needs besides the parameters, in bytes, by purpose."""

@@ -1,8 +1,8 @@
-"""Exchange of floating-point gradients through Horovod, on GPUs, or where there are no kernels.
+"""Exchange of floating-point gradients through Horovod, on GPUs and on CPUs without kernels.
 
 Horovod wraps the Gluon trainer. The numbers of each rank travel with the gradients, in a table that is zero except for
-this rank's row. Its sum holds every rank's row, unrounded. The table is in the last group, because the gradients of the
-last layers and the loss are the first to be ready; so it delays nothing.
+this rank's row. Its sum holds every rank's row, unrounded. The table travels in the last group, which is ready first,
+because it has the gradients of the last layers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class HorovodExchange(SingleExchange):
         super().__init__(trainer)
         self.size = world.size
         self._ranks = world
-        # The table up to this rank's loss, in host memory, and from its 1 on, on the device.
+        # The table before this rank's loss, in host memory, and after it, on the device.
         self._around: tuple[mx.nd.NDArray, mx.nd.NDArray] | None = None
 
     def sum(self, compute: Callable[[], mx.nd.NDArray], numbers: Sequence[int], documents: int) -> Reduced:
@@ -53,14 +53,14 @@ class HorovodExchange(SingleExchange):
         values, finite = read(table, self.gradients)
         rows = values.reshape(self.size, -1).astype(np.float64)
         if not (rows[:, -1] == 1).all():
-            raise PeerGone("an all-reduce was broken off: another process ended, or the network failed")
+            raise PeerGone("an all-reduce was interrupted: another process ended, or the network failed")
         digits = rows[:, :-2].astype(np.int64)
         own_are_bad = not finite and not all(np.isfinite(norm.asnumpy()).all() for norm in norms)
         not_finite = () if finite else self._culprits(own_are_bad)
         return Reduced(digits[:, ::2] * DIGITS + digits[:, 1::2], rows[:, -2], not_finite)
 
     def _table(self, digits: Any, loss: mx.nd.NDArray) -> mx.nd.NDArray:
-        """Return [size, n + 2] as one dimension on the device: in this rank's row its digits, its loss, and a 1."""
+        """Return the flattened table [size, n + 2] on the device; this rank's row has its digits, its loss and a 1."""
         width, device = digits.size + 2, loss.context
         start, rest = self._ranks.rank * width, (self.size - self._ranks.rank - 1) * width
         if self._around is None:
@@ -71,6 +71,6 @@ class HorovodExchange(SingleExchange):
         return mx.nd.concat(before.as_in_context(device), loss, after, dim=0)
 
     def _culprits(self, own_are_bad: bool) -> tuple[int, ...]:
-        """Find the ranks whose own gradients were not finite; all ranks if there are none, so the sum overflowed."""
+        """Find the ranks whose own gradients were not finite; return all ranks if only the sum overflowed."""
         flags = self._ranks.gather(own_are_bad, "culprits")
         return tuple(np.flatnonzero(flags).tolist()) or tuple(range(self.size))

@@ -25,7 +25,7 @@ GIVE_UP_SECONDS = 3600.0
 
 
 class HostMemory:
-    """Memory of each process of a host; the first page of the first one's holds a barrier.
+    """Memory of the processes of a host; the first process's first page holds a barrier.
 
     A process holds a lock on its file while it lives; the kernel releases the lock at its end.
 
@@ -71,7 +71,7 @@ class HostMemory:
 
 
 def private_memory(size: int) -> HostMemory:
-    """Allocate memory of a process that shares with none."""
+    """Allocate the memory of a process that shares it with no other."""
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     pages.madvise(mmap.MADV_HUGEPAGE)  # rows of tables are read in random order
     return HostMemory([pages], (), 0)
@@ -87,7 +87,7 @@ def share_memory(ranks: Collectives, host: Sequence[int], size: int) -> HostMemo
 
     Returns:
         The memory, or ``None`` on all ranks if one of them cannot share, because /dev/shm is too small (a container has
-        64 MB by default) or another container's.
+        64 MB by default) or belongs to another container.
     """
     remove_stale()
     path = _create(size)

@@ -5,9 +5,9 @@ and threads divide a batch. Our own kernels therefore round each term of a gradi
 quantum of its parameter, and count quanta in int32 (``native/whole.h``). The terms are those of a few documents, always
 the same ones, and whole numbers add up exactly in any order.
 
-With the terms, the kernels bound their sum. The bound of this step decides the quantum of the next one, so that there
-is room for a sum eight times as large. A step whose sum might not fit is computed again with a larger quantum, and the
-first step until the quanta are small enough.
+The kernels also bound each sum. The bound determines the quantum of the next step, with room for a sum eight times as
+large. A step whose sum might overflow is computed again with a larger quantum, and the first step is repeated until the
+quanta are small enough.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from crepe_dist.mxnet_internals import pointer
 from crepe_dist.native import library
 from crepe_dist.settings.allowed_values import EXPONENTS
 
-# Exponents of a quantum. With the highest, the sum of thousands of the largest numbers of float32 fits.
+# Exponents of a quantum. With the highest, a sum of thousands of float32's largest numbers fits.
 FIRST, LOWEST, HIGHEST = -24, EXPONENTS.start, EXPONENTS.stop - 1
-# Bounds in 1024 quanta. Those from 2**20 on may not fit into 31 bits; the next one shall be below 2**17, and the first
-# not below 2**14.
+# Bounds in 1024 quanta. Sums with a bound from 2**20 on may not fit into 31 bits. The next bound is meant to be below
+# 2**17, and the first at least 2**14.
 UNIT, LEAST, NEXT_BITS, MOST = 1024, 2**14, 17, 2**20
 # A document's term counts as at least one unit, so 2**17 documents would never fit: the bounds of more than FEW are in
 # smaller units. float32 adds them up exactly up to 2**24, and never rounds a larger sum to less.
@@ -57,13 +57,13 @@ class Quanta:
         self.bounds = np.zeros(len(self.parameters), np.float32)
 
     def begin(self, documents: int) -> None:
-        """Begin a step on a global batch of ``documents``, with the quanta that the last one decided."""
+        """Begin a step on a global batch of ``documents``, with the quanta chosen by the last step."""
         self.unit = UNIT if documents <= FEW else SMALL_UNIT
         first = np.full(len(self.parameters), FIRST, np.int32)
         self.exponents = first if self._kept is None else self._kept.copy()
 
     def fit(self, bounds: npt.NDArray[Any]) -> bool:
-        """Return whether all sums fit into int32, and decide the next quanta; otherwise change these, for another try.
+        """Return whether all sums fit into int32; choose the quanta of the next step or, if not, of another attempt.
 
         Args:
             bounds: bounds of each process, [processes, parameters].
@@ -88,7 +88,7 @@ class Quanta:
         return float(2.0 ** int(self.exponents[index]))
 
     def to_float(self) -> None:
-        """Convert the gradients of all parameters that have one to float32, in place."""
+        """Convert all gradients to float32, in place."""
         for parameter, exponent in zip(self.parameters, self.exponents.tolist()):
             if parameter.grad_req != "null":
                 gradient = parameter.grad()
@@ -99,5 +99,5 @@ class Quanta:
         return self._kept
 
     def restore(self, state: npt.NDArray[np.int32] | None) -> None:
-        """Continue from ``state``; begin anew from ``None``."""
+        """Restore the result of ``state``."""
         self._kept = state

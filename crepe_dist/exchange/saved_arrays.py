@@ -5,7 +5,7 @@
 ``<parameter>.updated``, ``<parameter>.drift``  ages of the rows of a table; see ``Table.arrays``
 ``quanta``           exponents of the next quanta, int32 [parameters]; see ``Quanta``
 
-A parameter is named by its place among the trained ones, in the alphabetical order of Gluon's names.
+A parameter is named by its index among the trained ones, in the alphabetical order of Gluon's names.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class SavedArrays:
         return quanta
 
     def end(self) -> None:
-        """Refuse arrays that nobody took."""
+        """Check that all arrays were taken."""
         for name in self._arrays:
             raise other_optimizer(f"it has an array {name[:80]!r}")
 

@@ -1,12 +1,12 @@
 """Exchange of gradients in whole numbers, which our own kernels compute on CPUs.
 
-The gradients of each process are in memory that all processes of its host see, and behind them a table with a row of
-numbers of each rank, which is summed with them. Rank k of a host adds up the k-th part of all these numbers over the
-processes of the host, and then, through Horovod, over the ranks that have the same part on the other hosts. A host with
-more processes than another one has some without a part. Rows of tables are summed by the rank that keeps them. A
-process that cannot share memory with others is a host of its own, and so is a single process.
+Each process keeps its gradients in memory that all processes of its host map. Behind the gradients is a table with a
+row of numbers for each rank, which is summed with them. Rank k of a host sums the k-th part of all this over the
+processes of the host, and then, through Horovod, with the ranks that have the same part on the other hosts. If hosts
+have different numbers of processes, the surplus ranks have no part. Each row of an n-gram table is summed by the rank
+that keeps it. A single process, or one that cannot share memory, counts as a host of its own.
 
-Horovod alone would send every gradient through a socket, even to a process of the same host, on the cores that compute.
+Horovod alone would send every gradient through a socket, even within a host, and take the cores that compute.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SENT = 16  # numbers that a rank may send along, besides its loss and the bounds
 
 
 class SharedMemoryExchange(Exchange):
-    """Sums in the memory of a host, and between hosts through Horovod; updates by our own kernels.
+    """Exchange that sums in shared memory and, between hosts, through Horovod; our own kernels update the parameters.
 
     Args:
         world: all ranks.
@@ -240,7 +240,7 @@ def _share(world: World, size: Callable[[int], int]) -> tuple[list[list[int]], H
     """Open the memory of this host's processes; every rank calls it.
 
     Args:
-        size: function of the number of processes of a host that returns the bytes for each.
+        size: function that returns the bytes of each process, given the number of processes of its host.
 
     Returns:
         The ranks of each host, and the memory. If one process cannot share, each is a host of its own.

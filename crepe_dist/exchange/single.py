@@ -1,4 +1,4 @@
-"""Exchange of a single process whose gradients are floating-point numbers: Gluon's ``Trainer``, and nothing to sum."""
+"""Exchange of a single process with floating-point gradients: Gluon's ``Trainer``, and nothing to sum."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from crepe_dist.mxnet_internals import (
 
 
 class SingleExchange(Exchange):
-    """Exchange of one process; base class of that through Horovod.
+    """Exchange of one process, and base class of ``HorovodExchange``.
 
     Args:
         trainer: the Gluon trainer, or Horovod's.
@@ -104,5 +104,5 @@ def read(numbers: mx.nd.NDArray, gradients: list[Any]) -> tuple[npt.NDArray[np.f
 
 
 def _is_finite(numbers: npt.NDArray[np.float32]) -> bool:
-    # The sum of squares takes a third of the time; where it overflows, each number is looked at.
+    # The sum of squares takes a third of the time; only if it overflows is each number checked.
     return bool(np.isfinite(np.dot(numbers, numbers)) or np.isfinite(numbers).all())

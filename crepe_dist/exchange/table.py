@@ -34,7 +34,7 @@ class SparseParameter:
     Attributes:
         parameter: Gluon parameter [rows, columns] without a gradient.
         most_rows: largest number of rows that this rank touches in a step.
-        attach: called with the address of the table that the engine shall read and write its gradient to.
+        attach: called with the address of the table, from which the engine reads and to which it adds its gradient.
     """
 
     parameter: Any
@@ -167,7 +167,7 @@ class Table:
         self.load(saved.updates, saved.moments(self.index, self.parameter.shape, self._rule.moments), ages)
 
     def load(self, updates: int, moments: Moments | None, ages: Ages) -> None:
-        """Load the parameter's current values, and the optimizer's state after so many updates."""
+        """Load the parameter's current values, and the optimizer's state after ``updates`` updates."""
         mx.nd.waitall()
         arrays = [view(self.parameter.data()), *(moments or [])]
         arrays = [np.ascontiguousarray(array) for array in arrays]

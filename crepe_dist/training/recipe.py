@@ -1,13 +1,13 @@
 """The training recipe, from the data to the last checkpoint; every process of a run follows it.
 
 Each process reads its share of every global batch through a DataLoader. The exchange (``exchange/``) sums the gradients
-of all processes: on CPUs, whole numbers are added in memory that the processes of a host share, and the sums of several
-hosts through Horovod's all-to-all; on GPUs, Horovod wraps the Gluon trainer. Every process scores its share of the test
-split, and rank 0 writes the epoch's checkpoint, named by test accuracy. Without a launcher, the same recipe trains in
-one process, on a GPU or on the CPU.
+of all processes: on CPUs, as whole numbers, over the processes of one host in shared memory and over several hosts by
+Horovod's all-to-all; on GPUs, as floating-point numbers, by Horovod's ``DistributedTrainer``. Every process scores its
+share of the test split, and rank 0 writes the epoch's checkpoint, named by test accuracy. Without a launcher, the same
+recipe trains in one process, on a GPU or on the CPU.
 
-Logs, saved states, the watchdog, profiles and warnings are not part of the recipe. They live in ``Guards``, whose hooks
-it calls.
+Logs, saved states, the watchdog, profiles and warnings are not part of the recipe. They live in ``Guards``, and the
+recipe calls their hooks.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
         if (finished := world.agree("result", lambda: read_result(folder))) is not None:
             if world.is_root:
                 with suppress(UserError, OSError), folder.lock():  # in use, or not writable
-                    disk_space.tidy(folder, config.checkpoint)  # an earlier process may have been killed before it had
+                    disk_space.tidy(folder, config.checkpoint)  # if an earlier process was killed before it did
             display.say(f"{folder} is finished; --fresh starts another run\n{finished}")
-            report(config, data, world, folder, display, pages)  # if an earlier process was killed before it had
+            report(config, data, world, folder, display, pages)  # likewise
             return finished
 
         with guarded(folder, config, world, control, watchdog, display):
@@ -94,8 +94,8 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             display.say(f"run       {folder}")
 
             run_state, choice = RunState(engine, exchange, step.scale, progress), EpochChoice.of(config, data)
-            found = resume(run_state, choice, folder, world, metrics, display)
-            saver = open_saver(folder.state, config, run_state, found, world, display.say)
+            resumed = resume(run_state, choice, folder, world, metrics, display)
+            saver = open_saver(folder.state, config, run_state, resumed, world, display.say)
             estimated = estimate(config, data, step, epoch_batches(run), run_state, world)
             display.say(f"time      {estimated.text}")
             if progress.step == 0:
@@ -103,7 +103,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             check_grace(config.safety.grace_s, estimated.step, saver, world)
 
             guards = Guards(run, run_state, saver, watchdog, control)
-            with control.deferring():  # from here on, a signal only sets a wish; the ranks agree after each step
+            with control.deferring():  # from here on, a signal only records a request; ranks agree at each step
                 while not progress.finished:
                     train_epoch(run, guards)
                     scores = score_epoch(run, guards)
@@ -133,15 +133,16 @@ def epoch_batches(run: Run) -> Iterator[Batch]:
     seed, epoch = run.config.training.seed, run.progress.epoch
     train = with_typos(run.data.splits["train"], run.config.data.typos, seed, epoch, run.data.encoding)
     order = epoch_order(len(train), seed, epoch)
-    size, place = run.config.data.batch_size, (run.world.rank, run.world.size)
-    return batches(train, order, size, *place, run.progress.documents, run.engine.prepare, run.engine.group_size)
+    size, world = run.config.data.batch_size, run.world
+    start, prepare = run.progress.documents, run.engine.prepare
+    return batches(train, order, size, world.rank, world.size, start, prepare, run.engine.group_size)
 
 
 def score_epoch(run: Run, guards: Guards) -> Mapping[str, AnyScores]:
     """Score the network on the validation and test splits; every rank scores its share.
 
     Raises:
-        Stopped: a request to stop arrived meanwhile, and the state is saved.
+        Stopped: a request to stop arrived during scoring, and the state is saved.
     """
     guards.begin_evaluation()
     run.exchange.flush()
@@ -160,7 +161,7 @@ def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: Mapping[st
     record = checkpoint.epoch_record(progress, scores, run.engine.tower_weight)
     shape, precision, computed = run.engine.network.shape, run.config.model.precision, run.computed()
     about = checkpoint.description(record, run.data, shape, precision, computed, scores)
-    # If the write fails, all ranks must fail: none may continue as if the checkpoint existed.
+    # If the write fails, every rank must fail: none may continue as if the checkpoint existed.
     run.world.on_root(
         "checkpoint",
         once(lambda: checkpoint.save(run.folder.path, run.engine.values(), about, scores, guards.saved_step)),
@@ -191,6 +192,6 @@ def finish(run: Run, choice: EpochChoice, pages: Pages) -> Result:
 
 
 def report(config: Config, data: Dataset, world: World, folder: RunFolder, display: Display, pages: Pages) -> None:
-    """Write the report of a finished run on rank 0, unless it is there."""
+    """Write the report of a finished run on rank 0, unless it exists."""
     if config.logging.report and pages.report is not None and not config.training.overfit_batches:
         world.on_root("report", pages.report(folder, data, display.say))

@@ -25,8 +25,8 @@ from crepe_dist.networks.ngrams.gluon import NGrams
 from crepe_dist.networks.ngrams.hashing import fill
 from crepe_dist.settings.model_options import ModelOptions
 
-# Multiples of the learning rate (decision 0063). With one rate for all, the convolutions learn single training
-# documents by heart before the embeddings, most of which are touched rarely, have learnt what the n-grams mean.
+# Multiples of the learning rate (decision 0063). With one rate for all, the convolutions memorise training documents
+# before the embeddings, most of which are rarely updated, have learnt what the n-grams mean.
 TABLE_RATE, CONVOLUTIONS_RATE = 5.0, 0.3
 MOST_COUNTS = 1 << 25  # of documents with an n-gram of the tower in a class
 
@@ -51,15 +51,15 @@ class Crepe(Network):
             graph.hybridize(active, **flags)
 
     def adapt(
-        self, data: Dataset, world: Collectives, options: ModelOptions, seed: int, steps: int, given: Collection[str]
+        self, data: Dataset, world: Collectives, options: ModelOptions, seed: int, steps: int, loaded: Collection[str]
     ) -> None:
-        """Adapt the table, and add to the tower's embeddings what the classes of their documents tell.
+        """Adapt the table, and give the tower's embeddings a head start (``head_start``).
 
-        Of more than ``MOST_COUNTS`` / rows classes, some share their counts and their direction.
+        With more than ``MOST_COUNTS`` / rows classes, some classes share their counts and direction.
         """
-        of_table = {name[len("ngrams.") :] for name in given if name.startswith("ngrams.")}
+        of_table = {name[len("ngrams.") :] for name in loaded if name.startswith("ngrams.")}
         self.ngrams.adapt(data, world, options, seed, steps, of_table)
-        if given or not options.head_start:
+        if loaded or not options.head_start:
             return
         shape = replace(self.shape.embedding, classes=min(self.shape.classes, MOST_COUNTS // self.shape.rows))
         documents = data.class_counts()
@@ -189,7 +189,7 @@ class Tower(nn.HybridBlock):
 
 
 class Dropping(nn.HybridBlock):
-    """The same tower, called with masks: a compiled graph accepts only one kind of call."""
+    """View of a tower for calls with masks: a compiled graph accepts only one kind of call."""
 
     def __init__(self, tower: Tower) -> None:
         super().__init__(prefix="")

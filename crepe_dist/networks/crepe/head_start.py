@@ -14,11 +14,11 @@ FRACTION = 1 << 12  # of 1; multiples of it have exact sums
 def head_start(
     counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64], width: int, seed: int
 ) -> npt.NDArray[np.float32]:
-    """Embed n-grams by the classes that their documents have, float32 [rows, width].
+    """Embed n-grams by the classes of their documents, float32 [rows, width].
 
-    Each class has a random direction, width numbers of ±1. An n-gram has the sum of the directions, each times what the
-    class's share of the n-gram's documents exceeds chance by, as a difference of square roots: between -2 and 2. The
-    result is the same on every machine, because the sums are exact.
+    Each class has a random direction, ``width`` numbers of ±1. The embedding is the sum of the directions, each
+    multiplied by a number between -2 and 2: the excess over chance of the class's share of the n-gram's documents, as a
+    difference of square roots. The result is the same on every machine, because the sums are exact.
 
     Args:
         counts: number of documents of each class that contain an n-gram of a row, int32 [rows, classes].

@@ -3,10 +3,10 @@
     logits = 0.75 × (logits of the n-gram table + weight × logits of the tower)
 
 The factor makes the probabilities fit the accuracy, because label smoothing makes each part alone too cautious. The
-weight is 1, or that of the validation split (``part_weight``), which a checkpoint has in the tower's last layer.
+weight is 1, or fitted to the validation split (``part_weight``); checkpoints have it in the tower's last layer.
 
-Each of the two learns from a loss of its own, as if it were alone. With one loss for both, the table, which knows the
-training documents by heart after an epoch, would leave nothing for the tower to learn.
+Each part is trained by a loss of its own. With one loss for both, the table, which memorises the training documents
+within an epoch, would leave nothing for the tower to learn.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SHORT_POSITIONS = 56  # of a text, up to which eight of them are one product
 def stride_for(feature_len: int) -> int:
     """Return the default number of characters per position of the tower, a power of two that grows with √feature_len.
 
-    With more of them a step is faster, and the convolutions see more of a text at once.
+    The more characters per position, the faster a step, and the more text a convolution sees.
     """
     return 1 << max(0, math.ceil(math.log(feature_len / SHORT_TEXT, 4)))
 

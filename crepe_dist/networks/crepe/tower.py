@@ -8,8 +8,8 @@
 
 A document is its characters up to the last known one, between two symbols for its start and end; beyond them everything
 is zero. The second convolution of each block starts at zero (Zhang, Dauphin & Ma 2019, arXiv:1901.09321), so that no
-normalisation is needed. The table starts with normal noise and what the classes of an n-gram's documents tell
-(``head_start``).
+normalisation is needed. The table starts with normal noise and a head start from the classes of the
+documents (``head_start``).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def look_up(
         stride: characters per position.
 
     Returns:
-        The buckets, int32 [B, T, stride × reach], T = ⌈(L + 2) / stride⌉; where there is such an n-gram, bool of the
-        same shape; and the positions of the document, bool [B, T].
+        The buckets, int32 [B, T, stride × reach], T = ⌈(L + 2) / stride⌉; a mask of the n-grams that exist, bool of the
+        same shape; and a mask of the document's positions, bool [B, T].
     """
     text = edged(codes, alphabet_size)
     text = np.pad(text, ((0, 0), (0, -text.shape[1] % stride)), constant_values=BLANK)

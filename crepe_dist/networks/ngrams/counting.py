@@ -1,4 +1,4 @@
-"""Counts of n-grams in the training split, and what they tell about the classes."""
+"""Counts of n-grams in the training split, and statistics of how well they separate the classes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ COUNTED_AT_ONCE = 4096  # documents per call of the n-gram counter
 
 
 def count_ngrams(shape: NGramShape, dataset: Dataset, world: Collectives) -> npt.NDArray[np.int32]:
-    """Count the documents of each class, modulo ``shape.classes``, in the train split that contain a bucket.
+    """Count the training documents of each class, modulo ``shape.classes``, that contain each bucket.
 
     Every rank counts its share.
 
     Returns:
-        The numbers in all shares, int32 [buckets, classes].
+        The counts over all shares, int32 [buckets, classes].
     """
     split = dataset.splits["train"]
     counts = np.zeros((shape.buckets, shape.classes), np.int32)

@@ -24,7 +24,7 @@ MANY_STEPS = 1500  # from which on the table learns more slowly (decision 0060)
 
 
 def rate(steps: int) -> float:
-    """Return the multiple of the learning rate in a run of so many steps."""
+    """Return the multiple of the learning rate in a run of ``steps`` steps."""
     return min(1.0, math.sqrt(MANY_STEPS / steps))
 
 
@@ -44,10 +44,10 @@ class NGrams(Network):
             self.significant = self.params.get("significant", shape=(shape.buckets,), init="zeros", grad_req="null")
 
     def adapt(
-        self, data: Dataset, world: Collectives, options: ModelOptions, seed: int, steps: int, given: Collection[str]
+        self, data: Dataset, world: Collectives, options: ModelOptions, seed: int, steps: int, loaded: Collection[str]
     ) -> None:
         """Set the significant n-grams, and the multiple of the learning rate (decision 0060)."""
-        if "significant" not in given:
+        if "significant" not in loaded:
             counts = counting.count_ngrams(self.shape, data, world)
             significant = counting.significant(counts, data.class_counts(), options.deviations)
             self.significant.set_data(mx.nd.array(significant))

@@ -1,6 +1,6 @@
 """Hashing of n-grams to the rows of a table.
 
-This is the only description. Five versions compute the same, on the vectors of ``tests/ngram_hash.json``: this one,
+This is the specification. Five implementations agree on the vectors of ``tests/ngram_hash.json``: this one,
 ``native/hashing.h``, and those of three exports: ``exporting/crepe_runtime.py`` (for ONNX), ``exporting/encoder.js``
 and ``networks/ngrams/torch.py``.
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def edged(codes: Codes, alphabet_size: int) -> Codes:
-    """Put a symbol before and after each text, whose code follows those of the alphabet; leave empty texts empty.
+    """Put a symbol with the code ``alphabet_size`` before and after each text; leave empty texts empty.
 
     Args:
         codes: encoded documents, uint8 [B, L]. A document ends with its last known character.
@@ -54,7 +54,7 @@ def edged(codes: Codes, alphabet_size: int) -> Codes:
 def fill(buckets: npt.NDArray[np.int32], mask: npt.NDArray[np.bool_], rows: int) -> None:
     """Set the elements outside a mask to rows of the elements inside, in turn.
 
-    With one and the same row as padding, MXNet's gradient on a GPU would take a tenth of a second: it sums all
+    If all padding were the same row, MXNet's gradient on a GPU would take a tenth of a second: it sums all
     occurrences of a row in one loop (checked with MXNet 1.9.1: ``EmbeddingGradKernel``).
     """
     inside = buckets[mask] if mask.any() else np.arange(rows, dtype=np.int32)

@@ -20,7 +20,7 @@ def hashed(codes: torch.Tensor, longest: int, rows: int) -> torch.Tensor:
 
 
 def edged(model: torch.nn.Module, codes: torch.Tensor, stride: int = 1) -> torch.Tensor:
-    """Put a symbol before the first and after the last known character, and cut what is blank in all texts."""
+    """Put a symbol before the first and after the last known character, and cut columns that are blank in all texts."""
     ends = ((codes != BLANK) * torch.arange(1, model.length + 1, device=codes.device)).amax(dim=1)
     codes, rows = codes[:, : max(1, ends.max())], ends > 0
     codes = F.pad(codes, (1, 1 + -(codes.shape[1] + 2) % stride), value=BLANK)

@@ -114,8 +114,8 @@ def _paper_sigma(filters: int) -> float:
 class Stage(nn.HybridSequential):
     """Consecutive layers of a network, which share their parameters with it.
 
-    Inputs are that of the first layer, and optionally ``kept``, uint8 [B, dropout layers, units]: 1 for units that the
-    dropout layers keep, 0 for others. A compiled stage accepts only the kind of call that compiled it.
+    Inputs are those of the first layer and, optionally, ``kept``, uint8 [B, dropout layers, units]: 1 for units that
+    the dropout layers keep, 0 for others. A compiled stage accepts only the kind of call that compiled it.
     """
 
     def __init__(self, layers: Iterable[nn.HybridBlock]) -> None:
