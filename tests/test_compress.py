@@ -75,12 +75,6 @@ def test_few_different_vectors_come_back_exactly(numbers, columns):
     assert all((stored[name] == again[name]).all() for name in stored)
 
 
-def test_flags_come_back_exactly():
-    flags = (np.random.default_rng(0).random(5000) < 0.01).astype(np.float32)
-    stored = {**compressed.flags("x", flags), compressed.MARK: np.array([1])}
-    assert (compressed.opened(stored)["x"].unpack() == flags).all()
-
-
 def test_it_opens_like_a_run_and_answers_nearly_as_before(trained, tmp_path, command_line):
     before = crepe_dist.load(trained, device="cpu")
     arrays = before.engine.arrays

@@ -17,7 +17,6 @@ from crepe_dist.files import write_csv
 from crepe_dist.inspecting import out_of_fold
 from crepe_dist.inspecting.confident_learning import label_errors
 from crepe_dist.inspecting.corpus import Corpus
-from crepe_dist.inspecting.inspection import Inspection
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
@@ -126,12 +125,6 @@ def test_too_little_time(place, complaint):
     said = complaint("inspect", "data", "--minutes", "1e-9", cwd=place)
     assert "the time was too short for the first fold" in said
     assert "--network ngrams" in said
-
-
-def test_folds_without_texts_do_not_need_time():
-    """Three texts fill three of five folds."""
-    lines = [inspect._summary(Inspection((3, scored), 1.0, 3, [], [], [], []), 5)[0] for scored in (3, 2)]
-    assert ["the time was over" in line for line in lines] == [False, True]
 
 
 def test_texts_that_are_needed(place, complaint, tmp_path):

@@ -13,7 +13,6 @@ from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.config import parse
-from crepe_dist.training.dry_run import layers
 from crepe_dist.training.notes import empty_classes, few_cores, few_steps, few_validation_rows, little_memory
 from tests.conftest import PAPER as PAPER_FLAGS
 from tests.conftest import QUICK, command, run
@@ -82,13 +81,6 @@ def test_memory_and_cores(monkeypatch):
     assert "the parameters of 2 processes take about " in little_memory(PAPER, 2)
     assert "do:  start fewer processes, or lower model.filters" in little_memory(PAPER, 2)
     assert few_cores(3) == "note: 3 processes share 2 cores\n  do:  start at most 2 on this machine, which is faster"
-
-
-@pytest.mark.parametrize("shape", [CREPE, NGRAMS, PAPER], ids=lambda shape: shape.kind)
-def test_the_columns_of_the_layers_are_aligned(shape):
-    lines = layers(shape).splitlines()
-    assert len({len(line) for line in lines if "," in line}) == 1  # a number of parameters, the last column
-    assert lines[0].index("output") + len("output") == lines[1].rindex(str(shape.feature_len)) + len("192")
 
 
 def test_train_and_its_dry_run_say_them_before_the_first_step(data, tmp_path):

@@ -434,24 +434,6 @@ class TestBatcher:
             f"{text}{step}" for text in ("first", "bad") for step in range(3)
         ]
 
-    def test_a_failure_is_told_and_survived(self):
-        go_on = threading.Event()
-
-        def predict(texts):
-            assert go_on.wait(SECONDS)
-            if "bad" in texts:
-                raise ValueError("no")
-            return by_length(texts)
-
-        batcher = Batcher(predict, explain=by_letter)
-        group_size = [batcher.submit([text]) for text in ("first", "a", "bad", "b")]
-        go_on.set()
-        assert [each.result(SECONDS) for each in (group_size[1], group_size[3])] == [by_length(["a"]), by_length(["b"])]
-        with pytest.raises(ValueError, match="no"):
-            batcher.submit(["bad"]).result(SECONDS)
-        assert batcher.submit(["good"]).result(SECONDS) == by_length(["good"])
-        batcher.close()
-
 
 class TestMistakes:
     def test_a_sentence_for_each(self, run_dir, tmp_path, complaint, monkeypatch):

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -176,65 +173,6 @@ class TestRunFolder:
         names = sorted(path.name for path in (tmp_path / "runs").iterdir())
         assert len(names) == 2  # how often it logs decides nothing
         assert all(name.startswith("prepared-") for name in names)
-
-
-class TestResume:
-    """A killed run and an unbroken one end in the same bits, dropout and typing errors included."""
-
-    settings = (
-        "--model.dropout=0.5",
-        "--data.typos=0.1",
-        "--optimizer.name=adam",
-        "--checkpoint.every=2",
-        "--training.epochs=4",
-    )
-
-    def start(self, data, run_dir, steps, *more):
-        """Starts a run and kills it once so many steps are recorded; slow enough to be caught."""
-        flags = (*QUICK, *self.settings, "--logging.every=1", *more)
-        arguments = command("train", "--data", data, "--run-dir", run_dir, *flags)
-        process = subprocess.Popen(arguments, cwd=data.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        metrics = run_dir / "metrics.jsonl"
-        while time.monotonic() < deadline and process.poll() is None:
-            if (
-                metrics.is_file()
-                and metrics.read_text().count('"step"') > steps
-                and any(run_dir.glob("state/step_*[1-9]_0*"))
-            ):
-                break
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("kernels", ["auto", "mxnet"])
-    def test_killed_and_resumed_equals_unbroken(self, data, tmp_path, kernels):
-        unbroken, broken, more = tmp_path / "unbroken", tmp_path / "broken", f"--model.kernels={kernels}"
-        train(data, unbroken, *self.settings, more)
-        for steps in (3, 12):
-            self.start(data, broken, steps, more)
-        assert not (broken / "result.json").exists()
-        printed = train(data, broken, *self.settings, more)
-        resumes = records(broken, "resume")
-        assert resumes
-        assert resumes[-1]["step"] > 0
-        assert f"resuming from step {resumes[-1]['step']}" in printed
-        assert [record["step"] for record in records(broken, "step")] == list(range(1, 29))
-        assert [record["epoch"] for record in records(broken, "epoch")] == [0, 1, 2, 3]
-        assert losses(broken) == losses(unbroken)
-        one, two = (parameters.load(checkpoint.find(str(folder))) for folder in (unbroken, broken))
-        for name, array in one.items():
-            assert np.array_equal(array, two[name]), name
-
-    def test_a_damaged_state_is_refused_in_a_sentence(self, data, tmp_path, complaint):
-        self.start(data, tmp_path / "run", 3)
-        for file in (tmp_path / "run" / "state").glob("step_*/parameters.safetensors"):
-            file.write_bytes(file.read_bytes()[:-1] + b"x")
-        flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, *self.settings)
-        said = complaint("train", *flags, cwd=tmp_path)
-        assert "no saved state" in said
-        assert "does not match its checksum" in said
 
 
 class TestOptions:

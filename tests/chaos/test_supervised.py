@@ -152,14 +152,6 @@ def test_asked_to_stop_it_passes_that_on(supervised, tmp_path, unbroken, phase):
     harness.assert_same(tmp_path / "run", unbroken(2))
 
 
-def test_a_mistake_is_not_tried_again(supervised, tmp_path):
-    code, printed = harness.finish(supervised(2, "--optimizer.name=magic"))
-    assert code == ExitCode.ERROR, printed
-    assert printed.count("generation") == 1
-    assert "optimizer.name" in printed
-    assert "Traceback" not in printed
-
-
 @pytest.mark.parametrize("who", ["supervisor", slow("agent")])
 def test_killed_itself_it_leaves_no_orphan_and_nothing_is_lost(supervised, tmp_path, unbroken, who):
     process = supervised(2, "--training.epochs=3", plan=fault(tmp_path, "mark", 0, 6))

@@ -174,33 +174,6 @@ def wait_until(condition, seconds):
         time.sleep(0.01)
 
 
-def test_killed_worker_ends_all_and_the_same_command_goes_on(data, tmp_path):
-    run_dir = tmp_path / "run"
-    more = ("--training.epochs=200", "--checkpoint.every=5", "--logging.every=1", "--checkpoint.keep_last=1")
-    arguments = command("train", "--data", data, "--run-dir", run_dir, *QUICK, *more, processes=2)
-    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: any(int(path.name[5:13]) for path in run_dir.glob("state/step_*")), 60)
-    workers = pids_of(run_dir)
-    assert len(workers) == 2
-    os.kill(workers[1], signal.SIGKILL)
-    assert process.wait(timeout=30) != 0
-    wait_until(lambda: not pids_of(run_dir), 30)  # no orphan
-
-    saved = sorted(run_dir.glob("state/step_*"))[-1]
-    arguments = command("train", "--data", data, "--run-dir", run_dir, *QUICK, *more, processes=3)
-    again = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_until(lambda: records(run_dir, "resume") and records(run_dir, "step"), 60)
-    wait_until(lambda: records(run_dir, "step")[-1]["step"] > int(saved.name[5:13]) + 20, 60)
-    for pid in pids_of(run_dir):
-        os.kill(pid, signal.SIGKILL)
-    printed, _ = again.communicate(timeout=30)
-    (resume,) = records(run_dir, "resume")
-    assert resume["step"] >= 3  # at most half of checkpoint.every early, so that it is written in time
-    assert f"resuming from step {resume['step']}," in printed
-    steps = [record["step"] for record in records(run_dir, "step")]
-    assert steps == list(range(1, len(steps) + 1))
-
-
 @pytest.mark.parametrize(
     ("kernels", "then"),
     [pytest.param("auto", 1, marks=pytest.mark.slow), ("auto", 2), pytest.param("mxnet", 2, marks=pytest.mark.slow)],

@@ -10,12 +10,7 @@ from pathlib import Path
 import pytest
 
 import crepe_dist
-from crepe_dist.data.alphabet import Encoding
-from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.selection import SplitOptions
-from crepe_dist.preparing.sources import find_sources
 from tests.chaos.harness import slow
-from tests.conftest import FEATURE_LEN, write_csv
 from tests.multihost.network import Network, make_key
 from tests.multihost.runs import command, run
 
@@ -93,17 +88,6 @@ def no_own_name(network: Network, data: Path) -> None:
     network.hosts[1].replace(Path("/etc/hosts"), names)
 
 
-def no_data(network: Network, data: Path) -> None:
-    network.hosts[1].hide(data)
-
-
-def other_data(network: Network, data: Path) -> None:
-    table = write_csv(network.folder / "train.csv", 301, seed=7)
-    out = network.folder / "prepared"
-    prepare(find_sources([str(table)]), out, Encoding(feature_len=FEATURE_LEN), SplitOptions(0.2))
-    network.hosts[1].replace(data, out)
-
-
 def altered_data(network: Network, data: Path) -> None:
     """Alter one byte without updating the manifest."""
     out = network.folder / "altered"
@@ -133,20 +117,9 @@ def other_sources(network: Network, data: Path) -> None:
     other_package(network, data, "\n", " # another line\n")
 
 
-def no_run_folder(network: Network, data: Path) -> None:
-    folder = network.folder.parent / "runs"
-    folder.mkdir()
-    network.hosts[1].hide(folder)
-
-
 SAYS = [
     (no_own_name, ["the host hostb does not know its own address", "/etc/hosts of hostb: 10.207.31.2 hostb"]),
     (no_interface, ["--interface eth0: no IPv4 address on hostb", "choose one of lo, net7"]),
-    (no_data, ["[only on rank 1 (host hostb), of 2]", "same files visible at the same path on every host"]),
-    (
-        other_data,
-        ["the processes disagree on the data", "rank 1 (host hostb) has", "start every process with the same"],
-    ),
     (altered_data, ["train.codes-00000.npy", "[only on rank 1 (host hostb), of 2]"]),
     (
         other_version,
@@ -159,10 +132,6 @@ SAYS = [
     (
         other_sources,
         ["the processes disagree on the installed packages", "(host hostb) has crepe_dist's sources"],
-    ),
-    (
-        no_run_folder,
-        ["is not visible on this host [only on rank 1 (host hostb), of 2]", "--run-dir that all hosts share"],
     ),
 ]
 
