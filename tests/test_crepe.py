@@ -183,18 +183,6 @@ def test_a_text_of_one_character_repeated(name):
 
 
 @pytest.mark.parametrize("name", [*BUILDS, None])
-def test_dropout_is_that_of_the_place_in_the_global_batch(name):
-    """So two ranks drop what one process drops."""
-    shape = sized(dropout=0.3)
-    engine = native(make(shape), name) if name else by_mxnet(make(shape))
-    codes, labels = some_codes(shape, 20), np.arange(20, dtype=np.int32) % 5
-    whole = learnt(engine, pack(codes, labels, 20, 20))
-    one, two = (learnt(engine, pack(codes[r], labels[r], 10, 20, r.start)) for r in (slice(0, 10), slice(10, 20)))
-    both = {each: one[each] + two[each] for each in whole}
-    assert_near(both, whole)
-
-
-@pytest.mark.parametrize("name", [*BUILDS, None])
 def test_pieces_equal_the_whole(name):
     shape = sized(dropout=0.3)
     network, batch = make(shape), some_batch(shape, 9)

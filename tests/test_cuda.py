@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from crepe_dist.diagnosis import checks
-from crepe_dist.distributed import cuda, horovod_build
+from crepe_dist.distributed import cuda
 from tests import cuda_driver
 from tests.conftest import command
 
@@ -123,14 +123,6 @@ def test_without_the_driver(site, tmp_path):
     assert f"problem: {missing}\n  why: libcuda.so.1: cannot open" in said
     assert f"  do:  {remedy}" in said
     assert "note     MXNet          unknown" in said
-
-
-@pytest.mark.skipif(not horovod_build.is_installed(), reason="Horovod is not installed")
-def test_two_processes_without_the_driver_say_so_once(site, tmp_path):
-    done = command("supervise", "-np", 2)
-    code, said = ended([*done, "--max-restarts", "0"], tmp_path, cuda_driver.environment(None, site))
-    assert code != 0
-    assert said.count("cannot be loaded without the NVIDIA driver's libcuda.so.1") == 1
 
 
 def test_each_library_that_is_missing_is_named(driver, site, tmp_path):

@@ -1,11 +1,9 @@
-"""docker/: the files, the health check, and (slow) the CPU image."""
+"""docker/: the Compose file, the health check, and (slow) the CPU image."""
 
 from __future__ import annotations
 
 import http.server
 import importlib.util
-import os
-import re
 import subprocess
 import threading
 from pathlib import Path
@@ -17,7 +15,6 @@ from tests.conftest import write_csv
 from tests.needs import needs
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCKERFILES = sorted((ROOT / "docker").glob("Dockerfile.*"))
 
 
 @pytest.fixture
@@ -28,33 +25,6 @@ def health():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def instructions(dockerfile):
-    """Return instruction and rest of each line, with continued lines joined."""
-    text = re.sub(r"\\\n\s*", " ", re.sub(r"(?<=[:=])\\\n", "", dockerfile.read_text(encoding="utf-8")))
-    lines = [line.strip() for line in text.splitlines()]
-    return [tuple(line.split(None, 1)) for line in lines if line and not line.startswith("#")]
-
-
-@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.suffix)
-def test_dockerfiles(path):
-    steps = instructions(path)
-    named = dict(steps)  # the last of each
-    flavour = path.suffix.lstrip(".")
-    assert {rest.partition(" AS ")[0] for step, rest in steps if step == "FROM"} == {"debian:12.12-slim"}
-    assert named["USER"] == "1000:1000"
-    assert named["HEALTHCHECK"].endswith('CMD ["crepe_dist-healthcheck"]')
-    assert named["CMD"] == '["python", "-m", "crepe_dist.train"]'
-    # Each RUN is a script that the test below, or whoever has no Docker, can run by itself.
-    scripts = [rest.split() for step, rest in steps if step == "RUN"]
-    assert [words[0].rpartition("/")[2] for words in scripts] == ["compilers.sh", "install.sh", "runtime.sh"]
-    assert [words[1:] for words in scripts] == [[flavour], [flavour], []]
-    for words in scripts:
-        script = ROOT / "docker" / words[0].rpartition("/")[2]
-        assert os.access(script, os.X_OK)
-        assert "\nset -eu\n" in script.read_text(encoding="utf-8")
-    assert "g++" not in (ROOT / "docker" / "runtime.sh").read_text(encoding="utf-8")
 
 
 def test_compose():

@@ -34,17 +34,15 @@ from crepe_dist.exporting import FORMATS, crepe_runtime, onnx_files, verificatio
 from crepe_dist.exporting.exporter import export
 from crepe_dist.model import eight_bits
 from crepe_dist.model.shape import Shape
-from crepe_dist.networks.crepe import tower
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams import onnx as ngrams_onnx
-from crepe_dist.networks.ngrams.hashing import look_up
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.predicting.answers import answers
 from crepe_dist.predicting.inputs import Input
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
-from crepe_dist.settings.model_options import LONGEST_NGRAM, ModelOptions
+from crepe_dist.settings.model_options import ModelOptions
 from tests.conftest import FEATURE_LEN, QUICK, run
 from tests.test_paper import notebook_network, one_hot
 
@@ -239,30 +237,6 @@ def parsed(line: str) -> dict[str, float]:
 @pytest.mark.parametrize("share", [0.0, 1e-7, 0.0004999, 0.0005, 0.12345, 0.9994999, 0.9995, 0.9999999, 1.0])
 def test_the_runtime_rounds_as_we_do(share):
     assert crepe_runtime.percent(share) == wording.percent(share)
-
-
-@pytest.mark.parametrize("longest", [1, LONGEST_NGRAM])
-@pytest.mark.parametrize("length", [3, 60])
-def test_the_runtime_finds_the_buckets_that_we_find(longest, length):
-    encoding = Encoding("paper", length)
-    shape = NGramShape(encoding.codes, length, 2, longest, (1 << 24) - 3)
-    codes = encoding.encode(texts(50))
-    # No table, since nothing is computed here.
-    arrays = {"weight": np.zeros((1, 2)), "bias": np.zeros(2), "significant": np.zeros(1)}
-    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
-    model = onnx_files.build(shape, arrays, onnx_files.metadata(shape, encoding, ["a", "b"]))
-    classifier = crepe_runtime.Classifier(model.SerializeToString())
-    inputs = classifier.inputs(codes)
-    for found, own, buckets, count in zip(inputs["buckets"], inputs["own"] == 1, *look_up(codes, shape)):
-        assert found[own].tolist() == sorted(buckets[:count].tolist())
-    assert not inputs["own"][0].any()  # the first text is empty
-    assert classifier.inputs(codes[:1])["own"].shape == (1, 3 * longest)
-    classifier.about |= {"kind": "crepe", "reach": longest, "rows": 1000, "stride": 3}
-    places, known, inside = tower.look_up(codes, shape.alphabet_size, longest, 1000, 3)
-    found = classifier.inputs(codes)["places"]
-    assert inside[:, found.shape[1] - 1].any()
-    assert not inside[:, found.shape[1] :].any()
-    assert (found == np.where(known, places, 1000)[:, : found.shape[1]]).all()
 
 
 @pytest.mark.parametrize("kind", ["crepe", "ngrams"])

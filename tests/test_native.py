@@ -208,19 +208,6 @@ def test_both_engines_drop_the_same_units(shape):
 
 
 @pytest.mark.parametrize("name", [*BUILDS, None])
-def test_dropout_is_that_of_the_place_in_the_global_batch(name):
-    """So two ranks drop what one process drops."""
-    shape = SHAPES[2]
-    engine = native(make(shape), name) if name else by_mxnet(make(shape))
-    whole = some_batch(shape, 20, filling=0)
-    codes = whole.packed.asnumpy()[:, : shape.feature_len]
-    _, expected = gradients(engine, whole)
-    halves = [pack(codes[r], whole.labels[r], 10, 20, r.start) for r in (slice(0, 10), slice(10, 20))]
-    one, two = (gradients(engine, half)[1] for half in halves)
-    assert all(distance(one[each] + two[each], expected[each]) < 1e-5 for each in expected)
-
-
-@pytest.mark.parametrize("name", [*BUILDS, None])
 def test_dropout_drops_its_share_and_keeps_the_mean(name):
     """Seen in the gradient of the last weight by one document, which shows the last hidden layer after dropout."""
     shape = PaperShape(69, 123, 3, 8, 2000, 0.3)

@@ -1,4 +1,4 @@
-"""The paper's network, and the files of the notebook and of earlier versions that hold it."""
+"""The paper's network, and the files of the notebook that hold it."""
 
 from __future__ import annotations
 
@@ -180,20 +180,6 @@ class TestNotebookFiles:
             parameters.shape_of(arrays, 69, 1014)
         with pytest.raises(UserError, match="the encoding has 95"):
             parameters.shape_of(arrays, 95, 150)
-
-
-class TestParameterFiles:
-    def test_missing_file(self, tmp_path):
-        with pytest.raises(UserError, match="does not exist"):
-            parameters.load(tmp_path / "x.params")
-
-    def test_other_networks_are_refused(self, tmp_path):
-        mx.nd.save(str(tmp_path / "x.params"), {"dense0_weight": mx.nd.ones((2, 3)), "dense0_bias": mx.nd.ones(2)})
-        with pytest.raises(UserError, match="0 conv layers"):
-            parameters.load(tmp_path / "x.params")
-        mx.nd.save(str(tmp_path / "y.params"), {"a": mx.nd.ones((2, 3))})
-        with pytest.raises(UserError, match="not the parameters of a network"):
-            parameters.shape_of(parameters.load(tmp_path / "y.params"), 69, 123)
 
 
 class TestSettingValues:

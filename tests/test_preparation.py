@@ -74,20 +74,6 @@ def test_rows_labels_and_texts_arrive(tmp_path):
     assert sorted(seen) == sorted(f"text number {n}" for n in range(100))
 
 
-def test_the_paper_s_form_with_classes_and_a_test_file(tmp_path):
-    (tmp_path / "classes.txt").write_text("World\nSports\n")
-    with gzip.open(tmp_path / "train.csv.gz", "wt") as stream:
-        stream.write('"2","Title","Body with ""quotes"", and\na line"\n"1","Second","one"\n')
-    (tmp_path / "test.csv").write_text('"1","","only text"\n')
-    prepare(find_sources([str(tmp_path)]), tmp_path / "out", Encoding(feature_len=60), SplitOptions())
-    dataset = open_dataset(tmp_path / "out")
-    assert dataset.classes == ["World", "Sports"]
-    assert dataset.splits["train"].labels.tolist() == [1, 0]
-    codes = dataset.splits["train"].codes(np.array([0]))
-    assert dataset.encoding.decode(codes[0]) == 'title | body with "quotes", and a line'
-    assert dataset.splits["test"].text(0) == "only text"
-
-
 class TestShards:
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch):

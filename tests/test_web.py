@@ -15,17 +15,12 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from crepe_dist.data.alphabet import Encoding
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import web_page, web_runtime
 from crepe_dist.exporting.exporter import export
 from crepe_dist.exporting.onnx_files import metadata
-from crepe_dist.networks.crepe import tower
-from crepe_dist.networks.crepe.shape import CrepeShape
-from crepe_dist.networks.ngrams.hashing import look_up
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.runs import checkpoint
-from crepe_dist.settings.model_options import LONGEST_NGRAM
 from tests.browsing import Browsing, chromium, needs_browser
 from tests.conftest import FEATURE_LEN
 from tests.needs import needs
@@ -143,31 +138,6 @@ class TestEncoder:
         )
         assert cut == [len(encoding.unread(text)) for text in texts()]
         assert (np.array(codes) == encoding.encode(texts())).all()
-
-    @pytest.mark.parametrize("longest", [1, LONGEST_NGRAM])
-    @pytest.mark.parametrize("length", [3, 60])
-    def test_it_finds_the_buckets_that_we_find(self, browser, longest, length):
-        encoding, rows = Encoding("paper", length), 1000
-        size = encoding.codes, length, 2
-        shape = CrepeShape(*size, longest, (1 << 24) - 3, reach=longest, rows=rows, width=32, blocks=2, stride=3)
-        codes = encoding.encode(texts())
-        found = self.found(
-            browser,
-            metadata(shape, encoding, ["a", "b"]),
-            "return JSON.parse(arguments[1]).map((codes) => {"
-            "  const {buckets, own, places} = encoder.inputs(Uint8Array.from(codes));"
-            "  return [[...buckets[1]].filter((each, place) => own[1][place]), [...places[1]], places[2]];"
-            "})",
-            codes.tolist(),
-        )
-        hashed = zip(*look_up(codes, shape.table))
-        expected = [buckets[:count].tolist() for buckets, count in hashed]
-        places, known, inside = tower.look_up(codes, shape.alphabet_size, longest, rows, 3)
-        for row, (buckets, at, dimensions) in enumerate(found):
-            read = max(1, int(inside[row].sum()))
-            assert dimensions == [1, read, 3 * longest]
-            assert at == np.where(known[row], places[row], rows)[:read].ravel().tolist()
-            assert sorted(buckets) == sorted(expected[row])
 
 
 @needs_browser
