@@ -137,14 +137,6 @@ def test_each_library_that_is_missing_is_named(driver, site, tmp_path):
     assert sorted(json.loads(said)["facts"]["cuda"]["troubles"]) == ["libcudnn.so.8", "libnccl.so.2"]
 
 
-def test_libraries_of_the_system_do_as_well(driver, site, tmp_path):
-    shutil.rmtree(site / "nvidia_nccl_cu11-1.9.1.dist-info")
-    libraries = cuda_driver.driver(tmp_path / "libraries")
-    cuda_driver.library(libraries / "libnccl.so.2")
-    code = "from crepe_dist.distributed import cuda; print(cuda.troubles())"
-    assert run(code, cuda_driver.environment(libraries, site)) == ["{}"]
-
-
 def test_wsl_has_a_driver_without_its_device_file(driver, tmp_path):
     code = f"""
 from pathlib import Path

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from crepe_dist.data.dataset import open_dataset, verify, write_manifest
-from crepe_dist.errors import ExitCode, UserError
+from crepe_dist.errors import UserError
 from tests.chaos import harness
 
 
@@ -58,22 +58,6 @@ def test_refused_at_the_start(copy, tmp_path, name, harm, message, complaint):
     assert message in said
     assert "do:  " in said
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
-
-
-def test_altered_between_two_starts(copy, tmp_path, unbroken):
-    run_dir = tmp_path / "run"
-    fault = {"kind": "SIGTERM", "rank": 0, "phase": "train", "step": 10, "once": str(tmp_path / "once")}
-    code, printed = harness.run(harness.command(run_dir, copy), tmp_path, fault)
-    assert code == ExitCode.STOPPED, printed
-    whole = (copy / "train.codes-00000.npy").read_bytes()
-    flip(copy / "train.codes-00000.npy")
-    code, printed = harness.run(harness.command(run_dir, copy), tmp_path)
-    assert code == ExitCode.ERROR, printed
-    assert "was altered since it was prepared" in printed
-    (copy / "train.codes-00000.npy").write_bytes(whole)
-    code, printed = harness.run(harness.command(run_dir, copy), tmp_path)
-    assert code == 0, printed
-    harness.assert_same(run_dir, unbroken(1))
 
 
 def test_what_was_verified_is_not_read_again_unless_it_changed(copy, tmp_path, monkeypatch):

@@ -11,7 +11,6 @@ import pytest
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.chaos.harness import slow
-from tests.conftest import write_csv
 
 
 @pytest.mark.parametrize(
@@ -73,19 +72,6 @@ def test_before_training_has_begun(data, tmp_path):
     # Usually "stopped: SIGTERM"; where an import swallows the exception, training ends after its first step.
     assert "SIGTERM" in printed
     assert "Traceback" not in printed
-
-
-def test_while_it_prepares(tmp_path):
-    path = write_csv(tmp_path / "large.csv", 2000, seed=1)
-    path.write_bytes(100 * path.read_bytes())
-    arguments = harness.command(tmp_path, tmp_path)[:3]
-    arguments[2:] = ["crepe_dist.prepare", "large.csv", "--out", "out"]
-    process = harness.start(arguments, tmp_path)
-    harness.wait_for(lambda: len(list(tmp_path.iterdir())) > 1)
-    process.terminate()
-    code, printed = harness.finish(process)
-    assert code == ExitCode.INTERRUPTED, printed
-    assert [path.name for path in tmp_path.iterdir()] == ["large.csv"]
 
 
 def test_nobody_reads_the_output_any_more(data, tmp_path):

@@ -151,7 +151,3 @@ class TestMpiJob:
         command = words(TEMPLATES["Launcher"])
         passed = {command[place + 1] for place, word in enumerate(command) if word == "-x"}
         assert given.keys() <= passed
-
-    def test_restarts_are_said_where_the_operator_looks(self):
-        assert all("restartPolicy" in each for each in REPLICAS.values())
-        assert all("restartPolicy" not in each["template"]["spec"] for each in REPLICAS.values())
