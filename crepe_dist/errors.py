@@ -60,7 +60,12 @@ class UserError(Exception):
         if self.remedy:
             lines.append(f"  do:  {self.remedy}")
         # File names and contents may hold control characters that a terminal would act on.
-        return "\n".join("".join(map(shown, line)) for line in lines)
+        return "\n".join(map(one_line, lines))
+
+
+def unreadable(what: object, error: Exception, remedy: str) -> UserError:
+    """Return the error for a file or folder of ours whose content is malformed."""
+    return UserError(f"{what} cannot be read", f"{type(error).__name__}: {error}"[:300], remedy)
 
 
 def shown(character: str) -> str:
@@ -68,6 +73,11 @@ def shown(character: str) -> str:
     if character.isprintable() or unicodedata.category(character) == "Zs":
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+def one_line(text: str) -> str:
+    """Escape the control characters of untrusted text, line ends and tabs included."""
+    return text if text.isprintable() else "".join(map(shown, text))
 
 
 def visible(text: str) -> str:

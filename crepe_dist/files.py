@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, TextIO
 from crepe_dist import spreadsheet
 from crepe_dist.errors import UserError
 
-TEMPORARY = re.compile(r"\..+\.\d+")  # name of a file that ``atomic_text`` has not renamed yet
+TEMPORARY = re.compile(r"\..+\.\d+")  # name of a file that ``replacing`` has not renamed yet
 MAX_NAMES_BYTES = 1 << 22  # size of a file of class names
 MAX_JSON_BYTES = 1 << 25  # enough for the manifest of 65,536 classes
 # Limits on memory: JSON made of brackets or commas takes many times its length once parsed. Manifests have few.
@@ -66,13 +66,19 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_text(path: Path, errors: str = "strict") -> Iterator[TextIO]:
-    """Open a temporary UTF-8 file that is renamed to ``path`` when the block succeeds and removed otherwise."""
+    """Open a UTF-8 file to write as ``replacing`` does."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", errors=errors) as stream:
+        yield stream
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Provide the path of a temporary file, which replaces ``path`` if the block succeeds, and is removed otherwise."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with writing(path), temporary.open("w", encoding="utf-8", errors=errors) as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
+        with writing(path):
+            yield temporary
+            sync(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -95,7 +101,7 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[s
 
 
 def is_temporary(path: Path) -> bool:
-    """Return whether ``atomic_text`` made that file: a leftover, if its process was killed."""
+    """Return whether ``replacing`` made that file: a leftover, if its process was killed."""
     return TEMPORARY.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
 
 

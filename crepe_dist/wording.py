@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Any, TypeVar, Union
 
-from crepe_dist.errors import shown
+from crepe_dist.errors import one_line
 
 Number = Union[int, float]
 Item = TypeVar("Item")
@@ -94,9 +94,7 @@ def visible(text: str, limit: int = LONGEST) -> str:
     """
     if len(text) > limit:
         text = text[: limit - 1] + "…"
-    if text.isprintable():
-        return text
-    return "".join(map(shown, text))
+    return one_line(text)
 
 
 def clean(value: Any, limit: int = LONGEST) -> Any:

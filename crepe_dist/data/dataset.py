@@ -30,7 +30,7 @@ from crepe_dist.data.arrays import IDS, TEXTS, check_strings, map_array, read_st
 from crepe_dist.data.composition import Composition
 from crepe_dist.data.origins import Origin
 from crepe_dist.data.targets import ONE, SEVERAL, Targets, file_of, kind_and_most, open_targets
-from crepe_dist.errors import UserError
+from crepe_dist.errors import UserError, unreadable
 from crepe_dist.files import integer, read_json, sha256, write_json
 
 FORMAT = 3
@@ -167,6 +167,12 @@ class Dataset:
             _, labels = split.targets.occurrences(np.arange(len(split)))
         return np.bincount(labels, minlength=len(self.classes))
 
+    def text(self, name: str, row: int) -> str:
+        """Return the text of a row of a split: the original, or as the network reads it if the split keeps no texts."""
+        split = self.splits[name]
+        original = split.text(row)
+        return self.encoding.decode(split.codes(np.array([row]))[0]) if original is None else original
+
     def origin(self, name: str, row: int) -> Origin:
         """Return where a row of a split is from.
 
@@ -242,7 +248,7 @@ def open_dataset(folder: Path | str) -> Dataset:
                 prepare_again,
             )
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise UserError(f"{path} cannot be read", f"{type(error).__name__}: {error}"[:300], prepare_again) from error
+        raise unreadable(path, error, prepare_again) from error
     if len(classes) < 2 or "train" not in splits or len(splits["train"]) == 0:
         raise UserError(
             f"{folder} holds nothing to train on", "it needs at least two classes and one training row", prepare_again

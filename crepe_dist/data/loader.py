@@ -89,14 +89,11 @@ def batches(
     """Yield this rank's share of each global batch; a thread prefetches them.
 
     Args:
-        split: split to read.
         order: its row numbers in the order of the epoch, int64 [rows].
         batch_size: documents per global batch.
-        rank: rank of this process.
-        size: number of ranks.
         first: number of documents of ``order`` already consumed by all ranks, when a run is resumed.
         prepare: adds what the network needs besides ``packed``, in the thread that reads the batches.
-        group_size: number of documents that one rank has to compute together, see ``Engine.together``.
+        group_size: number of documents that one rank has to compute together, see ``Engine.group_size``.
     """
     sampler = RankBatches(order, batch_size, rank, size, first, group_size)
     # `_ahead` has a thread for it. Processes forked after hvd.init() are known to hang; a pool of threads makes

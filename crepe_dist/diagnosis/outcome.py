@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from crepe_dist.errors import shown
+from crepe_dist.errors import one_line
 
 Level = Literal["ok", "note", "problem"]
 STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
@@ -79,4 +79,4 @@ def plain(line: str, console: Console, style: str = "") -> None:
 def _text(text: str, console: Console) -> Text:
     """Escape control characters, and characters that the terminal cannot encode."""
     encoding = console.encoding
-    return Text("".join(map(shown, text)).encode(encoding, "backslashreplace").decode(encoding))
+    return Text(one_line(text).encode(encoding, "backslashreplace").decode(encoding))

@@ -109,25 +109,22 @@ def trials(facts: Facts, say: Callable[[str], None], run: Callable[[str, int], T
 
     Two processes train on the CPU, then one on each GPU; without Horovod it is one process. GPUs are skipped if MXNet
     has no code for one of them.
-
-    Args:
-        say: function that prints progress.
     """
     if facts["mxnet"]["trouble"]:
         return
     features = facts["horovod"].get("features", {})
-    group_size = bool(features.get("gloo"))
+    can_meet = bool(features.get("gloo"))
     gpus = int(facts["mxnet"]["gpus"])
     known = [tuple(gpu["capability"]) for gpu in facts["gpus"] if gpu["capability"]]
     if facts["mxnet"].get("wheel") and not all(map(cuda.has_code_for, known)):
         gpus = 0  # the check of that GPU reports it
-    together_on_gpus = group_size and features.get("cuda", False)
+    together_on_gpus = can_meet and features.get("cuda", False)
 
     def tried(device: str, processes: int) -> Trial:
         say(f"trying {counted(processes, 'process', 'processes')} on the {device.upper()} …")
         return run(device, processes)
 
-    first = tried("cpu", 2 if group_size else 1)
+    first = tried("cpu", 2 if can_meet else 1)
     yield first
     if first.processes > 1 and any(check.level == "problem" for check in judge(first)):
         yield tried("cpu", 1)

@@ -5,7 +5,6 @@ It writes the result of each stage to ``rank_<rank>.json`` in the folder at once
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +47,7 @@ def step(world: World, device: str) -> dict[str, Any]:
     import mxnet as mx
 
     from crepe_dist.data.batch import pack
-    from crepe_dist.engines.block import build, trained, values
+    from crepe_dist.engines.block import build, digest, trained, values
     from crepe_dist.engines.engine import open_engine
     from crepe_dist.exchange import open_exchange
     from crepe_dist.exchange.optimizers import make_optimizer
@@ -67,7 +66,7 @@ def step(world: World, device: str) -> dict[str, Any]:
     optimizer = make_optimizer("sgd", {"learning_rate": 0.1})
     exchange = open_exchange(world, trained(network), optimizer, engine.quanta(ROWS))
     train = TrainingStep(engine, exchange)
-    before = values(network)
+    before = digest(network)
     generator = np.random.default_rng(world.rank)
     codes = generator.integers(0, shape.alphabet_size, [ROWS, shape.feature_len], dtype=np.uint8)
     labels = generator.integers(0, shape.classes, ROWS, dtype=np.int32)
@@ -75,18 +74,13 @@ def step(world: World, device: str) -> dict[str, Any]:
     for number in range(1, MAX_TRIES + 1):
         if train(batch, number, 0.1).finite:
             break
-    after = values(network)
     return {
         "computed": str(engine.plan),
         "summed by": exchange.by,
-        "before": _digest(before),
-        "after": _digest(after),
-        "finite": all(bool(np.isfinite(array).all()) for array in after.values()),
+        "before": before,
+        "after": digest(network),
+        "finite": all(bool(np.isfinite(array).all()) for array in values(network).values()),
     }
-
-
-def _digest(arrays: dict[str, np.ndarray[Any, Any]]) -> str:
-    return hashlib.sha256(b"".join(arrays[name].tobytes() for name in sorted(arrays))).hexdigest()
 
 
 if __name__ == "__main__":

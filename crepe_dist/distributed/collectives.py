@@ -105,7 +105,6 @@ class Collectives:
         All ranks take part in a small collective every few seconds. Otherwise Horovod or the network could time out.
 
         Args:
-            name: name of the collectives.
             work: generator that yields at least every few seconds.
 
         Returns:

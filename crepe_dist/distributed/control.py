@@ -36,8 +36,6 @@ class Stopped(BaseException):
     """Raised when this process was asked to stop. Like KeyboardInterrupt, ``except Exception`` does not catch it.
 
     Args:
-        why: source of the request.
-        code: exit code of the process.
         on_all_ranks: all ranks agreed to stop, so each can leave the group cleanly.
     """
 

@@ -46,8 +46,6 @@ class Context:
     """Context that a report contains besides the failure.
 
     Args:
-        folder: the run's folder.
-        config: the run's settings.
         ask: makes the other processes of this host write their stacks into the run's folder.
         since: seconds since the epoch; an older report belongs to another failure.
     """
@@ -87,13 +85,7 @@ def said(report: Path | None) -> str:
 
 
 def write(what: str, trace: str, code: int) -> Path | None:
-    """Write the report and return its path; another process's report counts if it was written first.
-
-    Args:
-        what: the failure, in one line.
-        trace: traceback of the exception, or the stack of the process.
-        code: exit code of the process.
-    """
+    """Write the report and return its path; another process's report counts if it was written first."""
     written: list[Path] = []
     elsewhere = Path(tempfile.gettempdir()) / f"crash-report-{os.getpid()}.json"
 

@@ -64,8 +64,6 @@ def group_variables(
     ``horovod/runner/gloo_run.py``).
 
     Args:
-        store: IPv4 address and port of the store.
-        interface: network interface that the process listens on.
         others: the process's other variables; those of NCCL take precedence.
     """
     variables = {

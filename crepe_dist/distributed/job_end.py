@@ -19,7 +19,6 @@ def explained(error: Exception, command: Sequence[str]) -> str:
     """Return the last lines that `horovodrun` prints.
 
     Args:
-        error: exception that ended it.
         command: its arguments, with its own name first.
 
     Raises:

@@ -23,11 +23,7 @@ def write(stream: IO[str]) -> None:
 
 
 class StackRequests:
-    """Handler of requests for the stacks of this process; without effect outside the main thread.
-
-    Args:
-        stream: open file that the stacks are written to.
-    """
+    """Handler of requests for the stacks of this process; without effect outside the main thread."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream

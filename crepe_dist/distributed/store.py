@@ -25,7 +25,6 @@ class Store:
     """HTTP server of the values of one group of processes, by scope and key.
 
     Args:
-        address: IPv4 address to bind to.
         port: port to bind to; 0: any free one.
 
     Attributes:

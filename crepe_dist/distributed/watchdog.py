@@ -42,7 +42,6 @@ class Watchdog:
 
     Args:
         limit: seconds without progress that count as a hang; raised automatically if steps take long.
-        rank: rank of this process.
     """
 
     def __init__(self, control: Control, limit: float, rank: int) -> None:

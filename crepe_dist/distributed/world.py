@@ -77,7 +77,6 @@ class HorovodWorld(World):
     """World of many processes. Each collective has a name: unnamed ones pair up by a counter that may differ by rank.
 
     Args:
-        horovod: the module ``horovod.mxnet``.
         met: the meeting, if our own rendezvous formed the group.
     """
 

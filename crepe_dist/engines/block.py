@@ -46,7 +46,6 @@ class Network(nn.HybridBlock):
         """Set the values that depend on the training split; every rank calls it before the first step.
 
         Args:
-            steps: number of steps of the run.
             loaded: names of the parameters that ``training.init_from`` has set.
         """
 

@@ -132,8 +132,6 @@ class Engine:
         """Compute the gradients of the sum of the weighted losses, times ``scale``, into the Gluon parameters.
 
         Args:
-            batch: this rank's documents.
-            seed: random seed of the dropout.
             step: number of the step, mixed into the seed of the dropout.
             scale: loss scale, a guard against underflow in float16; 1 otherwise.
             mark: callback after the phases "copy", "forward" and "backward".

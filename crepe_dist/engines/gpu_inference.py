@@ -18,12 +18,7 @@ from crepe_dist.settings.model_options import ModelOptions
 
 
 class GraphInference(Inference):
-    """Engine on MXNet's operators.
-
-    Args:
-        device: MXNet context.
-        options: precision.
-    """
+    """Engine on MXNet's operators."""
 
     def __init__(self, shape: Shape, arrays: Arrays, device: Any, options: ModelOptions) -> None:
         super().__init__(shape, arrays, plan(options, device, shape))

@@ -27,9 +27,6 @@ def open_exchange(
     """Open the exchange of a network's gradients; every rank calls it.
 
     Args:
-        world: all ranks.
-        parameters: trained Gluon parameters by name.
-        optimizer: MXNet's optimizer.
         quanta: quanta of the gradients; ``None`` if they are floating-point numbers.
     """
     if quanta is not None:

@@ -63,7 +63,6 @@ class PartSums:
     other these pieces, then the sums. A host sends 2 (hosts - 1) / hosts of the part, as in a ring.
 
     Args:
-        world: all ranks.
         hosts: number of hosts.
         peers: the ranks that have this part, one per host; empty if this rank has no part and only joins the
             collectives.
@@ -113,9 +112,7 @@ class RowSums:
     """Sums of a table's rows over hosts: each rank sends its sums to the ranks of other hosts that keep these rows.
 
     Args:
-        world: all ranks.
         hosts: ranks of each host; those of one host share a table.
-        table: the table.
     """
 
     def __init__(self, world: World, hosts: Sequence[Sequence[int]], table: Table) -> None:

@@ -55,7 +55,6 @@ class Exchange(ABC):
 
         Args:
             documents: divisor of the sums: documents of the global batch, times the loss scale.
-            learning_rate: learning rate.
             clip_norm: largest norm of the mean gradient; ``None``: no clipping.
         """
 

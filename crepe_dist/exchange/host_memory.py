@@ -81,7 +81,6 @@ def share_memory(ranks: Collectives, host: Sequence[int], size: int) -> HostMemo
     """Create this rank's memory and open those of its host; every rank calls it.
 
     Args:
-        ranks: all ranks.
         host: ranks of this host, in the order of local ranks.
         size: bytes of each memory.
 

@@ -25,9 +25,6 @@ Arrays = dict[str, npt.NDArray[Any]]
 class SavedArrays:
     """Arrays of a saved state, to be taken one by one.
 
-    Args:
-        arrays: the arrays.
-
     Attributes:
         updates: number of updates.
 

@@ -42,8 +42,6 @@ class SharedMemoryExchange(Exchange):
     """Exchange that sums in shared memory and, between hosts, through Horovod; our own kernels update the parameters.
 
     Args:
-        world: all ranks.
-        parameters: trained Gluon parameters by name.
         optimizer: MXNet's optimizer, for its constants.
         quanta: quanta of the gradients, and the parameters that are trained row by row.
     """

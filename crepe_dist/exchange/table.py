@@ -183,10 +183,7 @@ def catch_up(
     """Move all rows of a saved table on to the last update, for an optimizer that updates all rows in each step.
 
     Args:
-        values: values of the parameter.
-        moments: its moments.
         ages: result of ``SavedArrays.ages``.
-        optimizer: MXNet's optimizer.
 
     Returns:
         The values and the moments for such an optimizer.

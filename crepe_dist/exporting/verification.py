@@ -10,7 +10,7 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_record import open_run, text
+from crepe_dist.runs.run_record import open_run
 
 TEXTS = 100
 STRANGE = "ÀéßİǅñЖλ語한\u0301\U0001f600\0"  # accented letters, other scripts, and characters outside every alphabet
@@ -20,7 +20,6 @@ def real(path: Path, data: Path | None) -> list[str]:
     """Pick evenly spaced texts of the test split; empty if the checkpoint's data set is not available.
 
     Args:
-        path: path of the .params file.
         data: prepared folder to use instead of the checkpoint's data set.
 
     Raises:
@@ -36,7 +35,7 @@ def real(path: Path, data: Path | None) -> list[str]:
             raise
         return []
     rows = np.linspace(0, len(part) - 1, min(TEXTS, len(part))).astype(int).tolist()
-    return [text(part, row, dataset.encoding) for row in rows]
+    return [dataset.text("test", row) for row in rows]
 
 
 def data_of(path: Path) -> Path:

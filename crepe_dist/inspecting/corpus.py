@@ -52,11 +52,8 @@ class Corpus:
         return self._splits[split].name, number - int(self._starts[split])
 
     def text(self, number: int) -> str:
-        """Return a text as it was, or as the network reads it, if its split keeps no texts."""
-        name, row = self.row_of(number)
-        split = self.dataset.splits[name]
-        text = split.text(row)
-        return self.dataset.encoding.decode(split.codes(np.array([row]))[0]) if text is None else text
+        """Return a text; see ``Dataset.text``."""
+        return self.dataset.text(*self.row_of(number))
 
     def codes(self, numbers: Rows) -> Codes:
         """Gather codes, uint8 [n, feature_len]."""

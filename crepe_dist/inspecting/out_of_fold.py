@@ -55,7 +55,6 @@ def out_of_fold(
         network: setting ``model.network``.
         deadline: time by ``time.monotonic`` after which no fold is finished.
         unlabelled: texts that every network scores.
-        say: function that prints a line.
 
     Raises:
         UserError: training failed, or not one fold was finished in time.

@@ -18,8 +18,6 @@ class Kernels:
     A forked child must open it again, since OpenMP's threads do not survive a fork.
 
     Args:
-        shape: configuration of the network.
-        library: build of the kernels.
         precision: float32 or bfloat16.
 
     Attributes:

@@ -7,7 +7,6 @@ both kinds of names, behind ``ngrams.`` and ``tower.``, for ``Crepe``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 
 from crepe_dist import registry
 from crepe_dist.errors import UserError
-from crepe_dist.files import sync, writing
+from crepe_dist.files import replacing
 from crepe_dist.model import compressed, params_file, tensors_file
 from crepe_dist.model.shape import GIVE_ANOTHER, NOT_OURS, Shape
 
@@ -29,15 +28,8 @@ def save(arrays: Arrays, path: Path) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with writing(path):
-            params_file.write(temporary, arrays)
-            sync(temporary)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        params_file.write(temporary, arrays)
 
 
 def load(path: Path) -> Arrays:

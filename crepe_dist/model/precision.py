@@ -60,7 +60,6 @@ def plan(options: ModelOptions, device: Any, shape: Shape | None = None, common:
 
     Args:
         options: requested precision and kernels.
-        device: MXNet context.
         shape: configuration of the network; ``None``: any network of convolutions.
         common: build of the kernels to prefer, because other processes have no better one.
 

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from crepe_dist.files import open_regular, sync, writing
+from crepe_dist.files import open_regular, replacing
 from crepe_dist.model import compressed
 
 NAME = "model.safetensors"
@@ -48,12 +48,5 @@ def write(arrays: dict[str, np.ndarray[Any, Any]], path: Path) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with writing(path):
-            temporary.write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
-            sync(temporary)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        temporary.write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))

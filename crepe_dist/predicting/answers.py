@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from crepe_dist import spreadsheet
-from crepe_dist.errors import shown, visible
+from crepe_dist.errors import one_line, shown
 from crepe_dist.predicting.inputs import Input
 from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import NONE, Prediction, unanswered
@@ -45,21 +45,21 @@ class Answers:
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
         """Format the answer to one row, without the line end; without a prediction, the problem of the row."""
         if prediction is None:
-            return f"not classified: {_on_a_line(row.place)}: {_on_a_line(row.problem)}"
-        return (f"{_on_a_line(row.id)}: " if row.id else "") + self._answer(prediction)
+            return f"not classified: {one_line(row.place)}: {one_line(row.problem)}"
+        return (f"{one_line(row.id)}: " if row.id else "") + self._answer(prediction)
 
     def _answer(self, prediction: Prediction) -> str:
         ranking = prediction.ranking[: self.top]
         if prediction.labels is not None:
             return self._labels(prediction.labels, prediction)
-        shares = [f"{_on_a_line(label)} {percent(probability)}" for label, probability in ranking]
+        shares = [f"{one_line(label)} {percent(probability)}" for label, probability in ranking]
         return "   ".join([*([NONE] if prediction.rejected else []), *shares])
 
     def _labels(self, labels: Sequence[str], prediction: Prediction) -> str:
         """Format all labels of a text; if it has none, the most probable ones in brackets."""
         shares = dict(prediction.ranking)
-        shown = [f"{_on_a_line(label)} {percent(shares[label])}" for label in labels]
-        likely = (f"{_on_a_line(label)} {percent(share)}" for label, share in prediction.ranking[: self.top])
+        shown = [f"{one_line(label)} {percent(shares[label])}" for label in labels]
+        likely = (f"{one_line(label)} {percent(share)}" for label, share in prediction.ranking[: self.top])
         return "   ".join(shown) or f"no label ({', '.join(likely)})"
 
 
@@ -136,7 +136,3 @@ def json_line(record: dict[str, Any]) -> str:
     if line.isprintable():
         return line
     return "".join(character if shown(character) == character else json.dumps(character)[1:-1] for character in line)
-
-
-def _on_a_line(text: str) -> str:
-    return visible(text) if "\n" not in text else "".join(map(shown, text))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.data.composition import Composition
 from crepe_dist.distributed.device import CPU, Device, pick_for_inference
-from crepe_dist.errors import UserError
+from crepe_dist.errors import UserError, unreadable
 from crepe_dist.model import parameters
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, softmax
 from crepe_dist.model.inference import Inference, Logits, open_inference
@@ -285,9 +285,7 @@ def _thresholds(path: Path, about: dict[str, Any]) -> Floats | None:
     try:
         return checkpoint.thresholds(about)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path.with_suffix('.json')} cannot be read", f"{type(error).__name__}: {error}"[:300], checkpoint.ANOTHER
-        ) from error
+        raise unreadable(path.with_suffix(".json"), error, checkpoint.ANOTHER) from error
 
 
 def _on_gpu(shape: Shape, arrays: Arrays, device: Device, precision: Precision) -> Inference:

@@ -80,7 +80,6 @@ def build(
     """Write a data set into an existing folder, except for its report.
 
     Args:
-        collected: rows from reading.
         executor: pool to encode in, with at most ``ahead`` tasks in flight.
 
     Yields:

@@ -243,7 +243,6 @@ def steps(args: Any, page: Callable[[dict[str, Any]], str], command: str) -> Ste
     """Run the preparation that parsed flags describe, as a generator of its progress.
 
     Args:
-        given: flags, from ``parser``.
         page: function that renders the report's numbers as HTML.
         command: command line, for the report.
 

@@ -13,7 +13,7 @@ from typing import Any
 from crepe_dist import machine
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import REPORT, REPORT_NUMBERS, open_dataset
-from crepe_dist.errors import UserError
+from crepe_dist.errors import UserError, unreadable
 from crepe_dist.files import printable, write_json, write_text
 from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.building import Built, build
@@ -87,11 +87,7 @@ def prepare(
     """Prepare ``sources`` as the data set folder ``out``. Unusable rows go to ``quarantine.jsonl`` in the folder.
 
     Args:
-        sources: files to read.
         out: folder to create.
-        encoding: encoding of the texts.
-        split: parameters of the selection.
-        options: other options.
         fit: parameters of the encoding to fit to the training texts; ``None`` for none.
 
     Returns:
@@ -180,9 +176,7 @@ def merge_in_steps(folders: Sequence[Path], out: Path, options: PrepareOptions |
     try:
         job = Job.from_dict(spools[0].job)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{spools[0].folder} cannot be read", f"{type(error).__name__}: {error}"[:300], "prepare this part again"
-        ) from error
+        raise unreadable(spools[0].folder, error, "prepare this part again") from error
     labels = list(dict.fromkeys(label for spool in spools for label in spool.labels))
     with new_folder(out, options.overwrite) as partial, pool(processes) as executor:
         scratch = partial / "spool"

@@ -110,7 +110,6 @@ def decide(rows: Rows, fixed: Fate, split: SplitOptions, known: npt.NDArray[np.b
     Args:
         rows: records in the order of (file, line).
         fixed: split of each row's file, uint8 [n]; rows of ``TRAIN`` are divided further.
-        split: parameters of the selection.
         known: labels whose classes are those of training rows, by index; ``None``: the labels of training rows.
 
     Returns:

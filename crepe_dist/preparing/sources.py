@@ -113,12 +113,6 @@ def find_sources(
 ) -> Sources:
     """Resolve ``sample``, ``-``, files and folders; docs/data.md describes the layout of folders.
 
-    Args:
-        given: sources as given on the command line.
-        test: file or folder with the test split.
-        validation: file or folder with the validation split.
-        reading: reading options.
-
     Raises:
         UserError: A source does not exist, or a folder holds nothing that can be read.
     """

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.dataset import SPOOL_MANIFEST as MANIFEST
-from crepe_dist.errors import UserError
+from crepe_dist.errors import UserError, unreadable
 from crepe_dist.files import identity, integer, json_lines, open_regular, read_json, sha256, sync, write_json
 
 FORMAT = 4
@@ -165,7 +165,7 @@ def open_spool(folder: Path) -> Spool:
         )
         _check(spool)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise UserError(f"{folder} cannot be read", f"{type(error).__name__}: {error}"[:300], again) from error
+        raise unreadable(folder, error, again) from error
     return spool
 
 

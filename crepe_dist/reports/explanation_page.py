@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from crepe_dist import wording
-from crepe_dist.errors import shown, visible
+from crepe_dist.errors import one_line, visible
 from crepe_dist.files import write_text
 from crepe_dist.predicting.answers import EXPLAINED
 from crepe_dist.predicting.occlusion import Explanation, Word
@@ -85,9 +85,9 @@ def marked(explanation: Explanation) -> str:
     def line(start: int, stop: int) -> Iterator[str]:
         for word in telling:
             if start < word.stop <= stop:
-                yield f"{_on_a_line(text[start : word.stop])}[{word.score:+.1f}]"
+                yield f"{one_line(text[start : word.stop])}[{word.score:+.1f}]"
                 start = word.stop
-        yield _on_a_line(text[start:stop])
+        yield one_line(text[start:stop])
 
     unread = f"[{wording.counted(len(cut), 'character')} not read]" if cut else ""
     parts = ("".join(line(0, cut.start)), unread, "".join(line(cut.stop, len(text))))
@@ -98,7 +98,7 @@ def show(explanation: Explanation, console: Console) -> None:
     """Print the text in colour, and the words that count most."""
     line = Text()
     for text, level in runs(explanation):
-        line.append(_on_a_line(text), _style(level))
+        line.append(one_line(text), _style(level))
     console.print(Padding(line, (0, 0, 0, 2)), highlight=False)
     lists = [f"{name}: {_listed(words)}" for name, words in _for_and_against(explanation) if words]
     if lists:
@@ -171,10 +171,6 @@ def _for_and_against(explanation: Explanation) -> list[tuple[str, list[Word]]]:
 
 def _listed(words: list[Word]) -> str:
     return ", ".join(f"{wording.visible(word.text, 40)} {word.score:+.1f}" for word in words)
-
-
-def _on_a_line(text: str) -> str:
-    return text if text.isprintable() else "".join(map(shown, text))
 
 
 def _level(share: float) -> int:

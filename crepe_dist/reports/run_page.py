@@ -41,7 +41,6 @@ def page(
     Args:
         quotes: texts of the worst mistakes, by split.
         no_texts: reason why ``quotes`` is empty; empty if it is not.
-        data_warnings: warnings about the data set.
     """
     classes, provenance, history = clean(record.classes), clean(record.made), record.history
     encoding = record.about["encoding"]

@@ -18,7 +18,7 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.composition import Composition
 from crepe_dist.data.dataset import MANIFEST, SPLITS, Dataset
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.errors import UserError, visible
+from crepe_dist.errors import UserError, unreadable, visible
 from crepe_dist.files import finite, integer, read_json, sha256, sync, write_json, write_text
 from crepe_dist.model import parameters, tensors_file
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration
@@ -226,11 +226,8 @@ def result_of(run_dir: Path) -> Json | None:
         finite(result["test_accuracy"], 0, 1, "test_accuracy")
         integer(result["epoch"], 0, MANY, "epoch")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} cannot be read",
-            f"{type(error).__name__}: {error}",
-            f"name a .params file in {run_dir / FOLDER}, or start another run with --fresh",
-        ) from error
+        remedy = f"name a .params file in {run_dir / FOLDER}, or start another run with --fresh"
+        raise unreadable(path, error, remedy) from error
     return result
 
 
@@ -269,11 +266,7 @@ def describe(path: Path) -> dict[str, Any] | None:
         version, digest = about["format"], about["sha256"]
         actual = sha256(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{sidecar} cannot be read",
-            f"{type(error).__name__}: {error}",
-            ANOTHER,
-        ) from error
+        raise unreadable(sidecar, error, ANOTHER) from error
     if version != FORMAT:
         raise UserError(
             f"{sidecar} has format {str(version)[:40]}; this version reads format {FORMAT}",
@@ -299,11 +292,7 @@ def trained_as(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], 
         Calibration.of(about)
         composition(about)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path.with_suffix('.json')} cannot be read",
-            f"{type(error).__name__}: {error}"[:300],
-            ANOTHER,
-        ) from error
+        raise unreadable(path.with_suffix(".json"), error, ANOTHER) from error
     return encoding, classes, network
 
 
@@ -334,6 +323,4 @@ def scores(path: Path, classes: int) -> dict[str, AnyScores]:
         kind = LabelScores if saved.get("labels") == SEVERAL else Scores
         return {name: kind.of(part, classes) for name, part in saved["parts"].items() if name in SPLITS}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(
-            f"{beside} cannot be read", f"{type(error).__name__}: {error}"[:300], "delete it to continue without scores"
-        ) from error
+        raise unreadable(beside, error, "delete it to continue without scores") from error

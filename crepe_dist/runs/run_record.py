@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import SAMPLE, Dataset, Split, folder_of, open_dataset
-from crepe_dist.errors import UserError
+from crepe_dist.data.dataset import SAMPLE, Dataset, folder_of, open_dataset
+from crepe_dist.errors import UserError, unreadable
 from crepe_dist.files import finite, integer
 from crepe_dist.model.parameters import shape_class
 from crepe_dist.registry import NETWORKS
@@ -160,9 +158,7 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
             history=history.of(run_dir),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"the run in {run_dir} cannot be read", f"{type(error).__name__}: {error}"[:300], "name another run"
-        ) from error
+        raise unreadable(f"the run in {run_dir}", error, "name another run") from error
 
 
 def _check(about: dict[str, Any]) -> None:
@@ -207,12 +203,5 @@ def quotes(data: Dataset, name: str, rows: Iterable[int]) -> list[Quote | None]:
     """Return the texts of rows of a split; ``None`` for rows that the data do not have."""
     split = data.splits.get(name)
     return [
-        Quote(text(split, row, data.encoding), str(data.origin(name, row))) if split and row < len(split) else None
-        for row in rows
+        Quote(data.text(name, row), str(data.origin(name, row))) if split and row < len(split) else None for row in rows
     ]
-
-
-def text(split: Split, row: int, encoding: Encoding) -> str:
-    """Return the text of a row, original or else decoded from its codes."""
-    original = split.text(row)
-    return encoding.decode(split.codes(np.array([row]))[0]) if original is None else original

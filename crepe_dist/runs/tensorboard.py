@@ -26,7 +26,6 @@ class Events(Tracker):
     """One event file of TensorBoard.
 
     Args:
-        folder: folder of the file, created if it does not exist.
         purge_step: first step whose events in earlier files TensorBoard ignores.
     """
 

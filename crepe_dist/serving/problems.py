@@ -14,7 +14,6 @@ class Problem(UserError):
     """Error that is sent to the client.
 
     Args:
-        status: HTTP status code.
         retry_after: seconds after which the same request may succeed.
         closes: whether to close the connection, because the rest of the request was not read.
     """

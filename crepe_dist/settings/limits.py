@@ -18,9 +18,6 @@ class Limits:
     """Range of finite numbers, for pydantic as an annotation of a setting and for argparse as the ``type`` of a flag.
 
     Args:
-        kind: int or float.
-        least: lower end of the range.
-        most: upper end of the range.
         open_below: exclude the lower end.
         open_above: exclude the upper end.
         word: word that a flag accepts as well; empty for none.

@@ -7,7 +7,7 @@ import sys
 import threading
 from typing import TextIO
 
-from crepe_dist.errors import shown
+from crepe_dist.errors import one_line
 
 
 class Console:
@@ -22,7 +22,7 @@ class Console:
     def say(self, text: str) -> None:
         """Print a line of the supervisor."""
         # The text may come from another host, so control characters are escaped.
-        self._print(self._stderr, "supervise: " + "".join(map(shown, text)))
+        self._print(self._stderr, f"supervise: {one_line(text)}")
 
     def show(self, rank: int, stream: str, line: str) -> None:
         """Print a line that a worker wrote to ``stream``, stdout or stderr."""

@@ -23,7 +23,6 @@ class Link:
     A thread delivers the agent's messages, and ``{"kind": "lost", "code": …, "why": …}`` when the agent has ended.
 
     Args:
-        host: name of the host.
         remote: command that reaches another host, such as ssh with its options; empty for this machine.
         environment: environment of the agent, or of the remote command.
         cwd: working directory of the agent.

@@ -65,10 +65,8 @@ class Supervisor:
 
     Args:
         command: command line of every worker.
-        options: options of the supervisor.
         environment: environment of the supervisor; workers get the allowed part of it.
         cwd: working directory of the workers; default: the current one.
-        console: printer of the workers' and the supervisor's lines.
     """
 
     def __init__(

@@ -37,7 +37,6 @@ def training(settings: Mapping[str, Any], folder: Path, processes: int = 1) -> I
     Args:
         settings: settings by their dotted names, such as ``{"data.source": "data/reviews"}``.
         folder: existing folder for the file of settings, the log and a crash report; where the process runs.
-        processes: number of processes that train.
     """
     write_text(folder / CONFIG, yaml.safe_dump(nested(settings), sort_keys=False))
     command = [sys.executable, "-m", "crepe_dist.train"]

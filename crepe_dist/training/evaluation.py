@@ -94,8 +94,6 @@ class ClassTotals:
     """Running totals of documents of one class each; see ``scoring_pass.Totals``.
 
     Args:
-        documents: number of documents of the split.
-        calibration: calibration of the probabilities.
         fit: empty counts to which all documents are added, if the split chooses the calibration of the next one.
     """
 
@@ -173,8 +171,6 @@ class LabelTotals:
     """Running totals of documents with several labels; see ``scoring_pass.Totals``.
 
     Args:
-        documents: number of documents of the split.
-        targets: labels of the split.
         thresholds: probability from which a class is predicted, float64 [classes].
         chooses: choose the thresholds by this split.
     """

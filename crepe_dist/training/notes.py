@@ -36,8 +36,7 @@ def banner(
 
     Args:
         start: parameters given by ``training.init_from``, if any.
-        ranks: the processes that train together.
-        summed_by: name of the mechanism that all-reduces the gradients (``Trainer.by``).
+        summed_by: name of the mechanism that all-reduces the gradients (``Exchange.by``).
     """
     shape, device = engine.network.shape, engine.device
     rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())

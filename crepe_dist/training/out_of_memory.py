@@ -23,8 +23,6 @@ def explained(option: str, batch_size: int, processes: int) -> Iterator[None]:
 
     Args:
         option: name of the setting with the global batch size.
-        batch_size: its value.
-        processes: number of processes that share a batch.
     """
     share = -(-batch_size // processes)
     try:

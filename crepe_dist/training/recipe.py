@@ -56,9 +56,6 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
     """Train a run, resume it if it is unfinished, or return its result if it is finished; every rank calls it.
 
     Args:
-        config: configuration of the run.
-        world: the joined processes.
-        control: source of requests to stop.
         pages: functions that draw reports and pictures.
 
     Raises:

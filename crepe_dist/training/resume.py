@@ -25,9 +25,6 @@ class RunState:
     """Everything that a resumed run needs: parameters, optimizer state, loss scale and position.
 
     Args:
-        engine: the network on this rank's device.
-        exchange: the exchange of its gradients.
-        scale: the loss scale.
         progress: the position, overwritten by ``restore``.
     """
 

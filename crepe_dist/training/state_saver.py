@@ -54,7 +54,6 @@ class StateSaver(Saver):
     waits rather than have more steps unsaved.
 
     Args:
-        folder: folder of the states.
         options: limits of unsaved training.
         say: called with a message about a state that could not be written.
         beat: called while the saver waits.

@@ -93,8 +93,6 @@ class TrainingStep:
     documents in the global batch, is the gradient that one process would compute.
 
     Args:
-        engine: the network on this rank's device.
-        exchange: exchange of the network's gradients.
         seed: random seed of the dropout, which also depends on the step and the position in the global batch.
         clip_norm: largest norm of the mean gradient; ``None``: no clipping.
 
@@ -116,7 +114,6 @@ class TrainingStep:
         """Compute the gradients of this rank's share, and sum them over the ranks, with the losses and wishes.
 
         Args:
-            batch: this rank's share of the global batch.
             step: number of the step, counted from 1; with the seed it decides the dropout.
             wish: action that this rank wishes for after the step.
 

@@ -59,7 +59,6 @@ def attempt(
     Args:
         settings: settings by their dotted names.
         folder: folder of the trial; the run is in ``run``.
-        processes: number of processes that train.
         deadline: time by ``time.monotonic`` at which it must end.
         memory: largest resident memory of all its processes, in bytes.
         prune: called with the number and the validation accuracy of each epoch; True ends the trial.

@@ -60,7 +60,6 @@ class Search:
     Args:
         data: prepared data with a validation split.
         folder: folder of the search; created if it is missing.
-        seed: random seed of the search.
     """
 
     def __init__(self, data: Dataset, folder: Path, seed: int) -> None:
@@ -101,7 +100,6 @@ class Search:
 
         Args:
             most: largest number of trials, including those of earlier searches in the folder; ``None``: no limit.
-            processes: number of processes that train.
             memory: largest memory of a trial, in bytes.
             show: called again and again with the number of the trial, its settings, and how far it is.
         """

@@ -31,7 +31,6 @@ def look_up(
 
     Args:
         codes: encoded documents, uint8 [B, L].
-        alphabet_size: number of characters.
         reach: length of the longest n-grams.
         rows: number of buckets.
         stride: characters per position.

@@ -84,7 +84,6 @@ def _count(codes: Codes, labels: npt.NDArray[np.int32], shape: NGramShape, count
     Args:
         codes: encoded documents, uint8 [n, L].
         labels: their classes, int32 [n].
-        shape: configuration of the network.
         counts: documents of each class that contain a bucket, int32 [buckets, classes]; updated in place.
     """
     native, _ = library.find()

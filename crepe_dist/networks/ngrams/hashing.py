@@ -38,7 +38,6 @@ def edged(codes: Codes, alphabet_size: int) -> Codes:
 
     Args:
         codes: encoded documents, uint8 [B, L]. A document ends with its last known character.
-        alphabet_size: number of characters.
 
     Returns:
         The codes, uint8 [B, L + 2].
@@ -83,7 +82,6 @@ def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt
 
     Args:
         codes: encoded documents, uint8 [B, L].
-        shape: configuration of the network.
 
     Returns:
         The buckets of each row, ascending, int32 [B, ``shape.max_ngrams``], padded with 0, and their number, int64 [B].

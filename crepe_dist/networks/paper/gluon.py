@@ -142,7 +142,6 @@ class Stages:
     the tower starts, and their all-reduce overlaps with it.
 
     Args:
-        layers: layers of the network.
         start: number of layers in the tower.
     """
 
@@ -165,7 +164,6 @@ class Stages:
         """Compute the last layer's output.
 
         Args:
-            x: input of the first layer.
             kept: returns the mask of the dropout layers, see ``Stage``. It is called once the tower's operators are
                 queued, so that both are computed at the same time. ``None``: no mask.
         """

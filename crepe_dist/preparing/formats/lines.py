@@ -21,7 +21,6 @@ class LineCutter:
     it. The division into records therefore does not depend on the cuts.
 
     Args:
-        stream: bytes to cut.
         quoted: line ends inside quoted fields do not end a record.
         live: yield the records that have arrived from a pipe, instead of waiting until they fill a block.
     """

@@ -25,7 +25,6 @@ class NotLearning(Observer):
         config: settings that shape the advice.
         has_plateau: value of ``Shape.has_plateau``.
         needed: epochs that the network usually needs (``Shape.epochs_needed``).
-        say: prints a line.
     """
 
     def __init__(
