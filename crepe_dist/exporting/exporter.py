@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.composition import Composition
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import torch_module
@@ -111,14 +113,8 @@ def _in_float32(predictor: Predictor, quantize: bool = False) -> Predictor:
     engine = predictor.engine
     arrays = eight_bits.rounded(engine.shape, engine.arrays) if quantize else engine.arrays
     float32 = plan_inference(engine.shape, "float32")
-    return Predictor(
-        open_inference(engine.shape, arrays, float32),
-        predictor.encoding,
-        predictor.classes,
-        predictor.calibration,
-        predictor.min_probability,
-        predictor.thresholds,
-    )
+    # Exports read texts as they are, without stripping HTML.
+    return replace(predictor, engine=open_inference(engine.shape, arrays, float32), composition=Composition())
 
 
 def _probabilities(predictor: Predictor, texts: Sequence[str]) -> Probabilities:

@@ -56,6 +56,7 @@ class Foreign:
         return self != Foreign()
 
 
+@dataclass(eq=False, repr=False)
 class Predictor:
     """Classifier of texts, made by ``load``.
 
@@ -71,25 +72,14 @@ class Predictor:
         composition: composition of the texts that it was trained on; ``predict`` and ``explain`` strip HTML as it says.
     """
 
-    def __init__(
-        self,
-        engine: Inference,
-        encoding: Encoding,
-        classes: list[str],
-        calibration: Calibration = UNCALIBRATED,
-        min_probability: float = 0.0,
-        thresholds: Floats | None = None,
-        id: str | None = None,
-        composition: Composition = PLAIN,
-    ) -> None:
-        self.engine = engine
-        self.encoding = encoding
-        self.classes = classes
-        self.calibration = calibration
-        self.min_probability = min_probability
-        self.thresholds = thresholds
-        self.id = id
-        self.composition = composition
+    engine: Inference
+    encoding: Encoding
+    classes: list[str]
+    calibration: Calibration = UNCALIBRATED
+    min_probability: float = 0.0
+    thresholds: Floats | None = None
+    id: str | None = None
+    composition: Composition = PLAIN
 
     def logits(self, codes: Codes) -> Logits:
         """Compute the logits of the calibrated probabilities: uint8 [n, feature_len] → float32 [n, classes].
@@ -116,9 +106,9 @@ class Predictor:
         """
         return list(self.predict_stream(iter(texts_of(texts, self.composition.columns))))
 
-    def predict_stream(self, texts: Iterator[str], batch_size: int = BATCH_SIZE) -> Iterator[Prediction]:
-        """Classify texts lazily, ``batch_size`` at a time; yield one prediction per text, in order."""
-        batch_size, texts = self._capped(batch_size), map(self.composition.text, texts)
+    def predict_stream(self, texts: Iterator[str]) -> Iterator[Prediction]:
+        """Classify texts lazily, some at a time; yield one prediction per text, in order."""
+        batch_size, texts = self._capped(BATCH_SIZE), map(self.composition.text, texts)
         while batch := list(islice(texts, batch_size)):
             codes = self.encoding.encode(batch)
             logits = self.logits(codes)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from crepe_dist.data.batch import Batch
+from crepe_dist.data.order import Order, epoch_order, share
 from crepe_dist.distributed import crash_report
 from crepe_dist.distributed.control import Control, Wish
 from crepe_dist.distributed.watchdog import SHOWN_ROWS, Watchdog
 from crepe_dist.distributed.world import World
+from crepe_dist.errors import UserError
 from crepe_dist.runs.run_folder import RunFolder, lock_on_root
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.training.display import Display
-from crepe_dist.training.observers.non_finite import reject
 from crepe_dist.training.observers.not_learning import NotLearning
 from crepe_dist.training.observers.observer import Observer, Observers
 from crepe_dist.training.observers.pictures import Pictures
@@ -84,10 +85,10 @@ class Guards(Observers):
             NotLearning.of(config, run.data, run.engine, say),
             log,
             keeper,
-            Pictures(run.metrics, run.engine.network, run.data.classes, control, run.progress),
+            Pictures(run, control),
         ]
         if config.logging.profile:
-            observers.append(Profile(run.world, run.engine, run.folder, run.step, log, say, config.data.batch_size))
+            observers.append(Profile(run, log))
         super().__init__(observers)
         self._control = control
         self._saver = saver
@@ -110,7 +111,7 @@ class Guards(Observers):
             UserError: on every rank, if a non-finite step ends the run.
         """
         if not outcome.finite:
-            reject(self._run, outcome)
+            _reject(self._run, outcome)
         return outcome.finite
 
     def is_stopping(self) -> bool:
@@ -124,3 +125,41 @@ class Guards(Observers):
             Stopped: always, unless the state could not be saved.
         """
         self._keeper.stop()
+
+
+def _reject(run: Run, outcome: Outcome) -> None:
+    """Skip the update of a step whose outcome is not finite, alike on every rank.
+
+    Raises:
+        UserError: on every rank, if ``safety.nonfinite`` is stop.
+    """
+    if not outcome.bad_losses and run.step.scale.lower():
+        return
+    before = run.progress
+    ranks = sorted({*outcome.bad_losses, *outcome.bad_gradients})
+    order = epoch_order(len(run.data.splits["train"]), run.config.training.seed, before.epoch)
+    stop = before.documents + outcome.documents
+    culprits = _named(ranks, order, before.documents, stop, run.world.size, run.engine.group_size)
+    if run.config.safety.nonfinite == "skip":
+        run.metrics.skipped({"step": outcome.step, "epoch": before.epoch, "ranks": ranks})
+        run.display.say(f"step {outcome.step} is skipped: non-finite loss or gradient on {culprits}")
+        return
+    raise UserError(
+        f"training diverged: non-finite loss or gradient at step {outcome.step} on {culprits}",
+        "usually the learning rate is too large; the step was discarded",
+        "lower optimizer.learning_rate, set optimizer.clip_norm to 1, or skip such steps with --safety.nonfinite "
+        "skip; the newest saved state is older than this step",
+        on_all_ranks=True,
+    )
+
+
+def _named(ranks: Iterable[int], order: Order, start: int, stop: int, size: int, group_size: int) -> str:
+    """Name ranks for a message, each with its rows of the batch ``order[start:stop]``."""
+    shown = []
+    for rank in ranks:
+        first, end = share(start, stop, rank, size, group_size)
+        rows = order[first:end].tolist()
+        listed = ", ".join(map(str, rows[:SHOWN_ROWS]))
+        more = f", … {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
+        shown.append(f"rank {rank} (rows {listed}{more} of the train split)")
+    return "; ".join(shown)

@@ -10,12 +10,10 @@ from typing import Any
 
 from crepe_dist.distributed.control import Control, Wish
 from crepe_dist.engines import block
-from crepe_dist.engines.block import Network
 from crepe_dist.runs.checkpoint import AnyScores
-from crepe_dist.runs.metrics import Metrics
 from crepe_dist.runs.scores import Scores
-from crepe_dist.runs.state import Progress
 from crepe_dist.training.observers.observer import Observer
+from crepe_dist.training.run import Run
 
 SHARE = 0.1  # of the time since the last pictures, which drawing may take
 
@@ -27,19 +25,18 @@ class Pictures(Observer):
     It does not draw in a run that was asked to stop, which is more urgent.
     """
 
-    metrics: Metrics
-    network: Network
-    classes: list[str]
+    run: Run
     control: Control
-    progress: Progress
     _drawn: float = field(default=0.0, init=False)
     _took: float = field(default=0.0, init=False)
 
     def after_epoch(self, record: dict[str, Any], scores: Mapping[str, AnyScores]) -> None:
         now = time.monotonic()
-        if self.control.wish is Wish.GO_ON and (self.progress.finished or self._took <= SHARE * (now - self._drawn)):
-            values = partial(block.values, self.network)
+        if self.control.wish is Wish.GO_ON and (
+            self.run.progress.finished or self._took <= SHARE * (now - self._drawn)
+        ):
+            values = partial(block.values, self.run.engine.network)
             one_class = {split: score for split, score in scores.items() if isinstance(score, Scores)}
-            self.metrics.pictures(record["step"], values, one_class, self.classes)
+            self.run.metrics.pictures(record["step"], values, one_class, self.run.data.classes)
             self._drawn = time.monotonic()
             self._took = self._drawn - now

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import mxnet as mx
 
 from crepe_dist.data.batch import Batch
-from crepe_dist.distributed.world import World
-from crepe_dist.engines.engine import Engine, no_mark
+from crepe_dist.engines.engine import no_mark
 from crepe_dist.engines.matrix_products import products
 from crepe_dist.files import write_json
-from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.training.observers.observer import Observer
 from crepe_dist.training.observers.step_log import StepLog
-from crepe_dist.training.step import Outcome, TrainingStep
+from crepe_dist.training.run import Run
+from crepe_dist.training.step import Outcome
 from crepe_dist.wording import percent
 
 STEPS = 50
@@ -30,37 +29,23 @@ class Profile(Observer):
     the kernels), forward, backward, all-reduce (including the wait for the slowest rank), update.
     """
 
-    def __init__(
-        self,
-        world: World,
-        engine: Engine,
-        folder: RunFolder,
-        step: TrainingStep,
-        log: StepLog,
-        say: Callable[[str], None],
-        batch_size: int,
-    ) -> None:
-        self._world = world
-        self._engine = engine
-        self._folder = folder
-        self._step = step
+    def __init__(self, run: Run, log: StepLog) -> None:
+        self._run = run
         self._log = log
-        self._say = say
-        self._batch_size = batch_size
         self._seconds: dict[str, float] = {}
         self._since: float | None = None
         self._is_over = False
         self.steps = 0
-        step.mark = self.mark
+        run.step.mark = self.mark
 
     def wait(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         while True:
-            self._step.mark("other")
+            self._run.step.mark("other")
             try:
                 batch = next(batches)
             except StopIteration:
                 return
-            self._step.mark("data wait")
+            self._run.step.mark("data wait")
             yield batch
             del batch  # freeing it must not count as waiting
 
@@ -71,49 +56,46 @@ class Profile(Observer):
     def end_epoch(self) -> None:
         """Show the profile once, and stop profiling."""
         if self.steps and not self._is_over:
-            self._say(self.report(self._batch_size))
+            self._run.display.say(self.report())
             self._log.restart_clock()
         self._is_over = True
-        self._step.mark = no_mark
+        self._run.step.mark = no_mark
 
     def mark(self, phase: str) -> None:
         """End a phase; the first call starts the profile."""
         mx.nd.waitall()
         now = time.perf_counter()
         if self._since is None:
-            if self._world.is_root:  # remove the file of an earlier profile
-                (self._folder.path / NAME).unlink(missing_ok=True)
+            if self._run.world.is_root:  # remove the file of an earlier profile
+                (self._run.folder.path / NAME).unlink(missing_ok=True)
         else:
             self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._since
         self._since = time.perf_counter()
         self.steps += phase == "update"
 
-    def report(self, documents: int) -> str:
-        """Write ``profile.json`` into the run's folder and return the profile as a table; every rank calls it.
-
-        Args:
-            documents: number of documents in a global batch.
-        """
-        ranks = self._world.gather(self._seconds, "profile")
+    def report(self) -> str:
+        """Write ``profile.json`` into the run's folder and return the profile as a table; every rank calls it."""
+        engine, path = self._run.engine, self._run.folder.path / NAME
+        ranks = self._run.world.gather(self._seconds, "profile")
         names = list(self._seconds)
         mean = {name: 1000 * sum(rank[name] for rank in ranks) / len(ranks) / self.steps for name in names}
         slowest = {name: 1000 * max(rank[name] for rank in ranks) / self.steps for name in names}
         total = sum(mean.values())
-        rate = 1000 * documents / total
-        achieved = rate * self._engine.network.shape.training_operations()
+        rate = 1000 * self._run.config.data.batch_size / total
+        achieved = rate * engine.network.shape.training_operations()
         ceiling = self._ceiling()
         result: dict[str, Any] = {
             "steps": self.steps,
             "processes": len(ranks),
-            "computes": str(self._engine.plan),
+            "computes": str(engine.plan),
             "milliseconds": mean,
             "milliseconds_of_the_slowest_rank": slowest,
             "documents_per_second": rate,
             "flops_per_second": achieved,
             "matrix_product_flops_per_second": ceiling,
         }
-        if self._world.is_root:
-            write_json(self._folder.path / NAME, result)
+        if self._run.world.is_root:
+            write_json(path, result)
         lines = [f"profile of {self.steps} steps, milliseconds per step (mean, slowest process)"]
         lines += [
             f"  {name:<12}{mean[name]:8.2f}  {percent(mean[name], total):>8}{slowest[name]:10.2f}" for name in names
@@ -123,7 +105,7 @@ class Profile(Observer):
             speed += f", {achieved / 1e9:,.0f} GFLOP/s"
         if ceiling is not None:
             speed += f", {percent(achieved, ceiling)} of the fastest matrix product in that precision"
-        return "\n".join([*lines, speed, f"  written to {self._folder.path / NAME}"])
+        return "\n".join([*lines, speed, f"  written to {path}"])
 
     def _ceiling(self) -> float | None:
         """Measure the fastest matrix product in the run's precision on all ranks at once, in operations per second.
@@ -131,10 +113,11 @@ class Profile(Observer):
         Returns:
             The rate, or ``None`` if there is no such product or the network does not multiply.
         """
-        if not self._engine.network.shape.multiplies:
+        engine, world = self._run.engine, self._run.world
+        if not engine.network.shape.multiplies:
             return None
-        runs = products(0.3, self._engine.device)
-        self._world.gather(0, "profile.ceiling")  # all measure at the same time
-        precision = self._engine.plan.precision
+        runs = products(0.3, engine.device)
+        world.gather(0, "profile.ceiling")  # all measure at the same time
+        precision = engine.plan.precision
         own = max((run() for name, run in runs.items() if name.endswith(f", {precision}")), default=0.0)
-        return float(sum(self._world.gather(own, "profile.ceilings"))) or None
+        return float(sum(world.gather(own, "profile.ceilings"))) or None
