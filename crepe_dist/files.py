@@ -283,10 +283,6 @@ def sha256(path: Path, *, follow: bool = True, beat: Callable[[], None] = lambda
 
     Args:
         beat: callback after each block of 1 MiB, such as a watchdog's heartbeat.
-
-    Raises:
-        OSError: See ``open_regular``.
-        ValueError: See ``open_regular``.
     """
     digest = hashlib.sha256()
     with open_regular(path, follow=follow) as stream:

@@ -84,11 +84,7 @@ def parser() -> arguments.Parser:
 
 
 def options(args: Sequence[str]) -> tuple[Options, list[str]]:
-    """Parse the command line; return the supervisor's options and the flags of train.
-
-    Raises:
-        UserError: invalid flags.
-    """
+    """Parse the command line; return the supervisor's options and the flags of train."""
     values, rest = parser().parse_known_args(args)
     hosts = tuple(parse_hosts(values.hosts)) if values.hosts else (Host("localhost", values.processes or 1),)
     slots = sum(host.slots for host in hosts)

@@ -91,11 +91,7 @@ class Where:
         return address
 
     def listens_on(self, address: str) -> str:
-        """Find the network interface that has this process's address.
-
-        Raises:
-            UserError: there is none.
-        """
+        """Find the network interface that has this process's address."""
         if self.interface:
             interface_address(self.interface, INTERFACE)
             return self.interface

@@ -56,11 +56,7 @@ def join() -> World:
 
 
 def join_to_score() -> AbstractContextManager[Collectives]:
-    """Join the world that the launcher describes; a single process needs no MXNet for that.
-
-    Raises:
-        UserError: as ``join``.
-    """
+    """Join the world that the launcher describes; a single process needs no MXNet for that."""
     launch = detect()
     if launch.size == 1 and not rendezvous.is_needed(launch):
         limit_threads(launch)
@@ -69,11 +65,7 @@ def join_to_score() -> AbstractContextManager[Collectives]:
 
 
 def _import_horovod(launch: Launch) -> Any:
-    """Import Horovod for MXNet and choose its settings.
-
-    Raises:
-        UserError: it is not installed, or cannot do what the environment asks for.
-    """
+    """Import Horovod for MXNet and choose its settings."""
     try:
         horovod = importlib.import_module("horovod.mxnet")
     except (ImportError, OSError) as error:
@@ -97,11 +89,7 @@ def _import_horovod(launch: Launch) -> Any:
 
 
 def _check_network(launch: Launch) -> None:
-    """Check interface and host name before Gloo does, which would end the process without an explanation.
-
-    Raises:
-        UserError: this host lacks the network interface, or an address of its own; one process per host reports it.
-    """
+    """Check interface and host name before Gloo does, which would end the process without an explanation."""
     interface = os.environ.get("HOROVOD_GLOO_IFACE")
     if not interface:
         return

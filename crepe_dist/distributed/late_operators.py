@@ -16,11 +16,7 @@ from typing import Any
 
 
 def import_mxnet() -> None:
-    """Import MXNet, unless it is imported. Its operators have neither a docstring nor a signature of their own.
-
-    Raises:
-        ImportError, OSError: MXNet cannot be imported.
-    """
+    """Import MXNet, unless it is imported. Its operators have neither a docstring nor a signature of their own."""
     spec = None if "mxnet" in sys.modules else importlib.util.find_spec("mxnet")
     if spec is None or spec.loader is None:
         importlib.import_module("mxnet")

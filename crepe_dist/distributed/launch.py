@@ -92,9 +92,6 @@ def limit_threads(launch: Launch) -> int:
     """Set OMP_NUM_THREADS to this process's share of the host's cores unless it is set; return the number.
 
     Must run before MXNet is imported: MXNet reads it once and otherwise takes half the cores in every process.
-
-    Raises:
-        UserError: as ``threads``.
     """
     number = threads(launch)
     if not os.environ.get(THREADS, "").strip():
@@ -108,11 +105,7 @@ def has_mxnet() -> bool:
 
 
 def check_mxnet() -> None:
-    """Check that MXNet is installed, without importing it.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Check that MXNet is installed, without importing it."""
     if not has_mxnet():
         raise UserError(
             "training, and any use of a GPU, needs MXNet, which is not installed",

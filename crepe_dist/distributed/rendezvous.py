@@ -180,11 +180,7 @@ class _Leader:
         return _meeting(self._launch, places, store.endpoint, interface, store)
 
     def _wait_for_all(self, store: Store) -> list[dict[str, Any]]:
-        """Collect the reports of all ranks.
-
-        Raises:
-            UserError: a rank does not arrive, or belongs to another job.
-        """
+        """Collect the reports of all ranks."""
         size = self._launch.size
         store.put(SCOPE, "0", _encode(_describe(self._launch)))
         while True:
@@ -211,11 +207,7 @@ class _Leader:
         return reports
 
     def _open(self) -> Store:
-        """Open the store.
-
-        Raises:
-            UserError: the address cannot be bound to, or is not on this host.
-        """
+        """Open the store."""
         while True:
             address = ""
             try:

@@ -29,9 +29,6 @@ class Store:
 
     Attributes:
         endpoint: address and port.
-
-    Raises:
-        OSError: the address or port is not available.
     """
 
     def __init__(self, address: str, port: int = 0) -> None:

@@ -76,11 +76,7 @@ def make(shape: Shape, **kwargs: Any) -> Network:
 
 
 def build(shape: Shape, options: ModelOptions, device: Any, seed: int) -> Network:
-    """Build and initialise a network on ``device``; hybridize it if ``options.hybridize`` is set.
-
-    Raises:
-        UserError: The documents are too short for the network.
-    """
+    """Build and initialise a network on ``device``; hybridize it if ``options.hybridize`` is set."""
     mx.random.seed(seed)
     network = make(shape)
     network.start(options, device)

@@ -158,11 +158,7 @@ class Table:
         return arrays
 
     def restore(self, saved: SavedArrays) -> None:
-        """Restore the parameter's current values and the result of ``arrays``; every process calls it.
-
-        Raises:
-            UserError: the arrays do not fit.
-        """
+        """Restore the parameter's current values and the result of ``arrays``; every process calls it."""
         ages = saved.ages(self.index, self.parameter.shape[0])
         self.load(saved.updates, saved.moments(self.index, self.parameter.shape, self._rule.moments), ages)
 

@@ -38,11 +38,7 @@ class Calibration:
 
     @classmethod
     def of(cls, about: Mapping[str, Any]) -> Calibration:
-        """Read the calibration of a checkpoint from its description; the default one if it has none.
-
-        Raises:
-            ValueError, TypeError, KeyError: malformed.
-        """
+        """Read the calibration of a checkpoint from its description; the default one if it has none."""
         if (saved := about.get("calibration")) is None:
             return UNCALIBRATED
         return cls(

@@ -95,11 +95,7 @@ class Packed:
     codes: npt.NDArray[np.uint8] | None
 
     def unpack(self) -> npt.NDArray[np.float32]:
-        """Restore the array. Rows that are left out take no memory until they are read.
-
-        Raises:
-            ValueError: It is damaged.
-        """
+        """Restore the array. Rows that are left out take no memory until they are read."""
         rows, columns = self.shape[0], math.prod(self.shape[1:])
         selected: Any = slice(None)
         count = rows

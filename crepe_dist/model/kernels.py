@@ -50,11 +50,7 @@ class Kernels:
         return True
 
     def call(self, function: str, *arguments: Any) -> None:
-        """Call a function of the library on this network.
-
-        Raises:
-            MemoryError: It fails.
-        """
+        """Call a function of the library on this network."""
         _check(getattr(self._functions, function)(self._handle, *arguments))
 
 

@@ -23,11 +23,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def save(arrays: Arrays, path: Path) -> None:
-    """Write a ``.params`` file in the format of Gluon's ``save_parameters``, atomically.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
+    """Write a ``.params`` file in the format of Gluon's ``save_parameters``, atomically."""
     with replacing(path) as temporary:
         params_file.write(temporary, arrays)
 
@@ -58,11 +54,7 @@ def load(path: Path) -> Arrays:
 
 
 def shape_class(network: Mapping[str, Any]) -> type[Shape]:
-    """Return the ``Shape`` class for the network entries of a checkpoint's description.
-
-    Raises:
-        ValueError: The network type is unknown.
-    """
+    """Return the ``Shape`` class for the network entries of a checkpoint's description."""
     kind = network.get("kind", registry.NOTEBOOK)
     if not isinstance(kind, str) or kind not in registry.NETWORKS:
         raise ValueError(f"there is no network {str(kind)[:40]!r}")

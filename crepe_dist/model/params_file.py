@@ -78,9 +78,6 @@ def write(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
 
     Args:
         arrays: arrays with a dtype of ``TYPES`` other than bfloat16, and at least one dimension.
-
-    Raises:
-        OSError: The file cannot be written.
     """
     flags = {kind: flag for flag, kind in TYPES.items() if flag != BFLOAT16}
     with path.open("wb") as stream:

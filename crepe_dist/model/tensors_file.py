@@ -43,10 +43,6 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(arrays: dict[str, np.ndarray[Any, Any]], path: Path) -> None:
-    """Write arrays atomically.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
+    """Write arrays atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))

@@ -187,11 +187,7 @@ def usable() -> list[str]:
 
 
 def named(name: str, setting: str) -> Library:
-    """Load the build that a setting names.
-
-    Raises:
-        UserError: This process cannot use it.
-    """
+    """Load the build that a setting names."""
     requested = os.environ.get(SWITCH, name)
     if requested != name:
         raise UserError(f"{setting} is {name}, but {SWITCH} is {requested}", remedy=f"unset {SWITCH}")

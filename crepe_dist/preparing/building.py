@@ -182,11 +182,7 @@ def _labels(kind: str, collected: Collected, number: dict[str, int]) -> tuple[np
 
 
 def _relative(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Divide weights by their mean, so that they change neither the loss nor the meaning of the learning rate.
-
-    Raises:
-        UserError: all are 0, or one is too large.
-    """
+    """Divide weights by their mean, so that they change neither the loss nor the meaning of the learning rate."""
     mean = weights.mean(dtype=np.float64)
     if mean == 0:
         raise UserError("all weights are 0", remedy="give rows that count a weight above 0, or leave --weight out")

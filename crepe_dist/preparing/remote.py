@@ -123,11 +123,7 @@ def _check_room(shown: str, total: int, folder: Path) -> None:
 
 
 def _copy(chunks: Iterator[bytes], copy: Path, size: int | None, shown: str) -> Iterator[int]:
-    """Write a file of ``size`` bytes; yield the bytes that have arrived.
-
-    Raises:
-        UserError: fewer or more arrive, or the size is unknown and they do not end.
-    """
+    """Write a file of ``size`` bytes; yield the bytes that have arrived."""
     copy.parent.mkdir(parents=True, exist_ok=True)
     limit, received = MOST_UNKNOWN if size is None else size, 0
     with copy.open("wb") as stream:

@@ -39,11 +39,7 @@ def terminate_with_parent() -> None:
 
 
 class _Worker:
-    """A worker process and its control channel.
-
-    Raises:
-        OSError, ValueError: the process cannot be started.
-    """
+    """A worker process and its control channel."""
 
     def __init__(self, argv: list[str], env: dict[str, str], cwd: str) -> None:
         self.control, theirs = socket.socketpair()

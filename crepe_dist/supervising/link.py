@@ -27,9 +27,6 @@ class Link:
         environment: environment of the agent, or of the remote command.
         cwd: working directory of the agent.
         deliver: called with this link and a message, or with a string for the terminal.
-
-    Raises:
-        OSError: the process cannot be started.
     """
 
     def __init__(

@@ -82,9 +82,6 @@ def train(settings: Mapping[str, Any], folder: Path, processes: int = 1, seconds
 
     Returns:
         False if the time was over.
-
-    Raises:
-        UserError: it failed.
     """
     due = None if seconds is None else time.monotonic() + seconds
     for restarts in range(RESTARTS + 1):

@@ -44,11 +44,7 @@ from crepe_dist.training.training_data import few_batches, open_training_data, w
 
 
 def dry_run(config: Config, world: World, control: Control) -> None:
-    """Set up a run as ``train`` does, then train on one batch and score one, in memory only; every rank calls it.
-
-    Raises:
-        UserError: as ``train`` would.
-    """
+    """Set up a run as ``train`` does, then train on one batch and score one, in memory only; every rank calls it."""
     with watched(config, world, control), _sample_folder(world) as sample:
         display = open_display(world.is_root)
         data = open_training_data(config, world, display, sample=sample)

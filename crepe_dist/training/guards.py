@@ -41,11 +41,7 @@ def watched(config: Config, world: World, control: Control) -> Iterator[Watchdog
 def guarded(
     folder: RunFolder, config: Config, world: World, control: Control, watchdog: Watchdog, display: Display
 ) -> Iterator[None]:
-    """Lock the run's folder within the block, and direct stacks and crash reports to it; every rank calls it.
-
-    Raises:
-        UserError: on every rank, if another process trains in the folder.
-    """
+    """Lock the run's folder within the block, and direct stacks and crash reports to it; every rank calls it."""
     with lock_on_root(folder, world, control.is_supervised, display.say):
         watchdog.write_to(folder.stacks(world.rank), world.gather(watchdog.identity(), "processes"))
         crash_report.expect(crash_report.Context(folder.path, config.to_dict(), watchdog.ask_for_stacks))
@@ -119,20 +115,12 @@ class Guards(Observers):
         return self._control.wish is Wish.STOP
 
     def stop(self) -> None:
-        """Save the state and end the run; every rank calls it.
-
-        Raises:
-            Stopped: always, unless the state could not be saved.
-        """
+        """Save the state and end the run; every rank calls it."""
         self._keeper.stop()
 
 
 def _reject(run: Run, outcome: Outcome) -> None:
-    """Skip the update of a step whose outcome is not finite, alike on every rank.
-
-    Raises:
-        UserError: on every rank, if ``safety.nonfinite`` is stop.
-    """
+    """Skip the update of a step whose outcome is not finite, alike on every rank."""
     if not outcome.bad_losses and run.step.scale.lower():
         return
     before = run.progress

@@ -41,11 +41,7 @@ class Start:
     summary: str
 
     def give(self, network: Network) -> None:
-        """Copy the arrays into a network.
-
-        Raises:
-            UserError: the arrays do not fit.
-        """
+        """Copy the arrays into a network."""
         block.set_values(network, {**block.values(network), **self.arrays})
 
 

@@ -70,11 +70,7 @@ class PaperShape(Shape):
         feature_len: int,
         network: Mapping[str, Any],
     ) -> PaperShape:
-        """Infer the shape from parameters and the network entries of a checkpoint's description (``settings``).
-
-        Raises:
-            UserError: The parameters do not belong to such a network, or to this alphabet or length.
-        """
+        """Infer the shape from parameters and the network entries of a checkpoint's description (``settings``)."""
         filters, channels, _ = array_shape(arrays, "0.weight", 3)
         units, width = array_shape(arrays, "10.weight", 2)
         classes, _ = array_shape(arrays, "14.weight", 2)

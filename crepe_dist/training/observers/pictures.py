@@ -32,9 +32,8 @@ class Pictures(Observer):
 
     def after_epoch(self, record: dict[str, Any], scores: Mapping[str, AnyScores]) -> None:
         now = time.monotonic()
-        if self.control.wish is Wish.GO_ON and (
-            self.run.progress.finished or self._took <= SHARE * (now - self._drawn)
-        ):
+        is_cheap = self._took <= SHARE * (now - self._drawn)
+        if self.control.wish is Wish.GO_ON and (is_cheap or self.run.progress.finished):
             values = partial(block.values, self.run.engine.network)
             one_class = {split: score for split, score in scores.items() if isinstance(score, Scores)}
             self.run.metrics.pictures(record["step"], values, one_class, self.run.data.classes)
