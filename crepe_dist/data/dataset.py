@@ -133,9 +133,6 @@ class Dataset:
     Attributes:
         folder: path as given to ``open_dataset``.
         manifest: content of ``dataset.json``.
-        encoding: encoding of the codes.
-        composition: composition of the texts.
-        splits: splits by name.
     """
 
     folder: Path

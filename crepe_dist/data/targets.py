@@ -31,7 +31,6 @@ class Targets:
     Attributes:
         kind: ``several``: any number of classes, each with share 1; ``soft``: classes whose shares sum to 1.
         pairs: class and share, uint16 [rows, most, 2].
-        classes: number of classes.
     """
 
     kind: str

@@ -23,7 +23,6 @@ class Check:
 
     Attributes:
         name: name of the checked subject, in a word or two.
-        shows: facts about it.
         level: ``ok``; ``note`` if training works, but not as well as it could; ``problem`` if training does not work.
         what, why, remedy: explanation of a note or problem, as in ``crepe_dist.errors.UserError``.
     """

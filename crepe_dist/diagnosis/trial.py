@@ -39,8 +39,6 @@ class Trial:
 
     Attributes:
         device: ``cpu`` or ``gpu``.
-        processes: number of processes.
-        seconds: duration.
         ranks: results of each rank by stage (see ``trial_worker``); a stage that did not end is missing.
         trouble: reason why the processes failed, with their last output; '' if they did not.
     """

@@ -29,7 +29,6 @@ class OutOfFold:
         numbers: texts that were scored, int64 [n], ascending.
         probabilities: their probabilities, float64 [n, classes].
         others: mean probabilities of the unlabelled texts, float64 [m, classes].
-        folds: number of trained folds.
         temperature: temperature of the probabilities, fitted to all folds.
     """
 

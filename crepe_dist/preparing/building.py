@@ -60,8 +60,6 @@ class Built:
         labels: class of each row, int32 [n]; -1 for an unknown label, or for no label where rows have several.
         targets: classes of each row with their shares; ``None`` if each row has one class.
         counts: counts of the texts that are kept.
-        quarantine: the unusable rows.
-        rows: number of rows of each split.
     """
 
     encoding: Encoding

@@ -46,10 +46,7 @@ class Rules:
     """Rules for all rows.
 
     Attributes:
-        folder: folder of the spool.
         class_names: names of the labels 1 … C, if a file gives them.
-        strip_html: remove HTML tags from the texts.
-        seed: seed of the sampling.
     """
 
     folder: Path

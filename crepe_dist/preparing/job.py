@@ -99,12 +99,10 @@ class Collected:
     Args:
         rows: records in the order of (file, line).
         rows_path: file that ``rows`` is mapped from.
-        texts: files of the texts.
         labels: label names that the rows' labels index.
         good: usable rows of each label, including rows excluded by sampling while reading.
         files: format, row counts and checksum of each source, by index.
         bad_rows: records of unusable rows of each part, in the order of (file, line).
-        bad: number of unusable lines.
         corrected: what corrections did, see ``corrections.correct``; ``None`` if there were none.
     """
 

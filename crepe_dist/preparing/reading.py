@@ -45,7 +45,6 @@ class _OpenSource:
     """A source that is being read.
 
     Attributes:
-        file: its index.
         share: lines to keep.
         waiting: blocks that are being parsed, in order.
         is_cut: all its blocks have been taken.
@@ -73,7 +72,6 @@ class Reader:
         good: usable rows of each label, including rows already excluded by sampling.
         files: counts of each source read, by index.
         texts: names of the files of texts.
-        bad: number of unusable lines.
     """
 
     sources: Sequence[Source]

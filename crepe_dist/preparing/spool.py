@@ -53,13 +53,10 @@ class Spool:
 
     Attributes:
         part: number of the part, from 1.
-        of: number of parts.
         job: description of the whole preparation.
         labels: label names that the rows' labels index.
         good: usable rows of each label, including rows already excluded by sampling.
         read: format, row counts and checksum of each source, by index.
-        bad: number of unusable lines.
-        texts: names of the files of texts.
         rows: memory-mapped records in the order of (file, line).
     """
 

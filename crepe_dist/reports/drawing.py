@@ -96,7 +96,6 @@ def tooltips(axes: Axes, texts: Iterable[str], *, in_columns: bool = False) -> s
     """Make the markup of invisible rectangles that show a text when the pointer rests on them.
 
     Args:
-        axes: finished axes.
         texts: a text for each patch of the axes, in the order in which they were drawn; empty for none.
         in_columns: stretch the rectangles to the height of the axes.
     """

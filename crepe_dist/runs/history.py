@@ -41,7 +41,6 @@ class History:
     Attributes:
         points: at most twice ``MOST_POINTS`` points, of ``width`` steps each.
         width: number of steps per point.
-        epochs: the records of the scored epochs.
         resumes: the first ``MOST_EVENTS`` steps after which the run was resumed.
         skipped: the first ``MOST_EVENTS`` skipped steps.
         counts: number of events "resume" and "skipped".

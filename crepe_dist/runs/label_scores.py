@@ -92,7 +92,6 @@ class LabelScores(ClassScores):
     """Scores of several labels on one split.
 
     Attributes:
-        documents: number of documents.
         loss: mean over the documents of the sum of the binary cross-entropies, in nats.
         decisions: documents with the label and predicted, only predicted, and only with the label, int64 [classes, 3].
         average_precision: float64 [classes].

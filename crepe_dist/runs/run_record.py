@@ -33,7 +33,6 @@ class RunRecord:
     """A run with at least one scored epoch.
 
     Attributes:
-        path: the run's folder.
         given_name: name given by ``--name``; empty if there is none.
         settings: values of the settings by dotted name.
         result: content of ``result.json``; ``None`` if the run is not finished.
@@ -41,7 +40,6 @@ class RunRecord:
         about: the description beside the checkpoint.
         scores: scores of the reported epoch by split; empty for several labels or many classes.
         label_scores: the same for several labels; empty for one class per document.
-        history: losses, epochs and events of the run.
     """
 
     path: Path

@@ -48,7 +48,6 @@ class Progress:
         uncounted: documents of the epoch whose loss is not in ``loss_sum``, because it was not finite.
         seconds: training time of the epoch.
         epochs: records of the finished epochs.
-        finished: true once the run is complete.
         precision: precision of the last steps; empty before the first save.
         kernels: what computed them, see ``Plan.build``; empty before the first save.
         loss_scale: value of ``LossScale.state``.
@@ -175,8 +174,6 @@ class Found:
     """A saved state.
 
     Attributes:
-        path: folder of the state.
-        snapshot: content of the state.
         damaged: newer states that cannot be used, each with the reason.
         version: version of the package that saved it.
     """

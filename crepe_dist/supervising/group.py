@@ -95,7 +95,6 @@ class Group:
         had_failed: a worker had failed before all were asked to stop.
         kill_at: time at which the remaining workers are killed.
         hung: worker that hangs.
-        ends: workers in the order in which they ended.
     """
 
     workers: list[Worker]

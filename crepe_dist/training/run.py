@@ -24,11 +24,8 @@ class Run:
     """A run on one rank.
 
     Attributes:
-        engine: the network on this rank's device.
-        exchange: exchange of the network's gradients.
         step: the training step, which synchronises the ranks.
         progress: current position of the run, the same on every rank.
-        folder: the run's folder.
         display: terminal output; does nothing on ranks other than 0.
         metrics: metrics files; does nothing on ranks other than 0.
     """

@@ -42,12 +42,7 @@ class Scorer(Protocol):
 
 
 class Totals(Protocol):
-    """Running totals of the documents that this rank has scored.
-
-    Attributes:
-        mistakes: worst mistakes.
-        loss: sum of the losses.
-    """
+    """Running totals of the documents that this rank has scored."""
 
     mistakes: list[Mistake]
     loss: float
@@ -70,9 +65,6 @@ class RightBits:
     """One bit for each document of a split, set if this rank predicted it correctly.
 
     Ranks score different documents, so a sum over the ranks joins the bits.
-
-    Attributes:
-        words: int64.
     """
 
     def __init__(self, documents: int) -> None:

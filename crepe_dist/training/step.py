@@ -98,7 +98,6 @@ class TrainingStep:
 
     Attributes:
         mark: called with the name of each phase at its end: copy, forward, backward, all-reduce, update.
-        scale: the loss scale.
     """
 
     def __init__(self, engine: Engine, exchange: Exchange, seed: int = 0, clip_norm: float | None = None) -> None:

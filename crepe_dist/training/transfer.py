@@ -31,7 +31,6 @@ class Start:
     Attributes:
         shape: shape of the network, with the classes of the data.
         arrays: parameters to copy, by name; all others keep their initial values.
-        sha256: SHA-256 of the file.
         summary: description of the kept and the new layers.
     """
 

@@ -28,11 +28,9 @@ class Attempt:
     """Outcome of a trial.
 
     Attributes:
-        end: how it ended.
         validation, loss, test: accuracy and loss of the reported epoch on the validation split, and its accuracy on
             the test split. If it ran out of time, those of the best epoch so far; ``None`` if there is none.
         epoch: that epoch, from 0.
-        seconds: time that it took.
         problem: message of a training that failed.
     """
 

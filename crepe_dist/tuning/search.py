@@ -41,7 +41,6 @@ class Trial:
     Attributes:
         number: number of the trial, from 0; trial ``DEFAULTS`` has the defaults.
         settings: settings that differ from the defaults, by their dotted names.
-        outcome: what came of it.
     """
 
     number: int

@@ -89,10 +89,7 @@ def open_json_lines(
     """Open a JSON Lines file. The keys of its first object are the columns.
 
     Args:
-        label: class of all rows, if the file name gives it.
         keep: keep the values of all these keys in ``Row.cells``.
-        live: see ``LineCutter``.
-        nested: the label may be a list or an object.
 
     Raises:
         UserError: A wanted key is missing, or the file is a single JSON value.

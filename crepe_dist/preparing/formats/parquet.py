@@ -153,9 +153,7 @@ def open_parquet(
     """Open a Parquet file and choose its columns.
 
     Args:
-        label: class of all rows, if the file name gives it.
         keep: keep the values of all columns that can be converted to text in ``Row.cells``.
-        nested: the label may be a list.
 
     Raises:
         UserError: The file is not Parquet, or a wanted column does not exist or is not text.

@@ -43,7 +43,6 @@ class Block(NamedTuple):
     """A piece of a file that can be parsed on its own.
 
     Attributes:
-        data: input of the format's parser.
         line: number of the first line.
         final: True at the end of the file.
         bad: lines that could not be read.
@@ -62,7 +61,6 @@ class Parsed(NamedTuple):
 
     Attributes:
         rows: documents. Bytes that are not UTF-8 may appear as lone surrogates.
-        bad: unusable lines.
         consumed: bytes of the block that were used; the next block starts after them.
         lines: lines of the block that were used.
     """
@@ -100,9 +98,6 @@ class OpenFile(NamedTuple):
     """A file that is read, in its format.
 
     Attributes:
-        parse: parser of blocks.
-        cutter: cutter into blocks.
-        format: name of the format.
         reads: description of the columns read, for the report.
         texts: names of the columns of the text; empty if columns have no names.
         kept: names of the columns in ``Row.cells``.

@@ -127,9 +127,6 @@ def open_table(
     Args:
         name: ``csv`` or ``tsv``.
         header: ``yes``, ``no`` or ``auto``. Detection waits for ``LOOK_AT`` rows of a live stream.
-        label: class of all rows, if the file name gives it.
-        keep: keep the values of all columns in ``Row.cells``.
-        live: see ``LineCutter``.
 
     Raises:
         UserError: A wanted column does not exist, or it is unclear whether there is a header.
