@@ -116,9 +116,9 @@ def _show(search: Search, out: Path, console: Console, more: str) -> None:
     trials, best = search.trials(), search.best()
     if best is None:
         raise UserError(
-            "no epoch of a trial was scored",
-            "the time was too short for the smallest network; what was trained is saved",
-            f"go on with more time: {invocation.typed('tune')} {more}",
+            "no trial completed an epoch",
+            "the time was too short for the smallest network; its training so far is saved",
+            f"continue with more time: {invocation.typed('tune')} {more}",
         )
     table = Table("trial", "validation", "test", "epoch", "time", "settings", box=None, pad_edge=False)
     done = sorted((trial for trial in trials if trial.outcome.end == "done"), key=lambda trial: trial.rank)

@@ -82,8 +82,8 @@ def main() -> None:
     if differing:
         raise UserError(
             f"{args.run} has other parameters from epoch {nth(differing[0])} on",
-            changed or "of what a run records about its machine, nothing differs",
-            "verify it on a machine like the one that trained it; else do not trust the run",
+            changed or "nothing that a run records about its machine differs",
+            "verify it on a machine like the one that trained it; if it differs there too, do not trust the run",
         )
     print(f"{visible(str(args.run))} is what its data and its settings give")
 

@@ -86,7 +86,7 @@ safetensors("a pickle", lambda path: path.write_bytes(pickle.dumps(Payload())))
 safetensors("a header of 2^60 bytes", lambda path: path.write_bytes(struct.pack("<Q", 1 << 60) + b"{}"))
 safetensors("a tensor of 10^15 numbers", tensor([10**15], 4 * 10**15))
 safetensors("a terabyte of holes", lambda path: holes(path, b"", 1 << 40), "the limit is 4,294,967,296")
-safetensors("another network", tensor([1], 4, bytes(4)), "not the parameters of a network")
+safetensors("another network", tensor([1], 4, bytes(4)), "not parameters of a crepe_dist network")
 safetensors("a pipe", os.mkfifo, "contains no checkpoint")
 safetensors("a link to an endless device", lambda path: path.symlink_to("/dev/zero"), "contains no checkpoint")
 
@@ -114,7 +114,7 @@ def packed(name: str, complaint: str, shapes: dict[str, tuple[int, ...]], **more
 
 packed("gigabytes of ones", "is missing", {}, **{"x.shape": np.array([64, 1 << 24]), "x.kept": np.ones(64, np.uint8)})
 packed(
-    "a table beside the network", "names on one side only: x",
+    "a table beside the network", "missing or unexpected names: x",
     {"weight": (9, 3), "bias": (3,), "significant": (9,), "x": (1 << 30,)},
 )  # fmt: skip
 packed(

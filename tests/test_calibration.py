@@ -215,7 +215,7 @@ def test_the_service_answers_none_of_these(made):
 
 @pytest.mark.parametrize("given", [-0.1, 1.5, math.nan, "0.5"])
 def test_a_threshold_that_is_no_probability(made, given):
-    with pytest.raises(UserError, match="is no probability"):
+    with pytest.raises(UserError, match="is not a probability"):
         crepe_dist.load(made, min_probability=given)
 
 

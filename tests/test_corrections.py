@@ -84,7 +84,7 @@ def test_a_source_that_was_changed_is_noticed(data, tmp_path):
     write(tmp_path / "rows.csv", texts[2:])
     with pytest.raises(UserError, match="none of the 3 corrections") as caught:
         prepare(tmp_path)
-    assert "where text or label are others; the sources are rows.csv" in caught.value.why
+    assert "whose text or label differs there; the sources are rows.csv" in caught.value.why
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,10 @@ def test_a_list_that_contradicts_itself(data, tmp_path, complaint):
     write_csv(tmp_path / "list.csv", [*listed(data, {2}, "=Refund"), *listed(data, {2}, "Privacy")])
     with pytest.raises(UserError, match=r"list\.csv:3 corrects a row a second time"):
         prepare(tmp_path)
-    for flags, message in ((["--part", "1/2"], "--corrections excludes --part"), ([], "list.csv:3 corrects")):
+    for flags, message in (
+        (["--part", "1/2"], "--corrections cannot be combined with --part"),
+        ([], "list.csv:3 corrects"),
+    ):
         said = complaint("prepare", "rows.csv", "--out", "new", "--corrections", "list.csv", *flags, cwd=tmp_path)
         assert message in said
     assert "nowhere.csv is not a file" in complaint(

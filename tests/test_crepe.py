@@ -278,7 +278,7 @@ class TestShape:
         assert parameters.shape_of(arrays, 69, 61, shape.settings()) == shape
         assert shape.parameters == sum(array.size for array in arrays.values())
         assert sum(layer.parameters for layer in shape.layers()) == shape.parameters
-        with pytest.raises(UserError, match="not the parameters of a network"):
+        with pytest.raises(UserError, match="not parameters of a crepe_dist network"):
             parameters.shape_of(arrays, 69, 61, replace(shape, blocks=3).settings())
 
     @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_several_labels_are_refused(tmp_path, complaint):
     lines = [{"text": f"text {row} abc", "label": ["a", "b"] if row % 2 else ["a"]} for row in range(40)]
     (tmp_path / "many.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     crepe_dist.prepare(tmp_path / "many.jsonl", tmp_path / "many", labels="several")
-    assert "several labels a text" in complaint("inspect", "many", cwd=tmp_path)
+    assert "several labels per text" in complaint("inspect", "many", cwd=tmp_path)
 
 
 class TestCorpus:

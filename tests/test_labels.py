@@ -111,7 +111,7 @@ def test_what_cannot_be_prepared(tmp_path):
         (columns, {"label_columns": ["x"]}, "two different columns"),
         (columns, {"label_columns": ["x", "z"]}, "no column 'z'"),
         (table, {"labels": "several", "stratified": True}, "one class per row"),
-        (table, {"labels": "one", "label_separator": ";"}, "excludes"),
+        (table, {"labels": "one", "label_separator": ";"}, "cannot be combined"),
         (
             {"text": TEXTS, "x": [1e308] * 40, "y": [1e308] * 40},
             {"labels": "soft", "label_columns": ["x", "y"]},

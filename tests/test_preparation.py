@@ -261,7 +261,7 @@ class TestSeveralMachines:
         content = bytearray(path.read_bytes())
         content[100] ^= 1
         path.write_bytes(content)
-        with pytest.raises(UserError, match="was cut or altered"):
+        with pytest.raises(UserError, match="was truncated or altered"):
             finish_steps(merge_in_steps(parts, tmp_path / "merged", PrepareOptions(processes=1)))
 
     @pytest.mark.parametrize(

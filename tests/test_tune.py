@@ -104,7 +104,7 @@ def test_too_little_time_names_the_command_to_go_on(play, complaint, data_with_v
     (tmp_path / "out" / "trials.jsonl").unlink()
     line = (data_with_validation, "--out", tmp_path / "out", "--minutes", "1e-9")
     said = complaint("tune", *line, cwd=tmp_path)
-    assert "no epoch of a trial was scored" in said
+    assert "no trial completed an epoch" in said
     assert f"tune {data_with_validation} --out {tmp_path / 'out'} --minutes 30" in said
 
 

@@ -292,7 +292,7 @@ def _open_part(
         size = (folder / file).stat().st_size if (folder / file).is_file() else None
         if size != written["bytes"]:
             raise UserError(
-                f"{folder / file} was cut or altered" if size is not None else f"{folder / file} is missing",
+                f"{folder / file} was truncated or altered" if size is not None else f"{folder / file} is missing",
                 f"it has {size} bytes, {MANIFEST} says {written['bytes']}" if size is not None else "",
                 "prepare the data again",
             )

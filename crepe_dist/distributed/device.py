@@ -131,8 +131,8 @@ def assign(seen: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
             raise UserError(
                 f"rank {rank} (host {host}) has no GPU of its own",
                 f"it sees {counted(len(gpus), 'GPU')}, used by {others}; each process trains on one GPU of its own",
-                "start no more processes than there are GPUs, and let each process see all GPUs of its host or another "
-                "one than the others (srun --gpus-per-task=1, CUDA_VISIBLE_DEVICES), or use --device cpu",
+                "start no more processes than there are GPUs, and let each process see all GPUs of its host or a "
+                "GPU of its own (srun --gpus-per-task=1, CUDA_VISIBLE_DEVICES), or use --device cpu",
             )
         if number is not None:
             owners[gpus[number]] = rank

@@ -34,8 +34,8 @@ class Corpus:
     def __init__(self, dataset: Dataset) -> None:
         if dataset.labelled == SEVERAL:
             raise UserError(
-                f"{dataset.folder} has several labels a text",
-                "inspect judges one label a text",
+                f"{dataset.folder} has several labels per text",
+                "inspect judges one label per text",
                 "prepare a data set for each label in question, with the classes yes and no",
             )
         self.dataset = dataset

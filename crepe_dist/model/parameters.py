@@ -104,7 +104,9 @@ def unpacked(arrays: Arrays, shape: Shape) -> Arrays:
 
 def _check_names(arrays: Arrays, shape: Shape) -> None:
     if odd := ", ".join(sorted(arrays.keys() ^ shape.parameter_shapes().keys())[:6]):
-        raise UserError("the parameters do not belong to this network", f"names on one side only: {odd}", GIVE_ANOTHER)
+        raise UserError(
+            "the parameters do not belong to this network", f"missing or unexpected names: {odd}", GIVE_ANOTHER
+        )
 
 
 def check(arrays: Arrays, shape: Shape) -> None:

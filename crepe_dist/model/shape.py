@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from crepe_dist.data.alphabet import Codes
     from crepe_dist.settings.model_options import ModelOptions
 
-NOT_OURS = "these are not the parameters of a network of crepe_dist"
-GIVE_ANOTHER = "give parameters of such a network: a .params file or a run folder"
+NOT_OURS = "these are not parameters of a crepe_dist network"
+GIVE_ANOTHER = "give a .params file or a run folder of crepe_dist"
 LARGEST_SIZE = 1 << 24
 DROPOUT = "dropout"  # field of a network with dropout
 Self = TypeVar("Self", bound="Shape")

@@ -171,7 +171,7 @@ def check_finite(answer: npt.ArrayLike) -> None:
     """Raise ``UserError`` unless logits, or a loss, are finite."""
     if not np.isfinite(answer).all():
         raise UserError(
-            "the network answers with NaN or infinity", "its parameters are too large", "choose another checkpoint"
+            "the network returned NaN or infinity", "its parameters are too large", "choose another checkpoint"
         )
 
 
@@ -213,7 +213,7 @@ def load(
     if predictor.thresholds is not None and min_probability:
         raise UserError(
             f"{path} gives several labels, each with a threshold of its own",
-            "a text of which no label reaches its threshold has none",
+            "a text whose labels all stay below their thresholds gets none",
             "leave --min-probability out",
         )
     predictor.min_probability = _threshold(min_probability, predictor.calibration, path)
@@ -224,7 +224,7 @@ def _threshold(value: float | str, calibration: Calibration, path: Path) -> floa
     if value != AUTO:
         if isinstance(value, str) or not 0 <= value <= 1:
             raise UserError(
-                f"the threshold {value!r:.40} is no probability", remedy=f"give a number from 0 to 1, or {AUTO}"
+                f"the threshold {value!r:.40} is not a probability", remedy=f"give a number from 0 to 1, or {AUTO}"
             )
         return float(value)
     if not calibration.min_probability:

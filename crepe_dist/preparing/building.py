@@ -183,11 +183,11 @@ def _relative(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Divide weights by their mean, so that they change neither the loss nor the meaning of the learning rate."""
     mean = weights.mean(dtype=np.float64)
     if mean == 0:
-        raise UserError("all weights are 0", remedy="give rows that count a weight above 0, or leave --weight out")
+        raise UserError("all weights are 0", remedy="give at least some rows a weight above 0, or leave --weight out")
     if weights.max() > LARGEST_WEIGHT * mean:
         raise UserError(
             f"the weight {weights.max():g} is more than {LARGEST_WEIGHT:g} times the mean, {mean:g}",
-            "few rows would decide everything",
+            "a few rows would dominate training",
             "cap the weights, or repeat or leave out rows",
         )
     return np.asarray(weights / mean, dtype=np.float32)
@@ -205,7 +205,7 @@ def _check(job: Job, collected: Collected, fate: Fate, classes: list[str], total
     if not any(collected.good.values()) or total == 0:
         raise UserError(
             f"no usable row was found in {', '.join(used)[:200]}",
-            f"the first: {shown}" if shown else "there is no row in it, or a header alone",
+            f"the first: {shown}" if shown else "it has no rows, or only a header",
             REMEDIES.get(_commonest(reasons))
             or "give rows with a label and a text in UTF-8; set --format, --header, --label and --text to read others",
         )

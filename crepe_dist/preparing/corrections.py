@@ -116,7 +116,7 @@ def correct(collected: Collected, job: Job, corrections: Corrections) -> Collect
     if counts[STALE] and not counts[APPLIED] + counts[ALREADY]:
         raise UserError(
             f"none of the {counts[STALE]:,} corrections in {corrections.file} is for these sources",
-            f"the first is for {stale}, where text or label are others; the sources are "
+            f"the first is for {stale}, whose text or label differs there; the sources are "
             f"{', '.join(name for name, _ in job.sources)}"[:300],
             "give the sources and flags of the data set that was inspected, or inspect again",
         )

@@ -270,7 +270,9 @@ def _local_steps(args: Any, page: Callable[[dict[str, Any]], str], command: str,
     """Run a preparation of local files, some of which may be ``copies`` of others."""
     if args.corrections is not None and args.part.of > 1:
         raise UserError(
-            "--corrections excludes --part", "all rows are needed to apply them", "prepare the data on one machine"
+            "--corrections cannot be combined with --part",
+            "all rows are needed to apply them",
+            "prepare the data on one machine",
         )
     arguments.check_output(args.propose_labels, "--propose-labels")
     labelling, columns = _labelling(args)
@@ -335,15 +337,17 @@ def _labelling(args: Any) -> tuple[Labelling, tuple[str, ...]]:
     kind = args.labels or (SEVERAL if separator or columns else ONE)
     problem = ""
     if kind == ONE and (separator or columns):
-        problem = "--labels one excludes --label-separator and --label-columns"
+        problem = "--labels one cannot be combined with --label-separator or --label-columns"
     elif kind == SOFT and separator:
-        problem = "--labels soft excludes --label-separator"
+        problem = "--labels soft cannot be combined with --label-separator"
     elif columns and (separator or args.label):
-        problem = "--label-columns excludes --label and --label-separator"
+        problem = "--label-columns cannot be combined with --label or --label-separator"
     elif len(columns) == 1 or len(set(columns)) < len(columns):
         problem = "--label-columns needs at least two different columns"
     elif kind != ONE and (args.stratified or args.max_per_class is not None):
-        problem = f"--labels {kind} excludes --stratified and --max-per-class, which need one class per row"
+        problem = (
+            f"--labels {kind} cannot be combined with --stratified or --max-per-class: they need one class per row"
+        )
     if problem:
         raise UserError(problem, remedy=f"leave one out; {invocation.typed('prepare')} --help describes them")
     merged = () if args.merge_labels is None else read_map(args.merge_labels)

@@ -146,7 +146,7 @@ def open_spool(folder: Path) -> Spool:
                 "sha256"
             ]:
                 raise UserError(
-                    f"{folder / name} was cut or altered", f"its SHA-256 is not the one in {MANIFEST}", again
+                    f"{folder / name} was truncated or altered", f"its SHA-256 is not the one in {MANIFEST}", again
                 )
         spool = Spool(
             folder,

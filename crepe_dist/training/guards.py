@@ -134,7 +134,7 @@ def _reject(run: Run, outcome: Outcome) -> None:
         return
     raise UserError(
         f"training diverged: non-finite loss or gradient at step {outcome.step} on {culprits}",
-        "usually the learning rate is too large; the step was discarded",
+        "the learning rate is probably too large; the step was discarded",
         "lower optimizer.learning_rate, set optimizer.clip_norm to 1, or skip such steps with --safety.nonfinite "
         "skip; the newest saved state is older than this step",
         on_all_ranks=True,

@@ -28,7 +28,7 @@ def check_replicas(network: Network, ranks: Collectives) -> None:
     if odd:
         raise UserError(
             f"the parameters of rank {', '.join(map(str, odd))} differ from those of the other ranks",
-            "a fault in memory, the network or a device, or a bug in crepe_dist",
+            "a hardware fault (memory, network or device), or a bug in crepe_dist",
             "run the same command again to resume from the newest saved state, where they were equal; if it happens "
             "again, leave that host out",
             on_all_ranks=True,

@@ -216,7 +216,7 @@ def _check_same_data(folder: Path, data: Dataset) -> None:
         write_json(path, about)
     elif read_json(path) != about:
         raise UserError(
-            f"{folder} is a search on other data, or of another version",
+            f"{folder} is a search on other data or by another version",
             f"{MANIFEST} in it has another format than {FORMAT}, or another fingerprint than {data.folder}",
             "choose another --out, or delete that folder",
         )

@@ -42,7 +42,7 @@ harms = pytest.mark.parametrize(
     [
         ("train.codes-00000.npy", flip, "was altered since it was prepared"),
         ("test.codes-00000.npy", flip, "was altered since it was prepared"),
-        ("train.codes-00000.npy", lambda path: os.truncate(path, path.stat().st_size - 1), "was cut or altered"),
+        ("train.codes-00000.npy", lambda path: os.truncate(path, path.stat().st_size - 1), "was truncated or altered"),
         ("train.codes-00000.npy", os.unlink, "is missing"),
         ("train.labels.npy", out_of_range, "does not match the shards or classes"),
         ("dataset.json", another_alphabet, "alphabet"),
