@@ -230,34 +230,6 @@ def test_the_gradient_of_the_table_is_the_same_for_any_number_of_threads(name, m
         assert_near(gradients, found[0][0])
 
 
-@pytest.mark.parametrize(
-    ("name", "precision"), [*((name, "float32") for name in BUILDS), *((name, "bfloat16") for name in IN_BFLOAT16)]
-)
-def test_the_answer_does_not_depend_on_the_neighbours(name, precision):
-    shape = sized()
-    codes, labels = some_codes(shape, 25), np.zeros(25, np.int32)
-    engine = native(make(shape), name, precision)
-    group_size = answers(engine, pack(codes, labels, 25, 25))
-    backwards = answers(engine, pack(codes[::-1].copy(), labels, 25, 25))
-    alone = [answers(engine, pack(codes[row : row + 1], labels[:1], 1, 1))[0] for row in range(25)]
-    assert np.array_equal(group_size, np.array(alone))
-    assert np.array_equal(group_size, backwards[::-1])
-
-
-@pytest.mark.parametrize("name", BUILDS)
-def test_both_engines_train_alike(name):
-    shape = sized(dropout=0.2)
-    losses: list[list[float]] = []
-    for own in (True, False):
-        network = block.build(shape, ModelOptions(), mx.cpu(), seed=2)
-        engine = native(network, name) if own else by_mxnet(network)
-        optimizer = make_optimizer("sgd", {"learning_rate": 0.3})
-        step = TrainingStep(engine, open_exchange(World(), block.trained(network), optimizer, engine.quanta(30)))
-        losses.append([step(some_batch(shape, 30 + number % 2), number + 1, 0.3).loss / 30 for number in range(8)])
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
-    assert losses[0][-1] < 0.9 * losses[0][0]
-
-
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_mxnet_bfloat16)])
 def test_mxnet_in_both_precisions(precision):
     """The same casts as float16 on a GPU: parameters, gradients and logits stay float32."""

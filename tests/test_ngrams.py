@@ -80,13 +80,6 @@ class TestPrepared:
         assert np.bincount(found.ravel()).max() <= real * np.ceil(1 / own.mean())
         assert set(found.ravel()) == set(found[own > 0])  # no row of the table that the batch does not need anyway
 
-    def test_a_share_without_documents_touches_each_row_once(self):
-        codes = np.full((3, self.shape.feature_len), BLANK, np.uint8)
-        _, prepared = self.prepared(codes)
-        found, own = (array.asnumpy() for array in prepared.extra)
-        assert not own.any()
-        assert np.bincount(found.ravel()).max() == 1
-
     def test_the_loader_s_thread_makes_them(self, data):
         dataset = open_dataset(data)
         shape = NGramShape(dataset.encoding.codes, dataset.encoding.feature_len, 3, 3, 1000)

@@ -73,16 +73,6 @@ def test_words_as_far_as_they_are_read():
     assert report.marked(explain(text, cut="end")) == "lost words qq[+2.0] and a  [1 character not read]"
 
 
-def test_positions_are_those_of_the_codes():
-    for mode in ("paper", "full", "notebook"):
-        encoding = Encoding(mode, 5, False, cut="end" if mode == "notebook" else "start")
-        for text in ("", "abc", "abcde", "abcdefgh"):
-            (codes,) = encoding.encode([text])
-            read = "".join(text[place] for place in encoding.positions(text))
-            assert [encoding.alphabet.index(character) for character in read] == codes[: len(read)].tolist()
-    assert Encoding(feature_len=5).positions("abcdefgh").tolist() == [7, 6, 2, 1, 0]
-
-
 def test_a_rare_character_is_explained_by_both_its_codes():
     encoding = Encoding("paper", 8, None, " ab", "\u8bed\u8cea", "start")
     text = "a\u8bed\u8cea b\u8cea"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import mxnet as mx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,8 +15,6 @@ from crepe_dist.data import typos
 from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.dataset import Split, open_dataset
 from crepe_dist.data.keyed_random import mix
-from crepe_dist.data.loader import batches
-from crepe_dist.data.order import epoch_order
 from crepe_dist.data.typos import corrupt, with_typos
 from crepe_dist.settings.allowed_values import MODES
 from crepe_dist.settings.config import digest, parse
@@ -113,28 +110,6 @@ def test_errors_depend_on_seed_epoch_and_row_alone(data):
     same = split.some(np.zeros(50, np.int64))
     assert len(np.unique(with_typos(same, 0.1).codes(np.arange(50)), axis=0)) > 40
     assert with_typos(split, 0.0) is split
-
-
-@pytest.mark.parametrize("size", [2, 3])
-def test_any_number_of_ranks_gets_the_same_errors(data, size):
-    split = with_typos(open_dataset(data).splits["train"], 0.1, 1, 2)
-    order = epoch_order(len(split), 1, 2)
-
-    def rows_of(rank: int, size: int, first: int = 0) -> dict[int, list[int]]:
-        found: dict[int, list[int]] = {}
-        for batch in batches(split, order, 50, rank, size, first):
-            codes, _, _ = batch.on(mx.cpu())
-            found.update(zip(batch.rows.tolist(), codes.asnumpy().tolist()))
-        return found
-
-    alone = rows_of(0, 1)
-    group_size: dict[int, list[int]] = {}
-    for rank in range(size):
-        group_size.update(rows_of(rank, size))
-    assert group_size == alone
-    rest = rows_of(0, 1, first=150)
-    assert len(rest) == 151
-    assert rest.items() <= alone.items()
 
 
 def test_errors_decide_the_result():

@@ -1,24 +1,18 @@
-"""N processes compute the same as one process, end cleanly, and resume after a kill."""
+"""N processes compute the same as one process; chaos/test_exact_resume.py kills and resumes them."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from crepe_dist.model import parameters
-from crepe_dist.model.precision import mxnet_has_bfloat16
 from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
-from tests.conftest import PAPER, QUICK, command, losses, needs_kernels, records, run
-from tests.needs import NO_FEATURE
+from tests.conftest import PAPER, QUICK, command, losses, records, run
 
 # MXNet's operators add up in another order: differences seen are below 1e-6 in 21 steps.
 TOLERANCE = 1e-5
@@ -30,8 +24,6 @@ SHAPED = (
     "--training.label_smoothing=0.1",
     '--training.class_weights={"first": 2, "third": 0.5}',
 )
-# In bfloat16 such a difference now and then rounds a weight the other way.
-BFLOAT16_TOLERANCE = 1e-3
 
 
 def train(data, run_dir, processes, *more):
@@ -116,32 +108,9 @@ def test_a_profile_of_many(data, tmp_path):
     assert all(value >= 0 for value in profile["milliseconds"].values())
 
 
-def test_bfloat16_in_many_is_that_of_one(data, tmp_path):
-    native, _ = library.find()
-    if not (native.bfloat16 if native else mxnet_has_bfloat16()):
-        pytest.skip(f"{NO_FEATURE}bfloat16")
-    for processes in (1, 2):
-        printed = train(data, tmp_path / str(processes), processes, "--model.precision=bfloat16")
-        assert "computes  in bfloat16" in printed
-    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), abs=BFLOAT16_TOLERANCE)
-
-
 def test_the_kernels_train_as_mxnet_s_operators_do(data, alone, tmp_path):
     train(data, tmp_path / "run", 2, "--model.kernels=mxnet")
     assert losses(tmp_path / "run") == pytest.approx(losses(alone / "plain"), abs=TOLERANCE)
-
-
-@needs_kernels
-@pytest.mark.slow
-def test_dropout_in_many_is_that_of_one(data, tmp_path):
-    """It depends on the place in the global batch, with our own kernels and with MXNet's operators."""
-    runs = {}
-    for kernels, processes in (("own", 1), ("own", 3), ("mxnet", 2)):
-        run_dir = tmp_path / f"{kernels}-{processes}"
-        train(data, run_dir, processes, "--model.dropout=0.5", f"--model.kernels={kernels}")
-        runs[kernels, processes] = losses(run_dir)
-    for found in runs.values():
-        assert found == pytest.approx(runs["own", 1], abs=TOLERANCE)
 
 
 def test_adaptive_optimiser_and_dropout_train_under_horovodrun(data, tmp_path):
@@ -151,48 +120,3 @@ def test_adaptive_optimiser_and_dropout_train_under_horovodrun(data, tmp_path):
     printed = run([str(Path(sys.executable).with_name("horovodrun")), "-np", "2", *worker], tmp_path)
     assert len(losses(tmp_path / "run")) == 21
     assert "test accuracy" in printed
-
-
-def pids_of(run_dir: Path) -> list[int]:
-    """The worker processes of a run, by the run's folder on their command line."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"-m" in words and str(run_dir).encode() in words and b"horovodrun" not in b" ".join(words):
-                found.append(int(entry.name))
-    return found
-
-
-def wait_until(condition, seconds):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
-@pytest.mark.parametrize(
-    ("kernels", "then"),
-    [pytest.param("auto", 1, marks=pytest.mark.slow), ("auto", 2), pytest.param("mxnet", 2, marks=pytest.mark.slow)],
-)
-def test_going_on_under_another_number_of_processes_is_the_same_run(data, alone, tmp_path, kernels, then):
-    """Two epochs by three processes, the third by one or two: the losses of one process all along."""
-    run_dir = tmp_path / "run"
-    settings = ("--training.epochs=3", "--model.precision=float32", f"--model.kernels={kernels}")
-    arguments = ("--data", data, "--run-dir", run_dir, *QUICK, *settings, "--checkpoint.every=1")
-    more = ("--logging.every=1",)
-    process = subprocess.Popen(
-        command("train", *arguments, *more, processes=3),
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.STDOUT,
-    )
-    wait_until(lambda: any(int(path.name[5:13]) >= 9 for path in run_dir.glob("state/step_*")), 60)
-    for pid in pids_of(run_dir):
-        os.kill(pid, signal.SIGKILL)
-    process.wait(timeout=30)
-    run(command("train", *arguments, *more, processes=then), tmp_path)
-    assert losses(run_dir) == pytest.approx(losses(alone / "plain"), abs=TOLERANCE)
