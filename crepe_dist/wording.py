@@ -87,7 +87,7 @@ def listed(items: list[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
 
 
-def visible(text: str, limit: int = LONGEST) -> str:
+def excerpt(text: str, limit: int = LONGEST) -> str:
     r"""Escape control characters, direction marks and lone surrogates, as in ``\n`` or ``\u202e``.
 
     A text longer than ``limit`` characters is cut and ends in "…".
@@ -98,11 +98,11 @@ def visible(text: str, limit: int = LONGEST) -> str:
 
 
 def clean(value: Any, limit: int = LONGEST) -> Any:
-    """Apply ``visible`` to every text and key of JSON-like data."""
+    """Apply ``excerpt`` to every text and key of JSON-like data."""
     if isinstance(value, str):
-        return visible(value, limit)
+        return excerpt(value, limit)
     if isinstance(value, dict):
-        return {visible(key, limit): clean(item, limit) for key, item in value.items()}
+        return {excerpt(key, limit): clean(item, limit) for key, item in value.items()}
     if isinstance(value, list):
         return [clean(item, limit) for item in value]
     return value
@@ -135,7 +135,7 @@ def cut(text: str, width: int) -> str:
 def character(symbol: str) -> tuple[str, str, str]:
     """Return a visible form of a character, its code point (``U+0041``) and its Unicode name."""
     category = unicodedata.category(symbol)
-    picture = "◌" + symbol if category.startswith("M") else visible(symbol)
+    picture = "◌" + symbol if category.startswith("M") else excerpt(symbol)
     if category == "Zs":  # a kind of space, which would show nothing
         picture = symbol.encode("unicode_escape").decode("ascii").strip() or "space"
     name = unicodedata.name(symbol, "") or UNNAMED.get(symbol, "") or UNNAMED.get(category, "")

@@ -452,12 +452,12 @@ def test_sizes(count, text):
     ],
 )
 def test_what_cannot_be_seen_is_written_out(text, shown):
-    assert wording.visible(text) == shown
+    assert wording.excerpt(text) == shown
 
 
 def test_a_long_text_is_cut():
-    assert wording.visible("abcde", 5) == "abcde"
-    assert wording.visible("abcdef", 5) == "abcd…"
+    assert wording.excerpt("abcde", 5) == "abcde"
+    assert wording.excerpt("abcdef", 5) == "abcd…"
     assert wording.cut("日本語", 6) == "日本語"
     assert wording.cut("日本語", 5) == "日本…"
 

@@ -16,7 +16,7 @@ from crepe_dist.model.calibration import softmax
 from crepe_dist.predicting.predictor import Predictor, sigmoid
 from crepe_dist.runs.run_record import quotes
 from crepe_dist.runs.scores import Scores
-from crepe_dist.wording import counted, percent, visible
+from crepe_dist.wording import counted, excerpt, percent
 
 MOST = 10
 MOST_CHARACTERS = 70  # of a text on the terminal
@@ -35,10 +35,10 @@ def worst(scores: Scores, dataset: Dataset, split: str) -> str:
         true, (predicted, share) = dataset.classes[mistake.true], mistake.ranking[0]
         source = quote.place if quote else f"row {mistake.row}"
         lines.append(
-            f"  {visible(source)}: {visible(true, MOST_CHARACTERS)} {percent(mistake.probability)}, predicted as "
-            f"{visible(dataset.classes[predicted], MOST_CHARACTERS)} {percent(share)}"
+            f"  {excerpt(source)}: {excerpt(true, MOST_CHARACTERS)} {percent(mistake.probability)}, predicted as "
+            f"{excerpt(dataset.classes[predicted], MOST_CHARACTERS)} {percent(share)}"
         )
-        lines += [f"      {visible(quote.text, MOST_CHARACTERS)}"] if quote else []
+        lines += [f"      {excerpt(quote.text, MOST_CHARACTERS)}"] if quote else []
     return "\n".join(lines)
 
 

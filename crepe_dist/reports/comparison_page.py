@@ -19,7 +19,7 @@ from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.run_record import RunRecord
 from crepe_dist.runs.scores import Counts, Scores
 from crepe_dist.version import __version__
-from crepe_dist.wording import cells, clean, cut, duration, nth, number, percent, visible
+from crepe_dist.wording import cells, clean, cut, duration, excerpt, nth, number, percent
 
 
 class Row(NamedTuple):
@@ -145,7 +145,7 @@ def results(records: Sequence[RunRecord]) -> list[Row]:
         Row("precision", [_provenance(run, "computes").partition(" (")[0] for run in records]),
         Row("data", [run.about["data"]["name"] for run in records]),
     ]
-    rows = [row._replace(cells=[visible(cell) for cell in row.cells]) for row in table]
+    rows = [row._replace(cells=[excerpt(cell) for cell in row.cells]) for row in table]
     return [row for row in rows if set(row.cells) != {UNKNOWN}]
 
 
@@ -156,7 +156,7 @@ def settings(records: Sequence[RunRecord]) -> list[Row]:
     for name in names:
         values = [record.settings.get(name, UNKNOWN) for record in records]
         if any(value != values[0] for value in values):
-            rows.append(Row(visible(name), [visible("none" if value is None else str(value)) for value in values]))
+            rows.append(Row(excerpt(name), [excerpt("none" if value is None else str(value)) for value in values]))
     return rows
 
 
@@ -335,4 +335,4 @@ def _names(records: Sequence[RunRecord]) -> list[str]:
     """Return the names of the runs, with the path of each whose name is not unique."""
     names = [record.name for record in records]
     paths = [f"{record.given_name} ({record.path})" if record.given_name else str(record.path) for record in records]
-    return [visible(name if names.count(name) == 1 else path, MAX_PATH_CHARS) for name, path in zip(names, paths)]
+    return [excerpt(name if names.count(name) == 1 else path, MAX_PATH_CHARS) for name, path in zip(names, paths)]

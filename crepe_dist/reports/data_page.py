@@ -22,7 +22,7 @@ def page(summary: dict[str, Any]) -> str:
         summary: JSON-able summary made by ``python -m crepe_dist.prepare``. Its texts are untrusted.
     """
     # The command is long, but a truncated one could not be repeated.
-    clean = {**wording.clean(summary), "command": wording.visible(summary["command"], MAX_COMMAND_CHARS)}
+    clean = {**wording.clean(summary), "command": wording.excerpt(summary["command"], MAX_COMMAND_CHARS)}
     return render(
         "data.html",
         summary=clean,
@@ -46,7 +46,7 @@ def show(summary: dict[str, Any], console: Console, folder: str) -> None:
     """Print a short version of the report; ``folder`` contains the full one as ``report.html``."""
     clean = wording.clean(summary, MAX_TERMINAL_CHARS)
     reasons = _by_count(clean["quarantine"]["reasons"])
-    data_terminal.show(clean, _symbols(summary), reasons, wording.visible(folder), console)
+    data_terminal.show(clean, _symbols(summary), reasons, wording.excerpt(folder), console)
 
 
 def _symbols(summary: dict[str, Any]) -> list[dict[str, Any]]:

@@ -116,8 +116,8 @@ def page(items: Sequence[Item], left_out: int = 0) -> str:
         items=[
             {
                 "name": item.name,
-                "label": wording.visible(item.explanation.label),
-                "ranking": [(wording.visible(name), share) for name, share in item.explanation.prediction.ranking],
+                "label": wording.excerpt(item.explanation.label),
+                "ranking": [(wording.excerpt(name), share) for name, share in item.explanation.prediction.ranking],
                 "runs": [(visible(text), _css(level)) for text, level in runs(item.explanation)],
                 "words": [(name, _listed(words)) for name, words in _for_and_against(item.explanation) if words],
                 "unread": len(item.explanation.cut),
@@ -170,7 +170,7 @@ def _for_and_against(explanation: Explanation) -> list[tuple[str, list[Word]]]:
 
 
 def _listed(words: list[Word]) -> str:
-    return ", ".join(f"{wording.visible(word.text, 40)} {word.score:+.1f}" for word in words)
+    return ", ".join(f"{wording.excerpt(word.text, 40)} {word.score:+.1f}" for word in words)
 
 
 def _level(share: float) -> int:

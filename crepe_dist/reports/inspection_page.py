@@ -8,7 +8,7 @@ from typing import Any
 from crepe_dist.data.origins import Origin
 from crepe_dist.reports.page import render
 from crepe_dist.version import __version__
-from crepe_dist.wording import clean, counted, percent, visible
+from crepe_dist.wording import clean, counted, excerpt, percent
 
 MOST = 100  # rows of a table
 MOST_CHARACTERS = 400  # of a text
@@ -20,7 +20,7 @@ def page(findings: Mapping[str, Any], name: str, classes: list[str]) -> str:
     groups = len({row["group"] for row in findings["duplicates"]})
     return render(
         "inspection.html",
-        name=visible(name),
+        name=excerpt(name),
         version=__version__,
         folds=findings["folds"],
         tiles=[
@@ -43,7 +43,7 @@ def page(findings: Mapping[str, Any], name: str, classes: list[str]) -> str:
 
 def _shown(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
-        {key: visible(value, MOST_CHARACTERS) if key == "text" else clean(value) for key, value in _placed(row).items()}
+        {key: excerpt(value, MOST_CHARACTERS) if key == "text" else clean(value) for key, value in _placed(row).items()}
         for row in rows[:MOST]
     ]
 

@@ -12,7 +12,7 @@ from crepe_dist.files import sha256
 from crepe_dist.reports import run_findings, score_tables
 from crepe_dist.reports.page import render
 from crepe_dist.version import __version__
-from crepe_dist.wording import clean, visible
+from crepe_dist.wording import clean, excerpt
 
 if TYPE_CHECKING:
     from crepe_dist.runs.checkpoint import AnyScores
@@ -28,7 +28,7 @@ SPECIAL = re.compile(r"([\\`*_\[\]{}#!])|([<>&|~$@]|:(?=/)|(?<=www)\.)", re.IGNO
 def escaped(text: str) -> Markup:
     """Escape text for Markdown, so that it is shown literally anywhere outside a code block."""
     return Markup(
-        SPECIAL.sub(lambda sign: f"\\{sign[1]}" if sign[1] else f"&#{ord(sign[2])};", visible(text, MAX_CHARS))
+        SPECIAL.sub(lambda sign: f"\\{sign[1]}" if sign[1] else f"&#{ord(sign[2])};", excerpt(text, MAX_CHARS))
     )
 
 
@@ -79,4 +79,4 @@ def _rows(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
 
 def _code(text: str) -> Markup:
     """Make one line for a code block; it cannot end the block and needs no escaping."""
-    return Markup(visible(text, MAX_CHARS))
+    return Markup(excerpt(text, MAX_CHARS))

@@ -14,7 +14,7 @@ from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.disk_space import size as disk_space
 from crepe_dist.runs.scores import Scores
 from crepe_dist.version import __version__
-from crepe_dist.wording import clean, counted, duration, percent, size, visible
+from crepe_dist.wording import clean, counted, duration, excerpt, percent, size
 
 if TYPE_CHECKING:
     from crepe_dist.runs.run_record import Quote, RunRecord
@@ -50,37 +50,37 @@ def page(
     about_data = [{**warning, "what": f"data: {warning['what']}"} for warning in data_warnings]
     return render(
         "run.html",
-        name=visible(record.name),
+        name=excerpt(record.name),
         version=__version__,
         headline=_headline(record, classes, split),
         choice=run_findings.choice(record),
         chooses="validation_accuracy" in record.metrics,
-        training=visible(run_findings.training(record)),
-        network=visible(run_findings.network(record)),
+        training=excerpt(run_findings.training(record)),
+        network=excerpt(run_findings.network(record)),
         warnings=clean([*run_findings.warnings(record, classes), *about_data]),
         history=history,
         scores=score_tables.view(record.scores[split], classes, quotes.get(split), encoding) if split else None,
         labels=score_tables.label_view(labels, classes) if labels else None,
         measure=record.measure,
-        no_texts=visible(no_texts),
+        no_texts=excerpt(no_texts),
         figures=_figures(record),
         smoothed=run_figures.is_smoothed(history),
         changed=_settings(changed),
         settings=_settings(record.settings),
         provenance=provenance,
         environment=[
-            (visible(str(name)), visible(str(value))) for name, value in provenance.get("environment", {}).items()
+            (excerpt(str(name)), excerpt(str(value))) for name, value in provenance.get("environment", {}).items()
         ],
-        data={"name": visible(record.about["data"]["name"]), "folder": visible(str(record.data_folder)),
-              "fingerprint": visible(record.fingerprint)},
-        splits=[(visible(name), count) for name, count in run_findings.split_sizes(record)],
+        data={"name": excerpt(record.about["data"]["name"]), "folder": excerpt(str(record.data_folder)),
+              "fingerprint": excerpt(record.fingerprint)},
+        splits=[(excerpt(name), count) for name, count in run_findings.split_sizes(record)],
         classes=classes,
         encoding=clean(record.about["encoding"]),
-        command=visible(run_findings.command(record), MAX_COMMAND_CHARS),
+        command=excerpt(run_findings.command(record), MAX_COMMAND_CHARS),
         digest=sha256(record.checkpoint),
         reproducible=run_findings.reproducible(record),
-        checkpoint=visible(record.checkpoint.name),
-        folder=visible(shlex.quote(str(record.path))),
+        checkpoint=excerpt(record.checkpoint.name),
+        folder=excerpt(shlex.quote(str(record.path))),
         files=_files(record.path),
         seed=record.settings.get("training.seed", "?"),
         limits=run_findings.limits(record, classes),
@@ -116,7 +116,7 @@ def _headline(record: RunRecord, classes: list[str], split: str) -> list[score_t
         tiles = [("test accuracy", percent(record.metrics["test_accuracy"]), [])]
     notes = [counted(len(history.epochs), "epoch")]
     if provenance:
-        notes.append(visible(f"{counted(provenance['processes'], 'process', 'processes')} on {provenance['device']}"))
+        notes.append(excerpt(f"{counted(provenance['processes'], 'process', 'processes')} on {provenance['device']}"))
     return [*tiles, ("training time", duration(history.seconds), notes)] if history.epochs else tiles
 
 
@@ -133,4 +133,4 @@ def _figures(record: RunRecord) -> dict[str, str]:
 
 
 def _settings(settings: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(visible(str(name)), visible("none" if value is None else str(value))) for name, value in settings.items()]
+    return [(excerpt(str(name)), excerpt("none" if value is None else str(value))) for name, value in settings.items()]

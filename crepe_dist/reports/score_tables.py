@@ -255,10 +255,10 @@ def _mistake(mistake: Mistake, quote: Quote | None, classes: list[str], encoding
     length = len(quote.text) if quote else 0
     read = f"of {number(length)} characters, {read_of_long(encoding)} are read" * (length > encoding["feature_len"])
     return {
-        "place": wording.visible(quote.place) if quote else f"row {number(mistake.row)}",
+        "place": wording.excerpt(quote.place) if quote else f"row {number(mistake.row)}",
         "true": classes[mistake.true],
         "probability": percent(mistake.probability),
         "ranking": [(classes[index], percent(probability)) for index, probability in mistake.ranking],
-        "text": None if quote is None else wording.visible(quote.text, MAX_QUOTE_CHARS),
+        "text": None if quote is None else wording.excerpt(quote.text, MAX_QUOTE_CHARS),
         "length": read,
     }

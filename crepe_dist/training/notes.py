@@ -20,7 +20,7 @@ from crepe_dist.runs.run_record import open_run
 from crepe_dist.settings.config import Config
 from crepe_dist.training.engine_setup import training_bytes
 from crepe_dist.training.transfer import Start
-from crepe_dist.wording import counted, cut, first, listed, number, size, visible
+from crepe_dist.wording import counted, cut, excerpt, first, listed, number, size
 
 SMALLEST_BATCH = 8  # a smaller one is not advised: the gradients get noisy, and a step does not get faster
 FEW_VALIDATION_ROWS = 100
@@ -173,7 +173,7 @@ def leaked_rows(init_from: str, data: Dataset) -> str:
         trained = record.dataset(None).splits["train"].origins[:, HASH]
     except UserError as error:
         return _note(
-            f"whether {visible(init_from)} was trained on rows that are scored here is unknown: {error.what}",
+            f"whether {excerpt(init_from)} was trained on rows that are scored here is unknown: {error.what}",
             SAME_SPLITS,
         )
     scored = {split: rows.origins[:, HASH] for split, rows in data.splits.items() if split != "train"}
@@ -183,7 +183,7 @@ def leaked_rows(init_from: str, data: Dataset) -> str:
     ]
     if not leaked:
         return ""
-    return _note(f"{visible(init_from)} was trained on {listed(leaked)}, so their scores are too high", SAME_SPLITS)
+    return _note(f"{excerpt(init_from)} was trained on {listed(leaked)}, so their scores are too high", SAME_SPLITS)
 
 
 def _note(what: str, remedy: str) -> str:

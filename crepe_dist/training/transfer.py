@@ -82,7 +82,7 @@ def _kept(path: Path, arrays: Arrays, shape: Shape, classes: list[str] | None, h
     Args:
         classes: names of the classes that the arrays were trained for; ``None`` if unknown.
     """
-    name, of_classes = wording.visible(str(path)), shape.class_axes
+    name, of_classes = wording.excerpt(str(path)), shape.class_axes
     if classes == here:
         return arrays, f"all layers from {name}"
     if classes is None and shape.classes == len(here):
@@ -140,6 +140,6 @@ def _check_settings(path: Path, options: ModelOptions, shape: Shape) -> None:
 
 
 def _listed(classes: list[str]) -> str:
-    names = [wording.visible(name, 40) for name in wording.first(classes, SHOWN_CLASSES)]
+    names = [wording.excerpt(name, 40) for name in wording.first(classes, SHOWN_CLASSES)]
     rest = len(classes) - len(names)
     return wording.listed([*names, f"{rest} more"] if rest else names)
