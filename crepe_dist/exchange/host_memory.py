@@ -89,18 +89,20 @@ def share_memory(ranks: Collectives, host: Sequence[int], size: int) -> HostMemo
         64 MB by default) or belongs to another container.
     """
     remove_stale()
-    path = _create(size)
+    created = _create(size)
+    files: list[int] = []
     try:
-        names = ranks.gather(path and path.name, "shared memory")
-        if None in names:
-            return None
-        files, pages = _open([names[rank] for rank in host], size)
-        if 0 in ranks.gather(len(pages), "shared memory opened"):
-            return None
-        return HostMemory(pages, files, host.index(ranks.rank))
+        names = ranks.gather(created and created[0].name, "shared memory")
+        if None not in names:
+            files, pages = _open([names[rank] for rank in host], size)
+            if 0 not in ranks.gather(len(pages), "shared memory opened"):
+                return HostMemory(pages, files, host.index(ranks.rank))
     finally:
-        if path is not None:
-            path.unlink()  # the memory lives until the last process ends, even if it is killed
+        if created is not None:
+            created[0].unlink()  # the memory lives until the last process ends, even if it is killed
+    for file in files if created is None else [*files, created[1]]:
+        os.close(file)  # otherwise it would keep the memory
+    return None
 
 
 def remove_stale() -> None:
@@ -126,8 +128,8 @@ def _owner_is_gone(file: int) -> bool:
     return True
 
 
-def _create(size: int) -> Path | None:
-    """Create a file of that size, locked until this process ends; ``None`` if that fails."""
+def _create(size: int) -> tuple[Path, int] | None:
+    """Create a file of that size, locked until its descriptor is closed; ``None`` if that fails."""
     path = FOLDER / f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -140,13 +142,16 @@ def _create(size: int) -> Path | None:
         path.unlink()
         os.close(descriptor)
         return None
-    return path
+    return path, descriptor
 
 
 def _open(names: Sequence[str], size: int) -> tuple[list[int], list[mmap.mmap]]:
     """Open the memories of all processes; empty if one cannot be opened."""
+    files: list[int] = []
     try:
-        files = [os.open(FOLDER / name, os.O_RDWR) for name in names]
+        files.extend(os.open(FOLDER / name, os.O_RDWR) for name in names)  # keeps those before one that fails
         return files, [mmap.mmap(file, size) for file in files]
     except (OSError, ValueError):
+        for file in files:
+            os.close(file)
         return [], []

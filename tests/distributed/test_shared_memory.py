@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -124,6 +126,22 @@ def test_no_room_is_found_out_at_once(tmp_path, monkeypatch):
     assert host_memory._open(["missing"], 10) == ([], [])
 
 
+@pytest.mark.parametrize(("file", "opened"), [(None, 2), ("missing", 2), ("own", 0)])
+def test_memory_that_cannot_be_shared_is_given_back(tmp_path, monkeypatch, file, opened):
+    """A file that this process keeps open keeps its memory, even if the file is removed."""
+
+    def gather(value, name):
+        answer = opened if name == "shared memory opened" else value if file == "own" else file
+        return [value, answer]
+
+    monkeypatch.setattr(host_memory, "FOLDER", tmp_path)
+    ranks: Any = SimpleNamespace(rank=0, gather=gather)
+    before = os.listdir("/proc/self/fd")
+    assert host_memory.share_memory(ranks, [0, 1], 1 << 20) is None
+    assert os.listdir("/proc/self/fd") == before
+    assert not list(tmp_path.iterdir())
+
+
 # Rank {dead} is killed while the others wait in the sum. No process ends before all that are left have said why.
 KILLED = """
 import os, time
@@ -176,8 +194,9 @@ def test_what_an_ended_process_left_is_removed_and_nothing_else(tmp_path, monkey
     left, young, other = (tmp_path / name for name in ("crepe_dist-1-left", "crepe_dist-2-young", "something"))
     for path in (left, young, other):
         path.touch()
-    mine = host_memory._create(100)
-    assert mine is not None
+    created = host_memory._create(100)
+    assert created is not None
+    mine, _ = created
     for path in (left, other, mine):
         os.utime(path, (0, 0))
     host_memory.remove_stale()
