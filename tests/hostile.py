@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from crepe_dist.data.dataset import open_dataset, write_manifest
 from crepe_dist.files import identity as identity_of
 from crepe_dist.files import sha256
-from crepe_dist.runs.state import FILES, Progress
+from crepe_dist.runs.state import FILES, FORMAT, Progress
 
 DEEP = "[" * 100_000
 LONG = 10**30
@@ -105,7 +105,7 @@ def packed(name: str, complaint: str, shapes: dict[str, tuple[int, ...]], **more
                 arrays |= {f"{each}.book": np.zeros((256, 1), np.float16)}
                 arrays |= {f"{each}.codes": np.zeros((0, shape[1]), np.uint8)}
         save_file({"compressed": np.ones(1, np.int64), **arrays, **more}, str(model))
-        network = {"kind": "ngrams", "longest": 3, "edges": True}
+        network = {"kind": "ngrams", "longest": 3, "buckets": min(1 << 24, shapes.get("weight", (9,))[0])}
         about = {**json.loads(sidecar.read_text()), "network": network, "sha256": sha256(model)}
         model.with_suffix(".json").write_text(json.dumps(about))
 
@@ -118,13 +118,13 @@ packed(
     {"weight": (9, 3), "bias": (3,), "significant": (9,), "x": (1 << 30,)},
 )  # fmt: skip
 packed(
-    "a table of gigabytes", "the limit is 1,073,741,824",
+    "a table of gigabytes", "weight has .268435456, 3. instead of .16777216, 3.",
     {"weight": (1 << 28, 3), "bias": (3,), "significant": (1 << 28,)},
 )  # fmt: skip
 packed(
     "a table of other classes",
     "5 outputs, but 3",
-    {"weight": (1 << 27, 5), "bias": (5,), "significant": (1 << 27,)},
+    {"weight": (1 << 24, 5), "bias": (5,), "significant": (1 << 24,)},
 )
 
 
@@ -167,7 +167,7 @@ params(
             }
         )
     ),
-    "(first dense layer|not the parameters)",
+    "(first dense layer|not parameters)",
 )
 
 
@@ -219,7 +219,11 @@ def result(name: str, text: str, complaint: str) -> None:
     CASES[f"result: {name}"] = Case(build, "predict", ("run", "--text", "x"), complaint)
 
 
-result("another's file", '{"checkpoint": "../../../etc/passwd"}', "checkpoints/passwd is gone")
+result(
+    "another's file",
+    '{"checkpoint": "../../../etc/passwd", "chosen_by": "last epoch"}',
+    "its checkpoint is malformed",
+)
 result("nested", DEEP, "nested too deeply")
 result("a list for a name", '{"checkpoint": []}', "cannot be read")
 result("nothing", "", "cannot be read")
@@ -248,7 +252,7 @@ def state(
         build(folder)
         if not (folder / "manifest.json").exists():
             files = {each: identity_of(folder / each) for each in FILES if (folder / each).is_file()}
-            (folder / "manifest.json").write_text(json.dumps({"format": 2, "version": "0.1.0", "files": files}))
+            (folder / "manifest.json").write_text(json.dumps({"format": FORMAT, "version": "0.1.0", "files": files}))
 
     CASES[f"state: {name}"] = Case(make, "train", TRAIN, complaint)
 
@@ -288,7 +292,7 @@ state("a manifest nested", written("manifest.json", DEEP))
 state("a manifest that is a pipe", lambda folder: os.mkfifo(folder / "manifest.json"))
 state("a manifest without end", lambda folder: (folder / "manifest.json").symlink_to("/dev/zero"))
 state("of another time", written("manifest.json", '{"format": 10000}'), "has format 10000")
-state("files elsewhere", written("manifest.json", '{"format": 2, "files": {"../../../etc/passwd": {}}}'))
+state("files elsewhere", written("manifest.json", json.dumps({"format": FORMAT, "files": {"../../../etc/passwd": {}}})))
 state("a link", link_out)
 state("a position that is a list", written("state.json", "[]"))
 state("a header of 2^60 bytes", written("parameters.safetensors", struct.pack("<Q", 1 << 60) + b"{}"))
@@ -626,5 +630,5 @@ def part_file(name: str, build: Callable[[Path], object], complaint: str) -> Non
 part_file("bad rows nested", lambda path: path.write_text(DEEP), "nested too deeply")
 part_file("a bad row without end", lambda path: path.write_bytes(b"[" + b"1," * 10_000_000), "longer than")
 part_file("a bad row of other kinds", lambda path: path.write_text('{"source": []}'), "records that are not bad rows")
-part_file("bad rows from a pipe", os.mkfifo, "cannot be read|cut or altered")
-part_file("bad rows from elsewhere", lambda path: path.symlink_to("/etc/passwd"), "cannot be read|cut or altered")
+part_file("bad rows from a pipe", os.mkfifo, "cannot be read|truncated or altered")
+part_file("bad rows from elsewhere", lambda path: path.symlink_to("/etc/passwd"), "cannot be read|truncated or altered")

@@ -50,7 +50,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Good:
     arrays = block.values(block.build(shape, ModelOptions(), mx.cpu(), seed=0))
     about: dict[str, Any] = {"epoch": 0, "test_accuracy": 0.5, "encoding": dataset.encoding.to_dict()}
     about["composition"] = dataset.composition.to_dict()
-    about |= {"classes": dataset.classes, "network": {"kind": "paper", "dropout": 0.5}}
+    about |= {"classes": dataset.classes, "network": shape.settings()}
     checkpoint.write(folder / "run", arrays, about)
     sources = find_sources([str(write_csv(folder / "x.csv", 3000, seed=5))])
     prepare(

