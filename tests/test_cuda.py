@@ -247,7 +247,7 @@ def test_arrays_on_gpus_need_a_horovod_with_cuda():
             return [mx.gpu(0)]
 
     world: Any = HorovodWorld.__new__(HorovodWorld)
-    world._hvd = Horovod()
+    world.horovod = Horovod()
     world.check_device(mx.cpu())
     for touch in (lambda: world.check_device(mx.gpu(0)), lambda: world.broadcast_parameters({"weight": Parameter()})):
         with pytest.raises(cuda.UserError, match="Horovod was built without CUDA") as raised:
