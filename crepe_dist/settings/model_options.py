@@ -23,9 +23,9 @@ class ModelOptions(Settings, group="model"):
     """The network.
 
     Args:
-        network: crepe (a table of hashed character n-grams and residual convolutions over n-grams, which answer
-            together), ngrams (the table alone: less accurate, and trained in about a tenth of the time), or paper (the
-            convolutional network of Zhang, Zhao & LeCun 2015).
+        network: crepe (the sum of a table of hashed character n-grams and residual convolutions over n-grams), ngrams
+            (the table alone: less accurate, and trained in about a tenth of the time), or paper (the convolutional
+            network of Zhang, Zhao & LeCun 2015).
         longest: (crepe, ngrams) characters of the longest n-grams of the table.
         deviations: (crepe, ngrams) standard deviations by which the frequency of an n-gram must differ between classes
             for it to count as informative. Informative n-grams are averaged apart from the others. 0 or a very large

@@ -1,4 +1,4 @@
-"""The Crepe network: residual convolutions over n-grams at each position, and the n-gram table, answering together.
+"""The Crepe network: residual convolutions over n-grams at each position, added to the n-gram table.
 
     logits = 0.75 × (logits of the n-gram table + weight × logits of the tower)
 
