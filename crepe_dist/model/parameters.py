@@ -57,7 +57,7 @@ def shape_class(network: Mapping[str, Any]) -> type[Shape]:
     """Return the ``Shape`` class for the network entries of a checkpoint's description."""
     kind = network.get("kind", registry.NOTEBOOK)
     if not isinstance(kind, str) or kind not in registry.NETWORKS:
-        raise ValueError(f"there is no network {str(kind)[:40]!r}")
+        raise ValueError(f"there is no network {str(kind)[:40]!r} among {', '.join(registry.NETWORKS)}")
     shape: type[Shape] = registry.shape(kind)
     return shape
 

@@ -29,7 +29,7 @@ from crepe_dist.runs.scores import MOST_CLASSES, Scores
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.allowed_values import MANY
 
-FORMAT = 2
+FORMAT = 3
 FOLDER = "checkpoints"
 RESULT = "result.json"
 CONFIG = "config.yaml"
