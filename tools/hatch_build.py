@@ -69,7 +69,7 @@ def _unchanged(folder: Path) -> dict[str, Any] | None:
 
 def _compiled(folder: Path) -> dict[str, Any]:
     """Compile each build that the compiler can; return the checksums, by name, and what determines them."""
-    (folder / "constants.h").write_text(_constants(folder), encoding="utf-8")
+    (folder / "constants.hpp").write_text(_constants(folder), encoding="utf-8")
     found: dict[str, str] = {}
     if shutil.which(_compiler()[0]) is None:
         print(f"{_compiler()[0]} was not found: crepe_dist is installed without its own kernels", file=sys.stderr)
@@ -127,7 +127,7 @@ def _by() -> list[Any]:
 
 def _sources(folder: Path) -> dict[str, str]:
     written = [*folder.glob("*.cpp"), *folder.glob("*.h"), folder / "constants.py"]
-    return {path.name: _digest(path) for path in sorted(written) if path.name != "constants.h"}
+    return {path.name: _digest(path) for path in sorted(written)}
 
 
 def _digest(path: Path) -> str:

@@ -9,7 +9,7 @@
 #include <memory>
 #include <vector>
 
-#include "constants.h"
+#include "constants.hpp"
 
 using Groups = std::array<std::vector<uint32_t>, 2>;  // two ascending lists of a document's buckets
 

@@ -1,4 +1,4 @@
-"""Constants that Python and C++ share. ``tools/hatch_build.py`` writes them to ``constants.h`` before it compiles."""
+"""Constants that Python and C++ share. ``tools/hatch_build.py`` writes them to ``constants.hpp`` before it compiles."""
 
 from __future__ import annotations
 

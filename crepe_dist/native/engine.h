@@ -7,7 +7,7 @@
 #include <numeric>
 #include <vector>
 
-#include "constants.h"
+#include "constants.hpp"
 
 struct Dropout {
     double probability;

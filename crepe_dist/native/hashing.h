@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "constants.h"
+#include "constants.hpp"
 
 // Copies the codes of a text up to its last known character, between two symbols, whose code follows those of the
 // alphabet. networks/ngrams/hashing.py describes the hash. A text without a known character is empty.

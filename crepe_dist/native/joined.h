@@ -1,4 +1,4 @@
-// Two networks that answer together: with the weighted sum of their logits, scaled. Each learns from a loss of its own.
+// Two networks that answer with the weighted sum of their logits, scaled. Each learns from a loss of its own.
 #pragma once
 
 #include <algorithm>

@@ -8,7 +8,7 @@
 #include <algorithm>
 
 #include "block.h"
-#include "constants.h"
+#include "constants.hpp"
 #include "whole.h"
 
 constexpr int NONE = PAPER_POOL;  // marks a pool without gradient, because ReLU made all its inputs zero

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "constants.h"
+#include "constants.hpp"
 
 #if defined(__AVX512VBMI__)
 #include <immintrin.h>
