@@ -294,7 +294,7 @@ def test_a_network_that_overflows(place, said, tmp_path):
     arrays = {name: np.full_like(array, 3e38) for name, array in parameters.load(path).items()}
     huge = checkpoint.write(tmp_path, arrays, read_json(path.with_suffix(".json")))
     for arguments in (("predict", huge, "--text", "x"), ("evaluate", huge, "--data", "data3")):
-        assert "answers with NaN or infinity" in said(*arguments, cwd=place)
+        assert "the network returned NaN or infinity" in said(*arguments, cwd=place)
 
 
 def test_every_error_says_what_to_do():
