@@ -95,5 +95,6 @@ class NumpyInference(Inference):
 
     def logits(self, codes: Codes) -> Logits:
         starts = range(0, len(codes), self._rows)
-        parts = [self._logits(self.shape, self.arrays, codes[start : start + self._rows]) for start in starts]
+        with np.errstate(over="ignore", invalid="ignore"):  # an answer that is not finite is refused with its cause
+            parts = [self._logits(self.shape, self.arrays, codes[start : start + self._rows]) for start in starts]
         return np.concatenate([np.empty((0, self.shape.classes), np.float32), *parts])
