@@ -21,7 +21,8 @@ from workers import Workers
 from crepe_dist.data.alphabet import ALPHABET
 from crepe_dist.errors import UserError
 from crepe_dist.files import cache_folder
-from crepe_dist.networks.paper.shape import CONVOLUTIONS, POOL
+from crepe_dist.native.constants import PAPER_POOL
+from crepe_dist.networks.paper.shape import CONVOLUTIONS
 
 WORKER = Path(__file__).with_name("peers_worker.py")
 REQUIREMENTS = Path(__file__).with_name("peers.txt")
@@ -32,7 +33,13 @@ def described(sizes: Any, threads: int) -> dict[str, Any]:
     """Return the arguments of ``peers_worker.Sizes``."""
     names = ("batch_size", "feature_len", "filters", "units", "classes")
     network = {name: getattr(sizes, name) for name in names}
-    return {**network, "alphabet_size": len(ALPHABET), "convolutions": CONVOLUTIONS, "pool": POOL, "threads": threads}
+    return {
+        **network,
+        "alphabet_size": len(ALPHABET),
+        "convolutions": CONVOLUTIONS,
+        "pool": PAPER_POOL,
+        "threads": threads,
+    }
 
 
 class Peers(NamedTuple):

@@ -27,7 +27,8 @@ from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.exchange import open_exchange
 from crepe_dist.exchange.optimizers import make_optimizer
 from crepe_dist.model.precision import plan
-from crepe_dist.networks.paper.shape import CONVOLUTIONS, POOL, PaperShape
+from crepe_dist.native.constants import PAPER_POOL
+from crepe_dist.networks.paper.shape import CONVOLUTIONS, PaperShape
 from crepe_dist.preparing.shards import MAX_CHUNK
 from crepe_dist.settings.model_options import ModelOptions, Precision
 from crepe_dist.training.step import TrainingStep
@@ -202,7 +203,7 @@ def _notebook_network(shape: PaperShape) -> Any:
     for kernel, pooled in CONVOLUTIONS:
         network.add(nn.Conv1D(channels=shape.filters, kernel_size=kernel, activation="relu"))
         if pooled:
-            network.add(nn.MaxPool1D(pool_size=POOL, strides=POOL))
+            network.add(nn.MaxPool1D(pool_size=PAPER_POOL, strides=PAPER_POOL))
     network.add(nn.Flatten())
     for _ in range(2):
         network.add(nn.Dense(shape.units, activation="relu"), nn.Dropout(0.5))

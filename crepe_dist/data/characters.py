@@ -1,4 +1,4 @@
-"""What each character is read as: itself, a space, a letter without accent, or two codes.
+"""Reading of characters: as themselves, a space, a letter without accent, or two codes.
 
 ``frequent_alphabet`` makes alphabets for other scripts. If a script has more characters than there are codes, each rare
 one is read as two codes, which no other character has.
@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.errors import UserError
-from crepe_dist.native import constants
+from crepe_dist.native.constants import BLANK
 from crepe_dist.settings.allowed_values import Mode
 
-BLANK = constants.BLANK
 CODE_POINTS = 0x110000
 MAX_CHARACTERS = 254  # codes of an alphabet: they are bytes, BLANK takes one, and the edges of a text another
 MIN_COUNT = 5  # occurrences that a character needs to enter a generated alphabet

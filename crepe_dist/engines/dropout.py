@@ -10,12 +10,11 @@ import numpy as np
 
 from crepe_dist.data.keyed_random import GOLDEN, scramble
 from crepe_dist.mxnet_internals import pointer, view
-from crepe_dist.native import constants, library
+from crepe_dist.native import library
 
 # Called with a probability and the shape of each document's mask; returns the mask, uint8 [B, *shape], on the device;
 # see ``kept``. A network with several masks gives each its own ``stream``.
 Kept = Callable[..., mx.nd.NDArray]
-OTHER_STREAM = constants.FEATURE_STREAM
 
 
 def kept(probability: float, seed: int, first: int, shape: tuple[int, ...]) -> mx.nd.NDArray:

@@ -14,12 +14,13 @@ from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.engines.block import Network
-from crepe_dist.engines.dropout import OTHER_STREAM, Kept
+from crepe_dist.engines.dropout import Kept
 from crepe_dist.engines.layers import Casting, Logits
 from crepe_dist.mxnet_internals import drop_compiled_graph, host_array, view
+from crepe_dist.native.constants import FEATURE_STREAM, POOLED_BLOCKS, SUM_SCALE, TOWER_TAPS
 from crepe_dist.networks.crepe.head_start import head_start
-from crepe_dist.networks.crepe.shape import SUM_SCALE, CrepeShape
-from crepe_dist.networks.crepe.tower import POOLED_BLOCKS, TAPS, look_up
+from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.crepe.tower import look_up
 from crepe_dist.networks.ngrams.counting import count_ngrams
 from crepe_dist.networks.ngrams.gluon import NGrams
 from crepe_dist.networks.ngrams.hashing import fill
@@ -102,7 +103,7 @@ class Crepe(Network):
         shape = self.shape
         masks = (
             kept(shape.dropout, shape.positions, shape.width),
-            kept(shape.FEATURE_DROPOUT, 2, shape.width, stream=OTHER_STREAM),
+            kept(shape.FEATURE_DROPOUT, 2, shape.width, stream=FEATURE_STREAM),
         )
         return self.ngrams(*inputs[:2]), self.dropping(*inputs[2:], *masks)
 
@@ -138,8 +139,8 @@ class Tower(nn.HybridBlock):
                 self.convolutions.add(
                     Convolution(
                         width,
-                        TAPS,
-                        padding=TAPS // 2,
+                        TOWER_TAPS,
+                        padding=TOWER_TAPS // 2,
                         in_channels=width,
                         weight_initializer=init,
                         prefix=f"conv{number}_",

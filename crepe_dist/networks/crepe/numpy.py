@@ -7,8 +7,9 @@ import numpy as np
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.model.numpy_layers import Floats, convolved, pooled, total
 from crepe_dist.model.parameters import Arrays
-from crepe_dist.networks.crepe.shape import SUM_SCALE, CrepeShape
-from crepe_dist.networks.crepe.tower import POOLED_BLOCKS, TAPS, look_up
+from crepe_dist.native.constants import POOLED_BLOCKS, SUM_SCALE, TOWER_TAPS
+from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.crepe.tower import look_up
 from crepe_dist.networks.ngrams import numpy as ngrams
 
 
@@ -29,7 +30,7 @@ def _tower(shape: CrepeShape, arrays: Arrays, codes: Codes) -> Floats:
     inside = is_inside[:, :, None].astype(np.float32)
 
     def block_convolved(x: Floats, number: int) -> Floats:
-        padded = np.pad(x, ((0, 0), (TAPS // 2, TAPS // 2), (0, 0)))
+        padded = np.pad(x, ((0, 0), (TOWER_TAPS // 2, TOWER_TAPS // 2), (0, 0)))
         name = f"convolutions.{number}"
         return np.asarray(convolved(padded, arrays[f"{name}.weight"]) + arrays[f"{name}.bias"])
 

@@ -7,8 +7,8 @@ from onnx import TensorProto
 
 from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.model.parameters import Arrays
-from crepe_dist.networks.crepe.shape import SUM_SCALE, CrepeShape
-from crepe_dist.networks.crepe.tower import POOLED_BLOCKS, TAPS
+from crepe_dist.native.constants import POOLED_BLOCKS, SUM_SCALE, TOWER_TAPS
+from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams import onnx as ngrams
 
 
@@ -39,7 +39,7 @@ def _tower(graph: Graph, shape: CrepeShape, arrays: Arrays) -> str:
     def convolved(x: str, number: int) -> str:
         weight, bias = (f"tower.convolutions.{number}.{name}" for name in ("weight", "bias"))
         values = graph.value(arrays[weight][:, :, None], weight), graph.value(arrays[bias], bias)
-        return graph.node("Conv", x, *values, kernel_shape=[1, TAPS], pads=[0, TAPS // 2] * 2)
+        return graph.node("Conv", x, *values, kernel_shape=[1, TOWER_TAPS], pads=[0, TOWER_TAPS // 2] * 2)
 
     for block in range(shape.blocks):
         hidden = graph.node("Mul", graph.node("Relu", convolved(x, 2 * block)), inside)

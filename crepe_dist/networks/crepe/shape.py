@@ -22,15 +22,14 @@ import numpy.typing as npt
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.errors import UserError
 from crepe_dist.model.shape import Layer, Shape
-from crepe_dist.native import constants
-from crepe_dist.networks.crepe.tower import POOLED_BLOCKS, TAPS, look_up
+from crepe_dist.native.constants import POOLED_BLOCKS, TOWER_TAPS
+from crepe_dist.networks.crepe.tower import look_up
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings.allowed_values import LARGEST_STRIDE, LONGEST_NGRAM, MOST_BLOCKS
 
 if TYPE_CHECKING:
     from crepe_dist.settings.model_options import ModelOptions
 
-SUM_SCALE = constants.SUM_SCALE
 SHORT_TEXT = 256  # characters: the longest texts with a position for each character
 # (length of the longest n-grams at a position, rows of their table). Long texts have more n-grams, and where a position
 # has several characters, short n-grams tell less.
@@ -131,7 +130,7 @@ class CrepeShape(Shape):
         shapes = {f"ngrams.{name}": shape for name, shape in self.table.parameter_shapes().items()}
         shapes["tower.table"] = (self.rows, self.width)
         for number in range(2 * self.blocks):
-            shapes[f"tower.convolutions.{number}.weight"] = (self.width, self.width, TAPS)
+            shapes[f"tower.convolutions.{number}.weight"] = (self.width, self.width, TOWER_TAPS)
             shapes[f"tower.convolutions.{number}.bias"] = (self.width,)
         return {**shapes, "tower.out.weight": (self.classes, 2 * self.width), "tower.out.bias": (self.classes,)}
 
@@ -149,9 +148,9 @@ class CrepeShape(Shape):
         yield Layer(
             f"embedded n-grams of 1 to {self.reach}", f"{self.width} × {self.positions}", self.rows * self.width
         )
-        parameters = 2 * (self.width**2 * TAPS + self.width)
+        parameters = 2 * (self.width**2 * TOWER_TAPS + self.width)
         for number, positions in enumerate(self._positions()):
-            yield Layer(f"block {number + 1}, width {TAPS}", f"{self.width} × {positions}", parameters)
+            yield Layer(f"block {number + 1}, width {TOWER_TAPS}", f"{self.width} × {positions}", parameters)
         yield Layer("maximum and mean", f"{2 * self.width}")
         yield Layer("logits", f"{self.classes}", self.classes * (2 * self.width + 1))
 
@@ -169,7 +168,7 @@ class CrepeShape(Shape):
                 positions = -(-positions // 2)
 
     def forward_operations(self) -> int:
-        convolutions = sum(2 * 2 * TAPS * self.width**2 * positions for positions in self._positions())
+        convolutions = sum(2 * 2 * TOWER_TAPS * self.width**2 * positions for positions in self._positions())
         return self.table.forward_operations() + self.feature_len * self.reach * self.width + convolutions
 
     def training_operations(self) -> int:

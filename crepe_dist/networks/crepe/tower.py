@@ -18,10 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import BLANK, Codes
-from crepe_dist.native import constants
 from crepe_dist.networks.ngrams.hashing import edged, keys, rows_of
-
-TAPS, POOLED_BLOCKS = constants.TOWER_TAPS, constants.POOLED_BLOCKS
 
 
 def look_up(

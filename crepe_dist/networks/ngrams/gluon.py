@@ -15,9 +15,10 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.engines.block import Network
 from crepe_dist.mxnet_internals import host_array, view
+from crepe_dist.native.constants import NGRAM_SCALE, ROOT_SCALE
 from crepe_dist.networks.ngrams import counting
 from crepe_dist.networks.ngrams.hashing import fill, look_up
-from crepe_dist.networks.ngrams.shape import ROOT_SCALE, SCALE, NGramShape
+from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings.model_options import ModelOptions
 
 MANY_STEPS = 1500  # from which on the table learns more slowly (decision 0060)
@@ -79,7 +80,7 @@ class NGrams(Network):
         factors = 0
         for group in (telling, mask - telling):
             number = F.maximum(F.sum(group, axis=1, keepdims=True), 1)
-            scale = F.minimum(ROOT_SCALE * F.sqrt(number), SCALE)
+            scale = F.minimum(ROOT_SCALE * F.sqrt(number), NGRAM_SCALE)
             factors = factors + F.broadcast_mul(group, scale / number)
         return F.broadcast_add(F.batch_dot(F.expand_dims(factors, 1), rows).reshape((0, -1)), bias.expand_dims(0))
 

@@ -7,8 +7,9 @@ import numpy as np
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.model.numpy_layers import Floats
 from crepe_dist.model.parameters import Arrays
+from crepe_dist.native.constants import NGRAM_SCALE, ROOT_SCALE
 from crepe_dist.networks.ngrams.hashing import look_up
-from crepe_dist.networks.ngrams.shape import ROOT_SCALE, SCALE, NGramShape
+from crepe_dist.networks.ngrams.shape import NGramShape
 
 
 def logits(shape: NGramShape, arrays: Arrays, codes: Codes) -> Floats:
@@ -20,6 +21,6 @@ def logits(shape: NGramShape, arrays: Arrays, codes: Codes) -> Floats:
         factors = np.zeros(number, np.float32)
         for group in (telling, 1 - telling):
             size = max(float(group.sum()), 1)
-            factors += group * np.float32(min(ROOT_SCALE * size**0.5, SCALE) / size)
+            factors += group * np.float32(min(ROOT_SCALE * size**0.5, NGRAM_SCALE) / size)
         row += factors @ arrays["weight"][buckets]
     return result

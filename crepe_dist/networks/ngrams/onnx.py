@@ -7,7 +7,8 @@ from onnx import TensorProto
 
 from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.model.parameters import Arrays
-from crepe_dist.networks.ngrams.shape import ROOT_SCALE, SCALE, NGramShape
+from crepe_dist.native.constants import NGRAM_SCALE, ROOT_SCALE
+from crepe_dist.networks.ngrams.shape import NGramShape
 
 
 def logits(graph: Graph, shape: NGramShape, arrays: Arrays, prefix: str = "") -> str:
@@ -24,7 +25,7 @@ def logits(graph: Graph, shape: NGramShape, arrays: Arrays, prefix: str = "") ->
     def scaled(group: str) -> str:
         number = graph.node("Max", graph.node("ReduceSum", group, axis, keepdims=1), one)
         root = graph.node("Mul", graph.node("Sqrt", number), graph.value(np.array(ROOT_SCALE, np.float32)))
-        scale = graph.node("Min", root, graph.value(np.array(SCALE, np.float32)))
+        scale = graph.node("Min", root, graph.value(np.array(NGRAM_SCALE, np.float32)))
         return graph.node("Mul", group, graph.node("Div", scale, number))
 
     factors = graph.node("Add", scaled(telling), scaled(graph.node("Sub", own, telling)))

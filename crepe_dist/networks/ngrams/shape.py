@@ -30,7 +30,6 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.model.shape import Layer, Shape
-from crepe_dist.native import constants
 from crepe_dist.networks.ngrams.hashing import look_up
 from crepe_dist.settings.allowed_values import LONGEST_NGRAM
 
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 MAX_BUCKETS = 1 << 20
 MIN_BUCKETS = 1 << 14
 MAX_PARAMETERS = 8_000_000  # of a table with the default number of buckets
-SCALE, ROOT_SCALE = constants.NGRAM_SCALE, constants.ROOT_SCALE
 
 
 def buckets_for(classes: int) -> int:

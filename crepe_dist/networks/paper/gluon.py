@@ -15,7 +15,8 @@ from crepe_dist.engines.dropout import Kept
 from crepe_dist.engines.layers import Casting, Conv1D, Dense, Dropout, Logits, MaxPool1D, OneHotConv1D
 from crepe_dist.errors import UserError
 from crepe_dist.mxnet_internals import drop_compiled_graph, structural_parameters
-from crepe_dist.networks.paper.shape import CONVOLUTIONS, POOL, PaperShape, lengths
+from crepe_dist.native.constants import PAPER_POOL
+from crepe_dist.networks.paper.shape import CONVOLUTIONS, PaperShape, lengths
 from crepe_dist.settings.model_options import Initialisation, ModelOptions
 
 DROPOUTS = 2
@@ -54,7 +55,7 @@ class Paper(Network, nn.HybridSequential):
                     width = shape.filters
                     self.add(Conv1D(width, kernel, in_channels=width, activation="relu", prefix=name))
                 if pooled:
-                    self.add(MaxPool1D(pool_size=POOL, strides=POOL))
+                    self.add(MaxPool1D(pool_size=PAPER_POOL, strides=PAPER_POOL))
             self.add(nn.Flatten())  # small, 1014 characters: 34 × 256 = 8704 inputs
             convolutions = len(self)
             width = positions[-1] * shape.filters

@@ -7,17 +7,18 @@ import numpy as np
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.model.numpy_layers import Floats, convolved, pooled, total
 from crepe_dist.model.parameters import Arrays
-from crepe_dist.networks.paper.shape import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, POOL, PaperShape
+from crepe_dist.native.constants import PAPER_POOL
+from crepe_dist.networks.paper.shape import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, PaperShape
 
 
 def logits(shape: PaperShape, arrays: Arrays, codes: Codes) -> Floats:
     """Compute logits: uint8 [n, feature_len] → float32 [n, classes]."""
     x: Floats = _characters(arrays["0.weight"], codes) + arrays["0.bias"]
-    for name, (_, ispooled) in zip(CONVOLUTION_NAMES, CONVOLUTIONS):
+    for name, (_, is_pooled) in zip(CONVOLUTION_NAMES, CONVOLUTIONS):
         if name != CONVOLUTION_NAMES[0]:
             x = convolved(x, arrays[f"{name}.weight"]) + arrays[f"{name}.bias"]
         x = np.maximum(x, 0)
-        x = pooled(x[:, : x.shape[1] // POOL * POOL], POOL) if ispooled else x
+        x = pooled(x[:, : x.shape[1] // PAPER_POOL * PAPER_POOL], PAPER_POOL) if is_pooled else x
     x = x.transpose(0, 2, 1).reshape(len(x), -1)
     for name in DENSE_NAMES:
         x = x @ arrays[f"{name}.weight"].T + arrays[f"{name}.bias"]

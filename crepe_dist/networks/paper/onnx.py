@@ -7,7 +7,8 @@ from onnx import TensorProto
 
 from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.model.parameters import Arrays
-from crepe_dist.networks.paper.shape import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, POOL, PaperShape
+from crepe_dist.native.constants import PAPER_POOL
+from crepe_dist.networks.paper.shape import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, PaperShape
 
 CODES = 256  # values of a byte
 
@@ -30,7 +31,7 @@ def logits(graph: Graph, shape: PaperShape, arrays: Arrays) -> str:
     for name, (kernel, pooled) in zip(CONVOLUTION_NAMES, CONVOLUTIONS):
         last = graph.node("Relu", graph.node("Conv", last, *parameters(name), kernel_shape=[1, kernel]))
         if pooled:
-            last = graph.node("MaxPool", last, kernel_shape=[1, POOL], strides=[1, POOL])
+            last = graph.node("MaxPool", last, kernel_shape=[1, PAPER_POOL], strides=[1, PAPER_POOL])
     last = graph.node("Flatten", last)
     for name in DENSE_NAMES[:-1]:
         last = graph.node("Relu", graph.node("Gemm", last, *parameters(name), transB=1))

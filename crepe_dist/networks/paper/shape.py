@@ -14,6 +14,7 @@ import numpy as np
 from crepe_dist.errors import UserError
 from crepe_dist.model.shape import GIVE_ANOTHER, NOT_OURS, Layer, Shape
 from crepe_dist.native import constants
+from crepe_dist.native.constants import PAPER_POOL
 
 if TYPE_CHECKING:
     from crepe_dist.settings.model_options import ModelOptions
@@ -23,7 +24,6 @@ CONVOLUTIONS = tuple(zip(constants.PAPER_TAPS, (True, True, False, False, False,
 CONVOLUTION_NAMES = ("0", "2", "4", "5", "6", "7")
 DENSE_NAMES = ("10", "12", "14")
 PAPER_DROPOUT = 0.5  # the paper's and the notebook's
-POOL = constants.PAPER_POOL
 # Names written by `save_params` and `collect_params().save` in older Gluon versions: hybridsequential0_conv3_weight, …
 # The numbers may start anywhere.
 NOTEBOOK_NAME = re.compile(r"(?:arg:)?(?:\w+_)?(conv|dense)(\d+)_(weight|bias)")
@@ -128,7 +128,7 @@ class PaperShape(Shape):
         for number, (name, (kernel, pooled)) in enumerate(zip(CONVOLUTION_NAMES, CONVOLUTIONS), 1):
             yield Layer(f"convolution {number}, width {kernel}", f"{self.filters} × {next(positions)}", count(name))
             if pooled:
-                yield Layer(f"max pool of {POOL}", f"{self.filters} × {next(positions)}")
+                yield Layer(f"max pool of {PAPER_POOL}", f"{self.filters} × {next(positions)}")
         for title, name, units in zip(
             ("dense 1", "dense 2", "logits"), DENSE_NAMES, (self.units, self.units, self.classes)
         ):
@@ -141,7 +141,7 @@ class PaperShape(Shape):
             length -= kernel - 1
             if index > 0:
                 total += 2 * kernel * self.filters**2 * length
-            length = length // POOL if pooled else length
+            length = length // PAPER_POOL if pooled else length
         width = length * self.filters
         return total + 2 * (width * self.units + self.units**2 + self.units * self.classes)
 
@@ -166,14 +166,14 @@ def lengths(feature_len: int) -> list[int]:
     for kernel, pooled in CONVOLUTIONS:
         result.append(result[-1] - kernel + 1)
         if pooled:
-            result.append(result[-1] // POOL)
+            result.append(result[-1] // PAPER_POOL)
     return result
 
 
 def shortest(positions: int) -> int:
     """Return the smallest ``feature_len`` that leaves ``positions`` after the last pool; the inverse of ``lengths``."""
     for kernel, pooled in reversed(CONVOLUTIONS):
-        positions = (positions * POOL if pooled else positions) + kernel - 1
+        positions = (positions * PAPER_POOL if pooled else positions) + kernel - 1
     return positions
 
 
