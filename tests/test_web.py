@@ -270,6 +270,20 @@ class TestUse(Browsing):
         assert "could not be loaded" in self.one(browser, "#problem").text
         browser.get_log("browser")
 
+    def test_a_text_is_answered_that_is_there_before_the_script_runs(self, browser, tmp_path):
+        """A page may be shown, and typed into, before its module scripts have run."""
+        _, folder = made(tmp_path, "ngrams", ENCODINGS["paper"])
+        late = folder / web_page.PAGE
+        text = re.sub("<meta http-equiv=.*\n", "", late.read_text(encoding="utf-8"))  # whose policy allows no change
+        first = "const at = "
+        assert text.count(first) == 1
+        wait = "await new Promise((resolve) => setTimeout(resolve, 1000));\n"
+        late.write_text(text.replace(first, wait + first), encoding="utf-8")
+        browser.get(late.as_uri())
+        answers = browser.execute_async_script(ANSWERS, json.dumps(["a plain text", " ", "another"]))
+        assert [bool(answer["label"]) for answer in answers] == [True, False, True]
+        assert answers[1]["problem"].startswith("Empty text")
+
 
 class TestMistakes:
     def refused(self, tmp_path):
