@@ -37,12 +37,20 @@ inline Lanes load(const bfloat16* from) {
 }
 inline Words load(const uint8_t* from) { return __builtin_convertvector(copy_in<Bytes>(from), Words); }
 
-// Loads up to LANES of `count` values, padded with 0.
+// Loads up to LANES of `count` values, padded with 0; reads no others.
 inline Lanes load_some(const float* from, long count) {
     if (count >= LANES) return load(from);
+    if (count <= 0) return Lanes{};
+#if defined(__AVX512F__)
+    return (Lanes)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), from);
+#elif defined(__AVX2__)
+    const __m256i number = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return (Lanes)_mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(int(count)), number));
+#else
     float values[LANES] = {};
-    if (count > 0) std::memcpy(values, from, count * sizeof(float));
+    std::memcpy(values, from, count * sizeof(float));
     return load(values);
+#endif
 }
 
 // Rounds float32 to bfloat16 (to nearest, ties to even), in the upper half of each word.

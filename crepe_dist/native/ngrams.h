@@ -12,6 +12,7 @@
 #include "cache.h"
 #include "engine.h"
 #include "hashing.h"
+#include "lanes.h"
 #include "memory.h"
 #include "rows.h"
 #include "touched.h"
@@ -242,13 +243,16 @@ class NGrams final : public Engine {
     }
 
     // Computes the logits of a document from the rows of its buckets.
-    void add_up(const Groups& groups, const float* factors, const float* weights, float* __restrict logits) const {
-        std::copy_n(bias_, shape_.classes, logits);
-        with_width(shape_.classes, [&](auto width) {
+    void add_up(const Groups& groups, const float* factors, const float* weights, float* logits) const {
+        const long classes = shape_.classes;
+        for (long first = 0; first < classes; first += LANES) {
+            const long count = std::min(LANES, classes - first);
+            Lanes sum = load_some(bias_ + first, count);
             for (int group : {0, 1})
                 for (const uint32_t row : groups[group])
-                    for (long n = 0; n < width; ++n) logits[n] += factors[group] * weights[row * width + n];
-        });
+                    sum += factors[group] * load_some(weights + row * classes + first, count);
+            std::memcpy(logits + first, &sum, count * sizeof(float));
+        }
     }
 
     // Collects the buckets of all documents.

@@ -329,22 +329,25 @@ template <class T> class Tower final : public Engine {
         const Dropout dropout = dropouts_.embedding;
         const float scale = float(1 / (1 - dropout.probability));
         T* const out = blocks_[0].in.get();
-        std::vector<float> sum(width_, 0.0f);
         for (long row = chunk.first; row < chunk.last; ++row) {
             for (long position = 0; position < lengths_[0][row]; ++position) {
                 const long here = starts_[0][row] + position;
                 const uint32_t* const buckets = buckets_.get() + here * ngrams;
-                std::fill_n(sum.begin(), width, 0.0f);
-                for (long n = 0; n < ngrams; ++n) {
-                    if (buckets[n] == NO_ROW) continue;
-                    const float* const from = table + buckets[n] * width;
-                    for (long c = 0; c < width; ++c) sum[c] += from[c];
+                const uint64_t index = ((first_row + row) * shape_.embedding.positions() + position) * width;
+                for (long channel = 0; channel < width_; channel += BLOCK) {
+                    Lanes sums[BLOCK / LANES] = {};
+                    for (long n = 0; n < ngrams; ++n) {
+                        if (buckets[n] == NO_ROW) continue;
+                        const float* const from = table + buckets[n] * width;
+                        for (long c = 0; c < BLOCK; c += LANES)
+                            sums[c / LANES] += load_some(from + channel + c, width - channel - c);
+                    }
+                    alignas(64) float sum[BLOCK];
+                    for (long c = 0; c < BLOCK; c += LANES) store(sum + c, relu(sums[c / LANES]));
+                    if (dropout.probability > 0)
+                        for (long c = 0; c < BLOCK; ++c) sum[c] = kept(dropout, index + channel + c) ? sum[c] * scale : 0.0f;
+                    for (long c = 0; c < BLOCK; c += LANES) store(out + here * width_ + channel + c, load(sum + c));
                 }
-                if (dropout.probability > 0) {
-                    const uint64_t index = ((first_row + row) * shape_.embedding.positions() + position) * width;
-                    for (long c = 0; c < width; ++c) sum[c] = kept(dropout, index + c) ? sum[c] * scale : 0.0f;
-                }
-                for (long c = 0; c < width_; c += LANES) store(out + here * width_ + c, relu(load(sum.data() + c)));
             }
             clear(out, starts_[0][row] + lengths_[0][row], GAP);
         }
