@@ -1,14 +1,16 @@
-// The matrix product that all layers are built on: a block of 32 × 32 float32 sums.
+// The matrix product that all layers are built on: blocks of 32 columns of float32 sums.
 //
 // Elements are float, or bfloat16 with PAIR = 2: one instruction multiplies and adds two neighbours along k. A block
 // computes
 //
-//     c[m][n] (+)= sum over tap, k of a[m + tap][k] * b[tap][k][n],    0 <= m, n < 32
+//     c[m][n] (+)= sum over tap, k of a[m + tap][k] * b[tap][k][n],    0 <= m < rows, 0 <= n < 32
 //
 // a: rows of lda elements, k contiguous. With taps > 1 this is a convolution along the rows, without copying them.
 // b: a panel [taps * k / PAIR][32][PAIR], contiguous.
-// k is a multiple of 32.
+// k is a multiple of STEP. With AMX, rows up to the next multiple of 32 are read and written.
 #pragma once
+
+#include <algorithm>
 
 #include "lanes.h"
 
@@ -17,38 +19,67 @@ constexpr long BLOCK = 32;
 template <class T> constexpr long PAIR = 1;
 template <> inline constexpr long PAIR<bfloat16> = 2;
 
-// ---- float32 ---------------------------------------------------------------------------------------------------
+#if defined(__AMX_BF16__)
+template <class T> constexpr long STEP = PAIR<T> == 1 ? 1 : 32;
+#else
+template <class T> constexpr long STEP = PAIR<T>;
+#endif
 
-constexpr long ROWS = LANES == 16 ? 8 : LANES == 8 ? 2 : 1;  // rows at a time: their sums fit in the registers
+// ---- in vector registers -----------------------------------------------------------------------------------------
 
-inline void block(const float* a, long lda, long taps, long k, const float* b, float* c, long ldc, bool accumulate) {
-    constexpr long COLUMNS = BLOCK / LANES;
-    // All rows use the panel of a tap while it is in the L1 cache.
-    for (long tap = 0; tap < taps; ++tap, b += k * BLOCK, accumulate = true)
-        for (long top = 0; top < BLOCK; top += ROWS) {
-            Lanes sums[ROWS][COLUMNS];
-            for (long m = 0; m < ROWS; ++m)
-                for (long n = 0; n < COLUMNS; ++n)
-                    sums[m][n] = accumulate ? load(c + (top + m) * ldc + n * LANES) : Lanes{};
-            const float* row = a + (top + tap) * lda;
-            for (long i = 0; i < k; ++i) {
-                Lanes column[COLUMNS];
-                for (long n = 0; n < COLUMNS; ++n) column[n] = load(b + i * BLOCK + n * LANES);
-                for (long m = 0; m < ROWS; ++m) {
-                    const Lanes one = row[m * lda + i] - Lanes{};
-                    for (long n = 0; n < COLUMNS; ++n) sums[m][n] += one * column[n];
-                }
-            }
-            for (long m = 0; m < ROWS; ++m)
-                for (long n = 0; n < COLUMNS; ++n) store(c + (top + m) * ldc + n * LANES, sums[m][n]);
-        }
+// A strip is ROWS rows of VECTORS vectors, whose sums fit in the registers and are enough to hide the latency of their
+// additions.
+constexpr long ROWS = LANES == 16 ? 8 : 6, VECTORS = 2;
+
+// Adds the products of words, which are a float or a pair of bfloat16.
+template <class T> Lanes multiply_add(Lanes sum, Bits left, Bits right) {
+#if defined(__AVX512BF16__)
+    if constexpr (PAIR<T> == 2) return (Lanes)_mm512_dpbf16_ps((__m512)sum, (__m512bh)left, (__m512bh)right);
+#endif
+    return sum + (Lanes)left * (Lanes)right;
 }
 
-// ---- bfloat16 with float32 sums ----------------------------------------------------------------------------------
+template <long R, class T>
+void strip(const T* a, long lda, long taps, long k, const T* b, float* c, long ldc, bool accumulate) {
+    Lanes sums[R][VECTORS];
+    for (long m = 0; m < R; ++m)
+        for (long v = 0; v < VECTORS; ++v) sums[m][v] = accumulate ? load(c + m * ldc + v * LANES) : Lanes{};
+    for (long tap = 0; tap < taps; ++tap, a += lda)
+        for (long i = 0; i < k; i += PAIR<T>, b += BLOCK * PAIR<T>) {
+            Bits right[VECTORS];
+            for (long v = 0; v < VECTORS; ++v) right[v] = copy_in<Bits>(b + v * LANES * PAIR<T>);
+            for (long m = 0; m < R; ++m) {
+                const Bits left = copy_in<uint32_t>(a + m * lda + i) - Bits{};
+                for (long v = 0; v < VECTORS; ++v) sums[m][v] = multiply_add<T>(sums[m][v], left, right[v]);
+            }
+        }
+    for (long m = 0; m < R; ++m)
+        for (long v = 0; v < VECTORS; ++v) store(c + m * ldc + v * LANES, sums[m][v]);
+}
+
+// A strip of `rows` rows, at most R.
+template <long R, class T>
+void strip(long rows, const T* a, long lda, long taps, long k, const T* b, float* c, long ldc, bool accumulate) {
+    if constexpr (R > 0) {
+        if (rows == R) return strip<R>(a, lda, taps, k, b, c, ldc, accumulate);
+        strip<R - 1>(rows, a, lda, taps, k, b, c, ldc, accumulate);
+    }
+}
+
+template <class T>
+void block(const T* a, long lda, long rows, long taps, long k, const T* b, float* c, long ldc, bool accumulate) {
+    // All strips use the columns of a panel while they are in the L1 cache.
+    for (long n = 0; n < BLOCK; n += VECTORS * LANES)
+        for (long top = 0; top < rows; top += ROWS)
+            strip<ROWS>(std::min(ROWS, rows - top), a + top * lda, lda, taps, k, b + n * PAIR<T>, c + top * ldc + n, ldc,
+                        accumulate);
+}
+
+// ---- in AMX's tiles ----------------------------------------------------------------------------------------------
 
 #if defined(__AMX_BF16__)
 
-inline void block(
+inline void tiles(
     const bfloat16* a, long lda, long taps, long k, const bfloat16* b, float* c, long ldc, bool accumulate
 ) {
     const long stride = ldc * 4;
@@ -84,6 +115,12 @@ inline void block(
     _tile_stored(3, c11, stride);
 }
 
+inline void block(
+    const bfloat16* a, long lda, long rows, long taps, long k, const bfloat16* b, float* c, long ldc, bool accumulate
+) {
+    for (long top = 0; top < rows; top += BLOCK) tiles(a + top * lda, lda, taps, k, b, c + top * ldc, ldc, accumulate);
+}
+
 // Configures the thread's tile registers while it computes blocks.
 class Tiles {
   public:
@@ -105,35 +142,4 @@ struct Tiles {
     ~Tiles() {}
 };
 
-#if defined(__AVX512BF16__)
-
-inline void block(
-    const bfloat16* a, long lda, long taps, long k, const bfloat16* b, float* c, long ldc, bool accumulate
-) {
-    for (long top = 0; top < BLOCK; top += ROWS) {
-        __m512 sums[ROWS][2];
-        for (long m = 0; m < ROWS; ++m)
-            for (long n = 0; n < 2; ++n)
-                sums[m][n] = accumulate ? _mm512_loadu_ps(c + (top + m) * ldc + n * 16) : _mm512_setzero_ps();
-        const bfloat16* panel = b;
-        for (long tap = 0; tap < taps; ++tap) {
-            const bfloat16* row = a + (top + tap) * lda;
-            for (long i = 0; i < k; i += 2, panel += 2 * BLOCK) {
-                const __m512bh left = (__m512bh)_mm512_loadu_si512(panel);
-                const __m512bh right = (__m512bh)_mm512_loadu_si512(panel + 32);
-                for (long m = 0; m < ROWS; ++m) {
-                    int pair;
-                    std::memcpy(&pair, row + m * lda + i, sizeof pair);
-                    const __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
-                    sums[m][0] = _mm512_dpbf16_ps(sums[m][0], both, left);
-                    sums[m][1] = _mm512_dpbf16_ps(sums[m][1], both, right);
-                }
-            }
-        }
-        for (long m = 0; m < ROWS; ++m)
-            for (long n = 0; n < 2; ++n) _mm512_storeu_ps(c + (top + m) * ldc + n * 16, sums[m][n]);
-    }
-}
-
-#endif
 #endif

@@ -46,7 +46,7 @@ template <class T> void dense(const T* in, long rows, long inputs, long outputs,
     for (long output = 0; output < width; output += BLOCK)
         for (long first = 0; first < depth; first += CHUNK)
             for (long row = 0; row < rows; row += BLOCK)
-                block(in + row * depth + first, depth, 1, std::min(CHUNK, depth - first),
+                block(in + row * depth + first, depth, BLOCK, 1, std::min(CHUNK, depth - first),
                       panels + output * depth + first * BLOCK, sums + row * width + output, width, first > 0);
 }
 
@@ -63,7 +63,7 @@ void dense_input_gradient(
         for (long output = 0; output < depth; output += BLOCK)
             turn(panels + output * padded(inputs) + input * BLOCK, packed + output * BLOCK);
         for (long row = 0; row < rows; row += BLOCK) {
-            block(gradient + row * depth, depth, 1, depth, packed, sums, BLOCK, false);
+            block(gradient + row * depth, depth, BLOCK, 1, depth, packed, sums, BLOCK, false);
             finish(row, input, sums);
         }
     }
@@ -113,7 +113,7 @@ void dense_weight_gradient(
             for (long input = first; input < std::min(inner, first + RUN); input += BLOCK) {
                 std::fill_n(totals, BLOCK * BLOCK, 0);
                 each_term([&](long, long, long at) {
-                    block(turned + output * depth + at, depth, 1, TERM_STEP<T>, packed + input * depth + at * BLOCK, sums,
+                    block(turned + output * depth + at, depth, BLOCK, 1, TERM_STEP<T>, packed + input * depth + at * BLOCK, sums,
                           BLOCK, false);
                     for (long i = 0; i < BLOCK * BLOCK; i += LANES)
                         add_whole(totals + i, nearest(load(sums + i) * quanta[0].per_unit()));

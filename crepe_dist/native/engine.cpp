@@ -36,9 +36,8 @@ template <class T> void products(long size, int threads, int times) {
         }
         for (int i = 0; i < times; ++i)
             for (long column = 0; column < size; column += BLOCK)
-                for (long row = 0; row < size; row += BLOCK)
-                    block(left[thread].get() + row * size, size, 1, size, right[thread].get() + column * size,
-                          result[thread].get() + row * size + column, size, false);
+                block(left[thread].get(), size, size, 1, size, right[thread].get() + column * size,
+                      result[thread].get() + column, size, false);
     }
 }
 

@@ -13,7 +13,7 @@
 
 constexpr int NONE = PAPER_POOL;  // marks a pool without gradient, because ReLU made all its inputs zero
 
-constexpr long TOGETHER = 4;  // blocks of rows that use a panel of weights while it is cached
+constexpr long TOGETHER = 96;  // rows that use a panel of weights while it is cached
 inline long padded(long n) { return (n + BLOCK - 1) / BLOCK * BLOCK; }
 
 // ---- the first layer ---------------------------------------------------------------------------------------------
@@ -96,35 +96,26 @@ void first_layer_gradient(
 
 // ---- the other convolutions --------------------------------------------------------------------------------------
 
-// Calls finish(row, channel, sums [32][32]) for each block of a convolution of `rows` rows. Reads up to 32 + taps rows
-// after the last one. weights: panels [width / 32][taps][width / PAIR][32][PAIR].
+// Calls finish(at, channel, sums) for each vector of a convolution of `rows` rows, where `at` is its place in
+// [rows][width]. Reads up to 32 + taps rows after the last one. weights: panels [width / 32][taps][width / PAIR][32][PAIR].
 template <class T, class Finish>
 void convolve(const T* in, long rows, long width, long taps, const T* weights, Finish finish) {
-    alignas(64) float sums[2][BLOCK * BLOCK];
-    long number = 0, last_row = 0, last_channel = 0;
-    // A block is finished while the next one is computed.
-    for (long top = 0; top < rows; top += TOGETHER * BLOCK)
-        for (long channel = 0; channel < width; channel += BLOCK)
-            for (long row = top; row < std::min(rows, top + TOGETHER * BLOCK); row += BLOCK, ++number) {
-                block(in + row * width, width, taps, width, weights + channel * taps * width, sums[number % 2], BLOCK,
-                      false);
-                if (number > 0) finish(last_row, last_channel, sums[(number - 1) % 2]);
-                last_row = row, last_channel = channel;
-            }
-    finish(last_row, last_channel, sums[(number - 1) % 2]);
+    alignas(64) float sums[TOGETHER * BLOCK];
+    for (long top = 0; top < rows; top += TOGETHER)
+        for (long channel = 0; channel < width; channel += BLOCK) {
+            const long count = std::min(TOGETHER, rows - top);
+            block(in + top * width, width, count, taps, width, weights + channel * taps * width, sums, BLOCK, false);
+            for (long m = 0; m < count; ++m)
+                for (long v = 0; v < BLOCK; v += LANES)
+                    finish((top + m) * width + channel + v, channel + v, load(sums + m * BLOCK + v));
+        }
 }
 
 // Convolution, bias and ReLU → out [rows][width].
 template <class T>
 void convolution(const T* in, long rows, long width, long taps, const T* weights, const float* bias, T* out) {
-    convolve(in, rows, width, taps, weights, [&](long row, long channel, const float* sums) {
-        const long count = std::min(BLOCK, rows - row);
-        for (long v = 0; v < BLOCK; v += LANES) {
-            const Lanes shift = load(bias + channel + v);
-            for (long m = 0; m < count; ++m)
-                store(out + (row + m) * width + channel + v, relu(load(sums + m * BLOCK + v) + shift));
-        }
-    });
+    convolve(in, rows, width, taps, weights,
+             [&](long at, long channel, Lanes sums) { store(out + at, relu(sums + load(bias + channel))); });
 }
 
 // Gradient of a convolution's input. gradient: that of the output, preceded by taps - 1 rows of zeros. weights: taps
@@ -133,14 +124,8 @@ template <class T>
 void convolution_input_gradient(
     const T* gradient, long rows, long width, long taps, const T* weights, const T* activations, T* out
 ) {
-    convolve(gradient - (taps - 1) * width, rows, width, taps, weights, [&](long row, long channel, const float* sums) {
-        const long count = std::min(BLOCK, rows - row);
-        for (long m = 0; m < count; ++m)
-            for (long v = 0; v < BLOCK; v += LANES) {
-                const long here = (row + m) * width + channel + v;
-                const Lanes value = load(sums + m * BLOCK + v);
-                store(out + here, activations ? where(load(activations + here) > 0, value) : value);
-            }
+    convolve(gradient - (taps - 1) * width, rows, width, taps, weights, [&](long at, long, Lanes sums) {
+        store(out + at, activations ? where(load(activations + at) > 0, sums) : sums);
     });
 }
 
@@ -203,35 +188,36 @@ template <class T> void add_rows(const T* in, long rows, long width, int32_t* to
     quanta.end_term();
 }
 
-// Adds a term to the gradients of the weights, total [taps][width / 32][width / 32][32][32] (tap, output, input), and of
+// Adds a term to the gradients of the weights, total [taps][width / 32][width][32] (tap, inputs, output, input), and of
 // the bias [width]. quanta: of the weights and of the bias.
 //
-// The input is shifted by the tap. A panel can only be shifted by whole pairs of rows, so that of odd taps is another.
+// The input is shifted by the tap. A panel can only be shifted by whole pairs of rows; for odd taps the gradient is
+// shifted by a row as well, towards the zeros before it.
 //
-// turned: scratch, T [width][padded(rows)]; packed: scratch, T [PAIR][width / 32][padded(rows) + SHIFTS][32].
+// turned: scratch, T [SIDE + width * turned_depth(rows)], of which the first SIDE are zero; packed: scratch,
+// T [turned_depth(rows) + SHIFTS][32].
 constexpr long SHIFTS = 8;  // at least the largest tap, a multiple of PAIR
+template <class T> long turned_depth(long rows) { return padded(rows + PAIR<T> - 1); }
 template <class T>
 void convolution_weight_gradient(
     const T* in, const T* gradient, long rows, long width, long taps, int32_t* total, int32_t* bias, Quanta* quanta,
     T* turned, T* packed
 ) {
-    const long depth = padded(rows), tall = depth + SHIFTS, side = width / BLOCK;
-    for (long channel = 0; channel < width; channel += BLOCK) {
-        transpose(gradient + channel, rows, width, depth, turned + channel * depth, depth);
-        for (long odd = 0; odd < PAIR<T>; ++odd)
-            panel(in + odd * width + channel, rows + taps - 1 - odd, width, tall,
-                  packed + (odd * width + channel) * tall);
-    }
+    const long depth = turned_depth<T>(rows), tall = depth + SHIFTS;
+    const long steps = (rows + PAIR<T> - 1 + STEP<T> - 1) / STEP<T> * STEP<T>;
+    turned += SIDE;
     add_rows(gradient, rows, width, bias, quanta[1]);
-    alignas(64) float sums[BLOCK * BLOCK];
-    for (long to = 0; to < side; ++to)
-        for (long from = 0; from < side; ++from)
-            for (long odd = 0; odd < PAIR<T>; ++odd)
-                for (long tap = odd; tap < taps; tap += PAIR<T>) {
-                    block(turned + to * BLOCK * depth, depth, 1, depth,
-                          packed + ((odd * side + from) * tall + tap - odd) * BLOCK, sums, BLOCK, false);
-                    quanta[0].add(total + ((tap * side + to) * side + from) * BLOCK * BLOCK, sums, BLOCK * BLOCK);
-                }
+    for (long to = 0; to < width; to += BLOCK) transpose(gradient + to, rows, width, depth, turned + to * depth, depth);
+    alignas(64) float sums[TOGETHER * BLOCK];
+    for (long from = 0; from < width; from += BLOCK) {
+        panel(in + from, rows + taps - 1, width, tall, packed);
+        for (long tap = 0; tap < taps; ++tap)
+            for (long to = 0; to < width; to += TOGETHER) {
+                const long odd = tap % PAIR<T>, count = std::min(TOGETHER, width - to);
+                block(turned + to * depth - odd, depth, count, 1, steps, packed + (tap - odd) * BLOCK, sums, BLOCK, false);
+                quanta[0].add(total + (tap * width + from) * width + to * BLOCK, sums, count * BLOCK);
+            }
+    }
     quanta[0].end_term();
 }
 
@@ -256,15 +242,15 @@ template <class T> void pack_convolution(const float* weights, long channels, lo
 // `convolution_weight_gradient`, into Gluon's. total(scratch): the array of a thread.
 template <class Scratches, class Total>
 void sum_channel(const Scratches& scratches, Total total, long out, long channels, long taps, int32_t* weights) {
-    const long side = padded(channels) / BLOCK;
-    for (long from = 0; from < side; ++from)
+    const long width = padded(channels);
+    for (long from = 0; from < width; from += BLOCK)
         for (long tap = 0; tap < taps; ++tap) {
-            const long at = (((tap * side + out / BLOCK) * side + from) * BLOCK + out % BLOCK) * BLOCK;
+            const long at = (tap * width + from) * width + out * BLOCK;
             alignas(64) int32_t sums[BLOCK] = {};
             for (const auto& scratch : scratches)
                 for (long v = 0; v < BLOCK; v += LANES) add_whole(sums + v, copy_in<Words>(total(scratch) + at + v));
-            int32_t* to = weights + (out * channels + from * BLOCK) * taps + tap;
-            for (long n = 0; n < std::min(BLOCK, channels - from * BLOCK); ++n) to[n * taps] = sums[n];
+            int32_t* to = weights + (out * channels + from) * taps + tap;
+            for (long n = 0; n < std::min(BLOCK, channels - from); ++n) to[n * taps] = sums[n];
         }
 }
 

@@ -187,9 +187,9 @@ template <class T> class Paper final : public Engine {
             }
             scratch.first_layer.need(weights(0) + width_);
             scratch.rows[1].need((chunk_ * positions_[0] + 2 * GUARD) * width_);
-            scratch.turned.need(width_ * padded(longest));
-            scratch.packed.need(std::max(PAIR<T> * width_ * (padded(longest) + SHIFTS),
-                                     BLOCK * std::max(units_, padded(shape_.classes))));
+            scratch.turned.need(SIDE + width_ * turned_depth<T>(longest));
+            scratch.packed.need(BLOCK * std::max(turned_depth<T>(longest) + SHIFTS,
+                                     std::max(units_, padded(shape_.classes))));
         }
         // Clear rows of an earlier, larger batch: the sums over rows include the padding.
         for (int i = 0; i < 3; ++i) {

@@ -234,8 +234,8 @@ template <class T> class Tower final : public Engine {
         for (const Chunk& chunk : chunks_) longest = std::max(longest, starts_[0][chunk.last] - starts_[0][chunk.first]);
         for (Scratch& scratch : scratch_) {
             for (auto& buffer : scratch.rows) buffer.need((longest + 2 * MARGIN) * width_);
-            scratch.turned.need(width_ * padded(longest));
-            scratch.packed.need(PAIR<T> * width_ * (padded(longest) + SHIFTS));
+            scratch.turned.need(SIDE + width_ * turned_depth<T>(longest));
+            scratch.packed.need(BLOCK * (turned_depth<T>(longest) + SHIFTS));
         }
         // The margin after the last document holds rows of an earlier batch.
         for (long i = 0; i < shape_.blocks; ++i)
@@ -300,15 +300,8 @@ template <class T> class Tower final : public Engine {
             T* const out = pools(i) ? scratch.rows[0].get() + MARGIN * width_ : next_in(i) + start * width_;
             const float* const bias = block.convolutions[1].bias.get();
             convolve(hidden - GAP * width_, rows, width_, TOWER_TAPS, block.convolutions[1].forward.get(),
-                     [&](long row, long channel, const float* sums) {
-                         const long count = std::min(BLOCK, rows - row);
-                         for (long v = 0; v < BLOCK; v += LANES) {
-                             const Lanes shift = load(bias + channel + v);
-                             for (long m = 0; m < count; ++m) {
-                                 const long here = (row + m) * width_ + channel + v;
-                                 store(out + here, relu(load(sums + m * BLOCK + v) + shift + load(in + here)));
-                             }
-                         }
+                     [&](long at, long channel, Lanes sums) {
+                         store(out + at, relu(sums + load(bias + channel) + load(in + at)));
                      });
             if (pools(i)) {
                 clear_gaps(out, start, l, chunk);
@@ -447,15 +440,8 @@ template <class T> class Tower final : public Engine {
                                         scratch.quanta.data() + 1 + 4 * i, scratch.turned.get(), scratch.packed.get());
             T* const out = i ? destination : embedding_gradient_.get() + start * width_;
             const T* const residual = gradient;
-            convolve((const T*)spare - GAP * width_, rows, width_, TOWER_TAPS,
-                     block.convolutions[0].backward.get(), [&](long row, long channel, const float* sums) {
-                         const long count = std::min(BLOCK, rows - row);
-                         for (long m = 0; m < count; ++m)
-                             for (long v = 0; v < BLOCK; v += LANES) {
-                                 const long here = (row + m) * width_ + channel + v;
-                                 store(out + here, load(sums + m * BLOCK + v) + load(residual + here));
-                             }
-                     });
+            convolve((const T*)spare - GAP * width_, rows, width_, TOWER_TAPS, block.convolutions[0].backward.get(),
+                     [&](long at, long, Lanes sums) { store(out + at, sums + load(residual + at)); });
             std::swap(gradient, destination);
         }
     }
