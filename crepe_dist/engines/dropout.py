@@ -12,16 +12,18 @@ from crepe_dist.data.keyed_random import GOLDEN, scramble
 from crepe_dist.mxnet_internals import pointer, view
 from crepe_dist.native import library
 
+UNITS = 4  # of a hash, which has 16 bits for each of them
+
 # Called with a probability and the shape of each document's mask; returns the mask, uint8 [B, *shape], on the device;
 # see ``kept``. A network with several masks gives each its own ``stream``.
 Kept = Callable[..., mx.nd.NDArray]
 
 
 def kept(probability: float, seed: int, first: int, shape: tuple[int, ...]) -> mx.nd.NDArray:
-    """Draw the units that dropout keeps; equivalent to ``kept`` in native/engine.h.
+    """Draw the units that dropout keeps; equivalent to ``Dropout`` in native/engine.h.
 
     Args:
-        probability: probability of dropping a unit, 0 to below 1.
+        probability: probability of dropping a unit, 0 to below 1; it is raised to a multiple of 2**-16.
         seed: random seed of the step, uint64.
         first: position of the first document in the global batch.
         shape: documents, and the shape of each document's mask.
@@ -35,7 +37,7 @@ def kept(probability: float, seed: int, first: int, shape: tuple[int, ...]) -> m
     if native is not None:
         native.functions.crepe_kept(probability, seed, start, count, pointer(mask))
         return mask
-    numbers = np.arange(start + 1, start + 1 + count, dtype=np.uint64)
-    random = scramble(np.uint64(seed) + numbers * GOLDEN) >> np.uint64(11)
-    view(mask)[...] = (random >= np.uint64(math.ceil(probability * 2**53))).reshape(shape)
+    numbers = np.arange(start // UNITS + 1, (start + count - 1) // UNITS + 2, dtype=np.uint64)
+    bits = scramble(np.uint64(seed) + numbers * GOLDEN).astype("<u8").view("<u2")[start % UNITS :][:count]
+    view(mask)[...] = (bits >= math.ceil(probability * 2**16)).reshape(shape)
     return mask

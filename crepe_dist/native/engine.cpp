@@ -155,7 +155,7 @@ int crepe_forward(void* engine, const uint8_t* codes, int64_t stride, int64_t ro
 
 // Writes to out [count]: 1 for each unit from `first` on that dropout keeps, 0 for the others.
 void crepe_kept(double dropout, uint64_t seed, uint64_t first, int64_t count, uint8_t* out) {
-    for (int64_t i = 0; i < count; ++i) out[i] = kept(Dropout{dropout, seed}, first + i);
+    for (int64_t i = 0; i < count; ++i) out[i] = Dropout{dropout, seed}.keeps(first + i);
 }
 
 // size: a multiple of 32.

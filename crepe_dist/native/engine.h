@@ -9,20 +9,31 @@
 
 #include "constants.hpp"
 
+// Dropout tells for each unit of the global batch if it is kept, for any number of threads and ranks. A hash of the number
+// of four neighbouring units, by SplitMix64 (Steele, Lea & Flood 2014), has 16 bits for each of them, which decide in steps
+// of 2^-16 of the probability; `kept` in engines/dropout.py is equivalent.
 struct Dropout {
+    static constexpr uint64_t UNITS = 4;  // of a hash
+
     double probability;
     uint64_t seed;
-};
 
-// Tells if dropout keeps unit `index` of the global batch, for any number of threads and ranks. A hash of the index by
-// SplitMix64 (Steele, Lea & Flood 2014); `kept` in engines/dropout.py is equivalent.
-inline bool kept(const Dropout& dropout, uint64_t index) {
-    uint64_t z = dropout.seed + (index + 1) * GOLDEN;
-    z = (z ^ (z >> 30)) * MULTIPLIER1;
-    z = (z ^ (z >> 27)) * MULTIPLIER2;
-    z ^= z >> 31;
-    return int64_t(z >> 11) >= int64_t(std::ceil(dropout.probability * 0x1p53));
-}
+    // The hash of the units from UNITS * number on; the lowest bits are those of the first.
+    uint64_t hash(uint64_t number) const {
+        uint64_t z = seed + (number + 1) * GOLDEN;
+        z = (z ^ (z >> 30)) * MULTIPLIER1;
+        z = (z ^ (z >> 27)) * MULTIPLIER2;
+        return z ^ (z >> 31);
+    }
+
+    // The smallest bits of units that are kept.
+    int32_t threshold() const { return int32_t(std::ceil(probability * 0x1p16)); }
+
+    bool keeps(uint64_t unit) const { return int32_t(hash(unit / UNITS) >> (16 * (unit % UNITS)) & 0xFFFF) >= threshold(); }
+
+    // The factor of kept units.
+    float scale() const { return float(1 / (1 - probability)); }
+};
 
 // Cross-entropy with smoothed labels (Szegedy et al. 2016, arXiv:1512.00567), times the weights of row and class. See
 // model/objective.py for rows with several labels, and with soft ones.

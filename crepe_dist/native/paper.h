@@ -269,14 +269,14 @@ template <class T> class Paper final : public Engine {
     // Applies bias, ReLU and dropout of hidden dense layer i: sums_ → activations_[i + 1].
     void hidden(int i, uint64_t first_row) {
         const float* bias = dense_bias_[i].get();
-        const float scale = float(1 / (1 - dropout_.probability));
+        const float scale = dropout_.scale();
 #pragma omp for schedule(static)
         for (long row = 0; row < rows_; ++row)
             for (long n = 0; n < shape_.units; ++n) {
                 float value = std::max(sums_.get()[row * units_ + n] + bias[n], 0.0f);
                 if (dropout_.probability > 0) {
                     const uint64_t index = ((first_row + row) * 2 + i) * shape_.units + n;
-                    value = kept(dropout_, index) ? value * scale : 0.0f;
+                    value = dropout_.keeps(index) ? value * scale : 0.0f;
                 }
                 put(activations_[i + 1].get()[row * units_ + n], value);
             }
@@ -285,7 +285,7 @@ template <class T> class Paper final : public Engine {
     // Masks the gradient: units that are zero, by dropout or ReLU, pass no gradient on.
     void hidden_gradient(int i, long row, long column, const float* sums) {
         const long width = padded(widths_[i]);
-        const float scale = i > 0 ? float(1 / (1 - dropout_.probability)) : 1.0f;
+        const float scale = i > 0 ? dropout_.scale() : 1.0f;
         for (long m = 0; m < BLOCK; ++m)
             for (long v = 0; v < BLOCK; v += LANES) {
                 const long here = (row + m) * width + column + v;

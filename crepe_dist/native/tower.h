@@ -25,6 +25,7 @@ constexpr long GAP = TOWER_TAPS / 2, LEVELS = POOLED_BLOCKS + 1;
 constexpr long MARGIN = 2 * BLOCK;  // rows before the first and after the last document that may be read
 
 constexpr uint32_t NO_ROW = UINT32_MAX;
+constexpr long AHEAD = GAP;  // positions whose rows are fetched in advance; those of a gap have none
 
 struct EmbeddingShape {
     long alphabet, length, longest, rows, width, stride;
@@ -113,9 +114,8 @@ template <class T> class Tower final : public Engine {
         {
             Tiles tiles;
             Scratch& scratch = scratch_[omp_get_thread_num()];
-#pragma omp for schedule(static)
-            for (int part = 0; part < threads_; ++part)
-                for (long chunk = parts_[part]; chunk < parts_[part + 1]; ++chunk) backward(chunks_[chunk], scratch);
+#pragma omp for schedule(dynamic)
+            for (size_t chunk = 0; chunk < chunks_.size(); ++chunk) backward(chunks_[chunk], scratch);
             sum_up(gradients + 1);
             embedding_terms(scratch.quanta[0]);
         }
@@ -170,7 +170,6 @@ template <class T> class Tower final : public Engine {
     std::vector<std::vector<uint8_t>> texts_;
     std::vector<long> lengths_[LEVELS], starts_[LEVELS];  // positions of each document, and its first row
     std::vector<Chunk> chunks_;
-    std::vector<long> parts_;          // first chunk of each thread
     Buffer<uint32_t> buckets_;         // [rows of level 0][longest]; in training, their places
     Buffer<T> last_, embedding_gradient_;   // output of the last block; gradient of the embedding
     Buffer<float> features_, gradients_;
@@ -185,7 +184,7 @@ template <class T> class Tower final : public Engine {
     long last_level() const { return level(shape_.blocks); }
     long last_layer() const { return 1 + 4 * shape_.blocks; }  // its place among the trained parameters
 
-    // Lays out the rows of a batch, divides its documents among the threads, and hashes its n-grams.
+    // Lays out the rows of a batch, divides its documents into chunks, and hashes its n-grams.
     void prepare(const uint8_t* codes, long stride, long rows) {
         rows_ = rows;
         texts_.resize(rows);
@@ -213,13 +212,6 @@ template <class T> class Tower final : public Engine {
                 chunks_.push_back({row, row});
             chunks_.back().last = row + 1;
         }
-        parts_.assign(threads_ + 1, long(chunks_.size()));
-        parts_[0] = 0;
-        long part = 1;
-        for (long i = 0; i < long(chunks_.size()); ++i)
-            while (part < threads_ && (starts_[0][chunks_[i].first] - MARGIN) * threads_ >=
-                                          (starts_[0][rows] - MARGIN) * part)
-                parts_[part++] = i;
         const auto all = [&](long l) { return (starts_[l][rows] + MARGIN) * width_; };
         for (long i = 0; i < shape_.blocks; ++i) {
             blocks_[i].in.need(all(level(i)));
@@ -275,10 +267,8 @@ template <class T> class Tower final : public Engine {
         {
             Tiles tiles;
             Scratch& scratch = scratch_[omp_get_thread_num()];
-#pragma omp for schedule(static)
-            for (int part = 0; part < threads_; ++part)
-                for (long chunk = parts_[part]; chunk < parts_[part + 1]; ++chunk)
-                    forward(chunks_[chunk], table, first_row, scratch);
+#pragma omp for schedule(dynamic)
+            for (size_t chunk = 0; chunk < chunks_.size(); ++chunk) forward(chunks_[chunk], table, first_row, scratch);
         }
     }
 
@@ -320,12 +310,12 @@ template <class T> class Tower final : public Engine {
     void look(const Chunk& chunk, const float* table, uint64_t first_row) {
         const long width = shape_.embedding.width, ngrams = shape_.embedding.ngrams();
         const Dropout dropout = dropouts_.embedding;
-        const float scale = float(1 / (1 - dropout.probability));
         T* const out = blocks_[0].in.get();
         for (long row = chunk.first; row < chunk.last; ++row) {
             for (long position = 0; position < lengths_[0][row]; ++position) {
                 const long here = starts_[0][row] + position;
                 const uint32_t* const buckets = buckets_.get() + here * ngrams;
+                for (long n = 0; n < ngrams; ++n) prefetch_row(table, buckets[AHEAD * ngrams + n]);
                 const uint64_t index = ((first_row + row) * shape_.embedding.positions() + position) * width;
                 for (long channel = 0; channel < width_; channel += BLOCK) {
                     Lanes sums[BLOCK / LANES] = {};
@@ -335,14 +325,30 @@ template <class T> class Tower final : public Engine {
                         for (long c = 0; c < BLOCK; c += LANES)
                             sums[c / LANES] += load_some(from + channel + c, width - channel - c);
                     }
-                    alignas(64) float sum[BLOCK];
-                    for (long c = 0; c < BLOCK; c += LANES) store(sum + c, relu(sums[c / LANES]));
-                    if (dropout.probability > 0)
-                        for (long c = 0; c < BLOCK; ++c) sum[c] = kept(dropout, index + channel + c) ? sum[c] * scale : 0.0f;
-                    for (long c = 0; c < BLOCK; c += LANES) store(out + here * width_ + channel + c, load(sum + c));
+                    if (dropout.probability > 0) drop(dropout, index + channel, sums);
+                    for (long c = 0; c < BLOCK; c += LANES)
+                        store(out + here * width_ + channel + c, relu(sums[c / LANES]));
                 }
             }
             clear(out, starts_[0][row] + lengths_[0][row], GAP);
+        }
+    }
+
+    // Fetches a row of a table [rows][width], if it is one, to the cache.
+    template <class Number> void prefetch_row(const Number* table, uint32_t row) const {
+        constexpr long LINE = 64 / sizeof(Number);
+        if (row == NO_ROW) return;
+        for (long c = 0; c < shape_.embedding.width; c += LINE) __builtin_prefetch(table + row * shape_.embedding.width + c);
+    }
+
+    // Applies dropout to the 32 units from `first` on.
+    static void drop(const Dropout& dropout, uint64_t first, Lanes* units) {
+        alignas(64) uint64_t hashes[BLOCK / Dropout::UNITS + 1];
+        for (uint64_t i = 0; i < BLOCK / Dropout::UNITS + 1; ++i) hashes[i] = dropout.hash(first / Dropout::UNITS + i);
+        const uint16_t* const bits = reinterpret_cast<uint16_t*>(hashes) + first % Dropout::UNITS;
+        for (long c = 0; c < BLOCK; c += LANES) {
+            const Words kept = __builtin_convertvector(copy_in<Halves>(bits + c), Words) >= dropout.threshold();
+            units[c / LANES] = where(kept, units[c / LANES] * dropout.scale());
         }
     }
 
@@ -379,14 +385,14 @@ template <class T> class Tower final : public Engine {
                 store(mean + c, load(mean + c) + value);
             }
         const Dropout dropout = dropouts_.features;
-        const float scale = float(1 / (1 - dropout.probability));
+        const float scale = dropout.scale();
         for (long c = 0; c < width_; ++c) mean[c] /= float(std::max(1L, length));
         if (dropout.probability > 0)
             for (long c = 0; c < width_; ++c)
                 for (int i : {0, 1}) {
                     const uint64_t index = ((first_row + row) * 2 + i) * shape_.embedding.width + c;
                     float& value = most[i * width_ + c];
-                    value = kept(dropout, index) ? value * scale : 0.0f;
+                    value = dropout.keeps(index) ? value * scale : 0.0f;
                     if (value == 0.0f && i == 0) best[c] = -1;
                 }
     }
@@ -450,7 +456,7 @@ template <class T> class Tower final : public Engine {
     void spread(long row, T* out) {
         const long l = last_level(), length = lengths_[l][row], width = shape_.embedding.width;
         std::vector<float> most(width_, 0.0f), mean(width_, 0.0f);
-        const float scale = float(1 / (1 - dropouts_.features.probability));
+        const float scale = dropouts_.features.scale();
         const float* const features = features_.get() + row * 2 * width_;
         const float* const gradient = gradients_.get() + row * shape_.classes;
         for (long n = 0; n < shape_.classes; ++n)
@@ -516,7 +522,7 @@ template <class T> class Tower final : public Engine {
     // Converts the gradient of each position, and bounds what a document may add to a row, which each of a position's
     // characters may touch.
     void embedding_terms(Quanta& quanta) {
-        const float scale = float(1 / (1 - dropouts_.embedding.probability));
+        const float scale = dropouts_.embedding.scale();
         const T *const gradients = embedding_gradient_.get(), *const embedding = blocks_[0].in.get();
         int32_t* const terms = terms_.get();
         std::vector<float> sizes(width_);
@@ -548,10 +554,13 @@ template <class T> class Tower final : public Engine {
             for (long row = 0; row < rows_; ++row)
                 for (long here = starts_[0][row]; here < starts_[0][row] + lengths_[0][row]; ++here)
                     for (long n = 0; n < ngrams; ++n) {
-                        const uint32_t place = buckets_.get()[here * ngrams + n];
+                        const uint32_t* const bucket = buckets_.get() + here * ngrams + n;
+                        const uint32_t place = bucket[0], later = bucket[AHEAD * ngrams];
+                        if (later >= first && later < last) prefetch_row(values, later);
                         if (place < first || place >= last) continue;  // NO_ROW is larger than all
                         const int32_t* const from = terms + here * width_;
-                        for (long c = 0; c < width; ++c) add_whole(values[place * width + c], from[c]);
+                        for (long c = 0; c < width; c += LANES)
+                            add_whole(values + place * width + c, copy_in<Words>(from + c), width - c);
                     }
         }
     }
