@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from crepe_dist.errors import UserError
+from crepe_dist.preparing import selection
 from crepe_dist.preparing.selection import (
     REPEATED,
     SAMPLED_OUT,
@@ -17,7 +18,7 @@ from crepe_dist.preparing.selection import (
     SplitOptions,
     decide,
     draw,
-    firsts,
+    repeats,
 )
 from crepe_dist.preparing.spool import ROW
 
@@ -121,9 +122,33 @@ class TestDuplicates:
     def test_the_first_stays_and_test_rows_come_first(self):
         made = rows(6, near=[7, 7, 8, 9, 8, 7], label=0)
         fixed = np.array([TRAIN, TRAIN, VALIDATION, TRAIN, TEST, TRAIN], dtype=np.uint8)
-        assert firsts(made["near"], fixed).tolist() == [-1, 0, 4, -1, -1, 0]
+        ((again, first),) = repeats(made["near"], fixed)
+        assert dict(zip(again.tolist(), first.tolist())) == {1: 0, 2: 4, 5: 0}
         fate = fates(made, fixed, dedupe="near", test=0.0)
         assert fate.tolist() == [TRAIN, REPEATED, REPEATED, TRAIN, TEST, REPEATED]
+
+    def test_keys_sorted_in_parts_give_the_same_repeats(self, monkeypatch):
+        generator = np.random.default_rng(0)
+        keys, fate = generator.integers(0, 300, 1000, dtype=np.uint64), generator.integers(0, 6, 1000).astype(np.uint8)
+        ((again, first),) = repeats(keys, fate)
+        whole = dict(zip(again.tolist(), first.tolist()))
+        monkeypatch.setattr(selection, "SORTED", 64)
+        parts = [dict(zip(again.tolist(), first.tolist())) for again, first in repeats(keys, fate)]
+        assert len(parts) > 10
+        assert {row: first for part in parts for row, first in part.items()} == whole
+        earliest: dict[int, int] = {}
+        for row in sorted(
+            np.flatnonzero(fate <= TEST), key=lambda row: ((TEST, VALIDATION, TRAIN).index(fate[row]), row)
+        ):
+            earliest.setdefault(keys[row], row)
+        expected = {row: earliest[keys[row]] for row in np.flatnonzero(fate <= TEST)}
+        assert whole == {row: first for row, first in expected.items() if row != first}
+
+    def test_a_tie_at_the_limit_goes_to_the_first_rows(self):
+        drawn = np.array([5, 3, 5, 1, 5], np.uint64)
+        assert [np.flatnonzero(selection._smallest(drawn, count)).tolist() for count in range(6)] == [
+            [], [3], [1, 3], [0, 1, 3], [0, 1, 2, 3], [0, 1, 2, 3, 4],
+        ]  # fmt: skip
 
     def test_exact_and_near(self):
         made = rows(4, near=[1, 1, 1, 2], exact=[1, 2, 1, 3], label=0)

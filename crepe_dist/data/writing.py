@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.arrays import MAGIC, string_files
@@ -39,8 +40,8 @@ class ShardWriter:
         return files
 
 
-def _header(shape: tuple[int, int]) -> bytes:
-    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
+def _header(shape: tuple[int, ...], kind: npt.DTypeLike = np.uint8) -> bytes:
+    text = f"{{'descr': '{np.dtype(kind).str}', 'fortran_order': False, 'shape': {shape}, }}"
     body = text.encode("latin-1").ljust(HEADER_LENGTH - 11) + b"\n"
     return MAGIC + len(body).to_bytes(2, "little") + body
 
@@ -89,3 +90,14 @@ def write_array(folder: Path, name: str, array: Any) -> Files:
         np.save(folder / name, array)
         sync(folder / name)
     return {name: identity(folder / name)}
+
+
+def write_pieces(
+    folder: Path, name: str, kind: npt.DTypeLike, shape: tuple[int, ...], pieces: Iterable[npt.NDArray[Any]]
+) -> Files:
+    """Write an array to disk in pieces of its rows, and return its manifest entry."""
+    file = _HashedFile(folder / name)
+    file.write(_header(shape, kind))
+    for piece in pieces:
+        file.write(np.ascontiguousarray(piece).data)
+    return file.close()

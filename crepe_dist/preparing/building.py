@@ -19,7 +19,7 @@ from crepe_dist.data.arrays import IDS, TEXTS
 from crepe_dist.data.composition import Composition
 from crepe_dist.data.dataset import LARGEST_WEIGHT, SPLITS, WEIGHTS, write_manifest
 from crepe_dist.data.targets import ONE, Targets, described, file_of, main_classes
-from crepe_dist.data.writing import write_array
+from crepe_dist.data.writing import Files, write_array, write_pieces
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.preparing.auto_encoding import fit
@@ -29,7 +29,7 @@ from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.labelling import MANY, classes_of, known, pairs_of
 from crepe_dist.preparing.quarantine import Quarantine, write_quarantine
 from crepe_dist.preparing.reading import MAX_CLASSES
-from crepe_dist.preparing.selection import TRAIN, Fate, decide, used_labels
+from crepe_dist.preparing.selection import PIECE, TRAIN, Fate, decide, used_labels
 from crepe_dist.preparing.shards import TextCounts, write_shards
 from crepe_dist.wording import cut, percent
 
@@ -120,7 +120,7 @@ def build(
         if len(chosen) == 0:
             continue
         files = write_array(folder, f"{part}.labels.npy", labels[chosen])
-        files |= write_array(folder, origins.file_of(part), _origins(collected, chosen))
+        files |= _write_origins(folder, part, collected, chosen)
         if targets is not None:
             files |= write_array(folder, file_of(part), targets.pairs[chosen])
         if part == "train" and job.reading["columns"].get("weight") is not None:
@@ -130,8 +130,8 @@ def build(
         for shard_files, shard_counts in write_shards(folder, part, chosen, encoding, collected, kept, executor, ahead):
             files |= shard_files
             counts.add(shard_counts)
-            sizes.append(len(shard_counts.lengths))
-            yield "encoding", len(counts.lengths)
+            sizes.append(shard_counts.rows)
+            yield "encoding", counts.rows
         parts[part] = {"rows": len(chosen), "shards": sizes, "files": files}
     columns = next((about["texts"] for _, about in sorted(collected.files.items()) if about["texts"]), ())
     manifest = {
@@ -157,12 +157,15 @@ def build(
     yield Built(encoding, classes, fate, labels, targets, counts, quarantine, rows)
 
 
-def _origins(collected: Collected, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """Return where rows are from; see ``data/origins``."""
-    result = np.empty((len(chosen), origins.COLUMNS), np.uint64)
-    for column, name in enumerate(("file", "line", "exact")):
-        result[:, column] = collected.rows[name][chosen]
-    return result
+def _write_origins(folder: Path, part: str, collected: Collected, chosen: npt.NDArray[np.int64]) -> Files:
+    """Write where the rows of a split are from; see ``data/origins``."""
+
+    def pieces() -> Iterator[npt.NDArray[np.uint64]]:
+        for start in range(0, len(chosen), PIECE):
+            rows = collected.rows[chosen[start : start + PIECE]]
+            yield np.stack([rows[name].astype(np.uint64) for name in ("file", "line", "exact")], axis=1)
+
+    return write_pieces(folder, origins.file_of(part), np.uint64, (len(chosen), origins.COLUMNS), pieces())
 
 
 def _renamed(names: Sequence[str], job: Job) -> list[str]:

@@ -5,6 +5,7 @@ The result does not depend on the order of reading or on the number of processes
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ Fate = npt.NDArray[np.uint8]
 TRAIN, VALIDATION, TEST, REPEATED, SAMPLED_OUT, UNKNOWN = range(6)
 DEDUPE = ("no", "exact", "near")
 SAMPLE_DRAW, SPLIT_DRAW = 1, 2
-PIECE = 1 << 20
+PIECE, SORTED = 1 << 20, 1 << 22  # rows that are read or sorted at a time
 VALIDATION_FROM = 2000  # a tenth of so many can choose an epoch: training.patience wants 200 (decision 71)
 
 
@@ -119,7 +120,7 @@ def decide(rows: Rows, fixed: Fate, split: SplitOptions, known: npt.NDArray[np.b
     label = np.array(rows["label"])
     fate[~(used_labels(rows, fixed) if known is None else known)[label]] = UNKNOWN
     if split.dedupe != "no":
-        fate[repeats(rows[split.dedupe], fate)] = REPEATED
+        fate[np.concatenate([again for again, _ in repeats(rows[split.dedupe], fate)])] = REPEATED
     if split.max_per_class is not None:
         free = np.flatnonzero(fate == TRAIN)
         _, position = _by_class(rows, free, label, split.seed, SAMPLE_DRAW)
@@ -143,17 +144,18 @@ def _divide(rows: Rows, fate: Fate, label: npt.NDArray[np.int32], split: SplitOp
         validation = 0.1 if len(free) >= VALIDATION_FROM and split.test < 0.9 else 0.0
     if split.stratified:
         size, position = _by_class(rows, free, label, split.seed, SPLIT_DRAW)
-        tests, validations = np.rint(size * split.test), np.rint(size * validation)
+        tests = np.rint(size * split.test)
+        is_test, is_held_out = position < tests, position < tests + np.rint(size * validation)
     else:
-        position = _places(_draw_for(rows, free, split.seed, SPLIT_DRAW))
-        tests, validations = np.array(int(len(free) * split.test)), np.array(int(len(free) * validation))
-    fate[free[position < tests]] = TEST
-    fate[free[(position >= tests) & (position < tests + validations)]] = VALIDATION
+        drawn = _draw_for(rows, free, split.seed, SPLIT_DRAW)
+        count = int(len(free) * split.test)
+        is_test, is_held_out = _smallest(drawn, count), _smallest(drawn, count + int(len(free) * validation))
+    fate[free[is_held_out]] = VALIDATION
+    fate[free[is_test]] = TEST
     training = np.flatnonzero(fate == TRAIN)
     over = len(training) % split.align
     if over:
-        drawn = _draw_for(rows, training, split.seed, SPLIT_DRAW)
-        fate[training[np.argsort(drawn, kind="stable")[:over]]] = TEST
+        fate[training[_smallest(_draw_for(rows, training, split.seed, SPLIT_DRAW), over)]] = TEST
 
 
 def _by_class(
@@ -169,36 +171,37 @@ def _by_class(
     return counts[label[free]], position - starts[label[free]]
 
 
-def _places(drawn: Numbers) -> npt.NDArray[np.int64]:
-    position = np.empty(len(drawn), dtype=np.int64)
-    position[np.argsort(drawn, kind="stable")] = np.arange(len(drawn))
-    return position
+def _smallest(drawn: Numbers, count: int) -> npt.NDArray[np.bool_]:
+    """Tell which ``count`` of the numbers are the smallest, and the first among equal ones, as bool [n]."""
+    if count == 0:
+        return np.zeros(len(drawn), dtype=bool)
+    limit = np.partition(drawn, count - 1)[count - 1]
+    chosen: npt.NDArray[np.bool_] = drawn < limit
+    chosen[np.flatnonzero(drawn == limit)[: count - np.count_nonzero(chosen)]] = True
+    return chosen
 
 
-def repeats(key: Any, fate: Fate) -> npt.NDArray[np.bool_]:
-    """Tell which rows of a split repeat the key of an earlier row, as bool [n]; see ``firsts``."""
-    return firsts(key, fate) >= 0
+def repeats(keys: Any, fate: Fate) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Yield the rows of the splits that repeat the key of an earlier row, and the first rows with these keys, by index.
 
+    Test rows count as earlier than validation rows, and those as earlier than training rows. The keys are sorted in
+    several parts, by their remainders, to bound the memory for many millions of rows.
 
-def firsts(key: Any, fate: Fate) -> npt.NDArray[np.int64]:
-    """Return, for each row of a split, the index of the first row with the same key, or -1 for first rows, int64 [n].
-
-    Test rows count as earlier than validation rows, and those as earlier than training rows.
+    Args:
+        keys: hashes, uint64 [n].
     """
-    used = np.concatenate([np.flatnonzero(fate == part) for part in (TEST, VALIDATION, TRAIN)])
-    values = key[used]
-    order = np.argsort(values, kind="stable")
-    values = values[order]
-    used = used[order]
-    del order
-    new = np.ones(len(values), dtype=bool)
-    new[1:] = values[1:] != values[:-1]
-    del values
-    again = np.flatnonzero(~new)
-    first = np.flatnonzero(new)
-    result = np.full(len(fate), -1, dtype=np.int64)
-    result[used[again]] = used[first[np.searchsorted(first, again) - 1]]
-    return result
+    keys = np.ascontiguousarray(keys)
+    parts = np.uint64(max(1, -(-len(keys) // SORTED)))
+    for part in range(int(parts)):
+        rows = np.flatnonzero(keys % parts == part)
+        rows = np.concatenate([rows[fate[rows] == split] for split in (TEST, VALIDATION, TRAIN)])
+        values = keys[rows]
+        order = np.argsort(values, kind="stable")
+        values, rows = values[order], rows[order]
+        is_new = np.ones(len(values), dtype=bool)
+        is_new[1:] = values[1:] != values[:-1]
+        again, first = np.flatnonzero(~is_new), np.flatnonzero(is_new)
+        yield rows[again], rows[first[np.searchsorted(first, again) - 1]]
 
 
 def kept(fate: Fate) -> npt.NDArray[np.int64]:

@@ -29,7 +29,7 @@ class TextCounts:
 
     Attributes:
         points: count of each code point outside ASCII or the alphabet.
-        lengths: number of codes of each text before it was cut, int64 [n].
+        lengths: number of texts that had 0, 1, … codes before they were cut, int64 [longest + 1].
         unreadable: number of texts of each split that are nearly blank to the network.
         letterless: number of texts of each split that have no letter of any script.
         examples: beginnings of the first texts without a letter.
@@ -41,10 +41,17 @@ class TextCounts:
     letterless: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
 
+    @property
+    def rows(self) -> int:
+        """Number of texts."""
+        return int(self.lengths.sum())
+
     def add(self, other: TextCounts) -> None:
         """Add the counts of further texts."""
         self.points.update(other.points)
-        self.lengths = np.concatenate([self.lengths, other.lengths])
+        shorter, longer = sorted((self.lengths, other.lengths), key=len)
+        self.lengths = longer.copy()
+        self.lengths[: len(shorter)] += shorter
         self.unreadable.update(other.unreadable)
         self.letterless.update(other.letterless)
         self.examples = (self.examples + other.examples)[:EXAMPLES]
@@ -101,7 +108,7 @@ def write_shard(task: _ShardTask) -> tuple[Files, TextCounts]:
     rows, texts, encoding = map_rows(task.rows), Texts(task.texts), task.encoding
     chosen = np.fromfile(_chosen(task.folder, task.split), np.int64, task.stop - task.start, offset=8 * task.start)
     known = np.flatnonzero(encoding.known(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
-    counts = TextCounts(lengths=np.empty(len(chosen), np.int64))
+    counts, lengths = TextCounts(), np.empty(len(chosen), np.int64)
     unreadable = letterless = 0
     writer = ShardWriter(task.folder, task.split, task.shard, len(chosen), encoding.feature_len, task.kept)
     step = max(1, min(MAX_CHUNK, CHUNK_BYTES // encoding.feature_len))
@@ -113,7 +120,7 @@ def write_shard(task: _ShardTask) -> tuple[Files, TextCounts]:
         letterless += len(odd)
         counts.examples = (counts.examples + [excerpt(text) for text in odd[:EXAMPLES]])[:EXAMPLES]
         codes = encoding.encode(decoded)
-        counts.lengths[start : start + step] = encoding.lengths(decoded)
+        lengths[start : start + step] = encoding.lengths(decoded)
         writer.append(codes, texts=data, ids=texts.ids(chunk))
         # Most characters are ASCII and in the alphabet, so only the others are counted individually.
         left = b"".join(data).translate(None, known).decode("utf-8")
@@ -121,5 +128,6 @@ def write_shard(task: _ShardTask) -> tuple[Files, TextCounts]:
             values, times = np.unique(np.frombuffer(left.encode("utf-32-le"), dtype="<u4"), return_counts=True)
             counts.points.update(dict(zip(values.tolist(), times.tolist())))
             unreadable += int(np.count_nonzero(encoding.unreadable(codes, chunk["characters"])))
+    counts.lengths = np.bincount(lengths)
     counts.unreadable[task.split], counts.letterless[task.split] = unreadable, letterless
     return writer.close(), counts

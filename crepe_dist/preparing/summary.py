@@ -12,7 +12,7 @@ from crepe_dist.data.dataset import SPLITS
 from crepe_dist.preparing.building import Built
 from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.label_map import variants
-from crepe_dist.preparing.selection import REPEATED, SAMPLED_OUT, TEST, TRAIN, VALIDATION, firsts, kept, repeats
+from crepe_dist.preparing.selection import PIECE, REPEATED, SAMPLED_OUT, TEST, TRAIN, VALIDATION, kept, repeats
 from crepe_dist.preparing.spool import Texts
 from crepe_dist.preparing.warning_rules import warnings_of
 from crepe_dist.version import __version__
@@ -48,7 +48,7 @@ def summarise(name: str, job: Job, collected: Collected, built: Built, command: 
             "bad": built.quarantine.lines,
             "duplicates": int((built.fate == REPEATED).sum()),
             "sampled_out": sampled_out,
-            "kept": len(built.counts.lengths),
+            "kept": built.counts.rows,
         },
         "lengths": _lengths(built.counts.lengths, built.encoding.feature_len),
         "characters": _characters(built, characters),
@@ -98,22 +98,25 @@ def _labels(built: Built) -> dict[str, Any]:
     }
 
 
-def _lengths(lengths: npt.NDArray[Any], feature_len: int) -> dict[str, Any]:
-    values = np.percentile(lengths, PERCENTILES, method="inverted_cdf")
+def _lengths(counts: npt.NDArray[np.int64], feature_len: int) -> dict[str, Any]:
+    """Describe the lengths of texts, of which there are ``counts`` of each length from 0, int64 [longest + 1]."""
+    rows, lengths = int(counts.sum()), np.arange(len(counts))
+    ranks = [max(1, -(-percentile * rows // 100)) for percentile in PERCENTILES]
+    values = np.searchsorted(np.cumsum(counts), ranks).tolist()
     # Bins of equal width up to the 99th percentile, and a last bin for the rest.
-    width = max(1, -(-int(values[PERCENTILES.index(99)]) // BINS))
+    width = max(1, -(-values[PERCENTILES.index(99)] // BINS))
     edges = [step * width for step in range(BINS + 1)]
-    if lengths.max() >= edges[-1]:
-        edges.append(int(lengths.max()) + 1)
-    counts, _ = np.histogram(lengths, bins=edges)
+    if lengths[-1] >= edges[-1]:
+        edges.append(len(counts))
+    in_bins, _ = np.histogram(lengths, bins=edges, weights=counts)
     others = sorted({123, 192, 256, 512, 1014, 2048, feature_len})
     return {
-        "mean": float(lengths.mean()),
-        "percentiles": {str(p): int(value) for p, value in zip(PERCENTILES, values)},
+        "mean": float((lengths * counts).sum() / rows),
+        "percentiles": {str(percentile): value for percentile, value in zip(PERCENTILES, values)},
         "edges": edges,
-        "counts": counts.tolist(),
-        "cut": float((lengths > feature_len).mean()),
-        "cut_at": {str(length): float((lengths > length).mean()) for length in others},
+        "counts": in_bins.tolist(),
+        "cut": float(counts[feature_len + 1 :].sum() / rows),
+        "cut_at": {str(length): float(counts[length + 1 :].sum() / rows) for length in others},
     }
 
 
@@ -136,9 +139,11 @@ def _characters(built: Built, total: int) -> dict[str, Any]:
 def _duplicates(collected: Collected, built: Built) -> dict[str, Any]:
     # Count rows dropped as duplicates too, so that the report shows their number.
     fate = np.where(built.fate == REPEATED, TRAIN, built.fate).astype(np.uint8)
-    exact = int(repeats(collected.rows["exact"], fate).sum())
-    near = firsts(collected.rows["near"], fate)
-    again = np.flatnonzero(near >= 0)
+    exact = sum(len(again) for again, _ in repeats(collected.rows["exact"], fate))
+    near = conflicting = 0
+    for again, first in repeats(collected.rows["near"], fate):
+        near += len(again)
+        conflicting += int((collected.rows["label"][again] != collected.rows["label"][first]).sum())
     across = {}
     for code, other in ((TEST, TRAIN), (VALIDATION, TRAIN), (TEST, VALIDATION)):
         rows, other_rows = built.fate == code, built.fate == other
@@ -149,21 +154,25 @@ def _duplicates(collected: Collected, built: Built) -> dict[str, Any]:
             }
     return {
         "exact": exact,
-        "near": len(again),
-        "conflicting": int((collected.rows["label"][again] != collected.rows["label"][near[again]]).sum()),
+        "near": near,
+        "conflicting": conflicting,
         "removed": int((built.fate == REPEATED).sum()),
         "across": across,
     }
 
 
 def _shared(keys: npt.NDArray[Any], others: npt.NDArray[Any]) -> int:
-    """Count the elements of ``mine`` that occur in ``theirs``; sort the smaller array only, to save memory."""
-    if len(keys) > len(others):
-        return int(np.isin(keys, others).sum())
-    values, counts = np.unique(keys, return_counts=True)
-    place = np.searchsorted(values, others)
-    hit = place[values[np.minimum(place, len(values) - 1)] == others]
-    return int(counts[np.unique(hit)].sum())
+    """Count the elements of ``keys`` that occur in ``others``; sort only the smaller array as a whole."""
+    smaller, larger = sorted((keys, others), key=len)
+    values, counts = np.unique(smaller, return_counts=True)
+    is_shared, elements = np.zeros(len(values), dtype=bool), 0
+    for start in range(0, len(larger), PIECE):
+        piece = np.sort(larger[start : start + PIECE])  # looking up sorted keys misses the cache less often
+        place = np.minimum(np.searchsorted(values, piece), len(values) - 1)
+        place = place[values[place] == piece]
+        is_shared[place] = True
+        elements += len(place)
+    return int(counts[is_shared].sum()) if smaller is keys else elements
 
 
 def _examples(collected: Collected, built: Built) -> dict[str, list[str]]:
