@@ -30,3 +30,16 @@ inline uint32_t row_of(uint64_t key, long rows) {
     key ^= key >> 31;
     return uint32_t((key >> 32) * uint64_t(rows) >> 32);
 }
+
+// Makes n-grams one character longer. The row of an n-gram with an unknown character stays as it is.
+inline void extend_all(
+    uint64_t* __restrict keys, const uint8_t* __restrict codes, long count, long rows, uint32_t* __restrict out
+) {
+    constexpr uint64_t UNKNOWN = UINT64_MAX;
+    for (long i = 0; i < count; ++i) {  // without branches, so that the compiler uses vectors
+        const bool known = (codes[i] != BLANK) & (keys[i] != UNKNOWN);
+        keys[i] = known ? extended(keys[i], codes[i]) : UNKNOWN;
+        const uint32_t row = row_of(keys[i], rows);
+        out[i] = known ? row : out[i];
+    }
+}

@@ -35,13 +35,16 @@ class Finder {
     template <class Visit> void find_words(const uint8_t* codes, const NGramShape& shape, Visit visit) {
         read_text(codes, shape.length, shape.alphabet, text_);
         const long length = long(text_.size());
-        for (long start = 0; start < length; ++start) {
-            uint64_t key = 0;
-            const long end = std::min(length, start + shape.longest);
-            for (long i = start; i < end && text_[i] != BLANK; ++i) {
-                key = extended(key, text_[i]);
-                found_.add(row_of(key, buckets_));
-            }
+        if (!length) return;
+        uint64_t* const keys = keys_.need(length);
+        uint32_t* const rows = rows_.need(length);
+        std::fill_n(keys, length, 0);
+        // Where an n-gram has an unknown character, a row that the text has anyway: its first symbol's, or a shorter
+        // n-gram's.
+        std::fill_n(rows, length, row_of(extended(0, text_[0]), buckets_));
+        for (long n = 0; n < std::min(length, shape.longest); ++n) {
+            extend_all(keys, text_.data() + n, length - n, buckets_, rows);
+            found_.add(rows, length - n);
         }
         found_.drain(visit);
     }
@@ -58,10 +61,19 @@ class Finder {
     void find(const uint8_t* codes, const NGramShape& shape, const std::vector<uint64_t>& bitmap, Groups& out) {
         uint32_t *const begin = scratch_.need(2 * shape.most()), *const begin1 = begin + shape.most();
         uint32_t *end = begin, *end1 = begin1;
+        const uint64_t* const selected = bitmap.data();
         find_words(codes, shape, [&](uint32_t number, uint64_t word) {
-            const uint64_t in = word & bitmap[number];
-            if (word ^ in) end = write_bits(word ^ in, number * WORD, end);
-            if (in) end1 = write_bits(in, number * WORD, end1);
+            const uint64_t in = word & selected[number];
+            if (word & (word - 1)) {
+                end = write_bits(word ^ in, number * WORD, end);
+                end1 = write_bits(in, number * WORD, end1);
+            } else {  // most words have one bit, and a branch that depends on its list would be mispredicted
+                const int bit = __builtin_ctzll(word);
+                const long is_in = long(in >> bit);
+                *end = *end1 = number * WORD + uint32_t(bit);
+                end += 1 - is_in;
+                end1 += is_in;
+            }
         });
         out[0].assign(begin, end);
         out[1].assign(begin1, end1);
@@ -71,7 +83,8 @@ class Finder {
     const long buckets_;
     RowSet found_;
     std::vector<uint8_t> text_;
-    Buffer<uint32_t> scratch_;
+    Buffer<uint64_t> keys_;  // of the n-gram that starts at each character
+    Buffer<uint32_t> rows_, scratch_;
 };
 
 // The part of an ascending list with first <= element < last.

@@ -46,27 +46,35 @@ inline uint32_t* write_bits(uint64_t word, uint32_t first, uint32_t* out) {
 // A set that is filled in any order, and emptied in ascending order.
 class RowSet {
   public:
-    explicit RowSet(long rows) : words_(words_of(rows)), filled_(words_of(long(words_.size()))) {}
+    explicit RowSet(long rows)
+        : words_(words_of(rows)), filled_(words_of(long(words_.size()))), numbers_(words_.size() + SPARE) {}
 
-    void add(uint32_t row) {
-        words_[row / WORD] |= uint64_t{1} << (row % WORD);
-        filled_[row / (WORD * WORD)] |= uint64_t{1} << (row / WORD % WORD);
+    void add(const uint32_t* rows, long count) {
+        uint64_t *const words = words_.data(), *const filled = filled_.data();
+        for (long i = 0; i < count; ++i) {
+            words[rows[i] / WORD] |= uint64_t{1} << (rows[i] % WORD);
+            filled[rows[i] / (WORD * WORD)] |= uint64_t{1} << (rows[i] / WORD % WORD);
+        }
     }
 
     // Calls visit(number, word) for each word of the bitmap that is not 0, and clears it.
     template <class Visit> void drain(Visit visit) {
+        uint64_t *const words = words_.data(), *const filled = filled_.data();
+        uint32_t *const begin = numbers_.data(), *end = begin;
         for (size_t i = 0; i < filled_.size(); ++i) {
-            for (uint64_t left = filled_[i]; left; left &= left - 1) {
-                const uint32_t number = uint32_t(i * WORD) + uint32_t(__builtin_ctzll(left));
-                visit(number, words_[number]);
-                words_[number] = 0;
-            }
-            filled_[i] = 0;
+            end = write_bits(filled[i], uint32_t(i * WORD), end);
+            filled[i] = 0;
+        }
+        for (const uint32_t* number = begin; number < end; ++number) {
+            const uint64_t word = words[*number];
+            words[*number] = 0;
+            visit(*number, word);
         }
     }
 
   private:
     std::vector<uint64_t> words_, filled_;  // filled_: a bit for each word that is not 0
+    std::vector<uint32_t> numbers_;
 };
 
 // Rows of a table that have values in a compact array, in ascending order.
