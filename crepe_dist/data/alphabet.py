@@ -227,10 +227,10 @@ class Encoding:
 
     def unread(self, text: str) -> range:
         """Return the positions of the characters of a text that are cut off, which are adjacent; empty if none is."""
-        length, (head, tail) = self.feature_len, self.kept
+        length = self.feature_len
         if len(text) <= length and len(self._spelt(text)) <= length:
             return range(0)
-        places = self._places(text)
+        places, (head, tail) = self._places(text), self.kept
         start = int(places[head - 1]) + 1 if head else 0
         stop = int(places[len(places) - tail]) if tail else len(text)
         return range(start, max(start, stop))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 DIGITS = 6
 UNKNOWN = "no character that the network knows"  # problem of a text that is not empty
 NONE = "none of these"  # shown instead of the class of a rejected text
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """Prediction for one text.
 
     Attributes:

@@ -116,7 +116,7 @@ class Predictor:
             read = (self.encoding.counted(codes) & (codes != self.encoding.alphabet.find(" "))).sum(axis=1)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
             for text, row, order, known in zip(batch, probabilities.tolist(), orders, read.tolist()):
-                ranking = tuple((self.classes[index], row[index]) for index in order)
+                ranking = tuple([(self.classes[index], row[index]) for index in order])
                 problem = "" if known else UNKNOWN if text.strip() else EMPTY
                 rejected = ranking[0][1] < self.min_probability
                 labels, cut = self._labels(row, order), len(self.encoding.unread(text))
