@@ -120,6 +120,10 @@ struct Objective {
     }
 };
 
+// The number of threads for so many documents. Each is the work of one thread: to wake another for a single text takes
+// longer than the text, and much longer where other programs use the cores.
+inline int team(int threads, long documents) { return int(std::clamp<long>(documents, 1, threads)); }
+
 class Table;
 
 // The memory of the parameters given to `set` must stay valid until the end of the next pass. `anew` is false if only

@@ -155,7 +155,7 @@ class NGrams final : public Engine {
 
     void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
         const long classes = shape_.classes;
-#pragma omp parallel for num_threads(threads_) schedule(dynamic)
+#pragma omp parallel for num_threads(team(threads_, rows)) schedule(dynamic)
         for (long row = 0; row < rows; ++row) {
             Groups groups;
             float factors[2];

@@ -88,7 +88,7 @@ template <class T> class Tower final : public Engine {
         prepare(codes, stride, rows);
         dropouts_ = {};
         activate(weights_, 0);
-#pragma omp parallel for num_threads(threads_)
+#pragma omp parallel for num_threads(team(threads_, rows))
         for (long row = 0; row < rows; ++row) classify(row, logits + row * shape_.classes);
     }
 
@@ -188,7 +188,7 @@ template <class T> class Tower final : public Engine {
     void prepare(const uint8_t* codes, long stride, long rows) {
         rows_ = rows;
         texts_.resize(rows);
-#pragma omp parallel for num_threads(threads_)
+#pragma omp parallel for num_threads(team(threads_, rows))
         for (long row = 0; row < rows; ++row)
             read_text(codes + row * stride, shape_.embedding.length, shape_.embedding.alphabet, texts_[row]);
         for (long l = 0; l < LEVELS; ++l) {
@@ -234,7 +234,7 @@ template <class T> class Tower final : public Engine {
             for (Buffer<T>* buffer : {&blocks_[i].in, &blocks_[i].hidden}) clear(buffer->get(), starts_[level(i)][rows], MARGIN);
         buckets_.need(starts_[0][rows] * shape_.embedding.ngrams());
         std::fill_n(buckets_.get(), starts_[0][rows] * shape_.embedding.ngrams(), NO_ROW);
-#pragma omp parallel for num_threads(threads_)
+#pragma omp parallel for num_threads(team(threads_, rows))
         for (long row = 0; row < rows; ++row)
             hash_positions(texts_[row], shape_.embedding, buckets_.get() + starts_[0][row] * shape_.embedding.ngrams());
     }
@@ -263,7 +263,7 @@ template <class T> class Tower final : public Engine {
     }
 
     void activate(const float* table, uint64_t first_row) {
-#pragma omp parallel num_threads(threads_)
+#pragma omp parallel num_threads(team(threads_, rows_))
         {
             Tiles tiles;
             Scratch& scratch = scratch_[omp_get_thread_num()];
