@@ -7,6 +7,8 @@ import os
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
 
 import mxnet as mx
 import numpy as np
@@ -228,7 +230,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(name):
 def test_what_auto_means(monkeypatch):
     best = Library(BUILDS[0])
     found = plan(ModelOptions(), mx.cpu())
-    assert (found.precision == "bfloat16") == best.bfloat16
+    assert (found.precision == "bfloat16") == (best.bfloat16 and not best.bfloat16_is_slower)
     assert found.library is not None
     assert plan(ModelOptions(kernels="mxnet"), mx.cpu()).library is None
     assert plan(ModelOptions(kernels="mxnet"), mx.cpu()).precision == "float32"
@@ -285,7 +287,7 @@ class TestSwitch:
         assert found is not None
         assert (found.name, trouble) == (name, f"CREPE_DIST_KERNELS is {name}")
         planned = plan(ModelOptions(), mx.cpu())
-        assert planned.precision == ("bfloat16" if found.bfloat16 else "float32")
+        assert planned.precision == ("bfloat16" if found.bfloat16 and not found.bfloat16_is_slower else "float32")
         assert f"own kernels ({name})" in str(planned)
         assert f"CREPE_DIST_KERNELS is {name}" in str(planned)
 
@@ -424,6 +426,27 @@ def test_a_batch_of_another_length_is_refused():
     engine = native(make(SHAPES[0]), BUILDS[0])
     with pytest.raises(ValueError, match="123 characters need"):
         engine.logits(some_batch(SHAPES[1], 5))
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds", "slower"),
+    [("avx512_bf16", 0.5, False), ("avx512_bf16", 1.1, False), ("avx512_bf16", 1.7, True), ("amx", 1.7, False)],
+)
+def test_float32_is_the_default_where_it_is_clearly_faster(name, seconds, slower, monkeypatch):
+    now = [0.0]
+
+    def products(bfloat16, size, threads, times):
+        now[0] += seconds if bfloat16 else 1.0
+
+    build: Any = Library.__new__(Library)
+    build.name, build.bfloat16, build.functions = name, True, SimpleNamespace(crepe_products=products)
+    monkeypatch.setattr(library.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(library, "find", lambda: (build, ""))
+    assert build.bfloat16_is_slower is slower
+    planned = plan(ModelOptions(), mx.cpu())
+    assert planned.precision == ("float32" if slower else "bfloat16")
+    assert ("slower on this processor" in planned.why) is slower
+    assert plan(ModelOptions(precision="bfloat16"), mx.cpu()).precision == "bfloat16"
 
 
 def test_a_processor_without_bfloat16_is_told(monkeypatch):

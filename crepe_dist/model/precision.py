@@ -132,8 +132,10 @@ def _on_cpu(kernels: str, precision: str, requested: str, has_kernels: bool) -> 
     if precision == "float32":
         return Plan("float32", native, requested)
     if native is not None and native.bfloat16:
-        why = "the processor has " + ("AMX" if "amx" in native.name else "AVX512-BF16")
-        return Plan("bfloat16", native, f"{why}; {trouble}" if trouble else why)
+        precision, why = "bfloat16", "the processor has " + ("AMX" if "amx" in native.name else "AVX512-BF16")
+        if native.bfloat16_is_slower:
+            precision, why = "float32", "AVX512-BF16 is slower on this processor"
+        return Plan(precision, native, f"{why}; {trouble}" if trouble else why)
     why = trouble or ("the processor has neither AMX nor AVX512-BF16" if native else "kernels as requested")
     return Plan("float32", native, why)
 

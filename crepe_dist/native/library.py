@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-from functools import cache
+import time
+from functools import cache, cached_property
 from pathlib import Path
 
 from crepe_dist import machine
@@ -28,6 +29,9 @@ BUILDS = {
     "avx2": {"avx2", "fma"},
     GENERIC: set(),
 }
+# Matrix product that tells which precision is faster: of the tower's width, a tenth of a millisecond at a time.
+PRODUCT_SIZE, PRODUCT_TIMES, PRODUCT_ROUNDS = 64, 20, 5
+CLEARLY = 1.15  # times as fast, from which float32 is worth its larger memory
 # Starts of the flags beyond a value of CEILING.
 BEYOND = {
     **dict.fromkeys(("SSE41", "AVX"), ("avx2", "fma", "avx512", "amx")),
@@ -128,6 +132,22 @@ class Library:
             getattr(self.functions, function).restype = result
             getattr(self.functions, function).argtypes = arguments
         self.bfloat16 = bool(self.functions.crepe_has_bfloat16())
+
+    @cached_property
+    def bfloat16_is_slower(self) -> bool:
+        """True if products take clearly longer in bfloat16 than in float32, which takes a millisecond to measure.
+
+        AMX is always faster, and AVX512-BF16 twice as fast on AMD's processors, but half as fast on some of Intel's: so
+        large a difference that load on the machine does not change the answer.
+        """
+        if self.name != "avx512_bf16":
+            return False
+        fastest = dict.fromkeys((False, True), float("inf"))
+        for bfloat16 in (False, True) * PRODUCT_ROUNDS:
+            began = time.perf_counter()
+            self.functions.crepe_products(bfloat16, PRODUCT_SIZE, 1, PRODUCT_TIMES)
+            fastest[bfloat16] = min(fastest[bfloat16], time.perf_counter() - began)
+        return fastest[True] > CLEARLY * fastest[False]
 
 
 def _check(name: str, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from crepe_dist import machine
@@ -42,11 +43,9 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
     start = world.agree("parameters to start from", lambda: _start(config, data), same=_identity)
     shape = start.shape if start else _shape(config.model, data)
     common = common_kernels(world)
+    planned = world.agree("precision", lambda: plan(config.model, device, shape, common))
     computing = world.agree(
-        "precision",
-        lambda: plan(config.model, device, shape, common),
-        same=Plan.result,
-        alike=SAME_MACHINES,
+        "precision", lambda: common_precision(planned, config.model, world), same=Plan.result, alike=SAME_MACHINES
     )
     library.keep_to(computing.library)
     objective = world.agree("class weights", lambda: _objective(config, data, shape))
@@ -63,6 +62,14 @@ def common_kernels(world: World) -> str | None:
     usable = world.gather(library.usable(), "kernels")
     common = [name for name in usable[0] if all(name in names for names in usable)]
     return common[0] if common and any(names[0] != common[0] for names in usable) else None
+
+
+def common_precision(planned: Plan, options: ModelOptions, world: World) -> Plan:
+    """Take float32 where bfloat16 is slower on the processor of some rank; every rank calls it."""
+    others = world.gather(planned.precision, "precision")
+    if options.precision == "auto" and planned.precision == "bfloat16" and "float32" in others:
+        return replace(planned, precision="float32", why="bfloat16 is slower on the processor of another rank")
+    return planned
 
 
 def _start(config: Config, dataset: Dataset) -> Start | None:

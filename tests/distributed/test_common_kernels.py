@@ -11,10 +11,11 @@ import pytest
 
 from crepe_dist.distributed.world import World
 from crepe_dist.files import read_json
-from crepe_dist.model.precision import plan
+from crepe_dist.model.precision import Plan, plan
 from crepe_dist.native import library
+from crepe_dist.settings.allowed_values import Precision
 from crepe_dist.settings.model_options import Kernels, ModelOptions
-from crepe_dist.training.engine_setup import common_kernels
+from crepe_dist.training.engine_setup import common_kernels, common_precision
 from tests.conftest import QUICK, command, needs_kernels, run
 from tests.distributed.test_world import script
 
@@ -40,6 +41,18 @@ def test_what_is_asked_for_comes_first(requested: Kernels, monkeypatch: pytest.M
     (*_, build) = library.usable()
     planned = plan(ModelOptions(kernels=requested), mx.cpu(), common=build)
     assert planned.build == (build if requested in ("auto", "own") else requested)
+
+
+@pytest.mark.parametrize(
+    ("requested", "precisions", "chosen"),
+    [("auto", ["bfloat16", "float32"], "float32"), ("auto", ["bfloat16"] * 2, "bfloat16"),
+     ("bfloat16", ["bfloat16", "float32"], "bfloat16")],
+)  # fmt: skip
+def test_the_precision_that_suits_all(requested: Precision, precisions: list[str], chosen: str) -> None:
+    world = SimpleNamespace(gather=lambda value, name: precisions)
+    planned = Plan("bfloat16", None, "the processor has AVX512-BF16")
+    found = common_precision(planned, ModelOptions(precision=requested), cast(World, cast(Any, world)))
+    assert found.precision == chosen
 
 
 RANKS = """
