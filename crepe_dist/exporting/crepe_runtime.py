@@ -111,16 +111,16 @@ class Classifier:
     def hashed(self, codes: np.ndarray[Any, Any], longest: int, rows: int) -> np.ndarray[Any, Any]:
         """Hash the n-grams of 1 … longest characters that start at each position: uint8 [n, L] → int32 [n, L, longest]
         below ``rows``; or ``rows`` itself, where there are unknown characters or the text ends."""
-        hashes = np.full((*codes.shape, longest), rows, np.int32)
-        key, known = np.zeros(codes.shape, np.uint64), np.ones(codes.shape, np.bool_)
+        keys, known = np.zeros((*codes.shape, longest), np.uint64), np.zeros((*codes.shape, longest), np.bool_)
+        digits, key = codes.astype(np.uint64) + np.uint64(1), np.zeros(codes.shape, np.uint64)
+        good, is_known = np.ones(codes.shape, np.bool_), codes != BLANK
         for n, end in zip(range(longest), range(codes.shape[1], 0, -1)):
-            key = key[:, :end] * np.uint64(257) + codes[:, n:] + np.uint64(1)
-            known = known[:, :end] & (codes[:, n:] != BLANK)
-            z = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # SplitMix64's finaliser, modulo 2^64
-            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            z = (z ^ (z >> np.uint64(31))) >> np.uint64(32)
-            hashes[:, :end, n] = np.where(known, z * np.uint64(rows) >> np.uint64(32), rows)
-        return hashes
+            keys[:, :end, n] = key = key[:, :end] * np.uint64(257) + digits[:, n:]
+            known[:, :end, n] = good = good[:, :end] & is_known[:, n:]
+        z = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # SplitMix64's finaliser, modulo 2^64
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = (z ^ (z >> np.uint64(31))) >> np.uint64(32)
+        return np.where(known, z * np.uint64(rows) >> np.uint64(32), np.uint64(rows)).astype(np.int32)
 
     def probabilities(self, codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Compute the probabilities in one batch: uint8 [n, feature_len] → float32 [n, classes]."""
