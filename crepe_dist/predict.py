@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -177,7 +176,7 @@ def _predict(predictor: Predictor, args: Any, explaining: Explaining | None) -> 
                 rows += 1
                 prediction = None if row.problem else next(predictions)
                 if prediction is not None and prediction.problem:
-                    row = replace(row, problem=prediction.problem)
+                    row = row._replace(problem=prediction.problem)
                 if prediction is None or row.problem:
                     problems[re.split("[:;]", row.problem)[0]] += 1
                     stream.write(f"{clean(formatter.line(row, None))}\n")

@@ -25,4 +25,6 @@ def original(text: str) -> str:
 
 
 def _is_formula(text: str) -> bool:
+    if text[:1].isalnum():  # as most cells do, and no formula
+        return False
     return _FORMULA.match(text) is not None and _NUMBER.fullmatch(text) is None

@@ -152,10 +152,11 @@ class Encoding:
 
     def _spelt(self, text: str) -> str:
         """Return a text in which every character has one code."""
+        if text.isascii() and not self.paired:
+            return text
         spelling = self._spelling
-        if self.paired or (not text.isascii() and any(chr(point) in text for point in spelling)):
-            return text.translate(spelling)
-        return text
+        is_spelt = self.paired or any(chr(point) in text for point in spelling)
+        return text.translate(spelling) if is_spelt else text
 
     def _shortened(self, text: str) -> str:
         """Return a text that is spelt out, and has at most ``feature_len`` characters."""

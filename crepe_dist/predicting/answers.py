@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from crepe_dist import spreadsheet
@@ -20,6 +20,7 @@ STYLES = ("text", "jsonl", "csv")
 DEFAULT_TOP = {"text": 5, "jsonl": 5, "csv": 1}  # number of classes in an answer
 SCORE_DIGITS = 4
 EXPLAINED = 100  # texts on a page of explanations
+_encoded = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder for each record
 
 
 class Answers:
@@ -76,6 +77,14 @@ class JsonAnswers(Answers):
         return json_line(record)
 
 
+class _Returned:
+    """Stream for ``csv.writer``, whose ``writerow`` then returns the record."""
+
+    @staticmethod
+    def write(record: str) -> str:
+        return record
+
+
 class CsvAnswers(Answers):
     """Formatter for CSV: the row's own columns, the classes with their probabilities, ``characters_cut``, ``problem``.
 
@@ -95,18 +104,21 @@ class CsvAnswers(Answers):
         if prediction is None:
             return self._record([*cells, *[""] * (2 * self.top + self.several + 1), f"line {row.line}: {row.problem}"])
         if prediction.labels is not None:
-            cells.append(json.dumps(prediction.labels, ensure_ascii=False))
+            cells.append(_encoded(prediction.labels))
         for rank, (name, probability) in enumerate(prediction.ranking[: self.top], 1):
             cells += ["" if prediction.rejected and rank == 1 else name, f"{probability:.6f}"]
         return self._record([*cells, str(prediction.characters_cut), ""])
 
-    def _record(self, cells: Iterable[str]) -> str:
-        stream, cells = io.StringIO(), list(cells)
+    @cached_property
+    def _writer(self) -> Any:
+        # This line end, so that "\r" and "\n" in a cell are both quoted.
+        return csv.writer(_Returned(), delimiter=self.delimiter, lineterminator="\r\n")
+
+    def _record(self, cells: list[str]) -> str:
         safe = list(map(spreadsheet.cell, cells))
         self.formulas += sum(map(operator.ne, safe, cells))
-        # This line end, so that "\r" and "\n" in a cell are both quoted.
-        csv.writer(stream, delimiter=self.delimiter, lineterminator="\r\n").writerow(safe)
-        return stream.getvalue().removesuffix("\r\n")
+        record: str = self._writer.writerow(safe)
+        return record.removesuffix("\r\n")
 
 
 def answers(
@@ -132,7 +144,7 @@ def explained(explanation: Explanation) -> dict[str, Any]:
 
 def json_line(record: dict[str, Any]) -> str:
     """Encode a record as one line of JSON; escape only the characters that a terminal would act on."""
-    line = json.dumps(record, ensure_ascii=False)
+    line = _encoded(record)
     if line.isprintable():
         return line
     return "".join(character if shown(character) == character else json.dumps(character)[1:-1] for character in line)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.rows import BadRow, OpenFile, Row, check_text
@@ -17,8 +17,7 @@ KINDS = (LINES, "csv", "tsv", "jsonl", "parquet")
 GROUP = 1024  # minimum number of rows in a group
 
 
-@dataclass(frozen=True)
-class Input:
+class Input(NamedTuple):
     """Row of a file or pipe.
 
     Args:
