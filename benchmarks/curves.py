@@ -35,3 +35,13 @@ def picture(curves: Sequence[Curve], label: str, scale: Callable[[Axes], object]
         axes.grid(axis="y")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns)
         return drawing.standalone(figure)
+
+
+def logarithmic(axes: Axes) -> None:
+    """Make the x axis logarithmic, with marks at 1, 3, 10, 30 and so on."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")

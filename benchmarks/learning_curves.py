@@ -16,19 +16,20 @@ scoring.
 from __future__ import annotations
 
 import argparse
-import csv
 import shlex
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import accuracy
 import baselines
 import curves
+import points as saved
 import subset
+from points import Point
 
 from crepe_dist import command
 from crepe_dist.data.dataset import Dataset, open_dataset
@@ -36,9 +37,6 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import whole
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 ROWS = (1000, 3000, 10_000, 30_000, 100_000, 250_000, 1_000_000)
 NETWORKS = ("crepe", "ngrams", "paper")
@@ -52,7 +50,6 @@ PEERS: dict[str, Callable[[Dataset], Trained]] = {
 TITLES = {"svm": "linear SVM", "fasttext": "fastText", "bayes": "naive Bayes"}
 KEY = ("data", "fingerprint", "model", "rows", "test_rows", "seed")
 COLUMNS = (*KEY, "accuracy", "setting", "seconds", "command")
-Point = dict[str, str]
 
 
 def main() -> None:
@@ -79,10 +76,10 @@ def main() -> None:
         if model not in PEERS and model.split()[:1] not in [[name] for name in NETWORKS]:
             raise UserError(f"there is no model {model!r}", "", f"choose from {', '.join([*NETWORKS, *PEERS])}")
     dataset = open_dataset(options.data)
-    points = read(options.out)
+    points = saved.read(options.out)
     for point in missing(dataset, options, points):
         points.append(point)
-        append(options.out, point)
+        saved.append(options.out, point)
         print(f"{point['rows']:>9} rows  {point['model']:<10}  {float(point['accuracy']):.2%}", flush=True)
     if options.picture is not None:
         shown = [point for point in points if point["fingerprint"] == dataset.fingerprint[:12]]
@@ -139,23 +136,6 @@ def _best(data: Dataset, trained: Trained) -> tuple[float, str, float]:
     return best[1:]
 
 
-def read(path: Path) -> list[Point]:
-    """Read the points that were measured before."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def append(path: Path, point: Point) -> None:
-    is_new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(point)
-
-
 def picture(points: list[Point]) -> str:
     """Draw a curve for each model, the mean over the seeds."""
     if not points:
@@ -168,16 +148,7 @@ def picture(points: list[Point]) -> str:
                 accuracies.setdefault(int(point["rows"]), []).append(float(point["accuracy"]))
         rows = sorted(accuracies)
         lines.append((TITLES.get(model, model), rows, [statistics.mean(accuracies[number]) for number in rows]))
-    return curves.picture(lines, "training rows", _logarithmic, columns=2)
-
-
-def _logarithmic(axes: Axes) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(lambda rows, _: f"{rows:,.0f}")
+    return curves.picture(lines, "training rows", curves.logarithmic, columns=2)
 
 
 if __name__ == "__main__":
