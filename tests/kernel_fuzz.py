@@ -174,11 +174,10 @@ class Case:
 
     def forward(self, rows: int) -> None:
         self.set(True)
-        if isinstance(self.shape, CrepeShape):
-            self.functions.crepe_weigh(self.handle, *self.random.choice([0, 1], 2).tolist())
-        batch, logits = self.batch(rows, 0, False), np.empty((rows, self.shape.classes), np.float32)
+        batch, logits = self.batch(rows, 0, False), np.empty((2, rows, self.shape.classes), np.float32)
         codes = np.ascontiguousarray(batch[:, : self.shape.feature_len])
-        self.check("crepe_forward", self.handle, codes.ctypes.data, codes.shape[1], rows, logits.ctypes.data)
+        function = self.random.choice(["crepe_forward", "crepe_forward_parts"])
+        self.check(function, self.handle, codes.ctypes.data, codes.shape[1], rows, logits.ctypes.data)
         if isinstance(self.shape, NGramShape):
             self.count(codes)
 

@@ -16,7 +16,7 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.model.parameters import Arrays, check
 from crepe_dist.model.shape import Shape
-from crepe_dist.mxnet_internals import set_gradients, structural_parameters
+from crepe_dist.mxnet_internals import set_gradients, structural_parameters, view
 from crepe_dist.settings.model_options import ModelOptions
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ class Network(nn.HybridBlock):
 
     Attributes:
         shape: configuration of the network.
-        weights: weights of the logits of its parts, see ``Shape.weighed``.
+        tower_weight: weight of the logits of Crepe's tower, see ``Shape.weighed``.
     """
 
     shape: Shape
-    weights = (1.0, 1.0)
+    tower_weight = 1.0
 
     def start(self, options: ModelOptions, device: Any) -> None:
         """Initialise the parameters on ``device``."""
@@ -60,6 +60,10 @@ class Network(nn.HybridBlock):
     def logits(self, *inputs: mx.nd.NDArray) -> mx.nd.NDArray:
         """Compute the logits, float32 [B, classes]."""
         return self(*inputs)
+
+    def parts(self, *inputs: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
+        """Compute the logits of each part, float32 [B, classes]."""
+        return (self(*inputs),)
 
     def training_logits(self, kept: Kept, *inputs: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
         """Compute the logits of each part, float32 [B, classes], with dropout by ``kept``."""
@@ -96,10 +100,17 @@ def values(network: Network) -> Arrays:
     return {name: p.data().asnumpy() for name, p in structural_parameters(network).items()}
 
 
+def readable(network: Network) -> Arrays:
+    """Return all parameters by structural name, to be read before the next step: views of those in host memory."""
+    mx.nd.waitall()
+    arrays = {name: parameter.data() for name, parameter in structural_parameters(network).items()}
+    return {name: view(a) if a.context.device_type == "cpu" else a.asnumpy() for name, a in arrays.items()}
+
+
 def digest(network: Network) -> int:
     """Return a checksum of all parameters, below 2^48, for comparing replicas bit by bit."""
     sums = []
-    for array in values(network).values():
+    for array in readable(network).values():
         words = array.reshape(-1).view(np.uint32)
         sums += [np.add.reduce(words, dtype=np.uint64), np.uint64(np.bitwise_xor.reduce(words))]
     return int.from_bytes(hashlib.sha256(np.array(sums, np.uint64).tobytes()).digest()[:6], "little")

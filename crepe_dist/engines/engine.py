@@ -25,13 +25,16 @@ from crepe_dist.exchange.table import SparseParameter
 from crepe_dist.model.kernels import Kernels
 from crepe_dist.model.objective import PLAIN, Objective, rounded
 from crepe_dist.model.parameters import Arrays
-from crepe_dist.model.part_weight import weighted
+from crepe_dist.model.part_weight import combined, weighted
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
-from crepe_dist.mxnet_internals import pointer, pointers, structural_parameters, view
+from crepe_dist.mxnet_internals import host_array, pointer, pointers, structural_parameters, view
 from crepe_dist.native.library import Library
 
 MOST_CACHED = 1 << 29  # bytes of a process's cache of documents' n-grams
+
+# Rows, labels and logits of a batch: int64 [n], int32 [n], float32 [n, classes], or [n, 2, classes] of two parts.
+Scored = tuple[Order, npt.NDArray[np.int32], npt.NDArray[np.float32]]
 
 # Called with the name of each phase of a step at its end.
 Mark = Callable[[str], None]
@@ -69,25 +72,20 @@ class Engine:
         """Number of documents that one rank must compute together; the global batch is cut at multiples of it."""
         return 1
 
-    def scored(
-        self, split: Split, batch_size: int, rank: int, size: int, *, apart: bool = False
-    ) -> Iterator[tuple[Order, npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
-        """Yield rows, labels and logits of a rank's share of each batch of a split, with the current parameters.
+    def scored(self, split: Split, batch_size: int, rank: int, size: int) -> Iterator[Scored]:
+        """Yield rows, labels and logits of a rank's share of each batch of a split, with the current parameters."""
+        return self._scored(self.logits, split, batch_size, rank, size)
 
-        Args:
-            apart: yield the logits of Crepe's two parts, float32 [n, 2, classes].
-        """
+    def scored_apart(self, split: Split, batch_size: int, rank: int, size: int) -> Iterator[Scored]:
+        """Yield what ``scored`` does, with the logits of Crepe's two parts, float32 [n, 2, classes]."""
+        return self._scored(self.parts, split, batch_size, rank, size)
+
+    def _scored(
+        self, compute: Callable[[Batch], mx.nd.NDArray], split: Split, batch_size: int, rank: int, size: int
+    ) -> Iterator[Scored]:
         self.refresh()
-        compute = self._apart if apart else self.logits
         for batch in batches(split, np.arange(len(split)), batch_size, rank, size, prepare=self.prepare):
             yield batch.rows, batch.labels, compute(batch).asnumpy()[: len(batch.labels)]
-
-    def _apart(self, batch: Batch) -> mx.nd.NDArray:
-        parts = []
-        for weights in ((1.0, 0.0), (0.0, 1.0)):
-            self.weigh(*weights)
-            parts.append(self.logits(batch))
-        return mx.nd.stack(*parts, axis=1)
 
     def prepare(self, batch: Batch) -> Batch:
         """Add the arrays that the engine needs besides the packed documents; the loader's thread calls it."""
@@ -96,19 +94,22 @@ class Engine:
     def refresh(self) -> None:
         """Load the current parameters. Call before ``logits`` if they may have changed."""
 
-    def weigh(self, table: float, tower: float) -> None:
-        """Set the weights of the logits of Crepe's two parts in ``logits``; training does not depend on them."""
-        self.network.weights = (table, tower)
+    def weigh(self, tower: float) -> None:
+        """Set the weight of the logits of Crepe's tower in ``logits``; training does not depend on it."""
+        self.network.tower_weight = tower
 
     @property
     def tower_weight(self) -> float | None:
         """Weight of the logits of Crepe's tower; ``None`` for other networks."""
-        return self.network.weights[1] if self.shape.weighed else None
+        return self.network.tower_weight if self.shape.weighed else None
 
     def values(self) -> Arrays:
-        """Copy all parameters by structural name, with the weight of the tower, as a checkpoint has them."""
-        arrays = block.values(self.network)
-        return weighted(arrays, self.shape.weighed, self.network.weights[1])
+        """Return all parameters by structural name, with the weight of the tower, as a checkpoint has them.
+
+        Read them before the next step: see ``block.readable``.
+        """
+        arrays = block.readable(self.network)
+        return weighted(arrays, self.shape.weighed, self.network.tower_weight)
 
     def quanta(self, documents: int) -> Quanta | None:
         """Leave gradients in whole numbers from now on, for ``open_exchange``, if the engine supports it.
@@ -126,6 +127,10 @@ class Engine:
 
     def logits(self, batch: Batch) -> mx.nd.NDArray:
         """Compute logits without dropout, float32 [B, classes], with the parameters of the last ``refresh``."""
+        raise NotImplementedError
+
+    def parts(self, batch: Batch) -> mx.nd.NDArray:
+        """Compute the logits of Crepe's table and tower as ``logits`` does, float32 [B, 2, classes]."""
         raise NotImplementedError
 
     def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = no_mark) -> mx.nd.NDArray:
@@ -194,6 +199,10 @@ class GraphEngine(Engine):
         codes, _, _ = self._unpack(batch.packed.as_in_context(self.device))
         return self.network.logits(*self.network.inputs(batch, codes))
 
+    def parts(self, batch: Batch) -> mx.nd.NDArray:
+        codes, _, _ = self._unpack(batch.packed.as_in_context(self.device))
+        return mx.nd.stack(*self.network.parts(*self.network.inputs(batch, codes)), axis=1)
+
     def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
         codes, labels, weights = self._unpack(batch.packed.as_in_context(self.device))
         inputs = self.network.inputs(batch, codes)
@@ -245,13 +254,7 @@ class NativeEngine(Engine):
         weights = np.ascontiguousarray(self.objective.class_weights(classes))
         targets = self.objective.pairs, self.objective.labelled == SEVERAL
         self._kernels.call("crepe_objective", self.objective.smoothing, weights.ctypes.data, classes, *targets)
-        if self.shape.weighed:
-            self.weigh(*self.network.weights)
         self._has_weights = False
-
-    def weigh(self, table: float, tower: float) -> None:
-        super().weigh(table, tower)
-        self._kernels.call("crepe_weigh", table, tower)
 
     def quanta(self, documents: int) -> Quanta:
         named, sparse = structural_parameters(self.network), []
@@ -294,13 +297,23 @@ class NativeEngine(Engine):
             self._set(anew=True)
 
     def logits(self, batch: Batch) -> mx.nd.NDArray:
+        if self.network.tower_weight == 1:
+            return host_array(self._forward("crepe_forward", batch, 1)[0])
+        parts = self._forward("crepe_forward_parts", batch, 2).swapaxes(0, 1)
+        return host_array(combined(parts, self.network.tower_weight))
+
+    def parts(self, batch: Batch) -> mx.nd.NDArray:
+        return host_array(self._forward("crepe_forward_parts", batch, 2).swapaxes(0, 1))
+
+    def _forward(self, function: str, batch: Batch, parts: int) -> npt.NDArray[np.float32]:
+        """Compute the logits of the network, or of its two parts, float32 [parts, B, classes]."""
         self._follow_fork()
         if not self._has_weights:
             self.refresh()
         rows, stride = self._shape_of(batch)
-        logits = mx.nd.empty((rows, self.network.shape.classes))
+        logits = np.empty((parts, rows, self.network.shape.classes), np.float32)
         with self._kernels.lock:
-            self._kernels.call("crepe_forward", pointer(batch.packed), stride, rows, pointer(logits))
+            self._kernels.call(function, pointer(batch.packed), stride, rows, logits.ctypes.data)
         return logits
 
     def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from crepe_dist.model.calibration import TEMPERATURES, UNITS, losses_at, whole
 from crepe_dist.model.parameters import Arrays
+from crepe_dist.native.constants import SUM_SCALE
 
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)  # powers of two, by which floating-point numbers are multiplied exactly
 SPREAD = 1.0  # standard deviation of the belief in weight 1, in powers of two
@@ -22,6 +23,11 @@ SOME_TEMPERATURES = TEMPERATURES[::4]
 def weighted(arrays: Arrays, names: Collection[str], weight: float) -> Arrays:
     """Return the parameters with a weight in the arrays ``names``, those of the second part's last layer."""
     return {name: array * np.float32(weight) if name in names else array for name, array in arrays.items()}
+
+
+def combined(parts: npt.NDArray[np.float32], weight: float) -> npt.NDArray[np.float32]:
+    """Return the logits of the network from those of table and tower, float32 [n, 2, classes], as the kernels do."""
+    return np.float32(SUM_SCALE) * (parts[:, 0] + np.float32(weight) * parts[:, 1])
 
 
 class WeightCounts:
@@ -42,8 +48,7 @@ class WeightCounts:
             return
         self.alone += (len(labels), int((parts[:, 0].argmax(axis=1) == labels).sum()))
         for sums, weight in zip(self.sums, WEIGHTS):
-            logits = parts[:, 0] + np.float32(weight) * parts[:, 1]
-            for index, (losses, _) in enumerate(losses_at(SOME_TEMPERATURES, logits, labels)):
+            for index, (losses, _) in enumerate(losses_at(SOME_TEMPERATURES, combined(parts, weight), labels)):
                 sums[index] += whole(losses).sum()
 
     def fitted(self) -> float:

@@ -147,10 +147,12 @@ int crepe_set(void* engine, const float* const* parameters, int anew) {
     return guarded([&] { static_cast<Engine*>(engine)->set(parameters, anew); });
 }
 
-void crepe_weigh(void* engine, float first, float second) { static_cast<Engine*>(engine)->weigh(first, second); }
-
 int crepe_forward(void* engine, const uint8_t* codes, int64_t stride, int64_t rows, float* logits) {
     return guarded([&] { static_cast<Engine*>(engine)->forward(codes, stride, rows, logits); });
+}
+
+int crepe_forward_parts(void* engine, const uint8_t* codes, int64_t stride, int64_t rows, float* logits) {
+    return guarded([&] { static_cast<Engine*>(engine)->parts(codes, stride, rows, logits); });
 }
 
 // Writes to out [count]: 1 for each unit from `first` on that dropout keeps, 0 for the others.

@@ -133,12 +133,12 @@ class Engine {
     virtual ~Engine() = default;
     virtual void set(const float* const* parameters, bool anew) = 0;
     virtual void objective(Objective objective) = 0;
-    // Sets the weights of the two parts' logits in `forward`, for a network that has two.
-    virtual void weigh(float /*first*/, float /*second*/) {}
     // Trains a parameter in a table instead of that of `set`; `which` counts those that the network can train so.
     // cache_bytes: memory in which to remember the rows that documents touch.
     virtual void use(int /*which*/, Table* /*table*/, size_t /*cache_bytes*/) {}
     virtual void forward(const uint8_t* codes, long stride, long rows, float* logits) = 0;
+    // Computes the logits of both parts, [2][rows][classes], of a network that has two.
+    virtual void parts(const uint8_t* /*codes*/, long /*stride*/, long /*rows*/, float* /*logits*/) {}
     virtual void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) = 0;
     // Writes the gradients of the trained parameters, in quanta of 2^exponent, and bounds of them, in `unit` quanta; see
     // whole.h. A gradient is null if a table takes it.

@@ -1,4 +1,4 @@
-// Two networks that answer with the weighted sum of their logits, scaled. Each learns from a loss of its own.
+// Two networks that answer with the sum of their logits, scaled. Each learns from a loss of its own.
 #pragma once
 
 #include <algorithm>
@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine.h"
+#include "memory.h"
 
 // Each network has half of the loss, so that the sum is their mean.
 class Joined final : public Engine {
@@ -24,24 +25,18 @@ class Joined final : public Engine {
         for (auto& engine : engines_) engine->objective(objective);
     }
 
-    void weigh(float first, float second) override {
-        weights_[0] = first;
-        weights_[1] = second;
-    }
-
     void use(int which, Table* table, size_t cache_bytes) override { engines_[which]->use(0, table, cache_bytes); }
     long trained() const override { return engines_[0]->trained() + engines_[1]->trained(); }
 
+    void parts(const uint8_t* codes, long stride, long rows, float* logits) override {
+        for (int which : {0, 1}) engines_[which]->forward(codes, stride, rows, logits + which * rows * classes_);
+    }
+
     void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
         const long count = rows * classes_;
-        std::vector<float> part(count);
-        std::fill_n(logits, count, 0.0f);
-        for (int which : {0, 1}) {
-            if (weights_[which] == 0) continue;
-            engines_[which]->forward(codes, stride, rows, part.data());
-            for (long i = 0; i < count; ++i) logits[i] += weights_[which] * part[i];
-        }
-        for (long i = 0; i < count; ++i) logits[i] *= SUM_SCALE;
+        float* const both = logits_.need(2 * count);
+        parts(codes, stride, rows, both);
+        for (long i = 0; i < count; ++i) logits[i] = (both[i] + both[count + i]) * SUM_SCALE;
     }
 
     void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) override {
@@ -59,6 +54,6 @@ class Joined final : public Engine {
 
   private:
     std::unique_ptr<Engine> engines_[2];
-    float weights_[2] = {1, 1};
+    Buffer<float> logits_;  // of both, [2][rows][classes]
     const long parameters_, classes_;
 };

@@ -57,8 +57,8 @@ _FUNCTIONS = {
     "crepe_objective": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_double, _FLOATS, _LONG, _LONG, ctypes.c_int)),
     "crepe_set": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, ctypes.c_int)),
     "crepe_use_table": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, _LONG)),
-    "crepe_weigh": (None, (ctypes.c_void_p, ctypes.c_float, ctypes.c_float)),
     "crepe_forward": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, _LONG, _FLOATS)),
+    "crepe_forward_parts": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, _LONG, _FLOATS)),
     "crepe_train_forward": (
         ctypes.c_int,
         (ctypes.c_void_p, _BYTES, _LONG, ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64, _FLOATS),

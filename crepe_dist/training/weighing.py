@@ -9,17 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.dataset import Dataset, Split
-from crepe_dist.data.order import Order
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.collectives import Collectives
-from crepe_dist.engines.engine import Engine
-from crepe_dist.model.part_weight import WeightCounts
+from crepe_dist.engines.engine import Engine, Scored
+from crepe_dist.model.part_weight import WeightCounts, combined
 from crepe_dist.model.shape import Shape
 from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.scores import Mistake, Scores
 from crepe_dist.settings.training_options import EvaluationOptions
 from crepe_dist.training.evaluation import evaluate_splits
 from crepe_dist.training.scoring_pass import pass_over
+
+MOST_REMEMBERED = 1 << 28  # bytes
 
 
 def is_weighed(engine: Engine, data: Dataset) -> bool:
@@ -30,50 +31,57 @@ def is_weighed(engine: Engine, data: Dataset) -> bool:
 def weighed_and_scored(
     engine: Engine, data: Dataset, options: EvaluationOptions, world: Collectives, is_stopping: Callable[[], bool]
 ) -> Mapping[str, AnyScores]:
-    """Weigh Crepe's tower beside its n-gram table, then score the splits as ``evaluate_splits``."""
-    alone = weigh_tower(engine, data, options, world, is_stopping)
-    scores = dict(evaluate_splits(engine, data, options, world, is_stopping))
-    if alone is not None and isinstance(whole := scores["validation"], Scores):
-        scores["validation"] = replace(whole, table_accuracy=alone)
-    return scores
+    """Weigh Crepe's tower beside its n-gram table, then score the splits as ``evaluate_splits``; every rank calls it.
 
-
-def weigh_tower(
-    engine: Engine, data: Dataset, options: EvaluationOptions, world: Collectives, is_stopping: Callable[[], bool]
-) -> float | None:
-    """Set the weight of the tower for the epoch's scores and checkpoint; every rank calls it and finds the same.
-
-    Returns:
-        The accuracy of the table alone on the validation split; ``None`` if nothing was weighed.
+    The weight is set for the epoch's scores and checkpoint.
 
     Raises:
         Interrupted: on every rank, if ``is_stopping`` became true on one.
     """
     if not is_weighed(engine, data):
-        return None
-    totals = _Totals()
+        return evaluate_splits(engine, data, options, world, is_stopping)
+    scorer, totals = _Weighing(engine, data.splits["validation"]), _Totals()
     (totals.fit.sums, (documents, right)), _, _ = pass_over(
-        _Apart(engine), data.splits["validation"], options.batch_size, world, totals,
-        sharded=options.sharded, is_stopping=is_stopping,
-    )  # fmt: skip
-    engine.weigh(1.0, totals.fit.fitted())
-    return float(right / documents)
+        scorer, scorer.split, options.batch_size, world, totals, sharded=options.sharded, is_stopping=is_stopping
+    )
+    engine.weigh(totals.fit.fitted())
+    scorer.is_fitted = True
+    scores = dict(evaluate_splits(scorer, data, options, world, is_stopping))
+    if isinstance(whole := scores["validation"], Scores):
+        scores["validation"] = replace(whole, table_accuracy=float(right / documents))
+    return scores
 
 
-class _Apart:
-    """Scorer whose logits are those of table and tower, float32 [n, 2, classes]."""
+class _Weighing:
+    """Scorer that computes the logits of table and tower, float32 [n, 2, classes], until the weight is fitted.
 
-    def __init__(self, engine: Engine) -> None:
+    Afterwards, it computes those of the network. It remembers the parts of the validation split, ``split``, unless
+    they are larger than ``MOST_REMEMBERED``.
+    """
+
+    def __init__(self, engine: Engine, split: Split) -> None:
         self._engine = engine
+        self.split = split
+        self.is_fitted = False
+        self._remembers = 2 * 4 * len(split) * engine.shape.classes <= MOST_REMEMBERED
+        self._remembered: list[Scored] = []
 
     @property
     def shape(self) -> Shape:
         return self._engine.shape
 
-    def scored(
-        self, split: Split, batch_size: int, rank: int, size: int
-    ) -> Iterator[tuple[Order, npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
-        return self._engine.scored(split, batch_size, rank, size, apart=True)
+    def scored(self, split: Split, batch_size: int, rank: int, size: int) -> Iterator[Scored]:
+        if not self.is_fitted:
+            for scored in self._engine.scored_apart(split, batch_size, rank, size):
+                if self._remembers:
+                    self._remembered.append(scored)
+                yield scored
+        elif split is self.split and self._remembers:
+            weight = self._engine.network.tower_weight
+            for rows, labels, parts in self._remembered:
+                yield rows, labels, combined(parts, weight)
+        else:
+            yield from self._engine.scored(split, batch_size, rank, size)
 
 
 class _Totals:

@@ -92,8 +92,12 @@ class Crepe(Network):
 
     def logits(self, *inputs: mx.nd.NDArray) -> mx.nd.NDArray:
         """Compute the logits, float32 [B, classes]."""
-        parts: tuple[tuple[Any, Any], ...] = ((self.ngrams, inputs[:2]), (self.tower, inputs[2:]))
-        return SUM_SCALE * sum(weight * part(*arrays) for weight, (part, arrays) in zip(self.weights, parts) if weight)
+        table, tower = self.parts(*inputs)
+        return SUM_SCALE * (table + self.tower_weight * tower)
+
+    def parts(self, *inputs: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
+        """Compute the logits of table and tower, float32 [B, classes]."""
+        return self.ngrams(*inputs[:2]), self.tower(*inputs[2:])
 
     def forward(self, *inputs: Any) -> Any:
         return SUM_SCALE * (self.ngrams(*inputs[:2]) + self.tower(*inputs[2:]))
