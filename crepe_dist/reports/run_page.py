@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crepe_dist.files import sha256
 from crepe_dist.reports import run_figures, run_findings, score_tables
 from crepe_dist.reports.page import render
 from crepe_dist.runs.checkpoint import AnyScores
@@ -77,7 +76,7 @@ def page(
         classes=classes,
         encoding=clean(record.about["encoding"]),
         command=excerpt(run_findings.command(record), MAX_COMMAND_CHARS),
-        digest=sha256(record.checkpoint),
+        digest=record.about["sha256"],
         reproducible=run_findings.reproducible(record),
         checkpoint=excerpt(record.checkpoint.name),
         folder=excerpt(shlex.quote(str(record.path))),

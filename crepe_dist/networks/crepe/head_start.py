@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.networks.ngrams.counting import chunks, deviations
+from crepe_dist.networks.ngrams.counting import deviations, frequent
 
 CHANCE = 2.0  # standard deviations by which any count may deviate
 FRACTION = 1 << 12  # of 1; multiples of it have exact sums
@@ -27,8 +27,8 @@ def head_start(
         seed: seed of the directions.
     """
     directions = np.random.default_rng(seed).choice((-1.0, 1.0), (counts.shape[1], width))
-    embedding = np.empty((len(counts), width), np.float32)
-    for chunk in chunks(counts):
+    embedding = np.zeros((len(counts), width), np.float32)
+    for chunk in frequent(counts, CHANCE):
         excess = deviations(counts[chunk], documents)
         excess = np.sign(excess) * np.maximum(np.abs(excess) - CHANCE, 0)
         excess /= np.sqrt(np.maximum(counts[chunk].sum(axis=1, keepdims=True), 1))

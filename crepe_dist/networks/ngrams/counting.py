@@ -66,16 +66,23 @@ def significant(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64],
         least: threshold in standard deviations; normal noise exceeds 4.25 in 2 of a hundred thousand cases.
     """
     result = np.zeros(len(counts), np.bool_)
-    for chunk in chunks(counts):
+    for chunk in frequent(counts, least):
         result[chunk] = np.abs(deviations(counts[chunk], documents)).max(axis=1) > least
     return result
 
 
-def chunks(counts: npt.NDArray[np.int32]) -> Iterator[slice]:
-    """Yield the slices of a table of counts, [buckets, classes], that vectorised steps take."""
+def frequent(counts: npt.NDArray[np.int32], least: float) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield the buckets that might deviate by more than ``least`` standard deviations, as vectorised steps take them.
+
+    The deviation of a bucket of n documents is at most 2 √n: most buckets are too rare.
+
+    Args:
+        counts: number of documents of each class that contain a bucket, int32 [buckets, classes].
+    """
     buckets = max(1, CHUNK // counts.shape[1])
     for start in range(0, len(counts), buckets):
-        yield slice(start, start + buckets)
+        documents = counts[start : start + buckets].sum(axis=1)
+        yield start + np.flatnonzero(2 * np.sqrt(documents) > least)
 
 
 def _count(codes: Codes, labels: npt.NDArray[np.int32], shape: NGramShape, counts: npt.NDArray[np.int32]) -> None:
