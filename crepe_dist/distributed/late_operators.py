@@ -1,7 +1,8 @@
-"""Import of MXNet that compiles the Python function of each operator at its first call.
+"""Import of MXNet that leaves for later what a run may never need.
 
-``import mxnet`` writes and compiles 3,200 functions, of which a run calls a few dozen. The two private functions of
-``mxnet.base`` that make them were checked with MXNet 1.9.1.
+``import mxnet`` writes and compiles 3,200 functions, of which a run calls a few dozen: each operator's is compiled at
+its first call. The two private functions of ``mxnet.base`` that make them were checked with MXNet 1.9.1. The modules
+``LATE``, and those that they import, take a third of the rest: they are loaded at their first use.
 """
 
 from __future__ import annotations
@@ -11,8 +12,15 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
+
+LATE = ("mxnet.contrib.onnx", "mxnet.contrib.text", "requests")
+DISTUTILS = "distutils"
+SHIM = "DistutilsMetaFinder"  # of setuptools, which takes 0.1 s to import: MXNet compares two versions
 
 
 def import_mxnet() -> None:
@@ -26,10 +34,39 @@ def import_mxnet() -> None:
         base: Any = importlib.import_module("mxnet.base")  # the other modules take the functions from it
         for name in ("_init_op_module", "_init_np_op_module"):
             setattr(base, name, _making_late(getattr(base, name)))
-        spec.loader.exec_module(package)
+        with _loading_late():
+            spec.loader.exec_module(package)
     except BaseException:
         del sys.modules["mxnet"]
         raise
+
+
+class _LateFinder:
+    """Finder of ``LATE`` modules, which are loaded when an attribute is first read."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name in LATE else None
+        if spec is not None and spec.loader is not None:
+            spec.loader = importlib.util.LazyLoader(spec.loader)
+        return spec
+
+
+@contextmanager
+def _loading_late() -> Iterator[None]:
+    """Load ``LATE`` modules late within the block, and take ``distutils`` from Python's own library."""
+    before, had_distutils = sys.meta_path[:], DISTUTILS in sys.modules
+    others = [finder for finder in before if type(finder).__name__ != SHIM]
+    sys.meta_path[:] = [_LateFinder, *others]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="(The )?distutils ", category=DeprecationWarning)
+            yield
+    finally:
+        sys.meta_path[:] = before
+        if not had_distutils:  # setuptools warns if it is imported later
+            for name in [name for name in sys.modules if name.partition(".")[0] == DISTUTILS]:
+                del sys.modules[name]
 
 
 def _making_late(make_all: Callable[..., None]) -> Callable[..., None]:
