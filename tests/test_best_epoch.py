@@ -44,15 +44,15 @@ def test_the_accuracy_decides_and_within_its_error_the_loss_then_the_earlier_epo
     assert choice.best(course)["epoch"] == best
     reported = best if split == "validation" else len(epochs) - 1
     assert choice.reported(course)["epoch"] == reported
-    assert choice.kept(course, len(epochs)) == {f"{reported}.params", f"{len(epochs) - 1}.params"}
+    assert choice.kept(course, []) == {f"{reported}.params", f"{len(epochs) - 1}.params"}
 
 
 def test_the_best_checkpoints_of_all_saved_states_are_kept():
     """A run killed before its next state is saved resumes from one whose best epoch is another."""
     choice = EpochChoice(has_validation=True, rows=ROWS, patience=0, epochs=9, keep_last=1)
     course = progress("validation", (0.5, 1.0), (0.7, 0.9), (0.4, 2.0), (0.9, 0.5))
-    for since, kept in ((0, {0, 1, 3}), (1, {0, 1, 3}), (2, {1, 3}), (4, {3})):
-        assert choice.kept(course, since) == {f"{epoch}.params" for epoch in kept}
+    for saved, kept in (([], {3}), ([0], {3}), ([1, 2], {0, 1, 3}), ([3, 0], {1, 3}), ([4], {3})):
+        assert choice.kept(course, saved) == {f"{epoch}.params" for epoch in kept}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,15 +106,16 @@ class EpochChoice:
         """Return the record of the epoch that the result reports."""
         return self.best(progress) if self.has_validation else progress.epochs[-1]
 
-    def kept(self, progress: Progress, since: int) -> set[str]:
+    def kept(self, progress: Progress, saved: Iterable[int]) -> set[str]:
         """Return the names of the checkpoints that an unfinished run keeps.
 
         Args:
-            since: scored epochs of the oldest saved state. A run that resumes from a state needs the checkpoint that it
-                would have reported by then.
+            saved: numbers of scored epochs of the saved states. A run that resumes from a state needs the checkpoint
+                that it would have reported by then.
         """
         epochs = progress.epochs
-        positions = (replace(progress, epochs=epochs[:count]) for count in range(max(1, since), len(epochs) + 1))
+        counts = {len(epochs), *(count for count in saved if 0 < count < len(epochs))}
+        positions = (replace(progress, epochs=epochs[:count]) for count in counts)
         return {record["checkpoint"] for record in [*epochs[-self.keep_last :], *map(self.reported, positions)]}
 
     def is_last(self, progress: Progress) -> bool:

@@ -235,10 +235,10 @@ def _prune(folder: Path, newest: Path, good: Path | None) -> bool:
     return bool(others)
 
 
-def oldest(folder: Path) -> int:
-    """Return the number of scored epochs of the oldest saved state; 0 if there is none."""
+def scored_epochs(folder: Path) -> list[int]:
+    """Return the number of scored epochs of each saved state."""
     counts = (path.name.rpartition("_")[2] for path in folder.glob("step_*"))
-    return min((int(count) for count in counts if count.isdecimal()), default=0)
+    return [int(count) for count in counts if count.isdecimal()]
 
 
 def load_newest(folder: Path, epochs: int = MANY) -> Found | None:

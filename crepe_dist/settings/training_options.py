@@ -203,7 +203,8 @@ class SafetyOptions(Settings, group="safety"):
             step. All processes then write their stacks and end.
         grace_s: seconds that the scheduler leaves between SIGTERM and SIGKILL. Training does not start if they are
             too few for a step and a save. null: not checked.
-        digest_every: steps between two checks for replica divergence. null: only before each save.
+        digest_every: steps between two checks for replica divergence. null: only before each
+            save and after each epoch.
         nonfinite: reaction to a non-finite loss or gradient: stop the run, or skip the step. Neither changes the
             parameters.
     """

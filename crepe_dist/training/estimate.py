@@ -17,6 +17,7 @@ from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.world import World
+from crepe_dist.engines import block
 from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import UserError
 from crepe_dist.model.shape import steps_per_epoch
@@ -26,12 +27,10 @@ from crepe_dist.training.evaluation import evaluate_splits
 from crepe_dist.training.resume import RunState
 from crepe_dist.training.state_saver import Saver
 from crepe_dist.training.step import TrainingStep
-from crepe_dist.training.weighing import is_weighed
 
 STEPS = 4  # the first one compiles, and fills caches
 SCORED = 4  # batches; one batch alone tells nothing of what it takes to begin
-# At the end of an epoch, settling the table, the checkpoint and the saved state pass over all parameters.
-PASSES = 3
+PASSES = 3  # over all parameters after an epoch: to settle the tables, and to write and read the checkpoint
 SAVE_SECONDS = 4.0  # least time to allow for a save and the end of the process
 
 
@@ -46,7 +45,7 @@ class Estimate:
 def estimate(
     config: Config, data: Dataset, step: TrainingStep, batches: Iterator[Batch], state: RunState, world: World
 ) -> Estimate:
-    """Time steps, the scoring of a batch and a copy of the state, without changing anything; every rank calls it.
+    """Time steps, the scoring of a batch and a copy of the parameters, without changing anything; every rank calls it.
 
     The times of the slowest rank count. The update of the parameters is not included.
 
@@ -58,7 +57,6 @@ def estimate(
     steps = steps_per_epoch(len(data.splits["train"]), size)
     left = epochs * steps - math.ceil(progress.documents / size)
     scored = sum(len(split) for name, split in data.splits.items() if name != "train")
-    passed = scored + (len(data.splits["validation"]) if is_weighed(engine, data) else 0)
 
     def compute(batch: Batch) -> None:
         step.sum(batch, 1)
@@ -68,8 +66,8 @@ def estimate(
         times = list(_times(compute, islice(batches, STEPS)))
         if not times:
             return Estimate(f"{wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')}", 0.0)
-        score = _scoring(config, data, passed, engine, world)
-    copy = _seconds(state.snapshot) if world.is_root else 0.0
+        score = _scoring(config, data, scored, engine, world)
+    copy = _seconds(lambda: block.values(engine.network)) if world.is_root else 0.0
     world.beat()
     measured = [sum(times[1:]) / (len(times) - 1) if times[1:] else times[0], score, copy]
     per_step, score, copy = (max(seconds) for seconds in zip(*world.gather(measured, "estimate")))

@@ -96,6 +96,11 @@ class Guards(Observers):
         """Step of the newest saved state; ``None`` on ranks other than 0."""
         return self._saver.durable_step
 
+    @property
+    def saved_epochs(self) -> frozenset[int]:
+        """Numbers of scored epochs of the states from which the run may resume."""
+        return self._saver.epochs
+
     def wish(self, step: int) -> Wish:
         """Return what this rank wants to do after ``step``: continue, save or stop."""
         return self._keeper.wish(step)

@@ -28,7 +28,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.exchange import open_exchange
 from crepe_dist.exchange.optimizers import make_optimizer
 from crepe_dist.mxnet_internals import structural_parameters
-from crepe_dist.runs import checkpoint, disk_space, state
+from crepe_dist.runs import checkpoint, disk_space
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.metrics import open_metrics
@@ -165,7 +165,7 @@ def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: Mapping[st
     )
     progress.epochs.append(record)
     if run.world.is_root:
-        keep = choice.kept(progress, state.oldest(run.folder.state))
+        keep = choice.kept(progress, guards.saved_epochs)
         disk_space.remove(run.folder, disk_space.other_checkpoints(run.folder, keep))
     progress.finished = choice.is_last(progress)
     stopped_early = choice.stopped_early(progress)

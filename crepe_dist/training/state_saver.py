@@ -28,6 +28,11 @@ class Saver:
     durable_step: int | None = None
     seconds = 0.0
 
+    @property
+    def epochs(self) -> frozenset[int]:
+        """Numbers of scored epochs of the states from which the run may resume."""
+        return frozenset()
+
     def due(self, step: int) -> bool:
         """Return whether to save the state after ``step``; wait if an earlier save is late."""
         return False
@@ -85,6 +90,11 @@ class StateSaver(Saver):
         self._slow = False
         self._lead = (0, 0.0)  # steps and seconds of the last write
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")
+
+    @property
+    def epochs(self) -> frozenset[int]:
+        writing = [len(self._writing[1].progress.epochs)] if self._writing else []  # read before the disk
+        return frozenset([*writing, *state.scored_epochs(self._folder)])
 
     def due(self, step: int) -> bool:
         now = time.monotonic()
@@ -162,7 +172,7 @@ def open_saver(
     ranks: Collectives,
     say: Callable[[str], None],
 ) -> Saver:
-    """Make the saver of this rank; save a new run at once, so that there is always a state to resume from.
+    """Make the saver of this rank; a new run saves at once if ``safety.grace_s`` asks how long a save takes.
 
     Args:
         restored: state that the run resumes from.
@@ -171,6 +181,6 @@ def open_saver(
         return Saver()
     good, step = (restored.path, restored.snapshot.progress.step) if restored else (None, run.progress.step)
     saver = StateSaver(folder, config.checkpoint, say, ranks.beat, config.safety.watchdog_s / 4, good, step)
-    if restored is None:
+    if restored is None and config.safety.grace_s is not None:
         saver.save(run.snapshot())
     return saver

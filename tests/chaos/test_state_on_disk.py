@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import crepe_dist
 from crepe_dist.data.writing import write_array
 from crepe_dist.errors import UserError
 from crepe_dist.files import identity, write_json, write_text
@@ -29,10 +30,12 @@ from crepe_dist.runs.metrics import SCALARS, RunMetrics
 from crepe_dist.runs.result import read_result
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.state import Progress, Snapshot
+from crepe_dist.settings.config import parse
 from crepe_dist.settings.training_options import CheckpointOptions
+from crepe_dist.training.observers.state_keeper import StateKeeper
 from crepe_dist.training.state_saver import StateSaver
 from tests.chaos import harness
-from tests.conftest import DEAD
+from tests.conftest import DEAD, QUICK
 from tests.needs import needs
 
 CALLS = "write,pwrite64,writev,fsync,fdatasync,rename,renameat,renameat2,mkdir,openat,unlink,unlinkat,rmdir"
@@ -445,3 +448,44 @@ class TestSaver:
         assert saver.durable_step == 1
         assert saver.due(5)
         saver.close()
+
+    def test_it_knows_the_epochs_from_which_the_run_may_resume(self, tmp_path, monkeypatch):
+        writing, done = threading.Event(), threading.Event()
+        save = state.save
+
+        def slow(*values: Any) -> Path:
+            writing.set()
+            assert done.wait(60)
+            return save(*values)
+
+        saver = StateSaver(tmp_path, CheckpointOptions(), print)
+        assert not saver.epochs
+        saver.save(snapshot(1))
+        saver.wait()
+        assert saver.epochs == {0}
+        monkeypatch.setattr(state, "save", slow)
+        later = snapshot(2)
+        later.progress.epochs.append({"epoch": 0})
+        saver.save(later)
+        assert writing.wait(60)
+        assert saver.epochs == {0, 1}
+        done.set()
+        saver.close()
+
+
+@pytest.mark.parametrize(
+    ("flags", "steps"), [((), []), (("--checkpoint.every_s=0.001",), [7]), (("--checkpoint.keep_state=true",), [7, 14])]
+)
+def test_an_epoch_ends_without_a_save_unless_it_is_due_or_kept(data, tmp_path, monkeypatch, flags, steps):
+    """The run of 14 steps is finished by the second one."""
+    saved: list[int] = []
+    save = state.save
+
+    def noted(folder: Path, snapshot: Snapshot, good: Path | None) -> Path:
+        saved.append(snapshot.progress.step)
+        return save(folder, snapshot, good)
+
+    monkeypatch.setattr(state, "save", noted)
+    monkeypatch.setattr(StateKeeper, "wish", lambda keeper, step: keeper.control.wish)
+    crepe_dist.fit(parse(["--data", str(data), "--run-dir", str(tmp_path / "run"), *QUICK, *flags]))
+    assert saved == steps

@@ -16,6 +16,7 @@ from crepe_dist.training.observers.observer import Observer
 from crepe_dist.training.run import Run
 
 SHARE = 0.1  # of the time since the last pictures, which drawing may take
+FIRST_SECONDS = 3.0  # of the first pictures, with the imports that they need
 
 
 @dataclass(eq=False)
@@ -27,8 +28,8 @@ class Pictures(Observer):
 
     run: Run
     control: Control
-    _drawn: float = field(default=0.0, init=False)
-    _took: float = field(default=0.0, init=False)
+    _drawn: float = field(default_factory=time.monotonic, init=False)
+    _took: float = field(default=FIRST_SECONDS, init=False)
 
     def after_epoch(self, record: dict[str, Any], scores: Mapping[str, AnyScores]) -> None:
         now = time.monotonic()

@@ -20,9 +20,9 @@ from crepe_dist.training.step import Outcome
 
 @dataclass(eq=False)
 class StateKeeper(Observer):
-    """Observer that saves the state after a step, and stops the run, as the ranks have agreed.
+    """Observer that saves the state after a step or an epoch, and stops the run, as the ranks have agreed.
 
-    It compares the replicas before each save, and every ``safety.digest_every`` steps.
+    It compares the replicas before each save, after each epoch, and every ``safety.digest_every`` steps.
 
     Args:
         saver: saver of this rank; only that of rank 0 writes.
@@ -50,13 +50,20 @@ class StateKeeper(Observer):
             self.compare()
 
     def after_epoch(self, record: dict[str, Any], scores: Mapping[str, AnyScores]) -> None:
-        self.save()
+        """Save if it is time to, unless the run is finished; or if the states are kept."""
+        progress = self.run.progress
+        is_due = self.run.config.checkpoint.keep_state or (not progress.finished and self.saver.due(progress.step))
+        if self.run.world.broadcast(is_due, "save after epoch"):
+            self.save()
+        else:
+            self.compare()
 
     def finish(self) -> None:
         self.saver.close()
 
     def compare(self) -> None:
-        self.state.exchange.publish()
+        if self.run.world.size > 1:
+            self.state.exchange.publish()
         check_replicas(self.run.engine.network, self.run.world)
 
     def save(self) -> None:
