@@ -103,6 +103,8 @@ def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents, own,
     assert encoding.encode(texts).tolist() == expected
     if texts:  # both ways, whichever was taken
         assert encoding._encode_plain(list(map(encoding._shortened, texts))).tolist() == expected
+    codes, lengths = encoding.encode_and_measure(texts)
+    assert (codes.tolist(), lengths.tolist()) == (expected, encoding.lengths(texts).tolist())
     for text in texts:
         assert (encoding.lengths([text])[0] > feature_len) >= bool(encoding.unread(text))
         read = set(range(len(text))).difference(encoding.unread(text))
@@ -258,6 +260,9 @@ class TestRareCharacters:
     @given(st.text(st.sampled_from("aB \u0416\u8a9ex\U0001f600\0"), max_size=9))
     def test_with_and_without_kernels_the_codes_are_the_same(self, text):
         assert (PAIRED.encode([text]) == PAIRED._encode_plain([PAIRED._shortened(text)])).all()
+        codes, lengths = PAIRED.encode_and_measure([text])
+        assert (codes == PAIRED.encode([text])).all()
+        assert lengths == PAIRED.lengths([text])
         places = PAIRED.positions(text)
         (codes,) = PAIRED.encode([text])
         assert len(places) >= (codes != BLANK).sum()

@@ -147,6 +147,15 @@ class Encoding:
         """Encode texts as uint8 [len(texts), feature_len], padded with ``BLANK``."""
         if self.paired or not all(map(str.isascii, texts)) or max(map(len, texts), default=0) > self.feature_len:
             texts = list(map(self._shortened, texts))
+        return self._encode_cut(texts)
+
+    def encode_and_measure(self, texts: Sequence[str]) -> tuple[Codes, npt.NDArray[np.int64]]:
+        """Return what ``encode`` and ``lengths`` return, but spell the texts once."""
+        spelt = list(map(self._spelt, texts))
+        return self._encode_cut(list(map(self._cut, spelt))), np.array(list(map(len, spelt)), np.int64)
+
+    def _encode_cut(self, texts: Sequence[str]) -> Codes:
+        """Encode texts that are spelt out and have at most ``feature_len`` characters."""
         native, _ = library.find()
         return self._encode_native(native, texts) if native and len(texts) else self._encode_plain(texts)
 
@@ -160,16 +169,21 @@ class Encoding:
 
     def _shortened(self, text: str) -> str:
         """Return a text that is spelt out, and has at most ``feature_len`` characters."""
-        length, (head, tail) = self.feature_len, self.kept
+        length = self.feature_len
         if len(text) > 2 * length:
             text = text[:length] + text[-length:]  # only these can be read
-        text = self._spelt(text)
+        return self._cut(self._spelt(text))
+
+    def _cut(self, text: str) -> str:
+        """Return a text that is spelt out with at most ``feature_len`` characters."""
+        length = self.feature_len
         if len(text) <= length:
             return text
+        head, tail = self.kept
         return text[:head] + SEAM * (length - head - tail) + text[len(text) - tail :]
 
     def _encode_native(self, native: library.Library, texts: Sequence[str]) -> Codes:
-        """Encode texts from ``_shortened``."""
+        """Encode texts from ``_cut``."""
         length = self.feature_len
         ends = np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)))
         joined = "".join(texts)
@@ -190,7 +204,7 @@ class Encoding:
         return codes
 
     def _encode_plain(self, texts: Sequence[str]) -> Codes:
-        """Encode texts from ``_shortened``."""
+        """Encode texts from ``_cut``."""
         length = self.feature_len
         table = self._table
         ascii_table = table[:128].tobytes().ljust(256, b"\xff")

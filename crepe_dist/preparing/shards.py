@@ -119,8 +119,7 @@ def write_shard(task: _ShardTask) -> tuple[Files, TextCounts]:
         odd = [text for text in decoded if not any(map(str.isalpha, text))]
         letterless += len(odd)
         counts.examples = (counts.examples + [excerpt(text) for text in odd[:EXAMPLES]])[:EXAMPLES]
-        codes = encoding.encode(decoded)
-        lengths[start : start + step] = encoding.lengths(decoded)
+        codes, lengths[start : start + step] = encoding.encode_and_measure(decoded)
         writer.append(codes, texts=data, ids=texts.ids(chunk))
         # Most characters are ASCII and in the alphabet, so only the others are counted individually.
         left = b"".join(data).translate(None, known).decode("utf-8")
