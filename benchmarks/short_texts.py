@@ -63,14 +63,14 @@ def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None
         ``table``: for each tool the medians of ``seconds`` of the whole command (of other tools, to train and score),
         ``train_rate`` and ``predict_rate`` in documents/s, and ``accuracy``; and ``ratios``.
     """
-    sample = _prepare("sample", folder / "sample", "--max-per-class", rows.per_class)
+    sample = prepare("sample", folder / "sample", "--max-per-class", rows.per_class)
     data = open_dataset(sample)
     _write_lines(data, folder)
     figures: dict[str, list[Figures]] = {}
     for number in range(rows.rounds):
         for kind in KINDS:
             epochs = rows.crepe_epochs if kind == "crepe" else EPOCHS
-            measured = _measure(kind, epochs, sample, folder / f"{kind}-{number}", data)
+            measured = measure(kind, epochs, sample, folder / f"{kind}-{number}", data)
             figures.setdefault(_ours(kind), []).append(measured)
         for tool in [tool for tool in TOOLS if python and (number == 0 or tool in figures)]:
             arguments = [str(python), "-I", str(WORKER), tool, str(folder), str(library.threads())]
@@ -91,7 +91,7 @@ def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None
     if not scaling.obstacle():
         # A step of the n-gram network on short texts is too short for processes to share.
         long = _long(data, rows.long, folder)
-        few = _prepare("sample", folder / "few", "--max-per-class", rows.crepe_per_class)
+        few = prepare("sample", folder / "few", "--max-per-class", rows.crepe_per_class)
         ratios["ngrams_scaling_np2"] = _scaling("ngrams", 3, long, rows.rounds, folder)
         ratios["crepe_scaling_np2"] = _scaling("crepe", 1, few, rows.rounds, folder)
     return {"table": table, "ratios": ratios}
@@ -101,7 +101,7 @@ def _ours(kind: Kind) -> str:
     return f"crepe_dist, {kind}"
 
 
-def _prepare(source: str, out: Path, *flags: Any) -> Path:
+def prepare(source: str, out: Path, *flags: Any) -> Path:
     """Prepare a source; a flag without a value (``None``) is left out."""
     options = [] if None in flags else map(str, flags)
     call([sys.executable, "-m", "crepe_dist.prepare", source, "--out", str(out), *options])
@@ -125,7 +125,8 @@ def _write_lines(data: Dataset, folder: Path) -> None:
         (folder / f"{name}.txt").write_text("".join(lines[row] for row in order), encoding="utf-8")
 
 
-def _measure(kind: Kind, epochs: int, sample: Path, run_folder: Path, data: Dataset) -> Figures:
+def measure(kind: Kind, epochs: int, sample: Path, run_folder: Path, data: Dataset) -> Figures:
+    """Train a network with the command, and predict the test split with it; see ``run`` for the figures."""
     began = time.perf_counter()
     call(_train(kind, epochs, sample, run_folder))
     seconds = time.perf_counter() - began
@@ -160,7 +161,7 @@ def _long(data: Dataset, documents: int, folder: Path) -> Path:
             label = number % len(data.classes)
             rows = generator.choice(np.flatnonzero(split.labels == label), JOINED)
             stream.write(f"{label}\t{' '.join(map(data.encoding.decode, split.codes(rows)))}\n")
-    return _prepare(str(source), folder / "long", "--header", "no", "--test", "0.05")
+    return prepare(str(source), folder / "long", "--header", "no", "--test", "0.05")
 
 
 def _scaling(kind: Kind, epochs: int, data: Path, rounds: int, folder: Path) -> float:
