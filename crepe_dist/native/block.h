@@ -7,6 +7,7 @@
 //
 // a: rows of lda elements, k contiguous. With taps > 1 this is a convolution along the rows, without copying them.
 // b: a panel [taps * k / PAIR][32][PAIR], contiguous.
+// In vector registers, other strides of k, in elements of a and b, make blocks of transposed and of wider matrices.
 // k is a multiple of STEP. With AMX, rows up to the next multiple of 32 are read and written.
 #pragma once
 
@@ -39,40 +40,52 @@ template <class T> Lanes multiply_add(Lanes sum, Bits left, Bits right) {
     return sum + (Lanes)left * (Lanes)right;
 }
 
+struct Strides {
+    long a, b;  // of k
+};
+template <class T> constexpr Strides CONTIGUOUS = {PAIR<T>, BLOCK * PAIR<T>};
+
 template <long R, class T>
-void strip(const T* a, long lda, long taps, long k, const T* b, float* c, long ldc, bool accumulate) {
+void strip(const T* a, long lda, long taps, long k, const T* b, float* c, long ldc, bool accumulate, Strides strides) {
     Lanes sums[R][VECTORS];
     for (long m = 0; m < R; ++m)
         for (long v = 0; v < VECTORS; ++v) sums[m][v] = accumulate ? load(c + m * ldc + v * LANES) : Lanes{};
-    for (long tap = 0; tap < taps; ++tap, a += lda)
-        for (long i = 0; i < k; i += PAIR<T>, b += BLOCK * PAIR<T>) {
+    for (long tap = 0; tap < taps; ++tap, a += lda) {
+        const T* left_at = a;
+        for (long i = 0; i < k; i += PAIR<T>, left_at += strides.a, b += strides.b) {
             Bits right[VECTORS];
             for (long v = 0; v < VECTORS; ++v) right[v] = copy_in<Bits>(b + v * LANES * PAIR<T>);
             for (long m = 0; m < R; ++m) {
-                const Bits left = copy_in<uint32_t>(a + m * lda + i) - Bits{};
+                const Bits left = copy_in<uint32_t>(left_at + m * lda) - Bits{};
                 for (long v = 0; v < VECTORS; ++v) sums[m][v] = multiply_add<T>(sums[m][v], left, right[v]);
             }
         }
+    }
     for (long m = 0; m < R; ++m)
         for (long v = 0; v < VECTORS; ++v) store(c + m * ldc + v * LANES, sums[m][v]);
 }
 
 // A strip of `rows` rows, at most R.
 template <long R, class T>
-void strip(long rows, const T* a, long lda, long taps, long k, const T* b, float* c, long ldc, bool accumulate) {
+void strip(
+    long rows, const T* a, long lda, long taps, long k, const T* b, float* c, long ldc, bool accumulate, Strides strides
+) {
     if constexpr (R > 0) {
-        if (rows == R) return strip<R>(a, lda, taps, k, b, c, ldc, accumulate);
-        strip<R - 1>(rows, a, lda, taps, k, b, c, ldc, accumulate);
+        if (rows == R) return strip<R>(a, lda, taps, k, b, c, ldc, accumulate, strides);
+        strip<R - 1>(rows, a, lda, taps, k, b, c, ldc, accumulate, strides);
     }
 }
 
 template <class T>
-void block(const T* a, long lda, long rows, long taps, long k, const T* b, float* c, long ldc, bool accumulate) {
+void block(
+    const T* a, long lda, long rows, long taps, long k, const T* b, float* c, long ldc, bool accumulate,
+    Strides strides = CONTIGUOUS<T>
+) {
     // All strips use the columns of a panel while they are in the L1 cache.
     for (long n = 0; n < BLOCK; n += VECTORS * LANES)
         for (long top = 0; top < rows; top += ROWS)
-            strip<ROWS>(std::min(ROWS, rows - top), a + top * lda, lda, taps, k, b + n * PAIR<T>, c + top * ldc + n, ldc,
-                        accumulate);
+            strip<ROWS>(std::min(ROWS, rows - top), a + top * lda, lda, taps, k, b + n * PAIR<T>, c + top * ldc + n,
+                        ldc, accumulate, strides);
 }
 
 // ---- in AMX's tiles ----------------------------------------------------------------------------------------------

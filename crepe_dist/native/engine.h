@@ -9,9 +9,9 @@
 
 #include "constants.hpp"
 
-// Dropout tells for each unit of the global batch if it is kept, for any number of threads and ranks. A hash of the number
-// of four neighbouring units, by SplitMix64 (Steele, Lea & Flood 2014), has 16 bits for each of them, which decide in steps
-// of 2^-16 of the probability; `kept` in engines/dropout.py is equivalent.
+// Dropout tells for each unit of the global batch if it is kept, for any number of threads and ranks. A hash of the
+// number of four neighbouring units, by SplitMix64 (Steele, Lea & Flood 2014), has 16 bits for each of them, so the
+// probability is raised to a multiple of 2^-16; `kept` in engines/dropout.py is equivalent.
 struct Dropout {
     static constexpr uint64_t UNITS = 4;  // of a hash
 
@@ -29,7 +29,9 @@ struct Dropout {
     // The smallest bits of units that are kept.
     int32_t threshold() const { return int32_t(std::ceil(probability * 0x1p16)); }
 
-    bool keeps(uint64_t unit) const { return int32_t(hash(unit / UNITS) >> (16 * (unit % UNITS)) & 0xFFFF) >= threshold(); }
+    bool keeps(uint64_t unit) const {
+        return int32_t(hash(unit / UNITS) >> (16 * (unit % UNITS)) & 0xFFFF) >= threshold();
+    }
 
     // The factor of kept units.
     float scale() const { return float(1 / (1 - probability)); }

@@ -97,7 +97,8 @@ void first_layer_gradient(
 // ---- the other convolutions --------------------------------------------------------------------------------------
 
 // Calls finish(at, channel, sums) for each vector of a convolution of `rows` rows, where `at` is its place in
-// [rows][width]. Reads up to 32 + taps rows after the last one. weights: panels [width / 32][taps][width / PAIR][32][PAIR].
+// [rows][width]. Reads up to 32 + taps rows after the last one. weights: panels
+// [width / 32][taps][width / PAIR][32][PAIR].
 template <class T, class Finish>
 void convolve(const T* in, long rows, long width, long taps, const T* weights, Finish finish) {
     alignas(64) float sums[TOGETHER * BLOCK];
@@ -214,7 +215,8 @@ void convolution_weight_gradient(
         for (long tap = 0; tap < taps; ++tap)
             for (long to = 0; to < width; to += TOGETHER) {
                 const long odd = tap % PAIR<T>, count = std::min(TOGETHER, width - to);
-                block(turned + to * depth - odd, depth, count, 1, steps, packed + (tap - odd) * BLOCK, sums, BLOCK, false);
+                block(turned + to * depth - odd, depth, count, 1, steps, packed + (tap - odd) * BLOCK, sums, BLOCK,
+                      false);
                 quanta[0].add(total + (tap * width + from) * width + to * BLOCK, sums, count * BLOCK);
             }
     }

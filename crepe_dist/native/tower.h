@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "engine.h"
+#include "filtering.h"
 #include "hashing.h"
 #include "layers.h"
 #include "memory.h"
@@ -70,10 +71,14 @@ template <class T> class Tower final : public Engine {
             for (int i : {0, 1}) {
                 Convolution& one = block.convolutions[i];
                 std::memcpy(one.bias.need(width_), next[1], width * sizeof(float));
-                one.forward.need(TOWER_TAPS * width_ * width_);
-                one.backward.need(TOWER_TAPS * width_ * width_);
+                constexpr long PANELS = FILTERS<T> ? POINTS : TOWER_TAPS;
+                one.forward.need(PANELS * width_ * width_);
+                one.backward.need(PANELS * width_ * width_);
 #pragma omp parallel num_threads(threads_)
-                pack_convolution(next[0], width, TOWER_TAPS, one.forward.get(), one.backward.get());
+                {
+                    if constexpr (FILTERS<T>) pack_filter(next[0], width, one.forward.get(), one.backward.get());
+                    else pack_convolution(next[0], width, TOWER_TAPS, one.forward.get(), one.backward.get());
+                }
                 next += 2;
             }
         out_ = next[0];
@@ -87,24 +92,20 @@ template <class T> class Tower final : public Engine {
     void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
         prepare(codes, stride, rows);
         dropouts_ = {};
-        activate(weights_, 0);
-#pragma omp parallel for num_threads(team(threads_, rows))
-        for (long row = 0; row < rows; ++row) classify(row, logits + row * shape_.classes);
+        activate(weights_, 0, [&](long row) { classify(row, logits + row * shape_.classes); });
     }
 
     void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) override {
         const long classes = shape_.classes, length = shape_.embedding.length;
         prepare(batch, objective_.stride(length), rows);
-        touch(starts_[0][rows] * shape_.embedding.ngrams());
+        touch();
         dropouts_ = {Dropout{shape_.feature_dropout, dropout.seed ^ FEATURE_STREAM}, dropout};
-        activate(touched_.read(weights_), first);
         float* const gradients = gradients_.need(rows * classes);
-#pragma omp parallel for num_threads(threads_)
-        for (long row = 0; row < rows; ++row) {
+        activate(touched_.read(weights_), first, [&](long row) {
             std::vector<float> logits(classes);
             classify(row, logits.data());
             losses[row] = objective_(logits.data(), batch, row, length, gradients + row * classes);
-        }
+        });
     }
 
     void train_backward(int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds) override {
@@ -115,7 +116,7 @@ template <class T> class Tower final : public Engine {
             Tiles tiles;
             Scratch& scratch = scratch_[omp_get_thread_num()];
 #pragma omp for schedule(dynamic)
-            for (size_t chunk = 0; chunk < chunks_.size(); ++chunk) backward(chunks_[chunk], scratch);
+            for (size_t i = 0; i < chunks_.size(); ++i) backward(chunks_[i], scratch);
             sum_up(gradients + 1);
             embedding_terms(scratch.quanta[0]);
         }
@@ -137,7 +138,8 @@ template <class T> class Tower final : public Engine {
     };
     // Memory of one thread.
     struct Scratch {
-        Buffer<T> rows[3], turned, packed;
+        Buffer<T> rows[3], turned, packed, values;
+        std::vector<Tile> tiles;  // of the chunk's documents
         std::vector<Buffer<int32_t>> total, bias;
         std::vector<Quanta> quanta;  // of each trained parameter
 
@@ -226,8 +228,12 @@ template <class T> class Tower final : public Engine {
         for (const Chunk& chunk : chunks_) longest = std::max(longest, starts_[0][chunk.last] - starts_[0][chunk.first]);
         for (Scratch& scratch : scratch_) {
             for (auto& buffer : scratch.rows) buffer.need((longest + 2 * MARGIN) * width_);
-            scratch.turned.need(SIDE + width_ * turned_depth<T>(longest));
-            scratch.packed.need(BLOCK * (turned_depth<T>(longest) + SHIFTS));
+            if (FILTERS<T>) {
+                scratch.values.need(2 * POINTS * (TILES + longest / TILE + shape_.group_size) * width_);
+            } else {
+                scratch.turned.need(SIDE + width_ * turned_depth<T>(longest));
+                scratch.packed.need(BLOCK * (turned_depth<T>(longest) + SHIFTS));
+            }
         }
         // The margin after the last document holds rows of an earlier batch.
         for (long i = 0; i < shape_.blocks; ++i)
@@ -240,16 +246,16 @@ template <class T> class Tower final : public Engine {
     }
 
     // Collects the rows of the table that the batch needs, and replaces them by their places.
-    void touch(long count) {
-        uint32_t* const rows = buckets_.get();
+    void touch() {
+        uint32_t *const begin = buckets_.get(), *const end = begin + starts_[0][rows_] * shape_.embedding.ngrams();
         RowIndex& index = touched_.index();
         std::fill_n(index.words, index.size, 0);
-        for (long i = 0; i < count; ++i)
-            if (rows[i] != NO_ROW) index.words[rows[i] / WORD] |= uint64_t{1} << (rows[i] % WORD);
+        for (const uint32_t* row = begin; row < end; ++row)
+            if (*row != NO_ROW) index.words[*row / WORD] |= uint64_t{1} << (*row % WORD);
         touched_.list();
 #pragma omp parallel for num_threads(threads_)
-        for (long i = 0; i < count; ++i)
-            if (rows[i] != NO_ROW) rows[i] = index.place(rows[i]);
+        for (uint32_t* row = begin; row < end; ++row)
+            if (*row != NO_ROW) *row = index.place(*row);
     }
 
     void clear(T* rows, long first, long count) const {
@@ -262,13 +268,21 @@ template <class T> class Tower final : public Engine {
             clear(rows, starts_[l][row] + lengths_[l][row] - origin, GAP);
     }
 
-    void activate(const float* table, uint64_t first_row) {
+    // Computes the features of all documents, and calls finish(row) for each.
+    template <class Finish> void activate(const float* table, uint64_t first_row, Finish finish) {
 #pragma omp parallel num_threads(team(threads_, rows_))
         {
             Tiles tiles;
             Scratch& scratch = scratch_[omp_get_thread_num()];
 #pragma omp for schedule(dynamic)
-            for (size_t chunk = 0; chunk < chunks_.size(); ++chunk) forward(chunks_[chunk], table, first_row, scratch);
+            for (size_t i = 0; i < chunks_.size(); ++i) {
+                const Chunk& chunk = chunks_[i];
+                forward(chunk, table, first_row, scratch);
+                for (long row = chunk.first; row < chunk.last; ++row) {
+                    summarise(row, first_row);
+                    finish(row);
+                }
+            }
         }
     }
 
@@ -284,15 +298,17 @@ template <class T> class Tower final : public Engine {
             clear(block.hidden.get(), start - GAP, GAP);
             const T* const in = block.in.get() + start * width_;
             T* const hidden = block.hidden.get() + start * width_;
-            convolution(in - GAP * width_, rows, width_, TOWER_TAPS, block.convolutions[0].forward.get(),
-                        block.convolutions[0].bias.get(), hidden);
+            list_tiles(chunk, l, scratch);
+            const float* const bias0 = block.convolutions[0].bias.get();
+            convolve_chunk(in, rows, block.convolutions[0].forward, scratch, [&](long at, long channel, Lanes sums) {
+                store(hidden + at, relu(sums + load(bias0 + channel)));
+            });
             clear_gaps(block.hidden.get(), 0, l, chunk);
             T* const out = pools(i) ? scratch.rows[0].get() + MARGIN * width_ : next_in(i) + start * width_;
-            const float* const bias = block.convolutions[1].bias.get();
-            convolve(hidden - GAP * width_, rows, width_, TOWER_TAPS, block.convolutions[1].forward.get(),
-                     [&](long at, long channel, Lanes sums) {
-                         store(out + at, relu(sums + load(bias + channel) + load(in + at)));
-                     });
+            const float* const bias1 = block.convolutions[1].bias.get();
+            convolve_chunk(hidden, rows, block.convolutions[1].forward, scratch, [&](long at, long channel, Lanes sums) {
+                store(out + at, relu(sums + load(bias1 + channel) + load(in + at)));
+            });
             if (pools(i)) {
                 clear_gaps(out, start, l, chunk);
                 for (long row = chunk.first; row < chunk.last; ++row)
@@ -301,7 +317,6 @@ template <class T> class Tower final : public Engine {
             }
             clear_gaps(next_in(i), 0, level(i + 1), chunk);
         }
-        for (long row = chunk.first; row < chunk.last; ++row) summarise(row, first_row);
     }
 
     T* next_in(long block) { return block + 1 < shape_.blocks ? blocks_[block + 1].in.get() : last_.get(); }
@@ -401,11 +416,11 @@ template <class T> class Tower final : public Engine {
         const long width = shape_.embedding.width;
         const float* const features = features_.get() + row * 2 * width_;
         for (long n = 0; n < shape_.classes; ++n) {
-            const float* const weights = out_ + n * 2 * width;
-            double sum = out_bias_[n];
+            Lanes sums{};
             for (int i : {0, 1})
-                for (long c = 0; c < width; ++c) sum += double(weights[i * width + c]) * features[i * width_ + c];
-            logits[n] = float(sum);
+                for (long c = 0; c < width; c += LANES)
+                    sums += load_some(out_ + (2 * n + i) * width + c, width - c) * load(features + i * width_ + c);
+            logits[n] = out_bias_[n] + sum_of(sums);
         }
     }
 
@@ -435,20 +450,48 @@ template <class T> class Tower final : public Engine {
             clear_gaps(gradient, start, l, chunk);
             const T* const hidden = block.hidden.get() + start * width_;
             const T* const in = block.in.get() + start * width_;
-            convolution_weight_gradient(hidden - GAP * width_, gradient, rows, width_, TOWER_TAPS,
-                                        scratch.total[2 * i + 1].get(), scratch.bias[2 * i + 1].get(),
-                                        scratch.quanta.data() + 3 + 4 * i, scratch.turned.get(), scratch.packed.get());
-            convolution_input_gradient(gradient + GAP * width_, rows, width_, TOWER_TAPS,
-                                       block.convolutions[1].backward.get(), hidden, spare);
+            list_tiles(chunk, l, scratch);
+            weight_gradient(hidden, gradient, rows, 2 * i + 1, scratch);
+            convolve_chunk(gradient, rows, block.convolutions[1].backward, scratch, [&](long at, long, Lanes sums) {
+                store(spare + at, where(load(hidden + at) > 0, sums));
+            });
             clear_gaps(spare, start, l, chunk);
-            convolution_weight_gradient(in - GAP * width_, (const T*)spare, rows, width_, TOWER_TAPS,
-                                        scratch.total[2 * i].get(), scratch.bias[2 * i].get(),
-                                        scratch.quanta.data() + 1 + 4 * i, scratch.turned.get(), scratch.packed.get());
+            weight_gradient(in, spare, rows, 2 * i, scratch);
             T* const out = i ? destination : embedding_gradient_.get() + start * width_;
             const T* const residual = gradient;
-            convolve((const T*)spare - GAP * width_, rows, width_, TOWER_TAPS, block.convolutions[0].backward.get(),
-                     [&](long at, long, Lanes sums) { store(out + at, sums + load(residual + at)); });
+            convolve_chunk(spare, rows, block.convolutions[0].backward, scratch, [&](long at, long, Lanes sums) {
+                store(out + at, sums + load(residual + at));
+            });
             std::swap(gradient, destination);
+        }
+    }
+
+    void list_tiles(const Chunk& chunk, long l, Scratch& scratch) const {
+        scratch.tiles.clear();
+        for (long row = chunk.first; row < chunk.last; ++row)
+            add_tiles(starts_[l][row] - starts_[l][chunk.first], lengths_[l][row], scratch.tiles);
+    }
+
+    // Calls finish(at, channel, sums) for each vector of a convolution of the rows of a chunk, in [rows][width].
+    template <class Finish>
+    void convolve_chunk(const T* in, long rows, const Buffer<T>& weights, Scratch& scratch, Finish finish) const {
+        if constexpr (FILTERS<T>) {
+            filter(in - GAP * width_, scratch.tiles, width_, weights.get(), scratch.values.get(), finish);
+        } else {
+            convolve(in - GAP * width_, rows, width_, TOWER_TAPS, weights.get(), finish);
+        }
+    }
+
+    // Adds terms to the gradients of the weights and the bias of a convolution.
+    void weight_gradient(const T* in, const T* gradient, long rows, long convolution, Scratch& scratch) const {
+        int32_t *const total = scratch.total[convolution].get(), *const bias = scratch.bias[convolution].get();
+        Quanta* const quanta = scratch.quanta.data() + 1 + 2 * convolution;
+        if constexpr (FILTERS<T>) {
+            filter_gradient(in - GAP * width_, gradient, scratch.tiles, width_, total, quanta[0], scratch.values.get());
+            add_rows(gradient, rows, width_, bias, quanta[1]);
+        } else {
+            convolution_weight_gradient(in - GAP * width_, gradient, rows, width_, TOWER_TAPS, total, bias, quanta,
+                                        scratch.turned.get(), scratch.packed.get());
         }
     }
 
