@@ -142,6 +142,8 @@ class Table:
             The moments under the names of ``SavedArrays``. If rows have not been moved on, also the update that each
             row is from, int32 [rows], and the drift since each of them, float64 [updates + 1].
         """
+        if not self._updates:
+            return {}
         shape = self.parameter.shape
         values = np.empty(shape, np.float32)
         moments = [np.empty(shape, np.float32) for _ in range(self._rule.moments)]
@@ -149,7 +151,7 @@ class Table:
         addresses = [array.ctypes.data for array in (values, *moments)]
         self._run.crepe_table_store(self._table, *[*addresses, None][:3], updated.ctypes.data)
         arrays: Arrays = {}
-        if self._updates and self._rule.dense_moments:
+        if self._rule.dense_moments:
             arrays = {f"{self.index}.{number}": moment for number, moment in enumerate(moments)}
         history = np.empty(self._run.crepe_table_history(self._table, None))
         if len(history) > 1:

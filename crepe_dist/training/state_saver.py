@@ -172,7 +172,7 @@ def open_saver(
     ranks: Collectives,
     say: Callable[[str], None],
 ) -> Saver:
-    """Make the saver of this rank; a new run saves at once if ``safety.grace_s`` asks how long a save takes.
+    """Make the saver of this rank; save a new run at once, so that there is a state if the next one gets damaged.
 
     Args:
         restored: state that the run resumes from.
@@ -181,6 +181,6 @@ def open_saver(
         return Saver()
     good, step = (restored.path, restored.snapshot.progress.step) if restored else (None, run.progress.step)
     saver = StateSaver(folder, config.checkpoint, say, ranks.beat, config.safety.watchdog_s / 4, good, step)
-    if restored is None and config.safety.grace_s is not None:
+    if restored is None:
         saver.save(run.snapshot())
     return saver

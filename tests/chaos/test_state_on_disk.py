@@ -474,7 +474,8 @@ class TestSaver:
 
 
 @pytest.mark.parametrize(
-    ("flags", "steps"), [((), []), (("--checkpoint.every_s=0.001",), [7]), (("--checkpoint.keep_state=true",), [7, 14])]
+    ("flags", "steps"),
+    [((), [0]), (("--checkpoint.every_s=0.001",), [0, 7]), (("--checkpoint.keep_state=true",), [0, 7, 14])],
 )
 def test_an_epoch_ends_without_a_save_unless_it_is_due_or_kept(data, tmp_path, monkeypatch, flags, steps):
     """The run of 14 steps is finished by the second one."""
