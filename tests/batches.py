@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from crepe_dist.data.batch import Batch, pack
@@ -15,3 +17,8 @@ def some_batch(shape: NGramShape, number: int, rows: int = 6) -> Batch:
     generator = np.random.default_rng(number)
     codes = generator.integers(number % 23 * 3, number % 23 * 3 + 4, (rows, shape.feature_len)).astype(np.uint8)
     return pack(codes, generator.integers(0, shape.classes, rows).astype(np.int32), rows, rows)
+
+
+def loss_value(loss: Any) -> float:
+    """Read the result of ``Engine.gradients``."""
+    return float(loss) if isinstance(loss, float) else float(loss.asscalar())

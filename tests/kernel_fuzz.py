@@ -131,16 +131,16 @@ class Case:
         smoothing = float(self.random.choice([0, 0.1]))
         self.check("crepe_objective", self.handle, smoothing, classes.ctypes.data, len(classes), int(pairs), several)
         self.set(step == 0)
-        batch, losses = self.batch(rows, int(pairs), several), np.empty(rows, np.float32)
+        batch, loss = self.batch(rows, int(pairs), several), ctypes.c_double()
         dropout = float(self.random.choice([0, 0.3, 0.99]))
         first = self.pick(0, 1 << 40)
         self.check(
-            "crepe_train_forward", self.handle, batch.ctypes.data, rows, dropout, step, first, losses.ctypes.data
+            "crepe_train_forward", self.handle, batch.ctypes.data, rows, dropout, step, first, ctypes.byref(loss)
         )
         exponents = self.random.integers(EXPONENTS.start, EXPONENTS.stop, len(self.trained)).astype(np.int32)
         if self.chance(0.8):
             exponents[:] = self.pick(-30, -10)
-        bounds = np.empty(len(self.trained), np.float32)
+        bounds = np.zeros(len(self.trained), np.float32)
         gradients = {name: np.empty(self.values[name].shape, np.int32) for name in self.trained if name not in tables}
         pointers = [gradients[name].ctypes.data if name in gradients else None for name in self.trained]
         several_pointers = (ctypes.c_void_p * len(pointers))(*pointers)
@@ -148,12 +148,12 @@ class Case:
         self.check(
             "crepe_train_backward", self.handle, several_pointers, exponents.ctypes.data, unit, bounds.ctypes.data
         )
+        squares = np.empty(2, np.uint64)
         for gradient in gradients.values():
+            self.functions.crepe_squares(gradient.ctypes.data, gradient.size, squares.ctypes.data)
             self.functions.crepe_to_float(gradient.ctypes.data, gradient.size, self.pick(-90, 110), self.threads)
-            self.functions.crepe_squares(gradient.ctypes.data, gradient.size)
         for name, (table, _) in tables.items():
             self.check("crepe_table_sum", table)
-            squares = np.empty(2, np.uint64)
             self.functions.crepe_table_squares(table, squares.ctypes.data)
             self.exchange(table, *self.values[name].shape)
             self.check("crepe_table_update", table, 0.01, 2.0**-20, 1e-4)

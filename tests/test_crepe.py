@@ -29,6 +29,7 @@ from crepe_dist.networks.crepe.gluon import CONVOLUTIONS_RATE, TABLE_RATE
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training.step import TrainingStep
+from tests.batches import loss_value
 from tests.conftest import needs_mxnet_bfloat16
 
 pytestmark = pytest.mark.usefixtures("every_build")
@@ -106,7 +107,7 @@ def answers(engine: Engine, batch: Batch) -> np.ndarray:
 
 def learnt(engine: Engine, batch: Batch, step: int = 0) -> dict[str, np.ndarray]:
     """Loss and gradients."""
-    loss = engine.gradients(engine.prepare(batch), 1, step, 1.0).asnumpy()
+    loss = np.array([loss_value(engine.gradients(engine.prepare(batch), 1, step, 1.0))], np.float32)
     trained = block.trained(engine.network).items()
     return {"loss": loss, **{name: p.grad().asnumpy().copy() for name, p in trained}}
 

@@ -26,6 +26,7 @@ from crepe_dist.native import library
 from crepe_dist.native.library import Library
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.model_options import ModelOptions
+from tests.batches import loss_value
 from tests.conftest import QUICK, command, needs_mxnet_bfloat16, run
 from tests.needs import NO_FEATURE
 
@@ -92,7 +93,7 @@ def logits(engine, batch):
 
 
 def gradients(engine, batch, seed=0, step=0):
-    loss = engine.gradients(batch, seed, step, 1.0).asscalar()
+    loss = loss_value(engine.gradients(batch, seed, step, 1.0))
     named = engine.network._collect_params_with_prefix()
     return loss, {name: p.grad().asnumpy().copy() for name, p in named.items()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from crepe_dist.errors import UserError
@@ -20,7 +19,7 @@ def test_ranks_at_different_steps_or_batches_are_refused(other):
 
 
 def reduced(*numbers: tuple[int, int]) -> Reduced:
-    return Reduced(np.array(numbers), np.zeros(len(numbers)), ())
+    return Reduced(numbers, [0.0] * len(numbers), ())
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -58,12 +58,12 @@ class DenseExchange(SingleExchange):
     def sum(self, compute, numbers, documents):
         self.quanta.begin(documents)
         loss = compute()
-        while not self.quanta.fit(self.quanta.bounds[None]):
+        while not self.quanta.fit([self.quanta.bounds.tolist()]):
             loss = compute()
         self.quanta.to_float()
         for parameter in self.trained.values():
             parameter.data()._fresh_grad = True
-        return super().sum(lambda: loss.astype("float32"), numbers, documents)
+        return super().sum(lambda: mx.nd.array([loss]), numbers, documents)
 
 
 class Training:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Callable
@@ -23,12 +24,13 @@ from crepe_dist.engines.loss import Loss
 from crepe_dist.exchange.quanta import Quanta
 from crepe_dist.exchange.table import SparseParameter
 from crepe_dist.model.kernels import Kernels
-from crepe_dist.model.objective import PLAIN, Objective, rounded
+from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.part_weight import combined, weighted
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.mxnet_internals import host_array, pointer, pointers, structural_parameters, view
+from crepe_dist.native.constants import MULTIPLIER1, MULTIPLIER2
 from crepe_dist.native.library import Library
 
 MOST_CACHED = 1 << 29  # bytes of a process's cache of documents' n-grams
@@ -133,7 +135,7 @@ class Engine:
         """Compute the logits of Crepe's table and tower as ``logits`` does, float32 [B, 2, classes]."""
         raise NotImplementedError
 
-    def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = no_mark) -> mx.nd.NDArray:
+    def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = no_mark) -> Any:
         """Compute the gradients of the sum of the weighted losses, times ``scale``, into the Gluon parameters.
 
         Args:
@@ -142,7 +144,7 @@ class Engine:
             mark: callback after the phases "copy", "forward" and "backward".
 
         Returns:
-            The sum of the losses, float32 [1], or float64 from our own kernels. Its computation may still be pending.
+            The sum of the losses: a number from our own kernels; else float32 [1], which may still be pending.
         """
         first, *others = pieces(batch, self.rows_at_a_time(batch))
         loss = self._gradients(first, seed, step, scale, mark)
@@ -166,7 +168,7 @@ class Engine:
         """Add the gradient of a piece to a total, in place."""
         total += gradient
 
-    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
+    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> Any:
         """Compute the gradients of one piece; see ``gradients``."""
         raise NotImplementedError
 
@@ -243,6 +245,7 @@ class NativeEngine(Engine):
         self._kernels = Kernels(network.shape, library, plan.precision)
         self._quanta = Quanta(self._trained)
         self._leaves_whole = False
+        self._addresses: Any = None  # of the parameters
         self._begin()
 
     @property
@@ -266,21 +269,21 @@ class NativeEngine(Engine):
         self._leaves_whole = True
         return self._quanta
 
-    def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = no_mark) -> mx.nd.NDArray:
+    def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = no_mark) -> float:
         if self._leaves_whole:
             return self._whole_gradients(batch, seed, step, scale, mark)
         self._quanta.restore(None)
         self._quanta.begin(batch.documents)
         loss = self._whole_gradients(batch, seed, step, scale, mark)
-        while not self._quanta.fit(self._quanta.bounds[None]):
+        while not self._quanta.fit([self._quanta.bounds.tolist()]):
             loss = self._whole_gradients(batch, seed, step, scale, mark)
         mx.nd.waitall()  # it may still be copying the sums of several pieces
         self._quanta.to_float()
         return loss
 
-    def _whole_gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
-        self._quanta.bounds[:] = 0
-        return super().gradients(batch, seed, step, scale, mark)
+    def _whole_gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> float:
+        self._quanta.bounds.fill(0)
+        return float(super().gradients(batch, seed, step, scale, mark))
 
     def _add(self, total: mx.nd.NDArray, gradient: mx.nd.NDArray) -> None:
         mx.nd.waitall()
@@ -316,29 +319,26 @@ class NativeEngine(Engine):
             self._kernels.call(function, pointer(batch.packed), stride, rows, logits.ctypes.data)
         return logits
 
-    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
+    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> float:
         self._follow_fork()
         rows, _ = self._shape_of(batch)
-        losses, total = np.empty(rows, np.float32), mx.nd.empty((1,), dtype="float64")
         dropping = (self.network.shape.dropout, _seed(seed, step), batch.first)
-        packed = pointer(batch.packed)
+        quanta, loss = self._quanta, ctypes.c_double()
         with self._kernels.lock:
             self._set(anew=not self._has_weights)
             mark("copy")
-            self._kernels.call("crepe_train_forward", packed, rows, *dropping, losses.ctypes.data)
+            self._kernels.call("crepe_train_forward", pointer(batch.packed), rows, *dropping, ctypes.byref(loss))
             mark("forward")
-            gradients = [None if p.grad_req == "null" else p.grad() for p in self._trained]
-            exponents, bounds = self._quanta.exponents, np.empty_like(self._quanta.bounds)
-            rounding = exponents.ctypes.data, self._quanta.unit
-            self._kernels.call("crepe_train_backward", pointers(gradients), *rounding, bounds.ctypes.data)
-        self._quanta.bounds += bounds
-        view(total)[:] = rounded(losses).sum()
+            rounding = quanta.exponents.ctypes.data, quanta.unit, quanta.bounds.ctypes.data
+            self._kernels.call("crepe_train_backward", quanta.gradients, *rounding)
         mark("backward")
-        return total
+        return loss.value
 
     def _set(self, anew: bool) -> None:
         mx.nd.waitall()
-        self._kernels.call("crepe_set", pointers([p.data() for p in self._parameters]), anew)
+        if anew:
+            self._addresses = pointers([p.data() for p in self._parameters])
+        self._kernels.call("crepe_set", self._addresses, anew)
         self._has_weights = True
 
     def _shape_of(self, batch: Batch) -> tuple[int, int]:
@@ -356,5 +356,6 @@ class NativeEngine(Engine):
             self._begin()
 
 
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
+def _seed(seed: int, step: int) -> int:
+    """Return the seed of a step's dropout, uint64; ``kept`` scrambles it."""
+    return (seed * MULTIPLIER2 + step * MULTIPLIER1) % 2**64

@@ -6,10 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-import mxnet as mx
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from crepe_dist.exchange.saved_arrays import Arrays
 
@@ -19,13 +16,13 @@ class Reduced:
     """Numbers and losses that the ranks sent along with their gradients; the same on every rank.
 
     Attributes:
-        numbers: int64 [size, n], one row per rank.
-        losses: float64 [size].
+        numbers: the numbers of each rank.
+        losses: the loss of each rank.
         not_finite: ranks with non-finite gradients; all ranks if only the sum overflowed.
     """
 
-    numbers: npt.NDArray[np.int64]
-    losses: npt.NDArray[np.float64]
+    numbers: Sequence[Sequence[int]]
+    losses: Sequence[float]
     not_finite: tuple[int, ...]
 
 
@@ -39,12 +36,12 @@ class Exchange(ABC):
     by = ""
 
     @abstractmethod
-    def sum(self, compute: Callable[[], mx.nd.NDArray], numbers: Sequence[int], documents: int) -> Reduced:
+    def sum(self, compute: Callable[[], Any], numbers: Sequence[int], documents: int) -> Reduced:
         """Compute the gradients, and replace them by their sums over the ranks, bit-identical on all.
 
         Args:
-            compute: computes this rank's gradients and returns its loss, [1], on their device; the computation may be
-                pending. Called again if a sum of whole numbers might overflow.
+            compute: computes this rank's gradients and returns its loss: a number, or an array [1] on their device,
+                whose computation may be pending. Called again if a sum of whole numbers might overflow.
             numbers: non-negative numbers below 2**40 to send along.
             documents: number of documents in the global batch.
         """

@@ -42,7 +42,7 @@ class HorovodExchange(SingleExchange):
         # The table before this rank's loss, in host memory, and after it, on the device.
         self._around: tuple[mx.nd.NDArray, mx.nd.NDArray] | None = None
 
-    def sum(self, compute: Callable[[], mx.nd.NDArray], numbers: Sequence[int], documents: int) -> Reduced:
+    def sum(self, compute: Callable[[], Any], numbers: Sequence[int], documents: int) -> Reduced:
         table = self._table(np.array([divmod(number, DIGITS) for number in numbers], np.float32), compute())
         arrays = [*self.gradients, table]
         # Norms of this rank's gradients, which the sums will replace. One operator per group, so that no group waits
@@ -57,7 +57,7 @@ class HorovodExchange(SingleExchange):
         digits = rows[:, :-2].astype(np.int64)
         own_are_bad = not finite and not all(np.isfinite(norm.asnumpy()).all() for norm in norms)
         not_finite = () if finite else self._culprits(own_are_bad)
-        return Reduced(digits[:, ::2] * DIGITS + digits[:, 1::2], rows[:, -2], not_finite)
+        return Reduced((digits[:, ::2] * DIGITS + digits[:, 1::2]).tolist(), rows[:, -2].tolist(), not_finite)
 
     def _table(self, digits: Any, loss: mx.nd.NDArray) -> mx.nd.NDArray:
         """Return the flattened table [size, n + 2] on the device; this rank's row has its digits, its loss and a 1."""

@@ -12,14 +12,15 @@ quanta are small enough.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.exchange.table import SparseParameter
-from crepe_dist.mxnet_internals import pointer
+from crepe_dist.mxnet_internals import pointer, pointers, set_gradients
 from crepe_dist.native import library
 from crepe_dist.settings.allowed_values import EXPONENTS
 
@@ -46,46 +47,62 @@ class Quanta:
         exponents: a quantum is 2**exponent, int32 [parameters].
         unit: unit of the bounds, in quanta.
         bounds: bounds of the sums of this process's terms, float32 [parameters], NaN for terms that are not finite; the
-            kernels write them.
+            kernels add to them.
     """
 
     def __init__(self, parameters: Iterable[Any], sparse: Iterable[SparseParameter] = ()) -> None:
         self.parameters = list(parameters)
         self.sparse = list(sparse)
-        self._kept: npt.NDArray[np.int32] | None = None
-        self.begin(1)
+        self.exponents = np.zeros(len(self.parameters), np.int32)
         self.bounds = np.zeros(len(self.parameters), np.float32)
+        self._index = {id(parameter): index for index, parameter in enumerate(self.parameters)}
+        self._kept: list[int] | None = None
+        self._gradients: Any = None
+        self.begin(1)
+
+    @property
+    def gradients(self) -> Any:
+        """Addresses of the gradients, null for parameters that are trained row by row."""
+        if self._gradients is None:
+            self._gradients = pointers(None if p.grad_req == "null" else p.grad() for p in self.parameters)
+        return self._gradients
+
+    def set_gradient(self, parameter: Any, gradient: Any) -> None:
+        """Let the kernels write the gradient of a parameter into an array."""
+        set_gradients(parameter, [gradient])
+        self._gradients = None
 
     def begin(self, documents: int) -> None:
         """Begin a step on a global batch of ``documents``, with the quanta chosen by the last step."""
         self.unit = UNIT if documents <= FEW else SMALL_UNIT
-        first = np.full(len(self.parameters), FIRST, np.int32)
-        self.exponents = first if self._kept is None else self._kept.copy()
+        self.exponents[:] = FIRST if self._kept is None else self._kept
 
-    def fit(self, bounds: npt.NDArray[Any]) -> bool:
+    def fit(self, bounds: Sequence[Sequence[float]]) -> bool:
         """Return whether all sums fit into int32; choose the quanta of the next step or, if not, of another attempt.
 
         Args:
             bounds: bounds of each process, [processes, parameters].
         """
-        total = bounds.astype(np.float64).sum(axis=0) * (self.unit / UNIT)
-        if not np.isfinite(total).all():
+        totals = [sum(of_parameter) * (self.unit / UNIT) for of_parameter in zip(*bounds)]
+        if not all(map(math.isfinite, totals)):
             return True
-        wanted = np.where(total > 0, self.exponents + np.frexp(total)[1] - NEXT_BITS, self.exponents)
-        wanted = np.where(total < MOST, wanted, self.exponents + RAISE).clip(LOWEST, HIGHEST).astype(np.int32)
-        if (total[self.exponents < HIGHEST] >= MOST).any():
-            self.exponents = np.maximum(wanted, self.exponents)
+        now = self.exponents.tolist()
+        wanted = [_wanted(exponent, total) for exponent, total in zip(now, totals)]
+        if any(total >= MOST and exponent < HIGHEST for exponent, total in zip(now, totals)):
+            self.exponents[:] = list(map(max, wanted, now))
             return False
-        if self._kept is None and ((total < LEAST) & (wanted < self.exponents)).any():
-            self.exponents = wanted
+        if self._kept is None and any(
+            total < LEAST and next_one < exponent for exponent, total, next_one in zip(now, totals, wanted)
+        ):
+            self.exponents[:] = wanted
             return False
-        self._kept = np.maximum(wanted, self.exponents - 1)  # slowly, because single steps may have small gradients
+        # Slowly, because single steps may have small gradients.
+        self._kept = [max(next_one, exponent - 1) for exponent, next_one in zip(now, wanted)]
         return True
 
     def of(self, parameter: Any) -> float:
         """Return the quantum of a parameter."""
-        index = next(index for index, trained in enumerate(self.parameters) if trained is parameter)
-        return float(2.0 ** int(self.exponents[index]))
+        return float(2.0 ** int(self.exponents[self._index[id(parameter)]]))
 
     def to_float(self) -> None:
         """Convert all gradients to float32, in place."""
@@ -96,8 +113,17 @@ class Quanta:
 
     def state(self) -> npt.NDArray[np.int32] | None:
         """Return the exponents of the next step, for ``restore``; ``None`` before the first sum."""
-        return self._kept
+        return None if self._kept is None else np.array(self._kept, np.int32)
 
     def restore(self, state: npt.NDArray[np.int32] | None) -> None:
         """Restore the result of ``state``."""
-        self._kept = state
+        self._kept = None if state is None else state.tolist()
+
+
+def _wanted(exponent: int, total: float) -> int:
+    """Return the exponent of the next quantum of a sum whose bound is ``total``."""
+    if total >= MOST:
+        wanted = exponent + RAISE
+    else:
+        wanted = exponent + math.frexp(total)[1] - NEXT_BITS if total > 0 else exponent
+    return min(max(wanted, LOWEST), HIGHEST)

@@ -12,6 +12,7 @@ Horovod alone would send every gradient through a socket, even within a host, an
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,17 +20,16 @@ from typing import Any
 
 import mxnet as mx
 import numpy as np
-import numpy.typing as npt
 
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.between_hosts import PartSums, RowSums, cuts, ranks_by_host
+from crepe_dist.exchange.dense import DenseUpdate
 from crepe_dist.exchange.exchange import Exchange, Reduced
 from crepe_dist.exchange.host_memory import HostMemory, private_memory, share_memory
 from crepe_dist.exchange.optimizers import Rule
 from crepe_dist.exchange.quanta import Quanta
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.exchange.table import Table
-from crepe_dist.mxnet_internals import host_array, pointer, set_gradients, view
 from crepe_dist.native import library
 
 # The barrier is before it. Gradients begin where MXNet's own arrays do, 64 bytes into a page: the update of parameters
@@ -54,10 +54,10 @@ class SharedMemoryExchange(Exchange):
         self._rule = Rule(optimizer)
         self._updates = 0
         ordered = [parameters[name] for name in sorted(parameters)]
-        self._dense = {index: p for index, p in enumerate(ordered) if p.grad_req != "null"}
-        self._moments: dict[int, list[mx.nd.NDArray]] = {}
+        dense = {index: p for index, p in enumerate(ordered) if p.grad_req != "null"}
+        self._dense = DenseUpdate(self._rule, dense, quanta)
         self._width = SENT + 1 + len(quanta.parameters)
-        gradients = sum(_aligned(parameter.data().size) for parameter in self._dense.values())
+        gradients = sum(_aligned(parameter.data().size) for parameter in dense.values())
         count = gradients + _aligned(2 * world.size * self._width)  # float64, as two words
         self._squares_at = START + 4 * count
         tables_at = -(-(self._squares_at + 16 * len(quanta.sparse)) // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -95,25 +95,27 @@ class SharedMemoryExchange(Exchange):
     def _use_gradients(self) -> None:
         """Let the kernels write the gradients into this process's memory."""
         offset = 0
-        for parameter in self._dense.values():
+        for parameter in self._dense.parameters.values():
             size = parameter.data().size
             gradient = self._words[self._memory.rank][offset : offset + size].view(np.float32)
-            set_gradients(parameter, [mx.nd.from_numpy(gradient.reshape(parameter.shape), zero_copy=True)])
+            self._quanta.set_gradient(parameter, mx.nd.from_numpy(gradient.reshape(parameter.shape), zero_copy=True))
             offset += _aligned(size)
 
-    def sum(self, compute: Callable[[], mx.nd.NDArray], numbers: Sequence[int], documents: int) -> Reduced:
+    def sum(self, compute: Callable[[], Any], numbers: Sequence[int], documents: int) -> Reduced:
+        """As in ``Exchange``; the gradients remain whole numbers."""
+        parameters = len(self._quanta.parameters)
         self._quanta.begin(documents)
         while True:
-            loss = float(compute().asscalar())
-            rows = self._add([*numbers, loss, *self._quanta.bounds])
-            bounds = rows[:, len(numbers) + 1 :]
+            loss = float(compute())
+            rows = self._add([*self._quanta.bounds.tolist(), loss, *numbers])
+            bounds = [of_rank[:parameters] for of_rank in rows]
             if self._quanta.fit(bounds):
                 break
-        self._quanta.to_float()
-        not_finite = np.flatnonzero(~np.isfinite(bounds).all(axis=1)).tolist()
-        return Reduced(rows[:, : len(numbers)].astype(np.int64), rows[:, len(numbers)], tuple(not_finite))
+        not_finite = [rank for rank, of_rank in enumerate(bounds) if not all(map(math.isfinite, of_rank))]
+        sent = [list(map(int, of_rank[parameters + 1 :])) for of_rank in rows]
+        return Reduced(sent, [of_rank[parameters] for of_rank in rows], tuple(not_finite))
 
-    def _add(self, row: Sequence[float]) -> npt.NDArray[np.float64]:
+    def _add(self, row: Sequence[float]) -> list[list[float]]:
         """Sum the gradients over the ranks, and return the rows of all ranks."""
         mx.nd.waitall()
         self._rows[:] = 0
@@ -133,7 +135,7 @@ class SharedMemoryExchange(Exchange):
             rows.add()
         self._memory.wait_for_all()
         # No process writes a row again before all have reached the next sum.
-        return self._rows[:, : len(row)].copy()
+        return [of_rank[: len(row)] for of_rank in self._rows.tolist()]
 
     def update(self, documents: float, learning_rate: float, clip_norm: float | None = None) -> None:
         scale = np.float32(1 / documents)
@@ -142,32 +144,15 @@ class SharedMemoryExchange(Exchange):
             norm = np.sqrt(np.float32(self._squares())) * scale
             clip = np.minimum(np.float32(clip_norm) / (norm + np.float32(1e-12)), np.float32(1))
             factor = float(clip)
-            for parameter in self._dense.values():
-                view(parameter.grad())[...] *= clip
         self._updates += 1
-        for index, parameter in self._dense.items():
-            self._update_one(index, parameter, learning_rate, float(scale))
+        self._dense.update(self._rule.rate(learning_rate, self._updates), float(scale) * factor)
         for table in self._tables:
             table.update(learning_rate, float(scale) * factor * self._quanta.of(table.parameter))
         self._wait_for_rows()
 
-    def _update_one(self, index: int, parameter: Any, learning_rate: float, scale: float) -> None:
-        rule, value = self._rule, parameter.data()
-        if index not in self._moments:
-            self._moments[index] = [
-                host_array(np.zeros(parameter.shape, np.float32)) for _ in range(rule.dense_moments)
-            ]
-        moments = [pointer(moment) for moment in self._moments[index]]
-        library.functions().crepe_update(
-            rule.number, rule.constants, value.size, pointer(value), *[*moments, None, None][:2],
-            pointer(parameter.grad()), rule.rate(learning_rate * parameter.lr_mult, self._updates), scale,
-            rule.weight_decay, library.threads(),
-        )  # fmt: skip
-
     def _squares(self) -> float:
         """Return the sum of the squares of all summed gradients, the same on every rank."""
-        gradients = [parameter.grad() for parameter in self._dense.values()]
-        total = sum(library.functions().crepe_squares(pointer(gradient), gradient.size) for gradient in gradients)
+        total = self._dense.squares()
         # Each rank of a host has the sums, over all ranks, of the rows that it keeps.
         sums = [
             np.frombuffer(pages, np.uint64, 2 * len(self._tables), self._squares_at) for pages in self._memory.pages
@@ -202,19 +187,15 @@ class SharedMemoryExchange(Exchange):
     def arrays(self) -> Arrays:
         arrays: Arrays = {"updates": np.array([self._updates], dtype=np.int64)}
         if (quanta := self._quanta.state()) is not None:
-            arrays["quanta"] = quanta.copy()
-        for index, moments in self._moments.items():
-            arrays.update({f"{index}.{k}": moment.asnumpy() for k, moment in enumerate(moments)})
+            arrays["quanta"] = quanta
+        arrays.update(self._dense.arrays())
         for table in self._tables:
             arrays.update(table.arrays())
         return arrays
 
     def restore(self, arrays: Arrays) -> None:
         saved = SavedArrays(arrays)
-        for index, parameter in self._dense.items():
-            moments = saved.moments(index, parameter.shape, self._rule.dense_moments)
-            if moments is not None:
-                self._moments[index] = [host_array(moment) for moment in moments]
+        self._dense.restore(saved)
         for table in self._tables:
             table.restore(saved)
         self._quanta.restore(saved.quanta(len(self._quanta.parameters)))
@@ -224,9 +205,7 @@ class SharedMemoryExchange(Exchange):
 
     @property
     def bytes(self) -> dict[str, int]:
-        gradients = 4 * sum(parameter.data().size for parameter in self._dense.values())
-        moments = sum(4 * moment.size for moments in self._moments.values() for moment in moments)
-        return {"gradients": gradients, "optimizer state": moments, "tables": self._table_bytes}
+        return {**self._dense.bytes, "tables": self._table_bytes}
 
     def _wait_for_rows(self) -> None:
         """Wait until all processes of the host have written their rows."""

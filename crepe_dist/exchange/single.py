@@ -49,9 +49,9 @@ class SingleExchange(Exchange):
     def gradients(self) -> list[Any]:
         return [parameter.grad() for parameter in self._parameters]
 
-    def sum(self, compute: Callable[[], mx.nd.NDArray], numbers: Sequence[int], documents: int) -> Reduced:
+    def sum(self, compute: Callable[[], Any], numbers: Sequence[int], documents: int) -> Reduced:
         losses, finite = read(compute(), self.gradients)
-        return Reduced(np.array([numbers], np.int64), losses.astype(np.float64), () if finite else (0,))
+        return Reduced([numbers], losses.tolist(), () if finite else (0,))
 
     def update(self, documents: float, learning_rate: float, clip_norm: float | None = None) -> None:
         # Horovod's trainer divides by the number of ranks itself.

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.targets import ONE, SEVERAL
-
-LOSS_UNIT = 2.0**-20  # nats
+from crepe_dist.native.constants import LOSS_UNIT
 
 
 def rounded(losses: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

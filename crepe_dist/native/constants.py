@@ -22,3 +22,5 @@ POOLED_BLOCKS = 2  # the tower's first blocks, which end in a max pool of 2
 PAPER_TAPS = (7, 7, 3, 3, 3, 3)  # of the paper's convolutions; a max pool follows the first, the second and the last
 PAPER_POOL = 3
 PAPER_GROUP = 8  # documents of a term of the dense layers' gradients
+
+LOSS_UNIT = 2.0**-20  # nats; losses of documents are rounded to multiples of it

@@ -170,19 +170,27 @@ int crepe_products(int bfloat, int64_t size, int threads, int times) {
     });
 }
 
+// Writes the sum of the losses; see `rounded` in model/objective.py.
 int crepe_train_forward(
-    void* engine, const uint8_t* batch, int64_t rows, double dropout, uint64_t seed, uint64_t first, float* losses
+    void* engine, const uint8_t* batch, int64_t rows, double dropout, uint64_t seed, uint64_t first, double* loss
 ) {
     return guarded([&] {
-        static_cast<Engine*>(engine)->train_forward(batch, rows, Dropout{dropout, seed}, first, losses);
+        std::vector<float> losses(rows);
+        static_cast<Engine*>(engine)->train_forward(batch, rows, Dropout{dropout, seed}, first, losses.data());
+        *loss = 0;
+        for (const float of_row : losses) *loss += std::nearbyint(double(of_row) / LOSS_UNIT) * LOSS_UNIT;
     });
 }
 
-// See Engine::train_backward.
+// See Engine::train_backward; adds to the bounds.
 int crepe_train_backward(
     void* engine, int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds
 ) {
-    return guarded([&] { static_cast<Engine*>(engine)->train_backward(gradients, exponents, unit, bounds); });
+    return guarded([&] {
+        std::vector<float> more(static_cast<Engine*>(engine)->trained());
+        static_cast<Engine*>(engine)->train_backward(gradients, exponents, unit, more.data());
+        for (size_t i = 0; i < more.size(); ++i) bounds[i] += more[i];
+    });
 }
 
 // Replaces whole multiples of 2^exponent by float32.
@@ -194,32 +202,39 @@ void crepe_to_float(void* numbers, int64_t count, int exponent, int threads) {
     for (int64_t i = 0; i < count; ++i) out[i] = float(whole[i]) * quantum;
 }
 
-// Returns the sum of the squares of an array, added up in an order that depends on its length alone.
-double crepe_squares(const float* values, int64_t count) {
-    constexpr int64_t SUMS = 16;
-    double sums[SUMS] = {};
-    int64_t i = 0;
-    for (; i + SUMS <= count; i += SUMS)
-        for (int64_t k = 0; k < SUMS; ++k) sums[k] += double(values[i + k]) * values[i + k];
-    for (; i < count; ++i) sums[0] += double(values[i]) * values[i];
-    return std::accumulate(sums, sums + SUMS, 0.0);
+// Writes the two sums of SumOfSquares for an array.
+void crepe_squares(const int32_t* values, int64_t count, uint64_t* out) {
+    const SumOfSquares sum = sum_of_squares(values, count);
+    out[0] = sum.low;
+    out[1] = sum.high;
 }
 
-// See Optimizer; rule and constants as for crepe_table_open. moments and seconds may be null.
+// Updates several parameters with their gradients in whole numbers times `scales`; see Optimizer. rule and constants as
+// for crepe_table_open. Those of moments and seconds may be null.
 void crepe_update(
-    int rule, const double* constants, int64_t count, float* values, float* moments, float* seconds,
-    const float* gradients, double rate, double scale, double weight_decay, int threads
+    int rule, const double* constants, int parameters, const int64_t* sizes, float* const* values, float* const* moments,
+    float* const* seconds, const int32_t* const* gradients, const double* rates, const double* scales,
+    double weight_decay, int threads
 ) {
+    constexpr int64_t LINE = 16;     // numbers of a cache line
+    constexpr int64_t PIECE = 1024;  // numbers whose gradients fit into the L1 cache
+    constexpr int64_t FEW = 1 << 16;  // for which waking other threads takes longer
     const Optimizer optimizer{Rule(rule), constants[0], constants[1], constants[2]};
-    constexpr int64_t LINE = 16;  // numbers of a cache line
-#pragma omp parallel for num_threads(threads)
-    for (int part = 0; part < threads; ++part) {
-        const int64_t first = count / LINE * part / threads * LINE;
-        const int64_t last = part + 1 == threads ? count : count / LINE * (part + 1) / threads * LINE;
-        optimizer.update(last - first, values + first, moments ? moments + first : nullptr,
-                         seconds ? seconds + first : nullptr, gradients + first, nullptr, float(rate), float(scale),
-                         float(weight_decay));
-    }
+    const bool alone = std::accumulate(sizes, sizes + parameters, int64_t{0}) < FEW;
+#pragma omp parallel for num_threads(threads) if (!alone)
+    for (int part = 0; part < threads; ++part)
+        for (int i = 0; i < parameters; ++i) {
+            const int64_t lines = sizes[i] / LINE;
+            const int64_t last = part + 1 == threads ? sizes[i] : lines * (part + 1) / threads * LINE;
+            for (int64_t at = lines * part / threads * LINE; at < last; at += PIECE) {
+                const int64_t count = std::min(PIECE, last - at);
+                float gradient[PIECE];
+                for (int64_t k = 0; k < count; ++k) gradient[k] = float(gradients[i][at + k]);
+                optimizer.update(count, values[i] + at, moments[i] ? moments[i] + at : nullptr,
+                                 seconds[i] ? seconds[i] + at : nullptr, gradient, nullptr, float(rates[i]),
+                                 float(scales[i]), float(weight_decay));
+            }
+        }
 }
 
 // Tables; see table.h. shape: rows, columns.

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.order import Order, epoch_order, share
 from crepe_dist.distributed import crash_report
@@ -54,19 +56,19 @@ class Heartbeat(Observer):
     def __init__(self, watchdog: Watchdog, progress: Progress) -> None:
         self._watchdog = watchdog
         self._progress = progress
-        self._rows: list[int] = []
+        self._rows: Order = np.zeros(0, np.int64)
         watchdog.locate(self._where)
 
     def before_step(self, batch: Batch) -> None:
         self._watchdog.beat("train")
-        self._rows = batch.rows[:SHOWN_ROWS].tolist()
+        self._rows = batch.rows
 
     def begin_evaluation(self) -> None:
         self._watchdog.beat("evaluate")
 
     def _where(self) -> dict[str, Any]:
         at = self._progress
-        return {"step": at.step, "epoch": at.epoch, "documents": at.documents, "rows": self._rows}
+        return {"step": at.step, "epoch": at.epoch, "documents": at.documents, "rows": self._rows[:SHOWN_ROWS].tolist()}
 
 
 class Guards(Observers):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-
-import numpy as np
 
 from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.control import Wish
@@ -127,10 +126,9 @@ class TrainingStep:
         )
         self.mark("all-reduce")
         check_same(reduced)
-        bad_losses = np.flatnonzero(~np.isfinite(reduced.losses)).tolist()
-        strongest = Wish(int(reduced.numbers[:, 2].max()))
-        loss = float(reduced.losses.sum())
-        return Outcome(step, batch.documents, loss, strongest, tuple(bad_losses), reduced.not_finite)
+        bad_losses = tuple(rank for rank, loss in enumerate(reduced.losses) if not math.isfinite(loss))
+        strongest = Wish(max(wish for _, _, wish in reduced.numbers))
+        return Outcome(step, batch.documents, sum(reduced.losses), strongest, bad_losses, reduced.not_finite)
 
     def update(self, documents: int, learning_rate: float) -> None:
         """Update the parameters with the summed gradients of a global batch of that many documents."""
@@ -154,8 +152,8 @@ def check_same(reduced: Reduced) -> None:
     Raises:
         UserError: on every rank, if step or batch differ.
     """
-    step, documents = reduced.numbers[0, :2].tolist()
-    for rank, (other_step, other_documents) in enumerate(reduced.numbers[:, :2].tolist()):
+    step, documents, *_ = reduced.numbers[0]
+    for rank, (other_step, other_documents, *_) in enumerate(reduced.numbers):
         if (other_step, other_documents) != (step, documents):
             raise UserError(
                 f"the processes are at different steps: rank 0 at step {step} of {documents} documents, "

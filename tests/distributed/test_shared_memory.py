@@ -39,18 +39,17 @@ with join() as world:
     def compute(loss):
         for name, parameter in parameters.items():
             view(parameter.grad()).view(np.int32)[...] = made[name][world.rank]
-        return mx.nd.array([loss], dtype="float64")
+        return loss
     generators = [np.random.default_rng(rank) for rank in range(world.size)]
     for step in range(4):
         quanta.bounds[:] = 0, 1, 2**16
         made = {{name: [g.integers(-(2**27), 2**27, shape) for g in generators] for name, shape in shapes.items()}}
         reduced = exchange.sum(lambda: compute(0.1 * world.rank), (2**40 - 1, step, world.rank), 1)
-        assert reduced.numbers.tolist() == [[2**40 - 1, step, rank] for rank in range(world.size)], reduced
-        assert reduced.losses.tolist() == [0.1 * rank for rank in range(world.size)], reduced
+        assert reduced.numbers == [[2**40 - 1, step, rank] for rank in range(world.size)], reduced
+        assert reduced.losses == [0.1 * rank for rank in range(world.size)], reduced
         assert reduced.not_finite == (), reduced
-        for index, (name, parameter) in enumerate(parameters.items()):
-            total = sum(made[name]).astype(np.float32) * 2.0 ** int(quanta.exponents[index])
-            assert (parameter.grad().asnumpy() == total).all(), name
+        for name, parameter in parameters.items():
+            assert (view(parameter.grad()).view(np.int32) == sum(made[name])).all(), name
     for culprit in (0, world.size - 1):
         quanta.bounds[0] = np.nan if world.rank == culprit else 1
         assert exchange.sum(lambda: compute(0.0), (), 1).not_finite == (culprit,)
@@ -161,11 +160,10 @@ def main():
         parameters.get("a", shape=(3,), init="zeros")
         parameters.initialize()
         exchange = open_exchange(world, parameters, make_optimizer("sgd", dict()), Quanta(parameters.values()))
-        loss = mx.nd.zeros(1)
-        exchange.sum(lambda: loss, (), 1)
+        exchange.sum(lambda: 0.0, (), 1)
         if world.rank == {dead}:
             os.kill(os.getpid(), 9)
-        exchange.sum(lambda: loss, (), 1)
+        exchange.sum(lambda: 0.0, (), 1)
 if (child := os.fork()) == 0:
     command.run(main)
 _, status = os.waitpid(child, 0)

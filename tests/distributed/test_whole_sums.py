@@ -29,8 +29,8 @@ from tests.test_two_tables import SHAPE, Training
 TABLE = NGramShape(69, 8, 2, 2, 1 << 8)
 
 
-def bounds(*each: float) -> np.ndarray:
-    return np.array([each], np.float32)
+def bounds(*each: float) -> list[list[float]]:
+    return np.array([each], np.float32).tolist()
 
 
 def settled(*exponents: int) -> Quanta:
@@ -66,9 +66,8 @@ def test_a_step_that_might_not_fit_is_computed_again():
 
 
 def test_the_bounds_of_all_processes_count():
-    both = np.array([[MOST // 2 + 1], [MOST // 2]], np.float32)
-    assert not settled(-20).fit(both)
-    assert settled(-20).fit(both - 1)
+    assert not settled(-20).fit([[MOST / 2 + 1], [MOST / 2]])
+    assert settled(-20).fit([[MOST / 2], [MOST / 2 - 1]])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -100,7 +99,7 @@ def test_quanta_settle_for_any_number_of_terms(documents):
         sums.begin(documents)
         while True:
             terms = np.ceil((largest / 2.0**sums.exponents + 1) / sums.unit) * documents
-            if sums.fit(terms.astype(np.float32)[None]):
+            if sums.fit([terms.astype(np.float32).tolist()]):
                 break
     (exponent,) = sums.exponents
     assert exponent in EXPONENTS
