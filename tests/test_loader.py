@@ -16,7 +16,7 @@ from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.batch import pack, pieces, rows_per_piece
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import RankBatches, batches
-from crepe_dist.data.order import epoch_order, largest_share, share
+from crepe_dist.data.order import balanced, epoch_order, largest_share, share
 from crepe_dist.preparing.pool import map_in_order, pool
 
 sizes = st.integers(1, 9)
@@ -47,6 +47,37 @@ def test_every_world_size_sees_the_same_global_batches(rows, batch_size, size, s
         assert all(
             expected[first : first + len(indices)].tolist() == indices.tolist() for ((indices, _, first),) in of_ranks
         )
+
+
+@given(st.integers(1, 200), st.integers(1, 60), st.integers(0, 5))
+def test_a_balanced_order_has_the_same_global_batches(rows, batch_size, seed):
+    order, lengths = epoch_order(rows, seed, 0), np.random.default_rng(seed).integers(0, 1000, rows)
+    reordered = balanced(order, lengths, batch_size)
+    for start in range(0, rows, batch_size):
+        batch = slice(start, start + batch_size)
+        assert sorted(reordered[batch].tolist()) == sorted(order[batch].tolist())
+
+
+@pytest.mark.parametrize(("size", "group_size"), [(2, 1), (2, 8), (4, 4), (8, 8)])
+def test_shares_of_a_balanced_order_have_about_the_same_length(size, group_size):
+    lengths = np.random.default_rng(0).lognormal(4.5, 0.5, 6400).astype(int)
+
+    def excess(order):
+        """Length of the longest share relative to the mean, averaged over the batches."""
+        batches = [
+            [share(start, start + 64, rank, size, group_size) for rank in range(size)] for start in range(0, 6400, 64)
+        ]
+        totals = np.array([[lengths[order[slice(*bounds)]].sum() for bounds in batch] for batch in batches])
+        return (totals.max(axis=1) / totals.mean(axis=1)).mean() - 1
+
+    order = epoch_order(6400, 0, 0)
+    assert excess(balanced(order, lengths, 64)) < 0.4 * excess(order)
+
+
+def test_lengths_of_a_split_rank_its_texts(data):
+    part = open_dataset(data).splits["train"]
+    known = (part.codes(np.arange(len(part))) != BLANK).sum(axis=1)
+    assert np.corrcoef(part.lengths(), known)[0, 1] > 0.95
 
 
 @given(st.integers(1, 100), st.integers(1, 20), sizes, sizes, st.data())

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from crepe_dist import invocation, machine
 from crepe_dist.data import origins
-from crepe_dist.data.alphabet import Codes, Encoding
+from crepe_dist.data.alphabet import BLANK, Codes, Encoding
 from crepe_dist.data.arrays import IDS, TEXTS, check_strings, map_array, read_string, string_files
 from crepe_dist.data.composition import Composition
 from crepe_dist.data.origins import Origin
@@ -95,6 +95,10 @@ class Split:
             of_shard = np.flatnonzero(owner == shard)
             result[of_shard] = self.shards[shard][rows[of_shard] - self.starts[shard]]
         return result
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Return a measure of the length of each row, int64 [rows]: how many of every eighth codes are not blank."""
+        return np.concatenate([np.count_nonzero(codes[:, ::8] != BLANK, axis=1) for codes in self.shards])
 
     def weight_bytes(self, rows: npt.NDArray[np.int64]) -> Codes:
         """Return the weights of rows as whole numbers of 1 / ``WEIGHT_UNIT`` in three bytes, uint8 [len(rows), 3]."""

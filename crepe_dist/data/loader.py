@@ -1,8 +1,8 @@
 """Batches for one rank. Rank and world size are plain ints, so a single process can test any rank.
 
-Each epoch visits the rows in one permutation, a function of (seed, epoch) alone. Global batch k is the k-th run of
-``batch_size`` rows, divided among the ranks in shares that differ by few rows. A position in training is
-therefore (epoch, documents consumed globally), for any number of ranks.
+Each epoch visits the rows in one permutation, a function of (seed, epoch). Global batch k is the k-th run of
+``batch_size`` rows, reordered so that shares take about the same time, and divided among the ranks in shares that
+differ by few rows. A position in training is therefore (epoch, documents consumed globally), for any number of ranks.
 """
 
 from __future__ import annotations
@@ -19,9 +19,14 @@ from mxnet import gluon
 
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.data.dataset import Split
-from crepe_dist.data.order import Order, largest_share, share
+from crepe_dist.data.order import Order, balanced, epoch_order, largest_share, share
 
 PREFETCH = 4
+
+
+def training_order(split: Split, seed: int, epoch: int, batch_size: int) -> Order:
+    """Return the rows of a split in the order of an epoch's training, int64 [rows]; the same on every rank."""
+    return balanced(epoch_order(len(split), seed, epoch), split.lengths(), batch_size)
 
 
 class RankBatches:

@@ -6,11 +6,35 @@ import numpy as np
 import numpy.typing as npt
 
 Order = npt.NDArray[np.int64]
+RUN = 8  # a multiple of the networks' group sizes
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> Order:
     """Return the permutation of all rows for one epoch, int64 [rows]; the same on every rank."""
     return np.random.default_rng([seed, epoch]).permutation(rows)
+
+
+def balanced(order: Order, lengths: npt.NDArray[np.int64], batch_size: int) -> Order:
+    """Reorder the rows within each global batch so that contiguous shares of it have about the same length.
+
+    The rows of a batch are sorted by length, and dealt like cards to runs of ``RUN`` rows.
+
+    Args:
+        lengths: length of each row of the split.
+    """
+    whole = len(order) // batch_size * batch_size
+    parts = order[:whole].reshape(-1, batch_size), order[None, whole:]
+    return np.concatenate([_dealt(batches, lengths).ravel() for batches in parts])
+
+
+def _dealt(batches: Order, lengths: npt.NDArray[np.int64]) -> Order:
+    count = batches.shape[1]
+    cards = np.arange(-(-count // RUN) * RUN).reshape(RUN, -1)
+    cards[1::2] = cards[1::2, ::-1]  # to and fro
+    cards[:, 1::2] = cards[:, 1::2][:, ::-1]  # the first runs have more of the longest rows
+    runs = cards.T.ravel()
+    by_length = np.argsort(lengths[batches], axis=1, kind="stable")
+    return np.take_along_axis(batches, by_length[:, runs[runs < count]], axis=1)
 
 
 def share(start: int, stop: int, rank: int, size: int, group_size: int = 1) -> tuple[int, int]:

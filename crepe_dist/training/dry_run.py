@@ -14,8 +14,8 @@ import numpy as np
 
 from crepe_dist import wording
 from crepe_dist.data.dataset import SAMPLE, folder_of
-from crepe_dist.data.loader import batches
-from crepe_dist.data.order import epoch_order, largest_share
+from crepe_dist.data.loader import batches, training_order
+from crepe_dist.data.order import largest_share
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.world import World
 from crepe_dist.engines import block
@@ -63,7 +63,7 @@ def dry_run(config: Config, world: World, control: Control) -> None:
             config.evaluation,
             Progress(epoch=config.training.start_epoch),
         )
-        order = epoch_order(len(train), config.training.seed, progress.epoch)
+        order = training_order(train, config.training.seed, progress.epoch, config.data.batch_size)
         place = (world.rank, world.size)
         shares = batches(
             train, order, config.data.batch_size, *place, prepare=engine.prepare, group_size=engine.group_size

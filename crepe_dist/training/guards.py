@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from crepe_dist.data.batch import Batch
-from crepe_dist.data.order import Order, epoch_order, share
+from crepe_dist.data.loader import training_order
+from crepe_dist.data.order import Order, share
 from crepe_dist.distributed import crash_report
 from crepe_dist.distributed.control import Control, Wish
 from crepe_dist.distributed.watchdog import SHOWN_ROWS, Watchdog
@@ -130,9 +131,9 @@ def _reject(run: Run, outcome: Outcome) -> None:
     """Skip the update of a step whose outcome is not finite, alike on every rank."""
     if not outcome.bad_losses and run.step.scale.lower():
         return
-    before = run.progress
+    before, train = run.progress, run.data.splits["train"]
     ranks = sorted({*outcome.bad_losses, *outcome.bad_gradients})
-    order = epoch_order(len(run.data.splits["train"]), run.config.training.seed, before.epoch)
+    order = training_order(train, run.config.training.seed, before.epoch, run.config.data.batch_size)
     stop = before.documents + outcome.documents
     culprits = _named(ranks, order, before.documents, stop, run.world.size, run.engine.group_size)
     if run.config.safety.nonfinite == "skip":

@@ -17,8 +17,7 @@ from contextlib import suppress
 
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.loader import batches
-from crepe_dist.data.order import epoch_order
+from crepe_dist.data.loader import batches, training_order
 from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.collectives import once
 from crepe_dist.distributed.control import Control
@@ -129,8 +128,8 @@ def epoch_batches(run: Run) -> Iterator[Batch]:
     """Yield this rank's share of each remaining global batch of the epoch."""
     seed, epoch = run.config.training.seed, run.progress.epoch
     train = with_typos(run.data.splits["train"], run.config.data.typos, seed, epoch, run.data.encoding)
-    order = epoch_order(len(train), seed, epoch)
     size, world = run.config.data.batch_size, run.world
+    order = training_order(train, seed, epoch, size)
     start, prepare = run.progress.documents, run.engine.prepare
     return batches(train, order, size, world.rank, world.size, start, prepare, run.engine.group_size)
 

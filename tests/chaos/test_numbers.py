@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from crepe_dist.data.order import epoch_order, share
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.loader import training_order
+from crepe_dist.data.order import share
 from crepe_dist.errors import ExitCode
 from crepe_dist.native import library
 from crepe_dist.runs.state import Progress
@@ -25,7 +27,8 @@ def test_all_ranks_stop_before_the_update(data, tmp_path, unbroken, kind, proces
     # Steps count from 1: after 17 it is the 18th, the fifth of the second epoch, of 25 documents each.
     group_size = 4 if library.find()[0] else 1
     first, end = share(100, 125, rank, processes, group_size)
-    rows = ", ".join(map(str, epoch_order(301, 0, 1)[first:end].tolist()))
+    order = training_order(open_dataset(data).splits["train"], 0, 1, 25)
+    rows = ", ".join(map(str, order[first:end].tolist()))
     assert (
         printed.count(f"non-finite loss or gradient at step 18 on rank {rank} (rows {rows} of the train split)") == 1
     ), printed
