@@ -58,7 +58,7 @@ class DenseExchange(SingleExchange):
     def sum(self, compute, numbers, documents):
         self.quanta.begin(documents)
         loss = compute()
-        while not self.quanta.fit([self.quanta.bounds.tolist()]):
+        while not self.quanta.fit([self.quanta.bounds[:]]):
             loss = compute()
         self.quanta.to_float()
         for parameter in self.trained.values():

@@ -275,14 +275,14 @@ class NativeEngine(Engine):
         self._quanta.restore(None)
         self._quanta.begin(batch.documents)
         loss = self._whole_gradients(batch, seed, step, scale, mark)
-        while not self._quanta.fit([self._quanta.bounds.tolist()]):
+        while not self._quanta.fit([self._quanta.bounds[:]]):
             loss = self._whole_gradients(batch, seed, step, scale, mark)
         mx.nd.waitall()  # it may still be copying the sums of several pieces
         self._quanta.to_float()
         return loss
 
     def _whole_gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> float:
-        self._quanta.bounds.fill(0)
+        ctypes.memset(self._quanta.bounds, 0, ctypes.sizeof(self._quanta.bounds))
         return float(super().gradients(batch, seed, step, scale, mark))
 
     def _add(self, total: mx.nd.NDArray, gradient: mx.nd.NDArray) -> None:
@@ -329,7 +329,7 @@ class NativeEngine(Engine):
             mark("copy")
             self._kernels.call("crepe_train_forward", pointer(batch.packed), rows, *dropping, ctypes.byref(loss))
             mark("forward")
-            rounding = quanta.exponents.ctypes.data, quanta.unit, quanta.bounds.ctypes.data
+            rounding = quanta.exponents, quanta.unit, quanta.bounds
             self._kernels.call("crepe_train_backward", quanta.gradients, *rounding)
         mark("backward")
         return loss.value

@@ -12,6 +12,7 @@ quanta are small enough.
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -44,17 +45,17 @@ class Quanta:
 
     Attributes:
         parameters, sparse: as given.
-        exponents: a quantum is 2**exponent, int32 [parameters].
+        exponents: a quantum is 2**exponent, a C array of int32 [parameters].
         unit: unit of the bounds, in quanta.
-        bounds: bounds of the sums of this process's terms, float32 [parameters], NaN for terms that are not finite; the
-            kernels add to them.
+        bounds: bounds of the sums of this process's terms, a C array of float32 [parameters], NaN for terms that are
+            not finite; the kernels add to them.
     """
 
     def __init__(self, parameters: Iterable[Any], sparse: Iterable[SparseParameter] = ()) -> None:
         self.parameters = list(parameters)
         self.sparse = list(sparse)
-        self.exponents = np.zeros(len(self.parameters), np.int32)
-        self.bounds = np.zeros(len(self.parameters), np.float32)
+        self.exponents: Any = (ctypes.c_int32 * len(self.parameters))()
+        self.bounds: Any = (ctypes.c_float * len(self.parameters))()
         self._index = {id(parameter): index for index, parameter in enumerate(self.parameters)}
         self._kept: list[int] | None = None
         self._gradients: Any = None
@@ -75,7 +76,7 @@ class Quanta:
     def begin(self, documents: int) -> None:
         """Begin a step on a global batch of ``documents``, with the quanta chosen by the last step."""
         self.unit = UNIT if documents <= FEW else SMALL_UNIT
-        self.exponents[:] = FIRST if self._kept is None else self._kept
+        self.exponents[:] = [FIRST] * len(self.parameters) if self._kept is None else self._kept
 
     def fit(self, bounds: Sequence[Sequence[float]]) -> bool:
         """Return whether all sums fit into int32; choose the quanta of the next step or, if not, of another attempt.
@@ -86,7 +87,7 @@ class Quanta:
         totals = [sum(of_parameter) * (self.unit / UNIT) for of_parameter in zip(*bounds)]
         if not all(map(math.isfinite, totals)):
             return True
-        now = self.exponents.tolist()
+        now = self.exponents[:]
         wanted = [_wanted(exponent, total) for exponent, total in zip(now, totals)]
         if any(total >= MOST and exponent < HIGHEST for exponent, total in zip(now, totals)):
             self.exponents[:] = list(map(max, wanted, now))
@@ -102,11 +103,11 @@ class Quanta:
 
     def of(self, parameter: Any) -> float:
         """Return the quantum of a parameter."""
-        return float(2.0 ** int(self.exponents[self._index[id(parameter)]]))
+        return float(2.0 ** self.exponents[self._index[id(parameter)]])
 
     def to_float(self) -> None:
         """Convert all gradients to float32, in place."""
-        for parameter, exponent in zip(self.parameters, self.exponents.tolist()):
+        for parameter, exponent in zip(self.parameters, self.exponents):
             if parameter.grad_req != "null":
                 gradient = parameter.grad()
                 library.functions().crepe_to_float(pointer(gradient), gradient.size, exponent, library.threads())

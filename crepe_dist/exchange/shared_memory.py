@@ -66,8 +66,9 @@ class SharedMemoryExchange(Exchange):
         memory, rank = self._memory, self._memory.rank
         self._words = [np.frombuffer(pages, np.int32, count, START) for pages in memory.pages]
         self._arrays = (ctypes.c_void_p * memory.processes)(*[words.ctypes.data for words in self._words])
-        rows = self._words[rank][gradients:][: 2 * world.size * self._width]
-        self._rows = rows.view(np.float64).reshape(world.size, self._width)
+        self._rows: Any = (ctypes.c_double * (world.size * self._width)).from_buffer(
+            memory.pages[rank], START + 4 * gradients
+        )
         self._use_gradients()
 
         parts = min(map(len, self._hosts))
@@ -107,7 +108,7 @@ class SharedMemoryExchange(Exchange):
         self._quanta.begin(documents)
         while True:
             loss = float(compute())
-            rows = self._add([*self._quanta.bounds.tolist(), loss, *numbers])
+            rows = self._add([*self._quanta.bounds, loss, *numbers])
             bounds = [of_rank[:parameters] for of_rank in rows]
             if self._quanta.fit(bounds):
                 break
@@ -115,11 +116,12 @@ class SharedMemoryExchange(Exchange):
         sent = [list(map(int, of_rank[parameters + 1 :])) for of_rank in rows]
         return Reduced(sent, [of_rank[parameters] for of_rank in rows], tuple(not_finite))
 
-    def _add(self, row: Sequence[float]) -> list[list[float]]:
+    def _add(self, row: list[float]) -> list[list[float]]:
         """Sum the gradients over the ranks, and return the rows of all ranks."""
         mx.nd.waitall()
-        self._rows[:] = 0
-        self._rows[self._world.rank, : len(row)] = row
+        width, own = self._width, self._width * self._world.rank
+        ctypes.memset(self._rows, 0, ctypes.sizeof(self._rows))
+        self._rows[own : own + len(row)] = row
         self._memory.wait_for_all()
         rank, part, processes = self._memory.rank, self._part, self._memory.processes
         into = rank if self._between else -1  # -1: into the arrays of all processes
@@ -135,7 +137,7 @@ class SharedMemoryExchange(Exchange):
             rows.add()
         self._memory.wait_for_all()
         # No process writes a row again before all have reached the next sum.
-        return [of_rank[: len(row)] for of_rank in self._rows.tolist()]
+        return [self._rows[start : start + len(row)] for start in range(0, len(self._rows), width)]
 
     def update(self, documents: float, learning_rate: float, clip_norm: float | None = None) -> None:
         scale = np.float32(1 / documents)
