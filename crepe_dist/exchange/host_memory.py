@@ -44,30 +44,42 @@ class HostMemory:
         self._files = files
         self._barrier = ctypes.addressof(ctypes.c_char.from_buffer(pages[0]))
         self._functions = library.functions()
+        self._round: int | None = None  # of the barrier, from `arrive` to the end of `wait`
 
     @property
     def processes(self) -> int:
         return len(self.pages)
 
-    def wait_for_all(self) -> None:
-        """Wait until all processes of the host have called it.
+    def arrive(self) -> None:
+        """Tell the other processes of the host that this one has come to this point; see ``wait``."""
+        self.wait()
+        if self.processes > 1:
+            self._round = self._functions.crepe_arrive(self._barrier, self.processes)
+
+    def wait(self) -> None:
+        """Wait until all processes of the host have come to the point of this one's last ``arrive``.
 
         Raises:
             PeerGone: one of them ended.
         """
-        if self.processes == 1:
+        if self._round is None:
             return
-        round_ = self._functions.crepe_arrive(self._barrier, self.processes)
         due = time.monotonic() + GIVE_UP_SECONDS
         # Wait in short pieces, so that signals are handled and the end of a process is noticed.
-        while not self._functions.crepe_passed(self._barrier, round_, LOOK_SECONDS):
+        while not self._functions.crepe_passed(self._barrier, self._round, LOOK_SECONDS):
             if any(rank != self.rank and _owner_is_gone(file) for rank, file in enumerate(self._files)):
                 # If it ended after it had arrived, all continue.
-                if self._functions.crepe_passed(self._barrier, round_, 0.0):
-                    return
+                if self._functions.crepe_passed(self._barrier, self._round, 0.0):
+                    break
                 raise PeerGone("another process of this host ended")
             if time.monotonic() > due:
                 raise PeerGone(f"another process of this host did not arrive within {GIVE_UP_SECONDS:.0f} seconds")
+        self._round = None
+
+    def wait_for_all(self) -> None:
+        """Wait until all processes of the host have called it; raises as ``wait``."""
+        self.arrive()
+        self.wait()
 
 
 def private_memory(size: int) -> HostMemory:

@@ -105,6 +105,7 @@ class SharedMemoryExchange(Exchange):
     def sum(self, compute: Callable[[], Any], numbers: Sequence[int], documents: int) -> Reduced:
         """As in ``Exchange``; the gradients remain whole numbers."""
         parameters = len(self._quanta.parameters)
+        self._memory.wait()  # until all rows are written
         self._quanta.begin(documents)
         while True:
             loss = float(compute())
@@ -150,7 +151,7 @@ class SharedMemoryExchange(Exchange):
         self._dense.update(self._rule.rate(learning_rate, self._updates), float(scale) * factor)
         for table in self._tables:
             table.update(learning_rate, float(scale) * factor * self._quanta.of(table.parameter))
-        self._wait_for_rows()
+        self._memory.arrive()  # whoever reads rows waits first
 
     def _squares(self) -> float:
         """Return the sum of the squares of all summed gradients, the same on every rank."""
@@ -171,10 +172,11 @@ class SharedMemoryExchange(Exchange):
     def flush(self) -> None:
         for table in self._tables:
             table.flush()
-        self._wait_for_rows()
+        self._memory.arrive()
         self.publish()
 
     def publish(self) -> None:
+        self._memory.wait()
         for table in self._tables:
             table.publish()
 
@@ -187,6 +189,7 @@ class SharedMemoryExchange(Exchange):
             self._quanta.restore(before)
 
     def arrays(self) -> Arrays:
+        self._memory.wait()
         arrays: Arrays = {"updates": np.array([self._updates], dtype=np.int64)}
         if (quanta := self._quanta.state()) is not None:
             arrays["quanta"] = quanta
@@ -203,16 +206,11 @@ class SharedMemoryExchange(Exchange):
         self._quanta.restore(saved.quanta(len(self._quanta.parameters)))
         saved.end()
         self._updates = saved.updates
-        self._wait_for_rows()
+        self._memory.arrive()
 
     @property
     def bytes(self) -> dict[str, int]:
         return {**self._dense.bytes, "tables": self._table_bytes}
-
-    def _wait_for_rows(self) -> None:
-        """Wait until all processes of the host have written their rows."""
-        if self._tables:
-            self._memory.wait_for_all()
 
 
 def _share(world: World, size: Callable[[int], int]) -> tuple[list[list[int]], HostMemory]:
