@@ -215,6 +215,19 @@ def test_batches_leave_no_trace(name, precision, monkeypatch):
         assert np.array_equal(answers(engine, batch), logits)
 
 
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "float32") for name in BUILDS), *((name, "bfloat16") for name in IN_BFLOAT16)]
+)
+def test_the_logits_of_a_document_do_not_depend_on_its_neighbours(name, precision):
+    """Tiles of rows begin with a document, and see zeros around it."""
+    shape = sized(blocks=1, length=61)
+    engine, codes, labels = native(make(shape), name, precision), some_codes(shape, 21), np.zeros(21, np.int32)
+    together = answers(engine, pack(codes, labels, 21, 21))
+    assert np.array_equal(answers(engine, pack(codes[::-1].copy(), labels, 21, 21))[::-1], together)
+    alone = [answers(engine, pack(codes[row : row + 1], labels[:1], 1, 1))[0] for row in range(21)]
+    assert np.array_equal(alone, together)
+
+
 @pytest.mark.parametrize("name", BUILDS)
 def test_the_gradient_of_the_table_is_the_same_for_any_number_of_threads(name, monkeypatch):
     """The other gradients are sums of what each thread has, and differ by rounding."""
