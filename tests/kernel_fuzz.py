@@ -95,9 +95,8 @@ class Case:
             rule, constants = OPTIMIZERS[self.pick(0, 3)]
             kept = np.array(constants)
             table = self.functions.crepe_table_open(
-                sizes, rule, kept.ctypes.data, self.chance(0.5), (ctypes.c_void_p * 1)(memory.ctypes.data), 1, 0, most,
-                self.threads,
-            )  # fmt: skip
+                sizes, rule, kept.ctypes.data, (ctypes.c_void_p * 1)(memory.ctypes.data), 1, 0, most, self.threads
+            )
             drift = np.zeros(1)
             self.check("crepe_table_load", table, values.ctypes.data, None, None, None, drift.ctypes.data, 1)
             self.check("crepe_use_table", self.handle, which, table, self.pick(0, 1) * 100_000)

@@ -28,7 +28,7 @@ from tests.chaos.harness import slow
 from tests.conftest import needs_kernels, run
 from tests.distributed.test_world import script
 
-WIDE = NGramShape(69, 12, 700, 2, 300)  # more classes than the kernels compute at once, no whole words of buckets
+WIDE = NGramShape(69, 12, 700, 2, 300)  # records of many cache lines, no whole words of buckets
 OPTIMIZERS = [
     ("adam", {"learning_rate": 0.01, "wd": 0.0}),
     ("sgd", {"learning_rate": 0.5, "wd": 0.0, "momentum": 0.9}),
@@ -69,10 +69,9 @@ class DenseExchange(SingleExchange):
 class Training:
     """A network, its exchange and its steps, in a single process; updated by MXNet's optimizers if it is not sparse."""
 
-    def __init__(self, shape, optimizer, *, sparse=True, clip_norm=None, row_moments=False):
+    def __init__(self, shape, optimizer, *, sparse=True, clip_norm=None):
         self.shape = shape
         self.network = block.build(shape, ModelOptions(), mx.cpu(), seed=0)
-        self.network.weight.row_moments = row_moments
         self.network.significant.set_data(mx.nd.array(np.arange(shape.buckets) % 5 == 0))
         self.engine = open_engine(self.network, Plan("float32", library.find()[0], ""), mx.cpu())
         self.exchange = (
@@ -94,12 +93,12 @@ class Training:
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
-@pytest.mark.parametrize(("optimizer", "row_moments"), [*((each, False) for each in OPTIMIZERS), (OPTIMIZERS[0], True)])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @each_build
-def test_it_computes_what_the_dense_optimizer_does(optimizer, row_moments, clip_norm):
+def test_it_computes_what_the_dense_optimizer_does(optimizer, clip_norm):
     found = []
     for sparse in (True, False):
-        training = Training(SHAPE, optimizer, sparse=sparse, clip_norm=clip_norm, row_moments=row_moments)
+        training = Training(SHAPE, optimizer, sparse=sparse, clip_norm=clip_norm)
         training.steps(0, 60)
         found.append(training.values())
     for name, expected in found[1].items():
@@ -109,11 +108,10 @@ def test_it_computes_what_the_dense_optimizer_does(optimizer, row_moments, clip_
 
 
 @each_build
-@pytest.mark.parametrize("row_moments", [False, True])
-def test_more_classes_than_are_computed_at_once(row_moments):
+def test_many_classes():
     found = []
     for sparse in (True, False):
-        training = Training(WIDE, OPTIMIZERS[0], sparse=sparse, row_moments=row_moments)
+        training = Training(WIDE, OPTIMIZERS[0], sparse=sparse)
         training.steps(0, 12)
         found.append(training.values()["weight"])
     got, expected = found
@@ -125,7 +123,7 @@ def test_the_same_bits_for_any_number_of_threads(monkeypatch):
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-        training = Training(SHAPE, OPTIMIZERS[0], row_moments=True)
+        training = Training(SHAPE, OPTIMIZERS[0])
         training.steps(0, 20)
         found.append(training.values()["weight"].tobytes())
     assert found[0] == found[1] == found[2]
@@ -167,8 +165,9 @@ ROWS, VALUES = (SHAPE.buckets,), (SHAPE.buckets, SHAPE.classes)
         {"1.0": None, "1.1": None},  # drift without a moment
         {"1.0": np.zeros(3, np.float32)},
         {"1.0": np.full(VALUES, np.nan, np.float32)},
-        {"1.1": np.full(VALUES, -1, np.float32)},
-        {"1.1": np.zeros(VALUES)},
+        {"1.1": np.full((SHAPE.buckets, 1), -1, np.float32)},
+        {"1.1": np.zeros((SHAPE.buckets, 1))},
+        {"1.1": np.zeros(VALUES, np.float32)},
         {"1.drift": None},
         {"1.drift": np.array(0.0)},
         {"1.drift": np.zeros(0)},
@@ -307,7 +306,7 @@ def test_many_ranks_compute_what_one_does(tmp_path, hosts, by, clip_norm):
     layout = PLACES.format(places=places) if hosts else NO_MEMORY
     printed = run(script(len(hosts) or 3, RANKS.format(layout=layout, clip_norm=clip_norm, name="many")), tmp_path)
     assert f"summed by {by}\n" in printed
-    one = Training(SHAPE, OPTIMIZERS[0], clip_norm=clip_norm, row_moments=True)
+    one = Training(SHAPE, OPTIMIZERS[0], clip_norm=clip_norm)
     for number in range(10):
         assert one.step(some_batch(SHAPE, number, 7), number + 1, 0.02).finite
     assert (np.load(tmp_path / "many.npy") == one.values()["weight"]).all()

@@ -51,7 +51,7 @@ class DenseUpdate:
 
     def _locate(self) -> tuple[Any, ...]:
         zeros = {
-            index: [host_array(np.zeros(parameter.shape, np.float32)) for _ in range(self._rule.dense_moments)]
+            index: [host_array(np.zeros(parameter.shape, np.float32)) for _ in range(self._rule.moments)]
             for index, parameter in self.parameters.items()
         }
         self._moments = {**zeros, **self._moments}
@@ -79,7 +79,7 @@ class DenseUpdate:
     def restore(self, saved: SavedArrays) -> None:
         """Restore the result of ``arrays``."""
         for index, parameter in self.parameters.items():
-            moments = saved.moments(index, parameter.shape, self._rule.dense_moments)
+            moments = saved.moments(index, self._rule.moment_shapes(parameter))
             if moments is not None:
                 self._moments[index] = [host_array(moment) for moment in moments]
         self._addresses = ()

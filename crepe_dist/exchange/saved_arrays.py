@@ -1,7 +1,8 @@
 """State of an optimizer as plain arrays, for saved states.
 
 ``updates``          number of updates, int64 [1]
-``<parameter>.<k>``  momentum; or mean and mean square: float32 in the parameter's shape
+``<parameter>.<k>``  momentum; or mean and mean square: float32 in the parameter's shape; the mean square of a table
+                     is that of each row, [rows, 1]
 ``<parameter>.updated``, ``<parameter>.drift``  ages of the rows of a table; see ``Table.arrays``
 ``quanta``           exponents of the next quanta, int32 [parameters]; see ``Quanta``
 
@@ -45,12 +46,12 @@ class SavedArrays:
             raise other_optimizer("it has no count of updates")
         self.updates = int(count[0])
 
-    def moments(self, index: int, shape: Sequence[int], number: int) -> list[npt.NDArray[np.float32]] | None:
+    def moments(self, index: int, shapes: Sequence[tuple[int, ...]]) -> list[npt.NDArray[np.float32]] | None:
         """Take the moments of a parameter; ``None`` if it has none."""
-        moments = [self._take(f"{index}.{k}", np.float32, tuple(shape)) for k in range(number)]
+        moments = [self._take(f"{index}.{k}", np.float32, shape) for k, shape in enumerate(shapes)]
         present = [moment for moment in moments if moment is not None]
-        if len(present) not in (0, number):
-            raise other_optimizer(f"it has {len(present)} arrays for parameter {index} instead of {number}")
+        if len(present) not in (0, len(shapes)):
+            raise other_optimizer(f"it has {len(present)} arrays for parameter {index} instead of {len(shapes)}")
         return present or None
 
     def ages(self, index: int, rows: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:

@@ -77,7 +77,7 @@ class SingleExchange(Exchange):
         saved.quanta(len(self._parameters))
         for index, parameter in enumerate(self._parameters):
             ages = saved.ages(index, parameter.shape[0] if len(parameter.shape) == 2 else 0)
-            moments = saved.moments(index, parameter.shape, rule.dense_moments)
+            moments = saved.moments(index, rule.moment_shapes(parameter))
             if moments is not None:
                 value = parameter.data().asnumpy()
                 value, moments = catch_up(value, moments, ages, self.trainer.optimizer)

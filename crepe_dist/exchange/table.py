@@ -18,7 +18,7 @@ import mxnet as mx
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.exchange.optimizers import Rule, has_row_moments
+from crepe_dist.exchange.optimizers import Rule
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.mxnet_internals import pointer, view
 from crepe_dist.native import library
@@ -74,12 +74,12 @@ class Table:
         self.index = index
         self._rule = rule
         self._updates = 0
+        self._is_published = False
         self._run = library.functions()
         self._table = self._run.crepe_table_open(
             sparse.shape,
             rule.number,
             rule.constants,
-            has_row_moments(sparse.parameter),
             (ctypes.c_void_p * len(memories))(*[memory.ctypes.data for memory in memories]),
             len(memories),
             rank,
@@ -120,6 +120,7 @@ class Table:
         All processes call it, and none reads before all have returned.
         """
         self._updates += 1
+        self._is_published = False
         rate = self._rule.rate(learning_rate * self.parameter.lr_mult, self._updates)
         _check(self._run.crepe_table_update(self._table, rate, scale, self._rule.weight_decay))
 
@@ -128,12 +129,16 @@ class Table:
 
         All processes call it, and none reads before all have returned.
         """
+        self._is_published = False
         _check(self._run.crepe_table_flush(self._table))
 
     def publish(self) -> None:
         """Copy the values of all rows into the Gluon parameter; rows that were not moved on keep their values."""
+        if self._is_published:
+            return
         mx.nd.waitall()
         self._run.crepe_table_store(self._table, pointer(self.parameter.data()), None, None, None)
+        self._is_published = True
 
     def arrays(self) -> Arrays:
         """Copy the optimizer's state, which with the parameter's values restores the table.
@@ -144,15 +149,11 @@ class Table:
         """
         if not self._updates:
             return {}
-        shape = self.parameter.shape
-        values = np.empty(shape, np.float32)
-        moments = [np.empty(shape, np.float32) for _ in range(self._rule.moments)]
-        updated = np.empty(shape[0], np.int32)
-        addresses = [array.ctypes.data for array in (values, *moments)]
-        self._run.crepe_table_store(self._table, *[*addresses, None][:3], updated.ctypes.data)
-        arrays: Arrays = {}
-        if self._rule.dense_moments:
-            arrays = {f"{self.index}.{number}": moment for number, moment in enumerate(moments)}
+        moments = [np.empty(shape, np.float32) for shape in self._rule.moment_shapes(self.parameter)]
+        updated = np.empty(self.parameter.shape[0], np.int32)
+        addresses = [moment.ctypes.data for moment in moments]
+        self._run.crepe_table_store(self._table, None, *[*addresses, None, None][:2], updated.ctypes.data)
+        arrays: Arrays = {f"{self.index}.{number}": moment for number, moment in enumerate(moments)}
         history = np.empty(self._run.crepe_table_history(self._table, None))
         if len(history) > 1:
             self._run.crepe_table_history(self._table, history.ctypes.data)
@@ -162,7 +163,7 @@ class Table:
     def restore(self, saved: SavedArrays) -> None:
         """Restore the parameter's current values and the result of ``arrays``; every process calls it."""
         ages = saved.ages(self.index, self.parameter.shape[0])
-        self.load(saved.updates, saved.moments(self.index, self.parameter.shape, self._rule.moments), ages)
+        self.load(saved.updates, saved.moments(self.index, self._rule.moment_shapes(self.parameter)), ages)
 
     def load(self, updates: int, moments: Moments | None, ages: Ages) -> None:
         """Load the parameter's current values, and the optimizer's state after ``updates`` updates."""
@@ -173,6 +174,7 @@ class Table:
         drift, updated = map(np.ascontiguousarray, ages)
         _check(self._run.crepe_table_load(self._table, *addresses, updated.ctypes.data, drift.ctypes.data, len(drift)))
         self._updates = updates
+        self._is_published = False
 
 
 def catch_up(

@@ -231,8 +231,8 @@ void crepe_update(
                 float gradient[PIECE];
                 for (int64_t k = 0; k < count; ++k) gradient[k] = float(gradients[i][at + k]);
                 optimizer.update(count, values[i] + at, moments[i] ? moments[i] + at : nullptr,
-                                 seconds[i] ? seconds[i] + at : nullptr, gradient, nullptr, float(rates[i]),
-                                 float(scales[i]), float(weight_decay));
+                                 seconds[i] ? seconds[i] + at : nullptr, gradient, float(rates[i]), float(scales[i]),
+                                 float(weight_decay));
             }
         }
 }
@@ -245,14 +245,14 @@ int64_t crepe_table_bytes(const int64_t* shape, int64_t most_rows, int64_t proce
 // Returns the number of rows that each process keeps; the last has fewer.
 int64_t crepe_table_rows_each(int64_t rows, int64_t processes) { return Table::rows_each(rows, processes); }
 
-// rule: 0 adam, 1 sgd, 2 nag; constants and by_row: those of Optimizer.
+// rule: 0 adam, 1 sgd, 2 nag; constants: those of Optimizer.
 void* crepe_table_open(
-    const int64_t* shape, int rule, const double* constants, int by_row, char* const* memories, int processes,
-    int process, int64_t most_rows, int threads
+    const int64_t* shape, int rule, const double* constants, char* const* memories, int processes, int process,
+    int64_t most_rows, int threads
 ) {
     Table* table = nullptr;
     guarded([&] {
-        const Optimizer optimizer{Rule(rule), constants[0], constants[1], constants[2], by_row != 0};
+        const Optimizer optimizer{Rule(rule), constants[0], constants[1], constants[2]};
         table = new Table({shape[0], shape[1]}, optimizer, memories, processes, process, most_rows, threads);
     });
     return table;

@@ -89,7 +89,7 @@ _FUNCTIONS = {
     "crepe_table_rows_each": (_LONG, (_LONG, _LONG)),
     "crepe_table_open": (
         ctypes.c_void_p,
-        (_LONGS, ctypes.c_int, _DOUBLES, ctypes.c_int, _ARRAYS, ctypes.c_int, ctypes.c_int, _LONG, ctypes.c_int),
+        (_LONGS, ctypes.c_int, _DOUBLES, _ARRAYS, ctypes.c_int, ctypes.c_int, _LONG, ctypes.c_int),
     ),
     "crepe_table_close": (None, (ctypes.c_void_p,)),
     "crepe_table_sum": (ctypes.c_int, (ctypes.c_void_p,)),

@@ -4,29 +4,43 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
+#include <numeric>
 
 enum class Rule { adam, sgd, nag };
+
+// Returns a × b + c. Written as such, a sum of two products might be rounded differently by different builds.
+inline float multiply_add(float a, float b, float c) {
+#if defined(__FMA__)
+    return __builtin_fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+// An update of a table's row: moment = kept × moment + added × gradient, then value += along × moment + directly × gradient.
+struct RowRule {
+    float kept, added, along, directly;
+};
 
 struct Optimizer {
     Rule rule;
     double decay, decay2, epsilon;  // of Adam: beta1, beta2 and epsilon; of the others: momentum, 0 and 0
-    bool by_row = false;            // of Adam: the numbers of a row share their second moment
 
     // Updates values with the gradients times `scale`, plus `weight_decay` × value.
     //
     // moments: first moments, or momentum; null without momentum. seconds: Adam's second moments.
-    // squares: of `scale` × gradients, that second moments are to average; null: those of the numbers themselves.
     // rate: learning rate; for Adam with the correction of its bias.
     void update(
         long count, float* __restrict values, float* __restrict moments, float* __restrict seconds,
-        const float* __restrict gradients, const float* __restrict squares, float rate, float scale, float weight_decay
+        const float* __restrict gradients, float rate, float scale, float weight_decay
     ) const {
         const float first = float(decay), second = float(decay2), least = float(epsilon);
         if (rule == Rule::adam) {
             for (long i = 0; i < count; ++i) {
                 const float gradient = scale * gradients[i] + weight_decay * values[i];
                 moments[i] = first * moments[i] + (1 - first) * gradient;
-                seconds[i] = second * seconds[i] + (1 - second) * (squares ? squares[i] : gradient * gradient);
+                seconds[i] = second * seconds[i] + (1 - second) * gradient * gradient;
                 values[i] -= rate * moments[i] / (std::sqrt(seconds[i]) + least);
             }
         } else if (!moments) {
@@ -44,4 +58,29 @@ struct Optimizer {
             }
         }
     }
+
+    // Returns the update of a row whose numbers share their second moment, which averages `square`, the mean square of
+    // the row's gradient.
+    RowRule of_row(float& moment, float square, float rate) const {
+        const float first = float(decay), second = float(decay2);
+        if (rule == Rule::sgd) return {first, -rate, 1, 0};
+        if (rule == Rule::nag) return {first, -rate, first, -rate};
+        moment = multiply_add(second, moment, (1 - second) * square);
+        return {first, 1 - first, -rate / (std::sqrt(moment) + float(epsilon)), 0};
+    }
 };
+
+// The mean of the squares of `scale` × the whole numbers of a row.
+template <class Width> float mean_square(const int32_t* whole, Width width, float scale) {
+    constexpr long SUMS = 16;
+    float sums[SUMS] = {};
+    long n = 0;
+    const auto add = [&](float& sum, int32_t number) {
+        const float value = scale * float(number);
+        sum = multiply_add(value, value, sum);
+    };
+    for (; n + SUMS <= width; n += SUMS)
+        for (long k = 0; k < SUMS; ++k) add(sums[k], whole[n + k]);
+    for (; n < width; ++n) add(sums[0], whole[n]);
+    return std::accumulate(sums, sums + SUMS, 0.0f) / float(width);
+}

@@ -16,10 +16,10 @@
 struct TableShape {
     long rows, columns;
 
-    // Numbers of a record: values, first and second moments, and the update that it was written in.
+    // Numbers of a record: values and first moments, the row's second moment, and the update that it was written in.
     // Small records do not cross the border of a cache line.
     long stride() const {
-        const long numbers = 3 * columns + 1;
+        const long numbers = 2 * columns + 2;
         if (numbers > 16) return (numbers + 15) / 16 * 16;
         long power = 4;
         while (power < numbers) power *= 2;
@@ -56,8 +56,9 @@ struct Gradient {
 //
 // The optimizers would also change rows without a gradient, by their momentum. A record is written only when its row has
 // a gradient, and holds the number of that update. Whoever reads it later adds what the updates since then would have
-// changed: a multiple of the row's direction. `drift_` holds the multiple for each update that a record may be from.
-// Neglected are weight decay, and the change of Adam's epsilon relative to the root of the second moment.
+// changed: a multiple of the row's first moments. `drift_` holds the multiple for each update that a record may be from;
+// Adam's is divided by the root of the row's second moment. Neglected are weight decay, and the change of Adam's epsilon
+// relative to that root.
 class Table {
   public:
     // memories: of each process, its gradient, then the records of its rows.
@@ -85,18 +86,13 @@ class Table {
 
     // Copies the current values of rows to out [count][columns].
     void read(const uint32_t* rows, long count, float* out) const {
-        for_each_piece(0, count, [&](long first, long rows_here, long column, auto width) {
-            float values[PIECE], direction[PIECE], second[PIECE], factor[PIECE];
-            for (long i = 0; i < rows_here; ++i) {
-                prefetch(rows, first + i, count);
-                const float* entry = record(rows[first + i]);
-                take_row(entry, column, width, values + i * width, direction + i * width, second + i * width);
-                const float since = float(drift_[written(entry)]);
-                for (long n = 0; n < width; ++n) factor[i * width + n] = since;
+        with_width(shape_.columns, [&](auto columns) {
+            for (long i = 0; i < count; ++i) {
+                prefetch(rows, i, count);
+                const float* const entry = record(rows[i]);
+                const float since = drift_since(entry);
+                for (long n = 0; n < columns; ++n) out[i * columns + n] = multiply_add(since, entry[columns + n], entry[n]);
             }
-            drift(values, direction, second, factor, rows_here * width);
-            for (long i = 0; i < rows_here; ++i)
-                copy_row(values + i * width, width, out + (first + i) * shape_.columns + column);
         });
     }
 
@@ -177,51 +173,53 @@ class Table {
         const long count = summed_.count;
 #pragma omp parallel for num_threads(threads_)
         for (int part = 0; part < threads_; ++part)
-            update(count * part / threads_, count * (part + 1) / threads_, float(rate), float(scale), float(weight_decay));
+            update(count * part / threads_, count * (part + 1) / threads_, rate, float(scale), float(weight_decay));
         advance(rate);
     }
 
     // Writes all records of this process's rows as if each had been part of the last update. All processes call it, and
     // none reads before all have returned.
     void flush() {
-        const long columns = shape_.columns, now = long(drift_.size()) - 1;
+        if (drift_.size() == 1) return;
+        const long columns = shape_.columns;
         for_each_own_row([&](uint32_t row) {
-            float* entry = record(row);
-            const int32_t from = written(entry);
-            const float factor = float(drift_[from]), past = powers_[now - from], past2 = powers2_[now - from];
+            float* const entry = record(row);
+            const float since = drift_since(entry), past = powers_[age(entry)];
             for (long n = 0; n < columns; ++n) {
-                drift(entry + n, entry + columns + n, entry + 2 * columns + n, &factor, 1);
+                entry[n] = multiply_add(since, entry[columns + n], entry[n]);
                 entry[columns + n] *= past;
-                entry[2 * columns + n] *= past2;
             }
+            second(entry) *= powers2_[age(entry)];
             set_written(entry, 0);
         });
         restart({0.0});
     }
 
-    // Copies this process's rows from arrays. moments and seconds [rows][columns] and written [rows] may be null.
+    // Copies this process's rows from arrays. moments [rows][columns], seconds [rows] and from [rows] may be null.
     void load(const float* values, const float* moments, const float* seconds, const int32_t* from) {
         const long columns = shape_.columns;
         for_each_own_row([&](uint32_t row) {
-            float* entry = record(row);
+            float* const entry = record(row);
             std::copy_n(values + row * columns, columns, entry);
-            for (long n = 0; n < columns; ++n) {
-                entry[columns + n] = moments ? moments[row * columns + n] : 0.0f;
-                entry[2 * columns + n] = seconds ? seconds[row * columns + n] : 0.0f;
+            if (moments) {
+                std::copy_n(moments + row * columns, columns, entry + columns);
+            } else {
+                std::fill_n(entry + columns, columns, 0.0f);
             }
+            second(entry) = seconds ? seconds[row] : 0.0f;
             set_written(entry, from ? from[row] : 0);
         });
     }
 
-    // Copies the records of all rows to arrays; see `load`.
+    // Copies the records of all rows to arrays, each of which may be null; see `load`.
     void store(float* values, float* moments, float* seconds, int32_t* from) const {
         const long columns = shape_.columns;
 #pragma omp parallel for num_threads(threads_)
         for (long row = 0; row < shape_.rows; ++row) {
-            const float* entry = record(uint32_t(row));
-            std::copy_n(entry, columns, values + row * columns);
+            float* const entry = record(uint32_t(row));
+            if (values) std::copy_n(entry, columns, values + row * columns);
             if (moments) std::copy_n(entry + columns, columns, moments + row * columns);
-            if (seconds) std::copy_n(entry + 2 * columns, columns, seconds + row * columns);
+            if (seconds) seconds[row] = second(entry);
             if (from) from[row] = written(entry);
         }
     }
@@ -237,8 +235,8 @@ class Table {
     }
 
   private:
-    static constexpr long PIECE = 512;  // numbers of a piece, whose arrays fit into the L1 cache
-    static constexpr long AHEAD = 16;   // records to fetch in advance
+    static constexpr long LINE = 16;   // numbers of a cache line
+    static constexpr long AHEAD = 64;  // lines of records to fetch in advance
 
     const TableShape shape_;
     const Optimizer optimizer_;
@@ -263,35 +261,35 @@ class Table {
         return records_[owner] + long(row - owner * rows_each) * stride_;
     }
 
+    float& second(float* record) const { return record[2 * shape_.columns]; }
+
     int32_t written(const float* record) const {
         int32_t number;
-        std::memcpy(&number, record + 3 * shape_.columns, sizeof number);
+        std::memcpy(&number, record + 2 * shape_.columns + 1, sizeof number);
         return number;
     }
 
     void set_written(float* record, int32_t number) const {
-        std::memcpy(record + 3 * shape_.columns, &number, sizeof number);
+        std::memcpy(record + 2 * shape_.columns + 1, &number, sizeof number);
     }
 
-    template <class Width>
-    void take_row(const float* record, long column, Width width, float* values, float* first, float* second) const {
-        copy_row(record + column, width, values);
-        copy_row(record + column + shape_.columns, width, first);
-        copy_row(record + column + 2 * shape_.columns, width, second);
+    // The number of updates since a record was written.
+    long age(const float* record) const { return long(drift_.size()) - 1 - written(record); }
+
+    // The multiple of a record's first moments that the updates since it was written have added to its values.
+    float drift_since(const float* record) const {
+        const float drift = float(drift_[written(record)]);
+        if (optimizer_.rule != Rule::adam) return drift;
+        return -drift / (std::sqrt(record[2 * shape_.columns]) + float(optimizer_.epsilon));
     }
 
+    // Fetches the record that is used a few records after number i of a list.
     void prefetch(const uint32_t* rows, long i, long count) const {
-        if (i + AHEAD < count) __builtin_prefetch(record(rows[i + AHEAD]));
-    }
-
-    // Adds what the updates since a record was written have changed.
-    void drift(float* values, const float* moment, const float* second, const float* factor, long count) const {
-        if (optimizer_.rule == Rule::adam) {
-            const float epsilon = float(optimizer_.epsilon);
-            for (long i = 0; i < count; ++i) values[i] -= factor[i] * moment[i] / (std::sqrt(second[i]) + epsilon);
-        } else {
-            for (long i = 0; i < count; ++i) values[i] += factor[i] * moment[i];
-        }
+        const long next = i + std::max(1L, AHEAD * LINE / stride_);
+        if (next >= count) return;
+        const float* const entry = record(rows[next]);
+        // Into the L2 cache, which can wait for more lines at once than the L1 cache.
+        for (long line = 0; line < stride_; line += LINE) __builtin_prefetch(entry + line, 0, 2);
     }
 
     void add_powers() {
@@ -316,19 +314,6 @@ class Table {
         add_powers();
     }
 
-    // Calls work(first row, rows, first column, columns) for pieces of at most PIECE numbers.
-    template <class Work> void for_each_piece(long start, long end, Work work) const {
-        with_width(std::min(shape_.columns, PIECE), [&](auto width) {
-            const long rows = PIECE / width;
-            for (long first = start; first < end; first += rows) {
-                long column = 0;
-                for (; column + width <= shape_.columns; column += width)
-                    work(first, std::min(rows, end - first), column, width);
-                if (column < shape_.columns) work(first, std::min(rows, end - first), column, shape_.columns - column);
-            }
-        });
-    }
-
     template <class Work> void for_each_own_row(Work work) {
         const long begin = std::min(shape_.rows, words_each_ * process_ * WORD);
         const long end = std::min(shape_.rows, begin + words_each_ * WORD);
@@ -348,49 +333,27 @@ class Table {
         });
     }
 
-    // The mean of the squares of `scale` × the row at a place of the last sum.
-    float mean_square(long place, float scale) const {
-        const int32_t* const sums = summed_.values + place * shape_.columns;
-        float total = 0;
-        for (long n = 0; n < shape_.columns; ++n) total += scale * float(sums[n]) * (scale * float(sums[n]));
-        return total / float(shape_.columns);
-    }
-
     // Updates the rows at the places [start, end) of the last sum.
-    void update(long start, long end, float rate, float scale, float weight_decay) {
-        const uint32_t* const rows = summed_.rows;
-        const long now = long(drift_.size()) - 1, columns = shape_.columns;
-        for_each_piece(start, end, [&](long first, long rows_here, long column, auto width) {
-            float values[PIECE], moment[PIECE], second[PIECE], factor[PIECE], past[PIECE], past2[PIECE], gradient[PIECE],
-                squares[PIECE];
-            const long all = rows_here * width;
-            for (long i = 0; i < rows_here; ++i) {
-                prefetch(rows, first + i, end);
-                const float* record = this->record(rows[first + i]);
-                take_row(record, column, width, values + i * width, moment + i * width, second + i * width);
-                copy_row(summed_.values + (first + i) * columns + column, width, gradient + i * width);
-                const int32_t from = written(record);
-                const float since = float(drift_[from]), power = powers_[now - from], power2 = powers2_[now - from];
-                for (long n = i * width; n < (i + 1) * width; ++n) {
-                    factor[n] = since;
-                    past[n] = power;
-                    past2[n] = power2;
+    void update(long start, long end, double rate, float scale, float weight_decay) {
+        const int32_t next = int32_t(drift_.size());
+        with_width(shape_.columns, [&](auto columns) {
+            for (long i = start; i < end; ++i) {
+                prefetch(summed_.rows, i, end);
+                const int32_t* __restrict const sums = summed_.values + i * columns;
+                float* __restrict const entry = record(summed_.rows[i]);
+                const float since = drift_since(entry), past = powers_[age(entry)];
+                float& second = this->second(entry);
+                second *= powers2_[age(entry)];
+                const RowRule rule = optimizer_.of_row(second, mean_square(sums, columns, scale), float(rate));
+                const float kept = rule.kept * past;
+                for (long n = 0; n < columns; ++n) {
+                    const float value = multiply_add(since, entry[columns + n], entry[n]);
+                    const float gradient = multiply_add(scale, float(sums[n]), weight_decay * value);
+                    const float moment = multiply_add(kept, entry[columns + n], rule.added * gradient);
+                    entry[columns + n] = moment;
+                    entry[n] = multiply_add(rule.along, moment, multiply_add(rule.directly, gradient, value));
                 }
-                if (optimizer_.by_row) std::fill_n(squares + i * width, width, mean_square(first + i, scale));
-            }
-            drift(values, moment, second, factor, all);
-            for (long i = 0; i < all; ++i) {
-                moment[i] *= past[i];
-                second[i] *= past2[i];
-            }
-            optimizer_.update(all, values, moment, second, gradient, optimizer_.by_row ? squares : nullptr, rate, scale,
-                              weight_decay);
-            for (long i = 0; i < rows_here; ++i) {
-                float* record = this->record(rows[first + i]);
-                copy_row(values + i * width, width, record + column);
-                copy_row(moment + i * width, width, record + column + columns);
-                copy_row(second + i * width, width, record + column + 2 * columns);
-                if (column + width == columns) set_written(record, int32_t(now + 1));
+                set_written(entry, next);
             }
         });
     }

@@ -137,6 +137,7 @@ class Tower(nn.HybridBlock):
             self.table = self.params.get(
                 "table", shape=(shape.rows, width), init=mx.init.Normal(0.2), lr_mult=TABLE_RATE
             )
+            self.table.row_moments = True
             self.convolutions = nn.HybridSequential(prefix="")
             for number in range(2 * shape.blocks):
                 init = "zeros" if number % 2 else mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
