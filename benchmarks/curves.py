@@ -12,16 +12,16 @@ from crepe_dist.reports.run_figures import LINE_STYLES, RUN_COLOURS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Curve = tuple[str, Sequence[float], Sequence[float]]  # name, x, accuracies
+Curve = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
 
 
 def picture(curves: Sequence[Curve], label: str, scale: Callable[[Axes], object], columns: int = 1) -> str:
-    """Draw accuracies as an SVG file.
+    """Draw accuracies, or what ``scale`` labels, as an SVG file.
 
     Args:
         curves: lines in the order of the legend, which is above the axes.
         label: label of the x axis.
-        scale: function that sets up the x axis.
+        scale: function that sets up the x axis, and the y axis if it does not show accuracies.
         columns: columns of the legend.
     """
     with drawing.style():
@@ -30,8 +30,8 @@ def picture(curves: Sequence[Curve], label: str, scale: Callable[[Axes], object]
         for (name, x, accuracies), (style, colour) in zip(curves, itertools.product(LINE_STYLES, RUN_COLOURS)):
             axes.plot(x, accuracies, color=colour, linestyle=style, marker="o", markersize=3, label=name)
         axes.set(xlabel=label, ylabel="accuracy")
-        scale(axes)
         axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+        scale(axes)
         axes.grid(axis="y")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns)
         return drawing.standalone(figure)
