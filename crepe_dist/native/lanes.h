@@ -77,12 +77,6 @@ inline void store(uint8_t* to, Words value) {
 inline Lanes where(Words mask, Lanes value) { return (Lanes)(mask & (Words)value); }
 inline Lanes relu(Lanes value) { return where(value > 0, value); }
 
-inline float sum_of(Lanes values) {
-    float sum = 0;
-    for (long i = 0; i < LANES; ++i) sum += values[i];
-    return sum;
-}
-
 // Words of pairs along k, for blocks: two neighbouring rows of bfloat16, or a single row of float.
 inline Bits paired(const bfloat16* first, const bfloat16* second) {
     return __builtin_convertvector(copy_in<Halves>(first), Bits) |

@@ -416,11 +416,15 @@ template <class T> class Tower final : public Engine {
         const long width = shape_.embedding.width;
         const float* const features = features_.get() + row * 2 * width_;
         for (long n = 0; n < shape_.classes; ++n) {
-            Lanes sums{};
+            Lanes sums[BLOCK / LANES] = {};  // as many numbers in every build, so that all add in the same order
             for (int i : {0, 1})
                 for (long c = 0; c < width; c += LANES)
-                    sums += load_some(out_ + (2 * n + i) * width + c, width - c) * load(features + i * width_ + c);
-            logits[n] = out_bias_[n] + sum_of(sums);
+                    sums[c % BLOCK / LANES] +=
+                        load_some(out_ + (2 * n + i) * width + c, width - c) * load(features + i * width_ + c);
+            float logit = out_bias_[n];
+            for (const Lanes& part : sums)
+                for (long v = 0; v < LANES; ++v) logit += part[v];
+            logits[n] = logit;
         }
     }
 
