@@ -28,7 +28,7 @@ from crepe_dist.settings.model_options import ModelOptions
 
 # Multiples of the learning rate (decision 0063). With one rate for all, the convolutions memorise training documents
 # before the embeddings, most of which are rarely updated, have learnt what the n-grams mean.
-TABLE_RATE, CONVOLUTIONS_RATE = 5.0, 0.3
+TABLE_RATE, CONVOLUTIONS_RATE = 7.0, 0.3
 MOST_COUNTS = 1 << 25  # of documents with an n-gram of the tower in a class
 
 
