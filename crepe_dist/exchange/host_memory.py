@@ -8,9 +8,11 @@ import mmap
 import os
 import secrets
 import time
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from crepe_dist import machine
 from crepe_dist.distributed.collectives import Collectives
@@ -22,6 +24,14 @@ PREFIX = "crepe_dist-"
 STALE_SECONDS = 60.0
 LOOK_SECONDS = 0.2  # interval between two checks that the others are alive
 GIVE_UP_SECONDS = 3600.0
+HUGE_PAGE = 2 << 20  # bytes
+MAP_FIXED, MADV_COLLAPSE = 0x10, 25  # of Linux, which the module mmap lacks
+FAILED = ctypes.c_void_p(-1).value
+LIBC = ctypes.CDLL(None)
+LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+LIBC.mmap.restype = ctypes.c_void_p
+LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+LIBC.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class HostMemory:
@@ -38,7 +48,7 @@ class HostMemory:
         pages, rank: as given.
     """
 
-    def __init__(self, pages: list[mmap.mmap], files: Sequence[int], rank: int) -> None:
+    def __init__(self, pages: Sequence[Any], files: Sequence[int], rank: int) -> None:
         self.pages = pages
         self.rank = rank
         self._files = files
@@ -108,6 +118,8 @@ def share_memory(ranks: Collectives, host: Sequence[int], size: int) -> HostMemo
         if None not in names:
             files, pages = _open([names[rank] for rank in host], size)
             if 0 not in ranks.gather(len(pages), "shared memory opened"):
+                own = pages[host.index(ranks.rank)]
+                LIBC.madvise(ctypes.addressof(own), size, MADV_COLLAPSE)  # an older Linux than 6.1 ignores it
                 return HostMemory(pages, files, host.index(ranks.rank))
     finally:
         if created is not None:
@@ -157,13 +169,34 @@ def _create(size: int) -> tuple[Path, int] | None:
     return path, descriptor
 
 
-def _open(names: Sequence[str], size: int) -> tuple[list[int], list[mmap.mmap]]:
+def _open(names: Sequence[str], size: int) -> tuple[list[int], list[Any]]:
     """Open the memories of all processes; empty if one cannot be opened."""
     files: list[int] = []
     try:
         files.extend(os.open(FOLDER / name, os.O_RDWR) for name in names)  # keeps those before one that fails
-        return files, [mmap.mmap(file, size) for file in files]
+        return files, [_map(file, size) for file in files]
     except (OSError, ValueError):
         for file in files:
             os.close(file)
         return [], []
+
+
+def _map(file: int, size: int) -> Any:
+    """Map a file at an address that huge pages can back, as an array of characters.
+
+    Rows of tables are read in random order: with small pages a step takes half as long again. Files in /dev/shm have
+    huge pages only if the mount says so, or if a mapping of them is collapsed.
+    """
+    if os.fstat(file).st_size < size:
+        raise ValueError("the file is shorter than its mapping")
+    protection, reserved = mmap.PROT_READ | mmap.PROT_WRITE, size + HUGE_PAGE
+    start = LIBC.mmap(None, reserved, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    if start == FAILED:
+        raise OSError("no address space is left")
+    aligned = -(-start // HUGE_PAGE) * HUGE_PAGE
+    if LIBC.mmap(aligned, size, protection, mmap.MAP_SHARED | MAP_FIXED, file, 0) == FAILED:
+        LIBC.munmap(start, reserved)
+        raise OSError("the memory cannot be mapped")
+    array = (ctypes.c_char * size).from_address(aligned)
+    weakref.finalize(array, LIBC.munmap, start, reserved).atexit = False  # threads may use it until the end
+    return array

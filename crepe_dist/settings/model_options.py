@@ -24,7 +24,7 @@ class ModelOptions(Settings, group="model"):
 
     Args:
         network: crepe (the sum of a table of hashed character n-grams and residual convolutions over n-grams), ngrams
-            (the table alone: less accurate, and trained in about a tenth of the time), or paper (the convolutional
+            (the table alone: less accurate, and trained in a fifth of the time), or paper (the convolutional
             network of Zhang, Zhao & LeCun 2015).
         longest: (crepe, ngrams) characters of the longest n-grams of the table.
         deviations: (crepe, ngrams) standard deviations by which the frequency of an n-gram must differ between classes
