@@ -54,7 +54,7 @@ def _train(config: Config, world: World, control: Control) -> Result:
     from crepe_dist.training.recipe import train
     from crepe_dist.training.run import Pages
 
-    gc.freeze()  # Gluon's DataLoader collects garbage when it is made: 60 ms with all the modules, else 1 ms
+    gc.freeze()  # a collection takes 60 ms with all the modules, else 1 ms
     if __name__ == "__main__":
         gc.enable()
     return train(config, world, control, Pages(data_page.page, score_figures.confusion_png, run_report.write_for))

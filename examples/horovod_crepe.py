@@ -28,6 +28,7 @@ from crepe_dist.data.dataset import Dataset, Split, open_dataset
 from crepe_dist.data.loader import batches
 from crepe_dist.data.order import epoch_order
 from crepe_dist.engines import block
+from crepe_dist.engines.unpacking import unpacked
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.runs import checkpoint
@@ -74,7 +75,7 @@ def train(args: argparse.Namespace) -> None:
         # All ranks use the same permutation and share every global batch, so all do the same number of steps.
         order = epoch_order(len(split), args.seed, epoch)
         for step, batch in enumerate(batches(split, order, args.batch_size, hvd.rank(), hvd.size()), 1):
-            codes, labels, weights = batch.on(device)  # weight 0: a padding row
+            codes, labels, weights = unpacked(batch, device)  # weight 0: a padding row
             with autograd.record():
                 loss = cross_entropy(network(codes), labels, weights).sum()
             loss.backward()
@@ -95,7 +96,7 @@ def accuracy(network: Paper, split: Split, device: Any) -> float:
     """Return the fraction of documents classified correctly."""
     correct = 0
     for batch in batches(split, np.arange(len(split)), batch_size=512, rank=0, size=1):
-        codes, _, _ = batch.on(device)
+        codes, _, _ = unpacked(batch, device)
         predicted = network(codes).argmax(axis=1).asnumpy()[: len(batch.labels)]
         correct += int((predicted == batch.labels).sum())
     return correct / len(split)

@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 
 import crepe_dist
-from crepe_dist.data.batch import Unpack, pack
+from crepe_dist.data.batch import pack
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.targets import SEVERAL, SHARE_UNIT, SOFT, Targets, open_targets
 from crepe_dist.engines import block
 from crepe_dist.engines.engine import open_engine
 from crepe_dist.engines.loss import Loss
+from crepe_dist.engines.unpacking import Unpack
 from crepe_dist.errors import UserError
 from crepe_dist.model.objective import Objective
 from crepe_dist.model.precision import Plan
@@ -139,7 +140,7 @@ def some_targets(kind: str, rows: int, classes: int) -> Targets:
 def test_a_batch_holds_the_shares():
     targets, rows = some_targets(SOFT, 6, 4), np.arange(6)
     batch = pack(np.zeros((6, 9), np.uint8), np.zeros(6, np.int32), 7, 6, pairs=targets.bytes(rows))
-    codes, shares, weights = Unpack(3, 4)(batch.packed)
+    codes, shares, weights = Unpack(3, 4)(mx.nd.array(batch.packed, dtype="uint8"))
     assert codes.shape == (7, 9)
     np.testing.assert_allclose(shares.asnumpy()[:6], targets.shares(rows), atol=1e-6)
     assert weights.asnumpy().ravel().tolist() == [1] * 6 + [0]

@@ -115,7 +115,7 @@ def rounding(engine, batch, seed=0, step=0):
     no measure for it. A term comes from all layers, forward and backward, in each of which a sum of n numbers is off by
     the root of n in the last bit.
     """
-    codes = batch.packed.asnumpy()[:, : engine.network.shape.feature_len]
+    codes = batch.packed[:, : engine.network.shape.feature_len]
     terms: Counter[str] = Counter()
     for row, label in enumerate(batch.labels):
         alone = pack(codes[row : row + 1], np.array([label]), 1, batch.documents, batch.first + row)

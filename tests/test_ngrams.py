@@ -62,8 +62,8 @@ class TestPrepared:
     def test_buckets_come_first_and_the_mask_excludes_the_others(self):
         codes = some_codes(self.shape, 6)
         batch, prepared = self.prepared(codes)
-        found, own = (array.asnumpy() for array in prepared.extra)
-        expected, counts = look_up(batch.packed.asnumpy()[:, : self.shape.feature_len], self.shape)
+        found, own = prepared.extra
+        expected, counts = look_up(batch.packed[:, : self.shape.feature_len], self.shape)
         assert found.shape == own.shape == (7, self.shape.max_ngrams)
         assert own.sum(axis=1).tolist() == counts.tolist()
         for row, count in enumerate(counts.tolist()):
@@ -75,7 +75,7 @@ class TestPrepared:
         codes = some_codes(self.shape, 6)
         codes[:, 60:] = BLANK  # short documents: most is padding
         _, prepared = self.prepared(codes)
-        found, own = (array.asnumpy() for array in prepared.extra)
+        found, own = prepared.extra
         assert own.mean() < 0.3
         real = np.bincount(found[own > 0]).max()
         assert np.bincount(found.ravel()).max() <= real * np.ceil(1 / own.mean())
@@ -101,7 +101,7 @@ class TestPrepared:
             assert (mine.rows == plain.rows).all()
             assert (mine.documents, mine.first) == (plain.documents, plain.first)
             for array, expected in zip(mine.extra, engine.prepare(plain).extra):
-                assert (array.asnumpy() == expected.asnumpy()).all()
+                assert (array == expected).all()
             loss = loss_value(engine.gradients(mine, 0, 0, 1.0))
             assert loss == loss_value(engine.gradients(plain, 0, 0, 1.0))
 

@@ -15,6 +15,7 @@ import pytest
 import crepe_dist
 from crepe_dist.data.batch import pack, pieces
 from crepe_dist.data.dataset import UNWEIGHTED, WEIGHT_UNIT, WEIGHTS, open_dataset
+from crepe_dist.engines.unpacking import unpacked
 from crepe_dist.errors import UserError
 from tests.conftest import KERNELS, QUICK, command, losses, run
 from tests.test_crepe import SHAPES, by_mxnet, learnt, make, native, some_codes
@@ -34,20 +35,19 @@ def test_a_batch_holds_weights_in_steps_of_2_to_the_minus_16(tmp_path):
     part = open_dataset(tmp_path / "out").splits["train"]
     rows = np.array([3, 1, 0])
     batch = pack(part.codes(rows), part.labels[rows], 4, 3, weights=part.weight_bytes(rows))
-    _, labels, weights = batch.on(mx.cpu())
+    _, labels, weights = unpacked(batch, mx.cpu())
     assert labels.asnumpy()[:3].tolist() == part.labels[rows].tolist()
     np.testing.assert_allclose(weights.asnumpy().ravel(), [1.5, 0.5, 0, 0], atol=0.5 / WEIGHT_UNIT)
     largest = replace(part, weights=np.full(40, 255, np.float32))
-    assert pack(part.codes(rows), part.labels[rows], 3, 3, weights=largest.weight_bytes(rows)).on(mx.cpu())[
-        2
-    ].asnumpy().ravel().tolist() == [255, 255, 255]
+    batch = pack(part.codes(rows), part.labels[rows], 3, 3, weights=largest.weight_bytes(rows))
+    assert unpacked(batch, mx.cpu())[2].asnumpy().ravel().tolist() == [255, 255, 255]
     assert replace(part, weights=None).weight_bytes(rows) is UNWEIGHTED
 
 
 def test_rows_that_fill_up_a_piece_have_no_weight():
     half = np.full((3, 3), [0, 128, 0], np.uint8)
     batch = pack(np.zeros((3, 9), np.uint8), np.zeros(3, np.int32), 3, 3, weights=half)
-    weights = [each.on(mx.cpu())[2].asnumpy().ravel().tolist() for each in pieces(batch, 2)]
+    weights = [unpacked(each, mx.cpu())[2].asnumpy().ravel().tolist() for each in pieces(batch, 2)]
     assert weights == [[0.5, 0.5], [0.5, 0]]
 
 

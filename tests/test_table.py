@@ -255,7 +255,6 @@ with join() as world:
     from crepe_dist.engines.engine import open_engine
     from crepe_dist.exchange.optimizers import make_optimizer
     from crepe_dist.model.precision import Plan
-    from crepe_dist.mxnet_internals import view
     from crepe_dist.native import library
     from crepe_dist.settings.model_options import ModelOptions
     from crepe_dist.training.step import TrainingStep
@@ -269,7 +268,7 @@ with join() as world:
     for number in range(10):
         whole = some_batch(SHAPE, number, 7)
         first, last = share(0, 7, world.rank, world.size)
-        codes = view(whole.packed)[first:last, : SHAPE.feature_len].copy()
+        codes = whole.packed[first:last, : SHAPE.feature_len].copy()
         batch = pack(codes, whole.labels[first:last], -(-7 // world.size), 7, first)
         outcome = step(batch, number + 1, 0.02)
         assert outcome.finite, outcome

@@ -15,13 +15,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from mxnet import gluon
 
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.data.dataset import Split
 from crepe_dist.data.order import Order, balanced, epoch_order, largest_share, share
 
 PREFETCH = 4
+
+# Rows of a rank's share of a global batch, the number of documents of the batch, and where the share begins in it.
+Share = tuple[Order, int, int]
 
 
 def training_order(split: Split, seed: int, epoch: int, batch_size: int) -> Order:
@@ -45,28 +47,25 @@ class RankBatches:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __iter__(self) -> Iterator[list[tuple[Order, int, int]]]:
+    def __iter__(self) -> Iterator[Share]:
         for start in self.starts:
             stop = min(start + self._batch_size, len(self._order))
             begin, end = share(start, stop, self._rank, self._size, self._group_size)
-            yield [(self._order[begin:end], stop - start, begin - start)]
+            yield self._order[begin:end], stop - start, begin - start
 
 
 Prepare = Callable[[Batch], Batch]
 
 
 class _BatchDataset:
-    """Gluon data set whose item is a whole batch, gathered from the memory map at once."""
+    """Data set whose item is a whole batch, gathered from the memory map at once."""
 
     def __init__(self, split: Split, rows: int, prepare: Prepare) -> None:
         self._part = split
         self._rows = rows
         self._prepare = prepare
 
-    def __len__(self) -> int:
-        return len(self._part)
-
-    def __getitem__(self, item: tuple[Order, int, int]) -> Batch:
+    def __getitem__(self, item: Share) -> Batch:
         indices, documents, first = item
         split = self._part
         labels = np.asarray(split.labels[indices])
@@ -101,14 +100,22 @@ def batches(
         group_size: number of documents that one rank has to compute together, see ``Engine.group_size``.
     """
     sampler = RankBatches(order, batch_size, rank, size, first, group_size)
-    # `_ahead` has a thread for it. Processes forked after hvd.init() are known to hang; a pool of threads makes
-    # semaphores in /dev/shm, which may be full. The gather in C releases the GIL.
-    loader: Any = gluon.data.DataLoader(
-        _BatchDataset(split, largest_share(batch_size, size, group_size), prepare),
-        batch_sampler=sampler,
-        batchify_fn=_only,
-    )
-    yield from _ahead(loader)
+    yield from DataLoader(_BatchDataset(split, largest_share(batch_size, size, group_size), prepare), sampler)
+
+
+class DataLoader:
+    """Loader that reads a sampler's items of a data set ahead, in a thread.
+
+    Processes forked after ``hvd.init()`` are known to hang, and a pool of threads makes semaphores in /dev/shm, which
+    may be full. The gather in C releases the GIL.
+    """
+
+    def __init__(self, dataset: _BatchDataset, sampler: RankBatches) -> None:
+        self._dataset = dataset
+        self._sampler = sampler
+
+    def __iter__(self) -> Iterator[Batch]:
+        return _ahead(map(self._dataset.__getitem__, self._sampler))
 
 
 def _ahead(items: Iterable[Batch]) -> Iterator[Batch]:
@@ -143,8 +150,3 @@ def _ahead(items: Iterable[Batch]) -> Iterator[Batch]:
     finally:
         room.put(False)
         thread.join()
-
-
-def _only(items: list[Batch]) -> Batch:
-    (item,) = items
-    return item

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mxnet import autograd
 
 from crepe_dist import machine
-from crepe_dist.data.batch import Batch, Unpack, extra_bytes, pieces, rows_per_piece
+from crepe_dist.data.batch import Batch, extra_bytes, pieces, rows_per_piece
 from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import batches
 from crepe_dist.data.order import Order
@@ -21,6 +21,7 @@ from crepe_dist.data.targets import SEVERAL
 from crepe_dist.engines import block, dropout
 from crepe_dist.engines.block import Network
 from crepe_dist.engines.loss import Loss
+from crepe_dist.engines.unpacking import Unpack
 from crepe_dist.exchange.quanta import Quanta
 from crepe_dist.exchange.table import SparseParameter
 from crepe_dist.model.kernels import Kernels
@@ -29,7 +30,7 @@ from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.part_weight import combined, weighted
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
-from crepe_dist.mxnet_internals import host_array, pointer, pointers, structural_parameters, view
+from crepe_dist.mxnet_internals import host_array, pointers, structural_parameters, view
 from crepe_dist.native.constants import MULTIPLIER1, MULTIPLIER2
 from crepe_dist.native.library import Library
 
@@ -198,15 +199,15 @@ class GraphEngine(Engine):
         return self.network.prepare(batch)
 
     def logits(self, batch: Batch) -> mx.nd.NDArray:
-        codes, _, _ = self._unpack(batch.packed.as_in_context(self.device))
+        codes, _, _ = self._unpack(host_array(batch.packed).as_in_context(self.device))
         return self.network.logits(*self.network.inputs(batch, codes))
 
     def parts(self, batch: Batch) -> mx.nd.NDArray:
-        codes, _, _ = self._unpack(batch.packed.as_in_context(self.device))
+        codes, _, _ = self._unpack(host_array(batch.packed).as_in_context(self.device))
         return mx.nd.stack(*self.network.parts(*self.network.inputs(batch, codes)), axis=1)
 
     def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
-        codes, labels, weights = self._unpack(batch.packed.as_in_context(self.device))
+        codes, labels, weights = self._unpack(host_array(batch.packed).as_in_context(self.device))
         inputs = self.network.inputs(batch, codes)
         mark("copy")
 
@@ -316,7 +317,7 @@ class NativeEngine(Engine):
         rows, stride = self._shape_of(batch)
         logits = np.empty((parts, rows, self.network.shape.classes), np.float32)
         with self._kernels.lock:
-            self._kernels.call(function, pointer(batch.packed), stride, rows, logits.ctypes.data)
+            self._kernels.call(function, batch.packed.ctypes.data, stride, rows, logits.ctypes.data)
         return logits
 
     def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> float:
@@ -327,7 +328,7 @@ class NativeEngine(Engine):
         with self._kernels.lock:
             self._set(anew=not self._has_weights)
             mark("copy")
-            self._kernels.call("crepe_train_forward", pointer(batch.packed), rows, *dropping, ctypes.byref(loss))
+            self._kernels.call("crepe_train_forward", batch.packed.ctypes.data, rows, *dropping, ctypes.byref(loss))
             mark("forward")
             rounding = quanta.exponents, quanta.unit, quanta.bounds
             self._kernels.call("crepe_train_backward", quanta.gradients, *rounding)

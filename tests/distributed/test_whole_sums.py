@@ -16,7 +16,6 @@ from crepe_dist.exchange import open_exchange
 from crepe_dist.exchange.optimizers import make_optimizer
 from crepe_dist.exchange.quanta import FIRST, LOWEST, MOST, Quanta
 from crepe_dist.model.precision import Plan
-from crepe_dist.mxnet_internals import view
 from crepe_dist.native import library
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings.allowed_values import EXPONENTS
@@ -117,7 +116,7 @@ def test_a_huge_batch_is_trained_like_a_small_one():
         exchange = open_exchange(World(), block.trained(network), optimizer, engine.quanta(8 * times))
         step = TrainingStep(engine, exchange)
         small = some_batch(TABLE, 0, 8)
-        codes, labels = view(small.packed)[:, : TABLE.feature_len], small.labels
+        codes, labels = small.packed[:, : TABLE.feature_len], small.labels
         batch = pack(np.tile(codes, (times, 1)), np.tile(labels, times), 8 * times, 8 * times)
         losses = [step(batch, number, 0.01).loss / batch.documents for number in range(1, 26)]
         found.append(losses)

@@ -16,7 +16,7 @@ from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.engines.block import Network
 from crepe_dist.engines.dropout import Kept
 from crepe_dist.engines.layers import Casting, Logits
-from crepe_dist.mxnet_internals import drop_compiled_graph, host_array, view
+from crepe_dist.mxnet_internals import drop_compiled_graph, host_array
 from crepe_dist.native.constants import FEATURE_STREAM, POOLED_BLOCKS, SUM_SCALE, TOWER_TAPS
 from crepe_dist.networks.crepe.head_start import head_start
 from crepe_dist.networks.crepe.shape import CrepeShape
@@ -78,16 +78,15 @@ class Crepe(Network):
         """
         shape = self.shape
         batch = self.ngrams.prepare(batch)
-        codes = view(batch.packed)[:, : shape.feature_len]
+        codes = batch.packed[:, : shape.feature_len]
         buckets, known, inside = look_up(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
         fill(buckets, known, shape.rows)
-        arrays = (buckets, known.view(np.uint8), inside.view(np.uint8))
-        return replace(batch, extra=(*batch.extra, *map(host_array, arrays)))
+        return replace(batch, extra=(*batch.extra, buckets, known.view(np.uint8), inside.view(np.uint8)))
 
     def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
         """Return the arguments of the forward pass for ``batch``, on the device of its codes."""
         extra = (batch if batch.extra else self.prepare(batch)).extra
-        moved = [array.as_in_context(codes.context) for array in extra]
+        moved = [host_array(array).as_in_context(codes.context) for array in extra]
         return tuple(array if array.dtype == np.int32 else array.astype("float32") for array in moved)
 
     def logits(self, *inputs: mx.nd.NDArray) -> mx.nd.NDArray:

@@ -14,7 +14,7 @@ from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.engines.block import Network
-from crepe_dist.mxnet_internals import host_array, view
+from crepe_dist.mxnet_internals import host_array
 from crepe_dist.native.constants import NGRAM_SCALE, ROOT_SCALE
 from crepe_dist.networks.ngrams import counting
 from crepe_dist.networks.ngrams.hashing import fill, look_up
@@ -63,16 +63,16 @@ class NGrams(Network):
             The batch with two further arrays: buckets, int32 [B, K], and the mask, uint8 [B, K], 1 for buckets of the
             row; K is ``max_ngrams``.
         """
-        buckets, counts = look_up(view(batch.packed)[:, : self.shape.feature_len], self.shape)
+        buckets, counts = look_up(batch.packed[:, : self.shape.feature_len], self.shape)
         mask = np.arange(buckets.shape[1]) < counts[:, None]
         fill(buckets, mask, self.shape.buckets)
-        return replace(batch, extra=(host_array(buckets), host_array(mask.view(np.uint8))))
+        return replace(batch, extra=(buckets, mask.view(np.uint8)))
 
     def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
         """Return the arguments of the forward pass for ``batch``, on the device of its codes."""
         buckets, mask = (batch if batch.extra else self.prepare(batch)).extra
         device = codes.context
-        return buckets.as_in_context(device), mask.as_in_context(device).astype("float32")
+        return host_array(buckets).as_in_context(device), host_array(mask).as_in_context(device).astype("float32")
 
     def hybrid_forward(self, F: Any, buckets: Any, mask: Any, weight: Any, bias: Any, significant: Any) -> Any:
         rows = F.Embedding(buckets, weight, input_dim=self.shape.buckets, output_dim=self.shape.classes)
