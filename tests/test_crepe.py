@@ -25,7 +25,7 @@ from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
 from crepe_dist.networks.crepe import tower
-from crepe_dist.networks.crepe.gluon import CONVOLUTIONS_RATE, TABLE_RATE
+from crepe_dist.networks.crepe.initial import CONVOLUTIONS_RATE, TABLE_RATE
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training.step import TrainingStep

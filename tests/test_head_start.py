@@ -12,7 +12,7 @@ from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.distributed.world import World
 from crepe_dist.engines import block
 from crepe_dist.native import library
-from crepe_dist.networks.crepe import gluon, tower
+from crepe_dist.networks.crepe import initial, tower
 from crepe_dist.networks.crepe.head_start import head_start
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams import counting
@@ -105,7 +105,7 @@ def test_a_new_network_has_a_head_start(data, monkeypatch):
     assert given == pytest.approx(without + 0.5 * expected, abs=1e-6)
     strong = table(parse([*SMALL, "--device=cpu", "--model.head_start=2"]), dataset)
     assert strong == pytest.approx(without + 2 * expected, abs=1e-5)
-    monkeypatch.setattr(gluon, "MOST_COUNTS", 2 * shape.rows)  # some of the three classes share a direction
+    monkeypatch.setattr(initial, "MOST_COUNTS", 2 * shape.rows)  # some of the three classes share a direction
     shared = table(parse([*SMALL, "--device=cpu"]), dataset)
     assert (shared != without).any()
     assert (shared != given).any()

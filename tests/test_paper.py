@@ -82,7 +82,7 @@ def test_too_short_documents_are_refused():
     with pytest.raises(UserError, match="too short"):
         build(122)
     with pytest.raises(UserError, match="at least 123"):
-        Paper(PaperShape(69, 122, 2, 4, 4))
+        PaperShape(69, 122, 2, 4, 4)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from crepe_dist import registry
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import ONE, SEVERAL, SOFT
 from crepe_dist.errors import UserError
-from crepe_dist.networks.ngrams.gluon import rate
+from crepe_dist.networks.ngrams.initial import rate
 from crepe_dist.settings.config import parse
 from crepe_dist.training.engine_setup import _objective
 from crepe_dist.training.schedule import steps_of

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 import crepe_dist
+from crepe_dist.data.dataset import open_dataset
 from crepe_dist.distributed.control import SUPERVISED_AS, Control
 from crepe_dist.distributed.join import join
-from crepe_dist.engines import block
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.native import library
@@ -25,6 +25,7 @@ from crepe_dist.settings.config import Config, parse
 from crepe_dist.settings.training_options import OptimizerOptions
 from crepe_dist.training import estimate, schedule
 from crepe_dist.training.dry_run import dry_run
+from crepe_dist.training.engine_setup import chosen_shape, initial_parameters
 from tests.conftest import NGRAMS, PAPER, QUICK, command, losses, records, run
 
 
@@ -220,12 +221,8 @@ class TestOptions:
         train(data, tmp_path / "clipped", *more, *whole, "--optimizer.clip_norm=0.001")
         state = load_newest(tmp_path / "clipped" / "state")
         start = crepe_dist.settings.config.Config(model=parse([*QUICK, *PAPER]).model)
-        import mxnet as mx
-
-        from crepe_dist.data.dataset import open_dataset
-        from crepe_dist.training.engine_setup import build_network
-
-        before = block.values(build_network(start, open_dataset(data), mx.cpu()))
+        shape = chosen_shape(start.model, open_dataset(data))
+        before = {name: each.value for name, each in initial_parameters(start, shape).items()}
         assert state is not None
         norm = np.sqrt(sum(((state.snapshot.parameters[name] - before[name]) ** 2).sum() for name in before))
         assert norm == pytest.approx(0.001, rel=0.01)

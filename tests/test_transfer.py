@@ -31,7 +31,7 @@ from crepe_dist.settings import config
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import transfer
-from crepe_dist.training.engine_setup import build_network
+from crepe_dist.training.engine_setup import chosen_shape, initial_parameters
 from crepe_dist.training.notes import leaked_rows
 from tests.conftest import FEATURE_LEN, QUICK, command, launch_prefix, losses, run, write_csv
 
@@ -44,13 +44,18 @@ LAST = {"14.weight", "14.bias"}
 CYRILLIC = " абвгд"
 
 
+def build_network(options: ModelOptions, dataset: Dataset, start: transfer.Start | None = None) -> block.Network:
+    shape = start.shape if start else chosen_shape(options, dataset)
+    return block.build_with(initial_parameters(Config(model=options), shape, start), shape, options, mx.cpu())
+
+
 def with_classes(dataset: Dataset, classes: list[str]) -> Dataset:
     return replace(dataset, manifest={**dataset.manifest, "classes": classes})
 
 
 def write_run(folder: Path, options: ModelOptions, dataset: Dataset, seed: int = 1) -> str:
     """A run's folder whose network has random values everywhere."""
-    network = build_network(Config(model=options), dataset, mx.cpu())
+    network = build_network(options, dataset)
     generator = np.random.default_rng(seed)
     arrays = {
         name: generator.normal(0, 0.1, array.shape).astype(np.float32) for name, array in block.values(network).items()
@@ -99,7 +104,7 @@ def started(given: str, dataset: Dataset, options: ModelOptions | None = None):
     """The network that starts from ``given``, and what is said of it."""
     options = options or ModelOptions()
     start = transfer.read(given, options, dataset)
-    return build_network(Config(model=options), dataset, mx.cpu(), start), start.summary
+    return build_network(options, dataset, start), start.summary
 
 
 def given_arrays(given: str) -> parameters.Arrays:
@@ -139,7 +144,7 @@ class TestOtherClasses:
         other = with_classes(dataset, classes)
         network, said = started(paper, other)
         got, before = block.values(network), given_arrays(paper)
-        fresh = block.values(build_network(Config(model=PAPER), other, mx.cpu()))
+        fresh = block.values(build_network(PAPER, other))
         for name, array in got.items():
             np.testing.assert_array_equal(array, (fresh if name in LAST else before)[name])
         assert got["14.weight"].shape == (len(classes), 12)
@@ -154,7 +159,7 @@ class TestOtherClasses:
         other = with_classes(dataset, classes)
         network, said = started(crepe, other)
         got, before = block.values(network), given_arrays(crepe)
-        fresh = block.values(build_network(Config(model=CREPE), other, mx.cpu()))
+        fresh = block.values(build_network(CREPE, other))
         kept = {name for name in got if name.startswith(("tower.table", "tower.convolutions"))}
         assert len(kept) == 9
         for name, array in got.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import mxnet as mx
@@ -12,8 +12,7 @@ from mxnet.gluon import nn
 
 from crepe_dist import registry
 from crepe_dist.data.batch import Batch
-from crepe_dist.data.dataset import Dataset
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.model.parameter import Parameter
 from crepe_dist.model.parameters import Arrays, check
 from crepe_dist.model.shape import Shape
 from crepe_dist.mxnet_internals import set_gradients, structural_parameters, view
@@ -35,19 +34,6 @@ class Network(nn.HybridBlock):
 
     shape: Shape
     tower_weight = 1.0
-
-    def start(self, options: ModelOptions, device: Any) -> None:
-        """Initialise the parameters on ``device``."""
-        self.initialize(ctx=device)
-
-    def adapt(
-        self, data: Dataset, world: Collectives, options: ModelOptions, seed: int, steps: int, loaded: Collection[str]
-    ) -> None:
-        """Set the values that depend on the training split; every rank calls it before the first step.
-
-        Args:
-            loaded: names of the parameters that ``training.init_from`` has set.
-        """
 
     def prepare(self, batch: Batch) -> Batch:
         """Add the arrays to a batch, in host memory, that MXNet has no operators for."""
@@ -80,10 +66,21 @@ def make(shape: Shape, **kwargs: Any) -> Network:
 
 
 def build(shape: Shape, options: ModelOptions, device: Any, seed: int) -> Network:
-    """Build and initialise a network on ``device``; hybridize it if ``options.hybridize`` is set."""
-    mx.random.seed(seed)
+    """Build a network on ``device`` with initial parameters; hybridize it if ``options.hybridize`` is set."""
+    return build_with(registry.part(shape.kind, "initial").parameters(shape, options, seed), shape, options, device)
+
+
+def build_with(parameters: Mapping[str, Parameter], shape: Shape, options: ModelOptions, device: Any) -> Network:
+    """Build a network with parameters, as ``build`` does."""
     network = make(shape)
-    network.start(options, device)
+    gluon = structural_parameters(network)
+    for name, parameter in parameters.items():
+        gluon[name].grad_req = "write" if parameter.is_trained else "null"
+        gluon[name].lr_mult = parameter.rate
+        gluon[name].row_moments = parameter.row_moments
+    network.initialize(mx.init.Zero(), ctx=device)
+    for name, parameter in parameters.items():
+        gluon[name].set_data(mx.nd.array(parameter.value))
     if options.hybridize:
         network.hybridize(static_alloc=True, static_shape=True)
     return network

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
-from crepe_dist import machine
+from crepe_dist import machine, registry
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import ONE
 from crepe_dist.distributed.collectives import SAME_MACHINES
 from crepe_dist.distributed.device import pick_on_all
 from crepe_dist.distributed.world import World
 from crepe_dist.engines import block
-from crepe_dist.engines.block import Network
 from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.objective import Objective, balanced
+from crepe_dist.model.parameter import Parameter
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.native import library
@@ -41,7 +40,7 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
     device = pick_on_all(config.device, world)
     world.agree("settings", lambda: None, same=lambda _: config.identity())
     start = world.agree("parameters to start from", lambda: _start(config, data), same=_identity)
-    shape = start.shape if start else _shape(config.model, data)
+    shape = start.shape if start else world.agree("network", lambda: chosen_shape(config.model, data))
     common = common_kernels(world)
     planned = world.agree("precision", lambda: plan(config.model, device, shape, common))
     computing = world.agree(
@@ -49,9 +48,11 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
     )
     library.keep_to(computing.library)
     objective = world.agree("class weights", lambda: _objective(config, data, shape))
-    network = world.agree("network", lambda: build_network(config, data, device, start), alike=SAME_MACHINES)
-    steps = steps_of(config, len(data.splits["train"]))
-    network.adapt(data, world, config.model, config.training.seed, steps, start.arrays if start else {})
+    parameters = world.agree("network", lambda: initial_parameters(config, shape, start), alike=SAME_MACHINES)
+    if adapt := getattr(registry.part(shape.kind, "initial"), "adapt", None):
+        steps = steps_of(config, len(data.splits["train"]))
+        adapt(parameters, shape, data, world, config.model, config.training.seed, steps, start.arrays if start else {})
+    network = block.build_with(parameters, shape, config.model, device)
     return open_engine(network, computing, device, objective, config.data.micro_batch_size or 0), start
 
 
@@ -81,17 +82,19 @@ def _identity(start: Start | None) -> list[str] | None:
     return [start.sha256, start.summary] if start else None
 
 
-def build_network(config: Config, dataset: Dataset, device: Any, start: Start | None = None) -> Network:
-    """Build the network for a configuration and its data, with initial or given parameters."""
-    shape = start.shape if start else _shape(config.model, dataset)
+def initial_parameters(config: Config, shape: Shape, start: Start | None = None) -> dict[str, Parameter]:
+    """Make the parameters of a network, with random values or those of ``start``."""
     _check_memory(shape)
-    network = block.build(shape, config.model, device, config.training.seed)
+    made: dict[str, Parameter] = registry.part(shape.kind, "initial").parameters(
+        shape, config.model, config.training.seed
+    )
     if start:
-        start.give(network)
-    return network
+        start.give(made)
+    return made
 
 
-def _shape(options: ModelOptions, dataset: Dataset) -> Shape:
+def chosen_shape(options: ModelOptions, dataset: Dataset) -> Shape:
+    """Return the shape of the network that the options select for a data set."""
     rows, classes, encoding = len(dataset.splits["train"]), len(dataset.classes), dataset.encoding
     chosen = parameters.shape_class({"kind": options.network})
     return chosen.for_data(options, encoding.codes, encoding.feature_len, classes, rows)

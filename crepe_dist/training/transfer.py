@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,10 @@ import numpy as np
 from crepe_dist import wording
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.engines import block
-from crepe_dist.engines.block import Network
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.model import parameters
+from crepe_dist.model.parameter import Parameter
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape
 from crepe_dist.runs import checkpoint
@@ -39,9 +39,11 @@ class Start:
     sha256: str
     summary: str
 
-    def give(self, network: Network) -> None:
-        """Copy the arrays into a network."""
-        block.set_values(network, {**block.values(network), **self.arrays})
+    def give(self, network: Mapping[str, Parameter]) -> None:
+        """Copy the arrays into the parameters of a network."""
+        parameters.check({**{name: each.value for name, each in network.items()}, **self.arrays}, self.shape)
+        for name, array in self.arrays.items():
+            network[name].value[:] = array
 
 
 def read(source: str, options: ModelOptions, dataset: Dataset) -> Start:

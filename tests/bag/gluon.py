@@ -15,8 +15,8 @@ class Bag(Network):
         super().__init__(**kwargs)
         self.shape = shape
         with self.name_scope():
-            self.weight = self.params.get("weight", shape=(shape.classes, shape.alphabet_size), init="zeros")
-            self.bias = self.params.get("bias", shape=(shape.classes,), init="zeros")
+            self.weight = self.params.get("weight", shape=(shape.classes, shape.alphabet_size))
+            self.bias = self.params.get("bias", shape=(shape.classes,))
 
     def hybrid_forward(self, F: Any, codes: Any, weight: Any, bias: Any) -> Any:
         counts = F.sum(F.one_hot(codes, depth=self.shape.alphabet_size), axis=1)

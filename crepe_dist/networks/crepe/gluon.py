@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -11,25 +10,15 @@ import numpy as np
 from mxnet.gluon import nn
 
 from crepe_dist.data.batch import Batch
-from crepe_dist.data.dataset import Dataset
-from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.engines.block import Network
 from crepe_dist.engines.dropout import Kept
 from crepe_dist.engines.layers import Casting, Logits
 from crepe_dist.mxnet_internals import drop_compiled_graph, host_array
 from crepe_dist.native.constants import FEATURE_STREAM, POOLED_BLOCKS, SUM_SCALE, TOWER_TAPS
-from crepe_dist.networks.crepe.head_start import head_start
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.crepe.tower import look_up
-from crepe_dist.networks.ngrams.counting import count_ngrams
 from crepe_dist.networks.ngrams.gluon import NGrams
 from crepe_dist.networks.ngrams.hashing import fill
-from crepe_dist.settings.model_options import ModelOptions
-
-# Multiples of the learning rate (decision 0063). With one rate for all, the convolutions memorise training documents
-# before the embeddings, most of which are rarely updated, have learnt what the n-grams mean.
-TABLE_RATE, CONVOLUTIONS_RATE = 7.0, 0.3
-MOST_COUNTS = 1 << 25  # of documents with an n-gram of the tower in a class
 
 
 class Crepe(Network):
@@ -50,25 +39,6 @@ class Crepe(Network):
         """Compile both parts at their next call, the tower as two graphs: without and with dropout."""
         for graph in (self.ngrams, self.tower, self.dropping):
             graph.hybridize(active, **flags)
-
-    def adapt(
-        self, data: Dataset, world: Collectives, options: ModelOptions, seed: int, steps: int, loaded: Collection[str]
-    ) -> None:
-        """Adapt the table, and give the tower's embeddings a head start (``head_start``).
-
-        With more than ``MOST_COUNTS`` / rows classes, some classes share their counts and direction.
-        """
-        of_table = {name[len("ngrams.") :] for name in loaded if name.startswith("ngrams.")}
-        self.ngrams.adapt(data, world, options, seed, steps, of_table)
-        if loaded or not options.head_start:
-            return
-        shape = replace(self.shape.embedding, classes=min(self.shape.classes, MOST_COUNTS // self.shape.rows))
-        documents = data.class_counts()
-        joined = np.bincount(np.arange(len(documents)) % shape.classes, documents).astype(np.int64)
-        counts = count_ngrams(shape, data, world)
-        added = head_start(counts, joined, self.shape.width, seed)
-        table = self.tower.table
-        table.set_data(table.data() + options.head_start * mx.nd.array(added, ctx=table.list_ctx()[0]))
 
     def prepare(self, batch: Batch) -> Batch:
         """Look up the buckets of a batch in host memory, because MXNet has no operator for it.
@@ -133,27 +103,13 @@ class Tower(nn.HybridBlock):
         super().__init__(**kwargs)
         self._shape, width = shape, shape.width
         with self.name_scope():
-            self.table = self.params.get(
-                "table", shape=(shape.rows, width), init=mx.init.Normal(0.2), lr_mult=TABLE_RATE
-            )
-            self.table.row_moments = True
+            self.table = self.params.get("table", shape=(shape.rows, width))
             self.convolutions = nn.HybridSequential(prefix="")
             for number in range(2 * shape.blocks):
-                init = "zeros" if number % 2 else mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
                 self.convolutions.add(
-                    Convolution(
-                        width,
-                        TOWER_TAPS,
-                        padding=TOWER_TAPS // 2,
-                        in_channels=width,
-                        weight_initializer=init,
-                        prefix=f"conv{number}_",
-                    )
+                    Convolution(width, TOWER_TAPS, padding=TOWER_TAPS // 2, in_channels=width, prefix=f"conv{number}_")
                 )
-            self.convolutions.collect_params().setattr("lr_mult", CONVOLUTIONS_RATE)
-            self.out = Logits(
-                shape.classes, in_units=2 * width, weight_initializer=mx.init.Uniform((2 * width) ** -0.5)
-            )
+            self.out = Logits(shape.classes, in_units=2 * width)
 
     def hybrid_forward(self, F: Any, buckets: Any, own: Any, inside: Any, *kept: Any, table: Any) -> Any:
         """Compute the logits.

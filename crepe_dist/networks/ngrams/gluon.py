@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -11,22 +9,11 @@ import mxnet as mx
 import numpy as np
 
 from crepe_dist.data.batch import Batch
-from crepe_dist.data.dataset import Dataset
-from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.engines.block import Network
 from crepe_dist.mxnet_internals import host_array
 from crepe_dist.native.constants import NGRAM_SCALE, ROOT_SCALE
-from crepe_dist.networks.ngrams import counting
 from crepe_dist.networks.ngrams.hashing import fill, look_up
 from crepe_dist.networks.ngrams.shape import NGramShape
-from crepe_dist.settings.model_options import ModelOptions
-
-MANY_STEPS = 1500  # from which on the table learns more slowly (decision 0060)
-
-
-def rate(steps: int) -> float:
-    """Return the multiple of the learning rate in a run of ``steps`` steps."""
-    return min(1.0, math.sqrt(MANY_STEPS / steps))
 
 
 class NGrams(Network):
@@ -38,21 +25,9 @@ class NGrams(Network):
         super().__init__(**kwargs)
         self.shape = shape
         with self.name_scope():
-            self.weight = self.params.get("weight", shape=(shape.buckets, shape.classes), init="zeros")
-            self.weight.row_moments = True
-            self.bias = self.params.get("bias", shape=(shape.classes,), init="zeros")
-            # 1 for significant buckets, else 0: counted, not trained.
-            self.significant = self.params.get("significant", shape=(shape.buckets,), init="zeros", grad_req="null")
-
-    def adapt(
-        self, data: Dataset, world: Collectives, options: ModelOptions, seed: int, steps: int, loaded: Collection[str]
-    ) -> None:
-        """Set the significant n-grams, and the multiple of the learning rate (decision 0060)."""
-        if "significant" not in loaded:
-            counts = counting.count_ngrams(self.shape, data, world)
-            significant = counting.significant(counts, data.class_counts(), options.deviations)
-            self.significant.set_data(mx.nd.array(significant))
-        self.weight.lr_mult = rate(steps)
+            self.weight = self.params.get("weight", shape=(shape.buckets, shape.classes))
+            self.bias = self.params.get("bias", shape=(shape.classes,))
+            self.significant = self.params.get("significant", shape=(shape.buckets,))  # 1 or 0
 
     def prepare(self, batch: Batch) -> Batch:
         """Look up the buckets of a batch in host memory, because MXNet has no operator for it.

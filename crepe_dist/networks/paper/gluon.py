@@ -13,14 +13,11 @@ from mxnet.gluon import nn
 from crepe_dist.engines.block import Network
 from crepe_dist.engines.dropout import Kept
 from crepe_dist.engines.layers import Casting, Conv1D, Dense, Dropout, Logits, MaxPool1D, OneHotConv1D
-from crepe_dist.errors import UserError
-from crepe_dist.mxnet_internals import drop_compiled_graph, structural_parameters
+from crepe_dist.mxnet_internals import drop_compiled_graph
 from crepe_dist.native.constants import PAPER_POOL
 from crepe_dist.networks.paper.shape import CONVOLUTIONS, PaperShape, lengths
-from crepe_dist.settings.model_options import Initialisation, ModelOptions
 
 DROPOUTS = 2
-LARGE_FILTERS = 1024
 
 
 class Paper(Network, nn.HybridSequential):
@@ -29,22 +26,12 @@ class Paper(Network, nn.HybridSequential):
     Children have the same indices as in the notebook's ``HybridSequential`` (convolutions 0, 2, 4, 5, 6, 7; dense
     layers 10, 12, 14), so both can load each other's ``save_parameters`` files. Every layer gets its input size,
     because deferred initialisation would delay the broadcast of the parameters to the first forward pass.
-
-    Raises:
-        UserError: The documents are too short for the network.
     """
 
     shape: PaperShape
 
     def __init__(self, shape: PaperShape, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        positions = lengths(shape.feature_len)
-        if positions[-1] < 1:
-            raise UserError(
-                f"documents of {shape.feature_len} characters are too short for this network",
-                "six convolutions and three pools need at least 123",
-                "prepare the data with --feature-len 123 or more",
-            )
         self.shape = shape
         with self.name_scope():
             for index, (kernel, pooled) in enumerate(CONVOLUTIONS):
@@ -58,7 +45,7 @@ class Paper(Network, nn.HybridSequential):
                     self.add(MaxPool1D(pool_size=PAPER_POOL, strides=PAPER_POOL))
             self.add(nn.Flatten())  # small, 1014 characters: 34 × 256 = 8704 inputs
             convolutions = len(self)
-            width = positions[-1] * shape.filters
+            width = lengths(shape.feature_len)[-1] * shape.filters
             for _ in range(DROPOUTS):
                 self.add(Dense(shape.units, in_units=width, activation="relu"))
                 self.add(Dropout(shape.dropout))
@@ -70,14 +57,6 @@ class Paper(Network, nn.HybridSequential):
         """Compile the network at its next call: as one graph, and as two for ``logits`` and ``training_logits``."""
         super().hybridize(active, **flags)
         self.stages.hybridize(active, **flags)
-
-    def start(self, options: ModelOptions, device: Any) -> None:
-        self.initialize(_initializer(options.initialisation, self.shape.filters), ctx=device)
-        if options.initialisation == "paper":
-            sigma = _paper_sigma(self.shape.filters)
-            for name, parameter in structural_parameters(self).items():
-                if name.endswith("bias"):
-                    parameter.set_data(mx.nd.random.normal(0, sigma, shape=parameter.shape))
 
     def logits(self, codes: mx.nd.NDArray) -> mx.nd.NDArray:
         """Compute the logits, float32 [B, classes], as calling the network does."""
@@ -97,19 +76,6 @@ class Paper(Network, nn.HybridSequential):
                 layer.two_dimensional = device.device_type == "gpu"
         drop_compiled_graph(self)
         self.stages.drop_compiled_graphs()
-
-
-def _initializer(initialisation: Initialisation, filters: int) -> Any:
-    if initialisation == "paper":
-        return mx.init.Normal(_paper_sigma(filters))
-    if initialisation == "xavier":
-        return mx.init.Xavier(magnitude=2.24)
-    return mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
-
-
-def _paper_sigma(filters: int) -> float:
-    """Return the standard deviation of section 2.5 of the paper, for all weights and biases of a network."""
-    return 0.02 if filters >= LARGE_FILTERS else 0.05
 
 
 class Stage(nn.HybridSequential):

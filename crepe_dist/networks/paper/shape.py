@@ -38,7 +38,8 @@ class PaperShape(Shape):
         units: width of the two hidden dense layers (paper: 1024 small, 2048 large).
         dropout: probability of dropping a unit after each hidden dense layer.
 
-    ``feature_len`` must be at least 123, the shortest length that leaves one position after the last pool.
+    Raises:
+        UserError: The documents have fewer than 123 characters, which leave no position after the last pool.
     """
 
     kind: ClassVar[str] = "paper"
@@ -56,6 +57,14 @@ class PaperShape(Shape):
     filters: int
     units: int
     dropout: float = PAPER_DROPOUT
+
+    def __post_init__(self) -> None:
+        if lengths(self.feature_len)[-1] < 1:
+            raise UserError(
+                f"documents of {self.feature_len} characters are too short for this network",
+                "six convolutions and three pools need at least 123",
+                "prepare the data with --feature-len 123 or more",
+            )
 
     @classmethod
     def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> PaperShape:

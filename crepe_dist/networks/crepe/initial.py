@@ -1,0 +1,65 @@
+"""Initial parameters of Crepe."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.model.parameter import Parameter, he, normal, uniform, zeros
+from crepe_dist.networks.crepe.head_start import head_start
+from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.ngrams import initial as ngrams
+from crepe_dist.networks.ngrams.counting import count_ngrams
+from crepe_dist.settings.model_options import ModelOptions
+
+# Multiples of the learning rate (decision 0063). With one rate for all, the convolutions memorise training documents
+# before the embeddings, most of which are rarely updated, have learnt what the n-grams mean.
+TABLE_RATE, CONVOLUTIONS_RATE = 7.0, 0.3
+MOST_COUNTS = 1 << 25  # of documents with an n-gram of the tower in a class
+PREFIX = "ngrams."  # of the names of the table's parameters
+
+
+def parameters(shape: CrepeShape, options: ModelOptions, seed: int) -> dict[str, Parameter]:
+    """Make the parameters; the second convolution of each block starts at zero."""
+    generator = np.random.default_rng([seed, 1])  # other numbers than those of the head start
+    made = {f"{PREFIX}{name}": each for name, each in ngrams.parameters(shape.table, options, seed).items()}
+    made["tower.table"] = Parameter(normal(generator, (shape.rows, shape.width), 0.2), TABLE_RATE, row_moments=True)
+    for name, size in shape.parameter_shapes().items():
+        if name.startswith("tower.convolutions."):
+            starts_random = name.endswith("weight") and int(name.split(".")[2]) % 2 == 0
+            made[name] = Parameter(he(generator, size) if starts_random else zeros(*size), CONVOLUTIONS_RATE)
+    features = 2 * shape.width
+    made["tower.out.weight"] = Parameter(uniform(generator, (shape.classes, features), features**-0.5))
+    made["tower.out.bias"] = Parameter(zeros(shape.classes))
+    return made
+
+
+def adapt(
+    parameters: Mapping[str, Parameter],
+    shape: CrepeShape,
+    data: Dataset,
+    world: Collectives,
+    options: ModelOptions,
+    seed: int,
+    steps: int,
+    loaded: Collection[str],
+) -> None:
+    """Adapt the table, and give the tower's embeddings a head start (``head_start``).
+
+    With more than ``MOST_COUNTS`` / rows classes, some classes share their counts and direction.
+    """
+    table = {name[len(PREFIX) :]: each for name, each in parameters.items() if name.startswith(PREFIX)}
+    of_table = {name[len(PREFIX) :] for name in loaded if name.startswith(PREFIX)}
+    ngrams.adapt(table, shape.table, data, world, options, seed, steps, of_table)
+    if loaded or not options.head_start:
+        return
+    counted = replace(shape.embedding, classes=min(shape.classes, MOST_COUNTS // shape.rows))
+    documents = data.class_counts()
+    joined = np.bincount(np.arange(len(documents)) % counted.classes, documents).astype(np.int64)
+    counts = count_ngrams(counted, data, world)
+    added = head_start(counts, joined, shape.width, seed)
+    parameters["tower.table"].value += np.float32(options.head_start) * added
