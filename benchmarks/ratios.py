@@ -132,7 +132,7 @@ def run(sizes: Sizes, folder: Path, device: Any, python: str | None = None) -> d
 
     Args:
         folder: scratch folder.
-        device: MXNet context.
+        device: device that computes.
         python: interpreter with the other tools, which are only measured on a CPU.
 
     Returns:

@@ -21,7 +21,7 @@ import curves
 from crepe_dist import command
 from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.data.typos import with_typos
-from crepe_dist.distributed.join import join_to_score
+from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
 from crepe_dist.runs.run_record import RunRecord, open_run
@@ -66,7 +66,7 @@ def _name(record: RunRecord) -> str:
 
 
 def _network(record: RunRecord, parts: list[Split]) -> list[float]:
-    with join_to_score() as world:
+    with join() as world:
         import crepe_dist
         from crepe_dist.training.evaluation import evaluate
 

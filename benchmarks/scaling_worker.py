@@ -45,15 +45,14 @@ class Worker:
 
     def build(self, on: str, precision: Any = "auto", **shape: Any) -> dict[str, Any]:
         """Build the network, on a GPU of its own or on the CPU."""
-        import mxnet as mx  # after join, which sets its number of threads
-        from workloads import Training
+        from workloads import Training  # after join, which sets the number of MXNet's threads
 
-        from crepe_dist.distributed.device import pick
+        from crepe_dist.distributed.device import Device, pick
         from crepe_dist.networks.paper.shape import PaperShape
 
         self._shape = PaperShape(**shape)
         # Independent processes do not know of each other's GPUs.
-        device = mx.gpu(self._slot) if on == "gpu" and self._world.size == 1 else pick(on, self._world)
+        device = Device("gpu", self._slot) if on == "gpu" and self._world.size == 1 else pick(on, self._world)
         self._training = Training(self._shape, self._world, device, precision)
         return {}
 

@@ -23,6 +23,7 @@ from crepe_dist.data.loader import batches
 from crepe_dist.data.order import epoch_order
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.block import build, trained
+from crepe_dist.engines.context import context
 from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.exchange import open_exchange
 from crepe_dist.exchange.optimizers import make_optimizer
@@ -160,15 +161,15 @@ class NotebookTraining:
 
     Args:
         texts: documents; their number is a multiple of ``batch_size``.
-        device: MXNet context.
+        device: device that computes.
     """
 
     def __init__(
         self, texts: Sequence[str], labels: Sequence[int], shape: PaperShape, batch_size: int, device: Any
     ) -> None:
         self._network = _notebook_network(shape)
-        self._device = device
-        self._network.initialize(mx.init.Xavier(magnitude=2.24), ctx=device)
+        self._device = context(device)
+        self._network.initialize(mx.init.Xavier(magnitude=2.24), ctx=self._device)
         self._network.hybridize()
         self._loss = gluon.loss.SoftmaxCrossEntropyLoss()
         self._trainer = gluon.Trainer(self._network.collect_params(), "sgd", SETTINGS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from crepe_dist import command
 from crepe_dist.data.dataset import SPLITS
-from crepe_dist.distributed.join import join_to_score
+from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.settings import arguments
 from crepe_dist.settings.data_options import LARGEST_BATCH
@@ -57,7 +57,7 @@ def parser() -> arguments.Parser:
 
 def main() -> None:
     args = parser().parse_args()
-    with join_to_score() as world:
+    with join() as world:
         # Not at the top: pandas and matplotlib take a second, which --help need not wait for.
         from crepe_dist.evaluating.scoring import score
 

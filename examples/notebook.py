@@ -22,6 +22,7 @@ from mxnet import autograd, gluon
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed.device import pick
+from crepe_dist.engines.context import context
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.runs.checkpoint import file_name
@@ -81,7 +82,7 @@ test_loader = gluon.data.DataLoader(test_dataset, batch_size=6 * args.batch_size
 # ### Network, initial parameters, loss, optimizer
 
 # %%
-device = pick("auto")  # mx.gpu(), or mx.cpu() without one
+device = context(pick("auto"))  # mx.gpu(), or mx.cpu() without one
 net = Paper(
     PaperShape(encoding.codes, encoding.feature_len, len(categories), args.filters, args.units, dropout=args.dropout)
 )

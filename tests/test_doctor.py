@@ -34,7 +34,7 @@ needs_horovod = pytest.mark.skipif(horovodrun() is None, reason="Horovod is not 
 # A rank 1 that adds wrongly, and whose weights change behind the back of the exchange.
 FAULTY = """
 import sys
-from crepe_dist.distributed.world import World, HorovodWorld
+from crepe_dist.distributed.horovod_world import HorovodWorld
 from crepe_dist.diagnosis import trial_worker
 from crepe_dist.training.step import TrainingStep
 right_sum, right_step = HorovodWorld.sum, TrainingStep.__call__

@@ -26,7 +26,6 @@ from sklearn.utils.validation import validate_data
 
 import crepe_dist
 from crepe_dist import CrepeClassifier
-from crepe_dist.distributed import launch
 from crepe_dist.errors import UserError
 from crepe_dist.estimator import fitted_model
 from crepe_dist.estimator.labels import labels_of
@@ -176,10 +175,6 @@ def test_errors_of_training_come_back():
     with pytest.raises(InvalidInput) as caught:
         small(settings={"model.widht": 3}).fit(TEXTS, LABELS)
     assert str(caught.value) == "error: there is no setting model.widht\n  do:  did you mean model.width?"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "has_mxnet", lambda: False)
-        with pytest.raises(InvalidInput, match="needs MXNet") as caught:
-            small().fit(TEXTS, LABELS)
     assert caught.value.__suppress_context__  # one error, not two
     with pytest.raises(InvalidInput, match="the weight of text 1 is -1"):
         small().fit(TEXTS, LABELS, sample_weight=[1, -1] * 50)

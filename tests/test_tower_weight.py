@@ -7,7 +7,7 @@ import pytest
 
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.distributed.join import join_to_score
+from crepe_dist.distributed.join import join
 from crepe_dist.model.part_weight import WEIGHTS, WeightCounts, weighted
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.runs import checkpoint
@@ -90,7 +90,7 @@ def test_the_scores_of_the_run_are_those_of_its_checkpoint(runs, data_with_valid
     path = checkpoint.find(str(runs / "1"))
     about = checkpoint.describe(path) or {}
     assert about["metrics"]["tower_weight"] in set(WEIGHTS) - {1}
-    with join_to_score() as world:
+    with join() as world:
         engine = crepe_dist.load(path).engine
         for name in ("validation", "test"):
             scores = evaluate(engine, open_dataset(data_with_validation).splits[name], 64, world)

@@ -47,12 +47,11 @@ def step(world: World, device: str) -> dict[str, Any]:
     import mxnet as mx
 
     from crepe_dist.data.batch import pack
-    from crepe_dist.engines.block import build, digest, trained, values
+    from crepe_dist.engines.block import broadcast_parameters, build, digest, trained, values
     from crepe_dist.engines.engine import open_engine
     from crepe_dist.exchange import open_exchange
     from crepe_dist.exchange.optimizers import make_optimizer
     from crepe_dist.model.precision import plan
-    from crepe_dist.mxnet_internals import structural_parameters
     from crepe_dist.networks.paper.shape import PaperShape
     from crepe_dist.settings.model_options import ModelOptions
     from crepe_dist.training.step import TrainingStep
@@ -62,7 +61,7 @@ def step(world: World, device: str) -> dict[str, Any]:
     shape = PaperShape(alphabet_size=69, feature_len=SHORTEST, classes=4, filters=32, units=64)
     network = build(shape, ModelOptions(), context, seed=world.rank)
     engine = open_engine(network, plan(ModelOptions(), context), context)
-    world.broadcast_parameters(structural_parameters(network))
+    broadcast_parameters(network, world)
     optimizer = make_optimizer("sgd", {"learning_rate": 0.1})
     exchange = open_exchange(world, trained(network), optimizer, engine.quanta(ROWS))
     train = TrainingStep(engine, exchange)

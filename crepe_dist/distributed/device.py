@@ -1,14 +1,15 @@
 """Choice of the device that this process computes on.
 
-MXNet is imported inside the functions: commands import this module before they set the number of MXNet's threads.
+MXNet, which counts GPUs, is imported only if there may be one.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from crepe_dist import invocation
 from crepe_dist.distributed import cuda
@@ -26,33 +27,27 @@ ALONE = Collectives()
 DEVICE_FILE, WSL_DEVICE_FILE = Path("/dev/nvidiactl"), Path("/dev/dxg")
 
 
-class Device(NamedTuple):
-    """Device that computes logits, with the attributes of MXNet's context."""
+@dataclass(frozen=True)
+class Device:
+    """Device that computes, with the attributes and the text of MXNet's context."""
 
     device_type: str
     device_id: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.device_type}({self.device_id})"
 
 
 CPU = Device("cpu")
 
 
 def pick_for_inference(device: str, ranks: Collectives = ALONE) -> Device:
-    """Choose as ``pick``, and import MXNet only if several ranks have to choose or there may be a GPU to use.
-
-    Raises:
-        UserError: as ``pick``; or ``gpu`` is asked for, and MXNet is not installed.
-    """
-    is_auto = device not in DEVICES or device == "auto"
-    if ranks.size == 1 and (device == "cpu" or (is_auto and not (has_gpu_driver() and has_mxnet()))):
-        _visible("cpu" if device in DEVICES else device)
-        return CPU
-    import_mxnet(detect())
-    picked = pick(device, ranks)
-    return Device(picked.device_type, picked.device_id)
+    """Choose as ``pick``, but a GPU for ``auto`` only if there is a driver."""
+    return pick("cpu" if device == "auto" and not has_gpu_driver() else device, ranks)
 
 
-def pick(device: str, ranks: Collectives = ALONE) -> Any:
-    """Choose a GPU that no other rank uses, or ``mx.cpu()`` on request or if ``auto`` finds no GPU; all ranks call it.
+def pick(device: str, ranks: Collectives = ALONE) -> Device:
+    """Choose a GPU that no other rank uses, or the CPU on request or if ``auto`` finds no GPU; all ranks call it.
 
     GPUs are told apart by their UUIDs. So it does not matter whether a process sees all GPUs of its host or only one,
     nor which names or numbers containers and schedulers give to hosts and GPUs.
@@ -63,10 +58,10 @@ def pick(device: str, ranks: Collectives = ALONE) -> Any:
     """
     gpus = ranks.agree("GPUs", lambda: _visible(device), alike=SAME_MACHINES)
     seen = ranks.gather([socket.gethostname(), gpus], "visible GPUs")
-    return ranks.agree("device", lambda: _context(assign(seen)[ranks.rank]), alike=SAME_MACHINES)
+    return ranks.agree("device", lambda: _device(assign(seen)[ranks.rank]), alike=SAME_MACHINES)
 
 
-def pick_on_all(device: str, world: World) -> Any:
+def pick_on_all(device: str, world: World) -> Device:
     """Choose this rank's device as ``pick`` does, of one kind for all ranks; call it before a network is built.
 
     Raises:
@@ -95,8 +90,9 @@ def _visible(device: str) -> list[str]:
     """
     if device not in DEVICES:
         raise UserError(f"device {device!r} does not exist", remedy=f"choose one of {', '.join(DEVICES)}")
-    if device == "cpu":
+    if device == "cpu" or (device == "auto" and not (has_mxnet() and (has_gpu_driver() or cuda.is_installed()))):
         return []
+    import_mxnet(detect(), "--device gpu")
     gpus = count_gpus()
     if gpus == 0 and device == "gpu":
         raise UserError(
@@ -140,14 +136,12 @@ def assign(seen: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
     return numbers
 
 
-def _context(gpu: int | None) -> Any:
-    import mxnet as mx
-
+def _device(gpu: int | None) -> Device:
     if gpu is None:
-        return mx.cpu()
+        return CPU
     if is_pypi_wheel() and (error := cuda.refusal(gpu, cuda.name_of(gpu), cuda.compute_capability(gpu))):
         raise error
-    return mx.gpu(gpu)
+    return Device("gpu", gpu)
 
 
 def is_pypi_wheel() -> bool:

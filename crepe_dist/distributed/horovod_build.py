@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 
 from crepe_dist.errors import UserError
 
 BUILD = "build it with nvcc and HOROVOD_GPU_OPERATIONS=NCCL, as docs/install.md says"
+NEWEST_PYTHON = 3, 11  # that MXNet has a wheel for
 KINDS = ("gloo", "mpi", "nccl", "cuda", "rocm", "ddl", "ccl")
 
 
@@ -28,7 +30,8 @@ def built() -> dict[str, bool]:
 
 def how_to_install(for_gpus: bool) -> str:
     """Describe how to install Horovod for that flavour of MXNet."""
-    return BUILD if for_gpus else "install it (`uv sync`; without uv see docs/install.md)"
+    other_python = " -p 3.11" * (sys.version_info[:2] > NEWEST_PYTHON)
+    return BUILD if for_gpus else f"install it (`uv sync{other_python}`; without uv see docs/install.md)"
 
 
 def without_cuda() -> UserError:

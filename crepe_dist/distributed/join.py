@@ -1,4 +1,4 @@
-"""Join the group of processes that a launcher started, before MXNet is imported."""
+"""Join the group of processes that a launcher started. MXNet and Horovod are imported for several processes only."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ import importlib
 import os
 import socket
 import time
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from crepe_dist.distributed import cuda, horovod_build, horovod_internals, rendezvous
-from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.device import has_gpu_driver
 from crepe_dist.distributed.hosts import interface_address
-from crepe_dist.distributed.launch import Launch, detect, import_mxnet, limit_threads
+from crepe_dist.distributed.launch import Launch, detect, has_mxnet, import_mxnet, limit_threads
+from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
-
-if TYPE_CHECKING:
-    from crepe_dist.distributed.world import World
 
 
 def join() -> World:
@@ -34,16 +30,18 @@ def join() -> World:
             error = _error_of_all(launch.rank, error)
         raise error
     try:
-        import_mxnet(detect())  # again: the rendezvous may have set the variables
+        limit_threads(detect())  # again: the rendezvous may have set the variables
+        if launch.size == 1:
+            return World()
+        if has_mxnet():
+            import_mxnet(detect())
     except UserError as error:
         raise _error_of_all(launch.rank, error) from error
-    # Not at the top: it imports MXNet, which must not happen before `import_mxnet` has set its number of threads.
-    from crepe_dist.distributed.world import HorovodWorld, World
-
-    if launch.size == 1:
-        return World()
     horovod = _import_horovod(launch)
     _check_network(launch)
+    # Not at the top: it imports MXNet, which must not happen before `import_mxnet` has set its number of threads.
+    from crepe_dist.distributed.horovod_world import HorovodWorld
+
     world = HorovodWorld(horovod, met)
     if world.size != launch.size:
         fewer = UserError(
@@ -53,15 +51,6 @@ def join() -> World:
         )
         raise _error_of_all(launch.rank, fewer)
     return world
-
-
-def join_to_score() -> AbstractContextManager[Collectives]:
-    """Join the world that the launcher describes; a single process needs no MXNet for that."""
-    launch = detect()
-    if launch.size == 1 and not rendezvous.is_needed(launch):
-        limit_threads(launch)
-        return nullcontext(Collectives())
-    return join()
 
 
 def _import_horovod(launch: Launch) -> Any:

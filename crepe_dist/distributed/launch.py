@@ -104,18 +104,7 @@ def has_mxnet() -> bool:
     return sys.modules.get("mxnet") is not None or importlib.util.find_spec("mxnet") is not None
 
 
-def check_mxnet() -> None:
-    """Check that MXNet is installed, without importing it."""
-    if not has_mxnet():
-        raise UserError(
-            "training, and any use of a GPU, needs MXNet, which is not installed",
-            "MXNet 1.9.1 is in the groups cpu and cu112; it needs Python 3.9, 3.10 or 3.11 and NumPy 1.23",
-            "in a clone of the repository: uv sync (with a GPU: --no-group cpu --group cu112); "
-            "elsewhere: pip install mxnet==1.9.1 'numpy<1.24'",
-        )
-
-
-def import_mxnet(launch: Launch) -> None:
+def import_mxnet(launch: Launch, purpose: str = "training without our own kernels") -> None:
     """Import MXNet after the preparations that must come before it, ``limit_threads`` and ``cuda.load``.
 
     ``REPRODUCIBLE`` applies unless the environment says otherwise.
@@ -124,10 +113,19 @@ def import_mxnet(launch: Launch) -> None:
     take longer than MXNet itself, ONNX 0.1 s, so they are hidden from it. If MXNet cannot be imported, the next import
     of it reports why.
 
+    Args:
+        purpose: what needs MXNet, for the message if it is not installed.
+
     Raises:
         UserError: as the two functions raise it; or MXNet is not installed.
     """
-    check_mxnet()
+    if not has_mxnet():
+        raise UserError(
+            f"{purpose} needs MXNet, which is not installed",
+            "MXNet 1.9.1 is in the groups cpu and cu112; it needs Python 3.9, 3.10 or 3.11 and NumPy 1.23",
+            "in a clone of the repository: uv sync (with a GPU: --no-group cpu --group cu112); "
+            "elsewhere: pip install mxnet==1.9.1 'numpy<1.24'",
+        )
     limit_threads(launch)
     for name, value in REPRODUCIBLE.items():
         os.environ.setdefault(name, value)

@@ -12,6 +12,7 @@ from mxnet.gluon import nn
 
 from crepe_dist import registry
 from crepe_dist.data.batch import Batch
+from crepe_dist.engines.context import context
 from crepe_dist.model.parameter import Parameter
 from crepe_dist.model.parameters import Arrays, check
 from crepe_dist.model.shape import Shape
@@ -19,6 +20,7 @@ from crepe_dist.mxnet_internals import set_gradients, structural_parameters, vie
 from crepe_dist.settings.model_options import ModelOptions
 
 if TYPE_CHECKING:
+    from crepe_dist.distributed.world import World
     from crepe_dist.engines.dropout import Kept
 
 
@@ -78,12 +80,20 @@ def build_with(parameters: Mapping[str, Parameter], shape: Shape, options: Model
         gluon[name].grad_req = "write" if parameter.is_trained else "null"
         gluon[name].lr_mult = parameter.rate
         gluon[name].row_moments = parameter.row_moments
-    network.initialize(mx.init.Zero(), ctx=device)
+    network.initialize(mx.init.Zero(), ctx=context(device))
     for name, parameter in parameters.items():
         gluon[name].set_data(mx.nd.array(parameter.value))
     if options.hybridize:
         network.hybridize(static_alloc=True, static_shape=True)
     return network
+
+
+def broadcast_parameters(network: Network, world: World) -> None:
+    """Copy rank 0's values of the parameters to every rank."""
+    arrays = values(network)
+    world.broadcast_arrays(arrays)
+    if world.size > 1:
+        set_values(network, arrays)
 
 
 def trained(network: Network) -> dict[str, Any]:

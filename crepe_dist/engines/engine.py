@@ -20,6 +20,7 @@ from crepe_dist.data.order import Order
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.engines import block, dropout
 from crepe_dist.engines.block import Network
+from crepe_dist.engines.context import context
 from crepe_dist.engines.loss import Loss
 from crepe_dist.engines.unpacking import Unpack
 from crepe_dist.exchange.quanta import Quanta
@@ -93,6 +94,10 @@ class Engine:
     def prepare(self, batch: Batch) -> Batch:
         """Add the arrays that the engine needs besides the packed documents; the loader's thread calls it."""
         return batch
+
+    def wait(self) -> None:
+        """Wait until all computation is done."""
+        mx.nd.waitall()
 
     def refresh(self) -> None:
         """Load the current parameters. Call before ``logits`` if they may have changed."""
@@ -185,6 +190,7 @@ class GraphEngine(Engine):
     """Engine on MXNet's operators, compiled into a graph if the network is hybridized."""
 
     def __init__(self, network: Network, plan: Plan, device: Any, objective: Objective = PLAIN, piece: int = 0) -> None:
+        device = context(device)
         super().__init__(network, plan, device, objective, piece)
         class_weights = mx.nd.array(objective.class_weights(network.shape.classes), ctx=device)
         self._class_weights = (class_weights,) if objective.weights else ()

@@ -6,33 +6,27 @@ import time
 from functools import partial
 from typing import Any, Callable
 
-import mxnet as mx
 import numpy as np
 
+from crepe_dist.distributed.device import Device
 from crepe_dist.native import library
 
-SIZE = 1536  # of the matrices that NumPy and MXNet multiply
+SIZE = 1536  # of the matrices that NumPy, or MXNet on a GPU, multiplies
 KERNEL_SIZE, TIMES = 384, 500  # the fastest size of our kernels, and the products per call
 
 
-def products(seconds: float, device: Any) -> dict[str, Callable[[], float]]:
-    """Return measurements by name, ``<library>, <precision>``, for the libraries available on the device.
+def products(seconds: float, device: Device) -> dict[str, Callable[[], float]]:
+    """Return measurements by name, ``<library>, <precision>``, for MXNet on a GPU; NumPy and our kernels on a CPU.
 
     Each measurement takes about ``seconds`` and returns floating-point operations per second.
     """
     left, right = (np.random.default_rng(seed).standard_normal((SIZE, SIZE), dtype=np.float32) for seed in (0, 1))
-
-    def by_mxnet(precision: str) -> Callable[[], float]:
-        one, other = (mx.nd.array(matrix, ctx=device).astype(precision) for matrix in (left, right))
-
-        def multiply() -> Any:
-            return mx.nd.FullyConnected(one, other, num_hidden=SIZE, no_bias=True).wait_to_read()
-
-        return _rate(multiply, SIZE, seconds)
-
     if device.device_type == "gpu":
-        return {f"mxnet, {precision}": by_mxnet(precision) for precision in ("float32", "float16")}
-    rates = {"numpy, float32": _rate(lambda: left @ right, SIZE, seconds), "mxnet, float32": by_mxnet("float32")}
+        from crepe_dist.engines.context import product  # it imports MXNet
+
+        multiplying = {precision: product(left, right, precision, device) for precision in ("float32", "float16")}
+        return {f"mxnet, {precision}": _rate(each, SIZE, seconds) for precision, each in multiplying.items()}
+    rates = {"numpy, float32": _rate(lambda: left @ right, SIZE, seconds)}
     native, _ = library.find()
     if native is not None:
         precisions = ("float32", "bfloat16") if native.bfloat16 else ("float32",)

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.distributed.launch import check_mxnet
 from crepe_dist.errors import visible
 from crepe_dist.files import read_bytes, read_json
 from crepe_dist.predicting.predictor import Predictor, load
@@ -53,7 +52,6 @@ def train(
         settings: settings of training by their dotted names.
         length, validation, seed, processes, verbose: as for ``CrepeClassifier``.
     """
-    check_mxnet()
     with scratch() as folder:
         _prepare(
             {"label": numbers, "text": texts, "weight": weights},

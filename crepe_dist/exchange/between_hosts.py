@@ -12,13 +12,11 @@ import os
 import socket
 from collections.abc import Sequence
 
-import mxnet as mx
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.table import Table
-from crepe_dist.mxnet_internals import view
 from crepe_dist.native import library
 
 NO_ROW = -1
@@ -74,37 +72,33 @@ class PartSums:
         self._hosts = hosts
         self._peers = sorted(peers)
         self._part = part
-        self._nothing = mx.nd.zeros(1, dtype=part.dtype)
-        self._array = mx.nd.from_numpy(part[:], zero_copy=True) if peers else self._nothing  # makes its view read-only
 
     def add(self) -> None:
         """Replace the part by its sum over the hosts; every rank calls it."""
         if self._hosts == 2:
             others = {peer: self._part.size for peer in self._peers if peer != self._world.rank}
-            received = self._send("gradients", self._array, others)
+            received = self._send("gradients", self._part, others)
             if self._peers:
-                self._part += view(received)
+                self._part += received
             return
         bounds = cuts(self._part.size, len(self._peers) or 1)
         pieces = {peer: end - start for peer, start, end in zip(self._peers, bounds, bounds[1:])}
-        received = self._send("gradients", self._array, pieces)
+        received = self._send("gradients", self._part, pieces)
         if not self._peers:
-            self._send("sums", self._nothing, {})
+            self._send("sums", self._part, {})
             return
-        total = view(received).reshape(len(self._peers), -1).sum(axis=0, dtype=self._part.dtype)
-        sums = mx.nd.array(np.tile(total, len(self._peers)), ctx=mx.cpu(), dtype=total.dtype)
-        received = self._send("sums", sums, dict.fromkeys(self._peers, total.size))
-        self._part[:] = view(received)
+        total = received.reshape(len(self._peers), -1).sum(axis=0, dtype=self._part.dtype)
+        sums = np.tile(total, len(self._peers))
+        self._part[:] = self._send("sums", sums, dict.fromkeys(self._peers, total.size))
 
-    def _send(self, name: str, array: mx.nd.NDArray, counts: dict[int, int]) -> mx.nd.NDArray:
+    def _send(self, name: str, array: Numbers, counts: dict[int, int]) -> Numbers:
         """Send the numbers of an array to ranks, in their order, and return the numbers received.
 
-        A rank that has nothing to send sends one number to itself: MXNet has no empty arrays.
+        A rank that has no part sends one number to itself; see ``World.all_to_all``.
         """
-        counts = counts or {self._world.rank: array.size}
-        splits = [counts.get(rank, 0) for rank in range(self._world.size)]
-        received, _ = self._world.horovod.alltoall(array, splits=splits, name=name)
-        mx.nd.waitall()
+        if not counts:
+            array, counts = np.zeros(1, array.dtype), {self._world.rank: 1}
+        received, _ = self._world.all_to_all(array, [counts.get(rank, 0) for rank in range(self._world.size)], name)
         return received
 
 
@@ -131,15 +125,11 @@ class RowSums:
         """Replace the last sum of this host by the sum over all hosts; every rank calls it."""
         world, nothing = self._world, (0, 0)
         lists = [self._table.give(*self._kept.get(rank, nothing)) for rank in range(world.size)]
-        # MXNet has no empty arrays.
+        # Every rank sends itself at least one row; see ``World.all_to_all``.
         end = np.array([[NO_ROW] + [0] * (lists[0].shape[1] - 1)], np.int32)
         lists[world.rank] = np.concatenate([lists[world.rank], end])
-        sent = mx.nd.empty((sum(map(len, lists)), end.shape[1]), ctx=mx.cpu(), dtype="int32")
-        view(sent)[:] = np.concatenate(lists)
-        splits = list(map(len, lists))
-        received, counts = world.horovod.alltoall(sent, splits=splits, name=f"rows.{self._table.index}")
-        mx.nd.waitall()
-        bounds = np.concatenate([[0], np.cumsum(counts.asnumpy())]).astype(int)
-        by_rank = [view(received)[start:end] for start, end in zip(bounds, bounds[1:])]
+        sent, name = np.concatenate(lists), f"rows.{self._table.index}"
+        received, counts = world.all_to_all(sent, list(map(len, lists)), name)
+        by_rank = np.split(received, np.cumsum(counts)[:-1])
         by_rank[world.rank] = by_rank[world.rank][:-1]
         self._table.take([by_rank[rank] for rank in self._order if rank in self._kept])

@@ -279,12 +279,10 @@ def _thresholds(path: Path, about: dict[str, Any]) -> Floats | None:
 
 
 def _on_gpu(shape: Shape, arrays: Arrays, device: Device, precision: Precision) -> Inference:
-    import mxnet as mx
-
     from crepe_dist.engines.gpu_inference import GraphInference
     from crepe_dist.settings.model_options import ModelOptions
 
-    return GraphInference(shape, arrays, mx.gpu(device.device_id), ModelOptions(precision=precision))
+    return GraphInference(shape, arrays, device, ModelOptions(precision=precision))
 
 
 def _from_flags(path: Path, foreign: Foreign) -> tuple[Encoding, list[str]]:

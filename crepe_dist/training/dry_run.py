@@ -9,7 +9,6 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-import mxnet as mx
 import numpy as np
 
 from crepe_dist import wording
@@ -19,12 +18,12 @@ from crepe_dist.data.order import largest_share
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.world import World
 from crepe_dist.engines import block
+from crepe_dist.engines.block import broadcast_parameters
 from crepe_dist.engines.engine import Engine
 from crepe_dist.exchange import open_exchange
 from crepe_dist.exchange.exchange import Exchange
 from crepe_dist.exchange.optimizers import make_optimizer
 from crepe_dist.model.shape import Shape
-from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.runs.state import Progress
 from crepe_dist.scratch import scratch
 from crepe_dist.settings.config import Config
@@ -52,7 +51,7 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         engine, start = build_engine(config, data, world)
         if config.training.overfit_batches:
             data = few_batches(data, config)
-        world.broadcast_parameters(structural_parameters(engine.network))
+        broadcast_parameters(engine.network, world)
         optimizer = make_optimizer(config.optimizer.name, config.optimizer.settings())
         exchange = open_exchange(world, block.trained(engine.network), optimizer, engine.quanta(config.data.batch_size))
         step = TrainingStep(engine, exchange, config.training.seed, config.optimizer.clip_norm)
@@ -129,6 +128,8 @@ def _memory(world: World, engine: Engine, exchange: Exchange) -> str:
         text += f", {wording.size(rows)} in each process for what is trained row by row"
     text += f"; peak of a process {wording.size(peak)}"
     if engine.device.device_type == "gpu":
-        free, total = mx.context.gpu_memory_info(engine.device.device_id)
+        from crepe_dist.engines.context import gpu_memory  # it imports MXNet
+
+        free, total = gpu_memory(engine.device)
         text += f"; {wording.size(total - free)} of {wording.size(total)} of the GPU in use"
     return text

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-import mxnet as mx
 import numpy as np
 
 from crepe_dist import wording
@@ -17,7 +16,6 @@ from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.world import World
-from crepe_dist.engines import block
 from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import UserError
 from crepe_dist.model.shape import steps_per_epoch
@@ -60,14 +58,14 @@ def estimate(
 
     def compute(batch: Batch) -> None:
         step.sum(batch, 1)
-        mx.nd.waitall()
+        engine.wait()
 
     with out_of_memory.explained("data.batch_size", size, world.size), state.exchange.rehearsal():
         times = list(_times(compute, islice(batches, STEPS)))
         if not times:
             return Estimate(f"{wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')}", 0.0)
         score = _scoring(config, data, scored, engine, world)
-    copy = _seconds(lambda: block.values(engine.network)) if world.is_root else 0.0
+    copy = _seconds(lambda: [array.copy() for array in engine.values().values()]) if world.is_root else 0.0
     world.beat()
     measured = [sum(times[1:]) / (len(times) - 1) if times[1:] else times[0], score, copy]
     per_step, score, copy = (max(seconds) for seconds in zip(*world.gather(measured, "estimate")))

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import mxnet as mx
-
 from crepe_dist.errors import UserError
 
-# Parts of an MXNetError's text: from CUDA's allocator, MXNet's on the host, oneDNN's, and C++'s.
+# Parts of the text of an MXNetError, a RuntimeError: from CUDA's allocator, MXNet's on the host, oneDNN's, and C++'s.
 TEXTS = ("out of memory", "Failed to allocate", "allocation failed", "could not create", "bad_alloc")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or (isinstance(error, mx.MXNetError) and any(t in str(error) for t in TEXTS))
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in str(error) for t in TEXTS))
 
 
 @contextmanager
@@ -27,7 +25,7 @@ def explained(option: str, batch_size: int, processes: int) -> Iterator[None]:
     share = -(-batch_size // processes)
     try:
         yield
-    except (MemoryError, mx.MXNetError) as error:
+    except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         raise UserError(

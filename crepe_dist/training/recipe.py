@@ -22,11 +22,10 @@ from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.collectives import once
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.world import World
-from crepe_dist.engines.block import trained
+from crepe_dist.engines.block import broadcast_parameters, trained
 from crepe_dist.errors import UserError
 from crepe_dist.exchange import open_exchange
 from crepe_dist.exchange.optimizers import make_optimizer
-from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.runs import checkpoint, disk_space
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.checkpoint import AnyScores
@@ -79,7 +78,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
 
         with guarded(folder, config, world, control, watchdog, display):
             verify_data(data, world, folder.verified())
-            world.broadcast_parameters(structural_parameters(engine.network))
+            broadcast_parameters(engine.network, world)
             optimizer = make_optimizer(config.optimizer.name, config.optimizer.settings())
             exchange = open_exchange(world, trained(engine.network), optimizer, engine.quanta(config.data.batch_size))
             step = TrainingStep(engine, exchange, config.training.seed, config.optimizer.clip_norm)

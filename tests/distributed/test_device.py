@@ -10,6 +10,7 @@ import pytest
 
 from crepe_dist.distributed import device
 from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.errors import UserError
 from tests import cuda_driver
 from tests.conftest import launch_prefix
@@ -22,6 +23,7 @@ from crepe_dist.errors import UserError
 with join() as world:
     import mxnet as mx
     mx.context.num_gpus = cuda.count
+    device.has_gpu_driver = lambda: True
 """
 
 
@@ -45,19 +47,24 @@ class TestOneProcess:
         import mxnet as mx
 
         monkeypatch.setattr(mx.context, "num_gpus", lambda: 2)
+        monkeypatch.setattr(device, "has_gpu_driver", lambda: True)
+
+    def test_auto_looks_for_gpus_only_with_a_driver_and_mxnet(self, monkeypatch):
+        for name in ("has_gpu_driver", "has_mxnet"):
+            with monkeypatch.context() as patch:
+                patch.setattr(device, name, lambda: False)
+                patch.setattr(device, "import_mxnet", None)
+                assert device.pick("auto") == CPU
 
     def test_first_gpu(self):
-        import mxnet as mx
-
-        assert device.pick("auto") == mx.gpu(0)
-        assert device.pick("gpu") == mx.gpu(0)
-        assert device.pick("cpu") == mx.cpu()
+        assert device.pick("auto") == device.pick("gpu") == Device("gpu", 0)
+        assert device.pick("cpu") == CPU
 
     def test_without_gpu(self, monkeypatch):
         import mxnet as mx
 
         monkeypatch.setattr(mx.context, "num_gpus", lambda: 0)
-        assert device.pick("auto") == mx.cpu()
+        assert device.pick("auto") == CPU
         with pytest.raises(UserError, match="no GPU"):
             device.pick("gpu")
         with pytest.raises(UserError, match="does not exist"):
@@ -177,6 +184,8 @@ import_mxnet(detect())
 import mxnet
 mxnet.context.num_gpus = lambda: 1
 from crepe_dist import command, train
+from crepe_dist.distributed import device
+device.has_gpu_driver = lambda: True
 sys.argv = ["train", "--data", {str(data)!r}]
 command.run(train.main)
 """

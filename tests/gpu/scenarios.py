@@ -24,8 +24,10 @@ import numpy as np
 from crepe_dist import command, train
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.distributed import device
-from crepe_dist.distributed.world import HorovodWorld, World
-from crepe_dist.engines.block import build, trained, values
+from crepe_dist.distributed.device import CPU, Device
+from crepe_dist.distributed.horovod_world import HorovodWorld
+from crepe_dist.distributed.world import World
+from crepe_dist.engines.block import broadcast_parameters, build, trained, values
 from crepe_dist.engines.engine import open_engine
 from crepe_dist.engines.matrix_products import products
 from crepe_dist.errors import UserError
@@ -102,12 +104,13 @@ def runs(data: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def training(world: World, place: Any, precision: Precision = "auto") -> tuple[TrainingStep, Any]:
+def training(world: World, place: Device, precision: Precision = "auto") -> tuple[TrainingStep, Any]:
     """A step on a network of its own, and its parameters."""
+    world.check_device(place)
     options = ModelOptions(precision=precision)
     engine = open_engine(build(SHAPE, options, place, seed=1), plan(options, place), place)
     parameters = trained(engine.network)
-    world.broadcast_parameters(parameters)
+    broadcast_parameters(engine.network, world)
     exchange = open_exchange(world, parameters, make_optimizer("sgd", {"momentum": 0.9}), engine.quanta(8))
     return TrainingStep(engine, exchange), engine.network
 
@@ -119,7 +122,7 @@ def batch_of(rows: int) -> Batch:
 
 def loss_scale() -> dict[str, Any]:
     """Steps in float16 from a loss scale that is far too high, until one is finite."""
-    step, network = training(World(), mx.gpu(1), "float16")
+    step, network = training(World(), Device("gpu", 1), "float16")
     sgd = mx.optimizer.optimizer
     step.scale.restore([2.0**40, 0.0])
     before, scales = values(network), []
@@ -151,12 +154,12 @@ def horovod() -> dict[str, Any]:
     """Steps of a world of Horovod, which happens to have one process."""
     world = HorovodWorld(importlib.import_module("horovod.mxnet"))
     found: dict[str, Any] = {}
-    for name, place in (("gpu", mx.gpu(0)), ("cpu", mx.cpu())):
+    for name, place in (("gpu", Device("gpu")), ("cpu", CPU)):
         outcome = training(world, place, "float32")[0](batch_of(8), 1, 0.1)
         found[name] = outcome.loss / outcome.documents
     with environment({stand_in.HOROVOD: 0}):
         try:
-            training(world, mx.gpu(0))
+            training(world, Device("gpu"))
         except UserError as error:
             found["without CUDA"] = error.what
     world.close()
@@ -167,7 +170,7 @@ def scenarios(data: str, folder: Path) -> Iterator[tuple[str, Any]]:
     yield "old driver", old_driver()
     yield "runs", runs(data, folder)
     yield "loss scale", loss_scale()
-    yield "products", list(products(0.001, mx.gpu(0)))
+    yield "products", list(products(0.001, Device("gpu")))
     yield "predictions", predictions(folder / "gpu")
     yield "horovod", horovod()
 

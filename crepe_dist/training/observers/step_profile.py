@@ -6,8 +6,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import mxnet as mx
-
 from crepe_dist.data.batch import Batch
 from crepe_dist.engines.engine import no_mark
 from crepe_dist.engines.matrix_products import products
@@ -63,7 +61,7 @@ class Profile(Observer):
 
     def mark(self, phase: str) -> None:
         """End a phase; the first call starts the profile."""
-        mx.nd.waitall()
+        self._run.engine.wait()
         now = time.perf_counter()
         if self._since is None:
             if self._run.world.is_root:  # remove the file of an earlier profile
