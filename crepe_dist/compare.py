@@ -32,7 +32,7 @@ def main() -> None:
     args = parser().parse_args()
     if len(args.runs) < 2:
         raise UserError("one run cannot be compared", remedy="name at least two runs")
-    arguments.check_output(args.html, "--html")
+    arguments.check_page(args.html)
 
     # Imported here for --help: matplotlib and MXNet take 2 s.
     from crepe_dist.reports import comparison_page

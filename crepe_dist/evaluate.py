@@ -62,7 +62,7 @@ def main() -> None:
         from crepe_dist.evaluating.scoring import score
 
         arguments.check_output(args.json, "--json")
-        arguments.check_output(args.html, "--html")
+        arguments.check_page(args.html)
         arguments.check_output(args.mistakes, "--mistakes")
         score(args, world)
 

@@ -7,7 +7,7 @@ import time
 from itertools import chain, islice
 from pathlib import Path
 
-from crepe_dist import command, invocation
+from crepe_dist import command, extras, invocation
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.files import write_text
 from crepe_dist.inspecting.corpus import Corpus
@@ -86,14 +86,16 @@ def main() -> None:
         missing = add_texts(records, open_inputs(args.source, None, reading), dataset.composition)
         _say(f"{args.source} has the texts of {len(records) - missing:,} of {counted(len(records), 'finding')}")
     files = inspection.write(out)
-    # Not at the top: Jinja takes a tenth of a second.
-    from crepe_dist.reports import inspection_page
+    no_page = extras.left_out("reports", "page")
+    if not no_page:
+        from crepe_dist.reports import inspection_page  # Jinja takes a tenth of a second
 
-    write_text(out / PAGE, inspection_page.page(vars(inspection), dataset.name, dataset.classes))
+        write_text(out / PAGE, inspection_page.page(vars(inspection), dataset.name, dataset.classes))
     for line in _summary(inspection, args.folds):
         _say(line)
-    for path in [*files, out / PAGE]:
+    for path in files:
         _say(str(path))
+    _say(no_page or str(out / PAGE))
     if inspection.errors:
         corrections = shlex.quote(str(out / ERRORS))
         _say(f"apply them, once read: {invocation.typed('prepare')} SOURCE --corrections {corrections} --out DIR")

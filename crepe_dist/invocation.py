@@ -46,8 +46,3 @@ def launched(command: str, environment: Mapping[str, str] = os.environ) -> str:
     if STARTED_AS in environment:
         return f"{typed(SUPERVISE, environment)} -np {processes}"
     return f"{front(environment)}horovodrun -np {processes} {program(command)}"
-
-
-def extra(name: str, packages: str) -> str:
-    """Spell how to install the packages of an extra; no registry has a package of our own name."""
-    return f"pip install {packages}; in a clone of the repository: uv sync --extra {name}"

@@ -145,8 +145,9 @@ def _check(args: Any) -> None:
         raise UserError("--input-format, --header and the columns require a file", remedy="add --file FILE")
     if args.format == "csv" and args.explain:
         raise UserError("--format csv does not support --explain", remedy="use --format jsonl, or add --html FILE")
+    arguments.check_output(args.out, "--out")
+    arguments.check_page(args.html)
     for path, flag in ((args.out, "--out"), (args.html, "--html")):
-        arguments.check_output(path, flag)
         if path is not None and args.file is not None and os.path.realpath(path) == os.path.realpath(args.file):
             raise UserError(f"{flag} is the file of --file", "it would replace the texts", f"choose another {flag}")
 

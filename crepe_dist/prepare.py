@@ -112,7 +112,7 @@ def prepare(
             options["label_columns"] = ",".join(wanted.labels) or None
             names = map(str, sources if isinstance(sources, (list, tuple)) else [sources])
             given = parser().parse_args([*_flags(options), f"--out={out}", "--", *names])
-            return finish_steps(steps(given, data_page.page, f"crepe_dist.prepare(…, {str(out)!r})"))
+            return finish_steps(steps(given, data_page.optional_page(), f"crepe_dist.prepare(…, {str(out)!r})"))
         except UserError as error:
             raise _for_python(error) from error.__cause__
 
@@ -176,7 +176,7 @@ def _run(args: argparse.Namespace) -> None:
         _take_amazon(args)
     if args.out is None:
         raise UserError("--out is missing", "it names the folder to create", "add --out data/NAME")
-    _show(steps(args, data_page.page, _command_line()), args.out, data_page.show)
+    _show(steps(args, data_page.optional_page(), _command_line()), args.out, data_page.show)
 
 
 def _check_alone(args: argparse.Namespace, flag: str, taken: set[str]) -> None:

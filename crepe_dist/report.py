@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from crepe_dist import command
+from crepe_dist import command, extras
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError, visible
 from crepe_dist.settings import arguments
@@ -25,6 +25,7 @@ def parser() -> arguments.Parser:
 
 def main() -> None:
     args = parser().parse_args()
+    extras.require("reports", "a report")
 
     # Imported here for --help: matplotlib and MXNet take 2 s.
     from crepe_dist.reports.run_report import CARD, REPORT, write_report

@@ -8,7 +8,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from crepe_dist import command
+from crepe_dist import command, extras
 from crepe_dist.distributed.control import Stopped
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import ExitCode, UserError, visible
@@ -95,6 +95,7 @@ def _serve(args: Any, options: ServiceOptions) -> None:
             "all of them would listen on the same port",
             "start it without a launcher",
         )
+    extras.require("serve", "serve")
     limit_threads(launch)
     # Not at the top: FastAPI and uvicorn take 0.6 s, which --help need not wait for.
     from crepe_dist.predicting.predictor import load

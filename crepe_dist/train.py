@@ -9,7 +9,7 @@ import gc
 import sys
 from typing import TYPE_CHECKING
 
-from crepe_dist import startup
+from crepe_dist import extras, startup
 
 if __name__ == "__main__":
     startup.end_on_signals()
@@ -23,6 +23,7 @@ from crepe_dist.settings.config import Config, parse, print_help
 if TYPE_CHECKING:
     from crepe_dist.distributed.world import World
     from crepe_dist.runs.result import Result
+    from crepe_dist.training.run import Pages
 
 
 def main() -> None:
@@ -50,14 +51,26 @@ def fit(config: Config) -> Result:
 
 def _train(config: Config, world: World, control: Control) -> Result:
     # These import MXNet, whose number of threads `join` must set first.
-    from crepe_dist.reports import data_page, run_report, score_figures
     from crepe_dist.training.recipe import train
-    from crepe_dist.training.run import Pages
 
     gc.freeze()  # a collection takes 60 ms with all the modules, else 1 ms
     if __name__ == "__main__":
         gc.enable()
-    return train(config, world, control, Pages(data_page.page, score_figures.confusion_png, run_report.write_for))
+    return train(config, world, control, _pages(config, world))
+
+
+def _pages(config: Config, world: World) -> Pages:
+    """Return the functions that draw reports and pictures; none where rank 0 lacks their libraries, which it says."""
+    from crepe_dist.training.run import Pages
+
+    left_out = world.broadcast(extras.left_out("reports", "report and no TensorBoard events"), "reports")
+    if left_out:
+        if world.is_root and (config.logging.report or config.logging.tensorboard):
+            print(f"note: {left_out}", flush=True)
+        return Pages()
+    from crepe_dist.reports import data_page, run_report, score_figures
+
+    return Pages(data_page.page, score_figures.confusion_png, run_report.write_for)
 
 
 if __name__ == "__main__":

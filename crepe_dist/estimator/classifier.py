@@ -6,25 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
 
 from crepe_dist.errors import UserError
-from crepe_dist.invocation import extra
-
-try:
-    from sklearn.base import BaseEstimator, ClassifierMixin
-    from sklearn.utils import check_random_state
-    from sklearn.utils.validation import check_is_fitted
-except ImportError as problem:
-
-    class MissingLibrary(UserError, ImportError):
-        """A library that only this feature needs."""
-
-    raise MissingLibrary(
-        "CrepeClassifier needs scikit-learn",
-        f"it cannot be imported: {problem}",
-        extra("sklearn", "scikit-learn"),
-    ) from None
-
 from crepe_dist.estimator.fitted_model import open_files, probabilities, train
 from crepe_dist.estimator.labels import labels_of, weights_of
 from crepe_dist.predicting.texts import InvalidInput, texts_of

@@ -75,7 +75,7 @@ def _open(path: Path, args: Any, world: Collectives) -> tuple[Dataset, Predictor
         return predictor
 
     source = args.data or world.agree("data", lambda: _data_of(path))
-    dataset = open_data(source, world, Display(), data_page.page)
+    dataset = open_data(source, world, Display(), data_page.optional_page())
     device = pick_for_inference(args.device, world)
     predictor = world.agree("model", open_model)
     if world.is_root:

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist import extras
 from crepe_dist.data.composition import Composition
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import torch_module
 from crepe_dist.files import sha256, sync, write_json, writing
-from crepe_dist.invocation import extra
 from crepe_dist.model import eight_bits, parameters, tensors_file
 from crepe_dist.model.inference import open_inference
 from crepe_dist.model.precision import plan_inference
@@ -133,13 +133,8 @@ def _write_web(predictor: Predictor, about: About, folder: Path, name: str, quan
 
 def _onnx() -> ModuleType:
     """Import ``onnx_files``, which needs ONNX and ONNX Runtime."""
-    try:
-        return importlib.import_module("crepe_dist.exporting.onnx_files")
-    except ImportError as error:
-        raise UserError(
-            f"this format needs ONNX and ONNX Runtime: {error}",
-            remedy=f"{extra('export', 'onnx onnxruntime')}; or use another --format",
-        ) from error
+    extras.require("export", "export to ONNX files and web pages")
+    return importlib.import_module("crepe_dist.exporting.onnx_files")
 
 
 def _with_onnx_runtime(classifier: Any) -> Classify:

@@ -239,11 +239,11 @@ def parser() -> arguments.Parser:
     return flags
 
 
-def steps(args: Any, page: Callable[[dict[str, Any]], str], command: str) -> Steps:
+def steps(args: Any, page: Callable[[dict[str, Any]], str] | None, command: str) -> Steps:
     """Run the preparation that parsed flags describe, as a generator of its progress.
 
     Args:
-        page: function that renders the report's numbers as HTML.
+        page: function that renders the report's numbers as HTML; ``None`` for no page.
         command: command line, for the report.
 
     Raises:
@@ -266,7 +266,9 @@ def steps(args: Any, page: Callable[[dict[str, Any]], str], command: str) -> Ste
         return (yield from _local_steps(local, page, remote.without_secrets(command), folder))
 
 
-def _local_steps(args: Any, page: Callable[[dict[str, Any]], str], command: str, copies: Path | None = None) -> Steps:
+def _local_steps(
+    args: Any, page: Callable[[dict[str, Any]], str] | None, command: str, copies: Path | None = None
+) -> Steps:
     """Run a preparation of local files, some of which may be ``copies`` of others."""
     if args.corrections is not None and args.part.of > 1:
         raise UserError(

@@ -12,12 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-import requests
-
+from crepe_dist import extras
 from crepe_dist.errors import UserError
-from crepe_dist.invocation import extra
 from crepe_dist.preparing.preparation import Progress
-from crepe_dist.preparing.web import is_web, open_url, pieces
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*://.")
 CHUNK = 1 << 22  # bytes read at once
@@ -62,15 +59,12 @@ def copy_in_steps(url: str, folder: Path, doing: str = "copying") -> Generator[P
     Raises:
         UserError: The library for this kind of URL is not installed, or the source cannot be read.
     """
-    if is_web(url):
-        return (yield from _from_web(url, folder, doing))
     shown = without_secrets(url)
-    try:
-        import fsspec
-    except ImportError as error:
-        raise UserError(
-            f"{shown} cannot be read", "URLs are read with the library fsspec", extra("remote", "fsspec")
-        ) from error
+    extras.require("remote", shown)
+    if urlsplit(url).scheme in ("http", "https"):
+        return (yield from _from_web(url, folder, doing))
+    import fsspec
+
     with _explained(url):
         system, path = fsspec.core.url_to_fs(url)
         root = PurePosixPath(path)
@@ -91,6 +85,10 @@ def copy_in_steps(url: str, folder: Path, doing: str = "copying") -> Generator[P
 
 
 def _from_web(url: str, folder: Path, doing: str) -> Generator[Progress, None, Path]:
+    import requests  # takes 0.1 s, like fsspec
+
+    from crepe_dist.preparing.web import open_url, pieces
+
     shown = without_secrets(url)
     # The name of a web page may come with a query. Pages that link to others are no folders.
     target = _target(url, folder, [PurePosixPath(urlsplit(url).path)])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from crepe_dist import invocation
+from crepe_dist import extras, invocation
 from crepe_dist.data.dataset import MANIFEST, SAMPLE, SPLITS
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
@@ -159,6 +159,7 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
     if source.format == "parquet":
         if source.path is None:
             raise UserError("Parquet cannot be read from a pipe", remedy="name the file")
+        extras.require("parquet", source.name)
         from crepe_dist.preparing.formats.parquet import open_parquet  # PyArrow takes 0.2 s to import
 
         return open_parquet(source.path, source.name, reading.columns, label, keep=keep, nested=kind_of_labels != ONE)

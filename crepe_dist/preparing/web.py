@@ -21,11 +21,6 @@ TIMEOUT = 60  # seconds without a response or a byte
 SLOWEST = 1000  # bytes per second, over TIMEOUT
 
 
-def is_web(url: str) -> bool:
-    """Tell whether a URL is one of http or https."""
-    return urlsplit(url).scheme in SCHEMES
-
-
 def open_url(session: requests.Session, url: str, shown: str) -> tuple[requests.Response, int | None]:
     """Request a file, and follow redirects to other hosts, as to a mirror, but not to other schemes or without TLS.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 
-from crepe_dist import wording
+from crepe_dist import extras, wording
 from crepe_dist.reports import data_figures, data_sentences, data_terminal
 from crepe_dist.reports.page import render
 
@@ -42,11 +43,17 @@ def page(summary: dict[str, Any]) -> str:
     )
 
 
+def optional_page() -> Callable[[dict[str, Any]], str] | None:
+    """Return ``page``, or ``None`` if its libraries are not installed."""
+    return None if extras.missing("reports") else page
+
+
 def show(summary: dict[str, Any], console: Console, folder: str) -> None:
-    """Print a short version of the report; ``folder`` contains the full one as ``report.html``."""
+    """Print a short version of the report; ``folder`` contains the full one as ``report.html``, if it was written."""
+    report = extras.left_out("reports", "page") or f"{wording.excerpt(folder).rstrip('/')}/report.html"
     clean = wording.clean(summary, MAX_TERMINAL_CHARS)
     reasons = _by_count(clean["quarantine"]["reasons"])
-    data_terminal.show(clean, _symbols(summary), reasons, wording.excerpt(folder), console)
+    data_terminal.show(clean, _symbols(summary), reasons, report, console)
 
 
 def _symbols(summary: dict[str, Any]) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ Summary = dict[str, Any]
 
 
 def show(
-    summary: Summary, symbols: list[dict[str, Any]], reasons: list[tuple[str, int]], folder: str, console: Console
+    summary: Summary, symbols: list[dict[str, Any]], reasons: list[tuple[str, int]], report: str, console: Console
 ) -> None:
     """Print the report."""
     _print(console, summary["name"], "bold")
@@ -43,7 +43,7 @@ def show(
         ("unusable", [_reasons(summary, reasons)]),
         ("sources", [_sources(summary["sources"])]),
         ("encoding", [f"{summary['encoding']['mode']}.", *data_sentences.encoding(summary)]),
-        ("report", [f"{folder.rstrip('/')}/report.html"]),
+        ("report", [report]),
     ):
         if text := " ".join(filter(None, sentences)):
             grid.add_row(Text(name, "bold"), Text(text, overflow="fold"))

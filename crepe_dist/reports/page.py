@@ -1,21 +1,26 @@
-"""Self-contained HTML pages, rendered from Jinja templates."""
+"""Self-contained HTML pages, rendered from Jinja templates.
+
+Jinja is an extra. The functions import it, so that what else a module shows, such as a table, needs none.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import re
-from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from typing import TYPE_CHECKING, Any
 
 from crepe_dist import wording
 from crepe_dist.reports import colours
 
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
 
 def render(template: str, **values: Any) -> str:
     """Render a template of ``reports/templates``; values are escaped, and a missing value raises an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("crepe_dist.reports"),
         autoescape=True,
@@ -32,6 +37,8 @@ def render(template: str, **values: Any) -> str:
 
 def flags(text: str) -> Markup:
     """Escape a text, and mark the flags in it, which must not be broken after a hyphen."""
+    from markupsafe import Markup, escape
+
     return Markup(re.sub(r"--[a-z][\w.-]*", r'<code class="flag">\g<0></code>', str(escape(text))))
 
 

@@ -12,7 +12,7 @@ from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.files import open_regular, parse_json, sync, write_text, writing
 from crepe_dist.runs.scores import Scores
 from crepe_dist.runs.state import Arrays, Progress
-from crepe_dist.runs.trackers import TRACKERS, Tracker, check_installed
+from crepe_dist.runs.trackers import TRACKERS, Tracker, chosen
 from crepe_dist.settings.config import Config, flat
 
 METRICS = "metrics.jsonl"
@@ -147,7 +147,7 @@ class RunMetrics(Metrics):
 
     def _track(self, do: Callable[[Tracker], None]) -> None:
         for name in tuple(self._trackers):
-            title, _, opening = TRACKERS[name]
+            title, opening = TRACKERS[name]
             try:
                 tracker = self._trackers[name] or opening(self._folder, self._settings, self._purge_step)
                 self._trackers[name] = tracker
@@ -183,8 +183,7 @@ def open_metrics(
     """Open the metrics of a run; only rank 0 writes them.
 
     Raises:
-        UserError: on every rank, if the library of a tracker is not installed.
+        UserError: on every rank, if the libraries of a tracker are not installed.
     """
-    trackers = [name for name in TRACKERS if getattr(config.logging, name)]
-    ranks.agree("trackers", lambda: check_installed(trackers) if ranks.is_root else None)
+    trackers = ranks.agree("trackers", lambda: chosen(config.logging) if ranks.is_root else [])
     return RunMetrics(folder, say, trackers, flat(config.to_dict()), draw) if ranks.is_root else Metrics()

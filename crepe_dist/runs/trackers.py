@@ -5,7 +5,6 @@ MLflow and Weights & Biases find their servers and credentials themselves, in th
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import time
 import uuid
@@ -16,9 +15,9 @@ from typing import Any, Callable, ClassVar, Optional
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.errors import UserError
+from crepe_dist import extras
 from crepe_dist.files import read_json, write_json
-from crepe_dist.invocation import extra
+from crepe_dist.settings.training_options import LoggingOptions
 
 NAME = "crepe_dist"  # of the experiment or project, unless their own variables name another
 IDS = "trackers.json"  # in the run folder: the run's identifiers, to go on with after a resume
@@ -124,23 +123,25 @@ def _tensorboard(folder: Path, settings: Mapping[str, Any], purge_step: int | No
     return Events(folder / "tensorboard", purge_step)
 
 
-# By the name of their setting: the name in messages, the module that is needed, and how to open one.
-PACKAGES = {"mlflow": "mlflow-skinny sqlalchemy alembic"}  # as in pyproject.toml
-TRACKERS: dict[str, tuple[str, str, Open]] = {
-    "tensorboard": ("TensorBoard", "tensorboardX", _tensorboard),
-    "mlflow": ("MLflow", "mlflow", lambda folder, settings, _: MLflow(folder, settings)),
-    "wandb": ("Weights & Biases", "wandb", lambda folder, settings, _: WeightsAndBiases(folder, settings)),
+# By the name of their setting: the name in messages, and how to open one.
+TRACKERS: dict[str, tuple[str, Open]] = {
+    "tensorboard": ("TensorBoard", _tensorboard),
+    "mlflow": ("MLflow", lambda folder, settings, _: MLflow(folder, settings)),
+    "wandb": ("Weights & Biases", lambda folder, settings, _: WeightsAndBiases(folder, settings)),
 }
 
 
-def check_installed(names: Sequence[str]) -> None:
-    """Check that the libraries of trackers are installed."""
+def chosen(logging: LoggingOptions) -> list[str]:
+    """Return the names of the trackers to write to: TensorBoard, which is on by default, only if it is installed.
+
+    Raises:
+        MissingExtra: another one is not installed.
+    """
+    names = [name for name in TRACKERS if getattr(logging, name)]
     for name in names:
-        title, module, _ = TRACKERS[name]
-        if importlib.util.find_spec(module) is None:
-            raise UserError(
-                f"{title} is not installed", f"logging.{name} is true", extra(name, PACKAGES.get(name, name))
-            )
+        if name != "tensorboard":
+            extras.require(name, f"--logging.{name}")
+    return [name for name in names if name != "tensorboard" or not extras.missing("reports")]
 
 
 def _known(folder: Path) -> dict[str, Any]:

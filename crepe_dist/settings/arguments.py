@@ -13,7 +13,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, NoReturn
 
-from crepe_dist import invocation
+from crepe_dist import extras, invocation
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_names
 from crepe_dist.settings.allowed_values import DEVICES, HEADERS, LONGEST_DOCUMENT, MODES
@@ -269,3 +269,10 @@ def check_output(path: Path | None, flag: str) -> None:
         why = error.strerror or str(error)
     if why:
         raise UserError(f"{flag}: {path} cannot be written", why, f"choose another {flag}")
+
+
+def check_page(path: Path | None) -> None:
+    """Check that the page of ``--html`` can be written, before the work that it shows."""
+    if path is not None:
+        extras.require("reports", "--html")
+    check_output(path, "--html")

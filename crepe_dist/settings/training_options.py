@@ -178,10 +178,11 @@ class LoggingOptions(Settings, group="logging"):
     Args:
         every: steps between two records in the metrics and updates of the progress line. The loss itself is read in
             every step.
-        tensorboard: write TensorBoard events into the run folder.
+        tensorboard: write TensorBoard events into the run folder, if the extra `reports` is installed.
         mlflow: write metrics and settings to MLflow, which finds its server in MLFLOW_TRACKING_URI.
         wandb: write them to Weights & Biases; without WANDB_API_KEY, to files in the run folder for `wandb sync`.
-        report: write report.html and model_card.md into the run folder at the end of the run.
+        report: write report.html and model_card.md into the run folder at the end of the run, if the extra `reports` is
+            installed.
         profile: measure the phases of the first 50 steps, which slows them slightly. Prints a table, writes
             profile.json into the run folder.
     """

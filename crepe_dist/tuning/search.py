@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from crepe_dist import extras
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_csv, write_json, write_text
-from crepe_dist.invocation import extra
 from crepe_dist.runs import checkpoint
 from crepe_dist.supervising.training_process import nested
 from crepe_dist.tuning.attempt import RUN, Attempt, attempt
@@ -197,14 +197,9 @@ class Search:
 
 
 def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError as error:
-        raise UserError(
-            "tune needs Optuna",
-            f"it cannot be imported: {error}",
-            extra("tune", "optuna"),
-        ) from None
+    extras.require("tune", "tune")
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

@@ -1,0 +1,61 @@
+"""Libraries that only some features need. They are the extras of ``pyproject.toml``."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from types import MappingProxyType
+
+from crepe_dist import invocation
+from crepe_dist.errors import UserError
+
+# The packages of each extra, and the module of a package that is named differently.
+PACKAGES = MappingProxyType(
+    {
+        "export": ("onnx", "onnxruntime", "jinja2"),
+        "mlflow": ("mlflow-skinny", "sqlalchemy", "alembic"),
+        "parquet": ("pyarrow",),
+        "remote": ("fsspec", "requests"),
+        "reports": ("jinja2", "matplotlib", "tensorboardX"),
+        "serve": ("fastapi", "jinja2", "prometheus-client", "uvicorn"),
+        "sklearn": ("scikit-learn",),
+        "tune": ("optuna",),
+        "wandb": ("wandb",),
+    }
+)
+MODULES = MappingProxyType(
+    {"mlflow-skinny": "mlflow", "prometheus-client": "prometheus_client", "scikit-learn": "sklearn"}
+)
+
+
+class MissingExtra(UserError, ImportError):
+    """The error for a feature whose libraries are not installed."""
+
+
+def missing(extra: str) -> list[str]:
+    """Return the packages of an extra that are not installed."""
+    return [name for name in PACKAGES[extra] if importlib.util.find_spec(MODULES.get(name, name)) is None]
+
+
+def install(extra: str) -> str:
+    """Spell how to install an extra; no registry has a package of our own name."""
+    in_clone = f"uv sync --inexact --extra {extra}"
+    if invocation.front():
+        return in_clone
+    return f"pip install {' '.join(PACKAGES[extra])}; in a clone of the repository: {in_clone}"
+
+
+def require(extra: str, feature: str) -> None:
+    """Check that the packages of an extra are installed, before the work of a feature begins.
+
+    Raises:
+        MissingExtra: one is not.
+    """
+    if names := missing(extra):
+        raise MissingExtra(f"{feature} needs {', '.join(names)}", f"not installed in {sys.prefix}", install(extra))
+
+
+def left_out(extra: str, feature: str) -> str:
+    """Return the line that says why a feature is left out and how to get it; empty if its packages are installed."""
+    names = ", ".join(missing(extra))
+    return f"no {feature} without {names}; to install: {install(extra)}" if names else ""

@@ -1,0 +1,110 @@
+"""Libraries that only some features need: what needs none, and what is said where one is missing."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crepe_dist import extras
+from crepe_dist.cli import COMMANDS
+from crepe_dist.runs import trackers
+from crepe_dist.settings.training_options import LoggingOptions
+from tests.conftest import QUICK, command, run, write_csv
+
+PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
+MODULES = sorted({extras.MODULES.get(name, name) for names in extras.PACKAGES.values() for name in names})
+# Runs a command in a process where no extra can be imported, and neither can what only extras bring.
+WITHOUT = (
+    f"import runpy, sys; sys.modules.update(dict.fromkeys({['markupsafe', 'starlette', *MODULES]})); "
+    "del sys.modules['requests']; "  # which MXNet imports
+    "sys.argv[0:1] = []; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+)
+
+
+def without_extras(name: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-c", WITHOUT, f"crepe_dist.{name}", *map(str, arguments)]
+
+
+@pytest.fixture
+def blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in MODULES:
+        monkeypatch.setitem(sys.modules, module, None)
+
+
+def test_pyproject_has_the_same_extras():
+    section = PYPROJECT.read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    lines = re.findall(r"^(\w+) = \[(.*)\]$", section, re.MULTILINE)
+    declared = {name: tuple(re.findall('"(.*?)"', packages)) for name, packages in lines}
+    assert declared.pop("all") == (f"crepe_dist[{','.join(extras.PACKAGES)}]",)
+    assert declared == dict(extras.PACKAGES)
+
+
+def test_the_core_imports_no_library_of_an_extra():
+    modules = [*(f"crepe_dist.{name}" for name in COMMANDS), "crepe_dist.predicting.predictor"]
+    script = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    imported = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+    assert not {"pandas", *MODULES}.intersection(imported)
+
+
+@pytest.mark.usefixtures("blocked")
+@pytest.mark.parametrize(
+    ("extra", "line"),
+    [
+        ("parquet", ("prepare", "rows.parquet", "--out", "out")),
+        ("remote", ("prepare", "https://example.org/rows.csv", "--out", "out")),
+        ("remote", ("prepare", "s3://bucket/rows.csv", "--out", "out")),
+        ("reports", ("report", "run")),
+        ("reports", ("compare", "run", "other", "--html", "page.html")),
+        ("reports", ("predict", "--text", "a film", "--html", "page.html")),
+        ("reports", ("evaluate", "--html", "page.html")),
+        ("serve", ("serve", "run")),
+    ],
+)
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(extra, line, complaint, tmp_path):
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1")
+    what, why, remedy = complaint(*line, cwd=tmp_path).splitlines()
+    assert what.endswith(f" needs {', '.join(extras.PACKAGES[extra])}")
+    assert why == f"  why: not installed in {sys.prefix}"
+    packages = " ".join(extras.PACKAGES[extra])
+    assert remedy == f"  do:  pip install {packages}; in a clone of the repository: uv sync --inexact --extra {extra}"
+
+
+def test_only_what_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert extras.left_out("reports", "page").startswith(
+        "no page without matplotlib; to install: pip install jinja2 matplotlib"
+    )
+    assert not extras.left_out("parquet", "Parquet")
+    monkeypatch.setenv("UV", "uv")
+    assert extras.install("tune") == "uv sync --inexact --extra tune"
+
+
+def test_trackers_that_were_asked_for_must_be_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    assert trackers.chosen(LoggingOptions(mlflow=True)) == ["mlflow"]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(extras.MissingExtra, match="wandb needs wandb"):
+        trackers.chosen(LoggingOptions(wandb=True))
+
+
+def test_what_is_prepared_and_trained_without_extras_has_no_pages(tmp_path):
+    write_csv(tmp_path / "rows.csv", 120, seed=1)
+    said = " ".join(run(without_extras("prepare", "rows.csv", "--out", "data", "--test", "0.2"), tmp_path).split())
+    assert "report no page without jinja2, matplotlib, tensorboardX; to install: pip install" in said
+    assert not (tmp_path / "data" / "report.html").exists()
+    flags = [each for each in QUICK if not each.startswith("--logging")]
+    line = ("--data", "data", "--run-dir", "run", "--epochs", 1, *flags)
+    said = run(without_extras("train", *line), tmp_path)
+    assert said.startswith(
+        "note: no report and no TensorBoard events without jinja2, matplotlib, tensorboardX; to install: "
+    )
+    assert not {"report.html", "model_card.md", "tensorboard"}.intersection(
+        path.name for path in (tmp_path / "run").iterdir()
+    )
+    assert run(without_extras("predict", "run", "--text", "a film"), tmp_path)
+    run(command("report", "run"), tmp_path)
+    assert (tmp_path / "run" / "report.html").is_file()
