@@ -152,7 +152,7 @@ class Case:
             self.functions.crepe_squares(gradient.ctypes.data, gradient.size, squares.ctypes.data)
             self.functions.crepe_to_float(gradient.ctypes.data, gradient.size, self.pick(-90, 110), self.threads)
         for name, (table, _) in tables.items():
-            self.check("crepe_table_sum", table)
+            self.check("crepe_table_collect", table)
             self.functions.crepe_table_squares(table, squares.ctypes.data)
             self.exchange(table, *self.values[name].shape)
             self.check("crepe_table_update", table, 0.01, 2.0**-20, 1e-4)

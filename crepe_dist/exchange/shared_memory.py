@@ -133,7 +133,7 @@ class SharedMemoryExchange(Exchange):
                 if other != rank:
                     self._words[other][part] = self._words[rank][part]
         for table in self._tables:
-            table.sum()
+            table.collect()
         for rows in self._row_sums:
             rows.add()
         self._memory.wait_for_all()

@@ -91,9 +91,12 @@ class Table:
         self.load(0, None, (np.zeros(1), np.zeros(self.parameter.shape[0], np.int32)))
         sparse.attach(self._table)
 
-    def sum(self) -> None:
-        """Sum the gradients of this process's rows over the processes of the host; all of them call it."""
-        _check(self._run.crepe_table_sum(self._table))
+    def collect(self) -> None:
+        """List this process's rows that have a gradient in any process of the host.
+
+        The sum reads the gradients of all processes, which must remain until all have updated their rows.
+        """
+        _check(self._run.crepe_table_collect(self._table))
 
     def squares(self) -> int:
         """Return the sum of the squares of the last sum, in quanta."""

@@ -265,8 +265,8 @@ int crepe_use_table(void* engine, int which, void* table, int64_t cache_bytes) {
     return guarded([&] { static_cast<Engine*>(engine)->use(which, static_cast<Table*>(table), size_t(cache_bytes)); });
 }
 
-int crepe_table_sum(void* table) {
-    return guarded([&] { static_cast<Table*>(table)->sum(); });
+int crepe_table_collect(void* table) {
+    return guarded([&] { static_cast<Table*>(table)->collect(); });
 }
 
 int64_t crepe_table_summed(void* table) { return static_cast<Table*>(table)->summed(); }

@@ -92,7 +92,7 @@ _FUNCTIONS = {
         (_LONGS, ctypes.c_int, _DOUBLES, _ARRAYS, ctypes.c_int, ctypes.c_int, _LONG, ctypes.c_int),
     ),
     "crepe_table_close": (None, (ctypes.c_void_p,)),
-    "crepe_table_sum": (ctypes.c_int, (ctypes.c_void_p,)),
+    "crepe_table_collect": (ctypes.c_int, (ctypes.c_void_p,)),
     "crepe_table_summed": (_LONG, (ctypes.c_void_p,)),
     "crepe_table_give": (_LONG, (ctypes.c_void_p, _LONG, _LONG, _LONGS)),
     "crepe_table_take": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, _LONGS, ctypes.c_int)),

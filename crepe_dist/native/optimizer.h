@@ -73,14 +73,14 @@ struct Optimizer {
 // The mean of the squares of `scale` × the whole numbers of a row.
 template <class Width> float mean_square(const int32_t* whole, Width width, float scale) {
     constexpr long SUMS = 16;
+    const long even = width / SUMS * SUMS;
     float sums[SUMS] = {};
-    long n = 0;
     const auto add = [&](float& sum, int32_t number) {
         const float value = scale * float(number);
         sum = multiply_add(value, value, sum);
     };
-    for (; n + SUMS <= width; n += SUMS)
+    for (long n = 0; n < even; n += SUMS)
         for (long k = 0; k < SUMS; ++k) add(sums[k], whole[n + k]);
-    for (; n < width; ++n) add(sums[0], whole[n]);
+    for (long n = even; n < width; ++n) add(sums[0], whole[n]);
     return std::accumulate(sums, sums + SUMS, 0.0f) / float(width);
 }

@@ -20,6 +20,7 @@ template <class Work> void with_width(long width, Work work) {
         case 8: return work(std::integral_constant<long, 8>());
         case 10: return work(std::integral_constant<long, 10>());
         case 14: return work(std::integral_constant<long, 14>());
+        case 64: return work(std::integral_constant<long, 64>());
         default: return work(width);
     }
 }
@@ -95,6 +96,8 @@ struct RowIndex {
     }
 
     long rows() const { return before[size]; }
+
+    bool has(uint32_t row) const { return words[row / WORD] >> (row % WORD) & 1; }
 
     // The place of a row of the set in the compact array.
     uint32_t place(uint32_t row) const {

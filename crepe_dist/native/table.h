@@ -96,29 +96,24 @@ class Table {
         });
     }
 
-    // Sums the gradients of this process's rows over the processes.
-    void sum() {
-        const long begin = std::min(words_of(shape_.rows), words_each_ * process_);
-        const long end = std::min(words_of(shape_.rows), begin + words_each_);
+    // Lists this process's rows that have a gradient in any process. The terms are added up where the sum is used, so all
+    // gradients remain as they are until then.
+    void collect() {
         if (gradients_.size() == 1) {
             summed_ = {gradient().rows, gradient().index.rows(), gradient().values};
             return;
         }
-        union_.resize(end - begin);
-        starts_.resize(end - begin + 1);
-        RowIndex all{union_.data(), starts_.data(), end - begin};
+        const long begin = std::min(words_of(shape_.rows), words_each_ * process_);
+        const long end = std::min(words_of(shape_.rows), begin + words_each_);
+        long most = 0;
+        for (const Gradient& gradient : gradients_) most += gradient.index.before[end] - gradient.index.before[begin];
+        uint32_t *const rows = rows_.need(most + SPARE), *next = rows;
         for (long word = begin; word < end; ++word) {
-            union_[word - begin] = 0;
-            for (const Gradient& gradient : gradients_) union_[word - begin] |= gradient.index.words[word];
+            uint64_t all = 0;
+            for (const Gradient& gradient : gradients_) all |= gradient.index.words[word];
+            next = write_bits(all, uint32_t(word * WORD), next);
         }
-        all.count();
-        uint32_t *const rows = rows_.need(all.rows() + SPARE), *next = rows;
-        for (long word = begin; word < end; ++word) next = write_bits(union_[word - begin], uint32_t(word * WORD), next);
-        int32_t* const sums = sums_.need(all.rows() * shape_.columns);
-        summed_ = {rows, all.rows(), sums};
-#pragma omp parallel for num_threads(threads_)
-        for (int part = 0; part < threads_; ++part)
-            sum(all, begin, (end - begin) * part / threads_, (end - begin) * (part + 1) / threads_, sums);
+        summed_ = {rows, next - rows, nullptr};
     }
 
     // The number of rows of the last sum.
@@ -129,10 +124,11 @@ class Table {
     long give(long first, long last, int32_t* out) const {
         const uint32_t* const begin = std::lower_bound(summed_.rows, summed_.rows + summed_.count, uint32_t(first));
         const uint32_t* const end = std::lower_bound(begin, summed_.rows + summed_.count, uint32_t(last));
-        for (const uint32_t* row = begin; row < end; ++row, out += shape_.columns + 1) {
-            std::memcpy(out, row, sizeof *row);
-            std::copy_n(summed_.values + (row - summed_.rows) * shape_.columns, shape_.columns, out + 1);
-        }
+        for_each_sum(begin - summed_.rows, end - summed_.rows, shape_.columns, [&](long i, const int32_t* sums) {
+            std::memcpy(out, summed_.rows + i, sizeof *summed_.rows);
+            std::copy_n(sums, shape_.columns, out + 1);
+            out += shape_.columns + 1;
+        });
         return end - begin;
     }
 
@@ -163,7 +159,15 @@ class Table {
     }
 
     // The sum of the squares of the last sum, in quanta.
-    SumOfSquares squares() const { return sum_of_squares(summed_.values, summed_.count * shape_.columns); }
+    SumOfSquares squares() const {
+        SumOfSquares all;
+        for_each_sum(0, summed_.count, shape_.columns, [&](long, const int32_t* sums) {
+            const SumOfSquares of_row = sum_of_squares(sums, shape_.columns);
+            all.low += of_row.low;
+            all.high += of_row.high;
+        });
+        return all;
+    }
 
     // Updates this process's rows that have a gradient, which is `scale` × the last sum, in quanta, + `weight_decay` ×
     // value. All processes call it, and none reads before all have returned.
@@ -247,10 +251,8 @@ class Table {
     struct {
         const uint32_t* rows;
         long count;
-        const int32_t* values;
-    } summed_{};                     // the last sum
-    std::vector<uint64_t> union_;    // the rows of all gradients, and its index
-    std::vector<uint32_t> starts_;
+        const int32_t* sums;  // null if their terms are in the gradients
+    } summed_{};              // the last sum
     Buffer<uint32_t> rows_;
     Buffer<int32_t> sums_;
     std::vector<double> drift_;            // see `history`; its size is the number of updates since `flush`, plus 1
@@ -321,25 +323,40 @@ class Table {
         for (long row = begin; row < end; ++row) work(uint32_t(row));
     }
 
-    // Sums the gradients of the rows in words [start, end) of the union, which begins at word `begin` of the table.
-    void sum(const RowIndex& all, long begin, long start, long end, int32_t* sums) {
-        with_width(shape_.columns, [&](auto columns) {
-            std::fill(sums + all.before[start] * columns, sums + all.before[end] * columns, 0);
-            for (const Gradient& gradient : gradients_)
-                for (uint32_t i = gradient.index.before[begin + start]; i < gradient.index.before[begin + end]; ++i) {
-                    int32_t* const sum = sums + all.place(uint32_t(gradient.rows[i] - begin * WORD)) * long(columns);
-                    for (long n = 0; n < columns; ++n) add_whole(sum[n], gradient.values[i * long(columns) + n]);
-                }
-        });
+    // Calls visit(i, sums) for the rows at the places [start, end) of the last sum. The gradients of other processes are in
+    // the caches of other cores, from which they are fetched in advance.
+    template <class Width, class Visit> void for_each_sum(long start, long end, Width width, Visit visit) const {
+        const long columns = width;
+        if (summed_.sums || start == end) {
+            for (long i = start; i < end; ++i) visit(i, summed_.sums + i * columns);
+            return;
+        }
+        const size_t processes = gradients_.size();
+        const std::vector<int32_t> none(columns);
+        std::vector<int32_t> sums_of_row(columns);
+        int32_t* __restrict const sums = sums_of_row.data();
+        std::vector<const int32_t*> next(processes);  // values of each gradient's next row
+        for (size_t k = 0; k < processes; ++k)
+            next[k] = gradients_[k].values + gradients_[k].index.place(summed_.rows[start]) * columns;
+        for (long i = start; i < end; ++i) {
+            std::fill_n(sums, long(width), 0);
+            for (size_t k = 0; k < processes; ++k) {
+                const bool has = gradients_[k].index.has(summed_.rows[i]);
+                const int32_t* const terms = has ? next[k] : none.data();  // no branch, which would be mispredicted
+                for (long n = 0; n < width; ++n) add_whole(sums[n], terms[n]);
+                for (long n = 0; n < width; n += LINE) __builtin_prefetch(next[k] + AHEAD * LINE + n);
+                next[k] += has * columns;
+            }
+            visit(i, sums);
+        }
     }
 
     // Updates the rows at the places [start, end) of the last sum.
     void update(long start, long end, double rate, float scale, float weight_decay) {
         const int32_t next = int32_t(drift_.size());
         with_width(shape_.columns, [&](auto columns) {
-            for (long i = start; i < end; ++i) {
+            for_each_sum(start, end, columns, [&](long i, const int32_t* __restrict sums) {
                 prefetch(summed_.rows, i, end);
-                const int32_t* __restrict const sums = summed_.values + i * columns;
                 float* __restrict const entry = record(summed_.rows[i]);
                 const float since = drift_since(entry), past = powers_[age(entry)];
                 float& second = this->second(entry);
@@ -354,7 +371,7 @@ class Table {
                     entry[n] = multiply_add(rule.along, moment, multiply_add(rule.directly, gradient, value));
                 }
                 set_written(entry, next);
-            }
+            });
         });
     }
 };
