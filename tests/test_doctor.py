@@ -98,6 +98,19 @@ def test_this_machine_is_ready(diagnosis):
     assert diagnosis["said"] == "trying 2 processes on the CPU …\n"
 
 
+def test_without_mxnet(found):
+    found["mxnet"] = {"installed": False, "features": [], "gpus": 0, "plans": {"CPU": "float32"}, "trouble": ""}
+    found["horovod"] = {"installed": False, "features": {}, "trouble": ""}
+    found["machine"] |= {"Python": "3.13.1", "numpy": "2.3.0"}
+    del found["machine"]["mxnet"]
+    lines = {line.name: line for line in checks.checks(found)}
+    assert (lines["MXNet"].level, lines["versions"].level, lines["Horovod"].level) == ("ok", "ok", "note")
+    assert lines["MXNet"].shows == "not installed, and not needed for one process on the CPU"
+    assert verdict(found, list(lines.values()), []).ready
+    (tried,) = trials(found, lambda _: None, lambda device, size: Trial(device, size, 1.0, []))
+    assert (tried.device, tried.processes) == ("cpu", 1)
+
+
 def test_nothing_private_is_shown(diagnosis):
     said = json.dumps(diagnosis)
     assert str(Path.home()) + "/" not in said
@@ -237,7 +250,6 @@ OWN_BUILD = {**OF_CUDA, "wheel": False}
 @pytest.mark.parametrize(
     ("name", "level", "what", "worse"),
     [
-        ("versions", "problem", "Python 3.12.1 is not one of", {"machine": {"Python": "3.12.1"}}),
         ("versions", "problem", "numpy 2.0.0rc1 is too new", {"machine": {"numpy": "2.0.0rc1"}}),
         ("versions", "note", "two flavours", {"machine": {"mxnet-cu112": "1.9.1"}}),
         ("MXNet", "problem", "MXNet cannot be imported", {"mxnet": {"trouble": "OSError: libgomp.so.1"}}),
@@ -255,6 +267,8 @@ OWN_BUILD = {**OF_CUDA, "wheel": False}
         ("NVIDIA driver", "note", "a driver is installed", {"driver": {"device files": True}}),
         ("NVIDIA driver", "note", "GPU flavour is installed", {"mxnet": OF_CUDA}),
         ("CPU kernels", "note", "no compiled kernels", {"kernels": {"build": "", "trouble": "no AVX2"}}),
+        ("CPU kernels", "problem", "nothing can train", {"kernels": {"build": "", "trouble": "no AVX2"},
+                                                         "mxnet": {"installed": False}}),
         ("CPU kernels", "note", "avx512 are used, not", {"kernels": {"build": "avx512", "trouble": "old g++"}}),
         ("runs/", "problem", "runs/ is not writable", {"folders": {"runs": NOT_ALLOWED}}),
         ("data/", "problem", "only 9.0 MB left", {"folders": {"data": {"free": 9_000_000, "total": 1, "trouble": ""}}}),

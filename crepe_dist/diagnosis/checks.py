@@ -12,7 +12,6 @@ from crepe_dist.machine import PACKAGES
 from crepe_dist.wording import counted, listed, size
 
 INSTALL = "reinstall with `uv sync` (without uv see docs/install.md)"
-PYTHONS = (3, 9), (3, 11)  # the lowest and the highest version with a wheel of MXNet
 NUMPY_TOO_NEW = (1, 24)
 GRADIENT_BYTES = 46_000_000  # of the paper's small network; Crepe has less, because its tables are trained row by row
 # Of Crepe, measured on the sample with batches of 64. A run keeps two states of 250 MB, and three checkpoints.
@@ -51,14 +50,7 @@ def versions(facts: Facts) -> Check:
     names = ("crepe_dist", "Python", *PACKAGES)
     about = facts["machine"]
     line = Check("versions", ", ".join(f"{name} {about[name]}" for name in names if name in about))
-    low, high = PYTHONS
-    if not low <= _version(about["Python"]) <= high:
-        return line.problem(
-            f"Python {about['Python']} is not one of 3.9, 3.10 and 3.11",
-            "training needs MXNet 1.9.1, which has wheels for these versions",
-            "create an environment with another Python (`uv sync -p 3.11`)",
-        )
-    if "numpy" in about and _version(about["numpy"]) >= NUMPY_TOO_NEW:
+    if "mxnet" in about and _version(about["numpy"]) >= NUMPY_TOO_NEW:
         return line.problem(
             f"numpy {about['numpy']} is too new", "MXNet 1.9.1 uses np.bool, which numpy 1.24 removed", INSTALL
         )
@@ -95,6 +87,8 @@ def mxnet(facts: Facts) -> Check:
         return Check("MXNet", "unknown").note(what, why, "fix the CUDA libraries first")
     if about["trouble"]:
         return Check("MXNet", "cannot be imported").problem("MXNet cannot be imported", about["trouble"], INSTALL)
+    if not about["installed"]:
+        return Check("MXNet", "not installed, and not needed for one process on the CPU")
     names = {"MKLDNN": "oneDNN", "CUDA": "CUDA", "CUDNN": "cuDNN", "NCCL": "NCCL", "OPENMP": "OpenMP"}
     parts = [name for key, name in names.items() if key in about["features"]]
     flavour = "GPU" if "CUDA" in about["features"] else "CPU"
@@ -205,7 +199,7 @@ def gpus(facts: Facts) -> Iterator[Check]:
         line = Check(f"GPU {number}", f"{each['name'] or 'nameless'}, compute capability {shown}")
         if not with_cuda:
             yield line.note(
-                f"GPU {number} is not used: the CPU flavour of MXNet is installed",
+                f"GPU {number} is not used: MXNet's GPU flavour is not installed",
                 remedy="to use the GPU, install the cu112 flavour (docs/install.md)",
             )
         elif facts["mxnet"].get("wheel") and (error := cuda.refusal(number, each["name"], capability)):
@@ -253,11 +247,12 @@ def kernels(facts: Facts) -> Check:
             about["trouble"],
             "install a newer C++ compiler or a newer system, and reinstall",
         )
-    return Check("CPU kernels", "MXNet's operators").note(
-        "there are no compiled kernels: training on a CPU is slower",
-        about["trouble"],
-        "install a C++ compiler (g++), and reinstall",
-    )
+    remedy = "install a C++ compiler (g++), and reinstall"
+    if not facts["mxnet"].get("installed", True):
+        what = "there are no compiled kernels, and MXNet is not installed: nothing can train"
+        return Check("CPU kernels", "none").problem(what, about["trouble"], remedy)
+    what = "there are no compiled kernels: training on a CPU is slower"
+    return Check("CPU kernels", "MXNet's operators").note(what, about["trouble"], remedy)
 
 
 def folders(facts: Facts) -> Iterator[Check]:

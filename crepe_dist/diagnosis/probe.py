@@ -11,6 +11,7 @@ import signal
 from typing import Any, Callable
 
 from crepe_dist.distributed import cuda, device, horovod_build
+from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.launch import Launch, has_mxnet, import_mxnet, limit_threads
 from crepe_dist.errors import UserError
 from crepe_dist.model.precision import plan
@@ -63,8 +64,10 @@ def cuda_libraries() -> dict[str, Any]:
 
 def mxnet() -> dict[str, Any]:
     """List MXNet's build features, and the precision and kernels that ``auto`` selects on each device."""
-    if has_mxnet():
-        import_mxnet(Launch())  # as training does
+    plans = {"CPU": str(plan(ModelOptions(), CPU))}
+    if not has_mxnet():
+        return {"installed": False, "features": [], "gpus": 0, "plans": plans, "trouble": ""}
+    import_mxnet(Launch())  # as training does
     import mxnet as mx
 
     enabled = [feature.name for feature in mx.runtime.feature_list() if feature.enabled]
@@ -72,10 +75,9 @@ def mxnet() -> dict[str, Any]:
         gpus, unusable = device.count_gpus(), {}
     except UserError as error:
         gpus, unusable = 0, {"what": error.what, "why": error.why, "remedy": error.remedy}
-    places = {"CPU": mx.cpu(), **{f"GPU {number}": mx.gpu(number) for number in range(gpus)}}
-    plans = {name: str(plan(ModelOptions(), device)) for name, device in places.items()}
-    wheel = device.is_pypi_wheel()
-    return {"features": enabled, "wheel": wheel, "gpus": gpus, "unusable": unusable, "plans": plans, "trouble": ""}
+    plans |= {f"GPU {number}": str(plan(ModelOptions(), Device("gpu", number))) for number in range(gpus)}
+    about = {"features": enabled, "wheel": device.is_pypi_wheel(), "gpus": gpus, "unusable": unusable, "plans": plans}
+    return {"installed": True, **about, "trouble": ""}
 
 
 def horovod() -> dict[str, Any]:

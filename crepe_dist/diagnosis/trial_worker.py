@@ -43,10 +43,9 @@ def sum_of_known(world: World, device: str) -> dict[str, int]:
 
 def step(world: World, device: str) -> dict[str, Any]:
     """Make one training step like ``train``; report digests of the weights before and after it."""
-    # Imported late: MXNet reads the number of its threads, which join sets.
-    import mxnet as mx
-
+    # Imported late: they import MXNet, which reads the number of its threads, which join sets.
     from crepe_dist.data.batch import pack
+    from crepe_dist.distributed.device import CPU, Device, count_gpus
     from crepe_dist.engines.block import broadcast_parameters, build, digest, trained, values
     from crepe_dist.engines.engine import open_engine
     from crepe_dist.exchange import open_exchange
@@ -57,10 +56,10 @@ def step(world: World, device: str) -> dict[str, Any]:
     from crepe_dist.training.step import TrainingStep
 
     # Not `pick`: two processes may have to share the only GPU.
-    context = mx.gpu(world.local_rank % mx.context.num_gpus()) if device == "gpu" else mx.cpu()
+    place = Device("gpu", world.local_rank % count_gpus()) if device == "gpu" else CPU
     shape = PaperShape(alphabet_size=69, feature_len=SHORTEST, classes=4, filters=32, units=64)
-    network = build(shape, ModelOptions(), context, seed=world.rank)
-    engine = open_engine(network, plan(ModelOptions(), context), context)
+    network = build(shape, ModelOptions(), place, seed=world.rank)
+    engine = open_engine(network, plan(ModelOptions(), place), place)
     broadcast_parameters(network, world)
     optimizer = make_optimizer("sgd", {"learning_rate": 0.1})
     exchange = open_exchange(world, trained(network), optimizer, engine.quanta(ROWS))

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from crepe_dist.distributed.launch import Launch, detect, limit_threads
@@ -164,16 +165,13 @@ command.run(train.main)
 
 
 class TestWithoutHorovod:
-    """Tests in an environment with everything but Horovod."""
+    """Tests in an environment with everything but Horovod, or but Horovod and MXNet."""
 
-    @pytest.fixture(scope="class")
-    def env(self, tmp_path_factory):
+    @pytest.fixture(scope="class", params=["horovod", ("horovod", "mxnet")])
+    def env(self, request, tmp_path_factory):
         site = tmp_path_factory.mktemp("site")
-        import mxnet
-
-        packages = Path(mxnet.__file__).parent.parent
-        for entry in packages.iterdir():
-            if not entry.name.startswith("horovod") and entry.suffix != ".pth":
+        for entry in Path(np.__file__).parent.parent.iterdir():
+            if not entry.name.startswith(request.param) and entry.suffix != ".pth":
                 (site / entry.name).symlink_to(entry)
         return {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(Path(__file__).parents[2])])}
 
@@ -181,6 +179,7 @@ class TestWithoutHorovod:
         arguments = [sys.executable, "-S", "-m", "crepe_dist.train", "--data", str(data), *QUICK]
         return subprocess.Popen(arguments, cwd=cwd, env=env, stdout=-1, stderr=subprocess.STDOUT, text=True)
 
+    @pytest.mark.parametrize("env", ["horovod"], indirect=True)
     def test_one_process_trains(self, env, data, tmp_path):
         process = self.start(env, data, tmp_path)
         printed, _ = process.communicate(timeout=100)
@@ -196,6 +195,7 @@ class TestWithoutHorovod:
         assert all(process.returncode for process in processes)
         assert time.monotonic() - began < 30
         assert printed.count("but Horovod for MXNet is not installed") == 1
+        assert "  do:  install it (`uv sync" in printed
         assert "Traceback" not in printed
 
 
