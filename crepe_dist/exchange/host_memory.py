@@ -119,7 +119,7 @@ def share_memory(ranks: Collectives, host: Sequence[int], size: int) -> HostMemo
             files, pages = _open([names[rank] for rank in host], size)
             if 0 not in ranks.gather(len(pages), "shared memory opened"):
                 own = pages[host.index(ranks.rank)]
-                LIBC.madvise(ctypes.addressof(own), size, MADV_COLLAPSE)  # an older Linux than 6.1 ignores it
+                back_with_huge_pages(ctypes.addressof(own), size)
                 return HostMemory(pages, files, host.index(ranks.rank))
     finally:
         if created is not None:
@@ -127,6 +127,15 @@ def share_memory(ranks: Collectives, host: Sequence[int], size: int) -> HostMemo
     for file in files if created is None else [*files, created[1]]:
         os.close(file)  # otherwise it would keep the memory
     return None
+
+
+def back_with_huge_pages(start: int, size: int) -> None:
+    """Back memory that the process has written with huge pages where it can have them; rows are read in random order.
+
+    An older Linux than 6.1 ignores it.
+    """
+    aligned = -(-start // HUGE_PAGE) * HUGE_PAGE
+    LIBC.madvise(aligned, max(0, start + size - aligned), MADV_COLLAPSE)
 
 
 def remove_stale() -> None:

@@ -18,6 +18,7 @@ import mxnet as mx
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.exchange.host_memory import back_with_huge_pages
 from crepe_dist.exchange.optimizers import Rule
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.mxnet_internals import pointer, view
@@ -87,6 +88,8 @@ class Table:
             library.threads(),
         )
         _check(self._table is None)
+        values = view(self.parameter.data())
+        back_with_huge_pages(values.ctypes.data, values.nbytes)  # scoring reads them
         weakref.finalize(self, self._run.crepe_table_close, self._table)
         self.load(0, None, (np.zeros(1), np.zeros(self.parameter.shape[0], np.int32)))
         sparse.attach(self._table)

@@ -1,20 +1,25 @@
 #pragma once
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
 
-// Page-aligned array that only grows; new memory is zero.
+// Page-aligned array that only grows; new memory is zero. Rows of large arrays are read in random order, so that huge
+// pages back them.
 template <class T> class Buffer {
   public:
     T* need(size_t count) {
         if (count > size_) {
             memory_.reset();
-            size_t bytes = (count * sizeof(T) + 4095) / 4096 * 4096;
-            memory_.reset(static_cast<T*>(std::aligned_alloc(4096, bytes)));
+            const size_t page = count * sizeof(T) < 2 * HUGE_PAGE ? 4096 : HUGE_PAGE;
+            const size_t bytes = (count * sizeof(T) + page - 1) / page * page;
+            memory_.reset(static_cast<T*>(std::aligned_alloc(page, bytes)));
             size_ = memory_ ? count : 0;
             if (!memory_) throw std::bad_alloc();
+            if (page == HUGE_PAGE) madvise(memory_.get(), bytes, MADV_HUGEPAGE);
             std::memset(static_cast<void*>(memory_.get()), 0, bytes);
         }
         return memory_.get();
@@ -22,6 +27,8 @@ template <class T> class Buffer {
     T* get() const { return memory_.get(); }
 
   private:
+    static constexpr size_t HUGE_PAGE = 2 << 20;
+
     struct Free {
         void operator()(T* pointer) const { std::free(pointer); }
     };
