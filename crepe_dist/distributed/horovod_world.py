@@ -17,6 +17,7 @@ from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.rendezvous import Meeting
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
+from crepe_dist.mxnet_internals import view
 
 
 class HorovodWorld(World):
@@ -80,7 +81,8 @@ class HorovodWorld(World):
         self, array: npt.NDArray[Any], counts: Sequence[int], name: str
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
         received, from_each = self.horovod.alltoall(_shared(array), splits=list(counts), name=name)
-        return received.asnumpy(), from_each.asnumpy()
+        received.wait_to_read()
+        return view(received), from_each.asnumpy()
 
     def close(self) -> None:
         mx.nd.waitall()  # otherwise the last update may be lost, and MXNet complains at exit
