@@ -101,6 +101,7 @@ def test_this_machine_is_ready(diagnosis):
 def test_without_mxnet(found):
     found["mxnet"] = {"installed": False, "features": [], "gpus": 0, "plans": {"CPU": "float32"}, "trouble": ""}
     found["horovod"] = {"installed": False, "features": {}, "trouble": ""}
+    found["kernels"] = {"build": "avx2", "trouble": ""}
     found["machine"] |= {"Python": "3.13.1", "numpy": "2.3.0"}
     del found["machine"]["mxnet"]
     lines = {line.name: line for line in checks.checks(found)}
