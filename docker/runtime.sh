@@ -4,7 +4,7 @@ set -eu
 export DEBIAN_FRONTEND=noninteractive
 
 apt-get update -qq
-# libgomp1, libquadmath0: MXNet, our kernels. python3-distutils: horovodrun. zlib1g: cuDNN.
+# libgomp1, libquadmath0: MXNet. python3-distutils: horovodrun. zlib1g: cuDNN.
 apt-get install -y -qq --no-install-recommends ca-certificates libgomp1 libquadmath0 libstdc++6 python3 python3-distutils zlib1g
 rm -rf /var/lib/apt/lists/*
 useradd --uid 1000 --create-home crepe

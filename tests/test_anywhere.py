@@ -83,7 +83,7 @@ def training_logits(path: Path, split: Split) -> np.ndarray:
 
 
 def test_the_wheel_is_of_this_platform_and_has_the_kernels(wheel):
-    assert wheel.name.endswith(f"-py3-none-linux_{os.uname().machine}.whl")
+    assert wheel.name.endswith(f"-py3-none-manylinux_2_28_{os.uname().machine}.whl")
     listed = run(["python3", "-m", "zipfile", "-l", str(wheel)], wheel.parent)
     assert "crepe_dist/native/crepe_generic.so" in listed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -410,6 +411,25 @@ def test_amx_that_the_system_refuses_is_passed_over(monkeypatch):
 def test_threads_are_those_of_openmp(setting, expected, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", setting)
     assert library.threads() == expected
+
+
+def test_a_forked_process_has_threads_of_its_own(tmp_path):
+    code = (
+        "import os; from crepe_dist.native import library\n"
+        "compute = lambda: library.functions().crepe_products(0, 64, 3, 1)\n"
+        "compute()\n"
+        "child = os.fork()\n"
+        "compute()\n"
+        "print('computed', flush=True)\n"
+        "if child: assert os.waitpid(child, 0)[1] == 0"
+    )
+    assert run([sys.executable, "-c", code], tmp_path, seconds=30) == "computed\n" * 2
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_libgomp_is_not_needed(name):
+    """A pragma that needs a function that threads.cpp lacks would take it from there."""
+    assert b"libgomp" not in (library.FOLDER / f"crepe_{name}.so").read_bytes()
 
 
 @pytest.mark.parametrize("name", BUILDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
+import re
 import runpy
 import shlex
 import shutil
@@ -28,8 +28,13 @@ BUILDS = {
 }
 FLAGS = (
     "-std=c++17 -O3 -fno-math-errno -fno-trapping-math -fno-strict-aliasing -fopenmp -fPIC -shared -Wall -Wextra "
-    "-Wno-psabi"  # vectors are passed between functions of one build only
+    "-Wno-psabi "  # vectors are passed between functions of one build only
+    "-Wl,--as-needed"  # threads.cpp stands for libgomp
 )
+# What a Linux of manylinux_2_28 has (PEP 600): versions of symbols, and libraries.
+MANYLINUX = "manylinux_2_28"
+NEWEST = {"GLIBC": (2, 28), "GLIBCXX": (3, 4, 24), "CXXABI": (1, 3, 11), "GCC": (7, 0, 0)}
+LIBRARIES = re.compile(rb"(libc\.so\.6|libm\.so\.6|libstdc\+\+\.so\.6|libgcc_s\.so\.1|ld-linux-[\w-]+\.so\.\d)")
 
 
 class NativeBuildHook(BuildHookInterface):
@@ -51,8 +56,9 @@ class NativeBuildHook(BuildHookInterface):
             f"/{FOLDER}/builds.json",
             *(f"/{FOLDER}/{_file(name)}" for name in builds["builds"]),
         ]
+        libraries = [folder / _file(name) for name in builds["builds"]]
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-linux_{platform.machine()}"
+        build_data["tag"] = f"py3-none-{MANYLINUX if all(map(_is_portable, libraries)) else 'linux'}_{_machine()}"
 
 
 def _unchanged(folder: Path) -> dict[str, Any] | None:
@@ -107,8 +113,24 @@ def _constants(folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _is_portable(library: Path) -> bool:
+    """Return True if a library needs nothing that a Linux of ``MANYLINUX`` lacks; all that it needs is named in it."""
+    content = library.read_bytes()
+    needed = re.findall(rb"(?<=\0)((?:lib|ld-)[\w+.-]+\.so\.\d+)(?=\0)", content)
+    versions = re.findall(rb"(?<=\0)(GLIBC|GLIBCXX|CXXABI|GCC)_(\d[\d.]*)(?=\0)", content)
+    return all(map(LIBRARIES.fullmatch, needed)) and all(
+        tuple(map(int, version.split(b"."))) <= NEWEST[name.decode()] for name, version in versions
+    )
+
+
 def _builds() -> dict[str, str]:
-    return BUILDS if platform.machine() == "x86_64" else {"generic": BUILDS["generic"]}
+    return BUILDS if _machine() == "x86_64" else {"generic": BUILDS["generic"]}
+
+
+def _machine() -> str:
+    """Return the architecture that the compiler compiles for, such as x86_64."""
+    target = subprocess.run([*_compiler(), "-dumpmachine"], capture_output=True, text=True, check=True).stdout
+    return target.split("-")[0]
 
 
 def _file(name: str) -> str:

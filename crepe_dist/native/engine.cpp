@@ -5,6 +5,7 @@
 
 #include "joined.h"
 #include "ngrams.h"
+#include "older.h"
 #include "paper.h"
 #include "tower.h"
 

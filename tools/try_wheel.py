@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""Use the commands of an installed wheel, and print a row of a table for each.
+
+    uv build --wheel
+    uv venv -p 3.13 /tmp/fresh
+    uv pip install -p /tmp/fresh "$(ls dist/*.whl)[sklearn,tune]"
+    /tmp/fresh/bin/python tools/try_wheel.py
+
+Needs nothing beside that environment, so it also runs in a container or on an emulated processor. Trains small networks
+on made-up texts: the SHA-256 of the parameters is the same for every Python with the same build of the kernels. Exits
+with 1 if a command failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+TEXTS = 400
+WORDS = {"good": "sunny bright warm lovely gentle", "bad": "rainy gloomy cold nasty rough"}
+SMALL = ("--model.buckets=4096", "--model.embeddings=1024", "--model.width=16", "--training.epochs=3")
+CLASSIFIER = """
+from crepe_dist import CrepeClassifier
+import csv
+rows = list(csv.DictReader(open("rows.csv")))
+texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
+found = CrepeClassifier(network="ngrams", epochs=3, settings={"model.buckets": 4096}).fit(texts, labels)
+print(f"accuracy {found.score(texts, labels):.2f}")
+"""
+ABOUT = """
+import numpy, pandas
+from crepe_dist.native import library
+found, trouble = library.find()
+print(f"NumPy {numpy.__version__}, pandas {pandas.__version__} | {found.name if found else trouble}")
+"""
+# Name of the row, arguments of Python, and a text that the command prints.
+COMMANDS = (
+    ("--help", ("-m", "crepe_dist", "--help"), "train a classifier"),
+    ("doctor", ("-m", "crepe_dist", "doctor"), ""),
+    ("prepare", ("-m", "crepe_dist", "prepare", "rows.csv", "--out=data", "--validation=0.2", "--test=0.2"), ""),
+    ("train", ("-m", "crepe_dist", "train", "--data=data", "--run-dir=run", *SMALL), ""),
+    ("evaluate", ("-m", "crepe_dist", "evaluate", "run", "--data=data"), "accuracy"),
+    ("predict", ("-m", "crepe_dist", "predict", "run", "--text=sunny warm"), "good"),
+    ("export", ("-m", "crepe_dist", "export", "run", "--data=data", "--format=crepe", "--out=model"), ""),
+    ("predict, exported", ("-m", "crepe_dist", "predict", "model", "--text=sunny warm"), "good"),
+    ("inspect", ("-m", "crepe_dist", "inspect", "data", "--out=findings"), ""),
+    ("tune", ("-m", "crepe_dist", "tune", "data", "--trials=2", "--minutes=1", "--out=search"), "best"),
+    ("CrepeClassifier", ("-c", CLASSIFIER), "accuracy 1.00"),
+)
+
+
+def main() -> int:
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--only", metavar="NAMES", help="rows to try, with commas between them; default: all")
+    flags.add_argument("--seconds", type=float, default=300, metavar="S", help="time for each command; default: 300")
+    args = flags.parse_args()
+    only = args.only.split(",") if args.only else [name for name, _, _ in COMMANDS]
+    about = subprocess.run([sys.executable, "-c", ABOUT], capture_output=True, text=True, check=True, cwd="/").stdout
+    place = f"{platform.python_version()} | {platform.machine()} | {about.strip()}"
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        _write_rows(Path(folder) / "rows.csv")
+        for name, arguments, expected in COMMANDS:
+            if name not in only:
+                continue
+            began = time.perf_counter()
+            done, trouble = _run(folder, arguments, expected, args.seconds)
+            failed += bool(trouble)
+            seen = trouble or _seen(Path(folder), name, done)
+            took = f"{time.perf_counter() - began:.1f} s"
+            print(f"| {place} | {name} | {'failed' if trouble else 'works'} | {took} | {seen} |", flush=True)
+    return 1 if failed else 0
+
+
+def _run(folder: str, arguments: tuple[str, ...], expected: str, seconds: float) -> tuple[str, str]:
+    """Run Python; return what it printed, and the reason if it failed."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, *arguments]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        return "", f"no end within {seconds:.0f} s"
+    printed = done.stdout + done.stderr
+    if done.returncode != 0 or "Traceback" in printed:
+        lines = [line for line in printed.splitlines() if line.strip()]
+        return printed, next((line for line in lines if line.startswith("error")), "; ".join(lines[-2:]))
+    return printed, "" if expected in printed else f"does not print {expected!r}"
+
+
+def _seen(folder: Path, name: str, printed: str) -> str:
+    """Return what shows that a command worked."""
+    if name == "train":
+        result = json.loads((folder / "run" / "result.json").read_text(encoding="utf-8"))
+        digest = hashlib.sha256((folder / "run" / result["checkpoint"]).read_bytes()).hexdigest()
+        return f"SHA-256 {digest[:16]}, test accuracy {result['test_accuracy']:.3f}"
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    return lines[-1][:60] if lines else ""
+
+
+def _write_rows(path: Path) -> None:
+    """Write texts of two classes that differ in their words."""
+    lines = ["label,text"]
+    for row in range(TEXTS):
+        label = ("good", "bad")[row % 2]
+        words = WORDS[label].split()
+        lines.append(f"{label},{words[row % 5]} {words[row // 5 % 5]} day number {row}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
