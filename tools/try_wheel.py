@@ -35,6 +35,7 @@ texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
 found = CrepeClassifier(network="ngrams", epochs=3, settings={"model.buckets": 4096}).fit(texts, labels)
 print(f"accuracy {found.score(texts, labels):.2f}")
 """
+WITHOUT_HOROVOD = "supervise -np 2"  # says what it needs
 ABOUT = """
 import numpy, pandas
 from crepe_dist.native import library
@@ -54,6 +55,7 @@ COMMANDS = (
     ("inspect", ("-m", "crepe_dist", "inspect", "data", "--out=findings"), ""),
     ("tune", ("-m", "crepe_dist", "tune", "data", "--trials=2", "--minutes=1", "--out=search"), "best"),
     ("CrepeClassifier", ("-c", CLASSIFIER), "accuracy 1.00"),
+    (WITHOUT_HOROVOD, ("-m", "crepe_dist", "supervise", "-np", "2", "--data=data", "--run-dir=two", *SMALL), "Horovod"),
 )
 
 
@@ -72,16 +74,17 @@ def main() -> int:
             if name not in only:
                 continue
             began = time.perf_counter()
-            done, trouble = _run(folder, arguments, expected, args.seconds)
+            seen, trouble = _run(folder, arguments, expected, int(name == WITHOUT_HOROVOD), args.seconds)
             failed += bool(trouble)
-            seen = trouble or _seen(Path(folder), name, done)
             took = f"{time.perf_counter() - began:.1f} s"
-            print(f"| {place} | {name} | {'failed' if trouble else 'works'} | {took} | {seen} |", flush=True)
+            if name == "train" and not trouble:
+                seen = _parameters(Path(folder) / "run")
+            print(f"| {place} | {name} | {'failed' if trouble else 'works'} | {took} | {trouble or seen} |", flush=True)
     return 1 if failed else 0
 
 
-def _run(folder: str, arguments: tuple[str, ...], expected: str, seconds: float) -> tuple[str, str]:
-    """Run Python; return what it printed, and the reason if it failed."""
+def _run(folder: str, arguments: tuple[str, ...], expected: str, code: int, seconds: float) -> tuple[str, str]:
+    """Run Python; return the line that shows that it worked, and the reason if it did not."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, *arguments]
     try:
@@ -90,21 +93,19 @@ def _run(folder: str, arguments: tuple[str, ...], expected: str, seconds: float)
         )
     except subprocess.TimeoutExpired:
         return "", f"no end within {seconds:.0f} s"
-    printed = done.stdout + done.stderr
-    if done.returncode != 0 or "Traceback" in printed:
-        lines = [line for line in printed.splitlines() if line.strip()]
-        return printed, next((line for line in lines if line.startswith("error")), "; ".join(lines[-2:]))
-    return printed, "" if expected in printed else f"does not print {expected!r}"
+    lines = [line.strip() for line in f"{done.stderr}\n{done.stdout}".splitlines() if line.strip()]
+    if done.returncode != code or any(line.startswith("Traceback") for line in lines):
+        errors = [line for line in lines if line.startswith("error")] or lines[-1:]
+        return "", errors[0] if errors else f"exit code {done.returncode}"
+    found = [line for line in lines if expected in line]
+    return (found[0 if expected else -1], "") if found else ("", f"does not print {expected!r}")
 
 
-def _seen(folder: Path, name: str, printed: str) -> str:
-    """Return what shows that a command worked."""
-    if name == "train":
-        result = json.loads((folder / "run" / "result.json").read_text(encoding="utf-8"))
-        digest = hashlib.sha256((folder / "run" / result["checkpoint"]).read_bytes()).hexdigest()
-        return f"SHA-256 {digest[:16]}, test accuracy {result['test_accuracy']:.3f}"
-    lines = [line.strip() for line in printed.splitlines() if line.strip()]
-    return lines[-1][:60] if lines else ""
+def _parameters(run: Path) -> str:
+    """Return what identifies the trained parameters."""
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    digest = hashlib.sha256((run / result["checkpoint"]).read_bytes()).hexdigest()
+    return f"SHA-256 {digest[:16]}, test accuracy {result['test_accuracy']:.3f}"
 
 
 def _write_rows(path: Path) -> None:
