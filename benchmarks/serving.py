@@ -23,7 +23,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.settings.serving_options import ServiceOptions
 
 TOGETHER = (1, 32)
@@ -111,13 +110,10 @@ async def _load(port: int, clients: int, seconds: float, length: int) -> list[fl
 
 
 def _serve(given: Any) -> None:
-    import_mxnet(detect())
-    import mxnet as mx
-
     from crepe_dist.data.alphabet import Encoding
-    from crepe_dist.engines import block
     from crepe_dist.model.inference import open_inference
     from crepe_dist.model.precision import plan_inference
+    from crepe_dist.networks.paper import initial
     from crepe_dist.networks.paper.shape import PaperShape
     from crepe_dist.predicting.model_summary import ModelSummary
     from crepe_dist.predicting.predictor import Predictor
@@ -130,7 +126,7 @@ def _serve(given: Any) -> None:
     encoding = Encoding(feature_len=given.feature_len)
     classes = [f"class {number}" for number in range(7)]
     shape = PaperShape(encoding.codes, given.feature_len, len(classes), given.filters, given.units, 0.0)
-    arrays = block.values(block.build(shape, ModelOptions(), mx.cpu(), seed=0))
+    arrays = {name: each.value for name, each in initial.parameters(shape, ModelOptions(), seed=0).items()}
     predictor = Predictor(open_inference(shape, arrays, plan_inference(shape)), encoding, classes)
     facts = ModelSummary(
         "random", "", None, classes, given.feature_len, encoding.kept, True, predictor.engine.plan.precision

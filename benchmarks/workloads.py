@@ -22,19 +22,19 @@ from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import batches
 from crepe_dist.data.order import epoch_order
 from crepe_dist.distributed.world import World
-from crepe_dist.engines.block import build, trained
-from crepe_dist.engines.context import context
 from crepe_dist.engines.engine import Engine, open_engine
-from crepe_dist.exchange import open_exchange
-from crepe_dist.exchange.optimizers import make_optimizer
+from crepe_dist.engines.gluon.context import context
 from crepe_dist.model.precision import plan
 from crepe_dist.native.constants import PAPER_POOL
+from crepe_dist.networks.paper.initial import parameters
 from crepe_dist.networks.paper.shape import CONVOLUTIONS, PaperShape
 from crepe_dist.preparing.shards import MAX_CHUNK
 from crepe_dist.settings.model_options import ModelOptions, Precision
+from crepe_dist.settings.training_options import OptimizerOptions
 from crepe_dist.training.step import TrainingStep
 
-SETTINGS = {"learning_rate": 0.01, "wd": 0.00001, "momentum": 0.9}
+OPTIMIZER = OptimizerOptions(name="sgd", learning_rate=0.01)
+NOTEBOOKS = {"learning_rate": 0.01, "wd": 0.00001, "momentum": 0.9}  # settings of its optimizer
 INDEX = {letter: position for position, letter in enumerate(ALPHABET)}
 
 
@@ -43,8 +43,7 @@ class Training:
 
     def __init__(self, shape: PaperShape, world: World, device: Any, precision: Precision = "auto") -> None:
         self.engine = _engine(shape, device, precision)
-        optimizer = make_optimizer("sgd", SETTINGS)
-        exchange = open_exchange(world, trained(self.engine.network), optimizer, self.engine.quanta(0))
+        exchange = self.engine.open_exchange(world, OPTIMIZER, 0)
         self._step = TrainingStep(self.engine, exchange)
         self._steps = 0
 
@@ -70,7 +69,7 @@ class Training:
             self._steps += 1
             self._step(batch, self._steps, 0.01)
             documents += batch.documents
-        mx.nd.waitall()
+        self.engine.wait()
         return documents
 
     @contextmanager
@@ -90,13 +89,13 @@ class Forward:
         self._batch = batch
 
     def __call__(self) -> int:
-        self._engine.logits(self._batch).asnumpy()
+        self._engine.logits(self._batch)
         return self._batch.documents
 
 
 def _engine(shape: PaperShape, device: Any, precision: Precision) -> Engine:
     options = ModelOptions(precision=precision)
-    return open_engine(build(shape, options, device, seed=0), plan(options, device), device)
+    return open_engine(shape, parameters(shape, options, seed=0), plan(options, device), device=device)
 
 
 def precisions(device: Any) -> list[Precision]:
@@ -172,7 +171,7 @@ class NotebookTraining:
         self._network.initialize(mx.init.Xavier(magnitude=2.24), ctx=self._device)
         self._network.hybridize()
         self._loss = gluon.loss.SoftmaxCrossEntropyLoss()
-        self._trainer = gluon.Trainer(self._network.collect_params(), "sgd", SETTINGS)
+        self._trainer = gluon.Trainer(self._network.collect_params(), "sgd", NOTEBOOKS)
         self._documents = len(texts)
         rows = [(text, label) for text, label in zip(texts, labels)]
         data = gluon.data.SimpleDataset(rows).transform(_Encoding(shape.feature_len))

@@ -2,9 +2,6 @@
 
 Each was checked with MXNet 1.9.1. Check them all before allowing another version. Workarounds that must run before
 MXNet is imported are in ``distributed/launch.py`` and ``distributed/late_operators.py``.
-
-MXNet is imported inside the functions: ``distributed`` imports this module before ``OMP_NUM_THREADS`` is set, and MXNet
-reads that variable once, when it is imported.
 """
 
 from __future__ import annotations
@@ -13,6 +10,7 @@ import ctypes
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import mxnet as mx
 import numpy as np
 
 # MXNet's casts take NumPy's dtypes. NumPy has no bfloat16, and MXNet recognises it by the name of this dtype's field.
@@ -25,8 +23,6 @@ def pointer(array: Any) -> int:
     No operation may be pending on the array. The documented ways to read an array copy it or wait for the engine,
     which takes ten times as long as filling a batch (checked with MXNet 1.9.1).
     """
-    import mxnet as mx
-
     address = ctypes.c_void_p()
     mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
     assert address.value is not None
@@ -57,17 +53,9 @@ def view(array: Any) -> Any:
 
 def host_array(source: Any) -> Any:
     """Copy a NumPy array into an MXNet array in host memory, without waiting for the engine; see ``view``."""
-    import mxnet as mx
-
     array = mx.nd.empty(source.shape, ctx=mx.cpu(), dtype=source.dtype)
     view(array)[...] = source
     return array
-
-
-def pointers(arrays: Iterable[Any]) -> Any:
-    """Return a C array with the addresses of several arrays, or null for ``None``; see ``pointer``."""
-    addresses = [None if array is None else pointer(array) for array in arrays]
-    return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
 def structural_parameters(block: Any) -> dict[str, Any]:
@@ -94,8 +82,6 @@ def set_gradients(parameter: Any, arrays: list[Any]) -> None:
 
     A graph that is already compiled keeps writing into the old arrays (checked with MXNet 1.9.1: ``Parameter._grad``).
     """
-    import mxnet as mx
-
     parameter._grad = arrays
     mx.autograd.mark_variables(parameter.list_data(), parameter.list_grad(), parameter.grad_req)
 

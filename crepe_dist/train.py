@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    print_help(sys.argv[1:])  # before ``join``, which imports MXNet
+    print_help(sys.argv[1:])  # before ``join``, which imports MXNet for several processes
     with Control() as control, join() as world:
         config = world.agree("settings", lambda: parse(sys.argv[1:]), same=lambda config: config.to_dict())
         if config.dry_run:
@@ -50,7 +50,7 @@ def fit(config: Config) -> Result:
 
 
 def _train(config: Config, world: World, control: Control) -> Result:
-    # These import MXNet, whose number of threads `join` must set first.
+    # Imported after `join` has sent away a process that cannot train.
     from crepe_dist.training.recipe import train
 
     gc.freeze()  # a collection takes 60 ms with all the modules, else 1 ms

@@ -27,8 +27,8 @@ from mxnet import autograd, gluon
 from crepe_dist.data.dataset import Dataset, Split, open_dataset
 from crepe_dist.data.loader import batches
 from crepe_dist.data.order import epoch_order
-from crepe_dist.engines import block
-from crepe_dist.engines.unpacking import unpacked
+from crepe_dist.engines.gluon import block
+from crepe_dist.engines.gluon.unpacking import unpacked
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.runs import checkpoint

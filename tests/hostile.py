@@ -269,14 +269,10 @@ def whole(**arrays: Any) -> Callable[[Path], object]:
     """A state that fits the network, but for its optimiser."""
 
     def build(folder: Path) -> None:
-        import mxnet as mx
-
-        from crepe_dist.engines import block
         from crepe_dist.networks.paper.shape import PaperShape
-        from crepe_dist.settings.model_options import ModelOptions
+        from tests.engines import initial
 
-        network = block.build(PaperShape(69, 123, 3, 8, 8), ModelOptions(), mx.cpu(), 0)
-        save_file(block.values(network), str(folder / "parameters.safetensors"))
+        save_file(initial(PaperShape(69, 123, 3, 8, 8)).values, str(folder / "parameters.safetensors"))
         save_file(arrays, str(folder / "optimizer.safetensors"))
 
     return build
@@ -302,7 +298,7 @@ state("a pickle", written("optimizer.safetensors", pickle.dumps(Payload())))
 state("an optimiser without count", whole(x=np.zeros(1, np.float32)), "the saved state belongs to another optimizer")
 state(
     "an optimiser of other shapes",
-    whole(**{"0.0": np.zeros((9, 9), np.float32)}, updates=np.zeros(1, np.int64)),
+    whole(**{"0.bias.0": np.zeros((9, 9), np.float32)}, updates=np.zeros(1, np.int64)),
     "instead of float32",
 )
 state(

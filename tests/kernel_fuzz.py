@@ -150,7 +150,6 @@ class Case:
         squares = np.empty(2, np.uint64)
         for gradient in gradients.values():
             self.functions.crepe_squares(gradient.ctypes.data, gradient.size, squares.ctypes.data)
-            self.functions.crepe_to_float(gradient.ctypes.data, gradient.size, self.pick(-90, 110), self.threads)
         for name, (table, _) in tables.items():
             self.check("crepe_table_collect", table)
             self.functions.crepe_table_squares(table, squares.ctypes.data)

@@ -9,13 +9,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import mxnet as mx
 import numpy as np
 import pytest
 
 from crepe_dist.data.dataset import Split, open_dataset
-from crepe_dist.engines import block
+from crepe_dist.distributed.device import CPU
 from crepe_dist.engines.engine import open_engine
+from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.model import parameters
 from crepe_dist.model.precision import plan
 from crepe_dist.predicting.predictor import load
@@ -79,9 +79,8 @@ def python(request, wheel, tmp_path_factory) -> Path:
 def training_logits(path: Path, split: Split) -> np.ndarray:
     """What training's own engine computes with the parameters of a checkpoint."""
     shape, arrays = load(path).engine.shape, parameters.load(path)
-    network = block.build(shape, ModelOptions(), mx.cpu(), seed=0)
-    block.set_values(network, arrays)
-    engine = open_engine(network, plan(ModelOptions(), mx.cpu(), shape), mx.cpu())
+    given = {name: Parameter(array) for name, array in arrays.items()}
+    engine = open_engine(shape, given, plan(ModelOptions(), CPU, shape))
     return np.concatenate([logits for _, _, logits in engine.scored(split, 50, 0, 1)])
 
 

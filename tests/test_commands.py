@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 
-import mxnet as mx
 import numpy as np
 import pytest
 
@@ -18,15 +17,14 @@ import crepe_dist
 from crepe_dist import evaluate
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.distributed.join import join
-from crepe_dist.engines import block
 from crepe_dist.errors import UserError
 from crepe_dist.evaluating import scoring
 from crepe_dist.model import parameters
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.checkpoint import find
-from crepe_dist.settings.model_options import ModelOptions
 from tests.conftest import FEATURE_LEN, NGRAMS, QUICK, command, run, write_csv
+from tests.engines import initial
 
 
 @pytest.fixture(scope="module")
@@ -369,8 +367,7 @@ class TestEvaluate:
 
     def test_foreign_parameters_take_what_they_need_from_flags(self, place, tmp_path, complaint):
         foreign = tmp_path / "foreign.params"
-        network = block.build(PaperShape(69, FEATURE_LEN, 3, 16, 32), ModelOptions(), mx.cpu(), seed=0)
-        parameters.save(block.values(network), foreign)
+        parameters.save(initial(PaperShape(69, FEATURE_LEN, 3, 16, 32)).values, foreign)
         told = ("--mode", "paper", "--feature-len", 123, "--classes", "first,second,third")
         printed = run(command("evaluate", foreign, "--data", place / "data" / "three", *told), tmp_path)
         assert "accuracy" in printed

@@ -5,32 +5,26 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-import mxnet as mx
 import numpy as np
 import pytest
 
 from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.distributed.world import World
-from crepe_dist.engines import block
-from crepe_dist.engines.engine import Engine, GraphEngine, NativeEngine, open_engine
+from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import UserError
-from crepe_dist.exchange import open_exchange
-from crepe_dist.exchange.optimizers import make_optimizer
 from crepe_dist.model import parameters
-from crepe_dist.model.objective import PLAIN, Objective
+from crepe_dist.model.objective import Objective
 from crepe_dist.model.part_weight import WEIGHTS, combined
-from crepe_dist.model.precision import Plan
-from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.native import library
-from crepe_dist.native.library import Library
 from crepe_dist.networks.crepe import tower
 from crepe_dist.networks.crepe.initial import CONVOLUTIONS_RATE, TABLE_RATE
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.training_options import OptimizerOptions
 from crepe_dist.training.step import TrainingStep
-from tests.batches import loss_value
 from tests.conftest import needs_mxnet_bfloat16
+from tests.engines import gradients, initial
 
 pytestmark = pytest.mark.usefixtures("every_build")
 BUILDS = library.runnable()
@@ -60,16 +54,14 @@ SHAPES = [
 
 def make(shape: CrepeShape):
     """A network in which no weight is zero, as all are of the second convolution of a new block."""
-    network = block.build(shape, ModelOptions(), mx.cpu(), seed=1)
-    generator, values = np.random.default_rng(1), block.values(network)
-    for name, array in values.items():
+    network, generator = initial(shape, seed=1), np.random.default_rng(1)
+    for name, array in network.values.items():
         if name == "ngrams.significant":
-            values[name] = (generator.random(array.shape) < 0.1).astype(np.float32)
+            array[:] = generator.random(array.shape) < 0.1
         elif name == "ngrams.weight":  # its rows are multiplied by 300
-            values[name] = generator.normal(0, 0.01, array.shape).astype(np.float32)
+            array[:] = generator.normal(0, 0.01, array.shape)
         elif name != "tower.table":
-            values[name] = array + generator.normal(0, 0.05, array.shape).astype(np.float32)
-    block.set_values(network, values)
+            array += generator.normal(0, 0.05, array.shape).astype(np.float32)
     return network
 
 
@@ -90,26 +82,15 @@ def some_batch(shape: CrepeShape, rows: int, filling: int = 1, first: int = 3) -
     return pack(some_codes(shape, rows), labels, rows + filling, rows, first)
 
 
-def native(network, name: str, precision: str = "float32", objective: Objective = PLAIN, piece: int = 0) -> Engine:
-    engine = open_engine(network, Plan(precision, Library(name), "for a test"), mx.cpu(), objective, piece)
-    assert isinstance(engine, NativeEngine)
-    return engine
-
-
-def by_mxnet(network, precision: str = "float32", objective: Objective = PLAIN, piece: int = 0) -> Engine:
-    return GraphEngine(network, Plan(precision, None, "for a test"), mx.cpu(), objective, piece)
-
-
 def answers(engine: Engine, batch: Batch) -> np.ndarray:
     engine.refresh()
-    return engine.logits(engine.prepare(batch)).asnumpy()
+    return engine.logits(engine.prepare(batch))
 
 
 def learnt(engine: Engine, batch: Batch, step: int = 0) -> dict[str, np.ndarray]:
     """Loss and gradients."""
-    loss = np.array([loss_value(engine.gradients(engine.prepare(batch), 1, step, 1.0))], np.float32)
-    trained = block.trained(engine.network).items()
-    return {"loss": loss, **{name: p.grad().asnumpy().copy() for name, p in trained}}
+    loss, found = gradients(engine, engine.prepare(batch), 1, step)
+    return {"loss": np.array([loss], np.float32), **found}
 
 
 def assert_near(got: dict[str, np.ndarray], expected: dict[str, np.ndarray], most: float = 1e-5) -> None:
@@ -125,19 +106,19 @@ def assert_near(got: dict[str, np.ndarray], expected: dict[str, np.ndarray], mos
 def test_our_kernels_equal_mxnet(name, shape, threads, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     network, batch = make(shape), some_batch(shape, 37)
-    expected = learnt(by_mxnet(network), batch)
+    expected = learnt(network.opened(None), batch)
     assert all(array.any() for array in expected.values())
-    assert_near(learnt(native(network, name), batch), expected)
-    assert_near({"": answers(native(network, name), batch)}, {"": answers(by_mxnet(network), batch)})
+    assert_near(learnt(network.opened(name), batch), expected)
+    assert_near({"": answers(network.opened(name), batch)}, {"": answers(network.opened(None), batch)})
 
 
 @pytest.mark.parametrize("objective", [Objective(0.1), Objective(0.0, (1.0, 2.0, 3.0, 0.5, 0.0))])
 def test_both_parts_have_the_objective(objective):
     shape = sized(blocks=2)
     network, batch = make(shape), some_batch(shape, 9)
-    expected = learnt(by_mxnet(network, objective=objective), batch)
-    assert_near(learnt(native(network, BUILDS[0], objective=objective), batch), expected)
-    assert abs(expected["loss"] - learnt(by_mxnet(network), batch)["loss"]) > 0.001
+    expected = learnt(network.opened(None, objective=objective), batch)
+    assert_near(learnt(network.opened(BUILDS[0], objective=objective), batch), expected)
+    assert abs(expected["loss"] - learnt(network.opened(None), batch)["loss"]) > 0.001
 
 
 @pytest.mark.parametrize("name", IN_BFLOAT16)
@@ -145,7 +126,7 @@ def test_both_parts_have_the_objective(objective):
 def test_bfloat16_is_near_float32(name, shape):
     """Gradients move more than values, where rounding gives another position the maximum."""
     network, batch = make(shape), some_batch(shape, 37)
-    exact, rounded = native(network, name), native(network, name, "bfloat16")
+    exact, rounded = network.opened(name), network.opened(name, "bfloat16")
     expected, got = learnt(exact, batch), learnt(rounded, batch)
     for each, array in expected.items():
         assert np.linalg.norm(got[each] - array) < 0.4 * np.linalg.norm(array), each
@@ -157,16 +138,16 @@ def test_bfloat16_is_near_float32(name, shape):
 def test_both_engines_drop_the_same(name):
     shape = sized(width=20, stride=3, dropout=0.3)
     network, batch = make(shape), some_batch(shape, 37)
-    expected = learnt(by_mxnet(network), batch, step=4)
-    assert_near(learnt(native(network, name), batch, step=4), expected)
-    assert abs(expected["loss"] - learnt(native(network, name), batch, step=5)["loss"]) > 1e-3
+    expected = learnt(network.opened(None), batch, step=4)
+    assert_near(learnt(network.opened(name), batch, step=4), expected)
+    assert abs(expected["loss"] - learnt(network.opened(name), batch, step=5)["loss"]) > 1e-3
 
 
 @pytest.mark.parametrize("name", [*BUILDS, None])
 def test_without_dropout_of_the_input_features_are_still_dropped(name):
     """Other ones in each step."""
     shape = sized(dropout=0.0)
-    engine = native(make(shape), name) if name else by_mxnet(make(shape))
+    engine = make(shape).opened(name)
     batch = some_batch(shape, 9)
     assert learnt(engine, batch, step=1)["loss"] != learnt(engine, batch, step=2)["loss"]
 
@@ -180,17 +161,14 @@ def test_a_text_of_one_character_repeated(name):
         codes[row, :known] = row
     batch = pack(codes, np.arange(4, dtype=np.int32), 4, 4)
     network = make(shape)
-    assert_near(learnt(native(network, name), batch), learnt(by_mxnet(network), batch))
+    assert_near(learnt(network.opened(name), batch), learnt(network.opened(None), batch))
 
 
 @pytest.mark.parametrize("name", [*BUILDS, None])
 def test_pieces_equal_the_whole(name):
     shape = sized(dropout=0.3)
     network, batch = make(shape), some_batch(shape, 9)
-    whole, pieces = (
-        learnt(native(network, name, piece=piece) if name else by_mxnet(network, piece=piece), batch)
-        for piece in (0, 4)
-    )
+    whole, pieces = (learnt(network.opened(name, piece=piece), batch) for piece in (0, 4))
     assert_near(pieces, whole)
 
 
@@ -203,10 +181,10 @@ def test_batches_leave_no_trace(name, precision, monkeypatch):
     shape = sized(width=20, stride=3, dropout=0.3)
     network, batch = make(shape), some_batch(shape, 21)
     gradients, logits = (
-        learnt(native(network, name, precision), batch),
-        answers(native(network, name, precision), batch),
+        learnt(network.opened(name, precision), batch),
+        answers(network.opened(name, precision), batch),
     )
-    engine = native(network, name, precision)
+    engine = network.opened(name, precision)
     for rows in (70, 5, 1, 33, 200):
         learnt(engine, some_batch(shape, rows))
         answers(engine, some_batch(shape, rows + 2))
@@ -221,7 +199,7 @@ def test_batches_leave_no_trace(name, precision, monkeypatch):
 def test_the_logits_of_a_document_do_not_depend_on_its_neighbours(name, precision):
     """Tiles of rows begin with a document, and see zeros around it."""
     shape = sized(blocks=1, length=61)
-    engine, codes, labels = native(make(shape), name, precision), some_codes(shape, 21), np.zeros(21, np.int32)
+    engine, codes, labels = make(shape).opened(name, precision), some_codes(shape, 21), np.zeros(21, np.int32)
     together = answers(engine, pack(codes, labels, 21, 21))
     assert np.array_equal(answers(engine, pack(codes[::-1].copy(), labels, 21, 21))[::-1], together)
     alone = [answers(engine, pack(codes[row : row + 1], labels[:1], 1, 1))[0] for row in range(21)]
@@ -236,12 +214,12 @@ def test_the_gradient_of_the_table_is_the_same_for_any_number_of_threads(name, m
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-        engine = native(network, name)
+        engine = network.opened(name)
         found.append((learnt(engine, batch), answers(engine, batch)))
-    for gradients, logits in found[1:]:
+    for learning, logits in found[1:]:
         assert np.array_equal(logits, found[0][1])
-        assert np.array_equal(gradients[network.tower.table.name], found[0][0][network.tower.table.name])
-        assert_near(gradients, found[0][0])
+        assert np.array_equal(learning["tower.table"], found[0][0]["tower.table"])
+        assert_near(learning, found[0][0])
 
 
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_mxnet_bfloat16)])
@@ -249,8 +227,8 @@ def test_mxnet_in_both_precisions(precision):
     """The same casts as float16 on a GPU: parameters, gradients and logits stay float32."""
     shape = sized()
     network, batch = make(shape), some_batch(shape, 9)
-    expected = answers(by_mxnet(network), batch)
-    engine = by_mxnet(network, precision)
+    expected = answers(network.opened(None), batch)
+    engine = network.opened(None, precision)
     got, gradients = answers(engine, batch), learnt(engine, batch)
     assert got.dtype == np.float32
     assert_near({"": got}, {"": expected}, 1e-6 if precision == "float32" else 0.02)
@@ -260,7 +238,7 @@ def test_mxnet_in_both_precisions(precision):
 class TestShape:
     def test_a_shape_is_known_from_the_parameters_and_the_description(self):
         shape = SHAPES[1]
-        arrays = block.values(make(shape))
+        arrays = make(shape).values
         assert parameters.shape_of(arrays, 69, 61, shape.settings()) == shape
         assert shape.parameters == sum(array.size for array in arrays.values())
         assert sum(layer.parameters for layer in shape.layers()) == shape.parameters
@@ -317,14 +295,12 @@ def test_embeddings_learn_faster_than_convolutions(rows):
         pytest.skip("needs the compiled kernels")
     shape = sized()
     network = make(shape)
-    engine = native(network, BUILDS[0]) if rows else by_mxnet(network)
-    learning = {name: each for name, each in structural_parameters(network).items() if "significant" not in name}
-    before = {name: each.data().asnumpy() for name, each in learning.items()}
-    optimizer = make_optimizer("adam", {"learning_rate": 0.1})
-    exchange = open_exchange(World(), block.trained(network), optimizer, engine.quanta(20))
+    engine = network.opened(BUILDS[0] if rows else None)
+    before = {name: each.copy() for name, each in engine.values().items() if "significant" not in name}
+    exchange = engine.open_exchange(World(), OptimizerOptions(weight_decay=0.0), 20)
     TrainingStep(engine, exchange)(some_batch(shape, 20), 1, 0.001)
     exchange.flush()
-    moved = {name: np.abs(each.data().asnumpy() - before[name]) for name, each in learning.items()}
+    moved = {name: np.abs(engine.values()[name] - array) for name, array in before.items()}
     for table in ("ngrams.weight", "tower.table"):  # with one second moment for each row
         moved[table] = np.sqrt((moved[table] ** 2).mean(axis=1))
     moved = {name: each.max() for name, each in moved.items()}
@@ -335,21 +311,22 @@ def test_embeddings_learn_faster_than_convolutions(rows):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("name", ["MXNet", *BUILDS])
+@pytest.mark.parametrize("name", [None, *BUILDS])
 def test_a_checkpoint_has_the_weight_of_the_tower_and_the_same_logits(name, stride):
     shape = sized(stride=stride)
     network, batch = make(shape), some_batch(shape, 37)
-    engine = by_mxnet(network) if name == "MXNet" else native(network, name)
+    engine = network.opened(name)
     plain = answers(engine, batch)
-    parts = engine.parts(batch).asnumpy()
+    parts = engine.parts(batch)
     np.testing.assert_array_equal(combined(parts, 1.0), plain)
     assert (np.abs(parts).max(axis=(0, 2)) > 0.1).all()
     for weight in WEIGHTS:
         engine.weigh(weight)
-        got, arrays = answers(engine, batch), engine.values()
+        got, arrays = answers(engine, batch), engine.weighed_values()
         other = make(shape)
-        block.set_values(other, arrays)
-        again = by_mxnet(other) if name == "MXNet" else native(other, name)
+        for each, array in other.values.items():
+            array[:] = arrays[each]
+        again = other.opened(name)
         np.testing.assert_array_equal(answers(again, batch), got)
         np.testing.assert_array_equal(combined(parts, weight), got)
     weighed = learnt(engine, batch)
@@ -359,7 +336,7 @@ def test_a_checkpoint_has_the_weight_of_the_tower_and_the_same_logits(name, stri
 
 def test_a_network_reopened_after_a_fork_keeps_the_weight():
     network = make(SHAPES[0])
-    engine, batch = native(network, BUILDS[0]), some_batch(SHAPES[0], 9)
+    engine, batch = network.opened(BUILDS[0]), some_batch(SHAPES[0], 9)
     engine.weigh(4.0)
     expected = answers(engine, batch)
     if (child := os.fork()) == 0:

@@ -9,14 +9,11 @@ import numpy as np
 import pytest
 from mxnet import autograd
 
-from crepe_dist.engines import block, dropout
-from crepe_dist.engines.block import build
-from crepe_dist.engines.engine import GraphEngine
-from crepe_dist.model.precision import Plan
+from crepe_dist.engines.gluon import dropout
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
 from crepe_dist.networks.paper.shape import PaperShape
-from crepe_dist.settings.model_options import ModelOptions
+from tests.engines import initial
 from tests.test_native import some_batch
 
 BUILDS = library.runnable()
@@ -65,7 +62,7 @@ class TestWithoutGenerator:
 
     def test_training_draws_nothing_from_mxnet_s_generators(self):
         """A draw would change what the generator gives next; cuDNN's would ignore the seed."""
-        engine = GraphEngine(build(self.shape, ModelOptions(), mx.cpu(), 0), Plan("float32", None, ""), mx.cpu())
+        engine = initial(self.shape).opened(None)
         drawn = []
         for steps in (0, 2):
             mx.random.seed(5)
@@ -76,7 +73,7 @@ class TestWithoutGenerator:
 
     @pytest.mark.parametrize("precision", ["float32", "float16"])
     def test_no_graph_holds_cudnn_s_dropout(self, precision):
-        network, codes = block.build(self.shape, ModelOptions(hybridize=False), mx.cpu(), seed=0), mx.sym.var("codes")
+        network, codes = initial(self.shape).opened(None, compiled=False).network, mx.sym.var("codes")
         network.compute_in(precision, mx.gpu(0))
         (trained,) = network.training_logits(lambda *_: mx.sym.var("kept"), codes)
         assert "kept" in trained.list_arguments()
@@ -86,7 +83,7 @@ class TestWithoutGenerator:
 
 def test_in_plain_gluon_it_follows_mxnet_s_seed():
     """As in the examples, which call the network itself."""
-    network = build(TestWithoutGenerator.shape, ModelOptions(), mx.cpu(), 0)
+    network = initial(TestWithoutGenerator.shape).opened(None).network
     codes = mx.nd.array(np.arange(123)[None] % 69, dtype="uint8")
     found = []
     for seed in (1, 1, 2):

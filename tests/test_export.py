@@ -28,7 +28,6 @@ from crepe_dist import wording
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.characters import frequent_alphabet
 from crepe_dist.data.composition import Composition
-from crepe_dist.engines import block
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import FORMATS, crepe_runtime, onnx_files, verification
 from crepe_dist.exporting.exporter import export
@@ -42,8 +41,8 @@ from crepe_dist.predicting.answers import answers
 from crepe_dist.predicting.inputs import Input
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
-from crepe_dist.settings.model_options import ModelOptions
 from tests.conftest import FEATURE_LEN, QUICK, run
+from tests.engines import initial
 from tests.test_paper import notebook_network, one_hot
 
 CLASSES = ["good", "schlecht, sehr", "плохо"]
@@ -113,7 +112,7 @@ def make(
         "paper": PaperShape(size, encoding.feature_len, classes, filters=8, units=16),
     }
     shape = shapes[kind]
-    arrays = block.values(block.build(shape, ModelOptions(initialisation="he"), mx.cpu(), seed=1))
+    arrays = initial(shape, seed=1, initialisation="he").values
     generator = np.random.default_rng(1)
     if kind == "paper":
         arrays["14.weight"] *= 8

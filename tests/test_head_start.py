@@ -10,7 +10,6 @@ import pytest
 
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.distributed.world import World
-from crepe_dist.engines import block
 from crepe_dist.native import library
 from crepe_dist.networks.crepe import initial, tower
 from crepe_dist.networks.crepe.head_start import head_start
@@ -91,7 +90,7 @@ def shape_for(dataset: Dataset) -> CrepeShape:
 def table(config: Config, dataset: Dataset) -> np.ndarray:
     with World() as world:
         engine, _ = build_engine(config, dataset, world)
-    return block.values(engine.network)["tower.table"]
+    return engine.values()["tower.table"]
 
 
 def test_a_new_network_has_a_head_start(data, monkeypatch):

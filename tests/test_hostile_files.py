@@ -13,15 +13,14 @@ import pytest
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.engines import block
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.preparing.checking import Share
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.runs import checkpoint
-from crepe_dist.settings.model_options import ModelOptions
 from tests.conftest import FEATURE_LEN, write_csv
+from tests.engines import initial
 from tests.hostile import CASES, GOOD_CSV, Good
 
 MEGABYTES = 300  # more than the process has with everything imported
@@ -39,7 +38,6 @@ USUAL = (
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Good:
-    import mxnet as mx
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -47,7 +45,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Good:
     (folder / "data").symlink_to(data)
     dataset = open_dataset(data)
     shape = PaperShape(dataset.encoding.codes, FEATURE_LEN, 3, filters=8, units=8)
-    arrays = block.values(block.build(shape, ModelOptions(), mx.cpu(), seed=0))
+    arrays = initial(shape).values
     about: dict[str, Any] = {"epoch": 0, "test_accuracy": 0.5, "encoding": dataset.encoding.to_dict()}
     about["composition"] = dataset.composition.to_dict()
     about |= {"classes": dataset.classes, "network": shape.settings()}

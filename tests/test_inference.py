@@ -8,15 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mxnet as mx
 import numpy as np
 import pytest
 
 from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.batch import pack
-from crepe_dist.engines import block
-from crepe_dist.engines.engine import NativeEngine
+from crepe_dist.engines.native import NativeEngine
 from crepe_dist.errors import UserError
+from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.model.inference import KernelInference, NumpyInference, open_inference
 from crepe_dist.model.precision import Plan, plan_inference
 from crepe_dist.model.shape import Shape
@@ -26,7 +25,6 @@ from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.predicting.predictor import Predictor
-from crepe_dist.settings.model_options import ModelOptions
 
 SHAPES: list[Shape] = [
     CrepeShape(69, 61, 5, 4, 1 << 12, 3, 1 << 10, 32, 1, 1),
@@ -86,12 +84,11 @@ def test_numpy_equals_the_kernels(name, shape, monkeypatch):
 def test_the_kernels_equal_those_of_training_bit_for_bit(name, shape):
     """Whatever documents share a batch; training scores some hundreds at a time."""
     arrays, codes, native = make(shape), some_codes(shape, 23), Library(name)
-    network = block.build(shape, ModelOptions(), mx.cpu(), seed=1)
-    block.set_values(network, arrays)
+    parameters = {name: Parameter(array) for name, array in arrays.items()}
     for precision in ("float32", "bfloat16") if native.bfloat16 and shape.multiplies else ("float32",):
         plan = Plan(precision, native, "")
         batch = pack(codes, np.zeros(len(codes), np.int32), 32, len(codes))
-        expected = NativeEngine(network, plan, mx.cpu(), native).logits(batch).asnumpy()[: len(codes)]
+        expected = NativeEngine(shape, parameters, plan, native).logits(batch)[: len(codes)]
         inference = KernelInference(shape, arrays, plan)
         np.testing.assert_array_equal(inference.logits(codes), expected)
         apart = [inference.logits(codes[row : row + 1]) for row in range(len(codes))]

@@ -14,16 +14,13 @@ import crepe_dist
 from crepe_dist.data.batch import pack
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.targets import SEVERAL, SHARE_UNIT, SOFT, Targets, open_targets
-from crepe_dist.engines import block
-from crepe_dist.engines.engine import open_engine
-from crepe_dist.engines.loss import Loss
-from crepe_dist.engines.unpacking import Unpack
+from crepe_dist.engines.gluon.loss import Loss
+from crepe_dist.engines.gluon.unpacking import Unpack
 from crepe_dist.errors import UserError
 from crepe_dist.model.objective import Objective
-from crepe_dist.model.precision import Plan
-from crepe_dist.native.library import Library, runnable
+from crepe_dist.native.library import runnable
 from crepe_dist.networks.paper.shape import PaperShape
-from crepe_dist.settings.model_options import ModelOptions
+from tests.engines import initial
 from tests.test_crepe import SHAPES, learnt
 
 SETS = [["good", "new"], ["bad"], [], ["bad", "new"], ["good"]] * 8
@@ -183,11 +180,7 @@ def test_the_kernels_compute_the_gradients_of_mxnets_operators(name, shape, kind
     codes = generator.integers(0, shape.alphabet_size, (rows, shape.feature_len)).astype(np.uint8)
     half = np.full((rows, 3), [0, 128, 0], np.uint8)
     batch = pack(codes, np.zeros(rows, np.int32), rows + 1, rows, weights=half, pairs=targets.bytes(np.arange(rows)))
-    found = []
-    for build in (None, Library(name)):
-        network = block.build(shape, ModelOptions(), mx.cpu(), seed=1)
-        engine = open_engine(network, Plan("float32", build, "for a test"), mx.cpu(), objective)
-        found.append(learnt(engine, batch))
+    found = [learnt(initial(shape, seed=1).opened(build, objective=objective), batch) for build in (None, name)]
     for got, wanted in zip(*(each.values() for each in found)):
         np.testing.assert_allclose(got, wanted, rtol=2e-3, atol=1e-4 * np.abs(wanted).max() + 1e-9)
 

@@ -17,7 +17,7 @@ from crepe_dist.data.batch import pack, pieces, rows_per_piece
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import RankBatches, batches
 from crepe_dist.data.order import balanced, epoch_order, largest_share, share
-from crepe_dist.engines.unpacking import unpacked
+from crepe_dist.engines.gluon.unpacking import unpacked
 from crepe_dist.preparing.pool import map_in_order, pool
 
 sizes = st.integers(1, 9)

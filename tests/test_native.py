@@ -17,18 +17,16 @@ import pytest
 
 from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.batch import Batch, pack
-from crepe_dist.engines import block
-from crepe_dist.engines.engine import GraphEngine, NativeEngine, open_engine
 from crepe_dist.errors import UserError
 from crepe_dist.model import precision
-from crepe_dist.model.objective import PLAIN, Objective
-from crepe_dist.model.precision import Plan, plan
+from crepe_dist.model.objective import Objective
+from crepe_dist.model.precision import plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.model_options import ModelOptions
-from tests.batches import loss_value
 from tests.conftest import QUICK, command, needs_mxnet_bfloat16, run
+from tests.engines import gradients, initial
 from tests.needs import NO_FEATURE
 
 pytestmark = pytest.mark.usefixtures("every_build")
@@ -59,14 +57,12 @@ def fan_in(name: str, weight: np.ndarray) -> int:
 
 def make(shape: PaperShape):
     """A network whose activations are neither tiny nor huge, so that rounding decides no maximum or ReLU."""
-    network = block.build(shape, ModelOptions(), mx.cpu(), seed=1)
+    network = initial(shape, seed=1)
     generator = np.random.default_rng(1)
-    values = {}
-    for name, array in block.values(network).items():
+    for name, array in network.values.items():
         deviation = (2 / fan_in(name, array)) ** 0.5 if name.endswith("weight") else 0.1
         deviation *= 0.1 if name.startswith("14.") else 1  # no class is certain, so no gradient is a rounding error
-        values[name] = generator.normal(0, deviation, array.shape).astype(np.float32)
-    block.set_values(network, values)
+        array[:] = generator.normal(0, deviation, array.shape)
     return network
 
 
@@ -78,25 +74,9 @@ def some_batch(shape: PaperShape, rows: int, filling: int = 1, first: int = 0) -
     return pack(codes, generator.integers(0, shape.classes, rows).astype(np.int32), rows + filling, rows, first)
 
 
-def native(network, name: str, precision: str = "float32") -> NativeEngine:
-    engine = open_engine(network, Plan(precision, Library(name), "for a test"), mx.cpu())
-    assert isinstance(engine, NativeEngine)
-    return engine
-
-
-def by_mxnet(network, precision: str = "float32", objective: Objective = PLAIN, piece: int = 0) -> GraphEngine:
-    return GraphEngine(network, Plan(precision, None, "for a test"), mx.cpu(), objective, piece)
-
-
 def logits(engine, batch):
     engine.refresh()
-    return engine.logits(batch).asnumpy()
-
-
-def gradients(engine, batch, seed=0, step=0):
-    loss = loss_value(engine.gradients(batch, seed, step, 1.0))
-    named = engine.network._collect_params_with_prefix()
-    return loss, {name: p.grad().asnumpy().copy() for name, p in named.items()}
+    return engine.logits(batch)
 
 
 def distance(got, expected):
@@ -116,7 +96,7 @@ def rounding(engine, batch, seed=0, step=0):
     no measure for it. A term comes from all layers, forward and backward, in each of which a sum of n numbers is off by
     the root of n in the last bit.
     """
-    codes = batch.packed[:, : engine.network.shape.feature_len]
+    codes = batch.packed[:, : engine.shape.feature_len]
     terms: Counter[str] = Counter()
     for row, label in enumerate(batch.labels):
         alone = pack(codes[row : row + 1], np.array([label]), 1, batch.documents, batch.first + row)
@@ -137,11 +117,11 @@ def test_float32_equals_mxnet(shape, rows, monkeypatch):
         pytest.skip("seconds of MXNet for what the other sizes show")
     network = make(without_dropout(shape))
     batch = some_batch(shape, rows)
-    loss, expected = gradients(by_mxnet(network), batch)
-    theirs, most = logits(by_mxnet(network), batch), rounding(native(network, BUILDS[0]), batch)
+    loss, expected = gradients(network.opened(None), batch)
+    theirs, most = logits(network.opened(None), batch), rounding(network.opened(BUILDS[0]), batch)
     for name, threads in itertools.product(BUILDS, (1, 3)):
         monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-        engine = native(network, name)
+        engine = network.opened(name)
         own_loss, got = gradients(engine, batch)
         assert own_loss == pytest.approx(loss, rel=1e-5, abs=1e-5), name
         assert_near(got, expected, most)
@@ -156,21 +136,21 @@ def test_bfloat16_is_near_float32(name, shape):
         pytest.fail(f"{name} runs here but has no bfloat16")
     network = make(without_dropout(shape))
     batch = some_batch(shape, 9)
-    loss, expected = gradients(native(network, name), batch)
-    own_loss, got = gradients(native(network, name, "bfloat16"), batch)
+    loss, expected = gradients(network.opened(name), batch)
+    own_loss, got = gradients(network.opened(name, "bfloat16"), batch)
     assert own_loss == pytest.approx(loss, rel=0.02)
     for parameter, array in expected.items():
         assert distance(got[parameter], array) < 0.4, parameter
-    expected_logits = logits(native(network, name), batch)
-    assert distance(logits(native(network, name, "bfloat16"), batch), expected_logits) < 0.02
+    expected_logits = logits(network.opened(name), batch)
+    assert distance(logits(network.opened(name, "bfloat16"), batch), expected_logits) < 0.02
 
 
 @pytest.mark.parametrize("name", BUILDS)
 def test_filling_and_an_earlier_larger_batch_leave_no_trace(name):
     network = make(without_dropout(SHAPES[1]))
     batch = some_batch(SHAPES[1], 5, filling=0)
-    _, expected = gradients(native(network, name), batch)
-    engine = native(network, name)
+    _, expected = gradients(network.opened(name), batch)
+    engine = network.opened(name)
     gradients(engine, some_batch(SHAPES[1], 70))
     _, got = gradients(engine, batch)
     assert all(np.array_equal(got[each], expected[each]) for each in expected)
@@ -188,7 +168,7 @@ def test_filling_and_an_earlier_larger_batch_leave_no_trace(name):
 )
 def test_the_same_step_twice_is_the_same_bit_for_bit(name, precision):
     network = make(SHAPES[2])
-    engine = native(network, name, precision) if name else by_mxnet(network, precision)
+    engine = network.opened(name, precision)
     batch = some_batch(SHAPES[2], 64)
     _, once = gradients(engine, batch, seed=3, step=4)
     _, twice = gradients(engine, batch, seed=3, step=4)
@@ -200,10 +180,10 @@ def test_the_same_step_twice_is_the_same_bit_for_bit(name, precision):
 @pytest.mark.parametrize("shape", SHAPES[:4], ids=str)
 def test_both_engines_drop_the_same_units(shape):
     network, batch = make(shape), some_batch(shape, 37, first=3)
-    loss, expected = gradients(by_mxnet(network), batch, seed=2, step=4)
-    most = rounding(native(network, BUILDS[0]), batch, seed=2, step=4)
+    loss, expected = gradients(network.opened(None), batch, seed=2, step=4)
+    most = rounding(network.opened(BUILDS[0]), batch, seed=2, step=4)
     for name in BUILDS:
-        engine = native(network, name)
+        engine = network.opened(name)
         own_loss, got = gradients(engine, batch, seed=2, step=4)
         assert own_loss == pytest.approx(loss, rel=1e-5), name
         assert_near(got, expected, most)
@@ -217,11 +197,11 @@ def test_dropout_drops_its_share_and_keeps_the_mean(name):
     shape = PaperShape(69, 123, 3, 8, 2000, 0.3)
     batch = some_batch(shape, 1, filling=0)
     network = make(shape)
-    engine = native(network, name) if name else by_mxnet(network)
-    values = block.values(network)
+    engine = network.opened(name)
+    values = engine.values()
     values["12.weight"][:] = 0  # so that the last hidden layer is its bias, 1 everywhere
     values["12.bias"][:] = 1
-    block.set_values(network, values)
+    engine.set_values(values)
     steps = [gradients(engine, batch, step=step)[1] for step in range(5)]
     hidden = np.concatenate([each["14.weight"][0] / each["14.bias"][0] for each in steps])
     assert np.mean(hidden != 0) == pytest.approx(0.7, abs=0.02)
@@ -434,17 +414,17 @@ def test_libgomp_is_not_needed(name):
 
 @pytest.mark.parametrize("name", BUILDS)
 def test_threads_of_a_program_may_predict_at_the_same_time(name):
-    engine = native(make(SHAPES[0]), name)
+    engine = make(SHAPES[0]).opened(name)
     some = [some_batch(SHAPES[0], rows) for rows in (3, 40, 17, 64)]
     expected = [logits(engine, batch) for batch in some]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(20):
-            got = list(pool.map(lambda batch: engine.logits(batch).asnumpy(), some))
+            got = list(pool.map(lambda batch: engine.logits(batch), some))
             assert all(np.array_equal(one, other) for one, other in zip(got, expected))
 
 
 def test_a_batch_of_another_length_is_refused():
-    engine = native(make(SHAPES[0]), BUILDS[0])
+    engine = make(SHAPES[0]).opened(BUILDS[0])
     with pytest.raises(ValueError, match="123 characters need"):
         engine.logits(some_batch(SHAPES[1], 5))
 
@@ -503,14 +483,12 @@ def test_a_lesser_processor_can_be_pretended(ceiling, expected, tmp_path, monkey
 def test_smoothing_weights_and_pieces_equal_mxnet(name):
     objective = Objective(0.2, (0.5, 2.0, 1.5, 1.0))
     network, batch = make(without_dropout(SHAPES[2])), some_batch(SHAPES[2], 37)
-    plain, _ = gradients(by_mxnet(network), batch)
-    loss, expected = gradients(by_mxnet(network, objective=objective), batch)
+    plain, _ = gradients(network.opened(None), batch)
+    loss, expected = gradients(network.opened(None, objective=objective), batch)
     assert abs(loss - plain) > 0.1
     for piece in (0, 10):
-        for engine in (
-            by_mxnet(network, objective=objective, piece=piece),
-            NativeEngine(network, Plan("float32", Library(name), ""), mx.cpu(), Library(name), objective, piece),
-        ):
+        for build in (None, name):
+            engine = network.opened(build, objective=objective, piece=piece)
             own_loss, got = gradients(engine, batch)
             assert own_loss == pytest.approx(loss, rel=1e-5)
             for parameter, array in expected.items():
@@ -520,9 +498,7 @@ def test_smoothing_weights_and_pieces_equal_mxnet(name):
 @pytest.mark.parametrize("name", [*BUILDS, None])
 def test_pieces_drop_the_same_units(name):
     network, batch = make(SHAPES[1]), some_batch(SHAPES[1], 37)
-    whole, expected = gradients(native(network, name) if name else by_mxnet(network), batch, seed=1, step=2)
-    kernels = Library(name) if name else None
-    in_pieces = open_engine(network, Plan("float32", kernels, ""), mx.cpu(), piece=8)
-    loss, got = gradients(in_pieces, batch, seed=1, step=2)
+    whole, expected = gradients(network.opened(name), batch, seed=1, step=2)
+    loss, got = gradients(network.opened(name, piece=8), batch, seed=1, step=2)
     assert loss == pytest.approx(whole, rel=1e-5)
     assert all(distance(got[each], expected[each]) < 1e-5 for each in expected)

@@ -13,19 +13,16 @@ from crepe_dist.data.batch import Batch, pack
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import batches
 from crepe_dist.data.order import epoch_order
-from crepe_dist.engines import block
-from crepe_dist.engines.engine import GraphEngine, NativeEngine, open_engine
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.objective import Objective
-from crepe_dist.model.precision import Plan, plan
+from crepe_dist.model.precision import plan
 from crepe_dist.native import library
-from crepe_dist.native.library import Library
 from crepe_dist.networks.ngrams import counting
 from crepe_dist.networks.ngrams.hashing import look_up
 from crepe_dist.networks.ngrams.shape import NGramShape, buckets_for
 from crepe_dist.settings.model_options import ModelOptions
-from tests.batches import loss_value
+from tests.engines import best, gradients, initial
 
 pytestmark = pytest.mark.usefixtures("every_build")
 BUILDS = library.runnable()
@@ -42,11 +39,10 @@ def some_codes(shape: NGramShape, rows: int) -> np.ndarray:
 
 
 def make(shape: NGramShape):
-    network = block.build(shape, ModelOptions(), mx.cpu(), seed=1)
-    generator = np.random.default_rng(1)
-    values = {name: generator.normal(0, 0.01, array.shape) for name, array in block.values(network).items()}
-    values["significant"] = generator.integers(0, 2, shape.buckets).astype(np.float64)
-    block.set_values(network, {name: array.astype(np.float32) for name, array in values.items()})
+    network, generator = initial(shape, seed=1), np.random.default_rng(1)
+    for array in network.values.values():
+        array[:] = generator.normal(0, 0.01, array.shape)
+    network.values["significant"][:] = generator.integers(0, 2, shape.buckets)
     return network
 
 
@@ -57,7 +53,7 @@ class TestPrepared:
 
     def prepared(self, codes):
         batch = pack(codes, np.zeros(len(codes), np.int32), len(codes) + 1, len(codes))
-        return batch, make(self.shape).prepare(batch)
+        return batch, make(self.shape).opened(None).prepare(batch)
 
     def test_buckets_come_first_and_the_mask_excludes_the_others(self):
         codes = some_codes(self.shape, 6)
@@ -84,7 +80,7 @@ class TestPrepared:
     def test_the_loader_s_thread_makes_them(self, data):
         dataset = open_dataset(data)
         shape = NGramShape(dataset.encoding.codes, dataset.encoding.feature_len, 3, 3, 1000)
-        engine = GraphEngine(make(shape), Plan("float32", None, ""), mx.cpu())
+        engine = make(shape).opened(None)
         threads = set()
 
         def prepare(batch: Batch) -> Batch:
@@ -102,8 +98,8 @@ class TestPrepared:
             assert (mine.documents, mine.first) == (plain.documents, plain.first)
             for array, expected in zip(mine.extra, engine.prepare(plain).extra):
                 assert (array == expected).all()
-            loss = loss_value(engine.gradients(mine, 0, 0, 1.0))
-            assert loss == loss_value(engine.gradients(plain, 0, 0, 1.0))
+            loss, _ = gradients(engine, mine)
+            assert loss == gradients(engine, plain)[0]
 
 
 @pytest.mark.parametrize("objective", [Objective(), Objective(0.1, tuple(range(1, 21)))])
@@ -114,15 +110,12 @@ def test_our_kernels_equal_mxnet(name, threads, objective, monkeypatch):
     shape = SHAPES[1]
     network, codes = make(shape), some_codes(shape, 9)
     batch = pack(codes, np.arange(9, dtype=np.int32) * 2, 10, 9)
-    graph = GraphEngine(network, Plan("float32", None, ""), mx.cpu(), objective)
-    own = open_engine(network, Plan("float32", Library(name), ""), mx.cpu(), objective)
-    assert isinstance(own, NativeEngine)
     results = []
-    for engine in (graph, own):
-        loss = loss_value(engine.gradients(batch, 0, 0, 1.0))
+    for build in (None, name):
+        engine = network.opened(build, objective=objective)
+        loss, arrays = gradients(engine, batch)
         engine.refresh()
-        arrays = [p.grad().asnumpy().copy() for p in block.trained(network).values()]
-        results.append([loss, engine.logits(batch).asnumpy(), *arrays])
+        results.append([loss, engine.logits(batch), *arrays.values()])
     for expected, got in zip(*results):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
         assert np.abs(expected).sum() > 0
@@ -132,9 +125,9 @@ def test_what_is_computed_is_what_the_formula_says():
     shape = NGramShape(69, 40, 2, 2, 1 << 20)
     network = make(shape)
     codes = Encoding(feature_len=40).encode(["aab", "", "zz"])
-    values = block.values(network)
+    values = network.values
     weight, bias, telling = values["weight"], values["bias"], values["significant"]
-    got = open_engine(network, plan(ModelOptions(), mx.cpu(), SHAPES[0]), mx.cpu())
+    got = network.opened(best())
     got.refresh()
     found, counts = look_up(codes, shape)
     # a, b, aa, ab; nothing; z, zz; with both edges, which are one symbol |: |, |a, b|; |, |z, z|
@@ -148,7 +141,7 @@ def test_what_is_computed_is_what_the_formula_says():
         groups = (buckets[:n][telling[buckets[:n]] == which] for which in (0, 1))
         expected.append(bias + sum(scale(len(own)) * weight[own].mean(axis=0) for own in groups if len(own)))
     np.testing.assert_allclose(
-        got.logits(pack(codes, np.zeros(3, np.int32), 3, 3)).asnumpy(), np.array(expected), rtol=1e-5, atol=1e-6
+        got.logits(pack(codes, np.zeros(3, np.int32), 3, 3)), np.array(expected), rtol=1e-5, atol=1e-6
     )
 
 
@@ -192,7 +185,7 @@ def test_it_computes_in_float32_only():
 
 def test_the_shape_is_known_from_the_parameters_and_the_description():
     shape = SHAPES[0]
-    arrays = block.values(make(shape))
+    arrays = make(shape).values
     assert parameters.shape_of(arrays, 69, 30, shape.settings()) == shape
     assert shape.parameters == sum(array.size for array in arrays.values())
     assert [layer.parameters for layer in shape.layers()][-1] == shape.parameters

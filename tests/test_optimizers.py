@@ -3,72 +3,99 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import mxnet as mx
 import numpy as np
 import pytest
 
 from crepe_dist.distributed.world import World
-from crepe_dist.exchange import open_exchange
-from crepe_dist.exchange.optimizers import make_optimizer
-from crepe_dist.exchange.quanta import Quanta
-from crepe_dist.mxnet_internals import view
+from crepe_dist.exchange.gluon_optimizers import make_optimizer
+from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.exchange.quanta import FIRST, Quanta
+from crepe_dist.exchange.rule import Rule
+from crepe_dist.exchange.shared_memory import SharedMemoryExchange
+from crepe_dist.exchange.single import SingleExchange
 from crepe_dist.native import library
+from crepe_dist.settings.training_options import OptimizerOptions
 
-SETTINGS = [
-    ("adam", {"learning_rate": 0.01, "wd": 0.01}),
-    ("sgd", {"learning_rate": 0.1, "wd": 0.01, "momentum": 0.9}),
-    ("sgd", {"learning_rate": 0.1, "wd": 0.01, "momentum": 0.0}),
+OPTIONS = [
+    OptimizerOptions(name="adam", weight_decay=0.01),
+    OptimizerOptions(name="sgd", weight_decay=0.01, momentum=0.9),
+    OptimizerOptions(name="sgd", weight_decay=0.01, momentum=0.0),
     # MXNet's operator takes the decay of the momentum from the value that it has just updated; ours does not.
-    ("nag", {"learning_rate": 0.1, "wd": 0.0, "momentum": 0.9}),
-    ("nag", {"learning_rate": 0.1, "wd": 0.01, "momentum": 0.0}),
+    OptimizerOptions(name="nag", weight_decay=0.0, momentum=0.9),
+    OptimizerOptions(name="nag", weight_decay=0.01, momentum=0.0),
 ]
 SHAPES = {"a": (5,), "b": (33, 7), "c": (1000, 3)}
+STEPS = 7
 
 
-def trained(name: str, settings: dict[str, float], steps: int, *, own: bool) -> dict[str, np.ndarray]:
-    """Values after some steps with gradients that are functions of the step, by our own kernels or MXNet's."""
-    parameters = mx.gluon.ParameterDict()
-    for parameter, shape in SHAPES.items():
-        parameters.get(parameter, shape=shape, init="ones")
+def whole(step: int) -> dict[str, np.ndarray]:
+    """Gradients of a step."""
+    generator = np.random.default_rng(step)
+    return {name: generator.integers(-(2**20), 2**20, shape) for name, shape in SHAPES.items()}
+
+
+def rate(step: int) -> float:
+    return 0.05 if step < 3 else 0.02
+
+
+def by_mxnet(options: OptimizerOptions) -> dict[str, np.ndarray]:
+    """Values after some steps by MXNet's operators."""
+    parameters, rule = mx.gluon.ParameterDict(), Rule(options)
+    for name, shape in SHAPES.items():
+        parameters.get(name, shape=shape, init="ones").row_moments = False
     parameters.initialize()
-    quanta = Quanta(parameters.values()) if own else None
-    exchange = open_exchange(World(), parameters, make_optimizer(name, settings), quanta)
-
-    def compute(step: int) -> Any:
-        mx.nd.waitall()  # the last update still reads the gradients
-        generator = np.random.default_rng(step)
-        for parameter in parameters.values():
-            whole = generator.integers(-(2**20), 2**20, parameter.shape)
-            view(parameter.grad())[...] = whole.astype(np.int32).view(np.float32) if own else whole * 2.0**-24
-            parameter.data()._fresh_grad = True
-        return 0.0 if own else mx.nd.zeros(1)
-
-    for step in range(steps):
-        exchange.sum(partial(compute, step), (), 8)
-        exchange.update(0.01, 0.05 if step < 3 else 0.02)
+    trainer = mx.gluon.Trainer(parameters, make_optimizer(rule), kvstore=None)
+    exchange = SingleExchange(trainer, rule, {name: name for name in SHAPES})
+    for step in range(STEPS):
+        for name, gradient in whole(step).items():
+            parameters[name].grad()[:] = gradient * 2.0**FIRST
+            parameters[name].data()._fresh_grad = True
+        exchange.sum(lambda: mx.nd.zeros(1), (), 8)
+        exchange.update(0.01, rate(step))
     return {name: parameter.data().asnumpy() for name, parameter in parameters.items()}
 
 
-@pytest.mark.parametrize(("name", "settings"), SETTINGS)
+def by_kernels(options: OptimizerOptions, steps: int = STEPS) -> dict[str, np.ndarray]:
+    """Values after some steps by our own kernels."""
+    parameters = {name: Parameter(np.ones(shape, np.float32)) for name, shape in SHAPES.items()}
+    quanta = Quanta(parameters)
+    quanta.restore(np.full(len(SHAPES), FIRST, np.int32))
+    exchange = SharedMemoryExchange(World(), Rule(options), quanta)
+
+    def compute(step: int) -> float:
+        for name, gradient in whole(step).items():
+            gradients = parameters[name].gradient
+            assert gradients is not None
+            gradients[:] = gradient
+        quanta.bounds[:] = [2**16] * len(SHAPES)
+        return 0.0
+
+    for step in range(steps):
+        exchange.sum(partial(compute, step), (), 8)
+        exchange.update(0.01, rate(step))
+    return {name: parameter.value for name, parameter in parameters.items()}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("build", library.runnable())
-def test_they_compute_what_mxnet_does(build, threads, name, settings, monkeypatch):
+def test_they_compute_what_mxnet_does(build, threads, options, monkeypatch):
     monkeypatch.setenv(library.SWITCH, build)
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-    expected, got = (trained(name, settings, 7, own=own) for own in (False, True))
+    expected, got = by_mxnet(options), by_kernels(options)
     for parameter, values in expected.items():
         np.testing.assert_allclose(got[parameter], values, rtol=1e-5, atol=1e-6, err_msg=parameter)
         assert np.abs(values - 1).max() > 0.01
 
 
-@pytest.mark.parametrize(("name", "settings"), SETTINGS)
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("build", library.runnable())
-def test_the_same_bits_for_any_number_of_threads(build, name, settings, monkeypatch):
+def test_the_same_bits_for_any_number_of_threads(build, options, monkeypatch):
     monkeypatch.setenv(library.SWITCH, build)
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-        found.append(trained(name, settings, 3, own=True)["c"].tobytes())
+        found.append(by_kernels(options, 3)["c"].tobytes())
     assert found[0] == found[1] == found[2]

@@ -7,18 +7,20 @@ import numpy as np
 import pytest
 
 from crepe_dist.data.alphabet import ALPHABET, BLANK
-from crepe_dist.engines import block
-from crepe_dist.engines.layers import OneHotConv1D
+from crepe_dist.engines.gluon import block
+from crepe_dist.engines.gluon.layers import OneHotConv1D
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.networks.paper.shape import PaperShape, lengths
 from crepe_dist.settings.model_options import SIZES, ModelOptions
+from tests.engines import initial
 
 
 def build(feature_len=123, classes=4, filters=8, units=16, dropout=0.0, alphabet_size=69, **options):
+    """Gluon block of a network."""
     shape = PaperShape(alphabet_size, feature_len, classes, filters, units, dropout)
-    return block.build(shape, ModelOptions(**options), mx.cpu(), seed=1)
+    return initial(shape, seed=1).opened(None, **options).network
 
 
 def test_lengths_are_the_papers():
@@ -74,7 +76,7 @@ def test_codes_beyond_the_alphabet_are_blank():
 
 def test_compiled_and_plain_give_the_same():
     codes = mx.nd.array(np.random.default_rng(0).integers(0, 69, (4, 200)), dtype="uint8")
-    plain, compiled = (build(200, hybridize=hybridize)(codes).asnumpy() for hybridize in (False, True))
+    plain, compiled = (build(200, compiled=compiled)(codes).asnumpy() for compiled in (False, True))
     np.testing.assert_allclose(plain, compiled, atol=1e-5)
 
 
@@ -97,13 +99,15 @@ def test_too_short_documents_are_refused():
     ],
 )
 def test_initialisations_have_their_spread(initialisation, filters, layer, deviation):
-    values = block.values(build(filters=filters, units=8, initialisation=initialisation))
+    shape = PaperShape(69, 123, 4, filters, 8)
+    values = initial(shape, seed=1, initialisation=initialisation).values
     assert values[layer].std() == pytest.approx(deviation, rel=0.25)
 
 
 def test_the_seed_decides_the_initial_values():
-    one, same = block.values(build()), block.values(build())
+    one, same, other = (initial(PaperShape(69, 123, 4, 8, 16), seed=seed).values for seed in (1, 1, 2))
     assert all(np.array_equal(one[name], same[name]) for name in one)
+    assert not np.array_equal(one["0.weight"], other["0.weight"])
 
 
 def test_auto_size_follows_the_rows():
@@ -167,7 +171,7 @@ class TestNotebookFiles:
         arrays = parameters.load(path)
         shape = parameters.shape_of(arrays, 69, 150)
         assert shape == PaperShape(69, 150, 7, 8, 16)
-        network = block.build(shape, ModelOptions(), mx.cpu(), seed=0)
+        network = initial(shape).opened(None).network
         block.set_values(network, arrays)
         expected = notebook(one_hot(self.codes)).asnumpy()
         got = network(mx.nd.array(self.codes, dtype="uint8")).asnumpy()

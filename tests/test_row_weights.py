@@ -15,10 +15,10 @@ import pytest
 import crepe_dist
 from crepe_dist.data.batch import pack, pieces
 from crepe_dist.data.dataset import UNWEIGHTED, WEIGHT_UNIT, WEIGHTS, open_dataset
-from crepe_dist.engines.unpacking import unpacked
+from crepe_dist.engines.gluon.unpacking import unpacked
 from crepe_dist.errors import UserError
 from tests.conftest import KERNELS, QUICK, command, losses, run
-from tests.test_crepe import SHAPES, by_mxnet, learnt, make, native, some_codes
+from tests.test_crepe import SHAPES, learnt, make, some_codes
 
 TEXTS = [f"{'good' if row % 2 else 'bad'} text number {row}" for row in range(40)]
 LABELS = ["yes" if row % 2 else "no" for row in range(40)]
@@ -54,7 +54,7 @@ def test_rows_that_fill_up_a_piece_have_no_weight():
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_gradients_are_those_of_each_row_times_its_weight(name):
     network = make(SHAPES[1])
-    engine = by_mxnet(network) if name == "none" else native(network, name)
+    engine = network.opened(None if name == "none" else name)
     codes, labels = some_codes(SHAPES[1], 8)[5:], np.array([0, 1, 2], np.int32)
 
     def of(rows, weights):  # dropout is that of the place

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import mxnet as mx
 import pytest
 import requests
 import uvicorn
@@ -26,7 +25,6 @@ from starlette.testclient import TestClient
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed.launch import Launch
-from crepe_dist.engines import block
 from crepe_dist.errors import UserError
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.predicting.answers import explained
@@ -41,10 +39,10 @@ from crepe_dist.serving.app import MOST_EXPLAINED, create_app
 from crepe_dist.serving.batching import Batcher
 from crepe_dist.serving.guard import DISCARD_LIMIT, Guard
 from crepe_dist.serving.prometheus import Metrics
-from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.settings.serving_options import ServiceOptions
 from tests.browsing import SECONDS, Browsing, chromium, needs_browser
 from tests.conftest import FEATURE_LEN, command
+from tests.engines import initial
 from tests.test_export import ENCODINGS, KINDS, make
 
 JSON = {"Content-Type": "application/json"}
@@ -93,7 +91,6 @@ def run_dir(tmp_path_factory):
     """A run with a checkpoint of a small network that nobody has trained."""
     folder = tmp_path_factory.mktemp("served") / "run"
     shape = PaperShape(len(Encoding().alphabet), FEATURE_LEN, 3, 16, 32, 0.0)
-    network = block.build(shape, ModelOptions(), mx.cpu(), seed=1)
     about = {
         "epoch": 0,
         "test_accuracy": 0.8125,
@@ -103,7 +100,7 @@ def run_dir(tmp_path_factory):
         "network": {"kind": "paper", "filters": 16, "units": 32, "dropout": 0.0, "precision": "auto"},
         "data": {"name": "three <b>kinds</b>"},
     }
-    checkpoint.write(folder, block.values(network), about)
+    checkpoint.write(folder, initial(shape, seed=1).values, about)
     return folder
 
 

@@ -10,13 +10,9 @@ import pytest
 from mxnet import autograd
 
 from crepe_dist.data.batch import pack
-from crepe_dist.engines import block
-from crepe_dist.engines.engine import GraphEngine
-from crepe_dist.model.precision import Plan
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.networks.paper.shape import PaperShape
-from crepe_dist.settings.model_options import ModelOptions
-from tests.batches import loss_value
+from tests.engines import gradients, initial
 
 SHAPE = PaperShape(69, 123, 3, 8, 16, 0.5)
 ROWS = 2
@@ -26,9 +22,7 @@ CONVOLUTION = re.compile(r"conv")
 
 
 def make(device=None, precision: str = "float32") -> Paper:
-    mx.random.seed(0)
-    network = block.build(SHAPE, ModelOptions(hybridize=False), mx.cpu(), seed=0)
-    network.hybridize(static_alloc=True, static_shape=True)
+    network: Paper = initial(SHAPE).opened(None).network
     network.compute_in(precision, device or mx.cpu())
     return network
 
@@ -103,22 +97,16 @@ def test_both_pools_give_the_same():
     codes = np.random.default_rng(0).integers(0, 69, (5, SHAPE.feature_len)).astype(np.uint8)
     batch, found = pack(codes, np.arange(5, dtype=np.int32) % 3, 6, 5), []
     for device in (mx.cpu(), mx.gpu(0)):
-        network = make()
-        engine = GraphEngine(network, Plan("float32", None, ""), mx.cpu())
-        network.compute_in("float32", device)
-        loss = np.array([loss_value(engine.gradients(batch, 1, 2, 1.0))])
-        found.append([loss, engine.logits(batch).asnumpy(), *(p.grad().asnumpy() for p in trained(network))])
+        engine = initial(SHAPE).opened(None)
+        engine.network.compute_in("float32", device)
+        loss, arrays = gradients(engine, batch, 1, 2)
+        found.append([loss, engine.logits(batch), *arrays.values()])
     for one, other in zip(*found):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-def trained(network: Paper):
-    return list(block.trained(network).values())
-
-
-@pytest.mark.parametrize("hybridize", [True, False])
-def test_stages_compute_what_the_network_does(hybridize):
-    network = block.build(SHAPE, ModelOptions(hybridize=False), mx.cpu(), seed=0)
-    network.hybridize(hybridize)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_stages_compute_what_the_network_does(compiled):
+    network = initial(SHAPE).opened(None, compiled=compiled).network
     codes = mx.nd.array(np.random.default_rng(0).integers(0, 75, (5, SHAPE.feature_len)), dtype="uint8")
     np.testing.assert_allclose(network.logits(codes).asnumpy(), network(codes).asnumpy(), atol=1e-6)

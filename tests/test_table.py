@@ -9,31 +9,28 @@ import numpy as np
 import pytest
 
 from crepe_dist.distributed.world import World
-from crepe_dist.engines import block
-from crepe_dist.engines.engine import open_engine
 from crepe_dist.errors import UserError
-from crepe_dist.exchange import open_exchange
-from crepe_dist.exchange.optimizers import make_optimizer
-from crepe_dist.exchange.quanta import Quanta
+from crepe_dist.exchange.gluon_optimizers import make_optimizer
+from crepe_dist.exchange.rule import Rule
 from crepe_dist.exchange.single import SingleExchange
-from crepe_dist.model.precision import Plan
 from crepe_dist.native import library
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.runs.state import Progress
-from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.training_options import OptimizerOptions
 from crepe_dist.training.resume import RunState
 from crepe_dist.training.step import TrainingStep
 from tests.batches import SHAPE, some_batch
 from tests.chaos.harness import slow
 from tests.conftest import needs_kernels, run
 from tests.distributed.test_world import script
+from tests.engines import best, floating, initial, whole_gradients
 
 WIDE = NGramShape(69, 12, 700, 2, 300)  # records of many cache lines, no whole words of buckets
 OPTIMIZERS = [
-    ("adam", {"learning_rate": 0.01, "wd": 0.0}),
-    ("sgd", {"learning_rate": 0.5, "wd": 0.0, "momentum": 0.9}),
-    ("sgd", {"learning_rate": 0.5, "wd": 0.0, "momentum": 0.0}),
-    ("nag", {"learning_rate": 0.5, "wd": 0.0, "momentum": 0.9}),
+    OptimizerOptions(name="adam", weight_decay=0.0),
+    OptimizerOptions(name="sgd", weight_decay=0.0, momentum=0.9),
+    OptimizerOptions(name="sgd", weight_decay=0.0, momentum=0.0),
+    OptimizerOptions(name="nag", weight_decay=0.0, momentum=0.9),
 ]
 
 
@@ -49,21 +46,42 @@ each_build = pytest.mark.usefixtures("_build")
 class DenseExchange(SingleExchange):
     """The whole numbers of our kernels, without tables, and the updates of MXNet's optimizers."""
 
-    def __init__(self, engine, optimizer):
-        self.trained = block.trained(engine.network)
-        super().__init__(mx.gluon.Trainer(self.trained, optimizer, kvstore=None))
-        self.quanta = engine._quanta = Quanta(self.trained.values())
-        engine._leaves_whole = True
+    def __init__(self, engine, options):
+        self.quanta, gluon, rule = whole_gradients(engine), mx.gluon.ParameterDict(), Rule(options)
+        for name, parameter in self.quanta.parameters.items():
+            gluon.get(name, shape=parameter.shape, lr_mult=parameter.rate).row_moments = parameter.row_moments
+        gluon.initialize()
+        self.gluon = gluon
+        names = {name: name for name in gluon}
+        super().__init__(mx.gluon.Trainer(gluon, make_optimizer(rule), kvstore=None), rule, names)
 
     def sum(self, compute, numbers, documents):
         self.quanta.begin(documents)
         loss = compute()
         while not self.quanta.fit([self.quanta.bounds[:]]):
             loss = compute()
-        self.quanta.to_float()
-        for parameter in self.trained.values():
-            parameter.data()._fresh_grad = True
+        for name, gradient in floating(self.quanta).items():
+            self.gluon[name].grad()[:] = gradient
+            self.gluon[name].data()._fresh_grad = True
         return super().sum(lambda: mx.nd.array([loss]), numbers, documents)
+
+    def update(self, *arguments):
+        self.take()
+        super().update(*arguments)
+        self.give()
+
+    def restore(self, arrays):
+        self.take()
+        super().restore(arrays)
+        self.give()
+
+    def take(self):
+        for name, parameter in self.quanta.parameters.items():
+            self.gluon[name].set_data(mx.nd.array(parameter.value))
+
+    def give(self):
+        for name, parameter in self.quanta.parameters.items():
+            parameter.value[:] = self.gluon[name].data().asnumpy()
 
 
 class Training:
@@ -71,13 +89,11 @@ class Training:
 
     def __init__(self, shape, optimizer, *, sparse=True, clip_norm=None):
         self.shape = shape
-        self.network = block.build(shape, ModelOptions(), mx.cpu(), seed=0)
-        self.network.significant.set_data(mx.nd.array(np.arange(shape.buckets) % 5 == 0))
-        self.engine = open_engine(self.network, Plan("float32", library.find()[0], ""), mx.cpu())
+        network = initial(shape)
+        network.values["significant"][:] = np.arange(shape.buckets) % 5 == 0
+        self.engine = network.opened(best())
         self.exchange = (
-            open_exchange(World(), block.trained(self.network), make_optimizer(*optimizer), self.engine.quanta(7))
-            if sparse
-            else DenseExchange(self.engine, make_optimizer(*optimizer))
+            self.engine.open_exchange(World(), optimizer, 7) if sparse else DenseExchange(self.engine, optimizer)
         )
         self.step = TrainingStep(self.engine, self.exchange, 0, clip_norm)
         self.state = RunState(self.engine, self.exchange, self.step.scale, Progress())
@@ -89,7 +105,7 @@ class Training:
 
     def values(self):
         self.exchange.flush()
-        return block.values(self.network)
+        return {name: array.copy() for name, array in self.engine.values().items()}
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
@@ -139,7 +155,7 @@ def test_a_restored_table_goes_on_with_the_same_bits(optimizer, flushed):
         if flushed:
             training.exchange.flush()
     saved = first.state.snapshot()
-    assert flushed == all(name not in saved.optimizer for name in ("1.updated", "1.drift"))
+    assert flushed == all(name not in saved.optimizer for name in ("weight.updated", "weight.drift"))
     second.state.restore(saved)
     for training in (whole, second):
         training.steps(20, 40)
@@ -157,27 +173,27 @@ ROWS, VALUES = (SHAPE.buckets,), (SHAPE.buckets, SHAPE.classes)
         {"updates": None},
         {"updates": np.array([-1])},
         {"more": np.zeros(3)},
-        {"0.2": np.zeros(SHAPE.classes, np.float32)},
-        {"0.1": None},
-        {"0.0": np.full(SHAPE.classes, np.inf, np.float32)},
-        {"0.drift": np.zeros(1), "0.updated": np.zeros(SHAPE.classes, np.int32)},  # of a bias
-        {"1.1": None},
-        {"1.0": None, "1.1": None},  # drift without a moment
-        {"1.0": np.zeros(3, np.float32)},
-        {"1.0": np.full(VALUES, np.nan, np.float32)},
-        {"1.1": np.full((SHAPE.buckets, 1), -1, np.float32)},
-        {"1.1": np.zeros((SHAPE.buckets, 1))},
-        {"1.1": np.zeros(VALUES, np.float32)},
-        {"1.drift": None},
-        {"1.drift": np.array(0.0)},
-        {"1.drift": np.zeros(0)},
-        {"1.drift": np.zeros(6, np.float32)},
-        {"1.drift": np.zeros((1, 3))},
-        {"1.drift": np.zeros(7)},  # more updates than there were
-        {"1.updated": np.full(ROWS, 6, np.int32)},  # beyond the history
-        {"1.updated": np.full(ROWS, -1, np.int32)},
-        {"1.updated": np.zeros(ROWS, np.int64)},
-        {"1.updated": np.zeros(5, np.int32)},
+        {"bias.2": np.zeros(SHAPE.classes, np.float32)},
+        {"bias.1": None},
+        {"bias.0": np.full(SHAPE.classes, np.inf, np.float32)},
+        {"bias.drift": np.zeros(1), "bias.updated": np.zeros(SHAPE.classes, np.int32)},  # of a bias
+        {"weight.1": None},
+        {"weight.0": None, "weight.1": None},  # drift without a moment
+        {"weight.0": np.zeros(3, np.float32)},
+        {"weight.0": np.full(VALUES, np.nan, np.float32)},
+        {"weight.1": np.full((SHAPE.buckets, 1), -1, np.float32)},
+        {"weight.1": np.zeros((SHAPE.buckets, 1))},
+        {"weight.1": np.zeros(VALUES, np.float32)},
+        {"weight.drift": None},
+        {"weight.drift": np.array(0.0)},
+        {"weight.drift": np.zeros(0)},
+        {"weight.drift": np.zeros(6, np.float32)},
+        {"weight.drift": np.zeros((1, 3))},
+        {"weight.drift": np.zeros(7)},  # more updates than there were
+        {"weight.updated": np.full(ROWS, 6, np.int32)},  # beyond the history
+        {"weight.updated": np.full(ROWS, -1, np.int32)},
+        {"weight.updated": np.zeros(ROWS, np.int64)},
+        {"weight.updated": np.zeros(5, np.int32)},
         {"quanta": np.array([0, 111], np.int32)},
         {"quanta": np.zeros(3, np.int32)},
     ],
@@ -203,10 +219,10 @@ def test_an_engine_that_trains_all_rows_goes_on(optimizer):
     )
     first.steps(0, 20)
     saved = first.state.snapshot()
-    assert "1.drift" in saved.optimizer
+    assert "weight.drift" in saved.optimizer
     dense.state.restore(saved)
     flushed = first.values()
-    for name, got in block.values(dense.network).items():
+    for name, got in dense.values().items():
         np.testing.assert_allclose(got, flushed[name], rtol=1e-4, atol=1e-6, err_msg=name)
     first.steps(20, 30)
     dense.steps(20, 30)
@@ -219,7 +235,7 @@ def test_an_engine_that_trains_all_rows_goes_on(optimizer):
 
 @needs_kernels
 def test_weight_decay_acts_on_the_rows_of_the_step():
-    training = Training(SHAPE, ("sgd", {"learning_rate": 1.0, "momentum": 0.0, "wd": 0.5}))
+    training = Training(SHAPE, OptimizerOptions(name="sgd", momentum=0.0, weight_decay=0.5))
     training.steps(0, 1)
     before = training.values()["weight"]
     training.steps(1, 2)
@@ -231,10 +247,10 @@ def test_weight_decay_acts_on_the_rows_of_the_step():
 @needs_kernels
 def test_numbers_that_are_not_finite_are_noticed():
     training = Training(SHAPE, OPTIMIZERS[0])
-    training.network.bias.set_data(mx.nd.array([np.nan, 0, 0]))
+    training.engine.values()["bias"][:] = np.nan, 0, 0
     outcome = training.step(some_batch(SHAPE, 0), 1, 0.1)
     assert outcome.bad_gradients == (0,)
-    training.network.bias.set_data(mx.nd.zeros(3))
+    training.engine.values()["bias"][:] = 0
     assert training.step(some_batch(SHAPE, 0), 1, 0.1).finite
     assert np.isfinite(training.values()["weight"]).all()
 
@@ -246,24 +262,18 @@ import hashlib
 import numpy as np
 from crepe_dist.distributed.join import join
 with join() as world:
-    from crepe_dist.exchange import between_hosts, host_memory, open_exchange
+    from crepe_dist.exchange import between_hosts, host_memory
     {layout}
-    import mxnet as mx  # which join has imported, faster
     from crepe_dist.data.batch import pack
     from crepe_dist.data.order import share
-    from crepe_dist.engines import block
-    from crepe_dist.engines.engine import open_engine
-    from crepe_dist.exchange.optimizers import make_optimizer
-    from crepe_dist.model.precision import Plan
-    from crepe_dist.native import library
-    from crepe_dist.settings.model_options import ModelOptions
+    from crepe_dist.settings.training_options import OptimizerOptions
     from crepe_dist.training.step import TrainingStep
     from tests.batches import SHAPE, some_batch
-    network = block.build(SHAPE, ModelOptions(), mx.cpu(), seed=0)
-    network.significant.set_data(mx.nd.array(np.arange(SHAPE.buckets) % 5 == 0))
-    engine = open_engine(network, Plan("float32", library.find()[0], ""), mx.cpu())
-    optimizer = make_optimizer("adam", dict(learning_rate=0.01, wd=0.0))
-    exchange = open_exchange(world, block.trained(network), optimizer, engine.quanta(7))
+    from tests.engines import best, initial
+    network = initial(SHAPE)
+    network.values["significant"][:] = np.arange(SHAPE.buckets) % 5 == 0
+    engine = network.opened(best())
+    exchange = engine.open_exchange(world, OptimizerOptions(weight_decay=0.0), 7)
     step = TrainingStep(engine, exchange, 0, {clip_norm})
     for number in range(10):
         whole = some_batch(SHAPE, number, 7)
@@ -273,10 +283,10 @@ with join() as world:
         outcome = step(batch, number + 1, 0.02)
         assert outcome.finite, outcome
     exchange.flush()
-    weight = network.weight.data().asnumpy()
+    weight = network.values["weight"]
     assert len(set(world.gather(hashlib.sha256(weight.tobytes()).hexdigest(), "hash"))) == 1
-    network.bias.data()[:] = 0
-    network.bias.data()[0] = np.nan if world.rank == world.size - 1 else 0
+    network.values["bias"][:] = 0
+    network.values["bias"][0] = np.nan if world.rank == world.size - 1 else 0
     outcome = step.sum(batch, 11)
     assert outcome.bad_gradients == (world.size - 1,), outcome
     if world.is_root:

@@ -6,7 +6,6 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-import mxnet as mx
 import numpy as np
 import pytest
 
@@ -15,7 +14,6 @@ import crepe_dist.prepare as prepare_command
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.batch import pack
 from crepe_dist.data.dataset import Dataset, open_dataset
-from crepe_dist.engines import block
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_json
 from crepe_dist.model import parameters
@@ -34,6 +32,7 @@ from crepe_dist.training import transfer
 from crepe_dist.training.engine_setup import chosen_shape, initial_parameters
 from crepe_dist.training.notes import leaked_rows
 from tests.conftest import FEATURE_LEN, QUICK, command, launch_prefix, losses, run, write_csv
+from tests.engines import Network, best
 
 CREPE = ModelOptions(network="crepe", longest=3, buckets=64, reach=4, embeddings=1024, width=32, blocks=2)
 PAPER = ModelOptions(network="paper", filters=8, units=12)
@@ -44,9 +43,9 @@ LAST = {"14.weight", "14.bias"}
 CYRILLIC = " абвгд"
 
 
-def build_network(options: ModelOptions, dataset: Dataset, start: transfer.Start | None = None) -> block.Network:
+def build_network(options: ModelOptions, dataset: Dataset, start: transfer.Start | None = None) -> Network:
     shape = start.shape if start else chosen_shape(options, dataset)
-    return block.build_with(initial_parameters(Config(model=options), shape, start), shape, options, mx.cpu())
+    return Network(shape, initial_parameters(Config(model=options), shape, start))
 
 
 def with_classes(dataset: Dataset, classes: list[str]) -> Dataset:
@@ -57,9 +56,7 @@ def write_run(folder: Path, options: ModelOptions, dataset: Dataset, seed: int =
     """A run's folder whose network has random values everywhere."""
     network = build_network(options, dataset)
     generator = np.random.default_rng(seed)
-    arrays = {
-        name: generator.normal(0, 0.1, array.shape).astype(np.float32) for name, array in block.values(network).items()
-    }
+    arrays = {name: generator.normal(0, 0.1, array.shape).astype(np.float32) for name, array in network.values.items()}
     about = {
         "epoch": 0,
         "test_accuracy": 0.5,
@@ -114,7 +111,7 @@ def given_arrays(given: str) -> parameters.Arrays:
 def logits(network, dataset: Dataset) -> np.ndarray:
     codes = dataset.splits["test"].codes(np.arange(9))
     batch = pack(codes, np.zeros(9, np.int32), 9, 9)
-    return network(*network.inputs(batch, mx.nd.array(codes, dtype="uint8"))).asnumpy()
+    return network.opened(best()).logits(batch)
 
 
 @pytest.mark.parametrize("kind", ["crepe", "paper", "ngrams"])
@@ -122,7 +119,7 @@ class TestTheSameClasses:
     def test_all_is_taken_and_nothing_else_has_to_be_given(self, request, kind, dataset):
         given = request.getfixturevalue(kind)
         network, said = started(given, dataset)
-        got = block.values(network)
+        got = network.values
         for name, array in given_arrays(given).items():
             np.testing.assert_array_equal(got[name], array)
         assert said.startswith(f"all layers from {given}")
@@ -143,8 +140,8 @@ class TestOtherClasses:
     def test_only_the_last_layer_is_new(self, paper, dataset, classes):
         other = with_classes(dataset, classes)
         network, said = started(paper, other)
-        got, before = block.values(network), given_arrays(paper)
-        fresh = block.values(build_network(PAPER, other))
+        got, before = network.values, given_arrays(paper)
+        fresh = build_network(PAPER, other).values
         for name, array in got.items():
             np.testing.assert_array_equal(array, (fresh if name in LAST else before)[name])
         assert got["14.weight"].shape == (len(classes), 12)
@@ -158,8 +155,8 @@ class TestOtherClasses:
     ):
         other = with_classes(dataset, classes)
         network, said = started(crepe, other)
-        got, before = block.values(network), given_arrays(crepe)
-        fresh = block.values(build_network(CREPE, other))
+        got, before = network.values, given_arrays(crepe)
+        fresh = build_network(CREPE, other).values
         kept = {name for name in got if name.startswith(("tower.table", "tower.convolutions"))}
         assert len(kept) == 9
         for name, array in got.items():
@@ -250,12 +247,12 @@ class TestSettings:
 class TestForeign:
     def test_with_as_many_outputs_all_is_taken(self, foreign, dataset):
         network, said = started(foreign, dataset)
-        np.testing.assert_array_equal(block.values(network)["14.weight"], given_arrays(foreign)["14.weight"])
+        np.testing.assert_array_equal(network.values["14.weight"], given_arrays(foreign)["14.weight"])
         assert "does not name its classes" in said
 
     def test_with_another_number_the_last_layer_is_new(self, foreign, dataset):
         network, said = started(foreign, with_classes(dataset, ["one", "two"]))
-        got = block.values(network)
+        got = network.values
         assert got["14.weight"].shape == (2, 12)
         np.testing.assert_array_equal(got["12.weight"], given_arrays(foreign)["12.weight"])
         assert "the rest new" in said

@@ -106,6 +106,7 @@ def run(case: dict[str, Any], watch: Watch) -> dict[str, Any]:
 def main() -> None:
     late_operators._making_late = lambda make_all: make_all  # operators are compiled now, not under the watch
     import_mxnet(Launch())
+    importlib.import_module("crepe_dist.engines.native")  # a run imports it with its first network
     for kind in registry.NETWORKS:
         registry.shape(kind)  # a dataclass compiles its methods
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -43,28 +43,26 @@ def sum_of_known(world: World, device: str) -> dict[str, int]:
 
 def step(world: World, device: str) -> dict[str, Any]:
     """Make one training step like ``train``; report digests of the weights before and after it."""
-    # Imported late: they import MXNet, which reads the number of its threads, which join sets.
     from crepe_dist.data.batch import pack
     from crepe_dist.distributed.device import CPU, Device, count_gpus
-    from crepe_dist.engines.block import broadcast_parameters, build, digest, trained, values
     from crepe_dist.engines.engine import open_engine
-    from crepe_dist.exchange import open_exchange
-    from crepe_dist.exchange.optimizers import make_optimizer
     from crepe_dist.model.precision import plan
+    from crepe_dist.networks.paper.initial import parameters
     from crepe_dist.networks.paper.shape import PaperShape
     from crepe_dist.settings.model_options import ModelOptions
+    from crepe_dist.settings.training_options import OptimizerOptions
+    from crepe_dist.training.replicas import digest
     from crepe_dist.training.step import TrainingStep
 
     # Not `pick`: two processes may have to share the only GPU.
     place = Device("gpu", world.local_rank % count_gpus()) if device == "gpu" else CPU
     shape = PaperShape(alphabet_size=69, feature_len=SHORTEST, classes=4, filters=32, units=64)
-    network = build(shape, ModelOptions(), place, seed=world.rank)
-    engine = open_engine(network, plan(ModelOptions(), place), place)
-    broadcast_parameters(network, world)
-    optimizer = make_optimizer("sgd", {"learning_rate": 0.1})
-    exchange = open_exchange(world, trained(network), optimizer, engine.quanta(ROWS))
+    made = parameters(shape, ModelOptions(), seed=world.rank)
+    world.broadcast_arrays({name: parameter.value for name, parameter in made.items()})
+    engine = open_engine(shape, made, plan(ModelOptions(), place), device=place)
+    exchange = engine.open_exchange(world, OptimizerOptions(name="sgd"), ROWS)
     train = TrainingStep(engine, exchange)
-    before = digest(network)
+    before = digest(engine.values())
     generator = np.random.default_rng(world.rank)
     codes = generator.integers(0, shape.alphabet_size, [ROWS, shape.feature_len], dtype=np.uint8)
     labels = generator.integers(0, shape.classes, ROWS, dtype=np.int32)
@@ -76,8 +74,8 @@ def step(world: World, device: str) -> dict[str, Any]:
         "computed": str(engine.plan),
         "summed by": exchange.by,
         "before": before,
-        "after": digest(network),
-        "finite": all(bool(np.isfinite(array).all()) for array in values(network).values()),
+        "after": digest(engine.values()),
+        "finite": all(bool(np.isfinite(array).all()) for array in engine.values().values()),
     }
 
 

@@ -22,7 +22,7 @@ def products(seconds: float, device: Device) -> dict[str, Callable[[], float]]:
     """
     left, right = (np.random.default_rng(seed).standard_normal((SIZE, SIZE), dtype=np.float32) for seed in (0, 1))
     if device.device_type == "gpu":
-        from crepe_dist.engines.context import product  # it imports MXNet
+        from crepe_dist.engines.gluon.context import product  # it imports MXNet
 
         multiplying = {precision: product(left, right, precision, device) for precision in ("float32", "float16")}
         return {f"mxnet, {precision}": _rate(each, SIZE, seconds) for precision, each in multiplying.items()}

@@ -128,7 +128,7 @@ class RowSums:
         # Every rank sends itself at least one row; see ``World.all_to_all``.
         end = np.array([[NO_ROW] + [0] * (lists[0].shape[1] - 1)], np.int32)
         lists[world.rank] = np.concatenate([lists[world.rank], end])
-        sent, name = np.concatenate(lists), f"rows.{self._table.index}"
+        sent, name = np.concatenate(lists), f"rows.{self._table.name}"
         received, counts = world.all_to_all(sent, list(map(len, lists)), name)
         by_rank = np.split(received, np.cumsum(counts)[:-1])
         by_rank[world.rank] = by_rank[world.rank][:-1]

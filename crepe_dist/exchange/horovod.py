@@ -17,6 +17,8 @@ from crepe_dist.distributed import horovod_internals
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import PeerGone
 from crepe_dist.exchange.exchange import Reduced
+from crepe_dist.exchange.gluon_optimizers import make_optimizer
+from crepe_dist.exchange.rule import Rule
 from crepe_dist.exchange.single import SingleExchange, read
 from crepe_dist.mxnet_internals import allreduce_arrays, host_array, scale_gradients, view
 
@@ -24,19 +26,24 @@ DIGITS = 2**20  # a number travels as two digits of this base: float32 holds int
 
 
 class HorovodExchange(SingleExchange):
-    """All-reduce by Horovod's ``DistributedTrainer``."""
+    """All-reduce by Horovod's ``DistributedTrainer``.
+
+    Args:
+        parameters: Gluon parameters by Gluon's names.
+        rule, names: as for ``SingleExchange``.
+    """
 
     by = "Horovod"
 
-    def __init__(self, world: World, parameters: Mapping[str, Any], optimizer: mx.optimizer.Optimizer) -> None:
+    def __init__(self, world: World, parameters: Mapping[str, Any], rule: Rule, names: Mapping[str, str]) -> None:
         # One group fixes the order of additions, which otherwise depends on timing, and avoids a race in MXNet's
         # handling of a failed collective. On a GPU three groups: the gradients of the dense layers, four fifths of the
         # bytes and the first to be ready, travel while those of the convolutions are computed.
         on_cpu = all(parameter.list_ctx()[0].device_type == "cpu" for parameter in parameters.values())
-        trainer = world.horovod.DistributedTrainer(parameters, optimizer, num_groups=1 if on_cpu else 3)
+        trainer = world.horovod.DistributedTrainer(parameters, make_optimizer(rule), num_groups=1 if on_cpu else 3)
         if horovod_internals.sum_not_average(trainer):
             scale_gradients(trainer, 1 / world.size)
-        super().__init__(trainer)
+        super().__init__(trainer, rule, names)
         self.size = world.size
         self._ranks = world
         # The table before this rank's loss, in host memory, and after it, on the device.

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.exchange.table import SparseParameter
-from crepe_dist.mxnet_internals import pointer, pointers, set_gradients
-from crepe_dist.native import library
+from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.native.library import pointers
 from crepe_dist.settings.allowed_values import EXPONENTS
 
 # Exponents of a quantum. With the highest, a sum of thousands of float32's largest numbers fits.
@@ -40,38 +40,28 @@ class Quanta:
     """Quanta of the gradients of a network.
 
     Args:
-        parameters: trained Gluon parameters, in the order of the kernels.
-        sparse: those of them to train row by row; they have no Gluon gradient.
+        parameters: trained parameters by name, in the order of the kernels.
 
     Attributes:
-        parameters, sparse: as given.
+        parameters: as given.
         exponents: a quantum is 2**exponent, a C array of int32 [parameters].
         unit: unit of the bounds, in quanta.
         bounds: bounds of the sums of this process's terms, a C array of float32 [parameters], NaN for terms that are
             not finite; the kernels add to them.
     """
 
-    def __init__(self, parameters: Iterable[Any], sparse: Iterable[SparseParameter] = ()) -> None:
-        self.parameters = list(parameters)
-        self.sparse = list(sparse)
+    def __init__(self, parameters: Mapping[str, Parameter]) -> None:
+        self.parameters = dict(parameters)
         self.exponents: Any = (ctypes.c_int32 * len(self.parameters))()
         self.bounds: Any = (ctypes.c_float * len(self.parameters))()
-        self._index = {id(parameter): index for index, parameter in enumerate(self.parameters)}
+        self._index = {name: index for index, name in enumerate(parameters)}
         self._kept: list[int] | None = None
-        self._gradients: Any = None
         self.begin(1)
 
-    @property
+    @cached_property
     def gradients(self) -> Any:
         """Addresses of the gradients, null for parameters that are trained row by row."""
-        if self._gradients is None:
-            self._gradients = pointers(None if p.grad_req == "null" else p.grad() for p in self.parameters)
-        return self._gradients
-
-    def set_gradient(self, parameter: Any, gradient: Any) -> None:
-        """Let the kernels write the gradient of a parameter into an array."""
-        set_gradients(parameter, [gradient])
-        self._gradients = None
+        return pointers(parameter.gradient for parameter in self.parameters.values())
 
     def begin(self, documents: int) -> None:
         """Begin a step on a global batch of ``documents``, with the quanta chosen by the last step."""
@@ -101,16 +91,9 @@ class Quanta:
         self._kept = [max(next_one, exponent - 1) for exponent, next_one in zip(now, wanted)]
         return True
 
-    def of(self, parameter: Any) -> float:
+    def of(self, parameter: str) -> float:
         """Return the quantum of a parameter."""
-        return float(2.0 ** self.exponents[self._index[id(parameter)]])
-
-    def to_float(self) -> None:
-        """Convert all gradients to float32, in place."""
-        for parameter, exponent in zip(self.parameters, self.exponents):
-            if parameter.grad_req != "null":
-                gradient = parameter.grad()
-                library.functions().crepe_to_float(pointer(gradient), gradient.size, exponent, library.threads())
+        return float(2.0 ** self.exponents[self._index[parameter]])
 
     def state(self) -> npt.NDArray[np.int32] | None:
         """Return the exponents of the next step, for ``restore``; ``None`` before the first sum."""

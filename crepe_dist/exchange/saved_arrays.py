@@ -46,26 +46,26 @@ class SavedArrays:
             raise other_optimizer("it has no count of updates")
         self.updates = int(count[0])
 
-    def moments(self, index: int, shapes: Sequence[tuple[int, ...]]) -> list[npt.NDArray[np.float32]] | None:
+    def moments(self, parameter: str, shapes: Sequence[tuple[int, ...]]) -> list[npt.NDArray[np.float32]] | None:
         """Take the moments of a parameter; ``None`` if it has none."""
-        moments = [self._take(f"{index}.{k}", np.float32, shape) for k, shape in enumerate(shapes)]
+        moments = [self._take(f"{parameter}.{k}", np.float32, shape) for k, shape in enumerate(shapes)]
         present = [moment for moment in moments if moment is not None]
         if len(present) not in (0, len(shapes)):
-            raise other_optimizer(f"it has {len(present)} arrays for parameter {index} instead of {len(shapes)}")
+            raise other_optimizer(f"it has {len(present)} arrays for {parameter} instead of {len(shapes)}")
         return present or None
 
-    def ages(self, index: int, rows: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
+    def ages(self, parameter: str, rows: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
         """Take the drift since each update, and the update of each row; see ``Table.arrays``."""
-        length = self._arrays.get(f"{index}.drift", np.zeros(0)).size
-        drift: Any = self._take(f"{index}.drift", np.float64, (length,))
-        updated: Any = self._take(f"{index}.updated", np.int32, (rows,))
+        length = self._arrays.get(f"{parameter}.drift", np.zeros(0)).size
+        drift: Any = self._take(f"{parameter}.drift", np.float64, (length,))
+        updated: Any = self._take(f"{parameter}.updated", np.int32, (rows,))
         if drift is None and updated is None:
             return np.zeros(1), np.zeros(rows, np.int32)
         complete = drift is not None and updated is not None and updated.size > 0 and len(drift) <= self.updates + 1
         if not complete or not 0 <= updated.min() <= updated.max() < len(drift):
-            raise other_optimizer(f"its arrays {index}.drift and {index}.updated do not fit")
-        if drift.any() and f"{index}.0" not in self._arrays:
-            raise other_optimizer(f"it has no momentum of parameter {index}")
+            raise other_optimizer(f"its arrays {parameter}.drift and {parameter}.updated do not fit")
+        if drift.any() and f"{parameter}.0" not in self._arrays:
+            raise other_optimizer(f"it has no momentum of {parameter}")
         return drift, updated
 
     def quanta(self, parameters: int) -> npt.NDArray[np.int32] | None:

@@ -14,11 +14,10 @@ from __future__ import annotations
 import ctypes
 import math
 import mmap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import mxnet as mx
 import numpy as np
 
 from crepe_dist.distributed.world import World
@@ -26,15 +25,15 @@ from crepe_dist.exchange.between_hosts import PartSums, RowSums, cuts, ranks_by_
 from crepe_dist.exchange.dense import DenseUpdate
 from crepe_dist.exchange.exchange import Exchange, Reduced
 from crepe_dist.exchange.host_memory import HostMemory, private_memory, share_memory
-from crepe_dist.exchange.optimizers import Rule
 from crepe_dist.exchange.quanta import Quanta
+from crepe_dist.exchange.rule import Rule
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
-from crepe_dist.exchange.table import Table
+from crepe_dist.exchange.table import SparseParameter, Table
 from crepe_dist.native import library
 
-# The barrier is before it. Gradients begin where MXNet's own arrays do, 64 bytes into a page: the update of parameters
-# reads several arrays at the same index, and is a third slower if their alignments differ.
-START = mmap.PAGESIZE + 64
+# The barrier is before it. Gradients begin where NumPy's large arrays do, 16 bytes into a page: an update reads several
+# arrays at the same index, and takes a third longer on an Intel Xeon if their alignments differ.
+START = mmap.PAGESIZE + 16
 SENT = 16  # numbers that a rank may send along, besides its loss and the bounds of its gradients
 
 
@@ -42,27 +41,25 @@ class SharedMemoryExchange(Exchange):
     """Exchange that sums in shared memory and, between hosts, through Horovod; our own kernels update the parameters.
 
     Args:
-        optimizer: MXNet's optimizer, for its constants.
-        quanta: quanta of the gradients, and the parameters that are trained row by row.
+        quanta: the trained parameters, and quanta of their gradients.
+        sparse: those of them that are trained row by row.
     """
 
-    def __init__(
-        self, world: World, parameters: Mapping[str, Any], optimizer: mx.optimizer.Optimizer, quanta: Quanta
-    ) -> None:
+    def __init__(self, world: World, rule: Rule, quanta: Quanta, sparse: Sequence[SparseParameter] = ()) -> None:
         self._world = world
         self._quanta = quanta
-        self._rule = Rule(optimizer)
+        self._rule = rule
         self._updates = 0
-        ordered = [parameters[name] for name in sorted(parameters)]
-        dense = {index: p for index, p in enumerate(ordered) if p.grad_req != "null"}
+        by_row = {each.name for each in sparse}
+        dense = {name: parameter for name, parameter in quanta.parameters.items() if name not in by_row}
         self._dense = DenseUpdate(self._rule, dense, quanta)
         self._width = SENT + 1 + len(quanta.parameters)
-        gradients = sum(_aligned(parameter.data().size) for parameter in dense.values())
+        gradients = sum(_aligned(parameter.value.size) for parameter in dense.values())
         count = gradients + _aligned(2 * world.size * self._width)  # float64, as two words
         self._squares_at = START + 4 * count
-        tables_at = -(-(self._squares_at + 16 * len(quanta.sparse)) // mmap.PAGESIZE) * mmap.PAGESIZE
+        tables_at = -(-(self._squares_at + 16 * len(sparse)) // mmap.PAGESIZE) * mmap.PAGESIZE
 
-        self._hosts, self._memory = _share(world, lambda n: tables_at + sum(s.bytes(n) for s in quanta.sparse))
+        self._hosts, self._memory = _share(world, lambda n: tables_at + sum(each.bytes(n) for each in sparse))
         memory, rank = self._memory, self._memory.rank
         self._words = [np.frombuffer(pages, np.int32, count, START) for pages in memory.pages]
         self._arrays = (ctypes.c_void_p * memory.processes)(*[words.ctypes.data for words in self._words])
@@ -84,11 +81,10 @@ class SharedMemoryExchange(Exchange):
 
         self._tables: list[Table] = []
         self._table_bytes = 0
-        for sparse in quanta.sparse:
-            size = sparse.bytes(memory.processes)
+        for each in sparse:
+            size = each.bytes(memory.processes)
             memories = [np.frombuffer(pages, np.uint8, size, tables_at + self._table_bytes) for pages in memory.pages]
-            index = next(index for index, parameter in enumerate(ordered) if parameter is sparse.parameter)
-            self._tables.append(Table(sparse, index, self._rule, memories, rank))
+            self._tables.append(Table(each, rule, memories, rank))
             self._table_bytes += size
         self._row_sums = [RowSums(world, self._hosts, table) for table in self._tables] if self._between else []
         memory.wait_for_all()
@@ -97,9 +93,8 @@ class SharedMemoryExchange(Exchange):
         """Let the kernels write the gradients into this process's memory."""
         offset = 0
         for parameter in self._dense.parameters.values():
-            size = parameter.data().size
-            gradient = self._words[self._memory.rank][offset : offset + size].view(np.float32)
-            self._quanta.set_gradient(parameter, mx.nd.from_numpy(gradient.reshape(parameter.shape), zero_copy=True))
+            size = parameter.value.size
+            parameter.gradient = self._words[self._memory.rank][offset : offset + size].reshape(parameter.shape)
             offset += _aligned(size)
 
     def sum(self, compute: Callable[[], Any], numbers: Sequence[int], documents: int) -> Reduced:
@@ -119,7 +114,6 @@ class SharedMemoryExchange(Exchange):
 
     def _add(self, row: list[float]) -> list[list[float]]:
         """Sum the gradients over the ranks, and return the rows of all ranks."""
-        mx.nd.waitall()
         width, own = self._width, self._width * self._world.rank
         ctypes.memset(self._rows, 0, ctypes.sizeof(self._rows))
         self._rows[own : own + len(row)] = row
@@ -150,7 +144,7 @@ class SharedMemoryExchange(Exchange):
         self._updates += 1
         self._dense.update(self._rule.rate(learning_rate, self._updates), float(scale) * factor)
         for table in self._tables:
-            table.update(learning_rate, float(scale) * factor * self._quanta.of(table.parameter))
+            table.update(learning_rate, float(scale) * factor * self._quanta.of(table.name))
         self._memory.arrive()  # whoever reads rows waits first
 
     def _squares(self) -> float:
@@ -166,7 +160,7 @@ class SharedMemoryExchange(Exchange):
         self._memory.wait_for_all()
         for number, table in enumerate(self._tables):
             squares = sum(int(words[2 * number]) + (int(words[2 * number + 1]) << 64) for words in sums)
-            total += squares * self._quanta.of(table.parameter) ** 2
+            total += squares * self._quanta.of(table.name) ** 2
         return float(total)
 
     def flush(self) -> None:

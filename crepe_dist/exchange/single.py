@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mxnet as mx
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.exchange.exchange import Exchange, Reduced
-from crepe_dist.exchange.optimizers import Rule
+from crepe_dist.exchange.rule import Rule
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.exchange.table import catch_up
 from crepe_dist.mxnet_internals import (
@@ -29,6 +29,8 @@ class SingleExchange(Exchange):
 
     Args:
         trainer: the Gluon trainer, or Horovod's.
+        rule: rule of its optimizer.
+        names: structural names of the parameters by Gluon's names.
 
     Attributes:
         trainer: as given.
@@ -36,9 +38,11 @@ class SingleExchange(Exchange):
 
     size = 1
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, rule: Rule, names: Mapping[str, str]) -> None:
         self.trainer = trainer
+        self._rule = rule
         self._parameters = trainer_parameters(trainer)
+        self._names = [names[parameter.name] for parameter in self._parameters]
         self._device = self._parameters[0].list_ctx()[0]
         if self._device.device_type == "cpu":
             update_arrays_one_by_one(trainer)
@@ -69,18 +73,18 @@ class SingleExchange(Exchange):
         updates, states = optimizer_state(self.trainer)
         arrays: Arrays = {"updates": np.array([updates], dtype=np.int64)}
         for index, state in states.items():
-            arrays.update({f"{index}.{k}": array.asnumpy() for k, array in enumerate(state)})
+            arrays.update({f"{self._names[index]}.{k}": array.asnumpy() for k, array in enumerate(state)})
         return arrays
 
     def restore(self, arrays: Arrays) -> None:
-        saved, rule, states = SavedArrays(arrays), Rule(self.trainer.optimizer), {}
+        saved, states = SavedArrays(arrays), {}
         saved.quanta(len(self._parameters))
-        for index, parameter in enumerate(self._parameters):
-            ages = saved.ages(index, parameter.shape[0] if len(parameter.shape) == 2 else 0)
-            moments = saved.moments(index, rule.moment_shapes(parameter))
+        for index, (name, parameter) in enumerate(zip(self._names, self._parameters)):
+            ages = saved.ages(name, parameter.shape[0] if len(parameter.shape) == 2 else 0)
+            moments = saved.moments(name, self._rule.moment_shapes(parameter))
             if moments is not None:
                 value = parameter.data().asnumpy()
-                value, moments = catch_up(value, moments, ages, self.trainer.optimizer)
+                value, moments = catch_up(value, moments, ages, self._rule)
                 parameter.set_data(mx.nd.array(value, ctx=self._device))
                 states[index] = tuple(mx.nd.array(moment, ctx=self._device) for moment in moments)
         saved.end()

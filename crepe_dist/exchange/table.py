@@ -14,14 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import mxnet as mx
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.exchange.host_memory import back_with_huge_pages
-from crepe_dist.exchange.optimizers import Rule
+from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.exchange.rule import Rule
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
-from crepe_dist.mxnet_internals import pointer, view
 from crepe_dist.native import library
 
 Ages = tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]  # drift and update of each row; see ``Table.arrays``
@@ -33,12 +32,14 @@ class SparseParameter:
     """A parameter to be trained row by row.
 
     Attributes:
-        parameter: Gluon parameter [rows, columns] without a gradient.
+        name: its name.
+        parameter: parameter [rows, columns] without a gradient.
         most_rows: largest number of rows that this rank touches in a step.
         attach: called with the address of the table, from which the engine reads and to which it adds its gradient.
     """
 
-    parameter: Any
+    name: str
+    parameter: Parameter
     most_rows: int
     attach: Callable[[int], None]
 
@@ -57,22 +58,20 @@ class Table:
 
     Args:
         sparse: the parameter; its current values are copied.
-        index: its index among the trained parameters.
         rule: constants of the optimizer.
         memories: memory of each process of the host, uint8.
         rank: local rank of this process among them.
 
     Attributes:
-        parameter: the parameter.
-        index: as given.
+        name, parameter: those of ``sparse``.
     """
 
     def __init__(
-        self, sparse: SparseParameter, index: int, rule: Rule, memories: Sequence[npt.NDArray[np.uint8]], rank: int
+        self, sparse: SparseParameter, rule: Rule, memories: Sequence[npt.NDArray[np.uint8]], rank: int
     ) -> None:
         self._memories = memories
+        self.name = sparse.name
         self.parameter = sparse.parameter
-        self.index = index
         self._rule = rule
         self._updates = 0
         self._is_published = False
@@ -88,8 +87,8 @@ class Table:
             library.threads(),
         )
         _check(self._table is None)
-        values = view(self.parameter.data())
-        back_with_huge_pages(values.ctypes.data, values.nbytes)  # scoring reads them
+        value = self.parameter.value
+        back_with_huge_pages(value.ctypes.data, value.nbytes)  # scoring reads it
         weakref.finalize(self, self._run.crepe_table_close, self._table)
         self.load(0, None, (np.zeros(1), np.zeros(self.parameter.shape[0], np.int32)))
         sparse.attach(self._table)
@@ -127,7 +126,7 @@ class Table:
         """
         self._updates += 1
         self._is_published = False
-        rate = self._rule.rate(learning_rate * self.parameter.lr_mult, self._updates)
+        rate = self._rule.rate(learning_rate * self.parameter.rate, self._updates)
         _check(self._run.crepe_table_update(self._table, rate, scale, self._rule.weight_decay))
 
     def flush(self) -> None:
@@ -139,11 +138,10 @@ class Table:
         _check(self._run.crepe_table_flush(self._table))
 
     def publish(self) -> None:
-        """Copy the values of all rows into the Gluon parameter; rows that were not moved on keep their values."""
+        """Copy the values of all rows into the parameter; rows that were not moved on keep their values."""
         if self._is_published:
             return
-        mx.nd.waitall()
-        self._run.crepe_table_store(self._table, pointer(self.parameter.data()), None, None, None)
+        self._run.crepe_table_store(self._table, self.parameter.value.ctypes.data, None, None, None)
         self._is_published = True
 
     def arrays(self) -> Arrays:
@@ -159,22 +157,21 @@ class Table:
         updated = np.empty(self.parameter.shape[0], np.int32)
         addresses = [moment.ctypes.data for moment in moments]
         self._run.crepe_table_store(self._table, None, *[*addresses, None, None][:2], updated.ctypes.data)
-        arrays: Arrays = {f"{self.index}.{number}": moment for number, moment in enumerate(moments)}
+        arrays: Arrays = {f"{self.name}.{number}": moment for number, moment in enumerate(moments)}
         history = np.empty(self._run.crepe_table_history(self._table, None))
         if len(history) > 1:
             self._run.crepe_table_history(self._table, history.ctypes.data)
-            arrays |= {f"{self.index}.updated": updated, f"{self.index}.drift": history}
+            arrays |= {f"{self.name}.updated": updated, f"{self.name}.drift": history}
         return arrays
 
     def restore(self, saved: SavedArrays) -> None:
         """Restore the parameter's current values and the result of ``arrays``; every process calls it."""
-        ages = saved.ages(self.index, self.parameter.shape[0])
-        self.load(saved.updates, saved.moments(self.index, self._rule.moment_shapes(self.parameter)), ages)
+        ages = saved.ages(self.name, self.parameter.shape[0])
+        self.load(saved.updates, saved.moments(self.name, self._rule.moment_shapes(self.parameter)), ages)
 
     def load(self, updates: int, moments: Moments | None, ages: Ages) -> None:
         """Load the parameter's current values, and the optimizer's state after ``updates`` updates."""
-        mx.nd.waitall()
-        arrays = [view(self.parameter.data()), *(moments or [])]
+        arrays = [self.parameter.value, *(moments or [])]
         arrays = [np.ascontiguousarray(array) for array in arrays]
         addresses = [array.ctypes.data for array in arrays] + [None] * (3 - len(arrays))
         drift, updated = map(np.ascontiguousarray, ages)
@@ -184,7 +181,7 @@ class Table:
 
 
 def catch_up(
-    values: npt.NDArray[np.float32], moments: Moments, ages: Ages, optimizer: mx.optimizer.Optimizer
+    values: npt.NDArray[np.float32], moments: Moments, ages: Ages, rule: Rule
 ) -> tuple[npt.NDArray[np.float32], Moments]:
     """Move all rows of a saved table on to the last update, for an optimizer that updates all rows in each step.
 
@@ -198,11 +195,12 @@ def catch_up(
     if len(drift) == 1:
         return values, moments
     change, age = drift[updated][:, None], (len(drift) - 1 - updated)[:, None].astype(np.float64)
+    decayed = [_decayed(moment, decay, age) for moment, decay in zip(moments, rule.decays)]
     if len(moments) == 1:
-        return (values + change * moments[0]).astype(np.float32), [_decayed(moments[0], optimizer.momentum, age)]
+        return (values + change * moments[0]).astype(np.float32), decayed
     first, second = moments
-    moved = values - change * first / (np.sqrt(second) + optimizer.epsilon)
-    return moved.astype(np.float32), [_decayed(first, optimizer.beta1, age), _decayed(second, optimizer.beta2, age)]
+    moved = values - change * first / (np.sqrt(second) + rule.epsilon)
+    return moved.astype(np.float32), decayed
 
 
 def _decayed(moment: npt.NDArray[np.float32], decay: float, age: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

@@ -145,7 +145,7 @@ def _with_onnx_runtime(classifier: Any) -> Classify:
 
 def _write_symbol(predictor: Predictor, about: About, folder: Path) -> Classify:
     import_mxnet(detect())
-    from crepe_dist.engines.symbol import BATCH, write_symbol
+    from crepe_dist.engines.gluon.symbol import BATCH, write_symbol
 
     symbol, values = folder / f"{NAME}-symbol.json", folder / f"{NAME}-0000.params"
     temperature, several = predictor.calibration.temperature, predictor.thresholds is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
@@ -17,6 +16,7 @@ from crepe_dist.model.kernels import Kernels
 from crepe_dist.model.parameters import Arrays, check
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
+from crepe_dist.native.library import pointers
 
 Logits = npt.NDArray[np.float32]
 MAX_ACTIVATIONS = 1 << 22  # numbers in the output of one of NumPy's layers; more do not fit into a processor's cache
@@ -69,8 +69,7 @@ class KernelInference(Inference):
         self._set()
 
     def _set(self) -> None:
-        addresses = [array.ctypes.data for array in self.arrays.values()]
-        self._kernels.call("crepe_set", (ctypes.c_void_p * len(addresses))(*addresses), True)
+        self._kernels.call("crepe_set", pointers(self.arrays.values()), True)
 
     def logits(self, codes: Codes) -> Logits:
         if self._kernels.follow_fork():

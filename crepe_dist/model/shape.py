@@ -68,7 +68,7 @@ class Shape(ABC):
         least_steps: steps after which the network usually tells classes apart.
         usual_epochs: epochs by default, for neither few documents nor much text.
         stops_early: True if training stops early by default.
-        input_names: names of the arguments of the forward pass, see ``engines.block.Network.inputs``.
+        input_names: names of the arguments of the forward pass, see ``engines.gluon.block.Network.inputs``.
         label_smoothing: default for training.
         smaller: remedy if the network is too large for the machine.
         options: names of the options that have other names than the sizes that they set.

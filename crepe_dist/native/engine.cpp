@@ -194,15 +194,6 @@ int crepe_train_backward(
     });
 }
 
-// Replaces whole multiples of 2^exponent by float32.
-void crepe_to_float(void* numbers, int64_t count, int exponent, int threads) {
-    const int32_t* const whole = static_cast<int32_t*>(numbers);
-    float* const out = static_cast<float*>(numbers);
-    const float quantum = std::ldexp(1.0f, exponent);
-#pragma omp parallel for num_threads(threads)
-    for (int64_t i = 0; i < count; ++i) out[i] = float(whole[i]) * quantum;
-}
-
 // Writes the two sums of SumOfSquares for an array.
 void crepe_squares(const int32_t* values, int64_t count, uint64_t* out) {
     const SumOfSquares sum = sum_of_squares(values, count);

@@ -6,12 +6,17 @@ import ctypes
 import json
 import os
 import time
+from collections.abc import Iterable
 from functools import cache, cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from crepe_dist import machine
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SWITCH = "CREPE_DIST_KERNELS"  # for developers: one of BUILDS; or NONE, to behave as if installed without a compiler
 CEILING = "DNNL_MAX_CPU_ISA"  # oneDNN's variable, obeyed by MXNet and PyTorch: the best instruction set to use
@@ -64,7 +69,6 @@ _FUNCTIONS = {
         (ctypes.c_void_p, _BYTES, _LONG, ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64, _DOUBLES),
     ),
     "crepe_train_backward": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, _LONGS, ctypes.c_double, _FLOATS)),
-    "crepe_to_float": (None, (ctypes.c_void_p, _LONG, ctypes.c_int, ctypes.c_int)),
     "crepe_squares": (None, (ctypes.c_void_p, _LONG, _LONGS)),
     "crepe_kept": (None, (ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64, _LONG, _BYTES)),
     "crepe_products": (ctypes.c_int, (ctypes.c_int, _LONG, ctypes.c_int, ctypes.c_int)),
@@ -232,6 +236,12 @@ def functions() -> ctypes.CDLL:
     found, trouble = find()
     assert found is not None, trouble
     return found.functions
+
+
+def pointers(arrays: Iterable[np.ndarray[Any, Any] | None]) -> Any:
+    """Return a C array with the addresses of several arrays, or null for ``None``."""
+    addresses = [None if array is None else array.ctypes.data for array in arrays]
+    return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
 _kept: list[Library] = []  # the build of ``keep_to``

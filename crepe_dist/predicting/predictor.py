@@ -279,7 +279,7 @@ def _thresholds(path: Path, about: dict[str, Any]) -> Floats | None:
 
 
 def _on_gpu(shape: Shape, arrays: Arrays, device: Device, precision: Precision) -> Inference:
-    from crepe_dist.engines.gpu_inference import GraphInference
+    from crepe_dist.engines.gluon.inference import GraphInference
     from crepe_dist.settings.model_options import ModelOptions
 
     return GraphInference(shape, arrays, device, ModelOptions(precision=precision))

@@ -26,7 +26,7 @@ from crepe_dist.settings.allowed_values import MANY
 from crepe_dist.version import __version__
 from crepe_dist.wording import nth
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST = "manifest.json"
 FILES = ("parameters.safetensors", "optimizer.safetensors", "state.json")
 SMOOTHING = 0.01  # weight of a new value in the moving average of the loss, as in the notebook

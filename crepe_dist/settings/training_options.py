@@ -58,11 +58,6 @@ class OptimizerOptions(Settings, group="optimizer"):
                 "give both: --optimizer.schedule step --optimizer.step_epochs '[3, 4]'",
             )
 
-    def settings(self) -> dict[str, float]:
-        """Return the arguments of the MXNet optimizer ``name``."""
-        settings = {"learning_rate": self.learning_rate, "wd": self.weight_decay}
-        return settings if self.name == "adam" else {**settings, "momentum": self.momentum}
-
 
 # Epochs by default. Few documents need more, because the number of steps matters; much text needs fewer.
 LEAST_EPOCHS, MOST_EPOCHS = 2, 20

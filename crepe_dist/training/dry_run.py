@@ -17,12 +17,8 @@ from crepe_dist.data.loader import batches, training_order
 from crepe_dist.data.order import largest_share
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.world import World
-from crepe_dist.engines import block
-from crepe_dist.engines.block import broadcast_parameters
 from crepe_dist.engines.engine import Engine
-from crepe_dist.exchange import open_exchange
 from crepe_dist.exchange.exchange import Exchange
-from crepe_dist.exchange.optimizers import make_optimizer
 from crepe_dist.model.shape import Shape
 from crepe_dist.runs.state import Progress
 from crepe_dist.scratch import scratch
@@ -51,12 +47,10 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         engine, start = build_engine(config, data, world)
         if config.training.overfit_batches:
             data = few_batches(data, config)
-        broadcast_parameters(engine.network, world)
-        optimizer = make_optimizer(config.optimizer.name, config.optimizer.settings())
-        exchange = open_exchange(world, block.trained(engine.network), optimizer, engine.quanta(config.data.batch_size))
+        exchange = engine.open_exchange(world, config.optimizer, config.data.batch_size)
         step = TrainingStep(engine, exchange, config.training.seed, config.optimizer.clip_norm)
         display.say(banner(config, data, engine, start, world, exchange.by))
-        display.say(f"\n{layers(engine.network.shape)}\n")
+        display.say(f"\n{layers(engine.shape)}\n")
         train, evaluation, progress = (
             data.splits["train"],
             config.evaluation,
@@ -71,7 +65,7 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         with explained("data.batch_size", config.data.batch_size, world.size):
             loss = step(batch, 1, learning_rate(config, progress, len(train))).loss / batch.documents
         exchange.flush()
-        check_replicas(engine.network, world)
+        check_replicas(engine.values(), world)
         with explained("evaluation.batch_size", evaluation.batch_size, world.size):
             test = data.splits["test"]
             some = test.some(np.arange(min(len(test), evaluation.batch_size)))
@@ -83,7 +77,7 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         estimated = estimate(config, data, step, chain([batch], shares), state, world)
         display.say(f"time      {estimated.text}")
         check_grace(config.safety.grace_s, estimated.step, Saver(), world)
-        found = notes(config, data, engine.network.shape, engine.device, world)
+        found = notes(config, data, engine.shape, engine.device, world)
         display.say_lines(found or ["notes     none: steps, batch, classes, memory and cores fit"])
         display.say("nothing was written; run without --dry-run to train")
 
@@ -120,7 +114,7 @@ def _shares(config: Config, engine: Engine, world: World) -> str:
 
 
 def _memory(world: World, engine: Engine, exchange: Exchange) -> str:
-    sizes = {"parameters": 4 * engine.network.shape.parameters, **exchange.bytes}
+    sizes = {"parameters": 4 * engine.shape.parameters, **exchange.bytes}
     rows = sizes.pop("tables", 0)
     peak = max(world.gather(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "memory"))
     text = ", ".join(f"{wording.size(size)} {name}" for name, size in sizes.items())
@@ -128,7 +122,7 @@ def _memory(world: World, engine: Engine, exchange: Exchange) -> str:
         text += f", {wording.size(rows)} in each process for what is trained row by row"
     text += f"; peak of a process {wording.size(peak)}"
     if engine.device.device_type == "gpu":
-        from crepe_dist.engines.context import gpu_memory  # it imports MXNet
+        from crepe_dist.engines.gluon.context import gpu_memory  # it imports MXNet
 
         free, total = gpu_memory(engine.device)
         text += f"; {wording.size(total - free)} of {wording.size(total)} of the GPU in use"

@@ -10,12 +10,11 @@ from crepe_dist.data.targets import ONE
 from crepe_dist.distributed.collectives import SAME_MACHINES
 from crepe_dist.distributed.device import pick_on_all
 from crepe_dist.distributed.world import World
-from crepe_dist.engines import block
 from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.errors import UserError
+from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.model import parameters
 from crepe_dist.model.objective import Objective, balanced
-from crepe_dist.model.parameter import Parameter
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.native import library
@@ -48,12 +47,13 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
     )
     library.keep_to(computing.library)
     objective = world.agree("class weights", lambda: _objective(config, data, shape))
-    parameters = world.agree("network", lambda: initial_parameters(config, shape, start), alike=SAME_MACHINES)
+    made = world.agree("network", lambda: initial_parameters(config, shape, start), alike=SAME_MACHINES)
     if adapt := getattr(registry.part(shape.kind, "initial"), "adapt", None):
         steps = steps_of(config, len(data.splits["train"]))
-        adapt(parameters, shape, data, world, config.model, config.training.seed, steps, start.arrays if start else {})
-    network = block.build_with(parameters, shape, config.model, device)
-    return open_engine(network, computing, device, objective, config.data.micro_batch_size or 0), start
+        adapt(made, shape, data, world, config.model, config.training.seed, steps, start.arrays if start else {})
+    world.broadcast_arrays({name: parameter.value for name, parameter in made.items()})
+    piece, compiled = config.data.micro_batch_size or 0, config.model.hybridize
+    return open_engine(shape, made, computing, objective, piece, device, compiled=compiled), start
 
 
 def common_kernels(world: World) -> str | None:

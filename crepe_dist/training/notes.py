@@ -38,7 +38,7 @@ def banner(
         start: parameters given by ``training.init_from``, if any.
         summed_by: name of the mechanism that all-reduces the gradients (``Exchange.by``).
     """
-    shape, device = engine.network.shape, engine.device
+    shape, device = engine.shape, engine.device
     rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     processes = f"{counted(ranks.size, 'process', 'processes')}, {device}"
     if summed_by:

@@ -22,10 +22,7 @@ from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.collectives import once
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.world import World
-from crepe_dist.engines.block import broadcast_parameters, trained
 from crepe_dist.errors import UserError
-from crepe_dist.exchange import open_exchange
-from crepe_dist.exchange.optimizers import make_optimizer
 from crepe_dist.runs import checkpoint, disk_space
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.checkpoint import AnyScores
@@ -78,9 +75,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
 
         with guarded(folder, config, world, control, watchdog, display):
             verify_data(data, world, folder.verified())
-            broadcast_parameters(engine.network, world)
-            optimizer = make_optimizer(config.optimizer.name, config.optimizer.settings())
-            exchange = open_exchange(world, trained(engine.network), optimizer, engine.quanta(config.data.batch_size))
+            exchange = engine.open_exchange(world, config.optimizer, config.data.batch_size)
             step = TrainingStep(engine, exchange, config.training.seed, config.optimizer.clip_norm)
             progress = Progress(epoch=config.training.start_epoch)
             metrics = open_metrics(folder.path, world, display.say, config, pages.confusion)
@@ -94,7 +89,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             estimated = estimate(config, data, step, epoch_batches(run), run_state, world)
             display.say(f"time      {estimated.text}")
             if progress.step == 0:
-                display.say_lines(notes(config, data, engine.network.shape, engine.device, world))
+                display.say_lines(notes(config, data, engine.shape, engine.device, world))
             check_grace(config.safety.grace_s, estimated.step, saver, world)
 
             guards = Guards(run, run_state, saver, watchdog, control)
@@ -152,14 +147,14 @@ def score_epoch(run: Run, guards: Guards) -> Mapping[str, AnyScores]:
 
 def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: Mapping[str, AnyScores]) -> None:
     """Write the epoch's checkpoint on rank 0, and move on to the next epoch or to the end."""
-    progress = run.progress
-    record = checkpoint.epoch_record(progress, scores, run.engine.tower_weight)
-    shape, precision, computed = run.engine.network.shape, run.config.model.precision, run.computed()
-    about = checkpoint.description(record, run.data, shape, precision, computed, scores)
+    progress, engine = run.progress, run.engine
+    record = checkpoint.epoch_record(progress, scores, engine.tower_weight if engine.shape.weighed else None)
+    precision, computed = run.config.model.precision, run.computed()
+    about = checkpoint.description(record, run.data, engine.shape, precision, computed, scores)
     # If the write fails, every rank must fail: none may continue as if the checkpoint existed.
     run.world.on_root(
         "checkpoint",
-        once(lambda: checkpoint.save(run.folder.path, run.engine.values(), about, scores, guards.saved_step)),
+        once(lambda: checkpoint.save(run.folder.path, engine.weighed_values(), about, scores, guards.saved_step)),
     )
     progress.epochs.append(record)
     if run.world.is_root:

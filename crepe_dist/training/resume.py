@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from crepe_dist.distributed.collectives import once
 from crepe_dist.distributed.world import World
-from crepe_dist.engines import block
 from crepe_dist.engines.engine import Engine
 from crepe_dist.exchange.exchange import Exchange
 from crepe_dist.runs import checkpoint, state
@@ -40,11 +39,12 @@ class RunState:
         progress = replace(
             self.progress.copy(), precision=plan.precision, kernels=plan.build, loss_scale=self.scale.state()
         )
-        return Snapshot(progress, block.values(self.engine.network), self.exchange.arrays())
+        parameters = {name: array.copy() for name, array in self.engine.values().items()}
+        return Snapshot(progress, parameters, self.exchange.arrays())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Restore a snapshot, the same one on every rank."""
-        block.set_values(self.engine.network, snapshot.parameters)
+        self.engine.set_values(snapshot.parameters)
         self.exchange.restore(snapshot.optimizer)
         self.engine.refresh()
         self.progress.restore(snapshot.progress)

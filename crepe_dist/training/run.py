@@ -51,7 +51,7 @@ class Run:
             "processes": self.world.size,
             "device": str(self.engine.device),
             "computes": str(self.engine.plan),
-            "parameters": self.engine.network.shape.parameters,
+            "parameters": self.engine.shape.parameters,
             "environment": describe(),
             "data": str(self.data.folder),
             "rows": {name: self.data.class_counts(name).tolist() for name in self.data.splits},

@@ -77,7 +77,7 @@ class _Weighing:
                     self._remembered.append(scored)
                 yield scored
         elif split is self.split and self._remembers:
-            weight = self._engine.network.tower_weight
+            weight = self._engine.tower_weight
             for rows, labels, parts in self._remembered:
                 yield rows, labels, combined(parts, weight)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from crepe_dist.engines.block import Network
+from crepe_dist.engines.gluon.block import Network
 from tests.bag.shape import BagShape
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from crepe_dist.model.parameter import Parameter, zeros
+from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.model.initial_values import zeros
 from crepe_dist.settings.model_options import ModelOptions
 from tests.bag.shape import BagShape
 

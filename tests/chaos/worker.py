@@ -77,8 +77,8 @@ def arm(fault: Fault) -> None:
         update(self, documents, learning_rate)
         done[0] += 1
         if fault.strikes("train", done[0], "diverge"):
-            weight = _with_gradient(self._engine).data()
-            weight[0] = weight[0] + 1e-6
+            value, _ = _with_gradient(self._engine)
+            value[0] = value[0] + 1e-6
 
     TrainingStep.sum = faulty_sum  # type: ignore[assignment, method-assign]
     TrainingStep.update = faulty_update  # type: ignore[method-assign]
@@ -114,22 +114,28 @@ def arm(fault: Fault) -> None:
 
 
 def _with_gradient(engine: Any) -> Any:
-    """The first parameter that is not trained row by row."""
-    return next(each for each in engine.network.collect_params().values() if each.grad_req != "null")
+    """Value and gradient of the first parameter that is not trained row by row."""
+    from crepe_dist.engines.native import NativeEngine
+
+    if isinstance(engine, NativeEngine):
+        return next((each.value, each.gradient) for each in engine.parameters.values() if each.gradient is not None)
+    trained = (each for each in engine.network.collect_params().values() if each.grad_req != "null")
+    return next((each.data(), each.grad()) for each in trained)
 
 
 def _spoil(engine: Any, value: float) -> None:
     """The next gradient of this rank gets one number that is none, as the kernels or MXNet would tell it."""
-    from crepe_dist.engines.engine import NativeEngine
+    from crepe_dist.engines.native import NativeEngine
 
     original = engine.gradients
 
     def spoilt(*arguments: Any) -> Any:
         loss = original(*arguments)
         if isinstance(engine, NativeEngine):
-            engine._quanta.bounds[0] = value
+            engine.quanta.bounds[0] = value
         else:
-            _with_gradient(engine).grad()[0] = value
+            _, gradient = _with_gradient(engine)
+            gradient[0] = value
         engine.gradients = original
         return loss
 
@@ -141,10 +147,6 @@ def main() -> None:
     if plan:
         # As train does, which at this point has imported nothing that takes long.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.STOPPED))
-        # Before `join`, which makes MXNet's threads: it reads their number once.
-        from crepe_dist.distributed.launch import import_mxnet
-
-        import_mxnet(detect())
         arm(Fault(Path(plan)))
     train.main()
 

@@ -69,13 +69,16 @@ with join() as world:
     import horovod.mxnet as hvd, mxnet as mx
     from mxnet import gluon
     from crepe_dist.exchange.horovod import HorovodExchange
+    from crepe_dist.exchange.rule import Rule
     from crepe_dist.errors import PeerGone
+    from crepe_dist.settings.training_options import OptimizerOptions
     hvd.nccl_built = lambda: 21000
     parameters = gluon.ParameterDict()
     for name in "abc":
         parameters.get(name, shape=(3, 5), init="zeros")
     parameters.initialize()
-    exchange = HorovodExchange(world, parameters, mx.optimizer.create("sgd", learning_rate=1.0))
+    rule = Rule(OptimizerOptions(name="sgd", momentum=0.0, weight_decay=0.0))
+    exchange = HorovodExchange(world, parameters, rule, dict(a="a", b="b", c="c"))
     exchange.trainer._num_groups = {groups}
     def total(value, *numbers):
         for parameter in parameters.values():

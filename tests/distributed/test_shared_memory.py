@@ -20,25 +20,22 @@ BODY = """
 import numpy as np
 from crepe_dist.distributed.join import join
 with join() as world:
-    import mxnet as mx
-    from mxnet import gluon
-    from crepe_dist.exchange import between_hosts, host_memory, open_exchange
-    from crepe_dist.exchange.optimizers import make_optimizer
+    from crepe_dist.exchange import between_hosts, host_memory
+    from crepe_dist.exchange.parameter import Parameter
     from crepe_dist.exchange.quanta import FIRST, Quanta
-    from crepe_dist.mxnet_internals import view
+    from crepe_dist.exchange.rule import Rule
+    from crepe_dist.exchange.shared_memory import SharedMemoryExchange
+    from crepe_dist.settings.training_options import OptimizerOptions
     {before}
-    parameters = gluon.ParameterDict()
     shapes = dict(a=(3, 5), b=(1,), c=(40, 33))
-    for name, shape in shapes.items():
-        parameters.get(name, shape=shape, init="zeros")
-    parameters.initialize()
-    quanta = Quanta(parameters.values())
+    parameters = {{name: Parameter(np.zeros(shape, np.float32)) for name, shape in shapes.items()}}
+    quanta = Quanta(parameters)
     quanta.restore(np.full(3, FIRST, np.int32))
-    exchange = open_exchange(world, parameters, make_optimizer("sgd", dict(learning_rate=1.0)), quanta)
+    exchange = SharedMemoryExchange(world, Rule(OptimizerOptions(name="sgd")), quanta)
     print("summed by", exchange.by)
     def compute(loss):
         for name, parameter in parameters.items():
-            view(parameter.grad()).view(np.int32)[...] = made[name][world.rank]
+            parameter.gradient[...] = made[name][world.rank]
         return loss
     generators = [np.random.default_rng(rank) for rank in range(world.size)]
     for step in range(4):
@@ -49,7 +46,7 @@ with join() as world:
         assert reduced.losses == [0.1 * rank for rank in range(world.size)], reduced
         assert reduced.not_finite == (), reduced
         for name, parameter in parameters.items():
-            assert (view(parameter.grad()).view(np.int32) == sum(made[name])).all(), name
+            assert (parameter.gradient == sum(made[name])).all(), name
     for culprit in (0, world.size - 1):
         quanta.bounds[0] = np.nan if world.rank == culprit else 1
         assert exchange.sum(lambda: compute(0.0), (), 1).not_finite == (culprit,)
@@ -149,17 +146,16 @@ from crepe_dist import command
 from crepe_dist.distributed.join import join
 def main():
     with join() as world:
-        import mxnet as mx
-        from mxnet import gluon
         import numpy as np
-        from crepe_dist.exchange import between_hosts, open_exchange
-        from crepe_dist.exchange.optimizers import make_optimizer
+        from crepe_dist.exchange import between_hosts
+        from crepe_dist.exchange.parameter import Parameter
         from crepe_dist.exchange.quanta import Quanta
+        from crepe_dist.exchange.rule import Rule
+        from crepe_dist.exchange.shared_memory import SharedMemoryExchange
+        from crepe_dist.settings.training_options import OptimizerOptions
         {before}
-        parameters = gluon.ParameterDict()
-        parameters.get("a", shape=(3,), init="zeros")
-        parameters.initialize()
-        exchange = open_exchange(world, parameters, make_optimizer("sgd", dict()), Quanta(parameters.values()))
+        quanta = Quanta(dict(a=Parameter(np.zeros(3, np.float32))))
+        exchange = SharedMemoryExchange(world, Rule(OptimizerOptions(name="sgd")), quanta)
         exchange.sum(lambda: 0.0, (), 1)
         if world.rank == {dead}:
             os.kill(os.getpid(), 9)

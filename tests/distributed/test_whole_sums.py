@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from unittest import mock
 
-import mxnet as mx
 import numpy as np
 import pytest
 
 from crepe_dist.data.batch import pack
 from crepe_dist.distributed.world import World
-from crepe_dist.engines import block
-from crepe_dist.engines.engine import open_engine
-from crepe_dist.exchange import open_exchange
-from crepe_dist.exchange.optimizers import make_optimizer
+from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.exchange.quanta import FIRST, LOWEST, MOST, Quanta
-from crepe_dist.model.precision import Plan
-from crepe_dist.native import library
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings.allowed_values import EXPONENTS
-from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.training_options import OptimizerOptions
 from crepe_dist.training.step import TrainingStep
 from tests.batches import some_batch
 from tests.conftest import needs_kernels
+from tests.engines import best, initial
 from tests.test_two_tables import SHAPE, Training
 
 TABLE = NGramShape(69, 8, 2, 2, 1 << 8)
@@ -32,9 +27,13 @@ def bounds(*each: float) -> list[list[float]]:
     return np.array([each], np.float32).tolist()
 
 
+def quanta(parameters: int) -> Quanta:
+    return Quanta({str(number): Parameter(np.zeros(1, np.float32)) for number in range(parameters)})
+
+
 def settled(*exponents: int) -> Quanta:
     """Quanta that an update has decided."""
-    sums = Quanta([object()] * len(exponents))
+    sums = quanta(len(exponents))
     sums.restore(np.array(exponents, np.int32))
     sums.begin(1)
     return sums
@@ -77,7 +76,7 @@ def test_numbers_that_are_not_finite_are_not_computed_again(bad):
 
 
 def test_the_first_step_is_computed_until_the_quanta_are_small():
-    sums = Quanta([object()] * 2)
+    sums = quanta(2)
     assert sums.exponents[:] == [FIRST] * 2
     assert sums.state() is None
     tries = 0
@@ -93,7 +92,7 @@ def test_the_first_step_is_computed_until_the_quanta_are_small():
 
 @pytest.mark.parametrize("documents", [2**16, 2**17 - 1, 2**17, 2**20])
 def test_quanta_settle_for_any_number_of_terms(documents):
-    sums, largest = Quanta([object()]), 1e-3
+    sums, largest = quanta(1), 1e-3
     for _ in range(30):
         sums.begin(documents)
         while True:
@@ -110,10 +109,9 @@ def test_a_huge_batch_is_trained_like_a_small_one():
     """Many times the same documents: their mean gradient is that of one copy."""
     found = []
     for times in (1, 2**14 + 1):  # 131,080 documents
-        network = block.build(TABLE, ModelOptions(), mx.cpu(), seed=0)
-        engine = open_engine(network, Plan("float32", library.find()[0], ""), mx.cpu())
-        optimizer = make_optimizer("sgd", {"learning_rate": 1.0})
-        exchange = open_exchange(World(), block.trained(network), optimizer, engine.quanta(8 * times))
+        engine = initial(TABLE).opened(best())
+        options = OptimizerOptions(name="sgd", momentum=0.0, weight_decay=0.0)
+        exchange = engine.open_exchange(World(), options, 8 * times)
         step = TrainingStep(engine, exchange)
         small = some_batch(TABLE, 0, 8)
         codes, labels = small.packed[:, : TABLE.feature_len], small.labels

@@ -27,16 +27,15 @@ from crepe_dist.distributed import device
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.horovod_world import HorovodWorld
 from crepe_dist.distributed.world import World
-from crepe_dist.engines.block import broadcast_parameters, build, trained, values
 from crepe_dist.engines.engine import open_engine
 from crepe_dist.engines.matrix_products import products
 from crepe_dist.errors import UserError
-from crepe_dist.exchange import open_exchange
-from crepe_dist.exchange.optimizers import make_optimizer
 from crepe_dist.model.precision import plan
+from crepe_dist.networks.paper.initial import parameters
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.predicting import predictor
 from crepe_dist.settings.model_options import ModelOptions, Precision
+from crepe_dist.settings.training_options import OptimizerOptions
 from crepe_dist.training.step import TrainingStep
 from tests.chaos import harness
 from tests.conftest import PAPER, QUICK
@@ -105,14 +104,12 @@ def runs(data: str, folder: Path) -> dict[str, Any]:
 
 
 def training(world: World, place: Device, precision: Precision = "auto") -> tuple[TrainingStep, Any]:
-    """A step on a network of its own, and its parameters."""
+    """A step on a network of its own, and its engine."""
     world.check_device(place)
     options = ModelOptions(precision=precision)
-    engine = open_engine(build(SHAPE, options, place, seed=1), plan(options, place), place)
-    parameters = trained(engine.network)
-    broadcast_parameters(engine.network, world)
-    exchange = open_exchange(world, parameters, make_optimizer("sgd", {"momentum": 0.9}), engine.quanta(8))
-    return TrainingStep(engine, exchange), engine.network
+    engine = open_engine(SHAPE, parameters(SHAPE, options, 1), plan(options, place), device=place)
+    exchange = engine.open_exchange(world, OptimizerOptions(name="sgd", weight_decay=0.0), 8)
+    return TrainingStep(engine, exchange), engine
 
 
 def batch_of(rows: int) -> Batch:
@@ -122,25 +119,25 @@ def batch_of(rows: int) -> Batch:
 
 def loss_scale() -> dict[str, Any]:
     """Steps in float16 from a loss scale that is far too high, until one is finite."""
-    step, network = training(World(), Device("gpu", 1), "float16")
+    step, engine = training(World(), Device("gpu", 1), "float16")
     sgd = mx.optimizer.optimizer
     step.scale.restore([2.0**40, 0.0])
-    before, scales = values(network), []
+    before, scales = engine.values(), []
     with patch.object(sgd, "multi_sgd_mom_update", wraps=sgd.multi_sgd_mom_update) as operator:
         for number in range(1, 60):
             scales.append(step.scale.state()[0])
             outcome = step(batch_of(8), number, 0.1)
             if outcome.finite:
                 break
-            assert all(np.array_equal(array, before[name]) for name, array in values(network).items())
-    parameters = network.collect_params().values()
+            assert all(np.array_equal(array, before[name]) for name, array in engine.values().items())
+    gluon = engine.network.collect_params().values()
     return {
         "scales": scales,
         "loss": outcome.loss / 8,
         "operators of the update": operator.call_count,
-        "changed": all(bool((array != before[name]).any()) for name, array in values(network).items()),
-        "devices": sorted({str(each.data().context) for each in parameters}),
-        "gradients": sorted({np.dtype(each.grad().dtype).name for each in parameters}),
+        "changed": all(bool((array != before[name]).any()) for name, array in engine.values().items()),
+        "devices": sorted({str(each.data().context) for each in gluon}),
+        "gradients": sorted({np.dtype(each.grad().dtype).name for each in gluon}),
     }
 
 

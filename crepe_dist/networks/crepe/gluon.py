@@ -10,9 +10,9 @@ import numpy as np
 from mxnet.gluon import nn
 
 from crepe_dist.data.batch import Batch
-from crepe_dist.engines.block import Network
-from crepe_dist.engines.dropout import Kept
-from crepe_dist.engines.layers import Casting, Logits
+from crepe_dist.engines.gluon.block import Network
+from crepe_dist.engines.gluon.dropout import Kept
+from crepe_dist.engines.gluon.layers import Casting, Logits
 from crepe_dist.mxnet_internals import drop_compiled_graph, host_array
 from crepe_dist.native.constants import FEATURE_STREAM, POOLED_BLOCKS, SUM_SCALE, TOWER_TAPS
 from crepe_dist.networks.crepe.shape import CrepeShape

@@ -9,7 +9,8 @@ import numpy as np
 
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.collectives import Collectives
-from crepe_dist.model.parameter import Parameter, he, normal, uniform, zeros
+from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.model.initial_values import he, normal, uniform, zeros
 from crepe_dist.networks.crepe.head_start import head_start
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams import initial as ngrams

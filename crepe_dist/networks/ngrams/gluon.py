@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 
 from crepe_dist.data.batch import Batch
-from crepe_dist.engines.block import Network
+from crepe_dist.engines.gluon.block import Network
 from crepe_dist.mxnet_internals import host_array
 from crepe_dist.native.constants import NGRAM_SCALE, ROOT_SCALE
 from crepe_dist.networks.ngrams.hashing import fill, look_up

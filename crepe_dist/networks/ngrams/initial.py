@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.collectives import Collectives
-from crepe_dist.model.parameter import Parameter, zeros
+from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.model.initial_values import zeros
 from crepe_dist.networks.ngrams import counting
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings.model_options import ModelOptions

@@ -10,9 +10,9 @@ from typing import Any
 import mxnet as mx
 from mxnet.gluon import nn
 
-from crepe_dist.engines.block import Network
-from crepe_dist.engines.dropout import Kept
-from crepe_dist.engines.layers import Casting, Conv1D, Dense, Dropout, Logits, MaxPool1D, OneHotConv1D
+from crepe_dist.engines.gluon.block import Network
+from crepe_dist.engines.gluon.dropout import Kept
+from crepe_dist.engines.gluon.layers import Casting, Conv1D, Dense, Dropout, Logits, MaxPool1D, OneHotConv1D
 from crepe_dist.mxnet_internals import drop_compiled_graph
 from crepe_dist.native.constants import PAPER_POOL
 from crepe_dist.networks.paper.shape import CONVOLUTIONS, PaperShape, lengths

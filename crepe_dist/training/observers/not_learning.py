@@ -47,7 +47,7 @@ class NotLearning(Observer):
     @classmethod
     def of(cls, config: Config, data: Dataset, engine: Engine, say: Callable[[str], None]) -> NotLearning:
         """Make the observer of a run on ``data``."""
-        part, shape = data.splits["train"], engine.network.shape
+        part, shape = data.splits["train"], engine.shape
         mass = data.class_counts() if part.targets is None else part.targets.mass()
         guess = engine.objective.chance_loss(mass, len(part))
         needed = shape.epochs_needed(len(part), config.data.batch_size)

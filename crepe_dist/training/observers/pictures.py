@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from crepe_dist.distributed.control import Control, Wish
-from crepe_dist.engines import block
 from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.scores import Scores
 from crepe_dist.training.observers.observer import Observer
@@ -35,7 +33,7 @@ class Pictures(Observer):
         now = time.monotonic()
         is_cheap = self._took <= SHARE * (now - self._drawn)
         if self.control.wish is Wish.GO_ON and (is_cheap or self.run.progress.finished):
-            values = partial(block.values, self.run.engine.network)
+            values = self.run.engine.values
             one_class = {split: score for split, score in scores.items() if isinstance(score, Scores)}
             self.run.metrics.pictures(record["step"], values, one_class, self.run.data.classes)
             self._drawn = time.monotonic()

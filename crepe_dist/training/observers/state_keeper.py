@@ -64,7 +64,7 @@ class StateKeeper(Observer):
     def compare(self) -> None:
         if self.run.world.size > 1:
             self.state.exchange.publish()
-        check_replicas(self.run.engine.network, self.run.world)
+        check_replicas(self.run.engine.values(), self.run.world)
 
     def save(self) -> None:
         """Start to write the state on rank 0; every rank calls it."""

@@ -40,7 +40,7 @@ class StepLog(Observer):
         self._choice = EpochChoice.of(config, data)
         self._every = config.logging.every
         self._rows = len(data.splits["train"])
-        self._flops = engine.network.shape.training_operations()  # of one document
+        self._flops = engine.shape.training_operations()  # of one document
         self._progress = progress
         self._metrics = metrics
         self._display = display

@@ -80,7 +80,7 @@ class Profile(Observer):
         slowest = {name: 1000 * max(rank[name] for rank in ranks) / self.steps for name in names}
         total = sum(mean.values())
         rate = 1000 * self._run.config.data.batch_size / total
-        achieved = rate * engine.network.shape.training_operations()
+        achieved = rate * engine.shape.training_operations()
         ceiling = self._ceiling()
         result: dict[str, Any] = {
             "steps": self.steps,
@@ -112,7 +112,7 @@ class Profile(Observer):
             The rate, or ``None`` if there is no such product or the network does not multiply.
         """
         engine, world = self._run.engine, self._run.world
-        if not engine.network.shape.multiplies:
+        if not engine.shape.multiplies:
             return None
         runs = products(0.3, engine.device)
         world.gather(0, "profile.ceiling")  # all measure at the same time

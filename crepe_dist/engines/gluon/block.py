@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +11,13 @@ from mxnet.gluon import nn
 
 from crepe_dist import registry
 from crepe_dist.data.batch import Batch
-from crepe_dist.engines.context import context
-from crepe_dist.model.parameter import Parameter
+from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.model.parameters import Arrays, check
 from crepe_dist.model.shape import Shape
-from crepe_dist.mxnet_internals import set_gradients, structural_parameters, view
-from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.mxnet_internals import set_gradients, structural_parameters
 
 if TYPE_CHECKING:
-    from crepe_dist.distributed.world import World
-    from crepe_dist.engines.dropout import Kept
+    from crepe_dist.engines.gluon.dropout import Kept
 
 
 class Network(nn.HybridBlock):
@@ -67,60 +63,28 @@ def make(shape: Shape, **kwargs: Any) -> Network:
     return network
 
 
-def build(shape: Shape, options: ModelOptions, device: Any, seed: int) -> Network:
-    """Build a network on ``device`` with initial parameters; hybridize it if ``options.hybridize`` is set."""
-    return build_with(registry.part(shape.kind, "initial").parameters(shape, options, seed), shape, options, device)
-
-
-def build_with(parameters: Mapping[str, Parameter], shape: Shape, options: ModelOptions, device: Any) -> Network:
-    """Build a network with parameters, as ``build`` does."""
+def build(shape: Shape, parameters: Mapping[str, Parameter], device: mx.Context) -> Network:
+    """Build a network with copies of these parameters on a device."""
     network = make(shape)
     gluon = structural_parameters(network)
     for name, parameter in parameters.items():
         gluon[name].grad_req = "write" if parameter.is_trained else "null"
         gluon[name].lr_mult = parameter.rate
         gluon[name].row_moments = parameter.row_moments
-    network.initialize(mx.init.Zero(), ctx=context(device))
+    network.initialize(mx.init.Zero(), ctx=device)
     for name, parameter in parameters.items():
-        gluon[name].set_data(mx.nd.array(parameter.value))
-    if options.hybridize:
-        network.hybridize(static_alloc=True, static_shape=True)
+        gluon[name].set_data(mx.nd.array(parameter.value))  # safe before the first inference pass, see ``set_values``
     return network
-
-
-def broadcast_parameters(network: Network, world: World) -> None:
-    """Copy rank 0's values of the parameters to every rank."""
-    arrays = values(network)
-    world.broadcast_arrays(arrays)
-    if world.size > 1:
-        set_values(network, arrays)
 
 
 def trained(network: Network) -> dict[str, Any]:
     """Return the Gluon parameters that are trained, by Gluon's names."""
-    counted = {structural_parameters(network)[name].name for name in network.shape.counted}
-    return {name: p for name, p in network.collect_params().items() if name not in counted}
+    return {name: p for name, p in network.collect_params().items() if p.grad_req != "null"}
 
 
 def values(network: Network) -> Arrays:
     """Copy all parameters as float32 arrays, by structural name."""
     return {name: p.data().asnumpy() for name, p in structural_parameters(network).items()}
-
-
-def readable(network: Network) -> Arrays:
-    """Return all parameters by structural name, to be read before the next step: views of those in host memory."""
-    mx.nd.waitall()
-    arrays = {name: parameter.data() for name, parameter in structural_parameters(network).items()}
-    return {name: view(a) if a.context.device_type == "cpu" else a.asnumpy() for name, a in arrays.items()}
-
-
-def digest(network: Network) -> int:
-    """Return a checksum of all parameters, below 2^48, for comparing replicas bit by bit."""
-    sums = []
-    for array in readable(network).values():
-        words = array.reshape(-1).view(np.uint32)
-        sums += [np.add.reduce(words, dtype=np.uint64), np.uint64(np.bitwise_xor.reduce(words))]
-    return int.from_bytes(hashlib.sha256(np.array(sums, np.uint64).tobytes()).digest()[:6], "little")
 
 
 def set_values(network: Network, arrays: Arrays) -> None:

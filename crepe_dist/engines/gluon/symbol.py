@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.batch import pack
-from crepe_dist.engines import block
+from crepe_dist.engines.gluon import block
 from crepe_dist.model import parameters
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape

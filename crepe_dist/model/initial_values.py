@@ -1,32 +1,14 @@
-"""Parameters of a network in training, and random values to start from, the same on every machine."""
+"""Values that parameters start with, the same on every machine."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 CHUNK = 1 << 16  # numbers drawn at a time
-
-
-@dataclass(eq=False)
-class Parameter:
-    """A parameter of a network in training.
-
-    Attributes:
-        value: its numbers, float32.
-        rate: multiple of the learning rate.
-        row_moments: Adam keeps one second moment for each row.
-        is_trained: the optimizer updates it; else it was counted in the training split.
-    """
-
-    value: Floats
-    rate: float = 1.0
-    row_moments: bool = False
-    is_trained: bool = True
 
 
 def zeros(*shape: int) -> Floats:

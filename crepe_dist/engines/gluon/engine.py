@@ -1,0 +1,127 @@
+"""Engine on MXNet's operators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import mxnet as mx
+from mxnet import autograd, gluon
+
+from crepe_dist.data.batch import Batch
+from crepe_dist.distributed.device import CPU, Device
+from crepe_dist.distributed.world import World
+from crepe_dist.engines.engine import Engine, Logits, Mark, dropout_seed
+from crepe_dist.engines.gluon import block, dropout
+from crepe_dist.engines.gluon.context import context
+from crepe_dist.engines.gluon.loss import Loss
+from crepe_dist.engines.gluon.unpacking import Unpack
+from crepe_dist.exchange.exchange import Exchange
+from crepe_dist.exchange.gluon_optimizers import make_optimizer
+from crepe_dist.exchange.horovod import HorovodExchange
+from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.exchange.rule import Rule
+from crepe_dist.exchange.single import SingleExchange
+from crepe_dist.model.objective import PLAIN, Objective
+from crepe_dist.model.parameters import Arrays
+from crepe_dist.model.precision import Plan
+from crepe_dist.model.shape import Shape
+from crepe_dist.mxnet_internals import host_array, structural_parameters
+from crepe_dist.settings.training_options import OptimizerOptions
+
+
+class GraphEngine(Engine):
+    """Engine on MXNet's operators, compiled into a graph if it is asked for.
+
+    Attributes:
+        network: Gluon block, which holds the parameters.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        parameters: Mapping[str, Parameter],
+        plan: Plan,
+        objective: Objective = PLAIN,
+        piece: int = 0,
+        device: Device = CPU,
+        *,
+        compiled: bool = True,
+    ) -> None:
+        super().__init__(shape, plan, objective, piece)
+        self.device = device
+        self._context = context(device)
+        self.network = block.build(shape, parameters, self._context)
+        if compiled:
+            self.network.hybridize(static_alloc=True, static_shape=True)
+        class_weights = mx.nd.array(objective.class_weights(shape.classes), ctx=self._context)
+        self._class_weights = (class_weights,) if objective.weights else ()
+        self._scales: dict[float, mx.nd.NDArray] = {}
+        # Graphs, because a single operator outside one takes the host about as long as a whole graph.
+        self._unpack, self._loss = Unpack(objective.pairs, shape.classes), Loss(objective)
+        for graph in (self._unpack, self._loss):
+            graph.hybridize(static_alloc=True, static_shape=True)
+        self.network.compute_in(plan.precision, self._context)
+
+    def prepare(self, batch: Batch) -> Batch:
+        return self.network.prepare(batch)
+
+    def wait(self) -> None:
+        mx.nd.waitall()
+
+    def weigh(self, tower: float) -> None:
+        super().weigh(tower)
+        self.network.tower_weight = tower
+
+    def values(self) -> Arrays:
+        return block.values(self.network)
+
+    def set_values(self, arrays: Arrays) -> None:
+        block.set_values(self.network, arrays)
+
+    def open_exchange(self, world: World, options: OptimizerOptions, documents: int) -> Exchange:
+        rule, trained = Rule(options), block.trained(self.network)
+        names = {parameter.name: name for name, parameter in structural_parameters(self.network).items()}
+        if world.size > 1:
+            return HorovodExchange(world, trained, rule, names)
+        return SingleExchange(gluon.Trainer(trained, make_optimizer(rule), kvstore=None), rule, names)
+
+    def logits(self, batch: Batch) -> Logits:
+        codes, _, _ = self._unpacked(batch)
+        logits: Logits = self.network.logits(*self.network.inputs(batch, codes)).asnumpy()
+        return logits
+
+    def parts(self, batch: Batch) -> Logits:
+        codes, _, _ = self._unpacked(batch)
+        parts: Logits = mx.nd.stack(*self.network.parts(*self.network.inputs(batch, codes)), axis=1).asnumpy()
+        return parts
+
+    def _unpacked(self, batch: Batch) -> tuple[mx.nd.NDArray, mx.nd.NDArray, mx.nd.NDArray]:
+        codes, labels, weights = self._unpack(host_array(batch.packed).as_in_context(self._context))
+        return codes, labels, weights
+
+    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
+        codes, labels, weights = self._unpacked(batch)
+        inputs = self.network.inputs(batch, codes)
+        mark("copy")
+
+        def kept(probability: float, *axes: int, stream: int = 0) -> mx.nd.NDArray:
+            shape, random = (batch.packed.shape[0], *axes), dropout_seed(seed, step) ^ stream
+            return dropout.kept(probability, random, batch.first, shape).as_in_context(self._context)
+
+        with autograd.record():
+            parts = self.network.training_logits(kept, *inputs)
+            losses = [self._loss(logits, labels, weights, *self._class_weights) for logits in parts]
+            loss = losses[0] if len(losses) == 1 else sum(losses) / len(losses)
+        mark("forward")
+        loss.backward(self._scale(scale))
+        mark("backward")
+        return loss
+
+    def _arrays_of_gradients(self) -> list[mx.nd.NDArray]:
+        return [parameter.grad() for parameter in block.trained(self.network).values()]
+
+    def _scale(self, scale: float) -> mx.nd.NDArray:
+        """Return the gradient of the scaled loss by the loss, float32 [1] on the device."""
+        if scale not in self._scales:
+            self._scales = {scale: mx.nd.full((1,), scale, ctx=self._context)}
+        return self._scales[scale]

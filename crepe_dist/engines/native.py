@@ -1,0 +1,160 @@
+"""Engine on our own kernels (``crepe_dist/native``)."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from crepe_dist import machine
+from crepe_dist.data.batch import Batch, extra_bytes
+from crepe_dist.data.targets import SEVERAL
+from crepe_dist.distributed.world import World
+from crepe_dist.engines.engine import Engine, Logits, Mark, dropout_seed
+from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.exchange.quanta import Quanta
+from crepe_dist.exchange.rule import Rule
+from crepe_dist.exchange.shared_memory import SharedMemoryExchange
+from crepe_dist.exchange.table import SparseParameter
+from crepe_dist.model.kernels import Kernels
+from crepe_dist.model.objective import PLAIN, Objective
+from crepe_dist.model.parameters import Arrays, check
+from crepe_dist.model.part_weight import combined
+from crepe_dist.model.precision import Plan
+from crepe_dist.model.shape import Shape
+from crepe_dist.native.library import Library, pointers
+from crepe_dist.settings.training_options import OptimizerOptions
+
+MOST_CACHED = 1 << 29  # bytes of a process's cache of documents' n-grams
+
+
+class NativeEngine(Engine):
+    """Engine on our own kernels, which access the memory of the parameters.
+
+    Gradients are whole numbers, see ``Quanta``. Tables are trained row by row; a batch of a network that has some is
+    not computed in pieces, because its memory does not grow with the batch as that of the paper's network does.
+    ``scale`` must be 1. Concurrent calls are serialised, since each uses all cores.
+
+    Attributes:
+        parameters: parameters by name, in the order of the kernels.
+        quanta: quanta of the gradients, once the exchange is open.
+    """
+
+    quanta: Quanta
+
+    def __init__(
+        self,
+        shape: Shape,
+        parameters: Mapping[str, Parameter],
+        plan: Plan,
+        library: Library,
+        objective: Objective = PLAIN,
+        piece: int = 0,
+    ) -> None:
+        super().__init__(shape, plan, objective, piece)
+        self.parameters = {name: parameters[name] for name in shape.parameter_shapes()}
+        self._kernels = Kernels(shape, library, plan.precision)
+        self._addresses = pointers(parameter.value for parameter in self.parameters.values())
+        self._begin()
+
+    @property
+    def group_size(self) -> int:
+        return self.shape.group_size
+
+    def _begin(self) -> None:
+        classes = self.shape.classes
+        weights = np.ascontiguousarray(self.objective.class_weights(classes))
+        targets = self.objective.pairs, self.objective.labelled == SEVERAL
+        self._kernels.call("crepe_objective", self.objective.smoothing, weights.ctypes.data, classes, *targets)
+        self._has_weights = False
+
+    def values(self) -> Arrays:
+        return {name: parameter.value for name, parameter in self.parameters.items()}
+
+    def set_values(self, arrays: Arrays) -> None:
+        check(arrays, self.shape)
+        for name, parameter in self.parameters.items():
+            parameter.value[:] = arrays[name]
+
+    def open_exchange(self, world: World, options: OptimizerOptions, documents: int) -> SharedMemoryExchange:
+        sparse = [
+            SparseParameter(name, self.parameters[name], rows, partial(self._use_table, which))
+            for which, (name, rows) in enumerate(self.shape.most_rows(documents).items())
+        ]
+        if sparse:
+            self.piece = 0
+        self.quanta = Quanta({name: each for name, each in self.parameters.items() if each.is_trained})
+        return SharedMemoryExchange(world, Rule(options), self.quanta, sparse)
+
+    def _use_table(self, which: int, table: int) -> None:
+        cached = min(MOST_CACHED, machine.memory() // 32)
+        self._kernels.call("crepe_use_table", which, table, cached)
+
+    def refresh(self) -> None:
+        self._follow_fork()
+        with self._kernels.lock:
+            self._set(anew=True)
+
+    def logits(self, batch: Batch) -> Logits:
+        if self.tower_weight != 1:
+            return combined(self.parts(batch), self.tower_weight)
+        logits: Logits = self._forward("crepe_forward", batch, 1)[0]
+        return logits
+
+    def parts(self, batch: Batch) -> Logits:
+        parts: Logits = self._forward("crepe_forward_parts", batch, 2).swapaxes(0, 1)
+        return parts
+
+    def _forward(self, function: str, batch: Batch, parts: int) -> Logits:
+        """Compute the logits of the network, or of its two parts, float32 [parts, B, classes]."""
+        self._follow_fork()
+        if not self._has_weights:
+            self.refresh()
+        rows, stride = self._shape_of(batch)
+        logits = np.empty((parts, rows, self.shape.classes), np.float32)
+        with self._kernels.lock:
+            self._kernels.call(function, batch.packed.ctypes.data, stride, rows, logits.ctypes.data)
+        return logits
+
+    def gradients(self, batch: Batch, *arguments: Any, **named: Any) -> float:
+        ctypes.memset(self.quanta.bounds, 0, ctypes.sizeof(self.quanta.bounds))
+        return float(super().gradients(batch, *arguments, **named))
+
+    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> float:
+        self._follow_fork()
+        rows, _ = self._shape_of(batch)
+        dropping = (self.shape.dropout, dropout_seed(seed, step), batch.first)
+        quanta, loss = self.quanta, ctypes.c_double()
+        with self._kernels.lock:
+            self._set(anew=not self._has_weights)
+            mark("copy")
+            self._kernels.call("crepe_train_forward", batch.packed.ctypes.data, rows, *dropping, ctypes.byref(loss))
+            mark("forward")
+            rounding = quanta.exponents, quanta.unit, quanta.bounds
+            self._kernels.call("crepe_train_backward", quanta.gradients, *rounding)
+        mark("backward")
+        return loss.value
+
+    def _arrays_of_gradients(self) -> list[Any]:
+        return [each.gradient for each in self.quanta.parameters.values() if each.gradient is not None]
+
+    def _set(self, anew: bool) -> None:
+        self._kernels.call("crepe_set", self._addresses, anew)
+        self._has_weights = True
+
+    def _shape_of(self, batch: Batch) -> tuple[int, int]:
+        """Return a batch's number of rows and bytes per row, after checking them: the kernels cannot."""
+        rows, stride = batch.packed.shape
+        length = self.shape.feature_len
+        expected = length + extra_bytes(self.objective.pairs)
+        if stride != expected:
+            raise ValueError(f"the batch has {stride} bytes per row; {length} characters need {expected}")
+        return rows, stride
+
+    def _follow_fork(self) -> None:
+        """Open another engine if this process was forked after the last one was opened."""
+        if self._kernels.follow_fork():
+            self._begin()

@@ -1,0 +1,92 @@
+"""Networks that no run has trained, and the gradients of their engines; imported by processes, so without pytest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from crepe_dist import registry
+from crepe_dist.data.batch import Batch
+from crepe_dist.engines.engine import Engine, open_engine
+from crepe_dist.engines.native import NativeEngine
+from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.exchange.quanta import Quanta
+from crepe_dist.model.objective import PLAIN, Objective
+from crepe_dist.model.precision import Plan
+from crepe_dist.model.shape import Shape
+from crepe_dist.native import library
+from crepe_dist.native.library import Library
+from crepe_dist.settings.model_options import ModelOptions
+
+
+@dataclass
+class Network:
+    """A network's parameters, which several engines may compute."""
+
+    shape: Shape
+    parameters: dict[str, Parameter]
+
+    @property
+    def values(self) -> dict[str, np.ndarray]:
+        return {name: parameter.value for name, parameter in self.parameters.items()}
+
+    def opened(
+        self,
+        build: str | None,
+        precision: str = "float32",
+        objective: Objective = PLAIN,
+        piece: int = 0,
+        **more: Any,
+    ) -> Any:
+        """An engine of a build of our kernels; ``None``: of MXNet's operators."""
+        plan = Plan(precision, None if build is None else Library(build), "for a test")
+        return open_engine(self.shape, self.parameters, plan, objective, piece, **more)
+
+
+def initial(shape: Shape, seed: int = 0, **options: Any) -> Network:
+    """A network with initial parameters."""
+    made = registry.part(shape.kind, "initial").parameters(shape, ModelOptions(**options), seed)
+    return Network(shape, made)
+
+
+def best() -> str | None:
+    """The build of the kernels that this process uses."""
+    found, _ = library.find()
+    return None if found is None else found.name
+
+
+def gradients(engine: Engine, batch: Batch, seed: int = 0, step: int = 0) -> tuple[float, dict[str, np.ndarray]]:
+    """The loss of a batch and the gradients of all trained parameters, tables included, float32."""
+    if isinstance(engine, NativeEngine):
+        quanta = whole_gradients(engine)
+        quanta.begin(batch.documents)
+        loss = engine.gradients(batch, seed, step, 1.0)
+        while not quanta.fit([quanta.bounds[:]]):
+            loss = engine.gradients(batch, seed, step, 1.0)
+        return loss, floating(quanta)
+    from crepe_dist.engines.gluon.engine import GraphEngine
+
+    assert isinstance(engine, GraphEngine)
+    loss = engine.gradients(batch, seed, step, 1.0).asscalar()
+    named = engine.network._collect_params_with_prefix()
+    return float(loss), {name: p.grad().asnumpy() for name, p in named.items() if p.grad_req != "null"}
+
+
+def whole_gradients(engine: NativeEngine) -> Quanta:
+    """Let an engine leave the gradients of all trained parameters in arrays of their own, tables included."""
+    trained = {name: each for name, each in engine.parameters.items() if each.is_trained}
+    for parameter in trained.values():
+        parameter.gradient = np.zeros(parameter.shape, np.int32)
+    engine.quanta = Quanta(trained)
+    return engine.quanta
+
+
+def floating(quanta: Quanta) -> dict[str, np.ndarray]:
+    """The gradients of whole numbers as float32."""
+    return {
+        name: (each.gradient * quanta.of(name)).astype(np.float32)
+        for name, each in quanta.parameters.items()
+        if each.gradient is not None
+    }
