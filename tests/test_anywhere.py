@@ -1,4 +1,4 @@
-"""The wheel in environments of other Pythons, without MXNet: same answers as in training, bit for bit."""
+"""The wheel in environments of all Pythons, without MXNet: every command, and the answers of this one, bit for bit."""
 
 from __future__ import annotations
 
@@ -115,7 +115,11 @@ def test_scores_are_those_of_training(python, runs, data, tmp_path):
     assert (found["accuracy"], found["loss"]) == (epoch["test_accuracy"], epoch["test_loss"])
 
 
-def test_commands_that_need_no_mxnet(python, runs, data, tmp_path):
+def test_every_command(python, tmp_path):
+    print(run([str(python), str(ROOT / "tools" / "try_wheel.py")], tmp_path, seconds=SECONDS))
+
+
+def test_answers_of_commands(python, runs, data, tmp_path):
     def crepe(*arguments: object, code: int = 0) -> str:
         return run([str(python), "-m", "crepe_dist", *map(str, arguments)], tmp_path, code=code)
 
