@@ -29,7 +29,7 @@ def check_python() -> None:
     message = str(
         UserError(
             f"Python {'.'.join(map(str, sys.version_info[:3]))} is too old",
-            "crepe_dist needs Python 3.9 or later, and to train 3.9, 3.10 or 3.11",
+            "crepe_dist needs Python 3.9 or later, and to train in several processes 3.9, 3.10 or 3.11",
             "in a clone of the repository: uv run -p 3.11 crepe train (or another command); uv downloads it if needed",
         )
     )

@@ -8,7 +8,7 @@ python3 -m venv /opt/uv
 
 case $flavour in
 cpu)
-    group=cpu
+    group=horovod
     ;;
 cu112)
     group=horovod-cu112
@@ -25,4 +25,4 @@ esac
 UV_PROJECT_ENVIRONMENT=/opt/crepe_dist \
     /opt/uv/bin/uv sync --quiet --no-cache --no-editable --compile-bytecode --python /usr/bin/python3 \
     --extra parquet --extra remote --extra reports --extra serve \
-    --no-default-groups --group "$group" --group sample
+    --group "$group"

@@ -140,7 +140,7 @@ def test_without_horovod(tmp_path, environment):
     assert any(line.startswith("ok       training step  CPU, 1 process: ") for line in lines)
     assert lines[-1] == (
         "ready: for one process, on the CPU. For several, Horovod is missing: "
-        "install it (`uv sync`; without uv see docs/install.md)"
+        "install it (`uv sync --inexact --group horovod`; without uv see docs/install.md)"
     )
 
 
@@ -422,7 +422,7 @@ def test_quick_tries_nothing(found, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert ended.value.code == 1
     assert "note: Horovod could not be checked" in lines
-    assert lines[-1].startswith("not ready: MXNet cannot be imported. Do: reinstall with `uv sync`")
+    assert lines[-1].startswith("not ready: MXNet cannot be imported. Do: reinstall with `uv sync --inexact --group")
     assert "  why: OSError: libgomp.so.1" in lines
 
 

@@ -13,14 +13,13 @@ from crepe_dist import extras
 from crepe_dist.cli import COMMANDS
 from crepe_dist.runs import trackers
 from crepe_dist.settings.training_options import LoggingOptions
-from tests.conftest import QUICK, command, run, write_csv
+from tests.conftest import QUICK, command, needs_kernels, run, write_csv
 
 PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 MODULES = sorted({extras.MODULES.get(name, name) for names in extras.PACKAGES.values() for name in names})
 # Runs a command in a process where no extra can be imported, and neither can what only extras bring.
 WITHOUT = (
     f"import runpy, sys; sys.modules.update(dict.fromkeys({['markupsafe', 'starlette', *MODULES]})); "
-    "del sys.modules['requests']; "  # which MXNet imports
     "sys.argv[0:1] = []; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
 )
 
@@ -44,10 +43,10 @@ def test_pyproject_has_the_same_extras():
 
 
 def test_the_core_imports_no_library_of_an_extra():
-    modules = [*(f"crepe_dist.{name}" for name in COMMANDS), "crepe_dist.predicting.predictor"]
+    modules = [f"crepe_dist.{name}" for name in (*COMMANDS, "predicting.predictor", "training.recipe")]
     script = f"import sys, {', '.join(modules)}; print(*sys.modules)"
     imported = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
-    assert not {"pandas", *MODULES}.intersection(imported)
+    assert not {"horovod", "mxnet", "pandas", *MODULES}.intersection(imported)
 
 
 @pytest.mark.usefixtures("blocked")
@@ -91,6 +90,7 @@ def test_trackers_that_were_asked_for_must_be_installed(monkeypatch):
         trackers.chosen(LoggingOptions(wandb=True))
 
 
+@needs_kernels  # MXNet imports requests
 def test_what_is_prepared_and_trained_without_extras_has_no_pages(tmp_path):
     write_csv(tmp_path / "rows.csv", 120, seed=1)
     said = " ".join(run(without_extras("prepare", "rows.csv", "--out", "data", "--test", "0.2"), tmp_path).split())

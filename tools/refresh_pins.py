@@ -58,7 +58,7 @@ def main() -> None:
         uv("lock", "--upgrade")
         # Two exports, because MXNet's flavours conflict. Common dependencies such as numpy are equal in both.
         on_cpu = exported("--all-groups", "--no-group", "cu112", "--no-group", "horovod-cu112")
-        on_gpu = exported("--no-default-groups", "--group", "cu112")
+        on_gpu = exported("--group", "cu112")
         pins = sorted(dict.fromkeys([*on_cpu, *on_gpu]), key=lambda line: line.partition("==")[0])
         PYPROJECT.write_text(with_pins(before, pins))
         uv("lock")  # check that the pins resolve

@@ -11,7 +11,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.machine import PACKAGES
 from crepe_dist.wording import counted, listed, size
 
-INSTALL = "reinstall with `uv sync` (without uv see docs/install.md)"
+INSTALL = "reinstall with `uv sync --inexact --group horovod` (without uv see docs/install.md)"
 NUMPY_TOO_NEW = (1, 24)
 GRADIENT_BYTES = 46_000_000  # of the paper's small network; Crepe has less, because its tables are trained row by row
 # Of Crepe, measured on the sample with batches of 64. A run keeps two states of 250 MB, and three checkpoints.
@@ -120,7 +120,7 @@ def horovod(facts: Facts) -> Check:
         return line.problem(
             "Horovod was built without Gloo",
             "supervise and horovodrun without MPI need it",
-            "rebuild Horovod with this project's settings: `uv sync --reinstall-package horovod`",
+            "rebuild it with this project's settings: `uv sync --inexact --group horovod --reinstall-package horovod`",
         )
     if "CUDA" not in facts["mxnet"].get("features", []) or about["features"]["nccl"]:
         return line

@@ -150,7 +150,8 @@ def _all_reduce(trial: Trial, where: str) -> Check:
         return Check(name, f"{where}: wrong sums").problem(
             f"the sums of {_ranks(wrong)} are wrong: {sums[wrong[0]]['wrong']:,} of {sums[wrong[0]]['numbers']:,}",
             "memory or the network is faulty, or Horovod was built wrongly",
-            "rebuild Horovod (`uv sync --reinstall-package horovod`); test the memory of this machine",
+            "rebuild Horovod (`uv sync --inexact --group horovod --reinstall-package horovod`); test the memory of "
+            "this machine",
         )
     return Check(name, f"{where}: {sums[0]['numbers']:,} sums, all correct")
 

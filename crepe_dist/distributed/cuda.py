@@ -19,7 +19,7 @@ from crepe_dist.distributed import library_alias
 from crepe_dist.errors import UserError
 
 FLAVOUR = "mxnet-cu112"
-INSTALL = "install it again as docs/install.md says: `uv sync --no-default-groups --group cu112 --group sample`"
+INSTALL = "install it again as docs/install.md says: `uv sync --group cu112`"
 WITHOUT = "or train without it: --device cpu"
 NVRTC = "libnvrtc.so.11.2"
 # Libraries that the flavour's libmxnet.so needs (readelf -d), each with its package and the package's folder.
@@ -173,7 +173,7 @@ def missing(troubles: dict[str, str]) -> UserError | None:
     if DRIVER in troubles:
         remedies.append(
             "install the NVIDIA driver 450.80.02 or later, which is not a Python package (a container uses the host's: "
-            "NVIDIA Container Toolkit, docker run --gpus all), or MXNet's CPU flavour: `uv sync`"
+            "NVIDIA Container Toolkit, docker run --gpus all), or MXNet's CPU flavour: `uv sync --group horovod`"
         )
     return UserError(
         f"MXNet's GPU flavour cannot be loaded without {', '.join([*named, *whose])}",

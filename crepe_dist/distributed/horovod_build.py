@@ -31,7 +31,8 @@ def built() -> dict[str, bool]:
 def how_to_install(for_gpus: bool) -> str:
     """Describe how to install Horovod for that flavour of MXNet."""
     other_python = " -p 3.11" * (sys.version_info[:2] > NEWEST_PYTHON)
-    return BUILD if for_gpus else f"install it (`uv sync{other_python}`; without uv see docs/install.md)"
+    command = f"uv sync --inexact --group horovod{other_python}"
+    return BUILD if for_gpus else f"install it (`{command}`; without uv see docs/install.md)"
 
 
 def without_cuda() -> UserError:

@@ -122,8 +122,8 @@ def import_mxnet(launch: Launch, purpose: str = "training without our own kernel
     if not has_mxnet():
         raise UserError(
             f"{purpose} needs MXNet, which is not installed",
-            "MXNet 1.9.1 is in the groups cpu and cu112; it needs Python 3.9, 3.10 or 3.11 and NumPy 1.23",
-            "in a clone of the repository: uv sync (with a GPU: --no-group cpu --group cu112); "
+            "MXNet 1.9.1 needs Python 3.9, 3.10 or 3.11 and NumPy 1.23",
+            "in a clone of the repository: uv sync --inexact --group horovod (with a GPU: --group cu112); "
             "elsewhere: pip install mxnet==1.9.1 'numpy<1.24'",
         )
     limit_threads(launch)
