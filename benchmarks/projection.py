@@ -70,7 +70,7 @@ def main() -> None:
 
 def print_steps(options: Any, rate: float, data: Dataset, shape: Shape) -> None:
     """Print a table of the parts of a step, and of the time of an epoch."""
-    tables = {name: shape.parameter_shapes()[name] for name in shape.most_rows(1)}
+    tables = {name: shape.parameter_shapes()[name] for name in shape.tables}
     dense = 4 * (shape.parameters - sum(rows * columns for rows, columns in tables.values()))
     touched = rows_touched(data, shape, [options.batch, *(options.batch * hosts for hosts in options.hosts)])
     rows = {
@@ -117,7 +117,7 @@ def rows_touched(data: Dataset, shape: Shape, batches: list[int]) -> dict[str, d
     """Count the different rows of each table that the first documents of an epoch touch, by their number."""
     train = data.splits["train"]
     order = epoch_order(len(train), 0, 0)
-    seen = {name: np.zeros(shape.parameter_shapes()[name][0], bool) for name in shape.most_rows(1)}
+    seen = {name: np.zeros(shape.parameter_shapes()[name][0], bool) for name in shape.tables}
     counts: dict[str, dict[int, int]] = {name: {} for name in seen}
     done = 0
     for documents in sorted(set(batches)):

@@ -16,7 +16,6 @@ from crepe_dist.data.dataset import Split, open_dataset
 from crepe_dist.distributed.device import CPU
 from crepe_dist.engines.engine import open_engine
 from crepe_dist.exchange.parameter import Parameter
-from crepe_dist.model import parameters
 from crepe_dist.model.precision import plan
 from crepe_dist.predicting.predictor import load
 from crepe_dist.runs import checkpoint
@@ -78,9 +77,9 @@ def python(request, wheel, tmp_path_factory) -> Path:
 
 def training_logits(path: Path, split: Split) -> np.ndarray:
     """What training's own engine computes with the parameters of a checkpoint."""
-    shape, arrays = load(path).engine.shape, parameters.load(path)
-    given = {name: Parameter(array) for name, array in arrays.items()}
-    engine = open_engine(shape, given, plan(ModelOptions(), CPU, shape))
+    opened = load(path).engine
+    given = {name: Parameter(array) for name, array in opened.arrays.items()}
+    engine = open_engine(opened.shape, given, plan(ModelOptions(), CPU, opened.shape))
     return np.concatenate([logits for _, _, logits in engine.scored(split, 50, 0, 1)])
 
 

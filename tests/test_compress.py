@@ -14,7 +14,8 @@ from crepe_dist import export as export_command
 from crepe_dist.data.dataset import open_dataset, write_manifest
 from crepe_dist.exporting.compression import SMALL, count_rows
 from crepe_dist.files import read_json
-from crepe_dist.model import compressed, tensors_file
+from crepe_dist.model import compressed, parameters, params_file, tensors_file
+from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
 from tests.conftest import NGRAMS, PAPER, QUICK
@@ -75,6 +76,35 @@ def test_few_different_vectors_come_back_exactly(numbers, columns):
     assert all((stored[name] == again[name]).all() for name in stored)
 
 
+@pytest.mark.parametrize("exact", [True, False], ids=["float16", "float32"])
+def test_tables_without_their_rows_of_zeros_come_back_exactly(exact, tmp_path):
+    generator = np.random.default_rng(0)
+    table = generator.standard_normal((1000, 4)).astype(np.float16 if exact else np.float32).astype(np.float32)
+    table[generator.integers(0, 2, 1000) == 0] = 0
+    table[::7, 1] = 0
+    flags = (generator.integers(0, 9, 1000) == 0).astype(np.float32)
+    shape = NGramShape(95, 20, 4, 3, 1000)
+    arrays = {"weight": table, "bias": np.full(4, np.pi, np.float32), "significant": flags}
+    parameters.save(parameters.stored(arrays, NGramShape), tmp_path / "x.params")
+    kept = np.count_nonzero(table.any(axis=1))
+    assert (tmp_path / "x.params").stat().st_size < kept * ((8 if exact else 16) + 1) + flags.sum() + 600
+    stored = params_file.read(tmp_path / "x.params")
+    assert isinstance(stored, dict)
+    assert stored["weight.rows"].dtype == (np.float16 if exact else np.float32)
+    assert "significant.rows" not in stored
+    found = parameters.unpacked(parameters.load(tmp_path / "x.params"), shape)
+    for name, array in arrays.items():
+        assert found[name].dtype == np.float32
+        np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan, 1e5, 1e-8, 1 / 3])
+def test_numbers_that_half_precision_lacks_stay(value):
+    table = np.array([[1, value], [0, 0], [0, 2]], np.float32)
+    stored = compressed.nonzero("x", table)
+    np.testing.assert_array_equal(compressed.opened({**stored, compressed.MARK: np.array([2])})["x"].unpack(), table)
+
+
 def test_it_opens_like_a_run_and_answers_nearly_as_before(trained, tmp_path, command_line):
     before = crepe_dist.load(trained, device="cpu")
     arrays = before.engine.arrays
@@ -114,7 +144,7 @@ def test_a_large_size_keeps_every_row_that_was_used(trained, tmp_path, command_l
     command_line(trained, "--size", "1GB", "--out", tmp_path / "large")
     before, after = (crepe_dist.load(each, device="cpu").engine for each in (trained, tmp_path / "large"))
     counts = count_rows(before.shape, open_dataset(data).splits["train"])
-    assert list(counts) == list(before.shape.most_rows(1))
+    assert list(counts) == list(before.shape.tables)
     for name, array in before.arrays.items():
         used = counts[name] > 0 if name in counts else slice(None)
         assert np.linalg.norm(after.arrays[name][used] - array[used]) <= 0.15 * np.linalg.norm(array[used])
@@ -146,7 +176,7 @@ def test_mistakes_are_told(trained, tmp_path, complaint):
 @pytest.mark.parametrize(
     "change",
     [
-        {"compressed": np.array([2])},
+        {"compressed": np.array([3])},
         {"x.shape": np.array([1 << 40])},
         {"x.shape": np.array([0, 4])},
         {"x.shape": np.array([np.inf, np.nan])},
@@ -166,6 +196,38 @@ def test_mistakes_are_told(trained, tmp_path, complaint):
 def test_a_damaged_file_is_refused(change, tmp_path):
     kept = np.arange(40) % 2 == 0
     stored = compressed.code("x", np.ones((40, 4), np.float32), 2, kept)
-    tensors_file.write({**stored, compressed.MARK: np.array([1]), **change}, tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match=r"damaged|version|row|codes"):
-        tensors_file.read(tmp_path / "x.safetensors")["x"].unpack()
+    refused_in_every_file({**stored, compressed.MARK: np.array([1]), **change}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"x.shape": np.array([1 << 31, 4])},
+        {"x.shape": np.array([39, 4])},
+        {"x.shape": np.array([40, 3])},
+        {"x.kept": np.array([1], np.uint8)},
+        {"x.kept": np.append(np.full(19, 2), 3).astype(np.uint8)},
+        {"x.kept": np.append(np.full(19, 2), 0).astype(np.uint8)},
+        {"x.kept": np.zeros(20, np.float32)},
+        {"x.rows": np.ones((19, 4), np.float16)},
+        {"x.rows": np.ones((20, 4), np.int32)},
+        {"x.rows": np.ones(80, np.float32)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_damaged_table_is_refused(change, tmp_path):
+    table = np.zeros((40, 4), np.float32)
+    table[1::2] = 0.5
+    stored = compressed.nonzero("x", table)
+    refused_in_every_file({**stored, compressed.MARK: np.array([compressed.VERSION]), **change}, tmp_path)
+
+
+def refused_in_every_file(stored, folder):
+    """Check that neither kind of file opens with these arrays."""
+    tensors_file.write(stored, folder / "x.safetensors")
+    params_file.write(folder / "x.params", stored)
+    for read, name in ((tensors_file.read, "x.safetensors"), (params_file.read, "x.params")):
+        arrays = read(folder / name)
+        assert isinstance(arrays, dict)
+        with pytest.raises(ValueError, match=r"damaged|version|row|codes"):
+            compressed.opened(arrays)["x"].unpack()

@@ -18,7 +18,6 @@ from crepe_dist import command as commands
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json
-from crepe_dist.model import parameters
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
@@ -291,7 +290,7 @@ def test_what_does_not_go_together(place, said, arguments, message):
 
 def test_a_network_that_overflows(place, said, tmp_path):
     path = checkpoint.find(str(place / "run"))
-    arrays = {name: np.full_like(array, 3e38) for name, array in parameters.load(path).items()}
+    arrays = {name: np.full_like(array, 3e38) for name, array in crepe_dist.load(path).engine.arrays.items()}
     huge = checkpoint.write(tmp_path, arrays, read_json(path.with_suffix(".json")))
     for arguments in (("predict", huge, "--text", "x"), ("evaluate", huge, "--data", "data3")):
         assert "the network returned NaN or infinity" in said(*arguments, cwd=place)

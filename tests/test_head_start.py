@@ -110,6 +110,16 @@ def test_a_new_network_has_a_head_start(data, monkeypatch):
     assert (shared != given).any()
 
 
+@pytest.mark.parametrize("strength", [0, 0.5])
+def test_rows_without_an_n_gram_of_the_training_split_start_at_zero(data, strength):
+    dataset, rows = open_dataset(data), 1 << 14
+    shape = replace(shape_for(dataset), rows=rows)
+    used = counting.count_ngrams(shape.embedding, dataset, World()).any(axis=1)
+    assert 0 < used.sum() < rows
+    flags = [*SMALL, "--device=cpu", f"--model.embeddings={rows}", f"--model.head_start={strength}"]
+    assert (table(parse(flags), dataset).any(axis=1) == used).all()
+
+
 def test_no_kernels_are_needed_for_it(data, monkeypatch):
     given = table(parse([*SMALL, "--device=cpu"]), open_dataset(data))
     monkeypatch.setenv(library.SWITCH, library.NONE)

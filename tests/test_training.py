@@ -16,7 +16,6 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.distributed.control import SUPERVISED_AS, Control
 from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
-from crepe_dist.model import parameters
 from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder, choose
@@ -90,7 +89,7 @@ class TestRunFolder:
         assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(losses(run_dir))
         accuracies = [record["test_accuracy"] for record in records(run_dir, "epoch")]
         assert [event.value for event in events.Scalars("epoch/test_accuracy")] == pytest.approx(accuracies)
-        arrays = parameters.load(checkpoint.find(str(run_dir)))
+        arrays = crepe_dist.load(run_dir).engine.arrays
         tags = events.Tags()
         assert {tag.removeprefix("parameters/") for tag in tags["histograms"]} == set(arrays)
         for name, array in arrays.items():
@@ -203,7 +202,7 @@ class TestOptions:
             *("--init-from", given, "--start-epoch", "6", "--training.epochs=7", "--optimizer.learning_rate=1e-12"),
         )
         assert [record["epoch"] for record in records(tmp_path / "run", "epoch")] == [6]
-        before, after = parameters.load(given), parameters.load(checkpoint.find(str(tmp_path / "run")))
+        before, after = (crepe_dist.load(each).engine.arrays for each in (given, tmp_path / "run"))
         for name, array in before.items():
             np.testing.assert_allclose(after[name], array, atol=1e-6)
 

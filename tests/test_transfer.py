@@ -17,6 +17,7 @@ from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_json
 from crepe_dist.model import parameters
+from crepe_dist.model.compressed import Packed
 from crepe_dist.model.shape import Shape
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape
@@ -105,7 +106,9 @@ def started(given: str, dataset: Dataset, options: ModelOptions | None = None):
 
 
 def given_arrays(given: str) -> parameters.Arrays:
-    return parameters.load(checkpoint.find(given))
+    """The parameters of ``given``, which may have no description."""
+    arrays = parameters.load(checkpoint.find(given))
+    return {name: array.unpack() if isinstance(array, Packed) else array for name, array in arrays.items()}
 
 
 def logits(network, dataset: Dataset) -> np.ndarray:

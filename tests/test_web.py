@@ -296,7 +296,7 @@ class TestMistakes:
 
     def test_a_network_that_is_too_large(self, tmp_path, monkeypatch):
         monkeypatch.setattr(web_page, "MAX_MODEL_BYTES", 1000)
-        assert "too large for a page: 8" in self.refused(tmp_path)
+        assert "too large for a page: 7" in self.refused(tmp_path)
 
     def test_without_npm(self, tmp_path, monkeypatch, complaint):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

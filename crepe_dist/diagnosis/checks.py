@@ -14,8 +14,8 @@ from crepe_dist.wording import counted, listed, size
 INSTALL = "reinstall with `uv sync --inexact --group horovod` (without uv see docs/install.md)"
 NUMPY_TOO_NEW = (1, 24)
 GRADIENT_BYTES = 46_000_000  # of the paper's small network; Crepe has less, because its tables are trained row by row
-# Of Crepe, measured on the sample with batches of 64. A run keeps two states of 250 MB, and three checkpoints.
-RUN_BYTES = 800_000_000
+# Of Crepe, measured on the sample with batches of 64. A run keeps two states of 112 MB, and three checkpoints of 19 MB.
+RUN_BYTES = 300_000_000
 PROCESS_BYTES = 700_000_000
 MIN_OPEN_FILES = 1024
 MIN_PROCESSES = 1024

@@ -56,7 +56,7 @@ class Exchange(ABC):
         """
 
     def flush(self) -> None:  # noqa: B027
-        """Bring all parameters up to date for scoring and checkpoints."""
+        """Bring all parameters up to date for scoring and checkpoints; round those that are trained row by row."""
 
     def publish(self) -> None:  # noqa: B027
         """Copy parameters that are trained row by row into the network; ``arrays`` has the age of each row."""

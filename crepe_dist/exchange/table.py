@@ -130,7 +130,7 @@ class Table:
         _check(self._run.crepe_table_update(self._table, rate, scale, self._rule.weight_decay))
 
     def flush(self) -> None:
-        """Move all of this process's rows on to the last update.
+        """Move all of this process's rows on to the last update, and round them to float16, as files have them.
 
         All processes call it, and none reads before all have returned.
         """

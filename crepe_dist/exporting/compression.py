@@ -47,7 +47,7 @@ def count_rows(shape: Shape, split: Split) -> Counts:
 
     Of long splits, evenly spaced documents are counted.
     """
-    counts = {name: np.zeros(shape.parameter_shapes()[name][0]) for name in shape.most_rows(1)}
+    counts = {name: np.zeros(shape.parameter_shapes()[name][0]) for name in shape.tables}
     if not counts:
         return counts
     rows = np.linspace(0, len(split) - 1, min(len(split), max(1, MOST_CHARACTERS // shape.feature_len))).astype(
@@ -155,7 +155,7 @@ def _compressed(
             stored |= compressed.code(name, array, table.numbers(numbers), kept, table.count)
             rows[name] = (int(kept.sum()), len(kept))
         elif name in shape.counted:
-            stored |= compressed.flags(name, array)
+            stored |= compressed.nonzero(name, array)
         elif array.size < SMALL:
             stored[name] = array
         else:

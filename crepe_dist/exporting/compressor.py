@@ -40,7 +40,7 @@ def compress_to(
         UserError: The data are missing or encoded differently, or the network cannot be compressed to this size.
     """
     engine, about = predictor.engine, checkpoint.describe(path) or {}
-    dataset = _dataset(path, data, predictor) if engine.shape.most_rows(1) else None
+    dataset = _dataset(path, data, predictor) if engine.shape.tables else None
     counts = count_rows(engine.shape, dataset.splits["train"]) if dataset else {}
     kept: dict[str, Any] = {name: about[name] for name in KEPT if name in about}
     source = {"compressed": {"checkpoint": path.name, "sha256": about.get("sha256", ""), "size": limit}}

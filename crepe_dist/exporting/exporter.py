@@ -73,7 +73,7 @@ def export(
         "web": partial(_write_web, name=name, quantize=quantize),
         "symbol": _write_symbol,
         "params": partial(_write_arrays, f"{NAME}.params", parameters.save),
-        "crepe": partial(_write_arrays, tensors_file.NAME, tensors_file.write),
+        "crepe": _write_crepe,
         "pytorch": _write_pytorch,
     }
     ours = _in_float32(predictor, quantize)
@@ -160,6 +160,15 @@ def _write_pytorch(predictor: Predictor, about: About, folder: Path) -> Classify
     (folder / TORCH_MODULE).write_text(source, encoding="utf-8")
     about = {**about, **predictor.encoding.listed()}
     return _write_arrays(tensors_file.NAME, tensors_file.write, predictor, about, folder)
+
+
+def _write_crepe(predictor: Predictor, about: About, folder: Path) -> Classify:
+    network = type(predictor.engine.shape)
+
+    def write(arrays: parameters.Arrays, path: Path) -> None:
+        tensors_file.write(parameters.stored(arrays, network), path)
+
+    return _write_arrays(tensors_file.NAME, write, predictor, about, folder)
 
 
 def _write_arrays(

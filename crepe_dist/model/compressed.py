@@ -1,14 +1,16 @@
 """Compressed parameters: rows left out of tables, and several numbers in a byte (Joulin et al. 2016, arXiv:1612.03651).
 
-A compressed file is safetensors with an array ``compressed`` = [1], the version, and for each compressed parameter X:
+A file with compressed parameters has an array ``compressed`` = [2], the version, and for each compressed parameter X:
 
     X.shape   int64, its shape
     X.kept    uint8, gaps between the rows that are kept (see ``gaps``); absent: all rows
-    X.book    float16 [256, d], the vectors that codes stand for; absent: each kept row is 1, as in a list of flags
+    X.rows    float16 or float32 [kept rows, columns], the kept rows; absent, and no book either: each of them is 1
+    X.book    float16 [256, d], the vectors that codes stand for
     X.codes   uint8 [kept rows, ⌈columns / d⌉], the vectors of each row, in order
 
 Rows that are left out are zero. All other arrays are as they are. A small file may name large shapes: compare them with
-the network's before ``Packed.unpack``.
+the network's before ``Packed.unpack``. Checkpoints have the tables of n-grams as ``nonzero`` stores them, without a
+loss; ``code`` is lossy. Version 1 had no ``X.rows``.
 """
 
 from __future__ import annotations
@@ -20,15 +22,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-VERSION = 1
+VERSION = 2
 MARK = "compressed"
 CENTROIDS = 256
 SAMPLE = 1 << 15  # vectors from which a book is learned
 ROUNDS = 10
 CHUNK = 1 << 11  # vectors per vectorised step
 MOST_NUMBERS = 1 << 30  # of one array, and of all of a file
-PARTS = ("kept", "book", "codes")
-KINDS = [(np.int64, 1), (np.uint8, 1), (np.float16, 2), (np.uint8, 2)]  # dtype and axes of the shape and of the parts
+# Dtypes and number of axes of the arrays of a compressed parameter.
+KINDS: dict[str, tuple[tuple[type, ...], int]] = {
+    "shape": ((np.int64,), 1), "kept": ((np.uint8,), 1), "rows": ((np.float16, np.float32), 2),
+    "book": ((np.float16,), 2), "codes": ((np.uint8,), 2),
+}  # fmt: skip
 Arrays = dict[str, np.ndarray[Any, Any]]
 Mask = npt.NDArray[np.bool_]
 
@@ -48,9 +53,23 @@ def rows_of(bytes_: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     return rows
 
 
-def flags(name: str, array: npt.NDArray[Any]) -> Arrays:
-    """Compress an array of zeros and ones, losslessly."""
-    return {f"{name}.shape": np.array(array.shape, np.int64), f"{name}.kept": gaps(array.reshape(-1) > 0)}
+def nonzero(name: str, array: npt.NDArray[Any]) -> Arrays:
+    """Leave out the rows of zeros, and halve the others where float16 holds all their numbers; both lose nothing."""
+    rows = array.reshape(len(array), -1)
+    kept = (rows != 0) @ np.ones(rows.shape[1], np.bool_)  # any(axis=1) takes five times as long for few columns
+    stored: Arrays = {f"{name}.shape": np.array(array.shape, np.int64), f"{name}.kept": gaps(kept)}
+    rows = rows[kept]
+    if rows.shape[1] > 1 or (rows != 1).any():
+        half = halved(rows)
+        stored[f"{name}.rows"] = rows if half is None else half
+    return stored
+
+
+def halved(array: npt.NDArray[Any]) -> npt.NDArray[np.float16] | None:
+    """Return an array in float16, or ``None`` if it loses something."""
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    return half if (half == array).all() else None
 
 
 def code(
@@ -60,7 +79,7 @@ def code(
     kept: Mask | None = None,
     weights: npt.NDArray[np.float64] | None = None,
 ) -> Arrays:
-    """Compress an array.
+    """Compress an array, lossily.
 
     Args:
         numbers: numbers in a byte.
@@ -86,11 +105,12 @@ class Packed:
 
     Attributes:
         shape: shape of the array that ``unpack`` restores.
-        kept, book, codes: as in the file, or ``None``.
+        kept, rows, book, codes: as in the file, or ``None``.
     """
 
     shape: tuple[int, ...]
     kept: npt.NDArray[np.uint8] | None
+    rows: npt.NDArray[Any] | None
     book: npt.NDArray[np.float16] | None
     codes: npt.NDArray[np.uint8] | None
 
@@ -102,10 +122,14 @@ class Packed:
         if self.kept is not None:
             selected = rows_of(self.kept)
             count = len(selected)
-            if count and not 0 <= selected[0] <= selected[-1] < rows:
-                raise ValueError("a row is out of range")
+            if count and not (selected[0] >= 0 and (np.diff(selected) > 0).all() and selected[-1] < rows):
+                raise ValueError("a row is out of range, or occurs twice")
         values: Any = 1
-        if self.book is not None and self.codes is not None:
+        if self.rows is not None:
+            if self.rows.shape != (count, columns):
+                raise ValueError(f"it has rows of shape {list(self.rows.shape)} instead of {[count, columns]}")
+            values = self.rows
+        elif self.book is not None and self.codes is not None:
             groups = -(-columns // max(self.book.shape[-1], 1))
             if self.book.shape[:-1] != (CENTROIDS,) or self.codes.shape != (count, groups):
                 shapes = f"codes of shape {list(self.codes.shape)} with a book of shape {list(self.book.shape)}"
@@ -127,14 +151,15 @@ def opened(stored: Arrays) -> dict[str, Any]:
     if MARK not in stored:
         return stored
     version = stored[MARK].reshape(-1)[:1].tolist()
-    if version != [VERSION]:
-        raise ValueError(f"its compression has version {version}; this version reads version {VERSION}")
+    if version not in ([1], [VERSION]):
+        raise ValueError(f"its compression has version {version}; this version reads versions 1 and {VERSION}")
     arrays: dict[str, Any] = {name: array for name, array in stored.items() if name != MARK}
     for name in [name[: -len(".shape")] for name in arrays if name.endswith(".shape")]:
-        shape, *parts = (arrays.pop(f"{name}.{part}", None) for part in ("shape", *PARTS))
-        kinds = [None if part is None else (part.dtype, min(part.ndim, 2)) for part in (shape, *parts)]
-        if any(kind not in (None, (dtype, axes)) for kind, (dtype, axes) in zip(kinds, KINDS)):
-            raise ValueError(f"its compressed array {name[:80]!r} is damaged: it holds arrays of other types")
+        parts = [arrays.pop(f"{name}.{part}", None) for part in KINDS]
+        for part, (kinds, axes) in zip(parts, KINDS.values()):
+            if part is not None and not (part.dtype in kinds and part.ndim == axes):
+                raise ValueError(f"its compressed array {name[:80]!r} is damaged: it holds arrays of other types")
+        shape, *parts = parts
         sizes = shape.tolist()
         if not 1 <= len(sizes) <= 3 or min(sizes) < 1 or math.prod(sizes) > MOST_NUMBERS:
             raise ValueError(f"its compressed array {name[:80]!r} is damaged: it has the shape {sizes[:4]}")

@@ -35,7 +35,7 @@ def rounded(shape: Shape, arrays: Arrays) -> Arrays:
     Raises:
         UserError: the network has no tables.
     """
-    tables = {name: split(arrays[name]) for name in shape.most_rows(1)}
+    tables = {name: split(arrays[name]) for name in shape.tables}
     if not tables:
         raise UserError(f"the network {shape.kind} has no tables to quantize", remedy="leave --quantize out")
     return {**arrays, **{name: codes * scales.astype(np.float32) for name, (codes, scales) in tables.items()}}

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
 from crepe_dist.model import eight_bits
+from crepe_dist.model.compressed import halved
 
 
 class Graph:
@@ -47,14 +48,15 @@ class Graph:
         return name
 
     def look_up(self, table: npt.NDArray[np.float32], name: str, rows: Sequence[str]) -> list[str]:
-        """Add the nodes that read rows of a table, for each of several inputs."""
-        if not self.quantize:
-            values = self.value(table, name)
-            return [self.node("Gather", values, indices) for indices in rows]
-        codes, scales = eight_bits.split(table)
-        pair = self.value(codes, f"{name}.codes"), self.value(scales, f"{name}.scales")
+        """Add the nodes that read rows of a table, for each of several inputs, as float32."""
 
         def floats(values: str, indices: str) -> str:
             return self.node("Cast", self.node("Gather", values, indices), to=TensorProto.FLOAT)
 
+        if not self.quantize:
+            half = halved(table)
+            values = self.value(table if half is None else half, name)
+            return [floats(values, indices) for indices in rows]
+        codes, scales = eight_bits.split(table)
+        pair = self.value(codes, f"{name}.codes"), self.value(scales, f"{name}.scales")
         return [self.node("Mul", *(floats(values, indices) for values in pair)) for indices in rows]

@@ -2,7 +2,8 @@
 
 Parameters are NumPy arrays under Gluon's structural names: ``0.weight`` … ``14.bias`` for ``Paper``, as in the
 notebook's network, so that their files are interchangeable; ``weight``, ``bias`` and ``significant`` for ``NGrams``;
-both kinds of names, behind ``ngrams.`` and ``tower.``, for ``Crepe``.
+both kinds of names, behind ``ngrams.`` and ``tower.``, for ``Crepe``. Checkpoints have tables without their rows of
+zeros, see ``stored``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,17 @@ def save(arrays: Arrays, path: Path) -> None:
         params_file.write(temporary, arrays)
 
 
+def stored(arrays: Arrays, network: type[Shape]) -> Arrays:
+    """Return the arrays of a file for this package: those of a network with tables without their rows of zeros."""
+    tables = {*network.tables, *network.counted}
+    if not tables:
+        return arrays
+    result = {compressed.MARK: np.array([compressed.VERSION], np.int64)}
+    for name, array in arrays.items():
+        result |= compressed.nonzero(name, array) if name in tables else {name: array}
+    return result
+
+
 def load(path: Path) -> Arrays:
     """Read parameters: safetensors, or a ``.params`` file written by this package or by the notebook.
 
@@ -43,13 +55,14 @@ def load(path: Path) -> Arrays:
         read, what = tensors_file.read, "safetensors file"
     try:
         loaded = read(path)
+        arrays = compressed.opened(loaded) if isinstance(loaded, dict) else None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a {what}", str(error), GIVE_ANOTHER) from error
-    if not isinstance(loaded, dict):
+    if arrays is None:
         raise UserError(
             f"{path} holds arrays without names", "it was not written by save_parameters or save_params", GIVE_ANOTHER
         )
-    renamed: Arrays = registry.part(registry.NOTEBOOK, "shape").renamed(path, loaded)
+    renamed: Arrays = registry.part(registry.NOTEBOOK, "shape").renamed(path, arrays)
     return renamed
 
 

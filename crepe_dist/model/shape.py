@@ -58,6 +58,8 @@ class Shape(ABC):
         title: display name.
         described: description for pages, with the names of sizes in braces.
         class_axes: axis of the classes in each parameter that depends on them, by parameter name.
+        tables: names of the parameters of which a document uses some rows, in the order of the kernels, which can train
+            them row by row. They can be quantized, and files lack their rows of zeros.
         counted: names of the parameters that are counted in the training split, not trained.
         weighed: names of the parameters of the last layer of the second of two parts, whose logits are added with a
             weight fitted to a validation split (``part_weight``); empty: the network has one part.
@@ -82,6 +84,7 @@ class Shape(ABC):
     title: ClassVar[str]
     described: ClassVar[str]
     class_axes: ClassVar[Mapping[str, int]]
+    tables: ClassVar[tuple[str, ...]] = ()
     counted: ClassVar[tuple[str, ...]] = ()
     weighed: ClassVar[tuple[str, ...]] = ()
     other_layers: ClassVar[str] = ""
@@ -201,11 +204,7 @@ class Shape(ABC):
         """Return the shape of every parameter by name, without allocating memory for the network."""
 
     def most_rows(self, documents: int) -> dict[str, int]:
-        """Return the largest numbers of rows that so many documents touch, by name of the table.
-
-        Tables are the parameters that our own kernels can train row by row, in the order of the kernels. They can be
-        quantized, and compressed by leaving rows out.
-        """
+        """Return the largest numbers of rows that so many documents touch, by name of the table, in their order."""
         return {}
 
     def rows_used(self, codes: Codes) -> dict[str, npt.NDArray[np.int32]]:

@@ -14,15 +14,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from crepe_dist.files import open_regular, replacing
-from crepe_dist.model import compressed
 
 NAME = "model.safetensors"
 SUFFIX = ".safetensors"
 MAX_FILE = 1 << 32  # bytes, ten times the paper's large network in float32
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read the arrays of a file by name: ``np.ndarray``, or ``Packed`` if they are compressed.
+def read(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Read the arrays of a file by name.
 
     The library checks all sizes against the file's before it allocates memory.
 
@@ -35,7 +34,7 @@ def read(path: Path) -> dict[str, Any]:
     if size > MAX_FILE:
         raise ValueError(f"it has {size:,} bytes; the limit is {MAX_FILE:,}")
     try:
-        return compressed.opened(dict(load_file(str(path))))
+        return dict(load_file(str(path)))
     except SafetensorError as error:
         raise ValueError(str(error)) from error
     except (AttributeError, KeyError, TypeError) as error:  # safetensors looks the type up in NumPy

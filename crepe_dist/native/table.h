@@ -51,6 +51,24 @@ struct Gradient {
     static long whole_lines(long numbers) { return (numbers + 15) / 16 * 16; }
 };
 
+// Rounds to the nearest number that float16 holds, as NumPy does. Numbers beyond its range keep 11 bits.
+inline float rounded_to_half(float number) {
+    uint32_t bits;
+    std::memcpy(&bits, &number, sizeof bits);
+    const uint32_t sign = bits & 0x80000000u, size = bits ^ sign;
+    // Below 2^-14, float16 has multiples of 2^-24; so does float32 around 0.75.
+    float magnitude;
+    std::memcpy(&magnitude, &size, sizeof magnitude);
+    const float multiple = (magnitude + 0.75f) - 0.75f;
+    uint32_t small;
+    std::memcpy(&small, &multiple, sizeof small);
+    const uint32_t large = (size + 0xfff + (size >> 13 & 1)) & ~0x1fffu;
+    const uint32_t finite = size < 0x38800000u ? small : large;
+    bits = sign | (size < 0x7f800000u ? finite : size);
+    std::memcpy(&number, &bits, sizeof number);
+    return number;
+}
+
 // The rows are divided among the processes that share memory: each keeps the records of its rows, sums their gradients
 // over all processes, and updates them. Any process reads any row.
 //
@@ -181,8 +199,8 @@ class Table {
         advance(rate);
     }
 
-    // Writes all records of this process's rows as if each had been part of the last update. All processes call it, and
-    // none reads before all have returned.
+    // Writes all records of this process's rows as if each had been part of the last update, with values that float16
+    // holds, as files have them. All processes call it, and none reads before all have returned.
     void flush() {
         if (drift_.size() == 1) return;
         const long columns = shape_.columns;
@@ -190,7 +208,7 @@ class Table {
             float* const entry = record(row);
             const float since = drift_since(entry), past = powers_[age(entry)];
             for (long n = 0; n < columns; ++n) {
-                entry[n] = multiply_add(since, entry[columns + n], entry[n]);
+                entry[n] = rounded_to_half(multiply_add(since, entry[columns + n], entry[n]));
                 entry[columns + n] *= past;
             }
             second(entry) *= powers2_[age(entry)];

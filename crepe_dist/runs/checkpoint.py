@@ -29,7 +29,8 @@ from crepe_dist.runs.scores import MOST_CLASSES, Scores
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.allowed_values import MANY
 
-FORMAT = 3
+FORMAT = 4
+READABLE = (3, FORMAT)  # files of format 3 have whole tables
 FOLDER = "checkpoints"
 RESULT = "result.json"
 CONFIG = "config.yaml"
@@ -136,6 +137,7 @@ def write(run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: Mapping[
     """Write the parameters, and then the description that makes them usable without further flags.
 
     Args:
+        arrays: all parameters by structural name.
         about: encoding, classes, network and metrics; ``epoch`` and ``test_accuracy`` make up the file name.
         scores: scores of each split, written beside the parameters for reports.
     """
@@ -145,7 +147,7 @@ def write(run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: Mapping[
     for old in folder.glob(f"crepe_epoch_{about['epoch']}_test_*"):  # the epoch was scored again after a resume
         if not old.name.startswith(f"{path.stem}."):
             old.unlink()
-    parameters.save(arrays, path)
+    parameters.save(parameters.stored(arrays, parameters.shape_class(about["network"])), path)
     if scores and len(about["classes"]) <= MOST_CLASSES:
         saved = {name: score.to_dict() for name, score in scores.items()}
         kind = {"labels": SEVERAL} if "labels" in about else {}
@@ -267,9 +269,9 @@ def describe(path: Path) -> dict[str, Any] | None:
         actual = sha256(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise unreadable(sidecar, error, ANOTHER) from error
-    if version != FORMAT:
+    if version not in READABLE:
         raise UserError(
-            f"{sidecar} has format {str(version)[:40]}; this version reads format {FORMAT}",
+            f"{sidecar} has format {str(version)[:40]}; this version reads formats 3 and {FORMAT}",
             remedy="use the version that wrote it",
         )
     if digest != actual:
@@ -318,7 +320,7 @@ def scores(path: Path, classes: int) -> dict[str, AnyScores]:
         return {}
     try:
         saved = read_json(beside, follow=False)
-        if saved["format"] != FORMAT:
+        if saved["format"] not in READABLE:
             raise ValueError(f"it has format {str(saved['format'])[:40]}")
         kind = LabelScores if saved.get("labels") == SEVERAL else Scores
         return {name: kind.of(part, classes) for name, part in saved["parts"].items() if name in SPLITS}

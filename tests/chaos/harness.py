@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import crepe_dist
 from crepe_dist.files import write_json
-from crepe_dist.model import parameters
-from crepe_dist.runs import checkpoint, state
+from crepe_dist.runs import state
 from tests.conftest import QUICK, launch_prefix
 
 # Dropout, momentum and bfloat16, if the processor has it: all that has a memory or a chance in it.
@@ -105,7 +105,7 @@ def has_saved(run_dir: Path) -> bool:
 def result(run_dir: Path) -> dict[str, np.ndarray]:
     """The parameters that a finished run reports."""
     assert (run_dir / "result.json").is_file()
-    return parameters.load(checkpoint.find(str(run_dir)))
+    return crepe_dist.load(run_dir, device="cpu").engine.arrays
 
 
 def assert_same(run_dir: Path, unbroken: Path) -> None:

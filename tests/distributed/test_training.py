@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crepe_dist.model import parameters
+import crepe_dist
 from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
 from tests.conftest import PAPER, QUICK, command, losses, records, run
@@ -75,7 +75,8 @@ def test_parity_with_one_process(data, alone, tmp_path, processes, name, more):
     tolerance = 0.0 if library.find()[0] else TOLERANCE
     assert losses(tmp_path / "run") == pytest.approx(expected, rel=0, abs=tolerance)
     assert (many.read_bytes() == one.read_bytes()) or tolerance
-    for (key, array), other in zip(parameters.load(one).items(), parameters.load(many).values()):
+    before, after = (crepe_dist.load(path).engine.arrays for path in (one, many))
+    for (key, array), other in zip(before.items(), after.values()):
         np.testing.assert_allclose(other, array, rtol=0, atol=tolerance * min(1, np.abs(array).max()), err_msg=key)
     for mine, theirs in zip(records(tmp_path / "run", "epoch"), records(alone / name, "epoch")):
         assert mine["test_accuracy"] == theirs["test_accuracy"]

@@ -49,18 +49,20 @@ def adapt(
     steps: int,
     loaded: Collection[str],
 ) -> None:
-    """Adapt the table, and give the tower's embeddings a head start (``head_start``).
+    """Adapt the table, give the tower's embeddings a head start (``head_start``), and empty unused rows.
 
-    With more than ``MOST_COUNTS`` / rows classes, some classes share their counts and direction.
+    A row of which the training split has no n-gram starts at zero, so that files need not have it (decision 0085). With
+    more than ``MOST_COUNTS`` / rows classes, some classes share their counts and direction.
     """
     table = {name[len(PREFIX) :]: each for name, each in parameters.items() if name.startswith(PREFIX)}
     of_table = {name[len(PREFIX) :] for name in loaded if name.startswith(PREFIX)}
     ngrams.adapt(table, shape.table, data, world, options, seed, steps, of_table)
-    if loaded or not options.head_start:
+    if loaded:
         return
     counted = replace(shape.embedding, classes=min(shape.classes, MOST_COUNTS // shape.rows))
     documents = data.class_counts()
     joined = np.bincount(np.arange(len(documents)) % counted.classes, documents).astype(np.int64)
     counts = count_ngrams(counted, data, world)
-    added = head_start(counts, joined, shape.width, seed)
-    parameters["tower.table"].value += np.float32(options.head_start) * added
+    embeddings = parameters["tower.table"].value
+    embeddings += np.float32(options.head_start) * head_start(counts, joined, shape.width, seed)
+    embeddings[~counts.any(axis=1)] = 0

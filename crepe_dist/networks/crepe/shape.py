@@ -70,6 +70,7 @@ class CrepeShape(Shape):
     class_axes: ClassVar[Mapping[str, int]] = {
         "ngrams.weight": 1, "ngrams.bias": 0, "tower.out.weight": 0, "tower.out.bias": 0
     }  # fmt: skip
+    tables: ClassVar[tuple[str, ...]] = ("ngrams.weight", "tower.table")
     counted: ClassVar[tuple[str, ...]] = ("ngrams.significant",)
     weighed: ClassVar[tuple[str, ...]] = ("tower.out.weight", "tower.out.bias")
     other_layers: ClassVar[str] = "embeddings and convolutions"

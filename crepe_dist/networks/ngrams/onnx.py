@@ -17,10 +17,10 @@ def logits(graph: Graph, shape: NGramShape, arrays: Arrays, prefix: str = "") ->
     buckets = graph.input("buckets", TensorProto.INT32, "batch", "ngrams")
     own = graph.input("own", TensorProto.FLOAT, "batch", "ngrams")
     bias = graph.value(arrays[f"{prefix}bias"], f"{prefix}bias")
-    significant = arrays[f"{prefix}significant"].astype(np.uint8 if graph.quantize else np.float32)
     one, axis = graph.value(np.array(1, np.float32)), graph.value(np.array([1], np.int64))
-    tells = graph.node("Gather", graph.value(significant, f"{prefix}significant"), buckets)
-    telling = graph.node("Mul", own, graph.node("Cast", tells, to=TensorProto.FLOAT) if graph.quantize else tells)
+    significant = graph.value(arrays[f"{prefix}significant"].astype(np.uint8), f"{prefix}significant")
+    telling = graph.node("Cast", graph.node("Gather", significant, buckets), to=TensorProto.FLOAT)
+    telling = graph.node("Mul", own, telling)
 
     def scaled(group: str) -> str:
         number = graph.node("Max", graph.node("ReduceSum", group, axis, keepdims=1), one)

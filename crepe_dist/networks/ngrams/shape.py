@@ -62,6 +62,7 @@ class NGramShape(Shape):
     title: ClassVar[str] = "hashed character n-grams"
     described: ClassVar[str] = "character n-grams of length 1 to {longest}, {buckets} buckets"
     class_axes: ClassVar[Mapping[str, int]] = {"weight": 1, "bias": 0}
+    tables: ClassVar[tuple[str, ...]] = ("weight",)
     counted: ClassVar[tuple[str, ...]] = ("significant",)
     multiplies: ClassVar[bool] = False
     input_names: ClassVar[tuple[str, ...]] = ("buckets", "own")
