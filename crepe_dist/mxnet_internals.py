@@ -77,15 +77,6 @@ def drop_compiled_graph(block: Any) -> None:
     block.apply(lambda each: each._clear_cached_op())
 
 
-def set_gradients(parameter: Any, arrays: list[Any]) -> None:
-    """Let backward passes write a parameter's gradient into ``arrays``, one per device.
-
-    A graph that is already compiled keeps writing into the old arrays (checked with MXNet 1.9.1: ``Parameter._grad``).
-    """
-    parameter._grad = arrays
-    mx.autograd.mark_variables(parameter.list_data(), parameter.list_grad(), parameter.grad_req)
-
-
 def trainer_parameters(trainer: Any) -> list[Any]:
     """Return a trainer's parameters in the order of its indices (checked with MXNet 1.9.1: ``Trainer._params``)."""
     found: list[Any] = trainer._params

@@ -321,7 +321,7 @@ def test_a_checkpoint_has_the_weight_of_the_tower_and_the_same_logits(name, stri
     np.testing.assert_array_equal(combined(parts, 1.0), plain)
     assert (np.abs(parts).max(axis=(0, 2)) > 0.1).all()
     for weight in WEIGHTS:
-        engine.weigh(weight)
+        engine.tower_weight = weight
         got, arrays = answers(engine, batch), engine.weighed_values()
         other = make(shape)
         for each, array in other.values.items():
@@ -330,14 +330,14 @@ def test_a_checkpoint_has_the_weight_of_the_tower_and_the_same_logits(name, stri
         np.testing.assert_array_equal(answers(again, batch), got)
         np.testing.assert_array_equal(combined(parts, weight), got)
     weighed = learnt(engine, batch)
-    engine.weigh(1.0)
+    engine.tower_weight = 1.0
     assert_near(learnt(engine, batch), weighed, most=0)  # training does not depend on it
 
 
 def test_a_network_reopened_after_a_fork_keeps_the_weight():
     network = make(SHAPES[0])
     engine, batch = network.opened(BUILDS[0]), some_batch(SHAPES[0], 9)
-    engine.weigh(4.0)
+    engine.tower_weight = 4.0
     expected = answers(engine, batch)
     if (child := os.fork()) == 0:
         os._exit(0 if np.array_equal(answers(engine, batch), expected) else 1)

@@ -19,7 +19,7 @@ from crepe_dist.exchange.exchange import Exchange
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.parameters import Arrays
-from crepe_dist.model.part_weight import weighted
+from crepe_dist.model.part_weight import combined, weighted
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.native.constants import MULTIPLIER1, MULTIPLIER2
@@ -47,7 +47,7 @@ class Engine(ABC):
         objective: loss function.
         piece: number of documents computed at a time in training, which bounds the memory; 0 means the whole batch.
         device: device of the network.
-        tower_weight: weight of the logits of Crepe's tower in ``logits``.
+        tower_weight: weight of the logits of Crepe's tower in ``logits``; training does not depend on it.
     """
 
     device: Device = CPU
@@ -89,10 +89,6 @@ class Engine(ABC):
     def refresh(self) -> None:  # noqa: B027
         """Load the current parameters. Call before ``logits`` if they may have changed."""
 
-    def weigh(self, tower: float) -> None:
-        """Set ``tower_weight``; training does not depend on it."""
-        self.tower_weight = tower
-
     @abstractmethod
     def values(self) -> Arrays:
         """Return all parameters by structural name, to be read before the next step."""
@@ -117,9 +113,9 @@ class Engine(ABC):
             documents: largest number of documents of a batch of this rank.
         """
 
-    @abstractmethod
     def logits(self, batch: Batch) -> Logits:
         """Compute logits without dropout, float32 [B, classes], with the parameters of the last ``refresh``."""
+        return self._logits(batch) if self.tower_weight == 1 else combined(self.parts(batch), self.tower_weight)
 
     @abstractmethod
     def parts(self, batch: Batch) -> Logits:
@@ -153,6 +149,10 @@ class Engine(ABC):
         """Return the number of rows of a batch over which ``gradients`` sums in the precision of the plan."""
         rows = batch.packed.shape[0]
         return rows_per_piece(rows, self.piece or rows, self.group_size)
+
+    @abstractmethod
+    def _logits(self, batch: Batch) -> Logits:
+        """Compute logits as ``logits`` does, with a tower of weight 1."""
 
     @abstractmethod
     def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> Any:

@@ -22,7 +22,6 @@ from crepe_dist.exchange.table import SparseParameter
 from crepe_dist.model.kernels import Kernels
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.parameters import Arrays, check
-from crepe_dist.model.part_weight import combined
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.native.library import Library, pointers
@@ -98,9 +97,7 @@ class NativeEngine(Engine):
         with self._kernels.lock:
             self._set(anew=True)
 
-    def logits(self, batch: Batch) -> Logits:
-        if self.tower_weight != 1:
-            return combined(self.parts(batch), self.tower_weight)
+    def _logits(self, batch: Batch) -> Logits:
         logits: Logits = self._forward("crepe_forward", batch, 1)[0]
         return logits
 

@@ -44,7 +44,7 @@ def weighed_and_scored(
     (totals.fit.sums, (documents, right)), _, _ = pass_over(
         scorer, scorer.split, options.batch_size, world, totals, sharded=options.sharded, is_stopping=is_stopping
     )
-    engine.weigh(totals.fit.fitted())
+    engine.tower_weight = totals.fit.fitted()
     scorer.is_fitted = True
     scores = dict(evaluate_splits(scorer, data, options, world, is_stopping))
     if isinstance(whole := scores["validation"], Scores):

@@ -14,7 +14,7 @@ from crepe_dist.data.batch import Batch
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.model.parameters import Arrays, check
 from crepe_dist.model.shape import Shape
-from crepe_dist.mxnet_internals import set_gradients, structural_parameters
+from crepe_dist.mxnet_internals import structural_parameters
 
 if TYPE_CHECKING:
     from crepe_dist.engines.gluon.dropout import Kept
@@ -27,11 +27,9 @@ class Network(nn.HybridBlock):
 
     Attributes:
         shape: configuration of the network.
-        tower_weight: weight of the logits of Crepe's tower, see ``Shape.weighed``.
     """
 
     shape: Shape
-    tower_weight = 1.0
 
     def prepare(self, batch: Batch) -> Batch:
         """Add the arrays to a batch, in host memory, that MXNet has no operators for."""
@@ -99,11 +97,8 @@ def set_values(network: Network, arrays: Arrays) -> None:
     """
     check(arrays, network.shape)
     parameters = structural_parameters(network)
-    gradients = {name: parameter.list_grad() for name, parameter in parameters.items() if parameter.grad_req != "null"}
     network.cast("float32")
     for name, parameter in parameters.items():
-        if name in gradients:
-            set_gradients(parameter, gradients[name])  # the cast made new arrays, but others may hold the old ones
         parameter.set_data(mx.nd.array(arrays[name], dtype="float32"))
     mx.nd.waitall()
     for name, array in values(network).items():

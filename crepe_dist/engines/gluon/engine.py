@@ -68,15 +68,13 @@ class GraphEngine(Engine):
     def wait(self) -> None:
         mx.nd.waitall()
 
-    def weigh(self, tower: float) -> None:
-        super().weigh(tower)
-        self.network.tower_weight = tower
-
     def values(self) -> Arrays:
         return block.values(self.network)
 
     def set_values(self, arrays: Arrays) -> None:
         block.set_values(self.network, arrays)
+        # Compiled graphs would write gradients into the old arrays.
+        self.network.compute_in(self.plan.precision, self._context)
 
     def open_exchange(self, world: World, options: OptimizerOptions, documents: int) -> Exchange:
         rule, trained = Rule(options), block.trained(self.network)
@@ -85,7 +83,7 @@ class GraphEngine(Engine):
             return HorovodExchange(world, trained, rule, names)
         return SingleExchange(gluon.Trainer(trained, make_optimizer(rule), kvstore=None), rule, names)
 
-    def logits(self, batch: Batch) -> Logits:
+    def _logits(self, batch: Batch) -> Logits:
         codes, _, _ = self._unpacked(batch)
         logits: Logits = self.network.logits(*self.network.inputs(batch, codes)).asnumpy()
         return logits

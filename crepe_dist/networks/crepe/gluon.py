@@ -59,11 +59,6 @@ class Crepe(Network):
         moved = [host_array(array).as_in_context(codes.context) for array in extra]
         return tuple(array if array.dtype == np.int32 else array.astype("float32") for array in moved)
 
-    def logits(self, *inputs: mx.nd.NDArray) -> mx.nd.NDArray:
-        """Compute the logits, float32 [B, classes]."""
-        table, tower = self.parts(*inputs)
-        return SUM_SCALE * (table + self.tower_weight * tower)
-
     def parts(self, *inputs: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
         """Compute the logits of table and tower, float32 [B, classes]."""
         return self.ngrams(*inputs[:2]), self.tower(*inputs[2:])
