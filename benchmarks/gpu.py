@@ -39,7 +39,6 @@ import scaling
 from commands import TRAIN, OutOfTime, call, limited, started
 from timing import in_turns
 
-import crepe_dist
 from crepe_dist import command, machine
 from crepe_dist.data.alphabet import ALPHABET
 from crepe_dist.diagnosis import inventory
@@ -47,7 +46,9 @@ from crepe_dist.distributed import cuda
 from crepe_dist.distributed.crash_report import TRACEBACK
 from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.errors import UserError
-from crepe_dist.files import write_json
+from crepe_dist.files import read_json, write_json
+from crepe_dist.model import parameters
+from crepe_dist.model.compressed import Packed
 from crepe_dist.settings import arguments
 
 SMOKE = Path(__file__).parent.parent / "configs" / "smoke.yaml"
@@ -227,7 +228,8 @@ def _losses(run: Path) -> dict[int, float]:
 
 
 def _parameters(run: Path) -> Any:
-    return crepe_dist.load(run).engine.arrays
+    arrays = parameters.load(run / read_json(run / "result.json")["checkpoint"])
+    return {name: array.unpack() if isinstance(array, Packed) else array for name, array in arrays.items()}
 
 
 def ranks(run: Path) -> dict[int, int]:

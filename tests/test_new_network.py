@@ -50,7 +50,7 @@ def registered(monkeypatch):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_it_resumes_to_the_same_bits(processes, data, trained, tmp_path):
+def test_it_resumes_to_the_same_bits(processes, data, trained, tmp_path, registered):
     fault = {"kind": "SIGKILL", "rank": 0, "phase": "train", "step": 17, "once": str(tmp_path / "killed")}
     code, printed = train(tmp_path / "run", data, processes, fault)
     assert code != 0, printed
