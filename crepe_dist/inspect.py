@@ -84,7 +84,8 @@ def main() -> None:
     if args.source is not None:
         records = [*inspection.errors, *inspection.duplicates]
         missing = add_texts(records, open_inputs(args.source, None, reading), dataset.composition)
-        _say(f"{args.source} has the texts of {len(records) - missing:,} of {counted(len(records), 'finding')}")
+        if records:
+            _say(f"{args.source} has the texts of {len(records) - missing:,} of {counted(len(records), 'finding')}")
     files = inspection.write(out)
     no_page = extras.left_out("reports", "page")
     if not no_page:

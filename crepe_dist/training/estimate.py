@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from crepe_dist import wording
+from crepe_dist import extras, wording
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.distributed.collectives import Collectives
@@ -80,6 +80,8 @@ def estimate(
 
 
 def _more(config: Config) -> str:
+    if extras.missing("reports"):
+        return ""
     drawn = config.logging.tensorboard * ["pictures"] + config.logging.report * ["report"]
     return f" without {' and '.join(drawn)}" if drawn else ""
 
