@@ -400,8 +400,8 @@ def test_a_forked_process_has_threads_of_its_own(tmp_path):
         "compute()\n"
         "child = os.fork()\n"
         "compute()\n"
-        "print('computed', flush=True)\n"
-        "if child: assert os.waitpid(child, 0)[1] == 0"
+        "if child: assert os.waitpid(child, 0)[1] == 0\n"
+        "print('computed')"
     )
     assert run([sys.executable, "-c", code], tmp_path, seconds=30) == "computed\n" * 2
 
