@@ -210,10 +210,11 @@ def test_dropout_drops_its_share_and_keeps_the_mean(name):
 
 @pytest.mark.usefixtures("every_build")
 def test_what_auto_means(monkeypatch):
-    best = Library(BUILDS[0])
     found = plan(ModelOptions(), mx.cpu())
+    best = found.library  # another one would measure again, and may get another answer beside other work
+    assert best is not None
+    assert best.name == BUILDS[0]
     assert (found.precision == "bfloat16") == (best.bfloat16 and not best.bfloat16_is_slower)
-    assert found.library is not None
     assert plan(ModelOptions(kernels="mxnet"), mx.cpu()).library is None
     assert plan(ModelOptions(kernels="mxnet"), mx.cpu()).precision == "float32"
     assert plan(ModelOptions(precision="float32"), mx.cpu()).precision == "float32"
