@@ -1,0 +1,136 @@
+"""The NVIDIA driver: its functions with their signatures, and questions that need no context.
+
+Checked with cuda.h of CUDA 12.8. A function with a version in its name is the one that the header's macro names, which
+programs compiled in C call; the name without it is kept for programs older than CUDA 3.2 or 4.0.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import uuid
+from ctypes import POINTER, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_void_p
+from functools import cache
+from typing import Any
+
+LIBRARY = "libcuda.so.1"
+_INT = POINTER(c_int)
+_HANDLE = POINTER(c_void_p)
+_ADDRESS = c_uint64  # CUdeviceptr
+# Argument types; all return a CUresult. The drivers of CUDA 12 have all of them but where a later version stands.
+FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "cuInit": (c_uint,),
+    "cuDriverGetVersion": (_INT,),
+    "cuGetErrorName": (c_int, POINTER(c_char_p)),
+    "cuGetErrorString": (c_int, POINTER(c_char_p)),
+    "cuDeviceGetCount": (_INT,),
+    "cuDeviceGet": (_INT, c_int),
+    "cuDeviceGetName": (c_char_p, c_int, c_int),
+    "cuDeviceGetUuid": (c_char_p, c_int),
+    "cuDeviceGetUuid_v2": (c_char_p, c_int),  # 11.4
+    "cuDeviceGetAttribute": (_INT, c_int, c_int),
+    "cuDevicePrimaryCtxRetain": (_HANDLE, c_int),
+    "cuDevicePrimaryCtxRelease_v2": (c_int,),
+    "cuCtxSetCurrent": (c_void_p,),
+    "cuMemGetInfo_v2": (POINTER(c_size_t), POINTER(c_size_t)),
+    "cuMemAlloc_v2": (POINTER(_ADDRESS), c_size_t),
+    "cuMemFree_v2": (_ADDRESS,),
+    "cuMemHostAlloc": (_HANDLE, c_size_t, c_uint),
+    "cuMemFreeHost": (c_void_p,),
+    "cuMemcpyHtoDAsync_v2": (_ADDRESS, c_void_p, c_size_t, c_void_p),
+    "cuMemcpyDtoHAsync_v2": (c_void_p, _ADDRESS, c_size_t, c_void_p),
+    "cuMemsetD8Async": (_ADDRESS, c_ubyte, c_size_t, c_void_p),
+    "cuStreamCreate": (_HANDLE, c_uint),
+    "cuStreamDestroy_v2": (c_void_p,),
+    "cuStreamSynchronize": (c_void_p,),
+    "cuStreamQuery": (c_void_p,),
+    "cuEventCreate": (_HANDLE, c_uint),
+    "cuEventRecord": (c_void_p, c_void_p),
+    "cuEventSynchronize": (c_void_p,),
+    "cuEventDestroy_v2": (c_void_p,),
+    "cuModuleLoadData": (_HANDLE, c_void_p),
+    "cuModuleUnload": (c_void_p,),
+    "cuModuleGetFunction": (_HANDLE, c_void_p, c_char_p),
+    "cuFuncSetAttribute": (c_void_p, c_int, c_int),
+    "cuFuncGetParamInfo": (c_void_p, c_size_t, POINTER(c_size_t), POINTER(c_size_t)),  # 12.4
+    "cuLaunchKernel": (c_void_p, *[c_uint] * 7, c_void_p, _HANDLE, _HANDLE),
+}
+# CUdevice_attribute
+COMPUTE_CAPABILITY = (75, 76)  # COMPUTE_CAPABILITY_MAJOR, _MINOR
+
+
+@cache
+def function(name: str) -> Any:
+    """Return a function of the driver.
+
+    Raises:
+        OSError: there is no driver.
+        AttributeError: the driver is older than the function.
+    """
+    found = getattr(ctypes.CDLL(LIBRARY), name)
+    found.argtypes, found.restype = FUNCTIONS[name], c_int
+    return found
+
+
+def has_driver_library() -> bool:
+    """Return whether the library of the NVIDIA driver can be loaded."""
+    try:
+        ctypes.CDLL(LIBRARY)
+    except OSError:
+        return False
+    return True
+
+
+def driver_version() -> tuple[int, int] | None:
+    """Return the driver's CUDA version; ``None`` without a driver."""
+    number = c_int()
+    if not _call("cuDriverGetVersion", number):
+        return None
+    return number.value // 1000, number.value % 1000 // 10
+
+
+def count() -> int:
+    """Count the GPUs that the driver shows to this process, usable or not; 0 without a driver."""
+    number = c_int()
+    return number.value if _call("cuInit", 0) and _call("cuDeviceGetCount", number) else 0
+
+
+def compute_capability(gpu: int) -> tuple[int, int] | None:
+    """Return (major, minor) of a GPU in the driver's numbering; ``None`` without a driver."""
+    numbers = c_int(), c_int()
+    pairs = zip(numbers, COMPUTE_CAPABILITY)
+    if not all(_ask_gpu(gpu, "cuDeviceGetAttribute", number, attribute) for number, attribute in pairs):
+        return None
+    return numbers[0].value, numbers[1].value
+
+
+def name_of(gpu: int) -> str:
+    """Return the name of a GPU in the driver's numbering; empty without a driver."""
+    text = ctypes.create_string_buffer(256)
+    return text.value.decode("utf-8", "replace") if _ask_gpu(gpu, "cuDeviceGetName", text, len(text)) else ""
+
+
+def uuid_of(gpu: int) -> str:
+    """Return the UUID of a GPU in the driver's numbering, or of a MIG device; empty if it cannot be told.
+
+    The second version of the driver's function, since CUDA 11.4, returns a MIG device's own UUID. The first one returns
+    the same for all MIG devices of a GPU (NVIDIA's CUDA Driver API, ``cuDeviceGetUuid``).
+    """
+    value = ctypes.create_string_buffer(16)
+    answered = _ask_gpu(gpu, "cuDeviceGetUuid_v2", value) or (
+        "MIG " not in name_of(gpu) and _ask_gpu(gpu, "cuDeviceGetUuid", value)
+    )
+    return str(uuid.UUID(bytes=value.raw)) if answered else ""
+
+
+def _ask_gpu(gpu: int, name: str, *arguments: object) -> bool:
+    """Call a function of the driver that takes a device as its last argument; return whether it succeeded."""
+    device = c_int()
+    return _call("cuInit", 0) and _call("cuDeviceGet", device, gpu) and _call(name, *arguments, device)
+
+
+def _call(name: str, *arguments: object) -> bool:
+    """Call a function of the driver; return whether it exists and succeeded."""
+    try:
+        return bool(function(name)(*arguments) == 0)
+    except (OSError, AttributeError):
+        return False

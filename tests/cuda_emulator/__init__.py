@@ -1,0 +1,68 @@
+"""Stand-ins for the NVIDIA driver, NVRTC and NCCL, which run kernels on the processor.
+
+They have NVIDIA's names. A process finds them through ``environment``, this one after ``use``.
+
+Environment of the driver:
+    DRIVER_GPUS: number of GPUs (1); those of CUDA_VISIBLE_DEVICES are shown.
+    DRIVER_CAPABILITY: compute capability (8.6).
+    DRIVER_VERSION: CUDA version (12040).
+    DRIVER_MEMORY: bytes of each GPU's memory.
+    DRIVER_FAILS: result of cuInit.
+    DRIVER_MACHINE, DRIVER_MIG, DRIVER_OLD: see ``uuid`` in libcuda.cpp.
+    EMULATOR_FAILS: results of functions, such as ``cuMemAlloc_v2=2@3``: out of memory at the third call.
+    EMULATOR_FLAGS: further flags of g++ for the kernels.
+    EMULATOR_REPORT: file for launches, mistakes of the caller, and memory that is left at the end.
+    EMULATOR_THREADS: threads that compute blocks (one for each processor).
+    EMULATOR_AT_ONCE: compute at each call, not when somebody waits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+LIBRARIES = {"libcuda.so.1": "libcuda.cpp", "libnvrtc.so.12": "libnvrtc.cpp"}
+
+
+def build() -> Path:
+    """Compile the stand-ins, once for each version of their sources; return their folder, for LD_LIBRARY_PATH."""
+    text = b"".join((FOLDER / name).read_bytes() for name in sorted(["shim.h", *LIBRARIES.values()]))
+    name = hashlib.sha256(text).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"cuda-emulator-{os.getuid()}" / name
+    for library, source in LIBRARIES.items():
+        if (folder / library).exists():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        made = folder / f"{library}.{os.getpid()}"
+        flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread"]
+        shim = f'-DSHIM="{FOLDER / "shim.h"}"'
+        command = ["g++", *flags, f"-Wl,-soname,{library}", shim, "-o", str(made), str(FOLDER / source), "-ldl"]
+        subprocess.run(command, check=True)
+        made.replace(folder / library)
+    return folder
+
+
+def environment(**told: object) -> dict[str, str]:
+    """Return the environment of a process that uses the stand-ins."""
+    folder = build()
+    root = str(FOLDER.parents[1])
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": str(folder),
+        "PYTHONPATH": root,
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        **{name: str(value) for name, value in told.items()},
+    }
+
+
+def use() -> None:
+    """Let this process use the stand-ins: a library that is loaded is found by its name."""
+    folder = build()
+    for library in LIBRARIES:
+        ctypes.CDLL(str(folder / library))
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")

@@ -1,0 +1,41 @@
+// Kernels for tests of the emulator, the driver and the compiler.
+#ifndef CUDA_EMULATED
+#define EXPORT(name)
+#define emulated_shared() dynamic_shared
+extern __shared__ unsigned char dynamic_shared[];
+#endif
+#ifndef FACTOR
+#define FACTOR 1
+#endif
+
+// Adds i * FACTOR to each number.
+extern "C" __global__ void add_index(float *numbers, int count, float scale) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < count) numbers[i] += scale * i * FACTOR;
+}
+EXPORT(add_index)
+
+// Adds all numbers: by shuffles in a warp, in dynamic shared memory in a block, by atomics over blocks.
+extern "C" __global__ void __launch_bounds__(256) add_all(const int *numbers, int count, unsigned long long *sum, int *most) {
+  long long *warps = static_cast<long long *>(static_cast<void *>(emulated_shared()));
+  __shared__ int block_most;
+  if (threadIdx.x == 0) block_most = -2147483647 - 1;
+  __syncthreads();
+  long long own = 0;
+  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x) {
+    own += numbers[i];
+    atomicMax(&block_most, numbers[i]);
+  }
+  for (int by = 16; by; by /= 2) own += __shfl_xor_sync(0xffffffffu, own, by);
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = own;
+  __syncthreads();
+  if (threadIdx.x < 32) {
+    own = threadIdx.x < blockDim.x / 32 ? warps[threadIdx.x] : 0;
+    for (int by = 16; by; by /= 2) own += __shfl_down_sync(0xffffffffu, own, by);
+    if (threadIdx.x == 0) {
+      atomicAdd(sum, static_cast<unsigned long long>(own));
+      atomicMax(most, block_most);
+    }
+  }
+}
+EXPORT(add_all)
