@@ -9,6 +9,8 @@ import numpy as np
 
 from crepe_dist import registry
 from crepe_dist.data.batch import Batch
+from crepe_dist.distributed.world import World
+from crepe_dist.engines.cuda import CudaEngine
 from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.engines.native import NativeEngine
 from crepe_dist.exchange.parameter import Parameter
@@ -19,6 +21,7 @@ from crepe_dist.model.shape import Shape
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
 from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.training_options import OptimizerOptions
 
 
 @dataclass
@@ -66,12 +69,26 @@ def gradients(engine: Engine, batch: Batch, seed: int = 0, step: int = 0) -> tup
         while not quanta.fit([quanta.bounds[:]]):
             loss = engine.gradients(batch, seed, step, 1.0)
         return loss, floating(quanta)
+    if isinstance(engine, CudaEngine):
+        return on_gpu(engine, batch, seed, step)
     from crepe_dist.engines.gluon.engine import GraphEngine
 
     assert isinstance(engine, GraphEngine)
     loss = engine.gradients(batch, seed, step, 1.0).asscalar()
     named = engine.network._collect_params_with_prefix()
     return float(loss), {name: p.grad().asnumpy() for name, p in named.items() if p.grad_req != "null"}
+
+
+def on_gpu(engine: CudaEngine, batch: Batch, seed: int, step: int) -> tuple[float, dict[str, np.ndarray]]:
+    """What ``gradients`` returns, of our engine for GPUs."""
+    exchange = engine.open_exchange(World(), OptimizerOptions(), len(batch.packed))
+    reduced = exchange.sum(lambda: engine.gradients(batch, seed, step, 1.0), (), batch.documents)
+    found = {}
+    for name, total in exchange.gradients.totals.items():
+        whole = np.empty(engine.parameters[name].shape, np.int32)
+        total.read(whole)
+        found[name] = (whole * engine.quanta.of(name)).astype(np.float32)
+    return sum(reduced.losses), found
 
 
 def whole_gradients(engine: NativeEngine) -> Quanta:

@@ -12,7 +12,6 @@ Horovod alone would send every gradient through a socket, even within a host, an
 from __future__ import annotations
 
 import ctypes
-import math
 import mmap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,12 +28,12 @@ from crepe_dist.exchange.quanta import Quanta
 from crepe_dist.exchange.rule import Rule
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.exchange.table import SparseParameter, Table
+from crepe_dist.exchange.whole_numbers import Row, mean_scale, row_width, summed
 from crepe_dist.native import library
 
 # The barrier is before it. Gradients begin where NumPy's large arrays do, 16 bytes into a page: an update reads several
 # arrays at the same index, and takes a third longer on an Intel Xeon if their alignments differ.
 START = mmap.PAGESIZE + 16
-SENT = 16  # numbers that a rank may send along, besides its loss and the bounds of its gradients
 
 
 class SharedMemoryExchange(Exchange):
@@ -53,7 +52,7 @@ class SharedMemoryExchange(Exchange):
         by_row = {each.name for each in sparse}
         dense = {name: parameter for name, parameter in quanta.parameters.items() if name not in by_row}
         self._dense = DenseUpdate(self._rule, dense, quanta)
-        self._width = SENT + 1 + len(quanta.parameters)
+        self._width = row_width(quanta)
         gradients = sum(_aligned(parameter.value.size) for parameter in dense.values())
         count = gradients + _aligned(2 * world.size * self._width)  # float64, as two words
         self._squares_at = START + 4 * count
@@ -99,20 +98,10 @@ class SharedMemoryExchange(Exchange):
 
     def sum(self, compute: Callable[[], Any], numbers: Sequence[int], documents: int) -> Reduced:
         """As in ``Exchange``; the gradients remain whole numbers."""
-        parameters = len(self._quanta.parameters)
         self._memory.wait()  # until all rows are written
-        self._quanta.begin(documents)
-        while True:
-            loss = float(compute())
-            rows = self._add([*self._quanta.bounds, loss, *numbers])
-            bounds = [of_rank[:parameters] for of_rank in rows]
-            if self._quanta.fit(bounds):
-                break
-        not_finite = [rank for rank, of_rank in enumerate(bounds) if not all(map(math.isfinite, of_rank))]
-        sent = [list(map(int, of_rank[parameters + 1 :])) for of_rank in rows]
-        return Reduced(sent, [of_rank[parameters] for of_rank in rows], tuple(not_finite))
+        return summed(self._quanta, compute, self._add, numbers, documents)
 
-    def _add(self, row: list[float]) -> list[list[float]]:
+    def _add(self, row: Row) -> list[Row]:
         """Sum the gradients over the ranks, and return the rows of all ranks."""
         width, own = self._width, self._width * self._world.rank
         ctypes.memset(self._rows, 0, ctypes.sizeof(self._rows))
@@ -135,16 +124,11 @@ class SharedMemoryExchange(Exchange):
         return [self._rows[start : start + len(row)] for start in range(0, len(self._rows), width)]
 
     def update(self, documents: float, learning_rate: float, clip_norm: float | None = None) -> None:
-        scale = np.float32(1 / documents)
-        factor = 1.0
-        if clip_norm is not None:
-            norm = np.sqrt(np.float32(self._squares())) * scale
-            clip = np.minimum(np.float32(clip_norm) / (norm + np.float32(1e-12)), np.float32(1))
-            factor = float(clip)
+        scale = mean_scale(documents, clip_norm, self._squares)
         self._updates += 1
-        self._dense.update(self._rule.rate(learning_rate, self._updates), float(scale) * factor)
+        self._dense.update(self._rule.rate(learning_rate, self._updates), scale)
         for table in self._tables:
-            table.update(learning_rate, float(scale) * factor * self._quanta.of(table.name))
+            table.update(learning_rate, scale * self._quanta.of(table.name))
         self._memory.arrive()  # whoever reads rows waits first
 
     def _squares(self) -> float:

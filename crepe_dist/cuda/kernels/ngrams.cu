@@ -1,0 +1,121 @@
+// The n-gram table: logits are means of the rows that a document's distinct n-grams hash to. native/ngrams.h is
+// equivalent up to the order of additions.
+
+#include "loss.cuh"
+#include "optimizer.cuh"
+#include "texts.cuh"
+
+constexpr u32 SIGNIFICANT = 0x80000000u;  // of an n-gram's row number
+constexpr u32 EMPTY = NO_ROW;
+
+// The slot of a hash set that has a row, or the first empty one; `size` is a power of two.
+__device__ inline u32 first_slot(u32 row, u32 size) { return (row * 2654435769u) & (size - 1); }
+
+// Finds the distinct rows of each document's n-grams: writes a row to ngrams [documents][longest][length + 2] where the
+// text has its first n-gram, with the mark SIGNIFICANT, and NO_ROW elsewhere; and the numbers of others and of significant
+// ones to counts [documents][2]. sets: scratch [documents][2][size], of rows and of the place of each row's first n-gram.
+// A block for each document.
+KERNEL(THREADS) find_ngrams(
+    const u8* texts, const i32* lengths, int symbols, int longest, int rows, const float* significant, u32* sets, int size,
+    u32* ngrams, i32* counts
+) {
+    const int document = blockIdx.x, length = lengths[document], places = longest * symbols;
+    const u8* const text = texts + i64(document) * symbols;
+    u32 *const keys = sets + i64(document) * 2 * size, *const firsts = keys + size;
+    u32* const found = ngrams + i64(document) * places;
+    __shared__ i32 numbers[2];
+    if (threadIdx.x < 2) numbers[threadIdx.x] = 0;
+    for (int i = threadIdx.x; i < 2 * size; i += THREADS) keys[i] = EMPTY;
+    for (int i = threadIdx.x; i < places; i += THREADS) found[i] = NO_ROW;
+    __syncthreads();
+    for (int start = threadIdx.x; start < length; start += THREADS)
+        visit_ngrams(text, start, length, longest, rows, [&](int n, u32 row) {
+            const u32 place = u32(n * symbols + start);
+            found[place] = row;
+            u32 slot = first_slot(row, size);
+            for (u32 other; (other = atomicCAS(keys + slot, EMPTY, row)) != EMPTY && other != row;)
+                slot = (slot + 1) & (size - 1);
+            atomicMin(firsts + slot, place);
+        });
+    __syncthreads();
+    for (int i = threadIdx.x; i < places; i += THREADS) {
+        const u32 row = found[i];
+        if (row == NO_ROW) continue;
+        u32 slot = first_slot(row, size);
+        while (keys[slot] != row) slot = (slot + 1) & (size - 1);
+        const bool tells = significant[row] != 0;
+        if (firsts[slot] == u32(i)) atomicAdd(numbers + tells, 1);
+        found[i] = firsts[slot] == u32(i) ? row | (tells ? SIGNIFICANT : 0) : NO_ROW;
+    }
+    __syncthreads();
+    if (threadIdx.x < 2) counts[2 * document + threadIdx.x] = numbers[threadIdx.x];
+}
+EXPORT(find_ngrams)
+
+// The factor of the rows of one group of a document.
+__device__ inline float factor_of(int count) {
+    const float number = float(count > 1 ? count : 1);
+    return fminf(NGRAM_SCALE, ROOT_SCALE * sqrtf(number)) / number;
+}
+
+// Writes the logits [documents][classes]. Blocks: (documents, pieces of the classes); `wide` classes, a power of two up
+// to THREADS, are a piece.
+KERNEL(THREADS) table_logits(
+    const u32* ngrams, int places, const i32* counts, const float* weight, const float* bias, int classes, int wide,
+    float* logits
+) {
+    __shared__ float memory[2][THREADS];
+    const int document = blockIdx.x, column = threadIdx.x % wide, n = blockIdx.y * wide + column;
+    float sums[2] = {0, 0};
+    for (int i = threadIdx.x / wide; i < places; i += THREADS / wide) {
+        const u32 row = ngrams[i64(document) * places + i];
+        if (row == NO_ROW || n >= classes) continue;
+        const float value = weight[i64(row & ~SIGNIFICANT) * classes + n];
+        if (row & SIGNIFICANT) sums[1] += value;
+        else sums[0] += value;
+    }
+    for (int group : {0, 1}) memory[group][threadIdx.x] = sums[group];
+    __syncthreads();
+    for (int half = THREADS / 2; half >= wide; half /= 2) {
+        if (int(threadIdx.x) < half)
+            for (int group : {0, 1}) memory[group][threadIdx.x] += memory[group][threadIdx.x + half];
+        __syncthreads();
+    }
+    if (int(threadIdx.x) >= wide || n >= classes) return;
+    float logit = bias[n];
+    for (int group : {0, 1}) logit += factor_of(counts[2 * document + group]) * memory[group][column];
+    logits[i64(document) * classes + n] = logit;
+}
+EXPORT(table_logits)
+
+// Adds each document's terms to the gradients of the weights and of the bias, in quanta of 1 / per_unit, and writes the
+// size of the largest number of each term to largest and largest_bias [documents]. Blocks: documents.
+KERNEL(THREADS) table_gradients(
+    const u32* ngrams, int places, const i32* counts, const float* logit_gradients, int classes, int wide, float per_unit,
+    float bias_per_unit, i32* weight, i32* bias, u32* largest, u32* largest_bias
+) {
+    __shared__ u32 memory[THREADS];
+    const int document = blockIdx.x;
+    const float* const gradients = logit_gradients + i64(document) * classes;
+    const float factors[2] = {factor_of(counts[2 * document]), factor_of(counts[2 * document + 1])};
+    u32 size = 0, size_bias = 0;
+    for (int n = threadIdx.x; n < classes; n += THREADS) {
+        add_term(bias + n, gradients[n] * bias_per_unit);
+        size_bias = Larger()(size_bias, size_bits(gradients[n] * bias_per_unit));
+        for (float factor : factors) size = Larger()(size, size_bits(factor * gradients[n] * per_unit));
+    }
+    size = over_block(size, memory, Larger());
+    size_bias = over_block(size_bias, memory, Larger());
+    if (threadIdx.x == 0) {
+        largest[document] = size;
+        largest_bias[document] = size_bias;
+    }
+    for (int n = threadIdx.x % wide; n < classes; n += wide)
+        for (int i = threadIdx.x / wide; i < places; i += THREADS / wide) {
+            const u32 row = ngrams[i64(document) * places + i];
+            if (row == NO_ROW) continue;
+            const float factor = factors[row & SIGNIFICANT ? 1 : 0];
+            add_term(weight + i64(row & ~SIGNIFICANT) * classes + n, factor * gradients[n] * per_unit);
+        }
+}
+EXPORT(table_gradients)

@@ -1,0 +1,152 @@
+// Matrix products of a warp, with float32 sums: on tensor cores for 16-bit operands, else on the other cores.
+#pragma once
+
+#include "common.cuh"
+
+// Number types of activations, and of the weights that are multiplied with them. PRECISION is 0 for float32, 1 for
+// float16 and 2 for bfloat16.
+struct Half {
+    u16 bits;
+};
+struct Brain {
+    u16 bits;
+};
+
+__device__ inline float to_float(float value) { return value; }
+__device__ inline void put(float& to, float value) { to = value; }
+
+__device__ inline float to_float(Brain value) { return __uint_as_float(u32(value.bits) << 16); }
+// Rounds to nearest, ties to even, as native/lanes.h does.
+__device__ inline void put(Brain& to, float value) {
+    const u32 bits = __float_as_uint(value);
+    to.bits = u16((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+#if defined(__CUDACC_RTC__)
+__device__ inline float to_float(Half value) {
+    float result;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
+    return result;
+}
+__device__ inline void put(Half& to, float value) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to.bits) : "f"(value)); }
+#else
+inline float to_float(Half value) {
+    _Float16 half;
+    __builtin_memcpy(&half, &value, sizeof half);
+    return float(half);
+}
+inline void put(Half& to, float value) {
+    const _Float16 half = _Float16(value);
+    __builtin_memcpy(&to, &half, sizeof half);
+}
+#endif
+
+#if PRECISION == 0
+using Number = float;
+#elif PRECISION == 1
+using Number = Half;
+#else
+using Number = Brain;
+#endif
+
+constexpr int SIDE = 16;  // of the squares that a warp multiplies
+
+// A 16 × 16 square of a sum of products, divided among the threads of a warp.
+//
+// All threads of the warp call each function together. Rows begin at multiples of 32 bytes.
+struct Square {
+    float sums[8];
+
+    __device__ void clear() {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) sums[i] = 0.0f;
+    }
+
+#if defined(__CUDACC_RTC__) && PRECISION > 0
+#define EIGHT(kind, array) \
+    kind(array[0]), kind(array[1]), kind(array[2]), kind(array[3]), kind(array[4]), kind(array[5]), kind(array[6]), \
+        kind(array[7])
+#define FOUR(kind, array) kind(array[0]), kind(array[1]), kind(array[2]), kind(array[3])
+#if PRECISION == 1
+#define LOAD_OPERAND(layout, which, operand, from, stride)                                              \
+    asm volatile("wmma.load." which ".sync.aligned." layout                                             \
+                 ".m16n16k16.f16 {%0, %1, %2, %3, %4, %5, %6, %7}, [%8], %9;"                           \
+                 : EIGHT("=r", operand)                                                                 \
+                 : "l"(from), "r"(stride)                                                               \
+                 : "memory")
+#define MULTIPLY(layout)                                                                                \
+    asm volatile("wmma.mma.sync.aligned." layout ".row.m16n16k16.f32.f32 "                              \
+                 "{%0, %1, %2, %3, %4, %5, %6, %7}, {%8, %9, %10, %11, %12, %13, %14, %15}, "           \
+                 "{%16, %17, %18, %19, %20, %21, %22, %23}, {%0, %1, %2, %3, %4, %5, %6, %7};"          \
+                 : EIGHT("+f", sums)                                                                    \
+                 : EIGHT("r", left.parts), EIGHT("r", right.parts))
+    static constexpr int PARTS = 8;
+#else
+#define LOAD_OPERAND(layout, which, operand, from, stride)                                              \
+    asm volatile("wmma.load." which ".sync.aligned." layout ".m16n16k16.bf16 {%0, %1, %2, %3}, [%4], %5;" \
+                 : FOUR("=r", operand)                                                                  \
+                 : "l"(from), "r"(stride)                                                               \
+                 : "memory")
+#define MULTIPLY(layout)                                                                                \
+    asm volatile("wmma.mma.sync.aligned." layout ".row.m16n16k16.f32.bf16.bf16.f32 "                    \
+                 "{%0, %1, %2, %3, %4, %5, %6, %7}, {%8, %9, %10, %11}, {%12, %13, %14, %15}, "         \
+                 "{%0, %1, %2, %3, %4, %5, %6, %7};"                                                    \
+                 : EIGHT("+f", sums)                                                                    \
+                 : FOUR("r", left.parts), FOUR("r", right.parts))
+    static constexpr int PARTS = 4;
+#endif
+
+    // The left operand: 16 rows of a matrix, or 16 columns of it if TURNED.
+    template <bool TURNED> struct Left {
+        u32 parts[PARTS];
+        __device__ Left(const Number* from, int stride) {
+            if constexpr (TURNED) LOAD_OPERAND("col", "a", parts, from, stride);
+            else LOAD_OPERAND("row", "a", parts, from, stride);
+        }
+    };
+
+    // Adds the product of the left operand and 16 rows of another matrix.
+    template <bool TURNED> __device__ void add(const Left<TURNED>& left, const Number* from, int stride) {
+        struct {
+            u32 parts[PARTS];
+        } right;
+        LOAD_OPERAND("row", "b", right.parts, from, stride);
+        if constexpr (TURNED) MULTIPLY("col");
+        else MULTIPLY("row");
+    }
+
+    __device__ void store(float* to, int stride) const {
+        asm volatile("wmma.store.d.sync.aligned.row.m16n16k16.f32 [%0], {%1, %2, %3, %4, %5, %6, %7, %8}, %9;"
+                     :
+                     : "l"(to), EIGHT("f", sums), "r"(stride)
+                     : "memory");
+    }
+#else
+    template <bool TURNED> struct Left {
+        const Number* from;
+        int stride;
+        __device__ Left(const Number* from, int stride) : from(from), stride(stride) {}
+        __device__ float operator()(int row, int k) const {
+            return to_float(TURNED ? from[k * stride + row] : from[row * stride + k]);
+        }
+    };
+
+    // Each thread has half a row of the square.
+    static __device__ int row() { return threadIdx.x % 32 / 2; }
+    static __device__ int column() { return threadIdx.x % 2 * 8; }
+
+    template <bool TURNED> __device__ void add(const Left<TURNED>& left, const Number* from, int stride) {
+#pragma unroll 4
+        for (int k = 0; k < SIDE; ++k) {
+            const float factor = left(row(), k);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) sums[i] += factor * to_float(from[k * stride + column() + i]);
+        }
+    }
+
+    __device__ void store(float* to, int stride) const {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) to[row() * stride + column() + i] = sums[i];
+    }
+#endif
+};

@@ -1,0 +1,83 @@
+"""What the engine hands to the parts of a network, and what it expects of them."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from crepe_dist.cuda.gpu import Memory
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Documents of a batch on a GPU, as ``read_texts`` writes them.
+
+    Attributes:
+        documents: their number.
+        first: position of the first one in the global batch.
+        symbols: most symbols of a document: its characters and two edges.
+        texts: uint8 [documents, symbols].
+        lengths: symbols of each document, int32 [documents].
+    """
+
+    documents: int
+    first: int
+    symbols: int
+    texts: Memory
+    lengths: Memory
+
+
+@dataclass(frozen=True)
+class Dropping:
+    """Dropout of a step.
+
+    Attributes:
+        probability: probability of dropping a unit, raised to a multiple of 2**-16.
+        seed: seed of the step, uint64.
+    """
+
+    probability: float
+    seed: int
+
+    def arguments(self) -> tuple[Any, int, float]:
+        """Return seed, threshold and scale as kernels take them; see ``Dropout`` in kernels/common.cuh."""
+        return ctypes.c_uint64(self.seed), math.ceil(self.probability * 2**16), self.scale
+
+    @property
+    def scale(self) -> float:
+        """Factor of units that are kept."""
+        return 1 / (1 - self.probability)
+
+
+NOT_DROPPING = Dropping(0.0, 0)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Sum of a parameter's gradients in whole numbers.
+
+    Attributes:
+        total: the sum, int32 in the parameter's shape, to which kernels add.
+        per_unit: quanta per 1.
+        largest: largest number of each document's term, float32 [documents], zero at first.
+    """
+
+    total: Memory
+    per_unit: float
+    largest: Memory
+
+
+Sums = Mapping[str, Sum]  # by name of the parameter
+
+
+class Part(Protocol):
+    """A part of a network, with logits and a loss of its own."""
+
+    def forward(self, texts: Texts, logits: Memory, dropping: Dropping | None = None) -> None:
+        """Compute the logits, float32 [documents, classes]; for training if ``dropping`` is given."""
+
+    def backward(self, texts: Texts, logit_gradients: Memory, sums: Sums, dropping: Dropping) -> None:
+        """Add the gradients of the documents of the last forward pass to their sums."""

@@ -1,0 +1,181 @@
+"""Engine on our own kernels for GPUs (``crepe_dist/cuda``)."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from crepe_dist import registry
+from crepe_dist.cuda.gpu import Gpu, Memory
+from crepe_dist.cuda.network import Dropping, Part, Sum, Texts
+from crepe_dist.cuda.program import Program
+from crepe_dist.data.batch import Batch, pieces
+from crepe_dist.data.targets import SEVERAL
+from crepe_dist.distributed.device import CPU, Device
+from crepe_dist.distributed.world import World
+from crepe_dist.engines.engine import Engine, Logits, Mark, dropout_seed, no_mark
+from crepe_dist.exchange.cuda import CudaExchange, Gradients
+from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.exchange.quanta import Quanta
+from crepe_dist.exchange.rule import Rule
+from crepe_dist.model.objective import PLAIN, Objective, rounded
+from crepe_dist.model.parameters import Arrays, check
+from crepe_dist.model.part_weight import combined
+from crepe_dist.model.precision import Plan
+from crepe_dist.model.shape import Shape
+from crepe_dist.native import constants
+from crepe_dist.settings.training_options import OptimizerOptions
+
+
+class CudaEngine(Engine):
+    """Engine on a GPU. Parameters, gradients and the optimizer's state are in its memory, with copies on the host.
+
+    Gradients are whole numbers, see ``Quanta``. A term of a gradient is that of one document, so the division of a
+    batch among ranks and pieces changes no bit.
+
+    Attributes:
+        parameters: parameters by name, whose values ``values`` copies from the GPU.
+        quanta: quanta of the gradients, once the exchange is open.
+    """
+
+    quanta: Quanta
+
+    def __init__(
+        self,
+        shape: Shape,
+        parameters: Mapping[str, Parameter],
+        plan: Plan,
+        objective: Objective = PLAIN,
+        piece: int = 0,
+        device: Device = CPU,
+    ) -> None:
+        super().__init__(shape, plan, objective, piece)
+        self.device = device
+        self.parameters = {name: parameters[name] for name in shape.parameter_shapes()}
+        network = registry.part(shape.kind, "cuda")
+        gpu = Gpu(device.device_id)
+        self._run = Program(gpu, network.PROGRAM, {**_constants(), **network.constants(shape)}, plan.precision)
+        self._values = {name: gpu.allocate(each.value.nbytes) for name, each in self.parameters.items()}
+        self._upload()
+        self._parts: list[Part] = network.parts(shape, self._run, self._values)
+        class_weights = objective.class_weights(shape.classes) / np.float32(len(self._parts))
+        self._class_weights = gpu.allocate(class_weights.nbytes)
+        self._class_weights.write(class_weights)
+        self._gradients_on_gpu: Gradients | None = None
+        self._lock = threading.Lock()  # the parts keep what they computed from one kernel to the next
+
+    def wait(self) -> None:
+        self._run.gpu.wait()
+
+    def values(self) -> Arrays:
+        for name, parameter in self.parameters.items():
+            self._values[name].read(parameter.value)
+        return {name: parameter.value for name, parameter in self.parameters.items()}
+
+    def set_values(self, arrays: Arrays) -> None:
+        check(arrays, self.shape)
+        for name, parameter in self.parameters.items():
+            parameter.value[:] = arrays[name]
+        self._upload()
+
+    def _upload(self) -> None:
+        for name, parameter in self.parameters.items():
+            self._values[name].write(parameter.value)
+
+    def open_exchange(self, world: World, options: OptimizerOptions, documents: int) -> CudaExchange:
+        self.quanta = Quanta({name: each for name, each in self.parameters.items() if each.is_trained})
+        exchange = CudaExchange(world, Rule(options), self.quanta, self._run, self._values, self.shape.tables)
+        self._gradients_on_gpu = exchange.gradients
+        return exchange
+
+    def _logits(self, batch: Batch) -> Logits:
+        parts = self.parts(batch)
+        return combined(parts, 1.0) if self.shape.weighed else parts[:, 0]
+
+    def parts(self, batch: Batch) -> Logits:
+        parts = np.empty((len(self._parts), len(batch.packed), self.shape.classes), np.float32)
+        with self._lock:
+            texts, _ = self._texts(batch)
+            for part, logits in zip(self._parts, parts):
+                on_gpu = self._run.buffer("logits", logits.nbytes)
+                part.forward(texts, on_gpu)
+                on_gpu.read(logits)
+        return parts.swapaxes(0, 1)
+
+    def rows_at_a_time(self, batch: Batch) -> int:
+        """Return the documents of the global batch, so that the loss scale does not depend on the number of ranks."""
+        return batch.documents
+
+    def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = no_mark) -> float:
+        assert self._gradients_on_gpu is not None, "open_exchange comes first"
+        self._gradients_on_gpu.clear()
+        bounds, loss = np.zeros(len(self.quanta.parameters)), 0.0
+        with self._lock:
+            for piece in pieces(batch, super().rows_at_a_time(batch)):
+                loss += self._gradients(piece, seed, step, scale, mark)
+                bounds += self._bounds
+        self.quanta.bounds[:] = bounds.tolist()
+        return loss
+
+    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> float:
+        texts, packed = self._texts(batch)
+        run, shape, quanta, documents = self._run, self.shape, self.quanta, len(batch.packed)
+        mark("copy")
+        dropping = Dropping(shape.dropout, dropout_seed(seed, step))
+        size = 4 * documents * shape.classes
+        logits = run.buffer("logits", size)
+        gradients = [run.buffer(f"logit gradients {number}", size) for number in range(len(self._parts))]
+        # The results of a step, to be read at once: bounds of the parameters, and the losses of the documents.
+        results = run.buffer("results", 4 * (len(quanta.parameters) + len(self._parts) * documents))
+        objective = self.objective
+        for number, part in enumerate(self._parts):
+            part.forward(texts, logits, dropping)
+            losses = results.view(4 * (len(quanta.parameters) + number * documents), 4 * documents)
+            run(
+                "losses", documents, logits, shape.classes, packed, batch.packed.shape[1], shape.feature_len,
+                objective.pairs, int(objective.labelled == SEVERAL), ctypes.c_double(objective.smoothing),
+                self._class_weights, scale, gradients[number], losses,
+            )  # fmt: skip
+        mark("forward")
+        largest = run.buffer("largest terms", 4 * len(quanta.parameters) * documents)
+        largest.clear()
+        assert self._gradients_on_gpu is not None
+        sums = {
+            name: Sum(total, 1 / quanta.of(name), largest.view(4 * number * documents, 4 * documents))
+            for number, (name, total) in enumerate(self._gradients_on_gpu.totals.items())
+        }
+        for part, of_logits in zip(self._parts, gradients):
+            part.backward(texts, of_logits, sums, dropping)
+        run("bound_sums", len(quanta.parameters), largest, documents, ctypes.c_double(quanta.unit), results)
+        read = np.empty(len(quanta.parameters) + len(self._parts) * documents, np.float32)
+        results.read(read)
+        mark("backward")
+        self._bounds = read[: len(quanta.parameters)].astype(np.float64)
+        losses_of_parts = read[len(quanta.parameters) :].reshape(len(self._parts), documents)
+        return float(rounded(losses_of_parts.sum(axis=0, dtype=np.float32)).sum())
+
+    def _arrays_of_gradients(self) -> list[Any]:
+        raise NotImplementedError("the sums remain on the GPU")
+
+    def _texts(self, batch: Batch) -> tuple[Texts, Memory]:
+        """Copy a batch to the GPU and unpack its texts; return them and the batch as it was."""
+        run, (documents, stride), length = self._run, batch.packed.shape, self.shape.feature_len
+        packed = run.buffer("packed", batch.packed.nbytes)
+        packed.write(np.ascontiguousarray(batch.packed))
+        texts = run.buffer("texts", documents * (length + 2))
+        lengths = run.buffer("lengths", 4 * documents)
+        run("read_texts", documents, packed, stride, length, self.shape.alphabet_size, texts, lengths)
+        return Texts(documents, batch.first, length + 2, texts, lengths), packed
+
+
+def _constants() -> dict[str, str]:
+    """Return the constants that Python shares with the kernels, as C++ expressions."""
+    written = {}
+    for name, value in vars(constants).items():
+        if name.isupper() and isinstance(value, (int, float)):
+            written[name] = f"{value!r}f" if isinstance(value, float) else f"{value}{'ull' * (value >= 2**31)}"
+    return written

@@ -1,0 +1,189 @@
+"""Exchange of gradients in whole numbers in the memory of GPUs.
+
+Behind the gradients is a table with a row of numbers for each rank, which is summed with them by Horovod, in the
+memory of the hosts. Whole numbers add up to the same bits in any order.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from crepe_dist.cuda.gpu import Memory
+from crepe_dist.cuda.program import Program, blocks
+from crepe_dist.distributed.world import World
+from crepe_dist.exchange.exchange import Exchange, Reduced
+from crepe_dist.exchange.quanta import Quanta
+from crepe_dist.exchange.rule import Rule
+from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
+from crepe_dist.exchange.table import catch_up
+from crepe_dist.exchange.whole_numbers import Row, mean_scale, row_width, summed
+
+LINE = 64  # numbers to which gradients are aligned
+
+
+class Gradients:
+    """Sums of gradients on a GPU, one after the other, with a table of the ranks' rows behind them.
+
+    Args:
+        width: numbers of a row of the table, float64.
+
+    Attributes:
+        totals: the sum of each trained parameter, int32.
+        count: number of int32 in all.
+    """
+
+    def __init__(self, run: Program, quanta: Quanta, ranks: int, width: int) -> None:
+        sizes = {name: parameter.value.size for name, parameter in quanta.parameters.items()}
+        places, self._end = {}, 0
+        for name, size in sizes.items():
+            places[name] = self._end
+            self._end += -(-size // LINE) * LINE
+        self.count = self._end + 2 * ranks * width
+        self.memory = run.gpu.allocate(4 * self.count)
+        self.totals = {name: self.memory.view(4 * place, 4 * sizes[name]) for name, place in places.items()}
+        self._table = self.memory.view(4 * self._end, 8 * ranks * width)
+        self._rows = np.zeros((ranks, width))
+
+    def clear(self) -> None:
+        """Set all sums to zero."""
+        self.memory.clear()
+
+    def write_row(self, rank: int, row: Row) -> None:
+        """Write a rank's row, and zeros for the others."""
+        self._rows[:] = 0
+        self._rows[rank, : len(row)] = row
+        self._table.write(self._rows)
+
+    def read_rows(self, length: int) -> list[Row]:
+        """Return the first ``length`` numbers of all rows."""
+        self._table.read(self._rows)
+        rows: list[Row] = self._rows[:, :length].tolist()
+        return rows
+
+
+class CudaExchange(Exchange):
+    """Exchange that sums on GPUs and updates the parameters there.
+
+    Args:
+        run: kernels of the network.
+        values: parameters on the GPU, by name.
+        tables: names of the parameters that ``flush`` rounds.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        rule: Rule,
+        quanta: Quanta,
+        run: Program,
+        values: Mapping[str, Memory],
+        tables: Collection[str],
+    ) -> None:
+        self._world = world
+        self._rule = rule
+        self._quanta = quanta
+        self._run = run
+        self._values = values
+        self._tables = tables
+        self._updates = 0
+        self.gradients = Gradients(run, quanta, world.size, row_width(quanta))
+        self._moments = {
+            name: [run.gpu.allocate(4 * math.prod(shape)) for shape in rule.moment_shapes(parameter)]
+            for name, parameter in quanta.parameters.items()
+        }
+        self.by = "Horovod" if world.size > 1 else ""
+
+    def sum(self, compute: Callable[[], Any], numbers: Sequence[int], documents: int) -> Reduced:
+        """As in ``Exchange``; the gradients remain whole numbers."""
+        return summed(self._quanta, compute, self._add, numbers, documents)
+
+    def _add(self, row: Row) -> list[Row]:
+        """Sum the gradients over the ranks, and return the rows of all ranks."""
+        if self._world.size == 1:
+            return [row]
+        gradients = self.gradients
+        gradients.write_row(self._world.rank, row)
+        on_host = np.empty(gradients.count, np.int32)
+        gradients.memory.read(on_host)
+        gradients.memory.write(self._world.sum(on_host, "gradients"))
+        return gradients.read_rows(len(row))
+
+    def update(self, documents: float, learning_rate: float, clip_norm: float | None = None) -> None:
+        scale = mean_scale(documents, clip_norm, self._squares)
+        self._updates += 1
+        rule = self._rule
+        constants = rule.weight_decay, *rule.decays, rule.epsilon
+        for name, parameter in self._quanta.parameters.items():
+            first, second = (*self._moments[name], None, None)[:2]
+            arrays = self._values[name], first, second, self.gradients.totals[name]
+            rates = rule.rate(learning_rate * parameter.rate, self._updates), scale * self._quanta.of(name)
+            if parameter.row_moments:
+                rows, columns = parameter.shape
+                lanes = min(32, 1 << (columns - 1).bit_length())
+                grid = blocks(rows * lanes)
+                self._run("update_rows", grid, rule.number, rows, columns, lanes, *arrays, *rates, *constants)
+            else:
+                count = parameter.value.size
+                self._run("update", blocks(count), rule.number, ctypes.c_int64(count), *arrays, *rates, *constants)
+
+    def _squares(self) -> float:
+        """Return the sum of the squares of all summed gradients, the same on every rank."""
+        sums = self._run.buffer("squares", 16 * len(self._quanta.parameters))
+        sums.clear()
+        for number, (name, parameter) in enumerate(self._quanta.parameters.items()):
+            count, total = parameter.value.size, self.gradients.totals[name]
+            self._run("add_squares", blocks(count), total, ctypes.c_int64(count), sums.view(16 * number, 16))
+        read = np.empty((len(self._quanta.parameters), 2), np.uint64)
+        sums.read(read)
+        return sum(
+            (int(low) + (int(high) << 32)) * self._quanta.of(name) ** 2
+            for (low, high), name in zip(read, self._quanta.parameters)
+        )
+
+    def flush(self) -> None:
+        for name in self._tables:
+            count = self._quanta.parameters[name].value.size
+            self._run("round_to_half", blocks(count), self._values[name], ctypes.c_int64(count))
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        before = self._quanta.state()
+        try:
+            yield
+        finally:
+            self._quanta.restore(before)
+
+    def arrays(self) -> Arrays:
+        arrays: Arrays = {"updates": np.array([self._updates], dtype=np.int64)}
+        if (quanta := self._quanta.state()) is not None:
+            arrays["quanta"] = quanta
+        for name, parameter in self._quanta.parameters.items() if self._updates else ():
+            for number, shape in enumerate(self._rule.moment_shapes(parameter)):
+                arrays[f"{name}.{number}"] = np.empty(shape, np.float32)
+                self._moments[name][number].read(arrays[f"{name}.{number}"])
+        return arrays
+
+    def restore(self, arrays: Arrays) -> None:
+        saved = SavedArrays(arrays)
+        for name, parameter in self._quanta.parameters.items():
+            ages = saved.ages(name, parameter.shape[0] if parameter.row_moments else 0)
+            moments = saved.moments(name, self._rule.moment_shapes(parameter))
+            if moments is not None:
+                value, moments = catch_up(parameter.value, moments, ages, self._rule)
+                self._values[name].write(np.ascontiguousarray(value))
+                for memory, moment in zip(self._moments[name], moments):
+                    memory.write(np.ascontiguousarray(moment))
+        self._quanta.restore(saved.quanta(len(self._quanta.parameters)))
+        saved.end()
+        self._updates = saved.updates
+
+    @property
+    def bytes(self) -> dict[str, int]:
+        moments = sum(memory.size for of_parameter in self._moments.values() for memory in of_parameter)
+        return {"gradients": 4 * self.gradients.count, "optimizer state": moments}

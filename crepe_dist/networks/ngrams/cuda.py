@@ -1,0 +1,69 @@
+"""The n-gram table in our own kernels for GPUs (``cuda/kernels/ngrams.cu``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from crepe_dist.cuda.gpu import Memory
+from crepe_dist.cuda.network import Dropping, Sums, Texts
+from crepe_dist.cuda.program import THREADS, Program
+from crepe_dist.networks.ngrams.shape import NGramShape
+
+PROGRAM = "ngrams.cu"
+
+
+def constants(shape: NGramShape) -> dict[str, int]:
+    """Return the constants of the program besides those of all networks."""
+    return {}
+
+
+def parts(shape: NGramShape, program: Program, values: Mapping[str, Memory]) -> list[Table]:
+    """Return the parts of the network whose logits are added."""
+    return [Table(shape, program, values)]
+
+
+class Table:
+    """The n-gram table on a GPU.
+
+    Args:
+        values: parameters by name.
+        prefix: of their names.
+    """
+
+    def __init__(self, shape: NGramShape, program: Program, values: Mapping[str, Memory], prefix: str = "") -> None:
+        self._shape = shape
+        self._run = program
+        self._values = values
+        self._prefix = prefix
+        self._wide = min(THREADS, 1 << (shape.classes - 1).bit_length())
+
+    def forward(self, texts: Texts, logits: Memory, dropping: Dropping | None = None) -> None:
+        """Compute the logits, float32 [documents, classes]."""
+        shape, documents = self._shape, texts.documents
+        weight, bias, significant = (self._values[f"{self._prefix}{name}"] for name in shape.parameter_shapes())
+        places = shape.longest * texts.symbols
+        size = 1 << (2 * places - 1).bit_length()  # of a hash set, at most half full
+        ngrams, counts = self._found(texts)
+        sets = self._run.buffer("sets", 8 * documents * size)
+        self._run(
+            "find_ngrams", documents, texts.texts, texts.lengths, texts.symbols, shape.longest, shape.buckets,
+            significant, sets, size, ngrams, counts,
+        )  # fmt: skip
+        grid = documents, -(-shape.classes // self._wide)
+        self._run("table_logits", grid, ngrams, places, counts, weight, bias, shape.classes, self._wide, logits)
+
+    def backward(self, texts: Texts, logit_gradients: Memory, sums: Sums, dropping: Dropping) -> None:
+        """Add the gradients of the last batch to their sums."""
+        weight, bias = (sums[f"{self._prefix}{name}"] for name in ("weight", "bias"))
+        ngrams, counts = self._found(texts)
+        self._run(
+            "table_gradients", texts.documents, ngrams, self._shape.longest * texts.symbols, counts, logit_gradients,
+            self._shape.classes, self._wide, weight.per_unit, bias.per_unit, weight.total, bias.total, weight.largest,
+            bias.largest,
+        )  # fmt: skip
+
+    def _found(self, texts: Texts) -> tuple[Memory, Memory]:
+        """Return the memory of the distinct n-grams of each document, and of their numbers."""
+        places = self._shape.longest * texts.symbols
+        ngrams = self._run.buffer("ngrams", 4 * texts.documents * places)
+        return ngrams, self._run.buffer("ngram counts", 8 * texts.documents)
