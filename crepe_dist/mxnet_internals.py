@@ -1,7 +1,9 @@
 """Workarounds that use private names or undocumented behaviour of MXNet, one function each.
 
-Each was checked with MXNet 1.9.1. Check them all before allowing another version. Workarounds that must run before
-MXNet is imported are in ``distributed/launch.py`` and ``distributed/late_operators.py``.
+Each was checked with MXNet 1.9.1 as PyPI has it. Check them all before allowing another version. None was checked with
+NVIDIA's container, whose MXNet 1.9.1 has NVIDIA's own changes, to the engine among others, and cuDNN 9 from 24.05 on.
+Workarounds that must run before MXNet is imported are in ``distributed/launch.py`` and
+``distributed/late_operators.py``.
 """
 
 from __future__ import annotations

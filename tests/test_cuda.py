@@ -77,6 +77,20 @@ except device.UserError as error:
 """
 
 
+SAYS_TF32 = """
+#include <stdio.h>
+#include <stdlib.h>
+__attribute__((constructor)) static void say(void) { puts(getenv("NVIDIA_TF32_OVERRIDE")); fflush(stdout); }
+"""
+
+
+@pytest.mark.parametrize("given", [{}, {"NVIDIA_TF32_OVERRIDE": "1"}], ids=["by default", "as the user says"])
+def test_float32_is_no_tf32_when_cublas_is_loaded(driver, site, given):
+    cuda_driver.library(site / "nvidia" / "cublas" / "lib" / "libcublas.so.11", SAYS_TF32)
+    code = "from crepe_dist.distributed.launch import Launch, import_mxnet; import_mxnet(Launch())"
+    assert run(code, cuda_driver.environment(driver, site, **given)) == [given.get("NVIDIA_TF32_OVERRIDE", "0")]
+
+
 @pytest.mark.parametrize(
     ("wheel", "picked"),
     [

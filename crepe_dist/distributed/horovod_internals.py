@@ -76,6 +76,16 @@ def set_cycle_time(gpus: bool, several_hosts: bool) -> None:
     os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.2" if gpus else "1" if several_hosts else "10")
 
 
+def keep_groups_apart() -> None:
+    """Let Horovod add up each group of arrays by itself, unless the variable is set; call before ``hvd.init``.
+
+    By default it joins all groups that are ready in one cycle. A number's place among all that is sent together decides
+    in which order three or more ranks add it, so sums would depend on timing (checked with Horovod 0.28.1:
+    ``Controller::ComputeResponseList``, ``Controller::FuseResponses``).
+    """
+    os.environ.setdefault("HOROVOD_DISABLE_GROUP_FUSION", "1")
+
+
 def groups(trainer: Any, arrays: list[Any]) -> list[list[Any]]:
     """Split arrays as Horovod's trainer splits them into groups; without the groups that would be empty.
 

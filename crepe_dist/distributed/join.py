@@ -74,6 +74,7 @@ def _import_horovod(launch: Launch) -> Any:
         raise _error_of_all(launch.rank, built)
     placed = detect()  # again: the rendezvous may have set the variables
     horovod_internals.set_cycle_time(has_gpu_driver(), placed.local_size < placed.size)
+    horovod_internals.keep_groups_apart()
     return horovod
 
 

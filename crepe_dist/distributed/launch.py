@@ -36,8 +36,14 @@ LAUNCHERS = (
 )
 # By default MXNet times cuDNN's convolutions and takes the fastest one, which may be another one in the next run, and
 # allows those that add in any order (checked with MXNet 1.9.1: src/operator/nn/cudnn/cudnn_convolution-inl.h and
-# cudnn_pooling-inl.h). A resumed run would not be bit-identical.
-REPRODUCIBLE = {"MXNET_CUDNN_AUTOTUNE_DEFAULT": "0", "MXNET_ENFORCE_DETERMINISM": "1"}
+# cudnn_pooling-inl.h). A resumed run would not be bit-identical. On Ampere and later, cuBLAS and cuDNN also round the
+# factors of float32 products to TF32, with the 10 bits of float16 (linalg.h, ``VERSION_ADJUSTED_TF32_MATH``; NVIDIA's
+# "cuDNN developer guide", ``CUDNN_DEFAULT_MATH``).
+ENVIRONMENT = {
+    "MXNET_CUDNN_AUTOTUNE_DEFAULT": "0",
+    "MXNET_ENFORCE_DETERMINISM": "1",
+    "NVIDIA_TF32_OVERRIDE": "0",
+}
 # Optional MXNet imports that we never need.
 UNUSED = ("scipy", "sklearn", "onnx")
 
@@ -107,7 +113,7 @@ def has_mxnet() -> bool:
 def import_mxnet(launch: Launch, purpose: str = "training without our own kernels") -> None:
     """Import MXNet after the preparations that must come before it, ``limit_threads`` and ``cuda.load``.
 
-    ``REPRODUCIBLE`` applies unless the environment says otherwise.
+    ``ENVIRONMENT`` applies unless the environment says otherwise.
 
     MXNet imports SciPy, scikit-learn and ONNX if they are installed, for features that we do not use. The first two
     take longer than MXNet itself, ONNX 0.1 s, so they are hidden from it. If MXNet cannot be imported, the next import
@@ -127,7 +133,7 @@ def import_mxnet(launch: Launch, purpose: str = "training without our own kernel
             "elsewhere: pip install mxnet==1.9.1 'numpy<1.24'",
         )
     limit_threads(launch)
-    for name, value in REPRODUCIBLE.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     cuda.load()
     hidden = [name for name in UNUSED if name not in sys.modules]

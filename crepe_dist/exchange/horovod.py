@@ -36,9 +36,9 @@ class HorovodExchange(SingleExchange):
     by = "Horovod"
 
     def __init__(self, world: World, parameters: Mapping[str, Any], rule: Rule, names: Mapping[str, str]) -> None:
-        # One group fixes the order of additions, which otherwise depends on timing, and avoids a race in MXNet's
-        # handling of a failed collective. On a GPU three groups: the gradients of the dense layers, four fifths of the
-        # bytes and the first to be ready, travel while those of the convolutions are computed.
+        # Groups fix the order of additions, which otherwise depends on timing (`keep_groups_apart`). One alone avoids a
+        # race in MXNet's handling of a failed collective. On a GPU three: the gradients of the paper's dense layers,
+        # four fifths of the bytes and the first to be ready, travel while those of the convolutions are computed.
         on_cpu = all(parameter.list_ctx()[0].device_type == "cpu" for parameter in parameters.values())
         trainer = world.horovod.DistributedTrainer(parameters, make_optimizer(rule), num_groups=1 if on_cpu else 3)
         if horovod_internals.sum_not_average(trainer):

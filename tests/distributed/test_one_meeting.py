@@ -111,6 +111,31 @@ def test_sums_and_numbers_are_exact_where_horovod_would_average(tmp_path, proces
     assert printed.count("all well on") == processes
 
 
+# Sums of two groups that are ready at once, and one after the other.
+ORDER = """
+import numpy as np
+from crepe_dist.distributed.join import join
+with join() as world:
+    import horovod.mxnet as hvd, mxnet as mx
+    generator = np.random.default_rng(world.rank)
+    numbers = [generator.normal(0, 1, size).astype(np.float32) for size in (1000, 1501, 502)]
+    def sums(pause):
+        arrays = [mx.nd.array(each) for each in numbers]
+        mx.nd.waitall()
+        for group in (arrays[:1], arrays[1:]):
+            hvd.grouped_allreduce_(group, average=False, name=f"group of {len(group)}")
+            if pause:
+                mx.nd.waitall()
+        return b"".join(array.asnumpy().tobytes() for array in arrays)
+    assert len({sums(pause) for pause in (False, True, False, True)}) == 1
+    print("all well on", world.rank)
+"""
+
+
+def test_the_order_of_additions_does_not_depend_on_timing(tmp_path):
+    assert run(script(3, ORDER), tmp_path).count("all well on") == 3
+
+
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 19])
 @pytest.mark.parametrize("number", [1, 3])
 def test_groups_are_those_of_horovod(length, number):
@@ -135,7 +160,7 @@ def test_nccl_is_aborted_from_the_first_start_on_and_no_child_inherits_it(monkey
     assert seen == ["1", None]
 
 
-def test_a_user_s_choice_about_nccl_and_cycles_is_kept(monkeypatch):
+def test_a_user_s_choices_about_horovod_are_kept(monkeypatch):
     monkeypatch.setattr(horovod_internals, "_inits", iter(range(9)))
     monkeypatch.setenv(horovod_internals.NEVER_SET, "0")
     with horovod_internals.aborting_nccl():
@@ -144,6 +169,9 @@ def test_a_user_s_choice_about_nccl_and_cycles_is_kept(monkeypatch):
     monkeypatch.setenv("HOROVOD_CYCLE_TIME", "3")
     horovod_internals.set_cycle_time(gpus=True, several_hosts=True)
     assert os.environ["HOROVOD_CYCLE_TIME"] == "3"
+    monkeypatch.setenv("HOROVOD_DISABLE_GROUP_FUSION", "0")
+    horovod_internals.keep_groups_apart()
+    assert os.environ["HOROVOD_DISABLE_GROUP_FUSION"] == "0"
 
 
 @pytest.mark.parametrize(
