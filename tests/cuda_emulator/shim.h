@@ -68,10 +68,12 @@ namespace emulator {
 
 constexpr int WARP = 32;
 #ifdef __SANITIZE_ADDRESS__
-constexpr size_t STACK = 256 << 10;
+constexpr size_t STACK = 256 << 10;  // of a fiber, and its alignment
 #else
 constexpr size_t STACK = 64 << 10;
 #endif
+constexpr size_t GUARD = 4096;  // a stack that overflows faults there
+constexpr int TOGETHER = 64;  // stacks that are allocated at once
 
 typedef void Visit(void *to, unsigned size, bool is_pointer);
 
@@ -86,6 +88,18 @@ struct Fiber {
   int number = 0;
   void *asan = nullptr;
 };
+
+struct Worker;
+// At the top of each stack: thread-local variables of a library that is opened late are slow.
+struct Top {
+  Worker *worker;
+  Fiber *fiber;
+};
+inline Top *top() {
+  uintptr_t stack;
+  asm("mov %%rsp, %0" : "=r"(stack));
+  return reinterpret_cast<Top *>((stack | (STACK - 1)) + 1) - 1;
+}
 
 struct Warp {
   unsigned arrived = 0;  // lanes that wait
@@ -126,7 +140,8 @@ emulated_switch:
   popq %r12
   popq %rbx
   popq %rbp
-  ret
+  popq %rcx
+  jmpq *%rcx
 .size emulated_switch,.-emulated_switch
 )");
 #else
@@ -135,7 +150,7 @@ emulated_switch:
 
 struct Worker {
   Launch *launch = nullptr;
-  std::vector<char *> stacks;
+  std::vector<char *> stacks, mapped;
   std::vector<int> free_stacks;
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
@@ -144,14 +159,14 @@ struct Worker {
   int at_barrier = 0, done = 0;
   int votes[2] = {}, vote = 0;  // of __syncthreads_count, in turns
   void *scheduler = nullptr;
+  Fiber *ended = nullptr;
   const void *scheduler_stack = nullptr;
   size_t scheduler_size = 0;
-  Fiber *current = nullptr;
   uint3 block{};
   std::vector<char> dynamic;
 
   ~Worker() {
-    for (char *stack : stacks) munmap(stack, STACK + 4096);
+    for (char *stack : mapped) munmap(stack, (TOGETHER + 1) * STACK);
   }
   void push(int number) {
     ready[(first + count++) % ready.size()] = number;
@@ -164,20 +179,25 @@ struct Worker {
   }
   int take_stack() {
     if (free_stacks.empty()) {
-      char *made = static_cast<char *>(
-          mmap(nullptr, STACK + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+      void *made = mmap(nullptr, (TOGETHER + 1) * STACK, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
       if (made == MAP_FAILED) {
-        perror("emulator: no memory for a fiber");
+        perror("emulator: no memory for fibers");
         abort();
       }
-      mprotect(made, 4096, PROT_NONE);  // a stack that overflows faults
-      stacks.push_back(made);
-      return static_cast<int>(stacks.size()) - 1;
+      mapped.push_back(static_cast<char *>(made));
+      char *first_stack = reinterpret_cast<char *>((reinterpret_cast<uintptr_t>(made) + STACK - 1) & ~(STACK - 1));
+      for (int each = 0; each < TOGETHER; ++each) {
+        mprotect(first_stack + each * STACK, GUARD, PROT_NONE);
+        free_stacks.push_back(static_cast<int>(stacks.size()));
+        stacks.push_back(first_stack + each * STACK);
+      }
     }
     int stack = free_stacks.back();
     free_stacks.pop_back();
     return stack;
   }
+  void *place(Fiber &fiber);
   void resume(Fiber &fiber);
   void suspend();
   void run_block(Launch &of, unsigned long long number);
@@ -185,53 +205,70 @@ struct Worker {
   void fail(const char *what);
 };
 
-// Initial-exec would be faster, but a library that is opened late may find no room for it.
-inline thread_local Worker *worker = nullptr;
-
 inline void fiber_main() {
+  Worker *worker = top()->worker;
 #ifdef __SANITIZE_ADDRESS__
-  __sanitizer_finish_switch_fiber(nullptr, &worker->scheduler_stack, &worker->scheduler_size);
+  __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
 #endif
   Launch &launch = *worker->launch;
   launch.kernel(launch.parameters);
-  worker->current->state = DONE;
+  top()->fiber->state = DONE;
   worker->suspend();
   abort();
 }
 
-inline void Worker::resume(Fiber &fiber) {
+// Where a fiber continues, on a new stack for one that begins.
+inline void *Worker::place(Fiber &fiber) {
   if (fiber.state == NEW) {
     fiber.stack = take_stack();
-    void **top = reinterpret_cast<void **>(stacks[fiber.stack] + 4096 + STACK);
-    *--top = nullptr;  // alignment, as after a call
-    *--top = reinterpret_cast<void *>(fiber_main);
-    for (int saved = 0; saved < 6; ++saved) *--top = nullptr;
-    fiber.stack_pointer = top;
+    Top *top = reinterpret_cast<Top *>(stacks[fiber.stack] + STACK) - 1;
+    *top = {this, &fiber};
+    void **frame = reinterpret_cast<void **>(top);
+    *--frame = nullptr;  // alignment, as after a call
+    *--frame = reinterpret_cast<void *>(fiber_main);
+    for (int saved = 0; saved < 6; ++saved) *--frame = nullptr;
+    fiber.stack_pointer = frame;
   }
   fiber.state = READY;
-  current = &fiber;
+  return fiber.stack_pointer;
+}
+
+// Run fibers until one returns, or none can continue.
+inline void Worker::resume(Fiber &fiber) {
+  void *to = place(fiber);
 #ifdef __SANITIZE_ADDRESS__
   void *own = nullptr;
-  __sanitizer_start_switch_fiber(&own, stacks[fiber.stack] + 4096, STACK);
+  __sanitizer_start_switch_fiber(&own, stacks[fiber.stack], STACK);
 #endif
-  emulated_switch(&scheduler, fiber.stack_pointer);
+  emulated_switch(&scheduler, to);
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_finish_switch_fiber(own, nullptr, nullptr);
 #endif
-  if (fiber.state == DONE) {
-    free_stacks.push_back(fiber.stack);
+  if (ended) {
+    free_stacks.push_back(ended->stack);
+    ended = nullptr;
     ++done;
   }
 }
 
+// Leave a fiber, for the next one that can run.
 inline void Worker::suspend() {
-  Fiber &fiber = *current;
+  Fiber &fiber = *top()->fiber;
+  if (fiber.state == DONE) ended = &fiber;
+  // The scheduler takes the stack of one that has ended.
+  Fiber *next = count && !ended && !launch->failed.load(std::memory_order_relaxed) ? &fibers[pop()] : nullptr;
+  if (next == &fiber) {
+    fiber.state = READY;
+    return;
+  }
+  void *to = next ? place(*next) : scheduler;
 #ifdef __SANITIZE_ADDRESS__
-  __sanitizer_start_switch_fiber(fiber.state == DONE ? nullptr : &fiber.asan, scheduler_stack, scheduler_size);
+  __sanitizer_start_switch_fiber(ended ? nullptr : &fiber.asan, next ? stacks[next->stack] : scheduler_stack,
+                                 next ? STACK : scheduler_size);
 #endif
-  emulated_switch(&fiber.stack_pointer, scheduler);
+  emulated_switch(&fiber.stack_pointer, to);
 #ifdef __SANITIZE_ADDRESS__
-  __sanitizer_finish_switch_fiber(fiber.asan, &scheduler_stack, &scheduler_size);
+  __sanitizer_finish_switch_fiber(fiber.asan, nullptr, nullptr);
 #endif
 }
 
@@ -283,11 +320,17 @@ inline void Worker::run_block(Launch &of, unsigned long long number) {
 }
 
 inline void Worker::run() {
-  worker = this;
+#ifdef __SANITIZE_ADDRESS__
+  pthread_attr_t about;
+  void *start;
+  pthread_getattr_np(pthread_self(), &about);
+  pthread_attr_getstack(&about, &start, &scheduler_size);
+  pthread_attr_destroy(&about);
+  scheduler_stack = start;
+#endif
   Launch &of = *launch;
   unsigned long long blocks = static_cast<unsigned long long>(of.grid.x) * of.grid.y * of.grid.z, each;
   while (!of.failed.load(std::memory_order_relaxed) && (each = of.next.fetch_add(1)) < blocks) run_block(of, each);
-  worker = nullptr;
 }
 
 // Threads that wait for blocks to compute, and end with the library.
@@ -356,9 +399,9 @@ struct Pool {
 inline Pool pool;
 
 inline void barrier() {
-  Worker &here = *worker;
+  Worker &here = *top()->worker;
   if (++here.at_barrier < static_cast<int>(here.fibers.size())) {
-    here.current->state = AT_BARRIER;
+    top()->fiber->state = AT_BARRIER;
     here.suspend();
     return;
   }
@@ -366,22 +409,23 @@ inline void barrier() {
   here.vote ^= 1;
   here.votes[here.vote] = 0;
   for (Fiber &fiber : here.fibers) {
-    if (&fiber != here.current) here.push(fiber.number);
+    if (&fiber != top()->fiber) here.push(fiber.number);
   }
 }
 
 inline int barrier_count(bool yes) {
-  int which = worker->vote;
-  worker->votes[which] += yes;
+  Worker &here = *top()->worker;
+  int which = here.vote;
+  here.votes[which] += yes;
   barrier();
-  return worker->votes[which];
+  return here.votes[which];
 }
 
 // Exchange a value with the lanes of `mask`; returns what all of them gave. Each resumed fiber reads it before another
 // operation of the same lanes can overwrite it: two buffers in turns, and fibers run in the order in which they were woken.
 inline const unsigned long long *exchanged(unsigned mask, unsigned long long value) {
-  Worker &here = *worker;
-  Fiber &fiber = *here.current;
+  Worker &here = *top()->worker;
+  Fiber &fiber = *top()->fiber;
   int lane = fiber.number % WARP, base = fiber.number - lane;
   Warp &warp = here.warps[fiber.number / WARP];
   int left = static_cast<int>(here.fibers.size()) - base;
@@ -420,7 +464,7 @@ template <typename T> T unpacked(unsigned long long bits) {
   memcpy(&value, &bits, sizeof value);
   return value;
 }
-inline int lane() { return worker->current->number % WARP; }
+inline int lane() { return top()->fiber->number % WARP; }
 
 // The value of lane `source`, or one's own where that is outside of the part of `width` lanes or beyond the block's end.
 template <typename T> T shuffled(unsigned mask, T value, int source, int width) {
@@ -428,7 +472,7 @@ template <typename T> T shuffled(unsigned mask, T value, int source, int width) 
   const unsigned long long *values = exchanged(mask, packed(value));
   if (source < part || source >= part + width) source = own;
   if (!(mask >> source & 1)) {
-    worker->fail("a shuffle reads from a lane that is not in its mask");
+    top()->worker->fail("a shuffle reads from a lane that is not in its mask");
     return value;
   }
   return unpacked<T>(values[source]);
@@ -470,15 +514,15 @@ extern "C" __attribute__((visibility("default"))) bool emulate(void (*kernel)(vo
   return !launch.failed;
 }
 
-#define threadIdx (emulator::worker->current->thread)
-#define blockIdx (emulator::worker->block)
-#define blockDim (emulator::worker->launch->block)
-#define gridDim (emulator::worker->launch->grid)
+#define threadIdx (emulator::top()->fiber->thread)
+#define blockIdx (emulator::top()->worker->block)
+#define blockDim (emulator::top()->worker->launch->block)
+#define gridDim (emulator::top()->worker->launch->grid)
 constexpr int warpSize = emulator::WARP;
 
 // The block's dynamic shared memory.
 inline void *emulated_shared() {
-  uintptr_t start = reinterpret_cast<uintptr_t>(emulator::worker->dynamic.data());
+  uintptr_t start = reinterpret_cast<uintptr_t>(emulator::top()->worker->dynamic.data());
   return reinterpret_cast<void *>((start + 63) & ~static_cast<uintptr_t>(63));
 }
 
@@ -504,7 +548,7 @@ inline unsigned __ballot_sync(unsigned mask, int yes) {
   unsigned voted = 0;
   for (; mask; mask &= mask - 1) {
     int lane = __builtin_ctz(mask);
-    if (emulator::worker->current->mask >> lane & 1) voted |= static_cast<unsigned>(values[lane]) << lane;
+    if (emulator::top()->fiber->mask >> lane & 1) voted |= static_cast<unsigned>(values[lane]) << lane;
   }
   return voted;
 }
@@ -513,7 +557,7 @@ inline int __all_sync(unsigned mask, int yes) { return __ballot_sync(mask, !yes)
 template <typename T> unsigned __match_any_sync(unsigned mask, T value) {
   const unsigned long long *values = emulator::exchanged(mask, emulator::packed(value));
   unsigned same = 0;
-  for (unsigned rest = emulator::worker->current->mask; rest; rest &= rest - 1) {
+  for (unsigned rest = emulator::top()->fiber->mask; rest; rest &= rest - 1) {
     int lane = __builtin_ctz(rest);
     if (values[lane] == emulator::packed(value)) same |= 1u << lane;
   }
@@ -523,7 +567,7 @@ template <typename T> unsigned __match_any_sync(unsigned mask, T value) {
   inline type __reduce_##name##_sync(unsigned mask, type value) {                           \
     const unsigned long long *values = emulator::exchanged(mask, emulator::packed(value));  \
     type all = start;                                                                       \
-    for (unsigned rest = emulator::worker->current->mask; rest; rest &= rest - 1) {         \
+    for (unsigned rest = emulator::top()->fiber->mask; rest; rest &= rest - 1) {         \
       type each = emulator::unpacked<type>(values[__builtin_ctz(rest)]);                    \
       all = step;                                                                           \
     }                                                                                       \
