@@ -1,25 +1,27 @@
 #!/usr/bin/env python3
-"""Check and measure training on the GPUs of this host: what their owner runs once.
+"""Check and measure training on the GPUs of this host: what their owner runs once. It takes about ten minutes.
 
     uv run --no-sync benchmarks/gpu.py --json gpu.json
     uv run --no-sync benchmarks/gpu.py --json gpu.json --only doctor correctness parity
-    uv run --no-sync benchmarks/gpu.py --json cpu.json --device cpu
 
 doctor       `crepe doctor`, and the links between the GPUs
-correctness  losses and parameters of the first steps, against one process on the CPU
-parity       the same of N processes, against one process on the same device
-throughput   documents/s with 1, 2, 4, 8 processes, the time of an all-reduce, and what it adds to a step; beside it, on
-             one GPU and on all, PyTorch, eager and compiled, with DistributedDataParallel
+correctness  losses and parameters of each network and engine, against our kernels on the CPU
+parity       SHA-256 of the parameters that 1, 2, 4, 8 processes train with our own engine: all the same
+throughput   documents/s of short runs of the default network, on long texts and on short ones: both engines on one GPU,
+             beside PyTorch with the exported module, eager and compiled; and on 2, 4, 8 GPUs
 resume       a killed process: how soon the others end, and whether the resumed run is bit-identical
 
-The JSON holds no names of users or hosts, except in messages of failing programs: read it before you send it.
+What cannot run is in the tables with its error. The JSON holds no names of users or hosts, except in messages of
+failing programs: read it before you send it.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
+import random
 import shutil
 import signal
 import statistics
@@ -35,151 +37,188 @@ from typing import Any
 
 import numpy as np
 import peers
-import scaling
 from commands import TRAIN, OutOfTime, call, limited, started
-from timing import in_turns
 
 from crepe_dist import command, machine
-from crepe_dist.data.alphabet import ALPHABET
-from crepe_dist.diagnosis import inventory
-from crepe_dist.distributed import cuda
+from crepe_dist.cuda import driver
+from crepe_dist.data.dataset import open_dataset
 from crepe_dist.distributed.crash_report import TRACEBACK
 from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_json, write_json
+from crepe_dist.files import read_json, sha256, write_json
 from crepe_dist.model import parameters
 from crepe_dist.model.compressed import Packed
 from crepe_dist.settings import arguments
 
-SMOKE = Path(__file__).parent.parent / "configs" / "smoke.yaml"
-QUIET = ("--model.network=paper", "--logging.every=1", "--logging.tensorboard=false", "--logging.report=false")
-EXACT = {"NVIDIA_TF32_OVERRIDE": "0"}  # on Ampere and later, cuDNN rounds the factors of float32 products to TF32
-TOLERANCE = {"float32": 1e-4, "float16": 2e-2}  # of the losses, in nats
+WORKER = Path(__file__).with_name("torch_worker.py")
+CREPE = (sys.executable, "-m", "crepe_dist")
+QUIET = ("--logging.tensorboard=false", "--logging.report=false")
+# Steps too small for rounding errors to grow, and the same dropout for all engines: none.
+STEADY = (
+    "--optimizer.name=sgd", "--optimizer.learning_rate=0.005", "--optimizer.schedule=constant", "--model.dropout=0",
+)  # fmt: skip
+NETWORKS = {"crepe": (), "ngrams": (), "paper": ("--model.size=tiny",)}
+OWN, ENGINES = "own", ("own", "mxnet")
+FLOAT32, AUTO = "float32", "auto"
+TOLERANCE = {FLOAT32: 1e-4, AUTO: 2e-2}  # of the losses, in nats
+LONG, SHORT = "long", "short"  # texts of 1,014 characters, and the sample's of 192 at most
+LENGTH = 1014
 Row = dict[str, Any]
 Rows = Iterator[Row]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Sizes of the benchmark; the defaults are those for GPUs, with the notebook's network.
+    """Sizes of the benchmark; the defaults are those for GPUs.
 
     Attributes:
-        folder: scratch folder.
+        folder: folder of the data sets and runs.
         device: gpu or cpu.
         worlds: numbers of processes, ascending, from 1.
-        data: data set of the runs.
-        python: interpreter with PyTorch; ``None``: PyTorch is left out.
-        batches: documents per process and step to measure.
-        seconds, rounds: duration and number of the measurements.
+        python: interpreter with PyTorch; empty: PyTorch is left out.
+        without_python: the reason.
+        rows: documents of an epoch, about.
+        batch: documents of a process and step.
+        seconds: duration of a measurement of PyTorch.
+        sizes: flags of the default network.
     """
 
     folder: Path
     device: str
     worlds: list[int]
-    data: str
-    python: str | None
-    batches: tuple[int, ...] = (128, 512)
-    seconds: float = 4.0
-    rounds: int = 3
-    feature_len: int = 1014
-    filters: int = 256
-    units: int = 1024
-    classes: int = 7
-    batch_size: int = 128
+    python: str
+    without_python: str
+    rows: int = 8192
+    batch: int = 128
+    seconds: float = 3.0
+    sizes: tuple[str, ...] = ()
 
-    @property
-    def precisions(self) -> tuple[str, ...]:
-        """Precisions to measure, the fastest last."""
-        return ("float32", "float16") if self.device == "gpu" else ("float32",)
-
-    def train(self, name: str, processes: int, *flags: str, device: str = "") -> list[str]:
+    def train(self, name: str, processes: int, *flags: str, data: str = SHORT, device: str = "") -> list[str]:
         """Make the command of a short run in the folder ``name``; ``flags`` take precedence over its settings."""
-        where = ("--data", self.data, "--device", device or self.device, "--run-dir", str(self.folder / name))
+        where = ("--data", str(self.folder / data), "--device", device or self.device, "--run-dir", str(self.run(name)))
         launch = [str(horovodrun()), "-np", str(processes)] if processes > 1 else []
-        sizes = (f"--model.filters={self.filters}", f"--model.units={self.units}")
-        return [*launch, *TRAIN, "--config", str(SMOKE), *where, *sizes, *QUIET, *flags]
+        sizes = () if "--model.network=paper" in flags else self.sizes
+        return [*launch, *TRAIN, *where, *sizes, *QUIET, "--epochs=1", f"--batch-size={self.batch}", *flags]
+
+    def run(self, name: str) -> Path:
+        return self.folder / "runs" / name
+
+    def prepare(self) -> None:
+        """Make both data sets: long texts are those of several documents of a class."""
+        per_class = str(max(10, self.rows // 3))  # a fifth is the test split
+        call([*CREPE, "prepare", "sample", "--max-per-class", per_class, "--out", str(self.folder / SHORT)])
+        data, generator = open_dataset(self.folder / SHORT), random.Random(0)
+        labels = data.splits["train"].labels.tolist()
+        texts: list[list[str]] = [[] for _ in data.classes]
+        for row, label in enumerate(labels):
+            texts[label].append(data.text("train", row))
+        self.texts(SHORT).write_text("".join(f"{line}\n" for of_class in texts for line in of_class), encoding="utf-8")
+        rows = [(data.classes[label], _joined(texts[label], generator)) for label in labels]
+        self.texts(LONG).write_text("".join(f"{text}\n" for _, text in rows), encoding="utf-8")
+        table = self.folder / "long.csv"
+        with table.open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows(rows)
+        call([*CREPE, "prepare", str(table), "--feature-len", str(LENGTH), "--out", str(self.folder / LONG)])
+
+    def texts(self, data: str) -> Path:
+        """File of the texts of a data set, one a line."""
+        return self.folder / f"{data}.txt"
+
+
+def _joined(texts: list[str], generator: random.Random) -> str:
+    parts: list[str] = []
+    while sum(map(len, parts)) < LENGTH:
+        parts.append(generator.choice(texts))
+    return " ".join(" ".join(parts).split())
 
 
 SMALL: dict[str, Any] = {
-    "batches": (8, 16), "seconds": 0.1, "rounds": 1, "feature_len": 123, "filters": 16, "units": 32,
+    "rows": 30, "batch": 4, "seconds": 0.1, "sizes": ("--model.buckets=4096", "--model.embeddings=1024"),
 }  # fmt: skip
 
 
 def doctor(bench: Bench) -> Rows:
-    found = json.loads(call([sys.executable, "-m", "crepe_dist.doctor", "--json"], codes=(0, 1)))
+    found = json.loads(call([*CREPE, "doctor", "--json"], codes=(0, 1)))
     links = call(["nvidia-smi", "topo", "-m"]) if shutil.which("nvidia-smi") else ""
     yield {"verdict": found["verdict"], "links": links.splitlines(), **found}
 
 
 def correctness(bench: Bench) -> Rows:
-    # On a CPU, MXNet's operators stand for the device; the reference is computed by our own kernels.
-    operators = ("--model.kernels=mxnet",) if bench.device == "cpu" else ()
-    call(bench.train("reference", 1, "--model.precision=float32", device="cpu"))
-    for precision in bench.precisions:
-        name = f"alone-{precision}"
-        call(bench.train(name, 1, f"--model.precision={precision}", *operators), environment=os.environ | EXACT)
-        found = compared(bench.folder / name, bench.folder / "reference", TOLERANCE[precision])
-        yield {"precision": precision, **found}
+    for network, sizes in NETWORKS.items():
+        flags = (f"--model.network={network}", *sizes, *STEADY, "--logging.every=1")
+        call(bench.train(network, 1, *flags, "--model.precision=float32", device="cpu"))
+        for engine in ENGINES:
+            for precision in (FLOAT32, AUTO):
+                case = (bench, f"{network}-{engine}-{precision}", (*flags, f"--model.kernels={engine}"), precision)
+                row = {"network": network, "engine": engine, "precision": precision}
+                yield {**row, **tried(partial(against, *case, bench.run(network)))}
+
+
+def against(bench: Bench, name: str, flags: tuple[str, ...], precision: str, reference: Path) -> Row:
+    """Train, and compare with the run ``reference``."""
+    call(bench.train(name, 1, *flags, f"--model.precision={precision}"))
+    return compared(bench.run(name), reference, TOLERANCE[precision])
 
 
 def parity(bench: Bench) -> Rows:
     if bench.worlds[-1] == 1:
         raise UserError("it needs several processes", "there is one GPU, or Horovod is not installed")
+    alone = ""
     for processes in bench.worlds:
-        run = bench.train(f"parity-{processes}", processes, "--model.precision=float32")
-        call(run, environment=os.environ | EXACT)
-        if processes > 1:
-            rows = compared(bench.folder / f"parity-{processes}", bench.folder / "parity-1", TOLERANCE["float32"])
-            yield {"processes": processes, **rows}
+        call(bench.train(f"parity-{processes}", processes, f"--model.kernels={OWN}"))
+        digest = sha256(trained(bench.run(f"parity-{processes}")))
+        alone = alone or digest
+        yield {"processes": processes, "sha256": digest, "ok": digest == alone}
 
 
 def throughput(bench: Bench) -> Rows:
-    alone: dict[tuple[str, int], Row] = {}
-    for processes in bench.worlds:
-        for precision in bench.precisions:
-            for batch in bench.batches:
-                case = (bench, processes, precision, batch)
-                row = {"processes": processes, "precision": precision, "batch": batch}
-                figures = tried(partial(ours, *case))
-                first = alone.setdefault((precision, batch), figures)
-                if "error" not in figures | first:
-                    figures["exposed_ms"] = figures["step_ms"] - first["step_ms"]
-                    figures["efficiency"] = figures["rate"] / processes / first["rate"]
-                yield {**row, "by": "crepe_dist", **figures}
-                for compiled in (False, True) if bench.python and processes in (1, bench.worlds[-1]) else ():
-                    by = f"PyTorch, {'compiled' if compiled else 'eager'}"
-                    yield {**row, "by": by, **tried(partial(theirs, *case, compiled))}
+    for data in (LONG, SHORT):
+        about = {"texts": data, "batch": bench.batch}
+        for engine in ENGINES:
+            for processes in bench.worlds:
+                for precision in (AUTO, FLOAT32) if processes == 1 else (AUTO,):
+                    row = {**about, "by": engine, "processes": processes, "precision": precision}
+                    yield {**row, **tried(partial(ours, bench, data, processes, engine, precision))}
+        for compiled in (False, True):
+            for precision in (AUTO, FLOAT32):
+                by = f"PyTorch, {'compiled' if compiled else 'eager'}"
+                row = {**about, "by": by, "processes": 1, "precision": precision}
+                yield {**row, **tried(partial(theirs, bench, data, precision, compiled))}
 
 
-def ours(bench: Bench, processes: int, precision: str, batch: int) -> Row:
-    """Measure our training step and, with several processes, the all-reduce alone."""
-    shape = {name: getattr(bench, name) for name in ("feature_len", "classes", "filters", "units")}
-    start = scaling.start_world if processes > 1 else scaling.start_independent
-    with start(processes, bench.device) as workers:
-        workers.ask("build", on=bench.device, precision=precision, alphabet_size=len(ALPHABET), **shape)
-        rates = in_turns({"": scaling.training(workers, batch, bench.seconds)}, bench.rounds)[""]
-        alone = 1000 * scaling.allreduce_seconds(workers, batch, bench.rounds) if processes > 1 else 0.0
-    rate = statistics.median(rates)
-    return {"rate": rate, "rates": rates, "step_ms": 1000 * processes * batch / rate, "allreduce_ms": alone}
+def ours(bench: Bench, data: str, processes: int, engine: str, precision: str) -> Row:
+    """Measure the steps of a run of at least an epoch, and of more if it has too few of them."""
+    name = f"{data}-{engine}-{precision}-{processes}"
+    flags = (f"--model.kernels={engine}", f"--model.precision={precision}", "--logging.every=4")
+    batch = (f"--batch-size={bench.batch * processes}", f"--epochs={max(1, processes // 2)}")
+    began = time.monotonic()
+    call(bench.train(name, processes, *flags, *batch, data=data))
+    steps = [record["milliseconds"] for record in _steps(bench.run(name))]
+    step = statistics.median(steps[len(steps) // 2 :])
+    rate, seconds = 1000 * processes * bench.batch / step, time.monotonic() - began
+    computes = read_json(bench.run(name) / "result.json")["made"]["computes"]
+    return {"rate": rate, "step_ms": step, "first_ms": steps[0], "run_s": seconds, "computes": computes}
 
 
-def theirs(bench: Bench, processes: int, precision: str, batch: int, compiled: bool) -> Row:
-    """Measure PyTorch's training step, with DistributedDataParallel if there are several processes."""
-    cuda.load()
-    sizes = {**peers.described(bench, threads=1), "batch_size": batch}
-    request = {"sizes": sizes, "device": bench.device, "precision": precision, "compiled": compiled}
-    run = [str(bench.python), "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    # PYTHONSAFEPATH: no module of the worker's folder may hide one of PyTorch's.
-    settings = {"PYTHONSAFEPATH": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    worker = [str(peers.WORKER), json.dumps({**request, "seconds": bench.seconds})]
-    out = call([*run, *worker], environment=peers.environment() | settings)
+def theirs(bench: Bench, data: str, precision: str, compiled: bool) -> Row:
+    """Measure PyTorch's steps, with the exported module of a run on the CPU."""
+    if not bench.python:
+        raise UserError("PyTorch was left out", bench.without_python)
+    made, folder = f"{data}-made", bench.folder / f"{data}-module"
+    if not folder.exists():
+        call(bench.train(made, 1, data=data, device="cpu"))
+        call([*CREPE, "export", str(bench.run(made)), "--format", "pytorch", "--out", str(folder)])
+    request: Row = {"folder": str(folder), "texts": str(bench.texts(data)), "device": bench.device}
+    request |= {"precision": precision, "compiled": compiled, "batch": bench.batch, "seconds": bench.seconds}
+    # -I: import no module of the worker's folder in place of one of PyTorch's.
+    out = call([bench.python, "-I", str(WORKER), json.dumps(request)], environment=peers.environment())
     return dict(json.loads(out.splitlines()[-1]))
 
 
 def resume(bench: Bench) -> Rows:
-    """Kill the last rank after the first epoch, and run the same command again; dropout is on."""
-    processes, run = bench.worlds[-1], bench.folder / "killed"
-    flags = ("--model.dropout=0.5", "--epochs=30", "--checkpoint.every=100")
+    """Kill the last rank after the first epoch, and run the same command again."""
+    processes, run = bench.worlds[-1], bench.run("killed")
+    flags = ("--epochs=10", "--checkpoint.every=100")
     call(bench.train("unbroken", processes, *flags))
     with started(bench.train(run.name, processes, *flags)) as (process, output):
         found: dict[int, int] = {}
@@ -194,12 +233,15 @@ def resume(bench: Bench) -> Rows:
             time.sleep(0.1)
         seconds = time.monotonic() - killed
     call(bench.train(run.name, processes, *flags))
-    apart = compared(run, bench.folder / "unbroken", 0.0)
-    yield {"processes": processes, "seconds until all ended": seconds, **apart}
+    digests = [sha256(trained(each)) for each in (run, bench.run("unbroken"))]
+    same = digests[0] == digests[1]
+    yield {"processes": processes, "seconds until all ended": seconds, "sha256": digests[0], "ok": same}
 
 
-SECTIONS: dict[str, Callable[[Bench], Rows]] = {
-    "doctor": doctor, "correctness": correctness, "parity": parity, "throughput": throughput, "resume": resume,
+# Each section, with its share of the time.
+SECTIONS: dict[str, tuple[Callable[[Bench], Rows], float]] = {
+    "doctor": (doctor, 0.1), "correctness": (correctness, 0.25), "parity": (parity, 0.1),
+    "throughput": (throughput, 0.4), "resume": (resume, 0.15),
 }  # fmt: skip
 
 
@@ -213,7 +255,7 @@ def compared(run: Path, reference: Path, tolerance: float) -> Row:
         ``steps``, how many both runs recorded; the largest difference of the losses of the first, the second and any
         of them; of ``parameters`` at the end; and ``ok``.
     """
-    losses, references = _losses(run), _losses(reference)
+    losses, references = ({step["step"]: step["loss"] for step in _steps(each)} for each in (run, reference))
     common = sorted(losses.keys() & references.keys())
     apart = [abs(losses[step] - references[step]) for step in common]
     arrays, expected = _parameters(run), _parameters(reference)
@@ -222,13 +264,18 @@ def compared(run: Path, reference: Path, tolerance: float) -> Row:
     return {**row, "tolerance": tolerance, "ok": max(apart) <= tolerance}
 
 
-def _losses(run: Path) -> dict[int, float]:
+def _steps(run: Path) -> list[Row]:
     records = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    return {record["step"]: record["loss"] for record in records if record["event"] == "step"}
+    return [record for record in records if record["event"] == "step"]
+
+
+def trained(run: Path) -> Path:
+    """Return the file of the parameters that a finished run chose."""
+    return Path(run / read_json(run / "result.json")["checkpoint"])
 
 
 def _parameters(run: Path) -> Any:
-    arrays = parameters.load(run / read_json(run / "result.json")["checkpoint"])
+    arrays = parameters.load(trained(run))
     return {name: array.unpack() if isinstance(array, Packed) else array for name, array in arrays.items()}
 
 
@@ -291,14 +338,13 @@ def table(title: str, section: Row) -> str:
 def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--json", type=Path, default=Path("gpu.json"), metavar="FILE", help="default: gpu.json")
-    flags.add_argument("--device", choices=("gpu", "cpu"), default="gpu", help="default: gpu")
     flags.add_argument(
-        "--small", action="store_true", help="small sizes, to try the benchmark; implied by --device cpu"
+        "--device", choices=("gpu", "cpu"), default="gpu", help="default: gpu; cpu tries the benchmark, at small sizes"
     )
+    flags.add_argument("--small", action="store_true", help="small sizes, to try the benchmark")
     flags.add_argument("--processes", type=int, help="most processes to start; default: the number of GPUs, 2 on a CPU")
-    flags.add_argument("--data", default="sample", help="data set of the short runs; default: the sample")
     flags.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections; default: all")
-    flags.add_argument("--minutes", type=float, default=30.0, help="longest duration of a section; default: 30")
+    flags.add_argument("--minutes", type=float, default=10.0, help="longest duration of all sections; default: 10")
     others = flags.add_mutually_exclusive_group()
     others.add_argument("--peers", metavar="PYTHON", help="Python interpreter with PyTorch; default: install one")
     others.add_argument("--no-peers", action="store_true", help="skip PyTorch")
@@ -310,32 +356,41 @@ def main() -> None:
     arguments.check_output(given.json, "--json")
     os.environ[TRACEBACK] = "1"  # of the commands, for the errors that the JSON records
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the started commands are ended
-    places = 2 if given.device == "cpu" else inventory.probe()["mxnet"].get("gpus", 0)
+    places = 2 if given.device == "cpu" else driver.count()
     most = max(1, given.processes or places)
-    python, trouble = _python(given)
+    worlds = sorted({1, most, *(size for size in (2, 4, 8) if size < most)}) if horovodrun() else [1]
     report: Row = {"machine": machine.describe(), "versions": machine.versions(), "device": given.device}
-    report |= {"processes": most, "without PyTorch": trouble, "sections": {}}
+    report |= {"gpus": [driver.name_of(number) for number in range(driver.count())], "worlds": worlds, "sections": {}}
+    needed = [name for name in given.only if places and name != "doctor"]
     with tempfile.TemporaryDirectory() as folder:
-        worlds = sorted({1, most, *(size for size in (2, 4, 8) if size < most)}) if horovodrun() else [1]
+        python = _python(given) if "throughput" in needed else ("", "")
         sizes = SMALL if given.small or given.device == "cpu" else {}
-        bench = Bench(Path(folder), given.device, worlds, given.data, python, **sizes)
+        bench = Bench(Path(folder), given.device, worlds, *python, **sizes)
+        if needed:
+            bench.prepare()
         for name in given.only:
             print(f"{name} …", file=sys.stderr, flush=True)
-            report["sections"][name] = measured(partial(SECTIONS[name], bench), 60 * given.minutes)
+            section, share = SECTIONS[name]
+            section = section if name in ("doctor", *needed) else without_a_gpu
+            report["sections"][name] = measured(partial(section, bench), 60 * given.minutes * share)
             write_json(given.json, report)  # now, in case a later section is killed
     for name, section in report["sections"].items():
         print(table(name, section))
     print(f"\nwritten to {given.json}")
 
 
-def _python(given: argparse.Namespace) -> tuple[str | None, str]:
+def without_a_gpu(bench: Bench) -> Rows:
+    raise UserError("there is no GPU", "the driver shows none", "see the section doctor")
+
+
+def _python(given: argparse.Namespace) -> tuple[str, str]:
     """Return an interpreter with PyTorch, installed if necessary; or the reason why there is none."""
     if given.no_peers or given.peers:
-        return given.peers, "--no-peers" if given.no_peers else ""
+        return given.peers or "", "--no-peers"
     try:
         return peers.interpreter(partial(print, file=sys.stderr)), ""
     except UserError as error:
-        return None, f"{error.what}: {error.why}"
+        return "", f"{error.what}: {error.why}"
 
 
 if __name__ == "__main__":

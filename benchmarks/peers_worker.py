@@ -1,7 +1,6 @@
 """Worker that measures the same network in PyTorch and ONNX Runtime; it runs in an environment that has them.
 
-``peers.py`` starts it with the path of a socket (``workers.py``). With the JSON of the arguments of ``train_together``
-instead, it is one process of ``torch.distributed.run`` that trains with the others; rank 0 prints the result.
+``peers.py`` starts it with the path of a socket (``workers.py``).
 
 ``prepare`` tries every variant briefly and keeps the fastest one for each name. Each variant is a process of its own,
 because it has to be ended when it takes too long: in bfloat16 on a processor without AVX-512, a step of PyTorch takes
@@ -140,29 +139,21 @@ def torch_network(sizes: Sizes, sliced: bool) -> Any:
     return Network()
 
 
-def torch_trainer(network: Any, batch: Any, labels: Any, precision: Any, compiled: bool) -> Work:
-    """Return a training step on the device of the labels; it does not wait for a GPU.
-
-    Args:
-        batch: input in main memory, copied in each step.
-        precision: type to multiply in, a ``torch.dtype``; in float16 the loss is scaled.
-    """
+def torch_trainer(network: Any, codes: Any, labels: Any, precision: Any, compiled: bool) -> Work:
+    """Return a training step; ``precision`` is the type to multiply in, a ``torch.dtype``."""
     import torch
     from torch.nn import functional
 
-    device, lower = labels.device, precision is not torch.float32
     settings = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.00001}
     optimizer = torch.optim.SGD(network.parameters(), fused=True, **settings)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
     forward = torch.compile(network) if compiled else network
 
     def step() -> int:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, precision if lower else None, enabled=lower):
-            loss = functional.cross_entropy(forward(batch.to(device, non_blocking=True)).float(), labels)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
+        with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
+            loss = functional.cross_entropy(forward(codes).float(), labels)
+        loss.backward()
+        optimizer.step()
         return len(labels)
 
     return step
@@ -420,64 +411,7 @@ def versions() -> dict[str, str]:
     return {module.__name__: str(module.__version__) for module in (torch, onnx, onnxruntime)}
 
 
-def train_together(
-    sizes: dict[str, Any], device: str, precision: str, compiled: bool, seconds: float
-) -> dict[str, Any]:
-    """Train in each process of ``torch.distributed.run``, with DistributedDataParallel if there are several.
-
-    Args:
-        sizes: arguments of ``Sizes``; the batch is that of one process.
-        device: cpu, or gpu for one GPU per process.
-        precision: name of the type to multiply in.
-        seconds: duration of the measurement.
-
-    Returns:
-        The ``rate`` in documents/s of all processes, and the version of ``torch``.
-    """
-    import torch
-    from torch import distributed
-
-    on_gpu, place = device == "gpu", int(os.environ["LOCAL_RANK"])
-    if on_gpu and place >= torch.cuda.device_count():
-        sys.exit(f"PyTorch {torch.__version__} sees {torch.cuda.device_count()} GPUs; its CUDA may need a newer driver")
-    where = torch.device("cuda", place) if on_gpu else torch.device("cpu")
-    if on_gpu:
-        torch.cuda.set_device(where)
-        torch.backends.cudnn.benchmark = True
-    distributed.init_process_group("nccl" if on_gpu else "gloo")
-    processes = distributed.get_world_size()
-    torch.manual_seed(0)
-    codes, labels = torch_batch(Sizes(**sizes))
-    network = torch_network(Sizes(**sizes), sliced=compiled).to(where, memory_format=torch.channels_last)
-    if processes > 1:
-        network = torch.nn.parallel.DistributedDataParallel(network, device_ids=[place] if on_gpu else None)
-    batch = codes.pin_memory() if on_gpu else codes
-    step = torch_trainer(network, batch, labels.to(where), getattr(torch, precision), compiled)
-
-    def slowest(times: int) -> float:
-        """Take that many steps; return the seconds of the slowest process, so that all agree on what follows."""
-        start = time.perf_counter()
-        for _ in range(times):
-            step()
-        if on_gpu:
-            torch.cuda.synchronize()
-        passed = torch.tensor([time.perf_counter() - start], device=where)
-        distributed.all_reduce(passed, distributed.ReduceOp.MAX)
-        return float(passed)
-
-    slowest(3)  # compiles, allocates, chooses algorithms
-    times = max(1, round(seconds / slowest(1)))
-    rate = processes * len(labels) * times / slowest(times)
-    distributed.destroy_process_group()
-    return {"rate": rate, "torch": torch.__version__}
-
-
 def main() -> None:
-    if sys.argv[1].startswith("{"):
-        result = train_together(**json.loads(sys.argv[1]))
-        if os.environ["RANK"] == "0":
-            print(json.dumps(result))
-        return
     peers: Peers | None = None
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(sys.argv[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import gpu
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import scaling
 from timing import alternate, paired
 
+from crepe_dist.cuda import driver
 from crepe_dist.model import parameters
 from crepe_dist.networks.paper.shape import PaperShape
 from tests.conftest import run
@@ -62,22 +64,32 @@ def test_it_compares_with_other_tools(tmp_path):
     assert set(figures["peers"]["versions"]) == {"torch", "onnx", "onnxruntime"}
 
 
+def sections(*flags: str, folder: Path) -> dict[str, dict[str, Any]]:
+    """Run the GPU benchmark without PyTorch; return its sections."""
+    run([sys.executable, str(BENCHMARKS / "gpu.py"), "--no-peers", "--minutes=60", *flags], folder, seconds=1800)
+    return dict(json.loads((folder / "gpu.json").read_text())["sections"])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(bool(scaling.obstacle()), reason=scaling.obstacle() or "several processes")
-def test_every_section_of_the_gpu_benchmark(data, tmp_path):
-    flags = ("--device", "cpu", "--data", str(data), "--no-peers")
-    run([sys.executable, str(BENCHMARKS / "gpu.py"), *flags], tmp_path, seconds=1800)
-    sections = json.loads((tmp_path / "gpu.json").read_text())["sections"]
-    assert [name for name, section in sections.items() if "error" in section] == []
-    assert sections["doctor"]["rows"][0]["ready"]
-    assert all(row["ok"] for name in ("correctness", "parity", "resume") for row in sections[name]["rows"])
-    throughput = sections["throughput"]["rows"]
-    assert {(row["processes"], row["batch"]) for row in throughput} == {(1, 8), (1, 16), (2, 8), (2, 16)}
-    assert all(row["rate"] > 0 for row in throughput)
-    assert all(row["allreduce_ms"] > 0 for row in throughput if row["processes"] == 2)
-    (row,) = sections["resume"]["rows"]
-    assert row["parameters"] == row["any"] == 0, "a resumed run is bit-identical"
+def test_every_section_of_the_gpu_benchmark(tmp_path):
+    found = sections("--device=cpu", folder=tmp_path)
+    assert [name for name, section in found.items() if "error" in section] == []
+    assert found["doctor"]["rows"][0]["ready"]
+    assert all(row["ok"] for name in ("correctness", "parity", "resume") for row in found[name]["rows"])
+    measured = {(row["by"], row["processes"]): row for row in found["throughput"]["rows"]}
+    others = {("PyTorch, eager", 1), ("PyTorch, compiled", 1)}
+    assert set(measured) == {(engine, processes) for engine in gpu.ENGINES for processes in (1, 2)} | others
+    assert all(row["rate"] > 0 for (by, _), row in measured.items() if by in gpu.ENGINES)
+    assert "--no-peers" in measured["PyTorch, eager", 1]["error"]
+
+
+def test_sections_that_need_a_gpu_say_that_there_is_none(tmp_path):
+    if driver.count():
+        pytest.skip("there is a GPU")
+    found = sections("--only", "correctness", "resume", folder=tmp_path)
+    assert ["there is no GPU" in section["error"] for section in found.values()] == [True, True]
 
 
 def test_two_runs_are_compared_by_the_steps_that_both_recorded(tmp_path):
