@@ -13,7 +13,14 @@ from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.config import parse
-from crepe_dist.training.notes import empty_classes, few_cores, few_steps, few_validation_rows, little_memory
+from crepe_dist.training.notes import (
+    empty_classes,
+    few_cores,
+    few_steps,
+    few_validation_rows,
+    idle_gpus,
+    little_memory,
+)
 from tests.conftest import PAPER as PAPER_FLAGS
 from tests.conftest import QUICK, command, run
 
@@ -81,6 +88,26 @@ def test_memory_and_cores(monkeypatch):
     assert "the parameters of 2 processes take about " in little_memory(PAPER, 2)
     assert "do:  start fewer processes, or lower model.filters" in little_memory(PAPER, 2)
     assert few_cores(3) == "note: 3 processes share 2 cores\n  do:  start at most 2 on this machine, which is faster"
+
+
+@pytest.mark.parametrize(
+    ("flags", "rows", "gpus", "remedy"),
+    [
+        ([], 100_000, 1, ""),
+        ([], 100_000, 2, "--batch-size 256 --optimizer.scale_with_batch true"),
+        ([], 100_000, 4, "--batch-size 512 --optimizer.scale_with_batch true"),
+        ([], 16_383, 4, ""),
+        (["--optimizer.scale_with_batch=true"], 100_000, 4, "--batch-size 512"),
+        (["--batch-size=255"], 100_000, 4, "--batch-size 512 --optimizer.scale_with_batch true"),
+        (["--batch-size=256"], 100_000, 4, ""),
+    ],
+)
+def test_batches_too_small_for_several_gpus(flags, rows, gpus, remedy):
+    said = idle_gpus(parse(flags), rows, gpus)
+    assert said.endswith(f"  do:  {remedy}" if remedy else "")
+    assert bool(said) == bool(remedy)
+    batch = parse(flags).data.batch_size
+    assert not said or said.startswith(f"note: a batch of {batch} documents is small for {gpus} GPUs: ")
 
 
 def test_train_and_its_dry_run_say_them_before_the_first_step(data, tmp_path):

@@ -22,6 +22,9 @@ from crepe_dist.training.engine_setup import training_bytes
 from crepe_dist.training.transfer import Start
 from crepe_dist.wording import counted, cut, excerpt, first, listed, number, size
 
+# Documents of a GPU and step, with which computing takes as long as summing and updating parameters (decision 0087).
+DOCUMENTS_OF_GPU = 128
+FEW_STEPS_OF_EPOCH = 32  # a batch that leaves fewer costs accuracy, and so little data need no second GPU
 SMALLEST_BATCH = 8  # a smaller one is not advised: the gradients get noisy, and a step does not get faster
 FEW_VALIDATION_ROWS = 100
 SHOWN_CLASSES = 10
@@ -82,6 +85,8 @@ def notes(config: Config, data: Dataset, shape: Shape, device: Any, ranks: Colle
         lines.append(ranks.on_root("leaks", once(lambda: leaked_rows(str(config.training.init_from), data))) or "")
     if device.device_type == "cpu":
         lines += [little_memory(shape, ranks.local_size), few_cores(ranks.local_size)]
+    else:
+        lines.append(idle_gpus(config, len(data.splits["train"]), ranks.size))
     return [line for line in lines if line]
 
 
@@ -157,6 +162,19 @@ def few_cores(processes: int) -> str:
     return _note(
         f"{processes} processes share {counted(cores, 'core')}",
         f"start at most {cores} on this machine, which is faster",
+    )
+
+
+def idle_gpus(config: Config, rows: int, gpus: int) -> str:
+    """Note that the batch is too small for several GPUs."""
+    batch, wanted = config.data.batch_size, DOCUMENTS_OF_GPU * gpus
+    if gpus == 1 or batch >= wanted // 2 or wanted * FEW_STEPS_OF_EPOCH > rows:
+        return ""
+    rate = "" if config.optimizer.scale_with_batch else " --optimizer.scale_with_batch true"
+    return _note(
+        f"a batch of {counted(batch, 'document')} is small for {gpus} GPUs: summing and updating all parameters takes "
+        "longer than computing it",
+        f"--batch-size {wanted}{rate}",
     )
 
 
