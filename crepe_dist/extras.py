@@ -13,6 +13,8 @@ from crepe_dist.errors import UserError
 PACKAGES = MappingProxyType(
     {
         "export": ("onnx", "onnxruntime", "jinja2"),
+        "gpu": ("nvidia-cuda-nvrtc-cu12",),
+        "gpus": ("nvidia-cuda-nvrtc-cu12", "nvidia-nccl-cu12"),
         "mlflow": ("mlflow-skinny", "sqlalchemy", "alembic"),
         "parquet": ("pyarrow",),
         "remote": ("fsspec", "requests"),
@@ -24,7 +26,13 @@ PACKAGES = MappingProxyType(
     }
 )
 MODULES = MappingProxyType(
-    {"mlflow-skinny": "mlflow", "prometheus-client": "prometheus_client", "scikit-learn": "sklearn"}
+    {
+        "mlflow-skinny": "mlflow",
+        "nvidia-cuda-nvrtc-cu12": "nvidia.cuda_nvrtc",
+        "nvidia-nccl-cu12": "nvidia.nccl",
+        "prometheus-client": "prometheus_client",
+        "scikit-learn": "sklearn",
+    }
 )
 
 
@@ -34,7 +42,14 @@ class MissingExtra(UserError, ImportError):
 
 def missing(extra: str) -> list[str]:
     """Return the packages of an extra that are not installed."""
-    return [name for name in PACKAGES[extra] if importlib.util.find_spec(MODULES.get(name, name)) is None]
+    return [name for name in PACKAGES[extra] if not _is_installed(MODULES.get(name, name))]
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that the module is in
+        return False
 
 
 def install(extra: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from crepe_dist.cuda import driver as nvidia
 from crepe_dist.distributed import cuda
 from tests.needs import which
 
@@ -69,7 +70,7 @@ def library(path: Path, source: str = "") -> None:
 
 def driver(folder: Path) -> Path:
     """The folder, with the driver's libraries in it, for LD_LIBRARY_PATH."""
-    library(folder / cuda.DRIVER, SOURCE)
+    library(folder / nvidia.LIBRARY, SOURCE)
     library(folder / cuda.NVML)
     return folder
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from crepe_dist.cuda import driver as nvidia
 from crepe_dist.diagnosis import checks
 from crepe_dist.distributed import cuda
 from crepe_dist.distributed.device import CPU, Device
@@ -67,8 +68,9 @@ PICK = """
 from crepe_dist.distributed.launch import Launch, import_mxnet
 import_mxnet(Launch())
 import mxnet as mx
-from crepe_dist.distributed import cuda, device
-mx.context.num_gpus = cuda.count
+from crepe_dist.cuda import driver as nvidia
+from crepe_dist.distributed import device
+mx.context.num_gpus = nvidia.count
 device.has_gpu_driver = lambda: True
 try:
     print(device.pick("auto"))
@@ -121,7 +123,7 @@ print(*sorted(path for path in files if "/nvidia/" in path or "libcuda.so" in pa
 """
     wanted = [site / "nvidia" / part / "lib" / name for name, (_, part) in cuda.LIBRARIES.items()]
     loaded = run(code, cuda_driver.environment(driver, site))
-    assert loaded == sorted(map(str, [*wanted, driver / cuda.DRIVER]))
+    assert loaded == sorted(map(str, [*wanted, driver / nvidia.LIBRARY]))
     assert run(code, cuda_driver.environment(driver)) == [""]  # the CPU flavour: none of it
 
 

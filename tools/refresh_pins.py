@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Rewrite the pins in pyproject.toml from a fresh resolution (Python 3.9 to 3.11, all groups).
+"""Rewrite the pins in pyproject.toml from a fresh resolution (Python 3.9 to 3.11, all groups and extras).
 
     uv run --no-sync tools/refresh_pins.py
 
@@ -46,7 +46,7 @@ def pin(requirement: str) -> str:
 
 
 def exported(*groups: str) -> list[str]:
-    """Return the pins of dependency groups from the lock file."""
+    """Return the pins of dependency groups and extras from the lock file."""
     form = ("--no-emit-project", "--no-emit-local", "--no-hashes", "--no-annotate", "--no-header")
     return [pin(line) for line in uv("export", "--frozen", *groups, *form).splitlines()]
 
@@ -57,7 +57,7 @@ def main() -> None:
         PYPROJECT.write_text(with_pins(before, []))
         uv("lock", "--upgrade")
         # Two exports, because MXNet's flavours conflict. Common dependencies such as numpy are equal in both.
-        on_cpu = exported("--all-groups", "--no-group", "cu112", "--no-group", "horovod-cu112")
+        on_cpu = exported("--all-extras", "--all-groups", "--no-group", "cu112", "--no-group", "horovod-cu112")
         on_gpu = exported("--group", "cu112")
         pins = sorted(dict.fromkeys([*on_cpu, *on_gpu]), key=lambda line: line.partition("==")[0])
         PYPROJECT.write_text(with_pins(before, pins))

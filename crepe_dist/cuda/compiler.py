@@ -1,30 +1,39 @@
-"""Compilation of our kernels by NVRTC, once for each architecture, and a cache of the results."""
+"""Compilation of our kernels by NVRTC, once for each architecture, and a cache of the results.
+
+Checked with nvrtc.h of CUDA 12.8. NVRTC needs neither a GPU nor a driver.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from crepe_dist import extras
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files import cache_folder, read_bytes, replacing
 
 LIBRARY = "libnvrtc.so.12"
 PACKAGE = "nvidia-cuda-nvrtc-cu12"
 KERNELS = Path(__file__).parent / "kernels"
-MOST = 1 << 28  # bytes of a compiled program
+FLAGS = ("-std=c++17",)
+MOST_BYTES = 1 << 28  # of a compiled program
+# Architectures of systems on a chip, whose code other GPUs of their generation do not run.
+OF_CHIPS = {53, 62, 72, 87, 101, 110}
 _TEXTS = POINTER(c_char_p)
 _SIZE = POINTER(c_size_t)
-# Argument types; all return an nvrtcResult but nvrtcGetErrorString.
+# Argument types; all return an nvrtcResult, but nvrtcGetErrorString. Every NVRTC of CUDA 12 has them.
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "nvrtcGetErrorString": (c_int,),
     "nvrtcVersion": (POINTER(c_int), POINTER(c_int)),
-    "nvrtcGetNumSupportedArchs": (POINTER(c_int),),  # 11.2
-    "nvrtcGetSupportedArchs": (POINTER(c_int),),  # 11.2
+    "nvrtcGetNumSupportedArchs": (POINTER(c_int),),
+    "nvrtcGetSupportedArchs": (POINTER(c_int),),
     "nvrtcCreateProgram": (POINTER(c_void_p), c_char_p, c_char_p, c_int, _TEXTS, _TEXTS),
     "nvrtcDestroyProgram": (POINTER(c_void_p),),
     "nvrtcCompileProgram": (c_void_p, c_int, _TEXTS),
@@ -45,30 +54,89 @@ def compiled(
     Args:
         program: name of its file in ``folder``, whose other files it can include.
         defines: macros.
+
+    Raises:
+        UserError: NVRTC is missing, or failed.
     """
-    sources = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix in (".cu", ".cuh")}
     architecture = architecture_for(capability)
-    options = [f"--gpu-architecture={architecture}", "-std=c++17", *(f"-D{k}={v}" for k, v in defines.items())]
-    key = hashlib.sha256(repr((program, sorted(sources.items()), options, version())).encode()).hexdigest()
-    path = cache_folder() / "cuda" / f"{key}.cubin"
-    with suppress(OSError, ValueError):
-        return read_bytes(path, MOST)
-    image = _compile(program, sources, options)
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_bytes(image)
+    sources = _sources(folder)
+    facts = (program, sorted(sources.items()), sorted(defines.items()), architecture, FLAGS, version())
+    path = cache_folder() / "cuda" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()}.cubin"
+    if image := _cached(path):
+        return image
+    with _only_process(path.with_suffix(".lock")):
+        image = _cached(path)  # another process of this host may have compiled it meanwhile
+        if image is None:
+            image, _ = compile_program(program, defines, architecture, folder=folder)
+            _keep(path, image)
     return image
 
 
+def compile_program(
+    program: str,
+    defines: Mapping[str, int | str],
+    architecture: str,
+    options: Sequence[str] = (),
+    folder: Path = KERNELS,
+) -> tuple[bytes, str]:
+    """Compile a program without the cache.
+
+    Args:
+        architecture: ``sm_XY`` for machine code, ``compute_XY`` for PTX, which the driver translates.
+        options: further options of NVRTC.
+
+    Returns:
+        The compiled program, and NVRTC's messages.
+    """
+    sources = _sources(folder)
+    headers = {name: text for name, text in sources.items() if name != program}
+    macros = [f"-D{name}={value}" for name, value in defines.items()]
+    given = [f"--gpu-architecture={architecture}", *FLAGS, *macros, *options]
+    handle = c_void_p()
+    _call(
+        "nvrtcCreateProgram",
+        handle,
+        sources[program],
+        program.encode(),
+        len(headers),
+        _texts(headers.values()),
+        _texts(name.encode() for name in headers),
+    )
+    try:
+        code = _function("nvrtcCompileProgram")(handle, len(given), _texts(option.encode() for option in given))
+        log = _bytes(handle, "nvrtcGetProgramLog").rstrip(b"\0").decode("utf-8", "replace").strip()
+        if code:
+            raise UserError(
+                f"the kernels in {program} cannot be compiled for {architecture} ({_error_name(code)})",
+                " / ".join(log.splitlines()[:6]),
+                f"install {PACKAGE} again ({extras.install('gpu')}), or compute without the GPU: --device cpu",
+            )
+        kind = "nvrtcGetPTX" if architecture.startswith("compute_") else "nvrtcGetCUBIN"
+        return _bytes(handle, kind), log
+    finally:
+        _call("nvrtcDestroyProgram", handle)
+
+
 def architecture_for(capability: tuple[int, int]) -> str:
-    """Return the name of the architecture to compile for."""
-    number = c_int()
-    _call("nvrtcGetNumSupportedArchs", number)
-    known = (c_int * number.value)()
-    _call("nvrtcGetSupportedArchs", known)
+    """Return the architecture to compile for.
+
+    Machine code runs on GPUs of the same generation (major number) and the same or a later minor number. For a
+    generation that NVRTC does not know it is PTX, which a driver of NVRTC's version or a later one translates.
+    """
     wanted = 10 * capability[0] + capability[1]
-    return f"sm_{wanted}" if wanted in known else f"compute_{max(each for each in known if each <= wanted)}"
+    known = _known_architectures()
+    if wanted in known:
+        return f"sm_{wanted}"
+    older = [each for each in known if each < wanted and each not in OF_CHIPS]
+    if not older:
+        raise UserError(
+            f"NVRTC {'.'.join(map(str, version()))} compiles no code for compute capability "
+            f"{capability[0]}.{capability[1]}",
+            f"it knows {', '.join(map(str, known))}",
+            "compute without the GPU: --device cpu",
+        )
+    newest = max(older)
+    return f"sm_{newest}" if newest // 10 == capability[0] else f"compute_{newest}"
 
 
 @cache
@@ -79,46 +147,108 @@ def version() -> tuple[int, int]:
     return major.value, minor.value
 
 
-def _compile(program: str, sources: Mapping[str, bytes], options: list[str]) -> bytes:
-    headers = {name: text for name, text in sources.items() if name != program}
-    handle = c_void_p()
-    names = (c_char_p * len(headers))(*[name.encode() for name in headers])
-    texts = (c_char_p * len(headers))(*headers.values())
-    _call("nvrtcCreateProgram", handle, sources[program], program.encode(), len(headers), texts, names)
+def missing() -> UserError | None:
+    """Return the error for an NVRTC that cannot be loaded; ``None`` if it can."""
     try:
-        given = (c_char_p * len(options))(*[option.encode() for option in options])
-        if code := _function("nvrtcCompileProgram")(handle, len(options), given):
-            log = _text(handle, "nvrtcGetProgramLog").rstrip(b"\0").decode("utf-8", "replace")
-            raise UserError(f"{program} cannot be compiled for the GPU ({code})", log[-3000:], code=ExitCode.FAILURE)
-        return _text(handle, "nvrtcGetCUBIN") or _text(handle, "nvrtcGetPTX")
-    finally:
-        _call("nvrtcDestroyProgram", handle)
+        _library()
+    except UserError as error:
+        return error
+    return None
 
 
-def _text(handle: c_void_p, name: str) -> bytes:
+@cache
+def _known_architectures() -> list[int]:
+    count = c_int()
+    _call("nvrtcGetNumSupportedArchs", count)
+    known = (c_int * count.value)()
+    _call("nvrtcGetSupportedArchs", known)
+    return list(known)
+
+
+def _sources(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix in (".cu", ".cuh")}
+
+
+def _cached(path: Path) -> bytes | None:
+    """Return a program from the cache; ``None`` if it is missing or damaged."""
+    with suppress(OSError, ValueError):
+        data = read_bytes(path, MOST_BYTES)
+        digest = hashlib.sha256().digest_size
+        if hashlib.sha256(data[digest:]).digest() == data[:digest]:
+            return data[digest:]
+    return None
+
+
+def _keep(path: Path, image: bytes) -> None:
+    with suppress(OSError), replacing(path) as temporary:  # without a cache, each process compiles
+        temporary.write_bytes(hashlib.sha256(image).digest() + image)
+
+
+@contextmanager
+def _only_process(path: Path) -> Iterator[None]:
+    """Wait for the other processes that are in the block, where the file system has locks."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("w")
+    except OSError:
+        yield
+        return
+    with stream:
+        with suppress(OSError):
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+        path.unlink(missing_ok=True)
+
+
+def _texts(texts: Any) -> Any:
+    listed = list(texts)
+    return (c_char_p * len(listed))(*listed)
+
+
+def _bytes(handle: c_void_p, name: str) -> bytes:
     size = c_size_t()
     _call(f"{name}Size", handle, size)
-    buffer = ctypes.create_string_buffer(size.value)
-    if size.value:
-        _call(name, handle, buffer)
-    return buffer.raw
+    buffer = ctypes.create_string_buffer(max(size.value, 1))
+    _call(name, handle, buffer)
+    return buffer.raw[: size.value]
 
 
 def _call(name: str, *arguments: object) -> None:
     if code := _function(name)(*arguments):
-        raise UserError(f"NVRTC failed: {name}: {code}", code=ExitCode.FAILURE)
+        raise UserError(f"NVRTC failed: {name}: {_error_name(code)}", code=ExitCode.FAILURE)
+
+
+def _error_name(code: int) -> str:
+    return (_function("nvrtcGetErrorString")(code) or b"").decode() or str(code)
 
 
 @cache
 def _function(name: str) -> Any:
-    found = getattr(ctypes.CDLL(_path()), name)
-    found.argtypes, found.restype = FUNCTIONS[name], c_int
+    found = getattr(_library(), name)
+    found.argtypes, found.restype = FUNCTIONS[name], c_char_p if name == "nvrtcGetErrorString" else c_int
     return found
 
 
-def _path() -> str:
-    from importlib import metadata
+@cache
+def _library() -> ctypes.CDLL:
+    try:
+        return load_from_package(PACKAGE, f"nvidia/cuda_nvrtc/lib/{LIBRARY}")
+    except OSError as error:
+        raise UserError(
+            f"{LIBRARY}, which compiles the kernels for the GPU, cannot be loaded",
+            str(error),
+            f"{extras.install('gpu')}; or compute without the GPU: --device cpu",
+        ) from error
 
-    with suppress(metadata.PackageNotFoundError):
-        return str(metadata.distribution(PACKAGE).locate_file(f"nvidia/cuda_nvrtc/lib/{LIBRARY}"))
-    return LIBRARY
+
+def load_from_package(package: str, path: str) -> ctypes.CDLL:
+    """Load a library from a package, or else from the system.
+
+    Args:
+        path: path of the library below the folder of packages.
+    """
+    from importlib import metadata  # here: predictions start faster without it
+
+    with suppress(metadata.PackageNotFoundError, OSError):
+        return ctypes.CDLL(str(metadata.distribution(package).locate_file(path)))
+    return ctypes.CDLL(Path(path).name)

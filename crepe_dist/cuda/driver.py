@@ -12,7 +12,12 @@ from ctypes import POINTER, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64
 from functools import cache
 from typing import Any
 
+from crepe_dist.errors import UserError
+
 LIBRARY = "libcuda.so.1"
+# Lowest CUDA version of a driver for our kernels. 12.0 runs the code of all of CUDA 12 (NVIDIA's "CUDA Compatibility").
+OLDEST, OLDEST_NAME = (12, 0), "525.60.13"
+WITHOUT = "or compute without it: --device cpu"
 _INT = POINTER(c_int)
 _HANDLE = POINTER(c_void_p)
 _ADDRESS = c_uint64  # CUdeviceptr
@@ -73,11 +78,33 @@ def function(name: str) -> Any:
 
 def has_driver_library() -> bool:
     """Return whether the library of the NVIDIA driver can be loaded."""
+    return missing() is None
+
+
+def missing() -> UserError | None:
+    """Return the error for a driver whose library cannot be loaded; ``None`` if it can."""
     try:
         ctypes.CDLL(LIBRARY)
-    except OSError:
-        return False
-    return True
+    except OSError as error:
+        return UserError(
+            "no NVIDIA driver was found",
+            str(error),
+            f"install the NVIDIA driver {OLDEST_NAME} or later (a container uses the host's: NVIDIA Container "
+            f"Toolkit, docker run --gpus all), {WITHOUT}",
+        )
+    return None
+
+
+def outdated() -> UserError | None:
+    """Return the error for a driver that is too old for our kernels; ``None`` if it is not, or there is none."""
+    found = driver_version()
+    if found is None or found >= OLDEST:
+        return None
+    return UserError(
+        f"the NVIDIA driver is too old: it is for CUDA {found[0]}.{found[1]}",
+        "our kernels are compiled for CUDA 12",
+        f"install the NVIDIA driver {OLDEST_NAME} or later, {WITHOUT}",
+    )
 
 
 def driver_version() -> tuple[int, int] | None:

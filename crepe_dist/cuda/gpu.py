@@ -1,59 +1,118 @@
-"""A GPU: its memory, and kernels that compute there, in the order of the calls.
+"""A GPU: its memory, and kernels that compute there.
 
-All work goes to one stream. An error of it shows at a later call, mostly at ``Gpu.wait`` or ``Memory.read``.
+All work goes to one stream, in the order of the calls. A kernel that fails is noticed by a later call, mostly by
+``Gpu.wait`` or ``Memory.read``, and then by each one: CUDA's context is lost.
 """
 
 from __future__ import annotations
 
 import ctypes
 import numbers
+import os
 import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from ctypes import c_char_p, c_float, c_int, c_int32, c_size_t, c_uint64, c_void_p
-from typing import Any, Union
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from crepe_dist.cuda import driver
+from crepe_dist.cuda.driver import WITHOUT
 from crepe_dist.errors import ExitCode, UserError
 
-OLDEST_DRIVER = (12, 0)
-STAGED = 1 << 22  # bytes of the longest array that is copied asynchronously
+STAGED_BYTES = 1 << 22  # of the largest array that is copied asynchronously
 STAGES = 8
-NON_BLOCKING, NO_TIMING = 1, 2  # CU_STREAM_NON_BLOCKING, CU_EVENT_DISABLE_TIMING
+SHARED_BYTES = 48 << 10  # of dynamic shared memory that a kernel may have without asking
+INT32 = range(-(1 << 31), 1 << 31)
+# Constants of cuda.h.
 OUT_OF_MEMORY, NOT_READY = 2, 600
-DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-SHARED = 48 << 10  # bytes of dynamic shared memory that need no permission
-
-Argument = Union["Memory", int, float, None, Any]
+NON_BLOCKING, NO_TIMING = 1, 2  # CU_STREAM_NON_BLOCKING, CU_EVENT_DISABLE_TIMING
+DYNAMIC_SHARED_BYTES = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+# Causes and remedies of errors by their number. Others are bugs of ours.
+_LOOK = "look for Xid in the kernel's log (dmesg), and run the same command again"
+_HARDWARE = ("a fault of the GPU or its connection", f"{_LOOK}; if it happens again, reset or replace the GPU")
+_KERNEL = ("a kernel failed: a bug, or a fault of the GPU", f"{_LOOK}; if it happens again, report it")
+_IMAGE = (
+    "this driver cannot load the compiled kernels",
+    f"install a newer NVIDIA driver, or remove the cache of compiled kernels (~/.cache/crepe_dist/cuda), {WITHOUT}",
+)
+_HELP = {
+    3: ("the process was forked from one that uses the GPU", "report it"),
+    34: (
+        "libcuda.so.1 is the stub of the CUDA toolkit, for linking",
+        "remove the toolkit's folder stubs from LD_LIBRARY_PATH",
+    ),
+    46: (
+        "another process has it for itself (compute mode EXCLUSIVE_PROCESS), or it is in an error state",
+        f"end the other process (nvidia-smi shows it), or allow several: nvidia-smi -c DEFAULT, {WITHOUT}",
+    ),
+    100: ("the driver finds no GPU", f"check nvidia-smi and CUDA_VISIBLE_DEVICES, {WITHOUT}"),
+    101: ("there is no GPU of that number", f"check CUDA_VISIBLE_DEVICES, {WITHOUT}"),
+    200: _IMAGE,
+    209: _IMAGE,
+    214: _HARDWARE,
+    218: _IMAGE,
+    220: _HARDWARE,
+    221: _IMAGE,
+    222: _IMAGE,
+    226: _HARDWARE,
+    700: _KERNEL,
+    702: ("the GPU drives a display, and a kernel took longer than allowed", f"choose a GPU without one, {WITHOUT}"),
+    714: _KERNEL,
+    715: _KERNEL,
+    716: _KERNEL,
+    717: _KERNEL,
+    718: _KERNEL,
+    719: _KERNEL,
+    802: ("the GPUs are not ready yet", "start NVIDIA's fabric manager: systemctl start nvidia-fabricmanager"),
+    803: (
+        "the driver was updated: its library and its kernel module are of different versions",
+        f"restart the machine, or load the new module, {WITHOUT}",
+    ),
+    804: ("the package of CUDA's forward compatibility does not support this GPU", f"remove cuda-compat, {WITHOUT}"),
+    999: ("unknown to the driver: often a GPU that was lost, or a suspended machine", f"{_LOOK}, {WITHOUT}"),
+}
+# Errors that stay until somebody acts; after others the same command may succeed.
+_LASTING = {3, 34, 100, 101, 200, 209, 218, 221, 222, 803, 804}
 
 
 class Gpu:
-    """A GPU in the driver's numbering."""
+    """A GPU in the driver's numbering, with a stream of its own in the process's context.
+
+    Attributes:
+        number, name: of the GPU.
+        capability: compute capability.
+        stream: the driver's handle of the stream.
+
+    Raises:
+        UserError: there is no such GPU, or its driver is too old.
+    """
 
     def __init__(self, number: int) -> None:
-        version = driver.driver_version()
-        if version is None or version < OLDEST_DRIVER:
-            raise UserError("the NVIDIA driver is missing or too old")
+        if error := driver.missing() or driver.outdated():
+            raise error
         self.number = number
+        self.name = ""  # until it is known
         self._call("cuInit", 0)
         device = c_int()
         self._call("cuDeviceGet", device, number)
-        context = c_void_p()
-        self._call("cuDevicePrimaryCtxRetain", context, device)
         self.name = driver.name_of(number)
-        self.capability: tuple[int, int] = driver.compute_capability(number) or (0, 0)
-        self._context = context
-        stream = c_void_p()
-        self.call("cuStreamCreate", stream, NON_BLOCKING)
-        self.stream = stream
-        self._stages = [Stage() for _ in range(STAGES)]
+        self.capability = driver.compute_capability(number) or (0, 0)
+        self._context = c_void_p()
+        self._call("cuDevicePrimaryCtxRetain", self._context, device)
+        self.stream = c_void_p()
+        self.call("cuStreamCreate", self.stream, NON_BLOCKING)
+        weakref.finalize(self, _release, self._context, self.stream, device, os.getpid())
+        self._stages = [_Stage() for _ in range(STAGES)]
         self._turn = 0
         self._lock = threading.Lock()
 
     def memory(self) -> tuple[int, int]:
-        """Return the bytes of the GPU's memory that are free, and all."""
+        """Return the bytes of memory that are free, and all."""
         free, total = c_size_t(), c_size_t()
         self.call("cuMemGetInfo_v2", free, total)
         return free.value, total.value
@@ -63,11 +122,19 @@ class Gpu:
         return Module(self, image)
 
     def allocate(self, size: int) -> Memory:
-        """Allocate bytes, all zero."""
+        """Allocate bytes, all zero.
+
+        Raises:
+            MemoryError: the GPU has not enough memory.
+        """
         address = c_uint64()
-        self.call("cuMemAlloc_v2", address, max(size, 1))
+        try:
+            self.call("cuMemAlloc_v2", address, max(size, 1))
+        except MemoryError as error:
+            free, total = self.memory()
+            raise MemoryError(f"{error}: {size:,} bytes wanted, {free:,} of {total:,} are free") from None
         memory = Memory(self, address.value, size)
-        weakref.finalize(memory, self._free, address.value)
+        weakref.finalize(memory, _free, self, address.value, os.getpid())
         memory.clear()
         return memory
 
@@ -75,32 +142,41 @@ class Gpu:
         """Wait until all work is done."""
         self.call("cuStreamSynchronize", self.stream)
 
-    def call(self, name: str, *arguments: object) -> None:
-        """Call a function of the driver in the GPU's context."""
+    def is_done(self) -> bool:
+        """Return whether all work is done."""
+        self.make_current()
+        code = driver.function("cuStreamQuery")(self.stream)
+        if code not in (0, NOT_READY):
+            raise self._failure("cuStreamQuery", code)
+        return bool(code == 0)
+
+    def make_current(self) -> None:
+        """Let the calling thread use the GPU."""
         self._call("cuCtxSetCurrent", self._context)
+
+    def call(self, name: str, *arguments: object) -> None:
+        """Call a function of the driver in the GPU's context.
+
+        Raises:
+            MemoryError: the GPU has not enough memory.
+            UserError: the function failed.
+        """
+        self.make_current()
         self._call(name, *arguments)
 
-    def _call(self, name: str, *arguments: object) -> None:
-        if code := driver.function(name)(*arguments):
-            raise failure(name, code)
-
-    def _free(self, address: int) -> None:
-        self.call("cuMemFree_v2", address)
-
-    def stage(self, source: np.ndarray[Any, Any], address: int) -> None:
-        """Copy an array to the GPU through page-locked memory, without waiting."""
+    def stage(self, source: npt.NDArray[Any], address: int) -> None:
+        """Copy a small array to the GPU through page-locked memory, without waiting for the GPU."""
         with self._lock:
             stage = self._stages[self._turn]
             self._turn = (self._turn + 1) % STAGES
-            if stage.event is None:
-                stage.event = c_void_p()
-                self.call("cuEventCreate", stage.event, NO_TIMING)
-            else:
+            if stage.event.value:
                 self.call("cuEventSynchronize", stage.event)
+            else:
+                self.call("cuEventCreate", stage.event, NO_TIMING)
             if stage.size < source.nbytes:
                 if stage.size:
-                    self.call("cuMemFreeHost", stage.memory)
                     stage.size = 0
+                    self.call("cuMemFreeHost", stage.memory)
                 size = 1 << (source.nbytes - 1).bit_length()
                 self.call("cuMemHostAlloc", stage.memory, size, 0)
                 stage.size = size
@@ -108,55 +184,75 @@ class Gpu:
             self.call("cuMemcpyHtoDAsync_v2", address, stage.memory, source.nbytes, self.stream)
             self.call("cuEventRecord", stage.event, self.stream)
 
+    def _call(self, name: str, *arguments: object) -> None:
+        code = driver.function(name)(*arguments)
+        if code:
+            raise self._failure(name, code)
 
-class Stage:
+    def _failure(self, function: str, code: int) -> Exception:
+        text = c_char_p()
+        driver.function("cuGetErrorName")(code, text)
+        known = f"{function}: {text.value.decode() if text.value else 'unknown error'} ({code})"
+        gpu = f"GPU {self.number}" + (f" ({self.name})" if self.name else "")
+        if code == OUT_OF_MEMORY:
+            return MemoryError(f"{gpu} is out of memory")
+        why, remedy = _HELP.get(code, ("a bug", "report it"))
+        lasting = ExitCode.ERROR if code in _LASTING else ExitCode.FAILURE
+        return UserError(f"{gpu} cannot be used: {known}", why, remedy, code=lasting)
+
+
+@dataclass
+class _Stage:
     """Page-locked memory, and the event after which it may be overwritten."""
 
-    def __init__(self) -> None:
-        self.memory = c_void_p()
-        self.size = 0
-        self.event: c_void_p | None = None
+    memory: c_void_p = field(default_factory=c_void_p)
+    size: int = 0
+    event: c_void_p = field(default_factory=c_void_p)
 
 
 class Memory:
-    """Bytes on a GPU."""
+    """Bytes on a GPU, freed with the last reference to them or to a view of them.
+
+    Attributes:
+        address: the driver's address.
+        size: their number.
+    """
 
     def __init__(self, gpu: Gpu, address: int, size: int, whole: Memory | None = None) -> None:
         self._gpu = gpu
         self.address = address
         self.size = size
-        self._whole = whole  # lives as long as a view of it
+        self._whole = whole
 
     def view(self, offset: int, size: int) -> Memory:
-        """Return a part."""
+        """Return a part of it."""
         self._check(offset, size)
         return Memory(self._gpu, self.address + offset, size, self)
 
-    def write(self, array: np.ndarray[Any, Any], offset: int = 0) -> None:
-        """Copy an array to the GPU; the caller may change the array at once."""
+    def write(self, array: npt.NDArray[Any], offset: int = 0) -> None:
+        """Copy an array to the GPU; it may be changed at once."""
         source = np.ascontiguousarray(array)
-        self._check(offset, source.nbytes)
-        if not source.nbytes:
-            return
-        if source.nbytes <= STAGED:
+        size = source.nbytes
+        self._check(offset, size)
+        if 0 < size <= STAGED_BYTES:
             self._gpu.stage(source, self.address + offset)
-            return
-        address, size = self.address + offset, source.nbytes
-        self._gpu.call("cuMemcpyHtoDAsync_v2", address, source.ctypes.data, size, self._gpu.stream)
-        self._gpu.wait()
+        elif size:
+            self._gpu.call("cuMemcpyHtoDAsync_v2", self.address + offset, source.ctypes.data, size, self._gpu.stream)
+            self._gpu.wait()
 
-    def read(self, array: np.ndarray[Any, Any], offset: int = 0) -> None:
-        """Fill an array from the GPU, after all work that was given to it before."""
-        if not array.flags.c_contiguous or not array.flags.writeable:
-            raise ValueError("the array must be contiguous and writeable")
+    def read(self, array: npt.NDArray[Any], offset: int = 0) -> None:
+        """Fill an array from the GPU, after all work before."""
+        if not (array.flags.c_contiguous and array.flags.writeable):
+            raise ValueError("an array to read into must be contiguous and writeable")
         self._check(offset, array.nbytes)
         if array.nbytes:
-            address = self.address + offset
-            self._gpu.call("cuMemcpyDtoHAsync_v2", array.ctypes.data, address, array.nbytes, self._gpu.stream)
+            self._gpu.call(
+                "cuMemcpyDtoHAsync_v2", array.ctypes.data, self.address + offset, array.nbytes, self._gpu.stream
+            )
         self._gpu.wait()
 
     def clear(self, size: int | None = None, offset: int = 0) -> None:
-        """Set bytes to zero."""
+        """Set bytes to zero, by default all after ``offset``."""
         size = self.size - offset if size is None else size
         self._check(offset, size)
         if size:
@@ -164,7 +260,7 @@ class Memory:
 
     def _check(self, offset: int, size: int) -> None:
         if offset < 0 or size < 0 or offset + size > self.size:
-            raise ValueError(f"bytes {offset} to {offset + size} of {self.size}")
+            raise ValueError(f"bytes {offset} to {offset + size} are not within {self.size}")
 
 
 class Module:
@@ -172,68 +268,103 @@ class Module:
 
     def __init__(self, gpu: Gpu, image: bytes) -> None:
         self._gpu = gpu
-        self._module = c_void_p()
-        gpu.call("cuModuleLoadData", self._module, image)
+        self._handle = c_void_p()
+        gpu.call("cuModuleLoadData", self._handle, image)
+        weakref.finalize(self, _unload, gpu, self._handle, os.getpid())
 
     def function(self, name: str) -> Function:
-        """Return a kernel."""
+        """Return a kernel, which lives as long as the module."""
         handle = c_void_p()
-        self._gpu.call("cuModuleGetFunction", handle, self._module, name.encode())
+        self._gpu.call("cuModuleGetFunction", handle, self._handle, name.encode())
         return Function(self._gpu, self, name, handle)
 
 
 class Function:
-    """A kernel."""
+    """A kernel.
+
+    Attributes:
+        name: its name.
+    """
 
     def __init__(self, gpu: Gpu, module: Module, name: str, handle: c_void_p) -> None:
         self.name = name
         self._gpu = gpu
-        self._module = module
+        self._module = module  # lives as long
         self._handle = handle
-        self._most_shared = SHARED
+        self._shared = SHARED_BYTES
+        self._sizes = self._parameter_sizes()
 
-    def __call__(self, grid: int | Sequence[int], block: int, *arguments: Argument, shared: int = 0) -> None:
-        """Give the kernel to the GPU.
+    def __call__(self, grid: int | Sequence[int], block: int, *arguments: Any, shared: int = 0) -> None:
+        """Hand the kernel to the GPU.
 
         Args:
-            grid: blocks along x, y and z; the kernel is not launched if one is 0.
+            grid: number of blocks along x, y and z; nothing is launched if one is 0.
             block: threads of each block.
-            arguments: see ``parameter``.
-            shared: bytes of dynamic shared memory.
+            arguments: ``Memory`` or ``None`` for a pointer, int for int32, float for float32, or a value of ctypes.
+            shared: bytes of dynamic shared memory of each block.
         """
         sizes = (grid,) if isinstance(grid, int) else tuple(grid)
         if 0 in sizes:
             return
-        if shared > self._most_shared:
-            self._gpu.call("cuFuncSetAttribute", self._handle, DYNAMIC_SHARED, shared)
-            self._most_shared = shared
-        values = [parameter(argument) for argument in arguments]
+        if shared > self._shared:
+            self._gpu.call("cuFuncSetAttribute", self._handle, DYNAMIC_SHARED_BYTES, shared)
+            self._shared = shared
+        values = [_parameter(argument) for argument in arguments]
+        if self._sizes is not None and self._sizes != [ctypes.sizeof(value) for value in values]:
+            given = [ctypes.sizeof(value) for value in values]
+            raise TypeError(f"{self.name} takes parameters of {self._sizes} bytes, not {given}")
         pointers = (c_void_p * max(len(values), 1))(*[ctypes.addressof(value) for value in values])
         x, y, z = (*sizes, 1, 1)[:3]
         self._gpu.call("cuLaunchKernel", self._handle, x, y, z, block, 1, 1, shared, self._gpu.stream, pointers, None)
 
+    def _parameter_sizes(self) -> list[int] | None:
+        """Return the bytes of each parameter; ``None`` if the driver is older than 12.4 and does not tell."""
+        try:
+            ask = driver.function("cuFuncGetParamInfo")
+        except AttributeError:
+            return None
+        sizes: list[int] = []
+        offset, size = c_size_t(), c_size_t()
+        self._gpu.make_current()
+        while ask(self._handle, len(sizes), offset, size) == 0:
+            sizes.append(size.value)
+        return sizes
 
-def parameter(argument: Argument) -> Any:
-    """Return a kernel's argument as C has it: memory or ``None`` as a pointer, int as int32, float as float32."""
+
+def _parameter(argument: Any) -> Any:
     if isinstance(argument, Memory):
         return c_uint64(argument.address)
     if argument is None:
         return c_uint64(0)
     if isinstance(argument, numbers.Integral):
-        value = int(argument)
-        if not -(1 << 31) <= value < 1 << 31:
-            raise OverflowError(f"{value} is no int32")
-        return c_int32(value)
+        if int(argument) not in INT32:
+            raise OverflowError(f"{argument} does not fit into an int32")
+        return c_int32(int(argument))
     if isinstance(argument, numbers.Real):
         return c_float(float(argument))
     return argument
 
 
-def failure(name: str, code: int) -> Exception:
-    """Return the error for a function of the driver that failed."""
-    text = c_char_p()
-    driver.function("cuGetErrorName")(code, text)
-    known = text.value.decode() if text.value else str(code)
-    if code == OUT_OF_MEMORY:
-        return MemoryError(f"out of memory on the GPU ({name}: {known})")
-    return UserError(f"the GPU failed: {name}: {known}", code=ExitCode.FAILURE)
+# What finalizers do. A forked process has no part in its parent's GPU. After an error the driver frees all with the
+# process.
+
+
+def _free(gpu: Gpu, address: int, process: int) -> None:
+    if os.getpid() == process:
+        with suppress(UserError):
+            gpu.wait()  # for kernels that use it
+            gpu.call("cuMemFree_v2", address)
+
+
+def _unload(gpu: Gpu, handle: c_void_p, process: int) -> None:
+    if os.getpid() == process:
+        with suppress(UserError):
+            gpu.wait()
+            gpu.call("cuModuleUnload", handle)
+
+
+def _release(context: c_void_p, stream: c_void_p, device: c_int, process: int) -> None:
+    if os.getpid() == process:
+        driver.function("cuCtxSetCurrent")(context)
+        driver.function("cuStreamDestroy_v2")(stream)
+        driver.function("cuDevicePrimaryCtxRelease_v2")(device)

@@ -10,6 +10,7 @@ import os
 import signal
 from typing import Any, Callable
 
+from crepe_dist.cuda import driver
 from crepe_dist.distributed import cuda, device, horovod_build
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.launch import Launch, has_mxnet, import_mxnet, limit_threads
@@ -48,18 +49,19 @@ def kernels() -> dict[str, Any]:
 def gpus() -> list[dict[str, Any]]:
     """List the GPUs that the driver reports, whether or not MXNet can use them."""
     return [
-        {"name": cuda.name_of(number), "capability": cuda.compute_capability(number)} for number in range(cuda.count())
+        {"name": driver.name_of(number), "capability": driver.compute_capability(number)}
+        for number in range(driver.count())
     ]
 
 
 def cuda_libraries() -> dict[str, Any]:
     """Load the libraries that MXNet's GPU flavour needs, at once or later, and ask for the driver's CUDA version."""
-    wanted = [*cuda.LIBRARIES, cuda.DRIVER] if cuda.is_installed() else []
+    wanted = [*cuda.LIBRARIES, driver.LIBRARY] if cuda.is_installed() else []
     troubles, later = cuda.troubles(), {}
     if not troubles:
         cuda.load()
         later = cuda.later_troubles()
-    return {"wanted": wanted, "troubles": troubles, "later": later, "driver": cuda.driver_version(), "trouble": ""}
+    return {"wanted": wanted, "troubles": troubles, "later": later, "driver": driver.driver_version(), "trouble": ""}
 
 
 def mxnet() -> dict[str, Any]:

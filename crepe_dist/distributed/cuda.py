@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from crepe_dist.cuda import driver
 from crepe_dist.distributed import library_alias
 from crepe_dist.errors import UserError
 
@@ -34,11 +34,10 @@ LIBRARIES = {
     "libnvToolsExt.so.1": ("nvidia-nvtx-cu11", "nvtx"),
     NVRTC: ("nvidia-cuda-nvrtc-cu11", "cuda_nvrtc"),
 }
-DRIVER = "libcuda.so.1"
 # Names that are opened in the middle of a run and that neither the packages nor every driver has, with the library that
 # answers to them here. cuDNN 8.9 and cuBLAS 11 open libnvrtc.so, and abort the process without it; cuDNN also opens
 # libcuda.so, and so does Horovod 0.28.1 for its fusion buffer (horovod/mxnet/cuda_util.cc).
-ALIASES = {"libnvrtc.so": NVRTC, "libcuda.so": DRIVER}
+ALIASES = {"libnvrtc.so": NVRTC, "libcuda.so": driver.LIBRARY}
 NVML = "libnvidia-ml.so.1"
 # Other libraries that are opened in the middle of a run: parts of cuDNN, and the driver's NVML, without which NCCL 2.21
 # fails (src/misc/nvmlwrap.cc).
@@ -97,8 +96,8 @@ def load() -> None:
         raise error
     _load_aliases()
     compiler = _compiler_version()
-    driver = driver_version() if compiler else None
-    if compiler and driver and driver < compiler:
+    supported = driver.driver_version() if compiler else None
+    if compiler and supported and supported < compiler:
         # MXNet compiles fused operators to PTX at run time (src/operator/fusion/fused_op.cu), and a driver translates
         # the PTX of its own CUDA version and older ones: NVIDIA's "CUDA Compatibility", minor version compatibility.
         os.environ.setdefault("MXNET_USE_FUSION", "0")
@@ -106,12 +105,12 @@ def load() -> None:
 
 @cache
 def troubles() -> dict[str, str]:
-    """Load ``DRIVER`` and each of ``LIBRARIES``, from its package or else from the system.
+    """Load the driver's library and each of ``LIBRARIES``, from its package or else from the system.
 
     Returns:
         The reasons by name of each library that cannot be loaded; empty if the GPU flavour is not installed.
     """
-    return _failures([*LIBRARIES, DRIVER])
+    return _failures([*LIBRARIES, driver.LIBRARY])
 
 
 def _failures(libraries: Iterable[str]) -> dict[str, str]:
@@ -133,10 +132,14 @@ def _load_aliases() -> None:
 
 def _compiler_version() -> tuple[int, int] | None:
     """Return the CUDA version of NVRTC; ``None`` if the GPU flavour is not installed."""
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    if not is_installed() or not _call("nvrtcVersion", ctypes.byref(major), ctypes.byref(minor), library=NVRTC):
+    if not is_installed():
         return None
-    return major.value, minor.value
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    try:
+        failed = ctypes.CDLL(NVRTC).nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    except (OSError, AttributeError):
+        return None
+    return None if failed else (major.value, minor.value)
 
 
 def later_troubles() -> dict[str, str]:
@@ -164,13 +167,13 @@ def missing(troubles: dict[str, str]) -> UserError | None:
     """Return the error for the result of ``troubles``; ``None`` if it is empty."""
     if not troubles:
         return None
-    libraries = [library for library in troubles if library != DRIVER]
+    libraries = [library for library in troubles if library != driver.LIBRARY]
     named = [f"{library} (package {LIBRARIES[library][0]})" for library in libraries]
-    whose = ["the NVIDIA driver's libcuda.so.1"] if DRIVER in troubles else []
+    whose = ["the NVIDIA driver's libcuda.so.1"] if driver.LIBRARY in troubles else []
     remedies = []
     if libraries:
         remedies.append(INSTALL)
-    if DRIVER in troubles:
+    if driver.LIBRARY in troubles:
         remedies.append(
             "install the NVIDIA driver 450.80.02 or later, which is not a Python package (a container uses the host's: "
             "NVIDIA Container Toolkit, docker run --gpus all), or MXNet's CPU flavour: `uv sync --group horovod`"
@@ -182,12 +185,12 @@ def missing(troubles: dict[str, str]) -> UserError | None:
     )
 
 
-def outdated(driver: tuple[int, int] | None) -> UserError | None:
+def outdated(supported: tuple[int, int] | None) -> UserError | None:
     """Return the error for a driver that is too old for the GPU flavour; ``None`` if it is not."""
-    if driver is None or driver >= OLDEST_DRIVER:
+    if supported is None or supported >= OLDEST_DRIVER:
         return None
     return UserError(
-        f"the NVIDIA driver is too old: it is for CUDA {_dotted(driver)}",
+        f"the NVIDIA driver is too old: it is for CUDA {_dotted(supported)}",
         "MXNet's GPU flavour is for CUDA 11",
         f"install the driver 450.80.02 or later, {WITHOUT}",
     )
@@ -217,72 +220,3 @@ def refusal(gpu: int, name: str, capability: tuple[int, int] | None) -> UserErro
 
 def _dotted(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
-
-
-def has_driver_library() -> bool:
-    """Return whether the library of the NVIDIA driver can be loaded."""
-    try:
-        ctypes.CDLL(DRIVER)
-    except OSError:
-        return False
-    return True
-
-
-def driver_version() -> tuple[int, int] | None:
-    """Return the driver's CUDA version; ``None`` without a driver."""
-    number = ctypes.c_int()
-    if not _call("cuDriverGetVersion", ctypes.byref(number)):
-        return None
-    return number.value // 1000, number.value % 1000 // 10
-
-
-def count() -> int:
-    """Count the GPUs that the driver shows to this process, usable by MXNet or not; 0 without a driver."""
-    number = ctypes.c_int()
-    return number.value if _call("cuInit", 0) and _call("cuDeviceGetCount", ctypes.byref(number)) else 0
-
-
-def compute_capability(gpu: int) -> tuple[int, int] | None:
-    """Return (major, minor) of a GPU in the driver's numbering; ``None`` without a driver."""
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    # Attributes 75 and 76: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
-    answered = all(
-        _ask_gpu(gpu, "cuDeviceGetAttribute", ctypes.byref(number), attribute)
-        for number, attribute in ((major, 75), (minor, 76))
-    )
-    return (major.value, minor.value) if answered else None
-
-
-def name_of(gpu: int) -> str:
-    """Return the name of a GPU in the driver's numbering; empty without a driver."""
-    text = ctypes.create_string_buffer(256)
-    return text.value.decode("utf-8", "replace") if _ask_gpu(gpu, "cuDeviceGetName", text, len(text)) else ""
-
-
-def uuid_of(gpu: int) -> str:
-    """Return the UUID of a GPU in the driver's numbering, or of a MIG device; empty if it cannot be told.
-
-    The second version of the driver's function, since CUDA 11.4, returns a MIG device's own UUID. The first one returns
-    the same for all MIG devices of a GPU (NVIDIA's CUDA Driver API, ``cuDeviceGetUuid``).
-    """
-    value = ctypes.create_string_buffer(16)
-    answered = _ask_gpu(gpu, "cuDeviceGetUuid_v2", value) or (
-        "MIG " not in name_of(gpu) and _ask_gpu(gpu, "cuDeviceGetUuid", value)
-    )
-    return str(uuid.UUID(bytes=value.raw)) if answered else ""
-
-
-def _ask_gpu(gpu: int, function: str, *arguments: object) -> bool:
-    """Call a function of the driver that takes a device as its last argument; return whether it succeeded."""
-    device = ctypes.c_int()
-    return (
-        _call("cuInit", 0) and _call("cuDeviceGet", ctypes.byref(device), gpu) and _call(function, *arguments, device)
-    )
-
-
-def _call(function: str, *arguments: object, library: str = DRIVER) -> bool:
-    """Call a function of a library, by default the driver's; return whether it exists and succeeded."""
-    try:
-        return bool(getattr(ctypes.CDLL(library), function)(*arguments) == 0)
-    except (OSError, AttributeError):
-        return False

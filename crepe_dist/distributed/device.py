@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crepe_dist import invocation
+from crepe_dist.cuda import driver
 from crepe_dist.distributed import cuda
 from crepe_dist.distributed.collectives import SAME_MACHINES, Collectives
 from crepe_dist.distributed.launch import detect, has_mxnet, import_mxnet
@@ -100,7 +101,7 @@ def _visible(device: str) -> list[str]:
             "MXNet sees none: no driver, or the CPU flavour of MXNet is installed",
             "install the cu112 flavour (docs/install.md) and the driver, or use --device cpu",
         )
-    return [cuda.uuid_of(number) or f"{socket.gethostname()}:{number}" for number in range(gpus)]
+    return [driver.uuid_of(number) or f"{socket.gethostname()}:{number}" for number in range(gpus)]
 
 
 def assign(seen: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
@@ -139,7 +140,7 @@ def assign(seen: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
 def _device(gpu: int | None) -> Device:
     if gpu is None:
         return CPU
-    if is_pypi_wheel() and (error := cuda.refusal(gpu, cuda.name_of(gpu), cuda.compute_capability(gpu))):
+    if is_pypi_wheel() and (error := cuda.refusal(gpu, driver.name_of(gpu), driver.compute_capability(gpu))):
         raise error
     return Device("gpu", gpu)
 
@@ -159,7 +160,7 @@ def count_gpus() -> int:
     """
     import mxnet as mx
 
-    if cuda.is_installed() and (error := cuda.outdated(cuda.driver_version())):
+    if cuda.is_installed() and (error := cuda.outdated(driver.driver_version())):
         raise error
     try:
         return int(mx.context.num_gpus())
@@ -175,4 +176,4 @@ def has_gpu_driver() -> bool:
     WSL2 has another device file, for GPUs of all makers, so there the driver's library decides. Windows provides it
     (NVIDIA's "CUDA on WSL User Guide").
     """
-    return DEVICE_FILE.exists() or (WSL_DEVICE_FILE.exists() and cuda.has_driver_library())
+    return DEVICE_FILE.exists() or (WSL_DEVICE_FILE.exists() and driver.has_driver_library())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from crepe_dist.distributed.cuda import compute_capability
+from crepe_dist.cuda.driver import compute_capability
 from crepe_dist.errors import UserError
 from crepe_dist.native import library
 from crepe_dist.native.library import Library

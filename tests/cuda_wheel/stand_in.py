@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from crepe_dist.cuda import driver as nvidia
 from crepe_dist.distributed import cuda, library_alias
 from tests import cuda_driver
 
@@ -37,7 +38,7 @@ def build(folder: Path, site: Path) -> Path:
     wanted = {line.split()[-1].partition("@")[0] for line in listed.splitlines()}
     missing = (name for name in sorted(wanted) if OF_CUDA.match(name) and not re.search(rf"\b{name}\(", source))
     cuda_driver.library(folder / LIBRARY, "\n".join([source, *map(_function, missing)]))
-    for name in (*cuda.LIBRARIES, cuda.DRIVER, *cuda.OPENED_LATER):
+    for name in (*cuda.LIBRARIES, nvidia.LIBRARY, *cuda.OPENED_LATER):
         library_alias.write(folder / name, LIBRARY)
     return folder
 

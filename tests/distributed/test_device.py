@@ -18,11 +18,12 @@ from tests.conftest import launch_prefix
 SEES_WHAT_THE_DRIVER_SHOWS = """
 import os
 from crepe_dist.distributed.join import join
-from crepe_dist.distributed import cuda, device
+from crepe_dist.cuda import driver as nvidia
+from crepe_dist.distributed import device
 from crepe_dist.errors import UserError
 with join() as world:
     import mxnet as mx
-    mx.context.num_gpus = cuda.count
+    mx.context.num_gpus = nvidia.count
     device.has_gpu_driver = lambda: True
 """
 

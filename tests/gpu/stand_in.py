@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from crepe_dist.cuda import driver as nvidia
 from crepe_dist.distributed import cuda
 
 FIRST = 1  # cpu(FIRST) stands in for gpu(0)
@@ -71,7 +72,7 @@ def _contexts(mx: Any) -> None:
         __repr__ = __str__
 
     plain = mx.nd.NDArray.context.fget
-    devices = {number: Device(number - FIRST) for number in range(FIRST, FIRST + cuda.count())}
+    devices = {number: Device(number - FIRST) for number in range(FIRST, FIRST + nvidia.count())}
 
     def context(array: Any) -> Any:
         found = plain(array)
@@ -82,7 +83,7 @@ def _contexts(mx: Any) -> None:
     mx.runtime.feature_list = lambda: [*listed(), SimpleNamespace(name="CUDA", enabled=True)]
     for module in (mx, mx.context):
         module.gpu = Device
-        module.num_gpus = cuda.count
+        module.num_gpus = nvidia.count
         module.gpu_memory_info = lambda number=0: (FREE, TOTAL)
 
 
