@@ -36,7 +36,7 @@ from timing import alternate, in_turns, paired, rate
 from crepe_dist import command, machine
 from crepe_dist.data.alphabet import ALPHABET, Codes, Encoding
 from crepe_dist.data.dataset import Dataset, open_dataset
-from crepe_dist.distributed.device import pick
+from crepe_dist.distributed.device import check_mxnet, pick
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import UserError
 from crepe_dist.native import library
@@ -103,7 +103,7 @@ def main() -> None:
     python = None if options.no_peers else _python(options.peers)
     import_mxnet(detect())
     with scratch() as folder:
-        figures = run(sizes, folder, pick(options.device), python)
+        figures = run(sizes, folder, pick(options.device, check_mxnet), python)
     show(figures)
     if options.json is not None:
         flat = figures.pop("ratios") | figures

@@ -20,7 +20,7 @@ from timing import in_turns, paired
 from workers import Workers
 
 from crepe_dist import machine
-from crepe_dist.distributed.device import count_gpus
+from crepe_dist.cuda import driver
 from crepe_dist.distributed.launch import horovodrun
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def obstacle(on: str = "cpu") -> str:
 
 def slots(on: str) -> int:
     """Count the cores or GPUs, each of which can run one process."""
-    return machine.cores() if on == "cpu" else count_gpus()
+    return machine.cores() if on == "cpu" else driver.count()
 
 
 def weak_ratio(result: Mapping[str, Any], size: int) -> float:

@@ -47,12 +47,13 @@ class Worker:
         """Build the network, on a GPU of its own or on the CPU."""
         from workloads import Training  # after join, which sets the number of MXNet's threads
 
-        from crepe_dist.distributed.device import Device, pick
+        from crepe_dist.distributed.device import Device, check_mxnet, pick
         from crepe_dist.networks.paper.shape import PaperShape
 
         self._shape = PaperShape(**shape)
         # Independent processes do not know of each other's GPUs.
-        device = Device("gpu", self._slot) if on == "gpu" and self._world.size == 1 else pick(on, self._world)
+        apart = on == "gpu" and self._world.size == 1
+        device = Device("gpu", self._slot) if apart else pick(on, check_mxnet, self._world)
         self._training = Training(self._shape, self._world, device, precision)
         return {}
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from crepe_dist import command
 from crepe_dist.diagnosis import checks, inventory, outcome
 from crepe_dist.diagnosis.inventory import Facts
+from crepe_dist.diagnosis.networks import DEFAULT
 from crepe_dist.diagnosis.outcome import Check
 from crepe_dist.diagnosis.trial import Trial, judge, trials
 from crepe_dist.distributed import horovod_build
@@ -77,14 +78,14 @@ class Verdict:
         return f"{'ready' if self.ready else 'not ready'}: {self.text}"
 
 
-def verdict(facts: Facts, checks: Sequence[Check], trials: Sequence[Trial]) -> Verdict:
+def verdict(facts: Facts, results: Sequence[Check], trials: Sequence[Trial]) -> Verdict:
     """Derive the verdict.
 
     Args:
-        checks: all checks, including those of the trials.
+        results: all checks, including those of the trials.
         trials: the trials; empty with ``--quick``.
     """
-    problems = [check for check in checks if check.level == "problem"]
+    problems = [check for check in results if check.level == "problem"]
     if problems:
         first = problems[0]
         more = f" (and {counted(len(problems) - 1, 'more problem')}, above)" if problems[1:] else ""
@@ -93,11 +94,11 @@ def verdict(facts: Facts, checks: Sequence[Check], trials: Sequence[Trial]) -> V
         return Verdict(False, f"{first.what}{more}. Do: {first.remedy}{works}")
     if not trials:
         return Verdict(True, "all checks passed; no training was tried (--quick)")
-    gpus = int(facts["mxnet"]["gpus"])
+    gpus = sum(bool(each[DEFAULT]["kernels"]) for each in checks.on_gpus(facts))
     devices = "the CPU" + (f" and {counted(gpus, 'GPU')}" if gpus else "")
     if max(trial.processes for trial in trials) > 1:
         return Verdict(True, f"for one process or several, on {devices}")
-    how = horovod_build.how_to_install("CUDA" in facts["mxnet"]["features"])
+    how = horovod_build.how_to_install("CUDA" in facts["mxnet"].get("features", []))
     return Verdict(True, f"for one process, on {devices}. For several, Horovod is missing: {how}")
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from crepe_dist.version import __version__
 
-NUMERICAL_PACKAGES = ("mxnet", "mxnet-cu112", "horovod", "numpy")
+NUMERICAL_PACKAGES = ("mxnet", "mxnet-cu112", "horovod", "numpy", "nvidia-cuda-nvrtc-cu12")
 PACKAGES = (*NUMERICAL_PACKAGES, "pandas", "pyyaml")
-SOURCE_SUFFIXES = (".py", ".cpp", ".h")
+SOURCE_SUFFIXES = (".py", ".cpp", ".h", ".cu", ".cuh")
 MEMBERSHIP = Path("/proc/self/cgroup")
 SHARED_MEMORY = Path("/dev/shm")
 CONTROL_GROUPS = Path("/sys/fs/cgroup")

@@ -11,6 +11,7 @@ from typing import Any
 from crepe_dist import command
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import sha256
+from crepe_dist.model import cuda
 from crepe_dist.native import library
 from crepe_dist.runs import checkpoint, run_folder, state
 from crepe_dist.runs.run_record import RunRecord, open_run
@@ -59,6 +60,8 @@ def main() -> None:
         "checkpoint.keep_last": max(1, len(record.history.epochs)),
         **QUIET,
     }
+    if computed["device"].startswith("cpu"):
+        settings["device"] = "cpu"
     if build := same_kernels(computed):
         os.environ[library.SWITCH] = build
     for note in notes(computed):
@@ -97,8 +100,9 @@ def same_kernels(computed: Mapping[str, str]) -> str | None:
 def notes(computed: Mapping[str, str]) -> Iterator[str]:
     """Tell why the bits may be others."""
     build, precision = computed["model.kernels"], computed["model.precision"]
-    if not computed["device"].startswith("cpu"):
-        yield "the run was trained on a GPU: equal bits are promised on CPUs only"
+    if cuda.is_build(build):
+        if build not in cuda.builds():
+            yield f"the run was computed by the kernels {build} on a GPU, which this machine lacks: expect other bits"
     elif build == "mxnet":
         yield "the run was computed by MXNet's operators: equal bits are promised with our own kernels only"
     elif same_kernels(computed) is None and (

@@ -21,7 +21,7 @@ import pandas as pd
 from mxnet import autograd, gluon
 
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.distributed.device import pick
+from crepe_dist.distributed.device import check_mxnet, pick
 from crepe_dist.engines.gluon.context import context
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.networks.paper.shape import PaperShape
@@ -82,7 +82,7 @@ test_loader = gluon.data.DataLoader(test_dataset, batch_size=6 * args.batch_size
 # ### Network, initial parameters, loss, optimizer
 
 # %%
-device = context(pick("auto"))  # mx.gpu(), or mx.cpu() without one
+device = context(pick("auto", check_mxnet))  # mx.gpu(), or mx.cpu() without one
 net = Paper(
     PaperShape(encoding.codes, encoding.feature_len, len(categories), args.filters, args.units, dropout=args.dropout)
 )

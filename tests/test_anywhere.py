@@ -134,4 +134,4 @@ def test_answers_of_commands(python, runs, data, tmp_path):
     shutil.copytree(runs["crepe"], tmp_path / "run")
     crepe("report", "run", "--data", data)
     assert "accuracy" in crepe("compare", "run", runs["ngrams"])
-    assert "needs MXNet" in crepe("predict", "model", "--text", "x", "--device", "gpu", code=1)
+    assert "no GPU was found" in crepe("predict", "model", "--text", "x", "--device", "gpu", code=1)

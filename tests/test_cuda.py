@@ -68,12 +68,12 @@ PICK = """
 from crepe_dist.distributed.launch import Launch, import_mxnet
 import_mxnet(Launch())
 import mxnet as mx
-from crepe_dist.cuda import driver as nvidia
+from crepe_dist.cuda import driver
 from crepe_dist.distributed import device
-mx.context.num_gpus = nvidia.count
-device.has_gpu_driver = lambda: True
+mx.context.num_gpus = driver.count
 try:
-    print(device.pick("auto"))
+    device.check_mxnet(device.Device("gpu"))
+    print("computes")
 except device.UserError as error:
     print(error.what)
 """
@@ -94,22 +94,22 @@ def test_float32_is_no_tf32_when_cublas_is_loaded(driver, site, given):
 
 
 @pytest.mark.parametrize(
-    ("wheel", "picked"),
+    ("wheel", "answer"),
     [
         ("PyPI's", "MXNet cannot compute on GPU 0 (GPU of a test): it has no code for compute capability 9.0"),
-        ("own", "gpu(0)"),
-        ("PyPI's, not used", "gpu(0)"),
-        ("none", "gpu(0)"),
+        ("own", "computes"),
+        ("PyPI's, not used", "computes"),
+        ("none", "computes"),
     ],
 )
-def test_the_list_of_gpus_is_that_of_one_wheel(driver, tmp_path, wheel, picked):
+def test_the_list_of_gpus_is_that_of_one_wheel(driver, tmp_path, wheel, answer):
     """A build of one's own, and NVIDIA's container, may have code for Hopper."""
     sha256 = {"sha256": "A" * 43} if wheel == "own" else {}
     site = None if wheel == "none" else cuda_driver.packages(tmp_path / "site", **sha256)
     if wheel == "PyPI's, not used":  # MXNET_LIBRARY_PATH, or another folder before it on Python's path
         (tmp_path / "site" / cuda.LIBMXNET).unlink()
         (tmp_path / "site" / cuda.LIBMXNET).touch()
-    assert run(PICK, cuda_driver.environment(driver, site, DRIVER_CAPABILITY="9.0")) == [picked]
+    assert run(PICK, cuda_driver.environment(driver, site, DRIVER_CAPABILITY="9.0")) == [answer]
 
 
 def test_the_libraries_of_the_packages_are_loaded_before_mxnet(driver, site):
@@ -131,7 +131,12 @@ def test_without_the_driver(site, tmp_path):
     environment = cuda_driver.environment(None, site)
     missing = "MXNet's GPU flavour cannot be loaded without the NVIDIA driver's libcuda.so.1"
     remedy = "install the NVIDIA driver 450.80.02 or later"
-    code, said = ended(command("train"), tmp_path, environment)
+    code, said = ended(command("train", "--device=gpu"), tmp_path, environment)
+    assert (code, "error: no GPU was found\n  why: no NVIDIA driver was found: libcuda.so.1: cannot" in said) == (
+        1,
+        True,
+    )
+    code, said = ended(command("train", "--model.kernels=mxnet"), tmp_path, environment)
     assert code == 1
     assert f"\nerror: {missing}" in f"\n{said}"
     assert f"  do:  {remedy}" in said
@@ -146,7 +151,8 @@ def test_without_the_driver(site, tmp_path):
 def test_each_library_that_is_missing_is_named(driver, site, tmp_path):
     (site / "nvidia" / "cudnn" / "lib" / "libcudnn.so.8").unlink()
     shutil.rmtree(site / "nvidia_nccl_cu11-1.9.1.dist-info")
-    code, said = ended(command("train"), tmp_path, cuda_driver.environment(driver, site))
+    mxnet = command("train", "--device=gpu", "--model.kernels=mxnet")
+    code, said = ended(mxnet, tmp_path, cuda_driver.environment(driver, site))
     assert code == 1
     assert "without libcudnn.so.8 (package nvidia-cudnn-cu11), libnccl.so.2 (package nvidia-nccl-cu11)\n" in said
     assert "--group cu112" in said
@@ -228,20 +234,22 @@ def test_the_doctor_tries_what_will_be_asked_for(driver, site, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("built", "gpus", "level", "what"),
+    ("built", "engines", "level", "what"),
     [
-        ({"cuda": False, "nccl": False}, 1, "problem", "without CUDA"),
-        ({"cuda": False, "nccl": False}, 0, "note", "without CUDA"),
-        ({"cuda": True, "nccl": False}, 2, "note", "without NCCL"),
-        ({"cuda": True, "nccl": True}, 2, "ok", ""),
+        ({"cuda": False, "nccl": False}, ["mxnet"], "problem", "without CUDA"),
+        ({"cuda": False, "nccl": False}, ["own"], "note", "without CUDA"),
+        ({"cuda": False, "nccl": False}, [], "note", "without CUDA"),
+        ({"cuda": True, "nccl": False}, ["mxnet", "mxnet"], "note", "without NCCL"),
+        ({"cuda": True, "nccl": True}, ["mxnet", "mxnet"], "ok", ""),
     ],
 )
-def test_what_the_doctor_says_of_horovod(built, gpus, level, what):
+def test_what_the_doctor_says_of_horovod(built, engines, level, what):
     line = checks.horovod(
         {
             "mxnet": {"trouble": "", "features": ["CUDA"]},
             "horovod": {"installed": True, "trouble": "", "features": {"gloo": True, **built}},
-            "gpus": [{"name": "Some GPU", "capability": [8, 0]}] * gpus,
+            "gpus": [{"name": "Some GPU", "capability": [8, 0]}] * len(engines),
+            "plans": {"GPUs": [{"crepe": {"kernels": each}} for each in engines], "trouble": ""},
         }
     )
     assert line.level == level

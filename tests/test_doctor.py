@@ -47,7 +47,7 @@ def wrong_step(self, batch, *rest):
     outcome = right_step(self, batch, *rest)
     if batch.first:
         values = {name: array.copy() for name, array in self._engine.values().items()}
-        values["14.bias"] += 2.0 ** -20
+        values["tower.out.bias" if "tower.out.bias" in values else "14.bias"] += 2.0 ** -20
         self._engine.set_values(values)
     return outcome
 HorovodWorld.sum, TrainingStep.__call__ = wrong_sum, wrong_step
@@ -93,14 +93,15 @@ def test_this_machine_is_ready(diagnosis):
     assert not [check for check in diagnosis["checks"] if check["level"] == "problem"]
     (tried,) = (each for each in diagnosis["trials"] if each["device"] == "cpu")
     assert tried["processes"] == len(tried["ranks"]) == 2
-    first, second = (rank["step"] for rank in tried["ranks"])
-    assert first["after"] == second["after"] != first["before"] == second["before"]
+    for network in ("crepe", "paper"):
+        first, second = (rank[network] for rank in tried["ranks"])
+        assert first["after"] == second["after"] != first["before"] == second["before"]
     assert diagnosis["facts"]["horovod"]["features"]["gloo"]
     assert diagnosis["said"] == "trying 2 processes on the CPU …\n"
 
 
 def test_without_mxnet(found):
-    found["mxnet"] = {"installed": False, "features": [], "gpus": 0, "plans": {"CPU": "float32"}, "trouble": ""}
+    found["mxnet"] = {"installed": False, "features": [], "trouble": ""}
     found["horovod"] = {"installed": False, "features": {}, "trouble": ""}
     found["kernels"] = {"build": "avx2", "trouble": ""}
     found["machine"] |= {"Python": "3.13.1", "numpy": "2.3.0"}
@@ -186,7 +187,7 @@ def test_a_worker_that_crashes_is_told_of():
         return attempt(device, processes, 60, [sys.executable, "-S", "-u", "-c", code])
 
     said: list[str] = []
-    given = {"mxnet": {"trouble": "", "gpus": 0}, "horovod": {"features": {"gloo": True}}, "gpus": []}
+    given = on([], {"gloo": True})
     both = list(trials(given, said.append, crash))
     assert [each.processes for each in both] == [2, 1]  # alone it may work
     assert said == ["trying 2 processes on the CPU …", "trying 1 process on the CPU …"]
@@ -194,6 +195,13 @@ def test_a_worker_that_crashes_is_told_of():
     assert "SIGSEGV" in check.why
     assert "last words" in check.why
     assert "SIGKILL" in judge(both[1])[0].why
+
+
+def on(engines: list[str], features: dict[str, bool]) -> inventory.Facts:
+    """Facts of a machine with a GPU for each engine."""
+    plans = {"GPUs": [{"crepe": {"kernels": each}} for each in engines], "trouble": ""}
+    gpus = [{"name": "", "capability": [8, 0]}] * len(engines)
+    return {"mxnet": {"trouble": ""}, "horovod": {"features": features}, "gpus": gpus, "plans": plans}
 
 
 @pytest.mark.parametrize(
@@ -207,18 +215,17 @@ def test_a_worker_that_crashes_is_told_of():
     ],
 )
 def test_which_groups_try_gpus(gpus, features, processes):
-    good: list[dict[str, Any]] = [{"sum": {"numbers": 1, "wrong": 0}, "step": STEP}] * 4
-    shown = [{"name": "", "capability": [8, 0]}] * gpus
-    seen: dict[str, Any] = {"trouble": "", "gpus": gpus, "wheel": True}
-    given = {"mxnet": seen, "horovod": {"features": features}, "gpus": shown}
+    good: list[dict[str, Any]] = [{"sum": {"numbers": 1, "wrong": 0}, "crepe": STEP, "paper": STEP}] * 4
+    given = on(["mxnet"] * gpus, features)
     tried = trials(given, lambda _: None, lambda device, size: Trial(device, size, 1.0, good[:size]))
     assert [(each.device, each.processes) for each in tried] == [("cpu", 2 if features else 1), ("gpu", processes)]
-    shown[0] = {"name": "", "capability": [9, 0]}
+    given = on(["own"] * gpus, features)  # they need no Horovod with CUDA
+    tried = trials(given, lambda _: None, lambda device, size: Trial(device, size, 1.0, good[:size]))
+    on_gpus = gpus if gpus > 1 else 1 if features.get("nccl") else 2
+    assert [each.processes for each in tried][1:] == [on_gpus if features else 1]
+    given = on(["own"] * (gpus - 1) + [""], features)
     tried = trials(given, lambda _: None, lambda device, size: Trial(device, size, 1.0, good[:size]))
     assert {each.device for each in tried} == {"cpu"}
-    seen["wheel"] = False  # another build may have code for Hopper
-    tried = trials(given, lambda _: None, lambda device, size: Trial(device, size, 1.0, good[:size]))
-    assert {each.device for each in tried} == {"cpu", "gpu"}
 
 
 STEP = {"computed": "float32", "summed by": "Horovod", "before": "a", "after": "b", "finite": True}
@@ -236,7 +243,9 @@ STEP = {"computed": "float32", "summed by": "Horovod", "before": "a", "after": "
 )
 def test_what_is_said_of_weights(second, trouble, what):
     sums = {"numbers": 10, "wrong": 0}
-    ranks: list[dict[str, Any]] = [{"sum": sums, "step": STEP}, {"sum": sums, "step": {**STEP, **second}}]
+    ranks: list[dict[str, Any]] = [
+        {"sum": sums, "crepe": STEP, "paper": STEP}, {"sum": sums, "crepe": STEP, "paper": {**STEP, **second}}
+    ]  # fmt: skip
     _, check = judge(Trial("cpu", 2, 1.0, ranks, trouble))
     assert (check.level == "problem") == bool(what)
     assert what in check.what
@@ -245,8 +254,10 @@ def test_what_is_said_of_weights(second, trouble, what):
 GB = 10**9
 WRONG_THREADS = {"threads": {"trouble": "OMP_NUM_THREADS is 'x'", "remedy": "unset it"}}
 NOT_ALLOWED = {"free": 0, "total": 0, "trouble": "Permission denied"}
-OF_CUDA = {"features": ["CUDA", "CUDNN"], "gpus": 1, "wheel": True}
-OWN_BUILD = {**OF_CUDA, "wheel": False}
+OF_CUDA = {"features": ["CUDA", "CUDNN"], "wheel": True}
+OWN = {"kernels": "own", "plan": "bfloat16, own kernels (CUDA, sm_80)", "why": "", "remedy": ""}
+MXNETS = {"kernels": "mxnet", "plan": "float16, MXNet's operators", "why": "NVRTC is missing", "remedy": "install it"}
+NEITHER = {"kernels": "", "what": "no engine can compute", "why": "both are missing", "remedy": "install one"}
 
 
 @pytest.mark.parametrize(
@@ -263,8 +274,6 @@ OWN_BUILD = {**OF_CUDA, "wheel": False}
         ("threads", "problem", "OMP_NUM_THREADS is 'x'", WRONG_THREADS),
         ("threads", "note", "OMP_NUM_THREADS is 999", {"threads": {"alone": 999}}),
         ("memory", "note", "only 100.0 MB of memory are free", {"memory": {"free": GB // 10}}),
-        ("GPUs", "problem", "the driver is too old", {"mxnet": {"unusable": {"what": "the driver is too old",
-                                                                             "why": "CUDA 11", "remedy": "another"}}}),
         ("NVIDIA driver", "note", "nvidia-smi fails: no devices", {"driver": {"trouble": "no devices"}}),
         ("NVIDIA driver", "note", "a driver is installed", {"driver": {"device files": True}}),
         ("NVIDIA driver", "note", "GPU flavour is installed", {"mxnet": OF_CUDA}),
@@ -297,18 +306,34 @@ def test_each_branch(found, name, level, what, worse):
 
 
 @pytest.mark.parametrize(
-    ("capability", "mxnet", "level"),
+    ("engines", "level", "what", "shown"),
     [
-        ([8, 6], OF_CUDA, "ok"), ([8, 9], OF_CUDA, "ok"), (None, OF_CUDA, "ok"),
-        ([9, 0], OF_CUDA, "problem"), ([3, 7], OF_CUDA, "problem"), ([12, 0], {}, "note"), ([9, 0], OWN_BUILD, "ok"),
+        ({"crepe": OWN, "paper": NEITHER}, "ok", "", "crepe: bfloat16, own kernels (CUDA, sm_80); paper: on the CPU"),
+        ({"crepe": MXNETS, "paper": MXNETS}, "note", "GPU 0 computes by MXNet's operators", "crepe: float16, MXNet's"),
+        ({"crepe": NEITHER, "paper": NEITHER}, "note", "GPU 0 is not used: no engine can compute", "crepe: on the CPU"),
     ],
-)  # fmt: skip
-def test_gpus(found, capability, mxnet, level):
-    found["mxnet"].update(mxnet)
-    found["gpus"] = [{"name": "Some GPU", "capability": capability}]
-    (line,) = (line for line in checks.checks(found) if line.name == "GPU 0")
+    ids=["own", "mxnet", "neither"],
+)
+def test_each_gpu_is_shown_with_its_engines(found, engines, level, what, shown):
+    found["gpus"] = [{"name": "Some GPU", "capability": [8, 0]}]
+    found["plans"]["GPUs"] = [engines]
+    lines = checks.checks(found)
+    (line,) = (line for line in lines if line.name == "GPU 0")
     assert line.level == level
-    assert "Some GPU" in line.shows
+    assert what in line.what
+    assert line.shows.startswith("Some GPU; compute capability 8.0; crepe: ")
+    assert shown in line.shows
+    assert bool(line.remedy) == (level == "note")
+    end = str(verdict(found, [each for each in lines if each.level != "problem"], [Trial("cpu", 1, 1.0, [])]))
+    assert ("and 1 GPU" in end) == (engines["crepe"] is not NEITHER)
+
+
+def test_a_gpu_of_which_the_probe_found_out_nothing(found):
+    found["gpus"] = [{"name": "", "capability": None}]
+    found["plans"] = {"trouble": "the probe process ended with code -6"}
+    (line,) = (line for line in checks.checks(found) if line.name == "GPU 0")
+    assert line.what == "GPU 0 is not used: it is unknown what can compute on it"
+    assert line.why == "the probe process ended with code -6"
 
 
 def test_the_driver_is_asked(tmp_path, monkeypatch):

@@ -236,13 +236,14 @@ def test_what_auto_means(monkeypatch):
         ((8, 6), {"precision": "float32"}, "float32"),
     ],
 )
-def test_what_auto_means_on_a_gpu(capability, options, expected, monkeypatch):
-    monkeypatch.setattr(precision, "compute_capability", lambda gpu: capability)
+def test_what_auto_means_for_mxnet_on_a_gpu(capability, options, expected, monkeypatch):
+    monkeypatch.setattr(precision.cuda, "capability", lambda gpu: capability)
+    monkeypatch.setattr(precision, "check_mxnet", lambda gpu: None)
     assert plan(ModelOptions(**options), mx.gpu(0)).precision == expected
-    with pytest.raises(UserError, match="for CPUs"):
+    with pytest.raises(UserError, match="own kernels cannot compute this network on GPU 0"):
         plan(ModelOptions(kernels="own"), mx.gpu(0))
     with pytest.raises(UserError, match="not support bfloat16"):
-        plan(ModelOptions(precision="bfloat16"), mx.gpu(0))
+        plan(ModelOptions(kernels="mxnet", precision="bfloat16"), mx.gpu(0))
 
 
 def test_builds_are_chosen_by_the_processor_and_by_what_loads(monkeypatch):

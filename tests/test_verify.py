@@ -71,7 +71,7 @@ def test_a_run_that_is_not_finished(trained, tmp_path, complaint):
         ("generic", "float32", "cpu(0)", None, ["generic, which this machine lacks"]),
         ("amx", "bfloat16", "cpu(0)", None, ["amx, which this machine lacks"]),
         ("mxnet", "float32", "cpu(0)", "none", ["MXNet's operators"]),
-        ("mxnet", "float16", "gpu(0)", "none", ["trained on a GPU"]),
+        ("mxnet", "float16", "gpu(0)", "none", ["MXNet's operators"]),
     ],
 )
 def test_it_takes_the_kernels_of_the_run(build, precision, device, taken, noted, monkeypatch):

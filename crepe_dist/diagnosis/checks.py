@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from crepe_dist.diagnosis.inventory import FOLDERS, Facts
+from crepe_dist.diagnosis.networks import DEFAULT
 from crepe_dist.diagnosis.outcome import Check
 from crepe_dist.distributed import cuda, horovod_build
 from crepe_dist.errors import UserError
@@ -36,8 +38,9 @@ def checks(facts: Facts) -> list[Check]:
         memory(facts),
         *gpus(facts),
         driver(facts),
+        cuda_kernels(facts),
         kernels(facts),
-        Check("precision", "; ".join(f"{name}: {each}" for name, each in facts["mxnet"].get("plans", {}).items())),
+        Check("precision", f"CPU: {facts['plans']['CPU']}" if "CPU" in facts["plans"] else ""),
         *folders(facts),
         shared_memory(facts),
         limits(facts),
@@ -126,7 +129,8 @@ def horovod(facts: Facts) -> Check:
         return line
     if not about["features"]["cuda"]:
         error = horovod_build.without_cuda()
-        return (line.problem if facts["gpus"] else line.note)(error.what, error.why, error.remedy)
+        needed = any(each[DEFAULT]["kernels"] == "mxnet" for each in on_gpus(facts))
+        return (line.problem if needed else line.note)(error.what, error.why, error.remedy)
     return line.note(
         "Horovod was built without NCCL",
         "gradients of GPUs pass through main memory, which is slower",
@@ -192,24 +196,36 @@ def memory(facts: Facts) -> Check:
 
 
 def gpus(facts: Facts) -> Iterator[Check]:
-    with_cuda = "CUDA" in facts["mxnet"].get("features", [])
-    for number, each in enumerate(facts["gpus"]):
-        capability = each["capability"] and tuple(each["capability"])
-        shown = "unknown" if capability is None else ".".join(map(str, capability))
-        line = Check(f"GPU {number}", f"{each['name'] or 'nameless'}, compute capability {shown}")
-        if not with_cuda:
-            yield line.note(
-                f"GPU {number} is not used: MXNet's GPU flavour is not installed",
-                remedy="to use the GPU, install the cu112 flavour (docs/install.md)",
-            )
-        elif facts["mxnet"].get("wheel") and (error := cuda.refusal(number, each["name"], capability)):
-            yield _problem(line, error)
+    for number, (each, engines) in enumerate(zip(facts["gpus"], on_gpus(facts))):
+        capability = each["capability"]
+        shown = [each["name"] or "nameless"]
+        shown.append(f"compute capability {'unknown' if capability is None else '.'.join(map(str, capability))}")
+        shown += [f"{kind}: {about.get('plan', 'on the CPU')}" for kind, about in engines.items()]
+        line, default = Check(f"GPU {number}", "; ".join(shown)), engines[DEFAULT]
+        if not default["kernels"]:
+            yield line.note(f"GPU {number} is not used: {default['what']}", default["why"], default["remedy"])
+        elif default["why"]:
+            what = f"GPU {number} computes by MXNet's operators, which are slower than our own kernels"
+            yield line.note(what, default["why"], default["remedy"])
         else:
             yield line
-    if unusable := facts["mxnet"].get("unusable"):
-        yield Check("GPUs", "cannot be used").problem(**unusable)
     if not facts["gpus"]:
         yield Check("GPU", "none")
+
+
+def on_gpus(facts: Facts) -> list[dict[str, Any]]:
+    """Return what each GPU gets to compute each network, see ``probe.plans``."""
+    about = facts["plans"]
+    unknown = {"kernels": "", "what": "it is unknown what can compute on it", "why": about["trouble"], "remedy": ""}
+    return about.get("GPUs") or [{DEFAULT: unknown}] * len(facts["gpus"])
+
+
+def cuda_kernels(facts: Facts) -> Check:
+    """Tell whether our own kernels for GPUs can be compiled; show nothing without a GPU."""
+    if not facts["gpus"]:
+        return Check("CUDA kernels", "")
+    version = facts["cuda"].get("nvrtc")
+    return Check("CUDA kernels", f"compiled by NVRTC {version[0]}.{version[1]}" if version else "NVRTC not found")
 
 
 def driver(facts: Facts) -> Check:
@@ -225,7 +241,7 @@ def driver(facts: Facts) -> Check:
         why = "the driver is not loaded, or does not match the installed libraries"
         remedy = "reinstall the driver, or reboot if it was just updated"
         return line.note(f"nvidia-smi fails: {about['trouble']}", why, remedy)
-    elsewhere = facts["gpus"] or facts["mxnet"].get("unusable") or facts["cuda"].get("troubles")
+    elsewhere = facts["gpus"] or facts["cuda"].get("troubles")
     if elsewhere or not (about["device files"] or about["version"] or with_cuda):
         return line
     return line.note(

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist import machine
-from crepe_dist.diagnosis.probe import SECONDS
+from crepe_dist.diagnosis.probe import SECONDS, SUBJECTS
 from crepe_dist.distributed import device
 from crepe_dist.distributed.launch import Launch, horovodrun, threads
 from crepe_dist.errors import UserError
 
 PROBE = (sys.executable, "-m", "crepe_dist.diagnosis.probe")
-SUBJECTS = ("cuda", "kernels", "mxnet", "horovod")
 TOOL_SECONDS = 15.0  # for nvidia-smi, which hangs if its driver does
 RESOLVE_SECONDS = 5.0
 FOLDERS = ("runs", "data")  # relative to the current folder

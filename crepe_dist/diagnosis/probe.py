@@ -10,11 +10,13 @@ import os
 import signal
 from typing import Any, Callable
 
-from crepe_dist.cuda import driver
+from crepe_dist.cuda import compiler, driver
+from crepe_dist.diagnosis.networks import NETWORKS, small_shape
 from crepe_dist.distributed import cuda, device, horovod_build
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.launch import Launch, has_mxnet, import_mxnet, limit_threads
 from crepe_dist.errors import UserError
+from crepe_dist.model.cuda import obstacle
 from crepe_dist.model.precision import plan
 from crepe_dist.native import library
 from crepe_dist.settings.model_options import ModelOptions
@@ -29,7 +31,7 @@ def main() -> None:
     except UserError:  # another check reports it; MXNet would end this process
         del os.environ["OMP_NUM_THREADS"]
     print(json.dumps({"gpus": gpus()}), flush=True)
-    for name, inspect in (("cuda", cuda_libraries), ("kernels", kernels), ("mxnet", mxnet), ("horovod", horovod)):
+    for name, inspect in SUBJECTS.items():
         print(json.dumps({name: _guarded(inspect)}), flush=True)
 
 
@@ -47,7 +49,7 @@ def kernels() -> dict[str, Any]:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """List the GPUs that the driver reports, whether or not MXNet can use them."""
+    """List the GPUs that the driver reports, whether or not an engine can use them."""
     return [
         {"name": driver.name_of(number), "capability": driver.compute_capability(number)}
         for number in range(driver.count())
@@ -55,31 +57,41 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def cuda_libraries() -> dict[str, Any]:
-    """Load the libraries that MXNet's GPU flavour needs, at once or later, and ask for the driver's CUDA version."""
+    """Load the libraries that MXNet's GPU flavour needs, at once or later, and look for those of our own kernels."""
     wanted = [*cuda.LIBRARIES, driver.LIBRARY] if cuda.is_installed() else []
     troubles, later = cuda.troubles(), {}
     if not troubles:
         cuda.load()
         later = cuda.later_troubles()
-    return {"wanted": wanted, "troubles": troubles, "later": later, "driver": driver.driver_version(), "trouble": ""}
+    versions = {"driver": driver.driver_version(), "nvrtc": None if compiler.missing() else compiler.version()}
+    return {"wanted": wanted, "troubles": troubles, "later": later, **versions, "trouble": ""}
 
 
 def mxnet() -> dict[str, Any]:
-    """List MXNet's build features, and the precision and kernels that ``auto`` selects on each device."""
-    plans = {"CPU": str(plan(ModelOptions(), CPU))}
+    """List MXNet's build features."""
     if not has_mxnet():
-        return {"installed": False, "features": [], "gpus": 0, "plans": plans, "trouble": ""}
+        return {"installed": False, "features": [], "trouble": ""}
     import_mxnet(Launch())  # as training does
     import mxnet as mx
 
     enabled = [feature.name for feature in mx.runtime.feature_list() if feature.enabled]
-    try:
-        gpus, unusable = device.count_gpus(), {}
-    except UserError as error:
-        gpus, unusable = 0, {"what": error.what, "why": error.why, "remedy": error.remedy}
-    plans |= {f"GPU {number}": str(plan(ModelOptions(), Device("gpu", number))) for number in range(gpus)}
-    about = {"features": enabled, "wheel": device.is_pypi_wheel(), "gpus": gpus, "unusable": unusable, "plans": plans}
-    return {"installed": True, **about, "trouble": ""}
+    return {"installed": True, "features": enabled, "wheel": device.is_pypi_wheel(), "trouble": ""}
+
+
+def plans() -> dict[str, Any]:
+    """Tell the precision and the kernels that each device gets, or why a GPU gets none, for each of ``NETWORKS``."""
+    shapes = {kind: small_shape(kind) for kind in NETWORKS}
+
+    def planned(kind: str, gpu: int) -> dict[str, str]:
+        try:
+            selected = plan(ModelOptions(), Device("gpu", gpu), shapes[kind])
+        except UserError as error:
+            return {"kernels": "", "what": error.what, "why": error.why, "remedy": error.remedy}
+        why, remedy = obstacle("auto", "auto", gpu, shapes[kind]) or ("", "")
+        return {"kernels": selected.kernels, "plan": str(selected), "why": why, "remedy": remedy}
+
+    on_gpus = [{kind: planned(kind, gpu) for kind in NETWORKS} for gpu in range(driver.count())]
+    return {"CPU": str(plan(ModelOptions(), CPU)), "GPUs": on_gpus, "trouble": ""}
 
 
 def horovod() -> dict[str, Any]:
@@ -90,6 +102,14 @@ def horovod() -> dict[str, Any]:
     except (ImportError, OSError) as error:
         return {"installed": True, "features": {}, "trouble": str(error)}
 
+
+SUBJECTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "cuda": cuda_libraries,
+    "kernels": kernels,
+    "mxnet": mxnet,
+    "horovod": horovod,
+    "plans": plans,
+}
 
 if __name__ == "__main__":
     main()

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
+from crepe_dist.diagnosis.checks import on_gpus
 from crepe_dist.diagnosis.inventory import Facts
+from crepe_dist.diagnosis.networks import DEFAULT, NETWORKS
 from crepe_dist.diagnosis.outcome import Check
-from crepe_dist.distributed import cuda
 from crepe_dist.distributed.hosts import Host
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json
@@ -105,18 +106,16 @@ def _last_lines(output: str) -> str:
 def trials(facts: Facts, say: Callable[[str], None], run: Callable[[str, int], Trial] = attempt) -> Iterator[Trial]:
     """Run the trials that this machine can do.
 
-    Two processes train on the CPU, then one on each GPU; without Horovod it is one process. GPUs are skipped if MXNet
-    has no code for one of them.
+    Two processes train on the CPU, then one on each GPU; without Horovod it is one process. GPUs are skipped if nothing
+    can compute the default network on one of them.
     """
     if facts["mxnet"]["trouble"]:
         return
     features = facts["horovod"].get("features", {})
     can_meet = bool(features.get("gloo"))
-    gpus = int(facts["mxnet"]["gpus"])
-    known = [tuple(gpu["capability"]) for gpu in facts["gpus"] if gpu["capability"]]
-    if facts["mxnet"].get("wheel") and not all(map(cuda.has_code_for, known)):
-        gpus = 0  # the check of that GPU reports it
-    together_on_gpus = can_meet and features.get("cuda", False)
+    engines = {each[DEFAULT]["kernels"] for each in on_gpus(facts)}
+    gpus = 0 if "" in engines else len(facts["gpus"])  # the check of that GPU reports it
+    together_on_gpus = can_meet and (engines == {"own"} or features.get("cuda", False))
 
     def tried(device: str, processes: int) -> Trial:
         say(f"trying {counted(processes, 'process', 'processes')} on the {device.upper()} …")
@@ -157,19 +156,25 @@ def _all_reduce(trial: Trial, where: str) -> Check:
 
 
 def _step(trial: Trial, where: str) -> Check:
-    name, steps = "training step", trial.stage("step")
-    if not steps:
-        return Check(name, f"{where}: failed").problem(f"a training step fails: {where}", trial.trouble, REMEDY)
-    first = steps[0]
-    if what := _wrong_weights(steps):
-        why = "memory or a device is faulty, or Horovod or the kernels were built wrongly"
-        remedy = "reinstall; test the memory of this machine; try --device cpu or --model.kernels mxnet"
-        return Check(name, f"{where}: wrong weights").problem(what, why, remedy)
+    name = "training step"
+    networks: dict[str, list[str]] = {}  # by what computes them
+    for kind in NETWORKS:
+        steps = trial.stage(kind)
+        if not steps:
+            what = f"a training step of the network {kind} fails: {where}"
+            return Check(name, f"{where}: {kind} failed").problem(what, trial.trouble, REMEDY)
+        if not all(steps):  # nothing computes the network on this device
+            continue
+        if what := _wrong_weights(steps):
+            why = "memory or a device is faulty, or Horovod or the kernels were built wrongly"
+            remedy = "reinstall; test the memory of this machine; try --device cpu or --model.kernels mxnet"
+            return Check(name, f"{where}: wrong weights of the network {kind}").problem(what, why, remedy)
+        summed = f"; summed by {steps[0]['summed by']}, weights bit-identical" if trial.processes > 1 else ""
+        networks.setdefault(f"{steps[0]['computed']}{summed}", []).append(kind)
     if trial.trouble:
         what = f"the processes train, but fail at their end: {where}"
         return Check(name, f"{where}: trained, but failed at the end").problem(what, trial.trouble, REMEDY)
-    summed = f"; summed by {first['summed by']}, weights bit-identical" if trial.processes > 1 else ""
-    return Check(name, f"{where}: {first['computed']}{summed}")
+    return Check(name, f"{where}: " + "; ".join(f"{', '.join(kinds)}: {by}" for by, kinds in networks.items()))
 
 
 def _wrong_weights(steps: list[dict[str, Any]]) -> str:

@@ -1,27 +1,20 @@
-"""Choice of the device that this process computes on.
-
-MXNet, which counts GPUs, is imported only if there may be one.
-"""
+"""Choice of the device that this process computes on."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from crepe_dist import invocation
 from crepe_dist.cuda import driver
 from crepe_dist.distributed import cuda
 from crepe_dist.distributed.collectives import SAME_MACHINES, Collectives
-from crepe_dist.distributed.launch import detect, has_mxnet, import_mxnet
+from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import UserError
 from crepe_dist.settings.allowed_values import DEVICES
 from crepe_dist.wording import counted, listed
-
-if TYPE_CHECKING:
-    from crepe_dist.distributed.world import World
 
 SHOWN_RANKS = 8
 ALONE = Collectives()
@@ -40,37 +33,35 @@ class Device:
 
 
 CPU = Device("cpu")
+Check = Callable[[Device], object]
 
 
-def pick_for_inference(device: str, ranks: Collectives = ALONE) -> Device:
-    """Choose as ``pick``, but a GPU for ``auto`` only if there is a driver."""
-    return pick("cpu" if device == "auto" and not has_gpu_driver() else device, ranks)
-
-
-def pick(device: str, ranks: Collectives = ALONE) -> Device:
+def pick(device: str, check: Check, ranks: Collectives = ALONE) -> Device:
     """Choose a GPU that no other rank uses, or the CPU on request or if ``auto`` finds no GPU; all ranks call it.
 
     GPUs are told apart by their UUIDs. So it does not matter whether a process sees all GPUs of its host or only one,
     nor which names or numbers containers and schedulers give to hosts and GPUs.
 
-    Raises:
-        UserError: on every rank, if one of them finds no GPU for ``gpu``, no GPU of its own, or one that MXNet cannot
-            compute on.
-    """
-    gpus = ranks.agree("GPUs", lambda: _visible(device), alike=SAME_MACHINES)
-    seen = ranks.gather([socket.gethostname(), gpus], "visible GPUs")
-    return ranks.agree("device", lambda: _device(assign(seen)[ranks.rank]), alike=SAME_MACHINES)
-
-
-def pick_on_all(device: str, world: World) -> Device:
-    """Choose this rank's device as ``pick`` does, of one kind for all ranks; call it before a network is built.
+    Args:
+        check: raises ``UserError`` for a GPU that no engine can use; such a GPU is not chosen.
 
     Raises:
-        UserError: as ``pick``; or on every rank, if some have a GPU and others none, or Horovod cannot handle arrays
-            on it.
+        UserError: on every rank, if one of them finds no GPU for ``gpu``, or no GPU of its own.
     """
-    picked = pick(device, world)
-    kinds = world.gather([socket.gethostname(), picked.device_type], "device types")
+    gpus = ranks.agree("GPUs", lambda: _usable(device, check), alike=SAME_MACHINES)
+    seen = ranks.gather([socket.gethostname(), list(gpus)], "visible GPUs")
+    chosen = ranks.agree("device", lambda: assign(seen)[ranks.rank], alike=SAME_MACHINES)
+    return CPU if chosen is None else list(gpus.values())[chosen]
+
+
+def pick_on_all(device: str, check: Check, ranks: Collectives) -> Device:
+    """Choose this rank's device as ``pick`` does, of one kind for all ranks.
+
+    Raises:
+        UserError: as ``pick``; or on every rank, if some have a GPU and others none.
+    """
+    picked = pick(device, check, ranks)
+    kinds = ranks.gather([socket.gethostname(), picked.device_type], "device types")
     without = [f"rank {rank} (host {host})" for rank, (host, kind) in enumerate(kinds) if kind == "cpu"]
     if 0 < len(without) < len(kinds):
         shown = listed([*without[:SHOWN_RANKS], *[f"{len(without) - SHOWN_RANKS} more"][: len(without) > SHOWN_RANKS]])
@@ -80,28 +71,33 @@ def pick_on_all(device: str, world: World) -> Device:
             f"run {invocation.typed('doctor')} on the hosts without a GPU, leave them out, or use --device cpu",
             on_all_ranks=True,
         )
-    world.check_device(picked)
     return picked
 
 
-def _visible(device: str) -> list[str]:
-    """List the UUIDs of the GPUs that this process may use, in the order of their numbers.
+def _usable(device: str, check: Check) -> dict[str, Device]:
+    """Return the GPUs that this process may use, in the order of their numbers, by UUID.
 
     A GPU without a UUID is taken for the one that has the same number in the other processes of its host.
     """
     if device not in DEVICES:
         raise UserError(f"device {device!r} does not exist", remedy=f"choose one of {', '.join(DEVICES)}")
-    if device == "cpu" or (device == "auto" and not (has_mxnet() and (has_gpu_driver() or cuda.is_installed()))):
-        return []
-    import_mxnet(detect(), "--device gpu")
-    gpus = count_gpus()
-    if gpus == 0 and device == "gpu":
-        raise UserError(
-            "no GPU was found",
-            "MXNet sees none: no driver, or the CPU flavour of MXNet is installed",
-            "install the cu112 flavour (docs/install.md) and the driver, or use --device cpu",
-        )
-    return [driver.uuid_of(number) or f"{socket.gethostname()}:{number}" for number in range(gpus)]
+    gpus = [Device("gpu", number) for number in range(0 if device == "cpu" else driver.count())]
+    if device == "gpu" and not gpus:
+        why, remedy = "the NVIDIA driver shows none", f"check nvidia-smi and CUDA_VISIBLE_DEVICES, {cuda.WITHOUT}"
+        if missing := driver.missing():
+            why, remedy = f"{missing.what}: {missing.why}", missing.remedy
+        raise UserError("no GPU was found", why, remedy)
+    usable, refusals = {}, []
+    for gpu in gpus:
+        try:
+            check(gpu)
+        except UserError as error:
+            refusals.append(error)
+        else:
+            usable[driver.uuid_of(gpu.device_id) or f"{socket.gethostname()}:{gpu.device_id}"] = gpu
+    if device == "gpu" and not usable:
+        raise refusals[0]
+    return usable
 
 
 def assign(seen: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
@@ -137,12 +133,22 @@ def assign(seen: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
     return numbers
 
 
-def _device(gpu: int | None) -> Device:
-    if gpu is None:
-        return CPU
-    if is_pypi_wheel() and (error := cuda.refusal(gpu, driver.name_of(gpu), driver.compute_capability(gpu))):
+def check_mxnet(gpu: Device) -> None:
+    """Check that MXNet can compute on a GPU, which imports MXNet.
+
+    Raises:
+        UserError: it cannot.
+    """
+    import_mxnet(detect(), "computing on a GPU by MXNet's operators")
+    seen, number, name = _count_of_mxnet(), gpu.device_id, driver.name_of(gpu.device_id)
+    if number >= seen:
+        raise UserError(
+            f"MXNet sees no GPU {number}",
+            f"it sees {counted(seen, 'GPU')}" if seen else "its CPU flavour is installed",
+            "install its cu112 flavour (docs/install.md), or use --device cpu",
+        )
+    if is_pypi_wheel() and (error := cuda.refusal(number, name, driver.compute_capability(number))):
         raise error
-    return Device("gpu", gpu)
 
 
 def is_pypi_wheel() -> bool:
@@ -152,7 +158,7 @@ def is_pypi_wheel() -> bool:
     return cuda.is_pypi_wheel(Path(mx.libinfo.find_lib_path()[0]))
 
 
-def count_gpus() -> int:
+def _count_of_mxnet() -> int:
     """Count the GPUs that MXNet sees, whether or not it has code for them.
 
     Raises:
@@ -167,7 +173,7 @@ def count_gpus() -> int:
     except mx.MXNetError as error:
         why = str(error).strip().splitlines()[-1]
         remedy = f"run nvidia-smi; restart the machine after an update of the driver; {cuda.WITHOUT}"
-        raise UserError("the GPUs cannot be counted", why, remedy) from error
+        raise UserError("MXNet cannot count the GPUs", why, remedy) from error
 
 
 def has_gpu_driver() -> bool:

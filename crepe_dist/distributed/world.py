@@ -31,7 +31,7 @@ class World(Collectives):
     horovod: Any = None
 
     def check_device(self, device: Device) -> None:
-        """Check that arrays on that device can be broadcast and summed; call before any of them exists.
+        """Check that MXNet's arrays on that device can be broadcast and summed; call before any of them exists.
 
         Raises:
             UserError: it is a GPU, and Horovod was built without CUDA. Horovod would crash.

@@ -1,4 +1,4 @@
-"""Interface of the engines that compute logits and gradients: our own kernels on a CPU, or MXNet's operators."""
+"""Interface of the engines that compute logits and gradients: our own kernels, or MXNet's operators."""
 
 from __future__ import annotations
 
@@ -85,6 +85,10 @@ class Engine(ABC):
 
     def wait(self) -> None:  # noqa: B027
         """Wait until all computation is done."""
+
+    def gpu_memory(self) -> tuple[int, int] | None:
+        """Return the free and the total bytes of the GPU's memory; ``None`` on a CPU."""
+        return None
 
     def refresh(self) -> None:  # noqa: B027
         """Load the current parameters. Call before ``logits`` if they may have changed."""
@@ -186,6 +190,10 @@ def open_engine(
     Raises:
         UserError: MXNet is needed, and not installed.
     """
+    if plan.on_cuda:
+        from crepe_dist.engines.cuda import CudaEngine
+
+        return CudaEngine(shape, parameters, plan, objective, piece, device)
     if plan.library is not None:
         from crepe_dist.engines.native import NativeEngine
 

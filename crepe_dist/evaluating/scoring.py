@@ -12,7 +12,6 @@ from crepe_dist.data.dataset import SAMPLE, Dataset, Split
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.collectives import Collectives
-from crepe_dist.distributed.device import pick_for_inference
 from crepe_dist.errors import UserError, visible
 from crepe_dist.evaluating import mistakes
 from crepe_dist.files import write_json, write_text
@@ -70,14 +69,13 @@ def score(args: Any, world: Collectives) -> None:
 def _open(path: Path, args: Any, world: Collectives) -> tuple[Dataset, Predictor]:
     def open_model() -> Predictor:
         foreign = Foreign(**arguments.foreign(args))
-        predictor = open_checkpoint(path, foreign, device)
+        predictor = open_checkpoint(path, foreign)
         _check(predictor, dataset, args.part, path, is_default=not args.checkpoint)
         return predictor
 
     source = args.data or world.agree("data", lambda: _data_of(path))
     dataset = open_data(source, world, Display(), data_page.optional_page())
-    device = pick_for_inference(args.device, world)
-    predictor = world.agree("model", open_model)
+    predictor = world.agree("model", open_model).placed(args.device, world)
     if world.is_root:
         documents = counted(len(dataset.splits[args.part]), "document")
         print(f"{visible(path.name)} on {args.part} of {dataset.folder}, {documents}\n")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from crepe_dist.cuda.driver import compute_capability
+from crepe_dist.distributed.device import CPU, Device, check_mxnet
 from crepe_dist.errors import UserError
+from crepe_dist.model import cuda
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
 from crepe_dist.settings.allowed_values import Precision
@@ -26,20 +27,27 @@ class Plan:
     Attributes:
         precision: float32, bfloat16 or float16 for products and activations. Parameters, sums, losses and logits are
             always float32.
-        library: our own kernels, if they compute.
+        library: our own kernels for CPUs, if they compute.
         why: reason for the selection, for display; may be empty.
-        without: what computes without a library: mxnet or numpy.
+        without: what computes without our own kernels: mxnet or numpy.
+        architecture: architecture of the GPU, such as sm_80, if our own CUDA kernels compute; else empty.
     """
 
     precision: str
     library: Library | None
     why: str
     without: Literal["mxnet", "numpy"] = "mxnet"
+    architecture: str = ""
+
+    @property
+    def on_cuda(self) -> bool:
+        """True if our own CUDA kernels compute."""
+        return bool(self.architecture)
 
     @property
     def kernels(self) -> str:
         """Name of the kernels that compute: own, mxnet or numpy."""
-        return "own" if self.library else self.without
+        return "own" if self.library or self.on_cuda else self.without
 
     def result(self) -> dict[str, str]:
         """Return the values that must be equal on all ranks, by setting."""
@@ -48,10 +56,13 @@ class Plan:
     @property
     def build(self) -> str:
         """Name of the build of our kernels that computes, or of what computes without it."""
+        if self.on_cuda:
+            return cuda.build(self.architecture)
         return self.library.name if self.library else self.without
 
     def __str__(self) -> str:
-        kernels = f"own kernels ({self.library.name})" if self.library else OTHERS[self.without]
+        own = f"CUDA, {self.architecture}" if self.on_cuda else self.build
+        kernels = f"own kernels ({own})" if self.kernels == "own" else OTHERS[self.without]
         return f"{self.precision}, {kernels}" + (f" ({self.why})" if self.why else "")
 
 
@@ -60,7 +71,7 @@ def plan(options: ModelOptions, device: Any, shape: Shape | None = None, common:
 
     Args:
         options: requested precision and kernels.
-        shape: configuration of the network; ``None``: any network of convolutions.
+        shape: configuration of the network; ``None``: that of the paper.
         common: build of the kernels to prefer, because other processes have no better one.
 
     Raises:
@@ -73,13 +84,11 @@ def plan(options: ModelOptions, device: Any, shape: Shape | None = None, common:
             "it only adds numbers, so a lower precision would save nothing",
             "use model.precision auto, or model.network crepe",
         )
-    requested = "as requested"
-    if not multiplies:
-        options, requested = replace(options, precision="float32"), ""
+    precision, requested = (options.precision, "as requested") if multiplies else ("float32", "")
     if device.device_type == "gpu":
-        return _on_gpu(options, device, requested)
+        return _on_gpu(options.kernels, precision, requested, device.device_id, shape)
     kernels = common if common and options.kernels in ("auto", "own") else options.kernels
-    return _on_cpu(kernels, options.precision, requested, has_kernels)
+    return _on_cpu(kernels, precision, requested, has_kernels)
 
 
 def mxnet_has_bfloat16() -> bool:
@@ -87,11 +96,13 @@ def mxnet_has_bfloat16() -> bool:
     return library.processor_flags() >= library.AVX512
 
 
-def plan_inference(shape: Shape, precision: Precision = "auto") -> Plan:
-    """Select precision and kernels for inference on the CPU; other arguments as for ``plan``."""
+def plan_inference(shape: Shape, precision: Precision = "auto", device: Device = CPU) -> Plan:
+    """Select precision and kernels for inference, which needs no MXNet on the CPU; arguments as for ``plan``."""
     requested = "as requested" if shape.multiplies and precision != "auto" else ""
-    planned = _on_cpu("auto", precision if shape.multiplies else "float32", requested, shape.has_kernels)
-    return replace(planned, without="numpy")
+    supported = precision if shape.multiplies else "float32"
+    if device.device_type == "gpu":
+        return _on_gpu("auto", supported, requested, device.device_id, shape)
+    return replace(_on_cpu("auto", supported, requested, shape.has_kernels), without="numpy")
 
 
 def _on_cpu(kernels: str, precision: str, requested: str, has_kernels: bool) -> Plan:
@@ -140,16 +151,39 @@ def _on_cpu(kernels: str, precision: str, requested: str, has_kernels: bool) -> 
     return Plan("float32", native, why)
 
 
-def _on_gpu(options: ModelOptions, device: Any, requested: str) -> Plan:
-    if options.kernels not in ("auto", "mxnet"):
-        raise UserError("our own kernels are for CPUs", remedy="use model.kernels auto or mxnet on a GPU")
-    if options.precision == "bfloat16":
+def _on_gpu(kernels: str, precision: str, requested: str, gpu: int, shape: Shape | None) -> Plan:
+    """Select our own CUDA kernels where they can compute, else MXNet's operators."""
+    capability = cuda.capability(gpu)
+    obstacle = cuda.obstacle(kernels, precision, gpu, shape)
+    if obstacle is None:
+        assert capability is not None
+        architecture = cuda.architecture(capability)
+        if precision == "auto":
+            return Plan(cuda.half(capability), None, "", architecture=architecture)
+        return Plan(precision, None, requested, architecture=architecture)
+    reason, remedy = obstacle
+    if kernels not in ("auto", "mxnet"):
+        what = f"our own kernels cannot compute this network on {cuda.described(gpu)}"
+        raise UserError(what, reason, remedy or "use model.kernels auto or mxnet, or --device cpu")
+    try:
+        if precision == "bfloat16":
+            raise UserError(
+                "MXNet does not support bfloat16 on GPUs", remedy="use model.precision auto, float16 or float32"
+            )
+        check_mxnet(Device("gpu", gpu))
+    except UserError as refusal:
+        if kernels == "mxnet":
+            raise
         raise UserError(
-            "MXNet does not support bfloat16 on GPUs", remedy="use model.precision auto, float16 or float32"
-        )
-    if options.precision != "auto":
-        return Plan(options.precision, None, requested)
-    capability = compute_capability(device.device_id)
-    number = "unknown" if capability is None else ".".join(map(str, capability))
-    fast = capability is not None and capability >= TENSOR_CORES
-    return Plan("float16" if fast else "float32", None, f"compute capability {number}")
+            f"no engine can compute this network on {cuda.described(gpu)}",
+            f"{reason}; {refusal.what}",
+            "; or ".join(filter(None, (remedy, refusal.remedy))),
+        ) from refusal
+    why = [requested]
+    if precision == "auto":
+        fast = capability is not None and capability >= TENSOR_CORES
+        precision = "float16" if fast else "float32"
+        why = [f"compute capability {'unknown' if capability is None else cuda.dotted(capability)}"]
+    if kernels == "auto":
+        why.append(reason)
+    return Plan(precision, None, "; ".join(filter(None, why)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,14 +14,13 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.data.composition import Composition
-from crepe_dist.distributed.device import CPU, Device, pick_for_inference
+from crepe_dist.distributed.collectives import SAME_MACHINES, Collectives
+from crepe_dist.distributed.device import ALONE, CPU, pick
 from crepe_dist.errors import UserError, unreadable
 from crepe_dist.model import parameters
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, softmax
 from crepe_dist.model.inference import Inference, Logits, open_inference
-from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.precision import plan_inference
-from crepe_dist.model.shape import Shape
 from crepe_dist.predicting.occlusion import Explanation, finished, occlude
 from crepe_dist.predicting.prediction import UNKNOWN, Prediction
 from crepe_dist.predicting.texts import texts_of
@@ -70,6 +69,7 @@ class Predictor:
         thresholds: probability from which a text has the label, float64 [classes], if the model gives several labels;
             ``None`` if it gives one class.
         composition: composition of the texts that it was trained on; ``predict`` and ``explain`` strip HTML as it says.
+        precision: float32 if that was requested in training; any other precision depends on the device.
     """
 
     engine: Inference
@@ -80,6 +80,23 @@ class Predictor:
     thresholds: Floats | None = None
     id: str | None = None
     composition: Composition = PLAIN
+    precision: Precision = "auto"
+
+    def placed(self, device: str, ranks: Collectives = ALONE) -> Predictor:
+        """Return the predictor on the CPU or a GPU, which ``device`` chooses as for training; all ranks call it.
+
+        Raises:
+            UserError: as ``device.pick`` raises it, or the GPU cannot be used.
+        """
+        shape, arrays = self.engine.shape, self.engine.arrays
+        picked = pick(device, lambda gpu: plan_inference(shape, self.precision, gpu), ranks)
+        if picked == CPU:
+            return self
+        from crepe_dist.engines.inference import GpuInference
+
+        planned = plan_inference(shape, self.precision, picked)
+        opened = ranks.agree("engine", lambda: GpuInference(shape, arrays, planned, picked), alike=SAME_MACHINES)
+        return replace(self, engine=opened)
 
     def logits(self, codes: Codes) -> Logits:
         """Compute the logits of the calibrated probabilities: uint8 [n, feature_len] → float32 [n, classes].
@@ -209,7 +226,7 @@ def load(
     """
     path = checkpoint.find(None if checkpoint_or_run is None else str(checkpoint_or_run))
     foreign = Foreign(mode, feature_len, fold_accents, tuple(classes) if classes is not None else None)
-    predictor = open_checkpoint(path, foreign, pick_for_inference(device))
+    predictor = open_checkpoint(path, foreign).placed(device)
     if predictor.thresholds is not None and min_probability:
         raise UserError(
             f"{path} gives several labels, each with a threshold of its own",
@@ -236,8 +253,8 @@ def _threshold(value: float | str, calibration: Calibration, path: Path) -> floa
     return calibration.min_probability
 
 
-def open_checkpoint(path: Path, foreign: Foreign, device: Device = CPU) -> Predictor:
-    """Open the checkpoint at ``path`` on a device; see ``load``."""
+def open_checkpoint(path: Path, foreign: Foreign) -> Predictor:
+    """Open the checkpoint at ``path`` on the CPU; see ``load``."""
     about = checkpoint.describe(path)
     arrays = parameters.load(path)
     if about is None:
@@ -261,14 +278,10 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Device = CPU) -> Predi
             remedy="give one class per output, in the order used in training",
         )
     arrays = parameters.unpacked(arrays, shape)
-    # Keep a float32 that was requested in training; any other precision depends on this device.
     in_float32 = network_about is not None and network_about.get("precision") == "float32"
     precision: Precision = "float32" if in_float32 else "auto"
-    if device.device_type == "gpu":
-        engine = _on_gpu(shape, arrays, device, precision)
-    else:
-        engine = open_inference(shape, arrays, plan_inference(shape, precision))
-    return Predictor(engine, encoding, classes, calibration, thresholds=thresholds, id=id_, composition=composition)
+    engine = open_inference(shape, arrays, plan_inference(shape, precision))
+    return Predictor(engine, encoding, classes, calibration, 0.0, thresholds, id_, composition, precision)
 
 
 def _thresholds(path: Path, about: dict[str, Any]) -> Floats | None:
@@ -276,13 +289,6 @@ def _thresholds(path: Path, about: dict[str, Any]) -> Floats | None:
         return checkpoint.thresholds(about)
     except (KeyError, TypeError, ValueError) as error:
         raise unreadable(path.with_suffix(".json"), error, checkpoint.ANOTHER) from error
-
-
-def _on_gpu(shape: Shape, arrays: Arrays, device: Device, precision: Precision) -> Inference:
-    from crepe_dist.engines.gluon.inference import GraphInference
-    from crepe_dist.settings.model_options import ModelOptions
-
-    return GraphInference(shape, arrays, device, ModelOptions(precision=precision))
 
 
 def _from_flags(path: Path, foreign: Foreign) -> tuple[Encoding, list[str]]:

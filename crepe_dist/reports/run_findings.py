@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crepe_dist.data.alphabet import STANDARD_ALPHABETS, read_of_long
+from crepe_dist.model import cuda
 from crepe_dist.model.parameters import shape_class
 from crepe_dist.native import library
 from crepe_dist.reports.score_tables import (
@@ -129,8 +130,8 @@ def split_sizes(record: RunRecord) -> list[tuple[str, int]]:
 
 def reproducible(record: RunRecord) -> bool:
     """Return whether a training with the same settings gives the same bits, on any number of processes."""
-    computed = record.about["computed"]
-    return str(computed.get("model.kernels")) in library.BUILDS
+    build = str(record.about["computed"].get("model.kernels"))
+    return build in library.BUILDS or cuda.is_build(build)
 
 
 def command(record: RunRecord) -> str:
@@ -138,6 +139,8 @@ def command(record: RunRecord) -> str:
     processes = 1 if reproducible(record) else record.made.get("processes", 1)
     launcher = f"horovodrun -np {processes} " if processes != 1 else ""
     computed = {name: value for name, value in record.about["computed"].items() if name.startswith("model.")}
+    if cuda.is_build(str(computed["model.kernels"])):
+        computed |= {"model.kernels": "own", "device": "gpu"}
     flags = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in computed.items())
     config = shlex.quote(f"{record.path}/config.yaml")
     return f"{launcher}python -m crepe_dist.train --config {config}{flags} --fresh"

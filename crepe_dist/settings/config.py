@@ -67,7 +67,7 @@ class Config(Settings):
     """Configuration of a training run.
 
     Args:
-        device: auto (a GPU if there is one), gpu or cpu.
+        device: auto (a GPU if there is one that can compute the network), gpu or cpu.
         name: name of the run in reports and comparisons, such as baseline. A resumed run keeps its name unless a new
             one is given. null: that of its folder.
         run_dir: folder of the run. null: ``runs/<data>-<hash of the settings that decide the result>``.

@@ -49,10 +49,12 @@ class ModelOptions(Settings, group="model"):
             He et al. 2015, arXiv:1502.01852), or paper (Gaussian, standard deviation 0.02 from 1024 filters on, else
             0.05; also the biases).
         precision: (crepe, paper) data type of products and activations; parameters, sums and losses are always float32.
-            auto: bfloat16 on a CPU with AMX, or with AVX512-BF16 unless float32 is faster there; float16 with loss
-            scaling on a GPU from compute capability 7.0 on; else float32.
-        kernels: own (compiled with the package, CPU only): the best build for the processors of all processes; one
-            build, to get the bits of a run on another processor; mxnet; or auto: own if they are available.
+            auto: bfloat16 on a CPU with AMX, or with AVX512-BF16 unless float32 is faster there; on a GPU bfloat16 by
+            our own kernels from compute capability 8.0 on, and float16 with loss scaling by MXNet's operators and on
+            7.0 to 7.5; else float32.
+        kernels: own: on CPUs the best build, compiled with the package, for the processors of all processes, and on
+            GPUs (crepe, ngrams) our CUDA kernels, which are compiled at the first use; one build for CPUs, to get the
+            bits of a run on another processor; mxnet: MXNet's operators; or auto: own if they can compute, else mxnet.
         hybridize: run MXNet's operators as one compiled graph; turn off for debugging.
     """
 

@@ -121,9 +121,7 @@ def _memory(world: World, engine: Engine, exchange: Exchange) -> str:
     if rows:
         text += f", {wording.size(rows)} in each process for what is trained row by row"
     text += f"; peak of a process {wording.size(peak)}"
-    if engine.device.device_type == "gpu":
-        from crepe_dist.engines.gluon.context import gpu_memory  # it imports MXNet
-
-        free, total = gpu_memory(engine.device)
+    if memory := engine.gpu_memory():
+        free, total = memory
         text += f"; {wording.size(total - free)} of {wording.size(total)} of the GPU in use"
     return text

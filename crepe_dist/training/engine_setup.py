@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from crepe_dist import machine, registry
+from crepe_dist.cuda import driver
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import ONE
 from crepe_dist.distributed.collectives import SAME_MACHINES
-from crepe_dist.distributed.device import pick_on_all
+from crepe_dist.distributed.device import Device, pick_on_all
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.errors import UserError
@@ -36,15 +37,18 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
     Raises:
         UserError: on every rank, if one of them lacks something or the ranks disagree.
     """
-    device = pick_on_all(config.device, world)
     world.agree("settings", lambda: None, same=lambda _: config.identity())
     start = world.agree("parameters to start from", lambda: _start(config, data), same=_identity)
     shape = start.shape if start else world.agree("network", lambda: chosen_shape(config.model, data))
+    device = pick_on_all(config.device, lambda gpu: plan(config.model, gpu, shape), world)
     common = common_kernels(world)
     planned = world.agree("precision", lambda: plan(config.model, device, shape, common))
+    check_same_architecture(planned, device, world)
     computing = world.agree(
         "precision", lambda: common_precision(planned, config.model, world), same=Plan.result, alike=SAME_MACHINES
     )
+    if not computing.on_cuda:
+        world.check_device(device)
     library.keep_to(computing.library)
     objective = world.agree("class weights", lambda: _objective(config, data, shape))
     made = world.agree("network", lambda: initial_parameters(config, shape, start), alike=SAME_MACHINES)
@@ -53,7 +57,12 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
         adapt(made, shape, data, world, config.model, config.training.seed, steps, start.arrays if start else {})
     world.broadcast_arrays({name: parameter.value for name, parameter in made.items()})
     piece, compiled = config.data.micro_batch_size or 0, config.model.hybridize
-    return open_engine(shape, made, computing, objective, piece, device, compiled=compiled), start
+    engine = world.agree(
+        "engine",
+        lambda: open_engine(shape, made, computing, objective, piece, device, compiled=compiled),
+        alike=SAME_MACHINES,
+    )
+    return engine, start
 
 
 def common_kernels(world: World) -> str | None:
@@ -71,6 +80,26 @@ def common_precision(planned: Plan, options: ModelOptions, world: World) -> Plan
     if options.precision == "auto" and planned.precision == "bfloat16" and "float32" in others:
         return replace(planned, precision="float32", why="bfloat16 is slower on the processor of another rank")
     return planned
+
+
+def check_same_architecture(planned: Plan, device: Device, world: World) -> None:
+    """Refuse GPUs on which our own kernels would compute other bits; every rank calls it.
+
+    Raises:
+        UserError: on every rank, if our kernels compute on some GPUs, and others have another architecture or engine.
+    """
+    if device.device_type != "gpu":
+        return
+    found = world.gather([planned.kernels == "own", planned.build, driver.name_of(device.device_id)], "architectures")
+    other = next((rank for rank, (_, build, _) in enumerate(found) if build != found[0][1]), None)
+    if other is not None and any(own for own, _, _ in found):
+        raise UserError(
+            "the processes have GPUs of different architectures",
+            " and ".join(f"rank {rank} has {found[rank][2]} ({found[rank][1]})" for rank in (0, other))
+            + "; the parameters stay identical only where all GPUs compute the same bits",
+            "choose GPUs of one architecture (CUDA_VISIBLE_DEVICES), or use --device cpu",
+            on_all_ranks=True,
+        )
 
 
 def _start(config: Config, dataset: Dataset) -> Start | None:

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 
 from crepe_dist import machine
+from crepe_dist.cuda import driver
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.origins import HASH
 from crepe_dist.distributed.collectives import Collectives, once
+from crepe_dist.distributed.device import Device
 from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import UserError
+from crepe_dist.model.precision import plan
 from crepe_dist.model.shape import Shape, steps_per_epoch
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import open_run
@@ -84,7 +87,7 @@ def notes(config: Config, data: Dataset, shape: Shape, device: Any, ranks: Colle
     if config.training.init_from is not None:
         lines.append(ranks.on_root("leaks", once(lambda: leaked_rows(str(config.training.init_from), data))) or "")
     if device.device_type == "cpu":
-        lines += [little_memory(shape, ranks.local_size), few_cores(ranks.local_size)]
+        lines += [unused_gpu(config, shape), little_memory(shape, ranks.local_size), few_cores(ranks.local_size)]
     else:
         lines.append(idle_gpus(config, len(data.splits["train"]), ranks.size))
     return [line for line in lines if line]
@@ -140,6 +143,17 @@ def few_validation_rows(data: Dataset) -> str:
         f"them has a standard error of up to {number(math.ceil(error))} points",
         "prepare the data again with a larger --validation, or add rows",
     )
+
+
+def unused_gpu(config: Config, shape: Shape) -> str:
+    """Note that the CPU computes although there is a GPU."""
+    if config.device != "auto" or not driver.count():
+        return ""
+    try:
+        plan(config.model, Device("gpu"), shape)
+    except UserError as error:
+        return _note(f"the CPU computes: {error.what}; {error.why}", error.remedy)
+    return ""
 
 
 def little_memory(shape: Shape, processes: int) -> str:

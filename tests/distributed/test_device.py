@@ -1,4 +1,4 @@
-"""Choice of a GPU for each rank, with a stand-in for the driver; MXNet is made to see what the driver shows."""
+"""Choice of a GPU for each rank, with a stand-in for the driver."""
 
 from __future__ import annotations
 
@@ -15,16 +15,12 @@ from crepe_dist.errors import UserError
 from tests import cuda_driver
 from tests.conftest import launch_prefix
 
-SEES_WHAT_THE_DRIVER_SHOWS = """
+IN_A_WORLD = """
 import os
 from crepe_dist.distributed.join import join
-from crepe_dist.cuda import driver as nvidia
 from crepe_dist.distributed import device
 from crepe_dist.errors import UserError
 with join() as world:
-    import mxnet as mx
-    mx.context.num_gpus = nvidia.count
-    device.has_gpu_driver = lambda: True
 """
 
 
@@ -45,38 +41,47 @@ class BesideAnother(Collectives):
 class TestOneProcess:
     @pytest.fixture(autouse=True)
     def two_gpus(self, monkeypatch):
-        import mxnet as mx
+        monkeypatch.setattr(device.driver, "count", lambda: 2)
+        monkeypatch.setattr(device.driver, "uuid_of", str)
 
-        monkeypatch.setattr(mx.context, "num_gpus", lambda: 2)
-        monkeypatch.setattr(device, "has_gpu_driver", lambda: True)
+    @staticmethod
+    def refuse(*numbers):
+        """Return a check that refuses some GPUs."""
 
-    def test_auto_looks_for_gpus_only_with_a_driver_and_mxnet(self, monkeypatch):
-        for name in ("has_gpu_driver", "has_mxnet"):
-            with monkeypatch.context() as patch:
-                patch.setattr(device, name, lambda: False)
-                patch.setattr(device, "import_mxnet", None)
-                assert device.pick("auto") == CPU
+        def check(gpu):
+            if gpu.device_id in numbers:
+                raise UserError(f"GPU {gpu.device_id} is too old")
+
+        return check
 
     def test_first_gpu(self):
-        assert device.pick("auto") == device.pick("gpu") == Device("gpu", 0)
-        assert device.pick("cpu") == CPU
-
-    def test_without_gpu(self, monkeypatch):
-        import mxnet as mx
-
-        monkeypatch.setattr(mx.context, "num_gpus", lambda: 0)
-        assert device.pick("auto") == CPU
-        with pytest.raises(UserError, match="no GPU"):
-            device.pick("gpu")
+        assert device.pick("auto", self.refuse()) == device.pick("gpu", self.refuse()) == Device("gpu", 0)
+        assert device.pick("cpu", self.refuse()) == CPU
         with pytest.raises(UserError, match="does not exist"):
-            device.pick("tpu")
+            device.pick("tpu", self.refuse())
+
+    def test_gpus_that_nothing_can_use_are_left_out(self):
+        assert device.pick("auto", self.refuse(0)) == device.pick("gpu", self.refuse(0)) == Device("gpu", 1)
+        assert device.pick("auto", self.refuse(0, 1)) == CPU
+        with pytest.raises(UserError, match="GPU 0 is too old"):
+            device.pick("gpu", self.refuse(0, 1))
+
+    @pytest.mark.parametrize(
+        ("there", "why"), [(True, "the NVIDIA driver shows none"), (False, "no NVIDIA driver was found: it is gone")]
+    )
+    def test_without_gpu(self, there, why, monkeypatch):
+        monkeypatch.setattr(device.driver, "count", lambda: 0)
+        missing = None if there else UserError("no NVIDIA driver was found", "it is gone", "install it")
+        monkeypatch.setattr(device.driver, "missing", lambda: missing)
+        assert device.pick("auto", self.refuse()) == CPU
+        with pytest.raises(UserError, match="no GPU was found") as raised:
+            device.pick("gpu", self.refuse())
+        assert why in raised.value.why
 
     def test_if_only_some_ranks_have_none_the_remedy_is_about_machines(self, monkeypatch):
-        import mxnet as mx
-
-        monkeypatch.setattr(mx.context, "num_gpus", lambda: 0)
+        monkeypatch.setattr(device.driver, "count", lambda: 0)
         with pytest.raises(UserError) as raised:
-            device.pick("gpu", BesideAnother())
+            device.pick("gpu", self.refuse(), BesideAnother())
         assert "[only on rank 0 (host " in raised.value.what
         assert re.match("run .*doctor on these hosts", raised.value.remedy)
         assert "files" not in raised.value.remedy
@@ -129,7 +134,7 @@ def test_two_ranks_on_one_gpu_are_an_error(seen, what, why):
 
 def test_two_processes(driver):
     """Two processes under horovodrun, with what launchers, containers and drivers let them see."""
-    body = f"""{SEES_WHAT_THE_DRIVER_SHOWS}
+    body = f"""{IN_A_WORLD}
     rank = str(world.rank)
     for case, told in {{
         "all visible": {{}},
@@ -144,7 +149,7 @@ def test_two_processes(driver):
     }}.items():
         os.environ.update(told)
         try:
-            chosen = device.pick("auto", world)
+            chosen = device.pick("auto", lambda gpu: None, world)
         except UserError as error:
             assert error.on_all_ranks
             chosen = error.what.split(" (")[0]
@@ -180,13 +185,9 @@ def test_two_processes(driver):
 def test_train_names_two_ranks_on_one_gpu(driver, data, tmp_path):
     body = f"""
 import sys
-from crepe_dist.distributed.launch import detect, import_mxnet
-import_mxnet(detect())
-import mxnet
-mxnet.context.num_gpus = lambda: 1
 from crepe_dist import command, train
-from crepe_dist.distributed import device
-device.has_gpu_driver = lambda: True
+from crepe_dist.training import engine_setup
+engine_setup.plan = lambda *_: None
 sys.argv = ["train", "--data", {str(data)!r}]
 command.run(train.main)
 """

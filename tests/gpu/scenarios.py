@@ -59,7 +59,7 @@ def old_driver() -> str:
     """The refusal of a driver for CUDA 10.2."""
     with environment({"DRIVER_VERSION": "10020"}):
         try:
-            return str(device.pick("auto"))
+            return str(device.pick("gpu", device.check_mxnet))
         except UserError as error:
             return error.what
 

@@ -13,7 +13,7 @@ from tests.conftest import command, losses, run
 from tests.gpu import stand_in
 from tests.gpu.machine import environment
 
-HALF = "float16, MXNet's operators (compute capability 8.6)"
+HALF = "float16, MXNet's operators (compute capability 8.6; our own kernels compute this network on CPUs only)"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,7 +43,7 @@ def test_a_gpu_computes_what_the_cpu_computes(one):
     """The operators are the same on both; only what surrounds them differs."""
     printed = ended(one, "gpu")
     assert "1 process, gpu(0)\n" in printed
-    assert "computes  in float32, MXNet's operators (as requested)" in printed
+    assert "computes  in float32, MXNet's operators (as requested; our own kernels compute this network on" in printed
     assert "1 process, cpu(0), OMP_NUM_THREADS=" in ended(one, "cpu")
     assert losses(one[0] / "gpu") == pytest.approx(losses(one[0] / "cpu"), abs=1e-6)
     on_gpu, on_cpu = one[1]["predictions"]
@@ -67,7 +67,7 @@ def test_two_gpus_killed_and_resumed_equal_unbroken(data, tmp_path):
     code, printed = harness.run(unbroken, tmp_path)
     assert code == 0, printed
     assert "2 processes, gpu(0), gradients summed by Horovod" in printed
-    assert f"computes  in {HALF}\n" in printed
+    assert "computes  in float16, MXNet's operators (compute capability 8.6; libnvrtc.so.12, which compiles" in printed
     fault = {"kind": "SIGKILL", "rank": 1, "phase": "train", "step": 20, "once": str(tmp_path / "once")}
     code, printed = harness.run(broken, tmp_path, fault)
     assert code != 0
@@ -122,10 +122,13 @@ def doctor(tmp_path_factory):
 def test_the_doctor_tries_the_gpus(doctor):
     for line in (
         "ok       CUDA libraries 10 of 10",
-        "ok       GPU 0          GPU of a test, compute capability 8.6",
-        f"GPU 1: {HALF}",
+        "note     GPU 0          GPU of a test; compute capability 8.6; crepe: float16, MXNet's operators (",
+        f"; paper: {HALF}\n",
+        "note: GPU 1 computes by MXNet's operators, which are slower than our own kernels\n  why: libnvrtc.so.12, ",
+        "ok       CUDA kernels   NVRTC not found",
         "ok       all-reduce     GPU, 2 processes: 262,144 sums, all correct",
-        f"ok       training step  GPU, 2 processes: {HALF}; summed by Horovod, weights bit-identical",
+        "ok       training step  GPU, 2 processes: crepe: float16, MXNet's operators (compute capability 8.6; libnvrtc",
+        f"; paper: {HALF}; summed by Horovod, weights bit-identical",
         "note: Horovod was built without NCCL",
         "ready: for one process or several, on the CPU and 2 GPUs",
     ):

@@ -1,4 +1,4 @@
-"""MXNet's context of a device, its memory and its matrix products."""
+"""MXNet's context of a device, and its matrix products."""
 
 from __future__ import annotations
 
@@ -15,12 +15,6 @@ from crepe_dist.distributed.device import Device
 def context(device: Device) -> mx.Context:
     """Return MXNet's context of a device."""
     return mx.gpu(device.device_id) if device.device_type == "gpu" else mx.cpu()
-
-
-def gpu_memory(device: Device) -> tuple[int, int]:
-    """Return the free and the total bytes of a GPU's memory."""
-    free, total = mx.context.gpu_memory_info(device.device_id)
-    return free, total
 
 
 def product(

@@ -14,7 +14,6 @@ from crepe_dist.networks.ngrams.cuda import Table
 
 PROGRAM = "crepe.cu"
 SIDE = 16  # of the squares that a warp multiplies
-WIDEST = 128  # channels that fit into a block's shared memory
 
 
 def constants(shape: CrepeShape) -> dict[str, int]:

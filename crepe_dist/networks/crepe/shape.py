@@ -36,6 +36,7 @@ SHORT_TEXT = 256  # characters: the longest texts with a position for each chara
 SHORT_NGRAMS, LONG_NGRAMS = (5, 1 << 17), (7, 1 << 19)
 LONG_STRIDE = 4
 SHORT_POSITIONS = 56  # of a text, up to which eight of them are one product
+WIDEST_ON_GPUS = 128  # channels, of which two tiles fit into the shared memory of our own kernels
 
 
 def stride_for(feature_len: int) -> int:
@@ -122,6 +123,12 @@ class CrepeShape(Shape):
     def embedding(self) -> NGramShape:
         """Shape of a table of the n-grams that the tower sees, for counting them."""
         return NGramShape(self.alphabet_size, self.feature_len, self.classes, self.reach, self.rows)
+
+    @property
+    def cuda_trouble(self) -> str:
+        if self.width > WIDEST_ON_GPUS:
+            return f"on GPUs, our own kernels compute a model.width of up to {WIDEST_ON_GPUS}, and it is {self.width}"
+        return super().cuda_trouble
 
     @property
     def activations(self) -> int:

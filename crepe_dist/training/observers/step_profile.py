@@ -109,10 +109,11 @@ class Profile(Observer):
         """Measure the fastest matrix product in the run's precision on all ranks at once, in operations per second.
 
         Returns:
-            The rate, or ``None`` if there is no such product or the network does not multiply.
+            The rate, or ``None`` if there is no such product or the network does not multiply. Our own kernels for
+            GPUs have none.
         """
         engine, world = self._run.engine, self._run.world
-        if not engine.shape.multiplies:
+        if engine.plan.on_cuda or not engine.shape.multiplies:
             return None
         runs = products(0.3, engine.device)
         world.gather(0, "profile.ceiling")  # all measure at the same time

@@ -1,0 +1,235 @@
+"""Choice of the engine for a GPU: our own CUDA kernels, MXNet's operators, or neither and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from crepe_dist import registry, verify
+from crepe_dist.cuda import compiler, driver
+from crepe_dist.diagnosis.networks import small_shape
+from crepe_dist.distributed import launch
+from crepe_dist.distributed.device import CPU, Device, check_mxnet
+from crepe_dist.distributed.world import World
+from crepe_dist.errors import UserError
+from crepe_dist.model import precision
+from crepe_dist.model.precision import Plan, plan, plan_inference
+from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.reports import run_findings
+from crepe_dist.settings.config import Config
+from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.training import engine_setup, notes
+
+CREPE, PAPER = small_shape("crepe"), small_shape("paper")
+NGRAMS = registry.shape("ngrams").for_data(ModelOptions(network="ngrams", buckets=4096), 69, 123, 4, 1000)
+WIDE = replace(cast(CrepeShape, CREPE), width=129)
+GPU = Device("gpu", 1)
+NO_NVRTC = UserError("NVRTC is not installed", "no file", "install the extra gpu")
+FLAVOUR = UserError("MXNet's CPU flavour is installed", "", "install its GPU flavour")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Return a function that describes a machine with two GPUs."""
+
+    def describe(
+        capability: tuple[int, int] | None = (8, 0),
+        version: tuple[int, int] = (12, 4),
+        nvrtc: UserError | None = None,
+        mxnet: UserError | None = None,
+    ) -> None:
+        monkeypatch.setattr(driver, "count", lambda: 2)
+        monkeypatch.setattr(driver, "name_of", lambda gpu: "A GPU")
+        monkeypatch.setattr(driver, "compute_capability", lambda gpu: capability)
+        monkeypatch.setattr(driver, "driver_version", lambda: version)
+        monkeypatch.setattr(compiler, "missing", lambda: nvrtc)
+
+        def check_mxnet(gpu: Device) -> None:
+            if mxnet is not None:
+                raise mxnet
+
+        monkeypatch.setattr(precision, "check_mxnet", check_mxnet)
+
+    describe()
+    return describe
+
+
+@pytest.fixture(autouse=True)
+def parts(monkeypatch):
+    """Let the networks that have kernels for GPUs have them before they are written."""
+    monkeypatch.delenv("CREPE_DIST_KERNELS", raising=False)
+    has_part = registry.has_part
+    has_cuda = {"crepe", "ngrams"}
+    monkeypatch.setattr(
+        registry, "has_part", lambda kind, name: kind in has_cuda if name == "cuda" else has_part(kind, name)
+    )
+
+
+@pytest.mark.parametrize(
+    ("capability", "architecture", "half"),
+    [
+        ((7, 0), "sm_70", "float16"),
+        ((7, 5), "sm_75", "float16"),
+        ((8, 0), "sm_80", "bfloat16"),
+        ((9, 0), "sm_90", "bfloat16"),
+        ((12, 0), "sm_120", "bfloat16"),
+    ],
+)
+def test_our_own_kernels_compute_on_gpus_since_volta(machine, capability, architecture, half):
+    machine(capability)
+    planned = plan(ModelOptions(), GPU, CREPE)
+    assert (planned.precision, planned.kernels, planned.on_cuda, planned.library) == (half, "own", True, None)
+    assert str(planned) == f"{half}, own kernels (CUDA, {architecture})"
+    build = f"cuda_{architecture.replace('_', '')}"
+    assert planned.result() == {"model.precision": half, "model.kernels": build}
+    assert plan_inference(CREPE, "auto", GPU) == planned
+    assert plan(ModelOptions(kernels="own"), GPU, CREPE) == planned
+    assert str(plan(ModelOptions(), GPU, NGRAMS)) == f"float32, own kernels (CUDA, {architecture})"
+    asked = ModelOptions(precision="float32")
+    assert str(plan(asked, GPU, CREPE)) == f"float32, own kernels (CUDA, {architecture}) (as requested)"
+
+
+@pytest.mark.parametrize(
+    ("described", "options", "shape", "reason"),
+    [
+        ({}, {}, PAPER, "our own kernels compute this network on CPUs only"),
+        ({}, {}, None, "our own kernels compute this network on CPUs only"),
+        ({}, {}, WIDE, "compute a model.width of up to 128, and it is 129"),
+        ({"capability": (6, 1)}, {}, CREPE, "need compute capability 7.0 (Volta) or later, and this GPU has 6.1"),
+        (
+            {"capability": None},
+            {},
+            CREPE,
+            "need compute capability 7.0 (Volta) or later, and that of this GPU is unkno",
+        ),
+        (
+            {"version": (11, 8)},
+            {},
+            CREPE,
+            "the NVIDIA driver is too old: it is for CUDA 11.8; our kernels are compiled",
+        ),
+        ({"nvrtc": NO_NVRTC}, {}, CREPE, NO_NVRTC.what),
+        ({}, {"precision": "float16"}, CREPE, "on this GPU, our own kernels compute in bfloat16 or float32"),
+    ],
+    ids=["paper", "unknown", "width", "Pascal", "no capability", "old driver", "no NVRTC", "float16"],
+)
+def test_otherwise_mxnet_computes_and_the_plan_says_why(machine, described, options, shape, reason):
+    machine(**described)
+    planned = plan(ModelOptions(**options), GPU, shape)
+    assert (planned.kernels, planned.build, planned.on_cuda) == ("mxnet", "mxnet", False)
+    assert reason in str(planned)
+    with pytest.raises(UserError) as raised:
+        plan(ModelOptions(kernels="own", **options), GPU, shape)
+    assert raised.value.what == "our own kernels cannot compute this network on GPU 1 (A GPU)"
+    assert reason in raised.value.why
+    assert raised.value.remedy
+    machine(**described, mxnet=FLAVOUR)
+    with pytest.raises(UserError) as raised:
+        plan(ModelOptions(**options), GPU, shape)
+    assert raised.value.what == "no engine can compute this network on GPU 1 (A GPU)"
+    assert reason in raised.value.why
+    assert raised.value.why.endswith(f"; {FLAVOUR.what}")
+    assert raised.value.remedy.endswith(FLAVOUR.remedy)
+
+
+def test_what_is_asked_for_is_not_replaced(machine, monkeypatch):
+    assert plan(ModelOptions(kernels="mxnet"), GPU, CREPE).build == "mxnet"
+    assert str(plan(ModelOptions(kernels="mxnet"), GPU, CREPE)) == (
+        "float16, MXNet's operators (compute capability 8.0)"
+    )
+    with pytest.raises(UserError, match="own kernels cannot") as raised:
+        plan(ModelOptions(kernels="avx2"), GPU, CREPE)
+    assert raised.value.why == "model.kernels is avx2"
+    with pytest.raises(UserError, match="not support bfloat16"):
+        plan(ModelOptions(kernels="mxnet", precision="bfloat16"), GPU, CREPE)
+    monkeypatch.setenv("CREPE_DIST_KERNELS", "none")
+    assert "CREPE_DIST_KERNELS is none" in str(plan(ModelOptions(), GPU, CREPE))
+    machine(mxnet=FLAVOUR)
+    with pytest.raises(UserError) as raised:
+        plan(ModelOptions(kernels="mxnet"), GPU, CREPE)
+    assert raised.value is FLAVOUR
+
+
+def test_without_mxnet(machine, monkeypatch):
+    monkeypatch.setattr(launch, "has_mxnet", lambda: False)
+    machine(nvrtc=NO_NVRTC)
+    monkeypatch.setattr(precision, "check_mxnet", check_mxnet)
+    with pytest.raises(UserError) as raised:
+        plan(ModelOptions(), GPU, CREPE)
+    assert raised.value.why.endswith("; computing on a GPU by MXNet's operators needs MXNet, which is not installed")
+
+
+def test_mxnets_cpu_flavour_sees_no_gpu():
+    with pytest.raises(UserError, match="MXNet sees no GPU 1") as raised:
+        check_mxnet(GPU)
+    assert raised.value.why == "its CPU flavour is installed"
+
+
+def test_a_gpu_without_bfloat16(machine):
+    machine((7, 5))
+    with pytest.raises(UserError) as raised:
+        plan(ModelOptions(precision="bfloat16"), GPU, CREPE)
+    assert raised.value.why == (
+        "on this GPU, our own kernels compute in float16 or float32; MXNet does not support bfloat16 on GPUs"
+    )
+
+
+def test_the_cpu_computes_where_no_engine_can_and_a_note_says_why(machine):
+    config = Config()
+    machine(nvrtc=NO_NVRTC, mxnet=FLAVOUR)
+    note = notes.unused_gpu(config, CREPE)
+    assert note.startswith("note: the CPU computes: no engine can compute this network on GPU 0 (A GPU)")
+    assert f"{NO_NVRTC.what}; no file; {FLAVOUR.what}\n  do:  {NO_NVRTC.remedy}; or {FLAVOUR.remedy}" in note
+    assert notes.unused_gpu(replace(config, device="cpu"), CREPE) == ""
+    machine()
+    assert notes.unused_gpu(config, CREPE) == ""
+
+
+class Ranks(World):
+    """Rank 0 of two that have the same GPU but for the other's build and name."""
+
+    size = 2
+
+    def __init__(self, own: bool, build: str, name: str) -> None:
+        super().__init__()
+        self._other = [own, build, name]
+
+    def gather(self, value: Any, name: str) -> list[Any]:
+        return [value, self._other] if name == "architectures" else [value, value]
+
+
+def test_gpus_of_several_architectures_are_refused(machine):
+    on_cuda = Plan("bfloat16", None, "", architecture="sm_80")
+    on_mxnet = Plan("float16", None, "")
+    for planned, other in (
+        (on_cuda, Ranks(True, "cuda_sm90", "H100")),
+        (on_cuda, Ranks(False, "mxnet", "P100")),
+        (on_mxnet, Ranks(True, "cuda_sm90", "H100")),
+    ):
+        with pytest.raises(UserError, match="GPUs of different architectures") as raised:
+            engine_setup.check_same_architecture(planned, GPU, other)
+        assert raised.value.on_all_ranks
+        assert f"rank 0 has A GPU ({planned.build}) and rank 1 has " in raised.value.why
+    engine_setup.check_same_architecture(on_cuda, GPU, Ranks(True, "cuda_sm80", "another name"))
+    engine_setup.check_same_architecture(on_mxnet, GPU, Ranks(False, "mxnet", "P100"))
+    engine_setup.check_same_architecture(on_mxnet, CPU, Ranks(True, "cuda_sm90", "H100"))
+
+
+def test_a_run_on_a_gpu_is_reproducible_on_its_architecture(machine):
+    record: Any = SimpleNamespace(
+        about={"computed": {"model.precision": "bfloat16", "model.kernels": "cuda_sm80", "device": "gpu(3)"}},
+        made={"processes": 4},
+        path="runs/a",
+    )
+    assert run_findings.reproducible(record)
+    assert run_findings.command(record) == (
+        "python -m crepe_dist.train --config runs/a/config.yaml --model.precision bfloat16 --model.kernels own "
+        "--device gpu --fresh"
+    )
+    assert list(verify.notes(record.about["computed"])) == []
+    machine((9, 0))
+    (note,) = verify.notes(record.about["computed"])
+    assert "cuda_sm80 on a GPU, which this machine lacks" in note
