@@ -1,4 +1,4 @@
-"""A fake libcuda.so.1 with answers from the environment, and empty packages like those of MXNet's GPU flavour."""
+"""A fake libcuda.so.1 that answers questions only, and empty packages like those of MXNet's GPU flavour."""
 
 from __future__ import annotations
 
@@ -13,50 +13,7 @@ from crepe_dist.cuda import driver as nvidia
 from crepe_dist.distributed import cuda
 from tests.needs import which
 
-# It has DRIVER_GPUS GPUs, of which it shows those of CUDA_VISIBLE_DEVICES. Their UUIDs are made of DRIVER_MACHINE,
-# which stands for the machine, and of the GPU's number there. DRIVER_MIG makes each a MIG device of one GPU.
-SOURCE = """
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-static const char *told(const char *name, const char *otherwise) {
-  const char *value = getenv(name);
-  return value ? value : otherwise;
-}
-int cuInit(unsigned flags) { return atoi(told("DRIVER_FAILS", "0")); }
-int cuDriverGetVersion(int *version) { *version = atoi(told("DRIVER_VERSION", "12040")); return 0; }
-static int seen(int *number, int wanted) {
-  const char *shown = getenv("CUDA_VISIBLE_DEVICES");
-  int all = atoi(told("DRIVER_GPUS", "1")), count = 0, read = 0, each = 0;
-  if (!shown) { *number = wanted; return all; }
-  for (; sscanf(shown, "%d%n", &each, &read) == 1 && each < all; shown += read + (shown[read] == ',')) {
-    if (count++ == wanted) *number = each;
-  }
-  return count;
-}
-int cuDeviceGetCount(int *count) { int number; *count = seen(&number, -1); return 0; }
-int cuDeviceGet(int *device, int number) { *device = number; return 0; }
-int cuDeviceGetName(char *text, int size, int device) {
-  snprintf(text, size, getenv("DRIVER_MIG") ? "GPU MIG 1g.5gb" : "GPU of a test");
-  return device;
-}
-static int uuid(char *bytes, int device, int with_slices) {
-  int number = 0;
-  seen(&number, device);
-  memset(bytes, 0, 16);
-  snprintf(bytes, 12, "%s", told("DRIVER_MACHINE", "machine"));
-  bytes[15] = with_slices || !getenv("DRIVER_MIG") ? number : 0;
-  return 0;
-}
-int cuDeviceGetUuid(char *bytes, int device) { return uuid(bytes, device, 0); }
-int cuDeviceGetUuid_v2(char *bytes, int device) { return getenv("DRIVER_OLD") ? 500 : uuid(bytes, device, 1); }
-int cuDeviceGetAttribute(int *value, int attribute, int device) {
-  int major = 0, minor = 0;
-  sscanf(told("DRIVER_CAPABILITY", "8.6"), "%d.%d", &major, &minor);
-  *value = attribute == 75 ? major : attribute == 76 ? minor : -1;
-  return 0;
-}
-"""
+SOURCE = (Path(__file__).parent / "cuda_emulator" / "questions.h").read_text(encoding="utf-8")
 
 
 def library(path: Path, source: str = "") -> None:

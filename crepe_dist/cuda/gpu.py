@@ -106,7 +106,7 @@ class Gpu:
         self._call("cuDevicePrimaryCtxRetain", self._context, device)
         self.stream = c_void_p()
         self.call("cuStreamCreate", self.stream, NON_BLOCKING)
-        weakref.finalize(self, _release, self._context, self.stream, device, os.getpid())
+        weakref.finalize(self, _release, self._context, self.stream, device, os.getpid()).atexit = False
         self._stages = [_Stage() for _ in range(STAGES)]
         self._turn = 0
         self._lock = threading.Lock()
@@ -134,7 +134,7 @@ class Gpu:
             free, total = self.memory()
             raise MemoryError(f"{error}: {size:,} bytes wanted, {free:,} of {total:,} are free") from None
         memory = Memory(self, address.value, size)
-        weakref.finalize(memory, _free, self, address.value, os.getpid())
+        weakref.finalize(memory, _free, self, address.value, os.getpid()).atexit = False
         memory.clear()
         return memory
 
@@ -270,7 +270,7 @@ class Module:
         self._gpu = gpu
         self._handle = c_void_p()
         gpu.call("cuModuleLoadData", self._handle, image)
-        weakref.finalize(self, _unload, gpu, self._handle, os.getpid())
+        weakref.finalize(self, _unload, gpu, self._handle, os.getpid()).atexit = False
 
     def function(self, name: str) -> Function:
         """Return a kernel, which lives as long as the module."""

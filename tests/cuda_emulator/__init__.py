@@ -8,12 +8,14 @@ Environment of the driver:
     DRIVER_VERSION: CUDA version (12040).
     DRIVER_MEMORY: bytes of each GPU's memory.
     DRIVER_FAILS: result of cuInit.
-    DRIVER_MACHINE, DRIVER_MIG, DRIVER_OLD: see ``uuid`` in libcuda.cpp.
+    DRIVER_MACHINE, DRIVER_MIG, DRIVER_OLD: see questions.h.
     EMULATOR_FAILS: results of functions, such as ``cuMemAlloc_v2=2@3``: out of memory at the third call.
     EMULATOR_FLAGS: further flags of g++ for the kernels.
     EMULATOR_REPORT: file for launches, mistakes of the caller, and memory that is left at the end.
     EMULATOR_THREADS: threads that compute blocks (one for each processor).
     EMULATOR_AT_ONCE: compute at each call, not when somebody waits.
+    EMULATOR_NCCL_VERSION: version of NCCL (22602).
+    EMULATOR_NCCL_DEAF: NCCL does not notice that a peer is gone.
 """
 
 from __future__ import annotations
@@ -26,12 +28,12 @@ import tempfile
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-LIBRARIES = {"libcuda.so.1": "libcuda.cpp", "libnvrtc.so.12": "libnvrtc.cpp"}
+LIBRARIES = {"libcuda.so.1": "libcuda.cpp", "libnvrtc.so.12": "libnvrtc.cpp", "libnccl.so.2": "libnccl.cpp"}
 
 
 def build() -> Path:
     """Compile the stand-ins, once for each version of their sources; return their folder, for LD_LIBRARY_PATH."""
-    text = b"".join((FOLDER / name).read_bytes() for name in sorted(["shim.h", *LIBRARIES.values()]))
+    text = b"".join((FOLDER / name).read_bytes() for name in sorted(["questions.h", "shim.h", *LIBRARIES.values()]))
     name = hashlib.sha256(text).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"cuda-emulator-{os.getuid()}" / name
     for library, source in LIBRARIES.items():
@@ -41,7 +43,8 @@ def build() -> Path:
         made = folder / f"{library}.{os.getpid()}"
         flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread"]
         shim = f'-DSHIM="{FOLDER / "shim.h"}"'
-        command = ["g++", *flags, f"-Wl,-soname,{library}", shim, "-o", str(made), str(FOLDER / source), "-ldl"]
+        other = [f"-L{folder}", "-l:libcuda.so.1"] if library == "libnccl.so.2" else []
+        command = ["g++", *flags, f"-Wl,-soname,{library}", shim, "-o", str(made), str(FOLDER / source), *other, "-ldl"]
         subprocess.run(command, check=True)
         made.replace(folder / library)
     return folder

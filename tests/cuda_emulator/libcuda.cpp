@@ -1,5 +1,5 @@
 // A stand-in for libcuda.so.1 that computes on the processor, when a stream is waited for or asked, and checks its calls.
-// Its answers come from the environment: DRIVER_* as in tests/cuda_emulator/__init__.py.
+// Its answers come from the environment: tests/cuda_emulator/__init__.py.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -20,6 +20,7 @@
 #include <vector>
 
 #define API extern "C" __attribute__((visibility("default")))
+#include "questions.h"
 
 namespace {
 
@@ -28,7 +29,6 @@ enum Result {
   INVALID_VALUE = 1,
   OUT_OF_MEMORY = 2,
   NOT_INITIALIZED = 3,
-  NO_DEVICE = 100,
   INVALID_DEVICE = 101,
   INVALID_IMAGE = 200,
   INVALID_CONTEXT = 201,
@@ -73,11 +73,6 @@ const std::map<int, const char *> NAMES = {
 constexpr size_t PAGE = 4096, UNIT = 256;  // allocations are multiples of UNIT, as CUDA's are
 constexpr unsigned char GARBAGE = 0xA5;
 
-const char *told(const char *name, const char *otherwise) {
-  const char *value = getenv(name);
-  return value ? value : otherwise;
-}
-
 struct Context;
 struct Stream {
   Context *context;
@@ -114,7 +109,7 @@ struct Function {
   std::vector<bool> pointers;
   size_t most_shared = 48 << 10;
 };
-using Emulate = bool(void (*)(void **), const char *, void **, const unsigned *, const unsigned *, size_t, char *, size_t);
+using Emulate = bool(void (*)(void **), const char *, void **, const unsigned *, const unsigned *, size_t, char *, size_t, uintptr_t *);
 
 std::recursive_mutex guard;
 std::map<uintptr_t, Allocation> allocations;     // by address
@@ -124,24 +119,8 @@ std::map<uintptr_t, std::unique_ptr<Function>> functions;
 std::map<std::string, unsigned long long> launches;
 std::map<std::string, int> calls;
 std::vector<std::string> wrongs;
-pid_t initialised = 0;
 thread_local Context *current = nullptr;
 
-int capability() {
-  int major = 0, minor = 0;
-  sscanf(told("DRIVER_CAPABILITY", "8.6"), "%d.%d", &major, &minor);
-  return 10 * major + minor;
-}
-size_t most_shared() {
-  switch (capability()) {
-    case 70: return 96 << 10;
-    case 72: return 96 << 10;
-    case 75: return 64 << 10;
-    case 80: case 87: return 163 << 10;
-    case 86: case 89: case 120: return 99 << 10;
-  }
-  return capability() < 70 ? 48 << 10 : 227 << 10;
-}
 size_t all_memory() { return strtoull(told("DRIVER_MEMORY", "17179869184"), nullptr, 10); }
 
 // Note a mistake of the caller, for the report; returns the code.
@@ -174,18 +153,6 @@ int injected(const char *name) {
 }
 bool is_lasting(int code) { return code == ILLEGAL_ADDRESS || code == LAUNCH_FAILED || code == ECC_UNCORRECTABLE || code == UNKNOWN || code == 46; }
 
-int shown(int *number, int wanted) {
-  const char *list = getenv("CUDA_VISIBLE_DEVICES");
-  int all = atoi(told("DRIVER_GPUS", "1")), count = 0, read = 0, each = 0;
-  if (!list) {
-    *number = wanted;
-    return all;
-  }
-  for (; sscanf(list, "%d%n", &each, &read) == 1 && each < all; list += read + (list[read] == ',')) {
-    if (count++ == wanted) *number = each;
-  }
-  return count;
-}
 int check_started(const char *function) {
   if (int code = injected(function)) return code;
   // A process that was forked from one that used CUDA cannot use it.
@@ -194,8 +161,7 @@ int check_started(const char *function) {
 }
 int check_device(const char *function, int device) {
   if (int code = check_started(function)) return code;
-  int number;
-  return device >= 0 && device < shown(&number, -1) ? SUCCESS : INVALID_DEVICE;
+  return is_device(device) ? SUCCESS : INVALID_DEVICE;
 }
 int check_context(const char *function) {
   if (int code = check_started(function)) {
@@ -231,13 +197,26 @@ int check_memory(const char *function, uintptr_t address, size_t size) {
   return what.empty() ? SUCCESS : wrong(INVALID_VALUE, "%s: %s", function, what.c_str());
 }
 
-bool is_whole(uintptr_t address, const Allocation &memory) {
-  const unsigned char *end = reinterpret_cast<unsigned char *>(address) + memory.size;
-  size_t padding = (memory.size + UNIT - 1) / UNIT * UNIT - memory.size;
-  for (size_t each = 0; each < padding; ++each) {
-    if (end[each] != GARBAGE) return false;
+// Describes a place beside an allocation.
+std::string near(uintptr_t address) {
+  std::lock_guard<std::recursive_mutex> lock(guard);
+  char text[200];
+  snprintf(text, sizeof text, "address %#zx", address);
+  for (auto &[start, memory] : allocations) {
+    uintptr_t base = reinterpret_cast<uintptr_t>(memory.base);
+    if (address < base || address >= base + memory.whole) continue;
+    snprintf(text, sizeof text, "byte %zd of an allocation of %zu", static_cast<ptrdiff_t>(address - start), memory.size);
   }
-  return true;
+  return text;
+}
+
+// Returns whether nobody has written beside an allocation.
+bool is_whole(uintptr_t address, const Allocation &memory) {
+  static const std::vector<unsigned char> garbage(PAGE, GARBAGE);
+  const char *start = reinterpret_cast<char *>(address), *end = start + memory.size;
+  const char *first = memory.base + PAGE, *last = memory.base + memory.whole - PAGE;
+  return !memcmp(first, garbage.data(), static_cast<size_t>(start - first)) &&
+         !memcmp(end, garbage.data(), static_cast<size_t>(last - end));
 }
 
 // Compute what waits on a stream, up to a number; where `waits` is false, only as far as that needs nobody else.
@@ -278,13 +257,15 @@ int launch(Function *function, std::vector<std::vector<char>> values, const unsi
     parameters.push_back(values[each].data());
   }
   char error[600];
+  uintptr_t fault = 0;
   Emulate *emulate = reinterpret_cast<Emulate *>(dlsym(function->module->library, "emulate"));
-  bool done = emulate(function->kernel, function->name.c_str(), parameters.data(), grid, block, shared, error, sizeof error);
+  bool done = emulate(function->kernel, function->name.c_str(), parameters.data(), grid, block, shared, error, sizeof error, &fault);
+  if (!done && fault) return wrong(ILLEGAL_ADDRESS, "%s: %s", error, near(fault).c_str());
   if (!done) return wrong(LAUNCH_FAILED, "%s", error);
   std::lock_guard<std::recursive_mutex> lock(guard);
   for (auto &[address, memory] : allocations) {
     if (!is_whole(address, memory)) {
-      return wrong(ILLEGAL_ADDRESS, "%s wrote beyond the end of an allocation of %zu bytes", function->name.c_str(), memory.size);
+      return wrong(ILLEGAL_ADDRESS, "%s wrote beside an allocation of %zu bytes", function->name.c_str(), memory.size);
     }
   }
   return SUCCESS;
@@ -313,22 +294,6 @@ struct Report {
 
 }  // namespace
 
-// Questions that need no context.
-
-API int cuInit(unsigned flags) {
-  if (flags) return INVALID_VALUE;
-  if (int code = atoi(told("DRIVER_FAILS", "0"))) return code;
-  if (int code = injected("cuInit")) return code;
-  int number;
-  if (shown(&number, -1) == 0) return NO_DEVICE;
-  if (initialised && initialised != getpid()) return NOT_INITIALIZED;
-  initialised = getpid();
-  return SUCCESS;
-}
-API int cuDriverGetVersion(int *version) {
-  *version = atoi(told("DRIVER_VERSION", "12040"));
-  return SUCCESS;
-}
 API int cuGetErrorName(int code, const char **name) {
   auto found = NAMES.find(code);
   *name = found == NAMES.end() ? nullptr : found->second;
@@ -338,46 +303,6 @@ API int cuGetErrorString(int code, const char **text) {
   *text = NAMES.count(code) ? "as the emulator was told" : nullptr;
   return *text ? SUCCESS : INVALID_VALUE;
 }
-API int cuDeviceGetCount(int *count) {
-  int number;
-  *count = shown(&number, -1);
-  return SUCCESS;
-}
-API int cuDeviceGet(int *device, int number) {
-  *device = number;
-  return check_device("cuDeviceGet", number);
-}
-API int cuDeviceGetName(char *text, int size, int device) {
-  snprintf(text, size, getenv("DRIVER_MIG") ? "GPU MIG 1g.5gb" : "GPU of a test");
-  return check_device("cuDeviceGetName", device);
-}
-static int uuid(char *bytes, int device, bool with_slices) {
-  int number = 0;
-  shown(&number, device);
-  memset(bytes, 0, 16);
-  snprintf(bytes, 12, "%s", told("DRIVER_MACHINE", "machine"));
-  bytes[15] = static_cast<char>(with_slices || !getenv("DRIVER_MIG") ? number : 0);
-  return SUCCESS;
-}
-API int cuDeviceGetUuid(char *bytes, int device) { return uuid(bytes, device, false); }
-API int cuDeviceGetUuid_v2(char *bytes, int device) {
-  return getenv("DRIVER_OLD") ? int(NOT_FOUND) : uuid(bytes, device, true);
-}
-API int cuDeviceGetAttribute(int *value, int attribute, int device) {
-  if (int code = check_device("cuDeviceGetAttribute", device)) return code;
-  switch (attribute) {
-    case 1: *value = 1024; break;           // MAX_THREADS_PER_BLOCK
-    case 8: *value = 48 << 10; break;       // MAX_SHARED_MEMORY_PER_BLOCK
-    case 10: *value = 32; break;            // WARP_SIZE
-    case 16: *value = 4; break;             // MULTIPROCESSOR_COUNT
-    case 75: *value = capability() / 10; break;
-    case 76: *value = capability() % 10; break;
-    case 97: *value = static_cast<int>(most_shared()); break;  // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-    default: *value = -1;
-  }
-  return SUCCESS;
-}
-
 // Contexts.
 
 API int cuDevicePrimaryCtxRetain(Context **context, int device) {
@@ -445,7 +370,7 @@ API int cuMemFree_v2(uintptr_t address) {
   auto found = allocations.find(address);
   if (found == allocations.end()) return wrong(INVALID_VALUE, "cuMemFree_v2 of what was not allocated, or is freed");
   if (found->second.device != current->device) return wrong(INVALID_VALUE, "cuMemFree_v2 of another GPU's memory");
-  int code = is_whole(address, found->second) ? int(SUCCESS) : wrong(ILLEGAL_ADDRESS, "bytes behind an allocation were written");
+  int code = is_whole(address, found->second) ? int(SUCCESS) : wrong(ILLEGAL_ADDRESS, "bytes beside an allocation were written");
   munmap(found->second.base, found->second.whole);
   allocations.erase(found);
   return code;
@@ -587,7 +512,9 @@ API int cuModuleLoadData(Module **module, const void *image) {
   const int *architecture = static_cast<const int *>(dlsym(library, "emulated_architecture"));
   const bool *is_ptx = static_cast<const bool *>(dlsym(library, "emulated_is_ptx"));
   if (!architecture || !is_ptx) return NO_BINARY_FOR_GPU;
-  int compiled = *architecture / 10, own = capability();
+  int major, minor;
+  capability(&major, &minor);
+  int compiled = *architecture / 10, own = 10 * major + minor;
   if (*is_ptx ? compiled > own : compiled / 10 != own / 10 || compiled > own) {
     dlclose(library);
     return NO_BINARY_FOR_GPU;
@@ -624,7 +551,7 @@ API int cuModuleGetFunction(Function **function, Module *module, const char *nam
 API int cuFuncSetAttribute(Function *function, int attribute, int value) {
   if (int code = check_context("cuFuncSetAttribute")) return code;
   if (attribute != 8) return SUCCESS;  // MAX_DYNAMIC_SHARED_SIZE_BYTES
-  if (value < 0 || static_cast<size_t>(value) > most_shared()) return INVALID_VALUE;
+  if (value < 0 || value > most_shared()) return INVALID_VALUE;
   function->most_shared = static_cast<size_t>(value);
   return SUCCESS;
 }

@@ -39,3 +39,42 @@ extern "C" __global__ void __launch_bounds__(256) add_all(const int *numbers, in
   }
 }
 EXPORT(add_all)
+
+// Mistakes of a kernel, each by its number.
+extern "C" __global__ void go_wrong(int *numbers, int count, int mistake) {
+  int i = threadIdx.x;
+  if (mistake == 1) numbers[count + i] = 1;                          // beyond the end
+  if (mistake == 2) numbers[-1 - i] = 1;                             // before the start
+  if (mistake == 3 && i == 7) *reinterpret_cast<volatile int *>(16) = 1;  // nowhere
+  if (mistake == 4 && i == 7) return;                                // before a barrier
+  __syncthreads();
+  if (mistake == 5 && i != 3) numbers[0] = __shfl_xor_sync(0xffffffffu, i, 1);  // one of the warp does not come
+  if (mistake == 6) numbers[0] = __shfl_sync(0x0000ffffu, i, 20);    // from or in a lane outside of the mask
+  if (mistake == 7) numbers[256 << 10] = i;                          // far beyond the end
+}
+EXPORT(go_wrong)
+
+// Votes and shuffles of a block of 40 threads, so that the last warp has 8.
+extern "C" __global__ void vote(int *results) {
+  int i = threadIdx.x;
+  unsigned all = i < 32 ? 0xffffffffu : 0xffu;
+  int own = 0;
+  if (i % 2) own = __shfl_sync(all & 0xaaaaaaaau, i, 1);  // only odd lanes
+  results[i] = own;
+  results[40 + i] = static_cast<int>(__ballot_sync(all, i % 3 == 0));
+  results[80 + i] = __syncthreads_count(i < 35);
+  results[120 + i] = __any_sync(all, i == 33) + 2 * __all_sync(all, i < 39);
+  results[160 + i] = __shfl_up_sync(all, i, 3, 8);
+  __syncwarp(all);
+  results[200 + i] = __shfl_down_sync(all, i, 1, 8) + 100 * __syncthreads_or(i == 39) + 1000 * __syncthreads_and(i < 39);
+}
+EXPORT(vote)
+
+// Conversions and the least and largest, which differ between CUDA and C++.
+extern "C" __global__ void numbers_of(const float *given, int count, int *whole, float *least) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  whole[i] = __float2int_rn(given[i]);
+  least[i] = fminf(given[i], 1.0f);
+}
+EXPORT(numbers_of)

@@ -2,7 +2,9 @@
 // libnvrtc.cpp includes it before each program; libcuda.cpp calls `emulate`.
 #pragma once
 #include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -115,10 +117,12 @@ struct Launch {
   const char *name;
   std::atomic<unsigned long long> next{0};
   std::atomic<bool> failed{false};
+  uintptr_t fault = 0;  // address that could not be read or written
   char error[512] = "";
 };
 
 extern "C" void emulated_switch(void **from, void *to);
+extern "C" void emulated_continue();  // its second half
 #ifdef __x86_64__
 asm(R"(
 .text
@@ -134,6 +138,9 @@ emulated_switch:
   pushq %r15
   movq %rsp, (%rdi)
   movq %rsi, %rsp
+.hidden emulated_continue
+.globl emulated_continue
+emulated_continue:
   popq %r15
   popq %r14
   popq %r13
@@ -319,7 +326,72 @@ inline void Worker::run_block(Launch &of, unsigned long long number) {
   for (size_t stack = 0; stack < stacks.size(); ++stack) free_stacks.push_back(static_cast<int>(stack));
 }
 
+// A kernel that reads or writes what is not its memory ends with an error, as on a GPU.
+inline thread_local Worker *running = nullptr;
+inline struct sigaction before_faults[2];
+inline void on_fault(int number, siginfo_t *about, void *context) {
+  Worker *here = running;
+  if (!here) {
+    const struct sigaction &before = before_faults[number == SIGBUS];
+    if (before.sa_flags & SA_SIGINFO) return before.sa_sigaction(number, about, context);
+    sigaction(number, &before, nullptr);  // the instruction is run once more
+    return;
+  }
+  greg_t *registers = static_cast<ucontext_t *>(context)->uc_mcontext.gregs;
+  if (here->scheduler == nullptr) abort();
+  uintptr_t stack = static_cast<uintptr_t>(registers[REG_RSP]);
+  const Fiber &fiber = *((reinterpret_cast<Top *>((stack | (STACK - 1)) + 1) - 1)->fiber);
+  char what[120];
+  snprintf(what, sizeof what, "thread (%u, %u, %u) reads or writes where it may not", fiber.thread.x, fiber.thread.y,
+           fiber.thread.z);
+  if (!here->launch->failed) here->launch->fault = reinterpret_cast<uintptr_t>(about->si_addr);
+  here->fail(what);
+  registers[REG_RSP] = reinterpret_cast<greg_t>(here->scheduler);
+  registers[REG_RIP] = reinterpret_cast<greg_t>(emulated_continue);
+}
+
+// Handles faults as long as it lives.
+struct Faults {
+  char *stack = nullptr;
+  stack_t before_stack{};
+  explicit Faults(Worker *worker) {
+#ifndef __SANITIZE_ADDRESS__
+    constexpr size_t size = 64 << 10;
+    stack = new char[size];
+    stack_t own{};
+    own.ss_sp = stack;
+    own.ss_size = size;
+    sigaltstack(&own, &before_stack);
+    running = worker;
+#else
+    (void)worker;
+#endif
+  }
+  ~Faults() {
+    running = nullptr;
+    if (stack) sigaltstack(&before_stack, nullptr);
+    delete[] stack;
+  }
+  static void handle(bool ours) {
+#ifndef __SANITIZE_ADDRESS__
+    for (int number : {SIGSEGV, SIGBUS}) {
+      struct sigaction action {};
+      action.sa_sigaction = on_fault;
+      action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+      if (ours) {
+        sigaction(number, &action, &before_faults[number == SIGBUS]);
+      } else {
+        sigaction(number, &before_faults[number == SIGBUS], nullptr);
+      }
+    }
+#else
+    (void)ours;
+#endif
+  }
+};
+
 inline void Worker::run() {
+  Faults faults(this);
 #ifdef __SANITIZE_ADDRESS__
   pthread_attr_t about;
   void *start;
@@ -369,6 +441,7 @@ struct Pool {
   void run(Launch &of) {
     pthread_mutex_lock(&one_launch);
     own.launch = &of;
+    Faults::handle(true);
     if (static_cast<unsigned long long>(of.grid.x) * of.grid.y * of.grid.z > 1) {
       if (threads.empty()) {
         for (int each = 1; each < cores(); ++each) threads.emplace_back([this] { work(); });
@@ -386,6 +459,7 @@ struct Pool {
     } else {
       own.run();
     }
+    Faults::handle(false);
     pthread_mutex_unlock(&one_launch);
   }
   ~Pool() {
@@ -501,7 +575,7 @@ extern "C" __attribute__((visibility("default"))) const bool emulated_is_ptx = f
 // Compute a kernel; returns whether it succeeded.
 extern "C" __attribute__((visibility("default"))) bool emulate(void (*kernel)(void **), const char *name, void **parameters,
                                                                const unsigned *grid, const unsigned *block,
-                                                               size_t shared, char *error, size_t error_size) {
+                                                               size_t shared, char *error, size_t error_size, uintptr_t *fault) {
   emulator::Launch launch;
   launch.kernel = kernel;
   launch.parameters = parameters;
@@ -511,6 +585,7 @@ extern "C" __attribute__((visibility("default"))) bool emulate(void (*kernel)(vo
   launch.name = name;
   emulator::pool.run(launch);
   snprintf(error, error_size, "%s", launch.error);
+  *fault = launch.fault;
   return !launch.failed;
 }
 

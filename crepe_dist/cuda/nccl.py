@@ -1,0 +1,186 @@
+"""Sums over several GPUs by NCCL.
+
+Checked with nccl.h 2.26. The functions are in every NCCL since 2.14.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_void_p
+from functools import cache
+from typing import Any
+
+from crepe_dist import extras
+from crepe_dist.cuda.compiler import load_from_package
+from crepe_dist.cuda.gpu import Gpu, Memory
+from crepe_dist.errors import ExitCode, PeerGone, UserError
+
+LIBRARY = "libnccl.so.2"
+PACKAGE = "nvidia-nccl-cu12"
+INT32, SUM = 2, 0  # ncclInt32, ncclSum
+SYSTEM_ERROR, REMOTE_ERROR, IN_PROGRESS = 2, 6, 7
+OLDEST = 21400  # NCCL_VERSION_CODE of 2.14, the first with communicators that do not block
+LOOK_SECONDS = 0.2  # interval of the questions whether all peers are there
+SPIN_SECONDS = 1e-3  # time for which a wait does not let go of the processor
+
+
+class UniqueId(ctypes.Structure):
+    """NCCL's ncclUniqueId, which it takes by value."""
+
+    _fields_ = (("bytes", ctypes.c_char * 128),)
+
+
+class Config(ctypes.Structure):
+    """The part of NCCL's ncclConfig_t that 2.14 has; the size tells NCCL that the rest is missing."""
+
+    _fields_ = (("size", c_size_t), ("magic", c_uint), ("version", c_uint), ("blocking", c_int))
+
+
+# Argument types; all return an ncclResult_t, but ncclGetErrorString and ncclGetLastError.
+FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "ncclGetVersion": (POINTER(c_int),),
+    "ncclGetErrorString": (c_int,),
+    "ncclGetLastError": (c_void_p,),
+    "ncclGetUniqueId": (POINTER(UniqueId),),
+    "ncclCommInitRankConfig": (POINTER(c_void_p), c_int, UniqueId, c_int, POINTER(Config)),
+    "ncclCommGetAsyncError": (c_void_p, POINTER(c_int)),
+    "ncclCommAbort": (c_void_p,),
+    "ncclAllReduce": (c_void_p, c_void_p, c_size_t, c_int, c_int, c_void_p, c_void_p),
+}
+
+
+def available() -> bool:
+    """Return whether NCCL can be loaded, and is new enough."""
+    with suppress(OSError, AttributeError):
+        number = c_int()
+        return _function("ncclGetVersion")(number) == 0 and number.value >= OLDEST
+    return False
+
+
+class Communicator:
+    """NCCL's communicator of one GPU of each rank; every rank makes it at the same point.
+
+    NCCL hears of a peer of another host that is gone, but not of one of the same host: its kernel would wait for ever.
+
+    Args:
+        share: function that sends rank 0's bytes to all ranks, which returns them.
+        check: function that raises ``PeerGone`` if it knows that a peer is gone; called now and then while waiting.
+    """
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        rank: int,
+        size: int,
+        share: Callable[[bytes | None], bytes],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._gpu = gpu
+        self._check = check
+        own = UniqueId()
+        if rank == 0:
+            self._call("ncclGetUniqueId", own)
+        unique = UniqueId.from_buffer_copy(share(bytes(own) if rank == 0 else None))
+        self._handle = c_void_p()
+        self._abort = weakref.finalize(self, _abort, gpu, self._handle, os.getpid())
+        config = Config(ctypes.sizeof(Config), 0xCAFEBEEF, OLDEST, 0)
+        gpu.make_current()
+        self._call("ncclCommInitRankConfig", self._handle, size, unique, rank, config)
+        self._finish_call()
+
+    def sum(self, memory: Memory, count: int) -> None:
+        """Replace int32 numbers on the GPU by their sums over all ranks, in the order of the GPU's work."""
+        if count < 0 or 4 * count > memory.size:
+            raise ValueError(f"{count} numbers in {memory.size} bytes")
+        self._gpu.make_current()
+        address = memory.address
+        self._call("ncclAllReduce", address, address, count, INT32, SUM, self._handle, self._gpu.stream)
+        self._finish_call()
+
+    def wait(self) -> None:
+        """Wait until all work of the GPU is done.
+
+        Raises:
+            PeerGone: another rank is gone.
+        """
+        self._poll(self._gpu.is_done)
+
+    def _finish_call(self) -> None:
+        """Wait until NCCL has taken a call to the GPU's work: calls of this communicator return before that."""
+        self._poll(lambda: self._state() != IN_PROGRESS)
+
+    def _poll(self, is_done: Callable[[], bool]) -> None:
+        start = look = time.monotonic()
+        while not is_done():
+            now = time.monotonic()
+            if now - look >= LOOK_SECONDS:
+                look = now
+                self._look()
+            if now - start > SPIN_SECONDS:
+                time.sleep(SPIN_SECONDS / 10)
+
+    def _look(self) -> None:
+        try:
+            self._check()
+            self._state()
+        except BaseException:
+            self._abort()  # NCCL's kernel ends, and so do all that wait for it
+            raise
+
+    def _state(self) -> int:
+        """Return whether a call is in progress, or none is.
+
+        Raises:
+            PeerGone: another rank is gone, or the connection to it.
+            UserError: NCCL failed.
+        """
+        state = c_int()
+        self._call("ncclCommGetAsyncError", self._handle, state)
+        if state.value not in (0, IN_PROGRESS):
+            self._abort()
+            raise self._failure("a sum over the GPUs", state.value)
+        return state.value
+
+    def _call(self, name: str, *arguments: object) -> None:
+        code = _function(name)(*arguments)
+        if code not in (0, IN_PROGRESS):
+            raise self._failure(name, code)
+
+    def _failure(self, what: str, code: int) -> Exception:
+        text = (_function("ncclGetErrorString")(code) or b"").decode("utf-8", "replace")
+        last = (_function("ncclGetLastError")(None) or b"").decode("utf-8", "replace").strip()
+        why = f"{text} ({code})" + (f": {' / '.join(last.splitlines()[-3:])}" if last else "")
+        if code in (SYSTEM_ERROR, REMOTE_ERROR):
+            return PeerGone(f"NCCL: {what} failed: {why}")
+        return UserError(
+            f"NCCL failed: {what}",
+            why,
+            f"set NCCL_DEBUG=WARN to see more; to sum without NCCL: pip uninstall {PACKAGE}",
+            code=ExitCode.FAILURE,
+        )
+
+
+def _abort(gpu: Gpu, handle: c_void_p, process: int) -> None:
+    """Leave the communicator without waiting for the other ranks, which NCCL's other ending does."""
+    if handle.value and os.getpid() == process:
+        with suppress(UserError):
+            gpu.make_current()
+            _function("ncclCommAbort")(handle)
+
+
+@cache
+def _function(name: str) -> Any:
+    found = getattr(load_from_package(PACKAGE, f"nvidia/nccl/lib/{LIBRARY}"), name)
+    found.argtypes = FUNCTIONS[name]
+    found.restype = c_char_p if name in ("ncclGetErrorString", "ncclGetLastError") else c_int
+    return found
+
+
+def left_out() -> str:
+    """Return the line that says how to get sums by NCCL; empty if it is available."""
+    return "" if available() else f"no sums by NCCL without {PACKAGE}; to install: {extras.install('gpus')}"
