@@ -27,7 +27,7 @@ struct Targets {
 // Writes the loss of each document, and its gradient with respect to the logits times `scale`. A block for each document.
 KERNEL(THREADS) losses(
     const float* logits, int classes, const u8* packed, int stride, int length, int pairs, int several, double smoothing,
-    const float* class_weights, float scale, float* gradients, float* losses
+    const float* class_weights, float scale, float* gradients, float* out
 ) {
     __shared__ double memory[THREADS];
     const int document = blockIdx.x;
@@ -44,7 +44,7 @@ KERNEL(THREADS) losses(
             gradient[n] = scale * (weight * class_weights[n] * float((value >= 0 ? 1 : small) / (1 + small) - wanted));
         }
         loss = over_block(loss, memory, Plus());
-        if (threadIdx.x == 0) losses[document] = weight * float(loss);
+        if (threadIdx.x == 0) out[document] = weight * float(loss);
         return;
     }
     double highest = logit[0];
@@ -64,7 +64,7 @@ KERNEL(THREADS) losses(
         const double wanted = (1 - smoothing) * targets.share(n) + smoothing / classes;
         gradient[n] = scale * (of_document * float(exp(logit[n] - highest) / total - wanted));
     }
-    if (threadIdx.x == 0) losses[document] = of_document * float(log(total) - target);
+    if (threadIdx.x == 0) out[document] = of_document * float(log(total) - target);
 }
 EXPORT(losses)
 
