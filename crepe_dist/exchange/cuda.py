@@ -1,19 +1,22 @@
 """Exchange of gradients in whole numbers in the memory of GPUs.
 
-Behind the gradients is a table with a row of numbers for each rank, which is summed with them by Horovod, in the
-memory of the hosts. Whole numbers add up to the same bits in any order.
+Behind the gradients is a table with a row of numbers for each rank, which is summed with them: by NCCL from GPU to GPU
+or, without NCCL, by Horovod in the memory of the hosts. Whole numbers add up to the same bits in any order.
 """
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import math
+import mmap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from crepe_dist.cuda import nccl
 from crepe_dist.cuda.gpu import Memory
 from crepe_dist.cuda.program import Program, blocks
 from crepe_dist.distributed.world import World
@@ -21,6 +24,7 @@ from crepe_dist.exchange.exchange import Exchange, Reduced
 from crepe_dist.exchange.quanta import Quanta
 from crepe_dist.exchange.rule import Rule
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
+from crepe_dist.exchange.shared_memory import share_on_hosts
 from crepe_dist.exchange.table import catch_up
 from crepe_dist.exchange.whole_numbers import Row, mean_scale, row_width, summed
 
@@ -97,7 +101,19 @@ class CudaExchange(Exchange):
             name: [run.gpu.allocate(4 * math.prod(shape)) for shape in rule.moment_shapes(parameter)]
             for name, parameter in quanta.parameters.items()
         }
-        self.by = "Horovod" if world.size > 1 else ""
+        self._communicator: nccl.Communicator | None = None
+        if world.size > 1:
+            has_nccl = all(world.gather(nccl.available(), "NCCL"))
+            self.by = "NCCL" if has_nccl else "Horovod"
+            if has_nccl:
+                # NCCL hears of the end of a process of another host only.
+                _, memory = share_on_hosts(world, lambda processes: mmap.PAGESIZE)
+                self._communicator = nccl.Communicator(run.gpu, world.rank, world.size, self._share, memory.check)
+
+    def _share(self, secret: bytes | None) -> bytes:
+        """Send rank 0's bytes to all ranks."""
+        text = None if secret is None else base64.b64encode(secret).decode()
+        return base64.b64decode(self._world.broadcast(text, "NCCL's id"))
 
     def sum(self, compute: Callable[[], Any], numbers: Sequence[int], documents: int) -> Reduced:
         """As in ``Exchange``; the gradients remain whole numbers."""
@@ -109,9 +125,13 @@ class CudaExchange(Exchange):
             return [row]
         gradients = self.gradients
         gradients.write_row(self._world.rank, row)
-        on_host = np.empty(gradients.count, np.int32)
-        gradients.memory.read(on_host)
-        gradients.memory.write(self._world.sum(on_host, "gradients"))
+        if self._communicator is not None:
+            self._communicator.sum(gradients.memory, gradients.count)
+            self._communicator.wait()
+        else:
+            on_host = np.empty(gradients.count, np.int32)
+            gradients.memory.read(on_host)
+            gradients.memory.write(self._world.sum(on_host, "gradients"))
         return gradients.read_rows(len(row))
 
     def update(self, documents: float, learning_rate: float, clip_norm: float | None = None) -> None:

@@ -77,14 +77,24 @@ class HostMemory:
         due = time.monotonic() + GIVE_UP_SECONDS
         # Wait in short pieces, so that signals are handled and the end of a process is noticed.
         while not self._functions.crepe_passed(self._barrier, self._round, LOOK_SECONDS):
-            if any(rank != self.rank and _owner_is_gone(file) for rank, file in enumerate(self._files)):
-                # If it ended after it had arrived, all continue.
-                if self._functions.crepe_passed(self._barrier, self._round, 0.0):
-                    break
-                raise PeerGone("another process of this host ended")
+            try:
+                self.check()
+            except PeerGone:
+                if not self._functions.crepe_passed(self._barrier, self._round, 0.0):
+                    raise
+                break  # it ended after it had arrived
             if time.monotonic() > due:
                 raise PeerGone(f"another process of this host did not arrive within {GIVE_UP_SECONDS:.0f} seconds")
         self._round = None
+
+    def check(self) -> None:
+        """Check that all processes of the host are there.
+
+        Raises:
+            PeerGone: one of them ended.
+        """
+        if any(rank != self.rank and _owner_is_gone(file) for rank, file in enumerate(self._files)):
+            raise PeerGone("another process of this host ended")
 
     def wait_for_all(self) -> None:
         """Wait until all processes of the host have called it; raises as ``wait``."""

@@ -58,7 +58,7 @@ class SharedMemoryExchange(Exchange):
         self._squares_at = START + 4 * count
         tables_at = -(-(self._squares_at + 16 * len(sparse)) // mmap.PAGESIZE) * mmap.PAGESIZE
 
-        self._hosts, self._memory = _share(world, lambda n: tables_at + sum(each.bytes(n) for each in sparse))
+        self._hosts, self._memory = share_on_hosts(world, lambda n: tables_at + sum(each.bytes(n) for each in sparse))
         memory, rank = self._memory, self._memory.rank
         self._words = [np.frombuffer(pages, np.int32, count, START) for pages in memory.pages]
         self._arrays = (ctypes.c_void_p * memory.processes)(*[words.ctypes.data for words in self._words])
@@ -191,7 +191,7 @@ class SharedMemoryExchange(Exchange):
         return {**self._dense.bytes, "tables": self._table_bytes}
 
 
-def _share(world: World, size: Callable[[int], int]) -> tuple[list[list[int]], HostMemory]:
+def share_on_hosts(world: World, size: Callable[[int], int]) -> tuple[list[list[int]], HostMemory]:
     """Open the memory of this host's processes; every rank calls it.
 
     Args:
