@@ -197,11 +197,12 @@ def test_a_worker_that_crashes_is_told_of():
     assert "SIGKILL" in judge(both[1])[0].why
 
 
-def on(engines: list[str], features: dict[str, bool]) -> inventory.Facts:
+def on(engines: list[str], features: dict[str, bool], *, nccl: bool = False) -> inventory.Facts:
     """Facts of a machine with a GPU for each engine."""
     plans = {"GPUs": [{"crepe": {"kernels": each}} for each in engines], "trouble": ""}
     gpus = [{"name": "", "capability": [8, 0]}] * len(engines)
-    return {"mxnet": {"trouble": ""}, "horovod": {"features": features}, "gpus": gpus, "plans": plans}
+    cuda = {"nccl": nccl}
+    return {"mxnet": {"trouble": ""}, "horovod": {"features": features}, "gpus": gpus, "plans": plans, "cuda": cuda}
 
 
 @pytest.mark.parametrize(
@@ -219,10 +220,11 @@ def test_which_groups_try_gpus(gpus, features, processes):
     given = on(["mxnet"] * gpus, features)
     tried = trials(given, lambda _: None, lambda device, size: Trial(device, size, 1.0, good[:size]))
     assert [(each.device, each.processes) for each in tried] == [("cpu", 2 if features else 1), ("gpu", processes)]
-    given = on(["own"] * gpus, features)  # they need no Horovod with CUDA
-    tried = trials(given, lambda _: None, lambda device, size: Trial(device, size, 1.0, good[:size]))
-    on_gpus = gpus if gpus > 1 else 1 if features.get("nccl") else 2
-    assert [each.processes for each in tried][1:] == [on_gpus if features else 1]
+    for nccl in (False, True):
+        given = on(["own"] * gpus, features, nccl=nccl)  # they need no Horovod with CUDA
+        tried = trials(given, lambda _: None, lambda device, size: Trial(device, size, 1.0, good[:size]))
+        on_gpus = gpus if gpus > 1 else 1 if nccl else 2
+        assert [each.processes for each in tried][1:] == [on_gpus if features else 1]
     given = on(["own"] * (gpus - 1) + [""], features)
     tried = trials(given, lambda _: None, lambda device, size: Trial(device, size, 1.0, good[:size]))
     assert {each.device for each in tried} == {"cpu"}
@@ -328,6 +330,23 @@ def test_each_gpu_is_shown_with_its_engines(found, engines, level, what, shown):
     assert ("and 1 GPU" in end) == (engines["crepe"] is not NEITHER)
 
 
+@pytest.mark.parametrize(
+    ("gpus", "nvrtc", "nccl", "level", "shows"),
+    [
+        (0, None, False, "ok", ""),
+        (1, [12, 8], False, "ok", "NVRTC 12.8, NCCL not found"),
+        (2, [12, 8], False, "note", "NVRTC 12.8, NCCL not found"),
+        (2, None, True, "ok", "NVRTC not found, NCCL"),
+    ],
+)
+def test_libraries_of_our_kernels_for_gpus(found, gpus, nvrtc, nccl, level, shows):
+    found["gpus"] = [{"name": "Some GPU", "capability": [8, 0]}] * gpus
+    found["cuda"] |= {"nvrtc": nvrtc, "nccl": nccl}
+    line = checks.cuda_kernels(found)
+    assert (line.level, line.shows) == (level, shows)
+    assert ("nvidia-nccl-cu12" in line.remedy or "--extra gpus" in line.remedy) == (level == "note")
+
+
 def test_a_gpu_of_which_the_probe_found_out_nothing(found):
     found["gpus"] = [{"name": "", "capability": None}]
     found["plans"] = {"trouble": "the probe process ended with code -6"}
@@ -337,11 +356,12 @@ def test_a_gpu_of_which_the_probe_found_out_nothing(found):
 
 
 def test_the_driver_is_asked(tmp_path, monkeypatch):
-    """A driver of two GPUs, the second of which has no name."""
+    """A driver of two GPUs."""
     code = "from crepe_dist.diagnosis.probe import gpus; print(gpus())"
     told = cuda_driver.environment(cuda_driver.driver(tmp_path), DRIVER_GPUS=2, DRIVER_CAPABILITY="9.0")
     printed = subprocess.run([sys.executable, "-c", code], env=told, stdout=-1, text=True, check=True).stdout
-    assert printed == "[{'name': 'GPU of a test', 'capability': (9, 0)}, {'name': '', 'capability': (9, 0)}]\n"
+    each = "{'name': 'GPU of a test', 'capability': (9, 0)}"
+    assert printed == f"[{each}, {each}]\n"
     tool = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(inventory, "TOOL_SECONDS", 0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from crepe_dist import extras
 from crepe_dist.diagnosis.inventory import FOLDERS, Facts
 from crepe_dist.diagnosis.networks import DEFAULT
 from crepe_dist.diagnosis.outcome import Check
@@ -221,11 +222,19 @@ def on_gpus(facts: Facts) -> list[dict[str, Any]]:
 
 
 def cuda_kernels(facts: Facts) -> Check:
-    """Tell whether our own kernels for GPUs can be compiled; show nothing without a GPU."""
-    if not facts["gpus"]:
+    """Check the libraries that our own kernels for GPUs need; show nothing without a GPU."""
+    about, gpus = facts["cuda"], len(facts["gpus"])
+    if not gpus or "nccl" not in about:
         return Check("CUDA kernels", "")
-    version = facts["cuda"].get("nvrtc")
-    return Check("CUDA kernels", f"compiled by NVRTC {version[0]}.{version[1]}" if version else "NVRTC not found")
+    nvrtc = "NVRTC {}.{}".format(*about["nvrtc"]) if about["nvrtc"] else "NVRTC not found"
+    line = Check("CUDA kernels", f"{nvrtc}, {'NCCL' if about['nccl'] else 'NCCL not found'}")
+    if gpus == 1 or about["nccl"]:
+        return line
+    return line.note(
+        "NCCL is not installed",
+        "gradients of several GPUs pass through main memory, which is slower",
+        extras.install("gpus"),
+    )
 
 
 def driver(facts: Facts) -> Check:

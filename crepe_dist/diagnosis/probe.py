@@ -10,7 +10,7 @@ import os
 import signal
 from typing import Any, Callable
 
-from crepe_dist.cuda import compiler, driver
+from crepe_dist.cuda import compiler, driver, nccl
 from crepe_dist.diagnosis.networks import NETWORKS, small_shape
 from crepe_dist.distributed import cuda, device, horovod_build
 from crepe_dist.distributed.device import CPU, Device
@@ -63,8 +63,9 @@ def cuda_libraries() -> dict[str, Any]:
     if not troubles:
         cuda.load()
         later = cuda.later_troubles()
-    versions = {"driver": driver.driver_version(), "nvrtc": None if compiler.missing() else compiler.version()}
-    return {"wanted": wanted, "troubles": troubles, "later": later, **versions, "trouble": ""}
+    flavour = {"wanted": wanted, "troubles": troubles, "later": later}
+    own = {"nvrtc": None if compiler.missing() else compiler.version(), "nccl": nccl.available()}
+    return {**flavour, **own, "driver": driver.driver_version(), "trouble": ""}
 
 
 def mxnet() -> dict[str, Any]:

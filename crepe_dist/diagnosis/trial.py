@@ -126,8 +126,9 @@ def trials(facts: Facts, say: Callable[[str], None], run: Callable[[str, int], T
     if first.processes > 1 and any(check.level == "problem" for check in judge(first)):
         yield tried("cpu", 1)
     if gpus == 1:
-        # NCCL allows one process per GPU.
-        yield tried("gpu", 2 if together_on_gpus and not features.get("nccl") else 1)
+        # NCCL, Horovod's or our own, allows one process per GPU.
+        nccl = facts["cuda"]["nccl"] if engines == {"own"} else features.get("nccl")
+        yield tried("gpu", 2 if together_on_gpus and not nccl else 1)
     elif gpus > 1:
         yield tried("gpu", gpus if together_on_gpus else 1)
 

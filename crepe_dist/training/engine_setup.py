@@ -57,12 +57,14 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
         adapt(made, shape, data, world, config.model, config.training.seed, steps, start.arrays if start else {})
     world.broadcast_arrays({name: parameter.value for name, parameter in made.items()})
     piece, compiled = config.data.micro_batch_size or 0, config.model.hybridize
-    engine = world.agree(
-        "engine",
-        lambda: open_engine(shape, made, computing, objective, piece, device, compiled=compiled),
-        alike=SAME_MACHINES,
-    )
-    return engine, start
+
+    def opened() -> Engine:
+        try:
+            return open_engine(shape, made, computing, objective, piece, device, compiled=compiled)
+        except MemoryError as error:
+            raise UserError(f"this network ({shape}) is too large for {device}", str(error), shape.smaller) from error
+
+    return world.agree("engine", opened, alike=SAME_MACHINES), start
 
 
 def common_kernels(world: World) -> str | None:

@@ -125,7 +125,7 @@ def test_the_doctor_tries_the_gpus(doctor):
         "note     GPU 0          GPU of a test; compute capability 8.6; crepe: float16, MXNet's operators (",
         f"; paper: {HALF}\n",
         "note: GPU 1 computes by MXNet's operators, which are slower than our own kernels\n  why: libnvrtc.so.12, ",
-        "ok       CUDA kernels   NVRTC not found",
+        "     CUDA kernels   NVRTC not found, NCCL",
         "ok       all-reduce     GPU, 2 processes: 262,144 sums, all correct",
         "ok       training step  GPU, 2 processes: crepe: float16, MXNet's operators (compute capability 8.6; libnvrtc",
         f"; paper: {HALF}; summed by Horovod, weights bit-identical",
