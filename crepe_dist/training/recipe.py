@@ -2,9 +2,9 @@
 
 Each process reads its share of every global batch through a DataLoader. The exchange (``exchange/``) sums the gradients
 of all processes: on CPUs, as whole numbers, over the processes of one host in shared memory and over several hosts by
-Horovod's all-to-all; on GPUs, as floating-point numbers, by Horovod's ``DistributedTrainer``. Every process scores its
-share of the test split, and rank 0 writes the epoch's checkpoint, named by test accuracy. Without a launcher, the same
-recipe trains in one process, on a GPU or on the CPU.
+Horovod's all-to-all; on GPUs by NCCL. Horovod's ``DistributedTrainer`` sums those of MXNet's operators. Every process
+scores its share of the test split, and rank 0 writes the epoch's checkpoint, named by test accuracy. Without a
+launcher, the same recipe trains in one process, on a GPU or on the CPU.
 
 Logs, saved states, the watchdog, profiles and warnings are not part of the recipe. They live in ``Guards``, and the
 recipe calls their hooks.
