@@ -65,5 +65,6 @@ def environment(libraries: Path | None = None, site: Path | None = None, **told:
         **os.environ,
         "LD_LIBRARY_PATH": str(libraries or ""),
         "PYTHONPATH": os.pathsep.join([str(site), root] if site else [root]),
+        "DRIVER_GPUS": "1",
         **{name: str(value) for name, value in told.items()},
     }

@@ -40,8 +40,8 @@ except (UserError, MemoryError) as error:
 
 @pytest.fixture(scope="module")
 def device():
-    cuda_emulator.use()
-    return gpu.Gpu(0)
+    with cuda_emulator.used():
+        yield gpu.Gpu(0)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -31,7 +34,8 @@ TABLE = NGramShape(69, 60, 5, 4, 1 << 12)
 
 @pytest.fixture(scope="module", autouse=True)
 def emulator():
-    cuda_emulator.use()
+    with cuda_emulator.used():
+        yield
 
 
 def make(shape):
@@ -244,3 +248,21 @@ def test_a_loss_that_is_not_finite_is_told():
     before = {name: array.copy() for name, array in engine.values().items()}
     assert not step(some_batch(shape, 20), 1, 0.001).finite
     assert all(np.array_equal(array, before[name]) for name, array in engine.values().items())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("sanitizer", ["address", "undefined"])
+def test_no_sanitizer_complains(sanitizer, tmp_path):
+    """All tests above, with kernels that the sanitizer watches. The memory of a GPU is the emulator's own concern."""
+    library = {"address": "libasan.so", "undefined": "libubsan.so"}[sanitizer]
+    found = subprocess.run(["gcc", f"-print-file-name={library}"], stdout=-1, text=True, check=True).stdout.strip()
+    environment = {
+        **os.environ,
+        "EMULATOR_FLAGS": f"-fsanitize={sanitizer} -fno-sanitize-recover={sanitizer} -g",
+        "LD_PRELOAD": found,
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",  # threads of a block have stacks of their own
+    }
+    tests = [sys.executable, "-m", "pytest", "-q", "-n0", "-m", "not slow", __file__]
+    done = subprocess.run(tests, env=environment, stdout=-1, stderr=-2, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]

@@ -1,9 +1,9 @@
 """Stand-ins for the NVIDIA driver, NVRTC and NCCL, which run kernels on the processor.
 
-They have NVIDIA's names. A process finds them through ``environment``, this one after ``use``.
+They have NVIDIA's names. A process finds them through ``environment``, this one within ``used``.
 
 Environment of the driver:
-    DRIVER_GPUS: number of GPUs (1); those of CUDA_VISIBLE_DEVICES are shown.
+    DRIVER_GPUS: number of GPUs (0, but 1 with the functions below); those of CUDA_VISIBLE_DEVICES are shown.
     DRIVER_CAPABILITY: compute capability (8.6).
     DRIVER_VERSION: CUDA version (12040).
     DRIVER_MEMORY: bytes of each GPU's memory.
@@ -25,7 +25,11 @@ import hashlib
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 FOLDER = Path(__file__).parent
 LIBRARIES = {"libcuda.so.1": "libcuda.cpp", "libnvrtc.so.12": "libnvrtc.cpp", "libnccl.so.2": "libnccl.cpp"}
@@ -34,7 +38,7 @@ LIBRARIES = {"libcuda.so.1": "libcuda.cpp", "libnvrtc.so.12": "libnvrtc.cpp", "l
 def build() -> Path:
     """Compile the stand-ins, once for each version of their sources; return their folder, for LD_LIBRARY_PATH."""
     text = b"".join((FOLDER / name).read_bytes() for name in sorted(["questions.h", "shim.h", *LIBRARIES.values()]))
-    name = hashlib.sha256(text).hexdigest()[:16]
+    name = hashlib.sha256(text + str(FOLDER).encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"cuda-emulator-{os.getuid()}" / name
     for library, source in LIBRARIES.items():
         if (folder / library).exists():
@@ -53,19 +57,25 @@ def build() -> Path:
 def environment(**told: object) -> dict[str, str]:
     """Return the environment of a process that uses the stand-ins."""
     folder = build()
-    root = str(FOLDER.parents[1])
-    return {
-        **os.environ,
-        "LD_LIBRARY_PATH": str(folder),
-        "PYTHONPATH": root,
-        "XDG_CACHE_HOME": str(folder / "cache"),
-        **{name: str(value) for name, value in told.items()},
-    }
+    paths = {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(FOLDER.parents[1])}
+    return {**os.environ, **paths, **_answers(folder), **{name: str(value) for name, value in told.items()}}
 
 
-def use() -> None:
-    """Let this process use the stand-ins: a library that is loaded is found by its name."""
+def _answers(folder: Path) -> dict[str, str]:
+    flags = hashlib.sha256(os.environ.get("EMULATOR_FLAGS", "").encode()).hexdigest()[:8]
+    return {"DRIVER_GPUS": "1", "XDG_CACHE_HOME": str(folder / f"cache-{flags}")}
+
+
+@contextmanager
+def used() -> Iterator[None]:
+    """Let this process use the stand-ins: a library that is loaded is found by its name.
+
+    They stay loaded, but afterwards there is no GPU.
+    """
     folder = build()
     for library in LIBRARIES:
         ctypes.CDLL(str(folder / library))
-    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in _answers(folder).items():
+            patch.setenv(name, value)
+        yield

@@ -16,7 +16,7 @@ static const char *told(const char *name, const char *otherwise) {
 }
 static int seen(int *number, int wanted) {
   const char *shown = getenv("CUDA_VISIBLE_DEVICES");
-  int all = atoi(told("DRIVER_GPUS", "1")), count = 0, read = 0, each = 0;
+  int all = atoi(told("DRIVER_GPUS", "0")), count = 0, read = 0, each = 0;
   if (!shown) {
     *number = wanted;
     return all;
