@@ -159,7 +159,7 @@ __device__ inline void copy_in(const Number* document, int first, int count, int
     }
 }
 
-// Computes finish(sum, index, channel) for each number of a convolution. Blocks: (tiles of positions, documents), of
+// Computes finish(sum, index, channel) for each number of a convolution. Blocks: (documents, tiles of positions), of
 // WARPS warps.
 template <class Finish>
 __device__ void convolve(
@@ -168,7 +168,7 @@ __device__ void convolve(
     u8* const shared = dynamic_shared();
     Number* const rows = reinterpret_cast<Number*>(shared);
     float* const sums = reinterpret_cast<float*>(shared);  // once the rows are multiplied
-    const int document = blockIdx.y, first = blockIdx.x * TILE, warp = threadIdx.x / 32;
+    const int document = blockIdx.x, first = blockIdx.y * TILE, warp = threadIdx.x / 32;
     const int positions = positions_at(lengths[document], stride, level);
     if (first >= positions) return;
     copy_in(in + i64(document) * places * WIDTH, first - GAP, TILE + TOWER_TAPS - 1, positions, rows);
@@ -241,7 +241,7 @@ KERNEL(WARPS * 32) convolve_first_back(
 EXPORT(convolve_first_back)
 
 // Adds each document's terms to the gradients of a convolution's weights [out][in][taps] and bias, and the sizes of their
-// largest numbers to largest and largest_bias [documents]. Blocks: (taps, documents), with a warp for SIDE inputs.
+// largest numbers to largest and largest_bias [documents]. Blocks: (documents, taps), with a warp for SIDE inputs.
 KERNEL(2 * WIDTH) convolution_gradients(
     const Number* in, const Number* gradients, const i32* lengths, int stride, int level, int places, float per_unit,
     float bias_per_unit, i32* weights, i32* bias, u32* largest, u32* largest_bias
@@ -249,7 +249,7 @@ KERNEL(2 * WIDTH) convolution_gradients(
     u8* const shared = dynamic_shared();
     Number *const rows = reinterpret_cast<Number*>(shared), *const turned = rows + TILE * NUMBERS;
     float* const sums = reinterpret_cast<float*>(shared) + threadIdx.x / 32 * SIDE * SIDE;
-    const int tap = blockIdx.x, document = blockIdx.y, from = threadIdx.x / 32 * SIDE, lane = threadIdx.x % 32;
+    const int document = blockIdx.x, tap = blockIdx.y, from = threadIdx.x / 32 * SIDE, lane = threadIdx.x % 32;
     const int positions = positions_at(lengths[document], stride, level);
     if (positions == 0) return;
     const i64 start = i64(document) * places * WIDTH;

@@ -149,7 +149,7 @@ class Tower:
         forward, backward = self._packed(number)
         bias = self._values[f"tower.convolutions.{number}.bias"]
         weights = (backward,) if kernel.endswith("back") else (forward, bias)
-        grid = -(-self._positions(block) // self._tile), texts.documents
+        grid = texts.documents, -(-self._positions(block) // self._tile)
         self._run(kernel, grid, inside, *weights, *others, *self._at(texts, block), out, **self._convolution)
 
     def _add_gradients(
@@ -157,7 +157,7 @@ class Tower:
     ) -> None:
         weight, bias = (sums[f"tower.convolutions.{number}.{name}"] for name in ("weight", "bias"))
         self._run(
-            "convolution_gradients", (TOWER_TAPS, texts.documents), inside, gradients, *self._at(texts, block),
+            "convolution_gradients", (texts.documents, TOWER_TAPS), inside, gradients, *self._at(texts, block),
             weight.per_unit, bias.per_unit, weight.total, bias.total, weight.largest, bias.largest,
             **self._convolution_gradients,
         )  # fmt: skip
