@@ -8,10 +8,10 @@ python3 -m venv /opt/uv
 
 case $flavour in
 cpu)
-    group=horovod
+    selected="--group horovod"
     ;;
 cu112)
-    group=horovod-cu112
+    selected="--group horovod-cu112 --extra gpu" # for the paper's network MXNet, for the others our own kernels
     export HOROVOD_MXNET_PACKAGE=mxnet-cu112 HOROVOD_GPU_OPERATIONS=NCCL
     export CC=gcc-11 CXX=g++-11 # supported by nvcc 11.8
     ;;
@@ -25,4 +25,4 @@ esac
 UV_PROJECT_ENVIRONMENT=/opt/crepe_dist \
     /opt/uv/bin/uv sync --quiet --no-cache --no-editable --compile-bytecode --python /usr/bin/python3 \
     --extra parquet --extra remote --extra reports --extra serve \
-    --group "$group"
+    $selected

@@ -43,6 +43,6 @@ def summarise(name: str, about: dict[str, Any], classes: list[str], encoding: En
         encoding.feature_len,
         encoding.kept,
         not encoding.is_custom,
-        f"{plan.kernels}, {plan.precision}",
+        f"{plan.build}, {plan.precision}",
         measure("labels" in about),
     )
