@@ -20,7 +20,7 @@ from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files import cache_folder, read_bytes, replacing
 
 LIBRARY = "libnvrtc.so.12"
-PACKAGE = "nvidia-cuda-nvrtc-cu12"
+PACKAGE, PATH = "nvidia-cuda-nvrtc-cu12", f"nvidia/cuda_nvrtc/lib/{LIBRARY}"
 KERNELS = Path(__file__).parent / "kernels"
 FLAGS = ("-std=c++17",)
 MOST_BYTES = 1 << 28  # of a compiled program
@@ -232,7 +232,7 @@ def _function(name: str) -> Any:
 @cache
 def _library() -> ctypes.CDLL:
     try:
-        return load_from_package(PACKAGE, f"nvidia/cuda_nvrtc/lib/{LIBRARY}")
+        return load_from_package(PACKAGE, PATH)
     except OSError as error:
         raise UserError(
             f"{LIBRARY}, which compiles the kernels for the GPU, cannot be loaded",

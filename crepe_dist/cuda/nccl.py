@@ -21,7 +21,7 @@ from crepe_dist.cuda.gpu import Gpu, Memory
 from crepe_dist.errors import ExitCode, PeerGone, UserError
 
 LIBRARY = "libnccl.so.2"
-PACKAGE = "nvidia-nccl-cu12"
+PACKAGE, PATH = "nvidia-nccl-cu12", f"nvidia/nccl/lib/{LIBRARY}"
 INT32, SUM = 2, 0  # ncclInt32, ncclSum
 SYSTEM_ERROR, REMOTE_ERROR, IN_PROGRESS = 2, 6, 7
 OLDEST = 21400  # NCCL_VERSION_CODE of 2.14, the first with communicators that do not block
@@ -175,7 +175,7 @@ def _abort(gpu: Gpu, handle: c_void_p, process: int) -> None:
 
 @cache
 def _function(name: str) -> Any:
-    found = getattr(load_from_package(PACKAGE, f"nvidia/nccl/lib/{LIBRARY}"), name)
+    found = getattr(load_from_package(PACKAGE, PATH), name)
     found.argtypes = FUNCTIONS[name]
     found.restype = c_char_p if name in ("ncclGetErrorString", "ncclGetLastError") else c_int
     return found

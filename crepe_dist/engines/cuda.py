@@ -58,7 +58,7 @@ class CudaEngine(Engine):
         self.parameters = {name: parameters[name] for name in shape.parameter_shapes()}
         network = registry.part(shape.kind, "cuda")
         gpu = Gpu(device.device_id)
-        self._run = Program(gpu, network.PROGRAM, {**_constants(), **network.constants(shape)}, plan.precision)
+        self._run = Program(gpu, network.PROGRAM, {**shared_constants(), **network.constants(shape)}, plan.precision)
         self._values = {name: gpu.allocate(each.value.nbytes) for name, each in self.parameters.items()}
         self._upload()
         self._parts: list[Part] = network.parts(shape, self._run, self._values)
@@ -175,7 +175,7 @@ class CudaEngine(Engine):
         return Texts(documents, batch.first, length + 2, texts, lengths), packed
 
 
-def _constants() -> dict[str, str]:
+def shared_constants() -> dict[str, str]:
     """Return the constants that Python shares with the kernels, as C++ expressions."""
     written = {}
     for name, value in vars(constants).items():

@@ -26,13 +26,16 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from crepe_dist.cuda import compiler, nccl
+
 FOLDER = Path(__file__).parent
 LIBRARIES = {"libcuda.so.1": "libcuda.cpp", "libnvrtc.so.12": "libnvrtc.cpp", "libnccl.so.2": "libnccl.cpp"}
+PACKAGED = {compiler.PACKAGE: compiler.PATH, nccl.PACKAGE: nccl.PATH}  # found in their packages before the system's
 
 
 def build() -> Path:
@@ -51,13 +54,25 @@ def build() -> Path:
         command = ["g++", *flags, f"-Wl,-soname,{library}", shim, "-o", str(made), str(FOLDER / source), *other, "-ldl"]
         subprocess.run(command, check=True)
         made.replace(folder / library)
+    for package, path in PACKAGED.items():
+        facts = _site(folder) / f"{package.replace('-', '_')}-12.99.dist-info" / "METADATA"
+        facts.parent.mkdir(parents=True, exist_ok=True)
+        facts.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 12.99\n")
+        link = _site(folder) / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            link.symlink_to(folder / link.name)
     return folder
+
+
+def _site(folder: Path) -> Path:
+    return folder / "site"
 
 
 def environment(**told: object) -> dict[str, str]:
     """Return the environment of a process that uses the stand-ins."""
     folder = build()
-    paths = {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(FOLDER.parents[1])}
+    paths = {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": f"{_site(folder)}:{FOLDER.parents[1]}"}
     return {**os.environ, **paths, **_answers(folder), **{name: str(value) for name, value in told.items()}}
 
 
@@ -76,6 +91,7 @@ def used() -> Iterator[None]:
     for library in LIBRARIES:
         ctypes.CDLL(str(folder / library))
     with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(_site(folder)))
         for name, value in _answers(folder).items():
             patch.setenv(name, value)
         yield

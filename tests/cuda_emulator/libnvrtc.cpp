@@ -104,7 +104,7 @@ API int nvrtcCompileProgram(Program *program, int count, const char *const *opti
   if (!mkdtemp(&folder[0])) return CREATION_FAILURE;
   write(folder + "/" + program->name, program->source);
   for (auto &[name, text] : program->headers) write(folder + "/" + name, text);
-  std::string command = "cd " + quoted(folder) + " && exec g++ -std=c++17 -O2 -march=native -ffp-contract=off -w -g1" +
+  std::string command = "cd " + quoted(folder) + " && exec g++ -std=c++17 -O2 -march=native -ffp-contract=off -w -g1 -fdebug-prefix-map=" + quoted(folder) + "=." +
                         " -shared -fPIC -pthread -fvisibility=hidden -fno-gnu-unique -Wl,-z,defs -D__CUDA_ARCH__=" + architecture +
                         (is_ptx ? " -DEMULATED_PTX" : "") + flags + " -I. -include " +
                         quoted(SHIM) + " " + told("EMULATOR_FLAGS", "") + " -x c++ " + quoted(program->name) +
