@@ -16,9 +16,6 @@ from crepe_dist.settings.schema import Name, Settings
 REFERENCE_BATCH = 128
 
 
-Weight = Annotated[float, real(0, MANY, open_below=True)]
-
-
 @dataclass
 class OptimizerOptions(Settings, group="optimizer"):
     """Optimizer and learning-rate schedule.
