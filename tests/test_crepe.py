@@ -11,7 +11,7 @@ import pytest
 from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.distributed.world import World
-from crepe_dist.engines.engine import Engine
+from crepe_dist.engines.engine import Engine, dropout_seed
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.objective import Objective
@@ -89,7 +89,7 @@ def answers(engine: Engine, batch: Batch) -> np.ndarray:
 
 def learnt(engine: Engine, batch: Batch, step: int = 0) -> dict[str, np.ndarray]:
     """Loss and gradients."""
-    loss, found = gradients(engine, engine.prepare(batch), 1, step)
+    loss, found = gradients(engine, engine.prepare(batch, dropout_seed(1, step)), 1, step)
     return {"loss": np.array([loss], np.float32), **found}
 
 
@@ -286,6 +286,20 @@ def test_a_position_sees_the_ngrams_that_start_there():
     assert inside.tolist() == [[True] * 3, [False] * 3, [True, False, False]]
     assert (wide.reshape(3, -1)[:, :16][own.reshape(3, -1)] == places[own]).all()
     assert its_own.sum() == own.sum()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", BUILDS)
+def test_kernels_find_the_same_ngrams_as_numpy(name, shape, monkeypatch):
+    codes, sizes = some_codes(shape, 37), (shape.alphabet_size, shape.reach, shape.rows, shape.stride)
+    monkeypatch.setenv(library.SWITCH, library.NONE)
+    expected = tower.look_up(codes, *sizes)
+    monkeypatch.setenv(library.SWITCH, name)
+    for threads in ("1", "3"):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        for array, one in zip(tower.look_up(codes, *sizes), expected):
+            assert array.dtype == one.dtype
+            np.testing.assert_array_equal(array, one)
 
 
 @pytest.mark.parametrize("rows", [False, True], ids=["dense", "row by row"])

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from mxnet import autograd
 
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.loader import batches
 from crepe_dist.engines.gluon import dropout
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
+from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.paper.shape import PaperShape
-from tests.engines import initial
+from tests.engines import gradients, initial
 from tests.test_native import some_batch
 
 BUILDS = library.runnable()
@@ -31,7 +34,7 @@ def use(name, monkeypatch):
 def test_units_are_those_of_the_formula(name, probability, monkeypatch):
     """SplitMix64 in whole numbers, as engine.h defines it; NumPy and all builds draw the same."""
     use(name, monkeypatch)
-    got = dropout.kept(probability, SEED, 7, (3, 2, 21)).asnumpy()
+    got = dropout.kept(probability, SEED, 7, (3, 2, 21))
     assert got.dtype == np.uint8
     expected = []
     for place in range(7 * 42, 10 * 42):
@@ -45,9 +48,9 @@ def test_units_are_those_of_the_formula(name, probability, monkeypatch):
 @pytest.mark.parametrize("name", [*BUILDS, None])
 def test_a_rank_s_mask_is_a_part_of_the_global_one(name, monkeypatch):
     use(name, monkeypatch)
-    whole = dropout.kept(0.4, SEED, 0, (9, 2, 5)).asnumpy()
-    assert (dropout.kept(0.4, SEED, 6, (3, 2, 5)).asnumpy() == whole[6:]).all()
-    assert (dropout.kept(0.4, SEED + 1, 0, (9, 2, 5)).asnumpy() != whole).any()
+    whole = dropout.kept(0.4, SEED, 0, (9, 2, 5))
+    assert (dropout.kept(0.4, SEED, 6, (3, 2, 5)) == whole[6:]).all()
+    assert (dropout.kept(0.4, SEED + 1, 0, (9, 2, 5)) != whole).any()
     assert 0.3 < whole.mean() < 0.9
 
 
@@ -75,7 +78,7 @@ class TestWithoutGenerator:
     def test_no_graph_holds_cudnn_s_dropout(self, precision):
         network, codes = initial(self.shape).opened(None, compiled=False).network, mx.sym.var("codes")
         network.compute_in(precision, mx.gpu(0))
-        (trained,) = network.training_logits(lambda *_: mx.sym.var("kept"), codes)
+        (trained,) = network.training_logits(codes, mx.sym.var("kept"))
         assert "kept" in trained.list_arguments()
         assert operators(trained, "Dropout") == []
         assert [each["cudnn_off"] for each in operators(network(codes), "Dropout")] == ["True", "True"]
@@ -91,3 +94,22 @@ def test_in_plain_gluon_it_follows_mxnet_s_seed():
         with autograd.record():
             found.append(network(codes).asnumpy().tolist())
     assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize("kind", ["crepe", "paper"])
+def test_the_loader_draws_the_masks_of_each_step(kind, data):
+    dataset = open_dataset(data)
+    shape = (
+        PaperShape(dataset.encoding.codes, dataset.encoding.feature_len, 3, 8, 16, 0.5)
+        if kind == "paper"
+        else CrepeShape(dataset.encoding.codes, dataset.encoding.feature_len, 3, 2, 64, 2, 64, 8, 1, 2, 0.5)
+    )
+    engine, part = initial(shape).opened(None), dataset.splits["train"]
+    order, seed, step = np.arange(len(part))[:200], 5, 7
+    plain = list(batches(part, order, 50, 0, 1, 50))
+    prepared = list(batches(part, order, 50, 0, 1, 50, engine.preparing(seed, step)))
+    assert len(plain) == len(prepared) == 3
+    for number, (one, other) in enumerate(zip(plain, prepared), step):
+        expected, _ = gradients(engine, one, seed, number)
+        assert gradients(engine, other, seed, number)[0] == expected
+        assert gradients(engine, one, seed, number + 1)[0] != expected

@@ -10,7 +10,7 @@ import pytest
 from mxnet import autograd
 
 from crepe_dist.data.batch import pack
-from crepe_dist.networks.paper.gluon import Paper
+from crepe_dist.networks.paper.gluon import DROPOUTS, Paper
 from crepe_dist.networks.paper.shape import PaperShape
 from tests.engines import gradients, initial
 
@@ -72,7 +72,7 @@ def test_a_training_step_records_tower_and_head():
     network = make()
     codes = mx.nd.array(np.zeros((ROWS, SHAPE.feature_len)), dtype="uint8")
     with autograd.record():
-        (logits,) = network.training_logits(lambda _, *shape: mx.nd.ones((ROWS, *shape), dtype="uint8"), codes)
+        (logits,) = network.training_logits(codes, mx.nd.ones((ROWS, DROPOUTS, SHAPE.units), dtype="uint8"))
     recorded = [name for name in autograd.get_symbol(logits).get_internals().list_outputs() if name.startswith("node_")]
     assert len(recorded) == 2
     assert "flatten" in recorded[0]
@@ -88,7 +88,7 @@ def test_a_gpu_pools_in_two_dimensions():
     codes = mx.sym.var("codes")
     assert pools(make()(codes)) == ["(3,)"] * 3
     network = make(mx.gpu(0))
-    (logits,) = network.training_logits(lambda *_: mx.sym.var("kept"), codes)
+    (logits,) = network.training_logits(codes, mx.sym.var("kept"))
     assert pools(logits) == ["(1, 3)"] * 3
     assert pools(network(codes)) == ["(1, 3)"] * 3
 

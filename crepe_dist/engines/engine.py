@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable
@@ -79,9 +80,18 @@ class Engine(ABC):
         for batch in batches(split, np.arange(len(split)), batch_size, rank, size, prepare=self.prepare):
             yield batch.rows, batch.labels, compute(batch)[: len(batch.labels)]
 
-    def prepare(self, batch: Batch) -> Batch:
-        """Add the arrays that the engine needs besides the packed documents; the loader's thread calls it."""
+    def prepare(self, batch: Batch, seed: int | None = None) -> Batch:
+        """Add the arrays that the engine needs besides the packed documents; the loader's thread calls it.
+
+        Args:
+            seed: seed of the step's dropout, see ``dropout_seed``; ``None``: the batch is for inference.
+        """
         return batch
+
+    def preparing(self, seed: int, step: int) -> Callable[[Batch], Batch]:
+        """Return ``prepare`` for the batches of training from a step on, which it is called with in order."""
+        steps = itertools.count(step)
+        return lambda batch: self.prepare(batch, dropout_seed(seed, next(steps)))
 
     def wait(self) -> None:  # noqa: B027
         """Wait until all computation is done."""
@@ -129,6 +139,7 @@ class Engine(ABC):
         """Compute the gradients of the sum of the weighted losses, times ``scale``, for the exchange.
 
         Args:
+            batch: prepared for this seed and step, or not prepared.
             step: number of the step, mixed into the seed of the dropout.
             scale: loss scale, a guard against underflow in float16; 1 otherwise.
             mark: callback after the phases "copy", "forward" and "backward".

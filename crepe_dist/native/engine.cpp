@@ -107,17 +107,49 @@ void* crepe_open(int bfloat, const int64_t* shape, double feature_dropout, int t
 }
 
 // Writes the distinct buckets of each row's n-grams to buckets [rows][most], in ascending order, and their number to
-// counts [rows]; leaves the rest of buckets unchanged.
+// counts [rows]; pads with all buckets in turn.
 int crepe_ngrams(
-    const uint8_t* codes, int64_t stride, int64_t rows, const int64_t* shape, int64_t most, int32_t* buckets, int64_t* counts
+    const uint8_t* codes, int64_t stride, int64_t rows, const int64_t* shape, int64_t most, int32_t* buckets,
+    int64_t* counts, int threads
 ) {
     return guarded([&] {
-        Finder finder(shape[4]);
-        std::vector<uint32_t> list;
+        std::vector<Finder> finders;
+        for (int i = 0; i < threads; ++i) finders.emplace_back(shape[4]);
+        std::vector<std::vector<uint32_t>> lists(threads);
+#pragma omp parallel for num_threads(team(threads, rows)) schedule(dynamic)
         for (int64_t row = 0; row < rows; ++row) {
-            finder.find(codes + row * stride, ngram_shape(shape), list);
+            std::vector<uint32_t>& list = lists[omp_get_thread_num()];
+            finders[omp_get_thread_num()].find(codes + row * stride, ngram_shape(shape), list);
             counts[row] = int64_t(list.size());
             std::copy_n(list.begin(), std::min(most, counts[row]), buckets + row * most);
+            for (int64_t i = counts[row]; i < most; ++i) buckets[row * most + i] = int32_t((row * most + i) % shape[4]);
+        }
+    });
+}
+
+// Hashes the n-grams of each position; `look_up` in networks/crepe/tower.py describes the results.
+// shape: alphabet, length, reach, rows of the table, stride.
+int crepe_positions(
+    const uint8_t* codes, int64_t stride, int64_t rows, const int64_t* shape, int32_t* buckets, uint8_t* known,
+    uint8_t* inside, int threads
+) {
+    return guarded([&] {
+        const EmbeddingShape sizes{shape[0], shape[1], shape[2], shape[3], 0, shape[4]};
+        const long positions = sizes.positions(), count = positions * sizes.ngrams();
+        std::vector<std::vector<uint8_t>> texts(threads);
+        std::vector<std::vector<uint32_t>> found(threads, std::vector<uint32_t>(count));
+#pragma omp parallel for num_threads(team(threads, rows)) schedule(dynamic)
+        for (int64_t row = 0; row < rows; ++row) {
+            std::vector<uint8_t>& text = texts[omp_get_thread_num()];
+            std::vector<uint32_t>& places = found[omp_get_thread_num()];
+            read_text(codes + row * stride, sizes.length, sizes.alphabet, text);
+            std::fill(places.begin(), places.end(), NO_ROW);
+            hash_positions(text, sizes, places.data());
+            for (long i = 0, at = row * count; i < count; ++i, ++at) {
+                known[at] = places[i] != NO_ROW;
+                buckets[at] = int32_t(known[at] ? places[i] : at % sizes.rows);
+            }
+            for (long i = 0; i < positions; ++i) inside[row * positions + i] = i * sizes.stride < long(text.size());
         }
     });
 }
@@ -157,8 +189,21 @@ int crepe_forward_parts(void* engine, const uint8_t* codes, int64_t stride, int6
 }
 
 // Writes to out [count]: 1 for each unit from `first` on that dropout keeps, 0 for the others.
-void crepe_kept(double dropout, uint64_t seed, uint64_t first, int64_t count, uint8_t* out) {
-    for (int64_t i = 0; i < count; ++i) out[i] = Dropout{dropout, seed}.keeps(first + i);
+void crepe_kept(double dropout, uint64_t seed, uint64_t first, int64_t count, uint8_t* out, int threads) {
+    constexpr int64_t HASHES = 256, PIECE = HASHES * Dropout::UNITS;
+    const Dropout drawn{dropout, seed};
+    const int32_t threshold = drawn.threshold();
+    const int64_t pieces = (count + PIECE - 1) / PIECE;
+#pragma omp parallel for num_threads(team(threads, pieces))
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+        const uint64_t begin = first + piece * PIECE;
+        uint64_t hashes[HASHES + 1];
+        uint16_t bits[(HASHES + 1) * Dropout::UNITS];
+        for (int64_t i = 0; i < HASHES + 1; ++i) hashes[i] = drawn.hash(begin / Dropout::UNITS + i);
+        std::memcpy(bits, hashes, sizeof bits);
+        const int64_t units = std::min(PIECE, count - piece * PIECE);
+        for (int64_t i = 0; i < units; ++i) out[piece * PIECE + i] = bits[begin % Dropout::UNITS + i] >= threshold;
+    }
 }
 
 // size: a multiple of 32.

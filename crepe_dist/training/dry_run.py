@@ -57,10 +57,8 @@ def dry_run(config: Config, world: World, control: Control) -> None:
             Progress(epoch=config.training.start_epoch),
         )
         order = training_order(train, config.training.seed, progress.epoch, config.data.batch_size)
-        place = (world.rank, world.size)
-        shares = batches(
-            train, order, config.data.batch_size, *place, prepare=engine.prepare, group_size=engine.group_size
-        )
+        place, prepare = (world.rank, world.size), engine.preparing(config.training.seed, progress.step)
+        shares = batches(train, order, config.data.batch_size, *place, prepare=prepare, group_size=engine.group_size)
         batch = next(shares)
         with explained("data.batch_size", config.data.batch_size, world.size):
             loss = step(batch, 1, learning_rate(config, progress, len(train))).loss / batch.documents

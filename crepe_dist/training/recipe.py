@@ -124,7 +124,7 @@ def epoch_batches(run: Run) -> Iterator[Batch]:
     train = with_typos(run.data.splits["train"], run.config.data.typos, seed, epoch, run.data.encoding)
     size, world = run.config.data.batch_size, run.world
     order = training_order(train, seed, epoch, size)
-    start, prepare = run.progress.documents, run.engine.prepare
+    start, prepare = run.progress.documents, run.engine.preparing(seed, run.progress.step)
     return batches(train, order, size, world.rank, world.size, start, prepare, run.engine.group_size)
 
 

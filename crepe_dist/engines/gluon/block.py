@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mxnet as mx
 import numpy as np
@@ -15,9 +15,6 @@ from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.model.parameters import Arrays, check
 from crepe_dist.model.shape import Shape
 from crepe_dist.mxnet_internals import structural_parameters
-
-if TYPE_CHECKING:
-    from crepe_dist.engines.gluon.dropout import Kept
 
 
 class Network(nn.HybridBlock):
@@ -31,13 +28,17 @@ class Network(nn.HybridBlock):
 
     shape: Shape
 
-    def prepare(self, batch: Batch) -> Batch:
-        """Add the arrays to a batch, in host memory, that MXNet has no operators for."""
+    def prepare(self, batch: Batch, seed: int | None = None) -> Batch:
+        """Add the arrays to a batch, in host memory, that MXNet has no operators for.
+
+        Args:
+            seed: seed of the dropout masks; ``None``: for inference, which has none.
+        """
         return batch
 
-    def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
-        """Return the arguments of the forward pass for ``batch``, on the device of its codes."""
-        return (codes,)
+    def inputs(self, codes: mx.nd.NDArray, *extra: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
+        """Return the arguments of the forward pass from a batch's codes and the arrays of ``prepare``."""
+        return (codes, *extra)
 
     def logits(self, *inputs: mx.nd.NDArray) -> mx.nd.NDArray:
         """Compute the logits, float32 [B, classes]."""
@@ -47,8 +48,8 @@ class Network(nn.HybridBlock):
         """Compute the logits of each part, float32 [B, classes]."""
         return (self(*inputs),)
 
-    def training_logits(self, kept: Kept, *inputs: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
-        """Compute the logits of each part, float32 [B, classes], with dropout by ``kept``."""
+    def training_logits(self, *inputs: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
+        """Compute the logits of each part, float32 [B, classes], of a batch that was prepared with a seed."""
         return (self(*inputs),)
 
     def compute_in(self, precision: str, device: Any) -> None:

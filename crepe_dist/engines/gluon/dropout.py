@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-import mxnet as mx
 import numpy as np
 
+from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.keyed_random import GOLDEN, scramble
-from crepe_dist.mxnet_internals import pointer, view
 from crepe_dist.native import library
 
 UNITS = 4  # of a hash, which has 16 bits for each of them
 
-# Called with a probability and the shape of each document's mask; returns the mask, uint8 [B, *shape], on the device;
-# see ``kept``. A network with several masks gives each its own ``stream``.
-Kept = Callable[..., mx.nd.NDArray]
 
-
-def kept(probability: float, seed: int, first: int, shape: tuple[int, ...]) -> mx.nd.NDArray:
+def kept(probability: float, seed: int, first: int, shape: tuple[int, ...]) -> Codes:
     """Draw the units that dropout keeps; equivalent to ``Dropout`` in native/engine.h.
 
     Args:
@@ -29,15 +23,14 @@ def kept(probability: float, seed: int, first: int, shape: tuple[int, ...]) -> m
         shape: documents, and the shape of each document's mask.
 
     Returns:
-        1 for units to keep, 0 for others, uint8 [*shape], in host memory. No operation on it is pending.
+        1 for units to keep, 0 for others, uint8 [*shape].
     """
-    mask = mx.nd.empty(shape, ctx=mx.cpu(), dtype="uint8")
     start, count = first * math.prod(shape[1:]), math.prod(shape)
     native, _ = library.find()
     if native is not None:
-        native.functions.crepe_kept(probability, seed, start, count, pointer(mask))
+        mask = np.empty(shape, np.uint8)
+        native.functions.crepe_kept(probability, seed, start, count, mask.ctypes.data, library.threads())
         return mask
     numbers = np.arange(start // UNITS + 1, (start + count - 1) // UNITS + 2, dtype=np.uint64)
     bits = scramble(np.uint64(seed) + numbers * GOLDEN).astype("<u8").view("<u2")[start % UNITS :][:count]
-    view(mask)[...] = (bits >= math.ceil(probability * 2**16)).reshape(shape)
-    return mask
+    return (bits >= math.ceil(probability * 2**16)).astype(np.uint8).reshape(shape)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import mxnet as mx
 from mxnet import autograd, gluon
@@ -11,7 +13,7 @@ from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, Logits, Mark, dropout_seed
-from crepe_dist.engines.gluon import block, dropout
+from crepe_dist.engines.gluon import block
 from crepe_dist.engines.gluon.context import context
 from crepe_dist.engines.gluon.loss import Loss
 from crepe_dist.engines.gluon.unpacking import Unpack
@@ -62,8 +64,13 @@ class GraphEngine(Engine):
             graph.hybridize(static_alloc=True, static_shape=True)
         self.network.compute_in(plan.precision, self._context)
 
-    def prepare(self, batch: Batch) -> Batch:
-        return self.network.prepare(batch)
+    def prepare(self, batch: Batch, seed: int | None = None) -> Batch:
+        batch = self.network.prepare(batch, seed)
+        if seed is not None and self.rows_at_a_time(batch) < len(batch.packed):  # it will be divided in host memory
+            return batch
+        # The copies run beside the steps before. They are not from page-locked memory, which MXNet 1.9.1 allocates and
+        # frees anew for each array (src/storage/pinned_memory_storage.h); CUDA stops other work on the GPU for that.
+        return replace(batch, extra=self._copied(batch.extra))
 
     def wait(self) -> None:
         mx.nd.waitall()
@@ -91,13 +98,25 @@ class GraphEngine(Engine):
 
     def _logits(self, batch: Batch) -> Logits:
         codes, _, _ = self._unpacked(batch)
-        logits: Logits = self.network.logits(*self.network.inputs(batch, codes)).asnumpy()
+        logits: Logits = self.network.logits(*self._inputs(batch, codes)).asnumpy()
         return logits
 
     def parts(self, batch: Batch) -> Logits:
         codes, _, _ = self._unpacked(batch)
-        parts: Logits = mx.nd.stack(*self.network.parts(*self.network.inputs(batch, codes)), axis=1).asnumpy()
+        parts: Logits = mx.nd.stack(*self.network.parts(*self._inputs(batch, codes)), axis=1).asnumpy()
         return parts
+
+    def _inputs(self, batch: Batch, codes: mx.nd.NDArray, seed: int | None = None) -> tuple[mx.nd.NDArray, ...]:
+        """Return the arguments of the forward pass; ``seed``: as for ``prepare``, for a batch that is not prepared."""
+        prepared = batch if batch.extra else self.network.prepare(batch, seed)
+        return self.network.inputs(codes, *self._copied(prepared.extra))
+
+    def _copied(self, arrays: Iterable[Any]) -> tuple[mx.nd.NDArray, ...]:
+        """Copy arrays to the device that are not MXNet's yet."""
+        return tuple(
+            each if isinstance(each, mx.nd.NDArray) else host_array(each).as_in_context(self._context)
+            for each in arrays
+        )
 
     def _unpacked(self, batch: Batch) -> tuple[mx.nd.NDArray, mx.nd.NDArray, mx.nd.NDArray]:
         codes, labels, weights = self._unpack(host_array(batch.packed).as_in_context(self._context))
@@ -105,15 +124,10 @@ class GraphEngine(Engine):
 
     def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
         codes, labels, weights = self._unpacked(batch)
-        inputs = self.network.inputs(batch, codes)
+        inputs = self._inputs(batch, codes, dropout_seed(seed, step))
         mark("copy")
-
-        def kept(probability: float, *axes: int, stream: int = 0) -> mx.nd.NDArray:
-            shape, random = (batch.packed.shape[0], *axes), dropout_seed(seed, step) ^ stream
-            return dropout.kept(probability, random, batch.first, shape).as_in_context(self._context)
-
         with autograd.record():
-            parts = self.network.training_logits(kept, *inputs)
+            parts = self.network.training_logits(*inputs)
             losses = [self._loss(logits, labels, weights, *self._class_weights) for logits in parts]
             loss = losses[0] if len(losses) == 1 else sum(losses) / len(losses)
         mark("forward")

@@ -15,7 +15,7 @@ from crepe_dist.engines.gluon import block
 from crepe_dist.model import parameters
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape
-from crepe_dist.mxnet_internals import structural_parameters
+from crepe_dist.mxnet_internals import host_array, structural_parameters
 
 BATCH = 8  # texts; MXNet's own operators need much memory
 
@@ -41,7 +41,8 @@ def write_symbol(
 
     def probabilities(codes: Codes) -> npt.NDArray[np.float32]:
         batch = pack(codes, np.zeros(len(codes), np.int32), len(codes), len(codes))
-        inputs = network.inputs(batch, mx.nd.array(codes, dtype="uint8"))
+        extra = (host_array(array) for array in network.prepare(batch).extra)
+        inputs = network.inputs(mx.nd.array(codes, dtype="uint8"), *extra)
         logits = read_back(*inputs)
         return np.asarray((mx.nd.sigmoid(logits) if several else mx.nd.softmax(logits)).asnumpy())
 

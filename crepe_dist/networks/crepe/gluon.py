@@ -11,14 +11,13 @@ from mxnet.gluon import nn
 
 from crepe_dist.data.batch import Batch
 from crepe_dist.engines.gluon.block import Network
-from crepe_dist.engines.gluon.dropout import Kept
+from crepe_dist.engines.gluon.dropout import kept
 from crepe_dist.engines.gluon.layers import Casting, Logits
-from crepe_dist.mxnet_internals import drop_compiled_graph, host_array
+from crepe_dist.mxnet_internals import drop_compiled_graph
 from crepe_dist.native.constants import FEATURE_STREAM, POOLED_BLOCKS, SUM_SCALE, TOWER_TAPS
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.crepe.tower import look_up
 from crepe_dist.networks.ngrams.gluon import NGrams
-from crepe_dist.networks.ngrams.hashing import fill
 
 
 class Crepe(Network):
@@ -40,24 +39,30 @@ class Crepe(Network):
         for graph in (self.ngrams, self.tower, self.dropping):
             graph.hybridize(active, **flags)
 
-    def prepare(self, batch: Batch) -> Batch:
+    def prepare(self, batch: Batch, seed: int | None = None) -> Batch:
         """Look up the buckets of a batch in host memory, because MXNet has no operator for it.
 
         Returns:
-            The batch with the arrays of ``NGrams.prepare``, and those of ``tower.look_up`` as int32 and uint8.
+            The batch with the arrays of ``NGrams.prepare``, and those of ``tower.look_up`` as int32 and uint8; with a
+            seed also the masks of ``Tower``, uint8.
         """
         shape = self.shape
         batch = self.ngrams.prepare(batch)
         codes = batch.packed[:, : shape.feature_len]
         buckets, known, inside = look_up(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
-        fill(buckets, known, shape.rows)
-        return replace(batch, extra=(*batch.extra, buckets, known.view(np.uint8), inside.view(np.uint8)))
+        extra = (*batch.extra, buckets, known.view(np.uint8), inside.view(np.uint8))
+        if seed is not None:
+            documents, random = len(codes), seed ^ FEATURE_STREAM
+            of_embedding = kept(shape.dropout, seed, batch.first, (documents, shape.positions, shape.width))
+            of_features = kept(shape.FEATURE_DROPOUT, random, batch.first, (documents, 2, shape.width))
+            extra = (*extra, of_embedding, of_features)
+        return replace(batch, extra=extra)
 
-    def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
-        """Return the arguments of the forward pass for ``batch``, on the device of its codes."""
-        extra = (batch if batch.extra else self.prepare(batch)).extra
-        moved = [host_array(array).as_in_context(codes.context) for array in extra]
-        return tuple(array if array.dtype == np.int32 else array.astype("float32") for array in moved)
+    def inputs(self, codes: mx.nd.NDArray, *extra: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
+        """Return the arguments of the forward pass from the arrays of ``prepare``."""
+        buckets, own, places, known, inside, *masks = extra
+        own, known, inside = (array.astype("float32") for array in (own, known, inside))
+        return buckets, own, places, known, inside, *masks
 
     def parts(self, *inputs: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
         """Compute the logits of table and tower, float32 [B, classes]."""
@@ -66,14 +71,10 @@ class Crepe(Network):
     def forward(self, *inputs: Any) -> Any:
         return SUM_SCALE * (self.ngrams(*inputs[:2]) + self.tower(*inputs[2:]))
 
-    def training_logits(self, kept: Kept, *inputs: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
-        """Compute the logits of each part, float32 [B, classes], with dropout by ``kept``."""
-        shape = self.shape
-        masks = (
-            kept(shape.dropout, shape.positions, shape.width),
-            kept(shape.FEATURE_DROPOUT, 2, shape.width, stream=FEATURE_STREAM),
-        )
-        return self.ngrams(*inputs[:2]), self.dropping(*inputs[2:], *masks)
+    def training_logits(self, *inputs: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
+        """Compute the logits of table and tower, float32 [B, classes], with dropout by the masks of ``prepare``."""
+        buckets, own, places, known, inside, of_embedding, of_features = inputs
+        return self.ngrams(buckets, own), self.dropping(places, known, inside, of_embedding, of_features)
 
     def compute_in(self, precision: str, device: Any) -> None:
         """Set the precision of MXNet's convolutions, and discard the compiled graphs."""

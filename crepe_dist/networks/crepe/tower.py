@@ -14,17 +14,20 @@ documents (``head_start``).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import BLANK, Codes
-from crepe_dist.networks.ngrams.hashing import edged, keys, rows_of
+from crepe_dist.native import library
+from crepe_dist.networks.ngrams.hashing import edged, keys, padding, rows_of
+
+Positions = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
 
 
-def look_up(
-    codes: Codes, alphabet_size: int, reach: int, rows: int, stride: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Hash the n-grams of each position; equivalent to ``hash_positions`` in native/tower.h.
+def look_up(codes: Codes, alphabet_size: int, reach: int, rows: int, stride: int) -> Positions:
+    """Hash the n-grams of each position.
 
     Args:
         codes: encoded documents, uint8 [B, L].
@@ -33,15 +36,33 @@ def look_up(
         stride: characters per position.
 
     Returns:
-        The buckets, int32 [B, T, stride × reach], T = ⌈(L + 2) / stride⌉; a mask of the n-grams that exist, bool of the
-        same shape; and a mask of the document's positions, bool [B, T].
+        The buckets, int32 [B, T, stride × reach], T = ⌈(L + 2) / stride⌉, and ``padding`` where there is no n-gram; a
+        mask of the n-grams that exist, bool of the same shape; and a mask of the document's positions, bool [B, T].
     """
+    native, _ = library.find()
+    if native is not None:
+        return _look_up(native.functions, codes, (alphabet_size, codes.shape[1], reach, rows, stride))
     text = edged(codes, alphabet_size)
     text = np.pad(text, ((0, 0), (0, -text.shape[1] % stride)), constant_values=BLANK)
     length, known = text.shape[1], text <= alphabet_size
-    buckets, exists = np.zeros((*text.shape, reach), np.int32), np.zeros((*text.shape, reach), np.bool_)
+    buckets, exists = padding((*text.shape, reach), rows), np.zeros((*text.shape, reach), np.bool_)
     for n, (key, good) in enumerate(keys(text, alphabet_size + 1, min(reach, length))):
-        buckets[:, : length - n, n], exists[:, : length - n, n] = rows_of(key, rows), good
+        exists[:, : length - n, n] = good
+        buckets[:, : length - n, n][good] = rows_of(key[good], rows)
     by_position = (len(text), length // stride, stride * reach)
     inside = np.logical_or.accumulate(known[:, ::-1], axis=1)[:, ::-1][:, ::stride]
     return buckets.reshape(by_position), exists.reshape(by_position), inside
+
+
+def _look_up(functions: Any, codes: Codes, sizes: tuple[int, ...]) -> Positions:
+    _, length, reach, _, stride = sizes
+    codes, positions = np.ascontiguousarray(codes), -(-(length + 2) // stride)
+    known = np.empty((len(codes), positions, stride * reach), np.bool_)
+    buckets, inside = np.empty(known.shape, np.int32), np.empty((len(codes), positions), np.bool_)
+    failed = functions.crepe_positions(
+        codes.ctypes.data, length, len(codes), np.array(sizes, np.int64).ctypes.data,
+        buckets.ctypes.data, known.ctypes.data, inside.ctypes.data, library.threads(),
+    )  # fmt: skip
+    if failed:
+        raise MemoryError("there is not enough memory for the n-grams of this batch")
+    return buckets, known, inside

@@ -10,9 +10,8 @@ import numpy as np
 
 from crepe_dist.data.batch import Batch
 from crepe_dist.engines.gluon.block import Network
-from crepe_dist.mxnet_internals import host_array
 from crepe_dist.native.constants import NGRAM_SCALE, ROOT_SCALE
-from crepe_dist.networks.ngrams.hashing import fill, look_up
+from crepe_dist.networks.ngrams.hashing import look_up
 from crepe_dist.networks.ngrams.shape import NGramShape
 
 
@@ -29,10 +28,8 @@ class NGrams(Network):
             self.bias = self.params.get("bias", shape=(shape.classes,))
             self.significant = self.params.get("significant", shape=(shape.buckets,))  # 1 or 0
 
-    def prepare(self, batch: Batch) -> Batch:
+    def prepare(self, batch: Batch, seed: int | None = None) -> Batch:
         """Look up the buckets of a batch in host memory, because MXNet has no operator for it.
-
-        Padding repeats buckets of the batch, and the mask excludes it.
 
         Returns:
             The batch with two further arrays: buckets, int32 [B, K], and the mask, uint8 [B, K], 1 for buckets of the
@@ -40,14 +37,12 @@ class NGrams(Network):
         """
         buckets, counts = look_up(batch.packed[:, : self.shape.feature_len], self.shape)
         mask = np.arange(buckets.shape[1]) < counts[:, None]
-        fill(buckets, mask, self.shape.buckets)
         return replace(batch, extra=(buckets, mask.view(np.uint8)))
 
-    def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
-        """Return the arguments of the forward pass for ``batch``, on the device of its codes."""
-        buckets, mask = (batch if batch.extra else self.prepare(batch)).extra
-        device = codes.context
-        return host_array(buckets).as_in_context(device), host_array(mask).as_in_context(device).astype("float32")
+    def inputs(self, codes: mx.nd.NDArray, *extra: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
+        """Return the arguments of the forward pass from the arrays of ``prepare``."""
+        buckets, mask = extra
+        return buckets, mask.astype("float32")
 
     def hybrid_forward(self, F: Any, buckets: Any, mask: Any, weight: Any, bias: Any, significant: Any) -> Any:
         rows = F.Embedding(buckets, weight, input_dim=self.shape.buckets, output_dim=self.shape.classes)

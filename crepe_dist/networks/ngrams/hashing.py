@@ -17,6 +17,7 @@ its first character.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -50,14 +51,13 @@ def edged(codes: Codes, alphabet_size: int) -> Codes:
     return out
 
 
-def fill(buckets: npt.NDArray[np.int32], mask: npt.NDArray[np.bool_], rows: int) -> None:
-    """Set the elements outside a mask to rows of the elements inside, in turn.
+def padding(shape: tuple[int, ...], rows: int) -> npt.NDArray[np.int32]:
+    """Return all rows of a table in turn, to stand where there is no n-gram.
 
     If all padding were the same row, MXNet's gradient on a GPU would take a tenth of a second: it sums all
     occurrences of a row in one loop (checked with MXNet 1.9.1: ``EmbeddingGradKernel``).
     """
-    inside = buckets[mask] if mask.any() else np.arange(rows, dtype=np.int32)
-    buckets[~mask] = np.resize(inside, mask.size - np.count_nonzero(mask))
+    return (np.arange(math.prod(shape), dtype=np.int64) % rows).astype(np.int32).reshape(shape)
 
 
 def keys(
@@ -84,11 +84,13 @@ def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt
         codes: encoded documents, uint8 [B, L].
 
     Returns:
-        The buckets of each row, ascending, int32 [B, ``shape.max_ngrams``], padded with 0, and their number, int64 [B].
+        The buckets of each row, ascending, int32 [B, ``shape.max_ngrams``], with ``padding`` after them, and their
+        number, int64 [B].
     """
     native, _ = library.find()
-    buckets, counts = np.zeros((len(codes), shape.max_ngrams), np.int32), np.zeros(len(codes), np.int64)
+    size, counts = (len(codes), shape.max_ngrams), np.zeros(len(codes), np.int64)
     if native is None:
+        buckets = padding(size, shape.buckets)
         ngrams = list(keys(edged(codes, shape.alphabet_size), shape.alphabet_size + 1, shape.longest))
         for row in range(len(codes)):
             distinct = np.unique(
@@ -96,10 +98,10 @@ def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt
             )
             buckets[row, : len(distinct)], counts[row] = distinct, len(distinct)
         return buckets, counts
-    codes, sizes = np.ascontiguousarray(codes), sizes_of(shape)
+    codes, sizes, buckets = np.ascontiguousarray(codes), sizes_of(shape), np.empty(size, np.int32)
     failed = native.functions.crepe_ngrams(
         codes.ctypes.data, codes.shape[1], len(codes), sizes.ctypes.data, shape.max_ngrams,
-        buckets.ctypes.data, counts.ctypes.data,
+        buckets.ctypes.data, counts.ctypes.data, library.threads(),
     )  # fmt: skip
     if failed:
         raise MemoryError("there is not enough memory for the n-grams of this batch")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import mxnet as mx
 from mxnet.gluon import nn
 
+from crepe_dist.data.batch import Batch
 from crepe_dist.engines.gluon.block import Network
-from crepe_dist.engines.gluon.dropout import Kept
+from crepe_dist.engines.gluon.dropout import kept
 from crepe_dist.engines.gluon.layers import Casting, Conv1D, Dense, Dropout, Logits, MaxPool1D, OneHotConv1D
 from crepe_dist.mxnet_internals import drop_compiled_graph
 from crepe_dist.native.constants import PAPER_POOL
@@ -62,10 +63,17 @@ class Paper(Network, nn.HybridSequential):
         """Compute the logits, float32 [B, classes], as calling the network does."""
         return self.stages(codes)
 
-    def training_logits(self, kept: Kept, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray]:
-        """Compute the logits, float32 [B, classes], of the network's only part, with dropout by ``kept``."""
-        mask = partial(kept, self.shape.dropout, DROPOUTS, self.shape.units) if self.shape.dropout else None
-        return (self.stages(codes, mask),)
+    def prepare(self, batch: Batch, seed: int | None = None) -> Batch:
+        """Draw the dropout masks, uint8 [B, dropout layers, units]."""
+        if seed is None or not self.shape.dropout:
+            return batch
+        masks = kept(self.shape.dropout, seed, batch.first, (len(batch.packed), DROPOUTS, self.shape.units))
+        return replace(batch, extra=(masks,))
+
+    def training_logits(self, *inputs: mx.nd.NDArray) -> tuple[mx.nd.NDArray]:
+        """Compute the logits, float32 [B, classes], of the network's only part; the inputs have a mask."""
+        assert len(inputs) == 1 + bool(self.shape.dropout)  # without one, MXNet's generator would drop units
+        return (self.stages(*inputs),)
 
     def compute_in(self, precision: str, device: Any) -> None:
         """Set precision and device of MXNet's operators, and discard the compiled graphs."""
@@ -127,15 +135,10 @@ class Stages:
         for stage in (self.tower, self.head, self.dropping_head):
             drop_compiled_graph(stage)
 
-    def __call__(self, x: Any, kept: Callable[[], Any] | None = None) -> Any:
-        """Compute the last layer's output.
-
-        Args:
-            kept: returns the mask of the dropout layers, see ``Stage``. It is called once the tower's operators are
-                queued, so that both are computed at the same time. ``None``: no mask.
-        """
+    def __call__(self, x: Any, kept: Any = None) -> Any:
+        """Compute the last layer's output; ``kept``: mask of the dropout layers, see ``Stage``."""
         features = self.tower(x)
-        return self.head(features) if kept is None else self.dropping_head(features, kept())
+        return self.head(features) if kept is None else self.dropping_head(features, kept)
 
 
 BLOCK = Paper
