@@ -49,6 +49,7 @@ SHAPES = [
     CrepeShape(69, 5, 3, 7, 1000, 7, 1000, 8, 4, 1, 0.0),
     sized(stride=2),
     sized(stride=5, blocks=2),
+    CrepeShape(69, 60, 5, 4, 1 << 12, 1, 1 << 10, 32, 1, 2, 0.0),
 ]
 
 
@@ -80,6 +81,19 @@ def some_codes(shape: CrepeShape, rows: int) -> np.ndarray:
 def some_batch(shape: CrepeShape, rows: int, filling: int = 1, first: int = 3) -> Batch:
     labels = np.random.default_rng(rows).integers(0, shape.classes, rows).astype(np.int32)
     return pack(some_codes(shape, rows), labels, rows + filling, rows, first)
+
+
+def test_in_training_characters_are_no_rows_of_the_embedding():
+    """MXNet's gradient on a GPU would add the thousands of occurrences of each one after the other."""
+    shape = replace(sized(stride=2), rows=1 << 20)
+    batch, network = some_batch(shape, 37), make(shape).opened(None).network
+    _, _, places, known, _, characters, *_ = network.prepare(batch, 1).extra
+    found, exists, _ = tower.look_up(batch.packed[:, : shape.feature_len], 69, shape.reach, shape.rows, shape.stride)
+    of_length = (*found.shape[:2], shape.stride, shape.reach)
+    one = np.unique(found.reshape(of_length)[..., 0][exists.reshape(of_length)[..., 0]])
+    assert np.isin(places[known > 0], one).mean() < 0.001  # a longer n-gram may have the same row
+    assert known.sum() + (characters != BLANK).sum() == exists.sum()
+    assert np.bincount(places[known == 0]).max() <= 1
 
 
 def answers(engine: Engine, batch: Batch) -> np.ndarray:

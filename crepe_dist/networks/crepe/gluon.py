@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import mxnet as mx
 import numpy as np
 from mxnet.gluon import nn
 
+from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.batch import Batch
 from crepe_dist.engines.gluon.block import Network
 from crepe_dist.engines.gluon.dropout import kept
@@ -16,8 +18,9 @@ from crepe_dist.engines.gluon.layers import Casting, Logits
 from crepe_dist.mxnet_internals import drop_compiled_graph
 from crepe_dist.native.constants import FEATURE_STREAM, POOLED_BLOCKS, SUM_SCALE, TOWER_TAPS
 from crepe_dist.networks.crepe.shape import CrepeShape
-from crepe_dist.networks.crepe.tower import look_up
+from crepe_dist.networks.crepe.tower import characters, look_up
 from crepe_dist.networks.ngrams.gluon import NGrams
+from crepe_dist.networks.ngrams.hashing import rows_of
 
 
 class Crepe(Network):
@@ -28,6 +31,7 @@ class Crepe(Network):
     def __init__(self, shape: CrepeShape, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.shape = shape
+        self._rows: dict[mx.Context, mx.nd.NDArray] = {}
         with self.name_scope():
             self.ngrams = NGrams(shape.table)
             self.tower = Tower(shape)
@@ -44,25 +48,38 @@ class Crepe(Network):
 
         Returns:
             The batch with the arrays of ``NGrams.prepare``, and those of ``tower.look_up`` as int32 and uint8; with a
-            seed also the masks of ``Tower``, uint8.
+            seed those for training, see ``Tower``.
         """
         shape = self.shape
         batch = self.ngrams.prepare(batch)
         codes = batch.packed[:, : shape.feature_len]
         buckets, known, inside = look_up(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
-        extra = (*batch.extra, buckets, known.view(np.uint8), inside.view(np.uint8))
+        training: tuple[Codes, ...] = ()
         if seed is not None:
-            documents, random = len(codes), seed ^ FEATURE_STREAM
-            of_embedding = kept(shape.dropout, seed, batch.first, (documents, shape.positions, shape.width))
-            of_features = kept(shape.FEATURE_DROPOUT, random, batch.first, (documents, 2, shape.width))
-            extra = (*extra, of_embedding, of_features)
-        return replace(batch, extra=extra)
+            size, random = (len(codes), shape.positions), seed ^ FEATURE_STREAM
+            of_embedding = kept(shape.dropout, seed, batch.first, (*size, shape.width))
+            of_features = kept(shape.FEATURE_DROPOUT, random, batch.first, (len(codes), 2, shape.width))
+            training = characters(codes, shape.alphabet_size, shape.stride), of_embedding, of_features
+            by_length = (*size, shape.stride, shape.reach)
+            known.reshape(by_length)[..., 0] = False
+            longer = min(1, shape.reach - 1)  # MXNet has no empty arrays
+            buckets, known = (array.reshape(by_length)[..., longer:].reshape(*size, -1) for array in (buckets, known))
+        return replace(batch, extra=(*batch.extra, buckets, known.view(np.uint8), inside.view(np.uint8), *training))
 
     def inputs(self, codes: mx.nd.NDArray, *extra: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
         """Return the arguments of the forward pass from the arrays of ``prepare``."""
-        buckets, own, places, known, inside, *masks = extra
+        buckets, own, places, known, inside, *training = extra
         own, known, inside = (array.astype("float32") for array in (own, known, inside))
-        return buckets, own, places, known, inside, *masks
+        if training:
+            training = [self._character_rows(codes.context), *training]
+        return buckets, own, places, known, inside, *training
+
+    def _character_rows(self, device: mx.Context) -> mx.nd.NDArray:
+        """Return the row of each character in the tower's table, int32 [alphabet_size + 1]."""
+        if device not in self._rows:
+            keys = np.arange(1, self.shape.alphabet_size + 2, dtype=np.uint64)
+            self._rows[device] = mx.nd.array(rows_of(keys, self.shape.rows), ctx=device, dtype="int32")
+        return self._rows[device]
 
     def parts(self, *inputs: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
         """Compute the logits of table and tower, float32 [B, classes]."""
@@ -73,8 +90,9 @@ class Crepe(Network):
 
     def training_logits(self, *inputs: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
         """Compute the logits of table and tower, float32 [B, classes], with dropout by the masks of ``prepare``."""
-        buckets, own, places, known, inside, of_embedding, of_features = inputs
-        return self.ngrams(buckets, own), self.dropping(places, known, inside, of_embedding, of_features)
+        buckets, own, places, known, inside, *training = inputs
+        assert training, "the batch was prepared for inference"
+        return self.ngrams(buckets, own), self.dropping(places, known, inside, *training)
 
     def compute_in(self, precision: str, device: Any) -> None:
         """Set the precision of MXNet's convolutions, and discard the compiled graphs."""
@@ -107,24 +125,29 @@ class Tower(nn.HybridBlock):
                 )
             self.out = Logits(shape.classes, in_units=2 * width)
 
-    def hybrid_forward(self, F: Any, buckets: Any, own: Any, inside: Any, *kept: Any, table: Any) -> Any:
+    def hybrid_forward(self, F: Any, buckets: Any, known: Any, inside: Any, *training: Any, table: Any) -> Any:
         """Compute the logits.
 
+        In training, n-grams of one character come apart from the others, because Embedding's gradient on a GPU adds all
+        occurrences of a row one after the other (checked with MXNet 1.9.1: ``EmbeddingGradKernel``).
+
         Args:
-            buckets: int32 [B, T, stride × reach].
-            own: 1 where there is such an n-gram, else 0, float32 of the same shape.
+            buckets: int32 [B, T, n-grams of a position].
+            known: 1 where there is such an n-gram, else 0, float32 of the same shape.
             inside: 1 for positions of the document, else 0, float32 [B, T].
-            kept: in training, masks of the embedding, [B, T, width], and of the features, [B, 2, width].
+            training: in training, the row of each character of the alphabet, int32 [alphabet_size + 1], and the
+                characters, uint8 [B, T, stride]; masks of the embedding, uint8 [B, T, width], and of the features,
+                uint8 [B, 2, width].
         """
-        shape, embedding = self._shape, 0
-        for n in range(shape.stride * shape.reach):
-            one = {"axis": 2, "begin": n, "end": n + 1}
-            rows = F.Embedding(
-                F.slice_axis(buckets, **one).reshape((0, 0)), table, input_dim=shape.rows, output_dim=shape.width
-            )
-            embedding = embedding + F.broadcast_mul(rows, F.slice_axis(own, **one))
-        if kept:
-            embedding = embedding * (F.cast(kept[0], "float32") * (1 / (1 - shape.dropout)))
+        shape = self._shape
+        look_up = partial(F.Embedding, weight=table, input_dim=shape.rows, output_dim=shape.width)
+        # A product of matrices per position: on a CPU it takes a third of the time of a product and a sum.
+        embedding = F.squeeze(F.batch_dot(F.expand_dims(known, axis=2), look_up(buckets)), axis=2)
+        if training:
+            character_rows, characters, of_embedding, of_features = training
+            counts = F.sum(F.one_hot(characters, depth=shape.alphabet_size + 1), axis=2)
+            embedding = embedding + F.dot(counts, look_up(character_rows))
+            embedding = embedding * (F.cast(of_embedding, "float32") * (1 / (1 - shape.dropout)))
         x, inside = F.transpose(F.relu(embedding), axes=(0, 2, 1)), F.expand_dims(inside, axis=1)
         for number in range(0, len(self.convolutions), 2):
             hidden = F.broadcast_mul(F.relu(self.convolutions[number](x)), inside)
@@ -140,8 +163,8 @@ class Tower(nn.HybridBlock):
         # Its gradient is that of a single maximum; `max` would give it to each of several equal ones.
         most = F.Pooling(x.expand_dims(2), kernel=(1, 1), global_pool=True, pool_type="max").reshape((0, 0))
         features = F.concat(most, F.broadcast_div(F.sum(x, axis=2), positions), dim=1)
-        if kept:
-            features = features * (F.cast(kept[1], "float32").reshape((0, -1)) * (1 / (1 - shape.FEATURE_DROPOUT)))
+        if training:
+            features = features * (F.cast(of_features, "float32").reshape((0, -1)) * (1 / (1 - shape.FEATURE_DROPOUT)))
         return self.out(features)
 
 

@@ -42,8 +42,7 @@ def look_up(codes: Codes, alphabet_size: int, reach: int, rows: int, stride: int
     native, _ = library.find()
     if native is not None:
         return _look_up(native.functions, codes, (alphabet_size, codes.shape[1], reach, rows, stride))
-    text = edged(codes, alphabet_size)
-    text = np.pad(text, ((0, 0), (0, -text.shape[1] % stride)), constant_values=BLANK)
+    text = characters(codes, alphabet_size, stride).reshape(len(codes), -1)
     length, known = text.shape[1], text <= alphabet_size
     buckets, exists = padding((*text.shape, reach), rows), np.zeros((*text.shape, reach), np.bool_)
     for n, (key, good) in enumerate(keys(text, alphabet_size + 1, min(reach, length))):
@@ -52,6 +51,13 @@ def look_up(codes: Codes, alphabet_size: int, reach: int, rows: int, stride: int
     by_position = (len(text), length // stride, stride * reach)
     inside = np.logical_or.accumulate(known[:, ::-1], axis=1)[:, ::-1][:, ::stride]
     return buckets.reshape(by_position), exists.reshape(by_position), inside
+
+
+def characters(codes: Codes, alphabet_size: int, stride: int) -> Codes:
+    """Return the characters of each position, with the symbols of both edges, uint8 [B, T, stride]."""
+    text = edged(codes, alphabet_size)
+    text = np.pad(text, ((0, 0), (0, -text.shape[1] % stride)), constant_values=BLANK)
+    return text.reshape(len(text), -1, stride)
 
 
 def _look_up(functions: Any, codes: Codes, sizes: tuple[int, ...]) -> Positions:
