@@ -35,7 +35,7 @@ class Batch:
         documents: number of documents in the global batch, over all ranks.
         first: position of this rank's first document in the global batch.
         rows: row numbers of this rank's documents in their split, int64 [n]; empty if they do not come from a split.
-        extra: further arrays of B rows, which the network made from ``packed``; see ``batches``.
+        extra: further arrays of B rows, which the engine made from ``packed``, perhaps on its device; see ``batches``.
     """
 
     packed: Codes
@@ -43,7 +43,7 @@ class Batch:
     documents: int
     first: int = 0
     rows: Order = field(default_factory=lambda: np.zeros(0, np.int64))
-    extra: tuple[npt.NDArray[Any], ...] = ()
+    extra: tuple[Any, ...] = ()
 
 
 def pack(

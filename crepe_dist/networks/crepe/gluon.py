@@ -63,7 +63,8 @@ class Crepe(Network):
             by_length = (*size, shape.stride, shape.reach)
             known.reshape(by_length)[..., 0] = False
             longer = min(1, shape.reach - 1)  # MXNet has no empty arrays
-            buckets, known = (array.reshape(by_length)[..., longer:].reshape(*size, -1) for array in (buckets, known))
+            buckets = buckets.reshape(by_length)[..., longer:].reshape(*size, -1)
+            known = known.reshape(by_length)[..., longer:].reshape(*size, -1)
         return replace(batch, extra=(*batch.extra, buckets, known.view(np.uint8), inside.view(np.uint8), *training))
 
     def inputs(self, codes: mx.nd.NDArray, *extra: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
