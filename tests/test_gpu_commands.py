@@ -13,7 +13,7 @@ import pytest
 
 from tests import cuda_emulator
 from tests.chaos import harness
-from tests.conftest import QUICK, command, run
+from tests.conftest import QUICK, command, launch_prefix, run
 from tests.needs import needs
 from tests.test_without_mxnet import FOLDER
 
@@ -137,7 +137,10 @@ def test_an_old_driver(data, tmp_path, hidden, monkeypatch):
     assert "needs MXNet, which is not installed" in printed
 
 
-def test_the_doctor_trains_the_default_network(tmp_path):
+def test_the_doctor_trains_the_default_network(tmp_path, monkeypatch):
+    # Its supervisor passes on no variable of the emulator.
+    (tmp_path / "sitecustomize.py").write_text('import os\nos.environ["DRIVER_GPUS"] = "2"\n')
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
     printed = run(command("doctor"), tmp_path)
     own = "crepe: bfloat16, own kernels (CUDA, sm_86)"
     for line in (
@@ -147,3 +150,16 @@ def test_the_doctor_trains_the_default_network(tmp_path):
         "ready: for one process or several, on the CPU and 2 GPUs",
     ):
         assert line in printed
+
+
+def test_gpus_of_two_architectures_are_refused(data, tmp_path):
+    body = f"""
+import os, sys
+os.environ["DRIVER_CAPABILITY"] = "9.0" if os.environ["HOROVOD_RANK"] == "1" else "8.0"
+from crepe_dist import command, train
+sys.argv = ["train", "--data", {str(data)!r}, "--dry-run", *{list(QUICK)!r}]
+command.run(train.main)
+"""
+    printed = run([*launch_prefix(2), sys.executable, "-c", body], tmp_path, code=None)
+    assert printed.count("error: the processes have GPUs of different architectures") == 1
+    assert "rank 0 has GPU of a test (cuda_sm80) and rank 1 has GPU of a test (cuda_sm90); the parameters" in printed

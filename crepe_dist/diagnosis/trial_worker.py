@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crepe_dist import command
-from crepe_dist.diagnosis.networks import NETWORKS
+from crepe_dist.diagnosis.networks import DEFAULT, NETWORKS
 from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_json
@@ -51,7 +51,7 @@ def step(world: World, device: str, kind: str) -> dict[str, Any]:
     """Make one training step of a network like ``train``; report digests of the weights before and after it.
 
     Returns:
-        An empty report if nothing can compute the network on this GPU; other checks say why.
+        An empty report if nothing can compute the network, which is not the default one, on this GPU.
     """
     from crepe_dist import registry
     from crepe_dist.cuda import driver
@@ -73,6 +73,8 @@ def step(world: World, device: str, kind: str) -> dict[str, Any]:
         if not planned.on_cuda:
             world.check_device(place)
     except UserError:
+        if kind == DEFAULT:
+            raise
         return {}
     made = registry.part(kind, "initial").parameters(shape, options, seed=world.rank)
     world.broadcast_arrays({name: parameter.value for name, parameter in made.items()})
