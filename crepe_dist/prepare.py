@@ -20,7 +20,7 @@ from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, Tim
 from rich.progress import Progress as Bar
 
 from crepe_dist import command, invocation
-from crepe_dist.data.dataset import open_dataset, verify
+from crepe_dist.data.dataset import UNLABELLED, open_dataset, verify
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable
 from crepe_dist.preparing import amazon
@@ -56,6 +56,7 @@ def prepare(
     id: str | None = None,
     test: Table | str | Path | float | None = None,
     validation: Table | str | Path | float | None = None,
+    unlabelled: Table | str | Path | Sequence[str | Path] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Prepare a table in memory, or files, as a data set folder; also called ``crepe_dist.prepare``.
@@ -74,6 +75,7 @@ def prepare(
         id: column of the ids, by which rows can be found again; ``None``: none.
         test, validation: table or file of this split, or its share of the rows of ``source``; ``None``: 0.2, and 0.1
             of at least 2,000 rows.
+        unlabelled: table or files of texts without labels for training; ``None``: none.
         options: further flags of the command ``prepare``, such as ``max_bad=0.05`` or ``overwrite=True``. With
             ``labels="several"``, labels may be lists.
 
@@ -100,6 +102,10 @@ def prepare(
                         )
                 return given
             path = folder / name
+            if name == UNLABELLED:
+                like = Wanted(id=id, needs_id=False, remembered=wanted.texts)
+                write_table(given, path, like, labelled=False)
+                return path
             read = write_table(given, path, wanted if name == "table" else replace(wanted, weight=None))
             wanted = read if name == "table" else wanted
             return path
@@ -107,6 +113,7 @@ def prepare(
         try:
             sources = file(source, "table")
             options |= {"test": file(test, "test"), "validation": file(validation, "validation")}
+            options[UNLABELLED] = file(unlabelled, UNLABELLED)
             options |= {"label": wanted.label, "title": wanted.title, "text": wanted.texts, "weight": wanted.weight}
             options["id"] = wanted.id
             options["label_columns"] = ",".join(wanted.labels) or None

@@ -117,8 +117,10 @@ def test_columns_are_chosen_as_in_training(tmp_path):
     (tmp_path / "a.csv").write_text("label,headline,story\nx,T,S\n")
     reading = Reading(columns=Wanted(None, "headline", ("story",)))
     assert [row.text for row in rows(tmp_path / "a.csv", reading=reading)] == ["T | S"]
+    assert [row.text for row in rows(tmp_path / "a.csv", reading=Reading(header="yes"))] == ["T | S"]  # not the label
+    (tmp_path / "c.csv").write_text("label,headline,story,note\nx,T,S,N\n")
     with pytest.raises(UserError, match="which column is the text") as caught:
-        rows(tmp_path / "a.csv", reading=Reading(header="yes"))
+        rows(tmp_path / "c.csv", reading=Reading(header="yes"))
     assert "--text-column" in caught.value.remedy
     # Columns that a model was trained on come first, but not halfway.
     for columns, joined in ((("story", "headline"), "S | T"), (("headline",), "T")):

@@ -13,6 +13,7 @@ from crepe_dist.preparing.selection import (
     TEST,
     TRAIN,
     UNKNOWN,
+    UNLABELLED,
     VALIDATION,
     Reservoir,
     SplitOptions,
@@ -39,7 +40,7 @@ def fates(made, fixed=None, **split):
 
 
 def counts(fate):
-    return np.bincount(fate, minlength=6).tolist()
+    return np.bincount(fate, minlength=7).tolist()
 
 
 class TestDraw:
@@ -56,7 +57,7 @@ class TestDraw:
 
 class TestSplit:
     def test_fractions_are_exact_and_cover_all(self):
-        assert counts(fates(rows(1001), test=0.2, validation=0.1)) == [701, 100, 200, 0, 0, 0]
+        assert counts(fates(rows(1001), test=0.2, validation=0.1)) == [701, 100, 200, 0, 0, 0, 0]
 
     def test_another_order_of_reading_changes_nothing(self):
         made = rows(500)
@@ -129,7 +130,7 @@ class TestDuplicates:
 
     def test_keys_sorted_in_parts_give_the_same_repeats(self, monkeypatch):
         generator = np.random.default_rng(0)
-        keys, fate = generator.integers(0, 300, 1000, dtype=np.uint64), generator.integers(0, 6, 1000).astype(np.uint8)
+        keys, fate = generator.integers(0, 300, 1000, dtype=np.uint64), generator.integers(0, 7, 1000).astype(np.uint8)
         ((again, first),) = repeats(keys, fate)
         whole = dict(zip(again.tolist(), first.tolist()))
         monkeypatch.setattr(selection, "SORTED", 64)
@@ -137,11 +138,10 @@ class TestDuplicates:
         assert len(parts) > 10
         assert {row: first for part in parts for row, first in part.items()} == whole
         earliest: dict[int, int] = {}
-        for row in sorted(
-            np.flatnonzero(fate <= TEST), key=lambda row: ((TEST, VALIDATION, TRAIN).index(fate[row]), row)
-        ):
+        order = (TEST, VALIDATION, TRAIN, UNLABELLED)
+        for row in sorted(np.flatnonzero(fate <= UNLABELLED), key=lambda row: (order.index(fate[row]), row)):
             earliest.setdefault(keys[row], row)
-        expected = {row: earliest[keys[row]] for row in np.flatnonzero(fate <= TEST)}
+        expected = {row: earliest[keys[row]] for row in np.flatnonzero(fate <= UNLABELLED)}
         assert whole == {row: first for row, first in expected.items() if row != first}
 
     def test_a_tie_at_the_limit_goes_to_the_first_rows(self):

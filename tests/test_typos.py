@@ -141,7 +141,7 @@ def test_an_error_hits_a_rare_character_as_a_whole(mode):
     assert np.array_equal(typos._parted(characters, encoding), codes)
     labels = np.zeros(len(texts), np.int32)
     starts, origins = np.array([0, len(texts)]), np.zeros((len(texts), 3), np.uint64)
-    data = Split(Path(), "test", labels, (codes,), starts, None, None, origins, False)
+    data = Split(Path(), "test", (codes,), starts, origins, False, labels, None, None)
     noisy = with_typos(data, 0.1, encoding=encoding).codes(np.arange(len(texts)))
     decoded = [encoding.decode(row) for row in noisy]
     assert 0.05 < np.mean([one != other for one, other in zip(texts, decoded)]) < 0.9

@@ -8,13 +8,15 @@
 ``<split>.offsets-<shard>.npy``  int64 [rows of the shard + 1], where each text starts and ends
 ``<split>.origins.npy``          uint64 [rows, 3], see ``origins``
 ``<split>.ids-<shard>.bin``      ids of the rows in UTF-8, and ``id_offsets``; only if rows have ids
+
+Unlabelled texts have codes, origins and ids only: no file from which a label could be read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,7 @@ import numpy.typing as npt
 from crepe_dist import invocation, machine
 from crepe_dist.data import origins
 from crepe_dist.data.alphabet import BLANK, Codes, Encoding
-from crepe_dist.data.arrays import IDS, TEXTS, check_strings, map_array, read_string, string_files
+from crepe_dist.data.arrays import IDS, TEXTS, check_strings, map_array, read_string, read_strings, string_files
 from crepe_dist.data.composition import Composition
 from crepe_dist.data.origins import Origin
 from crepe_dist.data.targets import ONE, SEVERAL, Targets, file_of, kind_and_most, open_targets
@@ -41,6 +43,9 @@ QUARANTINE = "quarantine.jsonl"
 REPORT = "report.html"
 REPORT_NUMBERS = "report.json"
 SPLITS = ("train", "validation", "test")
+UNLABELLED = "unlabelled"  # texts without labels, in the manifest beside the splits
+PARTS = (*SPLITS, UNLABELLED)
+KEEP_TEXTS = ("validation", "test")  # parts that keep the original texts
 SAMPLE = "sample"  # name of the bundled sample, given instead of a folder
 SHARD_BYTES = 1 << 28
 WEIGHT_BYTES, WEIGHT_UNIT = 3, 1 << 16  # of a weight in a batch, and the weight 1 in these bytes, the low one first
@@ -57,33 +62,27 @@ def folder_of(source: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Split:
-    """One split of a data set, memory-mapped from its shards.
+class Documents:
+    """Encoded documents, memory-mapped from their shards.
 
     Attributes:
         folder: data set folder.
-        name: one of ``SPLITS``.
-        labels: class of each row, int32 [rows]; of several the first, or -1 for none; of soft ones the most probable.
+        name: one of ``PARTS``.
         shards: codes of each shard, uint8 [rows of the shard, feature_len].
         starts: index of each shard's first row, then the number of rows, int64 [shards + 1].
-        weights: weight of each row in the loss, float32 [rows]; ``None`` if all are equal.
-        targets: classes of each row with their shares; ``None`` if each row has one class.
         origins: where each row is from, uint64 [rows, 3], see ``origins``.
         has_ids: rows have ids.
     """
 
     folder: Path
     name: str
-    labels: npt.NDArray[np.int32]
     shards: tuple[Codes, ...]
     starts: npt.NDArray[np.int64]
-    weights: Weights
-    targets: Targets | None
     origins: npt.NDArray[np.uint64]
     has_ids: bool
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return int(self.starts[-1])
 
     def codes(self, rows: npt.NDArray[np.int64]) -> Codes:
         """Gather the codes of rows, uint8 [len(rows), feature_len]."""
@@ -100,6 +99,39 @@ class Split:
         """Return a measure of the length of each row, int64 [rows]: how many of every eighth codes are not blank."""
         return np.concatenate([np.count_nonzero(codes[:, ::8] != BLANK, axis=1) for codes in self.shards])
 
+    def text(self, row: int) -> str | None:
+        """Return the original text of a row; ``None`` if the part keeps no texts."""
+        return self._string(TEXTS, row) if self.name in KEEP_TEXTS else None
+
+    def id(self, row: int) -> str:
+        """Return the id of a row; empty if it has none."""
+        return self._string(IDS, row) if self.has_ids else ""
+
+    def ids(self) -> Iterator[list[bytes]]:
+        """Yield the ids of each shard's rows, in UTF-8; they are empty for rows without one."""
+        for shard, codes in enumerate(self.shards):
+            yield read_strings(self.folder, self.name, IDS, shard, len(codes)) if self.has_ids else [b""] * len(codes)
+
+    def _string(self, kind: str, row: int) -> str:
+        shard = int(np.searchsorted(self.starts, row, side="right")) - 1
+        first, end = self.starts[shard : shard + 2].tolist()
+        return read_string(self.folder, self.name, kind, shard, end - first, row - first)
+
+
+@dataclass(frozen=True)
+class Split(Documents):
+    """One split of a data set: documents with labels.
+
+    Attributes:
+        labels: class of each row, int32 [rows]; of several the first, or -1 for none; of soft ones the most probable.
+        weights: weight of each row in the loss, float32 [rows]; ``None`` if all are equal.
+        targets: classes of each row with their shares; ``None`` if each row has one class.
+    """
+
+    labels: npt.NDArray[np.int32]
+    weights: Weights
+    targets: Targets | None
+
     def weight_bytes(self, rows: npt.NDArray[np.int64]) -> Codes:
         """Return the weights of rows as whole numbers of 1 / ``WEIGHT_UNIT`` in three bytes, uint8 [len(rows), 3]."""
         if self.weights is None:
@@ -114,20 +146,7 @@ class Split:
         targets = None if self.targets is None else self.targets.some(rows, times)
         labels, codes = np.tile(self.labels[rows], times), (self.codes(rows),) * times
         origins = np.tile(self.origins[rows], (times, 1))
-        return Split(self.folder, "train", labels, codes, starts, weights, targets, origins, False)
-
-    def text(self, row: int) -> str | None:
-        """Return the original text of a row; ``None`` if the split keeps no texts."""
-        return self._string(TEXTS, row) if self.name != "train" else None
-
-    def id(self, row: int) -> str:
-        """Return the id of a row; empty if it has none."""
-        return self._string(IDS, row) if self.has_ids else ""
-
-    def _string(self, kind: str, row: int) -> str:
-        shard = int(np.searchsorted(self.starts, row, side="right")) - 1
-        first, end = self.starts[shard : shard + 2].tolist()
-        return read_string(self.folder, self.name, kind, shard, end - first, row - first)
+        return Split(self.folder, "train", codes, starts, origins, False, labels, weights, targets)
 
 
 @dataclass(frozen=True)
@@ -137,6 +156,8 @@ class Dataset:
     Attributes:
         folder: path as given to ``open_dataset``.
         manifest: content of ``dataset.json``.
+        splits: documents with labels, by ``SPLITS``.
+        unlabelled: documents without labels, which are neither counted by class nor scored; ``None`` without any.
     """
 
     folder: Path
@@ -144,6 +165,7 @@ class Dataset:
     encoding: Encoding
     composition: Composition
     splits: dict[str, Split]
+    unlabelled: Documents | None = None
 
     @property
     def name(self) -> str:
@@ -168,24 +190,28 @@ class Dataset:
             _, labels = split.targets.occurrences(np.arange(len(split)))
         return np.bincount(labels, minlength=len(self.classes))
 
+    def part(self, name: str) -> Documents:
+        """Return the documents of a split, or the unlabelled ones; raise ``KeyError`` if there are none."""
+        return self.unlabelled if name == UNLABELLED and self.unlabelled is not None else self.splits[name]
+
     def text(self, name: str, row: int) -> str:
-        """Return the text of a row of a split: the original, or as the network reads it if the split keeps no texts."""
-        split = self.splits[name]
-        original = split.text(row)
-        return self.encoding.decode(split.codes(np.array([row]))[0]) if original is None else original
+        """Return the text of a row of a part: the original, or as the network reads it if the part keeps no texts."""
+        part = self.part(name)
+        original = part.text(row)
+        return self.encoding.decode(part.codes(np.array([row]))[0]) if original is None else original
 
     def origin(self, name: str, row: int) -> Origin:
-        """Return where a row of a split is from.
+        """Return where a row of a part is from.
 
         Raises:
             UserError: the data set does not list such a source.
         """
-        split = self.splits[name]
-        source, line, digest = split.origins[row].tolist()
+        part = self.part(name)
+        source, line, digest = part.origins[row].tolist()
         listed = self.manifest["sources"]
         if source >= len(listed):
             raise UserError(f"{self.folder / origins.file_of(name)} was altered", remedy="prepare the data again")
-        return Origin(listed[source]["file"], line, split.id(row), origins.spelled(digest))
+        return Origin(listed[source]["file"], line, part.id(row), origins.spelled(digest))
 
     @property
     def fingerprint(self) -> str:
@@ -238,9 +264,11 @@ def open_dataset(folder: Path | str) -> Dataset:
             raise ValueError("two classes have the same name")
         if not all(isinstance(source["file"], str) for source in manifest["sources"]):
             raise ValueError("a source has no name")
+        parts = {name: _open_part(folder, name, encoding, manifest) for name in manifest["parts"]}
         splits = {
-            name: _open_part(folder, name, about, encoding, len(classes), manifest)
-            for name, about in manifest["parts"].items()
+            name: _open_split(documents, len(classes), manifest)
+            for name, documents in parts.items()
+            if name != UNLABELLED
         }
         if manifest["sha256"] != _digest_of(manifest):
             raise UserError(
@@ -254,7 +282,7 @@ def open_dataset(folder: Path | str) -> Dataset:
         raise UserError(
             f"{folder} holds nothing to train on", "it needs at least two classes and one training row", prepare_again
         )
-    return Dataset(folder, manifest, encoding, composition, splits)
+    return Dataset(folder, manifest, encoding, composition, splits, parts.get(UNLABELLED))
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -269,25 +297,28 @@ def _digest_of(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
-def _open_part(
-    folder: Path, name: str, about: dict[str, Any], encoding: Encoding, classes: int, manifest: dict[str, Any]
-) -> Split:
-    labelled, most = kind_and_most(manifest)
-    if name not in SPLITS:
+def _open_part(folder: Path, name: str, encoding: Encoding, manifest: dict[str, Any]) -> Documents:
+    """Check the files of a part, and map its documents."""
+    about = manifest["parts"][name]
+    labelled, _ = kind_and_most(manifest)
+    if name not in PARTS:
         raise ValueError(f"unknown split {name[:40]!r}")
     sizes = about["shards"]
     if not isinstance(sizes, list) or len(sizes) > MAX_SHARDS:
         raise ValueError(f"the {name} split has an invalid number of shards")
     for rows in [about["rows"], *sizes]:
         integer(rows, name="a number of rows")
+    if sum(sizes) != about["rows"]:
+        raise ValueError(f"the shards of the {name} split have {sum(sizes)} rows instead of {about['rows']}")
     shards = range(len(sizes))
-    expected = {f"{name}.labels.npy", origins.file_of(name), *([] if labelled == ONE else [file_of(name)])}
-    expected |= {f"{name}.codes-{shard:05d}.npy" for shard in shards}
+    expected = {origins.file_of(name), *(f"{name}.codes-{shard:05d}.npy" for shard in shards)}
+    if name != UNLABELLED:
+        expected |= {f"{name}.labels.npy", *([] if labelled == ONE else [file_of(name)])}
     has_ids = manifest.get("id") is not None
-    kinds = [TEXTS] * (name != "train") + [IDS] * has_ids
+    kinds = [TEXTS] * (name in KEEP_TEXTS) + [IDS] * has_ids
     expected |= {file for kind in kinds for shard in shards for file in string_files(name, kind, shard)}
-    weighted = name == "train" and WEIGHTS in about["files"]
-    if set(about["files"]) != (expected | {WEIGHTS} if weighted else expected):
+    expected |= {WEIGHTS} & set(about["files"] if name == "train" else ())
+    if set(about["files"]) != expected:
         raise ValueError(f"the files of the {name} split are not {', '.join(sorted(expected))}"[:300])
     for file, written in about["files"].items():
         # A link could point out of the folder.
@@ -300,23 +331,31 @@ def _open_part(
                 f"it has {size} bytes, {MANIFEST} says {written['bytes']}" if size is not None else "",
                 "prepare the data again",
             )
-    labels = map_array(folder / f"{name}.labels.npy", np.int32, (about["rows"],))
-    least = -1 if labelled == SEVERAL else 0
-    if sum(sizes) != len(labels) or (len(labels) and not least <= labels.min() <= labels.max() < classes):
-        raise ValueError(f"{name}.labels.npy does not match the shards or classes")
-    codes = [
+    codes = tuple(
         map_array(folder / f"{name}.codes-{shard:05d}.npy", np.uint8, (sizes[shard], encoding.feature_len))
         for shard in shards
-    ]
+    )
     for kind in kinds:
         for shard in shards:
             check_strings(folder, name, kind, shard, sizes[shard])
     origin_rows = map_array(folder / origins.file_of(name), np.uint64, (about["rows"], origins.COLUMNS))
-    weights = map_array(folder / WEIGHTS, np.float32, (about["rows"],)) if weighted else None
+    return Documents(folder, name, codes, np.cumsum([0, *sizes]), origin_rows, has_ids)
+
+
+def _open_split(documents: Documents, classes: int, manifest: dict[str, Any]) -> Split:
+    """Map the labels of documents, and check them."""
+    folder, name, rows = documents.folder, documents.name, len(documents)
+    labelled, most = kind_and_most(manifest)
+    labels = map_array(folder / f"{name}.labels.npy", np.int32, (rows,))
+    least = -1 if labelled == SEVERAL else 0
+    if rows and not least <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"{name}.labels.npy does not match the shards or classes")
+    weighted = WEIGHTS in manifest["parts"][name]["files"]
+    weights = map_array(folder / WEIGHTS, np.float32, (rows,)) if weighted else None
     if weights is not None and not (len(weights) and 0 <= weights.min() <= weights.max() <= LARGEST_WEIGHT):
         raise ValueError(f"{WEIGHTS} holds weights that are not from 0 to {LARGEST_WEIGHT:g}")
-    targets = None if labelled == ONE else open_targets(folder, name, len(labels), labelled, most, classes)
-    return Split(folder, name, labels, tuple(codes), np.cumsum([0, *sizes]), weights, targets, origin_rows, has_ids)
+    targets = None if labelled == ONE else open_targets(folder, name, rows, labelled, most, classes)
+    return Split(**vars(documents), labels=labels, weights=weights, targets=targets)
 
 
 def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None] = lambda: None) -> None:

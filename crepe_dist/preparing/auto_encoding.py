@@ -1,6 +1,6 @@
-"""Fitting of the encoding to the training texts: the document length and the alphabet.
+"""Fitting of the encoding to the texts of training, labelled or not: the document length and the alphabet.
 
-The result depends on the training rows alone, not on the number of processes or parts. Lengths in characters are in the
+The result depends on these rows alone, not on the number of processes or parts. Lengths in characters are in the
 records of the spool. A sample of the texts, or for a new alphabet all of them, are read from the spool a second time.
 """
 
@@ -66,7 +66,7 @@ def fit(
     """Fit the encoding; yield the number of texts counted so far, and finally the encoding.
 
     Args:
-        training: indices of the training rows in the file ``rows``, int64 [n], at least one.
+        training: indices of the training and unlabelled rows in the file ``rows``, int64 [n], at least one.
         rows: file of the row records.
         texts: files of the texts.
         executor: pool to count in, with at most ``ahead`` tasks in flight.

@@ -17,19 +17,19 @@ from crepe_dist.data import origins
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.arrays import IDS, TEXTS
 from crepe_dist.data.composition import Composition
-from crepe_dist.data.dataset import LARGEST_WEIGHT, SPLITS, WEIGHTS, write_manifest
+from crepe_dist.data.dataset import KEEP_TEXTS, LARGEST_WEIGHT, PARTS, WEIGHTS, write_manifest
 from crepe_dist.data.targets import ONE, Targets, described, file_of, main_classes
 from crepe_dist.data.writing import Files, write_array, write_pieces
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.preparing.auto_encoding import fit
-from crepe_dist.preparing.checking import UNLABELLED
+from crepe_dist.preparing.checking import NO_LABEL
 from crepe_dist.preparing.formats.rows import FROM_WINDOWS
 from crepe_dist.preparing.job import Collected, Job
-from crepe_dist.preparing.labelling import MANY, classes_of, known, pairs_of
+from crepe_dist.preparing.labelling import ABSENT, MANY, classes_of, known, pairs_of
 from crepe_dist.preparing.quarantine import Quarantine, write_quarantine
 from crepe_dist.preparing.reading import MAX_CLASSES
-from crepe_dist.preparing.selection import PIECE, TRAIN, Fate, decide, used_labels
+from crepe_dist.preparing.selection import PIECE, TRAIN, UNLABELLED, Fate, decide, used_labels
 from crepe_dist.preparing.shards import TextCounts, write_shards
 from crepe_dist.wording import cut, percent
 
@@ -57,7 +57,7 @@ class Built:
         encoding: encoding after fitting.
         classes: class names in the order of their labels.
         fate: fate of each row, uint8 [n]; see ``selection``.
-        labels: class of each row, int32 [n]; -1 for an unknown label, or for no label where rows have several.
+        labels: class of each row, int32 [n]; -1 for an unknown label or without one.
         targets: classes of each row with their shares; ``None`` if each row has one class.
         counts: counts of the texts that are kept.
     """
@@ -86,11 +86,12 @@ def build(
     Raises:
         UserError: Too many rows are unusable, there are fewer than two classes, or nothing is left to train on.
     """
-    total = sum(collected.good.values()) + collected.bad
-    fixed_of = np.array([SPLITS.index(part) for _, part in job.sources], dtype=np.uint8)
+    fixed_of = np.array([PARTS.index(part) for _, part in job.sources], dtype=np.uint8)
     with_files = {part for _, part in job.sources}
     shares: dict[str, Any] = {part: 0.0 for part in ("test", "validation") if part in with_files}
     fixed = fixed_of[collected.rows["file"]]
+    if ABSENT in collected.labels:
+        fixed[collected.rows["label"] == collected.labels.index(ABSENT)] = UNLABELLED
     used = used_labels(collected.rows, fixed)
     usable = used if job.labelled == ONE else known(collected.labels, used)
     fate = decide(collected.rows, fixed, replace(job.split, **shares), usable)
@@ -98,16 +99,18 @@ def build(
     names = trained if job.labelled == ONE else list(classes_of(trained))
     classes = sorted(names, key=_label_order) if job.class_names is None else _renamed(job.class_names, job)
     quarantine = write_quarantine(folder, job, collected, fate)
-    _check(job, collected, fate, classes, total, quarantine)
+    _check(job, collected, fate, classes, quarantine)
     number = {label: index for index, label in enumerate(classes)}
     labels, targets = _labels(job.labelled, collected, number)
     training = np.flatnonzero(fate == TRAIN)
     if len(training) == 0:
         raise UserError(
-            f"none of {total:,} rows is left to train on", remedy="give more rows, or smaller --test and --validation"
+            f"none of {_read(collected):,} rows is left to train on",
+            remedy="give more rows, or smaller --test and --validation",
         )
     encoding = job.encoding
-    for step in fit(encoding, job.fit, training, collected.rows_path, collected.texts, executor, ahead):
+    texts = np.flatnonzero((fate == TRAIN) | (fate == UNLABELLED))
+    for step in fit(encoding, job.fit, texts, collected.rows_path, collected.texts, executor, ahead):
         if isinstance(step, Encoding):
             encoding = step
         else:
@@ -115,18 +118,19 @@ def build(
     id_name = (job.reading["columns"].get("id") or FILE_NAME) if collected.rows["id"].any() else None
     parts: dict[str, dict[str, Any]] = {}
     counts = TextCounts()
-    for code, part in enumerate(SPLITS):
+    for code, part in enumerate(PARTS):
         chosen = np.flatnonzero(fate == code)
         if len(chosen) == 0:
             continue
-        files = write_array(folder, f"{part}.labels.npy", labels[chosen])
-        files |= _write_origins(folder, part, collected, chosen)
-        if targets is not None:
+        files = _write_origins(folder, part, collected, chosen)
+        if code != UNLABELLED:
+            files |= write_array(folder, f"{part}.labels.npy", labels[chosen])
+        if code != UNLABELLED and targets is not None:
             files |= write_array(folder, file_of(part), targets.pairs[chosen])
         if part == "train" and job.reading["columns"].get("weight") is not None:
             files |= write_array(folder, WEIGHTS, _relative(collected.rows["weight"][chosen]))
         sizes = []
-        kept = (TEXTS,) * (part != "train") + (IDS,) * (id_name is not None)
+        kept = (TEXTS,) * (part in KEEP_TEXTS) + (IDS,) * (id_name is not None)
         for shard_files, shard_counts in write_shards(folder, part, chosen, encoding, collected, kept, executor, ahead):
             files |= shard_files
             counts.add(shard_counts)
@@ -200,24 +204,36 @@ def _place(bad: dict[str, Any]) -> str:
     return f"{bad['file']}:{bad['line']}: {bad['reason']}"
 
 
-def _check(job: Job, collected: Collected, fate: Fate, classes: list[str], total: int, quarantine: Quarantine) -> None:
+def _read(collected: Collected) -> int:
+    """Return the number of rows that were read."""
+    return sum(collected.good.values()) + collected.bad
+
+
+def _check(job: Job, collected: Collected, fate: Fate, classes: list[str], quarantine: Quarantine) -> None:
     reasons, first_bad, damaged = quarantine.reasons, quarantine.first, quarantine.damaged
-    bad = quarantine.lines - reasons[UNLABELLED]
+    labelled = sum(count for label, count in collected.good.items() if label != ABSENT)
+    unlabelled = collected.good[ABSENT] + quarantine.unlabelled
+    total = _read(collected) - unlabelled
     shown = "; ".join(map(_place, first_bad))
     used = [name for (name, part) in job.sources if part == "train"]
-    if not any(collected.good.values()) or total == 0:
+    if not labelled:
         raise UserError(
             f"no usable row was found in {', '.join(used)[:200]}",
             f"the first: {shown}" if shown else "it has no rows, or only a header",
             REMEDIES.get(_commonest(reasons))
             or "give rows with a label and a text in UTF-8; set --format, --header, --label and --text to read others",
         )
-    if bad > job.max_bad * total:
-        raise UserError(
-            f"{bad:,} of {total:,} rows are unusable, more than {percent(job.max_bad)}",
-            f"the first: {'; '.join(map(_place, (each for each in first_bad if each['reason'] != UNLABELLED)))}",
-            f"{_remedy(reasons)}; or skip them with --max-bad {math.ceil(100 * bad / total) / 100:g}",
-        )
+    # Many texts without labels may not hide that most of the others are unusable.
+    for bad, of, rows in (
+        (quarantine.lines - quarantine.unlabelled - reasons[NO_LABEL], total, "rows"),
+        (quarantine.unlabelled, unlabelled, "unlabelled rows"),
+    ):
+        if bad > job.max_bad * of:
+            raise UserError(
+                f"{bad:,} of {of:,} {rows} are unusable, more than {percent(job.max_bad)}",
+                f"the first: {'; '.join(map(_place, (each for each in first_bad if each['reason'] != NO_LABEL)))}",
+                f"{_remedy(reasons)}; or skip them with --max-bad {math.ceil(100 * bad / of) / 100:g}",
+            )
     if damaged and job.max_bad < 1:
         file, reason = next(iter(damaged.items()))
         more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
@@ -226,17 +242,19 @@ def _check(job: Job, collected: Collected, fate: Fate, classes: list[str], total
             f"{collected.files[file]['rows']:,} of its rows were read; the rest is lost and cannot be counted",
             "get the file again; or use the rows that were read: --max-bad 1",
         )
-    for part in SPLITS[1:]:
-        if any(each == part for _, each in job.sources) and not (fate == SPLITS.index(part)).any():
+    for code, part in enumerate(PARTS):
+        files = [name for name, each in job.sources if each == part]
+        if part != "train" and files and not (fate == code).any():
+            repeated = " that is not among the labelled rows" * (code == UNLABELLED)
             raise UserError(
-                f"no usable row was found in the files of the {part} split",
-                ", ".join(name for name, each in job.sources if each == part)[:200],
+                f"no usable row{repeated} was found in the files of the {part} split",
+                ", ".join(files)[:200],
                 f"name other files with --{part}, or leave them out",
             )
-    if len(classes) > MAX_CLASS_SHARE * sum(collected.good.values()) and sum(collected.good.values()) > MIN_ROWS:
+    if len(classes) > MAX_CLASS_SHARE * labelled and labelled > MIN_ROWS:
         first = ", ".join(f"{cut(name, LABEL_WIDTH)!r}" for name in classes[:5])
         raise UserError(
-            f"{len(classes):,} different labels in {sum(collected.good.values()):,} rows",
+            f"{len(classes):,} different labels in {labelled:,} rows",
             f"read as {_columns_read(collected)}; the first labels: {first}",
             "if this is not the label, name its column: --label and --text take names or numbers "
             "(--label 3 --text 2); use --header yes if the first line has names",

@@ -13,17 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.composition import has_tags, without_tags
+from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.origins import hashes
 from crepe_dist.data.targets import ONE
 from crepe_dist.preparing.formats.rows import BadRow, Block, Parse, Parsed, Row, check_text, excerpt
-from crepe_dist.preparing.labelling import Labelling, Name
+from crepe_dist.preparing.labelling import ABSENT, Labelling, Name
 from crepe_dist.preparing.selection import SAMPLE_DRAW, draw
 from crepe_dist.preparing.spool import MAX_WEIGHT, ROW, Rows, TextWriter
 
 STRIPE = 1024  # lines
 MAX_LABEL = 200  # characters
 MAX_ID = 200  # characters; longer ones are cut
-UNLABELLED = "no label"  # reason to leave out a row that is not counted as unusable: exports often contain such rows
+NO_LABEL = "no label"  # reason to leave out a row that is not counted as unusable: exports often contain such rows
 _LOWER = bytes(range(256)).lower()
 _NOT_ALPHANUMERIC = bytes(point for point in range(128) if not chr(point).isalnum())
 _NOT_WORDS = re.compile(r"[\W_]+")
@@ -47,6 +48,7 @@ class Rules:
 
     Attributes:
         class_names: names of the labels 1 … C, if a file gives them.
+        keep_unlabelled: keep the rows of training files that have no label.
     """
 
     folder: Path
@@ -54,6 +56,7 @@ class Rules:
     labelling: Labelling
     strip_html: bool
     seed: int
+    keep_unlabelled: bool = False
 
 
 class BlockRows(NamedTuple):
@@ -79,11 +82,14 @@ class BlockRows(NamedTuple):
     merged: set[str]
 
 
-def read_block(rules: Rules, file: int, share: Share, limits: dict[str, int], parse: Parse, block: Block) -> BlockRows:
+def read_block(
+    rules: Rules, file: int, part: str, share: Share, limits: dict[str, int], parse: Parse, block: Block
+) -> BlockRows:
     """Parse and check one block, and append its texts to this process's file. Runs in a worker.
 
     Args:
         file: index of the source.
+        part: split of the source, one of ``dataset.PARTS``.
         share: lines to keep.
         limits: largest random number that can still be in the sample, by class.
     """
@@ -108,7 +114,7 @@ def read_block(rules: Rules, file: int, share: Share, limits: dict[str, int], pa
         if rules.strip_html:
             row = row._replace(text=without_tags(row.text))
         try:
-            label, text = _checked(row, rules.labelling, name)
+            label, text = _checked(row, part, rules, name)
             weights.append(_weight(row))
         except ValueError as error:
             bad.append(BadRow(row.line, str(error), excerpt(row.text)))
@@ -139,12 +145,14 @@ def read_block(rules: Rules, file: int, share: Share, limits: dict[str, int], pa
     return BlockRows(records, list(labels), good, drawn, bad, parsed.consumed, parsed.lines, writer.name, used)
 
 
-def _checked(row: Row, labelling: Labelling, name: Name) -> tuple[str, bytes]:
-    """Return a row's label and its text in UTF-8; raise ``ValueError`` if it is unusable."""
+def _checked(row: Row, part: str, rules: Rules, name: Name) -> tuple[str, bytes]:
+    """Return a row's label, or ``ABSENT``, and its text in UTF-8; raise ``ValueError`` if it is unusable."""
     text, cell = check_text(row.text), row.label.strip()
-    if labelling.kind == ONE or not cell:
+    if part == UNLABELLED or (part == "train" and rules.keep_unlabelled and not cell):
+        return ABSENT, text
+    if rules.labelling.kind == ONE or not cell:
         return name(cell), text
-    return labelling.label(cell, name), text
+    return rules.labelling.label(cell, name), text
 
 
 def _class_name(label: str, class_names: Sequence[str] | None) -> str:
@@ -155,7 +163,7 @@ def _class_name(label: str, class_names: Sequence[str] | None) -> str:
     except UnicodeEncodeError:
         raise ValueError("not UTF-8") from None
     if not label:
-        raise ValueError(UNLABELLED)
+        raise ValueError(NO_LABEL)
     if class_names is not None:
         if not label.isdecimal() or not 1 <= int(label) <= len(class_names):
             raise ValueError(f"unknown label: {label!r:.40} is not a number from 1 to {len(class_names)}")

@@ -38,11 +38,12 @@ from crepe_dist.settings.data_options import LONGEST_FITTED
 from crepe_dist.settings.limits import real, whole
 
 COMMON = (
-    *("--out", "--label", "--text", "--title", "--header", "--test", "--validation", "--max-per-class", "--dedupe"),
-    *("--feature-len", "--overwrite"),
+    *("--out", "--label", "--text", "--title", "--header", "--test", "--validation", "--unlabelled"),
+    *("--max-per-class", "--dedupe", "--feature-len", "--overwrite"),
 )
 EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
   python -m crepe_dist.prepare reviews.csv.gz --out data/reviews --validation 0.1
+  python -m crepe_dist.prepare labelled.csv --unlabelled texts.txt --out data/tickets
   python -m crepe_dist.prepare train.jsonl --test test.jsonl --text body --label topic --out data/topics
   python -m crepe_dist.prepare ag_news_csv/ --out data/ag_news       (train.csv, test.csv, classes.txt)
   python -m crepe_dist.prepare aclImdb/ --out data/imdb              (train/pos/*.txt, train/neg/*.txt, test/...)
@@ -170,6 +171,18 @@ def parser() -> arguments.Parser:
         help="split for choosing the best epoch and stopping early; default: the sources' own validation files, else "
         f"0.1 of at least {VALIDATION_FROM:,} rows",
     )
+    group.add_argument(
+        "--unlabelled",
+        action="append",
+        metavar="FILE",
+        help="texts without labels for training: a file of any format, plain lines too, a folder or a URL; repeatable; "
+        "labels in it are ignored; default: files and folders named unlabelled* in the sources",
+    )
+    group.add_argument(
+        "--keep-unlabelled",
+        action="store_true",
+        help="keep the rows of SOURCE that have no label as unlabelled texts, instead of leaving them out",
+    )
     group.add_argument("--stratified", action="store_true", help="split every class in the same proportions")
     group.add_argument(
         "--max-per-class", type=whole(1, 10**12), metavar="N", help="sample at most N rows per class, uniformly"
@@ -249,7 +262,8 @@ def steps(args: Any, page: Callable[[dict[str, Any]], str] | None, command: str)
     Raises:
         UserError: a source does not exist, or flags contradict each other.
     """
-    urls = [name for name in [*args.source, args.test, args.validation] if remote.is_url(name)]
+    named = [*args.source, args.test, args.validation, *(args.unlabelled or ())]
+    urls = [name for name in named if remote.is_url(name)]
     if args.merge or not urls:
         return (yield from _local_steps(args, page, command))
     check_out(args.out, args.overwrite)  # before a long download
@@ -263,6 +277,7 @@ def steps(args: Any, page: Callable[[dict[str, Any]], str] | None, command: str)
             copies.get(args.test, args.test),
             copies.get(args.validation, args.validation),
         )
+        local.unlabelled = [copies.get(name, name) for name in args.unlabelled or ()]
         return (yield from _local_steps(local, page, remote.without_secrets(command), folder))
 
 
@@ -296,7 +311,7 @@ def _local_steps(
         return (yield from merge_in_steps([Path(name) for name in args.source], args.out, options))
     test, validation = _file_or_share(args.test), _file_or_share(args.validation)
     files = {name: part for name, part in (("test", test), ("validation", validation)) if isinstance(part, str)}
-    sources = find_sources(args.source, reading=reading, **files)
+    sources = find_sources(args.source, reading=reading, unlabelled=args.unlabelled or (), **files)
     _check_not_read(args.propose_labels, [*(s.path for s in sources.files), args.corrections, args.merge_labels])
     if copies:  # a name that had to be a path does not say where the copy was
         named = (replace(source, name=source.name.replace(f"{copies}/", "")) for source in sources.files)
@@ -319,6 +334,7 @@ def _local_steps(
         max_per_class=args.max_per_class,
         dedupe=args.dedupe or (SAMPLE_DEDUPE if is_sample else "no"),
         align=1 if args.align is None else args.align,
+        keep_unlabelled=args.keep_unlabelled,
     )
     fit = Fit(length == AUTO, _fitted_alphabet(args), bool(args.fold_accents))
     return (yield from prepare_in_steps(sources, args.out, encoding, split, options, fit))

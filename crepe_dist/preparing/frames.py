@@ -21,8 +21,11 @@ def is_table(source: object) -> bool:
     return isinstance(source, Mapping) or (hasattr(source, "columns") and hasattr(source, "items"))
 
 
-def write_table(table: Any, path: Path, wanted: Wanted) -> Wanted:
+def write_table(table: Any, path: Path, wanted: Wanted, *, labelled: bool = True) -> Wanted:
     """Write the columns of label and text as JSON Lines, a line per row, in order; line n is row n, from 1.
+
+    Args:
+        labelled: rows have labels.
 
     Returns:
         The names of the columns that were written.
@@ -33,10 +36,10 @@ def write_table(table: Any, path: Path, wanted: Wanted) -> Wanted:
     name = path.stem
     columns = _columns(table, name)
     if not any(map(len, columns.values())):
-        raise UserError(f"{name} has no rows", remedy="give texts and their labels")
+        raise UserError(f"{name} has no rows", remedy=f"give texts{' and their labels' * labelled}")
     names = list(columns)
     first = list(zip(*([_spelled(value) for value in column[:LOOK_AT]] for column in columns.values())))
-    chosen = choose_named(name, names, wanted, label_given=False, rows=first)
+    chosen = choose_named(name, names, wanted, label_given=not labelled, rows=first)
     labels, texts = chosen.named(chosen.labels), chosen.named(chosen.texts)
     label = None if chosen.label is None else names[chosen.label]
     for each in texts:

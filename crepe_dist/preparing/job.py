@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import SPLITS
+from crepe_dist.data.dataset import PARTS
 from crepe_dist.data.targets import KINDS
 from crepe_dist.files import finite
 from crepe_dist.preparing.auto_encoding import Alphabet, Fit
@@ -62,9 +62,7 @@ class Job:
             AttributeError, KeyError, TypeError, ValueError: ``saved`` was not made by ``to_dict``.
         """
         names = [*(name for source in saved["sources"] for name in source), *(saved["class_names"] or ())]
-        if not all(isinstance(name, str) for name in names) or not {part for _, part in saved["sources"]} <= set(
-            SPLITS
-        ):
+        if not all(isinstance(name, str) for name in names) or not {part for _, part in saved["sources"]} <= set(PARTS):
             raise ValueError("the names of sources or classes are invalid")
         usual = asdict(SplitOptions())
         for name, value in saved["split"].items():

@@ -1,7 +1,8 @@
 """Labels of rows: one, several, or soft ones (shares of classes), and how the cells of a row spell them.
 
 From reading to building, several or soft labels of a row are one string, ``Label``: a JSON object of the classes in
-alphabetical order with their shares in units of 1 / ``SHARE_UNIT``. Equal sets are equal strings.
+alphabetical order with their shares in units of 1 / ``SHARE_UNIT``. Equal sets are equal strings. Rows that are kept
+without a label have the string ``ABSENT``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ Name = Callable[[str], str]  # checks a label as read, and returns the name of i
 TRUE, FALSE = ("1", "1.0", "true", "True", "yes"), ("", "0", "0.0", "false", "False", "no")
 WHITE_SPACE = "space"  # as --label-separator
 MANY = "several labels"
+ABSENT = ""
 FASTTEXT = "__label__"
 
 # Keep the spelling of numbers: they may be labels, and converting a million digits would take long.
@@ -104,7 +106,7 @@ def cell_of(names: Sequence[str], cells: Sequence[str]) -> str:
 
 def names_of(label: str) -> list[str]:
     """Return the classes in a label string."""
-    return list(json.loads(label))
+    return list(json.loads(label)) if label != ABSENT else []
 
 
 def classes_of(labels: Iterable[str]) -> set[str]:
@@ -118,7 +120,7 @@ def pairs_of(labels: Sequence[str], number: Mapping[str, int]) -> Pairs:
     Args:
         number: index of each class; labels with another class get no pairs.
     """
-    sets = [json.loads(label) for label in labels]
+    sets = [json.loads(label) if label != ABSENT else {} for label in labels]
     sets = [shares if shares.keys() <= number.keys() else {} for shares in sets]
     pairs = np.zeros((len(sets), max(1, max(map(len, sets), default=1)), 2), np.uint16)
     for row, shares in zip(pairs, sets):

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from crepe_dist.data.dataset import MANIFEST, QUARANTINE, REPORT, REPORT_NUMBERS, SPLITS, SPOOL_MANIFEST
+from crepe_dist.data.dataset import MANIFEST, PARTS, QUARANTINE, REPORT, REPORT_NUMBERS, SPOOL_MANIFEST
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.spool import BAD_ROWS, ROWS
 
 KINDS = "labels|targets|weights|codes|texts|offsets|origins|ids|id_offsets"
 OURS = re.compile(
-    rf"({'|'.join(SPLITS)})\.({KINDS})(-\d+)?\.(npy|bin)|texts-\d+\.bin|"
+    rf"({'|'.join(PARTS)})\.({KINDS})(-\d+)?\.(npy|bin)|texts-\d+\.bin|"
     + "|".join(map(re.escape, (MANIFEST, QUARANTINE, REPORT, REPORT_NUMBERS, SPOOL_MANIFEST, ROWS, BAD_ROWS)))
 )
 

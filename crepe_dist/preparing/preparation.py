@@ -139,7 +139,7 @@ def prepare_in_steps(
         folder = partial / "spool" if alone else partial
         folder.mkdir(exist_ok=True)
         reading = options.reading
-        rules = Rules(folder, class_names, reading.labelling, reading.strip_html, split.seed)
+        rules = Rules(folder, class_names, reading.labelling, reading.strip_html, split.seed, split.keep_unlabelled)
         sample = split.max_per_class if samples_early else None
         reader = Reader(sources.files, reading, rules, sample, options.share, options.max_expansion)
         for done in reader.read(executor, AHEAD * processes):

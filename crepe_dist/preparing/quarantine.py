@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crepe_dist.data.dataset import QUARANTINE
+from crepe_dist.data.dataset import QUARANTINE, UNLABELLED
 from crepe_dist.data.targets import ONE
 from crepe_dist.files import sync
-from crepe_dist.preparing.checking import UNLABELLED
+from crepe_dist.preparing.checking import NO_LABEL
 from crepe_dist.preparing.formats.rows import excerpt
 from crepe_dist.preparing.formats.stream import ENDS_EARLY
 from crepe_dist.preparing.job import Collected, Job
@@ -31,11 +31,13 @@ class Quarantine(NamedTuple):
 
     Attributes:
         reasons: number of lines by kind of reason.
+        unlabelled: number of lines of files without labels.
         first: first records; those without a label come last.
         damaged: sources that end early, by index, with the reason.
     """
 
     reasons: Counter[str]
+    unlabelled: int
     first: list[dict[str, Any]]
     damaged: dict[int, str]
 
@@ -48,6 +50,7 @@ class Quarantine(NamedTuple):
 def write_quarantine(folder: Path, job: Job, collected: Collected, fate: Fate) -> Quarantine:
     """Write all unusable rows in the order of the sources."""
     reasons: Counter[str] = Counter()
+    of_unlabelled = 0
     damaged: dict[int, str] = {}
     first: list[dict[str, Any]] = []
     left_out: list[dict[str, Any]] = []
@@ -60,10 +63,11 @@ def write_quarantine(folder: Path, job: Job, collected: Collected, fate: Fate) -
                 damaged[source] = record["reason"]
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
             reasons[record["reason"].split(":")[0]] += record["lines"]
-            kept = left_out if record["reason"] == UNLABELLED else first
+            of_unlabelled += record["lines"] * (job.sources[source][1] == UNLABELLED)
+            kept = left_out if record["reason"] == NO_LABEL else first
             kept += [record] if len(kept) < SHOWN else []
     sync(folder / QUARANTINE)
-    return Quarantine(reasons, [*first, *left_out][:SHOWN], damaged)
+    return Quarantine(reasons, of_unlabelled, [*first, *left_out][:SHOWN], damaged)
 
 
 def _unknown_labels(job: Job, collected: Collected, fate: Fate) -> Iterator[dict[str, Any]]:

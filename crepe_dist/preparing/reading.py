@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.checking import BlockRows, Rules, Share, close_writers, read_block
 from crepe_dist.preparing.formats.rows import Block, OpenFile, excerpt, rest_of
+from crepe_dist.preparing.labelling import ABSENT
 from crepe_dist.preparing.selection import Reservoir
-from crepe_dist.preparing.sources import Reading, Source, open_source
+from crepe_dist.preparing.sources import Reading, Source, open_source, reading_like
 from crepe_dist.preparing.spool import BAD_ROWS, ROWS
 
 MAX_CLASSES = 1 << 16
@@ -98,7 +100,8 @@ class Reader:
                 self._record(source, block, rows, bad)
                 if reservoir and source.source.part == "train":
                     for index, label in enumerate(block.labels):
-                        reservoir.add(label, block.drawn[block.rows["label"] == index])
+                        if label != ABSENT:
+                            reservoir.add(label, block.drawn[block.rows["label"] == index])
                 yield sum(count.bytes for count in self.files.values())
 
     def _record(self, source: _OpenSource, block: BlockRows, rows: Any, bad: Any) -> None:
@@ -171,7 +174,8 @@ class Reader:
         source.is_cut = block is None
         if block is not None:
             most = dict(limits) if source.source.part == "train" else {}
-            task = (self.rules, source.file, source.share, most, source.opened.parse, block)
+            part = source.source.part
+            task = (self.rules, source.file, part, source.share, most, source.opened.parse, block)
             source.waiting.append((block, executor.submit(read_block, *task)))
 
     def _finish(self, source: _OpenSource) -> None:
@@ -195,11 +199,22 @@ class Reader:
             )
 
     def _opened(self) -> Iterator[_OpenSource]:
-        """Open the sources one by one. A share takes whole files if there are at least as many files as shares."""
+        """Open the sources one by one. A share takes whole files if there are at least as many files as shares.
+
+        Unlabelled texts are read like the first training file, so that both have the same columns.
+        """
         by_file = len(self.sources) >= self.share.of
+        first = next(source for source in self.sources if source.part == "train")
+        of_unlabelled: Reading | None = None
         for file, source in enumerate(self.sources):
             if by_file and file % self.share.of != self.share.index:
                 continue
-            opened = open_source(source, self.reading)
+            if source.part == UNLABELLED and of_unlabelled is None:
+                opened = open_source(first, self.reading)
+                opened.cutter.close()
+                of_unlabelled = reading_like(self.reading, opened)
+            opened = open_source(source, of_unlabelled if source.part == UNLABELLED and of_unlabelled else self.reading)
+            if source is first:
+                of_unlabelled = reading_like(self.reading, opened)
             self.files[file] = FileCount(format=opened.format, reads=opened.reads, texts=list(opened.texts))
             yield _OpenSource(file, source, opened, Share() if by_file else self.share)

@@ -17,7 +17,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.preparing.spool import Rows
 
 Fate = npt.NDArray[np.uint8]
-TRAIN, VALIDATION, TEST, REPEATED, SAMPLED_OUT, UNKNOWN = range(6)
+TRAIN, VALIDATION, TEST, UNLABELLED, REPEATED, SAMPLED_OUT, UNKNOWN = range(7)  # the first as ``dataset.PARTS``
 DEDUPE = ("no", "exact", "near")
 SAMPLE_DRAW, SPLIT_DRAW = 1, 2
 PIECE, SORTED = 1 << 20, 1 << 22  # rows that are read or sorted at a time
@@ -37,8 +37,9 @@ class SplitOptions:
         max_per_class: maximum number of rows per class; larger classes are sampled uniformly.
         dedupe: drop rows whose text repeats an earlier one: ``exact``, or ``near`` (ignoring case, spaces and
             punctuation). Rows of given test files count as earlier than all others, then rows of given validation
-            files.
+            files. A text without a label is always dropped if it repeats another one: exactly, unless this is ``near``.
         align: make the number of training rows a multiple of this; the remainder goes to the test split.
+        keep_unlabelled: keep the rows of training files that have no label, as unlabelled texts.
 
     Raises:
         UserError: A fraction or number is out of range, or nothing is left to train on.
@@ -51,6 +52,7 @@ class SplitOptions:
     max_per_class: int | None = None
     dedupe: Literal["no", "exact", "near"] = "no"
     align: int = 1
+    keep_unlabelled: bool = False
 
     def __post_init__(self) -> None:
         shares = {"test": self.test, "validation": self.validation or 0.0}
@@ -106,11 +108,11 @@ class Reservoir:
 
 
 def decide(rows: Rows, fixed: Fate, split: SplitOptions, known: npt.NDArray[np.bool_] | None = None) -> Fate:
-    """Decide the fate of each row: ``TRAIN``, ``VALIDATION``, ``TEST``, or the reason to leave it out.
+    """Decide the fate of each row: ``TRAIN``, ``VALIDATION``, ``TEST``, ``UNLABELLED``, or the reason to leave it out.
 
     Args:
         rows: records in the order of (file, line).
-        fixed: split of each row's file, uint8 [n]; rows of ``TRAIN`` are divided further.
+        fixed: split of each row's file, or ``UNLABELLED``, uint8 [n]; rows of ``TRAIN`` are divided further.
         known: labels whose classes are those of training rows, by index; ``None``: the labels of training rows.
 
     Returns:
@@ -118,9 +120,11 @@ def decide(rows: Rows, fixed: Fate, split: SplitOptions, known: npt.NDArray[np.b
     """
     fate = fixed.copy()
     label = np.array(rows["label"])
-    fate[~(used_labels(rows, fixed) if known is None else known)[label]] = UNKNOWN
-    if split.dedupe != "no":
-        fate[np.concatenate([again for again, _ in repeats(rows[split.dedupe], fate)])] = REPEATED
+    is_known = (used_labels(rows, fixed) if known is None else known)[label]
+    fate[(fate != UNLABELLED) & ~is_known] = UNKNOWN
+    if split.dedupe != "no" or (fate == UNLABELLED).any():
+        for again, _ in repeats(rows["near" if split.dedupe == "near" else "exact"], fate):
+            fate[again if split.dedupe != "no" else again[fate[again] == UNLABELLED]] = REPEATED
     if split.max_per_class is not None:
         free = np.flatnonzero(fate == TRAIN)
         _, position = _by_class(rows, free, label, split.seed, SAMPLE_DRAW)
@@ -184,8 +188,8 @@ def _smallest(drawn: Numbers, count: int) -> npt.NDArray[np.bool_]:
 def repeats(keys: Any, fate: Fate) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """Yield the rows of the splits that repeat the key of an earlier row, and the first rows with these keys, by index.
 
-    Test rows count as earlier than validation rows, and those as earlier than training rows. The keys are sorted in
-    several parts, by their remainders, to bound the memory for many millions of rows.
+    Test rows count as earlier than validation rows, those as earlier than training rows, and unlabelled ones as the
+    last. The keys are sorted in several parts, by their remainders, to bound the memory for many millions of rows.
 
     Args:
         keys: hashes, uint64 [n].
@@ -194,7 +198,7 @@ def repeats(keys: Any, fate: Fate) -> Iterator[tuple[npt.NDArray[np.int64], npt.
     parts = np.uint64(max(1, -(-len(keys) // SORTED)))
     for part in range(int(parts)):
         rows = np.flatnonzero(keys % parts == part)
-        rows = np.concatenate([rows[fate[rows] == split] for split in (TEST, VALIDATION, TRAIN)])
+        rows = np.concatenate([rows[fate[rows] == split] for split in (TEST, VALIDATION, TRAIN, UNLABELLED)])
         values = keys[rows]
         order = np.argsort(values, kind="stable")
         values, rows = values[order], rows[order]
@@ -205,5 +209,10 @@ def repeats(keys: Any, fate: Fate) -> Iterator[tuple[npt.NDArray[np.int64], npt.
 
 
 def kept(fate: Fate) -> npt.NDArray[np.int64]:
+    """Return the indices of the rows that are in a split, or unlabelled."""
+    return np.flatnonzero(fate <= UNLABELLED)
+
+
+def labelled(fate: Fate) -> npt.NDArray[np.int64]:
     """Return the indices of the rows that are in a split."""
     return np.flatnonzero(fate <= TEST)

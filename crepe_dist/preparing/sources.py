@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from crepe_dist import extras, invocation
-from crepe_dist.data.dataset import MANIFEST, SAMPLE, SPLITS
-from crepe_dist.data.targets import ONE
+from crepe_dist.data.dataset import MANIFEST, SAMPLE, SPLITS, UNLABELLED
+from crepe_dist.data.targets import ONE, SEVERAL
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, read_names
 from crepe_dist.preparing.formats.columns import Columns, Wanted
@@ -32,7 +32,7 @@ SAMPLE_FEATURE_LEN = 192  # keeps 95 % of the sample's texts whole
 SAMPLE_DEDUPE: Literal["near"] = "near"  # else 54 test rows are training rows, too
 PIPE = "-"
 MAX_DEPTH = 32  # levels of nested folders
-LINES = "lines"  # unlabelled texts, one per line; for predict only
+LINES = "lines"  # unlabelled texts, one per line
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "fasttext", "amazon", "folder")
 SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
@@ -42,6 +42,7 @@ AMAZON = re.compile(r"reviews_(.+)_5\.json(\.gz)?")
 PART_NAMES = {
     "train": "train", "training": "train", "test": "test", "testing": "test",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "unlabelled": UNLABELLED, "unlabeled": UNLABELLED, "unsup": UNLABELLED,
 }  # fmt: skip
 SAMPLE_FILES = {
     "product review": "amazonReviewSnippets_GroundTruth.txt",
@@ -58,7 +59,8 @@ class Source:
     Args:
         path: file or folder; ``None`` for the standard input.
         name: name in reports, in the quarantine and in the manifest.
-        part: ``test`` or ``validation`` if all rows belong to that split; rows of ``train`` are divided.
+        part: ``test`` or ``validation`` if all rows belong to that split, ``unlabelled`` if their labels do not count;
+            rows of ``train`` are divided.
         format: one of ``FORMATS``, ``sample`` or ``lines``; ``None`` to detect it from the content.
         label: class of all rows, if the name gives it.
     """
@@ -109,7 +111,11 @@ class Reading:
 
 
 def find_sources(
-    given: Sequence[str], test: str | None = None, validation: str | None = None, reading: Reading | None = None
+    given: Sequence[str],
+    test: str | None = None,
+    validation: str | None = None,
+    reading: Reading | None = None,
+    unlabelled: Sequence[str] = (),
 ) -> Sources:
     """Resolve ``sample``, ``-``, files and folders; docs/data.md describes the layout of folders.
 
@@ -126,6 +132,8 @@ def find_sources(
             if not held_out:
                 raise UserError(f"{name} holds nothing for the {part} split", remedy=f"name the files with --{part}")
             files = [source for source in files if source.part != part] + held_out
+    files += [source for name in unlabelled for source in _unlabelled(name, reading)]
+    files.sort(key=lambda source: source.part == UNLABELLED)  # their columns are those of a training file
     if sum(source.path is None for source in files) > 1:
         raise UserError("the standard input can be read only once", remedy="give - once")
     if not any(source.part == "train" for source in files):
@@ -149,6 +157,9 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
         live: pass rows from a pipe on as soon as they arrive.
     """
     label, kind_of_labels = source.label, reading.labelling.kind
+    is_unlabelled = source.part == UNLABELLED
+    if is_unlabelled:  # no label is read, so any will do
+        label, kind_of_labels = "", SEVERAL
     if source.part != "train":  # scores do not use weights
         reading = replace(reading, columns=replace(reading.columns, weight=None))
     if source.format == "folder":
@@ -164,18 +175,17 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
 
         return open_parquet(source.path, source.name, reading.columns, label, keep=keep, nested=kind_of_labels != ONE)
     stream = Stream(source.path)
-    if source.format == LINES:
-        _check_no_columns(source, reading)
-        return open_lines(stream, keep=keep, live=live)
     if source.format == SAMPLE:
         _check_no_columns(source, reading)
         cutter = LineCutter(stream, quoted=False)
         cutter.skip_lines(1)
         table = Table(False, Columns(("id", "score", "text"), None, (2,)), label, "\t")
         return OpenFile(table.parse, cutter, "tsv")
-    kind = source.format or _kind_of(stream.peek(LOOK_AT), source.name)
-    if kind in ("amazon", "fasttext"):
+    kind = source.format or _kind_of(stream.peek(LOOK_AT), source.name, is_unlabelled)
+    if kind in (LINES, "amazon", "fasttext"):
         _check_no_columns(source, reading)
+    if kind == LINES:
+        return open_lines(stream, keep=keep, live=live, strict=is_unlabelled)
     if kind == "amazon":
         assert label is not None
         return open_amazon(stream, label)
@@ -183,7 +193,8 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
         nested = kind_of_labels != ONE
         return open_json_lines(stream, source.name, reading.columns, label, keep=keep, live=live, nested=nested)
     if kind == "fasttext":
-        return open_fasttext(stream, kind_of_labels, live=live)
+        opened = open_fasttext(stream, kind_of_labels, live=live)
+        return opened._replace(reads="text: other words, ignored: words with __label__") if is_unlabelled else opened
     if kind == "parquet":
         return open_source(replace(source, format=kind), reading, keep=keep)
     return open_table(kind, stream, source.name, reading.columns, reading.header, label, keep=keep, live=live)
@@ -212,6 +223,39 @@ def find_class_names(sources: Sources) -> tuple[str, ...] | None:
     if len(set(names)) != len(names):
         raise UserError(f"{file} names a class twice", remedy="give each class a unique name, one per line")
     return tuple(names)
+
+
+def reading_like(reading: Reading, opened: OpenFile) -> Reading:
+    """Return the options to read unlabelled texts with: their columns are those of the training file, if it has any.
+
+    Their own label is not read, and an id is optional.
+    """
+    wanted = replace(reading.columns, labels=(), weight=None, needs_id=False)
+    if opened.columns is not None:
+        wanted = replace(wanted, texts=(), title=None, remembered=opened.texts, like=opened.columns)
+    return replace(reading, columns=wanted)
+
+
+def _unlabelled(name: str, reading: Reading) -> Iterator[Source]:
+    """Find unlabelled texts: all files of a folder, whose names mean nothing."""
+    path = Path(name)
+    if name in (SAMPLE, PIPE) or not path.is_dir() or (path / MANIFEST).is_file():
+        yield from (replace(source, part=UNLABELLED) for source in _named(name, reading))
+    else:
+        yield from _unlabelled_in(path, path, reading)
+
+
+def _unlabelled_in(folder: Path, root: Path, reading: Reading) -> Iterator[Source]:
+    """Yield the data files below a folder; if there are none, the folder, whose files are the texts."""
+    names = list_documents(folder, root)
+    data = [folder / name for name in names if by_suffix(Path(name)) or AMAZON.fullmatch(Path(name).name)]
+    if data and reading.format != "folder":
+        yield from (replace(_file(path, _below(path, root), reading), part=UNLABELLED) for path in data)
+    elif names:
+        name = folder.name if folder == root else _below(folder, root)
+        yield Source(folder, name, UNLABELLED, format="folder")
+    else:
+        raise UserError(f"{folder} holds no file", remedy="name the files of the unlabelled texts, or their folder")
 
 
 def _named(name: str, reading: Reading) -> list[Source]:
@@ -277,13 +321,19 @@ def _in_folder(folder: Path, root: Path, reading: Reading, above: tuple[str, ...
     for path in entries:
         check_link(path, root)
     data = [path for path in entries if path.is_dir() or by_suffix(path) or AMAZON.fullmatch(path.name)]
+    extra = [path for path in data if _part_of(path) == UNLABELLED]
+    data = [path for path in data if path not in extra]
+    for path in extra:
+        is_file = path.is_file()
+        inner = [_file(path, _below(path, root), reading)] if is_file else _unlabelled_in(path, root, reading)
+        yield from (replace(source, part=UNLABELLED) for source in inner)
     named = [(path, part) for path in data if (part := _part_of(path))]
     if named and (len(named) == len(data) or any(part == "train" for _, part in named)):
         for path, part in named:
             inner = (
                 _in_folder(path, root, reading, above) if path.is_dir() else [_file(path, _below(path, root), reading)]
             )
-            yield from (replace(source, part=part) for source in inner)
+            yield from (s if s.part == UNLABELLED else replace(s, part=part) for s in inner)
         return
     if named:
         raise UserError(
@@ -319,14 +369,16 @@ def _below(path: Path, root: Path) -> str:
     return str(path.relative_to(root))
 
 
-def _kind_of(head: bytes, name: str) -> str:
+def _kind_of(head: bytes, name: str, is_unlabelled: bool) -> str:
     if head.startswith(PARQUET):
         return "parquet"
     line = head.removeprefix(BOM).lstrip().split(b"\n", 1)[0]
-    if line.startswith((b"{", b"[")):
+    if line.startswith(b'{"' if is_unlabelled else (b"{", b"[")):
         return "jsonl"
     if line.startswith(FASTTEXT.encode()):
         return "fasttext"
+    if is_unlabelled:
+        return LINES
     if b"\t" in line:
         return "tsv"
     if b"," in line or not line:

@@ -8,11 +8,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data import dataset
 from crepe_dist.data.dataset import SPLITS
 from crepe_dist.preparing.building import Built
 from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.label_map import variants
-from crepe_dist.preparing.selection import PIECE, REPEATED, SAMPLED_OUT, TEST, TRAIN, VALIDATION, kept, repeats
+from crepe_dist.preparing.labelling import ABSENT
+from crepe_dist.preparing.selection import (
+    PIECE,
+    REPEATED,
+    SAMPLED_OUT,
+    TEST,
+    TRAIN,
+    UNKNOWN,
+    VALIDATION,
+    kept,
+    labelled,
+    repeats,
+)
 from crepe_dist.preparing.spool import Texts
 from crepe_dist.preparing.warning_rules import warnings_of
 from crepe_dist.version import __version__
@@ -28,6 +41,8 @@ def summarise(name: str, job: Job, collected: Collected, built: Built, command: 
     """Collect the numbers of the report as JSON-like data."""
     characters = int(collected.rows["characters"][kept(built.fate)].sum(dtype=np.int64))
     counts = {part: _class_counts(built, built.fate == code) for code, part in enumerate(SPLITS) if part in built.rows}
+    absent = collected.labels.index(ABSENT) if ABSENT in collected.labels else -1
+    without = np.asarray(collected.rows["label"] == absent)
     sampled_out = sum(collected.good.values()) - len(collected.rows) + int((built.fate == SAMPLED_OUT).sum())
     summary: dict[str, Any] = {
         "name": name,
@@ -52,7 +67,7 @@ def summarise(name: str, job: Job, collected: Collected, built: Built, command: 
         },
         "lengths": _lengths(built.counts.lengths, built.encoding.feature_len),
         "characters": _characters(built, characters),
-        "duplicates": _duplicates(collected, built),
+        "duplicates": _duplicates(collected, built, without),
         "examples": _examples(collected, built),
         "quarantine": {
             "rows": built.quarantine.lines,
@@ -71,6 +86,9 @@ def summarise(name: str, job: Job, collected: Collected, built: Built, command: 
         summary["corrections"] = collected.corrected
     if built.targets is not None:
         summary["labels"] = _labels(built)
+    if without.any():
+        repeated = int((without & (built.fate == REPEATED)).sum())
+        summary["unlabelled"] = {"rows": built.rows.get(dataset.UNLABELLED, 0), "duplicates": repeated}
     summary["warnings"] = warnings_of(
         summary, _label_leaks(collected, built), job.class_names is not None, job.split.stratified
     )
@@ -88,7 +106,7 @@ def _class_counts(built: Built, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np
 def _labels(built: Built) -> dict[str, Any]:
     """Count how many labels the kept rows have: at most, on average, and rows without any."""
     assert built.targets is not None
-    per_row = np.count_nonzero(built.targets.pairs[kept(built.fate), :, 1], axis=1)
+    per_row = np.count_nonzero(built.targets.pairs[labelled(built.fate), :, 1], axis=1)
     rows_without = int((per_row == 0).sum())
     return {
         "kind": built.targets.kind,
@@ -136,9 +154,15 @@ def _characters(built: Built, total: int) -> dict[str, Any]:
     }
 
 
-def _duplicates(collected: Collected, built: Built) -> dict[str, Any]:
+def _duplicates(collected: Collected, built: Built, without: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Count the labelled rows that repeat others.
+
+    Args:
+        without: rows without a label, bool [n].
+    """
     # Count rows dropped as duplicates too, so that the report shows their number.
     fate = np.where(built.fate == REPEATED, TRAIN, built.fate).astype(np.uint8)
+    fate[without] = UNKNOWN
     exact = sum(len(again) for again, _ in repeats(collected.rows["exact"], fate))
     near = conflicting = 0
     for again, first in repeats(collected.rows["near"], fate):
@@ -156,7 +180,7 @@ def _duplicates(collected: Collected, built: Built) -> dict[str, Any]:
         "exact": exact,
         "near": near,
         "conflicting": conflicting,
-        "removed": int((built.fate == REPEATED).sum()),
+        "removed": int(((built.fate == REPEATED) & ~without).sum()),
         "across": across,
     }
 
@@ -192,7 +216,7 @@ def _examples(collected: Collected, built: Built) -> dict[str, list[str]]:
 
 def _label_leaks(collected: Collected, built: Built) -> npt.NDArray[np.float64]:
     """Return the share of each class's texts that contain the label, float64 [classes]."""
-    rows = kept(built.fate)
+    rows = labelled(built.fate)
     labels, size = built.labels[rows], len(built.classes)
     if built.targets is not None:  # not looked for
         return np.zeros(size)

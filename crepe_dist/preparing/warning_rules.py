@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import read_of_long
-from crepe_dist.preparing.checking import UNLABELLED
+from crepe_dist.data.dataset import UNLABELLED
+from crepe_dist.preparing.checking import NO_LABEL
 from crepe_dist.preparing.formats.stream import ENDS_EARLY
 from crepe_dist.settings.data_options import SHORTEST
 from crepe_dist.wording import counted, number, percent
@@ -34,6 +35,10 @@ def warnings_of(
 
     feature_len = summary["encoding"]["feature_len"]
     lengths, rows, classes = summary["lengths"], summary["rows"]["kept"], summary["classes"]
+    part_rows = {part: about["rows"] for part, about in summary["parts"].items()}
+    labelled = sum(part_rows.values())
+    if "unlabelled" in summary:
+        part_rows[UNLABELLED] = summary["unlabelled"]["rows"]
     percentiles = lengths["percentiles"]
     if lengths["cut"] > 0.5:
         warn(
@@ -62,12 +67,13 @@ def warnings_of(
             f"text or label are not those that were judged: the first is for {corrected['first_stale']}",
             "inspect these data again, or prepare them with the sources and flags of the data set that was inspected",
         )
-    unlabelled = summary["quarantine"]["reasons"].get(UNLABELLED, 0)
+    unlabelled = summary["quarantine"]["reasons"].get(NO_LABEL, 0)
     if unlabelled:
         warn(
             f"{counted(unlabelled, 'row')} without a label {'is' if unlabelled == 1 else 'are'} left out",
             f"of {number(summary['rows']['read'])} rows that were read",
-            "nothing, if this is intended; otherwise fill in the labels, or name their column with --label",
+            "nothing, if this is intended; --keep-unlabelled keeps them as unlabelled texts; otherwise fill in the "
+            "labels, or name their column with --label",
         )
     separator, lists = _label_lists(classes) if "labels" not in summary else ("", [])
     if lists:
@@ -182,7 +188,7 @@ def warnings_of(
         )
     blank = characters["unreadable"]
     if sum(blank.values()) >= NOTABLE * rows:
-        parts = [f"{count:,} of {summary['parts'][part]['rows']:,} in {part}" for part, count in blank.items() if count]
+        parts = [f"{count:,} of {part_rows[part]:,} in {part}" for part, count in blank.items() if count]
         warn(
             f"{percent(sum(blank.values()), rows)} of the rows are nearly blank to the network",
             f"almost all their characters are outside the alphabet ({', '.join(parts)})",
@@ -205,9 +211,9 @@ def warnings_of(
                 "--dedupe near leaves repeated rows out",
             )
     conflicting, removed = summary["duplicates"]["conflicting"], summary["duplicates"]["removed"]
-    if conflicting >= NOTABLE * rows and removed < summary["duplicates"]["near"]:
+    if conflicting >= NOTABLE * labelled and removed < summary["duplicates"]["near"]:
         warn(
-            f"{percent(conflicting, rows)} of the rows have the text of an earlier row, but another label",
+            f"{percent(conflicting, labelled)} of the rows have the text of an earlier row, but another label",
             f"{counted(conflicting, 'such row')}: the text does not show which label is right",
             "check how they were labelled; --dedupe near keeps the first of each",
         )

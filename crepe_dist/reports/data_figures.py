@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {"train": colours.BLUE, "validation": colours.ORANGE, "test": colours.GREEN}
+COLOURS = {"train": colours.BLUE, "validation": colours.ORANGE, "test": colours.GREEN, "unlabelled": colours.GREY}
 MAX_BARS = 30
 FEATURE_LEN = "feature_len"
 LABEL_CELLS = 26
@@ -29,8 +29,7 @@ def rows(summary: dict[str, Any]) -> str:
             end -= counts[key]
     bars.append(("kept", 0, counts["kept"], colours.SKY))
     start = 0
-    for split in data_sentences.splits(summary):
-        count = summary["parts"][split]["rows"]
+    for split, count in data_sentences.rows_by_part(summary).items():
         bars.append((f"→ {split}", start, count, COLOURS[split]))
         start += count
     ends = [

@@ -28,11 +28,23 @@ def splits(summary: Summary) -> list[str]:
     return [split for split in SPLITS if split in summary["parts"]]
 
 
+def rows_by_part(summary: Summary) -> dict[str, int]:
+    """Return the number of rows of each split, and of the unlabelled texts if there are any."""
+    rows = {split: summary["parts"][split]["rows"] for split in splits(summary)}
+    return {**rows, **({"unlabelled": summary["unlabelled"]["rows"]} if "unlabelled" in summary else {})}
+
+
 def overview(summary: Summary) -> str:
     classes = counted(len(summary["classes"]), "class", "classes")
     shares = [f"{number(summary['parts'][split]['rows'])} {split}" for split in splits(summary)]
     missing = "" if "test" in summary["parts"] else " There is no test split."
-    return f"{counted(summary['rows']['kept'], 'document')} in {classes}: {listed(shares)}.{missing}"
+    more = f" {number(summary['unlabelled']['rows'])} more without labels." if "unlabelled" in summary else ""
+    return f"{counted(labelled(summary), 'document')} in {classes}: {listed(shares)}.{more}{missing}"
+
+
+def labelled(summary: Summary) -> int:
+    """Count the rows of all splits."""
+    return sum(split["rows"] for split in summary["parts"].values())
 
 
 def flow(summary: Summary) -> str:
@@ -69,7 +81,7 @@ def shown_classes(summary: Summary, most: int) -> list[int]:
 
 def all_labels(summary: Summary) -> int:
     """Return the number of which the classes' shares are: the rows, which may have several labels each."""
-    return int(summary["rows"]["kept"]) if "labels" in summary else sum(totals(summary))
+    return labelled(summary) if "labels" in summary else sum(totals(summary))
 
 
 def labels(summary: Summary) -> str:
@@ -165,7 +177,7 @@ def characters(summary: Summary) -> str:
         ("letterless", "row has no letter", "rows have no letter"),
     ):
         if rows := sum(counts[key].values()):
-            by_split = [f"{number(counts[key][split])} in {split}" for split in splits(summary) if counts[key][split]]
+            by_split = [f"{number(counts[key][name])} in {name}" for name in rows_by_part(summary) if counts[key][name]]
             sentences += f" {counted(rows, one, many)}: {listed(by_split)}."
     return sentences
 
@@ -173,8 +185,10 @@ def characters(summary: Summary) -> str:
 def duplicates(summary: Summary) -> list[str]:
     """Describe the duplicates over all splits."""
     counts = summary["duplicates"]
+    repeated = summary.get("unlabelled", {}).get("duplicates", 0)
+    more = ["Unlabelled texts that repeat others were removed: " + counted(repeated, "row") + "."] if repeated else []
     if not counts["near"] and not counts["exact"]:
-        return ["No text occurs twice."]
+        return [f"No {'labelled ' if 'unlabelled' in summary else ''}text occurs twice.", *more]
     repeat = counted(counts["near"], "row repeats", "rows repeat")
     exact = counted(counts["exact"], "is an exact copy", "are exact copies")
     sentences = [f"{repeat} an earlier row up to case, spaces and punctuation; {exact}."]
@@ -184,7 +198,7 @@ def duplicates(summary: Summary) -> list[str]:
             "wrong, or both are right."
         )
     removed = counted(counts["removed"], "was", "were") if counts["removed"] else "None was"
-    return [*sentences, f"{removed} removed."]
+    return [*sentences, f"{removed} removed.", *more]
 
 
 def overlaps(summary: Summary) -> list[str]:

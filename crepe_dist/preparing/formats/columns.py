@@ -42,6 +42,7 @@ class Wanted:
     id: str | None = None  # never detected
     needs_id: bool = True  # else ``id`` may be missing
     remembered: tuple[str, ...] = ()  # names of the texts that a model was trained on; used if a file has one of them
+    like: Columns | None = None  # columns of another file, for one whose columns have no names
 
     @property
     def names(self) -> list[str]:
@@ -60,6 +61,7 @@ class Columns:
         weight: ``None`` if rows have no weights.
         labels: columns of the classes.
         id: ``None`` if rows have no ids.
+        ignored: column of the label of rows that are read without it.
     """
 
     names: tuple[str, ...]
@@ -68,6 +70,7 @@ class Columns:
     weight: int | None = None
     labels: tuple[int, ...] = ()
     id: int | None = None
+    ignored: int | None = None
 
     @property
     def used(self) -> list[int]:
@@ -89,7 +92,8 @@ class Columns:
         """Describe the columns read, for the report."""
         label = "" if self.label is None else f"label: {self.names[self.label]}, "
         label += f"labels: {', '.join(self.named(self.labels))}, " if self.labels else ""
-        others = [(what, i) for what, i in (("weight", self.weight), ("id", self.id)) if i is not None]
+        pairs = (("weight", self.weight), ("id", self.id), ("ignored", self.ignored))
+        others = [(what, i) for what, i in pairs if i is not None]
         more = "".join(f", {what}: {self.names[i]}" for what, i in others)
         return f"{label}text: {SEPARATOR.join(self.named(self.texts))}{more}"
 
@@ -156,7 +160,7 @@ def choose_named(
     """Choose among named columns.
 
     Args:
-        label_given: the file name gives the class, so no label column is needed.
+        label_given: no label is needed. A column that looks like one is ignored, unless there is no other for the text.
         rows: first rows, from which the message suggests a column of labels.
         lists: names of lists, which the message suggests as several labels.
 
@@ -174,7 +178,7 @@ def choose_named(
     places |= {f"class {name}": _position(file, names, "label-columns", name) for name in wanted.labels}
     label_given = label_given or bool(wanted.labels)
     for what, given in (("label", wanted.label), ("text", next(iter(wanted.texts), None)), ("title", wanted.title)):
-        if what == "label" and label_given:
+        if what == "label" and (wanted.labels or (label_given and given is not None and given not in names)):
             places[what] = None
         elif given is not None:
             places[what] = _position(file, names, what, given)
@@ -184,11 +188,13 @@ def choose_named(
     # A column without a usual name can be chosen if it is the only one left.
     for what in ("text",) if label_given else ("label", "text"):
         if places[what] is None:
-            left = [
-                i
-                for i, name in enumerate(names)
-                if i not in places.values() and not INDICES.fullmatch(_plain(name)) and not _are_dates(i, rows)
+            free = [
+                i for i, name in enumerate(names) if not INDICES.fullmatch(_plain(name)) and not _are_dates(i, rows)
             ]
+            left = [i for i in free if i not in places.values()]
+            if label_given and not left:
+                places["label"] = None
+                left = [i for i in free if i not in places.values()]
             if what == "label":
                 left = [i for i in left if not _are_distinct(i, rows)]
             if len(left) != 1:
@@ -207,7 +213,9 @@ def choose_named(
             places[what] = left[0]
     joined = tuple(i for i in (places["title"], places["text"], *texts[1:]) if i is not None)
     labels = tuple(_position(file, names, "label-columns", name) for name in wanted.labels)
-    return _distinct(file, Columns(tuple(names), places["label"], joined, places["weight"], labels, places["id"]))
+    label, ignored = (None, places["label"]) if label_given else (places["label"], None)
+    ignored = None if ignored in joined else ignored
+    return _distinct(file, Columns(tuple(names), label, joined, places["weight"], labels, places["id"], ignored))
 
 
 def _remembered(file: str, names: Sequence[str], texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -286,6 +294,10 @@ def choose_numbered(
         return int(column) - 1
 
     names = tuple(f"column {number}" for number in range(1, width + 1))
+    if label_given and wanted.like is not None and width == len(wanted.like.names):
+        return replace(wanted.like, names=names, label=None, weight=None, labels=(), ignored=wanted.like.label)
+    if label_given and wanted.like is not None and width == len(wanted.like.texts):
+        return Columns(names, None, tuple(range(width)))
     label_given = label_given or bool(wanted.labels)
     if width == 1 and not label_given:
         raise _one_column(file)

@@ -109,7 +109,7 @@ def open_json_lines(
         columns = _unseen(wanted, label_given=label is not None)
         reads, kept = "", columns.named(columns.texts) if keep else ()
     parser = JsonLines(columns, label, kept, nested)
-    return OpenFile(parser.parse, cutter, "jsonl", reads, columns.named(columns.texts), kept)
+    return OpenFile(parser.parse, cutter, "jsonl", reads, columns.named(columns.texts), kept, columns=columns)
 
 
 def _unseen(wanted: Wanted, *, label_given: bool) -> Columns:

@@ -192,7 +192,7 @@ def open_parquet(
     parser = Parquet(of_batch, label, label_names, tuple(map(read.index, kept)), nested)
     cutter = ParquetCutter(path, opened, of_batch.names)
     texts, kept_names = columns.named(columns.texts), columns.named(kept)
-    return OpenFile(parser.parse, cutter, "parquet", columns.describe(), texts, kept_names)
+    return OpenFile(parser.parse, cutter, "parquet", columns.describe(), texts, kept_names, columns=columns)
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from crepe_dist.preparing.formats.columns import Columns
 
 BLOCK = 1 << 21  # bytes that are read and parsed together
 MAX_RECORD = 1 << 20  # bytes per row; longer ones usually come from a broken file
@@ -100,6 +103,7 @@ class OpenFile(NamedTuple):
     Attributes:
         reads: description of the columns read, for the report.
         texts: names of the columns of the text; empty if columns have no names.
+        columns: all columns; ``None`` in formats without them.
         kept: names of the columns in ``Row.cells``.
         delimiter: delimiter of a CSV file; a comma for other formats.
     """
@@ -111,6 +115,7 @@ class OpenFile(NamedTuple):
     texts: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     delimiter: str = ","
+    columns: Columns | None = None
 
     def parsed(self) -> Iterator[Parsed]:
         """Parse all blocks in this process."""

@@ -163,7 +163,8 @@ def open_table(
     if rows:
         reads = columns.describe() + ("" if delimiter in ",\t" else f", separated by {delimiter}")
     table = Table(name == "csv", columns, label, delimiter, keep)
-    return OpenFile(table.parse, cutter, name, reads, texts, columns.names if keep else (), delimiter)
+    kept = columns.names if keep else ()
+    return OpenFile(table.parse, cutter, name, reads, texts, kept, delimiter, columns)
 
 
 Head = list[tuple[int, list[str]]]

@@ -10,17 +10,23 @@ from crepe_dist.preparing.formats.stream import Stream
 from crepe_dist.preparing.labelling import FASTTEXT, fasttext_cell
 
 
-def open_lines(stream: Stream, *, keep: bool, live: bool) -> OpenFile:
-    """Open unlabelled texts. Every line is a row, even an empty one; bytes that are not UTF-8 become "�"."""
+def open_lines(stream: Stream, *, keep: bool, live: bool, strict: bool = False) -> OpenFile:
+    """Open unlabelled texts. Every line is a row, even an empty one; bytes that are not UTF-8 become "�".
+
+    Args:
+        strict: skip empty lines, and keep bytes that are not UTF-8, so that their row is rejected.
+    """
     cutter = LineCutter(stream, quoted=False, live=live)
-    return OpenFile(partial(_parse_lines, keep), cutter, "lines", "text: whole lines", kept=("text",) * keep)
+    return OpenFile(partial(_parse_lines, keep, strict), cutter, "lines", "text: whole lines", kept=("text",) * keep)
 
 
-def _parse_lines(keep: bool, block: Block) -> Parsed:
-    lines = block.data.decode("utf-8", "replace").removesuffix("\n").split("\n")
+def _parse_lines(keep: bool, strict: bool, block: Block) -> Parsed:
+    lines = block.data.decode("utf-8", "surrogateescape" if strict else "replace").removesuffix("\n").split("\n")
     result = Parsed([], [], len(block.data), len(lines))
     for number, line in enumerate(lines, start=block.line):
         text = line.rstrip("\r")
+        if strict and not text.strip():
+            continue
         if len(text) > MAX_RECORD:
             result.bad.append(BadRow(number, too_long(), excerpt(text)))
         else:
