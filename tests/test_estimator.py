@@ -26,11 +26,13 @@ from sklearn.utils.validation import validate_data
 
 import crepe_dist
 from crepe_dist import CrepeClassifier
+from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.estimator import fitted_model
+from crepe_dist.estimator import classifier, fitted_model
 from crepe_dist.estimator.labels import labels_of
 from crepe_dist.predicting.inputs import open_inputs
 from crepe_dist.predicting.texts import InvalidInput, texts_of
+from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.settings.config import parse
 from crepe_dist.supervising.training_process import nested
 
@@ -238,3 +240,28 @@ def test_the_checks_of_scikit_learn():
     failed = {each["check_name"]: each["exception"] for each in found if each["status"] == "failed"}
     assert failed == {}
     assert len(found) > 40
+
+
+def test_texts_without_labels(monkeypatch):
+    """Check what is prepared for training: the label -1 means none, and further texts have none either."""
+    made = {}
+
+    def train(texts, numbers, weights, settings, **options):
+        made.update(texts=texts, numbers=numbers.tolist(), weights=weights.tolist(), unlabelled=options["unlabelled"])
+        return {}
+
+    monkeypatch.setattr(classifier, "train", train)
+    with pytest.warns(UserWarning, match="1 labels are -1"):
+        model = CrepeClassifier().fit(["a", "b", "c"], [7, -1, 9], [1.0, 2.0, 3.0], unlabelled=["d", "e"])
+    assert made == {"texts": ["a", "c"], "numbers": [0, 1], "weights": [1.0, 3.0], "unlabelled": ["b", "d", "e"]}
+    assert model.classes_.tolist() == [7, 9]
+    assert CrepeClassifier().fit(["a", "b"], [-1, 1], [1.0, 1.0]).classes_.tolist() == [-1, 1]
+
+
+def test_texts_without_labels_are_prepared(tmp_path):
+    columns = {"label": np.arange(20) % 2, "text": [f"text {n}" for n in range(20)], "weight": None}
+    fitted_model._prepare(columns, ["new", " ", "text 3"], tmp_path, None, SplitOptions(test=0, validation=0.2))
+    data = open_dataset(tmp_path / "data")
+    assert data.unlabelled is not None
+    assert data.encoding.decode(data.unlabelled.codes(np.arange(1))[0]) == "new"
+    assert len(data.unlabelled) == 1

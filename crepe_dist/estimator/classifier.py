@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from crepe_dist.errors import UserError
 from crepe_dist.estimator.fitted_model import open_files, probabilities, train
-from crepe_dist.estimator.labels import labels_of, weights_of
+from crepe_dist.estimator.labels import ABSENT, labels_of, weights_of
 from crepe_dist.predicting.texts import InvalidInput, texts_of
 
 if TYPE_CHECKING:
@@ -80,14 +80,16 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> CrepeClassifier:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, unlabelled: Any = None) -> CrepeClassifier:
         """Train on texts and their labels.
 
         Args:
             X: texts: a list, an array, a series, or a table, whose columns are chosen as those of a file. Blank texts
                 are not trained on.
-            y: a label for each text, of any type that can be sorted.
+            y: a label for each text, of any type that can be sorted. The number -1 means no label, unless there is only
+                one other label.
             sample_weight: weight of each text in the loss, from 0; only their ratios count. ``None``: all count alike.
+            unlabelled: further texts without labels, given as ``X``; ``None``: none.
 
         Raises:
             ValueError: the texts, labels or parameters cannot be used.
@@ -96,15 +98,19 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         texts = texts_of(X)
         classes, numbers = labels_of(y, texts)
         weights = None if sample_weight is None else weights_of(sample_weight, texts)
+        labelled = np.flatnonzero(numbers != ABSENT)
+        more = [texts[row] for row in np.flatnonzero(numbers == ABSENT)]
+        more += [] if unlabelled is None else texts_of(unlabelled)
         seed = self.random_state
         if not isinstance(seed, (int, np.integer)):
             seed = check_random_state(seed).randint(2**31 - 1)
         try:
             self.model_ = train(
-                texts,
-                numbers,
-                weights,
+                [texts[row] for row in labelled],
+                numbers[labelled],
+                None if weights is None else weights[labelled],
                 self._settings(classes, int(seed)),
+                unlabelled=more,
                 length=self.length,
                 validation=self.validation_fraction,
                 seed=int(seed) % 2**32,

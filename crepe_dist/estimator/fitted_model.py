@@ -38,6 +38,7 @@ def train(
     weights: npt.NDArray[np.float64] | None,
     settings: Mapping[str, Any],
     *,
+    unlabelled: Sequence[str] = (),
     length: int | None,
     validation: float,
     seed: int,
@@ -49,12 +50,14 @@ def train(
     Args:
         numbers: class of each text, int64 [n].
         weights: weight of each text in the loss, float64 [n]; ``None``: all equal.
+        unlabelled: texts without labels.
         settings: settings of training by their dotted names.
         length, validation, seed, processes, verbose: as for ``CrepeClassifier``.
     """
     with scratch() as folder:
         _prepare(
             {"label": numbers, "text": texts, "weight": weights},
+            unlabelled,
             folder,
             length,
             SplitOptions(test=0, validation=validation, seed=seed),
@@ -76,7 +79,9 @@ def train(
         return {file.name: read_bytes(file, LARGEST) for file in (path, path.with_suffix(".json"))}
 
 
-def _prepare(columns: Mapping[str, Any], folder: Path, length: int | None, split: SplitOptions) -> None:
+def _prepare(
+    columns: Mapping[str, Any], unlabelled: Sequence[str], folder: Path, length: int | None, split: SplitOptions
+) -> None:
     """Prepare the texts as training rows. The test split, which training needs, is a copy of one of them."""
     table = {name: column for name, column in columns.items() if column is not None}
     read = replace(COLUMNS, weight="weight") if "weight" in table else COLUMNS
@@ -84,7 +89,10 @@ def _prepare(columns: Mapping[str, Any], folder: Path, length: int | None, split
     for name, rows in (("train", slice(None)), ("test", slice(first, first + 1))):
         part = {column: values[rows] for column, values in table.items()}
         write_table(part, folder / f"{name}.jsonl", read)
-    sources = find_sources([str(folder / "train.jsonl")], test=str(folder / "test.jsonl"))
+    if unlabelled:
+        write_table({"text": unlabelled}, folder / "unlabelled.jsonl", COLUMNS, labelled=False)
+    more = [str(folder / "unlabelled.jsonl")] if unlabelled else []
+    sources = find_sources([str(folder / "train.jsonl")], test=str(folder / "test.jsonl"), unlabelled=more)
     encoding = Encoding(feature_len=LONGEST_FITTED if length is None else length)
     options = PrepareOptions(Reading(columns=read), max_bad=1.0, processes=1)
     prepare(sources, folder / "data", encoding, split, options, Fit(length is None, "needed"))

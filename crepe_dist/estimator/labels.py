@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +14,15 @@ from sklearn.utils.validation import _check_sample_weight
 from crepe_dist.predicting.texts import InvalidInput
 from crepe_dist.preparing.frames import is_missing
 
+ABSENT = -1  # label and class of a text that has none
+
 
 def labels_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return the classes, sorted and of the dtype of the labels, and the class of each text, int64 [n]."""
+    """Return the classes, sorted and of the dtype of the labels, and the class of each text, int64 [n], or ``ABSENT``.
+
+    As in scikit-learn's semi-supervised estimators, the number -1 means that a text has no label. With one other label,
+    it is a class.
+    """
     if y is None:
         raise InvalidInput(
             "there are no labels", "fit requires y to be passed, but the target y is None", "give labels"
@@ -40,6 +47,10 @@ def labels_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.nd
         )
     check_classification_targets(labels)
     classes, numbers = np.unique(labels, return_inverse=True)
+    if labels.dtype.kind in "if" and len(classes) > 2 and classes[0] == ABSENT:
+        classes, numbers = classes[1:], numbers - 1
+        count = f"{np.count_nonzero(numbers == ABSENT):,} labels are -1"
+        warnings.warn(f"{count}, which means no label, as in scikit-learn; if it is a class, rename it", stacklevel=3)
     if len(classes) < 2:
         raise InvalidInput(
             "all labels are of one class",
