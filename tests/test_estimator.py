@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager, redirect_stdout
+from typing import Any
 
 import joblib
 import numpy as np
@@ -205,9 +206,9 @@ def test_training_in_two_processes_gives_the_same_model(fitted):
 class OverNumbers(CrepeClassifier):
     """The estimator behind texts that spell rows of numbers, because scikit-learn checks with numbers only."""
 
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, *, unlabelled=None):
         X, y = validate_data(self, X, y)
-        return super().fit(_spelled(X), y, sample_weight)
+        return super().fit(_spelled(X), y, sample_weight, unlabelled=unlabelled)
 
     def predict_proba(self, X):
         return super().predict_proba(_spelled(validate_data(self, X, reset=False)))
@@ -244,7 +245,7 @@ def test_the_checks_of_scikit_learn():
 
 def test_texts_without_labels(monkeypatch):
     """Check what is prepared for training: the label -1 means none, and further texts have none either."""
-    made = {}
+    made: dict[str, Any] = {}
 
     def train(texts, numbers, weights, settings, **options):
         made.update(texts=texts, numbers=numbers.tolist(), weights=weights.tolist(), unlabelled=options["unlabelled"])
