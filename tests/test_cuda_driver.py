@@ -110,6 +110,15 @@ def test_conversions_are_those_of_cuda(device, probe):
     assert read(least, np.float32).tolist() == [0.5, 1, -2.5, 1, np.float32(-1e30), 1, 1, 1]
 
 
+def test_threads_can_run_from_the_last_to_the_first(device, probe, monkeypatch):
+    memory = device.allocate(4 * 64)
+    probe.function("race")(1, 64, memory)
+    assert read(memory, np.int32)[0] == 62  # the last one to arrive at a barrier goes on first
+    monkeypatch.setenv("EMULATOR_REVERSED", "1")
+    probe.function("race")(1, 64, memory)
+    assert read(memory, np.int32)[0] == 1
+
+
 @pytest.mark.parametrize(
     ("mistake", "error", "what"),
     [
@@ -133,7 +142,7 @@ def test_the_emulator_finds_mistakes_of_kernels(mistake, error, what):
 
 
 def test_memory_is_zero_at_first_and_freed_with_its_last_view(device):
-    device.wait()
+    gc.collect()
     before = device.memory()
     memory = device.allocate(1 << 20)
     assert not read(memory, np.uint8).any()

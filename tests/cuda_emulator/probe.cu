@@ -78,3 +78,15 @@ extern "C" __global__ void numbers_of(const float *given, int count, int *whole,
   least[i] = fminf(given[i], 1.0f);
 }
 EXPORT(numbers_of)
+
+// Lacks a barrier: what a thread reads depends on the order of the threads.
+extern "C" __global__ void race(int *results) {
+  __shared__ int last;
+  if (threadIdx.x == 0) last = -1;
+  __syncthreads();
+  last = threadIdx.x;
+  results[threadIdx.x] = last;
+  __syncthreads();
+  if (threadIdx.x == 1) results[0] = last;
+}
+EXPORT(race)

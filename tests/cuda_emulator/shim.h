@@ -117,6 +117,7 @@ struct Launch {
   const char *name;
   std::atomic<unsigned long long> next{0};
   std::atomic<bool> failed{false};
+  bool reversed = getenv("EMULATOR_REVERSED") != nullptr;
   uintptr_t fault = 0;  // address that could not be read or written
   char error[512] = "";
 };
@@ -309,7 +310,10 @@ inline void Worker::run_block(Launch &of, unsigned long long number) {
     fiber.number = static_cast<int>(each);
     fiber.thread = {static_cast<unsigned>(each % of.block.x), static_cast<unsigned>(each / of.block.x % of.block.y),
                     static_cast<unsigned>(each / of.block.x / of.block.y)};
-    push(static_cast<int>(each));
+  }
+  // Results may not depend on the order in which threads run.
+  for (size_t each = 0; each < threads; ++each) {
+    push(static_cast<int>(of.reversed ? threads - 1 - each : each));
   }
   while (count && !of.failed.load(std::memory_order_relaxed)) resume(fibers[pop()]);
   if (done == static_cast<int>(threads)) return;
@@ -402,7 +406,9 @@ inline void Worker::run() {
 #endif
   Launch &of = *launch;
   unsigned long long blocks = static_cast<unsigned long long>(of.grid.x) * of.grid.y * of.grid.z, each;
-  while (!of.failed.load(std::memory_order_relaxed) && (each = of.next.fetch_add(1)) < blocks) run_block(of, each);
+  while (!of.failed.load(std::memory_order_relaxed) && (each = of.next.fetch_add(1)) < blocks) {
+    run_block(of, of.reversed ? blocks - 1 - each : each);
+  }
 }
 
 // Threads that wait for blocks to compute, and end with the library.
@@ -482,8 +488,10 @@ inline void barrier() {
   here.at_barrier = 0;
   here.vote ^= 1;
   here.votes[here.vote] = 0;
-  for (Fiber &fiber : here.fibers) {
-    if (&fiber != top()->fiber) here.push(fiber.number);
+  int threads = static_cast<int>(here.fibers.size());
+  for (int each = 0; each < threads; ++each) {
+    int number = here.launch->reversed ? threads - 1 - each : each;
+    if (&here.fibers[number] != top()->fiber) here.push(number);
   }
 }
 
