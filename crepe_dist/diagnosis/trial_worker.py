@@ -85,7 +85,7 @@ def step(world: World, device: str, kind: str) -> dict[str, Any]:
     generator = np.random.default_rng(world.rank)
     codes = generator.integers(0, shape.alphabet_size, [ROWS, shape.feature_len], dtype=np.uint8)
     labels = generator.integers(0, shape.classes, ROWS, dtype=np.int32)
-    batch = engine.prepare(pack(codes, labels, ROWS, ROWS * world.size, ROWS * world.rank))
+    batch = pack(codes, labels, ROWS, ROWS * world.size, ROWS * world.rank)
     for number in range(1, MAX_TRIES + 1):
         if train(batch, number, 0.1).finite:
             break

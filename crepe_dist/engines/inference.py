@@ -31,5 +31,5 @@ class GpuInference(Inference):
     def logits(self, codes: Codes) -> Logits:
         # The batch is padded to a power of two, so that MXNet compiles few shapes.
         rows = 1 << max(len(codes) - 1, 0).bit_length()
-        batch = self._engine.prepare(pack(codes, np.zeros(len(codes), np.int32), rows, len(codes)))
+        batch = pack(codes, np.zeros(len(codes), np.int32), rows, len(codes))
         return self._engine.logits(batch)[: len(codes)]

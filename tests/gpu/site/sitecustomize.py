@@ -7,6 +7,7 @@ the package and those that they start need no launcher for the tests.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -36,3 +37,4 @@ class Changed:
 
 
 sys.meta_path.insert(0, Changed())
+os.environ.setdefault("DRIVER_GPUS", "2")  # a supervisor passes on no variable of the driver's stand-in
