@@ -13,9 +13,9 @@ from crepe_dist.distributed import cuda, library_alias
 from tests import cuda_driver
 
 SOURCE = Path(__file__).with_name("stand_in.c")
-WHEEL = f"{cuda.FLAVOUR}==1.9.1"
+WHEELS = (f"{cuda.FLAVOUR}==1.9.1", "nvidia-cuda-nvrtc-cu11==11.8.89")
 LIBRARY = "libstandin.so"
-OF_CUDA = re.compile(r"(__cuda|cuda|cudnn|cublas|cusolver|cufft|curand|nvrtc|nvtx|nccl|cu[A-Z])")
+OF_CUDA = re.compile(r"(__cuda|cuda|cudnn|cublas|cusolver|cufft|curand|nvtx|nccl|cu[A-Z])")
 CREATES = re.compile(r"(cudnn|cublas|cusolverDn)Create|curandCreateGenerator")
 ALGORITHMS = re.compile(r"cudnn(Get|Find)Convolution\w+Algorithm(_v7)?")
 MOST_ALGORITHMS = re.compile(r"cudnnGetConvolution\w+AlgorithmMaxCount")
@@ -23,14 +23,14 @@ WORKSPACE = re.compile(r"cudnnGetConvolution\w+WorkspaceSize")
 
 
 def unpack(folder: Path) -> Path:
-    """Unpack the wheel, from uv's cache if it is there; the folder is for PYTHONPATH."""
+    """Unpack the wheel and NVRTC's, from uv's cache if they are there; the folder is for PYTHONPATH."""
     target = ["--target", str(folder), "--python", sys.executable]
-    subprocess.run(["uv", "pip", "install", "--quiet", "--no-deps", *target, WHEEL], check=True)
+    subprocess.run(["uv", "pip", "install", "--quiet", "--no-deps", *target, *WHEELS], check=True)
     return folder
 
 
 def build(folder: Path, site: Path) -> Path:
-    """Compile the stand-in, under the names of all libraries that the wheel needs, for LD_LIBRARY_PATH."""
+    """Compile the stand-in, under the names of all libraries that the wheel needs but NVRTC, for LD_LIBRARY_PATH."""
     source = "\n".join([cuda_driver.SOURCE, SOURCE.read_text(encoding="utf-8")])
     listed = subprocess.run(
         ["nm", "--dynamic", "--undefined-only", site / cuda.LIBMXNET], stdout=-1, text=True, check=True
@@ -38,7 +38,7 @@ def build(folder: Path, site: Path) -> Path:
     wanted = {line.split()[-1].partition("@")[0] for line in listed.splitlines()}
     missing = (name for name in sorted(wanted) if OF_CUDA.match(name) and not re.search(rf"\b{name}\(", source))
     cuda_driver.library(folder / LIBRARY, "\n".join([source, *map(_function, missing)]))
-    for name in (*cuda.LIBRARIES, nvidia.LIBRARY, *cuda.OPENED_LATER):
+    for name in {*cuda.LIBRARIES, nvidia.LIBRARY, *cuda.OPENED_LATER} - {cuda.NVRTC}:
         library_alias.write(folder / name, LIBRARY)
     return folder
 

@@ -18,6 +18,9 @@ from tests.needs import which
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 EPOCHS = 2
+MOST_FUSED = 40  # kernels that MXNet fuses
+CREPE = ["--model.network", "crepe", "--model.buckets", "4096", "--model.embeddings", "1024", "--model.width", "16"]
+PAPER = ["--model.network", "paper", "--model.size", "tiny"]
 
 
 @pytest.fixture(scope="module")
@@ -43,23 +46,29 @@ def run(arguments, cwd, environment):
     "flags",
     [
         ["--model.network", "ngrams"],
-        ["--model.network", "paper", "--model.size", "tiny", "--model.precision", "float32"],
-        ["--model.network", "paper", "--model.size", "tiny", "--model.precision", "float16"],
+        [*CREPE, "--model.precision", "float32"],
+        [*CREPE, "--model.precision", "float16", "--model.stride", "32"],
+        [*PAPER, "--model.precision", "float32"],
+        [*PAPER, "--model.precision", "float16"],
     ],
-    ids=["n-grams", "float32", "float16"],
+    ids=["n-grams", "crepe", "crepe, 160 n-grams at a position", "float32", "float16"],
 )
 def test_a_run_gets_through(site, libraries, data, tmp_path, flags):
     counted = tmp_path / "counts"
     environment = stand_in.environment(libraries, site, COUNTS=counted)
-    given = ["--data", data, "--device", "gpu", "--epochs", EPOCHS, "--run-dir", tmp_path / "run", *flags]
+    common = ["--device", "gpu", "--model.kernels", "mxnet", "--epochs", EPOCHS]
+    given = ["--data", data, "--run-dir", tmp_path / "run", *common, *flags]
     code, said = run(command("train", *given), tmp_path, environment)
     assert code == 0, said
     assert "1 process, gpu(0)" in said
-    assert len(list((tmp_path / "run" / "checkpoints").glob("*.params"))) == EPOCHS
+    assert f"epoch {EPOCHS} of {EPOCHS}" in said
+    assert list((tmp_path / "run" / "checkpoints").glob("*.params"))
     calls = stand_in.counts(counted)
     assert not [name for name in calls if name.startswith("cudnnDropout")]  # it ignores MXNet's seed
     assert not [name for name in calls if name.startswith("cudnnFind")]  # the fastest may be another one next time
-    if "paper" in flags:
+    assert calls["PTX"] < MOST_FUSED  # NVRTC takes half a second for each
+    assert "no PTX" not in calls
+    if "ngrams" not in flags:
         # The algorithm that adds in a fixed order, and CUDNN_POOLING_MAX_DETERMINISTIC.
         assert calls["cudnnConvolutionForward"] > calls["cudnnConvolutionBackwardFilter 1"] > 0
         assert calls["cudnnSetPooling2dDescriptor 3"] > 0
