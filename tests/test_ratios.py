@@ -17,7 +17,9 @@ from timing import alternate, paired
 from crepe_dist.cuda import driver
 from crepe_dist.model import parameters
 from crepe_dist.networks.paper.shape import PaperShape
+from tests import cuda_emulator
 from tests.conftest import run
+from tests.needs import needs
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 RATIOS = {
@@ -83,6 +85,26 @@ def test_every_section_of_the_gpu_benchmark(tmp_path):
     assert set(measured) == {(engine, processes) for engine in gpu.ENGINES for processes in (1, 2)} | others
     assert all(row["rate"] > 0 for (by, _), row in measured.items() if by in gpu.ENGINES)
     assert "--no-peers" in measured["PyTorch, eager", 1]["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(bool(scaling.obstacle()), reason=scaling.obstacle() or "several processes")
+@needs("g++")
+def test_the_gpu_benchmark_on_emulated_gpus(tmp_path, monkeypatch):
+    for name, value in cuda_emulator.environment(DRIVER_GPUS=2, DRIVER_CAPABILITY="8.0").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HOROVOD_GLOO_TIMEOUT_SECONDS", "600")  # a busy machine takes long for a step
+    names = ("correctness", "parity", "resume", "throughput")
+    found = sections("--small", "--only", *names, folder=tmp_path)
+    assert [name for name, section in found.items() if "error" in section] == []
+    rows = [row for name in names for row in found[name]["rows"]]
+    refused = [row for row in rows if row.get("network") == "paper" or "mxnet" in (row.get("engine"), row.get("by"))]
+    assert all("cannot compute this network" in row["error"] or "sees no GPU" in row["error"] for row in refused)
+    ours = [row for row in rows if row not in refused and "PyTorch" not in row.get("by", "")]
+    assert [row["error"] for row in ours if "error" in row] == []
+    assert all(row.get("ok", True) and row.get("rate", 1) > 0 for row in ours)
+    assert [row["processes"] for row in found["parity"]["rows"]] == [1, 2]
 
 
 def test_sections_that_need_a_gpu_say_that_there_is_none(tmp_path):
