@@ -130,5 +130,5 @@ def test_given_parameters_are_not_changed(data, monkeypatch):
     dataset = open_dataset(data)
     shape = shape_for(dataset)
     arrays = {name: np.full(each, 0.25, np.float32) for name, each in shape.parameter_shapes().items()}
-    monkeypatch.setattr(engine_setup, "_start", lambda *_: Start(shape, arrays, "", ""))
+    monkeypatch.setattr(engine_setup, "_start", lambda *_: Start(shape, arrays, "", "", [0, 1, 2]))
     assert (table(parse([*SMALL, "--device=cpu"]), dataset) == 0.25).all()

@@ -139,6 +139,10 @@ class Split(Documents):
         steps = np.rint(self.weights[rows] * WEIGHT_UNIT).astype("<u4")
         return np.asarray(steps[:, None].view(np.uint8)[:, :WEIGHT_BYTES])
 
+    def of_epoch(self, seed: int, epoch: int) -> Split:
+        """Return the rows that are trained on in an epoch: all of them, unless a subclass chooses."""
+        return self
+
     def some(self, rows: npt.NDArray[np.int64], times: int = 1) -> Split:
         """Copy rows into a training split in memory, repeated ``times`` times, without their texts."""
         starts = np.arange(times + 1) * len(rows)

@@ -15,6 +15,7 @@ from crepe_dist.data.alphabet import STANDARD_ALPHABETS, read_of_long
 from crepe_dist.model import cuda
 from crepe_dist.model.parameters import shape_class
 from crepe_dist.native import library
+from crepe_dist.reports.forgetting import forgetting
 from crepe_dist.reports.score_tables import (
     LABEL_CELLS,
     LARGE_CALIBRATION_ERROR,
@@ -260,6 +261,15 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
             f"it classifies {alone} of the validation split correctly by itself, and {both} together with the "
             "convolutions, which take most of the time",
             "--model.network ngrams trains the table alone",
+        )
+    if (change := forgetting(record)) is not None and change.is_significant:
+        warn(
+            f"the model is worse on the classes of {change.run}, which it extends",
+            f"of their {counted(change.documents, 'test text')}, {percent(change.after)} are classified correctly, and "
+            f"{percent(change.before)} before: more than a standard error ({percent(change.error)}) less"
+            + (f"; the recall fell most for {change.fallen}" if change.lost else ""),
+            f"more epochs may help (--epochs {_more_epochs(record, curve)}); or train on all rows: "
+            f"--data {shlex.quote(str(record.data_folder))}",
         )
     if record.history.counts["skipped"]:
         warn(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist.reports import run_figures, run_findings, score_tables
+from crepe_dist.reports.forgetting import forgetting
 from crepe_dist.reports.page import render
 from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.disk_space import size as disk_space
@@ -53,6 +54,7 @@ def page(
         version=__version__,
         headline=_headline(record, classes, split),
         choice=run_findings.choice(record),
+        forgetting=str(forgetting(record) or ""),
         chooses="validation_accuracy" in record.metrics,
         training=excerpt(run_findings.training(record)),
         network=excerpt(run_findings.network(record)),

@@ -33,6 +33,12 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def paired_interval(only_first: int, only_second: int, documents: int) -> tuple[float, float]:
     """Compute Wald's 95 % interval of the difference (second - first) of two accuracies on the same documents."""
     difference = (only_second - only_first) / documents
-    variance = (only_first + only_second) / documents - difference**2
-    half = Z * math.sqrt(max(variance, 0.0) / documents)
+    half = Z * standard_error(only_first, only_second, documents)
     return difference - half, difference + half
+
+
+def standard_error(only_first: int, only_second: int, documents: int) -> float:
+    """Compute the standard error of the difference of two accuracies on the same documents."""
+    difference = (only_second - only_first) / documents
+    variance = (only_first + only_second) / documents - difference**2
+    return math.sqrt(max(variance, 0.0) / documents)

@@ -103,7 +103,8 @@ class RunRecord:
         epochs, patience = (self.settings.get(name) for name in ("training.epochs", "training.patience"))
         network, batch = (self.settings.get(name) for name in ("model.network", "data.batch_size"))
         documents = self.made.get("documents", {})
-        if network in NETWORKS and batch and "train" in documents:
+        extends = self.settings.get("training.extend") is not None
+        if network in NETWORKS and batch and "train" in documents and not extends:
             usual = default_epochs(network, documents["train"], self.about["encoding"]["feature_len"], batch)
             choosing = 0 if epochs != usual or "labels" in self.about else documents.get("validation", 0)
             epochs, patience = usual, default_patience(network, choosing)

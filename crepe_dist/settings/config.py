@@ -38,6 +38,7 @@ ALIASES = {
     "--epochs": "training.epochs",
     "--seed": "training.seed",
     "--init-from": "training.init_from",
+    "--extend": "training.extend",
     "--start-epoch": "training.start_epoch",
     "--overfit-batches": "training.overfit_batches",
 }
@@ -52,10 +53,11 @@ EXAMPLES = """  python -m crepe_dist.train                                    th
   python -m crepe_dist.train --data data/reviews --device gpu   prepared data, one GPU
   python -m crepe_dist.train --config configs/smoke.yaml --epochs 3
   python -m crepe_dist.train --data data/mine --init-from runs/other   other classes, fine-tuned from that run
+  python -m crepe_dist.train --data data/new --extend runs/other       more classes for that run, its own kept
   python -m crepe_dist.train --dry-run                          shapes, memory, time; one step; writes nothing
   python -m crepe_dist.train --overfit-batches 2                can the network memorise 128 documents?
 
-short forms: --data DIR is --data.source DIR; --batch-size, --epochs, --seed, --init-from, --start-epoch and
+short forms: --data DIR is --data.source DIR; --batch-size, --epochs, --seed, --init-from, --extend, --start-epoch and
 --overfit-batches are --data.batch_size, --training.epochs and so on; --profile is --logging.profile true. Run the same
 command again to resume an unfinished run. Percentages are rounded to one decimal; the accuracy in a checkpoint's name
 has two and is cut off, so 92.119 % is 92.1 % here and 92.11 there.

@@ -90,8 +90,11 @@ class TrainingOptions(Settings, group="training"):
             characters; and training ends before if it stops early, see ``patience``.
         start_epoch: epochs for which ``init_from`` has already been trained, if they count as epochs of this run.
         init_from: .params file, run folder or exported folder to start from instead of random parameters, on the same
-            or other data. It decides the network and its sizes. If the classes differ, the last layer is initialised
-            anew.
+            or other data. It decides the network and its sizes. If one of its classes is not in the data, the last
+            layer is initialised anew.
+        extend: run folder to start from on data with further classes. Its own are kept, because each epoch trains on a
+            share of its data as well. ``epochs`` are by default as many as train on about as many rows as both data
+            sets have.
         patience: stop early, after this many epochs in a row that improve neither the validation accuracy nor the loss
             of calibrated probabilities by more than chance; 0: never. Requires a validation split. null: 2 if
             ``epochs`` has its default as well and the validation split has at least 200 documents of one label each
@@ -108,6 +111,7 @@ class TrainingOptions(Settings, group="training"):
     epochs: Optional[Annotated[int, whole(1, MANY)]] = None
     start_epoch: Annotated[int, whole(0, MANY)] = 0
     init_from: Optional[Name] = None
+    extend: Optional[Name] = None
     patience: Optional[Annotated[int, whole(0, MANY)]] = None
     label_smoothing: Optional[Annotated[float, real(0, 1, open_above=True)]] = None
     class_weights: Union[Literal["none", "balanced"], dict[Name, Annotated[float, real(0, MANY, open_below=True)]]] = (
@@ -123,6 +127,18 @@ class TrainingOptions(Settings, group="training"):
                 f"training.epochs is {self.epochs}, those before the start included",
                 "choose a smaller training.start_epoch, or a larger training.epochs",
             )
+
+        if self.init_from is not None and self.extend is not None:
+            raise UserError(
+                "training.init_from and training.extend are both given",
+                "each names the parameters to start from",
+                "omit --init-from: --extend starts from the run that it names",
+            )
+
+    @property
+    def start(self) -> Optional[str]:
+        """Name of the parameters to start from, if any."""
+        return self.init_from if self.extend is None else self.extend
 
     @property
     def all_epochs(self) -> int:

@@ -22,6 +22,7 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.settings.config import Config
 from crepe_dist.training.engine_setup import training_bytes
+from crepe_dist.training.extension import crossing_rows
 from crepe_dist.training.transfer import Start
 from crepe_dist.wording import counted, cut, excerpt, first, listed, number, size
 
@@ -41,7 +42,7 @@ def banner(
     """Describe a run in a few lines.
 
     Args:
-        start: parameters given by ``training.init_from``, if any.
+        start: parameters given by ``training.start``, if any.
         summed_by: name of the mechanism that all-reduces the gradients (``Exchange.by``).
     """
     shape, device = engine.shape, engine.device
@@ -86,6 +87,8 @@ def notes(config: Config, data: Dataset, shape: Shape, device: Any, ranks: Colle
     ]
     if config.training.init_from is not None:
         lines.append(ranks.on_root("leaks", once(lambda: leaked_rows(str(config.training.init_from), data))) or "")
+    if config.training.extend is not None:
+        lines.append(ranks.on_root("leaks", once(lambda: crossing_rows(data))) or "")
     if device.device_type == "cpu":
         lines += [unused_gpu(config, shape), little_memory(shape, ranks.local_size), few_cores(ranks.local_size)]
     else:
@@ -96,7 +99,7 @@ def notes(config: Config, data: Dataset, shape: Shape, device: Any, ranks: Colle
 def few_steps(config: Config, rows: int, shape: Shape) -> str:
     """Note that the run is too short for the network, or that a batch is larger than the train split."""
     training, batch = config.training, config.data.batch_size
-    if training.overfit_batches or training.init_from is not None:
+    if training.overfit_batches or training.start is not None:
         return ""  # the first repeats its batches, and the second does not start at chance
     epochs, needed = training.all_epochs - training.start_epoch, shape.epochs_needed(rows, batch)
     whats, remedies = [], []

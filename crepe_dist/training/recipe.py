@@ -121,7 +121,8 @@ def train_epoch(run: Run, guards: Guards) -> None:
 def epoch_batches(run: Run) -> Iterator[Batch]:
     """Yield this rank's share of each remaining global batch of the epoch."""
     seed, epoch = run.config.training.seed, run.progress.epoch
-    train = with_typos(run.data.splits["train"], run.config.data.typos, seed, epoch, run.data.encoding)
+    train = run.data.splits["train"].of_epoch(seed, epoch)
+    train = with_typos(train, run.config.data.typos, seed, epoch, run.data.encoding)
     size, world = run.config.data.batch_size, run.world
     order = training_order(train, seed, epoch, size)
     start, prepare = run.progress.documents, run.engine.preparing(seed, run.progress.step)

@@ -20,6 +20,7 @@ from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, find
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.training_options import default_epochs, default_patience
 from crepe_dist.training.display import Display
+from crepe_dist.training.extension import extended, fewer_epochs, replayed
 
 SAMPLE_SPLIT = SplitOptions(test=0.2, validation=0.1, dedupe=SAMPLE_DEDUPE)
 Page = Callable[[dict[str, Any]], str]
@@ -29,7 +30,7 @@ OVERFIT_STEPS = 100  # steps per epoch when a few batches are repeated
 def open_training_data(
     config: Config, world: Collectives, display: Display, page: Page | None = None, sample: Path | None = None
 ) -> Dataset:
-    """Open the data of a run.
+    """Open the data of a run, joined with those of the run that it extends.
 
     Args:
         page, sample: as for ``open_data``.
@@ -38,6 +39,11 @@ def open_training_data(
         UserError: on every rank, as ``open_data``, or if ``training.patience`` is set without a validation split.
     """
     data = open_data(config.data.source, world, display, page, sample)
+    if config.training.extend is not None:
+        data, notes = extended(data, config.training.extend, world)
+        display.say_lines(notes)
+        joined, balanced = data, config.training.class_weights == "balanced"
+        data = world.agree("replayed rows", lambda: replayed(joined, config.training.seed, balanced=balanced))
     if config.training.patience and "validation" not in data.splits:
         raise UserError(
             "training.patience needs data with a validation split",
@@ -101,6 +107,8 @@ def with_epochs(config: Config, data: Dataset) -> Config:
         patience = default_patience(network, choosing)
     if epochs is None:
         epochs = default_epochs(network, len(data.splits["train"]), data.encoding.feature_len, config.data.batch_size)
+        if config.training.extend is not None:
+            epochs = fewer_epochs(data, epochs, config.data.batch_size)
     return replace(config, training=replace(config.training, epochs=epochs, patience=patience))
 
 

@@ -1,4 +1,4 @@
-"""Trained parameters to start from (``training.init_from``): which are kept, and which are initialised anew."""
+"""Trained parameters to start from (``training.start``): which are kept, and which are initialised anew."""
 
 from __future__ import annotations
 
@@ -32,18 +32,24 @@ class Start:
         shape: shape of the network, with the classes of the data.
         arrays: parameters to copy, by name; all others keep their initial values.
         summary: description of the kept and the new layers.
+        classes: places of their classes among those of the data; ``None`` if no array has classes.
     """
 
     shape: Shape
     arrays: Arrays
     sha256: str
     summary: str
+    classes: list[int] | None
 
     def give(self, network: Mapping[str, Parameter]) -> None:
-        """Copy the arrays into the parameters of a network."""
-        parameters.check({**{name: each.value for name, each in network.items()}, **self.arrays}, self.shape)
+        """Copy the arrays into the parameters of a network; classes that they lack keep their initial values."""
         for name, array in self.arrays.items():
-            network[name].value[:] = array
+            axis = self.shape.class_axes.get(name)
+            if axis is None:
+                network[name].value[:] = array
+            else:
+                np.moveaxis(network[name].value, axis, 0)[self.classes] = np.moveaxis(array, axis, 0)
+        parameters.check({name: each.value for name, each in network.items()}, self.shape)
 
 
 def read(source: str, options: ModelOptions, dataset: Dataset) -> Start:
@@ -63,7 +69,7 @@ def read(source: str, options: ModelOptions, dataset: Dataset) -> Start:
     network: dict[str, Any] = {}
     if about is not None:
         trained_on, classes, network = checkpoint.trained_as(path, about)
-        _check_encoding(path, trained_on, dataset, network)
+        check_encoding(path, trained_on, dataset, network)
     shape = parameters.shape_of(arrays, encoding.codes, encoding.feature_len, network)
     if classes is not None and len(classes) != shape.classes:
         raise UserError(
@@ -71,31 +77,36 @@ def read(source: str, options: ModelOptions, dataset: Dataset) -> Start:
             remedy=checkpoint.ANOTHER,
         )
     _check_settings(path, options, shape)
-    kept, summary = _kept(path, parameters.unpacked(arrays, shape), shape, classes, dataset.classes)
+    unpacked = parameters.unpacked(arrays, shape)
+    parameters.check(unpacked, shape)
+    kept, places, summary = _kept(path, unpacked, shape, classes, dataset.classes)
     shape = replace(shape, classes=len(dataset.classes)).trained_as(options)
-    return Start(shape, kept, sha256(path) if about is None else about["sha256"], summary)
+    return Start(shape, kept, sha256(path) if about is None else about["sha256"], summary, places)
 
 
-def _kept(path: Path, arrays: Arrays, shape: Shape, classes: list[str] | None, here: list[str]) -> tuple[Arrays, str]:
-    """Select and describe the arrays to keep for the classes ``here``.
+def _kept(
+    path: Path, arrays: Arrays, shape: Shape, classes: list[str] | None, here: list[str]
+) -> tuple[Arrays, list[int] | None, str]:
+    """Select and describe the arrays to keep for the classes ``here``, and find the places of their classes.
 
-    The last layer is kept completely or not at all: one different class name makes all classes different.
+    The last layer is kept completely or not at all: a class that the data lack makes all classes different. Where the
+    data have more classes, n-grams are counted anew, since others tell those apart.
 
     Args:
         classes: names of the classes that the arrays were trained for; ``None`` if unknown.
     """
     name, of_classes = wording.excerpt(str(path)), shape.class_axes
-    if classes == here:
-        return arrays, f"all layers from {name}"
     if classes is None and shape.classes == len(here):
-        return (
-            arrays,
-            f"all layers from {name}, which does not name its classes; they are assumed to be those of the data",
-        )
-    if classes is not None and sorted(classes) == sorted(here):
-        order = [classes.index(name) for name in here]
-        ordered = {key: np.take(arrays[key], order, axis) for key, axis in of_classes.items()}
-        return {**arrays, **ordered}, f"all layers from {name}, its classes in the order of the data"
+        unnamed = f"all layers from {name}, which does not name its classes; they are assumed to be those of the data"
+        return arrays, list(range(len(here))), unnamed
+    if classes is not None and set(classes) <= set(here):
+        places, summary = [here.index(each) for each in classes], f"all layers from {name}"
+        if added := len(here) - len(classes):
+            arrays = {key: array for key, array in arrays.items() if key not in shape.counted}
+            summary += f"; {wording.counted(added, 'class', 'classes')} added"
+        elif places != sorted(places):
+            summary += ", its classes in the order of the data"
+        return arrays, places, summary
     there = wording.counted(shape.classes, "class", "classes") if classes is None else _listed(classes)
     if not shape.other_layers:
         raise UserError(
@@ -104,16 +115,18 @@ def _kept(path: Path, arrays: Arrays, shape: Shape, classes: list[str] | None, h
             "omit --init-from, or start from a network trained with --model.network crepe",
         )
     kept = {key: array for key, array in arrays.items() if key not in of_classes and key not in shape.counted}
-    return kept, f"{shape.other_layers} from {name}; the rest new, because its classes differ ({there})"
+    return kept, None, f"{shape.other_layers} from {name}; the rest new, because its classes differ ({there})"
 
 
-def _check_encoding(path: Path, there: Encoding, dataset: Dataset, network: dict[str, Any]) -> None:
+def check_encoding(
+    path: Path, there: Encoding, dataset: Dataset, network: dict[str, Any], *, same_length: bool = False
+) -> None:
     """Check that both encodings map characters to the same codes and positions.
 
-    Folding accents does not matter. N-gram networks read texts of any length.
+    Folding accents does not matter. N-gram networks read texts of any length, unless it has to be the same.
     """
     here = dataset.encoding
-    any_length = parameters.shape_class(network).reads_any_length
+    any_length = parameters.shape_class(network).reads_any_length and not same_length
     if not here.reads_as(there) or not (any_length or here.feature_len == there.feature_len):
         raise UserError(
             f"{path} was trained on texts encoded differently from {dataset.folder}",

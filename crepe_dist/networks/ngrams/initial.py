@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 
+import numpy as np
+import numpy.typing as npt
+
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.exchange.parameter import Parameter
@@ -14,6 +17,7 @@ from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings.model_options import ModelOptions
 
 MANY_STEPS = 1500  # from which on the table learns more slowly (decision 0060)
+FIRST_WEIGHT = 8 / 300  # of a significant n-gram in a class that is added, times its excess there
 
 
 def rate(steps: int) -> float:
@@ -40,8 +44,22 @@ def adapt(
     steps: int,
     loaded: Collection[str],
 ) -> None:
-    """Set the significant n-grams, and the multiple of the learning rate (decision 0060)."""
+    """Set the significant n-grams, the weights of classes that loaded ones lack, and the multiple of the learning rate
+    (decisions 0060, 0089)."""
     if "significant" not in loaded:
-        counts = counting.count_ngrams(shape, data, world)
-        parameters["significant"].value[:] = counting.significant(counts, data.class_counts(), options.deviations)
+        counts, documents = counting.count_ngrams(shape, data, world), data.class_counts()
+        parameters["significant"].value[:] = counting.significant(counts, documents, options.deviations)
+        if "weight" in loaded:
+            _start_new_classes(parameters, counts, documents)
     parameters["weight"].rate = rate(steps)
+
+
+def _start_new_classes(
+    parameters: Mapping[str, Parameter], counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64]
+) -> None:
+    """Set the weights of classes that have none by the share of each significant n-gram's documents in the class."""
+    weights = parameters["weight"].value
+    rows, added = np.flatnonzero(parameters["significant"].value), np.flatnonzero(~weights.any(axis=0))
+    shares = counts[rows][:, added] / counts[rows].sum(axis=1, keepdims=True)
+    usual = documents[added] / documents.sum()
+    weights[np.ix_(rows, added)] = FIRST_WEIGHT * 2 * (np.sqrt(shares) - np.sqrt(usual))
