@@ -117,13 +117,13 @@ def test_training_rows_too_and_counts(make, teach):
 
 def test_several_labels(make, teach):
     data = make(kind=SEVERAL)
-    given: Any = ({"a": 0.9, "b": 0.5}, [], ["a", "c"])
+    given: Any = ({"a": 0.9, "b": 0.5, "c": 1.005}, [], ["a", "c"])
     taught = teach(data, *({"id": f"U{number}", "labels": labels} for number, labels in enumerate(given)))
     answers = taught.of["unlabelled"]
     assert answers.targets.kind == SEVERAL
     assert answers.rows.tolist() == [0, 1, 2]
     shares = answers.targets.shares(np.arange(3))
-    np.testing.assert_allclose(shares, np.array([[0.9, 0.5, 0], [0, 0, 0], [1, 0, 1]]), atol=1e-4)
+    np.testing.assert_allclose(shares, np.array([[0.9, 0.5, 1], [0, 0, 0], [1, 0, 1]]), atol=1e-4)
 
 
 REFUSED = [
@@ -135,6 +135,7 @@ REFUSED = [
     ({"labels": {"a": 1}}, "none of the keys"),
     ({"line": 1, "file": "no.csv", "label": "a"}, "no source 'no.csv'"),
     ({"text": 5, "label": "a"}, "not a string"),
+    ({"id": "U1", "labels": "a"}, "neither an object nor a list"),
 ]
 
 

@@ -212,8 +212,10 @@ class _Lines:
             given = {each["class"]: each["probability"] for each in record["top"]}
         elif isinstance(labels, dict):
             given = labels
+        elif labels is None or isinstance(labels, list):
+            given = dict.fromkeys([record["label"]] if labels is None else labels, 1)
         else:
-            given = dict.fromkeys(labels if isinstance(labels, list) else [record["label"]], 1)
+            raise ValueError(f"its labels are {str(labels)!r:.60}, neither an object nor a list")
         shares = []
         for name, value in given.items():
             if name not in self._number:
@@ -285,9 +287,11 @@ class _Part:
             is_given = columns < count[chunk, None]
             at = np.where(is_given, first[chunk, None] + columns, 0)
             shares = np.where(is_given, total[at], 0.0)
-            shares /= times[chunk, None] if several else shares.sum(axis=1, keepdims=True)
             pairs[chunk, :, 0] = np.where(is_given, pair[at] % size, 0)
-            pairs[chunk, :, 1] = np.rint(shares * SHARE_UNIT) if several else _whole(shares)
+            if several:
+                pairs[chunk, :, 1] = np.rint(np.minimum(shares / times[chunk, None], 1) * SHARE_UNIT)
+            else:
+                pairs[chunk, :, 1] = _whole(shares / shares.sum(axis=1, keepdims=True))
         return Answers(answered, Targets(SEVERAL if several else SOFT, pairs, size))
 
 
