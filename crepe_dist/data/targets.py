@@ -29,7 +29,8 @@ class Targets:
     """The classes of each row of a split.
 
     Attributes:
-        kind: ``several``: any number of classes, each with share 1; ``soft``: classes whose shares sum to 1.
+        kind: ``several``: any number of classes, each with share 1, or with the probability that a teacher gave;
+            ``soft``: classes whose shares sum to 1.
         pairs: class and share, uint16 [rows, most, 2].
     """
 
@@ -100,10 +101,17 @@ def file_of(part: str) -> str:
     return f"{part}.targets.npy"
 
 
-def open_targets(folder: Path, part: str, rows: int, kind: str, most: int, classes: int) -> Targets:
-    """Map the targets of a split, and check them; raise ``ValueError`` if they are malformed."""
+def open_targets(
+    folder: Path, part: str, rows: int, kind: str, most: int, classes: int, *, is_graded: bool = False
+) -> Targets:
+    """Map the targets of a split, and check them; raise ``ValueError`` if they are malformed.
+
+    Args:
+        is_graded: labels of kind ``several`` may have any share, as a teacher's answers do.
+    """
     pairs = map_array(folder / file_of(part), np.uint16, (rows, most, 2))
-    if rows and (pairs[..., 0].max() >= classes or not _is_kind(pairs[..., 1], kind)):
+    is_known = not rows or pairs[..., 0].max() < classes
+    if not is_known or not (_is_kind(pairs[..., 1], kind) or (is_graded and kind == SEVERAL)):
         raise ValueError(f"{file_of(part)} holds classes or shares that cannot be")
     return Targets(kind, pairs, classes)
 

@@ -34,7 +34,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         length: characters of a text that are read, of a longer one its beginning and its end; ``None``: enough for 99 %
             of the training texts.
         validation_fraction: share of the texts that choose the best epoch instead of being trained on; 0: the last
-            epoch is the best.
+            epoch is the best, unless there are unlabelled texts, for which a tenth is taken.
         patience: stop after this many epochs without an improvement on the validation split; 0: never; ``None``: as
             ``crepe train``.
         class_weight: ``balanced``, weights by label, or ``None``.
@@ -89,7 +89,8 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
             y: a label for each text, of any type that can be sorted. The number -1 means no label, unless there is only
                 one other label.
             sample_weight: weight of each text in the loss, from 0; only their ratios count. ``None``: all count alike.
-            unlabelled: further texts without labels, given as ``X``; ``None``: none.
+            unlabelled: further texts without labels, given as ``X``, which a first network labels for the final one;
+                ``None``: none.
 
         Raises:
             ValueError: the texts, labels or parameters cannot be used.

@@ -29,6 +29,7 @@ Files = dict[str, bytes]
 LARGEST = 1 << 34  # bytes of a checkpoint's file
 EPOCH = re.compile(r"(\[rank 0\] )?epoch \d")  # start of the line of an epoch
 TEST = re.compile(r" test [^(]*\(loss [^)]*\) ")  # in that line; the test split is one of the texts
+JUDGING = 0.1  # share of the texts that tell whether unlabelled ones help
 COLUMNS = Wanted("label", texts=("text",))
 
 
@@ -60,7 +61,7 @@ def train(
             unlabelled,
             folder,
             length,
-            SplitOptions(test=0, validation=validation, seed=seed),
+            SplitOptions(test=0, validation=validation or (JUDGING if unlabelled else 0), seed=seed),
         )
         settings = {
             **settings,

@@ -38,6 +38,7 @@ RISEN = 1.05  # ratio to the lowest loss above which the loss has risen
 FALLING = 0.98  # ratio to the previous loss below which the loss is still falling
 TABLE_ACCURACY = "validation_table_accuracy"
 AS_GOOD = 0.003  # of accuracy, by which the whole network may be better than its table and not be worth its time
+SHOWN_SHARES = 8  # classes of which the share among unlabelled texts is stated
 STRONG = 0.9  # F1 from which a class is not called weak
 # Start of the Unicode name of a letter, with its script.
 SCRIPT = re.compile(r"(?!MODIFIER)([A-Z]+) (?:SMALL |CAPITAL )?(?:LETTER|SYLLABLE|CHARACTER|UNIFIED IDEOGRAPH)\b")
@@ -108,6 +109,30 @@ def training(record: RunRecord) -> str:
         if count := history.counts[event]:
             sentences.append(f"{what} {counted(count, 'time')}.")
     return " ".join(sentences)
+
+
+def unlabelled(record: RunRecord) -> str:
+    """State what the run learnt from unlabelled texts; empty if it used none."""
+    figures = record.made.get("unlabelled")
+    if figures is None:
+        return ""
+    first, student = (
+        f"{percent(figures[who]['accuracy'])} of the validation texts right (loss {figures[who]['loss']:.4f})"
+        for who in ("first", "student")
+    )
+    shares = sorted(figures["shares"].items(), key=lambda item: -float(item[1]))
+    teacher = {
+        "answers": "The answers of another teacher",
+        "network": "The first network",
+        "words": "The first network and a naive Bayes classifier of words",
+    }[figures["teacher"]["kind"]]
+    kept = "is reported" if figures["reported"] == "student" else "is not better, so the first network is reported"
+    return (
+        f"A first network, trained on the labelled texts, has {first}. {teacher} labelled "
+        f"{counted(figures['texts'], 'more text')}: "
+        f"{listed([f'“{cut(str(name), LABEL_CELLS)}” {percent(share)}' for name, share in shares[:SHOWN_SHARES]])}. "
+        f"The network that learnt from all texts has {student}; it {kept}."
+    )
 
 
 def training_rows(record: RunRecord) -> list[int] | None:

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from crepe_dist.runs.run_record import Quote, RunRecord
 
 MAX_COMMAND_CHARS = 4000
+MAX_UNLABELLED_CHARS = 2000
 FILES = (
     ("checkpoints/", "parameters of the reported epoch and of the last, each with a description and scores"),
     ("state/", "saved state, from which an unfinished run resumes and a finished one can be verified"),
+    ("first/", "the network that was trained on the labelled texts alone"),
+    ("lesson/", "soft labels of the unlabelled texts"),
     ("metrics.jsonl", "metrics of every step and every epoch"),
     ("tensorboard/", "the same metrics for TensorBoard, with histograms of the parameters"),
     ("config.yaml", "settings"),
@@ -57,6 +60,7 @@ def page(
         forgetting=str(forgetting(record) or ""),
         chooses="validation_accuracy" in record.metrics,
         training=excerpt(run_findings.training(record)),
+        unlabelled=excerpt(run_findings.unlabelled(record), MAX_UNLABELLED_CHARS),
         network=excerpt(run_findings.network(record)),
         warnings=clean([*run_findings.warnings(record, classes), *about_data]),
         history=history,

@@ -9,9 +9,7 @@ from typing import Any
 from crepe_dist.distributed.collectives import Collectives, once
 from crepe_dist.files import sync, write_json
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.run_folder import RunFolder
-from crepe_dist.runs.state import Progress
 from crepe_dist.wording import nth, percent
 
 MEMORISED = 0.99  # accuracy from which the training documents count as memorised
@@ -65,24 +63,25 @@ def read_result(folder: RunFolder) -> Result | None:
 
 
 def write_result(
-    folder: RunFolder, progress: Progress, choice: EpochChoice, made: dict[str, Any], ranks: Collectives
+    folder: RunFolder, reported: dict[str, Any], chosen_by: str, made: dict[str, Any], ranks: Collectives
 ) -> Result:
     """Write ``result.json`` on rank 0, which marks the run as finished; every rank calls it.
 
     Args:
+        reported: record of the reported epoch.
+        chosen_by: as in ``Result``.
         made: provenance of the run, for its report.
 
     Raises:
         UserError: on every rank, if the reported checkpoint is gone.
     """
-    reported = choice.reported(progress)
 
     def write() -> None:
         checkpoint.check_present(folder.path, reported["checkpoint"])
         result = {
             "checkpoint": f"{checkpoint.FOLDER}/{reported['checkpoint']}",
             "epoch": reported["epoch"],
-            "chosen_by": choice.chosen_by,
+            "chosen_by": chosen_by,
             "test_accuracy": reported["test_accuracy"],
             "test_loss": reported["test_loss"],
             "made": made,

@@ -33,7 +33,8 @@ class RunFolder:
     """The folder of a run.
 
     It contains ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``state/``,
-    ``stacks/``, ``verified/``, ``trackers.json`` if there are any, and, once the run is finished, ``result.json``.
+    ``stacks/``, ``verified/``, ``trackers.json`` if there are any, and, once the run is finished, ``result.json``. With
+    unlabelled texts, there are also ``first/`` and ``lesson/``.
     """
 
     path: Path
@@ -41,6 +42,16 @@ class RunFolder:
     @property
     def state(self) -> Path:
         return self.path / "state"
+
+    @property
+    def first(self) -> RunFolder:
+        """Folder of the network that is trained before unlabelled texts are used."""
+        return RunFolder(self.path / "first")
+
+    @property
+    def lesson(self) -> Path:
+        """Folder of the soft labels of unlabelled texts."""
+        return self.path / "lesson"
 
     def stacks(self, rank: int) -> Path:
         """Return the file to which the watchdog of a rank writes stacks."""
@@ -74,7 +85,8 @@ class RunFolder:
 
     def folders(self) -> tuple[Path, ...]:
         """Return the folders in which killed processes leave temporary files."""
-        return self.path, self.path / FOLDER, self.verified().parent
+        first = self.first.path
+        return self.path, self.path / FOLDER, self.verified().parent, first, first / FOLDER, self.lesson
 
     def lock(self) -> IO[str]:
         """Lock the folder for this process until the returned file is closed or the process ends."""

@@ -26,6 +26,8 @@ from crepe_dist.settings.yaml_file import read
 from crepe_dist.wording import measure
 
 Settings = dict[str, Any]
+TEACHERS = ("words", "network", "answers")  # of unlabelled texts
+REPORTED = ("student", "first network")
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,12 @@ class RunRecord:
         documents = self.made.get("documents", {})
         extends = self.settings.get("training.extend") is not None
         if network in NETWORKS and batch and "train" in documents and not extends:
-            usual = default_epochs(network, documents["train"], self.about["encoding"]["feature_len"], batch)
-            choosing = 0 if epochs != usual or "labels" in self.about else documents.get("validation", 0)
+            taught = self.made.get("unlabelled")
+            rows = documents["train"] + (taught["texts"] if taught and taught["reported"] != "student" else 0)
+            size = self.about["encoding"]["feature_len"], batch
+            usual = default_epochs(network, rows, *size, is_taught=taught is not None)
+            is_fixed = epochs != usual or taught is not None or "labels" in self.about
+            choosing = 0 if is_fixed else documents.get("validation", 0)
             epochs, patience = usual, default_patience(network, choosing)
         return {"training.epochs": epochs, "training.patience": patience}
 
@@ -183,6 +189,17 @@ def _check_made(made: Any) -> None:
         raise ValueError(f"the provenance in {RESULT} is malformed")
     for count in counts:
         integer(count)
+    if "unlabelled" in made:
+        _check_unlabelled(made["unlabelled"])
+
+
+def _check_unlabelled(figures: Any) -> None:
+    integer(figures["texts"])
+    numbers = [figures[who][name] for who in ("first", "student") for name in ("loss", "accuracy")]
+    for value in (*numbers, *figures["shares"].values()):
+        finite(value)
+    if figures["teacher"]["kind"] not in TEACHERS or figures["reported"] not in REPORTED:
+        raise ValueError(f"the teacher in {RESULT} is malformed")
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ ALIASES = {
     "--init-from": "training.init_from",
     "--extend": "training.extend",
     "--start-epoch": "training.start_epoch",
+    "--teacher": "training.teacher",
     "--overfit-batches": "training.overfit_batches",
 }
 SWITCHES = {"fresh": "--fresh", "dry_run": "--dry-run", "logging.profile": "--profile"}  # flags without a value

@@ -62,8 +62,14 @@ FEW_STEPS = 750
 MANY_CHARACTERS = 100_000_000  # of all training documents, padded
 
 
-def default_epochs(network: str, documents: int, feature_len: int, batch_size: int) -> int:
-    """Return a network's default number of epochs for so many training documents of ``feature_len`` characters."""
+def default_epochs(network: str, documents: int, feature_len: int, batch_size: int, *, is_taught: bool = False) -> int:
+    """Return a network's default number of epochs for so many training documents of ``feature_len`` characters.
+
+    Args:
+        is_taught: most documents have the soft labels of a teacher, which can be learnt for longer.
+    """
+    if is_taught:
+        return min(MOST_EPOCHS, 2 * default_epochs(network, documents, feature_len, batch_size))
     usual: int = registry.shape(network).usual_epochs
     characters = documents * feature_len
     if characters > MANY_CHARACTERS:
@@ -87,7 +93,8 @@ class TrainingOptions(Settings, group="training"):
     Args:
         epochs: passes over the training split, ``start_epoch`` included. null: by the amount of text. That is 3 (paper:
             5); more, at most 20, if they are less than 750 steps; fewer, at least 2, for more than 100 million
-            characters; and training ends before if it stops early, see ``patience``.
+            characters; and training ends before if it stops early, see ``patience``. With unlabelled texts, twice as
+            many, at most 20.
         start_epoch: epochs for which ``init_from`` has already been trained, if they count as epochs of this run.
         init_from: .params file, run folder or exported folder to start from instead of random parameters, on the same
             or other data. It decides the network and its sizes. If one of its classes is not in the data, the last
@@ -98,11 +105,15 @@ class TrainingOptions(Settings, group="training"):
         patience: stop early, after this many epochs in a row that improve neither the validation accuracy nor the loss
             of calibrated probabilities by more than chance; 0: never. Requires a validation split. null: 2 if
             ``epochs`` has its default as well and the validation split has at least 200 documents of one label each
-            (paper: never), else 0.
+            (paper: never), else 0. With unlabelled texts, 0.
         label_smoothing: fraction of each label spread over all classes, from 0 to below 1. It makes the predicted
             probabilities less extreme. null: 0.1 for crepe, else 0.
         class_weights: weight of a document in the loss by its class. none: all equal; balanced: rare classes count as
             much as frequent ones; or weights by class name, such as {"spam": 3}, with 1 for all other classes.
+        unlabelled: learn from the unlabelled texts of the data as well, if it has some (prepare --unlabelled): a first
+            network, trained on the labelled texts, labels the others softly. Requires a validation split. Not with
+            ``extend``.
+        teacher: JSON Lines file of the answers of another teacher, such as a larger model, for the unlabelled texts.
         overfit_batches: train on this many batches only, and score the same documents. A network that cannot
             memorise them has another problem than too little data. 0: off.
         seed: random seed of initialisation, data order, dropout and typing errors.
@@ -117,6 +128,8 @@ class TrainingOptions(Settings, group="training"):
     class_weights: Union[Literal["none", "balanced"], dict[Name, Annotated[float, real(0, MANY, open_below=True)]]] = (
         "none"
     )
+    unlabelled: bool = True
+    teacher: Optional[Name] = None
     overfit_batches: Annotated[int, whole(0, MANY)] = 0
     seed: Annotated[int, whole(0, (1 << 63) - 1)] = 0
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset
@@ -21,7 +22,9 @@ from crepe_dist.data.loader import batches, training_order
 from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.collectives import once
 from crepe_dist.distributed.control import Control
+from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.distributed.world import World
+from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import UserError
 from crepe_dist.runs import checkpoint, disk_space
 from crepe_dist.runs.best_epoch import EpochChoice
@@ -31,6 +34,7 @@ from crepe_dist.runs.result import Result, overfit_summary, read_result, write_r
 from crepe_dist.runs.run_folder import RunFolder, choose_folder
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
+from crepe_dist.training import teaching
 from crepe_dist.training.display import Display, open_display
 from crepe_dist.training.engine_setup import build_engine
 from crepe_dist.training.estimate import check_grace, estimate
@@ -43,7 +47,9 @@ from crepe_dist.training.run import Pages, Run
 from crepe_dist.training.schedule import learning_rate
 from crepe_dist.training.state_saver import open_saver
 from crepe_dist.training.step import TrainingStep
-from crepe_dist.training.training_data import few_batches, open_training_data, verify_data, with_epochs
+from crepe_dist.training.teaching import Lesson
+from crepe_dist.training.training_data import few_batches, open_training_data, uses_unlabelled, verify_data, with_epochs
+from crepe_dist.training.transfer import Start
 from crepe_dist.training.weighing import weighed_and_scored
 
 
@@ -60,8 +66,9 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
     with watched(config, world, control) as watchdog:
         display = open_display(world.is_root)
         data = open_training_data(config, world, display, pages.data)
-        config = with_epochs(config, data)
-        engine, start = build_engine(config, data, world)  # the network, on this rank's GPU or on the CPU
+        config, is_taught = with_epochs(config, data), uses_unlabelled(config, data)
+        first = with_epochs(teaching.of_first(config), replace(data, unlabelled=None)) if is_taught else config
+        engine, start = build_engine(first, data, world)  # the network, on this rank's GPU or on the CPU
         if config.training.overfit_batches:
             data = few_batches(data, config)
         folder = choose_folder(config, data, world)
@@ -75,31 +82,66 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
 
         with guarded(folder, config, world, control, watchdog, display):
             verify_data(data, world, folder.verified())
-            exchange = engine.open_exchange(world, config.optimizer, config.data.batch_size)
-            step = TrainingStep(engine, exchange, config.training.seed, config.optimizer.clip_norm)
-            progress = Progress(epoch=config.training.start_epoch)
-            metrics = open_metrics(folder.path, world, display.say, config, pages.confusion)
-            run = Run(config, world, data, engine, exchange, step, progress, folder, display, metrics)
-            display.say(banner(config, data, engine, start, world, exchange.by))
-            display.say(f"run       {folder}")
+            place = world, watchdog, control, display, pages
+            lesson = None
+            if is_taught:  # a first network helps to label the other texts; a student learns from all of them
+                labelled = train_network(first, data, engine, start, folder.first, *place)
+                lesson = teaching.teach(config, data, engine, labelled, world, folder, display)
+                data = lesson.data(data)
+                engine, start = build_engine(config, data, world)
+            result = train_network(config, data, engine, start, folder, *place, lesson)
+            display.say(overfit_summary(result) if config.training.overfit_batches else str(result))
+            report(config, data, world, folder, display, pages)
+            return result
 
-            run_state, choice = RunState(engine, exchange, step.scale, progress), EpochChoice.of(config, data)
-            resumed = resume(run_state, choice, folder, world, metrics, display)
-            saver = open_saver(folder.state, config, run_state, resumed, world, display.say)
-            estimated = estimate(config, data, step, epoch_batches(run), run_state, world)
-            display.say(f"time      {estimated.text}")
-            if progress.step == 0:
-                display.say_lines(notes(config, data, engine.shape, engine.device, world))
-            check_grace(config.safety.grace_s, estimated.step, saver, world)
 
-            guards = Guards(run, run_state, saver, watchdog, control)
-            with control.deferring():  # from here on, a signal only records a request; ranks agree at each step
-                while not progress.finished:
-                    train_epoch(run, guards)
-                    scores = score_epoch(run, guards)
-                    save_epoch(run, guards, choice, scores)
-                guards.finish()
-            return finish(run, choice, pages)
+def train_network(
+    config: Config,
+    data: Dataset,
+    engine: Engine,
+    start: Start | None,
+    folder: RunFolder,
+    world: World,
+    watchdog: Watchdog,
+    control: Control,
+    display: Display,
+    pages: Pages,
+    lesson: Lesson | None = None,
+) -> Result:
+    """Train a network in a folder, or resume its training; return the result, at once if it is finished.
+
+    Args:
+        start: the given parameters, if any.
+        lesson: soft labels in the data, if there are any.
+    """
+    if (finished := world.agree("result", lambda: read_result(folder))) is not None:
+        return finished
+    world.on_root("folder", once(lambda: folder.path.mkdir(exist_ok=True)))
+    exchange = engine.open_exchange(world, config.optimizer, config.data.batch_size)
+    step = TrainingStep(engine, exchange, config.training.seed, config.optimizer.clip_norm)
+    progress = Progress(epoch=config.training.start_epoch)
+    metrics = open_metrics(folder.path, world, display.say, config, pages.confusion)
+    run = Run(config, world, data, engine, exchange, step, progress, folder, display, metrics)
+    display.say(banner(config, data, engine, start, world, exchange.by))
+    display.say(f"run       {folder}")
+
+    run_state, choice = RunState(engine, exchange, step.scale, progress), EpochChoice.of(config, data)
+    resumed = resume(run_state, choice, folder, world, metrics, display)
+    saver = open_saver(folder.state, config, run_state, resumed, world, display.say)
+    estimated = estimate(config, data, step, epoch_batches(run), run_state, world)
+    display.say(f"time      {estimated.text}")
+    if progress.step == 0:
+        display.say_lines(notes(config, data, engine.shape, engine.device, world))
+    check_grace(config.safety.grace_s, estimated.step, saver, world)
+
+    guards = Guards(run, run_state, saver, watchdog, control)
+    with control.deferring():  # from here on, a signal only records a request; ranks agree at each step
+        while not progress.finished:
+            train_epoch(run, guards)
+            scores = score_epoch(run, guards)
+            save_epoch(run, guards, choice, scores)
+        guards.finish()
+    return finish(run, choice, lesson)
 
 
 def train_epoch(run: Run, guards: Guards) -> None:
@@ -170,15 +212,15 @@ def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: Mapping[st
         run.display.say(stopped_early)
 
 
-def finish(run: Run, choice: EpochChoice, pages: Pages) -> Result:
-    """Write the result and the report of the run; return the result."""
-    result = write_result(run.folder, run.progress, choice, run.provenance(), run.world)
+def finish(run: Run, choice: EpochChoice, lesson: Lesson | None) -> Result:
+    """Write the result of a network, and return it."""
+    reported, made = choice.reported(run.progress), run.provenance()
+    if lesson is not None:
+        reported, made = teaching.judge(run, lesson, reported)
+    result = write_result(run.folder, reported, choice.chosen_by, made, run.world)
     if run.world.is_root:  # only now: a run without a result is resumed from its state
         disk_space.tidy(run.folder, run.config.checkpoint)
     run.metrics.finish(result.scores)
-    overfitted = run.config.training.overfit_batches
-    run.display.say(overfit_summary(result) if overfitted else str(result))
-    report(run.config, run.data, run.world, run.folder, run.display, pages)
     return result
 
 

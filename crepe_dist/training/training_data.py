@@ -36,7 +36,8 @@ def open_training_data(
         page, sample: as for ``open_data``.
 
     Raises:
-        UserError: on every rank, as ``open_data``, or if ``training.patience`` is set without a validation split.
+        UserError: on every rank, as ``open_data``, or if ``training.patience`` or unlabelled texts come without a
+            validation split, or ``training.teacher`` without unlabelled texts.
     """
     data = open_data(config.data.source, world, display, page, sample)
     if config.training.extend is not None:
@@ -51,7 +52,29 @@ def open_training_data(
             "prepare the data with --validation 0.1",
             on_all_ranks=True,
         )
+    if uses_unlabelled(config, data) and "validation" not in data.splits:
+        raise UserError(
+            "unlabelled texts need data with a validation split",
+            "it weighs the teacher, and tells whether they help",
+            "prepare the data with --validation 0.1, or train on the labelled texts with --training.unlabelled false",
+            on_all_ranks=True,
+        )
+    if config.training.teacher and not uses_unlabelled(config, data):
+        raise UserError(
+            "training.teacher answers for unlabelled texts, which this run does not use",
+            f"{data.folder} has none" if not data.unlabelled else "another setting excludes them",
+            "prepare the data with --unlabelled FILE and train without --extend, --overfit-batches and "
+            "--training.unlabelled false; or omit --teacher",
+            on_all_ranks=True,
+        )
     return data
+
+
+def uses_unlabelled(config: Config, data: Dataset) -> bool:
+    """Return whether a run learns from the unlabelled texts of its data."""
+    options = config.training
+    others = options.overfit_batches or options.extend is not None
+    return bool(options.unlabelled and data.unlabelled and not others)
 
 
 def open_data(
@@ -102,11 +125,14 @@ def _prepare_sample(folder: Path, page: Page | None) -> Iterator[object]:
 def with_epochs(config: Config, data: Dataset) -> Config:
     """Return the configuration with the given number of epochs and patience, or those that suit the data."""
     network, epochs, patience = config.model.network, config.training.epochs, config.training.patience
+    documents, is_taught = len(data.splits["train"]), uses_unlabelled(config, data)
     if patience is None:
-        choosing = 0 if epochs or data.labelled == SEVERAL else len(data.splits.get("validation", ()))
-        patience = default_patience(network, choosing)
+        is_fixed = epochs or is_taught or data.labelled == SEVERAL
+        patience = default_patience(network, 0 if is_fixed else len(data.splits.get("validation", ())))
     if epochs is None:
-        epochs = default_epochs(network, len(data.splits["train"]), data.encoding.feature_len, config.data.batch_size)
+        documents += len(data.unlabelled or ()) if is_taught else 0
+        size = data.encoding.feature_len, config.data.batch_size
+        epochs = default_epochs(network, documents, *size, is_taught=is_taught)
         if config.training.extend is not None:
             epochs = fewer_epochs(data, epochs, config.data.batch_size)
     return replace(config, training=replace(config.training, epochs=epochs, patience=patience))

@@ -1,0 +1,89 @@
+"""Soft labels for texts without labels, and splits that hold both kinds of texts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.dataset import Dataset, Documents, Split
+from crepe_dist.data.targets import SEVERAL, SHARE_UNIT, SOFT, Pairs, Targets, described, main_classes
+
+MOST_SHARES = 8  # classes of a soft label
+
+
+def rounded(probabilities: npt.NDArray[np.float64], *, several: bool = False) -> Targets:
+    """Round probabilities, float64 [n, classes], to labels of the ``MOST_SHARES`` most probable classes.
+
+    Args:
+        several: the classes are independent of each other; else the shares of a text sum to 1.
+    """
+    classes = probabilities.shape[1]
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :MOST_SHARES]
+    shares = np.take_along_axis(probabilities, order, axis=1)
+    if several:
+        units = np.rint(shares * SHARE_UNIT).astype(np.int64)
+    else:
+        units = np.floor(shares / shares.sum(axis=1, keepdims=True) * SHARE_UNIT).astype(np.int64)
+        units[:, 0] += SHARE_UNIT - units.sum(axis=1)
+    return Targets(SEVERAL if several else SOFT, np.stack([order, units], axis=2).astype(np.uint16), classes)
+
+
+def without_labels(documents: Documents, like: Targets | None) -> Split:
+    """Make a split of documents without labels, whose rows have the form of those with targets ``like``."""
+    empty = None
+    if like is not None:
+        pairs = np.broadcast_to(np.zeros((1, 1, 1), np.uint16), (len(documents), like.most, 2))
+        empty = replace(like, pairs=pairs)
+    return Split(**vars(documents), labels=np.zeros(len(documents), np.int32), weights=None, targets=empty)
+
+
+def taught(data: Dataset, rows: npt.NDArray[np.int64], targets: Targets) -> Dataset:
+    """Add unlabelled texts with soft labels to the training split of a data set.
+
+    Args:
+        rows: the texts with a label, ascending, int64 [n].
+        targets: their labels.
+    """
+    assert data.unlabelled is not None
+    train, kind = data.splits["train"], SEVERAL if data.labelled == SEVERAL else SOFT
+    most = max(targets.most, 1 if train.targets is None else train.targets.most)
+    splits = {name: _with_targets(split, kind, most, targets.classes) for name, split in data.splits.items()}
+    targets = replace(targets, pairs=_wide(targets.pairs, most))
+    splits["train"] = _joined(splits["train"], data.unlabelled, rows, targets)
+    return replace(data, splits=splits, manifest={**data.manifest, "labels": described(kind, most)}, unlabelled=None)
+
+
+def _with_targets(split: Split, kind: str, most: int, classes: int) -> Split:
+    """Return a split whose rows have ``most`` pairs of class and share."""
+    if split.targets is None:
+        units = np.full(len(split), SHARE_UNIT)
+        pairs = np.stack([split.labels, units], axis=1).astype(np.uint16)[:, None]
+    else:
+        pairs = split.targets.pairs
+    return replace(split, targets=Targets(kind, _wide(pairs, most), classes))
+
+
+def _wide(pairs: Pairs, most: int) -> Pairs:
+    return np.pad(pairs, ((0, 0), (0, most - pairs.shape[1]), (0, 0)))
+
+
+def _joined(train: Split, documents: Documents, rows: npt.NDArray[np.int64], targets: Targets) -> Split:
+    """Append rows of documents with their labels to a training split; shards stay mapped if all rows are taken."""
+    is_whole = len(rows) == len(documents)
+    shards = documents.shards if is_whole else (documents.codes(rows),)
+    sizes = [len(shard) for shard in (*train.shards, *shards)]
+    assert train.targets is not None
+    pairs = np.concatenate([train.targets.pairs, targets.pairs])
+    weights = None if train.weights is None else np.concatenate([train.weights, np.ones(len(rows), np.float32)])
+    return replace(
+        train,
+        shards=(*train.shards, *shards),
+        starts=np.cumsum([0, *sizes]),
+        origins=np.concatenate([train.origins, documents.origins[rows]]),
+        has_ids=False,
+        labels=np.concatenate([train.labels, main_classes(targets.pairs)]),
+        weights=weights,
+        targets=replace(targets, pairs=pairs),
+    )

@@ -1,0 +1,230 @@
+"""Training with unlabelled texts: words, soft labels, and runs that are killed, resumed, divided and refused."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import crepe_dist
+from crepe_dist.data import soft_labels
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.targets import SHARE_UNIT
+from crepe_dist.data.words import WordFinder, joined
+from crepe_dist.files import sha256
+from crepe_dist.model.co_training import common_words, teachers
+from tests.conftest import QUICK, command, run
+
+NAMES = ("ant", "bee", "cow")
+SIZES = [*QUICK, "--model.precision=float32", "--optimizer.name=adam", "--checkpoint.every=4"]
+
+
+def table(rows: int, seed: int, *, labels: bool = True, several: bool = False) -> dict[str, list]:
+    """Texts of words, most of which few texts have: those of other texts tell what they mean."""
+    generator = random.Random(seed)
+    classes = [generator.choice(NAMES) for _ in range(rows)]
+    words = [[f"{name[generator.randrange(3)]}{generator.randrange(60)}x" for _ in range(7)] for name in classes]
+    texts = [" ".join([*each, f"n{row}"]) for row, each in enumerate(words)]
+    if not labels:
+        return {"text": texts}
+    return {"text": texts, "label": [[name] for name in classes] if several else classes}
+
+
+def prepared(folder: Path, *, several: bool = False) -> Path:
+    crepe_dist.prepare(
+        table(60, 1, several=several),
+        folder / "data",
+        test=table(60, 2, several=several),
+        validation=table(210, 3, several=several),
+        unlabelled=table(300, 4, labels=False),
+        labels="several" if several else "one",
+        feature_len=48,
+    )
+    return folder
+
+
+def train(folder: Path, name: str, *more: object, processes: int = 1) -> str:
+    flags = ("--data", "data", "--run-dir", name, *SIZES, *more)
+    return run(command("train", *flags, processes=processes), folder)
+
+
+def digests(run_dir: Path) -> list[str]:
+    """Checksums of the reported networks of the run and of its first part, and of the labels."""
+    reported = [
+        part / json.loads((part / "result.json").read_text())["checkpoint"] for part in (run_dir, run_dir / "first")
+    ]
+    return [sha256(file) for file in [*reported, *sorted(run_dir.glob("lesson/*"))]]
+
+
+def unlabelled(run_dir: Path) -> dict:
+    return json.loads((run_dir / "result.json").read_text())["made"]["unlabelled"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A prepared set ``data``, and ``run``, trained on it, which keeps its saved states."""
+    folder = prepared(tmp_path_factory.mktemp("teaching"))
+    train(folder, "run", "--checkpoint.keep_state=true")
+    return folder
+
+
+class TestWords:
+    TEXTS = ("The cat, the CAT's 2 hats!", "", "  one", "Straße Ünder under", "x" * 50, "a-b a b")
+
+    @pytest.mark.parametrize("mode", ["paper", "full", "notebook"])
+    def test_are_those_of_a_regular_expression(self, mode):
+        encoding = Encoding(mode, 40)
+        found = WordFinder(encoding).find(encoding.encode(self.TEXTS))
+        for row, text in enumerate(self.TEXTS):
+            words = re.findall(r"[^\W_]+", encoding.decode(encoding.encode([text])[0]).lower())
+            assert found.starts[row + 1] - found.starts[row] == len({*words, *zip(words, words[1:])})
+
+    def test_are_equal_wherever_they_stand_and_in_either_case(self):
+        encoding = Encoding("full", 40)
+        found = WordFinder(encoding).find(encoding.encode(["Red house", "a house is RED", "green"]))
+        first, second, third = (set(found.words[slice(*found.starts[row : row + 2])]) for row in range(3))
+        assert len(first & second) == 2
+        assert not third & (first | second)
+
+    def test_rare_characters_and_those_without_spaces_are_words(self):
+        encoding = Encoding("paper", 20, alphabet=" ab中", paired="京北東海")
+        found = WordFinder(encoding).find(encoding.encode(["中中b", "北京 ab", "京北"]))
+        assert np.diff(found.starts).tolist() == [4, 5, 3]  # 中, b, 中中, 中b; 北, 京, ab and two pairs; 京, 北, 京北
+        both = np.intersect1d(found.words[4:9], found.words[9:])
+        assert len(both) == 2  # 北 and 京, but not their order
+
+    def test_sums_over_words_are_those_of_a_matrix(self):
+        generator = np.random.default_rng(1)
+        finder, encoding = WordFinder(Encoding("paper", 60)), Encoding("paper", 60)
+        codes = encoding.encode(table(50, 5)["text"])
+        words = joined([finder.find(codes[:20]), finder.find(codes[20:])])
+        whole = finder.find(codes)
+        assert all(np.array_equal(getattr(words, name), getattr(whole, name)) for name in ("starts", "words"))
+        words = common_words({"train": whole, "unlabelled": whole})["train"]
+        matrix = np.zeros((len(words), words.size))
+        matrix[np.repeat(np.arange(50), np.diff(words.starts)), words.words] = 1
+        shares = generator.integers(0, SHARE_UNIT, (50, 3)).astype(float)
+        assert np.array_equal(words.counts(shares), matrix.T @ shares)
+        odds = generator.integers(-99999, 99999, (words.size, 3)).astype(float)
+        assert np.array_equal(words.sums(odds), matrix @ odds)
+
+
+class TestTeacher:
+    def _teachers(self, network: float):
+        """Teachers of texts by a network that is right by that much, and the true classes."""
+        sizes = (("train", 60, 1), ("validation", 90, 3), ("unlabelled", 300, 4))
+        tables = {name: table(rows, seed) for name, rows, seed in sizes}
+        encoding = Encoding(feature_len=48)
+        words = {name: WordFinder(encoding).find(encoding.encode(each["text"])) for name, each in tables.items()}
+        truth = {
+            name: np.array([NAMES.index(label) for label in each["label"]], np.int32) for name, each in tables.items()
+        }
+        generator = np.random.default_rng(0)
+        logits = {
+            name: (network * np.eye(3)[truth[name]] + generator.normal(size=(len(truth[name]), 3))).astype(np.float32)
+            for name in ("validation", "unlabelled")
+        }
+        return list(teachers(common_words(words), np.eye(3)[truth["train"]], truth["validation"], logits)), truth
+
+    def test_network_and_words_teach_each_other(self):
+        found, truth = self._teachers(1.0)
+        right = [float((each.probabilities.argmax(axis=1) == truth["unlabelled"]).mean()) for each in found]
+        assert len(found) > 1
+        assert right[-1] > right[0] + 0.1
+        assert all(after.loss < before.loss for before, after in zip(found, found[1:]))
+
+    def test_rounded_labels_sum_to_one(self):
+        probabilities = np.random.default_rng(3).dirichlet(np.full(20, 0.1), 50)
+        targets = soft_labels.rounded(probabilities)
+        assert (targets.pairs[..., 1].sum(axis=1, dtype=int) == SHARE_UNIT).all()
+        assert np.array_equal(targets.pairs[:, 0, 0], probabilities.argmax(axis=1))
+
+
+class TestRun:
+    def test_the_student_is_better_and_is_reported(self, folder):
+        figures = unlabelled(folder / "run")
+        assert figures["reported"] == "student"
+        assert figures["student"]["loss"] < figures["first"]["loss"]
+        assert figures["texts"] == 300
+        assert sum(figures["shares"].values()) == pytest.approx(1)
+
+    def test_two_processes_give_the_same_bits(self, folder):
+        train(folder, "two", processes=2)
+        assert digests(folder / "two") == digests(folder / "run")
+
+    @pytest.mark.parametrize("lost", ["student", "lesson", "first"])
+    def test_a_killed_run_resumes_to_the_same_bits(self, folder, lost):
+        again = folder / f"killed-{lost}"
+        shutil.copytree(folder / "run", again)
+        (again / "result.json").unlink()
+        if lost == "student":  # from the state before the last
+            shutil.rmtree(max((again / "state").iterdir()))
+        else:
+            shutil.rmtree(again / "state")
+            shutil.rmtree(again / "checkpoints")
+            (again / "lesson" / "lesson.json").unlink()
+        if lost == "first":
+            (again / "first" / "result.json").unlink()
+            shutil.rmtree(max((again / "first" / "state").iterdir()))
+        printed = train(folder, again.name, "--checkpoint.keep_state=true")
+        assert ("resuming" in printed) == (lost != "lesson")
+        assert digests(again) == digests(folder / "run")
+
+    def test_a_student_that_is_not_better_gives_way_to_the_first_network(self, folder):
+        train(folder, "worse", "--optimizer.learning_rate=0.000001", "--epochs=1")
+        figures = unlabelled(folder / "worse")
+        assert figures["reported"] == "first network"
+        (reported,) = (folder / "worse" / "first" / "checkpoints").glob("*.params")
+        assert crepe_dist.load(folder / "worse").predict(["a1x a2x"])
+        result = json.loads((folder / "worse" / "result.json").read_text())
+        assert Path(result["checkpoint"]).name == reported.name
+        assert sha256(folder / "worse" / result["checkpoint"]) == sha256(reported)
+        assert [path.name for path in (folder / "worse" / "checkpoints").glob("*.params")] == [reported.name]
+
+    def test_can_be_turned_off(self, folder):
+        assert "teacher" not in train(folder, "off", "--training.unlabelled=false")
+        assert not (folder / "off" / "first").exists()
+
+    def test_several_labels(self, tmp_path):
+        prepared(tmp_path, several=True)
+        train(tmp_path, "one")
+        train(tmp_path, "two", processes=2)
+        assert digests(tmp_path / "one") == digests(tmp_path / "two")
+        assert unlabelled(tmp_path / "one")["teacher"] == {"kind": "network"}
+
+    def test_answers_of_another_teacher(self, folder):
+        texts, truth = table(300, 4, labels=False)["text"], table(300, 4)["label"]
+        lines = [json.dumps({"text": text, "labels": {label: 1}}) for text, label in zip(texts[:200], truth)]
+        (folder / "answers.jsonl").write_text("\n".join(lines))
+        train(folder, "taught", "--teacher", "answers.jsonl")
+        figures = unlabelled(folder / "taught")
+        assert figures["texts"] == 200
+        assert figures["teacher"] == {"kind": "answers"}
+
+    def test_a_validation_split_is_needed(self, tmp_path, complaint):
+        crepe_dist.prepare(
+            table(60, 1), tmp_path / "data", unlabelled=table(9, 4, labels=False), test=table(9, 2), validation=0
+        )
+        assert "unlabelled texts need data with a validation split" in complaint(
+            "train", "--data", "data", cwd=tmp_path
+        )
+
+    def test_answers_need_unlabelled_texts(self, data, complaint):
+        said = complaint("train", "--data", data, "--teacher", "answers.jsonl", cwd=data.parent)
+        assert "training.teacher answers for unlabelled texts" in said
+
+    def test_a_damaged_lesson_is_refused(self, folder):
+        shutil.copytree(folder / "run", folder / "damaged")
+        (folder / "damaged" / "result.json").unlink()
+        with (folder / "damaged" / "lesson" / "unlabelled.targets.npy").open("r+b") as stream:
+            stream.seek(200)
+            stream.write(b"\1\2\3")
+        flags = ("--data", "data", "--run-dir", "damaged", *SIZES, "--checkpoint.keep_state=true")
+        said = run(command("train", *flags), folder, code=None)
+        assert "does not match its checksum" in said
+        assert "Traceback" not in said
