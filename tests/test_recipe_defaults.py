@@ -22,7 +22,7 @@ from crepe_dist.training.training_data import with_epochs
 def data(rows: int, length: int, validation: int = 0, labelled: str = ONE) -> Dataset:
     """As much of a data set as is asked for."""
     parts = {"train": range(rows), **({"validation": range(validation)} if validation else {})}
-    about = {"splits": parts, "labelled": labelled, "encoding": SimpleNamespace(feature_len=length)}
+    about = {"splits": parts, "labelled": labelled, "encoding": SimpleNamespace(feature_len=length), "unlabelled": None}
     return cast(Dataset, SimpleNamespace(**about))
 
 

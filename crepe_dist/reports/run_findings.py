@@ -165,7 +165,7 @@ def command(record: RunRecord) -> str:
     processes = 1 if reproducible(record) else record.made.get("processes", 1)
     launcher = f"horovodrun -np {processes} " if processes != 1 else ""
     computed = {name: value for name, value in record.about["computed"].items() if name.startswith("model.")}
-    if cuda.is_build(str(computed["model.kernels"])):
+    if cuda.is_build(str(computed.get("model.kernels"))):
         computed |= {"model.kernels": "own", "device": "gpu"}
     flags = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in computed.items())
     config = shlex.quote(f"{record.path}/config.yaml")
