@@ -250,6 +250,18 @@ def test_a_loss_that_is_not_finite_is_told():
     assert all(np.array_equal(array, before[name]) for name, array in engine.values().items())
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_a_gradient_that_is_not_finite_is_told(precision):
+    """NaN with all bits set, as GPUs compute it."""
+    shape = sized(blocks=1)
+    network = make(shape)
+    network.values["tower.convolutions.1.weight"].view(np.int32)[0, 0, 0] = 0x7FFFFFFF
+    engine = on_gpu(network, precision)
+    outcome = TrainingStep(engine, engine.open_exchange(World(), OptimizerOptions(), 40)).sum(some_batch(shape, 20), 1)
+    assert outcome.bad_gradients
+    assert not outcome.bad_losses
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("sanitizer", ["address", "undefined"])

@@ -16,12 +16,8 @@ __device__ inline float to_float(float value) { return value; }
 __device__ inline void put(float& to, float value) { to = value; }
 
 __device__ inline float to_float(Brain value) { return __uint_as_float(u32(value.bits) << 16); }
-// Rounds to nearest, ties to even, as native/lanes.h does.
-__device__ inline void put(Brain& to, float value) {
-    const u32 bits = __float_as_uint(value);
-    to.bits = u16((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
-}
 
+// Roundings to nearest, ties to even. NaN remains NaN; that of GPUs has all bits set, and must not overflow.
 #if defined(__CUDACC_RTC__)
 __device__ inline float to_float(Half value) {
     float result;
@@ -29,6 +25,7 @@ __device__ inline float to_float(Half value) {
     return result;
 }
 __device__ inline void put(Half& to, float value) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to.bits) : "f"(value)); }
+__device__ inline void put(Brain& to, float value) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to.bits) : "f"(value)); }
 #else
 inline float to_float(Half value) {
     _Float16 half;
@@ -38,6 +35,10 @@ inline float to_float(Half value) {
 inline void put(Half& to, float value) {
     const _Float16 half = _Float16(value);
     __builtin_memcpy(&to, &half, sizeof half);
+}
+inline void put(Brain& to, float value) {
+    const u32 bits = __float_as_uint(value);
+    to.bits = value == value ? u16((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) : 0x7FFF;
 }
 #endif
 
