@@ -87,18 +87,21 @@ EXPORT(embed)
 // and to largest [documents] what a document adds to a row at most. per_unit: times the scale of the dropout. A block for
 // each document.
 KERNEL(THREADS) embedding_terms(
-    const Number* gradients, const Number* embedding, const i32* lengths, int positions, int stride, float per_unit,
-    i32* terms, u32* largest
+    const Number* __restrict__ gradients, const Number* __restrict__ embedding, const i32* lengths, int positions,
+    int stride, float per_unit, i32* __restrict__ terms, u32* largest
 ) {
     __shared__ u32 memory[THREADS];
     __shared__ float sizes[THREADS];
     constexpr int TOGETHER = THREADS / WIDTH;  // positions
     const int document = blockIdx.x, channel = threadIdx.x % WIDTH;
     const int last = positions_at(lengths[document], stride, 0);
+    const int end = int(threadIdx.x) < TOGETHER * WIDTH ? min(last, positions) : 0;
     float size = 0;
-    for (int p = threadIdx.x / WIDTH; p < last && p < positions && int(threadIdx.x) < TOGETHER * WIDTH; p += TOGETHER) {
+#pragma unroll 8
+    for (int p = threadIdx.x / WIDTH; p < end; p += TOGETHER) {
         const i64 at = (i64(document) * positions + p) * WIDTH + channel;
-        const float value = to_float(embedding[at]) > 0 ? to_float(gradients[at]) * per_unit : 0.0f;
+        const float gradient = to_float(gradients[at]) * per_unit;
+        const float value = to_float(embedding[at]) > 0 ? gradient : 0.0f;
         terms[at] = __float2int_rn(value);
         size += fabsf(value) + (fabsf(value) > 0.25f ? 1.0f : 0.0f);
     }
@@ -132,15 +135,15 @@ EXPORT(add_embedding_terms)
 
 // ---- convolutions --------------------------------------------------------------------------------------------------
 
-// Rearranges the weights of a convolution, float32 [out][in][taps], for `convolve`: forward [taps][in][out], and backward
-// [taps][out][in] in reverse order of taps, for the gradient of the input.
+// Rearranges the weights of a convolution, float32 [out][in][taps], for `convolve`: forward [taps][out][in], and backward
+// [taps][in][out] in reverse order of taps, for the gradient of the input.
 KERNEL(THREADS) pack_convolution(const float* weights, Number* forward, Number* backward) {
     for (i64 i = thread_number(); i < TOWER_TAPS * WIDTH * WIDTH; i += all_threads()) {
         const int tap = int(i % TOWER_TAPS), in = int(i / TOWER_TAPS % WIDTH), out = int(i / TOWER_TAPS / WIDTH);
         const bool is_weight = in < CHANNELS && out < CHANNELS;
         const float weight = is_weight ? weights[(out * CHANNELS + in) * TOWER_TAPS + tap] : 0.0f;
-        put(forward[(tap * WIDTH + in) * WIDTH + out], weight);
-        put(backward[((TOWER_TAPS - 1 - tap) * WIDTH + out) * WIDTH + in], weight);
+        put(forward[(tap * WIDTH + out) * WIDTH + in], weight);
+        put(backward[((TOWER_TAPS - 1 - tap) * WIDTH + in) * WIDTH + out], weight);
     }
 }
 EXPORT(pack_convolution)
@@ -182,7 +185,7 @@ __device__ void convolve(
         for (int k = 0; k < WIDTH; k += SIDE) {
             const Square::Left<false> left(rows + (warp * SIDE + tap) * NUMBERS + k, NUMBERS);
 #pragma unroll
-            for (int n = 0; n < SQUARES; ++n) squares[n].add(left, weights + (tap * WIDTH + k) * WIDTH + n * SIDE, WIDTH);
+            for (int n = 0; n < SQUARES; ++n) squares[n].add(left, weights + (tap * WIDTH + n * SIDE) * WIDTH + k, WIDTH);
         }
     __syncthreads();
 #pragma unroll
@@ -261,7 +264,7 @@ KERNEL(2 * WIDTH) convolution_gradients(
         copy_in(in + start, first + tap - GAP, TILE, positions, rows);
         copy_in(gradients + start, first, TILE, positions, turned);
         __syncthreads();
-#pragma unroll 2
+#pragma unroll 1
         for (int k = 0; k < TILE; k += SIDE) {
             const Square::Left<true> left(rows + k * NUMBERS + from, NUMBERS);
 #pragma unroll

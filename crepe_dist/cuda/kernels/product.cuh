@@ -69,27 +69,28 @@ struct Square {
         kind(array[7])
 #define FOUR(kind, array) kind(array[0]), kind(array[1]), kind(array[2]), kind(array[3])
 #if PRECISION == 1
-#define LOAD_OPERAND(layout, which, operand, from, stride)                                              \
+#define LOAD_OPERAND(layout, which, space, operand, from, stride)                                       \
     asm volatile("wmma.load." which ".sync.aligned." layout                                             \
-                 ".m16n16k16.f16 {%0, %1, %2, %3, %4, %5, %6, %7}, [%8], %9;"                           \
+                 ".m16n16k16" space ".f16 {%0, %1, %2, %3, %4, %5, %6, %7}, [%8], %9;"                  \
                  : EIGHT("=r", operand)                                                                 \
                  : "l"(from), "r"(stride)                                                               \
                  : "memory")
-#define MULTIPLY(layout)                                                                                \
-    asm volatile("wmma.mma.sync.aligned." layout ".row.m16n16k16.f32.f32 "                              \
+#define MULTIPLY(layout) /* of both operands */                                                         \
+    asm volatile("wmma.mma.sync.aligned." layout ".m16n16k16.f32.f32 "                              \
                  "{%0, %1, %2, %3, %4, %5, %6, %7}, {%8, %9, %10, %11, %12, %13, %14, %15}, "           \
                  "{%16, %17, %18, %19, %20, %21, %22, %23}, {%0, %1, %2, %3, %4, %5, %6, %7};"          \
                  : EIGHT("+f", sums)                                                                    \
                  : EIGHT("r", left.parts), EIGHT("r", right.parts))
     static constexpr int PARTS = 8;
 #else
-#define LOAD_OPERAND(layout, which, operand, from, stride)                                              \
-    asm volatile("wmma.load." which ".sync.aligned." layout ".m16n16k16.bf16 {%0, %1, %2, %3}, [%4], %5;" \
+#define LOAD_OPERAND(layout, which, space, operand, from, stride)                                       \
+    asm volatile("wmma.load." which ".sync.aligned." layout                                             \
+                 ".m16n16k16" space ".bf16 {%0, %1, %2, %3}, [%4], %5;"                                 \
                  : FOUR("=r", operand)                                                                  \
                  : "l"(from), "r"(stride)                                                               \
                  : "memory")
-#define MULTIPLY(layout)                                                                                \
-    asm volatile("wmma.mma.sync.aligned." layout ".row.m16n16k16.f32.bf16.bf16.f32 "                    \
+#define MULTIPLY(layout) /* of both operands */                                                         \
+    asm volatile("wmma.mma.sync.aligned." layout ".m16n16k16.f32.bf16.bf16.f32 "                    \
                  "{%0, %1, %2, %3, %4, %5, %6, %7}, {%8, %9, %10, %11}, {%12, %13, %14, %15}, "         \
                  "{%0, %1, %2, %3, %4, %5, %6, %7};"                                                    \
                  : EIGHT("+f", sums)                                                                    \
@@ -97,23 +98,29 @@ struct Square {
     static constexpr int PARTS = 4;
 #endif
 
-    // The left operand: 16 rows of a matrix, or 16 columns of it if TURNED.
+    // The left operand, in shared memory: 16 rows of a matrix, or 16 columns of it if TURNED.
     template <bool TURNED> struct Left {
         u32 parts[PARTS];
         __device__ Left(const Number* from, int stride) {
-            if constexpr (TURNED) LOAD_OPERAND("col", "a", parts, from, stride);
-            else LOAD_OPERAND("row", "a", parts, from, stride);
+            const size_t at = __cvta_generic_to_shared(from);
+            if constexpr (TURNED) LOAD_OPERAND("col", "a", ".shared", parts, at, stride);
+            else LOAD_OPERAND("row", "a", ".shared", parts, at, stride);
         }
     };
 
-    // Adds the product of the left operand and 16 rows of another matrix.
+    // Adds the product of the left operand and 16 rows of another matrix: of their transpose, and in global memory, or of
+    // the rows as they are, and in shared memory, if TURNED. So both are read along the sums, as tensor cores like it.
     template <bool TURNED> __device__ void add(const Left<TURNED>& left, const Number* from, int stride) {
         struct {
             u32 parts[PARTS];
         } right;
-        LOAD_OPERAND("row", "b", right.parts, from, stride);
-        if constexpr (TURNED) MULTIPLY("col");
-        else MULTIPLY("row");
+        if constexpr (TURNED) {
+            LOAD_OPERAND("row", "b", ".shared", right.parts, __cvta_generic_to_shared(from), stride);
+            MULTIPLY("col.row");
+        } else {
+            LOAD_OPERAND("col", "b", ".global", right.parts, __cvta_generic_to_global(from), stride);
+            MULTIPLY("row.col");
+        }
     }
 
     __device__ void store(float* to, int stride) const {
@@ -141,7 +148,8 @@ struct Square {
         for (int k = 0; k < SIDE; ++k) {
             const float factor = left(row(), k);
 #pragma unroll
-            for (int i = 0; i < 8; ++i) sums[i] += factor * to_float(from[k * stride + column() + i]);
+            for (int i = 0; i < 8; ++i)
+                sums[i] += factor * to_float(TURNED ? from[k * stride + column() + i] : from[(column() + i) * stride + k]);
         }
     }
 
