@@ -77,7 +77,9 @@ def place(data, tmp_path, monkeypatch):
             for n in range(20):
                 Path("aclImdb", part, label, f"{n}.txt").write_text(f"{label} {n}")
     Path("letters.csv").write_text("".join(f"{n % 2},{'αβ'[n % 2] * 20}\n" for n in range(40)))
-    Path("new.txt").write_text("one\ntwo\n")
+    for name in ("new.txt", "texts.txt"):
+        Path(name).write_text("one\ntwo\n")
+    write_csv(Path("labelled.csv"), 100, 3)
     settings = ["--data", str(data), "--run-dir", "runs/reviews-1f2e3d4c5b", *QUICK]
     crepe_dist.fit(config.parse(settings))
     Path("made").mkdir()

@@ -29,6 +29,7 @@ FORBIDDEN = {
 }  # fmt: skip
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGING = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
+DRIVER = "libcuda.so.1"  # asked for GPUs
 INSTALLED = (sys.prefix, sys.base_prefix, str(Path(__file__).parent.parent))
 
 
@@ -49,7 +50,8 @@ class Watch:
     def _hook(self, event: str, arguments: Any) -> None:
         if not self.allowed:
             return
-        if event in FORBIDDEN and not (event == "ctypes.dlopen" and _is_installed(arguments[0])):
+        loads_ours = event == "ctypes.dlopen" and (arguments[0] == DRIVER or _is_installed(arguments[0]))
+        if event in FORBIDDEN and not loads_ours:
             self.seen.append(f"{event} {arguments!r:.200}")
         elif event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING:
             self._outside(event, arguments[0])

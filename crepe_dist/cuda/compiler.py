@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist import extras
+from crepe_dist.cuda.driver import WITHOUT
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files import cache_folder, read_bytes, replacing
 
@@ -215,7 +216,12 @@ def _bytes(handle: c_void_p, name: str) -> bytes:
 
 def _call(name: str, *arguments: object) -> None:
     if code := _function(name)(*arguments):
-        raise UserError(f"NVRTC failed: {name}: {_error_name(code)}", code=ExitCode.FAILURE)
+        raise UserError(
+            f"NVRTC failed: {name}: {_error_name(code)}",
+            "a broken installation of it, or a bug in crepe_dist",
+            f"install {PACKAGE} again, {WITHOUT}",
+            code=ExitCode.FAILURE,
+        )
 
 
 def _error_name(code: int) -> str:

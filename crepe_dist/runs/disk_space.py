@@ -33,9 +33,8 @@ def superfluous(folder: RunFolder, options: CheckpointOptions) -> list[Path]:
         return paths
     if folder.state.is_dir():
         paths.append(folder.state)
-    student = (
-        result["made"].get("unlabelled", {}).get("reported") != "first network"
-    )  # else its checkpoints are refused
+    made = result.get("made", {})
+    student = made.get("unlabelled", {}).get("reported") != "first network"  # else its checkpoints are refused
     latest = checkpoint.described(folder.path / checkpoint.FOLDER)[: options.keep_last if student else 0]
     return paths + other_checkpoints(folder, {Path(result["checkpoint"]).name, *(path.name for path in latest)})
 
