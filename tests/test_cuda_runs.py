@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from tests import cuda_emulator
 from tests.chaos import harness
-from tests.conftest import command, run
 from tests.needs import needs
 
 pytestmark = [needs("g++"), pytest.mark.usefixtures("emulated")]
@@ -64,15 +62,3 @@ def test_a_killed_run_resumes_to_the_same_bits(processes, data, alone, tmp_path)
     assert 0 < harness.saved_step(tmp_path / "run") < 8
     train(tmp_path / "run", data, processes)
     harness.assert_same(tmp_path / "run", alone)
-
-
-def test_a_checkpoint_of_a_gpu_is_used_like_any_other(data, alone, tmp_path):
-    """On the GPU, with the score of training, and by the kernels for CPUs up to bfloat16's rounding."""
-    scores = {}
-    for device in ("gpu", "cpu"):
-        written = tmp_path / f"{device}.json"
-        run(command("evaluate", alone, "--data", data, "--device", device, "--json", written), tmp_path)
-        scores[device] = json.loads(written.read_text())
-    trained = json.loads((alone / "result.json").read_text())
-    assert scores["gpu"]["loss"] == trained["test_loss"]
-    assert scores["cpu"]["loss"] == pytest.approx(scores["gpu"]["loss"], rel=0.01)

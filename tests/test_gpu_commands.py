@@ -71,13 +71,6 @@ def test_training_needs_no_mxnet(trained):
     assert "--model.kernels own --device gpu" in re.sub(r"<[^>]*>|\s+", " ", page).replace("  ", " ")
 
 
-def test_two_gpus_compute_the_same_bits(data, trained, tmp_path):
-    printed = run(command("train", "--data", data, "--run-dir", "run", *TRAIN, processes=2), tmp_path)
-    assert "2 processes, gpu(0), gradients summed by " in printed
-    assert COMPUTES in printed
-    harness.assert_same(tmp_path / "run", trained[0])
-
-
 def test_verify_takes_the_gpu(trained, tmp_path):
     assert "epoch 1: the same bits" in run(command("verify", trained[0]), tmp_path)
 

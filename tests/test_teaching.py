@@ -190,6 +190,7 @@ class TestRun:
         assert "teacher" not in train(folder, "off", "--training.unlabelled=false")
         assert not (folder / "off" / "first").exists()
 
+    @pytest.mark.slow
     def test_several_labels(self, tmp_path):
         prepared(tmp_path, several=True)
         train(tmp_path, "one")

@@ -43,6 +43,7 @@ def mlflow_runs(uri: str) -> list:
     return client.search_runs([each.experiment_id for each in client.search_experiments()])
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_is_in_both(data, tmp_path, offline):
     tracking = ("--logging.mlflow", "true", "--logging.wandb", "true", "--training.epochs", "1")
     train = command("train", "--data", data, "--run-dir", "run", *QUICK, *NGRAMS, *tracking)

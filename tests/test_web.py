@@ -22,6 +22,7 @@ from crepe_dist.exporting.onnx_files import metadata
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.runs import checkpoint
 from tests.browsing import Browsing, chromium, needs_browser
+from tests.chaos.harness import slow
 from tests.conftest import FEATURE_LEN
 from tests.needs import needs
 from tests.test_export import CLASSES, ENCODINGS, codes_of, make
@@ -142,7 +143,8 @@ class TestEncoder:
 
 @needs_browser
 @pytest.mark.parametrize(
-    ("kind", "name", "way"), [("crepe", "rare ones", "file"), ("ngrams", "paper", "http"), ("paper", "own", "file")]
+    ("kind", "name", "way"),
+    [("crepe", "rare ones", "file"), slow("ngrams", "paper", "http"), slow("paper", "own", "file")],
 )
 def test_the_page_answers_as_predict_does(kind, name, way, browser, tmp_path):
     predictor, folder = made(tmp_path, kind, ENCODINGS[name])

@@ -121,6 +121,7 @@ def test_a_stop_while_it_restarts_loses_nothing_that_was_saved(supervised, tmp_p
     harness.assert_same(tmp_path / "run", unbroken(2))
 
 
+@pytest.mark.slow
 def test_preempted_by_others_it_starts_again_and_that_costs_no_restart(supervised, tmp_path, unbroken):
     process = supervised(2, plan=fault(tmp_path, "SIGTERM", 1, 11), flags=("--max-restarts", "0"))
     code, printed = harness.finish(process)

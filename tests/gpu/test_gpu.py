@@ -59,6 +59,7 @@ def test_float16_is_the_default_where_it_is_fast(one):
     assert f"computes  in {HALF}\n" in ended(one, "alone")
 
 
+@pytest.mark.slow
 def test_two_gpus_killed_and_resumed_equal_unbroken(data, tmp_path):
     """Two processes on two GPUs in float16, with Adam, dropout and the loss scale."""
     broken, unbroken = (
