@@ -23,11 +23,12 @@ from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings.training_options import OptimizerOptions
 from crepe_dist.training.step import TrainingStep
 from tests import cuda_emulator, test_crepe
+from tests.conftest import needs_kernels
 from tests.engines import best, gradients, initial
 from tests.needs import needs
 from tests.test_crepe import assert_near, sized, some_batch, some_codes
 
-pytestmark = needs("g++")
+pytestmark = [needs("g++"), needs_kernels]
 GPU = Device("gpu", 0)
 TABLE = NGramShape(69, 60, 5, 4, 1 << 12)
 

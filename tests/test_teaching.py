@@ -18,7 +18,7 @@ from crepe_dist.data.targets import SHARE_UNIT
 from crepe_dist.data.words import WordFinder, joined
 from crepe_dist.files import sha256
 from crepe_dist.model.co_training import common_words, teachers
-from tests.conftest import QUICK, command, run
+from tests.conftest import QUICK, command, needs_kernels, run
 
 NAMES = ("ant", "bee", "cow")
 SIZES = [*QUICK, "--model.precision=float32", "--optimizer.name=adam", "--checkpoint.every=4"]
@@ -153,6 +153,7 @@ class TestRun:
         assert figures["texts"] == 300
         assert sum(figures["shares"].values()) == pytest.approx(1)
 
+    @needs_kernels
     def test_two_processes_give_the_same_bits(self, folder):
         train(folder, "two", processes=2)
         assert digests(folder / "two") == digests(folder / "run")
