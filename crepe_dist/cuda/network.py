@@ -1,4 +1,4 @@
-"""What the engine hands to the parts of a network, and what it expects of them."""
+"""Interface between the engine and the parts of a network."""
 
 from __future__ import annotations
 

@@ -10,9 +10,7 @@ import base64
 import ctypes
 import math
 import mmap
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -20,13 +18,12 @@ from crepe_dist.cuda import nccl
 from crepe_dist.cuda.gpu import Memory
 from crepe_dist.cuda.program import Program, blocks
 from crepe_dist.distributed.world import World
-from crepe_dist.exchange.exchange import Exchange, Reduced
 from crepe_dist.exchange.quanta import Quanta
 from crepe_dist.exchange.rule import Rule
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.exchange.shared_memory import share_on_hosts
 from crepe_dist.exchange.table import catch_up
-from crepe_dist.exchange.whole_numbers import Row, mean_scale, row_width, summed
+from crepe_dist.exchange.whole_numbers import Row, WholeNumberExchange, mean_scale, row_width
 
 LINE = 64  # numbers to which gradients are aligned
 
@@ -71,7 +68,7 @@ class Gradients:
         return rows
 
 
-class CudaExchange(Exchange):
+class CudaExchange(WholeNumberExchange):
     """Exchange that sums on GPUs and updates the parameters there.
 
     Args:
@@ -89,13 +86,12 @@ class CudaExchange(Exchange):
         values: Mapping[str, Memory],
         tables: Collection[str],
     ) -> None:
+        super().__init__(quanta)
         self._world = world
         self._rule = rule
-        self._quanta = quanta
         self._run = run
         self._values = values
         self._tables = tables
-        self._updates = 0
         self.gradients = Gradients(run, quanta, world.size, row_width(quanta))
         self._moments = {
             name: [run.gpu.allocate(4 * math.prod(shape)) for shape in rule.moment_shapes(parameter)]
@@ -114,10 +110,6 @@ class CudaExchange(Exchange):
         """Send rank 0's bytes to all ranks."""
         text = None if secret is None else base64.b64encode(secret).decode()
         return base64.b64decode(self._world.broadcast(text, "NCCL's id"))
-
-    def sum(self, compute: Callable[[], Any], numbers: Sequence[int], documents: int) -> Reduced:
-        """As in ``Exchange``; the gradients remain whole numbers."""
-        return summed(self._quanta, compute, self._add, numbers, documents)
 
     def _add(self, row: Row) -> list[Row]:
         """Sum the gradients over the ranks, and return the rows of all ranks."""
@@ -171,18 +163,8 @@ class CudaExchange(Exchange):
             count = self._quanta.parameters[name].value.size
             self._run("round_to_half", blocks(count), self._values[name], ctypes.c_int64(count))
 
-    @contextmanager
-    def rehearsal(self) -> Iterator[None]:
-        before = self._quanta.state()
-        try:
-            yield
-        finally:
-            self._quanta.restore(before)
-
     def arrays(self) -> Arrays:
-        arrays: Arrays = {"updates": np.array([self._updates], dtype=np.int64)}
-        if (quanta := self._quanta.state()) is not None:
-            arrays["quanta"] = quanta
+        arrays = super().arrays()
         for name, parameter in self._quanta.parameters.items() if self._updates else ():
             for number, shape in enumerate(self._rule.moment_shapes(parameter)):
                 arrays[f"{name}.{number}"] = np.empty(shape, np.float32)

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,13 +21,13 @@ import numpy as np
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.between_hosts import PartSums, RowSums, cuts, ranks_by_host
 from crepe_dist.exchange.dense import DenseUpdate
-from crepe_dist.exchange.exchange import Exchange, Reduced
+from crepe_dist.exchange.exchange import Reduced
 from crepe_dist.exchange.host_memory import HostMemory, private_memory, share_memory
 from crepe_dist.exchange.quanta import Quanta
 from crepe_dist.exchange.rule import Rule
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.exchange.table import SparseParameter, Table
-from crepe_dist.exchange.whole_numbers import Row, mean_scale, row_width, summed
+from crepe_dist.exchange.whole_numbers import Row, WholeNumberExchange, mean_scale, row_width
 from crepe_dist.native import library
 
 # The barrier is before it. Gradients begin where NumPy's large arrays do, 16 bytes into a page: an update reads several
@@ -36,7 +35,7 @@ from crepe_dist.native import library
 START = mmap.PAGESIZE + 16
 
 
-class SharedMemoryExchange(Exchange):
+class SharedMemoryExchange(WholeNumberExchange):
     """Exchange that sums in shared memory and, between hosts, through Horovod; our own kernels update the parameters.
 
     Args:
@@ -45,10 +44,9 @@ class SharedMemoryExchange(Exchange):
     """
 
     def __init__(self, world: World, rule: Rule, quanta: Quanta, sparse: Sequence[SparseParameter] = ()) -> None:
+        super().__init__(quanta)
         self._world = world
-        self._quanta = quanta
         self._rule = rule
-        self._updates = 0
         by_row = {each.name for each in sparse}
         dense = {name: parameter for name, parameter in quanta.parameters.items() if name not in by_row}
         self._dense = DenseUpdate(self._rule, dense, quanta)
@@ -99,7 +97,7 @@ class SharedMemoryExchange(Exchange):
     def sum(self, compute: Callable[[], Any], numbers: Sequence[int], documents: int) -> Reduced:
         """As in ``Exchange``; the gradients remain whole numbers."""
         self._memory.wait()  # until all rows are written
-        return summed(self._quanta, compute, self._add, numbers, documents)
+        return super().sum(compute, numbers, documents)
 
     def _add(self, row: Row) -> list[Row]:
         """Sum the gradients over the ranks, and return the rows of all ranks."""
@@ -158,19 +156,9 @@ class SharedMemoryExchange(Exchange):
         for table in self._tables:
             table.publish()
 
-    @contextmanager
-    def rehearsal(self) -> Iterator[None]:
-        before = self._quanta.state()
-        try:
-            yield
-        finally:
-            self._quanta.restore(before)
-
     def arrays(self) -> Arrays:
         self._memory.wait()
-        arrays: Arrays = {"updates": np.array([self._updates], dtype=np.int64)}
-        if (quanta := self._quanta.state()) is not None:
-            arrays["quanta"] = quanta
+        arrays = super().arrays()
         arrays.update(self._dense.arrays())
         for table in self._tables:
             arrays.update(table.arrays())

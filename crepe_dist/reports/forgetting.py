@@ -1,4 +1,4 @@
-"""What became of the classes of the run that another one extends (``training.extend``)."""
+"""Forgetting of the classes of the run that another one extends (``training.extend``)."""
 
 from __future__ import annotations
 
