@@ -6,7 +6,8 @@
     uv run benchmarks/learning_curves.py data/sample --out curves.csv --models --picture curves.svg
 
 The subsets of the training rows are nested. Every model sees the same rows and the same characters. The validation
-split chooses the epoch of a network and the setting of the others (baselines.py).
+split chooses the epoch of a network and the setting of the others (baselines.py). The model "unlabelled" is Crepe that
+also learns from the other training rows, without their labels.
 
 Each point is saved to --out at once. Run the same command again to resume; to repeat points, remove their lines. The
 seconds of a network are those of the whole command; those of the others are of training with the chosen setting and of
@@ -32,14 +33,14 @@ import subset
 from points import Point
 
 from crepe_dist import command
-from crepe_dist.data.dataset import Dataset, open_dataset
+from crepe_dist.data.dataset import UNLABELLED, Dataset, open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import whole
 
 ROWS = (1000, 3000, 10_000, 30_000, 100_000, 250_000, 1_000_000)
-NETWORKS = ("crepe", "ngrams", "paper")
+NETWORKS = ("crepe", "ngrams", "paper", UNLABELLED)
 # Each yields the settings to choose from, trained: a name, and a function from texts to the number of correct labels.
 Trained = Iterator[tuple[str, Callable[[list[str], Any], float]]]
 PEERS: dict[str, Callable[[Dataset], Trained]] = {
@@ -47,7 +48,12 @@ PEERS: dict[str, Callable[[Dataset], Trained]] = {
     "fasttext": baselines.trained_fasttext,
     "bayes": lambda data: ((name, model.score) for name, model in baselines.trained(data, "naive Bayes")),
 }
-TITLES = {"svm": "linear SVM", "fasttext": "fastText", "bayes": "naive Bayes"}
+TITLES = {
+    UNLABELLED: "Crepe, rest unlabelled",
+    "svm": "linear SVM",
+    "fasttext": "fastText",
+    "bayes": "naive Bayes",
+}
 KEY = ("data", "fingerprint", "model", "rows", "test_rows", "seed")
 COLUMNS = (*KEY, "accuracy", "setting", "seconds", "command")
 
@@ -67,6 +73,9 @@ def main() -> None:
     )  # fmt: skip
     flags.add_argument(
         "--max-test", type=whole(1, 10**9), metavar="N", help="rows of the test and validation splits, at most"
+    )
+    flags.add_argument(
+        "--max-unlabelled", type=whole(1, 10**9), metavar="N", help=f"texts without labels, at most; for {UNLABELLED}"
     )
     flags.add_argument("--seed", type=whole(0, 2**31 - 1), default=0, metavar="N", help="default: 0")
     flags.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves of this data set as SVG")
@@ -95,19 +104,23 @@ def missing(dataset: Dataset, options: argparse.Namespace, points: list[Point]) 
     known = {tuple(point[name] for name in KEY) for point in points}
     for rows in sorted({min(rows, len(dataset.splits["train"])) for rows in options.rows}):
         with tempfile.TemporaryDirectory() as scratch:
-            subset_of: Dataset | None = None
+            subsets: dict[int, Dataset] = {}  # by number of texts without labels
             for model in dict.fromkeys(options.models):
                 facts = (dataset.name, dataset.fingerprint[:12], model, rows, most["test"], options.seed)
                 key = tuple(map(str, facts))
                 if key in known:
                     continue
-                if subset_of is None:
-                    subset_of = subset.write(dataset, Path(scratch) / "data", {**most, "train": rows}, options.seed)
-                right, setting, seconds = measure(subset_of, model, options.seed)
+                others = len(dataset.splits["train"]) - rows if model.split()[0] == UNLABELLED else 0
+                others = min(others, options.max_unlabelled or others)
+                if others not in subsets:
+                    sizes = {**most, "train": rows, UNLABELLED: others}
+                    subsets[others] = subset.write(dataset, Path(scratch) / f"data_{others}", sizes, options.seed)
+                right, setting, seconds = measure(subsets[others], model, options.seed)
                 start = ["benchmarks/learning_curves.py", str(options.data), "--out", str(options.out)]
-                sizes = ["--models", model, "--rows", str(rows), "--seed", str(options.seed)]
-                sizes += ["--max-test", str(options.max_test)] if options.max_test else []
-                figures = (f"{right:.5f}", setting, f"{seconds:.1f}", shlex.join(start + sizes))
+                start += ["--models", model, "--rows", str(rows), "--seed", str(options.seed)]
+                start += ["--max-test", str(options.max_test)] if options.max_test else []
+                start += ["--max-unlabelled", str(options.max_unlabelled)] if options.max_unlabelled else []
+                figures = (f"{right:.5f}", setting, f"{seconds:.1f}", shlex.join(start))
                 yield dict(zip(COLUMNS, (*key, *figures)))
 
 
@@ -116,10 +129,12 @@ def measure(data: Dataset, model: str, seed: int) -> tuple[float, str, float]:
     if model in PEERS:
         return _best(data, PEERS[model](data))
     network, *flags = shlex.split(model)
-    settings = shlex.join(["--model.network", network, *flags])
+    settings = shlex.join(["--model.network", "crepe" if network == UNLABELLED else network, *flags])
     with tempfile.TemporaryDirectory() as scratch:
         record, seconds = accuracy.train(Path(scratch), data.folder, settings, seed, processes=1)
-        return record.metrics["test_accuracy"], settings, seconds
+        reported = record.made.get(UNLABELLED, {}).get("reported")  # the student, or the first network
+        setting = f"{settings}; reported: {reported}" if reported else settings
+        return record.metrics["test_accuracy"], setting, seconds
 
 
 def _best(data: Dataset, trained: Trained) -> tuple[float, str, float]:

@@ -11,10 +11,13 @@ import numpy.typing as npt
 
 from crepe_dist.data.arrays import IDS, TEXTS
 from crepe_dist.data.dataset import (
+    KEEP_TEXTS,
     SHARD_BYTES,
     SPLITS,
+    UNLABELLED,
     WEIGHTS,
     Dataset,
+    Documents,
     Split,
     open_dataset,
     write_manifest,
@@ -25,16 +28,26 @@ from crepe_dist.data.writing import ShardWriter, write_array
 CHUNK = 4096  # rows that are copied together
 
 
-def chosen(dataset: Dataset, name: str, rows: int, seed: int) -> npt.NDArray[np.int64]:
-    """Draw rows of a split without replacement, int64 [n], ascending; with the same seed, fewer are among more."""
+def chosen(dataset: Dataset, name: str, rows: int, seed: int, skipped: int = 0) -> npt.NDArray[np.int64]:
+    """Draw rows of a split without replacement, int64 [n], ascending; with the same seed, fewer are among more.
+
+    Args:
+        skipped: rows that are drawn before, and left out.
+    """
     order = np.random.default_rng([seed, SPLITS.index(name)]).permutation(len(dataset.splits[name]))
-    return np.sort(order[:rows])
+    return np.sort(order[skipped : skipped + rows])
 
 
 def write(dataset: Dataset, folder: Path, rows: Mapping[str, int], seed: int) -> Dataset:
-    """Copy at most so many rows of each split into a new data set folder, with the same encoding and classes."""
+    """Copy at most so many rows of each split into a new data set folder, with the same encoding and classes.
+
+    Args:
+        rows: number of rows by split, and of ``unlabelled``: other training rows, without their labels.
+    """
     drawn = {name: chosen(dataset, name, rows[name], seed) for name in dataset.splits}
-    return _write_all(dataset, folder, {name: (own, part_labels(dataset, name)[own]) for name, own in drawn.items()})
+    others = chosen(dataset, "train", rows.get(UNLABELLED, 0), seed, rows["train"])
+    labelled = {name: (own, part_labels(dataset, name)[own]) for name, own in drawn.items()}
+    return _write_all(dataset, folder, labelled, unlabelled=others)
 
 
 def without_class(dataset: Dataset, folder: Path, index: int) -> Dataset:
@@ -58,31 +71,41 @@ def _write_all(
     folder: Path,
     rows: Mapping[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]],
     classes: list[str] | None = None,
+    unlabelled: npt.NDArray[np.int64] | None = None,
 ) -> Dataset:
     folder.mkdir(parents=True)
     length = dataset.encoding.feature_len
-    parts = {name: _write(folder, part, length, *rows[name]) for name, part in dataset.splits.items()}
+    parts = {name: _write_split(folder, part, length, *rows[name]) for name, part in dataset.splits.items()}
+    if unlabelled is not None and len(unlabelled):
+        parts[UNLABELLED] = _write(folder, dataset.splits["train"], UNLABELLED, length, unlabelled)
     write_manifest(folder, {**dataset.manifest, "classes": classes or dataset.classes, "parts": parts})
     return open_dataset(folder)
 
 
-def _write(
-    folder: Path, part: Split, feature_len: int, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32]
+def _write_split(
+    folder: Path, split: Split, feature_len: int, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32]
 ) -> dict[str, Any]:
-    files = write_array(folder, f"{part.name}.labels.npy", labels)
-    if part.weights is not None:
-        files |= write_array(folder, WEIGHTS, part.weights[rows])
-    files |= write_array(folder, file_of(part.name), part.origins[rows])
+    part = _write(folder, split, split.name, feature_len, rows)
+    part["files"] |= write_array(folder, f"{split.name}.labels.npy", labels)
+    if split.weights is not None:
+        part["files"] |= write_array(folder, WEIGHTS, split.weights[rows])
+    return part
+
+
+def _write(
+    folder: Path, documents: Documents, name: str, feature_len: int, rows: npt.NDArray[np.int64]
+) -> dict[str, Any]:
+    files = write_array(folder, file_of(name), documents.origins[rows])
     size = max(1, SHARD_BYTES // feature_len)
-    kept = [TEXTS] * (part.name != "train") + [IDS] * part.has_ids
+    kept = [TEXTS] * (name in KEEP_TEXTS) + [IDS] * documents.has_ids
     sizes = []
     for shard, start in enumerate(range(0, len(rows), size)):
         mine = rows[start : start + size]
-        writer = ShardWriter(folder, part.name, shard, len(mine), feature_len, kept)
+        writer = ShardWriter(folder, name, shard, len(mine), feature_len, kept)
         for first in range(0, len(mine), CHUNK):
             some = mine[first : first + CHUNK]
-            texts, ids = ([(of(row) or "").encode() for row in some.tolist()] for of in (part.text, part.id))
-            writer.append(part.codes(some), texts=texts, ids=ids)
+            texts, ids = ([(of(row) or "").encode() for row in some.tolist()] for of in (documents.text, documents.id))
+            writer.append(documents.codes(some), texts=texts, ids=ids)
         files |= writer.close()
         sizes.append(len(mine))
     return {"rows": len(rows), "shards": sizes, "files": files}
