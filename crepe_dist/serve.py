@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 import signal
 import sys
 from functools import partial
@@ -21,11 +23,12 @@ from crepe_dist.settings.serving_options import PORT, ServiceOptions
 from crepe_dist.wording import number
 
 DEFAULTS = ServiceOptions()
+MODEL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 EXAMPLES = """  python -m crepe_dist.serve
   python -m crepe_dist.serve runs/reviews-1f2e3d4c5b --port 9000
   curl localhost:8080/predict -H 'Content-Type: application/json' -d '{"text": "arrived broken"}'
 
-paths: / (web page), POST /predict, /healthz, /metrics (Prometheus), /openapi.json
+paths: / (web page), POST /predict, /v2 (Open Inference Protocol), /healthz, /metrics (Prometheus), /openapi.json
 exit codes: 0 after SIGTERM and 130 after Ctrl-C, once the requests in progress are answered; 1 after an error
 """
 
@@ -41,6 +44,13 @@ def parser() -> arguments.Parser:
         "--port", type=whole(0, 65_535), default=PORT, metavar="N", help=f"port; 0 picks a free one; default: {PORT}"
     )
     arguments.add_min_probability(flags)
+    flags.add_argument(
+        "--model-name",
+        type=_model_name,
+        default=DEFAULTS.model_name,
+        metavar="NAME",
+        help=f"name of the model in /v2/models/NAME (Open Inference Protocol); default: {DEFAULTS.model_name}",
+    )
     flags.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="host name that clients may use; repeatable"
     )
@@ -77,6 +87,12 @@ def main() -> None:
     _serve(args, _options(args))
 
 
+def _model_name(text: str) -> str:
+    if MODEL_NAME.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a name of letters, digits and the signs _ . -")
+    return text
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     # Unlike a stopped run, a stopped service leaves nothing to resume, so this is a success.
     raise Stopped("SIGTERM", ExitCode.DONE)
@@ -84,7 +100,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _options(args: Any) -> ServiceOptions:
     names = frozenset(name.lower() for name in (args.host, *args.allow_host))
-    return ServiceOptions(args.max_chars, args.max_batch, args.max_body, args.queue, args.timeout, names)
+    return ServiceOptions(
+        args.max_chars, args.max_batch, args.max_body, args.queue, args.timeout, args.model_name, names
+    )
 
 
 def _serve(args: Any, options: ServiceOptions) -> None:

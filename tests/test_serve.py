@@ -68,10 +68,10 @@ def by_letter(text):
 
 
 @contextmanager
-def service(predict=by_length, group_size=32, explain=by_letter, **limits):
+def service(predict=by_length, group_size=32, explain=by_letter, several=False, **limits):
     metrics = Metrics(FACTS.checkpoint, FACTS.kernels)
     batcher = Batcher(predict, group_size, metrics.batch_texts.observe, explain=explain)
-    app, stop = create_app(batcher, FACTS, metrics, ServiceOptions(**limits))
+    app, stop = create_app(batcher, FACTS._replace(several=several), metrics, ServiceOptions(**limits))
     client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
     client.batcher, client.stop = batcher, stop
     try:
@@ -358,7 +358,7 @@ class TestBodiesAsTheyArrive:
         async def send(message):
             sent.append(message)
 
-        guard = Guard(application, ServiceOptions(max_body=100, timeout=0.1), lambda: None)
+        guard = Guard(application, ServiceOptions(max_body=100, timeout=0.1), ["/predict"], lambda: None)
         scope = {"type": "http", "path": "/predict", "method": "POST", "headers": [(b"host", b"localhost"), *headers]}
         asyncio.run(guard(scope, receive, send))
         return sent[0]["status"], sent[1]["body"], taken[0]

@@ -17,7 +17,7 @@ class ModelSummary(NamedTuple):
         kept: numbers of characters at the beginning and at the end of a longer text that it reads.
         is_latin: whether the alphabet consists of Latin letters, digits and signs, not of the data's own characters.
         kernels: implementation of the kernels, and their precision.
-        measure: what ``test_accuracy`` is: ``accuracy``, or ``micro F1`` of a model that gives several labels.
+        several: whether it gives several labels.
     """
 
     checkpoint: str
@@ -28,7 +28,12 @@ class ModelSummary(NamedTuple):
     kept: tuple[int, int]
     is_latin: bool
     kernels: str
-    measure: str = "accuracy"
+    several: bool = False
+
+    @property
+    def measure(self) -> str:
+        """Name of ``test_accuracy``."""
+        return measure(self.several)
 
 
 def summarise(name: str, about: dict[str, Any], classes: list[str], encoding: Encoding, plan: Plan) -> ModelSummary:
@@ -44,5 +49,5 @@ def summarise(name: str, about: dict[str, Any], classes: list[str], encoding: En
         encoding.kept,
         not encoding.is_custom,
         f"{plan.build}, {plan.precision}",
-        measure("labels" in about),
+        "labels" in about,
     )

@@ -16,17 +16,17 @@ from starlette.types import ASGIApp
 from crepe_dist.errors import UserError
 from crepe_dist.predicting.answers import explained
 from crepe_dist.predicting.model_summary import ModelSummary
+from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.reports import classify_page
-from crepe_dist.serving import schemas
+from crepe_dist.serving import open_inference, schemas
 from crepe_dist.serving.batching import Batcher
-from crepe_dist.serving.guard import PREDICT, Guard
+from crepe_dist.serving.guard import Guard
 from crepe_dist.serving.problems import Json, Problem
 from crepe_dist.serving.prometheus import Metrics, Observed
 from crepe_dist.settings.serving_options import ServiceOptions
 from crepe_dist.version import __version__
 
-PAGE, HEALTH, METRICS, DESCRIPTION = "/", "/healthz", "/metrics", "/openapi.json"
-PATHS = (PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION)
+PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION = "/", "/predict", "/healthz", "/metrics", "/openapi.json"
 MOST_EXPLAINED = 4  # explanations at a time
 REFUSALS = (400, 403, 408, 413, 415, 422, 431, 500, 503)
 
@@ -49,6 +49,19 @@ def create_app(
     html, policy = classify_page.render(model, options, examples)
 
     explaining = 0
+
+    async def classify(texts: list[str]) -> list[Prediction]:
+        try:
+            predictions = await asyncio.wait_for(asyncio.wrap_future(batcher.submit(texts)), options.timeout)
+        except asyncio.TimeoutError:
+            remedy = "try again later, with fewer texts at a time"
+            raise Problem(503, "the prediction timed out", "the service is overloaded", remedy, retry_after=1) from None
+        metrics.answered(texts, predictions)
+        return predictions
+
+    def check_ready() -> None:
+        if not batcher.is_working:
+            raise Problem(503, "the service is stopping")
 
     async def explain(text: str, top: int) -> Response:
         nonlocal explaining
@@ -75,29 +88,16 @@ def create_app(
         openapi_extra=schemas.request_schema(),
     )
     async def predict(request: Request) -> Response:
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != Json.media_type:
-            raise Problem(
-                415,
-                "the request's Content-Type is not JSON",
-                "this keeps pages of other sites from sending requests",
-                f"send the header Content-Type: {Json.media_type}",
-            )
+        schemas.check_type(request.headers)
         texts, question = schemas.read(await request.body(), options)
         if question.explain:
             return await explain(texts[0], question.top)
-        try:
-            predictions = await asyncio.wait_for(asyncio.wrap_future(batcher.submit(texts)), options.timeout)
-        except asyncio.TimeoutError:
-            remedy = "try again later, with fewer texts at a time"
-            raise Problem(503, "the prediction timed out", "the service is overloaded", remedy, retry_after=1) from None
-        metrics.answered(texts, predictions)
-        answers = [prediction.record(question.top) for prediction in predictions]
+        answers = [prediction.record(question.top) for prediction in await classify(texts)]
         return Json(answers[0] if question.texts is None else {"predictions": answers})
 
     @app.get(HEALTH, summary="Check that the service can predict", responses={503: {"model": schemas.Refusal}})
     async def health() -> Response:
-        if not batcher.is_working:
-            raise Problem(503, "the service is stopping")
+        check_ready()
         return Json({"status": "ready", "checkpoint": model.checkpoint})
 
     @app.get(METRICS, summary="Metrics for Prometheus", response_class=Response)
@@ -108,26 +108,30 @@ def create_app(
     async def show_page() -> Response:
         return HTMLResponse(html, headers={"Content-Security-Policy": policy})
 
+    open_inference.add_routes(app, model, options, classify, check_ready)
+
     @app.exception_handler(Problem)
     async def refuse(request: Request, problem: Problem) -> Response:
-        return problem.response()
+        return problem.response(request.url.path)
 
     @app.exception_handler(UserError)
     async def fail_for_a_reason(request: Request, error: UserError) -> Response:
-        return Problem(500, error.what, error.why, error.remedy).response()
+        return Problem(500, error.what, error.why, error.remedy).response(request.url.path)
 
     @app.exception_handler(HTTPException)
     async def refuse_path(request: Request, error: HTTPException) -> Response:
         response = Problem(
             error.status_code, HTTPStatus(error.status_code).phrase.lower(), remedy=f"{DESCRIPTION} lists the paths"
-        ).response()
+        ).response(request.url.path)
         response.headers.update(error.headers or {})
         return response
 
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> Response:
         # Starlette raises the error again afterwards, and ``Observed`` reports it.
-        return Problem(500, "the service failed", remedy="try again").response()
+        return Problem(500, "the service failed", remedy="try again").response(request.url.path)
 
-    guard = Guard(app, options, metrics.refusals.inc)
-    return Observed(guard, metrics, PATHS, log), guard.stop
+    of_protocol = open_inference.paths(options.model_name)
+    guard = Guard(app, options, (PREDICT, of_protocol[-1]), metrics.refusals.inc)
+    paths = (PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION, *of_protocol)
+    return Observed(guard, metrics, paths, log), guard.stop

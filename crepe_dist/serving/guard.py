@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
+from collections.abc import Collection
 from typing import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,7 +14,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from crepe_dist.serving.problems import Problem
 from crepe_dist.settings.serving_options import ServiceOptions
 
-PREDICT = "/predict"
 # A client only reads the answer after it has sent its body, so an overlong body is read and discarded up to this limit.
 DISCARD_LIMIT = 8  # multiple of max_body
 MAX_HEAD_BYTES = 16_384  # of a request's headers
@@ -33,12 +33,16 @@ class Guard:
     A request takes a place in the queue once its body is complete, so slow clients cannot fill the queue.
 
     Args:
+        predicting: paths of predictions, the only ones that take a body and a place in the queue.
         on_overload: called for each request that is refused because too many are in progress.
     """
 
-    def __init__(self, app: ASGIApp, options: ServiceOptions, on_overload: Callable[[], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, options: ServiceOptions, predicting: Collection[str], on_overload: Callable[[], None]
+    ) -> None:
         self.app = app
         self.options = options
+        self.predicting = predicting
         self.on_overload = on_overload
         self._in_progress = 0
         self._is_stopping = False
@@ -67,12 +71,12 @@ class Guard:
                 raise Problem(503, "the service is stopping", remedy="try again later", retry_after=1, closes=True)
             if scope["method"] == "HEAD":
                 scope = {**scope, "method": "GET"}  # the server leaves the body out
-            if scope["path"] == PREDICT:
+            if scope["path"] in self.predicting:
                 await self._predict(scope, headers, receive, send_with_headers)
             else:
                 await self.app(scope, _replaying(b"", receive), send_with_headers)
         except Problem as problem:
-            await problem.response()(scope, receive, send_with_headers)
+            await problem.response(scope["path"])(scope, receive, send_with_headers)
 
     def _check_host(self, headers: Headers) -> None:
         """Refuse unknown host names.

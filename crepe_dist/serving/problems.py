@@ -9,6 +9,8 @@ from starlette.responses import Response
 
 from crepe_dist.errors import UserError
 
+PROTOCOL = "/v2"  # root of the paths of the Open Inference Protocol
+
 
 class Problem(UserError):
     """Error that is sent to the client.
@@ -33,14 +35,17 @@ class Problem(UserError):
         self.retry_after = retry_after
         self.closes = closes
 
-    def response(self) -> Response:
+    def response(self, path: str) -> Response:
+        """Return the answer to a request: an error of the Open Inference Protocol is one text."""
         error = {"what": self.what, "why": self.why, "do": self.remedy}
         headers = {}
         if self.retry_after is not None:
             headers["Retry-After"] = str(self.retry_after)
         if self.closes:
             headers["Connection"] = "close"
-        return Json({"error": {key: value for key, value in error.items() if value}}, self.status, headers)
+        given = {key: value for key, value in error.items() if value}
+        one_text = path == PROTOCOL or path.startswith(f"{PROTOCOL}/")
+        return Json({"error": "; ".join(given.values()) if one_text else given}, self.status, headers)
 
 
 class Json(Response):

@@ -90,7 +90,8 @@ class Observed:
         except Exception as error:
             _report(error)
             if not status:
-                await Problem(500, "the service failed", remedy="try again").response()(scope, receive, send_noted)
+                failure = Problem(500, "the service failed", remedy="try again").response(scope["path"])
+                await failure(scope, receive, send_noted)
         finally:
             seconds = time.perf_counter() - start
             self.metrics.requests.labels(path, str(status)).inc()

@@ -3,11 +3,12 @@
 from typing import Any, Optional
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import Headers
 
 from crepe_dist.data.composition import join
 from crepe_dist.errors import visible
 from crepe_dist.files import parse_json
-from crepe_dist.serving.problems import Problem
+from crepe_dist.serving.problems import Json, Problem
 from crepe_dist.settings.serving_options import ServiceOptions
 
 TOP = 5
@@ -103,7 +104,7 @@ def read(body: bytes, options: ServiceOptions) -> tuple[list[str], Question]:
         _check_size(value, options)
         question = Question.model_validate(value)
     except ValidationError as error:
-        raise Problem(422, "the request does not match the schema", _reason(error), EXAMPLE) from None
+        raise Problem(422, "the request does not match the schema", reason(error), EXAMPLE) from None
     except ValueError as error:
         raise Problem(400, "the request cannot be read", visible(str(error)), EXAMPLE) from None
     if (question.text is None) == (question.texts is None):
@@ -114,6 +115,38 @@ def read(body: bytes, options: ServiceOptions) -> tuple[list[str], Question]:
     if question.explain and question.text is None:
         raise Problem(422, "explain requires text", "one text at a time is explained", EXAMPLE)
     texts = question.texts or [join([question.title or "", question.text or ""])]
+    check_lengths(texts, options)
+    return texts, question
+
+
+def check_type(headers: Headers) -> None:
+    """Refuse a request that a page of another site may have sent.
+
+    Raises:
+        Problem: 415 if its type is not JSON, which a browser would not send without asking the service first.
+    """
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != Json.media_type:
+        raise Problem(
+            415,
+            "the request's Content-Type is not JSON",
+            "this keeps pages of other sites from sending requests",
+            f"send the header Content-Type: {Json.media_type}",
+        )
+
+
+def check_number(texts: int, options: ServiceOptions) -> None:
+    """Raise ``Problem`` 413 if there are more texts than a request may have."""
+    if texts > options.max_batch:
+        raise Problem(
+            413,
+            f"{texts:,} texts are too many",
+            f"the limit is {options.max_batch:,} texts per request",
+            "send them in several requests, or start the service with a larger --max-batch",
+        )
+
+
+def check_lengths(texts: list[str], options: ServiceOptions) -> None:
+    """Raise ``Problem`` 413 if a text is too long."""
     longest = max(map(len, texts))
     if longest > options.max_chars:
         raise Problem(
@@ -122,7 +155,6 @@ def read(body: bytes, options: ServiceOptions) -> tuple[list[str], Question]:
             f"the limit is {options.max_chars:,} characters, including the title",
             "shorten it, or start the service with a larger --max-chars",
         )
-    return texts, question
 
 
 def _check_size(value: Any, options: ServiceOptions) -> None:
@@ -132,16 +164,11 @@ def _check_size(value: Any, options: ServiceOptions) -> None:
     if len(value) > len(Question.model_fields):
         raise Problem(422, "the request does not match the schema", f"it has {len(value):,} names", EXAMPLE)
     texts = value.get("texts")
-    if isinstance(texts, list) and len(texts) > options.max_batch:
-        raise Problem(
-            413,
-            f"{len(texts):,} texts are too many",
-            f"the limit is {options.max_batch:,} texts per request",
-            "send them in several requests, or start the service with a larger --max-batch",
-        )
+    if isinstance(texts, list):
+        check_number(len(texts), options)
 
 
-def _reason(error: ValidationError) -> str:
+def reason(error: ValidationError) -> str:
     """Describe the first validation error by its place, without the value, which may be long."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     field = ".".join(str(name) for name in first["loc"])[:80]

@@ -21,6 +21,7 @@ class ServiceOptions(Settings):
         max_body: most bytes of a request's body.
         queue: most prediction requests that run or wait; further ones are rejected.
         timeout: seconds for a request to arrive, and again for its turn to come.
+        model_name: name of the model in the paths of the Open Inference Protocol.
         names: host names, in lower case, that the service answers to besides IP addresses and localhost.
     """
 
@@ -29,4 +30,5 @@ class ServiceOptions(Settings):
     max_body: Annotated[int, whole(1, 1 << 30)] = 1 << 20
     queue: Annotated[int, whole(1, 1 << 20)] = 64
     timeout: Annotated[float, real(0, 86_400, open_below=True)] = 10.0
+    model_name: str = "crepe"
     names: frozenset[str] = frozenset()

@@ -10,7 +10,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from crepe_dist import serve
 from crepe_dist.errors import ExitCode
+from crepe_dist.serving import open_inference
 from crepe_dist.settings.config import parse
 
 LAUNCH = Path(__file__).parents[2] / "launch"
@@ -24,8 +26,14 @@ def documents(name: str) -> list[dict[str, Any]]:
 
 SERVICE, JOB = documents("job.yaml")
 (MPIJOB,) = documents("mpijob.yaml")
+(INFERENCE_SERVICE,) = documents("inferenceservice.yaml")
+PREDICTOR = INFERENCE_SERVICE["spec"]["predictor"]
 REPLICAS = MPIJOB["spec"]["mpiReplicaSpecs"]
-TEMPLATES = {"job": JOB["spec"]["template"], **{role: each["template"] for role, each in REPLICAS.items()}}
+TEMPLATES = {
+    "job": JOB["spec"]["template"],
+    **{role: each["template"] for role, each in REPLICAS.items()},
+    "predictor": {"spec": {name: each for name, each in PREDICTOR.items() if not name.endswith("Replicas")}},
+}
 
 
 def container(template: dict[str, Any]) -> dict[str, Any]:
@@ -52,8 +60,8 @@ def as_job(template: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(
     "manifest",
-    [SERVICE, JOB, *(as_job(each["template"]) for each in REPLICAS.values())],
-    ids=["Service", "Job", *REPLICAS],
+    [SERVICE, JOB, *map(as_job, TEMPLATES.values())],
+    ids=["Service", "Job", *TEMPLATES],
 )
 def test_they_are_of_the_form_that_kubernetes_takes(manifest, version):
     kubernetes_validate.validate(manifest, version, strict=True)
@@ -87,6 +95,23 @@ def test_those_that_compute_have_data_runs_and_shared_memory(role):
     assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
     for path in ("/data", "/runs"):
         assert "persistentVolumeClaim" in volumes[mounts[path]]
+
+
+class TestInferenceService:
+    def test_its_flags_are_serve_s_and_its_probes_paths_of_the_protocol(self):
+        words = container(TEMPLATES["predictor"])
+        args = serve.parser().parse_args(words["args"])
+        assert args.checkpoint.startswith(words["volumeMounts"][0]["mountPath"])
+        assert words["ports"][0]["containerPort"] == args.port
+        paths = open_inference.paths(args.model_name)
+        for probe in ("readinessProbe", "livenessProbe"):
+            assert words[probe]["httpGet"]["path"] in paths
+            assert words[probe]["httpGet"]["port"] == args.port
+
+    def test_it_answers_to_the_names_of_its_service(self):
+        args = serve.parser().parse_args(container(TEMPLATES["predictor"])["args"])
+        name = INFERENCE_SERVICE["metadata"]["name"]
+        assert all(host.startswith(f"{name}-predictor") for host in args.allow_host)
 
 
 class TestJob:
