@@ -1,7 +1,8 @@
-"""scikit-learn's models and fastText, trained on the same texts as the network."""
+"""scikit-learn's models, also on vectors of sentence encoders, and fastText, trained on the texts of the network."""
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import encoders
 import numpy as np
 import numpy.typing as npt
 
@@ -47,6 +49,21 @@ def trained(dataset: Dataset, kind: str = "") -> Iterator[tuple[str, Any]]:
     }.items():
         if name.startswith(kind):
             yield name, make_pipeline(*steps).fit(texts, split.labels)
+
+
+def trained_on_vectors(dataset: Dataset, encoder: str) -> Iterator[tuple[str, Callable[[list[str], Any], float]]]:
+    """Yield the name and the score of logistic regressions on the vectors of a pre-trained sentence encoder."""
+    from sklearn.linear_model import LogisticRegression
+
+    split = dataset.splits["train"]
+    rows = encoders.vectors(encoder, shown(split, dataset.encoding))
+    for inverse in (0.3, 3, 30, 300):  # of the penalty
+        model = LogisticRegression(C=inverse, max_iter=1000).fit(rows, split.labels)
+        yield f"{encoder}, logistic regression, C = {inverse}", functools.partial(_score_vectors, model, encoder)
+
+
+def _score_vectors(model: Any, encoder: str, texts: list[str], labels: npt.NDArray[np.int32]) -> float:
+    return float(model.score(encoders.vectors(encoder, texts), labels))
 
 
 def trained_fasttext(dataset: Dataset) -> Iterator[tuple[str, Callable[[list[str], Any], float]]]:

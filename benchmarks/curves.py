@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from crepe_dist.reports import drawing
 from crepe_dist.reports.run_figures import LINE_STYLES, RUN_COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Curve = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
 
@@ -26,15 +27,58 @@ def picture(curves: Sequence[Curve], label: str, scale: Callable[[Axes], object]
     """
     with drawing.style():
         legend = 0.15 + 0.2 * -(-len(curves) // columns)
-        figure, axes = drawing.blank(2.7 + legend, left=0.8, top=legend)
-        for (name, x, accuracies), (style, colour) in zip(curves, itertools.product(LINE_STYLES, RUN_COLOURS)):
-            axes.plot(x, accuracies, color=colour, linestyle=style, marker="o", markersize=3, label=name)
-        axes.set(xlabel=label, ylabel="accuracy")
+        _, axes = drawing.blank(2.7 + legend, left=0.8, top=legend)
+        axes.set_ylabel("accuracy")
+        return _finished([axes], [curves], label, scale, columns)
+
+
+def panels(panels: Mapping[str, Sequence[Curve]], label: str, scale: Callable[[Axes], object]) -> str:
+    """Draw accuracies as an SVG file with two panels side by side, and as many below as needed.
+
+    Args:
+        panels: lines by the title of the panel. Lines with the same name look alike, and share the legend.
+        label, scale: as in ``picture``.
+    """
+    from matplotlib.figure import Figure
+
+    with drawing.style():
+        left, bottom, top, between, axes_height = 0.5, 0.45, 0.7, 0.45, 1.4  # inches
+        rows = -(-len(panels) // 2)
+        height = top + rows * axes_height + (rows - 1) * between + bottom
+        figure = Figure(figsize=(drawing.WIDTH, height))
+        width, drawn = drawing.WIDTH / 2, []
+        for number, title in enumerate(panels):
+            row, column = divmod(number, 2)
+            y = height - top - row * (axes_height + between) - axes_height
+            box = ((column * width + left) / drawing.WIDTH, y / height)
+            axes = figure.add_axes((*box, (width - left - 0.15) / drawing.WIDTH, axes_height / height))
+            axes.set_title(title, loc="left", fontsize=drawing.FONT_SIZE, pad=3)
+            axes.set_axisbelow(True)
+            drawn.append(axes)
+        return _finished(drawn, list(panels.values()), label, scale, columns=3)
+
+
+def _finished(
+    panels: Sequence[Axes], curves: Sequence[Sequence[Curve]], label: str, scale: Callable[[Axes], object], columns: int
+) -> str:
+    """Draw curves into the panels of a figure, and a legend above the first."""
+    names = list(dict.fromkeys(name for lines in curves for name, _, _ in lines))
+    looks = dict(zip(names, itertools.product(LINE_STYLES, RUN_COLOURS)))
+    legend: dict[str, Any] = {}
+    for axes, lines in zip(panels, curves):
+        for name, x, accuracies in lines:
+            style, colour = looks[name]
+            (legend[name],) = axes.plot(x, accuracies, color=colour, linestyle=style, marker="o", markersize=3)
         axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
         scale(axes)
         axes.grid(axis="y")
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns)
-        return drawing.standalone(figure)
+    for axes in panels[-2:]:
+        axes.set_xlabel(label)
+    above = 0 if len(panels) == 1 else 0.16  # of the height of the axes: titles
+    panels[0].legend(
+        [legend[name] for name in names], names, loc="lower left", bbox_to_anchor=(0, 1 + above), ncols=columns
+    )
+    return drawing.standalone(cast("Figure", panels[0].figure))
 
 
 def logarithmic(axes: Axes) -> None:

@@ -3,15 +3,17 @@
 
     uv run --group comparison --with fasttext-wheel benchmarks/learning_curves.py data/paragraphs --out curves.csv
     uv run benchmarks/learning_curves.py data/sample --out curves.csv --models ngrams "crepe --epochs 3" --rows 1000
-    uv run benchmarks/learning_curves.py data/sample --out curves.csv --models --picture curves.svg
+    uv run benchmarks/learning_curves.py data/sample data/ag --out curves.csv --models --picture curves.svg
 
 The subsets of the training rows are nested. Every model sees the same rows and the same characters. The validation
 split chooses the epoch of a network and the setting of the others (baselines.py). The model "unlabelled" is Crepe that
-also learns from the other training rows, without their labels.
+also learns from the other training rows, without their labels. "minilm" and "wordllama" are logistic regressions on the
+vectors of pre-trained sentence encoders, which uv installs on first use.
 
 Each point is saved to --out at once. Run the same command again to resume; to repeat points, remove their lines. The
 seconds of a network are those of the whole command; those of the others are of training with the chosen setting and of
-scoring.
+scoring, without the encoding of texts, whose vectors are kept. At the end, a Markdown table has all points in --out of
+the data sets that are named.
 """
 
 from __future__ import annotations
@@ -47,20 +49,27 @@ PEERS: dict[str, Callable[[Dataset], Trained]] = {
     "svm": lambda data: ((name, model.score) for name, model in baselines.trained(data, "linear SVM")),
     "fasttext": baselines.trained_fasttext,
     "bayes": lambda data: ((name, model.score) for name, model in baselines.trained(data, "naive Bayes")),
+    "minilm": lambda data: baselines.trained_on_vectors(data, "minilm"),
+    "wordllama": lambda data: baselines.trained_on_vectors(data, "wordllama"),
 }
 TITLES = {
+    "crepe": "Crepe",
     UNLABELLED: "Crepe, rest unlabelled",
+    "ngrams": "n-gram table",
+    "minilm": "MiniLM",
+    "wordllama": "WordLlama",
     "svm": "linear SVM",
     "fasttext": "fastText",
     "bayes": "naive Bayes",
-}
+}  # in the order of the columns and curves
+Means = dict[str, dict[int, float]]  # accuracies by model and number of rows
 KEY = ("data", "fingerprint", "model", "rows", "test_rows", "seed")
 COLUMNS = (*KEY, "accuracy", "setting", "seconds", "command")
 
 
 def main() -> None:
     flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("data", type=Path, metavar="DIR", help="prepared data with a validation split")
+    flags.add_argument("data", type=Path, nargs="+", metavar="DIR", help="prepared data with a validation split")
     flags.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV of the points; kept and extended")
     flags.add_argument(
         "--models", nargs="*", default=[*NETWORKS, *PEERS], metavar="MODEL",
@@ -78,21 +87,24 @@ def main() -> None:
         "--max-unlabelled", type=whole(1, 10**9), metavar="N", help=f"texts without labels, at most; for {UNLABELLED}"
     )
     flags.add_argument("--seed", type=whole(0, 2**31 - 1), default=0, metavar="N", help="default: 0")
-    flags.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves of this data set as SVG")
+    flags.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves as SVG, a panel for each data set")
     options = flags.parse_args()
     arguments.check_output(options.picture, "--picture")
     for model in options.models:
         if model not in PEERS and model.split()[:1] not in [[name] for name in NETWORKS]:
             raise UserError(f"there is no model {model!r}", "", f"choose from {', '.join([*NETWORKS, *PEERS])}")
-    dataset = open_dataset(options.data)
+    datasets = [open_dataset(folder) for folder in dict.fromkeys(options.data)]
     points = saved.read(options.out)
-    for point in missing(dataset, options, points):
-        points.append(point)
-        saved.append(options.out, point)
-        print(f"{point['rows']:>9} rows  {point['model']:<10}  {float(point['accuracy']):.2%}", flush=True)
+    for dataset in datasets:
+        for point in missing(dataset, options, points):
+            points.append(point)
+            saved.append(options.out, point)
+            shown = f"{point['rows']:>9} rows  {point['model']:<10}  {float(point['accuracy']):.2%}"
+            print(f"{dataset.name:<12} {shown}", flush=True)
+    means = {dataset.name: _means(dataset, points) for dataset in datasets}
+    print("\n".join(table(means)))
     if options.picture is not None:
-        shown = [point for point in points if point["fingerprint"] == dataset.fingerprint[:12]]
-        write_text(options.picture, picture(shown))
+        write_text(options.picture, picture(means))
 
 
 def missing(dataset: Dataset, options: argparse.Namespace, points: list[Point]) -> Iterator[Point]:
@@ -116,7 +128,7 @@ def missing(dataset: Dataset, options: argparse.Namespace, points: list[Point]) 
                     sizes = {**most, "train": rows, UNLABELLED: others}
                     subsets[others] = subset.write(dataset, Path(scratch) / f"data_{others}", sizes, options.seed)
                 right, setting, seconds = measure(subsets[others], model, options.seed)
-                start = ["benchmarks/learning_curves.py", str(options.data), "--out", str(options.out)]
+                start = ["benchmarks/learning_curves.py", str(dataset.folder), "--out", str(options.out)]
                 start += ["--models", model, "--rows", str(rows), "--seed", str(options.seed)]
                 start += ["--max-test", str(options.max_test)] if options.max_test else []
                 start += ["--max-unlabelled", str(options.max_unlabelled)] if options.max_unlabelled else []
@@ -151,19 +163,47 @@ def _best(data: Dataset, trained: Trained) -> tuple[float, str, float]:
     return best[1:]
 
 
-def picture(points: list[Point]) -> str:
-    """Draw a curve for each model, the mean over the seeds."""
-    if not points:
-        raise UserError("there are no points of this data set to draw", "--models names none", "leave --models out")
-    lines: list[curves.Curve] = []
-    for model in dict.fromkeys(point["model"] for point in points):
-        accuracies: dict[int, list[float]] = {}
-        for point in points:
-            if point["model"] == model:
-                accuracies.setdefault(int(point["rows"]), []).append(float(point["accuracy"]))
-        rows = sorted(accuracies)
-        lines.append((TITLES.get(model, model), rows, [statistics.mean(accuracies[number]) for number in rows]))
-    return curves.picture(lines, "training rows", curves.logarithmic, columns=2)
+def _means(dataset: Dataset, points: list[Point]) -> Means:
+    """Average the accuracies of a data set over the seeds."""
+    accuracies: dict[str, dict[int, list[float]]] = {}
+    for point in points:
+        if point["fingerprint"] == dataset.fingerprint[:12]:
+            by_rows = accuracies.setdefault(point["model"], {})
+            by_rows.setdefault(int(point["rows"]), []).append(float(point["accuracy"]))
+    return {
+        model: {rows: statistics.mean(accuracies[model][rows]) for rows in sorted(accuracies[model])}
+        for model in dict.fromkeys([*TITLES, *accuracies])
+        if model in accuracies
+    }
+
+
+def table(means: dict[str, Means]) -> list[str]:
+    """Make the lines of a Markdown table: a column for each model, the best one of a row in bold type."""
+    models = list(dict.fromkeys(model for by_model in means.values() for model in by_model))
+    lines = ["| data | labels | " + " | ".join(TITLES.get(model, model) for model in models) + " |"]
+    lines.append("|---" * (len(models) + 2) + "|")
+    for name, by_model in means.items():
+        for rows in sorted({rows for by_rows in by_model.values() for rows in by_rows}):
+            accuracies = [by_model.get(model, {}).get(rows) for model in models]
+            best = max(accuracy for accuracy in accuracies if accuracy is not None)
+            cells = ["" if each is None else f"{100 * each:.1f} %" for each in accuracies]
+            cells = [f"**{cell}**" if each == best else cell for cell, each in zip(cells, accuracies)]
+            lines.append(f"| {name} | {rows:,} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def picture(means: dict[str, Means]) -> str:
+    """Draw a curve for each model, in a panel for each data set if there are several."""
+    panels: dict[str, list[curves.Curve]] = {}
+    for name, by_model in means.items():
+        panels[name] = [
+            (TITLES.get(model, model), list(by_rows), list(by_rows.values())) for model, by_rows in by_model.items()
+        ]
+    if not any(panels.values()):
+        raise UserError("there are no points of these data sets to draw", "--models names none", "leave --models out")
+    if len(panels) > 1:
+        return curves.panels(panels, "training rows with labels", curves.logarithmic)
+    return curves.picture(next(iter(panels.values())), "training rows with labels", curves.logarithmic, columns=2)
 
 
 if __name__ == "__main__":
