@@ -42,8 +42,9 @@ def parser() -> arguments.Parser:
         "export",
         "Export the network for other programs. onnx: model.onnx, and crepe_runtime.py, which classifies texts with it "
         "and only needs ONNX Runtime. web: a page that classifies text in the browser. crepe: a folder for "
-        "crepe_dist elsewhere, model.safetensors and model.json; with --size a small one. pytorch: the same, whole, "
-        "and crepe_torch.py, a PyTorch module that can also be trained. symbol: MXNet's symbol and parameters. "
+        "crepe_dist elsewhere, model.safetensors and model.json; with --size a small one. huggingface, mlflow, triton: "
+        "the same as a repository of the Hub, a model of MLflow, or one of Triton. pytorch: the same, whole, and "
+        "crepe_torch.py, a PyTorch module that can also be trained. symbol: MXNet's symbol and parameters. "
         "params: Gluon parameters with a description. The export is compared with our own engine on some texts, and "
         "only written if the probabilities agree.",
         EXAMPLES,
@@ -111,11 +112,11 @@ def main() -> None:
         form,
         args.out,
         real + synthetic,
-        path.name,
+        path,
         quantize=args.quantize,
     )
     _list(files)
-    if predictor.composition.strip_html and form not in ("crepe", "params"):
+    if predictor.composition.strip_html and form not in ("crepe", "huggingface", "mlflow", "triton", "params"):
         print("note: the model was trained on texts without HTML, and this export does not strip it: do so before")
     texts = f"{counted(len(real), 'text')} of the test split and {len(synthetic)} synthetic ones"
     if not real:

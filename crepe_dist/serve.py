@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import signal
 import sys
@@ -46,7 +45,6 @@ def parser() -> arguments.Parser:
     arguments.add_min_probability(flags)
     flags.add_argument(
         "--model-name",
-        type=_model_name,
         default=DEFAULTS.model_name,
         metavar="NAME",
         help=f"name of the model in /v2/models/NAME (Open Inference Protocol); default: {DEFAULTS.model_name}",
@@ -87,18 +85,18 @@ def main() -> None:
     _serve(args, _options(args))
 
 
-def _model_name(text: str) -> str:
-    if MODEL_NAME.fullmatch(text) is None:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a name of letters, digits and the signs _ . -")
-    return text
-
-
 def _stop(number: int, frame: FrameType | None) -> None:
     # Unlike a stopped run, a stopped service leaves nothing to resume, so this is a success.
     raise Stopped("SIGTERM", ExitCode.DONE)
 
 
 def _options(args: Any) -> ServiceOptions:
+    if MODEL_NAME.fullmatch(args.model_name) is None:
+        raise UserError(
+            f"--model-name is {args.model_name[:40]!r}",
+            "it is part of a path",
+            "choose a name of letters, digits and the signs _ . -",
+        )
     names = frozenset(name.lower() for name in (args.host, *args.allow_host))
     return ServiceOptions(
         args.max_chars, args.max_batch, args.max_body, args.queue, args.timeout, args.model_name, names

@@ -92,7 +92,7 @@ def test_what_cannot_be_read_is_explained_without_secrets(memory, tmp_path, monk
         crepe_dist.prepare("memory://bucket/train.csv", tmp_path)
     monkeypatch.setattr(type(memory), "info", lambda self, path, **_: {"size": 10**6, "type": "file"})
     with pytest.raises(UserError, match="has changed or was cut off"):
-        finish_steps(copy_in_steps("memory://bucket/train.csv", tmp_path / "copies"))  # type: ignore[arg-type]
+        finish_steps(copy_in_steps("memory://bucket/train.csv", tmp_path / "copies"))
     assert not (tmp_path / "out").exists()
 
 

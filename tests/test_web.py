@@ -101,7 +101,7 @@ def made(folder, kind, encoding, *about):
     """The predictor of a checkpoint with parameters by chance, and the folder of its page."""
     path = make(folder, kind, encoding, *about)
     predictor = crepe_dist.load(path, device="cpu")
-    files, _ = export(predictor, checkpoint.describe(path), "web", folder / "page", usual(20), path.name)
+    files, _ = export(predictor, checkpoint.describe(path), "web", folder / "page", usual(20), path)
     assert [file.name for file in files] == FILES
     return predictor, folder / "page"
 

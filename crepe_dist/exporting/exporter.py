@@ -23,14 +23,14 @@ from crepe_dist import extras
 from crepe_dist.data.composition import Composition
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import UserError
-from crepe_dist.exporting import torch_module
+from crepe_dist.exporting import torch_module, triton_model
 from crepe_dist.files import sha256, sync, write_json, writing
 from crepe_dist.model import eight_bits, parameters, tensors_file
 from crepe_dist.model.inference import open_inference
 from crepe_dist.model.precision import plan_inference
 from crepe_dist.predicting.model_summary import summarise
 from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
-from crepe_dist.runs.checkpoint import FORMAT
+from crepe_dist.runs import checkpoint
 
 TOLERANCE = 1e-4  # largest difference of a probability
 NAME = "model"
@@ -47,7 +47,7 @@ def export(
     form: str,
     out: Path,
     texts: Sequence[str],
-    name: str = "",
+    path: Path = Path(),
     *,
     quantize: bool = False,
 ) -> tuple[list[Path], float]:
@@ -57,7 +57,7 @@ def export(
         predictor: predictor on the CPU.
         form: one of ``FORMATS``.
         texts: texts for the comparison with our engine.
-        name: name of the checkpoint's file, shown on a web page.
+        path: the checkpoint; a web page shows its name.
         quantize: (onnx, web) store tables in eight bits.
 
     Returns:
@@ -70,10 +70,13 @@ def export(
     """
     writers: dict[str, Callable[[Predictor, About, Path], Classify]] = {
         "onnx": partial(_write_onnx, quantize=quantize),
-        "web": partial(_write_web, name=name, quantize=quantize),
+        "web": partial(_write_web, path=path, quantize=quantize),
         "symbol": _write_symbol,
         "params": partial(_write_arrays, f"{NAME}.params", parameters.save),
         "crepe": _write_crepe,
+        "huggingface": partial(_write_huggingface, path),
+        "mlflow": _write_mlflow,
+        "triton": _write_triton,
         "pytorch": _write_pytorch,
     }
     ours = _in_float32(predictor, quantize)
@@ -85,7 +88,7 @@ def export(
                 f"rounding explains at most {TOLERANCE:.0e}; nothing was written",
                 "use another --format, and report this with the versions of the installed packages",
             )
-        names = sorted(path.name for path in folder.iterdir())
+        names = _files(folder)
     return [out / name for name in names], difference
 
 
@@ -99,14 +102,20 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         with writing(out):
             folder.mkdir()
             yield folder
-            for path in folder.iterdir():
-                sync(path)
-            for path in folder.iterdir():
-                path.replace(out / path.name)
+            names = _files(folder)
+            for name in names:
+                sync(folder / name)
+            for name in names:
+                (out / name).parent.mkdir(exist_ok=True)
+                (folder / name).replace(out / name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if is_new and not any(out.iterdir()):
             out.rmdir()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
 
 
 def _in_float32(predictor: Predictor, quantize: bool = False) -> Predictor:
@@ -126,8 +135,8 @@ def _write_onnx(predictor: Predictor, about: About, folder: Path, quantize: bool
     return _with_onnx_runtime(_onnx().write(predictor, folder, quantize))
 
 
-def _write_web(predictor: Predictor, about: About, folder: Path, name: str, quantize: bool) -> Classify:
-    summary = summarise(name, about, predictor.classes, predictor.encoding, predictor.engine.plan)
+def _write_web(predictor: Predictor, about: About, folder: Path, path: Path, quantize: bool) -> Classify:
+    summary = summarise(path.name, about, predictor.classes, predictor.encoding, predictor.engine.plan)
     return _with_onnx_runtime(_onnx().write_page(predictor, summary, folder, quantize))
 
 
@@ -171,6 +180,30 @@ def _write_crepe(predictor: Predictor, about: About, folder: Path) -> Classify:
     return _write_arrays(tensors_file.NAME, write, predictor, about, folder)
 
 
+def _write_huggingface(path: Path, predictor: Predictor, about: About, folder: Path) -> Classify:
+    extras.require("export", "a model card")
+    from crepe_dist.exporting import hub_folder  # needs Jinja
+
+    classify = _write_crepe(predictor, about, folder)
+    summary = summarise(path.name, about, predictor.classes, predictor.encoding, predictor.engine.plan)
+    hub_folder.write(summary, checkpoint.describe(folder / tensors_file.NAME) or {}, path, folder)
+    return classify
+
+
+def _write_mlflow(predictor: Predictor, about: About, folder: Path) -> Classify:
+    from crepe_dist.exporting import mlflow_folder  # pandas takes 0.3 s
+
+    columns = checkpoint.composition(about).columns
+    mlflow_folder.write(columns, predictor.thresholds is not None, folder)
+    return _write_crepe(predictor, about, folder)
+
+
+def _write_triton(predictor: Predictor, about: About, folder: Path) -> Classify:
+    (folder / triton_model.VERSION).mkdir()
+    triton_model.write(predictor.classes, predictor.thresholds is not None, folder)
+    return _write_crepe(predictor, about, folder / triton_model.VERSION)
+
+
 def _write_arrays(
     name: str, write: Callable[[parameters.Arrays, Path], None], predictor: Predictor, about: About, folder: Path
 ) -> Classify:
@@ -185,7 +218,7 @@ def describe(predictor: Predictor, about: About, path: Path) -> None:
     network = {**about.get("network", {}), **predictor.engine.shape.settings()}
     description = {**about, "encoding": predictor.encoding.to_dict(), "classes": predictor.classes, "network": network}
     description |= {"calibration": predictor.calibration.to_dict()}
-    write_json(path.with_suffix(".json"), {**description, "format": FORMAT, "sha256": sha256(path)})
+    write_json(path.with_suffix(".json"), {**description, "format": checkpoint.FORMAT, "sha256": sha256(path)})
 
 
 def _in_batches(texts: Sequence[str], size: int, classify: Classify) -> Probabilities:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from crepe_dist import machine
 from crepe_dist.data.alphabet import Encoding
@@ -74,6 +74,7 @@ class Progress:
 
 
 Steps = Generator[Progress, None, dict[str, Any]]
+Result = TypeVar("Result")
 
 
 def prepare(
@@ -99,13 +100,14 @@ def prepare(
     return finish_steps(prepare_in_steps(sources, out, encoding, split, options, fit))
 
 
-def finish_steps(steps: Steps) -> dict[str, Any]:
-    """Run a preparation to its end and return the numbers of the report."""
+def finish_steps(steps: Generator[Progress, None, Result]) -> Result:
+    """Run a preparation, or a part of it, to its end; return its result, such as the numbers of the report."""
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            return dict(end.value)
+            result: Result = end.value
+            return result
 
 
 def prepare_in_steps(

@@ -115,8 +115,8 @@ def _check_room(shown: str, total: int, folder: Path) -> None:
     if total > free:
         raise UserError(
             f"{shown} does not fit on the disk",
-            f"its size is given as {total:,} bytes, and {free:,} are free beside --out",
-            "free some space, or choose an --out elsewhere",
+            f"its size is given as {total:,} bytes, and {free:,} are free on the disk of {folder.parent}",
+            "free some space there",
         )
 
 

@@ -158,7 +158,7 @@ def write(run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: Mapping[
 
 
 def find(name: str | None) -> Path:
-    """Find parameters: the given file, those of a model folder, or the reported ones of a run or of the newest run.
+    """Find parameters: the given file, those of a model folder or its URL, or the reported ones of a run or the newest.
 
     The newest run is the one that finished last; the newest unfinished one only if none has finished.
     """
@@ -171,6 +171,10 @@ def find(name: str | None) -> Path:
                 remedy=f"train one ({invocation.typed('train')}), or name a checkpoint",
             )
         return newest
+    if "://" in name:
+        from crepe_dist.runs.remote_model import fetch  # which imports all of preparing
+
+        return fetch(name)
     path = Path(name)
     if path.is_dir():
         model = path / tensors_file.NAME

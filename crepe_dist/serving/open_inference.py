@@ -3,7 +3,6 @@
 A request has one tensor, of texts. Tensors are JSON or, as Triton's extension for binary data says, behind the JSON.
 """
 
-import json
 import math
 from collections.abc import Awaitable, Sequence
 from typing import Annotated, Any, Callable, Optional
@@ -16,16 +15,16 @@ from crepe_dist.errors import visible
 from crepe_dist.files import parse_json
 from crepe_dist.predicting.model_summary import ModelSummary
 from crepe_dist.predicting.prediction import Prediction
+from crepe_dist.predicting.tensors import BYTES, FLOATS, INPUT, outputs, values
 from crepe_dist.serving import schemas
 from crepe_dist.serving.problems import PROTOCOL, Json, Problem
 from crepe_dist.settings.serving_options import ServiceOptions
 from crepe_dist.version import __version__
 
-INPUT, BYTES, FLOATS = "text", "BYTES", "FP32"
 HEAD_LENGTH = "Inference-Header-Content-Length"  # header with the length of the JSON before binary data
 MOST_OUTPUTS = 8
 EXAMPLE = 'send {"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["…", "…"]}]}'
-Outputs = dict[str, tuple[str, list[int]]]  # type and shape by name; -1 stands for the number of texts
+Tensors = dict[str, tuple[str, list[int]]]  # type and shape by name; -1 stands for the number of texts
 
 
 class Strict(BaseModel):
@@ -99,7 +98,7 @@ def add_routes(
         check_ready: raises ``Problem`` unless the service can predict.
     """
     server, with_slash, live, ready, metadata, model_ready, infer = paths(options.model_name)
-    outputs = _outputs(model)
+    tensors = _tensors(model)
 
     @app.get(with_slash, include_in_schema=False)
     @app.get(server, summary="Describe the server (Open Inference Protocol)")
@@ -122,9 +121,9 @@ def add_routes(
 
     @app.get(metadata, summary="Describe the tensors of the model")
     async def describe_model() -> Response:
-        tensors = [{"name": name, "datatype": kind, "shape": shape} for name, (kind, shape) in outputs.items()]
+        described = [{"name": name, "datatype": kind, "shape": shape} for name, (kind, shape) in tensors.items()]
         text = {"name": INPUT, "datatype": BYTES, "shape": [-1]}
-        return Json({"name": options.model_name, "platform": "crepe_dist", "inputs": [text], "outputs": tensors})
+        return Json({"name": options.model_name, "platform": "crepe_dist", "inputs": [text], "outputs": described})
 
     body = {"content": {Json.media_type: {"schema": Question.model_json_schema()}}, "required": True}
 
@@ -133,25 +132,19 @@ def add_routes(
         # Clients of the protocol may send no type at all. A browser names the site that sends a request to another one.
         if "origin" in request.headers:
             schemas.check_type(request.headers)
-        texts, question = _read(await request.body(), request.headers.get(HEAD_LENGTH), outputs, options)
-        values = _values(await classify(texts), model.classes)
-        return _answer(question, {name: (*outputs[name], values[name]) for name in outputs}, len(texts), options)
+        texts, question = _read(await request.body(), request.headers.get(HEAD_LENGTH), tensors, options)
+        found = {**values(await classify(texts), model.classes), "classes": model.classes}
+        return _answer(question, {name: (*tensors[name], found[name]) for name in tensors}, len(texts), options)
 
 
-def _outputs(model: ModelSummary) -> Outputs:
-    several: Outputs = {"labels": (BYTES, [-1])} if model.several else {}
-    classes = len(model.classes)
-    return {
-        "label": (BYTES, [-1]),
-        **several,
-        "probabilities": (FLOATS, [-1, classes]),
-        "classes": (BYTES, [classes]),
-        "problem": (BYTES, [-1]),
-    }
+def _tensors(model: ModelSummary) -> Tensors:
+    count = len(model.classes)
+    shapes = {name: (kind, [-1, count] if kind == FLOATS else [-1]) for name, kind in outputs(model.several).items()}
+    return {**shapes, "classes": (BYTES, [count])}
 
 
 def _read(
-    body: bytes, head_length: Optional[str], outputs: Outputs, options: ServiceOptions
+    body: bytes, head_length: Optional[str], tensors: Tensors, options: ServiceOptions
 ) -> tuple[list[str], Question]:
     """Parse a request into its texts and the request itself.
 
@@ -168,9 +161,9 @@ def _read(
         raise Problem(422, "the request does not match the protocol", schemas.reason(error), EXAMPLE) from None
     except ValueError as error:
         raise Problem(400, "the request cannot be read", visible(str(error)[:300]), EXAMPLE) from None
-    unknown = [output.name for output in question.outputs if output.name not in outputs]
+    unknown = [output.name for output in question.outputs if output.name not in tensors]
     if unknown:
-        raise Problem(422, f"there is no output {unknown[0]!r:.80}", remedy=f"choose from {', '.join(outputs)}")
+        raise Problem(422, f"there is no output {unknown[0]!r:.80}", remedy=f"choose from {', '.join(tensors)}")
     schemas.check_number(len(texts), options)
     schemas.check_lengths(texts, options)
     return texts, question
@@ -207,18 +200,6 @@ def _packed(kind: str, values: Sequence[Any]) -> bytes:
         return np.asarray(values, "<f4").tobytes()
     encoded = [value.encode("utf-8") for value in values]
     return b"".join(piece for value in encoded for piece in (len(value).to_bytes(4, "little"), value))
-
-
-def _values(predictions: Sequence[Prediction], classes: Sequence[str]) -> dict[str, list[Any]]:
-    """Collect the values of each output. A text with a problem has no label, and zeros for probabilities."""
-    shares = [dict(each.ranking) if not each.problem else dict.fromkeys(classes, 0.0) for each in predictions]
-    return {
-        "label": ["" if each.problem or each.rejected else each.label for each in predictions],
-        "labels": [json.dumps([] if each.problem else each.labels, ensure_ascii=False) for each in predictions],
-        "probabilities": [share[name] for share in shares for name in classes],
-        "classes": list(classes),
-        "problem": [each.problem for each in predictions],
-    }
 
 
 def _answer(

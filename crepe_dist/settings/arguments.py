@@ -169,7 +169,7 @@ def add_checkpoint(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument(
         "checkpoint",
         nargs="?",
-        help=".params file, run folder or exported folder; default: the newest finished run in runs/",
+        help=".params file, run folder, exported folder or its URL; default: the newest finished run in runs/",
     )
 
 

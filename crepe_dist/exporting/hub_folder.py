@@ -1,0 +1,74 @@
+"""Model card that makes a model folder a repository for the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+from markupsafe import Markup
+
+from crepe_dist.files import read_bytes, sha256, write_text
+from crepe_dist.model.parameters import shape_class
+from crepe_dist.predicting.model_summary import ModelSummary
+from crepe_dist.reports.model_card import MAX_CLASSES, escaped
+from crepe_dist.reports.page import render
+from crepe_dist.reports.run_findings import ONE_LIMIT, SEVERAL_LIMIT, encoding_limits
+from crepe_dist.reports.run_report import CARD
+from crepe_dist.runs import checkpoint
+from crepe_dist.version import __version__
+from crepe_dist.wording import percent
+
+MAX_CARD = 1 << 22  # bytes
+
+
+def write(model: ModelSummary, about: dict[str, Any], path: Path, folder: Path) -> None:
+    """Write ``README.md``, and copy the card of the checkpoint's run if there is one.
+
+    Args:
+        about: description of the model in the folder.
+        path: the checkpoint.
+    """
+    name = model.data or path.stem
+    card = path.parent.parent / CARD
+    has_card = path.parent.name == checkpoint.FOLDER and card.is_file() and _is_about(card, path)
+    if has_card:
+        shutil.copyfile(card, folder / CARD)
+    text = render(
+        "hub_card.md",
+        metadata=Markup(yaml.safe_dump(_metadata(name, model), allow_unicode=True, sort_keys=False)),
+        name=escaped(name),
+        network=escaped(shape_class(about["network"]).title),
+        version=__version__,
+        measure=model.measure,
+        result="" if model.test_accuracy is None else percent(model.test_accuracy),
+        has_run_card=has_card,
+        several=model.several,
+        classes=[escaped(each) for each in model.classes[:MAX_CLASSES]],
+        count=len(model.classes),
+        limits=map(escaped, [*encoding_limits(about["encoding"]), SEVERAL_LIMIT if model.several else ONE_LIMIT]),
+    )
+    write_text(folder / "README.md", text)
+
+
+def _is_about(card: Path, path: Path) -> bool:
+    """Tell whether a run's card is about this checkpoint, not one of another epoch."""
+    return sha256(path).encode() in read_bytes(card, MAX_CARD)
+
+
+def _metadata(name: str, model: ModelSummary) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "library_name": "crepe_dist",
+        "pipeline_tag": "text-classification",
+        "tags": ["crepe_dist", "text-classification"],
+    }
+    if model.test_accuracy is not None:
+        metric = {"type": "f1" if model.several else "accuracy", "name": model.measure, "value": model.test_accuracy}
+        result = {
+            "task": {"type": "text-classification"},
+            "dataset": {"type": name, "name": name},
+            "metrics": [metric],
+        }
+        metadata["model-index"] = [{"name": name, "results": [result]}]
+    return metadata

@@ -1,0 +1,357 @@
+"""Model folders for other tools, MLflow, Triton and the Hugging Face Hub, and models at URLs."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import crepe_dist
+from crepe_dist.data.composition import Composition
+from crepe_dist.errors import UserError
+from crepe_dist.exporting.exporter import export
+from crepe_dist.files import cache_folder
+from crepe_dist.predicting.frames import predict_frame
+from crepe_dist.predicting.mlflow_model import _load_pyfunc
+from crepe_dist.runs import checkpoint
+from tests.conftest import run
+from tests.needs import needs
+from tests.test_export import CALIBRATION, CLASSES, ENCODINGS, STRANGE, make, texts
+
+ROOT = Path(__file__).parents[1]
+SLOW = [pytest.mark.slow, pytest.mark.timeout(900), needs("uv")]
+
+
+@pytest.fixture
+def model(tmp_path):
+    """The checkpoint of a run, and its predictor."""
+    path = make(tmp_path / "run", "ngrams", ENCODINGS["paper"], data={"name": "three <b>kinds</b>"})
+    return path, crepe_dist.load(path, device="cpu")
+
+
+def exported(model, form: str, out: Path, **about: Any) -> list[str]:
+    path, predictor = model
+    described = checkpoint.describe(path)
+    assert described is not None
+    files, difference = export(predictor, {**described, **about}, form, out, texts(), path)
+    assert difference == 0
+    return [str(file.relative_to(out)) for file in files]
+
+
+class TestMlflow:
+    def test_the_folder_names_code_of_the_package_and_no_other(self, model, tmp_path):
+        out = tmp_path / "out"
+        composition = Composition(("headline", "body")).to_dict()
+        files = exported(model, "mlflow", out, composition=composition)
+        assert files == [
+            "MLmodel",
+            "input_example.json",
+            "model.json",
+            "model.safetensors",
+            "serving_input_example.json",
+        ]
+        about = yaml.safe_load((out / "MLmodel").read_text(encoding="utf-8"))
+        assert about["flavors"]["python_function"].keys() == {"loader_module", "python_version"}
+        inputs = json.loads(about["signature"]["inputs"])
+        assert [(each["name"], each["type"]) for each in inputs] == [("headline", "string"), ("body", "string")]
+        example = json.loads((out / "input_example.json").read_text(encoding="utf-8"))
+        loaded = _load_pyfunc(str(out))
+        answers = loaded.predict(pd.DataFrame(example["data"], columns=example["columns"]))
+        outputs = {each["name"]: each["type"] for each in json.loads(about["signature"]["outputs"])}
+        assert list(outputs) == list(answers)
+        assert outputs["predicted_probability"] == "double"
+        given = f"{example['data'][0][0]} | {example['data'][0][1]}"
+        assert answers["predicted_class"][0] == model[1].predict([given])[0].label
+
+    def test_rows_without_an_answer(self, model):
+        predictor = model[1]
+        frame = pd.DataFrame({"n": [1, 2, 3, 4], "text": ["zig", "", None, "qua"]}, index=[3, 1, 4, 2])
+        predictor.min_probability = 0.999
+        rejected = predict_frame(predictor, frame)
+        assert rejected["predicted_class"].tolist() == [""] * 4
+        predictor.min_probability = 0.0
+        answers = predict_frame(predictor, frame)
+        assert answers.index.tolist() == [3, 1, 4, 2]
+        assert answers["problem"].tolist() == ["", "empty text", "empty text", ""]
+        assert answers["predicted_class"].tolist() == [
+            each.label if not each.problem else "" for each in predictor.predict(["zig", "", "", "qua"])
+        ]
+        assert np.isnan(answers["predicted_probability"]).tolist() == [False, True, True, False]
+        empty = predict_frame(predictor, frame[:0])
+        assert (len(empty), list(empty), list(empty.dtypes)) == (0, list(answers), list(answers.dtypes))
+        with pytest.raises(UserError, match="which column is the text"):
+            predict_frame(predictor, pd.DataFrame({"n": [1], "m": [2]}))
+
+    def test_several_labels(self, model):
+        predictor = model[1]
+        predictor.thresholds = np.array([0.0, 0.0, 2.0])
+        answers = predict_frame(predictor, pd.DataFrame({"text": ["zig", ""]}))
+        assert {*json.loads(answers["predicted_labels"][0])} == {*CLASSES[:2]}
+        assert answers["predicted_labels"][1] == "[]"
+
+
+@dataclass
+class Tensor:
+    """Stand-in for Triton's, with the names that Triton gives."""
+
+    name: str
+    array: np.ndarray[Any, Any]
+
+    def as_numpy(self) -> np.ndarray[Any, Any]:
+        return self.array
+
+
+@dataclass
+class InferenceResponse:
+    output_tensors: Any = ()
+    error: Any = None
+
+
+@pytest.fixture
+def triton(monkeypatch):
+    """A stand-in for the module that Triton's Python backend has; Triton itself is not run."""
+    backend = ModuleType("triton_python_backend_utils")
+    backend.Tensor, backend.InferenceResponse, backend.TritonError = Tensor, InferenceResponse, str  # type: ignore[attr-defined]
+    backend.get_input_tensor_by_name = lambda request, name: request[name]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", backend)
+    yield
+    sys.modules.pop("crepe_dist.predicting.triton_model", None)
+
+
+@pytest.mark.usefixtures("triton")
+class TestTriton:
+    def served(self, out: Path):
+        spec = importlib.util.spec_from_file_location("triton_model_py", out / "1" / "model.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        model = module.TritonPythonModel()
+        model.initialize({"model_repository": str(out), "model_version": "1"})
+        return model
+
+    def test_it_answers_batches_of_texts(self, model, tmp_path):
+        out = tmp_path / "topics"
+        files = exported(model, "triton", out)
+        assert files == ["1/model.json", "1/model.py", "1/model.safetensors", "config.pbtxt", "labels.txt"]
+        assert (out / "labels.txt").read_text(encoding="utf-8").splitlines() == CLASSES
+        given = [text for text in STRANGE if text.isprintable()]
+        encoded = [text.encode() for text in given]
+        first, bad, rest = (
+            {"text": Tensor("text", np.array(each, object).reshape(-1, 1))}
+            for each in (encoded[:1], [b"\xff"], encoded[1:])
+        )
+        answers = self.served(out).execute([first, bad, rest])
+        assert "UTF-8" in answers[1].error
+        tensors = [{each.name: each.array for each in answer.output_tensors} for answer in (answers[0], answers[2])]
+        found = {name: np.concatenate([each[name] for each in tensors]) for name in tensors[0]}
+        expected = model[1].predict(given)
+        assert found["label"].shape == found["problem"].shape == (len(given), 1)
+        assert found["label"].ravel().tolist() == [
+            (each.label if not each.problem else "").encode() for each in expected
+        ]
+        assert found["problem"].ravel().tolist() == [each.problem.encode() for each in expected]
+        assert found["probabilities"].dtype == np.float32
+        for row, each in zip(found["probabilities"], expected):
+            assert row.tolist() == ([0, 0, 0] if each.problem else [dict(each.ranking)[name] for name in CLASSES])
+
+    def test_an_export_replaces_one(self, model, tmp_path):
+        for _ in range(2):
+            exported(model, "triton", tmp_path / "out")
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1", "config.pbtxt", "labels.txt"]
+
+
+class TestHub:
+    def test_the_card(self, model, tmp_path):
+        path, _ = model
+        card = path.parent.parent / "model_card.md"
+        for digest, expected in (("of another epoch", False), (checkpoint.sha256(path), True)):
+            card.write_text(f"The SHA-256 of the parameters is `{digest}`.")
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
+            files = exported(model, "huggingface", tmp_path / "out")
+            assert files == ["README.md", "model.json", "model.safetensors", *["model_card.md"] * expected]
+        text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+        head = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+        assert head is not None
+        metadata = yaml.safe_load(head[1])
+        assert (metadata["library_name"], metadata["pipeline_tag"]) == ("crepe_dist", "text-classification")
+        (entry,) = metadata["model-index"]
+        assert entry["name"] == "three <b>kinds</b>"
+        assert entry["results"][0]["metrics"] == [{"type": "accuracy", "name": "accuracy", "value": 0.5}]
+        body = text[head.end() :]
+        assert "<b>" not in body
+        assert 'crepe_dist.load("hf://OWNER/NAME")' in body
+        assert "[The card of its run](model_card.md)" in body
+        assert "good, schlecht, sehr, плохо" in body
+
+    def test_parameters_from_elsewhere_have_a_card(self, model, tmp_path):
+        path, predictor = model
+        export(predictor, None, "huggingface", tmp_path / "out", texts(), path)
+        text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+        assert "model-index" not in text
+        assert "test accuracy" not in text
+
+
+class TestUrls:
+    def put(self, files, folder: Path) -> None:
+        for path in folder.iterdir():
+            files.pipe(f"/hub/model/{path.name}", path.read_bytes())
+
+    @pytest.fixture
+    def memory(self, model, tmp_path, monkeypatch):
+        """A model folder at memory://hub/model, and an empty cache."""
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        exported(model, "crepe", tmp_path / "out")
+        files = fsspec.filesystem("memory")
+        self.put(files, tmp_path / "out")
+        yield files
+        files.rm("/", recursive=True)
+
+    def test_a_model_is_copied_once_and_again_when_it_has_changed(self, memory, model, tmp_path):
+        url = "memory://hub/model"
+        expected = model[1].predict(texts())
+        assert crepe_dist.load(url).predict(texts()) == expected
+        assert len([*(cache_folder() / "models").iterdir()]) == 1
+        memory.rm("/hub/model/model.safetensors")
+        assert crepe_dist.load(f"{url}/").predict(texts()) == expected
+        other = make(tmp_path / "other", "paper", ENCODINGS["paper"], calibration={**CALIBRATION, "temperature": 0.9})
+        predictor = crepe_dist.load(other, device="cpu")
+        export(predictor, checkpoint.describe(other), "crepe", tmp_path / "out", texts())
+        self.put(memory, tmp_path / "out")
+        assert crepe_dist.load(url).predict(texts()) == predictor.predict(texts())
+        assert len([*(cache_folder() / "models").iterdir()]) == 2
+
+    def test_mistakes_are_told(self, memory, tmp_path, complaint):
+        for url in ("memory://hub/none", "memory://hub"):
+            said = complaint("predict", url, "--text", "hello", cwd=tmp_path)
+            assert f"{url}/model.json does not exist" in said
+        assert "cannot be read" in complaint("predict", "nowhere://hub/none", "--text", "hello", cwd=tmp_path)
+        memory.pipe("/hub/model/model.safetensors", b"another")
+        said = complaint("predict", "memory://hub/model", "--text", "hello", cwd=tmp_path)
+        assert "was altered after it was written" in said
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Stand-in for the Hub with one repository, owner/name: what its client asks for to read files."""
+
+    folder: Path
+    asked: list[str]
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def answer(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, each in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name.replace("_", "-"), each)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.asked.append(path)
+        files = {each.name: each.read_bytes() for each in self.folder.iterdir()}
+        repository = "/api/models/owner/name"
+        name = path.removeprefix("/owner/name/resolve/main/")
+        if path == repository:
+            about = {"id": "owner/name", "sha": "a" * 40, "siblings": [{"rfilename": each} for each in files]}
+            self.answer(200, json.dumps(about).encode(), Content_Type="application/json")
+        elif path == f"{repository}/tree/main":
+            listed = [{"type": "file", "oid": "b" * 40, "size": len(files[each]), "path": each} for each in files]
+            self.answer(200, json.dumps(listed).encode(), Content_Type="application/json")
+        elif name in files:
+            self.answer(200, files[name], ETag=f'"{hashlib.sha1(files[name]).hexdigest()}"', X_Repo_Commit="a" * 40)
+        else:
+            self.answer(404, b"", X_Error_Code="RepoNotFound")
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory):
+    """The Python of an environment with this package, and libraries that are later than those of training."""
+    folder = tmp_path_factory.mktemp("tools")
+    run(["uv", "venv", "-q", "-p", sys.executable, "venv"], folder)
+    path = str(folder / "venv" / "bin" / "python")
+    wanted = [f"{ROOT}[remote]", "mlflow", "huggingface_hub", "tritonclient[grpc]"]
+    run(["uv", "pip", "install", "-q", "--no-config", "-p", path, *wanted], folder, seconds=600)
+    return path
+
+
+class TestTools:
+    pytestmark = SLOW
+
+    def test_mlflow(self, python, model, tmp_path):
+        exported(model, "mlflow", tmp_path / "out")
+        rows = {"columns": ["text"], "data": [["zig"], ["qua vex"], [""]]}
+        (tmp_path / "rows.json").write_text(json.dumps({"dataframe_split": rows}))
+        script = "import sys; sys.modules['mxnet'] = None; from mlflow.cli import cli; cli()"
+        flags = ["--env-manager", "local", "-m", "out", "-i", "rows.json", "-o", "answers.json", "-t", "json"]
+        run([python, "-c", script, "models", "predict", *flags], tmp_path)
+        answers = json.loads((tmp_path / "answers.json").read_text())["predictions"]
+        expected = model[1].predict(["zig", "qua vex"])
+        assert [each["predicted_class"] for each in answers] == [*(each.label for each in expected), ""]
+        found = [each["predicted_probability"] for each in answers[:2]]
+        assert found == pytest.approx([each.probability for each in expected], abs=1e-6)
+        read = (
+            "import mlflow, mlflow.models; about = mlflow.models.Model.load('out')\n"
+            "print(about.load_input_example('out').columns[0], about.signature.inputs.input_names()[0])"
+        )
+        assert run([python, "-c", read], tmp_path).splitlines()[-1] == "text text"
+
+    def test_the_hub(self, python, model, tmp_path):
+        exported(model, "huggingface", tmp_path / "out")
+        handler = type("OneHub", (Hub,), {"folder": tmp_path / "out", "asked": []})
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            address = f"http://127.0.0.1:{server.server_port}"
+            environment = {
+                **os.environ,
+                "HF_ENDPOINT": address,
+                "XDG_CACHE_HOME": str(tmp_path),
+                "HF_HOME": str(tmp_path),
+            }
+            for name, code in (("name", 0), ("name", 0), ("other", 1)):
+                command = [python, "-m", "crepe_dist.predict", f"hf://owner/{name}", "--text", "zig"]
+                done = subprocess.run(
+                    command, env=environment, capture_output=True, text=True, timeout=200, check=False
+                )
+                assert done.returncode == code, done.stderr
+                if code == 0:
+                    assert done.stdout.startswith(model[1].predict(["zig"])[0].label)
+                else:
+                    assert "error: hf://owner/other/model.json does not exist" in done.stderr
+            server.shutdown()
+        assert handler.asked.count("/owner/name/resolve/main/model.safetensors") == 1  # type: ignore[attr-defined]
+        card = "from huggingface_hub import ModelCard; print(ModelCard.load('out/README.md').data.eval_results[0])"
+        assert "accuracy" in run([python, "-c", card], tmp_path)
+
+    def test_triton_reads_the_configuration(self, python, model, tmp_path):
+        exported(model, "triton", tmp_path / "out")
+        code = (
+            "from google.protobuf import text_format\nfrom tritonclient.grpc.model_config_pb2 import ModelConfig\n"
+            "about = text_format.Parse(open('out/config.pbtxt').read(), ModelConfig())\n"
+            "print(about.backend, about.max_batch_size, *(each.name for each in about.output))"
+        )
+        printed = run([python, "-c", code], tmp_path).splitlines()[-1]
+        assert printed == "python 256 label probabilities problem"
