@@ -15,6 +15,7 @@ from crepe_dist.version import __version__
 
 if TYPE_CHECKING:
     from crepe_dist.estimator.classifier import CrepeClassifier
+    from crepe_dist.predicting.frames import FramePredictor
     from crepe_dist.predicting.predictor import load
     from crepe_dist.prepare import prepare
     from crepe_dist.runs.result import Result
@@ -30,6 +31,7 @@ __all__ = [
     "Config",
     "CrepeClassifier",
     "DataOptions",
+    "FramePredictor",
     "ModelOptions",
     "OptimizerOptions",
     "Result",
@@ -43,6 +45,7 @@ __all__ = [
 _HOMES = {
     "Config": "crepe_dist.settings.config",
     "DataOptions": "crepe_dist.settings.data_options",
+    "FramePredictor": "crepe_dist.predicting.frames",
     "ModelOptions": "crepe_dist.settings.model_options",
     "OptimizerOptions": "crepe_dist.settings.training_options",
     "Result": "crepe_dist.runs.result",

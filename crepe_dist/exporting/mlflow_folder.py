@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from crepe_dist.files import write_json, write_text
-from crepe_dist.predicting.frames import COLUMNS, LABELS
+from crepe_dist.predicting.frames import answer_types
 
 EXAMPLE, REQUEST = "input_example.json", "serving_input_example.json"
 TEXTS = ("arrived broken", "what a wonderful little film")
@@ -29,7 +29,7 @@ def write(columns: Sequence[str], several: bool, folder: Path) -> None:
     columns = columns or ("text",)
     rows = {"columns": list(columns), "data": [[text] * len(columns) for text in TEXTS]}
     kinds = {"object": "string", "float64": "double", "int64": "long"}
-    outputs = {name: kinds[kind] for name, kind in COLUMNS.items()} | ({LABELS: "string"} if several else {})
+    outputs = {name: kinds[kind] for name, kind in answer_types(1, several).items()}
     model = {
         "flavors": {
             "python_function": {

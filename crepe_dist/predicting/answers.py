@@ -23,6 +23,15 @@ EXPLAINED = 100  # texts on a page of explanations
 _encoded = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder for each record
 
 
+def answer_columns(top: int, several: bool) -> list[str]:
+    """Return the names of the columns that answers add to a table."""
+    names = ["predicted_labels"] * several
+    for rank in range(1, top + 1):
+        number = "" if rank == 1 else f"_{rank}"
+        names += [f"predicted_class{number}", f"predicted_probability{number}"]
+    return [*names, "characters_cut", "problem"]
+
+
 class Answers:
     """Formatter for plain text, and the base class of the other formatters.
 
@@ -93,11 +102,7 @@ class CsvAnswers(Answers):
 
     @property
     def header(self) -> str:
-        names = [*self.columns, *["predicted_labels"] * self.several]
-        for rank in range(1, self.top + 1):
-            number = "" if rank == 1 else f"_{rank}"
-            names += [f"predicted_class{number}", f"predicted_probability{number}"]
-        return f"{self._record([*names, 'characters_cut', 'problem'])}\n"
+        return f"{self._record([*self.columns, *answer_columns(self.top, self.several)])}\n"
 
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
         cells = list(row.cells) or [""] * len(self.columns)

@@ -1,44 +1,175 @@
-"""Predictions for tables in memory: pandas data frames, as engines for tables pass them to functions."""
+"""Predictions for tables in memory, pandas data frames and Arrow tables, as engines for clusters pass them."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 
+from crepe_dist.errors import UserError
+from crepe_dist.predicting.answers import answer_columns
 from crepe_dist.predicting.prediction import Prediction
-from crepe_dist.predicting.predictor import Predictor
+from crepe_dist.predicting.predictor import Predictor, load
+from crepe_dist.predicting.texts import InvalidInput
+from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_missing, text_column
+from crepe_dist.preparing.remote import is_url
+from crepe_dist.version import __version__
 
-COLUMNS = {  # and their types
-    "predicted_class": "object",
-    "predicted_probability": "float64",
-    "characters_cut": "int64",
-    "problem": "object",
-}
-LABELS = "predicted_labels"  # of models that give several: a JSON list
+_turn = threading.Lock()  # one thread has the model (decision 41); a worker of an engine may have several
 
 
-def predict_frame(predictor: Predictor, frame: pd.DataFrame) -> pd.DataFrame:
-    """Classify the rows of a table; return the columns that ``predict --format csv`` adds to a file's, and its index.
+class FramePredictor:
+    """Function that classifies the rows of a data frame, for engines that send functions to other processes.
 
-    The columns of the text are chosen as those of a file. A row that cannot be classified, such as one without a text,
-    has the reason in ``problem``, no class and the probability NaN.
+    It is pickled as the name of the model and the options below. Each process opens the model once, in its first call.
+
+    >>> predict_frame = crepe_dist.FramePredictor("runs/reviews")                  # doctest: +SKIP
+    >>> predict_frame(pd.DataFrame({"text": ["what a wonderful little film"]}))    # doctest: +SKIP
+
+    Args:
+        model: run folder, model folder or checkpoint that every process sees under this name, or the URL of a model
+            folder.
+        text: column of the text, or several that are joined in this order; ``None``: those that the model was trained
+            on, or a column with a usual name.
+        top: number of classes in an answer.
+        min_probability: as for ``load``.
+        device: as for ``load``.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        text: str | Sequence[str] | None = None,
+        top: int = 1,
+        min_probability: float | str = 0.0,
+        device: str = "auto",
+    ) -> None:
+        name = os.fspath(model)
+        self.model = name if is_url(name) else os.path.abspath(name)
+        self.texts = () if text is None else (text,) if isinstance(text, str) else tuple(text)
+        self.top = top
+        self.min_probability = min_probability
+        self.device = device
+
+    def __call__(self, frame: Any) -> Any:
+        """Return the rows with the columns that ``predict --format csv`` adds: the class, its probability and more.
+
+        A row that cannot be classified has the reason in ``problem``, no class, and NaN for its probability.
+
+        Args:
+            frame: pandas' ``DataFrame``, or Arrow's ``Table`` or ``RecordBatch``; the result is of the same kind.
+
+        Raises:
+            UserError: there is no model on this host, the columns of the text cannot be chosen, or hold no texts.
+        """
+        with _turn:
+            predictor = _opened(self.model, self.min_probability, self.device)
+            return _joined(frame, predict_frame(predictor, frame, self.texts, self.top))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "version": __version__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        version = state.pop("version")
+        if version != __version__:
+            raise UserError(
+                f"another version of crepe_dist on {socket.gethostname()}",
+                f"{__version__} there, {version} where the job was started",
+                "install the same version on every node",
+            )
+        self.__dict__ = state
+
+
+@lru_cache(maxsize=1)
+def _opened(model: str, min_probability: float | str, device: str) -> Predictor:
+    if not is_url(model) and not os.path.exists(model):
+        raise UserError(
+            f"{model} does not exist on {socket.gethostname()}",
+            "every process opens the model by this name",
+            "name a folder that all nodes share, or a URL; on Spark, a file of SparkContext.addFile",
+        )
+    return load(model, min_probability=min_probability, device=device)
+
+
+def predict_frame(predictor: Predictor, frame: Any, texts: Sequence[str] = (), top: int = 1) -> pd.DataFrame:
+    """Classify the rows of a data frame; return the columns that ``predict --format csv`` adds, and its index.
+
+    A row that cannot be classified, such as one without a text, has the reason in ``problem``, no class and the
+    probability NaN.
+
+    Args:
+        texts: columns of the text; none: those that the model was trained on, or a column with a usual name.
+        top: number of classes in an answer.
 
     Raises:
         UserError: the columns of the text cannot be chosen, or hold something else than texts.
     """
-    texts = ["" if is_missing(text) else text for text in text_column(frame, predictor.composition.columns)]
-    rows = [_row(prediction) for prediction in predictor.predict(texts)]
-    answers = pd.DataFrame(rows, columns=[*COLUMNS, LABELS], index=frame.index).astype(COLUMNS)
-    return answers if predictor.thresholds is not None else answers.drop(columns=LABELS)
+    wanted = Wanted(texts=tuple(texts), remembered=predictor.composition.columns)
+    table = frame if isinstance(frame, pd.DataFrame) else _arrow_columns(frame)
+    try:
+        column = text_column(table, wanted)
+    except UserError as error:
+        raise InvalidInput(error.what, error.why, 'name the column, as in text="body"') from None
+    several, top = predictor.thresholds is not None, min(top, len(predictor.classes))
+    predictions = predictor.predict("" if is_missing(text) else text for text in column)
+    rows = [_row(prediction, top, several) for prediction in predictions]
+    types = answer_types(top, several)
+    index = frame.index if isinstance(frame, pd.DataFrame) else None
+    return pd.DataFrame(rows, columns=list(types), index=index).astype(types)
 
 
-def _row(prediction: Prediction) -> list[Any]:
+def answer_types(top: int, several: bool) -> dict[str, str]:
+    """Return the types of the columns of the answers by name; several labels are a JSON list."""
+    kinds = {"predicted_probability": "float64", "characters_cut": "int64"}
+    return {name: kinds.get(name.rstrip("_0123456789"), "object") for name in answer_columns(top, several)}
+
+
+def _arrow_columns(frame: Any) -> dict[str, Any]:
+    names = getattr(getattr(frame, "schema", None), "names", None)
+    if names is None:
+        raise UserError(
+            f"the frame is of type {type(frame).__name__}",
+            remedy="give a pandas data frame or an Arrow table; on Ray, map_batches(…, batch_format='pyarrow')",
+        )
+    if len(set(names)) < len(names):
+        raise UserError("several columns of the frame have the same name", ", ".join(names)[:300], "rename them")
+    return dict(zip(names, frame.columns))
+
+
+def _row(prediction: Prediction, top: int, several: bool) -> list[Any]:
     if prediction.problem:
-        return ["", math.nan, 0, prediction.problem, "[]"]
-    labels = json.dumps(prediction.labels, ensure_ascii=False)
-    label = "" if prediction.rejected else prediction.label
-    return [label, prediction.probability, prediction.characters_cut, "", labels]
+        return [*["[]"] * several, *["", math.nan] * top, 0, prediction.problem]
+    cells: list[Any] = [json.dumps(prediction.labels, ensure_ascii=False)] * several
+    for rank, (label, probability) in enumerate(prediction.ranking[:top]):
+        cells += ["" if prediction.rejected and rank == 0 else label, probability]
+    return [*cells, prediction.characters_cut, ""]
+
+
+def _joined(frame: Any, answers: pd.DataFrame) -> Any:
+    """Return a data frame with the columns of the answers after its own.
+
+    Raises:
+        UserError: it already has one of them.
+    """
+    is_pandas = isinstance(frame, pd.DataFrame)
+    for name in frame.columns if is_pandas else frame.schema.names:
+        if name in answers:
+            raise UserError(f"the frame already has a column {name!r}", remedy="rename it, or leave it out")
+    if is_pandas:
+        return pd.concat([frame, answers], axis=1)
+    import pyarrow as pa
+
+    types = {"float64": pa.float64(), "int64": pa.int64(), "object": pa.string()}
+    added = [(name, types[str(answers[name].dtype)]) for name in answers]
+    arrays = [pa.array(answers[name], kind) for name, kind in added]
+    schema = pa.schema([*frame.schema, *(pa.field(*each) for each in added)], frame.schema.metadata)
+    return type(frame).from_arrays([*frame.columns, *arrays], schema=schema)

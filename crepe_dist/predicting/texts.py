@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from crepe_dist.errors import UserError
+from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_missing, is_table, text_column
 
 _NOT_TEXTS = (str, bytes, bytearray, set, frozenset)  # a set has no order for the answers
@@ -27,7 +28,7 @@ def texts_of(texts: Any, remembered: tuple[str, ...] = ()) -> list[str]:
     """
     if is_table(texts):
         try:
-            texts = text_column(texts, remembered)
+            texts = text_column(texts, Wanted(remembered=remembered))
         except UserError as error:
             remedy = "choose a column: table['text']; in a pipeline with ColumnTransformer"
             raise InvalidInput(error.what, error.why, remedy) from None

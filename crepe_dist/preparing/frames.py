@@ -34,7 +34,7 @@ def write_table(table: Any, path: Path, wanted: Wanted, *, labelled: bool = True
         UserError: columns differ in length, do not exist, cannot be guessed, or hold no text.
     """
     name = path.stem
-    columns = _columns(table, name)
+    columns = _columns([(str(key), column) for key, column in table.items()], name)
     if not any(map(len, columns.values())):
         raise UserError(f"{name} has no rows", remedy=f"give texts{' and their labels' * labelled}")
     names = list(columns)
@@ -56,15 +56,16 @@ def write_table(table: Any, path: Path, wanted: Wanted, *, labelled: bool = True
     return Wanted(label, None, texts, weight, labels, id_)
 
 
-def text_column(table: Any, remembered: tuple[str, ...] = ()) -> Sequence[Any]:
+def text_column(table: Any, wanted: Wanted) -> Sequence[Any]:
     """Return the texts of a table without labels. Several columns are joined as those of a file, without missing ones.
 
-    Args:
-        remembered: columns that a model was trained on; see ``Wanted``.
+    Only the columns of the text are converted.
     """
-    columns = _columns(table, "the table")
-    names, wanted = list(columns), Wanted(remembered=remembered)
-    texts = [columns[names[i]] for i in choose_named("the table", names, wanted, label_given=True).texts]
+    items = [(str(key), column) for key, column in table.items()]
+    chosen = choose_named("the table", [key for key, _ in items], wanted, label_given=True)
+    names = chosen.named(chosen.texts)
+    columns = _columns([(key, column) for key, column in items if key in names], "the table")
+    texts = [columns[name] for name in names]
     return texts[0] if len(texts) == 1 else [_joined(values) for values in zip(*texts)]
 
 
@@ -75,8 +76,7 @@ def _joined(values: Sequence[Any]) -> Any:
     return not_texts[0] if not_texts else join(texts)
 
 
-def _columns(table: Any, name: str) -> dict[str, Sequence[Any]]:
-    items = [(str(key), column) for key, column in table.items()]
+def _columns(items: Sequence[tuple[str, Any]], name: str) -> dict[str, Sequence[Any]]:
     for key, count in Counter(key for key, _ in items).items():
         if count > 1:
             raise UserError(f"{name} has several columns named {key!r}", remedy="rename them, or leave all but one out")
@@ -88,7 +88,8 @@ def _columns(table: Any, name: str) -> dict[str, Sequence[Any]]:
                 f"a column is a list with a value for each row, not {type(column).__name__}",
                 "give lists of the same length",
             )
-        columns[key] = column.tolist() if hasattr(column, "tolist") else list(column)
+        as_list = getattr(column, "tolist", None) or getattr(column, "to_pylist", None)  # NumPy and pandas; Arrow
+        columns[key] = as_list() if as_list else list(column)
     lengths = {key: len(column) for key, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise UserError(

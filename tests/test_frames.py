@@ -1,0 +1,139 @@
+"""Classification of data frames, as engines for clusters call it."""
+
+from __future__ import annotations
+
+import csv
+import math
+import pickle
+import socket
+import threading
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+import crepe_dist
+from crepe_dist.errors import UserError
+from crepe_dist.predicting import frames
+from crepe_dist.predicting.frames import FramePredictor
+from tests.conftest import FEATURE_LEN, QUICK, command, run
+
+TEXTS = ["quaqua abc", None, " ", "zig " * FEATURE_LEN, "vex\nvex"]
+
+
+@pytest.fixture(scope="module")
+def model(data, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("frames") / "run"
+    run(command("train", "--data", data, "--run-dir", run_dir, *QUICK), run_dir.parent)
+    return run_dir
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    return pd.DataFrame({"id": range(5), "text": TEXTS, "when": pd.Timestamp("2026-01-01")}, index=[7, 7, 1, 0, 5])
+
+
+@pytest.mark.parametrize("top", [1, 2])
+def test_columns_are_those_of_predict(model, frame, top, tmp_path):
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    flags = ("--file", "a.csv", "--out", "b.csv", "--top", top)
+    run(command("predict", model, *flags), tmp_path, code=1)  # two have no text
+    with (tmp_path / "b.csv").open(newline="") as stream:
+        wanted = list(csv.DictReader(stream))
+    got = FramePredictor(model, top=top)(frame)
+    pd.testing.assert_frame_equal(got[frame.columns], frame)
+    assert list(got) == list(wanted[0])
+    for have, want in zip(got.to_dict("records"), wanted):
+        assert bool(have["problem"]) == bool(want["problem"])
+        for rank in ["", "_2"][:top]:
+            assert have[f"predicted_class{rank}"] == want[f"predicted_class{rank}"]
+            probability = want[f"predicted_probability{rank}"]
+            assert have[f"predicted_probability{rank}"] == pytest.approx(
+                float(probability or "nan"), abs=1e-6, nan_ok=True
+            )
+        assert have["characters_cut"] == int(want["characters_cut"] or 0)
+    assert got["characters_cut"].tolist()[3] > 0
+
+
+@pytest.mark.parametrize("kind", [pa.Table, pa.RecordBatch])
+def test_arrow_gives_arrow(model, frame, kind):
+    given = kind.from_pandas(frame, preserve_index=False)
+    got = FramePredictor(model)(given)
+    assert type(got) is kind
+    assert got.select(frame.columns.tolist()).equals(given)
+    answers = FramePredictor(model)(frame).drop(columns=frame.columns)
+    assert [str(field.type) for field in got.schema][3:] == ["string", "double", "int64", "string"]
+    pd.testing.assert_frame_equal(got.to_pandas()[answers.columns], answers.reset_index(drop=True))
+
+
+def test_a_frame_without_rows_has_the_same_types(model, frame):
+    full, empty = FramePredictor(model)(frame), FramePredictor(model)(frame.iloc[:0])
+    assert empty.dtypes.equals(full.dtypes)
+    given = pa.Table.from_pandas(frame)
+    assert FramePredictor(model)(given.slice(0, 0)).schema.equals(FramePredictor(model)(given).schema)
+
+
+def test_only_the_name_and_the_options_are_pickled(model, frame, monkeypatch):
+    predict_frame = FramePredictor(model, text=["text", "text2"], top=2)
+    frame["text2"] = "more"
+    want = predict_frame(frame)
+    pickled = pickle.dumps(predict_frame)
+    assert len(pickled) < 500
+    pd.testing.assert_frame_equal(pickle.loads(pickled)(frame), want)
+    monkeypatch.setattr(frames, "__version__", "0.0.1")
+    with pytest.raises(UserError, match=f"another version of crepe_dist on {socket.gethostname()}"):
+        pickle.loads(pickled)
+
+
+def test_a_process_opens_the_model_once_and_its_threads_take_turns(model, frame, monkeypatch):
+    frames._opened.cache_clear()
+    opened, original = [], frames.load
+
+    def load(*args, **options):
+        opened.append(args)
+        return original(*args, **options)
+
+    monkeypatch.setattr(frames, "load", load)
+    want = FramePredictor(model)(frame)
+    got: list[pd.DataFrame] = []
+    threads = [threading.Thread(target=lambda: got.append(FramePredictor(model)(frame))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 1
+    assert len(got) == 4
+    for each in got:
+        pd.testing.assert_frame_equal(each, want)
+
+
+def test_the_path_does_not_depend_on_the_folder_of_the_process(model, monkeypatch, tmp_path):
+    monkeypatch.chdir(model.parent)
+    predict_frame = FramePredictor("run")
+    monkeypatch.chdir(tmp_path)
+    assert predict_frame.model == str(model)
+    assert FramePredictor("s3://bucket/model").model == "s3://bucket/model"
+
+
+@pytest.mark.parametrize(
+    ("frame", "options", "message"),
+    [
+        (pd.DataFrame({"text": ["a"], "problem": ["b"]}), {}, "already has a column 'problem'"),
+        (pd.DataFrame({"text": [1]}), {}, "text 0 is not a string"),
+        (pd.DataFrame({"a": ["x"], "b": ["y"]}), {}, 'which column is the text?(.|\n)*the column, as in text="body"'),
+        (pd.DataFrame({"a": ["x"]}), {"text": "b"}, "has no column 'b'"),
+        (pd.DataFrame([["a", "b"]], columns=["text", "text"]), {}, "several columns named 'text'"),
+        (pa.table([["a"], ["b"]], ["text", "text"]), {}, "same name"),
+        ({"text": np.array(["a"])}, {}, "the frame is of type dict(.|\n)*batch_format='pyarrow'"),
+    ],
+)  # fmt: skip
+def test_bad_frames(model, frame, options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        FramePredictor(model, **options)(frame)
+    assert math.isfinite(len(pickle.dumps(caught.value)))  # engines carry errors to the driver
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=f"nowhere does not exist on {socket.gethostname()}"):
+        crepe_dist.FramePredictor(tmp_path / "nowhere")(pd.DataFrame({"text": ["a"]}))
