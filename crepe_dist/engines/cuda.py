@@ -5,19 +5,19 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from crepe_dist import registry
 from crepe_dist.cuda.gpu import Gpu, Memory
 from crepe_dist.cuda.network import Dropping, Part, Sum, Texts
 from crepe_dist.cuda.program import Program
-from crepe_dist.data.batch import Batch, pieces
+from crepe_dist.data.batch import Batch
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.world import World
-from crepe_dist.engines.engine import Engine, Logits, Mark, dropout_seed, no_mark
+from crepe_dist.engines.engine import Engine, Logits, Mark, dropout_seed
 from crepe_dist.exchange.cuda import CudaExchange, Gradients
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.exchange.quanta import Quanta
@@ -109,26 +109,30 @@ class CudaEngine(Engine):
                 on_gpu.read(logits)
         return parts.swapaxes(0, 1)
 
-    def rows_at_a_time(self, batch: Batch) -> int:
+    def summed_documents(self, batch: Batch) -> int:
         """Return the documents of the global batch, so that the loss scale does not depend on the number of ranks."""
         return batch.documents
 
-    def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = no_mark) -> float:
-        assert self._gradients_on_gpu is not None, "open_exchange comes first"
-        self._gradients_on_gpu.clear()
-        bounds, loss = np.zeros(len(self.quanta.parameters)), 0.0
+    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark, *, adds: bool = False) -> float:
+        gradients, bounds = self._gradients_on_gpu, np.ctypeslib.as_array(self.quanta.bounds)
+        assert gradients is not None, "open_exchange comes first"
+        if not adds:
+            gradients.clear()
+            bounds[:] = 0
         with self._lock:
-            for piece in pieces(batch, super().rows_at_a_time(batch)):
-                loss += self._gradients(piece, seed, step, scale, mark)
-                bounds += self._bounds
-        self.quanta.bounds[:] = bounds.tolist()
+            loss, added = self._add_gradients(
+                batch, gradients, Dropping(self.shape.dropout, dropout_seed(seed, step)), scale, mark
+            )
+        bounds += added
         return loss
 
-    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> float:
+    def _add_gradients(
+        self, batch: Batch, to: Gradients, dropping: Dropping, scale: float, mark: Mark
+    ) -> tuple[float, npt.NDArray[np.float32]]:
+        """Add the gradients of a batch to sums on the GPU; return its loss, and the bounds of the parameters' terms."""
         texts, packed = self._texts(batch)
         run, shape, quanta, documents = self._run, self.shape, self.quanta, len(batch.packed)
         mark("copy")
-        dropping = Dropping(shape.dropout, dropout_seed(seed, step))
         size = 4 * documents * shape.classes
         logits = run.buffer("logits", size)
         gradients = [run.buffer(f"logit gradients {number}", size) for number in range(len(self._parts))]
@@ -146,10 +150,9 @@ class CudaEngine(Engine):
         mark("forward")
         largest = run.buffer("largest terms", 4 * len(quanta.parameters) * documents)
         largest.clear()
-        assert self._gradients_on_gpu is not None
         sums = {
             name: Sum(total, 1 / quanta.of(name), largest.view(4 * number * documents, 4 * documents))
-            for number, (name, total) in enumerate(self._gradients_on_gpu.totals.items())
+            for number, (name, total) in enumerate(to.totals.items())
         }
         for part, of_logits in zip(self._parts, gradients):
             part.backward(texts, of_logits, sums, dropping)
@@ -157,12 +160,9 @@ class CudaEngine(Engine):
         read = np.empty(len(quanta.parameters) + len(self._parts) * documents, np.float32)
         results.read(read)
         mark("backward")
-        self._bounds = read[: len(quanta.parameters)].astype(np.float64)
-        losses_of_parts = read[len(quanta.parameters) :].reshape(len(self._parts), documents)
-        return float(rounded(losses_of_parts.sum(axis=0, dtype=np.float32)).sum())
-
-    def _arrays_of_gradients(self) -> list[Any]:
-        raise NotImplementedError("the sums remain on the GPU")
+        bounds, losses_of_parts = np.split(read, [len(quanta.parameters)])
+        losses = losses_of_parts.reshape(len(self._parts), documents).sum(axis=0, dtype=np.float32)
+        return float(rounded(losses).sum()), bounds
 
     def _texts(self, batch: Batch) -> tuple[Texts, Memory]:
         """Copy a batch to the GPU and unpack its texts; return them and the batch as it was."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Callable
 
 import numpy as np
@@ -149,33 +150,39 @@ class Engine(ABC):
         """
         first, *others = pieces(batch, self.rows_at_a_time(batch))
         loss = self._gradients(first, seed, step, scale, mark)
-        if others:
-            gradients = self._arrays_of_gradients()
-            sums = [gradient.copy() for gradient in gradients]
-            for piece in others:
-                loss = loss + self._gradients(piece, seed, step, scale, mark)
-                for total, gradient in zip(sums, gradients):
-                    total += gradient
-            for total, gradient in zip(sums, gradients):
-                gradient[:] = total
+        for piece in others:
+            loss = loss + self._gradients(piece, seed, step, scale, mark, adds=True)
         return loss
 
     def rows_at_a_time(self, batch: Batch) -> int:
-        """Return the number of rows of a batch over which ``gradients`` sums in the precision of the plan."""
+        """Return the number of rows of a piece of a batch in ``gradients``."""
         rows = batch.packed.shape[0]
         return rows_per_piece(rows, self.piece or rows, self.group_size)
+
+    def summed_documents(self, batch: Batch) -> int:
+        """Return the number of documents over which ``gradients`` sums in the precision of the plan."""
+        return self.rows_at_a_time(batch)
 
     @abstractmethod
     def _logits(self, batch: Batch) -> Logits:
         """Compute logits as ``logits`` does, with a tower of weight 1."""
 
     @abstractmethod
-    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> Any:
-        """Compute the gradients of one piece; see ``gradients``."""
+    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark, *, adds: bool = False) -> Any:
+        """Compute the gradients of one piece; see ``gradients``.
 
-    @abstractmethod
-    def _arrays_of_gradients(self) -> list[Any]:
-        """Return the arrays into which ``_gradients`` writes."""
+        Args:
+            adds: add them to those of the pieces before.
+        """
+
+
+@contextmanager
+def added(arrays: Sequence[Any]) -> Iterator[None]:
+    """Add what is written into arrays to their values."""
+    before = [array.copy() for array in arrays]
+    yield
+    for array, values in zip(arrays, before):
+        array += values
 
 
 def dropout_seed(seed: int, step: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from crepe_dist import machine
 from crepe_dist.data.batch import Batch, extra_bytes
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.world import World
-from crepe_dist.engines.engine import Engine, Logits, Mark, dropout_seed
+from crepe_dist.engines.engine import Engine, Logits, Mark, added, dropout_seed
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.exchange.quanta import Quanta
 from crepe_dist.exchange.rule import Rule
@@ -116,16 +115,15 @@ class NativeEngine(Engine):
             self._kernels.call(function, batch.packed.ctypes.data, stride, rows, logits.ctypes.data)
         return logits
 
-    def gradients(self, batch: Batch, *arguments: Any, **named: Any) -> float:
-        ctypes.memset(self.quanta.bounds, 0, ctypes.sizeof(self.quanta.bounds))
-        return float(super().gradients(batch, *arguments, **named))
-
-    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> float:
+    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark, *, adds: bool = False) -> float:
         self._follow_fork()
         rows, _ = self._shape_of(batch)
         dropping = (self.shape.dropout, dropout_seed(seed, step), batch.first)
         quanta, loss = self.quanta, ctypes.c_double()
-        with self._kernels.lock:
+        if not adds:
+            ctypes.memset(quanta.bounds, 0, ctypes.sizeof(quanta.bounds))  # the kernels add to them
+        gradients = [each.gradient for each in quanta.parameters.values() if each.gradient is not None]
+        with self._kernels.lock, added(gradients if adds else []):
             self._set(anew=not self._has_weights)
             mark("copy")
             self._kernels.call("crepe_train_forward", batch.packed.ctypes.data, rows, *dropping, ctypes.byref(loss))
@@ -134,9 +132,6 @@ class NativeEngine(Engine):
             self._kernels.call("crepe_train_backward", quanta.gradients, *rounding)
         mark("backward")
         return loss.value
-
-    def _arrays_of_gradients(self) -> list[Any]:
-        return [each.gradient for each in self.quanta.parameters.values() if each.gradient is not None]
 
     def _set(self, anew: bool) -> None:
         self._kernels.call("crepe_set", self._addresses, anew)

@@ -118,7 +118,7 @@ class TrainingStep:
         Raises:
             UserError: on every rank, if the ranks are at different steps.
         """
-        self._factor = self.scale.factor(self._engine.rows_at_a_time(batch))
+        self._factor = self.scale.factor(self._engine.summed_documents(batch))
         reduced = self._exchange.sum(
             lambda: self._engine.gradients(batch, self._seed, step - 1, self._factor, self.mark),
             (step, batch.documents, wish),

@@ -12,7 +12,7 @@ from mxnet import autograd, gluon
 from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.world import World
-from crepe_dist.engines.engine import Engine, Logits, Mark, dropout_seed
+from crepe_dist.engines.engine import Engine, Logits, Mark, added, dropout_seed
 from crepe_dist.engines.gluon import block
 from crepe_dist.engines.gluon.context import context
 from crepe_dist.engines.gluon.loss import Loss
@@ -122,7 +122,9 @@ class GraphEngine(Engine):
         codes, labels, weights = self._unpack(host_array(batch.packed).as_in_context(self._context))
         return codes, labels, weights
 
-    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
+    def _gradients(
+        self, batch: Batch, seed: int, step: int, scale: float, mark: Mark, *, adds: bool = False
+    ) -> mx.nd.NDArray:
         codes, labels, weights = self._unpacked(batch)
         inputs = self._inputs(batch, codes, dropout_seed(seed, step))
         mark("copy")
@@ -131,12 +133,11 @@ class GraphEngine(Engine):
             losses = [self._loss(logits, labels, weights, *self._class_weights) for logits in parts]
             loss = losses[0] if len(losses) == 1 else sum(losses) / len(losses)
         mark("forward")
-        loss.backward(self._scale(scale))
+        gradients = [parameter.grad() for parameter in block.trained(self.network).values()] if adds else []
+        with added(gradients):
+            loss.backward(self._scale(scale))
         mark("backward")
         return loss
-
-    def _arrays_of_gradients(self) -> list[mx.nd.NDArray]:
-        return [parameter.grad() for parameter in block.trained(self.network).values()]
 
     def _scale(self, scale: float) -> mx.nd.NDArray:
         """Return the gradient of the scaled loss by the loss, float32 [1] on the device."""
