@@ -8,7 +8,7 @@
 #include "product.cuh"
 
 constexpr int WIDTH = (CHANNELS + SIDE - 1) / SIDE * SIDE;
-constexpr int TILE = PRECISION ? 64 : 32;  // positions that a block of threads computes at a time; they fit into 48 KB
+constexpr int TILE = TILE_BYTES / sizeof(Number);  // positions that a block of threads computes at a time, in 48 KB
 constexpr int GAP = TOWER_TAPS / 2;
 constexpr int NUMBERS = WIDTH + 16;  // from one row to the next in shared memory, so that they begin in different banks
 constexpr int SUMS = WIDTH + 8;      // likewise, float32

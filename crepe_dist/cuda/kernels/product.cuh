@@ -50,9 +50,7 @@ using Number = Half;
 using Number = Brain;
 #endif
 
-constexpr int SIDE = 16;  // of the squares that a warp multiplies
-
-// A 16 × 16 square of a sum of products, divided among the threads of a warp.
+// A square of SIDE = 16 numbers a side, of a sum of products, divided among the threads of a warp.
 //
 // All threads of the warp call each function together. Rows begin at multiples of 32 bytes.
 struct Square {

@@ -14,11 +14,12 @@ from crepe_dist.networks.ngrams.cuda import Table
 
 PROGRAM = "crepe.cu"
 SIDE = 16  # of the squares that a warp multiplies
+TILE_BYTES = 128  # of a channel of the positions that a block of threads computes at a time
 
 
 def constants(shape: CrepeShape) -> dict[str, int]:
     """Return the constants of the program besides those of all networks."""
-    return {"CHANNELS": shape.width}
+    return {"CHANNELS": shape.width, "SIDE": SIDE, "TILE_BYTES": TILE_BYTES}
 
 
 def parts(shape: CrepeShape, program: Program, values: Mapping[str, Memory]) -> list[Part]:
@@ -39,7 +40,7 @@ class Tower:
         self._values = values
         self._width = width = -(-shape.width // SIDE) * SIDE
         row = program.number_bytes * (width + 16)  # NUMBERS in kernels/crepe.cu, in bytes
-        tile = 64 if program.number_bytes == 2 else 32  # TILE
+        tile = TILE_BYTES // program.number_bytes
         self._tile = tile
         self._convolution = {
             "block": 2 * tile,
