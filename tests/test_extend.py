@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 
 import crepe_dist
 from crepe_dist.data.dataset import Dataset, open_dataset, verify
+from crepe_dist.data.targets import open_targets
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.exchange.parameter import Parameter
@@ -19,7 +23,8 @@ from crepe_dist.files import sha256
 from crepe_dist.networks.ngrams import initial
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.preparing.joining import join
-from crepe_dist.reports.forgetting import Forgetting, forgetting
+from crepe_dist.reports.forgetting import Forgetting, Unmeasured, forgetting
+from crepe_dist.reports.run_findings import choice, warnings
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.settings import config
@@ -27,6 +32,7 @@ from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.settings.training_options import TrainingOptions
 from crepe_dist.training import transfer
 from crepe_dist.training.extension import _alike, crossing_rows, fewer_epochs, replayed
+from crepe_dist.training.recalling import SHARE, mixed
 from tests.conftest import FEATURE_LEN, QUICK, command, run
 
 ADAM = ("--optimizer.name=adam", "--optimizer.learning_rate=0.01", "--model.precision=float32")
@@ -199,19 +205,6 @@ class TestTraining:
         assert printed.count("; 2 classes added") == 1
         assert sha256(checkpoint.find(str(place / "twice"))) == sha256(extended)
 
-    def test_without_the_old_data_this_is_said(self, place, tmp_path, capsys):
-        other = tmp_path / "new"
-        prepared(other, NEW, 66, 7)
-        (place / "old").rename(place / "away")
-        try:
-            fit(tmp_path, "new", tmp_path / "alone", "--extend", place / "run", *REST, *ADAM, "--epochs=1")
-        finally:
-            (place / "away").rename(place / "old")
-        said = capsys.readouterr().out
-        assert "no row of" in said
-        assert "no text of dog and fox" in said
-        assert forgetting(open_run(tmp_path / "alone")) is None
-
     def test_mistakes_are_refused(self, place, tmp_path, capsys):
         with pytest.raises(UserError, match="are both given"):
             TrainingOptions(init_from="a", extend="b")
@@ -224,6 +217,78 @@ class TestTraining:
         with pytest.raises(UserError, match="encoded differently") as error:
             fit(tmp_path, "short", tmp_path / "never", "--extend", place / "run")
         assert f"--feature-len {FEATURE_LEN}" in error.value.remedy
+
+
+class TestWithoutTheOldData:
+    """Runs on data of new classes alone, of a run whose data were moved away."""
+
+    @pytest.fixture(scope="class")
+    def gone(self, place: Path) -> Iterator[Path]:
+        folder = place / "gone"
+        prepared(folder / "new", ["owl", "bee"], 90, 5)
+        texts = table([*OLD, "owl", "bee"], 150, 11)["text"]
+        prepared(folder / "others", ["owl", "bee"], 90, 5, unlabelled={"text": texts})
+        (place / "old").rename(place / "away")
+        yield folder
+        (place / "away").rename(place / "old")
+
+    @pytest.fixture(scope="class")
+    def extended(self, place: Path, gone: Path) -> Path:
+        return fit(gone, "new", gone / "run", "--extend", place / "run", *REST, *ADAM, "--epochs=6")
+
+    def test_old_classes_are_learnt_from_the_old_network(self, place, gone, extended):
+        model = crepe_dist.load(gone / "run")
+        test = open_dataset(place / "away").splits["test"]
+        right = model.logits(test.codes(np.arange(len(test)))).argmax(axis=1) == test.labels
+        assert right.mean() > 0.8
+        assert [each.label for each in model.predict(["a owl 123", "a bee 77"])] == ["owl", "bee"]
+        labels = open_targets(gone / "run" / "lesson", "train", 90, "soft", 5, 5)
+        shares = labels.shares(np.arange(90))
+        np.testing.assert_allclose(shares[:, :3].sum(axis=1), SHARE, atol=1e-4)
+        np.testing.assert_allclose(shares[:, 3:].max(axis=1), 1 - SHARE, atol=1e-4)
+
+    def test_the_report_says_what_is_unknown(self, place, gone, extended):
+        change = forgetting(open_run(gone / "run"))
+        assert change == Unmeasured("run", 30, 1.0)
+        (warning,) = [each for each in warnings(open_run(gone / "run"), []) if "forgotten" in each["what"]]
+        assert "its 30 test texts could not be scored" in warning["why"]
+        assert "no validation split of all classes" in choice(open_run(gone / "run"))
+
+    def test_two_processes_and_a_resumed_run_train_the_same(self, place, gone, extended):
+        flags = ("--data=new", f"--extend={place / 'run'}", *REST, *ADAM, "--epochs=6")
+        printed = run(command("train", *flags, "--run-dir=twice", processes=2), gone)
+        assert "no row of" in printed
+        assert "the last epoch, as the validation split lacks classes" in printed
+        assert sha256(checkpoint.find(str(gone / "twice"))) == sha256(extended)
+        killed = "import os, sys; from crepe_dist.training import recipe; recipe.score_epoch = lambda *_: os._exit(9)"
+        words = command("train", *flags, "--run-dir=killed", "--checkpoint.every=1")
+        run([sys.executable, "-c", f"{killed}; from crepe_dist.train import main; main()", *words[3:]], gone, code=9)
+        labels = sha256(gone / "killed" / "lesson" / "train.targets.npy")
+        assert "resuming from step" in run(words, gone)
+        assert sha256(gone / "killed" / "lesson" / "train.targets.npy") == labels
+        assert sha256(checkpoint.find(str(gone / "killed"))) == sha256(extended)
+
+    def test_unlabelled_texts_are_labelled_by_the_extended_network(self, place, gone):
+        flags = ("--data=others", f"--extend={place / 'run'}", *REST, *ADAM, "--epochs=4")
+        printed = [run(command("train", *flags, f"--run-dir=u{n}", processes=n), gone) for n in (1, 2)]
+        assert "reported: student" in printed[0]
+        assert sha256(checkpoint.find(str(gone / "u1"))) == sha256(checkpoint.find(str(gone / "u2")))
+        figures = json.loads((gone / "u1" / "result.json").read_text())["made"]["unlabelled"]
+        assert figures["texts"] == 150
+        assert min(figures["shares"].values()) > 0.1  # each has a fifth of the texts
+
+    def test_labels_of_several_classes_get_answers_where_they_lack_one(self):
+        shares = np.array([[0.0, 1, 0, 1], [0, 0, 1, 0]])
+        labels = mixed(shares, np.array([[2, -9], [-9, 0]], np.float32), several=True).shares(np.arange(2))
+        expected = [[1 / (1 + np.exp(-2)), 1, 0, 1], [1 / (1 + np.exp(9)), 0.5, 1, 0]]
+        np.testing.assert_allclose(labels, expected, atol=1e-4)
+
+
+def test_unlabelled_texts_are_not_used_beside_the_old_data(place, tmp_path, capsys):
+    prepared(tmp_path / "new", NEW, 66, 5, unlabelled={"text": ["a hen 1", "a hen 2"]})
+    fit(tmp_path, "new", tmp_path / "run", "--extend", place / "run", *REST, *ADAM, "--epochs=1")
+    assert "the 2 unlabelled texts of" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "first").exists()
 
 
 def test_a_fall_beyond_a_standard_error_is_significant():

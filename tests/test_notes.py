@@ -63,7 +63,10 @@ def test_what_is_advised_is_enough():
 
 def test_classes_without_rows():
     counts = {"train": [3, 0, 5], "test": [0, 0, 1]}
-    data: Any = SimpleNamespace(classes=["a", "b", "c"], class_counts=lambda split: np.array(counts[split]))
+    splits = dict.fromkeys(counts, SimpleNamespace(targets=None))
+    data: Any = SimpleNamespace(
+        classes=["a", "b", "c"], splits=splits, class_counts=lambda split: np.array(counts[split])
+    )
     assert empty_classes(data, "train").startswith("note: 1 class has no train row and cannot be learnt: b\n  do:  ")
     assert "2 classes have no test row and are not measured: a and b\n" in empty_classes(data, "test")
     counts["train"] = [1, 1, 1]

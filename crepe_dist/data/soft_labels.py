@@ -13,14 +13,15 @@ from crepe_dist.data.targets import SEVERAL, SHARE_UNIT, SOFT, Pairs, Targets, d
 MOST_SHARES = 8  # classes of a soft label
 
 
-def rounded(probabilities: npt.NDArray[np.float64], *, several: bool = False) -> Targets:
-    """Round probabilities, float64 [n, classes], to labels of the ``MOST_SHARES`` most probable classes.
+def rounded(probabilities: npt.NDArray[np.float64], *, several: bool = False, most: int = MOST_SHARES) -> Targets:
+    """Round probabilities, float64 [n, classes], to labels of the most probable classes.
 
     Args:
         several: the classes are independent of each other; else the shares of a text sum to 1.
+        most: number of classes of a label.
     """
     classes = probabilities.shape[1]
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :MOST_SHARES]
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :most]
     shares = np.take_along_axis(probabilities, order, axis=1)
     if several:
         units = np.rint(shares * SHARE_UNIT).astype(np.int64)
@@ -39,6 +40,15 @@ def without_labels(documents: Documents, like: Targets | None) -> Split:
     return Split(**vars(documents), labels=np.zeros(len(documents), np.int32), weights=None, targets=empty)
 
 
+def shares(data: Dataset) -> npt.NDArray[np.float64]:
+    """Return the share of each class in the labels of the training texts, float64 [texts, classes]."""
+    train = data.splits["train"]
+    if train.targets is not None:
+        return train.targets.shares(np.arange(len(train))).astype(np.float64)
+    of_classes: npt.NDArray[np.float64] = np.eye(len(data.classes))[train.labels]
+    return of_classes
+
+
 def taught(data: Dataset, rows: npt.NDArray[np.int64], targets: Targets) -> Dataset:
     """Add unlabelled texts with soft labels to the training split of a data set.
 
@@ -47,12 +57,25 @@ def taught(data: Dataset, rows: npt.NDArray[np.int64], targets: Targets) -> Data
         targets: their labels.
     """
     assert data.unlabelled is not None
-    train, kind = data.splits["train"], SEVERAL if data.labelled == SEVERAL else SOFT
-    most = max(targets.most, 1 if train.targets is None else train.targets.most)
+    soft, targets = _as_wide(data, targets)
+    train = _joined(soft.splits["train"], data.unlabelled, rows, targets)
+    return replace(soft, splits={**soft.splits, "train": train}, unlabelled=None)
+
+
+def relabelled(data: Dataset, targets: Targets) -> Dataset:
+    """Return a data set whose training texts have other labels."""
+    soft, targets = _as_wide(data, targets)
+    train = replace(data.splits["train"], labels=main_classes(targets.pairs), targets=targets)
+    return replace(soft, splits={**soft.splits, "train": train})
+
+
+def _as_wide(data: Dataset, targets: Targets) -> tuple[Dataset, Targets]:
+    """Return data and targets of one form: rows with as many pairs of class and share."""
+    kind, given = SEVERAL if data.labelled == SEVERAL else SOFT, data.splits["train"].targets
+    most = max(targets.most, 1 if given is None else given.most)
     splits = {name: _with_targets(split, kind, most, targets.classes) for name, split in data.splits.items()}
-    targets = replace(targets, pairs=_wide(targets.pairs, most))
-    splits["train"] = _joined(splits["train"], data.unlabelled, rows, targets)
-    return replace(data, splits=splits, manifest={**data.manifest, "labels": described(kind, most)}, unlabelled=None)
+    soft = replace(data, splits=splits, manifest={**data.manifest, "labels": described(kind, most)})
+    return soft, replace(targets, pairs=_wide(targets.pairs, most))
 
 
 def _with_targets(split: Split, kind: str, most: int, classes: int) -> Split:

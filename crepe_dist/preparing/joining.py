@@ -12,7 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data import origins
-from crepe_dist.data.dataset import LARGEST_WEIGHT, SPLITS, WEIGHTS, Dataset, Split, open_dataset, write_manifest
+from crepe_dist.data.dataset import (
+    LARGEST_WEIGHT,
+    PARTS,
+    UNLABELLED,
+    WEIGHTS,
+    Dataset,
+    Documents,
+    Split,
+    open_dataset,
+    write_manifest,
+)
 from crepe_dist.data.targets import ONE, described, file_of
 from crepe_dist.data.writing import Files, write_array, write_pieces
 from crepe_dist.errors import UserError
@@ -23,7 +33,7 @@ from crepe_dist.preparing.out_folder import new_folder
 def join(members: Sequence[Dataset], classes: Sequence[str], out: Path, absent: Sequence[str] = ()) -> None:
     """Write a data set folder with the rows of all members, in their order.
 
-    The shards are hard links to those of the members, or copies on another file system. A split is written if all
+    The shards are hard links to those of the members, or copies on another file system. A part is written if all
     members have it.
 
     Args:
@@ -46,9 +56,9 @@ def join(members: Sequence[Dataset], classes: Sequence[str], out: Path, absent: 
     relabel = [np.array([number[name] for name in member.classes], np.int32) for member in members]
     with new_folder(out, overwrite=False) as partial:
         parts = {
-            name: _join_split(partial, name, members, relabel, has_ids)
-            for name in SPLITS
-            if all(name in member.splits for member in members)
+            name: _join_part(partial, name, members, relabel, has_ids)
+            for name in PARTS
+            if all(name in member.manifest["parts"] for member in members)
         }
         manifest = {
             "encoding": members[0].encoding.to_dict(),
@@ -61,7 +71,7 @@ def join(members: Sequence[Dataset], classes: Sequence[str], out: Path, absent: 
             "id": newest.manifest["id"] if has_ids else None,
             "joined": [{"data": fingerprint, "rows": dict.fromkeys(parts, 0)} for fingerprint in absent]
             + [
-                {"data": member.fingerprint, "rows": {name: len(member.splits[name]) for name in parts}}
+                {"data": member.fingerprint, "rows": {name: len(member.part(name)) for name in parts}}
                 for member in members
             ],
         }
@@ -73,20 +83,16 @@ def join(members: Sequence[Dataset], classes: Sequence[str], out: Path, absent: 
     open_dataset(out)
 
 
-def _join_split(
+def _join_part(
     folder: Path, name: str, members: Sequence[Dataset], relabel: Sequence[npt.NDArray[np.int32]], has_ids: bool
 ) -> dict[str, Any]:
-    """Write the split of all members, and return its entry in the manifest."""
-    splits = [member.splits[name] for member in members]
-    rows = sum(map(len, splits))
-    labels = [np.where(split.labels < 0, split.labels, new[split.labels]) for split, new in zip(splits, relabel)]
-    files = write_array(folder, f"{name}.labels.npy", np.concatenate(labels).astype(np.int32))
+    """Write a part of all members, and return its entry in the manifest."""
+    documents = [member.part(name) for member in members]
+    rows = sum(map(len, documents))
     shape = (rows, origins.COLUMNS)
-    files |= write_pieces(folder, origins.file_of(name), np.uint64, shape, _origins(members, splits))
-    if splits[0].targets is not None:
-        files |= write_array(folder, file_of(name), _pairs(splits, relabel))
-    if any(split.weights is not None for split in splits):
-        files |= write_array(folder, WEIGHTS, _weights(splits))
+    files = write_pieces(folder, origins.file_of(name), np.uint64, shape, _origins(members, documents))
+    if name != UNLABELLED:
+        files |= _write_labels(folder, name, [member.splits[name] for member in members], relabel)
     sizes: list[int] = []
     for member in members:
         about = member.manifest["parts"][name]
@@ -94,6 +100,17 @@ def _join_split(
             files |= _link_shard(member.folder, about["files"], folder, name, shard, len(sizes) + shard, has_ids)
         sizes += about["shards"]
     return {"rows": rows, "shards": sizes, "files": files}
+
+
+def _write_labels(folder: Path, name: str, splits: Sequence[Split], relabel: Sequence[npt.NDArray[np.int32]]) -> Files:
+    """Write labels, targets and weights of a split, and return their entries in the manifest."""
+    labels = [np.where(split.labels < 0, split.labels, new[split.labels]) for split, new in zip(splits, relabel)]
+    files = write_array(folder, f"{name}.labels.npy", np.concatenate(labels).astype(np.int32))
+    if splits[0].targets is not None:
+        files |= write_array(folder, file_of(name), _pairs(splits, relabel))
+    if any(split.weights is not None for split in splits):
+        files |= write_array(folder, WEIGHTS, _weights(splits))
+    return files
 
 
 def _link_shard(source: Path, files: Files, folder: Path, name: str, shard: int, to: int, has_ids: bool) -> Files:
@@ -112,11 +129,11 @@ def _link_shard(source: Path, files: Files, folder: Path, name: str, shard: int,
     return linked
 
 
-def _origins(members: Sequence[Dataset], splits: Sequence[Split]) -> Iterator[npt.NDArray[np.uint64]]:
+def _origins(members: Sequence[Dataset], documents: Sequence[Documents]) -> Iterator[npt.NDArray[np.uint64]]:
     """Yield where the rows are from, with the numbers of all sources."""
     first = 0
-    for member, split in zip(members, splits):
-        yield split.origins + np.array([first, 0, 0], np.uint64)
+    for member, part in zip(members, documents):
+        yield part.origins + np.array([first, 0, 0], np.uint64)
         first += len(member.manifest["sources"])
 
 

@@ -57,8 +57,30 @@ class Forgetting:
         )
 
 
-def forgetting(record: RunRecord) -> Forgetting | None:
-    """Compare a run with the one that it extends; ``None`` if that is gone or its test documents were not scored."""
+@dataclass(frozen=True)
+class Unmeasured:
+    """Extended run whose test documents were gone.
+
+    Attributes:
+        run: name of the extended run.
+        documents: number of its test documents.
+        before: accuracy of the extended run on them.
+    """
+
+    run: str
+    documents: int
+    before: float
+
+    def __str__(self) -> str:
+        return (
+            f"It extends {self.run}, whose data were gone, and learnt its classes from the answers of its network. "
+            f"{self.run} classified {percent(self.before)} of {counted(self.documents, 'test text')} correctly; how "
+            "many this model does is unknown."
+        )
+
+
+def forgetting(record: RunRecord) -> Forgetting | Unmeasured | None:
+    """Compare a run with the one that it extends; ``None`` if that is gone or has no scores for each test document."""
     run = record.settings.get("training.extend")
     if not isinstance(run, str):
         return None
@@ -71,8 +93,10 @@ def forgetting(record: RunRecord) -> Forgetting | None:
     if before is None or after is None or before.right is None or after.right is None:
         return None
     count = len(old.classes)
-    if old.classes != record.classes[:count] or (after.class_documents[:count] < before.class_documents).any():
+    if old.classes != record.classes[:count]:
         return None
+    if (after.class_documents[:count] < before.class_documents).any():
+        return Unmeasured(excerpt(old.name), before.documents, float(before.right.mean()))
     right = before.right, after.right[: before.documents]  # the documents of the old data come first
     only_before, only_after = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
     fall = before.recall - after.recall[:count]

@@ -15,7 +15,7 @@ from crepe_dist.data.alphabet import STANDARD_ALPHABETS, read_of_long
 from crepe_dist.model import cuda
 from crepe_dist.model.parameters import shape_class
 from crepe_dist.native import library
-from crepe_dist.reports.forgetting import forgetting
+from crepe_dist.reports.forgetting import Unmeasured, forgetting
 from crepe_dist.reports.score_tables import (
     LABEL_CELLS,
     LARGE_CALIBRATION_ERROR,
@@ -75,7 +75,8 @@ def choice(record: RunRecord) -> str:
     last = record.history.epochs[-1]["epoch"] if record.history.epochs else record.epoch
     planned = record.settings.get("training.epochs") or 0
     if record.result["chosen_by"] == "last epoch":
-        how = "is the last one; there was no validation split to choose by"
+        how = "is the last one; there was no validation split "
+        how += "of all classes to choose by" if "validation_accuracy" in record.metrics else "to choose by"
     else:
         how = "was chosen on the validation split"
     stopped = f" Training stopped early: {counted(planned, 'epoch')} were planned." if planned > nth(last) else ""
@@ -230,7 +231,8 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
     def warn(what: str, why: str, do: str) -> None:
         warnings.append({"what": what, "why": why, "do": do})
 
-    scores, curve = record.scores.get("test"), Curve.of(record)
+    scores, curve, change = record.scores.get("test"), Curve.of(record), forgetting(record)
+    is_partial = isinstance(change, Unmeasured)  # old classes have neither validation nor test texts
     longer = f" (--epochs {_more_epochs(record, curve)})" if record.result is not None else ""
     if scores is not None:
         _, baseline = majority(scores, classes, training_rows(record))
@@ -250,7 +252,8 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
                 f"the 95 % interval of the accuracy is wide: {percent(low)} to {percent(high)}",
                 "hold out more documents for the test split (prepare --test), or collect more",
             )
-        if missed := never_predicted(record, scores, classes):
+        missed = None if is_partial else never_predicted(record, scores, classes)
+        if missed:
             warnings.append(missed)
         if scores.calibration_error > LARGE_CALIBRATION_ERROR and not at_baseline:
             if is_overconfident(scores):
@@ -279,7 +282,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
             if was_stopped
             else f"more epochs may help: --epochs {_more_epochs(record, curve)}",
         )
-    if is_table_enough(record):
+    if is_table_enough(record) and not is_partial:
         alone, both = (percent(record.metrics[name]) for name in (TABLE_ACCURACY, "validation_accuracy"))
         warn(
             "the n-gram table alone is as good on these data",
@@ -287,7 +290,14 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
             "convolutions, which take most of the time",
             "--model.network ngrams trains the table alone",
         )
-    if (change := forgetting(record)) is not None and change.is_significant:
+    if isinstance(change, Unmeasured):
+        warn(
+            f"how much the model has forgotten of {change.run}, which it extends, is unknown",
+            f"the data of {change.run} were gone, so its {counted(change.documents, 'test text')} could not be scored",
+            "before you rely on it, score texts of the old classes (evaluate --data); unlabelled ones help to learn "
+            "them (prepare --unlabelled)",
+        )
+    elif change is not None and change.is_significant:
         warn(
             f"the model is worse on the classes of {change.run}, which it extends",
             f"of their {counted(change.documents, 'test text')}, {percent(change.after)} are classified correctly, and "

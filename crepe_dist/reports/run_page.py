@@ -25,7 +25,7 @@ FILES = (
     ("checkpoints/", "parameters of the reported epoch and of the last, each with a description and scores"),
     ("state/", "saved state, from which an unfinished run resumes and a finished one can be verified"),
     ("first/", "the network that was trained on the labelled texts alone"),
-    ("lesson/", "soft labels of the unlabelled texts"),
+    ("lesson/", "soft labels, of the unlabelled texts or of the network that was extended"),
     ("metrics.jsonl", "metrics of every step and every epoch"),
     ("tensorboard/", "the same metrics for TensorBoard, with histograms of the parameters"),
     ("config.yaml", "settings"),
@@ -49,6 +49,7 @@ def page(
     encoding = record.about["encoding"]
     split = "test" if "test" in record.scores else ""
     labels = record.label_scores.get("test")
+    is_last = record.result is not None and record.result["chosen_by"] == "last epoch"
     changed = record.changed()
     about_data = [{**warning, "what": f"data: {warning['what']}"} for warning in data_warnings]
     return render(
@@ -58,7 +59,7 @@ def page(
         headline=_headline(record, classes, split),
         choice=run_findings.choice(record),
         forgetting=str(forgetting(record) or ""),
-        chooses="validation_accuracy" in record.metrics,
+        chooses="validation_accuracy" in record.metrics and not is_last,
         training=excerpt(run_findings.training(record)),
         unlabelled=excerpt(run_findings.unlabelled(record), MAX_UNLABELLED_CHARS),
         network=excerpt(run_findings.network(record)),

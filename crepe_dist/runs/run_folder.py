@@ -34,7 +34,8 @@ class RunFolder:
 
     It contains ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``state/``,
     ``stacks/``, ``verified/``, ``trackers.json`` if there are any, and, once the run is finished, ``result.json``. With
-    unlabelled texts, there are also ``first/`` and ``lesson/``.
+    unlabelled texts, there are also ``first/`` and ``lesson/``; the latter also where the run extends another one whose
+    data are gone.
     """
 
     path: Path
@@ -50,7 +51,7 @@ class RunFolder:
 
     @property
     def lesson(self) -> Path:
-        """Folder of the soft labels of unlabelled texts."""
+        """Folder of soft labels."""
         return self.path / "lesson"
 
     def stacks(self, rank: int) -> Path:
@@ -85,8 +86,9 @@ class RunFolder:
 
     def folders(self) -> tuple[Path, ...]:
         """Return the folders in which killed processes leave temporary files."""
-        first = self.first.path
-        return self.path, self.path / FOLDER, self.verified().parent, first, first / FOLDER, self.lesson
+        first = self.first
+        networks = self.path, self.path / FOLDER, self.lesson, first.path, first.path / FOLDER, first.lesson
+        return *networks, self.verified().parent
 
     def lock(self) -> IO[str]:
         """Lock the folder for this process until the returned file is closed or the process ends."""

@@ -100,8 +100,8 @@ class TrainingOptions(Settings, group="training"):
             or other data. It decides the network and its sizes. If one of its classes is not in the data, the last
             layer is initialised anew.
         extend: run folder to start from on data with further classes. Its own are kept, because each epoch trains on a
-            share of its data as well. ``epochs`` are by default as many as train on about as many rows as both data
-            sets have.
+            share of its data as well; if these are gone, its network labels the new texts softly, and the last epoch is
+            reported. ``epochs`` are by default as many as train on about as many rows as both data sets have.
         patience: stop early, after this many epochs in a row that improve neither the validation accuracy nor the loss
             of calibrated probabilities by more than chance; 0: never. Requires a validation split. null: 2 if
             ``epochs`` has its default as well and the validation split has at least 200 documents of one label each
@@ -111,8 +111,8 @@ class TrainingOptions(Settings, group="training"):
         class_weights: weight of a document in the loss by its class. none: all equal; balanced: rare classes count as
             much as frequent ones; or weights by class name, such as {"spam": 3}, with 1 for all other classes.
         unlabelled: learn from the unlabelled texts of the data as well, if it has some (prepare --unlabelled): a first
-            network, trained on the labelled texts, labels the others softly. Requires a validation split. Not with
-            ``extend``.
+            network, trained on the labelled texts, labels the others softly. Requires a validation split. With
+            ``extend``, only if the data of that run are gone.
         teacher: JSON Lines file of the answers of another teacher, such as a larger model, for the unlabelled texts.
         overfit_batches: train on this many batches only, and score the same documents. A network that cannot
             memorise them has another problem than too little data. 0: off.

@@ -22,11 +22,10 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import RunRecord, open_run
 from crepe_dist.settings.config import digest
 from crepe_dist.training.transfer import check_encoding
-from crepe_dist.wording import counted, excerpt, first, listed
+from crepe_dist.wording import counted, excerpt, listed
 
 LEAST_REPLAYED = 20  # training rows of each old class in an epoch
 LEAST_STEPS = 100  # of an extension, in which the new classes have to be learnt
-SHOWN_CLASSES = 5
 
 
 def extended(new: Dataset, run: str, ranks: Collectives) -> tuple[Dataset, list[str]]:
@@ -54,22 +53,25 @@ def _joined(new: Dataset, run: str) -> tuple[str, list[str]]:
     added = [name for name in new.classes if name not in record.classes]
     classes, notes = record.classes + added, _alike(record.classes, added)
     folder = _beside(new, [record.fingerprint, new.fingerprint, classes])
-    if folder.exists():
-        return str(folder), notes
-    try:
-        old = record.dataset(None)
-    except UserError as error:
-        lost = [name for name in record.classes if name not in new.classes]
-        notes.append(
-            f"note: {error.what}, so no row of {excerpt(run)} can be replayed or scored\n"
-            f"  why: the new data have no text of {_names(lost)}: the network will forget them\n"
-            "  do:  bring the folder back, or keep some rows of every class with the new data"
-        )
-        folder = _beside(new, [new.fingerprint, classes])
-        if not folder.exists():
-            join([new], classes, folder, absent=[record.fingerprint])
-    else:
+    if not folder.exists():
+        try:
+            old = record.dataset(None)
+        except UserError as error:
+            notes.append(
+                f"note: {error.what}, so no row of {excerpt(run)} can be replayed or scored\n"
+                "  why: its network labels the new texts softly instead, which keeps less of what it knew\n"
+                "  do:  bring the folder back, or prepare the new data with --unlabelled: texts of the old classes help"
+            )
+            folder = _beside(new, [new.fingerprint, classes])
+            if not folder.exists():
+                join([new], classes, folder, absent=[record.fingerprint])
+            return str(folder), notes
         join([old, new], classes, folder)
+    if new.unlabelled:
+        notes.append(
+            f"note: the {counted(len(new.unlabelled), 'unlabelled text')} of {new.folder} are not used\n"
+            f"  why: the labelled texts of {excerpt(run)} are there, and keep its classes better"
+        )
     return str(folder), notes
 
 
@@ -101,12 +103,6 @@ def _alike(old: Sequence[str], added: Sequence[str]) -> list[str]:
         for same in names.values()
         if len(same) > 1 and not set(same).isdisjoint(added)
     ]
-
-
-def _names(classes: Sequence[str]) -> str:
-    names = [excerpt(name, 40) for name in first(list(classes), SHOWN_CLASSES)]
-    rest = len(classes) - len(names)
-    return listed([*names, f"{rest} more"] if rest else names)
 
 
 @dataclass(frozen=True)
@@ -178,6 +174,12 @@ def replayed(data: Dataset, seed: int, *, balanced: bool = False) -> Dataset:
     share = partial(ReplayedSplit, whole=train, old=old, most=most, balanced=balanced)
     first = share(**vars(train)).of_epoch(seed, 0)
     return replace(data, splits={**data.splits, "train": share(**vars(first))})
+
+
+def has_lost(data: Dataset) -> bool:
+    """Return whether data are joined with those of a run that were gone."""
+    members = _members(data)
+    return bool(members) and not members[0].rows["train"]
 
 
 def crossing_rows(data: Dataset) -> str:

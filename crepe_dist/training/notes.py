@@ -19,6 +19,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.model.precision import plan
 from crepe_dist.model.shape import Shape, steps_per_epoch
 from crepe_dist.runs import checkpoint
+from crepe_dist.runs.best_epoch import is_chosen_by_validation
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.settings.config import Config
 from crepe_dist.training.engine_setup import training_bytes
@@ -73,6 +74,8 @@ def _choice(config: Config, data: Dataset) -> str:
     """Describe which split chooses the epoch, and the end of the training."""
     if "validation" not in data.splits:
         return "the last epoch, as there is no validation split to choose by (prepare --validation 0.1)"
+    if not is_chosen_by_validation(config, data):
+        return "the last epoch, as the validation split lacks classes, and does not show what is forgotten"
     patience = config.training.patience
     until = f", and ends training after {counted(patience, 'epoch')} without improvement" if patience else ""
     return f"the validation split chooses the epoch{until}; the test split only measures it"
@@ -122,7 +125,9 @@ def few_steps(config: Config, rows: int, shape: Shape) -> str:
 
 def empty_classes(data: Dataset, split: str) -> str:
     """Note that some classes have no row in a split."""
-    names = [name for name, count in zip(data.classes, data.class_counts(split).tolist()) if not count]
+    targets = data.splits[split].targets
+    counts = data.class_counts(split) if targets is None else targets.mass()
+    names = [name for name, count in zip(data.classes, counts.tolist()) if not count]
     if not names:
         return ""
     shown = [cut(name, LABEL_CELLS) for name in first(names, SHOWN_CLASSES)]

@@ -42,13 +42,21 @@ from crepe_dist.training.evaluation import Interrupted
 from crepe_dist.training.guards import Guards, guarded, watched
 from crepe_dist.training.notes import banner, notes
 from crepe_dist.training.out_of_memory import explained
+from crepe_dist.training.recalling import recalled
 from crepe_dist.training.resume import RunState, resume
 from crepe_dist.training.run import Pages, Run
 from crepe_dist.training.schedule import learning_rate
 from crepe_dist.training.state_saver import open_saver
 from crepe_dist.training.step import TrainingStep
 from crepe_dist.training.teaching import Lesson
-from crepe_dist.training.training_data import few_batches, open_training_data, uses_unlabelled, verify_data, with_epochs
+from crepe_dist.training.training_data import (
+    few_batches,
+    open_training_data,
+    recalls_old,
+    uses_unlabelled,
+    verify_data,
+    with_epochs,
+)
 from crepe_dist.training.transfer import Start
 from crepe_dist.training.weighing import weighed_and_scored
 
@@ -83,11 +91,15 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
         with guarded(folder, config, world, control, watchdog, display):
             verify_data(data, world, folder.verified())
             place = world, watchdog, control, display, pages
-            lesson = None
+            given, lesson = data, None
+            if recalls_old(config, data):  # the network that is extended helps to label the texts
+                assert start is not None
+                data = recalled(config, data, engine, start, world, folder.first if is_taught else folder)
+                engine, start = build_engine(first, data, world)
             if is_taught:  # a first network helps to label the other texts; a student learns from all of them
                 labelled = train_network(first, data, engine, start, folder.first, *place)
                 lesson = teaching.teach(config, data, engine, labelled, world, folder, display)
-                data = lesson.data(data)
+                data = lesson.data(given)
                 engine, start = build_engine(config, data, world)
             result = train_network(config, data, engine, start, folder, *place, lesson)
             display.say(overfit_summary(result) if config.training.overfit_batches else str(result))

@@ -123,6 +123,16 @@ def pass_over(
     return [split.reshape(array.shape) for split, array in zip(parts, counts)], float(loss), mistakes
 
 
+def logits_of(engine: Scorer, split: Split, batch_size: int, world: Collectives) -> npt.NDArray[np.float32]:
+    """Compute the logits of a split, float32 [documents, classes]; every rank computes its share and gets all."""
+    logits = np.zeros((len(split), engine.shape.classes), np.float32)
+    for rows, _, of_rows in engine.scored(split, batch_size, world.rank, world.size):
+        logits[rows] = of_rows
+        world.beat()
+    world.before_long_wait()  # other ranks may be slower
+    return world.sum(logits, "logits")
+
+
 def _count(
     scored: Iterator[tuple[Order, npt.NDArray[np.int32], npt.NDArray[np.float32]]],
     totals: Totals,

@@ -20,15 +20,12 @@ import numpy.typing as npt
 
 from crepe_dist.data import soft_labels
 from crepe_dist.data.answers import read_answers
-from crepe_dist.data.arrays import map_array
 from crepe_dist.data.dataset import UNLABELLED, Dataset, Documents, Split
-from crepe_dist.data.targets import SEVERAL, Targets, described, file_of, kind_and_most, open_targets
+from crepe_dist.data.targets import SEVERAL, Targets
 from crepe_dist.data.words import WordFinder, Words, joined
-from crepe_dist.data.writing import write_array
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.engines.engine import Engine
-from crepe_dist.errors import unreadable
-from crepe_dist.files import identity, integer, read_json, replacing, write_json
+from crepe_dist.files import replacing
 from crepe_dist.model import parameters
 from crepe_dist.model.co_training import Teacher, common_words, teachers
 from crepe_dist.runs import checkpoint
@@ -36,13 +33,12 @@ from crepe_dist.runs.metrics import METRICS
 from crepe_dist.runs.result import Result
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.settings.config import Config
+from crepe_dist.training import lesson_files
 from crepe_dist.training.display import Display
 from crepe_dist.training.run import Run
+from crepe_dist.training.scoring_pass import logits_of
 from crepe_dist.wording import counted, excerpt, percent
 
-FORMAT = 1
-LESSON = "lesson.json"
-ROWS = "unlabelled.rows.npy"
 CHUNK = 1 << 18  # codes in which words are found at once
 SHOWN_CLASSES, LABEL_CELLS = 8, 40
 
@@ -145,14 +141,15 @@ def teach(
         engine: engine of the first network, whose parameters are replaced by those of ``first``.
         first: result of the first network.
     """
-    if not world.broadcast((folder.lesson / LESSON).is_file(), "lesson"):
+    if not world.broadcast(lesson_files.is_written(folder.lesson), "lesson"):
         logits = {}
         if not config.training.teacher:
             engine.tower_weight = 1.0  # the parameters have it
             engine.set_values(world.agree("first network", lambda: _parameters(first.checkpoint, engine)))
-            logits = {name: _logits(engine, split, config, world) for name, split in _asked(data).items()}
+            batch_size = config.evaluation.batch_size
+            logits = {name: logits_of(engine, split, batch_size, world) for name, split in _asked(data).items()}
         world.on_root("lesson", _prepare(config, data, logits, folder.lesson))
-    lesson = world.agree("lesson", lambda: _read(folder, data, config), same=lambda lesson: lesson.figures)
+    lesson = world.agree("lesson", lambda: _read(folder, data), same=lambda lesson: lesson.figures)
     display.say_lines(_described(lesson, data))
     return lesson
 
@@ -166,16 +163,6 @@ def _asked(data: Dataset) -> dict[str, Split]:
     assert data.unlabelled is not None
     validation = data.splits["validation"]
     return {"validation": validation, UNLABELLED: soft_labels.without_labels(data.unlabelled, validation.targets)}
-
-
-def _logits(engine: Engine, split: Split, config: Config, world: Collectives) -> npt.NDArray[np.float32]:
-    """Compute the logits of a split, float32 [documents, classes]; every rank computes its share and gets all."""
-    logits = np.zeros((len(split), engine.shape.classes), np.float32)
-    for rows, _, of_rows in engine.scored(split, config.evaluation.batch_size, world.rank, world.size):
-        logits[rows] = of_rows
-        world.beat()
-    world.before_long_wait()  # other ranks may be slower
-    return world.sum(logits, "logits")
 
 
 def _prepare(config: Config, data: Dataset, logits: dict[str, npt.NDArray[np.float32]], folder: Path) -> Iterator[None]:
@@ -194,20 +181,16 @@ def _prepare(config: Config, data: Dataset, logits: dict[str, npt.NDArray[np.flo
         for name, documents in {**data.splits, UNLABELLED: data.unlabelled}.items():
             if name != "test":
                 words[name] = yield from _words(data, documents)
-        shares, labels = _shares(data), np.asarray(data.splits["validation"].labels)
+        shares, labels = soft_labels.shares(data), np.asarray(data.splits["validation"].labels)
         found: list[Teacher] = []
         for teacher in teachers(common_words(words), shares, labels, logits):
             found.append(teacher)
             yield
         targets = soft_labels.rounded(found[-1].probabilities)
         figures = {"teacher": {"kind": "words" if found[-1].rounds else "network", **found[-1].figures()}}
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    files = write_array(folder, file_of(UNLABELLED), targets.pairs) | write_array(folder, ROWS, rows)
     mass = targets.mass()
     figures |= {"texts": len(rows), "shares": dict(zip(data.classes, (mass / mass.sum()).tolist()))}
-    about = {"format": FORMAT, "rows": len(rows), "labels": described(targets.kind, targets.most)}
-    write_json(folder / LESSON, {**about, "figures": figures, "files": files})
+    lesson_files.write(folder, UNLABELLED, rows, targets, figures)
     yield
 
 
@@ -221,35 +204,10 @@ def _words(data: Dataset, documents: Documents) -> Generator[None, None, Words]:
     return joined(found)
 
 
-def _shares(data: Dataset) -> npt.NDArray[np.float64]:
-    """Return the share of each class in the labels of the training texts, float64 [texts, classes]."""
-    train = data.splits["train"]
-    if train.targets is not None:
-        return train.targets.shares(np.arange(len(train))).astype(np.float64)
-    shares: npt.NDArray[np.float64] = np.eye(len(data.classes))[train.labels]
-    return shares
-
-
-def _read(folder: RunFolder, data: Dataset, config: Config) -> Lesson:
-    path = folder.lesson / LESSON
-    try:
-        about = read_json(path, follow=False)
-        if about["format"] != FORMAT:
-            raise ValueError(f"it has format {str(about['format'])[:40]}; this version reads format {FORMAT}")
-        for name in (file_of(UNLABELLED), ROWS):
-            if identity(folder.lesson / name) != about["files"][name]:
-                raise ValueError(f"{name} does not match its checksum")
-        assert data.unlabelled is not None
-        count = integer(about["rows"], 1, len(data.unlabelled), "rows")
-        kind, most = kind_and_most(about)
-        targets = open_targets(folder.lesson, UNLABELLED, count, kind, most, len(data.classes), is_graded=True)
-        rows = np.asarray(map_array(folder.lesson / ROWS, np.int64, (count,)))
-        if not (rows[0] >= 0 and rows[-1] < len(data.unlabelled) and (np.diff(rows) > 0).all()):
-            raise ValueError(f"{ROWS} does not ascend")
-        return Lesson(rows, targets, folder.first, about["figures"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        remedy = f"delete {folder.lesson}, and run the same command again: it labels the texts anew"
-        raise unreadable(path, error, remedy) from error
+def _read(folder: RunFolder, data: Dataset) -> Lesson:
+    assert data.unlabelled is not None
+    rows, targets, figures = lesson_files.read(folder.lesson, UNLABELLED, len(data.unlabelled), len(data.classes))
+    return Lesson(rows, targets, folder.first, figures)
 
 
 def _described(lesson: Lesson, data: Dataset) -> Iterator[str]:

@@ -17,10 +17,11 @@ from crepe_dist.errors import UserError
 from crepe_dist.preparing.preparation import PrepareOptions, prepare_in_steps
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, find_sources
+from crepe_dist.runs.best_epoch import is_chosen_by_validation
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.training_options import default_epochs, default_patience
 from crepe_dist.training.display import Display
-from crepe_dist.training.extension import extended, fewer_epochs, replayed
+from crepe_dist.training.extension import extended, fewer_epochs, has_lost, replayed
 
 SAMPLE_SPLIT = SplitOptions(test=0.2, validation=0.1, dedupe=SAMPLE_DEDUPE)
 Page = Callable[[dict[str, Any]], str]
@@ -63,8 +64,8 @@ def open_training_data(
         raise UserError(
             "training.teacher answers for unlabelled texts, which this run does not use",
             f"{data.folder} has none" if not data.unlabelled else "another setting excludes them",
-            "prepare the data with --unlabelled FILE and train without --extend, --overfit-batches and "
-            "--training.unlabelled false; or omit --teacher",
+            "prepare the data with --unlabelled FILE and train without --overfit-batches, --training.unlabelled false "
+            "and, unless the data of that run are gone, --extend; or omit --teacher",
             on_all_ranks=True,
         )
     return data
@@ -73,8 +74,13 @@ def open_training_data(
 def uses_unlabelled(config: Config, data: Dataset) -> bool:
     """Return whether a run learns from the unlabelled texts of its data."""
     options = config.training
-    others = options.overfit_batches or options.extend is not None
+    others = options.overfit_batches or (options.extend is not None and not recalls_old(config, data))
     return bool(options.unlabelled and data.unlabelled and not others)
+
+
+def recalls_old(config: Config, data: Dataset) -> bool:
+    """Return whether a run learns old classes from the network that it extends, as their texts are gone."""
+    return config.training.extend is not None and not config.training.overfit_batches and has_lost(data)
 
 
 def open_data(
@@ -126,7 +132,9 @@ def with_epochs(config: Config, data: Dataset) -> Config:
     """Return the configuration with the given number of epochs and patience, or those that suit the data."""
     network, epochs, patience = config.model.network, config.training.epochs, config.training.patience
     documents, is_taught = len(data.splits["train"]), uses_unlabelled(config, data)
-    if patience is None:
+    if not is_chosen_by_validation(config, data):
+        patience = 0
+    elif patience is None:
         is_fixed = epochs or is_taught or data.labelled == SEVERAL
         patience = default_patience(network, 0 if is_fixed else len(data.splits.get("validation", ())))
     if epochs is None:
