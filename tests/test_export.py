@@ -10,13 +10,13 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import mxnet as mx
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
@@ -25,14 +25,15 @@ from hypothesis.strategies import floats
 import crepe_dist
 from crepe_dist import export as export_command
 from crepe_dist import wording
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.characters import frequent_alphabet
 from crepe_dist.data.composition import Composition
 from crepe_dist.errors import UserError
-from crepe_dist.exporting import FORMATS, crepe_runtime, onnx_files, verification
+from crepe_dist.exporting import FORMATS, crepe_runtime, onnx_encoder, onnx_files, verification
 from crepe_dist.exporting.exporter import export
 from crepe_dist.model import eight_bits
 from crepe_dist.model.inference import open_inference
+from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.model.shape import Shape
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams import onnx as ngrams_onnx
@@ -77,15 +78,6 @@ ENCODINGS = {
 KINDS = ("crepe", "ngrams", "paper")
 CALIBRATION = {"temperature": 0.7, "min_probability": 0.6}  # which every export has to apply
 CASES = [(kind, name) for kind in KINDS for name in ENCODINGS]
-
-
-@cache
-def codes_of(encoding: Encoding) -> dict[str, list[int]]:
-    """The codes of every known character, each encoded alone. None is between the third plane and the symbols."""
-    characters = [chr(point) for point in (*range(0x40000), *range(0x10FF00, 0x110000))]
-    codes = replace(encoding, feature_len=2).encode(characters)
-    codes = codes if encoding.mode == "notebook" else codes[:, ::-1]
-    return {each: row[row != 255].tolist() for each, row in zip(characters, codes) if (row != 255).any()}
 
 
 def texts(count: int = 200) -> list[str]:
@@ -174,12 +166,6 @@ class TestRuntime:
         assert sum(answer.characters_cut > 0 for answer in expected) > 50
         assert np.std([answer.ranking[0][1] for answer in expected]) > 0.01
 
-    def test_encodes_every_character_and_text_alike(self, made):
-        predictor, folder = made
-        classifier = crepe_runtime.Classifier(str(folder / "model.onnx"))
-        assert classifier.codes == codes_of(predictor.encoding)
-        assert (classifier.encode(texts()) == predictor.encoding.encode(texts())).all()
-
     @pytest.mark.parametrize(("kind", "name"), [("crepe", "full"), ("ngrams", "own"), ("paper", "paper")])
     def test_alone(self, kind, name, tmp_path):
         """Run the export in a process without this package and MXNet, by arguments and by lines."""
@@ -247,11 +233,11 @@ def test_quantized_tables(kind, tmp_path):
         _, difference = export(predictor, None, "onnx", tmp_path / out, some, quantize=quantize)
         assert difference < 1e-5  # beside a network with the same rounded tables
     full, small = (crepe_runtime.Classifier(str(tmp_path / out / "model.onnx")) for out in ("full", "small"))
-    codes = full.encode(some)
-    off = np.abs(full.probabilities(codes) - small.probabilities(codes)).max()
+    off = np.abs(full.run(some)[0] - small.run(some)[0]).max()
     assert 1e-5 < off < 0.02
     sizes = [(tmp_path / out / "model.onnx").stat().st_size for out in ("small", "full")]
-    assert sizes[0] < 0.62 * sizes[1]  # a scale for each row of three numbers
+    tables = sum(predictor.engine.arrays[name].nbytes for name in predictor.engine.shape.tables)
+    assert sizes[1] - sizes[0] > 0.55 * tables  # a scale for each row of three numbers
 
 
 @pytest.mark.parametrize("kind", ["ngrams", "crepe"])
@@ -288,7 +274,31 @@ def test_quantize_is_refused_where_there_are_no_tables(tmp_path, monkeypatch, ca
         export_command.main()
 
 
-def test_the_metadata_tell_all_that_an_encoder_needs(made):
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_a_graph_encodes_every_character_and_text_alike(name):
+    encoding = ENCODINGS[name]
+    graph = Graph(quantize=False)
+    encoded = onnx_encoder.encode(graph, encoding)
+    values = [onnx.helper.make_tensor_value_info(each, onnx.TensorProto.INT32, None) for each in encoded]
+    made = onnx.helper.make_graph(graph.nodes, name, graph.inputs, values, graph.values)
+    opset = [onnx.helper.make_opsetid("", onnx_files.OPSET_VERSION)]
+    model = onnx.helper.make_model(made, opset_imports=opset, ir_version=onnx_files.IR_VERSION)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    points = [point for point in (*range(0x40000), *range(0x10FF00, 0x110000)) if not 0xD800 <= point < 0xE000]
+    each = [chr(point) for point in points]
+    for several in (each, texts()):
+        longest = max(1, *map(len, several))
+        batch = np.array([[*map(ord, text), *[-1] * (longest - len(text))] for text in several], np.int32)
+        codes, read, cut = session.run(None, {"text": batch})
+        expected = encoding.encode(several)
+        assert (codes == expected[:, : codes.shape[1]]).all()
+        assert (expected[:, codes.shape[1] :] == BLANK).all()
+        known = encoding.counted(expected) & (expected != encoding.alphabet.index(" "))
+        assert (read == known.sum(axis=1)).all()
+        assert cut.tolist() == [len(encoding.unread(text)) for text in several]
+
+
+def test_the_metadata_tell_the_network_and_the_encoding(made):
     predictor, folder = made
     told = crepe_runtime.Classifier(str(folder / "model.onnx")).about
     assert Encoding.from_dict(told) == predictor.encoding
@@ -297,8 +307,8 @@ def test_the_metadata_tell_all_that_an_encoder_needs(made):
     shape = predictor.engine.shape
     assert {name: told[name] for name in shape.settings()} == shape.settings()
     model = onnx.load(str(folder / "model.onnx"))
-    inputs = {"crepe": ["buckets", "own", "places"], "ngrams": ["buckets", "own"], "paper": ["codes"]}
-    assert [each.name for each in model.graph.input] == inputs[told["kind"]]
+    assert [each.name for each in model.graph.input] == ["text"]
+    assert [each.name for each in model.graph.output] == ["probabilities", "read", "characters_cut"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

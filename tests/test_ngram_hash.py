@@ -5,26 +5,23 @@ from __future__ import annotations
 
 import importlib
 import json
-import shutil
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
-from crepe_dist.exporting.crepe_runtime import Classifier
-from crepe_dist.exporting.web_page import ENCODER
+from crepe_dist.exporting import onnx_files
+from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.native import library
+from crepe_dist.networks.ngrams import onnx as ngrams_onnx
 from crepe_dist.networks.ngrams.hashing import edged, keys, look_up, rows_of
 from crepe_dist.networks.ngrams.shape import NGramShape
 from tests import torch_stand_in
-from tests.browsing import CHROMIUM, chromium
 
 VECTORS = json.loads(Path(__file__).with_name("ngram_hash.json").read_text())
-NODE = shutil.which("node")
-HASH = "JSON.parse(VECTORS).map((v) => [...Encoder.prototype.hashed(Uint8Array.from(v.text), v.longest, v.rows)])"
 
 
 def expected(vector):
@@ -41,11 +38,17 @@ def by_numpy(vector):
     return rows
 
 
-def by_runtime(vector):
-    hashed: Any = Classifier.hashed  # which does not read the classifier
-    text = np.array([vector["text"]], np.uint8)
-    (rows,) = hashed(None, text, vector["longest"], vector["rows"])
-    return np.where(rows == vector["rows"], -1, rows)
+def by_onnx(vector):
+    graph = Graph(quantize=False)
+    codes = graph.input("codes", onnx.TensorProto.INT32, 1, "positions")
+    rows = ngrams_onnx.rows_of(graph, codes, vector["longest"], vector["rows"])
+    output = onnx.helper.make_tensor_value_info(rows, onnx.TensorProto.INT32, None)
+    made = onnx.helper.make_graph(graph.nodes, "hash", graph.inputs, [output], graph.values)
+    opset = [onnx.helper.make_opsetid("", onnx_files.OPSET_VERSION)]
+    model = onnx.helper.make_model(made, opset_imports=opset, ir_version=onnx_files.IR_VERSION)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"codes": np.array([vector["text"]], np.int32)})[0]
+    return np.where(found == vector["rows"], -1, found)
 
 
 def by_torch(vector):
@@ -53,7 +56,7 @@ def by_torch(vector):
     return module.hashed(np.array([vector["text"]], np.uint8), vector["longest"], vector["rows"])[0]
 
 
-@pytest.mark.parametrize("version", [by_numpy, by_runtime, by_torch])
+@pytest.mark.parametrize("version", [by_numpy, by_onnx, by_torch])
 @pytest.mark.parametrize("vector", VECTORS, ids=range(len(VECTORS)))
 def test_rows_of_each_position(version, vector, monkeypatch):
     if version is by_torch:
@@ -61,22 +64,6 @@ def test_rows_of_each_position(version, vector, monkeypatch):
         monkeypatch.delitem(sys.modules, "crepe_dist.networks.ngrams.torch", raising=False)
     if vector["text"]:
         np.testing.assert_array_equal(version(vector), expected(vector))
-
-
-@pytest.mark.skipif(NODE is None and CHROMIUM is None, reason="needs node")
-def test_rows_in_javascript():
-    source = ENCODER.read_text(encoding="utf-8").replace("export class", "class")
-    script = f"{source}; const VECTORS = {json.dumps(json.dumps(VECTORS))};"
-    if NODE:
-        program = f"{script} console.log(JSON.stringify({HASH}))"
-        results = json.loads(subprocess.run([NODE, "-e", program], check=True, capture_output=True, text=True).stdout)
-    else:
-        with chromium() as browser:
-            browser.get("about:blank")
-            results = browser.execute_script(f"{script} return {HASH}")
-    for vector, rows in zip(VECTORS, results):
-        hashed = np.array(rows, np.int64).reshape(expected(vector).shape)
-        np.testing.assert_array_equal(np.where(hashed == vector["rows"], -1, hashed), expected(vector))
 
 
 @pytest.mark.parametrize("build", [*library.runnable(), library.NONE])

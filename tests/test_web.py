@@ -11,21 +11,18 @@ import threading
 from contextlib import contextmanager
 from functools import partial
 
-import numpy as np
 import pytest
 
 import crepe_dist
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import web_page, web_runtime
 from crepe_dist.exporting.exporter import export
-from crepe_dist.exporting.onnx_files import metadata
-from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.runs import checkpoint
 from tests.browsing import Browsing, chromium, needs_browser
 from tests.chaos.harness import slow
 from tests.conftest import FEATURE_LEN
 from tests.needs import needs
-from tests.test_export import CLASSES, ENCODINGS, codes_of, make
+from tests.test_export import CLASSES, ENCODINGS, make
 from tests.test_export import texts as usual
 
 FILES = ["index.html", "onnxruntime-LICENSE.txt", "onnxruntime-ThirdPartyNotices.txt"]
@@ -104,41 +101,6 @@ def made(folder, kind, encoding, *about):
     files, _ = export(predictor, checkpoint.describe(path), "web", folder / "page", usual(20), path)
     assert [file.name for file in files] == FILES
     return predictor, folder / "page"
-
-
-@needs_browser
-class TestEncoder:
-    """encoder.js by itself, in an empty page."""
-
-    def found(self, browser, about, what, *given):
-        browser.get("about:blank")
-        source = web_page.ENCODER.read_text(encoding="utf-8").replace("export class", "class")
-        script = f"{source}; const encoder = new Encoder(JSON.parse(arguments[0])); {what}"
-        return browser.execute_script(script, json.dumps(about), *map(json.dumps, given))
-
-    @pytest.mark.parametrize("name", ENCODINGS)
-    def test_it_encodes_every_character_and_text_alike(self, browser, name):
-        encoding = ENCODINGS[name]
-        about = metadata(NGramShape(encoding.codes, encoding.feature_len, 2, 6, 100), encoding, ["a", "b"])
-        table = self.found(
-            browser,
-            about,
-            "const codes = [];"
-            "for (let point = 0; point < 0x110000; point++) {"
-            "  const found = encoder.table.get(String.fromCodePoint(point));"
-            "  if (found !== undefined) codes.push([point, found]);"
-            "}"
-            "return codes;",
-        )
-        assert table == [[ord(each), found] for each, found in codes_of(encoding).items()]
-        codes = self.found(
-            browser, about, "return JSON.parse(arguments[1]).map((text) => [...encoder.encode(text)])", texts()
-        )
-        cut = self.found(
-            browser, about, "return JSON.parse(arguments[1]).map((text) => encoder.charactersCut(text))", texts()
-        )
-        assert cut == [len(encoding.unread(text)) for text in texts()]
-        assert (np.array(codes) == encoding.encode(texts())).all()
 
 
 @needs_browser
@@ -298,7 +260,7 @@ class TestMistakes:
 
     def test_a_network_that_is_too_large(self, tmp_path, monkeypatch):
         monkeypatch.setattr(web_page, "MAX_MODEL_BYTES", 1000)
-        assert "too large for a page: 7" in self.refused(tmp_path)
+        assert "too large for a page: 10" in self.refused(tmp_path)
 
     def test_without_npm(self, tmp_path, monkeypatch, complaint):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -6,7 +6,7 @@
     from crepe_runtime import Classifier
     print(Classifier("model.onnx").predict(["a text"])[0].label)
 
-The metadata of the model (JSON values) describe the encoding of texts and the names of the classes.
+The model reads code points, and its metadata (JSON values) have the names of the classes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 
-FORMAT = "3"  # version of the metadata
-BLANK = 255  # code of unknown characters and of padding
+FORMAT = "4"  # version of the inputs and the metadata
 MAX_BATCH = 64  # texts
 MAX_ACTIVATIONS = 1 << 24  # numbers in the output of one layer for one batch
 FILTERS = 256  # width of a typical convolution
@@ -55,76 +54,21 @@ class Classifier:
         self.about: dict[str, Any] = {name: json.loads(value) for name, value in about.items()}
         self.classes: list[str] = self.about["classes"]
         self.min_probability: float = self.about.get("min_probability", 0)  # below it, perhaps none of the classes fits
-        # All characters of a code are listed, because lower case and decompositions differ between Unicode versions.
-        self.codes = {char: [code] for code, chars in enumerate(self.about["characters"]) for char in chars}
-        self.codes.update(self.about["spellings"])  # some characters have several
         width = max(FILTERS, self.about.get("longest", 0) * len(self.classes))
         self.batch_size: int = min(MAX_BATCH, max(1, MAX_ACTIVATIONS // (self.about["feature_len"] * width)))
 
-    def encode(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
-        """Encode texts as uint8 [n, feature_len]: in reading order in mode notebook, else in reverse."""
-        codes = np.full((len(texts), self.about["feature_len"]), BLANK, np.uint8)
-        for row, text in zip(codes, texts):
-            read = [code for code, _ in self.read(text)]
-            row[: len(read)] = read if self.about["mode"] == "notebook" else read[::-1]
-        return codes
-
-    def read(self, text: str) -> list[tuple[int, int]]:
-        """Return the codes of a text, at most feature_len, and the positions of their characters; -1 for a seam."""
-        length, (head, tail) = self.about["feature_len"], self.about["kept"]
-        places: Sequence[int] = range(len(text))
-        if len(text) > 2 * length:  # only the ends can be read
-            places = [*places[:length], *places[-length:]]
-        read = [(code, place) for place in places for code in self.codes.get(text[place], [BLANK])]
-        if len(read) <= length:
-            return read
-        return read[:head] + [(BLANK, -1)] * (length - head - tail) + read[len(read) - tail :]
-
-    def characters_cut(self, text: str) -> int:
-        """Count the characters of a text that are not read, because it is too long."""
-        return len(text) - len({place for _, place in self.read(text)} - {-1})
-
-    def inputs(self, codes: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
-        """Convert codes, uint8 [n, feature_len], to the model's inputs: the ``codes`` themselves; or, if the metadata
-        have the length of the ``longest`` n-grams, the ``buckets`` of each text, int32 [n, K], and the mask ``own``,
-        float32 [n, K], 1 for the first occurrence of a bucket; and, if they have a ``reach``, the ``places``: the
-        n-grams of T positions, int32 [n, T, K]."""
-        about = self.about
-        if "longest" not in about:
-            return {"codes": codes}
-        known = codes != BLANK
-        codes = codes[:, : 1 + np.flatnonzero(known.any(axis=0)).max(initial=0)]  # the end of the longest
-        rows, stride = np.flatnonzero(known.any(axis=1)), about.get("stride", 1)
-        ends = known.shape[1] - known[rows, ::-1].argmax(axis=1)
-        codes = np.pad(codes, ((0, 0), (1, 1 + -(codes.shape[1] + 2) % stride)), constant_values=BLANK)
-        codes[rows, 0] = codes[rows, ends + 1] = len(about["characters"])  # before the first and after the last one
-        buckets = self.hashed(codes, about["longest"], about["buckets"]).reshape(len(codes), -1)
-        buckets.sort(axis=1)
-        own = buckets < about["buckets"]
-        own[:, 1:] &= buckets[:, 1:] != buckets[:, :-1]
-        inputs = {"buckets": buckets * own, "own": own.astype(np.float32)}
-        if "reach" in about:
-            places = self.hashed(codes, about["reach"], about["rows"])
-            inputs["places"] = places.reshape(len(codes), -1, stride * about["reach"])
-        return inputs
-
-    def hashed(self, codes: np.ndarray[Any, Any], longest: int, rows: int) -> np.ndarray[Any, Any]:
-        """Hash the n-grams of 1 … longest characters that start at each position: uint8 [n, L] → int32 [n, L, longest]
-        below ``rows``; or ``rows`` itself, where there are unknown characters or the text ends."""
-        keys, known = np.zeros((*codes.shape, longest), np.uint64), np.zeros((*codes.shape, longest), np.bool_)
-        digits, key = codes.astype(np.uint64) + np.uint64(1), np.zeros(codes.shape, np.uint64)
-        good, is_known = np.ones(codes.shape, np.bool_), codes != BLANK
-        for n, end in zip(range(longest), range(codes.shape[1], 0, -1)):
-            keys[:, :end, n] = key = key[:, :end] * np.uint64(257) + digits[:, n:]
-            known[:, :end, n] = good = good[:, :end] & is_known[:, n:]
-        z = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # SplitMix64's finaliser, modulo 2^64
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = (z ^ (z >> np.uint64(31))) >> np.uint64(32)
-        return np.where(known, z * np.uint64(rows) >> np.uint64(32), np.uint64(rows)).astype(np.int32)
-
-    def probabilities(self, codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Compute the probabilities in one batch: uint8 [n, feature_len] → float32 [n, classes]."""
-        return np.asarray(self.session.run(None, self.inputs(codes))[0])
+    def run(self, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Compute one batch: the probabilities, float32 [n, classes], and how many characters of each text are read and
+        cut, int32 [n]."""
+        length = self.about["feature_len"]
+        # Only the ends of a text can be read.
+        ends = [text if len(text) <= 2 * length else text[:length] + text[-length:] for text in texts]
+        points = [np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<i4") for text in ends]
+        batch = np.full((len(texts), max(1, *map(len, points))), -1, np.int32)
+        for row, each in zip(batch, points):
+            row[: len(each)] = each
+        probabilities, read, cut = self.session.run(["probabilities", "read", "characters_cut"], {"text": batch})
+        return probabilities, read, cut + np.array([len(text) - len(end) for text, end in zip(texts, ends)], np.int32)
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """Classify texts, a list or a column; return one prediction per text, in order. TypeError if they are none."""
@@ -132,16 +76,15 @@ class Classifier:
 
     def predict_stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
         """Classify texts lazily, ``batch_size`` at a time; yield one prediction per text, in order."""
-        texts, (space,) = iter(texts), self.codes[" "]
+        texts = iter(texts)
         limits = dict(zip(self.classes, self.about.get("thresholds", [])))
         while batch := list(islice(texts, self.batch_size)):
-            codes = self.encode(batch)
-            read = ((codes < self.about["counted"]) & (codes != space)).sum(axis=1)
-            for text, row, known in zip(batch, self.probabilities(codes), read.tolist()):
+            probabilities, read, cut = self.run(batch)
+            for text, row, known, unread in zip(batch, probabilities, read.tolist(), cut.tolist()):
                 ranking = tuple((self.classes[n], float(row[n])) for n in np.argsort(-row, kind="stable"))
                 labels = tuple(label for label, share in ranking if share >= limits[label]) if limits else None
                 problem = "" if known else "no character that the network knows" if text.strip() else "empty text"
-                yield Prediction(*ranking[0], ranking, known, labels, problem, self.characters_cut(text))
+                yield Prediction(*ranking[0], ranking, known, labels, problem, unread)
 
 
 def checked(texts: Iterable[str]) -> list[str]:

@@ -147,9 +147,7 @@ def _onnx() -> ModuleType:
 
 
 def _with_onnx_runtime(classifier: Any) -> Classify:
-    return lambda texts: _in_batches(
-        texts, classifier.batch_size, lambda batch: classifier.probabilities(classifier.encode(batch))
-    )
+    return lambda texts: _in_batches(texts, classifier.batch_size, lambda batch: classifier.run(batch)[0])
 
 
 def _write_symbol(predictor: Predictor, about: About, folder: Path) -> Classify:

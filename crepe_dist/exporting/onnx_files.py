@@ -15,6 +15,7 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import crepe_runtime, web_page
 from crepe_dist.exporting.crepe_runtime import FORMAT, Classifier
+from crepe_dist.exporting.onnx_encoder import encode
 from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape
@@ -24,8 +25,8 @@ from crepe_dist.version import __version__
 from crepe_dist.wording import size
 
 MODEL = "model.onnx"
-# Versions of ONNX 1.8: the oldest with every operator used here, for the sake of old readers.
-OPSET_VERSION, IR_VERSION = 13, 7
+# Versions of ONNX 1.13: the oldest with every operator used here, for the sake of old readers.
+OPSET_VERSION, IR_VERSION = 18, 8
 MAX_PARAMETER_BYTES = (1 << 31) - (1 << 20)  # Protocol Buffers end at 2 GiB; 1 MiB is left for the nodes
 
 
@@ -50,15 +51,17 @@ def _model(ours: Predictor, quantize: bool) -> bytes:
     about = {**about, "temperature": ours.calibration.temperature, "min_probability": ours.min_probability}
     if ours.thresholds is not None:
         about["thresholds"] = ours.thresholds.tolist()
-    content: bytes = build(engine.shape, engine.arrays, about, quantize=quantize).SerializeToString()
+    content: bytes = build(engine.shape, ours.encoding, engine.arrays, about, quantize=quantize).SerializeToString()
     return content
 
 
-def build(shape: Shape, arrays: Arrays, about: dict[str, Any], *, quantize: bool = False) -> ModelProto:
+def build(
+    shape: Shape, encoding: Encoding, arrays: Arrays, about: dict[str, Any], *, quantize: bool = False
+) -> ModelProto:
     """Build the ONNX model of a network.
 
-    The inputs depend on the kind of network; see ``crepe_runtime.Classifier.inputs``. The output is ``probabilities``,
-    float32 [batch, classes]. The metadata, as JSON values, contain everything that an encoder needs.
+    The input is ``text``, code points. The outputs are ``probabilities``, float32 [batch, classes], and the numbers of
+    characters that are ``read`` and that are not, ``characters_cut``, int32 [batch].
 
     Args:
         arrays: float32 parameters by structural name.
@@ -75,7 +78,8 @@ def build(shape: Shape, arrays: Arrays, about: dict[str, Any], *, quantize: bool
             f"the parameters are too large for an ONNX file: {size(total)}", "the limit is 2 GB", "use --format symbol"
         )
     graph = Graph(quantize)
-    logits = registry.part(shape.kind, "onnx").logits(graph, shape, arrays)
+    encoded = encode(graph, encoding)
+    logits = registry.part(shape.kind, "onnx").logits(graph, shape, arrays, encoded.codes)
     if about.get("temperature", 1) != 1:
         logits = graph.node("Div", logits, graph.value(np.array(about["temperature"], np.float32)))
     if "thresholds" in about:
@@ -83,6 +87,8 @@ def build(shape: Shape, arrays: Arrays, about: dict[str, Any], *, quantize: bool
     else:
         graph.node("Softmax", logits, name="probabilities", axis=1)
     graph.outputs.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", shape.classes]))
+    for name in (encoded.read, encoded.cut):
+        graph.outputs.append(helper.make_tensor_value_info(name, TensorProto.INT32, ["batch"]))
     built = helper.make_model(
         helper.make_graph(graph.nodes, shape.kind, graph.inputs, graph.outputs, graph.values),
         opset_imports=[helper.make_opsetid("", OPSET_VERSION)],
@@ -96,6 +102,6 @@ def build(shape: Shape, arrays: Arrays, about: dict[str, Any], *, quantize: bool
 
 
 def metadata(shape: Shape, encoding: Encoding, classes: list[str]) -> dict[str, Any]:
-    """Return the metadata: the encoding of the inputs and the names of the outputs."""
+    """Return the metadata: the network, the encoding and the names of the classes."""
     head: dict[str, Any] = {"format": int(FORMAT), "version": __version__, **shape.settings()}
-    return {**head, **encoding.to_dict(), **encoding.listed(), "classes": classes}
+    return {**head, **encoding.to_dict(), "classes": classes}

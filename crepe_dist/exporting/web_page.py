@@ -1,6 +1,6 @@
 """Self-contained web page that classifies text in the browser.
 
-The page contains ONNX Runtime Web, the model, the encoder and its own script. It works from any server or as a file,
+The page contains ONNX Runtime Web, the model and its own script. It works from any server or as a file,
 and never opens a connection.
 """
 
@@ -28,7 +28,6 @@ from crepe_dist.version import __version__
 from crepe_dist.wording import size
 
 PAGE = "index.html"
-ENCODER = Path(__file__).with_name("encoder.js")
 # While loading, a browser holds four copies of the model, one of them as text; V8 limits texts to 2^29 characters.
 MAX_MODEL_BYTES = 128_000_000
 NOTICES = {"LICENSE": "onnxruntime-LICENSE.txt", "ThirdPartyNotices.txt": "onnxruntime-ThirdPartyNotices.txt"}
@@ -56,7 +55,6 @@ def render(onnx: bytes, about: dict[str, Any], model: ModelSummary) -> str:
         "about": about,
         "network": shape_class(about).title,
         "limits": [*encoding_limits(about), SEVERAL_LIMIT if "thresholds" in about else ONE_LIMIT],
-        "encoder": Markup(ENCODER.read_text(encoding="utf-8")),
         "runtime": Markup(runtime.script),
         "runtime_version": web_runtime.VERSION,
         "rejected": NONE,

@@ -41,10 +41,20 @@ class Graph:
         self.values.append(numpy_helper.from_array(np.asarray(array, order="C"), name or f"value{len(self.values)}"))
         return str(self.values[-1].name)
 
-    def node(self, kind: str, *inputs: str, name: str = "", **settings: Any) -> str:
-        """Add a node with one output; return the output's name."""
+    def sizes(self, *values: int) -> str:
+        """Add a constant of axes, sizes or ends, int64 [n]; return its name."""
+        return self.value(np.array(values, np.int64))
+
+    def node(self, kind: str, *inputs: str | int, name: str = "", **settings: Any) -> str:
+        """Add a node; return the name of its first output.
+
+        Args:
+            inputs: names of values; a number is a constant int32.
+        """
         name = name or f"{kind.lower()}{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [name], name, **settings))
+        names = [self.value(np.array(each, np.int32)) if isinstance(each, int) else each for each in inputs]
+        outputs = [name, f"{name}.order"] if kind == "TopK" else [name]
+        self.nodes.append(helper.make_node(kind, names, outputs, name, **settings))
         return name
 
     def look_up(self, table: npt.NDArray[np.float32], name: str, rows: Sequence[str]) -> list[str]:

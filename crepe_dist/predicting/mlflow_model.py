@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pandas as pd
@@ -14,11 +15,13 @@ class MlflowModel:
     """Model as MLflow calls it."""
 
     def __init__(self, predictor: Predictor) -> None:
-        self.predictor = predictor
+        self._predictor = predictor
+        self._turn = threading.Lock()  # one thread has the model (decision 41); MLflow's server has several
 
     def predict(self, frame: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Classify the rows of a table; see ``predict_frame``."""
-        return predict_frame(self.predictor, frame)
+        with self._turn:
+            return predict_frame(self._predictor, frame)
 
 
 def _load_pyfunc(path: str) -> MlflowModel:

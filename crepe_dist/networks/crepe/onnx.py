@@ -12,15 +12,18 @@ from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams import onnx as ngrams
 
 
-def logits(graph: Graph, shape: CrepeShape, arrays: Arrays) -> str:
+def logits(graph: Graph, shape: CrepeShape, arrays: Arrays, codes: str) -> str:
     """Add the nodes of the network; return the name of the logits, float32 [batch, classes]."""
-    both = graph.node("Add", ngrams.logits(graph, shape.table, arrays, "ngrams."), _tower(graph, shape, arrays))
+    codes = ngrams.edged(graph, codes, shape.alphabet_size, shape.stride)
+    table = ngrams.table_logits(graph, shape.table, arrays, codes, "ngrams.")
+    both = graph.node("Add", table, _tower(graph, shape, arrays, codes))
     return graph.node("Mul", both, graph.value(np.array(SUM_SCALE, np.float32)))
 
 
-def _tower(graph: Graph, shape: CrepeShape, arrays: Arrays) -> str:
+def _tower(graph: Graph, shape: CrepeShape, arrays: Arrays, codes: str) -> str:
     number = shape.stride * shape.reach
-    places = graph.input("places", TensorProto.INT32, "batch", "positions", number)
+    places = ngrams.rows_of(graph, codes, shape.reach, shape.rows)
+    places = graph.node("Reshape", places, graph.sizes(0, -1, number))
     # A last row of zeros stands for "no n-gram".
     table = np.pad(arrays["tower.table"], ((0, 1), (0, 0)))
     at = [graph.node("Gather", places, graph.value(np.array(n, np.int32)), axis=2) for n in range(number)]
@@ -28,7 +31,7 @@ def _tower(graph: Graph, shape: CrepeShape, arrays: Arrays) -> str:
     axes = graph.value(np.array([1, 2], np.int64))
     # A document ends with its last known symbol.
     known = graph.node("Less", places, graph.value(np.array(shape.rows, np.int32)))
-    known = graph.node("ReduceMax", graph.node("Cast", known, to=TensorProto.FLOAT), axes=[2], keepdims=0)
+    known = graph.node("ReduceMax", graph.node("Cast", known, to=TensorProto.FLOAT), graph.sizes(2), keepdims=0)
     later = graph.node("CumSum", known, graph.value(np.array(1, np.int32)), reverse=1)
     one = graph.value(np.array(1, np.float32))
     inside = graph.node("Unsqueeze", graph.node("Min", later, one), axes)
@@ -52,6 +55,6 @@ def _tower(graph: Graph, shape: CrepeShape, arrays: Arrays) -> str:
     space = graph.value(np.array([2, 3], np.int64))
     positions = graph.node("Max", graph.node("ReduceSum", inside, space, keepdims=0), one)
     mean = graph.node("Div", graph.node("ReduceSum", x, space, keepdims=0), positions)
-    features = graph.node("Concat", graph.node("ReduceMax", x, axes=[2, 3], keepdims=0), mean, axis=1)
+    features = graph.node("Concat", graph.node("ReduceMax", x, space, keepdims=0), mean, axis=1)
     out = (graph.value(arrays[name], name) for name in ("tower.out.weight", "tower.out.bias"))
     return graph.node("Gemm", features, *out, transB=1)

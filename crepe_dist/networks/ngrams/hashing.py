@@ -1,8 +1,7 @@
 """Hashing of n-grams to the rows of a table.
 
-This is the specification. Five implementations agree on the vectors of ``tests/ngram_hash.json``: this one,
-``native/hashing.h``, and those of three exports: ``exporting/crepe_runtime.py`` (for ONNX), ``exporting/encoder.js``
-and ``networks/ngrams/torch.py``.
+This is the specification. Four implementations agree on the vectors of ``tests/ngram_hash.json``: this one,
+``native/hashing.h``, and those of two exports: ``networks/ngrams/onnx.py`` and ``networks/ngrams/torch.py``.
 
 1. The text is read up to its last known character. A symbol with the code ``alphabet_size`` stands before its first and
    after its last character; a text without a known character has no symbols. Unknown characters are blank.

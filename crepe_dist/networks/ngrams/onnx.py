@@ -5,17 +5,97 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
+from crepe_dist.data.alphabet import BLANK
 from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.model.parameters import Arrays
-from crepe_dist.native.constants import NGRAM_SCALE, ROOT_SCALE
+from crepe_dist.native.constants import NGRAM_SCALE, RADIX, ROOT_SCALE
 from crepe_dist.networks.ngrams.shape import NGramShape
 
+ENDLESS = 1 << 31  # end of a slice that goes to the end
 
-def logits(graph: Graph, shape: NGramShape, arrays: Arrays, prefix: str = "") -> str:
+
+def logits(graph: Graph, shape: NGramShape, arrays: Arrays, codes: str) -> str:
+    """Add the nodes of the network; return the name of the logits, float32 [batch, classes]."""
+    return table_logits(graph, shape, arrays, edged(graph, codes, shape.alphabet_size))
+
+
+def edged(graph: Graph, codes: str, alphabet_size: int, stride: int = 1) -> str:
+    """Add the nodes that put a symbol before and after each text, as ``hashing.edged`` does.
+
+    The width is that of the longest text, and a multiple of ``stride``.
+    """
+    node = graph.node
+    positions = node("Cast", node("Gather", node("Shape", codes), 1), to=TensorProto.INT32)
+    known = node("Cast", node("Less", codes, BLANK), to=TensorProto.INT32)
+    end = node("Mul", known, node("Range", 1, node("Add", positions, 1), 1))
+    end = node("ReduceMax", end, graph.sizes(1), keepdims=1)
+    longest = node("Cast", node("Max", node("ReduceMax", end, keepdims=0), 1), to=TensorProto.INT64)
+    longest = node("Reshape", longest, graph.sizes(1))
+    codes = node("Slice", codes, graph.sizes(0), longest, graph.sizes(1))
+    more = node("Mod", node("Sub", graph.sizes(-2), longest), graph.sizes(stride))  # 0 … stride - 1
+    pads = node("Concat", graph.sizes(0, 1, 0), node("Add", more, graph.sizes(1)), axis=0)
+    codes = node("Pad", codes, pads, BLANK)
+    width = node("Cast", node("Gather", node("Shape", codes), 1), to=TensorProto.INT32)
+    place = node("Range", 0, width, 1)
+    is_edge = node("Or", node("Equal", place, 0), node("Equal", place, node("Add", end, 1)))
+    return node("Where", node("And", node("Greater", end, 0), is_edge), alphabet_size, codes)
+
+
+def rows_of(graph: Graph, codes: str, longest: int, rows: int) -> str:
+    """Add the nodes that hash the n-grams at each position, int32 [batch, positions, longest] (``hashing``).
+
+    Where there is no n-gram, the row is ``rows``.
+    """
+    node = graph.node
+
+    def next_ones(values: str) -> str:
+        """Return the value of the next position at each position, and 0 at the last."""
+        later = node("Slice", values, graph.sizes(1), graph.sizes(ENDLESS), graph.sizes(1))
+        return node("Pad", later, graph.sizes(0, 0, 0, 1))
+
+    def times(values: str, factor: int) -> str:
+        # Modulo 2^64: the product of signed integers has the same bits. ONNX Runtime multiplies unsigned ones only in
+        # its latest versions.
+        signed = node("Cast", values, to=TensorProto.INT64)
+        product = node("Mul", signed, graph.value(np.array(factor, np.uint64).astype(np.int64)))
+        return node("Cast", product, to=TensorProto.UINT64)
+
+    def shifted(values: str, bits: int) -> str:
+        return node("BitShift", values, graph.value(np.array(bits, np.uint64)), direction="RIGHT")
+
+    def mixed(values: str, bits: int) -> str:
+        return node("BitwiseXor", values, shifted(values, bits))
+
+    digit = node("Cast", node("Add", codes, 1), to=TensorProto.INT64)
+    known = node("Cast", node("Less", codes, BLANK), to=TensorProto.INT32)
+    key, all_known, keys, knowns = digit, known, [digit], [known]
+    for _ in range(longest - 1):
+        digit, known = next_ones(digit), next_ones(known)
+        key = node("Add", node("Mul", key, graph.value(np.array(RADIX, np.int64))), digit)
+        all_known = node("Mul", all_known, known)
+        keys.append(key)
+        knowns.append(all_known)
+    last = graph.sizes(2)
+    keys, knowns = ([node("Unsqueeze", each, last) for each in values] for values in (keys, knowns))
+    z = mixed(node("Cast", node("Concat", *keys, axis=2), to=TensorProto.UINT64), 30)
+    z = mixed(times(z, 0xBF58476D1CE4E5B9), 27)
+    z = mixed(times(z, 0x94D049BB133111EB), 31)
+    row = node("Cast", shifted(times(shifted(z, 32), rows), 32), to=TensorProto.INT32)
+    return node("Where", node("Equal", node("Concat", *knowns, axis=2), 1), row, rows)
+
+
+def table_logits(graph: Graph, shape: NGramShape, arrays: Arrays, edged_codes: str, prefix: str = "") -> str:
     """Add the nodes of the table, whose parameters have names with a prefix; return the name of the logits."""
-    # The encoder hashes the n-grams, because ONNX does not define the overflow of a 64-bit product.
-    buckets = graph.input("buckets", TensorProto.INT32, "batch", "ngrams")
-    own = graph.input("own", TensorProto.FLOAT, "batch", "ngrams")
+    hashed = rows_of(graph, edged_codes, shape.longest, shape.buckets)
+    hashed = graph.node("Reshape", hashed, graph.sizes(0, -1))
+    number = graph.node("Gather", graph.node("Shape", hashed), graph.sizes(1))
+    # The first of two outputs: the rows of a text in ascending order. Each counts once, where it differs from the last.
+    hashed = graph.node("TopK", hashed, number, axis=1, largest=0, sorted=1)
+    before = graph.node("Slice", hashed, graph.sizes(0), graph.sizes(-1), graph.sizes(1))
+    before = graph.node("Pad", before, graph.sizes(0, 1, 0, 0), -1)
+    is_own = graph.node("And", graph.node("Less", hashed, shape.buckets), graph.node("Less", before, hashed))
+    buckets = graph.node("Where", is_own, hashed, 0)
+    own = graph.node("Cast", is_own, to=TensorProto.FLOAT)
     bias = graph.value(arrays[f"{prefix}bias"], f"{prefix}bias")
     one, axis = graph.value(np.array(1, np.float32)), graph.value(np.array([1], np.int64))
     significant = graph.value(arrays[f"{prefix}significant"].astype(np.uint8), f"{prefix}significant")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import TensorProto
 
+from crepe_dist.data.alphabet import BLANK
 from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.native.constants import PAPER_POOL
@@ -13,12 +13,14 @@ from crepe_dist.networks.paper.shape import CONVOLUTION_NAMES, CONVOLUTIONS, DEN
 CODES = 256  # values of a byte
 
 
-def logits(graph: Graph, shape: PaperShape, arrays: Arrays) -> str:
+def logits(graph: Graph, shape: PaperShape, arrays: Arrays, codes: str) -> str:
     """Add the nodes of the network; return the name of the logits, float32 [batch, classes]."""
-    codes = graph.input("codes", TensorProto.UINT8, "batch", shape.feature_len)
+    # The network reads texts of one length.
+    padded = graph.node("Pad", codes, graph.sizes(0, 0, 0, shape.feature_len), BLANK)
+    codes = graph.node("Slice", padded, graph.sizes(0), graph.sizes(shape.feature_len), graph.sizes(1))
     # Look up one-hot vectors in a table, in which codes beyond the alphabet are zeros.
     table = np.eye(CODES, shape.alphabet_size, dtype=np.float32)
-    last = graph.node("Gather", graph.value(table, "one-hot"), graph.node("Cast", codes, to=TensorProto.INT32))
+    last = graph.node("Gather", graph.value(table, "one-hot"), codes)
     last = graph.node("Transpose", last, perm=[0, 2, 1])
     # Two-dimensional convolutions of height 1 take half the time in ONNX Runtime on a CPU.
     last = graph.node("Unsqueeze", last, graph.value(np.array([2], np.int64)))
