@@ -12,15 +12,18 @@ from crepe_dist.errors import UserError
 # The packages of each extra, and the module of a package that is named differently.
 PACKAGES = MappingProxyType(
     {
+        "dask": ("distributed",),
         "export": ("onnx", "onnxruntime", "jinja2"),
         "gpu": ("nvidia-cuda-nvrtc-cu12",),
         "gpus": ("nvidia-cuda-nvrtc-cu12", "nvidia-nccl-cu12"),
         "mlflow": ("mlflow-skinny", "sqlalchemy", "alembic"),
         "parquet": ("pyarrow",),
+        "ray": ("ray",),
         "remote": ("fsspec", "requests"),
         "reports": ("jinja2", "matplotlib", "tensorboardX"),
         "serve": ("fastapi", "jinja2", "prometheus-client", "uvicorn"),
         "sklearn": ("scikit-learn",),
+        "spark": ("pyspark",),
         "tune": ("optuna",),
         "wandb": ("wandb",),
     }

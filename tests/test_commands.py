@@ -295,7 +295,7 @@ class TestEvaluate:
         given = evaluate.parser().parse_args(["--html", str(tmp_path / "scores.html")])
         with join() as world:
             scoring.score(given, world)
-        assert find(run_dir).name in (tmp_path / "scores.html").read_text()
+        assert find(str(run_dir)).name in (tmp_path / "scores.html").read_text()
 
     def test_the_advice_on_a_rare_class_is_that_of_the_report(self, tmp_path):
         """More epochs do not help a class with four training rows; more rows do."""

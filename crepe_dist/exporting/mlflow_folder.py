@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from crepe_dist.files import write_json, write_text
-from crepe_dist.predicting.frames import answer_types
+from crepe_dist.predicting.answers import answer_types
 
 EXAMPLE, REQUEST = "input_example.json", "serving_input_example.json"
 TEXTS = ("arrived broken", "what a wonderful little film")

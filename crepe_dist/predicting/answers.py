@@ -1,4 +1,4 @@
-"""Formats for predictions, one line per row: plain text, JSON Lines and CSV."""
+"""Formats for predictions, one line per row: plain text, JSON Lines and CSV, which can become Parquet."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import NONE, Prediction, unanswered
 from crepe_dist.wording import percent
 
-STYLES = ("text", "jsonl", "csv")
-DEFAULT_TOP = {"text": 5, "jsonl": 5, "csv": 1}  # number of classes in an answer
+STYLES = ("text", "jsonl", "csv", "parquet")
+TABLES = ("csv", "parquet")  # with the columns of the input
+DEFAULT_TOP = {"text": 5, "jsonl": 5, "csv": 1, "parquet": 1}  # number of classes in an answer
 SCORE_DIGITS = 4
 EXPLAINED = 100  # texts on a page of explanations
 _encoded = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder for each record
 
 
-def answer_columns(top: int, several: bool) -> list[str]:
-    """Return the names of the columns that answers add to a table."""
-    names = ["predicted_labels"] * several
+def answer_types(top: int, several: bool) -> dict[str, str]:
+    """Return the names of the columns that answers add to a table, and their types; several labels are a JSON list."""
+    types = {"predicted_labels": "object"} if several else {}
     for rank in range(1, top + 1):
         number = "" if rank == 1 else f"_{rank}"
-        names += [f"predicted_class{number}", f"predicted_probability{number}"]
-    return [*names, "characters_cut", "problem"]
+        types |= {f"predicted_class{number}": "object", f"predicted_probability{number}": "float64"}
+    return {**types, "characters_cut": "int64", "problem": "object"}
 
 
 class Answers:
@@ -100,9 +101,11 @@ class CsvAnswers(Answers):
     The predicted class of a rejected text is empty. Several labels are a column of JSON lists before the classes.
     """
 
+    digits = ".6f"
+
     @property
     def header(self) -> str:
-        return f"{self._record([*self.columns, *answer_columns(self.top, self.several)])}\n"
+        return f"{self._record([*self.columns, *answer_types(self.top, self.several)])}\n"
 
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
         cells = list(row.cells) or [""] * len(self.columns)
@@ -111,7 +114,7 @@ class CsvAnswers(Answers):
         if prediction.labels is not None:
             cells.append(_encoded(prediction.labels))
         for rank, (name, probability) in enumerate(prediction.ranking[: self.top], 1):
-            cells += ["" if prediction.rejected and rank == 1 else name, f"{probability:.6f}"]
+            cells += ["" if prediction.rejected and rank == 1 else name, format(probability, self.digits)]
         return self._record([*cells, str(prediction.characters_cut), ""])
 
     @cached_property
@@ -126,11 +129,22 @@ class CsvAnswers(Answers):
         return record.removesuffix("\r\n")
 
 
+class ParquetAnswers(CsvAnswers):
+    """Formatter for the CSV from which ``parquet_file`` makes Parquet: without header, and exact."""
+
+    digits = ""
+    header = ""
+
+    def _record(self, cells: list[str]) -> str:
+        record: str = self._writer.writerow(cells)
+        return record.removesuffix("\r\n")
+
+
 def answers(
     style: str, top: int | None, columns: Sequence[str], classes: int, delimiter: str = ",", *, several: bool = False
 ) -> Answers:
     """Make the formatter for one of ``STYLES``."""
-    kind = {"text": Answers, "jsonl": JsonAnswers, "csv": CsvAnswers}[style]
+    kind = {"text": Answers, "jsonl": JsonAnswers, "csv": CsvAnswers, "parquet": ParquetAnswers}[style]
     return kind(min(top or DEFAULT_TOP[style], classes), columns, delimiter, several)
 
 

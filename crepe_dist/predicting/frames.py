@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from crepe_dist.errors import UserError
-from crepe_dist.predicting.answers import answer_columns
+from crepe_dist.predicting.answers import answer_types
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.predicting.texts import InvalidInput
@@ -125,12 +125,6 @@ def predict_frame(predictor: Predictor, frame: Any, texts: Sequence[str] = (), t
     types = answer_types(top, several)
     index = frame.index if isinstance(frame, pd.DataFrame) else None
     return pd.DataFrame(rows, columns=list(types), index=index).astype(types)
-
-
-def answer_types(top: int, several: bool) -> dict[str, str]:
-    """Return the types of the columns of the answers by name; several labels are a JSON list."""
-    kinds = {"predicted_probability": "float64", "characters_cut": "int64"}
-    return {name: kinds.get(name.rstrip("_0123456789"), "object") for name in answer_columns(top, several)}
 
 
 def _arrow_columns(frame: Any) -> dict[str, Any]:

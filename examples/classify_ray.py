@@ -1,0 +1,33 @@
+"""Classify a table on Ray, an actor with the model on each CPU.
+
+    python examples/classify_ray.py MODEL INPUT.parquet OUTPUT/
+
+Every node sees MODEL, INPUT and OUTPUT under the same name: a shared folder, or a URL such as s3://bucket/model.
+RAY_ADDRESS names the cluster; without it, Ray starts one on this machine.
+"""
+
+import os
+import sys
+
+import ray
+from ray.data import ActorPoolStrategy
+
+import crepe_dist
+
+
+def main(model: str, source: str, out: str) -> None:
+    ray.init()
+    rows = ray.data.read_parquet(source)
+    answers = rows.map_batches(
+        crepe_dist.FramePredictor,
+        fn_constructor_args=[model if "://" in model else os.path.abspath(model)],
+        batch_format="pyarrow",
+        batch_size=4096,
+        compute=ActorPoolStrategy(min_size=1, max_size=int(ray.cluster_resources()["CPU"])),
+        num_cpus=1,  # Ray then gives each actor one thread
+    )
+    answers.write_parquet(out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

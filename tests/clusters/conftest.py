@@ -1,0 +1,37 @@
+"""Environments with an engine each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and "environment" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The ``bin`` of an environment with Horovod and an engine, made from this checkout."""
+    made: dict[str, Path] = {}
+
+    def of(engine: str) -> Path:
+        if engine not in made:
+            folder = tmp_path_factory.mktemp(engine) / "venv"
+            sync = ["uv", "sync", "-q", "-p", sys.executable, "--group", "horovod"]
+            sync += [word for extra in (engine, "parquet", "remote") for word in ("--extra", extra)]
+            subprocess.run(sync, cwd=ROOT, env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(folder)}, check=True)
+            made[engine] = folder / "bin"
+        return made[engine]
+
+    return of

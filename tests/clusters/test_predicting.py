@@ -1,0 +1,100 @@
+"""Classification of a table on each engine, by the example scripts and by the Python of the how-to page."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import crepe_dist
+from tests.conftest import QUICK, command, run, write_csv
+from tests.needs import needs
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+PAGE = ROOT / "docs" / "how-to" / "engines.md"
+HIDDEN = ROOT / "tests" / "without_mxnet"  # of a sitecustomize.py that hides MXNet and Horovod
+ENGINES = ["dask", "ray", pytest.param("spark", marks=needs("java"))]
+ROWS = 600
+
+
+@pytest.fixture(scope="module")
+def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, and a table of which every 100th row has no text, in files of 200 rows."""
+    folder = tmp_path_factory.mktemp("table")
+    run(command("train", "--data", data, "--run-dir", folder / "run", *QUICK), folder)
+    run(command("export", "run", "--format", "huggingface", "--out", "model"), folder)
+    texts = pd.read_csv(write_csv(folder / "new.csv", ROWS, seed=5), names=["label", "text"])["text"]
+    frame = pd.DataFrame({"id": range(ROWS), "text": texts.where(texts.index % 100 > 0)})
+    (folder / "new.parquet").mkdir()
+    for start in range(0, ROWS, 200):
+        frame[start : start + 200].to_parquet(folder / "new.parquet" / f"{start}.parquet", index=False)
+    return folder
+
+
+def answered(folder: Path) -> pd.DataFrame:
+    return crepe_dist.FramePredictor(folder / "run")(pd.read_parquet(folder / "new.parquet"))
+
+
+def start(python: Path, script: Path, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    # `uv run`, which may have started this, would make Ray start its workers by `uv run`, too.
+    ray = {"RAY_ADDRESS": "local", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    return subprocess.run(
+        [python, script, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(HIDDEN), "PYSPARK_PYTHON": str(python), **ray},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_example_classifies_as_one_process_does(
+    engine: str, environment: Callable[[str], Path], folder: Path, tmp_path: Path
+) -> None:
+    example = EXAMPLES / f"classify_{engine}.py"
+    assert len(example.read_text(encoding="utf-8").splitlines()) <= 40
+    python = environment(engine) / "python"
+    done = start(python, example, tmp_path, folder / "model", folder / "new.parquet", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    want, got = (
+        frame.sort_values("id", ignore_index=True).fillna({"text": ""})
+        for frame in (answered(folder), pd.read_parquet(tmp_path / "out"))
+    )
+    pd.testing.assert_frame_equal(got[list(want)], want, check_dtype=False)
+    assert (got["problem"] != "").sum() == ROWS // 100
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_model_that_is_not_there_is_told(
+    engine: str, environment: Callable[[str], Path], folder: Path, tmp_path: Path
+) -> None:
+    python = environment(engine) / "python"
+    done = start(
+        python, EXAMPLES / f"classify_{engine}.py", tmp_path, tmp_path, folder / "new.parquet", tmp_path / "out"
+    )
+    assert done.returncode != 0
+    assert re.search("error: (/.* has no|.*no checkpoint|.*does not exist)|/model.json does not exist", done.stderr)
+
+
+@needs("java")
+def test_a_function_of_spark(environment: Callable[[str], Path], folder: Path, tmp_path: Path) -> None:
+    (block,) = (text for text in re.findall("```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "pandas_udf" in text)
+    script = tmp_path / "count.py"
+    script.write_text(
+        block.replace("/shared/model", str(folder / "model"))
+        .replace("/shared/reviews.parquet", str(folder / "new.parquet"))
+        .replace(".show()", ".toPandas().to_json('counts.json', orient='records')")
+    )
+    done = start(environment("spark") / "python", script, tmp_path)
+    assert done.returncode == 0, done.stderr
+    counts = {each["topic"]: each["rows"] for each in json.loads((tmp_path / "counts.json").read_text())}
+    assert counts == answered(folder)["predicted_class"].value_counts().to_dict()
