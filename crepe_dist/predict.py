@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import re
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from crepe_dist import command, invocation
+from crepe_dist import command, extras, invocation
 from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.data.composition import join
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import UserError, visible
-from crepe_dist.files import atomic_text
-from crepe_dist.predicting.answers import EXPLAINED, STYLES, answers
-from crepe_dist.predicting.inputs import KINDS, Input, open_inputs
+from crepe_dist.predicting.answers import EXPLAINED, STYLES, TABLES, ParquetAnswers, answer_types, answers
+from crepe_dist.predicting.inputs import KINDS, Input, Inputs, open_inputs
+from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
+from crepe_dist.preparing import remote
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import EMPTY
+from crepe_dist.preparing.preparation import finish_steps
 from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
 from crepe_dist.runs import checkpoint
+from crepe_dist.scratch import scratch
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import shortened, whole
+from crepe_dist.version import __version__
 from crepe_dist.wording import counted, listed
 
 if TYPE_CHECKING:
@@ -35,6 +41,7 @@ if TYPE_CHECKING:
 EXAMPLES = """  echo "what a wonderful little film" | python -m crepe_dist.predict
   python -m crepe_dist.predict runs/reviews-1f2e3d4c5b --file new.txt --format jsonl --top 3
   python -m crepe_dist.predict --file reviews.csv --text-column body --format csv --out classified.csv
+  python -m crepe_dist.predict --file s3://bucket/reviews.parquet --out s3://bucket/classified.parquet
   tail -f log.jsonl | python -m crepe_dist.predict --input-format jsonl --text-column message
   python -m crepe_dist.predict --file new.txt --min-probability auto
   python -m crepe_dist.predict --title "Good stuff" --text "This album is above the previous one"
@@ -53,7 +60,7 @@ def main() -> None:
     path = checkpoint.announce(checkpoint.find(args.checkpoint))
     predictor = load(path, **arguments.foreign(args), device=args.device, min_probability=args.min_probability)
     explaining = _explaining(predictor, args)
-    _predict(predictor, args, explaining)
+    _predict(predictor, path, args, explaining)
 
 
 def parser() -> arguments.Parser:
@@ -69,7 +76,9 @@ def parser() -> arguments.Parser:
     flags.add_argument("--title", type=str, help="title of --text, joined as in training: title | text")
 
     group = flags.add_argument_group("files and pipes")
-    group.add_argument("--file", metavar="FILE", help="file of texts, plain or .gz; default: -, standard input")
+    group.add_argument(
+        "--file", metavar="FILE", help="file of texts, plain or .gz, or its URL; default: -, standard input"
+    )
     group.add_argument("--input-format", choices=KINDS, help="format; default: by the file name, else lines")
     arguments.add_header(group)
     group.add_argument(
@@ -97,13 +106,13 @@ def parser() -> arguments.Parser:
         "--format",
         "--output-format",
         choices=STYLES,
-        help="format; csv keeps the input's columns; default: by the name of --out, else text",
+        help="format; csv and parquet keep the input's columns; default: by the name of --out, else text",
     )
     group.add_argument(
         "--out",
-        type=Path,
         metavar="FILE",
-        help="file for the answers; it appears when all are done; default: standard output",
+        help="file for the answers, or its URL; it appears when all are done, and the same command resumes a killed "
+        "one; default: standard output",
     )
     group.add_argument("--explain", action="store_true", help="show which characters support the class")
     group.add_argument(
@@ -116,9 +125,10 @@ def parser() -> arguments.Parser:
     return flags
 
 
-def _format_of(out: Path | None) -> str:
-    suffix = out.suffix.lower().lstrip(".") if out else ""
-    return suffix if suffix in STYLES else "text"
+def _format_of(out: str | None) -> str:
+    name = out or ""
+    suffix = PurePosixPath(urlsplit(name).path if remote.is_url(name) else name).suffix.lower().lstrip(".")
+    return {"pq": "parquet"}.get(suffix, suffix if suffix in STYLES else "text")
 
 
 def _check(args: Any) -> None:
@@ -143,13 +153,26 @@ def _check(args: Any) -> None:
     file_flags = (args.input_format, args.text_column, args.title_column, args.id)
     if args.text is not None and (any(file_flags) or args.header != "auto"):
         raise UserError("--input-format, --header and the columns require a file", remedy="add --file FILE")
-    if args.format == "csv" and args.explain:
-        raise UserError("--format csv does not support --explain", remedy="use --format jsonl, or add --html FILE")
-    arguments.check_output(args.out, "--out")
+    if args.format in TABLES and args.explain:
+        raise UserError(
+            f"--format {args.format} does not support --explain", remedy="use --format jsonl, or add --html FILE"
+        )
+    if args.format == "parquet":
+        extras.require("parquet", "--format parquet")
+        if args.out is None:
+            raise UserError("--format parquet requires a file", remedy="add --out FILE.parquet")
+    if remote.is_url(args.out):
+        remote.check_writable(args.out)
+    else:
+        arguments.check_output(None if args.out is None else Path(args.out), "--out")
     arguments.check_page(args.html)
     for path, flag in ((args.out, "--out"), (args.html, "--html")):
-        if path is not None and args.file is not None and os.path.realpath(path) == os.path.realpath(args.file):
+        if path is not None and args.file is not None and _real(path) == _real(args.file):
             raise UserError(f"{flag} is the file of --file", "it would replace the texts", f"choose another {flag}")
+
+
+def _real(name: str | Path) -> str:
+    return str(name) if remote.is_url(str(name)) else os.path.realpath(name)
 
 
 def _explaining(predictor: Predictor, args: Any) -> Explaining | None:
@@ -160,62 +183,85 @@ def _explaining(predictor: Predictor, args: Any) -> Explaining | None:
     return Explaining(predictor, args.explain, args.html)
 
 
-def _predict(predictor: Predictor, args: Any, explaining: Explaining | None) -> None:
+def _predict(predictor: Predictor, path: Path, args: Any, explaining: Explaining | None) -> None:
     if args.text is None and args.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
         print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
-    columns, groups, delimiter = _inputs(args, predictor)
     several = predictor.thresholds is not None
-    formatter = answers(args.format, args.top, columns, len(predictor.classes), delimiter, several=several)
-    problems: Counter[str] = Counter()
-    rows = long = 0
-    with _output(args.out) as stream:
+    with _output(args, path) as (stream, file):
+        columns, groups, delimiter = _inputs(args, predictor, file)
+        formatter = answers(args.format, args.top, columns, len(predictor.classes), delimiter, several=several)
+        counts = stream.counts if isinstance(stream, ResumableFile) else Counts()
+        if isinstance(formatter, ParquetAnswers) and isinstance(stream, ResumableFile):
+            stream.convert = _to_parquet(formatter, file, groups)
+        formatter.formulas = counts.formulas
         clean = visible if stream.isatty() else str  # a terminal acts on control characters, which CSV keeps
-        stream.write(clean(formatter.header))
-        for group in groups:
+        if counts.rows:
+            print(f"resuming after {counted(counts.rows, 'row')}", file=sys.stderr)
+        else:
+            stream.write(clean(formatter.header))
+        for group in _from(counts.rows, groups):
             predictions = predictor.predict_stream(row.text for row in group if not row.problem)
             for row in group:
-                rows += 1
+                counts.rows += 1
                 prediction = None if row.problem else next(predictions)
                 if prediction is not None and prediction.problem:
                     row = row._replace(problem=prediction.problem)
                 if prediction is None or row.problem:
-                    problems[re.split("[:;]", row.problem)[0]] += 1
+                    counts.problems[re.split("[:;]", row.problem)[0]] += 1
                     stream.write(f"{clean(formatter.line(row, None))}\n")
                     continue
-                long += prediction.characters_cut > 0
+                counts.long += prediction.characters_cut > 0
                 explanation = explaining.explain(row.text, row.place) if explaining else None
                 stream.write(f"{clean(formatter.line(row, prediction, explanation))}\n")
                 if explaining and explanation and args.format == "text":
                     explaining.show(explanation, stream)
+            counts.formulas = formatter.formulas
             stream.flush()
     if args.out is not None:
-        print(f"{counted(rows, 'row')} written to {visible(str(args.out))}", file=sys.stderr)
-    if not rows:
+        out = visible(remote.without_secrets(args.out))
+        print(f"{counted(counts.rows, 'row')} written to {out}", file=sys.stderr)
+    if not counts.rows:
         print(f"{visible(args.file or 'standard input')} has no rows", file=sys.stderr)
-    if formatter.formulas:
-        cells = counted(
-            formatter.formulas, "cell that looks like a formula begins", "cells that look like formulas begin"
-        )
+    if counts.formulas:
+        cells = counted(counts.formulas, "cell that looks like a formula begins", "cells that look like formulas begin")
         print(f"{cells} with an apostrophe now; --format jsonl keeps all as they are", file=sys.stderr)
-    if long:
+    if counts.long:
         encoding = predictor.encoding
         print(
-            f"{long:,} of {counted(rows, 'text')} {'is' if long == 1 else 'are'} longer than "
+            f"{counts.long:,} of {counted(counts.rows, 'text')} {'is' if counts.long == 1 else 'are'} longer than "
             f"{encoding.feature_len:,} characters, of which the network reads {read_of_long(encoding.to_dict())}",
             file=sys.stderr,
         )
     if explaining:
         explaining.finish()
-    if problems:
-        where = f" in {args.out}" if args.out else ""
+    if counts.problems:
+        where = f" in {out}" if args.out else ""
         raise UserError(
-            f"{sum(problems.values()):,} of {counted(rows, 'row')} could not be classified",
-            listed([f"{kind} ({count:,})" for kind, count in problems.most_common()]),
+            f"{sum(counts.problems.values()):,} of {counted(counts.rows, 'row')} could not be classified",
+            listed([f"{kind} ({count:,})" for kind, count in counts.problems.most_common()]),
             f"find them by their answers{where} and fix them; all other rows are classified",
         )
 
 
-def _inputs(args: Any, predictor: Predictor) -> tuple[tuple[str, ...], Iterable[list[Input]], str]:
+def _from(row: int, groups: Iterable[list[Input]]) -> Iterator[list[Input]]:
+    """Yield the groups without the rows before ``row``, from 0."""
+    for group in groups:
+        if row < len(group):
+            yield group[row:]
+        row = max(0, row - len(group))
+
+
+def _to_parquet(
+    formatter: ParquetAnswers, file: str | None, groups: Iterable[list[Input]]
+) -> Callable[[Path, Path], None]:
+    from crepe_dist.predicting.parquet_file import converter, types_of  # PyArrow takes 0.2 s to import
+
+    is_parquet = file is not None and isinstance(groups, Inputs) and groups.format == "parquet"
+    types = types_of(Path(file or "")) if is_parquet else {}
+    return converter(formatter.columns, types, answer_types(formatter.top, formatter.several))
+
+
+def _inputs(args: Any, predictor: Predictor, file: str | None) -> tuple[tuple[str, ...], Iterable[list[Input]], str]:
     """Return the names of the columns to keep, the rows in groups, and the delimiter for CSV.
 
     The columns of the text and of the ids are those of the model's data, unless others are given.
@@ -232,20 +278,44 @@ def _inputs(args: Any, predictor: Predictor) -> tuple[tuple[str, ...], Iterable[
         remembered=predictor.composition.columns,
     )
     reading = Reading(None, args.header, wanted)
-    inputs = open_inputs(args.file or PIPE, args.input_format, reading, keep=args.format == "csv")
+    inputs = open_inputs(file or PIPE, args.input_format, reading, keep=args.format in TABLES)
     return inputs.columns, inputs, inputs.delimiter
 
 
 @contextmanager
-def _output(path: Path | None) -> Iterator[TextIO]:
-    # errors="replace": a kept column may contain lone surrogates.
-    if path is not None:
-        with atomic_text(path, errors="replace") as stream:
-            yield stream
+def _output(args: Any, path: Path) -> Iterator[tuple[Any, str | None]]:
+    """Provide the stream for the answers, and the path of the input, which is a copy of a URL."""
+    if args.out is not None:
+        with resumable(args.out, _job(args, path)) as file:
+            yield file, file.source(args.file)
         return
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", errors="replace")
-    yield sys.stdout
+        sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # a kept column may contain lone surrogates
+    if not remote.is_url(args.file):
+        yield sys.stdout, args.file
+        return
+    with scratch() as folder:
+        yield sys.stdout, str(finish_steps(remote.copy_in_steps(args.file, folder / "copy")))
+
+
+def _job(args: Any, path: Path) -> dict[str, Any] | None:
+    """Describe what decides the answers; ``None`` if they cannot be resumed: from a pipe, and with a page."""
+    if args.html is not None:
+        return None
+    if remote.is_url(args.file):
+        source: list[Any] = [hashlib.sha256(args.file.encode()).hexdigest()]  # of a URL, which may have a password
+    elif args.file is not None and os.path.isfile(args.file):
+        source = _state(args.file)
+    else:
+        return None
+    options = {name: value for name, value in vars(args).items() if name not in ("checkpoint", "file", "out", "html")}
+    job = {"version": __version__, "model": _state(path), "file": source, "options": options}
+    return dict(json.loads(json.dumps(job, default=str)))
+
+
+def _state(path: str | Path) -> list[Any]:
+    about = os.stat(path)
+    return [os.path.realpath(path), about.st_size, about.st_mtime_ns]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from crepe_dist.preparing.formats.rows import BadRow, OpenFile, Row, check_text
 from crepe_dist.preparing.sources import LINES, PIPE, Reading, Source, by_suffix, open_source
 
 KINDS = (LINES, "csv", "tsv", "jsonl", "parquet")
-GROUP = 1024  # minimum number of rows in a group
+GROUP = 1024  # rows in a group
 
 
 class Input(NamedTuple):
@@ -44,20 +44,22 @@ class Inputs:
     Attributes:
         columns: names of the columns; empty if their values are not kept.
         delimiter: delimiter of a CSV file; a comma for other formats.
+        format: one of ``KINDS``.
     """
 
     def __init__(self, opened: OpenFile) -> None:
         self.columns = opened.kept
         self.delimiter = opened.delimiter if opened.format == "csv" else ","
+        self.format = opened.format
         self._opened = opened
 
     def __iter__(self) -> Iterator[list[Input]]:
-        """Yield groups of rows: some thousands at a time from a file, those that have arrived from a pipe."""
+        """Yield groups of rows: about a thousand at a time from a file, those that have arrived from a pipe."""
         for parsed in self._opened.parsed():
             bad = sorted(parsed.bad, key=attrgetter("line"))
             unusable = chain.from_iterable(map(self._unusable, bad))
             rows = heapq.merge(map(_input, parsed.rows), unusable, key=attrgetter("line"))
-            while group := list(islice(rows, max(GROUP, len(parsed.rows)))):
+            while group := list(islice(rows, GROUP)):
                 yield group
 
     def _unusable(self, bad: BadRow) -> Iterator[Input]:

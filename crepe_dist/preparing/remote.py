@@ -162,8 +162,38 @@ def _reading(url: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
+def check_writable(url: str) -> None:
+    """Check that ``upload`` has the library that it needs for a URL.
+
+    Raises:
+        UserError: it is not installed, or the URL is on the web.
+    """
+    shown = without_secrets(url)
+    if urlsplit(url).scheme in ("http", "https"):
+        raise UserError(f"{shown} cannot be written", "the web is read only", "give a file, or a URL such as s3://…")
+    extras.require("remote", shown)
+    import fsspec
+
+    with _explained(url, "written"):
+        fsspec.core.url_to_fs(url)
+
+
+def upload(path: Path, url: str) -> None:
+    """Copy a file to a URL.
+
+    Raises:
+        UserError: it cannot be written there.
+    """
+    check_writable(url)
+    import fsspec
+
+    with _explained(url, "written"):
+        system, name = fsspec.core.url_to_fs(url)
+        system.put_file(str(path), name)
+
+
 @contextmanager
-def _explained(url: str) -> Iterator[None]:
+def _explained(url: str, done: str = "read") -> Iterator[None]:
     """Turn any error of fsspec's many libraries into one for the user, without the secrets of the URL."""
     shown = without_secrets(url)
     try:
@@ -173,7 +203,7 @@ def _explained(url: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UserError(f"{shown} does not exist", remedy="check the spelling of the URL") from error
     except ImportError as error:
-        raise UserError(f"{shown} cannot be read", str(error), "install that library") from error
+        raise UserError(f"{shown} cannot be {done}", str(error), "install that library") from error
     except Exception as error:  # every library has its own
         why = without_secrets(f"{type(error).__name__}: {error}".replace(url, shown))[:300]
-        raise UserError(f"{shown} cannot be read", why, "check the URL, the network and your credentials") from None
+        raise UserError(f"{shown} cannot be {done}", why, "check the URL, the network and your credentials") from None

@@ -1,0 +1,164 @@
+"""File of answers that a killed command resumes, and that appears when it is complete.
+
+It grows in a hidden folder beside its place; for a URL, in the cache. A state beside it says which bytes count, and
+what they are the answers to.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crepe_dist.errors import UserError
+from crepe_dist.files import cache_folder, integer, read_json, write_json, writing
+from crepe_dist.preparing import remote
+from crepe_dist.preparing.preparation import finish_steps
+
+ANSWERS, STATE, LOCK = "answers", "state.json", ".lock"
+SAVE_SECONDS = 10.0
+
+
+@dataclass
+class Counts:
+    """Numbers of rows: all, those of long texts, and those not classified, by the reason; cells quoted in CSV."""
+
+    rows: int = 0
+    long: int = 0
+    formulas: int = 0
+    problems: Counter[str] = field(default_factory=Counter)
+
+
+class ResumableFile:
+    """File of answers in a folder.
+
+    Args:
+        folder: folder for the file and its state.
+        job: what decides the answers, as JSON; ``None`` if they cannot be resumed.
+
+    Attributes:
+        counts: numbers of the rows that are in the file.
+        convert: writes the final file from the one that grew; ``None`` if they are the same.
+    """
+
+    convert: Callable[[Path, Path], None] | None = None
+
+    def __init__(self, folder: Path, job: dict[str, Any] | None) -> None:
+        self.counts = Counts()
+        self._folder, self._job = folder, job
+        self._copy: str | None = None
+        size = 0
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            saved = read_json(folder / STATE, follow=False)
+            if job is not None and saved["job"] == job:
+                numbers = {name: integer(saved[name]) for name in ("rows", "long", "formulas")}
+                problems = Counter({str(name): integer(count) for name, count in saved["problems"].items()})
+                size = integer(saved["bytes"], most=(folder / ANSWERS).stat().st_size)
+                self.counts, self._copy = Counts(**numbers, problems=problems), saved["copy"]
+                size *= self.counts.rows > 0
+        if not (size or self._copy):
+            _clear(folder)
+        self._stream = (folder / ANSWERS).open("r+b" if size else "w+b")
+        self._stream.truncate(size)
+        self._stream.seek(size)
+        self._due = time.monotonic() + SAVE_SECONDS
+        self.is_saved = bool(size or self._copy)
+
+    def source(self, name: str | None) -> str | None:
+        """Return the name of the input; of a URL, that of a copy in the folder, which is made once."""
+        if name is None or not remote.is_url(name):
+            return name
+        if self._copy is None or not (self._folder / self._copy).is_file():
+            path = finish_steps(remote.copy_in_steps(name, self._folder / "copy"))
+            self._copy = str(path.relative_to(self._folder))
+            self.save()
+        return str(self._folder / self._copy)
+
+    def isatty(self) -> bool:
+        """Return whether this is a terminal."""
+        return False
+
+    def write(self, text: str) -> int:
+        """Append text; lone surrogates, which a kept column may contain, become question marks."""
+        return self._stream.write(text.encode("utf-8", "replace"))
+
+    def flush(self) -> None:
+        """Save from time to time, so that a killed command loses seconds of work."""
+        if time.monotonic() >= self._due:
+            self.save()
+
+    def save(self) -> None:
+        """Make sure that everything written so far, and ``counts``, survive a crash."""
+        if self._job is None:
+            return
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        written = {"bytes": self._stream.tell(), "copy": self._copy}
+        write_json(self._folder / STATE, {"job": self._job, **written, **vars(self.counts)})
+        self.is_saved = True
+        self._due = time.monotonic() + SAVE_SECONDS
+
+    def finish(self, out: str) -> None:
+        """Move the file to its place."""
+        self.save()
+        self._stream.close()
+        done = self._folder / ANSWERS
+        if self.convert is not None:
+            self.convert(done, self._folder / "converted")
+            done = self._folder / "converted"
+        if remote.is_url(out):
+            remote.upload(done, out)
+        else:
+            with done.open("rb") as stream:
+                os.fsync(stream.fileno())
+            done.replace(out)
+
+
+@contextmanager
+def resumable(out: str, job: dict[str, Any] | None) -> Iterator[ResumableFile]:
+    """Open the file of answers that will be ``out``, a path or a URL.
+
+    Args:
+        job: what decides the answers, as JSON; an unfinished file of the same job is resumed.
+
+    Raises:
+        UserError: another process writes it.
+    """
+    folder = Path(out).with_name(f".{Path(out).name}.partial")
+    if remote.is_url(out):
+        folder = cache_folder() / "predictions" / hashlib.sha256(out.encode()).hexdigest()[:16]
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOCK).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another process is writing {remote.without_secrets(out)}",
+                    remedy="wait for it, or choose another --out",
+                ) from None
+            file = ResumableFile(folder, job)
+            try:
+                yield file
+                file.finish(out)
+            except BaseException:
+                if not file.is_saved:
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()

@@ -1,0 +1,213 @@
+"""Files of answers: Parquet and URLs, and an unfinished file that the same command resumes."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import fsspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from crepe_dist import predict
+from crepe_dist.errors import UserError
+from crepe_dist.predicting import resumable
+from tests.conftest import QUICK, command, run, write_csv
+
+ROWS = 6000
+SLOW = """
+import sys, time
+from crepe_dist import predict
+from crepe_dist.predicting import resumable
+resumable.SAVE_SECONDS = 0
+flush = resumable.ResumableFile.flush
+def slow(self):
+    flush(self)
+    print("saved", self.counts.rows, flush=True)
+    time.sleep(0.3)
+resumable.ResumableFile.flush = slow
+predict.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(data, tmp_path_factory):
+    """A run, and texts of which every 100th is missing, in files of all formats."""
+    folder = tmp_path_factory.mktemp("answers")
+    run(command("train", "--data", data, "--run-dir", folder / "run", *QUICK), folder)
+    texts = pd.read_csv(write_csv(folder / "rows.csv", ROWS, seed=5), names=["label", "text"])["text"]
+    frame = pd.DataFrame({"id": range(ROWS), "text": texts.where(texts.index % 100 > 0, "")})
+    frame.loc[7, "text"] = '=quote " comma,\nline\r\n'
+    frame.to_csv(folder / "a.csv", index=False)
+    frame.to_parquet(folder / "a.parquet", index=False, row_group_size=1000)
+    frame.to_json(folder / "a.jsonl", orient="records", lines=True)
+    return folder
+
+
+def classify(monkeypatch, *flags: object) -> None:
+    """Run the command in this process; some rows have no text."""
+    monkeypatch.setattr(sys, "argv", ["predict", *map(str, flags)])
+    with pytest.raises(UserError, match="60 of 6,000 rows could not be classified"):
+        predict.main()
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_after(groups: int, monkeypatch) -> None:
+    """Save after each group of rows, and raise after some."""
+    flush, left = resumable.ResumableFile.flush, iter(range(groups - 1))
+
+    def fragile(self):
+        flush(self)
+        if next(left, None) is None:
+            self.write("half of a li")
+            self._stream.flush()
+            raise Killed
+
+    monkeypatch.setattr(resumable.ResumableFile, "flush", fragile)
+
+
+@pytest.mark.parametrize("source", ["a.csv", "a.parquet", "memory://in/a.jsonl"])
+@pytest.mark.parametrize("target", ["out.csv", "out.jsonl", "out.parquet", "memory://out/out.parquet"])
+def test_a_killed_command_resumes_to_the_same_bytes(source, target, folder, tmp_path, monkeypatch, capfd):
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/in/a.jsonl", (folder / "a.jsonl").read_bytes())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
+    monkeypatch.chdir(tmp_path)
+    path = source if "://" in source else folder / source
+    flags = (folder / "run", "--file", path, "--out", target)
+
+    def taken() -> bytes:
+        if "://" in target:
+            content: bytes = memory.cat_file("/out/out.parquet")
+            memory.rm("/out/out.parquet")
+            return content
+        content = (tmp_path / target).read_bytes()
+        (tmp_path / target).unlink()
+        return content
+
+    classify(monkeypatch, *flags)
+    want = taken()
+    with monkeypatch.context() as patch:
+        kill_after(2, patch)
+        patch.setattr(sys, "argv", ["predict", *map(str, flags)])
+        with pytest.raises(Killed):
+            predict.main()
+    assert not (tmp_path / target).exists()
+    memory.rm("/in/a.jsonl")  # its copy is enough
+    capfd.readouterr()
+    classify(monkeypatch, *flags)
+    assert "resuming after " in capfd.readouterr().err
+    assert taken() == want
+    assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
+    assert not list(tmp_path.glob("cache/crepe_dist/predictions/*"))
+
+
+def test_another_job_starts_anew(folder, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
+    flags = (folder / "run", "--file", folder / "a.csv", "--out", tmp_path / "out.csv")
+    with monkeypatch.context() as patch:
+        kill_after(1, patch)
+        patch.setattr(sys, "argv", ["predict", *map(str, flags)])
+        with pytest.raises(Killed):
+            predict.main()
+    assert (tmp_path / ".out.csv.partial" / resumable.STATE).is_file()
+    classify(monkeypatch, *flags, "--top", 2)
+    assert "resuming" not in capfd.readouterr().err
+    assert len(pd.read_csv(tmp_path / "out.csv")) == ROWS
+    assert os.listdir(tmp_path) == ["out.csv"]
+
+
+def test_a_killed_process_loses_no_row_and_repeats_none(folder, tmp_path):
+    flags = ["run", "--file", "a.csv", "--text-column", "text", "--out", str(tmp_path / "out.jsonl")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *flags], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line.split()[1]) > 1000:
+            process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    printed = run(command("predict", *flags), folder, code=1)
+    assert "resuming after " in printed
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert len(lines) == ROWS
+    assert sum("problem" in line for line in lines) == 60
+
+
+def test_damaged_states_start_anew(folder, tmp_path):
+    for content in ("", "[]", '{"job": {}, "rows": -1}'):
+        (tmp_path / resumable.STATE).write_text(content)
+        file = resumable.ResumableFile(tmp_path, {})
+        assert file.counts == resumable.Counts()
+        file.write("a")
+
+
+def test_two_processes_do_not_write_one_file(folder, tmp_path, monkeypatch):
+    (tmp_path / ".out.csv.partial").mkdir()
+    with (tmp_path / ".out.csv.partial" / resumable.LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            ["predict", str(folder / "run"), "--file", str(folder / "a.csv"), "--out", f"{tmp_path}/out.csv"],
+        )
+        with pytest.raises(UserError, match=r"another process is writing .*out.csv"):
+            predict.main()
+
+
+def test_parquet_keeps_types(folder, tmp_path, monkeypatch):
+    now = datetime.datetime(2026, 1, 2, 3, 4, 5, 678, datetime.timezone.utc)
+    table = pa.table(
+        {
+            "text": ["quaqua", "=1+1 zig"],
+            "small": pa.array([1, None], pa.int8()),
+            "number": [0.1 + 0.2, None],
+            "flag": [True, False],
+            "day": [now.date(), None],
+            "time": pa.array([now, None], pa.timestamp("us", "UTC")),
+            "local": pa.array([now.replace(tzinfo=None), None], pa.timestamp("ns")),
+            "price": [decimal.Decimal("1.20"), None],
+            "kind": pa.array(["=a", "b"]).dictionary_encode(),
+            "list": [[1], [2]],
+        }
+    )
+    pq.write_table(table, tmp_path / "in.parquet")
+    flags = [str(folder / "run"), "--file", str(tmp_path / "in.parquet"), "--out", str(tmp_path / "out.parquet")]
+    monkeypatch.setattr(sys, "argv", ["predict", *flags])
+    predict.main()
+    got = pq.read_table(tmp_path / "out.parquet")
+    want = table.drop_columns(["list"]).set_column(8, "kind", pa.array(["=a", "b"]))
+    assert got.select(want.column_names).equals(want)
+    added = ["predicted_class", "predicted_probability", "characters_cut", "problem"]
+    assert [str(got.schema.field(name).type) for name in added] == ["string", "double", "int64", "string"]
+    assert got.column_names == [*want.column_names, *added]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--format", "parquet"], "--format parquet requires a file"),
+        (["--out", "https://example.org/a.csv"], "cannot be written"),
+        (["--out", "nothing://a/b.csv"], "nothing://a/b.csv cannot be written"),
+        (["--out", "b.parquet", "--text-column", "text", "--file", "twice.csv"], "two columns 'problem'"),
+    ],
+)
+def test_mistakes(flags, message, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "twice.csv").write_text("text,problem\na,b\n")
+    monkeypatch.setattr(sys, "argv", ["predict", str(folder / "run"), "--file", str(folder / "a.csv"), *flags])
+    with pytest.raises(UserError, match=message):
+        predict.main()
+    assert os.listdir(tmp_path) == ["twice.csv"]
