@@ -84,6 +84,9 @@ def main() -> None:
         "--max-test", type=whole(1, 10**9), metavar="N", help="rows of the test and validation splits, at most"
     )
     flags.add_argument(
+        "--max-validation", type=whole(1, 10**9), metavar="N", help="rows of the validation split, at most"
+    )
+    flags.add_argument(
         "--max-unlabelled", type=whole(1, 10**9), metavar="N", help=f"texts without labels, at most; for {UNLABELLED}"
     )
     flags.add_argument("--seed", type=whole(0, 2**31 - 1), default=0, metavar="N", help="default: 0")
@@ -113,6 +116,7 @@ def missing(dataset: Dataset, options: argparse.Namespace, points: list[Point]) 
         again = "prepare it again with --validation 0.1"
         raise UserError(f"{dataset.folder} lacks a validation or test split", "it chooses the settings", again)
     most = {name: min(len(part), options.max_test or len(part)) for name, part in dataset.splits.items()}
+    most["validation"] = min(most["validation"], options.max_validation or most["validation"])
     known = {tuple(point[name] for name in KEY) for point in points}
     for rows in sorted({min(rows, len(dataset.splits["train"])) for rows in options.rows}):
         with tempfile.TemporaryDirectory() as scratch:
@@ -130,8 +134,9 @@ def missing(dataset: Dataset, options: argparse.Namespace, points: list[Point]) 
                 right, setting, seconds = measure(subsets[others], model, options.seed)
                 start = ["benchmarks/learning_curves.py", str(dataset.folder), "--out", str(options.out)]
                 start += ["--models", model, "--rows", str(rows), "--seed", str(options.seed)]
-                start += ["--max-test", str(options.max_test)] if options.max_test else []
-                start += ["--max-unlabelled", str(options.max_unlabelled)] if options.max_unlabelled else []
+                for flag in ("--max-test", "--max-validation", "--max-unlabelled"):
+                    limit = getattr(options, flag[2:].replace("-", "_"))
+                    start += [flag, str(limit)] if limit else []
                 figures = (f"{right:.5f}", setting, f"{seconds:.1f}", shlex.join(start))
                 yield dict(zip(COLUMNS, (*key, *figures)))
 

@@ -14,7 +14,10 @@ import pytest
 import crepe_dist
 from crepe_dist.data import soft_labels
 from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.targets import SHARE_UNIT
+from crepe_dist.data.typos import with_typos
+from crepe_dist.data.word_dropout import with_word_dropout, without_some_words
 from crepe_dist.data.words import WordFinder, joined
 from crepe_dist.files import sha256
 from crepe_dist.model.co_training import common_words, teachers
@@ -112,6 +115,42 @@ class TestWords:
         assert np.array_equal(words.counts(shares), matrix.T @ shares)
         odds = generator.integers(-99999, 99999, (words.size, 3)).astype(float)
         assert np.array_equal(words.sums(odds), matrix @ odds)
+
+
+class TestWordDropout:
+    TEXTS = ("one two three four", "", "  .", "alone", "a-b, 猫犬 ünder", " ".join(map(str, range(20))))
+
+    @pytest.mark.parametrize("mode", ["paper", "notebook"])
+    def test_leaves_out_words_with_the_character_after_each(self, mode):
+        encoding = Encoding(mode, 60)
+        finder, codes = WordFinder(encoding), encoding.encode([" ".join("abcdefghijklmnopqrst")] * 2000)
+        fewer = without_some_words(codes, 0.6, np.arange(2000, dtype=np.uint64), finder)
+        words = [encoding.decode(row).strip().split(" ") for row in fewer]
+        assert all(row == sorted(set(row)) and len(row[0]) == 1 for row in words)  # in order, one space each
+        counts = np.array([len(row) for row in words])
+        assert counts.mean() == pytest.approx(0.7 * 20, rel=0.02)
+        assert (counts == 20).sum() == pytest.approx(2000 / 0.6 / 21, rel=0.3)  # rates are uniform from 0 to 0.6
+
+    @pytest.mark.parametrize("rate", [0.5, 1.0])
+    def test_a_document_keeps_a_word(self, rate):
+        encoding = Encoding(feature_len=60, alphabet=" ,-.0123456789abcdefghijklmnopqrstuvwxyzü犬猫")
+        finder, codes = WordFinder(encoding), encoding.encode(self.TEXTS)
+        for key in range(20):
+            fewer = without_some_words(codes, rate, np.full(len(codes), key, np.uint64), finder)
+            assert np.array_equal(fewer[1:4], codes[1:4])  # of a word or less
+            assert all(len(finder.find(row[None]).words) for row in fewer[[0, 3, 4, 5]])
+
+    def test_words_depend_on_the_epoch_and_the_row_alone(self, folder):
+        data = open_dataset(folder / "data")
+        train = data.splits["train"]
+        dropped = with_word_dropout(train, 0.3, data.encoding)
+        rows = np.arange(len(train))
+        whole = dropped.of_epoch(1, 2).codes(rows)
+        assert np.array_equal(dropped.of_epoch(1, 2).codes(rows[5:9]), whole[5:9])
+        assert not np.array_equal(dropped.of_epoch(1, 3).codes(rows), whole)
+        assert not np.array_equal(dropped.of_epoch(2, 2).codes(rows), whole)
+        assert np.array_equal(dropped.codes(rows), train.codes(rows))
+        assert not np.array_equal(with_typos(dropped.of_epoch(1, 2), 0.1).codes(rows), whole)
 
 
 class TestTeacher:

@@ -18,7 +18,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Union
 
@@ -54,6 +54,7 @@ UNWEIGHTED = np.array([[0, 0, 1]], np.uint8)  # the weight 1, for all rows
 MAX_SHARDS = 100_000  # shard numbers have five digits
 
 Weights = Union[npt.NDArray[np.float32], None]
+Alteration = Callable[[Codes, npt.NDArray[np.int64]], Codes]  # from the codes of rows, and the rows, to other codes
 
 
 def folder_of(source: str) -> Path:
@@ -143,6 +144,11 @@ class Split(Documents):
         """Return the rows that are trained on in an epoch: all of them, unless a subclass chooses."""
         return self
 
+    def altered(self, alter: Alteration) -> Split:
+        """Return a view of all rows whose codes ``alter`` changes as they are gathered."""
+        own = {field.name: getattr(self, field.name) for field in fields(Split)}
+        return _AlteredSplit(**own, original=self, alter=alter)
+
     def some(self, rows: npt.NDArray[np.int64], times: int = 1) -> Split:
         """Copy rows into a training split in memory, repeated ``times`` times, without their texts."""
         starts = np.arange(times + 1) * len(rows)
@@ -151,6 +157,15 @@ class Split(Documents):
         labels, codes = np.tile(self.labels[rows], times), (self.codes(rows),) * times
         origins = np.tile(self.origins[rows], (times, 1))
         return Split(self.folder, "train", codes, starts, origins, False, labels, weights, targets)
+
+
+@dataclass(frozen=True)
+class _AlteredSplit(Split):
+    original: Split
+    alter: Alteration
+
+    def codes(self, rows: npt.NDArray[np.int64]) -> Codes:
+        return self.alter(self.original.codes(rows), rows)
 
 
 @dataclass(frozen=True)

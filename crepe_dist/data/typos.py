@@ -6,7 +6,6 @@ the same errors, decode the codes (``Encoding.decode``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import BLANK, Codes, Encoding
 from crepe_dist.data.dataset import Split
-from crepe_dist.data.keyed_random import Numbers, mix
+from crepe_dist.data.keyed_random import Numbers, is_drawn, mix, row_keys
 
 USUAL = Encoding()
 LETTERS = USUAL.letters
@@ -51,7 +50,7 @@ def corrupt(
     ends = np.where(known.any(axis=1), length - known[:, ::-1].argmax(axis=1), 0)
     places = np.arange(length)
     drawn = mix(keys[:, None] + places.astype(np.uint64))
-    is_hit = (drawn >> np.uint64(11) < np.uint64(rate * (1 << 53))) & (places < ends[:, None])
+    is_hit = is_drawn(rate, drawn) & (places < ends[:, None])
     document, place = np.nonzero(is_hit)
     hits, drawn = document * length + place, mix(drawn[is_hit])
     substituted, deleted, inserted, swapped = (drawn & np.uint64(3) == kind for kind in range(4))
@@ -93,35 +92,23 @@ def _substitute(flat: npt.NDArray[Any], places: Places, random: Numbers, letters
     flat[places] = letters[np.where(letters[which] == old, others, random) % np.uint64(count)]
 
 
-@dataclass(frozen=True)
-class _NoisySplit(Split):
-    rate: float
-    seed: int
-    epoch: int
-    encoding: Encoding
-
-    def codes(self, rows: Places) -> Codes:
-        codes, keys, letters = super().codes(rows), _keys(self.seed, self.epoch, rows), self.encoding.letters
-        if not self.encoding.paired:
-            kept = self.encoding.kept
-            return corrupt(codes, self.rate, keys, letters, kept if self.encoding.in_reading_order else kept[::-1])
-        # A rare character has two codes, and is one character to a typist.
-        characters = _merged(codes, self.encoding)
-        return _parted(corrupt(characters, self.rate, keys, letters), self.encoding)
-
-
 def with_typos(split: Split, rate: float, seed: int = 0, epoch: int = 0, encoding: Encoding = USUAL) -> Split:
     """Return a view of a split with typing errors in its codes; its texts stay unchanged.
 
     The errors of a row are a function of (seed, epoch, row), so any rank that reads the row sees the same errors.
     """
-    return _NoisySplit(**vars(split), rate=rate, seed=seed, epoch=epoch, encoding=encoding) if rate else split
+    if not rate:
+        return split
+    letters, kept = encoding.letters, encoding.kept if encoding.in_reading_order else encoding.kept[::-1]
 
+    def noisy(codes: Codes, rows: Places) -> Codes:
+        keys = row_keys(seed, epoch, rows)
+        if not encoding.paired:
+            return corrupt(codes, rate, keys, letters, kept)
+        # A rare character has two codes, and is one character to a typist.
+        return _parted(corrupt(_merged(codes, encoding), rate, keys, letters), encoding)
 
-def _keys(seed: int, epoch: int, rows: Places) -> Numbers:
-    state = mix(np.array([seed], np.uint64))
-    state = mix(state + np.uint64(epoch))
-    return mix(state + rows.astype(np.uint64))
+    return split.altered(noisy)
 
 
 def _merged(codes: Codes, encoding: Encoding) -> Characters:

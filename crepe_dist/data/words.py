@@ -20,6 +20,7 @@ UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30F
 OUTSIDE, LETTER, ALONE, PAIR, PAIR_END = range(5)  # kinds of codes; a pair's are in the order of the codes
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
+Places = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,17 @@ class WordFinder:
         self._powers = _powers(RADIX, length)
         self._inverses = _powers(pow(RADIX, -1, 1 << 64), length)
 
-    def find(self, codes: Codes) -> Words:
-        """Find the distinct words of documents, uint8 [n, feature_len]; their numbers ascend."""
+    def bounds(self, codes: Codes) -> tuple[Places, Places, Places]:
+        """Tell which codes, uint8 [n, feature_len], are in words, begin words and end words, bool [n, feature_len]."""
         kind = np.pad(self._kind[codes], ((0, 0), (1, 1)))
         before, kind, after = kind[:, :-2], kind[:, 1:-1], kind[:, 2:]
         is_word = kind != OUTSIDE
         starts = is_word & ~_continues(before, kind)
-        ends = is_word & ~((after != OUTSIDE) & _continues(kind, after))
+        return is_word, starts, is_word & ~((after != OUTSIDE) & _continues(kind, after))
+
+    def find(self, codes: Codes) -> Words:
+        """Find the distinct words of documents, uint8 [n, feature_len]; their numbers ascend."""
+        is_word, starts, ends = self.bounds(codes)
         document, first = np.nonzero(starts)
         last = np.nonzero(ends)[1]
         # The digits of a word are read off the sums of those of its document.

@@ -25,7 +25,6 @@ from crepe_dist.model.part_weight import WeightCounts, combined
 SMOOTHING = 0.1  # documents that each class is taken to have with each word
 FEWEST = 2  # documents with a word; a word of one document says nothing about others
 UNITS = 1 << 16  # of log-odds, per nat
-MODERATION = 8.0  # words of a text depend on each other, so the sum of their log-odds says too much
 MOST_ROUNDS = 6
 LEAST_PROBABILITY = 1e-6
 Floats = npt.NDArray[np.float64]
@@ -78,7 +77,7 @@ def teachers(
         counts = (counted + words["unlabelled"].counts(soft)) / SHARE_UNIT + SMOOTHING
         prior = np.log((documents + soft.sum(axis=0)) / SHARE_UNIT + SMOOTHING)
         odds = np.rint((np.log(counts) - np.log(counts.sum(axis=0))) * UNITS)
-        bayes = {name: words[name].sums(odds) / UNITS + prior for name in network}
+        bayes = {name: _moderate(words[name].sums(odds) / UNITS + prior, words[name]) for name in network}
         teacher = _weighed(network, bayes, labels, number)
         if teacher.loss >= best.loss:
             return
@@ -97,7 +96,7 @@ def _weighed(
     network: Mapping[str, Floats], bayes: Mapping[str, Floats], labels: npt.NDArray[np.int32], number: int
 ) -> Teacher:
     """Weigh naive Bayes beside the network, and calibrate both, by the validation split."""
-    parts = {name: np.stack([network[name], _moderate(bayes[name])], axis=1).astype(np.float32) for name in network}
+    parts = {name: np.stack([network[name], bayes[name]], axis=1).astype(np.float32) for name in network}
     fit, calibration = WeightCounts(), CalibrationCounts()
     fit.add(parts["validation"], labels)
     weight = fit.fitted() if number else 0.0
@@ -109,5 +108,7 @@ def _weighed(
     return Teacher(probabilities, number, weight, temperature, *calibration.loss(), accuracy)
 
 
-def _moderate(odds: Floats) -> Floats:
-    return np.asarray((odds - odds.max(axis=1, keepdims=True)) / MODERATION)
+def _moderate(odds: Floats, words: Words) -> Floats:
+    """Divide log-odds by the root of the number of words: these depend on each other, so their sum says too much."""
+    lengths = np.maximum(np.diff(words.starts), 1)
+    return np.asarray((odds - odds.max(axis=1, keepdims=True)) / np.sqrt(lengths)[:, None])

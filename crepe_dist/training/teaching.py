@@ -22,6 +22,7 @@ from crepe_dist.data import soft_labels
 from crepe_dist.data.answers import read_answers
 from crepe_dist.data.dataset import UNLABELLED, Dataset, Documents, Split
 from crepe_dist.data.targets import SEVERAL, Targets
+from crepe_dist.data.word_dropout import with_word_dropout
 from crepe_dist.data.words import WordFinder, Words, joined
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.engines.engine import Engine
@@ -40,6 +41,7 @@ from crepe_dist.training.scoring_pass import logits_of
 from crepe_dist.wording import counted, excerpt, percent
 
 CHUNK = 1 << 18  # codes in which words are found at once
+WORD_DROPOUT = 0.5  # largest share of a text's words that a student does not see in an epoch
 SHOWN_CLASSES, LABEL_CELLS = 8, 40
 
 
@@ -61,7 +63,9 @@ class Lesson:
 
     def data(self, data: Dataset) -> Dataset:
         """Return the data set from which the student learns."""
-        return soft_labels.taught(data, self.rows, self.targets)
+        taught = soft_labels.taught(data, self.rows, self.targets)
+        train = with_word_dropout(taught.splits["train"], WORD_DROPOUT, data.encoding)
+        return replace(taught, splits={**taught.splits, "train": train})
 
     def judged(
         self, reported: dict[str, Any], made: dict[str, Any]
