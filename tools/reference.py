@@ -39,7 +39,8 @@ def options() -> str:
         "# Options of train",
         "",
         "Flags (`--model.size tiny`) and keys of a YAML file (`--config`) have the same names. Flags take precedence.",
-        "`supervise` accepts them as well. In a file, `run-dir` is `run_dir`.",
+        "`supervise` accepts them as well. In a file, `run-dir` is `run_dir`. The flags `--on`, `--processes` and",
+        "`--max-restarts` start the processes on a [cluster](../how-to/clusters.md).",
     ]
     for name, kind in {"": config.Config, **config.GROUPS}.items():
         about = parse(kind.__doc__ or "")

@@ -71,7 +71,8 @@ class Control:
 
     @property
     def is_supervised(self) -> bool:
-        return self._socket is not None
+        """True if another program restarts this process after a failure."""
+        return SUPERVISED_AS in os.environ
 
     @contextmanager
     def deferring(self) -> Iterator[None]:

@@ -1,11 +1,20 @@
-"""Processes of this machine that are not our children, identified by pid and start time."""
+"""Processes of this machine that are not our children, identified by pid and start time; the end of our children."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def terminate_with_parent() -> None:
+    """Ask the kernel to send SIGTERM when the thread that starts this process ends; runs in the new process."""
+    libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 def start_time(pid: int) -> int | None:

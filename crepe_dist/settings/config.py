@@ -1,10 +1,11 @@
 """Configuration of a training run, composed of this room's dataclasses: defaults < YAML files < flags."""
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import Field, asdict, field, fields
 from pathlib import Path
 from typing import Any, Literal, Optional
@@ -17,7 +18,7 @@ from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.settings import arguments
 from crepe_dist.settings.data_options import DataOptions
-from crepe_dist.settings.limits import near, shortened
+from crepe_dist.settings.limits import near, shortened, whole
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.settings.schema import Name, Settings, Title, alternatives, choices, typed, wanted
 from crepe_dist.settings.training_options import (
@@ -31,6 +32,7 @@ from crepe_dist.settings.training_options import (
 from crepe_dist.settings.yaml_file import load, read
 
 Device = Literal["auto", "gpu", "cpu"]
+CLUSTERS = ("dask", "ray", "spark")
 # Short forms of flags that are typed often.
 ALIASES = {
     "--data": "data.source",
@@ -55,6 +57,7 @@ EXAMPLES = """  python -m crepe_dist.train                                    th
   python -m crepe_dist.train --config configs/smoke.yaml --epochs 3
   python -m crepe_dist.train --data data/mine --init-from runs/other   other classes, fine-tuned from that run
   python -m crepe_dist.train --data data/new --extend runs/other       more classes for that run, its own kept
+  python -m crepe_dist.train --on ray --processes 8 --data data/reviews   on a Ray cluster; also spark and dask
   python -m crepe_dist.train --dry-run                          shapes, memory, time; one step; writes nothing
   python -m crepe_dist.train --overfit-batches 2                can the network memorise 128 documents?
 
@@ -100,6 +103,20 @@ class Config(Settings):
         values = {name: value for name, value in self.to_dict().items() if name not in ("fresh", "dry_run")}
         return yaml.safe_dump(values, sort_keys=False)
 
+    def to_flags(self) -> list[str]:
+        """Return the flags of train that make this configuration, on another machine, too."""
+        mine, usual = (_by_dotted(config.to_dict()) for config in (self, Config()))
+        flags = []
+        for name, hint in settings().items():
+            if mine[name] == usual[name]:
+                continue
+            if name in ("fresh", "dry_run"):
+                flags.append(SWITCHES[name])
+            else:
+                is_text = isinstance(mine[name], str) and _reader(hint) is not _value
+                flags.append(f"{_flag(name)}={mine[name] if is_text else json.dumps(mine[name])}")
+        return flags
+
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the result; a run is resumed only if they are equal."""
         return {
@@ -113,11 +130,15 @@ class Config(Settings):
 
 def flat(settings: dict[str, Any]) -> dict[str, Any]:
     """Flatten settings to dotted names, without those that only select or name the run."""
+    return {name: value for name, value in _by_dotted(settings).items() if name not in ("name", "run_dir", "fresh")}
+
+
+def _by_dotted(settings: dict[str, Any]) -> dict[str, Any]:
     flattened: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
             flattened.update({f"{name}.{key}": nested for key, nested in value.items()})
-        elif name not in ("name", "run_dir", "fresh"):
+        else:
             flattened[name] = value
     return flattened
 
@@ -148,6 +169,15 @@ def parser() -> arguments.Parser:
         "--config", action="append", default=[], metavar="FILE", help="YAML file of settings; flags take precedence"
     )
     result.add_argument("--print_config", action="store_true", help="print all settings as YAML and exit")
+    cluster = result.add_argument_group("cluster", "Processes on a cluster, which restart after a failure.")
+    cluster.add_argument("--on", choices=CLUSTERS, help="engine of the cluster; default: this process alone")
+    cluster.add_argument("--processes", type=whole(1, 1 << 16), metavar="N", help="number of processes; with --on")
+    cluster.add_argument(
+        "--max-restarts",
+        type=whole(0, 10**9),
+        metavar="N",
+        help="restarts after failures, on ray and dask; preemptions do not count; default: 10",
+    )
     for group, options in {"": Config, **GROUPS}.items():
         about = docstring_parser.parse(options.__doc__ or "")
         texts = {param.arg_name: param.description or "" for param in about.params}
@@ -175,11 +205,19 @@ def _add(flags: argparse._ActionsContainer, name: str, text: str, field: Field[A
     flags.add_argument(
         *names,
         **common,
-        type=str if words or kinds == (Name,) else _name if {Name, Title}.intersection(kinds) else _value,
+        type=_reader(hint),
         choices=words or None,
         metavar=None if words else "PATH" if Name in kinds else field.name.upper(),
         help=f"{help} ({takes if words else f'{wanted(hint)}; {takes}'})",
     )
+
+
+def _reader(hint: Any) -> Callable[[str], Any]:
+    """Return the function that reads a setting of a type from the text of its flag."""
+    kinds = alternatives(hint)
+    if kinds == (Name,) or (choices(hint) and len(kinds) == 1):
+        return str
+    return _name if {Name, Title}.intersection(kinds) else _value
 
 
 def _flag(name: str) -> str:
@@ -204,8 +242,27 @@ def print_help(words: Sequence[str]) -> None:
         parser().parse_known_args(words)
 
 
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Where the processes of a run start.
+
+    Attributes:
+        engine: one of ``CLUSTERS``.
+        max_restarts: restarts after failures; ``None``: the default of the engine.
+    """
+
+    engine: str
+    processes: int
+    max_restarts: Optional[int]
+
+
 def parse(words: Sequence[str]) -> Config:
     """Parse a command line into a configuration."""
+    return parse_all(words)[0]
+
+
+def parse_all(words: Sequence[str]) -> tuple[Config, Optional[Cluster]]:
+    """Parse a command line into a configuration, and the cluster on which to train, if any."""
     flags = parser()
     values, rest = flags.parse_known_args(words)
     if rest and not rest[0].startswith("-"):
@@ -222,7 +279,28 @@ def parse(words: Sequence[str]) -> Config:
     if values.print_config:
         print(config.to_yaml(), end="")
         sys.exit()
-    return config
+    return config, _cluster(values)
+
+
+def _cluster(values: argparse.Namespace) -> Optional[Cluster]:
+    if values.on is None:
+        given = [flag for flag in ("processes", "max_restarts") if getattr(values, flag) is not None]
+        if given:
+            raise UserError(
+                f"{_flag(given[0])} without --on",
+                "this process trains alone, or a launcher started it",
+                f"give --on {'|'.join(CLUSTERS)}, or, on one machine, start with {invocation.typed('supervise')} -np N",
+            )
+        return None
+    if values.processes is None:
+        raise UserError(f"--on {values.on} without --processes", remedy="give the number of processes: --processes 4")
+    if values.on == "spark" and values.max_restarts is not None:
+        raise UserError(
+            "--max-restarts with --on spark",
+            "Spark itself restarts the processes",
+            "set spark.stage.maxConsecutiveAttempts",
+        )
+    return Cluster(values.on, values.processes, values.max_restarts)
 
 
 def _combined(args: argparse.Namespace) -> Config:

@@ -9,7 +9,6 @@ itself, the kernel sends SIGTERM to its workers.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import queue
 import signal
@@ -25,17 +24,11 @@ from crepe_dist.distributed import processes
 from crepe_dist.distributed.control import DESCRIPTOR
 from crepe_dist.distributed.environment import MACHINE
 from crepe_dist.distributed.messages import Message, encode, read_messages, read_text
+from crepe_dist.distributed.processes import terminate_with_parent
 
 UNSENT = 1000  # messages; with more, the agent stops reading from the workers
 LEAVE_SECONDS = 5.0  # to send the last messages
 DRAIN_SECONDS = 1.0  # to read what a worker left in its pipes, which a process that it started may keep open
-PR_SET_PDEATHSIG = 1
-libc = ctypes.CDLL(None, use_errno=True)
-
-
-def terminate_with_parent() -> None:
-    """Ask the kernel to send SIGTERM when the thread that starts this process ends; runs in the new process."""
-    libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 class _Worker:

@@ -1,4 +1,4 @@
-"""Terminal output of the supervisor: its own lines and those of its workers."""
+"""Terminal output of a supervisor or driver: its own lines and those of its workers."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from crepe_dist.errors import one_line
 
 
 class Console:
-    """Printer for several threads; closed standard streams are ignored."""
+    """Printer for several threads; closed standard streams are ignored.
 
-    def __init__(self, stdout: TextIO | None = None, stderr: TextIO | None = None) -> None:
+    Args:
+        name: start of its own lines.
+    """
+
+    def __init__(self, stdout: TextIO | None = None, stderr: TextIO | None = None, name: str = "supervise") -> None:
+        self._name = name
         self._stdout = stdout or sys.stdout
         self._stderr = stderr or sys.stderr
         # One lock per stream: while a write to stdout blocks, the supervisor can still write to stderr.
         self._locks = {id(stream): threading.Lock() for stream in (self._stdout, self._stderr)}
 
     def say(self, text: str) -> None:
-        """Print a line of the supervisor."""
+        """Print a line of the supervisor or driver."""
         # The text may come from another host, so control characters are escaped.
-        self._print(self._stderr, f"supervise: {one_line(text)}")
+        self._print(self._stderr, f"{self._name}: {one_line(text)}")
 
     def show(self, rank: int, stream: str, line: str) -> None:
         """Print a line that a worker wrote to ``stream``, stdout or stderr."""

@@ -53,7 +53,7 @@ def own_code(code: int | None) -> int:
 def in_words(code: int | None, hang: bool) -> str:
     """Describe a worker's end as the rest of a sentence; ``hang``: it may have been killed to end a hang."""
     if code is None:
-        return "was lost with its host's agent"
+        return "was lost with its node"
     if code < 0:
         try:
             name = signal.Signals(-code).name

@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 
 from crepe_dist.distributed.launch import LAUNCHERS
+from crepe_dist.distributed.processes import terminate_with_parent
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files import write_text
-from crepe_dist.supervising.agent import terminate_with_parent
 
 CONFIG = "settings.yaml"
 LOG = "log.txt"

@@ -1,14 +1,17 @@
-"""Environments with an engine each."""
+"""Environments with an engine each, a cluster of this machine, and the run of one process to compare with."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.clusters.cluster import SETTINGS, Cluster
+from tests.conftest import command, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,3 +38,21 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
         return made[engine]
 
     return of
+
+
+@pytest.fixture(scope="session")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    run(command("train", "--data", data, "--run-dir", folder / "run", *SETTINGS), folder)
+    return folder / "run"
+
+
+@pytest.fixture
+def cluster(
+    request: pytest.FixtureRequest, environment: Callable[[str], Path], data: Path, tmp_path: Path
+) -> Iterator[Cluster]:
+    """A cluster of the engine that the test's module names."""
+    started = Cluster(request.module.ENGINE, request.module.HOLD, environment(request.module.ENGINE), data, tmp_path)
+    yield started
+    started.end()

@@ -13,7 +13,7 @@ import yaml
 from crepe_dist import serve
 from crepe_dist.errors import ExitCode
 from crepe_dist.serving import open_inference
-from crepe_dist.settings.config import parse
+from crepe_dist.settings.config import parse, parse_all
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 VERSIONS = ("1.31", "1.37")
@@ -29,9 +29,14 @@ SERVICE, JOB = documents("job.yaml")
 (INFERENCE_SERVICE,) = documents("inferenceservice.yaml")
 PREDICTOR = INFERENCE_SERVICE["spec"]["predictor"]
 REPLICAS = MPIJOB["spec"]["mpiReplicaSpecs"]
+(RAYJOB,) = documents("rayjob.yaml")
+RAY = RAYJOB["spec"]["rayClusterSpec"]
+(RAY_WORKERS,) = RAY["workerGroupSpecs"]
 TEMPLATES = {
     "job": JOB["spec"]["template"],
     **{role: each["template"] for role, each in REPLICAS.items()},
+    "head": RAY["headGroupSpec"]["template"],
+    "ray": RAY_WORKERS["template"],
     "predictor": {"spec": {name: each for name, each in PREDICTOR.items() if not name.endswith("Replicas")}},
 }
 
@@ -87,7 +92,7 @@ def test_no_pod_runs_as_root_or_is_told_no_limits(template):
     assert each["image"] == "crepe-dist:cpu"
 
 
-@pytest.mark.parametrize("role", ["job", "Worker"])
+@pytest.mark.parametrize("role", ["job", "Worker", "head", "ray"])
 def test_those_that_compute_have_data_runs_and_shared_memory(role):
     template = TEMPLATES[role]
     volumes = {each["name"]: each for each in template["spec"]["volumes"]}
@@ -159,6 +164,27 @@ class TestJob:
         assert {"type": "DisruptionTarget", "status": "True"} in [
             condition for each in rules if each["action"] == "Ignore" for condition in each.get("onPodConditions", [])
         ]
+
+
+class TestRayJob:
+    def test_its_command_is_train_s_and_its_workers_have_room_for_the_processes(self):
+        command = RAYJOB["spec"]["entrypoint"].split()
+        config, cluster = parse_all(command[command.index(MODULE) + 1 :])
+        assert config.run_dir is not None
+        assert config.run_dir.startswith("/runs/")
+        assert cluster is not None
+        assert cluster.engine == "ray"
+        threads = int(yaml.safe_load(RAYJOB["spec"]["runtimeEnvYAML"])["env_vars"]["OMP_NUM_THREADS"])
+        cores = int(container(TEMPLATES["ray"])["resources"]["limits"]["cpu"])
+        assert cluster.processes == RAY_WORKERS["replicas"] * (cores // threads)
+
+    def test_nothing_but_crepe_dist_restarts_the_run(self):
+        assert RAYJOB["spec"]["backoffLimit"] == 0
+
+    def test_its_version_is_the_one_that_is_tested(self):
+        assert f'"ray=={RAY["rayVersion"]} ; ' in (LAUNCH.parent / "pyproject.toml").read_text(encoding="utf-8")
+        page = (LAUNCH.parent / "docs" / "how-to" / "clusters.md").read_text(encoding="utf-8")
+        assert f"ray[default]=={RAY['rayVersion']}" in page
 
 
 class TestMpiJob:

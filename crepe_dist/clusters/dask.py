@@ -1,0 +1,110 @@
+"""Training on Dask: an actor for each rank, on a worker of its own."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from crepe_dist import extras
+from crepe_dist.clusters.driver import Driver, Engine, Lost, Place
+from crepe_dist.clusters.rank import Rank
+from crepe_dist.distributed.control import Control
+from crepe_dist.errors import UserError
+from crepe_dist.runs.result import Result
+from crepe_dist.settings.config import Config
+
+LOOK_SECONDS = 1.0  # between looks at the list of workers
+ALIKE = "install the same crepe_dist, Dask and Python in the environment of every worker"
+
+
+def on_dask(config: Config, processes: int, max_restarts: int = 10) -> Result | None:
+    """Train in so many processes, each beside a Dask worker, on the cluster of this program's client.
+
+    Without a client, ``DASK_SCHEDULER_ADDRESS`` names the cluster. A process has as many threads as its worker.
+
+    Args:
+        max_restarts: restarts after failures; preemptions do not count.
+
+    Returns:
+        The result; ``None`` after a dry run, or with ``training.overfit_batches``.
+
+    Raises:
+        UserError: a problem that the caller can fix.
+        Stopped: SIGTERM or SIGINT arrived; everything is saved.
+    """
+    extras.require("dask", "training on Dask")
+    engine = DaskEngine()
+    with Control() as control, control.deferring():
+        return Driver(engine, config, processes, max_restarts, control).run()
+
+
+class DaskEngine(Engine):
+    """The cluster of a Dask client."""
+
+    name = "Dask"
+
+    def __init__(self) -> None:
+        import dask
+        import distributed
+
+        self._ranks: list[Any] = []
+        self._workers: list[str] = []
+        self._living: set[str] = set()
+        self._looked = 0.0
+        try:
+            self._client = distributed.Client.current()
+        except ValueError:
+            address = dask.config.get("scheduler-address", None)
+            why = "no client in this program, and DASK_SCHEDULER_ADDRESS is not set"
+            try:
+                if address is not None:
+                    self._client = distributed.Client(address)  # the default: actors look for it
+                    return
+            except (OSError, ValueError) as error:
+                why = str(error)
+            remedy = (
+                "start one: `dask scheduler` here, and `dask worker tcp://<this host>:8786` on each host; then set "
+            )
+            raise UserError("there is no Dask cluster", why, f"{remedy}DASK_SCHEDULER_ADDRESS") from None
+
+    def nodes(self) -> dict[str, int]:
+        return dict.fromkeys(self._client.ncores(), 1)
+
+    def place(self, processes: int) -> list[Place]:
+        workers = dict(sorted(self._client.ncores().items())[:processes])
+        if len(workers) < processes:
+            return []
+        self._workers = list(workers)
+        where = [{"workers": [worker], "allow_other_workers": False} for worker in workers]
+        futures = [self._client.submit(Rank, actor=True, pure=False, retries=0, **each) for each in where]
+        try:
+            self._ranks = [future.result(timeout=30) for future in futures]
+        except TimeoutError:  # a worker is gone
+            return []
+        except ImportError as error:
+            raise UserError("a Dask worker cannot run crepe_dist", str(error), ALIKE) from error
+        return [Place(worker.rpartition(":")[0].rpartition("/")[2], cores) for worker, cores in workers.items()]
+
+    def call(self, rank: int, method: str, *arguments: Any) -> Any:
+        try:
+            return rank, getattr(self._ranks[rank], method)(*arguments)
+        except RuntimeError:  # the actor's worker is gone
+            return rank, None
+
+    def answer(self, handle: Any) -> Any:
+        rank, future = handle
+        if future is None:
+            raise Lost
+        if not future.done():
+            if time.monotonic() > self._looked + LOOK_SECONDS:
+                self._living, self._looked = set(self._client.ncores()), time.monotonic()
+            if self._workers[rank] not in self._living:
+                raise Lost
+            return None
+        try:
+            return future.result()
+        except (OSError, ValueError) as error:
+            raise Lost from error
+
+    def release(self) -> None:
+        self._ranks = []  # the workers drop what no client holds

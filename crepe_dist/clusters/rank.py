@@ -1,0 +1,125 @@
+"""One rank of a training, as a process beside the engine's own worker; never imports MXNet or Horovod.
+
+The ranks meet at ``MASTER_ADDR`` and ``MASTER_PORT`` (``distributed.rendezvous``), so an engine only has to start them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+
+from crepe_dist.distributed.endpoint import ADDRESS, PORT
+from crepe_dist.distributed.launch import LAUNCHERS
+from crepe_dist.distributed.messages import read_text
+from crepe_dist.distributed.processes import terminate_with_parent
+from crepe_dist.errors import ExitCode, UserError
+from crepe_dist.version import __version__
+
+DRAIN_SECONDS = 1.0  # to read the rest of the output, whose pipe a process that the rank started may keep open
+
+
+class Rank:
+    """Process of one rank, started and watched by calls that return at once.
+
+    It gets SIGTERM, and saves, when this object goes or the engine's worker dies.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader: threading.Thread | None = None
+
+    def free_port(self) -> int:
+        """Return a port at which rank 0 can open the store."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return int(probe.getsockname()[1])
+
+    def start(
+        self,
+        rank: int,
+        size: int,
+        address: str,
+        port: int,
+        flags: Sequence[str],
+        folder: str,
+        variables: Mapping[str, str],
+        version: str,
+    ) -> None:
+        """Start the process; ``poll`` reports an error.
+
+        Args:
+            address: name or address of rank 0's host.
+            port: port that is free there.
+            flags: flags of train.
+            folder: working directory.
+            variables: further environment variables.
+            version: version of crepe_dist where the run was started.
+        """
+        place = {"RANK": str(rank), "WORLD_SIZE": str(size), ADDRESS: address, PORT: str(port)}
+        others = {name for _, *names in LAUNCHERS for name in names}
+        own = {name: value for name, value in os.environ.items() if name not in others}
+        where = f"on {socket.gethostname()}, for rank {rank}"
+        try:
+            if version != __version__:
+                raise UserError(
+                    f"another version of crepe_dist {where}",
+                    f"{__version__} there, {version} where the run was started",
+                    "install the same version on every node",
+                )
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "crepe_dist.train", *flags],
+                cwd=folder,
+                env={"PYTHONUNBUFFERED": "1", **own, **variables, **place},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=terminate_with_parent,
+            )
+        except OSError as error:
+            remedy = "run the command in a folder that every node has, and share it"
+            self._fail(UserError(f"train cannot be started {where}", str(error), remedy))
+        except UserError as error:
+            self._fail(error)
+        else:
+            # Neither is a method, which would keep this object alive.
+            weakref.finalize(self, self._process.terminate)
+            self._reader = threading.Thread(target=_read, args=(self._process, self._lines), daemon=True)
+            self._reader.start()
+
+    def poll(self) -> tuple[list[str], int | None]:
+        """Return the lines printed since the last call, and the exit code once there is one."""
+        code: int | None = ExitCode.ERROR if self._process is None else self._process.poll()
+        if code is not None and self._process is not None and self._reader is not None:
+            with contextlib.suppress(OSError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # the processes that it started
+            self._reader.join(DRAIN_SECONDS)
+        lines = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                lines.append(self._lines.get_nowait())
+        return lines, code
+
+    def stop(self) -> None:
+        """Ask the process to save and stop."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def _fail(self, error: UserError) -> None:
+        for line in str(error).splitlines():
+            self._lines.put(line)
+
+
+def _read(process: subprocess.Popen[bytes], lines: queue.SimpleQueue[str]) -> None:
+    assert process.stdout is not None
+    for line in read_text(process.stdout):
+        lines.put(line)

@@ -1,0 +1,114 @@
+"""Training on Ray: an actor for each rank, packed by a placement group."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from crepe_dist import extras
+from crepe_dist.clusters.driver import Driver, Engine, Lost, Place
+from crepe_dist.clusters.rank import Rank
+from crepe_dist.distributed.control import Control
+from crepe_dist.distributed.launch import Launch, threads
+from crepe_dist.errors import UserError
+from crepe_dist.runs.result import Result
+from crepe_dist.settings.config import Config
+
+PLACE_SECONDS = 5.0
+ALIKE = "install the same crepe_dist, Ray and Python in the environment of every node"
+
+
+def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result | None:
+    """Train in so many processes on the Ray cluster of this program, or on the one that ``RAY_ADDRESS`` names.
+
+    Each process takes one CPU, or ``OMP_NUM_THREADS``, and with ``device="gpu"`` one GPU.
+
+    Args:
+        max_restarts: restarts after failures; preemptions do not count.
+
+    Returns:
+        The result; ``None`` after a dry run, or with ``training.overfit_batches``.
+
+    Raises:
+        UserError: a problem that the caller can fix.
+        Stopped: SIGTERM or SIGINT arrived; everything is saved.
+    """
+    extras.require("ray", "training on Ray")
+    engine = RayEngine(threads(Launch()) if os.environ.get("OMP_NUM_THREADS") else 1, config.device == "gpu")
+    with Control() as control, control.deferring():
+        return Driver(engine, config, processes, max_restarts, control).run()
+
+
+class RayEngine(Engine):
+    """A Ray cluster.
+
+    Args:
+        cpus: CPUs of each process.
+        gpu: each process also takes a GPU.
+    """
+
+    name = "Ray"
+
+    def __init__(self, cpus: int, gpu: bool) -> None:
+        # Under `uv run`, Ray would start its workers by `uv run`, too, in environments that they make.
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        import ray
+
+        self._ray = ray
+        self._bundle = {"CPU": float(cpus), **({"GPU": 1.0} if gpu else {})}
+        self._group: Any = None
+        self._ranks: list[Any] = []
+        if not ray.is_initialized():
+            try:
+                ray.init(address="auto", log_to_driver=False, logging_level="WARNING")
+            except ConnectionError as error:
+                raise UserError(
+                    "there is no Ray cluster",
+                    str(error).splitlines()[0],
+                    "start one: `ray start --head` here, and `ray start --address=<this host>:6379` on other hosts; or "
+                    "name one in RAY_ADDRESS",
+                ) from error
+            except RuntimeError as error:  # another version of Ray or Python there
+                raise UserError("this Ray cluster cannot be used", " ".join(str(error).split()), ALIKE) from error
+
+    def nodes(self) -> dict[str, int]:
+        resources = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+        needs = self._bundle.items()
+        return {node: min(int(each.get(kind, 0) // need) for kind, need in needs) for node, each in resources.items()}
+
+    def place(self, processes: int) -> list[Place]:
+        util = self._ray.util
+        self._group = util.placement_group([self._bundle] * processes, strategy="PACK")
+        if not self._group.wait(PLACE_SECONDS):
+            self.release()
+            return []
+        actor = self._ray.remote(Rank)
+        options = {"num_cpus": self._bundle["CPU"], "num_gpus": self._bundle.get("GPU", 0)}
+        strategies = (
+            util.scheduling_strategies.PlacementGroupSchedulingStrategy(self._group, bundle)
+            for bundle in range(processes)
+        )
+        self._ranks = [actor.options(scheduling_strategy=each, **options).remote() for each in strategies]
+        hosts = {node["NodeID"]: node["NodeManagerAddress"] for node in self._ray.nodes()}
+        nodes = util.placement_group_table(self._group)["bundles_to_node_id"]
+        return [Place(hosts[nodes[bundle]], int(self._bundle["CPU"])) for bundle in range(processes)]
+
+    def call(self, rank: int, method: str, *arguments: Any) -> Any:
+        return getattr(self._ranks[rank], method).remote(*arguments)
+
+    def answer(self, handle: Any) -> Any:
+        errors = self._ray.exceptions
+        if not self._ray.wait([handle], timeout=0)[0]:
+            return None
+        try:
+            return self._ray.get(handle)
+        except errors.RayError as error:
+            if "ModuleNotFoundError" in str(error) or not isinstance(error, errors.RayActorError):
+                last = str(error).strip().splitlines()[-1]
+                raise UserError("a node of the Ray cluster cannot run crepe_dist", last, ALIKE) from error
+            raise Lost from error
+
+    def release(self) -> None:
+        if self._group is not None:
+            self._ray.util.remove_placement_group(self._group)
+            self._group, self._ranks = None, []

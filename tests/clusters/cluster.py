@@ -1,0 +1,128 @@
+"""A cluster on this machine in a process of its own, and commands that train on it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from tests.chaos import harness
+from tests.conftest import QUICK
+
+EPOCHS = 30
+SETTINGS = [*QUICK, "--data.batch_size=25", f"--training.epochs={EPOCHS}", "--checkpoint.every=4"]
+RANKS = 2
+
+
+class Cluster:
+    """A cluster, and a folder to train in.
+
+    Args:
+        hold: script that starts the cluster, prints its address, and obeys the words ``remove`` and ``add``.
+        programs: ``bin`` of the environment.
+        folder: empty folder.
+    """
+
+    def __init__(self, engine: str, hold: str, programs: Path, data: Path, folder: Path) -> None:
+        self._engine, self._programs, self._data, self._folder = engine, programs, data, folder
+        self.run_dir = folder / "run"
+        self._holder = subprocess.Popen(
+            [programs / "python", "-c", hold],
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=(folder / "cluster.txt").open("w"),
+            text=True,
+        )
+        self.address = self._answer()
+        self._trainings: list[subprocess.Popen[str]] = []
+
+    def do(self, word: str) -> None:
+        """Remove or add a node."""
+        assert self._holder.stdin is not None
+        print(word, file=self._holder.stdin, flush=True)
+        assert self._answer() == "done"
+
+    def _answer(self) -> str:
+        assert self._holder.stdout is not None
+        while line := self._holder.stdout.readline():
+            if line.startswith("> "):
+                return line[2:].strip()
+        raise AssertionError((self._folder / "cluster.txt").read_text())
+
+    def train(
+        self, *flags: str, variables: dict[str, str] | None = None, processes: int = RANKS
+    ) -> subprocess.Popen[str]:
+        """Start ``crepe train --on`` the cluster; its output goes to the file ``printed.txt``."""
+        arguments = ["--on", self._engine, "--processes", str(processes), "--data", str(self._data)]
+        names = {"ray": "RAY_ADDRESS", "dask": "DASK_SCHEDULER_ADDRESS", "spark": "PYSPARK_SUBMIT_ARGS"}
+        address = f"--master {self.address} pyspark-shell" if self._engine == "spark" else self.address
+        process = subprocess.Popen(
+            [self._programs / "crepe", "train", *arguments, "--run-dir", str(self.run_dir), *SETTINGS, *flags],
+            cwd=self._folder,
+            env={**os.environ, names[self._engine]: address, **(variables or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=(self._folder / "printed.txt").open("w"),
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._trainings.append(process)
+        return process
+
+    @property
+    def printed(self) -> str:
+        return (self._folder / "printed.txt").read_text()
+
+    def wait_for(self, text: str, seconds: float = 120) -> None:
+        due = time.monotonic() + seconds
+        while text not in self.printed:
+            assert self._trainings[-1].poll() is None, self.printed
+            assert time.monotonic() < due, self.printed
+            time.sleep(0.1)
+
+    def wait_for_saved_state(self) -> None:
+        harness.wait_for(lambda: harness.has_saved(self.run_dir) or self._trainings[-1].poll() is not None, 120)
+        assert self._trainings[-1].poll() is None, self.printed
+
+    def ranks(self) -> dict[int, int]:
+        """Map the rank of each process that trains to its id."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and f"--run-dir={self.run_dir}".encode() in (entry / "cmdline").read_bytes():
+                    variables = dict(
+                        line.partition(b"=")[::2] for line in (entry / "environ").read_bytes().split(b"\0")
+                    )
+                    found[int(variables[b"RANK"])] = int(entry.name)
+            except (OSError, KeyError):
+                continue
+        return found
+
+    def end(self) -> None:
+        for training in self._trainings:
+            if training.poll() is None:
+                training.kill()
+                training.wait()
+        try:
+            self._holder.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._holder.kill()
+            self._holder.communicate()
+        self.wait_for_no_rank()
+
+    def wait_for_no_rank(self) -> None:
+        harness.wait_for(lambda: not self.ranks(), 60)
+
+
+def finish(process: subprocess.Popen[str], cluster: Cluster) -> str:
+    """Return what a training printed that must end well."""
+    assert process.wait(200) == 0, cluster.printed
+    return cluster.printed
+
+
+def digest(run_dir: Path) -> str:
+    """Return the SHA-256 of the reported parameters."""
+    (checkpoint,) = run_dir.glob(f"checkpoints/crepe_epoch_{EPOCHS - 1}_*.params")
+    return hashlib.sha256(checkpoint.read_bytes()).hexdigest()

@@ -1,0 +1,218 @@
+"""The driver with an engine that only pretends, and the process of a rank; quick, without an engine installed."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crepe_dist.clusters import driver
+from crepe_dist.clusters.driver import Driver, Engine, Lost, Place, cause_of
+from crepe_dist.clusters.rank import Rank
+from crepe_dist.distributed.control import Control, Stopped
+from crepe_dist.errors import ExitCode, UserError
+from crepe_dist.settings.config import Config, parse
+from crepe_dist.version import __version__
+from tests.chaos import harness
+
+LOST = object()
+CONFIGS = [
+    [],
+    ["--config", "configs/smoke.yaml", "--data", "data/x", "--name", "one two", "--fresh"],
+    ["--training.class_weights", '{"a": 2.5}', "--training.patience", "3"],
+    ["--training.class_weights", "balanced", "--init-from", "runs/x", "--dry-run", "--profile"],
+]
+
+
+class Pretended(Engine):
+    """An engine whose ranks end as told.
+
+    Args:
+        starts: exit codes of the ranks of each start, or ``LOST``; ``None`` for a rank that runs until it is stopped.
+        rooms: sizes of the cluster, in the order in which the driver looks.
+    """
+
+    name = "Pretended"
+
+    def __init__(self, starts: Sequence[Sequence[Any]], rooms: Sequence[int] = (2,)) -> None:
+        self._starts = iter(starts)
+        self._rooms = itertools.chain(rooms, itertools.repeat(rooms[-1]))
+        self.placed: list[int] = []
+        self.started: list[tuple[Any, ...]] = []
+        self.released = 0
+
+    def nodes(self) -> dict[str, int]:
+        return {f"node{number}": 1 for number in range(next(self._rooms))}
+
+    def place(self, processes: int) -> list[Place]:
+        self.placed.append(processes)
+        self._codes = list(next(self._starts))
+        return [Place(f"host{rank}", 3) for rank in range(processes)]
+
+    def call(self, rank: int, method: str, *arguments: Any) -> Any:
+        if method == "start":
+            self.started.append(arguments)
+        if method == "stop" and self._codes[rank] is None:
+            self._codes[rank] = ExitCode.STOPPED
+        return rank, method
+
+    def answer(self, handle: Any) -> Any:
+        rank, method = handle
+        if self._codes[rank] is LOST:
+            raise Lost
+        return 4711 if method == "free_port" else ([], self._codes[rank])
+
+    def release(self) -> None:
+        self.released += 1
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(driver, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(driver, "ROOM_SECONDS", 0.0)
+    monkeypatch.setattr(driver, "OTHERS_SECONDS", 0.2)
+
+    def of(engine: Engine, restarts: int = 1) -> Any:
+        with Control() as control, control.deferring():
+            return Driver(engine, Config(), 2, restarts, control).run()
+
+    return of
+
+
+def test_all_done(train):
+    engine = Pretended([[0, 0]])
+    assert train(engine) is None  # no rank has printed a checkpoint
+    assert engine.released
+    assert [each[:4] for each in engine.started] == [(0, 2, "host0", 4711), (1, 2, "host0", 4711)]
+    assert engine.started[0][6]["OMP_NUM_THREADS"] == os.environ.get("OMP_NUM_THREADS", "3")
+
+
+@pytest.mark.parametrize("ends", [[69, -9], [70, 69], [LOST, 69], [69, LOST], [-9, None], [76, 76]])
+def test_a_failure_restarts_all_once(train, capsys, ends):
+    engine = Pretended([ends, [0, 0]])
+    train(engine)
+    assert engine.placed == [2, 2]
+    assert "restarting from the newest saved state; 0 restarts left" in capsys.readouterr().err
+    with pytest.raises(UserError, match="rank") as failed:
+        train(Pretended([ends, ends]))
+    assert failed.value.code == ExitCode.FAILURE
+
+
+def test_a_preemption_costs_no_restart(train):
+    engine = Pretended([[75, 75], [75, 69], [0, 0]])
+    train(engine, restarts=0)
+    assert engine.placed == [2, 2, 2]
+
+
+@pytest.mark.parametrize("ends", [[1, 1], [69, 1], [2, 2]])
+def test_a_mistake_ends_the_run(train, ends):
+    engine = Pretended([ends])
+    with pytest.raises(UserError):
+        train(engine)
+    assert engine.placed == [2]
+
+
+def test_a_smaller_cluster_trains_with_fewer_and_grows(train, capsys):
+    engine = Pretended([[LOST, 69], [None], [0, 0]], rooms=[2, 1, 1, 2])
+    train(engine)
+    assert engine.placed == [2, 1, 2]
+    assert "there is another node: asking all to save and stop" in capsys.readouterr().err
+
+
+def test_the_first_start_waits_for_all(train, monkeypatch):
+    monkeypatch.setenv("CREPE_DIST_MEETING_SECONDS", "0.1")
+    with pytest.raises(UserError, match="the Pretended cluster has no room for 2 processes"):
+        train(Pretended([], rooms=[1]))
+
+
+def test_a_signal_stops_all(train, monkeypatch):
+    engine = Pretended([[None, None]])
+    monkeypatch.setattr(driver, "ROOM_SECONDS", 0.0)
+    place = engine.place
+
+    def then_signal(processes: int) -> list[Place]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return place(processes)
+
+    monkeypatch.setattr(engine, "place", then_signal)
+    with pytest.raises(Stopped, match="SIGTERM"):
+        train(engine)
+    assert engine.released
+
+
+def test_the_cause_is_a_mistake_then_who_ended_first_but_for_those_who_lost_a_peer():
+    assert cause_of([(0, 69), (1, 1), (2, 70)]) == (1, 1)
+    assert cause_of([(1, 69), (0, 70), (2, -9)]) == (0, 70)
+    assert cause_of([(1, 69), (0, 0)]) == (1, 69)
+    assert cause_of([(1, 0), (0, 0)]) == (0, 0)
+
+
+@pytest.mark.parametrize("words", CONFIGS)
+def test_flags_make_the_same_configuration(words):
+    config = parse(words)
+    assert parse(config.to_flags()) == config
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--processes", "2"], "--processes without --on"),
+        (["--max-restarts", "2"], "--max-restarts without --on"),
+        (["--on", "ray"], "--on ray without --processes"),
+        (["--on", "spark", "--processes", "2", "--max-restarts", "3"], "--max-restarts with --on spark"),
+        (["--on", "hadoop"], "--on is hadoop"),
+    ],
+)
+def test_flags_that_do_not_fit_are_mistakes(words, what):
+    with pytest.raises(UserError, match=what):
+        parse(words)
+
+
+@pytest.mark.parametrize("engine", ["dask", "ray", "spark"])
+def test_without_the_engine_it_says_how_to_install_it(complaint, engine, tmp_path):
+    said = complaint("train", "--on", engine, "--processes", 2, cwd=tmp_path)
+    assert "not installed" in said
+    assert f"--extra {engine}" in said
+
+
+class TestRank:
+    def start(self, folder: Path, flags: Sequence[str] = ("--version",), version: str = __version__) -> Rank:
+        rank = Rank()
+        rank.start(0, 1, "127.0.0.1", rank.free_port(), flags, str(folder), {}, version)
+        return rank
+
+    def end(self, rank: Rank) -> tuple[str, int]:
+        printed: list[str] = []
+        code = None
+        while code is None:
+            lines, code = rank.poll()
+            printed += lines
+        return "\n".join(printed), code
+
+    def test_its_output_and_its_code_arrive(self, tmp_path):
+        assert self.end(self.start(tmp_path)) == (f"crepe_dist {__version__}", 0)
+
+    def test_a_folder_that_is_not_there(self, tmp_path):
+        printed, code = self.end(self.start(tmp_path / "nowhere"))
+        assert code == ExitCode.ERROR
+        assert "train cannot be started" in printed
+        assert "run the command in a folder that every node has" in printed
+
+    def test_another_version(self, tmp_path):
+        printed, code = self.end(self.start(tmp_path, version="0.0.9"))
+        assert code == ExitCode.ERROR
+        assert f"{__version__} there, 0.0.9 where the run was started" in printed
+
+    def test_who_drops_it_stops_it(self, data, tmp_path):
+        run = tmp_path / "run"
+        rank = self.start(tmp_path, ["--data", str(data), "--run-dir", str(run), "--training.epochs=4000"])
+        harness.wait_for((run / "metrics.jsonl").exists)
+        process = rank._process
+        assert process is not None
+        del rank
+        assert process.wait(30) == ExitCode.STOPPED
