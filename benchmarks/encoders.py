@@ -40,7 +40,7 @@ def vectors(model: str, texts: list[str]) -> Vector:
 def _saved(model: str) -> dict[str, Vector]:
     known: dict[str, Vector] = {}
     for path in _folder(model).glob("*.npz"):
-        with np.load(path) as saved:
+        with np.load(path, allow_pickle=False) as saved:
             known.update(zip(saved["keys"].tolist(), saved["vectors"]))
     return known
 
@@ -57,5 +57,5 @@ def _encode(model: str, texts: list[str]) -> Vector:
         done = subprocess.run(worker, capture_output=True, text=True)
         if done.returncode != 0:
             raise UserError(f"{model} failed", done.stderr[-1000:], "run the command by itself")
-        encoded: Vector = np.load(target)
+        encoded: Vector = np.load(target, allow_pickle=False)
         return encoded
