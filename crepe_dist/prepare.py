@@ -20,11 +20,12 @@ from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, Tim
 from rich.progress import Progress as Bar
 
 from crepe_dist import command, invocation
-from crepe_dist.data.dataset import UNLABELLED, open_dataset, verify
+from crepe_dist.data.dataset import UNLABELLED, open_dataset
+from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable
 from crepe_dist.preparing import amazon
-from crepe_dist.preparing.flags import AMAZON, parser, steps
+from crepe_dist.preparing.flags import AMAZON, parser
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_table, write_table
 from crepe_dist.preparing.out_folder import leftovers
@@ -33,6 +34,7 @@ from crepe_dist.preparing.preparation import (
     Steps,
     finish_steps,
 )
+from crepe_dist.preparing.steps import steps
 from crepe_dist.reports import data_page
 from crepe_dist.scratch import scratch
 

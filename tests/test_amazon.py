@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crepe_dist.data.dataset import open_dataset, verify
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
 from crepe_dist.preparing import amazon
 from crepe_dist.preparing.amazon import CATEGORIES, FILES, RECORDS, fetch

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from crepe_dist.data.dataset import Dataset, open_dataset, verify
+from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.data.targets import open_targets
+from crepe_dist.data.verification import verify
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.exchange.parameter import Parameter

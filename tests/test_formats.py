@@ -21,9 +21,10 @@ from crepe_dist.preparing.checking import Rules, Share
 from crepe_dist.preparing.formats import lines
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import MAX_RECORD
+from crepe_dist.preparing.opening import open_source
 from crepe_dist.preparing.pool import pool
 from crepe_dist.preparing.reading import Reader
-from crepe_dist.preparing.sources import Reading, Source, find_sources, open_source
+from crepe_dist.preparing.sources import Reading, Source, find_sources
 from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Texts, map_rows
 
 

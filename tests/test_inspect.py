@@ -12,7 +12,8 @@ import pytest
 import crepe_dist
 from crepe_dist import inspect
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import open_dataset, verify
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.verification import verify
 from crepe_dist.files import write_csv
 from crepe_dist.inspecting import out_of_fold
 from crepe_dist.inspecting.confident_learning import label_errors

@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import crepe_dist
-from crepe_dist.data.dataset import open_dataset, verify
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.flags import parser, steps
+from crepe_dist.preparing.flags import parser
 from crepe_dist.preparing.preparation import finish_steps
+from crepe_dist.preparing.steps import steps
 
 ROWS = [(f"T-{number:03}", "ab"[number % 2], f"text {number} ü") for number in range(40)]
 NAMES = ("ticket", "label", "text")

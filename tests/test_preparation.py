@@ -21,8 +21,9 @@ from crepe_dist.data import writing
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.characters import MAX_CHARACTERS
 from crepe_dist.data.composition import Composition
-from crepe_dist.data.dataset import QUARANTINE, open_dataset, verify
+from crepe_dist.data.dataset import QUARANTINE, open_dataset
 from crepe_dist.data.order import epoch_order
+from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.preparing import reading

@@ -13,8 +13,9 @@ import pytest
 
 import crepe_dist
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import open_dataset, verify
+from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.origins import hashes
+from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.checking import Share

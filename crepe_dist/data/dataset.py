@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Union
@@ -25,7 +24,7 @@ from typing import Any, Union
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist import invocation, machine
+from crepe_dist import invocation
 from crepe_dist.data import origins
 from crepe_dist.data.alphabet import BLANK, Codes, Encoding
 from crepe_dist.data.arrays import IDS, TEXTS, check_strings, map_array, read_string, read_strings, string_files
@@ -33,7 +32,7 @@ from crepe_dist.data.composition import Composition
 from crepe_dist.data.origins import Origin
 from crepe_dist.data.targets import ONE, SEVERAL, Targets, file_of, kind_and_most, open_targets
 from crepe_dist.errors import UserError, unreadable
-from crepe_dist.files import integer, read_json, sha256, write_json
+from crepe_dist.files import integer, read_json, write_json
 
 FORMAT = 3
 MANIFEST = "dataset.json"
@@ -375,52 +374,3 @@ def _open_split(documents: Documents, classes: int, manifest: dict[str, Any]) ->
         raise ValueError(f"{WEIGHTS} holds weights that are not from 0 to {LARGEST_WEIGHT:g}")
     targets = None if labelled == ONE else open_targets(folder, name, rows, labelled, most, classes)
     return Split(**vars(documents), labels=labels, weights=weights, targets=targets)
-
-
-def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None] = lambda: None) -> None:
-    """Compare the SHA-256 of every file with the manifest.
-
-    Args:
-        record: cache file with the size, times and inode of verified files. A file that still has these is not read
-            again.
-        beat: callback during reading, such as a watchdog's heartbeat.
-
-    Raises:
-        UserError: A file differs from the manifest; the message names it.
-    """
-    splits = dataset.manifest["parts"].values()
-    digests = {file: about["sha256"] for split in splits for file, about in split["files"].items()}
-    known = _read_record(record)
-    attributes = {file: _attributes(dataset.folder / file) for file in digests}
-    unread = [file for file in digests if known.get(file) != [digests[file], *attributes[file]]]
-    with ThreadPoolExecutor(machine.cores()) as pool:
-        for file, digest in zip(unread, pool.map(lambda file: _digest(dataset.folder / file, beat), unread)):
-            if digest != digests[file]:
-                raise UserError(
-                    f"{dataset.folder / file} was altered since it was prepared",
-                    "its SHA-256 is not the one in the manifest",
-                    "prepare the data again",
-                )
-    if record is not None and unread:
-        record.parent.mkdir(exist_ok=True)
-        write_json(record, {file: [digests[file], *stat] for file, stat in attributes.items()})
-
-
-def _digest(path: Path, beat: Callable[[], None]) -> str:
-    try:
-        return sha256(path, follow=False, beat=beat)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be verified", str(error), "prepare the data again") from error
-
-
-def _attributes(path: Path) -> list[int]:
-    about = path.stat()
-    return [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
-
-
-def _read_record(path: Path | None) -> dict[str, Any]:
-    try:
-        known = read_json(path) if path is not None else {}
-    except (OSError, ValueError):
-        return {}  # verify reads all files then
-    return known if isinstance(known, dict) else {}

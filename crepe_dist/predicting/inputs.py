@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.rows import BadRow, OpenFile, Row, check_text
-from crepe_dist.preparing.sources import LINES, PIPE, Reading, Source, by_suffix, open_source
+from crepe_dist.preparing.opening import open_source
+from crepe_dist.preparing.sources import LINES, PIPE, Reading, Source, by_suffix
 
 KINDS = (LINES, "csv", "tsv", "jsonl", "parquet")
 GROUP = 1024  # rows in a group

@@ -1,37 +1,17 @@
-"""Flags of the command `prepare`, and the preparation that they describe."""
+"""Flags of the command `prepare`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable
 
-from crepe_dist import invocation
-from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import MANIFEST, SAMPLE
-from crepe_dist.data.targets import KINDS, ONE, SEVERAL, SOFT
-from crepe_dist.errors import UserError
-from crepe_dist.files import read_json
-from crepe_dist.preparing import amazon, remote
-from crepe_dist.preparing.auto_encoding import MISSED, Alphabet, Fit
+from crepe_dist.data.targets import KINDS
+from crepe_dist.preparing import amazon
+from crepe_dist.preparing.auto_encoding import MISSED
 from crepe_dist.preparing.checking import Share
-from crepe_dist.preparing.corrections import read_corrections
-from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.label_map import read_map
-from crepe_dist.preparing.labelling import Labelling
-from crepe_dist.preparing.out_folder import check_out
-from crepe_dist.preparing.preparation import (
-    MAX_BAD,
-    MAX_EXPANSION,
-    PrepareOptions,
-    Steps,
-    merge_in_steps,
-    prepare_in_steps,
-)
-from crepe_dist.preparing.selection import DEDUPE, VALIDATION_FROM, SplitOptions
-from crepe_dist.preparing.sources import FORMATS, SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
+from crepe_dist.preparing.preparation import MAX_BAD, MAX_EXPANSION
+from crepe_dist.preparing.selection import DEDUPE, VALIDATION_FROM
+from crepe_dist.preparing.sources import FORMATS, SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN
 from crepe_dist.settings import arguments
 from crepe_dist.settings.allowed_values import CUTS, LONGEST_DOCUMENT, MODES
 from crepe_dist.settings.data_options import LONGEST_FITTED
@@ -250,170 +230,6 @@ def parser() -> arguments.Parser:
         "--downloads", type=Path, default=Path("data/downloads"), help="folder for the files; default: data/downloads"
     )
     return flags
-
-
-def steps(args: Any, page: Callable[[dict[str, Any]], str] | None, command: str) -> Steps:
-    """Run the preparation that parsed flags describe, as a generator of its progress.
-
-    Args:
-        page: function that renders the report's numbers as HTML; ``None`` for no page.
-        command: command line, for the report.
-
-    Raises:
-        UserError: a source does not exist, or flags contradict each other.
-    """
-    named = [*args.source, args.test, args.validation, *(args.unlabelled or ())]
-    urls = [name for name in named if remote.is_url(name)]
-    if args.merge or not urls:
-        return (yield from _local_steps(args, page, command))
-    check_out(args.out, args.overwrite)  # before a long download
-    with remote.folder_beside(args.out) as folder:
-        copies = {}
-        for url in dict.fromkeys(urls):
-            copies[url] = str((yield from remote.copy_in_steps(url, folder)))
-        local = argparse.Namespace(**vars(args))
-        local.source = [copies.get(name, name) for name in args.source]
-        local.test, local.validation = (
-            copies.get(args.test, args.test),
-            copies.get(args.validation, args.validation),
-        )
-        local.unlabelled = [copies.get(name, name) for name in args.unlabelled or ()]
-        return (yield from _local_steps(local, page, remote.without_secrets(command), folder))
-
-
-def _local_steps(
-    args: Any, page: Callable[[dict[str, Any]], str] | None, command: str, copies: Path | None = None
-) -> Steps:
-    """Run a preparation of local files, some of which may be ``copies`` of others."""
-    if args.corrections is not None and args.part.of > 1:
-        raise UserError(
-            "--corrections cannot be combined with --part",
-            "all rows are needed to apply them",
-            "prepare the data on one machine",
-        )
-    arguments.check_output(args.propose_labels, "--propose-labels")
-    labelling, columns = _labelling(args)
-    wanted = Wanted(args.label, args.title, tuple(args.text or ()), args.weight, columns, args.id)
-    reading = Reading(args.format, args.header, wanted, labelling, args.strip_html)
-    options = PrepareOptions(
-        reading,
-        args.max_bad,
-        args.max_expansion,
-        args.processes,
-        args.part,
-        args.overwrite,
-        command,
-        page,
-        None if args.corrections is None else read_corrections(args.corrections),
-        args.propose_labels,
-    )
-    if args.merge:
-        return (yield from merge_in_steps([Path(name) for name in args.source], args.out, options))
-    test, validation = _file_or_share(args.test), _file_or_share(args.validation)
-    files = {name: part for name, part in (("test", test), ("validation", validation)) if isinstance(part, str)}
-    sources = find_sources(args.source, reading=reading, unlabelled=args.unlabelled or (), **files)
-    _check_not_read(args.propose_labels, [*(s.path for s in sources.files), args.corrections, args.merge_labels])
-    if copies:  # a name that had to be a path does not say where the copy was
-        named = (replace(source, name=source.name.replace(f"{copies}/", "")) for source in sources.files)
-        sources = Sources(tuple(named))
-    _check_shares(sources, test, validation)
-    is_sample = args.source == [SAMPLE]
-    length: Any = args.feature_len or (SAMPLE_FEATURE_LEN if is_sample else AUTO)
-    encoding = Encoding(
-        args.mode,
-        LONGEST_FITTED if length == AUTO else length,
-        args.fold_accents,
-        *(("", "") if args.alphabet in (None, AUTO, USUAL) else _alphabet_of(Path(args.alphabet))),
-        args.cut or "",
-    )
-    split = SplitOptions(
-        test=test if isinstance(test, float) else 0.2,
-        validation=validation if isinstance(validation, float) else None,
-        seed=args.seed,
-        stratified=args.stratified,
-        max_per_class=args.max_per_class,
-        dedupe=args.dedupe or (SAMPLE_DEDUPE if is_sample else "no"),
-        align=1 if args.align is None else args.align,
-        keep_unlabelled=args.keep_unlabelled,
-    )
-    fit = Fit(length == AUTO, _fitted_alphabet(args), bool(args.fold_accents))
-    return (yield from prepare_in_steps(sources, args.out, encoding, split, options, fit))
-
-
-def _check_not_read(proposal: Path | None, read: Sequence[Path | None]) -> None:
-    """Refuse to replace a file that is read, such as a source, by a proposal of labels."""
-    if proposal is not None and proposal.resolve() in [path.resolve() for path in read if path is not None]:
-        raise UserError(
-            f"--propose-labels {proposal} is a file that is read", "it would be replaced", "name another file"
-        )
-
-
-def _labelling(args: Any) -> tuple[Labelling, tuple[str, ...]]:
-    """Return the labels of rows, and the columns of the classes."""
-    columns = tuple(name.strip() for name in (args.label_columns or "").split(",") if name.strip())
-    separator = args.label_separator or ""
-    kind = args.labels or (SEVERAL if separator or columns else ONE)
-    problem = ""
-    if kind == ONE and (separator or columns):
-        problem = "--labels one cannot be combined with --label-separator or --label-columns"
-    elif kind == SOFT and separator:
-        problem = "--labels soft cannot be combined with --label-separator"
-    elif columns and (separator or args.label):
-        problem = "--label-columns cannot be combined with --label or --label-separator"
-    elif len(columns) == 1 or len(set(columns)) < len(columns):
-        problem = "--label-columns needs at least two different columns"
-    elif kind != ONE and (args.stratified or args.max_per_class is not None):
-        problem = (
-            f"--labels {kind} cannot be combined with --stratified or --max-per-class: they need one class per row"
-        )
-    if problem:
-        raise UserError(problem, remedy=f"leave one out; {invocation.typed('prepare')} --help describes them")
-    merged = () if args.merge_labels is None else read_map(args.merge_labels)
-    return Labelling(kind, separator, merged), columns
-
-
-def _fitted_alphabet(args: Any) -> Alphabet:
-    if args.alphabet == AUTO:
-        return "made"
-    # Mode notebook exists for the published parameters, which need its standard alphabet.
-    return "needed" if args.alphabet is None and args.mode != "notebook" else "given"
-
-
-def _alphabet_of(path: Path) -> tuple[str, str]:
-    """Read the custom alphabet of a prepared folder or a checkpoint's description, and its rare characters."""
-    path = path / MANIFEST if path.is_dir() else path
-    try:
-        encoding = Encoding.from_dict(read_json(path)["encoding"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"--alphabet: {path} has no alphabet",
-            f"{type(error).__name__}: {error}"[:300],
-            "give auto, a prepared folder, or the .json beside a checkpoint",
-        ) from error
-    if not encoding.is_custom:
-        raise UserError(
-            f"--alphabet: {path} has no custom alphabet", remedy=f"use --mode {encoding.mode}, whose alphabet it has"
-        )
-    return encoding.alphabet, encoding.paired
-
-
-def _file_or_share(text: str | None) -> str | float | None:
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _check_shares(sources: Sources, test: str | float | None, validation: str | float | None) -> None:
-    for part, value in (("test", test), ("validation", validation)):
-        if isinstance(value, float) and value > 0 and part in sources.parts:
-            raise UserError(
-                f"--{part} {value:g} cannot be used: the sources have their own {part} split",
-                ", ".join(source.name for source in sources.files if source.part == part)[:200],
-                f"leave --{part} out, or name the training files alone",
-            )
 
 
 def _share(text: str) -> Share:

@@ -18,8 +18,9 @@ from crepe_dist.errors import UserError
 from crepe_dist.preparing.checking import BlockRows, Rules, Share, close_writers, read_block
 from crepe_dist.preparing.formats.rows import Block, OpenFile, excerpt, rest_of
 from crepe_dist.preparing.labelling import ABSENT
+from crepe_dist.preparing.opening import open_source, reading_like
 from crepe_dist.preparing.selection import Reservoir
-from crepe_dist.preparing.sources import Reading, Source, open_source, reading_like
+from crepe_dist.preparing.sources import Reading, Source
 from crepe_dist.preparing.spool import BAD_ROWS, ROWS
 
 MAX_CLASSES = 1 << 16

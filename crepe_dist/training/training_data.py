@@ -9,9 +9,10 @@ from typing import Any
 
 from crepe_dist import invocation
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import SAMPLE, Dataset, folder_of, open_dataset, verify
+from crepe_dist.data.dataset import SAMPLE, Dataset, folder_of, open_dataset
 from crepe_dist.data.order import epoch_order
 from crepe_dist.data.targets import SEVERAL
+from crepe_dist.data.verification import verify
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.preparation import PrepareOptions, prepare_in_steps

@@ -9,7 +9,8 @@ import shutil
 import numpy as np
 import pytest
 
-from crepe_dist.data.dataset import open_dataset, verify, write_manifest
+from crepe_dist.data.dataset import open_dataset, write_manifest
+from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
 from tests.chaos import harness
 
@@ -61,7 +62,7 @@ def test_refused_at_the_start(copy, tmp_path, name, harm, message, complaint):
 
 
 def test_what_was_verified_is_not_read_again_unless_it_changed(copy, tmp_path, monkeypatch):
-    from crepe_dist.data import dataset as module
+    from crepe_dist.data import verification as module
 
     read: list[str] = []
     digest = module._digest
