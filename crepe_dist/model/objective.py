@@ -80,8 +80,8 @@ PLAIN = Objective()
 def balanced(counts: npt.NDArray[np.int64]) -> tuple[float, ...]:
     """Return weights that give all classes equal influence and average 1 per document.
 
-    The weight of a class is documents / (classes × documents of the class).
+    The weight of a class is documents / (classes × documents of the class); that of a class without any is 1, since it
+    may have a share of soft labels.
     """
-    present = np.maximum(counts, 1)
-    weights = counts.sum() / (np.count_nonzero(counts) * present)
+    weights = np.where(counts > 0, counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)), 1)
     return tuple(weights.tolist())
