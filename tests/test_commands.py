@@ -290,7 +290,7 @@ class TestEvaluate:
         """A run that ends meanwhile is newer than the one that is scored."""
         monkeypatch.chdir(place)
         (run_dir,) = (place / "runs").iterdir()
-        newest = iter([run_dir])
+        newest = iter([str(run_dir)])
         monkeypatch.setattr(checkpoint, "find", lambda given: find(given or next(newest, "newer")))
         given = evaluate.parser().parse_args(["--html", str(tmp_path / "scores.html")])
         with join() as world:
