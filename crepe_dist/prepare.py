@@ -25,15 +25,18 @@ from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable
 from crepe_dist.preparing import amazon
-from crepe_dist.preparing.flags import AMAZON, parser
+from crepe_dist.preparing.checking import Share
+from crepe_dist.preparing.flags import AMAZON, add_cluster, parser
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_table, write_table
-from crepe_dist.preparing.out_folder import leftovers
+from crepe_dist.preparing.out_folder import check_out, leftovers
 from crepe_dist.preparing.preparation import (
     Progress,
     Steps,
     finish_steps,
 )
+from crepe_dist.preparing.remote import folder_beside
+from crepe_dist.preparing.sources import PIPE
 from crepe_dist.preparing.steps import steps
 from crepe_dist.reports import data_page
 from crepe_dist.scratch import scratch
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
 
     Table = Union[pd.DataFrame, Mapping[str, Any]]
 
-COMMAND_ONLY = ("verify", "merge", "part", "url", "downloads")  # no arguments of the function
+COMMAND_ONLY = ("verify", "merge", "part", "on", "parts", "url", "downloads")  # no arguments of the function
 
 
 def prepare(
@@ -185,7 +188,36 @@ def _run(args: argparse.Namespace) -> None:
         _take_amazon(args)
     if args.out is None:
         raise UserError("--out is missing", "it names the folder to create", "add --out data/NAME")
-    _show(steps(args, data_page.optional_page(), _command_line()), args.out, data_page.show)
+    if args.on is None and args.parts is None:
+        _show(steps(args, data_page.optional_page(), _command_line()), args.out, data_page.show)
+    else:
+        _prepare_on_cluster(args)
+
+
+def _prepare_on_cluster(args: argparse.Namespace) -> None:
+    """Prepare parts in tasks of a cluster, beside ``--out``, and merge them here."""
+    from crepe_dist.clusters.parts import prepare_parts
+
+    if args.on is None or args.parts is None:
+        raise UserError("--on and --parts belong together", remedy="give both, such as --on ray --parts 16")
+    never = {"part": Share(), "corrections": None, "propose_labels": None, "processes": None}
+    given = [name for name, usual in never.items() if getattr(args, name) != usual]
+    if given or PIPE in args.source:
+        name = f"--{given[0].replace('_', '-')}" if given else "-"
+        raise UserError(
+            f"{name} cannot be combined with --on", "each task reads its part of all sources", "leave one out"
+        )
+    check_out(args.out, args.overwrite)
+    flags = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    add_cluster(flags)
+    _, words = flags.parse_known_args(sys.argv[1:])
+    with folder_beside(args.out) as folder:
+        # The last --out counts, which is that of the part.
+        for part in prepare_parts(args.on, words, args.parts, folder, Path.cwd()):
+            print(f"part {part.number} of {args.parts}, on {printable(part.host)}", file=sys.stderr)
+        merged = parser().parse_args(["--merge", *(str(folder / f"{each + 1}") for each in range(args.parts))])
+        merged.out, merged.overwrite = args.out, args.overwrite
+        _show(steps(merged, data_page.optional_page(), _command_line()), args.out, data_page.show)
 
 
 def _check_alone(args: argparse.Namespace, flag: str, taken: set[str]) -> None:

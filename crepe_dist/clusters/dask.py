@@ -38,34 +38,40 @@ def on_dask(config: Config, processes: int, max_restarts: int = 10) -> Result | 
         return Driver(engine, config, processes, max_restarts, control).run()
 
 
+def connect() -> Any:
+    """Return the client of this program, or of the cluster that ``DASK_SCHEDULER_ADDRESS`` names.
+
+    Raises:
+        UserError: there is none.
+    """
+    import dask
+    import distributed
+
+    try:
+        return distributed.Client.current()
+    except ValueError:
+        address = dask.config.get("scheduler-address", None)
+    why = "no client in this program, and DASK_SCHEDULER_ADDRESS is not set"
+    try:
+        if address is not None:
+            return distributed.Client(address)  # the default: actors look for it
+    except (OSError, ValueError) as error:
+        why = str(error)
+    remedy = "start one: `dask scheduler` here, and `dask worker tcp://<this host>:8786` on each host; then set "
+    raise UserError("there is no Dask cluster", why, f"{remedy}DASK_SCHEDULER_ADDRESS")
+
+
 class DaskEngine(Engine):
     """The cluster of a Dask client."""
 
     name = "Dask"
 
     def __init__(self) -> None:
-        import dask
-        import distributed
-
+        self._client = connect()
         self._ranks: list[Any] = []
         self._workers: list[str] = []
         self._living: set[str] = set()
         self._looked = 0.0
-        try:
-            self._client = distributed.Client.current()
-        except ValueError:
-            address = dask.config.get("scheduler-address", None)
-            why = "no client in this program, and DASK_SCHEDULER_ADDRESS is not set"
-            try:
-                if address is not None:
-                    self._client = distributed.Client(address)  # the default: actors look for it
-                    return
-            except (OSError, ValueError) as error:
-                why = str(error)
-            remedy = (
-                "start one: `dask scheduler` here, and `dask worker tcp://<this host>:8786` on each host; then set "
-            )
-            raise UserError("there is no Dask cluster", why, f"{remedy}DASK_SCHEDULER_ADDRESS") from None
 
     def nodes(self) -> dict[str, int]:
         return dict.fromkeys(self._client.ncores(), 1)

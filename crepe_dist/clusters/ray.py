@@ -39,6 +39,31 @@ def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result | N
         return Driver(engine, config, processes, max_restarts, control).run()
 
 
+def connect() -> Any:
+    """Connect to a Ray cluster unless this program already has one, and return the module ``ray``.
+
+    Raises:
+        UserError: there is no cluster, or it has other versions.
+    """
+    # Under `uv run`, Ray would start its workers by `uv run`, too, in environments that they make.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    import ray
+
+    if not ray.is_initialized():
+        try:
+            ray.init(address="auto", log_to_driver=False, logging_level="WARNING")
+        except ConnectionError as error:
+            raise UserError(
+                "there is no Ray cluster",
+                str(error).splitlines()[0],
+                "start one: `ray start --head` here, and `ray start --address=<this host>:6379` on other hosts; or "
+                "name one in RAY_ADDRESS",
+            ) from error
+        except RuntimeError as error:  # another version of Ray or Python there
+            raise UserError("this Ray cluster cannot be used", " ".join(str(error).split()), ALIKE) from error
+    return ray
+
+
 class RayEngine(Engine):
     """A Ray cluster.
 
@@ -50,26 +75,10 @@ class RayEngine(Engine):
     name = "Ray"
 
     def __init__(self, cpus: int, gpu: bool) -> None:
-        # Under `uv run`, Ray would start its workers by `uv run`, too, in environments that they make.
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-        import ray
-
-        self._ray = ray
+        self._ray = connect()
         self._bundle = {"CPU": float(cpus), **({"GPU": 1.0} if gpu else {})}
         self._group: Any = None
         self._ranks: list[Any] = []
-        if not ray.is_initialized():
-            try:
-                ray.init(address="auto", log_to_driver=False, logging_level="WARNING")
-            except ConnectionError as error:
-                raise UserError(
-                    "there is no Ray cluster",
-                    str(error).splitlines()[0],
-                    "start one: `ray start --head` here, and `ray start --address=<this host>:6379` on other hosts; or "
-                    "name one in RAY_ADDRESS",
-                ) from error
-            except RuntimeError as error:  # another version of Ray or Python there
-                raise UserError("this Ray cluster cannot be used", " ".join(str(error).split()), ALIKE) from error
 
     def nodes(self) -> dict[str, int]:
         resources = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}

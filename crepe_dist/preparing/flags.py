@@ -32,9 +32,11 @@ EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
   python -m crepe_dist.prepare amazon7                               (downloads the notebook's seven categories)
   python -m crepe_dist.prepare big/ --part 1/4 --out part-1          (on the first of four machines)
   python -m crepe_dist.prepare --merge part-1 part-2 part-3 part-4 --out data/big
+  python -m crepe_dist.prepare big/ --on ray --parts 16 --out data/big   (the same, on a cluster)
   python -m crepe_dist.prepare --verify data/reviews
 """
 AMAZON = "amazon7"
+ENGINES = ("ray", "dask")
 AUTO = "auto"  # fitted to the training texts
 USUAL = "usual"  # the standard alphabet of the mode
 
@@ -223,6 +225,7 @@ def parser() -> arguments.Parser:
     )
     group.add_argument("--part", type=_share, metavar="I/N", default=Share(), help="read the I-th of N parts")
     group.add_argument("--merge", action="store_true", help="merge parts; SOURCE are the folders of all N parts")
+    add_cluster(group)
 
     group = flags.add_argument_group(AMAZON)
     group.add_argument("--url", default=amazon.URL, help=f"address of the files' folder; default: {amazon.URL}")
@@ -230,6 +233,14 @@ def parser() -> arguments.Parser:
         "--downloads", type=Path, default=Path("data/downloads"), help="folder for the files; default: data/downloads"
     )
     return flags
+
+
+def add_cluster(flags: argparse._ActionsContainer) -> None:
+    """Add the flags that a cluster's tasks do not get."""
+    flags.add_argument(
+        "--on", choices=ENGINES, help="prepare the parts in tasks on that cluster, and merge them; with --parts"
+    )
+    flags.add_argument("--parts", type=whole(1, 1 << 16), metavar="N", help="number of parts, one for each task")
 
 
 def _share(text: str) -> Share:

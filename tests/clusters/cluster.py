@@ -57,12 +57,10 @@ class Cluster:
     ) -> subprocess.Popen[str]:
         """Start ``crepe train --on`` the cluster; its output goes to the file ``printed.txt``."""
         arguments = ["--on", self._engine, "--processes", str(processes), "--data", str(self._data)]
-        names = {"ray": "RAY_ADDRESS", "dask": "DASK_SCHEDULER_ADDRESS", "spark": "PYSPARK_SUBMIT_ARGS"}
-        address = f"--master {self.address} pyspark-shell" if self._engine == "spark" else self.address
         process = subprocess.Popen(
             [self._programs / "crepe", "train", *arguments, "--run-dir", str(self.run_dir), *SETTINGS, *flags],
             cwd=self._folder,
-            env={**os.environ, names[self._engine]: address, **(variables or {})},
+            env={**self._environment, **(variables or {})},
             stdin=subprocess.DEVNULL,
             stdout=(self._folder / "printed.txt").open("w"),
             stderr=subprocess.STDOUT,
@@ -70,6 +68,24 @@ class Cluster:
         )
         self._trainings.append(process)
         return process
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run another command that uses the cluster."""
+        return subprocess.run(
+            [self._programs / "crepe", *words],
+            cwd=self._folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        names = {"ray": "RAY_ADDRESS", "dask": "DASK_SCHEDULER_ADDRESS", "spark": "PYSPARK_SUBMIT_ARGS"}
+        address = f"--master {self.address} pyspark-shell" if self._engine == "spark" else self.address
+        return {**os.environ, names[self._engine]: address}
 
     @property
     def printed(self) -> str:
