@@ -319,6 +319,25 @@ class TestTools:
         )
         assert run([python, "-c", read], tmp_path).splitlines()[-1] == "text text"
 
+    @needs("java")
+    def test_mlflow_in_spark(self, python, model, tmp_path):
+        run(["uv", "pip", "install", "-q", "--no-config", "-p", python, "pyspark", "pyarrow"], tmp_path, seconds=600)
+        exported(model, "mlflow", tmp_path / "out")
+        code = (
+            "import mlflow\nfrom pyspark.sql import SparkSession\n"
+            "spark = SparkSession.builder.master('local[2]').config('spark.ui.enabled', 'false').getOrCreate()\n"
+            "classify = mlflow.pyfunc.spark_udf(spark, 'out', env_manager='local')\n"
+            "frame = spark.createDataFrame([('zig',), ('qua vex',), (None,)], ['text'])\n"
+            "rows = frame.select(classify('text').alias('answer')).select('answer.*').toPandas()\n"
+            "rows.to_json('answers.json', orient='records')\n"
+        )
+        environment = {**os.environ, "PYSPARK_PYTHON": python, "OMP_NUM_THREADS": "1", "SPARK_LOCAL_IP": "127.0.0.1"}
+        subprocess.run([python, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=600)
+        answers = json.loads((tmp_path / "answers.json").read_text())
+        labels = [each.label for each in model[1].predict(["zig", "qua vex"])]
+        assert [each["predicted_class"] for each in answers] == [*labels, ""]
+        assert [each["problem"] for each in answers] == ["", "", "empty text"]
+
     def test_the_hub(self, python, model, tmp_path):
         exported(model, "huggingface", tmp_path / "out")
         handler = type("OneHub", (Hub,), {"folder": tmp_path / "out", "asked": []})
