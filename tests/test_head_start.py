@@ -132,3 +132,17 @@ def test_given_parameters_are_not_changed(data, monkeypatch):
     arrays = {name: np.full(each, 0.25, np.float32) for name, each in shape.parameter_shapes().items()}
     monkeypatch.setattr(engine_setup, "_start", lambda *_: Start(shape, arrays, "", "", [0, 1, 2]))
     assert (table(parse([*SMALL, "--device=cpu"]), dataset) == 0.25).all()
+
+
+def test_only_a_new_network_learns_faster_in_few_steps(data):
+    dataset, options = open_dataset(data), parse(SMALL).model
+    shape = shape_for(dataset)
+
+    def rates(steps: int, *, is_given: bool = False) -> np.ndarray:
+        made = initial.parameters(shape, options, 0)
+        initial.adapt(made, shape, dataset, World(), options, 0, steps, made if is_given else ())
+        return np.array([parameter.rate for parameter in made.values()])
+
+    usual = rates(1000)
+    assert (rates(100) == 2 * usual).all()
+    assert (rates(100, is_given=True) == usual).all()

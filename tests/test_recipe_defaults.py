@@ -6,13 +6,15 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from crepe_dist import registry
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import ONE, SEVERAL, SOFT
 from crepe_dist.errors import UserError
-from crepe_dist.networks.ngrams.initial import rate
+from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.networks.ngrams.initial import rate, speed_up
 from crepe_dist.settings.config import parse
 from crepe_dist.training.engine_setup import _objective
 from crepe_dist.training.schedule import steps_of
@@ -29,8 +31,9 @@ def data(rows: int, length: int, validation: int = 0, labelled: str = ONE) -> Da
 @pytest.mark.parametrize(
     ("rows", "length", "epochs", "paper"),
     [
-        (1, 1, 20, 20), (3200, 256, 15, 15), (6400, 256, 8, 8), (17_000, 256, 3, 5), (50_000, 1000, 3, 5),
-        (22_500, 4092, 3, 5), (200_000, 1000, 2, 3), (10**9, 1000, 2, 2), (101, 10**6, 3, 5),
+        (1, 1, 20, 20), (700, 256, 12, 20), (1000, 256, 8, 20), (3200, 256, 8, 15), (6400, 256, 8, 8),
+        (17_000, 256, 3, 5), (50_000, 1000, 3, 5), (22_500, 4092, 3, 5), (200_000, 1000, 2, 3), (10**9, 1000, 2, 2),
+        (101, 10**6, 3, 5),
     ],
 )  # fmt: skip
 def test_few_documents_need_more_epochs_and_much_text_needs_fewer(rows, length, epochs, paper):
@@ -39,6 +42,11 @@ def test_few_documents_need_more_epochs_and_much_text_needs_fewer(rows, length, 
     assert replace(settled, training=parse([]).training) == parse([])
     assert with_epochs(parse(["--model.network=paper"]), data(rows, length)).training.all_epochs == paper
     assert with_epochs(parse(["--epochs=7"]), data(rows, length)).training.all_epochs == 7
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(1000, 20), (3200, 15), (17_000, 3)])
+def test_few_documents_of_several_labels_need_even_more_epochs(rows, epochs):
+    assert with_epochs(parse([]), data(rows, 256, labelled=SEVERAL)).training.all_epochs == epochs
 
 
 @pytest.mark.parametrize(
@@ -65,6 +73,13 @@ def test_training_stops_early_where_the_validation_split_can_tell(flags, validat
 @pytest.mark.parametrize(("rows", "epochs", "multiple"), [(64, 1, 1), (64 * 300, 5, 1), (64 * 1500, 4, 0.5)])
 def test_the_n_gram_table_learns_more_slowly_in_long_trainings(rows, epochs, multiple):
     assert rate(steps_of(parse([f"--epochs={epochs}", "--batch-size=64"]), rows)) == multiple
+
+
+@pytest.mark.parametrize(("steps", "multiple"), [(1, 2), (187, 2), (333, 1.5), (750, 1), (10**6, 1)])
+def test_all_parameters_learn_faster_in_a_run_of_few_steps(steps, multiple):
+    parameters = {name: Parameter(np.zeros(1, np.float32), usual) for name, usual in (("weight", 7.0), ("bias", 1.0))}
+    speed_up(parameters, steps)
+    assert [each.rate for each in parameters.values()] == pytest.approx([7 * multiple, multiple], rel=1e-3)
 
 
 def test_a_first_epoch_that_is_beyond_the_last_is_an_error():

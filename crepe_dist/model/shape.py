@@ -69,6 +69,7 @@ class Shape(ABC):
         has_plateau: True if the loss may stay at chance at first.
         least_steps: steps after which the network usually tells classes apart.
         usual_epochs: epochs by default, for neither few documents nor much text.
+        most_epochs: epochs by default, at most, unless they are very few steps.
         stops_early: True if training stops early by default.
         input_names: names of the arguments of the forward pass, see ``engines.gluon.block.Network.inputs``.
         label_smoothing: default for training.
@@ -93,6 +94,7 @@ class Shape(ABC):
     has_plateau: ClassVar[bool] = False
     least_steps: ClassVar[int] = 20
     usual_epochs: ClassVar[int] = 3
+    most_epochs: ClassVar[int] = 8
     stops_early: ClassVar[bool] = True
     input_names: ClassVar[tuple[str, ...]] = ("codes",)
     label_smoothing: ClassVar[float] = 0.0

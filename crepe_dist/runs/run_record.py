@@ -107,11 +107,13 @@ class RunRecord:
         documents = self.made.get("documents", {})
         extends = self.settings.get("training.extend") is not None
         if network in NETWORKS and batch and "train" in documents and not extends:
-            taught = self.made.get("unlabelled")
+            taught, has_several_labels = self.made.get("unlabelled"), "labels" in self.about
             rows = documents["train"] + (taught["texts"] if taught and taught["reported"] != "student" else 0)
             size = self.about["encoding"]["feature_len"], batch
-            usual = default_epochs(network, rows, *size, is_taught=taught is not None)
-            is_fixed = epochs != usual or taught is not None or "labels" in self.about
+            usual = default_epochs(
+                network, rows, *size, is_taught=taught is not None, has_several_labels=has_several_labels
+            )
+            is_fixed = epochs != usual or taught is not None or has_several_labels
             choosing = 0 if is_fixed else documents.get("validation", 0)
             epochs, patience = usual, default_patience(network, choosing)
         return {"training.epochs": epochs, "training.patience": patience}

@@ -22,7 +22,9 @@ class OptimizerOptions(Settings, group="optimizer"):
 
     Args:
         name: adam, sgd (with momentum) or nag (Nesterov).
-        learning_rate: initial learning rate; with ``scale_with_batch``, that of a batch of 128 documents.
+        learning_rate: initial learning rate; with ``scale_with_batch``, that of a batch of 128 documents. Parameters
+            have multiples of it; those of crepe and ngrams are up to twice as large in a run of fewer than 750 steps
+            from random parameters.
         momentum: momentum of sgd and nag.
         weight_decay: factor of the L2 penalty on weights and biases.
         clip_norm: largest Euclidean norm of the mean gradient over all parameters; null: no clipping.
@@ -58,23 +60,35 @@ class OptimizerOptions(Settings, group="optimizer"):
 
 # Epochs by default. Few documents need more, because the number of steps matters; much text needs fewer.
 LEAST_EPOCHS, MOST_EPOCHS = 2, 20
-FEW_STEPS = 750
+LEAST_STEPS, FEW_STEPS = 128, 750
 MANY_CHARACTERS = 100_000_000  # of all training documents, padded
 
 
-def default_epochs(network: str, documents: int, feature_len: int, batch_size: int, *, is_taught: bool = False) -> int:
+def default_epochs(
+    network: str,
+    documents: int,
+    feature_len: int,
+    batch_size: int,
+    *,
+    is_taught: bool = False,
+    has_several_labels: bool = False,
+) -> int:
     """Return a network's default number of epochs for so many training documents of ``feature_len`` characters.
 
     Args:
         is_taught: most documents have the soft labels of a teacher, which can be learnt for longer.
+        has_several_labels: a document may have several labels, which take longer to learn.
     """
     if is_taught:
-        return min(MOST_EPOCHS, 2 * default_epochs(network, documents, feature_len, batch_size))
+        once = default_epochs(network, documents, feature_len, batch_size, has_several_labels=has_several_labels)
+        return min(MOST_EPOCHS, 2 * once)
     usual: int = registry.shape(network).usual_epochs
-    characters = documents * feature_len
+    most: int = MOST_EPOCHS if has_several_labels else registry.shape(network).most_epochs
+    characters, steps = documents * feature_len, math.ceil(documents / batch_size)
     if characters > MANY_CHARACTERS:
         return max(LEAST_EPOCHS, math.ceil(usual * MANY_CHARACTERS / characters))
-    return max(usual, min(MOST_EPOCHS, math.ceil(FEW_STEPS / math.ceil(documents / batch_size))))
+    least, enough = (math.ceil(number / steps) for number in (LEAST_STEPS, FEW_STEPS))
+    return max(usual, min(MOST_EPOCHS, least), min(most, enough))
 
 
 PATIENCE = 2  # epochs
@@ -92,9 +106,9 @@ class TrainingOptions(Settings, group="training"):
 
     Args:
         epochs: passes over the training split, ``start_epoch`` included. null: by the amount of text. That is 3 (paper:
-            5); more, at most 20, if they are less than 750 steps; fewer, at least 2, for more than 100 million
-            characters; and training ends before if it stops early, see ``patience``. With unlabelled texts, twice as
-            many, at most 20.
+            5); more, at most 8 (paper, and several labels per text: 20), if they are less than 750 steps, and at most
+            20 if less than 128; fewer, at least 2, for more than 100 million characters; and training ends before if
+            it stops early, see ``patience``. With unlabelled texts, twice as many, at most 20.
         start_epoch: epochs for which ``init_from`` has already been trained, if they count as epochs of this run.
         init_from: .params file, run folder or exported folder to start from instead of random parameters, on the same
             or other data. It decides the network and its sizes. If one of its classes is not in the data, the last

@@ -133,15 +133,16 @@ def with_epochs(config: Config, data: Dataset) -> Config:
     """Return the configuration with the given number of epochs and patience, or those that suit the data."""
     network, epochs, patience = config.model.network, config.training.epochs, config.training.patience
     documents, is_taught = len(data.splits["train"]), uses_unlabelled(config, data)
+    has_several_labels = data.labelled == SEVERAL
     if not is_chosen_by_validation(config, data):
         patience = 0
     elif patience is None:
-        is_fixed = epochs or is_taught or data.labelled == SEVERAL
+        is_fixed = epochs or is_taught or has_several_labels
         patience = default_patience(network, 0 if is_fixed else len(data.splits.get("validation", ())))
     if epochs is None:
         documents += len(data.unlabelled or ()) if is_taught else 0
         size = data.encoding.feature_len, config.data.batch_size
-        epochs = default_epochs(network, documents, *size, is_taught=is_taught)
+        epochs = default_epochs(network, documents, *size, is_taught=is_taught, has_several_labels=has_several_labels)
         if config.training.extend is not None:
             epochs = fewer_epochs(data, epochs, config.data.batch_size)
     return replace(config, training=replace(config.training, epochs=epochs, patience=patience))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.targets import SEVERAL
 from crepe_dist.settings.data_options import DataOptions
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.settings.training_options import OptimizerOptions, default_epochs
@@ -25,11 +26,12 @@ def first(data: Dataset) -> tuple[Mapping[str, Any], ...]:
     The table of n-grams is first: it trains fast, so that even a short search has a result. Optuna notes the defaults
     for the second one, which trains without any setting of its own.
     """
-    batch_size = DataOptions.batch_size
+    size = data.encoding.feature_len, DataOptions.batch_size
+    several = data.labelled == SEVERAL
     defaults = {
         NETWORK: ModelOptions.network,
         RATE: OptimizerOptions.learning_rate,
-        EPOCHS: default_epochs(ModelOptions.network, len(data.splits["train"]), data.encoding.feature_len, batch_size),
+        EPOCHS: default_epochs(ModelOptions.network, len(data.splits["train"]), *size, has_several_labels=several),
         LONGEST: ModelOptions.longest,
         DROPOUT: 0.2,
         WIDTH: ModelOptions.width,

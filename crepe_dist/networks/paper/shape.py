@@ -51,6 +51,7 @@ class PaperShape(Shape):
     has_plateau: ClassVar[bool] = True
     least_steps: ClassVar[int] = 1000
     usual_epochs: ClassVar[int] = 5
+    most_epochs: ClassVar[int] = 20
     stops_early: ClassVar[bool] = False
     smaller: ClassVar[str] = "lower model.filters and model.units, or choose a model.size"
 
