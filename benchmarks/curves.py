@@ -42,7 +42,7 @@ def panels(panels: Mapping[str, Sequence[Curve]], label: str, scale: Callable[[A
     from matplotlib.figure import Figure
 
     with drawing.style():
-        left, bottom, top, between, axes_height = 0.5, 0.45, 0.7, 0.45, 1.4  # inches
+        left, bottom, top, between, axes_height = 0.45, 0.42, 0.7, 0.42, 1.4  # inches
         rows = -(-len(panels) // 2)
         height = top + rows * axes_height + (rows - 1) * between + bottom
         figure = Figure(figsize=(drawing.WIDTH, height))
@@ -54,6 +54,7 @@ def panels(panels: Mapping[str, Sequence[Curve]], label: str, scale: Callable[[A
             axes = figure.add_axes((*box, (width - left - 0.15) / drawing.WIDTH, axes_height / height))
             axes.set_title(title, loc="left", fontsize=drawing.FONT_SIZE, pad=3)
             axes.set_axisbelow(True)
+            axes.tick_params(labelsize=7)
             drawn.append(axes)
         return _finished(drawn, list(panels.values()), label, scale, columns=3)
 
