@@ -17,14 +17,15 @@ import crepe_dist
 
 def main(model: str, source: str, out: str) -> None:
     ray.init()
+    ray.data.DataContext.get_current().target_max_block_size = 4 << 20  # so that each actor gets some
     rows = ray.data.read_parquet(source)
     answers = rows.map_batches(
         crepe_dist.FramePredictor,
         fn_constructor_args=[model if "://" in model else os.path.abspath(model)],
         batch_format="pyarrow",
         batch_size=4096,
-        compute=ActorPoolStrategy(min_size=1, max_size=int(ray.cluster_resources()["CPU"])),
-        num_cpus=1,  # Ray then gives each actor one thread
+        compute=ActorPoolStrategy(size=int(ray.cluster_resources()["CPU"])),
+        num_cpus=0.5,  # half of the CPUs stays for reading and writing; Ray gives each actor one thread
     )
     answers.write_parquet(out)
 
