@@ -13,7 +13,7 @@ class ExitCode(enum.IntEnum):
         ERROR: the user has to fix something; the same command would fail again.
         PEER_GONE: another process of the group ended; its own exit code gives the cause.
         FAILURE: unexpected error; the same command may succeed.
-        STOPPED: stopped on request (SIGTERM or the supervisor) after saving; the same command resumes.
+        STOPPED: stopped on request (SIGTERM) after saving; the same command resumes.
         HUNG: the watchdog saw no progress.
     """
 
@@ -44,7 +44,7 @@ class UserError(Exception):
         remedy: str = "",
         *,
         on_all_ranks: bool = False,
-        code: ExitCode = ExitCode.ERROR,
+        code: int = ExitCode.ERROR,
     ) -> None:
         super().__init__(what)
         self.what = what

@@ -6,12 +6,12 @@ import time
 from typing import Any
 
 from crepe_dist import extras
-from crepe_dist.clusters.driver import Driver, Engine, Lost, Place
-from crepe_dist.clusters.rank import Rank
 from crepe_dist.distributed.control import Control
 from crepe_dist.errors import UserError
 from crepe_dist.runs.result import Result
 from crepe_dist.settings.config import Config
+from crepe_dist.supervising.driver import Driver, Engine, Lost, Place, result_of
+from crepe_dist.supervising.rank import Rank
 
 LOOK_SECONDS = 1.0  # between looks at the list of workers
 ALIKE = "install the same crepe_dist, Dask and Python in the environment of every worker"
@@ -35,7 +35,9 @@ def on_dask(config: Config, processes: int, max_restarts: int = 10) -> Result | 
     extras.require("dask", "training on Dask")
     engine = DaskEngine()
     with Control() as control, control.deferring():
-        return Driver(engine, config, processes, max_restarts, control).run()
+        driver = Driver(engine, config.to_arguments(), processes, max_restarts, control)
+        driver.run()
+    return result_of(driver.checkpoint)
 
 
 def connect() -> Any:

@@ -6,13 +6,13 @@ import os
 from typing import Any
 
 from crepe_dist import extras
-from crepe_dist.clusters.driver import Driver, Engine, Lost, Place
-from crepe_dist.clusters.rank import Rank
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.launch import Launch, threads
 from crepe_dist.errors import UserError
 from crepe_dist.runs.result import Result
 from crepe_dist.settings.config import Config
+from crepe_dist.supervising.driver import Driver, Engine, Lost, Place, result_of
+from crepe_dist.supervising.rank import Rank
 
 PLACE_SECONDS = 5.0
 ALIKE = "install the same crepe_dist, Ray and Python in the environment of every node"
@@ -36,7 +36,9 @@ def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result | N
     extras.require("ray", "training on Ray")
     engine = RayEngine(threads(Launch()) if os.environ.get("OMP_NUM_THREADS") else 1, config.device == "gpu")
     with Control() as control, control.deferring():
-        return Driver(engine, config, processes, max_restarts, control).run()
+        driver = Driver(engine, config.to_arguments(), processes, max_restarts, control)
+        driver.run()
+    return result_of(driver.checkpoint)
 
 
 def connect() -> Any:
@@ -59,8 +61,10 @@ def connect() -> Any:
                 "start one: `ray start --head` here, and `ray start --address=<this host>:6379` on other hosts; or "
                 "name one in RAY_ADDRESS",
             ) from error
-        except RuntimeError as error:  # another version of Ray or Python there
-            raise UserError("this Ray cluster cannot be used", " ".join(str(error).split()), ALIKE) from error
+        except RuntimeError as error:  # another version of Ray or Python there, or a token that is missing here
+            why = " ".join(str(error).split()).rpartition("AuthenticationError: ")[2]
+            remedy = f"{ALIKE}; if it has a token, copy its ~/.ray/auth_token, and set RAY_AUTH_MODE=token"
+            raise UserError("this Ray cluster cannot be used", why[:300], remedy) from error
     return ray
 
 

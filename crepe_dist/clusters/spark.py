@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import threading
 import time
@@ -12,15 +13,17 @@ from functools import partial
 from typing import Any
 
 from crepe_dist import extras
-from crepe_dist.clusters.driver import POLL_SECONDS, cause_of, checkpoint_in, result_of, variables
-from crepe_dist.clusters.rank import Rank
-from crepe_dist.distributed.control import Control
+from crepe_dist.distributed.control import SUPERVISED_AS, Control
+from crepe_dist.distributed.environment import allowed
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.runs.result import Result
 from crepe_dist.settings.config import Config
+from crepe_dist.supervising.driver import cause_of, checkpoint_in, result_of
+from crepe_dist.supervising.rank import Rank
 from crepe_dist.supervising.recovery import Meaning, in_words, meaning
 from crepe_dist.version import __version__
 
+POLL_SECONDS = 0.3
 LAST_LINES = 100
 
 
@@ -48,7 +51,8 @@ def on_spark(config: Config, processes: int) -> Result | None:
             f"{context.master} runs {context.defaultParallelism} tasks at a time",
             f"give a lower --processes, or the master local[{processes}]",
         )
-    task = partial(_train, config.to_flags(), os.getcwd(), variables(), __version__)
+    variables = {**allowed(os.environ), SUPERVISED_AS: secrets.token_hex(8)}
+    task = partial(_train, config.to_arguments(), os.getcwd(), variables, __version__)
     # A shuffle follows: Spark retries a barrier stage only if it is not the last one.
     stage = context.parallelize(range(processes), processes).barrier().mapPartitions(task).repartition(1)
     with Control():
@@ -86,7 +90,7 @@ def _context() -> Any:
 
 
 def _train(
-    flags: list[str], folder: str, own: dict[str, str], version: str, _: Iterator[int]
+    arguments: list[str], folder: str, own: dict[str, str], version: str, rows: Iterator[int]
 ) -> Iterator[tuple[int, int, list[str]]]:
     """Train one rank in a task; yield the rank, its exit code and its last lines.
 
@@ -99,13 +103,13 @@ def _train(
     rank, process, printed = context.partitionId(), Rank(), deque[str](maxlen=LAST_LINES)
     hosts = [info.address.rpartition(":")[0] or info.address for info in context.getTaskInfos()]
     port = int(context.allGather(str(process.free_port()))[0])
-    process.start(rank, len(hosts), hosts[0], port, flags, folder, own, version)
+    process.start(rank, len(hosts), hosts[0], port, arguments, folder, own, version)
     code: int | None = None
     while code is None:
         time.sleep(POLL_SECONDS)
         lines, code = process.poll()
-        printed.extend(lines)
-        for line in lines:
+        for _, line in lines:
+            printed.append(line)
             print(line, flush=True)
     codes = [int(each) for each in context.allGather(str(code))]
     rank_of_cause, cause = cause_of(enumerate(codes))

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,15 +15,16 @@ from crepe_dist.diagnosis.checks import on_gpus
 from crepe_dist.diagnosis.inventory import Facts
 from crepe_dist.diagnosis.networks import DEFAULT, NETWORKS
 from crepe_dist.diagnosis.outcome import Check
-from crepe_dist.distributed.hosts import Host
+from crepe_dist.distributed.control import Control, Stopped
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json
 from crepe_dist.scratch import scratch
 from crepe_dist.supervising.console import Console
-from crepe_dist.supervising.supervisor import Options, Supervisor
+from crepe_dist.supervising.driver import Driver
+from crepe_dist.supervising.local import LocalEngine
 from crepe_dist.wording import counted
 
-WORKER = (sys.executable, "-m", "crepe_dist.diagnosis.trial_worker")
+WORKER = ("-m", "crepe_dist.diagnosis.trial_worker")
 SECONDS = 120.0  # enough for imports from a slow disk, and for a GPU to compile its first step
 GRACE_SECONDS = 2.0  # between SIGTERM and SIGKILL
 LAST_LINES = 8
@@ -61,28 +59,31 @@ def attempt(
     processes: int,
     seconds: float = SECONDS,
     command: Sequence[str] = WORKER,
-    environment: Mapping[str, str] = os.environ,
+    environment: Mapping[str, str] | None = None,
 ) -> Trial:
-    """Run a trial under the project's own supervisor, on the loopback interface.
+    """Run a trial on the loopback interface.
 
     Args:
         seconds: timeout, after which the processes get SIGTERM and, ``GRACE_SECONDS`` later, SIGKILL.
-        command: command of each process; the device and a folder are appended.
-        environment: environment of the processes.
+        command: arguments of Python for each process; the device and a folder are appended.
+        environment: variables of the processes beside those of this one.
     """
     output = io.StringIO()
-    options = Options(processes, (Host("localhost", processes),), max_restarts=0, grace=GRACE_SECONDS)
     start, trouble = time.monotonic(), ""
-    with scratch() as folder:
-        supervisor = Supervisor([*command, device, str(folder)], options, environment, console=Console(output, output))
-        timer = threading.Timer(seconds, supervisor.signal, [signal.SIGTERM])
+    with scratch() as folder, Control() as control:
+        engine, console = LocalEngine(environment), Console(output, output)
+        arguments = [*command, device, str(folder)]
+        driver = Driver(engine, arguments, processes, 0, control, grace=GRACE_SECONDS, console=console)
+        timer = threading.Timer(seconds, control.ask, ["the time is over"])
         timer.daemon = True
         timer.start()
         try:
-            if supervisor.run() != 0:
-                trouble = _last_lines(output.getvalue())
+            driver.run()
         except UserError as error:
-            trouble = f"{error.what}: {error.why or _last_lines(output.getvalue())}"
+            trouble = _last_lines(f"{output.getvalue()}\n{error.what}")
+        except Stopped:
+            if time.monotonic() - start < seconds:  # a signal to this process
+                raise
         finally:
             timer.cancel()
         elapsed = time.monotonic() - start

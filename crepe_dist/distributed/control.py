@@ -1,27 +1,20 @@
-"""Requests to a process, by signals or by its supervisor, and its messages to the supervisor.
-
-A supervisor passes one end of a socket pair in ``CREPE_DIST_CONTROL_FD``; JSON objects pass through it, one per line.
-"""
+"""Requests to stop, by signals."""
 
 from __future__ import annotations
 
 import enum
 import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-from crepe_dist.distributed.messages import encode, read_messages
 from crepe_dist.errors import ExitCode
 from crepe_dist.startup import SIGNALS
 
-DESCRIPTOR = "CREPE_DIST_CONTROL_FD"
-GENERATION = "CREPE_DIST_GENERATION"
-SUPERVISED_AS = "CREPE_DIST_SUPERVISION"  # id of the supervisor, the same in all processes that it starts
+SUPERVISED_AS = "CREPE_DIST_SUPERVISION"  # id of a driver, the same in all processes that it starts
 
 
 class Wish(enum.IntEnum):
@@ -46,7 +39,7 @@ class Stopped(BaseException):
 
 
 class Control:
-    """Context manager of the main thread that turns ``SIGNALS`` and the supervisor's messages into requests.
+    """Context manager of the main thread that turns ``SIGNALS`` into requests.
 
     Attributes:
         why: source of the request to stop, once there was one.
@@ -56,13 +49,9 @@ class Control:
     def __init__(self) -> None:
         self.why = ""
         self.code: int = ExitCode.STOPPED
-        self._left = False
         self._stopping = False
         self._deferring = False
         self._before: dict[int, Any] = {}
-        descriptor = os.environ.get(DESCRIPTOR, "")
-        self._socket = socket.socket(fileno=int(descriptor)) if descriptor.isdecimal() else None
-        self._sending = threading.Lock()
 
     @property
     def wish(self) -> Wish:
@@ -87,28 +76,16 @@ class Control:
         self.why = self.why or "another process was asked to stop"
         return Stopped(self.why, self.code, on_all_ranks=on_all_ranks)
 
-    def send(self, message: dict[str, Any]) -> None:
-        """Send a message to the supervisor, if there is one."""
-        if self._socket is not None:
-            try:
-                with self._sending:
-                    self._socket.sendall(encode(message))
-            except OSError:
-                pass  # the supervisor is gone; the listening thread will notice
-
     def __enter__(self) -> Control:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._on_signal)
-        if self._socket is not None:
-            threading.Thread(target=self._listen, name="control", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._left = True
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -122,16 +99,12 @@ class Control:
         if not self._deferring and not again:
             raise self.stopped()
 
+    def ask(self, why: str) -> None:
+        """Set the wish to stop, for one that looks at it; callable from any thread."""
+        self.why = self.why or why
+        self._stopping = True
+
     def stop(self, why: str) -> None:
         """Ask this process to stop, as SIGTERM does; callable from any thread."""
         self.why = self.why or why
         os.kill(os.getpid(), signal.SIGTERM)  # the handler runs in the main thread, which may have to be interrupted
-
-    def _listen(self) -> None:
-        assert self._socket is not None
-        with suppress(ConnectionError):  # the supervisor ended before it had read our messages
-            for message in read_messages(self._socket.makefile("rb")):
-                if isinstance(message, dict) and message["kind"] == "stop":
-                    self.stop(message["why"])
-        if not self._left:
-            self.stop("the supervisor is gone")

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from crepe_dist import invocation
-from crepe_dist.distributed.hosts import LOOPBACK, interface_address, interface_of, is_loopback
+from crepe_dist.distributed.hosts import INTERFACE, LOOPBACK, interface_address, interface_of, is_loopback
 from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import UserError
 
-ADDRESS, PORT, SECONDS, INTERFACE = "MASTER_ADDR", "MASTER_PORT", "CREPE_DIST_MEETING_SECONDS", "HOROVOD_GLOO_IFACE"
+ADDRESS, PORT, SECONDS = "MASTER_ADDR", "MASTER_PORT", "CREPE_DIST_MEETING_SECONDS"
 # Variables that identify a job, the same for all its processes: the default port is derived from them.
 JOBS = (("SLURM_JOB_ID", "SLURM_STEP_ID"), ("PMIX_NAMESPACE",))
 PORTS = range(20000, 30000)  # below the ports that Linux gives to clients
@@ -87,13 +87,13 @@ class Where:
         address = str(socket.getaddrinfo(self.host, self.port, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
         if self.interface not in ("", LOOPBACK) and is_loopback(address):
             # Debian resolves a host's own name to an address that only the host itself can reach.
-            return interface_address(self.interface, INTERFACE)
+            return interface_address(self.interface)
         return address
 
     def listens_on(self, address: str) -> str:
         """Find the network interface that has this process's address."""
         if self.interface:
-            interface_address(self.interface, INTERFACE)
+            interface_address(self.interface)
             return self.interface
         interface = interface_of(address)
         if interface is None:

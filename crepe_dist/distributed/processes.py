@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import os
 import signal
 from pathlib import Path
 
@@ -42,13 +40,3 @@ def _status(pid: int) -> list[bytes]:
 def runs(pid: int, began: int) -> bool:
     """Return whether the process that started then still runs."""
     return start_time(pid) == began
-
-
-def kill(pid: int, began: int) -> None:
-    """Send SIGKILL to the process that started then, and to its process group."""
-    if not runs(pid, began):
-        return
-    with contextlib.suppress(OSError):
-        if os.getpgid(pid) == pid:
-            os.killpg(pid, signal.SIGKILL)
-        os.kill(pid, signal.SIGKILL)

@@ -23,9 +23,9 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from crepe_dist.distributed.endpoint import ADDRESS, INTERFACE, PORT, SECONDS, Where
+from crepe_dist.distributed.endpoint import ADDRESS, PORT, SECONDS, Where
 from crepe_dist.distributed.environment import group_variables
-from crepe_dist.distributed.hosts import is_loopback, slots_of
+from crepe_dist.distributed.hosts import INTERFACE, is_loopback, slots_of
 from crepe_dist.distributed.launch import HOROVODRUN, THREADS, Launch
 from crepe_dist.distributed.store import Store
 from crepe_dist.errors import ExitCode, UserError
@@ -69,7 +69,7 @@ class Meeting:
 
 
 def is_needed(launch: Launch, environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether a rendezvous is needed; horovodrun, the supervisor and MPI form the group themselves."""
+    """Return whether a rendezvous is needed; horovodrun and MPI form the group themselves."""
     return launch.size > 1 and launch.launcher != HOROVODRUN and environment.get("HOROVOD_CONTROLLER") != "mpi"
 
 

@@ -146,7 +146,6 @@ class Watchdog:
                 peers_moved = now
             last = self._looked = now
             where = {"rank": self._rank, "phase": self._phase, **self._where()}
-            self._control.send({"kind": "beat", "limit": self.limit, **{k: v for k, v in where.items() if k != "rows"}})
             if self._launched and os.getppid() != self._parent:
                 self._launched = False
                 self._control.stop("the launcher is gone")
@@ -167,7 +166,6 @@ class Watchdog:
         end.daemon = True
         end.start()
         try:
-            self._control.send({"kind": "hung", **where})
             self._tell(where, seconds)
             self.ask_for_stacks()
             self._signal_peers(signal.SIGCONT)  # a suspended process writes its stack, too
@@ -183,7 +181,7 @@ class Watchdog:
             os._exit(ExitCode.HUNG)
 
     def _tell(self, where: dict[str, Any], seconds: float) -> None:
-        again = "nothing, the supervisor restarts all" if self._control.is_supervised else "run the same command again"
+        again = "nothing, all restart" if self._control.is_supervised else "run the same command again"
         step = f" at step {where['step']}" if "step" in where else ""
         print(
             f"[rank {self._rank}] error: no progress for {seconds:.0f} s{step} ({where['phase']})\n"

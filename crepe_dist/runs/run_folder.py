@@ -25,7 +25,7 @@ from crepe_dist.settings.yaml_file import read
 IDENTITY = "run.json"
 LOCK_SECONDS = 100.0  # for an earlier group's processes to end; NFS keeps a dead client's locks for 90 s
 SOON = 3.0  # seconds that an earlier group's processes usually take to end
-SUPERVISION = "supervision"  # file with the id of the supervisor that started the run
+SUPERVISION = "supervision"  # file with the id of the driver that started the run
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def choose_folder(config: Config, data: Dataset, ranks: Collectives) -> RunFolde
 def lock_on_root(
     folder: RunFolder, ranks: Collectives, is_supervised: bool, say: Callable[[str], None]
 ) -> AbstractContextManager[Any]:
-    """Lock the folder on rank 0; every rank calls it. Under a supervisor, wait for earlier processes to end.
+    """Lock the folder on rank 0; every rank calls it. Under a driver, wait for earlier processes to end.
 
     Raises:
         UserError: on every rank, if another process trains in the folder.
@@ -165,7 +165,7 @@ def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
     """Choose the run's folder, and create it if it does not exist; only rank 0 calls this.
 
     It is ``runs/<data>-<hash>`` or ``config.run_dir``. With ``fresh``, a further run with the same settings gets the
-    suffix -2, -3, …; later commands use the newest one. Processes restarted by a supervisor return to its run.
+    suffix -2, -3, …; later commands use the newest one. Processes restarted by a driver return to its run.
     """
     identity = {**config.identity(), "data": data_fingerprint}
     # Runs with overfit_batches are tests, so no command may find them as the newest run.

@@ -103,8 +103,8 @@ class Config(Settings):
         values = {name: value for name, value in self.to_dict().items() if name not in ("fresh", "dry_run")}
         return yaml.safe_dump(values, sort_keys=False)
 
-    def to_flags(self) -> list[str]:
-        """Return the flags of train that make this configuration, on another machine, too."""
+    def to_arguments(self) -> list[str]:
+        """Return the arguments of Python that train with this configuration, on another machine, too."""
         mine, usual = (_by_dotted(config.to_dict()) for config in (self, Config()))
         flags = []
         for name, hint in settings().items():
@@ -115,7 +115,7 @@ class Config(Settings):
             else:
                 is_text = isinstance(mine[name], str) and _reader(hint) is not _value
                 flags.append(f"{_flag(name)}={mine[name] if is_text else json.dumps(mine[name])}")
-        return flags
+        return ["-m", "crepe_dist.train", *flags]
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the result; a run is resumed only if they are equal."""

@@ -1,1 +1,1 @@
-"""Start, watch and restart of workers on one host or several; never imports MXNet or Horovod."""
+"""Start, watch and restart of the processes of a run, on this host or on a cluster; never imports MXNet or Horovod."""

@@ -1,4 +1,4 @@
-"""Terminal output of a supervisor or driver: its own lines and those of its workers."""
+"""Terminal output of a driver: its own lines and those of its ranks."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Console:
         self._name = name
         self._stdout = stdout or sys.stdout
         self._stderr = stderr or sys.stderr
-        # One lock per stream: while a write to stdout blocks, the supervisor can still write to stderr.
+        # One lock per stream: while a write to stdout blocks, this process can still write to stderr.
         self._locks = {id(stream): threading.Lock() for stream in (self._stdout, self._stderr)}
 
     def say(self, text: str) -> None:
-        """Print a line of the supervisor or driver."""
+        """Print a line of this process."""
         # The text may come from another host, so control characters are escaped.
         self._print(self._stderr, f"{self._name}: {one_line(text)}")
 

@@ -1,4 +1,4 @@
-"""Meaning of workers' exit codes, and delay of restarts."""
+"""Meaning of workers' exit codes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ import signal
 
 from crepe_dist.errors import ExitCode
 
-LONGEST_BACK_OFF = 60.0  # seconds
 USAGE = 2  # argparse's code for a mistake in the flags
-
-Position = tuple[int, int]  # (epoch, step); grows from restart to restart if training makes progress
-NOWHERE: Position = (-1, -1)
 
 
 class Meaning(enum.Enum):
@@ -38,13 +34,13 @@ def meaning(code: int | None) -> Meaning:
         return Meaning.DONE
     if code in (ExitCode.ERROR, USAGE):
         return Meaning.MISTAKE
-    if code == ExitCode.STOPPED:
+    if code in (ExitCode.STOPPED, -signal.SIGTERM):  # the latter before it could handle signals
         return Meaning.PREEMPTED
     return Meaning.INTERRUPTED if code == ExitCode.INTERRUPTED else Meaning.FAILED
 
 
 def own_code(code: int | None) -> int:
-    """Map a worker's exit code to the supervisor's."""
+    """Map a worker's exit code to that of the command."""
     if code is None:
         return int(ExitCode.FAILURE)
     return code if code >= 0 else 128 - code
@@ -73,21 +69,3 @@ def in_words(code: int | None, hang: bool) -> str:
         ExitCode.INTERRUPTED: "interrupted",
     }
     return f"ended with code {code}" + (f" ({known[code]})" if code in known else "")
-
-
-class BackOff:
-    """Delay before a restart: 0 s after progress, else 1, 2, 4 … up to 60 s."""
-
-    def __init__(self) -> None:
-        self._reached: Position | None = None
-        self._stalls = 0
-
-    def next(self, position: Position) -> float:
-        """Return the delay in seconds, given the farthest position of any worker so far."""
-        if self._reached is None or position > self._reached:
-            self._stalls = 0
-        else:
-            self._stalls += 1
-        self._reached = position
-        # The exponent is bounded, because 2.0 ** 1024 overflows.
-        return min(LONGEST_BACK_OFF, 2.0 ** min(self._stalls - 1, 10)) if self._stalls else 0.0

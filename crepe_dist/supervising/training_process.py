@@ -98,7 +98,7 @@ def train(settings: Mapping[str, Any], folder: Path, processes: int = 1, seconds
 
 
 def killed_by(code: int) -> str:
-    """Return the name of the signal that ended a process, by its exit code or that of its supervisor; else nothing."""
+    """Return the name of the signal that ended a process, by its exit code or that of supervise; else nothing."""
     number = signal.SIGTERM if code == ExitCode.STOPPED else -code if code < 0 else code - 128
     return next((known.name for known in signal.Signals if known == number), "")
 

@@ -19,10 +19,11 @@ def test_one_rank_of_two(data, tmp_path, monkeypatch, launcher):
     if launcher == "horovodrun":
         arguments = harness.command(run_dir, data, 2)
     else:
-        worker = harness.command(run_dir, data, 1)
+        worker = harness.command(run_dir, data, 1)[1:]
         body = (
-            "import sys; from crepe_dist import supervise; "
-            f"sys.exit(supervise.run(supervise.options(['-np', '2', '--max-restarts', '0'])[0], {worker!r}))"
+            "from crepe_dist import command, supervise; "
+            "values = supervise.parser().parse_args(['-np', '2', '--max-restarts', '0']); "
+            f"command.run(lambda: supervise.run(values, {worker!r}))"
         )
         arguments = [sys.executable, "-c", body]
     code, printed = harness.run(arguments, tmp_path, fault)

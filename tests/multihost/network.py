@@ -121,7 +121,6 @@ class Host:
         self.up()
 
     def up(self) -> None:
-        """Also after ``vanish``; with its name, address and keys of before."""
         script = FIRST.format(folder=self._folder, name=self.name, sshd=which("sshd"))
         self._space = _Space(NAMESPACES, script)
         mac = f"02:00:00:00:00:{self._number:02x}"  # the same again: others remember it
@@ -134,12 +133,6 @@ class Host:
         log.write_text("")
         self._space.write("go")
         harness.wait_for(lambda: "Server listening" in log.read_text())
-
-    def vanish(self) -> None:
-        """Without a word to anyone: the cable first."""
-        self.cut()
-        self._space.end()
-        self._network.on_switch("link", "del", self.name)  # the kernel takes its time with what a host leaves
 
     def cut(self) -> None:
         """Unplugs the cable, at the switch."""
@@ -170,18 +163,9 @@ class Host:
                 continue
         return [pid for pid in found if pid != self._space.first]
 
-    def hide(self, folder: Path) -> None:
-        """An empty folder in its place, on this host alone."""
-        self.do("mount", "-t", "tmpfs", "none", str(folder))
-
     def replace(self, path: Path, by: Path) -> None:
         """Another folder or file in its place, on this host alone."""
         self.do("mount", "--bind", str(by), str(path))
-
-    def end_sshd(self) -> None:
-        for pid in self.processes():
-            if "sshd" in _words(pid)[0]:
-                os.kill(pid, signal.SIGKILL)
 
     @contextmanager
     def slow(self, times: int) -> Iterator[None]:
@@ -269,13 +253,6 @@ def ip(*words: str) -> None:
 
 def make_key(path: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
-
-
-def _words(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    except OSError:
-        return [""]
 
 
 def _signal(pids: Sequence[int], number: signal.Signals) -> None:

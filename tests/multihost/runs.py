@@ -10,24 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos import harness
-from tests.chaos.test_supervised import supervise
 from tests.conftest import launch_prefix
 from tests.multihost.network import Host, Network
 
 SETTINGS = ("--checkpoint.keep_last=1",)
 LIMIT = 10.0  # of the watchdog
-LAUNCHERS = ("supervise", "horovodrun")
 
 
-def command(
-    launcher: str, run_dir: Path, data: Path, slots: int, *more: str, hosts: Sequence[str] = ("hosta", "hostb")
-) -> list[str]:
+def command(run_dir: Path, data: Path, slots: int, *more: str, hosts: Sequence[str] = ("hosta", "hostb")) -> list[str]:
     """So many processes on each of the hosts."""
     settings = (*SETTINGS, f"--safety.watchdog_s={LIMIT}", *more)
     names = ",".join(f"{host}:{slots}" for host in hosts)
     count = slots * len(hosts)
-    if launcher == "supervise":
-        return supervise(run_dir, data, count, *settings, flags=("-H", names, "--interface", "eth0"))
     start = launch_prefix(count)
     _, *rest = harness.command(run_dir, data, count, *settings)
     # It remembers for an hour which hosts ssh reached, and by which interface, and looks no second time.

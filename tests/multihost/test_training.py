@@ -16,20 +16,12 @@ CREPE: tuple[str, ...] = ()  # the default
 
 
 @needs_kernels
-@pytest.mark.parametrize(
-    ("launcher", "network_of"),
-    [
-        ("supervise", CREPE),
-        slow("supervise", PAPER),
-        slow("horovodrun", CREPE),
-        slow("horovodrun", PAPER),
-    ],
-)
+@pytest.mark.parametrize("network_of", [CREPE, slow(PAPER)])
 def test_two_hosts_train_what_one_process_does(
-    launcher: str, network_of: tuple[str, ...], data: Path, tmp_path: Path, network: Network
+    network_of: tuple[str, ...], data: Path, tmp_path: Path, network: Network
 ) -> None:
     two = tmp_path / "two"
-    code, printed = run(network, command(launcher, two, data, 2, *network_of), tmp_path)
+    code, printed = run(network, command(two, data, 2, *network_of), tmp_path)
     assert code == 0, printed
     assert "4 processes" in printed
     assert "gradients summed by shared memory and Horovod" in printed

@@ -1,6 +1,7 @@
-"""One rank of a training, as a process beside the engine's own worker; never imports MXNet or Horovod.
+"""One rank of a run, as a process that this one starts; never imports MXNet or Horovod.
 
-The ranks meet at ``MASTER_ADDR`` and ``MASTER_PORT`` (``distributed.rendezvous``), so an engine only has to start them.
+The ranks meet at ``MASTER_ADDR`` and ``MASTER_PORT`` (``distributed.rendezvous``), on one host as on
+a cluster.
 """
 
 from __future__ import annotations
@@ -15,27 +16,31 @@ import sys
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from typing import IO
 
 from crepe_dist.distributed.endpoint import ADDRESS, PORT
+from crepe_dist.distributed.horovod_internals import NEVER_SET
 from crepe_dist.distributed.launch import LAUNCHERS
-from crepe_dist.distributed.messages import read_text
 from crepe_dist.distributed.processes import terminate_with_parent
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.version import __version__
 
 DRAIN_SECONDS = 1.0  # to read the rest of the output, whose pipe a process that the rank started may keep open
+LINE_BYTES = 8 * 1024  # a longer line comes in pieces
+
+Line = tuple[str, str]  # stdout or stderr, and a line that the process wrote there
 
 
 class Rank:
-    """Process of one rank, started and watched by calls that return at once.
+    """Process of one rank, started, watched and started again by calls that return at once.
 
-    It gets SIGTERM, and saves, when this object goes or the engine's worker dies.
+    It gets SIGTERM, and saves, when this object goes or the process that has it dies.
     """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._reader: threading.Thread | None = None
+        self._lines: queue.SimpleQueue[Line] = queue.SimpleQueue()
+        self._readers: list[threading.Thread] = []
 
     def free_port(self) -> int:
         """Return a port at which rank 0 can open the store."""
@@ -49,7 +54,7 @@ class Rank:
         size: int,
         address: str,
         port: int,
-        flags: Sequence[str],
+        arguments: Sequence[str],
         folder: str,
         variables: Mapping[str, str],
         version: str,
@@ -59,13 +64,13 @@ class Rank:
         Args:
             address: name or address of rank 0's host.
             port: port that is free there.
-            flags: flags of train.
+            arguments: arguments of Python.
             folder: working directory.
             variables: further environment variables.
             version: version of crepe_dist where the run was started.
         """
         place = {"RANK": str(rank), "WORLD_SIZE": str(size), ADDRESS: address, PORT: str(port)}
-        others = {name for _, *names in LAUNCHERS for name in names}
+        others = {NEVER_SET, *(name for _, *names in LAUNCHERS for name in names)}
         own = {name: value for name, value in os.environ.items() if name not in others}
         where = f"on {socket.gethostname()}, for rank {rank}"
         try:
@@ -75,13 +80,13 @@ class Rank:
                     f"{__version__} there, {version} where the run was started",
                     "install the same version on every node",
                 )
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "crepe_dist.train", *flags],
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
                 cwd=folder,
                 env={"PYTHONUNBUFFERED": "1", **own, **variables, **place},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.PIPE,
                 start_new_session=True,
                 preexec_fn=terminate_with_parent,
             )
@@ -91,18 +96,22 @@ class Rank:
         except UserError as error:
             self._fail(error)
         else:
+            self._process, self._readers = process, []
             # Neither is a method, which would keep this object alive.
-            weakref.finalize(self, self._process.terminate)
-            self._reader = threading.Thread(target=_read, args=(self._process, self._lines), daemon=True)
-            self._reader.start()
+            weakref.finalize(self, process.terminate)
+            for name, stream in (("stdout", process.stdout), ("stderr", process.stderr)):
+                reader = threading.Thread(target=_read, args=(name, stream, self._lines), daemon=True)
+                reader.start()
+                self._readers.append(reader)
 
-    def poll(self) -> tuple[list[str], int | None]:
+    def poll(self) -> tuple[list[Line], int | None]:
         """Return the lines printed since the last call, and the exit code once there is one."""
-        code: int | None = ExitCode.ERROR if self._process is None else self._process.poll()
-        if code is not None and self._process is not None and self._reader is not None:
+        code: int | None = ExitCode.ERROR
+        if self._process is not None and (code := self._process.poll()) is not None:
             with contextlib.suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # the processes that it started
-            self._reader.join(DRAIN_SECONDS)
+            for reader in self._readers:
+                reader.join(DRAIN_SECONDS)
         lines = []
         with contextlib.suppress(queue.Empty):
             while True:
@@ -114,12 +123,16 @@ class Rank:
         if self._process is not None:
             self._process.terminate()
 
+    def kill(self) -> None:
+        """Kill the process."""
+        if self._process is not None:
+            self._process.kill()
+
     def _fail(self, error: UserError) -> None:
         for line in str(error).splitlines():
-            self._lines.put(line)
+            self._lines.put(("stderr", line))
 
 
-def _read(process: subprocess.Popen[bytes], lines: queue.SimpleQueue[str]) -> None:
-    assert process.stdout is not None
-    for line in read_text(process.stdout):
-        lines.put(line)
+def _read(name: str, stream: IO[bytes], lines: queue.SimpleQueue[Line]) -> None:
+    while piece := stream.readline(LINE_BYTES):
+        lines.put((name, piece.removesuffix(b"\n").decode("utf-8", "replace")))

@@ -1,13 +1,14 @@
-"""Watch over ranks that an engine has started, and restart all of them after a failure, from the newest saved state."""
+"""Watch over ranks that an engine starts, on this host or on a cluster, and restart all of them after a failure."""
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,16 @@ from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.result import Result, read_result
 from crepe_dist.runs.run_folder import RunFolder
-from crepe_dist.settings.config import Config
 from crepe_dist.supervising.console import Console
-from crepe_dist.supervising.recovery import Meaning, in_words, meaning
+from crepe_dist.supervising.rank import Line
+from crepe_dist.supervising.recovery import Meaning, in_words, meaning, own_code
 from crepe_dist.version import __version__
 from crepe_dist.wording import counted
 
-POLL_SECONDS = 0.3
-OTHERS_SECONDS = 60.0  # for the other ranks to end, once one has: Gloo notices a lost host after 30 s
 ROOM_SECONDS = 5.0  # between looks for further nodes
-
-
-def variables() -> dict[str, str]:
-    """Return the variables that all ranks of a run get: those of this process that do not describe its machine."""
-    return {**allowed(os.environ, local=False), SUPERVISED_AS: secrets.token_hex(8)}
+AGAIN = "run the same command again to resume"
+SOON_SECONDS = 60.0
+KILL_SECONDS = 5.0  # until a killed rank must have ended
 
 
 def checkpoint_in(line: str) -> Path | None:
@@ -65,16 +62,28 @@ class Lost(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Place of a rank: its host, and the number of its threads."""
+    """Place of a rank: its host, and the number of its threads, unless the ranks share the host's cores out."""
 
     host: str
-    threads: int
+    threads: int | None
 
 
 class Engine(ABC):
-    """An engine that runs objects of the class ``Rank``, one for each process."""
+    """An engine that runs objects of the class ``Rank``, one for each process.
+
+    Attributes:
+        name: name for messages.
+        poll_seconds: time between looks at the ranks.
+        others_seconds: time for the other ranks to end once one has failed; Gloo notices a lost host after 30 s.
+    """
 
     name = ""
+    poll_seconds = 0.3
+    others_seconds = 60.0
+
+    def variables(self) -> dict[str, str]:
+        """Return the variables that all ranks get beside those of their host."""
+        return allowed(os.environ)
 
     @abstractmethod
     def nodes(self) -> Mapping[str, int]:
@@ -110,6 +119,8 @@ class _Group:
         calls: pending call of ``Rank.poll`` of each rank that runs.
         ends: exit code of each rank that has ended, in their order; ``None`` if it was lost.
         asked: reason why all were asked to stop: ``stop`` or ``grow``.
+        had_failed: a rank had failed before.
+        kill_at: time at which the remaining ranks are killed.
     """
 
     places: list[Place]
@@ -117,7 +128,10 @@ class _Group:
     calls: dict[int, Any] = field(default_factory=dict)
     ends: dict[int, int | None] = field(default_factory=dict)
     asked: str = ""
-    kill_at: float = float("inf")
+    had_failed: bool = False
+    kill_at: float = math.inf
+    is_killed: bool = False
+    began: float = field(default_factory=time.monotonic)
 
 
 def cause_of(ends: Iterable[tuple[int, int | None]]) -> tuple[int, int | None]:
@@ -135,87 +149,101 @@ class Driver:
     """Driver of one training run.
 
     Args:
+        arguments: arguments of Python for each process.
         processes: largest number of processes.
         max_restarts: restarts after failures; preemptions do not count.
+        control: source of requests to stop.
+        grace: seconds between asking a rank to stop and killing it.
     """
 
-    def __init__(self, engine: Engine, config: Config, processes: int, max_restarts: int, control: Control) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        arguments: Sequence[str],
+        processes: int,
+        max_restarts: int,
+        control: Control,
+        *,
+        grace: float = 60.0,
+        console: Console | None = None,
+    ) -> None:
         self._engine = engine
-        self._flags = config.to_flags()
+        self._arguments = list(arguments)
         self._processes = processes
         self._restarts_left = max_restarts
         self._control = control
-        self._console = Console(name=engine.name)
-        self._variables = variables()
-        self._checkpoint: Path | None = None
+        self._grace = grace
+        self._console = console or Console(name=engine.name)
+        self._variables = {**engine.variables(), SUPERVISED_AS: secrets.token_hex(8)}
+        self._short_groups = 0  # in a row
         self._next_look = 0.0  # for further nodes
+        self.checkpoint: Path | None = None  # the last one that rank 0 named
 
-    def run(self) -> Result | None:
-        """Train until the end; return the result, unless the command has none, as after a dry run.
+    def run(self) -> None:
+        """Train until the end.
 
         Raises:
-            UserError: training failed.
+            UserError: training failed; its code is that of the rank.
             Stopped: it was asked to stop, and all is saved.
         """
-        fewest = self._processes
         try:
+            group = self._start(self._processes)
             while True:
-                group = self._start(fewest)
                 while len(group.ends) < len(group.places):
                     self._watch(group)
-                self._engine.release()
+                    time.sleep(self._engine.poll_seconds)
                 if self._is_done(group):
-                    return result_of(self._checkpoint)
-                fewest = 1
+                    return
+                if None in group.ends.values() or group.asked == "grow":
+                    self._engine.release()
+                    group = self._start(1)
+                else:  # in the same places, which saves the engine's time
+                    group = self._fill(_Group(group.places, group.nodes))
         finally:
             self._engine.release()
 
     def _start(self, fewest: int) -> _Group:
         """Start as many ranks as there is room for."""
         seconds = float(os.environ.get(SECONDS) or USUAL_SECONDS)
-        due, noted = time.monotonic() + seconds, False
+        due, want = 0.0, counted(fewest, "process", "processes")
         while True:
             nodes = self._engine.nodes()
             room = sum(nodes.values())
-            for processes in range(self._processes, fewest - 1, -1):
-                if processes <= room and (places := self._engine.place(processes)):
+            for processes in range(min(self._processes, room), fewest - 1, -1):
+                if places := self._engine.place(processes):
                     return self._fill(_Group(places, nodes))
                 self._check_stop()
-            want = counted(fewest, "process", "processes")
-            if not noted:
-                self._console.say(
-                    f"waiting up to {seconds:g} s for {want}; the cluster has room for {room} if it is idle"
-                )
-                noted = True
+            if not due:
+                due = time.monotonic() + seconds
+                self._console.say(f"waiting up to {seconds:g} s for {want}; the whole cluster has room for {room}")
             if time.monotonic() > due:
                 raise UserError(
                     f"the {self._engine.name} cluster has no room for {want}",
                     f"all its nodes together have room for {room}",
                     f"give a lower --processes, or add nodes; {SECONDS} sets the time limit",
                 )
-            time.sleep(POLL_SECONDS)
+            self._check_stop()
+            time.sleep(self._engine.poll_seconds)
 
     def _fill(self, group: _Group) -> _Group:
         """Start the processes of a group."""
         places, engine = group.places, self._engine
         hosts = ", ".join(f"{number} on {host}" for host, number in Counter(each.host for each in places).items())
         self._console.say(f"{counted(len(places), 'process', 'processes')} ({hosts})")
+        call = engine.call(0, "free_port")
         try:
-            port = self._wait(engine.call(0, "free_port"))
+            while (port := engine.answer(call)) is None:
+                self._check_stop()
+                time.sleep(engine.poll_seconds)
         except Lost:
             return replace(group, places=places[:1], ends={0: None})
+        meeting = len(places), places[0].host, port
         for rank, place in enumerate(places):
-            own = {THREADS: str(place.threads), **self._variables}
-            meeting = len(places), places[0].host, port
-            engine.call(rank, "start", rank, *meeting, self._flags, os.getcwd(), own, __version__)
+            threads = {} if place.threads is None else {THREADS: str(place.threads)}
+            variables = {**threads, **self._variables}
+            engine.call(rank, "start", rank, *meeting, self._arguments, os.getcwd(), variables, __version__)
             group.calls[rank] = engine.call(rank, "poll")
         return group
-
-    def _wait(self, handle: Any) -> Any:
-        while (answer := self._engine.answer(handle)) is None:
-            self._check_stop()
-            time.sleep(POLL_SECONDS)
-        return answer
 
     def _check_stop(self) -> None:
         if self._control.wish is Wish.STOP:
@@ -230,11 +258,12 @@ class Driver:
                 self._end(group, rank, None)
                 continue
             if answer is not None:
-                self._show(rank, answer[0])
-                if answer[1] is None:
+                lines, code = answer
+                self._show(rank, lines)
+                if code is None:
                     group.calls[rank] = self._engine.call(rank, "poll")
                 else:
-                    self._end(group, rank, answer[1])
+                    self._end(group, rank, code)
         now = time.monotonic()
         if self._control.wish is Wish.STOP and group.asked != "stop":
             self._ask(group, "stop")
@@ -244,30 +273,38 @@ class Driver:
                 self._console.say("there is another node: asking all to save and stop")
                 self._ask(group, "grow")
         if now > group.kill_at:
-            for rank in list(group.calls):
-                self._end(group, rank, None)
-        time.sleep(POLL_SECONDS)
+            self._kill(group)
 
-    def _show(self, rank: int, lines: list[str]) -> None:
-        for line in lines:
-            self._console.show(rank, "stdout", line)
+    def _show(self, rank: int, lines: list[Line]) -> None:
+        for stream, line in lines:
+            self._console.show(rank, stream, line)
             if rank == 0 and (path := checkpoint_in(line)):
-                self._checkpoint = path
+                self.checkpoint = path
 
     def _ask(self, group: _Group, why: str) -> None:
         """Ask all ranks to save and stop."""
-        group.asked = why
-        group.kill_at = min(group.kill_at, time.monotonic() + OTHERS_SECONDS)
+        group.asked, group.had_failed = why, group.kill_at < math.inf
+        group.kill_at = min(group.kill_at, time.monotonic() + self._grace)
         for rank in group.calls:
             self._engine.call(rank, "stop")
+
+    def _kill(self, group: _Group) -> None:
+        """Kill the ranks that have not ended; give up those that were killed before."""
+        for rank in list(group.calls):
+            if group.is_killed:
+                self._end(group, rank, None)
+            else:
+                self._engine.call(rank, "kill")
+        group.is_killed, group.kill_at = True, time.monotonic() + KILL_SECONDS
 
     def _end(self, group: _Group, rank: int, code: int | None) -> None:
         """Record the end of a rank, and limit the time of the others after a failure."""
         del group.calls[rank]
         group.ends[rank] = code
         if meaning(code) is not Meaning.DONE:
-            group.kill_at = min(group.kill_at, time.monotonic() + OTHERS_SECONDS)
-            self._console.say(f"rank {rank} on {group.places[rank].host} {in_words(code, hang=False)}")
+            seconds = self._grace if meaning(code) is Meaning.PREEMPTED else self._engine.others_seconds
+            group.kill_at = min(group.kill_at, time.monotonic() + seconds)
+            self._console.say(_title(group, rank))
 
     def _is_done(self, group: _Group) -> bool:
         """Return whether the run is done; else all restart."""
@@ -275,18 +312,31 @@ class Driver:
         reason = meaning(code)
         if reason is Meaning.DONE:
             return True
-        if group.asked == "stop" and ExitCode.STOPPED in group.ends.values():
-            raise self._control.stopped(on_all_ranks=True)  # one such rank proves that the state was saved
-        title = f"rank {rank} on {group.places[rank].host} {in_words(code, hang=False)}"
-        if reason in (Meaning.MISTAKE, Meaning.INTERRUPTED):
-            is_interrupted = reason is Meaning.INTERRUPTED
-            code_of_all = ExitCode.INTERRUPTED if is_interrupted else ExitCode.ERROR
-            raise UserError(title, remedy="see its message above", code=code_of_all)
         if group.asked == "stop":
-            raise UserError(title, "it had been asked to stop", "run the same command again", code=ExitCode.FAILURE)
-        if reason is not Meaning.PREEMPTED and group.asked != "grow":
+            # A rank that has saved proves that the state is on disk; after a failure, the newest one is.
+            if Meaning.PREEMPTED in map(meaning, group.ends.values()) or (group.had_failed and self._restarts_left):
+                raise self._control.stopped(on_all_ranks=True)
+            raise UserError(_title(group, rank), "it had been asked to stop", AGAIN, code=own_code(code))
+        if reason in (Meaning.MISTAKE, Meaning.INTERRUPTED):
+            raise UserError(_title(group, rank), remedy="see its message above", code=own_code(code))
+        if reason is Meaning.FAILED and group.asked != "grow":
             if self._restarts_left == 0:
-                raise UserError(title, "no restart is left", "run the same command again", code=ExitCode.FAILURE)
+                raise UserError(_title(group, rank), "no restart is left", AGAIN, code=own_code(code))
             self._restarts_left -= 1
-        self._console.say(f"restarting from the newest saved state; {self._restarts_left} restarts left")
+        delay = 0.0 if group.asked == "grow" else self._delay(group)
+        after = f" after {delay:g} s" if delay else ""
+        self._console.say(f"restarting from the newest saved state{after}; {self._restarts_left} restarts left")
+        restart_at = time.monotonic() + delay
+        while time.monotonic() < restart_at:
+            self._check_stop()
+            time.sleep(self._engine.poll_seconds)
         return False
+
+    def _delay(self, group: _Group) -> float:
+        """Return the seconds before a restart: none at first, then 1, 2, 4 … up to 60 for groups that end soon."""
+        self._short_groups = self._short_groups + 1 if time.monotonic() - group.began < SOON_SECONDS else 0
+        return min(60.0, 2.0 ** min(self._short_groups - 2, 10)) if self._short_groups > 1 else 0.0
+
+
+def _title(group: _Group, rank: int) -> str:
+    return f"rank {rank} on {group.places[rank].host} {in_words(group.ends[rank], hang=group.is_killed)}"

@@ -1,0 +1,50 @@
+"""Training in several processes of this host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from crepe_dist import invocation
+from crepe_dist.supervising.driver import Engine, Place
+from crepe_dist.supervising.rank import Rank
+
+ADDRESS = "127.0.0.1"
+MAX_PROCESSES = 1 << 16
+
+
+class LocalEngine(Engine):
+    """This host, with room for any number of processes.
+
+    Args:
+        variables: variables that the processes get beside those of this one.
+    """
+
+    name = "supervise"
+    poll_seconds = 0.05
+    others_seconds = 5.0
+
+    def __init__(self, variables: Mapping[str, str] | None = None) -> None:
+        self._variables = variables or {}
+        self._ranks: list[Rank] = []
+
+    def variables(self) -> dict[str, str]:
+        return {**invocation.passed_on(), **self._variables}
+
+    def nodes(self) -> dict[str, int]:
+        return {ADDRESS: MAX_PROCESSES}
+
+    def place(self, processes: int) -> list[Place]:
+        self._ranks = [Rank() for _ in range(processes)]
+        return [Place(ADDRESS, None)] * processes
+
+    def call(self, rank: int, method: str, *arguments: Any) -> Any:
+        return getattr(self._ranks[rank], method)(*arguments)
+
+    def answer(self, handle: Any) -> Any:
+        return handle
+
+    def release(self) -> None:
+        for rank in self._ranks:
+            rank.kill()
+        self._ranks = []
