@@ -127,7 +127,7 @@ def test_several_labels(make, teach):
 
 
 REFUSED = [
-    ({"id": "U1", "labels": {"A": 1}}, "no class 'A'"),
+    ({"id": "U1", "labels": {"A": 1}}, "no class 'A'; did you mean 'a'"),
     ({"id": "U1", "labels": {"a": 0.5, "b": 0.3}}, "sum to 0.8"),
     ({"id": "U1", "top": [{"class": "a", "probability": 0.5}]}, "--top"),
     ({"id": "U1", "labels": {"a": 1.5}}, "not a finite number"),
@@ -153,6 +153,12 @@ def test_no_text_matches(make, teach):
         UserError, match=r"no answer of answers\.jsonl is for a text of .*\n.*the first: answers\.jsonl:1"
     ):
         teach(data, {"text": "of nobody", "label": "a"})
+
+
+@pytest.mark.parametrize(("records", "why"), [([], "it is empty"), ([{"id": "U0"}], "no line has labels")])
+def test_no_answers(make, teach, records, why):
+    with pytest.raises(UserError, match=rf"answers\.jsonl has no answers\n.*{why}"):
+        teach(make(), *records)
 
 
 def test_what_is_not_json(make, tmp_path):

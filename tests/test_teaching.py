@@ -242,10 +242,23 @@ class TestRun:
         texts, truth = table(300, 4, labels=False)["text"], table(300, 4)["label"]
         lines = [json.dumps({"text": text, "labels": {label: 1}}) for text, label in zip(texts[:200], truth)]
         (folder / "answers.jsonl").write_text("\n".join(lines))
-        train(folder, "taught", "--teacher", "answers.jsonl")
+        assert "answers for 200 of 300 unlabelled texts" in train(folder, "taught", "--teacher", "answers.jsonl")
         figures = unlabelled(folder / "taught")
         assert figures["texts"] == 200
         assert figures["teacher"] == {"kind": "answers"}
+
+    @pytest.mark.parametrize("more", [[], ["--dry-run"]])
+    def test_answers_are_checked_before_training(self, folder, more):
+        (folder / "wrong.jsonl").write_text('{"text": "a", "labels": {"dog": 1}}')
+        said = run(command("train", "--data", "data", "--teacher", "wrong.jsonl", *more), folder, code=None)
+        assert "the data have no class 'dog'" in said
+        assert "epoch" not in said
+        assert "Traceback" not in said
+
+    def test_a_dry_run_counts_the_unlabelled_texts(self, folder):
+        said = train(folder, "dry", "--dry-run")
+        assert "360 train" in said
+        assert "a first network is trained on the 60 labelled texts" in said
 
     def test_a_validation_split_is_needed(self, tmp_path, complaint):
         crepe_dist.prepare(

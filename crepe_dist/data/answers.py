@@ -36,6 +36,7 @@ LONGEST_LINE = 1 << 22  # bytes; a text may have 1 MiB, which JSON may escape
 TOLERANCE = 0.01  # most difference of a sum of probabilities from 1, which are often rounded
 PIECE = 1 << 14  # answers, or rows, that are looked up or converted together
 KEYS = ("text", "id", "line")
+EXAMPLE = 'write one object per line, such as {"text": "…", "labels": {"World": 0.8, "Sports": 0.2}}'
 LINE_BITS = 40
 Numbers = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -120,9 +121,15 @@ def read_answers(paths: Sequence[Path], dataset: Dataset, parts: Sequence[str] =
     taught = {name: answers for name, answers in taught.items() if len(answers.rows)}
     if not taught:
         names = ", ".join(printable(path.name) for path in paths)
+        if not first:
+            raise UserError(
+                f"{names} has no answers",
+                "no line has labels, a label or top" if unanswered else "it is empty",
+                EXAMPLE,
+            )
         raise UserError(
             f"no answer of {names} is for a text of {dataset.folder}",
-            f"the first: {first}" if first else f"{counted(unanswered, 'line')} without an answer were read",
+            f"the first: {first}",
             f"give each answer the text as in the source{_columns(dataset)}, or its id or line there",
         )
     return Teaching(taught, read, unmatched, unanswered)
@@ -148,7 +155,7 @@ def _pieces(path: Path) -> Iterator[list[tuple[int, dict[str, Any]]]]:
         raise UserError(
             f"the answers in {printable(path)} cannot be read",
             getattr(error, "strerror", None) or str(error)[:300],
-            'write one object per line, such as {"text": "…", "labels": {"World": 0.8, "Sports": 0.2}}',
+            EXAMPLE,
         ) from error
     if piece:
         yield piece
@@ -219,7 +226,8 @@ class _Lines:
         shares = []
         for name, value in given.items():
             if name not in self._number:
-                alike = difflib.get_close_matches(str(name), self._number, 1)
+                alike = [each for each in self._number if each.casefold() == str(name).casefold()]
+                alike = alike or difflib.get_close_matches(str(name), self._number, 1)
                 hint = f"; did you mean {alike[0]!r:.60}?" if alike else ""
                 raise ValueError(f"the data have no class {str(name)!r:.60}{hint}")
             shares.append((self._number[name], finite(value, 0, 1 + TOLERANCE, f"the probability of {name!r:.60}")))

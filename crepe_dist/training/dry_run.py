@@ -23,6 +23,7 @@ from crepe_dist.model.shape import Shape
 from crepe_dist.runs.state import Progress
 from crepe_dist.scratch import scratch
 from crepe_dist.settings.config import Config
+from crepe_dist.training import teaching
 from crepe_dist.training.display import open_display
 from crepe_dist.training.engine_setup import build_engine
 from crepe_dist.training.estimate import check_grace, estimate
@@ -35,7 +36,7 @@ from crepe_dist.training.resume import RunState
 from crepe_dist.training.schedule import learning_rate
 from crepe_dist.training.state_saver import Saver
 from crepe_dist.training.step import TrainingStep
-from crepe_dist.training.training_data import few_batches, open_training_data, with_epochs
+from crepe_dist.training.training_data import few_batches, open_training_data, uses_unlabelled, with_epochs
 
 
 def dry_run(config: Config, world: World, control: Control) -> None:
@@ -43,7 +44,12 @@ def dry_run(config: Config, world: World, control: Control) -> None:
     with watched(config, world, control), _sample_folder(world) as sample:
         display = open_display(world.is_root)
         data = open_training_data(config, world, display, sample=sample)
-        config = with_epochs(config, data)
+        config, is_taught = with_epochs(config, data), uses_unlabelled(config, data)
+        if config.training.teacher:
+            teaching.take_answers(config, data, world, display, None)
+        labelled = len(data.splits["train"])
+        if is_taught:
+            data = teaching.untaught(data)
         engine, start = build_engine(config, data, world)
         if config.training.overfit_batches:
             data = few_batches(data, config)
@@ -74,6 +80,8 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         state = RunState(engine, exchange, step.scale, progress)
         estimated = estimate(config, data, step, chain([batch], shares), state, world)
         display.say(f"time      {estimated.text}")
+        if is_taught:
+            display.say(f"          before that, a first network is trained on the {labelled:,} labelled texts")
         check_grace(config.safety.grace_s, estimated.step, Saver(), world)
         found = notes(config, data, engine.shape, engine.device, world)
         display.say_lines(found or ["notes     none: steps, batch, classes, memory and cores fit"])

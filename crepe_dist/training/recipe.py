@@ -92,6 +92,8 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             verify_data(data, world, folder.verified())
             place = world, watchdog, control, display, pages
             given, lesson = data, None
+            if config.training.teacher:
+                teaching.take_answers(config, data, world, display, folder.lesson)
             if recalls_old(config, data):  # the network that is extended helps to label the texts
                 assert start is not None
                 data = recalled(config, data, engine, start, world, folder.first if is_taught else folder)

@@ -24,7 +24,7 @@ from crepe_dist.data.dataset import UNLABELLED, Dataset, Documents, Split
 from crepe_dist.data.targets import SEVERAL, Targets
 from crepe_dist.data.word_dropout import with_word_dropout
 from crepe_dist.data.words import WordFinder, Words, joined
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.collectives import Collectives, once
 from crepe_dist.engines.engine import Engine
 from crepe_dist.files import replacing
 from crepe_dist.model import parameters
@@ -130,6 +130,35 @@ def _copied(files: Iterable[Path], source: Path, target: Path) -> Iterator[None]
         yield
 
 
+def take_answers(config: Config, data: Dataset, world: Collectives, display: Display, lesson: Path | None) -> None:
+    """Read the answers of another teacher before anything is trained, as they may be wrong; every rank calls it.
+
+    Args:
+        lesson: folder in which to save them, unless they are already there; ``None``: only check them.
+    """
+    if lesson is not None and world.broadcast(lesson_files.is_written(lesson), "answers"):
+        return
+
+    def read() -> str:
+        answers = read_answers([Path(str(config.training.teacher))], data)
+        if lesson is not None:
+            ours = answers.of[UNLABELLED]
+            _write(lesson, data, ours.rows, ours.targets, {"teacher": {"kind": "answers"}})
+        return answers.describe(data)
+
+    if said := world.on_root("answers", once(read)):
+        display.say(f"teacher   {said}")
+
+
+def untaught(data: Dataset) -> Dataset:
+    """Return the data set from which a student would learn, with labels that say nothing, for a dry run."""
+    assert data.unlabelled is not None
+    rows, classes = np.arange(len(data.unlabelled)), len(data.classes)
+    label = soft_labels.rounded(np.full((1, classes), 1 / classes), several=data.labelled == SEVERAL)
+    pairs = np.broadcast_to(label.pairs, (len(rows), label.most, 2))
+    return soft_labels.taught(data, rows, replace(label, pairs=pairs))
+
+
 def teach(
     config: Config,
     data: Dataset,
@@ -146,13 +175,11 @@ def teach(
         first: result of the first network.
     """
     if not world.broadcast(lesson_files.is_written(folder.lesson), "lesson"):
-        logits = {}
-        if not config.training.teacher:
-            engine.tower_weight = 1.0  # the parameters have it
-            engine.set_values(world.agree("first network", lambda: _parameters(first.checkpoint, engine)))
-            batch_size = config.evaluation.batch_size
-            logits = {name: logits_of(engine, split, batch_size, world) for name, split in _asked(data).items()}
-        world.on_root("lesson", _prepare(config, data, logits, folder.lesson))
+        engine.tower_weight = 1.0  # the parameters have it
+        engine.set_values(world.agree("first network", lambda: _parameters(first.checkpoint, engine)))
+        batch_size = config.evaluation.batch_size
+        logits = {name: logits_of(engine, split, batch_size, world) for name, split in _asked(data).items()}
+        world.on_root("lesson", _prepare(data, logits, folder.lesson))
     lesson = world.agree("lesson", lambda: _read(folder, data), same=lambda lesson: lesson.figures)
     display.say_lines(_described(lesson, data))
     return lesson
@@ -169,17 +196,12 @@ def _asked(data: Dataset) -> dict[str, Split]:
     return {"validation": validation, UNLABELLED: soft_labels.without_labels(data.unlabelled, validation.targets)}
 
 
-def _prepare(config: Config, data: Dataset, logits: dict[str, npt.NDArray[np.float32]], folder: Path) -> Iterator[None]:
+def _prepare(data: Dataset, logits: dict[str, npt.NDArray[np.float32]], folder: Path) -> Iterator[None]:
     """Write a lesson; yield every few seconds."""
     assert data.unlabelled is not None
-    rows = np.arange(len(data.unlabelled))
-    if config.training.teacher:
-        teaching = read_answers([Path(config.training.teacher)], data)
-        rows, targets = teaching.of[UNLABELLED].rows, teaching.of[UNLABELLED].targets
-        figures: dict[str, Any] = {"teacher": {"kind": "answers"}}
-    elif data.labelled == SEVERAL:
+    if data.labelled == SEVERAL:
         targets = soft_labels.rounded(1 / (1 + np.exp(-logits[UNLABELLED].astype(np.float64))), several=True)
-        figures = {"teacher": {"kind": "network"}}
+        figures: dict[str, Any] = {"teacher": {"kind": "network"}}
     else:
         words: dict[str, Words] = {}
         for name, documents in {**data.splits, UNLABELLED: data.unlabelled}.items():
@@ -192,10 +214,15 @@ def _prepare(config: Config, data: Dataset, logits: dict[str, npt.NDArray[np.flo
             yield
         targets = soft_labels.rounded(found[-1].probabilities)
         figures = {"teacher": {"kind": "words" if found[-1].rounds else "network", **found[-1].figures()}}
-    mass = targets.mass()
-    figures |= {"texts": len(rows), "shares": dict(zip(data.classes, (mass / mass.sum()).tolist()))}
-    lesson_files.write(folder, UNLABELLED, rows, targets, figures)
+    _write(folder, data, np.arange(len(data.unlabelled)), targets, figures)
     yield
+
+
+def _write(folder: Path, data: Dataset, rows: npt.NDArray[np.int64], targets: Targets, figures: dict[str, Any]) -> None:
+    """Write a lesson, with the shares of the classes in its labels."""
+    mass = targets.mass()
+    shares = dict(zip(data.classes, (mass / mass.sum()).tolist()))
+    lesson_files.write(folder, UNLABELLED, rows, targets, {**figures, "texts": len(rows), "shares": shares})
 
 
 def _words(data: Dataset, documents: Documents) -> Generator[None, None, Words]:
@@ -225,9 +252,11 @@ def _described(lesson: Lesson, data: Dataset) -> Iterator[str]:
     if "loss" in teacher:
         who += f": validation {percent(teacher['accuracy'])} (loss {teacher['loss']:.4f})"
     yield f"teacher   {who}"
-    largest = sorted(figures["shares"].items(), key=lambda item: -item[1])[:SHOWN_CLASSES]
-    shares = ", ".join(f"{excerpt(name, LABEL_CELLS)} {percent(share)}" for name, share in largest)
-    yield f"          {counted(figures['texts'], 'unlabelled text')}: {shares}"
+    ranked = sorted(figures["shares"].items(), key=lambda item: -item[1])
+    shares = [f"{excerpt(name, LABEL_CELLS)} {percent(share)}" for name, share in ranked]
+    if len(shares) > SHOWN_CLASSES:  # a class that is missing is the last
+        shares[SHOWN_CLASSES:] = [f"…, the rarest {shares[-1]}"]
+    yield f"          {counted(figures['texts'], 'unlabelled text')}: {', '.join(shares)}"
 
 
 def _loss(record: dict[str, Any]) -> float:
