@@ -147,8 +147,14 @@ class TestDuplicates:
         assert summary["duplicates"]["exact"] == 1
 
     def test_nothing_new_is_an_error(self, labelled):
-        with pytest.raises(UserError, match="no usable row that is not among the labelled rows"):
+        with pytest.raises(UserError, match="no usable row was found in the unlabelled files"):
             made(labelled, labelled)
+
+
+@pytest.mark.parametrize("validation", [0, 0.2])
+def test_a_missing_validation_split_is_a_warning(labelled, tmp_path, validation):
+    summary, _ = made(labelled, written(tmp_path / "u.txt", TEXTS), validation=validation)
+    assert any("validation split" in each["what"] for each in summary["warnings"]) != bool(validation)
 
 
 class TestRowsWithoutLabel:

@@ -245,9 +245,11 @@ def _check(job: Job, collected: Collected, fate: Fate, classes: list[str], quara
     for code, part in enumerate(PARTS):
         files = [name for name, each in job.sources if each == part]
         if part != "train" and files and not (fate == code).any():
-            repeated = " that is not among the labelled rows" * (code == UNLABELLED)
+            where = f"the files of the {part} split"
+            if code == UNLABELLED:
+                where = "the unlabelled files, or all are among the labelled rows"
             raise UserError(
-                f"no usable row{repeated} was found in the files of the {part} split",
+                f"no usable row was found in {where}",
                 ", ".join(files)[:200],
                 f"name other files with --{part}, or leave them out",
             )

@@ -23,7 +23,7 @@ COMMON = (
 )
 EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
   python -m crepe_dist.prepare reviews.csv.gz --out data/reviews --validation 0.1
-  python -m crepe_dist.prepare labelled.csv --unlabelled texts.txt --out data/tickets
+  python -m crepe_dist.prepare labelled.csv --unlabelled texts.txt --validation 0.1 --out data/tickets
   python -m crepe_dist.prepare train.jsonl --test test.jsonl --text body --label topic --out data/topics
   python -m crepe_dist.prepare ag_news_csv/ --out data/ag_news       (train.csv, test.csv, classes.txt)
   python -m crepe_dist.prepare aclImdb/ --out data/imdb              (train/pos/*.txt, train/neg/*.txt, test/...)

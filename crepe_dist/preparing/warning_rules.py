@@ -75,6 +75,12 @@ def warnings_of(
             "nothing, if this is intended; --keep-unlabelled keeps them as unlabelled texts; otherwise fill in the "
             "labels, or name their column with --label",
         )
+    if UNLABELLED in summary and "validation" not in summary["parts"]:
+        warn(
+            "the unlabelled texts cannot be used without a validation split",
+            "it weighs the teacher that labels them, and tells whether they help",
+            "prepare again with --validation 0.1",
+        )
     separator, lists = _label_lists(classes) if "labels" not in summary else ("", [])
     if lists:
         warn(

@@ -121,7 +121,9 @@ def unlabelled(record: RunRecord) -> str:
         f"{percent(figures[who]['accuracy'])} of the validation texts right (loss {figures[who]['loss']:.4f})"
         for who in ("first", "student")
     )
-    shares = sorted(figures["shares"].items(), key=lambda item: -float(item[1]))
+    ranked = sorted(figures["shares"].items(), key=lambda item: -float(item[1]))
+    shares = [f"“{cut(str(name), LABEL_CELLS)}” {percent(share)}" for name, share in ranked]
+    rarest = f"; the rarest class is {shares[-1]}" if len(shares) > SHOWN_SHARES else ""
     teacher = {
         "answers": "The answers of another teacher",
         "network": "The first network",
@@ -131,7 +133,7 @@ def unlabelled(record: RunRecord) -> str:
     return (
         f"A first network, trained on the labelled texts, has {first}. {teacher} labelled "
         f"{counted(figures['texts'], 'more text')}: "
-        f"{listed([f'“{cut(str(name), LABEL_CELLS)}” {percent(share)}' for name, share in shares[:SHOWN_SHARES]])}. "
+        f"{listed(shares[:SHOWN_SHARES])}{rarest}. "
         f"The network that learnt from all texts has {student}; it {kept}."
     )
 
