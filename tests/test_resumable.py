@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import decimal
 import fcntl
@@ -19,14 +20,14 @@ import pytest
 
 from crepe_dist import predict
 from crepe_dist.errors import UserError
-from crepe_dist.predicting import resumable
+from crepe_dist.predicting import parquet_file, resumable
 from tests.conftest import QUICK, command, run, write_csv
 
 ROWS = 6000
 SLOW = """
 import sys, time
 from crepe_dist import predict
-from crepe_dist.predicting import resumable
+from crepe_dist.predicting import parquet_file, resumable
 resumable.SAVE_SECONDS = 0
 flush = resumable.ResumableFile.flush
 def slow(self):
@@ -193,6 +194,16 @@ def test_parquet_keeps_types(folder, tmp_path, monkeypatch):
     added = ["predicted_class", "predicted_probability", "characters_cut", "problem"]
     assert [str(got.schema.field(name).type) for name in added] == ["string", "double", "int64", "string"]
     assert got.column_names == [*want.column_names, *added]
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1 << 23])
+def test_blocks_of_any_size_make_the_same_table(block, tmp_path, monkeypatch):
+    texts = ['a "quoted"\n\n"word', "", "\r\n", '"', "x" * 200, "last\n"] * 3
+    with (tmp_path / "a").open("w", newline="") as stream:
+        csv.writer(stream).writerows([row, text] for row, text in enumerate(texts))
+    monkeypatch.setattr(parquet_file, "BLOCK", block)
+    parquet_file.converter(["row"], {"row": pa.int64()}, {"text": "object"})(tmp_path / "a", tmp_path / "b")
+    assert pq.read_table(tmp_path / "b").to_pydict() == {"row": list(range(18)), "text": texts}
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, BinaryIO, Callable
 
 import pyarrow as pa
 import pyarrow.csv
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from crepe_dist.errors import UserError
 
-BLOCK = 1 << 25  # bytes of CSV read at once; a record has to fit
+BLOCK = 1 << 23  # bytes of CSV that become a row group
 
 
 def types_of(path: Path) -> dict[str, Any]:
@@ -55,15 +55,23 @@ def converter(
 
 
 def _convert(types: dict[str, Any], source: Path, target: Path) -> None:
-    schema = pa.schema(list(types.items()))
-    with pq.ParquetWriter(target, schema) as writer:
-        if not source.stat().st_size:
-            return
-        reader = pa.csv.open_csv(
-            source,
-            pa.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=list(types)),
-            pa.csv.ParseOptions(newlines_in_values=True),
-            pa.csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=False),
-        )
-        for batch in reader:
-            writer.write_batch(batch)
+    options = pa.csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=False)
+    with pq.ParquetWriter(target, pa.schema(list(types.items()))) as writer, source.open("rb") as stream:
+        for block in _records(stream):
+            # Arrow's own reader of blocks reads 32 of them ahead.
+            reading = pa.csv.ReadOptions(use_threads=False, block_size=len(block), column_names=list(types))
+            parsing = pa.csv.ParseOptions(newlines_in_values=True)
+            writer.write_table(pa.csv.read_csv(pa.py_buffer(block), reading, parsing, options))
+
+
+def _records(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield blocks of whole records. Before a line end inside quotes, there is an odd number of quotes."""
+    rest = b""
+    while read := stream.read(BLOCK):
+        rest += read
+        end = rest.rfind(b"\n") + 1
+        while rest.count(b'"', 0, end) % 2:
+            end = rest.rfind(b"\n", 0, end - 1) + 1
+        if end:
+            yield rest[:end]
+        rest = rest[end:]
