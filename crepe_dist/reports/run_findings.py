@@ -296,8 +296,8 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
         warn(
             f"how much the model has forgotten of {change.run}, which it extends, is unknown",
             f"the data of {change.run} were gone, so its {counted(change.documents, 'test text')} could not be scored",
-            "before you rely on it, score texts of the old classes (evaluate --data); unlabelled ones help to learn "
-            "them (prepare --unlabelled)",
+            "before you rely on it, classify texts of the old classes whose labels you know (predict --file) and count "
+            "the right ones; unlabelled ones help to learn them (prepare --unlabelled)",
         )
     elif change is not None and change.is_significant:
         warn(
