@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis.extra.numpy import arrays
 from hypothesis.strategies import floats
 
@@ -256,6 +256,7 @@ def test_tables_in_half_precision_stay_so(kind, tmp_path):
 
 
 @given(arrays(np.float32, (4, 5), elements=floats(-1e4, 1e4, width=32)))
+@example(np.full((4, 5), 0.0005276, np.float32))
 def test_rounded_tables_are_rounded_to_themselves(table):
     codes, scales = eight_bits.split(table)
     once = (codes * scales.astype(np.float32)).astype(np.float32)

@@ -23,7 +23,11 @@ def split(table: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDA
     Returns:
         Codes [rows][columns] and scales [rows][1].
     """
-    scales = (np.abs(table).max(axis=1, keepdims=True) / LARGEST).astype(np.float16)
+    largest = np.abs(table).max(axis=1, keepdims=True)
+    scales = (largest / LARGEST).astype(np.float16)
+    # Below 6e-5 float16 is coarse. A row's largest code is 127 all the same, or other scales would be found again.
+    is_too_large = largest <= (LARGEST - 0.5) * scales.astype(np.float32)
+    scales = np.where(is_too_large, np.nextafter(scales, np.float16(0)), scales)
     steps = scales.astype(np.float32)
     codes = np.divide(table, steps, out=np.zeros_like(table), where=steps > 0)
     return np.clip(np.rint(codes), -LARGEST, LARGEST).astype(np.int8), scales
