@@ -70,7 +70,7 @@ def _joined(new: Dataset, run: str) -> tuple[str, list[str]]:
     if new.unlabelled:
         notes.append(
             f"note: the {counted(len(new.unlabelled), 'unlabelled text')} of {new.folder} are not used\n"
-            f"  why: the labelled texts of {excerpt(run)} are there, and keep its classes better"
+            f"  why: the labelled texts of {excerpt(run)} are there, and are replayed instead"
         )
     return str(folder), notes
 
