@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sys
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from crepe_dist.clusters import ray as on_ray
 from crepe_dist.distributed.control import Control, Stopped
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.settings.config import parse
@@ -220,3 +223,23 @@ class TestRank:
         assert process is not None
         del rank
         assert process.wait(30) == ExitCode.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("address", "what", "remedy"),
+    [
+        (None, "there is no Ray cluster", "start one: `ray start --head`"),
+        ("node1:6379", "the Ray cluster node1:6379, which RAY_ADDRESS names, does not answer", "RAY_AUTH_MODE=token"),
+    ],
+)
+def test_a_ray_cluster_that_does_not_answer(monkeypatch, address: str | None, what: str, remedy: str) -> None:
+    def refuse(**_: Any) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster\nThe rest helps nobody.")
+
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(is_initialized=lambda: False, init=refuse))
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    monkeypatch.setenv("RAY_ADDRESS", address) if address else monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UserError) as caught:
+        on_ray.connect()
+    assert (caught.value.what, caught.value.why) == (what, "Failed to connect to Ray cluster")
+    assert remedy in caught.value.remedy
