@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from crepe_dist import extras
+from crepe_dist import extras, invocation
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.preparation import Progress
 
@@ -192,6 +192,12 @@ def upload(path: Path, url: str) -> None:
         system.put_file(str(path), name)
 
 
+def _install(message: str) -> str:
+    """Spell how to install the library that an error of fsspec's names, as in "Install s3fs to access S3"."""
+    named = re.search(r"\binstall ([a-z][a-z0-9_-]*) ", message, re.IGNORECASE)
+    return f"{'uv ' if invocation.front() else ''}pip install {named[1]}" if named else "install that library"
+
+
 @contextmanager
 def _explained(url: str, done: str = "read") -> Iterator[None]:
     """Turn any error of fsspec's many libraries into one for the user, without the secrets of the URL."""
@@ -203,7 +209,7 @@ def _explained(url: str, done: str = "read") -> Iterator[None]:
     except FileNotFoundError as error:
         raise UserError(f"{shown} does not exist", remedy="check the spelling of the URL") from error
     except ImportError as error:
-        raise UserError(f"{shown} cannot be {done}", str(error), "install that library") from error
+        raise UserError(f"{shown} cannot be {done}", str(error), _install(str(error))) from error
     except Exception as error:  # every library has its own
         why = without_secrets(f"{type(error).__name__}: {error}".replace(url, shown))[:300]
         raise UserError(f"{shown} cannot be {done}", why, "check the URL, the network and your credentials") from None
