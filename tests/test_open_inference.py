@@ -206,6 +206,7 @@ class TestRefusals:
         for answer in (client.get("/v2/models/other"), client.post("/v2/models/other/infer"), client.get(INFER)):
             assert answer.status_code in (404, 405)
             jsonschema.validate(answer.json(), ERROR)
+            assert "the only model is 'crepe', without versions" in answer.json()["error"]
 
         def fail(texts):
             raise ValueError("secret")

@@ -108,6 +108,7 @@ def create_app(
     async def show_page() -> Response:
         return HTMLResponse(html, headers={"Content-Security-Policy": policy})
 
+    of_models = f"{open_inference.PROTOCOL}/models"
     open_inference.add_routes(app, model, options, classify, check_ready)
 
     @app.exception_handler(Problem)
@@ -120,9 +121,11 @@ def create_app(
 
     @app.exception_handler(HTTPException)
     async def refuse_path(request: Request, error: HTTPException) -> Response:
-        response = Problem(
-            error.status_code, HTTPStatus(error.status_code).phrase.lower(), remedy=f"{DESCRIPTION} lists the paths"
-        ).response(request.url.path)
+        remedy = f"{DESCRIPTION} lists the paths"
+        if request.url.path.startswith(of_models):
+            remedy = f"the only model is {options.model_name!r}, without versions; {remedy}"
+        phrase = HTTPStatus(error.status_code).phrase.lower()
+        response = Problem(error.status_code, phrase, remedy=remedy).response(request.url.path)
         response.headers.update(error.headers or {})
         return response
 
