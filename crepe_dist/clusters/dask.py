@@ -6,11 +6,10 @@ import time
 from typing import Any
 
 from crepe_dist import extras
-from crepe_dist.distributed.control import Control
 from crepe_dist.errors import UserError
 from crepe_dist.runs.result import Result
 from crepe_dist.settings.config import Config
-from crepe_dist.supervising.driver import Driver, Engine, Lost, Place, result_of
+from crepe_dist.supervising.driver import Engine, Lost, Place, train_on
 from crepe_dist.supervising.rank import Rank
 
 LOOK_SECONDS = 1.0  # between looks at the list of workers
@@ -33,11 +32,7 @@ def on_dask(config: Config, processes: int, max_restarts: int = 10) -> Result | 
         Stopped: SIGTERM or SIGINT arrived; everything is saved.
     """
     extras.require("dask", "training on Dask")
-    engine = DaskEngine()
-    with Control() as control, control.deferring():
-        driver = Driver(engine, config.to_arguments(), processes, max_restarts, control)
-        driver.run()
-    return result_of(driver.checkpoint)
+    return train_on(DaskEngine(), config.to_arguments(), processes, max_restarts)
 
 
 def connect() -> Any:

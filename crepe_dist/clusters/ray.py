@@ -6,12 +6,11 @@ import os
 from typing import Any
 
 from crepe_dist import extras
-from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.launch import Launch, threads
 from crepe_dist.errors import UserError
 from crepe_dist.runs.result import Result
 from crepe_dist.settings.config import Config
-from crepe_dist.supervising.driver import Driver, Engine, Lost, Place, result_of
+from crepe_dist.supervising.driver import Engine, Lost, Place, train_on
 from crepe_dist.supervising.rank import Rank
 
 PLACE_SECONDS = 5.0
@@ -35,10 +34,7 @@ def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result | N
     """
     extras.require("ray", "training on Ray")
     engine = RayEngine(threads(Launch()) if os.environ.get("OMP_NUM_THREADS") else 1, config.device == "gpu")
-    with Control() as control, control.deferring():
-        driver = Driver(engine, config.to_arguments(), processes, max_restarts, control)
-        driver.run()
-    return result_of(driver.checkpoint)
+    return train_on(engine, config.to_arguments(), processes, max_restarts)
 
 
 def connect() -> Any:

@@ -244,7 +244,7 @@ def print_help(words: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Where the processes of a run start.
+    """Engine that starts the processes of a run, and their number.
 
     Attributes:
         engine: one of ``CLUSTERS``.

@@ -340,3 +340,11 @@ class Driver:
 
 def _title(group: _Group, rank: int) -> str:
     return f"rank {rank} on {group.places[rank].host} {in_words(group.ends[rank], hang=group.is_killed)}"
+
+
+def train_on(engine: Engine, arguments: Sequence[str], processes: int, max_restarts: int) -> Result | None:
+    """Train on a cluster until the end, and return the result; see ``Driver`` for the arguments and errors."""
+    with Control() as control, control.deferring():
+        driver = Driver(engine, arguments, processes, max_restarts, control)
+        driver.run()
+    return result_of(driver.checkpoint)
