@@ -27,7 +27,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
     give the same model on the same machine and number of processes.
 
     Args:
-        network: ``crepe``, ``ngrams`` (about ten times as fast, less accurate) or ``paper``.
+        network: ``crepe``, ``ngrams`` (about five times as fast, less accurate) or ``paper``.
         epochs: passes over the texts; ``None``: the default of ``crepe train``, as for the next two.
         learning_rate: initial learning rate.
         batch_size: texts per step, over all processes.
