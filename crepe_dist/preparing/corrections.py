@@ -19,6 +19,7 @@ from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, sha256
 from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.formats.lines import LineCutter
 from crepe_dist.preparing.formats.stream import Stream
 from crepe_dist.preparing.formats.tables import open_table
 from crepe_dist.preparing.job import Collected, Job
@@ -59,7 +60,7 @@ def read_corrections(path: Path) -> Corrections:
     name = printable(path)
     corrections: dict[Place, Correction] = {}
     wanted = Wanted(label="label", texts=("suggested",))
-    table = open_table("csv", Stream(path), name, wanted, "yes", None, keep=True)
+    table = open_table("csv", LineCutter(Stream(path)), name, wanted, "yes", None, keep=True)
     if missing := [column for column in COLUMNS if column not in table.kept]:
         raise UserError(
             f"{name} has no column {missing[0]!r}",

@@ -11,7 +11,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import Columns
 from crepe_dist.preparing.formats.documents import open_documents
 from crepe_dist.preparing.formats.json_lines import open_amazon, open_json_lines
-from crepe_dist.preparing.formats.lines import BOM, LineCutter
+from crepe_dist.preparing.formats.lines import LineCutter
 from crepe_dist.preparing.formats.rows import OpenFile
 from crepe_dist.preparing.formats.stream import Stream
 from crepe_dist.preparing.formats.tables import Table, open_table
@@ -20,7 +20,6 @@ from crepe_dist.preparing.labelling import FASTTEXT
 from crepe_dist.preparing.sources import FORMATS, LINES, Reading, Source
 
 PARQUET = b"PAR1"  # first bytes of a Parquet file
-LOOK_AT = 1 << 16  # bytes examined if the file name does not give the format
 
 
 def open_source(source: Source, reading: Reading, *, keep: bool = False, live: bool = False) -> OpenFile:
@@ -48,30 +47,30 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
         from crepe_dist.preparing.formats.parquet import open_parquet  # PyArrow takes 0.2 s to import
 
         return open_parquet(source.path, source.name, reading.columns, label, keep=keep, nested=kind_of_labels != ONE)
-    stream = Stream(source.path)
+    cutter = LineCutter(Stream(source.path), live=live)
     if source.format == SAMPLE:
         _check_no_columns(source, reading)
-        cutter = LineCutter(stream, quoted=False)
         cutter.skip_lines(1)
         table = Table(False, Columns(("id", "score", "text"), None, (2,)), label, "\t")
         return OpenFile(table.parse, cutter, "tsv")
-    kind = source.format or _kind_of(stream.peek(LOOK_AT), source.name, is_unlabelled)
+    kind = source.format or _kind_of(cutter.head, source.name, is_unlabelled)
     if kind in (LINES, "amazon", "fasttext"):
         _check_no_columns(source, reading)
     if kind == LINES:
-        return open_lines(stream, keep=keep, live=live, strict=is_unlabelled)
+        return open_lines(cutter, keep=keep, strict=is_unlabelled)
     if kind == "amazon":
         assert label is not None
-        return open_amazon(stream, label)
+        return open_amazon(cutter, label)
     if kind == "jsonl":
         nested = kind_of_labels != ONE
-        return open_json_lines(stream, source.name, reading.columns, label, keep=keep, live=live, nested=nested)
+        return open_json_lines(cutter, source.name, reading.columns, label, keep=keep, nested=nested)
     if kind == "fasttext":
-        opened = open_fasttext(stream, kind_of_labels, live=live)
+        opened = open_fasttext(cutter, kind_of_labels)
         return opened._replace(reads="text: other words, ignored: words with __label__") if is_unlabelled else opened
     if kind == "parquet":
+        cutter.close()
         return open_source(replace(source, format=kind), reading, keep=keep)
-    return open_table(kind, stream, source.name, reading.columns, reading.header, label, keep=keep, live=live)
+    return open_table(kind, cutter, source.name, reading.columns, reading.header, label, keep=keep)
 
 
 def _check_no_columns(source: Source, reading: Reading) -> None:
@@ -98,7 +97,7 @@ def reading_like(reading: Reading, opened: OpenFile) -> Reading:
 def _kind_of(head: bytes, name: str, is_unlabelled: bool) -> str:
     if head.startswith(PARQUET):
         return "parquet"
-    line = head.removeprefix(BOM).lstrip().split(b"\n", 1)[0]
+    line = head.lstrip().split(b"\n", 1)[0]
     if line.startswith(b'{"' if is_unlabelled else (b"{", b"[")):
         return "jsonl"
     if line.startswith(FASTTEXT.encode()):

@@ -7,14 +7,13 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import LABELS, Columns, Wanted, choose_named
 from crepe_dist.preparing.formats.lines import LineCutter
 from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, OpenFile, Parsed, Row, excerpt, too_long
-from crepe_dist.preparing.formats.stream import Stream
 from crepe_dist.preparing.labelling import DECODER, MANY
 
 LOOK_AT = 200  # rows from which columns are chosen
@@ -77,13 +76,12 @@ class JsonLines:
 
 
 def open_json_lines(
-    stream: Stream,
+    cutter: LineCutter,
     file: str,
     wanted: Wanted,
     label: str | None,
     *,
     keep: bool = False,
-    live: bool = False,
     nested: bool = False,
 ) -> OpenFile:
     """Open a JSON Lines file. The keys of its first object are the columns.
@@ -94,36 +92,20 @@ def open_json_lines(
     Raises:
         UserError: A wanted key is missing, or the file is a single JSON value.
     """
-    cutter = LineCutter(stream, quoted=False, live=live)
     cutter.look(1)
     if cutter.head.lstrip()[:1] == b"[":
         raise UserError(f"{file} is one JSON array", "one object per line is needed", f"jq -c '.[]' {file} > {file}l")
-    records = _records(cutter.head)
-    if (record := next(records, None)) is not None:
-        names = list(_names(record, (wanted.label, *LABELS) if nested else (wanted.label,)))
-        rows = [[_cell(row, name) for name in names] for row in islice(chain([record], records), LOOK_AT)]
-        lists = [key for key, value in record.items() if isinstance(value, list) and key not in names]
-        columns = choose_named(file, names, wanted, label_given=label is not None, rows=rows, lists=lists)
-        reads, kept = columns.describe(), columns.names if keep else ()
-    else:
-        columns = _unseen(wanted, label_given=label is not None)
-        reads, kept = "", columns.named(columns.texts) if keep else ()
+    first = list(islice(_records(cutter.head), LOOK_AT))
+    names = list(dict.fromkeys((*wanted.names, "label", "text")))  # of a file without a readable line
+    if first:
+        names = list(_names(first[0], (wanted.label, *LABELS) if nested else (wanted.label,)))
+    rows = [[_cell(row, name) for name in names] for row in first]
+    lists = [key for row in first[:1] for key, value in row.items() if isinstance(value, list) and key not in names]
+    columns = choose_named(file, names, wanted, label_given=label is not None, rows=rows, lists=lists)
+    reads, texts = columns.describe() if first else "", columns.named(columns.texts)
+    kept = () if not keep else columns.names if first else texts
     parser = JsonLines(columns, label, kept, nested)
-    return OpenFile(parser.parse, cutter, "jsonl", reads, columns.named(columns.texts), kept, columns=columns)
-
-
-def _unseen(wanted: Wanted, *, label_given: bool) -> Columns:
-    """Return the wanted keys, or the usual ones, for a file without a readable first line."""
-    label = None if label_given or wanted.labels else wanted.label or "label"
-    texts = wanted.texts or wanted.remembered or ("text",)
-    names = [name for name in (label, *texts, wanted.weight, wanted.id, *wanted.labels) if name is not None]
-
-    def position(name: str | None) -> int | None:
-        return None if name is None else names.index(name)
-
-    labels = tuple(map(names.index, wanted.labels))
-    chosen = (position(label), tuple(map(names.index, texts)), position(wanted.weight), labels, position(wanted.id))
-    return Columns(tuple(names), *chosen)
+    return OpenFile(parser.parse, cutter, "jsonl", reads, texts, kept, columns=columns)
 
 
 def _records(head: bytes) -> Iterator[dict[str, Any]]:
@@ -133,11 +115,10 @@ def _records(head: bytes) -> Iterator[dict[str, Any]]:
             yield _load(line, literals=False)
 
 
-def open_amazon(stream: Stream, label: str) -> OpenFile:
+def open_amazon(cutter: LineCutter, label: str) -> OpenFile:
     """Open the Amazon reviews of one category; their text is ``summary | reviewText``."""
     columns = Columns(("summary", "reviewText"), None, (0, 1))
     parser = JsonLines(columns, label, literals=True)
-    cutter = LineCutter(stream, quoted=False)
     return OpenFile(parser.parse, cutter, "amazon", columns.describe(), columns.names)
 
 

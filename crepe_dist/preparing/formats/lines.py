@@ -20,19 +20,21 @@ class LineCutter:
     block is as long as possible, the parser finds the end of its last record, and counting of quotes starts again after
     it. The division into records therefore does not depend on the cuts.
 
-    Args:
+    Attributes:
         quoted: line ends inside quoted fields do not end a record.
+
+    Args:
         live: yield the records that have arrived from a pipe, instead of waiting until they fill a block.
     """
 
-    def __init__(self, stream: Stream, *, quoted: bool, live: bool = False) -> None:
+    def __init__(self, stream: Stream, *, live: bool = False) -> None:
         self._stream = stream
-        self._quoted = quoted
+        self.quoted = False
         self._line = 1
         self._ended = False
         self._buffer = b""
         self._before: deque[Block] = deque()  # blocks put back, which precede the buffer
-        self._count = quoted  # count quotes in the next cut
+        self._counts = True  # count quotes in the next cut, if the stream is quoted
         self._live = live and stream.live
         self._enough = 0  # minimum size of a block in bytes: the parser could not use a shorter one
         self._fill()
@@ -86,7 +88,7 @@ class LineCutter:
 
     def put_back(self, blocks: Sequence[Block]) -> None:
         """Put back the blocks taken last; the front of the first one may have been consumed."""
-        self._count = self._quoted and blocks[0].full
+        self._counts = blocks[0].full
         merged: list[Block] = []
         for block in (*blocks, *self._before):
             if merged and not merged[-1].bad and not block.bad:
@@ -117,7 +119,7 @@ class LineCutter:
     def _is_enough(self) -> bool:
         """Tell whether the buffer contains whole records, judging by the quotes."""
         end = self._buffer.rfind(b"\n") + 1
-        odd = self._count and self._buffer.count(b'"', 0, end) % 2
+        odd = self.quoted and self._counts and self._buffer.count(b'"', 0, end) % 2
         return bool(end) and not odd and len(self._buffer) >= self._enough
 
     def _block(self, end: int, full: bool = False) -> Block:
@@ -140,7 +142,7 @@ class LineCutter:
     def _cut(self, window: bytes) -> tuple[int, bool]:
         """Return the end of the window's last record (0 without a line end), and whether it is the last line end."""
         last = end = window.rfind(b"\n") + 1
-        counted, self._count = self._count, self._quoted
+        counted, self._counts = self.quoted and self._counts, True
         odd = window.count(b'"', 0, end) % 2 if counted else 0
         while odd and end:
             previous = window.rfind(b"\n", 0, end - 1) + 1

@@ -70,7 +70,6 @@ class Stream:
                     f"{self._name} is {name}", "only plain files and .gz can be read", f"convert it first: {remedy}"
                 )
         self._gzip = self._raw.startswith(GZIP)
-        self._peeked = b""
         self._decoder = zlib.decompressobj(31)
 
     def refuse_utf16(self, head: bytes) -> None:
@@ -83,29 +82,21 @@ class Stream:
                 f"convert it first: iconv -f UTF-16{'LE' if odd else 'BE'} -t UTF-8",
             )
 
-    def peek(self, size: int) -> bytes:
-        """Return the next bytes without consuming them."""
-        self._peeked = self.read(size)
-        return self._peeked
-
     def read(self, size: int) -> bytes:
         """Read ``size`` bytes, or fewer at the end."""
-        pieces, self._peeked = [self._peeked[:size]], self._peeked[size:]
-        size -= len(pieces[0])
-        while size > 0 and (piece := self._gunzip(size) if self._gzip else self._plain(size)):
+        pieces = []
+        while size > 0 and (piece := self.read_some(size)):
             pieces.append(piece)
             size -= len(piece)
         return b"".join(pieces)
 
     def read_some(self, size: int) -> bytes:
         """Read the bytes that are available, from one to ``size``; none at the end."""
-        if self._peeked:
-            return self.read(min(size, len(self._peeked)))
         return self._gunzip(size) if self._gzip else self._plain(size)
 
     def waits(self) -> bool:
         """Tell whether a read would block for longer than ``PAUSE``."""
-        if not self.live or self._peeked or self._raw or self._decoder.unconsumed_tail:
+        if not self.live or self._raw or self._decoder.unconsumed_tail:
             return False
         return not select.select([self._file], [], [], PAUSE)[0]
 

@@ -29,7 +29,6 @@ from crepe_dist.preparing.formats.rows import (
     excerpt,
     too_long,
 )
-from crepe_dist.preparing.formats.stream import Stream
 
 LOOK_AT = 200  # rows used to detect the header and the columns
 # A record with wrong quoting is skipped up to the line where its quotes balance, if that is within this many lines.
@@ -113,14 +112,13 @@ class Table:
 
 def open_table(
     name: str,
-    stream: Stream,
+    cutter: LineCutter,
     file: str,
     wanted: Wanted,
     header: str,
     label: str | None,
     *,
     keep: bool = False,
-    live: bool = False,
 ) -> OpenFile:
     """Open a table and detect its delimiter, header and columns from its first rows.
 
@@ -131,7 +129,7 @@ def open_table(
     Raises:
         UserError: A wanted column does not exist, or it is unclear whether there is a header.
     """
-    cutter = LineCutter(stream, quoted=name == "csv", live=live)
+    cutter.quoted = name == "csv"
     cutter.look(LOOK_AT if header == "auto" else 1)
     delimiter, first = _look(name, cutter.head)
     rows = [fields for _, fields in first]

@@ -6,17 +6,15 @@ from functools import partial
 
 from crepe_dist.preparing.formats.lines import LineCutter
 from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, OpenFile, Parsed, Row, excerpt, too_long
-from crepe_dist.preparing.formats.stream import Stream
 from crepe_dist.preparing.labelling import FASTTEXT, fasttext_cell
 
 
-def open_lines(stream: Stream, *, keep: bool, live: bool, strict: bool = False) -> OpenFile:
+def open_lines(cutter: LineCutter, *, keep: bool, strict: bool = False) -> OpenFile:
     """Open unlabelled texts. Every line is a row, even an empty one; bytes that are not UTF-8 become "�".
 
     Args:
         strict: skip empty lines, and keep bytes that are not UTF-8, so that their row is rejected.
     """
-    cutter = LineCutter(stream, quoted=False, live=live)
     return OpenFile(partial(_parse_lines, keep, strict), cutter, "lines", "text: whole lines", kept=("text",) * keep)
 
 
@@ -34,14 +32,14 @@ def _parse_lines(keep: bool, strict: bool, block: Block) -> Parsed:
     return result
 
 
-def open_fasttext(stream: Stream, kind: str, *, live: bool) -> OpenFile:
+def open_fasttext(cutter: LineCutter, kind: str) -> OpenFile:
     """Open fastText's lines, `__label__a __label__b text`.
 
     Args:
         kind: labels of a row, one of ``targets.KINDS``.
     """
     reads = "label: words with __label__, text: other words"
-    return OpenFile(partial(_parse_fasttext, kind), LineCutter(stream, quoted=False, live=live), "fasttext", reads)
+    return OpenFile(partial(_parse_fasttext, kind), cutter, "fasttext", reads)
 
 
 def _parse_fasttext(kind: str, block: Block) -> Parsed:
