@@ -45,8 +45,8 @@ def make(tmp_path):
 
 @pytest.fixture
 def teach(tmp_path):
-    def taught(data, *records, parts=("unlabelled",)):
-        return read_answers([lines(tmp_path / "answers.jsonl", records)], data, parts)
+    def taught(data, *records):
+        return read_answers(lines(tmp_path / "answers.jsonl", records), data)
 
     return taught
 
@@ -57,7 +57,7 @@ KEYS = [{"text": "<b>new</b> 2"}, {"id": "U2"}, {"line": 3}, {"line": 3, "file":
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: "+".join(key))
 def test_a_row_is_found_by(make, teach, key):
-    taught = teach(make(), {**key, "labels": ANSWER}).of["unlabelled"]
+    taught = teach(make(), {**key, "labels": ANSWER})
     assert taught.rows.tolist() == [2]
     assert taught.targets.kind == SOFT
     assert taught.targets.shares(np.array([0])).tolist() == [pytest.approx([0.25, 0, 0.75], abs=1e-4)]
@@ -65,7 +65,7 @@ def test_a_row_is_found_by(make, teach, key):
 
 
 def test_a_text_is_found_as_it_was_prepared(make, teach):
-    taught = teach(make(strip_html=True), {"text": "<b>new</b> 2", "labels": ANSWER}).of["unlabelled"]
+    taught = teach(make(strip_html=True), {"text": "<b>new</b> 2", "labels": ANSWER})
     assert taught.rows.tolist() == [2]
 
 
@@ -78,7 +78,7 @@ def test_joined_columns(tmp_path, teach):
     prepare(sources, tmp_path / "data", Encoding(feature_len=123), SplitOptions())
     data = open_dataset(tmp_path / "data")
     taught = teach(data, {**new[1], "labels": ANSWER}, {"text": "new | x", "labels": ANSWER})
-    assert taught.of["unlabelled"].rows.tolist() == [0, 1]
+    assert taught.rows.tolist() == [0, 1]
 
 
 def test_what_predict_prints(make, teach):
@@ -87,42 +87,30 @@ def test_what_predict_prints(make, teach):
     unanswered: dict[str, Any] = {"line": 3, "class": None, "probability": None, "top": [], "problem": "empty text"}
     taught = teach(make(), answer, unanswered)
     assert taught.unanswered == 1
-    assert taught.of["unlabelled"].targets.shares(np.array([0])).tolist() == [pytest.approx([0.4, 0, 0.6], abs=1e-4)]
+    assert taught.targets.shares(np.array([0])).tolist() == [pytest.approx([0.4, 0, 0.6], abs=1e-4)]
 
 
 def test_a_committee_is_averaged(make, teach):
     one, other = {"id": "U1", "labels": {"a": 1}}, {"line": 2, "labels": {"b": 0.5, "c": 0.5}}
     taught = teach(make(), one, {"id": "U4", "label": "b"}, other)
-    answers = taught.of["unlabelled"]
-    assert answers.rows.tolist() == [1, 4]
-    assert answers.targets.shares(np.arange(2)).tolist() == [
+    assert taught.rows.tolist() == [1, 4]
+    assert taught.targets.shares(np.arange(2)).tolist() == [
         pytest.approx([0.5, 0.25, 0.25], abs=1e-4), [0, 1, 0],
     ]  # fmt: skip
 
 
-def test_training_rows_too_and_counts(make, teach):
-    data = make()
-    train = data.splits["train"]
-    text = data.text("train", 5)
-    taught = teach(
-        data, {"text": text, "label": "c"}, {"text": "<b>new</b> 0", "label": "a"}, {"text": "of nobody", "label": "a"},
-        parts=("unlabelled", "train"),
-    )  # fmt: skip
-    assert taught.of["train"].rows.tolist() == [5]
-    assert (taught.read, taught.unmatched) == (3, 1)
-    assert taught.describe(data) == (
-        f"answers for 1 of 8 unlabelled texts and 1 of {len(train)} train texts; 1 answer matches no text"
-    )
+def test_answers_without_use_are_counted(make, teach):
+    taught = teach(make(), {"text": "<b>new</b> 0", "label": "a"}, {"text": "of nobody", "label": "a"}, {"id": "U1"})
+    assert taught.describe(8) == ("answers for 1 of 8 unlabelled texts; 1 answer matches no text; 1 line has no answer")
 
 
 def test_several_labels(make, teach):
     data = make(kind=SEVERAL)
     given: Any = ({"a": 0.9, "b": 0.5, "c": 1.005}, [], ["a", "c"])
     taught = teach(data, *({"id": f"U{number}", "labels": labels} for number, labels in enumerate(given)))
-    answers = taught.of["unlabelled"]
-    assert answers.targets.kind == SEVERAL
-    assert answers.rows.tolist() == [0, 1, 2]
-    shares = answers.targets.shares(np.arange(3))
+    assert taught.targets.kind == SEVERAL
+    assert taught.rows.tolist() == [0, 1, 2]
+    shares = taught.targets.shares(np.arange(3))
     np.testing.assert_allclose(shares, np.array([[0.9, 0.5, 1], [0, 0, 0], [1, 0, 1]]), atol=1e-4)
 
 
@@ -165,11 +153,4 @@ def test_what_is_not_json(make, tmp_path):
     path = tmp_path / "answers.jsonl"
     path.write_text('{"id": "U0", "label": "a"}\nnonsense\n')
     with pytest.raises(UserError, match="line 2"):
-        read_answers([path], make())
-
-
-def test_without_unlabelled_texts(tmp_path, teach):
-    sources = find_sources([str(lines(tmp_path / "rows.jsonl", ROWS))])
-    prepare(sources, tmp_path / "data", Encoding(feature_len=123), SplitOptions())
-    with pytest.raises(UserError, match="--unlabelled"):
-        teach(open_dataset(tmp_path / "data"), {"line": 1, "label": "a"})
+        read_answers(path, make())

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from crepe_dist.data import origins
 from crepe_dist.data.composition import join
-from crepe_dist.data.dataset import UNLABELLED, Dataset
+from crepe_dist.data.dataset import Dataset, Documents
 from crepe_dist.data.targets import MOST_LABELS, SEVERAL, SHARE_UNIT, SOFT, Pairs, Targets
 from crepe_dist.errors import UserError
 from crepe_dist.files import finite, integer, json_lines, printable
@@ -44,95 +44,66 @@ Keys = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers for the rows of one part of a data set.
+    """Answers of a teacher for the unlabelled texts of a data set.
 
     Attributes:
-        rows: rows that have an answer, ascending, int64 [n].
-        targets: the answers of these rows: soft labels, or the probability of each class where rows have several.
+        rows: texts that have an answer, ascending, int64 [n].
+        targets: the answers of these texts: soft labels, or the probability of each class where rows have several.
+        unmatched: number of answers that are for no text.
+        unanswered: number of lines without probabilities, such as those of texts that could not be classified.
     """
 
     rows: Numbers
     targets: Targets
-
-
-@dataclass(frozen=True)
-class Teaching:
-    """All answers of a teacher.
-
-    Attributes:
-        of: answers by part of the data set; only parts with any.
-        read: number of answers with probabilities.
-        unmatched: number of those that are for no row.
-        unanswered: number of lines without probabilities, such as those of texts that could not be classified.
-    """
-
-    of: dict[str, Answers]
-    read: int
     unmatched: int
     unanswered: int
 
-    def describe(self, dataset: Dataset) -> str:
-        """Say how many rows have answers, and how many answers were of no use."""
-        rows = [
-            f"{number(len(answers.rows))} of {number(len(dataset.part(part)))} {part} texts"
-            for part, answers in self.of.items()
-        ]
+    def describe(self, texts: int) -> str:
+        """Say how many of the texts have answers, and how many answers were of no use."""
         more = [f"{counted(self.unmatched, 'answer matches', 'answers match')} no text"] * bool(self.unmatched)
         more += [f"{counted(self.unanswered, 'line has', 'lines have')} no answer"] * bool(self.unanswered)
-        return "; ".join([f"answers for {' and '.join(rows)}", *more])
+        return "; ".join([f"answers for {number(len(self.rows))} of {number(texts)} unlabelled texts", *more])
 
 
-def read_answers(paths: Sequence[Path], dataset: Dataset, parts: Sequence[str] = (UNLABELLED,)) -> Teaching:
-    """Read the answers for rows of some parts of a data set.
+def read_answers(path: Path, dataset: Dataset) -> Answers:
+    """Read the answers for the unlabelled texts of a data set.
 
     Raises:
-        UserError: a file cannot be read, names a class that the data do not have, has probabilities that cannot be, or
-            no answer is for a text of these parts.
+        UserError: the file cannot be read, names a class that the data do not have, has probabilities that cannot be,
+            or no answer is for one of these texts.
     """
-    found = [_Part(dataset, name) for name in parts if name != UNLABELLED or dataset.unlabelled is not None]
-    if not found:
-        raise UserError(
-            f"{dataset.folder} has no unlabelled texts",
-            "the answers of a teacher are for these",
-            "prepare the data again with --unlabelled FILE",
-        )
-    read = unmatched = unanswered = 0
+    assert dataset.unlabelled is not None
+    unmatched = unanswered = 0
     first = ""
-    lines = _Lines(dataset)
-    for path in paths:
-        for records in _pieces(path):
-            answered = [(number, record) for number, record in records if lines.has_answer(record)]
-            unanswered += len(records) - len(answered)
-            read += len(answered)
-            answers = [lines.answer(path, number, record) for number, record in answered]
-            is_matched = np.zeros(len(answers), np.bool_)
-            for kind in KEYS:
-                chosen = [index for index, (key, _, _) in enumerate(answers) if key == kind]
-                if chosen:
-                    values = [answers[index][1] for index in chosen]
-                    shares = [answers[index][2] for index in chosen]
-                    for part in found:
-                        is_matched[np.array(chosen)[part.take(kind, values, shares)]] = True
-            unmatched += int((~is_matched).sum())
-            if not is_matched.all() and not first:
-                where, record = answered[int((~is_matched).argmax())]
-                first = f"{printable(path.name)}:{where}, {json.dumps(record, ensure_ascii=False)}"[:300]
-    taught = {part.name: part.answers() for part in found}
-    taught = {name: answers for name, answers in taught.items() if len(answers.rows)}
-    if not taught:
-        names = ", ".join(printable(path.name) for path in paths)
+    lines, texts = _Lines(dataset), _Texts(dataset.unlabelled, len(dataset.classes), dataset.labelled == SEVERAL)
+    for records in _pieces(path):
+        answered = [(number, record) for number, record in records if lines.has_answer(record)]
+        unanswered += len(records) - len(answered)
+        answers = [lines.answer(path, number, record) for number, record in answered]
+        is_matched = np.zeros(len(answers), np.bool_)
+        for kind in KEYS:
+            chosen = [index for index, (key, _, _) in enumerate(answers) if key == kind]
+            if chosen:
+                values = [answers[index][1] for index in chosen]
+                shares = [answers[index][2] for index in chosen]
+                is_matched[np.array(chosen)[texts.take(kind, values, shares)]] = True
+        unmatched += int((~is_matched).sum())
+        if not is_matched.all() and not first:
+            where, record = answered[int((~is_matched).argmax())]
+            first = f"{printable(path.name)}:{where}, {json.dumps(record, ensure_ascii=False)}"[:300]
+    rows, targets = texts.answers()
+    if not len(rows):
+        name = printable(path.name)
         if not first:
             raise UserError(
-                f"{names} has no answers",
-                "no line has labels, a label or top" if unanswered else "it is empty",
-                EXAMPLE,
+                f"{name} has no answers", "no line has labels, a label or top" if unanswered else "it is empty", EXAMPLE
             )
         raise UserError(
-            f"no answer of {names} is for a text of {dataset.folder}",
+            f"no answer of {name} is for a text of {dataset.folder}",
             f"the first: {first}",
             f"give each answer the text as in the source{_columns(dataset)}, or its id or line there",
         )
-    return Teaching(taught, read, unmatched, unanswered)
+    return Answers(rows, targets, unmatched, unanswered)
 
 
 def _columns(dataset: Dataset) -> str:
@@ -173,8 +144,8 @@ class _Lines:
         self._several = dataset.labelled == SEVERAL
         self._columns = dataset.composition.columns or ("text",)
         self._sources = {source["file"]: index for index, source in enumerate(dataset.manifest["sources"])}
-        unlabelled = dataset.unlabelled
-        self._own = [] if unlabelled is None else np.unique(unlabelled.origins[:, 0]).tolist()
+        assert dataset.unlabelled is not None
+        self._own = np.unique(dataset.unlabelled.origins[:, 0]).tolist()
 
     @staticmethod
     def has_answer(record: dict[str, Any]) -> bool:
@@ -197,8 +168,8 @@ class _Lines:
         columns = [record.get(name) for name in self._columns]
         if "text" in record and not isinstance(record["text"], str):
             raise ValueError("its text is not a string")
-        if all(isinstance(value, str) for value in columns) or "text" in record:
-            given = all(isinstance(value, str) for value in columns)
+        given = all(isinstance(value, str) for value in columns)
+        if given or "text" in record:
             text = join([str(value) for value in columns]) if given else str(record["text"])
             return "text", self._dataset.composition.text(text).encode("utf-8", "surrogatepass")
         has_ids = self._dataset.manifest.get("id") is not None
@@ -240,23 +211,24 @@ class _Lines:
         return shares
 
 
-class _Part:
-    """Rows of one part, found by their keys, and the answers for them so far."""
+class _Texts:
+    """Unlabelled texts, found by their keys, and the answers for them so far."""
 
-    def __init__(self, dataset: Dataset, name: str) -> None:
-        self.name = name
-        self._dataset = dataset
+    def __init__(self, documents: Documents, classes: int, several: bool) -> None:
+        self._documents = documents
+        self._size = classes
+        self._several = several
         self._keys: dict[str, tuple[Keys, Numbers]] = {}
         self._answered = array("q")  # a row for each answer
         self._rows, self._classes, self._shares = array("q"), array("H"), array("d")
 
     def take(self, kind: str, values: Sequence[Any], shares: Sequence[Shares]) -> Numbers:
-        """Take the answers for rows of this part; return which of them were, int64 [taken]."""
+        """Take the answers for these texts; return which of them were, int64 [taken]."""
         wanted = origins.hashes(values) if kind != "line" else np.array(values, np.uint64)
         keys, rows = self._sorted(kind)
         start, end = np.searchsorted(keys, wanted, "left"), np.searchsorted(keys, wanted, "right")
         for index in np.flatnonzero(end > start).tolist():
-            for row in rows[start[index] : end[index]].tolist():  # a training text may occur twice
+            for row in rows[start[index] : end[index]].tolist():  # several rows may have the same id
                 self._answered.append(row)
                 for label, share in shares[index]:
                     self._rows.append(row)
@@ -267,7 +239,7 @@ class _Part:
     def _sorted(self, kind: str) -> tuple[Keys, Numbers]:
         """Return the keys of all rows, sorted, and their rows."""
         if kind not in self._keys:
-            part = self._dataset.part(self.name)
+            part = self._documents
             if kind == "text":
                 keys = np.array(part.origins[:, origins.HASH])
             elif kind == "line":
@@ -278,9 +250,9 @@ class _Part:
             self._keys[kind] = keys[order], order
         return self._keys[kind]
 
-    def answers(self) -> Answers:
-        """Average the answers of each row."""
-        several, size = self._dataset.labelled == SEVERAL, len(self._dataset.classes)
+    def answers(self) -> tuple[Numbers, Targets]:
+        """Average the answers of each row; return the rows, and their targets."""
+        size = self._size
         answered, times = np.unique(np.array(self._answered, np.int64), return_counts=True)
         # The probabilities of a row and class are added in the order of the answers.
         keys = np.array(self._rows, np.int64) * size + np.array(self._classes, np.int64)
@@ -296,11 +268,11 @@ class _Part:
             at = np.where(is_given, first[chunk, None] + columns, 0)
             shares = np.where(is_given, total[at], 0.0)
             pairs[chunk, :, 0] = np.where(is_given, pair[at] % size, 0)
-            if several:
+            if self._several:
                 pairs[chunk, :, 1] = np.rint(np.minimum(shares / times[chunk, None], 1) * SHARE_UNIT)
             else:
                 pairs[chunk, :, 1] = _whole(shares / shares.sum(axis=1, keepdims=True))
-        return Answers(answered, Targets(SEVERAL if several else SOFT, pairs, size))
+        return answered, Targets(SEVERAL if self._several else SOFT, pairs, size)
 
 
 def _place(file: Any, line: Any) -> Any:

@@ -140,11 +140,11 @@ def take_answers(config: Config, data: Dataset, world: Collectives, display: Dis
         return
 
     def read() -> str:
-        answers = read_answers([Path(str(config.training.teacher))], data)
+        assert data.unlabelled is not None
+        answers = read_answers(Path(str(config.training.teacher)), data)
         if lesson is not None:
-            ours = answers.of[UNLABELLED]
-            _write(lesson, data, ours.rows, ours.targets, {"teacher": {"kind": "answers"}})
-        return answers.describe(data)
+            _write(lesson, data, answers.rows, answers.targets, {"teacher": {"kind": "answers"}})
+        return answers.describe(len(data.unlabelled))
 
     if said := world.on_root("answers", once(read)):
         display.say(f"teacher   {said}")
