@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -57,24 +57,6 @@ class RankBatches:
 Prepare = Callable[[Batch], Batch]
 
 
-class _BatchDataset:
-    """Data set whose item is a whole batch, gathered from the memory map at once."""
-
-    def __init__(self, split: Split, rows: int, prepare: Prepare) -> None:
-        self._part = split
-        self._rows = rows
-        self._prepare = prepare
-
-    def __getitem__(self, item: Share) -> Batch:
-        indices, documents, first = item
-        split = self._part
-        labels = np.asarray(split.labels[indices])
-        pairs = None if split.targets is None else split.targets.bytes(indices)
-        weights = split.weight_bytes(indices)
-        batch = pack(split.codes(indices), labels, self._rows, documents, first, weights, pairs)
-        return self._prepare(replace(batch, rows=indices))
-
-
 def as_it_is(batch: Batch) -> Batch:
     """Return the batch: the default for networks that only read ``packed``."""
     return batch
@@ -100,53 +82,64 @@ def batches(
         group_size: number of documents that one rank has to compute together, see ``Engine.group_size``.
     """
     sampler = RankBatches(order, batch_size, rank, size, first, group_size)
-    yield from DataLoader(_BatchDataset(split, largest_share(batch_size, size, group_size), prepare), sampler)
+    yield from DataLoader(split, sampler, largest_share(batch_size, size, group_size), prepare)
 
 
 class DataLoader:
-    """Loader that reads a sampler's items of a data set ahead, in a thread.
+    """Loader of a rank's batches, which a thread gathers from the memory map ahead of their use.
 
     Processes forked after ``hvd.init()`` are known to hang, and a pool of threads makes semaphores in /dev/shm, which
     may be full. The gather in C releases the GIL.
+
+    Args:
+        sampler: rows of each batch.
+        rows: number of rows of a padded batch.
+        prepare: as for ``batches``.
     """
 
-    def __init__(self, dataset: _BatchDataset, sampler: RankBatches) -> None:
-        self._dataset = dataset
+    def __init__(self, split: Split, sampler: RankBatches, rows: int, prepare: Prepare) -> None:
+        self._split = split
         self._sampler = sampler
+        self._rows = rows
+        self._prepare = prepare
 
     def __iter__(self) -> Iterator[Batch]:
-        return _ahead(map(self._dataset.__getitem__, self._sampler))
+        """Gather batches in another thread, at most 2 × ``PREFETCH`` of them ahead."""
+        ready: queue.SimpleQueue[tuple[str, list[Any]]] = queue.SimpleQueue()
+        # True allows another PREFETCH batches, because waking the thread for each one takes time; False stops it.
+        room: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        room.put(True)
 
+        def fetch() -> None:
+            try:
+                for number, item in enumerate(self._sampler, 1):
+                    ready.put(("item", [self._gather(item)]))
+                    if number % PREFETCH == 0 and not room.get():
+                        return
+                ready.put(("end", []))
+            except BaseException as error:
+                ready.put(("error", [error]))
 
-def _ahead(items: Iterable[Batch]) -> Iterator[Batch]:
-    """Fetch items in another thread, at most 2 × ``PREFETCH`` of them ahead."""
-    ready: queue.SimpleQueue[tuple[str, list[Any]]] = queue.SimpleQueue()
-    # True allows another PREFETCH batches, because waking the thread for each one takes time; False stops it.
-    room: queue.SimpleQueue[bool] = queue.SimpleQueue()
-    room.put(True)
-
-    def fetch() -> None:
+        thread = threading.Thread(target=fetch, name="batches", daemon=True)
+        thread.start()
         try:
-            for number, item in enumerate(items, 1):
-                ready.put(("item", [item]))
-                if number % PREFETCH == 0 and not room.get():
+            for number in itertools.count(1):
+                kind, content = ready.get()
+                if kind == "end":
                     return
-            ready.put(("end", []))
-        except BaseException as error:
-            ready.put(("error", [error]))
+                if kind == "error":
+                    raise content.pop()
+                if number % PREFETCH == 0:
+                    room.put(True)
+                yield content.pop()  # keep no reference here: freeing a batch takes longer than getting the next one
+        finally:
+            room.put(False)
+            thread.join()
 
-    thread = threading.Thread(target=fetch, name="batches", daemon=True)
-    thread.start()
-    try:
-        for number in itertools.count(1):
-            kind, content = ready.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                raise content.pop()
-            if number % PREFETCH == 0:
-                room.put(True)
-            yield content.pop()  # keep no reference here: freeing a batch takes longer than getting the next one
-    finally:
-        room.put(False)
-        thread.join()
+    def _gather(self, item: Share) -> Batch:
+        rows, documents, first = item
+        split = self._split
+        pairs = None if split.targets is None else split.targets.bytes(rows)
+        labels, weights = np.asarray(split.labels[rows]), split.weight_bytes(rows)
+        batch = pack(split.codes(rows), labels, self._rows, documents, first, weights, pairs)
+        return self._prepare(replace(batch, rows=rows))
