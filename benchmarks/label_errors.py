@@ -59,7 +59,7 @@ def main() -> None:
         f"{len(true):,} texts, {len(planted):,} planted; {len(hits):,} found, {hits.sum():,} of them planted\n"
         f"precision {hits.mean():.3f}, of the first {len(first):,}: {first.mean():.3f}; "
         f"recall {hits.sum() / len(planted):.3f}; corrected {np.mean(corrected):.3f}\n"
-        f"out-of-fold accuracy {found.accuracy:.4f}, temperature {scored.temperature:g}"
+        f"out-of-fold accuracy {found.accuracy:.4f}"
     )
 
 

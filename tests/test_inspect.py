@@ -146,11 +146,11 @@ class TestCorpus:
         corpus = Corpus(data)
         assert len(corpus) == sum(map(len, data.splits.values()))
         numbers = np.array([0, len(corpus) - 1, len(data.splits["train"])])
-        for number, codes in zip(numbers.tolist(), corpus.codes(numbers)):
+        for number, codes in zip(numbers.tolist(), corpus.documents.codes(numbers)):
             split, row = corpus.row_of(number)
             assert corpus.labels[number] == data.splits[split].labels[row]
             assert np.array_equal(codes, data.splits[split].codes(np.array([row]))[0])
-        assert corpus.text(0).startswith(data.encoding.decode(corpus.codes(numbers)[0])[:9])
+        assert corpus.text(0).startswith(data.encoding.decode(corpus.documents.codes(numbers)[0])[:9])
 
     def test_folds_are_balanced_and_keep_duplicates_together(self, place):
         corpus = Corpus(open_dataset(place / "data"))
@@ -178,7 +178,7 @@ class TestCorpus:
         train, test = np.flatnonzero(fold), np.flatnonzero(fold == 0)
         made = corpus.write(tmp_path / "fold", train, test)
         verify(made)
-        assert np.array_equal(made.splits["train"].codes(np.arange(len(train))), corpus.codes(train))
+        assert np.array_equal(made.splits["train"].codes(np.arange(len(train))), corpus.documents.codes(train))
         assert np.array_equal(made.splits["test"].labels, corpus.labels[test])
 
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.arrays import TEXTS
-from crepe_dist.data.dataset import SHARD_BYTES, Dataset, Split, open_dataset, write_manifest
-from crepe_dist.data.origins import COLUMNS, file_of
+from crepe_dist.data.dataset import SHARD_BYTES, Dataset, Documents, open_dataset, write_manifest
+from crepe_dist.data.origins import file_of
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.data.writing import ShardWriter, write_array
 from crepe_dist.errors import UserError
@@ -25,6 +25,7 @@ class Corpus:
     """Texts of all splits of a data set, numbered from 0 in the order of the splits.
 
     Attributes:
+        documents: codes and origins of all texts.
         labels: int32 [n]; of soft labels the most probable class.
 
     Raises:
@@ -41,6 +42,11 @@ class Corpus:
         self.dataset = dataset
         self._splits = list(dataset.splits.values())
         self._starts = np.cumsum([0, *map(len, self._splits)])
+        shards = tuple(shard for split in self._splits for shard in split.shards)
+        origins = np.concatenate([split.origins for split in self._splits])
+        self.documents = Documents(
+            dataset.folder, "all", shards, np.cumsum([0, *map(len, shards)]), origins, has_ids=False
+        )
         self.labels = np.concatenate([split.labels for split in self._splits]).astype(np.int32)
 
     def __len__(self) -> int:
@@ -55,32 +61,11 @@ class Corpus:
         """Return a text; see ``Dataset.text``."""
         return self.dataset.text(*self.row_of(number))
 
-    def codes(self, numbers: Rows) -> Codes:
-        """Gather codes, uint8 [n, feature_len]."""
-        codes = np.empty((len(numbers), self.dataset.encoding.feature_len), np.uint8)
-        for split, mask, rows in self._by_split(numbers):
-            codes[mask] = split.codes(rows)
-        return codes
-
-    def origins(self, numbers: Rows) -> npt.NDArray[np.uint64]:
-        """Gather where texts are from, uint64 [n, 3]; see ``data/origins``."""
-        origins = np.empty((len(numbers), COLUMNS), np.uint64)
-        for split, mask, rows in self._by_split(numbers):
-            origins[mask] = split.origins[rows]
-        return origins
-
-    def _by_split(self, numbers: Rows) -> Iterator[tuple[Split, Rows, Rows]]:
-        """Yield each split, which of the numbers belong to it, and their rows there."""
-        owner = np.searchsorted(self._starts, numbers, side="right") - 1
-        for index, split in enumerate(self._splits):
-            mask = np.flatnonzero(owner == index)
-            yield split, mask, numbers[mask] - self._starts[index]
-
     def batches(self, numbers: Rows) -> Iterator[tuple[Rows, Codes]]:
         """Yield the numbers and codes of some thousand texts at a time."""
         for start in range(0, len(numbers), CHUNK):
             batch = numbers[start : start + CHUNK]
-            yield batch, self.codes(batch)
+            yield batch, self.documents.codes(batch)
 
     @cached_property
     def groups(self) -> Rows:
@@ -116,7 +101,7 @@ class Corpus:
         length = self.dataset.encoding.feature_len
         for name, numbers in (("train", train), ("test", test)):
             files = write_array(folder, f"{name}.labels.npy", self.labels[numbers])
-            files |= write_array(folder, file_of(name), self.origins(numbers))
+            files |= write_array(folder, file_of(name), self.documents.origins[numbers])
             size = max(1, SHARD_BYTES // length)
             shards = [numbers[start : start + size] for start in range(0, len(numbers), size)]
             for shard, rows in enumerate(shards):

@@ -27,16 +27,14 @@ class OutOfFold:
 
     Attributes:
         numbers: texts that were scored, int64 [n], ascending.
-        probabilities: their probabilities, float64 [n, classes].
+        probabilities: their calibrated probabilities, float64 [n, classes].
         others: mean probabilities of the unlabelled texts, float64 [m, classes].
-        temperature: temperature of the probabilities, fitted to all folds.
     """
 
     numbers: npt.NDArray[np.int64]
     probabilities: Floats
     others: Floats
     folds: int
-    temperature: float
 
 
 def out_of_fold(
@@ -93,7 +91,7 @@ def out_of_fold(
         counts.add(logits[batch], corpus.labels[batch])
     temperature = counts.fitted().temperature
     probabilities = softmax(logits[numbers] / np.float32(temperature), np.float64)
-    return OutOfFold(numbers, probabilities, others / len(trained), len(trained), temperature)
+    return OutOfFold(numbers, probabilities, others / len(trained), len(trained))
 
 
 def _trained(data: Path, folder: Path, network: str, seed: int, deadline: float) -> Predictor | None:
