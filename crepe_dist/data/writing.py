@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes
-from crepe_dist.data.arrays import MAGIC, string_files
-from crepe_dist.files import identity, sync, writing
+from crepe_dist.data.arrays import string_files
+from crepe_dist.files import sync, writing
 
-HEADER_LENGTH = 128  # a .npy header of fixed length can be written before the rows
 Files = dict[str, dict[str, Any]]  # size and checksum by name, for the manifest
 
 
@@ -23,7 +22,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, split: str, shard: int, rows: int, feature_len: int, kept: Sequence[str]) -> None:
         self._codes = _HashedFile(folder / f"{split}.codes-{shard:05d}.npy")
-        self._codes.write(_header((rows, feature_len)))
+        self._codes.write_header(np.uint8, (rows, feature_len))
         self._strings = {kind: _StringsWriter(folder, split, kind, shard) for kind in kept}
 
     def append(self, codes: Codes, **strings: list[bytes]) -> None:
@@ -38,12 +37,6 @@ class ShardWriter:
         for writer in self._strings.values():
             files |= writer.close()
         return files
-
-
-def _header(shape: tuple[int, ...], kind: npt.DTypeLike = np.uint8) -> bytes:
-    text = f"{{'descr': '{np.dtype(kind).str}', 'fortran_order': False, 'shape': {shape}, }}"
-    body = text.encode("latin-1").ljust(HEADER_LENGTH - 11) + b"\n"
-    return MAGIC + len(body).to_bytes(2, "little") + body
 
 
 class _StringsWriter:
@@ -73,6 +66,11 @@ class _HashedFile:
         self._stream = path.open("wb")
         self._digest = hashlib.sha256()
 
+    def write_header(self, kind: npt.DTypeLike, shape: tuple[int, ...]) -> None:
+        """Write the header of an array in a .npy file; the values follow it in C order."""
+        about = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self, about)  # type: ignore[no-untyped-call]
+
     def write(self, data: Any) -> None:
         self._stream.write(data)
         self._digest.update(data)
@@ -85,19 +83,17 @@ class _HashedFile:
 
 
 def write_array(folder: Path, name: str, array: Any) -> Files:
-    """Write a small array to disk and return its manifest entry."""
-    with writing(folder / name):
-        np.save(folder / name, array)
-        sync(folder / name)
-    return {name: identity(folder / name)}
+    """Write an array to disk and return its manifest entry."""
+    return write_pieces(folder, name, array.dtype, array.shape, [array])
 
 
 def write_pieces(
     folder: Path, name: str, kind: npt.DTypeLike, shape: tuple[int, ...], pieces: Iterable[npt.NDArray[Any]]
 ) -> Files:
     """Write an array to disk in pieces of its rows, and return its manifest entry."""
-    file = _HashedFile(folder / name)
-    file.write(_header(shape, kind))
-    for piece in pieces:
-        file.write(np.ascontiguousarray(piece).data)
-    return file.close()
+    with writing(folder / name):
+        file = _HashedFile(folder / name)
+        file.write_header(kind, shape)
+        for piece in pieces:
+            file.write(np.ascontiguousarray(piece).data)
+        return file.close()
