@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -29,6 +29,9 @@ from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from tests import needs
 from tests.turns import turn
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Of every process that tests start, and there are hundreds. Threads that wait must not keep a core from the test beside
 # this one. MXNet imports distutils, in place of which setuptools would import all of itself: 0.2 s of 1.2 s.
@@ -131,6 +134,17 @@ def write_csv(path: Path, rows: int, seed: int, classes: int = 3) -> Path:
             label = row % classes
             words = ["".join(generator.choices(letters, k=9)) + TRIGRAMS[label] for _ in range(generator.randint(3, 9))]
             writer.writerow([label + 1, " ".join(words)])
+    return path
+
+
+def write_frame(frame: pd.DataFrame, path: Path) -> Path:
+    """Write a table in the format of the file's name; one whose name says `bare` has no header."""
+    if path.suffix == ".parquet":
+        frame.to_parquet(path, index=False)
+    elif path.suffix == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_csv(path, index=False, header="bare" not in path.name, sep="\t" if path.suffix == ".tsv" else ",")
     return path
 
 

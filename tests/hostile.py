@@ -171,14 +171,19 @@ params(
 )
 
 
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a JSON file, or replace it by a text that ``change`` returns."""
+    about = json.loads(path.read_text())
+    about = change(about) or about
+    path.write_text(about if isinstance(about, str) else json.dumps(about))
+
+
 def described(name: str, change: Callable[[dict[str, Any]], object], complaint: str, fine: bool = False) -> None:
     """A checkpoint whose description was changed; its checksum is right."""
 
     def build(where: Path, good: Good) -> None:
         (sidecar,) = good.copy("run", where).glob("checkpoints/*.json")
-        about = json.loads(sidecar.read_text())
-        about = change(about) or about
-        sidecar.write_text(about if isinstance(about, str) else json.dumps(about))
+        edit(sidecar, change)
 
     CASES[f"description: {name}"] = Case(build, "predict", ("run", "--text", "x"), complaint, fine)
 
@@ -309,7 +314,7 @@ state(
 state("a count of updates that is none", whole(updates=np.full(1, -1)), "it has no count of updates")
 
 
-def manifest(name: str, change: Callable[[dict[str, Any]], object], complaint: str, fine: bool = False) -> None:
+def manifest(name: str, change: Callable[[dict[str, Any]], object], complaint: str) -> None:
     def build(where: Path, good: Good) -> None:
         path = good.copy("data", where) / "dataset.json"
         about = json.loads(path.read_text())
@@ -319,8 +324,7 @@ def manifest(name: str, change: Callable[[dict[str, Any]], object], complaint: s
         else:
             write_manifest(path.parent, about)  # as someone who knows of the checksum would
 
-    arguments = ("run", "--data", "data") if fine else ("--verify", "data")
-    CASES[f"manifest: {name}"] = Case(build, "evaluate" if fine else "prepare", arguments, complaint, fine)
+    CASES[f"manifest: {name}"] = Case(build, "prepare", ("--verify", "data"), complaint)
 
 
 def renamed(old: str, new: str) -> Callable[[dict[str, Any]], None]:
@@ -571,10 +575,7 @@ def part(name: str, change: Callable[[dict[str, Any]], object], complaint: str) 
     """Add a case: one of two parts to merge, with a changed manifest."""
 
     def build(where: Path, good: Good) -> None:
-        path = good.copy("part", where) / "spool.json"
-        about = json.loads(path.read_text())
-        about = change(about) or about
-        path.write_text(about if isinstance(about, str) else json.dumps(about))
+        edit(good.copy("part", where) / "spool.json", change)
 
     arguments = ("--merge", "part", "--out", "out", "--processes", "1")
     CASES[f"part: {name}"] = Case(build, "prepare", arguments, complaint)

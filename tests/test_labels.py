@@ -20,6 +20,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.model.objective import Objective
 from crepe_dist.native.library import runnable
 from crepe_dist.networks.paper.shape import PaperShape
+from tests.conftest import write_frame
 from tests.engines import initial
 from tests.test_crepe import SHAPES, learnt
 
@@ -42,7 +43,6 @@ def expected(sets):
 
 @pytest.mark.parametrize("form", ["csv", "json.csv", "columns.csv", "bare.csv", "jsonl", "parquet", "columns.parquet"])
 def test_every_table_may_have_several_labels(tmp_path, form):
-    path = tmp_path / f"table.{form}"
     flags: Any = {"labels": "several"}
     frame: Any = pd.DataFrame({"label": SETS, "text": TEXTS})
     sets = SETS
@@ -56,13 +56,7 @@ def test_every_table_may_have_several_labels(tmp_path, form):
         sets = [each for each in SETS if each]  # an empty cell is a row without a label
     elif form == "json.csv":
         frame = frame.assign(label=[json.dumps(each) for each in SETS])
-    if form.endswith("csv"):
-        frame.to_csv(path, index=False, header=form != "bare.csv")
-    elif form == "jsonl":
-        frame.to_json(path, orient="records", lines=True)
-    else:
-        frame.to_parquet(path)
-    crepe_dist.prepare(path, tmp_path / "out", **flags, **ALL)
+    crepe_dist.prepare(write_frame(frame, tmp_path / f"table.{form}"), tmp_path / "out", **flags, **ALL)
     data, shares = shares_of(tmp_path / "out")
     assert data.manifest["labels"] == {"kind": "several", "most": 2}
     assert len(data.classes) == 3

@@ -15,6 +15,7 @@ import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.predicting.texts import texts_of
+from tests.conftest import write_frame
 
 TEXTS = [f"{'good' if row % 2 else 'bad'} text number {row}" for row in range(40)]
 LABELS = ["yes" if row % 2 else "no" for row in range(40)]
@@ -26,7 +27,7 @@ def quarantined(folder):
 
 def test_a_frame_and_lists_give_the_data_set_that_a_file_gives(tmp_path):
     frame = pd.DataFrame({"id": range(40), "body": TEXTS, "topic": LABELS})
-    frame[["topic", "body"]].to_json(tmp_path / "table.jsonl", orient="records", lines=True)
+    write_frame(frame[["topic", "body"]], tmp_path / "table.jsonl")
     common: Any = {"text": "body", "label": "topic", "validation": 0.1}
     summary = crepe_dist.prepare(frame, tmp_path / "frame", **common)
     crepe_dist.prepare({"body": np.array(TEXTS), "topic": LABELS}, tmp_path / "lists", **common)
@@ -43,15 +44,9 @@ def test_a_frame_and_lists_give_the_data_set_that_a_file_gives(tmp_path):
 def test_several_columns_of_text_are_joined_in_their_order(tmp_path, monkeypatch):
     frame = pd.DataFrame({"id": range(40), "body": TEXTS, "topic": LABELS, "subject": [f"s{row}" for row in range(40)]})
     frame.loc[3, "subject"] = None
-    frame.to_csv(tmp_path / "table.csv", index=False)
-    frame.to_csv(tmp_path / "table.tsv", index=False, sep="\t")
-    frame.to_json(tmp_path / "table.jsonl", orient="records", lines=True)
-    frame.to_parquet(tmp_path / "table.parquet")
     common: Any = {"text": ["body", "subject"], "label": "topic", "test": 0.99, "max_bad": 0.5}
-    sources: tuple[Any, ...] = (
-        frame,
-        *(str(tmp_path / f"table.{kind}") for kind in ("csv", "tsv", "jsonl", "parquet")),
-    )
+    kinds = ("csv", "tsv", "jsonl", "parquet")
+    sources: list[Any] = [frame, *(write_frame(frame, tmp_path / f"table.{kind}") for kind in kinds)]
     for source in sources:
         crepe_dist.prepare(source, tmp_path / "out", overwrite=True, **common)
         data = open_dataset(tmp_path / "out")

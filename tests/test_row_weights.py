@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,7 @@ from crepe_dist.data.batch import pack, pieces
 from crepe_dist.data.dataset import UNWEIGHTED, WEIGHT_UNIT, WEIGHTS, open_dataset
 from crepe_dist.engines.gluon.unpacking import unpacked
 from crepe_dist.errors import UserError
-from tests.conftest import KERNELS, QUICK, command, losses, run
+from tests.conftest import KERNELS, QUICK, command, losses, run, write_frame
 from tests.test_crepe import SHAPES, learnt, make, some_codes
 
 TEXTS = [f"{'good' if row % 2 else 'bad'} text number {row}" for row in range(40)]
@@ -70,15 +69,7 @@ def test_the_gradients_are_those_of_each_row_times_its_weight(name):
 @pytest.mark.parametrize("form", ["csv", "bare.csv", "tsv", "jsonl", "parquet"])
 def test_every_table_may_have_weights(tmp_path, form):
     frame = pd.DataFrame({"label": LABELS, "weight": GIVEN, "text": TEXTS})
-    path = tmp_path / f"table.{form}"
-    if form.endswith("csv"):
-        frame.to_csv(path, index=False, header=form == "csv", quoting=csv.QUOTE_ALL)
-    elif form == "tsv":
-        frame.to_csv(path, index=False, sep="\t")
-    elif form == "jsonl":
-        frame.to_json(path, orient="records", lines=True)
-    else:
-        frame.to_parquet(path)
+    path = write_frame(frame, tmp_path / f"table.{form}")
     summary = crepe_dist.prepare(path, tmp_path / "out", weight="2" if form == "bare.csv" else "weight", **NO_TEST)
     np.testing.assert_array_equal(weights_of(tmp_path / "out"), np.array(GIVEN, np.float32))  # their mean is 1
     assert "weight" in str(summary) or form == "bare.csv"
@@ -91,7 +82,7 @@ def test_weights_are_divided_by_their_mean_and_follow_their_rows(tmp_path):
     np.testing.assert_allclose(weights_of(tmp_path / "out"), np.arange(10, 50) / 29.5, rtol=1e-6)
     assert {path.name for path in (tmp_path / "out").glob("*.weights.npy")} == {WEIGHTS}
     for part in (1, 2):
-        (tmp_path / "t.jsonl").write_text(pd.DataFrame(table).to_json(orient="records", lines=True))
+        write_frame(pd.DataFrame(table), tmp_path / "t.jsonl")
         flags = ("--weight", "w", "--part", f"{part}/2", "--out", f"part-{part}", "--test", "0", "--feature-len", "123")
         run(command("prepare", "t.jsonl", *flags), tmp_path)
     run(command("prepare", "--merge", "part-1", "part-2", "--out", "merged"), tmp_path)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 
-import numpy as np
 import pytest
 
-from crepe_dist.data.dataset import open_dataset, write_manifest
+from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
 from tests.chaos import harness
@@ -26,32 +24,14 @@ def flip(path):
     path.write_bytes(content)
 
 
-def out_of_range(path):
-    labels = np.load(path)
-    labels[7] = 99
-    np.save(path, labels)
-
-
-def another_alphabet(path):
-    manifest = json.loads(path.read_text())
-    manifest["encoding"]["alphabet"] = manifest["encoding"]["alphabet"][::-1]
-    write_manifest(path.parent, manifest)
-
-
-harms = pytest.mark.parametrize(
+@pytest.mark.parametrize(
     ("name", "harm", "message"),
     [
         ("train.codes-00000.npy", flip, "was altered since it was prepared"),
         ("test.codes-00000.npy", flip, "was altered since it was prepared"),
         ("train.codes-00000.npy", lambda path: os.truncate(path, path.stat().st_size - 1), "was truncated or altered"),
-        ("train.codes-00000.npy", os.unlink, "is missing"),
-        ("train.labels.npy", out_of_range, "does not match the shards or classes"),
-        ("dataset.json", another_alphabet, "alphabet"),
     ],
 )
-
-
-@harms
 def test_refused_at_the_start(copy, tmp_path, name, harm, message, complaint):
     harm(copy / name)
     said = complaint("train", "--data", copy, "--run-dir", tmp_path / "run", *harness.SETTINGS, cwd=tmp_path)
