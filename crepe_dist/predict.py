@@ -25,7 +25,6 @@ from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import EMPTY
-from crepe_dist.preparing.preparation import finish_steps
 from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
 from crepe_dist.runs import checkpoint
 from crepe_dist.scratch import scratch
@@ -295,7 +294,7 @@ def _output(args: Any, path: Path) -> Iterator[tuple[Any, str | None]]:
         yield sys.stdout, args.file
         return
     with scratch() as folder:
-        yield sys.stdout, str(finish_steps(remote.copy_in_steps(args.file, folder / "copy")))
+        yield sys.stdout, str(remote.copy(args.file, folder / "copy"))
 
 
 def _job(args: Any, path: Path) -> dict[str, Any] | None:

@@ -8,11 +8,11 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Callable, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from rich.console import Console
 from rich.markup import escape
@@ -29,15 +29,11 @@ from crepe_dist.preparing.checking import Share
 from crepe_dist.preparing.flags import AMAZON, add_cluster, parser
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_table, write_table
+from crepe_dist.preparing.from_flags import prepare_from_flags
 from crepe_dist.preparing.out_folder import check_out, leftovers
-from crepe_dist.preparing.preparation import (
-    Progress,
-    Steps,
-    finish_steps,
-)
+from crepe_dist.preparing.progress import Progress, Show
 from crepe_dist.preparing.remote import folder_beside
 from crepe_dist.preparing.sources import PIPE
-from crepe_dist.preparing.steps import steps
 from crepe_dist.reports import data_page
 from crepe_dist.scratch import scratch
 
@@ -124,7 +120,7 @@ def prepare(
             options["label_columns"] = ",".join(wanted.labels) or None
             names = map(str, sources if isinstance(sources, (list, tuple)) else [sources])
             given = parser().parse_args([*_flags(options), f"--out={out}", "--", *names])
-            return finish_steps(steps(given, data_page.optional_page(), f"crepe_dist.prepare(…, {str(out)!r})"))
+            return prepare_from_flags(given, data_page.optional_page(), f"crepe_dist.prepare(…, {str(out)!r})")
         except UserError as error:
             raise _for_python(error) from error.__cause__
 
@@ -189,7 +185,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.out is None:
         raise UserError("--out is missing", "it names the folder to create", "add --out data/NAME")
     if args.on is None and args.parts is None:
-        _show(steps(args, data_page.optional_page(), _command_line()), args.out, data_page.show)
+        _prepare_and_show(args)
     else:
         _prepare_on_cluster(args)
 
@@ -217,7 +213,7 @@ def _prepare_on_cluster(args: argparse.Namespace) -> None:
             print(f"part {part.number} of {args.parts}, on {printable(part.host)}", file=sys.stderr)
         merged = parser().parse_args(["--merge", *(str(folder / f"{each + 1}") for each in range(args.parts))])
         merged.out, merged.overwrite = args.out, args.overwrite
-        _show(steps(merged, data_page.optional_page(), _command_line()), args.out, data_page.show)
+        _prepare_and_show(merged)
 
 
 def _check_alone(args: argparse.Namespace, flag: str, taken: set[str]) -> None:
@@ -242,11 +238,9 @@ def _take_amazon(args: Any) -> None:
     args.align = amazon.BATCH_SIZE if args.align is None else args.align
     args.validation = "0" if args.validation is None else args.validation  # the notebook had none
     args.feature_len = args.feature_len or amazon.FEATURE_LEN
-    if args.out.exists() and not args.overwrite:
-        raise UserError(f"{args.out} exists", remedy="choose another --out, or replace it with --overwrite")
+    check_out(args.out, args.overwrite)
     with _bar() as show:
-        for step in amazon.fetch(args.url, args.downloads):
-            show(step)
+        amazon.fetch(args.url, args.downloads, show)
     args.source = [str(args.downloads / name) for name in amazon.FILES]
 
 
@@ -254,25 +248,20 @@ def _command_line() -> str:
     return printable(f"{invocation.typed('prepare')} {shlex.join(sys.argv[1:])}")
 
 
-def _show(running: Steps, out: Path, report: Callable[[dict[str, Any], Console, str], None]) -> None:
-    for left in leftovers(out):
+def _prepare_and_show(args: argparse.Namespace) -> None:
+    for left in leftovers(args.out):
         print(f"note: {printable(left)} is left of a killed preparation; delete it to free its space", file=sys.stderr)
-    with closing(running), _bar() as show:
-        while True:
-            try:
-                show(next(running))
-            except StopIteration as end:
-                summary: dict[str, Any] = end.value
-                break
+    with _bar() as show:
+        summary = prepare_from_flags(args, data_page.optional_page(), _command_line(), show)
     if "of" in summary:
-        print(f"part {summary['part']} of {summary['of']}: {summary['rows']:,} rows in {printable(out)}")
+        print(f"part {summary['part']} of {summary['of']}: {summary['rows']:,} rows in {printable(args.out)}")
         print(f"when all parts are complete: {invocation.typed('prepare')} --merge PART... --out DIR")
     else:
-        report(summary, Console(), printable(out))
+        data_page.show(summary, Console(), printable(args.out))
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[Progress], None]]:
+def _bar() -> Iterator[Show]:
     """Show a progress bar for each phase, if standard error is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import random
+from dataclasses import replace
 from typing import Literal
 
 import pandas as pd
@@ -26,19 +27,20 @@ from crepe_dist.preparing.pool import pool
 from crepe_dist.preparing.reading import Reader
 from crepe_dist.preparing.sources import Reading, Source, find_sources
 from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Texts, map_rows
+from tests.conftest import write_frame
 
 
 class Read:
     """All of some sources, as a preparation would read it."""
 
-    def __init__(self, tmp_path, sources, reading=None, *, ahead=1, processes=1, share=None, class_names=None):
+    def __init__(self, tmp_path, sources, reading=None, *, ahead=1, share=None, class_names=None):
         folder = tmp_path / f"spool-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         reading = reading or Reading()
         rules = Rules(folder, class_names, reading.labelling, reading.strip_html, 0)
         self.reader = Reader(sources, reading, rules, None, share or Share(), 200.0)
-        with pool(processes) as executor:
-            self.positions = list(self.reader.read(executor, ahead))
+        with pool(1) as workers:
+            self.positions = list(self.reader.read(replace(workers, ahead=ahead)))
         rows = map_rows(folder / ROWS)
         labels = list(self.reader.labels)
         texts = Texts([folder / name for name in self.reader.texts]).get(rows)
@@ -52,7 +54,7 @@ def read(tmp_path, name, content, **reading):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     text = reading.pop("text", None)
     columns = Wanted(reading.pop("label", None), reading.pop("title", None), (text,) if text else ())
-    return Read(tmp_path, find_sources([str(path)]).files, Reading(columns=columns, **reading))
+    return Read(tmp_path, find_sources([str(path)]), Reading(columns=columns, **reading))
 
 
 class TestTables:
@@ -127,15 +129,11 @@ class TestTables:
         )
         if kind == "parquet":
             frame["when"] = pd.Timestamp("2024-03-01")
-        path = tmp_path / f"a.{kind}"
 
         def columns() -> str:
-            if kind == "jsonl":
-                frame.to_json(path, orient="records", lines=True)
-            else:
-                frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+            path = write_frame(frame, tmp_path / f"a.{kind}")
             reading = Reading(columns=Wanted(texts=("story",)))
-            opened = open_source(find_sources([str(path)]).files[0], reading)
+            opened = open_source(find_sources([str(path)])[0], reading)
             opened.cutter.close()
             return opened.reads
 
@@ -170,7 +168,7 @@ class TestTables:
         filler = "".join(f"{'pn'[n % 2]},title {n},some words {n}\n" for n in range(500))
         content = filler + record + filler
         (tmp_path / "a.csv").write_text(content)
-        sources, reading = find_sources([str(tmp_path / "a.csv")]).files, Reading(header="no")
+        sources, reading = find_sources([str(tmp_path / "a.csv")]), Reading(header="no")
         for ahead in (1, 4):
             got = Read(tmp_path, sources, reading, ahead=ahead)
             assert got.bad == []
@@ -242,7 +240,7 @@ def test_csv_in_pieces_is_csv_as_a_whole(tmp_path, monkeypatch, seed):
     content = "".join(records)
     (tmp_path / "a.csv").write_text(content)
     monkeypatch.setattr(lines, "BLOCK", generator.choice([2500, 6000]))
-    sources, reading = find_sources([str(tmp_path / "a.csv")]).files, Reading(header="no")
+    sources, reading = find_sources([str(tmp_path / "a.csv")]), Reading(header="no")
     expected = Read(tmp_path, sources, reading)
     if not strays:
         assert [(row[1], row[2]) for row in expected.rows] == [tuple(row) for row in csv.reader(io.StringIO(content))]
@@ -265,7 +263,7 @@ def test_a_stray_quote_in_one_of_many_files(tmp_path, monkeypatch):
         rows[50] = rows[50].replace('"\n', "\n") + '"' * (file % 2)
         names.append(str(tmp_path / f"{file}.csv"))
         (tmp_path / f"{file}.csv").write_text("\n".join(rows))
-    one, many = (Read(tmp_path, find_sources(names).files, ahead=ahead) for ahead in (1, 7))
+    one, many = (Read(tmp_path, find_sources(names), ahead=ahead) for ahead in (1, 7))
     assert len(one.bad) > 0
     assert (one.rows, one.bad) == (many.rows, many.bad)
     assert one.positions[-1] == many.positions[-1] == sum((tmp_path / f"{n}.csv").stat().st_size for n in range(4))
@@ -335,7 +333,7 @@ class TestParquet:
 
     def test_nan_is_no_label(self, tmp_path):
         self.write(tmp_path / "a.parquet", {"label": [1.0, math.nan, 2.5], "text": ["one", "two", "three"]})
-        got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
+        got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]))
         assert [row[1] for row in got.rows] == ["1", "2.5"]
         assert got.reasons == [(2, "no label")]
         got = read(tmp_path, "a.jsonl", '{"label": "a", "text": "one"}\n{"label": NaN, "text": "two"}\n')
@@ -354,22 +352,22 @@ class TestParquet:
             path.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(table.cast(schema), path)
         sources = find_sources([str(tmp_path / "hf")])
-        assert [source.part for source in sources.files] == ["test", "train", "train"]
-        got = Read(tmp_path, sources.files)
+        assert [source.part for source in sources] == ["test", "train", "train"]
+        got = Read(tmp_path, sources)
         assert [row[1] for row in got.rows] == ["neg", "pos", "neg", "pos", "neg", "neg", "pos"]
         assert got.bad == []
 
     def test_dictionaries_nulls_and_labels_of_any_kind(self, tmp_path):
         text = pa.array(["a", None, "c"]).dictionary_encode()
         self.write(tmp_path / "a.parquet", {"text": text, "label": [1, 2, None], "n": [[1], [2], [3]]})
-        got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
+        got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]))
         assert got.rows == [(1, "1", "a")]
         assert got.reasons == [(2, "empty text"), (3, "no label")]
 
     def test_bytes_that_are_not_utf_8_cost_one_row(self, tmp_path):
         texts = pa.array([b"fine", b"caf\xe9"], pa.binary()).view(pa.string())
         self.write(tmp_path / "a.parquet", {"text": texts, "label": ["x", "y"]})
-        got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
+        got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]))
         assert (len(got.rows), got.reasons) == (1, [(2, "not UTF-8")])
 
     def test_metadata_and_labels_of_absurd_size(self, tmp_path):
@@ -379,7 +377,7 @@ class TestParquet:
         ))):  # fmt: skip
             path = tmp_path / f"{name}.parquet"
             pq.write_table(table.replace_schema_metadata({"huggingface": metadata}), path)
-            got = Read(tmp_path, find_sources([str(path)]).files)
+            got = Read(tmp_path, find_sources([str(path)]))
             assert [row[1] for row in got.rows] == (["0"] if name == "deep" else ["neg"])
             assert len(got.bad) == 1
 
@@ -390,7 +388,7 @@ class TestParquet:
         content = bytearray((tmp_path / "a.parquet").read_bytes())
         content[2_000:12_000] = bytes(10_000)
         (tmp_path / "a.parquet").write_bytes(content)
-        got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
+        got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]))
         assert [row[0] for row in got.rows] == list(range(2_001, 4_001))
         assert [(bad["line"], bad["lines"]) for bad in got.bad] == [(1, 2_000)]
 
@@ -407,7 +405,7 @@ class TestFolders:
     def test_a_folder_for_each_class(self, tmp_path):
         files = {"pos__1_9.txt": b"fine\n", "pos__2_8.gz": gzip.compress(b"good"), "neg__a__1": b"bad", "neg__2": b" "}
         folder = self.write(tmp_path / "texts", **files, pos__3=b"\xff\xfeu\x00", **{"pos__.hidden": b"no"})
-        got = Read(tmp_path, find_sources([folder]).files, ahead=3)
+        got = Read(tmp_path, find_sources([folder]), ahead=3)
         assert [(row[1], row[2]) for row in got.rows] == [("neg", "bad"), ("pos", "fine"), ("pos", "good")]
         assert [(bad["reason"], bad["excerpt"]) for bad in got.bad] == [
             ("empty text", "2"), ("unreadable: it is UTF-16 text", "3"),
@@ -421,7 +419,7 @@ class TestFolders:
     def test_names_tell_files_apart_and_can_be_written(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         self.write(tmp_path, **{"a__d.csv": b"x,a\n", "b__d.csv": b"", "n\udcff.csv": b""})
-        assert [source.name for source in find_sources(["a/d.csv", "b/d.csv", "n\udcff.csv"]).files] == [
+        assert [source.name for source in find_sources(["a/d.csv", "b/d.csv", "n\udcff.csv"])] == [
             "a/d.csv", "b/d.csv", "n\\xff.csv",
         ]  # fmt: skip
 
@@ -431,9 +429,9 @@ class TestFolders:
         (tmp_path / "texts" / "a" / "more").symlink_to(tmp_path / "texts" / ".far")
         (tmp_path / "texts" / "b" / "loop").symlink_to(tmp_path / "texts" / "b")
         (tmp_path / "link").symlink_to(folder)
-        got = Read(tmp_path, find_sources([folder]).files)
+        got = Read(tmp_path, find_sources([folder]))
         assert [row[1:] for row in got.rows] == [("a", "one"), ("a", "three"), ("b", "two")]
-        assert len(find_sources([str(tmp_path / "link")]).files) == 2  # that of the user may lead anywhere
+        assert len(find_sources([str(tmp_path / "link")])) == 2  # that of the user may lead anywhere
 
     @pytest.mark.parametrize("name", ["texts/pos/evil.txt", "texts/pos/deep", "texts/all", "texts/train.csv"])
     @pytest.mark.parametrize("target", ["/etc/passwd", "../outside", "/"])
@@ -453,7 +451,7 @@ class TestFolders:
         folder = self.write(tmp_path / "all", **{f"{n:04d}.csv": b"" for n in range(300)}, **{"z.csv": b"x,a\n"})
         resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
         try:
-            assert len(Read(tmp_path, find_sources([folder]).files).rows) == 1
+            assert len(Read(tmp_path, find_sources([folder])).rows) == 1
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

@@ -18,7 +18,7 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import RankBatches, batches
 from crepe_dist.data.order import balanced, epoch_order, largest_share, share
 from crepe_dist.engines.gluon.unpacking import unpacked
-from crepe_dist.preparing.pool import map_in_order, pool
+from crepe_dist.preparing.pool import pool
 
 sizes = st.integers(1, 9)
 
@@ -168,5 +168,5 @@ def test_a_full_shared_memory_has_no_room_for_semaphores_and_none_are_needed(dat
     monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", full)
     part = open_dataset(data).splits["train"]
     assert len(list(batches(part, epoch_order(len(part), 0, 0), 50, 0, 1))) == 7
-    with pool(2) as executor:
-        assert list(map_in_order(executor, str, range(3), ahead=2)) == ["0", "1", "2"]
+    with pool(2) as workers:
+        assert list(workers.in_order(str, range(3))) == ["0", "1", "2"]

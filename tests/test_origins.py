@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from hashlib import blake2b
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas as pd
 import pytest
 
 import crepe_dist
@@ -16,8 +13,8 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.flags import parser
-from crepe_dist.preparing.preparation import finish_steps
-from crepe_dist.preparing.steps import steps
+from crepe_dist.preparing.from_flags import prepare_from_flags
+from tests.conftest import write_frame
 
 ROWS = [(f"T-{number:03}", "ab"[number % 2], f"text {number} ü") for number in range(40)]
 NAMES = ("ticket", "label", "text")
@@ -25,18 +22,10 @@ NAMES = ("ticket", "label", "text")
 
 def make(folder, form):
     """Write the rows in one format; return the source and the line of each row."""
-    if form == "frame":
-        return dict(zip(NAMES, map(list, zip(*ROWS)))), range(1, len(ROWS) + 1)
-    path = folder / f"rows.{form}"
-    if form == "jsonl":
-        path.write_text("".join(json.dumps(dict(zip(NAMES, row))) + "\n\n" for row in ROWS), "utf-8")
-        return path, range(1, 2 * len(ROWS), 2)
-    if form == "parquet":
-        pq.write_table(pa.table(dict(zip(NAMES, map(list, zip(*ROWS))))), path)
-        return path, range(1, len(ROWS) + 1)
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream, delimiter=",\t"[form == "tsv"], lineterminator="\n").writerows([NAMES, *ROWS])
-    return path, range(2, len(ROWS) + 2)
+    frame = pd.DataFrame(ROWS, columns=NAMES)
+    first = 2 if form in ("csv", "tsv") else 1
+    lines = range(first, first + len(ROWS))
+    return frame if form == "frame" else write_frame(frame, folder / f"rows.{form}"), lines
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet", "frame"])
@@ -79,7 +68,7 @@ def test_parts_merge_to_the_same(tmp_path):
     source, _ = make(tmp_path, "csv")
 
     def run(*flags):
-        finish_steps(steps(parser().parse_args(list(map(str, flags))), lambda summary: "", ""))
+        prepare_from_flags(parser().parse_args(list(map(str, flags))), lambda summary: "", "")
 
     run(source, "--id", "ticket", "--out", tmp_path / "whole")
     for part in (1, 2):

@@ -30,7 +30,7 @@ from crepe_dist.preparing import reading
 from crepe_dist.preparing.auto_encoding import Fit, fitting_length
 from crepe_dist.preparing.checking import Share
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.preparation import PrepareOptions, finish_steps, merge_in_steps, prepare, prepare_in_steps
+from crepe_dist.preparing.preparation import PrepareOptions, merge_parts, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, find_sources
 from crepe_dist.preparing.spool import ROW, open_spool
@@ -146,7 +146,7 @@ def test_too_many_bad_rows_are_an_error_that_shows_and_keeps_them(tmp_path):
     assert "no label" not in caught.value.why
     assert "rows.csv:12: wrong columns" in caught.value.why
     prepared(tmp_path, ["x,fine", "y,fine", "x"] * 10, how=PrepareOptions(max_bad=0.4))
-    assert (tmp_path / "out").is_dir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows.csv"]
 
 
 class TestSeveralMachines:
@@ -178,7 +178,7 @@ class TestSeveralMachines:
             made = prepare(sources, out, ENCODING, split, PrepareOptions(share=Share(index, of)))
             assert made["rows"] > 0
             parts.append(out)
-        merged = finish_steps(merge_in_steps(parts[::-1], tmp_path / "merged", PrepareOptions(processes=1)))
+        merged = merge_parts(parts[::-1], tmp_path / "merged", PrepareOptions(processes=1))
         assert contents(tmp_path / "merged") == contents(tmp_path / "whole")
         assert {**merged, "name": "whole"} == whole
         assert whole["rows"]["bad"] > 3
@@ -199,7 +199,7 @@ class TestSeveralMachines:
         parts = [tmp_path / f"part-{index}" for index in range(3)]
         for index, out in enumerate(parts):
             prepare(sources, out, encoding, split, PrepareOptions(share=Share(index, 3)), fit)
-        merged = finish_steps(merge_in_steps(parts, tmp_path / "merged", PrepareOptions(processes=2)))
+        merged = merge_parts(parts, tmp_path / "merged", PrepareOptions(processes=2))
         assert contents(tmp_path / "two") == contents(tmp_path / "merged") == contents(tmp_path / "whole")
         assert {**merged, "name": "whole"} == whole
         found = open_dataset(tmp_path / "whole").encoding
@@ -254,7 +254,7 @@ class TestSeveralMachines:
             ([parts[0], tmp_path], "is not a finished part"),
         ):
             with pytest.raises(UserError, match=message):
-                finish_steps(merge_in_steps(given, tmp_path / "merged", PrepareOptions(processes=1)))
+                merge_parts(given, tmp_path / "merged", PrepareOptions(processes=1))
         assert not (tmp_path / "merged").exists()
 
     def test_altered_parts_are_refused(self, tmp_path, parts):
@@ -263,7 +263,7 @@ class TestSeveralMachines:
         content[100] ^= 1
         path.write_bytes(content)
         with pytest.raises(UserError, match="was truncated or altered"):
-            finish_steps(merge_in_steps(parts, tmp_path / "merged", PrepareOptions(processes=1)))
+            merge_parts(parts, tmp_path / "merged", PrepareOptions(processes=1))
 
     @pytest.mark.parametrize(
         ("column", "value"),
@@ -289,7 +289,7 @@ class TestSeveralMachines:
         sources = find_sources([str(tmp_path / "a.csv")])
         prepare(sources, parts[1], ENCODING, SplitOptions(), PrepareOptions(share=Share(1, 2)))
         with pytest.raises(UserError, match="different versions of"):
-            finish_steps(merge_in_steps(parts, tmp_path / "merged", PrepareOptions(processes=1)))
+            merge_parts(parts, tmp_path / "merged", PrepareOptions(processes=1))
 
 
 @pytest.mark.parametrize(
@@ -451,15 +451,6 @@ def test_the_advice_fits_the_reason(tmp_path, bad, remedy):
     assert "--max-bad 0.1" in caught.value.remedy
 
 
-def test_what_a_failed_try_left_goes_with_the_next(tmp_path):
-    for how in (PrepareOptions(), PrepareOptions(max_bad=0.5)):
-        try:
-            prepared(tmp_path, ["x,fine", "y,fine", "x"] * 10, how=how)
-        except UserError:
-            assert (tmp_path / "out.quarantine").is_file()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows.csv"]
-
-
 class TestReplacing:
     def test_an_existing_folder_is_left_alone_unless_asked(self, tmp_path):
         lines = [f"{n % 2},text" for n in range(20)]
@@ -499,12 +490,13 @@ class TestReplacing:
 
     def test_what_came_into_being_meanwhile_is_left_alone(self, tmp_path):
         path = write_csv(tmp_path / "a.csv", 100, 0)
-        steps = prepare_in_steps(find_sources([str(path)]), tmp_path / "out", ENCODING, SplitOptions())
-        next(steps)
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "thesis.txt").touch()
+
+        def show(progress):
+            (tmp_path / "out").mkdir(exist_ok=True)
+            (tmp_path / "out" / "thesis.txt").touch()
+
         with pytest.raises(UserError, match="out exists"):
-            finish_steps(steps)
+            prepare(find_sources([str(path)]), tmp_path / "out", ENCODING, SplitOptions(), PrepareOptions(show=show))
         assert (tmp_path / "out" / "thesis.txt").exists()
 
     def test_a_link_stays_one(self, tmp_path):
@@ -582,10 +574,13 @@ def test_labels_that_look_like_lists(tmp_path, labels, lists):
 
 def test_an_interruption_leaves_nothing(tmp_path):
     path = write_csv(tmp_path / "a.csv", 3000, 0)
-    steps = prepare_in_steps(find_sources([str(path)]), tmp_path / "out", ENCODING, SplitOptions())
-    next(steps)
-    assert len(list(tmp_path.iterdir())) == 2
-    steps.close()
+
+    def interrupt(progress):
+        assert len(list(tmp_path.iterdir())) == 2
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(find_sources([str(path)]), tmp_path / "out", ENCODING, SplitOptions(), PrepareOptions(show=interrupt))
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -657,35 +652,19 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-class TestDamagedFolders:
-    @pytest.fixture
-    def folder(self, tmp_path):
-        prepared(tmp_path, [f"{n % 2},text {n}" for n in range(50)])
-        return tmp_path / "out"
-
-    @pytest.mark.parametrize(
-        ("keys", "value"),
-        [(("encoding", "fold_accents"), False), (("bad_rows",), 7), (("sha256",), "0" * 64),
-         (("composition", "columns"), ["subject"]), (("composition", "strip_html"), True)],
-    )  # fmt: skip
-    def test_an_edited_manifest_is_noticed(self, folder, keys, value):
-        path = folder / "dataset.json"
-        manifest = place = json.loads(path.read_text())
-        for key in keys[:-1]:
-            place = place[key]
-        place[keys[-1]] = value
-        path.write_text(json.dumps(manifest))
-        with pytest.raises(UserError, match=r"dataset.json was altered since it was prepared") as caught:
-            open_dataset(folder)
-        assert "prepare it again" in caught.value.remedy
-
-    @pytest.mark.parametrize(
-        ("file", "change"),
-        [("test.labels.npy", lambda array: array + 99), ("train.labels.npy", lambda array: array - 7),
-         ("test.offsets-00000.npy", lambda array: array - 50), ("test.offsets-00000.npy", lambda array: array[::-1]),
-         ("test.offsets-00000.npy", lambda array: [0, 1 << 62, 1 - (1 << 63), -(1 << 62), *array[4:]])],
-    )  # fmt: skip
-    def test_arrays_that_point_outside(self, folder, file, change):
-        np.save(folder / file, change(np.load(folder / file)))
-        with pytest.raises(UserError, match="cannot be read"):
-            open_dataset(folder)
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [(("encoding", "fold_accents"), False), (("bad_rows",), 7), (("sha256",), "0" * 64),
+     (("composition", "columns"), ["subject"]), (("composition", "strip_html"), True)],
+)  # fmt: skip
+def test_an_edited_manifest_is_noticed(tmp_path, keys, value):
+    prepared(tmp_path, [f"{n % 2},text {n}" for n in range(50)])
+    path = tmp_path / "out" / "dataset.json"
+    manifest = place = json.loads(path.read_text())
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"dataset.json was altered since it was prepared") as caught:
+        open_dataset(tmp_path / "out")
+    assert "prepare it again" in caught.value.remedy

@@ -24,8 +24,7 @@ import requests
 import crepe_dist
 from crepe_dist.errors import UserError
 from crepe_dist.preparing import remote, web
-from crepe_dist.preparing.preparation import finish_steps
-from crepe_dist.preparing.remote import copy_in_steps, without_secrets
+from crepe_dist.preparing.remote import copy, without_secrets
 from tests.conftest import command, run
 from tests.needs import needs
 
@@ -92,7 +91,7 @@ def test_what_cannot_be_read_is_explained_without_secrets(memory, tmp_path, monk
         crepe_dist.prepare("memory://bucket/train.csv", tmp_path)
     monkeypatch.setattr(type(memory), "info", lambda self, path, **_: {"size": 10**6, "type": "file"})
     with pytest.raises(UserError, match="has changed or was cut off"):
-        finish_steps(copy_in_steps("memory://bucket/train.csv", tmp_path / "copies"))
+        copy("memory://bucket/train.csv", tmp_path / "copies")
     assert not (tmp_path / "out").exists()
 
 

@@ -20,6 +20,7 @@ from crepe_dist.preparing.selection import (
     decide,
     draw,
     repeats,
+    used_labels,
 )
 from crepe_dist.preparing.spool import ROW
 
@@ -36,7 +37,7 @@ def rows(count, labels=2, **columns):
 
 def fates(made, fixed=None, **split):
     fixed = np.zeros(len(made), dtype=np.uint8) if fixed is None else np.array(fixed, dtype=np.uint8)
-    return decide(made, fixed, SplitOptions(**split))
+    return decide(made, fixed, SplitOptions(**split), used_labels(made, fixed))
 
 
 def counts(fate):
@@ -64,7 +65,8 @@ class TestSplit:
         order = np.random.default_rng(0).permutation(500)
         fixed = np.zeros(500, dtype=np.uint8)
         split = SplitOptions(0.2, 0.1, max_per_class=200)
-        assert np.array_equal(decide(made, fixed, split)[order], decide(made[order], fixed, split))
+        known = np.array([True, True])
+        assert np.array_equal(decide(made, fixed, split, known)[order], decide(made[order], fixed, split, known))
 
     def test_alignment_sends_what_is_over_to_the_test_part(self):
         made = rows(1000)

@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas as pd
 import pytest
 
 import crepe_dist
@@ -21,10 +20,11 @@ from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.checking import Share
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.labelling import Labelling
-from crepe_dist.preparing.preparation import PrepareOptions, finish_steps, merge_in_steps, prepare, prepare_in_steps
+from crepe_dist.preparing.preparation import PrepareOptions, merge_parts, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, find_sources
 from crepe_dist.reports import data_page
+from tests.conftest import write_frame
 from tests.test_preparation import contents
 
 ENCODING = Encoding(feature_len=40)
@@ -58,16 +58,10 @@ def opened(folder):
 
 def written(path: Path, rows: list[str]) -> Path:
     """Write texts in the format of the name, with a label if the name says so."""
-    named = [{"text": text, **({"label": "of no class"} if "labels" in path.name else {})} for text in rows]
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(named), path)
-    elif path.suffix == ".csv":
-        table(path, [tuple(named[0]), *(tuple(row.values()) for row in named)])
-    elif path.suffix == ".tsv":
-        path.write_text("".join("\t".join(row) + "\n" for row in [named[0], *(each.values() for each in named)]))
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in named))
-    elif path.suffix == ".txt":
+    if path.suffix in (".csv", ".tsv", ".jsonl", ".parquet"):
+        labels = {"label": "of no class"} if "labels" in path.name else {}
+        return write_frame(pd.DataFrame({"text": rows, **labels}), path)
+    if path.suffix == ".txt":
         path.write_text("\n\n".join(rows))
     elif path.suffix == ".ft":
         path.write_text("".join(f"__label__x __label__y {text}\n" for text in rows))
@@ -318,9 +312,8 @@ def test_parts_and_processes_give_the_same_folder(labelled, tmp_path, parts):
     prepare(sources, tmp_path / "two", ENCODING, split, PrepareOptions(processes=2))
     folders = [tmp_path / f"part-{index}" for index in range(parts)]
     for index, folder in enumerate(folders):
-        share = PrepareOptions(share=Share(index, parts), processes=1)
-        finish_steps(prepare_in_steps(sources, folder, ENCODING, split, share))
-    finish_steps(merge_in_steps(folders, tmp_path / "merged", PrepareOptions(processes=1)))
+        prepare(sources, folder, ENCODING, split, PrepareOptions(share=Share(index, parts), processes=1))
+    merge_parts(folders, tmp_path / "merged", PrepareOptions(processes=1))
     assert contents(tmp_path / "alone") == contents(tmp_path / "two") == contents(tmp_path / "merged")
     assert len(opened(tmp_path / "merged")) == 61
 

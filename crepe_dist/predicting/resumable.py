@@ -21,7 +21,6 @@ from typing import Any
 from crepe_dist.errors import UserError
 from crepe_dist.files import cache_folder, integer, read_json, write_json, writing
 from crepe_dist.preparing import remote
-from crepe_dist.preparing.preparation import finish_steps
 
 ANSWERS, STATE, LOCK = "answers", "state.json", ".lock"
 SAVE_SECONDS = 10.0
@@ -77,7 +76,7 @@ class ResumableFile:
         if name is None or not remote.is_url(name):
             return name
         if self._copy is None or not (self._folder / self._copy).is_file():
-            path = finish_steps(remote.copy_in_steps(name, self._folder / "copy"))
+            path = remote.copy(name, self._folder / "copy")
             self._copy = str(path.relative_to(self._folder))
             self.save()
         return str(self._folder / self._copy)

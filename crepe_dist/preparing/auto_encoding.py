@@ -7,10 +7,8 @@ records of the spool. A sample of the texts, or for a new alphabet all of them, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +16,9 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.characters import CODE_POINTS, frequent_alphabet
-from crepe_dist.preparing.pool import map_in_order
-from crepe_dist.preparing.spool import Texts, map_rows
+from crepe_dist.preparing.pool import Workers
+from crepe_dist.preparing.progress import Progress, Show
+from crepe_dist.preparing.spool import SomeRows
 from crepe_dist.settings.data_options import LONGEST_FITTED, SHORTEST, STEP, WHOLE
 
 PIECE = 1 << 15  # rows per task
@@ -57,38 +56,34 @@ def fitting_length(codes: npt.NDArray[Any]) -> int:
 def fit(
     encoding: Encoding,
     wanted: Fit,
-    training: npt.NDArray[np.int64],
-    rows: Path,
-    texts: Sequence[Path],
-    executor: Executor,
-    ahead: int,
-) -> Iterator[int | Encoding]:
-    """Fit the encoding; yield the number of texts counted so far, and finally the encoding.
+    training: SomeRows,
+    workers: Workers,
+    show: Show,
+) -> Encoding:
+    """Return the encoding with the fitted parameters.
 
     Args:
-        training: indices of the training and unlabelled rows in the file ``rows``, int64 [n], at least one.
-        rows: file of the row records.
-        texts: files of the texts.
-        executor: pool to count in, with at most ``ahead`` tasks in flight.
+        training: training and unlabelled rows, at least one.
+        show: function that is called with the progress.
     """
     makes = wanted.alphabet == "made"
-    sample = _Piece(rows, tuple(texts), training[:: -(-len(training) // SAMPLE)])
+    sample = training[:: -(-len(training) // SAMPLE)]
     if wanted.alphabet == "needed":
         makes = _missed(encoding, wanted, count_points(sample)) >= MISSED
     if makes:
         counts: Counter[int] = Counter()
-        pieces = (_Piece(rows, tuple(texts), training[i : i + PIECE]) for i in range(0, len(training), PIECE))
-        for done, piece_counts in enumerate(map_in_order(executor, count_points, pieces, ahead), 1):
+        pieces = (training[i : i + PIECE] for i in range(0, len(training), PIECE))
+        for done, piece_counts in enumerate(workers.in_order(count_points, pieces), 1):
             counts.update(piece_counts)
-            yield min(done * PIECE, len(training))
+            show(Progress("counting characters", min(done * PIECE, len(training)), len(training)))
         encoding = _with_new_alphabet(encoding, wanted, counts)
     if wanted.length:
-        needed = map_rows(rows)["characters"][training]
+        needed = training.column("characters")
         codes = count_codes(sample, encoding)
-        if (codes != map_rows(rows)["characters"][sample.chosen]).any():  # some characters have several codes
+        if (codes != sample.column("characters")).any():  # some characters have several codes
             needed = codes
         encoding = replace(encoding, feature_len=fitting_length(needed))
-    yield encoding
+    return encoding
 
 
 def _with_new_alphabet(encoding: Encoding, wanted: Fit, counts: Mapping[int, int]) -> Encoding:
@@ -107,16 +102,9 @@ def _missed(encoding: Encoding, wanted: Fit, counts: Mapping[int, int]) -> float
     return float((made - given) / max(1, times.sum()))
 
 
-@dataclass(frozen=True)
-class _Piece:
-    rows: Path
-    texts: tuple[Path, ...]
-    chosen: npt.NDArray[np.int64]
-
-
-def count_points(piece: _Piece) -> dict[int, int]:
+def count_points(piece: SomeRows) -> dict[int, int]:
     """Count the code points in the texts of some rows. Runs in a worker."""
-    texts, rows = Texts(piece.texts), map_rows(piece.rows)[piece.chosen]
+    texts, rows = piece.texts(), piece.records()
     full = np.cumsum(rows["bytes"], dtype=np.int64) // PIECE_BYTES
     total = np.zeros(CODE_POINTS, dtype=np.int64)
     for chunk in np.split(rows, np.flatnonzero(np.diff(full)) + 1):
@@ -127,7 +115,6 @@ def count_points(piece: _Piece) -> dict[int, int]:
     return dict(zip(seen.tolist(), total[seen].tolist()))
 
 
-def count_codes(piece: _Piece, encoding: Encoding) -> npt.NDArray[np.int64]:
+def count_codes(piece: SomeRows, encoding: Encoding) -> npt.NDArray[np.int64]:
     """Count the codes of each text of some rows, int64 [n]."""
-    texts = Texts(piece.texts).get(map_rows(piece.rows)[piece.chosen])
-    return encoding.lengths([text.decode("utf-8") for text in texts])
+    return encoding.lengths([text.decode("utf-8") for text in piece.texts().get(piece.records())])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,8 @@ from crepe_dist.preparing.checking import NO_LABEL
 from crepe_dist.preparing.formats.rows import FROM_WINDOWS
 from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.labelling import ABSENT, MANY, classes_of, known, pairs_of
+from crepe_dist.preparing.pool import Workers
+from crepe_dist.preparing.progress import Progress, Show
 from crepe_dist.preparing.quarantine import Quarantine, write_quarantine
 from crepe_dist.preparing.reading import MAX_CLASSES
 from crepe_dist.preparing.selection import PIECE, TRAIN, UNLABELLED, Fate, decide, used_labels
@@ -72,16 +73,11 @@ class Built:
     rows: dict[str, int]
 
 
-def build(
-    folder: Path, job: Job, collected: Collected, executor: Executor, ahead: int
-) -> Iterator[tuple[str, int] | Built]:
+def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: Show) -> Built:
     """Write a data set into an existing folder, except for its report.
 
     Args:
-        executor: pool to encode in, with at most ``ahead`` tasks in flight.
-
-    Yields:
-        The name of the phase and the number of rows done, and finally a ``Built``.
+        show: function that is called with the progress.
 
     Raises:
         UserError: Too many rows are unusable, there are fewer than two classes, or nothing is left to train on.
@@ -108,13 +104,8 @@ def build(
             f"none of {_read(collected):,} rows is left to train on",
             remedy="give more rows, or smaller --test and --validation",
         )
-    encoding = job.encoding
-    texts = np.flatnonzero((fate == TRAIN) | (fate == UNLABELLED))
-    for step in fit(encoding, job.fit, texts, collected.rows_path, collected.texts, executor, ahead):
-        if isinstance(step, Encoding):
-            encoding = step
-        else:
-            yield "counting characters", step
+    texts = collected.some(np.flatnonzero((fate == TRAIN) | (fate == UNLABELLED)))
+    encoding = fit(job.encoding, job.fit, texts, workers, show)
     id_name = (job.reading["columns"].get("id") or FILE_NAME) if collected.rows["id"].any() else None
     parts: dict[str, dict[str, Any]] = {}
     counts = TextCounts()
@@ -131,11 +122,12 @@ def build(
             files |= write_array(folder, WEIGHTS, _relative(collected.rows["weight"][chosen]))
         sizes = []
         kept = (TEXTS,) * (part in KEEP_TEXTS) + (IDS,) * (id_name is not None)
-        for shard_files, shard_counts in write_shards(folder, part, chosen, encoding, collected, kept, executor, ahead):
+        of_part = collected.some(chosen)
+        for shard_files, shard_counts in write_shards(folder, part, of_part, encoding, kept, workers):
             files |= shard_files
             counts.add(shard_counts)
             sizes.append(shard_counts.rows)
-            yield "encoding", counts.rows
+            show(Progress("encoding", counts.rows, len(collected.rows)))
         parts[part] = {"rows": len(chosen), "shards": sizes, "files": files}
     columns = next((about["texts"] for _, about in sorted(collected.files.items()) if about["texts"]), ())
     manifest = {
@@ -158,7 +150,7 @@ def build(
     write_manifest(folder, manifest)
     sync(folder)
     rows = {part: about["rows"] for part, about in parts.items()}
-    yield Built(encoding, classes, fate, labels, targets, counts, quarantine, rows)
+    return Built(encoding, classes, fate, labels, targets, counts, quarantine, rows)
 
 
 def _write_origins(folder: Path, part: str, collected: Collected, chosen: npt.NDArray[np.int64]) -> Files:

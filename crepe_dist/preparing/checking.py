@@ -19,7 +19,7 @@ from crepe_dist.data.targets import ONE
 from crepe_dist.preparing.formats.rows import BadRow, Block, Parse, Parsed, Row, check_text, excerpt
 from crepe_dist.preparing.labelling import ABSENT, Labelling, Name
 from crepe_dist.preparing.selection import SAMPLE_DRAW, draw
-from crepe_dist.preparing.spool import MAX_WEIGHT, ROW, Rows, TextWriter
+from crepe_dist.preparing.spool import MAX_WEIGHT, ROW, Rows, append_texts
 
 STRIPE = 1024  # lines
 MAX_LABEL = 200  # characters
@@ -139,10 +139,9 @@ def read_block(
         rows, texts = [rows[i] for i in kept], [texts[i] for i in kept]
     ids = [row.id[:MAX_ID].encode("utf-8", "replace") for row in rows]
     records["id"] = list(map(len, ids))
-    writer = _writer(rules.folder)
-    start = writer.append([text + id_ for text, id_ in zip(texts, ids)])
+    file_of_texts, start = append_texts(rules.folder, [text + id_ for text, id_ in zip(texts, ids)])
     _describe(records, rows, texts, start, rules.labelling.kind)
-    return BlockRows(records, list(labels), good, drawn, bad, parsed.consumed, parsed.lines, writer.name, used)
+    return BlockRows(records, list(labels), good, drawn, bad, parsed.consumed, parsed.lines, file_of_texts, used)
 
 
 def _checked(row: Row, part: str, rules: Rules, name: Name) -> tuple[str, bytes]:
@@ -205,20 +204,3 @@ def _letters(text: str, data: bytes) -> bytes:
     if text.isascii():
         return data.translate(_LOWER, _NOT_ALPHANUMERIC)
     return _NOT_WORDS.sub("", unicodedata.normalize("NFKC", text).casefold()).encode("utf-8")
-
-
-_open_writers: dict[Path, TextWriter] = {}
-
-
-def _writer(folder: Path) -> TextWriter:
-    """Return this process's file of texts in the folder."""
-    if folder not in _open_writers:
-        close_writers()
-        _open_writers[folder] = TextWriter(folder)
-    return _open_writers[folder]
-
-
-def close_writers() -> None:
-    """Close this process's file of texts, if it is open."""
-    while _open_writers:
-        _open_writers.popitem()[1].close()

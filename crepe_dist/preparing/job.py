@@ -9,13 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import PARTS
 from crepe_dist.data.targets import KINDS
 from crepe_dist.files import finite
 from crepe_dist.preparing.auto_encoding import Alphabet, Fit
 from crepe_dist.preparing.selection import SplitOptions
-from crepe_dist.preparing.spool import Rows
+from crepe_dist.preparing.spool import Rows, SomeRows
 
 
 @dataclass(frozen=True)
@@ -113,3 +116,7 @@ class Collected:
     bad_rows: Sequence[Iterator[dict[str, Any]]]
     bad: int
     corrected: dict[str, Any] | None = None
+
+    def some(self, chosen: npt.NDArray[np.int64]) -> SomeRows:
+        """Choose rows by their indices, int64 [n]."""
+        return SomeRows(self.rows_path, tuple(self.texts), chosen)

@@ -11,26 +11,47 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Callable, TypeVar
 
 from crepe_dist.errors import UserError
 
+AHEAD = 3  # tasks in flight per process
 Task = TypeVar("Task")
 Done = TypeVar("Done")
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Worker processes, or this process in place of a single one.
+
+    Attributes:
+        ahead: most tasks in flight.
+    """
+
+    executor: Executor
+    ahead: int
+
+    def in_order(self, work: Callable[[Task], Done], tasks: Iterable[Task]) -> Iterator[Done]:
+        """Yield the results of ``work`` in the order of the tasks."""
+        waiting: deque[Future[Done]] = deque()
+        for task in tasks:
+            waiting.append(self.executor.submit(work, task))
+            if len(waiting) >= self.ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 @contextmanager
-def pool(processes: int) -> Iterator[Executor]:
-    """Provide an executor with ``processes`` workers.
+def pool(processes: int) -> Iterator[Workers]:
+    """Provide ``processes`` workers.
 
     With one, and where /dev/shm has no room for their semaphores, calls run at once in this process.
     """
-    executor = _workers(processes) if processes > 1 else None
-    if executor is None:
-        yield _InlineExecutor()
-        return
+    executor = _executor(processes) if processes > 1 else _InlineExecutor()
     try:
-        yield executor
+        yield Workers(executor, AHEAD * processes)
     except BrokenProcessPool as error:
         raise UserError(
             "a worker process was killed", "usually because it ran out of memory", "try again with fewer --processes"
@@ -39,24 +60,13 @@ def pool(processes: int) -> Iterator[Executor]:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _workers(processes: int) -> Executor | None:
+def _executor(processes: int) -> Executor:
     # Plain fork would copy locks that threads of this process may hold.
     context = multiprocessing.get_context("forkserver")
     try:
         return ProcessPoolExecutor(processes, context, initializer=_start_worker)
     except OSError:
-        return None
-
-
-def map_in_order(executor: Executor, work: Callable[[Task], Done], tasks: Iterable[Task], ahead: int) -> Iterator[Done]:
-    """Yield the results of ``work`` in the order of the tasks, with at most ``ahead`` tasks in flight."""
-    waiting: deque[Future[Done]] = deque()
-    for task in tasks:
-        waiting.append(executor.submit(work, task))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        return _InlineExecutor()
 
 
 class _InlineExecutor(Executor):

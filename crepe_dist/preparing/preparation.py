@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from crepe_dist import machine
 from crepe_dist.data.alphabet import Encoding
@@ -16,24 +16,24 @@ from crepe_dist.data.dataset import REPORT, REPORT_NUMBERS, open_dataset
 from crepe_dist.errors import UserError, unreadable
 from crepe_dist.files import printable, write_json, write_text
 from crepe_dist.preparing.auto_encoding import Fit
-from crepe_dist.preparing.building import Built, build
+from crepe_dist.preparing.building import build
 from crepe_dist.preparing.checking import Rules, Share
 from crepe_dist.preparing.corrections import Corrections, correct
 from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.label_map import write_map
 from crepe_dist.preparing.out_folder import new_folder
-from crepe_dist.preparing.pool import pool
+from crepe_dist.preparing.pool import Workers, pool
+from crepe_dist.preparing.progress import Progress, Show, ignored
 from crepe_dist.preparing.quarantine import keep_quarantine, quarantine_beside
 from crepe_dist.preparing.reading import Reader
 from crepe_dist.preparing.selection import SplitOptions
-from crepe_dist.preparing.sources import Reading, Sources, find_class_names
+from crepe_dist.preparing.sources import Reading, Source, find_class_names
 from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Spool, finish, map_rows, merge, open_spool
 from crepe_dist.preparing.summary import summarise
 
 MAX_BAD = 0.01
 MAX_EXPANSION = 200.0  # of gzip's largest, 1,032; texts compress 3 to 20 times
 SMALL = 1 << 24  # bytes that one process reads before others have started
-AHEAD = 3  # blocks or shards in flight per process
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class PrepareOptions:
         page: function that renders the report's numbers as HTML; ``None`` for no page.
         corrections: corrections of labels; not of a part.
         propose_labels: file to write a map to, of labels that look like variants of others; see ``label_map``.
+        show: function that is called with the progress.
     """
 
     reading: Reading = field(default_factory=Reading)
@@ -62,23 +63,11 @@ class PrepareOptions:
     page: Callable[[dict[str, Any]], str] | None = None
     corrections: Corrections | None = None
     propose_labels: Path | None = None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Progress of a phase: its name, and the bytes read or rows processed, in total 0 if unknown."""
-
-    doing: str
-    done: int
-    total: int
-
-
-Steps = Generator[Progress, None, dict[str, Any]]
-Result = TypeVar("Result")
+    show: Show = ignored
 
 
 def prepare(
-    sources: Sources,
+    sources: Sequence[Source],
     out: Path,
     encoding: Encoding,
     split: SplitOptions,
@@ -86,6 +75,8 @@ def prepare(
     fit: Fit | None = None,
 ) -> dict[str, Any]:
     """Prepare ``sources`` as the data set folder ``out``. Unusable rows go to ``quarantine.jsonl`` in the folder.
+
+    With a share of several, make a part for ``merge_parts`` instead.
 
     Args:
         out: folder to create.
@@ -97,33 +88,11 @@ def prepare(
     Raises:
         UserError: ``out`` exists, too many rows are unusable, there are fewer than two classes, or the disk is full.
     """
-    return finish_steps(prepare_in_steps(sources, out, encoding, split, options, fit))
-
-
-def finish_steps(steps: Generator[Progress, None, Result]) -> Result:
-    """Run a preparation, or a part of it, to its end; return its result, such as the numbers of the report."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-
-
-def prepare_in_steps(
-    sources: Sources,
-    out: Path,
-    encoding: Encoding,
-    split: SplitOptions,
-    options: PrepareOptions | None = None,
-    fit: Fit | None = None,
-) -> Steps:
-    """Run ``prepare`` as a generator of its progress. With a share of several, make a part for ``merge_in_steps``."""
     options = options or PrepareOptions()
     _check_alignment(sources, split)
     class_names = None if options.reading.columns.labels else find_class_names(sources)
     job = Job(
-        tuple((source.name, source.part) for source in sources.files),
+        tuple((source.name, source.part) for source in sources),
         asdict(options.reading),
         class_names,
         encoding,
@@ -131,21 +100,21 @@ def prepare_in_steps(
         split,
         options.max_bad,
     )
-    total = sum(source.bytes for source in sources.files)
-    small = total < SMALL and all(source.path for source in sources.files)
+    total = sum(source.bytes for source in sources)
+    small = total < SMALL and all(source.path for source in sources)
     processes = options.processes or (1 if small else machine.cores())
     # A correction may move a row to a class whose sample it belongs to.
     samples_early = split.dedupe == "no" and options.corrections is None
-    with new_folder(out, options.overwrite) as partial, pool(processes) as executor:
+    with new_folder(out, options.overwrite) as partial, pool(processes) as workers:
         alone = options.share.of == 1
         folder = partial / "spool" if alone else partial
         folder.mkdir(exist_ok=True)
         reading = options.reading
         rules = Rules(folder, class_names, reading.labelling, reading.strip_html, split.seed, split.keep_unlabelled)
         sample = split.max_per_class if samples_early else None
-        reader = Reader(sources.files, reading, rules, sample, options.share, options.max_expansion)
-        for done in reader.read(executor, AHEAD * processes):
-            yield Progress("reading", done, total)
+        reader = Reader(sources, reading, rules, sample, options.share, options.max_expansion)
+        for done in reader.read(workers):
+            options.show(Progress("reading", done, total))
         files = {file: asdict(count) for file, count in reader.files.items()}
         if not alone:
             manifest = {
@@ -160,13 +129,13 @@ def prepare_in_steps(
                 map_rows(folder / ROWS), folder / ROWS, texts, list(reader.labels), reader.good, files,
                 [map(json.loads, bad)], reader.bad,
             )  # fmt: skip
-            summary = yield from _build(partial, out, job, collected, executor, processes, options)
+            summary = _build(partial, out, job, collected, workers, options)
         shutil.rmtree(folder)
     _finish(out)
     return summary
 
 
-def merge_in_steps(folders: Sequence[Path], out: Path, options: PrepareOptions | None = None) -> Steps:
+def merge_parts(folders: Sequence[Path], out: Path, options: PrepareOptions | None = None) -> dict[str, Any]:
     """Merge the parts of a preparation into the same folder that a single machine would make.
 
     Raises:
@@ -180,7 +149,7 @@ def merge_in_steps(folders: Sequence[Path], out: Path, options: PrepareOptions |
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise unreadable(spools[0].folder, error, "prepare this part again") from error
     labels = list(dict.fromkeys(label for spool in spools for label in spool.labels))
-    with new_folder(out, options.overwrite) as partial, pool(processes) as executor:
+    with new_folder(out, options.overwrite) as partial, pool(processes) as workers:
         scratch = partial / "spool"
         scratch.mkdir()
         rows, texts = merge(spools, labels, scratch / ROWS)
@@ -201,7 +170,7 @@ def merge_in_steps(folders: Sequence[Path], out: Path, options: PrepareOptions |
         collected = Collected(
             rows, scratch / ROWS, texts, labels, good, files, [spool.bad_rows() for spool in spools], bad
         )
-        summary = yield from _build(partial, out, job, collected, executor, processes, options)
+        summary = _build(partial, out, job, collected, workers, options)
         shutil.rmtree(scratch)
     _finish(out)
     return summary
@@ -240,24 +209,17 @@ def _in_order(spools: list[Spool]) -> list[Spool]:
 
 
 def _build(
-    partial: Path, out: Path, job: Job, collected: Collected, executor: Any, processes: int, options: PrepareOptions
-) -> Steps:
-    built: Built | None = None
+    partial: Path, out: Path, job: Job, collected: Collected, workers: Workers, options: PrepareOptions
+) -> dict[str, Any]:
     if options.corrections is not None:
         collected = correct(collected, job, options.corrections)
     try:
-        for step in build(partial, job, collected, executor, AHEAD * processes):
-            if isinstance(step, Built):
-                built = step
-            else:
-                doing, done = step
-                yield Progress(doing, done, len(collected.rows))
+        built = build(partial, job, collected, workers, options.show)
     except UserError as error:
         kept = keep_quarantine(partial, out)
         if kept:
             error.why = f"{error.why}; the unusable rows are in {kept}"
         raise
-    assert built is not None
     summary = summarise(printable(out.absolute().name), job, collected, built, options.command)
     if options.propose_labels is not None:
         write_map(options.propose_labels, summary["variants"])
@@ -267,8 +229,8 @@ def _build(
     return summary
 
 
-def _check_alignment(sources: Sources, split: SplitOptions) -> None:
-    if split.align > 1 and "test" in sources.parts:
+def _check_alignment(sources: Sequence[Source], split: SplitOptions) -> None:
+    if split.align > 1 and any(source.part == "test" for source in sources):
         raise UserError(
             "--align cannot be used with given test files",
             "it moves rows that do not fill a batch to the test split",

@@ -6,7 +6,6 @@ import json
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +14,11 @@ import numpy as np
 from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.checking import BlockRows, Rules, Share, close_writers, read_block
+from crepe_dist.preparing.checking import BlockRows, Rules, Share, read_block
 from crepe_dist.preparing.formats.rows import Block, OpenFile, excerpt, rest_of
 from crepe_dist.preparing.labelling import ABSENT
 from crepe_dist.preparing.opening import open_source, reading_like
+from crepe_dist.preparing.pool import Workers
 from crepe_dist.preparing.selection import Reservoir
 from crepe_dist.preparing.sources import Reading, Source
 from crepe_dist.preparing.spool import BAD_ROWS, ROWS
@@ -89,15 +89,12 @@ class Reader:
     texts: list[str] = field(default_factory=list)
     bad: int = 0
 
-    def read(self, executor: Executor, ahead: int) -> Iterator[int]:
-        """Read all sources, with at most ``ahead`` blocks in flight; yield the number of bytes read so far."""
+    def read(self, workers: Workers) -> Iterator[int]:
+        """Read all sources; yield the number of bytes read so far."""
         reservoir = None if self.max_per_class is None else Reservoir(self.max_per_class)
         folder = self.rules.folder
-        with ExitStack() as stack:
-            stack.callback(close_writers)
-            rows = stack.enter_context((folder / ROWS).open("wb"))
-            bad = stack.enter_context((folder / BAD_ROWS).open("w", encoding="utf-8"))
-            for source, block in self._in_order(executor, ahead, reservoir.limits if reservoir else {}):
+        with (folder / ROWS).open("wb") as rows, (folder / BAD_ROWS).open("w", encoding="utf-8") as bad:
+            for source, block in self._in_order(workers, reservoir.limits if reservoir else {}):
                 self._record(source, block, rows, bad)
                 if reservoir and source.source.part == "train":
                     for index, label in enumerate(block.labels):
@@ -132,15 +129,13 @@ class Reader:
             block.rows["texts"] = self.texts.index(block.texts)
             rows.write(block.rows.tobytes())
 
-    def _in_order(
-        self, executor: Executor, ahead: int, limits: dict[str, int]
-    ) -> Iterator[tuple[_OpenSource, BlockRows]]:
+    def _in_order(self, workers: Workers, limits: dict[str, int]) -> Iterator[tuple[_OpenSource, BlockRows]]:
         """Yield the rows of each block in order.
 
         If a parser leaves the end of a block unused, that end and all later blocks of the source are cut again. The
         number of blocks in flight then drops to one and grows back, to limit the repeated work.
         """
-        unopened, depth = self._opened(), ahead
+        unopened, depth = self._opened(), workers.ahead
         sources: list[_OpenSource] = []
         while True:
             for source in [source for source in sources if source.is_cut and not source.waiting]:
@@ -150,7 +145,7 @@ class Reader:
                 uncut = next((source for source in sources if not source.is_cut), None)
                 if next_source := uncut or next(unopened, None):
                     sources.extend([] if uncut else [next_source])
-                    self._submit(next_source, executor, limits)
+                    self._submit(next_source, workers.executor, limits)
                     continue
             if not sources:
                 return
@@ -161,7 +156,7 @@ class Reader:
             self._check_expansion(source)
             self.files[source.file].bytes = source.opened.cutter.position
             yield source, rows
-            depth = min(ahead, 2 * depth)
+            depth = min(workers.ahead, 2 * depth)
             if rows.consumed < len(block.data):
                 depth = 1
                 rest = rest_of(block, rows.consumed, rows.lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from crepe_dist import extras, invocation
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.preparation import Progress
+from crepe_dist.preparing.progress import Progress, Show, ignored
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*://.")
 CHUNK = 1 << 22  # bytes read at once
@@ -42,16 +42,14 @@ def folder_beside(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def copy_in_steps(url: str, folder: Path, doing: str = "copying") -> Generator[Progress, None, Path]:
+def copy(url: str, folder: Path, doing: str = "copying", show: Show = ignored) -> Path:
     """Copy a file, or a folder with all that is in it, below ``folder``.
 
     fsspec finds the credentials, as its documentation says: in the environment, and in its and the service's own files.
 
     Args:
         doing: description of the progress.
-
-    Yields:
-        The progress, in bytes.
+        show: function that is called with the progress, in bytes.
 
     Returns:
         Path of the copy.
@@ -62,7 +60,7 @@ def copy_in_steps(url: str, folder: Path, doing: str = "copying") -> Generator[P
     shown = without_secrets(url)
     extras.require("remote", shown)
     if urlsplit(url).scheme in ("http", "https"):
-        return (yield from _from_web(url, folder, doing))
+        return _from_web(url, folder, doing, show)
     import fsspec
 
     with _explained(url):
@@ -78,13 +76,13 @@ def copy_in_steps(url: str, folder: Path, doing: str = "copying") -> Generator[P
     _check_room(shown, total, folder)
     for name, size in sizes.items():
         before = done
-        for received in _copy(_chunks(url, system, name), target / names[name], size, shown):
+        for received in _write(_chunks(url, system, name), target / names[name], size, shown):
             done = before + received
-            yield Progress(doing, done, total)
+            show(Progress(doing, done, total))
     return target
 
 
-def _from_web(url: str, folder: Path, doing: str) -> Generator[Progress, None, Path]:
+def _from_web(url: str, folder: Path, doing: str, show: Show) -> Path:
     import requests  # takes 0.1 s, like fsspec
 
     from crepe_dist.preparing.web import open_url, pieces
@@ -97,8 +95,8 @@ def _from_web(url: str, folder: Path, doing: str) -> Generator[Progress, None, P
             response, size = open_url(session, url, shown)
         with response:
             _check_room(shown, size or 0, folder)
-            for received in _copy(_reading(url, pieces(response)), target, size, shown):
-                yield Progress(doing, received, size or 0)
+            for received in _write(_reading(url, pieces(response)), target, size, shown):
+                show(Progress(doing, received, size or 0))
     return target
 
 
@@ -120,7 +118,7 @@ def _check_room(shown: str, total: int, folder: Path) -> None:
         )
 
 
-def _copy(chunks: Iterator[bytes], copy: Path, size: int | None, shown: str) -> Iterator[int]:
+def _write(chunks: Iterator[bytes], copy: Path, size: int | None, shown: str) -> Iterator[int]:
     """Write a file of ``size`` bytes; yield the bytes that have arrived."""
     copy.parent.mkdir(parents=True, exist_ok=True)
     limit, received = MOST_UNKNOWN if size is None else size, 0

@@ -107,21 +107,20 @@ class Reservoir:
             self.limits[label] = int(smallest.max())
 
 
-def decide(rows: Rows, fixed: Fate, split: SplitOptions, known: npt.NDArray[np.bool_] | None = None) -> Fate:
+def decide(rows: Rows, fixed: Fate, split: SplitOptions, known: npt.NDArray[np.bool_]) -> Fate:
     """Decide the fate of each row: ``TRAIN``, ``VALIDATION``, ``TEST``, ``UNLABELLED``, or the reason to leave it out.
 
     Args:
         rows: records in the order of (file, line).
         fixed: split of each row's file, or ``UNLABELLED``, uint8 [n]; rows of ``TRAIN`` are divided further.
-        known: labels whose classes are those of training rows, by index; ``None``: the labels of training rows.
+        known: labels whose classes are those of training rows, bool [labels].
 
     Returns:
         uint8 [n].
     """
     fate = fixed.copy()
     label = np.array(rows["label"])
-    is_known = (used_labels(rows, fixed) if known is None else known)[label]
-    fate[(fate != UNLABELLED) & ~is_known] = UNKNOWN
+    fate[(fate != UNLABELLED) & ~known[label]] = UNKNOWN
     if split.dedupe != "no" or (fate == UNLABELLED).any():
         for again, _ in repeats(rows["near" if split.dedupe == "near" else "exact"], fate):
             fate[again if split.dedupe != "no" else again[fate[again] == UNLABELLED]] = REPEATED

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,9 +14,8 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import SHARD_BYTES
 from crepe_dist.data.writing import Files, ShardWriter
 from crepe_dist.preparing.formats.rows import excerpt
-from crepe_dist.preparing.job import Collected
-from crepe_dist.preparing.pool import map_in_order
-from crepe_dist.preparing.spool import Texts, map_rows
+from crepe_dist.preparing.pool import Workers
+from crepe_dist.preparing.spool import SomeRows
 
 EXAMPLES = 3  # texts without a letter that the report quotes
 MAX_CHUNK, CHUNK_BYTES = 4096, 1 << 23  # rows and bytes that are encoded together
@@ -62,58 +60,42 @@ class _ShardTask:
     folder: Path
     split: str
     shard: int
-    start: int
-    stop: int
+    rows: SomeRows
     encoding: Encoding
-    rows: Path
-    texts: tuple[Path, ...]
     kept: tuple[str, ...]
 
 
 def write_shards(
     folder: Path,
     split: str,
-    chosen: npt.NDArray[np.int64],
+    rows: SomeRows,
     encoding: Encoding,
-    collected: Collected,
     kept: tuple[str, ...],
-    executor: Executor,
-    ahead: int,
+    workers: Workers,
 ) -> Iterator[tuple[Files, TextCounts]]:
     """Encode the rows of a split and write their shards, in order; yield the files and counts of each.
 
     Args:
-        chosen: indices of the split's rows, int64 [n].
         kept: as for ``ShardWriter``.
-        executor: pool to encode in, with at most ``ahead`` tasks in flight.
     """
-    rows, size = len(chosen), max(1, SHARD_BYTES // encoding.feature_len)
-    chosen.tofile(_chosen(folder, split))
-    texts = tuple(collected.texts)
+    size = max(1, SHARD_BYTES // encoding.feature_len)
     tasks = (
-        _ShardTask(folder, split, shard, start, min(start + size, rows), encoding, collected.rows_path, texts, kept)
-        for shard, start in enumerate(range(0, rows, size))
+        _ShardTask(folder, split, shard, rows[start : start + size], encoding, kept)
+        for shard, start in enumerate(range(0, len(rows), size))
     )
-    yield from map_in_order(executor, write_shard, tasks, ahead)
-    _chosen(folder, split).unlink()
-
-
-def _chosen(folder: Path, split: str) -> Path:
-    """Return the file that tells the workers which rows are in a split."""
-    return folder / f"{split}.chosen.bin"
+    return workers.in_order(write_shard, tasks)
 
 
 def write_shard(task: _ShardTask) -> tuple[Files, TextCounts]:
     """Encode and write one shard. Runs in a worker."""
-    rows, texts, encoding = map_rows(task.rows), Texts(task.texts), task.encoding
-    chosen = np.fromfile(_chosen(task.folder, task.split), np.int64, task.stop - task.start, offset=8 * task.start)
+    rows, texts, encoding = task.rows, task.rows.texts(), task.encoding
     known = np.flatnonzero(encoding.known(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
-    counts, lengths = TextCounts(), np.empty(len(chosen), np.int64)
+    counts, lengths = TextCounts(), np.empty(len(rows), np.int64)
     unreadable = letterless = 0
-    writer = ShardWriter(task.folder, task.split, task.shard, len(chosen), encoding.feature_len, task.kept)
+    writer = ShardWriter(task.folder, task.split, task.shard, len(rows), encoding.feature_len, task.kept)
     step = max(1, min(MAX_CHUNK, CHUNK_BYTES // encoding.feature_len))
-    for start in range(0, len(chosen), step):
-        chunk = rows[chosen[start : start + step]]
+    for start in range(0, len(rows), step):
+        chunk = rows[start : start + step].records()
         data = texts.get(chunk)
         decoded = [text.decode("utf-8") for text in data]
         odd = [text for text in decoded if not any(map(str.isalpha, text))]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from crepe_dist import invocation
-from crepe_dist.data.dataset import MANIFEST, SAMPLE, SPLITS, UNLABELLED
+from crepe_dist.data.dataset import MANIFEST, SAMPLE, UNLABELLED
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, read_names
 from crepe_dist.preparing.formats.columns import Wanted
@@ -73,18 +73,6 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Sources:
-    """The sources of one data set, in a fixed order."""
-
-    files: tuple[Source, ...]
-
-    @property
-    def parts(self) -> list[str]:
-        """Splits with files of their own."""
-        return [part for part in SPLITS if any(source.part == part for source in self.files)]
-
-
-@dataclass(frozen=True)
 class Reading:
     """Reading options given by the user; they override detection.
 
@@ -107,8 +95,8 @@ def find_sources(
     validation: str | None = None,
     reading: Reading | None = None,
     unlabelled: Sequence[str] = (),
-) -> Sources:
-    """Resolve ``sample``, ``-``, files and folders; docs/data.md describes the layout of folders.
+) -> list[Source]:
+    """Resolve ``sample``, ``-``, files and folders, in a fixed order; docs/data.md describes the layout of folders.
 
     Raises:
         UserError: A source does not exist, or a folder holds nothing that can be read.
@@ -129,7 +117,7 @@ def find_sources(
         raise UserError("the standard input can be read only once", remedy="give - once")
     if not any(source.part == "train" for source in files):
         raise UserError(f"{' '.join(given)} holds nothing to train on", remedy="name the training data as well")
-    return Sources(tuple(_with_unique_names(files)))
+    return list(_with_unique_names(files))
 
 
 def _with_unique_names(files: list[Source]) -> Iterator[Source]:
@@ -140,9 +128,9 @@ def _with_unique_names(files: list[Source]) -> Iterator[Source]:
         yield replace(source, name=printable(name))
 
 
-def find_class_names(sources: Sources) -> tuple[str, ...] | None:
+def find_class_names(sources: Sequence[Source]) -> tuple[str, ...] | None:
     """Read ``classes.txt`` beside the first training file: the names of the labels 1 … C."""
-    first = next(source for source in sources.files if source.part == "train")
+    first = next(source for source in sources if source.part == "train")
     if first.path is None or first.label is not None:
         return None
     file = first.path.parent / "classes.txt"

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -106,6 +106,39 @@ def map_rows(path: Path) -> Rows:
         return np.zeros(0, dtype=ROW)
     with open_regular(path, follow=False) as stream:
         return np.memmap(stream, dtype=ROW, mode="r")
+
+
+@dataclass(frozen=True)
+class SomeRows:
+    """Some rows of a spool. A worker gets their indices, and maps the files itself.
+
+    Attributes:
+        file: file of the records.
+        text_files: files of the texts.
+        chosen: indices of the rows, int64 [n].
+    """
+
+    file: Path
+    text_files: tuple[Path, ...]
+    chosen: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, part: slice) -> SomeRows:
+        return SomeRows(self.file, self.text_files, self.chosen[part])
+
+    def records(self) -> Rows:
+        """Read the records of these rows."""
+        return np.asarray(map_rows(self.file)[self.chosen])
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Read a field of these records alone, since there may be many millions."""
+        return np.asarray(map_rows(self.file)[name][self.chosen])
+
+    def texts(self) -> Texts:
+        """Map the texts of the spool."""
+        return Texts(self.text_files)
 
 
 def finish(folder: Path, manifest: dict[str, Any], texts: Sequence[str]) -> None:
@@ -226,19 +259,10 @@ def merge(spools: Sequence[Spool], labels: Sequence[str], path: Path) -> tuple[R
     return map_rows(path), texts
 
 
-class TextWriter:
-    """A worker's file of texts, named after its process."""
-
-    def __init__(self, folder: Path) -> None:
-        self.name = f"texts-{os.getpid()}.bin"
-        self._stream: BinaryIO = (folder / self.name).open("ab")
-
-    def append(self, texts: Sequence[bytes]) -> int:
-        """Append texts and return the offset of the first one, in bytes."""
-        start = self._stream.tell()
-        self._stream.write(b"".join(texts))
-        self._stream.flush()
-        return start
-
-    def close(self) -> None:
-        self._stream.close()
+def append_texts(folder: Path, texts: Sequence[bytes]) -> tuple[str, int]:
+    """Append texts to this process's file; return its name, and the offset of the first text in bytes."""
+    name = f"texts-{os.getpid()}.bin"
+    with (folder / name).open("ab") as stream:
+        start = stream.tell()
+        stream.write(b"".join(texts))
+    return name, start

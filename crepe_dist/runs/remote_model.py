@@ -8,8 +8,7 @@ from pathlib import Path
 
 from crepe_dist.files import cache_folder, sha256, sync
 from crepe_dist.model import tensors_file
-from crepe_dist.preparing.preparation import finish_steps
-from crepe_dist.preparing.remote import copy_in_steps
+from crepe_dist.preparing.remote import copy
 
 DESCRIPTION = Path(tensors_file.NAME).with_suffix(".json").name
 
@@ -27,10 +26,10 @@ def fetch(url: str) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".") as scratch:
         copies = Path(scratch)
-        about = finish_steps(copy_in_steps(f"{url.rstrip('/')}/{DESCRIPTION}", copies))
+        about = copy(f"{url.rstrip('/')}/{DESCRIPTION}", copies)
         folder = cache / sha256(about)
         if not folder.is_dir():
-            for path in (about, finish_steps(copy_in_steps(f"{url.rstrip('/')}/{tensors_file.NAME}", copies))):
+            for path in (about, copy(f"{url.rstrip('/')}/{tensors_file.NAME}", copies)):
                 sync(path)
             with suppress(OSError):  # another process has copied it meanwhile
                 about.parent.rename(folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from crepe_dist.data.dataset import SAMPLE, Dataset, folder_of, open_dataset
 from crepe_dist.data.order import epoch_order
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.data.verification import verify
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.collectives import Collectives, once
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.preparation import PrepareOptions, prepare_in_steps
+from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, find_sources
 from crepe_dist.runs.best_epoch import is_chosen_by_validation
@@ -100,7 +100,7 @@ def open_data(
     missing = source == SAMPLE and world.broadcast(not folder.exists(), "sample missing")
     if missing:
         display.say(f"preparing the sample in {folder}")
-        world.on_root("sample", _prepare_sample(folder, page))
+        world.on_root("sample", once(lambda: _prepare_sample(folder, page)))
     dataset = world.agree("data", lambda: _open(folder), same=lambda dataset: dataset.fingerprint)
     if "test" not in dataset.splits:
         raise UserError(
@@ -122,11 +122,9 @@ def _open(folder: Path) -> Dataset:
     return open_dataset(folder)
 
 
-def _prepare_sample(folder: Path, page: Page | None) -> Iterator[object]:
+def _prepare_sample(folder: Path, page: Page | None) -> None:
     encoding = Encoding(feature_len=SAMPLE_FEATURE_LEN)
-    yield from prepare_in_steps(
-        find_sources([SAMPLE]), folder, encoding, SAMPLE_SPLIT, PrepareOptions(processes=1, page=page)
-    )
+    prepare(find_sources([SAMPLE]), folder, encoding, SAMPLE_SPLIT, PrepareOptions(processes=1, page=page))
 
 
 def with_epochs(config: Config, data: Dataset) -> Config:

@@ -22,19 +22,23 @@ from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.label_map import read_map
 from crepe_dist.preparing.labelling import Labelling
 from crepe_dist.preparing.out_folder import check_out
-from crepe_dist.preparing.preparation import PrepareOptions, Steps, merge_in_steps, prepare_in_steps
+from crepe_dist.preparing.preparation import PrepareOptions, merge_parts, prepare
+from crepe_dist.preparing.progress import Show, ignored
 from crepe_dist.preparing.selection import SplitOptions
-from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
+from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Reading, Source, find_sources
 from crepe_dist.settings import arguments
 from crepe_dist.settings.data_options import LONGEST_FITTED
 
 
-def steps(args: Any, page: Callable[[dict[str, Any]], str] | None, command: str) -> Steps:
-    """Run the preparation that parsed flags describe, as a generator of its progress.
+def prepare_from_flags(
+    args: Any, page: Callable[[dict[str, Any]], str] | None, command: str, show: Show = ignored
+) -> dict[str, Any]:
+    """Run the preparation that parsed flags describe, and return the numbers of the report.
 
     Args:
         page: function that renders the report's numbers as HTML; ``None`` for no page.
         command: command line, for the report.
+        show: function that is called with the progress.
 
     Raises:
         UserError: a source does not exist, or flags contradict each other.
@@ -42,12 +46,12 @@ def steps(args: Any, page: Callable[[dict[str, Any]], str] | None, command: str)
     named = [*args.source, args.test, args.validation, *(args.unlabelled or ())]
     urls = [name for name in named if remote.is_url(name)]
     if args.merge or not urls:
-        return (yield from _local_steps(args, page, command))
+        return _prepare_local(args, page, command, show)
     check_out(args.out, args.overwrite)  # before a long download
     with remote.folder_beside(args.out) as folder:
         copies = {}
         for url in dict.fromkeys(urls):
-            copies[url] = str((yield from remote.copy_in_steps(url, folder)))
+            copies[url] = str(remote.copy(url, folder, show=show))
         local = argparse.Namespace(**vars(args))
         local.source = [copies.get(name, name) for name in args.source]
         local.test, local.validation = (
@@ -55,12 +59,12 @@ def steps(args: Any, page: Callable[[dict[str, Any]], str] | None, command: str)
             copies.get(args.validation, args.validation),
         )
         local.unlabelled = [copies.get(name, name) for name in args.unlabelled or ()]
-        return (yield from _local_steps(local, page, remote.without_secrets(command), folder))
+        return _prepare_local(local, page, remote.without_secrets(command), show, folder)
 
 
-def _local_steps(
-    args: Any, page: Callable[[dict[str, Any]], str] | None, command: str, copies: Path | None = None
-) -> Steps:
+def _prepare_local(
+    args: Any, page: Callable[[dict[str, Any]], str] | None, command: str, show: Show, copies: Path | None = None
+) -> dict[str, Any]:
     """Run a preparation of local files, some of which may be ``copies`` of others."""
     if args.corrections is not None and args.part.of > 1:
         raise UserError(
@@ -83,16 +87,16 @@ def _local_steps(
         page,
         None if args.corrections is None else read_corrections(args.corrections),
         args.propose_labels,
+        show,
     )
     if args.merge:
-        return (yield from merge_in_steps([Path(name) for name in args.source], args.out, options))
+        return merge_parts([Path(name) for name in args.source], args.out, options)
     test, validation = _file_or_share(args.test), _file_or_share(args.validation)
     files = {name: part for name, part in (("test", test), ("validation", validation)) if isinstance(part, str)}
     sources = find_sources(args.source, reading=reading, unlabelled=args.unlabelled or (), **files)
-    _check_not_read(args.propose_labels, [*(s.path for s in sources.files), args.corrections, args.merge_labels])
+    _check_not_read(args.propose_labels, [*(s.path for s in sources), args.corrections, args.merge_labels])
     if copies:  # a name that had to be a path does not say where the copy was
-        named = (replace(source, name=source.name.replace(f"{copies}/", "")) for source in sources.files)
-        sources = Sources(tuple(named))
+        sources = [replace(source, name=source.name.replace(f"{copies}/", "")) for source in sources]
     _check_shares(sources, test, validation)
     is_sample = args.source == [SAMPLE]
     length: Any = args.feature_len or (SAMPLE_FEATURE_LEN if is_sample else AUTO)
@@ -114,7 +118,7 @@ def _local_steps(
         keep_unlabelled=args.keep_unlabelled,
     )
     fit = Fit(length == AUTO, _fitted_alphabet(args), bool(args.fold_accents))
-    return (yield from prepare_in_steps(sources, args.out, encoding, split, options, fit))
+    return prepare(sources, args.out, encoding, split, options, fit)
 
 
 def _check_not_read(proposal: Path | None, read: Sequence[Path | None]) -> None:
@@ -183,11 +187,12 @@ def _file_or_share(text: str | None) -> str | float | None:
         return text
 
 
-def _check_shares(sources: Sources, test: str | float | None, validation: str | float | None) -> None:
+def _check_shares(sources: Sequence[Source], test: str | float | None, validation: str | float | None) -> None:
     for part, value in (("test", test), ("validation", validation)):
-        if isinstance(value, float) and value > 0 and part in sources.parts:
+        names = [source.name for source in sources if source.part == part]
+        if isinstance(value, float) and value > 0 and names:
             raise UserError(
                 f"--{part} {value:g} cannot be used: the sources have their own {part} split",
-                ", ".join(source.name for source in sources.files if source.part == part)[:200],
+                ", ".join(names)[:200],
                 f"leave --{part} out, or name the training files alone",
             )
