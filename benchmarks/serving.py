@@ -115,7 +115,7 @@ def _serve(given: Any) -> None:
     from crepe_dist.model.precision import plan_inference
     from crepe_dist.networks.paper import initial
     from crepe_dist.networks.paper.shape import PaperShape
-    from crepe_dist.predicting.model_summary import ModelSummary
+    from crepe_dist.predicting.model_summary import summarise
     from crepe_dist.predicting.predictor import Predictor
     from crepe_dist.serving import server
     from crepe_dist.serving.app import create_app
@@ -128,9 +128,7 @@ def _serve(given: Any) -> None:
     shape = PaperShape(encoding.codes, given.feature_len, len(classes), given.filters, given.units, 0.0)
     arrays = {name: each.value for name, each in initial.parameters(shape, ModelOptions(), seed=0).items()}
     predictor = Predictor(open_inference(shape, arrays, plan_inference(shape)), encoding, classes)
-    facts = ModelSummary(
-        "random", "", None, classes, given.feature_len, encoding.kept, True, predictor.engine.plan.precision
-    )
+    facts = summarise(predictor)
     metrics = Metrics(facts.checkpoint, facts.kernels)
     batcher = Batcher(predictor.predict, given.serve, metrics.batch_texts.observe, explain=predictor.explain_in_batches)
     batcher.submit(["warm-up"]).result()

@@ -101,20 +101,12 @@ def main() -> None:
     path = checkpoint.announce(checkpoint.find(args.checkpoint))
     predictor = load(path, **arguments.foreign(args), device="cpu", min_probability=args.min_probability)
     if args.size:
-        _small(predictor, path, args)
+        _small(predictor, args)
         return
     real, synthetic = verification.real(path, args.data), verification.synthetic(predictor.encoding)
     if form == "web" and not web_runtime.archive().exists():
         print(f"npm downloads {web_runtime.PACKAGE} (33 MB, once)", flush=True)
-    files, difference = export(
-        predictor,
-        checkpoint.describe(path),
-        form,
-        args.out,
-        real + synthetic,
-        path,
-        quantize=args.quantize,
-    )
+    files, difference = export(predictor, form, args.out, real + synthetic, quantize=args.quantize)
     _list(files)
     if predictor.composition.strip_html and form not in ("crepe", "huggingface", "mlflow", "triton", "params"):
         print("note: the model was trained on texts without HTML, and this export does not strip it: do so before")
@@ -124,18 +116,18 @@ def main() -> None:
     print(f"compared with our own engine on {texts}: probabilities differ by at most {difference:.1e}")
 
 
-def _small(predictor: Predictor, path: Path, args: argparse.Namespace) -> None:
+def _small(predictor: Predictor, args: argparse.Namespace) -> None:
     """Write the folder of --size, and print what it lost."""
     from crepe_dist.exporting.compressor import compress_to
 
-    files, made, accuracies = compress_to(predictor, path, args.size, args.out, args.data)
+    files, made, accuracies = compress_to(predictor, args.size, args.out, args.data)
     _list(files)
     for name, (kept, rows) in made.rows.items():
         print(f"{name} keeps {kept:,} of {rows:,} rows")
     print(f"{counted(made.numbers, 'number')} of a table in a byte")
     if accuracies is not None:
         texts, before, after = accuracies
-        name = measure(predictor.thresholds is not None)
+        name = measure(predictor.several)
         print(f"{name} on {counted(texts, 'test text')}: {percent(before)} before, {percent(after)} now")
 
 

@@ -185,7 +185,7 @@ def _explaining(predictor: Predictor, args: Any) -> Explaining | None:
 def _predict(predictor: Predictor, path: Path, args: Any, explaining: Explaining | None) -> None:
     if args.text is None and args.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
         print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
-    several = predictor.thresholds is not None
+    several = predictor.several
     with _output(args, path) as (stream, file):
         columns, groups, delimiter = _inputs(args, predictor, file)
         formatter = answers(args.format, args.top, columns, len(predictor.classes), delimiter, several=several)

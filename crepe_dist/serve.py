@@ -124,8 +124,7 @@ def _serve(args: Any, options: ServiceOptions) -> None:
     with server.listen(args.host, args.port) as listener:
         path = checkpoint.announce(checkpoint.find(args.checkpoint))
         predictor = load(path, **arguments.foreign(args), device=args.device, min_probability=args.min_probability)
-        described = checkpoint.describe(path) or {}
-        about = summarise(path.name, described, predictor.classes, predictor.encoding, predictor.engine.plan)
+        about = summarise(predictor)
         metrics = Metrics(about.checkpoint, about.kernels)
         explain = partial(predictor.explain_in_batches, batch_size=BATCH_TEXTS)
         batcher = Batcher(predictor.predict, on_batch=metrics.batch_texts.observe, explain=explain)

@@ -201,7 +201,7 @@ def test_the_service_answers_none_of_these(made):
     record = predictor.predict(["aqua"])[0].record(2)
     assert schemas.Answer.model_validate(record).label is None
     assert len(record["top"]) == 2
-    about = summarise("x", {}, predictor.classes, predictor.encoding, predictor.engine.plan)
+    about = summarise(predictor)
     page, _ = classify_page.render(about, ServiceOptions(), [])
     assert "`none of these; most probably ${" in page
 
@@ -219,10 +219,10 @@ def test_the_threshold_of_the_model(made, complaint, tmp_path):
 
 def test_an_exported_model_knows_both(made, tmp_path):
     predictor = crepe_dist.load(made, min_probability="auto")
-    export(predictor, checkpoint.describe(made), "onnx", tmp_path / "onnx", texts())
+    export(predictor, "onnx", tmp_path / "onnx", texts())
     classifier = runtime(tmp_path / "onnx").Classifier(str(tmp_path / "onnx" / "model.onnx"))
     assert (classifier.about["temperature"], classifier.min_probability) == (0.7, 0.6)
-    export(predictor, checkpoint.describe(made), "crepe", tmp_path / "crepe", texts())
+    export(predictor, "crepe", tmp_path / "crepe", texts())
     assert crepe_dist.load(tmp_path / "crepe").calibration == Calibration(0.7, 0.6)
 
 

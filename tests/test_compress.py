@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
 
 import crepe_dist
-from crepe_dist import export as export_command
 from crepe_dist.data.dataset import open_dataset, write_manifest
 from crepe_dist.exporting.compression import SMALL, count_rows
 from crepe_dist.files import read_json
@@ -19,6 +17,9 @@ from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
 from tests.conftest import NGRAMS, PAPER, QUICK
+from tests.test_export import command_line
+
+__all__ = ["command_line"]  # a fixture
 
 KINDS = {"crepe": ("--model.width=32",), "ngrams": NGRAMS, "paper": (*PAPER, "--model.filters=32", "--model.units=128")}
 
@@ -35,16 +36,6 @@ def trained(request, data, tmp_path_factory):
     flags = ["--data", str(data), "--run-dir", str(folder), "--model.precision=float32", *QUICK, *KINDS[request.param]]
     crepe_dist.fit(config.parse([*flags, "--model.embeddings=16384", "--model.buckets=16384"]))
     return folder
-
-
-@pytest.fixture
-def command_line(monkeypatch, capsys):
-    def of(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
-        export_command.main()
-        return capsys.readouterr().out
-
-    return of
 
 
 def total(folder) -> int:

@@ -130,7 +130,7 @@ def made(request, tmp_path_factory):
     kind, name = request.param
     folder = tmp_path_factory.mktemp("made")
     predictor = crepe_dist.load(make(folder, kind, ENCODINGS[name]), device="cpu")
-    files, difference = export(predictor, None, "onnx", folder / "out", verification.synthetic(predictor.encoding))
+    files, difference = export(predictor, "onnx", folder / "out", verification.synthetic(predictor.encoding))
     assert [file.name for file in files] == ["crepe_runtime.py", "model.onnx"]
     assert difference < 1e-5
     return predictor, folder / "out"
@@ -170,7 +170,7 @@ class TestRuntime:
     def test_alone(self, kind, name, tmp_path):
         """Run the export in a process without this package and MXNet, by arguments and by lines."""
         predictor, folder = crepe_dist.load(make(tmp_path, kind, ENCODINGS[name]), device="cpu"), tmp_path / "out"
-        export(predictor, None, "onnx", folder, texts())
+        export(predictor, "onnx", folder, texts())
         given = ["one text", "ภาษาไทย", "Съешь же ещё, été", ""]
         told = answers("text", None, (), len(CLASSES))
         expected = [
@@ -230,7 +230,7 @@ def test_quantized_tables(kind, tmp_path):
     predictor = crepe_dist.load(make(tmp_path, kind, ENCODINGS["paper"]), device="cpu")
     some = texts()
     for out, quantize in (("full", False), ("small", True)):
-        _, difference = export(predictor, None, "onnx", tmp_path / out, some, quantize=quantize)
+        _, difference = export(predictor, "onnx", tmp_path / out, some, quantize=quantize)
         assert difference < 1e-5  # beside a network with the same rounded tables
     full, small = (crepe_runtime.Classifier(str(tmp_path / out / "model.onnx")) for out in ("full", "small"))
     off = np.abs(full.run(some)[0] - small.run(some)[0]).max()
@@ -248,7 +248,7 @@ def test_tables_in_half_precision_stay_so(kind, tmp_path):
     rounded = replace(predictor, engine=open_inference(engine.shape, {**engine.arrays, **tables}, engine.plan))
     for form, name in (("onnx", "model.onnx"), ("crepe", "model.safetensors")):
         for out, each in (("full", predictor), ("small", rounded)):
-            _, difference = export(each, None, form, tmp_path / out, texts())
+            _, difference = export(each, form, tmp_path / out, texts())
             assert difference < 1e-5
         full, small = ((tmp_path / out / name).stat().st_size for out in ("full", "small"))
         saved = sum(table.size for table in tables.values()) * 2
@@ -269,7 +269,7 @@ def test_rounded_tables_are_rounded_to_themselves(table):
 def test_quantize_is_refused_where_there_are_no_tables(tmp_path, monkeypatch, capsys):
     predictor = crepe_dist.load(make(tmp_path, "paper", ENCODINGS["paper"]), device="cpu")
     with pytest.raises(UserError, match="no tables to quantize"):
-        export(predictor, None, "onnx", tmp_path / "out", [], quantize=True)
+        export(predictor, "onnx", tmp_path / "out", [], quantize=True)
     monkeypatch.setattr(sys, "argv", ["export", str(tmp_path), "--out", "out", "--format", "crepe", "--quantize"])
     with pytest.raises(UserError, match="--quantize does not apply to --format crepe"):
         export_command.main()
@@ -316,7 +316,7 @@ def test_the_metadata_tell_the_network_and_the_encoding(made):
 class TestMXNet:
     def test_the_symbol_gives_logits(self, kind, tmp_path):
         predictor = crepe_dist.load(make(tmp_path, kind, ENCODINGS["own"]), device="cpu")
-        files, difference = export(predictor, None, "symbol", tmp_path / "out", texts())
+        files, difference = export(predictor, "symbol", tmp_path / "out", texts())
         assert [file.name for file in files] == ["model-0000.json", "model-0000.params", "model-symbol.json"]
         assert difference < 1e-5
         symbol, arrays, _ = mx.model.load_checkpoint(str(tmp_path / "out" / "model"), 0)
@@ -326,8 +326,8 @@ class TestMXNet:
 
     def test_the_parameters_are_a_checkpoint(self, kind, tmp_path):
         path = make(tmp_path, kind, ENCODINGS["own"])
-        predictor, about = crepe_dist.load(path, device="cpu"), checkpoint.describe(path)
-        files, _ = export(predictor, about, "params", tmp_path / "out", texts())
+        predictor = crepe_dist.load(path, device="cpu")
+        files, _ = export(predictor, "params", tmp_path / "out", texts())
         assert [file.name for file in files] == ["model.json", "model.params"]
         again = crepe_dist.load(tmp_path / "out" / "model.params", device="cpu")
         assert again.predict(texts()) == predictor.predict(texts())
@@ -338,7 +338,7 @@ class TestMXNet:
 
 def test_the_notebooks_network_loads_the_parameters(tmp_path):
     predictor = crepe_dist.load(make(tmp_path, "paper", ENCODINGS["notebook"], calibration=None), device="cpu")
-    export(predictor, None, "params", tmp_path / "out", texts())
+    export(predictor, "params", tmp_path / "out", texts())
     network = notebook_network(outputs=len(CLASSES))
     network.load_parameters(str(tmp_path / "out" / "model.params"))
     found = network(one_hot(predictor.encoding.encode(texts()))).softmax().asnumpy()
@@ -372,15 +372,15 @@ def test_parameters_from_elsewhere(tmp_path, command_line):
     assert crepe_dist.load(tmp_path / "out" / "model.params").classes == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("existing", [False, True])
-def test_what_answers_otherwise_is_not_there(existing, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("existing", "scale"), [(False, 9.0), (True, 9.0), (False, float("nan"))])
+def test_what_answers_otherwise_is_not_there(existing, scale, tmp_path, monkeypatch):
     predictor, out = crepe_dist.load(make(tmp_path, "ngrams", ENCODINGS["paper"])), tmp_path / "new" / "out"
     if existing:
         out.mkdir(parents=True)
         (out / "model.onnx").write_text("of before")
-    monkeypatch.setattr(ngrams_onnx, "ROOT_SCALE", 9.0)
+    monkeypatch.setattr(ngrams_onnx, "ROOT_SCALE", scale)
     with pytest.raises(UserError, match="computes other probabilities than ours") as raised:
-        export(predictor, None, "onnx", out, texts())
+        export(predictor, "onnx", out, texts())
     assert raised.value.remedy
     assert out.exists() == existing
     if existing:
@@ -388,18 +388,11 @@ def test_what_answers_otherwise_is_not_there(existing, tmp_path, monkeypatch):
         assert (out / "model.onnx").read_text() == "of before"
 
 
-def test_what_is_no_number_is_not_there(tmp_path, monkeypatch):
-    predictor = crepe_dist.load(make(tmp_path, "ngrams", ENCODINGS["paper"]))
-    monkeypatch.setattr(ngrams_onnx, "ROOT_SCALE", float("nan"))
-    with pytest.raises(UserError, match="computes other probabilities than ours"):
-        export(predictor, None, "onnx", tmp_path / "out", texts())
-
-
 def test_a_file_has_an_end(tmp_path, monkeypatch):
     predictor = crepe_dist.load(make(tmp_path, "ngrams", ENCODINGS["paper"]))
     monkeypatch.setattr(onnx_files, "MAX_PARAMETER_BYTES", 1000)
     with pytest.raises(UserError, match="too large for an ONNX file: 80"):
-        export(predictor, None, "onnx", tmp_path / "out", texts())
+        export(predictor, "onnx", tmp_path / "out", texts())
     assert not (tmp_path / "out").exists()
 
 

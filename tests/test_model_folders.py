@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +25,6 @@ import yaml
 
 import crepe_dist
 from crepe_dist.data.composition import Composition
-from crepe_dist.errors import UserError
 from crepe_dist.exporting.exporter import export
 from crepe_dist.files import cache_folder
 from crepe_dist.predicting.frames import predict_frame
@@ -47,10 +46,8 @@ def model(tmp_path):
 
 
 def exported(model, form: str, out: Path, **about: Any) -> list[str]:
-    path, predictor = model
-    described = checkpoint.describe(path)
-    assert described is not None
-    files, difference = export(predictor, {**described, **about}, form, out, texts(), path)
+    predictor = replace(model[1], about={**model[1].about, **about})
+    files, difference = export(predictor, form, out, texts())
     assert difference == 0
     return [str(file.relative_to(out)) for file in files]
 
@@ -94,10 +91,6 @@ class TestMlflow:
             each.label if not each.problem else "" for each in predictor.predict(["zig", "", "", "qua"])
         ]
         assert np.isnan(answers["predicted_probability"]).tolist() == [False, True, True, False]
-        empty = predict_frame(predictor, frame[:0])
-        assert (len(empty), list(empty), list(empty.dtypes)) == (0, list(answers), list(answers.dtypes))
-        with pytest.raises(UserError, match="which column is the text"):
-            predict_frame(predictor, pd.DataFrame({"n": [1], "m": [2]}))
 
     def test_several_labels(self, model):
         predictor = model[1]
@@ -202,8 +195,7 @@ class TestHub:
         assert "good, schlecht, sehr, плохо" in body
 
     def test_parameters_from_elsewhere_have_a_card(self, model, tmp_path):
-        path, predictor = model
-        export(predictor, None, "huggingface", tmp_path / "out", texts(), path)
+        export(replace(model[1], about={}), "huggingface", tmp_path / "out", texts())
         text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
         assert "model-index" not in text
         assert "test accuracy" not in text
@@ -233,7 +225,7 @@ class TestUrls:
         assert crepe_dist.load(f"{url}/").predict(texts()) == expected
         other = make(tmp_path / "other", "paper", ENCODINGS["paper"], calibration={**CALIBRATION, "temperature": 0.9})
         predictor = crepe_dist.load(other, device="cpu")
-        export(predictor, checkpoint.describe(other), "crepe", tmp_path / "out", texts())
+        export(predictor, "crepe", tmp_path / "out", texts())
         self.put(memory, tmp_path / "out")
         assert crepe_dist.load(url).predict(texts()) == predictor.predict(texts())
         assert len([*(cache_folder() / "models").iterdir()]) == 2

@@ -80,7 +80,7 @@ def test_it_predicts_without_mxnet(trained):
 def test_it_is_exported(form, trained, tmp_path, registered):
     path = checkpoint.find(str(trained))
     predictor = crepe_dist.load(path, device="cpu")
-    files, difference = exporter.export(predictor, checkpoint.describe(path), form, tmp_path / "out", texts(40))
+    files, difference = exporter.export(predictor, form, tmp_path / "out", texts(40))
     assert files
     assert difference < 1e-5
 
@@ -88,6 +88,6 @@ def test_it_is_exported(form, trained, tmp_path, registered):
 def test_what_it_lacks_is_said(trained, tmp_path, registered):
     predictor = crepe_dist.load(trained, device="cpu")
     with pytest.raises(UserError, match="the network bag has no PyTorch version"):
-        exporter.export(predictor, None, "pytorch", tmp_path / "out", texts(20))
+        exporter.export(predictor, "pytorch", tmp_path / "out", texts(20))
     with pytest.raises(UserError, match="the network bag has no tables to quantize"):
-        exporter.export(predictor, None, "onnx", tmp_path / "out", texts(20), quantize=True)
+        exporter.export(predictor, "onnx", tmp_path / "out", texts(20), quantize=True)

@@ -348,7 +348,7 @@ class TestReport:
     )
     def test_names_the_scripts_that_the_model_reads(self, alphabet, scripts):
         about = {"feature_len": 9, "cut": "middle", "mode": "paper", "alphabet": alphabet, "fold_accents": False}
-        assert scripts in " ".join(run_findings.encoding_limits(about))
+        assert scripts in " ".join(run_findings.basic_limits(about, several=False))
 
     def test_names_every_class_that_is_never_answered(self):
         scores = Scores(np.array([[5, 0, 0], [5, 0, 0], [0, 0, 0]]), 1.0, np.zeros((BINS, 3), np.int64), [])

@@ -17,7 +17,6 @@ import crepe_dist
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import web_page, web_runtime
 from crepe_dist.exporting.exporter import export
-from crepe_dist.runs import checkpoint
 from tests.browsing import Browsing, chromium, needs_browser
 from tests.chaos.harness import slow
 from tests.conftest import FEATURE_LEN
@@ -98,7 +97,7 @@ def made(folder, kind, encoding, *about):
     """The predictor of a checkpoint with parameters by chance, and the folder of its page."""
     path = make(folder, kind, encoding, *about)
     predictor = crepe_dist.load(path, device="cpu")
-    files, _ = export(predictor, checkpoint.describe(path), "web", folder / "page", usual(20), path)
+    files, _ = export(predictor, "web", folder / "page", usual(20))
     assert [file.name for file in files] == FILES
     return predictor, folder / "page"
 
@@ -253,7 +252,7 @@ class TestMistakes:
     def refused(self, tmp_path):
         predictor = crepe_dist.load(make(tmp_path, "ngrams", ENCODINGS["paper"]), device="cpu")
         with pytest.raises(UserError) as raised:
-            export(predictor, None, "web", tmp_path / "page", usual(20))
+            export(predictor, "web", tmp_path / "page", usual(20))
         assert raised.value.remedy
         assert not (tmp_path / "page").exists()
         return str(raised.value)

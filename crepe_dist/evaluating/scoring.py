@@ -119,7 +119,7 @@ def _check(predictor: Predictor, dataset: Dataset, split: str, path: Path, *, is
     model, data = (
         f"{'several' if several else 'one'} of {', '.join(classes)}"
         for several, classes in (
-            (predictor.thresholds is not None, predictor.classes),
+            (predictor.several, predictor.classes),
             (dataset.labelled == SEVERAL, dataset.classes),
         )
     )

@@ -15,7 +15,6 @@ from crepe_dist.exporting.verification import data_of
 from crepe_dist.model import tensors_file
 from crepe_dist.model.inference import Inference
 from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
-from crepe_dist.runs import checkpoint
 from crepe_dist.runs.label_scores import Floats, log_odds
 
 MOST_SCORED = 5000  # texts
@@ -24,12 +23,12 @@ KEPT = ("data", "id", "labels", "composition")  # of the description; its figure
 
 
 def compress_to(
-    predictor: Predictor, path: Path, limit: int, out: Path, data: Path | None
+    predictor: Predictor, limit: int, out: Path, data: Path | None
 ) -> tuple[list[Path], Compressed, tuple[int, float, float] | None]:
     """Compress a checkpoint to at most ``limit`` bytes, and write it to a folder.
 
     Args:
-        predictor: predictor of the checkpoint ``path``, on the CPU.
+        predictor: predictor of the checkpoint, on the CPU.
         data: prepared folder of the training split; ``None`` for the run's.
 
     Returns:
@@ -39,28 +38,28 @@ def compress_to(
     Raises:
         UserError: The data are missing or encoded differently, or the network cannot be compressed to this size.
     """
-    engine, about = predictor.engine, checkpoint.describe(path) or {}
-    dataset = _dataset(path, data, predictor) if engine.shape.tables else None
+    engine, about = predictor.engine, predictor.about
+    dataset = _dataset(predictor, data) if engine.shape.tables else None
     counts = count_rows(engine.shape, dataset.splits["train"]) if dataset else {}
     kept: dict[str, Any] = {name: about[name] for name in KEPT if name in about}
-    source = {"compressed": {"checkpoint": path.name, "sha256": about.get("sha256", ""), "size": limit}}
+    source = {"compressed": {"checkpoint": predictor.path.name, "sha256": about.get("sha256", ""), "size": limit}}
     encoding = {"encoding": predictor.encoding.to_dict(), "classes": predictor.classes}
     made = compress(engine.shape, engine.arrays, counts, limit, {**kept, **source, **encoding})
     with atomic_folder(out) as folder:
         file = folder / tensors_file.NAME
         tensors_file.write(made.stored, file)
         describe(predictor, {**kept, **source, "network": about.get("network", {})}, file)
-        total = sum(path.stat().st_size for path in folder.iterdir())
+        total = sum(each.stat().st_size for each in folder.iterdir())
         if total > limit:
             raise AssertionError(f"{total:,} bytes instead of at most {limit:,}")
         again = open_checkpoint(file, Foreign())
-        names = sorted(path.name for path in folder.iterdir())
+        names = sorted(each.name for each in folder.iterdir())
     return [out / name for name in names], made, _accuracies(engine, again.engine, dataset, predictor.thresholds)
 
 
-def _dataset(path: Path, data: Path | None, predictor: Predictor) -> Dataset:
+def _dataset(predictor: Predictor, data: Path | None) -> Dataset:
     try:
-        dataset = open_dataset(data or data_of(path))
+        dataset = open_dataset(data or data_of(predictor.path))
     except UserError as error:
         raise UserError(
             "the rows of the tables cannot be counted without the training split",
@@ -70,7 +69,7 @@ def _dataset(path: Path, data: Path | None, predictor: Predictor) -> Dataset:
     here, there = dataset.encoding, predictor.encoding
     if not here.reads_as(there) or here.feature_len != there.feature_len:
         raise UserError(
-            f"{dataset.folder} is encoded differently from the texts of {path}",
+            f"{dataset.folder} is encoded differently from the texts of {predictor.path}",
             f"the checkpoint: {there.described()}; the data: {here.described()}",
             "name the data that it was trained on with --data",
         )

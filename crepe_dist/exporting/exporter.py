@@ -28,7 +28,6 @@ from crepe_dist.files import sha256, sync, write_json, writing
 from crepe_dist.model import eight_bits, parameters, tensors_file
 from crepe_dist.model.inference import open_inference
 from crepe_dist.model.precision import plan_inference
-from crepe_dist.predicting.model_summary import summarise
 from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
 from crepe_dist.runs import checkpoint
 
@@ -42,14 +41,7 @@ Classify = Callable[[Sequence[str]], Probabilities]
 
 
 def export(
-    predictor: Predictor,
-    about: About | None,
-    form: str,
-    out: Path,
-    texts: Sequence[str],
-    path: Path = Path(),
-    *,
-    quantize: bool = False,
+    predictor: Predictor, form: str, out: Path, texts: Sequence[str], *, quantize: bool = False
 ) -> tuple[list[Path], float]:
     """Export a network to a folder; files of the same names are replaced.
 
@@ -57,7 +49,6 @@ def export(
         predictor: predictor on the CPU.
         form: one of ``FORMATS``.
         texts: texts for the comparison with our engine.
-        path: the checkpoint; a web page shows its name.
         quantize: (onnx, web) store tables in eight bits.
 
     Returns:
@@ -68,20 +59,20 @@ def export(
         UserError: the probabilities differ (nothing is written then), a package is missing, or the network is too large
             for the format.
     """
-    writers: dict[str, Callable[[Predictor, About, Path], Classify]] = {
+    writers: dict[str, Callable[[Predictor, Path], Classify]] = {
         "onnx": partial(_write_onnx, quantize=quantize),
-        "web": partial(_write_web, path=path, quantize=quantize),
+        "web": partial(_write_web, quantize=quantize),
         "symbol": _write_symbol,
         "params": partial(_write_arrays, f"{NAME}.params", parameters.save),
         "crepe": _write_crepe,
-        "huggingface": partial(_write_huggingface, path),
+        "huggingface": _write_huggingface,
         "mlflow": _write_mlflow,
         "triton": _write_triton,
         "pytorch": _write_pytorch,
     }
     ours = _in_float32(predictor, quantize)
     with atomic_folder(out) as folder:
-        difference = float(np.abs(writers[form](ours, about or {}, folder)(texts) - _probabilities(ours, texts)).max())
+        difference = float(np.abs(writers[form](ours, folder)(texts) - _probabilities(ours, texts)).max())
         if not difference <= TOLERANCE:  # also catches NaN
             raise UserError(
                 f"the exported network computes other probabilities than ours: one differs by {difference:.1e}",
@@ -131,13 +122,12 @@ def _probabilities(predictor: Predictor, texts: Sequence[str]) -> Probabilities:
     return np.array([[answer[name] for name in predictor.classes] for answer in answers], np.float32)
 
 
-def _write_onnx(predictor: Predictor, about: About, folder: Path, quantize: bool) -> Classify:
+def _write_onnx(predictor: Predictor, folder: Path, quantize: bool) -> Classify:
     return _with_onnx_runtime(_onnx().write(predictor, folder, quantize))
 
 
-def _write_web(predictor: Predictor, about: About, folder: Path, path: Path, quantize: bool) -> Classify:
-    summary = summarise(path.name, about, predictor.classes, predictor.encoding, predictor.engine.plan)
-    return _with_onnx_runtime(_onnx().write_page(predictor, summary, folder, quantize))
+def _write_web(predictor: Predictor, folder: Path, quantize: bool) -> Classify:
+    return _with_onnx_runtime(_onnx().write_page(predictor, folder, quantize))
 
 
 def _onnx() -> ModuleType:
@@ -150,64 +140,60 @@ def _with_onnx_runtime(classifier: Any) -> Classify:
     return lambda texts: _in_batches(texts, classifier.batch_size, lambda batch: classifier.run(batch)[0])
 
 
-def _write_symbol(predictor: Predictor, about: About, folder: Path) -> Classify:
+def _write_symbol(predictor: Predictor, folder: Path) -> Classify:
     import_mxnet(detect())
     from crepe_dist.engines.gluon.symbol import BATCH, write_symbol
 
     symbol, values = folder / f"{NAME}-symbol.json", folder / f"{NAME}-0000.params"
-    temperature, several = predictor.calibration.temperature, predictor.thresholds is not None
-    shape, arrays = predictor.engine.shape, predictor.engine.arrays
-    probabilities = write_symbol(shape, arrays, temperature, symbol, values, several=several)
-    describe(predictor, about, values)
+    shape, arrays, temperature = predictor.engine.shape, predictor.engine.arrays, predictor.calibration.temperature
+    probabilities = write_symbol(shape, arrays, temperature, symbol, values, several=predictor.several)
+    describe(predictor, predictor.about, values)
     return lambda texts: _in_batches(texts, BATCH, lambda batch: probabilities(predictor.encoding.encode(batch)))
 
 
-def _write_pytorch(predictor: Predictor, about: About, folder: Path) -> Classify:
+def _write_pytorch(predictor: Predictor, folder: Path) -> Classify:
     source = torch_module.source(predictor.engine.shape.kind)
     (folder / TORCH_MODULE).write_text(source, encoding="utf-8")
-    about = {**about, **predictor.encoding.listed()}
-    return _write_arrays(tensors_file.NAME, tensors_file.write, predictor, about, folder)
+    listed = replace(predictor, about={**predictor.about, **predictor.encoding.listed()})
+    return _write_arrays(tensors_file.NAME, tensors_file.write, listed, folder)
 
 
-def _write_crepe(predictor: Predictor, about: About, folder: Path) -> Classify:
+def _write_crepe(predictor: Predictor, folder: Path) -> Classify:
     network = type(predictor.engine.shape)
 
     def write(arrays: parameters.Arrays, path: Path) -> None:
         tensors_file.write(parameters.stored(arrays, network), path)
 
-    return _write_arrays(tensors_file.NAME, write, predictor, about, folder)
+    return _write_arrays(tensors_file.NAME, write, predictor, folder)
 
 
-def _write_huggingface(path: Path, predictor: Predictor, about: About, folder: Path) -> Classify:
+def _write_huggingface(predictor: Predictor, folder: Path) -> Classify:
     extras.require("export", "a model card")
     from crepe_dist.exporting import hub_folder  # needs Jinja
 
-    classify = _write_crepe(predictor, about, folder)
-    summary = summarise(path.name, about, predictor.classes, predictor.encoding, predictor.engine.plan)
-    hub_folder.write(summary, checkpoint.describe(folder / tensors_file.NAME) or {}, path, folder)
-    return classify
+    hub_folder.write(predictor, folder)
+    return _write_crepe(predictor, folder)
 
 
-def _write_mlflow(predictor: Predictor, about: About, folder: Path) -> Classify:
+def _write_mlflow(predictor: Predictor, folder: Path) -> Classify:
     from crepe_dist.exporting import mlflow_folder  # pandas takes 0.3 s
 
-    columns = checkpoint.composition(about).columns
-    mlflow_folder.write(columns, predictor.thresholds is not None, folder)
-    return _write_crepe(predictor, about, folder)
+    mlflow_folder.write(checkpoint.composition(predictor.about).columns, predictor.several, folder)
+    return _write_crepe(predictor, folder)
 
 
-def _write_triton(predictor: Predictor, about: About, folder: Path) -> Classify:
+def _write_triton(predictor: Predictor, folder: Path) -> Classify:
     (folder / triton_model.VERSION).mkdir()
-    triton_model.write(predictor.classes, predictor.thresholds is not None, folder)
-    return _write_crepe(predictor, about, folder / triton_model.VERSION)
+    triton_model.write(predictor.classes, predictor.several, folder)
+    return _write_crepe(predictor, folder / triton_model.VERSION)
 
 
 def _write_arrays(
-    name: str, write: Callable[[parameters.Arrays, Path], None], predictor: Predictor, about: About, folder: Path
+    name: str, write: Callable[[parameters.Arrays, Path], None], predictor: Predictor, folder: Path
 ) -> Classify:
     """Write the parameters and their description; return the probabilities of what was read back."""
     write(predictor.engine.arrays, folder / name)
-    describe(predictor, about, folder / name)
+    describe(predictor, predictor.about, folder / name)
     return partial(_probabilities, _in_float32(open_checkpoint(folder / name, Foreign())))
 
 

@@ -10,11 +10,11 @@ import yaml
 from markupsafe import Markup
 
 from crepe_dist.files import read_bytes, sha256, write_text
-from crepe_dist.model.parameters import shape_class
-from crepe_dist.predicting.model_summary import ModelSummary
+from crepe_dist.predicting.model_summary import ModelSummary, summarise
+from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.model_card import MAX_CLASSES, escaped
 from crepe_dist.reports.page import render
-from crepe_dist.reports.run_findings import ONE_LIMIT, SEVERAL_LIMIT, encoding_limits
+from crepe_dist.reports.run_findings import basic_limits
 from crepe_dist.reports.run_report import CARD
 from crepe_dist.runs import checkpoint
 from crepe_dist.version import __version__
@@ -23,13 +23,9 @@ from crepe_dist.wording import percent
 MAX_CARD = 1 << 22  # bytes
 
 
-def write(model: ModelSummary, about: dict[str, Any], path: Path, folder: Path) -> None:
-    """Write ``README.md``, and copy the card of the checkpoint's run if there is one.
-
-    Args:
-        about: description of the model in the folder.
-        path: the checkpoint.
-    """
+def write(predictor: Predictor, folder: Path) -> None:
+    """Write ``README.md``, and copy the card of the checkpoint's run if there is one."""
+    model, path = summarise(predictor), predictor.path
     name = model.data or path.stem
     card = path.parent.parent / CARD
     has_card = path.parent.name == checkpoint.FOLDER and card.is_file() and _is_about(card, path)
@@ -39,7 +35,7 @@ def write(model: ModelSummary, about: dict[str, Any], path: Path, folder: Path) 
         "hub_card.md",
         metadata=Markup(yaml.safe_dump(_metadata(name, model), allow_unicode=True, sort_keys=False)),
         name=escaped(name),
-        network=escaped(shape_class(about["network"]).title),
+        network=escaped(predictor.engine.shape.title),
         version=__version__,
         measure=model.measure,
         result="" if model.test_accuracy is None else percent(model.test_accuracy),
@@ -47,7 +43,7 @@ def write(model: ModelSummary, about: dict[str, Any], path: Path, folder: Path) 
         several=model.several,
         classes=[escaped(each) for each in model.classes[:MAX_CLASSES]],
         count=len(model.classes),
-        limits=map(escaped, [*encoding_limits(about["encoding"]), SEVERAL_LIMIT if model.several else ONE_LIMIT]),
+        limits=map(escaped, basic_limits(predictor.encoding.to_dict(), model.several)),
     )
     write_text(folder / "README.md", text)
 

@@ -19,7 +19,7 @@ from crepe_dist.exporting.onnx_encoder import encode
 from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape
-from crepe_dist.predicting.model_summary import ModelSummary
+from crepe_dist.predicting.model_summary import summarise
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.version import __version__
 from crepe_dist.wording import size
@@ -37,11 +37,11 @@ def write(ours: Predictor, folder: Path, quantize: bool) -> Classifier:
     return Classifier(str(folder / MODEL))
 
 
-def write_page(ours: Predictor, summary: ModelSummary, folder: Path, quantize: bool) -> Classifier:
+def write_page(ours: Predictor, folder: Path, quantize: bool) -> Classifier:
     """Write the web page; return a classifier with the same model."""
     model = _model(ours, quantize)
     classifier = Classifier(model)
-    web_page.write(model, classifier.about, summary, folder)
+    web_page.write(model, classifier.about, summarise(ours), folder)
     return classifier
 
 

@@ -23,7 +23,7 @@ from crepe_dist.predicting.model_summary import ModelSummary
 from crepe_dist.predicting.prediction import NONE
 from crepe_dist.reports import page
 from crepe_dist.reports.classify_page import BARS
-from crepe_dist.reports.run_findings import ONE_LIMIT, SEVERAL_LIMIT, encoding_limits
+from crepe_dist.reports.run_findings import basic_limits
 from crepe_dist.version import __version__
 from crepe_dist.wording import size
 
@@ -54,7 +54,7 @@ def render(onnx: bytes, about: dict[str, Any], model: ModelSummary) -> str:
         "bars": min(len(model.classes), BARS),
         "about": about,
         "network": shape_class(about).title,
-        "limits": [*encoding_limits(about), SEVERAL_LIMIT if "thresholds" in about else ONE_LIMIT],
+        "limits": basic_limits(about, model.several),
         "runtime": Markup(runtime.script),
         "runtime_version": web_runtime.VERSION,
         "rejected": NONE,

@@ -33,6 +33,14 @@ def answer_types(top: int, several: bool) -> dict[str, str]:
     return {**types, "characters_cut": "int64", "problem": "object"}
 
 
+def answer_cells(prediction: Prediction, top: int) -> list[Any]:
+    """Return the values of these columns for a text without a problem; the class of a rejected text is empty."""
+    cells: list[Any] = [] if prediction.labels is None else [_encoded(prediction.labels)]
+    for rank, (label, probability) in enumerate(prediction.ranking[:top]):
+        cells += ["" if prediction.rejected and rank == 0 else label, probability]
+    return [*cells, prediction.characters_cut, ""]
+
+
 class Answers:
     """Formatter for plain text, and the base class of the other formatters.
 
@@ -96,10 +104,7 @@ class _Returned:
 
 
 class CsvAnswers(Answers):
-    """Formatter for CSV: the row's own columns, the classes with their probabilities, ``characters_cut``, ``problem``.
-
-    The predicted class of a rejected text is empty. Several labels are a column of JSON lists before the classes.
-    """
+    """Formatter for CSV: the row's own columns, and those of ``answer_types``."""
 
     digits = ".6f"
 
@@ -111,11 +116,8 @@ class CsvAnswers(Answers):
         cells = list(row.cells) or [""] * len(self.columns)
         if prediction is None:
             return self._record([*cells, *[""] * (2 * self.top + self.several + 1), f"line {row.line}: {row.problem}"])
-        if prediction.labels is not None:
-            cells.append(_encoded(prediction.labels))
-        for rank, (name, probability) in enumerate(prediction.ranking[: self.top], 1):
-            cells += ["" if prediction.rejected and rank == 1 else name, format(probability, self.digits)]
-        return self._record([*cells, str(prediction.characters_cut), ""])
+        values = answer_cells(prediction, self.top)
+        return self._record([*cells, *(format(each, self.digits if type(each) is float else "") for each in values)])
 
     @cached_property
     def _writer(self) -> Any:

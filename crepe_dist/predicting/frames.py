@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import socket
@@ -14,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from crepe_dist.errors import UserError
-from crepe_dist.predicting.answers import answer_types
+from crepe_dist.predicting.answers import answer_cells, answer_types
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.predicting.texts import InvalidInput
@@ -23,7 +22,7 @@ from crepe_dist.preparing.frames import is_missing, text_column
 from crepe_dist.preparing.remote import is_url
 from crepe_dist.version import __version__
 
-_turn = threading.Lock()  # one thread has the model (decision 41); a worker of an engine may have several
+_turn = threading.Lock()  # one thread has the model (decision 41); a worker or MLflow's server may have several
 
 
 class FramePredictor:
@@ -73,7 +72,7 @@ class FramePredictor:
         """
         with _turn:
             predictor = _opened(self.model, self.min_probability, self.device)
-            return _joined(frame, predict_frame(predictor, frame, self.texts, self.top))
+        return _joined(frame, predict_frame(predictor, frame, self.texts, self.top))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "version": __version__}
@@ -119,8 +118,9 @@ def predict_frame(predictor: Predictor, frame: Any, texts: Sequence[str] = (), t
         column = text_column(table, wanted)
     except UserError as error:
         raise InvalidInput(error.what, error.why, 'name the column, as in text="body"') from None
-    several, top = predictor.thresholds is not None, min(top, len(predictor.classes))
-    predictions = predictor.predict("" if is_missing(text) else text for text in column)
+    several, top = predictor.several, min(top, len(predictor.classes))
+    with _turn:
+        predictions = predictor.predict("" if is_missing(text) else text for text in column)
     rows = [_row(prediction, top, several) for prediction in predictions]
     types = answer_types(top, several)
     index = frame.index if isinstance(frame, pd.DataFrame) else None
@@ -142,10 +142,7 @@ def _arrow_columns(frame: Any) -> dict[str, Any]:
 def _row(prediction: Prediction, top: int, several: bool) -> list[Any]:
     if prediction.problem:
         return [*["[]"] * several, *["", math.nan] * top, 0, prediction.problem]
-    cells: list[Any] = [json.dumps(prediction.labels, ensure_ascii=False)] * several
-    for rank, (label, probability) in enumerate(prediction.ranking[:top]):
-        cells += ["" if prediction.rejected and rank == 0 else label, probability]
-    return [*cells, prediction.characters_cut, ""]
+    return answer_cells(prediction, top)
 
 
 def _joined(frame: Any, answers: pd.DataFrame) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pandas as pd
@@ -16,12 +15,10 @@ class MlflowModel:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        self._turn = threading.Lock()  # one thread has the model (decision 41); MLflow's server has several
 
     def predict(self, frame: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Classify the rows of a table; see ``predict_frame``."""
-        with self._turn:
-            return predict_frame(self._predictor, frame)
+        return predict_frame(self._predictor, frame)
 
 
 def _load_pyfunc(path: str) -> MlflowModel:

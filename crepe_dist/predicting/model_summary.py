@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from crepe_dist.data.alphabet import Encoding
-from crepe_dist.model.precision import Plan
 from crepe_dist.wording import measure
+
+if TYPE_CHECKING:
+    from crepe_dist.predicting.predictor import Predictor
 
 
 class ModelSummary(NamedTuple):
@@ -36,18 +37,19 @@ class ModelSummary(NamedTuple):
         return measure(self.several)
 
 
-def summarise(name: str, about: dict[str, Any], classes: list[str], encoding: Encoding, plan: Plan) -> ModelSummary:
-    """Summarise a checkpoint."""
-    accuracy, data = about.get("test_accuracy"), about.get("data")
+def summarise(predictor: Predictor) -> ModelSummary:
+    """Summarise the checkpoint that a predictor has opened."""
+    accuracy, data = predictor.about.get("test_accuracy"), predictor.about.get("data")
     source = data.get("name") if isinstance(data, dict) else None
+    encoding, plan = predictor.encoding, predictor.engine.plan
     return ModelSummary(
-        name,
+        predictor.path.name,
         source if isinstance(source, str) else "",
         float(accuracy) if isinstance(accuracy, (int, float)) and 0 <= accuracy <= 1 else None,
-        classes,
+        predictor.classes,
         encoding.feature_len,
         encoding.kept,
         not encoding.is_custom,
         f"{plan.build}, {plan.precision}",
-        "labels" in about,
+        predictor.several,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -70,6 +70,8 @@ class Predictor:
             ``None`` if it gives one class.
         composition: composition of the texts that it was trained on; ``predict`` and ``explain`` strip HTML as it says.
         precision: float32 if that was requested in training; any other precision depends on the device.
+        path: file of the parameters.
+        about: description of the parameters; empty for those of another program.
     """
 
     engine: Inference
@@ -81,6 +83,13 @@ class Predictor:
     id: str | None = None
     composition: Composition = PLAIN
     precision: Precision = "auto"
+    path: Path = Path()
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def several(self) -> bool:
+        """Tell whether the model gives several labels."""
+        return self.thresholds is not None
 
     def placed(self, device: str, ranks: Collectives = ALONE) -> Predictor:
         """Return the predictor on the CPU or a GPU, which ``device`` chooses as for training; all ranks call it.
@@ -227,7 +236,7 @@ def load(
     path = checkpoint.find(None if checkpoint_or_run is None else str(checkpoint_or_run))
     foreign = Foreign(mode, feature_len, fold_accents, tuple(classes) if classes is not None else None)
     predictor = open_checkpoint(path, foreign).placed(device)
-    if predictor.thresholds is not None and min_probability:
+    if predictor.several and min_probability:
         raise UserError(
             f"{path} gives several labels, each with a threshold of its own",
             "a text whose labels all stay below their thresholds gets none",
@@ -281,7 +290,9 @@ def open_checkpoint(path: Path, foreign: Foreign) -> Predictor:
     in_float32 = network_about is not None and network_about.get("precision") == "float32"
     precision: Precision = "float32" if in_float32 else "auto"
     engine = open_inference(shape, arrays, plan_inference(shape, precision))
-    return Predictor(engine, encoding, classes, calibration, 0.0, thresholds, id_, composition, precision)
+    return Predictor(
+        engine, encoding, classes, calibration, 0.0, thresholds, id_, composition, precision, path, about or {}
+    )
 
 
 def _thresholds(path: Path, about: dict[str, Any]) -> Floats | None:

@@ -30,7 +30,7 @@ class TritonPythonModel:
             return backend.InferenceResponse(error=backend.TritonError(f"a {INPUT} is not UTF-8"))
         found = values([next(predictions) for _ in batch], self._predictor.classes)
         tensors = []
-        for name, kind in outputs(self._predictor.thresholds is not None).items():
+        for name, kind in outputs(self._predictor.several).items():
             array = [text.encode("utf-8") for text in found[name]] if kind == BYTES else found[name]
             shaped = np.array(array, object if kind == BYTES else np.float32).reshape(len(batch), -1)
             tensors.append(backend.Tensor(name, shaped))

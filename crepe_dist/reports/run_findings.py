@@ -337,7 +337,7 @@ def _scripts(alphabet: str) -> list[str]:
     return sorted("Chinese" if name == "CJK" else name.capitalize() for name in names)
 
 
-def encoding_limits(encoding: dict[str, Any]) -> list[str]:
+def basic_limits(encoding: dict[str, Any], several: bool) -> list[str]:
     """Describe what no network with this encoding (``Encoding.to_dict``) can do, however it was trained."""
     alphabet = encoding.get("alphabet", "") + encoding.get("paired", "")
     scripts = _scripts(alphabet)
@@ -348,13 +348,13 @@ def encoding_limits(encoding: dict[str, Any]) -> list[str]:
         + (" (accents are removed first)" if encoding["fold_accents"] else "")
         + ". It sees all others as blanks"
         + (f", so texts in other scripts than {listed(scripts)} look alike to it." if scripts else "."),
+        SEVERAL_LIMIT if several else ONE_LIMIT,
     ]
 
 
 def limits(record: RunRecord, classes: list[str]) -> list[str]:
     """Describe the limits of the model for its users."""
-    several = "labels" in record.about
-    sentences = [*encoding_limits(record.about["encoding"]), SEVERAL_LIMIT if several else ONE_LIMIT]
+    sentences = basic_limits(record.about["encoding"], "labels" in record.about)
     scores = record.scores.get("test")
     if scores is not None:
         f1 = scores.f1.tolist()
