@@ -10,6 +10,7 @@ from pathlib import Path
 
 from crepe_dist import command, invocation
 from crepe_dist.errors import UserError, visible
+from crepe_dist.files import cache_folder
 from crepe_dist.runs import disk_space
 from crepe_dist.runs.checkpoint import FOLDER, RUNS
 from crepe_dist.runs.run_folder import IDENTITY, RunFolder
@@ -30,7 +31,8 @@ def parser() -> arguments.Parser:
         "clean",
         "List what runs no longer need, and remove it with --yes: saved states of finished runs, their checkpoints "
         "except the reported and the last one, and leftovers of killed processes. A run in training stays as it is. An "
-        "unfinished run keeps its states and checkpoints, from which it resumes.",
+        "unfinished run keeps its states and checkpoints, from which it resumes. Without folders, also what the user's "
+        "cache holds: models copied from URLs, and unfinished answers for URLs.",
         EXAMPLES,
     )
     flags.add_argument(
@@ -57,7 +59,7 @@ def main() -> None:
         except (UserError, OSError) as error:
             reason = error.what if isinstance(error, UserError) else f"{run.path}: {error.strerror}"
             print(f"left as it is: {visible(reason)}")
-    for path in abandoned():
+    for path in [*abandoned(), *([] if args.folders else cached())]:
         freed += _listed(path)
         if args.yes:
             shutil.rmtree(path, ignore_errors=True)
@@ -74,6 +76,17 @@ def runs(folders: list[Path]) -> Iterator[RunFolder]:
     """Yield the runs in these folders, and in the folders within, each once."""
     paths = {path.parent.resolve(): path.parent for folder in folders for path in sorted(folder.rglob(IDENTITY))}
     yield from filter(lambda run: run.is_run, map(RunFolder, paths.values()))
+
+
+def cached() -> list[Path]:
+    """List what the user's cache holds and no process writes: copies of models, and unfinished answers."""
+    # Not at the top: they import all of preparing.
+    from crepe_dist.predicting import resumable
+    from crepe_dist.runs import remote_model
+
+    models, answers = cache_folder() / remote_model.CACHED, cache_folder() / resumable.CACHED
+    copies = [about.parent for about in sorted(models.glob(f"*/{remote_model.DESCRIPTION}"))]
+    return [*copies, *abandoned(models), *abandoned(answers, "*")]
 
 
 def _clean(run: RunFolder, remove: bool) -> int:

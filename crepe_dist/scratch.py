@@ -20,20 +20,20 @@ YOUNG = 60.0  # seconds in which a new folder may not have been locked yet
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
-    """Make a temporary folder, and remove it at the end of the block."""
-    for left in abandoned():
+def scratch(place: Path | None = None) -> Iterator[Path]:
+    """Make a temporary folder, in ``place`` or that of the system, and remove it at the end of the block."""
+    for left in abandoned(place):
         shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=PREFIX) as name, (Path(name) / LOCK).open("w") as lock:
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place) as name, (Path(name) / LOCK).open("w") as lock:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with writing(Path(name)):
             yield Path(name)
 
 
-def abandoned() -> list[Path]:
-    """List this user's temporary folders whose process was killed."""
-    return [path for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*") if _is_abandoned(path)]
+def abandoned(place: Path | None = None, names: str = f"{PREFIX}*") -> list[Path]:
+    """List this user's folders whose process was killed: by default, the temporary ones of ``scratch``."""
+    return [path for path in sorted(Path(place or tempfile.gettempdir()).glob(names)) if _is_abandoned(path)]
 
 
 def _is_abandoned(path: Path) -> bool:
@@ -41,7 +41,9 @@ def _is_abandoned(path: Path) -> bool:
         status = path.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or time.time() - status.st_mtime < YOUNG:
             return False
-        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return path.is_dir()
     except OSError:
         return False
     try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 
@@ -19,6 +21,7 @@ def cleaned(tmp_path, monkeypatch, capsys):
     """Runs the command in a folder of its own; returns what it prints."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(scratch.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def of(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["clean", *arguments])
@@ -88,3 +91,23 @@ with scratch() as folder:
     (tmp_path / f"{scratch.PREFIX}link").symlink_to(tmp_path)
     os.utime(tmp_path / f"{scratch.PREFIX}link", (0, 0), follow_symlinks=False)
     assert scratch.abandoned() == []
+
+
+def test_the_cache_without_what_a_process_is_writing(cleaned, tmp_path):
+    """Copies of models, copies that a kill left, and unfinished answers; only if no folder is named."""
+    cache = tmp_path / "cache" / "crepe_dist"
+    (tmp_path / "named").mkdir()
+    (cache / "models").mkdir(parents=True)
+    files = ("models/1f2e/model.json", "models/crepe-scratch-left/part", "predictions/left/a", "predictions/busy/.lock")
+    with scratch.scratch(cache / "models") as copying, ExitStack() as stack:
+        for name in files:
+            (cache / name).parent.mkdir(parents=True)
+            write_text(cache / name, "x" * 100)
+            os.utime((cache / name).parent, (0, 0))
+        lock = stack.enter_context((cache / files[-1]).open())
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert cleaned("named", "--yes") == "nothing to remove\n"
+        assert cleaned().splitlines()[-2].startswith("300 B can be freed")
+        cleaned("--yes")
+        assert [*(cache / "models").iterdir()] == [copying]
+    assert [path.name for path in (cache / "predictions").iterdir()] == ["busy"]

@@ -21,8 +21,10 @@ from typing import Any
 from crepe_dist.errors import UserError
 from crepe_dist.files import cache_folder, integer, read_json, write_json, writing
 from crepe_dist.preparing import remote
+from crepe_dist.scratch import LOCK
 
-ANSWERS, STATE, LOCK = "answers", "state.json", ".lock"
+ANSWERS, STATE = "answers", "state.json"
+CACHED = "predictions"  # in the cache
 SAVE_SECONDS = 10.0
 
 
@@ -133,7 +135,7 @@ def resumable(out: str, job: dict[str, Any] | None) -> Iterator[ResumableFile]:
     """
     folder = Path(out).with_name(f".{Path(out).name}.partial")
     if remote.is_url(out):
-        folder = cache_folder() / "predictions" / hashlib.sha256(out.encode()).hexdigest()[:16]
+        folder = cache_folder() / CACHED / hashlib.sha256(out.encode()).hexdigest()[:16]
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / LOCK).open("w") as lock:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from crepe_dist.files import cache_folder, sha256, sync
 from crepe_dist.model import tensors_file
 from crepe_dist.preparing.remote import copy
+from crepe_dist.scratch import scratch
 
+CACHED = "models"  # in the cache
 DESCRIPTION = Path(tensors_file.NAME).with_suffix(".json").name
 
 
@@ -22,10 +23,9 @@ def fetch(url: str) -> Path:
     Raises:
         UserError: The library for this kind of URL is not installed, or there is no model folder.
     """
-    cache = cache_folder() / "models"
+    cache = cache_folder() / CACHED
     cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache, prefix=".") as scratch:
-        copies = Path(scratch)
+    with scratch(cache) as copies:
         about = copy(f"{url.rstrip('/')}/{DESCRIPTION}", copies)
         folder = cache / sha256(about)
         if not folder.is_dir():
