@@ -8,9 +8,13 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +25,7 @@ import fsspec
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 import yaml
 
 import crepe_dist
@@ -33,6 +38,7 @@ from crepe_dist.runs import checkpoint
 from tests.conftest import run
 from tests.needs import needs
 from tests.test_export import CALIBRATION, CLASSES, ENCODINGS, STRANGE, make, texts
+from tests.test_serve import SECONDS, Process
 
 ROOT = Path(__file__).parents[1]
 SLOW = [pytest.mark.slow, pytest.mark.timeout(900), needs("uv")]
@@ -285,9 +291,91 @@ def python(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tools")
     run(["uv", "venv", "-q", "-p", sys.executable, "venv"], folder)
     path = str(folder / "venv" / "bin" / "python")
-    wanted = [f"{ROOT}[remote]", "mlflow", "huggingface_hub", "tritonclient[grpc]"]
+    wanted = [f"{ROOT}[remote]", "mlflow", "huggingface_hub", "kserve", "tritonclient[http]", "nvidia-pytriton"]
     run(["uv", "pip", "install", "-q", "--no-config", "-p", path, *wanted], folder, seconds=600)
     return path
+
+
+CLIENTS = {
+    "triton": """
+import sys
+import numpy as np
+import tritonclient.http as http
+
+address, model = sys.argv[1:]
+client = http.InferenceServerClient(address)
+assert client.is_server_live() and client.is_server_ready() and client.is_model_ready(model)
+texts = np.array([[b"zig"], ["zig zag \u00e9".encode()], [b""]], object)
+for binary in (False, True):
+    tensor = http.InferInput("text", texts.shape, client.get_model_metadata(model)["inputs"][0]["datatype"])
+    tensor.set_data_from_numpy(texts, binary_data=binary)
+    chosen = [http.InferRequestedOutput(name, binary_data=binary) for name in ("label", "probabilities", "problem")]
+    for outputs in (None, chosen):
+        result = client.infer(model, [tensor], outputs=outputs, request_id="7")
+        assert result.get_response()["id"] == "7"
+        assert result.as_numpy("probabilities").shape == (3, 3)
+        print(*(text if isinstance(text, str) else text.decode() for text in result.as_numpy("label").ravel()), sep=";")
+try:
+    client.infer("other", [tensor])
+except Exception as error:
+    assert "not found" in str(error), error
+tensor.set_data_from_numpy(np.array([[b"zig"], [b"\\xff"], [b""]], object))
+try:
+    client.infer(model, [tensor])
+except Exception as error:
+    assert "is not UTF-8" in str(error), error
+""",
+    "kserve": """
+import asyncio, sys
+import numpy as np
+from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
+
+async def ask(address, model):
+    client, url = InferenceRESTClient(RESTConfig(protocol="v2")), f"http://{address}"
+    assert await client.is_server_live(url) and await client.is_server_ready(url)
+    assert await client.is_model_ready(url, model)
+    texts = np.array([["zig"], ["zig zag \u00e9"], [""]], object)
+    for binary in (False, True):
+        tensor = InferInput("text", list(texts.shape), "BYTES")
+        tensor.set_data_from_numpy(texts, binary_data=binary)
+        answer = await client.infer(url, InferRequest(model_name=model, infer_inputs=[tensor]), model_name=model)
+        (labels,) = (each.as_numpy() for each in answer.outputs if each.name == "label")
+        print(*(text if isinstance(text, str) else text.decode() for text in labels.ravel()), sep=";")
+
+asyncio.run(ask(*sys.argv[1:]))
+""",
+}
+
+
+@contextmanager
+def triton_server(python: str, models: Path, folder: Path) -> Iterator[str]:
+    """Triton's own server, without a GPU, from the wheel of PyTriton; its stub runs the Python of the environment."""
+    (packages,) = Path(python).parents[1].glob("lib/python*/site-packages")
+    server = packages / "pytriton" / "tritonserver"
+    shutil.copytree(server / "backends", folder / "backends")
+    (stub,) = server.glob(f"python_backend_stubs/{packages.parent.name.removeprefix('python')}/*")
+    shutil.copy(stub, folder / "backends" / "python")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    flags = {"model-repository": models, "backend-directory": folder / "backends", "model-control-mode": "explicit"}
+    flags |= {"load-model": "*", "http-address": "127.0.0.1", "http-port": port}
+    flags |= {"allow-grpc": "false", "allow-metrics": "false"}
+    command = [server / "bin" / "tritonserver", *(f"--{name}={value}" for name, value in flags.items())]
+    libraries = str(packages / "nvidia_pytriton.libs")
+    environment = {**os.environ, "LD_LIBRARY_PATH": libraries, "PATH": f"{Path(python).parent}:{os.environ['PATH']}"}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        for _ in range(SECONDS * 10):
+            with suppress(requests.ConnectionError):
+                if requests.get(f"http://127.0.0.1:{port}/v2/health/ready", timeout=SECONDS).ok:
+                    break
+            assert process.poll() is None, (folder / "log").read_text()
+            time.sleep(0.1)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(SECONDS)
 
 
 class TestTools:
@@ -357,12 +445,21 @@ class TestTools:
         card = "from huggingface_hub import ModelCard; print(ModelCard.load('out/README.md').data.eval_results[0])"
         assert "accuracy" in run([python, "-c", card], tmp_path)
 
-    def test_triton_reads_the_configuration(self, python, model, tmp_path):
-        exported(model, "triton", tmp_path / "out")
-        code = (
-            "from google.protobuf import text_format\nfrom tritonclient.grpc.model_config_pb2 import ModelConfig\n"
-            "about = text_format.Parse(open('out/config.pbtxt').read(), ModelConfig())\n"
-            "print(about.backend, about.max_batch_size, *(each.name for each in about.output))"
-        )
-        printed = run([python, "-c", code], tmp_path).splitlines()[-1]
-        assert printed == "python 256 label probabilities problem"
+    def ask(self, python, client, address, name, model, tmp_path):
+        """Classify by a client; all answers are those of predict."""
+        labels = [each.label for each in model[1].predict(["zig", "zig zag é"])]
+        printed = run([python, "-c", CLIENTS[client], address, name], tmp_path).splitlines()
+        assert {*printed} == {";".join([*labels, ""])}
+
+    @pytest.mark.parametrize("client", CLIENTS)
+    def test_clients_of_serve(self, client, python, model, tmp_path):
+        process = Process(model[0].parents[1])
+        try:
+            self.ask(python, client, process.url.removeprefix("http://"), "crepe", model, tmp_path)
+        finally:
+            process.stop()
+
+    def test_triton(self, python, model, tmp_path):
+        exported(model, "triton", tmp_path / "models" / "topics")
+        with triton_server(python, tmp_path / "models", tmp_path) as address:
+            self.ask(python, "triton", address, "topics", model, tmp_path)

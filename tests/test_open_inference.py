@@ -1,22 +1,15 @@
-"""The Open Inference Protocol: answers in the published form, refusals, and Triton's own client."""
+"""The Open Inference Protocol: answers in the published form, and refusals; tests/test_model_folders.py has clients."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import jsonschema
 import numpy as np
 import pytest
-import requests
 
 from crepe_dist.predicting.prediction import Prediction
-from tests.conftest import run
-from tests.needs import needs
-from tests.test_serve import CLASSES, SECONDS, Process, by_length, run_dir, service, value
-
-__all__ = ["run_dir"]  # a fixture
+from tests.test_serve import CLASSES, by_length, service, value
 
 MODEL = "/v2/models/crepe"
 INFER = f"{MODEL}/infer"
@@ -157,13 +150,14 @@ class TestBinaryData:
         [
             (with_binary(packed("a", "b")[:-1]), "is cut off"),
             (with_binary(packed("a", "b") + b"\1"), "is cut off"),
-            (with_binary(b"\1\0\0\0\xff", shape=(1,)), "utf-8"),
+            (with_binary(b"\1\0\0\0\xff", shape=(1,)), "text 0 is not UTF-8"),
             (with_binary(packed("a", "b"), size=9), "10 bytes follow"),
             (with_binary(packed("a", "b"), shape=(3,)), "2 texts"),
             (with_binary(b""), "0 texts"),
-            ((b"{}", 9), "the body has 2 bytes"),
-            ((b"{}", -1), "the body has 2 bytes"),
-            ((b"{}", "one"), "one"),
+            ((b"{}", 9), "'9', not a length in a body of 2 bytes"),
+            ((b"{}", -1), "'-1', not a length in a body of 2 bytes"),
+            ((b"{}", "one"), "'one', not a length in a body of 2 bytes"),
+            ((b"{}", "9" * 5000), "not a length in a body of 2 bytes"),
         ],
     )
     def test_what_is_no_tensor(self, client, body, why):
@@ -231,51 +225,3 @@ class TestRefusals:
         monkeypatch.setattr("signal.signal", lambda number, handler: None)  # that of the tests stays
         for name in ("a/b", "{x}", "a b"):
             assert "choose a name of letters, digits" in complaint("serve", "--model-name", name, cwd=tmp_path)
-
-
-CLIENT = """
-import sys
-import numpy as np
-import tritonclient.http as http
-
-client = http.InferenceServerClient(sys.argv[1])
-assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("crepe")
-assert client.get_server_metadata()["name"] == "crepe_dist"
-texts = np.array([b"zig", "zig zag \u00e9".encode(), b""], object)
-labels = set()
-for binary in (True, False):
-    tensor = http.InferInput("text", texts.shape, client.get_model_metadata("crepe")["inputs"][0]["datatype"])
-    tensor.set_data_from_numpy(texts, binary_data=binary)
-    chosen = [http.InferRequestedOutput(name, binary_data=binary) for name in ("label", "probabilities", "problem")]
-    for outputs in (None, chosen):
-        result = client.infer("crepe", [tensor], outputs=outputs, request_id="7")
-        assert result.get_response()["id"] == "7"
-        assert result.as_numpy("probabilities").shape == (3, 3)
-        found = [text if isinstance(text, str) else text.decode() for text in result.as_numpy("label")]
-        labels.add(tuple(found))
-try:
-    client.infer("other", [tensor])
-except Exception as error:
-    assert "404" in str(error) and "not found" in str(error), error
-(answer,) = labels
-print(*answer, sep=",")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@needs("uv")
-def test_tritons_client(run_dir, tmp_path):
-    """Its libraries are later than those of training, hence an environment of its own."""
-    run(["uv", "venv", "-q", "-p", sys.executable, "venv"], tmp_path)
-    python = str(tmp_path / "venv" / "bin" / "python")
-    run(["uv", "pip", "install", "-q", "--no-config", "-p", python, "tritonclient[http]"], tmp_path, seconds=600)
-    process = Process(run_dir)
-    try:
-        arguments = [python, "-c", CLIENT, process.url.removeprefix("http://")]
-        done = subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=SECONDS)
-        texts = ["zig", "zig zag é"]
-        asked = requests.post(f"{process.url}/predict", json={"texts": texts}, timeout=SECONDS).json()
-    finally:
-        process.stop()
-    assert done.stdout.strip().split(",") == [*(each["class"] for each in asked["predictions"]), ""]

@@ -131,7 +131,7 @@ def create_app(
 
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> Response:
-        # Starlette raises the error again afterwards, and ``Observed`` reports it.
+        # Starlette raises the error again afterwards, for ``Observed`` to report.
         return Problem(500, "the service failed", remedy="try again").response(request.url.path)
 
     of_protocol = open_inference.paths(options.model_name)

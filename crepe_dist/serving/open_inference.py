@@ -152,9 +152,7 @@ def _read(
         Problem: 400 if the body cannot be decoded, 422 if it does not match the protocol, 413 if it exceeds the limits.
     """
     try:
-        end = len(body) if head_length is None else int(head_length)
-        if not 0 <= end <= len(body):
-            raise ValueError(f"{HEAD_LENGTH} is {end}, and the body has {len(body)} bytes")
+        end = len(body) if head_length is None else _length(head_length, len(body))
         question = Question.model_validate(parse_json(body[:end]))
         texts = _texts(question.inputs[0], body[end:])
     except ValidationError as error:
@@ -167,6 +165,14 @@ def _read(
     schemas.check_number(len(texts), options)
     schemas.check_lengths(texts, options)
     return texts, question
+
+
+def _length(value: str, most: int) -> int:
+    """Parse the length of the JSON in a body of ``most`` bytes."""
+    length = int(value) if value.isdecimal() and len(value) < 19 else most + 1
+    if length > most:
+        raise ValueError(f"{HEAD_LENGTH} is {value!r:.40}, not a length in a body of {most} bytes")
+    return length
 
 
 def _texts(tensor: Input, binary: bytes) -> list[str]:
@@ -191,7 +197,10 @@ def _unpacked(binary: bytes) -> list[str]:
         end = start + int.from_bytes(binary[start - 4 : start], "little")
         if end > len(binary):
             raise ValueError("the last of its texts is cut off")
-        texts.append(binary[start:end].decode("utf-8"))
+        try:
+            texts.append(binary[start:end].decode("utf-8"))
+        except UnicodeDecodeError:
+            raise ValueError(f"text {len(texts)} is not UTF-8") from None
     return texts
 
 

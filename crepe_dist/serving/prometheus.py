@@ -12,7 +12,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crepe_dist.errors import visible
 from crepe_dist.predicting.prediction import NONE, Prediction
-from crepe_dist.serving.problems import Problem
 from crepe_dist.version import __version__
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -58,7 +57,7 @@ class Metrics:
 
 
 class Observed:
-    """Outermost ASGI middleware: counts and times requests, and answers unexpected errors with status 500.
+    """Outermost ASGI middleware: counts and times requests, and reports unexpected errors.
 
     Args:
         paths: paths that are counted by name. All others count as one, because clients can invent any number of them.
@@ -89,9 +88,6 @@ class Observed:
                 await self.app(scope, receive, send_noted)
         except Exception as error:
             _report(error)
-            if not status:
-                failure = Problem(500, "the service failed", remedy="try again").response(scope["path"])
-                await failure(scope, receive, send_noted)
         finally:
             seconds = time.perf_counter() - start
             self.metrics.requests.labels(path, str(status)).inc()

@@ -106,7 +106,9 @@ class TestInferenceService:
     def test_its_flags_are_serve_s_and_its_probes_paths_of_the_protocol(self):
         words = container(TEMPLATES["predictor"])
         args = serve.parser().parse_args(words["args"])
-        assert args.checkpoint.startswith(words["volumeMounts"][0]["mountPath"])
+        assert words["name"] == "kserve-container"  # whose STORAGE_URI KServe mounts or downloads
+        assert environment(TEMPLATES["predictor"]).keys() >= {"STORAGE_URI", "PROTOCOL"}
+        assert args.checkpoint == "/mnt/models"
         assert words["ports"][0]["containerPort"] == args.port
         paths = open_inference.paths(args.model_name)
         for probe in ("readinessProbe", "livenessProbe"):
