@@ -360,7 +360,7 @@ def triton_server(python: str, models: Path, folder: Path) -> Iterator[str]:
     flags = {"model-repository": models, "backend-directory": folder / "backends", "model-control-mode": "explicit"}
     flags |= {"load-model": "*", "http-address": "127.0.0.1", "http-port": port}
     flags |= {"allow-grpc": "false", "allow-metrics": "false"}
-    command = [server / "bin" / "tritonserver", *(f"--{name}={value}" for name, value in flags.items())]
+    command = [str(server / "bin" / "tritonserver"), *(f"--{name}={value}" for name, value in flags.items())]
     libraries = str(packages / "nvidia_pytriton.libs")
     environment = {**os.environ, "LD_LIBRARY_PATH": libraries, "PATH": f"{Path(python).parent}:{os.environ['PATH']}"}
     with (folder / "log").open("w") as log:
