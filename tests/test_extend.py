@@ -269,14 +269,21 @@ class TestWithoutTheOldData:
         assert sha256(gone / "killed" / "lesson" / "train.targets.npy") == labels
         assert sha256(checkpoint.find(str(gone / "killed"))) == sha256(extended)
 
-    def test_unlabelled_texts_are_labelled_by_the_extended_network(self, place, gone):
-        flags = ("--data=others", f"--extend={place / 'run'}", *REST, *ADAM, "--epochs=4")
-        printed = [run(command("train", *flags, f"--run-dir=u{n}", processes=n), gone) for n in (1, 2)]
-        assert "reported: student" in printed[0]
-        assert sha256(checkpoint.find(str(gone / "u1"))) == sha256(checkpoint.find(str(gone / "u2")))
-        figures = json.loads((gone / "u1" / "result.json").read_text())["made"]["unlabelled"]
+    @pytest.fixture(scope="class")
+    def student(self, place: Path, gone: Path) -> Path:
+        return fit(gone, "others", gone / "student", "--extend", place / "run", *REST, *ADAM, "--epochs=4")
+
+    def test_unlabelled_texts_are_labelled_by_the_extended_network(self, gone, student):
+        figures = json.loads((gone / "student" / "result.json").read_text())["made"]["unlabelled"]
+        assert figures["reported"] == "student"
         assert figures["texts"] == 150
         assert min(figures["shares"].values()) > 0.1  # each has a fifth of the texts
+
+    @pytest.mark.slow
+    def test_two_processes_label_the_unlabelled_texts_the_same(self, place, gone, student):
+        flags = ("--data=others", f"--extend={place / 'run'}", *REST, *ADAM, "--epochs=4")
+        run(command("train", *flags, "--run-dir=two", processes=2), gone)
+        assert sha256(checkpoint.find(str(gone / "two"))) == sha256(student)
 
     def test_labels_of_several_classes_get_answers_where_they_lack_one(self):
         shares = np.array([[0.0, 1, 0, 1], [0, 0, 1, 0]])

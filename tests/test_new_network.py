@@ -15,6 +15,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.exporting import exporter
 from crepe_dist.runs import checkpoint
 from tests.chaos import harness
+from tests.chaos.harness import slow
 from tests.test_export import texts
 
 NETWORK = ("--model.network=bag", "--optimizer.learning_rate=0.02")
@@ -49,7 +50,7 @@ def registered(monkeypatch):
     monkeypatch.setitem(registry.NETWORKS, "bag", "tests.bag")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, slow(2)])
 def test_it_resumes_to_the_same_bits(processes, data, trained, tmp_path, registered):
     fault = {"kind": "SIGKILL", "rank": 0, "phase": "train", "step": 17, "once": str(tmp_path / "killed")}
     code, printed = train(tmp_path / "run", data, processes, fault)

@@ -236,6 +236,7 @@ def test_servers_that_lie(liar, tmp_path, monkeypatch, kind, message):
     monkeypatch.setattr(remote, "MOST_UNKNOWN", 10**6)
     if kind in ("mute", "drip"):
         monkeypatch.setattr(web, "TIMEOUT", 0.5)
+        monkeypatch.setattr(web, "RETRIES", web.RETRIES.new(backoff_factor=0.1))
     if message is None:
         report = crepe_dist.prepare(f"{liar}/{kind}/train.csv", tmp_path / "out")
         assert report["rows"]["read"] == len(ROWS)

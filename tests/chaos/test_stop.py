@@ -15,7 +15,7 @@ from tests.chaos.harness import slow
 
 @pytest.mark.parametrize(
     ("processes", "phase", "step"),
-    [(1, "train", 5), slow(1, "evaluate", 13), slow(1, "save", 8), slow(2, "train", 17), (2, "evaluate", 26)],
+    [(1, "train", 5), slow(1, "evaluate", 13), slow(1, "save", 8), slow(2, "train", 17), slow(2, "evaluate", 26)],
 )
 def test_a_signal_to_one_process_stops_all_with_nothing_lost(data, tmp_path, unbroken, processes, phase, step):
     run_dir = tmp_path / "run"

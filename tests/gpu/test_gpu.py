@@ -120,6 +120,7 @@ def doctor(tmp_path_factory):
     return run(command("doctor"), tmp_path_factory.mktemp("doctor"))
 
 
+@pytest.mark.slow
 def test_the_doctor_tries_the_gpus(doctor):
     for line in (
         "ok       CUDA libraries 10 of 10",
