@@ -9,23 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.arrays import IDS, TEXTS
-from crepe_dist.data.dataset import (
-    KEEP_TEXTS,
-    SHARD_BYTES,
-    SPLITS,
-    UNLABELLED,
-    WEIGHTS,
-    Dataset,
-    Documents,
-    Split,
-    open_dataset,
-    write_manifest,
-)
-from crepe_dist.data.origins import file_of
-from crepe_dist.data.writing import ShardWriter, write_array
-
-CHUNK = 4096  # rows that are copied together
+from crepe_dist.data.dataset import SPLITS, UNLABELLED, WEIGHTS, Dataset, Split, open_dataset, write_manifest
+from crepe_dist.data.writing import write_array, write_documents
 
 
 def chosen(dataset: Dataset, name: str, rows: int, seed: int, skipped: int = 0) -> npt.NDArray[np.int64]:
@@ -74,38 +59,18 @@ def _write_all(
     unlabelled: npt.NDArray[np.int64] | None = None,
 ) -> Dataset:
     folder.mkdir(parents=True)
-    length = dataset.encoding.feature_len
-    parts = {name: _write_split(folder, part, length, *rows[name]) for name, part in dataset.splits.items()}
+    parts = {name: _write_split(folder, part, *rows[name]) for name, part in dataset.splits.items()}
     if unlabelled is not None and len(unlabelled):
-        parts[UNLABELLED] = _write(folder, dataset.splits["train"], UNLABELLED, length, unlabelled)
+        parts[UNLABELLED] = write_documents(folder, UNLABELLED, dataset.splits["train"], unlabelled)
     write_manifest(folder, {**dataset.manifest, "classes": classes or dataset.classes, "parts": parts})
     return open_dataset(folder)
 
 
 def _write_split(
-    folder: Path, split: Split, feature_len: int, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32]
+    folder: Path, split: Split, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32]
 ) -> dict[str, Any]:
-    part = _write(folder, split, split.name, feature_len, rows)
+    part = write_documents(folder, split.name, split, rows)
     part["files"] |= write_array(folder, f"{split.name}.labels.npy", labels)
     if split.weights is not None:
         part["files"] |= write_array(folder, WEIGHTS, split.weights[rows])
     return part
-
-
-def _write(
-    folder: Path, documents: Documents, name: str, feature_len: int, rows: npt.NDArray[np.int64]
-) -> dict[str, Any]:
-    files = write_array(folder, file_of(name), documents.origins[rows])
-    size = max(1, SHARD_BYTES // feature_len)
-    kept = [TEXTS] * (name in KEEP_TEXTS) + [IDS] * documents.has_ids
-    sizes = []
-    for shard, start in enumerate(range(0, len(rows), size)):
-        mine = rows[start : start + size]
-        writer = ShardWriter(folder, name, shard, len(mine), feature_len, kept)
-        for first in range(0, len(mine), CHUNK):
-            some = mine[first : first + CHUNK]
-            texts, ids = ([(of(row) or "").encode() for row in some.tolist()] for of in (documents.text, documents.id))
-            writer.append(documents.codes(some), texts=texts, ids=ids)
-        files |= writer.close()
-        sizes.append(len(mine))
-    return {"rows": len(rows), "shards": sizes, "files": files}

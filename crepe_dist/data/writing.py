@@ -11,9 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes
-from crepe_dist.data.arrays import string_files
+from crepe_dist.data.arrays import IDS, TEXTS, string_files
+from crepe_dist.data.dataset import KEEP_TEXTS, SHARD_BYTES, Documents
+from crepe_dist.data.origins import file_of
 from crepe_dist.files import sync, writing
 
+CHUNK = 4096  # documents that are copied together
 Files = dict[str, dict[str, Any]]  # size and checksum by name, for the manifest
 
 
@@ -37,6 +40,30 @@ class ShardWriter:
         for writer in self._strings.values():
             files |= writer.close()
         return files
+
+
+def write_documents(folder: Path, name: str, documents: Documents, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Copy documents, without their labels, to the part ``name`` of a data set folder.
+
+    Args:
+        rows: the documents, int64 [n].
+
+    Returns:
+        Entry of the part in the manifest.
+    """
+    length = documents.shards[0].shape[1]
+    size = max(1, SHARD_BYTES // length)
+    shards = [rows[start : start + size] for start in range(0, len(rows), size)]
+    files = write_array(folder, file_of(name), documents.origins[rows])
+    for number, of_shard in enumerate(shards):
+        kept = [TEXTS] * (name in KEEP_TEXTS) + [IDS] * documents.has_ids
+        writer = ShardWriter(folder, name, number, len(of_shard), length, kept)
+        for start in range(0, len(of_shard), CHUNK):
+            chunk = of_shard[start : start + CHUNK]
+            texts, ids = ([(of(row) or "").encode() for row in chunk.tolist()] for of in (documents.text, documents.id))
+            writer.append(documents.codes(chunk), texts=texts, ids=ids)
+        files |= writer.close()
+    return {"rows": len(rows), "shards": list(map(len, shards)), "files": files}
 
 
 class _StringsWriter:

@@ -10,11 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes
-from crepe_dist.data.arrays import TEXTS
-from crepe_dist.data.dataset import SHARD_BYTES, Dataset, Documents, open_dataset, write_manifest
-from crepe_dist.data.origins import file_of
+from crepe_dist.data.dataset import Dataset, Documents, open_dataset, write_manifest
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.data.writing import ShardWriter, write_array
+from crepe_dist.data.writing import write_array, write_documents
 from crepe_dist.errors import UserError
 
 CHUNK = 4096  # rows that are copied together
@@ -98,18 +96,9 @@ class Corpus:
         """Write a data set folder with these texts as its training and test splits."""
         folder.mkdir(parents=True)
         parts = {}
-        length = self.dataset.encoding.feature_len
         for name, numbers in (("train", train), ("test", test)):
-            files = write_array(folder, f"{name}.labels.npy", self.labels[numbers])
-            files |= write_array(folder, file_of(name), self.documents.origins[numbers])
-            size = max(1, SHARD_BYTES // length)
-            shards = [numbers[start : start + size] for start in range(0, len(numbers), size)]
-            for shard, rows in enumerate(shards):
-                writer = ShardWriter(folder, name, shard, len(rows), length, [TEXTS] * (name != "train"))
-                for batch, codes in self.batches(rows):
-                    writer.append(codes, texts=[b""] * len(batch))
-                files |= writer.close()
-            parts[name] = {"rows": len(numbers), "shards": list(map(len, shards)), "files": files}
+            parts[name] = write_documents(folder, name, self.documents, numbers)
+            parts[name]["files"] |= write_array(folder, f"{name}.labels.npy", self.labels[numbers])
         single = {name: value for name, value in self.dataset.manifest.items() if name != "labels"}
         write_manifest(folder, {**single, "id": None, "parts": parts})
         return open_dataset(folder)
