@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,16 +56,6 @@ class TextCounts:
         self.examples = (self.examples + other.examples)[:EXAMPLES]
 
 
-@dataclass(frozen=True)
-class _ShardTask:
-    folder: Path
-    split: str
-    shard: int
-    rows: SomeRows
-    encoding: Encoding
-    kept: tuple[str, ...]
-
-
 def write_shards(
     folder: Path,
     split: str,
@@ -79,20 +70,20 @@ def write_shards(
         kept: as for ``ShardWriter``.
     """
     size = max(1, SHARD_BYTES // encoding.feature_len)
-    tasks = (
-        _ShardTask(folder, split, shard, rows[start : start + size], encoding, kept)
-        for shard, start in enumerate(range(0, len(rows), size))
-    )
-    return workers.in_order(write_shard, tasks)
+    shards = enumerate(rows[start : start + size] for start in range(0, len(rows), size))
+    return workers.in_order(partial(write_shard, folder, split, encoding, kept), shards)
 
 
-def write_shard(task: _ShardTask) -> tuple[Files, TextCounts]:
-    """Encode and write one shard. Runs in a worker."""
-    rows, texts, encoding = task.rows, task.rows.texts(), task.encoding
+def write_shard(
+    folder: Path, split: str, encoding: Encoding, kept: tuple[str, ...], shard: tuple[int, SomeRows]
+) -> tuple[Files, TextCounts]:
+    """Encode and write one shard, given its number and rows. Runs in a worker."""
+    number, rows = shard
+    texts = rows.texts()
     known = np.flatnonzero(encoding.known(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
     counts, lengths = TextCounts(), np.empty(len(rows), np.int64)
     unreadable = letterless = 0
-    writer = ShardWriter(task.folder, task.split, task.shard, len(rows), encoding.feature_len, task.kept)
+    writer = ShardWriter(folder, split, number, len(rows), encoding.feature_len, kept)
     step = max(1, min(MAX_CHUNK, CHUNK_BYTES // encoding.feature_len))
     for start in range(0, len(rows), step):
         chunk = rows[start : start + step].records()
@@ -110,5 +101,5 @@ def write_shard(task: _ShardTask) -> tuple[Files, TextCounts]:
             counts.points.update(dict(zip(values.tolist(), times.tolist())))
             unreadable += int(np.count_nonzero(encoding.unreadable(codes, chunk["characters"])))
     counts.lengths = np.bincount(lengths)
-    counts.unreadable[task.split], counts.letterless[task.split] = unreadable, letterless
+    counts.unreadable[split], counts.letterless[split] = unreadable, letterless
     return writer.close(), counts
