@@ -46,9 +46,9 @@ def wrong_sum(self, array, name):
 def wrong_step(self, batch, *rest):
     outcome = right_step(self, batch, *rest)
     if batch.first:
-        values = {name: array.copy() for name, array in self._engine.values().items()}
+        values = {name: array.copy() for name, array in self.engine.values().items()}
         values["tower.out.bias" if "tower.out.bias" in values else "14.bias"] += 2.0 ** -20
-        self._engine.set_values(values)
+        self.engine.set_values(values)
     return outcome
 HorovodWorld.sum, TrainingStep.__call__ = wrong_sum, wrong_step
 trial_worker.main()

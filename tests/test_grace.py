@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.settings.config import parse
+from crepe_dist.settings.training_options import CheckpointOptions
 from crepe_dist.training.estimate import SAVE_SECONDS, check_grace
-from crepe_dist.training.state_saver import Saver
+from crepe_dist.training.state_saver import StateSaver
 from tests.conftest import QUICK, command, losses, run
 
 
 def check(grace: float | None, step: float, written: float | None) -> None:
-    saver = Saver()
+    saver = StateSaver(Path(), CheckpointOptions(), print)
     saver.seconds = written or 0.0
     config = parse([] if grace is None else [f"--safety.grace_s={grace}"])
-    check_grace(config.safety.grace_s, step, saver, Collectives())
+    check_grace(config.safety.grace_s, step, saver, World())
 
 
 @pytest.mark.parametrize(

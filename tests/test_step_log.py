@@ -8,19 +8,23 @@ from typing import Any
 from unittest.mock import MagicMock
 
 from crepe_dist.distributed.control import Wish
+from crepe_dist.distributed.world import World
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.training_options import TrainingOptions
 from crepe_dist.training.display import epoch_line
 from crepe_dist.training.observers.step_log import StepLog
+from crepe_dist.training.run import Run
 from crepe_dist.training.step import Outcome
 
 
 def test_the_time_of_scoring_is_not_that_of_the_next_epoch():
     progress = Progress()
-    data: Any = SimpleNamespace(splits={"train": range(8), "test": range(1)})
+    train = MagicMock()
+    train.__len__.return_value = 8
+    data: Any = SimpleNamespace(splits={"train": train, "test": range(1)})
     config = Config(training=TrainingOptions(epochs=2))
-    log = StepLog(config, data, MagicMock(), progress, MagicMock(), MagicMock())
+    log = StepLog(Run(config, World(), data, MagicMock(), progress, MagicMock(), MagicMock(), MagicMock()))
     log._flops = 1
     log.begin_epoch()
     time.sleep(0.02)

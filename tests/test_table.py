@@ -1,4 +1,4 @@
-"""Row-sparse training: the table of the n-gram network, in one process and in many."""
+"""Row-sparse training: the table of the n-gram network; for many processes and threads see ``test_two_tables``."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ from crepe_dist.native import library
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.training_options import OptimizerOptions
-from crepe_dist.training.resume import RunState
+from crepe_dist.training.resume import restore, snapshot
 from crepe_dist.training.step import TrainingStep
 from tests.batches import SHAPE, some_batch
-from tests.chaos.harness import slow
-from tests.conftest import needs_kernels, run
-from tests.distributed.test_world import script
+from tests.conftest import needs_kernels
 from tests.engines import best, floating, initial, whole_gradients
 
 WIDE = NGramShape(69, 12, 700, 2, 300)  # records of many cache lines, no whole words of buckets
@@ -87,21 +85,39 @@ class DenseExchange(SingleExchange):
 class Training:
     """A network, its exchange and its steps, in a single process; updated by MXNet's optimizers if it is not sparse."""
 
-    def __init__(self, shape, optimizer, *, sparse=True, clip_norm=None):
+    documents = 7
+    significant = "significant"
+
+    def __init__(self, shape, optimizer, *, sparse=True, clip_norm=None, world=None):
         self.shape = shape
+        self.world = world or World()
         network = initial(shape)
-        network.values["significant"][:] = np.arange(shape.buckets) % 5 == 0
+        network.values[self.significant][:] = np.arange(shape.buckets) % 5 == 0
         self.engine = network.opened(best())
         self.exchange = (
-            self.engine.open_exchange(World(), optimizer, 7) if sparse else DenseExchange(self.engine, optimizer)
+            self.engine.open_exchange(self.world, optimizer, self.documents)
+            if sparse
+            else DenseExchange(self.engine, optimizer)
         )
         self.step = TrainingStep(self.engine, self.exchange, 0, clip_norm)
-        self.state = RunState(self.engine, self.exchange, self.step.scale, Progress())
+
+    def batch(self, number):
+        return some_batch(self.shape, number)
+
+    def rate(self, number):
+        return 0.02 if number < 30 else 0.01
 
     def steps(self, first, last):
         for number in range(first, last):
-            outcome = self.step(some_batch(self.shape, number), number + 1, 0.02 if number < 30 else 0.01)
-            assert outcome.finite
+            assert self.step(self.batch(number), number + 1, self.rate(number)).finite
+        return self
+
+    def save(self):
+        return snapshot(self.step, Progress())
+
+    def restore(self, saved):
+        restore(saved, self.step, Progress())
+        return self
 
     def values(self):
         self.exchange.flush()
@@ -134,17 +150,6 @@ def test_many_classes():
     np.testing.assert_allclose(got, expected, rtol=2e-3, atol=1e-3 * np.abs(expected).max())
 
 
-@each_build
-def test_the_same_bits_for_any_number_of_threads(monkeypatch):
-    found = []
-    for threads in (1, 2, 5):
-        monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-        training = Training(SHAPE, OPTIMIZERS[0])
-        training.steps(0, 20)
-        found.append(training.values()["weight"].tobytes())
-    assert found[0] == found[1] == found[2]
-
-
 @needs_kernels
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("flushed", [False, True])
@@ -154,9 +159,9 @@ def test_a_restored_table_goes_on_with_the_same_bits(optimizer, flushed):
         training.steps(0, 20)
         if flushed:
             training.exchange.flush()
-    saved = first.state.snapshot()
+    saved = first.save()
     assert flushed == all(name not in saved.optimizer for name in ("weight.updated", "weight.drift"))
-    second.state.restore(saved)
+    second.restore(saved)
     for training in (whole, second):
         training.steps(20, 40)
     for name, expected in whole.values().items():
@@ -202,10 +207,10 @@ ROWS, VALUES = (SHAPE.buckets,), (SHAPE.buckets, SHAPE.classes)
 def test_a_damaged_state_is_refused_by_any_exchange(sparse, change):
     first, second = Training(SHAPE, OPTIMIZERS[0]), Training(SHAPE, OPTIMIZERS[0], sparse=sparse)
     first.steps(0, 5)
-    saved = first.state.snapshot()
+    saved = first.save()
     arrays = {name: array for name, array in {**saved.optimizer, **change}.items() if array is not None}
     with pytest.raises(UserError, match="another optimizer"):
-        second.state.restore(replace(saved, optimizer=arrays))
+        second.restore(replace(saved, optimizer=arrays))
 
 
 @needs_kernels
@@ -218,15 +223,15 @@ def test_an_engine_that_trains_all_rows_goes_on(optimizer):
         Training(SHAPE, optimizer),
     )
     first.steps(0, 20)
-    saved = first.state.snapshot()
+    saved = first.save()
     assert "weight.drift" in saved.optimizer
-    dense.state.restore(saved)
+    dense.restore(saved)
     flushed = first.values()
     for name, got in dense.values().items():
         np.testing.assert_allclose(got, flushed[name], rtol=6e-4, atol=1e-6, err_msg=name)  # half a unit of float16
     first.steps(20, 30)
     dense.steps(20, 30)
-    again.state.restore(dense.state.snapshot())
+    again.restore(dense.save())
     first.steps(30, 40)
     again.steps(30, 40)
     expected = first.values()["weight"]
@@ -253,72 +258,6 @@ def test_numbers_that_are_not_finite_are_noticed():
     training.engine.values()["bias"][:] = 0
     assert training.step(some_batch(SHAPE, 0), 1, 0.1).finite
     assert np.isfinite(training.values()["weight"]).all()
-
-
-# Ten steps of some ranks, whose batches together are those of one process.
-RANKS = """
-import hashlib
-
-import numpy as np
-from crepe_dist.distributed.join import join
-with join() as world:
-    from crepe_dist.exchange import between_hosts, host_memory
-    {layout}
-    from crepe_dist.data.batch import pack
-    from crepe_dist.data.order import share
-    from crepe_dist.settings.training_options import OptimizerOptions
-    from crepe_dist.training.step import TrainingStep
-    from tests.batches import SHAPE, some_batch
-    from tests.engines import best, initial
-    network = initial(SHAPE)
-    network.values["significant"][:] = np.arange(SHAPE.buckets) % 5 == 0
-    engine = network.opened(best())
-    exchange = engine.open_exchange(world, OptimizerOptions(weight_decay=0.0), 7)
-    step = TrainingStep(engine, exchange, 0, {clip_norm})
-    for number in range(10):
-        whole = some_batch(SHAPE, number, 7)
-        first, last = share(0, 7, world.rank, world.size)
-        codes = whole.packed[first:last, : SHAPE.feature_len].copy()
-        batch = pack(codes, whole.labels[first:last], -(-7 // world.size), 7, first)
-        outcome = step(batch, number + 1, 0.02)
-        assert outcome.finite, outcome
-    exchange.flush()
-    weight = network.values["weight"]
-    assert len(set(world.gather(hashlib.sha256(weight.tobytes()).hexdigest(), "hash"))) == 1
-    network.values["bias"][:] = 0
-    network.values["bias"][0] = np.nan if world.rank == world.size - 1 else 0
-    outcome = step.sum(batch, 11)
-    assert outcome.bad_gradients == (world.size - 1,), outcome
-    if world.is_root:
-        np.save("{name}.npy", weight)
-        print("summed by", exchange.by)
-"""
-PLACES = "host, world.local_rank = {places}[world.rank]; between_hosts.host_name = lambda: host"
-NO_MEMORY = "host_memory._create = lambda size: None"
-
-
-@needs_kernels
-@pytest.mark.parametrize("clip_norm", [pytest.param(None, marks=pytest.mark.slow), 0.5])
-@pytest.mark.parametrize(
-    ("hosts", "by"),
-    [
-        ("aa", "shared memory"),
-        slow("aabb", "shared memory and Horovod"),
-        ("aba", "shared memory and Horovod"),
-        ("abbc", "shared memory and Horovod"),
-        ("ab", "Horovod"),
-        slow("", "Horovod"),
-    ],
-)
-def test_many_ranks_compute_what_one_does(tmp_path, hosts, by, clip_norm):
-    places = [(host, hosts[:rank].count(host)) for rank, host in enumerate(hosts)]
-    layout = PLACES.format(places=places) if hosts else NO_MEMORY
-    printed = run(script(len(hosts) or 3, RANKS.format(layout=layout, clip_norm=clip_norm, name="many")), tmp_path)
-    assert f"summed by {by}\n" in printed
-    one = Training(SHAPE, OPTIMIZERS[0], clip_norm=clip_norm)
-    for number in range(10):
-        assert one.step(some_batch(SHAPE, number, 7), number + 1, 0.02).finite
-    assert (np.load(tmp_path / "many.npy") == one.values()["weight"]).all()
 
 
 @each_build

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from crepe_dist.runs import trackers
-from crepe_dist.runs.metrics import SCALARS, RunMetrics
+from crepe_dist.runs.metrics import SCALARS, Metrics
 from tests.conftest import NGRAMS, QUICK, command, launch_prefix, run
 
 STEP = dict.fromkeys(SCALARS, 1.0)
@@ -60,7 +60,7 @@ def test_a_run_of_two_processes_is_in_both(data, tmp_path, offline):
 
 def test_a_resumed_run_goes_on_in_the_same_place(tmp_path, offline):
     for step in (1, 2):
-        metrics = RunMetrics(tmp_path, print, ["mlflow"], {"training.seed": 0})
+        metrics = Metrics(tmp_path, print, ["mlflow"], {"training.seed": 0})
         metrics.steps([{"step": step, **STEP}])
     metrics.finish({"test_accuracy": 0.5})
     (tracked,) = mlflow_runs(offline)
@@ -77,7 +77,7 @@ def test_a_tracker_that_fails_is_given_up_and_the_others_go_on(tmp_path, monkeyp
 
     monkeypatch.setitem(trackers.TRACKERS, "mlflow", ("MLflow", broken))
     said: list[str] = []
-    metrics = RunMetrics(tmp_path, said.append, ["mlflow", "tensorboard"])
+    metrics = Metrics(tmp_path, said.append, ["mlflow", "tensorboard"])
     for step in (1, 2):
         metrics.steps([{"step": step, **STEP}])
     metrics.sync()

@@ -51,7 +51,7 @@ def on_spark(config: Config, processes: int) -> Result | None:
             f"{context.master} runs {context.defaultParallelism} tasks at a time",
             f"give a lower --processes, or the master local[{processes}]",
         )
-    variables = {**allowed(os.environ), SUPERVISED_AS: secrets.token_hex(8)}
+    variables = {**allowed(), SUPERVISED_AS: secrets.token_hex(8)}
     task = partial(_train, config.to_arguments(), os.getcwd(), variables, __version__)
     # A shuffle follows: Spark retries a barrier stage only if it is not the last one.
     stage = context.parallelize(range(processes), processes).barrier().mapPartitions(task).repartition(1)

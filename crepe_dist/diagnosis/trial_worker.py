@@ -71,7 +71,7 @@ def step(world: World, device: str, kind: str) -> dict[str, Any]:
     try:
         planned = plan(options, place, shape)
         if not planned.on_cuda:
-            world.check_device(place)
+            world.check_device(place.device_type)
     except UserError:
         if kind == DEFAULT:
             raise

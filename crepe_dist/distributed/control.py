@@ -42,21 +42,17 @@ class Control:
     """Context manager of the main thread that turns ``SIGNALS`` into requests.
 
     Attributes:
+        wish: STOP after a request to stop, else GO_ON.
         why: source of the request to stop, once there was one.
         code: exit code after that request.
     """
 
     def __init__(self) -> None:
+        self.wish = Wish.GO_ON
         self.why = ""
         self.code: int = ExitCode.STOPPED
-        self._stopping = False
         self._deferring = False
         self._before: dict[int, Any] = {}
-
-    @property
-    def wish(self) -> Wish:
-        """STOP after a request to stop, else GO_ON."""
-        return Wish.STOP if self._stopping else Wish.GO_ON
 
     @property
     def is_supervised(self) -> bool:
@@ -90,7 +86,7 @@ class Control:
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        again, self._stopping = self._stopping, True
+        again, self.wish = self.wish is Wish.STOP, Wish.STOP
         if not self.why:
             self.why = "interrupted" if number == signal.SIGINT else signal.Signals(number).name
             self.code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.STOPPED
@@ -102,7 +98,7 @@ class Control:
     def ask(self, why: str) -> None:
         """Set the wish to stop, for one that looks at it; callable from any thread."""
         self.why = self.why or why
-        self._stopping = True
+        self.wish = Wish.STOP
 
     def stop(self, why: str) -> None:
         """Ask this process to stop, as SIGTERM does; callable from any thread."""

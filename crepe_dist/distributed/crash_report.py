@@ -125,7 +125,7 @@ def _content(what: str, trace: str, code: int) -> str:
         "config": lambda: _context.config,
         "machine": machine.describe,
         "environment": lambda: {
-            name: _without_secrets(value) for name, value in allowed(os.environ).items() if not SECRET.search(name)
+            name: _without_secrets(value) for name, value in allowed().items() if not SECRET.search(name)
         },
     }
     for name, part in parts.items():

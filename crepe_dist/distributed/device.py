@@ -10,14 +10,14 @@ from pathlib import Path
 from crepe_dist import invocation
 from crepe_dist.cuda import driver
 from crepe_dist.distributed import cuda
-from crepe_dist.distributed.collectives import SAME_MACHINES, Collectives
 from crepe_dist.distributed.launch import detect, import_mxnet
+from crepe_dist.distributed.world import SAME_MACHINES, World
 from crepe_dist.errors import UserError
 from crepe_dist.settings.allowed_values import DEVICES
 from crepe_dist.wording import counted, listed
 
 SHOWN_RANKS = 8
-ALONE = Collectives()
+ALONE = World()
 DEVICE_FILE, WSL_DEVICE_FILE = Path("/dev/nvidiactl"), Path("/dev/dxg")
 
 
@@ -36,7 +36,7 @@ CPU = Device("cpu")
 Check = Callable[[Device], object]
 
 
-def pick(device: str, check: Check, ranks: Collectives = ALONE) -> Device:
+def pick(device: str, check: Check, ranks: World = ALONE) -> Device:
     """Choose a GPU that no other rank uses, or the CPU on request or if ``auto`` finds no GPU; all ranks call it.
 
     GPUs are told apart by their UUIDs. So it does not matter whether a process sees all GPUs of its host or only one,
@@ -54,7 +54,7 @@ def pick(device: str, check: Check, ranks: Collectives = ALONE) -> Device:
     return CPU if chosen is None else list(gpus.values())[chosen]
 
 
-def pick_on_all(device: str, check: Check, ranks: Collectives) -> Device:
+def pick_on_all(device: str, check: Check, ranks: World) -> Device:
     """Choose this rank's device as ``pick`` does, of one kind for all ranks.
 
     Raises:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from crepe_dist.distributed.horovod_internals import NEVER_SET
-from crepe_dist.distributed.hosts import Slot
 
 NAMES = ("LANG", "LANGUAGE", "TZ", "TERM", "NO_COLOR")
 PREFIXES = (
@@ -30,32 +31,39 @@ PREFIXES = (
 NCCL_INTERFACE = "NCCL_SOCKET_IFNAME"
 
 
-def allowed(environment: Mapping[str, str]) -> dict[str, str]:
-    """Select the variables that processes on other hosts get: those that do not describe this machine."""
+def allowed() -> dict[str, str]:
+    """Return the variables that processes on other hosts get: those that do not describe this machine."""
     return {
         name: value
-        for name, value in environment.items()
+        for name, value in os.environ.items()
         if (name in NAMES or name.startswith(PREFIXES)) and name != NEVER_SET
     }
 
 
-def group_variables(slot: Slot, store: tuple[str, int], interface: str, others: Mapping[str, str]) -> dict[str, str]:
+def group_variables(
+    hosts: Sequence[str], rank: int, store: tuple[str, int], interface: str, others: Mapping[str, str]
+) -> dict[str, str]:
     """Return the variables from which Horovod and NCCL learn the place of a process in its group.
 
     ``horovodrun`` sets them, but no documentation lists them (checked with Horovod 0.28.1:
     ``horovod/runner/gloo_run.py``).
 
     Args:
+        hosts: name of the host of each rank.
+        store: address and port of the store in which the processes find each other.
         others: the process's other variables; those of NCCL take precedence.
     """
+    host, processes = hosts[rank], Counter(hosts)
+    local_rank = hosts[:rank].count(host)
+    like = [name for name, count in processes.items() if count > local_rank]  # hosts with a process of this local rank
     variables = {
-        "HOROVOD_HOSTNAME": slot.host,
-        "HOROVOD_RANK": slot.rank,
-        "HOROVOD_SIZE": slot.size,
-        "HOROVOD_LOCAL_RANK": slot.local_rank,
-        "HOROVOD_LOCAL_SIZE": slot.local_size,
-        "HOROVOD_CROSS_RANK": slot.cross_rank,
-        "HOROVOD_CROSS_SIZE": slot.cross_size,
+        "HOROVOD_HOSTNAME": host,
+        "HOROVOD_RANK": rank,
+        "HOROVOD_SIZE": len(hosts),
+        "HOROVOD_LOCAL_RANK": local_rank,
+        "HOROVOD_LOCAL_SIZE": processes[host],
+        "HOROVOD_CROSS_RANK": like.index(host),
+        "HOROVOD_CROSS_SIZE": len(like),
         "HOROVOD_GLOO_RENDEZVOUS_ADDR": store[0],
         "HOROVOD_GLOO_RENDEZVOUS_PORT": store[1],
         "HOROVOD_CONTROLLER": "gloo",

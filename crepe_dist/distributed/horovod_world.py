@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from crepe_dist import machine
 from crepe_dist.distributed import horovod_build, horovod_internals, peer_loss
-from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.rendezvous import Meeting
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
@@ -68,8 +67,8 @@ class HorovodWorld(World):
         ends = np.cumsum(sizes).tolist()
         return [json.loads(joined[end - length : end]) for end, length in zip(ends, sizes.tolist())]
 
-    def check_device(self, device: Device) -> None:
-        if device.device_type == "gpu" and not self.horovod.cuda_built():
+    def check_device(self, device_type: str) -> None:
+        if device_type == "gpu" and not self.horovod.cuda_built():
             raise horovod_build.without_cuda()
 
     def broadcast_arrays(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:

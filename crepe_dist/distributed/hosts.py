@@ -1,4 +1,4 @@
-"""Hosts of a group, and the placement of its processes on them."""
+"""Network interfaces of this host, and their addresses."""
 
 from __future__ import annotations
 
@@ -6,29 +6,13 @@ import fcntl
 import ipaddress
 import socket
 import struct
-from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from crepe_dist.errors import UserError
 
 SIOCGIFADDR = 0x8915
 LOOPBACK = "lo"
 INTERFACE = "HOROVOD_GLOO_IFACE"
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Place of a process in the group. ``cross_rank`` counts the processes that have the same local rank."""
-
-    host: str
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-    cross_rank: int
-    cross_size: int
 
 
 def interface_address(name: str) -> str:
@@ -64,15 +48,3 @@ def interface_of(address: str) -> str | None:
 
 def is_loopback(address: str) -> bool:
     return ipaddress.IPv4Address(address).is_loopback
-
-
-def slots_of(names: Sequence[str]) -> list[Slot]:
-    """Place processes on the hosts of these names, in the order of ranks."""
-    counts = Counter(names)
-    seen: Counter[str] = Counter()
-    slots = []
-    for rank, name in enumerate(names):
-        cross = [host for host in counts if counts[host] > seen[name]]
-        slots.append(Slot(name, rank, len(names), seen[name], counts[name], cross.index(name), len(cross)))
-        seen[name] += 1
-    return slots

@@ -78,15 +78,16 @@ def detect(environment: Mapping[str, str] = os.environ) -> Launch:
     return Launch()
 
 
-def threads(launch: Launch, environment: Mapping[str, str] = os.environ) -> int:
+def threads(launch: Launch) -> int:
     """Return the number of threads of a process: OMP_NUM_THREADS, or else its share of the host's cores.
 
     Raises:
         UserError: OMP_NUM_THREADS is not a number above zero.
     """
-    number = environment.get(THREADS, "").split(",")[0].strip()
-    if not environment.get(THREADS, "").strip():
+    given = os.environ.get(THREADS, "").strip()
+    if not given:
         return max(1, machine.cores() // launch.local_size)
+    number = given.split(",")[0].strip()
     if not number.isdecimal() or int(number) == 0:
         raise UserError(
             f"{THREADS} is {number!r}", "it is the number of threads", "give a number above zero, or unset it"

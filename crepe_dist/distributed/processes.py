@@ -35,8 +35,3 @@ def _status(pid: int) -> list[bytes]:
         return []
     # The name in brackets may itself contain brackets and blanks; the state follows it.
     return stat[stat.rindex(b")") + 2 :].split()
-
-
-def runs(pid: int, began: int) -> bool:
-    """Return whether the process that started then still runs."""
-    return start_time(pid) == began

@@ -25,7 +25,7 @@ from typing import Any
 
 from crepe_dist.distributed.endpoint import ADDRESS, PORT, SECONDS, Where
 from crepe_dist.distributed.environment import group_variables
-from crepe_dist.distributed.hosts import INTERFACE, is_loopback, slots_of
+from crepe_dist.distributed.hosts import INTERFACE, is_loopback
 from crepe_dist.distributed.launch import HOROVODRUN, THREADS, Launch
 from crepe_dist.distributed.store import Store
 from crepe_dist.errors import ExitCode, UserError
@@ -305,8 +305,8 @@ def _meeting(
     launch: Launch, places: Sequence[Sequence[Any]], endpoint: tuple[str, int], interface: str, store: Store | None
 ) -> Meeting:
     """Make the meeting from host and number of threads of each rank."""
-    slot = slots_of([host for host, _ in places])[launch.rank]
-    return Meeting(group_variables(slot, endpoint, interface, os.environ), places[launch.rank][1], store)
+    variables = group_variables([host for host, _ in places], launch.rank, endpoint, interface, os.environ)
+    return Meeting(variables, places[launch.rank][1], store)
 
 
 def _encode(value: Mapping[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""The processes that train together, behind one interface.
+"""The processes that train together: their collectives, and decisions that all take together.
 
 For a single process each collective is the identity, and neither MXNet nor Horovod is imported. Many processes use
 Horovod (``horovod_world.py``). If several processes are launched but Horovod is missing or sees fewer, ``join`` raises
@@ -7,31 +7,69 @@ an error, so that N processes never silently train independently.
 
 from __future__ import annotations
 
+import json
+import socket
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Callable, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist import invocation
 from crepe_dist.distributed.control import Stopped
-from crepe_dist.distributed.device import Device
 from crepe_dist.errors import UserError
 
+T = TypeVar("T")
+HEARTBEAT_SECONDS = 10.0
+# Remedies if only some ranks fail: for what is read from disk, and for what a rank computes on.
+SAME_FILES = "make the same files visible at the same path on every host"
+SAME_MACHINES = (
+    f"run {invocation.typed('doctor')} on these hosts and compare their hardware, driver and packages with the others'"
+)
 
-class World(Collectives):
+
+class World:
     """World of a single process, and base class of ``HorovodWorld``. As a context manager it ends collectives cleanly.
+
+    Every rank calls each method, with the same ``name`` at the same point of the program.
 
     Attributes:
         horovod: the module ``horovod.mxnet``; ``None`` for a single process.
+        beat: heartbeat for the watchdog, called while this rank waits for rank 0 or works alone as rank 0.
+        before_long_wait: called before an unbounded wait for ranks that report progress themselves.
     """
 
     horovod: Any = None
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
 
-    def check_device(self, device: Device) -> None:
-        """Check that MXNet's arrays on that device can be broadcast and summed; call before any of them exists.
+    def __init__(self) -> None:
+        self.beat: Callable[[], None] = lambda: None
+        self.before_long_wait: Callable[[], None] = lambda: None
+
+    @property
+    def is_root(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+        """Sum an array over the ranks; the same shape and dtype (float32, float64, int32, int64) on every rank."""
+        return array
+
+    def gather(self, value: Any, name: str) -> list[Any]:
+        """Collect the JSON value of every rank, in the order of ranks, on every rank."""
+        return [value]
+
+    def broadcast(self, value: Any, name: str) -> Any:
+        """Return rank 0's JSON value on every rank."""
+        return self.gather(value if self.is_root else None, name)[0]
+
+    def check_device(self, device_type: str) -> None:
+        """Check that MXNet's arrays on that kind of device can be broadcast and summed; call before any of them exists.
 
         Raises:
             UserError: it is a GPU, and Horovod was built without CUDA. Horovod would crash.
@@ -55,6 +93,89 @@ class World(Collectives):
         """
         return array, np.array(counts, np.int32)
 
+    def agree(
+        self, subject: str, work: Callable[[], T], same: Callable[[T], Any] | None = None, alike: str = SAME_FILES
+    ) -> T:
+        """Run ``work`` on every rank and return its result if it succeeded everywhere.
+
+        Args:
+            subject: name of the subject for messages.
+            work: function that may raise ``UserError``.
+            same: function of the result whose JSON value must be equal on every rank.
+            alike: first remedy if ``work`` fails on some ranks only.
+
+        Raises:
+            UserError: on every rank alike, if ``work`` failed on one of them or the values differ.
+        """
+        result: list[T] = []
+        report: dict[str, Any] = {"host": socket.gethostname(), "error": None, "same": None}
+        try:
+            result.append(work())
+            report["same"] = same(result[0]) if same else None
+        except UserError as error:
+            report["error"] = [error.what, error.why, error.remedy]
+        reports = self.gather(report, f"agree.{subject}")
+        failed = [rank for rank, report in enumerate(reports) if report["error"]]
+        if failed:
+            what, why, remedy = reports[failed[0]]["error"]
+            if self.size > 1 and len(failed) < self.size:
+                hosts = ", ".join(f"{rank} (host {reports[rank]['host']})" for rank in failed)
+                what = f"{what} [only on rank {hosts}, of {self.size}]"
+                remedy = f"{alike}; or {remedy}" if remedy else alike
+            raise UserError(what, why, remedy, on_all_ranks=True)
+        different = [rank for rank, report in enumerate(reports) if report["same"] != reports[0]["same"]]
+        if different:
+            rank = different[0]
+            raise UserError(
+                f"the processes disagree on the {subject}",
+                f"rank 0 (host {reports[0]['host']}) has {_short(reports[0]['same'], reports[rank]['same'])}, "
+                f"rank {rank} (host {reports[rank]['host']}) has {_short(reports[rank]['same'], reports[0]['same'])}",
+                "start every process with the same command, files and package version",
+                on_all_ranks=True,
+            )
+        return result[0]
+
+    def on_root(self, name: str, work: Iterator[T]) -> T | None:
+        """Run ``work`` to its end on rank 0 while the others wait.
+
+        All ranks take part in a small collective every few seconds. Otherwise Horovod or the network could time out.
+
+        Args:
+            work: generator that yields at least every few seconds.
+
+        Returns:
+            The last item on rank 0, ``None`` elsewhere.
+        """
+        last: T | None = None
+        if self.size == 1:
+            for item in work:
+                last = item
+                self.beat()
+            return last
+        beat = f"on_root.{name}"
+        if not self.is_root:
+            while True:
+                state = self.broadcast(None, beat)
+                self.beat()
+                if state["error"]:
+                    raise UserError(*state["error"], on_all_ranks=True)
+                if state["done"]:
+                    return None
+        due = time.monotonic() + HEARTBEAT_SECONDS
+        try:
+            for item in work:
+                last = item
+                self.beat()
+                if time.monotonic() >= due:
+                    self.broadcast({"done": False, "error": None}, beat)
+                    due = time.monotonic() + HEARTBEAT_SECONDS
+        except UserError as error:
+            self.broadcast({"done": True, "error": [error.what, error.why, error.remedy]}, beat)
+            error.on_all_ranks = True
+            raise
+        self.broadcast({"done": True, "error": None}, beat)
+        return last
+
     def close(self) -> None:
         """Wait for all pending work, then leave the group."""
 
@@ -75,3 +196,18 @@ class World(Collectives):
             self.close()
         if error is None or (isinstance(error, SystemExit) and not error.code):
             self.close()
+
+
+def once(work: Callable[[], T]) -> Iterator[T]:
+    """Make a generator for ``World.on_root`` of a function that takes a few seconds at most."""
+    yield work()
+
+
+def _short(mine: Any, other: Any) -> str:
+    """Describe the first setting of ``mine`` that differs from ``other``."""
+    if isinstance(mine, dict) and isinstance(other, dict):
+        for key in sorted(mine.keys() | other.keys()):
+            if mine.get(key) != other.get(key):
+                inner = _short(mine.get(key), other.get(key))
+                return f"{key}: {inner}" if isinstance(mine.get(key), dict) else f"{key} = {inner}"
+    return json.dumps(mine)[:200]

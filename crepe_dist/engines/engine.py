@@ -49,10 +49,12 @@ class Engine(ABC):
         objective: loss function.
         piece: number of documents computed at a time in training, which bounds the memory; 0 means the whole batch.
         device: device of the network.
+        group_size: number of documents that one rank must compute together; the global batch is cut at multiples of it.
         tower_weight: weight of the logits of Crepe's tower in ``logits``; training does not depend on it.
     """
 
     device: Device = CPU
+    group_size = 1
     tower_weight = 1.0
 
     def __init__(self, shape: Shape, plan: Plan, objective: Objective = PLAIN, piece: int = 0) -> None:
@@ -60,11 +62,6 @@ class Engine(ABC):
         self.plan = plan
         self.objective = objective
         self.piece = piece
-
-    @property
-    def group_size(self) -> int:
-        """Number of documents that one rank must compute together; the global batch is cut at multiples of it."""
-        return 1
 
     def scored(self, split: Split, batch_size: int, rank: int, size: int) -> Iterator[Scored]:
         """Yield rows, labels and logits of a rank's share of each batch of a split, with the current parameters."""

@@ -53,14 +53,11 @@ class NativeEngine(Engine):
         piece: int = 0,
     ) -> None:
         super().__init__(shape, plan, objective, piece)
+        self.group_size = shape.group_size
         self.parameters = {name: parameters[name] for name in shape.parameter_shapes()}
         self._kernels = Kernels(shape, library, plan.precision)
         self._addresses = pointers(parameter.value for parameter in self.parameters.values())
         self._begin()
-
-    @property
-    def group_size(self) -> int:
-        return self.shape.group_size
 
     def _begin(self) -> None:
         classes = self.shape.classes

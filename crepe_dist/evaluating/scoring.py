@@ -11,7 +11,7 @@ import pandas as pd
 from crepe_dist.data.dataset import SAMPLE, Dataset, Split
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.data.typos import with_typos
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError, visible
 from crepe_dist.evaluating import mistakes
 from crepe_dist.files import write_json, write_text
@@ -30,7 +30,7 @@ from crepe_dist.training.training_data import open_data
 from crepe_dist.wording import counted, measure, percent
 
 
-def score(args: Any, world: Collectives) -> None:
+def score(args: Any, world: World) -> None:
     """Score a checkpoint as the flags of ``evaluate`` say; every rank calls this, and rank 0 writes the output.
 
     Raises:
@@ -66,7 +66,7 @@ def score(args: Any, world: Collectives) -> None:
         write_text(args.html, _page(scores, dataset, args.part, path))
 
 
-def _open(path: Path, args: Any, world: Collectives) -> tuple[Dataset, Predictor]:
+def _open(path: Path, args: Any, world: World) -> tuple[Dataset, Predictor]:
     def open_model() -> Predictor:
         foreign = Foreign(**arguments.foreign(args))
         predictor = open_checkpoint(path, foreign)
@@ -74,7 +74,7 @@ def _open(path: Path, args: Any, world: Collectives) -> tuple[Dataset, Predictor
         return predictor
 
     source = args.data or world.agree("data", lambda: _data_of(path))
-    dataset = open_data(source, world, Display(), data_page.optional_page())
+    dataset = open_data(source, world, Display(is_root=False), data_page.optional_page())
     predictor = world.agree("model", open_model).placed(args.device, world)
     if world.is_root:
         documents = counted(len(dataset.splits[args.part]), "document")

@@ -18,12 +18,11 @@ from crepe_dist.cuda import nccl
 from crepe_dist.cuda.gpu import Memory
 from crepe_dist.cuda.program import Program, blocks
 from crepe_dist.distributed.world import World
-from crepe_dist.exchange.quanta import Quanta
+from crepe_dist.exchange.quanta import Quanta, Row, WholeNumberExchange, mean_scale, row_width
 from crepe_dist.exchange.rule import Rule
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.exchange.shared_memory import share_on_hosts
 from crepe_dist.exchange.table import catch_up
-from crepe_dist.exchange.whole_numbers import Row, WholeNumberExchange, mean_scale, row_width
 
 LINE = 64  # numbers to which gradients are aligned
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist import machine
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.world import World
 from crepe_dist.errors import PeerGone
 from crepe_dist.native import library
 
@@ -108,7 +108,7 @@ def private_memory(size: int) -> HostMemory:
     return HostMemory([pages], (), 0)
 
 
-def share_memory(ranks: Collectives, host: Sequence[int], size: int) -> HostMemory | None:
+def share_memory(ranks: World, host: Sequence[int], size: int) -> HostMemory | None:
     """Create this rank's memory and open those of its host; every rank calls it.
 
     Args:

@@ -20,14 +20,12 @@ import numpy as np
 
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.between_hosts import PartSums, RowSums, cuts, ranks_by_host
-from crepe_dist.exchange.dense import DenseUpdate
 from crepe_dist.exchange.exchange import Reduced
 from crepe_dist.exchange.host_memory import HostMemory, private_memory, share_memory
-from crepe_dist.exchange.quanta import Quanta
-from crepe_dist.exchange.rule import Rule
+from crepe_dist.exchange.quanta import Quanta, Row, WholeNumberExchange, mean_scale, row_width
+from crepe_dist.exchange.rule import DenseUpdate, Rule
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.exchange.table import SparseParameter, Table
-from crepe_dist.exchange.whole_numbers import Row, WholeNumberExchange, mean_scale, row_width
 from crepe_dist.native import library
 
 # The barrier is before it. Gradients begin where NumPy's large arrays do, 16 bytes into a page: an update reads several
@@ -51,6 +49,7 @@ class SharedMemoryExchange(WholeNumberExchange):
         dense = {name: parameter for name, parameter in quanta.parameters.items() if name not in by_row}
         self._dense = DenseUpdate(self._rule, dense, quanta)
         self._width = row_width(quanta)
+        self._add_whole = library.functions().crepe_add_whole
         gradients = sum(_aligned(parameter.value.size) for parameter in dense.values())
         count = gradients + _aligned(2 * world.size * self._width)  # float64, as two words
         self._squares_at = START + 4 * count
@@ -107,7 +106,7 @@ class SharedMemoryExchange(WholeNumberExchange):
         self._memory.wait_for_all()
         rank, part, processes = self._memory.rank, self._part, self._memory.processes
         into = rank if self._between else -1  # -1: into the arrays of all processes
-        library.functions().crepe_add_whole(self._arrays, processes, into, part.start, part.stop)
+        self._add_whole(self._arrays, processes, into, part.start, part.stop)
         if self._between:
             self._between.add()
             for other in range(processes):

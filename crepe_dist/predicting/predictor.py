@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.data.composition import Composition
-from crepe_dist.distributed.collectives import SAME_MACHINES, Collectives
 from crepe_dist.distributed.device import ALONE, CPU, pick
+from crepe_dist.distributed.world import SAME_MACHINES, World
 from crepe_dist.errors import UserError, unreadable
 from crepe_dist.model import parameters
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, softmax
@@ -91,7 +91,7 @@ class Predictor:
         """Tell whether the model gives several labels."""
         return self.thresholds is not None
 
-    def placed(self, device: str, ranks: Collectives = ALONE) -> Predictor:
+    def placed(self, device: str, ranks: World = ALONE) -> Predictor:
         """Return the predictor on the CPU or a GPU, which ``device`` chooses as for training; all ranks call it.
 
         Raises:

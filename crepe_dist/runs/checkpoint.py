@@ -144,9 +144,6 @@ def write(run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: Mapping[
     folder = run_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name(about["epoch"], about["test_accuracy"], several="labels" in about)
-    for old in folder.glob(f"crepe_epoch_{about['epoch']}_test_*"):  # the epoch was scored again after a resume
-        if not old.name.startswith(f"{path.stem}."):
-            old.unlink()
     parameters.save(parameters.stored(arrays, parameters.shape_class(about["network"])), path)
     if scores and len(about["classes"]) <= MOST_CLASSES:
         saved = {name: score.to_dict() for name, score in scores.items()}

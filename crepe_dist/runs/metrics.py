@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.world import World
 from crepe_dist.files import open_regular, parse_json, sync, write_text, writing
+from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.scores import Scores
 from crepe_dist.runs.state import Arrays, Progress
 from crepe_dist.runs.trackers import TRACKERS, Tracker, chosen
@@ -18,6 +20,8 @@ from crepe_dist.settings.config import Config, flat
 METRICS = "metrics.jsonl"
 LONGEST_LINE = 1 << 20
 MOST_VALUES = 1 << 20  # of a parameter's histogram: those of 67 million take a second
+DRAWING_SHARE = 0.1  # of the time since the last pictures, which drawing may take
+FIRST_SECONDS = 3.0  # of the first pictures, with the imports that they need
 # Metrics of a step, and suffixes of those of an epoch, that trackers show as well.
 SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction", "flops_per_second")
 EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_average_precision", "_calibration_error", "seconds")
@@ -26,31 +30,6 @@ DrawConfusion = Callable[[Scores, "list[str]"], "tuple[bytes, int, int]"]  # →
 
 
 class Metrics:
-    """Metrics of the ranks other than 0, which write nothing."""
-
-    def resume(self, progress: Progress) -> None:
-        """Drop records newer than the restored state, and record the resume."""
-
-    def steps(self, records: list[Record]) -> None:
-        """Write a record of each step: step, epoch, loss, learning_rate, documents_per_second, wait_fraction."""
-
-    def skipped(self, record: Record) -> None:
-        """Record a skipped step: step, epoch, and the ranks whose loss or gradient was not finite."""
-
-    def epoch(self, record: Record) -> None:
-        """Write the record of an epoch (``checkpoint.epoch_record``)."""
-
-    def pictures(self, step: int, values: Callable[[], Arrays], scores: dict[str, Scores], classes: list[str]) -> None:
-        """Write histograms of the parameters' ``values``, or evenly spaced ones, and each split's confusion matrix."""
-
-    def finish(self, result: Record) -> None:
-        """Give trackers the result of the run."""
-
-    def sync(self) -> None:
-        """Flush everything to disk; called before a save of the state, which relies on it."""
-
-
-class RunMetrics(Metrics):
     """Metrics in a run folder. On a full disk, lines wait until ``sync``. A tracker that fails gets no more metrics.
 
     Args:
@@ -58,6 +37,7 @@ class RunMetrics(Metrics):
         trackers: names of the trackers to write to.
         settings: settings of the run by dotted name, for trackers.
         draw: draws a confusion matrix; ``None``: no pictures.
+        is_root: false on the other ranks, which have no trackers and write nothing.
     """
 
     def __init__(
@@ -67,8 +47,11 @@ class RunMetrics(Metrics):
         trackers: Sequence[str] = (),
         settings: Mapping[str, Any] | None = None,
         draw: DrawConfusion | None = None,
+        *,
+        is_root: bool = True,
     ) -> None:
         self._folder = folder
+        self._is_root = is_root
         self._path = folder / METRICS
         self._trackers: dict[str, Tracker | None] = dict.fromkeys(trackers)
         self._settings = settings or {}
@@ -76,8 +59,12 @@ class RunMetrics(Metrics):
         self._draw = draw
         self._purge_step: int | None = None
         self._unwritten: list[str] = []
+        self._drawn, self._drawing_seconds = time.monotonic(), FIRST_SECONDS
 
     def resume(self, progress: Progress) -> None:
+        """Drop records newer than the restored state, and record the resume."""
+        if not self._is_root:
+            return
         before = [record for record in read(self._path) if _still_true(record, progress)]
         if not before and not self._path.is_file():
             return
@@ -87,18 +74,37 @@ class RunMetrics(Metrics):
         self._purge_step = progress.step + 1
 
     def steps(self, records: list[Record]) -> None:
+        """Write a record of each step: step, epoch, loss, learning_rate, documents_per_second, wait_fraction."""
         self._append([{"event": "step", **record} for record in records])
         self._scalars("train", records, SCALARS)
 
     def skipped(self, record: Record) -> None:
+        """Record a skipped step: step, epoch, and the ranks whose loss or gradient was not finite."""
         self._append([{"event": "skipped", **record}])
 
     def epoch(self, record: Record) -> None:
+        """Write the record of an epoch (``checkpoint.epoch_record``)."""
         self._append([{"event": "epoch", **record}])
         names = [name for name in record if name.endswith(EPOCH_SCALARS)]
         self._scalars("epoch", [record], names)
 
-    def pictures(self, step: int, values: Callable[[], Arrays], scores: dict[str, Scores], classes: list[str]) -> None:
+    def pictures(
+        self,
+        step: int,
+        values: Callable[[], Arrays],
+        scores: Mapping[str, AnyScores],
+        classes: list[str],
+        *,
+        is_last: bool,
+    ) -> None:
+        """Draw histograms of the parameters' ``values``, or evenly spaced ones, and each split's confusion matrix.
+
+        Before the last epoch, draw only if it takes little of the time since the last pictures.
+        """
+        now = time.monotonic()
+        if not is_last and self._drawing_seconds > DRAWING_SHARE * (now - self._drawn):
+            return
+
         def draw(tracker: Tracker) -> None:
             if not tracker.draws:
                 return
@@ -106,20 +112,29 @@ class RunMetrics(Metrics):
                 tracker.add_histogram(f"parameters/{name}", array.ravel()[:: 1 + (array.size - 1) // MOST_VALUES], step)
             if self._draw is not None:
                 for split, score in scores.items():
-                    tracker.add_picture(f"confusion/{split}", *self._draw(score, classes), step)
+                    if isinstance(score, Scores):
+                        tracker.add_picture(f"confusion/{split}", *self._draw(score, classes), step)
 
         self._track(draw)
+        self._drawn = time.monotonic()
+        self._drawing_seconds = self._drawn - now
 
     def sync(self) -> None:
+        """Flush everything to disk; called before a save of the state, which relies on it."""
+        if not self._is_root:
+            return
         self._write()
         if self._path.is_file():
             sync(self._path)
         self._track(lambda tracker: tracker.flush())
 
     def finish(self, result: Record) -> None:
+        """Give trackers the result of the run."""
         self._track(lambda tracker: tracker.finish(result))
 
     def _append(self, records: list[Record]) -> None:
+        if not self._is_root:
+            return
         self._unwritten += [json.dumps(record) + "\n" for record in records]
         try:
             self._write()
@@ -178,7 +193,7 @@ def read(path: Path) -> Iterator[Record]:
 
 
 def open_metrics(
-    folder: Path, ranks: Collectives, say: Callable[[str], None], config: Config, draw: DrawConfusion | None
+    folder: Path, ranks: World, say: Callable[[str], None], config: Config, draw: DrawConfusion | None
 ) -> Metrics:
     """Open the metrics of a run; only rank 0 writes them.
 
@@ -186,4 +201,4 @@ def open_metrics(
         UserError: on every rank, if the libraries of a tracker are not installed.
     """
     trackers = ranks.agree("trackers", lambda: chosen(config.logging) if ranks.is_root else [])
-    return RunMetrics(folder, say, trackers, flat(config.to_dict()), draw) if ranks.is_root else Metrics()
+    return Metrics(folder, say, trackers, flat(config.to_dict()), draw, is_root=ranks.is_root)

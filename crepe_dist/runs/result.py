@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crepe_dist.distributed.collectives import Collectives, once
+from crepe_dist.distributed.world import World, once
 from crepe_dist.files import sync, write_json
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder
@@ -63,7 +63,7 @@ def read_result(folder: RunFolder) -> Result | None:
 
 
 def write_result(
-    folder: RunFolder, reported: dict[str, Any], chosen_by: str, made: dict[str, Any], ranks: Collectives
+    folder: RunFolder, reported: dict[str, Any], chosen_by: str, made: dict[str, Any], ranks: World
 ) -> Result:
     """Write ``result.json`` on rank 0, which marks the run as finished; every rank calls it.
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.distributed.collectives import Collectives, once
 from crepe_dist.distributed.control import SUPERVISED_AS
+from crepe_dist.distributed.world import World, once
 from crepe_dist.errors import UserError
 from crepe_dist.files import is_temporary, read_bytes, read_json, remove_temporary, write_json, write_text
 from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RUNS, result_of
@@ -130,7 +130,7 @@ class RunFolder:
             time.sleep(0.2)
 
 
-def choose_folder(config: Config, data: Dataset, ranks: Collectives) -> RunFolder:
+def choose_folder(config: Config, data: Dataset, ranks: World) -> RunFolder:
     """Choose the run's folder on rank 0, and check that every rank sees it.
 
     Raises:
@@ -150,7 +150,7 @@ def choose_folder(config: Config, data: Dataset, ranks: Collectives) -> RunFolde
 
 
 def lock_on_root(
-    folder: RunFolder, ranks: Collectives, is_supervised: bool, say: Callable[[str], None]
+    folder: RunFolder, ranks: World, is_supervised: bool, say: Callable[[str], None]
 ) -> AbstractContextManager[Any]:
     """Lock the folder on rank 0; every rank calls it. Under a driver, wait for earlier processes to end.
 

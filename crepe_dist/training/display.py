@@ -38,11 +38,27 @@ class Speed:
         return f"{self.documents:,.0f}/s  {self.milliseconds:,.{0 if self.milliseconds >= 100 else 1}f} ms per step"
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Continue without output when its reader is gone; Rich would end the process."""
+        silence()
+
+
 class Display:
-    """Display of the ranks other than 0, which shows nothing."""
+    """Display on standard output; on ranks other than 0 it shows nothing."""
+
+    def __init__(self, is_root: bool) -> None:
+        self._console = _Console(highlight=False, soft_wrap=True, quiet=not is_root)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._title = ""
+        self._total = 0
+        self._next_line = 0.0
 
     def say(self, line: str) -> None:
         """Print a permanent line."""
+        with suppress(OSError):  # standard output may be a file on a full disk
+            self._console.print(visible(line), markup=False)
 
     def say_lines(self, lines: Iterable[str]) -> None:
         """Print permanent lines."""
@@ -51,40 +67,10 @@ class Display:
 
     def begin_epoch(self, epoch: int, epochs: int, documents: int, done: int) -> None:
         """Start an epoch; ``done`` of its documents were trained on before a resume."""
-
-    def update(self, documents: int, moving_loss: float, speed: Speed) -> None:
-        """Show the number of documents trained on, the moving average of the loss, and the speed."""
-
-    def end_epoch(self) -> None:
-        """End the steps of an epoch."""
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Continue without output when its reader is gone; Rich would end the process."""
-        silence()
-
-
-class ConsoleDisplay(Display):
-    """Display of rank 0 on standard output."""
-
-    def __init__(self) -> None:
-        self._console = _Console(highlight=False, soft_wrap=True)
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
-        self._title = ""
-        self._total = 0
-        self._next_line = 0.0
-
-    def say(self, line: str) -> None:
-        with suppress(OSError):  # standard output may be a file on a full disk
-            self._console.print(visible(line), markup=False)
-
-    def begin_epoch(self, epoch: int, epochs: int, documents: int, done: int) -> None:
         self._title = f"epoch {nth(epoch)} of {epochs}"
         self._total = documents
         self._next_line = time.monotonic() + LINE_SECONDS
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.quiet:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 *([BarColumn()] if self._console.width >= 130 else []),
@@ -97,6 +83,7 @@ class ConsoleDisplay(Display):
             self._bar.start()
 
     def update(self, documents: int, moving_loss: float, speed: Speed) -> None:
+        """Show the number of documents trained on, the moving average of the loss, and the speed."""
         narrow = self._bar is not None and self._console.width < 120
         shown = f"loss {moving_loss:.4f}  " + (f"{speed.documents:,.0f}/s" if narrow else str(speed))
         if self._bar is not None and self._task is not None:
@@ -109,6 +96,7 @@ class ConsoleDisplay(Display):
             )
 
     def end_epoch(self) -> None:
+        """End the steps of an epoch."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
@@ -133,8 +121,3 @@ def epoch_line(record: dict[str, Any], epochs: int, *, is_best: bool) -> str:
     return "  ".join(
         [f"epoch {nth(record['epoch'])} of {epochs}: {scores.pop(next(iter(scores)))}", *scores.values(), rest]
     )
-
-
-def open_display(is_root: bool) -> Display:
-    """Return the display of a rank; only rank 0 shows anything."""
-    return ConsoleDisplay() if is_root else Display()

@@ -6,25 +6,24 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from crepe_dist import wording
 from crepe_dist.data.dataset import SAMPLE, folder_of
-from crepe_dist.data.loader import batches, training_order
 from crepe_dist.data.order import largest_share
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine
 from crepe_dist.exchange.exchange import Exchange
 from crepe_dist.model.shape import Shape
-from crepe_dist.runs.state import Progress
+from crepe_dist.runs.metrics import Metrics
+from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.scratch import scratch
 from crepe_dist.settings.config import Config
 from crepe_dist.training import teaching
-from crepe_dist.training.display import open_display
+from crepe_dist.training.display import Display
 from crepe_dist.training.engine_setup import build_engine
 from crepe_dist.training.estimate import check_grace, estimate
 from crepe_dist.training.evaluation import evaluate_splits
@@ -32,17 +31,15 @@ from crepe_dist.training.guards import watched
 from crepe_dist.training.notes import banner, notes
 from crepe_dist.training.out_of_memory import explained
 from crepe_dist.training.replicas import check_replicas
-from crepe_dist.training.resume import RunState
-from crepe_dist.training.schedule import learning_rate
-from crepe_dist.training.state_saver import Saver
-from crepe_dist.training.step import TrainingStep
+from crepe_dist.training.run import Run
+from crepe_dist.training.schedule import learning_rates
 from crepe_dist.training.training_data import few_batches, open_training_data, uses_unlabelled, with_epochs
 
 
 def dry_run(config: Config, world: World, control: Control) -> None:
     """Set up a run as ``train`` does, then train on one batch and score one, in memory only; every rank calls it."""
     with watched(config, world, control), _sample_folder(world) as sample:
-        display = open_display(world.is_root)
+        display = Display(world.is_root)
         data = open_training_data(config, world, display, sample=sample)
         config, is_taught = with_epochs(config, data), uses_unlabelled(config, data)
         if config.training.teacher:
@@ -53,22 +50,15 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         engine, start = build_engine(config, data, world)
         if config.training.overfit_batches:
             data = few_batches(data, config)
-        exchange = engine.open_exchange(world, config.optimizer, config.data.batch_size)
-        step = TrainingStep(engine, exchange, config.training.seed, config.optimizer.clip_norm)
-        display.say(banner(config, data, engine, start, world, exchange.by))
+        metrics = Metrics(Path(), display.say, is_root=False)
+        run = Run.opened(config, world, data, engine, RunFolder(Path()), display, metrics)
+        display.say(banner(run, start))
         display.say(f"\n{layers(engine.shape)}\n")
-        train, evaluation, progress = (
-            data.splits["train"],
-            config.evaluation,
-            Progress(epoch=config.training.start_epoch),
-        )
-        order = training_order(train, config.training.seed, progress.epoch, config.data.batch_size)
-        place, prepare = (world.rank, world.size), engine.preparing(config.training.seed, progress.step)
-        shares = batches(train, order, config.data.batch_size, *place, prepare=prepare, group_size=engine.group_size)
-        batch = next(shares)
+        batch, evaluation = next(run.epoch_batches()), config.evaluation
         with explained("data.batch_size", config.data.batch_size, world.size):
-            loss = step(batch, 1, learning_rate(config, progress, len(train))).loss / batch.documents
-        exchange.flush()
+            rate = learning_rates(config, len(data.splits["train"]))(run.progress)
+            loss = run.step(batch, 1, rate).loss / batch.documents
+        run.step.exchange.flush()
         check_replicas(engine.values(), world)
         with explained("evaluation.batch_size", evaluation.batch_size, world.size):
             test = data.splits["test"]
@@ -76,15 +66,13 @@ def dry_run(config: Config, world: World, control: Control) -> None:
             evaluate_splits(engine, replace(data, splits={"test": some}), evaluation, world, lambda: False)
         same = ", identical parameters on all ranks" if world.size > 1 else ""
         display.say(f"step      {_shares(config, engine, world)}, loss {loss:.4f}{same}")
-        display.say(f"memory    {_memory(world, engine, exchange)}")
-        state = RunState(engine, exchange, step.scale, progress)
-        estimated = estimate(config, data, step, chain([batch], shares), state, world)
+        display.say(f"memory    {_memory(world, engine, run.step.exchange)}")
+        estimated = estimate(run)
         display.say(f"time      {estimated.text}")
         if is_taught:
             display.say(f"          before that, a first network is trained on the {labelled:,} labelled texts")
-        check_grace(config.safety.grace_s, estimated.step, Saver(), world)
-        found = notes(config, data, engine.shape, engine.device, world)
-        display.say_lines(found or ["notes     none: steps, batch, classes, memory and cores fit"])
+        check_grace(config.safety.grace_s, estimated.step, None, world)
+        display.say_lines(notes(run) or ["notes     none: steps, batch, classes, memory and cores fit"])
         display.say("nothing was written; run without --dry-run to train")
 
 

@@ -8,9 +8,8 @@ from crepe_dist import machine, registry
 from crepe_dist.cuda import driver
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import ONE
-from crepe_dist.distributed.collectives import SAME_MACHINES
 from crepe_dist.distributed.device import Device, pick_on_all
-from crepe_dist.distributed.world import World
+from crepe_dist.distributed.world import SAME_MACHINES, World
 from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.errors import UserError
 from crepe_dist.exchange.parameter import Parameter
@@ -48,7 +47,7 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
         "precision", lambda: common_precision(planned, config.model, world), same=Plan.result, alike=SAME_MACHINES
     )
     if not computing.on_cuda:
-        world.check_device(device)
+        world.check_device(device.device_type)
     library.keep_to(computing.library)
     objective = world.agree("class weights", lambda: _objective(config, data, shape))
     made = world.agree("network", lambda: initial_parameters(config, shape, start), alike=SAME_MACHINES)

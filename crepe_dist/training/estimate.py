@@ -13,18 +13,15 @@ import numpy as np
 
 from crepe_dist import extras, wording
 from crepe_dist.data.batch import Batch
-from crepe_dist.data.dataset import Dataset, Split
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.data.dataset import Split
 from crepe_dist.distributed.world import World
-from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import UserError
 from crepe_dist.model.shape import steps_per_epoch
 from crepe_dist.settings.config import Config
 from crepe_dist.training import out_of_memory
 from crepe_dist.training.evaluation import evaluate_splits
-from crepe_dist.training.resume import RunState
-from crepe_dist.training.state_saver import Saver
-from crepe_dist.training.step import TrainingStep
+from crepe_dist.training.run import Run
+from crepe_dist.training.state_saver import StateSaver
 
 STEPS = 4  # the first one compiles, and fills caches
 SCORED = 4  # batches; one batch alone tells nothing of what it takes to begin
@@ -40,31 +37,27 @@ class Estimate:
     step: float
 
 
-def estimate(
-    config: Config, data: Dataset, step: TrainingStep, batches: Iterator[Batch], state: RunState, world: World
-) -> Estimate:
+def estimate(run: Run) -> Estimate:
     """Time steps, the scoring of a batch and a copy of the parameters, without changing anything; every rank calls it.
 
     The times of the slowest rank count. The update of the parameters is not included.
-
-    Args:
-        batches: remaining batches of the epoch.
     """
-    progress, engine, size = state.progress, state.engine, config.data.batch_size
-    epochs = config.training.all_epochs - progress.epoch
+    config, data, engine, world = run.config, run.data, run.engine, run.world
+    size = config.data.batch_size
+    epochs = config.training.all_epochs - run.progress.epoch
     steps = steps_per_epoch(len(data.splits["train"]), size)
-    left = epochs * steps - math.ceil(progress.documents / size)
+    left = epochs * steps - math.ceil(run.progress.documents / size)
     scored = sum(len(split) for name, split in data.splits.items() if name != "train")
 
     def compute(batch: Batch) -> None:
-        step.sum(batch, 1)
+        run.step.sum(batch, 1)
         engine.wait()
 
-    with out_of_memory.explained("data.batch_size", size, world.size), state.exchange.rehearsal():
-        times = list(_times(compute, islice(batches, STEPS)))
+    with out_of_memory.explained("data.batch_size", size, world.size), run.step.exchange.rehearsal():
+        times = list(_times(compute, islice(run.epoch_batches(), STEPS)))
         if not times:
             return Estimate(f"{wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')}", 0.0)
-        score = _scoring(config, data, scored, engine, world)
+        score = _scoring(run, scored)
     copy = _seconds(lambda: [array.copy() for array in engine.values().values()]) if world.is_root else 0.0
     world.beat()
     measured = [sum(times[1:]) / (len(times) - 1) if times[1:] else times[0], score, copy]
@@ -96,16 +89,16 @@ def _times(compute: Callable[[Batch], None], batches: Iterator[Batch]) -> Iterat
         began = now
 
 
-def _scoring(config: Config, data: Dataset, documents: int, engine: Engine, world: World) -> float:
+def _scoring(run: Run, documents: int) -> float:
     """Return the seconds to score so many documents, from those for one batch and for several."""
+    size = run.config.data.batch_size
 
     def seconds(split: Split) -> float:
-        options = replace(config.evaluation, batch_size=config.data.batch_size)
-        test = replace(data, splits={"test": split})
-        return _seconds(lambda: evaluate_splits(engine, test, options, world, lambda: False))
+        options, test = replace(run.config.evaluation, batch_size=size), replace(run.data, splits={"test": split})
+        return _seconds(lambda: evaluate_splits(run.engine, test, options, run.world, lambda: False))
 
-    split = data.splits["test"]
-    few, more = (split.some(np.arange(min(len(split), count * config.data.batch_size))) for count in (1, SCORED))
+    split = run.data.splits["test"]
+    few, more = (split.some(np.arange(min(len(split), count * size))) for count in (1, SCORED))
     seconds(few)  # compiles
     one, several = seconds(few), seconds(more)
     return one + (documents - len(few)) * max(0.0, several - one) / max(len(more) - len(few), 1)
@@ -117,22 +110,23 @@ def _seconds(compute: Callable[[], Any]) -> float:
     return time.monotonic() - began
 
 
-def check_grace(grace: float | None, step: float, saver: Saver, ranks: Collectives) -> None:
+def check_grace(grace: float | None, step: float, saver: StateSaver | None, ranks: World) -> None:
     """Check before the first step that a request to stop leaves enough time to save; every rank calls it.
 
     Args:
         grace: ``safety.grace_s``, in seconds.
         step: seconds per step; a step in progress is finished first.
-        saver: saver of this rank, which knows how long its last save took.
+        saver: saver of this rank, which knows how long its last save took; ``None``: nothing was saved.
 
     Raises:
         UserError: on every rank, if ``safety.grace_s`` is given and is too short.
     """
     if grace is None:
         return
-    saver.wait()
-    # Twice: a save may already be in progress when the request arrives.
-    save = max(SAVE_SECONDS, 2 * ranks.broadcast(saver.seconds, "seconds of a save"))
+    if saver is not None:
+        saver.wait()
+    saved = ranks.broadcast(saver.seconds if saver else 0.0, "seconds of a save")
+    save = max(SAVE_SECONDS, 2 * saved)  # twice: a save may already be in progress when the request arrives
     if step + save > grace:
         raise UserError(
             f"safety.grace_s is {grace:g}, but stopping may take {step + save:.1f} s",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Union
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.data.targets import SEVERAL, Targets
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.world import World
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts
 from crepe_dist.model.objective import rounded
 from crepe_dist.runs import label_scores
@@ -18,14 +18,14 @@ from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.label_scores import DEFAULT_THRESHOLD, INTERVALS, TOPS, Floats, LabelScores
 from crepe_dist.runs.scores import BINS, MISTAKES, RANKED, Mistake, Scores, count_reliability, worst
 from crepe_dist.settings.training_options import EvaluationOptions
-from crepe_dist.training.scoring_pass import Counts, Interrupted, RightBits, Scorer, pass_over
+from crepe_dist.training.scoring_pass import Counts, Interrupted, RightBits, Scorer, Totals, pass_over
 
 __all__ = ["Interrupted", "Scorer", "evaluate", "evaluate_splits"]
 Decision = Union[Calibration, Floats]  # of one class per document; thresholds of the classes of several labels
 
 
 def evaluate_splits(
-    engine: Scorer, data: Dataset, options: EvaluationOptions, world: Collectives, is_stopping: Callable[[], bool]
+    engine: Scorer, data: Dataset, options: EvaluationOptions, world: World, is_stopping: Callable[[], bool]
 ) -> dict[str, AnyScores]:
     """Score the network on every split but the train split; return the scores by name.
 
@@ -39,17 +39,16 @@ def evaluate_splits(
     decision = None
     for name in ("validation", "test"):
         if name in data.splits:
-            totals = _totals(engine, data.splits[name], decision, chooses=name == "validation")
-            scores[name] = _score(
-                engine, data.splits[name], options.batch_size, world, totals,
-                sharded=options.sharded, is_stopping=is_stopping,
-            )  # fmt: skip
+            split, sharded = data.splits[name], options.sharded
+            totals = _totals(engine, split, decision, chooses=name == "validation")
+            pass_over(engine, split, options.batch_size, world, totals, sharded=sharded, is_stopping=is_stopping)
+            scores[name] = totals.scores()
             decision = totals.decision
     return scores
 
 
 def evaluate(
-    engine: Scorer, split: Split, batch_size: int, world: Collectives, decision: Decision | None = None
+    engine: Scorer, split: Split, batch_size: int, world: World, decision: Decision | None = None
 ) -> AnyScores:
     """Score a network on a split; every rank calls it and gets the same result.
 
@@ -58,7 +57,9 @@ def evaluate(
         decision: calibration of the probabilities, or thresholds of several labels; ``None``: none, and
             ``DEFAULT_THRESHOLD``.
     """
-    return _score(engine, split, batch_size, world, _totals(engine, split, decision))
+    totals = _totals(engine, split, decision)
+    pass_over(engine, split, batch_size, world, totals)
+    return totals.scores()
 
 
 def _totals(
@@ -74,30 +75,15 @@ def _totals(
     return ClassTotals(classes, len(split), calibration, CalibrationCounts() if chooses else None)
 
 
-def _score(
-    engine: Scorer,
-    split: Split,
-    batch_size: int,
-    world: Collectives,
-    totals: ClassTotals | LabelTotals,
-    *,
-    sharded: bool = True,
-    is_stopping: Callable[[], bool] = lambda: False,
-) -> AnyScores:
-    counts, loss, mistakes = pass_over(
-        engine, split, batch_size, world, totals, sharded=sharded, is_stopping=is_stopping
-    )
-    return totals.scores(counts, loss / len(split), mistakes)
-
-
-class ClassTotals:
-    """Running totals of documents of one class each; see ``scoring_pass.Totals``.
+class ClassTotals(Totals):
+    """Running totals of documents of one class each.
 
     Args:
         fit: empty counts to which all documents are added, if the split chooses the calibration of the next one.
     """
 
     def __init__(self, classes: int, documents: int, calibration: Calibration, fit: CalibrationCounts | None) -> None:
+        super().__init__()
         self._documents = documents
         self._calibration = calibration
         self._fit = fit
@@ -105,8 +91,6 @@ class ClassTotals:
         self._reliability = np.zeros((BINS, 3), dtype=np.int64)
         self._uncalibrated = np.zeros((BINS, 3), dtype=np.int64)
         self._right = RightBits(documents)
-        self.mistakes: list[Mistake] = []
-        self.loss = 0.0
 
     @property
     def counts(self) -> list[Counts]:
@@ -115,7 +99,7 @@ class ClassTotals:
 
     @property
     def decision(self) -> Calibration:
-        """Calibration of the next split, once ``scores`` has the counts of all ranks."""
+        """Calibration of the next split, given the counts of all ranks."""
         return self._fit.fitted() if self._fit else self._calibration
 
     def add(self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]) -> None:
@@ -150,25 +134,22 @@ class ClassTotals:
             self.mistakes.append(Mistake(int(rows[index]), int(labels[index]), float(of_true[index]), pairs))
         self.mistakes = worst(self.mistakes)
 
-    def scores(self, counts: Sequence[Counts], loss: float, mistakes: list[Mistake]) -> Scores:
-        """Return the scores of the split from the sums of ``counts`` over the ranks, and the mean loss."""
-        confusion, reliability, uncalibrated, right, *sums = counts
-        if self._fit:
-            (self._fit.sums,) = sums
+    def scores(self) -> Scores:
+        """Return the scores of the split, given the totals of all ranks."""
         return Scores(
-            confusion,
-            loss,
-            reliability,
-            worst(mistakes),
-            RightBits.unpacked(right, self._documents),
+            self._confusion,
+            self.loss / self._documents,
+            self._reliability,
+            worst(self.mistakes),
+            self._right.unpacked(),
             self._calibration,
-            uncalibrated if self._calibration.temperature != 1 else None,
+            self._uncalibrated if self._calibration.temperature != 1 else None,
             self._fit.loss() if self._fit else None,
         )
 
 
-class LabelTotals:
-    """Running totals of documents with several labels; see ``scoring_pass.Totals``.
+class LabelTotals(Totals):
+    """Running totals of documents with several labels.
 
     Args:
         thresholds: probability from which a class is predicted, float64 [classes].
@@ -176,6 +157,7 @@ class LabelTotals:
     """
 
     def __init__(self, classes: int, documents: int, targets: Targets, thresholds: Floats, *, chooses: bool) -> None:
+        super().__init__()
         self._documents = documents
         self._targets = targets
         self._chooses = chooses
@@ -184,8 +166,6 @@ class LabelTotals:
         self._reliability = np.zeros((BINS, 3), dtype=np.int64)
         self._right = RightBits(documents)
         self.decision = thresholds
-        self.mistakes: list[Mistake] = []
-        self.loss = 0.0
 
     @property
     def counts(self) -> list[Counts]:
@@ -207,20 +187,19 @@ class LabelTotals:
         self._reliability += count_reliability(probabilities, is_label.ravel())
         self._right.set(rows[((logits >= label_scores.log_odds(self.decision)) == is_label).all(axis=1)])
 
-    def scores(self, counts: Sequence[Counts], loss: float, mistakes: list[Mistake]) -> LabelScores:
-        """Return the scores of the split from the sums of ``counts`` over the ranks, and the mean loss."""
-        histogram, hits, reliability, right = counts
+    def scores(self) -> LabelScores:
+        """Return the scores of the split, given the totals of all ranks; choose ``decision`` if this split does."""
         if self._chooses:
-            self.decision = label_scores.choose_thresholds(histogram)
+            self.decision = label_scores.choose_thresholds(self._histogram)
         return LabelScores(
             self._documents,
-            loss,
-            label_scores.decided(histogram, self.decision),
-            label_scores.average_precision(histogram),
-            hits,
+            self.loss / self._documents,
+            label_scores.decided(self._histogram, self.decision),
+            label_scores.average_precision(self._histogram),
+            self._hits,
             self.decision,
-            reliability,
-            None if self._chooses else RightBits.unpacked(right, self._documents),
+            self._reliability,
+            None if self._chooses else self._right.unpacked(),
         )
 
 

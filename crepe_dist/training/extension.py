@@ -14,7 +14,7 @@ import numpy as np
 
 from crepe_dist.data.dataset import LARGEST_WEIGHT, Dataset, Split, open_dataset
 from crepe_dist.data.origins import HASH
-from crepe_dist.distributed.collectives import Collectives, once
+from crepe_dist.distributed.world import World, once
 from crepe_dist.errors import UserError
 from crepe_dist.files import integer
 from crepe_dist.preparing.joining import join
@@ -28,7 +28,7 @@ LEAST_REPLAYED = 20  # training rows of each old class in an epoch
 LEAST_STEPS = 100  # of an extension, in which the new classes have to be learnt
 
 
-def extended(new: Dataset, run: str, ranks: Collectives) -> tuple[Dataset, list[str]]:
+def extended(new: Dataset, run: str, ranks: World) -> tuple[Dataset, list[str]]:
     """Join new data with those of the run that is extended, in a folder beside them; every rank calls it.
 
     The classes of the run come first. Without its data, the folder has the rows of the new ones alone.

@@ -1,10 +1,10 @@
-"""Guards and observers of a run: everything beside the recipe that happens during training."""
+"""Guards of a run: everything beside the recipe that happens during training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -16,19 +16,16 @@ from crepe_dist.distributed.control import Control, Wish
 from crepe_dist.distributed.watchdog import SHOWN_ROWS, Watchdog
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
+from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.run_folder import RunFolder, lock_on_root
-from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.training.display import Display
-from crepe_dist.training.observers.not_learning import NotLearning
-from crepe_dist.training.observers.observer import Observer, Observers
-from crepe_dist.training.observers.pictures import Pictures
-from crepe_dist.training.observers.state_keeper import StateKeeper
 from crepe_dist.training.observers.step_log import StepLog
 from crepe_dist.training.observers.step_profile import Profile
-from crepe_dist.training.resume import RunState
+from crepe_dist.training.replicas import check_replicas
+from crepe_dist.training.resume import snapshot
 from crepe_dist.training.run import Run
-from crepe_dist.training.state_saver import Saver
+from crepe_dist.training.state_saver import StateSaver
 from crepe_dist.training.step import Outcome
 
 
@@ -51,62 +48,48 @@ def guarded(
         yield
 
 
-class Heartbeat(Observer):
-    """Observer that reports each step to the watchdog, and the position of the run in case of a hang."""
+class Guards:
+    """Hooks of the recipe for logs, warnings, saved states, checks and stops; every rank calls each at the same point.
 
-    def __init__(self, watchdog: Watchdog, progress: Progress) -> None:
+    The replicas are compared before each save, after each epoch, and every ``safety.digest_every`` steps.
+
+    Args:
+        saver: saver of this rank; only that of rank 0 writes.
+
+    Attributes:
+        saver: as given.
+    """
+
+    def __init__(self, run: Run, saver: StateSaver, watchdog: Watchdog, control: Control) -> None:
+        self.saver = saver
+        self._run = run
         self._watchdog = watchdog
-        self._progress = progress
-        self._rows: Order = np.zeros(0, np.int64)
+        self._control = control
+        self._rows: Order = np.zeros(0, np.int64)  # of the current step, for the watchdog
+        self._log = StepLog(run)
+        self._profile = Profile(run, self._log) if run.config.logging.profile else None
         watchdog.locate(self._where)
 
+    def _where(self) -> dict[str, Any]:
+        at = self._run.progress
+        return {"step": at.step, "epoch": at.epoch, "documents": at.documents, "rows": self._rows[:SHOWN_ROWS].tolist()}
+
+    def begin_epoch(self) -> None:
+        """Handle the start of an epoch, or of the rest of it after a resume."""
+        self._log.begin_epoch()
+
+    def wait(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the batches of an epoch, and measure the wait for them."""
+        return self._log.wait(batches)
+
     def before_step(self, batch: Batch) -> None:
+        """Report the start of a step to the watchdog."""
         self._watchdog.beat("train")
         self._rows = batch.rows
 
-    def begin_evaluation(self) -> None:
-        self._watchdog.beat("evaluate")
-
-    def _where(self) -> dict[str, Any]:
-        at = self._progress
-        return {"step": at.step, "epoch": at.epoch, "documents": at.documents, "rows": self._rows[:SHOWN_ROWS].tolist()}
-
-
-class Guards(Observers):
-    """Observers of a run, with the decisions that the recipe asks for: whether to update, save or stop."""
-
-    def __init__(self, run: Run, state: RunState, saver: Saver, watchdog: Watchdog, control: Control) -> None:
-        config, say = run.config, run.display.say
-        log = StepLog(config, run.data, run.engine, run.progress, run.metrics, run.display)
-        keeper = StateKeeper(run, state, saver, log, control, watchdog.beat)
-        observers: list[Observer] = [
-            Heartbeat(watchdog, run.progress),
-            NotLearning.of(config, run.data, run.engine, say),
-            log,
-            keeper,
-            Pictures(run, control),
-        ]
-        if config.logging.profile:
-            observers.append(Profile(run, log))
-        super().__init__(observers)
-        self._control = control
-        self._saver = saver
-        self._keeper = keeper
-        self._run = run
-
-    @property
-    def saved_step(self) -> int | None:
-        """Step of the newest saved state; ``None`` on ranks other than 0."""
-        return self._saver.durable_step
-
-    @property
-    def saved_epochs(self) -> frozenset[int]:
-        """Numbers of scored epochs of the states from which the run may resume."""
-        return self._saver.epochs
-
     def wish(self, step: int) -> Wish:
         """Return what this rank wants to do after ``step``: continue, save or stop."""
-        return self._keeper.wish(step)
+        return max(self._control.wish, Wish.SAVE if self.saver.due(step) else Wish.GO_ON)
 
     def accepts(self, outcome: Outcome) -> bool:
         """Return whether to update the parameters: loss and gradients are finite on every rank.
@@ -118,13 +101,99 @@ class Guards(Observers):
             _reject(self._run, outcome)
         return outcome.finite
 
+    def after_step(self, outcome: Outcome, learning_rate: float) -> None:
+        """Log a step, which the run's progress already counts; then save or stop as the ranks have agreed.
+
+        Raises:
+            Stopped: the run was asked to stop, and its state is saved.
+        """
+        self._log.after_step(outcome, learning_rate)
+        every = self._run.config.safety.digest_every
+        if outcome.wish is Wish.STOP:
+            self.stop()
+        elif outcome.wish is Wish.SAVE:
+            self._save()
+        elif every is not None and outcome.step % every == 0:
+            self._compare()
+        if self._profile is not None:
+            self._profile.after_step()
+
+    def end_epoch(self) -> None:
+        """Handle the end of an epoch's steps, before the network is scored."""
+        self._log.end_epoch()
+        if self._profile is not None:
+            self._profile.end_epoch()
+
+    def begin_evaluation(self) -> None:
+        """Report the start of the evaluation after an epoch to the watchdog."""
+        self._watchdog.beat("evaluate")
+
     def is_stopping(self) -> bool:
         """Return whether this rank was asked to stop."""
         return self._control.wish is Wish.STOP
 
-    def stop(self) -> None:
-        """Save the state and end the run; every rank calls it."""
-        self._keeper.stop()
+    def after_epoch(self, record: dict[str, Any], scores: Mapping[str, AnyScores]) -> None:
+        """Log an epoch, after its checkpoint was written; then save if it is due, or if states are kept."""
+        run, progress = self._run, self._run.progress
+        self._log.after_epoch(record)
+        is_due = run.config.checkpoint.keep_state or (not progress.finished and self.saver.due(progress.step))
+        if run.world.broadcast(is_due, "save after epoch"):
+            self._save()
+        else:
+            self._compare()
+        if not self.is_stopping():  # which is more urgent than pictures
+            classes, is_last = run.data.classes, progress.finished
+            run.metrics.pictures(record["step"], run.engine.values, scores, classes, is_last=is_last)
+
+    def finish(self) -> None:
+        """Write what is left at the end of the run."""
+        self._log.finish()
+        self.saver.close()
+
+    def stop(self) -> NoReturn:
+        """Save the state, wait until it is on disk, and end the run; every rank calls it.
+
+        Raises:
+            Stopped: always, unless the state could not be saved.
+            UserError: the last steps could not be saved.
+        """
+        self._save()
+        step = self._run.progress.step
+        stopped = self._control.stopped(on_all_ranks=True)
+        self.saver.wait()
+        if self.saver.durable_step not in (None, step):
+            raise UserError(
+                f"the steps after step {self.saver.durable_step} could not be saved",
+                remedy="free some disk space, and run the command again",
+            )
+        again = "the same command without --fresh" if self._run.config.fresh else "the same command"
+        self._run.display.say(f"{stopped}: saved after step {step}; {again} resumes from there")
+        self.saver.close()
+        self._log.sync()
+        raise stopped
+
+    def _compare(self) -> None:
+        """Compare the replicas of all ranks."""
+        run = self._run
+        if run.world.size > 1:
+            run.step.exchange.publish()
+        check_replicas(run.engine.values(), run.world)
+
+    def _save(self) -> None:
+        """Start to write the state on rank 0; every rank calls it."""
+        run = self._run
+        self._watchdog.beat("save")
+        self._log.flush()
+        self._compare()
+        try:
+            # The state relies on the metrics, so they go first.
+            run.metrics.sync()
+            if run.world.is_root:
+                self.saver.save(snapshot(run.step, run.progress))
+        except OSError as error:
+            self.saver.postpone(run.progress.step)
+            run.display.say(f"the state of step {run.progress.step} could not be saved: {error}")
+        self._log.restart_clock()
 
 
 def _reject(run: Run, outcome: Outcome) -> None:

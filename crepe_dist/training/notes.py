@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any
 
 import numpy as np
 
@@ -12,9 +11,8 @@ from crepe_dist import machine
 from crepe_dist.cuda import driver
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.origins import HASH
-from crepe_dist.distributed.collectives import Collectives, once
 from crepe_dist.distributed.device import Device
-from crepe_dist.engines.engine import Engine
+from crepe_dist.distributed.world import once
 from crepe_dist.errors import UserError
 from crepe_dist.model.precision import plan
 from crepe_dist.model.shape import Shape, steps_per_epoch
@@ -24,6 +22,7 @@ from crepe_dist.runs.run_record import open_run
 from crepe_dist.settings.config import Config
 from crepe_dist.training.engine_setup import training_bytes
 from crepe_dist.training.extension import crossing_rows
+from crepe_dist.training.run import Run
 from crepe_dist.training.transfer import Start
 from crepe_dist.wording import counted, cut, excerpt, first, listed, number, size
 
@@ -37,20 +36,17 @@ LABEL_CELLS = 40  # width of a class name in a note
 SAME_SPLITS = "prepare both data sets from the same sources with the same --seed, --test and --validation"
 
 
-def banner(
-    config: Config, data: Dataset, engine: Engine, start: Start | None, ranks: Collectives, summed_by: str
-) -> str:
+def banner(run: Run, start: Start | None) -> str:
     """Describe a run in a few lines.
 
     Args:
         start: parameters given by ``training.start``, if any.
-        summed_by: name of the mechanism that all-reduces the gradients (``Exchange.by``).
     """
-    shape, device = engine.shape, engine.device
+    config, data, shape, device = run.config, run.data, run.engine.shape, run.engine.device
     rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
-    processes = f"{counted(ranks.size, 'process', 'processes')}, {device}"
-    if summed_by:
-        processes += f", gradients summed by {summed_by}"
+    processes = f"{counted(run.world.size, 'process', 'processes')}, {device}"
+    if run.step.exchange.by:
+        processes += f", gradients summed by {run.step.exchange.by}"
     if device.device_type == "cpu":
         processes += f", OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}"
     lines = [
@@ -61,7 +57,7 @@ def banner(
         f"{counted(config.training.all_epochs, 'epoch')}, batch {config.data.batch_size}, "
         f"{config.optimizer.name} {config.optimizer.learning_rate:g}; {processes}",
         f"choice    {_choice(config, data)}",
-        f"computes  in {engine.plan}",
+        f"computes  in {run.engine.plan}",
     ]
     if start is not None:
         lines.insert(2, f"start     {start.summary}")
@@ -81,21 +77,22 @@ def _choice(config: Config, data: Dataset) -> str:
     return f"the validation split chooses the epoch{until}; the test split only measures it"
 
 
-def notes(config: Config, data: Dataset, shape: Shape, device: Any, ranks: Collectives) -> list[str]:
+def notes(run: Run) -> list[str]:
     """Return a note, with its remedy, for each setting that would waste the run."""
+    config, data, shape, world = run.config, run.data, run.engine.shape, run.world
     lines = [
         few_steps(config, len(data.splits["train"]), shape),
         *(empty_classes(data, split) for split in ("train", "test")),
         few_validation_rows(data),
     ]
     if config.training.init_from is not None:
-        lines.append(ranks.on_root("leaks", once(lambda: leaked_rows(str(config.training.init_from), data))) or "")
+        lines.append(world.on_root("leaks", once(lambda: leaked_rows(str(config.training.init_from), data))) or "")
     if config.training.extend is not None:
-        lines.append(ranks.on_root("leaks", once(lambda: crossing_rows(data))) or "")
-    if device.device_type == "cpu":
-        lines += [unused_gpu(config, shape), little_memory(shape, ranks.local_size), few_cores(ranks.local_size)]
+        lines.append(world.on_root("leaks", once(lambda: crossing_rows(data))) or "")
+    if run.engine.device.device_type == "cpu":
+        lines += [unused_gpu(config, shape), little_memory(shape, world.local_size), few_cores(world.local_size)]
     else:
-        lines.append(idle_gpus(config, len(data.splits["train"]), ranks.size))
+        lines.append(idle_gpus(config, len(data.splits["train"]), world.size))
     return [line for line in lines if line]
 
 

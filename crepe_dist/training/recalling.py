@@ -15,8 +15,7 @@ import numpy.typing as npt
 from crepe_dist.data import soft_labels
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import SEVERAL, Targets
-from crepe_dist.distributed.collectives import once
-from crepe_dist.distributed.world import World
+from crepe_dist.distributed.world import World, once
 from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.model.calibration import softmax

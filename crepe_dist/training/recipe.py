@@ -12,18 +12,14 @@ recipe calls their hooks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.loader import batches, training_order
-from crepe_dist.data.typos import with_typos
-from crepe_dist.distributed.collectives import once
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.watchdog import Watchdog
-from crepe_dist.distributed.world import World
+from crepe_dist.distributed.world import World, once
 from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import UserError
 from crepe_dist.runs import checkpoint, disk_space
@@ -32,10 +28,9 @@ from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.metrics import open_metrics
 from crepe_dist.runs.result import Result, overfit_summary, read_result, write_result
 from crepe_dist.runs.run_folder import RunFolder, choose_folder
-from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.training import teaching
-from crepe_dist.training.display import Display, open_display
+from crepe_dist.training.display import Display
 from crepe_dist.training.engine_setup import build_engine
 from crepe_dist.training.estimate import check_grace, estimate
 from crepe_dist.training.evaluation import Interrupted
@@ -43,11 +38,10 @@ from crepe_dist.training.guards import Guards, guarded, watched
 from crepe_dist.training.notes import banner, notes
 from crepe_dist.training.out_of_memory import explained
 from crepe_dist.training.recalling import recalled
-from crepe_dist.training.resume import RunState, resume
+from crepe_dist.training.resume import resume
 from crepe_dist.training.run import Pages, Run
-from crepe_dist.training.schedule import learning_rate
+from crepe_dist.training.schedule import learning_rates
 from crepe_dist.training.state_saver import open_saver
-from crepe_dist.training.step import TrainingStep
 from crepe_dist.training.teaching import Lesson
 from crepe_dist.training.training_data import (
     few_batches,
@@ -72,7 +66,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
         Stopped: the run was asked to stop, and its state is saved.
     """
     with watched(config, world, control) as watchdog:
-        display = open_display(world.is_root)
+        display = Display(world.is_root)
         data = open_training_data(config, world, display, pages.data)
         config, is_taught = with_epochs(config, data), uses_unlabelled(config, data)
         first = with_epochs(teaching.of_first(config), replace(data, unlabelled=None)) if is_taught else config
@@ -131,26 +125,22 @@ def train_network(
     if (finished := world.agree("result", lambda: read_result(folder))) is not None:
         return finished
     world.on_root("folder", once(lambda: folder.path.mkdir(exist_ok=True)))
-    exchange = engine.open_exchange(world, config.optimizer, config.data.batch_size)
-    step = TrainingStep(engine, exchange, config.training.seed, config.optimizer.clip_norm)
-    progress = Progress(epoch=config.training.start_epoch)
     metrics = open_metrics(folder.path, world, display.say, config, pages.confusion)
-    run = Run(config, world, data, engine, exchange, step, progress, folder, display, metrics)
-    display.say(banner(config, data, engine, start, world, exchange.by))
+    run = Run.opened(config, world, data, engine, folder, display, metrics)
+    display.say(banner(run, start))
     display.say(f"run       {folder}")
 
-    run_state, choice = RunState(engine, exchange, step.scale, progress), EpochChoice.of(config, data)
-    resumed = resume(run_state, choice, folder, world, metrics, display)
-    saver = open_saver(folder.state, config, run_state, resumed, world, display.say)
-    estimated = estimate(config, data, step, epoch_batches(run), run_state, world)
+    choice = EpochChoice.of(config, data)
+    saver = open_saver(run, resume(run, choice))
+    estimated = estimate(run)
     display.say(f"time      {estimated.text}")
-    if progress.step == 0:
-        display.say_lines(notes(config, data, engine.shape, engine.device, world))
+    if run.progress.step == 0:
+        display.say_lines(notes(run))
     check_grace(config.safety.grace_s, estimated.step, saver, world)
 
-    guards = Guards(run, run_state, saver, watchdog, control)
+    guards = Guards(run, saver, watchdog, control)
     with control.deferring():  # from here on, a signal only records a request; ranks agree at each step
-        while not progress.finished:
+        while not run.progress.finished:
             train_epoch(run, guards)
             scores = score_epoch(run, guards)
             save_epoch(run, guards, choice, scores)
@@ -161,10 +151,11 @@ def train_network(
 def train_epoch(run: Run, guards: Guards) -> None:
     """Train on the remaining batches of the epoch."""
     guards.begin_epoch()
+    rate_at = learning_rates(run.config, len(run.data.splits["train"]))
     with explained("data.batch_size", run.config.data.batch_size, run.world.size):
-        for batch in guards.wait(epoch_batches(run)):
+        for batch in guards.wait(run.epoch_batches()):
             number = run.progress.step + 1
-            rate = learning_rate(run.config, run.progress, len(run.data.splits["train"]))
+            rate = rate_at(run.progress)
             guards.before_step(batch)
             outcome = run.step.sum(batch, number, guards.wish(number))  # gradients of all ranks
             if guards.accepts(outcome):  # finite on every rank
@@ -174,17 +165,6 @@ def train_epoch(run: Run, guards: Guards) -> None:
     guards.end_epoch()
 
 
-def epoch_batches(run: Run) -> Iterator[Batch]:
-    """Yield this rank's share of each remaining global batch of the epoch."""
-    seed, epoch = run.config.training.seed, run.progress.epoch
-    train = run.data.splits["train"].of_epoch(seed, epoch)
-    train = with_typos(train, run.config.data.typos, seed, epoch, run.data.encoding)
-    size, world = run.config.data.batch_size, run.world
-    order = training_order(train, seed, epoch, size)
-    start, prepare = run.progress.documents, run.engine.preparing(seed, run.progress.step)
-    return batches(train, order, size, world.rank, world.size, start, prepare, run.engine.group_size)
-
-
 def score_epoch(run: Run, guards: Guards) -> Mapping[str, AnyScores]:
     """Score the network on the validation and test splits; every rank scores its share.
 
@@ -192,7 +172,7 @@ def score_epoch(run: Run, guards: Guards) -> Mapping[str, AnyScores]:
         Stopped: a request to stop arrived during scoring, and the state is saved.
     """
     guards.begin_evaluation()
-    run.exchange.flush()
+    run.step.exchange.flush()
     options = run.config.evaluation
     with explained("evaluation.batch_size", options.batch_size, run.world.size):
         try:
@@ -208,14 +188,14 @@ def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: Mapping[st
     record = checkpoint.epoch_record(progress, scores, engine.tower_weight if engine.shape.weighed else None)
     precision, computed = run.config.model.precision, run.computed()
     about = checkpoint.description(record, run.data, engine.shape, precision, computed, scores)
-    # If the write fails, every rank must fail: none may continue as if the checkpoint existed.
-    run.world.on_root(
-        "checkpoint",
-        once(lambda: checkpoint.save(run.folder.path, engine.weighed_values(), about, scores, guards.saved_step)),
-    )
+
+    def write() -> None:
+        checkpoint.save(run.folder.path, engine.weighed_values(), about, scores, guards.saver.durable_step)
+
+    run.world.on_root("checkpoint", once(write))  # if it fails, no rank may continue as if the checkpoint existed
     progress.epochs.append(record)
     if run.world.is_root:
-        keep = choice.kept(progress, guards.saved_epochs)
+        keep = choice.kept(progress, guards.saver.epochs)
         disk_space.remove(run.folder, disk_space.other_checkpoints(run.folder, keep))
     progress.finished = choice.is_last(progress)
     stopped_early = choice.stopped_early(progress)

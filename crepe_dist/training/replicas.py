@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.world import World
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.model.parameters import Arrays
 
@@ -21,7 +21,7 @@ def digest(arrays: Arrays) -> int:
     return int.from_bytes(hashlib.sha256(np.array(sums, np.uint64).tobytes()).digest()[:6], "little")
 
 
-def check_replicas(arrays: Arrays, ranks: Collectives) -> None:
+def check_replicas(arrays: Arrays, ranks: World) -> None:
     """Compare a checksum of the parameters over the ranks; every rank calls it.
 
     Raises:

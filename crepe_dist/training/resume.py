@@ -2,58 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from crepe_dist.distributed.collectives import once
-from crepe_dist.distributed.world import World
-from crepe_dist.engines.engine import Engine
-from crepe_dist.exchange.exchange import Exchange
+from crepe_dist.distributed.world import once
 from crepe_dist.runs import checkpoint, state
 from crepe_dist.runs.best_epoch import EpochChoice
-from crepe_dist.runs.metrics import Metrics
-from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.state import Found, Progress, Snapshot
-from crepe_dist.training.display import Display
-from crepe_dist.training.step import LossScale
+from crepe_dist.training.run import Run
+from crepe_dist.training.step import TrainingStep
 from crepe_dist.version import __version__
 from crepe_dist.wording import nth
 
 
-@dataclass(frozen=True)
-class RunState:
-    """Everything that a resumed run needs: parameters, optimizer state, loss scale and position.
+def snapshot(step: TrainingStep, progress: Progress) -> Snapshot:
+    """Copy everything that a resumed run needs: parameters, optimizer state, loss scale and position."""
+    step.exchange.publish()
+    plan = step.engine.plan
+    copied = replace(progress.copy(), precision=plan.precision, kernels=plan.build, loss_scale=step.scale.state())
+    parameters = {name: array.copy() for name, array in step.engine.values().items()}
+    return Snapshot(copied, parameters, step.exchange.arrays())
+
+
+def restore(saved: Snapshot, step: TrainingStep, progress: Progress) -> None:
+    """Restore a snapshot, the same one on every rank.
 
     Args:
-        progress: the position, overwritten by ``restore``.
+        progress: the position, which is overwritten.
     """
-
-    engine: Engine
-    exchange: Exchange
-    scale: LossScale
-    progress: Progress
-
-    def snapshot(self) -> Snapshot:
-        """Copy the current state."""
-        self.exchange.publish()
-        plan = self.engine.plan
-        progress = replace(
-            self.progress.copy(), precision=plan.precision, kernels=plan.build, loss_scale=self.scale.state()
-        )
-        parameters = {name: array.copy() for name, array in self.engine.values().items()}
-        return Snapshot(progress, parameters, self.exchange.arrays())
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Restore a snapshot, the same one on every rank."""
-        self.engine.set_values(snapshot.parameters)
-        self.exchange.restore(snapshot.optimizer)
-        self.engine.refresh()
-        self.progress.restore(snapshot.progress)
-        self.scale.restore(snapshot.progress.loss_scale)
+    step.engine.set_values(saved.parameters)
+    step.exchange.restore(saved.optimizer)
+    step.engine.refresh()
+    progress.restore(saved.progress)
+    step.scale.restore(saved.progress.loss_scale)
 
 
-def resume(
-    run: RunState, choice: EpochChoice, folder: RunFolder, world: World, metrics: Metrics, display: Display
-) -> Found | None:
+def resume(run: Run, choice: EpochChoice) -> Found | None:
     """Restore the newest saved state, if there is one, on every rank.
 
     Returns:
@@ -62,16 +45,16 @@ def resume(
     Raises:
         UserError: on every rank, if no saved state can be used, or the checkpoint of the best epoch so far is gone.
     """
+    world, folder, display, progress = run.world, run.folder, run.display, run.progress
     newest: Found | None = world.agree(
         "saved state",
         lambda: state.load_newest(folder.state, choice.epochs),
         same=lambda state: state and state.path.name,
     )
-    metrics.resume(newest.snapshot.progress if newest else run.progress)
+    run.metrics.resume(newest.snapshot.progress if newest else progress)
     if newest is None:
         return None
-    run.restore(newest.snapshot)
-    progress = run.progress
+    restore(newest.snapshot, run.step, progress)
     if progress.epochs:
         best = choice.reported(progress)["checkpoint"]
         world.on_root("best checkpoint", once(lambda: checkpoint.check_present(folder.path, best)))

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.loader import batches, training_order
+from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine
-from crepe_dist.exchange.exchange import Exchange
 from crepe_dist.machine import describe
 from crepe_dist.runs.metrics import DrawConfusion, Metrics
 from crepe_dist.runs.run_folder import RunFolder
@@ -21,7 +23,7 @@ from crepe_dist.training.step import TrainingStep
 
 @dataclass(frozen=True)
 class Run:
-    """A run on one rank.
+    """Training of a network on one rank.
 
     Attributes:
         step: the training step, which synchronises the ranks.
@@ -33,13 +35,42 @@ class Run:
     config: Config
     world: World
     data: Dataset
-    engine: Engine
-    exchange: Exchange
     step: TrainingStep
     progress: Progress
     folder: RunFolder
     display: Display
     metrics: Metrics
+
+    @classmethod
+    def opened(
+        cls,
+        config: Config,
+        world: World,
+        data: Dataset,
+        engine: Engine,
+        folder: RunFolder,
+        display: Display,
+        metrics: Metrics,
+    ) -> Run:
+        """Open the exchange of the gradients, and make a run at its start; every rank calls it."""
+        exchange = engine.open_exchange(world, config.optimizer, config.data.batch_size)
+        step = TrainingStep(engine, exchange, config.training.seed, config.optimizer.clip_norm)
+        progress = Progress(epoch=config.training.start_epoch)
+        return cls(config, world, data, step, progress, folder, display, metrics)
+
+    @property
+    def engine(self) -> Engine:
+        return self.step.engine
+
+    def epoch_batches(self) -> Iterator[Batch]:
+        """Yield this rank's share of each remaining global batch of the epoch."""
+        seed, epoch = self.config.training.seed, self.progress.epoch
+        train = self.data.splits["train"].of_epoch(seed, epoch)
+        train = with_typos(train, self.config.data.typos, seed, epoch, self.data.encoding)
+        size, world = self.config.data.batch_size, self.world
+        order = training_order(train, seed, epoch, size)
+        start, prepare = self.progress.documents, self.engine.preparing(seed, self.progress.step)
+        return batches(train, order, size, world.rank, world.size, start, prepare, self.engine.group_size)
 
     def computed(self) -> dict[str, str]:
         """Describe what besides data, configuration and seed decides the bits of the parameters."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from crepe_dist.model.shape import steps_per_epoch
 from crepe_dist.runs.state import Progress
@@ -12,15 +13,15 @@ from crepe_dist.settings.training_options import REFERENCE_BATCH, OptimizerOptio
 MOST_HALVINGS = 10  # section 3.3 of the paper
 
 
-def learning_rate(config: Config, progress: Progress, rows: int) -> float:
-    """Compute the learning rate of the next step.
+def learning_rates(config: Config, rows: int) -> Callable[[Progress], float]:
+    """Return the function that computes the learning rate of the next step.
 
     Args:
         rows: documents per epoch.
     """
-    first = config.training.start_epoch
-    epoch = progress.epoch - first + progress.documents / rows
-    return rate_at(config.optimizer, epoch, config.training.all_epochs - first, config.data.batch_size)
+    first, size = config.training.start_epoch, config.data.batch_size
+    epochs = config.training.all_epochs - first
+    return lambda at: rate_at(config.optimizer, at.epoch - first + at.documents / rows, epochs, size)
 
 
 def steps_of(config: Config, rows: int) -> int:

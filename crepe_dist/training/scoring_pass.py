@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.dataset import Split
 from crepe_dist.data.order import Order
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.world import World
 from crepe_dist.model.shape import Shape
 from crepe_dist.runs.scores import Mistake
 
@@ -41,16 +42,19 @@ class Scorer(Protocol):
         """
 
 
-class Totals(Protocol):
-    """Running totals of the documents that this rank has scored."""
+class Totals(ABC):
+    """Running totals of the documents that this rank has scored; after ``pass_over``, those of all ranks."""
 
-    mistakes: list[Mistake]
-    loss: float
+    def __init__(self) -> None:
+        self.mistakes: list[Mistake] = []
+        self.loss = 0.0
 
     @property
+    @abstractmethod
     def counts(self) -> list[Counts]:
-        """Whole numbers that the ranks sum."""
+        """Whole numbers, which the ranks sum in place."""
 
+    @abstractmethod
     def add(self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]) -> None:
         """Add a batch of n documents.
 
@@ -69,36 +73,33 @@ class RightBits:
 
     def __init__(self, documents: int) -> None:
         self.words = np.zeros(-(-documents // 64), dtype=np.int64)
+        self._documents = documents
 
     def set(self, rows: npt.NDArray[np.int64]) -> None:
         """Set the bits of documents."""
         np.bitwise_or.at(self.words.view(np.uint8), rows >> 3, (128 >> (rows & 7)).astype(np.uint8))
 
-    @staticmethod
-    def unpacked(words: Counts, documents: int) -> npt.NDArray[np.bool_]:
+    def unpacked(self) -> npt.NDArray[np.bool_]:
         """Return the bits as bool [documents]."""
-        return np.unpackbits(words.view(np.uint8), count=documents).astype(bool)
+        return np.unpackbits(self.words.view(np.uint8), count=self._documents).astype(bool)
 
 
 def pass_over(
     engine: Scorer,
     split: Split,
     batch_size: int,
-    world: Collectives,
+    world: World,
     totals: Totals,
     *,
     sharded: bool = True,
     is_stopping: Callable[[], bool] = lambda: False,
-) -> tuple[list[Counts], float, list[Mistake]]:
-    """Add the documents of a split to ``totals``; every rank calls it and gets the same result.
+) -> None:
+    """Add the documents of a split to ``totals``, and those of all ranks to each other; every rank calls it.
 
     Args:
         batch_size: documents per step, over all ranks that score.
         sharded: let every rank score its share; else rank 0 scores everything while the others wait.
         is_stopping: called after each batch; once it returns true, this rank stops scoring.
-
-    Returns:
-        Sums over the ranks: the counts and the loss; and the mistakes of all ranks.
 
     Raises:
         Interrupted: on every rank, if ``is_stopping`` was true on one.
@@ -117,13 +118,13 @@ def pass_over(
         raise Interrupted
     counts = totals.counts
     summed = world.sum(np.concatenate([array.ravel() for array in counts]), "evaluation.counts")
-    parts = np.split(summed, np.cumsum([array.size for array in counts])[:-1])
-    loss = world.sum(np.array([totals.loss]), "evaluation.loss")[0]
-    mistakes = [Mistake.of(mistake) for _, of_rank in reports for mistake in of_rank]
-    return [split.reshape(array.shape) for split, array in zip(parts, counts)], float(loss), mistakes
+    for array, total in zip(counts, np.split(summed, np.cumsum([array.size for array in counts])[:-1])):
+        array[:] = total.reshape(array.shape)
+    totals.loss = float(world.sum(np.array([totals.loss]), "evaluation.loss")[0])
+    totals.mistakes = [Mistake.of(mistake) for _, of_rank in reports for mistake in of_rank]
 
 
-def logits_of(engine: Scorer, split: Split, batch_size: int, world: Collectives) -> npt.NDArray[np.float32]:
+def logits_of(engine: Scorer, split: Split, batch_size: int, world: World) -> npt.NDArray[np.float32]:
     """Compute the logits of a split, float32 [documents, classes]; every rank computes its share and gets all."""
     logits = np.zeros((len(split), engine.shape.classes), np.float32)
     for rows, _, of_rows in engine.scored(split, batch_size, world.rank, world.size):

@@ -9,50 +9,15 @@ from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.runs import state
 from crepe_dist.runs.state import Found, Snapshot
-from crepe_dist.settings.config import Config
 from crepe_dist.settings.training_options import CheckpointOptions
-from crepe_dist.training.resume import RunState
+from crepe_dist.training.resume import snapshot
+from crepe_dist.training.run import Run
 
 
-class Saver:
-    """Saver of the ranks other than 0, which saves nothing.
-
-    Attributes:
-        durable_step: step of the newest state on disk.
-        seconds: duration of the last write; 0 before the first one.
-    """
-
-    durable_step: int | None = None
-    seconds = 0.0
-
-    @property
-    def epochs(self) -> frozenset[int]:
-        """Numbers of scored epochs of the states from which the run may resume."""
-        return frozenset()
-
-    def due(self, step: int) -> bool:
-        """Return whether to save the state after ``step``; wait if an earlier save is late."""
-        return False
-
-    def save(self, snapshot: Snapshot) -> None:
-        """Start to write a snapshot, which must not be modified afterwards."""
-
-    def wait(self, step: int = 0, patience: float = math.inf) -> bool:
-        """Wait at most ``patience`` seconds for the current write; return whether it has ended."""
-        return True
-
-    def postpone(self, step: int) -> None:
-        """Skip the state after ``step``, and do not retry at once."""
-
-    def close(self) -> None:
-        """Wait for the current write, and end the thread."""
-
-
-class StateSaver(Saver):
-    """Saver of rank 0: saves about every ``options.every_s`` seconds, by its own clock.
+class StateSaver:
+    """Saver of the state on rank 0: saves about every ``options.every_s`` seconds, by its own clock.
 
     A write starts ahead of the limit by as long as the last one took. Training does not wait for a write that takes
     longer than the limit; the next one starts when it ends. A limit of ``options.every`` steps is strict: training
@@ -65,6 +30,11 @@ class StateSaver(Saver):
         patience: seconds that training waits for a late state before it continues with a warning.
         good: folder of the state that the run has resumed from.
         step: step of that state.
+        is_root: false on the other ranks, where no save is ever due.
+
+    Attributes:
+        durable_step: step of the newest state on disk; ``None`` on ranks other than 0.
+        seconds: duration of the last write; 0 before the first one.
     """
 
     def __init__(
@@ -76,15 +46,19 @@ class StateSaver(Saver):
         patience: float = math.inf,
         good: Path | None = None,
         step: int = 0,
+        *,
+        is_root: bool = True,
     ) -> None:
         self._folder = folder
+        self._is_root = is_root
         self._every = options.every
         self._every_s = options.every_s
         self._say = say
         self._beat = beat
         self._patience = patience
         self._good = good
-        self.durable_step: int = step
+        self.durable_step = step if is_root else None
+        self.seconds = 0.0
         self._saved = (step, time.monotonic())  # step and time of the newest state on disk, or of a failed save
         self._writing: tuple[Future[Path], Snapshot, float] | None = None
         self._slow = False
@@ -93,10 +67,14 @@ class StateSaver(Saver):
 
     @property
     def epochs(self) -> frozenset[int]:
+        """Numbers of scored epochs of the states from which the run may resume."""
         writing = [len(self._writing[1].progress.epochs)] if self._writing else []  # read before the disk
         return frozenset([*writing, *state.scored_epochs(self._folder)])
 
     def due(self, step: int) -> bool:
+        """Return whether to save the state after ``step``; wait if an earlier save is late."""
+        if not self._is_root:
+            return False
         now = time.monotonic()
         self._settle(step)
         if self._writing is not None:
@@ -112,12 +90,14 @@ class StateSaver(Saver):
         return now - saved_at >= self._every_s - min(seconds, self._every_s / 2)
 
     def save(self, snapshot: Snapshot) -> None:
+        """Start to write a snapshot, which must not be modified afterwards; only rank 0 calls it."""
         if not self.wait(snapshot.progress.step, self._patience):
             return
         future = self._pool.submit(state.save, self._folder, snapshot, self._good)
         self._writing = (future, snapshot, time.monotonic())
 
     def wait(self, step: int = 0, patience: float = math.inf) -> bool:
+        """Wait at most ``patience`` seconds for the current write; return whether it has ended."""
         due = time.monotonic() + patience
         while self._writing is not None and not self._writing[0].done():
             left = due - time.monotonic()
@@ -130,9 +110,11 @@ class StateSaver(Saver):
         return True
 
     def postpone(self, step: int) -> None:
+        """Skip the state after ``step``, and do not retry at once."""
         self._saved = (step, time.monotonic())
 
     def close(self) -> None:
+        """Wait for the current write, and end the thread."""
         self.wait()
         self._pool.shutdown()
 
@@ -164,23 +146,23 @@ class StateSaver(Saver):
         self._say(f"the state of step {snapshot.progress.step} could not be saved: {error}; {newest}")
 
 
-def open_saver(
-    folder: Path,
-    config: Config,
-    run: RunState,
-    restored: Found | None,
-    ranks: Collectives,
-    say: Callable[[str], None],
-) -> Saver:
+def open_saver(run: Run, restored: Found | None) -> StateSaver:
     """Make the saver of this rank; save a new run at once, so that there is a state if the next one gets damaged.
 
     Args:
         restored: state that the run resumes from.
     """
-    if not ranks.is_root:
-        return Saver()
     good, step = (restored.path, restored.snapshot.progress.step) if restored else (None, run.progress.step)
-    saver = StateSaver(folder, config.checkpoint, say, ranks.beat, config.safety.watchdog_s / 4, good, step)
-    if restored is None:
-        saver.save(run.snapshot())
+    saver = StateSaver(
+        run.folder.state,
+        run.config.checkpoint,
+        run.display.say,
+        run.world.beat,
+        run.config.safety.watchdog_s / 4,
+        good,
+        step,
+        is_root=run.world.is_root,
+    )
+    if restored is None and run.world.is_root:
+        saver.save(snapshot(run.step, run.progress))
     return saver

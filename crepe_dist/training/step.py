@@ -96,12 +96,13 @@ class TrainingStep:
         clip_norm: largest norm of the mean gradient; ``None``: no clipping.
 
     Attributes:
+        engine, exchange: as given.
         mark: called with the name of each phase at its end: copy, forward, backward, all-reduce, update.
     """
 
     def __init__(self, engine: Engine, exchange: Exchange, seed: int = 0, clip_norm: float | None = None) -> None:
-        self._engine = engine
-        self._exchange = exchange
+        self.engine = engine
+        self.exchange = exchange
         self._seed = seed
         self._clip_norm = clip_norm
         self.scale = LossScale(engine.plan.precision)
@@ -118,9 +119,9 @@ class TrainingStep:
         Raises:
             UserError: on every rank, if the ranks are at different steps.
         """
-        self._factor = self.scale.factor(self._engine.summed_documents(batch))
-        reduced = self._exchange.sum(
-            lambda: self._engine.gradients(batch, self._seed, step - 1, self._factor, self.mark),
+        self._factor = self.scale.factor(self.engine.summed_documents(batch))
+        reduced = self.exchange.sum(
+            lambda: self.engine.gradients(batch, self._seed, step - 1, self._factor, self.mark),
             (step, batch.documents, wish),
             batch.documents,
         )
@@ -133,7 +134,7 @@ class TrainingStep:
     def update(self, documents: int, learning_rate: float) -> None:
         """Update the parameters with the summed gradients of a global batch of that many documents."""
         self.scale.good()
-        self._exchange.update(self._factor * documents, learning_rate, self._clip_norm)
+        self.exchange.update(self._factor * documents, learning_rate, self._clip_norm)
         self.mark("update")
 
     def __call__(self, batch: Batch, step: int, learning_rate: float) -> Outcome:

@@ -24,7 +24,7 @@ from crepe_dist.data.dataset import UNLABELLED, Dataset, Documents, Split
 from crepe_dist.data.targets import SEVERAL, Targets
 from crepe_dist.data.word_dropout import with_word_dropout
 from crepe_dist.data.words import WordFinder, Words, joined
-from crepe_dist.distributed.collectives import Collectives, once
+from crepe_dist.distributed.world import World, once
 from crepe_dist.engines.engine import Engine
 from crepe_dist.files import replacing
 from crepe_dist.model import parameters
@@ -130,7 +130,7 @@ def _copied(files: Iterable[Path], source: Path, target: Path) -> Iterator[None]
         yield
 
 
-def take_answers(config: Config, data: Dataset, world: Collectives, display: Display, lesson: Path | None) -> None:
+def take_answers(config: Config, data: Dataset, world: World, display: Display, lesson: Path | None) -> None:
     """Read the answers of another teacher before anything is trained, as they may be wrong; every rank calls it.
 
     Args:
@@ -164,7 +164,7 @@ def teach(
     data: Dataset,
     engine: Engine,
     first: Result,
-    world: Collectives,
+    world: World,
     folder: RunFolder,
     display: Display,
 ) -> Lesson:

@@ -13,7 +13,7 @@ from crepe_dist.data.dataset import SAMPLE, Dataset, folder_of, open_dataset
 from crepe_dist.data.order import epoch_order
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.data.verification import verify
-from crepe_dist.distributed.collectives import Collectives, once
+from crepe_dist.distributed.world import World, once
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
@@ -30,7 +30,7 @@ OVERFIT_STEPS = 100  # steps per epoch when a few batches are repeated
 
 
 def open_training_data(
-    config: Config, world: Collectives, display: Display, page: Page | None = None, sample: Path | None = None
+    config: Config, world: World, display: Display, page: Page | None = None, sample: Path | None = None
 ) -> Dataset:
     """Open the data of a run, joined with those of the run that it extends.
 
@@ -85,7 +85,7 @@ def recalls_old(config: Config, data: Dataset) -> bool:
 
 
 def open_data(
-    source: str, world: Collectives, display: Display, page: Page | None = None, sample: Path | None = None
+    source: str, world: World, display: Display, page: Page | None = None, sample: Path | None = None
 ) -> Dataset:
     """Open a prepared folder on every rank; rank 0 prepares the sample if it is missing.
 
@@ -154,7 +154,7 @@ def few_batches(data: Dataset, config: Config) -> Dataset:
     return replace(data, splits={"train": train.some(rows, times), "test": train.some(rows)})
 
 
-def verify_data(data: Dataset, world: Collectives, record: Path) -> None:
+def verify_data(data: Dataset, world: World, record: Path) -> None:
     """Verify the checksums of the data in one process per host; skip files unchanged since the last time.
 
     Args:

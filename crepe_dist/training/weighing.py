@@ -10,15 +10,15 @@ import numpy.typing as npt
 
 from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, Scored
 from crepe_dist.model.part_weight import WeightCounts, combined
 from crepe_dist.model.shape import Shape
 from crepe_dist.runs.checkpoint import AnyScores
-from crepe_dist.runs.scores import Mistake, Scores
+from crepe_dist.runs.scores import Scores
 from crepe_dist.settings.training_options import EvaluationOptions
 from crepe_dist.training.evaluation import evaluate_splits
-from crepe_dist.training.scoring_pass import pass_over
+from crepe_dist.training.scoring_pass import Totals, pass_over
 
 MOST_REMEMBERED = 1 << 28  # bytes
 
@@ -29,7 +29,7 @@ def is_weighed(engine: Engine, data: Dataset) -> bool:
 
 
 def weighed_and_scored(
-    engine: Engine, data: Dataset, options: EvaluationOptions, world: Collectives, is_stopping: Callable[[], bool]
+    engine: Engine, data: Dataset, options: EvaluationOptions, world: World, is_stopping: Callable[[], bool]
 ) -> Mapping[str, AnyScores]:
     """Weigh Crepe's tower beside its n-gram table, then score the splits as ``evaluate_splits``; every rank calls it.
 
@@ -41,12 +41,12 @@ def weighed_and_scored(
     if not is_weighed(engine, data):
         return evaluate_splits(engine, data, options, world, is_stopping)
     scorer, totals = _Weighing(engine, data.splits["validation"]), _Totals()
-    (totals.fit.sums, (documents, right)), _, _ = pass_over(
-        scorer, scorer.split, options.batch_size, world, totals, sharded=options.sharded, is_stopping=is_stopping
-    )
+    sharded = options.sharded
+    pass_over(scorer, scorer.split, options.batch_size, world, totals, sharded=sharded, is_stopping=is_stopping)
     engine.tower_weight = totals.fit.fitted()
     scorer.is_fitted = True
     scores = dict(evaluate_splits(scorer, data, options, world, is_stopping))
+    documents, right = totals.fit.alone
     if isinstance(whole := scores["validation"], Scores):
         scores["validation"] = replace(whole, table_accuracy=float(right / documents))
     return scores
@@ -84,13 +84,12 @@ class _Weighing:
             yield from self._engine.scored(split, batch_size, rank, size)
 
 
-class _Totals:
-    """Running totals of ``scoring_pass.pass_over``: the sums of the fit alone."""
+class _Totals(Totals):
+    """Running totals of the fit alone."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.fit = WeightCounts()
-        self.mistakes: list[Mistake] = []
-        self.loss = 0.0
 
     @property
     def counts(self) -> list[npt.NDArray[np.int64]]:

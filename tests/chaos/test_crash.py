@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 
-import pytest
-
-from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 
 
-@pytest.mark.parametrize("launcher", ["horovodrun", harness.slow("supervise")])
-def test_one_rank_of_two(data, tmp_path, monkeypatch, launcher):
+def test_one_rank_of_two(data, tmp_path, monkeypatch):
     monkeypatch.setenv("CREPE_DIST_API_TOKEN", "not to be told")
     run_dir = tmp_path / "run"
     fault = {"kind": "raise", "rank": 1, "phase": "train", "step": 15, "once": str(tmp_path / "once")}
-    if launcher == "horovodrun":
-        arguments = harness.command(run_dir, data, 2)
-    else:
-        worker = harness.command(run_dir, data, 1)[1:]
-        body = (
-            "from crepe_dist import command, supervise; "
-            "values = supervise.parser().parse_args(['-np', '2', '--max-restarts', '0']); "
-            f"command.run(lambda: supervise.run(values, {worker!r}))"
-        )
-        arguments = [sys.executable, "-c", body]
-    code, printed = harness.run(arguments, tmp_path, fault)
-    assert code == (1 if launcher == "horovodrun" else ExitCode.FAILURE), printed
+    code, printed = harness.run(harness.command(run_dir, data, 2), tmp_path, fault)
+    assert code == 1, printed  # of horovodrun
     assert printed.count("unexpected failure: RuntimeError: a mistake nobody foresaw") == 1, printed
     assert f"the report is in {run_dir}/crash-report.json" in printed
     assert "faulty_sum" not in printed  # a line of the traceback

@@ -26,13 +26,13 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import identity, write_json, write_text
 from crepe_dist.model import parameters, tensors_file
 from crepe_dist.runs import disk_space, state
-from crepe_dist.runs.metrics import SCALARS, RunMetrics
+from crepe_dist.runs.metrics import SCALARS, Metrics
 from crepe_dist.runs.result import read_result
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.state import Progress, Snapshot
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.training_options import CheckpointOptions
-from crepe_dist.training.observers.state_keeper import StateKeeper
+from crepe_dist.training.guards import Guards
 from crepe_dist.training.state_saver import StateSaver
 from tests.chaos import harness
 from tests.conftest import DEAD, QUICK
@@ -361,7 +361,7 @@ class TestFullDisk:
 
     def test_tensorboard_is_done_without(self, small_disk):
         said: list[str] = []
-        metrics = RunMetrics(small_disk, said.append, ["tensorboard"])
+        metrics = Metrics(small_disk, said.append, ["tensorboard"])
         record = {"step": 1, **dict.fromkeys(SCALARS, 1.0)}
         metrics.steps([record])
         metrics.sync()
@@ -487,6 +487,6 @@ def test_an_epoch_ends_without_a_save_unless_it_is_due_or_kept(data, tmp_path, m
         return save(folder, snapshot, good)
 
     monkeypatch.setattr(state, "save", noted)
-    monkeypatch.setattr(StateKeeper, "wish", lambda keeper, step: keeper.control.wish)
+    monkeypatch.setattr(Guards, "wish", lambda guards, step: guards._control.wish)
     crepe_dist.fit(parse(["--data", str(data), "--run-dir", str(tmp_path / "run"), *QUICK, *flags]))
     assert saved == steps

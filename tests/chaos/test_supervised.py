@@ -157,7 +157,7 @@ def test_killed_itself_it_leaves_no_orphan_and_nothing_is_lost(supervised, tmp_p
     process.kill()
     code, printed = harness.finish(process)
     assert code == -signal.SIGKILL
-    harness.wait_for(lambda: not any(processes.runs(pid, start) for pid, start in started.items()), 40)
+    harness.wait_for(lambda: not any(processes.start_time(pid) == start for pid, start in started.items()), 40)
     assert harness.saved_step(tmp_path / "run") >= 6
     code, printed = harness.finish(supervised(2))
     assert code == 0, printed

@@ -66,7 +66,7 @@ def arm(fault: Fault) -> None:
         time.sleep(fault.plan().get("pace", 0))
         fault.signal("train", done[0])
         if kind := fault.strikes("train", done[0], "nan", "inf"):
-            _spoil(self._engine, float(kind))
+            _spoil(self.engine, float(kind))
         if fault.strikes("train", done[0], "raise"):
             raise RuntimeError("a mistake nobody foresaw\nwith a second line")
         if fault.strikes("train", done[0], "late"):
@@ -77,7 +77,7 @@ def arm(fault: Fault) -> None:
         update(self, documents, learning_rate)
         done[0] += 1
         if fault.strikes("train", done[0], "diverge"):
-            value, _ = _with_gradient(self._engine)
+            value, _ = _with_gradient(self.engine)
             value[0] = value[0] + 1e-6
 
     TrainingStep.sum = faulty_sum  # type: ignore[assignment, method-assign]

@@ -100,15 +100,28 @@ def test_all_done(train):
     assert engine.started[0][6]["OMP_NUM_THREADS"] == os.environ.get("OMP_NUM_THREADS", "3")
 
 
-@pytest.mark.parametrize("ends", [[69, -9], [70, 69], [LOST, 69], [69, LOST], [-9, None], [76, 76]])
-def test_a_failure_restarts_all_once(train, capsys, ends):
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [([69, -9], 137), ([70, 69], 70), ([LOST, 69], 70), ([69, LOST], 70), ([-11, None], 139), ([76, 76], 76)],
+)
+def test_a_failure_restarts_all_once(train, capsys, ends, code):
     engine = Pretended([ends, [0, 0]])
     train(engine)
     assert engine.placed == ([2, 2] if LOST in ends else [2])
     assert "restarting from the newest saved state; 0 restarts left" in capsys.readouterr().err
     with pytest.raises(UserError, match="rank") as failed:
         train(Pretended([ends, ends]))
-    assert failed.value.code in (69, 70, 76, 137)
+    assert failed.value.code == code
+
+
+def test_before_a_second_restart_soon_after_the_first_is_a_pause(train, monkeypatch, capsys):
+    monkeypatch.setattr(driver, "SOON_SECONDS", 60.0)
+    with pytest.raises(UserError, match=r"rank 1 on host1 was killed by signal 9 .*\(see dmesg\)") as failed:
+        train(Pretended([[69, -9]] * 3), restarts=2)
+    assert failed.value.why == "no restart is left"
+    said = capsys.readouterr().err
+    assert "restarting from the newest saved state; 1 restarts left" in said
+    assert "restarting from the newest saved state after 1 s; 0 restarts left" in said
 
 
 def test_a_preemption_costs_no_restart(train):
@@ -117,11 +130,12 @@ def test_a_preemption_costs_no_restart(train):
     assert len(engine.started) == 6
 
 
-@pytest.mark.parametrize("ends", [[1, 1], [69, 1], [2, 2]])
-def test_a_mistake_ends_the_run(train, ends):
+@pytest.mark.parametrize(("ends", "code"), [([1, 1], 1), ([69, 1], 1), ([2, 2], 2), ([130, 69], 130)])
+def test_a_mistake_or_an_interrupt_ends_the_run(train, ends, code):
     engine = Pretended([ends])
-    with pytest.raises(UserError):
+    with pytest.raises(UserError) as failed:
         train(engine)
+    assert failed.value.code == code
     assert engine.placed == [2]
 
 

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from crepe_dist.distributed import device
-from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.device import CPU, Device
+from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from tests import cuda_driver
 from tests.conftest import launch_prefix
@@ -29,7 +29,7 @@ def driver(tmp_path_factory):
     return cuda_driver.driver(tmp_path_factory.mktemp("driver"))
 
 
-class BesideAnother(Collectives):
+class BesideAnother(World):
     """Rank 0 of two; the other one reports success."""
 
     size = 2

@@ -105,7 +105,7 @@ def runs(data: str, folder: Path) -> dict[str, Any]:
 
 def training(world: World, place: Device, precision: Precision = "auto") -> tuple[TrainingStep, Any]:
     """A step on a network of its own, and its engine."""
-    world.check_device(place)
+    world.check_device(place.device_type)
     options = ModelOptions(precision=precision)
     engine = open_engine(SHAPE, parameters(SHAPE, options, 1), plan(options, place), device=place)
     exchange = engine.open_exchange(world, OptimizerOptions(name="sgd", weight_decay=0.0), 8)

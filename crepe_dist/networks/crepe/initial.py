@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.world import World
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.model.initial_values import he, normal, uniform, zeros
 from crepe_dist.networks.crepe.head_start import head_start
@@ -43,7 +43,7 @@ def adapt(
     parameters: Mapping[str, Parameter],
     shape: CrepeShape,
     data: Dataset,
-    world: Collectives,
+    world: World,
     options: ModelOptions,
     seed: int,
     steps: int,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.order import share
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.world import World
 from crepe_dist.native import library
 from crepe_dist.networks.ngrams.hashing import look_up
 from crepe_dist.networks.ngrams.kernels import sizes as sizes_of
@@ -20,7 +20,7 @@ CHUNK = 1 << 20  # counts per vectorised step
 COUNTED_AT_ONCE = 4096  # documents per call of the n-gram counter
 
 
-def count_ngrams(shape: NGramShape, dataset: Dataset, world: Collectives) -> npt.NDArray[np.int32]:
+def count_ngrams(shape: NGramShape, dataset: Dataset, world: World) -> npt.NDArray[np.int32]:
     """Count the training documents of each class, modulo ``shape.classes``, that contain each bucket.
 
     Every rank counts its share.

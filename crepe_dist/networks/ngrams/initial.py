@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.world import World
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.model.initial_values import zeros
 from crepe_dist.networks.ngrams import counting
@@ -47,7 +47,7 @@ def adapt(
     parameters: Mapping[str, Parameter],
     shape: NGramShape,
     data: Dataset,
-    world: Collectives,
+    world: World,
     options: ModelOptions,
     seed: int,
     steps: int,

@@ -1,1 +1,1 @@
-"""Observers of a training run, called through the hooks of ``Observer``."""
+"""Observers of a training run, which ``Guards`` calls at its hooks."""

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 
 from crepe_dist import invocation
 from crepe_dist.data.dataset import Dataset, folder_of
 from crepe_dist.engines.engine import Engine
 from crepe_dist.settings.config import Config
-from crepe_dist.training.observers.observer import Observer
-from crepe_dist.training.step import Outcome
 
 WINDOW = 100  # steps over which the loss is averaged
 STEPS = 500  # steps before the first warning; see docs/decisions for how long healthy runs stay at chance
 MARGIN = 0.02  # fraction of the loss at chance that counts as noise
 
 
-class NotLearning(Observer):
-    """Observer that warns when the loss stays at chance, and reports when it drops after a warning.
+class NotLearning:
+    """Check of the losses that warns when they stay at chance, and reports when they drop after a warning.
 
     Args:
         guess: mean loss at chance, in nats (``Objective.chance_loss``).
@@ -27,40 +24,22 @@ class NotLearning(Observer):
         needed: epochs that the network usually needs (``Shape.epochs_needed``).
     """
 
-    def __init__(
-        self,
-        guess: float,
-        config: Config,
-        has_plateau: bool = True,
-        needed: int = 0,
-        say: Callable[[str], None] = lambda line: None,
-    ) -> None:
+    def __init__(self, guess: float, config: Config, has_plateau: bool = True, needed: int = 0) -> None:
         self._guess = guess
         self._config = config
         self._has_plateau = has_plateau
         self._needed = needed
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._warned = False
-        self._say = say
-        self._step = 0
 
     @classmethod
-    def of(cls, config: Config, data: Dataset, engine: Engine, say: Callable[[str], None]) -> NotLearning:
+    def of(cls, config: Config, data: Dataset, engine: Engine) -> NotLearning:
         """Make the observer of a run on ``data``."""
         part, shape = data.splits["train"], engine.shape
         mass = data.class_counts() if part.targets is None else part.targets.mass()
         guess = engine.objective.chance_loss(mass, len(part))
         needed = shape.epochs_needed(len(part), config.data.batch_size)
-        return cls(guess, config, shape.has_plateau, needed, say)
-
-    def after_step(self, outcome: Outcome, learning_rate: float) -> None:
-        self._step = outcome.step
-        if outcome.finite and (line := self.look(outcome.step, outcome.loss / outcome.documents)):
-            self._say(line)
-
-    def finish(self) -> None:
-        if line := self.end(self._step):
-            self._say(line)
+        return cls(guess, config, shape.has_plateau, needed)
 
     def look(self, step: int, loss: float) -> str | None:
         """Record the loss of a step; return a message if there is news.
@@ -91,9 +70,6 @@ class NotLearning(Observer):
     def _mean(self) -> float:
         return sum(self._losses) / len(self._losses)
 
-    def _source(self) -> str:
-        return str(folder_of(self._config.data.source))
-
     def advice(self, step: int) -> str:
         """Describe the symptom and the remedies, the likeliest first."""
         model, optimizer, training = self._config.model, self._config.optimizer, self._config.training
@@ -122,8 +98,9 @@ class NotLearning(Observer):
         if convolutions:
             tries.append(f"train longer: with few or difficult data this takes a thousand steps; --epochs {epochs}")
         else:  # n-grams have no plateau
+            page = folder_of(self._config.data.source) / "report.html"
             tries += [
-                f"learn an alphabet, if {self._source()}/report.html has unknown characters: prepare --alphabet auto",
+                f"learn an alphabet, if {page} has unknown characters: prepare --alphabet auto",
                 f"train longer, if these were few steps: --epochs {epochs}",
             ]
         lines = "\n".join(f"  do:  {remedy}" for remedy in tries)

@@ -1,22 +1,17 @@
-"""Record of the steps: losses and speed, for the metrics file and the display."""
+"""Record of the steps: losses and speed, for the metrics file, the display and the warning about a loss at chance."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from crepe_dist.data.batch import Batch
-from crepe_dist.data.dataset import Dataset
-from crepe_dist.engines.engine import Engine
 from crepe_dist.runs.best_epoch import EpochChoice
-from crepe_dist.runs.checkpoint import AnyScores
-from crepe_dist.runs.metrics import Metrics
-from crepe_dist.runs.state import Progress
-from crepe_dist.settings.config import Config
-from crepe_dist.training.display import Display, Speed, epoch_line
-from crepe_dist.training.observers.observer import Observer
+from crepe_dist.training.display import Speed, epoch_line
+from crepe_dist.training.observers.not_learning import NotLearning
+from crepe_dist.training.run import Run
 from crepe_dist.training.step import Outcome
 
 
@@ -30,20 +25,20 @@ class Done:
     loss: float
 
 
-class StepLog(Observer):
-    """Observer that writes the records of the steps every ``logging.every`` steps, with their mean speed."""
+class StepLog:
+    """Record that is written and shown every ``logging.every`` steps, with their mean speed."""
 
-    def __init__(
-        self, config: Config, data: Dataset, engine: Engine, progress: Progress, metrics: Metrics, display: Display
-    ) -> None:
-        self._epochs = config.training.all_epochs
-        self._choice = EpochChoice.of(config, data)
-        self._every = config.logging.every
-        self._rows = len(data.splits["train"])
-        self._flops = engine.shape.training_operations()  # of one document
-        self._progress = progress
-        self._metrics = metrics
-        self._display = display
+    def __init__(self, run: Run) -> None:
+        self._epochs = run.config.training.all_epochs
+        self._choice = EpochChoice.of(run.config, run.data)
+        self._every = run.config.logging.every
+        self._rows = len(run.data.splits["train"])
+        self._flops = run.engine.shape.training_operations()  # of one document
+        self._step = run.step
+        self._progress = run.progress
+        self._metrics = run.metrics
+        self._display = run.display
+        self._not_learning = NotLearning.of(run.config, run.data, run.engine)
         self._unrecorded: list[Done] = []
         self._waited = 0.0
         self._since = time.monotonic()
@@ -51,22 +46,27 @@ class StepLog(Observer):
         self._compiled = False  # the first step compiles; it is recorded alone, so that it distorts no rate
 
     def begin_epoch(self) -> None:
+        """Handle the start of an epoch, or of the rest of it after a resume."""
         self._display.begin_epoch(self._progress.epoch, self._epochs, self._rows, self._progress.documents)
         self.restart_clock()
         self._training = True
 
     def wait(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield batches, and measure the wait for them."""
         while True:
+            self._step.mark("other")
             requested = time.monotonic()
             try:
                 batch = next(batches)
             except StopIteration:
                 return
             self._waited += time.monotonic() - requested
+            self._step.mark("data wait")
             yield batch
             del batch  # freeing it must not count as waiting
 
     def after_step(self, outcome: Outcome, learning_rate: float) -> None:
+        """Record a step, which the run's progress already counts."""
         if outcome.finite:
             self._unrecorded.append(Done(outcome.step, outcome.documents, learning_rate, outcome.loss))
         if outcome.step % self._every == 0 or not self._compiled:
@@ -74,16 +74,25 @@ class StepLog(Observer):
             self._compiled = True
 
     def end_epoch(self) -> None:
+        """Handle the end of an epoch's steps, before the network is scored."""
         self.flush()
         self._training = False
         self._display.end_epoch()
 
-    def after_epoch(self, record: dict[str, Any], scores: Mapping[str, AnyScores]) -> None:
+    def after_epoch(self, record: dict[str, Any]) -> None:
+        """Record an epoch and its scores."""
         self._metrics.epoch(record)
         is_best = self._choice.best(self._progress) is record
         self._display.say(epoch_line(record, self._epochs, is_best=is_best))
 
     def finish(self) -> None:
+        """Warn at the end of a run that was too short for an earlier warning, and write the last lines."""
+        if warning := self._not_learning.end(self._progress.step):
+            self._display.say(warning)
+        self.sync()
+
+    def sync(self) -> None:
+        """Write the last lines."""
         try:
             self._metrics.sync()
         except OSError as error:
@@ -103,6 +112,9 @@ class StepLog(Observer):
                 flops=self._flops * documents / seconds,
             )
             self._metrics.steps([self._record(step, speed) for step in self._unrecorded])
+            for done in self._unrecorded:
+                if news := self._not_learning.look(done.step, done.loss / done.documents):
+                    self._display.say(news)
             self._display.update(self._progress.documents, self._progress.moving_loss or 0.0, speed)
             self._unrecorded = []
         self.restart_clock()

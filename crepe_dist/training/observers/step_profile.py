@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
-from crepe_dist.data.batch import Batch
 from crepe_dist.engines.engine import no_mark
 from crepe_dist.engines.matrix_products import products
 from crepe_dist.files import write_json
-from crepe_dist.training.observers.observer import Observer
 from crepe_dist.training.observers.step_log import StepLog
 from crepe_dist.training.run import Run
-from crepe_dist.training.step import Outcome
 from crepe_dist.wording import percent
 
 STEPS = 50
 NAME = "profile.json"
 
 
-class Profile(Observer):
+class Profile:
     """Observer that times the phases of the first ``STEPS`` steps. Each ends with a wait for the device: none overlap.
 
     Phases: other (logging, saving), data wait, copy (the batch to the device; on a CPU, the weights into the layout of
@@ -36,18 +32,8 @@ class Profile(Observer):
         self.steps = 0
         run.step.mark = self.mark
 
-    def wait(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        while True:
-            self._run.step.mark("other")
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            self._run.step.mark("data wait")
-            yield batch
-            del batch  # freeing it must not count as waiting
-
-    def after_step(self, outcome: Outcome, learning_rate: float) -> None:
+    def after_step(self) -> None:
+        """End the profile after enough steps."""
         if self.steps >= STEPS:
             self.end_epoch()
 
