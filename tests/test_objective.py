@@ -7,7 +7,7 @@ import pytest
 
 from crepe_dist.model.objective import Objective, balanced
 from crepe_dist.settings.config import parse
-from crepe_dist.training.observers.not_learning import STEPS, WINDOW, NotLearning
+from crepe_dist.training.not_learning import STEPS, WINDOW, NotLearning
 
 COUNTS = np.array([50, 30, 20])
 

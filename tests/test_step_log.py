@@ -13,9 +13,9 @@ from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.training_options import TrainingOptions
 from crepe_dist.training.display import epoch_line
-from crepe_dist.training.observers.step_log import StepLog
 from crepe_dist.training.run import Run
 from crepe_dist.training.step import Outcome
+from crepe_dist.training.step_log import StepLog
 
 
 def test_the_time_of_scoring_is_not_that_of_the_next_epoch():

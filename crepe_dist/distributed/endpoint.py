@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from crepe_dist import invocation
-from crepe_dist.distributed.hosts import INTERFACE, LOOPBACK, interface_address, interface_of, is_loopback
+from crepe_dist.distributed.interfaces import INTERFACE, LOOPBACK, interface_address, interface_of, is_loopback
 from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import UserError
 

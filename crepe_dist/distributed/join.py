@@ -10,7 +10,7 @@ from typing import Any
 
 from crepe_dist.distributed import cuda, horovod_build, horovod_internals, rendezvous
 from crepe_dist.distributed.device import has_gpu_driver
-from crepe_dist.distributed.hosts import INTERFACE, interface_address
+from crepe_dist.distributed.interfaces import INTERFACE, interface_address
 from crepe_dist.distributed.launch import Launch, detect, has_mxnet, import_mxnet, limit_threads
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError

@@ -25,7 +25,7 @@ from typing import Any
 
 from crepe_dist.distributed.endpoint import ADDRESS, PORT, SECONDS, Where
 from crepe_dist.distributed.environment import group_variables
-from crepe_dist.distributed.hosts import INTERFACE, is_loopback
+from crepe_dist.distributed.interfaces import INTERFACE, is_loopback
 from crepe_dist.distributed.launch import HOROVODRUN, THREADS, Launch
 from crepe_dist.distributed.store import Store
 from crepe_dist.errors import ExitCode, UserError

@@ -20,13 +20,13 @@ from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.run_folder import RunFolder, lock_on_root
 from crepe_dist.settings.config import Config
 from crepe_dist.training.display import Display
-from crepe_dist.training.observers.step_log import StepLog
-from crepe_dist.training.observers.step_profile import Profile
 from crepe_dist.training.replicas import check_replicas
 from crepe_dist.training.resume import snapshot
 from crepe_dist.training.run import Run
 from crepe_dist.training.state_saver import StateSaver
 from crepe_dist.training.step import Outcome
+from crepe_dist.training.step_log import StepLog
+from crepe_dist.training.step_profile import Profile
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import requests
 
 from crepe_dist.distributed import rendezvous
 from crepe_dist.distributed.endpoint import PORTS, Where
-from crepe_dist.distributed.hosts import interface_of
+from crepe_dist.distributed.interfaces import interface_of
 from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import ExitCode, UserError
 from tests.chaos import harness

@@ -8,8 +8,8 @@ from typing import Any
 from crepe_dist.engines.engine import no_mark
 from crepe_dist.engines.matrix_products import products
 from crepe_dist.files import write_json
-from crepe_dist.training.observers.step_log import StepLog
 from crepe_dist.training.run import Run
+from crepe_dist.training.step_log import StepLog
 from crepe_dist.wording import percent
 
 STEPS = 50
@@ -17,7 +17,7 @@ NAME = "profile.json"
 
 
 class Profile:
-    """Observer that times the phases of the first ``STEPS`` steps. Each ends with a wait for the device: none overlap.
+    """Times of the phases of the first ``STEPS`` steps. Each ends with a wait for the device: none overlap.
 
     Phases: other (logging, saving), data wait, copy (the batch to the device; on a CPU, the weights into the layout of
     the kernels), forward, backward, all-reduce (including the wait for the slowest rank), update.

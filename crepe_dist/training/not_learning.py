@@ -34,7 +34,7 @@ class NotLearning:
 
     @classmethod
     def of(cls, config: Config, data: Dataset, engine: Engine) -> NotLearning:
-        """Make the observer of a run on ``data``."""
+        """Make the check of a run on ``data``."""
         part, shape = data.splits["train"], engine.shape
         mass = data.class_counts() if part.targets is None else part.targets.mass()
         guess = engine.objective.chance_loss(mass, len(part))

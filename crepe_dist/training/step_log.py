@@ -10,7 +10,7 @@ from typing import Any
 from crepe_dist.data.batch import Batch
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.training.display import Speed, epoch_line
-from crepe_dist.training.observers.not_learning import NotLearning
+from crepe_dist.training.not_learning import NotLearning
 from crepe_dist.training.run import Run
 from crepe_dist.training.step import Outcome
 

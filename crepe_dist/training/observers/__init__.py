@@ -1,1 +1,0 @@
-"""Observers of a training run, which ``Guards`` calls at its hooks."""
