@@ -25,6 +25,7 @@ from crepe_dist.preparing.formats.rows import MAX_RECORD
 from crepe_dist.preparing.opening import open_source
 from crepe_dist.preparing.pool import pool
 from crepe_dist.preparing.reading import Reader
+from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, Source, find_sources
 from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Texts, map_rows
 from tests.conftest import write_frame
@@ -36,9 +37,8 @@ class Read:
     def __init__(self, tmp_path, sources, reading=None, *, ahead=1, share=None, class_names=None):
         folder = tmp_path / f"spool-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        reading = reading or Reading()
-        rules = Rules(folder, class_names, reading.labelling, reading.strip_html, 0)
-        self.reader = Reader(sources, reading, rules, None, share or Share(), 200.0)
+        rules = Rules(folder, class_names, reading or Reading(), SplitOptions())
+        self.reader = Reader(sources, rules, None, share or Share(), 200.0)
         with pool(1) as workers:
             self.positions = list(self.reader.read(replace(workers, ahead=ahead)))
         rows = map_rows(folder / ROWS)

@@ -17,8 +17,9 @@ from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.origins import hashes
 from crepe_dist.data.targets import ONE
 from crepe_dist.preparing.formats.rows import BadRow, Block, Parse, Parsed, Row, check_text, excerpt
-from crepe_dist.preparing.labelling import ABSENT, Labelling, Name
-from crepe_dist.preparing.selection import SAMPLE_DRAW, draw
+from crepe_dist.preparing.labelling import ABSENT, Name
+from crepe_dist.preparing.selection import SAMPLE_DRAW, SplitOptions, draw
+from crepe_dist.preparing.sources import Reading
 from crepe_dist.preparing.spool import MAX_WEIGHT, ROW, Rows, append_texts
 
 STRIPE = 1024  # lines
@@ -47,16 +48,14 @@ class Rules:
     """Rules for all rows.
 
     Attributes:
+        folder: folder of the spool.
         class_names: names of the labels 1 … C, if a file gives them.
-        keep_unlabelled: keep the rows of training files that have no label.
     """
 
     folder: Path
     class_names: tuple[str, ...] | None
-    labelling: Labelling
-    strip_html: bool
-    seed: int
-    keep_unlabelled: bool = False
+    reading: Reading
+    split: SplitOptions
 
 
 class BlockRows(NamedTuple):
@@ -100,7 +99,7 @@ def read_block(
     texts: list[bytes] = []
     weights: list[float] = []
     tagged: list[bool] = []
-    merged, used = dict(rules.labelling.merged), set[str]()
+    merged, used = dict(rules.reading.labelling.merged), set[str]()
 
     def name(label: str) -> str:
         label = _class_name(label, rules.class_names)
@@ -111,7 +110,7 @@ def read_block(
         if not share.owns(row.line):
             continue
         has_html = has_tags(row.text)
-        if rules.strip_html:
+        if rules.reading.strip_html:
             row = row._replace(text=without_tags(row.text))
         try:
             label, text = _checked(row, part, rules, name)
@@ -131,7 +130,7 @@ def read_block(
     records["weight"] = weights
     records["html"] = tagged
     good = np.bincount(records["label"], minlength=len(labels)).tolist()
-    drawn = draw(rules.seed, SAMPLE_DRAW, records["file"], records["line"])
+    drawn = draw(rules.split.seed, SAMPLE_DRAW, records["file"], records["line"])
     if any(label in limits for label in labels):
         most = np.array([limits.get(label, (1 << 64) - 1) for label in labels], dtype=np.uint64)
         kept = np.flatnonzero(drawn <= most[records["label"]]).tolist()
@@ -140,18 +139,18 @@ def read_block(
     ids = [row.id[:MAX_ID].encode("utf-8", "replace") for row in rows]
     records["id"] = list(map(len, ids))
     file_of_texts, start = append_texts(rules.folder, [text + id_ for text, id_ in zip(texts, ids)])
-    _describe(records, rows, texts, start, rules.labelling.kind)
+    _describe(records, rows, texts, start, rules.reading.labelling.kind)
     return BlockRows(records, list(labels), good, drawn, bad, parsed.consumed, parsed.lines, file_of_texts, used)
 
 
 def _checked(row: Row, part: str, rules: Rules, name: Name) -> tuple[str, bytes]:
     """Return a row's label, or ``ABSENT``, and its text in UTF-8; raise ``ValueError`` if it is unusable."""
     text, cell = check_text(row.text), row.label.strip()
-    if part == UNLABELLED or (part == "train" and rules.keep_unlabelled and not cell):
+    if part == UNLABELLED or (part == "train" and rules.split.keep_unlabelled and not cell):
         return ABSENT, text
-    if rules.labelling.kind == ONE or not cell:
+    if rules.reading.labelling.kind == ONE or not cell:
         return name(cell), text
-    return rules.labelling.label(cell, name), text
+    return rules.reading.labelling.label(cell, name), text
 
 
 def _class_name(label: str, class_names: Sequence[str] | None) -> str:

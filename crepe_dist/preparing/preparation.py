@@ -109,10 +109,9 @@ def prepare(
         alone = options.share.of == 1
         folder = partial / "spool" if alone else partial
         folder.mkdir(exist_ok=True)
-        reading = options.reading
-        rules = Rules(folder, class_names, reading.labelling, reading.strip_html, split.seed, split.keep_unlabelled)
+        rules = Rules(folder, class_names, options.reading, split)
         sample = split.max_per_class if samples_early else None
-        reader = Reader(sources, reading, rules, sample, options.share, options.max_expansion)
+        reader = Reader(sources, rules, sample, options.share, options.max_expansion)
         for done in reader.read(workers):
             options.show(Progress("reading", done, total))
         files = {file: asdict(count) for file, count in reader.files.items()}

@@ -78,7 +78,6 @@ class Reader:
     """
 
     sources: Sequence[Source]
-    reading: Reading
     rules: Rules
     max_per_class: int | None
     share: Share
@@ -115,7 +114,7 @@ class Reader:
             self.labels.setdefault(label, len(self.labels))
             self.good[label] += good
             count.rows += good
-        if len(self.labels) > (MAX_CLASSES if self.reading.labelling.kind == ONE else MAX_SETS):
+        if len(self.labels) > (MAX_CLASSES if self.rules.reading.labelling.kind == ONE else MAX_SETS):
             raise UserError(
                 f"more than {MAX_CLASSES:,} different labels in {source.source.name}",
                 f"read as {count.reads[:200]}; the last is {list(self.labels)[-1][:40]!r}",
@@ -201,16 +200,17 @@ class Reader:
         """
         by_file = len(self.sources) >= self.share.of
         first = next(source for source in self.sources if source.part == "train")
+        reading = self.rules.reading
         of_unlabelled: Reading | None = None
         for file, source in enumerate(self.sources):
             if by_file and file % self.share.of != self.share.index:
                 continue
             if source.part == UNLABELLED and of_unlabelled is None:
-                opened = open_source(first, self.reading)
+                opened = open_source(first, reading)
                 opened.cutter.close()
-                of_unlabelled = reading_like(self.reading, opened)
-            opened = open_source(source, of_unlabelled if source.part == UNLABELLED and of_unlabelled else self.reading)
+                of_unlabelled = reading_like(reading, opened)
+            opened = open_source(source, of_unlabelled if source.part == UNLABELLED and of_unlabelled else reading)
             if source is first:
-                of_unlabelled = reading_like(self.reading, opened)
+                of_unlabelled = reading_like(reading, opened)
             self.files[file] = FileCount(format=opened.format, reads=opened.reads, texts=list(opened.texts))
             yield _OpenSource(file, source, opened, Share() if by_file else self.share)
