@@ -59,7 +59,7 @@ def main() -> None:
     path = checkpoint.announce(checkpoint.find(args.checkpoint))
     predictor = load(path, **arguments.foreign(args), device=args.device, min_probability=args.min_probability)
     explaining = _explaining(predictor, args)
-    _predict(predictor, path, args, explaining)
+    _predict(predictor, args, explaining)
 
 
 def parser() -> arguments.Parser:
@@ -182,11 +182,11 @@ def _explaining(predictor: Predictor, args: Any) -> Explaining | None:
     return Explaining(predictor, args.explain, args.html)
 
 
-def _predict(predictor: Predictor, path: Path, args: Any, explaining: Explaining | None) -> None:
+def _predict(predictor: Predictor, args: Any, explaining: Explaining | None) -> None:
     if args.text is None and args.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
         print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
     several = predictor.several
-    with _output(args, path) as (stream, file):
+    with _output(args, predictor.path) as (stream, file):
         columns, groups, delimiter = _inputs(args, predictor, file)
         formatter = answers(args.format, args.top, columns, len(predictor.classes), delimiter, several=several)
         counts = stream.counts if isinstance(stream, ResumableFile) else Counts()

@@ -28,7 +28,7 @@ from crepe_dist.settings.serving_options import ServiceOptions
 from crepe_dist.settings.training_options import EvaluationOptions
 from crepe_dist.training.evaluation import evaluate, evaluate_splits
 from tests.conftest import NGRAMS, QUICK, command, run
-from tests.test_export import ENCODINGS, make, runtime, texts
+from tests.test_export import ENCODINGS, classifier, make, texts
 
 
 def scored(temperature, rows=4000, classes=5, seed=0):
@@ -220,8 +220,8 @@ def test_the_threshold_of_the_model(made, complaint, tmp_path):
 def test_an_exported_model_knows_both(made, tmp_path):
     predictor = crepe_dist.load(made, min_probability="auto")
     export(predictor, "onnx", tmp_path / "onnx", texts())
-    classifier = runtime(tmp_path / "onnx").Classifier(str(tmp_path / "onnx" / "model.onnx"))
-    assert (classifier.about["temperature"], classifier.min_probability) == (0.7, 0.6)
+    exported = classifier(tmp_path / "onnx")
+    assert (exported.about["temperature"], exported.min_probability) == (0.7, 0.6)
     export(predictor, "crepe", tmp_path / "crepe", texts())
     assert crepe_dist.load(tmp_path / "crepe").calibration == Calibration(0.7, 0.6)
 

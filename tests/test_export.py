@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
+import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -136,15 +136,9 @@ def made(request, tmp_path_factory):
     return predictor, folder / "out"
 
 
-def runtime(folder: Path):
-    """The module that was written beside a model."""
-    spec = importlib.util.spec_from_file_location("written_runtime", folder / "crepe_runtime.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["written_runtime"] = module
-    spec.loader.exec_module(module)
-    return module
+def classifier(folder: Path) -> Any:
+    """The classifier of a model, by the module that was written beside it."""
+    return runpy.run_path(str(folder / "crepe_runtime.py"))["Classifier"](str(folder / "model.onnx"))
 
 
 class TestRuntime:
@@ -154,7 +148,7 @@ class TestRuntime:
         predictor = crepe_dist.load(checkpoint_file, device="cpu")
         given = texts()
         expected = predictor.predict(given)
-        found = runtime(folder).Classifier(str(folder / "model.onnx")).predict(given)
+        found = classifier(folder).predict(given)
         assert len(found) == len(given) == 200
         for one, other in zip(found, expected):
             assert (one.read, one.characters_cut) == (other.read, other.characters_cut)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import re
+import runpy
 import shutil
 import socket
 import subprocess
@@ -137,12 +137,7 @@ def triton(monkeypatch):
 @pytest.mark.usefixtures("triton")
 class TestTriton:
     def served(self, out: Path):
-        spec = importlib.util.spec_from_file_location("triton_model_py", out / "1" / "model.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        model = module.TritonPythonModel()
+        model = runpy.run_path(str(out / "1" / "model.py"))["TritonPythonModel"]()
         model.initialize({"model_repository": str(out), "model_version": "1"})
         return model
 
@@ -291,7 +286,7 @@ def python(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tools")
     run(["uv", "venv", "-q", "-p", sys.executable, "venv"], folder)
     path = str(folder / "venv" / "bin" / "python")
-    wanted = [f"{ROOT}[remote]", "mlflow", "huggingface_hub", "kserve", "tritonclient[http]", "nvidia-pytriton"]
+    wanted = [f"{ROOT}[remote]", "mlflow", "huggingface_hub", "kserve", "tritonclient[http]", "nvidia-pytriton>=0.7"]
     run(["uv", "pip", "install", "-q", "--no-config", "-p", path, *wanted], folder, seconds=600)
     return path
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -84,16 +84,7 @@ def logits(predictor: Predictor, given: list[str]) -> np.ndarray:
 def classifier(monkeypatch) -> Callable[[Path], Any]:
     """Open an exported folder by its own module, on the stand-in."""
     torch_stand_in.install(monkeypatch)
-
-    def opened(folder: Path) -> Any:
-        spec = importlib.util.spec_from_file_location("exported_module", folder / TORCH_MODULE)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.Classifier(folder)
-
-    return opened
+    return lambda folder: runpy.run_path(str(folder / TORCH_MODULE))["Classifier"](folder)
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
