@@ -25,7 +25,7 @@ def main(model: str, source: str, out: str) -> None:
         batch_format="pyarrow",
         batch_size=4096,
         compute=ActorPoolStrategy(size=int(ray.cluster_resources()["CPU"])),
-        num_cpus=0.5,  # half of the CPUs stays for reading and writing; Ray gives each actor one thread
+        num_cpus=0,  # so that there is room for the tasks that read and write; Ray gives each actor one thread
     )
     answers.write_parquet(out)
 
