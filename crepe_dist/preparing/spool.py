@@ -200,9 +200,17 @@ def open_spool(folder: Path) -> Spool:
 
 
 def _read_source(about: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: integer(about[name], name=name) for name in ("bytes", "rows", "bad")}
-    lists = {name: list(map(str, about[name])) for name in ("texts", "merged")}
-    return {**{name: str(about[name]) for name in ("format", "reads", "sha256")}, **lists, **kept}
+    """Return the facts of a source after checking them; their order is that of ``reading.FileCount``."""
+    return {
+        "rows": integer(about["rows"], name="rows"),
+        "bad": integer(about["bad"], name="bad"),
+        "format": str(about["format"]),
+        "reads": str(about["reads"]),
+        "texts": list(map(str, about["texts"])),
+        "merged": list(map(str, about["merged"])),
+        "bytes": integer(about["bytes"], name="bytes"),
+        "sha256": str(about["sha256"]),
+    }
 
 
 def _check(spool: Spool) -> None:
