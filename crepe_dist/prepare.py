@@ -204,12 +204,12 @@ def _prepare_on_cluster(args: argparse.Namespace) -> None:
             f"{name} cannot be combined with --on", "each task reads its part of all sources", "leave one out"
         )
     check_out(args.out, args.overwrite)
-    flags = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    add_cluster(flags)
-    _, words = flags.parse_known_args(sys.argv[1:])
+    not_of_parts = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    add_cluster(not_of_parts)
+    not_of_parts.add_argument("--out")
+    _, flags = not_of_parts.parse_known_args(sys.argv[1:])
     with folder_beside(args.out) as folder:
-        # The last --out counts, which is that of the part.
-        for part in prepare_parts(args.on, words, args.parts, folder, Path.cwd()):
+        for part in prepare_parts(args.on, flags, args.parts, folder, Path.cwd()):
             print(f"part {part.number} of {args.parts}, on {printable(part.host)}", file=sys.stderr)
         merged = parser().parse_args(["--merge", *(str(folder / f"{each + 1}") for each in range(args.parts))])
         merged.out, merged.overwrite = args.out, args.overwrite

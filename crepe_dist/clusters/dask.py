@@ -10,10 +10,9 @@ from crepe_dist.errors import UserError
 from crepe_dist.runs.result import Result
 from crepe_dist.settings.config import Config
 from crepe_dist.supervising.driver import Engine, Lost, Place, train_on
-from crepe_dist.supervising.rank import Rank
+from crepe_dist.supervising.process import ALIKE, Process
 
 LOOK_SECONDS = 1.0  # between looks at the list of workers
-ALIKE = "install the same crepe_dist, Dask and Python in the environment of every worker"
 
 
 def on_dask(config: Config, processes: int, max_restarts: int = 10) -> Result | None:
@@ -39,7 +38,7 @@ def connect() -> Any:
     """Return the client of this program, or of the cluster that ``DASK_SCHEDULER_ADDRESS`` names.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it does not answer.
     """
     import dask
     import distributed
@@ -48,14 +47,22 @@ def connect() -> Any:
         return distributed.Client.current()
     except ValueError:
         address = dask.config.get("scheduler-address", None)
-    why = "no client in this program, and DASK_SCHEDULER_ADDRESS is not set"
+    if address is None:
+        raise UserError(
+            "there is no Dask cluster",
+            "no client in this program, and DASK_SCHEDULER_ADDRESS is not set",
+            "start one: `dask scheduler` here, and `dask worker tcp://<this host>:8786` on each host; then set "
+            "DASK_SCHEDULER_ADDRESS",
+        )
     try:
-        if address is not None:
-            return distributed.Client(address)  # the default: actors look for it
-    except (OSError, ValueError) as error:
-        why = str(error)
-    remedy = "start one: `dask scheduler` here, and `dask worker tcp://<this host>:8786` on each host; then set "
-    raise UserError("there is no Dask cluster", why, f"{remedy}DASK_SCHEDULER_ADDRESS")
+        return distributed.Client(str(address))  # the default: actors look for it
+    except (OSError, TypeError, ValueError) as error:
+        why = "an address is tcp://HOST:PORT" if isinstance(error, ValueError) else str(error)
+        raise UserError(
+            f"the Dask cluster {address}, which DASK_SCHEDULER_ADDRESS names, does not answer",
+            why,
+            "give the address that `dask scheduler` prints when it starts",
+        ) from error
 
 
 class DaskEngine(Engine):
@@ -65,7 +72,7 @@ class DaskEngine(Engine):
 
     def __init__(self) -> None:
         self._client = connect()
-        self._ranks: list[Any] = []
+        self._processes: list[Any] = []
         self._workers: list[str] = []
         self._living: set[str] = set()
         self._looked = 0.0
@@ -79,9 +86,9 @@ class DaskEngine(Engine):
             return []
         self._workers = list(workers)
         where = [{"workers": [worker], "allow_other_workers": False} for worker in workers]
-        futures = [self._client.submit(Rank, actor=True, pure=False, retries=0, **each) for each in where]
+        futures = [self._client.submit(Process, actor=True, pure=False, retries=0, **each) for each in where]
         try:
-            self._ranks = [future.result(timeout=30) for future in futures]
+            self._processes = [future.result(timeout=30) for future in futures]
         except TimeoutError:  # a worker is gone
             return []
         except ImportError as error:
@@ -90,7 +97,7 @@ class DaskEngine(Engine):
 
     def call(self, rank: int, method: str, *arguments: Any) -> Any:
         try:
-            return rank, getattr(self._ranks[rank], method)(*arguments)
+            return rank, getattr(self._processes[rank], method)(*arguments)
         except RuntimeError:  # the actor's worker is gone
             return rank, None
 
@@ -110,4 +117,4 @@ class DaskEngine(Engine):
             raise Lost from error
 
     def release(self) -> None:
-        self._ranks = []  # the workers drop what no client holds
+        self._processes = []  # the workers drop what no client holds

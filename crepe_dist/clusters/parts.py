@@ -1,110 +1,120 @@
-"""Preparation in parts, each in a task on a Ray or Dask cluster that runs `prepare --part I/N`."""
+"""Preparation in parts, each by a process that a task on a Ray or Dask cluster starts."""
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
-import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from crepe_dist import extras
-from crepe_dist.distributed.processes import terminate_with_parent
-from crepe_dist.errors import UserError
+from crepe_dist.errors import UserError, visible
+from crepe_dist.supervising.process import ALIKE, Process
+from crepe_dist.supervising.recovery import in_words, own_code
 from crepe_dist.version import __version__
 
-ALIKE = "install the same version of crepe_dist on every node"
+POLL_SECONDS = 0.1
+
+Task = tuple[int, list[str], str, str, str]  # the arguments of ``prepare_part``
 
 
 class Part(NamedTuple):
     """Result of a task.
 
     Attributes:
-        printed: last lines that the command printed.
+        code: exit code of the process; ``None`` if the task was lost.
+        printed: its output.
     """
 
     number: int
     host: str
-    code: int
-    printed: list[str]
+    code: int | None
+    printed: str
 
 
-def prepare_parts(engine: str, words: Sequence[str], parts: int, folder: Path, working: Path) -> Iterator[Part]:
+def prepare_parts(engine: str, flags: Sequence[str], parts: int, folder: Path, working: Path) -> Iterator[Part]:
     """Prepare all parts below ``folder``, in folders named 1 to ``parts``; yield each when it is done.
 
     Args:
         engine: ``ray`` or ``dask``.
-        words: arguments of `prepare`, without its output.
-        working: folder in which the command runs; every node sees it, the sources and ``folder``.
+        flags: arguments of `prepare`, without its output.
+        folder: folder that the caller removes at the end, which ends the processes that still run.
+        working: folder in which the processes run; every node sees it, the sources and ``folder``.
 
     Raises:
         UserError: there is no cluster, or a part failed.
     """
     extras.require(engine, f"preparing on {engine.capitalize()}")
-    tasks = [(number, parts, list(words), str(folder), str(working), __version__) for number in range(1, parts + 1)]
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["-m", "crepe_dist.prepare", "--processes=1", "--overwrite"]
+    tasks = []
+    for number in range(1, parts + 1):
+        arguments = [*command, f"--part={number}/{parts}", f"--out={folder / str(number)}", *flags]
+        tasks.append((number, arguments, str(folder), str(working), __version__))
     for part in (_on_ray if engine == "ray" else _on_dask)(tasks):
         if part.code != 0:
-            lines = [line.strip() for line in part.printed if line.strip()]
-            what = next(
-                (line.removeprefix("error: ") for line in lines if line.startswith("error: ")), f"exit code {part.code}"
+            print(visible(part.printed), end="", file=sys.stderr)
+            raise UserError(
+                f"part {part.number} of {parts} on {part.host} {in_words(part.code, hang=False)}",
+                remedy="see its message above" if (part.code or 0) > 0 else "run the same command again",
+                code=own_code(part.code),
             )
-            why, remedy = (
-                next((line.removeprefix(start).strip() for line in lines if line.startswith(start)), "")
-                for start in ("why:", "do:")
-            )
-            raise UserError(f"part {part.number} of {parts} failed on {part.host}: {what}", why, remedy)
         yield part
 
 
-def prepare_part(number: int, parts: int, words: list[str], folder: str, working: str, version: str) -> Part:
-    """Run the command for one part, in a task."""
+def prepare_part(number: int, arguments: list[str], folder: str, working: str, version: str) -> Part:
+    """Prepare one part in a process beside the engine's worker, until ``folder`` is gone."""
     host = socket.gethostname()
-    if version != __version__:
-        why = f"why: {__version__} there, {version} where the command was started"
-        return Part(number, host, 1, ["error: another version of crepe_dist", why, f"do: {ALIKE}"])
-    own = ["--processes=1", "--overwrite", f"--part={number}/{parts}", f"--out={folder}/{number}"]
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "crepe_dist.prepare", *words, *own],
-            cwd=working,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            preexec_fn=terminate_with_parent,
-        )
-    except OSError as error:
-        remedy = "do: run the command in a folder that every node sees under this name"
-        return Part(number, host, 1, [f"error: {working} cannot be used", f"why: {error.strerror}", remedy])
-    return Part(number, host, done.returncode, done.stdout.splitlines()[-20:])
+    if not Path(folder).is_dir():
+        problem = UserError(f"{host} has no {folder}", "the parts come there", "choose an --out that all nodes share")
+        return Part(number, host, problem.code, f"{problem}\n")
+    process, printed, code = Process(), "", None
+    process.start(arguments, working, {}, version)
+    while code is None:
+        time.sleep(POLL_SECONDS)
+        if not Path(folder).is_dir():  # the command has ended, and Dask cannot end a task that runs
+            process.stop()
+        lines, code = process.poll()
+        printed += "".join(f"{line}\n" for _, line in lines)
+    return Part(number, host, code, printed)
 
 
-def _on_ray(tasks: Sequence[tuple[Any, ...]]) -> Iterator[Part]:
+def _on_ray(tasks: Sequence[Task]) -> Iterator[Part]:
     from crepe_dist.clusters.ray import connect
 
+    stop = signal.getsignal(signal.SIGTERM)
     ray = connect()
+    signal.signal(signal.SIGTERM, stop)  # Ray's handler ends this process
+    os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"  # of the tasks that fail after the first
     task = ray.remote(num_cpus=1)(prepare_part)
-    waiting = [task.remote(*each) for each in tasks]
+    numbers = {task.remote(*each): each[0] for each in tasks}
+    waiting = list(numbers)
     while waiting:
         (done,), waiting = ray.wait(waiting)
         try:
             yield ray.get(done)
-        except ray.exceptions.RayError as error:
+        except ray.exceptions.RayTaskError as error:  # the function cannot be imported or called there
             why = str(error).strip().splitlines()[-1]
-            raise UserError("a node of the Ray cluster cannot prepare a part", why, ALIKE) from error
+            raise UserError("a node of the Ray cluster cannot run crepe_dist", why, ALIKE) from error
+        except ray.exceptions.RayError as error:
+            yield Part(numbers[done], "Ray", None, f"{error}\n")
 
 
-def _on_dask(tasks: Sequence[tuple[Any, ...]]) -> Iterator[Part]:
+def _on_dask(tasks: Sequence[Task]) -> Iterator[Part]:
     import distributed
 
     from crepe_dist.clusters.dask import connect
 
     client = connect()
-    waiting = [client.submit(prepare_part, *each, pure=False) for each in tasks]
-    for done in distributed.as_completed(waiting):
+    numbers = {client.submit(prepare_part, *each, pure=False): each[0] for each in tasks}
+    for done in distributed.as_completed(numbers):
         try:
             yield done.result()
+        except distributed.KilledWorker as error:
+            yield Part(numbers[done], "Dask", None, f"{error}\n")
         except Exception as error:  # of unpickling, too
-            raise UserError("a Dask worker cannot prepare a part", f"{type(error).__name__}: {error}", ALIKE) from error
+            raise UserError("a Dask worker cannot run crepe_dist", f"{type(error).__name__}: {error}", ALIKE) from error

@@ -11,10 +11,9 @@ from crepe_dist.errors import UserError
 from crepe_dist.runs.result import Result
 from crepe_dist.settings.config import Config
 from crepe_dist.supervising.driver import Engine, Lost, Place, train_on
-from crepe_dist.supervising.rank import Rank
+from crepe_dist.supervising.process import ALIKE, Process
 
 PLACE_SECONDS = 5.0
-ALIKE = "install the same crepe_dist, Ray and Python in the environment of every node"
 
 
 def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result | None:
@@ -87,7 +86,7 @@ class RayEngine(Engine):
         self._ray = connect()
         self._bundle = {"CPU": float(cpus), **({"GPU": 1.0} if gpu else {})}
         self._group: Any = None
-        self._ranks: list[Any] = []
+        self._processes: list[Any] = []
 
     def nodes(self) -> dict[str, int]:
         resources = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
@@ -100,19 +99,19 @@ class RayEngine(Engine):
         if not self._group.wait(PLACE_SECONDS):
             self.release()
             return []
-        actor = self._ray.remote(Rank)
+        actor = self._ray.remote(Process)
         options = {"num_cpus": self._bundle["CPU"], "num_gpus": self._bundle.get("GPU", 0)}
         strategies = (
             util.scheduling_strategies.PlacementGroupSchedulingStrategy(self._group, bundle)
             for bundle in range(processes)
         )
-        self._ranks = [actor.options(scheduling_strategy=each, **options).remote() for each in strategies]
+        self._processes = [actor.options(scheduling_strategy=each, **options).remote() for each in strategies]
         hosts = {node["NodeID"]: node["NodeManagerAddress"] for node in self._ray.nodes()}
         nodes = util.placement_group_table(self._group)["bundles_to_node_id"]
         return [Place(hosts[nodes[bundle]], int(self._bundle["CPU"])) for bundle in range(processes)]
 
     def call(self, rank: int, method: str, *arguments: Any) -> Any:
-        return getattr(self._ranks[rank], method).remote(*arguments)
+        return getattr(self._processes[rank], method).remote(*arguments)
 
     def answer(self, handle: Any) -> Any:
         errors = self._ray.exceptions
@@ -129,4 +128,4 @@ class RayEngine(Engine):
     def release(self) -> None:
         if self._group is not None:
             self._ray.util.remove_placement_group(self._group)
-            self._group, self._ranks = None, []
+            self._group, self._processes = None, []

@@ -18,8 +18,8 @@ from crepe_dist.distributed.environment import allowed
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.runs.result import Result
 from crepe_dist.settings.config import Config
-from crepe_dist.supervising.driver import cause_of, checkpoint_in, result_of
-from crepe_dist.supervising.rank import Rank
+from crepe_dist.supervising.driver import cause_of, checkpoint_in, meeting, result_of
+from crepe_dist.supervising.process import Process
 from crepe_dist.supervising.recovery import Meaning, in_words, meaning
 from crepe_dist.version import __version__
 
@@ -100,10 +100,10 @@ def _train(
     from pyspark import BarrierTaskContext
 
     context = BarrierTaskContext.get()
-    rank, process, printed = context.partitionId(), Rank(), deque[str](maxlen=LAST_LINES)
+    rank, process, printed = context.partitionId(), Process(), deque[str](maxlen=LAST_LINES)
     hosts = [info.address.rpartition(":")[0] or info.address for info in context.getTaskInfos()]
     port = int(context.allGather(str(process.free_port()))[0])
-    process.start(rank, len(hosts), hosts[0], port, arguments, folder, own, version)
+    process.start(arguments, folder, {**own, **meeting(rank, len(hosts), hosts[0], port)}, version)
     code: int | None = None
     while code is None:
         time.sleep(POLL_SECONDS)

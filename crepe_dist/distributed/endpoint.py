@@ -60,19 +60,7 @@ class Where:
                 f"give one that is free on rank 0's host, such as {PORT}=29500",
                 on_all_ranks=True,
             )
-        seconds = environment.get(SECONDS, "").strip() or str(USUAL_SECONDS)
-        try:
-            limit = float(seconds)
-        except ValueError:
-            limit = -1.0
-        if not 0 < limit < 1e6:
-            raise UserError(
-                f"{SECONDS} is {seconds!r}",
-                "it is a number of seconds above zero",
-                f"unset it, or give for instance {SECONDS}={USUAL_SECONDS:g}",
-                on_all_ranks=True,
-            )
-        return cls(host, int(port), environment.get(INTERFACE, "").strip(), limit)
+        return cls(host, int(port), environment.get(INTERFACE, "").strip(), time_limit(environment))
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -103,6 +91,27 @@ class Where:
                 f"set {INTERFACE} to the interface's name (`ip -brief address` lists them)",
             )
         return interface
+
+
+def time_limit(environment: Mapping[str, str]) -> float:
+    """Read the time limit from the environment, in seconds.
+
+    Raises:
+        UserError: it is malformed.
+    """
+    given = environment.get(SECONDS, "").strip() or str(USUAL_SECONDS)
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < 1e6:
+        raise UserError(
+            f"{SECONDS} is {given!r}",
+            "it is a number of seconds above zero",
+            f"unset it, or give for instance {SECONDS}={USUAL_SECONDS:g}",
+            on_all_ranks=True,
+        )
+    return seconds
 
 
 def _port_of_job(environment: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from crepe_dist.distributed.horovod_internals import NEVER_SET
+from crepe_dist.distributed.launch import LAUNCHERS
 
 NAMES = ("LANG", "LANGUAGE", "TZ", "TERM", "NO_COLOR")
 PREFIXES = (
@@ -38,6 +39,12 @@ def allowed() -> dict[str, str]:
         for name, value in os.environ.items()
         if (name in NAMES or name.startswith(PREFIXES)) and name != NEVER_SET
     }
+
+
+def without_place() -> dict[str, str]:
+    """Return the variables that a process inherits which is started here: not this one's place among others."""
+    place = {NEVER_SET, *(name for _, *names in LAUNCHERS for name in names)}
+    return {name: value for name, value in os.environ.items() if name not in place}
 
 
 def group_variables(

@@ -9,12 +9,12 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from crepe_dist.distributed.control import SUPERVISED_AS, Control, Wish
-from crepe_dist.distributed.endpoint import SECONDS, USUAL_SECONDS
+from crepe_dist.distributed.endpoint import ADDRESS, PORT, SECONDS, time_limit
 from crepe_dist.distributed.environment import allowed
 from crepe_dist.distributed.launch import THREADS
 from crepe_dist.errors import ExitCode, UserError
@@ -22,7 +22,7 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.result import Result, read_result
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.supervising.console import Console
-from crepe_dist.supervising.rank import Line
+from crepe_dist.supervising.process import Line
 from crepe_dist.supervising.recovery import Meaning, in_words, meaning, own_code
 from crepe_dist.version import __version__
 from crepe_dist.wording import counted
@@ -69,7 +69,7 @@ class Place:
 
 
 class Engine(ABC):
-    """An engine that runs objects of the class ``Rank``, one for each process.
+    """An engine that runs objects of the class ``Process``, one for each rank.
 
     Attributes:
         name: name for messages.
@@ -95,7 +95,7 @@ class Engine(ABC):
 
     @abstractmethod
     def call(self, rank: int, method: str, *arguments: Any) -> Any:
-        """Call a method of a rank, and return its result, or a handle for ``answer``."""
+        """Call a method of a rank's process, and return its result, or a handle for ``answer``."""
 
     @abstractmethod
     def answer(self, handle: Any) -> Any:
@@ -116,7 +116,7 @@ class _Group:
 
     Attributes:
         nodes: the nodes that were there.
-        calls: pending call of ``Rank.poll`` of each rank that runs.
+        calls: pending call of ``Process.poll`` of each rank that runs.
         ends: exit code of each rank that has ended, in their order; ``None`` if it was lost.
         asked: reason why all were asked to stop: ``stop`` or ``grow``.
         had_failed: a rank had failed before.
@@ -132,6 +132,16 @@ class _Group:
     kill_at: float = math.inf
     is_killed: bool = False
     began: float = field(default_factory=time.monotonic)
+
+
+def meeting(rank: int, size: int, address: str, port: int) -> dict[str, str]:
+    """Return the variables by which a rank finds the others; see ``distributed.rendezvous``.
+
+    Args:
+        address: name or address of rank 0's host.
+        port: port that is free there.
+    """
+    return {"RANK": str(rank), "WORLD_SIZE": str(size), ADDRESS: address, PORT: str(port)}
 
 
 def cause_of(ends: Iterable[tuple[int, int | None]]) -> tuple[int, int | None]:
@@ -189,7 +199,7 @@ class Driver:
         try:
             group = self._start(self._processes)
             while True:
-                while len(group.ends) < len(group.places):
+                while group.calls:
                     self._watch(group)
                     time.sleep(self._engine.poll_seconds)
                 if self._is_done(group):
@@ -204,7 +214,7 @@ class Driver:
 
     def _start(self, fewest: int) -> _Group:
         """Start as many ranks as there is room for."""
-        seconds = float(os.environ.get(SECONDS) or USUAL_SECONDS)
+        seconds = time_limit(os.environ)
         due, want = 0.0, counted(fewest, "process", "processes")
         while True:
             nodes = self._engine.nodes()
@@ -236,12 +246,12 @@ class Driver:
                 self._check_stop()
                 time.sleep(engine.poll_seconds)
         except Lost:
-            return replace(group, places=places[:1], ends={0: None})
-        meeting = len(places), places[0].host, port
+            group.ends[0] = None
+            return group
         for rank, place in enumerate(places):
             threads = {} if place.threads is None else {THREADS: str(place.threads)}
-            variables = {**threads, **self._variables}
-            engine.call(rank, "start", rank, *meeting, self._arguments, os.getcwd(), variables, __version__)
+            variables = {**threads, **self._variables, **meeting(rank, len(places), places[0].host, port)}
+            engine.call(rank, "start", self._arguments, os.getcwd(), variables, __version__)
             group.calls[rank] = engine.call(rank, "poll")
         return group
 

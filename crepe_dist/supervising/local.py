@@ -7,7 +7,7 @@ from typing import Any
 
 from crepe_dist import invocation
 from crepe_dist.supervising.driver import Engine, Place
-from crepe_dist.supervising.rank import Rank
+from crepe_dist.supervising.process import Process
 
 ADDRESS = "127.0.0.1"
 MAX_PROCESSES = 1 << 16
@@ -26,7 +26,7 @@ class LocalEngine(Engine):
 
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         self._variables = variables or {}
-        self._ranks: list[Rank] = []
+        self._processes: list[Process] = []
 
     def variables(self) -> dict[str, str]:
         return {**invocation.passed_on(), **self._variables}
@@ -35,16 +35,16 @@ class LocalEngine(Engine):
         return {ADDRESS: MAX_PROCESSES}
 
     def place(self, processes: int) -> list[Place]:
-        self._ranks = [Rank() for _ in range(processes)]
+        self._processes = [Process() for _ in range(processes)]
         return [Place(ADDRESS, None)] * processes
 
     def call(self, rank: int, method: str, *arguments: Any) -> Any:
-        return getattr(self._ranks[rank], method)(*arguments)
+        return getattr(self._processes[rank], method)(*arguments)
 
     def answer(self, handle: Any) -> Any:
         return handle
 
     def release(self) -> None:
-        for rank in self._ranks:
-            rank.kill()
-        self._ranks = []
+        for process in self._processes:
+            process.kill()
+        self._processes = []

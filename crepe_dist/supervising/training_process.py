@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from crepe_dist.distributed.launch import LAUNCHERS
+from crepe_dist.distributed.environment import without_place
 from crepe_dist.distributed.processes import terminate_with_parent
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files import write_text
@@ -42,14 +41,11 @@ def training(settings: Mapping[str, Any], folder: Path, processes: int = 1) -> I
     command = [sys.executable, "-m", "crepe_dist.train"]
     if processes > 1:
         command[-1:] = ["crepe_dist.supervise", "-np", str(processes), "--max-restarts", "0", "--grace", "5"]
-    # This process may be one of several that a launcher started; the training is not.
-    variables = {name for _, *names in LAUNCHERS for name in names}
-    environment = {name: value for name, value in os.environ.items() if name not in variables}
     with (folder / LOG).open("wb") as log:
         process = subprocess.Popen(
             [*command, "--config", CONFIG],
             cwd=folder,
-            env=environment,
+            env=without_place(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

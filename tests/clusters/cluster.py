@@ -2,34 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.chaos import harness
 from tests.conftest import QUICK
+from tests.needs import needs
 
 EPOCHS = 30
 SETTINGS = [*QUICK, "--data.batch_size=25", f"--training.epochs={EPOCHS}", "--checkpoint.every=4"]
 RANKS = 2
+ENGINES = ("dask", "ray", pytest.param("spark", marks=needs("java")))
+# Scripts that start a cluster and print its address; Ray's obeys the words ``remove`` and ``add``.
+HOLD = {
+    "dask": """
+import sys
+from distributed import LocalCluster
+if __name__ == "__main__":
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    print(">", cluster.scheduler_address, flush=True)
+    sys.stdin.read()
+    cluster.close()
+""",
+    "ray": """
+import sys
+from ray.cluster_utils import Cluster
+node = dict(num_cpus=1, object_store_memory=80 << 20)
+cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **node})
+other = cluster.add_node(**node)
+print(">", cluster.address, flush=True)
+for line in sys.stdin:
+    if line.strip() == "remove":
+        cluster.remove_node(other, allow_graceful=False)
+    else:
+        other = cluster.add_node(**node)
+    print("> done", flush=True)
+cluster.shutdown()
+""",
+    # A Spark in local mode lives in the driver; the third number lets it retry a task.
+    "spark": "import sys; print('> local[2,4]', flush=True); sys.stdin.read()",
+}
 
 
 class Cluster:
     """A cluster, and a folder to train in.
 
     Args:
-        hold: script that starts the cluster, prints its address, and obeys the words ``remove`` and ``add``.
         programs: ``bin`` of the environment.
         folder: empty folder.
     """
 
-    def __init__(self, engine: str, hold: str, programs: Path, data: Path, folder: Path) -> None:
-        self._engine, self._programs, self._data, self._folder = engine, programs, data, folder
+    def __init__(self, engine: str, programs: Path, data: Path, folder: Path) -> None:
+        self.engine, self._programs, self._data, self._folder = engine, programs, data, folder
         self.run_dir = folder / "run"
         self._holder = subprocess.Popen(
-            [programs / "python", "-c", hold],
+            [programs / "python", "-c", HOLD[engine]],
             cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -56,7 +89,7 @@ class Cluster:
         self, *flags: str, variables: dict[str, str] | None = None, processes: int = RANKS
     ) -> subprocess.Popen[str]:
         """Start ``crepe train --on`` the cluster; its output goes to the file ``printed.txt``."""
-        arguments = ["--on", self._engine, "--processes", str(processes), "--data", str(self._data)]
+        arguments = ["--on", self.engine, "--processes", str(processes), "--data", str(self._data)]
         process = subprocess.Popen(
             [self._programs / "crepe", "train", *arguments, "--run-dir", str(self.run_dir), *SETTINGS, *flags],
             cwd=self._folder,
@@ -69,23 +102,23 @@ class Cluster:
         self._trainings.append(process)
         return process
 
-    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run another command that uses the cluster."""
-        return subprocess.run(
-            [self._programs / "crepe", *words],
+    def prepare(self, *words: str) -> subprocess.Popen[str]:
+        """Start ``crepe prepare`` where the cluster is known; its output goes to pipes."""
+        return subprocess.Popen(
+            [self._programs / "crepe", "prepare", *words],
             cwd=self._folder,
             env=self._environment,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
         )
 
     @property
     def _environment(self) -> dict[str, str]:
         names = {"ray": "RAY_ADDRESS", "dask": "DASK_SCHEDULER_ADDRESS", "spark": "PYSPARK_SUBMIT_ARGS"}
-        address = f"--master {self.address} pyspark-shell" if self._engine == "spark" else self.address
-        return {**os.environ, names[self._engine]: address}
+        address = f"--master {self.address} pyspark-shell" if self.engine == "spark" else self.address
+        return {**os.environ, names[self.engine]: address}
 
     @property
     def printed(self) -> str:
@@ -105,15 +138,10 @@ class Cluster:
     def ranks(self) -> dict[int, int]:
         """Map the rank of each process that trains to its id."""
         found = {}
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and f"--run-dir={self.run_dir}".encode() in (entry / "cmdline").read_bytes():
-                    variables = dict(
-                        line.partition(b"=")[::2] for line in (entry / "environ").read_bytes().split(b"\0")
-                    )
-                    found[int(variables[b"RANK"])] = int(entry.name)
-            except (OSError, KeyError):
-                continue
+        for process in running(f"--run-dir={self.run_dir}"):
+            with contextlib.suppress(OSError, KeyError):
+                lines = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+                found[int(dict(line.partition(b"=")[::2] for line in lines)[b"RANK"])] = process
         return found
 
     def end(self) -> None:
@@ -130,6 +158,16 @@ class Cluster:
 
     def wait_for_no_rank(self) -> None:
         harness.wait_for(lambda: not self.ranks(), 60)
+
+
+def running(argument: str) -> list[int]:
+    """List the processes that have an argument with this text."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and argument.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
 
 
 def finish(process: subprocess.Popen[str], cluster: Cluster) -> str:

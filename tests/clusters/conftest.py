@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters.cluster import SETTINGS, Cluster
+from tests.clusters.cluster import ENGINES, SETTINGS, Cluster
 from tests.conftest import command, run
 
 ROOT = Path(__file__).parents[2]
@@ -48,11 +48,11 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.fixture
+@pytest.fixture(params=ENGINES)
 def cluster(
     request: pytest.FixtureRequest, environment: Callable[[str], Path], data: Path, tmp_path: Path
 ) -> Iterator[Cluster]:
-    """A cluster of the engine that the test's module names."""
-    started = Cluster(request.module.ENGINE, request.module.HOLD, environment(request.module.ENGINE), data, tmp_path)
+    """A cluster of each engine, or of those that a test names (``indirect``)."""
+    started = Cluster(request.param, environment(request.param), data, tmp_path)
     yield started
     started.end()

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
+from crepe_dist.clusters import dask as on_dask
 from crepe_dist.clusters import ray as on_ray
 from crepe_dist.distributed.control import Control, Stopped
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.settings.config import parse
 from crepe_dist.supervising import driver
 from crepe_dist.supervising.driver import Driver, Engine, Lost, Place, cause_of
-from crepe_dist.supervising.rank import Rank
+from crepe_dist.supervising.process import Process
 from crepe_dist.version import __version__
 from tests.chaos import harness
 
@@ -96,8 +97,10 @@ def test_all_done(train):
     engine = Pretended([[0, 0]])
     train(engine)
     assert engine.released
-    assert [each[:4] for each in engine.started] == [(0, 2, "host0", 4711), (1, 2, "host0", 4711)]
-    assert engine.started[0][6]["OMP_NUM_THREADS"] == os.environ.get("OMP_NUM_THREADS", "3")
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "host0", "MASTER_PORT": "4711"}
+    for rank, (_, _, variables, _) in enumerate(engine.started):
+        assert variables.items() >= {"RANK": str(rank), **meeting}.items()
+        assert variables["OMP_NUM_THREADS"] == os.environ.get("OMP_NUM_THREADS", "3")
 
 
 @pytest.mark.parametrize(
@@ -152,8 +155,15 @@ def test_the_first_start_waits_for_all(train, monkeypatch):
         train(Pretended([], rooms=[1]))
 
 
-def test_a_signal_stops_all(train, monkeypatch):
-    engine = Pretended([[None, None]])
+def test_a_time_limit_that_is_no_number(train, monkeypatch):
+    monkeypatch.setenv("CREPE_DIST_MEETING_SECONDS", "soon")
+    with pytest.raises(UserError, match="CREPE_DIST_MEETING_SECONDS is 'soon'"):
+        train(Pretended([]))
+
+
+@pytest.mark.parametrize("ends", [[None, None], [70, None], [75, None]])
+def test_a_signal_stops_all(train, monkeypatch, ends):
+    engine = Pretended([ends])
     place = engine.place
 
     def then_signal(processes: int) -> list[Place]:
@@ -201,17 +211,17 @@ def test_without_the_engine_it_says_how_to_install_it(complaint, engine, tmp_pat
     assert f"--extra {engine}" in said
 
 
-class TestRank:
-    def start(self, folder: Path, flags: Sequence[str] = ("--version",), version: str = __version__) -> Rank:
-        rank = Rank()
-        rank.start(0, 1, "127.0.0.1", rank.free_port(), ["-m", "crepe_dist.train", *flags], str(folder), {}, version)
-        return rank
+class TestProcess:
+    def start(self, folder: Path, flags: Sequence[str] = ("--version",), version: str = __version__) -> Process:
+        process = Process()
+        process.start(["-m", "crepe_dist.train", *flags], str(folder), {}, version)
+        return process
 
-    def end(self, rank: Rank) -> tuple[str, int]:
+    def end(self, process: Process) -> tuple[str, int]:
         printed: list[str] = []
         code = None
         while code is None:
-            lines, code = rank.poll()
+            lines, code = process.poll()
             printed += [line for _, line in lines]
         return "\n".join(printed), code
 
@@ -221,22 +231,45 @@ class TestRank:
     def test_a_folder_that_is_not_there(self, tmp_path):
         printed, code = self.end(self.start(tmp_path / "nowhere"))
         assert code == ExitCode.ERROR
-        assert "train cannot be started" in printed
+        assert "error: no process can be started on " in printed
         assert "run the command in a folder that every node has" in printed
 
     def test_another_version(self, tmp_path):
         printed, code = self.end(self.start(tmp_path, version="0.0.9"))
         assert code == ExitCode.ERROR
-        assert f"{__version__} there, 0.0.9 where the run was started" in printed
+        assert f"{__version__} there, 0.0.9 where the command was given" in printed
 
     def test_who_drops_it_stops_it(self, data, tmp_path):
         run = tmp_path / "run"
-        rank = self.start(tmp_path, ["--data", str(data), "--run-dir", str(run), "--training.epochs=4000"])
+        process = self.start(tmp_path, ["--data", str(data), "--run-dir", str(run), "--training.epochs=4000"])
         harness.wait_for((run / "metrics.jsonl").exists)
-        process = rank._process
-        assert process is not None
-        del rank
-        assert process.wait(30) == ExitCode.STOPPED
+        started = process._process
+        assert started is not None
+        del process
+        assert started.wait(30) == ExitCode.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("address", "what", "why"),
+    [
+        (None, "there is no Dask cluster", "no client in this program, and DASK_SCHEDULER_ADDRESS is not set"),
+        ("tcp://node1:x", "the Dask cluster tcp://node1:x, which", "an address is tcp://HOST:PORT"),
+    ],
+)
+def test_a_dask_cluster_that_cannot_be_used(monkeypatch, address: str | None, what: str, why: str) -> None:
+    class Client:
+        def __init__(self, _: str) -> None:
+            raise ValueError("invalid literal")
+
+        @staticmethod
+        def current() -> None:
+            raise ValueError("no client")
+
+    monkeypatch.setitem(sys.modules, "dask", types.SimpleNamespace(config={"scheduler-address": address}))
+    monkeypatch.setitem(sys.modules, "distributed", types.SimpleNamespace(Client=Client))
+    with pytest.raises(UserError, match=what) as caught:
+        on_dask.connect()
+    assert caught.value.why == why
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
+import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +17,11 @@ import pytest
 
 from crepe_dist import extras
 from crepe_dist.clusters import parts
-from crepe_dist.errors import UserError
+from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.prepare import main
-from tests.clusters import test_dask, test_ray
-from tests.clusters.cluster import Cluster
-from tests.conftest import command, run, write_csv
+from tests.chaos import harness
+from tests.clusters.cluster import Cluster, running
+from tests.conftest import write_csv
 
 ROWS = 5000
 
@@ -41,8 +45,11 @@ def pretended(sources: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The files, without the report, which names the command."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith("report.")}
+    """The files; the reports without the command that they name."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in files.keys() & {"report.html", "report.json"}:
+        files[name] = re.sub(rb'<pre>.*</pre>|"command": ".*"', b"", files[name])
+    return files
 
 
 def prepared(*arguments: str) -> None:
@@ -53,15 +60,15 @@ def prepared(*arguments: str) -> None:
 
 def test_the_bytes_are_those_of_one_process(pretended: Path, capfd: pytest.CaptureFixture[str]) -> None:
     flags = ("in", "--dedupe", "near", "--validation", "0.1")
-    prepared(*flags, "--out", "whole")
-    prepared("--on", "ray", *flags, "--out=merged", "--parts=3")
+    prepared(*flags, "--out", "alone/data")
+    prepared("--on", "ray", "--out=parts/data", "--parts=3", *flags)
     assert f"part 3 of 3, on {socket.gethostname()}" in capfd.readouterr().err
-    assert contents(pretended / "merged") == contents(pretended / "whole")
-    assert {path.name for path in pretended.iterdir()} == {"in", "whole", "merged"}
-    with pytest.raises(UserError, match="merged exists"):
-        prepared("--on", "ray", *flags, "--out=merged", "--parts=3")
-    prepared("--on", "ray", "in", "--out=merged", "--parts=2", "--overwrite")
-    assert contents(pretended / "merged") != contents(pretended / "whole")
+    assert contents(pretended / "parts" / "data") == contents(pretended / "alone" / "data")
+    assert [path.name for path in (pretended / "parts").iterdir()] == ["data"]
+    with pytest.raises(UserError, match="data exists"):
+        prepared("--on", "ray", *flags, "--out=parts/data", "--parts=3")
+    prepared("--on", "ray", "--out=parts/data", "--parts=2", "--overwrite", "--", "in")
+    assert contents(pretended / "parts" / "data") != contents(pretended / "alone" / "data")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +79,7 @@ def test_the_bytes_are_those_of_one_process(pretended: Path, capfd: pytest.Captu
         (["-", "--on", "ray", "--parts", "2"], "- cannot be combined with --on"),
         (["in", "--on", "ray", "--parts", "2", "--processes", "3"], "--processes cannot be combined with --on"),
         (["in", "--on", "ray", "--parts", "2", "--propose-labels", "a.csv"], "--propose-labels cannot be combined"),
-        (["nowhere", "--on", "ray", "--parts", "2"], f"part 1 of 2 failed on {socket.gethostname()}: nowhere does not"),
+        (["nowhere", "--on", "ray", "--parts", "2"], f"part 1 of 2 on {socket.gethostname()} ended with code 1 "),
     ],
 )
 def test_mistakes(pretended: Path, flags: list[str], message: str) -> None:
@@ -82,31 +89,67 @@ def test_mistakes(pretended: Path, flags: list[str], message: str) -> None:
 
 
 def test_nodes_that_are_not_alike(pretended: Path) -> None:
-    other = parts.prepare_part(1, 2, ["in"], "out", str(pretended), "0.0.1")
-    assert other.printed[0] == "error: another version of crepe_dist"
-    unshared = parts.prepare_part(1, 2, ["in"], "out", str(pretended / "nowhere"), parts.__version__)
-    assert unshared.printed[0] == f"error: {pretended}/nowhere cannot be used"
+    task = (1, ["-m", "crepe_dist.prepare", "in", "--out=out"])
+    other = parts.prepare_part(*task, str(pretended), str(pretended), "0.0.1")
+    assert f"error: another version of crepe_dist on {socket.gethostname()}" in other.printed
+    unshared = parts.prepare_part(*task, str(pretended), f"{pretended}/nowhere", parts.__version__)
+    assert f"error: no process can be started on {socket.gethostname()}" in unshared.printed
+    unshared = parts.prepare_part(*task, f"{pretended}/nowhere", str(pretended), parts.__version__)
+    assert f"error: {socket.gethostname()} has no {pretended}/nowhere" in unshared.printed
+    assert [part.code for part in (other, unshared)] == [ExitCode.ERROR] * 2
 
 
-@pytest.mark.parametrize("on", [test_dask, test_ray], ids=["dask", "ray"])
-def test_a_cluster_prepares_what_one_process_does(
-    on, environment: Callable[[str], Path], sources: Path, data: Path
-) -> None:
-    run(command("prepare", "in", "--out", "whole", "--dedupe", "near"), sources)
-    cluster = Cluster(on.ENGINE, on.HOLD, environment(on.ENGINE), data, sources)
-    try:
-        done = cluster.command(
-            "prepare", "in", "--dedupe", "near", "--on", on.ENGINE, "--parts", "3", "--out", "merged"
-        )
-        assert done.returncode == 0, done.stderr
-        assert "part 2 of 3, on " in done.stderr
-        assert contents(sources / "merged") == contents(sources / "whole")
-        done = cluster.command("prepare", "nowhere", "--on", on.ENGINE, "--parts", "2", "--out", "other")
-        assert done.returncode == 1
-        assert f"failed on {socket.gethostname()}: nowhere does not exist" in done.stderr
-        assert "Traceback" not in done.stderr
-    finally:
-        cluster.end()
+def test_without_its_folder_a_part_ends(pretended: Path) -> None:
+    """The folder goes when the command has been stopped."""
+    (pretended / "parts").mkdir()
+    threading.Timer(0.3, (pretended / "parts").rmdir).start()
+    arguments = ["-c", "import time; time.sleep(1000)"]
+    part = parts.prepare_part(1, arguments, str(pretended / "parts"), str(pretended), parts.__version__)
+    assert part.code == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("cluster", ["dask", "ray"], indirect=True)
+def test_a_cluster_prepares_what_one_process_does(sources: Path, cluster: Cluster) -> None:
+    on = ("--on", cluster.engine, "--parts", "3")
+    for flags in (("--out", "alone/data"), (*on, "--out", "parts/data")):
+        preparing = cluster.prepare("in", "--dedupe", "near", *flags)
+        _, stderr = preparing.communicate(timeout=200)
+        assert preparing.returncode == 0, stderr
+    assert "part 2 of 3, on " in stderr
+    assert contents(sources / "parts" / "data") == contents(sources / "alone" / "data")
+    preparing = cluster.prepare("nowhere", *on, "--out", "other")
+    _, stderr = preparing.communicate(timeout=200)
+    assert preparing.returncode == ExitCode.ERROR
+    assert "error: nowhere does not exist" in stderr
+    assert f"of 3 on {socket.gethostname()} ended with code 1" in stderr
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("cluster", ["dask", "ray"], indirect=True)
+def test_a_request_to_stop_ends_the_parts(sources: Path, cluster: Cluster) -> None:
+    (sources / "long.csv").write_bytes((sources / "in" / "train.csv").read_bytes() * 400)
+    preparing = cluster.prepare("long.csv", "--on", cluster.engine, "--parts", "2", "--out", "out")
+    harness.wait_for(lambda: len(list(sources.glob(".out.copies-*/.*.partial-*"))) == 2)
+    preparing.terminate()
+    _, stderr = preparing.communicate(timeout=60)
+    assert preparing.returncode == ExitCode.INTERRUPTED, stderr
+    assert "Traceback" not in stderr
+    harness.wait_for(lambda: not running(f"--out={sources}"))
+    assert not list(sources.glob(".out*"))
+
+
+@pytest.mark.parametrize("cluster", ["dask", "ray"], indirect=True)
+def test_a_part_that_is_killed_is_told(sources: Path, cluster: Cluster) -> None:
+    (sources / "long.csv").write_bytes((sources / "in" / "train.csv").read_bytes() * 400)
+    preparing = cluster.prepare("long.csv", "--on", cluster.engine, "--parts", "2", "--out", "out")
+    harness.wait_for(lambda: len(running(f"--out={sources}")) == 2)
+    os.kill(running("--part=2/2")[0], signal.SIGKILL)
+    _, stderr = preparing.communicate(timeout=60)
+    assert preparing.returncode == 128 + signal.SIGKILL, stderr
+    assert "error: part 2 of 2 on " in stderr
+    assert "was killed by signal 9 (SIGKILL); perhaps the machine ran out of memory" in stderr
+    harness.wait_for(lambda: not running(f"--out={sources}"))
+    assert not list(sources.glob(".out*"))
 
 
 @pytest.mark.parametrize("engine", ["dask", "ray"])

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 import crepe_dist
+from tests.clusters.cluster import ENGINES
 from tests.conftest import QUICK, command, run, write_csv
 from tests.needs import needs
 
@@ -20,7 +21,6 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 PAGE = ROOT / "docs" / "how-to" / "engines.md"
 HIDDEN = ROOT / "tests" / "without_mxnet"  # of a sitecustomize.py that hides MXNet and Horovod
-ENGINES = ["dask", "ray", pytest.param("spark", marks=needs("java"))]
 ROWS = 600
 
 

@@ -1,8 +1,4 @@
-"""One rank of a run, as a process that this one starts; never imports MXNet or Horovod.
-
-The ranks meet at ``MASTER_ADDR`` and ``MASTER_PORT`` (``distributed.rendezvous``), on one host as on
-a cluster.
-"""
+"""A Python process that an engine's worker starts beside itself; never imports MXNet or Horovod."""
 
 from __future__ import annotations
 
@@ -18,23 +14,22 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from crepe_dist.distributed.endpoint import ADDRESS, PORT
-from crepe_dist.distributed.horovod_internals import NEVER_SET
-from crepe_dist.distributed.launch import LAUNCHERS
+from crepe_dist.distributed.environment import without_place
 from crepe_dist.distributed.processes import terminate_with_parent
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.version import __version__
 
-DRAIN_SECONDS = 1.0  # to read the rest of the output, whose pipe a process that the rank started may keep open
+ALIKE = "install the same crepe_dist, Python and engine in the environment of every node"
+DRAIN_SECONDS = 1.0  # to read the rest of the output, whose pipe a process that this one started may keep open
 LINE_BYTES = 8 * 1024  # a longer line comes in pieces
 
 Line = tuple[str, str]  # stdout or stderr, and a line that the process wrote there
 
 
-class Rank:
-    """Process of one rank, started, watched and started again by calls that return at once.
+class Process:
+    """Process that runs a module, started, watched and started again by calls that return at once.
 
-    It gets SIGTERM, and saves, when this object goes or the process that has it dies.
+    It gets SIGTERM when this object goes or the process that has it dies.
     """
 
     def __init__(self) -> None:
@@ -43,47 +38,29 @@ class Rank:
         self._readers: list[threading.Thread] = []
 
     def free_port(self) -> int:
-        """Return a port at which rank 0 can open the store."""
+        """Return a port that is free on this host."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             return int(probe.getsockname()[1])
 
-    def start(
-        self,
-        rank: int,
-        size: int,
-        address: str,
-        port: int,
-        arguments: Sequence[str],
-        folder: str,
-        variables: Mapping[str, str],
-        version: str,
-    ) -> None:
+    def start(self, arguments: Sequence[str], folder: str, variables: Mapping[str, str], version: str) -> None:
         """Start the process; ``poll`` reports an error.
 
         Args:
-            address: name or address of rank 0's host.
-            port: port that is free there.
             arguments: arguments of Python.
             folder: working directory.
-            variables: further environment variables.
-            version: version of crepe_dist where the run was started.
+            variables: environment variables beside those of this process.
+            version: version of crepe_dist where the command was given.
         """
-        place = {"RANK": str(rank), "WORLD_SIZE": str(size), ADDRESS: address, PORT: str(port)}
-        others = {NEVER_SET, *(name for _, *names in LAUNCHERS for name in names)}
-        own = {name: value for name, value in os.environ.items() if name not in others}
-        where = f"on {socket.gethostname()}, for rank {rank}"
+        host = socket.gethostname()
         try:
             if version != __version__:
-                raise UserError(
-                    f"another version of crepe_dist {where}",
-                    f"{__version__} there, {version} where the run was started",
-                    "install the same version on every node",
-                )
+                why = f"{__version__} there, {version} where the command was given"
+                raise UserError(f"another version of crepe_dist on {host}", why, ALIKE)
             process = subprocess.Popen(
                 [sys.executable, *arguments],
                 cwd=folder,
-                env={"PYTHONUNBUFFERED": "1", **own, **variables, **place},
+                env={"PYTHONUNBUFFERED": "1", **without_place(), **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -92,7 +69,7 @@ class Rank:
             )
         except OSError as error:
             remedy = "run the command in a folder that every node has, and share it"
-            self._fail(UserError(f"train cannot be started {where}", str(error), remedy))
+            self._fail(UserError(f"no process can be started on {host}", str(error), remedy))
         except UserError as error:
             self._fail(error)
         else:

@@ -1,0 +1,102 @@
+"""Training on a Ray of two nodes, a Dask of two workers and a Spark of two slots, all on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from crepe_dist.errors import ExitCode
+from tests.chaos import harness
+from tests.clusters.cluster import Cluster, digest, finish
+
+on_dask = pytest.mark.parametrize("cluster", ["dask"], indirect=True)
+on_ray = pytest.mark.parametrize("cluster", ["ray"], indirect=True)
+
+
+def test_two_processes_train_what_one_does(cluster: Cluster, alone: Path) -> None:
+    printed = finish(cluster.train(), cluster)
+    assert "2 processes" in printed
+    assert "gradients summed by shared memory" in printed
+    assert digest(cluster.run_dir) == digest(alone)
+
+
+def test_a_killed_rank_restarts_with_all(cluster: Cluster, alone: Path) -> None:
+    process = cluster.train()
+    cluster.wait_for_saved_state()
+    os.kill(cluster.ranks()[1], signal.SIGKILL)
+    printed = finish(process, cluster)
+    assert "was killed by signal 9 (SIGKILL)" in printed
+    assert "resuming from step" in printed
+    if cluster.engine != "spark":  # which restarts it itself
+        assert "rank 1 on " in printed
+        assert "restarting from the newest saved state; 9 restarts left" in printed
+    assert digest(cluster.run_dir) == digest(alone)
+
+
+def test_a_request_to_stop_is_passed_on(cluster: Cluster, alone: Path) -> None:
+    process = cluster.train()
+    cluster.wait_for_saved_state()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == ExitCode.STOPPED, cluster.printed
+    assert "Traceback" not in cluster.printed
+    if cluster.engine != "spark":  # whose output is in the executors' logs
+        assert "saved after step" in cluster.printed
+    cluster.wait_for_no_rank()
+    finish(cluster.train(), cluster)
+    assert digest(cluster.run_dir) == digest(alone)
+
+
+def test_a_mistake_is_told_and_not_repeated(cluster: Cluster) -> None:
+    process = cluster.train("--data.source=nowhere")
+    assert process.wait(100) == ExitCode.ERROR, cluster.printed
+    assert cluster.printed.count("error: nowhere") == 1, cluster.printed
+    assert "restarting" not in cluster.printed
+    assert "Traceback" not in cluster.printed
+
+
+def test_too_few_slots_are_told(cluster: Cluster) -> None:
+    process = cluster.train(processes=3, variables={"CREPE_DIST_MEETING_SECONDS": "1"})
+    assert process.wait(100) == ExitCode.ERROR
+    name = "Spark" if cluster.engine == "spark" else f"the {cluster.engine.capitalize()} cluster"
+    assert f"error: {name} has no room for 3 processes" in cluster.printed
+    assert "all its nodes together have room for 2" in cluster.printed or "runs 2 tasks at a time" in cluster.printed
+
+
+@on_ray
+def test_a_node_goes_and_comes_back(cluster: Cluster, alone: Path) -> None:
+    process = cluster.train()
+    cluster.wait_for_saved_state()
+    cluster.do("remove")
+    cluster.wait_for("Ray: 1 process ")
+    harness.wait_for(lambda: list(cluster.ranks()) == [0])
+    (rank,) = cluster.ranks().values()
+    os.kill(rank, signal.SIGSTOP)  # it must not end before the node is back
+    cluster.do("add")
+    cluster.wait_for("there is another node: asking all to save and stop")
+    os.kill(rank, signal.SIGCONT)
+    printed = finish(process, cluster)
+    assert printed.count("Ray: 2 processes ") == 2
+    assert digest(cluster.run_dir) == digest(alone)
+
+
+@on_dask
+def test_a_killed_worker_restarts_with_all(cluster: Cluster, alone: Path) -> None:
+    process = cluster.train()
+    cluster.wait_for_saved_state()
+    worker = int(Path(f"/proc/{cluster.ranks()[1]}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(worker, signal.SIGKILL)
+    printed = finish(process, cluster)
+    assert "restarting from the newest saved state; 9 restarts left" in printed
+    assert digest(cluster.run_dir) == digest(alone)
+
+
+@on_dask
+def test_a_driver_that_is_killed_leaves_no_rank(cluster: Cluster) -> None:
+    process = cluster.train("--training.epochs=4000")
+    cluster.wait_for_saved_state()
+    process.kill()
+    process.wait()
+    cluster.wait_for_no_rank()
