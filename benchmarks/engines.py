@@ -4,7 +4,7 @@
     uv sync --extra parquet --extra remote --extra ray --extra spark --extra dask
     python benchmarks/engines.py MODEL [--rows 200000 1000000]
 
-MODEL is a folder of `crepe export --format huggingface`. The examples in examples/ classify tables of short texts in
+MODEL is a folder of `crepe export --format crepe`. The examples in examples/ classify tables of short texts in
 two sizes, of 20,000 rows a file. The rate comes from the difference of the sizes, without the start of the engine;
 memory is the largest sum over all processes (PSS: shared pages count once). Prints a Markdown table.
 """

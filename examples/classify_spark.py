@@ -2,7 +2,7 @@
 
     spark-submit examples/classify_spark.py MODEL INPUT.parquet OUTPUT/
 
-MODEL is a folder of `crepe export --format huggingface`, INPUT and OUTPUT are what Spark reads and writes. Install
+MODEL is a folder of `crepe export --format crepe`, INPUT and OUTPUT are what Spark reads and writes. Install
 crepe_dist where the executors are.
 """
 
