@@ -13,6 +13,7 @@ import pytest
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
+from crepe_dist.exporting.compressor import compress_to
 from crepe_dist.exporting.exporter import export
 from crepe_dist.predicting.answers import answers
 from crepe_dist.predicting.inputs import Input
@@ -121,6 +122,16 @@ def test_predict_gives_all_labels_above_their_threshold(folder):
     assert csv.line(Input(1, "house 8", "", ("house 8",)), none).startswith("house 8,[],")
     with pytest.raises(UserError, match="threshold of its own"):
         crepe_dist.load(folder / "run-1", min_probability=0.5)
+
+
+def test_a_small_model_gives_labels(folder, tmp_path):
+    before = crepe_dist.load(folder / "run-1")
+    _, _, scores = compress_to(before, 500_000, tmp_path / "small", folder / "data")
+    after, micro_f1 = crepe_dist.load(tmp_path / "small"), scores_of(folder).accuracy
+    np.testing.assert_array_equal(after.thresholds, before.thresholds)  # type: ignore[arg-type]
+    assert scores is not None
+    assert scores[0] == 100
+    np.testing.assert_allclose(scores[1:], micro_f1, atol=0.1)
 
 
 @pytest.mark.parametrize("form", ["onnx", "crepe", "params", "pytorch"])
