@@ -89,7 +89,7 @@ def test_a_killed_worker_restarts_with_all(cluster: Cluster, alone: Path) -> Non
     worker = int(Path(f"/proc/{cluster.ranks()[1]}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(worker, signal.SIGKILL)
     printed = finish(process, cluster)
-    assert "restarting from the newest saved state; 9 restarts left" in printed
+    assert "restarting from the newest saved state" in printed  # for free, if rank 0 has saved before the loss is seen
     assert digest(cluster.run_dir) == digest(alone)
 
 
