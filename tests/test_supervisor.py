@@ -41,8 +41,8 @@ def stay():
 SUPERVISE = """
 import sys
 from crepe_dist import command, supervise
-from crepe_dist.supervising.local import LocalEngine
-LocalEngine.others_seconds = 0.5
+from crepe_dist.supervising import driver
+driver.OTHERS_SECONDS = 0.5
 values, worker = supervise.parser().parse_known_args(sys.argv[1:])
 command.run(lambda: supervise.run(values, worker))
 """

@@ -30,6 +30,7 @@ from crepe_dist.wording import counted
 ROOM_SECONDS = 5.0  # between looks for further nodes
 AGAIN = "run the same command again to resume"
 SOON_SECONDS = 60.0
+OTHERS_SECONDS = 5.0  # for the other ranks to end once a process has ended, of which they hear at once
 KILL_SECONDS = 5.0  # until a killed rank must have ended
 
 
@@ -74,12 +75,10 @@ class Engine(ABC):
     Attributes:
         name: name for messages.
         poll_seconds: time between looks at the ranks.
-        others_seconds: time for the other ranks to end once one has failed; Gloo notices a lost host after 30 s.
     """
 
     name = ""
     poll_seconds = 0.3
-    others_seconds = 60.0
 
     def variables(self) -> dict[str, str]:
         """Return the variables that all ranks get beside those of their host."""
@@ -312,7 +311,8 @@ class Driver:
         del group.calls[rank]
         group.ends[rank] = code
         if meaning(code) is not Meaning.DONE:
-            seconds = self._grace if meaning(code) is Meaning.PREEMPTED else self._engine.others_seconds
+            # A rank that was asked to stop makes the others save; of a lost node they hear by Gloo, after 30 s.
+            seconds = self._grace if code is None or meaning(code) is Meaning.PREEMPTED else OTHERS_SECONDS
             group.kill_at = min(group.kill_at, time.monotonic() + seconds)
             self._console.say(_title(group, rank))
 

@@ -22,7 +22,6 @@ class LocalEngine(Engine):
 
     name = "supervise"
     poll_seconds = 0.05
-    others_seconds = 5.0
 
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         self._variables = variables or {}

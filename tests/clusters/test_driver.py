@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import sys
+import time
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +44,6 @@ class Pretended(Engine):
 
     name = "Pretended"
     poll_seconds = 0.0
-    others_seconds = 0.2
 
     def __init__(self, starts: Sequence[Sequence[Any]], rooms: Sequence[int] = (2,)) -> None:
         self._starts = iter(starts)
@@ -83,12 +83,13 @@ class Pretended(Engine):
 @pytest.fixture
 def train(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(driver, "ROOM_SECONDS", 0.0)
+    monkeypatch.setattr(driver, "OTHERS_SECONDS", 0.2)
     monkeypatch.setattr(driver, "KILL_SECONDS", 0.1)
     monkeypatch.setattr(driver, "SOON_SECONDS", 0.0)
 
-    def of(engine: Engine, restarts: int = 1) -> Any:
+    def of(engine: Engine, restarts: int = 1, grace: float = 60.0) -> Any:
         with Control() as control, control.deferring():
-            Driver(engine, ["-m", "crepe_dist.train"], 2, restarts, control).run()
+            Driver(engine, ["-m", "crepe_dist.train"], 2, restarts, control, grace=grace).run()
 
     return of
 
@@ -105,7 +106,10 @@ def test_all_done(train):
 
 @pytest.mark.parametrize(
     ("ends", "code"),
-    [([69, -9], 137), ([70, 69], 70), ([LOST, 69], 70), ([69, LOST], 70), ([-11, None], 139), ([76, 76], 76)],
+    [
+        *[([69, -9], 137), ([70, 69], 70), ([76, 76], 76)],
+        *[([LOST, 69], 70), ([69, LOST], 70), ([-11, None], 139), ([69, None], 137)],
+    ],
 )
 def test_a_failure_restarts_all_once(train, capsys, ends, code):
     engine = Pretended([ends, [0, 0]])
@@ -125,6 +129,12 @@ def test_before_a_second_restart_soon_after_the_first_is_a_pause(train, monkeypa
     said = capsys.readouterr().err
     assert "restarting from the newest saved state; 1 restarts left" in said
     assert "restarting from the newest saved state after 1 s; 0 restarts left" in said
+
+
+def test_a_lost_node_leaves_the_others_time_to_notice(train):
+    began = time.monotonic()
+    train(Pretended([[LOST, None], [0, 0]]), grace=0.6)
+    assert time.monotonic() - began > 0.6
 
 
 def test_a_preemption_costs_no_restart(train):
