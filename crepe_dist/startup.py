@@ -13,8 +13,8 @@ PYTHON = (3, 9)  # the lowest version
 COMMANDS = ("-m", "crepe")  # sys.argv[0] of `python -m`, while it imports the package, and of the console command
 
 # SIGUSR2 means the same as SIGTERM: mpirun forwards it, but kills a second after SIGTERM; Grid Engine and LSF send it
-# before they kill.
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+# before they kill. SIGHUP: the terminal is closed.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
 
 
 def check_python() -> None:

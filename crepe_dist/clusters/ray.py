@@ -14,6 +14,8 @@ from crepe_dist.supervising.driver import Engine, Lost, Place, train_on
 from crepe_dist.supervising.process import ALIKE, Process
 
 PLACE_SECONDS = 5.0
+# Otherwise, an actor whose driver is gone kills its process, which could save.
+KEEP_CHILDREN = {"env_vars": {"RAY_kill_child_processes_on_worker_exit": "false"}}
 
 
 def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result | None:
@@ -100,7 +102,11 @@ class RayEngine(Engine):
             self.release()
             return []
         actor = self._ray.remote(Process)
-        options = {"num_cpus": self._bundle["CPU"], "num_gpus": self._bundle.get("GPU", 0)}
+        options = {
+            "num_cpus": self._bundle["CPU"],
+            "num_gpus": self._bundle.get("GPU", 0),
+            "runtime_env": KEEP_CHILDREN,
+        }
         strategies = (
             util.scheduling_strategies.PlacementGroupSchedulingStrategy(self._group, bundle)
             for bundle in range(processes)

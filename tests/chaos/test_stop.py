@@ -38,7 +38,7 @@ def test_a_signal_to_one_process_stops_all_with_nothing_lost(data, tmp_path, unb
     harness.assert_same(run_dir, unbroken(processes))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT), slow(signal.SIGUSR2)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT), slow(signal.SIGUSR2), slow(signal.SIGHUP)])
 def test_a_signal_from_outside(data, tmp_path, unbroken, number):
     run_dir = tmp_path / "run"
     began = time.monotonic()

@@ -133,7 +133,7 @@ def test_before_a_second_restart_soon_after_the_first_is_a_pause(train, monkeypa
 
 def test_a_lost_node_leaves_the_others_time_to_notice(train):
     began = time.monotonic()
-    train(Pretended([[LOST, None], [0, 0]]), grace=0.6)
+    train(Pretended([[None, LOST], [0, 0]]), grace=0.6)
     assert time.monotonic() - began > 0.6
 
 

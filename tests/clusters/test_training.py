@@ -93,10 +93,11 @@ def test_a_killed_worker_restarts_with_all(cluster: Cluster, alone: Path) -> Non
     assert digest(cluster.run_dir) == digest(alone)
 
 
-@on_dask
-def test_a_driver_that_is_killed_leaves_no_rank(cluster: Cluster) -> None:
+@pytest.mark.parametrize("cluster", ["dask", "ray"], indirect=True)
+def test_all_save_if_the_driver_is_killed(cluster: Cluster) -> None:
     process = cluster.train("--training.epochs=4000")
     cluster.wait_for_saved_state()
     process.kill()
     process.wait()
     cluster.wait_for_no_rank()
+    assert harness.saved_step(cluster.run_dir) == harness.steps(cluster.run_dir)[-1][0]
