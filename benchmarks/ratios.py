@@ -217,7 +217,7 @@ def _network(
         "train, notebook, from text": workloads.NotebookTraining(first, labels, shape, sizes.batch_size, device)
     }
     steps: dict[str, dict[str, Callable[[], int]]] = {}  # one step or pass, by precision and kind
-    for precision in workloads.precisions(device):
+    for precision in workloads.precisions(shape, device):
         training = workloads.Training(shape, World(), device, precision)
         forward = workloads.Forward(shape, device, batch, precision)
         steps[precision] = {"train": partial(training.repeat, batch, 1), "forward": forward}

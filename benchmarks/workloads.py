@@ -95,12 +95,12 @@ class Forward:
 
 def _engine(shape: PaperShape, device: Any, precision: Precision) -> Engine:
     options = ModelOptions(precision=precision)
-    return open_engine(shape, parameters(shape, options, seed=0), plan(options, device), device=device)
+    return open_engine(shape, parameters(shape, options, seed=0), plan(options, device, shape), device=device)
 
 
-def precisions(device: Any) -> list[Precision]:
+def precisions(shape: PaperShape, device: Any) -> list[Precision]:
     """List the precisions that the device supports well, the fastest last."""
-    best = plan(ModelOptions(), device).precision
+    best = plan(ModelOptions(), device, shape).precision
     return ["float32"] if best == "float32" else ["float32", cast("Precision", best)]
 
 

@@ -50,6 +50,7 @@ __all__ = [
 
 _HOMES = {
     "Config": "crepe_dist.settings.config",
+    "CrepeClassifier": "crepe_dist.estimator.classifier",
     "DataOptions": "crepe_dist.settings.data_options",
     "FramePredictor": "crepe_dist.predicting.frames",
     "ModelOptions": "crepe_dist.settings.model_options",
@@ -71,8 +72,6 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name == "prepare":  # a module that can be called
         return importlib.import_module("crepe_dist.prepare")
-    if name == "CrepeClassifier":
-        return importlib.import_module("crepe_dist.estimator.classifier").CrepeClassifier
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

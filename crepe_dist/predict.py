@@ -54,7 +54,6 @@ def main() -> None:
     _check(args)
     limit_threads(detect())
     from crepe_dist.predicting.predictor import load
-    from crepe_dist.runs import checkpoint
 
     path = checkpoint.announce(checkpoint.find(args.checkpoint))
     predictor = load(path, **arguments.foreign(args), device=args.device, min_probability=args.min_probability)

@@ -195,17 +195,6 @@ class Case:
             "crepe_ngrams", codes.ctypes.data, length, rows, sizes.ctypes.data, most, buckets.ctypes.data,
             found.ctypes.data, self.threads,
         )  # fmt: skip
-        reach, table, step = self.pick(1, 8), self.pick(1, 5000), self.pick(1, 70)
-        embedding = np.array([shape.alphabet_size, length, reach, table, step], np.int64)
-        inside = np.empty((rows, -(-(length + 2) // step)), np.uint8)
-        places = np.empty((*inside.shape, step * reach), np.int32)
-        known = np.empty(places.shape, np.uint8)
-        self.check(
-            "crepe_positions", codes.ctypes.data, length, rows, embedding.ctypes.data, places.ctypes.data,
-            known.ctypes.data, inside.ctypes.data, self.threads,
-        )  # fmt: skip
-        mask = np.empty(self.pick(0, 5000), np.uint8)
-        self.functions.crepe_kept(0.3, 2**64 - 5, self.pick(0, 9), mask.size, mask.ctypes.data, self.threads)
 
 
 def encode(functions: Any, number: int) -> None:

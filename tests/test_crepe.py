@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -220,22 +219,6 @@ def test_the_logits_of_a_document_do_not_depend_on_its_neighbours(name, precisio
     assert np.array_equal(alone, together)
 
 
-@pytest.mark.parametrize("name", BUILDS)
-def test_the_gradient_of_the_table_is_the_same_for_any_number_of_threads(name, monkeypatch):
-    """The other gradients are sums of what each thread has, and differ by rounding."""
-    shape = sized(dropout=0.3)
-    network, batch = make(shape), some_batch(shape, 70)
-    found = []
-    for threads in (1, 2, 5):
-        monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-        engine = network.opened(name)
-        found.append((learnt(engine, batch), answers(engine, batch)))
-    for learning, logits in found[1:]:
-        assert np.array_equal(logits, found[0][1])
-        assert np.array_equal(learning["tower.table"], found[0][0]["tower.table"])
-        assert_near(learning, found[0][0])
-
-
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_mxnet_bfloat16)])
 def test_mxnet_in_both_precisions(precision):
     """The same casts as float16 on a GPU: parameters, gradients and logits stay float32."""
@@ -302,20 +285,6 @@ def test_a_position_sees_the_ngrams_that_start_there():
     assert its_own.sum() == own.sum()
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", BUILDS)
-def test_kernels_find_the_same_ngrams_as_numpy(name, shape, monkeypatch):
-    codes, sizes = some_codes(shape, 37), (shape.alphabet_size, shape.reach, shape.rows, shape.stride)
-    monkeypatch.setenv(library.SWITCH, library.NONE)
-    expected = tower.look_up(codes, *sizes)
-    monkeypatch.setenv(library.SWITCH, name)
-    for threads in ("1", "3"):
-        monkeypatch.setenv("OMP_NUM_THREADS", threads)
-        for array, one in zip(tower.look_up(codes, *sizes), expected):
-            assert array.dtype == one.dtype
-            np.testing.assert_array_equal(array, one)
-
-
 @pytest.mark.parametrize("rows", [False, True], ids=["dense", "row by row"])
 def test_embeddings_learn_faster_than_convolutions(rows):
     """Adam's first update moves each number, or the root of the mean square of a row, by the learning rate."""
@@ -360,13 +329,3 @@ def test_a_checkpoint_has_the_weight_of_the_tower_and_the_same_logits(name, stri
     weighed = learnt(engine, batch)
     engine.tower_weight = 1.0
     assert_near(learnt(engine, batch), weighed, most=0)  # training does not depend on it
-
-
-def test_a_network_reopened_after_a_fork_keeps_the_weight():
-    network = make(SHAPES[0])
-    engine, batch = network.opened(BUILDS[0]), some_batch(SHAPES[0], 9)
-    engine.tower_weight = 4.0
-    expected = answers(engine, batch)
-    if (child := os.fork()) == 0:
-        os._exit(0 if np.array_equal(answers(engine, batch), expected) else 1)
-    assert os.waitpid(child, 0)[1] == 0

@@ -122,7 +122,7 @@ def test_a_program_that_does_not_compile_is_told(tmp_path):
 def test_machine_code_runs_on_later_gpus_of_its_generation(own, loaded):
     code = (
         "from crepe_dist.cuda import compiler, gpu; from tests import cuda_emulator\n"
-        "try: gpu.Gpu(0).load(compiler.compiled('probe.cu', {'FACTOR': 1}, (8, 0), cuda_emulator.FOLDER))\n"
+        "try: gpu.Module(gpu.Gpu(0), compiler.compiled('probe.cu', {'FACTOR': 1}, (8, 0), cuda_emulator.FOLDER))\n"
         "except gpu.UserError as error: print(error)"
     )
     told = cuda_emulator.environment(DRIVER_CAPABILITY=own)
@@ -136,7 +136,7 @@ def test_a_gpu_that_nvrtc_does_not_know_gets_ptx():
     code = (
         "from crepe_dist.cuda import compiler, gpu; from tests import cuda_emulator\n"
         "device = gpu.Gpu(0)\n"
-        "device.load(compiler.compiled('probe.cu', {'FACTOR': 1}, device.capability, cuda_emulator.FOLDER))\n"
+        "gpu.Module(device, compiler.compiled('probe.cu', {'FACTOR': 1}, device.capability, cuda_emulator.FOLDER))\n"
         "print(device.capability, compiler.architecture_for(device.capability))"
     )
     told = cuda_emulator.environment(DRIVER_CAPABILITY="13.0")

@@ -14,7 +14,7 @@ from crepe_dist.data.batch import Batch, pack
 from crepe_dist.data.targets import SEVERAL, SOFT
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
-from crepe_dist.engines.cuda import CudaEngine
+from crepe_dist.engines.engine import open_engine
 from crepe_dist.exchange.cuda import CudaExchange
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.precision import Plan
@@ -50,7 +50,8 @@ def make(shape):
 
 
 def on_gpu(network, precision="float32", objective=PLAIN, piece=0):
-    return CudaEngine(network.shape, network.parameters, Plan(precision, None, "for a test"), objective, piece, GPU)
+    plan = Plan(precision, None, "for a test", architecture="sm_86")
+    return open_engine(network.shape, network.parameters, plan, objective, piece, GPU)
 
 
 SHAPES = [TABLE, *test_crepe.SHAPES]

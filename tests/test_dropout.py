@@ -1,4 +1,4 @@
-"""Dropout masks: a function of seed and place, the same with and without kernels."""
+"""Dropout masks: a function of seed and place."""
 
 from __future__ import annotations
 
@@ -12,28 +12,17 @@ from mxnet import autograd
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import batches
 from crepe_dist.engines.gluon import dropout
-from crepe_dist.native import library
-from crepe_dist.native.library import Library
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.paper.shape import PaperShape
 from tests.engines import gradients, initial
 from tests.test_native import some_batch
 
-BUILDS = library.runnable()
 SEED = 2**63 + 12345
 
 
-def use(name, monkeypatch):
-    """Use a build of the kernels; ``None``: NumPy."""
-    found = Library(name) if name else None
-    monkeypatch.setattr(library, "find", lambda: (found, ""))
-
-
-@pytest.mark.parametrize("name", [*BUILDS, None])
 @pytest.mark.parametrize("probability", [0.0, 0.1, 0.5, 1 / 3, 0.999])
-def test_units_are_those_of_the_formula(name, probability, monkeypatch):
-    """SplitMix64 in whole numbers, as engine.h defines it; NumPy and all builds draw the same."""
-    use(name, monkeypatch)
+def test_units_are_those_of_the_formula(probability):
+    """SplitMix64 in whole numbers, as engine.h defines it."""
     got = dropout.kept(probability, SEED, 7, (3, 2, 21))
     assert got.dtype == np.uint8
     expected = []
@@ -45,9 +34,7 @@ def test_units_are_those_of_the_formula(name, probability, monkeypatch):
     assert got.ravel().tolist() == expected
 
 
-@pytest.mark.parametrize("name", [*BUILDS, None])
-def test_a_rank_s_mask_is_a_part_of_the_global_one(name, monkeypatch):
-    use(name, monkeypatch)
+def test_a_rank_s_mask_is_a_part_of_the_global_one():
     whole = dropout.kept(0.4, SEED, 0, (9, 2, 5))
     assert (dropout.kept(0.4, SEED, 6, (3, 2, 5)) == whole[6:]).all()
     assert (dropout.kept(0.4, SEED + 1, 0, (9, 2, 5)) != whole).any()

@@ -27,6 +27,7 @@ CREPE, PAPER = small_shape("crepe"), small_shape("paper")
 NGRAMS = registry.shape("ngrams").for_data(ModelOptions(network="ngrams", buckets=4096), 69, 123, 4, 1000)
 WIDE = replace(cast(CrepeShape, CREPE), width=129)
 GPU = Device("gpu", 1)
+pytestmark = pytest.mark.usefixtures("every_build")
 NO_NVRTC = UserError("NVRTC is not installed", "no file", "install the extra gpu")
 FLAVOUR = UserError("MXNet's CPU flavour is installed", "", "install its GPU flavour")
 
@@ -57,17 +58,6 @@ def machine(monkeypatch):
     return describe
 
 
-@pytest.fixture(autouse=True)
-def parts(monkeypatch):
-    """Let the networks that have kernels for GPUs have them before they are written."""
-    monkeypatch.delenv("CREPE_DIST_KERNELS", raising=False)
-    has_part = registry.has_part
-    has_cuda = {"crepe", "ngrams"}
-    monkeypatch.setattr(
-        registry, "has_part", lambda kind, name: kind in has_cuda if name == "cuda" else has_part(kind, name)
-    )
-
-
 @pytest.mark.parametrize(
     ("capability", "architecture", "half"),
     [
@@ -96,7 +86,6 @@ def test_our_own_kernels_compute_on_gpus_since_volta(machine, capability, archit
     ("described", "options", "shape", "reason"),
     [
         ({}, {}, PAPER, "our own kernels compute this network on CPUs only"),
-        ({}, {}, None, "our own kernels compute this network on CPUs only"),
         ({}, {}, WIDE, "compute a model.width of up to 128, and it is 129"),
         ({"capability": (6, 1)}, {}, CREPE, "need compute capability 7.0 (Volta) or later, and this GPU has 6.1"),
         (
@@ -114,12 +103,14 @@ def test_our_own_kernels_compute_on_gpus_since_volta(machine, capability, archit
         ({"nvrtc": NO_NVRTC}, {}, CREPE, NO_NVRTC.what),
         ({}, {"precision": "float16"}, CREPE, "on this GPU, our own kernels compute in bfloat16 or float32"),
     ],
-    ids=["paper", "unknown", "width", "Pascal", "no capability", "old driver", "no NVRTC", "float16"],
+    ids=["paper", "width", "Pascal", "no capability", "old driver", "no NVRTC", "float16"],
 )
 def test_otherwise_mxnet_computes_and_the_plan_says_why(machine, described, options, shape, reason):
     machine(**described)
     planned = plan(ModelOptions(**options), GPU, shape)
     assert (planned.kernels, planned.build, planned.on_cuda) == ("mxnet", "mxnet", False)
+    has_tensor_cores = described.get("capability", (8, 0)) not in (None, (6, 1))
+    assert planned.precision == ("float16" if has_tensor_cores else "float32")
     assert reason in str(planned)
     with pytest.raises(UserError) as raised:
         plan(ModelOptions(kernels="own", **options), GPU, shape)

@@ -13,7 +13,7 @@ import pytest
 
 from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.batch import pack
-from crepe_dist.engines.native import NativeEngine
+from crepe_dist.engines.engine import open_engine
 from crepe_dist.errors import UserError
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.model.inference import KernelInference, NumpyInference, open_inference
@@ -88,7 +88,7 @@ def test_the_kernels_equal_those_of_training_bit_for_bit(name, shape):
     for precision in ("float32", "bfloat16") if native.bfloat16 and shape.multiplies else ("float32",):
         plan = Plan(precision, native, "")
         batch = pack(codes, np.zeros(len(codes), np.int32), 32, len(codes))
-        expected = NativeEngine(shape, parameters, plan, native).logits(batch)[: len(codes)]
+        expected = open_engine(shape, parameters, plan).logits(batch)[: len(codes)]
         inference = KernelInference(shape, arrays, plan)
         np.testing.assert_array_equal(inference.logits(codes), expected)
         apart = [inference.logits(codes[row : row + 1]) for row in range(len(codes))]

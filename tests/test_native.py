@@ -11,16 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
-import mxnet as mx
 import numpy as np
 import pytest
 
 from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.batch import Batch, pack
+from crepe_dist.distributed.device import CPU
 from crepe_dist.errors import UserError
-from crepe_dist.model import precision
 from crepe_dist.model.objective import Objective
-from crepe_dist.model.precision import plan
+from crepe_dist.model.precision import Plan, plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
 from crepe_dist.networks.paper.shape import PaperShape
@@ -41,6 +40,11 @@ SHAPES = [
     PaperShape(254, 150, 2, 16, 16),  # the largest alphabet
     LARGE,
 ]
+
+
+def selected(**options: Any) -> Plan:
+    """Select precision and kernels for a network on the CPU."""
+    return plan(ModelOptions(**options), CPU, LARGE)
 
 
 def test_this_processor_runs_a_build():
@@ -191,59 +195,23 @@ def test_both_engines_drop_the_same_units(shape):
         assert abs(another - loss) > 1e-3
 
 
-@pytest.mark.parametrize("name", [*BUILDS, None])
-def test_dropout_drops_its_share_and_keeps_the_mean(name):
-    """Seen in the gradient of the last weight by one document, which shows the last hidden layer after dropout."""
-    shape = PaperShape(69, 123, 3, 8, 2000, 0.3)
-    batch = some_batch(shape, 1, filling=0)
-    network = make(shape)
-    engine = network.opened(name)
-    values = engine.values()
-    values["12.weight"][:] = 0  # so that the last hidden layer is its bias, 1 everywhere
-    values["12.bias"][:] = 1
-    engine.set_values(values)
-    steps = [gradients(engine, batch, step=step)[1] for step in range(5)]
-    hidden = np.concatenate([each["14.weight"][0] / each["14.bias"][0] for each in steps])
-    assert np.mean(hidden != 0) == pytest.approx(0.7, abs=0.02)
-    np.testing.assert_allclose(hidden[hidden != 0], 1 / 0.7, rtol=1e-4)
-
-
 @pytest.mark.usefixtures("every_build")
 def test_what_auto_means(monkeypatch):
-    found = plan(ModelOptions(), mx.cpu())
+    found = selected()
     best = found.library  # another one would measure again
     assert best is not None
     assert best.name == BUILDS[0]
     assert (found.precision == "bfloat16") == (best.bfloat16 and not best.bfloat16_is_slower)
-    assert plan(ModelOptions(kernels="mxnet"), mx.cpu()).library is None
-    assert plan(ModelOptions(kernels="mxnet"), mx.cpu()).precision == "float32"
-    assert plan(ModelOptions(precision="float32"), mx.cpu()).precision == "float32"
+    assert selected(kernels="mxnet").library is None
+    assert selected(kernels="mxnet").precision == "float32"
+    assert selected(precision="float32").precision == "float32"
     with pytest.raises(UserError, match="needs a GPU"):
-        plan(ModelOptions(precision="float16"), mx.cpu())
+        selected(precision="float16")
 
     monkeypatch.setattr(library, "find", lambda: (None, "crepe_avx2.so: not there"))
-    assert str(plan(ModelOptions(), mx.cpu())) == "float32, MXNet's operators (crepe_avx2.so: not there)"
+    assert str(selected()) == "float32, MXNet's operators (crepe_avx2.so: not there)"
     with pytest.raises(UserError, match="own kernels cannot be used"):
-        plan(ModelOptions(kernels="own"), mx.cpu())
-
-
-@pytest.mark.parametrize(
-    ("capability", "options", "expected"),
-    [
-        ((6, 1), {}, "float32"),
-        ((7, 0), {}, "float16"),
-        (None, {}, "float32"),
-        ((8, 6), {"precision": "float32"}, "float32"),
-    ],
-)
-def test_what_auto_means_for_mxnet_on_a_gpu(capability, options, expected, monkeypatch):
-    monkeypatch.setattr(precision.cuda, "capability", lambda gpu: capability)
-    monkeypatch.setattr(precision, "check_mxnet", lambda gpu: None)
-    assert plan(ModelOptions(**options), mx.gpu(0)).precision == expected
-    with pytest.raises(UserError, match="own kernels cannot compute this network on GPU 0"):
-        plan(ModelOptions(kernels="own"), mx.gpu(0))
-    with pytest.raises(UserError, match="not support bfloat16"):
-        plan(ModelOptions(kernels="mxnet", precision="bfloat16"), mx.gpu(0))
+        selected(kernels="own")
 
 
 def test_builds_are_chosen_by_the_processor_and_by_what_loads(monkeypatch):
@@ -270,16 +238,16 @@ class TestSwitch:
         found, trouble = library.find()
         assert found is not None
         assert (found.name, trouble) == (name, f"CREPE_DIST_KERNELS is {name}")
-        planned = plan(ModelOptions(), mx.cpu())
+        planned = selected()
         assert planned.precision == ("bfloat16" if found.bfloat16 and not found.bfloat16_is_slower else "float32")
         assert f"own kernels ({name})" in str(planned)
         assert f"CREPE_DIST_KERNELS is {name}" in str(planned)
 
     def test_none_is_as_if_installed_without_a_compiler(self, monkeypatch):
         monkeypatch.setenv(library.SWITCH, "none")
-        assert str(plan(ModelOptions(), mx.cpu())) == "float32, MXNet's operators (CREPE_DIST_KERNELS is none)"
+        assert str(selected()) == "float32, MXNet's operators (CREPE_DIST_KERNELS is none)"
         with pytest.raises(UserError, match="own kernels cannot be used") as raised:
-            plan(ModelOptions(kernels="own"), mx.cpu())
+            selected(kernels="own")
         assert raised.value.why == "CREPE_DIST_KERNELS is none"
 
     @pytest.mark.parametrize(
@@ -293,14 +261,14 @@ class TestSwitch:
         monkeypatch.setattr(library, "processor_flags", lambda: {"avx2", "fma"})
         monkeypatch.setenv(library.SWITCH, requested)
         with pytest.raises(UserError, match=f"CREPE_DIST_KERNELS is {requested}") as raised:
-            plan(ModelOptions(), mx.cpu())
+            selected()
         assert raised.value.why == why
         assert raised.value.remedy == "set CREPE_DIST_KERNELS to avx2, generic, none, or unset it"
 
     @pytest.mark.parametrize("name", BUILDS)
     def test_a_setting_names_a_build(self, name, monkeypatch):
         monkeypatch.delenv(library.SWITCH, raising=False)
-        planned = plan(ModelOptions(kernels=name, precision="float32"), mx.cpu())
+        planned = selected(kernels=name, precision="float32")
         assert str(planned) == f"float32, own kernels ({name}) (as requested)"
         library.keep_to(planned.library)
         try:
@@ -314,12 +282,12 @@ class TestSwitch:
         monkeypatch.delenv(library.SWITCH, raising=False)
         monkeypatch.setattr(library, "processor_flags", lambda: {"avx2", "fma"})
         with pytest.raises(UserError, match=r"model\.kernels is avx512") as raised:
-            plan(ModelOptions(kernels="avx512"), mx.cpu())
+            selected(kernels="avx512")
         assert raised.value.why == "this processor lacks avx512bw, avx512dq, avx512f, avx512vl"
         assert raised.value.remedy == "use model.kernels avx2, generic, auto"
         monkeypatch.setenv(library.SWITCH, "generic")
         with pytest.raises(UserError, match=r"model\.kernels is avx2, but CREPE_DIST_KERNELS is generic"):
-            plan(ModelOptions(kernels="avx2"), mx.cpu())
+            selected(kernels="avx2")
 
     def test_a_build_that_does_not_load_is_refused(self, tmp_path, monkeypatch):
         """Another one would pass for it in a test."""
@@ -446,20 +414,20 @@ def test_float32_is_the_default_where_it_is_clearly_faster(name, seconds, slower
     monkeypatch.setattr(library.time, "thread_time", lambda: now[0])
     monkeypatch.setattr(library, "find", lambda: (build, ""))
     assert build.bfloat16_is_slower is slower
-    planned = plan(ModelOptions(), mx.cpu())
+    planned = selected()
     assert planned.precision == ("float32" if slower else "bfloat16")
     assert ("slower on this processor" in planned.why) is slower
-    assert plan(ModelOptions(precision="bfloat16"), mx.cpu()).precision == "bfloat16"
+    assert selected(precision="bfloat16").precision == "bfloat16"
 
 
 def test_a_processor_without_bfloat16_is_told(monkeypatch):
     monkeypatch.setattr(library, "find", lambda: (Library("avx2"), ""))
-    assert "neither AMX" in str(plan(ModelOptions(), mx.cpu()))
+    assert "neither AMX" in str(selected())
     with pytest.raises(UserError, match="cannot compute in bfloat16"):
-        plan(ModelOptions(precision="bfloat16"), mx.cpu())
+        selected(precision="bfloat16")
     monkeypatch.setenv(library.CEILING, "AVX2")  # MXNet itself would end with an error of oneDNN
     with pytest.raises(UserError, match="MXNet's operators cannot compute in bfloat16") as raised:
-        plan(ModelOptions(precision="bfloat16", kernels="mxnet"), mx.cpu())
+        selected(precision="bfloat16", kernels="mxnet")
     assert raised.value.why == "they need AVX-512; model.kernels is mxnet"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 
-import mxnet as mx
 import numpy as np
 import pytest
 
@@ -13,6 +12,7 @@ from crepe_dist.data.batch import Batch, pack
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import batches
 from crepe_dist.data.order import epoch_order
+from crepe_dist.distributed.device import CPU
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.objective import Objective
@@ -177,9 +177,9 @@ def test_the_table_is_smaller_the_more_classes_there_are():
 
 
 def test_it_computes_in_float32_only():
-    assert plan(ModelOptions(), mx.cpu(), SHAPES[0]).precision == "float32"
+    assert plan(ModelOptions(), CPU, SHAPES[0]).precision == "float32"
     with pytest.raises(UserError, match="does not compute in bfloat16"):
-        plan(ModelOptions(precision="bfloat16"), mx.cpu(), SHAPES[0])
+        plan(ModelOptions(precision="bfloat16"), CPU, SHAPES[0])
 
 
 def test_the_shape_is_known_from_the_parameters_and_the_description():

@@ -23,7 +23,7 @@ def loss_of(objective: Objective, prediction: np.ndarray) -> float:
 def test_ignorance_is_the_best_that_one_prediction_for_all_can_do(objective):
     generator = np.random.default_rng(0)
     best = min(loss_of(objective, each) for each in generator.dirichlet(np.ones(3), size=20_000))
-    ignorance = objective.chance_loss(COUNTS)
+    ignorance = objective.chance_loss(COUNTS, 100)
     assert ignorance <= best < ignorance + 0.001
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist import extras
-from crepe_dist.cuda.driver import WITHOUT
+from crepe_dist.cuda.driver import WITHOUT, dotted
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files import cache_folder, read_bytes, replacing
 
@@ -131,8 +131,7 @@ def architecture_for(capability: tuple[int, int]) -> str:
     older = [each for each in known if each < wanted and each not in OF_CHIPS]
     if not older:
         raise UserError(
-            f"NVRTC {'.'.join(map(str, version()))} compiles no code for compute capability "
-            f"{capability[0]}.{capability[1]}",
+            f"NVRTC {dotted(version())} compiles no code for compute capability {dotted(capability)}",
             f"it knows {', '.join(map(str, known))}",
             "compute without the GPU: --device cpu",
         )

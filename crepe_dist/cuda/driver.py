@@ -26,7 +26,6 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuInit": (c_uint,),
     "cuDriverGetVersion": (_INT,),
     "cuGetErrorName": (c_int, POINTER(c_char_p)),
-    "cuGetErrorString": (c_int, POINTER(c_char_p)),
     "cuDeviceGetCount": (_INT,),
     "cuDeviceGet": (_INT, c_int),
     "cuDeviceGetName": (c_char_p, c_int, c_int),
@@ -51,7 +50,6 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuEventCreate": (_HANDLE, c_uint),
     "cuEventRecord": (c_void_p, c_void_p),
     "cuEventSynchronize": (c_void_p,),
-    "cuEventDestroy_v2": (c_void_p,),
     "cuModuleLoadData": (_HANDLE, c_void_p),
     "cuModuleUnload": (c_void_p,),
     "cuModuleGetFunction": (_HANDLE, c_void_p, c_char_p),
@@ -76,11 +74,6 @@ def function(name: str) -> Any:
     return found
 
 
-def has_driver_library() -> bool:
-    """Return whether the library of the NVIDIA driver can be loaded."""
-    return missing() is None
-
-
 def missing() -> UserError | None:
     """Return the error for a driver whose library cannot be loaded; ``None`` if it can."""
     try:
@@ -101,10 +94,15 @@ def outdated() -> UserError | None:
     if found is None or found >= OLDEST:
         return None
     return UserError(
-        f"the NVIDIA driver is too old: it is for CUDA {found[0]}.{found[1]}",
+        f"the NVIDIA driver is too old: it is for CUDA {dotted(found)}",
         "our kernels are compiled for CUDA 12",
         f"install the NVIDIA driver {OLDEST_NAME} or later, {WITHOUT}",
     )
+
+
+def dotted(version: tuple[int, int]) -> str:
+    """Format a compute capability, or a version of CUDA."""
+    return f"{version[0]}.{version[1]}"
 
 
 def driver_version() -> tuple[int, int] | None:

@@ -117,10 +117,6 @@ class Gpu:
         self.call("cuMemGetInfo_v2", free, total)
         return free.value, total.value
 
-    def load(self, image: bytes) -> Module:
-        """Load a compiled program."""
-        return Module(self, image)
-
     def allocate(self, size: int) -> Memory:
         """Allocate bytes, all zero.
 
@@ -134,7 +130,7 @@ class Gpu:
             free, total = self.memory()
             raise MemoryError(f"{error}: {size:,} bytes wanted, {free:,} of {total:,} are free") from None
         memory = Memory(self, address.value, size)
-        weakref.finalize(memory, _free, self, address.value, os.getpid()).atexit = False
+        weakref.finalize(memory, _give_back, self, "cuMemFree_v2", address.value, os.getpid()).atexit = False
         memory.clear()
         return memory
 
@@ -226,41 +222,33 @@ class Memory:
 
     def view(self, offset: int, size: int) -> Memory:
         """Return a part of it."""
-        self._check(offset, size)
-        return Memory(self._gpu, self.address + offset, size, self)
-
-    def write(self, array: npt.NDArray[Any], offset: int = 0) -> None:
-        """Copy an array to the GPU; it may be changed at once."""
-        source = np.ascontiguousarray(array)
-        size = source.nbytes
-        self._check(offset, size)
-        if 0 < size <= STAGED_BYTES:
-            self._gpu.stage(source, self.address + offset)
-        elif size:
-            self._gpu.call("cuMemcpyHtoDAsync_v2", self.address + offset, source.ctypes.data, size, self._gpu.stream)
-            self._gpu.wait()
-
-    def read(self, array: npt.NDArray[Any], offset: int = 0) -> None:
-        """Fill an array from the GPU, after all work before."""
-        if not (array.flags.c_contiguous and array.flags.writeable):
-            raise ValueError("an array to read into must be contiguous and writeable")
-        self._check(offset, array.nbytes)
-        if array.nbytes:
-            self._gpu.call(
-                "cuMemcpyDtoHAsync_v2", array.ctypes.data, self.address + offset, array.nbytes, self._gpu.stream
-            )
-        self._gpu.wait()
-
-    def clear(self, size: int | None = None, offset: int = 0) -> None:
-        """Set bytes to zero, by default all after ``offset``."""
-        size = self.size - offset if size is None else size
-        self._check(offset, size)
-        if size:
-            self._gpu.call("cuMemsetD8Async", self.address + offset, 0, size, self._gpu.stream)
-
-    def _check(self, offset: int, size: int) -> None:
         if offset < 0 or size < 0 or offset + size > self.size:
             raise ValueError(f"bytes {offset} to {offset + size} are not within {self.size}")
+        return Memory(self._gpu, self.address + offset, size, self)
+
+    def write(self, array: npt.NDArray[Any]) -> None:
+        """Copy an array to the start of the memory; it may be changed at once."""
+        source = np.ascontiguousarray(array)
+        address = self.view(0, source.nbytes).address
+        if 0 < source.nbytes <= STAGED_BYTES:
+            self._gpu.stage(source, address)
+        elif source.nbytes:
+            self._gpu.call("cuMemcpyHtoDAsync_v2", address, source.ctypes.data, source.nbytes, self._gpu.stream)
+            self._gpu.wait()
+
+    def read(self, array: npt.NDArray[Any]) -> None:
+        """Fill an array from the start of the memory, after all work before."""
+        if not (array.flags.c_contiguous and array.flags.writeable):
+            raise ValueError("an array to read into must be contiguous and writeable")
+        address = self.view(0, array.nbytes).address
+        if array.nbytes:
+            self._gpu.call("cuMemcpyDtoHAsync_v2", array.ctypes.data, address, array.nbytes, self._gpu.stream)
+        self._gpu.wait()
+
+    def clear(self) -> None:
+        """Set all bytes to zero."""
+        if self.size:
+            self._gpu.call("cuMemsetD8Async", self.address, 0, self.size, self._gpu.stream)
 
 
 class Module:
@@ -270,7 +258,7 @@ class Module:
         self._gpu = gpu
         self._handle = c_void_p()
         gpu.call("cuModuleLoadData", self._handle, image)
-        weakref.finalize(self, _unload, gpu, self._handle, os.getpid()).atexit = False
+        weakref.finalize(self, _give_back, gpu, "cuModuleUnload", self._handle, os.getpid()).atexit = False
 
     def function(self, name: str) -> Function:
         """Return a kernel, which lives as long as the module."""
@@ -349,18 +337,11 @@ def _parameter(argument: Any) -> Any:
 # process.
 
 
-def _free(gpu: Gpu, address: int, process: int) -> None:
+def _give_back(gpu: Gpu, function: str, what: object, process: int) -> None:
     if os.getpid() == process:
         with suppress(UserError):
             gpu.wait()  # for kernels that use it
-            gpu.call("cuMemFree_v2", address)
-
-
-def _unload(gpu: Gpu, handle: c_void_p, process: int) -> None:
-    if os.getpid() == process:
-        with suppress(UserError):
-            gpu.wait()
-            gpu.call("cuModuleUnload", handle)
+            gpu.call(function, what)
 
 
 def _release(context: c_void_p, stream: c_void_p, device: c_int, process: int) -> None:

@@ -78,7 +78,7 @@ class Communicator:
         rank: int,
         size: int,
         share: Callable[[bytes | None], bytes],
-        check: Callable[[], None] = lambda: None,
+        check: Callable[[], None],
     ) -> None:
         self._gpu = gpu
         self._check = check

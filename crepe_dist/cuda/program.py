@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from crepe_dist.cuda.compiler import compiled
-from crepe_dist.cuda.gpu import Function, Gpu, Memory
+from crepe_dist.cuda.gpu import Function, Gpu, Memory, Module
 
 PRECISIONS = ("float32", "float16", "bfloat16")  # in the order of kernels/product.cuh
 THREADS = 256  # of a block, see kernels/common.cuh
@@ -31,11 +31,11 @@ class Program:
         number_bytes: bytes of such an operand.
     """
 
-    def __init__(self, gpu: Gpu, name: str, constants: Mapping[str, int | str], precision: str = "float32") -> None:
+    def __init__(self, gpu: Gpu, name: str, constants: Mapping[str, int | str], precision: str) -> None:
         self.gpu = gpu
         self.number_bytes = 4 if precision == "float32" else 2
         constants = {**constants, "PRECISION": PRECISIONS.index(precision)}
-        self._module = gpu.load(compiled(name, constants, gpu.capability))
+        self._module = Module(gpu, compiled(name, constants, gpu.capability))
         self._functions: dict[str, Function] = {}
         self._buffers: dict[str, Memory] = {}
 

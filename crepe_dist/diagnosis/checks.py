@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from crepe_dist import extras
+from crepe_dist.cuda.driver import dotted
 from crepe_dist.diagnosis.inventory import FOLDERS, Facts
 from crepe_dist.diagnosis.networks import DEFAULT
 from crepe_dist.diagnosis.outcome import Check
@@ -200,7 +201,7 @@ def gpus(facts: Facts) -> Iterator[Check]:
     for number, (each, engines) in enumerate(zip(facts["gpus"], on_gpus(facts))):
         capability = each["capability"]
         shown = [each["name"] or "nameless"]
-        shown.append(f"compute capability {'unknown' if capability is None else '.'.join(map(str, capability))}")
+        shown.append(f"compute capability {'unknown' if capability is None else dotted(capability)}")
         shown += [f"{kind}: {about.get('plan', 'on the CPU')}" for kind, about in engines.items()]
         line, default = Check(f"GPU {number}", "; ".join(shown)), engines[DEFAULT]
         if not default["kernels"]:
@@ -226,7 +227,7 @@ def cuda_kernels(facts: Facts) -> Check:
     about, gpus = facts["cuda"], len(facts["gpus"])
     if not gpus or "nccl" not in about:
         return Check("CUDA kernels", "")
-    nvrtc = "NVRTC {}.{}".format(*about["nvrtc"]) if about["nvrtc"] else "NVRTC not found"
+    nvrtc = f"NVRTC {dotted(about['nvrtc'])}" if about["nvrtc"] else "NVRTC not found"
     line = Check("CUDA kernels", f"{nvrtc}, {'NCCL' if about['nccl'] else 'NCCL not found'}")
     if gpus == 1 or about["nccl"]:
         return line
@@ -244,7 +245,7 @@ def driver(facts: Facts) -> Check:
     kind = "NVIDIA driver"
     parts = [about["version"]] * bool(about["version"])
     if version := facts["cuda"].get("driver"):
-        parts.append(f"for CUDA {version[0]}.{version[1]}")
+        parts.append(f"for CUDA {dotted(version)}")
     line = Check(kind, ", ".join([*(parts or ["not found"]), tool]))
     if about["trouble"]:
         why = "the driver is not loaded, or does not match the installed libraries"

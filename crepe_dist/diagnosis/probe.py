@@ -11,7 +11,7 @@ import signal
 from typing import Any, Callable
 
 from crepe_dist.cuda import compiler, driver, nccl
-from crepe_dist.diagnosis.networks import NETWORKS, small_shape
+from crepe_dist.diagnosis.networks import DEFAULT, NETWORKS, small_shape
 from crepe_dist.distributed import cuda, device, horovod_build
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.launch import Launch, has_mxnet, import_mxnet, limit_threads
@@ -92,7 +92,7 @@ def plans() -> dict[str, Any]:
         return {"kernels": selected.kernels, "plan": str(selected), "why": why, "remedy": remedy}
 
     on_gpus = [{kind: planned(kind, gpu) for kind in NETWORKS} for gpu in range(driver.count())]
-    return {"CPU": str(plan(ModelOptions(), CPU)), "GPUs": on_gpus, "trouble": ""}
+    return {"CPU": str(plan(ModelOptions(), CPU, shapes[DEFAULT])), "GPUs": on_gpus, "trouble": ""}
 
 
 def horovod() -> dict[str, Any]:

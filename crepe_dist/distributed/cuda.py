@@ -190,7 +190,7 @@ def outdated(supported: tuple[int, int] | None) -> UserError | None:
     if supported is None or supported >= OLDEST_DRIVER:
         return None
     return UserError(
-        f"the NVIDIA driver is too old: it is for CUDA {_dotted(supported)}",
+        f"the NVIDIA driver is too old: it is for CUDA {driver.dotted(supported)}",
         "MXNet's GPU flavour is for CUDA 11",
         f"install the driver 450.80.02 or later, {WITHOUT}",
     )
@@ -211,12 +211,8 @@ def refusal(gpu: int, name: str, capability: tuple[int, int] | None) -> UserErro
         return None
     return UserError(
         f"MXNet cannot compute on GPU {gpu} ({name or 'unknown'}): it has no code for compute capability "
-        f"{_dotted(capability)}",
-        f"its wheel on PyPI was compiled for {', '.join(map(_dotted, CODE))}, which also run on the later GPUs of "
-        "these generations (up to 8.9, Ada), but not on Hopper (9.0), Blackwell (10.0, 12.0) or later ones",
+        f"{driver.dotted(capability)}",
+        f"its wheel on PyPI was compiled for {', '.join(map(driver.dotted, CODE))}, which also run on the later GPUs "
+        "of these generations (up to 8.9, Ada), but not on Hopper (9.0), Blackwell (10.0, 12.0) or later ones",
         f"choose another GPU with CUDA_VISIBLE_DEVICES, {WITHOUT}; for Hopper there is another MXNet: docs/install.md",
     )
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return f"{version[0]}.{version[1]}"

@@ -182,4 +182,4 @@ def has_gpu_driver() -> bool:
     WSL2 has another device file, for GPUs of all makers, so there the driver's library decides. Windows provides it
     (NVIDIA's "CUDA on WSL User Guide").
     """
-    return DEVICE_FILE.exists() or (WSL_DEVICE_FILE.exists() and driver.has_driver_library())
+    return DEVICE_FILE.exists() or (WSL_DEVICE_FILE.exists() and driver.missing() is None)

@@ -15,14 +15,14 @@ from crepe_dist.cuda.network import Dropping, Part, Sum, Texts
 from crepe_dist.cuda.program import Program
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.distributed.device import CPU, Device
+from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, Logits, Mark, dropout_seed
 from crepe_dist.exchange.cuda import CudaExchange, Gradients
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.exchange.quanta import Quanta
 from crepe_dist.exchange.rule import Rule
-from crepe_dist.model.objective import PLAIN, Objective, rounded
+from crepe_dist.model.objective import Objective, rounded
 from crepe_dist.model.parameters import Arrays, check
 from crepe_dist.model.part_weight import combined
 from crepe_dist.model.precision import Plan
@@ -49,12 +49,11 @@ class CudaEngine(Engine):
         shape: Shape,
         parameters: Mapping[str, Parameter],
         plan: Plan,
-        objective: Objective = PLAIN,
-        piece: int = 0,
-        device: Device = CPU,
+        objective: Objective,
+        piece: int,
+        device: Device,
     ) -> None:
-        super().__init__(shape, plan, objective, piece)
-        self.device = device
+        super().__init__(shape, plan, objective, piece, device)
         self.parameters = {name: parameters[name] for name in shape.parameter_shapes()}
         network = registry.part(shape.kind, "cuda")
         gpu = Gpu(device.device_id)

@@ -53,15 +53,15 @@ class Engine(ABC):
         tower_weight: weight of the logits of Crepe's tower in ``logits``; training does not depend on it.
     """
 
-    device: Device = CPU
     group_size = 1
     tower_weight = 1.0
 
-    def __init__(self, shape: Shape, plan: Plan, objective: Objective = PLAIN, piece: int = 0) -> None:
+    def __init__(self, shape: Shape, plan: Plan, objective: Objective, piece: int, device: Device) -> None:
         self.shape = shape
         self.plan = plan
         self.objective = objective
         self.piece = piece
+        self.device = device
 
     def scored(self, split: Split, batch_size: int, rank: int, size: int) -> Iterator[Scored]:
         """Yield rows, labels and logits of a rank's share of each batch of a split, with the current parameters."""
@@ -205,14 +205,15 @@ def open_engine(
     Raises:
         UserError: MXNet is needed, and not installed.
     """
+    given = shape, parameters, plan, objective, piece, device
     if plan.on_cuda:
         from crepe_dist.engines.cuda import CudaEngine
 
-        return CudaEngine(shape, parameters, plan, objective, piece, device)
+        return CudaEngine(*given)
     if plan.library is not None:
         from crepe_dist.engines.native import NativeEngine
 
-        return NativeEngine(shape, parameters, plan, plan.library, objective, piece)
+        return NativeEngine(*given)
     from crepe_dist.engines.gluon.engine import GraphEngine  # it imports MXNet
 
-    return GraphEngine(shape, parameters, plan, objective, piece, device, compiled=compiled)
+    return GraphEngine(*given, compiled=compiled)

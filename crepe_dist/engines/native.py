@@ -11,6 +11,7 @@ import numpy as np
 from crepe_dist import machine
 from crepe_dist.data.batch import Batch, extra_bytes
 from crepe_dist.data.targets import SEVERAL
+from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, Logits, Mark, added, dropout_seed
 from crepe_dist.exchange.parameter import Parameter
@@ -19,11 +20,11 @@ from crepe_dist.exchange.rule import Rule
 from crepe_dist.exchange.shared_memory import SharedMemoryExchange
 from crepe_dist.exchange.table import SparseParameter
 from crepe_dist.model.kernels import Kernels
-from crepe_dist.model.objective import PLAIN, Objective
+from crepe_dist.model.objective import Objective
 from crepe_dist.model.parameters import Arrays, check
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
-from crepe_dist.native.library import Library, pointers
+from crepe_dist.native.library import pointers, threads
 from crepe_dist.settings.training_options import OptimizerOptions
 
 MOST_CACHED = 1 << 29  # bytes of a process's cache of documents' n-grams
@@ -48,23 +49,19 @@ class NativeEngine(Engine):
         shape: Shape,
         parameters: Mapping[str, Parameter],
         plan: Plan,
-        library: Library,
-        objective: Objective = PLAIN,
-        piece: int = 0,
+        objective: Objective,
+        piece: int,
+        device: Device,
     ) -> None:
-        super().__init__(shape, plan, objective, piece)
+        super().__init__(shape, plan, objective, piece, device)
         self.group_size = shape.group_size
         self.parameters = {name: parameters[name] for name in shape.parameter_shapes()}
-        self._kernels = Kernels(shape, library, plan.precision)
+        self._kernels = Kernels(shape, plan, threads())
+        weights = np.ascontiguousarray(objective.class_weights(shape.classes))
+        targets = objective.pairs, objective.labelled == SEVERAL
+        self._kernels.call("crepe_objective", objective.smoothing, weights.ctypes.data, len(weights), *targets)
         self._addresses = pointers(parameter.value for parameter in self.parameters.values())
-        self._begin()
-
-    def _begin(self) -> None:
-        classes = self.shape.classes
-        weights = np.ascontiguousarray(self.objective.class_weights(classes))
-        targets = self.objective.pairs, self.objective.labelled == SEVERAL
-        self._kernels.call("crepe_objective", self.objective.smoothing, weights.ctypes.data, classes, *targets)
-        self._has_weights = False
+        self.refresh()
 
     def values(self) -> Arrays:
         return {name: parameter.value for name, parameter in self.parameters.items()}
@@ -89,9 +86,8 @@ class NativeEngine(Engine):
         self._kernels.call("crepe_use_table", which, table, cached)
 
     def refresh(self) -> None:
-        self._follow_fork()
         with self._kernels.lock:
-            self._set(anew=True)
+            self._kernels.call("crepe_set", self._addresses, True)
 
     def _logits(self, batch: Batch) -> Logits:
         logits: Logits = self._forward("crepe_forward", batch, 1)[0]
@@ -103,9 +99,6 @@ class NativeEngine(Engine):
 
     def _forward(self, function: str, batch: Batch, parts: int) -> Logits:
         """Compute the logits of the network, or of its two parts, float32 [parts, B, classes]."""
-        self._follow_fork()
-        if not self._has_weights:
-            self.refresh()
         rows, stride = self._shape_of(batch)
         logits = np.empty((parts, rows, self.shape.classes), np.float32)
         with self._kernels.lock:
@@ -113,7 +106,6 @@ class NativeEngine(Engine):
         return logits
 
     def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark, *, adds: bool = False) -> float:
-        self._follow_fork()
         rows, _ = self._shape_of(batch)
         dropping = (self.shape.dropout, dropout_seed(seed, step), batch.first)
         quanta, loss = self.quanta, ctypes.c_double()
@@ -121,7 +113,7 @@ class NativeEngine(Engine):
             ctypes.memset(quanta.bounds, 0, ctypes.sizeof(quanta.bounds))  # the kernels add to them
         gradients = [each.gradient for each in quanta.parameters.values() if each.gradient is not None]
         with self._kernels.lock, added(gradients if adds else []):
-            self._set(anew=not self._has_weights)
+            self._kernels.call("crepe_set", self._addresses, False)  # only what is trained has changed
             mark("copy")
             self._kernels.call("crepe_train_forward", batch.packed.ctypes.data, rows, *dropping, ctypes.byref(loss))
             mark("forward")
@@ -129,10 +121,6 @@ class NativeEngine(Engine):
             self._kernels.call("crepe_train_backward", quanta.gradients, *rounding)
         mark("backward")
         return loss.value
-
-    def _set(self, anew: bool) -> None:
-        self._kernels.call("crepe_set", self._addresses, anew)
-        self._has_weights = True
 
     def _shape_of(self, batch: Batch) -> tuple[int, int]:
         """Return a batch's number of rows and bytes per row, after checking them: the kernels cannot."""
@@ -142,8 +130,3 @@ class NativeEngine(Engine):
         if stride != expected:
             raise ValueError(f"the batch has {stride} bytes per row; {length} characters need {expected}")
         return rows, stride
-
-    def _follow_fork(self) -> None:
-        """Open another engine if this process was forked after the last one was opened."""
-        if self._kernels.follow_fork():
-            self._begin()

@@ -8,10 +8,8 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.exchange.quanta import Quanta
@@ -22,7 +20,6 @@ from crepe_dist.settings.training_options import OptimizerOptions
 
 NAMES = ("adam", "sgd", "nag")  # in the order of native/optimizer.h
 DECAYS, EPSILON = (0.9, 0.999), 1e-8  # of Adam: beta1, beta2 and epsilon
-Moment = npt.NDArray[np.float32]
 
 
 class Rule:
@@ -71,19 +68,22 @@ class DenseUpdate:
     """Optimizer of the parameters, which our own kernels update in one call.
 
     Args:
-        parameters: parameters by name.
-
-    Attributes:
-        parameters: as given.
+        parameters: parameters by name, with the memory of their gradients.
     """
 
     def __init__(self, rule: Rule, parameters: Mapping[str, Parameter], quanta: Quanta) -> None:
-        self.parameters = dict(parameters)
+        self._parameters = dict(parameters)
         self._rule = rule
         self._quanta = quanta
         self._functions, self._threads = library.functions(), library.threads()
-        self._moments: dict[str, list[Moment]] = {}
-        self._addresses: tuple[Any, ...] = ()  # sizes; values, first moments, second moments and gradients
+        self._moments = {
+            name: [np.zeros(shape, np.float32) for shape in rule.moment_shapes(parameter)]
+            for name, parameter in parameters.items()
+        }
+        firsts, seconds = zip(*[(*moments, None, None)[:2] for moments in self._moments.values()])
+        values, gradients = zip(*[(parameter.value, parameter.gradient) for parameter in parameters.values()])
+        sizes = (ctypes.c_int64 * len(values))(*[value.size for value in values])
+        self._addresses = sizes, *map(pointers, (values, firsts, seconds, gradients))
 
     def update(self, rate: float, scale: float) -> None:
         """Update the parameters with ``scale`` times their gradients.
@@ -91,33 +91,19 @@ class DenseUpdate:
         Args:
             rate: learning rate, for Adam with the correction of its bias.
         """
-        if not self._addresses:
-            self._addresses = self._locate()
-        rule, parameters = self._rule, self.parameters.values()
+        rule, parameters = self._rule, self._parameters.values()
         numbers = ctypes.c_double * len(parameters)
         rates = numbers(*[rate * parameter.rate for parameter in parameters])
-        scales = numbers(*[scale * self._quanta.of(name) for name in self.parameters])
+        scales = numbers(*[scale * self._quanta.of(name) for name in self._parameters])
         self._functions.crepe_update(
             rule.number, rule.constants, len(parameters), *self._addresses, rates, scales, rule.weight_decay,
             self._threads,
         )  # fmt: skip
 
-    def _locate(self) -> tuple[Any, ...]:
-        zeros = {
-            name: [np.zeros(parameter.shape, np.float32) for _ in range(self._rule.moments)]
-            for name, parameter in self.parameters.items()
-        }
-        self._moments = {**zeros, **self._moments}
-        firsts, seconds = zip(*[(*self._moments[name], None, None)[:2] for name in self.parameters])
-        parameters = self.parameters.values()
-        sizes = (ctypes.c_int64 * len(parameters))(*[parameter.value.size for parameter in parameters])
-        values, gradients = [p.value for p in parameters], [p.gradient for p in parameters]
-        return sizes, *map(pointers, (values, firsts, seconds, gradients))
-
     def squares(self) -> float:
         """Return the sum of the squares of the gradients."""
         total, sums = 0.0, (ctypes.c_uint64 * 2)()
-        for name, parameter in self.parameters.items():
+        for name, parameter in self._parameters.items():
             assert parameter.gradient is not None
             self._functions.crepe_squares(parameter.gradient.ctypes.data, parameter.gradient.size, sums)
             low, high = sums
@@ -125,20 +111,18 @@ class DenseUpdate:
         return total
 
     def arrays(self) -> Arrays:
-        """Copy the moments; none before the first update."""
+        """Copy the moments."""
         return {f"{name}.{k}": m.copy() for name, moments in self._moments.items() for k, m in enumerate(moments)}
 
     def restore(self, saved: SavedArrays) -> None:
-        """Restore the result of ``arrays``."""
-        for name, parameter in self.parameters.items():
-            moments = saved.moments(name, self._rule.moment_shapes(parameter))
-            if moments is not None:
-                self._moments[name] = [np.array(moment) for moment in moments]
-        self._addresses = ()
+        """Restore the result of ``arrays``, if the saved state has it."""
+        for name, parameter in self._parameters.items():
+            for own, moment in zip(self._moments[name], saved.moments(name, self._rule.moment_shapes(parameter)) or ()):
+                own[:] = moment
 
     @property
     def bytes(self) -> dict[str, int]:
-        """Memory of the gradients and the moments, in bytes."""
-        gradients = 4 * sum(parameter.value.size for parameter in self.parameters.values())
-        moments = sum(4 * moment.size for of_one in self._moments.values() for moment in of_one)
+        """Memory of the gradients and the moments, in bytes, by purpose."""
+        gradients = 4 * sum(parameter.value.size for parameter in self._parameters.values())
+        moments = sum(moment.nbytes for of_one in self._moments.values() for moment in of_one)
         return {"gradients": gradients, "optimizer state": moments}

@@ -47,7 +47,6 @@ class SharedMemoryExchange(WholeNumberExchange):
         self._rule = rule
         by_row = {each.name for each in sparse}
         dense = {name: parameter for name, parameter in quanta.parameters.items() if name not in by_row}
-        self._dense = DenseUpdate(self._rule, dense, quanta)
         self._width = row_width(quanta)
         self._add_whole = library.functions().crepe_add_whole
         gradients = sum(_aligned(parameter.value.size) for parameter in dense.values())
@@ -62,7 +61,12 @@ class SharedMemoryExchange(WholeNumberExchange):
         self._rows: Any = (ctypes.c_double * (world.size * self._width)).from_buffer(
             memory.pages[rank], START + 4 * gradients
         )
-        self._use_gradients()
+        offset = 0
+        for parameter in dense.values():  # the kernels write the gradients into this process's memory
+            size = parameter.value.size
+            parameter.gradient = self._words[rank][offset : offset + size].reshape(parameter.shape)
+            offset += _aligned(size)
+        self._dense = DenseUpdate(rule, dense, quanta)
 
         parts = min(map(len, self._hosts))
         bounds = cuts(count, parts) + [count] * memory.processes
@@ -84,14 +88,6 @@ class SharedMemoryExchange(WholeNumberExchange):
             self._table_bytes += size
         self._row_sums = [RowSums(world, self._hosts, table) for table in self._tables] if self._between else []
         memory.wait_for_all()
-
-    def _use_gradients(self) -> None:
-        """Let the kernels write the gradients into this process's memory."""
-        offset = 0
-        for parameter in self._dense.parameters.values():
-            size = parameter.value.size
-            parameter.gradient = self._words[self._memory.rank][offset : offset + size].reshape(parameter.shape)
-            offset += _aligned(size)
 
     def sum(self, compute: Callable[[], Any], numbers: Sequence[int], documents: int) -> Reduced:
         """As in ``Exchange``; the gradients remain whole numbers."""
@@ -158,7 +154,8 @@ class SharedMemoryExchange(WholeNumberExchange):
     def arrays(self) -> Arrays:
         self._memory.wait()
         arrays = super().arrays()
-        arrays.update(self._dense.arrays())
+        if self._updates:
+            arrays.update(self._dense.arrays())
         for table in self._tables:
             arrays.update(table.arrays())
         return arrays

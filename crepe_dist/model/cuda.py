@@ -23,7 +23,7 @@ def build(architecture: str) -> str:
 
 def builds() -> set[str]:
     """Return the names of the kernels for the GPUs of this machine."""
-    found = map(capability, range(driver.count()))
+    found = map(driver.compute_capability, range(driver.count()))
     return {build(architecture(each)) for each in found if each is not None}
 
 
@@ -37,16 +37,6 @@ def architecture(capability: tuple[int, int]) -> str:
     return f"sm_{capability[0]}{capability[1]}"
 
 
-def capability(gpu: int) -> tuple[int, int] | None:
-    """Return the compute capability of a GPU; ``None`` if it is unknown."""
-    return driver.compute_capability(gpu)
-
-
-def dotted(version: tuple[int, int]) -> str:
-    """Format a compute capability, or a version of CUDA."""
-    return f"{version[0]}.{version[1]}"
-
-
 def described(gpu: int) -> str:
     """Return the number and the name of a GPU, for messages."""
     return f"GPU {gpu} ({driver.name_of(gpu) or 'unknown'})"
@@ -57,24 +47,24 @@ def half(capability: tuple[int, int]) -> str:
     return "bfloat16" if capability >= OLDEST_WITH_BFLOAT16 else "float16"
 
 
-def obstacle(kernels: str, precision: str, gpu: int, shape: Shape | None) -> tuple[str, str] | None:
+def obstacle(kernels: str, precision: str, gpu: int, shape: Shape) -> tuple[str, str] | None:
     """Return why our kernels cannot compute a network on a GPU, and a remedy, which may be empty; ``None`` if they can.
 
     Args:
         kernels: requested kernels, as in ``model.kernels``.
         precision: requested precision, or auto.
-        shape: configuration of the network; ``None``: one without such kernels.
+        shape: configuration of the network.
     """
     if kernels not in ("auto", "own"):
         return f"model.kernels is {kernels}", "use model.kernels auto, own or mxnet, or --device cpu"
     if os.environ.get(library.SWITCH) == library.NONE:
         return f"{library.SWITCH} is {library.NONE}", f"unset {library.SWITCH}"
-    if trouble := "our own kernels compute this network on CPUs only" if shape is None else shape.cuda_trouble:
+    if trouble := shape.cuda_trouble:
         return trouble, ""
-    found = capability(gpu)
+    found = driver.compute_capability(gpu)
     if found is None or found < OLDEST_GPU:
-        has = "that of this GPU is unknown" if found is None else f"this GPU has {dotted(found)}"
-        return f"our own kernels need compute capability {dotted(OLDEST_GPU)} (Volta) or later, and {has}", ""
+        has = "that of this GPU is unknown" if found is None else f"this GPU has {driver.dotted(found)}"
+        return f"our own kernels need compute capability {driver.dotted(OLDEST_GPU)} (Volta) or later, and {has}", ""
     if precision not in ("auto", "float32", half(found)):
         return f"on this GPU, our own kernels compute in {half(found)} or float32", "use model.precision auto"
     error = driver.outdated() or compiler.missing()

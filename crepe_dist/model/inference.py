@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
@@ -16,7 +17,7 @@ from crepe_dist.model.kernels import Kernels
 from crepe_dist.model.parameters import Arrays, check
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
-from crepe_dist.native.library import pointers
+from crepe_dist.native.library import pointers, threads
 
 Logits = npt.NDArray[np.float32]
 MAX_ACTIVATIONS = 1 << 22  # numbers in the output of one of NumPy's layers; more do not fit into a processor's cache
@@ -60,20 +61,23 @@ def open_inference(shape: Shape, arrays: Arrays, plan: Plan) -> Inference:
 
 
 class KernelInference(Inference):
-    """Engine on our own kernels. Its logits are bit-identical to those of training on the same build of them."""
+    """Engine on our own kernels. Its logits are bit-identical to those of training on the same build of them.
+
+    A forked child opens the network again, with one thread, because it shares the cores with others.
+    """
 
     def __init__(self, shape: Shape, arrays: Arrays, plan: Plan) -> None:
         super().__init__(shape, arrays, plan)
-        assert plan.library is not None
-        self._kernels = Kernels(shape, plan.library, plan.precision)
-        self._set()
+        self._open(threads())
 
-    def _set(self) -> None:
+    def _open(self, number: int) -> None:
+        self._kernels = Kernels(self.shape, self.plan, number)
         self._kernels.call("crepe_set", pointers(self.arrays.values()), True)
+        self._process = os.getpid()
 
     def logits(self, codes: Codes) -> Logits:
-        if self._kernels.follow_fork():
-            self._set()
+        if self._process != os.getpid():
+            self._open(1)
         codes = np.ascontiguousarray(codes)
         rows, length = codes.shape
         if length != self.shape.feature_len:

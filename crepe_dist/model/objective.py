@@ -51,7 +51,7 @@ class Objective:
             raise ValueError(f"{len(self.weights)} weights for {classes} classes")
         return np.array(self.weights or [1.0] * classes, dtype=np.float32)
 
-    def chance_loss(self, mass: npt.NDArray[Any], documents: int | None = None) -> float:
+    def chance_loss(self, mass: npt.NDArray[Any], documents: int) -> float:
         """Return the loss at chance: the lowest mean loss, in nats, without looking at the documents.
 
         It is the entropy of the target distribution, and that of the target of each class if they are several. A
@@ -59,11 +59,10 @@ class Objective:
 
         Args:
             mass: number of documents of each class, or the sum of its shares, [classes].
-            documents: number of documents; needed for several labels only.
+            documents: number of documents, which may have several labels.
         """
         weights = self.class_weights(len(mass))
         if self.labelled == SEVERAL:
-            assert documents is not None
             positive = (1 - self.smoothing) * mass / documents + self.smoothing / 2
             both = np.clip(np.stack([positive, 1 - positive]), 1e-300, 1)
             return -float((weights * both * np.log(both)).sum())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from crepe_dist.cuda import driver
 from crepe_dist.distributed.device import CPU, Device, check_mxnet
 from crepe_dist.errors import UserError
 from crepe_dist.model import cuda
@@ -66,29 +67,27 @@ class Plan:
         return f"{self.precision}, {kernels}" + (f" ({self.why})" if self.why else "")
 
 
-def plan(options: ModelOptions, device: Any, shape: Shape | None = None, common: str | None = None) -> Plan:
+def plan(options: ModelOptions, device: Device, shape: Shape, common: str | None = None) -> Plan:
     """Select precision and kernels for a network on a device.
 
     Args:
         options: requested precision and kernels.
-        shape: configuration of the network; ``None``: that of the paper.
         common: build of the kernels to prefer, because other processes have no better one.
 
     Raises:
         UserError: The device, the network or the installation does not support the requested options.
     """
-    multiplies, has_kernels = (True, True) if shape is None else (shape.multiplies, shape.has_kernels)
-    if not multiplies and options.precision not in ("auto", "float32"):
+    if not shape.multiplies and options.precision not in ("auto", "float32"):
         raise UserError(
             f"this network does not compute in {options.precision}",
             "it only adds numbers, so a lower precision would save nothing",
             "use model.precision auto, or model.network crepe",
         )
-    precision, requested = (options.precision, "as requested") if multiplies else ("float32", "")
+    precision, requested = (options.precision, "as requested") if shape.multiplies else ("float32", "")
     if device.device_type == "gpu":
         return _on_gpu(options.kernels, precision, requested, device.device_id, shape)
     kernels = common if common and options.kernels in ("auto", "own") else options.kernels
-    return _on_cpu(kernels, precision, requested, has_kernels)
+    return _on_cpu(kernels, precision, requested, shape)
 
 
 def mxnet_has_bfloat16() -> bool:
@@ -102,11 +101,11 @@ def plan_inference(shape: Shape, precision: Precision = "auto", device: Device =
     supported = precision if shape.multiplies else "float32"
     if device.device_type == "gpu":
         return _on_gpu("auto", supported, requested, device.device_id, shape)
-    return replace(_on_cpu("auto", supported, requested, shape.has_kernels), without="numpy")
+    return replace(_on_cpu("auto", supported, requested, shape), without="numpy")
 
 
-def _on_cpu(kernels: str, precision: str, requested: str, has_kernels: bool) -> Plan:
-    if not has_kernels:
+def _on_cpu(kernels: str, precision: str, requested: str, shape: Shape) -> Plan:
+    if not shape.has_kernels:
         if kernels not in ("auto", "mxnet"):
             raise UserError("our own kernels do not compute this network", remedy="use model.kernels auto or mxnet")
         kernels = "mxnet"
@@ -151,9 +150,9 @@ def _on_cpu(kernels: str, precision: str, requested: str, has_kernels: bool) -> 
     return Plan("float32", native, why)
 
 
-def _on_gpu(kernels: str, precision: str, requested: str, gpu: int, shape: Shape | None) -> Plan:
+def _on_gpu(kernels: str, precision: str, requested: str, gpu: int, shape: Shape) -> Plan:
     """Select our own CUDA kernels where they can compute, else MXNet's operators."""
-    capability = cuda.capability(gpu)
+    capability = driver.compute_capability(gpu)
     obstacle = cuda.obstacle(kernels, precision, gpu, shape)
     if obstacle is None:
         assert capability is not None
@@ -183,7 +182,7 @@ def _on_gpu(kernels: str, precision: str, requested: str, gpu: int, shape: Shape
     if precision == "auto":
         fast = capability is not None and capability >= TENSOR_CORES
         precision = "float16" if fast else "float32"
-        why = [f"compute capability {'unknown' if capability is None else cuda.dotted(capability)}"]
+        why = [f"compute capability {'unknown' if capability is None else driver.dotted(capability)}"]
     if kernels == "auto":
         why.append(reason)
     return Plan(precision, None, "; ".join(filter(None, why)))

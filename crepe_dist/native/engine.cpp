@@ -127,33 +127,6 @@ int crepe_ngrams(
     });
 }
 
-// Hashes the n-grams of each position; `look_up` in networks/crepe/tower.py describes the results.
-// shape: alphabet, length, reach, rows of the table, stride.
-int crepe_positions(
-    const uint8_t* codes, int64_t stride, int64_t rows, const int64_t* shape, int32_t* buckets, uint8_t* known,
-    uint8_t* inside, int threads
-) {
-    return guarded([&] {
-        const EmbeddingShape sizes{shape[0], shape[1], shape[2], shape[3], 0, shape[4]};
-        const long positions = sizes.positions(), count = positions * sizes.ngrams();
-        std::vector<std::vector<uint8_t>> texts(threads);
-        std::vector<std::vector<uint32_t>> found(threads, std::vector<uint32_t>(count));
-#pragma omp parallel for num_threads(team(threads, rows)) schedule(dynamic)
-        for (int64_t row = 0; row < rows; ++row) {
-            std::vector<uint8_t>& text = texts[omp_get_thread_num()];
-            std::vector<uint32_t>& places = found[omp_get_thread_num()];
-            read_text(codes + row * stride, sizes.length, sizes.alphabet, text);
-            std::fill(places.begin(), places.end(), NO_ROW);
-            hash_positions(text, sizes, places.data());
-            for (long i = 0, at = row * count; i < count; ++i, ++at) {
-                known[at] = places[i] != NO_ROW;
-                buckets[at] = int32_t(known[at] ? places[i] : at % sizes.rows);
-            }
-            for (long i = 0; i < positions; ++i) inside[row * positions + i] = i * sizes.stride < long(text.size());
-        }
-    });
-}
-
 // Adds to counts, int32 [buckets][classes]; see count_ngrams.
 int crepe_count_ngrams(
     const uint8_t* codes, int64_t stride, int64_t rows, const int64_t* shape, const int32_t* labels, int32_t* counts,
@@ -186,24 +159,6 @@ int crepe_forward(void* engine, const uint8_t* codes, int64_t stride, int64_t ro
 
 int crepe_forward_parts(void* engine, const uint8_t* codes, int64_t stride, int64_t rows, float* logits) {
     return guarded([&] { static_cast<Engine*>(engine)->parts(codes, stride, rows, logits); });
-}
-
-// Writes to out [count]: 1 for each unit from `first` on that dropout keeps, 0 for the others.
-void crepe_kept(double dropout, uint64_t seed, uint64_t first, int64_t count, uint8_t* out, int threads) {
-    constexpr int64_t HASHES = 256, PIECE = HASHES * Dropout::UNITS;
-    const Dropout drawn{dropout, seed};
-    const int32_t threshold = drawn.threshold();
-    const int64_t pieces = (count + PIECE - 1) / PIECE;
-#pragma omp parallel for num_threads(team(threads, pieces))
-    for (int64_t piece = 0; piece < pieces; ++piece) {
-        const uint64_t begin = first + piece * PIECE;
-        uint64_t hashes[HASHES + 1];
-        uint16_t bits[(HASHES + 1) * Dropout::UNITS];
-        for (int64_t i = 0; i < HASHES + 1; ++i) hashes[i] = drawn.hash(begin / Dropout::UNITS + i);
-        std::memcpy(bits, hashes, sizeof bits);
-        const int64_t units = std::min(PIECE, count - piece * PIECE);
-        for (int64_t i = 0; i < units; ++i) out[piece * PIECE + i] = bits[begin % Dropout::UNITS + i] >= threshold;
-    }
 }
 
 // size: a multiple of 32.

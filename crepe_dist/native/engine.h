@@ -11,7 +11,7 @@
 
 // Dropout tells for each unit of the global batch if it is kept, for any number of threads and ranks. A hash of the
 // number of four neighbouring units, by SplitMix64 (Steele, Lea & Flood 2014), has 16 bits for each of them, so the
-// probability is raised to a multiple of 2^-16; `kept` in engines/dropout.py is equivalent.
+// probability is raised to a multiple of 2^-16; `kept` in engines/gluon/dropout.py is equivalent.
 struct Dropout {
     static constexpr uint64_t UNITS = 4;  // of a hash
 

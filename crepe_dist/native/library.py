@@ -58,7 +58,6 @@ _FUNCTIONS = {
     "crepe_open_ngrams": (ctypes.c_void_p, (_LONGS, ctypes.c_int)),
     "crepe_count_ngrams": (ctypes.c_int, (_BYTES, _LONG, _LONG, _LONGS, _LONGS, _LONGS, ctypes.c_int)),
     "crepe_ngrams": (ctypes.c_int, (_BYTES, _LONG, _LONG, _LONGS, _LONG, _LONGS, _LONGS, ctypes.c_int)),
-    "crepe_positions": (ctypes.c_int, (_BYTES, _LONG, _LONG, _LONGS, _LONGS, _BYTES, _BYTES, ctypes.c_int)),
     "crepe_close": (None, (ctypes.c_void_p,)),
     "crepe_objective": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_double, _FLOATS, _LONG, _LONG, ctypes.c_int)),
     "crepe_set": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, ctypes.c_int)),
@@ -71,7 +70,6 @@ _FUNCTIONS = {
     ),
     "crepe_train_backward": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, _LONGS, ctypes.c_double, _FLOATS)),
     "crepe_squares": (None, (ctypes.c_void_p, _LONG, _LONGS)),
-    "crepe_kept": (None, (ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64, _LONG, _BYTES, ctypes.c_int)),
     "crepe_products": (ctypes.c_int, (ctypes.c_int, _LONG, ctypes.c_int, ctypes.c_int)),
     "crepe_update": (
         None,

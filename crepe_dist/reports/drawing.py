@@ -145,17 +145,17 @@ def _height(axes: Axes) -> float:
     return float(cast("Figure", axes.figure).get_figheight() * 72)
 
 
-def svg(figure: Figure, description: str = "", overlay: str = "") -> str:
+def svg(figure: Figure, description: str, overlay: str) -> str:
     """Return an ``<svg>`` element for a page: deterministic, with ids that are unique to the figure.
 
     Args:
-        description: text for screen readers; without one they skip the figure.
+        description: text for screen readers.
         overlay: markup of ``tooltips`` or ``readouts``.
     """
     markup = _saved(figure, "svg", Creator=None, Date=None, Format=None, Type=None).decode("utf-8")
     markup = markup[markup.index("<svg") :].rstrip()
     prefix = "f" + hashlib.sha256((description + markup).encode("utf-8")).hexdigest()[:10]
-    role = f'role="img" aria-label="{html.escape(description)}"' if description else 'aria-hidden="true"'
+    role = f'role="img" aria-label="{html.escape(description)}"'
     # matplotlib escapes "<" and ">" in texts and attributes, so this only matches tags.
     markup = re.sub("<[^>]*>", lambda tag: _adapted(tag.group(), prefix), markup)
     view = re.search('viewBox="[^"]*"', markup)

@@ -47,7 +47,6 @@ def view(
     quotes = quotes if quotes is not None else [None] * len(scores.mistakes)
     mistakes = [_mistake(*pair, classes, encoding) for pair in zip(scores.mistakes, quotes)]
     return {
-        "documents": scores.documents,
         "wrong": scores.documents - int(np.trace(scores.confusion)),
         "rows": rows,
         "weakest": weakest if len(rows) > MAX_OPEN_ROWS else [],

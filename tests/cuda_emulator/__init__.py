@@ -11,10 +11,6 @@ Environment of the driver:
     DRIVER_MACHINE, DRIVER_MIG, DRIVER_OLD: see questions.h.
     EMULATOR_FAILS: results of functions, such as ``cuMemAlloc_v2=2@3``: out of memory at the third call.
     EMULATOR_FLAGS: further flags of g++ for the kernels.
-    EMULATOR_REPORT: file for launches, mistakes of the caller, and memory that is left at the end.
-    EMULATOR_THREADS: threads that compute blocks (one for each processor).
-    EMULATOR_REVERSED: run blocks and threads from the last to the first.
-    EMULATOR_AT_ONCE: compute at each call, not when somebody waits.
     EMULATOR_NCCL_VERSION: version of NCCL (22602).
     EMULATOR_NCCL_DEAF: NCCL does not notice that a peer is gone.
 """

@@ -116,22 +116,18 @@ std::map<uintptr_t, Allocation> allocations;     // by address
 std::map<uintptr_t, size_t> locked;              // page-locked memory of the host
 std::map<int, Context *> contexts;               // by device
 std::map<uintptr_t, std::unique_ptr<Function>> functions;
-std::map<std::string, unsigned long long> launches;
 std::map<std::string, int> calls;
-std::vector<std::string> wrongs;
 thread_local Context *current = nullptr;
 
 size_t all_memory() { return strtoull(told("DRIVER_MEMORY", "17179869184"), nullptr, 10); }
 
-// Note a mistake of the caller, for the report; returns the code.
+// Tell of a mistake of the caller; returns the code.
 int wrong(int code, const char *format, ...) {
   char text[600];
   va_list rest;
   va_start(rest, format);
   vsnprintf(text, sizeof text, format, rest);
   va_end(rest);
-  std::lock_guard<std::recursive_mutex> lock(guard);
-  wrongs.push_back(text);
   fprintf(stderr, "CUDA emulator: %s\n", text);
   return code;
 }
@@ -239,7 +235,6 @@ int enqueue(Stream *stream, std::function<int()> work) {
   std::lock_guard<std::recursive_mutex> lock(stream->mutex);
   stream->waiting.push_back(std::move(work));
   ++stream->given;
-  if (getenv("EMULATOR_AT_ONCE")) compute(stream, ~0ull, false);
   return SUCCESS;
 }
 
@@ -277,21 +272,6 @@ void collect(void *to, unsigned size, bool is_pointer) {
   function->pointers.push_back(is_pointer);
 }
 
-struct Report {
-  ~Report() {
-    const char *path = getenv("EMULATOR_REPORT");
-    if (!path || initialised != getpid()) return;
-    FILE *file = fopen(path, "a");
-    if (!file) return;
-    for (auto &[name, count] : launches) fprintf(file, "launched\t%s\t%llu\n", name.c_str(), count);
-    for (auto &text : wrongs) fprintf(file, "wrong\t%s\n", text.c_str());
-    size_t bytes = 0;
-    for (auto &each : allocations) bytes += each.second.size;
-    fprintf(file, "left\t%zu allocations\t%zu bytes\n", allocations.size(), bytes);
-    fclose(file);
-  }
-} report;
-
 }  // namespace
 
 API int cuGetErrorName(int code, const char **name) {
@@ -299,10 +279,7 @@ API int cuGetErrorName(int code, const char **name) {
   *name = found == NAMES.end() ? nullptr : found->second;
   return *name ? SUCCESS : INVALID_VALUE;
 }
-API int cuGetErrorString(int code, const char **text) {
-  *text = NAMES.count(code) ? "as the emulator was told" : nullptr;
-  return *text ? SUCCESS : INVALID_VALUE;
-}
+
 // Contexts.
 
 API int cuDevicePrimaryCtxRetain(Context **context, int device) {
@@ -330,10 +307,6 @@ API int cuCtxSetCurrent(Context *context) {
   }
   current = context;
   return SUCCESS;
-}
-API int cuCtxGetCurrent(Context **context) {
-  *context = current;
-  return check_started("cuCtxGetCurrent");
 }
 
 // Memory.
@@ -411,12 +384,6 @@ API int cuMemcpyDtoHAsync_v2(void *to, uintptr_t from, size_t size, Stream *stre
   enqueue(stream, [=] { return memcpy(to, reinterpret_cast<void *>(from), size), 0; });
   return is_locked(to, size) ? int(SUCCESS) : compute(stream, ~0ull, true);
 }
-API int cuMemcpyDtoDAsync_v2(uintptr_t to, uintptr_t from, size_t size, Stream *stream) {
-  if (int code = check_stream("cuMemcpyDtoDAsync_v2", stream)) return code;
-  if (int code = check_memory("cuMemcpyDtoDAsync_v2", from, size)) return code;
-  if (int code = check_memory("cuMemcpyDtoDAsync_v2", to, size)) return code;
-  return enqueue(stream, [=] { return memcpy(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), size), 0; });
-}
 API int cuMemsetD8Async(uintptr_t to, unsigned char byte, size_t size, Stream *stream) {
   if (int code = check_stream("cuMemsetD8Async", stream)) return code;
   if (int code = check_memory("cuMemsetD8Async", to, size)) return code;
@@ -466,18 +433,6 @@ API int cuEventRecord(Event *event, Stream *stream) {
 API int cuEventSynchronize(Event *event) {
   if (int code = check_event("cuEventSynchronize", event)) return code;
   return event->stream ? compute(event->stream, event->after, true) : int(SUCCESS);
-}
-API int cuEventQuery(Event *event) {
-  if (int code = check_event("cuEventQuery", event)) return code;
-  if (!event->stream) return SUCCESS;
-  int code = compute(event->stream, event->after, false);
-  return code;
-}
-API int cuEventDestroy_v2(Event *event) {
-  if (int code = check_event("cuEventDestroy_v2", event)) return code;
-  current->events.erase(event);
-  delete event;
-  return SUCCESS;
 }
 // For libnccl.cpp: work that returns NOT_READY is asked again.
 API int emulatorEnqueue(Stream *stream, int (*work)(void *), void *data) {
@@ -572,7 +527,6 @@ API int cuLaunchKernel(Function *function, unsigned x, unsigned y, unsigned z, u
   {
     std::lock_guard<std::recursive_mutex> lock(guard);
     if (!functions.count(reinterpret_cast<uintptr_t>(function))) return wrong(INVALID_HANDLE, "cuLaunchKernel of no kernel");
-    ++launches[function->name];
   }
   const char *name = function->name.c_str();
   if (function->module->context != current) return wrong(INVALID_CONTEXT, "%s: a kernel of another context", name);

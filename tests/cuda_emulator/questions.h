@@ -83,13 +83,8 @@ API int cuDeviceGetAttribute(int *value, int attribute, int device) {
   int major, minor;
   capability(&major, &minor);
   switch (attribute) {
-    case 1: *value = 1024; break;                 /* MAX_THREADS_PER_BLOCK */
-    case 8: *value = 48 << 10; break;             /* MAX_SHARED_MEMORY_PER_BLOCK */
-    case 10: *value = 32; break;                  /* WARP_SIZE */
-    case 16: *value = 4; break;                   /* MULTIPROCESSOR_COUNT */
     case 75: *value = major; break;               /* COMPUTE_CAPABILITY_MAJOR */
     case 76: *value = minor; break;               /* COMPUTE_CAPABILITY_MINOR */
-    case 97: *value = most_shared(); break;       /* MAX_SHARED_MEMORY_PER_BLOCK_OPTIN */
     default: *value = -1;
   }
   return is_device(device) ? 0 : 101;

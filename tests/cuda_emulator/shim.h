@@ -15,7 +15,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -24,17 +23,10 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-#define CUDA_EMULATED 1
 #define __global__ __attribute__((visibility("default")))
 #define __device__
-#define __host__
-#define __forceinline__ inline __attribute__((always_inline))
-#define __noinline__ __attribute__((noinline))
-#define __align__(bytes) __attribute__((aligned(bytes)))
-#define __constant__ static
 #define __shared__ static thread_local
 #define __launch_bounds__(...)
-#define __grid_constant__
 // Makes a kernel callable by its name, with the sizes of its parameters.
 #define EXPORT(name)                                                                                      \
   extern "C" __attribute__((visibility("default"))) void emulated_##name(void **parameters) {             \
@@ -45,26 +37,6 @@
   }
 
 struct uint3 { unsigned x, y, z; };
-struct dim3 {
-  unsigned x, y, z;
-  constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
-};
-#define EMULATED_VECTORS(type, name)                                                                 \
-  struct alignas(2 * sizeof(type)) name##2 { type x, y; };                                           \
-  struct name##3_ { type x, y, z; };                                                                 \
-  struct alignas(4 * sizeof(type) > 16 ? 16 : 4 * sizeof(type)) name##4 { type x, y, z, w; };        \
-  inline name##2 make_##name##2(type x, type y) { return {x, y}; }                                   \
-  inline name##4 make_##name##4(type x, type y, type z, type w) { return {x, y, z, w}; }
-EMULATED_VECTORS(char, char)
-EMULATED_VECTORS(unsigned char, uchar)
-EMULATED_VECTORS(short, short)
-EMULATED_VECTORS(unsigned short, ushort)
-EMULATED_VECTORS(int, int)
-EMULATED_VECTORS(unsigned, uint)
-EMULATED_VECTORS(float, float)
-EMULATED_VECTORS(double, double)
-EMULATED_VECTORS(long long, longlong)
-EMULATED_VECTORS(unsigned long long, ulonglong)
 
 namespace emulator {
 
@@ -85,7 +57,6 @@ struct Fiber {
   void *stack_pointer = nullptr;
   int stack = -1;  // index in the worker's pool
   State state = NEW;
-  unsigned mask = 0;  // lanes that the fiber waits for
   uint3 thread{};
   int number = 0;
   void *asan = nullptr;
@@ -105,19 +76,18 @@ inline Top *top() {
 
 struct Warp {
   unsigned arrived = 0;  // lanes that wait
-  unsigned counts[WARP] = {};  // operations of the groups, by the lowest lane of each
-  unsigned long long values[WARP][2][WARP];
+  unsigned count = 0;    // of the operations
+  unsigned long long values[2][WARP];
 };
 
 struct Launch {
   void (*kernel)(void **);
   void **parameters;
-  dim3 grid, block;
+  uint3 grid, block;
   size_t shared;
   const char *name;
   std::atomic<unsigned long long> next{0};
   std::atomic<bool> failed{false};
-  bool reversed = getenv("EMULATOR_REVERSED") != nullptr;
   uintptr_t fault = 0;  // address that could not be read or written
   char error[512] = "";
 };
@@ -165,7 +135,6 @@ struct Worker {
   std::vector<int> ready;  // ring of fibers that can run
   size_t first = 0, count = 0;
   int at_barrier = 0, done = 0;
-  int votes[2] = {}, vote = 0;  // of __syncthreads_count, in turns
   void *scheduler = nullptr;
   Fiber *ended = nullptr;
   const void *scheduler_stack = nullptr;
@@ -295,14 +264,10 @@ inline void Worker::run_block(Launch &of, unsigned long long number) {
   fibers.assign(threads, Fiber());
   size_t needed = (threads + WARP - 1) / WARP;
   if (warps.size() < needed) warps.resize(needed);
-  for (size_t each = 0; each < needed; ++each) {
-    warps[each].arrived = 0;
-    memset(warps[each].counts, 0, sizeof warps[each].counts);
-  }
+  for (size_t each = 0; each < needed; ++each) warps[each].arrived = 0;
   ready.assign(threads, 0);
   first = count = 0;
-  at_barrier = done = vote = 0;
-  votes[0] = votes[1] = 0;
+  at_barrier = done = 0;
   if (dynamic.size() < of.shared + 64) dynamic.resize(of.shared + 64);
   memset(dynamic.data(), 0xA5, of.shared + 64);  // what shared memory holds at first is not defined
   for (size_t each = 0; each < threads; ++each) {
@@ -311,10 +276,7 @@ inline void Worker::run_block(Launch &of, unsigned long long number) {
     fiber.thread = {static_cast<unsigned>(each % of.block.x), static_cast<unsigned>(each / of.block.x % of.block.y),
                     static_cast<unsigned>(each / of.block.x / of.block.y)};
   }
-  // Results may not depend on the order in which threads run.
-  for (size_t each = 0; each < threads; ++each) {
-    push(static_cast<int>(of.reversed ? threads - 1 - each : each));
-  }
+  for (size_t each = 0; each < threads; ++each) push(static_cast<int>(each));
   while (count && !of.failed.load(std::memory_order_relaxed)) resume(fibers[pop()]);
   if (done == static_cast<int>(threads)) return;
   if (!of.failed) {
@@ -407,7 +369,7 @@ inline void Worker::run() {
   Launch &of = *launch;
   unsigned long long blocks = static_cast<unsigned long long>(of.grid.x) * of.grid.y * of.grid.z, each;
   while (!of.failed.load(std::memory_order_relaxed) && (each = of.next.fetch_add(1)) < blocks) {
-    run_block(of, of.reversed ? blocks - 1 - each : each);
+    run_block(of, each);
   }
 }
 
@@ -424,7 +386,6 @@ struct Pool {
   bool ending = false;
 
   static int cores() {
-    if (const char *told = getenv("EMULATOR_THREADS")) return atoi(told);
     cpu_set_t set;
     return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
   }
@@ -486,50 +447,30 @@ inline void barrier() {
     return;
   }
   here.at_barrier = 0;
-  here.vote ^= 1;
-  here.votes[here.vote] = 0;
-  int threads = static_cast<int>(here.fibers.size());
-  for (int each = 0; each < threads; ++each) {
-    int number = here.launch->reversed ? threads - 1 - each : each;
-    if (&here.fibers[number] != top()->fiber) here.push(number);
+  for (Fiber &each : here.fibers) {
+    if (&each != top()->fiber) here.push(each.number);
   }
 }
 
-inline int barrier_count(bool yes) {
-  Worker &here = *top()->worker;
-  int which = here.vote;
-  here.votes[which] += yes;
-  barrier();
-  return here.votes[which];
-}
-
-// Exchange a value with the lanes of `mask`; returns what all of them gave. Each resumed fiber reads it before another
-// operation of the same lanes can overwrite it: two buffers in turns, and fibers run in the order in which they were woken.
+// Exchange a value with the other lanes of the warp; returns what all of them gave. Each resumed fiber reads it before the
+// next operation can overwrite it: two buffers in turns, and fibers run in the order in which they were woken.
 inline const unsigned long long *exchanged(unsigned mask, unsigned long long value) {
   Worker &here = *top()->worker;
   Fiber &fiber = *top()->fiber;
-  int lane = fiber.number % WARP, base = fiber.number - lane;
+  int lane = fiber.number % WARP, base = fiber.number - lane, lanes = static_cast<int>(here.fibers.size()) - base;
   Warp &warp = here.warps[fiber.number / WARP];
-  int left = static_cast<int>(here.fibers.size()) - base;
-  if (left < WARP) mask &= (1u << left) - 1;
-  if (!(mask >> lane & 1)) {
-    here.fail("a thread is not in the mask that it passes to an operation of its warp");
+  if (mask != ~0u) {
+    here.fail("an operation of a part of a warp, which is not emulated");
     here.suspend();
   }
-  int leader = __builtin_ctz(mask);
-  const unsigned long long *values = warp.values[leader][warp.counts[leader] & 1];
-  warp.values[leader][warp.counts[leader] & 1][lane] = value;
-  fiber.mask = mask;
+  unsigned long long *values = warp.values[warp.count & 1];
+  values[lane] = value;
   fiber.state = AT_WARP;
   warp.arrived |= 1u << lane;
-  if ((warp.arrived & mask) == mask) {
-    warp.arrived &= ~mask;
-    ++warp.counts[leader];
-    for (unsigned rest = mask; rest; rest &= rest - 1) {
-      int other = base + __builtin_ctz(rest);
-      if (here.fibers[other].mask != mask) here.fail("threads of a warp pass different masks to one operation");
-      here.push(other);
-    }
+  if (warp.arrived == ~0u >> (lanes < WARP ? WARP - lanes : 0)) {
+    warp.arrived = 0;
+    ++warp.count;
+    for (int each = base; each < base + WARP && each < base + lanes; ++each) here.push(each);
   }
   here.suspend();
   return values;
@@ -546,20 +487,6 @@ template <typename T> T unpacked(unsigned long long bits) {
   memcpy(&value, &bits, sizeof value);
   return value;
 }
-inline int lane() { return top()->fiber->number % WARP; }
-
-// The value of lane `source`, or one's own where that is outside of the part of `width` lanes or beyond the block's end.
-template <typename T> T shuffled(unsigned mask, T value, int source, int width) {
-  int own = lane(), part = own & ~(width - 1);
-  const unsigned long long *values = exchanged(mask, packed(value));
-  if (source < part || source >= part + width) source = own;
-  if (!(mask >> source & 1)) {
-    top()->worker->fail("a shuffle reads from a lane that is not in its mask");
-    return value;
-  }
-  return unpacked<T>(values[source]);
-}
-
 template <typename... P, size_t... I>
 void call_each(void (*kernel)(P...), void **parameters, std::index_sequence<I...>) {
   kernel(*static_cast<std::remove_reference_t<P> *>(parameters[I])...);
@@ -601,7 +528,6 @@ extern "C" __attribute__((visibility("default"))) bool emulate(void (*kernel)(vo
 #define blockIdx (emulator::top()->worker->block)
 #define blockDim (emulator::top()->worker->launch->block)
 #define gridDim (emulator::top()->worker->launch->grid)
-constexpr int warpSize = emulator::WARP;
 
 // The block's dynamic shared memory.
 inline void *emulated_shared() {
@@ -610,61 +536,14 @@ inline void *emulated_shared() {
 }
 
 inline void __syncthreads() { emulator::barrier(); }
-inline int __syncthreads_count(int yes) { return emulator::barrier_count(yes != 0); }
-inline int __syncthreads_or(int yes) { return emulator::barrier_count(yes != 0) > 0; }
-inline int __syncthreads_and(int yes) { return emulator::barrier_count(yes == 0) == 0; }
-inline void __syncwarp(unsigned mask = ~0u) { emulator::exchanged(mask, 0); }
-template <typename T> T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
-  return emulator::shuffled(mask, value, (emulator::lane() & ~(width - 1)) + (source & (width - 1)), width);
-}
-template <typename T> T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = 32) {
-  return emulator::shuffled(mask, value, emulator::lane() - static_cast<int>(by), width);
-}
-template <typename T> T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32) {
-  return emulator::shuffled(mask, value, emulator::lane() + static_cast<int>(by), width);
-}
-template <typename T> T __shfl_xor_sync(unsigned mask, T value, int with, int width = 32) {
-  return emulator::shuffled(mask, value, emulator::lane() ^ with, width);
-}
-inline unsigned __ballot_sync(unsigned mask, int yes) {
-  const unsigned long long *values = emulator::exchanged(mask, yes != 0);
-  unsigned voted = 0;
-  for (; mask; mask &= mask - 1) {
-    int lane = __builtin_ctz(mask);
-    if (emulator::top()->fiber->mask >> lane & 1) voted |= static_cast<unsigned>(values[lane]) << lane;
-  }
-  return voted;
-}
-inline int __any_sync(unsigned mask, int yes) { return __ballot_sync(mask, yes) != 0; }
-inline int __all_sync(unsigned mask, int yes) { return __ballot_sync(mask, !yes) == 0; }
-template <typename T> unsigned __match_any_sync(unsigned mask, T value) {
+inline void __syncwarp() { emulator::exchanged(~0u, 0); }
+template <typename T> T __shfl_xor_sync(unsigned mask, T value, int with) {
+  emulator::Worker &here = *emulator::top()->worker;
+  int other = emulator::top()->fiber->number ^ with;
   const unsigned long long *values = emulator::exchanged(mask, emulator::packed(value));
-  unsigned same = 0;
-  for (unsigned rest = emulator::top()->fiber->mask; rest; rest &= rest - 1) {
-    int lane = __builtin_ctz(rest);
-    if (values[lane] == emulator::packed(value)) same |= 1u << lane;
-  }
-  return same;
+  if (other >= static_cast<int>(here.fibers.size())) here.fail("a shuffle reads from a lane that is not there");
+  return emulator::unpacked<T>(values[other % emulator::WARP]);
 }
-#define EMULATED_REDUCE(name, type, start, step)                                            \
-  inline type __reduce_##name##_sync(unsigned mask, type value) {                           \
-    const unsigned long long *values = emulator::exchanged(mask, emulator::packed(value));  \
-    type all = start;                                                                       \
-    for (unsigned rest = emulator::top()->fiber->mask; rest; rest &= rest - 1) {         \
-      type each = emulator::unpacked<type>(values[__builtin_ctz(rest)]);                    \
-      all = step;                                                                           \
-    }                                                                                       \
-    return all;                                                                             \
-  }
-EMULATED_REDUCE(add, unsigned, 0, all + each)
-EMULATED_REDUCE(add, int, 0, static_cast<int>(static_cast<unsigned>(all) + static_cast<unsigned>(each)))
-EMULATED_REDUCE(min, unsigned, UINT_MAX, each < all ? each : all)
-EMULATED_REDUCE(min, int, INT_MAX, each < all ? each : all)
-EMULATED_REDUCE(max, unsigned, 0, each > all ? each : all)
-EMULATED_REDUCE(max, int, INT_MIN, each > all ? each : all)
-EMULATED_REDUCE(or, unsigned, 0, all | each)
-EMULATED_REDUCE(and, unsigned, ~0u, all &each)
-EMULATED_REDUCE(xor, unsigned, 0, all ^ each)
 
 // Atomic among blocks, which run on several threads.
 namespace emulator {
@@ -682,10 +561,6 @@ template <typename T, typename F> T replaced(T *address, F next) {
 }  // namespace emulator
 #define EMULATED_WHOLE(type)                                                                                       \
   inline type atomicAdd(type *to, type by) { return __atomic_fetch_add(to, by, __ATOMIC_RELAXED); }                \
-  inline type atomicOr(type *to, type by) { return __atomic_fetch_or(to, by, __ATOMIC_RELAXED); }                  \
-  inline type atomicAnd(type *to, type by) { return __atomic_fetch_and(to, by, __ATOMIC_RELAXED); }                \
-  inline type atomicXor(type *to, type by) { return __atomic_fetch_xor(to, by, __ATOMIC_RELAXED); }                \
-  inline type atomicExch(type *to, type by) { return __atomic_exchange_n(to, by, __ATOMIC_RELAXED); }              \
   inline type atomicMax(type *to, type by) { return emulator::replaced(to, [=](type old) { return old > by ? old : by; }); } \
   inline type atomicMin(type *to, type by) { return emulator::replaced(to, [=](type old) { return old < by ? old : by; }); } \
   inline type atomicCAS(type *to, type compared, type by) {                                                        \
@@ -695,119 +570,13 @@ template <typename T, typename F> T replaced(T *address, F next) {
 EMULATED_WHOLE(int)
 EMULATED_WHOLE(unsigned)
 EMULATED_WHOLE(unsigned long long)
-inline unsigned atomicSub(unsigned *to, unsigned by) { return __atomic_fetch_sub(to, by, __ATOMIC_RELAXED); }
-inline int atomicSub(int *to, int by) { return __atomic_fetch_sub(to, by, __ATOMIC_RELAXED); }
-inline float atomicAdd(float *to, float by) { return emulator::replaced(to, [=](float old) { return old + by; }); }
-inline double atomicAdd(double *to, double by) { return emulator::replaced(to, [=](double old) { return old + by; }); }
-inline float atomicExch(float *to, float by) { return emulator::replaced(to, [=](float) { return by; }); }
-inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-inline void __threadfence_block() { __threadfence(); }
-inline void __threadfence_system() { __threadfence(); }
 
-// Numbers. Conversions saturate, and a NaN becomes 0, as PTX's cvt does.
-namespace emulator {
-template <typename To> To saturated(double value) {
-  constexpr To least = std::numeric_limits<To>::min(), most = std::numeric_limits<To>::max();
+// A conversion saturates, and a NaN becomes 0, as PTX's cvt does.
+inline int __float2int_rn(float value) {
   if (std::isnan(value)) return 0;
-  if (value <= static_cast<double>(least)) return least;
-  return value >= static_cast<double>(most) ? most : static_cast<To>(value);
+  return value >= 2147483648.0f ? INT_MAX : value < -2147483648.0f ? INT_MIN : static_cast<int>(nearbyint(value));
 }
-}  // namespace emulator
-#define EMULATED_CONVERSIONS(from, to, type)                                                                  \
-  inline type __##from##2##to##_rn(from value) { return emulator::saturated<type>(nearbyint(value)); }        \
-  inline type __##from##2##to##_rz(from value) { return emulator::saturated<type>(trunc(value)); }            \
-  inline type __##from##2##to##_ru(from value) { return emulator::saturated<type>(ceil(value)); }             \
-  inline type __##from##2##to##_rd(from value) { return emulator::saturated<type>(floor(value)); }
-EMULATED_CONVERSIONS(float, int, int)
-EMULATED_CONVERSIONS(float, uint, unsigned)
-EMULATED_CONVERSIONS(float, ll, long long)
-EMULATED_CONVERSIONS(float, ull, unsigned long long)
-EMULATED_CONVERSIONS(double, int, int)
-EMULATED_CONVERSIONS(double, uint, unsigned)
-EMULATED_CONVERSIONS(double, ll, long long)
-EMULATED_CONVERSIONS(double, ull, unsigned long long)
-inline float __int2float_rn(int value) { return static_cast<float>(value); }
-inline float __uint2float_rn(unsigned value) { return static_cast<float>(value); }
-inline float __ll2float_rn(long long value) { return static_cast<float>(value); }
-inline float __ull2float_rn(unsigned long long value) { return static_cast<float>(value); }
-inline double __int2double_rn(int value) { return value; }
-inline double __ll2double_rn(long long value) { return static_cast<double>(value); }
-inline float __double2float_rn(double value) { return static_cast<float>(value); }
 inline unsigned __float_as_uint(float value) { return emulator::unpacked<unsigned>(emulator::packed(value)); }
-inline int __float_as_int(float value) { return emulator::unpacked<int>(emulator::packed(value)); }
 inline float __uint_as_float(unsigned bits) { return emulator::unpacked<float>(bits); }
-inline float __int_as_float(int bits) { return emulator::unpacked<float>(static_cast<unsigned>(bits)); }
-inline long long __double_as_longlong(double value) { return emulator::unpacked<long long>(emulator::packed(value)); }
-inline double __longlong_as_double(long long bits) { return emulator::unpacked<double>(static_cast<unsigned long long>(bits)); }
-inline float __fadd_rn(float a, float b) { return a + b; }
-inline float __fsub_rn(float a, float b) { return a - b; }
-inline float __fmul_rn(float a, float b) { return a * b; }
-inline float __fdiv_rn(float a, float b) { return a / b; }
-inline float __frcp_rn(float a) { return 1 / a; }
-inline float __fsqrt_rn(float a) { return sqrtf(a); }
-inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
-inline double __dadd_rn(double a, double b) { return a + b; }
-inline double __dsub_rn(double a, double b) { return a - b; }
-inline double __dmul_rn(double a, double b) { return a * b; }
-inline double __ddiv_rn(double a, double b) { return a / b; }
-inline double __dsqrt_rn(double a) { return sqrt(a); }
-inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
-inline float __fdividef(float a, float b) { return a / b; }
-inline float __expf(float a) { return expf(a); }
-inline float __logf(float a) { return logf(a); }
-inline float rsqrtf(float a) { return 1 / sqrtf(a); }
-inline double rsqrt(double a) { return 1 / sqrt(a); }
-inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
-inline int __popcll(unsigned long long bits) { return __builtin_popcountll(bits); }
-inline int __clz(int bits) { return bits ? __builtin_clz(static_cast<unsigned>(bits)) : 32; }
-inline int __clzll(long long bits) { return bits ? __builtin_clzll(static_cast<unsigned long long>(bits)) : 64; }
-inline int __ffs(int bits) { return __builtin_ffs(bits); }
-inline int __ffsll(long long bits) { return __builtin_ffsll(bits); }
-inline unsigned __brev(unsigned bits) {
-  unsigned turned = 0;
-  for (int bit = 0; bit < 32; ++bit) turned |= (bits >> bit & 1) << (31 - bit);
-  return turned;
-}
-inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(static_cast<unsigned long long>(a) * b >> 32); }
-inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
-  return static_cast<unsigned long long>(static_cast<unsigned __int128>(a) * b >> 64);
-}
-inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned by) {
-  return static_cast<unsigned>(((static_cast<unsigned long long>(high) << 32 | low) << (by & 31)) >> 32);
-}
-inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned by) {
-  return static_cast<unsigned>((static_cast<unsigned long long>(high) << 32 | low) >> (by & 31));
-}
-inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
-  unsigned long long both = static_cast<unsigned long long>(b) << 32 | a;
-  unsigned result = 0;
-  for (int byte = 0; byte < 4; ++byte) {
-    unsigned choice = selector >> (4 * byte) & 15, value = static_cast<unsigned>(both >> (8 * (choice & 7))) & 255;
-    if (choice & 8) value = value & 128 ? 255 : 0;
-    result |= value << (8 * byte);
-  }
-  return result;
-}
-template <typename T> T __ldg(const T *address) { return *address; }
-template <typename T> T __ldcg(const T *address) { return *address; }
-template <typename T> T __ldcs(const T *address) { return *address; }
-template <typename T> void __stcg(T *address, T value) { *address = value; }
-template <typename T> void __stcs(T *address, T value) { *address = value; }
-
-#define EMULATED_LEAST(type)                                     \
-  inline type min(type a, type b) { return a < b ? a : b; }      \
-  inline type max(type a, type b) { return a > b ? a : b; }
-EMULATED_LEAST(int)
-EMULATED_LEAST(unsigned)
-EMULATED_LEAST(long)
-EMULATED_LEAST(unsigned long)
-EMULATED_LEAST(long long)
-EMULATED_LEAST(unsigned long long)
-inline unsigned min(int a, unsigned b) { return min(static_cast<unsigned>(a), b); }
-inline unsigned min(unsigned a, int b) { return min(a, static_cast<unsigned>(b)); }
-inline unsigned max(int a, unsigned b) { return max(static_cast<unsigned>(a), b); }
-inline unsigned max(unsigned a, int b) { return max(a, static_cast<unsigned>(b)); }
-inline float min(float a, float b) { return fminf(a, b); }
-inline float max(float a, float b) { return fmaxf(a, b); }
-inline double min(double a, double b) { return fmin(a, b); }
-inline double max(double a, double b) { return fmax(a, b); }
+inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }

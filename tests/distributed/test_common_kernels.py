@@ -6,9 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import mxnet as mx
 import pytest
 
+from crepe_dist.diagnosis.networks import small_shape
+from crepe_dist.distributed.device import CPU
 from crepe_dist.distributed.world import World
 from crepe_dist.files import read_json
 from crepe_dist.model.precision import Plan, plan
@@ -39,7 +40,7 @@ def test_the_best_that_all_have(usable: list[list[str]], chosen: str | None) -> 
 def test_what_is_asked_for_comes_first(requested: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(library.SWITCH, raising=False)
     (*_, build) = library.usable()
-    planned = plan(ModelOptions(kernels=requested), mx.cpu(), common=build)
+    planned = plan(ModelOptions(kernels=requested), CPU, small_shape("crepe"), common=build)
     assert planned.build == (build if requested in ("auto", "own") else requested)
 
 

@@ -15,10 +15,9 @@ from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings.allowed_values import EXPONENTS
 from crepe_dist.settings.training_options import OptimizerOptions
 from crepe_dist.training.step import TrainingStep
-from tests.batches import some_batch
 from tests.conftest import needs_kernels
 from tests.engines import best, initial
-from tests.test_two_tables import SHAPE, Training
+from tests.test_table import CREPE, Training, weigh
 
 TABLE = NGramShape(69, 8, 2, 2, 1 << 8)
 
@@ -113,8 +112,9 @@ def test_a_huge_batch_is_trained_like_a_small_one():
         options = OptimizerOptions(name="sgd", momentum=0.0, weight_decay=0.0)
         exchange = engine.open_exchange(World(), options, 8 * times)
         step = TrainingStep(engine, exchange)
-        small = some_batch(TABLE, 0, 8)
-        codes, labels = small.packed[:, : TABLE.feature_len], small.labels
+        generator = np.random.default_rng(0)
+        codes = generator.integers(0, 4, (8, TABLE.feature_len)).astype(np.uint8)
+        labels = generator.integers(0, TABLE.classes, 8).astype(np.int32)
         batch = pack(np.tile(codes, (times, 1)), np.tile(labels, times), 8 * times, 8 * times)
         losses = [step(batch, number, 0.01).loss / batch.documents for number in range(1, 26)]
         found.append(losses)
@@ -125,10 +125,9 @@ def test_a_huge_batch_is_trained_like_a_small_one():
 @needs_kernels
 def test_a_gradient_that_grows_is_rounded_as_finely():
     """The step in which it grows is computed twice; the third of its kind is not."""
-    training = Training().steps(0, 4)
+    training = Training(CREPE).steps(0, 4)
     before = training.exchange.arrays()["quanta"]
-    weights = np.full(SHAPE.classes, 1e5, np.float32)
-    training.engine._kernels.call("crepe_objective", 0.0, weights.ctypes.data, SHAPE.classes, 0, 0)
+    weigh(training.engine, 1e5)
     with mock.patch.object(training.engine, "gradients", wraps=training.engine.gradients) as gradients:
         training.steps(4, 5)
         assert gradients.call_count > 1

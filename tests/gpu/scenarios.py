@@ -107,7 +107,7 @@ def training(world: World, place: Device, precision: Precision = "auto") -> tupl
     """A step on a network of its own, and its engine."""
     world.check_device(place.device_type)
     options = ModelOptions(precision=precision)
-    engine = open_engine(SHAPE, parameters(SHAPE, options, 1), plan(options, place), device=place)
+    engine = open_engine(SHAPE, parameters(SHAPE, options, 1), plan(options, place, SHAPE), device=place)
     exchange = engine.open_exchange(world, OptimizerOptions(name="sgd", weight_decay=0.0), 8)
     return TrainingStep(engine, exchange), engine
 

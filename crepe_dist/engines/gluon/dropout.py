@@ -8,7 +8,6 @@ import numpy as np
 
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.keyed_random import GOLDEN, scramble
-from crepe_dist.native import library
 
 UNITS = 4  # of a hash, which has 16 bits for each of them
 
@@ -26,11 +25,6 @@ def kept(probability: float, seed: int, first: int, shape: tuple[int, ...]) -> C
         1 for units to keep, 0 for others, uint8 [*shape].
     """
     start, count = first * math.prod(shape[1:]), math.prod(shape)
-    native, _ = library.find()
-    if native is not None:
-        mask = np.empty(shape, np.uint8)
-        native.functions.crepe_kept(probability, seed, start, count, mask.ctypes.data, library.threads())
-        return mask
     numbers = np.arange(start // UNITS + 1, (start + count - 1) // UNITS + 2, dtype=np.uint64)
     bits = scramble(np.uint64(seed) + numbers * GOLDEN).astype("<u8").view("<u2")[start % UNITS :][:count]
     return (bits >= math.ceil(probability * 2**16)).astype(np.uint8).reshape(shape)

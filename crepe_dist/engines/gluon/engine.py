@@ -10,7 +10,7 @@ import mxnet as mx
 from mxnet import autograd, gluon
 
 from crepe_dist.data.batch import Batch
-from crepe_dist.distributed.device import CPU, Device
+from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, Logits, Mark, added, dropout_seed
 from crepe_dist.engines.gluon import block
@@ -23,7 +23,7 @@ from crepe_dist.exchange.horovod import HorovodExchange
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.exchange.rule import Rule
 from crepe_dist.exchange.single import SingleExchange
-from crepe_dist.model.objective import PLAIN, Objective
+from crepe_dist.model.objective import Objective
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
@@ -43,14 +43,13 @@ class GraphEngine(Engine):
         shape: Shape,
         parameters: Mapping[str, Parameter],
         plan: Plan,
-        objective: Objective = PLAIN,
-        piece: int = 0,
-        device: Device = CPU,
+        objective: Objective,
+        piece: int,
+        device: Device,
         *,
-        compiled: bool = True,
+        compiled: bool,
     ) -> None:
-        super().__init__(shape, plan, objective, piece)
-        self.device = device
+        super().__init__(shape, plan, objective, piece, device)
         self._context = context(device)
         self.network = block.build(shape, parameters, self._context)
         if compiled:

@@ -179,9 +179,6 @@ class CrepeShape(Shape):
         convolutions = sum(2 * 2 * TOWER_TAPS * self.width**2 * positions for positions in self._positions())
         return self.table.forward_operations() + self.feature_len * self.reach * self.width + convolutions
 
-    def training_operations(self) -> int:
-        return 3 * self.forward_operations()
-
     def __str__(self) -> str:
         return (
             f"Crepe, {self.blocks} blocks of {self.width} channels over n-grams up to {self.reach}, "

@@ -14,13 +14,10 @@ documents (``head_start``).
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import BLANK, Codes
-from crepe_dist.native import library
 from crepe_dist.networks.ngrams.hashing import edged, keys, padding, rows_of
 
 Positions = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
@@ -39,9 +36,6 @@ def look_up(codes: Codes, alphabet_size: int, reach: int, rows: int, stride: int
         The buckets, int32 [B, T, stride × reach], T = ⌈(L + 2) / stride⌉, and ``padding`` where there is no n-gram; a
         mask of the n-grams that exist, bool of the same shape; and a mask of the document's positions, bool [B, T].
     """
-    native, _ = library.find()
-    if native is not None:
-        return _look_up(native.functions, codes, (alphabet_size, codes.shape[1], reach, rows, stride))
     text = characters(codes, alphabet_size, stride).reshape(len(codes), -1)
     length, known = text.shape[1], text <= alphabet_size
     buckets, exists = padding((*text.shape, reach), rows), np.zeros((*text.shape, reach), np.bool_)
@@ -58,17 +52,3 @@ def characters(codes: Codes, alphabet_size: int, stride: int) -> Codes:
     text = edged(codes, alphabet_size)
     text = np.pad(text, ((0, 0), (0, -text.shape[1] % stride)), constant_values=BLANK)
     return text.reshape(len(text), -1, stride)
-
-
-def _look_up(functions: Any, codes: Codes, sizes: tuple[int, ...]) -> Positions:
-    _, length, reach, _, stride = sizes
-    codes, positions = np.ascontiguousarray(codes), -(-(length + 2) // stride)
-    known = np.empty((len(codes), positions, stride * reach), np.bool_)
-    buckets, inside = np.empty(known.shape, np.int32), np.empty((len(codes), positions), np.bool_)
-    failed = functions.crepe_positions(
-        codes.ctypes.data, length, len(codes), np.array(sizes, np.int64).ctypes.data,
-        buckets.ctypes.data, known.ctypes.data, inside.ctypes.data, library.threads(),
-    )  # fmt: skip
-    if failed:
-        raise MemoryError("there is not enough memory for the n-grams of this batch")
-    return buckets, known, inside
