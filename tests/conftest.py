@@ -27,6 +27,7 @@ from crepe_dist.native import library
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.startup import SIGNALS
 from tests import needs
 from tests.turns import turn
 
@@ -107,6 +108,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = terminalreporter.stats.get("skipped", [])
     for line in needs.summary(report.longrepr[2] for report in skipped):
         terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heeded():
+    """Let processes heed signals that this one ignores, under nohup or as a job in the background."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)  # processes that it starts get the default instead
 
 
 @pytest.fixture(params=KERNELS)
