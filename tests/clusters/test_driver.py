@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from crepe_dist import extras
 from crepe_dist.clusters import dask as on_dask
 from crepe_dist.clusters import ray as on_ray
 from crepe_dist.distributed.control import Control, Stopped
@@ -215,7 +216,8 @@ def test_flags_that_do_not_fit_are_mistakes(words, what):
 
 
 @pytest.mark.parametrize("engine", ["dask", "ray", "spark"])
-def test_without_the_engine_it_says_how_to_install_it(complaint, engine, tmp_path):
+def test_without_the_engine_it_says_how_to_install_it(complaint, engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(extras, "missing", lambda extra: list(extras.PACKAGES[extra]))
     said = complaint("train", "--on", engine, "--processes", 2, cwd=tmp_path)
     assert "not installed" in said
     assert f"--extra {engine}" in said
