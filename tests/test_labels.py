@@ -20,6 +20,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.model.objective import Objective
 from crepe_dist.native.library import runnable
 from crepe_dist.networks.paper.shape import PaperShape
+from crepe_dist.training.engine_setup import MOST_RATIO_OF_SEVERAL
 from tests.conftest import write_frame
 from tests.engines import initial
 from tests.test_crepe import SHAPES, learnt
@@ -177,6 +178,23 @@ def test_the_kernels_compute_the_gradients_of_mxnets_operators(name, shape, kind
     found = [learnt(initial(shape, seed=1).opened(build, objective=objective), batch) for build in (None, name)]
     for got, wanted in zip(*(each.values() for each in found)):
         np.testing.assert_allclose(got, wanted, rtol=2e-3, atol=1e-4 * np.abs(wanted).max() + 1e-9)
+
+
+@pytest.mark.usefixtures("every_build")
+@pytest.mark.parametrize(("name", "shape"), ENGINES, ids=str)
+def test_a_heavy_class_leaves_the_others_their_gradients(name, shape):
+    """Of several labels, since only the gradients of the heavy class's own logit grow with its weight."""
+    rows, codes = 60, np.random.default_rng(2).integers(0, shape.alphabet_size, (60, shape.feature_len))
+    targets, whole = some_targets(SEVERAL, rows, shape.classes), np.full((rows, 3), [0, 0, 1], np.uint8)
+    batch = pack(codes.astype(np.uint8), np.zeros(rows, np.int32), rows, rows, 0, whole, targets.bytes(np.arange(rows)))
+    found = []
+    for heavy in (1, MOST_RATIO_OF_SEVERAL):
+        objective = Objective(0.0, (heavy, *[1.0] * (shape.classes - 1)), SEVERAL, 3)
+        found.append(learnt(initial(shape, seed=1).opened(name, objective=objective), batch))
+    for (key, expected), got in zip(found[0].items(), found[1].values()):
+        if "convolution" not in key and shape.classes in expected.shape:
+            (others, same) = (np.delete(each, 0, each.shape.index(shape.classes)) for each in (expected, got))
+            assert np.linalg.norm(same - others) < 0.02 * np.linalg.norm(others), key
 
 
 IMPOSSIBLE = [

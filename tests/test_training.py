@@ -231,6 +231,16 @@ class TestOptions:
         said = complaint("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK, weights, cwd=tmp_path)
         assert "names fourth, which is not a class" in said
 
+    @pytest.mark.parametrize(("kind", "most"), [("one", 10**6), ("several", 10**4)])
+    def test_weights_that_would_switch_the_other_classes_off(self, tmp_path, complaint, kind, most):
+        labels = [["a"], ["b"], ["a"], ["b"]] if kind == "several" else list("abab")
+        texts = {"text": ["some text", "another text", "a third", "a fourth"], "label": labels}
+        crepe_dist.prepare(texts, tmp_path / "set", labels=kind, test=0.5)
+        flags = ("--data", tmp_path / "set", "--run-dir", tmp_path / "run", *QUICK)
+        weights = f'--training.class_weights={{"b": {most * 1.01}}}'
+        assert "too far apart" in complaint("train", *flags, weights, cwd=tmp_path)
+        run(command("train", *flags, "--dry-run", f'--training.class_weights={{"b": {most}}}'), tmp_path)
+
     def test_divergence_is_told(self, kernels, data, tmp_path, complaint):
         flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, *PAPER, "--optimizer.learning_rate=1000")
         assert "training diverged" in complaint("train", *flags, cwd=tmp_path)

@@ -123,7 +123,8 @@ class TrainingOptions(Settings, group="training"):
         label_smoothing: fraction of each label spread over all classes, from 0 to below 1. It makes the predicted
             probabilities less extreme. null: 0.1 for crepe, else 0.
         class_weights: weight of a document in the loss by its class. none: all equal; balanced: rare classes count as
-            much as frequent ones; or weights by class name, such as {"spam": 3}, with 1 for all other classes.
+            much as frequent ones; or weights by class name, such as {"spam": 3}, with 1 for all other classes. The
+            largest is at most a million times the smallest, and 10,000 times with several labels.
         unlabelled: learn from the unlabelled texts of the data as well, if it has some (prepare --unlabelled): a first
             network, trained on the labelled texts, labels the others softly. Requires a validation split. With
             ``extend``, only if the data of that run are gone.

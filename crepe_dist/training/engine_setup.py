@@ -7,7 +7,7 @@ from dataclasses import replace
 from crepe_dist import machine, registry
 from crepe_dist.cuda import driver
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.targets import ONE
+from crepe_dist.data.targets import ONE, SEVERAL
 from crepe_dist.distributed.device import Device, pick_on_all
 from crepe_dist.distributed.world import SAME_MACHINES, World
 from crepe_dist.engines.engine import Engine, open_engine
@@ -19,11 +19,15 @@ from crepe_dist.model.precision import Plan, plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.native import library
 from crepe_dist.settings.config import Config
+from crepe_dist.settings.limits import shortened
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import transfer
 from crepe_dist.training.schedule import steps_of
 from crepe_dist.training.transfer import Start
 
+# Ratios of two class weights. Each of several labels has a gradient of its own, but they share the quantum of the
+# heaviest (docs/decisions/0062).
+MOST_RATIO, MOST_RATIO_OF_SEVERAL = 10**6, 10**4
 COPIES = 4  # arrays per parameter: itself, its gradient, and Adam's two moments
 
 
@@ -155,13 +159,29 @@ def _objective(config: Config, dataset: Dataset, shape: Shape) -> Objective:
     if weights == "none":
         return Objective(smoothing, (), *labelled)
     if weights == "balanced":
-        return Objective(smoothing, balanced(dataset.class_counts()), *labelled)
-    assert isinstance(weights, dict)
-    unknown = set(weights) - set(dataset.classes)
-    if unknown:
+        of_classes = balanced(dataset.class_counts())
+    else:
+        assert isinstance(weights, dict)
+        unknown = set(weights) - set(dataset.classes)
+        if unknown:
+            raise UserError(
+                f"training.class_weights names {', '.join(sorted(unknown))}, which is not a class of the data",
+                f"the classes are {', '.join(dataset.classes)}"[:300],
+                "spell the names as prepare shows them",
+            )
+        of_classes = tuple(weights.get(name, 1.0) for name in dataset.classes)
+    _check_ratio(dict(zip(dataset.classes, of_classes)), labelled[0])
+    return Objective(smoothing, of_classes, *labelled)
+
+
+def _check_ratio(weights: dict[str, float], kind: str) -> None:
+    """Reject class weights so far apart that the gradients of light classes would be rounded to nothing."""
+    lightest, heaviest = min(weights, key=weights.__getitem__), max(weights, key=weights.__getitem__)
+    most = MOST_RATIO_OF_SEVERAL if kind == SEVERAL else MOST_RATIO
+    if weights[heaviest] > most * weights[lightest]:
         raise UserError(
-            f"training.class_weights names {', '.join(sorted(unknown))}, which is not a class of the data",
-            f"the classes are {', '.join(dataset.classes)}"[:300],
-            "spell the names as prepare shows them",
+            f"the class weights are too far apart: {weights[lightest]:g} of {shortened(lightest)} and "
+            f"{weights[heaviest]:g} of {shortened(heaviest)}",
+            f"if one is more than {most:,} times another, the lighter class is hardly trained",
+            "give closer weights by hand in training.class_weights; 100 times another is already a lot",
         )
-    return Objective(smoothing, tuple(weights.get(name, 1.0) for name in dataset.classes), *labelled)
