@@ -189,7 +189,7 @@ class TestCompletion:
         ("words", "offered"),
         [
             (("train", "--device", ""), ["auto", "gpu", "cpu"]),
-            (("train", "--model.size", "s"), ["small"]),
+            (("train", "--size", "s"), ["small"]),
             (("predict", "--format", "j"), ["jsonl"]),
             (("train", "--config", "crepe.b"), ["crepe.bash"]),
             (("prepare", "crepe.b"), ["crepe.bash"]),

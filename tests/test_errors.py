@@ -23,7 +23,7 @@ from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
-from crepe_dist.settings.config import GROUPS, Config
+from crepe_dist.settings.config import GROUPS, Config, flag
 from crepe_dist.settings.limits import Limits
 from crepe_dist.settings.schema import Name, Title, alternatives, limits
 from tests.commands import COMMANDS, parser_of
@@ -110,8 +110,8 @@ class TestFlags:
         assert "unexpected argument other" in said("predict", "run", "other")
 
     def test_the_supervisor_finds_mistakes_of_train_before_it_starts_anything(self, said):
-        assert "training.epochs is 0" in said("supervise", "-np", 2, "--training.epochs=0")
-        assert "did you mean --training.epochs?" in said("supervise", "--trainig.epochs=1")
+        assert "--epochs is 0" in said("supervise", "-np", 2, "--training.epochs=0")
+        assert "did you mean --epochs?" in said("supervise", "--trainig.epochs=1")
         assert "did you mean --max-restarts?" in said("supervise", "--max-restart=1")
 
 
@@ -151,22 +151,20 @@ class TestSettings:
         with pytest.raises(UserError, match=name):
             kind(**{field: [1]})
         wrong = "" if {Name, Title}.intersection(alternatives(hint)) else "nonsense"
-        flag = "--" + name.replace("run_dir", "run-dir")
-        assert name in mistake(f"{flag}={wrong}").replace("--run-dir", "run_dir").replace("--fresh", "fresh").replace(
-            "--dry-run", "dry_run"
-        )
+        for typed in (f"--{name}", flag(name)):  # as in a settings file, and as a flag
+            assert flag(name) in mistake(f"{typed}={wrong}")
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--trainig.epochs=3"], "did you mean --training.epochs?"),
+            (["--trainig.epochs=3"], "did you mean --epochs?"),
             (["--training.zzzz=3"], "--help-all lists the options"),
             (["--data"], "error: --data cannot be used"),
             (["data/hotel2"], "did you mean --data data/hotel2?"),
             (["mine.yaml"], "did you mean --config mine.yaml?"),
             (["stray"], "there is no option stray"),
             (["--model.size=smal"], "did you mean small?"),
-            (["--run-dir=\udcff"], "run_dir is"),
+            (["--run-dir=\udcff"], "--run-dir is"),
             (["--run-dir"], "--run-dir cannot be used"),
             (["--start-epoch=5", "--epochs=5"], "leaves no epoch to train"),
             ([f"--seed={HUGE}"], "--seed is 999"),

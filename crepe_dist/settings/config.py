@@ -4,10 +4,12 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import Field, asdict, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Optional
 
 import docstring_parser
@@ -33,24 +35,14 @@ from crepe_dist.settings.yaml_file import load, read
 
 Device = Literal["auto", "gpu", "cpu"]
 CLUSTERS = ("dask", "ray", "spark")
-# Short forms of flags that are typed often.
-ALIASES = {
-    "--data": "data.source",
-    "--batch-size": "data.batch_size",
-    "--epochs": "training.epochs",
-    "--seed": "training.seed",
-    "--init-from": "training.init_from",
-    "--extend": "training.extend",
-    "--start-epoch": "training.start_epoch",
-    "--teacher": "training.teacher",
-    "--overfit-batches": "training.overfit_batches",
-}
-SWITCHES = {"fresh": "--fresh", "dry_run": "--dry-run", "logging.profile": "--profile"}  # flags without a value
+TYPED_OFTEN = ("data", "model", "optimizer", "training")  # groups whose flags need no prefix
+OWN_FLAGS = MappingProxyType({"data.source": "data", "optimizer.name": "optimizer", "logging.profile": "profile"})
 COMMON = (
-    *("--data", "--epochs", "--batch-size", "--optimizer.learning_rate", "--model.network", "--training.patience"),
+    *("--data", "--epochs", "--batch-size", "--learning-rate", "--network", "--patience"),
     *("--device", "--name", "--run-dir", "--fresh", "--dry-run", "--config"),
 )
-SYNONYMS = {"lr": "--optimizer.learning_rate", "gpu": "--device gpu", "cpu": "--device cpu", "output": "--run-dir"}
+SYNONYMS = {"lr": "--learning-rate", "gpu": "--device gpu", "cpu": "--device cpu", "output": "--run-dir"}
+SPELLED = re.compile(r"^--[a-z][a-z._-]*(?=$|=)")  # flag, perhaps as the setting is spelled in files
 EXAMPLES = """  python -m crepe_dist.train                                    the sample on this machine
   horovodrun -np 2 python -m crepe_dist.train                   the same with two processes
   python -m crepe_dist.train --data data/reviews --device gpu   prepared data, one GPU
@@ -61,8 +53,7 @@ EXAMPLES = """  python -m crepe_dist.train                                    th
   python -m crepe_dist.train --dry-run                          shapes, memory, time; one step; writes nothing
   python -m crepe_dist.train --overfit-batches 2                can the network memorise 128 documents?
 
-short forms: --data DIR is --data.source DIR; --batch-size, --epochs, --seed, --init-from, --extend, --start-epoch and
---overfit-batches are --data.batch_size, --training.epochs and so on; --profile is --logging.profile true. Run the same
+A flag may also be written as in a settings file, such as --training.epochs for --epochs. Run the same
 command again to resume an unfinished run. Percentages are rounded to one decimal; the accuracy in a checkpoint's name
 has two and is cut off, so 92.119 % is 92.1 % here and 92.11 there.
 """
@@ -108,13 +99,9 @@ class Config(Settings):
         mine, usual = (_by_dotted(config.to_dict()) for config in (self, Config()))
         flags = []
         for name, hint in settings().items():
-            if mine[name] == usual[name]:
-                continue
-            if name in ("fresh", "dry_run"):
-                flags.append(SWITCHES[name])
-            else:
+            if mine[name] != usual[name]:
                 is_text = isinstance(mine[name], str) and _reader(hint) is not _value
-                flags.append(f"{_flag(name)}={mine[name] if is_text else json.dumps(mine[name])}")
+                flags.append(f"{flag(name)}={mine[name] if is_text else json.dumps(mine[name])}")
         return ["-m", "crepe_dist.train", *flags]
 
     def identity(self) -> dict[str, Any]:
@@ -168,7 +155,7 @@ def parser() -> arguments.Parser:
     result.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="YAML file of settings; flags take precedence"
     )
-    result.add_argument("--print_config", action="store_true", help="print all settings as YAML and exit")
+    result.add_argument("--print-config", action="store_true", help="print all settings as YAML and exit")
     cluster = result.add_argument_group("cluster", "Processes on a cluster, which restart after a failure.")
     cluster.add_argument("--on", choices=CLUSTERS, help="engine of the cluster; default: this process alone")
     cluster.add_argument("--processes", type=whole(1, 1 << 16), metavar="N", help="number of processes; with --on")
@@ -189,25 +176,21 @@ def parser() -> arguments.Parser:
 
 
 def _add(flags: argparse._ActionsContainer, name: str, text: str, field: Field[Any]) -> None:
-    names = [*(short for short, dotted in ALIASES.items() if dotted == name), _flag(name)]
     help = " ".join(text.replace("``", "").replace("%", "%%").split())
-    common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
-    if name in SWITCHES:
-        meant = f"{names[-1]} true" if "." in name else help
-        flags.add_argument(SWITCHES[name], **common, action="store_const", const=True, help=meant)
-    if name in SWITCHES and "." not in name:
-        return
     hint = settings()[name]
     default = field.default_factory() if callable(field.default_factory) else field.default
     kinds = alternatives(hint)
     words = choices(hint) if len(kinds) == 1 else ()
     takes = f"default: {yaml.safe_dump(default).splitlines()[0]}"
     flags.add_argument(
-        *names,
-        **common,
+        flag(name),
+        dest=name,
+        default=argparse.SUPPRESS,
+        nargs="?" if hint is bool else None,
+        const=True if hint is bool else None,
         type=_reader(hint),
         choices=words or None,
-        metavar=None if words else "PATH" if Name in kinds else field.name.upper(),
+        metavar=None if words else "PATH" if Name in kinds else "true|false" if hint is bool else field.name.upper(),
         help=f"{help} ({takes if words else f'{wanted(hint)}; {takes}'})",
     )
 
@@ -220,8 +203,14 @@ def _reader(hint: Any) -> Callable[[str], Any]:
     return _name if {Name, Title}.intersection(kinds) else _value
 
 
-def _flag(name: str) -> str:
-    return f"--{name}" if "." in name else f"--{name.replace('_', '-')}"
+def flag(name: str) -> str:
+    """Return the flag of a setting, given its dotted name."""
+    group, _, own = name.rpartition(".")
+    return f"--{_hyphened(OWN_FLAGS.get(name) or (own if group in TYPED_OFTEN else name))}"
+
+
+def _hyphened(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _name(text: str) -> Optional[str]:
@@ -263,7 +252,8 @@ def parse(words: Sequence[str]) -> Config:
 
 def parse_all(words: Sequence[str]) -> tuple[Config, Optional[Cluster]]:
     """Parse a command line into a configuration, and the cluster on which to train, if any."""
-    flags = parser()
+    flags, of_settings = parser(), {f"--{_hyphened(name)}": flag(name) for name in settings()}
+    words = [SPELLED.sub(lambda found: of_settings.get(_hyphened(found[0]), found[0]), word) for word in words]
     values, rest = flags.parse_known_args(words)
     if rest and not rest[0].startswith("-"):
         meant = "--config" if rest[0].endswith((".yaml", ".yml")) else "--data"
@@ -287,7 +277,7 @@ def _cluster(values: argparse.Namespace) -> Optional[Cluster]:
         given = [flag for flag in ("processes", "max_restarts") if getattr(values, flag) is not None]
         if given:
             raise UserError(
-                f"{_flag(given[0])} without --on",
+                f"{flag(given[0])} without --on",
                 "this process trains alone, or a launcher started it",
                 f"give --on {'|'.join(CLUSTERS)}, or, on one machine, start with {invocation.typed('supervise')} -np N",
             )
@@ -344,7 +334,7 @@ def _known(values: dict[str, Any], path: str) -> dict[str, Any]:
 def _as_typed(error: UserError, words: Sequence[str]) -> UserError:
     """Replace the names of settings by the short flags that the user typed."""
     typed = {argument.partition("=")[0] for argument in words}
-    for short, dotted in ALIASES.items():
-        if short in typed:
-            error.what, error.why = (text.replace(dotted, short) for text in (error.what, error.why))
+    for dotted in settings():
+        if flag(dotted) in typed:
+            error.what, error.why = (text.replace(dotted, flag(dotted)) for text in (error.what, error.why))
     return error
