@@ -54,10 +54,10 @@ def main() -> None:
         raise UserError(f"{args.run} cannot be verified", "it is not finished", "train it to its end first")
     computed = record.about["computed"]
     data = record.dataset(args.data)
-    starts = {name: record.settings.get(name) for name in ("training.init_from", "training.extend")}
+    start = record.settings.get("training.init_from")
     settings = {
         **record.settings,
-        **{name: os.path.abspath(start) for name, start in starts.items() if start is not None},
+        "training.init_from": start and os.path.abspath(start),
         "data.source": str(data.folder.absolute()),
         "checkpoint.keep_last": max(1, len(record.history.epochs)),
         **QUIET,

@@ -62,13 +62,6 @@ def taught(data: Dataset, rows: npt.NDArray[np.int64], targets: Targets) -> Data
     return replace(soft, splits={**soft.splits, "train": train}, unlabelled=None)
 
 
-def relabelled(data: Dataset, targets: Targets) -> Dataset:
-    """Return a data set whose training texts have other labels."""
-    soft, targets = _as_wide(data, targets)
-    train = replace(data.splits["train"], labels=main_classes(targets.pairs), targets=targets)
-    return replace(soft, splits={**soft.splits, "train": train})
-
-
 def _as_wide(data: Dataset, targets: Targets) -> tuple[Dataset, Targets]:
     """Return data and targets of one form: rows with as many pairs of class and share."""
     kind, given = SEVERAL if data.labelled == SEVERAL else SOFT, data.splits["train"].targets

@@ -15,7 +15,6 @@ from crepe_dist.data.alphabet import STANDARD_ALPHABETS, read_of_long
 from crepe_dist.model import cuda
 from crepe_dist.model.parameters import shape_class
 from crepe_dist.native import library
-from crepe_dist.reports.forgetting import Unmeasured, forgetting
 from crepe_dist.reports.score_tables import (
     LABEL_CELLS,
     LARGE_CALIBRATION_ERROR,
@@ -75,8 +74,7 @@ def choice(record: RunRecord) -> str:
     last = record.history.epochs[-1]["epoch"] if record.history.epochs else record.epoch
     planned = record.settings.get("training.epochs") or 0
     if record.result["chosen_by"] == "last epoch":
-        how = "is the last one; there was no validation split "
-        how += "of all classes to choose by" if "validation_accuracy" in record.metrics else "to choose by"
+        how = "is the last one; there was no validation split to choose by"
     else:
         how = "was chosen on the validation split"
     stopped = f" Training stopped early: {counted(planned, 'epoch')} were planned." if planned > nth(last) else ""
@@ -233,8 +231,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
     def warn(what: str, why: str, do: str) -> None:
         warnings.append({"what": what, "why": why, "do": do})
 
-    scores, curve, change = record.scores.get("test"), Curve.of(record), forgetting(record)
-    is_partial = isinstance(change, Unmeasured)  # old classes have neither validation nor test texts
+    scores, curve = record.scores.get("test"), Curve.of(record)
     longer = f" (--epochs {_more_epochs(record, curve)})" if record.result is not None else ""
     if scores is not None:
         _, baseline = majority(scores, classes, training_rows(record))
@@ -254,7 +251,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
                 f"the 95 % interval of the accuracy is wide: {percent(low)} to {percent(high)}",
                 "hold out more documents for the test split (prepare --test), or collect more",
             )
-        missed = None if is_partial else never_predicted(record, scores, classes)
+        missed = never_predicted(record, scores, classes)
         if missed:
             warnings.append(missed)
         if scores.calibration_error > LARGE_CALIBRATION_ERROR and not at_baseline:
@@ -284,29 +281,13 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
             if was_stopped
             else f"more epochs may help: --epochs {_more_epochs(record, curve)}",
         )
-    if is_table_enough(record) and not is_partial:
+    if is_table_enough(record):
         alone, both = (percent(record.metrics[name]) for name in (TABLE_ACCURACY, "validation_accuracy"))
         warn(
             "the n-gram table alone is as good on these data",
             f"it classifies {alone} of the validation split correctly by itself, and {both} together with the "
             "convolutions, which take most of the time",
             "--model.network ngrams trains the table alone",
-        )
-    if isinstance(change, Unmeasured):
-        warn(
-            f"how much the model has forgotten of {change.run}, which it extends, is unknown",
-            f"the data of {change.run} were gone, so its {counted(change.documents, 'test text')} could not be scored",
-            "before you rely on it, classify texts of the old classes whose labels you know (predict --file) and count "
-            "the right ones; unlabelled ones help to learn them (prepare --unlabelled)",
-        )
-    elif change is not None and change.is_significant:
-        warn(
-            f"the model is worse on the classes of {change.run}, which it extends",
-            f"of their {counted(change.documents, 'test text')}, {percent(change.after)} are classified correctly, and "
-            f"{percent(change.before)} before: more than a standard error ({percent(change.error)}) less"
-            + (f"; the recall fell most for {change.fallen}" if change.lost else ""),
-            f"more epochs may help (--epochs {_more_epochs(record, curve)}); or train on all rows: "
-            f"--data {shlex.quote(str(record.data_folder))}",
         )
     if record.history.counts["skipped"]:
         warn(

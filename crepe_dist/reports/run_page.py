@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist.reports import run_figures, run_findings, score_tables
-from crepe_dist.reports.forgetting import forgetting
 from crepe_dist.reports.page import render
 from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.disk_space import size as disk_space
@@ -25,7 +24,7 @@ FILES = (
     ("checkpoints/", "parameters of the reported epoch and of the last, each with a description and scores"),
     ("state/", "saved state, from which an unfinished run resumes and a finished one can be verified"),
     ("first/", "the network that was trained on the labelled texts alone"),
-    ("lesson/", "soft labels, of the unlabelled texts or of the network that was extended"),
+    ("lesson/", "soft labels of the unlabelled texts"),
     ("metrics.jsonl", "metrics of every step and every epoch"),
     ("tensorboard/", "the same metrics for TensorBoard, with histograms of the parameters"),
     ("config.yaml", "settings"),
@@ -49,7 +48,6 @@ def page(
     encoding = record.about["encoding"]
     split = "test" if "test" in record.scores else ""
     labels = record.label_scores.get("test")
-    is_last = record.result is not None and record.result["chosen_by"] == "last epoch"
     changed = record.changed()
     about_data = [{**warning, "what": f"data: {warning['what']}"} for warning in data_warnings]
     return render(
@@ -58,8 +56,7 @@ def page(
         version=__version__,
         headline=_headline(record, classes, split),
         choice=run_findings.choice(record),
-        forgetting=str(forgetting(record) or ""),
-        chooses="validation_accuracy" in record.metrics and not is_last,
+        chooses="validation_accuracy" in record.metrics,
         training=excerpt(run_findings.training(record)),
         unlabelled=excerpt(run_findings.unlabelled(record), MAX_UNLABELLED_CHARS),
         network=excerpt(run_findings.network(record)),

@@ -17,13 +17,6 @@ from crepe_dist.wording import nth
 TOLERANCE = 1 / 3
 
 
-def is_chosen_by_validation(config: Config, data: Dataset) -> bool:
-    """Return whether the validation split chooses the epoch: if there is one, and it shows what a network forgets."""
-    if "validation" not in data.splits:
-        return False
-    return config.training.extend is None or bool(data.class_counts("validation").all())
-
-
 @dataclass(frozen=True)
 class EpochChoice:
     """Choice by validation accuracy and, where that hardly differs, by the loss of calibrated probabilities.
@@ -50,7 +43,7 @@ class EpochChoice:
     @classmethod
     def of(cls, config: Config, data: Dataset) -> EpochChoice:
         """Make the choice for a configuration and its data."""
-        training, has_validation = config.training, is_chosen_by_validation(config, data)
+        training, has_validation = config.training, "validation" in data.splits
         rows = len(data.splits["validation" if has_validation else "test"])
         return cls(has_validation, rows, training.patience or 0, training.all_epochs, config.checkpoint.keep_last)
 

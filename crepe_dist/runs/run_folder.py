@@ -34,8 +34,7 @@ class RunFolder:
 
     It contains ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``state/``,
     ``stacks/``, ``verified/``, ``trackers.json`` if there are any, and, once the run is finished, ``result.json``. With
-    unlabelled texts, there are also ``first/`` and ``lesson/``; the latter also where the run extends another one whose
-    data are gone.
+    unlabelled texts, there are also ``first/`` and ``lesson/``.
     """
 
     path: Path

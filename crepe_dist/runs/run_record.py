@@ -105,8 +105,7 @@ class RunRecord:
         epochs, patience = (self.settings.get(name) for name in ("training.epochs", "training.patience"))
         network, batch = (self.settings.get(name) for name in ("model.network", "data.batch_size"))
         documents = self.made.get("documents", {})
-        extends = self.settings.get("training.extend") is not None
-        if network in NETWORKS and batch and "train" in documents and not extends:
+        if network in NETWORKS and batch and "train" in documents:
             taught, has_several_labels = self.made.get("unlabelled"), "labels" in self.about
             rows = documents["train"] + (taught["texts"] if taught and taught["reported"] != "student" else 0)
             size = self.about["encoding"]["feature_len"], batch

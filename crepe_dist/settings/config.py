@@ -47,8 +47,7 @@ EXAMPLES = """  python -m crepe_dist.train                                    th
   horovodrun -np 2 python -m crepe_dist.train                   the same with two processes
   python -m crepe_dist.train --data data/reviews --device gpu   prepared data, one GPU
   python -m crepe_dist.train --config configs/smoke.yaml --epochs 3
-  python -m crepe_dist.train --data data/mine --init-from runs/other   other classes, fine-tuned from that run
-  python -m crepe_dist.train --data data/new --extend runs/other       more classes for that run, its own kept
+  python -m crepe_dist.train --data data/mine --init-from runs/other   fine-tuned from that run, or more classes
   python -m crepe_dist.train --on ray --processes 8 --data data/reviews   on a Ray cluster; also spark and dask
   python -m crepe_dist.train --dry-run                          shapes, memory, time; one step; writes nothing
   python -m crepe_dist.train --overfit-batches 2                can the network memorise 128 documents?

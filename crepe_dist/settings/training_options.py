@@ -111,11 +111,8 @@ class TrainingOptions(Settings, group="training"):
             it stops early, see ``patience``. With unlabelled texts, twice as many, at most 20.
         start_epoch: epochs for which ``init_from`` has already been trained, if they count as epochs of this run.
         init_from: .params file, run folder or exported folder to start from instead of random parameters, on the same
-            or other data. It decides the network and its sizes. If one of its classes is not in the data, the last
-            layer is initialised anew.
-        extend: run folder to start from on data with further classes. Its own are kept, because each epoch trains on a
-            share of its data as well; if these are gone, its network labels the new texts softly, and the last epoch is
-            reported. ``epochs`` are by default as many as train on about as many rows as both data sets have.
+            or other data. It decides the network and its sizes. Classes keep their outputs by name; those that it
+            lacks start as usual.
         patience: stop early, after this many epochs in a row that improve neither the validation accuracy nor the loss
             of calibrated probabilities by more than chance; 0: never. Requires a validation split. null: 2 if
             ``epochs`` has its default as well and the validation split has at least 200 documents of one label each
@@ -126,8 +123,7 @@ class TrainingOptions(Settings, group="training"):
             much as frequent ones; or weights by class name, such as {"spam": 3}, with 1 for all other classes. The
             largest is at most a million times the smallest, and 10,000 times with several labels.
         unlabelled: learn from the unlabelled texts of the data as well, if it has some (prepare --unlabelled): a first
-            network, trained on the labelled texts, labels the others softly. Requires a validation split. With
-            ``extend``, only if the data of that run are gone.
+            network, trained on the labelled texts, labels the others softly. Requires a validation split.
         teacher: JSON Lines file of the answers of another teacher, such as a larger model, for the unlabelled texts.
         overfit_batches: train on this many batches only, and score the same documents. A network that cannot
             memorise them has another problem than too little data. 0: off.
@@ -137,7 +133,6 @@ class TrainingOptions(Settings, group="training"):
     epochs: Optional[Annotated[int, whole(1, MANY)]] = None
     start_epoch: Annotated[int, whole(0, MANY)] = 0
     init_from: Optional[Name] = None
-    extend: Optional[Name] = None
     patience: Optional[Annotated[int, whole(0, MANY)]] = None
     label_smoothing: Optional[Annotated[float, real(0, 1, open_above=True)]] = None
     class_weights: Union[Literal["none", "balanced"], dict[Name, Annotated[float, real(0, MANY, open_below=True)]]] = (
@@ -155,18 +150,6 @@ class TrainingOptions(Settings, group="training"):
                 f"training.epochs is {self.epochs}, those before the start included",
                 "choose a smaller training.start_epoch, or a larger training.epochs",
             )
-
-        if self.init_from is not None and self.extend is not None:
-            raise UserError(
-                "training.init_from and training.extend are both given",
-                "each names the parameters to start from",
-                "omit --init-from: --extend starts from the run that it names",
-            )
-
-    @property
-    def start(self) -> Optional[str]:
-        """Name of the parameters to start from, if any."""
-        return self.init_from if self.extend is None else self.extend
 
     @property
     def all_epochs(self) -> int:

@@ -32,7 +32,7 @@ COPIES = 4  # arrays per parameter: itself, its gradient, and Adam's two moments
 
 
 def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, Start | None]:
-    """Build the network, with its initial parameters or those of ``training.start``, on this rank's device.
+    """Build the network, with its initial parameters or those of ``training.init_from``, on this rank's device.
 
     Returns:
         The engine that computes the network, and the given parameters, if any.
@@ -108,7 +108,7 @@ def check_same_architecture(planned: Plan, device: Device, world: World) -> None
 
 
 def _start(config: Config, dataset: Dataset) -> Start | None:
-    source = config.training.start
+    source = config.training.init_from
     return None if source is None else transfer.read(source, config.model, dataset)
 
 

@@ -17,11 +17,9 @@ from crepe_dist.errors import UserError
 from crepe_dist.model.precision import plan
 from crepe_dist.model.shape import Shape, steps_per_epoch
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.best_epoch import is_chosen_by_validation
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.settings.config import Config
 from crepe_dist.training.engine_setup import training_bytes
-from crepe_dist.training.extension import crossing_rows
 from crepe_dist.training.run import Run
 from crepe_dist.training.transfer import Start
 from crepe_dist.wording import counted, cut, excerpt, first, listed, number, size
@@ -40,7 +38,7 @@ def banner(run: Run, start: Start | None) -> str:
     """Describe a run in a few lines.
 
     Args:
-        start: parameters given by ``training.start``, if any.
+        start: parameters given by ``training.init_from``, if any.
     """
     config, data, shape, device = run.config, run.data, run.engine.shape, run.engine.device
     rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
@@ -70,8 +68,6 @@ def _choice(config: Config, data: Dataset) -> str:
     """Describe which split chooses the epoch, and the end of the training."""
     if "validation" not in data.splits:
         return "the last epoch, as there is no validation split to choose by (prepare --validation 0.1)"
-    if not is_chosen_by_validation(config, data):
-        return "the last epoch, as the validation split lacks classes, and does not show what is forgotten"
     patience = config.training.patience
     until = f", and ends training after {counted(patience, 'epoch')} without improvement" if patience else ""
     return f"the validation split chooses the epoch{until}; the test split only measures it"
@@ -87,8 +83,6 @@ def notes(run: Run) -> list[str]:
     ]
     if config.training.init_from is not None:
         lines.append(world.on_root("leaks", once(lambda: leaked_rows(str(config.training.init_from), data))) or "")
-    if config.training.extend is not None:
-        lines.append(world.on_root("leaks", once(lambda: crossing_rows(data))) or "")
     if run.engine.device.device_type == "cpu":
         lines += [unused_gpu(config, shape), little_memory(shape, world.local_size), few_cores(world.local_size)]
     else:
@@ -99,7 +93,7 @@ def notes(run: Run) -> list[str]:
 def few_steps(config: Config, rows: int, shape: Shape) -> str:
     """Note that the run is too short for the network, or that a batch is larger than the train split."""
     training, batch = config.training, config.data.batch_size
-    if training.overfit_batches or training.start is not None:
+    if training.overfit_batches or training.init_from is not None:
         return ""  # the first repeats its batches, and the second does not start at chance
     epochs, needed = training.all_epochs - training.start_epoch, shape.epochs_needed(rows, batch)
     whats, remedies = [], []

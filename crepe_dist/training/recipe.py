@@ -37,7 +37,6 @@ from crepe_dist.training.evaluation import Interrupted
 from crepe_dist.training.guards import Guards, guarded, watched
 from crepe_dist.training.notes import banner, notes
 from crepe_dist.training.out_of_memory import explained
-from crepe_dist.training.recalling import recalled
 from crepe_dist.training.resume import resume
 from crepe_dist.training.run import Pages, Run
 from crepe_dist.training.schedule import learning_rates
@@ -46,7 +45,6 @@ from crepe_dist.training.teaching import Lesson
 from crepe_dist.training.training_data import (
     few_batches,
     open_training_data,
-    recalls_old,
     uses_unlabelled,
     verify_data,
     with_epochs,
@@ -88,10 +86,6 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             given, lesson = data, None
             if config.training.teacher:
                 teaching.take_answers(config, data, world, display, folder.lesson)
-            if recalls_old(config, data):  # the network that is extended helps to label the texts
-                assert start is not None
-                data = recalled(config, data, engine, start, world, folder.first if is_taught else folder)
-                engine, start = build_engine(first, data, world)
             if is_taught:  # a first network helps to label the other texts; a student learns from all of them
                 labelled = train_network(first, data, engine, start, folder.first, *place)
                 lesson = teaching.teach(config, data, engine, labelled, world, folder, display)

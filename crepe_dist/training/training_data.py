@@ -18,11 +18,9 @@ from crepe_dist.errors import UserError
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, find_sources
-from crepe_dist.runs.best_epoch import is_chosen_by_validation
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.training_options import default_epochs, default_patience
 from crepe_dist.training.display import Display
-from crepe_dist.training.extension import extended, fewer_epochs, has_lost, replayed
 
 SAMPLE_SPLIT = SplitOptions(test=0.2, validation=0.1, dedupe=SAMPLE_DEDUPE)
 Page = Callable[[dict[str, Any]], str]
@@ -32,7 +30,7 @@ OVERFIT_STEPS = 100  # steps per epoch when a few batches are repeated
 def open_training_data(
     config: Config, world: World, display: Display, page: Page | None = None, sample: Path | None = None
 ) -> Dataset:
-    """Open the data of a run, joined with those of the run that it extends.
+    """Open the data of a run.
 
     Args:
         page, sample: as for ``open_data``.
@@ -42,11 +40,6 @@ def open_training_data(
             validation split, or ``training.teacher`` without unlabelled texts.
     """
     data = open_data(config.data.source, world, display, page, sample)
-    if config.training.extend is not None:
-        data, notes = extended(data, config.training.extend, world)
-        display.say_lines(notes)
-        joined, balanced = data, config.training.class_weights == "balanced"
-        data = world.agree("replayed rows", lambda: replayed(joined, config.training.seed, balanced=balanced))
     if config.training.patience and "validation" not in data.splits:
         raise UserError(
             "training.patience needs data with a validation split",
@@ -65,8 +58,7 @@ def open_training_data(
         raise UserError(
             "training.teacher answers for unlabelled texts, which this run does not use",
             f"{data.folder} has none" if not data.unlabelled else "another setting excludes them",
-            "prepare the data with --unlabelled FILE and train without --overfit-batches, --training.unlabelled false "
-            "and, unless the data of that run are gone, --extend; or omit --teacher",
+            "prepare the data with --unlabelled FILE and train without --overfit-batches; or omit --teacher",
             on_all_ranks=True,
         )
     return data
@@ -75,13 +67,7 @@ def open_training_data(
 def uses_unlabelled(config: Config, data: Dataset) -> bool:
     """Return whether a run learns from the unlabelled texts of its data."""
     options = config.training
-    others = options.overfit_batches or (options.extend is not None and not recalls_old(config, data))
-    return bool(options.unlabelled and data.unlabelled and not others)
-
-
-def recalls_old(config: Config, data: Dataset) -> bool:
-    """Return whether a run learns old classes from the network that it extends, as their texts are gone."""
-    return config.training.extend is not None and not config.training.overfit_batches and has_lost(data)
+    return bool(options.unlabelled and data.unlabelled and not options.overfit_batches)
 
 
 def open_data(
@@ -132,7 +118,7 @@ def with_epochs(config: Config, data: Dataset) -> Config:
     network, epochs, patience = config.model.network, config.training.epochs, config.training.patience
     documents, is_taught = len(data.splits["train"]), uses_unlabelled(config, data)
     has_several_labels = data.labelled == SEVERAL
-    if not is_chosen_by_validation(config, data):
+    if "validation" not in data.splits:
         patience = 0
     elif patience is None:
         is_fixed = epochs or is_taught or has_several_labels
@@ -141,8 +127,6 @@ def with_epochs(config: Config, data: Dataset) -> Config:
         documents += len(data.unlabelled or ()) if is_taught else 0
         size = data.encoding.feature_len, config.data.batch_size
         epochs = default_epochs(network, documents, *size, is_taught=is_taught, has_several_labels=has_several_labels)
-        if config.training.extend is not None:
-            epochs = fewer_epochs(data, epochs, config.data.batch_size)
     return replace(config, training=replace(config.training, epochs=epochs, patience=patience))
 
 

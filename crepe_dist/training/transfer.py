@@ -1,4 +1,4 @@
-"""Trained parameters to start from (``training.start``): which are kept, and which are initialised anew."""
+"""Trained parameters to start from (``training.init_from``): which are kept, and which are initialised anew."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Start:
         shape: shape of the network, with the classes of the data.
         arrays: parameters to copy, by name; all others keep their initial values.
         summary: description of the kept and the new layers.
-        classes: places of their classes among those of the data; ``None`` if no array has classes.
+        classes: places of their classes among those of the data.
     """
 
     shape: Shape
     arrays: Arrays
     sha256: str
     summary: str
-    classes: list[int] | None
+    classes: list[int]
 
     def give(self, network: Mapping[str, Parameter]) -> None:
         """Copy the arrays into the parameters of a network; classes that they lack keep their initial values."""
@@ -59,7 +59,7 @@ def read(source: str, options: ModelOptions, dataset: Dataset) -> Start:
         source: .params file, run folder or model folder.
 
     Raises:
-        UserError: the file is missing, or belongs to another encoding, other settings, or n-grams of other classes.
+        UserError: the file is missing, or belongs to another encoding or other settings, or nothing could be kept.
     """
     path = checkpoint.find(source)
     about = checkpoint.describe(path)
@@ -69,7 +69,7 @@ def read(source: str, options: ModelOptions, dataset: Dataset) -> Start:
     network: dict[str, Any] = {}
     if about is not None:
         trained_on, classes, network = checkpoint.trained_as(path, about)
-        check_encoding(path, trained_on, dataset, network)
+        _check_encoding(path, trained_on, dataset, network)
     shape = parameters.shape_of(arrays, encoding.codes, encoding.feature_len, network)
     if classes is not None and len(classes) != shape.classes:
         raise UserError(
@@ -86,47 +86,56 @@ def read(source: str, options: ModelOptions, dataset: Dataset) -> Start:
 
 def _kept(
     path: Path, arrays: Arrays, shape: Shape, classes: list[str] | None, here: list[str]
-) -> tuple[Arrays, list[int] | None, str]:
+) -> tuple[Arrays, list[int], str]:
     """Select and describe the arrays to keep for the classes ``here``, and find the places of their classes.
 
-    The last layer is kept completely or not at all: a class that the data lack makes all classes different. Where the
-    data have more classes, n-grams are counted anew, since others tell those apart.
+    Classes keep their outputs by name. Where others come or go, n-grams are counted anew, since others tell the classes
+    apart.
 
     Args:
-        classes: names of the classes that the arrays were trained for; ``None`` if unknown.
+        classes: names of the classes that the arrays were trained for; ``None`` if unknown: those of the data if there
+            are as many.
     """
-    name, of_classes = wording.excerpt(str(path)), shape.class_axes
+    summary, place_of = (
+        f"all layers from {wording.excerpt(str(path))}",
+        {each: place for place, each in enumerate(here)},
+    )
     if classes is None and shape.classes == len(here):
-        unnamed = f"all layers from {name}, which does not name its classes; they are assumed to be those of the data"
-        return arrays, list(range(len(here))), unnamed
-    if classes is not None and set(classes) <= set(here):
-        places, summary = [here.index(each) for each in classes], f"all layers from {name}"
-        if added := len(here) - len(classes):
-            arrays = {key: array for key, array in arrays.items() if key not in shape.counted}
-            summary += f"; {wording.counted(added, 'class', 'classes')} added"
-        elif places != sorted(places):
-            summary += ", its classes in the order of the data"
-        return arrays, places, summary
-    there = wording.counted(shape.classes, "class", "classes") if classes is None else _listed(classes)
+        classes, summary = here, f"{summary}, which does not name its classes; they are assumed to be those of the data"
+    there = wording.counted(shape.classes, "class", "classes")
+    shared = [place for place, each in enumerate(classes or []) if each in place_of]
+    if not len(shared) == len(here) == shape.classes:
+        arrays = {key: array for key, array in arrays.items() if key not in shape.counted}
+        summary += f", for {len(shared)} of its {there}; {len(here) - len(shared)} of the data's are new"
+    if shared:
+        assert classes is not None
+        kept = {
+            key: np.take(array, shared, shape.class_axes[key])
+            for key, array in arrays.items()
+            if key in shape.class_axes
+        }
+        return {**arrays, **kept}, [place_of[classes[place]] for place in shared], summary
+    there = _listed(classes) if classes else there
     if not shape.other_layers:
         raise UserError(
             f"{path} is a network for other classes than those of the data",
             f"its only layer belongs to its classes ({there}), so nothing could be kept",
             "omit --init-from, or start from a network trained with --model.network crepe",
         )
-    kept = {key: array for key, array in arrays.items() if key not in of_classes and key not in shape.counted}
-    return kept, None, f"{shape.other_layers} from {name}; the rest new, because its classes differ ({there})"
+    kept = {key: array for key, array in arrays.items() if key not in shape.class_axes}
+    summary = (
+        f"{shape.other_layers} from {wording.excerpt(str(path))}; the rest new, because its classes differ ({there})"
+    )
+    return kept, [], summary
 
 
-def check_encoding(
-    path: Path, there: Encoding, dataset: Dataset, network: dict[str, Any], *, same_length: bool = False
-) -> None:
+def _check_encoding(path: Path, there: Encoding, dataset: Dataset, network: dict[str, Any]) -> None:
     """Check that both encodings map characters to the same codes and positions.
 
-    Folding accents does not matter. N-gram networks read texts of any length, unless it has to be the same.
+    Folding accents does not matter. N-gram networks read texts of any length.
     """
     here = dataset.encoding
-    any_length = parameters.shape_class(network).reads_any_length and not same_length
+    any_length = parameters.shape_class(network).reads_any_length
     if not here.reads_as(there) or not (any_length or here.feature_len == there.feature_len):
         raise UserError(
             f"{path} was trained on texts encoded differently from {dataset.folder}",

@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 
-import numpy as np
-import numpy.typing as npt
-
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.parameter import Parameter
@@ -19,7 +16,6 @@ from crepe_dist.settings.training_options import FEW_STEPS
 
 MANY_STEPS = 1500  # from which on the table learns more slowly (decision 0060)
 FASTEST = 2.0  # multiple of all learning rates in a run of few steps (decision 0091)
-FIRST_WEIGHT = 8 / 300  # of a significant n-gram in a class that is added, times its excess there
 
 
 def rate(steps: int) -> float:
@@ -53,24 +49,10 @@ def adapt(
     steps: int,
     loaded: Collection[str],
 ) -> None:
-    """Set the significant n-grams, the weights of classes that loaded ones lack, and multiples of the learning rate
-    (decisions 0060, 0089, 0091)."""
+    """Set the significant n-grams and multiples of the learning rate (decisions 0060 and 0091)."""
     if "significant" not in loaded:
         counts, documents = counting.count_ngrams(shape, data, world), data.class_counts()
         parameters["significant"].value[:] = counting.significant(counts, documents, options.deviations)
-        if "weight" in loaded:
-            _start_new_classes(parameters, counts, documents)
     parameters["weight"].rate = rate(steps)
     if not loaded:
         speed_up(parameters, steps)
-
-
-def _start_new_classes(
-    parameters: Mapping[str, Parameter], counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64]
-) -> None:
-    """Set the weights of classes that have none by the share of each significant n-gram's documents in the class."""
-    weights = parameters["weight"].value
-    rows, added = np.flatnonzero(parameters["significant"].value), np.flatnonzero(~weights.any(axis=0))
-    shares = counts[rows][:, added] / counts[rows].sum(axis=1, keepdims=True)
-    usual = documents[added] / documents.sum()
-    weights[np.ix_(rows, added)] = FIRST_WEIGHT * 2 * (np.sqrt(shares) - np.sqrt(usual))
