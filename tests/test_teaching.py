@@ -238,23 +238,6 @@ class TestRun:
         assert digests(tmp_path / "one") == digests(tmp_path / "two")
         assert unlabelled(tmp_path / "one")["teacher"] == {"kind": "network"}
 
-    def test_answers_of_another_teacher(self, folder):
-        texts, truth = table(300, 4, labels=False)["text"], table(300, 4)["label"]
-        lines = [json.dumps({"text": text, "labels": {label: 1}}) for text, label in zip(texts[:200], truth)]
-        (folder / "answers.jsonl").write_text("\n".join(lines))
-        assert "answers for 200 of 300 unlabelled texts" in train(folder, "taught", "--teacher", "answers.jsonl")
-        figures = unlabelled(folder / "taught")
-        assert figures["texts"] == 200
-        assert figures["teacher"] == {"kind": "answers"}
-
-    @pytest.mark.parametrize("more", [[], ["--dry-run"]])
-    def test_answers_are_checked_before_training(self, folder, more):
-        (folder / "wrong.jsonl").write_text('{"text": "a", "labels": {"dog": 1}}')
-        said = run(command("train", "--data", "data", "--teacher", "wrong.jsonl", *more), folder, code=None)
-        assert "the data have no class 'dog'" in said
-        assert "epoch" not in said
-        assert "Traceback" not in said
-
     def test_a_dry_run_counts_the_unlabelled_texts(self, folder):
         said = train(folder, "dry", "--dry-run")
         assert "360 train" in said
@@ -267,10 +250,6 @@ class TestRun:
         assert "unlabelled texts need data with a validation split" in complaint(
             "train", "--data", "data", cwd=tmp_path
         )
-
-    def test_answers_need_unlabelled_texts(self, data, complaint):
-        said = complaint("train", "--data", data, "--teacher", "answers.jsonl", cwd=data.parent)
-        assert "training.teacher answers for unlabelled texts" in said
 
     def test_a_damaged_lesson_is_refused(self, folder):
         shutil.copytree(folder / "run", folder / "damaged")

@@ -72,12 +72,3 @@ def read_string(folder: Path, part: str, kind: str, shard: int, rows: int, row: 
     with open_regular(folder / strings, follow=False) as stream:
         stream.seek(start)
         return stream.read(end - start).decode("utf-8", "replace")
-
-
-def read_strings(folder: Path, part: str, kind: str, shard: int, rows: int) -> list[bytes]:
-    """Read the strings of all rows of a shard, in UTF-8."""
-    strings, offsets = string_files(part, kind, shard)
-    starts = map_array(folder / offsets, np.int64, (rows + 1,)).tolist()
-    with open_regular(folder / strings, follow=False) as stream:
-        data = stream.read()
-    return [data[start:end] for start, end in zip(starts, starts[1:])]

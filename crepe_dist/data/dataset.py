@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Union
@@ -27,7 +27,7 @@ import numpy.typing as npt
 from crepe_dist import invocation
 from crepe_dist.data import origins
 from crepe_dist.data.alphabet import BLANK, Codes, Encoding
-from crepe_dist.data.arrays import IDS, TEXTS, check_strings, map_array, read_string, read_strings, string_files
+from crepe_dist.data.arrays import IDS, TEXTS, check_strings, map_array, read_string, string_files
 from crepe_dist.data.composition import Composition
 from crepe_dist.data.origins import Origin
 from crepe_dist.data.targets import ONE, SEVERAL, Targets, file_of, kind_and_most, open_targets
@@ -106,11 +106,6 @@ class Documents:
     def id(self, row: int) -> str:
         """Return the id of a row; empty if it has none."""
         return self._string(IDS, row) if self.has_ids else ""
-
-    def ids(self) -> Iterator[list[bytes]]:
-        """Yield the ids of each shard's rows, in UTF-8; they are empty for rows without one."""
-        for shard, codes in enumerate(self.shards):
-            yield read_strings(self.folder, self.name, IDS, shard, len(codes)) if self.has_ids else [b""] * len(codes)
 
     def _string(self, kind: str, row: int) -> str:
         shard = int(np.searchsorted(self.starts, row, side="right")) - 1

@@ -49,26 +49,15 @@ def shares(data: Dataset) -> npt.NDArray[np.float64]:
     return of_classes
 
 
-def taught(data: Dataset, rows: npt.NDArray[np.int64], targets: Targets) -> Dataset:
-    """Add unlabelled texts with soft labels to the training split of a data set.
-
-    Args:
-        rows: the texts with a label, ascending, int64 [n].
-        targets: their labels.
-    """
+def taught(data: Dataset, targets: Targets) -> Dataset:
+    """Add the unlabelled texts of a data set, with soft labels, to its training split."""
     assert data.unlabelled is not None
-    soft, targets = _as_wide(data, targets)
-    train = _joined(soft.splits["train"], data.unlabelled, rows, targets)
-    return replace(soft, splits={**soft.splits, "train": train}, unlabelled=None)
-
-
-def _as_wide(data: Dataset, targets: Targets) -> tuple[Dataset, Targets]:
-    """Return data and targets of one form: rows with as many pairs of class and share."""
     kind, given = SEVERAL if data.labelled == SEVERAL else SOFT, data.splits["train"].targets
     most = max(targets.most, 1 if given is None else given.most)
     splits = {name: _with_targets(split, kind, most, targets.classes) for name, split in data.splits.items()}
     soft = replace(data, splits=splits, manifest={**data.manifest, "labels": described(kind, most)})
-    return soft, replace(targets, pairs=_wide(targets.pairs, most))
+    train = _joined(soft.splits["train"], data.unlabelled, replace(targets, pairs=_wide(targets.pairs, most)))
+    return replace(soft, splits={**soft.splits, "train": train}, unlabelled=None)
 
 
 def _with_targets(split: Split, kind: str, most: int, classes: int) -> Split:
@@ -85,19 +74,17 @@ def _wide(pairs: Pairs, most: int) -> Pairs:
     return np.pad(pairs, ((0, 0), (0, most - pairs.shape[1]), (0, 0)))
 
 
-def _joined(train: Split, documents: Documents, rows: npt.NDArray[np.int64], targets: Targets) -> Split:
-    """Append rows of documents with their labels to a training split; shards stay mapped if all rows are taken."""
-    is_whole = len(rows) == len(documents)
-    shards = documents.shards if is_whole else (documents.codes(rows),)
-    sizes = [len(shard) for shard in (*train.shards, *shards)]
+def _joined(train: Split, documents: Documents, targets: Targets) -> Split:
+    """Append documents with their labels to a training split; shards stay mapped."""
+    shards = *train.shards, *documents.shards
     assert train.targets is not None
     pairs = np.concatenate([train.targets.pairs, targets.pairs])
-    weights = None if train.weights is None else np.concatenate([train.weights, np.ones(len(rows), np.float32)])
+    weights = None if train.weights is None else np.concatenate([train.weights, np.ones(len(documents), np.float32)])
     return replace(
         train,
-        shards=(*train.shards, *shards),
-        starts=np.cumsum([0, *sizes]),
-        origins=np.concatenate([train.origins, documents.origins[rows]]),
+        shards=shards,
+        starts=np.cumsum([0, *map(len, shards)]),
+        origins=np.concatenate([train.origins, documents.origins]),
         has_ids=False,
         labels=np.concatenate([train.labels, main_classes(targets.pairs)]),
         weights=weights,

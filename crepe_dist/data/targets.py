@@ -29,7 +29,7 @@ class Targets:
     """The classes of each row of a split.
 
     Attributes:
-        kind: ``several``: any number of classes, each with share 1, or with the probability that a teacher gave;
+        kind: ``several``: any number of classes, each with share 1, or in a lesson with its probability;
             ``soft``: classes whose shares sum to 1.
         pairs: class and share, uint16 [rows, most, 2].
     """
@@ -107,7 +107,7 @@ def open_targets(
     """Map the targets of a split, and check them; raise ``ValueError`` if they are malformed.
 
     Args:
-        is_graded: labels of kind ``several`` may have any share, as a teacher's answers do.
+        is_graded: labels of kind ``several`` may have any share, as in a lesson.
     """
     pairs = map_array(folder / file_of(part), np.uint16, (rows, most, 2))
     is_known = not rows or pairs[..., 0].max() < classes

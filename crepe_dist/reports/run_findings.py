@@ -123,7 +123,6 @@ def unlabelled(record: RunRecord) -> str:
     shares = [f"“{cut(str(name), LABEL_CELLS)}” {percent(share)}" for name, share in ranked]
     rarest = f"; the rarest class is {shares[-1]}" if len(shares) > SHOWN_SHARES else ""
     teacher = {
-        "answers": "The answers of another teacher",
         "network": "The first network",
         "words": "The first network and a naive Bayes classifier of words",
     }[figures["teacher"]["kind"]]

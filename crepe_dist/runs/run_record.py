@@ -26,7 +26,7 @@ from crepe_dist.settings.yaml_file import read
 from crepe_dist.wording import measure
 
 Settings = dict[str, Any]
-TEACHERS = ("words", "network", "answers")  # of unlabelled texts
+TEACHERS = ("words", "network")  # of unlabelled texts
 REPORTED = ("student", "first network")
 
 

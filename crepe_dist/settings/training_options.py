@@ -124,7 +124,6 @@ class TrainingOptions(Settings, group="training"):
             largest is at most a million times the smallest, and 10,000 times with several labels.
         unlabelled: learn from the unlabelled texts of the data as well, if it has some (prepare --unlabelled): a first
             network, trained on the labelled texts, labels the others softly. Requires a validation split.
-        teacher: JSON Lines file of the answers of another teacher, such as a larger model, for the unlabelled texts.
         overfit_batches: train on this many batches only, and score the same documents. A network that cannot
             memorise them has another problem than too little data. 0: off.
         seed: random seed of initialisation, data order, dropout and typing errors.
@@ -139,7 +138,6 @@ class TrainingOptions(Settings, group="training"):
         "none"
     )
     unlabelled: bool = True
-    teacher: Optional[Name] = None
     overfit_batches: Annotated[int, whole(0, MANY)] = 0
     seed: Annotated[int, whole(0, (1 << 63) - 1)] = 0
 

@@ -42,8 +42,6 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         display = Display(world.is_root)
         data = open_training_data(config, world, display, sample=sample)
         config, is_taught = with_epochs(config, data), uses_unlabelled(config, data)
-        if config.training.teacher:
-            teaching.take_answers(config, data, world, display, None)
         labelled = len(data.splits["train"])
         if is_taught:
             data = teaching.untaught(data)

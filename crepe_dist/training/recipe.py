@@ -84,8 +84,6 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             verify_data(data, world, folder.verified())
             place = world, watchdog, control, display, pages
             given, lesson = data, None
-            if config.training.teacher:
-                teaching.take_answers(config, data, world, display, folder.lesson)
             if is_taught:  # a first network helps to label the other texts; a student learns from all of them
                 labelled = train_network(first, data, engine, start, folder.first, *place)
                 lesson = teaching.teach(config, data, engine, labelled, world, folder, display)

@@ -1,9 +1,8 @@
 """Training with unlabelled texts: a teacher labels them softly, and a student learns from all texts.
 
 A first network is trained on the labelled texts, in the folder ``first`` of the run. With a naive Bayes classifier of
-words it makes the teacher (``model/co_training``), unless ``training.teacher`` names the answers of another one. The
-labels are saved, so that a resumed run has the same ones. The student is trained in the run's folder, and is reported
-only if it is the better one on the validation split.
+words it makes the teacher (``model/co_training``). The labels are saved, so that a resumed run has the same ones. The
+student is trained in the run's folder, and is reported only if it is the better one on the validation split.
 """
 
 from __future__ import annotations
@@ -19,12 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data import soft_labels
-from crepe_dist.data.answers import read_answers
 from crepe_dist.data.dataset import UNLABELLED, Dataset, Documents, Split
 from crepe_dist.data.targets import SEVERAL, Targets
 from crepe_dist.data.word_dropout import with_word_dropout
 from crepe_dist.data.words import WordFinder, Words, joined
-from crepe_dist.distributed.world import World, once
+from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine
 from crepe_dist.files import replacing
 from crepe_dist.model import parameters
@@ -50,20 +48,18 @@ class Lesson:
     """Soft labels of unlabelled texts.
 
     Attributes:
-        rows: the texts that have one, ascending, int64 [n].
-        targets: their labels.
+        targets: the labels.
         first: folder of the network that was trained on the labelled texts.
         figures: the teacher's figures, for the result and the report.
     """
 
-    rows: npt.NDArray[np.int64]
     targets: Targets
     first: RunFolder
     figures: dict[str, Any]
 
     def data(self, data: Dataset) -> Dataset:
         """Return the data set from which the student learns."""
-        taught = soft_labels.taught(data, self.rows, self.targets)
+        taught = soft_labels.taught(data, self.targets)
         train = with_word_dropout(taught.splits["train"], WORD_DROPOUT, data.encoding)
         return replace(taught, splits={**taught.splits, "train": train})
 
@@ -130,33 +126,13 @@ def _copied(files: Iterable[Path], source: Path, target: Path) -> Iterator[None]
         yield
 
 
-def take_answers(config: Config, data: Dataset, world: World, display: Display, lesson: Path | None) -> None:
-    """Read the answers of another teacher before anything is trained, as they may be wrong; every rank calls it.
-
-    Args:
-        lesson: folder in which to save them, unless they are already there; ``None``: only check them.
-    """
-    if lesson is not None and world.broadcast(lesson_files.is_written(lesson), "answers"):
-        return
-
-    def read() -> str:
-        assert data.unlabelled is not None
-        answers = read_answers(Path(str(config.training.teacher)), data)
-        if lesson is not None:
-            _write(lesson, data, answers.rows, answers.targets, {"teacher": {"kind": "answers"}})
-        return answers.describe(len(data.unlabelled))
-
-    if said := world.on_root("answers", once(read)):
-        display.say(f"teacher   {said}")
-
-
 def untaught(data: Dataset) -> Dataset:
     """Return the data set from which a student would learn, with labels that say nothing, for a dry run."""
     assert data.unlabelled is not None
-    rows, classes = np.arange(len(data.unlabelled)), len(data.classes)
+    rows, classes = len(data.unlabelled), len(data.classes)
     label = soft_labels.rounded(np.full((1, classes), 1 / classes), several=data.labelled == SEVERAL)
-    pairs = np.broadcast_to(label.pairs, (len(rows), label.most, 2))
-    return soft_labels.taught(data, rows, replace(label, pairs=pairs))
+    pairs = np.broadcast_to(label.pairs, (rows, label.most, 2))
+    return soft_labels.taught(data, replace(label, pairs=pairs))
 
 
 def teach(
@@ -214,15 +190,10 @@ def _prepare(data: Dataset, logits: dict[str, npt.NDArray[np.float32]], folder: 
             yield
         targets = soft_labels.rounded(found[-1].probabilities)
         figures = {"teacher": {"kind": "words" if found[-1].rounds else "network", **found[-1].figures()}}
-    _write(folder, data, np.arange(len(data.unlabelled)), targets, figures)
-    yield
-
-
-def _write(folder: Path, data: Dataset, rows: npt.NDArray[np.int64], targets: Targets, figures: dict[str, Any]) -> None:
-    """Write a lesson, with the shares of the classes in its labels."""
     mass = targets.mass()
-    shares = dict(zip(data.classes, (mass / mass.sum()).tolist()))
-    lesson_files.write(folder, UNLABELLED, rows, targets, {**figures, "texts": len(rows), "shares": shares})
+    figures |= {"texts": len(data.unlabelled), "shares": dict(zip(data.classes, (mass / mass.sum()).tolist()))}
+    lesson_files.write(folder, targets, figures)
+    yield
 
 
 def _words(data: Dataset, documents: Documents) -> Generator[None, None, Words]:
@@ -237,15 +208,14 @@ def _words(data: Dataset, documents: Documents) -> Generator[None, None, Words]:
 
 def _read(folder: RunFolder, data: Dataset) -> Lesson:
     assert data.unlabelled is not None
-    rows, targets, figures = lesson_files.read(folder.lesson, UNLABELLED, len(data.unlabelled), len(data.classes))
-    return Lesson(rows, targets, folder.first, figures)
+    targets, figures = lesson_files.read(folder.lesson, len(data.unlabelled), len(data.classes))
+    return Lesson(targets, folder.first, figures)
 
 
 def _described(lesson: Lesson, data: Dataset) -> Iterator[str]:
     """Describe a lesson in a few lines."""
     figures, teacher = lesson.figures, lesson.figures["teacher"]
     who = {
-        "answers": "its answers as given",
         "network": "the first network",
         "words": "the first network and a naive Bayes classifier of words",
     }[teacher["kind"]]

@@ -37,7 +37,7 @@ def open_training_data(
 
     Raises:
         UserError: on every rank, as ``open_data``, or if ``training.patience`` or unlabelled texts come without a
-            validation split, or ``training.teacher`` without unlabelled texts.
+            validation split.
     """
     data = open_data(config.data.source, world, display, page, sample)
     if config.training.patience and "validation" not in data.splits:
@@ -52,13 +52,6 @@ def open_training_data(
             "unlabelled texts need data with a validation split",
             "it weighs the teacher, and tells whether they help",
             "prepare the data with --validation 0.1, or train on the labelled texts with --training.unlabelled false",
-            on_all_ranks=True,
-        )
-    if config.training.teacher and not uses_unlabelled(config, data):
-        raise UserError(
-            "training.teacher answers for unlabelled texts, which this run does not use",
-            f"{data.folder} has none" if not data.unlabelled else "another setting excludes them",
-            "prepare the data with --unlabelled FILE and train without --overfit-batches; or omit --teacher",
             on_all_ranks=True,
         )
     return data
