@@ -6,13 +6,14 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from crepe_dist.reports import drawing
-from crepe_dist.reports.run_figures import LINE_STYLES, RUN_COLOURS
+from crepe_dist.reports import colours, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+COLOURS = (colours.BLUE, colours.ORANGE, colours.GREEN, colours.RED, colours.PINK, colours.SKY)
+LINE_STYLES = ("-", "--", ":", "-.")
 Curve = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
 
 
@@ -64,7 +65,7 @@ def _finished(
 ) -> str:
     """Draw curves into the panels of a figure, and a legend above the first."""
     names = list(dict.fromkeys(name for lines in curves for name, _, _ in lines))
-    looks = dict(zip(names, itertools.product(LINE_STYLES, RUN_COLOURS)))
+    looks = dict(zip(names, itertools.product(LINE_STYLES, COLOURS)))
     legend: dict[str, Any] = {}
     for axes, lines in zip(panels, curves):
         for name, x, accuracies in lines:

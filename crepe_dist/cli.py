@@ -26,7 +26,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "tune": "search for better settings in a given time",
             "supervise": "train in several processes and restart them after a failure",
             "verify": "train a run again and compare the parameters bit by bit",
-            "compare": "show the scores and curves of runs side by side",
+            "compare": "show the scores and settings of runs side by side",
             "clean": "free the disk space of finished runs",
         },
         "using": {

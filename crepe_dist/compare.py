@@ -8,23 +8,23 @@ from rich.console import Console
 
 from crepe_dist import command
 from crepe_dist.errors import UserError
-from crepe_dist.files import write_text
+from crepe_dist.reports import comparison
+from crepe_dist.runs.run_record import open_run
 from crepe_dist.settings import arguments
 
 EXAMPLES = """  python -m crepe_dist.compare runs/reviews-1f2e3d4c5b runs/reviews-6a7b8c9d0e
-  python -m crepe_dist.compare runs/reviews-* --html compared.html
+  python -m crepe_dist.compare runs/reviews-*
 """
 
 
 def parser() -> arguments.Parser:
     flags = arguments.parser(
         "compare",
-        "Compare the scores, training curves and settings of runs, and test whether differences are significant. The "
-        "first run is the baseline.",
+        "Compare the scores and settings of runs, and test whether differences are significant. The first run is the "
+        "baseline.",
         EXAMPLES,
     )
     flags.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
-    flags.add_argument("--html", type=Path, metavar="FILE", help="also write a page with the curves to FILE")
     return flags
 
 
@@ -32,16 +32,7 @@ def main() -> None:
     args = parser().parse_args()
     if len(args.runs) < 2:
         raise UserError("one run cannot be compared", remedy="name at least two runs")
-    arguments.check_page(args.html)
-
-    # Imported here for --help: matplotlib and MXNet take 2 s.
-    from crepe_dist.reports import comparison_page
-    from crepe_dist.runs.run_record import open_run
-
-    records = [open_run(path) for path in args.runs]
-    comparison_page.show(records, Console(highlight=False))
-    if args.html is not None:
-        write_text(args.html, comparison_page.page(records))
+    comparison.show([open_run(path) for path in args.runs], Console(highlight=False))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,8 @@ import time
 from itertools import chain, islice
 from pathlib import Path
 
-from crepe_dist import command, extras, invocation
+from crepe_dist import command, invocation
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.files import write_text
 from crepe_dist.inspecting.corpus import Corpus
 from crepe_dist.inspecting.inspection import ERRORS, Inspection, add_texts, inspect
 from crepe_dist.inspecting.out_of_fold import out_of_fold
@@ -21,7 +20,6 @@ from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import real, whole
 from crepe_dist.wording import counted, percent
 
-PAGE = "report.html"
 MOST_UNLABELLED = 100_000
 EXAMPLES = """  python -m crepe_dist.inspect data/reviews
   python -m crepe_dist.inspect data/reviews --source reviews.csv
@@ -35,7 +33,7 @@ def parser() -> arguments.Parser:
         "inspect",
         "Find texts with a wrong label, near duplicates with different labels, and classes that overlap, in all splits "
         "of prepared data. Networks are trained on all folds of the texts but one, and judge that one. The "
-        "findings are CSV files and a page; the data stay as they are.",
+        "findings are CSV files; the data stay as they are.",
         EXAMPLES,
     )
     flags.add_argument("data", type=Path, metavar="DATA", help="prepared folder")
@@ -87,16 +85,10 @@ def main() -> None:
         if records:
             _say(f"{args.source} has the texts of {len(records) - missing:,} of {counted(len(records), 'finding')}")
     files = inspection.write(out)
-    no_page = extras.left_out("reports", "page")
-    if not no_page:
-        from crepe_dist.reports import inspection_page  # Jinja takes a tenth of a second
-
-        write_text(out / PAGE, inspection_page.page(vars(inspection), dataset.name, dataset.classes))
     for line in _summary(inspection, args.folds):
         _say(line)
     for path in files:
         _say(str(path))
-    _say(no_page or str(out / PAGE))
     if inspection.errors:
         corrections = shlex.quote(str(out / ERRORS))
         _say(f"apply them, once read: {invocation.typed('prepare')} SOURCE --corrections {corrections} --out DIR")

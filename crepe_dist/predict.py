@@ -19,7 +19,7 @@ from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.data.composition import join
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import UserError, visible
-from crepe_dist.predicting.answers import EXPLAINED, STYLES, TABLES, ParquetAnswers, answer_types, answers
+from crepe_dist.predicting.answers import STYLES, TABLES, ParquetAnswers, answer_types, answers
 from crepe_dist.predicting.inputs import KINDS, Input, Inputs, open_inputs
 from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
 from crepe_dist.preparing import remote
@@ -35,7 +35,6 @@ from crepe_dist.wording import counted, listed
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
-    from crepe_dist.reports.explanation_page import Explaining
 
 EXAMPLES = """  echo "what a wonderful little film" | python -m crepe_dist.predict
   python -m crepe_dist.predict runs/reviews-1f2e3d4c5b --file new.txt --format jsonl --top 3
@@ -57,8 +56,7 @@ def main() -> None:
 
     path = checkpoint.announce(checkpoint.find(args.checkpoint))
     predictor = load(path, **arguments.foreign(args), device=args.device, min_probability=args.min_probability)
-    explaining = _explaining(predictor, args)
-    _predict(predictor, args, explaining)
+    _predict(predictor, args)
 
 
 def parser() -> arguments.Parser:
@@ -113,12 +111,6 @@ def parser() -> arguments.Parser:
         "one; default: standard output",
     )
     group.add_argument("--explain", action="store_true", help="show which characters support the class")
-    group.add_argument(
-        "--html",
-        type=Path,
-        metavar="FILE",
-        help=f"also write a page that explains the first {EXPLAINED} answers",
-    )
     arguments.add_foreign(flags)
     return flags
 
@@ -152,9 +144,7 @@ def _check(args: Any) -> None:
     if args.text is not None and (any(file_flags) or args.header != "auto"):
         raise UserError("--input-format, --header and the columns require a file", remedy="add --file FILE")
     if args.format in TABLES and args.explain:
-        raise UserError(
-            f"--format {args.format} does not support --explain", remedy="use --format jsonl, or add --html FILE"
-        )
+        raise UserError(f"--format {args.format} does not support --explain", remedy="use --format jsonl")
     if args.format == "parquet":
         extras.require("parquet", "--format parquet")
         if args.out is None:
@@ -163,25 +153,15 @@ def _check(args: Any) -> None:
         remote.check_writable(args.out)
     else:
         arguments.check_output(None if args.out is None else Path(args.out), "--out")
-    arguments.check_page(args.html)
-    for path, flag in ((args.out, "--out"), (args.html, "--html")):
-        if path is not None and args.file is not None and _real(path) == _real(args.file):
-            raise UserError(f"{flag} is the file of --file", "it would replace the texts", f"choose another {flag}")
+    if args.out is not None and args.file is not None and _real(args.out) == _real(args.file):
+        raise UserError("--out is the file of --file", "it would replace the texts", "choose another --out")
 
 
-def _real(name: str | Path) -> str:
-    return str(name) if remote.is_url(str(name)) else os.path.realpath(name)
+def _real(name: str) -> str:
+    return name if remote.is_url(name) else os.path.realpath(name)
 
 
-def _explaining(predictor: Predictor, args: Any) -> Explaining | None:
-    if not args.explain and args.html is None:
-        return None
-    from crepe_dist.reports.explanation_page import Explaining  # Rich and Jinja take a tenth of a second
-
-    return Explaining(predictor, args.explain, args.html)
-
-
-def _predict(predictor: Predictor, args: Any, explaining: Explaining | None) -> None:
+def _predict(predictor: Predictor, args: Any) -> None:
     if args.text is None and args.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
         print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
     several = predictor.several
@@ -191,7 +171,7 @@ def _predict(predictor: Predictor, args: Any, explaining: Explaining | None) -> 
         counts = stream.counts if isinstance(stream, ResumableFile) else Counts()
         if isinstance(formatter, ParquetAnswers) and isinstance(stream, ResumableFile):
             stream.convert = _to_parquet(formatter, file, groups)
-        formatter.formulas = counts.formulas
+        formatter.formulas, has_explained = counts.formulas, False
         clean = visible if stream.isatty() else str  # a terminal acts on control characters, which CSV keeps
         if counts.rows:
             print(f"resuming after {counted(counts.rows, 'row')}", file=sys.stderr)
@@ -209,10 +189,13 @@ def _predict(predictor: Predictor, args: Any, explaining: Explaining | None) -> 
                     stream.write(f"{clean(formatter.line(row, None))}\n")
                     continue
                 counts.long += prediction.characters_cut > 0
-                explanation = explaining.explain(row.text, row.place) if explaining else None
+                explanation = predictor.explain(row.text) if args.explain else None
                 stream.write(f"{clean(formatter.line(row, prediction, explanation))}\n")
-                if explaining and explanation and args.format == "text":
-                    explaining.show(explanation, stream)
+                if explanation and args.format == "text":
+                    from crepe_dist.reports import explanation as explanations  # Rich takes a tenth of a second
+
+                    explanations.write(explanation, stream, legend=not has_explained)
+                    has_explained = True
             counts.formulas = formatter.formulas
             stream.flush()
     if args.out is not None:
@@ -230,8 +213,6 @@ def _predict(predictor: Predictor, args: Any, explaining: Explaining | None) -> 
             f"{encoding.feature_len:,} characters, of which the network reads {read_of_long(encoding.to_dict())}",
             file=sys.stderr,
         )
-    if explaining:
-        explaining.finish()
     if counts.problems:
         where = f" in {out}" if args.out else ""
         raise UserError(
@@ -297,16 +278,14 @@ def _output(args: Any, path: Path) -> Iterator[tuple[Any, str | None]]:
 
 
 def _job(args: Any, path: Path) -> dict[str, Any] | None:
-    """Describe what decides the answers; ``None`` if they cannot be resumed: from a pipe, and with a page."""
-    if args.html is not None:
-        return None
+    """Describe what decides the answers; ``None`` if they cannot be resumed: from a pipe."""
     if remote.is_url(args.file):
         source: list[Any] = [hashlib.sha256(args.file.encode()).hexdigest()]  # of a URL, which may have a password
     elif args.file is not None and os.path.isfile(args.file):
         source = _state(args.file)
     else:
         return None
-    options = {name: value for name, value in vars(args).items() if name not in ("checkpoint", "file", "out", "html")}
+    options = {name: value for name, value in vars(args).items() if name not in ("checkpoint", "file", "out")}
     job = {"version": __version__, "model": _state(path), "file": source, "options": options}
     return dict(json.loads(json.dumps(job, default=str)))
 

@@ -59,8 +59,6 @@ def test_the_core_imports_no_library_of_an_extra():
         ("remote", ("prepare", "https://example.org/rows.csv", "--out", "out")),
         ("remote", ("prepare", "s3://bucket/rows.csv", "--out", "out")),
         ("reports", ("report", "run")),
-        ("reports", ("compare", "run", "other", "--html", "page.html")),
-        ("reports", ("predict", "--text", "a film", "--html", "page.html")),
         ("reports", ("evaluate", "--html", "page.html")),
         ("serve", ("serve", "run")),
     ],

@@ -157,7 +157,7 @@ def test_pages_name_the_scores(folder):
         assert "micro F1" in text
     assert "mean average precision" in page
     assert "accuracy is" not in card
-    shown = run(command("compare", "run-1", "run-2", "--html", "compare.html"), folder)
+    shown = run(command("compare", "run-1", "run-2"), folder)
     assert "test micro F1" in shown
     assert "both classify the same of the" in shown
     assert "several labels" in (folder / "data" / "report.html").read_text()

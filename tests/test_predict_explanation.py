@@ -12,7 +12,7 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.predicting.answers import explained
 from crepe_dist.predicting.occlusion import Explanation, Word, finished, occlude
 from crepe_dist.predicting.prediction import Prediction
-from crepe_dist.reports import explanation_page as report
+from crepe_dist.reports import explanation as report
 
 
 def explain(text, mode="paper", length=20, of="q", at_once=7, **more):
@@ -95,15 +95,12 @@ HOSTILE = '<script>q</script> "q" [bold]q[/] \x1b[31mq \u202eq &amp; q\u0301'
 
 def test_a_hostile_text_is_only_shown():
     found = explain(HOSTILE, length=100)
-    page = report.page([report.Item("<b>line 1", found)])
-    for each in ("<script>", "<b>line", "\x1b", "\u202e"):
-        assert each not in page
-    for each in ("&lt;script&gt;", "&lt;b&gt;line", "\\u202e", "[bold]"):
-        assert each in page
-    assert '<span class="for4">q\u0301</span>' in page
+    assert list(report.runs(found))[-1] == report.Run("q\u0301", report.LEVELS)
     stream = io.StringIO()
     report.show(found, Console(file=stream, force_terminal=True, color_system="truecolor", width=200))
     assert "\x1b[31m" not in stream.getvalue()
+    assert "\u202e" not in stream.getvalue()
+    assert "[bold]" in stream.getvalue()
     assert "\\x1b[31m" in report.marked(found)
 
 
@@ -113,10 +110,6 @@ def test_what_is_not_read_is_grey_and_shortened():
         report.Run("…" + "z" * report.UNREAD_CHARS, None),
         report.Run("q" * 20, report.LEVELS),
     ]
-    page = report.page([report.Item("line 1", found)], left_out=3)
-    assert '<span class="unread">…zzz' in page
-    assert "The network does not read 5,000 characters of this text" in page
-    assert "3 more texts were classified" in page
     between = list(report.runs(explain("q" * 9 + "z" * 5000 + "q" * 10)))
     beside = "z" * report.UNREAD_CHARS
     assert [run.text for run in between] == ["q" * 9, f"{beside}…{beside}", "q" * 10]
@@ -128,8 +121,6 @@ def test_against_a_class_and_nothing_at_all():
     against = Explanation("ab", "yes", found.prediction, range(0), (-1.0, 0.01), (Word("ab", 0, 2, -1.0),))
     assert [run.level for run in report.runs(against)] == [-report.LEVELS, 0]
     assert report.marked(against) == "ab[-1.0]"
-    assert "Against it" in report.page([report.Item("line 1", against)])
     assert [run.level for run in report.runs(found)] == [0]
-    assert "No single word matters" in report.page([report.Item("line 1", found)])
-    assert "No single word matters" not in report.page([report.Item("line 1", against)])
-    assert "No text could be classified" in report.page([])
+    assert report.strongest(found, 1) == report.strongest(found, -1) == []
+    assert report.strongest(against, -1) == list(against.words)

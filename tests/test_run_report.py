@@ -24,17 +24,13 @@ from crepe_dist import compare, report
 from crepe_dist.data.alphabet import ALPHABET, Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.predicting.occlusion import Explanation
-from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.reports import (
     classify_page,
-    colours,
-    comparison_page,
+    comparison,
     data_page,
-    explanation_page,
     run_figures,
     run_findings,
     run_report,
@@ -144,7 +140,7 @@ class TestReport:
         assert printed.startswith("#1  a <new> *name*\n#2  two\n")
         assert "\nname " not in printed
         named = open_run(copy)
-        assert comparison_page._names([named, replace(named, path=place / "two")]) == [
+        assert comparison._names([named, replace(named, path=place / "two")]) == [
             f"a <new> *name* ({copy})",
             f"a <new> *name* ({place / 'two'})",
         ]
@@ -548,13 +544,9 @@ class TestLook:
     @pytest.fixture(scope="class")
     def pages(self, place, tmp_path_factory):
         folder = tmp_path_factory.mktemp("pages")
-        prediction = Prediction("yes", 0.9, (("yes", 0.9), ("no", 0.1)), 9)
-        explained = Explanation("abcdefghi", "yes", prediction, range(1), tuple(range(-4, 5)), ())
         pages = {
             "run": (place / "one" / "report.html").read_text(),
-            "comparison": comparison_page.page([open_run(place / "one"), open_run(place / "two")]),
             "data": data_page.page(summary()),
-            "explanation": explanation_page.page([explanation_page.Item("line 1", explained)]),
             "serve": classify_page.render(FACTS, ServiceOptions(), classify_page.EXAMPLES)[0],
         }
         for name, markup in pages.items():
@@ -567,7 +559,7 @@ class TestLook:
             yield driver
 
     @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1200, "light")])
-    @pytest.mark.parametrize("name", ["run", "comparison", "data", "explanation", "serve"])
+    @pytest.mark.parametrize("name", ["run", "data", "serve"])
     def test_can_be_read(self, pages, browser, name, width, scheme):
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
@@ -589,16 +581,13 @@ class TestLook:
 
 
 class TestCompare:
-    def test_says_whether_a_difference_is_more_than_noise(self, place, tmp_path, monkeypatch, capsys):
-        command(compare, monkeypatch, place / "one", place / "two", "--html", tmp_path / "compared.html")
+    def test_says_whether_a_difference_is_more_than_noise(self, place, monkeypatch, capsys):
+        command(compare, monkeypatch, place / "one", place / "two")
         printed = " ".join(capsys.readouterr().out.split())
-        text = " ".join(checked((tmp_path / "compared.html").read_text()).text.split())
-        for read in (printed, text):
-            assert "training.seed 0 1" in read
-            assert "Of the same 120 test documents" in read
-            assert "McNemar's test: p" in read
-            assert "different documents" not in read
-            assert "<script>alert(1)</script>" in read
+        assert "training.seed 0 1" in printed
+        assert "Of the same 120 test documents" in printed
+        assert "McNemar's test: p" in printed
+        assert "different documents" not in printed
 
     def test_counts_documents_that_one_alone_gets_right(self, place):
         one = open_run(place / "one")
@@ -610,16 +599,16 @@ class TestCompare:
                     scores={"test": replace(one.scores["test"], right=bits)})
             for bits in (wrong, right)
         )  # fmt: skip
-        (verdict,) = comparison_page.verdicts([first, second])
+        (verdict,) = comparison.verdicts([first, second])
         assert "is 10.00 points higher than that of" in verdict
         assert "classifies 12 correctly and" in verdict
         assert "p < 0.001): the difference is significant." in verdict
-        (verdict,) = comparison_page.verdicts([first, first])
+        (verdict,) = comparison.verdicts([first, first])
         assert verdict.endswith("both classify the same of the 120 test documents correctly.")
         other = replace(first, scores={"test": replace(first.scores["test"], right=np.roll(wrong, 6))})
-        assert "the difference may be chance" in comparison_page.verdicts([first, other])[0]
+        assert "the difference may be chance" in comparison.verdicts([first, other])[0]
 
-    def test_marks_the_best_of_each_row_and_draws_the_difference(self, place):
+    def test_marks_the_best_of_each_row(self, place):
         one = open_run(place / "one")
         worse = np.array([[30, 9, 1], [0, 20, 20], [0, 0, 40]])
         better = np.array([[35, 5, 0], [0, 20, 20], [1, 1, 38]])
@@ -632,37 +621,29 @@ class TestCompare:
             )
             for name, accuracy, loss, matrix in (("first", 0.75, 0.5, worse), ("second", 0.775, 0.6, better))
         ]
-        best = {row.label: row.best for row in comparison_page.results(runs)}
+        best = {row.label: row.best for row in comparison.results(runs)}
         assert best["test accuracy"] == {1}
         assert best["test loss"] == {0}
         assert best["validation accuracy"] == best["epochs"] == set()
-        found = {row.label: (row.cells, *row.best) for row in comparison_page.confusions(runs)}
+        found = {row.label: (row.cells, *row.best) for row in comparison.confusions(runs)}
         names = [name.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e") for name in NAMES]
         names = [cut(names[NAMES.index(name)], 24) for name in one.classes]
         assert found[f"{names[0]} → {names[1]}"] == (["9", "5"], 1)
         assert found[f"{names[2]} → {names[0]}"] == (["0", "1"], 0)
         assert len(found) == 4
-        ((title, drawn),) = comparison_page.differences(runs)
-        assert title == "second minus first"
-        assert sorted(re.findall(">([+−]\\d+)</text>", drawn)) == sorted(["+5", "−4", "−1", "+1", "+1", "−2"])
-        colour = [colours.FOR, colours.FOR, colours.FOR, colours.AGAINST, colours.AGAINST, colours.AGAINST]
-        assert re.findall('style="fill: (#[0-9a-f]{6}); opacity', drawn) == colour
-        text = checked(comparison_page.page(runs)).text
-        assert "Confusion matrix: second minus first" in text
         other = replace(runs[1], about={**runs[1].about, "data": {"name": "x", "fingerprint": "0", "test": "1"}})
-        assert not any(row.best for row in comparison_page.results([runs[0], other]))
-        assert not comparison_page.confusions([runs[0], other])
-        assert not comparison_page.differences([runs[0], other])
+        assert not any(row.best for row in comparison.results([runs[0], other]))
+        assert not comparison.confusions([runs[0], other])
         stream = io.StringIO()
-        comparison_page.show(runs, Console(file=stream, width=100, force_terminal=True, color_system="standard"))
+        comparison.show(runs, Console(file=stream, width=100, force_terminal=True, color_system="standard"))
         assert "\x1b[1;32m77.5 %" in stream.getvalue()
         assert "\x1b[1;32m75.0 %" not in stream.getvalue()
         stream = io.StringIO()
-        comparison_page.show(runs, Console(file=stream, width=100))
+        comparison.show(runs, Console(file=stream, width=100))
         assert re.search(r"test accuracy +75\.0 % +77\.5 % \* *\n", stream.getvalue())
         assert "* the best of its row" in stream.getvalue()
         stream = io.StringIO()
-        comparison_page.show([runs[0], other], Console(file=stream, width=100))
+        comparison.show([runs[0], other], Console(file=stream, width=100))
         assert "*" not in stream.getvalue()
 
     def test_four_runs_have_room_in_80_columns(self, place, tmp_path):
@@ -672,7 +653,7 @@ class TestCompare:
             for place in range(4)
         ]
         stream = io.StringIO()
-        comparison_page.show(runs, Console(file=stream, width=80))
+        comparison.show(runs, Console(file=stream, width=80))
         tables = stream.getvalue().partition(" is that of ")[0].splitlines()
         assert any(line.split() == ["#4", "hotel2-088f7693"] for line in tables)
         assert sum(line.startswith("validation accuracy ") for line in tables) == 2  # two tables of two runs

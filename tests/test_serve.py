@@ -32,7 +32,8 @@ from crepe_dist.predicting.model_summary import ModelSummary
 from crepe_dist.predicting.occlusion import Explanation, Word
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.predictor import load
-from crepe_dist.reports import classify_page, explanation_page
+from crepe_dist.reports import classify_page
+from crepe_dist.reports import explanation as explanations
 from crepe_dist.runs import checkpoint
 from crepe_dist.serving import schemas, server
 from crepe_dist.serving.app import MOST_EXPLAINED, create_app
@@ -603,7 +604,10 @@ class TestPage(Browsing):
         marked = browser.execute_script(
             "return [...document.querySelectorAll('#marked span')].map((each) => [each.textContent, each.className])"
         )
-        expected = [(run.text, explanation_page._css(run.level)) for run in explanation_page.runs(explanation)]
+        expected = [
+            (run.text, f"{'for' if run.level > 0 else 'against'}{abs(run.level)}" if run.level else "")
+            for run in explanations.runs(explanation)
+        ]
         levels = [[name for text, name in found for _ in text] for found in (marked, expected)]
         assert sum(one == other for one, other in zip(*levels)) > 0.9 * len(text)  # rounding moves some by a level
         self.write(browser, "a quiet zig and a loud qua")

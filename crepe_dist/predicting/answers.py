@@ -20,7 +20,6 @@ STYLES = ("text", "jsonl", "csv", "parquet")
 TABLES = ("csv", "parquet")  # with the columns of the input
 DEFAULT_TOP = {"text": 5, "jsonl": 5, "csv": 1, "parquet": 1}  # number of classes in an answer
 SCORE_DIGITS = 4
-EXPLAINED = 100  # texts on a page of explanations
 _encoded = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder for each record
 
 

@@ -1,4 +1,4 @@
-"""Training curves of one or several runs: loss, accuracy, learning rate, throughput."""
+"""Training curves of a run: loss, accuracy, learning rate, throughput."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from crepe_dist.reports import colours, drawing
 from crepe_dist.runs.history import MOST_POINTS, History
-from crepe_dist.wording import cells, cut, nth, number, percent
+from crepe_dist.wording import cut, nth, number, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 
 SPLIT_COLOURS = {"validation": colours.ORANGE, "test": colours.GREEN}
 SPLIT_MARKERS = {"validation": "s", "test": "o"}
-RUN_COLOURS = (colours.BLUE, colours.ORANGE, colours.GREEN, colours.RED, colours.PINK, colours.SKY)
-LINE_STYLES = ("-", "--", ":", "-.")
-MAX_RUNS = len(RUN_COLOURS) * len(LINE_STYLES)
-NAME_CELLS = 28
 READOUT_CELLS = 72
 MAX_READOUTS = 2 * MOST_POINTS
 FEWEST_SMOOTHED = 20  # points; fewer are shown as they are
@@ -107,42 +103,18 @@ def measured(history: History, name: str, label: str, description: str) -> str:
         return drawing.svg(figure, description, _readouts(axes, values))
 
 
-def compared(histories: Sequence[tuple[str, History]], key: str, label: str) -> str:
-    """Plot a score by epoch, one curve per run."""
-    names = [cut(f"#{number} {name}", NAME_CELLS) for number, (name, _) in enumerate(histories[:MAX_RUNS], 1)]
-    is_accuracy = key.endswith("accuracy")
-    form = percent if is_accuracy else _short
-    with drawing.style():
-        columns = _columns(names)
-        figure, axes = _axes(label, legend=-(-len(names) // columns))
-        values: dict[int, list[str]] = {}
-        for index, (name, (_, history)) in enumerate(zip(names, histories)):
-            scores = [(nth(epoch["epoch"]), epoch[key]) for epoch in history.epochs if key in epoch]
-            line, colour = divmod(index, len(RUN_COLOURS))
-            axes.plot(*(zip(*scores) if scores else ([], [])), color=RUN_COLOURS[colour], linestyle=LINE_STYLES[line],
-                      marker="o", markersize=3.5, linewidth=1.4, label=name)  # fmt: skip
-            for epoch, score in scores:
-                values.setdefault(epoch, []).append(f"#{index + 1} {form(score)}")
-        axes.xaxis.set_major_locator(_locator(integer=True))
-        (_percent if is_accuracy else _from_zero)(axes)
-        _legend(axes, columns)
-        texts = [(epoch, f"epoch {epoch}: {', '.join(values[epoch])}") for epoch in sorted(values)]
-        return drawing.svg(figure, f"{label} of {len(histories)} runs by epoch", _readouts(axes, texts))
-
-
-def _axes(label: str, history: History | None = None, *, legend: int = 1, height: float = 2.2) -> tuple[Figure, Axes]:
-    """Make axes over steps (with ``history``) or epochs, with room for ``legend`` lines of a legend above."""
-    if legend and history and (history.resumes or history.skipped):
+def _axes(label: str, history: History, *, legend: int = 1, height: float = 2.2) -> tuple[Figure, Axes]:
+    """Make axes over steps, with room for ``legend`` lines of a legend above."""
+    if legend and (history.resumes or history.skipped):
         legend += 1
     top = 0.1 + 0.2 * legend
     figure, axes = drawing.blank(height + top, left=0.75, right=0.1, top=top, bottom=0.45)
     axes.set_ylabel(label)
-    axes.set_xlabel("steps" if history else "epoch", loc="right")
+    axes.set_xlabel("steps", loc="right")
     axes.grid(axis="y")
-    if history:
-        axes.set_xlim(0, 1.02 * history.points[-1].step)
-        axes.xaxis.set_major_locator(_locator(integer=True))
-        axes.xaxis.set_major_formatter(lambda value, _: number(value))
+    axes.set_xlim(0, 1.02 * history.points[-1].step)
+    axes.xaxis.set_major_locator(_locator(integer=True))
+    axes.xaxis.set_major_formatter(lambda value, _: number(value))
     return figure, axes
 
 
@@ -212,13 +184,7 @@ def _percent(axes: Axes) -> None:
         axes.set_ylabel(f"{axes.get_ylabel()} (axis from {100 * ticks[0]:.3g} %)")
 
 
-def _columns(names: Sequence[str]) -> int:
-    """Choose the number of legend columns so that all names fit."""
-    widest = max(map(cells, names)) + 5  # the line sample and the gap between two columns
-    return max(1, min(len(names), int((drawing.WIDTH - 1.05) / (widest * 0.6 * drawing.FONT_SIZE / 72))))
-
-
-def _legend(axes: Axes, columns: int = 4) -> None:
+def _legend(axes: Axes) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderpad=0, borderaxespad=0.4,
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderpad=0, borderaxespad=0.4,
                     handlelength=1.4, columnspacing=1.2)  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.reports import colours, drawing
-from crepe_dist.runs.scores import BINS, MILLION, Counts, Scores
+from crepe_dist.runs.scores import BINS, MILLION, Scores
 from crepe_dist.wording import counted, cut, number, percent
 
 if TYPE_CHECKING:
@@ -43,25 +43,6 @@ def confusion(scores: Scores, classes: list[str]) -> str:
 def confusion_png(scores: Scores, classes: list[str]) -> tuple[bytes, int, int]:
     """Draw the confusion matrix as a PNG; return it with its width and height in pixels."""
     return drawing.png(_figure(*_confusion(scores, classes)))
-
-
-def difference(first: Counts, second: Counts, classes: list[str]) -> str:
-    """Draw as SVG how often the second of two confusion matrices of the same texts has each answer more often."""
-    change = second - first
-    names = _labels(classes)
-    matrix, names = _reduced(
-        change, np.argwhere(change)[np.argsort(-np.abs(change[change != 0]), kind="stable")], names
-    )
-    largest = max(1, int(np.abs(matrix).max()))
-    cells = []
-    for row, column in np.argwhere(matrix).tolist():
-        count = int(matrix[row, column])
-        is_better = (count > 0) == (row == column)
-        text = f"{count:+,}".replace("-", "−")
-        about = f"true: {names[row]}\npredicted: {names[column]}\n{text} texts: {'better' if is_better else 'worse'}"
-        alpha = 0.12 + 0.48 * abs(count) / largest
-        cells.append(Cell(row, column, colours.FOR if is_better else colours.AGAINST, alpha, text, text, about))
-    return _svg(names, cells, f"Difference of two confusion matrices of {len(classes)} classes")
 
 
 def _labels(classes: list[str]) -> list[str]:

@@ -1,12 +1,10 @@
-"""Explanations: ``page`` for the browser, ``show`` for a colour terminal, ``marked`` for plain text."""
+"""Explanations: ``show`` for a colour terminal, ``marked`` for plain text."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from rich.console import Console
@@ -14,14 +12,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from crepe_dist import wording
-from crepe_dist.errors import one_line, visible
-from crepe_dist.files import write_text
-from crepe_dist.predicting.answers import EXPLAINED
+from crepe_dist.errors import one_line
 from crepe_dist.predicting.occlusion import Explanation, Word
-from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.colours import FOR, PALETTE
-from crepe_dist.reports.page import render
-from crepe_dist.version import __version__
 
 LEVELS = 4  # strengths of colour
 NOISE = 0.1  # rounding alone may produce scores up to this
@@ -41,14 +34,6 @@ class Run(NamedTuple):
 
     text: str
     level: int | None
-
-
-@dataclass(frozen=True)
-class Item:
-    """Text on a page."""
-
-    name: str
-    explanation: Explanation
 
 
 def runs(explanation: Explanation) -> Iterator[Run]:
@@ -105,64 +90,15 @@ def show(explanation: Explanation, console: Console) -> None:
         console.print(Padding(Text(f"{explanation.label}, {'; '.join(lists)}", "dim"), (0, 0, 0, 2)), highlight=False)
 
 
-def page(items: Sequence[Item], left_out: int = 0) -> str:
-    """Render explanations as a self-contained HTML page."""
-    return render(
-        "explanation.html",
-        version=__version__,
-        left_out=left_out,
-        levels=LEVELS,
-        noise=NOISE,
-        items=[
-            {
-                "name": item.name,
-                "label": wording.excerpt(item.explanation.label),
-                "ranking": [(wording.excerpt(name), share) for name, share in item.explanation.prediction.ranking],
-                "runs": [(visible(text), _css(level)) for text, level in runs(item.explanation)],
-                "words": [(name, _listed(words)) for name, words in _for_and_against(item.explanation) if words],
-                "unread": len(item.explanation.cut),
-            }
-            for item in items
-        ],
-    )
-
-
-class Explaining:
-    """Explanations of every text (``--explain``), and of the first texts for a page (``--html``)."""
-
-    def __init__(self, predictor: Predictor, explains_all: bool, path: Path | None) -> None:
-        self._predictor = predictor
-        self._explains_all = explains_all
-        self._path = path
-        self._items: list[Item] = []
-        self._left_out = 0
-        self._has_shown = False
-
-    def explain(self, text: str, name: str) -> Explanation | None:
-        """Explain a text if the flags ask for it; return the explanation to print beside the answer."""
-        has_room = self._path is not None and len(self._items) < EXPLAINED
-        self._left_out += not has_room
-        if not (self._explains_all or has_room):
-            return None
-        explanation = self._predictor.explain(text)
-        if has_room:
-            self._items.append(Item(name, explanation))
-        return explanation if self._explains_all else None
-
-    def show(self, explanation: Explanation, stream: TextIO) -> None:
-        """Print an explanation, in colour if the terminal supports it."""
-        console = Console(file=stream)
-        if console.color_system is None or console.no_color:
-            stream.write(f"  {marked(explanation)}\n")
-        else:
-            if not self._has_shown:
-                console.print(LEGEND, style="dim")
-            show(explanation, console)
-            self._has_shown = True
-
-    def finish(self) -> None:
-        if self._path is not None:
-            write_text(self._path, page(self._items, self._left_out))
+def write(explanation: Explanation, stream: TextIO, *, legend: bool) -> None:
+    """Print an explanation, in colour and, if wanted, with a legend where the terminal supports it."""
+    console = Console(file=stream)
+    if console.color_system is None or console.no_color:
+        stream.write(f"  {marked(explanation)}\n")
+        return
+    if legend:
+        console.print(LEGEND, style="dim")
+    show(explanation, console)
 
 
 def _for_and_against(explanation: Explanation) -> list[tuple[str, list[Word]]]:
@@ -187,7 +123,3 @@ def _style(level: int | None) -> str:
         return ""
     colour, on_it = (FOR, "white") if level > 0 else (PALETTE["orange"][1], "black")
     return (colour, f"bold underline {colour}", f"{on_it} on {colour}", f"bold {on_it} on {colour}")[abs(level) - 1]
-
-
-def _css(level: int | None) -> str:
-    return "unread" if level is None else "" if level == 0 else f"{'for' if level > 0 else 'against'}{abs(level)}"

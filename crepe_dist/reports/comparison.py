@@ -1,4 +1,4 @@
-"""Comparison of several runs: ``page`` for the browser, ``show`` for the terminal."""
+"""Comparison of several runs in the terminal."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from crepe_dist import invocation
-from crepe_dist.reports import run_figures as figures
-from crepe_dist.reports import score_figures
-from crepe_dist.reports.page import render
 from crepe_dist.reports.uncertainty import interval, mcnemar, paired_interval
 from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.run_record import RunRecord
 from crepe_dist.runs.scores import Counts, Scores
-from crepe_dist.version import __version__
 from crepe_dist.wording import cells, clean, cut, duration, excerpt, nth, number, percent
 
 
@@ -33,38 +29,11 @@ class Row(NamedTuple):
 SIGNIFICANCE = 0.05  # p-value below which a difference counts as significant
 MAX_CLASSES = 30
 MAX_CONFUSIONS = 10
-MAX_DIFFERENCES = 6  # figures
 HALF_CELLS = 24  # width of a class name in a confusion
 NAME_CELLS = 40  # width of a class name
 MAX_PATH_CHARS = 300
 COLUMN_CELLS = 26  # width of a run's column in the terminal
 UNKNOWN = "–"
-
-
-def page(records: Sequence[RunRecord]) -> str:
-    """Render the comparison as a self-contained HTML page; the first run is the baseline."""
-    names = _names(records)
-    histories = [(name, record.history) for name, record in zip(names, records)]
-    split = "validation" if all("validation_accuracy" in record.metrics for record in records) else "test"
-    return render(
-        "compare.html",
-        version=__version__,
-        names=names,
-        warnings=warnings(records),
-        verdicts=verdicts(records),
-        caution=caution(records),
-        results=results(records),
-        settings=settings(records),
-        classes=per_class(records),
-        confusions=confusions(records),
-        differences=differences(records),
-        split=split,
-        figures={
-            "accuracy": figures.compared(histories, f"{split}_accuracy", f"{split} {_measure(records)}"),
-            "loss": figures.compared(histories, f"{split}_loss", f"{split} loss"),
-            "train": figures.compared(histories, "train_loss", "train loss"),
-        },
-    )
 
 
 def show(records: Sequence[RunRecord], console: Console) -> None:
@@ -193,18 +162,6 @@ def confusions(records: Sequence[RunRecord]) -> list[Row]:
             label = f"{cut(classes[true], HALF_CELLS)} → {cut(classes[predicted], HALF_CELLS)}"
             rows.append(Row(label, [number(count) for count in texts], _best(records, [-count for count in texts])))
     return rows
-
-
-def differences(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
-    """Draw the difference of the confusion matrices between the first run and each other one; return title and SVG."""
-    matrices = _confusions(records)
-    if not matrices:
-        return []
-    names, classes = _names(records), clean(records[0].classes)
-    return [
-        (f"{name} minus {names[0]}", score_figures.difference(matrices[0], matrix, classes))
-        for name, matrix in list(zip(names, matrices))[1 : MAX_DIFFERENCES + 1]
-    ]
 
 
 def _scores(records: Sequence[RunRecord]) -> list[AnyScores]:
