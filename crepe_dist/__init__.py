@@ -14,9 +14,7 @@ from crepe_dist import startup
 from crepe_dist.version import __version__
 
 if TYPE_CHECKING:
-    from crepe_dist.clusters.dask import on_dask
     from crepe_dist.clusters.ray import on_ray
-    from crepe_dist.clusters.spark import on_spark
     from crepe_dist.estimator.classifier import CrepeClassifier
     from crepe_dist.predicting.frames import FramePredictor
     from crepe_dist.predicting.predictor import load
@@ -42,9 +40,7 @@ __all__ = [
     "__version__",
     "fit",
     "load",
-    "on_dask",
     "on_ray",
-    "on_spark",
     "prepare",
 ]
 
@@ -59,9 +55,7 @@ _HOMES = {
     "TrainingOptions": "crepe_dist.settings.training_options",
     "fit": "crepe_dist.train",
     "load": "crepe_dist.predicting.predictor",
-    "on_dask": "crepe_dist.clusters.dask",
     "on_ray": "crepe_dist.clusters.ray",
-    "on_spark": "crepe_dist.clusters.spark",
 }
 
 

@@ -209,7 +209,7 @@ def _prepare_on_cluster(args: argparse.Namespace) -> None:
     not_of_parts.add_argument("--out")
     _, flags = not_of_parts.parse_known_args(sys.argv[1:])
     with folder_beside(args.out) as folder:
-        for part in prepare_parts(args.on, flags, args.parts, folder, Path.cwd()):
+        for part in prepare_parts(flags, args.parts, folder, Path.cwd()):
             print(f"part {part.number} of {args.parts}, on {printable(part.host)}", file=sys.stderr)
         merged = parser().parse_args(["--merge", *(str(folder / f"{each + 1}") for each in range(args.parts))])
         merged.out, merged.overwrite = args.out, args.overwrite

@@ -20,8 +20,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.settings import arguments
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.limits import near, real, whole
-from crepe_dist.supervising.driver import Driver
-from crepe_dist.supervising.local import MAX_PROCESSES, LocalEngine
+from crepe_dist.supervising.driver import MAX_PROCESSES, Driver, Ranks
 
 EXAMPLES = """\
   python -m crepe_dist.supervise -np 4 --data data/reviews             four processes
@@ -65,7 +64,7 @@ def parser() -> arguments.Parser:
 def run(values: argparse.Namespace, worker: Sequence[str]) -> None:
     """Supervise workers, given the options and the arguments of Python for each worker."""
     with Control() as control, control.deferring():
-        Driver(LocalEngine(), worker, values.processes, values.max_restarts, control, grace=values.grace).run()
+        Driver(Ranks(), worker, values.processes, values.max_restarts, control, grace=values.grace).run()
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ if __name__ == "__main__":
 from crepe_dist import command
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.join import join
-from crepe_dist.settings.config import Cluster, Config, parse, parse_all, print_help
+from crepe_dist.settings.config import Config, parse, parse_all, print_help
 
 if TYPE_CHECKING:
     from crepe_dist.distributed.world import World
@@ -31,7 +31,9 @@ def main() -> None:
     if any(word.partition("=")[0] == "--on" for word in sys.argv[1:]):
         config, cluster = parse_all(sys.argv[1:])
         if cluster is not None:
-            _train_on(cluster, config)
+            from crepe_dist.clusters.ray import on_ray
+
+            on_ray(config, cluster.processes, cluster.max_restarts)
         return
     with Control() as control, join() as world:
         config = world.agree("settings", lambda: parse(sys.argv[1:]), same=lambda config: config.to_dict())
@@ -52,22 +54,6 @@ def fit(config: Config) -> Result:
     """
     with Control() as control, join() as world:
         return _train(config, world, control)
-
-
-def _train_on(cluster: Cluster, config: Config) -> None:
-    restarts = {} if cluster.max_restarts is None else {"max_restarts": cluster.max_restarts}
-    if cluster.engine == "ray":
-        from crepe_dist.clusters.ray import on_ray
-
-        on_ray(config, cluster.processes, **restarts)
-    elif cluster.engine == "dask":
-        from crepe_dist.clusters.dask import on_dask
-
-        on_dask(config, cluster.processes, **restarts)
-    else:
-        from crepe_dist.clusters.spark import on_spark
-
-        on_spark(config, cluster.processes)
 
 
 def _train(config: Config, world: World, control: Control) -> Result:

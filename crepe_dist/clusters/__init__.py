@@ -1,1 +1,1 @@
-"""Training and preparation on a cluster's engine, Ray, Spark or Dask, which only has to start processes."""
+"""Training and preparation on a Ray cluster, which only has to start processes."""

@@ -1,4 +1,4 @@
-"""Preparation in parts, each by a process that a task on a Ray or Dask cluster starts."""
+"""Preparation in parts, each by a process that a task on a Ray cluster starts."""
 
 from __future__ import annotations
 
@@ -36,11 +36,10 @@ class Part(NamedTuple):
     printed: str
 
 
-def prepare_parts(engine: str, flags: Sequence[str], parts: int, folder: Path, working: Path) -> Iterator[Part]:
+def prepare_parts(flags: Sequence[str], parts: int, folder: Path, working: Path) -> Iterator[Part]:
     """Prepare all parts below ``folder``, in folders named 1 to ``parts``; yield each when it is done.
 
     Args:
-        engine: ``ray`` or ``dask``.
         flags: arguments of `prepare`, without its output.
         folder: folder that the caller removes at the end, which ends the processes that still run.
         working: folder in which the processes run; every node sees it, the sources and ``folder``.
@@ -48,14 +47,14 @@ def prepare_parts(engine: str, flags: Sequence[str], parts: int, folder: Path, w
     Raises:
         UserError: there is no cluster, or a part failed.
     """
-    extras.require(engine, f"preparing on {engine.capitalize()}")
+    extras.require("ray", "preparing on Ray")
     folder.mkdir(parents=True, exist_ok=True)
     command = ["-m", "crepe_dist.prepare", "--processes=1", "--overwrite"]
     tasks = []
     for number in range(1, parts + 1):
         arguments = [*command, f"--part={number}/{parts}", f"--out={folder / str(number)}", *flags]
         tasks.append((number, arguments, str(folder), str(working), __version__))
-    for part in (_on_ray if engine == "ray" else _on_dask)(tasks):
+    for part in _on_ray(tasks):
         if part.code != 0:
             print(visible(part.printed), end="", file=sys.stderr)
             raise UserError(
@@ -67,7 +66,7 @@ def prepare_parts(engine: str, flags: Sequence[str], parts: int, folder: Path, w
 
 
 def prepare_part(number: int, arguments: list[str], folder: str, working: str, version: str) -> Part:
-    """Prepare one part in a process beside the engine's worker, until ``folder`` is gone."""
+    """Prepare one part in a process beside Ray's worker, until ``folder`` is gone."""
     host = socket.gethostname()
     if not Path(folder).is_dir():
         problem = UserError(f"{host} has no {folder}", "the parts come there", "choose an --out that all nodes share")
@@ -76,7 +75,7 @@ def prepare_part(number: int, arguments: list[str], folder: str, working: str, v
     process.start(arguments, working, {}, version)
     while code is None:
         time.sleep(POLL_SECONDS)
-        if not Path(folder).is_dir():  # the command has ended, and Dask cannot end a task that runs
+        if not Path(folder).is_dir():  # the command has ended
             process.stop()
         lines, code = process.poll()
         printed += "".join(f"{line}\n" for _, line in lines)
@@ -102,19 +101,3 @@ def _on_ray(tasks: Sequence[Task]) -> Iterator[Part]:
             raise UserError("a node of the Ray cluster cannot run crepe_dist", why, ALIKE) from error
         except ray.exceptions.RayError as error:
             yield Part(numbers[done], "Ray", None, f"{error}\n")
-
-
-def _on_dask(tasks: Sequence[Task]) -> Iterator[Part]:
-    import distributed
-
-    from crepe_dist.clusters.dask import connect
-
-    client = connect()
-    numbers = {client.submit(prepare_part, *each, pure=False): each[0] for each in tasks}
-    for done in distributed.as_completed(numbers):
-        try:
-            yield done.result()
-        except distributed.KilledWorker as error:
-            yield Part(numbers[done], "Dask", None, f"{error}\n")
-        except Exception as error:  # of unpickling, too
-            raise UserError("a Dask worker cannot run crepe_dist", f"{type(error).__name__}: {error}", ALIKE) from error

@@ -6,11 +6,14 @@ import os
 from typing import Any
 
 from crepe_dist import extras
+from crepe_dist.distributed.control import Control
+from crepe_dist.distributed.environment import allowed
 from crepe_dist.distributed.launch import Launch, threads
 from crepe_dist.errors import UserError
-from crepe_dist.runs.result import Result
+from crepe_dist.runs.result import Result, read_result
+from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.settings.config import Config
-from crepe_dist.supervising.driver import Engine, Lost, Place, train_on
+from crepe_dist.supervising.driver import Driver, Lost, Place, Ranks
 from crepe_dist.supervising.process import ALIKE, Process
 
 PLACE_SECONDS = 5.0
@@ -34,8 +37,19 @@ def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result | N
         Stopped: SIGTERM or SIGINT arrived; everything is saved.
     """
     extras.require("ray", "training on Ray")
-    engine = RayEngine(threads(Launch()) if os.environ.get("OMP_NUM_THREADS") else 1, config.device == "gpu")
-    return train_on(engine, config.to_arguments(), processes, max_restarts)
+    ranks = RayRanks(threads(Launch()) if os.environ.get("OMP_NUM_THREADS") else 1, config.device == "gpu")
+    with Control() as control, control.deferring():
+        driver = Driver(ranks, config.to_arguments(), processes, max_restarts, control)
+        driver.run()
+    if driver.checkpoint is None:
+        return None
+    run = RunFolder(driver.checkpoint.parent.parent)
+    if (result := read_result(run)) is None:
+        raise UserError(
+            f"the run is finished, but its folder {run.path} is not visible on this host",
+            remedy="choose a --run-dir that all nodes and this host share",
+        )
+    return result
 
 
 def connect() -> Any:
@@ -74,8 +88,8 @@ def connect() -> Any:
     return ray
 
 
-class RayEngine(Engine):
-    """A Ray cluster.
+class RayRanks(Ranks):
+    """The processes of all ranks, each beside an actor on a Ray cluster.
 
     Args:
         cpus: CPUs of each process.
@@ -83,12 +97,16 @@ class RayEngine(Engine):
     """
 
     name = "Ray"
+    poll_seconds = 0.3
 
     def __init__(self, cpus: int, gpu: bool) -> None:
         self._ray = connect()
         self._bundle = {"CPU": float(cpus), **({"GPU": 1.0} if gpu else {})}
         self._group: Any = None
-        self._processes: list[Any] = []
+        self._processes = []
+
+    def variables(self) -> dict[str, str]:
+        return allowed()
 
     def nodes(self) -> dict[str, int]:
         resources = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}

@@ -20,8 +20,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import read_json
 from crepe_dist.scratch import scratch
 from crepe_dist.supervising.console import Console
-from crepe_dist.supervising.driver import Driver
-from crepe_dist.supervising.local import LocalEngine
+from crepe_dist.supervising.driver import Driver, Ranks
 from crepe_dist.wording import counted
 
 WORKER = ("-m", "crepe_dist.diagnosis.trial_worker")
@@ -71,9 +70,9 @@ def attempt(
     output = io.StringIO()
     start, trouble = time.monotonic(), ""
     with scratch() as folder, Control() as control:
-        engine, console = LocalEngine(environment), Console(output, output)
+        ranks, console = Ranks(environment), Console(output, output)
         arguments = [*command, device, str(folder)]
-        driver = Driver(engine, arguments, processes, 0, control, grace=GRACE_SECONDS, console=console)
+        driver = Driver(ranks, arguments, processes, 0, control, grace=GRACE_SECONDS, console=console)
         timer = threading.Timer(seconds, control.ask, ["the time is over"])
         timer.daemon = True
         timer.start()

@@ -36,7 +36,6 @@ EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
   python -m crepe_dist.prepare --verify data/reviews
 """
 AMAZON = "amazon7"
-ENGINES = ("ray", "dask")
 AUTO = "auto"  # fitted to the training texts
 USUAL = "usual"  # the standard alphabet of the mode
 
@@ -238,7 +237,7 @@ def parser() -> arguments.Parser:
 def add_cluster(flags: argparse._ActionsContainer) -> None:
     """Add the flags that a cluster's tasks do not get."""
     flags.add_argument(
-        "--on", choices=ENGINES, help="prepare the parts in tasks on that cluster, and merge them; with --parts"
+        "--on", choices=["ray"], help="prepare the parts in tasks on that cluster, and merge them; with --parts"
     )
     flags.add_argument("--parts", type=whole(1, 1 << 16), metavar="N", help="number of parts, one for each task")
 

@@ -34,7 +34,6 @@ from crepe_dist.settings.training_options import (
 from crepe_dist.settings.yaml_file import load, read
 
 Device = Literal["auto", "gpu", "cpu"]
-CLUSTERS = ("dask", "ray", "spark")
 TYPED_OFTEN = ("data", "model", "optimizer", "training")  # groups whose flags need no prefix
 OWN_FLAGS = MappingProxyType({"data.source": "data", "optimizer.name": "optimizer", "logging.profile": "profile"})
 COMMON = (
@@ -48,7 +47,7 @@ EXAMPLES = """  python -m crepe_dist.train                                    th
   python -m crepe_dist.train --data data/reviews --device gpu   prepared data, one GPU
   python -m crepe_dist.train --config configs/smoke.yaml --epochs 3
   python -m crepe_dist.train --data data/mine --init-from runs/other   fine-tuned from that run, or more classes
-  python -m crepe_dist.train --on ray --processes 8 --data data/reviews   on a Ray cluster; also spark and dask
+  python -m crepe_dist.train --on ray --processes 8 --data data/reviews   on a Ray cluster
   python -m crepe_dist.train --dry-run                          shapes, memory, time; one step; writes nothing
   python -m crepe_dist.train --overfit-batches 2                can the network memorise 128 documents?
 
@@ -156,13 +155,13 @@ def parser() -> arguments.Parser:
     )
     result.add_argument("--print-config", action="store_true", help="print all settings as YAML and exit")
     cluster = result.add_argument_group("cluster", "Processes on a cluster, which restart after a failure.")
-    cluster.add_argument("--on", choices=CLUSTERS, help="engine of the cluster; default: this process alone")
+    cluster.add_argument("--on", choices=["ray"], help="train on a Ray cluster; default: this process alone")
     cluster.add_argument("--processes", type=whole(1, 1 << 16), metavar="N", help="number of processes; with --on")
     cluster.add_argument(
         "--max-restarts",
         type=whole(0, 10**9),
         metavar="N",
-        help="restarts after failures, on ray and dask; preemptions do not count; default: 10",
+        help="restarts after failures; preemptions do not count; with --on; default: 10",
     )
     for group, options in {"": Config, **GROUPS}.items():
         about = docstring_parser.parse(options.__doc__ or "")
@@ -232,16 +231,10 @@ def print_help(words: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Engine that starts the processes of a run, and their number.
+    """Number of the processes of a run on a cluster, and of the restarts after failures."""
 
-    Attributes:
-        engine: one of ``CLUSTERS``.
-        max_restarts: restarts after failures; ``None``: the default of the engine.
-    """
-
-    engine: str
     processes: int
-    max_restarts: Optional[int]
+    max_restarts: int = 10
 
 
 def parse(words: Sequence[str]) -> Config:
@@ -278,18 +271,12 @@ def _cluster(values: argparse.Namespace) -> Optional[Cluster]:
             raise UserError(
                 f"{flag(given[0])} without --on",
                 "this process trains alone, or a launcher started it",
-                f"give --on {'|'.join(CLUSTERS)}, or, on one machine, start with {invocation.typed('supervise')} -np N",
+                f"give --on ray, or, on one machine, start with {invocation.typed('supervise')} -np N",
             )
         return None
     if values.processes is None:
         raise UserError(f"--on {values.on} without --processes", remedy="give the number of processes: --processes 4")
-    if values.on == "spark" and values.max_restarts is not None:
-        raise UserError(
-            "--max-restarts with --on spark",
-            "Spark itself restarts the processes",
-            "set spark.stage.maxConsecutiveAttempts",
-        )
-    return Cluster(values.on, values.processes, values.max_restarts)
+    return Cluster(values.processes) if values.max_restarts is None else Cluster(values.processes, values.max_restarts)
 
 
 def _combined(args: argparse.Namespace) -> Config:

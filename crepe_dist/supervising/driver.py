@@ -1,4 +1,4 @@
-"""Watch over ranks that an engine starts, on this host or on a cluster, and restart all of them after a failure."""
+"""Watch over the ranks of a run, on this host or on a cluster, and restart all of them after a failure."""
 
 from __future__ import annotations
 
@@ -6,59 +6,35 @@ import math
 import os
 import secrets
 import time
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from crepe_dist import invocation
 from crepe_dist.distributed.control import SUPERVISED_AS, Control, Wish
 from crepe_dist.distributed.endpoint import ADDRESS, PORT, SECONDS, time_limit
-from crepe_dist.distributed.environment import allowed
 from crepe_dist.distributed.launch import THREADS
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.result import Result, read_result
-from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.supervising.console import Console
-from crepe_dist.supervising.process import Line
+from crepe_dist.supervising.process import Line, Process
 from crepe_dist.supervising.recovery import Meaning, in_words, meaning, own_code
 from crepe_dist.version import __version__
 from crepe_dist.wording import counted
 
 ROOM_SECONDS = 5.0  # between looks for further nodes
+MAX_PROCESSES = 1 << 16
+HERE = "127.0.0.1"
 AGAIN = "run the same command again to resume"
 SOON_SECONDS = 60.0
 OTHERS_SECONDS = 5.0  # for the other ranks to end once a process has ended, of which they hear at once
 KILL_SECONDS = 5.0  # until a killed rank must have ended
 
 
-def checkpoint_in(line: str) -> Path | None:
-    """Return the checkpoint that a line of train's output names, as the line after the result does."""
-    path = Path(line.strip())
-    return path if path.parent.name == checkpoint.FOLDER and checkpoint.FILE.fullmatch(path.name) else None
-
-
-def result_of(reported: Path | None) -> Result | None:
-    """Read the result of the run that reports a checkpoint.
-
-    Raises:
-        UserError: this host does not see the run's folder.
-    """
-    if reported is None:
-        return None
-    result = read_result(RunFolder(reported.parent.parent))
-    if result is None:
-        raise UserError(
-            f"the run is finished, but its folder {reported.parent.parent} is not visible on this host",
-            remedy="choose a --run-dir that all nodes and this host share",
-        )
-    return result
-
-
 class Lost(Exception):
-    """The engine's worker, or its node, is gone."""
+    """A rank's node, or what the cluster runs beside it, is gone."""
 
 
 @dataclass(frozen=True)
@@ -69,44 +45,54 @@ class Place:
     threads: int | None
 
 
-class Engine(ABC):
-    """An engine that runs objects of the class ``Process``, one for each rank.
+class Ranks:
+    """The processes of all ranks, on this host, which has room for any number.
+
+    Args:
+        variables: variables that the processes get beside those of this one.
 
     Attributes:
         name: name for messages.
         poll_seconds: time between looks at the ranks.
     """
 
-    name = ""
-    poll_seconds = 0.3
+    name = "supervise"
+    poll_seconds = 0.05
+
+    def __init__(self, variables: Mapping[str, str] | None = None) -> None:
+        self._variables = variables or {}
+        self._processes: list[Any] = []
 
     def variables(self) -> dict[str, str]:
         """Return the variables that all ranks get beside those of their host."""
-        return allowed()
+        return {**invocation.passed_on(), **self._variables}
 
-    @abstractmethod
     def nodes(self) -> Mapping[str, int]:
         """Map the id of each living node to the number of processes for which it has room when it is idle."""
+        return {HERE: MAX_PROCESSES}
 
-    @abstractmethod
     def place(self, processes: int) -> list[Place]:
         """Make so many ranks, each in its own slot; return an empty list if they are not free."""
+        self._processes = [Process() for _ in range(processes)]
+        return [Place(HERE, None)] * processes
 
-    @abstractmethod
     def call(self, rank: int, method: str, *arguments: Any) -> Any:
         """Call a method of a rank's process, and return its result, or a handle for ``answer``."""
+        return getattr(self._processes[rank], method)(*arguments)
 
-    @abstractmethod
     def answer(self, handle: Any) -> Any:
         """Return the result of a call; ``None`` if it has not arrived.
 
         Raises:
             Lost: it will not arrive.
         """
+        return handle
 
-    @abstractmethod
     def release(self) -> None:
         """Remove all ranks, and free their slots."""
+        for process in self._processes:
+            process.kill()
+        self._processes = []
 
 
 @dataclass
@@ -133,16 +119,6 @@ class _Group:
     began: float = field(default_factory=time.monotonic)
 
 
-def meeting(rank: int, size: int, address: str, port: int) -> dict[str, str]:
-    """Return the variables by which a rank finds the others; see ``distributed.rendezvous``.
-
-    Args:
-        address: name or address of rank 0's host.
-        port: port that is free there.
-    """
-    return {"RANK": str(rank), "WORLD_SIZE": str(size), ADDRESS: address, PORT: str(port)}
-
-
 def cause_of(ends: Iterable[tuple[int, int | None]]) -> tuple[int, int | None]:
     """Return the rank whose end explains the others', and its exit code, from those of all in the order of their ends.
 
@@ -167,7 +143,7 @@ class Driver:
 
     def __init__(
         self,
-        engine: Engine,
+        ranks: Ranks,
         arguments: Sequence[str],
         processes: int,
         max_restarts: int,
@@ -176,14 +152,14 @@ class Driver:
         grace: float = 60.0,
         console: Console | None = None,
     ) -> None:
-        self._engine = engine
+        self._ranks = ranks
         self._arguments = list(arguments)
         self._processes = processes
         self._restarts_left = max_restarts
         self._control = control
         self._grace = grace
-        self._console = console or Console(name=engine.name)
-        self._variables = {**engine.variables(), SUPERVISED_AS: secrets.token_hex(8)}
+        self._console = console or Console(name=ranks.name)
+        self._variables = {**ranks.variables(), SUPERVISED_AS: secrets.token_hex(8)}
         self._short_groups = 0  # in a row
         self._next_look = 0.0  # for further nodes
         self.checkpoint: Path | None = None  # the last one that rank 0 named
@@ -200,26 +176,26 @@ class Driver:
             while True:
                 while group.calls:
                     self._watch(group)
-                    time.sleep(self._engine.poll_seconds)
+                    time.sleep(self._ranks.poll_seconds)
                 if self._is_done(group):
                     return
                 if None in group.ends.values() or group.asked == "grow":
-                    self._engine.release()
+                    self._ranks.release()
                     group = self._start(1)
-                else:  # in the same places, which saves the engine's time
+                else:  # in the same places, which saves time
                     group = self._fill(_Group(group.places, group.nodes))
         finally:
-            self._engine.release()
+            self._ranks.release()
 
     def _start(self, fewest: int) -> _Group:
         """Start as many ranks as there is room for."""
         seconds = time_limit(os.environ)
         due, want = 0.0, counted(fewest, "process", "processes")
         while True:
-            nodes = self._engine.nodes()
+            nodes = self._ranks.nodes()
             room = sum(nodes.values())
             for processes in range(min(self._processes, room), fewest - 1, -1):
-                if places := self._engine.place(processes):
+                if places := self._ranks.place(processes):
                     return self._fill(_Group(places, nodes))
                 self._check_stop()
             if not due:
@@ -227,31 +203,32 @@ class Driver:
                 self._console.say(f"waiting up to {seconds:g} s for {want}; the whole cluster has room for {room}")
             if time.monotonic() > due:
                 raise UserError(
-                    f"the {self._engine.name} cluster has no room for {want}",
+                    f"the {self._ranks.name} cluster has no room for {want}",
                     f"all its nodes together have room for {room}",
                     f"give a lower --processes, or add nodes; {SECONDS} sets the time limit",
                 )
             self._check_stop()
-            time.sleep(self._engine.poll_seconds)
+            time.sleep(self._ranks.poll_seconds)
 
     def _fill(self, group: _Group) -> _Group:
         """Start the processes of a group."""
-        places, engine = group.places, self._engine
+        places, ranks = group.places, self._ranks
         hosts = ", ".join(f"{number} on {host}" for host, number in Counter(each.host for each in places).items())
         self._console.say(f"{counted(len(places), 'process', 'processes')} ({hosts})")
-        call = engine.call(0, "free_port")
+        call = ranks.call(0, "free_port")
         try:
-            while (port := engine.answer(call)) is None:
+            while (port := ranks.answer(call)) is None:
                 self._check_stop()
-                time.sleep(engine.poll_seconds)
+                time.sleep(ranks.poll_seconds)
         except Lost:
             group.ends[0] = None
             return group
+        meeting = {"WORLD_SIZE": str(len(places)), ADDRESS: places[0].host, PORT: str(port)}
         for rank, place in enumerate(places):
             threads = {} if place.threads is None else {THREADS: str(place.threads)}
-            variables = {**threads, **self._variables, **meeting(rank, len(places), places[0].host, port)}
-            engine.call(rank, "start", self._arguments, os.getcwd(), variables, __version__)
-            group.calls[rank] = engine.call(rank, "poll")
+            variables = {**threads, **self._variables, **meeting, "RANK": str(rank)}
+            ranks.call(rank, "start", self._arguments, os.getcwd(), variables, __version__)
+            group.calls[rank] = ranks.call(rank, "poll")
         return group
 
     def _check_stop(self) -> None:
@@ -262,7 +239,7 @@ class Driver:
         """Read what the ranks print, and act on their ends and on requests to stop."""
         for rank, call in list(group.calls.items()):
             try:
-                answer = self._engine.answer(call)
+                answer = self._ranks.answer(call)
             except Lost:
                 self._end(group, rank, None)
                 continue
@@ -270,7 +247,7 @@ class Driver:
                 lines, code = answer
                 self._show(rank, lines)
                 if code is None:
-                    group.calls[rank] = self._engine.call(rank, "poll")
+                    group.calls[rank] = self._ranks.call(rank, "poll")
                 else:
                     self._end(group, rank, code)
         now = time.monotonic()
@@ -278,7 +255,7 @@ class Driver:
             self._ask(group, "stop")
         if not group.ends and not group.asked and len(group.places) < self._processes and now > self._next_look:
             self._next_look = now + ROOM_SECONDS
-            if self._engine.nodes().keys() - group.nodes.keys():
+            if self._ranks.nodes().keys() - group.nodes.keys():
                 self._console.say("there is another node: asking all to save and stop")
                 self._ask(group, "grow")
         if now > group.kill_at:
@@ -287,7 +264,8 @@ class Driver:
     def _show(self, rank: int, lines: list[Line]) -> None:
         for stream, line in lines:
             self._console.show(rank, stream, line)
-            if rank == 0 and (path := checkpoint_in(line)):
+            path = Path(line.strip())  # train names its checkpoint after the result
+            if rank == 0 and path.parent.name == checkpoint.FOLDER and checkpoint.FILE.fullmatch(path.name):
                 self.checkpoint = path
 
     def _ask(self, group: _Group, why: str) -> None:
@@ -295,7 +273,7 @@ class Driver:
         group.asked, group.had_failed = why, group.kill_at < math.inf
         group.kill_at = min(group.kill_at, time.monotonic() + self._grace)
         for rank in group.calls:
-            self._engine.call(rank, "stop")
+            self._ranks.call(rank, "stop")
 
     def _kill(self, group: _Group) -> None:
         """Kill the ranks that have not ended; give up those that were killed before."""
@@ -303,7 +281,7 @@ class Driver:
             if group.is_killed:
                 self._end(group, rank, None)
             else:
-                self._engine.call(rank, "kill")
+                self._ranks.call(rank, "kill")
         group.is_killed, group.kill_at = True, time.monotonic() + KILL_SECONDS
 
     def _end(self, group: _Group, rank: int, code: int | None) -> None:
@@ -339,7 +317,7 @@ class Driver:
         restart_at = time.monotonic() + delay
         while time.monotonic() < restart_at:
             self._check_stop()
-            time.sleep(self._engine.poll_seconds)
+            time.sleep(self._ranks.poll_seconds)
         return False
 
     def _delay(self, group: _Group) -> float:
@@ -350,11 +328,3 @@ class Driver:
 
 def _title(group: _Group, rank: int) -> str:
     return f"rank {rank} on {group.places[rank].host} {in_words(group.ends[rank], hang=group.is_killed)}"
-
-
-def train_on(engine: Engine, arguments: Sequence[str], processes: int, max_restarts: int) -> Result | None:
-    """Train on a cluster until the end, and return the result; see ``Driver`` for the arguments and errors."""
-    with Control() as control, control.deferring():
-        driver = Driver(engine, arguments, processes, max_restarts, control)
-        driver.run()
-    return result_of(driver.checkpoint)

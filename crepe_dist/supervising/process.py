@@ -1,4 +1,4 @@
-"""A Python process that an engine's worker starts beside itself; never imports MXNet or Horovod."""
+"""A Python process, started on this host or by Ray beside its worker; never imports MXNet or Horovod."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from crepe_dist.distributed.processes import terminate_with_parent
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.version import __version__
 
-ALIKE = "install the same crepe_dist, Python and engine in the environment of every node"
+ALIKE = "install the same crepe_dist, Python and Ray in the environment of every node"
 DRAIN_SECONDS = 1.0  # to read the rest of the output, whose pipe a process that this one started may keep open
 LINE_BYTES = 8 * 1024  # a longer line comes in pieces
 

@@ -1,4 +1,4 @@
-"""A cluster on this machine in a process of its own, and commands that train on it."""
+"""A Ray cluster on this machine in a process of its own, and commands that train on it."""
 
 from __future__ import annotations
 
@@ -9,28 +9,14 @@ import subprocess
 import time
 from pathlib import Path
 
-import pytest
-
 from tests.chaos import harness
 from tests.conftest import QUICK
-from tests.needs import needs
 
 EPOCHS = 30
 SETTINGS = [*QUICK, "--data.batch_size=25", f"--training.epochs={EPOCHS}", "--checkpoint.every=4"]
 RANKS = 2
-ENGINES = ("dask", "ray", pytest.param("spark", marks=needs("java")))
-# Scripts that start a cluster and print its address; Ray's obeys the words ``remove`` and ``add``.
-HOLD = {
-    "dask": """
-import sys
-from distributed import LocalCluster
-if __name__ == "__main__":
-    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
-    print(">", cluster.scheduler_address, flush=True)
-    sys.stdin.read()
-    cluster.close()
-""",
-    "ray": """
+# Starts a cluster of two nodes and prints its address; obeys the words ``remove`` and ``add``.
+HOLD = """
 import sys
 from ray.cluster_utils import Cluster
 node = dict(num_cpus=1, object_store_memory=80 << 20)
@@ -44,10 +30,7 @@ for line in sys.stdin:
         other = cluster.add_node(**node)
     print("> done", flush=True)
 cluster.shutdown()
-""",
-    # A Spark in local mode lives in the driver; the third number lets it retry a task.
-    "spark": "import sys; print('> local[2,4]', flush=True); sys.stdin.read()",
-}
+"""
 
 
 class Cluster:
@@ -58,11 +41,11 @@ class Cluster:
         folder: empty folder.
     """
 
-    def __init__(self, engine: str, programs: Path, data: Path, folder: Path) -> None:
-        self.engine, self._programs, self._data, self._folder = engine, programs, data, folder
+    def __init__(self, programs: Path, data: Path, folder: Path) -> None:
+        self._programs, self._data, self._folder = programs, data, folder
         self.run_dir = folder / "run"
         self._holder = subprocess.Popen(
-            [programs / "python", "-c", HOLD[engine]],
+            [programs / "python", "-c", HOLD],
             cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -89,7 +72,7 @@ class Cluster:
         self, *flags: str, variables: dict[str, str] | None = None, processes: int = RANKS
     ) -> subprocess.Popen[str]:
         """Start ``crepe train --on`` the cluster; its output goes to the file ``printed.txt``."""
-        arguments = ["--on", self.engine, "--processes", str(processes), "--data", str(self._data)]
+        arguments = ["--on", "ray", "--processes", str(processes), "--data", str(self._data)]
         process = subprocess.Popen(
             [self._programs / "crepe", "train", *arguments, "--run-dir", str(self.run_dir), *SETTINGS, *flags],
             cwd=self._folder,
@@ -116,9 +99,7 @@ class Cluster:
 
     @property
     def _environment(self) -> dict[str, str]:
-        names = {"ray": "RAY_ADDRESS", "dask": "DASK_SCHEDULER_ADDRESS", "spark": "PYSPARK_SUBMIT_ARGS"}
-        address = f"--master {self.address} pyspark-shell" if self.engine == "spark" else self.address
-        return {**os.environ, names[self.engine]: address}
+        return {**os.environ, "RAY_ADDRESS": self.address}
 
     @property
     def printed(self) -> str:

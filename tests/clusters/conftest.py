@@ -1,4 +1,4 @@
-"""Environments with an engine each, a cluster of this machine, and the run of one process to compare with."""
+"""Environments with an engine each, a Ray cluster of this machine, and the run of one process to compare with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters.cluster import ENGINES, SETTINGS, Cluster
+from tests.clusters.cluster import SETTINGS, Cluster
 from tests.conftest import command, run
 
 ROOT = Path(__file__).parents[2]
@@ -48,11 +48,8 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.fixture(params=ENGINES)
-def cluster(
-    request: pytest.FixtureRequest, environment: Callable[[str], Path], data: Path, tmp_path: Path
-) -> Iterator[Cluster]:
-    """A cluster of each engine, or of those that a test names (``indirect``)."""
-    started = Cluster(request.param, environment(request.param), data, tmp_path)
+@pytest.fixture
+def cluster(environment: Callable[[str], Path], data: Path, tmp_path: Path) -> Iterator[Cluster]:
+    started = Cluster(environment("ray"), data, tmp_path)
     yield started
     started.end()

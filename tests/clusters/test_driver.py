@@ -1,4 +1,4 @@
-"""The driver with an engine that only pretends, and the process of a rank; quick, without an engine installed."""
+"""The driver with ranks that only pretend, and the process of a rank; quick, without Ray."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from crepe_dist import extras
-from crepe_dist.clusters import dask as on_dask
 from crepe_dist.clusters import ray as on_ray
 from crepe_dist.distributed.control import Control, Stopped
+from crepe_dist.distributed.environment import allowed
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.settings.config import parse
 from crepe_dist.supervising import driver
-from crepe_dist.supervising.driver import Driver, Engine, Lost, Place, cause_of
+from crepe_dist.supervising.driver import Driver, Lost, Place, Ranks, cause_of
 from crepe_dist.supervising.process import Process
 from crepe_dist.version import __version__
 from tests.chaos import harness
@@ -35,8 +35,8 @@ CONFIGS = [
 ]
 
 
-class Pretended(Engine):
-    """An engine whose ranks end as told.
+class Pretended(Ranks):
+    """Ranks that end as told.
 
     Args:
         starts: exit codes of the ranks of each start, or ``LOST``; ``None`` for a rank that runs until it is stopped.
@@ -52,6 +52,9 @@ class Pretended(Engine):
         self.placed: list[int] = []
         self.started: list[tuple[Any, ...]] = []
         self.released = 0
+
+    def variables(self) -> dict[str, str]:
+        return allowed()
 
     def nodes(self) -> dict[str, int]:
         return {f"node{number}": 1 for number in range(next(self._rooms))}
@@ -88,19 +91,19 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(driver, "KILL_SECONDS", 0.1)
     monkeypatch.setattr(driver, "SOON_SECONDS", 0.0)
 
-    def of(engine: Engine, restarts: int = 1, grace: float = 60.0) -> Any:
+    def of(ranks: Ranks, restarts: int = 1, grace: float = 60.0) -> Any:
         with Control() as control, control.deferring():
-            Driver(engine, ["-m", "crepe_dist.train"], 2, restarts, control, grace=grace).run()
+            Driver(ranks, ["-m", "crepe_dist.train"], 2, restarts, control, grace=grace).run()
 
     return of
 
 
 def test_all_done(train):
-    engine = Pretended([[0, 0]])
-    train(engine)
-    assert engine.released
+    ranks = Pretended([[0, 0]])
+    train(ranks)
+    assert ranks.released
     meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "host0", "MASTER_PORT": "4711"}
-    for rank, (_, _, variables, _) in enumerate(engine.started):
+    for rank, (_, _, variables, _) in enumerate(ranks.started):
         assert variables.items() >= {"RANK": str(rank), **meeting}.items()
         assert variables["OMP_NUM_THREADS"] == os.environ.get("OMP_NUM_THREADS", "3")
 
@@ -113,9 +116,9 @@ def test_all_done(train):
     ],
 )
 def test_a_failure_restarts_all_once(train, capsys, ends, code):
-    engine = Pretended([ends, [0, 0]])
-    train(engine)
-    assert engine.placed == ([2, 2] if LOST in ends else [2])
+    ranks = Pretended([ends, [0, 0]])
+    train(ranks)
+    assert ranks.placed == ([2, 2] if LOST in ends else [2])
     assert "restarting from the newest saved state; 0 restarts left" in capsys.readouterr().err
     with pytest.raises(UserError, match="rank") as failed:
         train(Pretended([ends, ends]))
@@ -139,24 +142,24 @@ def test_a_lost_node_leaves_the_others_time_to_notice(train):
 
 
 def test_a_preemption_costs_no_restart(train):
-    engine = Pretended([[75, 75], [75, 69], [0, 0]])
-    train(engine, restarts=0)
-    assert len(engine.started) == 6
+    ranks = Pretended([[75, 75], [75, 69], [0, 0]])
+    train(ranks, restarts=0)
+    assert len(ranks.started) == 6
 
 
 @pytest.mark.parametrize(("ends", "code"), [([1, 1], 1), ([69, 1], 1), ([2, 2], 2), ([130, 69], 130)])
 def test_a_mistake_or_an_interrupt_ends_the_run(train, ends, code):
-    engine = Pretended([ends])
+    ranks = Pretended([ends])
     with pytest.raises(UserError) as failed:
-        train(engine)
+        train(ranks)
     assert failed.value.code == code
-    assert engine.placed == [2]
+    assert ranks.placed == [2]
 
 
 def test_a_smaller_cluster_trains_with_fewer_and_grows(train, capsys):
-    engine = Pretended([[LOST, 69], [None], [0, 0]], rooms=[2, 1, 1, 2])
-    train(engine)
-    assert engine.placed == [2, 1, 2]
+    ranks = Pretended([[LOST, 69], [None], [0, 0]], rooms=[2, 1, 1, 2])
+    train(ranks)
+    assert ranks.placed == [2, 1, 2]
     assert "there is another node: asking all to save and stop" in capsys.readouterr().err
 
 
@@ -174,17 +177,17 @@ def test_a_time_limit_that_is_no_number(train, monkeypatch):
 
 @pytest.mark.parametrize("ends", [[None, None], [70, None], [75, None]])
 def test_a_signal_stops_all(train, monkeypatch, ends):
-    engine = Pretended([ends])
-    place = engine.place
+    ranks = Pretended([ends])
+    place = ranks.place
 
     def then_signal(processes: int) -> list[Place]:
         os.kill(os.getpid(), signal.SIGTERM)
         return place(processes)
 
-    monkeypatch.setattr(engine, "place", then_signal)
+    monkeypatch.setattr(ranks, "place", then_signal)
     with pytest.raises(Stopped, match="SIGTERM"):
-        train(engine)
-    assert engine.released
+        train(ranks)
+    assert ranks.released
 
 
 def test_the_cause_is_a_mistake_then_who_ended_first_but_for_those_who_lost_a_peer():
@@ -206,7 +209,6 @@ def test_flags_make_the_same_configuration(words):
         (["--processes", "2"], "--processes without --on"),
         (["--max-restarts", "2"], "--max-restarts without --on"),
         (["--on", "ray"], "--on ray without --processes"),
-        (["--on", "spark", "--processes", "2", "--max-restarts", "3"], "--max-restarts with --on spark"),
         (["--on", "hadoop"], "--on is hadoop"),
     ],
 )
@@ -215,12 +217,11 @@ def test_flags_that_do_not_fit_are_mistakes(words, what):
         parse(words)
 
 
-@pytest.mark.parametrize("engine", ["dask", "ray", "spark"])
-def test_without_the_engine_it_says_how_to_install_it(complaint, engine, tmp_path, monkeypatch):
+def test_without_ray_it_says_how_to_install_it(complaint, tmp_path, monkeypatch):
     monkeypatch.setattr(extras, "missing", lambda extra: list(extras.PACKAGES[extra]))
-    said = complaint("train", "--on", engine, "--processes", 2, cwd=tmp_path)
+    said = complaint("train", "--on", "ray", "--processes", 2, cwd=tmp_path)
     assert "not installed" in said
-    assert f"--extra {engine}" in said
+    assert "--extra ray" in said
 
 
 class TestProcess:
@@ -259,29 +260,6 @@ class TestProcess:
         assert started is not None
         del process
         assert started.wait(30) == ExitCode.STOPPED
-
-
-@pytest.mark.parametrize(
-    ("address", "what", "why"),
-    [
-        (None, "there is no Dask cluster", "no client in this program, and DASK_SCHEDULER_ADDRESS is not set"),
-        ("tcp://node1:x", "the Dask cluster tcp://node1:x, which", "an address is tcp://HOST:PORT"),
-    ],
-)
-def test_a_dask_cluster_that_cannot_be_used(monkeypatch, address: str | None, what: str, why: str) -> None:
-    class Client:
-        def __init__(self, _: str) -> None:
-            raise ValueError("invalid literal")
-
-        @staticmethod
-        def current() -> None:
-            raise ValueError("no client")
-
-    monkeypatch.setitem(sys.modules, "dask", types.SimpleNamespace(config={"scheduler-address": address}))
-    monkeypatch.setitem(sys.modules, "distributed", types.SimpleNamespace(Client=Client))
-    with pytest.raises(UserError, match=what) as caught:
-        on_dask.connect()
-    assert caught.value.why == why
 
 
 @pytest.mark.parametrize(

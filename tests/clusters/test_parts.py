@@ -1,4 +1,4 @@
-"""Preparation in parts: quick, with an engine that only pretends; and on a Ray and a Dask cluster."""
+"""Preparation in parts: quick, with tasks that only pretend; and on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -108,9 +108,8 @@ def test_without_its_folder_a_part_ends(pretended: Path) -> None:
     assert part.code == -signal.SIGTERM
 
 
-@pytest.mark.parametrize("cluster", ["dask", "ray"], indirect=True)
 def test_a_cluster_prepares_what_one_process_does(sources: Path, cluster: Cluster) -> None:
-    on = ("--on", cluster.engine, "--parts", "3")
+    on = ("--on", "ray", "--parts", "3")
     for flags in (("--out", "alone/data"), (*on, "--out", "parts/data")):
         preparing = cluster.prepare("in", "--dedupe", "near", *flags)
         _, stderr = preparing.communicate(timeout=200)
@@ -125,10 +124,9 @@ def test_a_cluster_prepares_what_one_process_does(sources: Path, cluster: Cluste
     assert "Traceback" not in stderr
 
 
-@pytest.mark.parametrize("cluster", ["dask", "ray"], indirect=True)
 def test_a_request_to_stop_ends_the_parts(sources: Path, cluster: Cluster) -> None:
     (sources / "long.csv").write_bytes((sources / "in" / "train.csv").read_bytes() * 400)
-    preparing = cluster.prepare("long.csv", "--on", cluster.engine, "--parts", "2", "--out", "out")
+    preparing = cluster.prepare("long.csv", "--on", "ray", "--parts", "2", "--out", "out")
     harness.wait_for(lambda: len(list(sources.glob(".out.copies-*/.*.partial-*"))) == 2)
     preparing.terminate()
     _, stderr = preparing.communicate(timeout=60)
@@ -138,10 +136,9 @@ def test_a_request_to_stop_ends_the_parts(sources: Path, cluster: Cluster) -> No
     assert not list(sources.glob(".out*"))
 
 
-@pytest.mark.parametrize("cluster", ["dask", "ray"], indirect=True)
 def test_a_part_that_is_killed_is_told(sources: Path, cluster: Cluster) -> None:
     (sources / "long.csv").write_bytes((sources / "in" / "train.csv").read_bytes() * 400)
-    preparing = cluster.prepare("long.csv", "--on", cluster.engine, "--parts", "2", "--out", "out")
+    preparing = cluster.prepare("long.csv", "--on", "ray", "--parts", "2", "--out", "out")
     harness.wait_for(lambda: len(running(f"--out={sources}")) == 2)
     os.kill(running("--part=2/2")[0], signal.SIGKILL)
     _, stderr = preparing.communicate(timeout=60)
@@ -152,12 +149,11 @@ def test_a_part_that_is_killed_is_told(sources: Path, cluster: Cluster) -> None:
     assert not list(sources.glob(".out*"))
 
 
-@pytest.mark.parametrize("engine", ["dask", "ray"])
-def test_no_cluster_is_told(engine: str, environment: Callable[[str], Path], sources: Path) -> None:
-    flags = ["prepare", "in", "--on", engine, "--parts", "2", "--out", "out"]
+def test_no_cluster_is_told(environment: Callable[[str], Path], sources: Path) -> None:
+    flags = ["prepare", "in", "--on", "ray", "--parts", "2", "--out", "out"]
     done = subprocess.run(
-        [environment(engine) / "crepe", *flags], cwd=sources, capture_output=True, text=True, check=False
+        [environment("ray") / "crepe", *flags], cwd=sources, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert f"error: there is no {engine.capitalize()} cluster" in done.stderr
+    assert "error: there is no Ray cluster" in done.stderr
     assert "Traceback" not in done.stderr

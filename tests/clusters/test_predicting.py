@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 
 import crepe_dist
-from tests.clusters.cluster import ENGINES
 from tests.conftest import QUICK, command, run, write_csv
 from tests.needs import needs
 
@@ -22,6 +21,7 @@ EXAMPLES = ROOT / "examples"
 PAGE = ROOT / "docs" / "how-to" / "engines.md"
 HIDDEN = ROOT / "tests" / "without_mxnet"  # of a sitecustomize.py that hides MXNet and Horovod
 ROWS = 600
+ENGINES = ("dask", "ray", pytest.param("spark", marks=needs("java")))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Training on a Ray of two nodes, a Dask of two workers and a Spark of two slots, all on this machine."""
+"""Training on a Ray of two nodes on this machine."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ import os
 import signal
 from pathlib import Path
 
-import pytest
-
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.clusters.cluster import Cluster, digest, finish
-
-on_dask = pytest.mark.parametrize("cluster", ["dask"], indirect=True)
-on_ray = pytest.mark.parametrize("cluster", ["ray"], indirect=True)
 
 
 def test_two_processes_train_what_one_does(cluster: Cluster, alone: Path) -> None:
@@ -30,9 +25,8 @@ def test_a_killed_rank_restarts_with_all(cluster: Cluster, alone: Path) -> None:
     printed = finish(process, cluster)
     assert "was killed by signal 9 (SIGKILL)" in printed
     assert "resuming from step" in printed
-    if cluster.engine != "spark":  # which restarts it itself
-        assert "rank 1 on " in printed
-        assert "restarting from the newest saved state; 9 restarts left" in printed
+    assert "rank 1 on " in printed
+    assert "restarting from the newest saved state; 9 restarts left" in printed
     assert digest(cluster.run_dir) == digest(alone)
 
 
@@ -42,8 +36,7 @@ def test_a_request_to_stop_is_passed_on(cluster: Cluster, alone: Path) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == ExitCode.STOPPED, cluster.printed
     assert "Traceback" not in cluster.printed
-    if cluster.engine != "spark":  # whose output is in the executors' logs
-        assert "saved after step" in cluster.printed
+    assert "saved after step" in cluster.printed
     cluster.wait_for_no_rank()
     finish(cluster.train(), cluster)
     assert digest(cluster.run_dir) == digest(alone)
@@ -60,12 +53,10 @@ def test_a_mistake_is_told_and_not_repeated(cluster: Cluster) -> None:
 def test_too_few_slots_are_told(cluster: Cluster) -> None:
     process = cluster.train(processes=3, variables={"CREPE_DIST_MEETING_SECONDS": "1"})
     assert process.wait(100) == ExitCode.ERROR
-    name = "Spark" if cluster.engine == "spark" else f"the {cluster.engine.capitalize()} cluster"
-    assert f"error: {name} has no room for 3 processes" in cluster.printed
-    assert "all its nodes together have room for 2" in cluster.printed or "runs 2 tasks at a time" in cluster.printed
+    assert "error: the Ray cluster has no room for 3 processes" in cluster.printed
+    assert "all its nodes together have room for 2" in cluster.printed
 
 
-@on_ray
 def test_a_node_goes_and_comes_back(cluster: Cluster, alone: Path) -> None:
     process = cluster.train()
     cluster.wait_for_saved_state()
@@ -82,18 +73,6 @@ def test_a_node_goes_and_comes_back(cluster: Cluster, alone: Path) -> None:
     assert digest(cluster.run_dir) == digest(alone)
 
 
-@on_dask
-def test_a_killed_worker_restarts_with_all(cluster: Cluster, alone: Path) -> None:
-    process = cluster.train()
-    cluster.wait_for_saved_state()
-    worker = int(Path(f"/proc/{cluster.ranks()[1]}/stat").read_text().rpartition(")")[2].split()[1])
-    os.kill(worker, signal.SIGKILL)
-    printed = finish(process, cluster)
-    assert "restarting from the newest saved state" in printed  # for free, if rank 0 has saved before the loss is seen
-    assert digest(cluster.run_dir) == digest(alone)
-
-
-@pytest.mark.parametrize("cluster", ["dask", "ray"], indirect=True)
 def test_all_save_if_the_driver_is_killed(cluster: Cluster) -> None:
     process = cluster.train("--training.epochs=4000")
     cluster.wait_for_saved_state()

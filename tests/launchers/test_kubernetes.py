@@ -175,7 +175,6 @@ class TestRayJob:
         assert config.run_dir is not None
         assert config.run_dir.startswith("/runs/")
         assert cluster is not None
-        assert cluster.engine == "ray"
         threads = int(yaml.safe_load(RAYJOB["spec"]["runtimeEnvYAML"])["env_vars"]["OMP_NUM_THREADS"])
         cores = int(container(TEMPLATES["ray"])["resources"]["limits"]["cpu"])
         assert cluster.processes == RAY_WORKERS["replicas"] * (cores // threads)
