@@ -13,15 +13,14 @@ from crepe_dist.data.targets import SEVERAL, SHARE_UNIT, SOFT, Pairs, Targets, d
 MOST_SHARES = 8  # classes of a soft label
 
 
-def rounded(probabilities: npt.NDArray[np.float64], *, several: bool = False, most: int = MOST_SHARES) -> Targets:
+def rounded(probabilities: npt.NDArray[np.float64], *, several: bool = False) -> Targets:
     """Round probabilities, float64 [n, classes], to labels of the most probable classes.
 
     Args:
         several: the classes are independent of each other; else the shares of a text sum to 1.
-        most: number of classes of a label.
     """
     classes = probabilities.shape[1]
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :most]
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :MOST_SHARES]
     shares = np.take_along_axis(probabilities, order, axis=1)
     if several:
         units = np.rint(shares * SHARE_UNIT).astype(np.int64)
