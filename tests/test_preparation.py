@@ -330,6 +330,15 @@ class TestReport:
         assert set(made) <= set(encoding.alphabet)
         assert encoding.fold_accents != bool(made)
 
+    @pytest.mark.parametrize(("texts", "is_made"), [(["電源が入りません"], True), (["the 電 key of the second keyboard"], False)])
+    def test_an_alphabet_is_made_for_a_script_of_few_rows(self, tmp_path, texts, is_made):
+        rows = [f"{'ab'[n % 2]},an English text{' or so' * 40} {n}" for n in range(582)]
+        rows += [f"{'ab'[n % 2]},{text} {n}" for n in range(18) for text in texts]  # 0.1 % of the characters
+        (tmp_path / "rows.csv").write_text("\n".join(rows))
+        sources = find_sources([str(tmp_path / "rows.csv")])
+        report = prepare(sources, tmp_path / "out", Encoding(), SplitOptions(0.2), None, Fit(alphabet="needed"))
+        assert Encoding.from_dict(report["encoding"]).is_custom == is_made
+
     def test_numbers(self, tmp_path):
         lines = [f"{'ab'[n % 2]},ünïcode № text {n}" for n in range(200)]
         lines += ["a,Twice: said.", "b,twice said", "a,Twice: said."]

@@ -24,7 +24,8 @@ from crepe_dist.settings.data_options import LONGEST_FITTED, SHORTEST, STEP, WHO
 PIECE = 1 << 15  # rows per task
 PIECE_BYTES = 1 << 20  # bytes of text that are counted at a time
 SAMPLE = 1 << 14  # maximum number of rows that are read to decide on a new alphabet, or a length in codes
-MISSED = 0.01  # a new alphabet is worthwhile if it covers this share of the characters more
+MISSED = 0.01  # a new alphabet is worthwhile if it covers more in this share of the characters, or of the rows
+LOST = 0.2  # share of its letters that counts as a row's loss
 
 Alphabet = Literal["given", "needed", "made"]
 
@@ -37,7 +38,8 @@ class Fit:
         length: fit ``feature_len``: the smallest ``SHORTEST`` + n × ``STEP`` that keeps 99 % of the texts whole, at
             most ``LONGEST_FITTED``.
         alphabet: ``given`` keeps the encoding's alphabet, ``made`` always makes a new one with ``frequent_alphabet``,
-            ``needed`` makes one if it covers at least ``MISSED`` more of the characters.
+            ``needed`` makes one if it covers at least ``MISSED`` more of the characters, or of the rows ``LOST`` more
+            of the letters: a rare script is few characters.
         folds: fold accents in a new alphabet.
     """
 
@@ -69,7 +71,7 @@ def fit(
     makes = wanted.alphabet == "made"
     sample = training[:: -(-len(training) // SAMPLE)]
     if wanted.alphabet == "needed":
-        makes = _missed(encoding, wanted, count_points(sample)) >= MISSED
+        makes = _missed(encoding, wanted, sample) >= MISSED
     if makes:
         counts: Counter[int] = Counter()
         pieces = (training[i : i + PIECE] for i in range(0, len(training), PIECE))
@@ -91,15 +93,24 @@ def _with_new_alphabet(encoding: Encoding, wanted: Fit, counts: Mapping[int, int
     return replace(encoding, alphabet=alphabet, paired=paired, fold_accents=wanted.folds)
 
 
-def _missed(encoding: Encoding, wanted: Fit, counts: Mapping[int, int]) -> float:
-    """Return the share of characters that a new alphabet would cover more than the encoding's alphabet.
+def _missed(encoding: Encoding, wanted: Fit, sample: SomeRows) -> float:
+    """Return the share of characters, or of rows if it is larger, that a new alphabet would cover more.
 
-    A letter that the latter reads as another one, é as e, is not covered: accents may tell the language of a text.
+    A letter that the encoding's alphabet reads as another one, é as e, is not covered: accents may tell the language of
+    a text.
     """
+    counts = count_points(sample)
     points, times = np.array([*counts], dtype=np.uint32), np.array([*counts.values()], dtype=np.int64)
     encodings = (_with_new_alphabet(encoding, wanted, counts), replace(encoding, fold_accents=wanted.folds))
-    made, given = (times[each.known(points)].sum() for each in encodings)
-    return float((made - given) / max(1, times.sum()))
+    made, given = (each.known(points) for each in encodings)
+    gain = made.astype(np.int64) - given
+    changed = {chr(point): each for point, each in zip(points.tolist(), gain.tolist()) if each and chr(point).isalpha()}
+    rows = 0
+    for text in sample.texts().get(sample.records()) if changed else ():
+        letters = [] if changed.keys().isdisjoint(decoded := text.decode("utf-8")) else [*filter(str.isalpha, decoded)]
+        gained = sum(changed.get(letter, 0) for letter in letters)
+        rows += (gained >= LOST * len(letters) > 0) - (gained <= -LOST * len(letters) < 0)
+    return max(float((gain * times).sum() / max(1, times.sum())), rows / len(sample))
 
 
 def count_points(piece: SomeRows) -> dict[int, int]:

@@ -215,7 +215,7 @@ def parser() -> arguments.Parser:
         metavar="usual|auto|FILE",
         help="known characters; usual: the standard alphabet of the mode; auto: the characters of the "
         "training texts; FILE: the alphabet of a prepared folder or of a checkpoint's .json; default: usual, or auto "
-        f"if that covers {100 * MISSED:g} %% more of the characters; é read as e is not covered",
+        f"if that covers more in {100 * MISSED:g} %% of the texts or characters; é read as e is not covered",
     )
 
     group = flags.add_argument_group("many cores, many machines")
