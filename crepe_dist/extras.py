@@ -13,6 +13,7 @@ from crepe_dist.errors import UserError
 PACKAGES = MappingProxyType(
     {
         "dask": ("distributed",),
+        "excel": ("openpyxl", "defusedxml"),
         "export": ("onnx", "onnxruntime", "jinja2"),
         "gpu": ("nvidia-cuda-nvrtc-cu12",),
         "gpus": ("nvidia-cuda-nvrtc-cu12", "nvidia-nccl-cu12"),

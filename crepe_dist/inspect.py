@@ -57,6 +57,7 @@ def parser() -> arguments.Parser:
         metavar="FILE",
         help="file that the data were prepared from: show texts as they are there, not as the network reads them",
     )
+    arguments.add_encoding(flags)
     flags.add_argument(
         "--unlabelled",
         metavar="FILE",
@@ -72,8 +73,8 @@ def main() -> None:
     dataset = open_dataset(args.data)
     out = args.out or Path("inspect") / dataset.name
     arguments.check_folder(out)
-    rows = _unlabelled(args.unlabelled)
-    reading = Reading(columns=Wanted(remembered=dataset.composition.columns))
+    rows = _unlabelled(args.unlabelled, args.encoding)
+    reading = Reading(columns=Wanted(remembered=dataset.composition.columns), encoding=args.encoding)
     if args.source is not None:
         open_inputs(args.source, None, reading)  # a mistake should not wait for the training
     corpus = Corpus(dataset)
@@ -95,10 +96,10 @@ def main() -> None:
         _say(f"with the other flags that prepared {args.data}; the command is in its report.html")
 
 
-def _unlabelled(name: str | None) -> list[Input]:
+def _unlabelled(name: str | None, encoding: str) -> list[Input]:
     if name is None:
         return []
-    rows = chain.from_iterable(open_inputs(name))
+    rows = chain.from_iterable(open_inputs(name, reading=Reading(encoding=encoding)))
     return list(islice((row for row in rows if not row.problem), MOST_UNLABELLED))
 
 

@@ -77,6 +77,7 @@ def parser() -> arguments.Parser:
     )
     group.add_argument("--input-format", choices=KINDS, help="format; default: by the file name, else lines")
     arguments.add_header(group)
+    arguments.add_encoding(group)
     group.add_argument(
         "--text-column",
         action="append",
@@ -141,8 +142,8 @@ def _check(args: Any) -> None:
             remedy=f"use only one; to name the column of texts: {invocation.typed('predict')} {flags}",
         )
     file_flags = (args.input_format, args.text_column, args.title_column, args.id)
-    if args.text is not None and (any(file_flags) or args.header != "auto"):
-        raise UserError("--input-format, --header and the columns require a file", remedy="add --file FILE")
+    if args.text is not None and (any(file_flags) or (args.header, args.encoding) != ("auto", "utf-8")):
+        raise UserError("--input-format, --header, --encoding and the columns require a file", remedy="add --file FILE")
     if args.format in TABLES and args.explain:
         raise UserError(f"--format {args.format} does not support --explain", remedy="use --format jsonl")
     if args.format == "parquet":
@@ -256,7 +257,7 @@ def _inputs(args: Any, predictor: Predictor, file: str | None) -> tuple[tuple[st
         needs_id=args.id is not None,
         remembered=predictor.composition.columns,
     )
-    reading = Reading(None, args.header, wanted)
+    reading = Reading(None, args.header, wanted, encoding=args.encoding)
     inputs = open_inputs(file or PIPE, args.input_format, reading, keep=args.format in TABLES)
     return inputs.columns, inputs, inputs.delimiter
 

@@ -24,5 +24,5 @@ esac
 # Compiled to bytecode: the image's user may not write what Python would otherwise compile at each start.
 UV_PROJECT_ENVIRONMENT=/opt/crepe_dist \
     /opt/uv/bin/uv sync --quiet --no-cache --no-editable --compile-bytecode --python /usr/bin/python3 \
-    --extra parquet --extra remote --extra reports --extra serve \
+    --extra excel --extra parquet --extra remote --extra reports --extra serve \
     $selected

@@ -56,6 +56,7 @@ def test_the_core_imports_no_library_of_an_extra():
     ("extra", "line"),
     [
         ("parquet", ("prepare", "rows.parquet", "--out", "out")),
+        ("excel", ("prepare", "rows.xlsx", "--out", "out")),
         ("remote", ("prepare", "https://example.org/rows.csv", "--out", "out")),
         ("remote", ("prepare", "s3://bucket/rows.csv", "--out", "out")),
         ("reports", ("report", "run")),
@@ -65,6 +66,7 @@ def test_the_core_imports_no_library_of_an_extra():
 )
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(extra, line, complaint, tmp_path):
     (tmp_path / "rows.parquet").write_bytes(b"PAR1")
+    (tmp_path / "rows.xlsx").write_bytes(b"PK")
     what, why, remedy = complaint(*line, cwd=tmp_path).splitlines()
     assert what.endswith(f" needs {', '.join(extras.PACKAGES[extra])}")
     assert why == f"  why: not installed in {sys.prefix}"

@@ -5,13 +5,17 @@ from __future__ import annotations
 import bz2
 import csv
 import gzip
+import hashlib
 import io
 import json
 import math
 import random
+import zipfile
 from dataclasses import replace
+from datetime import date
 from typing import Literal
 
+import openpyxl
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +23,7 @@ import pytest
 
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.checking import Rules, Share
-from crepe_dist.preparing.formats import lines
+from crepe_dist.preparing.formats import lines, workbook
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import MAX_RECORD
 from crepe_dist.preparing.opening import open_source
@@ -406,10 +410,9 @@ class TestFolders:
         files = {"pos__1_9.txt": b"fine\n", "pos__2_8.gz": gzip.compress(b"good"), "neg__a__1": b"bad", "neg__2": b" "}
         folder = self.write(tmp_path / "texts", **files, pos__3=b"\xff\xfeu\x00", **{"pos__.hidden": b"no"})
         got = Read(tmp_path, find_sources([folder]), ahead=3)
-        assert [(row[1], row[2]) for row in got.rows] == [("neg", "bad"), ("pos", "fine"), ("pos", "good")]
-        assert [(bad["reason"], bad["excerpt"]) for bad in got.bad] == [
-            ("empty text", "2"), ("unreadable: it is UTF-16 text", "3"),
-        ]  # fmt: skip
+        texts = [("neg", "bad"), ("pos", "fine"), ("pos", "good"), ("pos", "u")]
+        assert [(row[1], row[2]) for row in got.rows] == texts
+        assert [(bad["reason"], bad["excerpt"]) for bad in got.bad] == [("empty text", "2")]
 
     def test_a_test_file_beside_files_of_no_part_is_asked_about(self, tmp_path):
         folder = self.write(tmp_path / "all", **{"reviews.csv": b"", "test.csv": b""})
@@ -464,20 +467,115 @@ class TestFolders:
             find_sources(given)
 
 
-class TestUtf16:
+class TestEncodings:
     CONTENT = "label,text\n" + "".join(f"да,текст номер {n}\nнет,その他 {n}\n" for n in range(40))
 
     @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-    @pytest.mark.parametrize(("encoding", "places"), [("utf-16-le", "odd"), ("utf-16-be", "even")])
-    def test_without_a_mark_it_is_refused(self, tmp_path, pack, encoding, places):
-        for text in ("x,a\n" * 5, self.CONTENT):
-            with pytest.raises(UserError, match="is UTF-16 text") as caught:
-                read(tmp_path, "a.csv", pack(text.encode(encoding)))
-            assert f"at {places} places" in caught.value.why
-            assert encoding.upper().replace("-LE", "LE").replace("-BE", "BE") in caught.value.remedy
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+    def test_unicode_is_recognised(self, tmp_path, pack, encoding):
+        for text in ("x,a\n" * 5, self.CONTENT, self.CONTENT.replace(",", "\t")):
+            want = read(tmp_path, "a.csv", text)
+            got = read(tmp_path, "b.csv", pack(text.encode(encoding)))
+            assert (got.rows, got.bad, got.reader.files[0].reads) == (want.rows, [], want.reader.files[0].reads)
 
-    def test_zeros_elsewhere_are_not_it(self, tmp_path):
+    @pytest.mark.parametrize("encoding", ["cp1252", "iso8859-15", "shift_jis", "utf-16-be", "utf-32-le"])
+    @pytest.mark.parametrize("name", ["a.csv", "a.tsv.gz", "a.jsonl"])
+    def test_others_are_named(self, tmp_path, name, encoding):
+        text = "テスト" if encoding == "shift_jis" else "Größe 5 €"
+        line = json.dumps({"label": "x", "text": text}, ensure_ascii=False) if "json" in name else f"x,{text}"
+        content = "".join(f"{line}\n" for _ in range(9)).replace("," if "tsv" in name else "\0", "\t").encode(encoding)
+        got = read(tmp_path, name, gzip.compress(content) if "gz" in name else content, encoding=encoding)
+        assert got.rows == [(number, "x", text) for number in range(1, 10)]
+
+    def test_blocks_of_any_size_give_the_same_rows(self, tmp_path, monkeypatch):
+        content = "".join(f"x,{'é€' * n} {n}\n" for n in range(1, 99)).encode("cp1252", "replace")
+        want = read(tmp_path, "a.csv", content, encoding="cp1252").rows
+        for size in (7, 64, 1000):
+            monkeypatch.setattr(lines, "BLOCK", size)
+            assert [row for row in read(tmp_path, "a.csv", content, encoding="cp1252").rows if len(row[2]) < 3] == [
+                row for row in want if len(row[2]) < 3
+            ]
+
+    def test_wrong_bytes_spoil_their_row_alone(self, tmp_path):
+        got = read(tmp_path, "a.csv", b"x,caf\xe9\ny,\x81\nz,ok\n", encoding="cp1252")
+        assert (got.rows, got.reasons) == ([(1, "x", "café"), (3, "z", "ok")], [(2, "not UTF-8")])
+        content = b"\xff\xfe" + "x,a\ny,".encode("utf-16-le") + b"\0\xd8" + "\nz,ok\nx,odd".encode("utf-16-le") + b"\0"
+        got = read(tmp_path, "b.csv", content)
+        assert (got.rows, got.reasons) == ([(1, "x", "a"), (3, "z", "ok")], [(2, "not UTF-8"), (4, "not UTF-8")])
+        with pytest.raises(UserError, match="cannot be read as idna"):
+            read(tmp_path, "c.csv", b"x,\xe9\n", encoding="idna")
+
+    def test_zeros_elsewhere_are_not_utf16(self, tmp_path):
         assert len(read(tmp_path, "a.csv", "x,a\n" * 200 + "y,b\0\ny,bb\0\n").rows) == 202
+
+
+class TestWorkbooks:
+    @staticmethod
+    def write(path, *sheets):
+        book = openpyxl.Workbook(write_only=True)
+        for rows in sheets:
+            sheet = book.create_sheet()
+            for row in rows:
+                sheet.append(row)
+        book.save(path)
+        return path
+
+    def test_rows_have_the_numbers_of_the_sheet(self, tmp_path):
+        rows = [
+            ["ticket", "label", "text", "when"], [7, "a", "two\nlines, “quoted”\t…", date(2026, 5, 1)], [],
+            [8.5, "b", 'a "quote"'], [9, "a", None], [None, None, "no label"], [1, "b", "more", None, "than named"],
+        ]  # fmt: skip
+        path = self.write(tmp_path / "a.xlsx", rows, [["label", "text"], ["c", "of another sheet"]])
+        got = Read(tmp_path, find_sources([str(path)]))
+        assert got.rows == [(2, "a", "two\nlines, “quoted”\t…"), (4, "b", 'a "quote"')]
+        assert got.reasons == [(5, "empty text"), (6, "no label"), (7, "wrong columns: 5 instead of 4")]
+        assert got.reader.files[0].reads == "label: label, text: text, the first of 2 sheets"
+        assert got.reader.files[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def test_columns_are_chosen_as_in_csv(self, tmp_path):
+        rows = [[f"{'ab'[n % 2]}", f"text {n}"] for n in range(50)]
+        path = self.write(tmp_path / "a.xlsm", rows)
+        assert Read(tmp_path, find_sources([str(path)])).rows == [(n + 1, *row) for n, row in enumerate(rows)]
+        path.rename(tmp_path / "a")
+        reading = Reading("xlsx", columns=Wanted("2", None, ("1",)))
+        assert Read(tmp_path, find_sources([str(tmp_path / "a")], reading=reading), reading).rows[0] == (
+            1,
+            "text 0",
+            "a",
+        )
+        with pytest.raises(UserError, match="has no column 'body'"):
+            Read(
+                tmp_path, find_sources([str(tmp_path / "a")], reading=reading), replace(reading, columns=Wanted("body"))
+            )
+
+    def test_what_is_damaged_or_hostile_is_refused(self, tmp_path, monkeypatch):
+        path = self.write(tmp_path / "a.xlsx", [["label", "text"], *([["x", "a"]] * 999)])
+        content = path.read_bytes()
+        with pytest.raises(UserError, match="is a zip archive"):
+            Read(tmp_path, [Source(path, "a.xlsx", format="csv")])
+        entities = '<!DOCTYPE w [<!ENTITY a "xxxxxxxxxx">' + "".join(
+            f'<!ENTITY {chr(98 + n)} "{f"&{chr(97 + n)};" * 10}">' for n in range(20)
+        )
+        for name in ("xl/workbook.xml", "xl/worksheets/sheet1.xml"):
+            parts = {each: zipfile.ZipFile(path).read(each) for each in zipfile.ZipFile(path).namelist()}
+            for broken in (
+                parts[name][:99],
+                f"{entities}]>".encode() + parts[name].replace(b"<t>x</t>", b"<t>&u;</t>"),
+            ):
+                with zipfile.ZipFile(tmp_path / "b.xlsx", "w") as archive:
+                    for each, data in parts.items():
+                        archive.writestr(each, broken if each == name else data)
+                with pytest.raises(UserError, match="cannot be read as a workbook"):
+                    Read(tmp_path, find_sources([str(tmp_path / "b.xlsx")]))
+        for broken in (b"", b"PK\x03\x04", content[:-30], content[:99] + bytes(200) + content[299:]):
+            (tmp_path / "c.xlsx").write_bytes(broken)
+            with pytest.raises(UserError, match="cannot be read as a workbook"):
+                Read(tmp_path, find_sources([str(tmp_path / "c.xlsx")]))
+        monkeypatch.setattr(workbook, "MOST", 10_000)
+        with pytest.raises(UserError, match="expands to"):
+            Read(tmp_path, find_sources([str(path)]))
+        with pytest.raises(UserError, match="from a pipe"):
+            open_source(Source(None, "-", format="xlsx"), Reading())
 
 
 class TestLimits:
@@ -492,7 +590,7 @@ class TestLimits:
         packed = gzip.compress(b"x,a\ny,") + gzip.compress(b"b\n") + bytes(1000)
         assert read(tmp_path, "a.csv.gz", packed).rows == [(1, "x", "a"), (2, "y", "b")]
 
-    @pytest.mark.parametrize("content", [bz2.compress(b"x,a\n"), b"PK\x03\x04...", "x,a\n".encode("utf-16")])
+    @pytest.mark.parametrize("content", [bz2.compress(b"x,a\n"), b"PK\x03\x04..."])
     def test_other_packings_are_refused_with_the_remedy(self, tmp_path, content):
         with pytest.raises(UserError) as caught:
             read(tmp_path, "a.csv", content)

@@ -14,7 +14,7 @@ from crepe_dist.preparing.formats.rows import BadRow, OpenFile, Row, check_text
 from crepe_dist.preparing.opening import open_source
 from crepe_dist.preparing.sources import LINES, PIPE, Reading, Source, by_suffix
 
-KINDS = (LINES, "csv", "tsv", "jsonl", "parquet")
+KINDS = (LINES, "csv", "tsv", "jsonl", "parquet", "xlsx")
 GROUP = 1024  # rows in a group
 
 

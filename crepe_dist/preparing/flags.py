@@ -60,6 +60,7 @@ def parser() -> arguments.Parser:
         "--format", "--input-format", choices=FORMATS, help="file format; default: detected from name and content"
     )
     arguments.add_header(group)
+    arguments.add_encoding(group)
     group.add_argument(
         "--label",
         "--label-column",

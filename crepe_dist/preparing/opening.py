@@ -39,19 +39,28 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
         _check_no_columns(source, reading)
         assert source.path is not None
         assert label is not None
-        return open_documents(source.path, label)
+        return open_documents(source.path, label, reading.encoding)
+    if source.format in ("parquet", "xlsx") and source.path is None:
+        raise UserError(f"{source.format} cannot be read from a pipe", remedy="name the file")
     if source.format == "parquet":
-        if source.path is None:
-            raise UserError("Parquet cannot be read from a pipe", remedy="name the file")
+        assert source.path is not None
         extras.require("parquet", source.name)
         from crepe_dist.preparing.formats.parquet import open_parquet  # PyArrow takes 0.2 s to import
 
         return open_parquet(source.path, source.name, reading.columns, label, keep=keep, nested=kind_of_labels != ONE)
-    cutter = LineCutter(Stream(source.path), live=live)
+    if source.format == "xlsx":
+        assert source.path is not None
+        extras.require("excel", source.name)
+        from crepe_dist.preparing.formats.workbook import Sheet  # openpyxl takes 0.2 s to import
+
+        sheet = Sheet(source.path, source.name)
+        opened = open_table("xlsx", LineCutter(sheet), source.name, reading.columns, reading.header, label, keep=keep)
+        return opened._replace(reads=opened.reads + f", the first of {sheet.sheets} sheets" * (sheet.sheets > 1))
+    cutter = LineCutter(Stream(source.path, reading.encoding), live=live)
     if source.format == SAMPLE:
         _check_no_columns(source, reading)
         cutter.skip_lines(1)
-        table = Table(False, Columns(("id", "score", "text"), None, (2,)), label, "\t")
+        table = Table("tsv", Columns(("id", "score", "text"), None, (2,)), label, "\t")
         return OpenFile(table.parse, cutter, "tsv")
     kind = source.format or _kind_of(cutter.head, source.name, is_unlabelled)
     if kind in (LINES, "amazon", "fasttext"):

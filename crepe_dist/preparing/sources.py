@@ -24,10 +24,10 @@ SAMPLE_DEDUPE: Literal["near"] = "near"  # else 54 test rows are training rows, 
 PIPE = "-"
 MAX_DEPTH = 32  # levels of nested folders
 LINES = "lines"  # unlabelled texts, one per line
-FORMATS = ("csv", "tsv", "jsonl", "parquet", "fasttext", "amazon", "folder")
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext", "amazon", "folder")
 SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
-    ".parquet": "parquet", ".pq": "parquet",
+    ".parquet": "parquet", ".pq": "parquet", ".xlsx": "xlsx", ".xlsm": "xlsx",
 }  # fmt: skip
 AMAZON = re.compile(r"reviews_(.+)_5\.json(\.gz)?")
 PART_NAMES = {
@@ -80,6 +80,7 @@ class Reading:
         format: format of all sources; ``None`` to detect it.
         header: ``yes`` or ``no`` if CSV and TSV files have a header line, ``auto`` to detect it.
         strip_html: remove HTML tags from the texts.
+        encoding: encoding of files without a byte order mark.
     """
 
     format: str | None = None
@@ -87,6 +88,7 @@ class Reading:
     columns: Wanted = field(default_factory=Wanted)
     labelling: Labelling = field(default_factory=Labelling)
     strip_html: bool = False
+    encoding: str = "utf-8"
 
 
 def find_sources(
@@ -261,7 +263,7 @@ def _in_folder(folder: Path, root: Path, reading: Reading, above: tuple[str, ...
     else:
         raise UserError(
             f"{folder} holds nothing that can be read",
-            "there are no files like train.csv, no .csv, .tsv, .jsonl or .parquet files, and no folder for each class",
+            f"there are no files like train.csv, no {', '.join(SUFFIXES)} files, and no folder for each class",
             "name the files themselves, and their --format if necessary",
         )
 

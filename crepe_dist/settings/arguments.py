@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import copy
 import os
 import re
@@ -218,6 +219,23 @@ def add_fold_accents(arguments: argparse._ActionsContainer, off: str = "in mode 
 
 def add_header(arguments: argparse._ActionsContainer) -> None:
     arguments.add_argument("--header", choices=HEADERS, default="auto", help="whether the first line names the columns")
+
+
+def add_encoding(arguments: argparse._ActionsContainer) -> None:
+    arguments.add_argument(
+        "--encoding",
+        type=_encoding,
+        default="utf-8",
+        help="encoding of text files, such as cp1252; default: utf-8, or that of a byte order mark",
+    )
+
+
+def _encoding(name: str) -> str:
+    try:
+        "a".encode(name)  # not a codec of bytes
+        return codecs.lookup(name).name
+    except (LookupError, ValueError):
+        raise argparse.ArgumentTypeError(f"{name!r:.40} is not an encoding of text, such as cp1252") from None
 
 
 def _truth(text: str) -> bool:

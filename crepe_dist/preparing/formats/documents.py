@@ -11,24 +11,23 @@ from pathlib import Path
 
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, sha256
-from crepe_dist.preparing.formats.lines import LOOK_AT
 from crepe_dist.preparing.formats.rows import BLOCK, MAX_RECORD, BadRow, Block, OpenFile, Parsed, Row, excerpt, too_long
 from crepe_dist.preparing.formats.stream import Stream
 
 FILES = 256  # per block
 
 
-def open_documents(folder: Path, label: str) -> OpenFile:
+def open_documents(folder: Path, label: str, encoding: str) -> OpenFile:
     """Open a class folder. A document's "line" is its number in the sorted folder."""
-    return OpenFile(partial(_parse, folder, label), DocumentCutter(folder), "folder", "text: whole files")
+    return OpenFile(partial(_parse, folder, label, encoding), DocumentCutter(folder), "folder", "text: whole files")
 
 
-def _parse(folder: Path, label: str, block: Block) -> Parsed:
+def _parse(folder: Path, label: str, encoding: str, block: Block) -> Parsed:
     names = block.data.decode("utf-8", "surrogateescape").split("\0")
     result = Parsed([], [], len(block.data), len(names))
     for number, name in enumerate(names, start=block.line):
         try:
-            result.rows.append(Row(number, label, _read(folder / name), id=name))
+            result.rows.append(Row(number, label, _read(folder / name, encoding), id=name))
         except ValueError as error:
             result.bad.append(BadRow(number, str(error), excerpt(name)))
     return result
@@ -105,11 +104,10 @@ def list_documents(folder: Path, root: Path | None = None) -> list[str]:
     return sorted(name for name in documents if (folder / name).is_file())
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, encoding: str) -> str:
     try:
-        stream = Stream(path)
+        stream = Stream(path, encoding)
         data = stream.read(MAX_RECORD + 1)
-        stream.refuse_utf16(data[:LOOK_AT])
     except UserError as error:
         raise ValueError(f"unreadable: it {error.what.removeprefix(str(path)).strip()}") from None
     stream.close()
@@ -118,7 +116,7 @@ def _read(path: Path) -> str:
     if stream.problem:
         raise ValueError(stream.problem)
     try:
-        text = data.decode("utf-8-sig").strip()
+        text = data.decode("utf-8").strip()
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     if not text:

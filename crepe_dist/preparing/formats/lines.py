@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from crepe_dist.preparing.formats.rows import BLOCK, BadRow, Block, excerpt, too_long
 from crepe_dist.preparing.formats.stream import Stream
 
-LOOK_AT = 1 << 14  # bytes in which UTF-16 is looked for
-BOM = b"\xef\xbb\xbf"
-
 
 class LineCutter:
     """Cutter of a stream into blocks of whole records, about ``BLOCK`` bytes each.
@@ -38,9 +35,6 @@ class LineCutter:
         self._live = live and stream.live
         self._enough = 0  # minimum size of a block in bytes: the parser could not use a shorter one
         self._fill()
-        stream.refuse_utf16(self._buffer[:LOOK_AT])
-        if self._buffer.startswith(BOM):
-            self._buffer = self._buffer[len(BOM) :]
 
     @property
     def head(self) -> bytes:

@@ -12,7 +12,7 @@ BLOCK = 1 << 21  # bytes that are read and parsed together
 MAX_RECORD = 1 << 20  # bytes per row; longer ones usually come from a broken file
 EXCERPT = 80  # characters
 EMPTY = "empty text"
-FROM_WINDOWS = 'save the file as "CSV UTF-8" in Excel, or: iconv -f WINDOWS-1252 -t UTF-8 FILE > new.csv'
+FROM_WINDOWS = 'save the file as "CSV UTF-8" in Excel, or name its encoding, such as --encoding cp1252'
 
 
 class Row(NamedTuple):

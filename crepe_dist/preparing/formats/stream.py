@@ -1,13 +1,15 @@
-"""Sequential reading of plain and gzipped files in bounded memory, with the SHA-256 of the file on disk."""
+"""Sequential reading of plain and gzipped files as UTF-8 in bounded memory, with the SHA-256 of the file on disk."""
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import select
 import stat
 import sys
 import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +21,23 @@ PIECE = 1 << 18  # bytes
 SALVAGE_STEP = 256  # bytes of broken gzip data that are decompressed at a time
 ZEROS = 0.01  # least share of ASCII in UTF-16, such as line ends and spaces; a byte of each is 0
 PAUSE = 0.005  # seconds; a fast writer has written more to its pipe after this time
-ZIP = b"PK\x03\x04"
-WORKBOOKS = (".xlsx", ".xlsm", ".ods")  # zip archives by their first bytes
 UNSUPPORTED = {
     b"BZh91AY&SY": ("bzip2", "bunzip2"),
     b"\xfd7zXZ": ("xz", "unxz"),
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
-    ZIP: ("a zip archive", "unzip (and export a spreadsheet as CSV)"),
-    b"\xff\xfe": ("UTF-16 text", "iconv -f UTF-16 -t UTF-8"),
-    b"\xfe\xff": ("UTF-16 text", "iconv -f UTF-16 -t UTF-8"),
+    b"PK\x03\x04": ("a zip archive", "unzip; a workbook of Excel is read with --format xlsx"),
 }
+MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+LOOK_AT = 1 << 14  # bytes in which UTF-16 without a mark is looked for
 
 
 class Stream:
     """Reader of a file, or of the standard input if ``path`` is ``None``. Gzip is detected by its first bytes.
+
+    Bytes that are wrong in the file's encoding become bytes that are wrong in UTF-8.
+
+    Args:
+        encoding: encoding of a file that does not begin with a byte order mark.
 
     Attributes:
         position: bytes of the file read so far.
@@ -43,7 +48,12 @@ class Stream:
         UserError: The file cannot be opened, or has an unsupported compression or encoding.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    refused: Mapping[bytes, tuple[str, str]] = UNSUPPORTED
+
+    def __init__(self, path: Path | None, encoding: str = "utf-8") -> None:
+        self._encoding = encoding
+        self._decoder_of_text: Any = None  # decoder of text that is not in UTF-8
+        self._begins = True
         self.position = 0
         self.problem = ""
         self._name = str(path) if path else "the standard input"
@@ -60,11 +70,7 @@ class Stream:
         self._raw = b""
         while any(magic.startswith(self._raw) for magic in (GZIP, *UNSUPPORTED)) and (data := self._read_raw()):
             self._raw += data
-        if self._raw.startswith(ZIP) and path and path.suffix.lower() in WORKBOOKS:
-            raise UserError(
-                f"{self._name} is a workbook", "only plain files and .gz can be read", "export it as CSV (UTF-8)"
-            )
-        for magic, (name, remedy) in UNSUPPORTED.items():
+        for magic, (name, remedy) in self.refused.items():
             if self._raw.startswith(magic):
                 raise UserError(
                     f"{self._name} is {name}", "only plain files and .gz can be read", f"convert it first: {remedy}"
@@ -72,18 +78,23 @@ class Stream:
         self._gzip = self._raw.startswith(GZIP)
         self._decoder = zlib.decompressobj(31)
 
-    def refuse_utf16(self, head: bytes) -> None:
-        """Refuse UTF-16 without a byte order mark: zeros at every other place of the first decompressed bytes."""
-        even, odd = (head[start::2].count(0) for start in (0, 1))
-        if min(even, odd) == 0 and max(even, odd) >= max(3, ZEROS * len(head) / 2):
-            raise UserError(
-                f"{self._name} is UTF-16 text",
-                f"{even + odd:,} of its first {len(head):,} bytes are 0, all at {'odd' if odd else 'even'} places",
-                f"convert it first: iconv -f UTF-16{'LE' if odd else 'BE'} -t UTF-8",
-            )
+    def _begin(self, data: bytes) -> bytes:
+        """Detect the encoding; return the first decompressed bytes without their mark.
+
+        UTF-16 without a mark has zeros at every other place.
+        """
+        mark = next(filter(data.startswith, MARKS), b"")
+        encoding = MARKS.get(mark, self._encoding)
+        even, odd = (data[start:LOOK_AT:2].count(0) for start in (0, 1))
+        if encoding == "utf-8" and min(even, odd) == 0 and max(even, odd) >= max(3, ZEROS * len(data[:LOOK_AT]) / 2):
+            encoding = "utf-16-le" if odd else "utf-16-be"
+        if encoding != "utf-8":
+            self._errors = "surrogatepass" if encoding.startswith("utf") else "surrogateescape"
+            self._decoder_of_text = codecs.getincrementaldecoder(encoding)(self._errors)
+        return data[len(mark) :]
 
     def read(self, size: int) -> bytes:
-        """Read ``size`` bytes, or fewer at the end."""
+        """Read ``size`` bytes, up to three times as many if they are not in UTF-8, or fewer at the end."""
         pieces = []
         while size > 0 and (piece := self.read_some(size)):
             pieces.append(piece)
@@ -91,8 +102,26 @@ class Stream:
         return b"".join(pieces)
 
     def read_some(self, size: int) -> bytes:
-        """Read the bytes that are available, from one to ``size``; none at the end."""
-        return self._gunzip(size) if self._gzip else self._plain(size)
+        """Read the bytes that are available, from one to ``size`` before they are converted; none at the end."""
+        read = self._gunzip if self._gzip else self._plain
+        data = read(size)
+        if self._begins:
+            while any(mark.startswith(data) for mark in MARKS) and (more := read(size)):
+                data += more
+            self._begins, data = False, self._begin(data)
+        return self._converted(data, read, size) if self._decoder_of_text else data
+
+    def _converted(self, data: bytes, read: Callable[[int], bytes], size: int) -> bytes:
+        try:
+            while not (text := self._decoder_of_text.decode(data)) and data:
+                data = read(size)
+        except UnicodeError as error:
+            remedy = "check --encoding, or convert it first"
+            raise UserError(f"{self._name} cannot be read as {self._encoding}", str(error)[:300], remedy) from error
+        if not data and self._decoder_of_text.getstate()[0]:  # the last character is incomplete
+            self._decoder_of_text.reset()
+            return b"\xff"
+        return bytes(text.encode("utf-8", self._errors))
 
     def waits(self) -> bool:
         """Tell whether a read would block for longer than ``PAUSE``."""

@@ -1,11 +1,12 @@
-"""CSV and TSV, with or without a header line."""
+"""Tables: CSV, TSV, and rows of workbooks, with or without a header line."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -39,17 +40,19 @@ DELIMITERS = ",;\t|"
 
 @dataclass(frozen=True)
 class Table:
-    """Parser of CSV and TSV.
+    """Parser of tables.
 
     CSV follows RFC 4180 strictly, because otherwise a stray quote would swallow rows. TSV has one row per line; quotes
-    are ordinary characters, but those around a whole field are removed.
+    are ordinary characters, but those around a whole field are removed. A row of a workbook is a JSON list in a line,
+    without empty cells at its end.
 
     Args:
+        kind: ``csv``, ``tsv`` or ``xlsx``.
         label: class of all rows, if the file name gives it.
         keep: keep the values of all columns in ``Row.cells``.
     """
 
-    is_csv: bool
+    kind: str
     columns: Columns
     label: str | None = None
     delimiter: str = ","
@@ -59,7 +62,7 @@ class Table:
         # Decode invalid UTF-8 as lone surrogates, so that a bad row does not fail the whole block.
         lines = list(io.StringIO(block.data.decode("utf-8", "surrogateescape"), newline="\n"))
         result = Parsed([], [], len(block.data), len(lines))
-        used = (self._csv if self.is_csv else self._tsv)(lines, block, result)
+        used = (self._csv if self.kind == "csv" else self._rows)(lines, block, result)
         if used < len(lines):
             consumed = len("".join(lines[:used]).encode("utf-8", "surrogateescape"))
             result = result._replace(consumed=consumed, lines=used)
@@ -91,11 +94,10 @@ class Table:
                 start = record + broken
         return len(lines)
 
-    def _tsv(self, lines: list[str], block: Block, result: Parsed) -> int:
-        for number, line in enumerate(lines, start=block.line):
-            stripped = line.rstrip("\r\n")
-            if stripped:
-                self._add(_tsv_fields(stripped), number, result)
+    def _rows(self, lines: list[str], block: Block, result: Parsed) -> int:
+        width = len(self.columns.names) if self.kind == "xlsx" else 0
+        for number, fields in _fields(self.kind, lines):
+            self._add(fields + [""] * (width - len(fields)), block.line + number - 1, result)
         return len(lines)
 
     def _add(self, fields: list[str], line: int, result: Parsed) -> None:
@@ -123,7 +125,7 @@ def open_table(
     """Open a table and detect its delimiter, header and columns from its first rows.
 
     Args:
-        name: ``csv`` or ``tsv``.
+        name: ``csv``, ``tsv`` or ``xlsx``.
         header: ``yes``, ``no`` or ``auto``. Detection waits for ``LOOK_AT`` rows of a live stream.
 
     Raises:
@@ -160,7 +162,7 @@ def open_table(
         columns = choose_numbered(file, _usual_width(rows), wanted, label_given=label is not None, rows=rows)
     if rows:
         reads = columns.describe() + ("" if delimiter in ",\t" else f", separated by {delimiter}")
-    table = Table(name == "csv", columns, label, delimiter, keep)
+    table = Table(name, columns, label, delimiter, keep)
     kept = columns.names if keep else ()
     return OpenFile(table.parse, cutter, name, reads, texts, kept, delimiter, columns)
 
@@ -175,8 +177,8 @@ def _look(name: str, head: bytes) -> tuple[str, Head]:
     of equal width; then the fewest distinct labels.
     """
     text = head.decode("utf-8", "replace")
-    if name == "tsv":
-        return "\t", _tsv_head(text)
+    if name != "csv":
+        return {"tsv": "\t"}.get(name, ","), list(islice(_fields(name, io.StringIO(text, newline="\n")), LOOK_AT))
     heads = {delimiter: _csv_head(text, delimiter) for delimiter in DELIMITERS}
 
     def merit(delimiter: str) -> tuple[bool, bool, float, int]:
@@ -193,12 +195,6 @@ def _usual_width(rows: Sequence[Sequence[str]]) -> int:
     return Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
 
 
-def _tsv_head(text: str) -> Head:
-    lines = enumerate(io.StringIO(text, newline="\n"), start=1)
-    rows = ((number, _tsv_fields(line.rstrip("\r\n"))) for number, line in lines if line.strip("\r\n"))
-    return list(islice(rows, LOOK_AT))
-
-
 def _csv_head(text: str, delimiter: str) -> Head:
     csv.field_size_limit(2 * MAX_RECORD)
     reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, strict=True)
@@ -213,6 +209,13 @@ def _csv_head(text: str, delimiter: str) -> Head:
         if fields:
             rows.append((reader.line_num, fields))
     return rows
+
+
+def _fields(kind: str, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number of each line that is not empty, from 1, and its fields."""
+    split = _tsv_fields if kind == "tsv" else json.loads
+    stripped = enumerate((line.rstrip("\r\n") for line in lines), start=1)
+    return ((number, split(line)) for number, line in stripped if line)
 
 
 def _tsv_fields(line: str) -> list[str]:
