@@ -36,6 +36,7 @@ from crepe_dist.preparing.remote import folder_beside
 from crepe_dist.preparing.sources import PIPE
 from crepe_dist.reports import data_page
 from crepe_dist.scratch import scratch
+from crepe_dist.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,7 +183,7 @@ def _run(args: argparse.Namespace) -> None:
         _check_alone(args, "merge", {"merge", "source", "out", "overwrite", "processes"})
     if args.source == [AMAZON]:
         _take_amazon(args)
-    if args.out is None:
+    if args.out is None and args.propose_labels is None:
         raise UserError("--out is missing", "it names the folder to create", "add --out data/NAME")
     if args.on is None and args.parts is None:
         _prepare_and_show(args)
@@ -249,11 +250,15 @@ def _command_line() -> str:
 
 
 def _prepare_and_show(args: argparse.Namespace) -> None:
-    for left in leftovers(args.out):
+    for left in leftovers(args.propose_labels or args.out):
         print(f"note: {printable(left)} is left of a killed preparation; delete it to free its space", file=sys.stderr)
     with _bar() as show:
         summary = prepare_from_flags(args, data_page.optional_page(), _command_line(), show)
-    if "of" in summary:
+    if args.propose_labels is not None:
+        file, merged = printable(args.propose_labels), counted(len(summary["variants"]), "label")
+        print(f"{file} proposes to merge {merged} of {summary['labels']:,}; correct it, and prepare with")
+        print(f"--merge-labels {shlex.quote(file)}")
+    elif "of" in summary:
         print(f"part {summary['part']} of {summary['of']}: {summary['rows']:,} rows in {printable(args.out)}")
         print(f"when all parts are complete: {invocation.typed('prepare')} --merge PART... --out DIR")
     else:

@@ -152,6 +152,8 @@ def write_frame(frame: pd.DataFrame, path: Path) -> Path:
         frame.to_parquet(path, index=False)
     elif path.suffix == ".jsonl":
         frame.to_json(path, orient="records", lines=True)
+    elif path.suffix == ".xlsx":
+        frame.to_excel(path, index=False)
     else:
         frame.to_csv(path, index=False, header="bare" not in path.name, sep="\t" if path.suffix == ".tsv" else ",")
     return path

@@ -37,8 +37,12 @@ def test_what_looks_like_a_variant(rows, proposed):
 
 def test_a_proposal_can_be_applied(tmp_path):
     table = {"text": TEXTS, "label": labels()}
-    summary = crepe_dist.prepare(table, tmp_path / "out", propose_labels=tmp_path / "map.csv")
-    assert dict(read_map(tmp_path / "map.csv")) == {"Billing": "billing", "biling": "billing", "login": "log in"}
+    summary = crepe_dist.prepare(table, tmp_path / "out")
+    proposed = crepe_dist.prepare(table, tmp_path / "out", propose_labels=tmp_path / "map.csv")  # the folder exists
+    want = {"Billing": "billing", "biling": "billing", "login": "log in"}
+    assert proposed == {"labels": 8, "variants": want}
+    assert dict(read_map(tmp_path / "map.csv")) == want
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["map.csv", "out"]
     (warning,) = (each for each in summary["warnings"] if "look like variants" in each["what"])
     assert "--merge-labels map.csv" in warning["do"]
     assert "'biling' like 'billing'" in warning["why"]

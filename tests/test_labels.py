@@ -68,6 +68,20 @@ def test_every_table_may_have_several_labels(tmp_path, form):
     assert sorted(shares.sum(axis=1)) == sorted(map(len, sets))
 
 
+@pytest.mark.parametrize("form", ["csv", "space.csv", "jsonl", "parquet", "xlsx"])
+def test_an_empty_cell_may_mean_none_of_the_labels(tmp_path, form):
+    frame: Any = pd.DataFrame({"label": [";".join(each) or None for each in SETS], "text": TEXTS})
+    frame = frame.assign(label=frame.label.str.replace(";", " ")) if form == "space.csv" else frame
+    path, separator = write_frame(frame, tmp_path / f"table.{form}"), "space" if form == "space.csv" else ";"
+    crepe_dist.prepare(path, tmp_path / "drop", label_separator=separator, **ALL)
+    without = [each for each in SETS if each]
+    assert sorted(shares_of(tmp_path / "drop")[1].sum(axis=1)) == sorted(map(len, without))
+    crepe_dist.prepare(path, tmp_path / "keep", label_separator=separator, empty_label="keep", **ALL)
+    assert len(without) < len(SETS)
+    np.testing.assert_array_equal(shares_of(tmp_path / "keep")[1], expected(SETS))
+    assert not (tmp_path / "keep" / "quarantine.jsonl").read_text()
+
+
 def test_lines_of_fasttext(tmp_path):
     lines = [" ".join([*(f"__label__{name}" for name in each), text]) for each, text in zip(SETS, TEXTS)]
     (tmp_path / "train.txt").write_text("\n".join(lines) + "\n")
@@ -104,6 +118,8 @@ def test_what_cannot_be_prepared(tmp_path):
         (columns, {"label_columns": ["x"]}, "two different columns"),
         (columns, {"label_columns": ["x", "z"]}, "no column 'z'"),
         (table, {"labels": "several", "stratified": True}, "one class per row"),
+        (table, {"empty_label": "keep"}, "needs labels="),
+        (table, {"labels": "several", "empty_label": "keep", "keep_unlabelled": True}, "cannot be combined"),
         (table, {"labels": "one", "label_separator": ";"}, "cannot be combined"),
         (
             {"text": TEXTS, "x": [1e308] * 40, "y": [1e308] * 40},

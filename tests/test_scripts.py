@@ -63,8 +63,9 @@ def test_other_data_can_be_given_a_checkpoint_s_alphabet(place, complaint):
     run(command("prepare", "letters.csv", "--out", "again", "--seed", 3, *flags), place)
     assert "accuracy" in run(command("evaluate", "ngrams", "--data", "again", "--json", "scores.json"), place)
     assert json.loads((place / "scores.json").read_text())["accuracy"] > 0.9
-    run(command("prepare", "letters.csv", "--out", "third", "--alphabet", "letters"), place)
-    assert open_dataset(place / "third").encoding == open_dataset(place / "letters").encoding
+    for name in ("letters", "ngrams"):  # a prepared folder, and a run
+        run(command("prepare", "letters.csv", "--out", "third", "--overwrite", "--alphabet", name), place)
+        assert open_dataset(place / "third").encoding == open_dataset(place / "letters").encoding
 
 
 def test_alphabets_that_are_none(place, complaint):

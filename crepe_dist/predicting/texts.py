@@ -30,8 +30,7 @@ def texts_of(texts: Any, remembered: tuple[str, ...] = ()) -> list[str]:
         try:
             texts = text_column(texts, Wanted(remembered=remembered))
         except UserError as error:
-            remedy = "choose a column: table['text']; in a pipeline with ColumnTransformer"
-            raise InvalidInput(error.what, error.why, remedy) from None
+            raise InvalidInput(error.what, error.why, "give one column of texts, such as table['text']") from None
     shape: tuple[int, ...] | None = getattr(texts, "shape", None)
     if isinstance(texts, _NOT_TEXTS) or not hasattr(texts, "__iter__") or shape == ():
         raise InvalidInput(

@@ -148,9 +148,10 @@ def _checked(row: Row, part: str, rules: Rules, name: Name) -> tuple[str, bytes]
     text, cell = check_text(row.text), row.label.strip()
     if part == UNLABELLED or (part == "train" and rules.split.keep_unlabelled and not cell):
         return ABSENT, text
-    if rules.reading.labelling.kind == ONE or not cell:
+    labelling = rules.reading.labelling
+    if labelling.kind == ONE or not (cell or labelling.keeps_empty):
         return name(cell), text
-    return rules.reading.labelling.label(cell, name), text
+    return labelling.label(cell, name), text
 
 
 def _class_name(label: str, class_names: Sequence[str] | None) -> str:

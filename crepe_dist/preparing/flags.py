@@ -108,6 +108,13 @@ def parser() -> arguments.Parser:
         help="columns of the classes, in place of one of labels: 0 or 1, or shares with --labels soft",
     )
     group.add_argument(
+        "--empty-label",
+        choices=("drop", "keep"),
+        default="drop",
+        help="with several labels, rows with an empty label; keep: they have none of the classes; default: drop, as "
+        "rows that nobody has labelled",
+    )
+    group.add_argument(
         "--merge-labels",
         type=Path,
         metavar="CSV",
@@ -117,8 +124,8 @@ def parser() -> arguments.Parser:
         "--propose-labels",
         type=Path,
         metavar="CSV",
-        help="write a proposal for --merge-labels: labels that look like variants of others, in case, spaces or one "
-        "letter",
+        help="only write a proposal for --merge-labels: labels that look like variants of others, in case, spaces or "
+        "one letter",
     )
     group.add_argument(
         "--max-bad",
@@ -213,9 +220,9 @@ def parser() -> arguments.Parser:
     arguments.add_fold_accents(group, "in mode notebook and with a custom alphabet")
     group.add_argument(
         "--alphabet",
-        metavar="usual|auto|FILE",
+        metavar="usual|auto|FOLDER",
         help="known characters; usual: the standard alphabet of the mode; auto: the characters of the "
-        "training texts; FILE: the alphabet of a prepared folder or of a checkpoint's .json; default: usual, or auto "
+        "training texts; FOLDER: that of a prepared folder, a run, or a checkpoint's .json; default: usual, or auto "
         f"if that covers more in {100 * MISSED:g} %% of the texts or characters; é read as e is not covered",
     )
 

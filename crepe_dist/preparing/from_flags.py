@@ -22,7 +22,7 @@ from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.label_map import read_map
 from crepe_dist.preparing.labelling import Labelling
 from crepe_dist.preparing.out_folder import check_out
-from crepe_dist.preparing.preparation import PrepareOptions, merge_parts, prepare
+from crepe_dist.preparing.preparation import PrepareOptions, merge_parts, prepare, propose
 from crepe_dist.preparing.progress import Show, ignored
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Reading, Source, find_sources
@@ -47,8 +47,9 @@ def prepare_from_flags(
     urls = [name for name in named if remote.is_url(name)]
     if args.merge or not urls:
         return _prepare_local(args, page, command, show)
-    check_out(args.out, args.overwrite)  # before a long download
-    with remote.folder_beside(args.out) as folder:
+    if args.propose_labels is None:
+        check_out(args.out, args.overwrite)  # before a long download
+    with remote.folder_beside(args.propose_labels or args.out) as folder:
         copies = {}
         for url in dict.fromkeys(urls):
             copies[url] = str(remote.copy(url, folder, show=show))
@@ -86,7 +87,6 @@ def _prepare_local(
         command,
         page,
         None if args.corrections is None else read_corrections(args.corrections),
-        args.propose_labels,
         show,
     )
     if args.merge:
@@ -94,7 +94,9 @@ def _prepare_local(
     test, validation = _file_or_share(args.test), _file_or_share(args.validation)
     files = {name: part for name, part in (("test", test), ("validation", validation)) if isinstance(part, str)}
     sources = find_sources(args.source, reading=reading, unlabelled=args.unlabelled or (), **files)
-    _check_not_read(args.propose_labels, [*(s.path for s in sources), args.corrections, args.merge_labels])
+    if args.propose_labels is not None:
+        _check_not_read(args.propose_labels, [*(s.path for s in sources), args.corrections, args.merge_labels])
+        return propose(sources, args.propose_labels, options)
     if copies:  # a name that had to be a path does not say where the copy was
         sources = [replace(source, name=source.name.replace(f"{copies}/", "")) for source in sources]
     _check_shares(sources, test, validation)
@@ -121,9 +123,9 @@ def _prepare_local(
     return prepare(sources, args.out, encoding, split, options, fit)
 
 
-def _check_not_read(proposal: Path | None, read: Sequence[Path | None]) -> None:
+def _check_not_read(proposal: Path, read: Sequence[Path | None]) -> None:
     """Refuse to replace a file that is read, such as a source, by a proposal of labels."""
-    if proposal is not None and proposal.resolve() in [path.resolve() for path in read if path is not None]:
+    if proposal.resolve() in [path.resolve() for path in read if path is not None]:
         raise UserError(
             f"--propose-labels {proposal} is a file that is read", "it would be replaced", "name another file"
         )
@@ -147,10 +149,12 @@ def _labelling(args: Any) -> tuple[Labelling, tuple[str, ...]]:
         problem = (
             f"--labels {kind} cannot be combined with --stratified or --max-per-class: they need one class per row"
         )
+    elif args.empty_label == "keep" and (kind != SEVERAL or args.keep_unlabelled):
+        problem = "--empty-label keep needs --labels several, and cannot be combined with --keep-unlabelled"
     if problem:
         raise UserError(problem, remedy=f"leave one out; {invocation.typed('prepare')} --help describes them")
     merged = () if args.merge_labels is None else read_map(args.merge_labels)
-    return Labelling(kind, separator, merged), columns
+    return Labelling(kind, separator, merged, args.empty_label == "keep"), columns
 
 
 def _fitted_alphabet(args: Any) -> Alphabet:
@@ -161,15 +165,16 @@ def _fitted_alphabet(args: Any) -> Alphabet:
 
 
 def _alphabet_of(path: Path) -> tuple[str, str]:
-    """Read the custom alphabet of a prepared folder or a checkpoint's description, and its rare characters."""
-    path = path / MANIFEST if path.is_dir() else path
+    """Read the custom alphabet of a prepared folder, a run or a checkpoint's description, and its rare characters."""
+    if path.is_dir():  # all checkpoints of a run have the same
+        path = next(path.glob("checkpoints/*[0-9].json"), path / MANIFEST)
     try:
         encoding = Encoding.from_dict(read_json(path)["encoding"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--alphabet: {path} has no alphabet",
             f"{type(error).__name__}: {error}"[:300],
-            "give auto, a prepared folder, or the .json beside a checkpoint",
+            "give auto, a prepared folder, a run, or the .json beside a checkpoint",
         ) from error
     if not encoding.is_custom:
         raise UserError(

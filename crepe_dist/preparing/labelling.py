@@ -38,11 +38,13 @@ class Labelling:
         kind: one of ``targets.KINDS``.
         separator: separator of several labels in a cell; empty if cells are JSON lists or there is a column for each.
         merged: labels as read, and the classes that they become; see ``label_map``.
+        keeps_empty: an empty cell means none of several labels; else that nobody has labelled the row.
     """
 
     kind: str = ONE
     separator: str = ""
     merged: tuple[tuple[str, str], ...] = ()
+    keeps_empty: bool = False
 
     def label(self, cell: str, name: Name) -> str:
         """Return the string for the labels in a cell; raise ``ValueError`` if it is unusable."""
@@ -59,7 +61,7 @@ class Labelling:
         else:
             labels = cell.split(self.separator) if self.separator else [cell]
             labels = [label for label in labels if label.strip()]
-            if not labels:
+            if not labels and not self.keeps_empty:
                 name("")
         return {name(label): SHARE_UNIT for label in labels}
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from crepe_dist import machine
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import REPORT, REPORT_NUMBERS, open_dataset
+from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError, unreadable
 from crepe_dist.files import printable, write_json, write_text
 from crepe_dist.preparing.auto_encoding import Fit
@@ -20,7 +22,8 @@ from crepe_dist.preparing.building import build
 from crepe_dist.preparing.checking import Rules, Share
 from crepe_dist.preparing.corrections import Corrections, correct
 from crepe_dist.preparing.job import Collected, Job
-from crepe_dist.preparing.label_map import write_map
+from crepe_dist.preparing.label_map import variants, write_map
+from crepe_dist.preparing.labelling import names_of
 from crepe_dist.preparing.out_folder import new_folder
 from crepe_dist.preparing.pool import Workers, pool
 from crepe_dist.preparing.progress import Progress, Show, ignored
@@ -30,6 +33,7 @@ from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, Source, find_class_names
 from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Spool, finish, map_rows, merge, open_spool
 from crepe_dist.preparing.summary import summarise
+from crepe_dist.scratch import scratch
 
 MAX_BAD = 0.01
 MAX_EXPANSION = 200.0  # of gzip's largest, 1,032; texts compress 3 to 20 times
@@ -49,7 +53,6 @@ class PrepareOptions:
         command: command line, for the report.
         page: function that renders the report's numbers as HTML; ``None`` for no page.
         corrections: corrections of labels; not of a part.
-        propose_labels: file to write a map to, of labels that look like variants of others; see ``label_map``.
         show: function that is called with the progress.
     """
 
@@ -62,7 +65,6 @@ class PrepareOptions:
     command: str = ""
     page: Callable[[dict[str, Any]], str] | None = None
     corrections: Corrections | None = None
-    propose_labels: Path | None = None
     show: Show = ignored
 
 
@@ -100,20 +102,11 @@ def prepare(
         split,
         options.max_bad,
     )
-    total = sum(source.bytes for source in sources)
-    small = total < SMALL and all(source.path for source in sources)
-    processes = options.processes or (1 if small else machine.cores())
-    # A correction may move a row to a class whose sample it belongs to.
-    samples_early = split.dedupe == "no" and options.corrections is None
-    with new_folder(out, options.overwrite) as partial, pool(processes) as workers:
+    with new_folder(out, options.overwrite) as partial, _workers(sources, options) as workers:
         alone = options.share.of == 1
         folder = partial / "spool" if alone else partial
         folder.mkdir(exist_ok=True)
-        rules = Rules(folder, class_names, options.reading, split)
-        sample = split.max_per_class if samples_early else None
-        reader = Reader(sources, rules, sample, options.share, options.max_expansion)
-        for done in reader.read(workers):
-            options.show(Progress("reading", done, total))
+        reader = _read(sources, Rules(folder, class_names, options.reading, split), options, workers)
         files = {file: asdict(count) for file, count in reader.files.items()}
         if not alone:
             manifest = {
@@ -132,6 +125,41 @@ def prepare(
         shutil.rmtree(folder)
     _finish(out)
     return summary
+
+
+def propose(sources: Sequence[Source], path: Path, options: PrepareOptions) -> dict[str, Any]:
+    """Write a map of the labels in ``sources`` that look like variants of others, and nothing else; see ``label_map``.
+
+    Returns:
+        The number of labels, ``labels``, and those proposed, ``variants``.
+    """
+    class_names = None if options.reading.columns.labels else find_class_names(sources)
+    with scratch(path.absolute().parent) as folder, _workers(sources, options) as workers:
+        reader = _read(sources, Rules(folder, class_names, options.reading, SplitOptions()), options, workers)
+    counts: Counter[str] = Counter()
+    for label, count in reader.good.items():
+        for name in [label] if options.reading.labelling.kind == ONE else names_of(label):
+            counts[name] += count
+    proposed = variants(counts)
+    write_map(path, proposed)
+    return {"labels": len(counts), "variants": proposed}
+
+
+def _workers(sources: Sequence[Source], options: PrepareOptions) -> AbstractContextManager[Workers]:
+    small = sum(source.bytes for source in sources) < SMALL and all(source.path for source in sources)
+    return pool(options.processes or (1 if small else machine.cores()))
+
+
+def _read(sources: Sequence[Source], rules: Rules, options: PrepareOptions, workers: Workers) -> Reader:
+    """Read sources into the folder of the rules."""
+    # A correction may move a row to a class whose sample it belongs to.
+    samples_early = rules.split.dedupe == "no" and options.corrections is None
+    sample = rules.split.max_per_class if samples_early else None
+    reader = Reader(sources, rules, sample, options.share, options.max_expansion)
+    total = sum(source.bytes for source in sources)
+    for done in reader.read(workers):
+        options.show(Progress("reading", done, total))
+    return reader
 
 
 def merge_parts(folders: Sequence[Path], out: Path, options: PrepareOptions | None = None) -> dict[str, Any]:
@@ -220,8 +248,6 @@ def _build(
             error.why = f"{error.why}; the unusable rows are in {kept}"
         raise
     summary = summarise(printable(out.absolute().name), job, collected, built, options.command)
-    if options.propose_labels is not None:
-        write_map(options.propose_labels, summary["variants"])
     write_json(partial / REPORT_NUMBERS, summary)
     if options.page is not None:
         write_text(partial / REPORT, options.page(summary))

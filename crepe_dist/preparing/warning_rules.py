@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.data.dataset import UNLABELLED
+from crepe_dist.data.targets import SEVERAL
 from crepe_dist.preparing.checking import NO_LABEL
 from crepe_dist.preparing.formats.stream import ENDS_EARLY
 from crepe_dist.settings.data_options import SHORTEST
@@ -72,8 +73,9 @@ def warnings_of(
         warn(
             f"{counted(unlabelled, 'row')} without a label {'is' if unlabelled == 1 else 'are'} left out",
             f"of {number(summary['rows']['read'])} rows that were read",
-            "nothing, if this is intended; --keep-unlabelled keeps them as unlabelled texts; otherwise fill in the "
-            "labels, or name their column with --label",
+            "nothing, if this is intended; --keep-unlabelled keeps them as unlabelled texts"
+            + ", --empty-label keep as texts of no class" * (summary.get("labels", {}).get("kind") == SEVERAL)
+            + "; otherwise fill in the labels, or name their column with --label",
         )
     if UNLABELLED in summary and "validation" not in summary["parts"]:
         warn(
@@ -152,8 +154,8 @@ def warnings_of(
         warn(
             "some labels look like variants of others: they differ in case, spaces or one letter",
             _listed(alike, "; "),
-            "prepare again with --propose-labels map.csv, correct that file, and prepare once more with "
-            "--merge-labels map.csv; or nothing, if they are classes of their own",
+            "write a map with --propose-labels map.csv, correct it, and prepare again with --merge-labels map.csv; or "
+            "nothing, if they are classes of their own",
         )
     if summary["unused"]:
         warn(

@@ -82,10 +82,11 @@ def open_data(
         world.on_root("sample", once(lambda: _prepare_sample(folder, page)))
     dataset = world.agree("data", lambda: _open(folder), same=lambda dataset: dataset.fingerprint)
     if "test" not in dataset.splits:
+        percent = max(20, -(-100 // sum(map(len, dataset.splits.values()))))  # one row at least
         raise UserError(
             f"{folder} has no test split",
             "each epoch is scored on the test split",
-            "prepare the data with --test FILE or --test 0.2",
+            f"prepare the data with --test FILE or --test {percent / 100:g}",
             on_all_ranks=True,
         )
     return dataset
