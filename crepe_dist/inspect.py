@@ -9,8 +9,9 @@ from pathlib import Path
 
 from crepe_dist import command, invocation
 from crepe_dist.data.dataset import open_dataset
+from crepe_dist.errors import UserError
 from crepe_dist.inspecting.corpus import Corpus
-from crepe_dist.inspecting.inspection import ERRORS, Inspection, add_texts, inspect
+from crepe_dist.inspecting.inspection import DUPLICATES, ERRORS, Inspection, add_texts, inspect
 from crepe_dist.inspecting.out_of_fold import out_of_fold
 from crepe_dist.predicting.inputs import Input, open_inputs
 from crepe_dist.preparing.formats.columns import Wanted
@@ -38,6 +39,9 @@ def parser() -> arguments.Parser:
     )
     flags.add_argument("data", type=Path, metavar="DATA", help="prepared folder")
     flags.add_argument("--out", type=Path, metavar="DIR", help="folder for the findings; default: inspect/DATA")
+    flags.add_argument(
+        "--overwrite", action="store_true", help="replace findings in --out, with what was edited in them"
+    )
     flags.add_argument(
         "--network",
         choices=sorted(NETWORKS),
@@ -73,6 +77,13 @@ def main() -> None:
     dataset = open_dataset(args.data)
     out = args.out or Path("inspect") / dataset.name
     arguments.check_folder(out)
+    edited = next((out / name for name in (ERRORS, DUPLICATES) if (out / name).exists()), None)
+    if edited is not None and not args.overwrite:
+        raise UserError(
+            f"{edited} exists",
+            "it is from an earlier inspection, and may have corrections that a person entered",
+            "name another folder with --out, or replace it with --overwrite",
+        )
     rows = _unlabelled(args.unlabelled, args.encoding)
     reading = Reading(columns=Wanted(remembered=dataset.composition.columns), encoding=args.encoding)
     if args.source is not None:

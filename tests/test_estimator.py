@@ -172,6 +172,9 @@ def test_columns_of_a_table_are_chosen_as_those_of_a_file(tmp_path):
     assert texts_of(frame) == texts_of(dict(frame)) == rows == expected
     assert texts_of(frame[["body"]].dropna()) == ["one", "two"]
     assert texts_of(frame[:0]) == []
+    with pytest.raises(InvalidInput, match="has no column 'title'") as caught:
+        texts_of(frame, ("title", "body"))
+    assert "ColumnTransformer" not in str(caught.value)
 
 
 def test_errors_of_training_come_back():

@@ -14,6 +14,7 @@ from crepe_dist import inspect
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.verification import verify
+from crepe_dist.errors import UserError
 from crepe_dist.files import write_csv
 from crepe_dist.inspecting import out_of_fold
 from crepe_dist.inspecting.confident_learning import label_errors
@@ -88,6 +89,14 @@ def test_the_command_finds_what_was_planted(place, monkeypatch, capsys):
     assert following[0]["line"] == "3"  # between two classes
     assert {following[0]["class"], following[0]["second"]} == set(NAMES[:2])
     corrections_change_labels_as_listed(place, errors)
+    edited = (place / "out" / "label_errors.csv").read_bytes()
+    with pytest.raises(UserError, match=r"out/label_errors\.csv exists") as caught:
+        inspect.main()
+    assert "--overwrite" in caught.value.remedy
+    assert (place / "out" / "label_errors.csv").read_bytes() == edited
+    monkeypatch.setattr("sys.argv", [*given, "--overwrite"])
+    inspect.main()
+    assert len(read(place / "out" / "label_errors.csv")) == len(errors)
 
 
 def corrections_change_labels_as_listed(place, errors):

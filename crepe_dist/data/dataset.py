@@ -39,6 +39,7 @@ MANIFEST = "dataset.json"
 SPOOL_MANIFEST = "spool.json"  # written by `prepare --part`, for `prepare --merge`
 WEIGHTS = "train.weights.npy"
 QUARANTINE = "quarantine.jsonl"
+CONTRADICTIONS = "contradictions.csv"
 REPORT = "report.html"
 REPORT_NUMBERS = "report.json"
 SPLITS = ("train", "validation", "test")

@@ -10,14 +10,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from crepe_dist.data.dataset import MANIFEST, PARTS, QUARANTINE, REPORT, REPORT_NUMBERS, SPOOL_MANIFEST
+from crepe_dist.data.dataset import (
+    CONTRADICTIONS,
+    MANIFEST,
+    PARTS,
+    QUARANTINE,
+    REPORT,
+    REPORT_NUMBERS,
+    SPOOL_MANIFEST,
+)
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.spool import BAD_ROWS, ROWS
 
 KINDS = "labels|targets|weights|codes|texts|offsets|origins|ids|id_offsets"
+NAMES = (MANIFEST, QUARANTINE, CONTRADICTIONS, REPORT, REPORT_NUMBERS, SPOOL_MANIFEST, ROWS, BAD_ROWS)
 OURS = re.compile(
-    rf"({'|'.join(PARTS)})\.({KINDS})(-\d+)?\.(npy|bin)|texts-\d+\.bin|"
-    + "|".join(map(re.escape, (MANIFEST, QUARANTINE, REPORT, REPORT_NUMBERS, SPOOL_MANIFEST, ROWS, BAD_ROWS)))
+    rf"({'|'.join(PARTS)})\.({KINDS})(-\d+)?\.(npy|bin)|texts-\d+\.bin|" + "|".join(map(re.escape, NAMES))
 )
 
 

@@ -247,7 +247,7 @@ def _build(
         if kept:
             error.why = f"{error.why}; the unusable rows are in {kept}"
         raise
-    summary = summarise(printable(out.absolute().name), job, collected, built, options.command)
+    summary = summarise(partial, printable(out.absolute().name), job, collected, built, options.command)
     write_json(partial / REPORT_NUMBERS, summary)
     if options.page is not None:
         write_text(partial / REPORT, options.page(summary))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,13 @@ import numpy.typing as npt
 
 from crepe_dist.data import dataset
 from crepe_dist.data.dataset import SPLITS
+from crepe_dist.data.origins import spelled
+from crepe_dist.data.targets import ONE
+from crepe_dist.files import write_csv
 from crepe_dist.preparing.building import Built
 from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.label_map import variants
-from crepe_dist.preparing.labelling import ABSENT
+from crepe_dist.preparing.labelling import ABSENT, names_of
 from crepe_dist.preparing.selection import (
     PIECE,
     REPEATED,
@@ -37,8 +42,8 @@ EXAMPLE_CLASSES = 50
 EXAMPLE_LENGTH = 300  # characters
 
 
-def summarise(name: str, job: Job, collected: Collected, built: Built, command: str) -> dict[str, Any]:
-    """Collect the numbers of the report as JSON-like data."""
+def summarise(folder: Path, name: str, job: Job, collected: Collected, built: Built, command: str) -> dict[str, Any]:
+    """Collect the numbers of the report as JSON-like data, and write the list of contradictions into ``folder``."""
     characters = int(collected.rows["characters"][kept(built.fate)].sum(dtype=np.int64))
     counts = {part: _class_counts(built, built.fate == code) for code, part in enumerate(SPLITS) if part in built.rows}
     absent = collected.labels.index(ABSENT) if ABSENT in collected.labels else -1
@@ -67,7 +72,7 @@ def summarise(name: str, job: Job, collected: Collected, built: Built, command: 
         },
         "lengths": _lengths(built.counts.lengths, built.encoding.feature_len),
         "characters": _characters(built, characters),
-        "duplicates": _duplicates(collected, built, without),
+        "duplicates": _duplicates(folder, job, collected, built, without),
         "examples": _examples(collected, built),
         "quarantine": {
             "rows": built.quarantine.lines,
@@ -154,8 +159,10 @@ def _characters(built: Built, total: int) -> dict[str, Any]:
     }
 
 
-def _duplicates(collected: Collected, built: Built, without: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """Count the labelled rows that repeat others.
+def _duplicates(
+    folder: Path, job: Job, collected: Collected, built: Built, without: npt.NDArray[np.bool_]
+) -> dict[str, Any]:
+    """Count the labelled rows that repeat others; list those of which some have another label.
 
     Args:
         without: rows without a label, bool [n].
@@ -165,9 +172,16 @@ def _duplicates(collected: Collected, built: Built, without: npt.NDArray[np.bool
     fate[without] = UNKNOWN
     exact = sum(len(again) for again, _ in repeats(collected.rows["exact"], fate))
     near = conflicting = 0
+    groups: list[tuple[int, int]] = []  # first row, and each row of its text
     for again, first in repeats(collected.rows["near"], fate):
+        differs = collected.rows["label"][again] != collected.rows["label"][first]
+        listed = np.isin(first, first[differs])
+        firsts = first[listed].tolist()
+        groups += {*zip(firsts, firsts), *zip(firsts, again[listed].tolist())}
         near += len(again)
-        conflicting += int((collected.rows["label"][again] != collected.rows["label"][first]).sum())
+        conflicting += int(differs.sum())
+    if groups:
+        write_csv(folder / dataset.CONTRADICTIONS, _contradictions(sorted(groups), job, collected, built))
     across = {}
     for code, other in ((TEST, TRAIN), (VALIDATION, TRAIN), (TEST, VALIDATION)):
         rows, other_rows = built.fate == code, built.fate == other
@@ -183,6 +197,27 @@ def _duplicates(collected: Collected, built: Built, without: npt.NDArray[np.bool
         "removed": int(((built.fate == REPEATED) & ~without).sum()),
         "across": across,
     }
+
+
+def _contradictions(
+    groups: Sequence[tuple[int, int]], job: Job, collected: Collected, built: Built
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the list; a person can fill in the suggested label for ``prepare --corrections``."""
+    texts, several = Texts(collected.texts), job.labelled != ONE
+    for first, number in groups:
+        row, fate = collected.rows[number : number + 1], int(built.fate[number])
+        (text,), (id_,), label = texts.get(row), texts.ids(row), collected.labels[int(row["label"][0])]
+        yield {
+            "group": first,
+            "file": job.sources[int(row["file"][0])][0],
+            "line": int(row["line"][0]),
+            "id": id_.decode("utf-8", "replace"),
+            "split": SPLITS[fate] if fate < len(SPLITS) else "left out",
+            "hash": spelled(int(row["exact"][0])),
+            "label": ", ".join(names_of(label)) if several else label,
+            "suggested": "",
+            "text": text.decode("utf-8"),
+        }
 
 
 def _shared(keys: npt.NDArray[Any], others: npt.NDArray[Any]) -> int:

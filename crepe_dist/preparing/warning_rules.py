@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import read_of_long
-from crepe_dist.data.dataset import UNLABELLED
+from crepe_dist.data.dataset import CONTRADICTIONS, UNLABELLED
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.preparing.checking import NO_LABEL
 from crepe_dist.preparing.formats.stream import ENDS_EARLY
@@ -218,12 +218,13 @@ def warnings_of(
                 f"{count['exact']:,} of them are exact copies; this leakage inflates the accuracy",
                 "--dedupe near leaves repeated rows out",
             )
-    conflicting, removed = summary["duplicates"]["conflicting"], summary["duplicates"]["removed"]
-    if conflicting >= NOTABLE * labelled and removed < summary["duplicates"]["near"]:
+    conflicting = summary["duplicates"]["conflicting"]
+    if conflicting >= NOTABLE * labelled:
         warn(
             f"{percent(conflicting, labelled)} of the rows have the text of an earlier row, but another label",
-            f"{counted(conflicting, 'such row')}: the text does not show which label is right",
-            "check how they were labelled; --dedupe near keeps the first of each",
+            f"{counted(conflicting, 'such row')}: the text does not tell which one is right; --dedupe keeps the first",
+            f"check how they were labelled: {CONTRADICTIONS} lists them; enter the right labels in a copy, and prepare "
+            "again with --corrections COPY",
         )
     fits = max(SHORTEST, percentiles["99"])
     if feature_len > 1.5 * fits:

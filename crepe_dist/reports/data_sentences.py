@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from crepe_dist.data.alphabet import read_of_long
+from crepe_dist.data.dataset import CONTRADICTIONS, SPLITS
 from crepe_dist.data.targets import SEVERAL, SOFT
 from crepe_dist.settings.data_options import LONGEST_FITTED, WHOLE
 from crepe_dist.wording import counted, cut, listed, number, percent
 
-SPLITS = ("train", "validation", "test")
 # Reasons for removing rows, in order of application: key, name, end of a sentence about one row, and about several.
 LOSSES = (
     ("bad", "unusable", "could not be used", "could not be used"),
@@ -195,7 +195,7 @@ def duplicates(summary: Summary) -> list[str]:
     if counts["conflicting"]:
         sentences.append(
             f"{counted(counts['conflicting'], 'repeats', 'repeat')} a row of another class: one of the two labels is "
-            "wrong, or both are right."
+            f"wrong, or both are right ({CONTRADICTIONS})."
         )
     removed = counted(counts["removed"], "was", "were") if counts["removed"] else "None was"
     return [*sentences, f"{removed} removed.", *more]
