@@ -386,7 +386,7 @@ def test_a_dry_run_shows_shapes_memory_and_time_and_writes_nothing(data, tmp_pat
 
 def test_a_missing_test_split_is_answered_with_a_share_that_gives_it_a_row(tmp_path, complaint):
     (tmp_path / "three.csv").write_text("label,text\na,one\nb,two\na,three\n")
-    prepare(tmp_path / "three.csv", tmp_path / "three")  # a fifth of three rows is none
+    crepe_dist.prepare(tmp_path / "three.csv", tmp_path / "three")  # a fifth of three rows is none
     share = complaint("train", "--data", "three", cwd=tmp_path).rpartition("--test ")[2]
-    report = prepare(tmp_path / "three.csv", tmp_path / "three", test=share.strip(), overwrite=True)
+    report = crepe_dist.prepare(tmp_path / "three.csv", tmp_path / "three", test=share.strip(), overwrite=True)
     assert report["parts"]["test"]["rows"] == 1
