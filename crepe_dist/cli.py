@@ -19,7 +19,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "data": {
             "prepare": "encode texts into a folder that training reads",
-            "inspect": "find wrong labels, contradicting duplicates and classes that overlap",
+            "inspect": "find wrong labels and classes that overlap",
         },
         "training": {
             "train": "train a classifier in one or many processes",

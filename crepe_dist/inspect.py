@@ -11,7 +11,7 @@ from crepe_dist import command, invocation
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.inspecting.corpus import Corpus
-from crepe_dist.inspecting.inspection import DUPLICATES, ERRORS, Inspection, add_texts, inspect
+from crepe_dist.inspecting.inspection import ERRORS, Inspection, add_texts, inspect
 from crepe_dist.inspecting.out_of_fold import out_of_fold
 from crepe_dist.predicting.inputs import Input, open_inputs
 from crepe_dist.preparing.formats.columns import Wanted
@@ -32,7 +32,7 @@ EXAMPLES = """  python -m crepe_dist.inspect data/reviews
 def parser() -> arguments.Parser:
     flags = arguments.parser(
         "inspect",
-        "Find texts with a wrong label, near duplicates with different labels, and classes that overlap, in all splits "
+        "Find texts with a wrong label, and classes that overlap, in all splits "
         "of prepared data. Networks are trained on all folds of the texts but one, and judge that one. The "
         "findings are CSV files; the data stay as they are.",
         EXAMPLES,
@@ -77,10 +77,9 @@ def main() -> None:
     dataset = open_dataset(args.data)
     out = args.out or Path("inspect") / dataset.name
     arguments.check_folder(out)
-    edited = next((out / name for name in (ERRORS, DUPLICATES) if (out / name).exists()), None)
-    if edited is not None and not args.overwrite:
+    if (out / ERRORS).exists() and not args.overwrite:
         raise UserError(
-            f"{edited} exists",
+            f"{out / ERRORS} exists",
             "it is from an earlier inspection, and may have corrections that a person entered",
             "name another folder with --out, or replace it with --overwrite",
         )
@@ -92,10 +91,10 @@ def main() -> None:
     scored = out_of_fold(corpus, args.network, args.folds, args.seed, deadline, [row.text for row in rows], _say)
     inspection = inspect(corpus, scored, rows)
     if args.source is not None:
-        records = [*inspection.errors, *inspection.duplicates]
-        missing = add_texts(records, open_inputs(args.source, None, reading), dataset.composition)
-        if records:
-            _say(f"{args.source} has the texts of {len(records) - missing:,} of {counted(len(records), 'finding')}")
+        missing = add_texts(inspection.errors, open_inputs(args.source, None, reading), dataset.composition)
+        found = len(inspection.errors)
+        if found:
+            _say(f"{args.source} has the texts of {found - missing:,} of {counted(found, 'finding')}")
     files = inspection.write(out)
     for line in _summary(inspection, args.folds):
         _say(line)
@@ -121,12 +120,11 @@ def _summary(inspection: Inspection, folds: int) -> list[str]:
         lines.append(
             f"the time was over after {inspection.folds} of {folds} folds: {scored:,} of {texts:,} texts were judged"
         )
-    errors, groups = len(inspection.errors), len({row["group"] for row in inspection.duplicates})
+    errors = len(inspection.errors)
     lines += [
         f"{percent(inspection.accuracy)} of the labels are the most probable class of a network that has not seen the "
         "text",
         f"{counted(errors, 'label is', 'labels are')} probably wrong ({percent(errors, scored)})",
-        f"{counted(groups, 'text has', 'texts have')} near duplicates with another label",
     ]
     return lines
 

@@ -1,4 +1,4 @@
-"""crepe inspect: wrong labels, contradicting duplicates, classes that overlap, texts to label next."""
+"""crepe inspect: wrong labels, classes that overlap, texts to label next."""
 
 from __future__ import annotations
 
@@ -67,7 +67,6 @@ def test_the_command_finds_what_was_planted(place, monkeypatch, capsys):
     inspect.main()
     printed = capsys.readouterr().out
     assert "fold 2 of 2: " in printed
-    assert "1 text has near duplicates with another label" in printed
     texts = {text for _, text in list(rows())[:PLANTED]}
     errors = read(place / "out" / "label_errors.csv")
     found = {row["text"] for row in errors}
@@ -80,10 +79,6 @@ def test_the_command_finds_what_was_planted(place, monkeypatch, capsys):
     lines = (place / "texts.csv").read_text().splitlines()
     assert all(row["text"] in lines[int(row["line"]) - 1] for row in errors)
     assert "texts.csv has the texts of" in printed
-    duplicates = read(place / "out" / "duplicates.csv")
-    assert {row["label"] for row in duplicates} == set(NAMES[:2])
-    assert sorted(row["line"] for row in duplicates) == ["242", "243"]
-    assert len({row["group"] for row in duplicates}) == 1
     following = read(place / "out" / "label_next.csv")
     assert sorted(row["line"] for row in following) == ["1", "3", "4"]
     assert following[0]["line"] == "3"  # between two classes

@@ -1,8 +1,7 @@
-"""Findings about a data set: wrong labels, contradicting duplicates, classes that overlap, texts to label next."""
+"""Findings about a data set: wrong labels, classes that overlap, texts to label next."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from crepe_dist.inspecting.corpus import Corpus
 from crepe_dist.inspecting.out_of_fold import Floats, OutOfFold
 from crepe_dist.predicting.inputs import Input
 
-ERRORS, DUPLICATES, PAIRS, NEXT = "label_errors.csv", "duplicates.csv", "class_pairs.csv", "label_next.csv"
+ERRORS, PAIRS, NEXT = "label_errors.csv", "class_pairs.csv", "label_next.csv"
 MOST_PAIRS = 100
 MOST_NEXT = 1000
 Record = dict[str, Any]
@@ -40,7 +39,6 @@ class Inspection:
     accuracy: float
     folds: int
     errors: list[Record]
-    duplicates: list[Record]
     pairs: list[Record]
     label_next: list[Record]
 
@@ -48,9 +46,7 @@ class Inspection:
         """Write the CSV files; return their paths."""
         folder.mkdir(parents=True, exist_ok=True)
         written = []
-        for name, rows in (
-            (ERRORS, self.errors), (DUPLICATES, self.duplicates), (PAIRS, self.pairs), (NEXT, self.label_next)
-        ):  # fmt: skip
+        for name, rows in ((ERRORS, self.errors), (PAIRS, self.pairs), (NEXT, self.label_next)):
             if rows:
                 write_csv(folder / name, rows)
                 written.append(folder / name)
@@ -69,7 +65,6 @@ def inspect(corpus: Corpus, scored: OutOfFold, unlabelled: Sequence[Input] = ())
         float((predicted == labels).mean()),
         scored.folds,
         _errors(corpus, scored, wrong),
-        _duplicates(corpus),
         _pairs(corpus.dataset.classes, labels, predicted, wrong),
         _next(corpus.dataset.classes, scored.others, unlabelled),
     )
@@ -91,19 +86,6 @@ def _errors(corpus: Corpus, scored: OutOfFold, wrong: Rows) -> list[Record]:
             }
         )
     return errors
-
-
-def _duplicates(corpus: Corpus) -> list[Record]:
-    classes, members = corpus.dataset.classes, defaultdict(list)
-    for number, first in enumerate(corpus.groups.tolist()):
-        members[first].append(number)
-    return [
-        # The suggested label is for a person to fill in.
-        {"group": first, **_traced(corpus, number), "label": classes[corpus.labels[number]], "suggested": "",
-         "text": corpus.text(number)}
-        for first, numbers in members.items() if len({int(corpus.labels[number]) for number in numbers}) > 1
-        for number in numbers
-    ]  # fmt: skip
 
 
 def _traced(corpus: Corpus, number: int) -> Record:
