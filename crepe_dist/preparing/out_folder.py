@@ -10,22 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from crepe_dist.data.dataset import (
-    CONTRADICTIONS,
-    MANIFEST,
-    PARTS,
-    QUARANTINE,
-    REPORT,
-    REPORT_NUMBERS,
-    SPOOL_MANIFEST,
-)
+from crepe_dist.data import dataset
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.spool import BAD_ROWS, ROWS
 
 KINDS = "labels|targets|weights|codes|texts|offsets|origins|ids|id_offsets"
-NAMES = (MANIFEST, QUARANTINE, CONTRADICTIONS, REPORT, REPORT_NUMBERS, SPOOL_MANIFEST, ROWS, BAD_ROWS)
+NAMES = (dataset.MANIFEST, dataset.SPOOL_MANIFEST, ROWS, BAD_ROWS)
+REPORTS = (dataset.QUARANTINE, dataset.CONTRADICTIONS, dataset.REPORT, dataset.REPORT_NUMBERS)
 OURS = re.compile(
-    rf"({'|'.join(PARTS)})\.({KINDS})(-\d+)?\.(npy|bin)|texts-\d+\.bin|" + "|".join(map(re.escape, NAMES))
+    rf"({'|'.join(dataset.PARTS)})\.({KINDS})(-\d+)?\.(npy|bin)|texts-\d+\.bin|"
+    + "|".join(map(re.escape, NAMES + REPORTS))
 )
 
 
@@ -94,7 +88,7 @@ def check_out(out: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UserError(f"{out} exists", remedy="choose another --out, or replace it with --overwrite")
-    is_complete = (out / MANIFEST).is_file() or (out / SPOOL_MANIFEST).is_file()
+    is_complete = (out / dataset.MANIFEST).is_file() or (out / dataset.SPOOL_MANIFEST).is_file()
     if not is_complete or not all(OURS.fullmatch(path.name) for path in out.iterdir()):
         raise UserError(
             f"{out} is not replaced",
