@@ -41,7 +41,7 @@ class Read:
     def __init__(self, tmp_path, sources, reading=None, *, ahead=1, share=None, class_names=None):
         folder = tmp_path / f"spool-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        rules = Rules(folder, class_names, reading or Reading(), SplitOptions())
+        rules = Rules(folder, replace(reading or Reading(), class_names=class_names), SplitOptions())
         self.reader = Reader(sources, rules, None, share or Share(), 200.0)
         with pool(1) as workers:
             self.positions = list(self.reader.read(replace(workers, ahead=ahead)))

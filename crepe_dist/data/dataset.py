@@ -144,6 +144,13 @@ class Split(Documents):
         own = {field.name: getattr(self, field.name) for field in fields(Split)}
         return _AlteredSplit(**own, original=self, alter=alter)
 
+    def only(self, rows: npt.NDArray[np.int64]) -> Split:
+        """Return a view of some rows, with their texts and ids."""
+        weights = None if self.weights is None else self.weights[rows]
+        targets = None if self.targets is None else self.targets.some(rows, 1)
+        own = (self.folder, self.name, (), np.array([0, len(rows)]), self.origins[rows], self.has_ids)
+        return _ChosenSplit(*own, self.labels[rows], weights, targets, self, rows)
+
     def some(self, rows: npt.NDArray[np.int64], times: int = 1) -> Split:
         """Copy rows into a training split in memory, repeated ``times`` times, without their texts."""
         starts = np.arange(times + 1) * len(rows)
@@ -152,6 +159,18 @@ class Split(Documents):
         labels, codes = np.tile(self.labels[rows], times), (self.codes(rows),) * times
         origins = np.tile(self.origins[rows], (times, 1))
         return Split(self.folder, "train", codes, starts, origins, False, labels, weights, targets)
+
+
+@dataclass(frozen=True)
+class _ChosenSplit(Split):
+    original: Split
+    rows: npt.NDArray[np.int64]
+
+    def codes(self, rows: npt.NDArray[np.int64]) -> Codes:
+        return self.original.codes(self.rows[rows])
+
+    def _string(self, kind: str, row: int) -> str:
+        return self.original._string(kind, int(self.rows[row]))
 
 
 @dataclass(frozen=True)
@@ -240,8 +259,11 @@ class Dataset:
         return hashlib.sha256(json.dumps([self.classes, digests], sort_keys=True).encode()).hexdigest()
 
 
-def open_dataset(folder: Path | str) -> Dataset:
+def open_dataset(folder: Path | str, *, trains: bool = True) -> Dataset:
     """Open a folder made by ``prepare`` and check file sizes, shapes and dtypes against the manifest.
+
+    Args:
+        trains: it must have training rows.
 
     Raises:
         UserError: The folder is not a data set, has another format version, or its files do not match the manifest.
@@ -292,7 +314,7 @@ def open_dataset(folder: Path | str) -> Dataset:
             )
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise unreadable(path, error, prepare_again) from error
-    if len(classes) < 2 or "train" not in splits or len(splits["train"]) == 0:
+    if len(classes) < 2 or (trains and not splits.get("train")):
         raise UserError(
             f"{folder} holds nothing to train on", "it needs at least two classes and one training row", prepare_again
         )

@@ -8,128 +8,87 @@ from typing import Any
 
 import pandas as pd
 
-from crepe_dist.data.dataset import SAMPLE, Dataset, Split
-from crepe_dist.data.targets import SEVERAL
+from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.typos import with_typos
+from crepe_dist.distributed.device import ALONE
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError, visible
 from crepe_dist.evaluating import mistakes
+from crepe_dist.evaluating.rows import Rows, rows_of
 from crepe_dist.files import write_json, write_text
 from crepe_dist.predicting.predictor import Foreign, Predictor, check_finite, open_checkpoint
-from crepe_dist.reports import data_page, run_findings
+from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.from_flags import names_in
+from crepe_dist.preparing.sources import Reading
+from crepe_dist.reports import run_findings
 from crepe_dist.reports.run_page import score_page
 from crepe_dist.reports.score_tables import unanswered
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.checkpoint import AnyScores
-from crepe_dist.runs.run_record import RunRecord, open_run, quotes
+from crepe_dist.runs.run_record import quotes, run_of
 from crepe_dist.runs.scores import Scores
+from crepe_dist.scratch import scratch
 from crepe_dist.settings import arguments
-from crepe_dist.training.display import Display
 from crepe_dist.training.evaluation import evaluate
-from crepe_dist.training.training_data import open_data
 from crepe_dist.wording import counted, measure, percent
+
+BATCH_SIZE = 512
 
 
 def score(args: Any, world: World) -> None:
     """Score a checkpoint as the flags of ``evaluate`` say; every rank calls this, and rank 0 writes the output.
 
     Raises:
-        UserError: on every rank, if the checkpoint or the data set cannot be opened, or if they do not match.
+        UserError: on every rank, if the checkpoint or the rows cannot be opened, or if they do not match.
     """
     path = world.agree("checkpoint", lambda: checkpoint.find(args.checkpoint), same=lambda path: path.name)
     if world.is_root:
         checkpoint.announce(path)
-    dataset, predictor = _open(path, args, world)
-    split = dataset.splits[args.part]
+    foreign = Foreign(**arguments.foreign(args))
+    predictor = world.agree("model", lambda: open_checkpoint(path, foreign)).placed(args.device, world)
+    columns = Wanted(args.label, args.title, tuple(args.text or ()), labels=names_in(args.label_columns))
+    given = Reading(args.format, args.header, columns)
+    with scratch() as folder:
+        rows = rows_of(args.file or args.data, predictor, folder, args.split, world, given)
+        if world.is_root:
+            documents = counted(len(rows.dataset.splits[rows.split]), "document")
+            print("\n".join([f"{visible(path.name)} on {visible(rows.name)}, {documents}", *rows.notes(), ""]))
+        scores, *noisy = (scores_of(rows, predictor, world, args.batch_size, rate) for rate in (0.0, *args.typos))
+        if world.is_root:
+            _write(args, predictor, rows, scores, dict(zip(args.typos, noisy)))
 
-    def scores_of(split: Split) -> AnyScores:
-        decision = predictor.calibration if predictor.thresholds is None else predictor.thresholds
-        scores = evaluate(predictor.engine, split, args.batch_size, world, decision)
-        check_finite(scores.loss)  # it is the same on every rank
-        return scores
 
-    scores, encoding = scores_of(split), dataset.encoding
-    noisy = {rate: scores_of(with_typos(split, rate, encoding=encoding)) if rate else scores for rate in args.typos}
-    if not world.is_root:
-        return
-    print(_text(scores, dataset, path))
-    if isinstance(scores, Scores) and (worst := mistakes.worst(scores, dataset, args.part)):
+def scores_of(
+    rows: Rows, predictor: Predictor, world: World = ALONE, batch_size: int = BATCH_SIZE, typos: float = 0.0
+) -> AnyScores:
+    """Score a model on rows, with typing errors in a share of the characters; every rank calls it.
+
+    Raises:
+        UserError: on every rank, if the loss is not finite.
+    """
+    split = rows.dataset.splits[rows.split]
+    split = with_typos(split, typos, encoding=rows.dataset.encoding) if typos else split
+    decision = predictor.calibration if predictor.thresholds is None else predictor.thresholds
+    scores = evaluate(predictor.engine, split, batch_size, world, decision)
+    check_finite(scores.loss)  # it is the same on every rank
+    return scores
+
+
+def _write(args: Any, predictor: Predictor, rows: Rows, scores: AnyScores, noisy: dict[float, AnyScores]) -> None:
+    """Write the scores to the terminal, and to the files of the flags."""
+    dataset, split = rows.dataset, rows.split
+    print(_text(scores, dataset, predictor.path))
+    if isinstance(scores, Scores) and (worst := mistakes.worst(scores, dataset, split)):
         print(f"\n{worst}")
     if noisy:
         print(f"\n{_typo_table(noisy, several=not isinstance(scores, Scores))}")
     if args.mistakes is not None and scores.right is not None:
-        count = mistakes.write(args.mistakes, predictor, dataset, args.part, scores.right)
+        count = mistakes.write(args.mistakes, predictor, dataset, split, scores.right)
         print(f"\n{counted(count, 'mistake')} written to {visible(str(args.mistakes))}")
     if args.json is not None:
-        write_json(args.json, _numbers(scores, noisy, dataset.classes))
+        write_json(args.json, {**_numbers(scores, noisy, dataset.classes), "left_out": rows.left_out()})
     if args.html is not None:
-        write_text(args.html, _page(scores, dataset, args.part, path))
-
-
-def _open(path: Path, args: Any, world: World) -> tuple[Dataset, Predictor]:
-    def open_model() -> Predictor:
-        foreign = Foreign(**arguments.foreign(args))
-        predictor = open_checkpoint(path, foreign)
-        _check(predictor, dataset, args.part, path, is_default=not args.checkpoint)
-        return predictor
-
-    source = args.data or world.agree("data", lambda: _data_of(path))
-    dataset = open_data(source, world, Display(is_root=False), data_page.optional_page())
-    predictor = world.agree("model", open_model).placed(args.device, world)
-    if world.is_root:
-        documents = counted(len(dataset.splits[args.part]), "document")
-        print(f"{visible(path.name)} on {args.part} of {dataset.folder}, {documents}\n")
-    return dataset, predictor
-
-
-def _data_of(path: Path) -> str:
-    """Return the folder of the data that a run was trained on; the sample for a checkpoint without a run."""
-    record = _run_of(path)
-    return str(record.data_folder) if record else SAMPLE
-
-
-def _run_of(path: Path) -> RunRecord | None:
-    run_dir = path.absolute().parent.parent
-    return open_run(run_dir, path) if (run_dir / checkpoint.CONFIG).is_file() else None
-
-
-def _check(predictor: Predictor, dataset: Dataset, split: str, path: Path, *, is_default: bool) -> None:
-    """Check that the checkpoint matches the data set; ``is_default`` if no checkpoint was named."""
-    name = f"the newest run, {path}" if is_default else str(path)
-    if split not in dataset.splits:
-        raise UserError(
-            f"{dataset.folder} has no {split} split", f"it has {', '.join(dataset.splits)}", "choose another --part"
-        )
-    if predictor.encoding != dataset.encoding:
-        raise UserError(
-            "the checkpoint and the data set have different encodings",
-            f"checkpoint ({name}): {predictor.encoding.described()}; "
-            f"data set ({dataset.folder}): {dataset.encoding.described()}",
-            "name a run that was trained on this data set, or use --data to name the data set that the run was trained "
-            f"on, or one prepared with {predictor.encoding.flags(path.with_suffix('.json'))}"
-            + (" --strip-html" if predictor.composition.strip_html else ""),
-        )
-    if predictor.composition.strip_html != dataset.composition.strip_html:
-        strips = "strips" if predictor.composition.strip_html else "does not strip"
-        raise UserError(
-            f"the checkpoint {strips} HTML, unlike the data set",
-            f"checkpoint ({name}); data set ({dataset.folder})",
-            f"prepare the data {'with' if predictor.composition.strip_html else 'without'} --strip-html",
-        )
-    model, data = (
-        f"{'several' if several else 'one'} of {', '.join(classes)}"
-        for several, classes in (
-            (predictor.several, predictor.classes),
-            (dataset.labelled == SEVERAL, dataset.classes),
-        )
-    )
-    if model != data:
-        raise UserError(
-            "the checkpoint and the data set have different classes",
-            f"checkpoint ({name}): {model}; data set ({dataset.folder}): {data}",
-            "name a run that was trained on this data set, or use --data to name the data set that the run was trained "
-            "on, or one with the same classes in the same order",
-        )
+        write_text(args.html, _page(scores, rows, predictor.path))
 
 
 def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
@@ -169,9 +128,9 @@ def _never_predicted(scores: Scores, dataset: Dataset, path: Path) -> dict[str, 
     """Warn as the run's report does; without a run, with advice that fits the data set."""
     classes = [visible(name) for name in dataset.classes]
     with suppress(UserError):  # the scores do not need the run's record
-        if (record := _run_of(path)) is not None:
+        if (record := run_of(path)) is not None:
             return run_findings.never_predicted(record, scores, classes)
-    return unanswered(scores, classes, dataset.class_counts("train").tolist())
+    return unanswered(scores, classes, dataset.class_counts("train").tolist() if "train" in dataset.splits else None)
 
 
 def _typo_table(noisy: dict[float, AnyScores], *, several: bool) -> str:
@@ -184,15 +143,16 @@ def _typo_table(noisy: dict[float, AnyScores], *, several: bool) -> str:
     return f"with typing errors\n{table.to_string(index=False)}"
 
 
-def _page(scores: AnyScores, dataset: Dataset, split: str, path: Path) -> str:
+def _page(scores: AnyScores, rows: Rows, path: Path) -> str:
     about = {
         "checkpoint": path.name,
-        "data": str(dataset.folder),
-        "part": split,
-        "encoding": dataset.encoding.to_dict(),
+        "data": rows.name,
+        "split": rows.split,
+        "notes": rows.notes(),
+        "encoding": rows.dataset.encoding.to_dict(),
     }
     worst = [mistake.row for mistake in scores.mistakes] if isinstance(scores, Scores) else []
-    return score_page(scores, dataset.classes, quotes(dataset, split, worst), about)
+    return score_page(scores, rows.dataset.classes, quotes(rows.dataset, rows.split, worst), about)
 
 
 def _numbers(scores: AnyScores, noisy: dict[float, AnyScores], classes: list[str]) -> dict[str, Any]:

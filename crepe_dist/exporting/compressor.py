@@ -19,7 +19,8 @@ from crepe_dist.runs.label_scores import Floats, log_odds
 
 MOST_SCORED = 5000  # texts
 BATCH = 256  # texts
-KEPT = ("data", "id", "labels", "composition")  # of the description; its figures are those of the whole network
+# Of the description; its figures are those of the whole network.
+KEPT = ("data", "id", "labels", "composition", "reading")
 
 
 def compress_to(

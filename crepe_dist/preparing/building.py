@@ -22,15 +22,15 @@ from crepe_dist.data.writing import Files, write_array, write_pieces
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.preparing.auto_encoding import fit
-from crepe_dist.preparing.checking import NO_LABEL
+from crepe_dist.preparing.checking import NO_LABEL, UNKNOWN_LABEL
 from crepe_dist.preparing.formats.rows import FROM_WINDOWS
 from crepe_dist.preparing.job import Collected, Job
-from crepe_dist.preparing.labelling import ABSENT, MANY, classes_of, known, pairs_of
+from crepe_dist.preparing.labelling import ABSENT, MANY, classes_of, known, names_of, pairs_of
 from crepe_dist.preparing.pool import Workers
 from crepe_dist.preparing.progress import Progress, Show
 from crepe_dist.preparing.quarantine import Quarantine, write_quarantine
 from crepe_dist.preparing.reading import MAX_CLASSES
-from crepe_dist.preparing.selection import PIECE, TRAIN, UNLABELLED, Fate, decide, used_labels
+from crepe_dist.preparing.selection import PIECE, TEST, TRAIN, UNLABELLED, Fate, decide, used_labels
 from crepe_dist.preparing.shards import TextCounts, write_shards
 from crepe_dist.wording import cut, percent
 
@@ -43,7 +43,7 @@ REMEDIES = {
     "unusable share": "give every row a share from 0 for each class, and at least one above 0",
     "not UTF-8": FROM_WINDOWS,
     "empty text": "fill in or remove the rows without text",
-    "unknown label": "use only labels that occur in the training rows (or in classes.txt)",
+    UNKNOWN_LABEL: "use only labels that occur in the training rows (or in classes.txt)",
     "not CSV": "double the quotes inside quoted fields",
 }
 FILE_NAME = "file name"  # id of a row that is a file of a folder
@@ -90,23 +90,28 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
         fixed[collected.rows["label"] == collected.labels.index(ABSENT)] = UNLABELLED
     used = used_labels(collected.rows, fixed)
     usable = used if job.labelled == ONE else known(collected.labels, used)
+    if job.classes is not None:
+        sets = [[label] if job.labelled == ONE else names_of(label) for label in collected.labels]
+        usable = np.array([set(names) <= set(job.classes) for names in sets], np.bool_)
     fate = decide(collected.rows, fixed, replace(job.split, **shares), usable)
     trained = [collected.labels[index] for index in np.flatnonzero(used).tolist()]
     names = trained if job.labelled == ONE else list(classes_of(trained))
-    classes = sorted(names, key=_label_order) if job.class_names is None else _renamed(job.class_names, job)
+    given = job.reading.class_names
+    classes = sorted(names, key=_label_order) if given is None else _renamed(given, job)
+    classes = classes if job.classes is None else list(job.classes)
     quarantine = write_quarantine(folder, job, collected, fate)
     _check(job, collected, fate, classes, quarantine)
     number = {label: index for index, label in enumerate(classes)}
     labels, targets = _labels(job.labelled, collected, number)
     training = np.flatnonzero(fate == TRAIN)
-    if len(training) == 0:
+    if len(training) == 0 and job.classes is None:
         raise UserError(
             f"none of {_read(collected):,} rows is left to train on",
             remedy="give more rows, or smaller --test and --validation",
         )
     texts = collected.some(np.flatnonzero((fate == TRAIN) | (fate == UNLABELLED)))
-    encoding = fit(job.encoding, job.fit, texts, workers, show)
-    id_name = (job.reading["columns"].get("id") or FILE_NAME) if collected.rows["id"].any() else None
+    encoding = fit(job.encoding, job.fit, texts, workers, show) if len(texts) else job.encoding
+    id_name = (job.reading.columns.id or FILE_NAME) if collected.rows["id"].any() else None
     parts: dict[str, dict[str, Any]] = {}
     counts = TextCounts()
     for code, part in enumerate(PARTS):
@@ -118,7 +123,7 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
             files |= write_array(folder, f"{part}.labels.npy", labels[chosen])
         if code != UNLABELLED and targets is not None:
             files |= write_array(folder, file_of(part), targets.pairs[chosen])
-        if part == "train" and job.reading["columns"].get("weight") is not None:
+        if part == "train" and job.reading.columns.weight is not None:
             files |= write_array(folder, WEIGHTS, _relative(collected.rows["weight"][chosen]))
         sizes = []
         kept = (TEXTS,) * (part in KEEP_TEXTS) + (IDS,) * (id_name is not None)
@@ -130,9 +135,12 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
             show(Progress("encoding", counts.rows, len(collected.rows)))
         parts[part] = {"rows": len(chosen), "shards": sizes, "files": files}
     columns = next((about["texts"] for _, about in sorted(collected.files.items()) if about["texts"]), ())
+    label = next((about["label"] for _, about in sorted(collected.files.items()) if about["label"]), None)
+    reading = replace(job.reading, columns=replace(job.reading.columns, label=label or job.reading.columns.label))
     manifest = {
         "encoding": encoding.to_dict(),
-        "composition": Composition(tuple(columns), job.reading["strip_html"]).to_dict(),
+        "composition": Composition(tuple(columns), job.reading.strip_html).to_dict(),
+        "reading": asdict(reading),
         "classes": classes,
         "parts": parts,
         "split": asdict(job.split),
@@ -207,7 +215,7 @@ def _check(job: Job, collected: Collected, fate: Fate, classes: list[str], quara
     unlabelled = collected.good[ABSENT] + quarantine.unlabelled
     total = _read(collected) - unlabelled
     shown = "; ".join(map(_place, first_bad))
-    used = [name for (name, part) in job.sources if part == "train"]
+    used = [name for (name, part) in job.sources if part == ("train" if job.classes is None else "test")]
     if not labelled:
         raise UserError(
             f"no usable row was found in {', '.join(used)[:200]}",
@@ -234,6 +242,15 @@ def _check(job: Job, collected: Collected, fate: Fate, classes: list[str], quara
             f"{collected.files[file]['rows']:,} of its rows were read; the rest is lost and cannot be counted",
             "get the file again; or use the rows that were read: --max-bad 1",
         )
+    if job.classes is not None:
+        if not (fate == TEST).any():
+            raise UserError(
+                f"none of the {total:,} rows of {', '.join(used)[:200]} can be scored",
+                f"the classes of the model are {', '.join(cut(name, LABEL_WIDTH) for name in classes[:5])}"
+                f"{', …' * (len(classes) > 5)}; the first rows: {shown}",
+                "give rows with these labels, or name the column of the label with --label",
+            )
+        return
     for code, part in enumerate(PARTS):
         files = [name for name, each in job.sources if each == part]
         if part != "train" and files and not (fate == code).any():

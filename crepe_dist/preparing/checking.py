@@ -25,6 +25,7 @@ from crepe_dist.preparing.spool import MAX_WEIGHT, ROW, Rows, append_texts
 STRIPE = 1024  # lines
 MAX_LABEL = 200  # characters
 MAX_ID = 200  # characters; longer ones are cut
+UNKNOWN_LABEL = "unknown label"  # reason, followed by the label
 NO_LABEL = "no label"  # reason to leave out a row that is not counted as unusable: exports often contain such rows
 _LOWER = bytes(range(256)).lower()
 _NOT_ALPHANUMERIC = bytes(point for point in range(128) if not chr(point).isalnum())
@@ -49,11 +50,9 @@ class Rules:
 
     Attributes:
         folder: folder of the spool.
-        class_names: names of the labels 1 … C, if a file gives them.
     """
 
     folder: Path
-    class_names: tuple[str, ...] | None
     reading: Reading
     split: SplitOptions
 
@@ -102,7 +101,7 @@ def read_block(
     merged, used = dict(rules.reading.labelling.merged), set[str]()
 
     def name(label: str) -> str:
-        label = _class_name(label, rules.class_names)
+        label = _class_name(label, rules.reading.class_names)
         used.update([label] if label in merged else [])
         return merged.get(label, label)
 
@@ -163,9 +162,9 @@ def _class_name(label: str, class_names: Sequence[str] | None) -> str:
         raise ValueError("not UTF-8") from None
     if not label:
         raise ValueError(NO_LABEL)
-    if class_names is not None:
+    if class_names is not None and (label.isdecimal() or label not in class_names):
         if not label.isdecimal() or not 1 <= int(label) <= len(class_names):
-            raise ValueError(f"unknown label: {label!r:.40} is not a number from 1 to {len(class_names)}")
+            raise ValueError(f"{UNKNOWN_LABEL}: {label!r:.40} is not a number from 1 to {len(class_names)}")
         return class_names[int(label) - 1]
     if len(label) > MAX_LABEL:
         raise ValueError(f"label longer than {MAX_LABEL} characters")

@@ -23,7 +23,7 @@ from crepe_dist.preparing.formats.lines import LineCutter
 from crepe_dist.preparing.formats.stream import Stream
 from crepe_dist.preparing.formats.tables import open_table
 from crepe_dist.preparing.job import Collected, Job
-from crepe_dist.preparing.labelling import Labelling, classes_of
+from crepe_dist.preparing.labelling import classes_of
 from crepe_dist.preparing.spool import ROW
 
 COLUMNS = ("file", "line", "hash", "label", "suggested")
@@ -140,4 +140,4 @@ def _spelled(suggested: str, job: Job, labels: list[str], file: str) -> str:
             f"did you mean {alike[0]!r:.60}?" if alike else "correct the list, or leave the suggestion empty",
         )
 
-    return name(suggested) if job.labelled == ONE else Labelling(**job.reading["labelling"]).label(suggested, name)
+    return name(suggested) if job.labelled == ONE else job.reading.labelling.label(suggested, name)

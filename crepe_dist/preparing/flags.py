@@ -56,28 +56,7 @@ def parser() -> arguments.Parser:
     flags.add_argument("--verify", type=Path, metavar="DIR", help="compare a prepared folder with its checksums")
 
     group = flags.add_argument_group("reading")
-    group.add_argument(
-        "--format", "--input-format", choices=FORMATS, help="file format; default: detected from name and content"
-    )
-    arguments.add_header(group)
-    arguments.add_encoding(group)
-    group.add_argument(
-        "--label",
-        "--label-column",
-        metavar="COLUMN",
-        help="column of the label, by name or number from 1; default: a column with a usual name, or the first",
-    )
-    group.add_argument(
-        "--text",
-        "--text-column",
-        action="append",
-        metavar="COLUMN",
-        help="column of the text; repeat it to join several in this order; default: a column with a usual name, or all "
-        "but the label",
-    )
-    group.add_argument(
-        "--title", "--title-column", metavar="COLUMN", help="column to join with the text as `title | text`"
-    )
+    add_columns(group)
     group.add_argument(
         "--weight",
         "--weight-column",
@@ -101,11 +80,6 @@ def parser() -> arguments.Parser:
         "--label-separator",
         metavar="CHAR",
         help="separator of several labels in a cell, such as ';', or space for white space",
-    )
-    group.add_argument(
-        "--label-columns",
-        metavar="A,B,…",
-        help="columns of the classes, in place of one of labels: 0 or 1, or shares with --labels soft",
     )
     group.add_argument(
         "--empty-label",
@@ -240,6 +214,40 @@ def parser() -> arguments.Parser:
         "--downloads", type=Path, default=Path("data/downloads"), help="folder for the files; default: data/downloads"
     )
     return flags
+
+
+def add_columns(
+    group: argparse._ActionsContainer,
+    label: str = "a column with a usual name, or the first",
+    text: str = "a column with a usual name, or all but the label",
+) -> None:
+    """Add the flags for the format and the columns of labelled files, with the defaults that their help states."""
+    group.add_argument(
+        "--format", "--input-format", choices=FORMATS, help="file format; default: detected from name and content"
+    )
+    arguments.add_header(group)
+    arguments.add_encoding(group)
+    group.add_argument(
+        "--label",
+        "--label-column",
+        metavar="COLUMN",
+        help=f"column of the label, by name or number from 1; default: {label}",
+    )
+    group.add_argument(
+        "--label-columns",
+        metavar="A,B,…",
+        help="columns of the classes, in place of one of labels: 0 or 1, or shares with --labels soft",
+    )
+    group.add_argument(
+        "--text",
+        "--text-column",
+        action="append",
+        metavar="COLUMN",
+        help=f"column of the text; repeat it to join several in this order; default: {text}",
+    )
+    group.add_argument(
+        "--title", "--title-column", metavar="COLUMN", help="column to join with the text as `title | text`"
+    )
 
 
 def add_cluster(flags: argparse._ActionsContainer) -> None:

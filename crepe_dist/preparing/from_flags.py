@@ -87,7 +87,7 @@ def _prepare_local(
         command,
         page,
         None if args.corrections is None else read_corrections(args.corrections),
-        show,
+        show=show,
     )
     if args.merge:
         return merge_parts([Path(name) for name in args.source], args.out, options)
@@ -131,9 +131,14 @@ def _check_not_read(proposal: Path, read: Sequence[Path | None]) -> None:
         )
 
 
+def names_in(flag: str | None) -> tuple[str, ...]:
+    """Return the names that a flag gives, separated by commas."""
+    return tuple(name.strip() for name in (flag or "").split(",") if name.strip())
+
+
 def _labelling(args: Any) -> tuple[Labelling, tuple[str, ...]]:
     """Return the labels of rows, and the columns of the classes."""
-    columns = tuple(name.strip() for name in (args.label_columns or "").split(",") if name.strip())
+    columns = names_in(args.label_columns)
     separator = args.label_separator or ""
     kind = args.labels or (SEVERAL if separator or columns else ONE)
     problem = ""

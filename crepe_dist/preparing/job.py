@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import PARTS
-from crepe_dist.data.targets import KINDS
 from crepe_dist.files import finite
 from crepe_dist.preparing.auto_encoding import Alphabet, Fit
 from crepe_dist.preparing.selection import SplitOptions
+from crepe_dist.preparing.sources import Reading
 from crepe_dist.preparing.spool import Rows, SomeRows
 
 
@@ -27,29 +27,29 @@ class Job:
 
     Args:
         sources: name and split of each source.
-        reading: reading options, as JSON-like data.
-        class_names: names of the labels 1 … C, if a file gives them.
+        reading: reading options, with the names of the labels 1 … C if a file gives them.
         encoding: encoding before fitting.
         max_bad: maximum fraction of unusable lines.
+        classes: classes of the model that all rows are to score; ``None``: those of the training rows.
     """
 
     sources: tuple[tuple[str, str], ...]
-    reading: dict[str, Any]
-    class_names: tuple[str, ...] | None
+    reading: Reading
     encoding: Encoding
     fit: Fit
     split: SplitOptions
     max_bad: float
+    classes: tuple[str, ...] | None = None
 
     @property
     def merged(self) -> dict[str, str]:
         """Labels as read, and the classes that they become."""
-        return dict(self.reading["labelling"]["merged"])
+        return dict(self.reading.labelling.merged)
 
     @property
     def labelled(self) -> str:
         """Labels of a row, one of ``targets.KINDS``."""
-        return str(self.reading["labelling"]["kind"])
+        return self.reading.labelling.kind
 
     def to_dict(self) -> dict[str, Any]:
         """Return the job as JSON-like data, with lists in place of tuples."""
@@ -64,28 +64,20 @@ class Job:
             UserError: The encoding or the split is invalid.
             AttributeError, KeyError, TypeError, ValueError: ``saved`` was not made by ``to_dict``.
         """
-        names = [*(name for source in saved["sources"] for name in source), *(saved["class_names"] or ())]
+        names = [name for source in saved["sources"] for name in source]
         if not all(isinstance(name, str) for name in names) or not {part for _, part in saved["sources"]} <= set(PARTS):
-            raise ValueError("the names of sources or classes are invalid")
+            raise ValueError("the names of sources are invalid")
         usual = asdict(SplitOptions())
         for name, value in saved["split"].items():
             kind = int if name == "max_per_class" and value is not None else type(usual[name])
             if type(value) is not kind and not (kind is float and value == 0) and (name, value) != ("validation", None):
                 raise ValueError(f"{name} of the split is {str(value)[:40]}")
-        if saved["reading"]["labelling"]["kind"] not in KINDS:
-            raise ValueError(f"labelling is {str(saved['reading']['labelling'])[:80]}")
-        merged = saved["reading"]["labelling"]["merged"]
-        if not all(isinstance(each, str) for pair in merged for each in pair) or any(len(pair) != 2 for pair in merged):
-            raise ValueError("the map of labels is not of pairs")
-        if type(saved["reading"]["strip_html"]) is not bool:
-            raise ValueError("strip_html is neither true nor false")
         fitted = saved["fit"]
         if not type(fitted["length"]) is type(fitted["folds"]) is bool or fitted["alphabet"] not in get_args(Alphabet):
             raise ValueError(f"fit is {str(fitted)[:80]}")
         return cls(
             tuple((name, part) for name, part in saved["sources"]),
-            dict(saved["reading"]),
-            None if saved["class_names"] is None else tuple(saved["class_names"]),
+            Reading.from_dict(saved["reading"]),
             Encoding.from_dict(saved["encoding"]),
             Fit(**fitted),
             SplitOptions(**saved["split"]),

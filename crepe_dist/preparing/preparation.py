@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class PrepareOptions:
         command: command line, for the report.
         page: function that renders the report's numbers as HTML; ``None`` for no page.
         corrections: corrections of labels; not of a part.
+        classes: classes of the model that the rows of all sources, which are test files, are to score.
         show: function that is called with the progress.
     """
 
@@ -65,6 +66,7 @@ class PrepareOptions:
     command: str = ""
     page: Callable[[dict[str, Any]], str] | None = None
     corrections: Corrections | None = None
+    classes: tuple[str, ...] | None = None
     show: Show = ignored
 
 
@@ -92,21 +94,21 @@ def prepare(
     """
     options = options or PrepareOptions()
     _check_alignment(sources, split)
-    class_names = None if options.reading.columns.labels else find_class_names(sources)
+    reading = _named(options.reading, sources)
     job = Job(
         tuple((source.name, source.part) for source in sources),
-        asdict(options.reading),
-        class_names,
+        reading,
         encoding,
         fit or Fit(),
         split,
         options.max_bad,
+        options.classes,
     )
     with new_folder(out, options.overwrite) as partial, _workers(sources, options) as workers:
         alone = options.share.of == 1
         folder = partial / "spool" if alone else partial
         folder.mkdir(exist_ok=True)
-        reader = _read(sources, Rules(folder, class_names, options.reading, split), options, workers)
+        reader = _read(sources, Rules(folder, reading, split), options, workers)
         files = {file: asdict(count) for file, count in reader.files.items()}
         if not alone:
             manifest = {
@@ -123,7 +125,7 @@ def prepare(
             )  # fmt: skip
             summary = _build(partial, out, job, collected, workers, options)
         shutil.rmtree(folder)
-    _finish(out)
+    _finish(out, options.classes)
     return summary
 
 
@@ -133,9 +135,8 @@ def propose(sources: Sequence[Source], path: Path, options: PrepareOptions) -> d
     Returns:
         The number of labels, ``labels``, and those proposed, ``variants``.
     """
-    class_names = None if options.reading.columns.labels else find_class_names(sources)
     with scratch(path.absolute().parent) as folder, _workers(sources, options) as workers:
-        reader = _read(sources, Rules(folder, class_names, options.reading, SplitOptions()), options, workers)
+        reader = _read(sources, Rules(folder, _named(options.reading, sources), SplitOptions()), options, workers)
     counts: Counter[str] = Counter()
     for label, count in reader.good.items():
         for name in [label] if options.reading.labelling.kind == ONE else names_of(label):
@@ -148,6 +149,13 @@ def propose(sources: Sequence[Source], path: Path, options: PrepareOptions) -> d
 def _workers(sources: Sequence[Source], options: PrepareOptions) -> AbstractContextManager[Workers]:
     small = sum(source.bytes for source in sources) < SMALL and all(source.path for source in sources)
     return pool(options.processes or (1 if small else machine.cores()))
+
+
+def _named(reading: Reading, sources: Sequence[Source]) -> Reading:
+    """Complete the options of reading by the names of classes beside the sources."""
+    if reading.class_names is not None or reading.columns.labels:
+        return reading
+    return replace(reading, class_names=find_class_names(sources))
 
 
 def _read(sources: Sequence[Source], rules: Rules, options: PrepareOptions, workers: Workers) -> Reader:
@@ -203,9 +211,9 @@ def merge_parts(folders: Sequence[Path], out: Path, options: PrepareOptions | No
     return summary
 
 
-def _finish(out: Path) -> None:
+def _finish(out: Path, classes: Sequence[str] | None = None) -> None:
     """Check the new folder and remove the quarantine of a failed attempt."""
-    open_dataset(out)
+    open_dataset(out, trains=classes is None)
     quarantine_beside(out).unlink(missing_ok=True)
 
 

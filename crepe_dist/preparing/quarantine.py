@@ -15,7 +15,7 @@ import numpy as np
 from crepe_dist.data.dataset import QUARANTINE, UNLABELLED
 from crepe_dist.data.targets import ONE
 from crepe_dist.files import sync
-from crepe_dist.preparing.checking import NO_LABEL
+from crepe_dist.preparing.checking import NO_LABEL, UNKNOWN_LABEL
 from crepe_dist.preparing.formats.rows import excerpt
 from crepe_dist.preparing.formats.stream import ENDS_EARLY
 from crepe_dist.preparing.job import Collected, Job
@@ -71,6 +71,7 @@ def write_quarantine(folder: Path, job: Job, collected: Collected, fate: Fate) -
 
 
 def _unknown_labels(job: Job, collected: Collected, fate: Fate) -> Iterator[dict[str, Any]]:
+    of = "in the training rows" if job.classes is None else "a class of the model"
     texts, several = Texts(collected.texts), job.labelled != ONE
     for index in np.flatnonzero(fate == UNKNOWN).tolist():
         row = collected.rows[index : index + 1]
@@ -80,7 +81,7 @@ def _unknown_labels(job: Job, collected: Collected, fate: Fate) -> Iterator[dict
             "file": job.sources[file][0],
             "source": file,
             "line": int(row["line"][0]),
-            "reason": f"unknown label: {label!r:.40} is not in the training rows",
+            "reason": f"{UNKNOWN_LABEL}: {label!r:.40} is not {of}",
             "excerpt": excerpt(texts.get(row)[0]),
             "lines": 1,
         }

@@ -33,11 +33,12 @@ ALWAYS_ALLOWED = 1 << 30  # decompressed bytes of a source, however small it is
 class FileCount:
     """Counts and facts of one source, for the report."""
 
+    format: str
+    reads: str
+    label: str
+    texts: list[str]
     rows: int = 0
     bad: int = 0
-    format: str = ""
-    reads: str = ""
-    texts: list[str] = field(default_factory=list)
     merged: list[str] = field(default_factory=list)
     bytes: int = 0
     sha256: str = ""
@@ -199,7 +200,7 @@ class Reader:
         Unlabelled texts are read like the first training file, so that both have the same columns.
         """
         by_file = len(self.sources) >= self.share.of
-        first = next(source for source in self.sources if source.part == "train")
+        first = next((source for source in self.sources if source.part == "train"), self.sources[0])
         reading = self.rules.reading
         of_unlabelled: Reading | None = None
         for file, source in enumerate(self.sources):
@@ -212,5 +213,5 @@ class Reader:
             opened = open_source(source, of_unlabelled if source.part == UNLABELLED and of_unlabelled else reading)
             if source is first:
                 of_unlabelled = reading_like(reading, opened)
-            self.files[file] = FileCount(format=opened.format, reads=opened.reads, texts=list(opened.texts))
+            self.files[file] = FileCount(opened.format, opened.reads, opened.label, list(opened.texts))
             yield _OpenSource(file, source, opened, Share() if by_file else self.share)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.keyed_random import Numbers, mix
 from crepe_dist.errors import UserError
+from crepe_dist.invocation import typed
 from crepe_dist.preparing.spool import Rows
 
 Fate = npt.NDArray[np.uint8]
@@ -58,7 +59,8 @@ class SplitOptions:
         shares = {"test": self.test, "validation": self.validation or 0.0}
         for name, value in shares.items():
             if not 0 <= value < 1:
-                raise UserError(f"the {name} fraction is {value}", remedy="give a fraction from 0 to below 1")
+                remedy = f"give a fraction from 0 to below 1; to score a model on a file: {typed('evaluate')} RUN FILE"
+                raise UserError(f"the {name} fraction is {value}", remedy=remedy)
         if sum(shares.values()) >= 1:
             raise UserError("the test and validation fractions leave nothing to train on", remedy="make them smaller")
         for name, number in (("max_per_class", self.max_per_class), ("align", self.align)):

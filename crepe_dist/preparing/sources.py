@@ -9,15 +9,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from crepe_dist import invocation
 from crepe_dist.data.dataset import MANIFEST, SAMPLE, UNLABELLED
+from crepe_dist.data.targets import KINDS
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, read_names
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.documents import check_link, list_documents
 from crepe_dist.preparing.labelling import Labelling
+from crepe_dist.settings.allowed_values import HEADERS
 
 SAMPLE_FEATURE_LEN = 192  # keeps 95 % of the sample's texts whole
 SAMPLE_DEDUPE: Literal["near"] = "near"  # else 54 test rows are training rows, too
@@ -81,6 +83,7 @@ class Reading:
         header: ``yes`` or ``no`` if CSV and TSV files have a header line, ``auto`` to detect it.
         strip_html: remove HTML tags from the texts.
         encoding: encoding of files without a byte order mark.
+        class_names: names of the labels 1 … C; ``None``: those of a file ``classes.txt`` beside the data, if any.
     """
 
     format: str | None = None
@@ -89,6 +92,31 @@ class Reading:
     labelling: Labelling = field(default_factory=Labelling)
     strip_html: bool = False
     encoding: str = "utf-8"
+    class_names: tuple[str, ...] | None = None
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Reading:
+        """Restore the options from JSON-like data; raise ``ValueError``, ``KeyError`` or ``TypeError`` for others."""
+        columns, labelling, class_names = saved["columns"], saved["labelling"], saved["class_names"]
+        optional = {name: columns[name] for name in ("label", "title", "weight", "id")}
+        texts, labels = tuple(columns["texts"]), tuple(columns["labels"])
+        merged = tuple((name, to) for name, to in labelling["merged"])
+        words = [*texts, *labels, *(class_names or ()), *(name for pair in merged for name in pair)]
+        words += [name for name in (*optional.values(), saved["format"]) if name is not None]
+        words += [labelling["separator"], saved["encoding"]]
+        if not all(isinstance(word, str) for word in words) or labelling["kind"] not in KINDS:
+            raise ValueError("the columns or labels that were read are malformed")
+        if {type(saved["strip_html"]), type(labelling["keeps_empty"])} != {bool} or saved["header"] not in HEADERS:
+            raise ValueError("strip_html or keeps_empty is neither true nor false, or the header is malformed")
+        return cls(
+            saved["format"],
+            saved["header"],
+            Wanted(**optional, texts=texts, labels=labels),
+            Labelling(labelling["kind"], labelling["separator"], merged, labelling["keeps_empty"]),
+            saved["strip_html"],
+            saved["encoding"],
+            None if class_names is None else tuple(class_names),
+        )
 
 
 def find_sources(
@@ -122,6 +150,13 @@ def find_sources(
     return list(_with_unique_names(files))
 
 
+def find_labelled(name: str, reading: Reading) -> list[Source]:
+    """Resolve a name as ``find_sources`` does, for scoring: all rows, or those of test files if there are any."""
+    found = _named(name, reading)
+    part = "test" if any(source.part == "test" for source in found) else "train"
+    return list(_with_unique_names([replace(source, part="test") for source in found if source.part == part]))
+
+
 def _with_unique_names(files: list[Source]) -> Iterator[Source]:
     """Replace ambiguous names by paths, and escape undecodable bytes."""
     count = Counter(source.name for source in files)
@@ -131,8 +166,8 @@ def _with_unique_names(files: list[Source]) -> Iterator[Source]:
 
 
 def find_class_names(sources: Sequence[Source]) -> tuple[str, ...] | None:
-    """Read ``classes.txt`` beside the first training file: the names of the labels 1 … C."""
-    first = next(source for source in sources if source.part == "train")
+    """Read ``classes.txt`` beside the first training file, or the first file: the names of the labels 1 … C."""
+    first = next((source for source in sources if source.part == "train"), sources[0])
     if first.path is None or first.label is not None:
         return None
     file = first.path.parent / "classes.txt"

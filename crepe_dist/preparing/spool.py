@@ -21,7 +21,7 @@ from crepe_dist.data.dataset import SPOOL_MANIFEST as MANIFEST
 from crepe_dist.errors import UserError, unreadable
 from crepe_dist.files import identity, integer, json_lines, open_regular, read_json, sha256, sync, write_json
 
-FORMAT = 4
+FORMAT = 5
 ROWS = "rows.bin"
 BAD_ROWS = "bad.jsonl"
 Rows = npt.NDArray[Any]  # dtype ROW
@@ -206,6 +206,7 @@ def _read_source(about: dict[str, Any]) -> dict[str, Any]:
         "bad": integer(about["bad"], name="bad"),
         "format": str(about["format"]),
         "reads": str(about["reads"]),
+        "label": str(about["label"]),
         "texts": list(map(str, about["texts"])),
         "merged": list(map(str, about["merged"])),
         "bytes": integer(about["bytes"], name="bytes"),

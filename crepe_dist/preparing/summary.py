@@ -78,9 +78,10 @@ def summarise(folder: Path, name: str, job: Job, collected: Collected, built: Bu
             "rows": built.quarantine.lines,
             "reasons": dict(built.quarantine.reasons.most_common()),
             "first": built.quarantine.first,
+            "unknown": _unknown(collected, built),
         },
         "command": command,
-        "html": {"rows": int(collected.rows["html"][kept(built.fate)].sum()), "stripped": job.reading["strip_html"]},
+        "html": {"rows": int(collected.rows["html"][kept(built.fate)].sum()), "stripped": job.reading.strip_html},
     }
     of_class = [sum(counts) for counts in zip(*(part["classes"] for part in summary["parts"].values()))]
     summary["variants"] = variants(dict(zip(built.classes, of_class)))
@@ -94,10 +95,22 @@ def summarise(folder: Path, name: str, job: Job, collected: Collected, built: Bu
     if without.any():
         repeated = int((without & (built.fate == REPEATED)).sum())
         summary["unlabelled"] = {"rows": built.rows.get(dataset.UNLABELLED, 0), "duplicates": repeated}
-    summary["warnings"] = warnings_of(
-        summary, _label_leaks(collected, built), job.class_names is not None, job.split.stratified
-    )
+    if job.classes is None:  # the warnings are about training
+        named, stratified = job.reading.class_names is not None, job.split.stratified
+        summary["warnings"] = warnings_of(summary, _label_leaks(collected, built), named, stratified)
     return summary
+
+
+def _unknown(collected: Collected, built: Built) -> dict[str, int]:
+    """Count rows by the first of their labels that is not a class, the most frequent first."""
+    counts: Counter[str] = Counter()
+    known = set(built.classes)
+    rows = np.bincount(collected.rows["label"][built.fate == UNKNOWN], minlength=len(collected.labels))
+    for label, count in zip(collected.labels, rows.tolist()):
+        if count:
+            names = [label] if built.targets is None else names_of(label)
+            counts[next(name for name in names if name not in known)] += count
+    return dict(counts.most_common())
 
 
 def _class_counts(built: Built, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

@@ -99,11 +99,11 @@ def score_page(scores: AnyScores, classes: list[str], quotes: Sequence[Quote | N
     """Render the page of ``python -m crepe_dist.evaluate --html``."""
     classes, about = clean(classes), clean(about)
     if isinstance(scores, Scores):
-        headline = score_tables.tiles(scores, classes, about["part"])
+        headline = score_tables.tiles(scores, classes, about["split"])
         headline.append(("loss", f"{scores.loss:.4f}", ["mean cross-entropy, in nats"]))
         values = {"scores": score_tables.view(scores, classes, quotes, about["encoding"]), "labels": None}
     else:
-        headline = score_tables.label_tiles(scores, about["part"])
+        headline = score_tables.label_tiles(scores, about["split"])
         values = {"labels": score_tables.label_view(scores, classes)}
     return render("evaluation.html", version=__version__, about=about, headline=headline, no_texts="", **values)
 

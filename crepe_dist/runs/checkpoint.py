@@ -98,6 +98,7 @@ def description(
         "calibration": record["calibration"],
         "data": {"name": data.name, "fingerprint": data.fingerprint, "test": data.documents("test")},
         "id": data.manifest.get("id"),
+        "reading": data.manifest.get("reading"),
     }
 
 

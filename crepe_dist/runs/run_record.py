@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import SAMPLE, Dataset, folder_of, open_dataset
+from crepe_dist.data.dataset import SAMPLE, Dataset, Documents, folder_of, open_dataset
+from crepe_dist.data.origins import HASH
 from crepe_dist.errors import UserError, unreadable
 from crepe_dist.files import finite, integer
 from crepe_dist.model.parameters import shape_class
@@ -27,6 +31,7 @@ from crepe_dist.wording import measure
 
 Settings = dict[str, Any]
 TEACHERS = ("words", "network")  # of unlabelled texts
+SEEN = ("train", "validation")  # splits that decide the parameters
 REPORTED = ("student", "first network")
 
 
@@ -129,6 +134,21 @@ class RunRecord:
                 f"{data.folder} is not the data of this run", "its fingerprint differs", "name the data with --data"
             )
         return data
+
+    def seen(self, documents: Documents) -> dict[str, npt.NDArray[np.bool_]]:
+        """Tell which documents have texts of its train split, and of the split that chose its epoch, bool [documents].
+
+        Raises:
+            UserError: the data of the run are gone, or others.
+        """
+        splits, hashes = self.dataset(None).splits, documents.origins[:, HASH]
+        return {name: np.isin(hashes, splits[name].origins[:, HASH]) for name in SEEN if name in splits}
+
+
+def run_of(path: Path) -> RunRecord | None:
+    """Read the run of a checkpoint; ``None`` for a checkpoint that is in no run's folder."""
+    run_dir = path.absolute().parent.parent
+    return open_run(run_dir, path) if (run_dir / CONFIG).is_file() else None
 
 
 def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:

@@ -92,7 +92,7 @@ class NotLearning:
         if training.overfit_batches == 0:
             tries.append(
                 "test whether it can memorise two batches: --overfit-batches 2; if not, check that texts and labels "
-                f"match: {invocation.typed('evaluate')} RUN --part train shows documents with their labels"
+                f"match: {invocation.typed('evaluate')} RUN --split train shows documents with their labels"
             )
         epochs = max(2 * training.all_epochs, self._needed)
         if convolutions:

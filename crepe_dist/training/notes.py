@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 import os
 
-import numpy as np
-
 from crepe_dist import machine
 from crepe_dist.cuda import driver
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.origins import HASH
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import once
 from crepe_dist.errors import UserError
@@ -200,15 +197,14 @@ def leaked_rows(init_from: str, data: Dataset) -> str:
         return ""
     if record.fingerprint == data.fingerprint:
         return ""
+    scored = {split: rows for split, rows in data.splits.items() if split != "train"}
     try:
-        trained = record.dataset(None).splits["train"].origins[:, HASH]
+        counts = {split: int(record.seen(rows)["train"].sum()) for split, rows in scored.items()}
     except UserError as error:
         return _note(
             f"whether {excerpt(init_from)} was trained on rows that are scored here is unknown: {error.what}",
             SAME_SPLITS,
         )
-    scored = {split: rows.origins[:, HASH] for split, rows in data.splits.items() if split != "train"}
-    counts = {split: int(np.isin(hashes, trained).sum()) for split, hashes in scored.items()}
     leaked = [
         f"{number(count)} of {counted(len(scored[split]), f'{split} row')}" for split, count in counts.items() if count
     ]

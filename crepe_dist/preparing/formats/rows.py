@@ -117,6 +117,13 @@ class OpenFile(NamedTuple):
     delimiter: str = ","
     columns: Columns | None = None
 
+    @property
+    def label(self) -> str:
+        """Column of the label by name, or by number from 1 if columns have no names; empty if there is none."""
+        if self.columns is None or self.columns.label is None:
+            return ""
+        return self.columns.names[self.columns.label] if self.texts else str(self.columns.label + 1)
+
     def parsed(self) -> Iterator[Parsed]:
         """Parse all blocks in this process."""
         while (block := self.cutter.take()) is not None:

@@ -1,0 +1,232 @@
+"""Rows to score: a split of a prepared data set, or a labelled file or table that is read as the model's data were."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Callable, TypeVar
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from crepe_dist import invocation
+from crepe_dist.data.dataset import MANIFEST, SAMPLE, Dataset, open_dataset
+from crepe_dist.data.targets import ONE, SEVERAL
+from crepe_dist.distributed.device import ALONE
+from crepe_dist.distributed.world import World, once
+from crepe_dist.errors import UserError, unreadable
+from crepe_dist.predicting.predictor import Predictor
+from crepe_dist.preparing import remote
+from crepe_dist.preparing.checking import UNKNOWN_LABEL
+from crepe_dist.preparing.frames import is_table, write_table
+from crepe_dist.preparing.preparation import PrepareOptions, prepare
+from crepe_dist.preparing.selection import SplitOptions
+from crepe_dist.preparing.sources import PIPE, Reading, by_suffix, find_labelled
+from crepe_dist.reports import data_page
+from crepe_dist.runs.checkpoint import ANOTHER, CONFIG
+from crepe_dist.runs.run_record import run_of
+from crepe_dist.training.display import Display
+from crepe_dist.training.training_data import open_data
+from crepe_dist.wording import counted, excerpt, listed
+
+SHOWN = 5  # labels, or reasons
+SHARED = "set TMPDIR to a folder that all hosts share"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows to score, and the number of others.
+
+    Attributes:
+        dataset: their data set; its split ``split`` has only the rows to score.
+        name: description for people.
+        unusable: rows of a file that cannot be used, by reason.
+        unknown: rows of a file with a label that the model does not know, by label.
+        seen: rows with texts that decided the parameters of the run, by its split.
+        unchecked: reason why ``seen`` is not known.
+    """
+
+    dataset: Dataset
+    split: str
+    name: str
+    unusable: dict[str, int]
+    unknown: dict[str, int]
+    seen: dict[str, int]
+    unchecked: str = ""
+
+    def left_out(self) -> dict[str, Any]:
+        """Return the numbers of rows that are not scored as JSON values; ``seen`` is null if it is not known."""
+        seen = None if self.unchecked else self.seen
+        return {"unusable": self.unusable, "unknown_labels": self.unknown, "seen": seen}
+
+    def notes(self) -> list[str]:
+        """Describe the rows that are not scored."""
+        notes = []
+        for counts, what in (
+            (self.unknown, "of labels that the model does not know"),
+            (self.unusable, "that cannot be used"),
+            (self.seen, "that the run has learnt from"),
+        ):
+            if counts:
+                named = [f"{excerpt(name, 40)} ({count:,})" for name, count in list(counts.items())[:SHOWN]]
+                named += [f"{len(counts) - SHOWN:,} more"] if len(counts) > SHOWN else []
+                notes.append(f"not scored: {counted(sum(counts.values()), 'row')} {what}: {listed(named)}")
+        if self.unchecked:
+            notes.append(f"not checked whether the run has learnt from these rows: {excerpt(self.unchecked)}")
+        return notes
+
+
+def is_labelled_file(source: str) -> bool:
+    """Tell whether a name is that of data, which can be scored, rather than of a model."""
+    path = Path(urlsplit(source).path if remote.is_url(source) else source)
+    return source == PIPE or by_suffix(path) is not None or (path / MANIFEST).is_file()
+
+
+def rows_of(
+    source: Any,
+    predictor: Predictor,
+    scratch: Path,
+    split: str = "test",
+    world: World = ALONE,
+    given: Reading | None = None,
+) -> Rows:
+    """Open the rows to score, without those that the model's run has learnt from; every rank calls it.
+
+    Args:
+        source: prepared folder; or a labelled file, folder, URL or table, or ``-`` for standard input; ``None``: the
+            data of the run, or the sample.
+        scratch: temporary folder.
+        split: split of a prepared folder; a file is a test split as a whole.
+        given: format and columns of a file, in place of those of the data of the run.
+
+    Raises:
+        UserError: on every rank, if there is no row to score, or a prepared folder was prepared otherwise than the
+            model's data.
+    """
+    if source is None:
+        record = world.agree("run", lambda: run_of(predictor.path))
+        source = str(record.data_folder) if record else SAMPLE
+    if not is_table(source) and (source == SAMPLE or (Path(source) / MANIFEST).is_file()):
+        dataset = open_data(source, world, Display(is_root=False), data_page.optional_page())
+        world.agree("model and data", lambda: _check(predictor, dataset))
+        rows = Rows(dataset, split, f"{split} of {dataset.folder}", {}, {}, {})
+    else:
+        rows = _of_file(source, predictor, scratch, world, given or Reading())
+    return world.agree("rows", lambda: _unseen(rows, split, predictor), same=Rows.left_out)
+
+
+def _check(predictor: Predictor, dataset: Dataset) -> None:
+    """Check that a data set was prepared as the data of the model were."""
+    strips, several = (each.composition.strip_html for each in (predictor, dataset)), dataset.labelled == SEVERAL
+    pairs = {
+        "encoding": (predictor.encoding, dataset.encoding),
+        "removal of HTML": tuple(strips),
+        "number of labels": (predictor.several, several),
+        "classes": (predictor.classes, dataset.classes),
+    }
+    if different := [name for name, (mine, theirs) in pairs.items() if mine != theirs]:
+        run, path = predictor.path.parent.parent, predictor.path
+        model = run if (run / CONFIG).is_file() else path
+        raise UserError(
+            f"{dataset.folder} was not prepared as the data of {path} were",
+            f"different: {listed(different)}",
+            "score the file that it was prepared from, which is then read as those were: "
+            f"{invocation.typed('evaluate')} {model} {dataset.manifest['sources'][0]['file']}",
+        )
+
+
+def _of_file(source: Any, predictor: Predictor, scratch: Path, world: World, given: Reading) -> Rows:
+    name = "the table" if is_table(source) else "standard input" if source == PIPE else remote.without_secrets(source)
+
+    def prepared() -> dict[str, Any]:
+        reading, path = _reading(predictor, given), source
+        if is_table(source):
+            path = str(scratch / "table.jsonl")
+            reading = replace(reading, columns=write_table(source, Path(path), reading.columns))
+        elif remote.is_url(source):
+            path = str(remote.copy(source, scratch / "copy"))
+        if by_suffix(Path(path)) and given.format is None:
+            reading = replace(reading, format=None)
+        options = PrepareOptions(reading, max_bad=1.0, classes=tuple(predictor.classes))
+        return prepare(
+            find_labelled(path, reading), scratch / "data", predictor.encoding, SplitOptions(test=0.0), options
+        )
+
+    done = world.on_root("labelled file", once(prepared) if world.size == 1 else _in_steps(prepared))
+    folder, counts = world.broadcast([str(scratch / "data"), done and done["quarantine"]], "labelled file")
+    dataset = world.agree("labelled file", lambda: open_dataset(folder, trains=False), alike=SHARED)
+    unusable = Counter(counts["reasons"]) - Counter({UNKNOWN_LABEL: sum(counts["unknown"].values())})
+    return Rows(dataset, "test", name, dict(unusable.most_common()), counts["unknown"], {})
+
+
+def _reading(predictor: Predictor, given: Reading) -> Reading:
+    """Return the options to read a file as the model's data were read, as far as that is known."""
+    reading, path = Reading(), predictor.path.with_suffix(".json")
+    if (saved := predictor.about.get("reading")) is not None:
+        try:
+            reading = Reading.from_dict(saved)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise unreadable(path, error, ANOTHER) from error
+    kind = SEVERAL if predictor.several else ONE if reading.labelling.kind == SEVERAL else reading.labelling.kind
+    mine, columns = given.columns, replace(reading.columns, weight=None, id=predictor.id, needs_id=False)
+    if predictor.composition.columns:
+        columns = replace(columns, title=None, texts=(), remembered=predictor.composition.columns)
+    if mine.label or mine.labels:
+        columns = replace(columns, label=mine.label, labels=mine.labels)
+    if mine.texts or mine.title:
+        columns = replace(columns, title=mine.title, texts=mine.texts, remembered=())
+    return replace(
+        reading,
+        format=given.format or reading.format,
+        header=reading.header if given.header == "auto" else given.header,
+        columns=columns,
+        labelling=replace(reading.labelling, kind=kind),
+        strip_html=predictor.composition.strip_html,
+    )
+
+
+def _in_steps(work: Callable[[], T]) -> Iterator[T | None]:
+    """Do work in a thread, and yield every second, for ``World.on_root``."""
+    with ThreadPoolExecutor(1) as threads:
+        done = threads.submit(work)
+        while not done.done():
+            wait([done], 1.0)
+            yield None
+    yield done.result()
+
+
+def _unseen(rows: Rows, split: str, predictor: Predictor) -> Rows:
+    """Leave out the rows that the model's run has learnt from, unless they are of a split of its own data."""
+    dataset = rows.dataset
+    if split not in dataset.splits:
+        there = list(dataset.splits)
+        raise UserError(
+            f"{rows.name} has no {split} split", f"it has {listed(there)}", f"choose another one: --split {there[-1]}"
+        )
+    documents, about = dataset.splits[split], predictor.about.get("data", {})
+    if about.get("fingerprint") == dataset.fingerprint:
+        return rows
+    try:
+        if (record := run_of(predictor.path)) is None:
+            return replace(rows, unchecked="the model is not in the folder of its run")
+        masks = record.seen(documents)
+    except UserError as error:
+        return replace(rows, unchecked=f"{error.what}; {error.why}" if error.why else error.what)
+    counts: dict[str, int] = {}
+    new = np.ones(len(documents), np.bool_)
+    for name, mask in masks.items():
+        counts |= {f"{name} split": int((mask & new).sum())} if (mask & new).any() else {}
+        new &= ~mask
+    splits = {**dataset.splits, split: documents.only(np.flatnonzero(new))} if counts else dataset.splits
+    if not new.any():
+        raise UserError(
+            f"none of the {counted(len(documents), 'row')} of {rows.name} can be scored",
+            "the run has learnt from all of their texts",
+            "give other rows; its own test split has none that it has learnt from: "
+            f"{invocation.typed('evaluate')} {predictor.path.parent.parent}",
+        )
+    return replace(rows, dataset=replace(dataset, splits=splits), seen=counts)
