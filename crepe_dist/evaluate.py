@@ -67,7 +67,12 @@ def parser() -> arguments.Parser:
 
 
 def main() -> None:
-    args = parser().parse_args()
+    flags = parser()
+    args, rest = flags.parse_known_args()
+    if rest and args.file is None and (rest[0] == "-" or not rest[0].startswith("-")):
+        args.file = rest.pop(0)  # after a flag; argparse then gives it up
+    if rest:
+        raise flags.unknown(rest[0])
     with join() as world:
         # Not at the top: pandas and matplotlib take a second, which --help need not wait for.
         from crepe_dist.evaluating.rows import is_labelled_file

@@ -25,7 +25,7 @@ from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import EMPTY
-from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
+from crepe_dist.preparing.sources import PIPE, Reading
 from crepe_dist.runs import checkpoint
 from crepe_dist.scratch import scratch
 from crepe_dist.settings import arguments
@@ -129,12 +129,6 @@ def _check(args: Any) -> None:
         remedy = checkpoint.missing(Path(args.checkpoint)).remedy
         remedy += f'{"" if remedy.endswith("?") else ";"} to classify a text, use --text "hello"'
         raise UserError(f"{shortened(args.checkpoint)} does not exist", remedy=remedy)
-    if args.checkpoint is not None and os.path.isfile(args.checkpoint) and by_suffix(Path(args.checkpoint)):
-        file = shortened(args.checkpoint)
-        raise UserError(
-            f"{file} is a file of texts, not a model",
-            remedy=f"classify it: {invocation.typed('predict')} --file {file}",
-        )
     if args.text and args.file:
         flags = f"--file {shortened(args.file)} --text-column {shortened(args.text[0])}"
         raise UserError(

@@ -326,7 +326,9 @@ class TestEvaluate:
         (name,) = (run_dir.name for run_dir in (place / "runs").iterdir())
         for given in (["predict", name], ["evaluate", f"runs/{name[:-3]}"], ["compare", name, name]):
             assert f"did you mean runs/{name}?" in complaint(*given, cwd=place)
-        assert "by a flag: --data data/three" in complaint("evaluate", "data/three", cwd=place)
+        said = complaint("predict", "data/three", cwd=place)
+        assert "data/three is a data set, not a model" in said
+        assert said.rstrip().endswith("evaluate RUN --data data/three")
 
     def test_any_number_of_processes_gives_the_same_numbers(self, place):
         for processes, name in ((1, "one.json"), (3, "three.json")):
@@ -353,9 +355,9 @@ class TestEvaluate:
     @pytest.mark.parametrize(
         ("prepared_with", "message"),
         [
-            (["--feature-len", "150"], "different encodings"),
-            (["--feature-len", "123", "--strip-html"], "does not strip HTML"),
-            ([], "different classes"),
+            (["--feature-len", "150"], "different: encoding and classes"),
+            (["--feature-len", "123", "--strip-html"], "different: removal of HTML and classes"),
+            ([], "different: classes"),
         ],
     )
     def test_other_data_is_refused(self, place, tmp_path, complaint, prepared_with, message):
@@ -365,7 +367,7 @@ class TestEvaluate:
         (run_dir,) = (place / "runs").iterdir()
         said = complaint("evaluate", run_dir, "--data", "out", cwd=tmp_path)
         assert message in said
-        assert f"checkpoint ({run_dir}/checkpoints/" in said
+        assert f"evaluate {run_dir} other.csv" in said
 
     def test_foreign_parameters_take_what_they_need_from_flags(self, place, tmp_path, complaint):
         foreign = tmp_path / "foreign.params"

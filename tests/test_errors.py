@@ -266,8 +266,8 @@ def test_files_that_are_not_what_is_wanted(place, said, name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("evaluate", "run", "--data", "data2"), "different classes"),
-        (("evaluate", "run", "--data", "data3", "--part", "validation"), "has no validation split"),
+        (("evaluate", "run", "--data", "data2"), "different: classes"),
+        (("evaluate", "run", "--data", "data3", "--split", "validation"), "has no validation split"),
         (("evaluate", "run", "--data", "data3", "--device", "gpu"), "no GPU was found"),
         (("train", "--data", "data3", "--device", "gpu", *QUICK), "no GPU was found"),
         (("train", "--data", "data3", "--init-from", "run", *QUICK, "--model.width=33"), "ask for 33 width"),

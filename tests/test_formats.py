@@ -599,7 +599,7 @@ class TestLimits:
 
 def test_labels_by_classes_txt(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_text("1,one\n2,two\n3,three\n0,zero\nb,word\n")
+    path.write_text("1,one\n2,two\n3,three\n0,zero\nb,name\nc,word\n")
     got = Read(tmp_path, [Source(path, "a.csv", format="csv")], class_names=("a", "b"))
-    assert [row[1] for row in got.rows] == ["a", "b"]
+    assert [row[1] for row in got.rows] == ["a", "b", "b"]
     assert [reason.split(":")[0] for _, reason in got.reasons] == ["unknown label"] * 3

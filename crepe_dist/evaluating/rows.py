@@ -107,11 +107,14 @@ def rows_of(
         UserError: on every rank, if there is no row to score, or a prepared folder was prepared otherwise than the
             model's data.
     """
+    folder = None
     if source is None:
         record = world.agree("run", lambda: run_of(predictor.path))
-        source = str(record.data_folder) if record else SAMPLE
-    if not is_table(source) and (source == SAMPLE or (Path(source) / MANIFEST).is_file()):
-        dataset = open_data(source, world, Display(is_root=False), data_page.optional_page())
+        folder = record.data_folder if record else Path(SAMPLE)
+    elif not is_table(source) and (source == SAMPLE or (Path(source) / MANIFEST).is_file()):
+        folder = Path(source)
+    if folder is not None:
+        dataset = open_data(str(folder), world, Display(is_root=False), data_page.optional_page())
         world.agree("model and data", lambda: _check(predictor, dataset))
         rows = Rows(dataset, split, f"{split} of {dataset.folder}", {}, {}, {})
     else:
@@ -226,7 +229,6 @@ def _unseen(rows: Rows, split: str, predictor: Predictor) -> Rows:
         raise UserError(
             f"none of the {counted(len(documents), 'row')} of {rows.name} can be scored",
             "the run has learnt from all of their texts",
-            "give other rows; its own test split has none that it has learnt from: "
-            f"{invocation.typed('evaluate')} {predictor.path.parent.parent}",
+            f"give other rows, or score its own test split: {invocation.typed('evaluate')} {record.path}",
         )
     return replace(rows, dataset=replace(dataset, splits=splits), seen=counts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import json
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -178,12 +179,22 @@ def find(name: str | None) -> Path:
         model = path / tensors_file.NAME
         reported = model if model.is_file() else _of_run(path)
         if reported is None:
-            is_data = (path / MANIFEST).is_file()
-            remedy = f"a prepared folder is named by a flag: --data {path}" if is_data else NAME_ONE
-            raise UserError(f"{path} contains no checkpoint", remedy=remedy)
+            if (path / MANIFEST).is_file():
+                score = f"{invocation.typed('evaluate')} RUN --data {path}"
+                raise UserError(f"{path} is a data set, not a model", remedy=f"score a model on it: {score}")
+            raise UserError(f"{path} contains no checkpoint", remedy=NAME_ONE)
         return reported
     if not path.is_file():
         raise missing(path)
+    from crepe_dist.preparing.sources import by_suffix
+
+    if by_suffix(path):
+        file = shlex.quote(str(path))
+        raise UserError(
+            f"{file} is a file of texts, not a model",
+            remedy=f"classify them: {invocation.typed('predict')} --file {file}; or, if they have labels, score a "
+            f"model on them: {invocation.typed('evaluate')} RUN {file}",
+        )
     return path
 
 

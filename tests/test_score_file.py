@@ -1,0 +1,342 @@
+"""Scoring of labelled files: they are read as the data of the run were, and without rows that it has learnt from."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import random
+import shlex
+import shutil
+import sys
+import threading
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import crepe_dist
+from crepe_dist import evaluate
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.errors import UserError
+from crepe_dist.evaluating.rows import rows_of
+from crepe_dist.evaluating.scoring import scores_of
+from crepe_dist.exporting.compressor import compress_to
+from crepe_dist.exporting.exporter import export
+from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.sources import Reading
+from crepe_dist.runs import checkpoint
+from crepe_dist.settings import config
+from tests.conftest import QUICK, command, run
+
+WORDS = {"billing": "invoice refund charge", "login": "password token session", "parcel": "courier depot delivery"}
+HEADER = ("Nr", "Queue", "Subject", "Body")
+
+
+def tickets(count: int, seed: int, *, labels=tuple(WORDS), first: int = 0) -> list[tuple[str, str, str, str]]:
+    """Rows of an export: number, queue, subject, and a body in HTML."""
+    generator = random.Random(seed)
+    rows = []
+    for row in range(count):
+        label = labels[row % len(labels)]
+        word = generator.choice(WORDS.get(label, label).split())
+        rows.append((f"T-{first + row}", label, f"Über {word}", f"<p>my {word} &amp; case {seed}.{row}</p>"))
+    return rows
+
+
+def write(path: Path, rows, header=HEADER) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([header, *rows] if header else rows)
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A run whose data have an id, a title, HTML, an alphabet of their own and a map of labels; and a new file."""
+    folder = tmp_path_factory.mktemp("place")
+    write(folder / "old.csv", tickets(300, 1, labels=("billing", "login", "parcel", "Login")))
+    write(folder / "march.csv", tickets(90, 2, labels=("billing", "Login", "parcel"), first=1000))
+    (folder / "map.csv").write_text("from,to\nLogin,login\n")
+    columns = {"id": "Nr", "label": "Queue", "title": "Subject", "text": "Body", "merge_labels": folder / "map.csv"}
+    crepe_dist.prepare(
+        folder / "old.csv", folder / "data", **columns, strip_html=True, alphabet="auto", feature_len=48, cut="end",
+        test=folder / "march.csv", validation=0.1,
+    )  # fmt: skip
+    train(folder)
+    return folder
+
+
+def train(folder: Path, *more: str) -> None:
+    crepe_dist.fit(config.parse([f"--data={folder / 'data'}", f"--run-dir={folder / 'run'}", *QUICK, *more]))
+
+
+def scored(folder: Path, source, tmp_path: Path, *, model: str = "run", **more):
+    predictor = crepe_dist.load(folder / model)
+    rows = rows_of(source, predictor, Path(mkdtemp(dir=tmp_path)), **more)
+    return rows, scores_of(rows, predictor)
+
+
+def same(rows, test) -> None:
+    """Check that rows are those of a test split, as the network reads them."""
+    split, every = rows.dataset.splits["test"], np.arange(len(test))
+    np.testing.assert_array_equal(split.codes(every), test.codes(every))
+    np.testing.assert_array_equal(split.labels, test.labels)
+    if test.targets is not None:
+        np.testing.assert_array_equal(split.targets.shares(every), test.targets.shares(every))
+
+
+def formats(folder: Path) -> dict[str, object]:
+    """Write the new file in other formats."""
+    rows = list(csv.reader((folder / "march.csv").open(encoding="utf-8", newline="")))[1:]
+    frame = pd.DataFrame(rows, columns=list(HEADER))
+    (folder / "zipped.csv.gz").write_bytes(gzip.compress((folder / "march.csv").read_bytes()))
+    frame.to_json(folder / "march.jsonl", orient="records", lines=True)
+    frame.to_parquet(folder / "march.parquet")
+    (folder / "several").mkdir(exist_ok=True)
+    write(folder / "several" / "1.csv", rows[:40])
+    write(folder / "several" / "2.csv", rows[40:])
+    named = ("march.csv", "zipped.csv.gz", "march.jsonl", "march.parquet", "several")
+    return {**{name: str(folder / name) for name in named}, "frame": frame, "lists": frame.to_dict("list")}
+
+
+@pytest.mark.parametrize("name", ["march.csv", "zipped.csv.gz", "march.jsonl", "march.parquet", "several", "frame"])
+def test_a_file_is_read_as_the_data_of_the_run(place, tmp_path, name):
+    source = formats(place)[name]
+    rows, scores = scored(place, source, tmp_path)
+    same(rows, open_dataset(place / "data").splits["test"])
+    result = json.loads((place / "run" / "result.json").read_text())
+    assert scores.accuracy == result["test_accuracy"]
+    assert scores.loss == pytest.approx(result["test_loss"], abs=1e-6)
+    assert rows.left_out() == {"unusable": {}, "unknown_labels": {}, "seen": {}}
+    assert rows.notes() == []
+    if name == "march.csv":
+        assert str(rows.dataset.origin("test", 3)) == "march.csv:5 (T-1003)"
+        assert rows.dataset.text("test", 3).startswith("Über ")
+
+
+def test_a_url_a_pipe_and_a_folder_of_texts(place, tmp_path):
+    site = partial(SimpleHTTPRequestHandler, directory=str(place))
+    with ThreadingHTTPServer(("127.0.0.1", 0), site) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/march.csv"
+        printed = run(command("evaluate", place / "run", url, "--json", tmp_path / "url.json"), place)
+        server.shutdown()
+    assert f" on {url}, 90 documents" in printed
+    piped = (place / "march.csv").read_text(encoding="utf-8")
+    printed = run(command("evaluate", place / "run", "--json", tmp_path / "pipe.json", "-"), place, stdin=piped)
+    assert " on standard input, 90 documents" in printed
+    one, other = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("url", "pipe"))
+    assert one == other
+    for number, label, subject, body in tickets(30, 2):
+        (tmp_path / "texts" / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "texts" / label / f"{number}.txt").write_text(subject + body)
+    rows, scores = scored(place, str(tmp_path / "texts"), tmp_path)
+    assert scores.documents == 30
+    assert (rows.unknown, rows.unusable) == ({}, {})
+
+
+@pytest.mark.parametrize("kind", ["separator", "columns", "soft", "names", "bare", "fasttext"])
+def test_every_kind_of_labels(tmp_path, kind):
+    generator = np.random.default_rng(3)
+    names = list(WORDS)
+    options: dict[str, Any] = {}
+    rows: Any
+    header: Any
+    for part, count in (("train", 200), ("march", 60)):
+        masks = generator.random((count, 3)) < 0.45
+        masks[np.arange(count), generator.integers(3, size=count)] = True
+        first = [names[mask.argmax()] for mask in masks]
+        texts = [" ".join(WORDS[name].split()[row % 3] for name, has in zip(names, mask) if has) + f" {part} {row}"
+                 for row, mask in enumerate(masks)]  # fmt: skip
+        if kind == "separator":
+            rows = [(";".join(np.array(names)[mask]), text) for mask, text in zip(masks, texts)]
+            options, header = {"label_separator": ";"}, ("tags", "text")
+        elif kind == "columns":
+            rows = [(text, *mask.astype(int)) for mask, text in zip(masks, texts)]
+            options, header = {"label_columns": names}, ("text", *names)
+        elif kind == "soft":
+            rows = [(text, *(mask / mask.sum()).round(3)) for mask, text in zip(masks, texts)]
+            options, header = {"label_columns": names, "labels": "soft"}, ("text", *names)
+        elif kind == "names":
+            rows, header = [(names.index(label) + 1, text) for label, text in zip(first, texts)], ("label", "text")
+            (tmp_path / "classes.txt").write_text("\n".join(names))
+        elif kind == "bare":
+            rows, header = [(row, text, label) for row, (label, text) in enumerate(zip(first, texts))], None
+            options = {"label": "3", "text": "2"}
+        else:
+            (tmp_path / f"{part}.txt").write_text("".join(f"__label__{n} {t}\n" for n, t in zip(first, texts)))
+            continue
+        write(tmp_path / f"{part}.csv", rows, header)
+    ending = "txt" if kind == "fasttext" else "csv"
+    train_file, march = (tmp_path / f"{part}.{ending}" for part in ("train", "march"))
+    crepe_dist.prepare(train_file, tmp_path / "data", test=march, validation=0.1, feature_len=48, **options)
+    train(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    moved = march.rename(tmp_path / "elsewhere" / march.name)
+    rows, scores = scored(tmp_path, str(moved), tmp_path)
+    same(rows, open_dataset(tmp_path / "data").splits["test"])
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (rows.unknown, rows.unusable, scores.accuracy) == ({}, {}, result["test_accuracy"])
+
+
+def test_rows_that_are_not_scored_are_counted(place, tmp_path, capsys):
+    """Rows of unknown labels and unusable ones are told apart from mistakes, and from rows that were trained on."""
+    data = open_dataset(place / "data")
+    old = list(csv.reader((place / "old.csv").open(encoding="utf-8", newline="")))
+    lines = {int(line) for line in data.splits["train"].origins[:, 1]}
+    trained = [old[line - 1] for line in sorted(lines)][:20]
+    new = tickets(30, 7)
+    strange = [("1", "Returns", "x", f"send back {row}") for row in range(7)]
+    unusable = [("1", "", "x", "y"), ("1", "login", "", " ")]
+    write(tmp_path / "mixed.csv", [*new, *trained, *strange, ("1", "Spam", "x", "win"), *unusable])
+    files = ("--html", tmp_path / "page.html", "--mistakes", tmp_path / "mistakes.csv", "--typos", "0,0.1")
+    run(command("evaluate", "run", tmp_path / "mixed.csv", "--json", tmp_path / "one.json", *files), place)
+    scores = json.loads((tmp_path / "one.json").read_text())
+    assert scores["documents"] == 30
+    assert scores["left_out"] == {
+        "unusable": {"no label": 1, "empty text": 1},
+        "unknown_labels": {"Returns": 7, "Spam": 1},
+        "seen": {"train split": 20},
+    }
+    alone, by_itself = scored(place, str(write(tmp_path / "new.csv", new)), tmp_path)
+    assert (by_itself.accuracy, by_itself.documents) == (scores["accuracy"], 30)
+    assert alone.left_out() == {"unusable": {}, "unknown_labels": {}, "seen": {}}
+    assert "Returns" in (tmp_path / "page.html").read_text()
+    places = [(each["file"], int(each["line"])) for each in csv.DictReader((tmp_path / "mistakes.csv").open())]
+    assert len(places) == 30 - sum(scores["confusion"][i][i] for i in range(3))
+    assert all(name == "mixed.csv" and 2 <= line <= 31 for name, line in places)
+    # In two processes, the numbers are the same.
+    flags = ("--json", tmp_path / "two.json", "--typos", "0,0.1")
+    printed = run(command("evaluate", "run", tmp_path / "mixed.csv", *flags, processes=2), place)
+    assert printed.count("Returns (7)") == 1
+    two = json.loads((tmp_path / "two.json").read_text())
+    assert two.pop("loss") == pytest.approx(scores.pop("loss"), abs=1e-6)
+    assert (two["confusion"], two["left_out"]) == (scores["confusion"], scores["left_out"])
+
+
+def test_other_data_are_scored_without_what_the_run_has_learnt(place, tmp_path):
+    """Prepared with another seed, most of the test rows are those that the run was trained on."""
+    options = {"id": "Nr", "label": "Queue", "title": "Subject", "text": "Body", "merge_labels": place / "map.csv"}
+    options |= {"strip_html": True, "alphabet": place / "data", "feature_len": 48, "cut": "end"}
+    crepe_dist.prepare([place / "old.csv", place / "march.csv"], tmp_path / "again", seed=5, test=0.4, **options)
+    again, own = open_dataset(tmp_path / "again"), open_dataset(place / "data")
+    known = np.isin(again.splits["test"].origins[:, 2], own.splits["train"].origins[:, 2])
+    rows, scores = scored(place, str(tmp_path / "again"), tmp_path)
+    assert rows.seen["train split"] == known.sum() > 60
+    assert sum(rows.seen.values()) + scores.documents == len(again.splits["test"])
+    left, every = (each.splits["test"].origins[:, 2].tolist() for each in (rows.dataset, again))
+    assert not np.isin(left, own.splits["train"].origins[:, 2]).any()
+    assert rows.dataset.text("test", 0) == again.splits["test"].text(every.index(left[0]))
+    # The splits of its own data are scored as they are.
+    for split in ("train", "validation", "test"):
+        rows, scores = scored(place, str(place / "data"), tmp_path, split=split)
+        assert (rows.seen, scores.documents) == ({}, len(own.splits[split]))
+    # No row is left.
+    with pytest.raises(UserError, match=r"none of the 300 rows of .*old\.csv can be scored"):
+        scored(place, str(place / "old.csv"), tmp_path)
+
+
+def test_data_that_are_gone_cannot_be_compared(place, tmp_path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result["made"]["data"] = str(tmp_path / "gone")
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
+    rows, scores = scored(tmp_path, str(place / "march.csv"), tmp_path)
+    assert (rows.left_out()["seen"], scores.documents) == (None, 90)
+    assert "gone is not a prepared data set" in rows.notes()[0]
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_an_exported_model_knows_how_to_read(place, tmp_path, small):
+    predictor = crepe_dist.load(place / "run")
+    if small:
+        compress_to(predictor, 200_000, tmp_path / "model", place / "data")
+    else:
+        export(predictor, "crepe", tmp_path / "model", ["a text"])
+    rows, scores = scored(tmp_path, str(place / "march.csv"), tmp_path, model="model")
+    same(rows, open_dataset(place / "data").splits["test"])
+    assert scores.documents == 90
+    assert "not in the folder of its run" in rows.notes()[0]
+
+
+def test_flags_name_other_columns(place, tmp_path):
+    rows = [(body, queue) for _, queue, _, body in tickets(30, 9)]
+    source = str(write(tmp_path / "other.csv", rows, ("what", "team")))
+    with pytest.raises(UserError) as error:
+        scored(place, source, tmp_path)
+    assert "--label" in error.value.remedy
+    given = evaluate.parser().parse_args(["--label", "team", "--text", "what"])
+    columns = Wanted(given.label, texts=tuple(given.text))
+    found, scores = scored(place, source, tmp_path, given=Reading(columns=columns))
+    assert scores.documents == 30
+    assert found.dataset.text("test", 0) == rows[0][0].replace("<p>", "").replace("</p>", "").replace("&amp;", "&")
+
+
+def test_messages_can_be_followed(place, tmp_path, complaint, monkeypatch):
+    write(tmp_path / "march.csv", tickets(40, 11))
+    shutil.copytree(place / "run", tmp_path / "runs" / "one")
+    for first in ("march.csv", "-"):
+        if first != "-":
+            assert "on march.csv, 40 documents" in run(command("evaluate", first), tmp_path)  # of the newest run
+    said = complaint("evaluate", "march.csv", "runs/one", cwd=tmp_path)
+    assert "march.csv is a file of texts, not a model" in said
+    assert said == complaint("predict", "march.csv", cwd=tmp_path)
+    follow(said.rpartition("score a model on them: ")[2].replace("RUN", "runs/one"), tmp_path)
+    # A data set that was prepared otherwise.
+    crepe_dist.prepare(tmp_path / "march.csv", tmp_path / "data", label="Queue", text="Body")
+    said = complaint("evaluate", "runs/one", "--data", "data", cwd=tmp_path)
+    assert "different: encoding" in said
+    follow(said.rpartition("read as those were: ")[2], tmp_path)
+    said = complaint("evaluate", "runs/one", "data", "--split", "validation", cwd=tmp_path)
+    said = complaint("evaluate", "runs/one", "march.csv", "--split", "validation", cwd=tmp_path)
+    assert "march.csv has no validation split" in said
+    follow(f"evaluate runs/one march.csv {said.rpartition('choose another one: ')[2]}", tmp_path)
+    said = complaint("prepare", "march.csv", "--out", "whole", "--test", "1", cwd=tmp_path)
+    follow(said.rpartition("score a model on a file: ")[2].replace("RUN FILE", "runs/one march.csv"), tmp_path)
+    said = complaint("predict", "data", cwd=tmp_path)
+    assert "data is a data set, not a model" in said
+    # None of the labels is known.
+    write(tmp_path / "strange.csv", [("1", f"L{row % 3}", "x", f"text {row}") for row in range(60)])
+    said = complaint("evaluate", "runs/one", "strange.csv", cwd=tmp_path)
+    assert "none of the 60 rows of strange.csv can be scored" in said
+    assert "billing, login, parcel" in said
+    assert "exclude each other" in complaint("evaluate", "runs/one", "march.csv", "--data", "data", cwd=tmp_path)
+
+
+def follow(line: str, cwd: Path) -> None:
+    name, *arguments = shlex.split(line)[shlex.split(line).index("evaluate") if "evaluate" in line.split() else 2 :]
+    assert "accuracy" in run(command("evaluate", *arguments), cwd), name
+
+
+def test_a_description_that_is_malformed(place, tmp_path):
+    predictor = crepe_dist.load(place / "run")
+    good = predictor.about["reading"]
+    for name, value in (
+        ("columns", {**good["columns"], "label": 3}),
+        ("columns", []),
+        ("labelling", {**good["labelling"], "merged": [["a"]]}),
+        ("labelling", {**good["labelling"], "kind": "odd"}),
+        ("class_names", [1]),
+        ("header", "perhaps"),
+        ("strip_html", 1),
+    ):
+        about = {**predictor.about, "reading": {**good, name: value}}
+        with pytest.raises(UserError, match="cannot be read"):
+            rows_of(str(place / "march.csv"), replace(predictor, about=about), tmp_path)
+
+
+def test_the_name_of_a_file_is_never_taken_for_a_model(place, monkeypatch):
+    assert checkpoint.find(str(place / "run")).suffix == ".params"
+    monkeypatch.setattr(sys, "argv", ["evaluate"])
+    for name in ("x.csv", "x.csv.gz", "x.jsonl", "s3://bucket/x.parquet", "-", str(place / "data")):
+        from crepe_dist.evaluating.rows import is_labelled_file
+
+        assert is_labelled_file(name)
+    for name in ("runs/x", "x.params", "hf://owner/name", str(place / "run")):
+        assert not is_labelled_file(name)
