@@ -102,7 +102,8 @@ class TestFlags:
     @pytest.mark.parametrize("name", OTHERS)
     def test_what_is_nearly_an_option_is_named(self, name, said):
         assert "did you mean --version?" in said(name, "--versoin")
-        flag = max((action.option_strings[-1] for action in parser_of(name)._actions if action.option_strings), key=len)
+        flags = parser_of(name).flags()
+        flag = max((flag for flag in flags if flag[:-1] not in flags), key=len)
         assert f"did you mean {flag}?" in said(name, f"{flag}s=1")
         assert f"did you mean {flag}?" in said(name, flag[:-1]), "an abbreviation is none"
 
