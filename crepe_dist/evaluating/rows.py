@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -34,7 +32,6 @@ from crepe_dist.wording import counted, excerpt, listed
 
 SHOWN = 5  # labels, or reasons
 SHARED = "set TMPDIR to a folder that all hosts share"
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -159,7 +156,7 @@ def _of_file(source: Any, predictor: Predictor, scratch: Path, world: World, giv
             find_labelled(path, reading), scratch / "data", predictor.encoding, SplitOptions(test=0.0), options
         )
 
-    done = world.on_root("labelled file", once(prepared) if world.size == 1 else _in_steps(prepared))
+    done = world.on_root("labelled file", once(prepared))
     folder, counts = world.broadcast([str(scratch / "data"), done and done["quarantine"]], "labelled file")
     dataset = world.agree("labelled file", lambda: open_dataset(folder, trains=False), alike=SHARED)
     unusable = Counter(counts["reasons"]) - Counter({UNKNOWN_LABEL: sum(counts["unknown"].values())})
@@ -192,16 +189,6 @@ def _reading(predictor: Predictor, given: Reading) -> Reading:
     )
 
 
-def _in_steps(work: Callable[[], T]) -> Iterator[T | None]:
-    """Do work in a thread, and yield every second, for ``World.on_root``."""
-    with ThreadPoolExecutor(1) as threads:
-        done = threads.submit(work)
-        while not done.done():
-            wait([done], 1.0)
-            yield None
-    yield done.result()
-
-
 def _unseen(rows: Rows, split: str, predictor: Predictor) -> Rows:
     """Leave out the rows that the model's run has learnt from, unless they are of a split of its own data."""
     dataset = rows.dataset
@@ -224,7 +211,7 @@ def _unseen(rows: Rows, split: str, predictor: Predictor) -> Rows:
     for name, mask in masks.items():
         counts |= {f"{name} split": int((mask & new).sum())} if (mask & new).any() else {}
         new &= ~mask
-    splits = {**dataset.splits, split: documents.only(np.flatnonzero(new))} if counts else dataset.splits
+    splits = {**dataset.splits, split: documents.some(np.flatnonzero(new))} if counts else dataset.splits
     if not new.any():
         raise UserError(
             f"none of the {counted(len(documents), 'row')} of {rows.name} can be scored",

@@ -44,8 +44,8 @@ def score(args: Any, world: World) -> None:
     path = world.agree("checkpoint", lambda: checkpoint.find(args.checkpoint), same=lambda path: path.name)
     if world.is_root:
         checkpoint.announce(path)
-    foreign = Foreign(**arguments.foreign(args))
-    predictor = world.agree("model", lambda: open_checkpoint(path, foreign)).placed(args.device, world)
+    opened = world.agree("model", lambda: open_checkpoint(path, Foreign(**arguments.foreign(args))))
+    predictor = opened.placed(args.device, world)
     columns = Wanted(args.label, args.title, tuple(args.text or ()), labels=names_in(args.label_columns))
     given = Reading(args.format, args.header, columns)
     with scratch() as folder:
@@ -157,25 +157,10 @@ def _page(scores: AnyScores, rows: Rows, path: Path) -> str:
 
 def _numbers(scores: AnyScores, noisy: dict[float, AnyScores], classes: list[str]) -> dict[str, Any]:
     """Return all numbers as JSON values."""
-    per_class = scores.per_class(classes).to_dict(orient="index")
-    if not isinstance(scores, Scores):
-        typos = [{"rate": rate, **hit.summary()} for rate, hit in noisy.items() if not isinstance(hit, Scores)]
-        reliability = scores.reliability.tolist()
-        return {
-            **scores.summary(),
-            "classes": classes,
-            "per_class": per_class,
-            "reliability": reliability,
-            "typos": typos,
-        }
-    names = ("accuracy", "macro_f1", "calibration_error", "uncalibrated_error", "documents")
     return {
-        **{name: getattr(scores, name) for name in names},
-        "classes": classes,
-        "per_class": per_class,
         **{name: value for name, value in scores.to_dict().items() if name != "right"},
-        "typos": [
-            {"rate": rate, "accuracy": hit.accuracy, "macro_f1": hit.macro_f1, "loss": hit.loss}
-            for rate, hit in noisy.items()
-        ],
+        **scores.summary(),
+        "classes": classes,
+        "per_class": scores.per_class(classes).to_dict(orient="index"),
+        "typos": [{"rate": rate, **hit.summary()} for rate, hit in noisy.items()],
     }

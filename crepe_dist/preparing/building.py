@@ -25,7 +25,7 @@ from crepe_dist.preparing.auto_encoding import fit
 from crepe_dist.preparing.checking import NO_LABEL, UNKNOWN_LABEL
 from crepe_dist.preparing.formats.rows import FROM_WINDOWS
 from crepe_dist.preparing.job import Collected, Job
-from crepe_dist.preparing.labelling import ABSENT, MANY, classes_of, known, names_of, pairs_of
+from crepe_dist.preparing.labelling import ABSENT, MANY, classes_of, names_of, pairs_of
 from crepe_dist.preparing.pool import Workers
 from crepe_dist.preparing.progress import Progress, Show
 from crepe_dist.preparing.quarantine import Quarantine, write_quarantine
@@ -89,13 +89,10 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
     if ABSENT in collected.labels:
         fixed[collected.rows["label"] == collected.labels.index(ABSENT)] = UNLABELLED
     used = used_labels(collected.rows, fixed)
-    usable = used if job.labelled == ONE else known(collected.labels, used)
-    if job.classes is not None:
-        sets = [[label] if job.labelled == ONE else names_of(label) for label in collected.labels]
-        usable = np.array([set(names) <= set(job.classes) for names in sets], np.bool_)
-    fate = decide(collected.rows, fixed, replace(job.split, **shares), usable)
     trained = [collected.labels[index] for index in np.flatnonzero(used).tolist()]
-    names = trained if job.labelled == ONE else list(classes_of(trained))
+    names = classes_of(trained, job.labelled) if job.classes is None else set(job.classes)
+    usable = np.array([names.issuperset(names_of(label, job.labelled)) for label in collected.labels], np.bool_)
+    fate = decide(collected.rows, fixed, replace(job.split, **shares), usable)
     given = job.reading.class_names
     classes = sorted(names, key=_label_order) if given is None else _renamed(given, job)
     classes = classes if job.classes is None else list(job.classes)

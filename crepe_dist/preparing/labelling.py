@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from crepe_dist.data.targets import MOST_LABELS, ONE, SHARE_UNIT, SOFT, Pairs
+from crepe_dist.data.targets import MOST_LABELS, ONE, SEVERAL, SHARE_UNIT, SOFT, Pairs
 
 Name = Callable[[str], str]  # checks a label as read, and returns the name of its class; raises ValueError
 TRUE, FALSE = ("1", "1.0", "true", "True", "yes"), ("", "0", "0.0", "false", "False", "no")
@@ -106,14 +105,14 @@ def cell_of(names: Sequence[str], cells: Sequence[str]) -> str:
     return json.dumps(dict(zip(names, cells)), ensure_ascii=False)
 
 
-def names_of(label: str) -> list[str]:
-    """Return the classes in a label string."""
-    return list(json.loads(label)) if label != ABSENT else []
+def names_of(label: str, kind: str = SEVERAL) -> list[str]:
+    """Return the classes in a label string; one label is a string by itself."""
+    return [label] if kind == ONE else list(json.loads(label)) if label != ABSENT else []
 
 
-def classes_of(labels: Iterable[str]) -> set[str]:
+def classes_of(labels: Iterable[str], kind: str = SEVERAL) -> set[str]:
     """Return all classes in label strings."""
-    return {name for label in labels for name in names_of(label)}
+    return {name for label in labels for name in names_of(label, kind)}
 
 
 def pairs_of(labels: Sequence[str], number: Mapping[str, int]) -> Pairs:
@@ -130,12 +129,6 @@ def pairs_of(labels: Sequence[str], number: Mapping[str, int]) -> Pairs:
         if ordered:
             row[: len(ordered)] = ordered
     return pairs
-
-
-def known(labels: Sequence[str], used: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Tell which label strings have only classes of the strings that are ``used``, bool [labels]."""
-    classes = classes_of(label for label, is_used in zip(labels, used.tolist()) if is_used)
-    return np.array([classes.issuperset(names_of(label)) for label in labels], np.bool_)
 
 
 def fasttext_cell(words: Sequence[str], kind: str) -> str:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crepe_dist.data.dataset import QUARANTINE, UNLABELLED
-from crepe_dist.data.targets import ONE
 from crepe_dist.files import sync
 from crepe_dist.preparing.checking import NO_LABEL, UNKNOWN_LABEL
 from crepe_dist.preparing.formats.rows import excerpt
@@ -72,11 +71,11 @@ def write_quarantine(folder: Path, job: Job, collected: Collected, fate: Fate) -
 
 def _unknown_labels(job: Job, collected: Collected, fate: Fate) -> Iterator[dict[str, Any]]:
     of = "in the training rows" if job.classes is None else "a class of the model"
-    texts, several = Texts(collected.texts), job.labelled != ONE
+    texts = Texts(collected.texts)
     for index in np.flatnonzero(fate == UNKNOWN).tolist():
         row = collected.rows[index : index + 1]
         file, label = int(row["file"][0]), collected.labels[int(row["label"][0])]
-        label = ", ".join(names_of(label)) if several else label
+        label = ", ".join(names_of(label, job.labelled))
         yield {
             "file": job.sources[file][0],
             "source": file,

@@ -78,7 +78,7 @@ def summarise(folder: Path, name: str, job: Job, collected: Collected, built: Bu
             "rows": built.quarantine.lines,
             "reasons": dict(built.quarantine.reasons.most_common()),
             "first": built.quarantine.first,
-            "unknown": _unknown(collected, built),
+            "unknown": _unknown(job, collected, built),
         },
         "command": command,
         "html": {"rows": int(collected.rows["html"][kept(built.fate)].sum()), "stripped": job.reading.strip_html},
@@ -101,14 +101,14 @@ def summarise(folder: Path, name: str, job: Job, collected: Collected, built: Bu
     return summary
 
 
-def _unknown(collected: Collected, built: Built) -> dict[str, int]:
+def _unknown(job: Job, collected: Collected, built: Built) -> dict[str, int]:
     """Count rows by the first of their labels that is not a class, the most frequent first."""
     counts: Counter[str] = Counter()
     known = set(built.classes)
     rows = np.bincount(collected.rows["label"][built.fate == UNKNOWN], minlength=len(collected.labels))
     for label, count in zip(collected.labels, rows.tolist()):
         if count:
-            names = [label] if built.targets is None else names_of(label)
+            names = names_of(label, job.labelled)
             counts[next(name for name in names if name not in known)] += count
     return dict(counts.most_common())
 

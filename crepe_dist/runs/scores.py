@@ -165,6 +165,11 @@ class Scores(ClassScores):
         right = np.diag(self.confusion)
         return np.stack([right, self.confusion.sum(axis=0) - right, self.confusion.sum(axis=1) - right], axis=1)
 
+    def summary(self) -> dict[str, Any]:
+        """Return the scores over all classes as JSON values."""
+        names = ("accuracy", "macro_f1", "loss", "calibration_error", "uncalibrated_error", "documents")
+        return {name: getattr(self, name) for name in names}
+
     def confused(self, most: int) -> list[tuple[int, int, int]]:
         """Return the most frequent confusions as (true class, predicted class, documents), the most frequent first."""
         wrong = self.confusion.copy()
