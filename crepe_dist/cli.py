@@ -30,7 +30,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "clean": "free the disk space of finished runs",
         },
         "using": {
-            "evaluate": "score a checkpoint on prepared data",
+            "evaluate": "score a model on labelled files, or on prepared data",
             "predict": "classify lines, files, or a text on the command line",
             "serve": "serve the model over HTTP, with a page",
             "export": "export the network: ONNX, a web page, PyTorch, MXNet, or a small model",

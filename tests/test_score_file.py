@@ -265,6 +265,23 @@ def test_an_exported_model_knows_how_to_read(place, tmp_path, small):
     assert "not in the folder of its run" in rows.notes()[0]
 
 
+def test_the_columns_are_those_of_the_run_and_are_detected_only_where_it_had_none(tmp_path):
+    rows = [(queue, body) for _, queue, _, body in tickets(60, 3)]
+    crepe_dist.prepare(write(tmp_path / "old.csv", rows, ("Queue", "text")), tmp_path / "data", feature_len=48)
+    train(tmp_path)
+    more = [("x", *row) for row in rows]  # a column that prepare would take for the label
+    write(tmp_path / "more.csv", more, ("label", "Queue", "text"))
+    write(tmp_path / "bare.csv", rows, None)
+    write(tmp_path / "usual.csv", rows, ("label", "text"))
+    predictor = crepe_dist.load(tmp_path / "run")
+    about = {**predictor.about, "data": {}}
+    for name in ("more.csv", "bare.csv", "usual.csv"):
+        found = rows_of(
+            str(tmp_path / name), replace(predictor, about=about, path=Path("x.params")), Path(mkdtemp(dir=tmp_path))
+        )
+        assert (found.unknown, len(found.dataset.splits["test"])) == ({}, 60)
+
+
 def test_flags_name_other_columns(place, tmp_path):
     rows = [(body, queue) for _, queue, _, body in tickets(30, 9)]
     source = str(write(tmp_path / "other.csv", rows, ("what", "team")))

@@ -176,7 +176,7 @@ def _reading(predictor: Predictor, given: Reading) -> Reading:
     if predictor.composition.columns:
         columns = replace(columns, title=None, texts=(), remembered=predictor.composition.columns)
     if mine.label or mine.labels:
-        columns = replace(columns, label=mine.label, labels=mine.labels)
+        columns = replace(columns, label=mine.label, labels=mine.labels, needs_label=True)
     if mine.texts or mine.title:
         columns = replace(columns, title=mine.title, texts=mine.texts, remembered=())
     return replace(

@@ -93,8 +93,8 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
     names = classes_of(trained, job.labelled) if job.classes is None else set(job.classes)
     usable = np.array([names.issuperset(names_of(label, job.labelled)) for label in collected.labels], np.bool_)
     fate = decide(collected.rows, fixed, replace(job.split, **shares), usable)
-    given = job.reading.class_names
-    classes = sorted(names, key=_label_order) if given is None else _renamed(given, job)
+    class_names = job.reading.class_names
+    classes = sorted(names, key=_label_order) if class_names is None else _renamed(class_names, job)
     classes = classes if job.classes is None else list(job.classes)
     quarantine = write_quarantine(folder, job, collected, fate)
     _check(job, collected, fate, classes, quarantine)
@@ -133,11 +133,12 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
         parts[part] = {"rows": len(chosen), "shards": sizes, "files": files}
     columns = next((about["texts"] for _, about in sorted(collected.files.items()) if about["texts"]), ())
     label = next((about["label"] for _, about in sorted(collected.files.items()) if about["label"]), None)
-    reading = replace(job.reading, columns=replace(job.reading.columns, label=label or job.reading.columns.label))
+    given = job.reading.columns
+    wanted = replace(given, label=given.label or label, needs_label=given.label is not None)
     manifest = {
         "encoding": encoding.to_dict(),
         "composition": Composition(tuple(columns), job.reading.strip_html).to_dict(),
-        "reading": asdict(reading),
+        "reading": asdict(replace(job.reading, columns=wanted)),
         "classes": classes,
         "parts": parts,
         "split": asdict(job.split),

@@ -251,7 +251,7 @@ def _build(
     try:
         built = build(partial, job, collected, workers, options.show)
     except UserError as error:
-        kept = keep_quarantine(partial, out)
+        kept = None if job.classes else keep_quarantine(partial, out)
         if kept:
             error.why = f"{error.why}; the unusable rows are in {kept}"
         raise

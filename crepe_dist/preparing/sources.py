@@ -111,7 +111,7 @@ class Reading:
         return cls(
             saved["format"],
             saved["header"],
-            Wanted(**optional, texts=texts, labels=labels),
+            Wanted(**optional, texts=texts, labels=labels, needs_label=bool(columns["needs_label"])),
             Labelling(labelling["kind"], labelling["separator"], merged, labelling["keeps_empty"]),
             saved["strip_html"],
             saved["encoding"],

@@ -41,6 +41,7 @@ class Wanted:
     labels: tuple[str, ...] = ()  # one for each class, in place of a column of labels; never detected
     id: str | None = None  # never detected
     needs_id: bool = True  # else ``id`` may be missing
+    needs_label: bool = True  # else ``label`` may be missing, and is detected then
     remembered: tuple[str, ...] = ()  # names of the texts that a model was trained on; used if a file has one of them
     like: Columns | None = None  # columns of another file, for one whose columns have no names
 
@@ -175,6 +176,8 @@ def choose_named(
     places["weight"] = None if wanted.weight is None else _position(file, names, "weight", wanted.weight)
     has_id = wanted.id is not None and (wanted.needs_id or wanted.id in names)
     places["id"] = _position(file, names, "id", str(wanted.id)) if has_id else None
+    if wanted.label not in names and not wanted.needs_label:
+        wanted = replace(wanted, label=None)
     places |= {f"class {name}": _position(file, names, "label-columns", name) for name in wanted.labels}
     label_given = label_given or bool(wanted.labels)
     for what, given in (("label", wanted.label), ("text", next(iter(wanted.texts), None)), ("title", wanted.title)):
@@ -308,7 +311,7 @@ def choose_numbered(
             f"give a number from 1 to {width} with --label",
         )
     labels = tuple(position("label-columns", name) for name in wanted.labels)
-    label = None if label_given else position("label", wanted.label or "1")
+    label = None if label_given else position("label", wanted.label if wanted.label and wanted.needs_label else "1")
     weight = None if wanted.weight is None else position("weight", wanted.weight)
     has_id = wanted.id is not None and (wanted.needs_id or _is_place(wanted.id, width))
     id_ = position("id", str(wanted.id)) if has_id else None

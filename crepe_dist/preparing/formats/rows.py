@@ -119,10 +119,10 @@ class OpenFile(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Column of the label by name, or by number from 1 if columns have no names; empty if there is none."""
-        if self.columns is None or self.columns.label is None:
+        """Name of the column of the label; empty if there is none, or if columns have no names."""
+        if not self.texts or self.columns is None or self.columns.label is None:
             return ""
-        return self.columns.names[self.columns.label] if self.texts else str(self.columns.label + 1)
+        return self.columns.names[self.columns.label]
 
     def parsed(self) -> Iterator[Parsed]:
         """Parse all blocks in this process."""
