@@ -144,25 +144,25 @@ class Split(Documents):
         own = {field.name: getattr(self, field.name) for field in fields(Split)}
         return _AlteredSplit(**own, original=self, alter=alter)
 
+    def only(self, rows: npt.NDArray[np.int64]) -> Split:
+        """Copy rows into memory, with their texts and ids."""
+        own = {**vars(self.some(rows)), "name": self.name, "has_ids": self.has_ids}
+        return _ChosenSplit(**own, original=self, rows=rows)
+
     def some(self, rows: npt.NDArray[np.int64], times: int = 1) -> Split:
-        """Return a view of some rows, repeated ``times`` times."""
-        rows = np.tile(rows, times)
-        weights = None if self.weights is None else self.weights[rows]
-        targets = None if self.targets is None else self.targets.some(rows)
-        own = (self.folder, self.name, (), np.array([0, len(rows)]), self.origins[rows], self.has_ids)
-        return _ChosenSplit(*own, self.labels[rows], weights, targets, self, rows)
+        """Copy rows into a training split in memory, repeated ``times`` times, without their texts."""
+        starts = np.arange(times + 1) * len(rows)
+        weights = None if self.weights is None else np.tile(self.weights[rows], times)
+        targets = None if self.targets is None else self.targets.some(rows, times)
+        labels, codes = np.tile(self.labels[rows], times), (self.codes(rows),) * times
+        origins = np.tile(self.origins[rows], (times, 1))
+        return Split(self.folder, "train", codes, starts, origins, False, labels, weights, targets)
 
 
 @dataclass(frozen=True)
 class _ChosenSplit(Split):
     original: Split
     rows: npt.NDArray[np.int64]
-
-    def codes(self, rows: npt.NDArray[np.int64]) -> Codes:
-        return self.original.codes(self.rows[rows])
-
-    def lengths(self) -> npt.NDArray[np.int64]:
-        return np.asarray(self.original.lengths()[self.rows])
 
     def _string(self, kind: str, row: int) -> str:
         return self.original._string(kind, int(self.rows[row]))

@@ -68,9 +68,9 @@ class Targets:
         shares = self.pairs[..., 1].ravel().astype(np.float64)
         return np.bincount(self.pairs[..., 0].ravel(), shares, minlength=self.classes) / SHARE_UNIT
 
-    def some(self, rows: npt.NDArray[np.int64]) -> Targets:
-        """Copy rows into memory."""
-        return Targets(self.kind, self.pairs[rows], self.classes)
+    def some(self, rows: npt.NDArray[np.int64], times: int) -> Targets:
+        """Copy rows into memory, repeated ``times`` times."""
+        return Targets(self.kind, np.tile(self.pairs[rows], (times, 1, 1)), self.classes)
 
 
 def main_classes(pairs: Pairs) -> npt.NDArray[np.int32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -130,12 +131,12 @@ def _check(predictor: Predictor, dataset: Dataset) -> None:
     }
     if different := [name for name, (mine, theirs) in pairs.items() if mine != theirs]:
         run, path = predictor.path.parent.parent, predictor.path
-        model = run if (run / CONFIG).is_file() else path
+        words = (run if (run / CONFIG).is_file() else path, dataset.manifest["sources"][0]["file"])
         raise UserError(
             f"{dataset.folder} was not prepared as the data of {path} were",
             f"different: {listed(different)}",
             "score the file that it was prepared from, which is then read as those were: "
-            f"{invocation.typed('evaluate')} {model} {dataset.manifest['sources'][0]['file']}",
+            f"{invocation.typed('evaluate')} {shlex.join(map(str, words))}",
         )
 
 
@@ -193,12 +194,12 @@ def _unseen(rows: Rows, split: str, predictor: Predictor) -> Rows:
     """Leave out the rows that the model's run has learnt from, unless they are of a split of its own data."""
     dataset = rows.dataset
     if split not in dataset.splits:
-        there = list(dataset.splits)
+        name, there = rows.name.removeprefix(f"{split} of "), list(dataset.splits)
         raise UserError(
-            f"{rows.name} has no {split} split", f"it has {listed(there)}", f"choose another one: --split {there[-1]}"
+            f"{name} has no {split} split", f"it has {listed(there)}", f"choose another one: --split {there[-1]}"
         )
-    documents, about = dataset.splits[split], predictor.about.get("data", {})
-    if about.get("fingerprint") == dataset.fingerprint:
+    documents, about = dataset.splits[split], predictor.about.get("data")
+    if isinstance(about, dict) and about.get("fingerprint") == dataset.fingerprint:
         return rows
     try:
         if (record := run_of(predictor.path)) is None:
@@ -211,7 +212,7 @@ def _unseen(rows: Rows, split: str, predictor: Predictor) -> Rows:
     for name, mask in masks.items():
         counts |= {f"{name} split": int((mask & new).sum())} if (mask & new).any() else {}
         new &= ~mask
-    splits = {**dataset.splits, split: documents.some(np.flatnonzero(new))} if counts else dataset.splits
+    splits = {**dataset.splits, split: documents.only(np.flatnonzero(new))} if counts else dataset.splits
     if not new.any():
         raise UserError(
             f"none of the {counted(len(documents), 'row')} of {rows.name} can be scored",
