@@ -187,6 +187,7 @@ def _reading(predictor: Predictor, given: Reading) -> Reading:
         columns=columns,
         labelling=replace(reading.labelling, kind=kind),
         strip_html=predictor.composition.strip_html,
+        encoding=reading.encoding if given.encoding == "utf-8" else given.encoding,
     )
 
 
