@@ -203,7 +203,6 @@ class LabelTotals(Totals):
         )
 
 
-@np.errstate(over="ignore", invalid="ignore")  # NaN after a divergence
 def _log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Compute the logarithms of the probabilities, float32 [n, classes]."""
     logits = logits - logits.max(axis=1, keepdims=True)

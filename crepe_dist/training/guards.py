@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -27,6 +28,7 @@ from crepe_dist.training.state_saver import StateSaver
 from crepe_dist.training.step import Outcome
 from crepe_dist.training.step_log import StepLog
 from crepe_dist.training.step_profile import Profile
+from crepe_dist.wording import nth
 
 
 @contextmanager
@@ -132,6 +134,15 @@ class Guards:
         """Return whether this rank was asked to stop."""
         return self._control.wish is Wish.STOP
 
+    def check(self, scores: Mapping[str, AnyScores]) -> None:
+        """Check that the loss on each split is finite, before anything of the epoch is written.
+
+        Raises:
+            UserError: on every rank, if the last updates of the epoch have made it NaN or infinite.
+        """
+        if bad := [name for name, score in scores.items() if not math.isfinite(score.loss)]:
+            raise _diverged(f"the loss on the {bad[0]} split is not finite after epoch {nth(self._run.progress.epoch)}")
+
     def after_epoch(self, record: dict[str, Any], scores: Mapping[str, AnyScores]) -> None:
         """Log an epoch, after its checkpoint was written; then save if it is due, or if states are kept."""
         run, progress = self._run, self._run.progress
@@ -209,11 +220,18 @@ def _reject(run: Run, outcome: Outcome) -> None:
         run.metrics.skipped({"step": outcome.step, "epoch": before.epoch, "ranks": ranks})
         run.display.say(f"step {outcome.step} is skipped: non-finite loss or gradient on {culprits}")
         return
-    raise UserError(
-        f"training diverged: non-finite loss or gradient at step {outcome.step} on {culprits}",
-        "the learning rate is probably too large; the step was discarded",
-        "lower optimizer.learning_rate, set optimizer.clip_norm to 1, or skip such steps with --safety.nonfinite "
-        "skip; the newest saved state is older than this step",
+    raise _diverged(
+        f"non-finite loss or gradient at step {outcome.step} on {culprits}",
+        "; the step was discarded",
+        ", or skip such steps with --safety.nonfinite skip; the newest saved state is older than this step",
+    )
+
+
+def _diverged(what: str, consequence: str = "", otherwise: str = "") -> UserError:
+    return UserError(
+        f"training diverged: {what}",
+        f"the learning rate is probably too large{consequence}",
+        f"lower --optimizer.learning_rate, or set --optimizer.clip_norm 1{otherwise}",
         on_all_ranks=True,
     )
 

@@ -162,16 +162,18 @@ def score_epoch(run: Run, guards: Guards) -> Mapping[str, AnyScores]:
 
     Raises:
         Stopped: a request to stop arrived during scoring, and the state is saved.
+        UserError: the loss on a split is not finite.
     """
     guards.begin_evaluation()
     run.step.exchange.flush()
     options = run.config.evaluation
     with explained("evaluation.batch_size", options.batch_size, run.world.size):
         try:
-            return weighed_and_scored(run.engine, run.data, options, run.world, guards.is_stopping)
+            scores = weighed_and_scored(run.engine, run.data, options, run.world, guards.is_stopping)
         except Interrupted:
             guards.stop()
-            raise
+    guards.check(scores)  # finite on every split
+    return scores
 
 
 def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: Mapping[str, AnyScores]) -> None:

@@ -84,6 +84,7 @@ class RightBits:
         return np.unpackbits(self.words.view(np.uint8), count=self._documents).astype(bool)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # NaN after a divergence, which the loss tells
 def pass_over(
     engine: Scorer,
     split: Split,

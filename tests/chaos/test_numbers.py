@@ -54,6 +54,22 @@ def test_a_step_can_be_left_out(data, tmp_path, unbroken, processes):
     assert len(mine) == harness.STEPS - 1
 
 
+@pytest.mark.parametrize(("processes", "rank"), [(1, 0), (2, 1)])
+def test_divergence_in_the_last_step_before_scoring_writes_nothing(data, tmp_path, unbroken, processes, rank):
+    run_dir = tmp_path / "run"
+    fault = plan(tmp_path, "diverged", rank, step=13)  # the last of the epoch
+    code, printed = harness.run(harness.command(run_dir, data, processes), tmp_path, fault)
+    assert code == ExitCode.ERROR, printed
+    assert printed.count("error: training diverged") == 1, printed
+    assert "Warning" not in printed
+    assert not records(run_dir, "epoch")
+    assert not list(run_dir.glob("checkpoints/*"))
+    assert not (run_dir / "result.json").exists()
+    code, printed = harness.run(harness.command(run_dir, data, processes), tmp_path)
+    assert code == 0, printed
+    harness.assert_same(run_dir, unbroken(processes))
+
+
 @pytest.mark.parametrize(("processes", "odd"), [(2, "1"), slow(3, "0")])
 def test_a_replica_that_differs_is_named(data, tmp_path, processes, odd):
     run_dir = tmp_path / "run"

@@ -79,6 +79,9 @@ def arm(fault: Fault) -> None:
         if fault.strikes("train", done[0], "diverge"):
             value, _ = _with_gradient(self.engine)
             value[0] = value[0] + 1e-6
+        if fault.strikes("train", done[0], "diverged"):
+            value, _ = _with_gradient(self.engine)
+            value[:] = float("nan")
 
     TrainingStep.sum = faulty_sum  # type: ignore[assignment, method-assign]
     TrainingStep.update = faulty_update  # type: ignore[method-assign]
