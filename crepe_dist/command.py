@@ -32,8 +32,6 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
     except UserError as error:
         _say(str(error))
         code = error.code
-    except MemoryError as error:
-        _say(str(UserError("out of memory", str(error), "use smaller batches, or a machine with more memory")))
     except Stopped as stopped:
         # Some launchers signal the other processes when the first one ends; that must not change the exit code.
         for number in SIGNALS:
@@ -53,6 +51,8 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
             where = f" on {', '.join(lost)}" if (lost := hosts.behind(error)) else ""
             _say(f"stopped because another process{where} ended or did not answer; see the messages of that process")
             code = ExitCode.PEER_GONE
+        elif isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            _say(str(UserError("out of memory", str(error), "use smaller batches, or a machine with more memory")))
         elif isinstance(error, OSError) and error.errno in DISK_ERRORS | NAME_ERRORS:
             name = error.filename if isinstance(error.filename, str) else "a file"
             remedy = "free some space, or change the permissions"

@@ -38,7 +38,8 @@ from crepe_dist.training.training_data import few_batches, open_training_data, u
 
 def dry_run(config: Config, world: World, control: Control) -> None:
     """Set up a run as ``train`` does, then train on one batch and score one, in memory only; every rank calls it."""
-    with watched(config, world, control), _sample_folder(world) as sample:
+    in_memory = explained("data.batch_size", config.data.batch_size, world.size)
+    with watched(config, world, control), _sample_folder(world) as sample, in_memory:
         display = Display(world.is_root)
         data = open_training_data(config, world, display, sample=sample)
         config, is_taught = with_epochs(config, data), uses_unlabelled(config, data)
@@ -53,9 +54,8 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         display.say(banner(run, start))
         display.say(f"\n{layers(engine.shape)}\n")
         batch, evaluation = next(run.epoch_batches()), config.evaluation
-        with explained("data.batch_size", config.data.batch_size, world.size):
-            rate = learning_rates(config, len(data.splits["train"]))(run.progress)
-            loss = run.step(batch, 1, rate).loss / batch.documents
+        rate = learning_rates(config, len(data.splits["train"]))(run.progress)
+        loss = run.step(batch, 1, rate).loss / batch.documents
         run.step.exchange.flush()
         check_replicas(engine.values(), world)
         with explained("evaluation.batch_size", evaluation.batch_size, world.size):

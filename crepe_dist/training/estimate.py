@@ -18,7 +18,6 @@ from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.model.shape import steps_per_epoch
 from crepe_dist.settings.config import Config
-from crepe_dist.training import out_of_memory
 from crepe_dist.training.evaluation import evaluate_splits
 from crepe_dist.training.run import Run
 from crepe_dist.training.state_saver import StateSaver
@@ -53,7 +52,7 @@ def estimate(run: Run) -> Estimate:
         run.step.sum(batch, 1)
         engine.wait()
 
-    with out_of_memory.explained("data.batch_size", size, world.size), run.step.exchange.rehearsal():
+    with run.step.exchange.rehearsal():
         times = list(_times(compute, islice(run.epoch_batches(), STEPS)))
         if not times:
             return Estimate(f"{wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')}", 0.0)

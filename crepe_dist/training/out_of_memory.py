@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,7 +13,9 @@ TEXTS = ("out of memory", "Failed to allocate", "allocation failed", "could not 
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in str(error) for t in TEXTS))
+    if isinstance(error, RuntimeError):
+        return any(text in str(error) for text in TEXTS)
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
 @contextmanager
@@ -25,13 +28,13 @@ def explained(option: str, batch_size: int, processes: int) -> Iterator[None]:
     share = -(-batch_size // processes)
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, OSError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         raise UserError(
             f"out of memory with {option} {batch_size}, which is {share} documents for this process",
             str(error).strip().splitlines()[-1][:200] if str(error) else "",
-            f"try --{option} {batch_size // 2}, or more processes on more hosts"
+            f"try --{option} {batch_size // 2}, --model.network ngrams, or more processes on more hosts"
             if share > 1
             else "lower model.width, choose model.network ngrams, or shorten the documents (prepare --feature-len)",
         ) from error

@@ -63,7 +63,8 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
         UserError: an error that the user can fix.
         Stopped: the run was asked to stop, and its state is saved.
     """
-    with watched(config, world, control) as watchdog:
+    in_memory = explained("data.batch_size", config.data.batch_size, world.size)
+    with watched(config, world, control) as watchdog, in_memory:
         display = Display(world.is_root)
         data = open_training_data(config, world, display, pages.data)
         config, is_taught = with_epochs(config, data), uses_unlabelled(config, data)
@@ -144,16 +145,15 @@ def train_epoch(run: Run, guards: Guards) -> None:
     """Train on the remaining batches of the epoch."""
     guards.begin_epoch()
     rate_at = learning_rates(run.config, len(run.data.splits["train"]))
-    with explained("data.batch_size", run.config.data.batch_size, run.world.size):
-        for batch in guards.wait(run.epoch_batches()):
-            number = run.progress.step + 1
-            rate = rate_at(run.progress)
-            guards.before_step(batch)
-            outcome = run.step.sum(batch, number, guards.wish(number))  # gradients of all ranks
-            if guards.accepts(outcome):  # finite on every rank
-                run.step.update(batch.documents, rate)
-            run.progress.count(batch.documents, outcome.loss)
-            guards.after_step(outcome, rate)
+    for batch in guards.wait(run.epoch_batches()):
+        number = run.progress.step + 1
+        rate = rate_at(run.progress)
+        guards.before_step(batch)
+        outcome = run.step.sum(batch, number, guards.wish(number))  # gradients of all ranks
+        if guards.accepts(outcome):  # finite on every rank
+            run.step.update(batch.documents, rate)
+        run.progress.count(batch.documents, outcome.loss)
+        guards.after_step(outcome, rate)
     guards.end_epoch()
 
 

@@ -90,21 +90,28 @@ def test_what_differs_is_not_saved(data, tmp_path):
     assert harness.saved_step(run_dir) <= 17
 
 
-def test_out_of_memory_names_the_batch(data, tmp_path):
+EXCHANGE = ("--model.network=ngrams", "--model.buckets=16777216", "--optimizer.name=adam")  # takes 0.8 GB
+
+
+@pytest.mark.parametrize(
+    ("more", "batch_size", "megabytes"), [((*PAPER, "--model.filters=512"), 16384, 1500), (EXCHANGE, 512, 700)]
+)
+def test_out_of_memory_names_the_batch(data, tmp_path, more, batch_size, megabytes):
     """A limit on the process's memory stands for a device that is too small."""
     limited = (
         "import resource, sys; from tests.chaos import worker; from crepe_dist import command; "
         "import crepe_dist.training.recipe; "
         "used = int(open('/proc/self/statm').read().split()[0]) * 4096; "
-        "resource.setrlimit(resource.RLIMIT_AS, (used + (1500 << 20), resource.RLIM_INFINITY)); "
+        f"resource.setrlimit(resource.RLIMIT_AS, (used + ({megabytes} << 20), resource.RLIM_INFINITY)); "
         "command.run(worker.main)"
     )
-    arguments = harness.command(tmp_path / "run", data, 1, *PAPER, "--model.filters=512", "--data.batch_size=16384")
+    arguments = harness.command(tmp_path / "run", data, 1, *more, f"--data.batch_size={batch_size}")
     arguments[1:3] = ["-c", limited]
     code, printed = harness.run(arguments, tmp_path)
     assert code == ExitCode.ERROR, printed
-    assert "out of memory with data.batch_size 16384, which is 16384 documents for this process" in printed
-    assert "try --data.batch_size 8192" in printed
+    documents = f"{batch_size} documents for this process"
+    assert f"out of memory with data.batch_size {batch_size}, which is {documents}" in printed
+    assert f"try --data.batch_size {batch_size // 2}" in printed
     assert "Traceback" not in printed
 
 
