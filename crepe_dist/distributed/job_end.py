@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import re
 import shlex
+import shutil
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +26,9 @@ def explained(error: Exception, command: Sequence[str]) -> str:
     Raises:
         Exception: ``error``, if it is of another kind.
     """
-    again = shlex.join([Path(command[0]).name, *command[1:]])
+    same = "the same command" + " without --fresh" * ("--fresh" in command)
+    words = [Path(command[0]).name, *(word for word in command[1:] if word != "--fresh")]
+    again = shlex.join(words)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = error.filename or "/dev/shm"
         return str(UserError("horovodrun has no space on a disk", f"{where} is full: {error.strerror}", SEMAPHORES))
@@ -32,12 +36,21 @@ def explained(error: Exception, command: Sequence[str]) -> str:
     if match is None:
         raise error
     rank, code = match[1], int(match[2])
+    python = next((word for word in words if Path(word).name.startswith("python")), sys.executable)
+    if code == ExitCode.ERROR and Path(shutil.which(python) or python).parent != Path(sys.executable).parent:
+        return str(
+            UserError(
+                f"rank {rank} could not continue; its message is above",
+                f"if that is a missing module: {python} is not the Python that crepe_dist is installed for",
+                shlex.join(sys.executable if word == python else word for word in words),
+            )
+        )
     if code == ExitCode.ERROR:
         return f"error: rank {rank} could not continue; its message above says what to do"
     if code == ExitCode.STOPPED:
-        return f"stopped on request, and saved; to resume, run the same command again:\n  {again}"
+        return f"stopped on request, and saved; to resume, run {same} again:\n  {again}"
     resumes = "it resumes the run: " if "train" in re.split(r"[ .]", again) else ""
-    remedy = f"run the same command again; {resumes}{again}"
+    remedy = f"run {same} again; {resumes}{again}"
     return str(UserError(f"rank {rank} {_ended(code)}", "its messages are above, if it left any", remedy))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 
 import pytest
 
@@ -36,8 +37,21 @@ def test_the_last_line_is_the_command_that_resumes(code, said):
 
 
 def test_a_mistake_is_explained_above_and_evaluate_resumes_nothing():
-    assert "its message above" in explained(failed(1), TRAIN)
+    own = [sys.executable if word == "python" else word for word in TRAIN]
+    assert "its message above" in explained(failed(1), own)
     assert "resumes" not in explained(failed(137), ["horovodrun", "-np", "2", "python", "-m", "crepe_dist.evaluate"])
+
+
+def test_a_python_without_crepe_dist_is_replaced_in_the_command(tmp_path):
+    elsewhere = tmp_path / "python3"
+    elsewhere.symlink_to(sys.executable)
+    lines = explained(failed(1), [str(elsewhere) if word == "python" else word for word in TRAIN]).splitlines()
+    assert lines[-1].endswith(AGAIN.replace("python", sys.executable, 1))
+    assert str(elsewhere) in lines[1]
+
+
+def test_the_command_that_resumes_is_not_fresh():
+    assert explained(failed(137), [*TRAIN, "--fresh"]).splitlines()[-1].endswith(AGAIN)
 
 
 def test_a_full_disk_is_named_and_other_errors_are_left_alone():
