@@ -21,7 +21,7 @@ NAME_ERRORS = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 
 
 def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
-    """Run a command's ``main`` and exit with an ``ExitCode``; print ``interrupted`` after Ctrl-C."""
+    """Run a command's ``main`` and exit with an ``ExitCode``; after Ctrl-C, print its message or ``interrupted``."""
     code: int = ExitCode.ERROR
     crash_report.expect(crash_report.Context())
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -39,8 +39,8 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         if not stopped.on_all_ranks:
             _say(f"stopped: {stopped}")
         code = stopped.code
-    except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(str(error) or interrupted, file=sys.stderr)
         code = ExitCode.INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has closed the pipe (`… | head`), which is not an error.

@@ -81,4 +81,5 @@ def _pages(config: Config, world: World) -> Pages:
 
 
 if __name__ == "__main__":
-    command.run(main, "interrupted; run the same command again to resume from the last saved state")
+    again = "the same command" + " without --fresh" * ("--fresh" in sys.argv)
+    command.run(main, f"interrupted; {again} resumes from the last saved state, if there is one")

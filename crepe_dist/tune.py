@@ -69,7 +69,7 @@ def main() -> None:
     search = Search(data, out, args.seed)
     console = Console(highlight=False)
     if before := search.trials():
-        console.print(f"{out} has {len(before)} trials; the search goes on")
+        console.print(f"{out} has {counted(len(before), 'trial')}; the search goes on")
     with console.status("") as status:
         show = _Progress(console, status)
         for trial in search.run(deadline, args.trials, args.processes, memory, show):
@@ -147,4 +147,4 @@ def _show(search: Search, out: Path, console: Console, more: str) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, "interrupted; run the same command again to continue the search")

@@ -147,6 +147,15 @@ def test_a_killed_process_loses_no_row_and_repeats_none(folder, tmp_path):
     assert sum("problem" in line for line in lines) == 60
 
 
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_an_interrupted_file_says_that_the_command_resumes(is_saved, tmp_path):
+    with pytest.raises(KeyboardInterrupt) as caught, resumable.resumable(str(tmp_path / "out"), {}) as file:
+        if is_saved:
+            file.save()
+        raise KeyboardInterrupt
+    assert ("again to resume" in str(caught.value)) == is_saved
+
+
 def test_damaged_states_start_anew(folder, tmp_path):
     for content in ("", "[]", '{"job": {}, "rows": -1}'):
         (tmp_path / resumable.STATE).write_text(content)

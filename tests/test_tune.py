@@ -82,7 +82,7 @@ def test_a_search_goes_on_where_it_was_killed_or_ran_out_of_time(play):
     assert again == []
     made, given = play(done(0.7), done(0.85), most=3)
     assert [name for name, _ in given] == ["trial-0002", "trial-0001"]
-    assert [each.number for each in made.trials()] == [0, 1, 2]
+    assert [each.number for each in made.ended()] == [0, 1, 2]
     assert made.best().number == 1
 
 
@@ -91,12 +91,18 @@ def test_what_was_interrupted_counts_with_its_best_epoch_and_is_asked_for_again(
     made, _ = play(part, Attempt("killed", problem="training was ended by SIGKILL\n\n"), done(0.8), most=1)
     assert made.best().number == 0
     assert made.best(interrupted=False).number == 2
-    assert [each.number for each in made.trials()] == [2]
+    assert [each.number for each in made.ended()] == [2]
+    assert [each.number for each in made.trials()] == [0, 1, 2]
     assert {path.name for path in (tmp_path / "out").glob("trial-*")} == {"trial-0000", "trial-0001", "trial-0002"}
     assert "model" in yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
     made, given = play(done(0.7), done(0.85), most=3)
     assert sorted(name for name, _ in given) == ["trial-0000", "trial-0001"]
     assert made.best().outcome.end == "done"
+
+
+def test_a_finished_trial_is_better_than_an_interrupted_one_that_is_as_accurate(play):
+    made, _ = play(Attempt("out of time", 0.8, 0.1, 0.7, 2, 60.0), done(0.8, 0.5), done(0.8, 0.6), most=2)
+    assert made.best().number == 1
 
 
 def test_too_little_time_names_the_command_to_go_on(play, complaint, data_with_validation, tmp_path):

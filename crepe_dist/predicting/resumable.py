@@ -150,9 +150,11 @@ def resumable(out: str, job: dict[str, Any] | None) -> Iterator[ResumableFile]:
             try:
                 yield file
                 file.finish(out)
-            except BaseException:
+            except BaseException as error:
                 if not file.is_saved:
                     shutil.rmtree(folder, ignore_errors=True)
+                elif isinstance(error, KeyboardInterrupt):
+                    error.args = ("interrupted; run the same command again to resume",)
                 raise
             shutil.rmtree(folder, ignore_errors=True)
 

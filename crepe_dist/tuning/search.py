@@ -48,9 +48,10 @@ class Trial:
     outcome: Attempt
 
     @property
-    def rank(self) -> tuple[float, float, int]:
-        """Sort key: the best first, by validation accuracy, then validation loss, then the earlier one."""
-        return -(self.outcome.validation or 0), self.outcome.loss or 0, self.number
+    def rank(self) -> tuple[float, bool, float, int]:
+        """Sort key, the best first: validation accuracy, then finished ones, validation loss, and the earlier one."""
+        out = self.outcome
+        return -(out.validation or 0), out.end != "done", out.loss or 0, self.number
 
 
 class Search:
@@ -104,7 +105,7 @@ class Search:
         """
         from optuna.trial import TrialState
 
-        while time.monotonic() < deadline and (most is None or len(self.trials()) < most):
+        while time.monotonic() < deadline and (most is None or len(self.ended()) < most):
             trial = self._study.ask()
             # An interrupted trial is asked for again, with its number and settings.
             settings = trial.user_attrs.get("settings", suggest(trial))
@@ -131,11 +132,12 @@ class Search:
             self._keep_best()
             yield Trial(number, settings, outcome)
 
-    def trials(self) -> list[Trial]:
+    def ended(self) -> list[Trial]:
         """Return all trials that ended, except those that the deadline or a kill interrupted, in order."""
-        return [trial for trial in self._all() if trial.outcome.end not in INTERRUPTED]
+        return [trial for trial in self.trials() if trial.outcome.end not in INTERRUPTED]
 
-    def _all(self) -> list[Trial]:
+    def trials(self) -> list[Trial]:
+        """Return all trials that ended or were interrupted, in order."""
         trials = {}
         for trial in self._study.get_trials(deepcopy=False):
             if outcome := trial.user_attrs.get("outcome"):
@@ -149,7 +151,7 @@ class Search:
         Args:
             interrupted: count those that the deadline interrupted, with their best epoch so far.
         """
-        scored = [trial for trial in self._all() if trial.outcome.validation is not None]
+        scored = [trial for trial in self.trials() if trial.outcome.validation is not None]
         finished = [trial for trial in scored if trial.outcome.end == "done"]
         return min(scored if interrupted else finished, key=lambda trial: trial.rank, default=None)
 
@@ -162,11 +164,11 @@ class Search:
     def _keep_best(self) -> None:
         """Write the settings of the best trial and the table of all, and delete the runs of the others."""
         best = self.best()
-        for trial in self.trials():  # an interrupted one needs its run
+        for trial in self.ended():  # an interrupted one needs its run
             if trial not in (best, self.best(interrupted=False)):
                 shutil.rmtree(self._folder / f"trial-{trial.number:04d}", ignore_errors=True)
         rows = []
-        for trial in self._all():
+        for trial in self.trials():
             out, changed = trial.outcome, yaml.safe_dump(trial.settings, default_flow_style=True, width=10**6).strip()
             values = trial.number, out.end, out.validation, out.test, out.epoch, round(out.seconds, 1), changed
             rows.append(dict(zip(COLUMNS, values)))
