@@ -109,7 +109,7 @@ def test_the_saved_configuration_selects_its_run(tmp_path, monkeypatch, model):
 def test_a_bad_name_gets_a_clear_error(name):
     with pytest.raises(UserError, match="name is ") as error:
         Config(name=name)
-    assert error.value.remedy == "give 1 to 80 printable characters, with no space at either end (or null)"
+    assert error.value.remedy == "give 1 to 80 printable characters, with no space at either end"
 
 
 def test_a_file_of_somebody_else_is_no_leftover(tmp_path):

@@ -415,7 +415,7 @@ def test_report_and_card_name_the_network(copy, monkeypatch):
     paper = {"kind": "paper", "filters": 16, "units": 32, "dropout": 0.0, "precision": "auto"}
     ngrams = {"kind": "ngrams", "longest": 6, "buckets": 4096}
     crepe = {**ngrams, "kind": "crepe", "reach": 5, "rows": 1024, "width": 32, "blocks": 2, "dropout": 0.2}
-    blocks = "2 blocks of convolutions, 32 channels, over n-grams of length 1 to 5, "
+    blocks = "convolutions of depth 2 with 32 channels over n-grams of length 1 to 5, "
     for network, line, title in (
         (paper, "convolutions, 16 filters and 32 units, ", "character-level convolutions"),
         (ngrams, "character n-grams of length 1 to 6, 4096 buckets, ", "hashed character n-grams"),

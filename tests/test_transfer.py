@@ -322,7 +322,7 @@ class TestTraining:
         crepe_dist.fit(config.parse([*flags, "--run-dir", str(place / "alone")]))
         said = capsys.readouterr().out
         assert "for 2 of its 3 classes; 1 of the data's are new" in said
-        assert "network   Crepe, 1 blocks of 16 channels" in said
+        assert "network   Crepe, 1 block of 16 channels" in said
         assert list(crepe_dist.load(place / "alone").classes) == ["first", "new", "third"]
         printed = run(command("train", *flags, "--run-dir", place / "both", processes=2), place)
         assert printed.count("for 2 of its 3 classes") == 1

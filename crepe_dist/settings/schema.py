@@ -98,9 +98,7 @@ def limits(hint: Any) -> Limits | None:
 
 def wanted(hint: Any) -> str:
     """Describe the values that a setting accepts."""
-    kinds = alternatives(hint)
-    words = [_described(kind) for kind in kinds if kind is not type(None)]
-    return " or ".join(words) + (" (or null)" if type(None) in kinds else "")
+    return " or ".join(_described(kind) for kind in alternatives(hint) if kind is not type(None))
 
 
 def _described(kind: Any) -> str:

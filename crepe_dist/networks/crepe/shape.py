@@ -26,6 +26,7 @@ from crepe_dist.native.constants import POOLED_BLOCKS, TOWER_TAPS
 from crepe_dist.networks.crepe.tower import look_up
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings.allowed_values import LARGEST_STRIDE, LONGEST_NGRAM, MOST_BLOCKS
+from crepe_dist.wording import counted
 
 if TYPE_CHECKING:
     from crepe_dist.settings.model_options import ModelOptions
@@ -65,7 +66,7 @@ class CrepeShape(Shape):
     kind: ClassVar[str] = "crepe"
     title: ClassVar[str] = "convolutions over characters and n-grams"
     described: ClassVar[str] = (
-        "{blocks} blocks of convolutions, {width} channels, over n-grams of length 1 to {reach}, {rows} rows; and "
+        "convolutions of depth {blocks} with {width} channels over n-grams of length 1 to {reach}, {rows} rows; and "
         "character n-grams of length 1 to {longest}, {buckets} buckets"
     )
     class_axes: ClassVar[Mapping[str, int]] = {
@@ -181,7 +182,7 @@ class CrepeShape(Shape):
 
     def __str__(self) -> str:
         return (
-            f"Crepe, {self.blocks} blocks of {self.width} channels over n-grams up to {self.reach}, "
+            f"Crepe, {counted(self.blocks, 'block')} of {self.width} channels over n-grams up to {self.reach}, "
             f"and a table of n-grams up to {self.longest}"
         )
 
