@@ -77,6 +77,9 @@ def test_a_later_epoch_is_better_unless_its_fitted_loss_is_higher_but_no_improve
     assert choice.best(course)["epoch"] == best
     assert choice.is_last(course) == (waiting > 0)
     assert not replace(choice, patience=waiting + 1).is_last(course)
+    verdicts = [choice.verdict(replace(course, epochs=course.epochs[: count + 1])) for count in range(len(epochs))]
+    assert max(epoch for epoch, verdict in enumerate(verdicts) if verdict) == best
+    assert max(epoch for epoch, verdict in enumerate(verdicts) if verdict == verdicts[0]) == improved
 
 
 def test_accuracies_that_sink_bit_by_bit_are_compared_with_the_highest():

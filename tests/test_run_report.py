@@ -277,6 +277,21 @@ class TestReport:
         assert not (more and fewer)
         assert more or fewer or losses == (0.5, 0.5, 0.5)
 
+    def test_a_run_that_stopped_early_is_not_told_to_train_longer(self, place):
+        record = open_run(place / "one")
+        record = replace(record, settings={**record.settings, "training.epochs": 9})
+        epochs = [
+            {**record.history.epochs[0], "epoch": epoch, "validation_fitted_loss": 1 / (epoch + 1)}
+            for epoch in range(3)
+        ]
+        bins = [[0] * 3] * (BINS - 1) + [[120, 40, 36 * MILLION]]
+        for confusion in ([[40, 0, 0]] * 3, [[39, 1, 0], [1, 39, 0], [1, 39, 0]]):
+            scores = {"test": Scores(np.array(confusion), 1.0, np.array(bins), [])}
+            changed = replace(record, history=replace(record.history, epochs=epochs), scores=scores)
+            said = str(run_findings.warnings(changed, list("abc")))
+            assert "epochs" not in said
+            assert "train longer" not in said
+
     def test_what_follows_from_the_data_is_no_changed_setting(self, place):
         record = open_run(place / "one")
         derived = {"data.batch_size": 64, "training.epochs": 20, "training.patience": 0}
@@ -314,7 +329,8 @@ class TestReport:
         scores = Scores(np.array([[250, 84, 0], [0, 250, 83], [83, 0, 250]]), 1.0, np.array(bins), [])
         run = open_run(place / "one")
         history = replace(run.history, epochs=run.history.epochs[:1])  # no loss that falls until the end
-        record = replace(run, scores={"test": scores}, history=history)
+        settings = {**run.settings, "training.epochs": 1}
+        record = replace(run, scores={"test": scores}, history=history, settings=settings)
         (found,) = (each for each in run_findings.warnings(record, list("abc")) if "not reliable" in each["what"])
         assert found["do"].endswith(remedy)
 

@@ -71,14 +71,21 @@ def choice(record: RunRecord) -> str:
     """State which epoch is reported, and why."""
     if record.result is None:
         return f"The run is not finished. The last epoch so far is {nth(record.epoch)}."
-    last = record.history.epochs[-1]["epoch"] if record.history.epochs else record.epoch
-    planned = record.settings.get("training.epochs") or 0
+    last = _last_epoch(record)
     if record.result["chosen_by"] == "last epoch":
         how = "is the last one; there was no validation split to choose by"
     else:
         how = "was chosen on the validation split"
-    stopped = f" Training stopped early: {counted(planned, 'epoch')} were planned." if planned > nth(last) else ""
-    return f"Epoch {nth(record.epoch)} of {nth(last)} {how}.{stopped}"
+    stopped = f" Training stopped early: {counted(_planned(record), 'epoch')} were planned."
+    return f"Epoch {nth(record.epoch)} of {nth(last)} {how}.{stopped * (_planned(record) > nth(last))}"
+
+
+def _last_epoch(record: RunRecord) -> int:
+    return int(record.history.epochs[-1]["epoch"] if record.history.epochs else record.epoch)
+
+
+def _planned(record: RunRecord) -> int:
+    return record.settings.get("training.epochs") or 0
 
 
 def kind(record: RunRecord) -> str:
@@ -143,7 +150,7 @@ def training_rows(record: RunRecord) -> list[int] | None:
 
 def never_predicted(record: RunRecord, scores: Scores, classes: list[str]) -> dict[str, str] | None:
     """Warn about classes that were never predicted, with advice that fits the run; see ``unanswered``."""
-    return unanswered(scores, classes, training_rows(record), trains_longer=not Curve.of(record).rose)
+    return unanswered(scores, classes, training_rows(record), trains_longer=not Curve.of(record).is_done)
 
 
 def split_sizes(record: RunRecord) -> list[tuple[str, int]]:
@@ -179,12 +186,14 @@ class Curve:
     Attributes:
         losses: loss after each of them, of calibrated probabilities if a temperature was fitted.
         chance: difference of the last loss from the lowest that is not worth a word.
+        is_stopped: true if the run stopped early, because more epochs did not help.
     """
 
     split: str
     epochs: list[int]
     losses: list[float]
     chance: float
+    is_stopped: bool
 
     @classmethod
     def of(cls, record: RunRecord) -> Curve:
@@ -192,7 +201,8 @@ class Curve:
         scored = [epoch for epoch in record.history.epochs if f"{split}_loss" in epoch]
         key = f"{split}_fitted_loss" if all(f"{split}_fitted_loss" in epoch for epoch in scored) else f"{split}_loss"
         chance = max((float(epoch.get(f"{split}_fitted_loss_error", 0.0)) for epoch in scored), default=0.0)
-        return cls(split, [epoch["epoch"] for epoch in scored], [epoch[key] for epoch in scored], chance)
+        is_stopped = record.result is not None and nth(_last_epoch(record)) < _planned(record)
+        return cls(split, [epoch["epoch"] for epoch in scored], [epoch[key] for epoch in scored], chance, is_stopped)
 
     @property
     def lowest(self) -> int:
@@ -204,10 +214,15 @@ class Curve:
         return len(self.losses) > 1 and self.losses[-1] > RISEN * min(self.losses) + self.chance
 
     @property
+    def is_done(self) -> bool:
+        """True if more epochs would not help."""
+        return self.rose or self.is_stopped
+
+    @property
     def falls(self) -> bool:
-        """True if the last loss is the lowest, and clearly lower than the one before."""
+        """True if the last loss is the lowest, and clearly lower than the one before, and the run did not stop early."""
         last = len(self.losses) - 1
-        return last > 0 and self.lowest == last and self.losses[-1] < FALLING * self.losses[-2]
+        return not self.is_stopped and last > 0 and self.lowest == last and self.losses[-1] < FALLING * self.losses[-2]
 
 
 def _more_epochs(record: RunRecord, curve: Curve) -> int:
@@ -241,7 +256,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
                 "the model is no better than the majority-class baseline",
                 f"always predicting the most frequent class has an accuracy of {percent(baseline)}, and the 95 % "
                 f"interval of the model starts at {percent(low)}",
-                ("" if curve.rose else f"train longer{longer}, ")
+                ("" if curve.is_done else f"train longer{longer}, ")
                 + "try another learning rate, and read the report of the data set",
             )
         if high - low > WIDE_INTERVAL:
@@ -257,7 +272,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
             if is_overconfident(scores):
                 help_ = "; more data helps" if curve.falls or missed else "; more data or fewer epochs help"
             else:
-                help_ = "" if curve.rose else "; more epochs help"
+                help_ = "" if curve.is_done else "; more epochs help"
             warn("the probabilities are not reliable", calibration(scores),
                  f"use the ranking of the classes, not the numbers{help_}")  # fmt: skip
     if curve.rose:
@@ -271,14 +286,10 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
             + ("more data" if kind(record) == "ngrams" else "more dropout or more data"),
         )
     elif curve.falls and record.result is not None:
-        planned = record.settings.get("training.epochs") or 0
-        was_stopped = nth(curve.epochs[-1]) < planned
         warn(
             f"the {curve.split} loss was still falling when the run ended",
             f"it was {curve.losses[-2]:.3f} after the second-last epoch and {curve.losses[-1]:.3f} after the last",
-            f"all epochs may help: --epochs {planned} --training.patience 0"
-            if was_stopped
-            else f"more epochs may help: --epochs {_more_epochs(record, curve)}",
+            f"more epochs may help: --epochs {_more_epochs(record, curve)}",
         )
     if is_table_enough(record):
         alone, both = (percent(record.metrics[name]) for name in (TABLE_ACCURACY, "validation_accuracy"))

@@ -83,6 +83,13 @@ class EpochChoice:
                 improved = record
         return improved
 
+    def verdict(self, progress: Progress) -> str:
+        """Compare the newest epoch with the earlier ones, in words; empty if an earlier one is better."""
+        newest = progress.epochs[-1]
+        if self.best(progress) is not newest:
+            return ""
+        return "the best so far" if self.improved(progress) is newest else "as good as the best so far, within chance"
+
     def _chance(self, accuracy: float) -> float:
         """Return the standard error of an accuracy."""
         return math.sqrt(accuracy * (1 - accuracy) / max(1, self.rows))

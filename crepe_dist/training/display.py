@@ -102,21 +102,24 @@ class Display:
             self._bar = self._task = None
 
 
-def epoch_line(record: dict[str, Any], epochs: int, *, is_best: bool) -> str:
+def epoch_line(record: dict[str, Any], epochs: int, verdict: str) -> str:
     """Format the record of an epoch (``checkpoint.epoch_record``) as one line: first the split that chooses, if any.
+
+    Of one label, the loss of calibrated probabilities is the one that chooses.
 
     Args:
         epochs: number of epochs of the run.
-        is_best: true if the validation split prefers this epoch to the earlier ones.
+        verdict: ``EpochChoice.verdict`` by the validation split.
     """
     kind = " F1" if "test_mean_average_precision" in record else ""
-    scores = {
-        name: f"{name}{kind} {percent(record[f'{name}_accuracy'])} (loss {record[f'{name}_loss']:.4f})"
-        for name in ("validation", "test")
-        if f"{name}_accuracy" in record
-    }
-    if "validation" in scores and is_best:
-        scores["validation"] += ", the best so far"
+    scores = {}
+    for name in ("validation", "test"):
+        if f"{name}_accuracy" in record:
+            fitted = f", calibrated {record[f'{name}_fitted_loss']:.4f}" if f"{name}_fitted_loss" in record else ""
+            loss = f"loss {record[f'{name}_loss']:.4f}{fitted}"
+            scores[name] = f"{name}{kind} {percent(record[f'{name}_accuracy'])} ({loss})"
+    if "validation" in scores and verdict:
+        scores["validation"] += f", {verdict}"
     rest = f"train loss {record['train_loss']:.4f}  {record['seconds']:.0f} s"
     return "  ".join(
         [f"epoch {nth(record['epoch'])} of {epochs}: {scores.pop(next(iter(scores)))}", *scores.values(), rest]

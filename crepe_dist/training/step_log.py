@@ -82,8 +82,7 @@ class StepLog:
     def after_epoch(self, record: dict[str, Any]) -> None:
         """Record an epoch and its scores."""
         self._metrics.epoch(record)
-        is_best = self._choice.best(self._progress) is record
-        self._display.say(epoch_line(record, self._epochs, is_best=is_best))
+        self._display.say(epoch_line(record, self._epochs, self._choice.verdict(self._progress)))
 
     def finish(self) -> None:
         """Warn at the end of a run that was too short for an earlier warning, and write the last lines."""
