@@ -149,10 +149,14 @@ def test_a_killed_process_loses_no_row_and_repeats_none(folder, tmp_path):
 
 @pytest.mark.parametrize("is_saved", [True, False])
 def test_an_interrupted_file_says_that_the_command_resumes(is_saved, tmp_path):
-    with pytest.raises(KeyboardInterrupt) as caught, resumable.resumable(str(tmp_path / "out"), {}) as file:
-        if is_saved:
-            file.save()
-        raise KeyboardInterrupt
+    def interrupt():
+        with resumable.resumable(str(tmp_path / "out"), {}) as file:
+            if is_saved:
+                file.save()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        interrupt()
     assert ("again to resume" in str(caught.value)) == is_saved
 
 

@@ -220,7 +220,7 @@ class Curve:
 
     @property
     def falls(self) -> bool:
-        """True if the last loss is the lowest, and clearly lower than the one before, and the run did not stop early."""
+        """True if the last loss is the lowest, and clearly lower than the one before, without an early stop."""
         last = len(self.losses) - 1
         return not self.is_stopped and last > 0 and self.lowest == last and self.losses[-1] < FALLING * self.losses[-2]
 

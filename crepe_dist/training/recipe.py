@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.verification import truncation_explained
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.distributed.world import World, once
@@ -81,7 +82,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             report(config, data, world, folder, display, pages)  # likewise
             return finished
 
-        with guarded(folder, config, world, control, watchdog, display):
+        with guarded(folder, config, world, control, watchdog, display), truncation_explained(data.folder):
             verify_data(data, world, folder.verified())
             place = world, watchdog, control, display, pages
             given, lesson = data, None
