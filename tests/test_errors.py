@@ -166,6 +166,7 @@ class TestSettings:
             (["stray"], "there is no option stray"),
             (["--model.size=smal"], "did you mean small?"),
             (["--run-dir=\udcff"], "--run-dir is"),
+            (['--training.class_weights={"a": 1e-30}'], "class-weights is"),
             (["--run-dir"], "--run-dir cannot be used"),
             (["--start-epoch=5", "--epochs=5"], "leaves no epoch to train"),
             ([f"--seed={HUGE}"], "--seed is 999"),

@@ -134,9 +134,7 @@ class TrainingOptions(Settings, group="training"):
     init_from: Optional[Name] = None
     patience: Optional[Annotated[int, whole(0, MANY)]] = None
     label_smoothing: Optional[Annotated[float, real(0, 1, open_above=True)]] = None
-    class_weights: Union[Literal["none", "balanced"], dict[Name, Annotated[float, real(0, MANY, open_below=True)]]] = (
-        "none"
-    )
+    class_weights: Union[Literal["none", "balanced"], dict[Name, Annotated[float, real(1e-4, MANY)]]] = "none"
     unlabelled: bool = True
     overfit_batches: Annotated[int, whole(0, MANY)] = 0
     seed: Annotated[int, whole(0, (1 << 63) - 1)] = 0
