@@ -137,7 +137,10 @@ def _flags(options: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _for_python(error: UserError) -> UserError:
-    """Spell the flags in a message as arguments of ``prepare``."""
+    """Spell the flags in a message as arguments of ``prepare``.
+
+    Messages come from checks that the command shares, and name its flags, which a caller in Python cannot paste.
+    """
     for name in ("what", "why", "remedy"):
         text = re.sub(r"--overwrite\b(?!=)", "overwrite=True", getattr(error, name))
         text = re.sub(r"repeat the flag: ((?:--\S+ \S+ ?)+)", lambda each: f"give text={each[1].split()[1::2]}", text)

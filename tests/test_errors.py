@@ -16,6 +16,8 @@ import pytest
 import crepe_dist
 from crepe_dist import command as commands
 from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json
 from crepe_dist.preparing.preparation import prepare
@@ -23,9 +25,10 @@ from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
-from crepe_dist.settings.config import GROUPS, Config, flag
+from crepe_dist.settings.config import GROUPS, Config, flag, parse
 from crepe_dist.settings.limits import Limits
 from crepe_dist.settings.schema import Name, Title, alternatives, limits
+from crepe_dist.training import engine_setup
 from tests.commands import COMMANDS, parser_of
 from tests.conftest import FEATURE_LEN, QUICK, USING, write_csv
 
@@ -294,6 +297,12 @@ def test_a_network_that_overflows(place, said, tmp_path):
     huge = checkpoint.write(tmp_path, arrays, read_json(path.with_suffix(".json")))
     for arguments in (("predict", huge, "--text", "x"), ("evaluate", huge, "--data", "data3")):
         assert "the network returned NaN or infinity" in said(*arguments, cwd=place)
+
+
+def test_more_classes_than_can_be_scored_are_refused_before_training(place, monkeypatch):
+    monkeypatch.setattr(engine_setup.machine, "memory", lambda: 3 * 8 * 9 - 1)
+    with pytest.raises(UserError, match="3 classes are too many for this machine"):
+        engine_setup.build_engine(parse(["--data=data3"]), open_dataset(place / "data3"), World())
 
 
 def test_every_error_says_what_to_do():

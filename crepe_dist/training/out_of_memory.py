@@ -34,7 +34,7 @@ def explained(option: str, batch_size: int, processes: int) -> Iterator[None]:
         raise UserError(
             f"out of memory with {option} {batch_size}, which is {share} documents for this process",
             str(error).strip().splitlines()[-1][:200] if str(error) else "",
-            f"try --{option} {batch_size // 2}, --model.network ngrams, or more processes on more hosts"
+            f"try --{option} {batch_size // 2}, a smaller network, or more processes on more hosts"
             if share > 1
             else "lower model.width, choose model.network ngrams, or shorten the documents (prepare --feature-len)",
         ) from error

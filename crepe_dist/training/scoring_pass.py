@@ -117,10 +117,8 @@ def pass_over(
     world.beat()
     if any(stopping for stopping, _ in reports):
         raise Interrupted
-    counts = totals.counts
-    summed = world.sum(np.concatenate([array.ravel() for array in counts]), "evaluation.counts")
-    for array, total in zip(counts, np.split(summed, np.cumsum([array.size for array in counts])[:-1])):
-        array[:] = total.reshape(array.shape)
+    for number, array in enumerate(totals.counts):
+        array[:] = world.sum(array, f"evaluation.counts.{number}")
     totals.loss = float(world.sum(np.array([totals.loss]), "evaluation.loss")[0])
     totals.mistakes = [Mistake.of(mistake) for _, of_rank in reports for mistake in of_rank]
 
