@@ -420,6 +420,20 @@ def test_float32_is_the_default_where_it_is_clearly_faster(name, seconds, slower
     assert selected(precision="bfloat16").precision == "bfloat16"
 
 
+def test_load_on_the_machine_does_not_make_bfloat16_slower(monkeypatch):
+    now, calls = [0.0], []
+
+    def products(bfloat16, size, threads, times):
+        calls.append(bfloat16)
+        load = 1.0 if len(calls) == 7 else 3.0  # one quiet moment, in which float32 was computed
+        now[0] += load * (0.5 if bfloat16 else 1.0)
+
+    build: Any = Library.__new__(Library)
+    build.name, build.bfloat16, build.functions = "avx512_bf16", True, SimpleNamespace(crepe_products=products)
+    monkeypatch.setattr(library.time, "thread_time", lambda: now[0])
+    assert not build.bfloat16_is_slower
+
+
 def test_a_processor_without_bfloat16_is_told(monkeypatch):
     monkeypatch.setattr(library, "find", lambda: (Library("avx2"), ""))
     assert "neither AMX" in str(selected())
