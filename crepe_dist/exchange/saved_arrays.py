@@ -6,7 +6,7 @@
 ``<parameter>.updated``, ``<parameter>.drift``  ages of the rows of a table; see ``Table.arrays``
 ``quanta``           exponents of the next quanta, int32 [parameters]; see ``Quanta``
 
-A parameter is named by its index among the trained ones, in the alphabetical order of Gluon's names.
+A parameter has its structural name, such as ``ngrams.weight``; the quanta are in the order of the trained ones.
 """
 
 from __future__ import annotations

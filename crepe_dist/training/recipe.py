@@ -6,8 +6,9 @@ Horovod's all-to-all; on GPUs by NCCL. Horovod's ``DistributedTrainer`` sums tho
 scores its share of the test split, and rank 0 writes the epoch's checkpoint, named by test accuracy. Without a
 launcher, the same recipe trains in one process, on a GPU or on the CPU.
 
-Logs, saved states, the watchdog, profiles and warnings are not part of the recipe. They live in ``Guards``, and the
-recipe calls their hooks.
+Logs, saved states, the watchdog and profiles live in ``Guards``, whose hooks the recipe calls. Before the first step of
+a run it rehearses some to estimate the time, and prints notes about the settings; after each epoch it deletes
+checkpoints that are no longer needed.
 """
 
 from __future__ import annotations
