@@ -132,7 +132,7 @@ def share_memory(ranks: World, host: Sequence[int], size: int) -> HostMemory | N
                 return HostMemory(pages, files, host.index(ranks.rank))
     finally:
         if created is not None:
-            created[0].unlink()  # the memory lives until the last process ends, even if it is killed
+            created[0].unlink(missing_ok=True)  # the memory lives until the last process ends, even if it is killed
     for file in files if created is None else [*files, created[1]]:
         os.close(file)  # otherwise it would keep the memory
     return None
