@@ -58,6 +58,8 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
             remedy = "free some space, or change the permissions"
             if error.errno in NAME_ERRORS:
                 remedy = "choose another name"
+            elif error.errno == errno.EIO:
+                remedy = "check the disk: dmesg names its errors"
             _say(str(UserError(f"{name} cannot be used", error.strerror or str(error), remedy)))
         else:
             code = ExitCode.FAILURE
