@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from crepe_dist.preparing.remote import without_secrets
 from tests.conftest import command, run
 from tests.needs import needs
 
+DRIP = 0.05  # seconds between two bytes
 ROWS = [f"{label},{label} text {number}" for number in range(30) for label in ("good", "bad")]
 TABLE = "\n".join(["label,text", *ROWS]).encode()
 
@@ -192,21 +194,34 @@ class Liar(BaseHTTPRequestHandler):
         }
         if kind == "mute":
             time.sleep(2)
-        busy = kind == "busy" and not self.server.asked  # type: ignore[attr-defined]
+        if kind == "header":
+            self._send([b"HTTP/1.1 200 OK\r\nX-Letters: ", *itertools.repeat(b"x", 10**5)], DRIP)
+            return
+        busy = kind == "overloaded" or (kind == "busy" and not self.server.asked)  # type: ignore[attr-defined]
         self.server.asked = True  # type: ignore[attr-defined]
         self.send_response(302 if kind in redirects else 404 if kind == "none" else 503 if busy else 200)
         if kind in redirects:
             self.send_header("Location", redirects[kind])
+        if kind == "overloaded":
+            self.send_header("Retry-After", "100000")
+        if kind == "chunk":
+            self.send_header("Transfer-Encoding", "chunked")
         if kind in sizes:
             self.send_header("Content-Length", str(sizes[kind]))
         if kind == "packed":  # against the request
             self.send_header("Content-Encoding", "gzip")
         self.end_headers()
         body = gzip.compress(TABLE) if kind == "packed" else TABLE
+        drips = kind in ("drip", "chunk", "loop", "overloaded")
+        dripping = (bytes([byte]) for byte in b"5;" + TABLE * 100)
+        pieces = dripping if drips else itertools.repeat(TABLE) if kind == "endless" else [body]
+        self._send(pieces, DRIP if drips else 0)
+
+    def _send(self, pieces: Iterable[bytes], pause: float) -> None:
         with contextlib.suppress(OSError):
-            for piece in {"endless": itertools.repeat(TABLE), "drip": map(bytes, zip(TABLE))}.get(kind, [body]):
+            for piece in pieces:
                 self.wfile.write(piece)
-                time.sleep(0.05 if kind == "drip" else 0)
+                time.sleep(pause)
 
 
 @pytest.fixture(scope="module")
@@ -226,14 +241,16 @@ def liar():
         ("small", "rows are unusable"),  # by HTTP, the rest is no part of the file
         ("large", "cannot be read"), ("huge", "does not fit on the disk"), ("endless", "does not end"),
         ("file", "redirects to an address of file"), ("ftp", "redirects to an address of ftp"),
-        ("loop", "more than 5 consecutive redirects"), ("mute", "timed out"), ("drip", r"only \d+ bytes arrived in"),
+        ("loop", "more than 5 consecutive redirects"), ("overloaded", "the server answered 503"),
+        ("mute", "no answer within"), ("header", "no answer within"),
+        ("drip", r"only \d+ bytes arrived in"), ("chunk", "only 0 bytes arrived in"),
     ],
 )  # fmt: skip
 def test_servers_that_lie(liar, tmp_path, monkeypatch, kind, message):
     monkeypatch.setattr(remote, "MOST_UNKNOWN", 10**6)
-    if kind in ("mute", "drip"):
+    monkeypatch.setattr(web, "RETRIES", 1)
+    if kind in ("mute", "header", "drip", "chunk"):
         monkeypatch.setattr(web, "TIMEOUT", 0.5)
-        monkeypatch.setattr(web, "RETRIES", web.RETRIES.new(backoff_factor=0.1))
     if message is None:
         report = crepe_dist.prepare(f"{liar}/{kind}/train.csv", tmp_path / "out")
         assert report["rows"]["read"] == len(ROWS)
@@ -250,11 +267,10 @@ def test_a_redirect_keeps_tls(monkeypatch):
     answer = requests.Response()
     answer.status_code, answer.url = 302, "https://example.org/a.csv"
     answer.headers["Location"] = "http://example.org/a.csv"
-    answer._next = requests.Request("GET", "http://example.org/a.csv").prepare()  # type: ignore[attr-defined]
     monkeypatch.setattr(requests.Session, "get", lambda self, url, **_: answer)
     monkeypatch.setattr(requests.Response, "close", lambda self: None)
-    with requests.Session() as session, pytest.raises(UserError, match="redirects to an address of http"):
-        web.open_url(session, answer.url, answer.url)
+    with pytest.raises(UserError, match="redirects to an address of http"):
+        web.open_url(answer.url, answer.url)
 
 
 @pytest.mark.parametrize(("size", "arrived"), [(10, "more"), (9999, f"{len(TABLE):,}")])

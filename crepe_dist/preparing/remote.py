@@ -83,20 +83,16 @@ def copy(url: str, folder: Path, doing: str = "copying", show: Show = ignored) -
 
 
 def _from_web(url: str, folder: Path, doing: str, show: Show) -> Path:
-    import requests  # takes 0.1 s, like fsspec
-
-    from crepe_dist.preparing.web import open_url, pieces
+    from crepe_dist.preparing.web import open_url  # requests takes 0.1 s to import, like fsspec
 
     shown = without_secrets(url)
     # The name of a web page may come with a query. Pages that link to others are no folders.
     target = _target(url, folder, [PurePosixPath(urlsplit(url).path)])
-    with requests.Session() as session:
-        with _explained(url):
-            response, size = open_url(session, url, shown)
-        with response:
-            _check_room(shown, size or 0, folder)
-            for received in _write(_reading(url, pieces(response)), target, size, shown):
-                show(Progress(doing, received, size or 0))
+    with _explained(url):
+        pieces, size = open_url(url, shown)
+    _check_room(shown, size or 0, folder)
+    for received in _write(_reading(url, pieces), target, size, shown):
+        show(Progress(doing, received, size or 0))
     return target
 
 
