@@ -31,7 +31,7 @@ MAX_JSON_BYTES = 1 << 25  # enough for the manifest of 65,536 classes
 # Limits on memory: JSON made of brackets or commas takes many times its length once parsed. Manifests have few.
 MAX_JSON_CONTAINERS = 1 << 18
 MAX_JSON_VALUES = 1 << 21
-MAX_JSON_DIGITS = 300  # of an integer: float64 holds any of them
+MAX_DIGITS = 300  # of an integer: float64 holds any of them
 LARGEST = sys.float_info.max
 SPECIAL_FILES = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
@@ -273,7 +273,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > MAX_JSON_DIGITS:
+    if len(digits) > MAX_DIGITS:
         raise ValueError(f"an integer with {len(digits):,} digits")
     return int(digits)
 

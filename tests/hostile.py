@@ -426,7 +426,11 @@ settings("nested", "device: " + DEEP)
 settings("10 megabytes", "#" * 10_000_000, "longer than")
 settings("not UTF-8", b"device: \xff", "not UTF-8")
 settings("an unknown group", "os: {system: x}", "there is no group of settings os")
-settings("an integer of 5,000 digits", "data: {batch_size: " + "9" * 5000 + "}", "cannot be used")
+for base, digits in {
+    "decimal": "9" * 5000, "hexadecimal": "0x" + "f" * 4300, "octal": "0" + "7" * 4800,
+    "sexagesimal": "1" + ":59" * 2500, "sexagesimal, with a fraction": "1" + ":59" * 2500 + ".5",
+}.items():  # fmt: skip
+    settings(f"a long {base} number", f"data: {{batch_size: {digits}}}", f"a number of {len(digits):,} characters")
 settings("a batch of 1e308", "data: {batch_size: 1.0e+308}", r"data.batch_size is 1e\+308")
 settings("no number", "optimizer: {learning_rate: .nan}", "optimizer.learning_rate is nan")
 CASES["settings: a pipe"] = Case(lambda where, _: os.mkfifo(where / "p"), "train", ("--config", "p"), "is a pipe")

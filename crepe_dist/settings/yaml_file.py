@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_bytes
+from crepe_dist.files import MAX_DIGITS, read_bytes
 
 MAX_BYTES = 1 << 18
 MAX_EVENTS = 10_000
@@ -30,12 +32,23 @@ _SafeLoader.add_implicit_resolver(
 )
 
 
+def _number(construct: Callable[[Any, Any], Any], loader: _SafeLoader, node: yaml.ScalarNode) -> Any:
+    """Refuse long numbers: Python cannot print hexadecimal ones, nor convert sexagesimal ones to floats."""
+    if len(node.value) > MAX_DIGITS:
+        raise yaml.YAMLError(f"a number of {len(node.value):,} characters in line {node.start_mark.line + 1}")
+    return construct(loader, node)
+
+
+_SafeLoader.add_constructor("tag:yaml.org,2002:int", partial(_number, yaml.SafeLoader.construct_yaml_int))
+_SafeLoader.add_constructor("tag:yaml.org,2002:float", partial(_number, yaml.SafeLoader.construct_yaml_float))
+
+
 def load(text: str) -> Any:
     """Parse YAML after a check of its structure, because PyYAML's constructor recurses and expands aliases.
 
     Raises:
-        yaml.YAMLError: invalid YAML; anchors, aliases or tags; nested too deeply; or too long.
-        ValueError: a number with thousands of digits.
+        yaml.YAMLError: invalid YAML; anchors, aliases or tags; nested too deeply; too long; or a long number.
+        ValueError: digits that are no number.
     """
     if len(text) > MAX_BYTES:
         raise yaml.YAMLError(f"longer than {MAX_BYTES:,} characters")
