@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import ast
+import errno
 import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -303,6 +305,22 @@ def test_more_classes_than_can_be_scored_are_refused_before_training(place, monk
     monkeypatch.setattr(engine_setup.machine, "memory", lambda: 3 * 8 * 9 - 1)
     with pytest.raises(UserError, match="3 classes are too many for this machine"):
         engine_setup.build_engine(parse(["--data=data3"]), open_dataset(place / "data3"), World())
+
+
+def test_a_full_disk_leaves_no_parameters_without_a_description(place, tmp_path, monkeypatch):
+    path = checkpoint.find(str(place / "run"))
+    arrays, about = crepe_dist.load(path).engine.arrays, read_json(path.with_suffix(".json"))
+    failing = Mock(side_effect=OSError(errno.ENOSPC, "no space left"))
+    with monkeypatch.context() as full:
+        full.setattr(checkpoint, "write_json", failing)
+        with pytest.raises(UserError, match="cannot be written"):
+            checkpoint.save(tmp_path, arrays, about, {}, 0)
+    assert list((tmp_path / checkpoint.FOLDER).iterdir()) == []
+    written = checkpoint.write(tmp_path, arrays, about)
+    monkeypatch.setattr(checkpoint, "write_json", failing)
+    with pytest.raises(OSError, match="no space left"):
+        checkpoint.write(tmp_path, arrays, about)  # of a resumed run, which computes them again
+    assert checkpoint.describe(written) is not None
 
 
 def test_every_error_says_what_to_do():

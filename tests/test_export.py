@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import runpy
 import subprocess
@@ -380,6 +381,23 @@ def test_what_answers_otherwise_is_not_there(existing, scale, tmp_path, monkeypa
     if existing:
         assert [path.name for path in out.iterdir()] == ["model.onnx"]
         assert (out / "model.onnx").read_text() == "of before"
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path):
+    predictor, out = crepe_dist.load(make(tmp_path, "ngrams", ENCODINGS["paper"])), tmp_path / "out"
+    code = f"""
+import os
+from pathlib import Path
+from crepe_dist.exporting.exporter import atomic_folder
+with atomic_folder(Path({str(out)!r})) as folder:
+    (folder / "left").write_text("x")
+    os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    (left,) = out.iterdir()
+    os.utime(left, (0, 0))  # a younger one may be about to be locked
+    export(predictor, "params", out, texts())
+    assert {path.name for path in out.iterdir()} == {"model.params", "model.json"}
 
 
 def test_a_file_has_an_end(tmp_path, monkeypatch):

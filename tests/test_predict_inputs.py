@@ -92,6 +92,24 @@ def test_parquet_with_all_its_columns(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.parquet", "-"])
+def test_a_small_file_that_expands_to_very_much_is_not_read_to_its_end(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("crepe_dist.preparing.formats.rows.ALWAYS_ALLOWED", 1 << 22)
+    texts = ["a" * 50_000] * 200  # 10 MB
+    path = tmp_path / name
+    if name == "a.parquet":
+        pq.write_table(pa.table({"text": texts}), path)
+    else:
+        path.write_bytes(gzip.compress("\n".join(texts).encode()))
+    with path.open() as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        groups = iter(open_inputs(name if name == "-" else str(path)))
+        assert 0 < len(next(groups)) < 200
+        shown = "the standard input" if name == "-" else name
+        with pytest.raises(UserError, match=rf"{shown} expands to more than 0\.0 GB"):
+            list(groups)
+
+
 def test_a_damaged_piece_of_parquet_costs_its_rows_and_no_more(tmp_path):
     path = tmp_path / "a.parquet"
     table = pa.table({"text": [f"text number {n}" for n in range(6000)]})

@@ -26,7 +26,6 @@ from crepe_dist.data.order import epoch_order
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
-from crepe_dist.preparing import reading
 from crepe_dist.preparing.auto_encoding import Fit, fitting_length
 from crepe_dist.preparing.checking import Share
 from crepe_dist.preparing.formats.columns import Wanted
@@ -560,7 +559,7 @@ def test_a_file_that_ends_early_is_taken_on_request_only(tmp_path, content, reas
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.parquet"])
 @pytest.mark.parametrize("sampled", [None, 10])
 def test_a_small_file_that_expands_to_very_much(tmp_path, monkeypatch, name, sampled):
-    monkeypatch.setattr(reading, "ALWAYS_ALLOWED", 1 << 22)
+    monkeypatch.setattr("crepe_dist.preparing.formats.rows.ALWAYS_ALLOWED", 1 << 22)
     texts = ["first " + "a" * 50_000, "second " + "b" * 50_000] * 100  # 10 MB
     if name == "a.parquet":
         pq.write_table(pa.table({"label": ["x", "y"] * 100, "text": texts}), tmp_path / name)

@@ -256,6 +256,7 @@ class TestRefusals:
         [
             ("127.0.0.1:8080", 200), ("LOCALHOST", 200), ("[::1]:80", 200), ("[::1]", 200), ("My.Name:1", 200),
             ("evil.example", 403), ("127.0.0.1.evil.example:8080", 403), ("localhost.evil.example", 403), ("", 403),
+            ("[::1%evil.com]", 403),
         ],
     )  # fmt: skip
     def test_names_that_somebody_pointed_here(self, host, status):

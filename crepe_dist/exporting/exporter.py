@@ -6,8 +6,6 @@ Every export is read back, and its probabilities are compared with our engine's,
 from __future__ import annotations
 
 import importlib
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +28,7 @@ from crepe_dist.model.inference import open_inference
 from crepe_dist.model.precision import plan_inference
 from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
 from crepe_dist.runs import checkpoint
+from crepe_dist.scratch import scratch
 
 TOLERANCE = 1e-4  # largest difference of a probability
 NAME = "model"
@@ -88,9 +87,9 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     """Make a scratch folder whose files move to ``out`` at the end of the block, or are removed on an error."""
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    folder = out / f".export.{os.getpid()}"
     try:
-        with writing(out):
+        with scratch(out) as place, writing(out):
+            folder = place / "export"
             folder.mkdir()
             yield folder
             names = _files(folder)
@@ -100,7 +99,6 @@ def atomic_folder(out: Path) -> Iterator[Path]:
                 (out / name).parent.mkdir(exist_ok=True)
                 (folder / name).replace(out / name)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
         if is_new and not any(out.iterdir()):
             out.rmdir()
 

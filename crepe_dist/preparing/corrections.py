@@ -67,7 +67,7 @@ def read_corrections(path: Path) -> Corrections:
             f"it has {', '.join(table.kept)}"[:500],
             "give the label_errors.csv of inspect; rows may be deleted and suggestions changed, but no column",
         )
-    for parsed in table.parsed():
+    for parsed in table.parsed(name):
         for bad in parsed.bad:
             raise UserError(f"{name}:{bad.line} cannot be read", bad.reason, "correct the line, or delete it")
         for row in parsed.rows:

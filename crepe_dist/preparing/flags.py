@@ -9,7 +9,8 @@ from crepe_dist.data.targets import KINDS
 from crepe_dist.preparing import amazon
 from crepe_dist.preparing.auto_encoding import MISSED
 from crepe_dist.preparing.checking import Share
-from crepe_dist.preparing.preparation import MAX_BAD, MAX_EXPANSION
+from crepe_dist.preparing.formats.rows import MAX_EXPANSION
+from crepe_dist.preparing.preparation import MAX_BAD
 from crepe_dist.preparing.selection import DEDUPE, VALIDATION_FROM
 from crepe_dist.preparing.sources import FORMATS, SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN
 from crepe_dist.settings import arguments
@@ -113,7 +114,7 @@ def parser() -> arguments.Parser:
         type=real(1, 1e6),
         default=MAX_EXPANSION,
         metavar="FACTOR",
-        help=f"most decompressed bytes of a source, as a multiple of its size; default: {MAX_EXPANSION:g}",
+        help=f"most decompressed bytes of a source, as a multiple of those read; default: {MAX_EXPANSION:g}",
     )
 
     group.add_argument(

@@ -21,6 +21,7 @@ from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.building import build
 from crepe_dist.preparing.checking import Rules, Share
 from crepe_dist.preparing.corrections import Corrections, correct
+from crepe_dist.preparing.formats.rows import MAX_EXPANSION
 from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.label_map import variants, write_map
 from crepe_dist.preparing.labelling import names_of
@@ -36,7 +37,6 @@ from crepe_dist.preparing.summary import summarise
 from crepe_dist.scratch import scratch
 
 MAX_BAD = 0.01
-MAX_EXPANSION = 200.0  # of gzip's largest, 1,032; texts compress 3 to 20 times
 SMALL = 1 << 24  # bytes that one process reads before others have started
 
 
@@ -46,7 +46,7 @@ class PrepareOptions:
 
     Args:
         max_bad: maximum fraction of unusable lines.
-        max_expansion: most decompressed bytes of a source, as a multiple of its size.
+        max_expansion: most decompressed bytes of a source, as a multiple of those read.
         processes: number of processes; ``None`` for one per core, or a single one for small sources.
         share: part i of n, if several machines share the work.
         overwrite: replace an existing prepared folder.

@@ -15,7 +15,7 @@ from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.checking import BlockRows, Rules, Share, read_block
-from crepe_dist.preparing.formats.rows import Block, OpenFile, excerpt, rest_of
+from crepe_dist.preparing.formats.rows import Block, OpenFile, check_expansion, excerpt, rest_of
 from crepe_dist.preparing.labelling import ABSENT
 from crepe_dist.preparing.opening import open_source, reading_like
 from crepe_dist.preparing.pool import Workers
@@ -26,7 +26,6 @@ from crepe_dist.preparing.spool import BAD_ROWS, ROWS
 MAX_CLASSES = 1 << 16
 MAX_SETS = 1 << 24  # different sets of labels
 MAX_REASON = 300  # characters
-ALWAYS_ALLOWED = 1 << 30  # decompressed bytes of a source, however small it is
 
 
 @dataclass
@@ -71,7 +70,7 @@ class Reader:
     Attributes:
         max_per_class: size of the sample per class; ``None`` to keep all rows.
         share: lines or files to read, if several machines share the work.
-        max_expansion: most decompressed bytes of a source, as a multiple of its size.
+        max_expansion: most decompressed bytes of a source, as a multiple of those read.
         labels: index of each label, in the order of appearance.
         good: usable rows of each label, including rows already excluded by sampling.
         files: counts of each source read, by index.
@@ -153,8 +152,9 @@ class Reader:
             block, future = source.waiting.popleft()
             rows = future.result()
             source.expanded += rows.consumed
-            self._check_expansion(source)
-            self.files[source.file].bytes = source.opened.cutter.position
+            name, cutter = source.source.name, source.opened.cutter
+            check_expansion(name, source.expanded, cutter, self.max_expansion, "raise the limit with --max-expansion")
+            self.files[source.file].bytes = cutter.position
             yield source, rows
             depth = min(workers.ahead, 2 * depth)
             if rows.consumed < len(block.data):
@@ -179,20 +179,6 @@ class Reader:
         count, cutter = self.files[source.file], source.opened.cutter
         count.sha256, count.bytes = cutter.sha256(), cutter.position
         cutter.close()
-
-    def _check_expansion(self, source: _OpenSource) -> None:
-        """Stop before a small file that was made to expand fills the disk."""
-        path = source.source.path
-        if source.expanded <= ALWAYS_ALLOWED or path is None or path.is_fifo():
-            return
-        size = source.source.bytes
-        limit = max(ALWAYS_ALLOWED, int(self.max_expansion * size))
-        if source.expanded > limit:
-            raise UserError(
-                f"{source.source.name} expands to more than {limit / 1e9:,.1f} GB",
-                f"it has {size:,} bytes, and the limit is {self.max_expansion:g} times as many",
-                "if it is meant to, raise the limit with --max-expansion",
-            )
 
     def _opened(self) -> Iterator[_OpenSource]:
         """Open the sources one by one. A share takes whole files if there are at least as many files as shares.

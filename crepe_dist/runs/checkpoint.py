@@ -146,12 +146,19 @@ def write(run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: Mapping[
     folder = run_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name(about["epoch"], about["test_accuracy"], several="labels" in about)
-    parameters.save(parameters.stored(arrays, parameters.shape_class(about["network"])), path)
-    if scores and len(about["classes"]) <= MOST_CLASSES:
-        saved = {name: score.to_dict() for name, score in scores.items()}
-        kind = {"labels": SEVERAL} if "labels" in about else {}
-        write_text(path.with_suffix(SCORES), json.dumps({"format": FORMAT, **kind, "parts": saved}) + "\n")
-    write_json(path.with_suffix(".json"), {"format": FORMAT, **about, "sha256": sha256(path)})
+    sidecar = path.with_suffix(".json")
+    try:
+        parameters.save(parameters.stored(arrays, parameters.shape_class(about["network"])), path)
+        if scores and len(about["classes"]) <= MOST_CLASSES:
+            saved = {name: score.to_dict() for name, score in scores.items()}
+            kind = {"labels": SEVERAL} if "labels" in about else {}
+            write_text(path.with_suffix(SCORES), json.dumps({"format": FORMAT, **kind, "parts": saved}) + "\n")
+        write_json(sidecar, {"format": FORMAT, **about, "sha256": sha256(path)})
+    except BaseException:
+        if not sidecar.exists():  # parameters alone would pass for those of another program
+            path.unlink(missing_ok=True)
+            path.with_suffix(SCORES).unlink(missing_ok=True)
+        raise
     sync(folder)
     return path
 

@@ -178,7 +178,7 @@ def _is_address(name: str) -> bool:
         ipaddress.ip_address(name[1:-1] if name.startswith("[") and name.endswith("]") else name)
     except ValueError:
         return False
-    return True
+    return "%" not in name  # the zone of an IPv6 address can be any text
 
 
 def _replaying(body: bytes, receive: Receive) -> Receive:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from crepe_dist.errors import UserError
+
 if TYPE_CHECKING:
     from crepe_dist.preparing.formats.columns import Columns
 
 BLOCK = 1 << 21  # bytes that are read and parsed together
 MAX_RECORD = 1 << 20  # bytes per row; longer ones usually come from a broken file
+MAX_EXPANSION = 200.0  # of gzip's largest, 1,032; texts compress 3 to 20 times
+ALWAYS_ALLOWED = 1 << 30  # bytes to which any file may expand
 EXCERPT = 80  # characters
 EMPTY = "empty text"
 FROM_WINDOWS = 'save the file as "CSV UTF-8" in Excel, or name its encoding, such as --encoding cp1252'
@@ -124,12 +128,15 @@ class OpenFile(NamedTuple):
             return ""
         return self.columns.names[self.columns.label]
 
-    def parsed(self) -> Iterator[Parsed]:
-        """Parse all blocks in this process."""
+    def parsed(self, name: str) -> Iterator[Parsed]:
+        """Parse all blocks in this process; ``name`` is that of the file in errors."""
+        expanded = 0
         while (block := self.cutter.take()) is not None:
             parsed = self.parse(block) if block.data else Parsed([], [], 0, 0)
             if parsed.consumed < len(block.data):
                 self.cutter.put_back([rest_of(block, parsed.consumed, parsed.lines)])
+            expanded += parsed.consumed
+            check_expansion(name, expanded, self.cutter, MAX_EXPANSION, "write it to a plain file, as gunzip does")
             yield parsed._replace(bad=[*parsed.bad, *block.bad])
         self.cutter.close()
 
@@ -137,6 +144,22 @@ class OpenFile(NamedTuple):
 def rest_of(block: Block, consumed: int, lines: int) -> Block:
     """Return the end of a block that a parser did not use."""
     return Block(block.data[consumed:], block.line + lines, False, full=block.full)
+
+
+def check_expansion(name: str, expanded: int, cutter: Cutter, most: float, remedy: str) -> None:
+    """Refuse data that were made to expand, before they fill the disk or memory.
+
+    Args:
+        expanded: bytes after decompression, so far.
+        most: most of them for a byte of the file.
+    """
+    limit = max(ALWAYS_ALLOWED, int(most * cutter.position))
+    if expanded > limit:
+        raise UserError(
+            f"{name} expands to more than {limit / 1e9:,.1f} GB",
+            f"{cutter.position:,} bytes of it were read, and the limit is {most:g} times as many",
+            f"if it is meant to, {remedy}",
+        )
 
 
 def check_text(text: str) -> bytes:
