@@ -355,6 +355,11 @@ manifest("fewer classes than labels", put("classes", value=["a", "b"]), "does no
 manifest(
     "a checksum for another file", put("parts", "train", "files", "train.labels.npy", "sha256", value=""), "altered"
 )
+manifest(
+    "a file without a checksum",
+    lambda about: about["parts"]["train"]["files"]["train.labels.npy"].update(sha256=None),
+    "train.labels.npy has no checksum",
+)
 manifest("a format for the terminal", put("format", value=ESCAPE), r"format \\x1b")
 
 
@@ -524,6 +529,25 @@ def parquet_with_lies(path: Path) -> None:
 
 source("Parquet: a gigabyte by a dictionary", parquet_of_one_text, "expands to more than 1.1 GB", file="x.parquet")
 source("Parquet: a page of 300 megabytes", parquet_of_one_page, "a page of 300,000", file="x.parquet")
+
+
+def parquet_of_numbered_labels(path: Path) -> None:
+    """Labels that are texts, where the file says that they are numbers of names."""
+    label = {"feature": {"names": ["a", "b"], "_type": "ClassLabel"}, "_type": "Sequence"}
+    about = json.dumps({"info": {"features": {"label": label}}}).encode()
+    table = pa.table({"label": [DEEP, "[[1]]", "[{}]", "9" * 5000] * 9, "text": ["some text"] * 36})
+    pq.write_table(table.replace_schema_metadata({b"huggingface": about}), path)
+
+
+def parquet_with_a_name_that_is_none(path: Path) -> None:
+    pq.write_table(pa.table({"label": ["a", "b"], "text": ["x", "y"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"text", b"\xff\x80xt"))
+
+
+source(
+    "Parquet: numbers of labels", parquet_of_numbered_labels, "unknown label", "--labels", "several", file="x.parquet"
+)
+source("Parquet: a name that is none", parquet_with_a_name_that_is_none, "cannot be read as Parquet", file="x.parquet")
 source("Parquet: a footer with lies", parquet_with_lies, "", file="x.parquet")
 
 

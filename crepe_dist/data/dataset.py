@@ -352,6 +352,8 @@ def _open_part(folder: Path, name: str, encoding: Encoding, manifest: dict[str, 
     if set(about["files"]) != expected:
         raise ValueError(f"the files of the {name} split are not {', '.join(sorted(expected))}"[:300])
     for file, written in about["files"].items():
+        if not isinstance(written["sha256"], str):
+            raise ValueError(f"{file} has no checksum")
         # A link could point out of the folder.
         if (folder / file).is_symlink():
             raise UserError(f"{folder / file} is a symbolic link", remedy="replace the link by the file itself")

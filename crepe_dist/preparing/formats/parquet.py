@@ -74,8 +74,11 @@ def _label(number: str, names: Mapping[int, str]) -> str:
 
 def _labels(cell: str, names: Mapping[int, str]) -> str:
     """Replace the numbers in a label, or in its list, by names."""
-    numbers = json.loads(cell) if cell.startswith("[") else [int(cell)] if cell.isdecimal() else []
-    return json.dumps([names.get(number, f"{number}") for number in numbers], ensure_ascii=False)
+    try:
+        numbers = json.loads(cell) if cell.startswith("[") else [int(cell)] if cell.isdecimal() else []
+        return json.dumps([names.get(number, f"{number}") for number in numbers], ensure_ascii=False)
+    except (TypeError, RecursionError):
+        raise ValueError(f"unknown label: {cell:.40} is not a list of numbers") from None
 
 
 class ParquetCutter:
@@ -164,7 +167,7 @@ def open_parquet(
     try:
         opened = pq.ParquetFile(path, pre_buffer=False)
         schema = opened.schema_arrow
-    except (pa.ArrowException, OSError, UnicodeEncodeError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(
             f"{file} cannot be read as Parquet", str(error)[:300], "check that it is complete, or get it again"
         ) from error
