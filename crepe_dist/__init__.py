@@ -1,8 +1,9 @@
 """Distributed training of character-level text classifiers with MXNet Gluon and Horovod.
 
 >>> import crepe_dist
->>> result = crepe_dist.fit(crepe_dist.Config())                                   # doctest: +SKIP
->>> crepe_dist.load(result.checkpoint).predict(["what a wonderful little film"])   # doctest: +SKIP
+>>> model = crepe_dist.fit(frame, label="topic", text="message")    # doctest: +SKIP
+>>> model.predict(["the parcel has not arrived"])[0].label          # doctest: +SKIP
+'delivery'
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from crepe_dist.version import __version__
 if TYPE_CHECKING:
     from crepe_dist.clusters.ray import on_ray
     from crepe_dist.estimator.classifier import CrepeClassifier
+    from crepe_dist.fitting import fit
     from crepe_dist.predicting.frames import FramePredictor
     from crepe_dist.predicting.predictor import load
     from crepe_dist.prepare import prepare
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from crepe_dist.settings.data_options import DataOptions
     from crepe_dist.settings.model_options import ModelOptions
     from crepe_dist.settings.training_options import OptimizerOptions, TrainingOptions
-    from crepe_dist.train import fit
 
 startup.check_python()
 
@@ -53,7 +54,7 @@ _HOMES = {
     "OptimizerOptions": "crepe_dist.settings.training_options",
     "Result": "crepe_dist.runs.result",
     "TrainingOptions": "crepe_dist.settings.training_options",
-    "fit": "crepe_dist.train",
+    "fit": "crepe_dist.fitting",
     "load": "crepe_dist.predicting.predictor",
     "on_ray": "crepe_dist.clusters.ray",
 }

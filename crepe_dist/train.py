@@ -1,6 +1,6 @@
 """Train a classifier: `python -m crepe_dist.train`, or `horovodrun -np N python -m crepe_dist.train`.
 
-The training itself is in ``crepe_dist.training.recipe``; this module has the command and ``crepe_dist.fit``.
+The training itself is in ``crepe_dist.training.recipe``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
             _train(config, world, control)
 
 
-def fit(config: Config) -> Result:
+def train(config: Config) -> Result:
     """Train as ``config`` says, in this process or as one of many; resume an unfinished run, report a finished one.
 
     Raises:
@@ -58,12 +58,12 @@ def fit(config: Config) -> Result:
 
 def _train(config: Config, world: World, control: Control) -> Result:
     # Imported after `join` has sent away a process that cannot train.
-    from crepe_dist.training.recipe import train
+    from crepe_dist.training import recipe
 
     gc.freeze()  # a collection takes 60 ms with all the modules, else 1 ms
     if __name__ == "__main__":
         gc.enable()
-    return train(config, world, control, _pages(config, world))
+    return recipe.train(config, world, control, _pages(config, world))
 
 
 def _pages(config: Config, world: World) -> Pages:

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 import crepe_dist
-from crepe_dist import Config, DataOptions, ModelOptions, Result, TrainingOptions, command
+from crepe_dist import command
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
@@ -25,19 +25,6 @@ def prepared(source: str, folder: Path, trained: Predictor) -> Path:
     if not folder.exists():
         prepare(find_sources([source]), folder, trained.encoding, SplitOptions(test=0.2))
     return folder
-
-
-def fit(args: argparse.Namespace, data: Path, model: ModelOptions, init_from: str | None) -> Result:
-    """Train in a run folder of its own; if the run was interrupted, resume it."""
-    name = "random" if init_from is None else "finetuned"
-    return crepe_dist.fit(
-        Config(
-            run_dir=str(args.out / name),
-            data=DataOptions(source=str(data), batch_size=args.batch_size),
-            model=model,
-            training=TrainingOptions(epochs=args.epochs, init_from=init_from),
-        )
-    )
 
 
 def main() -> None:
@@ -52,15 +39,16 @@ def main() -> None:
     trained = crepe_dist.load(args.run)
     data = prepared(args.source, args.out / "data", trained)
     # The network's sizes come from the run. All layers but the last keep what they learnt; all of them are trained.
-    finetuned = fit(args, data, ModelOptions(), init_from=args.run)
+    settings = {"epochs": args.epochs, "batch_size": args.batch_size}
+    finetuned = crepe_dist.fit(data, run_dir=args.out / "finetuned", init_from=args.run, **settings)
     shape = trained.engine.shape.settings()
-    sizes = ModelOptions(network="paper", filters=shape["filters"], units=shape["units"])
-    random = fit(args, data, sizes, init_from=None)
+    settings |= {"network": "paper", "filters": shape["filters"], "units": shape["units"]}
+    random = crepe_dist.fit(data, run_dir=args.out / "random", **settings)
 
     # Fine-tuning helps if the run was trained on many similar texts. Otherwise it can hurt, so compare both.
-    print(f"from {args.run}: test accuracy {finetuned.test_accuracy:.1%}, loss {finetuned.test_loss:.4f}")
-    print(f"from random parameters: test accuracy {random.test_accuracy:.1%}, loss {random.test_loss:.4f}")
-    print(f"python -m crepe_dist.predict {finetuned.run_dir} --text '…'")
+    for start, model in ((args.run, finetuned), ("random parameters", random)):
+        print(f"from {start}: test accuracy {model.about['test_accuracy']:.1%}")
+    print(f"python -m crepe_dist.predict {args.out / 'finetuned'} --text '…'")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-import crepe_dist
+import crepe_dist.train
 from crepe_dist.data.dataset import open_dataset, write_manifest
 from crepe_dist.exporting.compression import SMALL, count_rows
 from crepe_dist.files import read_json
@@ -34,7 +34,7 @@ def trained(request, data, tmp_path_factory):
     """A run folder of each kind of network."""
     folder = tmp_path_factory.mktemp("trained") / request.param
     flags = ["--data", str(data), "--run-dir", str(folder), "--model.precision=float32", *QUICK, *KINDS[request.param]]
-    crepe_dist.fit(config.parse([*flags, "--model.embeddings=16384", "--model.buckets=16384"]))
+    crepe_dist.train.train(config.parse([*flags, "--model.embeddings=16384", "--model.buckets=16384"]))
     return folder
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import crepe_dist
+import crepe_dist.train
 from crepe_dist.distributed.control import Control, Stopped, Wish
 from crepe_dist.errors import ExitCode
 from crepe_dist.settings.config import parse
@@ -51,7 +51,7 @@ def test_from_python_in_a_thread(data, tmp_path):
     """Signals are the main thread's business; training does not need them."""
     config = parse([*QUICK, "--data", str(data), "--run-dir", str(tmp_path / "run")])
     results: list[Any] = []
-    thread = threading.Thread(target=lambda: results.append(crepe_dist.fit(config)))
+    thread = threading.Thread(target=lambda: results.append(crepe_dist.train.train(config)))
     thread.start()
     thread.join()
     assert results[0].checkpoint.is_file()

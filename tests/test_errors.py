@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-import crepe_dist
+import crepe_dist.train
 from crepe_dist import command as commands
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
@@ -230,7 +230,7 @@ def place(data, tmp_path_factory):
     """Files that are not what is wanted, beside a run and data that are."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "data3").symlink_to(data)
-    crepe_dist.fit(config.parse(["--data", str(data), "--run-dir", str(folder / "run"), *QUICK]))
+    crepe_dist.train.train(config.parse(["--data", str(data), "--run-dir", str(folder / "run"), *QUICK]))
     sources = find_sources([str(write_csv(folder / "other.csv", 100, 0, classes=2))])
     prepare(sources, folder / "data2", Encoding(feature_len=FEATURE_LEN), SplitOptions())
     prepare(sources, folder / "data4", Encoding("full", FEATURE_LEN), SplitOptions())

@@ -25,7 +25,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import validate_data
 
-import crepe_dist
+import crepe_dist.train
 from crepe_dist import CrepeClassifier
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
@@ -70,7 +70,7 @@ def _in_this_process(settings, folder, processes=1):
             return 0
 
     (folder / "settings.yaml").write_text(yaml.safe_dump(nested(settings)))
-    crepe_dist.fit(parse(["--config", str(folder / "settings.yaml")]))
+    crepe_dist.train.train(parse(["--config", str(folder / "settings.yaml")]))
     yield Done()
 
 

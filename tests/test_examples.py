@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import crepe_dist
+import crepe_dist.train
 from crepe_dist import command as commands
 from crepe_dist.settings import config
 from tests.commands import COMMANDS, parser_of
@@ -81,7 +81,7 @@ def place(data, tmp_path, monkeypatch):
         Path(name).write_text("one\ntwo\n")
     write_csv(Path("labelled.csv"), 100, 3)
     settings = ["--data", str(data), "--run-dir", "runs/reviews-1f2e3d4c5b", *QUICK]
-    crepe_dist.fit(config.parse(settings))
+    crepe_dist.train.train(config.parse(settings))
     Path("made").mkdir()
     return tmp_path
 

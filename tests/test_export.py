@@ -23,7 +23,7 @@ from hypothesis import example, given
 from hypothesis.extra.numpy import arrays
 from hypothesis.strategies import floats
 
-import crepe_dist
+import crepe_dist.train
 from crepe_dist import export as export_command
 from crepe_dist import wording
 from crepe_dist.data.alphabet import BLANK, Encoding
@@ -429,7 +429,7 @@ def test_mistakes_are_told(tmp_path, data, monkeypatch, complaint):
 def test_it_is_tried_on_the_test_part(data, tmp_path, monkeypatch, command_line):
     monkeypatch.chdir(tmp_path)
     settings = ["--data", str(data), "--run-dir", "run", *QUICK]
-    crepe_dist.fit(config.parse(settings))
+    crepe_dist.train.train(config.parse(settings))
     path = checkpoint.find("run")
     found = verification.real(path, None)
     assert len(found) == 97

@@ -17,7 +17,7 @@ import pandas as pd
 import peers
 import pytest
 
-import crepe_dist
+import crepe_dist.train
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import crepe_runtime
@@ -172,7 +172,7 @@ def test_pytorch_computes_our_logits_and_trains_on(tmp_path, data):
     dataset = open_dataset(data)
     for kind, flags in SETTINGS.items():
         settings = ["--data", str(data), "--run-dir", str(tmp_path / f"run-{kind}"), "--model.precision=float32"]
-        crepe_dist.fit(config.parse([*settings, *QUICK, *flags]))
+        crepe_dist.train.train(config.parse([*settings, *QUICK, *flags]))
         folder = str(tmp_path / f"trained-{kind}")
         predictors[folder] = exported(checkpoint.find(str(tmp_path / f"run-{kind}")), Path(folder))
     given = [f"{text} {TRIGRAMS[number % 3]}" for number, text in enumerate(texts(60))]

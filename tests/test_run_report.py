@@ -19,7 +19,7 @@ from rich.console import Console
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
-import crepe_dist
+import crepe_dist.train
 from crepe_dist import compare, report
 from crepe_dist.data.alphabet import ALPHABET, Encoding
 from crepe_dist.data.dataset import open_dataset
@@ -68,7 +68,7 @@ def place(tmp_path_factory):
     prepare(find_sources([str(folder / "rows.csv")]), folder / "data", encoding, SplitOptions(0.3, 0.1))
     for seed, name in enumerate(("one", "two")):
         more = [f"--training.seed={seed}", f"--logging.report={'true' if name == 'one' else 'false'}"]
-        crepe_dist.fit(parse(["--data", str(folder / "data"), "--run-dir", str(folder / name), *QUICK, *more]))
+        crepe_dist.train.train(parse(["--data", str(folder / "data"), "--run-dir", str(folder / name), *QUICK, *more]))
     return folder
 
 
@@ -129,7 +129,7 @@ class TestReport:
 
     def test_has_the_name_of_the_run(self, copy, place, monkeypatch, capsys):
         more = ["--training.seed=0", "--logging.report=true", "--name", "a <new> *name*"]
-        crepe_dist.fit(parse(["--data", str(place / "data"), "--run-dir", str(copy), *QUICK, *more]))
+        crepe_dist.train.train(parse(["--data", str(place / "data"), "--run-dir", str(copy), *QUICK, *more]))
         assert f"a <new> *name* ({copy}) is finished" in capsys.readouterr().out
         markup = (copy / "report.html").read_text()
         assert "<h1><bdi>a &lt;new&gt; *name*</bdi></h1>" in markup

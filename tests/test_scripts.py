@@ -8,7 +8,7 @@ import shlex
 
 import pytest
 
-import crepe_dist
+import crepe_dist.train
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.settings import config
 from tests.conftest import NGRAMS, PAPER, QUICK, command, run
@@ -37,7 +37,7 @@ def place(tmp_path_factory):
     assert "characters are in the alphabet." in printed
     for network, flags in (("paper", PAPER), ("ngrams", (*NGRAMS, "--model.buckets=null"))):
         given = ["--data", str(folder / "letters"), "--run-dir", str(folder / network)]
-        crepe_dist.fit(config.parse([*given, *QUICK, *flags, "--optimizer.name=adam", "--data.batch_size=16"]))
+        crepe_dist.train.train(config.parse([*given, *QUICK, *flags, "--optimizer.name=adam", "--data.batch_size=16"]))
     return folder
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-import crepe_dist
+import crepe_dist.train
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.distributed.control import SUPERVISED_AS, Control
 from crepe_dist.distributed.join import join
@@ -321,7 +321,7 @@ def test_the_package_lists_its_public_names():
 def test_from_python(data, tmp_path):
     config = Config(run_dir=str(tmp_path / "run"), data=crepe_dist.settings.config.DataOptions(str(data), 50))
     config.model.width, config.model.blocks, config.model.embeddings, config.training.epochs = 16, 1, 1024, 1
-    result = crepe_dist.fit(config)
+    result = crepe_dist.train.train(config)
     assert result.run_dir == tmp_path / "run"
     predictor = crepe_dist.load(result.checkpoint)
     odd: list[Any] = [None, float("nan"), 3, b"abc"]

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import crepe_dist
 import crepe_dist.prepare as prepare_command
+import crepe_dist.train
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.batch import pack
 from crepe_dist.data.dataset import Dataset, open_dataset
@@ -305,7 +305,7 @@ class TestTraining:
     def place(self, data, tmp_path_factory) -> Path:
         """A run on three classes, and data of two of these and a new one."""
         folder = tmp_path_factory.mktemp("transfer")
-        crepe_dist.fit(config.parse(["--data", str(data), "--run-dir", str(folder / "run"), *QUICK]))
+        crepe_dist.train.train(config.parse(["--data", str(data), "--run-dir", str(folder / "run"), *QUICK]))
         table = write_csv(folder / "other.csv", 100, seed=5)
         names = {"1": "third", "2": "new", "3": "first"}
         table.write_text(re.sub('^"(.)"', lambda label: names[label[1]], table.read_text(), flags=re.MULTILINE))
@@ -319,7 +319,7 @@ class TestTraining:
         return ["--data", str(place / "other"), "--init-from", str(place / "run"), "--model.precision=float32", *rest]
 
     def test_a_run_on_other_classes_says_so_and_several_processes_train_the_same(self, place, flags, capsys):
-        crepe_dist.fit(config.parse([*flags, "--run-dir", str(place / "alone")]))
+        crepe_dist.train.train(config.parse([*flags, "--run-dir", str(place / "alone")]))
         said = capsys.readouterr().out
         assert "for 2 of its 3 classes; 1 of the data's are new" in said
         assert "network   Crepe, 1 block of 16 channels" in said

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import crepe_dist
+import crepe_dist.train
 from crepe_dist.data import typos
 from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.dataset import Split, open_dataset
@@ -120,7 +120,7 @@ def test_training_has_errors_and_scoring_has_none(data, tmp_path):
     """Train with steps too small to change anything."""
     for rate in ("0.0", "0.3"):
         settings = ["--data", str(data), "--run-dir", str(tmp_path / rate), *QUICK]
-        crepe_dist.fit(
+        crepe_dist.train.train(
             parse([*settings, "--training.epochs=1", "--optimizer.learning_rate=1e-30", f"--data.typos={rate}"])
         )
     clean, noisy = (losses(tmp_path / rate) for rate in ("0.0", "0.3"))

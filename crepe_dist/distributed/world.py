@@ -185,7 +185,7 @@ class World:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, UserError) and error.on_all_ranks:
+        if isinstance(error, UserError) and error.on_all_ranks and self.size > 1:
             if self.is_root:
                 print(error, file=sys.stderr, flush=True)
             self.gather(0, "exit")  # a rank that left earlier could get the others killed before the message is printed

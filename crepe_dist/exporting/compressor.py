@@ -10,7 +10,7 @@ import numpy as np
 from crepe_dist.data.dataset import Dataset, Split, open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.compression import Compressed, compress, count_rows
-from crepe_dist.exporting.exporter import atomic_folder, describe
+from crepe_dist.exporting.exporter import atomic_folder
 from crepe_dist.exporting.verification import data_of
 from crepe_dist.model import tensors_file
 from crepe_dist.model.inference import Inference
@@ -49,7 +49,7 @@ def compress_to(
     with atomic_folder(out) as folder:
         file = folder / tensors_file.NAME
         tensors_file.write(made.stored, file)
-        describe(predictor, {**kept, **source, "network": about.get("network", {})}, file)
+        predictor.describe(file, {**kept, **source, "network": about.get("network", {})})
         total = sum(each.stat().st_size for each in folder.iterdir())
         if total > limit:
             raise AssertionError(f"{total:,} bytes instead of at most {limit:,}")

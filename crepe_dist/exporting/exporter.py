@@ -22,7 +22,7 @@ from crepe_dist.data.composition import Composition
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import torch_module, triton_model
-from crepe_dist.files import sha256, sync, write_json, writing
+from crepe_dist.files import sync, writing
 from crepe_dist.model import eight_bits, parameters, tensors_file
 from crepe_dist.model.inference import open_inference
 from crepe_dist.model.precision import plan_inference
@@ -145,7 +145,7 @@ def _write_symbol(predictor: Predictor, folder: Path) -> Classify:
     symbol, values = folder / f"{NAME}-symbol.json", folder / f"{NAME}-0000.params"
     shape, arrays, temperature = predictor.engine.shape, predictor.engine.arrays, predictor.calibration.temperature
     probabilities = write_symbol(shape, arrays, temperature, symbol, values, several=predictor.several)
-    describe(predictor, predictor.about, values)
+    predictor.describe(values)
     return lambda texts: _in_batches(texts, BATCH, lambda batch: probabilities(predictor.encoding.encode(batch)))
 
 
@@ -157,12 +157,8 @@ def _write_pytorch(predictor: Predictor, folder: Path) -> Classify:
 
 
 def _write_crepe(predictor: Predictor, folder: Path) -> Classify:
-    network = type(predictor.engine.shape)
-
-    def write(arrays: parameters.Arrays, path: Path) -> None:
-        tensors_file.write(parameters.stored(arrays, network), path)
-
-    return _write_arrays(tensors_file.NAME, write, predictor, folder)
+    predictor.save(folder)
+    return _read_back(folder / tensors_file.NAME)
 
 
 def _write_huggingface(predictor: Predictor, folder: Path) -> Classify:
@@ -191,16 +187,12 @@ def _write_arrays(
 ) -> Classify:
     """Write the parameters and their description; return the probabilities of what was read back."""
     write(predictor.engine.arrays, folder / name)
-    describe(predictor, predictor.about, folder / name)
-    return partial(_probabilities, _in_float32(open_checkpoint(folder / name, Foreign())))
+    predictor.describe(folder / name)
+    return _read_back(folder / name)
 
 
-def describe(predictor: Predictor, about: About, path: Path) -> None:
-    """Write the description of a parameter file, from the predictor's and the checkpoint's own."""
-    network = {**about.get("network", {}), **predictor.engine.shape.settings()}
-    description = {**about, "encoding": predictor.encoding.to_dict(), "classes": predictor.classes, "network": network}
-    description |= {"calibration": predictor.calibration.to_dict()}
-    write_json(path.with_suffix(".json"), {**description, "format": checkpoint.FORMAT, "sha256": sha256(path)})
+def _read_back(path: Path) -> Classify:
+    return partial(_probabilities, _in_float32(open_checkpoint(path, Foreign())))
 
 
 def _in_batches(texts: Sequence[str], size: int, classify: Classify) -> Probabilities:

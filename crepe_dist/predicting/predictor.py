@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -17,13 +17,15 @@ from crepe_dist.data.composition import Composition
 from crepe_dist.distributed.device import ALONE, CPU, pick
 from crepe_dist.distributed.world import SAME_MACHINES, World
 from crepe_dist.errors import UserError, unreadable
-from crepe_dist.model import parameters
+from crepe_dist.files import sha256, write_json
+from crepe_dist.model import parameters, tensors_file
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, softmax
 from crepe_dist.model.inference import Inference, Logits, open_inference
 from crepe_dist.model.precision import plan_inference
 from crepe_dist.predicting.occlusion import Explanation, finished, occlude
 from crepe_dist.predicting.prediction import UNKNOWN, Prediction
 from crepe_dist.predicting.texts import texts_of
+from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import EMPTY
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.label_scores import Floats
@@ -147,6 +149,52 @@ class Predictor:
                 rejected = ranking[0][1] < self.min_probability
                 labels, cut = self._labels(row, order), len(self.encoding.unread(text))
                 yield Prediction(*ranking[0], ranking, known, problem, rejected, labels, cut)
+
+    def score(self, table: Any, label: str | None = None, label_columns: Sequence[str] = ()) -> float:
+        """Return the accuracy on labelled texts, from 0 to 1; the micro F1 if the model gives several labels.
+
+        Args:
+            table: data frame, or mapping of names to lists. The columns of the text are those of the training.
+            label, label_columns: column of the label, or columns of the classes; by default as ``fit`` was told, else
+                a column with a usual name.
+
+        Raises:
+            UserError: the columns cannot be chosen, a row has no text or label, or the model does not know a label.
+        """
+        from crepe_dist.predicting.labelled import read_labelled  # not where only texts are classified
+
+        if label is None and not label_columns:
+            label, label_columns = self.about.get("label"), self.about.get("label_columns", ())
+        wanted = Wanted(label, labels=tuple(label_columns), remembered=self.composition.columns)
+        texts, true = read_labelled(table, wanted, self.classes, several=self.several)
+        predictions = self.predict(texts)
+        if not self.several:
+            return float(np.mean([each.label == label for each, label in zip(predictions, true)]))
+        given = [set(each.labels or ()) for each in predictions]
+        right = sum(len(some & all_) for some, all_ in zip(given, true))
+        return 2 * right / max(sum(map(len, given)) + sum(map(len, true)), 1)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a model folder, which ``load`` and the commands open; files of the same names are replaced.
+
+        Raises:
+            UserError: the folder cannot be made.
+        """
+        path = Path(folder) / tensors_file.NAME
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be made", error.strerror or str(error), "choose another name") from error
+        tensors_file.write(parameters.stored(self.engine.arrays, type(self.engine.shape)), path)
+        self.describe(path)
+
+    def describe(self, path: Path, about: Mapping[str, Any] | None = None) -> None:
+        """Write the description of a parameter file beside it, from the predictor's own and the checkpoint's."""
+        about = self.about if about is None else about
+        network = {**about.get("network", {}), **self.engine.shape.settings()}
+        description = {**about, "encoding": self.encoding.to_dict(), "classes": self.classes, "network": network}
+        description |= {"calibration": self.calibration.to_dict()}
+        write_json(path.with_suffix(".json"), {**description, "format": checkpoint.FORMAT, "sha256": sha256(path)})
 
     def _labels(self, probabilities: list[float], order: list[int]) -> tuple[str, ...] | None:
         """Return the classes whose probability reaches their threshold, in ``order``."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, asdict, field, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -255,7 +255,7 @@ def parse_all(words: Sequence[str]) -> tuple[Config, Optional[Cluster]]:
     if rest:
         raise flags.unknown(rest[0])
     try:
-        config = _combined(values)
+        config = combined(vars(values), values.config)
     except UserError as error:
         raise _as_typed(error, words) from error.__cause__
     if values.print_config:
@@ -279,14 +279,14 @@ def _cluster(values: argparse.Namespace) -> Optional[Cluster]:
     return Cluster(values.processes) if values.max_restarts is None else Cluster(values.processes, values.max_restarts)
 
 
-def _combined(args: argparse.Namespace) -> Config:
-    """Merge flags, files and defaults, in this order of precedence."""
+def combined(given: Mapping[str, Any], files: Sequence[str] = ()) -> Config:
+    """Merge settings given by their dotted names, files and defaults, in this order of precedence."""
     values: dict[str, dict[str, Any]] = {"": {}, **{name: {} for name in GROUPS}}
-    for path in args.config:
+    for path in files:
         for name, value in _known(read(Path(path)), path).items():
             values[name if name in GROUPS else ""].update(value if name in GROUPS else {name: value})
     known = settings()
-    for dotted, value in vars(args).items():
+    for dotted, value in given.items():
         if dotted in known:
             group, _, name = dotted.rpartition(".")
             values[group][name] = value

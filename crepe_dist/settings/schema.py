@@ -65,7 +65,11 @@ class Settings:
         try:
             return handler(args)
         except ValidationError as error:
-            name = str(error.errors(include_url=False)[0]["loc"][0])
+            place = error.errors(include_url=False)[0]["loc"]
+            if not place:  # no settings at all
+                given = f"{cls.group or cls.__name__} is {shortened(args)}"
+                raise UserError(given, "that is a group of settings", f"give {cls.__name__}({next(iter(typed(cls)))}=…)") from error
+            name = str(place[0])
             hints = typed(cls)
             dotted = f"{cls.group}.{name}" if cls.group else name
             if name not in hints or not isinstance(args, ArgsKwargs):

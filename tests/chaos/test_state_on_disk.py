@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import crepe_dist
+import crepe_dist.train
 from crepe_dist.data.writing import write_array
 from crepe_dist.errors import UserError
 from crepe_dist.files import identity, write_json, write_text
@@ -488,5 +488,5 @@ def test_an_epoch_ends_without_a_save_unless_it_is_due_or_kept(data, tmp_path, m
 
     monkeypatch.setattr(state, "save", noted)
     monkeypatch.setattr(Guards, "wish", lambda guards, step: guards._control.wish)
-    crepe_dist.fit(parse(["--data", str(data), "--run-dir", str(tmp_path / "run"), *QUICK, *flags]))
+    crepe_dist.train.train(parse(["--data", str(data), "--run-dir", str(tmp_path / "run"), *QUICK, *flags]))
     assert saved == steps

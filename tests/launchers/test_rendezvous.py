@@ -134,11 +134,11 @@ def test_one_that_was_started_anew_takes_the_place_of_the_one_before(ranks):
 def test_they_train_as_one_group_and_can_meet_again(ranks, data):
     body = f"""
 import os, socket
-import crepe_dist
+import crepe_dist.train
 from crepe_dist.settings.config import parse
 for number in range(2):
     config = parse(["--data", {str(data)!r}, "--run-dir", f"run{{number}}", *{QUICK!r}, "--training.epochs=1"])
-    result = crepe_dist.fit(config)
+    result = crepe_dist.train.train(config)
     assert not [name for name in os.environ if name.startswith("HOROVOD_RANK")]
     print("trained", result.epoch)
 """

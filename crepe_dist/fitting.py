@@ -1,0 +1,96 @@
+"""Training from Python in one call: ``crepe_dist.fit``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crepe_dist.data.dataset import MANIFEST, SAMPLE
+from crepe_dist.distributed.launch import detect
+from crepe_dist.errors import UserError
+from crepe_dist.predicting.labelled import COLUMNS, check_column
+from crepe_dist.predicting.predictor import Predictor, load
+from crepe_dist.prepare import COMMAND_ONLY, prepare
+from crepe_dist.preparing.flags import parser
+from crepe_dist.scratch import scratch
+from crepe_dist.settings.config import combined, settings
+from crepe_dist.settings.limits import near
+from crepe_dist.supervising.training_process import QUIET
+from crepe_dist.train import train
+
+if TYPE_CHECKING:
+    from crepe_dist.prepare import Table
+
+NEVER = {*COMMAND_ONLY, "out", "overwrite", "source", "data.source", "dry_run", "help_all"}
+OF_BOTH = "seed"
+
+
+def fit(
+    data: Table | str | Path | Sequence[str | Path],
+    label: str | None = None,
+    text: str | Sequence[str] | None = None,
+    **options: Any,
+) -> Predictor:
+    """Train a classifier, and return it; also called ``crepe_dist.fit``.
+
+    A table or a file is prepared, and trained on, in a temporary folder, with the defaults of ``crepe prepare`` and
+    ``crepe train``: a fifth of the rows is the test split, unless ``test`` is given. A prepared folder is trained on as
+    by ``crepe train``, in a folder of ``runs/``: the same call resumes an unfinished run, and opens a finished one.
+
+    Args:
+        data: data frame, mapping of names to lists such as ``{"text": texts, "label": labels}``, prepared folder, or
+            file or folder that ``crepe prepare`` reads.
+        label, text: columns; ``None``: those with usual names. Several columns of ``text`` are joined in their order.
+        options: arguments of ``prepare``, unless the data are prepared, such as ``labels="several"``; and settings of
+            ``crepe train`` by their names, such as ``epochs=3``, or ``**{"optimizer.name": "nag"}`` where two groups
+            have the same one. ``seed`` is that of both. ``run_dir`` keeps the run.
+
+    Raises:
+        UserError: an option does not exist or has an unusable value, or the data cannot be used.
+    """
+    check_column("label", label)
+    options = {**{name: value for name, value in (("label", label), ("text", text)) if value is not None}, **options}
+    path = Path(data) if isinstance(data, (str, Path)) else None
+    if path is not None and (str(path) == SAMPLE or (path / MANIFEST).is_file()):
+        return _trained({**_divided(options, path)[1], "data.source": str(path)})
+    if detect().size > 1:
+        raise UserError(
+            f"{detect().size} processes cannot prepare the same data",
+            "they train on one prepared folder",
+            "prepare it first, in one process, with crepe_dist.prepare; then give its name to crepe_dist.fit",
+        )
+    preparing, training = _divided(options)
+    with scratch() as folder:
+        prepared = folder / ((path and path.resolve().stem) or "frame")
+        prepare(data, prepared, **preparing)
+        model = _trained({"run_dir": str(folder / "run"), **QUIET, **training, "data.source": str(prepared)})
+    return replace(model, about={**model.about, **{name: options[name] for name in COLUMNS if name in options}})
+
+
+def _trained(given: Mapping[str, Any]) -> Predictor:
+    config = combined(given)
+    return load(train(config).checkpoint, device=config.device)
+
+
+def _divided(options: Mapping[str, Any], prepared: Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arguments of ``prepare``, and the settings of training by their dotted names."""
+    known, flags = settings(), vars(parser().parse_args([]))
+    dotted = {**{name.rpartition(".")[2]: name for name in reversed(list(known))}, **dict(zip(known, known))}
+    preparing, training = {}, {}
+    for name, value in options.items():
+        is_setting = name in dotted and (prepared is not None or name not in flags or name == OF_BOTH)
+        if name in NEVER or not (is_setting or name in flags):
+            remedy = near(name, {*flags, *dotted} - NEVER) or "docs/how-to/python.md lists the options"
+            raise UserError(f"fit has no option {name}", remedy=remedy)
+        if is_setting:
+            plain = value.item() if hasattr(value, "item") else value  # NumPy's numbers
+            training[dotted[name]] = str(plain) if isinstance(plain, Path) else plain
+        elif prepared is not None:
+            raise UserError(
+                f"{prepared} is prepared already", f"{name} is an option of its preparation", "leave it out"
+            )
+        if name in flags:
+            preparing[name] = value
+    return preparing, training

@@ -1,0 +1,194 @@
+"""crepe_dist.fit: tables, files and prepared folders, options by name, scores, saved models, and the page of it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import crepe_dist
+from crepe_dist.errors import UserError
+from tests.conftest import launch_prefix
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+WORDS = {"bill": "the invoice was charged", "ship": "the parcel is late"}
+QUICK: Any = {"network": "ngrams", "buckets": 4096, "epochs": np.int64(6), "learning_rate": 0.01}
+
+
+def table(rows: int = 300) -> pd.DataFrame:
+    topics = [list(WORDS)[row * 7 % 5 % 2] for row in range(rows)]
+    return pd.DataFrame(
+        {"topic": topics, "message": [f"{WORDS[each]}, number {row}" for row, each in enumerate(topics)]}
+    )
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("temporary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(tempfile, "tempdir", str(folder))
+        made = crepe_dist.fit(table(), "topic", "message", **QUICK)
+    assert list(folder.iterdir()) == []
+    return made
+
+
+def test_a_model_scores_predicts_and_can_be_saved(model, tmp_path):
+    new = table(400)[300:]
+    assert model.score(new) == 1
+    assert model.score(new.assign(topic=["bill", *new["topic"][1:]])) == pytest.approx(0.99, abs=0.011)
+    assert model.predict(["my invoice"])[0].label == "bill"
+    model.save(tmp_path / "a" / "model")
+    again = crepe_dist.load(tmp_path / "a" / "model")
+    assert again.predict(new) == model.predict(new)
+    assert again.score({"message": list(new["message"]), "topic": list(new["topic"])}) == 1
+    (tmp_path / "file.txt").touch()
+    with pytest.raises(UserError, match=r"file\.txt cannot be made"):
+        model.save("file.txt")
+
+
+@pytest.mark.parametrize(
+    ("given", "label", "message"),
+    [
+        (table(20).assign(topic="else"), None, "does not know the label else\n  why: its classes are bill, ship"),
+        (table(20).assign(message=["x"] * 19 + [None]), None, "1 of 20 rows (.|\n)*row 20: empty text"),
+        (table(20).assign(topic=["bill"] * 19 + [None]), None, "1 of 20 rows (.|\n)*row 20: no label"),
+        (table(20)[["message"]], None, "has no column 'topic'"),
+        (table(20), "class", "has no column 'class'(.|\n)*name the column: model.score"),
+        ("new.csv", None, "cannot be of type str"),
+        (table(20)["message"], table(20)["topic"], "column of the label cannot be of type Series"),
+    ],
+)  # fmt: skip
+def test_rows_that_cannot_be_scored(model, given, label, message):
+    with pytest.raises(UserError, match=message):
+        model.score(given, label)
+
+
+def test_a_file_and_a_table_give_the_same_model(model, tmp_path):
+    table().to_json(tmp_path / "messages.jsonl", orient="records", lines=True)
+    made = crepe_dist.fit("messages.jsonl", label="topic", text="message", **QUICK)
+    assert made.about["data"]["name"] == "messages"
+    assert made.predict(table(20)) == model.predict(table(20))
+    assert [each.name for each in tmp_path.iterdir()] == ["messages.jsonl"]
+
+
+def test_a_prepared_folder_is_trained_on_as_by_train(tmp_path, capsys):
+    crepe_dist.prepare(table(), "data", label="topic", text="message")
+    made = crepe_dist.fit(Path("data"), **QUICK, **{"training.seed": 3})
+    assert made.path.parts[0] == "runs"
+    assert (made.path.parent.parent / "config.yaml").read_text().count("seed: 3") == 1
+    capsys.readouterr()
+    assert crepe_dist.fit("data", seed=3, **QUICK).path == made.path
+    assert "is finished" in capsys.readouterr().out
+    assert crepe_dist.fit("data", run_dir=tmp_path / "here", **QUICK).path.parent.parent == tmp_path / "here"
+    with pytest.raises(UserError, match="data is prepared already\n  why: labels is"):
+        crepe_dist.fit("data", labels="several")
+
+
+def test_the_seed_is_that_of_preparation_and_training(monkeypatch):
+    seen: list[Any] = []
+    monkeypatch.setattr("crepe_dist.fitting.prepare", lambda *_, **options: seen.append(options))
+    monkeypatch.setattr("crepe_dist.fitting.train", lambda config: seen.append(config) or sys.exit())
+    with pytest.raises(SystemExit):
+        crepe_dist.fit(table(), seed=5, unlabelled=["x"], batch_size=7, name="mine")
+    assert seen[0] == {"seed": 5, "unlabelled": ["x"]}
+    config = seen[1]
+    assert (config.training.seed, config.training.unlabelled, config.data.batch_size) == (5, True, 7)
+    assert (config.name, config.optimizer.name, config.logging.report) == ("mine", "adam", False)
+
+
+@pytest.mark.parametrize("kind", ["lists", "columns"])
+def test_several_labels(kind, tmp_path):
+    frame = table().assign(topic=[[each] * (row % 3 > 0) for row, each in enumerate(table()["topic"])])
+    frame["message"] = [text if row % 3 else "nothing at all" for row, text in enumerate(frame["message"])]
+    options: Any = {"label": "topic"}
+    if kind == "columns":
+        options = {"label_columns": ("bill", "ship")}
+        for name in WORDS:
+            frame[name] = [name in labels for labels in frame["topic"]]
+    made = crepe_dist.fit(frame, text="message", labels="several", **{**QUICK, "epochs": 10}, **options)
+    assert made.score(frame) > 0.95
+    made.save("model")
+    assert crepe_dist.load("model").score(frame) == made.score(frame)
+    everything = frame.assign(topic=[["bill", "ship"]] * 300, bill=1, ship=1)
+    assert 0.4 < made.score(everything) < 0.6  # a third has none of the two labels, the others one
+
+
+def test_soft_labels():
+    frame = table()
+    shares = [{each: 0.75, other: 0.25} for each in frame["topic"] for other in WORDS if other != each]
+    made = crepe_dist.fit(frame.assign(topic=shares), "topic", "message", labels="soft", **QUICK)
+    assert made.score(frame) == made.score(frame.assign(topic=shares)) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        ("data/none", {}, "data/none does not exist"),
+        (table(20), {"epoch": 3}, "fit has no option epoch\n  do:  did you mean epochs?"),
+        (table(20), {"out": "x"}, "fit has no option out"),
+        (table(20), {"epochs": -1}, "training.epochs is -1"),
+        (table(20), {"label": "nope"}, "has no column 'nope'"),
+        (["good", "bad"], {"label": ["x", "y"]}, "cannot be of type list(.|\n)*as one table"),
+        (crepe_dist.Config(), {}, "the table cannot be of type Config"),
+    ],
+)
+def test_mistakes(given, options, message):
+    with pytest.raises(UserError, match=message):
+        crepe_dist.fit(given, **options)
+
+
+def test_settings_that_are_no_group():
+    with pytest.raises(UserError, match=r"data is data/t\n  why: .*\n  do:  give DataOptions\(source=…\)"):
+        crepe_dist.Config(data="data/t")  # type: ignore[arg-type]
+
+
+def test_a_mistake_about_the_data_is_an_exception(tmp_path):
+    crepe_dist.prepare(table(), "data", label="topic", text="message")
+    (tmp_path / "data" / "train.labels.npy").write_bytes(b"")
+    with pytest.raises(UserError, match=r"train\.labels\.npy"):
+        crepe_dist.fit("data", **QUICK)
+
+
+def test_two_processes_train_on_a_prepared_folder():
+    crepe_dist.prepare(table(), "data", label="topic", text="message")
+    (Path("train.py")).write_text(
+        "import sys, crepe_dist\n"
+        "model = crepe_dist.fit(sys.argv[1], epochs=1, network='ngrams', buckets=4096)\n"
+        "print('label', model.predict(['the invoice'])[0].label)\n"
+    )
+    said = [
+        subprocess.run(
+            [*launch_prefix(2), sys.executable, "train.py", data], capture_output=True, text=True, check=False
+        )
+        for data in ("data", "messages.csv")
+    ]
+    assert (said[0].stdout + said[0].stderr).count("label bill") == 2
+    assert "2 processes cannot prepare the same data" in said[1].stderr
+
+
+@pytest.mark.slow
+def test_the_page_does_what_it_says(tmp_path):
+    (made,) = BLOCK.findall((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"))
+    blocks = BLOCK.findall((ROOT / "docs" / "how-to" / "python.md").read_text(encoding="utf-8"))
+    for script in (made, "\n".join(blocks)):
+        done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    printed = [line.split() for line in done.stdout.splitlines()]
+    shown = [line for line in printed if re.fullmatch(r"[\d.]+", line[0]) and len(line) == 1]
+    assert float(shown[0][0]) > 0.9
+    assert any(line[0] == "delivery" for line in printed)
+    assert any("urgent" in text for line in printed for text in line)
