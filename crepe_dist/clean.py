@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from crepe_dist import command, invocation
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import cache_folder
 from crepe_dist.runs import disk_space
-from crepe_dist.runs.checkpoint import FOLDER, RUNS
+from crepe_dist.runs.checkpoint import RUNS
 from crepe_dist.runs.run_folder import IDENTITY, RunFolder
 from crepe_dist.scratch import abandoned
 from crepe_dist.settings import arguments
@@ -94,11 +93,7 @@ def _clean(run: RunFolder, remove: bool) -> int:
     paths = disk_space.superfluous(run, CheckpointOptions(keep_last=1))
     total = sum(map(_listed, paths))
     if remove:
-        checkpoints = run.path / FOLDER
-        when = checkpoints.stat() if checkpoints.is_dir() else None
         disk_space.remove(run, paths)
-        if when:  # it tells which run is the newest
-            os.utime(checkpoints, ns=(when.st_atime_ns, when.st_mtime_ns))
     return total
 
 

@@ -30,6 +30,8 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "clean": "free the disk space of finished runs",
         },
         "using": {
+            "runs": "list the runs in runs/, and mark the one in use",
+            "use": "choose the model of the commands below",
             "evaluate": "score a model on labelled files, or on prepared data",
             "predict": "classify lines, files, or a text on the command line",
             "serve": "serve the model over HTTP, with a page",
@@ -47,7 +49,7 @@ COMMANDS = tuple(name for group in GROUPS.values() for name in group)
 SHELLS = ("bash", "zsh")
 PATH_NAMES = re.compile(r"\b(PATH|FILE|DIR|RUN|SOURCE|CHECKPOINT)\b")  # metavars of values that are paths
 # The parser of train is a module of its own, so that help and completion do not import MXNet.
-PARSERS = MappingProxyType({"train": "crepe_dist.settings.config"})
+PARSERS = MappingProxyType({"train": "crepe_dist.settings.config", "runs": "crepe_dist.runs.__main__"})
 
 
 def parser() -> arguments.Parser:

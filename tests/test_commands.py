@@ -237,18 +237,11 @@ class TestPredict:
     def test_without_any_run(self, tmp_path, complaint):
         assert "no trained run" in complaint("predict", cwd=tmp_path)
 
-    def test_a_run_in_training_is_the_last_choice(self, place, tmp_path, monkeypatch, capsys):
-        (trained,) = (place / "runs").iterdir()
-        first, second, training = (shutil.copytree(trained, tmp_path / "runs" / name) for name in ("b", "a", "c"))
-        (training / "result.json").unlink()
-        os.utime(first / "result.json", (1, 2_000_000_001))
-        os.utime(second / "result.json", (1, 2_000_000_000))
-        os.utime(first / "checkpoints", (1, 1))  # removing old checkpoints does not make a run newer
-        os.utime(training / "checkpoints", (1, 2_000_000_002))
-        monkeypatch.chdir(tmp_path)
-        assert checkpoint.announce(find(None)).parent.parent.name == "b"
-        for done in (first, second):
-            (done / "result.json").unlink()
+    def test_a_run_in_training_is_the_last_choice(self, runs, capsys):
+        shutil.rmtree(runs / "b")
+        (runs / "c" / "result.json").unlink()
+        assert checkpoint.announce(find(None)).parent.parent.name == "a"
+        shutil.rmtree(runs / "a")
         assert checkpoint.announce(find(None)).parent.parent.name == "c"
         assert [line.endswith("(its run has not finished)") for line in capsys.readouterr().err.splitlines()] == [
             False,
@@ -261,6 +254,74 @@ class TestPredict:
         done = subprocess.run(command(name, *flags[name]), cwd=place, capture_output=True, text=True, check=True)
         (run_dir,) = (place / "runs").iterdir()
         assert done.stderr.splitlines()[0] == f"using {find(str(run_dir)).relative_to(place)}"
+
+
+@pytest.fixture
+def runs(place, tmp_path, monkeypatch):
+    """A folder of three equal runs, ``c`` the newest, in the current folder."""
+    (trained,) = (place / "runs").glob("*/")
+    for number, name in enumerate("abc"):
+        shutil.copytree(trained, tmp_path / "runs" / name)
+        os.utime(tmp_path / "runs" / name / "result.json", (1, 2_000_000_000 + number))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "runs"
+
+
+class TestUse:
+    def test_several_runs_need_a_choice(self, runs, complaint):
+        for name in ("predict", "serve", "evaluate", "export"):
+            said = complaint(name, *["--out=out"] * (name == "export"), cwd=runs.parent)
+            assert said.startswith("error: runs/ has 3 runs, and no model was named\n")
+            assert re.search(r"runs/c \([\d.]+ %\), runs/b \([\d.]+ %\), runs/a", said)
+            assert said.endswith("use runs/c\n")
+        with pytest.raises(UserError, match="3 runs"):
+            crepe_dist.load()
+        printed = run(command("use", "runs/a"), runs.parent)
+        assert "now use runs/a/checkpoints/" in printed
+        assert crepe_dist.load().path.parent.parent.name == "a"
+        assert find("b").parent.parent.name == "b"
+        run(command("use", "b"), runs.parent)
+        assert crepe_dist.load().path.parent.parent.name == "b"
+        (model := crepe_dist.load()).save("model")
+        run(command("use", "model"), runs.parent)
+        assert crepe_dist.load().predict(["zig"]) == model.predict(["zig"])
+
+    def test_what_is_in_use_is_listed(self, runs):
+        (runs / "a" / "result.json").unlink()
+        stars = lambda: [line.split()[:3] for line in run(command("runs"), runs.parent).splitlines()]  # noqa: E731
+        listed = stars()
+        assert listed[0] == ["run", "data", "test"]
+        assert [line[0] for line in listed[1:3]] == ["runs/c", "runs/b"]
+        assert ["runs/a", "three", "–"] in listed
+        assert listed[4][0] == "none"
+        run(command("use", "runs/b"), runs.parent)
+        assert [line[1] for line in stars() if line[0] == "*"] == ["runs/b", "is"]
+        (runs / "in_use.json").unlink()
+        shutil.rmtree(runs / "b")
+        assert [line[1] for line in stars() if line[0] == "*"] == ["runs/c", "is"]
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ('{"model": "runs/gone"}', "runs/gone, the model in use, is gone"),
+            ('{"model": 3}', "in_use.json"),
+            ('{"model": " "}', "in_use.json"),
+            ("[]", "in_use.json"),
+            ("{", "in_use.json"),
+        ],
+    )
+    def test_a_choice_that_cannot_be_used(self, runs, content, message):
+        (runs / "in_use.json").write_text(content)
+        with pytest.raises(UserError, match=message) as caught:
+            find(None)
+        assert "use RUN" in caught.value.remedy
+
+    def test_only_a_model_can_be_chosen(self, runs, complaint):
+        assert "nowhere does not exist" in complaint("use", "nowhere", cwd=runs.parent)
+        assert not (runs / "in_use.json").exists()
+
+    def test_without_any_run(self, tmp_path):
+        assert "there is no run in runs/" in run(command("runs"), tmp_path)
 
 
 class TestEvaluate:
@@ -322,9 +383,11 @@ class TestEvaluate:
         answers = run(command("predict", "--file", "few.csv"), tmp_path).splitlines()
         assert [line.split(":")[0] for line in answers] == [f"T-{number}" for number in range(len(rows))]
 
-    def test_a_run_that_is_named_without_its_folder_or_in_part(self, place, complaint):
+    def test_a_run_that_is_named_without_its_folder_or_in_part(self, place, complaint, monkeypatch):
+        monkeypatch.chdir(place)
         (name,) = (run_dir.name for run_dir in (place / "runs").iterdir())
-        for given in (["predict", name], ["evaluate", f"runs/{name[:-3]}"], ["compare", name, name]):
+        assert find(name[:-3]) == find(f"runs/{name[:-3]}") == find(f"runs/{name}")
+        for given in (["predict", f"elsewhere/{name}"], ["compare", name, name]):
             assert f"did you mean runs/{name}?" in complaint(*given, cwd=place)
         said = complaint("predict", "data/three", cwd=place)
         assert "data/three is a data set, not a model" in said

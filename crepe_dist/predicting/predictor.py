@@ -268,7 +268,7 @@ def load(
 
     Args:
         checkpoint_or_run: a .params file, a run folder (for its reported checkpoint), or a model folder or its URL;
-            ``None`` for the newest finished run in ``runs/``, or an unfinished one if there is no other.
+            ``None`` for the model that ``crepe use`` has chosen, or the only run in ``runs/``.
         mode: encoding of parameters without a ``.json`` file, such as ``notebook`` for those of the original notebook.
             This and the next three arguments are only for such parameters.
         feature_len: number of characters that the network reads; 1014 unless given.

@@ -36,6 +36,8 @@ FOLDER = "checkpoints"
 RESULT = "result.json"
 CONFIG = "config.yaml"
 RUNS = Path("runs")
+IN_USE = RUNS / "in_use.json"  # names the model of commands that are given none
+LISTED = 5  # runs in a message
 NAME_ONE = "name a run, the folder of an export or a .params file"
 SCORES = ".scores.json"
 ANOTHER = "choose another checkpoint, or delete the .json to load the file as parameters of another program"
@@ -164,24 +166,22 @@ def write(run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: Mapping[
 
 
 def find(name: str | None) -> Path:
-    """Find parameters: the given file, those of a model folder or its URL, or the reported ones of a run or the newest.
+    """Find parameters: the given file, those of a model folder or its URL, or the reported ones of a run.
 
-    The newest run is the one that finished last; the newest unfinished one only if none has finished.
+    The start of the name of a run in ``runs/`` stands for it, if no other starts like this.
+
+    Args:
+        name: ``None`` for the model that ``in_use`` names, else the only run in ``runs/``.
     """
     if name is None:
-        runs = sorted((folder.parent for folder in RUNS.glob(f"*/{FOLDER}")), key=_age)
-        newest = next((path for path in map(_of_run, runs) if path), None)
-        if newest is None:
-            raise UserError(
-                f"there is no trained run in {RUNS}/",
-                remedy=f"train one ({invocation.typed('train')}), or name a checkpoint",
-            )
-        return newest
+        name = in_use() or str(_only(trained()))
     if "://" in name:
         from crepe_dist.runs.remote_model import fetch  # which imports all of preparing
 
         return fetch(name)
     path = Path(name)
+    if not path.exists() and path.parent in (Path(), RUNS) and len(alike := trained(path.name)) == 1:
+        path = alike[0]
     if path.is_dir():
         model = path / tensors_file.NAME
         reported = model if model.is_file() else _of_run(path)
@@ -207,14 +207,50 @@ def find(name: str | None) -> Path:
 
 def missing(path: Path) -> UserError:
     """Return the error for a path that does not exist, with the newest run whose name starts like the path's."""
-    alike = sorted((folder.parent for folder in RUNS.glob(f"{glob.escape(path.name)}*/{FOLDER}")), key=_age)
+    alike = trained(path.name)
     return UserError(f"{path} does not exist", remedy=f"did you mean {alike[0]}?" if alike else NAME_ONE)
 
 
-def _age(run_dir: Path) -> tuple[bool, float]:
-    """Return a key that sorts finished runs before unfinished ones, the newest first."""
-    result = run_dir / RESULT
-    return not result.is_file(), -(result if result.is_file() else run_dir / FOLDER).stat().st_mtime
+def trained(start: str = "") -> list[Path]:
+    """List the finished runs in ``runs/`` whose names start like this, the newest first; unfinished ones if none is."""
+    runs = [folder.parent for folder in RUNS.glob(f"{glob.escape(start)}*/{FOLDER}") if described(folder)]
+    finished = [run for run in runs if (run / RESULT).is_file()]
+    return sorted(finished or runs, key=lambda run: -(run / (RESULT if finished else FOLDER)).stat().st_mtime)
+
+
+def in_use() -> str | None:
+    """Return the name of the model that the command ``use`` has chosen; ``None`` if it has chosen none."""
+    if not IN_USE.is_file():
+        return None
+    choose = f"choose another: {invocation.typed('use')} RUN; {invocation.typed('runs')} lists them"
+    try:
+        name = read_json(IN_USE, follow=False)["model"]
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError("it names no model")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise unreadable(IN_USE, error, choose) from error
+    if "://" not in name and not Path(name).exists():
+        raise UserError(f"{visible(name)}, the model in use, is gone", remedy=choose)
+    return name
+
+
+def _only(runs: list[Path]) -> Path:
+    if not runs:
+        raise UserError(
+            f"there is no trained run in {RUNS}/",
+            remedy=f"train one ({invocation.typed('train')}), or name a checkpoint",
+        )
+    if len(runs) > 1:
+        results = [(run, result_of(run)) for run in runs[:LISTED]]
+        listed = [f"{run} ({wording.percent(made['test_accuracy'])})" if made else str(run) for run, made in results]
+        more = f" and {len(runs) - LISTED} more" if len(runs) > LISTED else ""
+        raise UserError(
+            f"{RUNS}/ has {len(runs)} runs, and no model was named",
+            f"with their test scores: {', '.join(listed)}{more}",
+            f"name one after the command, such as {runs[0]}; or choose the model of all commands: "
+            f"{invocation.typed('use')} {runs[0]}",
+        )
+    return runs[0]
 
 
 def announce(path: Path) -> Path:

@@ -170,7 +170,8 @@ def add_checkpoint(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument(
         "checkpoint",
         nargs="?",
-        help=".params file, run folder, exported folder or its URL; default: the newest finished run in runs/",
+        help=".params file, run folder or the start of its name, exported folder or its URL; default: the model that "
+        "`use` chose, or the only run in runs/",
     )
 
 

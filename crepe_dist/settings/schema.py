@@ -68,7 +68,9 @@ class Settings:
             place = error.errors(include_url=False)[0]["loc"]
             if not place:  # no settings at all
                 given = f"{cls.group or cls.__name__} is {shortened(args)}"
-                raise UserError(given, "that is a group of settings", f"give {cls.__name__}({next(iter(typed(cls)))}=…)") from error
+                raise UserError(
+                    given, "that is a group of settings", f"give {cls.__name__}({next(iter(typed(cls)))}=…)"
+                ) from error
             name = str(place[0])
             hints = typed(cls)
             dotted = f"{cls.group}.{name}" if cls.group else name
