@@ -68,9 +68,9 @@ def parser() -> arguments.Parser:
         )
     flags.add_argument(
         "--examples",
-        choices=("neutral", "data"),
-        default="neutral",
-        help="texts that the page offers to everybody: made-up ones, or some of the run's data set; default: neutral",
+        choices=("data", "none"),
+        help="texts that the page offers to everybody who can open it: of the run's data set, or none; default: data, "
+        "unless other machines can reach the service or --allow-host is given",
     )
     flags.add_argument(
         "--log-requests", action="store_true", help="write one line per request to standard error, without texts"
@@ -115,7 +115,7 @@ def _serve(args: Any, options: ServiceOptions) -> None:
     limit_threads(launch)
     # Not at the top: FastAPI and uvicorn take 0.6 s, which --help need not wait for.
     from crepe_dist.predicting.predictor import load
-    from crepe_dist.reports import classify_page, run_report
+    from crepe_dist.reports import run_report
     from crepe_dist.runs import checkpoint
     from crepe_dist.serving import server
     from crepe_dist.serving.app import create_app
@@ -128,8 +128,12 @@ def _serve(args: Any, options: ServiceOptions) -> None:
         metrics = Metrics(about.checkpoint, about.kernels)
         explain = partial(predictor.explain_in_batches, batch_size=BATCH_TEXTS)
         batcher = Batcher(predictor.predict, on_batch=metrics.batch_texts.observe, explain=explain)
-        examples = run_report.examples(path) if args.examples == "data" else classify_page.EXAMPLES
-        if not examples:
+        is_private = server.is_loopback(listener) and not args.allow_host
+        offered = args.examples or ("data" if is_private else "none")
+        examples = run_report.examples(path) if offered == "data" else []
+        if examples:
+            print("the page offers texts of the data set as examples; --examples none leaves them out", file=sys.stderr)
+        elif args.examples == "data":
             print("the run's data set has no texts to offer as examples, or is not there", file=sys.stderr)
         try:
             batcher.submit(["warm-up"]).result()

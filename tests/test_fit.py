@@ -23,7 +23,7 @@ WORDS = {"bill": "the invoice was charged", "ship": "the parcel is late"}
 QUICK: Any = {"network": "ngrams", "buckets": 4096, "epochs": np.int64(6), "learning_rate": 0.01}
 
 
-def table(rows: int = 300) -> pd.DataFrame:
+def table(rows: int = 300) -> Any:
     topics = [list(WORDS)[row * 7 % 5 % 2] for row in range(rows)]
     return pd.DataFrame(
         {"topic": topics, "message": [f"{WORDS[each]}, number {row}" for row, each in enumerate(topics)]}
@@ -87,7 +87,8 @@ def test_a_file_and_a_table_give_the_same_model(model, tmp_path):
 
 def test_a_prepared_folder_is_trained_on_as_by_train(tmp_path, capsys):
     crepe_dist.prepare(table(), "data", label="topic", text="message")
-    made = crepe_dist.fit(Path("data"), **QUICK, **{"training.seed": 3})
+    dotted: Any = {"training.seed": 3}
+    made = crepe_dist.fit(Path("data"), **QUICK, **dotted)
     assert made.path.parts[0] == "runs"
     assert (made.path.parent.parent / "config.yaml").read_text().count("seed: 3") == 1
     capsys.readouterr()
@@ -101,8 +102,13 @@ def test_a_prepared_folder_is_trained_on_as_by_train(tmp_path, capsys):
 def test_the_seed_is_that_of_preparation_and_training(monkeypatch):
     seen: list[Any] = []
     monkeypatch.setattr("crepe_dist.fitting.prepare", lambda *_, **options: seen.append(options))
-    monkeypatch.setattr("crepe_dist.fitting.train", lambda config: seen.append(config) or sys.exit())
-    with pytest.raises(SystemExit):
+
+    def train(config: Any) -> Any:
+        seen.append(config)
+        raise UserError("enough")
+
+    monkeypatch.setattr("crepe_dist.fitting.train", train)
+    with pytest.raises(UserError, match="enough"):
         crepe_dist.fit(table(), seed=5, unlabelled=["x"], batch_size=7, name="mine")
     assert seen[0] == {"seed": 5, "unlabelled": ["x"]}
     config = seen[1]

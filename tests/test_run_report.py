@@ -318,10 +318,16 @@ class TestReport:
         def advice(alone, both):
             metrics = {**record.metrics, "validation_table_accuracy": alone, "validation_accuracy": both}
             given = replace(record, about={**record.about, "metrics": metrics})
-            return " ".join(each["do"] for each in run_findings.warnings(given, given.classes))
+            page = run_page.page(given, {}, "")
+            assert page.count('<section class="fine">\n<h3>Good to know: ') == page.count("Good to know")
+            return [each["do"] for each in run_findings.warnings(given, given.classes) if "good" in each], page
 
-        assert "--model.network ngrams" in advice(0.96, 0.9625)
-        assert "--model.network ngrams" not in advice(0.955, 0.9625)
+        advised, page = advice(0.96, 0.9625)
+        assert "--model.network ngrams" in advised[0]
+        assert page.count("Good to know: the n-gram table alone is as good") == 1
+        advised, page = advice(0.955, 0.9625)
+        assert advised == []
+        assert "Good to know" not in page
 
     @pytest.mark.parametrize(("probability", "remedy"), [(0.99, "fewer epochs help"), (0.55, "more epochs help")])
     def test_the_remedy_for_unreliable_probabilities_fits_their_bias(self, place, probability, remedy):
@@ -563,7 +569,7 @@ class TestLook:
         pages = {
             "run": (place / "one" / "report.html").read_text(),
             "data": data_page.page(summary()),
-            "serve": classify_page.render(FACTS, ServiceOptions(), classify_page.EXAMPLES)[0],
+            "serve": classify_page.render(FACTS, ServiceOptions(), ["some text", "another <b>"])[0],
         }
         for name, markup in pages.items():
             (folder / f"{name}.html").write_text(markup, encoding="utf-8")

@@ -32,7 +32,6 @@ from crepe_dist.predicting.model_summary import ModelSummary
 from crepe_dist.predicting.occlusion import Explanation, Word
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.predictor import load
-from crepe_dist.reports import classify_page
 from crepe_dist.reports import explanation as explanations
 from crepe_dist.runs import checkpoint
 from crepe_dist.serving import schemas, server
@@ -42,7 +41,7 @@ from crepe_dist.serving.guard import DISCARD_LIMIT, Guard
 from crepe_dist.serving.prometheus import Metrics
 from crepe_dist.settings.serving_options import ServiceOptions
 from tests.browsing import SECONDS, Browsing, chromium, needs_browser
-from tests.conftest import FEATURE_LEN, command
+from tests.conftest import FEATURE_LEN, QUICK, command, run
 from tests.engines import initial
 from tests.test_export import ENCODINGS, KINDS, make
 
@@ -494,8 +493,9 @@ def test_the_connection_that_makes_room():
 class Process:
     """The command as a user starts it, on a port of its choice or on a given one."""
 
-    def __init__(self, run_dir: Path, port: int = 0) -> None:
-        arguments = command("serve", run_dir, "--port", port, "--timeout", 2, "--max-chars", 1000, "--log-requests")
+    def __init__(self, run_dir: Path, port: int = 0, more: tuple[str, ...] = ()) -> None:
+        flags = ("--port", port, "--timeout", 2, "--max-chars", 1000, "--log-requests")
+        arguments = command("serve", run_dir, *flags, *more)
         self.errors = run_dir / "stderr"
         with self.errors.open("a") as errors:
             self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=errors, text=True)
@@ -577,6 +577,30 @@ def browser(started):
 
 
 @needs_browser
+class TestPageOfARun(Browsing):
+    def test_its_name_is_the_heading_and_its_data_give_the_examples(self, data, tmp_path):
+        run(command("train", "--data", data, "--run-dir", tmp_path, "--name", "Tickets <of> May", *QUICK), tmp_path)
+        offered = {}
+        for more in ((), ("--examples", "none"), ("--allow-host", "example.org")):
+            served = Process(tmp_path, more=more)
+            try:
+                page = requests.get(served.url, timeout=SECONDS).text
+                offered[more[:1]] = page.count("data-text=")
+                if not more:
+                    with chromium() as driver:
+                        driver.get(served.url)
+                        assert self.one(driver, "h1").text == "Tickets <of> May"
+                        button = self.one(driver, "#examples button:nth-of-type(2)")
+                        button.click()
+                        text = json.loads(button.get_attribute("data-text"))
+                        assert self.one(driver, "#text").get_property("value") == text
+            finally:
+                served.stop()
+        assert offered == {(): 3, ("--examples",): 0, ("--allow-host",): 0}
+        assert "offers texts of the data set" in (tmp_path / "stderr").read_text()
+
+
+@needs_browser
 class TestPage(Browsing):
     """Tests in order on one page that stays open."""
 
@@ -594,11 +618,9 @@ class TestPage(Browsing):
         assert self.one(browser, "#count").text == "26 of at most 123 characters that the network reads"
 
     def test_the_characters_that_decided_are_marked(self, browser, run_dir):
-        button = self.one(browser, "#examples button:nth-of-type(2)")
-        text = json.loads(button.get_attribute("data-text"))
-        assert text == classify_page.EXAMPLES[1]
-        button.click()
-        assert self.one(browser, "#text").get_property("value") == text
+        assert not self.one(browser, "#examples").is_displayed()  # the checkpoint has no data set
+        text = "zig and qua, for a week"
+        self.write(browser, text)
         self.until(browser, lambda: self.one(browser, "#marked").text == text)
         explanation = load(run_dir).explain(text)
         assert self.one(browser, "#deciding bdi").text == explanation.label

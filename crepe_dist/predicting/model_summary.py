@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from crepe_dist.settings.schema import is_title
 from crepe_dist.wording import measure
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class ModelSummary(NamedTuple):
         is_latin: whether the alphabet consists of Latin letters, digits and signs, not of the data's own characters.
         kernels: implementation of the kernels, and their precision.
         several: whether it gives several labels.
+        name: name that its run was given; empty if it was given none.
     """
 
     checkpoint: str
@@ -30,6 +32,7 @@ class ModelSummary(NamedTuple):
     is_latin: bool
     kernels: str
     several: bool = False
+    name: str = ""
 
     @property
     def measure(self) -> str:
@@ -39,7 +42,7 @@ class ModelSummary(NamedTuple):
 
 def summarise(predictor: Predictor) -> ModelSummary:
     """Summarise the checkpoint that a predictor has opened."""
-    accuracy, data = predictor.about.get("test_accuracy"), predictor.about.get("data")
+    accuracy, data, name = (predictor.about.get(each) for each in ("test_accuracy", "data", "name"))
     source = data.get("name") if isinstance(data, dict) else None
     encoding, plan = predictor.encoding, predictor.engine.plan
     return ModelSummary(
@@ -52,4 +55,5 @@ def summarise(predictor: Predictor) -> ModelSummary:
         not encoding.is_custom,
         f"{plan.build}, {plan.precision}",
         predictor.several,
+        name if isinstance(name, str) and is_title(name) else "",
     )

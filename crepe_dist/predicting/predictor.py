@@ -29,6 +29,7 @@ from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import EMPTY
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.label_scores import Floats
+from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.settings.allowed_values import Precision
 
 AUTO = "auto"
@@ -313,6 +314,8 @@ def _threshold(value: float | str, calibration: Calibration, path: Path) -> floa
 def open_checkpoint(path: Path, foreign: Foreign) -> Predictor:
     """Open the checkpoint at ``path`` on the CPU; see ``load``."""
     about = checkpoint.describe(path)
+    if about is not None and path.parent.name == checkpoint.FOLDER and (name := RunFolder(path.parent.parent).name):
+        about["name"] = name
     arrays = parameters.load(path)
     if about is None:
         encoding, classes = _from_flags(path, foreign)

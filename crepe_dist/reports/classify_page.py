@@ -11,11 +11,6 @@ from crepe_dist.reports.explanation import COLOUR_THRESHOLD, LEVELS, NOISE
 from crepe_dist.settings.serving_options import ServiceOptions
 from crepe_dist.version import __version__
 
-EXAMPLES = (
-    "What a wonderful little film, and the ending made me cry.",
-    "Arrived broken, and nobody has answered my messages for a week.",
-    "The minister told reporters on Tuesday that the talks would go on.",
-)
 BARS = 12  # with more classes, only the most probable ones are shown
 
 

@@ -236,14 +236,14 @@ def _more_epochs(record: RunRecord, curve: Curve) -> int:
 
 
 def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
-    """Return warnings about the result, each with the keys ``what``, ``why`` and ``do``.
+    """Return warnings about the result, each with the keys ``what``, ``why`` and ``do``, and ``good`` for good news.
 
     At most one of "train longer" and "train less" is recommended. The curve decides it, then the scores.
     """
     warnings: list[dict[str, str]] = []
 
-    def warn(what: str, why: str, do: str) -> None:
-        warnings.append({"what": what, "why": why, "do": do})
+    def warn(what: str, why: str, do: str, **more: str) -> None:
+        warnings.append({"what": what, "why": why, "do": do, **more})
 
     scores, curve = record.scores.get("test"), Curve.of(record)
     longer = f" (--epochs {_more_epochs(record, curve)})" if record.result is not None else ""
@@ -298,6 +298,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
             f"it classifies {alone} of the validation split correctly by itself, and {both} together with the "
             "convolutions, which take most of the time",
             "--model.network ngrams trains the table alone",
+            good="yes",
         )
     if record.history.counts["skipped"]:
         warn(

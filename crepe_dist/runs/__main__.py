@@ -35,7 +35,7 @@ def main() -> None:
         return
     candidates = checkpoint.trained()
     used = checkpoint.in_use() or (str(candidates[0]) if len(candidates) == 1 else "")
-    rows = [("", "run", "data", "test", "size", "finished", "name")]
+    rows: list[tuple[str, ...]] = [("", "run", "data", "test", "size", "finished", "name")]
     rows += [_row(run, used) for run in sorted(runs, key=_changed, reverse=True)]
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:

@@ -36,7 +36,7 @@ def create_app(
     model: ModelSummary,
     metrics: Metrics,
     options: ServiceOptions,
-    examples: Sequence[str] = classify_page.EXAMPLES,
+    examples: Sequence[str] = (),
     *,
     log: bool = False,
 ) -> tuple[ASGIApp, Callable[[], None]]:
