@@ -54,14 +54,14 @@ def fit(
     options = {**{name: value for name, value in (("label", label), ("text", text)) if value is not None}, **options}
     path = Path(data) if isinstance(data, (str, Path)) else None
     if path is not None and (str(path) == SAMPLE or (path / MANIFEST).is_file()):
-        return _trained({**_divided(options, path)[1], "data.source": str(path)})
+        return _trained({**_divided(options, is_prepared=True)[1], "data.source": str(path)})
     if detect().size > 1:
         raise UserError(
             f"{detect().size} processes cannot prepare the same data",
             "they train on one prepared folder",
             "prepare it first, in one process, with crepe_dist.prepare; then give its name to crepe_dist.fit",
         )
-    preparing, training = _divided(options)
+    preparing, training = _divided(options, is_prepared=False)
     with scratch() as folder:
         prepared = folder / ((path and path.resolve().stem) or "frame")
         prepare(data, prepared, **preparing)
@@ -74,23 +74,18 @@ def _trained(given: Mapping[str, Any]) -> Predictor:
     return load(train(config).checkpoint, device=config.device)
 
 
-def _divided(options: Mapping[str, Any], prepared: Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def _divided(options: Mapping[str, Any], *, is_prepared: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arguments of ``prepare``, and the settings of training by their dotted names."""
-    known, flags = settings(), vars(parser().parse_args([]))
+    known, flags = settings(), {} if is_prepared else vars(parser().parse_args([]))
     dotted = {**{name.rpartition(".")[2]: name for name in reversed(list(known))}, **dict(zip(known, known))}
     preparing, training = {}, {}
     for name, value in options.items():
-        is_setting = name in dotted and (prepared is not None or name not in flags or name == OF_BOTH)
-        if name in NEVER or not (is_setting or name in flags):
-            remedy = near(name, {*flags, *dotted} - NEVER) or "docs/how-to/python.md lists the options"
-            raise UserError(f"fit has no option {name}", remedy=remedy)
-        if is_setting:
-            plain = value.item() if hasattr(value, "item") else value  # NumPy's numbers
-            training[dotted[name]] = str(plain) if isinstance(plain, Path) else plain
-        elif prepared is not None:
-            raise UserError(
-                f"{prepared} is prepared already", f"{name} is an option of its preparation", "leave it out"
-            )
+        if name in NEVER or name not in {*dotted, *flags}:
+            remedy = near(name, {*dotted, *flags} - NEVER) or "docs/how-to/python.md lists the options"
+            raise UserError(f"fit has no option {name}{' for a prepared folder' * is_prepared}", remedy=remedy)
         if name in flags:
             preparing[name] = value
+        if name in dotted and (name not in flags or name == OF_BOTH):
+            plain = value.item() if hasattr(value, "item") else value  # NumPy's numbers
+            training[dotted[name]] = str(plain) if isinstance(plain, Path) else plain
     return preparing, training

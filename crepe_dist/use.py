@@ -28,11 +28,8 @@ def parser() -> arguments.Parser:
 def main() -> None:
     name = parser().parse_args().model
     path = checkpoint.find(name)
-    run = path.parent.parent
-    if (run / checkpoint.RESULT).is_file() and checkpoint.find(str(run)) == path:
-        name = str(run)  # in full
     checkpoint.RUNS.mkdir(exist_ok=True)
-    write_json(checkpoint.IN_USE, {"model": name})
+    write_json(checkpoint.IN_USE, {"model": name if "://" in name else str(checkpoint.named(name))})
     print(f"predict, evaluate, serve and export now use {visible(str(path))}")
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/reference: the options from their dataclasses, and the --help of every command.
+"""Write docs/reference: the options from their dataclasses, the --help of every command, and the docstrings of the API.
 
 uv run tools/reference.py            write the pages
 uv run tools/reference.py --check    fail if a page is out of date
@@ -7,7 +7,10 @@ uv run tools/reference.py --check    fail if a page is out of date
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import importlib
+import inspect
 import os
 import re
 import subprocess
@@ -31,6 +34,58 @@ NO_LIMIT = re.compile(r",? (?:at most|to) 1,000,000,000| \(or null\)|^a (?:whole
 ELSEWHERE = re.compile(
     r"\Ausage: (?:.+\n)+\n|^(?:common options|examples):\n(?:.+\n)+\n?|^  (?:-h, --help|--version|--help-all) .*\n",
     re.MULTILINE,
+)
+
+# Titles of the page of the API, modules, and their names.
+API = (
+    ("Train", "crepe_dist.fitting", ("fit",)),
+    ("Prepare", "crepe_dist.prepare", ("prepare",)),
+    ("Use", "crepe_dist.predicting.predictor", ("load", "Predictor")),
+    ("Predictions", "crepe_dist.predicting.predictor", ("Prediction", "Explanation")),
+    ("As an estimator", "crepe_dist.estimator.classifier", ("CrepeClassifier",)),
+    ("On a cluster", "crepe_dist", ("FramePredictor", "on_ray", "on_dask", "on_spark", "Config", "Result")),
+)
+INTERNAL = (
+    "placed",
+    "logits",
+    "describe",
+    "explain_in_batches",
+    "record",
+    "to_dict",
+    "to_yaml",
+    "to_arguments",
+    "identity",
+)
+BLANK = "\n\n"
+DEFINED = (ast.FunctionDef, ast.ClassDef)
+OWN_LOOP = (
+    "`examples/` uses these; other modules may change without notice. MXNet reads its number of threads when it is "
+    "imported: a script that imports it itself calls `import_mxnet` first."
+)
+LOOP = (
+    "crepe_dist.data.alphabet.Encoding",
+    "crepe_dist.data.dataset.open_dataset",
+    "crepe_dist.data.dataset.Dataset",
+    "crepe_dist.data.dataset.Split",
+    "crepe_dist.data.loader.batches",
+    "crepe_dist.data.order.epoch_order",
+    "crepe_dist.data.batch.Batch",
+    "crepe_dist.engines.gluon.unpacking.unpacked",
+    "crepe_dist.networks.crepe.shape.CrepeShape",
+    "crepe_dist.networks.crepe.gluon.Crepe",
+    "crepe_dist.networks.paper.shape.PaperShape",
+    "crepe_dist.networks.paper.gluon.Paper",
+    "crepe_dist.distributed.launch.detect",
+    "crepe_dist.distributed.launch.import_mxnet",
+    "crepe_dist.distributed.device.pick",
+    "crepe_dist.engines.gluon.context.context",
+    "crepe_dist.distributed.world.World",
+    "crepe_dist.training.evaluation.evaluate",
+    "crepe_dist.runs.scores.Scores",
+    "crepe_dist.runs.checkpoint.write",
+    "crepe_dist.runs.checkpoint.find",
+    "crepe_dist.engines.gluon.block.values",
+    "crepe_dist.model.parameters.load",
 )
 
 
@@ -74,6 +129,68 @@ def default(field: dataclasses.Field[Any]) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def api() -> str:
+    lines = [
+        "# Python API",
+        "",
+        "The names of `crepe_dist`, and what they return. [Train from Python](../how-to/python.md) has examples.",
+    ]
+    for title, home, names in API:
+        lines += ["", f"## {title}"]
+        for name in names:
+            lines += described(name, getattr(importlib.import_module(home), name))
+    lines += ["", "## For a training loop of your own", "", OWN_LOOP, "", "| | |", "|---|---|"]
+    for name in LOOP:
+        home, _, last = name.rpartition(".")
+        tree = ast.parse((ROOT / f"{home.replace('.', '/')}.py").read_text(encoding="utf-8"))  # some import MXNet
+        (node,) = (node for node in tree.body if isinstance(node, DEFINED) and node.name == last)
+        lines.append(f"| `{name}` | {plain((ast.get_docstring(node) or '').split(BLANK)[0])} |")
+    return "\n".join(lines) + "\n"
+
+
+def described(name: str, found: Any, level: str = "###") -> list[str]:
+    """Describe a function, or a class with its public methods and properties, in Markdown."""
+    about, lines = parse(inspect.getdoc(found) or ""), ["", f"{level} {name}"]
+    if inspect.isfunction(found) or ("__init__" in found.__dict__ and not dataclasses.is_dataclass(found)):
+        lines += ["", "```python", signature(name, found), "```"]
+    lines += ["", plain(about.short_description), *["", plain(about.long_description)] * bool(about.long_description)]
+    for kind, title in (("param", "Arguments"), ("attribute", "Attributes")):
+        rows = [f"- `{each.arg_name}`: {plain(each.description)}" for each in about.params if each.args[0] == kind]
+        lines += ["", f"**{title}**", "", *rows] * bool(rows)
+    own = {each: value for each, value in vars(found).items() if each[0] != "_" and each not in INTERNAL}
+    lines += [f"- `{key}`: {plain(inspect.getdoc(value))}" for key, value in own.items() if isinstance(value, property)]
+    if about.returns:
+        lines += ["", f"Returns: {plain(about.returns.description)}"]
+    lines += [""] * bool(about.raises) + [
+        f"Raises `{each.type_name}`: {plain(each.description)}" for each in about.raises
+    ]
+    for key, value in own.items():
+        lines += described(f"{name}.{key}", value, "####") if inspect.isfunction(value) else []
+    return lines
+
+
+def signature(name: str, found: Any) -> str:
+    """Spell a call with its defaults on one line, or, if it is too long, on a line for each argument."""
+    arguments: list[str] = []
+    star = False
+    for key, each in inspect.signature(found).parameters.items():
+        if each.kind is each.KEYWORD_ONLY and not star:
+            arguments, star = [*arguments, "*"], True
+        if key != "self":
+            prefix = "**" if each.kind is each.VAR_KEYWORD else ""
+            arguments.append(f"{prefix}{key}" + (f"={each.default!r}" if each.default is not each.empty else ""))
+    line = f"{name}({', '.join(arguments)})"
+    return (
+        line if len(line) <= int(HELP_WIDTH) else f"{name}(\n" + "".join(f"    {each},\n" for each in arguments) + ")"
+    )
+
+
+def plain(text: str | None) -> str:
+    """Convert a docstring to Markdown without its examples, a paragraph a line."""
+    paragraphs = (text or "").replace("``", "`").split(BLANK)
+    return BLANK.join(" ".join(each.split()) for each in paragraphs if not each.startswith(">>>"))
+
+
 def helps() -> str:
     about = (
         "The options of each command; `--help` prints them with examples. Those of `train` are on the page "
@@ -97,7 +214,7 @@ def helps() -> str:
 
 def main() -> None:
     stale = []
-    for name, text in (("options.md", options()), ("commands.md", helps())):
+    for name, text in (("options.md", options()), ("commands.md", helps()), ("api.md", api())):
         path = FOLDER / name
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue

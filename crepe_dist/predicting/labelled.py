@@ -47,14 +47,12 @@ def read_labelled(table: Any, wanted: Wanted, classes: Sequence[str], *, several
     texts: list[str] = []
     labels: list[Any] = []
     bad: list[tuple[int, str]] = []
-    unknown: dict[str, None] = {}
 
     def name(label: str) -> str:
-        if not label.strip():
-            raise ValueError(NO_LABEL)
-        if label.strip() not in classes:
-            unknown[label.strip()] = None
-        return label.strip()
+        label = label.strip()
+        if label not in classes:
+            raise ValueError(f"the model has no class {label!r:.40}" if label else NO_LABEL)
+        return label
 
     with scratch() as folder:
         try:
@@ -77,12 +75,6 @@ def read_labelled(table: Any, wanted: Wanted, classes: Sequence[str], *, several
         raise UserError(
             f"{len(bad):,} of {len(bad) + len(texts):,} rows cannot be scored",
             f"row {min(bad)[0]}: {min(bad)[1]}",
-            "leave such rows out",
-        )
-    if unknown:
-        raise UserError(
-            f"the model does not know the label {', '.join(unknown)}"[:300],
-            f"its classes are {', '.join(classes)}"[:300],
-            "leave such rows out, or rename their labels",
+            "leave such rows out, or mend them",
         )
     return texts, labels

@@ -179,9 +179,7 @@ def find(name: str | None) -> Path:
         from crepe_dist.runs.remote_model import fetch  # which imports all of preparing
 
         return fetch(name)
-    path = Path(name)
-    if not path.exists() and path.parent in (Path(), RUNS) and len(alike := trained(path.name)) == 1:
-        path = alike[0]
+    path = named(name)
     if path.is_dir():
         model = path / tensors_file.NAME
         reported = model if model.is_file() else _of_run(path)
@@ -205,6 +203,13 @@ def find(name: str | None) -> Path:
     return path
 
 
+def named(name: str) -> Path:
+    """Return the path of this name, or the only run in ``runs/`` whose name starts like this."""
+    path = Path(name)
+    alike = [] if path.exists() or path.parent not in (Path(), RUNS) else trained(path.name)
+    return alike[0] if len(alike) == 1 else path
+
+
 def missing(path: Path) -> UserError:
     """Return the error for a path that does not exist, with the newest run whose name starts like the path's."""
     alike = trained(path.name)
@@ -222,15 +227,13 @@ def in_use() -> str | None:
     """Return the name of the model that the command ``use`` has chosen; ``None`` if it has chosen none."""
     if not IN_USE.is_file():
         return None
-    choose = f"choose another: {invocation.typed('use')} RUN; {invocation.typed('runs')} lists them"
     try:
         name = read_json(IN_USE, follow=False)["model"]
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError("it names no model")
+        if not isinstance(name, str) or not ("://" in name or Path(name).exists()):
+            raise ValueError(f"there is no model {visible(str(name))}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise unreadable(IN_USE, error, choose) from error
-    if "://" not in name and not Path(name).exists():
-        raise UserError(f"{visible(name)}, the model in use, is gone", remedy=choose)
+        remedy = f"choose another: {invocation.typed('use')} RUN; {invocation.typed('runs')} lists them"
+        raise unreadable(IN_USE, error, remedy) from error
     return name
 
 
@@ -241,12 +244,13 @@ def _only(runs: list[Path]) -> Path:
             remedy=f"train one ({invocation.typed('train')}), or name a checkpoint",
         )
     if len(runs) > 1:
-        results = [(run, result_of(run)) for run in runs[:LISTED]]
-        listed = [f"{run} ({wording.percent(made['test_accuracy'])})" if made else str(run) for run, made in results]
-        more = f" and {len(runs) - LISTED} more" if len(runs) > LISTED else ""
+        results = ((run, result_of(run)) for run in runs[:LISTED])
+        scored = [
+            f"{run} ({wording.percent(made['test_accuracy']) if made else 'not finished'})" for run, made in results
+        ]
         raise UserError(
             f"{RUNS}/ has {len(runs)} runs, and no model was named",
-            f"with their test scores: {', '.join(listed)}{more}",
+            f"the newest and their test scores: {', '.join(scored)}",
             f"name one after the command, such as {runs[0]}; or choose the model of all commands: "
             f"{invocation.typed('use')} {runs[0]}",
         )
