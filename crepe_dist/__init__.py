@@ -12,38 +12,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist import startup
-from crepe_dist.version import __version__
+from crepe_dist.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from crepe_dist.clusters.ray import on_ray
-    from crepe_dist.estimator.classifier import CrepeClassifier
-    from crepe_dist.fitting import fit
-    from crepe_dist.predicting.frames import FramePredictor
-    from crepe_dist.predicting.predictor import load
-    from crepe_dist.prepare import prepare
-    from crepe_dist.runs.result import Result
-    from crepe_dist.settings.config import Config
-    from crepe_dist.settings.data_options import DataOptions
-    from crepe_dist.settings.model_options import ModelOptions
-    from crepe_dist.settings.training_options import OptimizerOptions, TrainingOptions
+    from crepe_dist.clusters.ray import on_ray as on_ray
+    from crepe_dist.estimator.classifier import CrepeClassifier as CrepeClassifier
+    from crepe_dist.fitting import fit as fit
+    from crepe_dist.predicting.frames import FramePredictor as FramePredictor
+    from crepe_dist.predicting.predictor import load as load
+    from crepe_dist.prepare import prepare as prepare
+    from crepe_dist.runs.result import Result as Result
+    from crepe_dist.settings.config import Config as Config
+    from crepe_dist.settings.data_options import DataOptions as DataOptions
+    from crepe_dist.settings.model_options import ModelOptions as ModelOptions
+    from crepe_dist.settings.training_options import OptimizerOptions as OptimizerOptions
+    from crepe_dist.settings.training_options import TrainingOptions as TrainingOptions
 
 startup.check_python()
-
-__all__ = [
-    "Config",
-    "CrepeClassifier",
-    "DataOptions",
-    "FramePredictor",
-    "ModelOptions",
-    "OptimizerOptions",
-    "Result",
-    "TrainingOptions",
-    "__version__",
-    "fit",
-    "load",
-    "on_ray",
-    "prepare",
-]
 
 _HOMES = {
     "Config": "crepe_dist.settings.config",
@@ -61,7 +46,7 @@ _HOMES = {
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*_HOMES, "__version__", "prepare"]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.prepare import COMMAND_ONLY, prepare
 from crepe_dist.preparing.flags import parser
 from crepe_dist.scratch import scratch
-from crepe_dist.settings.config import combined, settings
+from crepe_dist.settings.config import combined, flag, settings
 from crepe_dist.settings.limits import near
 from crepe_dist.supervising.training_process import QUIET
 from crepe_dist.train import train
@@ -44,8 +44,8 @@ def fit(
             file or folder that ``crepe prepare`` reads.
         label, text: columns; ``None``: those with usual names. Several columns of ``text`` are joined in their order.
         options: arguments of ``prepare``, unless the data are prepared, such as ``labels="several"``; and settings of
-            ``crepe train`` by their names, such as ``epochs=3``, or ``**{"optimizer.name": "nag"}`` where two groups
-            have the same one. ``seed`` is that of both. ``run_dir`` keeps the run.
+            ``crepe train``, named as their flags, such as ``epochs=3`` or ``**{"logging.report": False}``. ``seed`` is
+            that of both. ``run_dir`` keeps the run.
 
     Raises:
         UserError: an option does not exist or has an unusable value, or the data cannot be used.
@@ -77,7 +77,7 @@ def _trained(given: Mapping[str, Any]) -> Predictor:
 def _divided(options: Mapping[str, Any], *, is_prepared: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arguments of ``prepare``, and the settings of training by their dotted names."""
     known, flags = settings(), {} if is_prepared else vars(parser().parse_args([]))
-    dotted = {**{name.rpartition(".")[2]: name for name in reversed(list(known))}, **dict(zip(known, known))}
+    dotted = {**{flag(name)[2:].replace("-", "_"): name for name in known}, **dict(zip(known, known))}
     preparing, training = {}, {}
     for name, value in options.items():
         if name in NEVER or name not in {*dotted, *flags}:
