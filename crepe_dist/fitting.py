@@ -45,7 +45,7 @@ def fit(
         label, text: columns; ``None``: those with usual names. Several columns of ``text`` are joined in their order.
         options: arguments of ``prepare``, unless the data are prepared, such as ``labels="several"``; and settings of
             ``crepe train``, named as their flags, such as ``epochs=3`` or ``**{"logging.report": False}``. ``seed`` is
-            that of both. ``run_dir`` keeps the run.
+            that of both. ``run_dir`` keeps the run and its report.
 
     Raises:
         UserError: an option does not exist or has an unusable value, or the data cannot be used.
@@ -65,7 +65,8 @@ def fit(
     with scratch() as folder:
         prepared = folder / ((path and path.resolve().stem) or "frame")
         prepare(data, prepared, **preparing)
-        model = _trained({"run_dir": str(folder / "run"), **QUIET, **training, "data.source": str(prepared)})
+        usual = {} if "run_dir" in training else {"run_dir": str(folder / "run"), **QUIET}
+        model = _trained({**usual, **training, "data.source": str(prepared)})
     return replace(model, about={**model.about, **{name: options[name] for name in COLUMNS if name in options}})
 
 

@@ -83,7 +83,7 @@ def said(monkeypatch, capsys, tmp_path):
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            commands.run(import_module(f"crepe_dist.{name}").main)
+            commands.run(import_module(f"crepe_dist.{name}{'.__main__' * (name == 'runs')}").main)
         printed = capsys.readouterr().err
         assert ended.value.code == 1, (arguments, printed)
         check(printed)

@@ -83,6 +83,8 @@ def test_a_file_and_a_table_give_the_same_model(model, tmp_path):
     assert made.about["data"]["name"] == "messages"
     assert made.predict(table(20)) == model.predict(table(20))
     assert [each.name for each in tmp_path.iterdir()] == ["messages.jsonl"]
+    crepe_dist.fit("messages.jsonl", run_dir="kept", **QUICK)
+    assert (tmp_path / "kept" / "report.html").is_file()
 
 
 def test_a_prepared_folder_is_trained_on_as_by_train(tmp_path, capsys):

@@ -31,7 +31,7 @@ def labels_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.nd
         raise InvalidInput(
             "the texts have several labels each",
             "this estimator gives a text one class",
-            'prepare a data set with crepe_dist.prepare(…, labels="several") and train on it',
+            'train with crepe_dist.fit({"text": texts, "label": labels}, labels="several")',
         )
     labels = column_or_1d(y, warn=True)
     if len(labels) != len(texts):
