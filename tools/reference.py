@@ -43,7 +43,7 @@ API = (
     ("Use", "crepe_dist.predicting.predictor", ("load", "Predictor")),
     ("Predictions", "crepe_dist.predicting.predictor", ("Prediction", "Explanation")),
     ("As an estimator", "crepe_dist.estimator.classifier", ("CrepeClassifier",)),
-    ("On a cluster", "crepe_dist", ("FramePredictor", "on_ray", "on_dask", "on_spark", "Config", "Result")),
+    ("On a cluster", "crepe_dist", ("FramePredictor", "on_ray", "Config", "Result")),
 )
 INTERNAL = (
     "placed",
