@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import crepe_dist
+import crepe_dist.train
 from crepe_dist import evaluate
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
@@ -73,7 +73,7 @@ def place(tmp_path_factory):
 
 
 def train(folder: Path, *more: str) -> None:
-    crepe_dist.fit(config.parse([f"--data={folder / 'data'}", f"--run-dir={folder / 'run'}", *QUICK, *more]))
+    crepe_dist.train.train(config.parse([f"--data={folder / 'data'}", f"--run-dir={folder / 'run'}", *QUICK, *more]))
 
 
 def scored(folder: Path, source, tmp_path: Path, *, model: str = "run", **more):

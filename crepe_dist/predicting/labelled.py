@@ -60,7 +60,7 @@ def read_labelled(table: Any, wanted: Wanted, classes: Sequence[str], *, several
         except UserError as error:
             raise UserError(error.what, error.why, "name the column: model.score(table, label=…)") from None
         source = Source(folder / "table", "the table", "test", "jsonl")
-        for parsed in open_source(source, Reading(columns=read, labelling=labelling)).parsed():
+        for parsed in open_source(source, Reading(columns=read, labelling=labelling)).parsed("the table"):
             bad += [(row.line, row.reason) for row in parsed.bad]
             for row in parsed.rows:
                 try:
