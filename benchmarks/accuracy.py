@@ -3,7 +3,7 @@
 
     uv run benchmarks/accuracy.py data/sample
     uv run benchmarks/accuracy.py data/imdb data/ag --seeds 3 --with "" --with "--config configs/paper_small.yaml"
-    uv run benchmarks/accuracy.py data/sample --with "" --with "--model.longest 4" --with "--epochs 10"
+    uv run benchmarks/accuracy.py data/sample --with "" --with "--longest 4" --with "--epochs 10"
     uv run --group comparison benchmarks/accuracy.py data/sample --baselines
 
 Trains on each data set with each set of flags (--with; default: no flags) and each seed, in a temporary folder or in

@@ -32,9 +32,9 @@ from crepe_dist.settings.config import parse
 from crepe_dist.settings.limits import whole
 
 LINES = {
-    "the n-gram table alone": ["--model.network ngrams"],
-    "1 block, width 32, 64, 128": [f"--model.blocks 1 --model.width {width}" for width in (32, 64, 128)],
-    "2 blocks, width 64, 128": [f"--model.blocks 2 --model.width {width}" for width in (64, 128)],
+    "the n-gram table alone": ["--network ngrams"],
+    "1 block, width 32, 64, 128": [f"--blocks 1 --width {width}" for width in (32, 64, 128)],
+    "2 blocks, width 64, 128": [f"--blocks 2 --width {width}" for width in (64, 128)],
 }
 SETTINGS = [settings for line in LINES.values() for settings in line]
 KEY = ("data", "settings", "seed")

@@ -55,9 +55,9 @@ CREPE = (sys.executable, "-m", "crepe_dist")
 QUIET = ("--logging.tensorboard=false", "--logging.report=false")
 # Steps too small for rounding errors to grow, and the same dropout for all engines: none.
 STEADY = (
-    "--optimizer.name=sgd", "--optimizer.learning_rate=0.005", "--optimizer.schedule=constant", "--model.dropout=0",
+    "--optimizer=sgd", "--learning-rate=0.005", "--schedule=constant", "--dropout=0",
 )  # fmt: skip
-NETWORKS = {"crepe": (), "ngrams": (), "paper": ("--model.size=tiny",)}
+NETWORKS = {"crepe": (), "ngrams": (), "paper": ("--size=tiny",)}
 OWN, ENGINES = "own", ("own", "mxnet")
 FLOAT32, AUTO = "float32", "auto"
 TOLERANCE = {FLOAT32: 1e-4, AUTO: 2e-2}  # of the losses, in nats
@@ -97,7 +97,7 @@ class Bench:
         """Make the command of a short run in the folder ``name``; ``flags`` take precedence over its settings."""
         where = ("--data", str(self.folder / data), "--device", device or self.device, "--run-dir", str(self.run(name)))
         launch = [str(horovodrun()), "-np", str(processes)] if processes > 1 else []
-        sizes = () if "--model.network=paper" in flags else self.sizes
+        sizes = () if "--network=paper" in flags else self.sizes
         return [*launch, *TRAIN, *where, *sizes, *QUIET, "--epochs=1", f"--batch-size={self.batch}", *flags]
 
     def run(self, name: str) -> Path:
@@ -133,7 +133,7 @@ def _joined(texts: list[str], generator: random.Random) -> str:
 
 
 SMALL: dict[str, Any] = {
-    "rows": 30, "batch": 4, "seconds": 0.1, "sizes": ("--model.buckets=4096", "--model.embeddings=1024"),
+    "rows": 30, "batch": 4, "seconds": 0.1, "sizes": ("--buckets=4096", "--embeddings=1024"),
 }  # fmt: skip
 
 
@@ -145,18 +145,18 @@ def doctor(bench: Bench) -> Rows:
 
 def correctness(bench: Bench) -> Rows:
     for network, sizes in NETWORKS.items():
-        flags = (f"--model.network={network}", *sizes, *STEADY, "--logging.every=1")
-        call(bench.train(network, 1, *flags, "--model.precision=float32", device="cpu"))
+        flags = (f"--network={network}", *sizes, *STEADY, "--logging.every=1")
+        call(bench.train(network, 1, *flags, "--precision=float32", device="cpu"))
         for engine in ENGINES:
             for precision in (FLOAT32, AUTO):
-                case = (bench, f"{network}-{engine}-{precision}", (*flags, f"--model.kernels={engine}"), precision)
+                case = (bench, f"{network}-{engine}-{precision}", (*flags, f"--kernels={engine}"), precision)
                 row = {"network": network, "engine": engine, "precision": precision}
                 yield {**row, **tried(partial(against, *case, bench.run(network)))}
 
 
 def against(bench: Bench, name: str, flags: tuple[str, ...], precision: str, reference: Path) -> Row:
     """Train, and compare with the run ``reference``."""
-    call(bench.train(name, 1, *flags, f"--model.precision={precision}"))
+    call(bench.train(name, 1, *flags, f"--precision={precision}"))
     return compared(bench.run(name), reference, TOLERANCE[precision])
 
 
@@ -165,7 +165,7 @@ def parity(bench: Bench) -> Rows:
         raise UserError("it needs several processes", "there is one GPU, or Horovod is not installed")
     alone = ""
     for processes in bench.worlds:
-        call(bench.train(f"parity-{processes}", processes, f"--model.kernels={OWN}"))
+        call(bench.train(f"parity-{processes}", processes, f"--kernels={OWN}"))
         digest = sha256(trained(bench.run(f"parity-{processes}")))
         alone = alone or digest
         yield {"processes": processes, "sha256": digest, "ok": digest == alone}
@@ -188,7 +188,7 @@ def throughput(bench: Bench) -> Rows:
 def ours(bench: Bench, data: str, processes: int, engine: str, precision: str) -> Row:
     """Measure the steps of a run of at least an epoch, and of more if it has too few of them."""
     name = f"{data}-{engine}-{precision}-{processes}"
-    flags = (f"--model.kernels={engine}", f"--model.precision={precision}", "--logging.every=4")
+    flags = (f"--kernels={engine}", f"--precision={precision}", "--logging.every=4")
     batch = (f"--batch-size={bench.batch * processes}", f"--epochs={max(1, processes // 2)}")
     began = time.monotonic()
     call(bench.train(name, processes, *flags, *batch, data=data))

@@ -5,7 +5,7 @@
     uv run --group comparison benchmarks/robustness.py RUN RUN --out docs/images/robustness.svg
 
 All models score the same test documents with the same errors (crepe_dist/data/typos.py). They were trained on the same
-rows without errors, except for runs with --data.typos. Prints a Markdown table of accuracies by the share of characters
+rows without errors, except for runs with --typos. Prints a Markdown table of accuracies by the share of characters
 with an error. scikit-learn's models are those of benchmarks/baselines.py.
 """
 

@@ -101,7 +101,6 @@ def parser() -> arguments.Parser:
     arguments.add_min_probability(group)
     group.add_argument(
         "--format",
-        "--output-format",
         choices=STYLES,
         help="format; csv and parquet keep the input's columns; default: by the name of --out, else text",
     )

@@ -42,7 +42,7 @@ def parser() -> arguments.Parser:
     flags.add_argument(
         "--last", action="store_true",
         help="train only what came after the older of the run's two saved states, usually the last epoch; the run must "
-        "have been trained with --checkpoint.keep_state true",
+        "have been trained with --checkpoint.keep-state true",
     )  # fmt: skip
     return flags
 
@@ -124,7 +124,7 @@ def copy_state(run: Path, again: Path) -> dict[int, str]:
     if older is None or progress is None or progress.finished or not progress.epochs:
         raise UserError(
             f"{run} has no saved state from before its end",
-            "a finished run keeps its states only if it was trained with --checkpoint.keep_state true",
+            "a finished run keeps its states only if it was trained with --checkpoint.keep-state true",
             "omit --last, which trains all epochs again",
         )
     shutil.copytree(older, run_folder.RunFolder(again).state / older.name)

@@ -67,25 +67,25 @@ TRIGRAMS = ("qua", "zig", "vex")
 # The default network in a small size, and settings that train in a second; floats are kept far from chaos so that runs
 # can be compared. The flags below select another network beside QUICK.
 QUICK = [
-    "--model.buckets=4096",
-    "--model.embeddings=1024",
-    "--model.width=16",
-    "--model.blocks=1",
-    "--model.dropout=0",
-    "--training.label_smoothing=0",
-    "--optimizer.name=sgd",
-    "--optimizer.learning_rate=0.01",
-    "--optimizer.schedule=constant",
-    "--data.batch_size=50",
-    "--training.epochs=2",
+    "--buckets=4096",
+    "--embeddings=1024",
+    "--width=16",
+    "--blocks=1",
+    "--dropout=0",
+    "--label-smoothing=0",
+    "--optimizer=sgd",
+    "--learning-rate=0.01",
+    "--schedule=constant",
+    "--batch-size=50",
+    "--epochs=2",
     "--logging.tensorboard=false",
     "--logging.report=false",
 ]
 
 USING = re.compile("^using .*\n", re.MULTILINE)  # names the checkpoint of predict and others
 
-NGRAMS = ("--model.network=ngrams",)
-PAPER = ("--model.network=paper", "--model.filters=16", "--model.units=32")
+NGRAMS = ("--network=ngrams",)
+PAPER = ("--network=paper", "--filters=16", "--units=32")
 
 # Builds of the kernels that this processor can run, and MXNet's operators; one alone if the environment names it.
 # The generic build is that of avx2 for another target; tests of the kernels alone run it.

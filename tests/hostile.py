@@ -234,8 +234,8 @@ result("a list for a name", '{"checkpoint": []}', "cannot be read")
 result("nothing", "", "cannot be read")
 
 
-SMALL = ("--model.network=paper", "--model.filters=8", "--model.units=8")
-TRAIN = ("--data", "data", "--run-dir", "run", "--device", "cpu", "--epochs", "5", "--training.patience=0", *SMALL)
+SMALL = ("--network=paper", "--filters=8", "--units=8")
+TRAIN = ("--data", "data", "--run-dir", "run", "--device", "cpu", "--epochs", "5", "--patience=0", *SMALL)
 
 
 def state(

@@ -56,7 +56,7 @@ def runs(data, tmp_path_factory) -> dict[str, Path]:
     """A run of each network, trained by MXNet's Gluon."""
     folder = tmp_path_factory.mktemp("runs")
     for name, flags in NETWORKS.items():
-        train = command("train", "--data", data, "--run-dir", folder / name, *QUICK, *flags, "--training.epochs=1")
+        train = command("train", "--data", data, "--run-dir", folder / name, *QUICK, *flags, "--epochs=1")
         run(train, folder)
     return {name: folder / name for name in NETWORKS}
 

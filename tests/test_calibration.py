@@ -118,7 +118,7 @@ def test_scores_count_both_and_keep_the_accuracy():
 def trained(data_with_validation, tmp_path_factory):
     """Folder with runs of the same settings, in one process and in two."""
     folder = tmp_path_factory.mktemp("calibrated")
-    flags = ["--data", data_with_validation, *QUICK, *NGRAMS, "--optimizer.name=adam"]
+    flags = ["--data", data_with_validation, *QUICK, *NGRAMS, "--optimizer=adam"]
     for processes in (1, 2):
         run(command("train", *flags, "--run-dir", folder / str(processes), processes=processes), folder)
     return folder

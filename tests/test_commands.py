@@ -35,10 +35,10 @@ def place(data, tmp_path_factory):
     (folder / "data" / "three").symlink_to(data)
     (folder / "few.csv").write_text("text\nhello\n")
     more = (
-        "--training.epochs=8",
-        "--optimizer.name=adam",
-        "--optimizer.learning_rate=0.003",
-        "--checkpoint.keep_last=2",
+        "--epochs=8",
+        "--optimizer=adam",
+        "--learning-rate=0.003",
+        "--checkpoint.keep-last=2",
     )
     run(command("train", "--data", "data/three", *QUICK, *more), folder)
     return folder
@@ -366,7 +366,7 @@ class TestEvaluate:
         lines = [f"T-{number},{label},{text}\n" for number, (label, text) in enumerate(rows)]
         (tmp_path / "few.csv").write_text("ticket,label,text\n" + "".join(lines))
         run(command("prepare", "few.csv", "--out", "few", "--id", "ticket"), tmp_path)
-        small = (*NGRAMS, "--model.buckets=4096")
+        small = (*NGRAMS, "--buckets=4096")
         trained = run(
             command("train", "--data", "few", "--epochs", "2", "--logging.tensorboard", "false", *small), tmp_path
         )

@@ -21,7 +21,7 @@ from tests.test_export import command_line
 
 __all__ = ["command_line"]  # a fixture
 
-KINDS = {"crepe": ("--model.width=32",), "ngrams": NGRAMS, "paper": (*PAPER, "--model.filters=32", "--model.units=128")}
+KINDS = {"crepe": ("--width=32",), "ngrams": NGRAMS, "paper": (*PAPER, "--filters=32", "--units=128")}
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +33,8 @@ def few_vectors(monkeypatch):
 def trained(request, data, tmp_path_factory):
     """A run folder of each kind of network."""
     folder = tmp_path_factory.mktemp("trained") / request.param
-    flags = ["--data", str(data), "--run-dir", str(folder), "--model.precision=float32", *QUICK, *KINDS[request.param]]
-    crepe_dist.train.train(config.parse([*flags, "--model.embeddings=16384", "--model.buckets=16384"]))
+    flags = ["--data", str(data), "--run-dir", str(folder), "--precision=float32", *QUICK, *KINDS[request.param]]
+    crepe_dist.train.train(config.parse([*flags, "--embeddings=16384", "--buckets=16384"]))
     return folder
 
 

@@ -135,7 +135,7 @@ def test_without_the_driver(site, tmp_path):
         1,
         True,
     )
-    code, said = ended(command("train", "--model.kernels=mxnet"), tmp_path, environment)
+    code, said = ended(command("train", "--kernels=mxnet"), tmp_path, environment)
     assert code == 1
     assert f"\nerror: {missing}" in f"\n{said}"
     assert f"  do:  {remedy}" in said
@@ -150,7 +150,7 @@ def test_without_the_driver(site, tmp_path):
 def test_each_library_that_is_missing_is_named(driver, site, tmp_path):
     (site / "nvidia" / "cudnn" / "lib" / "libcudnn.so.8").unlink()
     shutil.rmtree(site / "nvidia_nccl_cu11-1.9.1.dist-info")
-    mxnet = command("train", "--device=gpu", "--model.kernels=mxnet")
+    mxnet = command("train", "--device=gpu", "--kernels=mxnet")
     code, said = ended(mxnet, tmp_path, cuda_driver.environment(driver, site))
     assert code == 1
     assert "without libcudnn.so.8 (package nvidia-cudnn-cu11), libnccl.so.2 (package nvidia-nccl-cu11)\n" in said

@@ -12,7 +12,7 @@ from tests.needs import needs
 
 pytestmark = [needs("g++"), pytest.mark.usefixtures("emulated")]
 # Dropout and Adam, and quanta that the first step has to find; a short run, because a step takes about a second.
-SHORT = ("--device=gpu", "--training.epochs=1")
+SHORT = ("--device=gpu", "--epochs=1")
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ class TestFlags:
         assert "unexpected argument other" in said("predict", "run", "other")
 
     def test_the_supervisor_finds_mistakes_of_train_before_it_starts_anything(self, said):
-        assert "--epochs is 0" in said("supervise", "-np", 2, "--training.epochs=0")
+        assert "--epochs is 0" in said("supervise", "-np", 2, "--epochs=0")
         assert "did you mean --epochs?" in said("supervise", "--trainig.epochs=1")
         assert "did you mean --max-restarts?" in said("supervise", "--max-restart=1")
 
@@ -169,9 +169,9 @@ class TestSettings:
             (["data/hotel2"], "did you mean --data data/hotel2?"),
             (["mine.yaml"], "did you mean --config mine.yaml?"),
             (["stray"], "there is no option stray"),
-            (["--model.size=smal"], "did you mean small?"),
+            (["--size=smal"], "did you mean small?"),
             (["--run-dir=\udcff"], "--run-dir is"),
-            (['--training.class_weights={"a": 1e-30}'], "class-weights is"),
+            (['--class-weights={"a": 1e-30}'], "class-weights is"),
             (["--run-dir"], "--run-dir cannot be used"),
             (["--start-epoch=5", "--epochs=5"], "leaves no epoch to train"),
             ([f"--seed={HUGE}"], "--seed is 999"),
@@ -203,8 +203,8 @@ def test_a_saved_configuration_gives_the_same_settings(tmp_path):
     given = config.parse(
         [
             "--seed=5",
-            "--optimizer.learning_rate=1e-3",
-            '--training.class_weights={"spam": 3}',
+            "--learning-rate=1e-3",
+            '--class-weights={"spam": 3}',
             "--run-dir=x",
             "--data=y",
         ]
@@ -277,13 +277,13 @@ def test_files_that_are_not_what_is_wanted(place, said, name):
         (("evaluate", "run", "--data", "data3", "--split", "validation"), "has no validation split"),
         (("evaluate", "run", "--data", "data3", "--device", "gpu"), "no GPU was found"),
         (("train", "--data", "data3", "--device", "gpu", *QUICK), "no GPU was found"),
-        (("train", "--data", "data3", "--init-from", "run", *QUICK, "--model.width=33"), "ask for 33 width"),
+        (("train", "--data", "data3", "--init-from", "run", *QUICK, "--width=33"), "ask for 33 width"),
         (("train", "--data", "data4", "--init-from", "run", *QUICK), "encoded differently"),
         (("train", "--data", "data2", "--run-dir", "run", *QUICK), "started with other settings"),
         (("train", "--data", "data3", "--run-dir", "run", *QUICK, "--epochs=9"), "training.epochs 2 → 9"),
-        (("train", "--data", "data3", *QUICK, "--model.width=65536"), "too large for this"),
-        (("train", "--data", "data3", *QUICK, "--training.patience=1"), "validation split"),
-        (("train", "--data", "data3", *QUICK, "--model.precision=float16"), "float16"),
+        (("train", "--data", "data3", *QUICK, "--width=65536"), "too large for this"),
+        (("train", "--data", "data3", *QUICK, "--patience=1"), "validation split"),
+        (("train", "--data", "data3", *QUICK, "--precision=float16"), "float16"),
         (("predict", "run", "--text", "x", "--mode", "full"), "already has a description"),
         (("predict", "run", "--text", "x", "--classes", "a,,b"), "--classes a,,b: a name is empty or given twice"),
         (("predict", "run", "--text", "x", "--classes", "a,b,a"), "--classes a,b,a: a name is empty or given twice"),

@@ -75,8 +75,8 @@ def test_finetune(data, tmp_path):
 
     With every build of the kernels: 97 % or more after one epoch, and 43 % until the third, of random parameters.
     """
-    learning = ("--optimizer.name=adam", "--optimizer.learning_rate=0.001", "--data.batch_size=25")
-    widths = ("--model.network=paper", "--model.filters=32", "--model.units=64", "--training.epochs=25")
+    learning = ("--optimizer=adam", "--learning-rate=0.001", "--batch-size=25")
+    widths = ("--network=paper", "--filters=32", "--units=64", "--epochs=25")
     run(command("train", "--data", data, "--run-dir", "base", *QUICK, *learning, *widths), tmp_path)
     write_csv(tmp_path / "two.csv", 150, seed=7, classes=2)
     printed = example("finetune.py", "base", "two.csv", "--epochs=2", cwd=tmp_path)

@@ -79,7 +79,8 @@ def place(data, tmp_path, monkeypatch):
     Path("letters.csv").write_text("".join(f"{n % 2},{'αβ'[n % 2] * 20}\n" for n in range(40)))
     for name in ("new.txt", "texts.txt"):
         Path(name).write_text("one\ntwo\n")
-    write_csv(Path("labelled.csv"), 100, 3)
+    for number, name in enumerate(("labelled.csv", "march.csv")):
+        write_csv(Path(name), 100, 3 + number)
     settings = ["--data", str(data), "--run-dir", "runs/reviews-1f2e3d4c5b", *QUICK]
     crepe_dist.train.train(config.parse(settings))
     Path("made").mkdir()

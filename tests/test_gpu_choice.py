@@ -86,7 +86,7 @@ def test_our_own_kernels_compute_on_gpus_since_volta(machine, capability, archit
     ("described", "options", "shape", "reason"),
     [
         ({}, {}, PAPER, "our own kernels compute this network on CPUs only"),
-        ({}, {}, WIDE, "compute a model.width of up to 128, and it is 129"),
+        ({}, {}, WIDE, "compute a --width of up to 128, and it is 129"),
         ({"capability": (6, 1)}, {}, CREPE, "need compute capability 7.0 (Volta) or later, and this GPU has 6.1"),
         (
             {"capability": None},
@@ -133,7 +133,7 @@ def test_what_is_asked_for_is_not_replaced(machine, monkeypatch):
     )
     with pytest.raises(UserError, match="own kernels cannot") as raised:
         plan(ModelOptions(kernels="avx2"), GPU, CREPE)
-    assert raised.value.why == "model.kernels is avx2"
+    assert raised.value.why == "--kernels is avx2"
     with pytest.raises(UserError, match="not support bfloat16"):
         plan(ModelOptions(kernels="mxnet", precision="bfloat16"), GPU, CREPE)
     monkeypatch.setenv("CREPE_DIST_KERNELS", "none")
@@ -217,8 +217,7 @@ def test_a_run_on_a_gpu_is_reproducible_on_its_architecture(machine):
     )
     assert run_findings.reproducible(record)
     assert run_findings.command(record) == (
-        "python -m crepe_dist.train --config runs/a/config.yaml --model.precision bfloat16 --model.kernels own "
-        "--device gpu --fresh"
+        "python -m crepe_dist.train --config runs/a/config.yaml --precision bfloat16 --kernels own --device gpu --fresh"
     )
     assert list(verify.notes(record.about["computed"])) == []
     machine((9, 0))

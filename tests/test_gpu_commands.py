@@ -19,7 +19,7 @@ from tests.test_without_mxnet import FOLDER
 
 pytestmark = needs("g++")
 COMPUTES = "computes  in bfloat16, own kernels (CUDA, sm_86)\n"
-TRAIN = (*QUICK, "--training.epochs=1", "--logging.report=true", "--checkpoint.keep_state=true")
+TRAIN = (*QUICK, "--epochs=1", "--logging.report=true", "--checkpoint.keep-state=true")
 PREDICTS = """
 import json, sys
 import crepe_dist
@@ -68,7 +68,7 @@ def test_training_needs_no_mxnet(trained):
     }  # fmt: skip
     page = (folder / "report.html").read_text()
     assert "bfloat16, own kernels (CUDA, sm_86)" in page
-    assert "--model.kernels own --device gpu" in re.sub(r"<[^>]*>|\s+", " ", page).replace("  ", " ")
+    assert "--kernels own --device gpu" in re.sub(r"<[^>]*>|\s+", " ", page).replace("  ", " ")
 
 
 def test_verify_takes_the_gpu(trained, tmp_path):
@@ -98,7 +98,7 @@ def test_two_processes_evaluate(data, trained, tmp_path):
 
 def test_a_run_moves_from_a_gpu_to_the_cpu(data, tmp_path):
     fault = {"kind": "SIGKILL", "rank": 0, "phase": "train", "step": 17, "once": str(tmp_path / "once")}
-    train = harness.command(tmp_path / "run", data, 1, "--training.epochs=2")
+    train = harness.command(tmp_path / "run", data, 1, "--epochs=2")
     code, printed = harness.run([*train, "--device=gpu"], tmp_path, fault)
     assert code != 0, printed
     code, printed = harness.run([*train, "--device=cpu"], tmp_path)

@@ -19,7 +19,7 @@ from tests.conftest import QUICK, command, losses, run
 def check(grace: float | None, step: float, written: float | None) -> None:
     saver = StateSaver(Path(), CheckpointOptions(), print)
     saver.seconds = written or 0.0
-    config = parse([] if grace is None else [f"--safety.grace_s={grace}"])
+    config = parse([] if grace is None else [f"--safety.grace-s={grace}"])
     check_grace(config.safety.grace_s, step, saver, World())
 
 
@@ -42,10 +42,10 @@ def test_too_short(grace, step, written, seconds):
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_no_step_is_taken(data, tmp_path, processes):
-    flags = ("--data", data, "--run-dir", "run", *QUICK, "--safety.grace_s=2")
+    flags = ("--data", data, "--run-dir", "run", *QUICK, "--safety.grace-s=2")
     printed = run(command("train", *flags, processes=processes), tmp_path, code=1)
     assert printed.count("safety.grace_s is 2, but stopping may take 4.") == 1
-    assert "set --safety.grace_s to that" in printed
+    assert "set --safety.grace-s to that" in printed
     assert not (tmp_path / "run" / "metrics.jsonl").exists() or not losses(tmp_path / "run")
 
 

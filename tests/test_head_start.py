@@ -21,11 +21,11 @@ from crepe_dist.training.engine_setup import build_engine
 from crepe_dist.training.transfer import Start
 
 SMALL = [
-    "--model.embeddings=512",
-    "--model.width=8",
-    "--model.buckets=64",
-    "--model.blocks=1",
-    "--model.longest=2",
+    "--embeddings=512",
+    "--width=8",
+    "--buckets=64",
+    "--blocks=1",
+    "--longest=2",
     "--epochs=1",
 ]
 DOCUMENTS = np.array([100, 100, 200])
@@ -95,14 +95,14 @@ def table(config: Config, dataset: Dataset) -> np.ndarray:
 
 def test_a_new_network_has_a_head_start(data, monkeypatch):
     dataset, shape = open_dataset(data), shape_for(open_dataset(data))
-    without = table(parse([*SMALL, "--device=cpu", "--model.head_start=0"]), dataset)
+    without = table(parse([*SMALL, "--device=cpu", "--head-start=0"]), dataset)
     assert without.std() == pytest.approx(0.2, rel=0.1)
     counts = counting.count_ngrams(shape.embedding, dataset, World())
     expected = head_start(counts, dataset.class_counts(), shape.width, seed=parse([]).training.seed)
     assert expected.any()
     given = table(parse([*SMALL, "--device=cpu"]), dataset)
     assert given == pytest.approx(without + 0.5 * expected, abs=1e-6)
-    strong = table(parse([*SMALL, "--device=cpu", "--model.head_start=2"]), dataset)
+    strong = table(parse([*SMALL, "--device=cpu", "--head-start=2"]), dataset)
     assert strong == pytest.approx(without + 2 * expected, abs=1e-5)
     monkeypatch.setattr(initial, "MOST_COUNTS", 2 * shape.rows)  # some of the three classes share a direction
     shared = table(parse([*SMALL, "--device=cpu"]), dataset)
@@ -116,7 +116,7 @@ def test_rows_without_an_n_gram_of_the_training_split_start_at_zero(data, streng
     shape = replace(shape_for(dataset), rows=rows)
     used = counting.count_ngrams(shape.embedding, dataset, World()).any(axis=1)
     assert 0 < used.sum() < rows
-    flags = [*SMALL, "--device=cpu", f"--model.embeddings={rows}", f"--model.head_start={strength}"]
+    flags = [*SMALL, "--device=cpu", f"--embeddings={rows}", f"--head-start={strength}"]
     assert (table(parse(flags), dataset).any(axis=1) == used).all()
 
 

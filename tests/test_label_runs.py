@@ -34,8 +34,8 @@ from tests.conftest import QUICK, command, losses, run
 WORDS = {"big": "huge giant vast", "old": "ancient antique aged", "red": "crimson scarlet ruby"}
 # In float32: rounding to bfloat16 lets the last losses of two processes differ from those of one by a hundredth.
 ADAM = [
-    *(*QUICK, "--model.precision=float32"),
-    *("--optimizer.name=adam", "--optimizer.learning_rate=0.01", "--training.epochs=4"),
+    *(*QUICK, "--precision=float32"),
+    *("--optimizer=adam", "--learning-rate=0.01", "--epochs=4"),
 ]
 
 

@@ -281,10 +281,10 @@ class TestSwitch:
     def test_a_setting_that_names_a_build_of_other_processors_is_refused(self, monkeypatch):
         monkeypatch.delenv(library.SWITCH, raising=False)
         monkeypatch.setattr(library, "processor_flags", lambda: {"avx2", "fma"})
-        with pytest.raises(UserError, match=r"model\.kernels is avx512") as raised:
+        with pytest.raises(UserError, match=r"--kernels is avx512") as raised:
             selected(kernels="avx512")
         assert raised.value.why == "this processor lacks avx512bw, avx512dq, avx512f, avx512vl"
-        assert raised.value.remedy == "use model.kernels avx2, generic, auto"
+        assert raised.value.remedy == "use --kernels avx2, generic, auto"
         monkeypatch.setenv(library.SWITCH, "generic")
         with pytest.raises(UserError, match=r"model\.kernels is avx2, but CREPE_DIST_KERNELS is generic"):
             selected(kernels="avx2")
@@ -442,7 +442,7 @@ def test_a_processor_without_bfloat16_is_told(monkeypatch):
     monkeypatch.setenv(library.CEILING, "AVX2")  # MXNet itself would end with an error of oneDNN
     with pytest.raises(UserError, match="MXNet's operators cannot compute in bfloat16") as raised:
         selected(precision="bfloat16", kernels="mxnet")
-    assert raised.value.why == "they need AVX-512; model.kernels is mxnet"
+    assert raised.value.why == "they need AVX-512; --kernels is mxnet"
 
 
 @pytest.mark.parametrize(

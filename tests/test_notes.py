@@ -97,11 +97,11 @@ def test_memory_and_cores(monkeypatch):
     ("flags", "rows", "gpus", "remedy"),
     [
         ([], 100_000, 1, ""),
-        ([], 100_000, 2, "--batch-size 256 --optimizer.scale_with_batch true"),
-        ([], 100_000, 4, "--batch-size 512 --optimizer.scale_with_batch true"),
+        ([], 100_000, 2, "--batch-size 256 --scale-with-batch true"),
+        ([], 100_000, 4, "--batch-size 512 --scale-with-batch true"),
         ([], 16_383, 4, ""),
-        (["--optimizer.scale_with_batch=true"], 100_000, 4, "--batch-size 512"),
-        (["--batch-size=255"], 100_000, 4, "--batch-size 512 --optimizer.scale_with_batch true"),
+        (["--scale-with-batch=true"], 100_000, 4, "--batch-size 512"),
+        (["--batch-size=255"], 100_000, 4, "--batch-size 512 --scale-with-batch true"),
         (["--batch-size=256"], 100_000, 4, ""),
     ],
 )
@@ -114,12 +114,12 @@ def test_batches_too_small_for_several_gpus(flags, rows, gpus, remedy):
 
 
 def test_train_and_its_dry_run_say_them_before_the_first_step(data, tmp_path):
-    flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, *PAPER_FLAGS, "--training.epochs=1")
+    flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, *PAPER_FLAGS, "--epochs=1")
     for more in ((), ("--dry-run",)):
         printed = run(command("train", *flags, *more), tmp_path)
         note = printed.index("note: ")
         assert "are few; character-level convolutions need about 1,000" in printed[note:].splitlines()[0]
         assert printed.count("note: ") == 1
         assert more or note < printed.index("epoch 1 of ")
-    enough = command("train", *flags, "--dry-run", "--training.epochs=200")
+    enough = command("train", *flags, "--dry-run", "--epochs=200")
     assert "notes     none: " in run(enough, tmp_path)

@@ -61,11 +61,11 @@ class TestNotLearning:
     @pytest.mark.parametrize(
         ("loss", "flags", "advice"),
         [
-            (1.0, ["--optimizer.name=sgd"], "--optimizer.name adam"),
-            (1.0, ["--model.initialisation=paper"], "--model.initialisation xavier"),
-            (1.0, ["--optimizer.learning_rate=0.1"], "--optimizer.learning_rate 0.01"),
-            (1.0, ["--model.dropout=0.9"], "--model.dropout 0.5"),
-            (3.0, [], "--optimizer.clip_norm 1"),
+            (1.0, ["--optimizer=sgd"], "--optimizer adam"),
+            (1.0, ["--initialisation=paper"], "--initialisation xavier"),
+            (1.0, ["--learning-rate=0.1"], "--learning-rate 0.01"),
+            (1.0, ["--dropout=0.9"], "--dropout 0.5"),
+            (3.0, [], "--clip-norm 1"),
         ],
     )
     def test_what_it_advises_depends_on_the_settings(self, loss, flags, advice):
@@ -73,9 +73,9 @@ class TestNotLearning:
         assert advice in said[STEPS]
 
     def test_of_n_grams_it_advises_what_they_have(self):
-        flags = ("--model.initialisation=paper", "--model.dropout=0.9", "--optimizer.name=sgd")
+        flags = ("--initialisation=paper", "--dropout=0.9", "--optimizer=sgd")
         advice = self.said([1.0] * STEPS, *flags, has_plateau=False)[0][STEPS]
-        for setting in ("--optimizer.name adam", "--overfit-batches 2", "--alphabet auto", "--epochs 10"):
+        for setting in ("--optimizer adam", "--overfit-batches 2", "--alphabet auto", "--epochs 10"):
             assert setting in advice
         for convolutions in ("initialisation", "dropout", "plateau", "thousand"):
             assert convolutions not in advice

@@ -84,7 +84,7 @@ def test_ids_that_cannot_be(tmp_path):
     assert "did you mean 'ticket'" in caught.value.remedy
     (tmp_path / "rows.txt").write_text("__label__a one\n__label__b two\n")
     with pytest.raises(UserError, match="rows have ids only in files with columns"):
-        crepe_dist.prepare(tmp_path / "rows.txt", tmp_path / "out", id="ticket", format="fasttext")
+        crepe_dist.prepare(tmp_path / "rows.txt", tmp_path / "out", id="ticket", input_format="fasttext")
 
 
 def test_an_origin_that_cannot_be_is_an_altered_file(tmp_path):

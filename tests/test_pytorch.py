@@ -171,7 +171,7 @@ def test_pytorch_computes_our_logits_and_trains_on(tmp_path, data):
         predictors[folder] = exported(make(Path(folder + "-run"), kind, ENCODINGS[name]), Path(folder))
     dataset = open_dataset(data)
     for kind, flags in SETTINGS.items():
-        settings = ["--data", str(data), "--run-dir", str(tmp_path / f"run-{kind}"), "--model.precision=float32"]
+        settings = ["--data", str(data), "--run-dir", str(tmp_path / f"run-{kind}"), "--precision=float32"]
         crepe_dist.train.train(config.parse([*settings, *QUICK, *flags]))
         folder = str(tmp_path / f"trained-{kind}")
         predictors[folder] = exported(checkpoint.find(str(tmp_path / f"run-{kind}")), Path(folder))

@@ -40,7 +40,7 @@ def test_few_documents_need_more_epochs_and_much_text_needs_fewer(rows, length, 
     settled = with_epochs(parse([]), data(rows, length))
     assert settled.training.all_epochs == epochs
     assert replace(settled, training=parse([]).training) == parse([])
-    assert with_epochs(parse(["--model.network=paper"]), data(rows, length)).training.all_epochs == paper
+    assert with_epochs(parse(["--network=paper"]), data(rows, length)).training.all_epochs == paper
     assert with_epochs(parse(["--epochs=7"]), data(rows, length)).training.all_epochs == 7
 
 
@@ -57,11 +57,11 @@ def test_few_documents_of_several_labels_need_even_more_epochs(rows, epochs):
         ([], 0, ONE, 0),
         ([], 200, SOFT, 2),
         ([], 200, SEVERAL, 0),
-        (["--model.network=ngrams"], 200, ONE, 2),
-        (["--model.network=paper"], 200, ONE, 0),  # it may stay at chance for some epochs
+        (["--network=ngrams"], 200, ONE, 2),
+        (["--network=paper"], 200, ONE, 0),  # it may stay at chance for some epochs
         (["--epochs=9"], 200, ONE, 0),  # as many as were asked for
-        (["--training.patience=0"], 200, ONE, 0),
-        (["--training.patience=5", "--epochs=9"], 20, ONE, 5),
+        (["--patience=0"], 200, ONE, 0),
+        (["--patience=5", "--epochs=9"], 20, ONE, 5),
     ],
 )
 def test_training_stops_early_where_the_validation_split_can_tell(flags, validation, labelled, patience):
@@ -84,9 +84,9 @@ def test_all_parameters_learn_faster_in_a_run_of_few_steps(steps, multiple):
 
 def test_a_first_epoch_that_is_beyond_the_last_is_an_error():
     with pytest.raises(UserError, match="start_epoch 5 leaves no epoch"):
-        parse(["--training.start_epoch=5", "--epochs=5"])
+        parse(["--start-epoch=5", "--epochs=5"])
     with pytest.raises(UserError, match="start_epoch 3 leaves no epoch"):
-        with_epochs(parse(["--training.start_epoch=3"]), data(10**6, 1000))
+        with_epochs(parse(["--start-epoch=3"]), data(10**6, 1000))
 
 
 @pytest.mark.parametrize(("kind", "smoothing"), [("crepe", 0.1), ("ngrams", 0.0), ("paper", 0.0)])
@@ -94,5 +94,5 @@ def test_labels_are_smoothed_for_crepe(kind, smoothing):
     shape: Any = registry.part(kind, "shape").SHAPE
     one_label = cast(Dataset, SimpleNamespace(splits={"train": SimpleNamespace(targets=None)}))
     assert _objective(parse([]), one_label, shape).smoothing == smoothing
-    assert _objective(parse(["--training.label_smoothing=0.2"]), one_label, shape).smoothing == 0.2
-    assert _objective(parse(["--training.label_smoothing=0"]), one_label, shape).smoothing == 0.0
+    assert _objective(parse(["--label-smoothing=0.2"]), one_label, shape).smoothing == 0.2
+    assert _objective(parse(["--label-smoothing=0"]), one_label, shape).smoothing == 0.0

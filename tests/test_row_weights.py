@@ -112,7 +112,7 @@ def test_rows_of_weight_0_are_not_learned(tmp_path, processes):
     table = {**wrong, "w": [7.0] * 200 + [0.0] * 200}
     test = {"text": TEXTS, "label": LABELS}
     crepe_dist.prepare(table, tmp_path / "out", weight="w", test=test, feature_len=123)
-    flags = (*QUICK, "--optimizer.name=adam", "--training.epochs=4", "--run-dir=run")
+    flags = (*QUICK, "--optimizer=adam", "--epochs=4", "--run-dir=run")
     run(command("train", "--data", "out", *flags, processes=processes), tmp_path)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["test_accuracy"] == 1

@@ -67,7 +67,7 @@ def place(tmp_path_factory):
     encoding = Encoding(feature_len=FEATURE_LEN)
     prepare(find_sources([str(folder / "rows.csv")]), folder / "data", encoding, SplitOptions(0.3, 0.1))
     for seed, name in enumerate(("one", "two")):
-        more = [f"--training.seed={seed}", f"--logging.report={'true' if name == 'one' else 'false'}"]
+        more = [f"--seed={seed}", f"--logging.report={'true' if name == 'one' else 'false'}"]
         crepe_dist.train.train(parse(["--data", str(folder / "data"), "--run-dir", str(folder / name), *QUICK, *more]))
     return folder
 
@@ -128,7 +128,7 @@ class TestReport:
         assert again == pages
 
     def test_has_the_name_of_the_run(self, copy, place, monkeypatch, capsys):
-        more = ["--training.seed=0", "--logging.report=true", "--name", "a <new> *name*"]
+        more = ["--seed=0", "--logging.report=true", "--name", "a <new> *name*"]
         crepe_dist.train.train(parse(["--data", str(place / "data"), "--run-dir", str(copy), *QUICK, *more]))
         assert f"a <new> *name* ({copy}) is finished" in capsys.readouterr().out
         markup = (copy / "report.html").read_text()
@@ -323,7 +323,7 @@ class TestReport:
             return [each["do"] for each in run_findings.warnings(given, given.classes) if "good" in each], page
 
         advised, page = advice(0.96, 0.9625)
-        assert "--model.network ngrams" in advised[0]
+        assert "--network ngrams" in advised[0]
         assert page.count("Good to know: the n-gram table alone is as good") == 1
         advised, page = advice(0.955, 0.9625)
         assert advised == []
@@ -424,9 +424,7 @@ def test_report_and_card_tell_how_to_get_the_same_bits(copy, monkeypatch):
         page, card = Page((copy / "report.html").read_text()).text, (copy / "model_card.md").read_text()
         for text in (page, card):
             assert digest in text
-            assert (f"/config.yaml --model.precision float32 --model.kernels {kernels} --fresh" in text) == bool(
-                kernels
-            )
+            assert (f"/config.yaml --precision float32 --kernels {kernels} --fresh" in text) == bool(kernels)
         assert ("with any number of threads" in " ".join(page.split())) == same
         assert ("bit by bit, with any number of processes and threads" in card) == same
 

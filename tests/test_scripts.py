@@ -35,9 +35,9 @@ def place(tmp_path_factory):
     printed = " ".join(printed.split())
     assert "It was chosen so that 99 % of the training texts fit." in printed
     assert "characters are in the alphabet." in printed
-    for network, flags in (("paper", PAPER), ("ngrams", (*NGRAMS, "--model.buckets=null"))):
+    for network, flags in (("paper", PAPER), ("ngrams", (*NGRAMS, "--buckets=null"))):
         given = ["--data", str(folder / "letters"), "--run-dir", str(folder / network)]
-        crepe_dist.train.train(config.parse([*given, *QUICK, *flags, "--optimizer.name=adam", "--data.batch_size=16"]))
+        crepe_dist.train.train(config.parse([*given, *QUICK, *flags, "--optimizer=adam", "--batch-size=16"]))
     return folder
 
 

@@ -242,10 +242,10 @@ def test_a_process_is_known_by_its_start():
 class TestFlags:
     def test_the_rest_is_for_train(self):
         values, rest = supervise.parser().parse_known_args(
-            ["--config", "x.yaml", "-np", "3", "--data", "d", "--training.epochs=3", "--fresh"]
+            ["--config", "x.yaml", "-np", "3", "--data", "d", "--epochs=3", "--fresh"]
         )
         assert (values.processes, values.max_restarts, values.grace) == (3, 10, 30)
-        assert rest == ["--config", "x.yaml", "--data", "d", "--training.epochs=3", "--fresh"]
+        assert rest == ["--config", "x.yaml", "--data", "d", "--epochs=3", "--fresh"]
 
     @pytest.mark.parametrize(
         ("flags", "message"),

@@ -24,7 +24,7 @@ from crepe_dist.model.co_training import common_words, teachers
 from tests.conftest import QUICK, command, needs_kernels, run
 
 NAMES = ("ant", "bee", "cow")
-SIZES = [*QUICK, "--model.precision=float32", "--optimizer.name=adam", "--checkpoint.every=4"]
+SIZES = [*QUICK, "--precision=float32", "--optimizer=adam", "--checkpoint.every=4"]
 
 
 def table(rows: int, seed: int, *, labels: bool = True, several: bool = False) -> dict[str, list]:
@@ -72,7 +72,7 @@ def unlabelled(run_dir: Path) -> dict:
 def folder(tmp_path_factory):
     """A prepared set ``data``, and ``run``, trained on it, which keeps its saved states."""
     folder = prepared(tmp_path_factory.mktemp("teaching"))
-    train(folder, "run", "--checkpoint.keep_state=true")
+    train(folder, "run", "--checkpoint.keep-state=true")
     return folder
 
 
@@ -211,12 +211,12 @@ class TestRun:
         if lost == "first":
             (again / "first" / "result.json").unlink()
             shutil.rmtree(max((again / "first" / "state").iterdir()))
-        printed = train(folder, again.name, "--checkpoint.keep_state=true")
+        printed = train(folder, again.name, "--checkpoint.keep-state=true")
         assert ("resuming" in printed) == (lost != "lesson")
         assert digests(again) == digests(folder / "run")
 
     def test_a_student_that_is_not_better_gives_way_to_the_first_network(self, folder):
-        train(folder, "worse", "--optimizer.learning_rate=0.000001", "--epochs=1")
+        train(folder, "worse", "--learning-rate=0.000001", "--epochs=1")
         figures = unlabelled(folder / "worse")
         assert figures["reported"] == "first network"
         (reported,) = (folder / "worse" / "first" / "checkpoints").glob("*.params")
@@ -227,7 +227,7 @@ class TestRun:
         assert [path.name for path in (folder / "worse" / "checkpoints").glob("*.params")] == [reported.name]
 
     def test_can_be_turned_off(self, folder):
-        assert "teacher" not in train(folder, "off", "--training.unlabelled=false")
+        assert "teacher" not in train(folder, "off", "--unlabelled=false")
         assert not (folder / "off" / "first").exists()
 
     @pytest.mark.slow
@@ -257,7 +257,7 @@ class TestRun:
         with (folder / "damaged" / "lesson" / "unlabelled.targets.npy").open("r+b") as stream:
             stream.seek(200)
             stream.write(b"\1\2\3")
-        flags = ("--data", "data", "--run-dir", "damaged", *SIZES, "--checkpoint.keep_state=true")
+        flags = ("--data", "data", "--run-dir", "damaged", *SIZES, "--checkpoint.keep-state=true")
         said = run(command("train", *flags), folder, code=None)
         assert "does not match its checksum" in said
         assert "Traceback" not in said

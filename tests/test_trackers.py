@@ -45,7 +45,7 @@ def mlflow_runs(uri: str) -> list:
 
 @pytest.mark.slow
 def test_a_run_of_two_processes_is_in_both(data, tmp_path, offline):
-    tracking = ("--logging.mlflow", "true", "--logging.wandb", "true", "--training.epochs", "1")
+    tracking = ("--logging.mlflow", "true", "--logging.wandb", "true", "--epochs", "1")
     train = command("train", "--data", data, "--run-dir", "run", *QUICK, *NGRAMS, *tracking)
     run([*launch_prefix(2), *train], tmp_path)
     (tracked,) = mlflow_runs(offline)

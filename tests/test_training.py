@@ -32,7 +32,7 @@ def train(data, run_dir, *more):
     return run(command("train", "--data", data, "--run-dir", run_dir, *QUICK, *more), data.parent)
 
 
-KEEP = ("--checkpoint.keep_state=true", "--checkpoint.keep_last=2")
+KEEP = ("--checkpoint.keep-state=true", "--checkpoint.keep-last=2")
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ class TestRunFolder:
 
     def test_fresh_starts_another_beside_it(self, data, finished):
         run_dir, _ = finished
-        train(data, run_dir, "--fresh", "--training.epochs=1")
+        train(data, run_dir, "--fresh", "--epochs=1")
         assert len(records(run_dir.with_name("finished-2"), "step")) == 7
         assert len(records(run_dir, "step")) == 14
 
@@ -170,15 +170,15 @@ class TestRunFolder:
 class TestOptions:
     def test_retention_keeps_the_last_and_the_reported_checkpoint_and_no_state(self, data, tmp_path):
         run_dir = tmp_path / "run"
-        train(data, run_dir, *PAPER, "--training.epochs=5", "--checkpoint.keep_last=2")
+        train(data, run_dir, *PAPER, "--epochs=5", "--checkpoint.keep-last=2")
         assert {int(path.name.split("_")[2]) for path in (run_dir / "checkpoints").iterdir()} == {3, 4}
         assert not (run_dir / "state").exists()
-        train(data, run_dir, *PAPER, "--training.epochs=5")  # finished: it keeps what this command says
+        train(data, run_dir, *PAPER, "--epochs=5")  # finished: it keeps what this command says
         assert {int(path.name.split("_")[2]) for path in (run_dir / "checkpoints").iterdir()} == {4}
 
     def test_a_validation_part_chooses_the_epoch_and_stops_the_run(self, data_with_validation, tmp_path):
         # With a learning rate this small nothing improves after the first epoch, and the later ones are as good.
-        flags = (*PAPER, "--training.epochs=9", "--training.patience=2", "--optimizer.learning_rate=1e-15")
+        flags = (*PAPER, "--epochs=9", "--patience=2", "--learning-rate=1e-15")
         printed = train(data_with_validation, tmp_path / "run", *flags)
         assert "training  up to 9 epochs" in printed
         assert "epoch 3 of 9: validation " in printed
@@ -199,7 +199,7 @@ class TestOptions:
         train(
             data,
             tmp_path / "run",
-            *("--init-from", given, "--start-epoch", "6", "--training.epochs=7", "--optimizer.learning_rate=1e-12"),
+            *("--init-from", given, "--start-epoch", "6", "--epochs=7", "--learning-rate=1e-12"),
         )
         assert [record["epoch"] for record in records(tmp_path / "run", "epoch")] == [6]
         before, after = (crepe_dist.load(each).engine.arrays for each in (given, tmp_path / "run"))
@@ -210,14 +210,14 @@ class TestOptions:
         """With SGD without momentum the first update has the norm learning rate × clip_norm."""
         more = [
             *PAPER,
-            "--optimizer.momentum=0",
-            "--optimizer.weight_decay=0",
+            "--momentum=0",
+            "--weight-decay=0",
             "--checkpoint.every=1",
-            "--checkpoint.keep_state=true",
+            "--checkpoint.keep-state=true",
             "--logging.every=1",
         ]
-        whole = ["--data.batch_size=301", "--training.epochs=1", "--optimizer.learning_rate=1"]
-        train(data, tmp_path / "clipped", *more, *whole, "--optimizer.clip_norm=0.001")
+        whole = ["--batch-size=301", "--epochs=1", "--learning-rate=1"]
+        train(data, tmp_path / "clipped", *more, *whole, "--clip-norm=0.001")
         state = load_newest(tmp_path / "clipped" / "state")
         start = crepe_dist.settings.config.Config(model=parse([*QUICK, *PAPER]).model)
         shape = chosen_shape(start.model, open_dataset(data))
@@ -227,7 +227,7 @@ class TestOptions:
         assert norm == pytest.approx(0.001, rel=0.01)
 
     def test_a_weight_of_a_class_that_is_not_there(self, data, tmp_path, complaint):
-        weights = '--training.class_weights={"fourth": 2}'
+        weights = '--class-weights={"fourth": 2}'
         said = complaint("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK, weights, cwd=tmp_path)
         assert "names fourth, which is not a class" in said
 
@@ -237,12 +237,12 @@ class TestOptions:
         texts = {"text": ["some text", "another text", "a third", "a fourth"], "label": labels}
         crepe_dist.prepare(texts, tmp_path / "set", labels=kind, test=0.5)
         flags = ("--data", tmp_path / "set", "--run-dir", tmp_path / "run", *QUICK)
-        weights = f'--training.class_weights={{"b": {most * 1.01}}}'
+        weights = f'--class-weights={{"b": {most * 1.01}}}'
         assert "too far apart" in complaint("train", *flags, weights, cwd=tmp_path)
-        run(command("train", *flags, "--dry-run", f'--training.class_weights={{"b": {most}}}'), tmp_path)
+        run(command("train", *flags, "--dry-run", f'--class-weights={{"b": {most}}}'), tmp_path)
 
     def test_divergence_is_told(self, kernels, data, tmp_path, complaint):
-        flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, *PAPER, "--optimizer.learning_rate=1000")
+        flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, *PAPER, "--learning-rate=1000")
         assert "training diverged" in complaint("train", *flags, cwd=tmp_path)
 
 
@@ -357,7 +357,7 @@ def test_the_estimate_counts_the_end_of_each_epoch(data, tmp_path, monkeypatch, 
 def test_few_batches_are_learnt_by_heart_and_scored(kernels, data, tmp_path):
     """With Adam at 0.001 the loss is 0.0003 after the 100 steps, in any precision. With SGD at 0.05 rounding would
     decide whether the run learns at all."""
-    adam = ("--optimizer.name=adam", "--optimizer.learning_rate=0.001", "--training.epochs=1")
+    adam = ("--optimizer=adam", "--learning-rate=0.001", "--epochs=1")
     printed = train(data, tmp_path / "run", "--overfit-batches=1", *adam)
     assert "5,000 train, 50 test documents" in printed
     assert "only a few batches, repeated for training" in printed

@@ -194,7 +194,7 @@ class TestOtherClasses:
     def test_of_n_grams_nothing_could_be_kept(self, ngrams, dataset, classes):
         with pytest.raises(UserError, match="a network for other classes") as error:
             transfer.read(ngrams, ModelOptions(), with_classes(dataset, classes))
-        assert "--model.network crepe" in error.value.remedy
+        assert "--network crepe" in error.value.remedy
 
 
 class TestEncodings:
@@ -246,9 +246,9 @@ class TestSettings:
         [
             ("paper", ModelOptions(filters=9), "9 filters"),
             ("paper", ModelOptions(size="tiny"), "128 filters"),
-            ("paper", ModelOptions(network="ngrams"), "model.network ngrams"),
+            ("paper", ModelOptions(network="ngrams"), "--network ngrams"),
             ("ngrams", ModelOptions(longest=4), "4 longest"),
-            ("ngrams", ModelOptions(filters=8), "model.network paper"),
+            ("ngrams", ModelOptions(filters=8), "--network paper"),
             ("crepe", ModelOptions(buckets=128), "128 buckets"),
             ("crepe", ModelOptions(embeddings=2048), "2048 rows"),
         ],
@@ -314,9 +314,9 @@ class TestTraining:
 
     @pytest.fixture(scope="class")
     def flags(self, place) -> list[str]:
-        sizes = ("--model.buckets", "--model.embeddings", "--model.width", "--model.blocks")
+        sizes = ("--buckets", "--embeddings", "--width", "--blocks")
         rest = [flag for flag in QUICK if not flag.startswith(sizes)]
-        return ["--data", str(place / "other"), "--init-from", str(place / "run"), "--model.precision=float32", *rest]
+        return ["--data", str(place / "other"), "--init-from", str(place / "run"), "--precision=float32", *rest]
 
     def test_a_run_on_other_classes_says_so_and_several_processes_train_the_same(self, place, flags, capsys):
         crepe_dist.train.train(config.parse([*flags, "--run-dir", str(place / "alone")]))

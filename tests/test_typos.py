@@ -113,16 +113,14 @@ def test_errors_depend_on_seed_epoch_and_row_alone(data):
 
 
 def test_errors_decide_the_result():
-    assert len({digest(parse([f"--data.typos={rate}"]).identity()) for rate in (0.0, 0.05, 0.1)}) == 3
+    assert len({digest(parse([f"--typos={rate}"]).identity()) for rate in (0.0, 0.05, 0.1)}) == 3
 
 
 def test_training_has_errors_and_scoring_has_none(data, tmp_path):
     """Train with steps too small to change anything."""
     for rate in ("0.0", "0.3"):
         settings = ["--data", str(data), "--run-dir", str(tmp_path / rate), *QUICK]
-        crepe_dist.train.train(
-            parse([*settings, "--training.epochs=1", "--optimizer.learning_rate=1e-30", f"--data.typos={rate}"])
-        )
+        crepe_dist.train.train(parse([*settings, "--epochs=1", "--learning-rate=1e-30", f"--typos={rate}"]))
     clean, noisy = (losses(tmp_path / rate) for rate in ("0.0", "0.3"))
     assert all(one != other for one, other in zip(clean, noisy))
     (one,), (other,) = (records(tmp_path / rate, "epoch") for rate in ("0.0", "0.3"))

@@ -14,7 +14,7 @@ from crepe_dist.runs.run_record import RunRecord
 from tests.conftest import NGRAMS, QUICK, command, launch_prefix, needs_kernels, run
 
 SECONDS = 120
-KEEP = ("--checkpoint.keep_state=true", "--checkpoint.keep_last=2")
+KEEP = ("--checkpoint.keep-state=true", "--checkpoint.keep-last=2")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_the_last_epoch_from_the_older_state(trained, tmp_path, complaint):
     shutil.rmtree(without / "state")
     said = complaint("verify", "without", "--last", cwd=tmp_path)
     assert "no saved state from before its end" in said
-    assert "trained with --checkpoint.keep_state true" in said
+    assert "trained with --checkpoint.keep-state true" in said
 
 
 def test_a_run_that_is_not_finished(trained, tmp_path, complaint):

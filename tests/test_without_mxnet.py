@@ -63,7 +63,7 @@ def test_a_run_resumes_with_and_without_it_to_the_same_bits(at_first, data, trai
 
 @needs_kernels
 def test_it_trains_verifies_predicts_and_fits(data, trained, tmp_path, hidden):
-    train = harness.command(tmp_path / "run", data, 1, "--checkpoint.keep_state=true", module="crepe_dist.train")
+    train = harness.command(tmp_path / "run", data, 1, "--checkpoint.keep-state=true", module="crepe_dist.train")
     code, printed = harness.run(train, tmp_path)
     assert code == 0, printed
     harness.assert_same(tmp_path / "run", trained)

@@ -93,7 +93,7 @@ def options() -> str:
     lines = [
         "# Options of train",
         "",
-        "Flags (`--model.size tiny`) and keys of a YAML file (`--config`) have the same names. Flags take precedence.",
+        "Flags (`--size tiny`) and keys of a YAML file (`--config`) have the same names. Flags take precedence.",
         "`supervise` accepts them as well. In a file, `run-dir` is `run_dir`. The flags `--on`, `--processes` and",
         "`--max-restarts` start the processes on a [cluster](../how-to/clusters.md).",
     ]

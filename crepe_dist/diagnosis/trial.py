@@ -168,7 +168,7 @@ def _step(trial: Trial, where: str) -> Check:
             continue
         if what := _wrong_weights(steps):
             why = "memory or a device is faulty, or Horovod or the kernels were built wrongly"
-            remedy = "reinstall; test the memory of this machine; try --device cpu or --model.kernels mxnet"
+            remedy = "reinstall; test the memory of this machine; try --device cpu or --kernels mxnet"
             return Check(name, f"{where}: wrong weights of the network {kind}").problem(what, why, remedy)
         summed = f"; summed by {steps[0]['summed by']}, weights bit-identical" if trial.processes > 1 else ""
         networks.setdefault(f"{steps[0]['computed']}{summed}", []).append(kind)

@@ -186,7 +186,7 @@ class Watchdog:
         print(
             f"[rank {self._rank}] error: no progress for {seconds:.0f} s{step} ({where['phase']})\n"
             f"  why: {_cause()}\n"
-            f"  do:  {again}; raise --safety.watchdog_s ({self._limit:g}) if steps take longer; {_named(self._stacks)}",
+            f"  do:  {again}; raise --safety.watchdog-s ({self._limit:g}) if steps take longer; {_named(self._stacks)}",
             file=sys.stderr,
             flush=True,
         )

@@ -47,7 +47,7 @@ def score(args: Any, world: World) -> None:
     opened = world.agree("model", lambda: open_checkpoint(path, Foreign(**arguments.foreign(args))))
     predictor = opened.placed(args.device, world)
     columns = Wanted(args.label, args.title, tuple(args.text or ()), labels=names_in(args.label_columns))
-    given = Reading(args.format, args.header, columns, encoding=args.encoding)
+    given = Reading(args.input_format, args.header, columns, encoding=args.encoding)
     with scratch() as folder:
         rows = rows_of(args.file or args.data, predictor, folder, args.split, world, given)
         if world.is_root:

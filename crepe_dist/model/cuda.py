@@ -56,7 +56,7 @@ def obstacle(kernels: str, precision: str, gpu: int, shape: Shape) -> tuple[str,
         shape: configuration of the network.
     """
     if kernels not in ("auto", "own"):
-        return f"model.kernels is {kernels}", "use model.kernels auto, own or mxnet, or --device cpu"
+        return f"--kernels is {kernels}", "use --kernels auto, own or mxnet, or --device cpu"
     if os.environ.get(library.SWITCH) == library.NONE:
         return f"{library.SWITCH} is {library.NONE}", f"unset {library.SWITCH}"
     if trouble := shape.cuda_trouble:
@@ -66,6 +66,6 @@ def obstacle(kernels: str, precision: str, gpu: int, shape: Shape) -> tuple[str,
         has = "that of this GPU is unknown" if found is None else f"this GPU has {driver.dotted(found)}"
         return f"our own kernels need compute capability {driver.dotted(OLDEST_GPU)} (Volta) or later, and {has}", ""
     if precision not in ("auto", "float32", half(found)):
-        return f"on this GPU, our own kernels compute in {half(found)} or float32", "use model.precision auto"
+        return f"on this GPU, our own kernels compute in {half(found)} or float32", "use --precision auto"
     error = driver.outdated() or compiler.missing()
     return (f"{error.what}; {error.why}", error.remedy) if error else None

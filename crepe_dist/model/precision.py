@@ -81,7 +81,7 @@ def plan(options: ModelOptions, device: Device, shape: Shape, common: str | None
         raise UserError(
             f"this network does not compute in {options.precision}",
             "it only adds numbers, so a lower precision would save nothing",
-            "use model.precision auto, or model.network crepe",
+            "use --precision auto, or --network crepe",
         )
     precision, requested = (options.precision, "as requested") if shape.multiplies else ("float32", "")
     if device.device_type == "gpu":
@@ -107,10 +107,10 @@ def plan_inference(shape: Shape, precision: Precision = "auto", device: Device =
 def _on_cpu(kernels: str, precision: str, requested: str, shape: Shape) -> Plan:
     if not shape.has_kernels:
         if kernels not in ("auto", "mxnet"):
-            raise UserError("our own kernels do not compute this network", remedy="use model.kernels auto or mxnet")
+            raise UserError("our own kernels do not compute this network", remedy="use --kernels auto or mxnet")
         kernels = "mxnet"
     if kernels in library.BUILDS:
-        native: Library | None = library.named(kernels, "model.kernels")
+        native: Library | None = library.named(kernels, "--kernels")
         trouble = ""
     else:
         native, trouble = library.find()
@@ -119,24 +119,24 @@ def _on_cpu(kernels: str, precision: str, requested: str, shape: Shape) -> Plan:
         raise UserError(
             "our own kernels cannot be used",
             trouble,
-            "install g++ and reinstall crepe_dist, or use model.kernels auto",
+            "install g++ and reinstall crepe_dist, or use --kernels auto",
         )
     if trouble and kernels != "mxnet":
         requested = f"{requested}; {trouble}" if requested else trouble
     if precision == "float16":
-        raise UserError("float16 needs a GPU", remedy="use model.precision auto, float32 or bfloat16")
+        raise UserError("float16 needs a GPU", remedy="use --precision auto, float32 or bfloat16")
     if precision == "bfloat16":
         if native is not None and not native.bfloat16:
             raise UserError(
                 "this processor cannot compute in bfloat16",
                 trouble or "it has neither AMX nor AVX512-BF16",
-                "use model.precision auto or float32",
+                "use --precision auto or float32",
             )
         if native is None and not mxnet_has_bfloat16():
             raise UserError(
                 "MXNet's operators cannot compute in bfloat16 on this processor",
-                f"they need AVX-512; {trouble or 'model.kernels is mxnet'}",
-                "use model.precision auto or float32",
+                f"they need AVX-512; {trouble or '--kernels is mxnet'}",
+                "use --precision auto or float32",
             )
         return Plan("bfloat16", native, requested)
     if precision == "float32":
@@ -163,11 +163,11 @@ def _on_gpu(kernels: str, precision: str, requested: str, gpu: int, shape: Shape
     reason, remedy = obstacle
     if kernels not in ("auto", "mxnet"):
         what = f"our own kernels cannot compute this network on {cuda.described(gpu)}"
-        raise UserError(what, reason, remedy or "use model.kernels auto or mxnet, or --device cpu")
+        raise UserError(what, reason, remedy or "use --kernels auto or mxnet, or --device cpu")
     try:
         if precision == "bfloat16":
             raise UserError(
-                "MXNet does not support bfloat16 on GPUs", remedy="use model.precision auto, float16 or float32"
+                "MXNet does not support bfloat16 on GPUs", remedy="use --precision auto, float16 or float32"
             )
         check_mxnet(Device("gpu", gpu))
     except UserError as refusal:

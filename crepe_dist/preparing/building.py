@@ -219,7 +219,7 @@ def _check(job: Job, collected: Collected, fate: Fate, classes: list[str], quara
             f"no usable row was found in {', '.join(used)[:200]}",
             f"the first: {shown}" if shown else "it has no rows, or only a header",
             REMEDIES.get(_commonest(reasons))
-            or "give rows with a label and a text in UTF-8; set --format, --header, --label and --text to read others",
+            or "give rows with a label and a text in UTF-8; --input-format, --header, --label and --text read others",
         )
     # Many texts without labels may not hide that most of the others are unusable.
     for bad, of, rows in (
@@ -293,7 +293,7 @@ def _columns_read(collected: Collected) -> str:
 def _remedy(reasons: Counter[str]) -> str:
     """Return the remedy for the most frequent reason."""
     return REMEDIES.get(
-        _commonest(reasons), "correct them, or set --format, --header, --label or --text to read them differently"
+        _commonest(reasons), "correct them, or set --input-format, --header, --label or --text to read them differently"
     )
 
 

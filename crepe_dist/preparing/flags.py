@@ -28,7 +28,7 @@ EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
   python -m crepe_dist.prepare train.jsonl --test test.jsonl --text body --label topic --out data/topics
   python -m crepe_dist.prepare ag_news_csv/ --out data/ag_news       (train.csv, test.csv, classes.txt)
   python -m crepe_dist.prepare aclImdb/ --out data/imdb              (train/pos/*.txt, train/neg/*.txt, test/...)
-  zcat logs-*.gz | python -m crepe_dist.prepare - --format jsonl --out data/logs
+  zcat logs-*.gz | python -m crepe_dist.prepare - --input-format jsonl --out data/logs
   python -m crepe_dist.prepare s3://bucket/reviews/ --out data/reviews   (also https://, gs://, hf://…)
   python -m crepe_dist.prepare amazon7                               (downloads the notebook's seven categories)
   python -m crepe_dist.prepare big/ --part 1/4 --out part-1          (on the first of four machines)
@@ -223,9 +223,7 @@ def add_columns(
     text: str = "a column with a usual name, or all but the label",
 ) -> None:
     """Add the flags for the format and the columns of labelled files, with the defaults that their help states."""
-    group.add_argument(
-        "--format", "--input-format", choices=FORMATS, help="file format; default: detected from name and content"
-    )
+    group.add_argument("--input-format", choices=FORMATS, help="file format; default: detected from name and content")
     arguments.add_header(group)
     arguments.add_encoding(group)
     group.add_argument(

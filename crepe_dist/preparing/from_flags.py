@@ -76,7 +76,7 @@ def _prepare_local(
     arguments.check_output(args.propose_labels, "--propose-labels")
     labelling, columns = _labelling(args)
     wanted = Wanted(args.label, args.title, tuple(args.text or ()), args.weight, columns, args.id)
-    reading = Reading(args.format, args.header, wanted, labelling, args.strip_html, args.encoding)
+    reading = Reading(args.input_format, args.header, wanted, labelling, args.strip_html, args.encoding)
     options = PrepareOptions(
         reading,
         args.max_bad,

@@ -120,5 +120,5 @@ def _kind_of(head: bytes, name: str, is_unlabelled: bool) -> str:
     raise UserError(
         f"{name}: the format is unknown",
         "its name does not give it, and its first line is not JSON and has no commas or tabs",
-        f"give --format {' or '.join(FORMATS)}",
+        f"give --input-format {' or '.join(FORMATS)}",
     )

@@ -229,14 +229,14 @@ def _file(path: Path, name: str, reading: Reading) -> Source:
     if kind == "amazon" and not amazon:
         raise UserError(
             f"the name of {name} does not give its class",
-            "files of --format amazon are named reviews_<Category>_5.json.gz",
-            "rename the file, or give another --format",
+            "files of --input-format amazon are named reviews_<Category>_5.json.gz",
+            "rename the file, or give another --input-format",
         )
     if kind == "folder":
         raise UserError(
             f"{name} is a file",
-            "--format folder reads a folder with a subfolder for each class",
-            "name the folder, or leave --format out",
+            "--input-format folder reads a folder with a subfolder for each class",
+            "name the folder, or leave --input-format out",
         )
     return Source(path, name, format=kind, label=amazon[1] if amazon and kind == "amazon" else None)
 
@@ -299,7 +299,7 @@ def _in_folder(folder: Path, root: Path, reading: Reading, above: tuple[str, ...
         raise UserError(
             f"{folder} holds nothing that can be read",
             f"there are no files like train.csv, no {', '.join(SUFFIXES)} files, and no folder for each class",
-            "name the files themselves, and their --format if necessary",
+            "name the files themselves, and their --input-format if necessary",
         )
 
 

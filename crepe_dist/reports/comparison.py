@@ -235,7 +235,7 @@ def verdicts(records: Sequence[RunRecord]) -> list[str]:
 def caution(records: Sequence[RunRecord]) -> str:
     """Name the sources of chance that the verdicts do not account for."""
     text = "The intervals only account for the choice of test documents. The random seed changes the result, too: "
-    text += "train each configuration with several seeds (--training.seed) before you trust a small difference."
+    text += "train each configuration with several seeds (--seed) before you trust a small difference."
     if len(records) > 2:
         text += " Among many comparisons, about 1 in 20 pairs of equally good models looks different."
     return text

@@ -24,6 +24,7 @@ from crepe_dist.reports.score_tables import (
     unanswered,
 )
 from crepe_dist.reports.uncertainty import interval
+from crepe_dist.settings.config import flag
 from crepe_dist.settings.training_options import LEAST_VALIDATION
 from crepe_dist.wording import counted, cut, duration, listed, nth, number, percent
 
@@ -174,7 +175,7 @@ def command(record: RunRecord) -> str:
     computed = {name: value for name, value in record.about["computed"].items() if name.startswith("model.")}
     if cuda.is_build(str(computed.get("model.kernels"))):
         computed |= {"model.kernels": "own", "device": "gpu"}
-    flags = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in computed.items())
+    flags = "".join(f" {flag(name)} {shlex.quote(str(value))}" for name, value in computed.items())
     config = shlex.quote(f"{record.path}/config.yaml")
     return f"{launcher}python -m crepe_dist.train --config {config}{flags} --fresh"
 
@@ -282,7 +283,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
         warn(
             f"overfitting: the {curve.split} loss{calibrated} rose from {first:.3f} after epoch {best} to {last:.3f}",
             "the model memorises the training texts, and is too certain about unseen ones or worse on them",
-            f"stop earlier (--epochs {best}, or --training.patience 2 with a validation split), use "
+            f"stop earlier (--epochs {best}, or --patience 2 with a validation split), use "
             + ("more data" if kind(record) == "ngrams" else "more dropout or more data"),
         )
     elif curve.falls and record.result is not None:
@@ -297,14 +298,14 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
             "the n-gram table alone is as good on these data",
             f"it classifies {alone} of the validation split correctly by itself, and {both} together with the "
             "convolutions, which take most of the time",
-            "--model.network ngrams trains the table alone",
+            "--network ngrams trains the table alone",
             good="yes",
         )
     if record.history.counts["skipped"]:
         warn(
             f"{counted(record.history.counts['skipped'], 'step was', 'steps were')} skipped",
             "the loss or a gradient was not finite",
-            "lower optimizer.learning_rate or set optimizer.clip_norm",
+            "lower --learning-rate or set --clip-norm",
         )
     return warnings
 

@@ -136,7 +136,7 @@ class EpochChoice:
         improved = nth(self.improved(progress)["epoch"])
         return (
             f"stopped early, after epoch {nth(progress.epoch)} of {self.epochs}: the validation split shows no "
-            f"improvement beyond chance since epoch {improved} (--training.patience 0 trains all epochs)"
+            f"improvement beyond chance since epoch {improved} (--patience 0 trains all epochs)"
         )
 
     def _is_out_of_patience(self, progress: Progress) -> bool:

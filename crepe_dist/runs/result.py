@@ -102,5 +102,5 @@ def overfit_summary(result: Result) -> str:
         return f"{share}: the network can overfit them, as it should; commands never choose this model by default"
     return (
         f"{share}; the network cannot overfit them yet\n"
-        "  do:  more --epochs; a lower --optimizer.learning_rate; then check that texts and labels match"
+        "  do:  more --epochs; a lower --learning-rate; then check that texts and labels match"
     )

@@ -54,7 +54,7 @@ class OptimizerOptions(Settings, group="optimizer"):
             raise UserError(
                 f"optimizer.schedule is {self.schedule} and optimizer.step_epochs is {self.step_epochs}",
                 "each requires the other",
-                "give both: --optimizer.schedule step --optimizer.step_epochs '[3, 4]'",
+                "give both: --schedule step --step-epochs '[3, 4]'",
             )
 
 

@@ -131,7 +131,7 @@ def check_grace(grace: float | None, step: float, saver: StateSaver | None, rank
             f"safety.grace_s is {grace:g}, but stopping may take {step + save:.1f} s",
             f"a step takes {step:.1f} s and saving up to {save:.1f} s; a process killed earlier loses the steps since "
             "its last save",
-            "configure more time between SIGTERM and SIGKILL in the scheduler, and set --safety.grace_s to that; or "
-            "shorten the steps by a smaller --data.batch_size or more processes",
+            "configure more time between SIGTERM and SIGKILL in the scheduler, and set --safety.grace-s to that; or "
+            "shorten the steps by a smaller --batch-size or more processes",
             on_all_ranks=True,
         )

@@ -231,7 +231,7 @@ def _diverged(what: str, consequence: str = "", otherwise: str = "") -> UserErro
     return UserError(
         f"training diverged: {what}",
         f"the learning rate is probably too large{consequence}",
-        f"lower --optimizer.learning_rate, or set --optimizer.clip_norm 1{otherwise}",
+        f"lower --learning-rate, or set --clip-norm 1{otherwise}",
         on_all_ranks=True,
     )
 

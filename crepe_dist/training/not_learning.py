@@ -77,18 +77,18 @@ class NotLearning:
         diverged = self._mean() > 1.2 * self._guess
         tries = []
         if diverged or (optimizer.name == "adam" and optimizer.learning_rate > 0.002):
-            tries.append(f"lower the learning rate: --optimizer.learning_rate {optimizer.learning_rate / 10:g}")
+            tries.append(f"lower the learning rate: --learning-rate {optimizer.learning_rate / 10:g}")
         if optimizer.name != "adam":
             tries.append(
                 ("use Adam, which leaves this plateau sooner" if convolutions else "use Adam, which suits rare n-grams")
-                + ": --optimizer.name adam --optimizer.learning_rate 0.001"
+                + ": --optimizer adam --learning-rate 0.001"
             )
         if convolutions and model.initialisation == "paper":
-            tries.append("start from larger weights: --model.initialisation xavier")
+            tries.append("start from larger weights: --initialisation xavier")
         if optimizer.clip_norm is None and diverged:
-            tries.append("clip the gradients: --optimizer.clip_norm 1")
+            tries.append("clip the gradients: --clip-norm 1")
         if convolutions and (model.dropout or 0) > 0.5:
-            tries.append("reduce the dropout: --model.dropout 0.5")
+            tries.append("reduce the dropout: --dropout 0.5")
         if training.overfit_batches == 0:
             tries.append(
                 "test whether it can memorise two batches: --overfit-batches 2; if not, check that texts and labels "

@@ -180,7 +180,7 @@ def idle_gpus(config: Config, rows: int, gpus: int) -> str:
     batch, wanted = config.data.batch_size, DOCUMENTS_OF_GPU * gpus
     if gpus == 1 or batch >= wanted // 2 or wanted * FEW_STEPS_OF_EPOCH > rows:
         return ""
-    rate = "" if config.optimizer.scale_with_batch else " --optimizer.scale_with_batch true"
+    rate = "" if config.optimizer.scale_with_batch else " --scale-with-batch true"
     return _note(
         f"a batch of {counted(batch, 'document')} is small for {gpus} GPUs: summing and updating all parameters takes "
         "longer than computing it",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from crepe_dist.errors import UserError
+from crepe_dist.settings.config import flag
 
 # Parts of the text of an MXNetError, a RuntimeError: from CUDA's allocator, MXNet's on the host, oneDNN's, and C++'s.
 TEXTS = ("out of memory", "Failed to allocate", "allocation failed", "could not create", "bad_alloc")
@@ -32,9 +33,9 @@ def explained(option: str, batch_size: int, processes: int) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            f"out of memory with {option} {batch_size}, which is {share} documents for this process",
+            f"out of memory with {flag(option)} {batch_size}, which is {share} documents for this process",
             str(error).strip().splitlines()[-1][:200] if str(error) else "",
-            f"try --{option} {batch_size // 2}, a smaller network, or more processes on more hosts"
+            f"try {flag(option)} {batch_size // 2}, a smaller network, or more processes on more hosts"
             if share > 1
-            else "lower model.width, choose model.network ngrams, or shorten the documents (prepare --feature-len)",
+            else "lower --width, choose --network ngrams, or shorten the documents (prepare --feature-len)",
         ) from error

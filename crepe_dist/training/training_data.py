@@ -42,7 +42,7 @@ def open_training_data(
     data = open_data(config.data.source, world, display, page, sample)
     if config.training.patience and "validation" not in data.splits:
         raise UserError(
-            "training.patience needs data with a validation split",
+            "--patience needs data with a validation split",
             "the test split must not decide when to stop",
             "prepare the data with --validation 0.1",
             on_all_ranks=True,
@@ -51,7 +51,7 @@ def open_training_data(
         raise UserError(
             "unlabelled texts need data with a validation split",
             "it weighs the teacher, and tells whether they help",
-            "prepare the data with --validation 0.1, or train on the labelled texts with --training.unlabelled false",
+            "prepare the data with --validation 0.1, or train on the labelled texts with --unlabelled false",
             on_all_ranks=True,
         )
     return data

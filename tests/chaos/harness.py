@@ -22,11 +22,11 @@ from tests.conftest import QUICK, launch_prefix
 # Dropout, momentum and bfloat16, if the processor has it: all that has a memory or a chance in it.
 SETTINGS = [
     *QUICK,
-    "--model.dropout=0.5",
-    "--optimizer.name=adam",
-    "--optimizer.learning_rate=0.001",
-    "--data.batch_size=25",
-    "--training.epochs=3",
+    "--dropout=0.5",
+    "--optimizer=adam",
+    "--learning-rate=0.001",
+    "--batch-size=25",
+    "--epochs=3",
     "--checkpoint.every=4",
     "--logging.every=3",
 ]

@@ -73,7 +73,7 @@ def test_what_was_verified_is_not_read_again_unless_it_changed(copy, tmp_path, m
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_file_that_is_truncated_while_it_is_read_ends_the_run_with_a_message(copy, tmp_path, processes):
-    arguments = harness.command(tmp_path / "run", copy, processes, "--training.epochs=1000")
+    arguments = harness.command(tmp_path / "run", copy, processes, "--epochs=1000")
     process = harness.start(arguments, tmp_path)
     harness.wait_for((tmp_path / "run" / "metrics.jsonl").exists)
     os.truncate(copy / "train.codes-00000.npy", 4096)

@@ -12,7 +12,7 @@ from tests.chaos.harness import slow
 from tests.conftest import DEAD, NGRAMS, PAPER, needs_kernels
 
 EVERY = 4  # checkpoint.every of the runs here
-TYPOS = ("--data.typos=0.1",)
+TYPOS = ("--typos=0.1",)
 
 
 def kill(run_dir, data, cwd, *more, processes=1, rank=0, step, phase="train", number=0):
@@ -77,7 +77,7 @@ def test_killed_while_it_scores_or_saves(data, tmp_path, unbroken, phase, step):
 
 
 def test_the_clock_of_rank_0_decides_for_all_ranks(data, tmp_path, unbroken):
-    arguments = harness.command(tmp_path / "run", data, 2, "--checkpoint.every=null", "--checkpoint.every_s=0.05")
+    arguments = harness.command(tmp_path / "run", data, 2, "--checkpoint.every=null", "--checkpoint.every-s=0.05")
     fault = {"kind": "SIGKILL", "rank": 0, "phase": "save", "step": 1, "pace": 0.1, "once": str(tmp_path / "killed")}
     code, printed = harness.run(arguments, tmp_path, fault)
     assert code != 0, printed
@@ -112,7 +112,7 @@ def test_other_numbers_of_processes_are_the_same_run(data, tmp_path, unbroken, n
 
 
 def test_killed_before_the_report_was_written(data, tmp_path):
-    run_dir, reported = tmp_path / "run", ("--logging.report=true", "--training.epochs=1")
+    run_dir, reported = tmp_path / "run", ("--logging.report=true", "--epochs=1")
     kill(run_dir, data, tmp_path, *reported, step=13, phase="report")
     assert (run_dir / "result.json").is_file()
     (run_dir / f".report.html.{DEAD}").touch()  # as if it had been killed while it wrote the report

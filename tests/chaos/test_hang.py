@@ -29,7 +29,7 @@ LIMIT = 4.0
 )
 def test_one_of_many(data, tmp_path, unbroken, kind, processes, phase, step):
     run_dir = tmp_path / "run"
-    arguments = harness.command(run_dir, data, processes, f"--safety.watchdog_s={LIMIT}")
+    arguments = harness.command(run_dir, data, processes, f"--safety.watchdog-s={LIMIT}")
     fault = {"kind": kind, "rank": 1, "phase": phase, "step": step, "once": str(tmp_path / "once")}
     began = time.monotonic()
     process = harness.start(arguments, tmp_path, fault)
@@ -62,7 +62,7 @@ def test_one_of_many(data, tmp_path, unbroken, kind, processes, phase, step):
 def test_a_process_that_was_stopped_and_continued_is_not_hung(data, tmp_path):
     """Ctrl-Z, a while later fg."""
     run_dir = tmp_path / "run"
-    arguments = harness.command(run_dir, data, 1, "--safety.watchdog_s=2", "--training.epochs=20")
+    arguments = harness.command(run_dir, data, 1, "--safety.watchdog-s=2", "--epochs=20")
     process = harness.start(arguments, tmp_path)
     harness.wait_for(lambda: harness.has_saved(run_dir))
     process.send_signal(signal.SIGSTOP)
@@ -159,7 +159,7 @@ class TestWatchdog:
 
 def test_the_exit_code_of_a_hang(data, tmp_path):
     """One process that waits for something that never comes."""
-    arguments = harness.command(tmp_path / "run", data, 1, "--safety.watchdog_s=2")
+    arguments = harness.command(tmp_path / "run", data, 1, "--safety.watchdog-s=2")
     fault = {"kind": "late", "rank": 0, "phase": "train", "step": 5, "once": str(tmp_path / "once")}
     code, printed = harness.run(arguments, tmp_path, fault)
     assert code == ExitCode.HUNG, printed

@@ -73,7 +73,7 @@ def test_divergence_in_the_last_step_before_scoring_writes_nothing(data, tmp_pat
 @pytest.mark.parametrize(("processes", "odd"), [(2, "1"), slow(3, "0")])
 def test_a_replica_that_differs_is_named(data, tmp_path, processes, odd):
     run_dir = tmp_path / "run"
-    arguments = harness.command(run_dir, data, processes, "--safety.digest_every=2", "--checkpoint.every=100")
+    arguments = harness.command(run_dir, data, processes, "--safety.digest-every=2", "--checkpoint.every=100")
     code, printed = harness.run(arguments, tmp_path, plan(tmp_path, "diverge", int(odd)))
     assert code == ExitCode.ERROR, printed
     assert printed.count(f"the parameters of rank {odd} differ from those of the other ranks") == 1
@@ -90,11 +90,11 @@ def test_what_differs_is_not_saved(data, tmp_path):
     assert harness.saved_step(run_dir) <= 17
 
 
-EXCHANGE = ("--model.network=ngrams", "--model.buckets=16777216", "--optimizer.name=adam")  # takes 0.8 GB
+EXCHANGE = ("--network=ngrams", "--buckets=16777216", "--optimizer=adam")  # takes 0.8 GB
 
 
 @pytest.mark.parametrize(
-    ("more", "batch_size", "megabytes"), [((*PAPER, "--model.filters=512"), 16384, 1500), (EXCHANGE, 512, 700)]
+    ("more", "batch_size", "megabytes"), [((*PAPER, "--filters=512"), 16384, 1500), (EXCHANGE, 512, 700)]
 )
 def test_out_of_memory_names_the_batch(data, tmp_path, more, batch_size, megabytes):
     """A limit on the process's memory stands for a device that is too small."""
@@ -105,13 +105,13 @@ def test_out_of_memory_names_the_batch(data, tmp_path, more, batch_size, megabyt
         f"resource.setrlimit(resource.RLIMIT_AS, (used + ({megabytes} << 20), resource.RLIM_INFINITY)); "
         "command.run(worker.main)"
     )
-    arguments = harness.command(tmp_path / "run", data, 1, *more, f"--data.batch_size={batch_size}")
+    arguments = harness.command(tmp_path / "run", data, 1, *more, f"--batch-size={batch_size}")
     arguments[1:3] = ["-c", limited]
     code, printed = harness.run(arguments, tmp_path)
     assert code == ExitCode.ERROR, printed
     documents = f"{batch_size} documents for this process"
-    assert f"out of memory with data.batch_size {batch_size}, which is {documents}" in printed
-    assert f"try --data.batch_size {batch_size // 2}" in printed
+    assert f"out of memory with --batch-size {batch_size}, which is {documents}" in printed
+    assert f"try --batch-size {batch_size // 2}" in printed
     assert "Traceback" not in printed
 
 

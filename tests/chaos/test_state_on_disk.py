@@ -336,7 +336,7 @@ class TestFullDisk:
 
     def test_training_goes_on_until_there_is_room(self, data, small_disk, tmp_path, unbroken):
         run_dir = small_disk / "run"
-        arguments = harness.command(run_dir, data, 1, "--checkpoint.keep_last=1")
+        arguments = harness.command(run_dir, data, 1, "--checkpoint.keep-last=1")
         process = harness.start(arguments, tmp_path)
         harness.wait_for(lambda: harness.has_saved(run_dir) or process.poll() is not None)
         filling = fill(small_disk)
@@ -475,7 +475,7 @@ class TestSaver:
 
 @pytest.mark.parametrize(
     ("flags", "steps"),
-    [((), [0]), (("--checkpoint.every_s=0.001",), [0, 7]), (("--checkpoint.keep_state=true",), [0, 7, 14])],
+    [((), [0]), (("--checkpoint.every-s=0.001",), [0, 7]), (("--checkpoint.keep-state=true",), [0, 7, 14])],
 )
 def test_an_epoch_ends_without_a_save_unless_it_is_due_or_kept(data, tmp_path, monkeypatch, flags, steps):
     """The run of 14 steps is finished by the second one."""

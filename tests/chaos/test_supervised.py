@@ -95,7 +95,7 @@ def supervised(data: Path, tmp_path: Path) -> Iterator[Any]:
 )
 def test_recovers_by_itself(supervised, tmp_path, unbroken, kind, rank, count, phase, step):
     plan = fault(tmp_path, kind, rank, step, phase)
-    process = supervised(count, "--safety.watchdog_s=4", plan=plan)
+    process = supervised(count, "--safety.watchdog-s=4", plan=plan)
     code, printed = harness.finish(process)
     assert code == 0, printed
     assert "restarting from the newest saved state; 9 restarts left" in printed
@@ -151,7 +151,7 @@ def test_asked_to_stop_it_passes_that_on(supervised, tmp_path, unbroken, phase):
 
 
 def test_killed_itself_it_leaves_no_orphan_and_nothing_is_lost(supervised, tmp_path, unbroken):
-    process = supervised(2, "--training.epochs=3", plan=fault(tmp_path, "mark", 0, 6))
+    process = supervised(2, "--epochs=3", plan=fault(tmp_path, "mark", 0, 6))
     harness.wait_for(lambda: (tmp_path / "once").exists() or process.poll() is not None)
     started = {pid: processes.start_time(pid) or 0 for pid in descendants(process.pid)}
     process.kill()
@@ -166,7 +166,7 @@ def test_killed_itself_it_leaves_no_orphan_and_nothing_is_lost(supervised, tmp_p
 
 @needs("ss")
 def test_nothing_listens_but_on_loopback(supervised, tmp_path):
-    process = supervised(2, "--training.epochs=400")
+    process = supervised(2, "--epochs=400")
     harness.wait_for(lambda: harness.has_saved(tmp_path / "run") or process.poll() is not None)
     pids = {process.pid, *descendants(process.pid)}
     listening = subprocess.run(["ss", "-Hlnptu"], capture_output=True, text=True, check=True).stdout

@@ -13,7 +13,7 @@ from tests.chaos import harness
 from tests.conftest import QUICK
 
 EPOCHS = 30
-SETTINGS = [*QUICK, "--data.batch_size=25", f"--training.epochs={EPOCHS}", "--checkpoint.every=4"]
+SETTINGS = [*QUICK, "--batch-size=25", f"--epochs={EPOCHS}", "--checkpoint.every=4"]
 RANKS = 2
 # Starts a cluster of two nodes and prints its address; obeys the words ``remove`` and ``add``.
 HOLD = """

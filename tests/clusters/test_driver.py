@@ -30,8 +30,8 @@ LOST = object()
 CONFIGS = [
     [],
     ["--config", "configs/smoke.yaml", "--data", "data/x", "--name", "one two", "--fresh"],
-    ["--training.class_weights", '{"a": 2.5}', "--training.patience", "3"],
-    ["--training.class_weights", "balanced", "--init-from", "runs/x", "--dry-run", "--profile"],
+    ["--class-weights", '{"a": 2.5}', "--patience", "3"],
+    ["--class-weights", "balanced", "--init-from", "runs/x", "--dry-run", "--profile"],
 ]
 
 
@@ -254,7 +254,7 @@ class TestProcess:
 
     def test_who_drops_it_stops_it(self, data, tmp_path):
         run = tmp_path / "run"
-        process = self.start(tmp_path, ["--data", str(data), "--run-dir", str(run), "--training.epochs=4000"])
+        process = self.start(tmp_path, ["--data", str(data), "--run-dir", str(run), "--epochs=4000"])
         harness.wait_for((run / "metrics.jsonl").exists)
         started = process._process
         assert started is not None

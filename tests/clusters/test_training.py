@@ -43,7 +43,7 @@ def test_a_request_to_stop_is_passed_on(cluster: Cluster, alone: Path) -> None:
 
 
 def test_a_mistake_is_told_and_not_repeated(cluster: Cluster) -> None:
-    process = cluster.train("--data.source=nowhere")
+    process = cluster.train("--data=nowhere")
     assert process.wait(100) == ExitCode.ERROR, cluster.printed
     assert cluster.printed.count("error: nowhere") == 1, cluster.printed
     assert "restarting" not in cluster.printed
@@ -74,7 +74,7 @@ def test_a_node_goes_and_comes_back(cluster: Cluster, alone: Path) -> None:
 
 
 def test_all_save_if_the_driver_is_killed(cluster: Cluster) -> None:
-    process = cluster.train("--training.epochs=4000")
+    process = cluster.train("--epochs=4000")
     cluster.wait_for_saved_state()
     process.kill()
     process.wait()

@@ -19,8 +19,8 @@ from tests.needs import which
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 EPOCHS = 2
 MOST_FUSED = 40  # kernels that MXNet fuses
-CREPE = ["--model.network", "crepe", "--model.buckets", "4096", "--model.embeddings", "1024", "--model.width", "16"]
-PAPER = ["--model.network", "paper", "--model.size", "tiny"]
+CREPE = ["--network", "crepe", "--buckets", "4096", "--embeddings", "1024", "--width", "16"]
+PAPER = ["--network", "paper", "--size", "tiny"]
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +45,18 @@ def run(arguments, cwd, environment):
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--model.network", "ngrams"],
-        [*CREPE, "--model.precision", "float32"],
-        [*CREPE, "--model.precision", "float16", "--model.stride", "32"],
-        [*PAPER, "--model.precision", "float32"],
-        [*PAPER, "--model.precision", "float16"],
+        ["--network", "ngrams"],
+        [*CREPE, "--precision", "float32"],
+        [*CREPE, "--precision", "float16", "--stride", "32"],
+        [*PAPER, "--precision", "float32"],
+        [*PAPER, "--precision", "float16"],
     ],
     ids=["n-grams", "crepe", "crepe, 160 n-grams at a position", "float32", "float16"],
 )
 def test_a_run_gets_through(site, libraries, data, tmp_path, flags):
     counted = tmp_path / "counts"
     environment = stand_in.environment(libraries, site, COUNTS=counted)
-    common = ["--device", "gpu", "--model.kernels", "mxnet", "--epochs", EPOCHS]
+    common = ["--device", "gpu", "--kernels", "mxnet", "--epochs", EPOCHS]
     given = ["--data", data, "--run-dir", tmp_path / "run", *common, *flags]
     code, said = run(command("train", *given), tmp_path, environment)
     assert code == 0, said

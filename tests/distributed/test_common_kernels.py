@@ -76,7 +76,7 @@ def test_an_older_processor_among_them(data: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.delenv(library.SWITCH, raising=False)
     flags = ["--data", str(data), *QUICK, "--run-dir"]
     run(script(2, RANKS % ([*flags, "two"],)), tmp_path)
-    run(command("train", *flags, "one", "--model.kernels=avx2"), tmp_path)
+    run(command("train", *flags, "one", "--kernels=avx2"), tmp_path)
     two, one = (sorted((tmp_path / name / "checkpoints").glob("*.params")) for name in ("two", "one"))
     assert [each.read_bytes() for each in two] == [each.read_bytes() for each in one]
     assert read_json(two[0].with_suffix(".json"))["computed"]["model.kernels"] == "avx2"

@@ -16,13 +16,13 @@ from tests.conftest import PAPER, QUICK, command, losses, records, run
 
 # MXNet's operators add up in another order: differences seen are below 1e-6 in 21 steps.
 TOLERANCE = 1e-5
-CLIPPED = ("--optimizer.clip_norm=0.05",)
+CLIPPED = ("--clip-norm=0.05",)
 # The rest of what changes a loss or a gradient; balanced weights of equally frequent classes would change little.
 SHAPED = (
     *CLIPPED,
-    "--data.typos=0.1",
-    "--training.label_smoothing=0.1",
-    '--training.class_weights={"first": 2, "third": 0.5}',
+    "--typos=0.1",
+    "--label-smoothing=0.1",
+    '--class-weights={"first": 2, "third": 0.5}',
 )
 
 
@@ -33,8 +33,8 @@ def train(data, run_dir, processes, *more):
         "--run-dir",
         run_dir,
         *QUICK,
-        "--model.precision=float32",
-        "--training.epochs=3",
+        "--precision=float32",
+        "--epochs=3",
         *more,
     )
     return run(command("train", *arguments, processes=processes), data.parent)
@@ -58,7 +58,7 @@ def alone(data, tmp_path_factory):
         pytest.param(3, "plain", (), marks=pytest.mark.slow),
         pytest.param(4, "plain", (), marks=pytest.mark.slow),
         pytest.param(2, "clipped", CLIPPED, marks=pytest.mark.slow),
-        (3, "shaped", (*SHAPED, "--data.micro_batch_size=7")),
+        (3, "shaped", (*SHAPED, "--micro-batch-size=7")),
         (2, "paper", PAPER),
     ],
 )
@@ -92,7 +92,7 @@ def scores_of(run_dir):
 
 
 def test_evaluation_by_rank_0_alone_gives_the_same(data, alone, tmp_path):
-    train(data, tmp_path / "run", 2, "--evaluation.sharded=false", "--evaluation.batch_size=7")
+    train(data, tmp_path / "run", 2, "--evaluation.sharded=false", "--evaluation.batch-size=7")
     for mine, theirs in zip(records(tmp_path / "run", "epoch"), records(alone / "plain", "epoch")):
         assert mine["test_accuracy"] == theirs["test_accuracy"]
         assert mine["test_loss"] == pytest.approx(theirs["test_loss"], abs=TOLERANCE)
@@ -110,7 +110,7 @@ def test_a_profile_of_many(data, tmp_path):
 
 
 def test_the_kernels_train_as_mxnet_s_operators_do(data, alone, tmp_path):
-    train(data, tmp_path / "run", 2, "--model.kernels=mxnet")
+    train(data, tmp_path / "run", 2, "--kernels=mxnet")
     mxnet, kernels = losses(tmp_path / "run"), losses(alone / "plain")
     assert mxnet[:7] == pytest.approx(kernels[:7], abs=TOLERANCE)
     assert mxnet == pytest.approx(kernels, abs=1e-3)  # the kernels round tables to float16 after each epoch
@@ -118,7 +118,7 @@ def test_the_kernels_train_as_mxnet_s_operators_do(data, alone, tmp_path):
 
 def test_adaptive_optimiser_and_dropout_train_under_horovodrun(data, tmp_path):
     """Train as users do, with the checks that the other tests skip."""
-    more = ("--optimizer.name=adam", "--model.dropout=0.5", "--training.epochs=3")
+    more = ("--optimizer=adam", "--dropout=0.5", "--epochs=3")
     worker = command("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK, *more)
     printed = run([str(Path(sys.executable).with_name("horovodrun")), "-np", "2", *worker], tmp_path)
     assert len(losses(tmp_path / "run")) == 21

@@ -99,7 +99,7 @@ class TestErrors:
         return printed
 
     def test_ranks_that_disagree_on_the_settings(self, data, tmp_path):
-        line = python_train("--data", data, *QUICK) + " --training.seed=$HOROVOD_RANK"
+        line = python_train("--data", data, *QUICK) + " --seed=$HOROVOD_RANK"
         printed = self.check(shell(2, line), tmp_path, "the processes disagree on the settings")
         assert "training: seed = 0" in printed
 

@@ -88,14 +88,12 @@ def trains(
 
 
 def runs(data: str, folder: Path) -> dict[str, Any]:
-    short = ("--training.epochs=1", "--model.precision=float32")
-    on_cpu = ("--device=cpu", "--model.kernels=mxnet")
+    short = ("--epochs=1", "--precision=float32")
+    on_cpu = ("--device=cpu", "--kernels=mxnet")
     return {
         "gpu": trains(data, *short, "--run-dir", folder / "gpu", "--logging.report=true"),
         "cpu": trains(data, *short, "--run-dir", folder / "cpu", *on_cpu),
-        "alone": trains(
-            data, "--run-dir", folder / "alone", "--training.epochs=1", settings=(*harness.SETTINGS, *PAPER)
-        ),
+        "alone": trains(data, "--run-dir", folder / "alone", "--epochs=1", settings=(*harness.SETTINGS, *PAPER)),
         "dry": trains(data, "--dry-run"),
         "dry on the CPU": trains(data, "--dry-run", "--device=cpu"),
         "without Horovod": trains(data, without="horovod.mxnet", told={"HOROVOD_RANK": 0, "HOROVOD_SIZE": 2}),

@@ -62,9 +62,7 @@ def test_float16_is_the_default_where_it_is_fast(one):
 @pytest.mark.slow
 def test_two_gpus_killed_and_resumed_equal_unbroken(data, tmp_path):
     """Two processes on two GPUs in float16, with Adam, dropout and the loss scale."""
-    broken, unbroken = (
-        harness.command(tmp_path / name, data, 2, "--training.epochs=2") for name in ("broken", "unbroken")
-    )
+    broken, unbroken = (harness.command(tmp_path / name, data, 2, "--epochs=2") for name in ("broken", "unbroken"))
     code, printed = harness.run(unbroken, tmp_path)
     assert code == 0, printed
     assert "2 processes, gpu(0), gradients summed by Horovod" in printed
@@ -88,9 +86,9 @@ def test_the_dry_run_tells_the_memory_of_the_gpu(one):
 
 def test_a_batch_that_does_not_fit_is_named(one):
     printed = ended(one, "too large", code=1)
-    assert "out of memory with data.batch_size 50, which is 50 documents for this process" in printed
+    assert "out of memory with --batch-size 50, which is 50 documents for this process" in printed
     assert stand_in.OUT_OF_MEMORY in printed
-    assert "try --data.batch_size 25" in printed
+    assert "try --batch-size 25" in printed
 
 
 def test_horovod_sums_on_gpus_if_it_was_built_with_cuda(one):

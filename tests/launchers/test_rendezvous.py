@@ -137,7 +137,7 @@ import os, socket
 import crepe_dist.train
 from crepe_dist.settings.config import parse
 for number in range(2):
-    config = parse(["--data", {str(data)!r}, "--run-dir", f"run{{number}}", *{QUICK!r}, "--training.epochs=1"])
+    config = parse(["--data", {str(data)!r}, "--run-dir", f"run{{number}}", *{QUICK!r}, "--epochs=1"])
     result = crepe_dist.train.train(config)
     assert not [name for name in os.environ if name.startswith("HOROVOD_RANK")]
     print("trained", result.epoch)

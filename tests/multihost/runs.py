@@ -13,13 +13,13 @@ from tests.chaos import harness
 from tests.conftest import launch_prefix
 from tests.multihost.network import Host, Network
 
-SETTINGS = ("--checkpoint.keep_last=1",)
+SETTINGS = ("--checkpoint.keep-last=1",)
 LIMIT = 10.0  # of the watchdog
 
 
 def command(run_dir: Path, data: Path, slots: int, *more: str, hosts: Sequence[str] = ("hosta", "hostb")) -> list[str]:
     """So many processes on each of the hosts."""
-    settings = (*SETTINGS, f"--safety.watchdog_s={LIMIT}", *more)
+    settings = (*SETTINGS, f"--safety.watchdog-s={LIMIT}", *more)
     names = ",".join(f"{host}:{slots}" for host in hosts)
     count = slots * len(hosts)
     start = launch_prefix(count)

@@ -11,7 +11,7 @@ from tests.chaos import harness
 from tests.multihost.network import Network
 from tests.multihost.runs import LIMIT, Run, command, in_one_process
 
-EPOCHS = "--training.epochs=8"
+EPOCHS = "--epochs=8"
 STEPS = list(range(1, 13 * 8 + 1))
 SILENT = r"error: no progress for \d+ s at step \d+ \(train\)\n.*no answer from hostb \(10\.207\.31\.2\)"
 

@@ -78,7 +78,7 @@ class CrepeShape(Shape):
     other_layers: ClassVar[str] = "embeddings and convolutions"
     input_names: ClassVar[tuple[str, ...]] = (*NGramShape.input_names, "places", "known", "inside")
     label_smoothing: ClassVar[float] = 0.1
-    smaller: ClassVar[str] = "lower model.width, or choose model.network ngrams"
+    smaller: ClassVar[str] = "lower --width, or choose --network ngrams"
     options: ClassVar[Mapping[str, str]] = {"rows": "embeddings"}
     limits: ClassVar[Mapping[str, int]] = {
         "longest": LONGEST_NGRAM, "reach": LONGEST_NGRAM, "blocks": MOST_BLOCKS, "stride": LARGEST_STRIDE
@@ -98,9 +98,9 @@ class CrepeShape(Shape):
     def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> CrepeShape:
         if options.requested_widths != (None, None):
             raise UserError(
-                "model.network crepe has no model.size, model.filters and model.units",
+                "--network crepe has no --size, --filters and --units",
                 "they belong to the paper's network",
-                "omit them, or use model.network paper",
+                "omit them, or use --network paper",
             )
         table = NGramShape.for_data(options, characters, feature_len, classes, rows)
         dropout = cls.dropout if options.dropout is None else options.dropout
@@ -128,7 +128,7 @@ class CrepeShape(Shape):
     @property
     def cuda_trouble(self) -> str:
         if self.width > WIDEST_ON_GPUS:
-            return f"on GPUs, our own kernels compute a model.width of up to {WIDEST_ON_GPUS}, and it is {self.width}"
+            return f"on GPUs, our own kernels compute a --width of up to {WIDEST_ON_GPUS}, and it is {self.width}"
         return super().cuda_trouble
 
     @property

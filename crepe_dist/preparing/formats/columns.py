@@ -274,7 +274,9 @@ def _position(file: str, names: Sequence[str], what: str, column: str) -> int:
 
 def _one_column(file: str) -> UserError:
     return UserError(
-        f"{file} has only one column", "a label and a text are needed", "check the columns, or give another --format"
+        f"{file} has only one column",
+        "a label and a text are needed",
+        "check the columns, or give another --input-format",
     )
 
 

@@ -25,7 +25,7 @@ UNSUPPORTED = {
     b"BZh91AY&SY": ("bzip2", "bunzip2"),
     b"\xfd7zXZ": ("xz", "unxz"),
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
-    b"PK\x03\x04": ("a zip archive", "unzip; a workbook of Excel is read with --format xlsx"),
+    b"PK\x03\x04": ("a zip archive", "unzip; a workbook of Excel is read with --input-format xlsx"),
 }
 MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 LOOK_AT = 1 << 14  # bytes in which UTF-16 without a mark is looked for
