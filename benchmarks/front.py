@@ -32,7 +32,7 @@ from crepe_dist.settings.config import parse
 from crepe_dist.settings.limits import whole
 
 LINES = {
-    "the n-gram table alone": ["--network ngrams"],
+    "the n-gram table alone": ["--model ngrams"],
     "1 block, width 32, 64, 128": [f"--blocks 1 --width {width}" for width in (32, 64, 128)],
     "2 blocks, width 64, 128": [f"--blocks 2 --width {width}" for width in (64, 128)],
 }

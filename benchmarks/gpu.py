@@ -97,7 +97,7 @@ class Bench:
         """Make the command of a short run in the folder ``name``; ``flags`` take precedence over its settings."""
         where = ("--data", str(self.folder / data), "--device", device or self.device, "--run-dir", str(self.run(name)))
         launch = [str(horovodrun()), "-np", str(processes)] if processes > 1 else []
-        sizes = () if "--network=paper" in flags else self.sizes
+        sizes = () if "--model=paper" in flags else self.sizes
         return [*launch, *TRAIN, *where, *sizes, *QUIET, "--epochs=1", f"--batch-size={self.batch}", *flags]
 
     def run(self, name: str) -> Path:
@@ -145,7 +145,7 @@ def doctor(bench: Bench) -> Rows:
 
 def correctness(bench: Bench) -> Rows:
     for network, sizes in NETWORKS.items():
-        flags = (f"--network={network}", *sizes, *STEADY, "--logging.every=1")
+        flags = (f"--model={network}", *sizes, *STEADY, "--logging.every=1")
         call(bench.train(network, 1, *flags, "--precision=float32", device="cpu"))
         for engine in ENGINES:
             for precision in (FLOAT32, AUTO):

@@ -145,7 +145,7 @@ def _train(system: str, rows: int, processes: int, data: Path, run_dir: Path, op
         return records[WARM_UP:]
 
     launch = [str(horovodrun()), "-np", str(processes)] if processes > 1 else []
-    flags = ["--network", system, "--data", str(data), "--run-dir", str(run_dir), *shlex.split(options.settings)]
+    flags = ["--model", system, "--data", str(data), "--run-dir", str(run_dir), *shlex.split(options.settings)]
     run = Watched(
         [*launch, *TRAIN, *flags], lambda: sum(step["milliseconds"] for step in steps()) >= 1000 * options.seconds
     )

@@ -2,7 +2,7 @@
 """Plant wrong labels into prepared data, and measure how many of them `crepe inspect` finds.
 
     uv run benchmarks/label_errors.py data/sample
-    uv run benchmarks/label_errors.py data/agnews_part --share 0.05 --network crepe
+    uv run benchmarks/label_errors.py data/agnews_part --share 0.05 --model crepe
 
 The wrong labels are drawn evenly from the other classes; the files stay as they are. Precision is the share of planted
 labels in the list, and among its first entries, as many as were planted. Data have wrong labels of their own, so the
@@ -32,7 +32,7 @@ def main() -> None:
     flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("data", type=Path, metavar="DIR", help="prepared data")
     flags.add_argument("--share", type=real(0, 0.5), default=0.05, help="share of the labels; default: 0.05")
-    flags.add_argument("--network", choices=sorted(NETWORKS), default="ngrams", help="default: ngrams")
+    flags.add_argument("--model", choices=sorted(NETWORKS), default="ngrams", help="default: ngrams")
     flags.add_argument("--folds", type=whole(2, 100), default=5, metavar="K", help="default: 5")
     flags.add_argument("--seed", type=whole(0, 2**31), default=0, metavar="N", help="default: 0")
     given = flags.parse_args()
@@ -42,7 +42,7 @@ def main() -> None:
     planted = generator.choice(len(true), round(given.share * len(true)), replace=False)
     classes = len(corpus.dataset.classes)
     corpus.labels[planted] = (true[planted] + generator.integers(1, classes, len(planted))) % classes
-    scored = out_of_fold(corpus, given.network, given.folds, given.seed, math.inf, [], print)
+    scored = out_of_fold(corpus, given.model, given.folds, given.seed, math.inf, [], print)
     found = inspect(corpus, scored)
     is_planted = np.zeros(len(true), bool)
     is_planted[planted] = True

@@ -146,7 +146,7 @@ def measure(data: Dataset, model: str, seed: int) -> tuple[float, str, float]:
     if model in PEERS:
         return _best(data, PEERS[model](data))
     network, *flags = shlex.split(model)
-    settings = shlex.join(["--network", "crepe" if network == UNLABELLED else network, *flags])
+    settings = shlex.join(["--model", "crepe" if network == UNLABELLED else network, *flags])
     with tempfile.TemporaryDirectory() as scratch:
         record, seconds = accuracy.train(Path(scratch), data.folder, settings, seed, processes=1)
         reported = record.made.get(UNLABELLED, {}).get("reported")  # the student, or the first network

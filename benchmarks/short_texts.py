@@ -111,7 +111,7 @@ def prepare(source: str, out: Path, *flags: Any) -> Path:
 def _train(kind: Kind, epochs: int, data: Path, run_folder: Path) -> list[str]:
     """Make the command that trains a network."""
     folders = ["--data", str(data), "--run-dir", str(run_folder), "--device", "cpu"]
-    return [*TRAIN, "--network", kind, "--epochs", str(epochs), *folders]
+    return [*TRAIN, "--model", kind, "--epochs", str(epochs), *folders]
 
 
 def _write_lines(data: Dataset, folder: Path) -> None:

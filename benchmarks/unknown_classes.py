@@ -2,7 +2,7 @@
 """Measure how well a network tells texts of a class that it has never seen from those of its own classes.
 
     uv run benchmarks/unknown_classes.py data/sample
-    uv run benchmarks/unknown_classes.py data/sample --network crepe
+    uv run benchmarks/unknown_classes.py data/sample --model crepe
 
 Each class is left out of the training and validation splits in turn. The network then scores the whole test split, in
 which that class is unknown. Prints, for each of four scores of a text, the AUROC (1: every known text scores above
@@ -35,7 +35,7 @@ Floats = npt.NDArray[np.float64]
 def main() -> None:
     flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("data", type=Path, metavar="DIR", help="prepared data with a validation split")
-    flags.add_argument("--network", choices=sorted(NETWORKS), default="ngrams", help="default: ngrams")
+    flags.add_argument("--model", choices=sorted(NETWORKS), default="ngrams", help="default: ngrams")
     flags.add_argument("--classes", type=int, metavar="N", help="leave out only the first N classes")
     given = flags.parse_args()
     dataset = open_dataset(given.data)
@@ -43,7 +43,7 @@ def main() -> None:
     print("|---|---|---:|---:|---:|---:|")
     found: dict[str, list[tuple[float, ...]]] = {}
     for index, name in enumerate(dataset.classes[: given.classes]):
-        for score, row in _measured(dataset, index, given.network).items():
+        for score, row in _measured(dataset, index, given.model).items():
             found.setdefault(score, []).append(row)
             _show(name, score, row)
     for score, rows in found.items():

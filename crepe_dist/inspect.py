@@ -24,7 +24,7 @@ from crepe_dist.wording import counted, percent
 MOST_UNLABELLED = 100_000
 EXAMPLES = """  python -m crepe_dist.inspect data/reviews
   python -m crepe_dist.inspect data/reviews --source reviews.csv
-  python -m crepe_dist.inspect data/reviews --network crepe --folds 3 --minutes 60
+  python -m crepe_dist.inspect data/reviews --model crepe --folds 3 --minutes 60
   python -m crepe_dist.inspect data/reviews --unlabelled new.csv
 """
 
@@ -43,7 +43,7 @@ def parser() -> arguments.Parser:
         "--overwrite", action="store_true", help="replace findings in --out, with what was edited in them"
     )
     flags.add_argument(
-        "--network",
+        "--model",
         choices=sorted(NETWORKS),
         default="ngrams",
         help="network of the folds; default: ngrams, the fastest",
@@ -88,7 +88,7 @@ def main() -> None:
     if args.source is not None:
         open_inputs(args.source, None, reading)  # a mistake should not wait for the training
     corpus = Corpus(dataset)
-    scored = out_of_fold(corpus, args.network, args.folds, args.seed, deadline, [row.text for row in rows], _say)
+    scored = out_of_fold(corpus, args.model, args.folds, args.seed, deadline, [row.text for row in rows], _say)
     inspection = inspect(corpus, scored, rows)
     if args.source is not None:
         missing = add_texts(inspection.errors, open_inputs(args.source, None, reading), dataset.composition)

@@ -20,7 +20,7 @@ from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import real, whole
 from crepe_dist.tuning.search import BEST, TABLE, Search, Trial
 from crepe_dist.tuning.search_space import DEFAULTS
-from crepe_dist.wording import counted, duration, nth, percent
+from crepe_dist.wording import counted, duration, percent
 
 MOST_MEMORY = 0.8  # of the memory that is available at the start
 SHOWN = 10  # trials in the table
@@ -130,7 +130,7 @@ def _show(search: Search, out: Path, console: Console, more: str) -> None:
         table.add_row(
             str(trial.number),
             *scores,
-            str(nth(trial.outcome.epoch or 0)),
+            str(trial.outcome.epoch or 0),
             duration(trial.outcome.seconds),
             spelled(trial.settings),
         )

@@ -19,7 +19,7 @@ from crepe_dist.scratch import scratch
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import whole
 from crepe_dist.supervising.training_process import QUIET, train
-from crepe_dist.wording import counted, nth
+from crepe_dist.wording import counted
 
 EXAMPLES = """  python -m crepe_dist.verify runs/reviews-1f2e3d4c5b
   python -m crepe_dist.verify runs/reviews-1f2e3d4c5b --last --processes 2
@@ -71,7 +71,7 @@ def main() -> None:
     with scratch() as folder:
         again = folder / "run"
         copied = copy_state(args.run, again) if args.last else {}
-        start = f" after epoch {nth(max(copied))}" if copied else ""
+        start = f" after epoch {max(copied)}" if copied else ""
         on = counted(args.processes, "process", "processes")
         print(f"trains {visible(record.name)} again{start}, on {on}", flush=True)
         train({**settings, "run_dir": str(again)}, folder, args.processes)
@@ -80,13 +80,13 @@ def main() -> None:
         for epoch in sorted((before.keys() & now.keys()) - copied.keys()):
             same = before[epoch] == now[epoch]
             bits = "the same bits" if same else "other bits"
-            print(f"epoch {nth(epoch)}: {bits}, SHA-256 {before[epoch][:16]}", flush=True)
+            print(f"epoch {epoch}: {bits}, SHA-256 {before[epoch][:16]}", flush=True)
             if not same:
                 differing.append(epoch)
         changed = "; ".join(changes(record, open_run(again)))
     if differing:
         raise UserError(
-            f"{args.run} has other parameters from epoch {nth(differing[0])} on",
+            f"{args.run} has other parameters from epoch {differing[0]} on",
             changed or "nothing that a run records about its machine differs",
             "verify it on a machine like the one that trained it; if it differs there too, do not trust the run",
         )

@@ -67,11 +67,6 @@ def counted(count: Number, one: str, many: str = "") -> str:
     return f"{number(count)} {one if count == 1 else many or one + 's'}"
 
 
-def nth(epoch: int) -> int:
-    """Return the number of an epoch for readers, who count from 1; file names and metrics count from 0."""
-    return epoch + 1
-
-
 def measure(several: bool) -> str:
     """Name the score that records call accuracy: that of several labels is their micro F1."""
     return "micro F1" if several else "accuracy"

@@ -1,6 +1,6 @@
 """Fine-tune the paper's network on other classes, and compare it with the same network trained from scratch.
 
-    python -m crepe_dist.train --network paper --run-dir runs/sample
+    python -m crepe_dist.train --model paper --run-dir runs/sample
     python examples/finetune.py runs/sample mine.csv
 
 `mine.csv` is any source that `python -m crepe_dist.prepare` reads. The same on the command line:

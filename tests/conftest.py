@@ -84,8 +84,8 @@ QUICK = [
 
 USING = re.compile("^using .*\n", re.MULTILINE)  # names the checkpoint of predict and others
 
-NGRAMS = ("--network=ngrams",)
-PAPER = ("--network=paper", "--filters=16", "--units=32")
+NGRAMS = ("--model=ngrams",)
+PAPER = ("--model=paper", "--filters=16", "--units=32")
 
 # Builds of the kernels that this processor can run, and MXNet's operators; one alone if the environment names it.
 # The generic build is that of avx2 for another target; tests of the kernels alone run it.

@@ -234,7 +234,7 @@ result("a list for a name", '{"checkpoint": []}', "cannot be read")
 result("nothing", "", "cannot be read")
 
 
-SMALL = ("--network=paper", "--filters=8", "--units=8")
+SMALL = ("--model=paper", "--filters=8", "--units=8")
 TRAIN = ("--data", "data", "--run-dir", "run", "--device", "cpu", "--epochs", "5", "--patience=0", *SMALL)
 
 

@@ -16,7 +16,7 @@ def progress(split: str, *epochs: tuple[float, float]) -> Progress:
         {"epoch": epoch, f"{split}_accuracy": accuracy, f"{split}_loss": loss, "checkpoint": f"{epoch}.params"}
         for epoch, (accuracy, loss) in enumerate(epochs)
     ]
-    return Progress(epoch=len(records) - 1, epochs=records)
+    return Progress(epoch=len(records), epochs=records)
 
 
 ROWS = 100  # the standard error of 70 % is 4.6 points

@@ -250,9 +250,9 @@ class TestShape:
             CrepeShape.check_settings({**SHAPES[0].settings(), **wrong})
 
     def test_a_setting_of_the_papers_network_is_refused(self):
-        with pytest.raises(UserError, match=r"--network crepe has no --size") as raised:
+        with pytest.raises(UserError, match=r"--model crepe has no --size") as raised:
             CrepeShape.for_data(ModelOptions(network="crepe", size="small"), 69, 200, 3, 1000)
-        assert raised.value.remedy == "omit them, or use --network paper"
+        assert raised.value.remedy == "omit them, or use --model paper"
 
 
 @pytest.mark.parametrize(

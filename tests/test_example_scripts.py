@@ -49,7 +49,7 @@ class TestHorovodCrepe:
             settings = ("--data", data, "--run-dir", run_dir, "--optimizer=sgd", "--learning-rate=0.01", *QUICKEST)
             printed.append(example("horovod_crepe.py", *settings, cwd=tmp_path, processes=processes))
             assert len(list(run_dir.glob("checkpoints/*.params"))) == 2
-            (last,) = run_dir.glob("checkpoints/crepe_epoch_1_*.params")
+            (last,) = run_dir.glob("checkpoints/crepe_epoch_2_*.params")
             arrays.append(crepe_dist.load(last).engine.arrays)
         alone, group_size = map(losses, printed)
         assert len(alone) == 14
@@ -76,7 +76,7 @@ def test_finetune(data, tmp_path):
     With every build of the kernels: 97 % or more after one epoch, and 43 % until the third, of random parameters.
     """
     learning = ("--optimizer=adam", "--learning-rate=0.001", "--batch-size=25")
-    widths = ("--network=paper", "--filters=32", "--units=64", "--epochs=25")
+    widths = ("--model=paper", "--filters=32", "--units=64", "--epochs=25")
     run(command("train", "--data", data, "--run-dir", "base", *QUICK, *learning, *widths), tmp_path)
     write_csv(tmp_path / "two.csv", 150, seed=7, classes=2)
     printed = example("finetune.py", "base", "two.csv", "--epochs=2", cwd=tmp_path)

@@ -20,7 +20,7 @@ from tests.conftest import launch_prefix
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WORDS = {"bill": "the invoice was charged", "ship": "the parcel is late"}
-QUICK: Any = {"network": "ngrams", "buckets": 4096, "epochs": np.int64(6), "learning_rate": 0.01}
+QUICK: Any = {"model": "ngrams", "buckets": 4096, "epochs": np.int64(6), "learning_rate": 0.01}
 
 
 def table(rows: int = 300) -> Any:
@@ -175,7 +175,7 @@ def test_two_processes_train_on_a_prepared_folder():
     crepe_dist.prepare(table(), "data", label="topic", text="message")
     (Path("train.py")).write_text(
         "import sys, crepe_dist\n"
-        "model = crepe_dist.fit(sys.argv[1], epochs=1, network='ngrams', buckets=4096)\n"
+        "model = crepe_dist.fit(sys.argv[1], epochs=1, model='ngrams', buckets=4096)\n"
         "print('label', model.predict(['the invoice'])[0].label)\n"
     )
     said = [

@@ -125,7 +125,7 @@ def labels_by_line(data):
 def test_too_little_time(place, complaint):
     said = complaint("inspect", "data", "--minutes", "1e-9", cwd=place)
     assert "the time was too short for the first fold" in said
-    assert "--network ngrams" in said
+    assert "--model ngrams" in said
 
 
 def test_texts_that_are_needed(place, complaint, tmp_path):

@@ -18,7 +18,7 @@ from tests.chaos import harness
 from tests.chaos.harness import slow
 from tests.test_export import texts
 
-NETWORK = ("--network=bag", "--learning-rate=0.02")
+NETWORK = ("--model=bag", "--learning-rate=0.02")
 PREDICT = """
 import json, sys
 import tests.with_bag

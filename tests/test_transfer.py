@@ -194,7 +194,7 @@ class TestOtherClasses:
     def test_of_n_grams_nothing_could_be_kept(self, ngrams, dataset, classes):
         with pytest.raises(UserError, match="a network for other classes") as error:
             transfer.read(ngrams, ModelOptions(), with_classes(dataset, classes))
-        assert "--network crepe" in error.value.remedy
+        assert "--model crepe" in error.value.remedy
 
 
 class TestEncodings:
@@ -246,9 +246,9 @@ class TestSettings:
         [
             ("paper", ModelOptions(filters=9), "9 filters"),
             ("paper", ModelOptions(size="tiny"), "128 filters"),
-            ("paper", ModelOptions(network="ngrams"), "--network ngrams"),
+            ("paper", ModelOptions(network="ngrams"), "--model ngrams"),
             ("ngrams", ModelOptions(longest=4), "4 longest"),
-            ("ngrams", ModelOptions(filters=8), "--network paper"),
+            ("ngrams", ModelOptions(filters=8), "--model paper"),
             ("crepe", ModelOptions(buckets=128), "128 buckets"),
             ("crepe", ModelOptions(embeddings=2048), "2048 rows"),
         ],

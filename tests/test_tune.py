@@ -16,7 +16,7 @@ import yaml
 
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import ExitCode, UserError
-from crepe_dist.settings.config import parse
+from crepe_dist.settings.config import flag, parse, settings
 from crepe_dist.supervising import training_process
 from crepe_dist.tuning import search
 from crepe_dist.tuning.attempt import Attempt, _so_far, attempt
@@ -137,8 +137,9 @@ def test_optuna_is_optional(monkeypatch, data_with_validation, tmp_path):
 
 
 def settings_of(flags, data):
-    given = dict(flag[2:].split("=", 1) for flag in flags)
-    return {**{name: yaml.safe_load(value) for name, value in given.items()}, "data.source": str(data)}
+    names = {flag(name): name for name in settings()}
+    given = dict(each.split("=", 1) for each in flags)
+    return {**{names[name]: yaml.safe_load(value) for name, value in given.items()}, "data.source": str(data)}
 
 
 def test_a_trial_trains_and_its_epochs_are_watched(data_with_validation, tmp_path):

@@ -32,7 +32,7 @@ def test_the_same_bits_and_others(trained, tmp_path):
     assert said.count("the same bits") == 2
     altered = tmp_path / "altered"
     shutil.copytree(trained, altered)
-    first = next((altered / "checkpoints").glob("crepe_epoch_0_*.params"))
+    first = next((altered / "checkpoints").glob("crepe_epoch_1_*.params"))
     content = bytearray(first.read_bytes())
     content[-1] ^= 1
     first.write_bytes(content)

@@ -17,6 +17,9 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, sha256, write_json
 
+LIBC = ctypes.CDLL(None)
+LIBC.signal.restype, LIBC.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+
 
 @contextmanager
 def truncation_explained(folder: Path) -> Iterator[None]:
@@ -24,8 +27,6 @@ def truncation_explained(folder: Path) -> Iterator[None]:
 
     The kernel then sends SIGBUS to the thread that reads, where Python's own handlers never run.
     """
-    libc = ctypes.CDLL(None)
-    libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
     message = UserError(
         f"a file of {folder} was truncated while it was read",
         "the kernel ended a read of it by SIGBUS; copying over a file in place does this",
@@ -37,11 +38,11 @@ def truncation_explained(folder: Path) -> Iterator[None]:
         os._exit(message.code)
 
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
-    before = libc.signal(signal.SIGBUS, ctypes.cast(handler, ctypes.c_void_p))
+    before = LIBC.signal(signal.SIGBUS, ctypes.cast(handler, ctypes.c_void_p))
     try:
         yield
     finally:
-        libc.signal(signal.SIGBUS, before)
+        LIBC.signal(signal.SIGBUS, before)
 
 
 def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None] = lambda: None) -> None:

@@ -81,7 +81,7 @@ def plan(options: ModelOptions, device: Device, shape: Shape, common: str | None
         raise UserError(
             f"this network does not compute in {options.precision}",
             "it only adds numbers, so a lower precision would save nothing",
-            "use --precision auto, or --network crepe",
+            "use --precision auto, or --model crepe",
         )
     precision, requested = (options.precision, "as requested") if shape.multiplies else ("float32", "")
     if device.device_type == "gpu":

@@ -98,7 +98,7 @@ class Shape(ABC):
     stops_early: ClassVar[bool] = True
     input_names: ClassVar[tuple[str, ...]] = ("codes",)
     label_smoothing: ClassVar[float] = 0.0
-    smaller: ClassVar[str] = "choose --network ngrams"
+    smaller: ClassVar[str] = "choose --model ngrams"
     options: ClassVar[Mapping[str, str]] = {}
     limits: ClassVar[Mapping[str, int]] = {}
 

@@ -202,12 +202,12 @@ def open_spool(folder: Path) -> Spool:
 def _read_source(about: dict[str, Any]) -> dict[str, Any]:
     """Return the facts of a source after checking them; their order is that of ``reading.FileCount``."""
     return {
-        "rows": integer(about["rows"], name="rows"),
-        "bad": integer(about["bad"], name="bad"),
         "format": str(about["format"]),
         "reads": str(about["reads"]),
         "label": str(about["label"]),
         "texts": list(map(str, about["texts"])),
+        "rows": integer(about["rows"], name="rows"),
+        "bad": integer(about["bad"], name="bad"),
         "merged": list(map(str, about["merged"])),
         "bytes": integer(about["bytes"], name="bytes"),
         "sha256": str(about["sha256"]),

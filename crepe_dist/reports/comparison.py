@@ -15,7 +15,7 @@ from crepe_dist.reports.uncertainty import interval, mcnemar, paired_interval
 from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.run_record import RunRecord
 from crepe_dist.runs.scores import Counts, Scores
-from crepe_dist.wording import cells, clean, cut, duration, excerpt, nth, number, percent
+from crepe_dist.wording import cells, clean, cut, duration, excerpt, number, percent
 
 
 class Row(NamedTuple):
@@ -105,7 +105,7 @@ def results(records: Sequence[RunRecord]) -> list[Row]:
         _measured(records, "mean average precision", "test_mean_average_precision", "{:.3f}".format, higher=True),
         _measured(records, "calibration error", "test_calibration_error", percent, higher=False),
         _measured(records, "train loss", "train_loss", "{:.4f}".format, higher=None),
-        Row("reported epoch", [f"{nth(run.epoch)}" + ("" if run.result else " (not finished)") for run in records]),
+        Row("reported epoch", [str(run.epoch) + ("" if run.result else " (not finished)") for run in records]),
         Row("chosen by", [str((run.result or {}).get("chosen_by", UNKNOWN)) for run in records]),
         Row("epochs", [number(len(run.history.epochs)) for run in records]),
         Row("training time", [duration(run.history.seconds) if run.history.epochs else UNKNOWN for run in records]),

@@ -28,7 +28,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = ("number", "percent", "size", "cut", "counted", "excerpt", "nth")
+    filters = ("number", "percent", "size", "cut", "counted", "excerpt")
     environment.filters.update({name: getattr(wording, name) for name in filters})
     environment.filters["flags"] = flags
     environment.globals["colours"] = colours

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from crepe_dist.reports import colours, drawing
 from crepe_dist.runs.history import MOST_POINTS, History
-from crepe_dist.wording import cut, nth, number, percent
+from crepe_dist.wording import cut, number, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +83,7 @@ def accuracy(history: History, reported: int | None = None, measure: str = "accu
         _percent(axes)
         _legend(axes)
         values = [
-            (epoch["step"], f"epoch {nth(epoch['epoch'])}: " + _scores(epoch, "accuracy", percent))
+            (epoch["step"], f"epoch {epoch['epoch']}: " + _scores(epoch, "accuracy", percent))
             for epoch in history.epochs
         ]
         return drawing.svg(figure, f"Validation and test {measure} by epoch", _readouts(axes, values))

@@ -26,7 +26,7 @@ from crepe_dist.reports.score_tables import (
 from crepe_dist.reports.uncertainty import interval
 from crepe_dist.settings.config import flag
 from crepe_dist.settings.training_options import LEAST_VALIDATION
-from crepe_dist.wording import counted, cut, duration, listed, nth, number, percent
+from crepe_dist.wording import counted, cut, duration, listed, number, percent
 
 if TYPE_CHECKING:
     from crepe_dist.runs.checkpoint import AnyScores
@@ -71,14 +71,14 @@ def result(record: RunRecord, classes: list[str]) -> str:
 def choice(record: RunRecord) -> str:
     """State which epoch is reported, and why."""
     if record.result is None:
-        return f"The run is not finished. The last epoch so far is {nth(record.epoch)}."
+        return f"The run is not finished. The last epoch so far is {record.epoch}."
     last = _last_epoch(record)
     if record.result["chosen_by"] == "last epoch":
         how = "is the last one; there was no validation split to choose by"
     else:
         how = "was chosen on the validation split"
     stopped = f" Training stopped early: {counted(_planned(record), 'epoch')} were planned."
-    return f"Epoch {nth(record.epoch)} of {nth(last)} {how}.{stopped * (_planned(record) > nth(last))}"
+    return f"Epoch {record.epoch} of {last} {how}.{stopped * (_planned(record) > last)}"
 
 
 def _last_epoch(record: RunRecord) -> int:
@@ -202,7 +202,7 @@ class Curve:
         scored = [epoch for epoch in record.history.epochs if f"{split}_loss" in epoch]
         key = f"{split}_fitted_loss" if all(f"{split}_fitted_loss" in epoch for epoch in scored) else f"{split}_loss"
         chance = max((float(epoch.get(f"{split}_fitted_loss_error", 0.0)) for epoch in scored), default=0.0)
-        is_stopped = record.result is not None and nth(_last_epoch(record)) < _planned(record)
+        is_stopped = record.result is not None and _last_epoch(record) < _planned(record)
         return cls(split, [epoch["epoch"] for epoch in scored], [epoch[key] for epoch in scored], chance, is_stopped)
 
     @property
@@ -278,7 +278,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
                  f"use the ranking of the classes, not the numbers{help_}")  # fmt: skip
     if curve.rose:
         first, last = curve.losses[curve.lowest], curve.losses[-1]
-        best = nth(curve.epochs[curve.lowest])
+        best = curve.epochs[curve.lowest]
         calibrated = " of calibrated probabilities" if curve.chance else ""
         warn(
             f"overfitting: the {curve.split} loss{calibrated} rose from {first:.3f} after epoch {best} to {last:.3f}",
@@ -298,7 +298,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
             "the n-gram table alone is as good on these data",
             f"it classifies {alone} of the validation split correctly by itself, and {both} together with the "
             "convolutions, which take most of the time",
-            "--network ngrams trains the table alone",
+            "--model ngrams trains the table alone",
             good="yes",
         )
     if record.history.counts["skipped"]:

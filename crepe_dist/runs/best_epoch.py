@@ -10,7 +10,6 @@ from typing import Any
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
-from crepe_dist.wording import nth
 
 # Of the standard error of a loss. That of the difference of two epochs' losses on the same texts was between a third
 # and a half of it.
@@ -127,15 +126,15 @@ class EpochChoice:
 
     def is_last(self, progress: Progress) -> bool:
         """Return whether the run ends with the newest epoch."""
-        return progress.epoch + 1 >= self.epochs or self._is_out_of_patience(progress)
+        return progress.epoch >= self.epochs or self._is_out_of_patience(progress)
 
     def stopped_early(self, progress: Progress) -> str | None:
         """Describe an early stop, if there was one."""
-        if not self._is_out_of_patience(progress) or progress.epoch + 1 >= self.epochs:
+        if not self._is_out_of_patience(progress) or progress.epoch >= self.epochs:
             return None
-        improved = nth(self.improved(progress)["epoch"])
+        improved = self.improved(progress)["epoch"]
         return (
-            f"stopped early, after epoch {nth(progress.epoch)} of {self.epochs}: the validation split shows no "
+            f"stopped early, after epoch {progress.epoch} of {self.epochs}: the validation split shows no "
             f"improvement beyond chance since epoch {improved} (--patience 0 trains all epochs)"
         )
 

@@ -48,7 +48,7 @@ FILE = re.compile(EPOCH.pattern + r"test_(acc|f1)_[0-9.]+\.(params|json|scores\.
 
 
 def file_name(epoch: int, test_accuracy: float, *, several: bool = False) -> str:
-    """Name a checkpoint by its zero-based epoch and its accuracy in percent, truncated to two decimals.
+    """Name a checkpoint by its epoch, from 1, and its accuracy in percent, truncated to two decimals.
 
     Args:
         several: documents have several labels, and the accuracy is the micro F1.
@@ -69,7 +69,7 @@ def save(
         write(run_dir, arrays, about, scores)
     except OSError as error:
         raise UserError(
-            f"the checkpoint of epoch {wording.nth(about['epoch'])} cannot be written",
+            f"the checkpoint of epoch {about['epoch']} cannot be written",
             str(error),
             f"free some disk space; the same command resumes from step {saved_step}, the newest saved state",
         ) from error

@@ -10,7 +10,7 @@ from crepe_dist.distributed.world import World, once
 from crepe_dist.files import sync, write_json
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder
-from crepe_dist.wording import nth, percent
+from crepe_dist.wording import percent
 
 MEMORISED = 0.99  # accuracy from which the training documents count as memorised
 
@@ -22,7 +22,7 @@ class Result:
     Attributes:
         run_dir: the run's folder.
         checkpoint: the reported .params file.
-        epoch: the reported epoch, from 0.
+        epoch: the reported epoch, from 1.
         chosen_by: "validation split" (see ``best_epoch``), or "last epoch" if the data have none.
         test_accuracy: test accuracy of the reported epoch, a fraction; the micro F1 of several labels.
         test_loss: test loss of the reported epoch, in nats per document.
@@ -42,7 +42,7 @@ class Result:
     def __str__(self) -> str:
         return (
             f"test {checkpoint.measure(self.checkpoint.name)} {percent(self.test_accuracy)}, loss {self.test_loss:.4f} "
-            f"(epoch {nth(self.epoch)}, {self.chosen_by})\n{self.checkpoint}"
+            f"(epoch {self.epoch}, {self.chosen_by})\n{self.checkpoint}"
         )
 
 

@@ -24,7 +24,6 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import finite, identity, integer, read_json, sha256, sync, write_json
 from crepe_dist.settings.allowed_values import MANY
 from crepe_dist.version import __version__
-from crepe_dist.wording import nth
 
 FORMAT = 5
 MANIFEST = "manifest.json"
@@ -41,7 +40,7 @@ class Progress:
 
     Attributes:
         step: steps done since the run started.
-        epoch: number of the current epoch.
+        epoch: number of the current epoch, from 1.
         documents: documents of the epoch trained on so far, over all ranks.
         moving_loss: moving average of the loss within the epoch, as in the notebook; ``None`` at its start.
         loss_sum: sum of the losses of the epoch's documents, in nats.
@@ -54,7 +53,7 @@ class Progress:
     """
 
     step: int = 0
-    epoch: int = 0
+    epoch: int = 1
     documents: int = 0
     moving_loss: float | None = None
     loss_sum: float = 0.0
@@ -108,7 +107,8 @@ class Progress:
         if saved.keys() != {field.name for field in fields(cls)}:
             raise ValueError("the position was not written by this version")
         epochs, scale = (_list(saved[name]) for name in ("epochs", "loss_scale"))
-        for name in ("step", "epoch", "documents"):
+        integer(saved["epoch"], 1, name="epoch")
+        for name in ("step", "documents"):
             integer(saved[name], name=name)
         integer(saved["uncounted"], 0, saved["documents"], "uncounted")
         finite(saved["seconds"], 0, name="seconds")
@@ -122,9 +122,7 @@ class Progress:
         if any(after["epoch"] != before["epoch"] + 1 for before, after in zip(epochs, epochs[1:])):
             raise ValueError("the position holds epochs that do not follow each other")
         if epochs and saved["epoch"] - epochs[-1]["epoch"] not in (0, 1):
-            raise ValueError(
-                f"the position is in epoch {nth(saved['epoch'])}, after that of epoch {nth(epochs[-1]['epoch'])}"
-            )
+            raise ValueError(f"the position is in epoch {saved['epoch']}, after that of epoch {epochs[-1]['epoch']}")
         if saved["finished"] and not epochs:
             raise ValueError("the position is at the end of a run without epochs")
         if scale and not (len(scale) == 2 and scale[0] > 0):
@@ -144,7 +142,7 @@ def _list(saved: Any) -> list[Any]:
 
 def _check_record(record: Any) -> None:
     """Check what a resumed run reads of the record of an epoch."""
-    integer(record["epoch"], 0, MANY, "epoch")
+    integer(record["epoch"], 1, MANY, "epoch")
     if not CHECKPOINT.fullmatch(record["checkpoint"]):
         raise ValueError(f"the checkpoint is {str(record['checkpoint'])[:40]!r}")
     finite(record["test_accuracy"], 0, 1, "test_accuracy")
@@ -285,7 +283,7 @@ def _load(path: Path, epochs: int) -> tuple[Snapshot, str]:
         if sha256(path / name, follow=False) != digest:
             raise ValueError(f"{name} does not match its checksum")
     progress = Progress.of(read_json(path / FILES[2], follow=False))
-    if progress.epoch >= epochs:
-        raise ValueError(f"the position is in epoch {nth(progress.epoch)}, beyond the last of {epochs} epochs")
+    if progress.epoch > epochs:
+        raise ValueError(f"the position is in epoch {progress.epoch}, beyond the last of {epochs} epochs")
     snapshot = Snapshot(progress, load_file(str(path / FILES[0])), load_file(str(path / FILES[1])))
     return snapshot, str(manifest["version"])[:40]

@@ -35,9 +35,11 @@ from crepe_dist.settings.yaml_file import load, read
 
 Device = Literal["auto", "gpu", "cpu"]
 TYPED_OFTEN = ("data", "model", "optimizer", "training")  # groups whose flags need no prefix
-OWN_FLAGS = MappingProxyType({"data.source": "data", "optimizer.name": "optimizer", "logging.profile": "profile"})
+OWN_FLAGS = MappingProxyType(
+    {"data.source": "data", "model.network": "model", "optimizer.name": "optimizer", "logging.profile": "profile"}
+)
 COMMON = (
-    *("--data", "--epochs", "--batch-size", "--learning-rate", "--network", "--patience"),
+    *("--data", "--epochs", "--batch-size", "--learning-rate", "--model", "--patience"),
     *("--device", "--name", "--run-dir", "--fresh", "--dry-run", "--config"),
 )
 SYNONYMS = {"lr": "--learning-rate", "gpu": "--device gpu", "cpu": "--device cpu", "output": "--run-dir"}
@@ -322,5 +324,6 @@ def _as_typed(error: UserError, words: Sequence[str]) -> UserError:
     typed = {argument.partition("=")[0] for argument in words}
     for dotted in settings():
         if flag(dotted) in typed:
-            error.what, error.why = (text.replace(dotted, flag(dotted)) for text in (error.what, error.why))
+            texts = (text.replace(dotted, flag(dotted)) for text in (error.what, error.why, error.remedy))
+            error.what, error.why, error.remedy = texts
     return error

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from crepe_dist.command import silence
 from crepe_dist.errors import visible
-from crepe_dist.wording import nth, percent
+from crepe_dist.wording import percent
 
 LINE_SECONDS = 10.0
 
@@ -67,7 +67,7 @@ class Display:
 
     def begin_epoch(self, epoch: int, epochs: int, documents: int, done: int) -> None:
         """Start an epoch; ``done`` of its documents were trained on before a resume."""
-        self._title = f"epoch {nth(epoch)} of {epochs}"
+        self._title = f"epoch {epoch} of {epochs}"
         self._total = documents
         self._next_line = time.monotonic() + LINE_SECONDS
         if self._console.is_terminal and not self._console.quiet:
@@ -121,6 +121,4 @@ def epoch_line(record: dict[str, Any], epochs: int, verdict: str) -> str:
     if "validation" in scores and verdict:
         scores["validation"] += f", {verdict}"
     rest = f"train loss {record['train_loss']:.4f}  {record['seconds']:.0f} s"
-    return "  ".join(
-        [f"epoch {nth(record['epoch'])} of {epochs}: {scores.pop(next(iter(scores)))}", *scores.values(), rest]
-    )
+    return "  ".join([f"epoch {record['epoch']} of {epochs}: {scores.pop(next(iter(scores)))}", *scores.values(), rest])

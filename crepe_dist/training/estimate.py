@@ -43,7 +43,7 @@ def estimate(run: Run) -> Estimate:
     """
     config, data, engine, world = run.config, run.data, run.engine, run.world
     size = config.data.batch_size
-    epochs = config.training.all_epochs - run.progress.epoch
+    epochs = config.training.all_epochs - run.progress.epoch + 1
     steps = steps_per_epoch(len(data.splits["train"]), size)
     left = epochs * steps - math.ceil(run.progress.documents / size)
     scored = sum(len(split) for name, split in data.splits.items() if name != "train")

@@ -28,7 +28,6 @@ from crepe_dist.training.state_saver import StateSaver
 from crepe_dist.training.step import Outcome
 from crepe_dist.training.step_log import StepLog
 from crepe_dist.training.step_profile import Profile
-from crepe_dist.wording import nth
 
 
 @contextmanager
@@ -141,7 +140,7 @@ class Guards:
             UserError: on every rank, if the last updates of the epoch have made it NaN or infinite.
         """
         if bad := [name for name, score in scores.items() if not math.isfinite(score.loss)]:
-            raise _diverged(f"the loss on the {bad[0]} split is not finite after epoch {nth(self._run.progress.epoch)}")
+            raise _diverged(f"the loss on the {bad[0]} split is not finite after epoch {self._run.progress.epoch}")
 
     def after_epoch(self, record: dict[str, Any], scores: Mapping[str, AnyScores]) -> None:
         """Log an epoch, after its checkpoint was written; then save if it is due, or if states are kept."""
@@ -213,7 +212,7 @@ def _reject(run: Run, outcome: Outcome) -> None:
         return
     before, train = run.progress, run.data.splits["train"]
     ranks = sorted({*outcome.bad_losses, *outcome.bad_gradients})
-    order = training_order(train, run.config.training.seed, before.epoch, run.config.data.batch_size)
+    order = training_order(train, run.config.training.seed, before.epoch - 1, run.config.data.batch_size)
     stop = before.documents + outcome.documents
     culprits = _named(ranks, order, before.documents, stop, run.world.size, run.engine.group_size)
     if run.config.safety.nonfinite == "skip":

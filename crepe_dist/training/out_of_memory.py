@@ -37,5 +37,5 @@ def explained(option: str, batch_size: int, processes: int) -> Iterator[None]:
             str(error).strip().splitlines()[-1][:200] if str(error) else "",
             f"try {flag(option)} {batch_size // 2}, a smaller network, or more processes on more hosts"
             if share > 1
-            else "lower --width, choose --network ngrams, or shorten the documents (prepare --feature-len)",
+            else "lower --width, choose --model ngrams, or shorten the documents (prepare --feature-len)",
         ) from error

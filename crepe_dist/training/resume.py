@@ -11,7 +11,6 @@ from crepe_dist.runs.state import Found, Progress, Snapshot
 from crepe_dist.training.run import Run
 from crepe_dist.training.step import TrainingStep
 from crepe_dist.version import __version__
-from crepe_dist.wording import nth
 
 
 def snapshot(step: TrainingStep, progress: Progress) -> Snapshot:
@@ -60,7 +59,7 @@ def resume(run: Run, choice: EpochChoice) -> Found | None:
         world.on_root("best checkpoint", once(lambda: checkpoint.check_present(folder.path, best)))
     for damage in newest.damaged:
         display.say(f"skipped a damaged state: {damage}")
-    display.say(f"resuming from step {progress.step}, epoch {nth(progress.epoch)}, saved in {newest.path}")
+    display.say(f"resuming from step {progress.step}, epoch {progress.epoch}, saved in {newest.path}")
     if newest.version not in ("", __version__):
         display.say(f"the state was saved by crepe_dist {newest.version}; version {__version__} continues the run")
     plan = run.engine.plan

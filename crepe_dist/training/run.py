@@ -55,7 +55,7 @@ class Run:
         """Open the exchange of the gradients, and make a run at its start; every rank calls it."""
         exchange = engine.open_exchange(world, config.optimizer, config.data.batch_size)
         step = TrainingStep(engine, exchange, config.training.seed, config.optimizer.clip_norm)
-        progress = Progress(epoch=config.training.start_epoch)
+        progress = Progress(epoch=config.training.start_epoch + 1)
         return cls(config, world, data, step, progress, folder, display, metrics)
 
     @property
@@ -64,7 +64,7 @@ class Run:
 
     def epoch_batches(self) -> Iterator[Batch]:
         """Yield this rank's share of each remaining global batch of the epoch."""
-        seed, epoch = self.config.training.seed, self.progress.epoch
+        seed, epoch = self.config.training.seed, self.progress.epoch - 1
         train = self.data.splits["train"].of_epoch(seed, epoch)
         train = with_typos(train, self.config.data.typos, seed, epoch, self.data.encoding)
         size, world = self.config.data.batch_size, self.world

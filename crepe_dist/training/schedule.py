@@ -19,7 +19,7 @@ def learning_rates(config: Config, rows: int) -> Callable[[Progress], float]:
     Args:
         rows: documents per epoch.
     """
-    first, size = config.training.start_epoch, config.data.batch_size
+    first, size = config.training.start_epoch + 1, config.data.batch_size
     epochs = config.training.all_epochs - first
     return lambda at: rate_at(config.optimizer, at.epoch - first + at.documents / rows, epochs, size)
 

@@ -120,7 +120,7 @@ def _kept(
         raise UserError(
             f"{path} is a network for other classes than those of the data",
             f"its only layer belongs to its classes ({there}), so nothing could be kept",
-            "omit --init-from, or start from a network trained with --network crepe",
+            "omit --init-from, or start from a network trained with --model crepe",
         )
     kept = {key: array for key, array in arrays.items() if key not in shape.class_axes}
     summary = (
@@ -150,9 +150,9 @@ def _check_settings(path: Path, options: ModelOptions, shape: Shape) -> None:
     # A default that was given explicitly cannot be distinguished from one left out.
     if requested not in (ModelOptions.network, shape.kind):
         raise UserError(
-            f"the settings ask for --network {requested}, but {path} is a network of kind {shape.kind}",
+            f"the settings ask for --model {requested}, but {path} is a network of kind {shape.kind}",
             "training continues with the network of the given parameters",
-            "omit --network, --size, --filters and --units, or start from another checkpoint",
+            "omit --model, --size, --filters and --units, or start from another checkpoint",
         )
     for name, value in shape.requested(options).items():
         if value not in (None, getattr(shape, name)):

@@ -90,7 +90,7 @@ def test_what_differs_is_not_saved(data, tmp_path):
     assert harness.saved_step(run_dir) <= 17
 
 
-EXCHANGE = ("--network=ngrams", "--buckets=16777216", "--optimizer=adam")  # takes 0.8 GB
+EXCHANGE = ("--model=ngrams", "--buckets=16777216", "--optimizer=adam")  # takes 0.8 GB
 
 
 @pytest.mark.parametrize(

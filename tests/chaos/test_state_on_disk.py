@@ -211,7 +211,7 @@ class TestDamaged:
 
     @pytest.mark.parametrize(
         ("epoch", "numbers"),
-        [(10**12, [10**12 - 1]), (-1, []), (5, [4]), (4, [1, 3]), (4, [10**9, 4]), (3, [-1, 0, 1, 2]), (2, [True, 2])],
+        [(10**12, [10**12 - 1]), (0, []), (6, [5]), (4, [1, 2]), (4, [10**9, 4]), (3, [-1, 0, 1, 2]), (2, [True, 2])],
     )
     def test_an_epoch_that_the_run_cannot_have_reached(self, folder, epoch, numbers):
         """Somebody wrote it: the checksums are right."""

@@ -19,8 +19,8 @@ from tests.needs import which
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 EPOCHS = 2
 MOST_FUSED = 40  # kernels that MXNet fuses
-CREPE = ["--network", "crepe", "--buckets", "4096", "--embeddings", "1024", "--width", "16"]
-PAPER = ["--network", "paper", "--size", "tiny"]
+CREPE = ["--model", "crepe", "--buckets", "4096", "--embeddings", "1024", "--width", "16"]
+PAPER = ["--model", "paper", "--size", "tiny"]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def run(arguments, cwd, environment):
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--network", "ngrams"],
+        ["--model", "ngrams"],
         [*CREPE, "--precision", "float32"],
         [*CREPE, "--precision", "float16", "--stride", "32"],
         [*PAPER, "--precision", "float32"],

@@ -78,7 +78,7 @@ class CrepeShape(Shape):
     other_layers: ClassVar[str] = "embeddings and convolutions"
     input_names: ClassVar[tuple[str, ...]] = (*NGramShape.input_names, "places", "known", "inside")
     label_smoothing: ClassVar[float] = 0.1
-    smaller: ClassVar[str] = "lower --width, or choose --network ngrams"
+    smaller: ClassVar[str] = "lower --width, or choose --model ngrams"
     options: ClassVar[Mapping[str, str]] = {"rows": "embeddings"}
     limits: ClassVar[Mapping[str, int]] = {
         "longest": LONGEST_NGRAM, "reach": LONGEST_NGRAM, "blocks": MOST_BLOCKS, "stride": LARGEST_STRIDE
@@ -98,9 +98,9 @@ class CrepeShape(Shape):
     def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> CrepeShape:
         if options.requested_widths != (None, None):
             raise UserError(
-                "--network crepe has no --size, --filters and --units",
+                "--model crepe has no --size, --filters and --units",
                 "they belong to the paper's network",
-                "omit them, or use --network paper",
+                "omit them, or use --model paper",
             )
         table = NGramShape.for_data(options, characters, feature_len, classes, rows)
         dropout = cls.dropout if options.dropout is None else options.dropout
