@@ -19,7 +19,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder, choose
-from crepe_dist.runs.state import load_newest
+from crepe_dist.runs.state import Progress, load_newest
 from crepe_dist.settings.config import Config, parse
 from crepe_dist.settings.training_options import OptimizerOptions
 from crepe_dist.training import estimate, schedule
@@ -312,6 +312,16 @@ class TestSchedule:
         assert rates == pytest.approx([0.1, 0.25, 0.4, 0.4])
         options = OptimizerOptions(learning_rate=0.1, schedule="constant", warmup_epochs=2)
         assert schedule.rate_at(options, 1, 10, 512) == pytest.approx(0.05)
+
+    @pytest.mark.parametrize("trained", [0, 2])
+    def test_a_run_goes_through_the_whole_schedule(self, trained):
+        config = parse(
+            [f"--epochs={trained + 2}", f"--start-epoch={trained}", "--schedule=cosine", "--learning-rate=1"]
+        )
+        rate_at = schedule.learning_rates(config, rows=100)
+        first, second = trained + 1, trained + 2
+        positions = [Progress(epoch=epoch, documents=done) for epoch, done in ((first, 0), (second, 0), (second, 100))]
+        assert list(map(rate_at, positions)) == pytest.approx([1, 0.5, 0])
 
 
 def test_the_package_lists_its_public_names():

@@ -19,9 +19,9 @@ def learning_rates(config: Config, rows: int) -> Callable[[Progress], float]:
     Args:
         rows: documents per epoch.
     """
-    first, size = config.training.start_epoch + 1, config.data.batch_size
-    epochs = config.training.all_epochs - first
-    return lambda at: rate_at(config.optimizer, at.epoch - first + at.documents / rows, epochs, size)
+    trained, size = config.training.start_epoch, config.data.batch_size
+    epochs = config.training.all_epochs - trained
+    return lambda at: rate_at(config.optimizer, at.epoch - 1 - trained + at.documents / rows, epochs, size)
 
 
 def steps_of(config: Config, rows: int) -> int:
