@@ -68,6 +68,8 @@ def test_a_model_scores_predicts_and_can_be_saved(model, tmp_path):
         (table(20).assign(topic=["bill"] * 19 + [None]), None, "1 of 20 rows (.|\n)*row 20: no label"),
         (table(20)[["message"]], None, "has no column 'topic'"),
         (table(20), "class", "has no column 'class'(.|\n)*name the column: model.score"),
+        (table(0), None, "has no rows(.|\n)*give texts and their labels"),
+        ({"message": ["a", "b"], "topic": ["bill"]}, None, "differ in length(.|\n)*give a label for every text"),
         ("new.csv", None, "cannot be of type str"),
         (table(20)["message"], table(20)["topic"], "column of the label cannot be of type Series"),
     ],

@@ -58,7 +58,8 @@ def read_labelled(table: Any, wanted: Wanted, classes: Sequence[str], *, several
         try:
             read = write_table(table, folder / "table", wanted)
         except UserError as error:
-            raise UserError(error.what, error.why, "name the column: model.score(table, label=…)") from None
+            remedy = "name the column: model.score(table, label=…)" if "--" in error.remedy else error.remedy
+            raise UserError(error.what, error.why, remedy) from None
         source = Source(folder / "table", "the table", "test", "jsonl")
         for parsed in open_source(source, Reading(columns=read, labelling=labelling)).parsed("the table"):
             bad += [(row.line, row.reason) for row in parsed.bad]
