@@ -61,17 +61,15 @@ def measure(name: str) -> str:
     return wording.measure("_test_f1_" in name)
 
 
-def save(
-    run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: Mapping[str, AnyScores], saved_step: int | None
-) -> None:
-    """Write the checkpoint of an epoch; after a failure the run would resume from ``saved_step``."""
+def save(run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: Mapping[str, AnyScores], again: str) -> None:
+    """Write the checkpoint of an epoch; ``again`` names the command that resumes the run after a failure."""
     try:
         write(run_dir, arrays, about, scores)
     except OSError as error:
         raise UserError(
             f"the checkpoint of epoch {about['epoch']} cannot be written",
             str(error),
-            f"free some disk space; the same command resumes from step {saved_step}, the newest saved state",
+            f"free some disk space; {again} resumes from the newest saved state",
         ) from error
 
 

@@ -59,10 +59,12 @@ class Guards:
 
     Attributes:
         saver: as given.
+        again: name of the command that resumes the run.
     """
 
     def __init__(self, run: Run, saver: StateSaver, watchdog: Watchdog, control: Control) -> None:
         self.saver = saver
+        self.again = "the same command" + " without --fresh" * run.config.fresh
         self._run = run
         self._watchdog = watchdog
         self._control = control
@@ -176,8 +178,7 @@ class Guards:
                 f"the steps after step {self.saver.durable_step} could not be saved",
                 remedy="free some disk space, and run the command again",
             )
-        again = "the same command without --fresh" if self._run.config.fresh else "the same command"
-        self._run.display.say(f"{stopped}: saved after step {step}; {again} resumes from there")
+        self._run.display.say(f"{stopped}: saved after step {step}; {self.again} resumes from there")
         self.saver.close()
         self._log.sync()
         raise stopped

@@ -186,7 +186,7 @@ def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: Mapping[st
     about = checkpoint.description(record, run.data, engine.shape, precision, computed, scores)
 
     def write() -> None:
-        checkpoint.save(run.folder.path, engine.weighed_values(), about, scores, guards.saver.durable_step)
+        checkpoint.save(run.folder.path, engine.weighed_values(), about, scores, guards.again)
 
     run.world.on_root("checkpoint", once(write))  # if it fails, no rank may continue as if the checkpoint existed
     progress.epochs.append(record)
