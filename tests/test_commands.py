@@ -314,6 +314,9 @@ class TestUse:
         with pytest.raises(UserError, match=message) as caught:
             find(None)
         assert "use RUN" in caught.value.remedy
+        listed = run(command("runs"), runs.parent)  # as the remedy says
+        assert "runs/a" in listed
+        assert message in listed
 
     def test_only_a_model_can_be_chosen(self, runs, complaint):
         assert "nowhere does not exist" in complaint("use", "nowhere", cwd=runs.parent)

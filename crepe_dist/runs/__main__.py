@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from crepe_dist import command, invocation
-from crepe_dist.errors import visible
+from crepe_dist.errors import UserError, visible
 from crepe_dist.runs import checkpoint, disk_space
 from crepe_dist.runs.run_folder import IDENTITY, RunFolder
 from crepe_dist.settings import arguments
@@ -34,13 +34,17 @@ def main() -> None:
         print(f"there is no run in {checkpoint.RUNS}/\n  do:  {invocation.typed('train')}")
         return
     candidates = checkpoint.trained()
-    used = checkpoint.in_use() or (str(candidates[0]) if len(candidates) == 1 else "")
+    try:
+        used = checkpoint.in_use() or (str(candidates[0]) if len(candidates) == 1 else "")
+        star = f"* is the model of predict, evaluate, serve and export: {visible(used)}" if used else "none is in use"
+    except UserError as error:
+        used, star = "", f"none is in use: {error.what}; {error.why}"
     rows: list[tuple[str, ...]] = [("", "run", "data", "test", "size", "finished", "name")]
     rows += [_row(run, used) for run in sorted(runs, key=_changed, reverse=True)]
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print("  ".join(map(str.ljust, row, widths)).rstrip())
-    print(f"* is the model of predict, evaluate, serve and export: {visible(used)}" if used else "none is in use")
+    print(star)
     print(f"  do:  choose one: {invocation.typed('use')} RUN")
 
 
