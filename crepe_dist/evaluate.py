@@ -82,9 +82,9 @@ def main() -> None:
             args.checkpoint, args.file = None, args.checkpoint
         if args.file and args.data:
             raise UserError("FILE and --data exclude each other", "each names the rows to score", "give only one")
-        arguments.check_output(args.json, "--json")
-        arguments.check_page(args.html)
-        arguments.check_output(args.mistakes, "--mistakes")
+        arguments.check_output(args.json, "--json", args.file)
+        arguments.check_page(args.html, args.file)
+        arguments.check_output(args.mistakes, "--mistakes", args.file)
         score(args, world)
 
 

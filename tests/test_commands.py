@@ -327,6 +327,14 @@ class TestUse:
 
 
 class TestEvaluate:
+    @pytest.mark.parametrize("flag", ["--json", "--html", "--mistakes"])
+    def test_no_output_replaces_the_labelled_file(self, place, tmp_path, complaint, flag):
+        labelled = tmp_path / "labelled.csv"
+        labelled.write_text("label,text\nfirst,zig\n")
+        (tmp_path / "link").symlink_to(labelled)
+        assert f"{flag}: " in complaint("evaluate", labelled, flag, tmp_path / "link", cwd=place)
+        assert labelled.read_text() == "label,text\nfirst,zig\n"
+
     def test_numbers_agree_with_training_and_with_each_other(self, place):
         more = ("--json", "scores.json", "--html", "scores.html", "--mistakes", "mistakes.csv")
         printed = run(command("evaluate", *more), place)  # on the data of the run

@@ -266,8 +266,8 @@ def check_folder(path: Path) -> None:
         raise UserError(f"--out: {path} is not a folder", remedy="choose another --out")
 
 
-def check_output(path: Path | None, flag: str) -> None:
-    """Check that a file can be written, before the work whose result it will hold."""
+def check_output(path: Path | None, flag: str, source: str | None = None) -> None:
+    """Check that a file can be written, before the work whose result it will hold, and does not replace its source."""
     if path is None:
         return
     why = ""
@@ -278,6 +278,8 @@ def check_output(path: Path | None, flag: str) -> None:
             why = "its links form a circle"
         elif target.is_dir():
             why = "it is a folder"
+        elif source is not None and target == Path(os.path.realpath(source)):
+            why = "it is the file that is read"
         elif not target.parent.is_dir():
             why = "there is no such folder"
         elif target.exists() and stat.S_ISFIFO(target.stat().st_mode):
@@ -290,8 +292,8 @@ def check_output(path: Path | None, flag: str) -> None:
         raise UserError(f"{flag}: {path} cannot be written", why, f"choose another {flag}")
 
 
-def check_page(path: Path | None) -> None:
+def check_page(path: Path | None, source: str | None = None) -> None:
     """Check that the page of ``--html`` can be written, before the work that it shows."""
     if path is not None:
         extras.require("reports", "--html")
-    check_output(path, "--html")
+    check_output(path, "--html", source)
