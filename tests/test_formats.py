@@ -567,6 +567,13 @@ class TestWorkbooks:
                         archive.writestr(each, broken if each == name else data)
                 with pytest.raises(UserError, match="cannot be read as a workbook"):
                     Read(tmp_path, find_sources([str(tmp_path / "b.xlsx")]))
+        sheet = "xl/worksheets/sheet1.xml"
+        with zipfile.ZipFile(path) as whole, zipfile.ZipFile(tmp_path / "b.xlsx", "w") as archive:
+            for each in whole.namelist():
+                data = whole.read(each)
+                archive.writestr(each, data.replace(b'r="9"', b'r="999999999999"') if each == sheet else data)
+        with pytest.raises(UserError, match="cannot be read as a workbook"):
+            Read(tmp_path, find_sources([str(tmp_path / "b.xlsx")]))
         for broken in (b"", b"PK\x03\x04", content[:-30], content[:99] + bytes(200) + content[299:]):
             (tmp_path / "c.xlsx").write_bytes(broken)
             with pytest.raises(UserError, match="cannot be read as a workbook"):

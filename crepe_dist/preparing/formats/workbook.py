@@ -15,6 +15,7 @@ import openpyxl
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.stream import Stream
 
+ROWS = 1 << 20  # of a sheet in Excel; openpyxl yields a blank row for each number that is missing
 MOST = 1 << 29  # bytes after decompression; openpyxl keeps all strings of a workbook in memory
 
 
@@ -48,17 +49,20 @@ class Sheet(Stream):
             self.sheets = len(book.worksheets)
             sheet = book.worksheets[0]
             sheet.reset_dimensions()  # which may be wrong
-            self._rows: Iterator[tuple[Any, ...]] = sheet.iter_rows(values_only=True)
+            rows: Iterator[tuple[Any, ...]] = sheet.iter_rows(values_only=True)
+            self._rows = enumerate(rows, 1)
         except Exception as error:
             raise self._unreadable(error) from error
 
     def read_some(self, size: int) -> bytes:
         """Read a line of any size; nothing at the end."""
         try:
-            row = next(self._rows, None)
+            number, row = next(self._rows, (0, ()))
+            if number > ROWS:
+                raise ValueError(f"it has more than {ROWS:,} rows")
         except Exception as error:
             raise self._unreadable(error) from error
-        if row is None:
+        if not number:
             return b""
         cells = ["" if cell is None else str(cell) for cell in row]
         while cells and not cells[-1]:
