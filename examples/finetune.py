@@ -42,7 +42,7 @@ def main() -> None:
     settings = {"epochs": args.epochs, "batch_size": args.batch_size}
     finetuned = crepe_dist.fit(data, run_dir=args.out / "finetuned", init_from=args.run, **settings)
     shape = trained.engine.shape.settings()
-    settings |= {"network": "paper", "filters": shape["filters"], "units": shape["units"]}
+    settings |= {"model": "paper", "filters": shape["filters"], "units": shape["units"]}
     random = crepe_dist.fit(data, run_dir=args.out / "random", **settings)
 
     # Fine-tuning helps if the run was trained on many similar texts. Otherwise it can hurt, so compare both.

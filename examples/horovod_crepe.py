@@ -71,9 +71,9 @@ def train(args: argparse.Namespace) -> None:
     trainer = hvd.DistributedTrainer(network.collect_params(), args.optimizer, settings, num_groups=1)
     cross_entropy = gluon.loss.SoftmaxCrossEntropyLoss()
     split = dataset.splits["train"]
-    for epoch in range(args.epochs):
+    for epoch in range(1, args.epochs + 1):
         # All ranks use the same permutation and share every global batch, so all do the same number of steps.
-        order = epoch_order(len(split), args.seed, epoch)
+        order = epoch_order(len(split), args.seed, epoch - 1)
         for step, batch in enumerate(batches(split, order, args.batch_size, hvd.rank(), hvd.size()), 1):
             codes, labels, weights = unpacked(batch, device)  # weight 0: a padding row
             with autograd.record():

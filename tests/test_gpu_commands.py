@@ -115,7 +115,7 @@ def test_the_dry_run_tells_the_memory_of_the_gpu(data, tmp_path, hidden, monkeyp
     monkeypatch.setenv("DRIVER_MEMORY", str(1 << 17))
     printed = run(dry, tmp_path, code=1)
     assert "is too large for gpu(0)\n" in printed
-    assert "do:  lower model.width" in printed
+    assert "do:  lower --width" in printed
 
 
 def test_an_old_driver(data, tmp_path, hidden, monkeypatch):

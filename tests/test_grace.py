@@ -52,5 +52,5 @@ def test_no_step_is_taken(data, tmp_path, processes):
 def test_the_script_for_slurm_has_one_number_in_two_places():
     text = (Path(__file__).parents[1] / "launch" / "slurm.sbatch").read_text(encoding="utf-8")
     lead = re.findall(r"^#SBATCH --signal=TERM@(\d+)$", text, re.MULTILINE)
-    assert lead == re.findall(r"^arguments=\(.*--safety\.grace_s (\d+)\)", text, re.MULTILINE)
+    assert lead == re.findall(r"^arguments=\(.*--safety\.grace-s (\d+)\)", text, re.MULTILINE)
     assert len(lead) == 1

@@ -286,7 +286,7 @@ class TestSwitch:
         assert raised.value.why == "this processor lacks avx512bw, avx512dq, avx512f, avx512vl"
         assert raised.value.remedy == "use --kernels avx2, generic, auto"
         monkeypatch.setenv(library.SWITCH, "generic")
-        with pytest.raises(UserError, match=r"model\.kernels is avx2, but CREPE_DIST_KERNELS is generic"):
+        with pytest.raises(UserError, match=r"--kernels is avx2, but CREPE_DIST_KERNELS is generic"):
             selected(kernels="avx2")
 
     def test_a_build_that_does_not_load_is_refused(self, tmp_path, monkeypatch):

@@ -146,7 +146,7 @@ for number in range(2):
     for rank in range(2):
         group.start(rank, body=body)
     said = group.end(0)
-    assert said.count("trained 0") == 4
+    assert said.count("trained 1") == 4
     assert said.count("2 processes") == 2
 
 
