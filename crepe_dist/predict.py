@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -24,8 +24,8 @@ from crepe_dist.predicting.inputs import KINDS, Input, Inputs, open_inputs
 from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.formats.rows import EMPTY
-from crepe_dist.preparing.sources import PIPE, Reading
+from crepe_dist.preparing.formats.rows import EMPTY, FROM_WINDOWS
+from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
 from crepe_dist.runs import checkpoint
 from crepe_dist.scratch import scratch
 from crepe_dist.settings import arguments
@@ -117,8 +117,14 @@ def parser() -> arguments.Parser:
 
 def _format_of(out: str | None) -> str:
     name = out or ""
-    suffix = PurePosixPath(urlsplit(name).path if remote.is_url(name) else name).suffix.lower().lstrip(".")
-    return {"pq": "parquet"}.get(suffix, suffix if suffix in STYLES else "text")
+    path = Path(urlsplit(name).path if remote.is_url(name) else name)
+    kind = by_suffix(path) or "text"
+    if kind not in STYLES or path.suffix.lower() == ".gz":
+        raise UserError(
+            f"--out is {shortened(name)}, a kind of file that predict does not write",
+            remedy="give a name that ends in .csv, .jsonl, .parquet or .txt, or the format with --format",
+        )
+    return kind
 
 
 def _check(args: Any) -> None:
@@ -209,10 +215,13 @@ def _predict(predictor: Predictor, args: Any) -> None:
         )
     if counts.problems:
         where = f" in {out}" if args.out else ""
+        remedy = f"find them by their answers{where} and fix them; all other rows are classified"
+        if "not UTF-8" in counts.problems:
+            remedy = FROM_WINDOWS
         raise UserError(
             f"{sum(counts.problems.values()):,} of {counted(counts.rows, 'row')} could not be classified",
             listed([f"{kind} ({count:,})" for kind, count in counts.problems.most_common()]),
-            f"find them by their answers{where} and fix them; all other rows are classified",
+            remedy,
         )
 
 

@@ -89,6 +89,21 @@ class TestPredict:
         assert all("%" in line and "first" in line for line in (printed[0], printed[2]))
         assert printed[3] == "error: 1 of 3 rows could not be classified"
 
+    def test_lines_of_another_encoding_name_its_flag(self, place):
+        (place / "old.csv").write_bytes("id,Review\n1,é\n2,zig\n".encode("cp1252"))
+        flags = ("predict", "--file", "old.csv", "--text-column", "Review")
+        assert "--encoding cp1252" in run(command(*flags), place, code=1)
+        run(command(*flags, "--encoding", "cp1252"), place)
+
+    @pytest.mark.parametrize(("name", "kind"), [("a.json", "jsonl"), ("a.xlsx", None), ("a.csv.gz", None)])
+    def test_the_name_of_the_answers_gives_a_format_or_an_error(self, place, name, kind):
+        printed = run(command("predict", "--text", "aaa zig", "--out", name), place, code=0 if kind else 1)
+        if kind:
+            assert json.loads((place / name).read_text())["line"] == 1
+        else:
+            assert f"--out is {name}" in printed
+            assert not (place / name).exists()
+
     def test_a_spreadsheet_keeps_its_columns(self, place):
         (place / "in.csv").write_text('id,Title,Review\n7,"a, zig","aa zig\nbb zig"\n8,,\n9,,vex and vex\n')
         flags = ("--file", "in.csv", "--text-column", "Review", "--format", "csv", "--out", "out.csv")
