@@ -372,11 +372,11 @@ class TestReport:
         scores = Scores(np.array([[5, 0, 0], [5, 0, 0], [0, 0, 0]]), 1.0, np.zeros((BINS, 3), np.int64), [])
         missed = score_tables.unanswered(scores, ["a", "b", "c"])
         assert missed is not None
-        assert missed["what"] == "2 classes are never predicted"
-        assert missed["why"] == "b, c (not in the test split)"
+        assert missed["what"] == "1 class is never predicted"
+        assert missed["why"] == "b"  # no text of c was scored
         assert missed["do"].startswith("train longer (--epochs), read")
-        assert score_tables.unanswered(scores, ["a", "b", "c"], [900, 3, 60]) == missed
-        few = score_tables.unanswered(scores, ["a", "b", "c"], [900, 3, 0])
+        assert score_tables.unanswered(scores, ["a", "b", "c"], [900, 60, 3]) == missed
+        few = score_tables.unanswered(scores, ["a", "b", "c"], [900, 3, 60])
         assert few is not None
         assert few["do"].startswith("collect more such texts (fewer than 50 training rows each)")
         assert scores.macro_f1 == pytest.approx(np.mean([2 * 0.5 / 1.5, 0]))

@@ -177,16 +177,13 @@ def is_overconfident(scores: Scores) -> bool:
 def unanswered(
     scores: Scores, classes: list[str], rows: Sequence[int] | None = None, *, trains_longer: bool = True
 ) -> dict[str, str] | None:
-    """Warn about classes that were never predicted (``what``, ``why``, ``do``); ``None`` if there are none."""
-    missed = [
-        cut(name, LABEL_CELLS) + ("" if is_tested else " (not in the test split)")
-        for name, is_tested, is_predicted in zip(classes, scores.tested, scores.predicted)
-        if not is_predicted
-    ]
+    """Warn about tested classes that were never predicted (``what``, ``why``, ``do``); ``None`` if there are none."""
+    places = np.flatnonzero(scores.tested & ~scores.predicted)
+    missed = [cut(classes[place], LABEL_CELLS) for place in places]
     if not missed:
         return None
     more = f" and {number(len(missed) - MAX_NAMES)} more" if len(missed) > MAX_NAMES else ""
-    if rows is not None and all(count < FEW_ROWS for count, seen in zip(rows, scores.predicted) if not seen):
+    if rows is not None and all(rows[place] < FEW_ROWS for place in places):
         remedy = f"collect more such texts (fewer than {FEW_ROWS} training rows each), or merge classes"
     else:
         remedy = "train longer (--epochs), " if trains_longer else ""
