@@ -305,6 +305,13 @@ def test_messages_can_be_followed(place, tmp_path, complaint, monkeypatch):
     assert "march.csv is a file of texts, not a model" in said
     assert said == complaint("predict", "march.csv", cwd=tmp_path)
     follow(said.rpartition("score a model on them: ")[2].replace("RUN", "runs/one"), tmp_path)
+    (tmp_path / "lines.txt").write_text("my invoice\n")
+    said = complaint("predict", "lines.txt", cwd=tmp_path)
+    assert "lines.txt is a file of texts, not a model" in said
+    assert "predict --file lines.txt;" in said
+    description = next((tmp_path / "runs" / "one" / "checkpoints").glob("*[0-9].json"))
+    said = complaint("predict", str(description.relative_to(tmp_path)), cwd=tmp_path)
+    assert said.rstrip().endswith(f"name its parameters: {description.relative_to(tmp_path).with_suffix('.params')}")
     # A data set that was prepared otherwise.
     crepe_dist.prepare(tmp_path / "march.csv", tmp_path / "data", label="Queue", text="Body")
     said = complaint("evaluate", "runs/one", "--data", "data", cwd=tmp_path)

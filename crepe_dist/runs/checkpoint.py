@@ -38,7 +38,7 @@ CONFIG = "config.yaml"
 RUNS = Path("runs")
 IN_USE = RUNS / "in_use.json"  # names the model of commands that are given none
 LISTED = 5  # runs in a message
-NAME_ONE = "name a run, the folder of an export or a .params file"
+NAME_ONE = "name a run, a .params file or a folder of export --format crepe"
 SCORES = ".scores.json"
 ANOTHER = "choose another checkpoint, or delete the .json to load the file as parameters of another program"
 Json = dict[str, Any]
@@ -191,7 +191,10 @@ def find(name: str | None) -> Path:
         raise missing(path)
     from crepe_dist.preparing.sources import by_suffix
 
-    if by_suffix(path):
+    parameters_file = path.with_suffix(".params")
+    if path.suffix == ".json" and parameters_file.is_file():
+        raise UserError(f"{path} describes a checkpoint", remedy=f"name its parameters: {parameters_file}")
+    if by_suffix(path) or path.suffix.lower() in (".txt", ".log"):
         file = shlex.quote(str(path))
         raise UserError(
             f"{file} is a file of texts, not a model",
