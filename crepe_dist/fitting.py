@@ -12,7 +12,7 @@ from crepe_dist.distributed.launch import detect
 from crepe_dist.errors import UserError
 from crepe_dist.predicting.labelled import COLUMNS, check_column
 from crepe_dist.predicting.predictor import Predictor, load
-from crepe_dist.prepare import COMMAND_ONLY, prepare
+from crepe_dist.prepare import COMMAND_ONLY, for_python, prepare
 from crepe_dist.preparing.flags import parser
 from crepe_dist.scratch import scratch
 from crepe_dist.settings.config import combined, flag, settings
@@ -66,7 +66,10 @@ def fit(
         prepared = folder / ((path and path.resolve().stem) or "frame")
         prepare(data, prepared, **preparing)
         usual = {} if "run_dir" in training else {"run_dir": str(folder / "run"), **QUIET}
-        model = _trained({**usual, **training, "data.source": str(prepared)})
+        try:
+            model = _trained({**usual, **training, "data.source": str(prepared)})
+        except UserError as error:
+            raise for_python(error) from error.__cause__
     return replace(model, about={**model.about, **{name: options[name] for name in COLUMNS if name in options}})
 
 

@@ -123,7 +123,7 @@ def prepare(
             given = parser().parse_args([*_flags(options), f"--out={out}", "--", *names])
             return prepare_from_flags(given, data_page.optional_page(), f"crepe_dist.prepare(…, {str(out)!r})")
         except UserError as error:
-            raise _for_python(error) from error.__cause__
+            raise for_python(error) from error.__cause__
 
 
 def _flags(options: Mapping[str, Any]) -> Iterator[str]:
@@ -136,7 +136,7 @@ def _flags(options: Mapping[str, Any]) -> Iterator[str]:
                 yield flag if argument is True else f"{flag}={argument}"
 
 
-def _for_python(error: UserError) -> UserError:
+def for_python(error: UserError) -> UserError:
     """Spell the flags in a message as arguments of ``prepare``.
 
     Messages come from checks that the command shares, and name its flags, which a caller in Python cannot paste.

@@ -161,6 +161,12 @@ def test_mistakes(given, options, message):
         crepe_dist.fit(given, **options)
 
 
+def test_too_few_rows_are_explained_in_arguments():
+    with pytest.raises(UserError, match="no test split") as error:
+        crepe_dist.fit(table(4)[1:])
+    assert error.value.remedy == "prepare the data with test=FILE or test=0.34"
+
+
 def test_settings_that_are_no_group():
     with pytest.raises(UserError, match=r"data is data/t\n  why: .*\n  do:  give DataOptions\(source=…\)"):
         crepe_dist.Config(data="data/t")  # type: ignore[arg-type]
