@@ -146,6 +146,11 @@ class TestTables:
         frame["forum"] = ["a", "b"] * 30
         assert columns() == "label: forum, text: story"
 
+    def test_log_lines_that_start_with_a_time_are_texts(self, tmp_path):
+        rows = [f"{'abc'[n % 3]},2024-03-{n % 28 + 1:02}T10:00:00 worker {n} started" for n in range(60)]
+        got = read(tmp_path, "a.csv", "\n".join(["level,line", *rows]), header="yes")
+        assert got.rows[0] == (2, "a", "2024-03-01T10:00:00 worker 0 started")
+
     @pytest.mark.parametrize(("given", "meant"), [("forum", "Forum"), ("Froum", "Forum"), ("zzz", None)])
     def test_a_misspelt_column_is_answered_with_the_near_name(self, tmp_path, given, meant):
         with pytest.raises(UserError, match=f"no column '{given}'") as caught:

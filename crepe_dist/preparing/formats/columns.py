@@ -24,7 +24,7 @@ TEXTS = (
 )  # fmt: skip
 # Row numbers, as pandas and others write them: neither label nor text.
 INDICES = re.compile(r"(id|index|unnamed: \d+|  index level \d+  |)")
-DATE = re.compile(r"(\d{4}([-/.])\d\d?\2\d\d?|\d\d?([-/.])\d\d?\3(\d{4}|\d\d))([T ,].*)?$")
+DATE = re.compile(r"(\d{4}([-/.])\d\d?\2\d\d?|\d\d?([-/.])\d\d?\3(\d{4}|\d\d))([T ,][\d\s:.,+-]*[A-Za-z.]{0,5})?$")
 MOST = 0.9  # share of the values that decides what a column is
 DISTINCT = 40  # rows that are needed to say that all differ
 TITLES = ("title", "headline", "subject", "summary", "review title", "review headline")
