@@ -39,6 +39,7 @@ MAX_CLASS_SHARE, MIN_ROWS = 0.5, 40
 REMEDIES = {
     "unusable weight": "give every row a number from 0 as its weight",
     MANY: "give --labels several, or keep one label per row",
+    "not a single value": "give --labels soft for shares of classes, --labels several for a list, or name a key in it",
     "unusable label": "write 1 in the column of each class of a row, and 0 in the others",
     "unusable share": "give every row a share from 0 for each class, and at least one above 0",
     "not UTF-8": FROM_WINDOWS,
