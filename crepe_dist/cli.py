@@ -61,7 +61,7 @@ def parser() -> arguments.Parser:
     result = arguments.Parser(
         prog=prog,
         usage=f"{prog} COMMAND [options]",
-        description="Train character-level text classifiers with MXNet and Horovod.\n" + "\n".join(lines),
+        description="Train character-level text classifiers, and use them.\n" + "\n".join(lines),
         epilog=f"{invocation.front()}{prog} COMMAND --help lists the options of a command.\n"
         f"{prog} COMMAND is the same as python -m crepe_dist.COMMAND.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
