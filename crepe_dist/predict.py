@@ -130,7 +130,7 @@ def _format_of(out: str | None) -> str:
 def _check(args: Any) -> None:
     if args.title is not None and len(args.text or ()) != 1:
         raise UserError("--title requires one --text", remedy="for a column of a file, use --title-column")
-    if args.checkpoint is not None and "://" not in args.checkpoint and not os.path.exists(args.checkpoint):
+    if args.checkpoint is not None and "://" not in args.checkpoint and not checkpoint.named(args.checkpoint).exists():
         remedy = checkpoint.missing(Path(args.checkpoint)).remedy
         remedy += f'{"" if remedy.endswith("?") else ";"} to classify a text, use --text "hello"'
         raise UserError(f"{shortened(args.checkpoint)} does not exist", remedy=remedy)

@@ -295,6 +295,7 @@ class TestUse:
         assert "now use runs/a/checkpoints/" in printed
         assert crepe_dist.load().path.parent.parent.name == "a"
         assert find("b").parent.parent.name == "b"
+        assert "%" in run(command("predict", "b", "--text", "zig"), runs.parent)
         run(command("use", "b"), runs.parent)
         assert crepe_dist.load().path.parent.parent.name == "b"
         (model := crepe_dist.load()).save("model")
