@@ -108,7 +108,7 @@ class TestReport:
             f"training time {duration(open_run(place / 'one').history.seconds)} 2 epochs 1 process on cpu",
         ):
             assert piece in text
-        assert f"Epoch {result['epoch'] + 1} of 2 " in text
+        assert f"Epoch {result['epoch']} of 2 " in text
         assert "was chosen on the validation split" in text
         assert "the one of the best validation accuracy" in text
         assert NAMES[0] in text
@@ -237,7 +237,7 @@ class TestReport:
         record = open_run(place / "one")
         epochs = [
             {**record.history.epochs[0], "epoch": number, "validation_fitted_loss": loss}
-            for number, loss in enumerate((1.0, 0.5, 0.9))
+            for number, loss in enumerate((1.0, 0.5, 0.9), 1)
         ]
         history = replace(record.history, epochs=epochs, counts={"resume": 2, "skipped": 3})
         always_first = Scores(
@@ -261,7 +261,7 @@ class TestReport:
         record = open_run(place / "one")
         epochs = [
             {**record.history.epochs[0], "epoch": number, "validation_fitted_loss": loss}
-            for number, loss in enumerate(losses)
+            for number, loss in enumerate(losses, 1)
         ]
         matrix = np.array(confusion)
         documents, right = int(matrix.sum()), int(np.trace(matrix))
@@ -281,8 +281,7 @@ class TestReport:
         record = open_run(place / "one")
         record = replace(record, settings={**record.settings, "training.epochs": 9})
         epochs = [
-            {**record.history.epochs[0], "epoch": epoch, "validation_fitted_loss": 1 / (epoch + 1)}
-            for epoch in range(3)
+            {**record.history.epochs[0], "epoch": epoch, "validation_fitted_loss": 1 / epoch} for epoch in (1, 2, 3)
         ]
         bins = [[0] * 3] * (BINS - 1) + [[120, 40, 36 * MILLION]]
         for confusion in ([[40, 0, 0]] * 3, [[39, 1, 0], [1, 39, 0], [1, 39, 0]]):
@@ -455,8 +454,8 @@ def course(losses, accuracies):
     for step, loss in enumerate(losses, 1):
         history.add({"event": "step", "step": step, "loss": loss, "learning_rate": 0.1, "documents_per_second": 5.0,
                      "wait_fraction": 0})  # fmt: skip
-    for epoch, accuracy in enumerate(accuracies):
-        step = len(losses) * (epoch + 1) // len(accuracies)
+    for epoch, accuracy in enumerate(accuracies, 1):
+        step = len(losses) * epoch // len(accuracies)
         history.add({"event": "epoch", "step": step, "epoch": epoch, "train_loss": 1.0, "test_loss": 0.5,
                      "test_accuracy": accuracy, "seconds": 1.0})  # fmt: skip
     return history

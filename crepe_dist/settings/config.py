@@ -42,7 +42,13 @@ COMMON = (
     *("--data", "--epochs", "--batch-size", "--learning-rate", "--model", "--patience"),
     *("--device", "--name", "--run-dir", "--fresh", "--dry-run", "--config"),
 )
-SYNONYMS = {"lr": "--learning-rate", "gpu": "--device gpu", "cpu": "--device cpu", "output": "--run-dir"}
+SYNONYMS = {
+    "lr": "--learning-rate",
+    "network": "--model",
+    "gpu": "--device gpu",
+    "cpu": "--device cpu",
+    "output": "--run-dir",
+}
 SPELLED = re.compile(r"^--[a-z][a-z._-]*(?=$|=)")  # flag, perhaps as the setting is spelled in files
 EXAMPLES = """  python -m crepe_dist.train                                    the sample on this machine
   horovodrun -np 2 python -m crepe_dist.train                   the same with two processes
