@@ -211,7 +211,7 @@ class TestUse(Browsing):
         assert not self.one(browser, "#loading").is_displayed()
         about = self.one(browser, "dl.pairs").text
         assert "three kinds" in about
-        assert "crepe_epoch_1_test_acc_50.0.params" in about
+        assert "crepe_epoch_0_test_acc_50.0.params" in about
         assert f"it only reads the first {FEATURE_LEN} characters" in self.one(browser, "h3 + ul").text
         self.write(browser, "x" * FEATURE_LEN + "unread")
         self.until(browser, lambda: self.one(browser, "#edge .unread").text == "unread")
