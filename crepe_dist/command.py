@@ -13,7 +13,7 @@ from crepe_dist.distributed import crash_report
 from crepe_dist.distributed.control import Stopped
 from crepe_dist.distributed.launch import detect
 from crepe_dist.distributed.peer_loss import hosts, is_peer_gone
-from crepe_dist.errors import ExitCode, UserError
+from crepe_dist.errors import ExitCode, UserError, is_memory_error
 from crepe_dist.startup import SIGNALS
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
@@ -51,7 +51,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
             where = f" on {', '.join(lost)}" if (lost := hosts.behind(error)) else ""
             _say(f"stopped because another process{where} ended or did not answer; see the messages of that process")
             code = ExitCode.PEER_GONE
-        elif isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        elif is_memory_error(error):
             _say(str(UserError("out of memory", str(error), "use smaller batches, or a machine with more memory")))
         elif isinstance(error, OSError) and error.errno in DISK_ERRORS | NAME_ERRORS:
             name = error.filename if isinstance(error.filename, str) else "a file"

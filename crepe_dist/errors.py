@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import errno
 import unicodedata
 
 
@@ -89,3 +90,8 @@ def visible(text: str) -> str:
 
 class PeerGone(Exception):
     """Another process of the group ended or failed to join."""
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Tell whether an error says that there is no memory, as Python or as the kernel says it."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)

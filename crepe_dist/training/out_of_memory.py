@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from crepe_dist.errors import UserError
+from crepe_dist.errors import UserError, is_memory_error
 from crepe_dist.settings.config import flag
 
 # Parts of the text of an MXNetError, a RuntimeError: from CUDA's allocator, MXNet's on the host, oneDNN's, and C++'s.
@@ -16,7 +15,7 @@ TEXTS = ("out of memory", "Failed to allocate", "allocation failed", "could not 
 def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, RuntimeError):
         return any(text in str(error) for text in TEXTS)
-    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    return is_memory_error(error)
 
 
 @contextmanager
