@@ -28,8 +28,8 @@ from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.startup import SIGNALS
-from tests import needs
-from tests.turns import turn
+from tests.helpers import needs
+from tests.helpers.turns import turn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,7 +182,9 @@ def data_with_validation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def launch_prefix(processes: int) -> list[str]:
     """Start of a command line for so many processes; nothing for one."""
-    return [sys.executable, str(Path(__file__).with_name("horovodrun.py")), "-np", str(processes)] * (processes > 1)
+    return [sys.executable, str(Path(__file__).parent / "helpers" / "horovodrun.py"), "-np", str(processes)] * (
+        processes > 1
+    )
 
 
 def command(name: str, *arguments: object, processes: int = 1) -> list[str]:

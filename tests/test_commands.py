@@ -24,7 +24,7 @@ from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.checkpoint import find
 from tests.conftest import FEATURE_LEN, NGRAMS, QUICK, command, run, write_csv
-from tests.engines import initial
+from tests.helpers.engines import initial
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,8 @@ from crepe_dist.settings.config import GROUPS, Config, flag, parse
 from crepe_dist.settings.limits import Limits
 from crepe_dist.settings.schema import Name, Title, alternatives, limits
 from crepe_dist.training import engine_setup
-from tests.commands import COMMANDS, parser_of
 from tests.conftest import FEATURE_LEN, QUICK, USING, write_csv
+from tests.helpers.commands import COMMANDS, parser_of
 
 ROOT = Path(crepe_dist.__file__).parent
 OTHERS = [name for name in COMMANDS if name != "train"]

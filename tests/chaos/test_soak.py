@@ -17,7 +17,7 @@ from crepe_dist.files import write_json
 from tests.chaos import harness
 from tests.chaos.test_state_on_disk import fill
 from tests.chaos.test_supervised import supervise
-from tests.needs import needs
+from tests.helpers.needs import needs
 
 # The fault of the worker that begins each kind.
 STRIKES = {

@@ -36,7 +36,7 @@ from crepe_dist.training.guards import Guards
 from crepe_dist.training.state_saver import StateSaver
 from tests.chaos import harness
 from tests.conftest import DEAD, QUICK
-from tests.needs import needs
+from tests.helpers.needs import needs
 
 CALLS = "write,pwrite64,writev,fsync,fdatasync,rename,renameat,renameat2,mkdir,openat,unlink,unlinkat,rmdir"
 

@@ -19,7 +19,7 @@ from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.chaos.harness import slow
 from tests.conftest import records
-from tests.needs import needs
+from tests.helpers.needs import needs
 
 SUPERVISE = """
 import sys

@@ -14,7 +14,7 @@ import pytest
 
 import crepe_dist
 from tests.conftest import QUICK, command, run, write_csv
-from tests.needs import needs
+from tests.helpers.needs import needs
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

@@ -12,8 +12,8 @@ from crepe_dist.distributed import device
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
-from tests import cuda_driver
 from tests.conftest import launch_prefix
+from tests.helpers import cuda_driver
 
 IN_A_WORLD = """
 import os

@@ -16,8 +16,8 @@ from crepe_dist.settings.allowed_values import EXPONENTS
 from crepe_dist.settings.training_options import OptimizerOptions
 from crepe_dist.training.step import TrainingStep
 from tests.conftest import needs_kernels
-from tests.engines import best, initial
-from tests.test_table import CREPE, Training, weigh
+from tests.engines.test_table import CREPE, Training, weigh
+from tests.helpers.engines import best, initial
 
 TABLE = NGramShape(69, 8, 2, 2, 1 << 8)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests import cuda_driver
+from tests.helpers import cuda_driver
 
 SITE = Path(__file__).with_name("site")
 

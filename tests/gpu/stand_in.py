@@ -9,7 +9,7 @@ gradients overflow and underflow as in float16, and sums are those of a float32 
 
 What it does not show. Nothing of CUDA, cuDNN, cuBLAS or NCCL runs: not their speed, memory, order of additions,
 random numbers or errors, no stream, and no overlap. Horovod sums with Gloo and never sees memory of a device. The
-driver is that of ``tests.cuda_driver``.
+driver is that of ``tests.helpers.cuda_driver``.
 """
 
 from __future__ import annotations

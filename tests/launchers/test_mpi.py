@@ -12,8 +12,8 @@ import pytest
 
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
+from tests.helpers.needs import needs
 from tests.launchers.conftest import flags, sha256
-from tests.needs import needs
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.chaos import harness
+from tests.helpers.needs import needs
 from tests.launchers.conftest import flags, sha256
 from tests.launchers.slurm import Slurm, slurm
-from tests.needs import needs
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "launch" / "slurm.sbatch"

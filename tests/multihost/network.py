@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.chaos import harness
-from tests.needs import needs, which
+from tests.helpers.needs import needs, which
 
 NET = "10.207.31"
 NAMESPACES = ("--net", "--uts", "--ipc", "--mount", "--pid")

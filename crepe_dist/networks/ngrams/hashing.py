@@ -1,6 +1,6 @@
 """Hashing of n-grams to the rows of a table.
 
-This is the specification. Four implementations agree on the vectors of ``tests/ngram_hash.json``: this one,
+This is the specification. Four implementations agree on the vectors of ``tests/networks/ngram_hash.json``: this one,
 ``native/hashing.h``, and those of two exports: ``networks/ngrams/onnx.py`` and ``networks/ngrams/torch.py``.
 
 1. The text is read up to its last known character. A symbol with the code ``alphabet_size`` stands before its first and

@@ -1,0 +1,272 @@
+"""MXNet's GPU flavour without a GPU: tests with a fake driver and fake libraries."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from crepe_dist.cuda import driver as nvidia
+from crepe_dist.diagnosis import checks
+from crepe_dist.distributed import cuda
+from tests.conftest import command
+from tests.helpers import cuda_driver
+
+LATER = (
+    "choose another GPU with CUDA_VISIBLE_DEVICES, or train without it: --device cpu; "
+    "for Hopper there is another MXNet: docs/install.md"
+)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    return cuda_driver.driver(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture
+def site(tmp_path):
+    return cuda_driver.packages(tmp_path / "site")
+
+
+def ended(arguments, cwd, environment):
+    """(code, what it said) of a command."""
+    done = subprocess.run(arguments, cwd=cwd, env=environment, stdout=-1, stderr=-1, text=True, timeout=200)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def run(code, environment, *arguments):
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, env=environment, stdout=-1, text=True, timeout=200, check=True)
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("capability", "runs"),
+    [
+        ((3, 7), False), ((5, 0), True), ((5, 3), True), ((6, 1), True), ((7, 0), True), ((7, 5), True),
+        ((8, 0), True), ((8, 6), True), ((8, 9), True), ((9, 0), False), ((10, 0), False), ((12, 0), False),
+    ],
+)  # fmt: skip
+def test_what_the_flavour_has_code_for(capability, runs):
+    assert cuda.has_code_for(capability) == runs
+    error = cuda.refusal(1, "Some GPU", capability)
+    assert (error is None) == runs
+    if error:
+        assert error.what.startswith("MXNet cannot compute on GPU 1 (Some GPU)")
+        assert error.what.endswith(f"compute capability {capability[0]}.{capability[1]}")
+        assert "compiled for 5.0, 6.0, 7.0, 8.0, 8.6" in error.why
+        assert error.remedy == LATER
+
+
+PICK = """
+from crepe_dist.distributed.launch import Launch, import_mxnet
+import_mxnet(Launch())
+import mxnet as mx
+from crepe_dist.cuda import driver
+from crepe_dist.distributed import device
+mx.context.num_gpus = driver.count
+try:
+    device.check_mxnet(device.Device("gpu"))
+    print("computes")
+except device.UserError as error:
+    print(error.what)
+"""
+
+
+SAYS_TF32 = """
+#include <stdio.h>
+#include <stdlib.h>
+__attribute__((constructor)) static void say(void) { puts(getenv("NVIDIA_TF32_OVERRIDE")); fflush(stdout); }
+"""
+
+
+@pytest.mark.parametrize("given", [{}, {"NVIDIA_TF32_OVERRIDE": "1"}], ids=["by default", "as the user says"])
+def test_float32_is_no_tf32_when_cublas_is_loaded(driver, site, given):
+    cuda_driver.library(site / "nvidia" / "cublas" / "lib" / "libcublas.so.11", SAYS_TF32)
+    code = "from crepe_dist.distributed.launch import Launch, import_mxnet; import_mxnet(Launch())"
+    assert run(code, cuda_driver.environment(driver, site, **given)) == [given.get("NVIDIA_TF32_OVERRIDE", "0")]
+
+
+@pytest.mark.parametrize(
+    ("wheel", "answer"),
+    [
+        ("PyPI's", "MXNet cannot compute on GPU 0 (GPU of a test): it has no code for compute capability 9.0"),
+        ("own", "computes"),
+        ("PyPI's, not used", "computes"),
+        ("none", "computes"),
+    ],
+)
+def test_the_list_of_gpus_is_that_of_one_wheel(driver, tmp_path, wheel, answer):
+    """A build of one's own, and NVIDIA's container, may have code for Hopper."""
+    sha256 = {"sha256": "A" * 43} if wheel == "own" else {}
+    site = None if wheel == "none" else cuda_driver.packages(tmp_path / "site", **sha256)
+    if wheel == "PyPI's, not used":  # MXNET_LIBRARY_PATH, or another folder before it on Python's path
+        (tmp_path / "site" / cuda.LIBMXNET).unlink()
+        (tmp_path / "site" / cuda.LIBMXNET).touch()
+    assert run(PICK, cuda_driver.environment(driver, site, DRIVER_CAPABILITY="9.0")) == [answer]
+
+
+def test_the_libraries_of_the_packages_are_loaded_before_mxnet(driver, site):
+    code = """
+from pathlib import Path
+from crepe_dist.distributed.launch import Launch, import_mxnet
+import_mxnet(Launch())
+lines = Path("/proc/self/maps").read_text().splitlines()
+files = {line.split()[5] for line in lines if len(line.split()) == 6}
+print(*sorted(path for path in files if "/nvidia/" in path or "libcuda.so" in path), sep="\\n")
+"""
+    wanted = [site / "nvidia" / part / "lib" / name for name, (_, part) in cuda.LIBRARIES.items()]
+    loaded = run(code, cuda_driver.environment(driver, site))
+    assert loaded == sorted(map(str, [*wanted, driver / nvidia.LIBRARY]))
+    assert run(code, cuda_driver.environment(driver)) == [""]  # the CPU flavour: none of it
+
+
+def test_without_the_driver(site, tmp_path):
+    environment = cuda_driver.environment(None, site)
+    missing = "MXNet's GPU flavour cannot be loaded without the NVIDIA driver's libcuda.so.1"
+    remedy = "install the NVIDIA driver 450.80.02 or later"
+    code, said = ended(command("train", "--device=gpu"), tmp_path, environment)
+    assert (code, "error: no GPU was found\n  why: no NVIDIA driver was found: libcuda.so.1: cannot" in said) == (
+        1,
+        True,
+    )
+    code, said = ended(command("train", "--kernels=mxnet"), tmp_path, environment)
+    assert code == 1
+    assert f"\nerror: {missing}" in f"\n{said}"
+    assert f"  do:  {remedy}" in said
+    code, said = ended(command("doctor", "--quick"), tmp_path, environment)
+    assert code == 1
+    assert "problem  CUDA libraries 9 of 10" in said
+    assert f"problem: {missing}\n  why: libcuda.so.1: cannot open" in said
+    assert f"  do:  {remedy}" in said
+    assert "note     MXNet          unknown" in said
+
+
+def test_each_library_that_is_missing_is_named(driver, site, tmp_path):
+    (site / "nvidia" / "cudnn" / "lib" / "libcudnn.so.8").unlink()
+    shutil.rmtree(site / "nvidia_nccl_cu11-1.9.1.dist-info")
+    mxnet = command("train", "--device=gpu", "--kernels=mxnet")
+    code, said = ended(mxnet, tmp_path, cuda_driver.environment(driver, site))
+    assert code == 1
+    assert "without libcudnn.so.8 (package nvidia-cudnn-cu11), libnccl.so.2 (package nvidia-nccl-cu11)\n" in said
+    assert "--group cu112" in said
+    assert "driver" not in said
+    code, said = ended(command("doctor", "--quick", "--json"), tmp_path, cuda_driver.environment(driver, site))
+    assert sorted(json.loads(said)["facts"]["cuda"]["troubles"]) == ["libcudnn.so.8", "libnccl.so.2"]
+
+
+def test_wsl_has_a_driver_without_its_device_file(driver, tmp_path):
+    code = f"""
+from pathlib import Path
+from crepe_dist.distributed import device
+folder = Path({str(tmp_path)!r})
+device.DEVICE_FILE, device.WSL_DEVICE_FILE = folder / "nvidiactl", folder / "dxg"
+print(device.has_gpu_driver())
+device.WSL_DEVICE_FILE.touch()
+print(device.has_gpu_driver())
+device.DEVICE_FILE.touch()
+print(device.has_gpu_driver())
+"""
+    assert run(code, cuda_driver.environment(driver)) == ["False", "True", "True"]
+    (tmp_path / "nvidiactl").unlink()
+    (tmp_path / "dxg").unlink()
+    assert run(code, cuda_driver.environment()) == ["False", "False", "True"]  # WSL2 with another maker's GPU
+
+
+def test_names_without_a_version_are_found(driver, site, tmp_path):
+    """cuDNN and Horovod ask for them with dlopen in the middle of a run; no file has such a name here."""
+    (site / "nvidia" / "cuda_nvrtc" / "lib" / "libnvrtc.so.11.2").unlink()
+    cuda_driver.library(
+        site / "nvidia" / "cuda_nvrtc" / "lib" / "libnvrtc.so.11.2", "int nvrtcVersion(void) { return 7; }"
+    )
+    code = """
+import ctypes, os, sys
+from crepe_dist.distributed.launch import Launch, import_mxnet
+if "with" in sys.argv[1:]:
+    import_mxnet(Launch())
+for name in ("libnvrtc.so", "libcuda.so"):
+    try:
+        print(bool(ctypes.CDLL(name)))
+    except OSError as error:
+        print(error)
+if "with" in sys.argv[1:]:
+    print(ctypes.CDLL("libnvrtc.so").nvrtcVersion(), ctypes.CDLL("libcuda.so").cuInit(0))
+    print([line.split()[1] for line in open("/proc/self/maps") if "[stack]" in line])
+"""
+    told = {**cuda_driver.environment(driver, site), "TMPDIR": str(tmp_path)}
+    before = sorted(tmp_path.iterdir())
+    missing = "cannot open shared object file: No such file or directory"
+    assert run(code, told) == [f"libnvrtc.so: {missing}", f"libcuda.so: {missing}"]
+    assert run(code, told, "with") == ["True", "True", "7 0", "['rw-p']"]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("driver_version", "given", "fusion"),
+    [(12040, None, "None"), (11080, None, "None"), (11040, None, "0"), (11040, "1", "1")],
+)
+def test_an_old_driver_need_not_translate_new_code(driver, site, driver_version, given, fusion):
+    """The package's NVRTC is that of CUDA 11.8; a driver for 11.4 does not translate what it compiles."""
+    source = "int nvrtcVersion(int *major, int *minor) { *major = 11; *minor = 8; return 0; }"
+    cuda_driver.library(site / "nvidia" / "cuda_nvrtc" / "lib" / cuda.NVRTC, source)
+    told = cuda_driver.environment(driver, site, DRIVER_VERSION=driver_version)
+    told.update({"MXNET_USE_FUSION": given} if given else {})
+    code = "import os; from crepe_dist.distributed import cuda; cuda.load(); print(os.environ.get('MXNET_USE_FUSION'))"
+    assert run(code, told) == [fusion]
+
+
+def test_the_doctor_tries_what_will_be_asked_for(driver, site, tmp_path):
+    told = cuda_driver.environment(driver, site, DRIVER_GPUS=0)
+    facts = json.loads(ended(command("doctor", "--quick", "--json"), tmp_path, told)[1])["facts"]
+    assert facts["cuda"]["later"] == {}
+    assert facts["mxnet"]["wheel"]
+    (site / "nvidia" / "cudnn" / "lib" / "libcudnn_cnn_train.so.8").unlink()
+    told["LD_LIBRARY_PATH"] = str(cuda_driver.driver(tmp_path / "without"))
+    (tmp_path / "without" / cuda.NVML).unlink()
+    facts = json.loads(ended(command("doctor", "--quick", "--json"), tmp_path, told)[1])["facts"]
+    assert sorted(facts["cuda"]["later"]) == ["libcudnn_cnn_train.so.8", "libnvidia-ml.so.1"]
+
+
+@pytest.mark.parametrize(
+    ("built", "engines", "level", "what"),
+    [
+        ({"cuda": False, "nccl": False}, ["mxnet"], "problem", "without CUDA"),
+        ({"cuda": False, "nccl": False}, ["own"], "note", "without CUDA"),
+        ({"cuda": False, "nccl": False}, [], "note", "without CUDA"),
+        ({"cuda": True, "nccl": False}, ["mxnet", "mxnet"], "note", "without NCCL"),
+        ({"cuda": True, "nccl": True}, ["mxnet", "mxnet"], "ok", ""),
+    ],
+)
+def test_what_the_doctor_says_of_horovod(built, engines, level, what):
+    line = checks.horovod(
+        {
+            "mxnet": {"trouble": "", "features": ["CUDA"]},
+            "horovod": {"installed": True, "trouble": "", "features": {"gloo": True, **built}},
+            "gpus": [{"name": "Some GPU", "capability": [8, 0]}] * len(engines),
+            "plans": {"GPUs": [{"crepe": {"kernels": each}} for each in engines], "trouble": ""},
+        }
+    )
+    assert line.level == level
+    assert what in line.what
+    assert bool(line.remedy) == (level != "ok")
+    assert "HOROVOD_GPU_OPERATIONS=NCCL" in line.remedy or level == "ok"
+
+
+def test_arrays_on_gpus_need_a_horovod_with_cuda():
+    from crepe_dist.distributed.horovod_world import HorovodWorld
+
+    class Horovod:
+        def cuda_built(self):
+            return False
+
+    world: Any = HorovodWorld.__new__(HorovodWorld)
+    world.horovod = Horovod()
+    world.check_device("cpu")
+    with pytest.raises(cuda.UserError, match="Horovod was built without CUDA") as raised:
+        world.check_device("gpu")
+    assert raised.value.on_all_ranks

@@ -1,0 +1,270 @@
+"""Compilation of CUDA kernels: on a stand-in for NVRTC, and by NVRTC itself, which needs no GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cuda_kernels
+import pytest
+
+from crepe_dist.cuda import compiler, driver, nccl
+from crepe_dist.errors import UserError
+from tests.helpers import cuda_emulator
+from tests.helpers.needs import needs
+
+FOLDER = cuda_emulator.FOLDER
+KNOWN = [50, 70, 72, 75, 80, 86, 87, 89, 90, 100, 101, 120]
+
+
+@pytest.fixture
+def emulated(monkeypatch, tmp_path):
+    with cuda_emulator.used():
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        yield
+
+
+def compiled(factor=1, capability=(8, 6)):
+    return compiler.compiled("probe.cu", {"FACTOR": factor}, capability, FOLDER)
+
+
+def compiles(monkeypatch):
+    """Return the list to which each compilation from now on adds its architecture."""
+    made = []
+
+    def compile_program(program, defines, architecture, *arguments, **named):
+        made.append(architecture)
+        return genuine(program, defines, architecture, *arguments, **named)
+
+    genuine = compiler.compile_program
+    monkeypatch.setattr(compiler, "compile_program", compile_program)
+    return made
+
+
+# ---- on the stand-in
+
+
+@needs("g++")
+@pytest.mark.usefixtures("emulated")
+def test_a_program_is_compiled_once_for_each_architecture_and_constant(monkeypatch):
+    made = compiles(monkeypatch)
+    first = compiled()
+    assert first == compiled()
+    assert made == ["sm_86"]
+    assert compiled(factor=2) != first
+    assert compiled(capability=(8, 0)) != first
+    assert made == ["sm_86", "sm_86", "sm_80"]
+
+
+@needs("g++")
+@pytest.mark.usefixtures("emulated")
+def test_a_damaged_cache_is_compiled_again(monkeypatch, tmp_path):
+    made = compiles(monkeypatch)
+    image = compiled()
+    (path,) = (tmp_path / "cache" / "crepe_dist" / "cuda").glob("*.cubin")
+    for damaged in (b"", path.read_bytes()[:-1], b"\0" + path.read_bytes()[1:]):
+        path.write_bytes(damaged)
+        assert compiled() == image
+    assert len(made) == 4
+
+
+@needs("g++")
+def test_without_a_cache_each_process_compiles(emulated, monkeypatch, tmp_path):
+    made = compiles(monkeypatch)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert compiled() == compiled()
+    assert len(made) == 2
+
+
+@needs("g++")
+def test_processes_of_a_host_compile_once(tmp_path):
+    compilers = tmp_path / "compilers"
+    compilers.mkdir()
+    calls = tmp_path / "calls"
+    script = compilers / "g++"
+    script.write_text(f'#!/bin/sh\necho call >> {calls}\nexec {subprocess.getoutput("command -v g++")} "$@"\n')
+    script.chmod(0o755)
+    told = cuda_emulator.environment(XDG_CACHE_HOME=tmp_path / "cache")
+    told["PATH"] = f"{compilers}:{told['PATH']}"
+    code = (
+        "from crepe_dist.cuda import compiler; from tests.helpers import cuda_emulator; "
+        "print(len(compiler.compiled('probe.cu', {'FACTOR': 5}, (8, 0), cuda_emulator.FOLDER)))"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code], env=told, stdout=-1, text=True) for _ in range(3)]
+    assert len({process.communicate()[0] for process in processes}) == 1
+    assert calls.read_text() == "call\n"
+    assert len(list((tmp_path / "cache" / "crepe_dist" / "cuda").iterdir())) == 1
+
+
+@needs("g++")
+@pytest.mark.usefixtures("emulated")
+def test_a_program_that_does_not_compile_is_told(tmp_path):
+    (tmp_path / "wrong.cu").write_text('#include "part.cuh"\nint wrong = missing;\n')
+    (tmp_path / "part.cuh").write_text("int right;\n")
+    with pytest.raises(UserError) as caught:
+        compiler.compiled("wrong.cu", {}, (8, 6), tmp_path)
+    assert caught.value.what == "the kernels in wrong.cu cannot be compiled for sm_86 (NVRTC_ERROR_COMPILATION)"
+    assert "wrong.cu:2:13: error: ‘missing’ was not declared" in caught.value.why
+    assert "pip install nvidia-cuda-nvrtc-cu12" in caught.value.remedy
+
+
+@needs("g++")
+@pytest.mark.parametrize(
+    ("own", "loaded"),
+    [("8.0", True), ("8.9", True), ("7.5", False), ("9.0", False)],
+)
+def test_machine_code_runs_on_later_gpus_of_its_generation(own, loaded):
+    code = (
+        "from crepe_dist.cuda import compiler, gpu; from tests.helpers import cuda_emulator\n"
+        "try: gpu.Module(gpu.Gpu(0), compiler.compiled('probe.cu', {'FACTOR': 1}, (8, 0), cuda_emulator.FOLDER))\n"
+        "except gpu.UserError as error: print(error)"
+    )
+    told = cuda_emulator.environment(DRIVER_CAPABILITY=own)
+    shown = subprocess.run([sys.executable, "-c", code], env=told, stdout=-1, text=True, check=True).stdout
+    assert (shown == "") == loaded
+    assert loaded or "CUDA_ERROR_NO_BINARY_FOR_GPU (209)\n  why: this driver cannot load" in shown
+
+
+@needs("g++")
+def test_a_gpu_that_nvrtc_does_not_know_gets_ptx():
+    code = (
+        "from crepe_dist.cuda import compiler, gpu; from tests.helpers import cuda_emulator\n"
+        "device = gpu.Gpu(0)\n"
+        "gpu.Module(device, compiler.compiled('probe.cu', {'FACTOR': 1}, device.capability, cuda_emulator.FOLDER))\n"
+        "print(device.capability, compiler.architecture_for(device.capability))"
+    )
+    told = cuda_emulator.environment(DRIVER_CAPABILITY="13.0")
+    shown = subprocess.run([sys.executable, "-c", code], env=told, stdout=-1, text=True, check=True).stdout
+    assert shown == "(13, 0) compute_120\n"
+
+
+@pytest.mark.parametrize(
+    ("capability", "architecture"),
+    [
+        ((7, 0), "sm_70"), ((7, 5), "sm_75"), ((8, 7), "sm_87"), ((8, 8), "sm_86"), ((8, 9), "sm_89"),
+        ((9, 0), "sm_90"), ((10, 0), "sm_100"), ((10, 3), "sm_100"), ((11, 0), "compute_100"), ((12, 1), "sm_120"),
+        ((13, 0), "compute_120"),
+    ],
+)  # fmt: skip
+def test_the_architecture_for_a_gpu(capability, architecture, monkeypatch):
+    monkeypatch.setattr(compiler, "_known_architectures", lambda: KNOWN)
+    assert compiler.architecture_for(capability) == architecture
+
+
+def test_a_gpu_older_than_all_architectures_is_told(monkeypatch):
+    monkeypatch.setattr(compiler, "_known_architectures", lambda: KNOWN)
+    monkeypatch.setattr(compiler, "version", lambda: (12, 8))
+    with pytest.raises(UserError, match=r"NVRTC 12\.8 compiles no code for compute capability 3\.7"):
+        compiler.architecture_for((3, 7))
+
+
+def test_a_missing_nvrtc_is_told(tmp_path):
+    code = "from crepe_dist.cuda import compiler; print(compiler.missing())"
+    told = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
+    shown = subprocess.run([sys.executable, "-c", code], env=told, stdout=-1, text=True, check=True).stdout
+    if shown == "None\n":
+        pytest.skip("needs an environment without NVRTC")
+    assert shown.startswith("error: libnvrtc.so.12, which compiles the kernels for the GPU, cannot be loaded\n  why: ")
+    assert "pip install nvidia-cuda-nvrtc-cu12" in shown
+
+
+# ---- by NVRTC itself
+
+
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory):
+    """A folder with NVRTC and the headers of CUDA and NCCL, for PYTHONPATH."""
+    folder = tmp_path_factory.mktemp("packages")
+    pins = dict(re.findall(r'"(nvidia-[\w-]+)==([\w.]+)"', (FOLDER.parents[2] / "pyproject.toml").read_text()))
+    wanted = [f"{name}=={pins[name]}" for name in (compiler.PACKAGE, nccl.PACKAGE)]
+    target = ["--target", str(folder), "--python", sys.executable]
+    headers = f"nvidia-cuda-runtime-cu12=={pins[compiler.PACKAGE].rpartition('.')[0]}.*"
+    subprocess.run(["uv", "pip", "install", "--quiet", "--no-deps", *target, *wanted, headers], check=True)
+    return folder
+
+
+@pytest.mark.slow
+@needs("uv")
+@pytest.mark.parametrize(
+    ("header", "functions"),
+    [
+        ("cuda_runtime/include/cuda.h", driver.FUNCTIONS),
+        ("cuda_nvrtc/include/nvrtc.h", compiler.FUNCTIONS),
+        ("nccl/include/nccl.h", nccl.FUNCTIONS),
+    ],
+)
+def test_functions_have_the_parameters_of_nvidias_headers(packages, header, functions):
+    text = (packages / "nvidia" / header).read_text()
+    current = dict(re.findall(r"#define (cu\w+)\s+(?:__CUDA_API_PTSZ\()?(cu\w+_v\d+)\b", text))
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL)
+    for name, given in functions.items():
+        bare = re.sub(r"_v\d+$", "", name)
+        if bare != name and not re.search(rf"\b{name}\(", text):
+            assert current[bare] == name, name
+        declared = re.search(rf"\b(?:{name}|{bare})\s*\(([^)]*)\)\s*;", text)
+        assert declared, name
+        if bare == name:
+            assert name not in current, f"{name} has a later version"
+        parameters = [part.strip() for part in declared[1].split(",")]
+        assert len(parameters) == len(given), name
+        assert all(map(fits, parameters, given)), name
+
+
+HANDLES = ["CUcontext", "CUstream", "CUevent", "CUmodule", "CUfunction", "nvrtcProgram", "ncclComm_t", "cudaStream_t"]
+BYTES = {"CUdeviceptr": 8, "size_t": 8, "ncclUniqueId": 128, "char": 1, **dict.fromkeys(HANDLES, 8)}
+
+
+def fits(parameter: str, given: Any) -> bool:
+    """Return whether a parameter in C has the size of a type of ctypes, and is a pointer where that is one."""
+    words = [word for word in re.sub(r"\[\]|\*", " * ", parameter).split() if word != "const"]
+    if given is ctypes.c_void_p:  # for pointers and for handles
+        return "*" in words or words[0] in HANDLES
+    if given is ctypes.c_char_p or issubclass(given, ctypes._Pointer):
+        return "*" in words
+    return "*" not in words and ctypes.sizeof(given) == next((BYTES[word] for word in words if word in BYTES), 4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@needs("uv")
+def test_nvrtc_compiles_all_kernels_for_all_architectures(packages):
+    """In a process that finds the package: this one may have loaded the stand-in."""
+    code = f"import sys; sys.path.insert(0, {str(Path(cuda_kernels.__file__).parent)!r}); import cuda_kernels\n"
+    code += "from tests.cuda import test_cuda_compiler; test_cuda_compiler.check_kernels()"
+    told = {**os.environ, "PYTHONPATH": f"{packages}:{FOLDER.parents[2]}"}
+    subprocess.run([sys.executable, "-c", code], env=told, check=True, cwd=FOLDER.parents[2])
+
+
+def check_kernels() -> None:
+    """Compile each program by NVRTC for each architecture and precision."""
+    assert compiler.version() < (12, 99), "the stand-in"
+    for title, program, constants, by_precision in cuda_kernels.programs(["ngrams", "crepe"], [36, 128]):
+        for architecture in cuda_kernels.ARCHITECTURES:
+            for precision in cuda_kernels.precisions(architecture)[: 1 + by_precision]:
+                image, found = cuda_kernels.compiled(program, constants, precision, architecture)
+                where = f"{title}, {precision}, sm_{architecture}"
+                assert image.startswith(b"\x7fELF"), where
+                assert found.keys() == kernels(program), where
+                for name, resources in found.items():
+                    assert resources.registers <= 128, (where, name)  # 512 threads of a multiprocessor's 65,536
+                    assert resources.shared <= 48 << 10, (where, name)
+                    # Only convolutions in float16 may spill, on Volta.
+                    assert resources.spilled <= (128 if architecture == 70 else 0), (where, name)
+    for precision, instruction in (("float16", "f32.f32"), ("bfloat16", "f32.bf16.bf16.f32")):
+        constants = {**constants, "PRECISION": cuda_kernels.PRECISIONS.index(precision)}
+        ptx, _ = compiler.compile_program("crepe.cu", constants, f"compute_{70 if precision == 'float16' else 80}")
+        assert re.search(rf"wmma\.mma\.sync\.aligned\.\S+\.m16n16k16\.{instruction}".encode(), ptx), precision
+
+
+def kernels(program: str) -> set[str]:
+    """Return the names that a program and what it includes export."""
+    text, found = (compiler.KERNELS / program).read_text(), set()
+    for name in re.findall(r'#include "([\w.]+)"', text):
+        found |= kernels(name)
+    return found | set(re.findall(r"^EXPORT\((\w+)\)", text, re.MULTILINE))

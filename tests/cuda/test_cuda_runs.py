@@ -1,0 +1,64 @@
+"""Runs on emulated GPUs: the same bits on any number of them, and after a process was killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import harness
+from tests.helpers import cuda_emulator
+from tests.helpers.needs import needs
+
+pytestmark = [needs("g++"), pytest.mark.usefixtures("emulated")]
+# Dropout and Adam, and quanta that the first step has to find; a short run, because a step takes about a second.
+SHORT = ("--device=gpu", "--epochs=1")
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    """Four GPUs for the processes that a test starts."""
+    for name, value in cuda_emulator.environment(DRIVER_GPUS=4, DRIVER_CAPABILITY="8.0").items():
+        monkeypatch.setenv(name, value)
+
+
+def train(run_dir: Path, data: Path, processes: int, *more: str, fault=None) -> str:
+    arguments = harness.command(run_dir, data, processes, *SHORT, *more)
+    code, printed = harness.run(arguments, run_dir.parent, fault)
+    assert (code != 0) == (fault is not None), printed
+    return printed
+
+
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory):
+    """A run on one GPU that nothing happened to."""
+    run_dir = tmp_path_factory.mktemp("gpu") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cuda_emulator.environment(DRIVER_CAPABILITY="8.0").items():
+            patch.setenv(name, value)
+        printed = train(run_dir, data, 1)
+    assert "bfloat16, own kernels (CUDA" in printed, printed
+    return run_dir
+
+
+@pytest.mark.parametrize("processes", [2, *[pytest.param(n, marks=pytest.mark.slow) for n in (3, 4)]])
+def test_any_number_of_gpus_computes_the_same_bits(processes, data, alone, tmp_path):
+    printed = train(tmp_path / "run", data, processes)
+    assert "summed by NCCL" in printed, printed
+    harness.assert_same(tmp_path / "run", alone)
+
+
+def test_horovod_sums_without_nccl(data, alone, tmp_path, monkeypatch):
+    monkeypatch.setenv("EMULATOR_NCCL_VERSION", "21300")  # too old for us
+    printed = train(tmp_path / "run", data, 2)
+    assert "summed by NCCL" not in printed, printed
+    harness.assert_same(tmp_path / "run", alone)
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_killed_run_resumes_to_the_same_bits(processes, data, alone, tmp_path):
+    fault = {"kind": "SIGKILL", "rank": processes - 1, "phase": "train", "step": 7, "once": str(tmp_path / "killed")}
+    train(tmp_path / "run", data, processes, fault=fault)
+    assert 0 < harness.saved_step(tmp_path / "run") < 8
+    train(tmp_path / "run", data, processes)
+    harness.assert_same(tmp_path / "run", alone)

@@ -1,0 +1,158 @@
+"""Commands with our own kernels on emulated GPUs: the same flags, files and answers as on a CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import harness
+from tests.conftest import QUICK, command, launch_prefix, run
+from tests.helpers import cuda_emulator
+from tests.helpers.needs import needs
+from tests.training.test_without_mxnet import FOLDER
+
+pytestmark = needs("g++")
+COMPUTES = "computes  in bfloat16, own kernels (CUDA, sm_86)\n"
+TRAIN = (*QUICK, "--epochs=1", "--logging.report=true", "--checkpoint.keep-state=true")
+PREDICTS = """
+import json, sys
+import crepe_dist
+texts = [f"{'a fine day' if row % 2 else 'awful weather'}, number {row}" for row in range(40)]
+settings = {"model.buckets": 4096, "model.embeddings": 1024, "model.width": 16}
+estimator = crepe_dist.CrepeClassifier(epochs=4, learning_rate=0.01, settings=settings, device="gpu")
+estimator.fit(texts, ["bad", "good"] * 20)
+answers = [crepe_dist.load(sys.argv[1], device=name).predict(["quaqua", "zig zig"] * 3) for name in ("gpu", "cpu")]
+rankings = [[dict(answer.ranking) for answer in each] for each in answers]
+print(json.dumps([rankings, list(estimator.predict(texts[:4])), [name for name in ("mxnet",) if name in sys.modules]]))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def gpus() -> Iterator[None]:
+    """Give the processes of this module two GPUs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cuda_emulator.environment(DRIVER_GPUS=2).items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture
+def hidden(monkeypatch) -> None:
+    """Hide MXNet and Horovod from the processes of a test."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER), *sys.path]))
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory, gpus) -> tuple[Path, str]:
+    """A run on a GPU where MXNet is missing, and what it printed."""
+    folder = tmp_path_factory.mktemp("gpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER), *sys.path]))
+        printed = run(command("train", "--data", data, "--run-dir", "run", "--device=gpu", *TRAIN), folder)
+    return folder / "run", printed
+
+
+def test_training_needs_no_mxnet(trained):
+    folder, printed = trained
+    assert "1 process, gpu(0)\n" in printed
+    assert COMPUTES in printed
+    (checkpoint,) = (folder / "checkpoints").glob("*.params")
+    assert json.loads(checkpoint.with_suffix(".json").read_text())["computed"] == {
+        "model.precision": "bfloat16", "model.kernels": "cuda_sm86", "device": "gpu(0)"
+    }  # fmt: skip
+    page = (folder / "report.html").read_text()
+    assert "bfloat16, own kernels (CUDA, sm_86)" in page
+    assert "--kernels own --device gpu" in re.sub(r"<[^>]*>|\s+", " ", page).replace("  ", " ")
+
+
+def test_verify_takes_the_gpu(trained, tmp_path):
+    assert "epoch 1: the same bits" in run(command("verify", trained[0]), tmp_path)
+
+
+def test_answers_are_those_of_the_cpu(data, trained, tmp_path, hidden):
+    rankings, labels, imported = json.loads(run([sys.executable, "-c", PREDICTS, str(trained[0])], tmp_path))
+    on_gpu, on_cpu = rankings
+    assert len(on_gpu) == 6
+    assert all(one == pytest.approx(other, abs=0.01) for one, other in zip(on_gpu, on_cpu))
+    assert labels == ["bad", "good", "bad", "good"]
+    assert imported == []
+    tables = [
+        run(command("evaluate", trained[0], "--data", data, "--device", device), tmp_path) for device in ("gpu", "cpu")
+    ]
+    assert tables[0].splitlines()[:4] == tables[1].splitlines()[:4]
+
+
+def test_two_processes_evaluate(data, trained, tmp_path):
+    for processes in (1, 2):
+        out = tmp_path / f"{processes}.json"
+        flags = ("--data", data, "--device=gpu", "--json", out)
+        run(command("evaluate", trained[0], *flags, processes=processes), tmp_path)
+    assert (tmp_path / "1.json").read_text() == (tmp_path / "2.json").read_text()
+
+
+def test_a_run_moves_from_a_gpu_to_the_cpu(data, tmp_path):
+    fault = {"kind": "SIGKILL", "rank": 0, "phase": "train", "step": 17, "once": str(tmp_path / "once")}
+    train = harness.command(tmp_path / "run", data, 1, "--epochs=2")
+    code, printed = harness.run([*train, "--device=gpu"], tmp_path, fault)
+    assert code != 0, printed
+    code, printed = harness.run([*train, "--device=cpu"], tmp_path)
+    assert code == 0, printed
+    assert "resuming from step" in printed
+    assert "the kernels change from cuda_sm86 to " in printed
+
+
+def test_the_dry_run_tells_the_memory_of_the_gpu(data, tmp_path, hidden, monkeypatch):
+    dry = command("train", "--data", data, "--dry-run", "--device=gpu", *QUICK)
+    assert re.search(r" MB of 17\.2 GB of the GPU in use\n", run(dry, tmp_path))
+    monkeypatch.setenv("DRIVER_MEMORY", str(4 << 20))
+    assert "error: out of memory with " in run(dry, tmp_path, code=1)
+    monkeypatch.setenv("DRIVER_MEMORY", str(1 << 17))
+    printed = run(dry, tmp_path, code=1)
+    assert "is too large for gpu(0)\n" in printed
+    assert "do:  lower --width" in printed
+
+
+def test_an_old_driver(data, tmp_path, hidden, monkeypatch):
+    monkeypatch.setenv("DRIVER_VERSION", "11080")
+    dry = command("train", "--data", data, "--dry-run", *QUICK)
+    printed = run(dry, tmp_path)
+    assert "1 process, cpu(0)" in printed
+    assert "note: the CPU computes: no engine can compute this network on GPU 0 (GPU of a test); the NVIDIA" in printed
+    printed = run([*dry, "--device=gpu"], tmp_path, code=1)
+    assert "error: no engine can compute this network on GPU 0 (GPU of a test)\n  why: the NVIDIA driver is" in printed
+    assert "is for CUDA 11.8" in printed
+    assert "needs MXNet, which is not installed" in printed
+
+
+def test_the_doctor_trains_the_default_network(tmp_path, monkeypatch):
+    # Its supervisor passes on no variable of the emulator.
+    (tmp_path / "sitecustomize.py").write_text('import os\nos.environ["DRIVER_GPUS"] = "2"\n')
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+    printed = run(command("doctor"), tmp_path)
+    own = "crepe: bfloat16, own kernels (CUDA, sm_86)"
+    for line in (
+        f"ok       GPU 1          GPU of a test; compute capability 8.6; {own}; paper: on the CPU\n",
+        "ok       CUDA kernels   NVRTC 12.99, NCCL",
+        f"ok       training step  GPU, 2 processes: {own}; summed by ",
+        "ready: for one process or several, on the CPU and 2 GPUs",
+    ):
+        assert line in printed
+
+
+def test_gpus_of_two_architectures_are_refused(data, tmp_path):
+    body = f"""
+import os, sys
+os.environ["DRIVER_CAPABILITY"] = "9.0" if os.environ["HOROVOD_RANK"] == "1" else "8.0"
+from crepe_dist import command, train
+sys.argv = ["train", "--data", {str(data)!r}, "--dry-run", *{list(QUICK)!r}]
+command.run(train.main)
+"""
+    printed = run([*launch_prefix(2), sys.executable, "-c", body], tmp_path, code=None)
+    assert printed.count("error: the processes have GPUs of different architectures") == 1
+    assert "rank 0 has GPU of a test (cuda_sm80) and rank 1 has GPU of a test (cuda_sm90); the parameters" in printed

@@ -1,0 +1,125 @@
+"""Sums over several GPUs by NCCL, on a stand-in for processes of one host."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from crepe_dist import extras
+from tests.helpers import cuda_emulator
+from tests.helpers.needs import needs
+
+pytestmark = needs("g++")
+# A rank; rank 0 hands its id on in a file. Prints the sums' SHA-256, or the error that a command would print.
+RANK = """
+import hashlib, os, sys, time
+from pathlib import Path
+import numpy as np
+from crepe_dist.cuda import gpu, nccl
+from crepe_dist.errors import PeerGone, UserError
+rank, size, folder, dies = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+device = gpu.Gpu(rank)
+
+def share(own):
+    if own is not None:
+        (folder / "written").write_bytes(own)
+        (folder / "written").rename(folder / "id")
+    while not (folder / "id").exists():
+        time.sleep(0.01)
+    return (folder / "id").read_bytes()
+
+def check():
+    if "check" in dies and (folder / "gone").exists():
+        raise PeerGone("a peer of this host is gone")
+
+try:
+    communicator = nccl.Communicator(device, rank, size, share, check)
+    memory, array, whole = device.allocate(4 * 1000), np.empty(1000, np.int32), hashlib.sha256()
+    random = np.random.default_rng(rank)
+    for step in range(20):
+        terms = random.integers(-(1 << 31), 1 << 31, 1000).astype(np.int32)
+        memory.write(terms)
+        if step == 10 and rank == 1 and "during" in dies:
+            (folder / "gone").touch()
+            os._exit(0)
+        communicator.sum(memory, 1000 - (dies == "counts" and rank == 1))
+        communicator.wait()
+        memory.read(array)
+        whole.update(array.tobytes())
+    print(whole.hexdigest())
+except PeerGone as error:
+    print("gone:", error)
+except UserError as error:
+    print(error.what)
+"""
+
+
+def ranks(folder, size: int, dies: str = "", **told: object) -> list[str]:
+    """Return what each of several processes prints."""
+    environment = cuda_emulator.environment(DRIVER_GPUS=4, **told)
+    commands = [[sys.executable, "-c", RANK, str(rank), str(size), str(folder), dies] for rank in range(size)]
+    processes = [subprocess.Popen(each, env=environment, stdout=-1, stderr=-1, text=True) for each in commands]
+    shown = [process.communicate(timeout=100) for process in processes]
+    assert not [errors for _, errors in shown if "Traceback" in errors]
+    return [output.strip() for output, _ in shown]
+
+
+def test_every_rank_has_the_sums(tmp_path):
+    import hashlib
+
+    import numpy as np
+
+    randoms = [np.random.default_rng(rank) for rank in range(3)]
+    expected = hashlib.sha256()
+    for _ in range(20):
+        terms = [random.integers(-(1 << 31), 1 << 31, 1000).astype(np.int32) for random in randoms]
+        expected.update(np.sum(terms, axis=0, dtype=np.int32).tobytes())
+    assert ranks(tmp_path, 3) == [expected.hexdigest()] * 3
+
+
+def test_a_peer_that_is_gone_is_noticed(tmp_path):
+    others = ranks(tmp_path, 3, "during")
+    assert others[1] == ""
+    for shown in (others[0], others[2]):
+        assert shown.startswith("gone: NCCL: a sum over the GPUs failed: remote process exited or there was a network")
+
+
+def test_a_peer_that_is_gone_at_the_start_is_noticed(tmp_path):
+    """Rank 1 never joins; rank 0 is told by its check, as NCCL cannot know."""
+    (tmp_path / "gone").touch()
+    environment = cuda_emulator.environment(DRIVER_GPUS=2, EMULATOR_NCCL_DEAF=1)
+    command = [sys.executable, "-c", RANK, "0", "2", str(tmp_path), "check"]
+    done = subprocess.run(command, env=environment, stdout=-1, text=True, timeout=100, check=True)
+    assert done.stdout == "gone: a peer of this host is gone\n"
+
+
+def test_a_peer_that_nccl_does_not_miss_is_noticed_by_the_check(tmp_path):
+    others = ranks(tmp_path, 3, "during check", EMULATOR_NCCL_DEAF=1)
+    assert others == ["gone: a peer of this host is gone", "", "gone: a peer of this host is gone"]
+
+
+def test_other_failures_are_told(tmp_path):
+    assert "NCCL failed: a sum over the GPUs" in ranks(tmp_path, 2, "counts")
+
+
+@pytest.mark.parametrize(("version", "available"), [("22602", True), ("21400", True), ("21304", False)])
+def test_an_old_nccl_is_not_used(version, available):
+    code = "from crepe_dist.cuda import nccl; print(nccl.available(), nccl.left_out())"
+    told = cuda_emulator.environment(EMULATOR_NCCL_VERSION=version)
+    shown = subprocess.run([sys.executable, "-c", code], env=told, stdout=-1, text=True, check=True).stdout
+    if available:
+        assert shown == "True \n"
+    else:
+        assert shown.startswith("False no sums by NCCL without nvidia-nccl-cu12; to install: ")
+
+
+def test_a_machine_without_nccl_goes_without(tmp_path):
+    code = "from crepe_dist.cuda import nccl; print(nccl.available())"
+    told = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
+    shown = subprocess.run([sys.executable, "-c", code], env=told, stdout=-1, text=True, check=True).stdout
+    if not extras.missing("gpus"):
+        pytest.skip("needs an environment without NCCL")
+    assert shown == "False\n"

@@ -1,0 +1,240 @@
+"""Several labels per row, and soft ones: read in every form, trained by every engine."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import pandas as pd
+import pytest
+
+import crepe_dist
+from crepe_dist.data.batch import pack
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.targets import SEVERAL, SHARE_UNIT, SOFT, Targets, open_targets
+from crepe_dist.engines.gluon.loss import Loss
+from crepe_dist.engines.gluon.unpacking import Unpack
+from crepe_dist.errors import UserError
+from crepe_dist.model.objective import Objective
+from crepe_dist.native.library import runnable
+from crepe_dist.networks.paper.shape import PaperShape
+from crepe_dist.training.engine_setup import MOST_RATIO_OF_SEVERAL
+from tests.conftest import write_frame
+from tests.helpers.engines import initial
+from tests.networks.test_crepe import SHAPES, learnt
+
+SETS = [["good", "new"], ["bad"], [], ["bad", "new"], ["good"]] * 8
+TEXTS = [f"{' '.join(names) or 'neither'} text number {row}" for row, names in enumerate(SETS)]
+ALL: Any = {"test": 0.0, "feature_len": 123}
+NAMES = ["bad", "good", "new"]
+
+
+def shares_of(folder):
+    data = open_dataset(folder)
+    targets = data.splits["train"].targets
+    assert targets is not None
+    return data, targets.shares(np.arange(len(data.splits["train"])))
+
+
+def expected(sets):
+    return np.array([[name in each for name in NAMES] for each in sets], np.float32)
+
+
+@pytest.mark.parametrize("form", ["csv", "json.csv", "columns.csv", "bare.csv", "jsonl", "parquet", "columns.parquet"])
+def test_every_table_may_have_several_labels(tmp_path, form):
+    flags: Any = {"labels": "several"}
+    frame: Any = pd.DataFrame({"label": SETS, "text": TEXTS})
+    sets = SETS
+    if "columns" in form or form == "bare.csv":
+        frame = pd.DataFrame(
+            {"text": TEXTS, **{name: expected(SETS)[:, i].astype(int) for i, name in enumerate(NAMES)}}
+        )
+        flags = {"label_columns": ["2", "3", "4"] if form == "bare.csv" else NAMES}
+    elif form == "csv":
+        frame, flags = frame.assign(label=[" ; ".join(each) for each in SETS]), {"label_separator": ";"}
+        sets = [each for each in SETS if each]  # an empty cell is a row without a label
+    elif form == "json.csv":
+        frame = frame.assign(label=[json.dumps(each) for each in SETS])
+    crepe_dist.prepare(write_frame(frame, tmp_path / f"table.{form}"), tmp_path / "out", **flags, **ALL)
+    data, shares = shares_of(tmp_path / "out")
+    assert data.manifest["labels"] == {"kind": "several", "most": 2}
+    assert len(data.classes) == 3
+    if form != "bare.csv":
+        assert data.classes == NAMES
+        np.testing.assert_array_equal(shares, expected(sets))
+        np.testing.assert_array_equal(data.class_counts(), expected(sets).sum(axis=0))
+    assert sorted(shares.sum(axis=1)) == sorted(map(len, sets))
+
+
+@pytest.mark.parametrize("form", ["csv", "space.csv", "jsonl", "parquet", "xlsx"])
+def test_an_empty_cell_may_mean_none_of_the_labels(tmp_path, form):
+    frame: Any = pd.DataFrame({"label": [";".join(each) or None for each in SETS], "text": TEXTS})
+    frame = frame.assign(label=frame.label.str.replace(";", " ")) if form == "space.csv" else frame
+    path, separator = write_frame(frame, tmp_path / f"table.{form}"), "space" if form == "space.csv" else ";"
+    crepe_dist.prepare(path, tmp_path / "drop", label_separator=separator, **ALL)
+    without = [each for each in SETS if each]
+    assert sorted(shares_of(tmp_path / "drop")[1].sum(axis=1)) == sorted(map(len, without))
+    crepe_dist.prepare(path, tmp_path / "keep", label_separator=separator, empty_label="keep", **ALL)
+    assert len(without) < len(SETS)
+    np.testing.assert_array_equal(shares_of(tmp_path / "keep")[1], expected(SETS))
+    assert not (tmp_path / "keep" / "quarantine.jsonl").read_text()
+
+
+def test_lines_of_fasttext(tmp_path):
+    lines = [" ".join([*(f"__label__{name}" for name in each), text]) for each, text in zip(SETS, TEXTS)]
+    (tmp_path / "train.txt").write_text("\n".join(lines) + "\n")
+    crepe_dist.prepare(tmp_path / "train.txt", tmp_path / "out", labels="several", **ALL)
+    _, shares = shares_of(tmp_path / "out")
+    np.testing.assert_array_equal(shares, expected([each for each in SETS if each]))
+    with pytest.raises(UserError, match="rows are unusable") as caught:
+        crepe_dist.prepare(tmp_path / "train.txt", tmp_path / "one", **ALL)
+    assert 'labels="several"' in caught.value.remedy
+    (tmp_path / "single.txt").write_text("".join(f"__label__{i % 2} text {i}\n" for i in range(9)))
+    crepe_dist.prepare(tmp_path / "single.txt", tmp_path / "single", **ALL)
+    assert open_dataset(tmp_path / "single").splits["train"].targets is None
+
+
+def test_soft_labels_are_shares_that_sum_to_one(tmp_path):
+    votes = {"a": [3, 0, 1] * 5, "b": [1, 2, 1] * 5, "c": [0, 0, 1] * 5}
+    table: Any = {"text": [f"text {row}" for row in range(15)], **votes}
+    crepe_dist.prepare(table, tmp_path / "out", labels="soft", label_columns=["a", "b", "c"], **ALL)
+    data, shares = shares_of(tmp_path / "out")
+    wanted = np.array([[0.75, 0.25, 0], [0, 1, 0], [1 / 3] * 3])
+    np.testing.assert_allclose(shares[:3], wanted, atol=1 / SHARE_UNIT)
+    assert data.splits["train"].labels[:3].tolist() == [0, 1, 0]
+    labels: Any = [{"a": 0.75, "b": 0.25}, "b", {"a": 1, "b": 1, "c": 1}] * 5
+    crepe_dist.prepare({"text": table["text"], "label": labels}, tmp_path / "same", labels="soft", **ALL)
+    np.testing.assert_array_equal(shares_of(tmp_path / "same")[1], shares)
+
+
+def test_what_cannot_be_prepared(tmp_path):
+    table = {"text": TEXTS, "label": SETS}
+    columns = {"text": TEXTS, "x": [2] * 40, "y": [1] * 40}
+    for given, flags, what in (
+        (table, {}, "no usable row"),
+        (columns, {"label_columns": ["x", "y"]}, "no usable row"),
+        (columns, {"label_columns": ["x"]}, "two different columns"),
+        (columns, {"label_columns": ["x", "z"]}, "no column 'z'"),
+        (table, {"labels": "several", "stratified": True}, "one class per row"),
+        (table, {"empty_label": "keep"}, "needs labels="),
+        (table, {"labels": "several", "empty_label": "keep", "keep_unlabelled": True}, "cannot be combined"),
+        (table, {"labels": "one", "label_separator": ";"}, "cannot be combined"),
+        (
+            {"text": TEXTS, "x": [1e308] * 40, "y": [1e308] * 40},
+            {"labels": "soft", "label_columns": ["x", "y"]},
+            "large",
+        ),
+        ({"text": TEXTS, "x": [0] * 40, "y": [0.0] * 40}, {"labels": "soft", "label_columns": ["x", "y"]}, "are 0"),
+        ({"text": TEXTS, "x": [0] * 40, "y": [-1] * 40}, {"labels": "soft", "label_columns": ["x", "y"]}, "unusable"),
+    ):
+        with pytest.raises(UserError, match=f"(?s){what}"):
+            crepe_dist.prepare(given, tmp_path / "no", **flags, **ALL)
+
+
+def test_shares_that_are_not_asked_for_name_the_flag(tmp_path):
+    lines = (json.dumps({"text": text, "label": {"a": 0.7, "b": 0.3}}) for text in TEXTS)
+    (tmp_path / "votes.jsonl").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="not a single value") as error:
+        crepe_dist.prepare(tmp_path / "votes.jsonl", tmp_path / "no", label="label")
+    assert 'labels="soft"' in error.value.remedy
+    crepe_dist.prepare(tmp_path / "votes.jsonl", tmp_path / "votes", label="label", labels="soft")
+
+
+def some_targets(kind: str, rows: int, classes: int) -> Targets:
+    generator = np.random.default_rng(3)
+    pairs = np.zeros((rows, 3, 2), np.uint16)
+    pairs[..., 0] = [generator.permutation(classes)[:3] for _ in range(rows)]
+    if kind == SEVERAL:
+        pairs[..., 1] = generator.integers(0, 2, (rows, 3)) * SHARE_UNIT
+        pairs[0, :, 1] = 0
+    else:
+        pairs[..., 1] = [[40000, 20000, 5535], [SHARE_UNIT, 0, 0], [1, SHARE_UNIT - 1, 0]] * (rows // 3)
+    return Targets(kind, pairs, classes)
+
+
+def test_a_batch_holds_the_shares():
+    targets, rows = some_targets(SOFT, 6, 4), np.arange(6)
+    batch = pack(np.zeros((6, 9), np.uint8), np.zeros(6, np.int32), 7, 6, pairs=targets.bytes(rows))
+    codes, shares, weights = Unpack(3, 4)(mx.nd.array(batch.packed, dtype="uint8"))
+    assert codes.shape == (7, 9)
+    np.testing.assert_allclose(shares.asnumpy()[:6], targets.shares(rows), atol=1e-6)
+    assert weights.asnumpy().ravel().tolist() == [1] * 6 + [0]
+
+
+@pytest.mark.parametrize("kind", [SEVERAL, SOFT])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_is_that_of_the_formula(kind, smoothing):
+    rows, classes = 6, 4
+    targets, generator = some_targets(kind, rows, classes), np.random.default_rng(5)
+    weights, logits = np.array([1, 2, 0.5, 3]), generator.normal(0, 3, (rows, classes))
+    objective = Objective(smoothing, tuple(weights), kind, 3)
+    shares = (1 - smoothing) * targets.shares(np.arange(rows)).astype(np.float64)
+    if kind == SEVERAL:
+        shares += smoothing / 2
+        losses = ((np.log1p(np.exp(logits)) - shares * logits) * weights).sum(axis=1)
+    else:
+        shares += smoothing / classes
+        losses = -(shares * (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))).sum(axis=1)
+        losses *= targets.shares(np.arange(rows)) @ weights
+    of_rows = np.full((rows, 1), 0.5)
+    arrays = (logits, targets.shares(np.arange(rows)), of_rows, weights)
+    found = Loss(objective)(*(mx.nd.array(each) for each in arrays)).asscalar()
+    assert found == pytest.approx(0.5 * losses.sum(), rel=1e-5)
+
+
+PAPER = PaperShape(69, 123, 5, 8, 16)
+TABLE = SHAPES[0].table
+ENGINES = [(name, shape) for name in runnable() for shape in (SHAPES[0], PAPER, TABLE)]
+
+
+@pytest.mark.usefixtures("every_build")
+@pytest.mark.parametrize("kind", [SEVERAL, SOFT])
+@pytest.mark.parametrize(("name", "shape"), ENGINES, ids=str)
+def test_the_kernels_compute_the_gradients_of_mxnets_operators(name, shape, kind):
+    rows = 6
+    targets = some_targets(kind, rows, shape.classes)
+    objective = Objective(0.1, tuple(1 + 0.5 * n for n in range(shape.classes)), kind, 3)
+    generator = np.random.default_rng(2)
+    codes = generator.integers(0, shape.alphabet_size, (rows, shape.feature_len)).astype(np.uint8)
+    half = np.full((rows, 3), [0, 128, 0], np.uint8)
+    batch = pack(codes, np.zeros(rows, np.int32), rows + 1, rows, weights=half, pairs=targets.bytes(np.arange(rows)))
+    found = [learnt(initial(shape, seed=1).opened(build, objective=objective), batch) for build in (None, name)]
+    for got, wanted in zip(*(each.values() for each in found)):
+        np.testing.assert_allclose(got, wanted, rtol=2e-3, atol=1e-4 * np.abs(wanted).max() + 1e-9)
+
+
+@pytest.mark.usefixtures("every_build")
+@pytest.mark.parametrize(("name", "shape"), ENGINES, ids=str)
+def test_a_heavy_class_leaves_the_others_their_gradients(name, shape):
+    """Of several labels, since only the gradients of the heavy class's own logit grow with its weight."""
+    rows, codes = 60, np.random.default_rng(2).integers(0, shape.alphabet_size, (60, shape.feature_len))
+    targets, whole = some_targets(SEVERAL, rows, shape.classes), np.full((rows, 3), [0, 0, 1], np.uint8)
+    batch = pack(codes.astype(np.uint8), np.zeros(rows, np.int32), rows, rows, 0, whole, targets.bytes(np.arange(rows)))
+    found = []
+    for heavy in (1, MOST_RATIO_OF_SEVERAL):
+        objective = Objective(0.0, (heavy, *[1.0] * (shape.classes - 1)), SEVERAL, 3)
+        found.append(learnt(initial(shape, seed=1).opened(name, objective=objective), batch))
+    for (key, expected), got in zip(found[0].items(), found[1].values()):
+        if "convolution" not in key and shape.classes in expected.shape:
+            (others, same) = (np.delete(each, 0, each.shape.index(shape.classes)) for each in (expected, got))
+            assert np.linalg.norm(same - others) < 0.02 * np.linalg.norm(others), key
+
+
+IMPOSSIBLE = [
+    (SEVERAL, 5, SHARE_UNIT),
+    (SEVERAL, 65535, 0),
+    (SEVERAL, 0, 7),
+    (SOFT, 0, SHARE_UNIT - 1),
+    (SOFT, 9, SHARE_UNIT),
+]
+
+
+@pytest.mark.parametrize(("kind", "pair", "share"), IMPOSSIBLE)
+def test_targets_that_cannot_be_are_refused(tmp_path, kind, pair, share):
+    np.save(tmp_path / "train.targets.npy", np.array([[[pair, share]]], np.uint16))
+    with pytest.raises(ValueError, match="cannot be"):
+        open_targets(tmp_path, "train", 1, kind, 1, 5)
+    np.save(tmp_path / "train.targets.npy", np.array([[[4, SHARE_UNIT]]], np.uint16))
+    assert open_targets(tmp_path, "train", 1, kind, 1, 5).mass().tolist() == [0, 0, 0, 0, 1]

@@ -1,0 +1,282 @@
+"""Our engine for GPUs, on the emulator, beside our kernels for CPUs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from crepe_dist.data.batch import Batch, pack
+from crepe_dist.data.targets import SEVERAL, SOFT
+from crepe_dist.distributed.device import Device
+from crepe_dist.distributed.world import World
+from crepe_dist.engines.engine import open_engine
+from crepe_dist.exchange.cuda import CudaExchange
+from crepe_dist.model.objective import PLAIN, Objective
+from crepe_dist.model.precision import Plan
+from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.ngrams.shape import NGramShape
+from crepe_dist.settings.training_options import OptimizerOptions
+from crepe_dist.training.step import TrainingStep
+from tests.conftest import needs_kernels
+from tests.helpers import cuda_emulator
+from tests.helpers.engines import best, gradients, initial
+from tests.helpers.needs import needs
+from tests.networks import test_crepe
+from tests.networks.test_crepe import assert_near, sized, some_batch, some_codes
+
+pytestmark = [needs("g++"), needs_kernels]
+GPU = Device("gpu", 0)
+TABLE = NGramShape(69, 60, 5, 4, 1 << 12)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def emulator():
+    with cuda_emulator.used():
+        yield
+
+
+def make(shape):
+    if isinstance(shape, CrepeShape):
+        return test_crepe.make(shape)
+    network = initial(shape)
+    generator = np.random.default_rng(0)
+    network.values["weight"][:] = generator.normal(0, 0.01, network.values["weight"].shape)
+    network.values["significant"][:] = generator.random(shape.buckets) < 0.1
+    return network
+
+
+def on_gpu(network, precision="float32", objective=PLAIN, piece=0):
+    plan = Plan(precision, None, "for a test", architecture="sm_86")
+    return open_engine(network.shape, network.parameters, plan, objective, piece, GPU)
+
+
+SHAPES = [TABLE, *test_crepe.SHAPES]
+DROPPING = sized(width=20, blocks=3, stride=2, dropout=0.3)
+
+
+def total(exchange: CudaExchange) -> dict[str, np.ndarray]:
+    """The sums of whole numbers."""
+    found = {}
+    for name, memory in exchange.gradients.totals.items():
+        found[name] = np.empty(memory.size // 4, np.int32)
+        memory.read(found[name])
+    return found
+
+
+def part_of(batch: Batch, first: int, last: int) -> Batch:
+    """Some documents of a batch, as a rank has them."""
+    return replace(batch, packed=batch.packed[first:last], labels=batch.labels[first:last], first=batch.first + first)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_logits_are_those_of_the_kernels_for_cpus(shape):
+    network, batch = make(shape), some_batch(shape, 9)
+    cpu, gpu = network.opened(best()), on_gpu(network)
+    expected = cpu.logits(batch)
+    assert np.abs(gpu.logits(batch) - expected).max() <= 1e-5 * np.abs(expected).max()
+    if shape.weighed:
+        assert np.abs(gpu.parts(batch) - cpu.parts(batch)).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradients_are_those_of_the_kernels_for_cpus(shape):
+    shape = replace(shape, dropout=0.3) if isinstance(shape, CrepeShape) else shape
+    network, batch = make(shape), some_batch(shape, 37)
+    loss, expected = gradients(network.opened(best()), batch, 1, 5)
+    found, got = gradients(on_gpu(network), batch, 1, 5)
+    assert abs(found - loss) <= 1e-5 * loss
+    assert_near(got, expected)
+
+
+def labelled(shape, objective: Objective) -> Batch:
+    """A batch with the labels and the weights that an objective needs."""
+    generator = np.random.default_rng(3)
+    shares = generator.integers(0, 1 << 15, (20, objective.pairs, 2)).astype("<u2")
+    shares[..., 0] %= shape.classes
+    pairs = shares.view(np.uint8).reshape(20, -1) if objective.pairs else None
+    weights = generator.integers(0, 256, (20, 3)).astype(np.uint8) // (1, 1, 128)
+    labels = generator.integers(0, shape.classes, 20).astype(np.int32)
+    return pack(some_codes(shape, 20), labels, 22, 20, 0, weights.astype(np.uint8), pairs)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Objective(0.1),
+        Objective(0.0, (1.0, 2.0, 3.0, 0.5, 0.0)),
+        Objective(0.1, (1.0, 2.0, 3.0, 0.5, 0.1), SOFT, 2),
+        Objective(0.1, (1.0, 2.0, 3.0, 0.5, 0.1), SEVERAL, 3),
+    ],
+    ids=["smooth", "weighted", "soft", "several"],
+)
+@pytest.mark.parametrize("shape", [TABLE, sized(blocks=1)], ids=str)
+def test_objectives_are_those_of_the_kernels_for_cpus(shape, objective):
+    network, batch = make(shape), labelled(shape, objective)
+    loss, expected = gradients(network.opened(best(), objective=objective), batch)
+    found, got = gradients(on_gpu(network, objective=objective), batch)
+    assert abs(found - loss) <= 1e-5 * loss
+    assert_near(got, expected)
+
+
+@pytest.mark.parametrize("precision", [pytest.param("float16", marks=pytest.mark.slow), "bfloat16"])
+def test_sixteen_bits_are_near_float32(precision):
+    network, batch = make(sized(width=64)), some_batch(sized(width=64), 37)
+    exact, rounded = on_gpu(network), on_gpu(network, precision)
+    expected, got = gradients(exact, batch)[1], gradients(rounded, batch)[1]
+    for name, array in expected.items():
+        assert np.linalg.norm(got[name] - array) < 0.4 * np.linalg.norm(array), name
+    logits = exact.logits(batch)
+    assert 0 < np.abs(rounded.logits(batch) - logits).max() <= 0.02 * np.abs(logits).max()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_division_of_a_batch_changes_no_bit(precision):
+    """Neither pieces nor the shares of ranks."""
+    batch, found = some_batch(DROPPING, 37), []
+    for piece, cuts in ((0, (0, 38)), (4, (0, 38)), (0, (0, 5, 17, 38))):
+        engine = on_gpu(make(DROPPING), precision, piece=piece)
+        exchange = engine.open_exchange(World(), OptimizerOptions(), 40)
+        engine.quanta.restore(np.full(len(engine.quanta.parameters), -18, np.int32))
+        engine.quanta.begin(batch.documents)
+        sums: dict[str, np.ndarray] = {}
+        loss, bounds = 0.0, np.zeros(len(engine.quanta.parameters))
+        for first, last in zip(cuts, cuts[1:]):
+            loss += engine.gradients(part_of(batch, first, last), 1, 5, 1.0)
+            bounds += engine.quanta.bounds
+            sums = {name: array + sums.get(name, 0) for name, array in total(exchange).items()}
+        found.append((loss, bounds.tolist(), sums))
+    for loss, bounds, sums in found[1:]:
+        assert (loss, bounds) == found[0][:2]
+        assert all(np.array_equal(array, found[0][2][name]) for name, array in sums.items())
+
+
+def test_batches_leave_no_trace():
+    """Memory of larger and smaller batches is used again."""
+    network, batch = make(DROPPING), some_batch(DROPPING, 21)
+    expected, logits = gradients(on_gpu(network), batch), on_gpu(network).logits(batch)
+    engine = on_gpu(network)
+    for rows in (40, 5, 1, 33):
+        gradients(engine, some_batch(DROPPING, rows))
+        got = gradients(engine, batch)
+        assert got[0] == expected[0]
+        assert all(np.array_equal(array, expected[1][name]) for name, array in got[1].items())
+        assert np.array_equal(engine.logits(batch), logits)
+
+
+OPTIMIZERS = [
+    OptimizerOptions(),
+    OptimizerOptions(name="sgd", momentum=0.0),
+    OptimizerOptions(name="sgd", momentum=0.9),
+    OptimizerOptions(name="nag", momentum=0.9),
+]
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+@pytest.mark.parametrize("options", OPTIMIZERS, ids=lambda options: f"{options.name}-{options.momentum}")
+def test_training_follows_the_kernels_for_cpus(options, clip_norm):
+    shape, trained = sized(blocks=1, dropout=0.3), []
+    for network, opened in ((make(shape), lambda each: each.opened(best())), (make(shape), on_gpu)):
+        engine = opened(network)
+        exchange = engine.open_exchange(World(), replace(options, weight_decay=0.0), 40)
+        step = TrainingStep(engine, exchange, 1, clip_norm)
+        for number in range(6):
+            step(some_batch(shape, 20 + number % 3), number + 1, 0.001)
+        exchange.flush()
+        trained.append({name: array.copy() for name, array in engine.values().items()})
+    expected, got = trained
+    start = make(shape).values
+    for name, array in expected.items():
+        moved = np.abs(array - start[name]).max()
+        assert np.abs(got[name] - array).max() <= 0.01 * moved, name
+        if name in shape.tables:
+            assert np.array_equal(got[name], got[name].astype(np.float16).astype(np.float32)), name
+
+
+@pytest.mark.parametrize("options", OPTIMIZERS, ids=lambda options: f"{options.name}-{options.momentum}")
+def test_a_saved_state_continues_exactly(options):
+    def opened():
+        engine = on_gpu(make(DROPPING))
+        exchange = engine.open_exchange(World(), options, 40)
+        return engine, exchange, TrainingStep(engine, exchange, 1)
+
+    engine, exchange, step = opened()
+    for number in range(1, 4):
+        step(some_batch(DROPPING, 20 + number), number, 0.001)
+    values, state = {name: array.copy() for name, array in engine.values().items()}, exchange.arrays()
+    step(some_batch(DROPPING, 24), 4, 0.001)
+    other, restored, resumed = opened()
+    other.set_values(values)
+    restored.restore(state)
+    resumed(some_batch(DROPPING, 24), 4, 0.001)
+    for name, array in engine.values().items():
+        assert np.array_equal(other.values()[name], array), name
+    assert all(np.array_equal(array, restored.arrays()[name]) for name, array in exchange.arrays().items())
+
+
+def test_a_state_of_the_kernels_for_cpus_continues():
+    """Rows that they have not moved on are moved on first."""
+    shape, options = sized(blocks=1), OptimizerOptions(weight_decay=0.0)
+    network = make(shape)
+    engine = network.opened(best())
+    exchange = engine.open_exchange(World(), options, 40)
+    step = TrainingStep(engine, exchange, 1)
+    for number in range(1, 4):
+        step(some_batch(shape, 20 + number), number, 0.001)
+    exchange.publish()
+    gpu = on_gpu(make(shape))
+    on_it = gpu.open_exchange(World(), options, 40)
+    gpu.set_values({name: array.copy() for name, array in engine.values().items()})
+    on_it.restore(exchange.arrays())
+    for each in (step, TrainingStep(gpu, on_it, 1)):
+        each(some_batch(shape, 24), 4, 0.001)
+    for each in (exchange, on_it):
+        each.flush()
+    start = make(shape).values
+    for name, array in engine.values().items():
+        assert np.abs(gpu.values()[name] - array).max() <= 0.01 * np.abs(array - start[name]).max() + 1e-7, name
+
+
+def test_a_loss_that_is_not_finite_is_told():
+    shape = sized(blocks=1)
+    network = make(shape)
+    network.values["tower.out.bias"][0] = np.inf
+    engine = on_gpu(network)
+    step = TrainingStep(engine, engine.open_exchange(World(), OptimizerOptions(), 40))
+    before = {name: array.copy() for name, array in engine.values().items()}
+    assert not step(some_batch(shape, 20), 1, 0.001).finite
+    assert all(np.array_equal(array, before[name]) for name, array in engine.values().items())
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_a_gradient_that_is_not_finite_is_told(precision):
+    """NaN with all bits set, as GPUs compute it."""
+    shape = sized(blocks=1)
+    network = make(shape)
+    network.values["tower.convolutions.1.weight"].view(np.int32)[0, 0, 0] = 0x7FFFFFFF
+    engine = on_gpu(network, precision)
+    outcome = TrainingStep(engine, engine.open_exchange(World(), OptimizerOptions(), 40)).sum(some_batch(shape, 20), 1)
+    assert outcome.bad_gradients
+    assert not outcome.bad_losses
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("sanitizer", ["address", "undefined"])
+def test_no_sanitizer_complains(sanitizer, tmp_path):
+    """All tests above, with kernels that the sanitizer watches. The memory of a GPU is the emulator's own concern."""
+    library = {"address": "libasan.so", "undefined": "libubsan.so"}[sanitizer]
+    found = subprocess.run(["gcc", f"-print-file-name={library}"], stdout=-1, text=True, check=True).stdout.strip()
+    environment = {
+        **os.environ,
+        "EMULATOR_FLAGS": f"-fsanitize={sanitizer} -fno-sanitize-recover={sanitizer} -g",
+        "LD_PRELOAD": found,
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",  # threads of a block have stacks of their own
+    }
+    tests = [sys.executable, "-m", "pytest", "-q", "-n0", "-m", "not slow", __file__]
+    done = subprocess.run(tests, env=environment, stdout=-1, stderr=-2, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]

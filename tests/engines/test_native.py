@@ -1,0 +1,488 @@
+"""Our kernels compute the same as MXNet's operators, in every build that this processor can run."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crepe_dist.data.alphabet import BLANK
+from crepe_dist.data.batch import Batch, pack
+from crepe_dist.distributed.device import CPU
+from crepe_dist.errors import UserError
+from crepe_dist.model.objective import Objective
+from crepe_dist.model.precision import Plan, plan
+from crepe_dist.native import library
+from crepe_dist.native.library import Library
+from crepe_dist.networks.paper.shape import PaperShape
+from crepe_dist.settings.model_options import ModelOptions
+from tests.conftest import QUICK, command, needs_mxnet_bfloat16, run
+from tests.helpers.engines import gradients, initial
+from tests.helpers.needs import NO_FEATURE
+
+pytestmark = pytest.mark.usefixtures("every_build")
+BUILDS = library.runnable()
+IN_BFLOAT16 = [name for name in BUILDS if "avx512_bf16" in library.BUILDS[name]]
+LARGE = PaperShape(69, 1014, 7, 64, 96)
+# Widths that are and that are not multiples of the kernels' blocks, the shortest text, more classes than a block.
+SHAPES = [
+    PaperShape(69, 123, 3, 8, 16),
+    PaperShape(69, 200, 40, 48, 33),
+    PaperShape(95, 331, 4, 32, 64),
+    PaperShape(254, 150, 2, 16, 16),  # the largest alphabet
+    LARGE,
+]
+
+
+def selected(**options: Any) -> Plan:
+    """Select precision and kernels for a network on the CPU."""
+    return plan(ModelOptions(**options), CPU, LARGE)
+
+
+def test_this_processor_runs_a_build():
+    """The tests below run for no build at all where the package was installed without a compiler."""
+    assert BUILDS
+    found, trouble = library.find()
+    assert found is not None
+    assert not trouble
+
+
+def fan_in(name: str, weight: np.ndarray) -> int:
+    return 7 if name == "0.weight" else int(np.prod(weight.shape[1:]))  # the first layer's input is one-hot
+
+
+def make(shape: PaperShape):
+    """A network whose activations are neither tiny nor huge, so that rounding decides no maximum or ReLU."""
+    network = initial(shape, seed=1)
+    generator = np.random.default_rng(1)
+    for name, array in network.values.items():
+        deviation = (2 / fan_in(name, array)) ** 0.5 if name.endswith("weight") else 0.1
+        deviation *= 0.1 if name.startswith("14.") else 1  # no class is certain, so no gradient is a rounding error
+        array[:] = generator.normal(0, deviation, array.shape)
+    return network
+
+
+def some_batch(shape: PaperShape, rows: int, filling: int = 1, first: int = 0) -> Batch:
+    generator = np.random.default_rng(rows + 1)
+    codes = generator.integers(0, shape.alphabet_size, (rows, shape.feature_len)).astype(np.uint8)
+    codes[: rows // 2, shape.feature_len // 2 :] = BLANK
+    codes[0, ::7] = 200  # beyond the alphabet, and so blank
+    return pack(codes, generator.integers(0, shape.classes, rows).astype(np.int32), rows + filling, rows, first)
+
+
+def logits(engine, batch):
+    engine.refresh()
+    return engine.logits(batch)
+
+
+def distance(got, expected):
+    return float(np.linalg.norm(got - expected) / (np.linalg.norm(expected) + 1e-6))
+
+
+def assert_near(got, expected, most):
+    assert got.keys() == most.keys()
+    for name, array in expected.items():
+        assert np.linalg.norm(got[name] - array) <= most[name], name
+
+
+def rounding(engine, batch, seed=0, step=0):
+    """Return how far gradients may be apart in float32, by parameter.
+
+    Gradients are sums over documents. Rounding is in proportion to the terms of a sum, and these may cancel: the sum is
+    no measure for it. A term comes from all layers, forward and backward, in each of which a sum of n numbers is off by
+    the root of n in the last bit.
+    """
+    codes = batch.packed[:, : engine.shape.feature_len]
+    terms: Counter[str] = Counter()
+    for row, label in enumerate(batch.labels):
+        alone = pack(codes[row : row + 1], np.array([label]), 1, batch.documents, batch.first + row)
+        _, found = gradients(engine, alone, seed, step)
+        terms.update({name: np.linalg.norm(array) for name, array in found.items()})
+    roots = 2 * sum(fan_in(name, array) ** 0.5 for name, array in found.items() if name.endswith("weight"))
+    return {name: np.finfo(np.float32).eps * roots * term for name, term in terms.items()}
+
+
+def without_dropout(shape: PaperShape) -> PaperShape:
+    return PaperShape(shape.alphabet_size, shape.feature_len, shape.classes, shape.filters, shape.units, 0.0)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 37])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_float32_equals_mxnet(shape, rows, monkeypatch):
+    if shape is LARGE and rows > 5:
+        pytest.skip("seconds of MXNet for what the other sizes show")
+    network = make(without_dropout(shape))
+    batch = some_batch(shape, rows)
+    loss, expected = gradients(network.opened(None), batch)
+    theirs, most = logits(network.opened(None), batch), rounding(network.opened(BUILDS[0]), batch)
+    for name, threads in itertools.product(BUILDS, (1, 3)):
+        monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+        engine = network.opened(name)
+        own_loss, got = gradients(engine, batch)
+        assert own_loss == pytest.approx(loss, rel=1e-5, abs=1e-5), name
+        assert_near(got, expected, most)
+        np.testing.assert_allclose(logits(engine, batch), theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", IN_BFLOAT16)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bfloat16_is_near_float32(name, shape):
+    """Values move by less than 1 %; gradients by more, where rounding gives another position the maximum of a pool."""
+    if not Library(name).bfloat16:
+        pytest.fail(f"{name} runs here but has no bfloat16")
+    network = make(without_dropout(shape))
+    batch = some_batch(shape, 9)
+    loss, expected = gradients(network.opened(name), batch)
+    own_loss, got = gradients(network.opened(name, "bfloat16"), batch)
+    assert own_loss == pytest.approx(loss, rel=0.02)
+    for parameter, array in expected.items():
+        assert distance(got[parameter], array) < 0.4, parameter
+    expected_logits = logits(network.opened(name), batch)
+    assert distance(logits(network.opened(name, "bfloat16"), batch), expected_logits) < 0.02
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_filling_and_an_earlier_larger_batch_leave_no_trace(name):
+    network = make(without_dropout(SHAPES[1]))
+    batch = some_batch(SHAPES[1], 5, filling=0)
+    _, expected = gradients(network.opened(name), batch)
+    engine = network.opened(name)
+    gradients(engine, some_batch(SHAPES[1], 70))
+    _, got = gradients(engine, batch)
+    assert all(np.array_equal(got[each], expected[each]) for each in expected)
+    _, filled = gradients(engine, some_batch(SHAPES[1], 5, filling=40))
+    assert all(distance(filled[each], expected[each]) < 1e-6 for each in expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        *((name, "float32") for name in [*BUILDS, None]),
+        *((name, "bfloat16") for name in IN_BFLOAT16),
+        pytest.param(None, "bfloat16", marks=needs_mxnet_bfloat16),
+    ],
+)
+def test_the_same_step_twice_is_the_same_bit_for_bit(name, precision):
+    network = make(SHAPES[2])
+    engine = network.opened(name, precision)
+    batch = some_batch(SHAPES[2], 64)
+    _, once = gradients(engine, batch, seed=3, step=4)
+    _, twice = gradients(engine, batch, seed=3, step=4)
+    _, another = gradients(engine, batch, seed=3, step=5)
+    assert all(np.array_equal(once[each], twice[each]) for each in once)
+    assert not np.array_equal(once["12.weight"], another["12.weight"])
+
+
+@pytest.mark.parametrize("shape", SHAPES[:4], ids=str)
+def test_both_engines_drop_the_same_units(shape):
+    network, batch = make(shape), some_batch(shape, 37, first=3)
+    loss, expected = gradients(network.opened(None), batch, seed=2, step=4)
+    most = rounding(network.opened(BUILDS[0]), batch, seed=2, step=4)
+    for name in BUILDS:
+        engine = network.opened(name)
+        own_loss, got = gradients(engine, batch, seed=2, step=4)
+        assert own_loss == pytest.approx(loss, rel=1e-5), name
+        assert_near(got, expected, most)
+        another, _ = gradients(engine, batch, seed=2, step=5)
+        assert abs(another - loss) > 1e-3
+
+
+@pytest.mark.usefixtures("every_build")
+def test_what_auto_means(monkeypatch):
+    found = selected()
+    best = found.library  # another one would measure again
+    assert best is not None
+    assert best.name == BUILDS[0]
+    assert (found.precision == "bfloat16") == (best.bfloat16 and not best.bfloat16_is_slower)
+    assert selected(kernels="mxnet").library is None
+    assert selected(kernels="mxnet").precision == "float32"
+    assert selected(precision="float32").precision == "float32"
+    with pytest.raises(UserError, match="needs a GPU"):
+        selected(precision="float16")
+
+    monkeypatch.setattr(library, "find", lambda: (None, "crepe_avx2.so: not there"))
+    assert str(selected()) == "float32, MXNet's operators (crepe_avx2.so: not there)"
+    with pytest.raises(UserError, match="own kernels cannot be used"):
+        selected(kernels="own")
+
+
+def test_builds_are_chosen_by_the_processor_and_by_what_loads(monkeypatch):
+    monkeypatch.setattr(library, "processor_flags", lambda: {"sse2"})
+    assert library.runnable() == ["generic"]
+    found, trouble = library._best.__wrapped__()
+    assert found is not None
+    assert (found.name, found.bfloat16, trouble) == ("generic", False, "this processor has no AVX2")
+    monkeypatch.setattr(library, "processor_flags", lambda: {"avx2", "fma"})
+    assert library.runnable() == ["avx2", "generic"]
+    found, trouble = library._best.__wrapped__()
+    assert found is not None
+    assert (found.name, found.bfloat16, trouble) == ("avx2", False, "")
+
+
+class TestSwitch:
+    @pytest.fixture(autouse=True)
+    def forgotten(self):
+        library._named.cache_clear()
+
+    @pytest.mark.parametrize("name", BUILDS)
+    def test_the_build_that_it_names_is_taken(self, name, monkeypatch):
+        monkeypatch.setenv(library.SWITCH, name)
+        found, trouble = library.find()
+        assert found is not None
+        assert (found.name, trouble) == (name, f"CREPE_DIST_KERNELS is {name}")
+        planned = selected()
+        assert planned.precision == ("bfloat16" if found.bfloat16 and not found.bfloat16_is_slower else "float32")
+        assert f"own kernels ({name})" in str(planned)
+        assert f"CREPE_DIST_KERNELS is {name}" in str(planned)
+
+    def test_none_is_as_if_installed_without_a_compiler(self, monkeypatch):
+        monkeypatch.setenv(library.SWITCH, "none")
+        assert str(selected()) == "float32, MXNet's operators (CREPE_DIST_KERNELS is none)"
+        with pytest.raises(UserError, match="own kernels cannot be used") as raised:
+            selected(kernels="own")
+        assert raised.value.why == "CREPE_DIST_KERNELS is none"
+
+    @pytest.mark.parametrize(
+        ("requested", "why"),
+        [
+            ("avx512_bf16", "this processor lacks avx512_bf16, avx512bw, avx512dq, avx512f, avx512vl"),
+            ("sse2", "there is no such build of the kernels"),
+        ],
+    )
+    def test_a_build_that_cannot_be_is_refused(self, requested, why, monkeypatch):
+        monkeypatch.setattr(library, "processor_flags", lambda: {"avx2", "fma"})
+        monkeypatch.setenv(library.SWITCH, requested)
+        with pytest.raises(UserError, match=f"CREPE_DIST_KERNELS is {requested}") as raised:
+            selected()
+        assert raised.value.why == why
+        assert raised.value.remedy == "set CREPE_DIST_KERNELS to avx2, generic, none, or unset it"
+
+    @pytest.mark.parametrize("name", BUILDS)
+    def test_a_setting_names_a_build(self, name, monkeypatch):
+        monkeypatch.delenv(library.SWITCH, raising=False)
+        planned = selected(kernels=name, precision="float32")
+        assert str(planned) == f"float32, own kernels ({name}) (as requested)"
+        library.keep_to(planned.library)
+        try:
+            found, trouble = library.find()
+            assert found is not None
+            assert (found.name, trouble) == (name, "")
+        finally:
+            library.keep_to(None)
+
+    def test_a_setting_that_names_a_build_of_other_processors_is_refused(self, monkeypatch):
+        monkeypatch.delenv(library.SWITCH, raising=False)
+        monkeypatch.setattr(library, "processor_flags", lambda: {"avx2", "fma"})
+        with pytest.raises(UserError, match=r"--kernels is avx512") as raised:
+            selected(kernels="avx512")
+        assert raised.value.why == "this processor lacks avx512bw, avx512dq, avx512f, avx512vl"
+        assert raised.value.remedy == "use --kernels avx2, generic, auto"
+        monkeypatch.setenv(library.SWITCH, "generic")
+        with pytest.raises(UserError, match=r"--kernels is avx2, but CREPE_DIST_KERNELS is generic"):
+            selected(kernels="avx2")
+
+    def test_a_build_that_does_not_load_is_refused(self, tmp_path, monkeypatch):
+        """Another one would pass for it in a test."""
+        monkeypatch.setattr(library, "RECORD", tmp_path / "builds.json")
+        monkeypatch.setenv(library.SWITCH, "avx2")
+        with pytest.raises(UserError, match="avx2, which cannot be used") as raised:
+            library.find()
+        assert "installed without a compiler" in raised.value.why
+        assert raised.value.remedy == "set CREPE_DIST_KERNELS to none, or unset it"
+
+    @pytest.mark.parametrize("name", ["train", "prepare"])
+    def test_a_command_says_so(self, name, data, tmp_path):
+        (tmp_path / "some.csv").write_text('"1","text"\n"2","other"\n' * 20)
+        flags = {
+            "train": ["--data", data, "--run-dir", tmp_path / "run", *QUICK],
+            "prepare": [tmp_path / "some.csv", "--out", tmp_path / "prepared"],
+        }
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(os.environ, library.SWITCH, "mmx")
+            printed = run(command(name, *flags[name]), tmp_path, code=1)
+        assert "error: CREPE_DIST_KERNELS is mmx" in printed
+        assert "Traceback" not in printed
+
+
+def replace(path, content):
+    """Replace a library by a new file: the old one is loaded and must not change."""
+    path.unlink()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda folder: (folder / "builds.json").unlink(), "installed without a compiler, or"),
+        (lambda folder: (folder / "builds.json").write_text("{"), "builds.json is damaged"),
+        (lambda folder: replace(folder / "crepe_avx2.so", b"\x7fELF"), "crepe_avx2.so is damaged"),
+        (lambda folder: (folder / "crepe_avx2.so").unlink(), "No such file"),
+        (lambda folder: (folder / "engine.cpp").write_text("// changed"), "from another version"),
+    ],
+)
+def test_what_cannot_be_trusted_is_not_loaded(harm, said, tmp_path, monkeypatch):
+    folder = tmp_path / "native"
+    shutil.copytree(library.FOLDER, folder)
+    monkeypatch.setattr(library, "FOLDER", folder)
+    monkeypatch.setattr(library, "RECORD", folder / "builds.json")
+    monkeypatch.setattr(library, "processor_flags", lambda: {"avx2", "fma"})
+    assert library._best.__wrapped__()[1] == ""
+    harm(folder)
+    found, trouble = library._best.__wrapped__()
+    assert found is None or found.name == library.GENERIC
+    assert said in trouble
+
+
+def test_amx_that_the_system_refuses_is_passed_over(monkeypatch):
+    if "amx" not in BUILDS:
+        pytest.skip(f"{NO_FEATURE}AMX")
+
+    class Refused(Library):
+        def __init__(self, name):
+            super().__init__(name)
+            self.bfloat16 = self.bfloat16 and name != "amx"
+
+    monkeypatch.setattr(library, "Library", Refused)
+    found, trouble = library._best.__wrapped__()
+    assert found is not None
+    assert (found.name, found.bfloat16) == ("avx512_bf16", True)
+    assert "does not let this process use AMX" in trouble
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("3", 3), ("2,1", 2), ("0", 1), (" 4 ", 4)])
+def test_threads_are_those_of_openmp(setting, expected, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", setting)
+    assert library.threads() == expected
+
+
+def test_a_forked_process_has_threads_of_its_own(tmp_path):
+    code = (
+        "import os; from crepe_dist.native import library\n"
+        "compute = lambda: library.functions().crepe_products(0, 64, 3, 1)\n"
+        "compute()\n"
+        "child = os.fork()\n"
+        "compute()\n"
+        "if child: assert os.waitpid(child, 0)[1] == 0\n"
+        "print('computed')"
+    )
+    assert run([sys.executable, "-c", code], tmp_path, seconds=30) == "computed\n" * 2
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_libgomp_is_not_needed(name):
+    """A pragma that needs a function that threads.cpp lacks would take it from there."""
+    assert b"libgomp" not in (library.FOLDER / f"crepe_{name}.so").read_bytes()
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_threads_of_a_program_may_predict_at_the_same_time(name):
+    engine = make(SHAPES[0]).opened(name)
+    some = [some_batch(SHAPES[0], rows) for rows in (3, 40, 17, 64)]
+    expected = [logits(engine, batch) for batch in some]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            got = list(pool.map(lambda batch: engine.logits(batch), some))
+            assert all(np.array_equal(one, other) for one, other in zip(got, expected))
+
+
+def test_a_batch_of_another_length_is_refused():
+    engine = make(SHAPES[0]).opened(BUILDS[0])
+    with pytest.raises(ValueError, match="123 characters need"):
+        engine.logits(some_batch(SHAPES[1], 5))
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds", "slower"),
+    [("avx512_bf16", 0.5, False), ("avx512_bf16", 1.1, False), ("avx512_bf16", 1.7, True), ("amx", 1.7, False)],
+)
+def test_float32_is_the_default_where_it_is_clearly_faster(name, seconds, slower, monkeypatch):
+    now = [0.0]
+
+    def products(bfloat16, size, threads, times):
+        now[0] += seconds if bfloat16 else 1.0
+
+    build: Any = Library.__new__(Library)
+    build.name, build.bfloat16, build.functions = name, True, SimpleNamespace(crepe_products=products)
+    monkeypatch.setattr(library.time, "thread_time", lambda: now[0])
+    monkeypatch.setattr(library, "find", lambda: (build, ""))
+    assert build.bfloat16_is_slower is slower
+    planned = selected()
+    assert planned.precision == ("float32" if slower else "bfloat16")
+    assert ("slower on this processor" in planned.why) is slower
+    assert selected(precision="bfloat16").precision == "bfloat16"
+
+
+def test_load_on_the_machine_does_not_make_bfloat16_slower(monkeypatch):
+    now, calls = [0.0], []
+
+    def products(bfloat16, size, threads, times):
+        calls.append(bfloat16)
+        load = 1.0 if len(calls) == 7 else 3.0  # one quiet moment, in which float32 was computed
+        now[0] += load * (0.5 if bfloat16 else 1.0)
+
+    build: Any = Library.__new__(Library)
+    build.name, build.bfloat16, build.functions = "avx512_bf16", True, SimpleNamespace(crepe_products=products)
+    monkeypatch.setattr(library.time, "thread_time", lambda: now[0])
+    assert not build.bfloat16_is_slower
+
+
+def test_a_processor_without_bfloat16_is_told(monkeypatch):
+    monkeypatch.setattr(library, "find", lambda: (Library("avx2"), ""))
+    assert "neither AMX" in str(selected())
+    with pytest.raises(UserError, match="cannot compute in bfloat16"):
+        selected(precision="bfloat16")
+    monkeypatch.setenv(library.CEILING, "AVX2")  # MXNet itself would end with an error of oneDNN
+    with pytest.raises(UserError, match="MXNet's operators cannot compute in bfloat16") as raised:
+        selected(precision="bfloat16", kernels="mxnet")
+    assert raised.value.why == "they need AVX-512; --kernels is mxnet"
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "expected"),
+    [
+        ("", ["amx", "avx512_bf16", "avx512", "avx2", "generic"]),
+        ("avx512_core_bf16", ["avx512_bf16", "avx512", "avx2", "generic"]),
+        ("AVX512_CORE", ["avx512", "avx2", "generic"]),
+        ("AVX2", ["avx2", "generic"]),
+        ("SSE41", ["generic"]),
+    ],
+)
+def test_a_lesser_processor_can_be_pretended(ceiling, expected, tmp_path, monkeypatch):
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"flags\t\t: {' '.join(sorted(set.union(*library.BUILDS.values(), {'avx2'})))}\n")
+    monkeypatch.setattr(library, "PROCESSOR", info)
+    monkeypatch.setenv(library.CEILING, ceiling)
+    assert library.runnable() == expected
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_smoothing_weights_and_pieces_equal_mxnet(name):
+    objective = Objective(0.2, (0.5, 2.0, 1.5, 1.0))
+    network, batch = make(without_dropout(SHAPES[2])), some_batch(SHAPES[2], 37)
+    plain, _ = gradients(network.opened(None), batch)
+    loss, expected = gradients(network.opened(None, objective=objective), batch)
+    assert abs(loss - plain) > 0.1
+    for piece in (0, 10):
+        for build in (None, name):
+            engine = network.opened(build, objective=objective, piece=piece)
+            own_loss, got = gradients(engine, batch)
+            assert own_loss == pytest.approx(loss, rel=1e-5)
+            for parameter, array in expected.items():
+                assert distance(got[parameter], array) < 1e-5, parameter
+
+
+@pytest.mark.parametrize("name", [*BUILDS, None])
+def test_pieces_drop_the_same_units(name):
+    network, batch = make(SHAPES[1]), some_batch(SHAPES[1], 37)
+    whole, expected = gradients(network.opened(name), batch, seed=1, step=2)
+    loss, got = gradients(network.opened(name, piece=8), batch, seed=1, step=2)
+    assert loss == pytest.approx(whole, rel=1e-5)
+    assert all(distance(got[each], expected[each]) < 1e-5 for each in expected)

@@ -1,0 +1,353 @@
+"""Row-sparse training: the tables of n-grams and of Crepe, in one process and in many."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from crepe_dist.data.batch import pack
+from crepe_dist.data.order import largest_share, share
+from crepe_dist.distributed.world import World
+from crepe_dist.errors import UserError
+from crepe_dist.exchange.gluon_optimizers import make_optimizer
+from crepe_dist.exchange.rule import Rule
+from crepe_dist.exchange.single import SingleExchange
+from crepe_dist.native import library
+from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.ngrams.shape import NGramShape
+from crepe_dist.runs.state import Progress
+from crepe_dist.settings.training_options import OptimizerOptions
+from crepe_dist.training.resume import restore, snapshot
+from crepe_dist.training.step import TrainingStep
+from tests.chaos.harness import slow
+from tests.conftest import needs_kernels, run
+from tests.distributed.test_world import script
+from tests.helpers.engines import best, floating, initial, whole_gradients
+
+DOCUMENTS = 19  # three groups of documents that Crepe keeps together, the last one smaller
+TABLE = NGramShape(69, 40, 3, 3, 1 << 12)
+WIDE = NGramShape(69, 12, 700, 2, 300)  # records of many cache lines, no whole words of buckets
+CREPE = CrepeShape(69, 24, 3, longest=3, buckets=1 << 12, reach=2, rows=300, width=20, blocks=2, stride=1, dropout=0.2)
+BOTH = pytest.mark.parametrize("shape", [TABLE, CREPE], ids=["n-grams", "crepe"])
+OPTIMIZERS = [
+    OptimizerOptions(name="adam", weight_decay=0.0),
+    OptimizerOptions(name="sgd", weight_decay=0.0, momentum=0.9),
+    OptimizerOptions(name="sgd", weight_decay=0.0, momentum=0.0),
+    OptimizerOptions(name="nag", weight_decay=0.0, momentum=0.9),
+]
+
+
+@pytest.fixture(params=library.runnable())
+def _build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute with each build of the kernels that this processor can run."""
+    monkeypatch.setenv(library.SWITCH, request.param)
+
+
+each_build = pytest.mark.usefixtures("_build")
+
+
+class DenseExchange(SingleExchange):
+    """The whole numbers of our kernels, without tables, and the updates of MXNet's optimizers."""
+
+    def __init__(self, engine, options):
+        self.quanta, gluon, rule = whole_gradients(engine), mx.gluon.ParameterDict(), Rule(options)
+        for name, parameter in self.quanta.parameters.items():
+            gluon.get(name, shape=parameter.shape, lr_mult=parameter.rate).row_moments = parameter.row_moments
+        gluon.initialize()
+        self.gluon = gluon
+        names = {name: name for name in gluon}
+        super().__init__(mx.gluon.Trainer(gluon, make_optimizer(rule), kvstore=None), rule, names)
+
+    def sum(self, compute, numbers, documents):
+        self.quanta.begin(documents)
+        loss = compute()
+        while not self.quanta.fit([self.quanta.bounds[:]]):
+            loss = compute()
+        for name, gradient in floating(self.quanta).items():
+            self.gluon[name].grad()[:] = gradient
+            self.gluon[name].data()._fresh_grad = True
+        return super().sum(lambda: mx.nd.array([loss]), numbers, documents)
+
+    def update(self, *arguments):
+        self.take()
+        super().update(*arguments)
+        self.give()
+
+    def restore(self, arrays):
+        self.take()
+        super().restore(arrays)
+        self.give()
+
+    def take(self):
+        for name, parameter in self.quanta.parameters.items():
+            self.gluon[name].set_data(mx.nd.array(parameter.value))
+
+    def give(self):
+        for name, parameter in self.quanta.parameters.items():
+            parameter.value[:] = self.gluon[name].data().asnumpy()
+
+
+class Training:
+    """A network, its exchange and its steps on this rank's share of each batch.
+
+    Args:
+        sparse: train tables row by row; else MXNet's optimizers update all rows.
+    """
+
+    def __init__(self, shape, optimizer=OPTIMIZERS[0], *, sparse=True, clip_norm=0.5, world=None):
+        self.shape, self.world = shape, world or World()
+        network = initial(shape)
+        for name in shape.counted:
+            network.values[name][:] = np.arange(shape.buckets) % 5 == 0
+        self.engine = network.opened(best())
+        self.exchange = (
+            self.engine.open_exchange(self.world, optimizer, DOCUMENTS)
+            if sparse
+            else DenseExchange(self.engine, optimizer)
+        )
+        self.step = TrainingStep(self.engine, self.exchange, seed=0, clip_norm=clip_norm)
+        self.rate = 0.002 if shape.multiplies else 0.02
+
+    def batch(self, number):
+        """Make a batch with characters of its own, so that most rows are not touched for many steps."""
+        generator, size, group = np.random.default_rng(number), self.world.size, self.engine.group_size
+        first = number % 16 * 4
+        codes = generator.integers(first, first + 5, (DOCUMENTS, self.shape.feature_len)).astype(np.uint8)
+        labels = generator.integers(0, self.shape.classes, DOCUMENTS).astype(np.int32)
+        start, stop = share(0, DOCUMENTS, self.world.rank, size, group)
+        return pack(codes[start:stop], labels[start:stop], largest_share(DOCUMENTS, size, group), DOCUMENTS, start)
+
+    def steps(self, first, last):
+        for number in range(first, last):
+            assert self.step(self.batch(number), number + 1, self.rate if number < 30 else self.rate / 2).finite
+        return self
+
+    def save(self):
+        return snapshot(self.step, Progress())
+
+    def restore(self, saved):
+        restore(saved, self.step, Progress())
+        return self
+
+    def values(self):
+        self.exchange.flush()
+        return {name: self.engine.values()[name].copy() for name in self.shape.parameter_shapes()}
+
+    def digest(self):
+        return hashlib.sha256(b"".join(each.tobytes() for each in self.values().values())).hexdigest()
+
+
+def assert_close(found, expected):
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        scale = np.abs(array).max()
+        assert scale > 0
+        np.testing.assert_allclose(found[name], array, rtol=2e-3, atol=1e-3 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("shape", "steps", "clip_norm"), [(TABLE, 60, None), (TABLE, 60, 0.5), (WIDE, 12, None), (CREPE, 20, 0.5)]
+)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@each_build
+def test_it_computes_what_the_dense_optimizer_does(optimizer, shape, steps, clip_norm):
+    sparse, dense = (Training(shape, optimizer, sparse=each, clip_norm=clip_norm) for each in (True, False))
+    assert_close(sparse.steps(0, steps).values(), dense.steps(0, steps).values())
+
+
+@BOTH
+@each_build
+def test_the_same_bits_for_any_number_of_threads(shape, monkeypatch):
+    found = set()
+    for threads in (1, 2, 3, 5):
+        monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+        found.add(Training(shape).steps(0, 10).digest())
+    assert len(found) == 1
+
+
+def test_builds_with_a_fused_multiply_add_agree_in_float32(monkeypatch):
+    """That for AMX was not tried; its float32 is the code of AVX512."""
+    builds = [name for name in library.runnable() if name in ("avx512_bf16", "avx512", "avx2")]
+    if len(builds) < 2:
+        pytest.skip("this processor has fewer than two of the builds")
+    found = set()
+    for build in builds:
+        monkeypatch.setenv(library.SWITCH, build)
+        found.add(Training(CREPE).steps(0, 10).digest())
+    assert len(found) == 1
+
+
+@needs_kernels
+@BOTH
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("flushed", [False, True])
+def test_a_restored_table_goes_on_with_the_same_bits(optimizer, flushed, shape):
+    whole, first, second = (Training(shape, optimizer) for _ in range(3))
+    for training in (whole, first):
+        training.steps(0, 20)
+        if flushed:
+            training.exchange.flush()
+    saved = first.save()
+    for name in shape.tables:
+        assert flushed == all(f"{name}.{array}" not in saved.optimizer for array in ("updated", "drift"))
+    second.restore(saved)
+    assert second.steps(20, 40).digest() == whole.steps(20, 40).digest()
+
+
+ROWS, VALUES = (TABLE.buckets,), (TABLE.buckets, TABLE.classes)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"updates": None},
+        {"updates": np.array([-1])},
+        {"more": np.zeros(3)},
+        {"bias.2": np.zeros(TABLE.classes, np.float32)},
+        {"bias.1": None},
+        {"bias.0": np.full(TABLE.classes, np.inf, np.float32)},
+        {"bias.drift": np.zeros(1), "bias.updated": np.zeros(TABLE.classes, np.int32)},  # of a bias
+        {"weight.1": None},
+        {"weight.0": None, "weight.1": None},  # drift without a moment
+        {"weight.0": np.zeros(3, np.float32)},
+        {"weight.0": np.full(VALUES, np.nan, np.float32)},
+        {"weight.1": np.full((TABLE.buckets, 1), -1, np.float32)},
+        {"weight.1": np.zeros((TABLE.buckets, 1))},
+        {"weight.1": np.zeros(VALUES, np.float32)},
+        {"weight.drift": None},
+        {"weight.drift": np.array(0.0)},
+        {"weight.drift": np.zeros(0)},
+        {"weight.drift": np.zeros(6, np.float32)},
+        {"weight.drift": np.zeros((1, 3))},
+        {"weight.drift": np.zeros(7)},  # more updates than there were
+        {"weight.updated": np.full(ROWS, 6, np.int32)},  # beyond the history
+        {"weight.updated": np.full(ROWS, -1, np.int32)},
+        {"weight.updated": np.zeros(ROWS, np.int64)},
+        {"weight.updated": np.zeros(5, np.int32)},
+        {"quanta": np.array([0, 111], np.int32)},
+        {"quanta": np.zeros(3, np.int32)},
+    ],
+)
+@pytest.mark.parametrize("sparse", [True, False])
+def test_a_damaged_state_is_refused_by_any_exchange(sparse, change):
+    saved, second = Training(TABLE).steps(0, 5).save(), Training(TABLE, sparse=sparse)
+    arrays = {name: array for name, array in {**saved.optimizer, **change}.items() if array is not None}
+    with pytest.raises(UserError, match="another optimizer"):
+        second.restore(replace(saved, optimizer=arrays))
+
+
+@needs_kernels
+@BOTH
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_engine_that_trains_all_rows_goes_on(optimizer, shape):
+    """A run may resume where there are no kernels: on a GPU, or without a compiler. And back."""
+    first, dense, again = (
+        Training(shape, optimizer),
+        Training(shape, optimizer, sparse=False),
+        Training(shape, optimizer),
+    )
+    saved = first.steps(0, 20).save()
+    assert {name for name in saved.optimizer if "drift" in name} == {f"{name}.drift" for name in shape.tables}
+    dense.restore(saved)
+    flushed = first.values()
+    for name, got in dense.values().items():
+        np.testing.assert_allclose(got, flushed[name], rtol=6e-4, atol=1e-6, err_msg=name)  # half a unit of float16
+    again.restore(dense.steps(20, 30).save())
+    expected = first.steps(20, 40).values()
+    for name, got in again.steps(30, 40).values().items():
+        np.testing.assert_allclose(got, expected[name], rtol=0.02, atol=0.02 * np.abs(expected[name]).max())
+
+
+@needs_kernels
+def test_weight_decay_acts_on_the_rows_of_the_step():
+    training = Training(TABLE, OptimizerOptions(name="sgd", momentum=0.0, weight_decay=0.5))
+    before = training.steps(0, 1).values()["weight"]
+    change = training.steps(1, 2).values()["weight"] - before
+    touched = np.abs(change).sum(axis=1) > 0
+    assert 0 < touched.sum() < len(touched) / 2
+
+
+def train_together(world, shape):
+    """Train with a save and a restoration in the middle, then with a gradient that is not finite."""
+    saved = Training(shape, world=world).steps(0, 6).save()
+    training = Training(shape, world=world).restore(saved).steps(6, 12)
+    digest = training.digest()
+    assert world.gather(digest, "digest") == [digest] * world.size
+    loss = large_loss(training)
+    culprit = min(world.size, 3) - 1  # Crepe gives a fourth rank no documents
+    if world.rank == culprit:
+        weigh(training.engine, 3e38)  # gradients are infinite
+    outcome = training.step.sum(training.batch(12), 13)
+    assert outcome.bad_gradients == (culprit,), outcome
+    if world.is_root:
+        print("summed by", training.exchange.by)
+        print("parameters", digest)
+        print("loss", loss)
+
+
+def weigh(engine, weight):
+    """Weigh all classes."""
+    weights = np.full(engine.shape.classes, weight, np.float32)
+    engine._kernels.call("crepe_objective", 0.0, weights.ctypes.data, len(weights), 0, 0)
+
+
+def large_loss(training):
+    """Compute the loss of a batch, of a thousand nats a document."""
+    weigh(training.engine, 1000)
+    return training.step.sum(training.batch(12), 13).loss
+
+
+RANKS = """
+from crepe_dist.distributed.join import join
+with join() as world:
+    from crepe_dist.exchange import between_hosts, host_memory
+    {layout}
+    from tests.engines import test_table
+    test_table.train_together(world, test_table.{shape})
+"""
+PLACES = "host, world.local_rank = {places}[world.rank]; between_hosts.host_name = lambda: host"
+NO_MEMORY = "host_memory._create = lambda size: None"
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("shape", "hosts", "by"),
+    [
+        ("TABLE", "aa", "shared memory"),
+        ("CREPE", "aa", "shared memory"),
+        slow("CREPE", "aabb", "shared memory and Horovod"),
+        ("CREPE", "aba", "shared memory and Horovod"),
+        ("TABLE", "abbc", "shared memory and Horovod"),
+        ("TABLE", "ab", "Horovod"),
+        ("CREPE", "", "Horovod"),
+    ],
+)
+def test_processes_and_hosts_do_not_matter(tmp_path, shape, hosts, by):
+    places = [(host, hosts[:rank].count(host)) for rank, host in enumerate(hosts)]
+    layout = PLACES.format(places=places) if hosts else NO_MEMORY
+    printed = run(script(len(hosts) or 3, RANKS.format(layout=layout, shape=shape)), tmp_path)
+    one = Training(globals()[shape]).steps(0, 12)
+    for line in (f"summed by {by}", f"parameters {one.digest()}", f"loss {large_loss(one)}"):
+        assert f"{line}\n" in printed
+
+
+@each_build
+def test_a_flushed_table_has_numbers_of_half_precision():
+    """Rounded as NumPy does, and no more than once."""
+    training, generator = Training(TABLE), np.random.default_rng(0)
+    sizes = np.exp2(generator.integers(-40, 15, VALUES))
+    values = (generator.standard_normal(VALUES) * sizes).astype(np.float32)
+    values[:2, :3] = [[2**-24, 2**-25, -(2**-14)], [65504, -65505, 0]]
+    training.engine.parameters["weight"].value[:] = values
+    training.exchange = training.engine.open_exchange(World(), OPTIMIZERS[0], DOCUMENTS)
+    step = TrainingStep(training.engine, training.exchange, 0, None)
+    step(training.batch(0), 1, 0.0)
+    found = training.values()["weight"]
+    np.testing.assert_array_equal(found, values.astype(np.float16).astype(np.float32))
+    step(training.batch(1), 2, 0.0)
+    np.testing.assert_array_equal(training.values()["weight"], found)

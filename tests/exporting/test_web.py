@@ -1,0 +1,304 @@
+"""The exported page answers as predict does, alone in a browser, and does nothing else."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import threading
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+
+import crepe_dist
+from crepe_dist.errors import UserError
+from crepe_dist.exporting import web_page, web_runtime
+from crepe_dist.exporting.exporter import export
+from tests.chaos.harness import slow
+from tests.conftest import FEATURE_LEN
+from tests.exporting.test_export import CLASSES, ENCODINGS, make
+from tests.exporting.test_export import texts as usual
+from tests.helpers.browsing import Browsing, chromium, needs_browser
+from tests.helpers.needs import needs
+
+FILES = ["index.html", "onnxruntime-LICENSE.txt", "onnxruntime-ThirdPartyNotices.txt"]
+TOLERANCE = 1e-5  # of a probability: six digits are read off the page
+STRANGE = [
+    "I love \U0001f600 it \U0001f468\u200d\U0001f469\u200d\U0001f467, \U0001f1e9\U0001f1ea!",
+    "e\u0301te\u0301 n\u0303 a\u030a\u0327",  # combining marks
+    "\u0130stanbul \u0131l\u0131k i\u0307",
+    "Stra\u00dfe STRA\u1e9eE",
+    "\u039f\u03b4\u03c5\u03c3\u03c3\u03b5\u03cd\u03c2 \u039f\u0394\u03a5\u03a3\u03a3\u0395\u03a5\u03a3",
+    "\u6771\u4eac and \U00020000\uf900",
+    "\u212a\u212b\u2126 \ufb01 \uff21 \u01c5 \u01f0",  # signs that fold into letters, or do not
+    "\U0001f600" * 300,
+    "a" + "\U0001f600" * 3 * FEATURE_LEN,  # an odd number of units, cut between halves
+    "\U0001f600" * 3 * FEATURE_LEN + "z",
+    "\ud800a\udc00",
+    "word \u202e reversed, \u200b zero\ttab\nline",
+    "long " * 40_000,
+]
+ANSWERS = """
+const [given, done] = arguments, field = document.getElementById("text"), answer = document.getElementById("answer");
+const text = (selector) => document.querySelector(selector).textContent;
+(async () => {
+  const found = [];
+  for (const each of JSON.parse(given)) {
+    field.value = each;
+    field.dispatchEvent(new Event("input"));
+    while (answer.getAttribute("aria-busy") === "true") await new Promise((resolve) => setTimeout(resolve, 1));
+    const shares = [...document.querySelectorAll("#bars i")].map((bar) => Number(bar.style.transform.slice(7, -1)));
+    found.push({label: text("#verdict bdi"), shares, problem: text("#problem"), count: text("#count")});
+  }
+  done(found);
+})();
+"""
+
+pytestmark = [
+    pytest.mark.web,
+    needs(*([] if web_runtime.archive().exists() else ["npm"])),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as driver:
+        driver.set_script_timeout(120)
+        yield driver
+
+
+@contextmanager
+def served(folder):
+    """The address of a folder behind Python's file server, and what is asked of it."""
+    requested = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_request(self, code="-", size="-"):
+            requested.append(self.path)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/", requested
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def made(folder, kind, encoding, *about):
+    """The predictor of a checkpoint with parameters by chance, and the folder of its page."""
+    path = make(folder, kind, encoding, *about)
+    predictor = crepe_dist.load(path, device="cpu")
+    files, _ = export(predictor, "web", folder / "page", usual(20))
+    assert [file.name for file in files] == FILES
+    return predictor, folder / "page"
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("kind", "name", "way"),
+    [("crepe", "rare ones", "file"), slow("ngrams", "paper", "http"), slow("paper", "own", "file")],
+)
+def test_the_page_answers_as_predict_does(kind, name, way, browser, tmp_path):
+    predictor, folder = made(tmp_path, kind, ENCODINGS[name])
+    given = [*usual(40), *STRANGE]
+    browser.get_log("browser")
+    with served(folder) as (address, requested):
+        browser.get(address if way == "http" else (folder / web_page.PAGE).as_uri())
+        found = browser.execute_async_script(ANSWERS, json.dumps(given))
+        loaded = browser.execute_script("return performance.getEntriesByType('resource').map((each) => each.name)")
+    assert requested == (["/"] if way == "http" else [])
+    assert loaded == []
+    assert browser.get_log("browser") == []
+    assert len(found) == len(given)
+    typed = [re.sub("\r\n?", "\n", text) for text in given]  # as a field of a page keeps them
+    for text, answer, expected in zip(given, found, predictor.predict(typed)):
+        if not expected.read:
+            assert (answer["label"], answer["shares"]) == ("", [0, 0, 0])
+            assert answer["problem"].lower().startswith(expected.problem) == bool(text)
+            continue
+        assert answer["problem"] == ""
+        assert (f"but not the {expected.characters_cut:,} " in answer["count"]) == (expected.characters_cut > 0)
+        assert dict(zip(CLASSES, answer["shares"])) == pytest.approx(dict(expected.ranking), abs=TOLERANCE)
+        if expected.ranking[0][1] - expected.ranking[1][1] > 10 * TOLERANCE:
+            assert answer["label"] == expected.label
+    assert len({answer["label"] for answer in found}) > 2
+
+
+HOSTILE = [
+    "<img src=x onerror=document.title='hit'>",
+    "</script><script>document.title='hit'</script>",
+    "'\"><svg/onload=document.title='hit'>",
+    "{{ 7 * 7 }} ${document.title='hit'} `",
+    "<!--<script>",
+    "&lt;b&gt; &amp;",
+    "\u2028 line \u202e turned",
+    *(f"class {number}" for number in range(8)),
+]
+
+
+@needs_browser
+class TestHostile(Browsing):
+    @pytest.mark.parametrize("names", [HOSTILE, HOSTILE[:7]], ids=["ranks", "classes"])
+    def test_names_are_names(self, names, browser, tmp_path):
+        opened, folder = made(tmp_path, "ngrams", ENCODINGS["paper"], names, {"name": HOSTILE[0]})
+        browser.get_log("browser")
+        browser.get((folder / web_page.PAGE).as_uri())
+        assert self.one(browser, "h1").text == HOSTILE[0]
+        for text in ("a plain text", "another, quite other one", "zzz"):
+            (expected,) = opened.predict([text])
+            (answer,) = browser.execute_async_script(ANSWERS, json.dumps([text]))
+            assert answer["label"] == expected.label
+            assert self.one(browser, "#bars .first bdi").get_property("textContent") in (
+                expected.label,
+                expected.label.replace("\u2028", "\\u2028").replace("\u202e", "\\u202e"),
+            )
+            assert len(answer["shares"]) == min(len(opened.classes), 12)
+        assert browser.title == f"{HOSTILE[0]} · crepe_dist"
+        assert browser.execute_script("return document.querySelectorAll('img, svg, iframe, object').length") == 0
+        assert browser.execute_script("return document.querySelectorAll('script').length") == 3
+        assert browser.get_log("browser") == []
+
+    @pytest.fixture(scope="class")
+    def opened(self, browser, tmp_path_factory):
+        _, folder = made(tmp_path_factory.mktemp("policy"), "ngrams", ENCODINGS["paper"])
+        browser.get((folder / web_page.PAGE).as_uri())
+
+    @pytest.mark.parametrize(
+        ("attempt", "directive"),
+        [
+            ("await fetch('/')", "connect-src"),
+            # Later, since what a driver runs itself may do that.
+            (
+                "await new Promise((hit, miss) => setTimeout(() => { try { hit(eval('1')); } catch { miss(); } }))",
+                "script-src",
+            ),
+            (
+                "const script = document.createElement('script'); script.textContent = 'globalThis.hit = 1';"
+                "document.body.append(script); if (!globalThis.hit) throw 0",
+                "script-src-elem",
+            ),
+            (
+                "const image = new Image(); image.src = location.href;"
+                "await new Promise((hit, miss) => { image.onload = hit; image.onerror = miss; })",
+                "img-src",
+            ),
+        ],
+    )
+    def test_what_its_policy_does_not_let_it_do(self, opened, browser, attempt, directive):
+        assert directive == browser.execute_async_script(
+            "const done = arguments[0], once = {once: true};"
+            "const told = new Promise((told) => document.addEventListener('securitypolicyviolation', told, once));"
+            f"const attempt = async () => {{ {attempt} }};"
+            "attempt().then(() => done('done'), async () => done((await told).effectiveDirective))"
+        )
+
+
+@needs_browser
+class TestUse(Browsing):
+    def test_by_keyboard(self, browser, tmp_path):
+        _, folder = made(tmp_path, "paper", ENCODINGS["notebook"], CLASSES, {"name": "three kinds"})
+        browser.get((folder / web_page.PAGE).as_uri())
+        browser.switch_to.active_element.send_keys("qua zig ")  # where the page puts a person
+        self.until(browser, lambda: sum(self.bars(browser)) == pytest.approx(1, abs=0.01))
+        before = self.bars(browser)
+        browser.switch_to.active_element.send_keys("vex vex 0123")
+        self.until(browser, lambda: self.bars(browser) != before)
+        assert not self.one(browser, "#loading").is_displayed()
+        about = self.one(browser, "dl.pairs").text
+        assert "three kinds" in about
+        assert "crepe_epoch_0_test_acc_50.0.params" in about
+        assert f"it only reads the first {FEATURE_LEN} characters" in self.one(browser, "h3 + ul").text
+        self.write(browser, "x" * FEATURE_LEN + "unread")
+        self.until(browser, lambda: self.one(browser, "#edge .unread").text == "unread")
+
+    def test_a_browser_that_cannot_is_told(self, browser, tmp_path):
+        _, folder = made(tmp_path, "ngrams", ENCODINGS["paper"])
+        text = (folder / web_page.PAGE).read_text(encoding="utf-8")
+        packed = re.search('id="binary">([^<]{1000})', text)
+        assert packed is not None
+        (folder / "broken.html").write_text(text.replace(packed[1], "A" * 1000), encoding="utf-8")
+        browser.get((folder / "broken.html").as_uri())
+        self.until(browser, lambda: "could not be loaded" in self.one(browser, "#problem").text)
+        self.write(browser, "still there")
+        self.until(browser, lambda: self.one(browser, "#answer").get_attribute("aria-busy") == "false")
+        assert "could not be loaded" in self.one(browser, "#problem").text
+        browser.get_log("browser")
+
+    def test_a_text_is_answered_that_is_there_before_the_script_runs(self, browser, tmp_path):
+        """A page may be shown, and typed into, before its module scripts have run."""
+        _, folder = made(tmp_path, "ngrams", ENCODINGS["paper"])
+        late = folder / web_page.PAGE
+        text = re.sub("<meta http-equiv=.*\n", "", late.read_text(encoding="utf-8"))  # whose policy allows no change
+        first = "const at = "
+        assert text.count(first) == 1
+        wait = "await new Promise((resolve) => setTimeout(resolve, 1000));\n"
+        late.write_text(text.replace(first, wait + first), encoding="utf-8")
+        browser.get(late.as_uri())
+        answers = browser.execute_async_script(ANSWERS, json.dumps(["a plain text", " ", "another"]))
+        assert [bool(answer["label"]) for answer in answers] == [True, False, True]
+        assert answers[1]["problem"].startswith("Empty text")
+
+
+class TestMistakes:
+    def refused(self, tmp_path):
+        predictor = crepe_dist.load(make(tmp_path, "ngrams", ENCODINGS["paper"]), device="cpu")
+        with pytest.raises(UserError) as raised:
+            export(predictor, "web", tmp_path / "page", usual(20))
+        assert raised.value.remedy
+        assert not (tmp_path / "page").exists()
+        return str(raised.value)
+
+    def test_a_network_that_is_too_large(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(web_page, "MAX_MODEL_BYTES", 1000)
+        assert "too large for a page: 10" in self.refused(tmp_path)
+
+    def test_without_npm(self, tmp_path, monkeypatch, complaint):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+        path = make(tmp_path, "ngrams", ENCODINGS["paper"])
+        said = complaint("export", path, "--format", "web", "--out", "page", cwd=tmp_path)
+        assert "npm is not installed" in said
+        assert f"npm pack {web_runtime.PACKAGE}" in said
+        assert str(tmp_path / "cache" / "crepe_dist") in said
+
+    def test_npm_that_fails(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setattr(shutil, "which", lambda name: "/bin/npm")
+
+        def fail(command, **settings):
+            raise subprocess.CalledProcessError(
+                1, command, stderr="npm warn x\nnpm error code E404\nnpm error 404 gone"
+            )
+
+        monkeypatch.setattr(web_runtime.subprocess, "run", fail)
+        assert "could not be downloaded\n  why: npm error code E404; npm error 404 gone" in self.refused(tmp_path)
+        monkeypatch.setattr(web_runtime.subprocess, "run", lambda command, **settings: None)
+        assert "No such file" in self.refused(tmp_path)
+        assert list((tmp_path / "cache" / "crepe_dist").iterdir()) == []
+
+    def test_another_package(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        path = tmp_path / "cache" / "crepe_dist" / web_runtime.ARCHIVE
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"another")
+        assert "its SHA-512 differs" in self.refused(tmp_path)
+        path.unlink()
+        path.mkdir()
+        assert "cannot be read" in self.refused(tmp_path)
+
+    @pytest.mark.parametrize("text", ["var a=1;", "export{a as b};var c=1;", "'</script>';export{a as b};"])
+    def test_a_script_that_is_not_as_expected(self, text):
+        with pytest.raises(ValueError, match="unexpected form"):
+            web_runtime.as_global(text)
+
+
+def test_exports_become_a_global():
+    found = web_runtime.as_global(
+        "var a=1,$b=import.meta.url;export{a as one,$b as default};\n//# sourceMappingURL=x.map\n"
+    )
+    assert found == "var a=1,$b=undefined;globalThis.ort = {one: a, default: $b};\n"

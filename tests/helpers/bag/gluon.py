@@ -1,0 +1,26 @@
+"""The bag of characters as a Gluon block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crepe_dist.engines.gluon.block import Network
+from tests.helpers.bag.shape import BagShape
+
+
+class Bag(Network):
+    """Codes, uint8 [B, L] → float32 logits [B, classes]."""
+
+    def __init__(self, shape: BagShape, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shape = shape
+        with self.name_scope():
+            self.weight = self.params.get("weight", shape=(shape.classes, shape.alphabet_size))
+            self.bias = self.params.get("bias", shape=(shape.classes,))
+
+    def hybrid_forward(self, F: Any, codes: Any, weight: Any, bias: Any) -> Any:
+        counts = F.sum(F.one_hot(codes, depth=self.shape.alphabet_size), axis=1)
+        return F.FullyConnected(counts, weight, bias, num_hidden=self.shape.classes)
+
+
+BLOCK = Bag

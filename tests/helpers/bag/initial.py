@@ -1,0 +1,13 @@
+"""Initial parameters of the bag of characters."""
+
+from __future__ import annotations
+
+from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.model.initial_values import zeros
+from crepe_dist.settings.model_options import ModelOptions
+from tests.helpers.bag.shape import BagShape
+
+
+def parameters(shape: BagShape, options: ModelOptions, seed: int) -> dict[str, Parameter]:
+    """Make the parameters."""
+    return {name: Parameter(zeros(*size)) for name, size in shape.parameter_shapes().items()}

@@ -1,0 +1,16 @@
+"""The bag of characters in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from crepe_dist.data.alphabet import Codes
+from crepe_dist.model.numpy_layers import Floats
+from crepe_dist.model.parameters import Arrays
+from tests.helpers.bag.shape import BagShape
+
+
+def logits(shape: BagShape, arrays: Arrays, codes: Codes) -> Floats:
+    """Compute logits: uint8 [n, feature_len] → float32 [n, classes]."""
+    counts = (codes[:, :, None] == np.arange(shape.alphabet_size)).sum(axis=1, dtype=np.float32)
+    return np.asarray(counts @ arrays["weight"].T + arrays["bias"])

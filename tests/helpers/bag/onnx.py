@@ -1,0 +1,18 @@
+"""The bag of characters in ONNX."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from crepe_dist.model.onnx_graph import Graph
+from crepe_dist.model.parameters import Arrays
+from tests.helpers.bag.shape import BagShape
+
+
+def logits(graph: Graph, shape: BagShape, arrays: Arrays, codes: str) -> str:
+    """Add the nodes of the network; return the name of the logits, float32 [batch, classes]."""
+    one_hot = graph.value(np.eye(256, shape.alphabet_size, dtype=np.float32))
+    characters = graph.node("Gather", one_hot, codes)
+    counts = graph.node("ReduceSum", characters, graph.value(np.array([1], np.int64)), keepdims=0)
+    weight, bias = (graph.value(arrays[name], name) for name in ("weight", "bias"))
+    return graph.node("Gemm", counts, weight, bias, transB=1)

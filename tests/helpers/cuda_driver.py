@@ -1,0 +1,70 @@
+"""A fake libcuda.so.1 that answers questions only, and empty packages like those of MXNet's GPU flavour."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from crepe_dist.cuda import driver as nvidia
+from crepe_dist.distributed import cuda
+from tests.helpers.needs import which
+
+SOURCE = (Path(__file__).parent / "cuda_emulator" / "questions.h").read_text(encoding="utf-8")
+
+
+def library(path: Path, source: str = "") -> None:
+    if which("gcc") is None:
+        pytest.skip("needs gcc")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Compiled from standard input, so that nothing but the library is left.
+    command = ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{path.name}", "-o", str(path), "-x", "c", "-"]
+    subprocess.run(command, input=source, text=True, check=True)
+
+
+def driver(folder: Path) -> Path:
+    """The folder, with the driver's libraries in it, for LD_LIBRARY_PATH."""
+    library(folder / nvidia.LIBRARY, SOURCE)
+    library(folder / cuda.NVML)
+    return folder
+
+
+def packages(folder: Path, sha256: str = cuda.LIBMXNET_SHA256) -> Path:
+    """The folder, with what `--group cu112` installs as far as ``cuda`` looks at it, for PYTHONPATH.
+
+    Its MXNet is that of the environment.
+
+    Args:
+        sha256: what the wheel says of MXNet's library; by default what PyPI's says.
+    """
+    for package in (cuda.FLAVOUR, *(package for package, _ in cuda.LIBRARIES.values())):
+        facts = folder / f"{package.replace('-', '_')}-1.9.1.dist-info"
+        facts.mkdir(parents=True)
+        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.9.1\n")
+    (folder / f"{cuda.FLAVOUR.replace('-', '_')}-1.9.1.dist-info" / "RECORD").write_text(
+        f"mxnet/__init__.py,,\n{cuda.LIBMXNET},sha256={sha256},891384744\n"
+    )
+    own = folder / cuda.LIBMXNET
+    own.parent.mkdir()
+    own.symlink_to(str(metadata.distribution("mxnet").locate_file(cuda.LIBMXNET)))
+    for name, (_, part) in cuda.LIBRARIES.items():
+        library(folder / "nvidia" / part / "lib" / name)
+    for name in cuda.OPENED_LATER:
+        if name != cuda.NVML:
+            library(folder / "nvidia" / "cudnn" / "lib" / name)
+    return folder
+
+
+def environment(libraries: Path | None = None, site: Path | None = None, **told: object) -> dict[str, str]:
+    """Return the environment of a process that finds them; ``told``: the driver's answers, as in ``SOURCE``."""
+    root = str(Path(__file__).resolve().parents[2])
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": str(libraries or ""),
+        "PYTHONPATH": os.pathsep.join([str(site), root] if site else [root]),
+        "DRIVER_GPUS": "1",
+        **{name: str(value) for name, value in told.items()},
+    }

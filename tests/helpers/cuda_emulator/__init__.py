@@ -1,0 +1,94 @@
+"""Stand-ins for the NVIDIA driver, NVRTC and NCCL, which run kernels on the processor.
+
+They have NVIDIA's names. A process finds them through ``environment``, this one within ``used``.
+
+Environment of the driver:
+    DRIVER_GPUS: number of GPUs (0, but 1 with the functions below); those of CUDA_VISIBLE_DEVICES are shown.
+    DRIVER_CAPABILITY: compute capability (8.6).
+    DRIVER_VERSION: CUDA version (12040).
+    DRIVER_MEMORY: bytes of each GPU's memory.
+    DRIVER_FAILS: result of cuInit.
+    DRIVER_MACHINE, DRIVER_MIG, DRIVER_OLD: see questions.h.
+    EMULATOR_FAILS: results of functions, such as ``cuMemAlloc_v2=2@3``: out of memory at the third call.
+    EMULATOR_FLAGS: further flags of g++ for the kernels.
+    EMULATOR_NCCL_VERSION: version of NCCL (22602).
+    EMULATOR_NCCL_DEAF: NCCL does not notice that a peer is gone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from crepe_dist.cuda import compiler, nccl
+
+FOLDER = Path(__file__).parent
+LIBRARIES = {"libcuda.so.1": "libcuda.cpp", "libnvrtc.so.12": "libnvrtc.cpp", "libnccl.so.2": "libnccl.cpp"}
+PACKAGED = {compiler.PACKAGE: compiler.PATH, nccl.PACKAGE: nccl.PATH}  # found in their packages before the system's
+
+
+def build() -> Path:
+    """Compile the stand-ins, once for each version of their sources; return their folder, for LD_LIBRARY_PATH."""
+    text = b"".join((FOLDER / name).read_bytes() for name in sorted(["questions.h", "shim.h", *LIBRARIES.values()]))
+    name = hashlib.sha256(text + str(FOLDER).encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"cuda-emulator-{os.getuid()}" / name
+    for library, source in LIBRARIES.items():
+        if (folder / library).exists():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        made = folder / f"{library}.{os.getpid()}"
+        flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread"]
+        shim = f'-DSHIM="{FOLDER / "shim.h"}"'
+        other = [f"-L{folder}", "-l:libcuda.so.1"] if library == "libnccl.so.2" else []
+        command = ["g++", *flags, f"-Wl,-soname,{library}", shim, "-o", str(made), str(FOLDER / source), *other, "-ldl"]
+        subprocess.run(command, check=True)
+        made.replace(folder / library)
+    for package, path in PACKAGED.items():
+        facts = _site(folder) / f"{package.replace('-', '_')}-12.99.dist-info" / "METADATA"
+        facts.parent.mkdir(parents=True, exist_ok=True)
+        facts.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 12.99\n")
+        link = _site(folder) / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            link.symlink_to(folder / link.name)
+    return folder
+
+
+def _site(folder: Path) -> Path:
+    return folder / "site"
+
+
+def environment(**told: object) -> dict[str, str]:
+    """Return the environment of a process that uses the stand-ins."""
+    folder = build()
+    paths = {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": f"{_site(folder)}:{FOLDER.parents[2]}"}
+    return {**os.environ, **paths, **_answers(folder), **{name: str(value) for name, value in told.items()}}
+
+
+def _answers(folder: Path) -> dict[str, str]:
+    flags = hashlib.sha256(os.environ.get("EMULATOR_FLAGS", "").encode()).hexdigest()[:8]
+    return {"DRIVER_GPUS": "1", "XDG_CACHE_HOME": str(folder / f"cache-{flags}")}
+
+
+@contextmanager
+def used() -> Iterator[None]:
+    """Let this process use the stand-ins: a library that is loaded is found by its name.
+
+    They stay loaded, but afterwards there is no GPU.
+    """
+    folder = build()
+    for library in LIBRARIES:
+        ctypes.CDLL(str(folder / library))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(_site(folder)))
+        for name, value in _answers(folder).items():
+            patch.setenv(name, value)
+        yield

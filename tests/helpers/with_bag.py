@@ -1,0 +1,16 @@
+"""Training in a package with one more line in its registry; a fault may break it, as in tests/chaos."""
+
+from __future__ import annotations
+
+import sys
+
+from crepe_dist.registry import NETWORKS
+
+NETWORKS["bag"] = "tests.helpers.bag"
+
+if __name__ == "__main__":
+    from crepe_dist import command
+    from tests.chaos import worker
+
+    sys.argv[0] = "crepe_dist.train"
+    command.run(worker.main)

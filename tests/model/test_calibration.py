@@ -1,0 +1,234 @@
+"""Probabilities: a temperature fitted to the validation split, used wherever a model answers; none of the classes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+import crepe_dist
+from crepe_dist import predict
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.distributed.join import join
+from crepe_dist.errors import UserError
+from crepe_dist.exporting.exporter import export
+from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts
+from crepe_dist.native import library
+from crepe_dist.predicting.model_summary import summarise
+from crepe_dist.reports import classify_page
+from crepe_dist.runs import checkpoint
+from crepe_dist.runs.scores import MILLION, Scores
+from crepe_dist.serving import schemas
+from crepe_dist.settings.serving_options import ServiceOptions
+from crepe_dist.settings.training_options import EvaluationOptions
+from crepe_dist.training.evaluation import evaluate, evaluate_splits
+from tests.conftest import NGRAMS, QUICK, command, run
+from tests.exporting.test_export import ENCODINGS, classifier, make, texts
+
+
+def scored(temperature, rows=4000, classes=5, seed=0):
+    """Logits that are right at a temperature, and labels that follow them."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(0, 3, (rows, classes))
+    powers = np.exp(logits / temperature)
+    shares = powers / powers.sum(axis=1, keepdims=True)
+    labels = (generator.random((rows, 1)) > np.cumsum(shares, axis=1)).sum(axis=1).clip(max=classes - 1)
+    return logits.astype(np.float32), labels.astype(np.int32)
+
+
+def engine_of(logits, labels):
+    """Stands for an engine with these logits for every split."""
+    engine: Any = SimpleNamespace(shape=SimpleNamespace(classes=logits.shape[1]))
+    engine.scored = lambda part, size, rank, ranks: iter([(np.arange(len(labels)), labels, logits)])
+    return engine
+
+
+def counted(*batches):
+    counts = CalibrationCounts()
+    for logits, labels in batches:
+        counts.add(logits, labels)
+    return counts
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1, 2.5])
+def test_the_temperature_of_the_labels_is_found(temperature):
+    found = counted(scored(temperature)).fitted()
+    assert found.temperature == pytest.approx(temperature, rel=0.07)
+
+
+def test_few_texts_barely_move_the_temperature():
+    logits = np.eye(3, dtype=np.float32)[[0, 1, 2] * 3] * 3
+    right = np.array([0, 1, 2] * 3, np.int32)
+    assert 0.6 < counted((logits, right)).fitted().temperature < 1
+    assert counted((np.tile(logits, (99, 1)), np.tile(right, 99))).fitted().temperature < 0.5
+    assert CalibrationCounts().fitted().temperature == 1
+
+
+def test_the_loss_is_that_of_the_fitted_temperature():
+    logits, labels = scored(2.0)
+    counts = counted((logits, labels))
+    losses = (logits / counts.fitted().temperature).astype(np.float64)
+    losses = np.log(np.exp(losses).sum(axis=1)) - losses[np.arange(len(labels)), labels]
+    assert counts.loss() == pytest.approx((losses.mean(), losses.std() / math.sqrt(len(labels))), rel=1e-4)
+
+
+def test_a_network_that_diverged_is_not_calibrated():
+    assert counted((np.full((9, 3), np.nan, np.float32), np.zeros(9, np.int32))).fitted().temperature == 1
+
+
+def test_the_threshold_is_reached_by_95_percent():
+    logits, labels = scored(1)
+    found = counted((logits, labels)).fitted()
+    powers = np.exp(logits / found.temperature)
+    largest = (powers / powers.sum(axis=1, keepdims=True)).max(axis=1)
+    assert (largest >= found.min_probability).mean() >= 0.95
+    assert (largest >= found.min_probability + 0.01).mean() < 0.95
+
+
+class Rows:
+    """A split of 1,000 documents of one class each."""
+
+    targets = None
+
+    def __len__(self):
+        return 1000
+
+
+def test_scores_count_both_and_keep_the_accuracy():
+    logits, labels = scored(0.5, rows=1000)
+    engine, split = engine_of(logits, labels), cast("Any", Rows())
+    with join() as world:
+        calibrations = (UNCALIBRATED, Calibration(0.5))
+        before, after = (cast("Scores", evaluate(engine, split, 100, world, each)) for each in calibrations)
+    assert after.confusion.tolist() == before.confusion.tolist()
+    assert after.loss == before.loss
+    assert after.uncalibrated_error == before.calibration_error == before.uncalibrated_error
+    assert after.calibration_error < 0.6 * before.calibration_error
+    assert after.reliability[:, 2].sum() > before.reliability[:, 2].sum() + 10 * MILLION  # sharper
+    again = Scores.of(json.loads(json.dumps(after.to_dict())), 5)
+    assert (again.calibration, again.uncalibrated_error) == (after.calibration, after.uncalibrated_error)
+
+
+@pytest.fixture(scope="module")
+def trained(data_with_validation, tmp_path_factory):
+    """Folder with runs of the same settings, in one process and in two."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    flags = ["--data", data_with_validation, *QUICK, *NGRAMS, "--optimizer=adam"]
+    for processes in (1, 2):
+        run(command("train", *flags, "--run-dir", folder / str(processes), processes=processes), folder)
+    return folder
+
+
+def test_ranks_agree_on_the_calibration(trained):
+    one, two = (checkpoint.describe(checkpoint.find(str(trained / name))) or {} for name in ("1", "2"))
+    assert one["calibration"] == two["calibration"]
+    assert one["calibration"]["temperature"] != 1
+
+
+def test_evaluate_has_the_figures_of_training(trained, data_with_validation):
+    path = checkpoint.find(str(trained / "1"))
+    predictor, about = crepe_dist.load(path), checkpoint.describe(path) or {}
+    with join() as world:
+        test = open_dataset(data_with_validation).splits["test"]
+        scores = evaluate(predictor.engine, test, 64, world, predictor.calibration)
+    expected = about["metrics"]["test_calibration_error"]
+    if library.find()[0] is None:  # MXNet's operators trained, and NumPy evaluates
+        expected = pytest.approx(expected, abs=1e-5)
+    assert scores.calibration_error == expected
+    assert scores.accuracy == about["test_accuracy"]
+
+
+def test_without_a_validation_split(tmp_path):
+    engine = engine_of(*scored(0.5, rows=1000))
+    with join() as world:
+        for names, expected in ((("train", "test"), 1), (("train", "test", "validation"), 0.5)):
+            data: Any = SimpleNamespace(splits=dict.fromkeys(names, Rows()))
+            found: Any = evaluate_splits(engine, data, EvaluationOptions(), world, lambda: False)
+            assert "train" not in found
+            assert found["test"].calibration.temperature == pytest.approx(expected, rel=0.07)
+    path = make(tmp_path, "ngrams", ENCODINGS["paper"], calibration=UNCALIBRATED.to_dict())
+    with pytest.raises(UserError, match="no threshold of its own"):
+        crepe_dist.load(path, min_probability="auto")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A checkpoint with a temperature of 0.7 and a threshold of 0.6."""
+    return make(tmp_path_factory.mktemp("made"), "ngrams", ENCODINGS["paper"])
+
+
+def test_predictions_use_the_temperature(made):
+    predictor = crepe_dist.load(made)
+    codes = predictor.encoding.encode(texts())
+    powers = np.exp(predictor.engine.logits(codes).astype(np.float64) / 0.7)
+    shares = powers / powers.sum(axis=1, keepdims=True)
+    for row, found in zip(shares, predictor.predict(texts())):
+        assert found.probability == pytest.approx(row.max(), abs=1e-5)
+        assert found.entropy == pytest.approx(-(row * np.log(row)).sum(), abs=1e-4)
+        assert found.margin == pytest.approx(np.diff(np.sort(row)[-2:])[0], abs=1e-5)
+        assert not found.rejected
+
+
+def test_none_of_these(made, tmp_path, monkeypatch, capsys):
+    (tmp_path / "texts.csv").write_text("text\n" + "".join(f"{each}\n" for each in ["aqua", "zigzag", "y", "xyz"]))
+    shares = [each.probability for each in crepe_dist.load(made).predict(["aqua", "zigzag", "y", "xyz"])]
+    limit = sorted(shares)[2]
+
+    def answers(form):
+        given = ["predict", str(made), "--file", str(tmp_path / "texts.csv"), "--format", form]
+        monkeypatch.setattr("sys.argv", [*given, "--min-probability", repr(limit)])
+        predict.main()
+        return capsys.readouterr().out.splitlines()
+
+    rejected = [share < limit for share in shares]
+    assert rejected.count(True) == 2
+    assert [line.startswith("none of these   ") for line in answers("text")] == rejected
+    records = list(map(json.loads, answers("jsonl")))
+    assert [record["class"] is None for record in records] == rejected
+    assert all(record["top"][0]["probability"] == record["probability"] for record in records)
+    rows = list(csv.DictReader(answers("csv")))
+    assert [row["predicted_class"] == "" for row in rows] == rejected
+    assert not any(row["problem"] for row in rows)
+
+
+def test_the_service_answers_none_of_these(made):
+    predictor = crepe_dist.load(made, min_probability=1.0)
+    record = predictor.predict(["aqua"])[0].record(2)
+    assert schemas.Answer.model_validate(record).label is None
+    assert len(record["top"]) == 2
+    about = summarise(predictor)
+    page, _ = classify_page.render(about, ServiceOptions(), [])
+    assert "`none of these; most probably ${" in page
+
+
+@pytest.mark.parametrize("given", [-0.1, 1.5, math.nan, "0.5"])
+def test_a_threshold_that_is_no_probability(made, given):
+    with pytest.raises(UserError, match="is not a probability"):
+        crepe_dist.load(made, min_probability=given)
+
+
+def test_the_threshold_of_the_model(made, complaint, tmp_path):
+    assert crepe_dist.load(made, min_probability="auto").min_probability == 0.6
+    assert "--min-probability is 2" in complaint("predict", "--min-probability", 2, "--text", "x", cwd=tmp_path)
+
+
+def test_an_exported_model_knows_both(made, tmp_path):
+    predictor = crepe_dist.load(made, min_probability="auto")
+    export(predictor, "onnx", tmp_path / "onnx", texts())
+    exported = classifier(tmp_path / "onnx")
+    assert (exported.about["temperature"], exported.min_probability) == (0.7, 0.6)
+    export(predictor, "crepe", tmp_path / "crepe", texts())
+    assert crepe_dist.load(tmp_path / "crepe").calibration == Calibration(0.7, 0.6)
+
+
+@pytest.mark.parametrize("damaged", [{"temperature": 0}, {"temperature": "hot"}, {"min_probability": 7}, 5])
+def test_a_damaged_calibration_is_refused(damaged, tmp_path):
+    calibration = {"temperature": 2, "min_probability": 0.5, **damaged} if isinstance(damaged, dict) else damaged
+    path = make(tmp_path, "ngrams", ENCODINGS["paper"], calibration=calibration)
+    with pytest.raises(UserError, match="cannot be read"):
+        crepe_dist.load(path)

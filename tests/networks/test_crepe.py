@@ -1,0 +1,331 @@
+"""The Crepe network: what it computes, by MXNet's operators and by every build of our kernels that runs here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from crepe_dist.data.alphabet import BLANK
+from crepe_dist.data.batch import Batch, pack
+from crepe_dist.distributed.world import World
+from crepe_dist.engines.engine import Engine, dropout_seed
+from crepe_dist.errors import UserError
+from crepe_dist.model import parameters
+from crepe_dist.model.objective import Objective
+from crepe_dist.model.part_weight import WEIGHTS, combined
+from crepe_dist.native import library
+from crepe_dist.networks.crepe import tower
+from crepe_dist.networks.crepe.initial import CONVOLUTIONS_RATE, TABLE_RATE
+from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.training_options import OptimizerOptions
+from crepe_dist.training.step import TrainingStep
+from tests.conftest import needs_mxnet_bfloat16
+from tests.helpers.engines import gradients, initial
+
+pytestmark = pytest.mark.usefixtures("every_build")
+BUILDS = library.runnable()
+IN_BFLOAT16 = [name for name in BUILDS if "avx512_bf16" in library.BUILDS[name]]
+
+
+def sized(
+    alphabet: int = 69, length: int = 60, classes: int = 5, width: int = 32, blocks: int = 3, stride: int = 1,
+    dropout: float = 0.0,
+) -> CrepeShape:  # fmt: skip
+    return CrepeShape(alphabet, length, classes, 4, 1 << 12, 3, 1 << 10, width, blocks, stride, dropout)
+
+
+# Widths that are and that are not multiples of the kernels' blocks, each number of pools, texts of odd length, the
+# largest alphabet, more classes than a block, n-grams that are longer than the text, and strides that do and do not
+# divide it.
+SHAPES = [
+    sized(blocks=1),
+    sized(width=48, blocks=2, length=61),
+    sized(width=20, blocks=3, alphabet=254),
+    sized(width=64, blocks=4, classes=40),
+    CrepeShape(69, 5, 3, 7, 1000, 7, 1000, 8, 4, 1, 0.0),
+    sized(stride=2),
+    sized(stride=5, blocks=2),
+    CrepeShape(69, 60, 5, 4, 1 << 12, 1, 1 << 10, 32, 1, 2, 0.0),
+]
+
+
+def make(shape: CrepeShape):
+    """A network in which no weight is zero, as all are of the second convolution of a new block."""
+    network, generator = initial(shape, seed=1), np.random.default_rng(1)
+    for name, array in network.values.items():
+        if name == "ngrams.significant":
+            array[:] = generator.random(array.shape) < 0.1
+        elif name == "ngrams.weight":  # its rows are multiplied by 300
+            array[:] = generator.normal(0, 0.01, array.shape)
+        elif name != "tower.table":
+            array += generator.normal(0, 0.05, array.shape).astype(np.float32)
+    return network
+
+
+def some_codes(shape: CrepeShape, rows: int) -> np.ndarray:
+    """Documents with no character, one, two, an odd number, all but one and all, with unknown ones inside."""
+    generator, most = np.random.default_rng(rows), shape.feature_len
+    codes = generator.integers(0, shape.alphabet_size, (rows, most)).astype(np.uint8)
+    for row, known in enumerate((0, 1, 2, 5, most - 1, most, *generator.integers(0, most + 1, rows).tolist())):
+        if row < rows:
+            codes[row, known:] = BLANK
+    codes[3::3, 1] = BLANK
+    codes[1::2, 3] = BLANK
+    return codes
+
+
+def some_batch(shape: CrepeShape, rows: int, filling: int = 1, first: int = 3) -> Batch:
+    labels = np.random.default_rng(rows).integers(0, shape.classes, rows).astype(np.int32)
+    return pack(some_codes(shape, rows), labels, rows + filling, rows, first)
+
+
+def test_in_training_characters_are_no_rows_of_the_embedding():
+    """MXNet's gradient on a GPU would add the thousands of occurrences of each one after the other."""
+    shape = replace(sized(stride=2), rows=1 << 20)
+    batch, network = some_batch(shape, 37), make(shape).opened(None).network
+    _, _, places, known, _, characters, *_ = network.prepare(batch, 1).extra
+    found, exists, _ = tower.look_up(batch.packed[:, : shape.feature_len], 69, shape.reach, shape.rows, shape.stride)
+    of_length = (*found.shape[:2], shape.stride, shape.reach)
+    one = np.unique(found.reshape(of_length)[..., 0][exists.reshape(of_length)[..., 0]])
+    assert np.isin(places[known > 0], one).mean() < 0.001  # a longer n-gram may have the same row
+    assert known.sum() + (characters != BLANK).sum() == exists.sum()
+    assert np.bincount(places[known == 0]).max() <= 1
+
+
+def answers(engine: Engine, batch: Batch) -> np.ndarray:
+    engine.refresh()
+    return engine.logits(engine.prepare(batch))
+
+
+def learnt(engine: Engine, batch: Batch, step: int = 0) -> dict[str, np.ndarray]:
+    """Loss and gradients."""
+    loss, found = gradients(engine, engine.prepare(batch, dropout_seed(1, step)), 1, step)
+    return {"loss": np.array([loss], np.float32), **found}
+
+
+def assert_near(got: dict[str, np.ndarray], expected: dict[str, np.ndarray], most: float = 1e-5) -> None:
+    """Compare arrays; ``most``: largest difference, as a share of the largest number."""
+    assert got.keys() == expected.keys()
+    for name, array in expected.items():
+        assert np.abs(got[name] - array).max() <= most * np.abs(array).max(), name
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", BUILDS)
+def test_our_kernels_equal_mxnet(name, shape, threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    network, batch = make(shape), some_batch(shape, 37)
+    expected = learnt(network.opened(None), batch)
+    assert all(array.any() for array in expected.values())
+    assert_near(learnt(network.opened(name), batch), expected)
+    assert_near({"": answers(network.opened(name), batch)}, {"": answers(network.opened(None), batch)})
+
+
+@pytest.mark.parametrize("objective", [Objective(0.1), Objective(0.0, (1.0, 2.0, 3.0, 0.5, 0.0))])
+def test_both_parts_have_the_objective(objective):
+    shape = sized(blocks=2)
+    network, batch = make(shape), some_batch(shape, 9)
+    expected = learnt(network.opened(None, objective=objective), batch)
+    assert_near(learnt(network.opened(BUILDS[0], objective=objective), batch), expected)
+    assert abs(expected["loss"] - learnt(network.opened(None), batch)["loss"]) > 0.001
+
+
+@pytest.mark.parametrize("name", IN_BFLOAT16)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bfloat16_is_near_float32(name, shape):
+    """Gradients move more than values, where rounding gives another position the maximum."""
+    network, batch = make(shape), some_batch(shape, 37)
+    exact, rounded = network.opened(name), network.opened(name, "bfloat16")
+    expected, got = learnt(exact, batch), learnt(rounded, batch)
+    for each, array in expected.items():
+        assert np.linalg.norm(got[each] - array) < 0.4 * np.linalg.norm(array), each
+    assert_near({"loss": got["loss"]}, {"loss": expected["loss"]}, 0.01)
+    assert_near({"": answers(rounded, batch)}, {"": answers(exact, batch)}, 0.02)
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_both_engines_drop_the_same(name):
+    shape = sized(width=20, stride=3, dropout=0.3)
+    network, batch = make(shape), some_batch(shape, 37)
+    expected = learnt(network.opened(None), batch, step=4)
+    assert_near(learnt(network.opened(name), batch, step=4), expected)
+    assert abs(expected["loss"] - learnt(network.opened(name), batch, step=5)["loss"]) > 1e-3
+
+
+@pytest.mark.parametrize("name", [*BUILDS, None])
+def test_without_dropout_of_the_input_features_are_still_dropped(name):
+    """Other ones in each step."""
+    shape = sized(dropout=0.0)
+    engine = make(shape).opened(name)
+    batch = some_batch(shape, 9)
+    assert learnt(engine, batch, step=1)["loss"] != learnt(engine, batch, step=2)["loss"]
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_a_text_of_one_character_repeated(name):
+    """Its positions have equal values, of which one alone is the maximum."""
+    shape = sized(blocks=1)
+    codes = np.full((4, shape.feature_len), BLANK, np.uint8)
+    for row, known in enumerate((60, 40, 9, 7)):
+        codes[row, :known] = row
+    batch = pack(codes, np.arange(4, dtype=np.int32), 4, 4)
+    network = make(shape)
+    assert_near(learnt(network.opened(name), batch), learnt(network.opened(None), batch))
+
+
+@pytest.mark.parametrize("name", [*BUILDS, None])
+def test_pieces_equal_the_whole(name):
+    shape = sized(dropout=0.3)
+    network, batch = make(shape), some_batch(shape, 9)
+    whole, pieces = (learnt(network.opened(name, piece=piece), batch) for piece in (0, 4))
+    assert_near(pieces, whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "float32") for name in BUILDS), *((name, "bfloat16") for name in IN_BFLOAT16)]
+)
+def test_batches_leave_no_trace(name, precision, monkeypatch):
+    """Memory of larger, smaller and differently cut batches is used again."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    shape = sized(width=20, stride=3, dropout=0.3)
+    network, batch = make(shape), some_batch(shape, 21)
+    gradients, logits = (
+        learnt(network.opened(name, precision), batch),
+        answers(network.opened(name, precision), batch),
+    )
+    engine = network.opened(name, precision)
+    for rows in (70, 5, 1, 33, 200):
+        learnt(engine, some_batch(shape, rows))
+        answers(engine, some_batch(shape, rows + 2))
+        got = learnt(engine, batch)
+        assert all(np.array_equal(got[each], array) for each, array in gradients.items())
+        assert np.array_equal(answers(engine, batch), logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "float32") for name in BUILDS), *((name, "bfloat16") for name in IN_BFLOAT16)]
+)
+def test_the_logits_of_a_document_do_not_depend_on_its_neighbours(name, precision):
+    """Tiles of rows begin with a document, and see zeros around it."""
+    shape = sized(blocks=1, length=61)
+    engine, codes, labels = make(shape).opened(name, precision), some_codes(shape, 21), np.zeros(21, np.int32)
+    together = answers(engine, pack(codes, labels, 21, 21))
+    assert np.array_equal(answers(engine, pack(codes[::-1].copy(), labels, 21, 21))[::-1], together)
+    alone = [answers(engine, pack(codes[row : row + 1], labels[:1], 1, 1))[0] for row in range(21)]
+    assert np.array_equal(alone, together)
+
+
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_mxnet_bfloat16)])
+def test_mxnet_in_both_precisions(precision):
+    """The same casts as float16 on a GPU: parameters, gradients and logits stay float32."""
+    shape = sized()
+    network, batch = make(shape), some_batch(shape, 9)
+    expected = answers(network.opened(None), batch)
+    engine = network.opened(None, precision)
+    got, gradients = answers(engine, batch), learnt(engine, batch)
+    assert got.dtype == np.float32
+    assert_near({"": got}, {"": expected}, 1e-6 if precision == "float32" else 0.02)
+    assert all(array.dtype == np.float32 and np.isfinite(array).all() for array in gradients.values())
+
+
+class TestShape:
+    def test_a_shape_is_known_from_the_parameters_and_the_description(self):
+        shape = SHAPES[1]
+        arrays = make(shape).values
+        assert parameters.shape_of(arrays, 69, 61, shape.settings()) == shape
+        assert shape.parameters == sum(array.size for array in arrays.values())
+        assert sum(layer.parameters for layer in shape.layers()) == shape.parameters
+        with pytest.raises(UserError, match="not parameters of a crepe_dist network"):
+            parameters.shape_of(arrays, 69, 61, replace(shape, blocks=3).settings())
+
+    @pytest.mark.parametrize(
+        "wrong", [{"blocks": 0}, {"blocks": True}, {"reach": 8}, {"longest": "6"}, {"dropout": 1}, {"dropout": "no"}]
+    )
+    def test_a_description_of_no_such_network_is_refused(self, wrong):
+        with pytest.raises(ValueError, match="is"):
+            CrepeShape.check_settings({**SHAPES[0].settings(), **wrong})
+
+    def test_a_setting_of_the_papers_network_is_refused(self):
+        with pytest.raises(UserError, match=r"--model crepe has no --size") as raised:
+            CrepeShape.for_data(ModelOptions(network="crepe", size="small"), 69, 200, 3, 1000)
+        assert raised.value.remedy == "omit them, or use --model paper"
+
+
+@pytest.mark.parametrize(
+    ("length", "stride", "reach", "rows"),
+    [(1, 1, 5, 1 << 17), (256, 1, 5, 1 << 17), (257, 2, 5, 1 << 17), (1025, 4, 7, 1 << 19), (10**6, 64, 7, 1 << 19)],
+)
+def test_long_texts_are_read_in_steps(length, stride, reach, rows):
+    shape = CrepeShape.for_data(ModelOptions(), 69, length, 4, 1000)
+    assert (shape.stride, shape.reach, shape.rows) == (stride, reach, rows)
+    given = CrepeShape.for_data(ModelOptions(stride=3, reach=2, embeddings=10), 69, length, 4, 1000)
+    assert (given.stride, given.reach, given.rows) == (3, 2, 10)
+
+
+def test_a_position_sees_the_ngrams_that_start_there():
+    codes = np.full((3, 6), BLANK, np.uint8)
+    codes[0], codes[2, 0] = (1, 2, 1, 200, 2, BLANK), 2
+    places, own, inside = tower.look_up(codes, 69, 2, 1 << 20, 1)
+    both, one, none = [True, True], [True, False], [False, False]
+    assert own[0].tolist() == [both, both, both, one, none, both, one, none]  # |1, 12, 21, 1, nothing, 2|, |
+    assert inside.sum(axis=1).tolist() == [7, 0, 3]
+    edge, first, second = places[0, :3, 0]
+    assert first == places[0, 3, 0]
+    assert second == places[0, 5, 0] == places[2, 1, 0]
+    assert edge == places[0, 6, 0] == places[2, 0, 0] == places[2, 2, 0]
+    assert np.unique(places[own]).size == 8  # |, 1, 2, |1, 12, 21, 2| and |2
+    wide, its_own, inside = tower.look_up(codes, 69, 2, 1 << 20, 3)
+    assert wide.shape == (3, 3, 6)
+    assert inside.tolist() == [[True] * 3, [False] * 3, [True, False, False]]
+    assert (wide.reshape(3, -1)[:, :16][own.reshape(3, -1)] == places[own]).all()
+    assert its_own.sum() == own.sum()
+
+
+@pytest.mark.parametrize("rows", [False, True], ids=["dense", "row by row"])
+def test_embeddings_learn_faster_than_convolutions(rows):
+    """Adam's first update moves each number, or the root of the mean square of a row, by the learning rate."""
+    if rows and not BUILDS:
+        pytest.skip("needs the compiled kernels")
+    shape = sized()
+    network = make(shape)
+    engine = network.opened(BUILDS[0] if rows else None)
+    before = {name: each.copy() for name, each in engine.values().items() if "significant" not in name}
+    exchange = engine.open_exchange(World(), OptimizerOptions(weight_decay=0.0), 20)
+    TrainingStep(engine, exchange)(some_batch(shape, 20), 1, 0.001)
+    exchange.flush()
+    moved = {name: np.abs(engine.values()[name] - array) for name, array in before.items()}
+    for table in ("ngrams.weight", "tower.table"):  # with one second moment for each row
+        moved[table] = np.sqrt((moved[table] ** 2).mean(axis=1))
+    moved = {name: each.max() for name, each in moved.items()}
+    expected = dict.fromkeys(moved, 0.001)
+    expected |= {name: 0.001 * CONVOLUTIONS_RATE for name in moved if "convolutions" in name}
+    expected["tower.table"] = 0.001 * TABLE_RATE
+    assert moved == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("name", [None, *BUILDS])
+def test_a_checkpoint_has_the_weight_of_the_tower_and_the_same_logits(name, stride):
+    shape = sized(stride=stride)
+    network, batch = make(shape), some_batch(shape, 37)
+    engine = network.opened(name)
+    plain = answers(engine, batch)
+    parts = engine.parts(batch)
+    np.testing.assert_array_equal(combined(parts, 1.0), plain)
+    assert (np.abs(parts).max(axis=(0, 2)) > 0.1).all()
+    for weight in WEIGHTS:
+        engine.tower_weight = weight
+        got, arrays = answers(engine, batch), engine.weighed_values()
+        other = make(shape)
+        for each, array in other.values.items():
+            array[:] = arrays[each]
+        again = other.opened(name)
+        np.testing.assert_array_equal(answers(again, batch), got)
+        np.testing.assert_array_equal(combined(parts, weight), got)
+    weighed = learnt(engine, batch)
+    engine.tower_weight = 1.0
+    assert_near(learnt(engine, batch), weighed, most=0)  # training does not depend on it

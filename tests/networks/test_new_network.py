@@ -1,0 +1,94 @@
+"""A network of one folder and one line in the registry trains, resumes, predicts and is exported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import crepe_dist
+from crepe_dist import registry
+from crepe_dist.errors import UserError
+from crepe_dist.exporting import exporter
+from crepe_dist.runs import checkpoint
+from tests.chaos import harness
+from tests.chaos.harness import slow
+from tests.exporting.test_export import texts
+
+NETWORK = ("--model=bag", "--learning-rate=0.02")
+PREDICT = """
+import json, sys
+import tests.helpers.with_bag
+import crepe_dist
+answers = [answer.label for answer in crepe_dist.load(sys.argv[1], device="cpu").predict(["quaqua", "zig zig", "vex"])]
+assert not {"mxnet", "onnx", "torch"} & sys.modules.keys()
+print(json.dumps(answers))
+"""
+
+
+def train(run_dir, data, processes, fault=None):
+    return harness.run(
+        harness.command(run_dir, data, processes, *NETWORK, module="tests.helpers.with_bag"), run_dir.parent, fault
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A run of one process that nothing happened to."""
+    run_dir = tmp_path_factory.mktemp("bag") / "run"
+    code, printed = train(run_dir, data, 1)
+    assert code == 0, printed
+    assert "a bag of characters" in printed
+    return run_dir
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    monkeypatch.setitem(registry.NETWORKS, "bag", "tests.helpers.bag")
+
+
+@pytest.mark.parametrize("processes", [1, slow(2)])
+def test_it_resumes_to_the_same_bits(processes, data, trained, tmp_path, registered):
+    fault = {"kind": "SIGKILL", "rank": 0, "phase": "train", "step": 17, "once": str(tmp_path / "killed")}
+    code, printed = train(tmp_path / "run", data, processes, fault)
+    assert code != 0, printed
+    assert harness.saved_step(tmp_path / "run") > 0
+    code, printed = train(tmp_path / "run", data, processes)
+    assert code == 0, printed
+    if processes == 1:
+        harness.assert_same(tmp_path / "run", trained)
+        return
+    code, printed = train(tmp_path / "unbroken", data, processes)  # the sums of MXNet's operators depend on the ranks
+    assert code == 0, printed
+    harness.assert_same(tmp_path / "run", tmp_path / "unbroken")
+    one, two = harness.result(trained), harness.result(tmp_path / "run")
+    for name, array in one.items():
+        np.testing.assert_allclose(two[name], array, atol=1e-4)
+
+
+def test_it_predicts_without_mxnet(trained):
+    done = subprocess.run(
+        [sys.executable, "-c", PREDICT, str(trained)],
+        env=harness.environment(), check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout) == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("form", ["onnx", "crepe", "params"])
+def test_it_is_exported(form, trained, tmp_path, registered):
+    path = checkpoint.find(str(trained))
+    predictor = crepe_dist.load(path, device="cpu")
+    files, difference = exporter.export(predictor, form, tmp_path / "out", texts(40))
+    assert files
+    assert difference < 1e-5
+
+
+def test_what_it_lacks_is_said(trained, tmp_path, registered):
+    predictor = crepe_dist.load(trained, device="cpu")
+    with pytest.raises(UserError, match="the network bag has no PyTorch version"):
+        exporter.export(predictor, "pytorch", tmp_path / "out", texts(20))
+    with pytest.raises(UserError, match="the network bag has no tables to quantize"):
+        exporter.export(predictor, "onnx", tmp_path / "out", texts(20), quantize=True)

@@ -1,0 +1,75 @@
+"""All versions of the n-gram hash compute the same, on the vectors of ngram_hash.json; networks/ngrams/hashing.py
+describes it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from crepe_dist.exporting import onnx_files
+from crepe_dist.model.onnx_graph import Graph
+from crepe_dist.native import library
+from crepe_dist.networks.ngrams import onnx as ngrams_onnx
+from crepe_dist.networks.ngrams.hashing import edged, keys, look_up, rows_of
+from crepe_dist.networks.ngrams.shape import NGramShape
+from tests.helpers import torch_stand_in
+
+VECTORS = json.loads(Path(__file__).with_name("ngram_hash.json").read_text())
+
+
+def expected(vector):
+    return np.array(vector["hashed"], np.int64).reshape(len(vector["text"]), vector["longest"])
+
+
+def by_numpy(vector):
+    size = vector["alphabet_size"]
+    text = edged(np.array([vector["codes"]], np.uint8), size)[:, : len(vector["text"])]
+    assert text[0].tolist() == vector["text"]
+    rows = np.full(expected(vector).shape, -1)
+    for n, (key, known) in enumerate(keys(text, size + 1, min(vector["longest"], text.shape[1]))):
+        rows[: key.shape[1], n] = np.where(known, rows_of(key, vector["rows"]), -1)
+    return rows
+
+
+def by_onnx(vector):
+    graph = Graph(quantize=False)
+    codes = graph.input("codes", onnx.TensorProto.INT32, 1, "positions")
+    rows = ngrams_onnx.rows_of(graph, codes, vector["longest"], vector["rows"])
+    output = onnx.helper.make_tensor_value_info(rows, onnx.TensorProto.INT32, None)
+    made = onnx.helper.make_graph(graph.nodes, "hash", graph.inputs, [output], graph.values)
+    opset = [onnx.helper.make_opsetid("", onnx_files.OPSET_VERSION)]
+    model = onnx.helper.make_model(made, opset_imports=opset, ir_version=onnx_files.IR_VERSION)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"codes": np.array([vector["text"]], np.int32)})[0]
+    return np.where(found == vector["rows"], -1, found)
+
+
+def by_torch(vector):
+    module = importlib.import_module("crepe_dist.networks.ngrams.torch")
+    return module.hashed(np.array([vector["text"]], np.uint8), vector["longest"], vector["rows"])[0]
+
+
+@pytest.mark.parametrize("version", [by_numpy, by_onnx, by_torch])
+@pytest.mark.parametrize("vector", VECTORS, ids=range(len(VECTORS)))
+def test_rows_of_each_position(version, vector, monkeypatch):
+    if version is by_torch:
+        torch_stand_in.install(monkeypatch)
+        monkeypatch.delitem(sys.modules, "crepe_dist.networks.ngrams.torch", raising=False)
+    if vector["text"]:
+        np.testing.assert_array_equal(version(vector), expected(vector))
+
+
+@pytest.mark.parametrize("build", [*library.runnable(), library.NONE])
+@pytest.mark.parametrize("vector", VECTORS, ids=range(len(VECTORS)))
+def test_distinct_rows_of_a_text(build, vector, monkeypatch):
+    monkeypatch.setenv(library.SWITCH, build)
+    shape = NGramShape(vector["alphabet_size"], len(vector["codes"]), 2, vector["longest"], vector["rows"])
+    (buckets,), (number,) = look_up(np.array([vector["codes"]], np.uint8), shape)
+    assert buckets[:number].tolist() == sorted({row for row in expected(vector).ravel().tolist() if row >= 0})

@@ -1,0 +1,194 @@
+"""The n-gram network: its counts, the equality of all kernels, and its automatic choice."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from crepe_dist.data.alphabet import BLANK, Encoding
+from crepe_dist.data.batch import Batch, pack
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.loader import batches
+from crepe_dist.data.order import epoch_order
+from crepe_dist.distributed.device import CPU
+from crepe_dist.errors import UserError
+from crepe_dist.model import parameters
+from crepe_dist.model.objective import Objective
+from crepe_dist.model.precision import plan
+from crepe_dist.native import library
+from crepe_dist.networks.ngrams import counting
+from crepe_dist.networks.ngrams.hashing import look_up
+from crepe_dist.networks.ngrams.shape import NGramShape, buckets_for
+from crepe_dist.settings.model_options import ModelOptions
+from tests.helpers.engines import best, gradients, initial
+
+pytestmark = pytest.mark.usefixtures("every_build")
+BUILDS = library.runnable()
+SHAPES = [NGramShape(69, 30, 3, 4, 50), NGramShape(95, 200, 20, 7, 1 << 16), NGramShape(5, 9, 2, 1, 1)]
+SHAPES += [NGramShape(254, 60, 2, 5, 1 << 12)]  # the largest alphabet
+
+
+def some_codes(shape: NGramShape, rows: int) -> np.ndarray:
+    codes = np.random.default_rng(rows).integers(0, shape.alphabet_size, (rows, shape.feature_len)).astype(np.uint8)
+    codes[0, ::7] = 200  # beyond the alphabet, and so blank
+    codes[rows // 2, shape.feature_len // 3 :] = BLANK
+    codes[-1] = BLANK
+    return codes
+
+
+def make(shape: NGramShape):
+    network, generator = initial(shape, seed=1), np.random.default_rng(1)
+    for array in network.values.values():
+        array[:] = generator.normal(0, 0.01, array.shape)
+    network.values["significant"][:] = generator.integers(0, 2, shape.buckets)
+    return network
+
+
+class TestPrepared:
+    """The arrays that the loader's thread makes for MXNet's operators."""
+
+    shape = SHAPES[1]
+
+    def prepared(self, codes):
+        batch = pack(codes, np.zeros(len(codes), np.int32), len(codes) + 1, len(codes))
+        return batch, make(self.shape).opened(None).network.prepare(batch)
+
+    def test_buckets_come_first_and_the_mask_excludes_the_others(self):
+        codes = some_codes(self.shape, 6)
+        batch, prepared = self.prepared(codes)
+        found, own = prepared.extra
+        expected, counts = look_up(batch.packed[:, : self.shape.feature_len], self.shape)
+        assert found.shape == own.shape == (7, self.shape.max_ngrams)
+        assert own.sum(axis=1).tolist() == counts.tolist()
+        for row, count in enumerate(counts.tolist()):
+            assert own[row, :count].all()
+            assert (found[row, :count] == expected[row, :count]).all()
+
+    def test_no_row_of_the_table_is_hot(self):
+        """The same bucket as all padding would be summed by one thread block of a GPU."""
+        codes = some_codes(self.shape, 6)
+        codes[:, 60:] = BLANK  # short documents: most is padding
+        _, prepared = self.prepared(codes)
+        found, own = prepared.extra
+        assert own.mean() < 0.3
+        padding = np.bincount(found[own == 0])
+        assert padding.max() <= np.ceil(padding.sum() / self.shape.buckets) < len(codes)
+
+    def test_the_loader_s_thread_makes_them(self, data):
+        dataset = open_dataset(data)
+        shape = NGramShape(dataset.encoding.codes, dataset.encoding.feature_len, 3, 3, 1000)
+        engine = make(shape).opened(None)
+        threads = set()
+
+        def prepare(batch: Batch) -> Batch:
+            threads.add(threading.get_ident())
+            return engine.prepare(batch)
+
+        part = dataset.splits["train"]
+        order = epoch_order(len(part), 0, 0)
+        one = list(batches(part, order, 50, 1, 2, 100, prepare))
+        other = list(batches(part, order, 50, 1, 2, 100))
+        assert threading.get_ident() not in threads
+        assert len(one) == len(other) == 5
+        for mine, plain in zip(one, other):
+            assert (mine.rows == plain.rows).all()
+            assert (mine.documents, mine.first) == (plain.documents, plain.first)
+            for array, expected in zip(mine.extra, engine.prepare(plain).extra):
+                assert (array.asnumpy() == expected.asnumpy()).all()
+            loss, _ = gradients(engine, mine)
+            assert loss == gradients(engine, plain)[0]
+
+
+@pytest.mark.parametrize("objective", [Objective(), Objective(0.1, tuple(range(1, 21)))])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", BUILDS)
+def test_our_kernels_equal_mxnet(name, threads, objective, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    shape = SHAPES[1]
+    network, codes = make(shape), some_codes(shape, 9)
+    batch = pack(codes, np.arange(9, dtype=np.int32) * 2, 10, 9)
+    results = []
+    for build in (None, name):
+        engine = network.opened(build, objective=objective)
+        loss, arrays = gradients(engine, batch)
+        engine.refresh()
+        results.append([loss, engine.logits(batch), *arrays.values()])
+    for expected, got in zip(*results):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+        assert np.abs(expected).sum() > 0
+
+
+def test_what_is_computed_is_what_the_formula_says():
+    shape = NGramShape(69, 40, 2, 2, 1 << 20)
+    network = make(shape)
+    codes = Encoding(feature_len=40).encode(["aab", "", "zz"])
+    values = network.values
+    weight, bias, telling = values["weight"], values["bias"], values["significant"]
+    got = network.opened(best())
+    got.refresh()
+    found, counts = look_up(codes, shape)
+    # a, b, aa, ab; nothing; z, zz; with both edges, which are one symbol |: |, |a, b|; |, |z, z|
+    assert counts.tolist() == [7, 0, 5]
+
+    def scale(number: int) -> float:
+        return min(300.0, 10 * number**0.5)
+
+    expected = []
+    for buckets, n in zip(found, counts.tolist()):
+        groups = (buckets[:n][telling[buckets[:n]] == which] for which in (0, 1))
+        expected.append(bias + sum(scale(len(own)) * weight[own].mean(axis=0) for own in groups if len(own)))
+    np.testing.assert_allclose(
+        got.logits(pack(codes, np.zeros(3, np.int32), 3, 3)), np.array(expected), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_documents_are_counted_by_class(native, monkeypatch):
+    if not native:
+        monkeypatch.setattr(library, "find", lambda: (None, "not for this test"))
+    shape = NGramShape(69, 600, 3, 3, 1000)
+    codes = some_codes(shape, 700)
+    labels = np.arange(700, dtype=np.int32) % 3
+    counts = np.ones((1000, 3), np.int32)
+    counting._count(codes, labels, shape, counts)
+    expected = np.ones((1000, 3), np.int32)
+    for (found, number), label in zip(zip(*look_up(codes, shape)), labels):
+        expected[found[:number], label] += 1
+    assert (counts == expected).all()
+
+
+def test_significant_is_what_chance_does_not_explain():
+    generator = np.random.default_rng(0)
+    documents = np.array([3000, 1000])
+    by_chance = np.array([generator.binomial(documents, p) for p in generator.uniform(0, 1, 100_000)])
+    telling = np.array([[1000, 0], [0, 30], [900, 900], [100, 100]])
+    found = counting.significant(
+        np.concatenate([by_chance, telling, [[1, 0], [0, 1], [0, 0]]]).astype(np.int32), documents, 5.0
+    )
+    assert np.flatnonzero(found).tolist() == [100_000, 100_001, 100_002, 100_003]
+
+
+def test_the_table_is_smaller_the_more_classes_there_are():
+    assert buckets_for(2) == buckets_for(5) == 1 << 20
+    assert buckets_for(20) == 1 << 18
+    assert buckets_for(100_000) == 1 << 14
+
+
+def test_it_computes_in_float32_only():
+    assert plan(ModelOptions(), CPU, SHAPES[0]).precision == "float32"
+    with pytest.raises(UserError, match="does not compute in bfloat16"):
+        plan(ModelOptions(precision="bfloat16"), CPU, SHAPES[0])
+
+
+def test_the_shape_is_known_from_the_parameters_and_the_description():
+    shape = SHAPES[0]
+    arrays = make(shape).values
+    assert parameters.shape_of(arrays, 69, 30, shape.settings()) == shape
+    assert shape.parameters == sum(array.size for array in arrays.values())
+    assert [layer.parameters for layer in shape.layers()][-1] == shape.parameters
+    with pytest.raises(UserError, match="not parameters of a crepe_dist network"):
+        parameters.shape_of(arrays, 69, 30, {"kind": "paper"})
+    with pytest.raises(UserError, match="bias is missing"):
+        parameters.shape_of({"weight": arrays["weight"]}, 69, 30, shape.settings())

@@ -1,0 +1,138 @@
+"""prepare --corrections: labels of a list that inspect wrote and a person edited."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+import crepe_dist
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.errors import UserError
+from crepe_dist.files import write_csv
+from tests.inspecting.test_inspect import labels_by_line
+
+NAMES = ("Billing", "Privacy", "=Refund")
+TEXTS = [f"ticket {number}\nabout {NAMES[number % 3]}" for number in range(60)]
+
+
+def write(path, texts=TEXTS, labels=None):
+    labels = labels or [NAMES[number % 3] for number in range(len(texts))]
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([("label", "text"), *zip(labels, texts)])
+    return path
+
+
+def listed(data, lines, suggested):
+    """Rows of a list, as inspect writes them, for the rows of these lines."""
+    return [
+        {
+            **origin.cells(), "hash": origin.hash, "label": data.classes[label], "suggested": suggested
+        }
+        for name, part in data.splits.items()
+        for row, label in enumerate(part.labels)
+        if (origin := data.origin(name, row)).line in lines
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path):
+    write(tmp_path / "rows.csv")
+    crepe_dist.prepare(tmp_path / "rows.csv", tmp_path / "before")
+    return open_dataset(tmp_path / "before")
+
+
+def prepare(folder, **options):
+    report = crepe_dist.prepare(
+        folder / "rows.csv", folder / "after", corrections=folder / "list.csv", overwrite=True, **options
+    )
+    return report["corrections"], labels_by_line(open_dataset(folder / "after"))
+
+
+@pytest.mark.parametrize("dedupe", ["no", "near"])
+def test_the_list_of_contradictions_can_be_applied(tmp_path, dedupe):
+    labels = [NAMES[number % 3] for number in range(60)]
+    texts = [*TEXTS, "Same thing!", "same  thing", "SAME THING", "twice", "twice"]
+    write(tmp_path / "rows.csv", texts, [*labels, *NAMES[:2], NAMES[0], *NAMES[:1] * 2])
+    report = crepe_dist.prepare(tmp_path / "rows.csv", tmp_path / "before", dedupe=dedupe, validation=0.2)
+    assert report["duplicates"]["conflicting"] == 1
+    (warning,) = (each for each in report["warnings"] if "another label" in each["what"])
+    assert "contradictions.csv" in warning["do"]
+    with (tmp_path / "before" / "contradictions.csv").open(newline="", encoding="utf-8") as stream:
+        found = list(csv.DictReader(stream))
+    assert [(row["label"], row["text"]) for row in found] == list(zip([*NAMES[:2], NAMES[0]], texts[60:63]))
+    assert len({row["group"] for row in found}) == 1
+    assert [row["split"] == "left out" for row in found] == [False, *[dedupe == "near"] * 2]
+    write_csv(tmp_path / "list.csv", [{**row, "suggested": NAMES[1]} for row in found])
+    about, after = prepare(tmp_path, dedupe=dedupe)
+    assert outcomes(about) == {"applied": 2, "kept": 1}
+    lines = [int(row["line"]) for row in found][: 1 if dedupe == "near" else 3]
+    assert [after[line] for line in lines] == [NAMES[1]] * len(lines)
+    assert not (tmp_path / "after" / "contradictions.csv").exists()
+
+
+def outcomes(about):
+    return {name: about[name] for name in ("applied", "kept", "already", "stale") if about[name]}
+
+
+def test_a_list_that_a_spreadsheet_saved_is_applied(data, tmp_path):
+    rows = [*listed(data, {2, 4}, "=Refund"), *listed(data, {6}, ""), *listed(data, {8}, "Billing")]
+    write_csv(tmp_path / "list.csv", rows)
+    spreadsheet = "\ufeff" + (tmp_path / "list.csv").read_text().replace(",", ";")
+    (tmp_path / "list.csv").write_text(spreadsheet, "utf-8")
+    for options in ({}, {"max_per_class": 19}, {"dedupe": "near", "stratified": True, "processes": 2}):
+        about, after = prepare(tmp_path, test=0.3, **options)
+        assert outcomes(about) == {"applied": 2, "kept": 2}
+        before = {**labels_by_line(data), 2: "=Refund", 4: "=Refund"}
+        assert after == {line: before[line] for line in after}
+        assert len(after) == (len(before) if "max_per_class" not in options else 3 * 19)
+
+
+def test_a_source_that_was_changed_is_noticed(data, tmp_path):
+    write_csv(tmp_path / "list.csv", listed(data, {2, 4, 6, 8}, "=Refund"))
+    texts, labels = list(TEXTS), [NAMES[number % 3] for number in range(60)]
+    texts[1] = texts[1].upper()  # line 4
+    labels[3] = "=Refund"  # line 8: corrected by hand
+    write(tmp_path / "rows.csv", texts, labels)
+    about, after = prepare(tmp_path)
+    assert outcomes(about) == {"applied": 1, "already": 1, "stale": 1, "kept": 1}
+    assert about["first_stale"] == "rows.csv:4"
+    assert after[2] == after[8] == "=Refund"
+    assert after[4] == "Privacy"
+    report = json.loads((tmp_path / "after" / "report.json").read_text())
+    assert "1 correction of " in report["warnings"][0]["what"]
+    assert "1 label was corrected by" in (tmp_path / "after" / "report.html").read_text()
+    write(tmp_path / "rows.csv", texts[2:])
+    with pytest.raises(UserError, match="none of the 3 corrections") as caught:
+        prepare(tmp_path)
+    assert "whose text or label differs there; the sources are rows.csv" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda row: {**row, "suggested": "Refnud"}, "label 'Refnud', which no row of the sources has"),
+        (lambda row: {name: row[name] for name in row if name != "hash"}, "has no column 'hash'"),
+        (lambda row: {**row, "line": "two"}, "names no line"),
+    ],
+)
+def test_a_list_that_cannot_be(data, tmp_path, change, message):
+    write_csv(tmp_path / "list.csv", [change(row) for row in listed(data, {2}, "=Refund")])
+    with pytest.raises(UserError, match=message):
+        prepare(tmp_path)
+
+
+def test_a_list_that_contradicts_itself(data, tmp_path, complaint):
+    write_csv(tmp_path / "list.csv", [*listed(data, {2}, "=Refund"), *listed(data, {2}, "Privacy")])
+    with pytest.raises(UserError, match=r"list\.csv:3 corrects a row a second time"):
+        prepare(tmp_path)
+    for flags, message in (
+        (["--part", "1/2"], "--corrections cannot be combined with --part"),
+        ([], "list.csv:3 corrects"),
+    ):
+        said = complaint("prepare", "rows.csv", "--out", "new", "--corrections", "list.csv", *flags, cwd=tmp_path)
+        assert message in said
+    assert "nowhere.csv is not a file" in complaint(
+        "prepare", "rows.csv", "--out", "new", "--corrections", "nowhere.csv", cwd=tmp_path
+    )

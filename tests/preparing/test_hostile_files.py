@@ -1,0 +1,113 @@
+"""Hostile files end in a clear error or a good result: nothing is executed, memory and time are bounded."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.networks.paper.shape import PaperShape
+from crepe_dist.preparing.checking import Share
+from crepe_dist.preparing.preparation import PrepareOptions, prepare
+from crepe_dist.preparing.selection import SplitOptions
+from crepe_dist.preparing.sources import find_sources
+from crepe_dist.runs import checkpoint
+from tests.conftest import FEATURE_LEN, write_csv
+from tests.helpers.engines import initial
+from tests.helpers.hostile import CASES, GOOD_CSV, Good
+
+MEGABYTES = 300  # more than the process has with everything imported
+SECONDS = 40  # of the slowest; these machines are shared
+# What any use imports and compiles, before anything is watched.
+USUAL = (
+    ("predict", ("run", "--text", "x")),
+    ("evaluate", ("run", "--data", "data")),
+    ("prepare", ("good.csv", "--out", "out-1", "--feature-len", "123")),
+    ("prepare", ("good.parquet", "--out", "out-2", "--feature-len", "123")),
+    ("prepare", ("--verify", "data")),
+    ("train", ("--config", "good.yaml")),
+)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Good:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = tmp_path_factory.mktemp("good")
+    (folder / "data").symlink_to(data)
+    dataset = open_dataset(data)
+    shape = PaperShape(dataset.encoding.codes, FEATURE_LEN, 3, filters=8, units=8)
+    arrays = initial(shape).values
+    about: dict[str, Any] = {"epoch": 0, "test_accuracy": 0.5, "encoding": dataset.encoding.to_dict()}
+    about["composition"] = dataset.composition.to_dict()
+    about |= {"classes": dataset.classes, "network": shape.settings()}
+    checkpoint.write(folder / "run", arrays, about)
+    sources = find_sources([str(write_csv(folder / "x.csv", 3000, seed=5))])
+    prepare(
+        sources, folder / "part", Encoding(feature_len=FEATURE_LEN), SplitOptions(), PrepareOptions(share=Share(0, 2))
+    )
+    (folder / "good.csv").write_bytes(GOOD_CSV)
+    pq.write_table(
+        pa.table({"label": ["a", "b"] * 50, "text": [f"text {i}" for i in range(100)]}), folder / "good.parquet"
+    )
+    (folder / "good.yaml").write_text("data: {source: nowhere}\n")  # an error once everything is imported
+    return Good(folder)
+
+
+@pytest.fixture(scope="module")
+def answers(good: Good, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Return the outcome of each case; one process runs all, since importing MXNet takes longer than most."""
+    root = tmp_path_factory.mktemp("hostile")
+    cases = [
+        {"name": f"usual {i}", "command": name, "arguments": arguments, "cwd": str(good.folder), "measured": False}
+        for i, (name, arguments) in enumerate(USUAL)
+    ]
+    for number, (name, case) in enumerate(CASES.items()):
+        folder = root / str(number)
+        folder.mkdir()
+        (folder / "evil_module.py").write_text("import os\nos.mkdir('OWNED')\n")
+        case.build(folder, good)
+        about = {"name": name, "command": case.command, "arguments": case.arguments, "cwd": str(folder)}
+        cases.append({**about, "measured": True})
+    file = root / "cases.json"
+    file.write_text(json.dumps(cases))
+    command = [sys.executable, "-m", "tests.helpers.watched", str(file)]
+    here = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=here, stdout=subprocess.PIPE, text=True, check=False, timeout=280)
+    found = {each["name"]: each for each in map(json.loads, done.stdout.splitlines())}
+    missing = [name for name in CASES if name not in found]
+    assert not missing, f"the process ended ({done.returncode}) at {missing[0]!r}"
+    for name, answer in found.items():
+        answer["owned"] = name in CASES and any((root / str(list(CASES).index(name))).rglob("OWNED"))
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_hostile_file_does_no_harm(name, answers):
+    case, answer = CASES[name], answers[name]
+    assert not answer["owned"]
+    # The parser of Python literals is called for one format, and builds a tree that is never run.
+    literals = name == "source: Python literals"
+    assert [event for event in answer["seen"] if not (literals and event.startswith("compile <unknown>"))] == []
+    said = answer["out"] if case.fine else answer["err"]
+    assert answer["code"] == (0 if case.fine else 1), answer
+    if not case.fine:
+        assert re.search("^error: ", said, re.MULTILINE)
+    assert re.search(case.complaint, said), said
+    assert "Traceback" not in answer["err"]
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", answer["out"] + answer["err"])
+    assert answer["megabytes"] < MEGABYTES
+    assert answer["seconds"] < SECONDS
+
+
+def test_the_usual_works(answers):
+    for number in range(len(USUAL) - 1):
+        assert answers[f"usual {number}"]["code"] == 0, answers[f"usual {number}"]

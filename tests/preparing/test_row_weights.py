@@ -1,0 +1,124 @@
+"""Weights of rows: read and checked by prepare, divided by their mean, and applied by every engine and world size."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import pandas as pd
+import pytest
+
+import crepe_dist
+from crepe_dist.data.batch import pack, pieces
+from crepe_dist.data.dataset import UNWEIGHTED, WEIGHT_UNIT, WEIGHTS, open_dataset
+from crepe_dist.engines.gluon.unpacking import unpacked
+from crepe_dist.errors import UserError
+from tests.conftest import KERNELS, QUICK, command, losses, run, write_frame
+from tests.networks.test_crepe import SHAPES, learnt, make, some_codes
+
+TEXTS = [f"{'good' if row % 2 else 'bad'} text number {row}" for row in range(40)]
+LABELS = ["yes" if row % 2 else "no" for row in range(40)]
+GIVEN = [row % 5 / 2 for row in range(40)]
+NO_TEST: Any = {"test": 0.0, "feature_len": 123}
+
+
+def weights_of(folder):
+    return np.asarray(open_dataset(folder).splits["train"].weights)
+
+
+def test_a_batch_holds_weights_in_steps_of_2_to_the_minus_16(tmp_path):
+    crepe_dist.prepare({"text": TEXTS, "label": LABELS, "w": GIVEN}, tmp_path / "out", weight="w", **NO_TEST)
+    part = open_dataset(tmp_path / "out").splits["train"]
+    rows = np.array([3, 1, 0])
+    batch = pack(part.codes(rows), part.labels[rows], 4, 3, weights=part.weight_bytes(rows))
+    _, labels, weights = unpacked(batch, mx.cpu())
+    assert labels.asnumpy()[:3].tolist() == part.labels[rows].tolist()
+    np.testing.assert_allclose(weights.asnumpy().ravel(), [1.5, 0.5, 0, 0], atol=0.5 / WEIGHT_UNIT)
+    largest = replace(part, weights=np.full(40, 255, np.float32))
+    batch = pack(part.codes(rows), part.labels[rows], 3, 3, weights=largest.weight_bytes(rows))
+    assert unpacked(batch, mx.cpu())[2].asnumpy().ravel().tolist() == [255, 255, 255]
+    assert replace(part, weights=None).weight_bytes(rows) is UNWEIGHTED
+
+
+def test_rows_that_fill_up_a_piece_have_no_weight():
+    half = np.full((3, 3), [0, 128, 0], np.uint8)
+    batch = pack(np.zeros((3, 9), np.uint8), np.zeros(3, np.int32), 3, 3, weights=half)
+    weights = [unpacked(each, mx.cpu())[2].asnumpy().ravel().tolist() for each in pieces(batch, 2)]
+    assert weights == [[0.5, 0.5], [0.5, 0]]
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_gradients_are_those_of_each_row_times_its_weight(name):
+    network = make(SHAPES[1])
+    engine = network.opened(None if name == "none" else name)
+    codes, labels = some_codes(SHAPES[1], 8)[5:], np.array([0, 1, 2], np.int32)
+
+    def of(rows, weights):  # dropout is that of the place
+        steps = (np.array(weights) * WEIGHT_UNIT).astype("<u4")[:, None].view(np.uint8)[:, :3]
+        return learnt(engine, pack(codes[rows], labels[rows], 4, 3, rows.start, steps))
+
+    got = of(slice(0, 3), [2.5, 0, 0.25])
+    first, last = of(slice(0, 1), [1]), of(slice(2, 3), [1])
+    for each, array in got.items():
+        np.testing.assert_allclose(array, 2.5 * first[each] + 0.25 * last[each], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["csv", "bare.csv", "tsv", "jsonl", "parquet"])
+def test_every_table_may_have_weights(tmp_path, form):
+    frame = pd.DataFrame({"label": LABELS, "weight": GIVEN, "text": TEXTS})
+    path = write_frame(frame, tmp_path / f"table.{form}")
+    summary = crepe_dist.prepare(path, tmp_path / "out", weight="2" if form == "bare.csv" else "weight", **NO_TEST)
+    np.testing.assert_array_equal(weights_of(tmp_path / "out"), np.array(GIVEN, np.float32))  # their mean is 1
+    assert "weight" in str(summary) or form == "bare.csv"
+    assert open_dataset(tmp_path / "out").classes == ["no", "yes"]
+
+
+def test_weights_are_divided_by_their_mean_and_follow_their_rows(tmp_path):
+    table = {"text": TEXTS, "label": LABELS, "w": [10 + row for row in range(40)]}
+    crepe_dist.prepare(table, tmp_path / "out", weight="w", test={"text": TEXTS[:5], "label": LABELS[:5]})
+    np.testing.assert_allclose(weights_of(tmp_path / "out"), np.arange(10, 50) / 29.5, rtol=1e-6)
+    assert {path.name for path in (tmp_path / "out").glob("*.weights.npy")} == {WEIGHTS}
+    for part in (1, 2):
+        write_frame(pd.DataFrame(table), tmp_path / "t.jsonl")
+        flags = ("--weight", "w", "--part", f"{part}/2", "--out", f"part-{part}", "--test", "0", "--feature-len", "123")
+        run(command("prepare", "t.jsonl", *flags), tmp_path)
+    run(command("prepare", "--merge", "part-1", "part-2", "--out", "merged"), tmp_path)
+    np.testing.assert_allclose(weights_of(tmp_path / "merged"), np.arange(10, 50) / 29.5, rtol=1e-6)
+
+
+def test_weights_that_cannot_be_used(tmp_path):
+    bad = [1, None, -1, float("inf"), "x", *[1] * 35]
+    crepe_dist.prepare({"text": TEXTS, "label": LABELS, "w": bad}, tmp_path / "out", weight="w", max_bad=0.2)
+    found = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
+    assert [each["line"] for each in found] == [2, 3, 4, 5]
+    assert all(each["reason"].startswith("unusable weight: ") for each in found)
+    for name, weights, what in (
+        ("w", [0.0] * 400, "all weights are 0"),
+        ("w", [1e6, *[1e-3] * 399], "times the mean"),
+        ("v", [1.0] * 400, "no column 'v'"),
+    ):
+        table = {"text": TEXTS * 10, "label": LABELS * 10, "w": weights}
+        with pytest.raises(UserError, match=what):
+            crepe_dist.prepare(table, tmp_path / "no", weight=name, **NO_TEST)
+
+
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_rows_of_weight_0_are_not_learned(tmp_path, processes):
+    """Half of the rows have the wrong label. Weights that are equal change nothing."""
+    wrong = {"text": TEXTS * 10, "label": [*LABELS * 5, *LABELS[1:], *LABELS * 4, "yes"][:400]}
+    table = {**wrong, "w": [7.0] * 200 + [0.0] * 200}
+    test = {"text": TEXTS, "label": LABELS}
+    crepe_dist.prepare(table, tmp_path / "out", weight="w", test=test, feature_len=123)
+    flags = (*QUICK, "--optimizer=adam", "--epochs=4", "--run-dir=run")
+    run(command("train", "--data", "out", *flags, processes=processes), tmp_path)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["test_accuracy"] == 1
+    if processes == 1:
+        for name, weights in (("none", None), ("all", [3.0] * 400)):
+            columns = wrong if weights is None else {**wrong, "w": weights}
+            crepe_dist.prepare(columns, tmp_path / name, weight="w" if weights else None, test=test, feature_len=123)
+            run(command("train", "--data", name, *flags[:-1], f"--run-dir=run-{name}"), tmp_path)
+        assert losses(tmp_path / "run-none") == losses(tmp_path / "run-all")

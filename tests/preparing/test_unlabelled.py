@@ -1,0 +1,340 @@
+"""Unlabelled texts of a data set: read from any format, never labelled by mistake, never a copy of a labelled text."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import crepe_dist
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.origins import hashes
+from crepe_dist.data.verification import verify
+from crepe_dist.errors import UserError
+from crepe_dist.preparing.auto_encoding import Fit
+from crepe_dist.preparing.checking import Share
+from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.labelling import Labelling
+from crepe_dist.preparing.preparation import PrepareOptions, merge_parts, prepare
+from crepe_dist.preparing.selection import SplitOptions
+from crepe_dist.preparing.sources import Reading, find_sources
+from crepe_dist.reports import data_page
+from tests.conftest import write_frame
+from tests.preparing.test_preparation import contents
+
+ENCODING = Encoding(feature_len=40)
+TEXTS = [f"unlabelled text {n}" for n in range(30)]
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    return table(tmp_path / "rows.csv", [("label", "text"), *(("ab"[n % 2], f"text {n}") for n in range(40))])
+
+
+def table(path, rows):
+    """Write rows as CSV, and return the path."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows(rows)
+    return path
+
+
+def made(labelled, *unlabelled, out="out", how=None, encoding=ENCODING, fit=None, **split):
+    sources = find_sources([str(labelled)], unlabelled=[str(path) for path in unlabelled])
+    out = labelled.parent / out
+    return prepare(sources, out, encoding, SplitOptions(**split), how, fit), open_dataset(out)
+
+
+def opened(folder):
+    """Return the unlabelled texts of a data set folder."""
+    unlabelled = open_dataset(folder).unlabelled
+    assert unlabelled is not None
+    return unlabelled
+
+
+def written(path: Path, rows: list[str]) -> Path:
+    """Write texts in the format of the name, with a label if the name says so."""
+    if path.suffix in (".csv", ".tsv", ".jsonl", ".parquet"):
+        labels = {"label": "of no class"} if "labels" in path.name else {}
+        return write_frame(pd.DataFrame({"text": rows, **labels}), path)
+    if path.suffix == ".txt":
+        path.write_text("\n\n".join(rows))
+    elif path.suffix == ".ft":
+        path.write_text("".join(f"__label__x __label__y {text}\n" for text in rows))
+    else:
+        path.mkdir()
+        for number, text in enumerate(rows):
+            (path / f"{number:02d}.txt").write_text(text)
+    return path
+
+
+NAMES = [
+    *("u.csv", "labels.csv", "u.tsv", "labels.tsv", "u.jsonl", "labels.jsonl", "u.parquet", "labels.parquet"),
+    *("u.txt", "u.ft", "folder"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_format_with_and_without_labels(labelled, tmp_path, name):
+    summary, data = made(labelled, written(tmp_path / name, TEXTS))
+    assert [data.encoding.decode(codes) for codes in data.unlabelled.codes(np.arange(30))] == TEXTS
+    assert data.unlabelled.origins[:, 2].tolist() == hashes(text.encode() for text in TEXTS).tolist()
+    assert data.origin("unlabelled", 3).file == name
+    assert data.classes == ["a", "b"]
+    assert summary["unlabelled"] == {"rows": 30, "duplicates": 0}
+    assert sum(part["rows"] for part in summary["parts"].values()) == 40
+    ignored = summary["sources"][-1]["reads"]
+    assert ("ignored" in ignored) == (name.startswith("labels") or name.endswith(".ft"))
+
+
+def test_they_have_no_labels_that_could_be_misread(labelled, tmp_path):
+    _, data = made(labelled, written(tmp_path / "u.txt", TEXTS))
+    assert "unlabelled" not in data.splits
+    assert not hasattr(data.unlabelled, "labels")
+    assert not list((tmp_path / "out").glob("unlabelled.labels*"))
+    assert data.class_counts().sum() == len(data.splits["train"]) == 32
+    with pytest.raises(KeyError):
+        data.class_counts("unlabelled")
+
+
+def test_without_any_nothing_changes(labelled):
+    summary, data = made(labelled)
+    assert data.unlabelled is None
+    assert "unlabelled" not in summary
+    assert set(data.manifest["parts"]) == {"train", "test"}
+
+
+def test_altered_files_are_found(labelled, tmp_path):
+    made(labelled, written(tmp_path / "u.txt", TEXTS))
+    path = tmp_path / "out" / "unlabelled.codes-00000.npy"
+    codes = bytearray(path.read_bytes())
+    codes[-1] ^= 1
+    path.write_bytes(codes)
+    with pytest.raises(UserError, match=r"unlabelled\.codes-00000\.npy was altered"):
+        verify(open_dataset(tmp_path / "out"))
+    path.unlink()
+    with pytest.raises(UserError, match="is missing"):
+        open_dataset(tmp_path / "out")
+
+
+class TestDuplicates:
+    @pytest.mark.parametrize("dedupe", ["no", "exact", "near"])
+    def test_a_labelled_text_is_not_also_unlabelled(self, labelled, tmp_path, dedupe):
+        texts = [*(f"text {n}" for n in range(40)), "new", "New!", "new"]
+        summary, data = made(labelled, written(tmp_path / "u.txt", texts), dedupe=dedupe, validation=0.2)
+        left = 1 if dedupe == "near" else 2
+        assert len(data.unlabelled) == left
+        assert summary["unlabelled"] == {"rows": left, "duplicates": 43 - left}
+        assert sum(map(len, data.splits.values())) == 40
+        assert summary["duplicates"] == {**summary["duplicates"], "exact": 0, "near": 0, "removed": 0, "conflicting": 0}
+
+    def test_labelled_ones_stay_unless_asked(self, labelled, tmp_path):
+        with labelled.open("a") as stream:
+            stream.write("a,text 0\r\n")
+        summary, data = made(labelled, written(tmp_path / "u.txt", TEXTS))
+        assert sum(map(len, data.splits.values())) == 41
+        assert summary["duplicates"]["removed"] == 0
+        assert summary["duplicates"]["exact"] == 1
+
+    def test_nothing_new_is_an_error(self, labelled):
+        with pytest.raises(UserError, match="no usable row was found in the unlabelled files"):
+            made(labelled, labelled)
+
+
+@pytest.mark.parametrize("validation", [0, 0.2])
+def test_a_missing_validation_split_is_a_warning(labelled, tmp_path, validation):
+    summary, _ = made(labelled, written(tmp_path / "u.txt", TEXTS), validation=validation)
+    assert any("validation split" in each["what"] for each in summary["warnings"]) != bool(validation)
+
+
+class TestRowsWithoutLabel:
+    @pytest.fixture
+    def partly(self, tmp_path):
+        rows = [("ab"[n % 2] if n % 4 else "", f"text {n}") for n in range(40)]
+        return table(tmp_path / "partly.csv", [("label", "text"), *rows])
+
+    def test_are_left_out_unless_asked(self, partly):
+        summary, data = made(partly)
+        assert data.unlabelled is None
+        assert any("--keep-unlabelled" in each["do"] for each in summary["warnings"])
+
+    def test_are_kept(self, partly):
+        summary, data = made(partly, keep_unlabelled=True)
+        texts = [data.encoding.decode(codes) for codes in data.unlabelled.codes(np.arange(10))]
+        assert texts == [f"text {n}" for n in range(0, 40, 4)]
+        assert data.classes == ["a", "b"]
+        assert (summary["rows"]["bad"], summary["unlabelled"]["rows"]) == (0, 10)
+
+    def test_of_test_files_are_left_out(self, partly, labelled):
+        sources = find_sources([str(labelled)], test=str(partly))
+        options = PrepareOptions(Reading(), max_bad=1)
+        prepare(sources, partly.parent / "out", ENCODING, SplitOptions(keep_unlabelled=True), options)
+        assert open_dataset(partly.parent / "out").unlabelled is None
+
+    def test_a_sample_of_each_class_leaves_them(self, partly):
+        _, data = made(partly, keep_unlabelled=True, max_per_class=5)
+        assert (len(data.unlabelled), sum(map(len, data.splits.values()))) == (10, 10)
+
+    @pytest.mark.parametrize("kind", ["several", "soft"])
+    def test_of_several_and_soft_labels(self, tmp_path, kind):
+        path = tmp_path / "rows.jsonl"
+        rows = [{"label": {"a": 1, "b": n % 2} if n % 4 else None, "text": f"text {n}"} for n in range(40)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"label": [], "text": "of no class"}]))
+        options = PrepareOptions(Reading(labelling=Labelling(kind)), max_bad=0.1)
+        split = SplitOptions(keep_unlabelled=True, validation=0.1)
+        summary = prepare(find_sources([str(path)]), tmp_path / "out", ENCODING, split, options)
+        data = open_dataset(tmp_path / "out")
+        assert len(opened(tmp_path / "out")) == 10
+        assert summary["labels"]["none"] == (kind == "several")
+        assert data.class_counts().sum() == sum(summary["parts"]["train"]["classes"])
+
+
+def test_they_decide_the_alphabet_and_the_length(labelled, tmp_path):
+    encodings = []
+    for texts in (TEXTS, [200 * "ж" + str(n) for n in range(100)]):
+        _, data = made(
+            labelled, written(tmp_path / "u.txt", texts), out=texts[0][:4], encoding=Encoding(feature_len=1014),
+            fit=Fit(length=True, alphabet="needed"),
+        )  # fmt: skip
+        encodings.append(data.encoding)
+    plain, other = encodings
+    assert "ж" in other.alphabet
+    assert "ж" not in plain.alphabet
+    assert plain.feature_len < 200 < other.feature_len
+
+
+class TestColumns:
+    def test_are_those_of_the_training_file(self, tmp_path):
+        rows = table(
+            tmp_path / "rows.csv", [("label", "head", "body"), *(("ab"[n % 2], "h", f"b{n}") for n in range(9))]
+        )
+        more = table(tmp_path / "more.csv", [("body", "note", "head"), ("new body", "?", "new head")])
+        reading = Reading(columns=Wanted(texts=("head", "body")))
+        sources = find_sources([str(rows)], reading=reading, unlabelled=[str(more)])
+        prepare(sources, tmp_path / "out", ENCODING, SplitOptions(), PrepareOptions(reading))
+        (codes,) = opened(tmp_path / "out").codes(np.arange(1))
+        assert ENCODING.decode(codes) == "new head | new body"
+
+    @pytest.mark.parametrize(
+        ("line", "read"), [("a,new title,new", "new title | new"), ("new title,new", "new title | new")]
+    )
+    def test_without_names_are_those_of_the_training_file(self, tmp_path, line, read):
+        rows = tmp_path / "rows.csv"
+        rows.write_text("".join(f"{'ab'[n % 2]},title,text {n}\n" for n in range(9)))
+        (tmp_path / "more.csv").write_text(f"{line}\n")
+        _, data = made(rows, tmp_path / "more.csv")
+        assert ENCODING.decode(data.unlabelled.codes(np.arange(1))[0]) == read
+
+    def test_of_another_number_are_an_error(self, tmp_path):
+        rows = tmp_path / "rows.csv"
+        rows.write_text("".join(f"{'ab'[n % 2]},text {n}\n" for n in range(9)))
+        (tmp_path / "more.csv").write_text("one,two,three\n")
+        with pytest.raises(UserError, match="which column is the text"):
+            made(rows, tmp_path / "more.csv")
+
+    def test_ids_are_optional(self, labelled, tmp_path):
+        with_ids = tmp_path / "ids.csv"
+        table(with_ids, [("id", "label", "text"), *((f"T{n}", "ab"[n % 2], f"text {n}") for n in range(20))])
+        reading = Reading(columns=Wanted(id="id"))
+        more = table(tmp_path / "more.csv", [("text", "id"), ("new", "U1")])
+        sources = find_sources([str(with_ids)], unlabelled=[str(more), str(written(tmp_path / "u.txt", TEXTS))])
+        prepare(sources, tmp_path / "out", ENCODING, SplitOptions(), PrepareOptions(reading))
+        unlabelled = opened(tmp_path / "out")
+        assert [unlabelled.id(row) for row in (0, 1)] == ["U1", ""]
+
+
+class TestFolders:
+    def test_files_named_unlabelled(self, tmp_path, labelled):
+        folder = tmp_path / "data"
+        folder.mkdir()
+        labelled.rename(folder / "train.csv")
+        written(folder / "unlabeled-1.csv", TEXTS)
+        _, data = made(folder)
+        assert len(data.unlabelled) == 30
+
+    def test_unsup_is_no_class(self, tmp_path):
+        for name, count in (("train/pos", 4), ("train/neg", 4), ("train/unsup", 6), ("test/pos", 2), ("test/neg", 2)):
+            (tmp_path / "imdb" / name).mkdir(parents=True)
+            for number in range(count):
+                (tmp_path / "imdb" / name / f"{number}.txt").write_text(f"{name} {number}")
+        _, data = made(tmp_path / "imdb")
+        assert data.classes == ["neg", "pos"]
+        assert {name: len(split) for name, split in data.splits.items()} == {"train": 8, "test": 4}
+        assert len(data.unlabelled) == 6
+        assert str(data.origin("unlabelled", 0)) == "train/unsup:1 (0.txt)"
+
+    def test_all_files_of_a_folder_count(self, labelled, tmp_path):
+        (tmp_path / "more" / "deep").mkdir(parents=True)
+        written(tmp_path / "more" / "test.csv", TEXTS[:10])
+        written(tmp_path / "more" / "deep" / "train.jsonl", TEXTS[10:])
+        _, data = made(labelled, tmp_path / "more")
+        assert len(data.unlabelled) == 30
+
+    def test_an_empty_one_is_an_error(self, labelled, tmp_path):
+        (tmp_path / "more").mkdir()
+        with pytest.raises(UserError, match="holds no file"):
+            made(labelled, tmp_path / "more")
+
+
+class TestUnusableRows:
+    def test_are_quarantined(self, labelled, tmp_path):
+        path = tmp_path / "u.txt"
+        path.write_bytes("\n".join(TEXTS).encode() + b"\n\xff bad\n")
+        summary, data = made(labelled, path, how=PrepareOptions(max_bad=0.1))
+        assert len(data.unlabelled) == 30
+        assert summary["quarantine"]["reasons"] == {"not UTF-8": 1}
+
+    def test_too_many_are_an_error(self, labelled, tmp_path):
+        path = tmp_path / "u.txt"
+        path.write_bytes(b"good\n\xff bad\n")
+        with pytest.raises(UserError, match="1 of 2 unlabelled rows are unusable"):
+            made(labelled, path)
+
+    def test_many_good_ones_do_not_hide_bad_labelled_ones(self, labelled, tmp_path):
+        with labelled.open("a") as stream:
+            stream.write("a,\r\n" * 2)
+        with pytest.raises(UserError, match="2 of 42 rows are unusable"):
+            made(labelled, written(tmp_path / "u.txt", [f"{n} more" for n in range(1000)]))
+
+
+@pytest.mark.parametrize("parts", [2, 5])
+def test_parts_and_processes_give_the_same_folder(labelled, tmp_path, parts):
+    with labelled.open("a") as stream:
+        stream.write(",without a label\r\n" * 2)
+    more = [written(tmp_path / name, [f"{name} {text}" for text in TEXTS]) for name in ("u.csv", "v.txt")]
+    sources = find_sources([str(labelled)], unlabelled=list(map(str, more)))
+    split = SplitOptions(validation=0.1, keep_unlabelled=True)
+    prepare(sources, tmp_path / "alone", ENCODING, split, PrepareOptions(processes=1))
+    prepare(sources, tmp_path / "two", ENCODING, split, PrepareOptions(processes=2))
+    folders = [tmp_path / f"part-{index}" for index in range(parts)]
+    for index, folder in enumerate(folders):
+        prepare(sources, folder, ENCODING, split, PrepareOptions(share=Share(index, parts), processes=1))
+    merge_parts(folders, tmp_path / "merged", PrepareOptions(processes=1))
+    assert contents(tmp_path / "alone") == contents(tmp_path / "two") == contents(tmp_path / "merged")
+    assert len(opened(tmp_path / "merged")) == 61
+
+
+def test_tables_in_memory(tmp_path):
+    rows = {"label": list("ab" * 10), "head": ["h"] * 20, "body": [f"b{n}" for n in range(20)]}
+    more = {"body": ["new", None], "head": ["x", "y"], "label": ["?", "?"]}
+    crepe_dist.prepare(rows, tmp_path / "out", text=["head", "body"], unlabelled=more, max_bad=0.5, feature_len=40)
+    data = open_dataset(tmp_path / "out")
+    assert [
+        data.encoding.decode(codes)
+        for codes in opened(tmp_path / "out").codes(np.arange(len(opened(tmp_path / "out"))))
+    ] == [
+        "x | new",
+        "y",
+    ]
+
+
+def test_the_report_tells_of_them(labelled, tmp_path):
+    summary, _ = made(labelled, written(tmp_path / "u.txt", [*TEXTS, TEXTS[0]]))
+    page = data_page.page(summary)
+    assert "40 documents in 2 classes: 32 train and 8 test. 30 more without labels." in page
+    assert "Unlabelled texts that repeat others were removed: 1 row." in page
+    assert "→ unlabelled" in page

@@ -1,0 +1,137 @@
+"""The wheel in environments of all Pythons, without MXNet: every command, and the answers of this one, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crepe_dist.data.dataset import Split, open_dataset
+from crepe_dist.distributed.device import CPU
+from crepe_dist.engines.engine import open_engine
+from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.model.precision import plan
+from crepe_dist.predicting.predictor import load
+from crepe_dist.runs import checkpoint
+from crepe_dist.settings.model_options import ModelOptions
+from tests.conftest import NGRAMS, PAPER, QUICK, command, records, run
+from tests.helpers.needs import needs
+
+ROOT = Path(__file__).parents[2]
+MINORS = range(9, 15)
+NETWORKS = {"crepe": (), "ngrams": NGRAMS, "paper": PAPER}
+SECONDS = 600
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), needs("uv")]
+
+
+def python_of(minor: int) -> str | None:
+    """Find a Python 3.``minor`` in PATH, of pyenv or of uv."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    for path in sorted(pyenv.glob(f"versions/3.{minor}.*/bin/python")):
+        return str(path)
+    requested = ["uv", "python", "find", "--no-project", "--no-python-downloads", f"3.{minor}"]
+    found = subprocess.run(requested, capture_output=True, text=True, check=False).stdout.strip()
+    return found or shutil.which(f"python3.{minor}")
+
+
+PYTHONS = {f"3.{minor}": found for minor in MINORS if (found := python_of(minor)) is not None}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    run(["uv", "build", "--wheel", "-q", "-o", str(out)], ROOT, seconds=SECONDS)
+    (found,) = out.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory) -> dict[str, Path]:
+    """A run of each network, trained by MXNet's Gluon."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, flags in NETWORKS.items():
+        train = command("train", "--data", data, "--run-dir", folder / name, *QUICK, *flags, "--epochs=1")
+        run(train, folder)
+    return {name: folder / name for name in NETWORKS}
+
+
+@pytest.fixture(scope="module", params=PYTHONS)
+def python(request, wheel, tmp_path_factory) -> Path:
+    """The Python of an environment that has the wheel, and what it depends on."""
+    folder = tmp_path_factory.mktemp(f"python{request.param}") / "venv"
+    run(["uv", "venv", "-q", "-p", PYTHONS[request.param], str(folder)], folder.parent)
+    found = folder / "bin" / "python"
+    run(
+        ["uv", "pip", "install", "-q", "-p", str(found), f"{wheel}[reports,sklearn,tune]"],
+        folder.parent,
+        seconds=SECONDS,
+    )
+    return found
+
+
+def training_logits(path: Path, split: Split) -> np.ndarray:
+    """What training's own engine computes with the parameters of a checkpoint."""
+    opened = load(path).engine
+    given = {name: Parameter(array) for name, array in opened.arrays.items()}
+    engine = open_engine(opened.shape, given, plan(ModelOptions(), CPU, opened.shape))
+    return np.concatenate([logits for _, _, logits in engine.scored(split, 50, 0, 1)])
+
+
+def test_the_wheel_is_of_this_platform_and_has_the_kernels(wheel):
+    assert wheel.name.endswith(f"-py3-none-manylinux_2_28_{os.uname().machine}.whl")
+    listed = run(["python3", "-m", "zipfile", "-l", str(wheel)], wheel.parent)
+    assert "crepe_dist/native/crepe_generic.so" in listed
+    shown = run(["uvx", "auditwheel==6.8.2", "show", str(wheel)], wheel.parent, seconds=SECONDS)
+    (minor,) = set(re.findall(r"tag:\s+\"manylinux_2_(\d+)_", shown))
+    assert int(minor) <= 28
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_logits_are_those_of_training(python, runs, data, name, tmp_path):
+    code = (
+        "import sys, numpy as np, crepe_dist; from crepe_dist.data.dataset import open_dataset\n"
+        "part = open_dataset(sys.argv[2]).splits['test']\n"
+        "np.save('logits.npy', crepe_dist.load(sys.argv[1]).engine.logits(part.codes(np.arange(len(part)))))\n"
+        "assert not {'mxnet', 'horovod', 'pandas', 'pydantic'} & set(sys.modules)"
+    )
+    run([str(python), "-c", code, str(runs[name]), str(data)], tmp_path)
+    split = open_dataset(data).splits["test"]
+    expected = training_logits(checkpoint.find(str(runs[name])), split)
+    np.testing.assert_array_equal(np.load(tmp_path / "logits.npy"), expected)
+
+
+def test_scores_are_those_of_training(python, runs, data, tmp_path):
+    evaluate = [str(python), "-m", "crepe_dist.evaluate", str(runs["crepe"]), "--data", str(data)]
+    run([*evaluate, "--json", "scores.json", "--html", "page.html"], tmp_path)
+    (epoch,) = records(runs["crepe"], "epoch")
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert (found["accuracy"], found["loss"]) == (epoch["test_accuracy"], epoch["test_loss"])
+
+
+def test_every_command(python, tmp_path):
+    print(run([str(python), str(ROOT / "tools" / "try_wheel.py")], tmp_path, seconds=SECONDS))
+
+
+def test_answers_of_commands(python, runs, data, tmp_path):
+    def crepe(*arguments: object, code: int = 0) -> str:
+        return run([str(python), "-m", "crepe_dist", *map(str, arguments)], tmp_path, code=code)
+
+    rows = "".join(f"{'good' if row % 2 else 'bad'},text number {row}\n" for row in range(100))
+    (tmp_path / "rows.csv").write_text(f"label,text\n{rows}")
+    crepe("prepare", "rows.csv", "--out", "prepared", "--test", "0.2")
+    crepe("export", runs["crepe"], "--data", data, "--format", "crepe", "--out", "model")
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["model.json", "model.safetensors"]
+    for more in ((), ("--format", "jsonl"), ("--explain",)):
+        assert crepe("predict", "model", "--text", "some text", *more) == crepe(
+            "predict", runs["crepe"], "--text", "some text", *more
+        )
+    shutil.copytree(runs["crepe"], tmp_path / "run")
+    crepe("report", "run", "--data", data)
+    assert "accuracy" in crepe("compare", "run", runs["ngrams"])
+    assert "no GPU was found" in crepe("predict", "model", "--text", "x", "--device", "gpu", code=1)

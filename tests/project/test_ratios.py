@@ -1,0 +1,171 @@
+"""benchmarks/ratios.py and gpu.py run, and their baselines do the same work; nothing is timed here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import gpu
+import numpy as np
+import peers
+import pytest
+import scaling
+from timing import alternate, paired
+
+from crepe_dist.cuda import driver
+from crepe_dist.model import parameters
+from crepe_dist.networks.paper.shape import PaperShape
+from tests.conftest import run
+from tests.helpers import cuda_emulator
+from tests.helpers.needs import needs
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+RATIOS = {
+    "train_vs_notebook", "train_vs_matmul_ceiling", "forward_vs_matmul_ceiling", "encode_vs_notebook",
+    "loader_documents_per_second",
+}  # fmt: skip
+SCALING = set() if scaling.obstacle() else {"scaling_np2", "ngrams_scaling_np2", "crepe_scaling_np2"}
+SHORT_TEXTS = {f"{kind}_{work}_vs_fasttext" for kind in ("ngrams", "crepe") for work in ("train", "predict")}
+OTHER_TOOL = """#!/bin/sh
+case "$2" in
+*/short_texts_worker.py) echo '{"train_rate": 1e-3, "predict_rate": 1e-3, "seconds": 1.0, "accuracy": 0.5}' ;;
+*) echo no module torch >&2; exit 1 ;;
+esac
+"""
+
+
+@pytest.mark.slow
+def test_it_writes_its_figures_and_leaves_out_tools_that_fail(tmp_path):
+    tool = tmp_path / "python"
+    tool.write_text(OTHER_TOOL, encoding="utf-8")
+    tool.chmod(0o700)
+    flags = ("--tiny", "--peers", str(tool), "--device", "cpu", "--json", "figures.json")
+    printed = run([sys.executable, str(BENCHMARKS / "ratios.py"), *flags], tmp_path)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    ratios = {name: value for name, value in figures.items() if isinstance(value, float) and name != "waiting"}
+    by_precision = {name for name in ratios if name.endswith(("_float32", "_bfloat16"))}
+    assert set(ratios) - by_precision == RATIOS | SCALING | SHORT_TEXTS
+    assert all(value > 0 for rates in (figures["rates"], ratios) for value in rates.values())
+    assert 0 <= figures["waiting"] <= 1
+    assert all(name in printed for name in RATIOS)
+    assert "PyTorch and ONNX Runtime are left out" in printed
+    assert "no module torch" in printed
+    assert set(figures["short_texts"]) > {"crepe_dist, ngrams", "crepe_dist, crepe"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(sys.version_info < peers.NEEDED, reason="PyTorch and ONNX Runtime need a newer Python")
+def test_it_compares_with_other_tools(tmp_path):
+    run([sys.executable, str(BENCHMARKS / "ratios.py"), "--tiny", "--json", "figures.json"], tmp_path, seconds=1200)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    names = {"train_vs_torch", "train_vs_torch_same_precision", "forward_vs_torch", "forward_vs_onnxruntime"}
+    assert names < set(figures)
+    assert set(figures["peers"]["versions"]) == {"torch", "onnx", "onnxruntime"}
+
+
+def sections(*flags: str, folder: Path) -> dict[str, dict[str, Any]]:
+    """Run the GPU benchmark without PyTorch; return its sections."""
+    run([sys.executable, str(BENCHMARKS / "gpu.py"), "--no-peers", "--minutes=60", *flags], folder, seconds=1800)
+    return dict(json.loads((folder / "gpu.json").read_text())["sections"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(bool(scaling.obstacle()), reason=scaling.obstacle() or "several processes")
+def test_every_section_of_the_gpu_benchmark(tmp_path):
+    found = sections("--device=cpu", folder=tmp_path)
+    assert [name for name, section in found.items() if "error" in section] == []
+    assert found["doctor"]["rows"][0]["ready"]
+    assert all(row["ok"] for name in ("correctness", "parity", "resume") for row in found[name]["rows"])
+    measured = {(row["by"], row["processes"]): row for row in found["throughput"]["rows"]}
+    others = {("PyTorch, eager", 1), ("PyTorch, compiled", 1)}
+    assert set(measured) == {(engine, processes) for engine in gpu.ENGINES for processes in (1, 2)} | others
+    assert all(row["rate"] > 0 for (by, _), row in measured.items() if by in gpu.ENGINES)
+    assert "--no-peers" in measured["PyTorch, eager", 1]["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(bool(scaling.obstacle()), reason=scaling.obstacle() or "several processes")
+@needs("g++")
+def test_the_gpu_benchmark_on_emulated_gpus(tmp_path, monkeypatch):
+    for name, value in cuda_emulator.environment(DRIVER_GPUS=2, DRIVER_CAPABILITY="8.0").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HOROVOD_GLOO_TIMEOUT_SECONDS", "600")  # a busy machine takes long for a step
+    names = ("correctness", "parity", "resume", "throughput")
+    found = sections("--small", "--only", *names, folder=tmp_path)
+    assert [name for name, section in found.items() if "error" in section] == []
+    rows = [row for name in names for row in found[name]["rows"]]
+    refused = [row for row in rows if row.get("network") == "paper" or "mxnet" in (row.get("engine"), row.get("by"))]
+    assert all("cannot compute this network" in row["error"] or "sees no GPU" in row["error"] for row in refused)
+    ours = [row for row in rows if row not in refused and "PyTorch" not in row.get("by", "")]
+    assert [row["error"] for row in ours if "error" in row] == []
+    assert all(row.get("ok", True) and row.get("rate", 1) > 0 for row in ours)
+    assert [row["processes"] for row in found["parity"]["rows"]] == [1, 2]
+
+
+def test_sections_that_need_a_gpu_say_that_there_is_none(tmp_path):
+    if driver.count():
+        pytest.skip("there is a GPU")
+    found = sections("--only", "correctness", "resume", folder=tmp_path)
+    assert ["there is no GPU" in section["error"] for section in found.values()] == [True, True]
+
+
+def test_two_runs_are_compared_by_the_steps_that_both_recorded(tmp_path):
+    def record(name: str, losses: dict[int, float], weight: float) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        lines = [json.dumps({"event": "step", "step": step, "loss": loss}) for step, loss in losses.items()]
+        (folder / "metrics.jsonl").write_text("\n".join([json.dumps({"event": "epoch"}), *lines]) + "\n")
+        parameters.save({"0.weight": np.full((2, 3), weight, np.float32)}, folder / "last.params")
+        (folder / "result.json").write_text(json.dumps({"checkpoint": "last.params"}))
+        return folder
+
+    runs = record("a", {1: 1.0, 2: 0.5, 3: 0.25, 4: 0.125}, 1.0), record("b", {2: 0.5, 3: 0.75, 4: 0.375}, 1.5)
+    assert gpu.compared(*runs, 0.5) == {
+        "steps": 3, "first": 0.0, "second": 0.5, "any": 0.5, "parameters": 0.5, "tolerance": 0.5, "ok": True,
+    }  # fmt: skip
+    assert not gpu.compared(*runs, 0.4)["ok"]
+
+
+def test_operations_of_the_notebook_s_network():
+    """The paper's small network on 1014 characters, added up by hand, in millions of multiplications."""
+    shape = PaperShape(69, 1014, 7, 256, 1024)
+    by_hand = [
+        7 * 69 * 256 * 1008, 7 * 256 * 256 * 330, 3 * 256 * 256 * 108, 3 * 256 * 256 * 106, 3 * 256 * 256 * 104,
+        3 * 256 * 256 * 102, 34 * 256 * 1024, 1024 * 1024, 1024 * 7,
+    ]  # fmt: skip
+    assert shape.forward_operations() == 2 * sum(by_hand)
+    assert shape.training_operations() == 2 * (3 * sum(by_hand) - by_hand[0])
+
+
+def test_rates_are_taken_in_turns_after_a_round_to_warm_up():
+    rates = {"a": iter([99, 1, 5, 2]), "b": iter([0, 7, 7, 8])}
+    calls: list[str] = []
+
+    def take(name: str) -> float:
+        calls.append(name)
+        return next(rates[name])
+
+    assert alternate({"a": lambda: take("a"), "b": lambda: take("b")}, rounds=3) == {"a": 2, "b": 7}
+    assert calls == ["a", "b"] * 4
+    assert alternate({"a": lambda: 99}, rounds=9, until=0) == {"a": 99}
+    assert paired([4, 40, 8], [2, 20, 4]) == 2
+
+
+def test_ratios():
+    rates = {
+        "train, torch, float32": 50.0, "train, torch, bfloat16": 400.0, "forward, torch, float32": 300.0,
+        "forward, torch, bfloat16": 1000.0, "forward, onnxruntime, float32": 200.0, "train, documents": 100.0,
+    }  # fmt: skip
+    both = {"float32": 100.0, "bfloat16": 200.0}
+    assert peers.ratios(both, {"float32": 250.0}, rates) == {
+        "train_vs_torch": 0.5,
+        "train_vs_torch_same_precision": 0.5,
+        "forward_vs_torch": 0.25,
+        "forward_vs_onnxruntime": 1.25,
+    }
+    assert peers.ratios(both, both, {"train, documents": 1.0}) == {}

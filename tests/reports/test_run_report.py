@@ -1,0 +1,732 @@
+"""Reports of runs, model cards, and comparisons of runs."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import io
+import json
+import random
+import re
+import shutil
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+
+import crepe_dist.train
+from crepe_dist import compare, report
+from crepe_dist.data.alphabet import ALPHABET, Encoding
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.errors import UserError
+from crepe_dist.preparing.preparation import prepare
+from crepe_dist.preparing.selection import SplitOptions
+from crepe_dist.preparing.sources import find_sources
+from crepe_dist.reports import (
+    classify_page,
+    comparison,
+    data_page,
+    run_figures,
+    run_findings,
+    run_report,
+    score_tables,
+    uncertainty,
+)
+from crepe_dist.reports import run_page as run_page
+from crepe_dist.runs.history import MOST_POINTS, History
+from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.runs.run_record import open_run
+from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores, worst
+from crepe_dist.settings.config import parse
+from crepe_dist.settings.serving_options import ServiceOptions
+from crepe_dist.wording import cut, duration, percent
+from tests.conftest import FEATURE_LEN, QUICK
+from tests.helpers.browsing import chromium, needs_browser
+from tests.reports.test_data_page import ELEMENTS, HOSTILE, Page, summary
+from tests.serving.test_serve import FACTS
+
+NAMES = ["<script>alert(1)</script>", "a | b](http://x.example) $y$ `c`", "\x1b[31mred\u202e www.x.example"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A data set whose names and texts mean harm, and two runs on it, ``one`` and ``two``, of other seeds."""
+    folder = tmp_path_factory.mktemp("reported")
+    generator = random.Random(0)
+    with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, quoting=csv.QUOTE_ALL)
+        writer.writerow(["label", "text"])
+        for row in range(400):
+            text = f"{row} " + "".join(generator.choices("abcdefgh ", k=60)) + HOSTILE[row % len(HOSTILE)][:300]
+            writer.writerow([NAMES[row % 3], text.encode("utf-8", "replace").decode()])
+    encoding = Encoding(feature_len=FEATURE_LEN)
+    prepare(find_sources([str(folder / "rows.csv")]), folder / "data", encoding, SplitOptions(0.3, 0.1))
+    for seed, name in enumerate(("one", "two")):
+        more = [f"--seed={seed}", f"--logging.report={'true' if name == 'one' else 'false'}"]
+        crepe_dist.train.train(parse(["--data", str(folder / "data"), "--run-dir", str(folder / name), *QUICK, *more]))
+    return folder
+
+
+@pytest.fixture
+def copy(place, tmp_path):
+    """The run ``one``, to be altered."""
+    return shutil.copytree(place / "one", tmp_path / "one")
+
+
+def command(module, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["it", *map(str, arguments)])
+    module.main()
+
+
+def checked(markup):
+    """A page, of which nothing runs or fetches."""
+    read = Page(markup)
+    assert set(read.elements) <= set(ELEMENTS.split())
+    assert not any(name.startswith("on") or name == "src" for name, _ in read.attributes)
+    assert all(value.startswith("#") for name, value in read.attributes if name in ("href", "xlink:href"))
+    assert "\x1b" not in markup
+    assert "\u202e" not in markup
+    return read
+
+
+class TestReport:
+    def test_says_what_came_out_and_harms_nobody(self, place):
+        result = json.loads((place / "one" / "result.json").read_text())
+        text = checked((place / "one" / "report.html").read_text()).text
+        scores = open_run(place / "one").scores["test"]
+        for piece in (
+            f"test accuracy {percent(result['test_accuracy'])} 95 % interval: "
+            f"{percent(uncertainty.interval(round(120 * scores.accuracy), 120)[0])} to ",
+            "120 texts; majority class: 3",
+            f"macro F1 {scores.macro_f1:.3f} 3 classes lowest: {min(scores.f1):.3f}, ",
+            f"calibration error {percent(scores.calibration_error)} ",
+            f"training time {duration(open_run(place / 'one').history.seconds)} 2 epochs 1 process on cpu",
+        ):
+            assert piece in text
+        assert f"Epoch {result['epoch']} of 2 " in text
+        assert "was chosen on the validation split" in text
+        assert "the one of the best validation accuracy" in text
+        assert NAMES[0] in text
+        assert "\\x1b[31mred\\u202e www.x.example" in text
+        shown = open_dataset(place / "data").splits["test"].text(scores.mistakes[0].row)
+        assert str(shown).split()[1] in text
+        assert "--config" in text
+        assert "data.batch_size 50" in " ".join(text.split())
+
+    def test_is_a_function_of_the_folder_and_the_data(self, place, copy, monkeypatch):
+        pages = [(place / "one" / name).read_text() for name in ("report.html", "model_card.md")]
+        command(report, monkeypatch, copy)
+        again = [
+            (copy / name).read_text().replace(str(copy), str(place / "one"))
+            for name in ("report.html", "model_card.md")
+        ]
+        assert again == pages
+
+    def test_has_the_name_of_the_run(self, copy, place, monkeypatch, capsys):
+        more = ["--seed=0", "--logging.report=true", "--name", "a <new> *name*"]
+        crepe_dist.train.train(parse(["--data", str(place / "data"), "--run-dir", str(copy), *QUICK, *more]))
+        assert f"a <new> *name* ({copy}) is finished" in capsys.readouterr().out
+        markup = (copy / "report.html").read_text()
+        assert "<h1><bdi>a &lt;new&gt; *name*</bdi></h1>" in markup
+        assert f"in <code>{copy}</code>" in markup
+        assert (copy / "model_card.md").read_text().startswith("# a &#60;new&#62; \\*name\\*\n")
+        command(compare, monkeypatch, copy, place / "two")
+        printed = capsys.readouterr().out
+        assert printed.startswith("#1  a <new> *name*\n#2  two\n")
+        assert "\nname " not in printed
+        named = open_run(copy)
+        assert comparison._names([named, replace(named, path=place / "two")]) == [
+            f"a <new> *name* ({copy})",
+            f"a <new> *name* ({place / 'two'})",
+        ]
+
+    def test_without_the_data(self, copy, place, monkeypatch, capsys):
+        result = json.loads((copy / "result.json").read_text())
+        result["made"]["data"] = "gone"
+        (copy / "result.json").write_text(json.dumps(result))
+        command(report, monkeypatch, copy)
+        assert "without texts: gone is not a prepared data set" in capsys.readouterr().out
+        assert "The texts cannot be shown: gone is not a prepared" in Page((copy / "report.html").read_text()).text
+        command(report, monkeypatch, copy, "--data", place / "data")
+        assert "cannot be shown" not in (copy / "report.html").read_text()
+
+    def test_of_other_data_is_refused(self, copy, data, monkeypatch):
+        with pytest.raises(UserError, match="is not the data of this run"):
+            command(report, monkeypatch, copy, "--data", data)
+
+    def test_of_a_run_with_many_classes_which_has_no_scores_by_class(self, copy, monkeypatch):
+        for path in copy.glob("checkpoints/*.scores.json"):
+            path.unlink()
+        command(report, monkeypatch, copy)
+        assert "they are stored for up to 1,000 classes" in checked((copy / "report.html").read_text()).text
+        assert "they are stored for up to 1,000 classes" in (copy / "model_card.md").read_text()
+
+    def test_of_a_run_that_is_not_finished(self, copy, monkeypatch):
+        (copy / "result.json").unlink()
+        command(report, monkeypatch, copy)
+        assert "The run is not finished" in (copy / "report.html").read_text()
+
+    def test_a_full_disk_does_not_end_a_finished_run(self, copy, place, monkeypatch):
+        said: list[str] = []
+        (copy / "report.html").unlink()
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(run_report, "write_text", full)
+        list(run_report.write_for(RunFolder(copy), open_dataset(place / "data"), said.append))
+        assert "could not be written (OSError" in said[-1]
+        assert "No space left" in said[-1]
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda part: part.update(confusion=[[1]]),
+            lambda part: part["reliability"].pop(),
+            lambda part: part["mistakes"][0].update(true=3),
+            lambda part: part["mistakes"][0].update(probability=2),
+            lambda part: part.update(right="AAAA"),
+            lambda part: part.update(loss=float("nan")),
+        ],
+    )
+    def test_damaged_scores_get_a_sentence(self, copy, spoil):
+        for path in copy.glob("checkpoints/*.scores.json"):
+            saved = json.loads(path.read_text())
+            spoil(saved["parts"]["test"])
+            path.write_text(json.dumps(saved))
+        with pytest.raises(UserError, match="cannot be read"):
+            open_run(copy)
+
+    @pytest.mark.parametrize(
+        ("file", "values"),
+        [
+            ("result.json", {"made": 7}),
+            ("result.json", {"made": {"processes": 1}}),
+            ("result.json", {"epoch": -1}),
+            ("checkpoints/crepe_epoch_*[0-9].json", {"epoch": 10**12}),
+        ],
+    )
+    def test_a_damaged_result_or_description_gets_a_sentence(self, copy, file, values):
+        for path in copy.glob(file):
+            path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+        with pytest.raises(UserError, match="cannot be read"):
+            open_run(copy)
+
+    def test_of_no_run(self, tmp_path):
+        with pytest.raises(UserError, match="is not a run's folder"):
+            open_run(tmp_path)
+
+    @pytest.mark.parametrize("count", [2, 14, 200])
+    def test_any_number_of_classes_can_be_read(self, place, count):
+        generator = np.random.default_rng(count)
+        scores = replace(made_up(count, generator), right=None)
+        record = open_run(place / "one")
+        about = {**record.about, "classes": [f"class {number}" for number in range(count)]}
+        markup = run_page.page(replace(record, about=about, scores={"test": scores}, result=None), {}, "gone")
+        text = checked(markup).text
+        assert "class 1" in text
+        assert (">the others<" in markup) == (count > 30)
+        assert len(markup) < 1_000_000
+
+    def test_warns_of_what_novices_overlook(self, place):
+        record = open_run(place / "one")
+        epochs = [
+            {**record.history.epochs[0], "epoch": number, "validation_fitted_loss": loss}
+            for number, loss in enumerate((1.0, 0.5, 0.9), 1)
+        ]
+        history = replace(record.history, epochs=epochs, counts={"resume": 2, "skipped": 3})
+        always_first = Scores(
+            np.array([[40, 0, 0]] * 3), 1.0, np.array([[120, 40, 110 * MILLION]] + [[0] * 3] * 14), []
+        )
+        record = replace(record, history=history, scores={"test": always_first})
+        found = [each["what"] for each in run_findings.warnings(record, ["a", "b", "c"])]
+        assert [what.split("(")[0].strip() for what in found] == [
+            "the model is no better than the majority-class baseline",
+            "the test split is small",
+            "2 classes are never predicted",
+            "overfitting: the validation loss of calibrated probabilities rose from 0.500 after epoch 2 to 0.900",
+            "3 steps were skipped",
+        ]
+        assert "It resumed from a saved state 2 times. It skipped a step 3 times." in run_findings.training(record)
+
+    @pytest.mark.parametrize("losses", [(1.0, 0.5, 0.9), (1.0, 0.8, 0.5), (0.5, 0.5, 0.5)])
+    @pytest.mark.parametrize("probability", [0.99, 0.3])
+    @pytest.mark.parametrize("confusion", [[[40, 0, 0]] * 3, [[39, 1, 0], [1, 39, 0], [1, 39, 0]]])
+    def test_never_recommends_more_and_fewer_epochs(self, place, losses, probability, confusion):
+        record = open_run(place / "one")
+        epochs = [
+            {**record.history.epochs[0], "epoch": number, "validation_fitted_loss": loss}
+            for number, loss in enumerate(losses, 1)
+        ]
+        matrix = np.array(confusion)
+        documents, right = int(matrix.sum()), int(np.trace(matrix))
+        bins = [[0] * 3] * (BINS - 1) + [[documents, right, round(documents * probability * MILLION)]]
+        record = replace(
+            record,
+            history=replace(record.history, epochs=epochs),
+            scores={"test": Scores(matrix, 1.0, np.array(bins), [])},
+        )
+        advice = " ".join(each["do"] for each in run_findings.warnings(record, list("abc")))
+        more = [words for words in ("train longer", "more epochs") if words in advice]
+        fewer = [words for words in ("stop earlier", "fewer epochs") if words in advice]
+        assert not (more and fewer)
+        assert more or fewer or losses == (0.5, 0.5, 0.5)
+
+    def test_a_run_that_stopped_early_is_not_told_to_train_longer(self, place):
+        record = open_run(place / "one")
+        record = replace(record, settings={**record.settings, "training.epochs": 9})
+        epochs = [
+            {**record.history.epochs[0], "epoch": epoch, "validation_fitted_loss": 1 / epoch} for epoch in (1, 2, 3)
+        ]
+        bins = [[0] * 3] * (BINS - 1) + [[120, 40, 36 * MILLION]]
+        for confusion in ([[40, 0, 0]] * 3, [[39, 1, 0], [1, 39, 0], [1, 39, 0]]):
+            scores = {"test": Scores(np.array(confusion), 1.0, np.array(bins), [])}
+            changed = replace(record, history=replace(record.history, epochs=epochs), scores=scores)
+            said = str(run_findings.warnings(changed, list("abc")))
+            assert "epochs" not in said
+            assert "train longer" not in said
+
+    def test_what_follows_from_the_data_is_no_changed_setting(self, place):
+        record = open_run(place / "one")
+        derived = {"data.batch_size": 64, "training.epochs": 20, "training.patience": 0}
+        names = ("data.batch_size", "training.epochs", "training.patience")
+
+        def changed(**more):
+            settings = {**record.settings, **derived, **{f"training.{name}": value for name, value in more.items()}}
+            return [name for name in names if name in replace(record, settings=settings).changed()]
+
+        assert changed() == []
+        assert changed(epochs=2) == ["training.epochs"]
+        assert changed(patience=3) == ["training.patience"]
+        made = {**record.made, "documents": {"train": 280, "validation": 200, "test": 120}}
+        record = replace(record, result={**(record.result or {}), "made": made})
+        assert changed(patience=2) == []
+        assert changed() == ["training.patience"]  # it was turned off
+        assert changed(epochs=2) == ["training.epochs"]  # and the patience follows from that
+
+    def test_recommends_the_table_if_it_is_as_good_alone(self, place):
+        record = open_run(place / "one")
+        made = {**record.made, "documents": {"train": 280, "validation": 400, "test": 120}}
+        record = replace(record, result={**(record.result or {}), "made": made})
+
+        def advice(alone, both):
+            metrics = {**record.metrics, "validation_table_accuracy": alone, "validation_accuracy": both}
+            given = replace(record, about={**record.about, "metrics": metrics})
+            page = run_page.page(given, {}, "")
+            assert page.count('<section class="fine">\n<h3>Good to know: ') == page.count("Good to know")
+            return [each["do"] for each in run_findings.warnings(given, given.classes) if "good" in each], page
+
+        advised, page = advice(0.96, 0.9625)
+        assert "--model ngrams" in advised[0]
+        assert page.count("Good to know: the n-gram table alone is as good") == 1
+        advised, page = advice(0.955, 0.9625)
+        assert advised == []
+        assert "Good to know" not in page
+
+    @pytest.mark.parametrize(("probability", "remedy"), [(0.99, "fewer epochs help"), (0.55, "more epochs help")])
+    def test_the_remedy_for_unreliable_probabilities_fits_their_bias(self, place, probability, remedy):
+        bins = [[0] * 3] * (BINS - 1) + [[1000, 750, round(1000 * probability * MILLION)]]
+        scores = Scores(np.array([[250, 84, 0], [0, 250, 83], [83, 0, 250]]), 1.0, np.array(bins), [])
+        run = open_run(place / "one")
+        history = replace(run.history, epochs=run.history.epochs[:1])  # no loss that falls until the end
+        settings = {**run.settings, "training.epochs": 1}
+        record = replace(run, scores={"test": scores}, history=history, settings=settings)
+        (found,) = (each for each in run_findings.warnings(record, list("abc")) if "not reliable" in each["what"])
+        assert found["do"].endswith(remedy)
+
+    def test_the_warnings_about_its_data_are_on_its_pages(self, copy):
+        data = open_run(copy).dataset(None)
+        summary = json.loads((data.folder / "report.json").read_text())
+        summary["warnings"] = [{"what": "many <twins>", "why": "17 of 20", "do": "drop *them*"}]
+        (data.folder / "report.json").rename(data.folder / "kept.json")
+        try:
+            (data.folder / "report.json").write_text(json.dumps(summary))
+            for _ in run_report.write_report(open_run(copy), data):
+                pass
+        finally:
+            (data.folder / "kept.json").replace(data.folder / "report.json")
+        page = (copy / "report.html").read_text()
+        assert "Warning: data: many &lt;twins&gt;" in page
+        assert "drop *them*" in page
+        assert "Its data: many &#60;twins&#62; (17 of 20)." in (copy / "model_card.md").read_text()
+
+    @pytest.mark.parametrize(
+        ("alphabet", "scripts"),
+        [
+            (ALPHABET, "so texts in other scripts than Latin look alike"),
+            (" abаб語", "so texts in other scripts than Chinese, Cyrillic and Latin look alike"),
+            (" ,.", "It sees all others as blanks."),
+        ],
+    )
+    def test_names_the_scripts_that_the_model_reads(self, alphabet, scripts):
+        about = {"feature_len": 9, "cut": "middle", "mode": "paper", "alphabet": alphabet, "fold_accents": False}
+        assert scripts in " ".join(run_findings.basic_limits(about, several=False))
+
+    def test_names_every_class_that_is_never_answered(self):
+        scores = Scores(np.array([[5, 0, 0], [5, 0, 0], [0, 0, 0]]), 1.0, np.zeros((BINS, 3), np.int64), [])
+        missed = score_tables.unanswered(scores, ["a", "b", "c"])
+        assert missed is not None
+        assert missed["what"] == "1 class is never predicted"
+        assert missed["why"] == "b"  # no text of c was scored
+        assert missed["do"].startswith("train longer (--epochs), read")
+        assert score_tables.unanswered(scores, ["a", "b", "c"], [900, 60, 3]) == missed
+        few = score_tables.unanswered(scores, ["a", "b", "c"], [900, 3, 60])
+        assert few is not None
+        assert few["do"].startswith("collect more such texts (fewer than 50 training rows each)")
+        assert scores.macro_f1 == pytest.approx(np.mean([2 * 0.5 / 1.5, 0]))
+        assert [row["f1"] is None for row in score_tables.table(scores, ["a", "b", "c"])] == [False, False, True]
+
+
+def made_up(count, generator):
+    wrong = generator.integers(1, 4, (count, count)) * (generator.random((count, count)) < 0.2)
+    confusion = wrong + 30 * np.eye(count, dtype=np.int64)
+    documents = int(confusion.sum())
+    reliability = np.zeros((BINS, 3), np.int64)
+    reliability[10] = documents, np.trace(confusion), documents * 7 * MILLION // 10
+    return Scores(confusion, 1.0, reliability, [Mistake(0, 0, 0.1, ((1, 0.9),))])
+
+
+def test_the_card_shows_hostile_names_as_they_are(place):
+    markdown = pytest.importorskip("markdown")
+    text = (place / "one" / "model_card.md").read_text()
+    markup = markdown.markdown(text, extensions=["tables", "fenced_code"])
+    read = Page(markup)
+    assert not {"a", "img", "script"} & set(read.elements)
+    assert sum(element == "tr" for element in read.elements) == (1 + 3) + (1 + 3)  # parts, classes
+    shown = " ".join(read.text.split())
+    for name in (NAMES[0], NAMES[1], "\\x1b[31mred\\u202e www.x.example"):
+        assert name in shown
+    for piece in (
+        "Licence",
+        "crepe_dist.load('crepe_epoch_",
+        "Of a text longer than 123 characters, it only reads the first 61 and the last 61 characters.",
+        "calibration error",
+        "Python",
+    ):
+        assert piece in shown
+
+
+def test_report_and_card_tell_how_to_get_the_same_bits(copy, monkeypatch):
+    checkpoint = open_run(copy).checkpoint
+    described = checkpoint.with_suffix(".json")
+    about = json.loads(described.read_text())
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    for kernels, same in (("avx2", True), ("mxnet", False), (None, False)):
+        computed = {"computed": {"model.precision": "float32", "model.kernels": kernels, "device": "cpu(0)"}}
+        described.write_text(json.dumps({**about, **(computed if kernels else {"computed": {}})}))
+        command(report, monkeypatch, copy)
+        page, card = Page((copy / "report.html").read_text()).text, (copy / "model_card.md").read_text()
+        for text in (page, card):
+            assert digest in text
+            assert (f"/config.yaml --precision float32 --kernels {kernels} --fresh" in text) == bool(kernels)
+        assert ("with any number of threads" in " ".join(page.split())) == same
+        assert ("bit by bit, with any number of processes and threads" in card) == same
+
+
+def test_report_and_card_name_the_network(copy, monkeypatch):
+    described = open_run(copy).checkpoint.with_suffix(".json")
+    about = json.loads(described.read_text())
+    paper = {"kind": "paper", "filters": 16, "units": 32, "dropout": 0.0, "precision": "auto"}
+    ngrams = {"kind": "ngrams", "longest": 6, "buckets": 4096}
+    crepe = {**ngrams, "kind": "crepe", "reach": 5, "rows": 1024, "width": 32, "blocks": 2, "dropout": 0.2}
+    blocks = "convolutions of depth 2 with 32 channels over n-grams of length 1 to 5, "
+    for network, line, title in (
+        (paper, "convolutions, 16 filters and 32 units, ", "character-level convolutions"),
+        (ngrams, "character n-grams of length 1 to 6, 4096 buckets, ", "hashed character n-grams"),
+        (crepe, blocks, "n-grams (Bojanowski et al. 2017, arXiv:1607.04606; Wang & Manning 2012) and character-level"),
+    ):
+        described.write_text(json.dumps({**about, "network": network}))
+        command(report, monkeypatch, copy)
+        assert f"Network: {line}" in " ".join(Page((copy / "report.html").read_text()).text.split())
+        text = (copy / "model_card.md").read_text()
+        assert f"\n{line}" in text
+        assert title in text.split("\n")[2]
+
+
+def course(losses, accuracies):
+    """A run with these losses after each step, and these accuracies after each epoch."""
+    history = History()
+    for step, loss in enumerate(losses, 1):
+        history.add({"event": "step", "step": step, "loss": loss, "learning_rate": 0.1, "documents_per_second": 5.0,
+                     "wait_fraction": 0})  # fmt: skip
+    for epoch, accuracy in enumerate(accuracies, 1):
+        step = len(losses) * epoch // len(accuracies)
+        history.add({"event": "epoch", "step": step, "epoch": epoch, "train_loss": 1.0, "test_loss": 0.5,
+                     "test_accuracy": accuracy, "seconds": 1.0})  # fmt: skip
+    return history
+
+
+class TestExamples:
+    def test_are_texts_of_the_data_of_the_run(self, copy, place):
+        found = run_report.examples(open_run(copy).checkpoint)
+        with (place / "rows.csv").open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.reader(stream))
+        assert len(found) == 3
+        labels = [label for each in found for label, text in rows if text.startswith(each[:30])]
+        assert labels == open_run(copy).classes  # a text of each
+        markup, _ = classify_page.render(FACTS, ServiceOptions(), [*found, "'\"><b>x</b>"])
+        assert "<b>x" not in markup
+        assert f"data-text='{json.dumps(found[0])[:6]}" in markup
+
+    def test_are_none_without_the_data(self, copy, tmp_path):
+        result = json.loads((copy / "result.json").read_text())
+        result["made"]["data"] = "gone"
+        (copy / "result.json").write_text(json.dumps(result))
+        assert run_report.examples(open_run(copy).checkpoint) == []
+        assert run_report.examples(tmp_path / "x" / "foreign.params") == []
+
+
+class TestCurves:
+    def test_the_smoothed_loss_is_drawn_over_the_pale_one(self):
+        noisy = [1.0 + 0.1 * (-1) ** step for step in range(100)]
+        smooth = run_figures.smoothed(noisy)
+        falling = run_figures.smoothed([1 - step / 100 for step in range(100)])
+        assert falling[20:80] == pytest.approx([1 - step / 100 for step in range(20, 80)], abs=0.002)  # no lag
+        assert all(abs(value - 1) < 0.04 for value in smooth[10:-10])
+        assert run_figures.smoothed([3.0] * 50) == pytest.approx([3.0] * 50)
+        assert run_figures.smoothed(noisy[:5]) == noisy[:5]
+        drawn = re.findall(
+            'style="fill: none; stroke: var\\(--(sky|blue)\\)[^"]*"', run_figures.loss(course(noisy, [0.5]))
+        )
+        assert drawn[:2] == ["sky", "blue"]
+        assert "--sky" not in run_figures.loss(course(noisy[:5], [0.5]))
+
+    @pytest.mark.parametrize(
+        ("accuracies", "start"),
+        [((0.921, 0.922), 0.9), ((0.1, 0.99), 0), ((0.999, 1.0), 0.96), ((0.0, 0.0), 0), ((0.5, 0.9), 0.5)],
+    )
+    def test_the_accuracy_axis_says_where_it_starts(self, accuracies, start):
+        markup = run_figures.accuracy(course([1.0] * 10, accuracies))
+        ticks = [float(tick) for tick in re.findall(r">([\d.]+) %</text>", markup)]
+        assert ticks[0] == pytest.approx(100 * start)
+        assert ticks[-1] - ticks[0] >= 3
+        assert ticks[-1] <= 100
+        assert (f">accuracy (axis from {ticks[0]:g} %)</text>" in markup) == (start > 0)
+
+    def test_the_values_are_shown_at_the_pointer_without_a_script(self):
+        markup = run_figures.accuracy(course([1.0] * 30, (0.25, 0.5, 0.75)))
+        strips = re.findall(
+            r'<g class="at"><rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"/>'
+            r'<path d="M ([\d.]+) [^"]*"/><text [^>]*>([^<]*)</text></g>',
+            markup,
+        )
+        assert [text for *_, text in strips] == [f"epoch {n + 1}: test {25 * (n + 1)}.0 %" for n in range(3)]
+        for (x, _, width, _, at, _), (following, *_) in zip(strips, [*strips[1:], (strips[-1][4],)]):
+            assert float(x) <= float(at) <= float(x) + float(width)
+            assert float(following) <= float(x) + float(width) + 0.1
+        points = re.findall(r'<use xlink:href="#[^"]*" x="([\d.]+)"', markup)
+        assert {round(float(at)) for *_, at, _ in strips} <= {round(float(x)) for x in points}
+        long = run_figures.accuracy(course([1.0] * 10, [0.5] * 5000))
+        assert 100 < long.count('<g class="at">') <= 300
+        assert "step 30: train 1.0000, test 0.5" in run_figures.loss(course([1.0] * 30, (0.25,)))
+
+
+# Texts with too little contrast (WCAG 2.2, 1.4.3), pixels beyond the right edge, figures that leave room beside them.
+LOOK = """
+document.querySelectorAll('details').forEach((each) => { each.open = true; });
+const numbers = (text) => [...text.match(/[\\d.]+/g).map(Number), 1].slice(0, 4);
+const over = (top, below) => [0, 1, 2].map((each) => top[each] * top[3] + below[each] * (1 - top[3]));
+const light = (colour) => colour.map((each) => each / 255)
+  .map((each) => each <= .04045 ? each / 12.92 : ((each + .055) / 1.055) ** 2.4)
+  .reduce((sum, each, place) => sum + each * [.2126, .7152, .0722][place], 0);
+const behind = (element) => {
+  const layers = [];
+  for (let each = element; each; each = each.parentElement) {
+    layers.push(numbers(getComputedStyle(each).backgroundColor));
+    if (layers.at(-1)[3] === 1) break;
+  }
+  return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255]);
+};
+const faint = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walker.nextNode()) {
+  const element = walker.currentNode.parentElement, style = getComputedStyle(element);
+  if (!walker.currentNode.data.trim() || style.visibility !== 'visible' || !element.getClientRects().length) continue;
+  const colour = numbers(element instanceof SVGElement ? style.fill : style.color), below = behind(element);
+  for (let each = element; each; each = each.parentElement) colour[3] *= Number(getComputedStyle(each).opacity);
+  const [low, high] = [light(over(colour, below)), light(below)].sort((one, other) => one - other);
+  const size = parseFloat(style.fontSize), isLarge = size >= 24 || size >= 18.66 && Number(style.fontWeight) >= 700;
+  if ((high + .05) / (low + .05) < (isLarge ? 3 : 4.5)) faint.push(walker.currentNode.data.trim());
+}
+const widths = (each) => [each.clientWidth, each.parentElement.clientWidth];
+const narrow = [...document.querySelectorAll('figure svg')].map(widths);
+return [faint, document.documentElement.scrollWidth - innerWidth, narrow.filter(([own, place]) => own < place - 1)];
+"""
+
+
+@needs_browser
+class TestLook:
+    @pytest.fixture(scope="class")
+    def pages(self, place, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("pages")
+        pages = {
+            "run": (place / "one" / "report.html").read_text(),
+            "data": data_page.page(summary()),
+            "serve": classify_page.render(FACTS, ServiceOptions(), ["some text", "another <b>"])[0],
+        }
+        for name, markup in pages.items():
+            (folder / f"{name}.html").write_text(markup, encoding="utf-8")
+        return folder
+
+    @pytest.fixture(scope="class")
+    def browser(self):
+        with chromium() as driver:
+            yield driver
+
+    @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1200, "light")])
+    @pytest.mark.parametrize("name", ["run", "data", "serve"])
+    def test_can_be_read(self, pages, browser, name, width, scheme):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        chosen = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", chosen)
+        browser.get((pages / f"{name}.html").as_uri())
+        faint, beyond, narrow = browser.execute_script(LOOK)
+        assert faint == []
+        assert beyond <= 0
+        assert narrow == []
+
+    def test_values_appear_at_the_pointer(self, pages, browser):
+        browser.get((pages / "run.html").as_uri())
+        first = browser.find_element(By.CSS_SELECTOR, ".at")
+        assert not first.find_element(By.TAG_NAME, "text").is_displayed()
+        ActionChains(browser).move_to_element(first.find_element(By.TAG_NAME, "rect")).perform()
+        assert first.find_element(By.TAG_NAME, "text").is_displayed()
+        assert first.text.startswith("step 1: train ")
+
+
+class TestCompare:
+    def test_says_whether_a_difference_is_more_than_noise(self, place, monkeypatch, capsys):
+        command(compare, monkeypatch, place / "one", place / "two")
+        printed = " ".join(capsys.readouterr().out.split())
+        assert "training.seed 0 1" in printed
+        assert "Of the same 120 test documents" in printed
+        assert "McNemar's test: p" in printed
+        assert "different documents" not in printed
+
+    def test_counts_documents_that_one_alone_gets_right(self, place):
+        one = open_run(place / "one")
+        right = np.ones(120, bool)
+        wrong = right.copy()
+        wrong[:12] = False
+        first, second = (
+            replace(one, about={**one.about, "metrics": {**one.metrics, "test_accuracy": float(bits.mean())}},
+                    scores={"test": replace(one.scores["test"], right=bits)})
+            for bits in (wrong, right)
+        )  # fmt: skip
+        (verdict,) = comparison.verdicts([first, second])
+        assert "is 10.00 points higher than that of" in verdict
+        assert "classifies 12 correctly and" in verdict
+        assert "p < 0.001): the difference is significant." in verdict
+        (verdict,) = comparison.verdicts([first, first])
+        assert verdict.endswith("both classify the same of the 120 test documents correctly.")
+        other = replace(first, scores={"test": replace(first.scores["test"], right=np.roll(wrong, 6))})
+        assert "the difference may be chance" in comparison.verdicts([first, other])[0]
+
+    def test_marks_the_best_of_each_row(self, place):
+        one = open_run(place / "one")
+        worse = np.array([[30, 9, 1], [0, 20, 20], [0, 0, 40]])
+        better = np.array([[35, 5, 0], [0, 20, 20], [1, 1, 38]])
+        runs = [
+            replace(
+                one,
+                path=place / name,
+                about={**one.about, "metrics": {**one.metrics, "test_accuracy": accuracy, "test_loss": loss}},
+                scores={"test": replace(one.scores["test"], confusion=matrix)},
+            )
+            for name, accuracy, loss, matrix in (("first", 0.75, 0.5, worse), ("second", 0.775, 0.6, better))
+        ]
+        best = {row.label: row.best for row in comparison.results(runs)}
+        assert best["test accuracy"] == {1}
+        assert best["test loss"] == {0}
+        assert best["validation accuracy"] == best["epochs"] == set()
+        found = {row.label: (row.cells, *row.best) for row in comparison.confusions(runs)}
+        names = [name.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e") for name in NAMES]
+        names = [cut(names[NAMES.index(name)], 24) for name in one.classes]
+        assert found[f"{names[0]} → {names[1]}"] == (["9", "5"], 1)
+        assert found[f"{names[2]} → {names[0]}"] == (["0", "1"], 0)
+        assert len(found) == 4
+        other = replace(runs[1], about={**runs[1].about, "data": {"name": "x", "fingerprint": "0", "test": "1"}})
+        assert not any(row.best for row in comparison.results([runs[0], other]))
+        assert not comparison.confusions([runs[0], other])
+        stream = io.StringIO()
+        comparison.show(runs, Console(file=stream, width=100, force_terminal=True, color_system="standard"))
+        assert "\x1b[1;32m77.5 %" in stream.getvalue()
+        assert "\x1b[1;32m75.0 %" not in stream.getvalue()
+        stream = io.StringIO()
+        comparison.show(runs, Console(file=stream, width=100))
+        assert re.search(r"test accuracy +75\.0 % +77\.5 % \* *\n", stream.getvalue())
+        assert "* the best of its row" in stream.getvalue()
+        stream = io.StringIO()
+        comparison.show([runs[0], other], Console(file=stream, width=100))
+        assert "*" not in stream.getvalue()
+
+    def test_four_runs_have_room_in_80_columns(self, place, tmp_path):
+        one = open_run(place / "one")
+        runs = [
+            replace(one, path=tmp_path / f"hotel2-088f769{place}", settings={**one.settings, "training.seed": place})
+            for place in range(4)
+        ]
+        stream = io.StringIO()
+        comparison.show(runs, Console(file=stream, width=80))
+        tables = stream.getvalue().partition(" is that of ")[0].splitlines()
+        assert any(line.split() == ["#4", "hotel2-088f7693"] for line in tables)
+        assert sum(line.startswith("validation accuracy ") for line in tables) == 2  # two tables of two runs
+        assert any(line.split() == ["training.seed", "0", "1", "2", "3"] for line in tables)
+
+    def test_one_run_is_no_comparison(self, place, monkeypatch):
+        with pytest.raises(UserError, match="one run cannot be compared"):
+            command(compare, monkeypatch, place / "one")
+
+
+class TestNumbers:
+    def test_wilson_s_interval(self):
+        # Newcombe 1998, doi:10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E, table I, method 3.
+        for right, documents, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)):
+            assert uncertainty.interval(right, documents) == pytest.approx((low, high), abs=1e-4)
+
+    def test_mcnemar_s_test(self):
+        assert uncertainty.mcnemar(5, 15) == pytest.approx(0.04139, abs=1e-5)  # 2 × 21700 / 2^20
+        assert uncertainty.mcnemar(7, 7) == uncertainty.mcnemar(0, 0) == 1
+        exact, normal = uncertainty.mcnemar(950, 1050), uncertainty.mcnemar(951, 1050)
+        assert exact == pytest.approx(normal, abs=2e-3)
+
+    def test_calibration_error_by_hand(self):
+        reliability = np.zeros((BINS, 3), np.int64)
+        reliability[-1] = 80, 60, 76 * MILLION  # says 95 %, is right in 75 %
+        reliability[7] = 20, 10, 10 * MILLION  # says 50 %, is right in 50 %
+        scores = Scores(np.array([[60, 20], [10, 10]]), 1.0, reliability, [])
+        assert scores.calibration_error == pytest.approx(0.8 * 0.2)
+        assert scores.accuracy == 0.7
+        assert scores.f1.tolist() == pytest.approx([120 / 150, 20 / 50])
+
+    def test_scores_survive_json(self, place):
+        scores = open_run(place / "one").scores["test"]
+        again = Scores.of(json.loads(json.dumps(scores.to_dict())), 3)
+        assert again.to_dict() == scores.to_dict()
+        assert scores.right is not None
+        assert int(scores.right.sum()) == np.trace(scores.confusion)
+        assert not any(scores.right[each.row] for each in scores.mistakes)
+        assert scores.reliability[:, 0].sum() == 120
+
+    def test_the_worst_are_the_same_in_any_order(self):
+        mistakes = [Mistake(row, 0, (row * 7 % 31) / 31, ((1, 0.5),)) for row in range(90)]
+        shuffled = random.Random(0).sample(mistakes, len(mistakes))
+        assert worst(shuffled) == worst(worst(shuffled[:40]) + worst(shuffled[40:])) == worst(mistakes)
+
+    def test_a_long_run_is_thinned(self):
+        history = History()
+        for step in range(1, 20_001):
+            history.add({"event": "step", "step": step, "loss": float(step % 2), "learning_rate": 0.1,
+                         "documents_per_second": 5.0, "wait_fraction": 0})  # fmt: skip
+        for damaged in ({"event": "step", "step": 3}, {"event": "step", "step": "x"}, {"event": "epoch", "step": 1}):
+            history.add(damaged)
+        assert MOST_POINTS < len(history.points) <= 2 * MOST_POINTS
+        assert history.points[-1].step == 20_000
+        assert sum(point.count for point in history.points) == 20_000
+        assert all(point.low == 0 and point.high == 1 for point in history.points)
+        assert history.points[0].means["loss"] == pytest.approx(0.5)

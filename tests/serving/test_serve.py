@@ -1,0 +1,703 @@
+"""The service: answers, refusals, a real process from start to end, and the page in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import requests
+import uvicorn
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
+
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.distributed.launch import Launch
+from crepe_dist.errors import UserError
+from crepe_dist.networks.paper.shape import PaperShape
+from crepe_dist.predicting.answers import explained
+from crepe_dist.predicting.model_summary import ModelSummary
+from crepe_dist.predicting.occlusion import Explanation, Word
+from crepe_dist.predicting.prediction import Prediction
+from crepe_dist.predicting.predictor import load
+from crepe_dist.reports import explanation as explanations
+from crepe_dist.runs import checkpoint
+from crepe_dist.serving import schemas, server
+from crepe_dist.serving.app import MOST_EXPLAINED, create_app
+from crepe_dist.serving.batching import Batcher
+from crepe_dist.serving.guard import DISCARD_LIMIT, Guard
+from crepe_dist.serving.prometheus import Metrics
+from crepe_dist.settings.serving_options import ServiceOptions
+from tests.conftest import FEATURE_LEN, QUICK, command, run
+from tests.exporting.test_export import ENCODINGS, KINDS, make
+from tests.helpers.browsing import SECONDS, Browsing, chromium, needs_browser
+from tests.helpers.engines import initial
+
+JSON = {"Content-Type": "application/json"}
+CLASSES = ["<i>plain</i>", "naïve", "quoted \"'&", "end"]
+FACTS = ModelSummary(
+    "some.params", "some data", 0.5, CLASSES, FEATURE_LEN, Encoding(feature_len=FEATURE_LEN).kept, True, "own, float32"
+)
+
+
+def by_length(texts):
+    """Stands for a network: the class is the length modulo 4, so that every answer tells its text."""
+    ranked = [CLASSES[(len(text) + shift) % 4] for text in texts for shift in range(4)]
+    rankings = [tuple(zip(ranked[first : first + 4], (0.7, 0.2, 0.1, 0.0))) for first in range(0, len(ranked), 4)]
+    return [Prediction(*ranking[0], ranking, 1) for ranking in rankings]
+
+
+def by_letter(text):
+    """Explain at a letter a step."""
+    for _ in text:
+        yield
+    words = (Word(text, 0, len(text), 1.0),)
+    return Explanation(text, CLASSES[0], by_length([text])[0], range(0), (0.5,) * len(text), words)
+
+
+@contextmanager
+def service(predict=by_length, group_size=32, explain=by_letter, several=False, **limits):
+    metrics = Metrics(FACTS.checkpoint, FACTS.kernels)
+    batcher = Batcher(predict, group_size, metrics.batch_texts.observe, explain=explain)
+    app, stop = create_app(batcher, FACTS._replace(several=several), metrics, ServiceOptions(**limits))
+    client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
+    client.batcher, client.stop = batcher, stop
+    try:
+        yield client
+    finally:
+        batcher.close()
+
+
+@pytest.fixture(scope="module")
+def client():
+    with service(max_chars=50, max_batch=3, max_body=1000) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A run with a checkpoint of a small network that nobody has trained."""
+    folder = tmp_path_factory.mktemp("served") / "run"
+    shape = PaperShape(len(Encoding().alphabet), FEATURE_LEN, 3, 16, 32, 0.0)
+    about = {
+        "epoch": 0,
+        "test_accuracy": 0.8125,
+        "encoding": Encoding(feature_len=FEATURE_LEN).to_dict(),
+        "composition": {"columns": [], "strip_html": False},
+        "classes": ["first", "second", "third"],
+        "network": {"kind": "paper", "filters": 16, "units": 32, "dropout": 0.0, "precision": "auto"},
+        "data": {"name": "three <b>kinds</b>"},
+    }
+    checkpoint.write(folder, initial(shape, seed=1).values, about)
+    return folder
+
+
+def value(exposition, name, **labels):
+    families = text_string_to_metric_families(exposition)
+    found = [each for family in families for each in family.samples if each.name == name]
+    return sum(each.value for each in found if labels.items() <= each.labels.items())
+
+
+class TestAnswers:
+    def test_one_text(self, client):
+        answer = client.post("/predict", json={"text": "abcde", "top": 2})
+        assert answer.status_code == 200
+        assert answer.json() == by_length(["abcde"])[0].record(2)
+        assert answer.json()["top"][0] == {"class": "naïve", "probability": 0.7}
+
+    def test_a_title_is_joined_as_in_training(self, client):
+        answer = client.post("/predict", json={"title": "Good", "text": "album"})
+        assert answer.json()["class"] == by_length(["Good | album"])[0].label
+
+    def test_texts_in_order(self, client):
+        answer = client.post("/predict", json={"texts": ["a", "", "abc"]}).json()
+        assert [each["class"] for each in answer["predictions"]] == [CLASSES[1], CLASSES[0], CLASSES[3]]
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_as_the_predictor_says(self, kind, tmp_path):
+        predictor = load(make(tmp_path, kind, ENCODINGS["paper"]))
+        texts = ["qua", "zig zag " * 30, ""]
+        with service(predictor.predict, explain=predictor.explain_in_batches) as client:
+            answers = client.post("/predict", json={"texts": texts}).json()["predictions"]
+            assert "explanation" not in client.post("/predict", json={"text": " ", "explain": True}).json()
+            assert value(client.get("/metrics").text, "crepe_dist_predictions_total", **{"class": "empty text"}) == 2
+        *classified, empty = answers
+        assert empty == {"class": None, "probability": None, "top": [], "problem": "empty text"}
+        for each, expected in zip(classified, predictor.predict(texts)):
+            assert each["class"] == expected.label
+            assert each["characters_cut"] == expected.characters_cut
+            assert each["probability"] == pytest.approx(expected.probability, abs=1e-3)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_an_explanation_is_that_of_the_predictor(self, kind, tmp_path):
+        predictor = load(make(tmp_path, kind, ENCODINGS["paper"]))
+        text = "a quiet zig é qua"
+        with service(predictor.predict, explain=partial(predictor.explain_in_batches, batch_size=3)) as client:
+            answer = client.post("/predict", json={"text": text, "explain": True, "top": 1}).json()
+            figures = client.get("/metrics").text
+        expected = predictor.explain(text)
+        assert answer["class"] == expected.label
+        assert len(answer["top"]) == 1
+        found, other = answer["explanation"], explained(expected)
+        assert {**found, "words": [], "characters": []} == {**other, "words": [], "characters": []}
+        assert found["characters"] == pytest.approx(other["characters"], abs=0.02)
+        assert [each["text"] for each in found["words"]] == text.split()
+        assert value(figures, "crepe_dist_texts_total") == 1
+
+    def test_explanations_have_limits(self):
+        def endless(text):
+            while True:
+                time.sleep(0.001)
+                yield
+
+        with service(explain=endless, timeout=0.5) as client:
+            assert client.post("/predict", json={"texts": ["a"], "explain": True}).status_code == 422
+            with ThreadPoolExecutor() as pool:
+                requested = [
+                    pool.submit(client.post, "/predict", json={"text": "a", "explain": True})
+                    for _ in range(MOST_EXPLAINED + 1)
+                ]
+                said = sorted(each.result().json()["error"]["what"] for each in requested)
+            assert said == ["the explanation timed out"] * MOST_EXPLAINED + ["too many explanations at a time"]
+            assert client.post("/predict", json={"text": "abc"}).json()["class"] == CLASSES[3]
+
+    def test_it_describes_itself_and_loads_nothing_from_elsewhere(self, client):
+        described = client.get("/openapi.json").json()
+        body = described["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert set(body["properties"]) == {"text", "title", "texts", "top", "explain"}
+        assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
+        page = client.get("/")
+        assert "<i>plain" not in page.text
+        assert not re.search(r"(src|href)=.?https?:|@import|url\(", page.text)
+        assert "unsafe" not in page.headers["content-security-policy"]
+
+    def test_headers_of_every_answer(self, client):
+        for answer in (client.get("/"), client.get("/nowhere"), client.post("/predict"), client.get("/metrics")):
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert answer.headers["referrer-policy"] == "no-referrer"
+            assert "default-src 'none'" in answer.headers["content-security-policy"]
+            assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+    def test_metrics(self):
+        with service(queue=1) as client:
+            client.post("/predict", json={"texts": ["abcd", "abc"]})
+            client.post("/predict", content=b"{}")
+            client.get("/made-up-by-somebody")
+            figures = client.get("/metrics").text
+        assert value(figures, "crepe_dist_requests_total", path="/predict", status="200") == 1
+        assert value(figures, "crepe_dist_requests_total", path="/predict", status="415") == 1
+        assert value(figures, "crepe_dist_requests_total", path="other", status="404") == 1
+        assert "made-up" not in figures
+        assert value(figures, "crepe_dist_texts_total") == 2
+        assert value(figures, "crepe_dist_characters_total") == 7
+        assert value(figures, "crepe_dist_predictions_total", **{"class": CLASSES[0]}) == 1
+        assert value(figures, "crepe_dist_request_seconds_count", path="/predict") == 2
+        assert value(figures, "crepe_dist_batch_texts_sum") == 2
+        assert value(figures, "crepe_dist_requests_in_flight") == 1  # that for the metrics
+        assert value(figures, "crepe_dist_build_info", checkpoint="some.params") == 1
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("body", "status", "why"),
+        [
+            (b"", 400, "not JSON"),
+            (b"{", 400, "not JSON"),
+            (b"\xff", 400, "not UTF-8"),
+            (b"[" * 999, 400, ""),
+            (b'{"text": "a", "text": "b"}', 400, "duplicate key"),
+            (b'{"text": "\\ud800"}', 400, "not UTF-8"),
+            (b'{"top": ' + b"9" * 900 + b"}", 400, "900 digits"),
+            (b"[]", 422, ""),
+            (b"{}", 422, "neither"),
+            (b'{"text": "a", "texts": ["b"]}', 422, "both"),
+            (b'{"texts": ["b"], "title": "t"}', 422, "a single text"),
+            (b'{"texts": []}', 422, "texts"),
+            (b'{"texts": ["a", 1]}', 422, "texts.1"),
+            (b'{"text": "a", "top": 0}', 422, "top"),
+            (b'{"text": "a", "top": true}', 422, "top"),
+            (b'{"text": "a", "t\\u001bop": 1}', 422, "t\\x1bop"),
+            (b'{"texts": ["a", "b", "c", "d"]}', 413, "the limit is 3 texts"),
+            (b'{"text": "' + b"a" * 51 + b'"}', 413, "the limit is 50 characters"),
+            (b'{"title": "a", "text": "' + b"a" * 47 + b'"}', 413, "including the title"),
+            (b'{"text": "' + b"a" * 1000 + b'"}', 413, "1,000 bytes"),
+        ],
+        ids=lambda given: str(given[:40]) if isinstance(given, bytes) else None,
+    )
+    def test_bodies(self, client, body, status, why):
+        answer = client.post("/predict", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == status
+        error = answer.json()["error"]
+        assert error["what"]
+        assert why in error.get("why", "")
+
+    @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "text/json"])
+    def test_types_that_a_page_of_another_site_could_send(self, client, kind):
+        answer = client.post("/predict", content=b'{"text": "a"}', headers={"Content-Type": kind})
+        assert answer.status_code == 415
+        preflight = client.options("/predict", headers={"Origin": "http://evil.example"})
+        assert not any(name.startswith("access-control") for name in preflight.headers)
+
+    @pytest.mark.parametrize(
+        ("host", "status"),
+        [
+            ("127.0.0.1:8080", 200), ("LOCALHOST", 200), ("[::1]:80", 200), ("[::1]", 200), ("My.Name:1", 200),
+            ("evil.example", 403), ("127.0.0.1.evil.example:8080", 403), ("localhost.evil.example", 403), ("", 403),
+            ("[::1%evil.com]", 403),
+        ],
+    )  # fmt: skip
+    def test_names_that_somebody_pointed_here(self, host, status):
+        with service(names=frozenset({"my.name"})) as client:
+            for path in ("/healthz", "/", "/metrics"):
+                assert client.get(path, headers={"Host": host}).status_code == status
+
+    def test_more_than_there_is_room_for(self):
+        began, go_on = threading.Event(), threading.Event()
+
+        def slow(texts):
+            began.set()
+            assert go_on.wait(SECONDS)
+            return by_length(texts)
+
+        with service(slow, queue=1) as client:
+            first = threading.Thread(target=lambda: answers.append(client.post("/predict", json={"text": "a"})))
+            answers: list = []
+            first.start()
+            assert began.wait(SECONDS)
+            refused = client.post("/predict", json={"text": "b"})
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert client.get("/healthz").status_code == 200
+            assert value(client.get("/metrics").text, "crepe_dist_queue_refusals_total") == 1
+            go_on.set()
+            first.join()
+            assert answers[0].status_code == 200
+            assert client.post("/predict", json={"text": "b"}).status_code == 200  # the place was given back
+
+    def test_many_values_are_counted_before_they_are_compared_with_the_schema(self, monkeypatch):
+        monkeypatch.setattr(schemas.Question, "model_validate", None)
+        with service() as client:
+            texts = client.post("/predict", content=b'{"texts": [' + b"[]," * 300_000 + b"[]]}", headers=JSON)
+            assert (texts.status_code, texts.json()["error"]["what"]) == (413, "300,001 texts are too many")
+            names = client.post("/predict", json={str(name): [] for name in range(10_000)})
+            assert (names.status_code, names.json()["error"]["why"]) == (422, "it has 10,000 names")
+
+    def test_long_headers_that_arrive_at_once(self, client):
+        refused = client.get("/healthz", headers={"X-Long": "a" * 20_000})
+        assert (refused.status_code, refused.headers["connection"]) == (431, "close")
+        assert client.get("/healthz", headers={"X-Long": "a" * 10_000}).status_code == 200
+
+    def test_a_length_that_is_given_twice(self, client):
+        lengths = {"Content-Length": "2", "Transfer-Encoding": "chunked"}
+        refused = client.post("/predict", content=b"{}", headers={**JSON, **lengths})
+        assert (refused.status_code, refused.headers["connection"]) == (400, "close")
+        assert refused.json()["error"]["why"] == "it has both Content-Length and Transfer-Encoding"
+
+    def test_what_begins_after_the_stop(self):
+        with service() as client:
+            client.stop()
+            for refused in (client.get("/healthz"), client.post("/predict", json={"text": "a"})):
+                assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+                assert refused.headers["connection"] == "close"
+
+    def test_a_network_that_takes_too_long_or_fails(self, capfd):
+        def predict(texts):
+            if "secret" in texts[0]:
+                raise ValueError(texts[0])
+            if texts[0] == "too large":
+                raise UserError("w", "y", "d")
+            time.sleep(0.5)
+            return by_length(texts)
+
+        with service(predict, timeout=0.1) as client:
+            late = client.post("/predict", json={"text": "a"})
+            assert (late.status_code, late.headers["retry-after"]) == (503, "1")
+        with service(predict) as client:
+            failed = client.post("/predict", json={"text": "my secret"})
+            assert (failed.status_code, failed.json()["error"]["what"]) == (500, "the service failed")
+            assert failed.headers["x-content-type-options"] == "nosniff"
+            refused = client.post("/predict", json={"text": "too large"})
+            assert (refused.status_code, refused.json()["error"]) == (500, {"what": "w", "why": "y", "do": "d"})
+        said = capfd.readouterr().err
+        assert "ValueError" in said
+        assert "secret" not in said.replace('if "secret" in', "")
+
+    def test_not_healthy_once_the_model_is_gone(self):
+        with service() as client:
+            assert client.get("/healthz").json()["status"] == "ready"
+            client.batcher.close()
+            assert client.get("/healthz").status_code == 503
+
+
+class TestBodiesAsTheyArrive:
+    """Tests of the body limit alone, with a client that counts the bytes taken from it."""
+
+    def ask(self, pieces, pause=0.0, headers=()):
+        taken, sent = [0], []
+
+        async def application(scope, receive, send):
+            body = (await receive())["body"]
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": body})
+
+        async def receive():
+            await asyncio.sleep(pause)
+            taken[0] += 1
+            return {"type": "http.request", "body": pieces[taken[0] - 1], "more_body": taken[0] < len(pieces)}
+
+        async def send(message):
+            sent.append(message)
+
+        guard = Guard(application, ServiceOptions(max_body=100, timeout=0.1), ["/predict"], lambda: None)
+        scope = {"type": "http", "path": "/predict", "method": "POST", "headers": [(b"host", b"localhost"), *headers]}
+        asyncio.run(guard(scope, receive, send))
+        return sent[0]["status"], sent[1]["body"], taken[0]
+
+    def test_pieces_without_a_length(self):
+        assert self.ask([b"a" * 60, b"b" * 40]) == (200, b"a" * 60 + b"b" * 40, 2)
+        assert self.ask([b"a" * 60, b"b" * 41])[0] == 413
+
+    def test_no_more_is_read_than_is_kind(self):
+        status, _, taken = self.ask([b"a" * 50] * 1000)
+        assert (status, taken) == (413, 2 * DISCARD_LIMIT + 1)
+        assert self.ask([b"a" * 50] * 1000, headers=[(b"content-length", b"50000")])[::2] == (413, 0)
+
+    def test_slowly(self):
+        begun = time.monotonic()
+        assert self.ask([b"a"] * 90, pause=0.1)[0] == 408
+        assert time.monotonic() - begun < 4.5  # the limit is 0.1 s; all of it would take 9 s
+
+
+class TestBatcher:
+    def test_what_waits_goes_together_and_each_gets_its_own(self):
+        sizes: list[int] = []
+        began, go_on = threading.Event(), threading.Event()
+
+        def predict(texts):
+            began.set()
+            assert go_on.wait(SECONDS)
+            return by_length(texts)
+
+        batcher = Batcher(predict, 4, sizes.append, explain=by_letter)
+        first = batcher.submit(["x"])
+        assert began.wait(SECONDS)
+        waiting = [batcher.submit(["a" * n] * copies) for n, copies in ((1, 1), (2, 2), (3, 1), (4, 9), (5, 1), (6, 1))]
+        assert waiting[4].cancel()
+        go_on.set()
+        batcher.close()  # answers what it has
+        assert sizes == [1, 4, 9, 1]
+        assert first.result() == by_length(["x"])
+        assert waiting[3].result() == by_length(["aaaa"] * 9)
+        assert waiting[5].result() == by_length(["a" * 6])
+
+    def test_predictions_are_made_between_the_steps_of_an_explanation(self):
+        done, go_on = [], threading.Event()
+
+        def explain(text):
+            for step in range(3):
+                assert go_on.wait(SECONDS)
+                done.append(f"{text}{step}")
+                yield
+            if text == "bad":
+                raise ValueError("no")
+            return Explanation(text, "", by_length([text])[0], range(0), (), ())
+
+        def predict(texts):
+            done.extend(texts)
+            return by_length(texts)
+
+        batcher = Batcher(predict, 1, explain=explain)
+        first, bad, cancelled = (batcher.explain(text) for text in ("first", "bad", "cancelled"))
+        answers = [batcher.submit([text]) for text in "xy"]
+        assert cancelled.cancel()
+        go_on.set()
+        assert first.result(SECONDS).text == "first"
+        with pytest.raises(ValueError, match="no"):
+            bad.result(SECONDS)
+        batcher.close()
+        assert [each.result() for each in answers] == [by_length(["x"]), by_length(["y"])]
+        assert max(done.index("x"), done.index("y")) < done.index("first2")
+        assert [each for each in done if len(each) > 1] == [
+            f"{text}{step}" for text in ("first", "bad") for step in range(3)
+        ]
+
+
+class TestMistakes:
+    def test_a_sentence_for_each(self, run_dir, tmp_path, complaint, monkeypatch):
+        monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # that of the tests stays
+        (tmp_path / "broken.params").write_bytes(b"nothing of the kind")
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            for flags, message in (
+                ([run_dir, "--port", port], "Address already in use"),
+                ([run_dir, "--port", 0, "--host", "192.0.2.1"], "Cannot assign requested address"),
+                ([run_dir, "--port", 0, "--host", "a..b"], "cannot be resolved"),
+                ([tmp_path / "broken.params", "--port", 0, "--mode", "paper", "--classes", "a,b"], "broken.params"),
+            ):
+                assert message in complaint("serve", *flags, cwd=tmp_path)
+        monkeypatch.setattr("crepe_dist.serve.detect", lambda: Launch("horovodrun", 0, 2))
+        assert "started in 2 processes" in complaint("serve", run_dir, cwd=tmp_path)
+
+
+def test_a_server_that_stops_still_answers(monkeypatch):
+    monkeypatch.setattr(server, "REFUSING_S", 3.0)
+    stopping = threading.Event()
+
+    async def application(scope, receive, send):
+        status = 503 if stopping.is_set() else 200
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    running: list[server._Server] = []
+    run = uvicorn.Server.run
+
+    def running_server(self, sockets):
+        running.append(self)
+        run(self, sockets)
+
+    monkeypatch.setattr(server._Server, "run", running_server)
+    with server.listen("127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=server.serve, args=(application, listener, 1, stopping.set))
+        thread.start()
+        assert requests.get(server.url(listener), timeout=SECONDS).status_code == 200
+        running[0].should_exit = True
+        assert stopping.wait(SECONDS)
+        assert requests.get(server.url(listener), timeout=SECONDS).status_code == 503
+        thread.join()
+
+
+def test_the_connection_that_makes_room():
+    """The longest waiting one of the client with the most; one that is being answered only if all of its are."""
+
+    def connection(client, waits_since, *, is_answered=False):
+        return SimpleNamespace(client=(client, 1), waits_since=waits_since, is_answered=is_answered)
+
+    alone, answered = connection("alone", 1.0), connection("many", 2.0, is_answered=True)
+    oldest, newest = connection("many", 3.0), connection("many", 4.0)
+    assert server._longest_waiting([alone, answered, oldest, newest]) is oldest
+    busy = connection("many", 2.0, is_answered=True)
+    assert server._longest_waiting([alone, answered, busy]) is answered
+
+
+class Process:
+    """The command as a user starts it, on a port of its choice or on a given one."""
+
+    def __init__(self, run_dir: Path, port: int = 0, more: tuple[str, ...] = ()) -> None:
+        flags = ("--port", port, "--timeout", 2, "--max-chars", 1000, "--log-requests")
+        arguments = command("serve", run_dir, *flags, *more)
+        self.errors = run_dir / "stderr"
+        with self.errors.open("a") as errors:
+            self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=errors, text=True)
+        assert self.process.stdout is not None
+        said = [self.process.stdout.readline(), self.process.stdout.readline()]
+        assert said[1].startswith("listening on http://127.0.0.1:"), (said, self.errors.read_text())
+        self.url = said[1].split()[-1]
+        self.port = int(self.url.rpartition(":")[2])
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(SECONDS)
+        finally:
+            self.process.kill()
+            self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def started(run_dir):
+    """A list of one: the process that serves now."""
+    processes = [Process(run_dir)]
+    yield processes
+    processes[0].stop()
+
+
+class TestProcess:
+    def test_head_is_get_without_the_body(self, started):
+        for path in ("/healthz", "/", "/metrics", "/openapi.json"):
+            whole, head = (requests.request(name, started[0].url + path, timeout=SECONDS) for name in ("GET", "HEAD"))
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-type"] == whole.headers["content-type"]
+
+    def test_more_slow_bodies_than_places_in_the_queue(self, started):
+        place = ("127.0.0.1", started[0].port)
+        head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nx"
+        with ExitStack() as stack:
+            for _ in range(ServiceOptions.queue + 10):
+                stack.enter_context(socket.create_connection(place, SECONDS)).sendall(head)
+            answer = requests.post(f"{started[0].url}/predict", json={"text": "zig"}, timeout=SECONDS)
+            assert answer.status_code == 200
+
+    def test_it_answers(self, started):
+        url = started[0].url
+        assert requests.get(f"{url}/healthz", timeout=SECONDS).json()["status"] == "ready"
+        answer = requests.post(f"{url}/predict", json={"text": "zig"}, timeout=SECONDS)
+        assert answer.json()["class"] in ("first", "second", "third")
+        too_long = requests.post(f"{url}/predict", data=iter([b"x" * 65536] * 40), timeout=SECONDS)
+        assert too_long.status_code == 413
+
+    def test_clients_that_take_their_time_are_let_go(self, started):
+        place = ("127.0.0.1", started[0].port)
+        body = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+        begun = time.monotonic()
+        with ExitStack() as stack:
+            silent, head, slow = (stack.enter_context(socket.create_connection(place, SECONDS)) for _ in range(3))
+            head.sendall(b"GET / HTTP/1.1\r\nHo")
+            slow.sendall(body)
+            assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+            assert silent.recv(100) == head.recv(100) == b""
+        assert time.monotonic() - begun < SECONDS / 2
+
+    def test_a_client_that_does_not_read_is_let_go(self, started):
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", started[0].port))
+            client.settimeout(SECONDS)
+            with contextlib.suppress(ConnectionError):
+                while True:  # until the service no longer reads either
+                    client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000)
+
+
+@pytest.fixture(scope="module")
+def browser(started):
+    with chromium() as driver:
+        driver.get(started[0].url)
+        yield driver
+
+
+@needs_browser
+class TestPageOfARun(Browsing):
+    def test_its_name_is_the_heading_and_its_data_give_the_examples(self, data, tmp_path):
+        run(command("train", "--data", data, "--run-dir", tmp_path, "--name", "Tickets <of> May", *QUICK), tmp_path)
+        offered = {}
+        for more in ((), ("--examples", "none"), ("--allow-host", "example.org")):
+            served = Process(tmp_path, more=more)
+            try:
+                page = requests.get(served.url, timeout=SECONDS).text
+                offered[more[:1]] = page.count("data-text=")
+                if not more:
+                    with chromium() as driver:
+                        driver.get(served.url)
+                        assert self.one(driver, "h1").text == "Tickets <of> May"
+                        button = self.one(driver, "#examples button:nth-of-type(2)")
+                        button.click()
+                        text = json.loads(button.get_attribute("data-text"))
+                        assert self.one(driver, "#text").get_property("value") == text
+            finally:
+                served.stop()
+        assert offered == {(): 3, ("--examples",): 0, ("--allow-host",): 0}
+        assert "offers texts of the data set" in (tmp_path / "stderr").read_text()
+
+
+@needs_browser
+class TestPage(Browsing):
+    """Tests in order on one page that stays open."""
+
+    def test_what_is_typed_is_classified(self, browser, started):
+        assert self.one(browser, "h1").text == "three <b>kinds</b>"
+        assert "81.2 %" in self.one(browser, ".lede").text
+        assert self.bars(browser) == [0, 0, 0]
+        text = "a quiet zig and a loud qua"
+        self.write(browser, text)
+        expected = requests.post(f"{started[0].url}/predict", json={"text": text}, timeout=SECONDS).json()
+        chosen = [each["probability"] for each in sorted(expected["top"], key=lambda each: each["class"])]
+        self.until(browser, lambda: self.bars(browser) == pytest.approx(chosen, abs=0.005))
+        assert expected["class"] in self.one(browser, "#verdict").text
+        assert self.one(browser, "#bars .first bdi").text == expected["class"]
+        assert self.one(browser, "#count").text == "26 of at most 123 characters that the network reads"
+
+    def test_the_characters_that_decided_are_marked(self, browser, run_dir):
+        assert not self.one(browser, "#examples").is_displayed()  # the checkpoint has no data set
+        text = "zig and qua, for a week"
+        self.write(browser, text)
+        self.until(browser, lambda: self.one(browser, "#marked").text == text)
+        explanation = load(run_dir).explain(text)
+        assert self.one(browser, "#deciding bdi").text == explanation.label
+        marked = browser.execute_script(
+            "return [...document.querySelectorAll('#marked span')].map((each) => [each.textContent, each.className])"
+        )
+        expected = [
+            (run.text, f"{'for' if run.level > 0 else 'against'}{abs(run.level)}" if run.level else "")
+            for run in explanations.runs(explanation)
+        ]
+        levels = [[name for text, name in found for _ in text] for found in (marked, expected)]
+        assert sum(one == other for one, other in zip(*levels)) > 0.9 * len(text)  # rounding moves some by a level
+        self.write(browser, "a quiet zig and a loud qua")
+        self.until(browser, lambda: self.one(browser, "#marked").text == "a quiet zig and a loud qua")
+
+    def test_what_the_network_does_not_read(self, browser):
+        self.write(browser, "a" * 61 + "é" * 20 + "z" * 61)
+        self.until(browser, lambda: self.one(browser, "#edge").is_displayed())
+        expected = "142 characters: the network reads the first 61 and the last 61, but not the 20 between"
+        assert self.one(browser, "#count").text == expected
+        assert self.one(browser, "#edge .unread").text == "é" * 20
+        assert self.one(browser, "#edge").text == f"…{'a' * 60}{'é' * 20}{'z' * 60}…"
+        self.until(browser, lambda: self.one(browser, "#answer").get_attribute("aria-busy") == "false")
+        assert self.one(browser, "#count").text == expected  # as the service counts them
+
+    def test_what_the_network_does_not_know(self, browser):
+        self.write(browser, "\u4e2d\u6587")
+        problem = self.one(browser, "#problem")
+        self.until(browser, lambda: problem.text.startswith("No character that the network knows."))
+        self.until(browser, lambda: self.bars(browser) == [0, 0, 0])
+
+    def test_too_long(self, browser):
+        browser.execute_script(
+            "const field = document.getElementById('text'); field.value = 'x'.repeat(1001);"
+            "field.dispatchEvent(new Event('input'))"
+        )
+        problem = self.one(browser, "#problem")
+        self.until(browser, lambda: "1,001 characters" in problem.text and "accepts 1,000" in problem.text)
+        self.write(browser, "")
+        self.until(browser, lambda: not problem.is_displayed() and self.bars(browser) == [0, 0, 0])
+        assert not self.one(browser, "#why").is_displayed()
+
+
+def test_a_stop_waits_for_what_is_in_hand(started):
+    process = started[0]
+    with socket.create_connection(("127.0.0.1", process.port), timeout=SECONDS) as client:
+        text = json.dumps({"text": "private words"}).encode()
+        kind = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(text)
+        head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+        client.sendall(head + kind + b"\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 100 ")
+        process.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        client.sendall(text)
+        assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+    assert process.process.wait(SECONDS) == 0
+    said = process.errors.read_text()
+    assert "POST /predict 200 " in said
+    assert said.endswith("stopped: SIGTERM\n")
+    assert "Traceback" not in said
+    assert "private" not in said
+
+
+@needs_browser
+class TestPageLater(Browsing):
+    """The same page, whose service has been stopped in the test before."""
+
+    def test_the_service_stops_and_comes_back(self, browser, started, run_dir):
+        if started[0].process.poll() is None:
+            started[0].stop()
+        self.write(browser, "is anybody there")
+        problem = self.one(browser, "#problem")
+        self.until(browser, lambda: "does not answer" in problem.text)
+        started[0] = Process(run_dir, started[0].port)  # at once on the same port
+        self.until(browser, lambda: not problem.is_displayed())
+        self.until(browser, lambda: sum(self.bars(browser)) == pytest.approx(1, abs=0.01))
+
+    def test_its_own_policy_lets_all_of_it_work(self, browser):
+        said = [each["message"] for each in browser.get_log("browser")]
+        assert not [each for each in said if "ERR_CONNECTION_REFUSED" not in each]

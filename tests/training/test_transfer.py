@@ -1,0 +1,354 @@
+"""Fine-tuning from another run: kept and new layers, and incompatible combinations."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import crepe_dist.prepare as prepare_command
+import crepe_dist.train
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.batch import pack
+from crepe_dist.data.dataset import Dataset, open_dataset
+from crepe_dist.errors import UserError
+from crepe_dist.files import read_json, sha256, write_json
+from crepe_dist.model import parameters
+from crepe_dist.model.compressed import Packed
+from crepe_dist.model.shape import Shape
+from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.ngrams.shape import NGramShape
+from crepe_dist.networks.paper.shape import PaperShape, lengths, shortest
+from crepe_dist.preparing.preparation import prepare
+from crepe_dist.preparing.selection import SplitOptions
+from crepe_dist.preparing.sources import find_sources
+from crepe_dist.runs import checkpoint
+from crepe_dist.settings import config
+from crepe_dist.settings.config import Config
+from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.training import transfer
+from crepe_dist.training.engine_setup import chosen_shape, initial_parameters
+from crepe_dist.training.notes import leaked_rows
+from tests.conftest import FEATURE_LEN, QUICK, command, launch_prefix, run, write_csv
+from tests.helpers.engines import Network, best
+
+CREPE = ModelOptions(network="crepe", longest=3, buckets=64, reach=4, embeddings=1024, width=32, blocks=2)
+PAPER = ModelOptions(network="paper", filters=8, units=12)
+NGRAMS = ModelOptions(network="ngrams", longest=3, buckets=64)
+OTHER_CLASSES = {"number": ["one", "two"], "names": ["one", "two", "three"]}
+SOME_CLASSES = {"more": ["new", "third", "first", "second"], "fewer": ["third", "first"], "others": ["second", "new"]}
+ANOTHER_ORDER = ["third", "first", "second"]
+LAST = {"14.weight", "14.bias"}
+CYRILLIC = " абвгд"
+
+
+def build_network(options: ModelOptions, dataset: Dataset, start: transfer.Start | None = None) -> Network:
+    shape = start.shape if start else chosen_shape(options, dataset)
+    return Network(shape, initial_parameters(Config(model=options), shape, start))
+
+
+def with_classes(dataset: Dataset, classes: list[str]) -> Dataset:
+    return replace(dataset, manifest={**dataset.manifest, "classes": classes})
+
+
+def write_run(folder: Path, options: ModelOptions, dataset: Dataset, seed: int = 1) -> str:
+    """A run's folder whose network has random values everywhere."""
+    network = build_network(options, dataset)
+    generator = np.random.default_rng(seed)
+    arrays = {name: generator.normal(0, 0.1, array.shape).astype(np.float32) for name, array in network.values.items()}
+    about = {
+        "epoch": 0,
+        "test_accuracy": 0.5,
+        "encoding": dataset.encoding.to_dict(),
+        "composition": dataset.composition.to_dict(),
+        "classes": dataset.classes,
+        "network": network.shape.settings(),
+    }
+    checkpoint.write(folder, arrays, about)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def dataset(data) -> Dataset:
+    return open_dataset(data)
+
+
+@pytest.fixture(scope="module")
+def paper(dataset, tmp_path_factory) -> str:
+    return write_run(tmp_path_factory.mktemp("paper"), PAPER, dataset)
+
+
+@pytest.fixture(scope="module")
+def crepe(dataset, tmp_path_factory) -> str:
+    return write_run(tmp_path_factory.mktemp("crepe"), CREPE, dataset)
+
+
+@pytest.fixture(scope="module")
+def ngrams(dataset, tmp_path_factory) -> str:
+    return write_run(tmp_path_factory.mktemp("ngrams"), NGRAMS, dataset)
+
+
+@pytest.fixture
+def foreign(paper, tmp_path) -> str:
+    """Parameters that nothing describes."""
+    path = tmp_path / "notebook.params"
+    path.write_bytes(checkpoint.find(paper).read_bytes())
+    return str(path)
+
+
+def started(given: str, dataset: Dataset, options: ModelOptions | None = None):
+    """The network that starts from ``given``, and what is said of it."""
+    options = options or ModelOptions()
+    start = transfer.read(given, options, dataset)
+    return build_network(options, dataset, start), start.summary
+
+
+def given_arrays(given: str) -> parameters.Arrays:
+    """The parameters of ``given``, which may have no description."""
+    arrays = parameters.load(checkpoint.find(given))
+    return {name: array.unpack() if isinstance(array, Packed) else array for name, array in arrays.items()}
+
+
+def logits(network, dataset: Dataset) -> np.ndarray:
+    codes = dataset.splits["test"].codes(np.arange(9))
+    batch = pack(codes, np.zeros(9, np.int32), 9, 9)
+    return network.opened(best()).logits(batch)
+
+
+@pytest.mark.parametrize("kind", ["crepe", "paper", "ngrams"])
+class TestTheSameClasses:
+    def test_all_is_taken_and_nothing_else_has_to_be_given(self, request, kind, dataset):
+        given = request.getfixturevalue(kind)
+        network, said = started(given, dataset)
+        got = network.values
+        for name, array in given_arrays(given).items():
+            np.testing.assert_array_equal(got[name], array)
+        assert said.startswith(f"all layers from {given}")
+
+    def test_in_another_order_each_keeps_its_own_output(self, request, kind, dataset):
+        given = request.getfixturevalue(kind)
+        expected = logits(started(given, dataset)[0], dataset)
+        network, _ = started(given, with_classes(dataset, ANOTHER_ORDER))
+        order = [dataset.classes.index(name) for name in ANOTHER_ORDER]
+        np.testing.assert_allclose(logits(network, dataset), expected[:, order], rtol=1e-5, atol=1e-5)
+        assert not np.allclose(expected, expected[:, order], atol=1e-2)
+
+
+@pytest.mark.parametrize("classes", SOME_CLASSES.values(), ids=SOME_CLASSES.keys())
+@pytest.mark.parametrize("kind", ["crepe", "paper", "ngrams"])
+def test_classes_keep_their_outputs_by_name_and_others_start_as_usual(request, kind, dataset, classes):
+    given = request.getfixturevalue(kind)
+    other = with_classes(dataset, classes)
+    network, said = started(given, other)
+    got, before, shape = network.values, given_arrays(given), network.shape
+    fresh = build_network({"crepe": CREPE, "paper": PAPER, "ngrams": NGRAMS}[kind], other).values
+    for name, array in got.items():
+        if (axis := shape.class_axes.get(name)) is None:
+            np.testing.assert_array_equal(array, (fresh if name in shape.counted else before)[name])
+            continue
+        for place, each in enumerate(classes):
+            known = each in dataset.classes
+            source, index = (before, dataset.classes.index(each)) if known else (fresh, place)
+            np.testing.assert_array_equal(array.take(place, axis), source[name].take(index, axis))
+    shared = len(set(classes) & set(dataset.classes))
+    assert f"for {shared} of its 3 classes; {len(classes) - shared} of the data's are new" in said
+
+
+@pytest.mark.parametrize("classes", OTHER_CLASSES.values(), ids=OTHER_CLASSES.keys())
+class TestOtherClasses:
+    def test_only_the_last_layer_is_new(self, paper, dataset, classes):
+        other = with_classes(dataset, classes)
+        network, said = started(paper, other)
+        got, before = network.values, given_arrays(paper)
+        fresh = build_network(PAPER, other).values
+        for name, array in got.items():
+            np.testing.assert_array_equal(array, (fresh if name in LAST else before)[name])
+        assert got["14.weight"].shape == (len(classes), 12)
+        assert np.abs(got["14.weight"]).max() > 0
+        assert said.startswith("convolutions 1 to 6, dense 1 and 2 from")
+        assert "the rest new" in said
+        assert "first, second and third" in said
+
+    def test_the_towers_embeddings_and_convolutions_are_kept_and_the_n_grams_counted_anew(
+        self, crepe, dataset, classes
+    ):
+        other = with_classes(dataset, classes)
+        network, said = started(crepe, other)
+        got, before = network.values, given_arrays(crepe)
+        fresh = build_network(CREPE, other).values
+        kept = {name for name in got if name.startswith(("tower.table", "tower.convolutions"))}
+        assert len(kept) == 9
+        for name, array in got.items():
+            np.testing.assert_array_equal(array, (before if name in kept else fresh)[name])
+        assert got["ngrams.weight"].shape == (64, len(classes))
+        assert got["tower.out.weight"].shape == (len(classes), 64)
+        assert "ngrams.significant" not in transfer.read(crepe, ModelOptions(), other).arrays
+        assert "ngrams.significant" in transfer.read(crepe, ModelOptions(), dataset).arrays
+        assert said.startswith("embeddings and convolutions from")
+        assert "the rest new" in said
+
+    def test_of_n_grams_nothing_could_be_kept(self, ngrams, dataset, classes):
+        with pytest.raises(UserError, match="a network for other classes") as error:
+            transfer.read(ngrams, ModelOptions(), with_classes(dataset, classes))
+        assert "--model crepe" in error.value.remedy
+
+
+class TestEncodings:
+    @pytest.mark.parametrize(
+        ("encoding", "flag"),
+        [
+            (Encoding(feature_len=FEATURE_LEN + 1), f"--feature-len {FEATURE_LEN}"),
+            (Encoding("notebook", FEATURE_LEN), "--mode paper"),
+            (Encoding("full", FEATURE_LEN), "--mode paper"),
+            (Encoding(feature_len=FEATURE_LEN, alphabet=CYRILLIC), "--mode paper"),
+        ],
+        ids=["length", "direction", "capitals", "alphabet"],
+    )
+    def test_another_one_is_refused_with_what_to_prepare_with(self, paper, dataset, encoding, flag):
+        with pytest.raises(UserError, match="encoded differently") as error:
+            transfer.read(paper, ModelOptions(), replace(dataset, encoding=encoding))
+        assert flag in error.value.remedy
+        assert error.value.remedy.endswith("--alphabet usual")
+
+    def test_what_was_said_to_prepare_with_helps(self, dataset, tmp_path, monkeypatch):
+        """Also with an alphabet of its own, which only a file can tell."""
+        own = replace(dataset, encoding=Encoding(feature_len=130, alphabet=CYRILLIC))
+        given = write_run(tmp_path / "run", PAPER, own)
+        with pytest.raises(UserError) as error:
+            transfer.read(given, ModelOptions(), dataset)
+        flags = shlex.split(error.value.remedy.partition(" with ")[2])
+        source, out = tmp_path / "russian.csv", tmp_path / "russian"
+        source.write_text("".join(f"{n % 2},{'абвгд'[n % 5] * 9}\n" for n in range(40)))
+        monkeypatch.setattr("sys.argv", ["prepare", str(source), "--out", str(out), "--processes", "1", *flags])
+        prepare_command.main()
+        prepared = open_dataset(out)
+        assert prepared.encoding == own.encoding
+        assert "the rest new" in transfer.read(given, ModelOptions(), prepared).summary
+
+    def test_accents_may_be_folded_or_not(self, paper, dataset):
+        unfolded = replace(dataset, encoding=replace(dataset.encoding, fold_accents=False))
+        assert transfer.read(paper, ModelOptions(), unfolded).shape.classes == 3
+
+    def test_n_grams_may_be_of_longer_texts_but_not_of_other_characters(self, ngrams, dataset):
+        longer = replace(dataset, encoding=Encoding(feature_len=200))
+        assert transfer.read(ngrams, ModelOptions(), longer).shape.feature_len == 200
+        with pytest.raises(UserError, match="encoded differently"):
+            transfer.read(ngrams, ModelOptions(), replace(dataset, encoding=Encoding("notebook", FEATURE_LEN)))
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("kind", "options", "message"),
+        [
+            ("paper", ModelOptions(filters=9), "9 filters"),
+            ("paper", ModelOptions(size="tiny"), "128 filters"),
+            ("paper", ModelOptions(network="ngrams"), "--model ngrams"),
+            ("ngrams", ModelOptions(longest=4), "4 longest"),
+            ("ngrams", ModelOptions(filters=8), "--model paper"),
+            ("crepe", ModelOptions(buckets=128), "128 buckets"),
+            ("crepe", ModelOptions(embeddings=2048), "2048 rows"),
+        ],
+    )
+    def test_that_ask_for_another_network_are_refused(self, request, dataset, kind, options, message):
+        with pytest.raises(UserError, match=message) as error:
+            transfer.read(request.getfixturevalue(kind), options, dataset)
+        assert "omit" in error.value.remedy
+
+    def test_that_ask_for_what_is_there_are_fine(self, crepe, paper, ngrams, dataset):
+        for options, dropout in ((replace(PAPER, dropout=0.2), 0.2), (ModelOptions(units=12), 0.5)):
+            expected: Shape = PaperShape(69, FEATURE_LEN, 3, 8, 12, dropout)
+            assert transfer.read(paper, options, dataset).shape == expected
+        expected = CrepeShape(69, FEATURE_LEN, 3, 3, 64, reach=4, rows=1024, width=32, blocks=2, stride=1, dropout=0.1)
+        assert transfer.read(crepe, replace(CREPE, dropout=0.1), dataset).shape == expected
+        assert transfer.read(ngrams, NGRAMS, dataset).shape == NGramShape(69, FEATURE_LEN, 3, 3, 64)
+
+
+class TestForeign:
+    def test_with_as_many_outputs_all_is_taken(self, foreign, dataset):
+        network, said = started(foreign, dataset)
+        np.testing.assert_array_equal(network.values["14.weight"], given_arrays(foreign)["14.weight"])
+        assert "does not name its classes" in said
+
+    def test_with_another_number_the_last_layer_is_new(self, foreign, dataset):
+        network, said = started(foreign, with_classes(dataset, ["one", "two"]))
+        got = network.values
+        assert got["14.weight"].shape == (2, 12)
+        np.testing.assert_array_equal(got["12.weight"], given_arrays(foreign)["12.weight"])
+        assert "the rest new" in said
+        assert "3 classes" in said
+
+    def test_the_length_to_prepare_with_is_told(self, foreign, dataset):
+        with pytest.raises(UserError, match="do not fit documents of 1014") as error:
+            transfer.read(foreign, ModelOptions(), replace(dataset, encoding=Encoding()))
+        assert f"such as {FEATURE_LEN}; to train, prepare" in error.value.remedy
+
+    @pytest.mark.parametrize("positions", [1, 2, 34])
+    def test_the_shortest_text_is_that_of_the_positions(self, positions):
+        assert lengths(shortest(positions))[-1] == positions
+        assert lengths(shortest(positions) - 1)[-1] == positions - 1
+
+    def test_a_description_of_another_network_is_refused(self, paper, dataset, tmp_path):
+        path = checkpoint.find(paper)
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+        about = read_json(path.with_suffix(".json"))
+        write_json(tmp_path / path.with_suffix(".json").name, {**about, "classes": ["a", "b"]})
+        with pytest.raises(UserError, match="3 outputs, its description 2 classes"):
+            transfer.read(str(tmp_path / path.name), ModelOptions(), with_classes(dataset, ["b", "a"]))
+
+
+class TestTraining:
+    @pytest.fixture(scope="class")
+    def place(self, data, tmp_path_factory) -> Path:
+        """A run on three classes, and data of two of these and a new one."""
+        folder = tmp_path_factory.mktemp("transfer")
+        crepe_dist.train.train(config.parse(["--data", str(data), "--run-dir", str(folder / "run"), *QUICK]))
+        table = write_csv(folder / "other.csv", 100, seed=5)
+        names = {"1": "third", "2": "new", "3": "first"}
+        table.write_text(re.sub('^"(.)"', lambda label: names[label[1]], table.read_text(), flags=re.MULTILINE))
+        prepare(find_sources([str(table)]), folder / "other", Encoding(feature_len=FEATURE_LEN), SplitOptions())
+        return folder
+
+    @pytest.fixture(scope="class")
+    def flags(self, place) -> list[str]:
+        sizes = ("--buckets", "--embeddings", "--width", "--blocks")
+        rest = [flag for flag in QUICK if not flag.startswith(sizes)]
+        return ["--data", str(place / "other"), "--init-from", str(place / "run"), "--precision=float32", *rest]
+
+    def test_a_run_on_other_classes_says_so_and_several_processes_train_the_same(self, place, flags, capsys):
+        crepe_dist.train.train(config.parse([*flags, "--run-dir", str(place / "alone")]))
+        said = capsys.readouterr().out
+        assert "for 2 of its 3 classes; 1 of the data's are new" in said
+        assert "network   Crepe, 1 block of 16 channels" in said
+        assert list(crepe_dist.load(place / "alone").classes) == ["first", "new", "third"]
+        printed = run(command("train", *flags, "--run-dir", place / "both", processes=2), place)
+        assert printed.count("for 2 of its 3 classes") == 1
+        assert sha256(checkpoint.find(str(place / "both"))) == sha256(checkpoint.find(str(place / "alone")))
+
+    def test_scored_rows_that_the_first_run_was_trained_on_are_counted(self, place, data, tmp_path):
+        def note(source, length=FEATURE_LEN):
+            out = tmp_path / f"{source.name}-{length}"
+            prepare(find_sources([str(source)]), out, Encoding(feature_len=length), SplitOptions(0.2, 0.2))
+            return leaked_rows(str(place / "run"), open_dataset(out))
+
+        said = note(data.parent / "train.csv")
+        rows = {name: len(part) for name, part in open_dataset(tmp_path / f"train.csv-{FEATURE_LEN}").splits.items()}
+        of = [f"{rows[name]} of {rows[name]} {name} rows" for name in ("validation", "test")]
+        assert f"was trained on {of[0]} and {of[1]}, so their scores are too high" in said
+        assert "with the same --seed" in said
+        assert note(data.parent / "train.csv", FEATURE_LEN + 1) == said, "texts count, not their encoding"
+        assert note(write_csv(tmp_path / "new.csv", 60, seed=9)) == ""
+        assert leaked_rows(str(place / "run"), open_dataset(data)) == ""
+
+    @pytest.mark.slow
+    def test_ranks_that_start_from_other_parameters(self, place, flags, dataset):
+        for rank in (0, 1):
+            write_run(place / str(rank) / "given", PAPER, dataset, seed=rank)
+        words = command("train", *flags, "--init-from", "given", "--run-dir", place / "never")
+        line = f"cd $HOROVOD_RANK && {shlex.join(words)}"
+        printed = run([*launch_prefix(2), "sh", "-c", line], place, code=None)
+        assert printed.count("the processes disagree on the parameters to start from") == 1
+        assert not (place / "never").exists()

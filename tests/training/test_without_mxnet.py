@@ -1,0 +1,85 @@
+"""Training, predicting and the estimator where neither MXNet nor Horovod is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import harness
+from tests.conftest import command, needs_kernels, run
+
+FOLDER = Path(__file__).parents[1] / "helpers" / "without_mxnet"  # of a sitecustomize.py that hides them
+MISSING = "needs MXNet, which is not installed\n  why: MXNet 1.9.1 needs Python 3.9"
+PREDICTS = """
+import json, sys
+import crepe_dist
+texts = [f"{'a fine day' if row % 2 else 'awful weather'}, number {row}" for row in range(60)]
+settings = {"model.buckets": 4096, "model.embeddings": 1024, "model.width": 16}
+estimator = crepe_dist.CrepeClassifier(epochs=6, learning_rate=0.01, settings=settings)
+estimator.fit(texts, ["bad", "good"] * 30)
+labels = [answer.label for answer in crepe_dist.load(sys.argv[1]).predict(["quaqua", "zig zig", "vex"])]
+answers = [labels, list(estimator.predict(texts[:4]))]
+print(json.dumps([answers, [name for name in ("mxnet", "horovod") if name in sys.modules]]))
+"""
+
+
+@pytest.fixture
+def hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide MXNet and Horovod from the processes of a test."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER), *sys.path]))
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> Path:
+    """A run where both are installed."""
+    run_dir = tmp_path_factory.mktemp("installed") / "run"
+    code, printed = harness.run(harness.command(run_dir, data), run_dir.parent)
+    assert code == 0, printed
+    return run_dir
+
+
+@needs_kernels
+@pytest.mark.parametrize("at_first", [True, False], ids=["hidden at first", "hidden at last"])
+def test_a_run_resumes_with_and_without_it_to_the_same_bits(at_first, data, trained, tmp_path, monkeypatch, request):
+    fault = {"kind": "SIGKILL", "rank": 0, "phase": "train", "step": 17, "once": str(tmp_path / "killed")}
+    with monkeypatch.context() as patch:
+        if at_first:
+            patch.setenv("PYTHONPATH", str(FOLDER))
+        code, printed = harness.run(harness.command(tmp_path / "run", data), tmp_path, fault)
+    assert code != 0, printed
+    assert harness.saved_step(tmp_path / "run") > 0
+    if not at_first:
+        request.getfixturevalue("hidden")
+    code, printed = harness.run(harness.command(tmp_path / "run", data), tmp_path)
+    assert code == 0, printed
+    assert "resuming from step" in printed
+    assert "kernels change" not in printed
+    harness.assert_same(tmp_path / "run", trained)
+
+
+@needs_kernels
+def test_it_trains_verifies_predicts_and_fits(data, trained, tmp_path, hidden):
+    train = harness.command(tmp_path / "run", data, 1, "--checkpoint.keep-state=true", module="crepe_dist.train")
+    code, printed = harness.run(train, tmp_path)
+    assert code == 0, printed
+    harness.assert_same(tmp_path / "run", trained)
+    assert "the same bits" in run(command("verify", tmp_path / "run", "--last"), tmp_path)
+    answers, imported = json.loads(run([sys.executable, "-c", PREDICTS, str(trained)], tmp_path).splitlines()[-1])
+    assert answers == [["first", "second", "third"], ["bad", "good", "bad", "good"]]
+    assert imported == []
+
+
+def test_what_needs_it_says_so(data, tmp_path, hidden, monkeypatch):
+    train = command("train", "--data", data, "--run-dir", tmp_path / "run", "--dry-run")
+    monkeypatch.setenv("CREPE_DIST_KERNELS", "none")
+    assert f"error: training without our own kernels {MISSING}" in run(train, tmp_path, code=1)
+    monkeypatch.delenv("CREPE_DIST_KERNELS")
+    monkeypatch.setenv("HOROVOD_RANK", "0")
+    monkeypatch.setenv("HOROVOD_SIZE", "2")
+    printed = run(train, tmp_path, code=1)
+    assert "this is process 0 of 2 started by horovodrun, but Horovod for MXNet is not installed" in printed
+    assert "do:  install it (`uv sync" in printed
