@@ -23,7 +23,7 @@ from crepe_dist.train import train
 if TYPE_CHECKING:
     from crepe_dist.prepare import Table
 
-NEVER = {*COMMAND_ONLY, "out", "overwrite", "source", "data.source", "dry_run", "help_all"}
+NEVER = {*COMMAND_ONLY, "out", "overwrite", "source", "data.source", "help_all"}
 OF_BOTH = "seed"
 
 

@@ -37,12 +37,7 @@ def main() -> None:
         return
     with Control() as control, join() as world:
         config = world.agree("settings", lambda: parse(sys.argv[1:]), same=lambda config: config.to_dict())
-        if config.dry_run:
-            from crepe_dist.training.dry_run import dry_run
-
-            dry_run(config, world, control)
-        else:
-            _train(config, world, control)
+        _train(config, world, control)
 
 
 def train(config: Config) -> Result:

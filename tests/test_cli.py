@@ -62,7 +62,7 @@ def test_a_typo_is_answered_with_the_near_name(tmp_path):
 
 def test_horovodrun_starts_it(tmp_path):
     launcher = [sys.executable, str(Path(__file__).parent / "helpers" / "horovodrun.py"), "-np", "2"]
-    printed = run([*launcher, CREPE, "train", "--data", "nowhere", "--dry-run"], tmp_path, code=1)
+    printed = run([*launcher, CREPE, "train", "--data", "nowhere"], tmp_path, code=1)
     assert re.search(r"\[[01]\]<stderr>:error: nowhere is not a prepared data set", printed)
 
 

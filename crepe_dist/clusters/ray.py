@@ -30,7 +30,7 @@ def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result | N
         max_restarts: restarts after failures; preemptions do not count.
 
     Returns:
-        The result; ``None`` after a dry run, or with ``training.overfit_batches``.
+        The result; ``None`` with ``training.overfit_batches``.
 
     Raises:
         UserError: a problem that the caller can fix.

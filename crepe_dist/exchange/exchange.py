@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,11 +59,6 @@ class Exchange(ABC):
 
     def publish(self) -> None:  # noqa: B027
         """Copy parameters that are trained row by row into the network; ``arrays`` has the age of each row."""
-
-    @contextmanager
-    def rehearsal(self) -> Iterator[None]:
-        """Allow sums without updates within the block, then restore the state."""
-        yield
 
     @abstractmethod
     def arrays(self) -> Arrays:

@@ -15,8 +15,7 @@ from __future__ import annotations
 import ctypes
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -152,14 +151,6 @@ class WholeNumberExchange(Exchange):
     @abstractmethod
     def _add(self, row: Row) -> list[Row]:
         """Sum the gradients over the ranks, and return the rows of all ranks, given this rank's."""
-
-    @contextmanager
-    def rehearsal(self) -> Iterator[None]:
-        before = self._quanta.state()
-        try:
-            yield
-        finally:
-            self._quanta.restore(before)
 
     def arrays(self) -> Arrays:
         arrays: Arrays = {"updates": np.array([self._updates], dtype=np.int64)}

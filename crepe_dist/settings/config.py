@@ -35,12 +35,10 @@ from crepe_dist.settings.yaml_file import load, read
 
 Device = Literal["auto", "gpu", "cpu"]
 TYPED_OFTEN = ("data", "model", "optimizer", "training")  # groups whose flags need no prefix
-OWN_FLAGS = MappingProxyType(
-    {"data.source": "data", "model.network": "model", "optimizer.name": "optimizer", "logging.profile": "profile"}
-)
+OWN_FLAGS = MappingProxyType({"data.source": "data", "model.network": "model", "optimizer.name": "optimizer"})
 COMMON = (
     *("--data", "--epochs", "--batch-size", "--learning-rate", "--model", "--patience"),
-    *("--device", "--name", "--run-dir", "--fresh", "--dry-run", "--config"),
+    *("--device", "--name", "--run-dir", "--fresh", "--config"),
 )
 SYNONYMS = {
     "lr": "--learning-rate",
@@ -56,7 +54,6 @@ EXAMPLES = """  python -m crepe_dist.train                                    th
   python -m crepe_dist.train --config configs/smoke.yaml --epochs 3
   python -m crepe_dist.train --data data/mine --init-from runs/other   fine-tuned from that run, or more classes
   python -m crepe_dist.train --on ray --processes 8 --data data/reviews   on a Ray cluster
-  python -m crepe_dist.train --dry-run                          shapes, memory, time; one step; writes nothing
   python -m crepe_dist.train --overfit-batches 2                can the network memorise 128 documents?
 
 A flag may also be written as in a settings file, such as --training.epochs for --epochs. Run the same
@@ -75,14 +72,12 @@ class Config(Settings):
             one is given. null: that of its folder.
         run_dir: folder of the run. null: ``runs/<data>-<hash of the settings that decide the result>``.
         fresh: start a new run even if one with the same settings exists.
-        dry_run: show shapes, memory, time and doubtful settings, try one step on every process, and write nothing.
     """
 
     device: Device = "auto"
     name: Optional[Title] = None
     run_dir: Optional[Name] = None
     fresh: bool = False
-    dry_run: bool = False
     data: DataOptions = field(default_factory=DataOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
@@ -97,7 +92,7 @@ class Config(Settings):
 
     def to_yaml(self) -> str:
         """Return the YAML that is saved with the run; passed to ``--config``, it selects the same run."""
-        values = {name: value for name, value in self.to_dict().items() if name not in ("fresh", "dry_run")}
+        values = {name: value for name, value in self.to_dict().items() if name != "fresh"}
         return yaml.safe_dump(values, sort_keys=False)
 
     def to_arguments(self) -> list[str]:

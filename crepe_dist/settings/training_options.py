@@ -198,8 +198,6 @@ class LoggingOptions(Settings, group="logging"):
         wandb: write them to Weights & Biases; without WANDB_API_KEY, to files in the run folder for `wandb sync`.
         report: write report.html and model_card.md into the run folder at the end of the run, if the extra `reports` is
             installed.
-        profile: measure the phases of the first 50 steps, which slows them slightly. Prints a table, writes
-            profile.json into the run folder.
     """
 
     every: Annotated[int, whole(1, MANY)] = 10
@@ -207,7 +205,6 @@ class LoggingOptions(Settings, group="logging"):
     mlflow: bool = False
     wandb: bool = False
     report: bool = True
-    profile: bool = False
 
 
 @dataclass
@@ -217,15 +214,9 @@ class SafetyOptions(Settings, group="safety"):
     Args:
         watchdog_s: seconds without progress after which a process counts as hung, but at least ten times the longest
             step. All processes then write their stacks and end.
-        grace_s: seconds that the scheduler leaves between SIGTERM and SIGKILL. Training does not start if they are
-            too few for a step and a save. null: not checked.
-        digest_every: steps between two checks for replica divergence. null: only before each
-            save and after each epoch.
         nonfinite: reaction to a non-finite loss or gradient: stop the run, or skip the step. Neither changes the
             parameters.
     """
 
     watchdog_s: Annotated[float, real(0, MANY, open_below=True)] = 120
-    grace_s: Optional[Annotated[float, real(0, MANY, open_below=True)]] = None
-    digest_every: Optional[Annotated[int, whole(1, MANY)]] = None
     nonfinite: Literal["stop", "skip"] = "stop"

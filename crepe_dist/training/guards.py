@@ -27,7 +27,6 @@ from crepe_dist.training.run import Run
 from crepe_dist.training.state_saver import StateSaver
 from crepe_dist.training.step import Outcome
 from crepe_dist.training.step_log import StepLog
-from crepe_dist.training.step_profile import Profile
 
 
 @contextmanager
@@ -52,7 +51,7 @@ def guarded(
 class Guards:
     """Hooks of the recipe for logs, warnings, saved states, checks and stops; every rank calls each at the same point.
 
-    The replicas are compared before each save, after each epoch, and every ``safety.digest_every`` steps.
+    The replicas are compared before each save, and after each epoch.
 
     Args:
         saver: saver of this rank; only that of rank 0 writes.
@@ -70,7 +69,6 @@ class Guards:
         self._control = control
         self._rows: Order = np.zeros(0, np.int64)  # of the current step, for the watchdog
         self._log = StepLog(run)
-        self._profile = Profile(run, self._log) if run.config.logging.profile else None
         watchdog.locate(self._where)
 
     def _where(self) -> dict[str, Any]:
@@ -111,21 +109,14 @@ class Guards:
             Stopped: the run was asked to stop, and its state is saved.
         """
         self._log.after_step(outcome, learning_rate)
-        every = self._run.config.safety.digest_every
         if outcome.wish is Wish.STOP:
             self.stop()
         elif outcome.wish is Wish.SAVE:
             self._save()
-        elif every is not None and outcome.step % every == 0:
-            self._compare()
-        if self._profile is not None:
-            self._profile.after_step()
 
     def end_epoch(self) -> None:
         """Handle the end of an epoch's steps, before the network is scored."""
         self._log.end_epoch()
-        if self._profile is not None:
-            self._profile.end_epoch()
 
     def begin_evaluation(self) -> None:
         """Report the start of the evaluation after an epoch to the watchdog."""

@@ -6,9 +6,7 @@ Horovod's all-to-all; on GPUs by NCCL. Horovod's ``DistributedTrainer`` sums tho
 scores its share of the test split, and rank 0 writes the epoch's checkpoint, named by test accuracy. Without a
 launcher, the same recipe trains in one process, on a GPU or on the CPU.
 
-Logs, saved states, the watchdog and profiles live in ``Guards``, whose hooks the recipe calls. Before the first step of
-a run it rehearses some to estimate the time, and prints notes about the settings; after each epoch it deletes
-checkpoints that are no longer needed.
+Logs, saved states and the watchdog live in ``Guards``, whose hooks the recipe calls.
 """
 
 from __future__ import annotations
@@ -34,7 +32,6 @@ from crepe_dist.settings.config import Config
 from crepe_dist.training import teaching
 from crepe_dist.training.display import Display
 from crepe_dist.training.engine_setup import build_engine
-from crepe_dist.training.estimate import check_grace, estimate
 from crepe_dist.training.evaluation import Interrupted
 from crepe_dist.training.guards import Guards, guarded, watched
 from crepe_dist.training.notes import banner, notes
@@ -127,11 +124,8 @@ def train_network(
 
     choice = EpochChoice.of(config, data)
     saver = open_saver(run, resume(run, choice))
-    estimated = estimate(run)
-    display.say(f"time      {estimated.text}")
     if run.progress.step == 0:
         display.say_lines(notes(run))
-    check_grace(config.safety.grace_s, estimated.step, saver, world)
 
     guards = Guards(run, saver, watchdog, control)
     with control.deferring():  # from here on, a signal only records a request; ranks agree at each step

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from crepe_dist.data.batch import Batch
+from crepe_dist.model.shape import steps_per_epoch
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.training.display import Speed, epoch_line
 from crepe_dist.training.not_learning import NotLearning
 from crepe_dist.training.run import Run
 from crepe_dist.training.step import Outcome
+from crepe_dist.wording import counted, duration
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,10 @@ class StepLog:
         self._epochs = run.config.training.all_epochs
         self._choice = EpochChoice.of(run.config, run.data)
         self._every = run.config.logging.every
+        self._patient = bool(run.config.training.patience)
         self._rows = len(run.data.splits["train"])
+        self._steps = steps_per_epoch(self._rows, run.config.data.batch_size)
         self._flops = run.engine.shape.training_operations()  # of one document
-        self._step = run.step
         self._progress = run.progress
         self._metrics = run.metrics
         self._display = run.display
@@ -44,6 +47,7 @@ class StepLog:
         self._since = time.monotonic()
         self._training = False  # between epochs, scoring takes the time
         self._compiled = False  # the first step compiles; it is recorded alone, so that it distorts no rate
+        self._estimated = False
 
     def begin_epoch(self) -> None:
         """Handle the start of an epoch, or of the rest of it after a resume."""
@@ -54,14 +58,12 @@ class StepLog:
     def wait(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Yield batches, and measure the wait for them."""
         while True:
-            self._step.mark("other")
             requested = time.monotonic()
             try:
                 batch = next(batches)
             except StopIteration:
                 return
             self._waited += time.monotonic() - requested
-            self._step.mark("data wait")
             yield batch
             del batch  # freeing it must not count as waiting
 
@@ -114,9 +116,20 @@ class StepLog:
             for done in self._unrecorded:
                 if news := self._not_learning.look(done.step, done.loss / done.documents):
                     self._display.say(news)
+            if self._compiled and not self._estimated:
+                self._estimate(speed)
             self._display.update(self._progress.documents, self._progress.moving_loss or 0.0, speed)
             self._unrecorded = []
         self.restart_clock()
+
+    def _estimate(self, speed: Speed) -> None:
+        """Print how long the rest of the run takes at this speed."""
+        self._estimated = True
+        left = (self._epochs - self._progress.epoch + 1) * self._rows - self._progress.documents
+        self._display.say(
+            f"time      {'at most ' * self._patient}about {duration(left / speed.documents)} besides scoring: "
+            f"{counted(self._epochs, 'epoch')} of {counted(self._steps, 'step')}, {speed.milliseconds:,.0f} ms each"
+        )
 
     def restart_clock(self) -> None:
         """Exclude the time since the last record from the speed."""

@@ -126,15 +126,6 @@ def _copied(files: Iterable[Path], source: Path, target: Path) -> Iterator[None]
         yield
 
 
-def untaught(data: Dataset) -> Dataset:
-    """Return the data set from which a student would learn, with labels that say nothing, for a dry run."""
-    assert data.unlabelled is not None
-    rows, classes = len(data.unlabelled), len(data.classes)
-    label = soft_labels.rounded(np.full((1, classes), 1 / classes), several=data.labelled == SEVERAL)
-    pairs = np.broadcast_to(label.pairs, (rows, label.most, 2))
-    return soft_labels.taught(data, replace(label, pairs=pairs))
-
-
 def teach(
     config: Config,
     data: Dataset,

@@ -31,7 +31,7 @@ CONFIGS = [
     [],
     ["--config", "configs/smoke.yaml", "--data", "data/x", "--name", "one two", "--fresh"],
     ["--class-weights", '{"a": 2.5}', "--patience", "3"],
-    ["--class-weights", "balanced", "--init-from", "runs/x", "--dry-run", "--profile"],
+    ["--class-weights", "balanced", "--init-from", "runs/x"],
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -96,17 +95,6 @@ def test_evaluation_by_rank_0_alone_gives_the_same(data, alone, tmp_path):
     for mine, theirs in zip(records(tmp_path / "run", "epoch"), records(alone / "plain", "epoch")):
         assert mine["test_accuracy"] == theirs["test_accuracy"]
         assert mine["test_loss"] == pytest.approx(theirs["test_loss"], abs=TOLERANCE)
-
-
-def test_a_profile_of_many(data, tmp_path):
-    printed = train(data, tmp_path / "run", 2, "--profile")
-    assert "profile of 7 steps" in printed
-    assert "of the fastest matrix product in that precision" in printed
-    profile = json.loads((tmp_path / "run" / "profile.json").read_text())
-    assert profile["processes"] == 2
-    phases = {"data wait", "copy", "forward", "backward", "all-reduce", "update", "other"}
-    assert set(profile["milliseconds"]) == phases
-    assert all(value >= 0 for value in profile["milliseconds"].values())
 
 
 def test_the_kernels_train_as_mxnet_s_operators_do(data, alone, tmp_path):

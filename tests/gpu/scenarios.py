@@ -94,8 +94,6 @@ def runs(data: str, folder: Path) -> dict[str, Any]:
         "gpu": trains(data, *short, "--run-dir", folder / "gpu", "--logging.report=true"),
         "cpu": trains(data, *short, "--run-dir", folder / "cpu", *on_cpu),
         "alone": trains(data, "--run-dir", folder / "alone", "--epochs=1", settings=(*harness.SETTINGS, *PAPER)),
-        "dry": trains(data, "--dry-run"),
-        "dry on the CPU": trains(data, "--dry-run", "--device=cpu"),
         "without Horovod": trains(data, without="horovod.mxnet", told={"HOROVOD_RANK": 0, "HOROVOD_SIZE": 2}),
         "too large": trains(data, "--run-dir", folder / "large", told={stand_in.LIMIT: 40}),
     }

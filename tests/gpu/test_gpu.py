@@ -77,13 +77,6 @@ def test_two_gpus_killed_and_resumed_equal_unbroken(data, tmp_path):
     harness.assert_same(tmp_path / "broken", tmp_path / "unbroken")
 
 
-def test_the_dry_run_tells_the_memory_of_the_gpu(one):
-    memory = "2.1 GB of 8.6 GB of the GPU in use\n"
-    assert memory in ended(one, "dry")
-    assert "GPU" not in ended(one, "dry on the CPU")
-    assert "\ntime      about " in ended(one, "dry")
-
-
 def test_a_batch_that_does_not_fit_is_named(one):
     printed = ended(one, "too large", code=1)
     assert "out of memory with --batch-size 50, which is 50 documents for this process" in printed

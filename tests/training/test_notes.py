@@ -1,4 +1,4 @@
-"""Notes before the first step, in train and in its dry run."""
+"""Notes before the first step, of train."""
 
 from __future__ import annotations
 
@@ -113,13 +113,10 @@ def test_batches_too_small_for_several_gpus(flags, rows, gpus, remedy):
     assert not said or said.startswith(f"note: a batch of {batch} documents is small for {gpus} GPUs: ")
 
 
-def test_train_and_its_dry_run_say_them_before_the_first_step(data, tmp_path):
+def test_train_says_them_before_the_first_step(data, tmp_path):
     flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, *PAPER_FLAGS, "--epochs=1")
-    for more in ((), ("--dry-run",)):
-        printed = run(command("train", *flags, *more), tmp_path)
-        note = printed.index("note: ")
-        assert "are few; character-level convolutions need about 1,000" in printed[note:].splitlines()[0]
-        assert printed.count("note: ") == 1
-        assert more or note < printed.index("epoch 1 of ")
-    enough = command("train", *flags, "--dry-run", "--epochs=200")
-    assert "notes     none: " in run(enough, tmp_path)
+    printed = run(command("train", *flags), tmp_path)
+    note = printed.index("note: ")
+    assert "are few; character-level convolutions need about 1,000" in printed[note:].splitlines()[0]
+    assert printed.count("note: ") == 1
+    assert note < printed.index("epoch 1 of ")

@@ -238,11 +238,6 @@ class TestRun:
         assert digests(tmp_path / "one") == digests(tmp_path / "two")
         assert unlabelled(tmp_path / "one")["teacher"] == {"kind": "network"}
 
-    def test_a_dry_run_counts_the_unlabelled_texts(self, folder):
-        said = train(folder, "dry", "--dry-run")
-        assert "360 train" in said
-        assert "a first network is trained on the 60 labelled texts" in said
-
     def test_a_validation_split_is_needed(self, tmp_path, complaint):
         crepe_dist.prepare(
             table(60, 1), tmp_path / "data", unlabelled=table(9, 4, labels=False), test=table(9, 2), validation=0

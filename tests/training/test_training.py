@@ -13,19 +13,16 @@ import yaml
 
 import crepe_dist.train
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.distributed.control import SUPERVISED_AS, Control
-from crepe_dist.distributed.join import join
+from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.errors import UserError
-from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder, choose
 from crepe_dist.runs.state import Progress, load_newest
 from crepe_dist.settings.config import Config, parse
 from crepe_dist.settings.training_options import OptimizerOptions
-from crepe_dist.training import estimate, schedule
-from crepe_dist.training.dry_run import dry_run
+from crepe_dist.training import schedule
 from crepe_dist.training.engine_setup import chosen_shape, initial_parameters
-from tests.conftest import NGRAMS, PAPER, QUICK, command, losses, records, run
+from tests.conftest import PAPER, QUICK, command, losses, records, run
 
 
 def train(data, run_dir, *more):
@@ -239,7 +236,7 @@ class TestOptions:
         flags = ("--data", tmp_path / "set", "--run-dir", tmp_path / "run", *QUICK)
         weights = f'--class-weights={{"b": {most * 1.01}}}'
         assert "too far apart" in complaint("train", *flags, weights, cwd=tmp_path)
-        run(command("train", *flags, "--dry-run", f'--class-weights={{"b": {most}}}'), tmp_path)
+        run(command("train", *flags, f'--class-weights={{"b": {most}}}'), tmp_path)
 
     def test_divergence_is_told(self, kernels, data, tmp_path, complaint):
         flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, *PAPER, "--learning-rate=1000")
@@ -354,17 +351,6 @@ def test_from_python(data, tmp_path):
     assert one_by_one == pytest.approx([prediction.probability for prediction in predictions], abs=1e-5)
 
 
-def test_the_estimate_counts_the_end_of_each_epoch(data, tmp_path, monkeypatch, capsys):
-    """7 steps of 1 s, 2 s to score, and three passes over the parameters of 2 s, in each of 2 epochs."""
-    monkeypatch.setattr(estimate, "_times", lambda compute, batches: iter([9.0, 1.0, 1.0, 1.0]))
-    monkeypatch.setattr(estimate, "_seconds", lambda compute: 2.0)
-    config = parse(["--data", str(data), "--run-dir", str(tmp_path / "run"), "--dry-run", *QUICK])
-    with Control() as control, join() as world:
-        dry_run(config, world, control)
-    told = "about 30 s: 2 epochs, each 7 steps at 1,000 ms, and 8.0 s to score 97 documents and to save"
-    assert told in " ".join(capsys.readouterr().out.split())
-
-
 def test_few_batches_are_learnt_by_heart_and_scored(kernels, data, tmp_path):
     """With Adam at 0.001 the loss is 0.0003 after the 100 steps, in any precision. With SGD at 0.05 rounding would
     decide whether the run learns at all."""
@@ -373,26 +359,6 @@ def test_few_batches_are_learnt_by_heart_and_scored(kernels, data, tmp_path):
     assert "5,000 train, 50 test documents" in printed
     assert "only a few batches, repeated for training" in printed
     assert records(tmp_path / "run", "epoch")[-1]["test_accuracy"] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("network", "layer", "processes"),
-    [
-        ((), "block 1, width 5 16 × 125", 2),
-        (PAPER, "convolution 6, width 3 16 × 3", 1),
-        pytest.param(NGRAMS, "n-grams of 1 to 6 ≤ 723", 1, marks=pytest.mark.slow),
-    ],
-    ids=["crepe", "paper", "ngrams"],
-)
-def test_a_dry_run_shows_shapes_memory_and_time_and_writes_nothing(data, tmp_path, network, layer, processes):
-    arguments = ("--data", data, "--run-dir", tmp_path / "run", "--dry-run", *QUICK, *network)
-    by_rows = network != PAPER and library.find()[0] is not None
-    printed = run(command("train", *arguments, processes=processes), tmp_path)
-    assert layer in " ".join(printed.split())
-    assert ("identical parameters on all ranks" in printed) == (processes > 1)
-    assert ("in each process for what is trained row by row" in printed) == by_rows
-    assert "nothing was written" in printed
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_test_split_is_answered_with_a_share_that_gives_it_a_row(tmp_path, complaint):
