@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist.data.dataset import MANIFEST, SAMPLE
 from crepe_dist.distributed.launch import detect
 from crepe_dist.errors import UserError
-from crepe_dist.predicting.labelled import COLUMNS, check_column
+from crepe_dist.predicting.labelled import check_column
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.prepare import COMMAND_ONLY, for_python, prepare
 from crepe_dist.preparing.flags import parser
@@ -67,10 +66,9 @@ def fit(
         prepare(data, prepared, **preparing)
         usual = {} if "run_dir" in training else {"run_dir": str(folder / "run"), **QUIET}
         try:
-            model = _trained({**usual, **training, "data.source": str(prepared)})
+            return _trained({**usual, **training, "data.source": str(prepared)})
         except UserError as error:
             raise for_python(error) from error.__cause__
-    return replace(model, about={**model.about, **{name: options[name] for name in COLUMNS if name in options}})
 
 
 def _trained(given: Mapping[str, Any]) -> Predictor:

@@ -13,10 +13,11 @@ import numpy as np
 
 from crepe_dist import invocation
 from crepe_dist.data.dataset import MANIFEST, SAMPLE, Dataset, open_dataset
-from crepe_dist.data.targets import ONE, SEVERAL
+from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.device import ALONE
 from crepe_dist.distributed.world import World, once
-from crepe_dist.errors import UserError, unreadable
+from crepe_dist.errors import UserError
+from crepe_dist.predicting.labelled import reading_of
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.checking import UNKNOWN_LABEL
@@ -25,7 +26,7 @@ from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import PIPE, Reading, by_suffix, find_labelled
 from crepe_dist.reports import data_page
-from crepe_dist.runs.checkpoint import ANOTHER, CONFIG
+from crepe_dist.runs.checkpoint import CONFIG
 from crepe_dist.runs.run_record import run_of
 from crepe_dist.training.display import Display
 from crepe_dist.training.training_data import open_data
@@ -144,7 +145,7 @@ def _of_file(source: Any, predictor: Predictor, scratch: Path, world: World, giv
     name = "the table" if is_table(source) else "standard input" if source == PIPE else remote.without_secrets(source)
 
     def prepared() -> dict[str, Any]:
-        reading, path = _reading(predictor, given), source
+        reading, path = reading_of(predictor, given), source
         if is_table(source):
             path = str(scratch / "table.jsonl")
             reading = replace(reading, columns=write_table(source, Path(path), reading.columns))
@@ -162,33 +163,6 @@ def _of_file(source: Any, predictor: Predictor, scratch: Path, world: World, giv
     dataset = world.agree("labelled file", lambda: open_dataset(folder, trains=False), alike=SHARED)
     unusable = Counter(counts["reasons"]) - Counter({UNKNOWN_LABEL: sum(counts["unknown"].values())})
     return Rows(dataset, "test", name, dict(unusable.most_common()), counts["unknown"], {})
-
-
-def _reading(predictor: Predictor, given: Reading) -> Reading:
-    """Return the options to read a file as the model's data were read, as far as that is known."""
-    reading, path = Reading(), predictor.path.with_suffix(".json")
-    if (saved := predictor.about.get("reading")) is not None:
-        try:
-            reading = Reading.from_dict(saved)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise unreadable(path, error, ANOTHER) from error
-    kind = SEVERAL if predictor.several else ONE if reading.labelling.kind == SEVERAL else reading.labelling.kind
-    mine, columns = given.columns, replace(reading.columns, weight=None, id=predictor.id, needs_id=False)
-    if predictor.composition.columns:
-        columns = replace(columns, title=None, texts=(), remembered=predictor.composition.columns)
-    if mine.label or mine.labels:
-        columns = replace(columns, label=mine.label, labels=mine.labels, needs_label=True)
-    if mine.texts or mine.title:
-        columns = replace(columns, title=mine.title, texts=mine.texts, remembered=())
-    return replace(
-        reading,
-        format=given.format or reading.format,
-        header=reading.header if given.header == "auto" else given.header,
-        columns=columns,
-        labelling=replace(reading.labelling, kind=kind),
-        strip_html=predictor.composition.strip_html,
-        encoding=reading.encoding if given.encoding == "utf-8" else given.encoding,
-    )
 
 
 def _unseen(rows: Rows, split: str, predictor: Predictor) -> Rows:

@@ -1,23 +1,23 @@
-"""Texts with their labels, from a table in memory."""
+"""Texts with their labels, read as the data of a model were."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from crepe_dist.data.targets import SEVERAL, SOFT
-from crepe_dist.errors import UserError
-from crepe_dist.preparing.checking import NO_LABEL
+from crepe_dist.data.targets import ONE, SEVERAL
+from crepe_dist.errors import UserError, unreadable
+from crepe_dist.predicting.predictor import Predictor
+from crepe_dist.preparing.checking import class_name
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import check_text
 from crepe_dist.preparing.frames import is_table, write_table
-from crepe_dist.preparing.labelling import Labelling
 from crepe_dist.preparing.opening import open_source
 from crepe_dist.preparing.sources import Reading, Source
+from crepe_dist.runs.checkpoint import ANOTHER
 from crepe_dist.scratch import scratch
-
-COLUMNS = ("label", "label_columns")  # of the labels; a model that ``fit`` returns remembers them
 
 
 def check_column(what: str, name: object) -> None:
@@ -30,48 +30,86 @@ def check_column(what: str, name: object) -> None:
         )
 
 
-def read_labelled(table: Any, wanted: Wanted, classes: Sequence[str], *, several: bool) -> tuple[list[str], list[Any]]:
+def reading_of(predictor: Predictor, given: Reading) -> Reading:
+    """Return the options to read labelled rows as the model's data were read, as far as that is known.
+
+    Args:
+        given: format, header and columns that take precedence.
+    """
+    reading = Reading()
+    if (saved := predictor.about.get("reading")) is not None:
+        try:
+            reading = Reading.from_dict(saved)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise unreadable(predictor.path.with_suffix(".json"), error, ANOTHER) from error
+    kind = SEVERAL if predictor.several else ONE if reading.labelling.kind == SEVERAL else reading.labelling.kind
+    mine, columns = given.columns, replace(reading.columns, weight=None, id=predictor.id, needs_id=False)
+    if predictor.composition.columns:
+        columns = replace(columns, title=None, texts=(), remembered=predictor.composition.columns)
+    if mine.label or mine.labels:
+        columns = replace(columns, label=mine.label, labels=mine.labels, needs_label=True)
+    if mine.texts or mine.title:
+        columns = replace(columns, title=mine.title, texts=mine.texts, remembered=())
+    return replace(
+        reading,
+        format=given.format or reading.format,
+        header=reading.header if given.header == "auto" else given.header,
+        columns=columns,
+        labelling=replace(reading.labelling, kind=kind),
+        strip_html=predictor.composition.strip_html,
+        encoding=reading.encoding if given.encoding == "utf-8" else given.encoding,
+    )
+
+
+def read_labelled(
+    predictor: Predictor, table: Any, label: str | None, label_columns: Sequence[str]
+) -> tuple[list[str], list[Any]]:
     """Return the texts of a table and the label of each: its class, that of the largest share, or the set of several.
 
+    Args:
+        label, label_columns: columns of the labels; by default those of the model's data.
+
     Raises:
-        UserError: the columns cannot be chosen, a row has no text or label, or a label is not one of ``classes``.
+        UserError: the columns cannot be chosen, a row has no text or label, or the model does not know a label.
     """
-    check_column("label", wanted.label)
+    check_column("label", label)
     if not is_table(table):
         raise UserError(
             f"the labelled texts cannot be of type {type(table).__name__}",
-            "they are a table with a column of texts and one of labels",
-            'give a data frame, or {"text": texts, "label": labels}; crepe evaluate scores files',
+            remedy='give a data frame, or {"text": texts, "label": labels}; crepe evaluate scores files',
         )
-    labelling = Labelling(SEVERAL if several else SOFT)
+    reading = reading_of(predictor, Reading(columns=Wanted(label, labels=tuple(label_columns))))
+    labelling, merged = reading.labelling, dict(reading.labelling.merged)
     texts: list[str] = []
     labels: list[Any] = []
     bad: list[tuple[int, str]] = []
 
     def name(label: str) -> str:
-        label = label.strip()
-        if label not in classes:
-            raise ValueError(f"the model has no class {label!r:.40}" if label else NO_LABEL)
+        label = class_name(label, reading.class_names)
+        label = merged.get(label, label)
+        if label not in predictor.classes:
+            raise ValueError(f"the model has no class {label!r:.40}")
         return label
 
     with scratch() as folder:
         try:
-            read = write_table(table, folder / "table", wanted)
+            columns = write_table(table, folder / "table", reading.columns)
         except UserError as error:
             remedy = "name the column: model.score(table, label=…)" if "--" in error.remedy else error.remedy
             raise UserError(error.what, error.why, remedy) from None
         source = Source(folder / "table", "the table", "test", "jsonl")
-        for parsed in open_source(source, Reading(columns=read, labelling=labelling)).parsed("the table"):
+        for parsed in open_source(source, replace(reading, columns=columns)).parsed("the table"):
             bad += [(row.line, row.reason) for row in parsed.bad]
             for row in parsed.rows:
                 try:
                     check_text(row.text)
-                    shares = json.loads(labelling.label(row.label, name))
+                    cell = row.label
+                    shares = {name(cell): 1} if labelling.kind == ONE else json.loads(labelling.label(cell, name))
                 except ValueError as error:
                     bad.append((row.line, str(error)))
                     continue
                 texts.append(row.text)
-                labels.append(set(shares) if several else max(shares, key=shares.__getitem__))
+                labels.append(set(shares) if predictor.several else max(shares, key=shares.__getitem__))
     if bad:
         raise UserError(
             f"{len(bad):,} of {len(bad) + len(texts):,} rows cannot be scored",

@@ -25,7 +25,6 @@ from crepe_dist.model.precision import plan_inference
 from crepe_dist.predicting.occlusion import Explanation, finished, occlude
 from crepe_dist.predicting.prediction import UNKNOWN, Prediction
 from crepe_dist.predicting.texts import texts_of
-from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import EMPTY
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.label_scores import Floats
@@ -156,18 +155,14 @@ class Predictor:
 
         Args:
             table: data frame, or mapping of names to lists. The columns of the text are those of the training.
-            label, label_columns: column of the label, or columns of the classes; by default as ``fit`` was told, else
-                a column with a usual name.
+            label, label_columns: column of the label, or columns of the classes; by default those of the training.
 
         Raises:
             UserError: the columns cannot be chosen, a row has no text or label, or the model does not know a label.
         """
         from crepe_dist.predicting.labelled import read_labelled  # not where only texts are classified
 
-        if label is None and not label_columns:
-            label, label_columns = self.about.get("label"), self.about.get("label_columns", ())
-        wanted = Wanted(label, labels=tuple(label_columns), remembered=self.composition.columns)
-        texts, true = read_labelled(table, wanted, self.classes, several=self.several)
+        texts, true = read_labelled(self, table, label, label_columns)
         predictions = self.predict(texts)
         if not self.several:
             return float(np.mean([each.label == label for each, label in zip(predictions, true)]))

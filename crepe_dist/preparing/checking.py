@@ -101,7 +101,7 @@ def read_block(
     merged, used = dict(rules.reading.labelling.merged), set[str]()
 
     def name(label: str) -> str:
-        label = _class_name(label, rules.reading.class_names)
+        label = class_name(label, rules.reading.class_names)
         used.update([label] if label in merged else [])
         return merged.get(label, label)
 
@@ -153,7 +153,7 @@ def _checked(row: Row, part: str, rules: Rules, name: Name) -> tuple[str, bytes]
     return labelling.label(cell, name), text
 
 
-def _class_name(label: str, class_names: Sequence[str] | None) -> str:
+def class_name(label: str, class_names: Sequence[str] | None) -> str:
     """Return the name of the class that a label means; raise ``ValueError`` if it is unusable."""
     label = label.strip()
     try:

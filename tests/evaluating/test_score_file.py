@@ -115,6 +115,8 @@ def test_a_file_is_read_as_the_data_of_the_run(place, tmp_path, name):
     assert scores.loss == pytest.approx(result["test_loss"], abs=1e-6)
     assert rows.left_out() == {"unusable": {}, "unknown_labels": {}, "seen": {}}
     assert rows.notes() == []
+    if name == "frame":
+        assert crepe_dist.load(place / "run").score(source) == scores.accuracy
     if name == "march.csv":
         assert str(rows.dataset.origin("test", 3)) == "march.csv:5 (T-1003)"
         assert rows.dataset.text("test", 3).startswith("Über ")
