@@ -25,15 +25,12 @@ from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable
 from crepe_dist.preparing import amazon
-from crepe_dist.preparing.checking import Share
-from crepe_dist.preparing.flags import AMAZON, add_cluster, parser
+from crepe_dist.preparing.flags import AMAZON, parser
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_table, write_table
 from crepe_dist.preparing.from_flags import prepare_from_flags
 from crepe_dist.preparing.out_folder import check_out, leftovers
 from crepe_dist.preparing.progress import Progress, Show
-from crepe_dist.preparing.remote import folder_beside
-from crepe_dist.preparing.sources import PIPE
 from crepe_dist.reports import data_page
 from crepe_dist.scratch import scratch
 from crepe_dist.wording import counted
@@ -43,7 +40,7 @@ if TYPE_CHECKING:
 
     Table = Union[pd.DataFrame, Mapping[str, Any]]
 
-COMMAND_ONLY = ("verify", "merge", "part", "on", "parts", "url", "downloads")  # no arguments of the function
+COMMAND_ONLY = ("verify", "url", "downloads")  # no arguments of the function
 
 
 def prepare(
@@ -176,70 +173,24 @@ def _stop(*_: object) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     if args.verify is not None:
-        _check_alone(args, "verify", {"verify"})
+        if args.source or args.out:
+            raise UserError("--verify prepares nothing", remedy="leave SOURCE and --out out")
         verify(open_dataset(args.verify))
         print(f"{args.verify} is unchanged since it was prepared")
         return
     if not args.source:
         raise UserError("there is nothing to prepare", remedy=f"{invocation.typed('prepare')} --help shows examples")
-    if args.merge:
-        _check_alone(args, "merge", {"merge", "source", "out", "overwrite", "processes"})
     if args.source == [AMAZON]:
         _take_amazon(args)
     if args.out is None and args.propose_labels is None:
         raise UserError("--out is missing", "it names the folder to create", "add --out data/NAME")
-    if args.on is None and args.parts is None:
-        _prepare_and_show(args)
-    else:
-        _prepare_on_cluster(args)
-
-
-def _prepare_on_cluster(args: argparse.Namespace) -> None:
-    """Prepare parts in tasks of a cluster, beside ``--out``, and merge them here."""
-    from crepe_dist.clusters.parts import prepare_parts
-
-    if args.on is None or args.parts is None:
-        raise UserError("--on and --parts belong together", remedy="give both, such as --on ray --parts 16")
-    never = {"part": Share(), "corrections": None, "propose_labels": None, "processes": None}
-    given = [name for name, usual in never.items() if getattr(args, name) != usual]
-    if given or PIPE in args.source:
-        name = f"--{given[0].replace('_', '-')}" if given else "-"
-        raise UserError(
-            f"{name} cannot be combined with --on", "each task reads its part of all sources", "leave one out"
-        )
-    check_out(args.out, args.overwrite)
-    not_of_parts = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    add_cluster(not_of_parts)
-    not_of_parts.add_argument("--out")
-    _, flags = not_of_parts.parse_known_args(sys.argv[1:])
-    with folder_beside(args.out) as folder:
-        for part in prepare_parts(flags, args.parts, folder, Path.cwd()):
-            print(f"part {part.number} of {args.parts}, on {printable(part.host)}", file=sys.stderr)
-        merged = parser().parse_args(["--merge", *(str(folder / f"{each + 1}") for each in range(args.parts))])
-        merged.out, merged.overwrite = args.out, args.overwrite
-        _prepare_and_show(merged)
-
-
-def _check_alone(args: argparse.Namespace, flag: str, taken: set[str]) -> None:
-    usual = vars(parser().parse_args([]))
-    more = [
-        "SOURCE" if name == "source" else f"--{name.replace('_', '-')}"
-        for name, value in vars(args).items()
-        if value != usual[name] and name not in taken
-    ]
-    if more:
-        raise UserError(
-            f"--{flag} cannot be combined with {', '.join(more)}",
-            "this was decided when the data were prepared",
-            "leave it out",
-        )
+    _prepare_and_show(args)
 
 
 def _take_amazon(args: Any) -> None:
     """Download the notebook's data, and use its settings where the user gave none."""
     args.out = args.out or Path("data") / AMAZON
     args.max_per_class = amazon.MAX_PER_CLASS if args.max_per_class is None else args.max_per_class
-    args.align = amazon.BATCH_SIZE if args.align is None else args.align
     args.validation = "0" if args.validation is None else args.validation  # the notebook had none
     args.feature_len = args.feature_len or amazon.FEATURE_LEN
     check_out(args.out, args.overwrite)
@@ -261,9 +212,6 @@ def _prepare_and_show(args: argparse.Namespace) -> None:
         file, merged = printable(args.propose_labels), counted(len(summary["variants"]), "label")
         print(f"{file} proposes to merge {merged} of {summary['labels']:,}; correct it, and prepare with")
         print(f"--merge-labels {shlex.quote(file)}")
-    elif "of" in summary:
-        print(f"part {summary['part']} of {summary['of']}: {summary['rows']:,} rows in {printable(args.out)}")
-        print(f"when all parts are complete: {invocation.typed('prepare')} --merge PART... --out DIR")
     else:
         data_page.show(summary, Console(), printable(args.out))
 

@@ -254,7 +254,6 @@ def test_files_that_are_not_what_is_wanted(place, said, name):
         ("evaluate", name, "--data", "data3"),
         ("evaluate", "run", "--data", name),
         ("prepare", "--verify", name),
-        ("prepare", "--merge", name, "--out", "new"),
         ("prepare", name, "--out", "new"),
         ("prepare", "other.csv", "--out", "new", "--test", name),
     ):

@@ -36,7 +36,6 @@ from crepe_dist.files import integer, read_json, write_json
 
 FORMAT = 3
 MANIFEST = "dataset.json"
-SPOOL_MANIFEST = "spool.json"  # written by `prepare --part`, for `prepare --merge`
 WEIGHTS = "train.weights.npy"
 QUARANTINE = "quarantine.jsonl"
 CONTRADICTIONS = "contradictions.csv"
@@ -267,12 +266,6 @@ def open_dataset(folder: Path | str, *, trains: bool = True) -> Dataset:
     prepare = invocation.typed("prepare")
     prepare_again = f"prepare it again: {prepare} SOURCE --out {folder}"
     path = folder / MANIFEST
-    if (folder / SPOOL_MANIFEST).is_file():
-        raise UserError(
-            f"{folder} is one part of a data set",
-            "it was made by --part",
-            f"join all parts: {prepare} --merge PART... --out DIR",
-        )
     if not path.is_file():
         there = folder.is_dir()
         raise UserError(

@@ -15,7 +15,6 @@ CATEGORIES = (
 )  # fmt: skip
 FILES = tuple(f"reviews_{category}_5.json.gz" for category in CATEGORIES)
 MAX_PER_CLASS = 250_000
-BATCH_SIZE = 128  # the notebook's; its number of training rows is a multiple of it
 FEATURE_LEN = 1014
 GZIP = b"\x1f\x8b"
 

@@ -22,7 +22,6 @@ from crepe_dist.preparing.selection import SAMPLE_DRAW, SplitOptions, draw
 from crepe_dist.preparing.sources import Reading
 from crepe_dist.preparing.spool import MAX_WEIGHT, ROW, Rows, append_texts
 
-STRIPE = 1024  # lines
 MAX_LABEL = 200  # characters
 MAX_ID = 200  # characters; longer ones are cut
 UNKNOWN_LABEL = "unknown label"  # reason, followed by the label
@@ -30,18 +29,6 @@ NO_LABEL = "no label"  # reason to leave out a row that is not counted as unusab
 _LOWER = bytes(range(256)).lower()
 _NOT_ALPHANUMERIC = bytes(point for point in range(128) if not chr(point).isalnum())
 _NOT_WORDS = re.compile(r"[\W_]+")
-
-
-@dataclass(frozen=True)
-class Share:
-    """One machine's share of the lines of a file, in alternating stripes: number ``index`` from 0, of ``of``."""
-
-    index: int = 0
-    of: int = 1
-
-    def owns(self, line: int) -> bool:
-        """Tell whether a line belongs to this share."""
-        return self.of == 1 or line // STRIPE % self.of == self.index
 
 
 @dataclass(frozen=True)
@@ -80,19 +67,16 @@ class BlockRows(NamedTuple):
     merged: set[str]
 
 
-def read_block(
-    rules: Rules, file: int, part: str, share: Share, limits: dict[str, int], parse: Parse, block: Block
-) -> BlockRows:
+def read_block(rules: Rules, file: int, part: str, limits: dict[str, int], parse: Parse, block: Block) -> BlockRows:
     """Parse and check one block, and append its texts to this process's file. Runs in a worker.
 
     Args:
         file: index of the source.
         part: split of the source, one of ``dataset.PARTS``.
-        share: lines to keep.
         limits: largest random number that can still be in the sample, by class.
     """
     parsed = parse(block) if block.data else Parsed([], [], 0, 0)
-    bad = [row for row in (*block.bad, *parsed.bad) if share.owns(row.line)]
+    bad = [*block.bad, *parsed.bad]
     labels: dict[str, int] = {}
     rows: list[Row] = []
     texts: list[bytes] = []
@@ -106,8 +90,6 @@ def read_block(
         return merged.get(label, label)
 
     for row in parsed.rows:
-        if not share.owns(row.line):
-            continue
         has_html = has_tags(row.text)
         if rules.reading.strip_html:
             row = row._replace(text=without_tags(row.text))

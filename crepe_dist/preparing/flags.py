@@ -8,7 +8,6 @@ from pathlib import Path
 from crepe_dist.data.targets import KINDS
 from crepe_dist.preparing import amazon
 from crepe_dist.preparing.auto_encoding import MISSED
-from crepe_dist.preparing.checking import Share
 from crepe_dist.preparing.formats.rows import MAX_EXPANSION
 from crepe_dist.preparing.preparation import MAX_BAD
 from crepe_dist.preparing.selection import DEDUPE, VALIDATION_FROM
@@ -31,9 +30,6 @@ EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
   zcat logs-*.gz | python -m crepe_dist.prepare - --input-format jsonl --out data/logs
   python -m crepe_dist.prepare s3://bucket/reviews/ --out data/reviews   (also https://, gs://, hf://…)
   python -m crepe_dist.prepare amazon7                               (downloads the notebook's seven categories)
-  python -m crepe_dist.prepare big/ --part 1/4 --out part-1          (on the first of four machines)
-  python -m crepe_dist.prepare --merge part-1 part-2 part-3 part-4 --out data/big
-  python -m crepe_dist.prepare big/ --on ray --parts 16 --out data/big   (the same, on a cluster)
   python -m crepe_dist.prepare --verify data/reviews
 """
 AMAZON = "amazon7"
@@ -157,12 +153,6 @@ def parser() -> arguments.Parser:
         help=f"drop repeated texts; near ignores case, spaces and punctuation; default: no, sample {SAMPLE_DEDUPE}",
     )
     group.add_argument(
-        "--align",
-        type=whole(1, 10**9),
-        metavar="N",
-        help="make the number of training rows a multiple of N; the remainder goes to the test split",
-    )
-    group.add_argument(
         "--seed", type=whole(0, (1 << 32) - 1), default=0, metavar="N", help="random seed of the selection; default: 0"
     )
 
@@ -201,13 +191,9 @@ def parser() -> arguments.Parser:
         f"if that covers more in {100 * MISSED:g} %% of the texts or characters; é read as e is not covered",
     )
 
-    group = flags.add_argument_group("many cores, many machines")
-    group.add_argument(
+    flags.add_argument(
         "--processes", type=whole(1, 4096), metavar="N", help="number of worker processes; default: one per core"
     )
-    group.add_argument("--part", type=_share, metavar="I/N", default=Share(), help="read the I-th of N parts")
-    group.add_argument("--merge", action="store_true", help="merge parts; SOURCE are the folders of all N parts")
-    add_cluster(group)
 
     group = flags.add_argument_group(AMAZON)
     group.add_argument("--url", default=amazon.URL, help=f"address of the files' folder; default: {amazon.URL}")
@@ -247,18 +233,3 @@ def add_columns(
     group.add_argument(
         "--title", "--title-column", metavar="COLUMN", help="column to join with the text as `title | text`"
     )
-
-
-def add_cluster(flags: argparse._ActionsContainer) -> None:
-    """Add the flags that a cluster's tasks do not get."""
-    flags.add_argument(
-        "--on", choices=["ray"], help="prepare the parts in tasks on that cluster, and merge them; with --parts"
-    )
-    flags.add_argument("--parts", type=whole(1, 1 << 16), metavar="N", help="number of parts, one for each task")
-
-
-def _share(text: str) -> Share:
-    index, _, of = text.partition("/")
-    if not index.isdecimal() or not of.isdecimal() or not 1 <= int(index) <= int(of):
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N")
-    return Share(int(index) - 1, int(of))

@@ -22,7 +22,7 @@ from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.label_map import read_map
 from crepe_dist.preparing.labelling import Labelling
 from crepe_dist.preparing.out_folder import check_out
-from crepe_dist.preparing.preparation import PrepareOptions, merge_parts, prepare, propose
+from crepe_dist.preparing.preparation import PrepareOptions, prepare, propose
 from crepe_dist.preparing.progress import Show, ignored
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Reading, Source, find_sources
@@ -45,7 +45,7 @@ def prepare_from_flags(
     """
     named = [*args.source, args.test, args.validation, *(args.unlabelled or ())]
     urls = [name for name in named if remote.is_url(name)]
-    if args.merge or not urls:
+    if not urls:
         return _prepare_local(args, page, command, show)
     if args.propose_labels is None:
         check_out(args.out, args.overwrite)  # before a long download
@@ -67,12 +67,6 @@ def _prepare_local(
     args: Any, page: Callable[[dict[str, Any]], str] | None, command: str, show: Show, copies: Path | None = None
 ) -> dict[str, Any]:
     """Run a preparation of local files, some of which may be ``copies`` of others."""
-    if args.corrections is not None and args.part.of > 1:
-        raise UserError(
-            "--corrections cannot be combined with --part",
-            "all rows are needed to apply them",
-            "prepare the data on one machine",
-        )
     arguments.check_output(args.propose_labels, "--propose-labels")
     labelling, columns = _labelling(args)
     wanted = Wanted(args.label, args.title, tuple(args.text or ()), args.weight, columns, args.id)
@@ -82,15 +76,12 @@ def _prepare_local(
         args.max_bad,
         args.max_expansion,
         args.processes,
-        args.part,
         args.overwrite,
         command,
         page,
         None if args.corrections is None else read_corrections(args.corrections),
         show=show,
     )
-    if args.merge:
-        return merge_parts([Path(name) for name in args.source], args.out, options)
     test, validation = _file_or_share(args.test), _file_or_share(args.validation)
     files = {name: part for name, part in (("test", test), ("validation", validation)) if isinstance(part, str)}
     sources = find_sources(args.source, reading=reading, unlabelled=args.unlabelled or (), **files)
@@ -116,7 +107,6 @@ def _prepare_local(
         stratified=args.stratified,
         max_per_class=args.max_per_class,
         dedupe=args.dedupe or (SAMPLE_DEDUPE if is_sample else "no"),
-        align=1 if args.align is None else args.align,
         keep_unlabelled=args.keep_unlabelled,
     )
     fit = Fit(length == AUTO, _fitted_alphabet(args), bool(args.fold_accents))

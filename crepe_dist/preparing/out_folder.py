@@ -12,15 +12,10 @@ from pathlib import Path
 
 from crepe_dist.data import dataset
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.spool import BAD_ROWS, ROWS
 
 KINDS = "labels|targets|weights|codes|texts|offsets|origins|ids|id_offsets"
-NAMES = (dataset.MANIFEST, dataset.SPOOL_MANIFEST, ROWS, BAD_ROWS)
-REPORTS = (dataset.QUARANTINE, dataset.CONTRADICTIONS, dataset.REPORT, dataset.REPORT_NUMBERS)
-OURS = re.compile(
-    rf"({'|'.join(dataset.PARTS)})\.({KINDS})(-\d+)?\.(npy|bin)|texts-\d+\.bin|"
-    + "|".join(map(re.escape, NAMES + REPORTS))
-)
+REPORTS = (dataset.MANIFEST, dataset.QUARANTINE, dataset.CONTRADICTIONS, dataset.REPORT, dataset.REPORT_NUMBERS)
+OURS = re.compile(rf"({'|'.join(dataset.PARTS)})\.({KINDS})(-\d+)?\.(npy|bin)|" + "|".join(map(re.escape, REPORTS)))
 
 
 @contextmanager
@@ -83,13 +78,12 @@ def _is_left(process: str) -> bool:
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Refuse to replace anything but a data set or part folder without foreign files, and only with ``overwrite``."""
+    """Refuse to replace anything but a data set folder without foreign files, and only with ``overwrite``."""
     if not out.exists():
         return
     if not overwrite:
         raise UserError(f"{out} exists", remedy="choose another --out, or replace it with --overwrite")
-    is_complete = (out / dataset.MANIFEST).is_file() or (out / dataset.SPOOL_MANIFEST).is_file()
-    if not is_complete or not all(OURS.fullmatch(path.name) for path in out.iterdir()):
+    if not (out / dataset.MANIFEST).is_file() or not all(OURS.fullmatch(path.name) for path in out.iterdir()):
         raise UserError(
             f"{out} is not replaced",
             "it is not a prepared data set, or it contains other files",

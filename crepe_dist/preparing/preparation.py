@@ -15,11 +15,11 @@ from crepe_dist import machine
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import REPORT, REPORT_NUMBERS, open_dataset
 from crepe_dist.data.targets import ONE
-from crepe_dist.errors import UserError, unreadable
+from crepe_dist.errors import UserError
 from crepe_dist.files import printable, write_json, write_text
 from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.building import build
-from crepe_dist.preparing.checking import Rules, Share
+from crepe_dist.preparing.checking import Rules
 from crepe_dist.preparing.corrections import Corrections, correct
 from crepe_dist.preparing.formats.rows import MAX_EXPANSION
 from crepe_dist.preparing.job import Collected, Job
@@ -32,7 +32,7 @@ from crepe_dist.preparing.quarantine import keep_quarantine, quarantine_beside
 from crepe_dist.preparing.reading import Reader
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, Source, find_class_names
-from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Spool, finish, map_rows, merge, open_spool
+from crepe_dist.preparing.spool import BAD_ROWS, ROWS, map_rows
 from crepe_dist.preparing.summary import summarise
 from crepe_dist.scratch import scratch
 
@@ -48,7 +48,6 @@ class PrepareOptions:
         max_bad: maximum fraction of unusable lines.
         max_expansion: most decompressed bytes of a source, as a multiple of those read.
         processes: number of processes; ``None`` for one per core, or a single one for small sources.
-        share: part i of n, if several machines share the work.
         overwrite: replace an existing prepared folder.
         command: command line, for the report.
         page: function that renders the report's numbers as HTML; ``None`` for no page.
@@ -61,7 +60,6 @@ class PrepareOptions:
     max_bad: float = MAX_BAD
     max_expansion: float = MAX_EXPANSION
     processes: int | None = None
-    share: Share = field(default_factory=Share)
     overwrite: bool = False
     command: str = ""
     page: Callable[[dict[str, Any]], str] | None = None
@@ -80,8 +78,6 @@ def prepare(
 ) -> dict[str, Any]:
     """Prepare ``sources`` as the data set folder ``out``. Unusable rows go to ``quarantine.jsonl`` in the folder.
 
-    With a share of several, make a part for ``merge_parts`` instead.
-
     Args:
         out: folder to create.
         fit: parameters of the encoding to fit to the training texts; ``None`` for none.
@@ -93,7 +89,6 @@ def prepare(
         UserError: ``out`` exists, too many rows are unusable, there are fewer than two classes, or the disk is full.
     """
     options = options or PrepareOptions()
-    _check_alignment(sources, split)
     reading = _named(options.reading, sources)
     job = Job(
         tuple((source.name, source.part) for source in sources),
@@ -105,23 +100,15 @@ def prepare(
         options.classes,
     )
     with new_folder(out, options.overwrite) as partial, _workers(sources, options) as workers:
-        alone = options.share.of == 1
-        folder = partial / "spool" if alone else partial
-        folder.mkdir(exist_ok=True)
+        folder = partial / "spool"
+        folder.mkdir()
         reader = _read(sources, Rules(folder, reading, split), options, workers)
         files = {file: asdict(count) for file, count in reader.files.items()}
-        if not alone:
-            manifest = {
-                "job": job.to_dict(), "part": options.share.index + 1, "of": options.share.of,
-                "labels": list(reader.labels), "good": reader.good, "read": files, "bad": reader.bad,
-            }  # fmt: skip
-            finish(folder, manifest, reader.texts)
-            return {"part": options.share.index + 1, "of": options.share.of, "rows": sum(reader.good.values())}
         texts = [folder / name for name in reader.texts]
         with (folder / BAD_ROWS).open(encoding="utf-8") as bad:
             collected = Collected(
                 map_rows(folder / ROWS), folder / ROWS, texts, list(reader.labels), reader.good, files,
-                [map(json.loads, bad)], reader.bad,
+                map(json.loads, bad), reader.bad,
             )  # fmt: skip
             summary = _build(partial, out, job, collected, workers, options)
         shutil.rmtree(folder)
@@ -163,84 +150,17 @@ def _read(sources: Sequence[Source], rules: Rules, options: PrepareOptions, work
     # A correction may move a row to a class whose sample it belongs to.
     samples_early = rules.split.dedupe == "no" and options.corrections is None
     sample = rules.split.max_per_class if samples_early else None
-    reader = Reader(sources, rules, sample, options.share, options.max_expansion)
+    reader = Reader(sources, rules, sample, options.max_expansion)
     total = sum(source.bytes for source in sources)
     for done in reader.read(workers):
         options.show(Progress("reading", done, total))
     return reader
 
 
-def merge_parts(folders: Sequence[Path], out: Path, options: PrepareOptions | None = None) -> dict[str, Any]:
-    """Merge the parts of a preparation into the same folder that a single machine would make.
-
-    Raises:
-        UserError: Parts are missing, duplicated, altered, or of different preparations.
-    """
-    options = options or PrepareOptions()
-    processes = options.processes or machine.cores()
-    spools = _in_order([open_spool(folder) for folder in folders])
-    try:
-        job = Job.from_dict(spools[0].job)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise unreadable(spools[0].folder, error, "prepare this part again") from error
-    labels = list(dict.fromkeys(label for spool in spools for label in spool.labels))
-    with new_folder(out, options.overwrite) as partial, pool(processes) as workers:
-        scratch = partial / "spool"
-        scratch.mkdir()
-        rows, texts = merge(spools, labels, scratch / ROWS)
-        good: Counter[str] = Counter()
-        files: dict[int, dict[str, Any]] = {}
-        for spool in spools:
-            good.update(spool.good)
-            for file, about in spool.read.items():
-                known = files.setdefault(file, {**about, "rows": 0, "bad": 0})
-                if known["sha256"] != about["sha256"]:
-                    raise UserError(
-                        f"the parts were made from different versions of {job.sources[file][0]}",
-                        remedy="prepare all parts from the same files",
-                    )
-                known["rows"] += about["rows"]
-                known["bad"] += about["bad"]
-        bad = sum(spool.bad for spool in spools)
-        collected = Collected(
-            rows, scratch / ROWS, texts, labels, good, files, [spool.bad_rows() for spool in spools], bad
-        )
-        summary = _build(partial, out, job, collected, workers, options)
-        shutil.rmtree(scratch)
-    _finish(out)
-    return summary
-
-
 def _finish(out: Path, classes: Sequence[str] | None = None) -> None:
     """Check the new folder and remove the quarantine of a failed attempt."""
     open_dataset(out, trains=classes is None)
     quarantine_beside(out).unlink(missing_ok=True)
-
-
-def _in_order(spools: list[Spool]) -> list[Spool]:
-    """Sort parts by number after checking that they are all the parts of one preparation."""
-    spools = sorted(spools, key=lambda spool: spool.part)
-    first = spools[0]
-    for spool in spools[1:]:
-        if (spool.job, spool.of) != (first.job, first.of):
-            raise UserError(
-                f"{spool.folder} and {first.folder} are not parts of the same data set",
-                "their sources, encoding or split differ",
-                "prepare all parts with the same command, except for --part and --out",
-            )
-    have = Counter(spool.part for spool in spools)
-    wanted = range(1, first.of + 1)
-    missing = [str(part) for part in wanted if part not in have]
-    twice = [str(part) for part, count in have.items() if count > 1]
-    if missing or twice:
-        raise UserError(
-            f"{len(spools)} of {first.of} parts were given",
-            "; ".join(
-                [f"missing: {', '.join(missing)}"] * bool(missing) + [f"twice: {', '.join(twice)}"] * bool(twice)
-            ),
-            "name the folder of each part once",
-        )
-    return spools
 
 
 def _build(
@@ -260,12 +180,3 @@ def _build(
     if options.page is not None:
         write_text(partial / REPORT, options.page(summary))
     return summary
-
-
-def _check_alignment(sources: Sequence[Source], split: SplitOptions) -> None:
-    if split.align > 1 and any(source.part == "test" for source in sources):
-        raise UserError(
-            "--align cannot be used with given test files",
-            "it moves rows that do not fill a batch to the test split",
-            "leave --align or --test out",
-        )

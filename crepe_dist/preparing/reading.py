@@ -14,7 +14,7 @@ import numpy as np
 from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.checking import BlockRows, Rules, Share, read_block
+from crepe_dist.preparing.checking import BlockRows, Rules, read_block
 from crepe_dist.preparing.formats.rows import Block, OpenFile, check_expansion, excerpt, rest_of
 from crepe_dist.preparing.labelling import ABSENT
 from crepe_dist.preparing.opening import open_source, reading_like
@@ -48,7 +48,6 @@ class _OpenSource:
     """A source that is being read.
 
     Attributes:
-        share: lines to keep.
         waiting: blocks that are being parsed, in order.
         is_cut: all its blocks have been taken.
         expanded: bytes after decompression, so far.
@@ -57,7 +56,6 @@ class _OpenSource:
     file: int
     source: Source
     opened: OpenFile
-    share: Share
     waiting: deque[tuple[Block, Future[BlockRows]]] = field(default_factory=deque)
     is_cut: bool = False
     expanded: int = 0
@@ -65,11 +63,10 @@ class _OpenSource:
 
 @dataclass
 class Reader:
-    """Reader of sources, or a share of them, into a spool folder.
+    """Reader of sources into a spool folder.
 
     Attributes:
         max_per_class: size of the sample per class; ``None`` to keep all rows.
-        share: lines or files to read, if several machines share the work.
         max_expansion: most decompressed bytes of a source, as a multiple of those read.
         labels: index of each label, in the order of appearance.
         good: usable rows of each label, including rows already excluded by sampling.
@@ -80,7 +77,6 @@ class Reader:
     sources: Sequence[Source]
     rules: Rules
     max_per_class: int | None
-    share: Share
     max_expansion: float
     labels: dict[str, int] = field(default_factory=dict)
     good: Counter[str] = field(default_factory=Counter)
@@ -171,7 +167,7 @@ class Reader:
         if block is not None:
             most = dict(limits) if source.source.part == "train" else {}
             part = source.source.part
-            task = (self.rules, source.file, part, source.share, most, source.opened.parse, block)
+            task = (self.rules, source.file, part, most, source.opened.parse, block)
             source.waiting.append((block, executor.submit(read_block, *task)))
 
     def _finish(self, source: _OpenSource) -> None:
@@ -181,17 +177,14 @@ class Reader:
         cutter.close()
 
     def _opened(self) -> Iterator[_OpenSource]:
-        """Open the sources one by one. A share takes whole files if there are at least as many files as shares.
+        """Open the sources one by one.
 
         Unlabelled texts are read like the first training file, so that both have the same columns.
         """
-        by_file = len(self.sources) >= self.share.of
         first = next((source for source in self.sources if source.part == "train"), self.sources[0])
         reading = self.rules.reading
         of_unlabelled: Reading | None = None
         for file, source in enumerate(self.sources):
-            if by_file and file % self.share.of != self.share.index:
-                continue
             if source.part == UNLABELLED and of_unlabelled is None:
                 opened = open_source(first, reading)
                 opened.cutter.close()
@@ -200,4 +193,4 @@ class Reader:
             if source is first:
                 of_unlabelled = reading_like(reading, opened)
             self.files[file] = FileCount(opened.format, opened.reads, opened.label, list(opened.texts))
-            yield _OpenSource(file, source, opened, Share() if by_file else self.share)
+            yield _OpenSource(file, source, opened)

@@ -39,7 +39,6 @@ class SplitOptions:
         dedupe: drop rows whose text repeats an earlier one: ``exact``, or ``near`` (ignoring case, spaces and
             punctuation). Rows of given test files count as earlier than all others, then rows of given validation
             files. A text without a label is always dropped if it repeats another one: exactly, unless this is ``near``.
-        align: make the number of training rows a multiple of this; the remainder goes to the test split.
         keep_unlabelled: keep the rows of training files that have no label, as unlabelled texts.
 
     Raises:
@@ -52,7 +51,6 @@ class SplitOptions:
     stratified: bool = False
     max_per_class: int | None = None
     dedupe: Literal["no", "exact", "near"] = "no"
-    align: int = 1
     keep_unlabelled: bool = False
 
     def __post_init__(self) -> None:
@@ -63,11 +61,6 @@ class SplitOptions:
                 raise UserError(f"the {name} fraction is {value}", remedy=remedy)
         if sum(shares.values()) >= 1:
             raise UserError("the test and validation fractions leave nothing to train on", remedy="make them smaller")
-        for name, number in (("max_per_class", self.max_per_class), ("align", self.align)):
-            if number is not None and number < 1:
-                raise UserError(f"{name} is {number}", remedy="give a number of at least 1")
-        if not 0 <= self.seed < 1 << 32:
-            raise UserError(f"the seed is {self.seed}", remedy=f"give a number from 0 to {(1 << 32) - 1}")
 
 
 def draw(seed: int, purpose: int, files: Any, lines: Any) -> Numbers:
@@ -157,10 +150,6 @@ def _divide(rows: Rows, fate: Fate, label: npt.NDArray[np.int32], split: SplitOp
         is_test, is_held_out = _smallest(drawn, count), _smallest(drawn, count + int(len(free) * validation))
     fate[free[is_held_out]] = VALIDATION
     fate[free[is_test]] = TEST
-    training = np.flatnonzero(fate == TRAIN)
-    over = len(training) % split.align
-    if over:
-        fate[training[_smallest(_draw_for(rows, training, split.seed, SPLIT_DRAW), over)]] = TEST
 
 
 def _by_class(

@@ -85,18 +85,6 @@ class Cluster:
         self._trainings.append(process)
         return process
 
-    def prepare(self, *words: str) -> subprocess.Popen[str]:
-        """Start ``crepe prepare`` where the cluster is known; its output goes to pipes."""
-        return subprocess.Popen(
-            [self._programs / "crepe", "prepare", *words],
-            cwd=self._folder,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
     @property
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "RAY_ADDRESS": self.address}

@@ -12,8 +12,6 @@ import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.flags import parser
-from crepe_dist.preparing.from_flags import prepare_from_flags
 from tests.conftest import write_frame
 
 ROWS = [(f"T-{number:03}", "ab"[number % 2], f"text {number} ü") for number in range(40)]
@@ -62,19 +60,6 @@ def test_files_of_folders_are_named(tmp_path):
     for row in range(len(data.splits["test"])):
         origin = data.origin("test", row)
         assert (tmp_path / "source" / origin.file / origin.id).read_text() == data.splits["test"].text(row)
-
-
-def test_parts_merge_to_the_same(tmp_path):
-    source, _ = make(tmp_path, "csv")
-
-    def run(*flags):
-        prepare_from_flags(parser().parse_args(list(map(str, flags))), lambda summary: "", "")
-
-    run(source, "--id", "ticket", "--out", tmp_path / "whole")
-    for part in (1, 2):
-        run(source, "--id", "ticket", "--part", f"{part}/2", "--out", tmp_path / f"part{part}")
-    run("--merge", tmp_path / "part1", tmp_path / "part2", "--out", tmp_path / "merged")
-    assert open_dataset(tmp_path / "merged").fingerprint == open_dataset(tmp_path / "whole").fingerprint
 
 
 def test_ids_that_cannot_be(tmp_path):

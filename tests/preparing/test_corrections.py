@@ -127,12 +127,8 @@ def test_a_list_that_contradicts_itself(data, tmp_path, complaint):
     write_csv(tmp_path / "list.csv", [*listed(data, {2}, "=Refund"), *listed(data, {2}, "Privacy")])
     with pytest.raises(UserError, match=r"list\.csv:3 corrects a row a second time"):
         prepare(tmp_path)
-    for flags, message in (
-        (["--part", "1/2"], "--corrections cannot be combined with --part"),
-        ([], "list.csv:3 corrects"),
-    ):
-        said = complaint("prepare", "rows.csv", "--out", "new", "--corrections", "list.csv", *flags, cwd=tmp_path)
-        assert message in said
+    said = complaint("prepare", "rows.csv", "--out", "new", "--corrections", "list.csv", cwd=tmp_path)
+    assert "list.csv:3 corrects" in said
     assert "nowhere.csv is not a file" in complaint(
         "prepare", "rows.csv", "--out", "new", "--corrections", "nowhere.csv", cwd=tmp_path
     )

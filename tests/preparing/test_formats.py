@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.checking import Rules, Share
+from crepe_dist.preparing.checking import Rules
 from crepe_dist.preparing.formats import lines, workbook
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import MAX_RECORD
@@ -38,11 +38,11 @@ from tests.conftest import write_frame
 class Read:
     """All of some sources, as a preparation would read it."""
 
-    def __init__(self, tmp_path, sources, reading=None, *, ahead=1, share=None, class_names=None):
+    def __init__(self, tmp_path, sources, reading=None, *, ahead=1, class_names=None):
         folder = tmp_path / f"spool-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         rules = Rules(folder, replace(reading or Reading(), class_names=class_names), SplitOptions())
-        self.reader = Reader(sources, rules, None, share or Share(), 200.0)
+        self.reader = Reader(sources, rules, None, 200.0)
         with pool(1) as workers:
             self.positions = list(self.reader.read(replace(workers, ahead=ahead)))
         rows = map_rows(folder / ROWS)
@@ -258,9 +258,6 @@ def test_csv_in_pieces_is_csv_as_a_whole(tmp_path, monkeypatch, seed):
         got = Read(tmp_path, sources, reading, ahead=ahead)
         assert got.rows == expected.rows
         assert got.bad == expected.bad
-    shares = [Read(tmp_path, sources, reading, ahead=3, share=Share(index, 3)) for index in range(3)]
-    assert sorted(row for each in shares for row in each.rows) == sorted(expected.rows)
-    assert sorted(bad["line"] for each in shares for bad in each.bad) == sorted(bad["line"] for bad in expected.bad)
 
 
 def test_a_stray_quote_in_one_of_many_files(tmp_path, monkeypatch):

@@ -11,15 +11,10 @@ from typing import Any
 
 import pytest
 
-from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.networks.paper.shape import PaperShape
-from crepe_dist.preparing.checking import Share
-from crepe_dist.preparing.preparation import PrepareOptions, prepare
-from crepe_dist.preparing.selection import SplitOptions
-from crepe_dist.preparing.sources import find_sources
 from crepe_dist.runs import checkpoint
-from tests.conftest import FEATURE_LEN, write_csv
+from tests.conftest import FEATURE_LEN
 from tests.helpers.engines import initial
 from tests.helpers.hostile import CASES, GOOD_CSV, Good
 
@@ -50,10 +45,6 @@ def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Good:
     about["composition"] = dataset.composition.to_dict()
     about |= {"classes": dataset.classes, "network": shape.settings()}
     checkpoint.write(folder / "run", arrays, about)
-    sources = find_sources([str(write_csv(folder / "x.csv", 3000, seed=5))])
-    prepare(
-        sources, folder / "part", Encoding(feature_len=FEATURE_LEN), SplitOptions(), PrepareOptions(share=Share(0, 2))
-    )
     (folder / "good.csv").write_bytes(GOOD_CSV)
     pq.write_table(
         pa.table({"label": ["a", "b"] * 50, "text": [f"text {i}" for i in range(100)]}), folder / "good.parquet"

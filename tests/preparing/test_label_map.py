@@ -73,18 +73,13 @@ def test_labels_that_a_spreadsheet_would_compute(tmp_path):
     assert read_map(tmp_path / "map.csv") == (("=Refund", "=refund"), ("a,b", "a b"))
 
 
-def test_parts_and_numbered_classes_are_merged_too(tmp_path, monkeypatch):
+def test_numbered_classes_are_merged_too(tmp_path, monkeypatch):
     rows = "".join(f"{row % 3 + 1},{text}\n" for row, text in enumerate(TEXTS))
     (tmp_path / "train.csv").write_text(rows)
     (tmp_path / "classes.txt").write_text("one\ntwo\nthree\n")
     (tmp_path / "map.csv").write_text("two,one\nfour,one\n")
     monkeypatch.chdir(tmp_path)
-    for line in (
-        *(f"train.csv --part {part}/2 --out p{part} --merge-labels map.csv --processes 1" for part in (1, 2)),
-        "--merge p1 p2 --out out --processes 1",
-    ):
-        monkeypatch.setattr("sys.argv", ["prepare", *line.split()])
-        crepe_dist.prepare.main()  # type: ignore[attr-defined]
+    crepe_dist.prepare("train.csv", "out", merge_labels="map.csv")
     data = open_dataset(tmp_path / "out")
     assert data.classes == ["one", "three"]
     assert data.class_counts().sum() + data.class_counts("test").sum() == 240

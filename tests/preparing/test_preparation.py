@@ -1,4 +1,4 @@
-"""Preparation of a data set: complete or not at all, independent of the number of machines, no silent loss."""
+"""Preparation of a data set: complete or not at all, independent of the number of processes, no silent loss."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import gzip
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -25,14 +24,10 @@ from crepe_dist.data.dataset import QUARANTINE, open_dataset
 from crepe_dist.data.order import epoch_order
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
-from crepe_dist.files import sha256
 from crepe_dist.preparing.auto_encoding import Fit, fitting_length
-from crepe_dist.preparing.checking import Share
-from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.preparation import PrepareOptions, merge_parts, prepare
+from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, find_sources
-from crepe_dist.preparing.spool import ROW, open_spool
 from crepe_dist.reports import data_page, data_sentences
 from tests.conftest import command, run, write_csv
 
@@ -148,8 +143,8 @@ def test_too_many_bad_rows_are_an_error_that_shows_and_keeps_them(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows.csv"]
 
 
-class TestSeveralMachines:
-    """``--part i/n`` and ``--merge`` give the bytes that one machine gives."""
+class TestProcesses:
+    """Any number of processes gives the same bytes."""
 
     @staticmethod
     def write_sources(folder):
@@ -165,21 +160,14 @@ class TestSeveralMachines:
                         stream.write(json.dumps({"label": label, "text": text}) + "\n")
         return find_sources([str(folder)])
 
-    @pytest.mark.parametrize("of", [2, 5])
     @pytest.mark.parametrize("more", [{"dedupe": "near", "stratified": True}, {"max_per_class": 700}])
-    def test_parts_make_the_whole(self, tmp_path, of, more):
+    def test_two_processes_give_the_bytes_of_one(self, tmp_path, more):
         sources = self.write_sources(tmp_path / "in")
         split = SplitOptions(0.2, 0.1, seed=3, **more)
-        whole = prepare(sources, tmp_path / "whole", ENCODING, split)
-        parts = []
-        for index in range(of):
-            out = tmp_path / f"part-{index}"
-            made = prepare(sources, out, ENCODING, split, PrepareOptions(share=Share(index, of)))
-            assert made["rows"] > 0
-            parts.append(out)
-        merged = merge_parts(parts[::-1], tmp_path / "merged", PrepareOptions(processes=1))
-        assert contents(tmp_path / "merged") == contents(tmp_path / "whole")
-        assert {**merged, "name": "whole"} == whole
+        whole = prepare(sources, tmp_path / "whole", ENCODING, split, PrepareOptions(processes=1))
+        two = prepare(sources, tmp_path / "two", ENCODING, split, PrepareOptions(processes=2))
+        assert contents(tmp_path / "two") == contents(tmp_path / "whole")
+        assert {**two, "name": "whole"} == whole
         assert whole["rows"]["bad"] > 3
         assert whole["quarantine"]["reasons"]["unknown label"] == 1
 
@@ -193,14 +181,9 @@ class TestSeveralMachines:
             (tmp_path / "in" / f"{name}.csv").write_text("".join(lines))
         sources = find_sources([str(tmp_path / "in")])
         fit, split, encoding = Fit(length=True, alphabet="made"), SplitOptions(dedupe="exact"), Encoding()
-        whole = prepare(sources, tmp_path / "whole", encoding, split, PrepareOptions(processes=1), fit)
+        prepare(sources, tmp_path / "whole", encoding, split, PrepareOptions(processes=1), fit)
         prepare(sources, tmp_path / "two", encoding, split, PrepareOptions(processes=2), fit)
-        parts = [tmp_path / f"part-{index}" for index in range(3)]
-        for index, out in enumerate(parts):
-            prepare(sources, out, encoding, split, PrepareOptions(share=Share(index, 3)), fit)
-        merged = merge_parts(parts, tmp_path / "merged", PrepareOptions(processes=2))
-        assert contents(tmp_path / "two") == contents(tmp_path / "merged") == contents(tmp_path / "whole")
-        assert {**merged, "name": "whole"} == whole
+        assert contents(tmp_path / "two") == contents(tmp_path / "whole")
         found = open_dataset(tmp_path / "whole").encoding
         assert found.feature_len == 123
         assert found.codes == MAX_CHARACTERS
@@ -227,68 +210,6 @@ class TestSeveralMachines:
         assert open_dataset(tmp_path / "given").encoding == encoding
         assert given["lengths"] == learnt["lengths"]
         assert not any("padding" in each["what"] for each in (*learnt["warnings"], *given["warnings"]))
-
-    @pytest.fixture
-    def parts(self, tmp_path):
-        sources = find_sources([str(write_csv(tmp_path / "a.csv", 3000, 0))])
-        for index in range(2):
-            prepare(sources, tmp_path / f"p{index}", ENCODING, SplitOptions(), PrepareOptions(share=Share(index, 2)))
-        return [tmp_path / "p0", tmp_path / "p1"]
-
-    def test_a_part_is_no_data_set(self, parts):
-        with pytest.raises(UserError, match="is one part of a data set") as caught:
-            open_dataset(parts[0])
-        assert "--merge" in caught.value.remedy
-
-    def test_parts_that_do_not_belong_together_are_refused(self, tmp_path, parts):
-        sources = find_sources([str(tmp_path / "a.csv")])
-        prepare(sources, tmp_path / "other", ENCODING, SplitOptions(seed=1), PrepareOptions(share=Share(1, 2)))
-        how = PrepareOptions(Reading(columns=Wanted(label="2", texts=("1",))), share=Share(1, 2))
-        prepare(sources, tmp_path / "columns", ENCODING, SplitOptions(), how)
-        for given, message in (
-            ([parts[0]], "1 of 2 parts"),
-            ([parts[0], parts[0], parts[1]], "3 of 2 parts"),
-            ([parts[0], tmp_path / "other"], "not parts of the same data set"),
-            ([parts[0], tmp_path / "columns"], "not parts of the same data set"),
-            ([parts[0], tmp_path], "is not a finished part"),
-        ):
-            with pytest.raises(UserError, match=message):
-                merge_parts(given, tmp_path / "merged", PrepareOptions(processes=1))
-        assert not (tmp_path / "merged").exists()
-
-    def test_altered_parts_are_refused(self, tmp_path, parts):
-        path = parts[0] / "rows.bin"
-        content = bytearray(path.read_bytes())
-        content[100] ^= 1
-        path.write_bytes(content)
-        with pytest.raises(UserError, match="was truncated or altered"):
-            merge_parts(parts, tmp_path / "merged", PrepareOptions(processes=1))
-
-    @pytest.mark.parametrize(
-        ("column", "value"),
-        [("label", 99), ("label", -1), ("texts", 9), ("offset", -5), ("offset", 1 << 60), ("bytes", 1 << 31),
-         ("bytes", 0), ("file", 9)],
-    )  # fmt: skip
-    def test_records_that_point_outside_are_refused(self, parts, column, value):
-        """Also when the checksums were made to fit."""
-        path, manifest = parts[0] / "rows.bin", parts[0] / "spool.json"
-        records = np.fromfile(path, dtype=ROW)
-        records[column][0] = value
-        path.write_bytes(records.tobytes())
-        about = json.loads(manifest.read_text())
-        about["files"]["rows.bin"]["sha256"] = sha256(path)
-        manifest.write_text(json.dumps(about))
-        with pytest.raises(UserError, match="cannot be read"):
-            open_spool(parts[0])
-
-    def test_sources_that_changed_between_the_parts_are_refused(self, tmp_path, parts):
-        shutil.rmtree(parts[1])
-        with (tmp_path / "a.csv").open("a") as stream:
-            stream.write("1,one more\n")
-        sources = find_sources([str(tmp_path / "a.csv")])
-        prepare(sources, parts[1], ENCODING, SplitOptions(), PrepareOptions(share=Share(1, 2)))
-        with pytest.raises(UserError, match="different versions of"):
-            merge_parts(parts, tmp_path / "merged", PrepareOptions(processes=1))
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_rows_without_text_or_label_are_treated_as_in_files(tmp_path):
         (pd.DataFrame([["a", "b"]], columns=["text", "text"]), {}, "several columns named 'text'", "rename them"),
         ({"text": TEXTS, "label": LABELS}, {"max_bat": 1}, "there is no option max_bat=1", "max_bad="),
         (pd.Series(TEXTS), {}, "the table cannot be of type Series", "give a data frame"),
-        ({"text": TEXTS, "label": LABELS}, {"merge": True}, "prepare has no argument merge", "the command `prepare`"),
+        ({"text": TEXTS, "label": LABELS}, {"verify": "x"}, "prepare has no argument verify", "the command `prepare`"),
         ({"text": TEXTS, "label": LABELS}, {"dedupe": "all"}, "dedupe= is", "give one of"),
     ],
 )

@@ -81,12 +81,6 @@ def test_weights_are_divided_by_their_mean_and_follow_their_rows(tmp_path):
     crepe_dist.prepare(table, tmp_path / "out", weight="w", test={"text": TEXTS[:5], "label": LABELS[:5]})
     np.testing.assert_allclose(weights_of(tmp_path / "out"), np.arange(10, 50) / 29.5, rtol=1e-6)
     assert {path.name for path in (tmp_path / "out").glob("*.weights.npy")} == {WEIGHTS}
-    for part in (1, 2):
-        write_frame(pd.DataFrame(table), tmp_path / "t.jsonl")
-        flags = ("--weight", "w", "--part", f"{part}/2", "--out", f"part-{part}", "--test", "0", "--feature-len", "123")
-        run(command("prepare", "t.jsonl", *flags), tmp_path)
-    run(command("prepare", "--merge", "part-1", "part-2", "--out", "merged"), tmp_path)
-    np.testing.assert_allclose(weights_of(tmp_path / "merged"), np.arange(10, 50) / 29.5, rtol=1e-6)
 
 
 def test_weights_that_cannot_be_used(tmp_path):

@@ -68,11 +68,6 @@ class TestSplit:
         known = np.array([True, True])
         assert np.array_equal(decide(made, fixed, split, known)[order], decide(made[order], fixed, split, known))
 
-    def test_alignment_sends_what_is_over_to_the_test_part(self):
-        made = rows(1000)
-        assert counts(fates(made, test=0.2, align=128))[:3] == [768, 0, 232]
-        assert counts(fates(made, test=0.2, stratified=True, align=128))[:3] == [768, 0, 232]
-
     def test_labels_that_are_not_trained_are_unknown(self):
         fate = fates(rows(30, label=np.repeat([0, 1, 2], 10)), [TRAIN] * 20 + [TEST] * 10, test=0.0)
         assert (fate[20:] == UNKNOWN).all()
@@ -80,9 +75,8 @@ class TestSplit:
 
     @pytest.mark.parametrize(
         "split",
-        [{"test": 1.0}, {"validation": -0.1}, {"test": 0.6, "validation": 0.4}, {"max_per_class": 0}, {"align": 0},
-         {"seed": -1}],
-    )  # fmt: skip
+        [{"test": 1.0}, {"validation": -0.1}, {"test": 0.6, "validation": 0.4}],
+    )
     def test_what_is_impossible_is_refused(self, split):
         with pytest.raises(UserError):
             SplitOptions(**split)

@@ -17,10 +17,9 @@ from crepe_dist.data.origins import hashes
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.auto_encoding import Fit
-from crepe_dist.preparing.checking import Share
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.labelling import Labelling
-from crepe_dist.preparing.preparation import PrepareOptions, merge_parts, prepare
+from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, find_sources
 from crepe_dist.reports import data_page
@@ -301,8 +300,7 @@ class TestUnusableRows:
             made(labelled, written(tmp_path / "u.txt", [f"{n} more" for n in range(1000)]))
 
 
-@pytest.mark.parametrize("parts", [2, 5])
-def test_parts_and_processes_give_the_same_folder(labelled, tmp_path, parts):
+def test_processes_give_the_same_folder(labelled, tmp_path):
     with labelled.open("a") as stream:
         stream.write(",without a label\r\n" * 2)
     more = [written(tmp_path / name, [f"{name} {text}" for text in TEXTS]) for name in ("u.csv", "v.txt")]
@@ -310,12 +308,8 @@ def test_parts_and_processes_give_the_same_folder(labelled, tmp_path, parts):
     split = SplitOptions(validation=0.1, keep_unlabelled=True)
     prepare(sources, tmp_path / "alone", ENCODING, split, PrepareOptions(processes=1))
     prepare(sources, tmp_path / "two", ENCODING, split, PrepareOptions(processes=2))
-    folders = [tmp_path / f"part-{index}" for index in range(parts)]
-    for index, folder in enumerate(folders):
-        prepare(sources, folder, ENCODING, split, PrepareOptions(share=Share(index, parts), processes=1))
-    merge_parts(folders, tmp_path / "merged", PrepareOptions(processes=1))
-    assert contents(tmp_path / "alone") == contents(tmp_path / "two") == contents(tmp_path / "merged")
-    assert len(opened(tmp_path / "merged")) == 61
+    assert contents(tmp_path / "alone") == contents(tmp_path / "two")
+    assert len(opened(tmp_path / "two")) == 61
 
 
 def test_tables_in_memory(tmp_path):

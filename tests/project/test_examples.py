@@ -107,9 +107,6 @@ def test_the_cheap_ones_do_what_they_say(place, data, monkeypatch, capsys):
         for line in examples(name):
             if NOT_RUN.search(line):
                 continue
-            if "--merge" in line:
-                for part in "234":
-                    start("prepare", ["big/", "--part", f"{part}/4", "--out", f"part-{part}"])
             source = "train.jsonl" if "jsonl" in line else "new.txt"
             # Who reads it closes it.
             stream = os.fdopen(os.open(source, os.O_RDONLY), encoding="utf-8", closefd=False)
