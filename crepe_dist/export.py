@@ -42,11 +42,10 @@ def parser() -> arguments.Parser:
         "export",
         "Export the network for other programs. onnx: model.onnx, and crepe_runtime.py, which classifies texts with it "
         "and only needs ONNX Runtime. web: a page that classifies text in the browser. crepe: a folder for "
-        "crepe_dist elsewhere, model.safetensors and model.json; with --size a small one. huggingface, mlflow, triton: "
-        "the same as a repository of the Hub, a model of MLflow, or one of Triton. pytorch: the same, whole, and "
-        "crepe_torch.py, a PyTorch module that can also be trained. symbol: MXNet's symbol and parameters. "
-        "params: Gluon parameters with a description. The export is compared with our own engine on some texts, and "
-        "only written if the probabilities agree.",
+        "crepe_dist elsewhere, model.safetensors and model.json; with --size a small one. huggingface, mlflow: the "
+        "same as a repository of the Hub, or a model of MLflow. pytorch: the same, whole, and crepe_torch.py, a "
+        "PyTorch module that can also be trained. The export is compared with our own engine on some texts, and only "
+        "written if the probabilities agree.",
         EXAMPLES,
     )
     arguments.add_checkpoint(flags)
@@ -82,19 +81,12 @@ def main() -> None:
     form = args.format or ("crepe" if args.size else "onnx")
     if args.quantize and form not in ("onnx", "web"):
         raise UserError(
-            f"--quantize does not apply to --format {form}",
-            "it is for ONNX files and web pages",
-            "leave it out; --size makes a model small for crepe_dist itself",
+            f"--quantize does not apply to --format {form}", remedy="to make a model folder small, use --size"
         )
     if args.size and form != "crepe":
-        raise UserError(
-            f"--size does not apply to --format {form}",
-            "a small model is for crepe_dist itself",
-            "use --format crepe" + (", or --quantize" if form in ("onnx", "web") else ""),
-        )
+        raise UserError(f"--size does not apply to --format {form}", remedy="use --format crepe")
     limit_threads(detect())
-    from crepe_dist.exporting import verification, web_runtime
-    from crepe_dist.exporting.exporter import export
+    from crepe_dist.exporting.exporter import export, real_texts, synthetic_texts
     from crepe_dist.predicting.predictor import load
     from crepe_dist.runs import checkpoint
 
@@ -103,30 +95,26 @@ def main() -> None:
     if args.size:
         _small(predictor, args)
         return
-    real, synthetic = verification.real(path, args.data), verification.synthetic(predictor.encoding)
-    if form == "web" and not web_runtime.archive().exists():
-        print(f"npm downloads {web_runtime.PACKAGE} (33 MB, once)", flush=True)
+    real, synthetic = real_texts(path, args.data), synthetic_texts(predictor.encoding)
     files, difference = export(predictor, form, args.out, real + synthetic, quantize=args.quantize)
     _list(files)
-    if predictor.composition.strip_html and form not in ("crepe", "huggingface", "mlflow", "triton", "params"):
+    if predictor.composition.strip_html and form in ("onnx", "web", "pytorch"):
         print("note: the model was trained on texts without HTML, and this export does not strip it: do so before")
     texts = f"{counted(len(real), 'text')} of the test split and {len(synthetic)} synthetic ones"
-    if not real:
-        texts = f"{len(synthetic)} synthetic texts, because the run's data set is not available"
     print(f"compared with our own engine on {texts}: probabilities differ by at most {difference:.1e}")
 
 
 def _small(predictor: Predictor, args: argparse.Namespace) -> None:
     """Write the folder of --size, and print what it lost."""
-    from crepe_dist.exporting.compressor import compress_to
+    from crepe_dist.exporting.small_model import compress_to
 
-    files, made, accuracies = compress_to(predictor, args.size, args.out, args.data)
-    _list(files)
+    made = compress_to(predictor, args.size, args.out, args.data)
+    _list(made.files)
     for name, (kept, rows) in made.rows.items():
         print(f"{name} keeps {kept:,} of {rows:,} rows")
     print(f"{counted(made.numbers, 'number')} of a table in a byte")
-    if accuracies is not None:
-        texts, before, after = accuracies
+    if made.accuracies is not None:
+        texts, before, after = made.accuracies
         name = measure(predictor.several)
         print(f"{name} on {counted(texts, 'test text')}: {percent(before)} before, {percent(after)} now")
 

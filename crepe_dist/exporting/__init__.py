@@ -1,3 +1,3 @@
 """Export of trained networks for other programs."""
 
-FORMATS = ("onnx", "web", "crepe", "huggingface", "mlflow", "triton", "pytorch", "symbol", "params")
+FORMATS = ("onnx", "web", "crepe", "huggingface", "mlflow", "pytorch")

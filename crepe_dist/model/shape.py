@@ -71,7 +71,6 @@ class Shape(ABC):
         usual_epochs: epochs by default, for neither few documents nor much text.
         most_epochs: epochs by default, at most, unless they are very few steps.
         stops_early: True if training stops early by default.
-        input_names: names of the arguments of the forward pass, see ``engines.gluon.block.Network.inputs``.
         label_smoothing: default for training.
         smaller: remedy if the network is too large for the machine.
         options: names of the options that have other names than the sizes that they set.
@@ -96,7 +95,6 @@ class Shape(ABC):
     usual_epochs: ClassVar[int] = 3
     most_epochs: ClassVar[int] = 8
     stops_early: ClassVar[bool] = True
-    input_names: ClassVar[tuple[str, ...]] = ("codes",)
     label_smoothing: ClassVar[float] = 0.0
     smaller: ClassVar[str] = "choose --model ngrams"
     options: ClassVar[Mapping[str, str]] = {}

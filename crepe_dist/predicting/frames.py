@@ -164,3 +164,19 @@ def _joined(frame: Any, answers: pd.DataFrame) -> Any:
     arrays = [pa.array(answers[name], kind) for name, kind in added]
     schema = pa.schema([*frame.schema, *(pa.field(*each) for each in added)], frame.schema.metadata)
     return type(frame).from_arrays([*frame.columns, *arrays], schema=schema)
+
+
+class MlflowModel:
+    """Model of ``export --format mlflow`` as MLflow calls it."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+
+    def predict(self, frame: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Classify the rows of a table; see ``predict_frame``."""
+        return predict_frame(self._predictor, frame)
+
+
+def _load_pyfunc(path: str) -> MlflowModel:
+    """Open a folder; MLflow calls this function by its name."""
+    return MlflowModel(load(path))

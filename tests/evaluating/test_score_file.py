@@ -27,8 +27,8 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.evaluating.rows import rows_of
 from crepe_dist.evaluating.scoring import scores_of
-from crepe_dist.exporting.compressor import compress_to
 from crepe_dist.exporting.exporter import export
+from crepe_dist.exporting.small_model import compress_to
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.sources import Reading
 from crepe_dist.runs import checkpoint

@@ -10,7 +10,7 @@ import pytest
 
 import crepe_dist.train
 from crepe_dist.data.dataset import open_dataset, write_manifest
-from crepe_dist.exporting.compression import SMALL, count_rows
+from crepe_dist.exporting.small_model import SMALL, count_rows
 from crepe_dist.files import read_json
 from crepe_dist.model import compressed, parameters, params_file, tensors_file
 from crepe_dist.networks.ngrams.shape import NGramShape

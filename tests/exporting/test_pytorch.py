@@ -21,8 +21,7 @@ import crepe_dist.train
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import crepe_runtime
-from crepe_dist.exporting.exporter import TORCH_MODULE, export
-from crepe_dist.exporting.torch_module import source
+from crepe_dist.exporting.exporter import TORCH_MODULE, export, torch_source
 from crepe_dist.model import tensors_file
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.runs import checkpoint
@@ -107,8 +106,6 @@ def test_the_module_computes_our_logits(kind, name, tmp_path, classifier):
         ({"text": ["a"]}, "not dict"),
         (pd.DataFrame({"text": ["a"]}), "not DataFrame"),
         (5, "not int"),
-        (["a", None], "text 1 is None"),
-        (np.arange(3.0), "text 0 is .*, not a string"),
     ],
 )
 def test_what_is_no_list_of_texts(given, what, tmp_path, classifier):
@@ -129,7 +126,7 @@ def test_what_the_module_saved_opens_and_can_be_started_from(kind, tmp_path, cla
     bias = {"crepe": "tower/out/bias", "ngrams": "bias", "paper": "14/bias"}[kind]
     model.arrays[bias] = model.arrays[bias] + np.float32(1)
     model.save(tmp_path / "trained")
-    assert (tmp_path / "trained" / TORCH_MODULE).read_text() == source(kind)
+    assert (tmp_path / "trained" / TORCH_MODULE).read_text() == torch_source(kind)
     again = crepe_dist.load(tmp_path / "trained", device="cpu")
     assert again.classes == predictor.classes
     shift = 0.75 if kind == "crepe" else 1
@@ -153,7 +150,7 @@ def test_a_folder_that_was_altered_is_refused(tmp_path, classifier):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_module_needs_what_it_says(kind):
-    nodes = list(ast.walk(ast.parse(source(kind), feature_version=(3, 9))))
+    nodes = list(ast.walk(ast.parse(torch_source(kind), feature_version=(3, 9))))
     names = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module).split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
     assert names == {"collections", "hashlib", "json", "pathlib", "torch", "safetensors"}

@@ -77,7 +77,7 @@ def test_it_predicts_without_mxnet(trained):
     assert json.loads(done.stdout) == ["first", "second", "third"]
 
 
-@pytest.mark.parametrize("form", ["onnx", "crepe", "params"])
+@pytest.mark.parametrize("form", ["onnx", "crepe"])
 def test_it_is_exported(form, trained, tmp_path, registered):
     path = checkpoint.find(str(trained))
     predictor = crepe_dist.load(path, device="cpu")

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from crepe_dist.exporting import onnx_files
+from crepe_dist.exporting import onnx_file
 from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.native import library
 from crepe_dist.networks.ngrams import onnx as ngrams_onnx
@@ -44,8 +44,8 @@ def by_onnx(vector):
     rows = ngrams_onnx.rows_of(graph, codes, vector["longest"], vector["rows"])
     output = onnx.helper.make_tensor_value_info(rows, onnx.TensorProto.INT32, None)
     made = onnx.helper.make_graph(graph.nodes, "hash", graph.inputs, [output], graph.values)
-    opset = [onnx.helper.make_opsetid("", onnx_files.OPSET_VERSION)]
-    model = onnx.helper.make_model(made, opset_imports=opset, ir_version=onnx_files.IR_VERSION)
+    opset = [onnx.helper.make_opsetid("", onnx_file.OPSET_VERSION)]
+    model = onnx.helper.make_model(made, opset_imports=opset, ir_version=onnx_file.IR_VERSION)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"codes": np.array([vector["text"]], np.int32)})[0]
     return np.where(found == vector["rows"], -1, found)

@@ -76,7 +76,6 @@ class CrepeShape(Shape):
     counted: ClassVar[tuple[str, ...]] = ("ngrams.significant",)
     weighed: ClassVar[tuple[str, ...]] = ("tower.out.weight", "tower.out.bias")
     other_layers: ClassVar[str] = "embeddings and convolutions"
-    input_names: ClassVar[tuple[str, ...]] = (*NGramShape.input_names, "places", "known", "inside")
     label_smoothing: ClassVar[float] = 0.1
     smaller: ClassVar[str] = "lower --width, or choose --model ngrams"
     options: ClassVar[Mapping[str, str]] = {"rows": "embeddings"}

@@ -1,4 +1,4 @@
-"""Crepe in PyTorch. ``exporting/torch_module.py`` copies it into the exported module."""
+"""Crepe in PyTorch. ``export --format pytorch`` copies it into the exported module."""
 
 import torch
 import torch.nn.functional as F

@@ -65,7 +65,6 @@ class NGramShape(Shape):
     tables: ClassVar[tuple[str, ...]] = ("weight",)
     counted: ClassVar[tuple[str, ...]] = ("significant",)
     multiplies: ClassVar[bool] = False
-    input_names: ClassVar[tuple[str, ...]] = ("buckets", "own")
     smaller: ClassVar[str] = "lower model.buckets"
     limits: ClassVar[Mapping[str, int]] = {"longest": LONGEST_NGRAM}
 

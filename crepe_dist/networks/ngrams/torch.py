@@ -1,4 +1,4 @@
-"""The n-gram table in PyTorch. ``exporting/torch_module.py`` copies it into the exported module."""
+"""The n-gram table in PyTorch. ``export --format pytorch`` copies it into the exported module."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""The paper's network in PyTorch. ``exporting/torch_module.py`` copies it into the exported module."""
+"""The paper's network in PyTorch. ``export --format pytorch`` copies it into the exported module."""
 
 import torch
 import torch.nn.functional as F

@@ -1,0 +1,168 @@
+"""ONNX file of a network, alone or in a web page. This module imports the optional ONNX and ONNX Runtime.
+
+The graph encodes texts, so that no program has to write it anew. No operator takes characters out of a string: the
+input has their code points, one text a row, padded with -1.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, checker, helper
+
+from crepe_dist import registry
+from crepe_dist.data.alphabet import BLANK, Encoding
+from crepe_dist.errors import UserError
+from crepe_dist.exporting import crepe_runtime, web_page
+from crepe_dist.exporting.crepe_runtime import FORMAT, Classifier
+from crepe_dist.model.onnx_graph import Graph
+from crepe_dist.predicting.model_summary import summarise
+from crepe_dist.predicting.predictor import Predictor
+from crepe_dist.version import __version__
+from crepe_dist.wording import size
+
+MODEL = "model.onnx"
+# Versions of ONNX 1.13: the oldest with every operator used here, for the sake of old readers.
+OPSET_VERSION, IR_VERSION = 18, 8
+MAX_PARAMETER_BYTES = (1 << 31) - (1 << 20)  # Protocol Buffers end at 2 GiB; 1 MiB is left for the nodes
+NOTHING = BLANK - 1  # stands for no code in the table of spellings
+
+
+def write(ours: Predictor, folder: Path, quantize: bool) -> Classifier:
+    """Write the ONNX file and ``crepe_runtime.py``; return a classifier that reads the file back."""
+    (folder / MODEL).write_bytes(_model(ours, quantize))
+    shutil.copyfile(crepe_runtime.__file__, folder / "crepe_runtime.py")
+    return Classifier(str(folder / MODEL))
+
+
+def write_page(ours: Predictor, folder: Path, quantize: bool) -> Classifier:
+    """Write the web page; return a classifier with the same model."""
+    model = _model(ours, quantize)
+    classifier = Classifier(model)
+    web_page.write(model, classifier.about, summarise(ours), folder)
+    return classifier
+
+
+def _model(ours: Predictor, quantize: bool) -> bytes:
+    """Build the ONNX model of a network.
+
+    The input is ``text``, code points. The outputs are ``probabilities``, float32 [batch, classes], and the numbers of
+    characters that are ``read`` and that are not, ``characters_cut``, int32 [batch].
+
+    Args:
+        quantize: store tables in eight bits; ``eight_bits.rounded`` has already rounded the parameters.
+
+    Raises:
+        UserError: the parameters are too large for an ONNX file.
+    """
+    shape, arrays, temperature = ours.engine.shape, ours.engine.arrays, ours.calibration.temperature
+    total = sum(array.nbytes for array in arrays.values())
+    if total > MAX_PARAMETER_BYTES:
+        raise UserError(f"the parameters are too large for an ONNX file: {size(total)}", remedy="use --format crepe")
+    graph = Graph(quantize)
+    encoded = encode(graph, ours.encoding)
+    logits = registry.part(shape.kind, "onnx").logits(graph, shape, arrays, encoded.codes)
+    if temperature != 1:
+        logits = graph.node("Div", logits, graph.value(np.array(temperature, np.float32)))
+    about: dict[str, Any] = {"format": int(FORMAT), "version": __version__, **shape.settings()}
+    about |= {**ours.encoding.to_dict(), "classes": ours.classes}
+    about |= {"temperature": temperature, "min_probability": ours.min_probability}
+    if ours.thresholds is None:
+        graph.node("Softmax", logits, name="probabilities", axis=1)
+    else:
+        graph.node("Sigmoid", logits, name="probabilities")
+        about["thresholds"] = ours.thresholds.tolist()
+    graph.outputs.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", shape.classes]))
+    for name in (encoded.read, encoded.cut):
+        graph.outputs.append(helper.make_tensor_value_info(name, TensorProto.INT32, ["batch"]))
+    built = helper.make_model(
+        helper.make_graph(graph.nodes, shape.kind, graph.inputs, graph.outputs, graph.values),
+        opset_imports=[helper.make_opsetid("", OPSET_VERSION)],
+        ir_version=IR_VERSION,
+        producer_name="crepe_dist",
+        producer_version=__version__,
+    )
+    helper.set_model_props(built, {name: json.dumps(value) for name, value in about.items()})
+    checker.check_model(built)
+    content: bytes = built.SerializeToString()
+    return content
+
+
+class Encoded(NamedTuple):
+    """Names of the encoded texts' values in a graph.
+
+    Args:
+        codes: int32 [batch, positions], in the order in which the network reads; as long as the longest text.
+        read: number of known characters that the network reads, without spaces, int32 [batch].
+        cut: number of characters that are not read, because the text is too long, int32 [batch].
+    """
+
+    codes: str
+    read: str
+    cut: str
+
+
+def encode(graph: Graph, encoding: Encoding) -> Encoded:
+    """Add the input ``text``, int32 [batch, characters], and the nodes that encode it as ``Encoding.encode`` does."""
+    node, length, (head, tail) = graph.node, encoding.feature_len, encoding.kept
+    table = _spellings(encoding)
+    text = graph.input("text", TensorProto.INT32, "batch", "characters")
+    is_text = node("Not", node("Less", text, 0))
+    # The last row of the table is that of padding, the one before it that of all unknown characters.
+    row = node("Where", is_text, node("Min", text, len(table) - 2), len(table) - 1)
+    spelled = node("Reshape", node("Gather", graph.value(table), row), graph.sizes(0, -1))
+    spelled = node("Cast", spelled, to=TensorProto.INT32)
+    is_code = node("Not", node("Equal", spelled, NOTHING))
+    ends = node("CumSum", node("Cast", is_code, to=TensorProto.INT32), 1)
+    number = node("ReduceMax", ends, graph.sizes(1), keepdims=1)
+    # The codes of a text are moved together; what is no code goes to a last position, which nothing reads.
+    width = node("Cast", node("Gather", node("Shape", spelled), 1), to=TensorProto.INT32)
+    wider = node("Pad", spelled, graph.sizes(0, 0, 0, 1), BLANK)
+    place = node("Where", is_code, node("Sub", ends, 1), width)
+    codes = node("ScatterElements", wider, place, spelled, axis=1)
+    # The first and the last codes of a longer text are read, with blanks between; most modes read in reverse.
+    count = node("Min", number, length)
+    longest = node("Max", node("ReduceMax", count, keepdims=0), 1)
+    place = node("Range", 0, longest, 1)
+    if encoding.mode != "notebook":
+        place = node("Sub", node("Sub", count, 1), place)
+    is_cut = node("Greater", number, length)
+    is_tail = node("And", is_cut, node("Not", node("Less", place, length - tail)))
+    is_gap = node("And", node("And", is_cut, node("Not", is_tail)), node("Not", node("Less", place, head)))
+    is_text_place = node("And", node("Not", node("Less", place, 0)), node("Less", place, count))
+    is_read = node("And", is_text_place, node("Not", is_gap))
+    source = node("Add", place, node("Where", is_tail, node("Sub", number, length), 0))
+    codes = node("GatherElements", codes, node("Where", is_read, source, 0), axis=1)
+    codes = node("Where", is_read, codes, BLANK)
+    counted = node("Less", codes, int(encoding.listed()["counted"]))
+    known = node("And", counted, node("Not", node("Equal", codes, encoding.alphabet.index(" "))))
+    read = _count(graph, known, "read")
+    # A character is unread if all its codes are in the gap of a text that is cut.
+    ends = node("Reshape", ends, graph.sizes(0, -1, table.shape[1]))
+    begins_after = node("Greater", node("Gather", ends, 0, axis=2), head)
+    last = node("Gather", ends, table.shape[1] - 1, axis=2)
+    ends_before = node("Not", node("Greater", last, node("Sub", number, tail)))
+    unread = node("And", node("And", is_cut, is_text), node("And", begins_after, ends_before))
+    return Encoded(codes, read, _count(graph, unread, "characters_cut"))
+
+
+def _spellings(encoding: Encoding) -> npt.NDArray[np.uint8]:
+    """Return the codes of each character, uint8 [characters + 2, codes], by code point."""
+    listed: dict[str, Any] = encoding.listed()
+    codes = {character: [code] for code, each in enumerate(listed["characters"]) for character in each}
+    codes |= listed["spellings"]
+    table = np.full((max(map(ord, codes)) + 3, max(map(len, codes.values()))), NOTHING, np.uint8)
+    table[:-1, 0] = BLANK
+    for character, each in codes.items():
+        table[ord(character), : len(each)] = each
+    return table
+
+
+def _count(graph: Graph, which: str, name: str) -> str:
+    numbers = graph.node("Cast", which, to=TensorProto.INT32)
+    return graph.node("ReduceSum", numbers, graph.sizes(1), name=name, keepdims=0)

@@ -1,0 +1,226 @@
+"""Compression of a network to a given size: which rows of its tables to keep, and how many numbers share a byte."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.dataset import Dataset, Split, open_dataset
+from crepe_dist.data.targets import SEVERAL
+from crepe_dist.distributed.device import ALONE
+from crepe_dist.errors import UserError
+from crepe_dist.exporting.exporter import atomic_folder, data_of
+from crepe_dist.model import compressed, tensors_file
+from crepe_dist.model.compressed import Arrays, Mask
+from crepe_dist.model.shape import Shape
+from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
+from crepe_dist.training.evaluation import evaluate
+from crepe_dist.wording import size
+
+# (numbers in a byte of a table, and of another layer), the most exact first. The first level whose tables keep ENOUGH
+# of their importance is taken; the last one if none does, as long as LEAST is left.
+LEVELS = ((1, 1), (2, 1), (4, 1), (8, 2))
+ENOUGH, LEAST = 0.95, 0.5
+SMALL = 1 << 12  # numbers; smaller arrays stay as they are
+HEADER = 120  # bytes of safetensors' header for one array
+MOST_CHARACTERS = 1 << 25  # of the training split, in which rows are counted
+CHARACTERS = 1 << 18  # looked up at a time
+MOST_SCORED, BATCH = 5000, 256  # texts
+# Of the description; its figures are those of the whole network.
+KEPT = ("data", "id", "labels", "composition", "reading")
+Counts = dict[str, npt.NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class SmallModel:
+    """A compressed network in a folder.
+
+    Attributes:
+        files: files of the folder.
+        numbers: numbers in a byte of a table.
+        rows: kept rows and all rows of each table, by name.
+        accuracies: number of test texts, and the accuracies (micro F1 of several labels) before and after; ``None``
+            without a test split.
+    """
+
+    files: list[Path]
+    numbers: int
+    rows: dict[str, tuple[int, int]]
+    accuracies: tuple[int, float, float] | None
+
+
+def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) -> SmallModel:
+    """Compress a checkpoint to at most ``limit`` bytes, and write it to a folder.
+
+    Args:
+        predictor: predictor of the checkpoint, on the CPU.
+        data: prepared folder of the training split; ``None`` for the run's.
+
+    Raises:
+        UserError: the data are missing or encoded differently, or the network cannot be compressed to this size.
+    """
+    engine, about = predictor.engine, predictor.about
+    dataset = _dataset(predictor, data) if engine.shape.tables else None
+    counts = count_rows(engine.shape, dataset.splits["train"]) if dataset else {}
+    kept: dict[str, Any] = {name: about[name] for name in KEPT if name in about}
+    kept["compressed"] = {"checkpoint": predictor.path.name, "sha256": about.get("sha256", ""), "size": limit}
+    described = {**kept, "encoding": predictor.encoding.to_dict(), "classes": predictor.classes}
+    stored, numbers, rows = _compressed(engine.shape, engine.arrays, counts, limit, described)
+    with atomic_folder(out) as folder:
+        file = folder / tensors_file.NAME
+        tensors_file.write(stored, file)
+        predictor.describe(file, {**kept, "network": about.get("network", {})})
+        files = sorted(folder.iterdir())
+        total = sum(each.stat().st_size for each in files)
+        if total > limit:
+            raise AssertionError(f"{total:,} bytes instead of at most {limit:,}")
+        again = open_checkpoint(file, Foreign())
+    accuracies = _accuracies(predictor, again, dataset) if dataset else None
+    return SmallModel([out / each.name for each in files], numbers, rows, accuracies)
+
+
+def _dataset(predictor: Predictor, data: Path | None) -> Dataset:
+    try:
+        dataset = open_dataset(data or data_of(predictor.path))
+    except UserError as error:
+        raise UserError(
+            "the rows of the tables cannot be counted without the training split",
+            str(error),
+            "name the prepared folder with --data",
+        ) from error
+    here, there = dataset.encoding, predictor.encoding
+    if not here.reads_as(there) or here.feature_len != there.feature_len:
+        raise UserError(
+            f"{dataset.folder} is encoded differently from the texts of {predictor.path}",
+            f"the checkpoint: {there.described()}; the data: {here.described()}",
+            "name the data that it was trained on with --data",
+        )
+    return dataset
+
+
+def _accuracies(before: Predictor, after: Predictor, dataset: Dataset) -> tuple[int, float, float] | None:
+    split = dataset.splits.get("test")
+    if not split or len(before.classes) != len(dataset.classes) or before.several != (dataset.labelled == SEVERAL):
+        return None
+    some = split.only(np.linspace(0, len(split) - 1, min(MOST_SCORED, len(split))).astype(np.int64))
+    scores = [evaluate(each.engine, some, BATCH, ALONE, before.thresholds).accuracy for each in (before, after)]
+    return len(some), scores[0], scores[1]
+
+
+def count_rows(shape: Shape, split: Split) -> Counts:
+    """Count how often documents of a split use each row of the tables, by parameter name; ``{}`` without tables.
+
+    Of long splits, evenly spaced documents are counted.
+    """
+    counts = {name: np.zeros(shape.parameter_shapes()[name][0]) for name in shape.tables}
+    some = min(len(split), max(1, MOST_CHARACTERS // shape.feature_len))
+    rows = np.linspace(0, len(split) - 1, some).astype(np.int64)
+    step = max(1, CHARACTERS // shape.feature_len)
+    for start in range(0, len(rows), step):
+        for name, used in shape.rows_used(split.codes(rows[start : start + step])).items():
+            counts[name] += np.bincount(used, minlength=len(counts[name]))
+    return counts
+
+
+def _compressed(
+    shape: Shape, arrays: Arrays, counts: Counts, limit: int, about: dict[str, Any]
+) -> tuple[Arrays, int, dict[str, tuple[int, int]]]:
+    """Compress a network to at most ``limit`` bytes, its description ``about`` included.
+
+    The importance of a row of a table is its squared length times the number of its uses. Every table keeps the same
+    share of its importance, the largest that fits, in its most important rows.
+
+    Returns:
+        The stored arrays, the numbers in a byte of a table, and the kept rows and all rows of each table.
+
+    Raises:
+        UserError: the network cannot be compressed to this size.
+    """
+    fixed = len(json.dumps(about, indent=2, ensure_ascii=False).encode()) + 1000
+    tables = {name: _Table(arrays[name], count) for name, count in counts.items()}
+    for numbers, other_numbers in LEVELS:
+        others = fixed + sum(
+            _size(name, array, other_numbers, shape) for name, array in arrays.items() if name not in tables
+        )
+        share = _largest_share(tables, numbers, limit - others)
+        if share >= ENOUGH:
+            break
+    if share < LEAST:
+        smallest = others + sum(table.size(LEAST, numbers) for table in tables.values())
+        raise UserError(
+            f"the network cannot be compressed to {size(limit)}", remedy=f"give --size {smallest // 1000 + 1}kB or more"
+        )
+    stored: Arrays = {compressed.MARK: np.array([compressed.VERSION], np.int64)}
+    rows = {}
+    for name, array in arrays.items():
+        if name in tables:
+            table, kept = tables[name], tables[name].kept(share)
+            stored |= compressed.code(name, array, table.numbers(numbers), kept, table.count)
+            rows[name] = (int(kept.sum()), len(kept))
+        elif name in shape.counted:
+            stored |= compressed.nonzero(name, array)
+        elif array.size < SMALL:
+            stored[name] = array
+        else:
+            stored |= compressed.code(name, array, other_numbers)
+    return stored, numbers, rows
+
+
+class _Table:
+    """A table whose rows can be left out."""
+
+    def __init__(self, array: npt.NDArray[np.float32], count: npt.NDArray[np.float64]) -> None:
+        self.array = array
+        self.count = count
+        importance = count * np.square(array, dtype=np.float64).sum(axis=1)
+        self.order = np.argsort(-importance, kind="stable")
+        self.total = np.cumsum(importance[self.order])
+
+    def rows(self, share: float) -> int:
+        """Return the number of rows that have ``share`` of the importance."""
+        return min(int(np.searchsorted(self.total, share * self.total[-1])) + 1, len(self.order))
+
+    def kept(self, share: float) -> Mask:
+        """Return the mask of these rows."""
+        mask = np.zeros(len(self.order), np.bool_)
+        mask[self.order[: self.rows(share)]] = True
+        return mask
+
+    def numbers(self, numbers: int) -> int:
+        """Return how many numbers share a byte, at most those of a row."""
+        return min(numbers, self.array.shape[1])
+
+    def size(self, share: float, numbers: int) -> int:
+        """Return an upper bound of the bytes of these rows."""
+        row = 1 - (-self.array.shape[1] // self.numbers(numbers))
+        book = 2 * compressed.CENTROIDS * self.numbers(numbers)
+        return self.rows(share) * row + len(self.order) // 255 + book + 4 * HEADER
+
+
+def _largest_share(tables: dict[str, _Table], numbers: int, limit: int) -> float:
+    """Return the largest share of the importance that fits into ``limit`` bytes; 0 if not even ``LEAST`` fits."""
+
+    def fits(share: float) -> bool:
+        return sum(table.size(share, numbers) for table in tables.values()) <= limit
+
+    if not fits(LEAST) or fits(1.0):
+        return float(fits(1.0))
+    low, high = LEAST, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _size(name: str, array: npt.NDArray[Any], numbers: int, shape: Shape) -> int:
+    """Return an upper bound of the bytes of an array that is no table."""
+    if name in shape.counted:
+        return int(np.count_nonzero(array)) + array.size // 255 + 2 * HEADER
+    if array.size < SMALL:
+        return 4 * array.size + HEADER
+    return len(array) * -(-(array.size // len(array)) // numbers) + 2 * compressed.CENTROIDS * numbers + 3 * HEADER
