@@ -15,7 +15,6 @@ from crepe_dist.runs.checkpoint import RUNS
 from crepe_dist.runs.run_folder import IDENTITY, RunFolder
 from crepe_dist.scratch import abandoned
 from crepe_dist.settings import arguments
-from crepe_dist.settings.training_options import CheckpointOptions
 from crepe_dist.wording import size
 
 SEARCHES = Path("tune")
@@ -90,7 +89,7 @@ def cached() -> list[Path]:
 
 def _clean(run: RunFolder, remove: bool) -> int:
     """List what a run no longer needs; return its size in bytes."""
-    paths = disk_space.superfluous(run, CheckpointOptions(keep_last=1))
+    paths = disk_space.superfluous(run)
     total = sum(map(_listed, paths))
     if remove:
         disk_space.remove(run, paths)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from crepe_dist.errors import UserError, visible
 from crepe_dist.files import sha256
 from crepe_dist.model import cuda
 from crepe_dist.native import library
-from crepe_dist.runs import checkpoint, run_folder, state
+from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import RunRecord, open_run
 from crepe_dist.scratch import scratch
 from crepe_dist.settings import arguments
@@ -22,7 +21,7 @@ from crepe_dist.supervising.training_process import QUIET, train
 from crepe_dist.wording import counted
 
 EXAMPLES = """  python -m crepe_dist.verify runs/reviews-1f2e3d4c5b
-  python -m crepe_dist.verify runs/reviews-1f2e3d4c5b --last --processes 2
+  python -m crepe_dist.verify runs/reviews-1f2e3d4c5b --processes 2
 """
 MOST_PROCESSES = 1024
 
@@ -39,11 +38,6 @@ def parser() -> arguments.Parser:
     flags.add_argument(
         "--processes", type=whole(1, MOST_PROCESSES), default=1, metavar="N", help="processes to train on; default: 1"
     )
-    flags.add_argument(
-        "--last", action="store_true",
-        help="train only what came after the older of the run's two saved states, usually the last epoch; the run must "
-        "have been trained with --checkpoint.keep-state true",
-    )  # fmt: skip
     return flags
 
 
@@ -59,7 +53,6 @@ def main() -> None:
         **record.settings,
         "training.init_from": start and os.path.abspath(start),
         "data.source": str(data.folder.absolute()),
-        "checkpoint.keep_last": max(1, len(record.history.epochs)),
         **QUIET,
     }
     if computed["device"].startswith("cpu"):
@@ -70,14 +63,12 @@ def main() -> None:
         print(f"note: {note}", flush=True)
     with scratch() as folder:
         again = folder / "run"
-        copied = copy_state(args.run, again) if args.last else {}
-        start = f" after epoch {max(copied)}" if copied else ""
         on = counted(args.processes, "process", "processes")
-        print(f"trains {visible(record.name)} again{start}, on {on}", flush=True)
+        print(f"trains {visible(record.name)} again, on {on}", flush=True)
         train({**settings, "run_dir": str(again)}, folder, args.processes)
         differing = []
         before, now = digests(args.run), digests(again)
-        for epoch in sorted((before.keys() & now.keys()) - copied.keys()):
+        for epoch in sorted(before.keys() & now.keys()):
             same = before[epoch] == now[epoch]
             bits = "the same bits" if same else "other bits"
             print(f"epoch {epoch}: {bits}, SHA-256 {before[epoch][:16]}", flush=True)
@@ -111,31 +102,6 @@ def notes(computed: Mapping[str, str]) -> Iterator[str]:
         precision != "float32" or library.GENERIC in (build, *library.usable()[:1])
     ):
         yield f"the run was computed by the kernels {build}, which this machine lacks: expect other bits"
-
-
-def copy_state(run: Path, again: Path) -> dict[int, str]:
-    """Copy the older saved state of a run to another folder, where a training resumes from it.
-
-    Returns:
-        The checkpoints of the epochs before, which are copied, too.
-    """
-    older = min((run / "state").glob("step_*"), default=None)
-    progress = None if older is None else state.progress(older)
-    if older is None or progress is None or progress.finished or not progress.epochs:
-        raise UserError(
-            f"{run} has no saved state from before its end",
-            "a finished run keeps its states only if it was trained with --checkpoint.keep-state true",
-            "omit --last, which trains all epochs again",
-        )
-    shutil.copytree(older, run_folder.RunFolder(again).state / older.name)
-    for name in (run_folder.IDENTITY, checkpoint.CONFIG):
-        shutil.copy(run / name, again)
-    (again / checkpoint.FOLDER).mkdir()
-    copied = {int(epoch["epoch"]): str(epoch["checkpoint"]) for epoch in progress.epochs}
-    for name in copied.values():
-        for path in (run / checkpoint.FOLDER).glob(f"{Path(name).stem}.*"):
-            shutil.copy(path, again / checkpoint.FOLDER)
-    return copied
 
 
 def digests(run: Path) -> dict[int, str]:

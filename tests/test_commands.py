@@ -38,7 +38,6 @@ def place(data, tmp_path_factory):
         "--epochs=8",
         "--optimizer=adam",
         "--learning-rate=0.003",
-        "--checkpoint.keep-last=2",
     )
     run(command("train", "--data", "data/three", *QUICK, *more), folder)
     return folder

@@ -30,21 +30,19 @@ class EpochChoice:
         rows: number of documents of the validation split, or of the test split without one.
         patience: epochs without improvement after which the run stops; 0: never.
         epochs: number of epochs of the run, ``training.epochs``.
-        keep_last: number of latest checkpoints to keep besides the reported one.
     """
 
     has_validation: bool
     rows: int
     patience: int
     epochs: int
-    keep_last: int
 
     @classmethod
     def of(cls, config: Config, data: Dataset) -> EpochChoice:
         """Make the choice for a configuration and its data."""
         training, has_validation = config.training, "validation" in data.splits
         rows = len(data.splits["validation" if has_validation else "test"])
-        return cls(has_validation, rows, training.patience or 0, training.all_epochs, config.checkpoint.keep_last)
+        return cls(has_validation, rows, training.patience or 0, training.all_epochs)
 
     @property
     def chosen_by(self) -> str:
@@ -122,7 +120,7 @@ class EpochChoice:
         epochs = progress.epochs
         counts = {len(epochs), *(count for count in saved if 0 < count < len(epochs))}
         positions = (replace(progress, epochs=epochs[:count]) for count in counts)
-        return {record["checkpoint"] for record in [*epochs[-self.keep_last :], *map(self.reported, positions)]}
+        return {record["checkpoint"] for record in [epochs[-1], *map(self.reported, positions)]}
 
     def is_last(self, progress: Progress) -> bool:
         """Return whether the run ends with the newest epoch."""

@@ -11,31 +11,27 @@ from pathlib import Path
 from crepe_dist.files import temporary_files
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder
-from crepe_dist.settings.training_options import CheckpointOptions
 
 REMOVED = ".removed"  # prefix of a state while it is deleted
 
 
-def superfluous(folder: RunFolder, options: CheckpointOptions) -> list[Path]:
+def superfluous(folder: RunFolder) -> list[Path]:
     """List what a run can do without; call while the folder is locked.
 
     Besides leftovers of killed processes, these are the saved state of a finished run, and its checkpoints but the
-    reported one and the last ones. An unfinished run needs its states, and the checkpoints that these refer to.
-
-    Args:
-        options: number of latest checkpoints to keep; whether to keep the state, and the checkpoints that it refers to.
+    reported and the latest one. An unfinished run needs its states, and the checkpoints that these refer to.
     """
     paths = [path for within in folder.folders() for path in temporary_files(within)]
     paths += [path for path in folder.state.glob(".*") if path.is_dir()]
     paths += folder.path.glob(f"{REMOVED}-*")
     result = folder.result
-    if result is None or options.keep_state:
+    if result is None:
         return paths
     if folder.state.is_dir():
         paths.append(folder.state)
     made = result.get("made", {})
     student = made.get("unlabelled", {}).get("reported") != "first network"  # else its checkpoints are refused
-    latest = checkpoint.described(folder.path / checkpoint.FOLDER)[: options.keep_last if student else 0]
+    latest = checkpoint.described(folder.path / checkpoint.FOLDER)[:student]
     return paths + other_checkpoints(folder, {Path(result["checkpoint"]).name, *(path.name for path in latest)})
 
 
@@ -62,9 +58,9 @@ def remove(folder: RunFolder, paths: Iterable[Path]) -> None:
             shutil.rmtree(path)
 
 
-def tidy(folder: RunFolder, options: CheckpointOptions) -> None:
+def tidy(folder: RunFolder) -> None:
     """Remove what a finished run no longer needs; call while the folder is locked."""
-    remove(folder, superfluous(folder, options))
+    remove(folder, superfluous(folder))
 
 
 def size(path: Path) -> int:

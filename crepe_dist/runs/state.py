@@ -1,7 +1,7 @@
 """Resumable state of a run: parameters, optimizer state and position, as plain arrays and JSON (no pickle).
 
-``<run>/state/step_<n>_<epochs scored>/`` holds ``parameters.safetensors``, ``optimizer.safetensors``, ``state.json``
-and, written last, ``manifest.json`` with the size and SHA-256 of each file. A state is written under a temporary name
+``<run>/state/step_<n>_<epochs scored>/`` holds ``parameters.safetensors``, ``optimizer.safetensors`` and, written last,
+``manifest.json`` with the position and the size and SHA-256 of these files. A state is written under a temporary name
 and then renamed. The one before the newest is kept in case the newest gets damaged.
 """
 
@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shutil
 import stat
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from crepe_dist.errors import UserError
-from crepe_dist.files import finite, identity, integer, read_json, sha256, sync, write_json
-from crepe_dist.settings.allowed_values import MANY
+from crepe_dist.files import identity, sha256, sync
+from crepe_dist.records import read_record, write_sealed
 from crepe_dist.version import __version__
 
-FORMAT = 5
+FORMAT = 6
 MANIFEST = "manifest.json"
-FILES = ("parameters.safetensors", "optimizer.safetensors", "state.json")
+FILES = ("parameters.safetensors", "optimizer.safetensors")
 SMOOTHING = 0.01  # weight of a new value in the moving average of the loss, as in the notebook
-CHECKPOINT = re.compile(r"[\w.]{1,80}\.params", re.ASCII)
-MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # of JSON that is not as expected
+RESTART = "start another run with --fresh; with --init-from, from a checkpoint of this one"
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
@@ -101,57 +99,6 @@ class Progress:
         self.uncounted = 0
         self.seconds = 0.0
 
-    @classmethod
-    def of(cls, saved: Any) -> Progress:
-        """Convert from JSON."""
-        if saved.keys() != {field.name for field in fields(cls)}:
-            raise ValueError("the position was not written by this version")
-        epochs, scale = (_list(saved[name]) for name in ("epochs", "loss_scale"))
-        integer(saved["epoch"], 1, name="epoch")
-        for name in ("step", "documents"):
-            integer(saved[name], name=name)
-        integer(saved["uncounted"], 0, saved["documents"], "uncounted")
-        finite(saved["seconds"], 0, name="seconds")
-        finite(saved["loss_sum"], name="loss_sum")
-        if saved["moving_loss"] is not None:
-            finite(saved["moving_loss"], name="moving_loss")
-        for number in scale:
-            finite(number, name="loss_scale")
-        for record in epochs:
-            _check_record(record)
-        if any(after["epoch"] != before["epoch"] + 1 for before, after in zip(epochs, epochs[1:])):
-            raise ValueError("the position holds epochs that do not follow each other")
-        if epochs and saved["epoch"] - epochs[-1]["epoch"] not in (0, 1):
-            raise ValueError(f"the position is in epoch {saved['epoch']}, after that of epoch {epochs[-1]['epoch']}")
-        if saved["finished"] and not epochs:
-            raise ValueError("the position is at the end of a run without epochs")
-        if scale and not (len(scale) == 2 and scale[0] > 0):
-            raise ValueError("the position holds an invalid loss scale")
-        if type(saved["finished"]) is not bool or not all(
-            type(saved[name]) is str for name in ("precision", "kernels")
-        ):
-            raise ValueError("the position was not written by this version")
-        return cls(**saved)
-
-
-def _list(saved: Any) -> list[Any]:
-    if type(saved) is not list:
-        raise ValueError(f"{str(saved)[:40]!r} is not a list")
-    return saved
-
-
-def _check_record(record: Any) -> None:
-    """Check what a resumed run reads of the record of an epoch."""
-    integer(record["epoch"], 1, MANY, "epoch")
-    if not CHECKPOINT.fullmatch(record["checkpoint"]):
-        raise ValueError(f"the checkpoint is {str(record['checkpoint'])[:40]!r}")
-    finite(record["test_accuracy"], 0, 1, "test_accuracy")
-    for name, value in record.items():
-        if name.endswith("_accuracy"):
-            finite(value, 0, 1, name)
-        elif name.endswith(("_loss", "_error")) and type(value) not in (int, float):  # NaN after a divergence
-            raise ValueError(f"{name} is {str(value)[:40]!r}")
-
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -206,15 +153,14 @@ def _write(folder: Path, final: Path, snapshot: Snapshot) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        save_file(snapshot.parameters, str(partial / FILES[0]))
-        save_file(snapshot.optimizer, str(partial / FILES[1]))
-        write_json(partial / FILES[2], asdict(snapshot.progress))
-        usual = stat.S_IMODE((partial / FILES[2]).stat().st_mode)
-        for name in FILES[:2]:
+        usual = stat.S_IMODE(partial.stat().st_mode) & 0o666
+        for name, arrays in zip(FILES, (snapshot.parameters, snapshot.optimizer)):
+            save_file(arrays, str(partial / name))
             (partial / name).chmod(usual)
             sync(partial / name)
-        digests = {name: identity(partial / name) for name in FILES}
-        write_json(partial / MANIFEST, {"format": FORMAT, "version": __version__, "files": digests})
+        files = {name: identity(partial / name) for name in FILES}
+        position = {"version": __version__, "progress": asdict(snapshot.progress)}
+        write_sealed(partial / MANIFEST, FORMAT, {**position, "files": files})
         sync(partial)
         if final.exists():  # it is damaged: the run would have resumed from it otherwise
             final.rename(folder / f".damaged-{os.getpid()}-{final.name}")
@@ -239,51 +185,27 @@ def scored_epochs(folder: Path) -> list[int]:
     return [int(count) for count in counts if count.isdecimal()]
 
 
-def load_newest(folder: Path, epochs: int = MANY) -> Found | None:
-    """Load the newest intact state; ``None`` if there is no state at all.
-
-    Args:
-        epochs: number of epochs of the run; a state beyond them counts as damaged.
-    """
+def load_newest(folder: Path) -> Found | None:
+    """Load the newest intact state; ``None`` if there is no state at all."""
     damaged: list[str] = []
     for path in sorted(folder.glob("step_*"), reverse=True):
         try:
-            snapshot, version = _load(path, epochs)
+            snapshot, version = _load(path)
             return Found(path, snapshot, damaged, version)
-        except (OSError, SafetensorError, *MALFORMED) as error:
-            damaged.append(f"{path} ({type(error).__name__}: {error})"[:500])
+        except UserError as error:
+            damaged.append(f"{error.what}: {error.why}" if error.why else error.what)
+        except (OSError, ValueError, SafetensorError) as error:
+            damaged.append(f"{path} is damaged: {error}"[:500])
     if damaged:
-        raise UserError(
-            f"no saved state in {folder} can be used",
-            "; ".join(damaged),
-            "finish the run with the version that started it, or start another with --fresh; with --init-from that "
-            "can start from a checkpoint",
-        )
+        raise UserError(f"no saved state in {folder} can be used", "; ".join(damaged), RESTART)
     return None
 
 
-def progress(path: Path) -> Progress | None:
-    """Read the position of a state; ``None`` if it is damaged."""
-    try:
-        return Progress.of(read_json(path / FILES[2], follow=False))
-    except (OSError, *MALFORMED):
-        return None
-
-
-def _load(path: Path, epochs: int) -> tuple[Snapshot, str]:
+def _load(path: Path) -> tuple[Snapshot, str]:
     """Load a state, and the version of the package that saved it."""
-    manifest = read_json(path / MANIFEST, follow=False)
-    if manifest["format"] != FORMAT:
-        version = str(manifest["format"])[:40]
-        raise ValueError(f"it has format {version}, which another version wrote; this one reads format {FORMAT}")
-    for name in FILES:
-        size, digest = manifest["files"][name]["bytes"], manifest["files"][name]["sha256"]
-        if (path / name).lstat().st_size != size:
-            raise ValueError(f"{name} does not have the size in its manifest, {size} bytes")
-        if sha256(path / name, follow=False) != digest:
+    manifest = read_record(path / MANIFEST, dict, FORMAT, RESTART, is_sealed=True)
+    for name, expected in manifest["files"].items():
+        if {"bytes": (path / name).lstat().st_size, "sha256": sha256(path / name, follow=False)} != expected:
             raise ValueError(f"{name} does not match its checksum")
-    progress = Progress.of(read_json(path / FILES[2], follow=False))
-    if progress.epoch > epochs:
-        raise ValueError(f"the position is in epoch {progress.epoch}, beyond the last of {epochs} epochs")
-    snapshot = Snapshot(progress, load_file(str(path / FILES[0])), load_file(str(path / FILES[1])))
-    return snapshot, str(manifest["version"])[:40]
+    parameters, optimizer = (load_file(str(path / name)) for name in FILES)
+    return Snapshot(Progress(**manifest["progress"]), parameters, optimizer), manifest["version"]

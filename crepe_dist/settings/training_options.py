@@ -175,15 +175,10 @@ class CheckpointOptions(Settings, group="checkpoint"):
         every: steps between two saves of the resumable state, if they are to come sooner than ``every_s`` seconds. It
             is a strict limit: training waits for a slow disk. null: the seconds alone decide.
         every_s: seconds between two saves: the most work that a killed process loses, unless the disk is slow.
-        keep_last: number of latest epoch checkpoints to keep, besides the reported one.
-        keep_state: keep the saved state of a finished run, about twice the size of its parameters and optimizer state,
-            for `verify --last`.
     """
 
     every: Optional[Annotated[int, whole(1, MANY)]] = None
     every_s: Annotated[float, real(0, MANY, open_below=True)] = 60
-    keep_last: Annotated[int, whole(1, MANY)] = 1
-    keep_state: bool = False
 
 
 @dataclass

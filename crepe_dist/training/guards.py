@@ -136,10 +136,10 @@ class Guards:
             raise _diverged(f"the loss on the {bad[0]} split is not finite after epoch {self._run.progress.epoch}")
 
     def after_epoch(self, record: dict[str, Any], scores: Mapping[str, AnyScores]) -> None:
-        """Log an epoch, after its checkpoint was written; then save if it is due, or if states are kept."""
+        """Log an epoch, after its checkpoint was written; then save if it is due."""
         run, progress = self._run, self._run.progress
         self._log.after_epoch(record)
-        is_due = run.config.checkpoint.keep_state or (not progress.finished and self.saver.due(progress.step))
+        is_due = not progress.finished and self.saver.due(progress.step)
         if run.world.broadcast(is_due, "save after epoch"):
             self._save()
         else:

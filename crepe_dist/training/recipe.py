@@ -75,7 +75,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
         if (finished := world.agree("result", lambda: read_result(folder))) is not None:
             if world.is_root:
                 with suppress(UserError, OSError), folder.lock():  # in use, or not writable
-                    disk_space.tidy(folder, config.checkpoint)  # if an earlier process was killed before it did
+                    disk_space.tidy(folder)  # if an earlier process was killed before it did
             display.say(f"{folder} is finished; --fresh starts another run\n{finished}")
             report(config, data, world, folder, display, pages)  # likewise
             return finished
@@ -203,7 +203,7 @@ def finish(run: Run, choice: EpochChoice, lesson: Lesson | None) -> Result:
         reported, made = teaching.judge(run, lesson, reported)
     result = write_result(run.folder, reported, choice.chosen_by, made, run.world)
     if run.world.is_root:  # only now: a run without a result is resumed from its state
-        disk_space.tidy(run.folder, run.config.checkpoint)
+        disk_space.tidy(run.folder)
     run.metrics.finish(result.scores)
     return result
 

@@ -47,7 +47,7 @@ def resume(run: Run, choice: EpochChoice) -> Found | None:
     world, folder, display, progress = run.world, run.folder, run.display, run.progress
     newest: Found | None = world.agree(
         "saved state",
-        lambda: state.load_newest(folder.state, choice.epochs),
+        lambda: state.load_newest(folder.state),
         same=lambda state: state and state.path.name,
     )
     run.metrics.resume(newest.snapshot.progress if newest else progress)

@@ -100,7 +100,7 @@ class Soak:
 @pytest.mark.parametrize(("processes", "faults"), [(2, 4), (1, 25), (3, 25), (4, 25)])
 def test_it_ends_in_the_bits_of_an_unbroken_run(data, tmp_path, disk, processes, faults):
     generator = random.Random(processes)
-    settings = (f"--epochs={EPOCHS * (faults + 1)}", "--safety.watchdog-s=4", "--checkpoint.keep-last=1")
+    settings = (f"--epochs={EPOCHS * (faults + 1)}", "--safety.watchdog-s=4")
     unbroken = harness.start(harness.command(tmp_path / "unbroken", data, processes, *settings), tmp_path)
     code, printed = harness.finish(unbroken, 1800)
     assert code == 0, printed

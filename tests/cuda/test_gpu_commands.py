@@ -19,7 +19,7 @@ from tests.training.test_without_mxnet import FOLDER
 
 pytestmark = needs("g++")
 COMPUTES = "computes  in bfloat16, own kernels (CUDA, sm_86)\n"
-TRAIN = (*QUICK, "--epochs=1", "--logging.report=true", "--checkpoint.keep-state=true")
+TRAIN = (*QUICK, "--epochs=1", "--logging.report=true")
 PREDICTS = """
 import json, sys
 import crepe_dist

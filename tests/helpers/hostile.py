@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 from crepe_dist.data.dataset import open_dataset, write_manifest
 from crepe_dist.files import identity as identity_of
 from crepe_dist.files import sha256
+from crepe_dist.records import write_sealed
 from crepe_dist.runs.state import FILES, FORMAT, Progress
 
 DEEP = "[" * 100_000
@@ -251,13 +252,13 @@ def state(
         folder.mkdir(parents=True)
         identity = {**parse(list(TRAIN)).identity(), "data": open_dataset(where / "data").fingerprint}
         (where / "run" / "run.json").write_text(json.dumps(identity))
-        (folder / "state.json").write_text(json.dumps(asdict(Progress(step=4, documents=4))))
         save_file({"0.weight": np.zeros((2, 2), np.float32)}, str(folder / "parameters.safetensors"))
         save_file({"updates": np.zeros(1, np.int64)}, str(folder / "optimizer.safetensors"))
         build(folder)
         if not (folder / "manifest.json").exists():
             files = {each: identity_of(folder / each) for each in FILES if (folder / each).is_file()}
-            (folder / "manifest.json").write_text(json.dumps({"format": FORMAT, "version": "0.1.0", "files": files}))
+            position = {"version": "0.1.0", "progress": asdict(Progress(step=4, documents=4))}
+            write_sealed(folder / "manifest.json", FORMAT, {**position, "files": files})
 
     CASES[f"state: {name}"] = Case(make, "train", TRAIN, complaint)
 
@@ -284,8 +285,8 @@ def whole(**arrays: Any) -> Callable[[Path], object]:
 
 
 def link_out(folder: Path) -> None:
-    (folder / "state.json").unlink()
-    (folder / "state.json").symlink_to("/etc/passwd")
+    (folder / "optimizer.safetensors").unlink()
+    (folder / "optimizer.safetensors").symlink_to("/etc/passwd")
 
 
 state("of another network", lambda folder: None, "do not belong to this network")
@@ -293,9 +294,8 @@ state("a manifest nested", written("manifest.json", DEEP))
 state("a manifest that is a pipe", lambda folder: os.mkfifo(folder / "manifest.json"))
 state("a manifest without end", lambda folder: (folder / "manifest.json").symlink_to("/dev/zero"))
 state("of another time", written("manifest.json", '{"format": 10000}'), "has format 10000")
-state("files elsewhere", written("manifest.json", json.dumps({"format": FORMAT, "files": {"../../../etc/passwd": {}}})))
+state("without a seal", written("manifest.json", json.dumps({"format": FORMAT, "files": {"../../../etc/passwd": {}}})))
 state("a link", link_out)
-state("a position that is a list", written("state.json", "[]"))
 state("a header of 2^60 bytes", written("parameters.safetensors", struct.pack("<Q", 1 << 60) + b"{}"))
 state("a tensor of 10^15 numbers", tensors("parameters", [10**15], 4 * 10**15))
 state("a tensor that is shorter than it says", tensors("optimizer", [100], 4, b"abcd"))

@@ -13,13 +13,12 @@ from tests.chaos import harness
 from tests.conftest import launch_prefix
 from tests.multihost.network import Host, Network
 
-SETTINGS = ("--checkpoint.keep-last=1",)
 LIMIT = 10.0  # of the watchdog
 
 
 def command(run_dir: Path, data: Path, slots: int, *more: str, hosts: Sequence[str] = ("hosta", "hostb")) -> list[str]:
     """So many processes on each of the hosts."""
-    settings = (*SETTINGS, f"--safety.watchdog-s={LIMIT}", *more)
+    settings = (f"--safety.watchdog-s={LIMIT}", *more)
     names = ",".join(f"{host}:{slots}" for host in hosts)
     count = slots * len(hosts)
     start = launch_prefix(count)
@@ -80,7 +79,7 @@ def run(network: Network, arguments: Sequence[str], folder: Path) -> tuple[int, 
 
 def in_one_process(run_dir: Path, data: Path, *more: str) -> Path:
     """The run that others are held against, on this machine."""
-    started = harness.start(harness.command(run_dir, data, 1, *SETTINGS, *more), run_dir.parent)
+    started = harness.start(harness.command(run_dir, data, 1, *more), run_dir.parent)
     code, printed = harness.finish(started, 250)
     assert code == 0, printed
     return run_dir

@@ -39,7 +39,7 @@ ROWS = 100  # the standard error of 70 % is 4.6 points
     ],
 )
 def test_the_accuracy_decides_and_within_its_error_the_loss_then_the_earlier_epoch(split, epochs, best):
-    choice = EpochChoice(split == "validation", ROWS, patience=0, epochs=9, keep_last=1)
+    choice = EpochChoice(split == "validation", ROWS, patience=0, epochs=9)
     course = progress(split, *epochs)
     assert choice.best(course)["epoch"] == best
     reported = best if split == "validation" else len(epochs) - 1
@@ -49,7 +49,7 @@ def test_the_accuracy_decides_and_within_its_error_the_loss_then_the_earlier_epo
 
 def test_the_best_checkpoints_of_all_saved_states_are_kept():
     """A run killed before its next state is saved resumes from one whose best epoch is another."""
-    choice = EpochChoice(has_validation=True, rows=ROWS, patience=0, epochs=9, keep_last=1)
+    choice = EpochChoice(has_validation=True, rows=ROWS, patience=0, epochs=9)
     course = progress("validation", (0.5, 1.0), (0.7, 0.9), (0.4, 2.0), (0.9, 0.5))
     for saved, kept in (([], {3}), ([0], {3}), ([1, 2], {0, 1, 3}), ([3, 0], {1, 3}), ([4], {3})):
         assert choice.kept(course, saved) == {f"{epoch}.params" for epoch in kept}
@@ -70,7 +70,7 @@ def test_the_best_checkpoints_of_all_saved_states_are_kept():
 )
 def test_a_later_epoch_is_better_unless_its_fitted_loss_is_higher_but_no_improvement(epochs, best, improved):
     waiting = len(epochs) - 1 - improved
-    choice = EpochChoice(has_validation=True, rows=ROWS, patience=waiting, epochs=9, keep_last=1)
+    choice = EpochChoice(has_validation=True, rows=ROWS, patience=waiting, epochs=9)
     course = progress("validation", *((0.7, 9.0 + epoch) for epoch in range(len(epochs))))
     for record, (loss, error) in zip(course.epochs, epochs):
         record.update(validation_fitted_loss=loss, validation_fitted_loss_error=error)
@@ -83,7 +83,7 @@ def test_a_later_epoch_is_better_unless_its_fitted_loss_is_higher_but_no_improve
 
 
 def test_accuracies_that_sink_bit_by_bit_are_compared_with_the_highest():
-    choice = EpochChoice(has_validation=True, rows=ROWS, patience=0, epochs=9, keep_last=1)
+    choice = EpochChoice(has_validation=True, rows=ROWS, patience=0, epochs=9)
     course = progress("validation", (0.7, 1.0), (0.66, 1.0), (0.62, 1.0), (0.58, 1.0))
     for record in course.epochs:
         record.update(validation_fitted_loss=1.0, validation_fitted_loss_error=0.3)
@@ -91,6 +91,6 @@ def test_accuracies_that_sink_bit_by_bit_are_compared_with_the_highest():
 
 
 def test_a_lower_loss_at_the_same_accuracy_counts_as_better_for_patience():
-    choice = EpochChoice(has_validation=True, rows=ROWS, patience=2, epochs=9, keep_last=1)
+    choice = EpochChoice(has_validation=True, rows=ROWS, patience=2, epochs=9)
     assert not choice.is_last(progress("validation", (0.7, 0.9), (0.7, 0.8), (0.7, 0.7)))
     assert choice.is_last(progress("validation", (0.7, 0.7), (0.7, 0.8), (0.7, 0.9)))

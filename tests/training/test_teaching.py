@@ -6,6 +6,7 @@ import json
 import random
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from crepe_dist.data.word_dropout import with_word_dropout, without_some_words
 from crepe_dist.data.words import WordFinder, joined
 from crepe_dist.files import sha256
 from crepe_dist.model.co_training import common_words, teachers
-from tests.conftest import QUICK, command, needs_kernels, run
+from tests.conftest import QUICK, command, launch_prefix, needs_kernels, run
 
 NAMES = ("ant", "bee", "cow")
 SIZES = [*QUICK, "--precision=float32", "--optimizer=adam", "--checkpoint.every=4"]
@@ -51,9 +52,9 @@ def prepared(folder: Path, *, several: bool = False) -> Path:
     return folder
 
 
-def train(folder: Path, name: str, *more: object, processes: int = 1) -> str:
+def train(folder: Path, name: str, *more: object, processes: int = 1, module: str = "crepe_dist.train") -> str:
     flags = ("--data", "data", "--run-dir", name, *SIZES, *more)
-    return run(command("train", *flags, processes=processes), folder)
+    return run([*launch_prefix(processes), sys.executable, "-m", module, *map(str, flags)], folder)
 
 
 def digests(run_dir: Path) -> list[str]:
@@ -72,7 +73,7 @@ def unlabelled(run_dir: Path) -> dict:
 def folder(tmp_path_factory):
     """A prepared set ``data``, and ``run``, trained on it, which keeps its saved states."""
     folder = prepared(tmp_path_factory.mktemp("teaching"))
-    train(folder, "run", "--checkpoint.keep-state=true")
+    train(folder, "run", module="tests.helpers.keeping_state")
     return folder
 
 
@@ -211,7 +212,7 @@ class TestRun:
         if lost == "first":
             (again / "first" / "result.json").unlink()
             shutil.rmtree(max((again / "first" / "state").iterdir()))
-        printed = train(folder, again.name, "--checkpoint.keep-state=true")
+        printed = train(folder, again.name)
         assert ("resuming" in printed) == (lost != "lesson")
         assert digests(again) == digests(folder / "run")
 
@@ -252,7 +253,7 @@ class TestRun:
         with (folder / "damaged" / "lesson" / "unlabelled.targets.npy").open("r+b") as stream:
             stream.seek(200)
             stream.write(b"\1\2\3")
-        flags = ("--data", "data", "--run-dir", "damaged", *SIZES, "--checkpoint.keep-state=true")
+        flags = ("--data", "data", "--run-dir", "damaged", *SIZES)
         said = run(command("train", *flags), folder, code=None)
         assert "does not match its checksum" in said
         assert "Traceback" not in said

@@ -63,11 +63,11 @@ def test_a_run_resumes_with_and_without_it_to_the_same_bits(at_first, data, trai
 
 @needs_kernels
 def test_it_trains_verifies_predicts_and_fits(data, trained, tmp_path, hidden):
-    train = harness.command(tmp_path / "run", data, 1, "--checkpoint.keep-state=true", module="crepe_dist.train")
+    train = harness.command(tmp_path / "run", data, 1, module="crepe_dist.train")
     code, printed = harness.run(train, tmp_path)
     assert code == 0, printed
     harness.assert_same(tmp_path / "run", trained)
-    assert "the same bits" in run(command("verify", tmp_path / "run", "--last"), tmp_path)
+    assert "the same bits" in run(command("verify", tmp_path / "run"), tmp_path)
     answers, imported = json.loads(run([sys.executable, "-c", PREDICTS, str(trained)], tmp_path).splitlines()[-1])
     assert answers == [["first", "second", "third"], ["bad", "good", "bad", "good"]]
     assert imported == []
