@@ -138,9 +138,9 @@ SMALL: dict[str, Any] = {
 
 
 def doctor(bench: Bench) -> Rows:
-    found = json.loads(call([*CREPE, "doctor", "--json"], codes=(0, 1)))
+    lines = call([*CREPE, "doctor"], codes=(0, 1)).splitlines()
     links = call(["nvidia-smi", "topo", "-m"]) if shutil.which("nvidia-smi") else ""
-    yield {"verdict": found["verdict"], "links": links.splitlines(), **found}
+    yield {"verdict": lines[-1], "lines": lines, "links": links.splitlines()}
 
 
 def correctness(bench: Bench) -> Rows:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,6 @@ SOURCE_SUFFIXES = (".py", ".cpp", ".h", ".cu", ".cuh")
 MEMBERSHIP = Path("/proc/self/cgroup")
 SHARED_MEMORY = Path("/dev/shm")
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
-LIMITS = {
-    "open files": resource.RLIMIT_NOFILE,
-    "processes": resource.RLIMIT_NPROC,
-    "address space": resource.RLIMIT_AS,
-}
 
 
 def describe() -> dict[str, Any]:
@@ -59,9 +52,8 @@ def memory() -> int:
 def available_memory() -> int:
     """Return the bytes that this process can still allocate, limited by the machine and by its control groups."""
     meminfo = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    available = next((int(line.split()[1]) << 10 for line in meminfo if line.startswith("MemAvailable:")), memory())
-    left = [available]
-    for folder in _control_groups("memory"):
+    left = [next((int(line.split()[1]) << 10 for line in meminfo if line.startswith("MemAvailable:")), memory())]
+    for folder in _control_groups():
         for limit, usage, cache in (
             ("memory.max", "memory.current", "inactive_file"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -75,39 +67,16 @@ def available_memory() -> int:
     return max(0, min(left))
 
 
-def core_quota() -> float | None:
-    """Return the CPU quota of this process's control groups, in cores; ``None`` without a limit."""
-    quotas = []
-    for folder in _control_groups("cpu"):
-        for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
-            try:
-                time, period = " ".join((folder / name).read_text(encoding="ascii") for name in names).split()
-                if int(time) > 0:
-                    quotas.append(int(time) / int(period))
-            except (OSError, ValueError):
-                continue
-    return min(quotas, default=None)
-
-
-def _control_groups(controller: str) -> Iterator[Path]:
-    """Yield the folders of this process's control groups (cgroup v1 and v2), innermost first."""
-    try:
-        lines = MEMBERSHIP.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
+def _control_groups() -> list[Path]:
+    """Return the folders of this process's control groups of memory (cgroup v1 and v2), innermost first."""
+    folders = []
+    for line in MEMBERSHIP.read_text(encoding="utf-8").splitlines() if MEMBERSHIP.exists() else ():
         _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        root = CONTROL_GROUPS / controller if controllers else CONTROL_GROUPS
-        group = root / path.lstrip("/")
-        yield from (folder for folder in (group, *group.parents) if folder == root or root in folder.parents)
-
-
-def limits() -> dict[str, int | None]:
-    """Return this process's soft limits (`ulimit`) by the names in ``LIMITS``; ``None`` means unlimited."""
-    soft = {name: resource.getrlimit(number)[0] for name, number in LIMITS.items()}
-    return {name: None if value == resource.RLIM_INFINITY else value for name, value in soft.items()}
+        if not controllers or "memory" in controllers.split(","):
+            root = CONTROL_GROUPS / ("memory" if controllers else "")
+            group = root / path.lstrip("/")
+            folders += [folder for folder in (group, *group.parents) if folder == root or root in folder.parents]
+    return folders
 
 
 def group_versions() -> dict[str, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -38,13 +37,6 @@ LIBRARIES = {
 # answers to them here. cuDNN 8.9 and cuBLAS 11 open libnvrtc.so, and abort the process without it; cuDNN also opens
 # libcuda.so, and so does Horovod 0.28.1 for its fusion buffer (horovod/mxnet/cuda_util.cc).
 ALIASES = {"libnvrtc.so": NVRTC, "libcuda.so": driver.LIBRARY}
-NVML = "libnvidia-ml.so.1"
-# Other libraries that are opened in the middle of a run: parts of cuDNN, and the driver's NVML, without which NCCL 2.21
-# fails (src/misc/nvmlwrap.cc).
-OPENED_LATER = (
-    *(f"libcudnn_{part}.so.8" for part in ("ops_infer", "ops_train", "cnn_infer", "cnn_train")),
-    NVML,
-)
 # Lowest CUDA version of the driver. 11.0 (450.80.02) runs all of CUDA 11: NVIDIA's "CUDA Compatibility", table 1.
 OLDEST_DRIVER = (11, 0)
 # Compute capabilities of the machine code in the libmxnet.so of PyPI's wheel of the flavour: 198 pieces each, and no
@@ -110,12 +102,8 @@ def troubles() -> dict[str, str]:
     Returns:
         The reasons by name of each library that cannot be loaded; empty if the GPU flavour is not installed.
     """
-    return _failures([*LIBRARIES, driver.LIBRARY])
-
-
-def _failures(libraries: Iterable[str]) -> dict[str, str]:
     reasons = {}
-    for library in libraries if is_installed() else ():
+    for library in [*LIBRARIES, driver.LIBRARY] if is_installed() else ():
         try:
             ctypes.CDLL(_path(library))
         except OSError as error:
@@ -126,7 +114,7 @@ def _failures(libraries: Iterable[str]) -> dict[str, str]:
 @cache
 def _load_aliases() -> None:
     for alias, library in ALIASES.items() if is_installed() else ():
-        with suppress(OSError):  # most runs never need it; the doctor reports it
+        with suppress(OSError):  # most runs never need it
             library_alias.load(alias, library)
 
 
@@ -142,19 +130,10 @@ def _compiler_version() -> tuple[int, int] | None:
     return None if failed else (major.value, minor.value)
 
 
-def later_troubles() -> dict[str, str]:
-    """Load what will be asked for in the middle of a run; call after ``load``.
-
-    Returns:
-        The reasons by name of each library that cannot be loaded; empty if the GPU flavour is not installed.
-    """
-    return _failures([*ALIASES, *OPENED_LATER])
-
-
 def _path(library: str) -> str:
     from importlib import metadata
 
-    package, folder = LIBRARIES.get("libcudnn.so.8" if library.startswith("libcudnn_") else library, ("", ""))
+    package, folder = LIBRARIES.get(library, ("", ""))
     if package:
         try:
             return str(metadata.distribution(package).locate_file(f"nvidia/{folder}/lib/{library}"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 
 from crepe_dist.cuda import driver as nvidia
-from crepe_dist.diagnosis import checks
 from crepe_dist.distributed import cuda
 from tests.conftest import command
 from tests.helpers import cuda_driver
@@ -141,10 +139,8 @@ def test_without_the_driver(site, tmp_path):
     assert f"  do:  {remedy}" in said
     code, said = ended(command("doctor", "--quick"), tmp_path, environment)
     assert code == 1
-    assert "problem  CUDA libraries 9 of 10" in said
-    assert f"problem: {missing}\n  why: libcuda.so.1: cannot open" in said
-    assert f"  do:  {remedy}" in said
-    assert "note     MXNet          unknown" in said
+    assert f"problem  MXNet         {missing}\n" in said
+    assert f" do: {remedy}" in said
 
 
 def test_each_library_that_is_missing_is_named(driver, site, tmp_path):
@@ -156,8 +152,6 @@ def test_each_library_that_is_missing_is_named(driver, site, tmp_path):
     assert "without libcudnn.so.8 (package nvidia-cudnn-cu11), libnccl.so.2 (package nvidia-nccl-cu11)\n" in said
     assert "--group cu112" in said
     assert "driver" not in said
-    code, said = ended(command("doctor", "--quick", "--json"), tmp_path, cuda_driver.environment(driver, site))
-    assert sorted(json.loads(said)["facts"]["cuda"]["troubles"]) == ["libcudnn.so.8", "libnccl.so.2"]
 
 
 def test_wsl_has_a_driver_without_its_device_file(driver, tmp_path):
@@ -218,43 +212,6 @@ def test_an_old_driver_need_not_translate_new_code(driver, site, driver_version,
     told.update({"MXNET_USE_FUSION": given} if given else {})
     code = "import os; from crepe_dist.distributed import cuda; cuda.load(); print(os.environ.get('MXNET_USE_FUSION'))"
     assert run(code, told) == [fusion]
-
-
-def test_the_doctor_tries_what_will_be_asked_for(driver, site, tmp_path):
-    told = cuda_driver.environment(driver, site, DRIVER_GPUS=0)
-    facts = json.loads(ended(command("doctor", "--quick", "--json"), tmp_path, told)[1])["facts"]
-    assert facts["cuda"]["later"] == {}
-    assert facts["mxnet"]["wheel"]
-    (site / "nvidia" / "cudnn" / "lib" / "libcudnn_cnn_train.so.8").unlink()
-    told["LD_LIBRARY_PATH"] = str(cuda_driver.driver(tmp_path / "without"))
-    (tmp_path / "without" / cuda.NVML).unlink()
-    facts = json.loads(ended(command("doctor", "--quick", "--json"), tmp_path, told)[1])["facts"]
-    assert sorted(facts["cuda"]["later"]) == ["libcudnn_cnn_train.so.8", "libnvidia-ml.so.1"]
-
-
-@pytest.mark.parametrize(
-    ("built", "engines", "level", "what"),
-    [
-        ({"cuda": False, "nccl": False}, ["mxnet"], "problem", "without CUDA"),
-        ({"cuda": False, "nccl": False}, ["own"], "note", "without CUDA"),
-        ({"cuda": False, "nccl": False}, [], "note", "without CUDA"),
-        ({"cuda": True, "nccl": False}, ["mxnet", "mxnet"], "note", "without NCCL"),
-        ({"cuda": True, "nccl": True}, ["mxnet", "mxnet"], "ok", ""),
-    ],
-)
-def test_what_the_doctor_says_of_horovod(built, engines, level, what):
-    line = checks.horovod(
-        {
-            "mxnet": {"trouble": "", "features": ["CUDA"]},
-            "horovod": {"installed": True, "trouble": "", "features": {"gloo": True, **built}},
-            "gpus": [{"name": "Some GPU", "capability": [8, 0]}] * len(engines),
-            "plans": {"GPUs": [{"crepe": {"kernels": each}} for each in engines], "trouble": ""},
-        }
-    )
-    assert line.level == level
-    assert what in line.what
-    assert bool(line.remedy) == (level != "ok")
-    assert "HOROVOD_GPU_OPERATIONS=NCCL" in line.remedy or level == "ok"
 
 
 def test_arrays_on_gpus_need_a_horovod_with_cuda():

@@ -10,7 +10,7 @@ import pytest
 
 from crepe_dist import registry, verify
 from crepe_dist.cuda import compiler, driver
-from crepe_dist.diagnosis.networks import small_shape
+from crepe_dist.diagnosis.checks import small_shape
 from crepe_dist.distributed import launch
 from crepe_dist.distributed.device import CPU, Device, check_mxnet
 from crepe_dist.distributed.world import World

@@ -134,11 +134,11 @@ def test_the_doctor_trains_the_default_network(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text('import os\nos.environ["DRIVER_GPUS"] = "2"\n')
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
     printed = run(command("doctor"), tmp_path)
-    own = "crepe: bfloat16, own kernels (CUDA, sm_86)"
+    own = "bfloat16, own kernels (CUDA, sm_86)"
     for line in (
-        f"ok       GPU 1          GPU of a test; compute capability 8.6; {own}; paper: on the CPU\n",
-        "ok       CUDA kernels   NVRTC 12.99, NCCL",
-        f"ok       training step  GPU, 2 processes: {own}; summed by ",
+        f"ok       GPU 1         GPU of a test, compute capability 8.6; {own}\n",
+        "ok       CUDA kernels  NVRTC 12.99",
+        "ok       2 processes   train: 2 processes, gpu(0), gradients summed by ",
         "ready: for one process or several, on the CPU and 2 GPUs",
     ):
         assert line in printed

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from crepe_dist.diagnosis.networks import small_shape
+from crepe_dist.diagnosis.checks import small_shape
 from crepe_dist.distributed.device import CPU
 from crepe_dist.distributed.world import World
 from crepe_dist.files import read_json

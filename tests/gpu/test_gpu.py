@@ -114,15 +114,9 @@ def doctor(tmp_path_factory):
 @pytest.mark.slow
 def test_the_doctor_tries_the_gpus(doctor):
     for line in (
-        "ok       CUDA libraries 10 of 10",
-        "note     GPU 0          GPU of a test; compute capability 8.6; crepe: float16, MXNet's operators (",
-        f"; paper: {HALF}\n",
-        "note: GPU 1 computes by MXNet's operators, which are slower than our own kernels\n  why: libnvrtc.so.12, ",
-        "     CUDA kernels   NVRTC not found, NCCL",
-        "ok       all-reduce     GPU, 2 processes: 262,144 sums, all correct",
-        "ok       training step  GPU, 2 processes: crepe: float16, MXNet's operators (compute capability 8.6; libnvrtc",
-        f"; paper: {HALF}; summed by Horovod, weights bit-identical",
-        "note: Horovod was built without NCCL",
+        "GPU 1         GPU of a test, compute capability 8.6; float16, MXNet's operators (",
+        "ok       2 processes   train: 2 processes, gpu(0), gradients summed by Horovod",
+        "note     Horovod       built without NCCL",
         "ready: for one process or several, on the CPU and 2 GPUs",
     ):
         assert line in doctor

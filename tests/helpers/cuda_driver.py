@@ -26,9 +26,8 @@ def library(path: Path, source: str = "") -> None:
 
 
 def driver(folder: Path) -> Path:
-    """The folder, with the driver's libraries in it, for LD_LIBRARY_PATH."""
+    """The folder, with the driver's library in it, for LD_LIBRARY_PATH."""
     library(folder / nvidia.LIBRARY, SOURCE)
-    library(folder / cuda.NVML)
     return folder
 
 
@@ -52,9 +51,6 @@ def packages(folder: Path, sha256: str = cuda.LIBMXNET_SHA256) -> Path:
     own.symlink_to(str(metadata.distribution("mxnet").locate_file(cuda.LIBMXNET)))
     for name, (_, part) in cuda.LIBRARIES.items():
         library(folder / "nvidia" / part / "lib" / name)
-    for name in cuda.OPENED_LATER:
-        if name != cuda.NVML:
-            library(folder / "nvidia" / "cudnn" / "lib" / name)
     return folder
 
 

@@ -38,7 +38,7 @@ def build(folder: Path, site: Path) -> Path:
     wanted = {line.split()[-1].partition("@")[0] for line in listed.splitlines()}
     missing = (name for name in sorted(wanted) if OF_CUDA.match(name) and not re.search(rf"\b{name}\(", source))
     cuda_driver.library(folder / LIBRARY, "\n".join([source, *map(_function, missing)]))
-    for name in {*cuda.LIBRARIES, nvidia.LIBRARY, *cuda.OPENED_LATER} - {cuda.NVRTC}:
+    for name in {*cuda.LIBRARIES, nvidia.LIBRARY} - {cuda.NVRTC}:
         library_alias.write(folder / name, LIBRARY)
     return folder
 

@@ -7,7 +7,6 @@ The numbers that it computes are meaningless, as no kernel does anything.
 
 from __future__ import annotations
 
-import json
 import subprocess
 
 import pytest
@@ -76,12 +75,11 @@ def test_a_run_gets_through(site, libraries, data, tmp_path, flags):
     assert any(name.startswith("kernel ") for name in calls)
 
 
-def test_the_doctor_finds_all_libraries_and_knows_the_wheel(site, libraries, data, tmp_path):
+def test_the_doctor_knows_the_gpus_of_the_wheel(site, libraries, data, tmp_path):
     environment = stand_in.environment(libraries, site, DRIVER_CAPABILITY="9.0")
-    facts = json.loads(run(command("doctor", "--quick", "--json"), tmp_path, environment)[1])["facts"]
-    assert (facts["cuda"]["troubles"], facts["cuda"]["later"]) == ({}, {})
-    assert facts["mxnet"]["wheel"]
-    assert len(facts["gpus"]) == 1
+    said = run(command("doctor", "--quick"), tmp_path, environment)[1]
+    assert "ok       MXNet         built with oneDNN, CUDA, cuDNN" in said
+    assert "note     GPU 0 " in said
     code, said = run(command("train", "--data", data, "--device", "gpu"), tmp_path, environment)
     assert code == 1
     assert "it has no code for compute capability 9.0" in said
