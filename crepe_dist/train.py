@@ -1,6 +1,6 @@
 """Train a classifier: `python -m crepe_dist.train`, or `horovodrun -np N python -m crepe_dist.train`.
 
-The training itself is in ``crepe_dist.training.recipe``.
+``training/session.py`` opens data and folder, and ``training/recipe.py`` trains.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def train(config: Config) -> Result:
 
 def _train(config: Config, world: World, control: Control) -> Result:
     # Imported after `join` has sent away a process that cannot train.
-    from crepe_dist.training import recipe
+    from crepe_dist.training import session
 
     gc.freeze()  # a collection takes 60 ms with all the modules, else 1 ms
     if __name__ == "__main__":
         gc.enable()
-    return recipe.train(config, world, control, _pages(config, world))
+    return session.train(config, world, control, _pages(config, world))
 
 
 def _pages(config: Config, world: World) -> Pages:

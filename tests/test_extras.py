@@ -45,7 +45,7 @@ def test_pyproject_has_the_same_extras():
 
 
 def test_the_core_imports_no_library_of_an_extra():
-    modules = [f"crepe_dist.{name}" for name in (*COMMANDS, "predicting.predictor", "training.recipe")]
+    modules = [f"crepe_dist.{name}" for name in (*COMMANDS, "predicting.predictor", "training.session")]
     script = f"import sys, {', '.join(modules)}; print(*sys.modules)"
     imported = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
     assert not {"horovod", "mxnet", "pandas", *MODULES}.intersection(imported)

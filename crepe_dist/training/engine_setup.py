@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Optional
 
 from crepe_dist import invocation, machine, registry
 from crepe_dist.cuda import driver
@@ -32,7 +33,11 @@ MATRICES = 3  # confusion matrices while the test split is scored: of each split
 COPIES = 4  # arrays per parameter: itself, its gradient, and Adam's two moments
 
 
-def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, Start | None]:
+# The engine of a network, and the parameters that it starts from, if they are given.
+Network = tuple[Engine, Optional[Start]]
+
+
+def build_engine(config: Config, data: Dataset, world: World) -> Network:
     """Build the network, with its initial parameters or those of ``training.init_from``, on this rank's device.
 
     Returns:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,40 +11,16 @@ import numpy as np
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.loader import training_order
 from crepe_dist.data.order import Order, share
-from crepe_dist.distributed import crash_report
-from crepe_dist.distributed.control import Control, Wish
-from crepe_dist.distributed.watchdog import SHOWN_ROWS, Watchdog
-from crepe_dist.distributed.world import World
+from crepe_dist.distributed.control import Wish
+from crepe_dist.distributed.watchdog import SHOWN_ROWS
 from crepe_dist.errors import UserError
 from crepe_dist.runs.checkpoint import AnyScores
-from crepe_dist.runs.run_folder import RunFolder, lock_on_root
-from crepe_dist.settings.config import Config
-from crepe_dist.training.display import Display
 from crepe_dist.training.replicas import check_replicas
 from crepe_dist.training.resume import snapshot
 from crepe_dist.training.run import Run
 from crepe_dist.training.state_saver import StateSaver
 from crepe_dist.training.step import Outcome
 from crepe_dist.training.step_log import StepLog
-
-
-@contextmanager
-def watched(config: Config, world: World, control: Control) -> Iterator[Watchdog]:
-    """Run the watchdog of this rank within the block."""
-    with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog:
-        world.beat, world.before_long_wait = watchdog.beat, watchdog.before_long_wait
-        yield watchdog
-
-
-@contextmanager
-def guarded(
-    folder: RunFolder, config: Config, world: World, control: Control, watchdog: Watchdog, display: Display
-) -> Iterator[None]:
-    """Lock the run's folder within the block, and direct stacks and crash reports to it; every rank calls it."""
-    with lock_on_root(folder, world, control.is_supervised, display.say):
-        watchdog.write_to(folder.stacks(world.rank), world.gather(watchdog.identity(), "processes"))
-        crash_report.expect(crash_report.Context(folder.path, config.to_dict(), watchdog.ask_for_stacks))
-        yield
 
 
 class Guards:
@@ -61,15 +36,15 @@ class Guards:
         again: name of the command that resumes the run.
     """
 
-    def __init__(self, run: Run, saver: StateSaver, watchdog: Watchdog, control: Control) -> None:
+    def __init__(self, run: Run, saver: StateSaver) -> None:
         self.saver = saver
         self.again = "the same command" + " without --fresh" * run.config.fresh
         self._run = run
-        self._watchdog = watchdog
-        self._control = control
+        self._watchdog = run.session.watchdog
+        self._control = run.session.control
         self._rows: Order = np.zeros(0, np.int64)  # of the current step, for the watchdog
         self._log = StepLog(run)
-        watchdog.locate(self._where)
+        self._watchdog.locate(self._where)
 
     def _where(self) -> dict[str, Any]:
         at = self._run.progress

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from crepe_dist.distributed.world import once
 from crepe_dist.runs import checkpoint, state
-from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.state import Found, Progress, Snapshot
 from crepe_dist.training.run import Run
 from crepe_dist.training.step import TrainingStep
@@ -35,7 +34,7 @@ def restore(saved: Snapshot, step: TrainingStep, progress: Progress) -> None:
     step.scale.restore(saved.progress.loss_scale)
 
 
-def resume(run: Run, choice: EpochChoice) -> Found | None:
+def resume(run: Run) -> Found | None:
     """Restore the newest saved state, if there is one, on every rank.
 
     Returns:
@@ -44,7 +43,7 @@ def resume(run: Run, choice: EpochChoice) -> Found | None:
     Raises:
         UserError: on every rank, if no saved state can be used, or the checkpoint of the best epoch so far is gone.
     """
-    world, folder, display, progress = run.world, run.folder, run.display, run.progress
+    world, folder, display, progress, choice = run.world, run.folder, run.display, run.progress, run.choice
     newest: Found | None = world.agree(
         "saved state",
         lambda: state.load_newest(folder.state),

@@ -1,4 +1,4 @@
-"""Objects that make up a run, shared by the recipe and its guards, and the functions that draw its pages."""
+"""What a session of training shares on this rank, and a run: the training of one network."""
 
 from __future__ import annotations
 
@@ -10,15 +10,49 @@ from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import batches, training_order
 from crepe_dist.data.typos import with_typos
-from crepe_dist.distributed.world import World
+from crepe_dist.distributed.control import Control
+from crepe_dist.distributed.watchdog import Watchdog
+from crepe_dist.distributed.world import World, once
 from crepe_dist.engines.engine import Engine
 from crepe_dist.machine import describe
-from crepe_dist.runs.metrics import DrawConfusion, Metrics
+from crepe_dist.runs.best_epoch import EpochChoice
+from crepe_dist.runs.metrics import DrawConfusion, Metrics, open_metrics
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.training.display import Display
+from crepe_dist.training.engine_setup import Network
 from crepe_dist.training.step import TrainingStep
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Functions of the reports, which training may not import; ``None`` for those that are not wanted.
+
+    Attributes:
+        data: returns the report page of a data set, given its figures.
+        confusion: draws a confusion matrix for TensorBoard.
+        report: writes the report of a finished run and prints findings; yields every few seconds.
+    """
+
+    data: Callable[[dict[str, Any]], str] | None = None
+    confusion: DrawConfusion | None = None
+    report: Callable[[RunFolder, Dataset, Callable[[str], None]], Iterator[None]] | None = None
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the networks of one command share on this rank.
+
+    Attributes:
+        display: terminal output; does nothing on ranks other than 0.
+    """
+
+    world: World
+    control: Control
+    watchdog: Watchdog
+    display: Display
+    pages: Pages
 
 
 @dataclass(frozen=True)
@@ -28,35 +62,38 @@ class Run:
     Attributes:
         step: the training step, which synchronises the ranks.
         progress: current position of the run, the same on every rank.
-        display: terminal output; does nothing on ranks other than 0.
+        choice: rule by which an epoch is reported, and training ends.
         metrics: metrics files; does nothing on ranks other than 0.
     """
 
     config: Config
-    world: World
     data: Dataset
     step: TrainingStep
     progress: Progress
+    choice: EpochChoice
     folder: RunFolder
-    display: Display
     metrics: Metrics
+    session: Session
 
     @classmethod
-    def opened(
-        cls,
-        config: Config,
-        world: World,
-        data: Dataset,
-        engine: Engine,
-        folder: RunFolder,
-        display: Display,
-        metrics: Metrics,
-    ) -> Run:
-        """Open the exchange of the gradients, and make a run at its start; every rank calls it."""
+    def opened(cls, config: Config, data: Dataset, network: Network, folder: RunFolder, session: Session) -> Run:
+        """Open metrics and the exchange of the gradients, and make a run at its start; every rank calls it."""
+        world = session.world
+        world.on_root("folder", once(lambda: folder.path.mkdir(exist_ok=True)))
+        metrics = open_metrics(folder.path, world, session.display.say, config, session.pages.confusion)
+        engine, _ = network
         exchange = engine.open_exchange(world, config.optimizer, config.data.batch_size)
         step = TrainingStep(engine, exchange, config.training.seed, config.optimizer.clip_norm)
         progress = Progress(epoch=config.training.start_epoch + 1)
-        return cls(config, world, data, step, progress, folder, display, metrics)
+        return cls(config, data, step, progress, EpochChoice.of(config, data), folder, metrics, session)
+
+    @property
+    def world(self) -> World:
+        return self.session.world
+
+    @property
+    def display(self) -> Display:
+        return self.session.display
 
     @property
     def engine(self) -> Engine:
@@ -88,18 +125,3 @@ class Run:
             "rows": {name: self.data.class_counts(name).tolist() for name in self.data.splits},
             "documents": {name: len(split) for name, split in self.data.splits.items()},
         }
-
-
-@dataclass(frozen=True)
-class Pages:
-    """Functions of the reports, which training may not import; ``None`` for those that are not wanted.
-
-    Attributes:
-        data: returns the report page of a data set, given its figures.
-        confusion: draws a confusion matrix for TensorBoard.
-        report: writes the report of a finished run and prints findings; yields every few seconds.
-    """
-
-    data: Callable[[dict[str, Any]], str] | None = None
-    confusion: DrawConfusion | None = None
-    report: Callable[[RunFolder, Dataset, Callable[[str], None]], Iterator[None]] | None = None

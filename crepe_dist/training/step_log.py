@@ -9,7 +9,6 @@ from typing import Any
 
 from crepe_dist.data.batch import Batch
 from crepe_dist.model.shape import steps_per_epoch
-from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.training.display import Speed, epoch_line
 from crepe_dist.training.not_learning import NotLearning
 from crepe_dist.training.run import Run
@@ -32,7 +31,7 @@ class StepLog:
 
     def __init__(self, run: Run) -> None:
         self._epochs = run.config.training.all_epochs
-        self._choice = EpochChoice.of(run.config, run.data)
+        self._choice = run.choice
         self._every = run.config.logging.every
         self._patient = bool(run.config.training.patience)
         self._rows = len(run.data.splits["train"])

@@ -8,7 +8,6 @@ from typing import Any
 from unittest.mock import MagicMock
 
 from crepe_dist.distributed.control import Wish
-from crepe_dist.distributed.world import World
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.training_options import TrainingOptions
@@ -24,7 +23,7 @@ def test_the_time_of_scoring_is_not_that_of_the_next_epoch():
     train.__len__.return_value = 8
     data: Any = SimpleNamespace(splits={"train": train, "test": range(1)})
     config = Config(training=TrainingOptions(epochs=2))
-    log = StepLog(Run(config, World(), data, MagicMock(), progress, MagicMock(), MagicMock(), MagicMock()))
+    log = StepLog(Run(config, data, MagicMock(), progress, *[MagicMock() for _ in range(4)]))
     log._flops = 1
     log.begin_epoch()
     time.sleep(0.02)

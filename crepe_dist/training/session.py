@@ -1,0 +1,90 @@
+"""Everything around the recipe.
+
+The data are opened, the run's folder is chosen and locked, networks are trained, and the report is written. On data
+with unlabelled texts two networks are trained, by the same recipe (``unlabelled``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.verification import truncation_explained
+from crepe_dist.distributed import crash_report
+from crepe_dist.distributed.control import Control
+from crepe_dist.distributed.watchdog import Watchdog
+from crepe_dist.distributed.world import World
+from crepe_dist.errors import UserError
+from crepe_dist.runs import disk_space
+from crepe_dist.runs.result import Result, overfit_summary, read_result
+from crepe_dist.runs.run_folder import RunFolder, choose_folder, lock_on_root
+from crepe_dist.settings.config import Config
+from crepe_dist.training import recipe, unlabelled
+from crepe_dist.training.display import Display
+from crepe_dist.training.engine_setup import build_engine
+from crepe_dist.training.out_of_memory import explained
+from crepe_dist.training.run import Pages, Session
+from crepe_dist.training.training_data import (
+    few_batches,
+    open_training_data,
+    uses_unlabelled,
+    verify_data,
+    with_epochs,
+)
+
+
+def train(config: Config, world: World, control: Control, pages: Pages) -> Result:
+    """Train a run, resume it if it is unfinished, or return its result if it is finished; every rank calls it.
+
+    Raises:
+        UserError: an error that the user can fix.
+        Stopped: the run was asked to stop, and its state is saved.
+    """
+    in_memory = explained("data.batch_size", config.data.batch_size, world.size)
+    with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog, in_memory:
+        world.beat, world.before_long_wait = watchdog.beat, watchdog.before_long_wait
+        session = Session(world, control, watchdog, Display(world.is_root), pages)
+        display = session.display
+        data = open_training_data(config, world, display, pages.data)
+        config, is_taught = with_epochs(config, data), uses_unlabelled(config, data)
+        first = unlabelled.first_run(config, data) if is_taught else (config, data)
+        network = build_engine(*first, world)  # before there is a folder: this finds what is missing
+        if config.training.overfit_batches:
+            data = few_batches(data, config)
+            first = config, data
+        folder = choose_folder(config, data, world)
+        if (finished := world.agree("result", lambda: read_result(folder))) is not None:
+            if world.is_root:
+                with suppress(UserError, OSError), folder.lock():  # in use, or not writable
+                    disk_space.tidy(folder)  # if an earlier process was killed before it did
+            display.say(f"{folder} is finished; --fresh starts another run\n{finished}")
+            report(config, data, folder, session)  # likewise
+            return finished
+
+        with _locked(folder, config, session), truncation_explained(data.folder):
+            verify_data(data, world, folder.verified())
+            if is_taught:
+                result = unlabelled.train(config, data, first, network, folder, session)
+            else:
+                result = recipe.train(config, data, network, folder, session)
+            display.say(overfit_summary(result) if config.training.overfit_batches else str(result))
+            report(config, data, folder, session)
+            return result
+
+
+@contextmanager
+def _locked(folder: RunFolder, config: Config, session: Session) -> Iterator[None]:
+    """Lock the run's folder within the block, and direct stacks and crash reports to it; every rank calls it."""
+    world, watchdog = session.world, session.watchdog
+    with lock_on_root(folder, world, session.control.is_supervised, session.display.say):
+        watchdog.write_to(folder.stacks(world.rank), world.gather(watchdog.identity(), "processes"))
+        crash_report.expect(crash_report.Context(folder.path, config.to_dict(), watchdog.ask_for_stacks))
+        yield
+
+
+def report(config: Config, data: Dataset, folder: RunFolder, session: Session) -> None:
+    """Write the report of a finished run on rank 0, unless it exists."""
+    write = session.pages.report
+    if config.logging.report and write is not None and not config.training.overfit_batches:
+        session.world.on_root("report", write(folder, data, session.display.say))

@@ -1,0 +1,235 @@
+"""Training with unlabelled texts, in two ordinary runs of the recipe.
+
+A first network is trained on the labelled texts, in the folder ``first`` of the run. With a naive Bayes classifier of
+words it makes the teacher (``model/co_training``), which labels the other texts softly. The labels are saved, so that a
+resumed run has the same ones. The student is trained on all texts in the run's folder, and is reported only if it is
+the better one on the validation split.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data import soft_labels
+from crepe_dist.data.dataset import UNLABELLED, Dataset, Documents
+from crepe_dist.data.targets import SEVERAL, Targets, described, file_of, kind_and_most, open_targets
+from crepe_dist.data.word_dropout import with_word_dropout
+from crepe_dist.data.words import WordFinder, Words, joined
+from crepe_dist.data.writing import write_array
+from crepe_dist.engines.engine import Engine
+from crepe_dist.errors import unreadable
+from crepe_dist.files import identity, read_json, replacing, write_json
+from crepe_dist.model import parameters
+from crepe_dist.model.co_training import Teacher, common_words, teachers
+from crepe_dist.runs import checkpoint
+from crepe_dist.runs.metrics import METRICS
+from crepe_dist.runs.result import Result
+from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.settings.config import Config
+from crepe_dist.training import recipe
+from crepe_dist.training.engine_setup import Network, build_engine
+from crepe_dist.training.run import Run, Session
+from crepe_dist.training.scoring_pass import logits_of
+from crepe_dist.training.training_data import with_epochs
+from crepe_dist.wording import counted, excerpt, percent
+
+FORMAT = 1
+LESSON = "lesson.json"
+CHUNK = 1 << 18  # codes in which words are found at once
+WORD_DROPOUT = 0.5  # largest share of a text's words that a student does not see in an epoch
+SHOWN_CLASSES, LABEL_CELLS = 8, 40
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Soft labels of all unlabelled texts, and the teacher's figures, for the result and the report."""
+
+    targets: Targets
+    figures: dict[str, Any]
+
+
+def first_run(config: Config, data: Dataset) -> tuple[Config, Dataset]:
+    """Return configuration and data of the first network, whose number of epochs suits the labelled texts."""
+    training = replace(config.training, epochs=None, patience=None)
+    logging = replace(config.logging, tensorboard=False, mlflow=False, wandb=False)
+    data = replace(data, unlabelled=None)
+    return with_epochs(replace(config, training=training, logging=logging), data), data
+
+
+def train(
+    config: Config,
+    data: Dataset,
+    first: tuple[Config, Dataset],
+    network: Network,
+    folder: RunFolder,
+    session: Session,
+) -> Result:
+    """Train a first network, let it label the other texts, train a student on all, and report the better one.
+
+    Args:
+        first: result of ``first_run``.
+        network: the first network.
+    """
+    labelled = recipe.train(*first, network, folder.first, session)
+    lesson = teach(data, network[0], labelled, folder, session, config.evaluation.batch_size)
+    taught = soft_labels.taught(data, lesson.targets)
+    hidden = with_word_dropout(taught.splits["train"], WORD_DROPOUT, data.encoding)
+    taught = replace(taught, splits={**taught.splits, "train": hidden})
+    student = recipe.train_network(config, taught, build_engine(config, taught, session.world), folder, session)
+    return recipe.finish(student, *judge(student, folder.first, lesson))
+
+
+def teach(data: Dataset, engine: Engine, first: Result, folder: RunFolder, session: Session, batch_size: int) -> Lesson:
+    """Label the unlabelled texts softly, or read the labels that this run has saved; every rank calls it.
+
+    Args:
+        engine: engine of the first network, whose parameters are replaced by those of ``first``.
+        first: result of the first network.
+    """
+    world, path = session.world, folder.lesson
+    if not world.broadcast((path / LESSON).is_file(), "lesson"):  # its manifest is written last
+        assert data.unlabelled is not None
+        engine.tower_weight = 1.0  # the parameters have it
+        saved = world.agree("first network", lambda: parameters.load(first.checkpoint))
+        engine.set_values(parameters.unpacked(saved, engine.shape))
+        validation = data.splits["validation"]
+        texts = soft_labels.without_labels(data.unlabelled, validation.targets)
+        asked = {"validation": validation, UNLABELLED: texts}
+        logits = {name: logits_of(engine, split, batch_size, world) for name, split in asked.items()}
+        world.on_root("lesson", _prepare(data, logits, path))
+    lesson = world.agree("lesson", lambda: _read(path, data), same=lambda lesson: lesson.figures)
+    session.display.say_lines(_described(lesson, data))
+    return lesson
+
+
+def _prepare(data: Dataset, logits: dict[str, npt.NDArray[np.float32]], folder: Path) -> Iterator[None]:
+    """Write a lesson; yield every few seconds."""
+    assert data.unlabelled is not None
+    if data.labelled == SEVERAL:
+        targets = soft_labels.rounded(1 / (1 + np.exp(-logits[UNLABELLED].astype(np.float64))), several=True)
+        figures: dict[str, Any] = {"teacher": {"kind": "network"}}
+    else:
+        words: dict[str, Words] = {}
+        for name, documents in {**data.splits, UNLABELLED: data.unlabelled}.items():
+            if name != "test":
+                words[name] = yield from _words(data, documents)
+        shares, labels = soft_labels.shares(data), np.asarray(data.splits["validation"].labels)
+        found: list[Teacher] = []
+        for teacher in teachers(common_words(words), shares, labels, logits):
+            found.append(teacher)
+            yield
+        targets = soft_labels.rounded(found[-1].probabilities)
+        figures = {"teacher": {"kind": "words" if found[-1].rounds else "network", **found[-1].figures()}}
+    mass = targets.mass()
+    figures |= {"texts": len(data.unlabelled), "shares": dict(zip(data.classes, (mass / mass.sum()).tolist()))}
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    files = write_array(folder, file_of(UNLABELLED), targets.pairs)
+    about = {"format": FORMAT, "labels": described(targets.kind, targets.most)}
+    write_json(folder / LESSON, {**about, "figures": figures, "files": files})
+    yield
+
+
+def _words(data: Dataset, documents: Documents) -> Generator[None, None, Words]:
+    """Find the words of documents; yield after each piece."""
+    finder, size = WordFinder(data.encoding), max(1, CHUNK // data.encoding.feature_len)
+    found = []
+    for start in range(0, len(documents), size):
+        found.append(finder.find(documents.codes(np.arange(start, min(start + size, len(documents))))))
+        yield
+    return joined(found)
+
+
+def _read(folder: Path, data: Dataset) -> Lesson:
+    """Read a lesson.
+
+    Raises:
+        UserError: the files are damaged, or those of other texts.
+    """
+    assert data.unlabelled is not None
+    path, name = folder / LESSON, file_of(UNLABELLED)
+    try:
+        about = read_json(path, follow=False)
+        if about["format"] != FORMAT:
+            raise ValueError(f"it has format {str(about['format'])[:40]}; this version reads format {FORMAT}")
+        if identity(folder / name) != about["files"][name]:
+            raise ValueError(f"{name} does not match its checksum")
+        kind, most = kind_and_most(about)
+        rows, classes = len(data.unlabelled), len(data.classes)
+        return Lesson(open_targets(folder, UNLABELLED, rows, kind, most, classes, is_graded=True), about["figures"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        remedy = f"delete {folder}, and run the same command again: it labels the texts anew"
+        raise unreadable(path, error, remedy) from error
+
+
+def _described(lesson: Lesson, data: Dataset) -> Iterator[str]:
+    """Describe a lesson in a few lines."""
+    figures, teacher = lesson.figures, lesson.figures["teacher"]
+    who = "the first network" + " and a naive Bayes classifier of words" * (teacher["kind"] == "words")
+    if "loss" in teacher:
+        who += f": validation {percent(teacher['accuracy'])} (loss {teacher['loss']:.4f})"
+    yield f"teacher   {who}"
+    ranked = sorted(figures["shares"].items(), key=lambda item: -item[1])
+    shares = [f"{excerpt(name, LABEL_CELLS)} {percent(share)}" for name, share in ranked]
+    if len(shares) > SHOWN_CLASSES:  # a class that is missing is the last
+        shares[SHOWN_CLASSES:] = [f"…, the rarest {shares[-1]}"]
+    yield f"          {counted(figures['texts'], 'unlabelled text')}: {', '.join(shares)}"
+
+
+def judge(student: Run, first: RunFolder, lesson: Lesson) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the reported epoch and the provenance of the better one of student and first network, and say which it is.
+
+    The first network's files replace the student's if it is the better one.
+    """
+    world, folder = student.world, student.folder.path
+
+    def compare() -> tuple[dict[str, Any], dict[str, Any], list[Path]]:
+        reported, provenance, files = student.choice.reported(student.progress), student.provenance(), []
+        result = first.result
+        assert result is not None
+        path = first.path / result["checkpoint"]
+        before = (checkpoint.describe(path) or {})["metrics"]
+        is_better = _loss(reported) < _loss(before)
+        figures = {
+            **lesson.figures,
+            "first": _figures(before),
+            "student": _figures(reported),
+            "reported": "student" if is_better else "first network",
+        }
+        if not is_better:
+            reported, provenance = before, result["made"]
+            files = [*path.parent.glob(f"{path.stem}.*"), first.path / METRICS]
+        return reported, {**provenance, "unlabelled": figures}, files
+
+    reported, provenance, files = world.agree("judgement", compare)
+    world.on_root("judgement", _copied(files, first.path, folder))
+    figures = provenance["unlabelled"]
+    losses = (f"{figures[who]['loss']:.4f} ({percent(figures[who]['accuracy'])})" for who in ("student", "first"))
+    text = "student   validation loss {}, the first network {}; reported: {}"
+    student.display.say(text.format(*losses, figures["reported"]))
+    return reported, provenance
+
+
+def _copied(files: Iterable[Path], source: Path, target: Path) -> Iterator[None]:
+    for file in files:
+        with replacing(target / file.relative_to(source)) as path:
+            shutil.copyfile(file, path)
+        yield
+
+
+def _loss(record: dict[str, Any]) -> float:
+    """Return the loss on the validation split, of calibrated probabilities if texts have one label each."""
+    loss = float(record.get("validation_fitted_loss", record["validation_loss"]))
+    return loss if math.isfinite(loss) else math.inf
+
+
+def _figures(record: dict[str, Any]) -> dict[str, float]:
+    return {"loss": _loss(record), "accuracy": record["validation_accuracy"]}
