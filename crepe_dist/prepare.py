@@ -33,7 +33,6 @@ from crepe_dist.preparing.out_folder import check_out, leftovers
 from crepe_dist.preparing.progress import Progress, Show
 from crepe_dist.reports import data_page
 from crepe_dist.scratch import scratch
-from crepe_dist.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,7 +181,7 @@ def _run(args: argparse.Namespace) -> None:
         raise UserError("there is nothing to prepare", remedy=f"{invocation.typed('prepare')} --help shows examples")
     if args.source == [AMAZON]:
         _take_amazon(args)
-    if args.out is None and args.propose_labels is None:
+    if args.out is None:
         raise UserError("--out is missing", "it names the folder to create", "add --out data/NAME")
     _prepare_and_show(args)
 
@@ -204,16 +203,11 @@ def _command_line() -> str:
 
 
 def _prepare_and_show(args: argparse.Namespace) -> None:
-    for left in leftovers(args.propose_labels or args.out):
+    for left in leftovers(args.out):
         print(f"note: {printable(left)} is left of a killed preparation; delete it to free its space", file=sys.stderr)
     with _bar() as show:
         summary = prepare_from_flags(args, data_page.optional_page(), _command_line(), show)
-    if args.propose_labels is not None:
-        file, merged = printable(args.propose_labels), counted(len(summary["variants"]), "label")
-        print(f"{file} proposes to merge {merged} of {summary['labels']:,}; correct it, and prepare with")
-        print(f"--merge-labels {shlex.quote(file)}")
-    else:
-        data_page.show(summary, Console(), printable(args.out))
+    data_page.show(summary, Console(), printable(args.out))
 
 
 @contextmanager

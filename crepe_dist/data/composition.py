@@ -63,11 +63,6 @@ class Composition:
         return cls(tuple(columns), strip_html)
 
 
-def has_tags(text: str) -> bool:
-    """Tell whether a text contains a tag of HTML."""
-    return "<" in text and TAG.search(text) is not None
-
-
 def without_tags(text: str) -> str:
     """Remove tags, comments, scripts and styles, resolve character references, and join lines, as a browser does."""
     if "<" not in text and "&" not in text:

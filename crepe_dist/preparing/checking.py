@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.composition import has_tags, without_tags
+from crepe_dist.data.composition import without_tags
 from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.origins import hashes
 from crepe_dist.data.targets import ONE
@@ -53,7 +53,6 @@ class BlockRows(NamedTuple):
         drawn: random numbers of ``rows``.
         consumed, lines: bytes and lines of the block that were used.
         texts: name of the file that holds the texts.
-        merged: labels that became another class.
     """
 
     rows: Rows
@@ -64,7 +63,6 @@ class BlockRows(NamedTuple):
     consumed: int
     lines: int
     texts: str
-    merged: set[str]
 
 
 def read_block(rules: Rules, file: int, part: str, limits: dict[str, int], parse: Parse, block: Block) -> BlockRows:
@@ -81,16 +79,13 @@ def read_block(rules: Rules, file: int, part: str, limits: dict[str, int], parse
     rows: list[Row] = []
     texts: list[bytes] = []
     weights: list[float] = []
-    tagged: list[bool] = []
-    merged, used = dict(rules.reading.labelling.merged), set[str]()
+    merged = dict(rules.reading.labelling.merged)
 
     def name(label: str) -> str:
         label = class_name(label, rules.reading.class_names)
-        used.update([label] if label in merged else [])
         return merged.get(label, label)
 
     for row in parsed.rows:
-        has_html = has_tags(row.text)
         if rules.reading.strip_html:
             row = row._replace(text=without_tags(row.text))
         try:
@@ -102,14 +97,12 @@ def read_block(rules: Rules, file: int, part: str, limits: dict[str, int], parse
             labels.setdefault(label, len(labels))
             rows.append(Row(row.line, label, row.text, id=row.id))
             texts.append(text)
-            tagged.append(has_html)
     bad.sort(key=lambda row: row.line)
     records = np.zeros(len(rows), dtype=ROW)
     records["file"] = file
     records["line"] = [row.line for row in rows]
     records["label"] = [labels[row.label] for row in rows]
     records["weight"] = weights
-    records["html"] = tagged
     good = np.bincount(records["label"], minlength=len(labels)).tolist()
     drawn = draw(rules.split.seed, SAMPLE_DRAW, records["file"], records["line"])
     if any(label in limits for label in labels):
@@ -121,7 +114,7 @@ def read_block(rules: Rules, file: int, part: str, limits: dict[str, int], parse
     records["id"] = list(map(len, ids))
     file_of_texts, start = append_texts(rules.folder, [text + id_ for text, id_ in zip(texts, ids)])
     _describe(records, rows, texts, start, rules.reading.labelling.kind)
-    return BlockRows(records, list(labels), good, drawn, bad, parsed.consumed, parsed.lines, file_of_texts, used)
+    return BlockRows(records, list(labels), good, drawn, bad, parsed.consumed, parsed.lines, file_of_texts)
 
 
 def _checked(row: Row, part: str, rules: Rules, name: Name) -> tuple[str, bytes]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from crepe_dist.data.targets import KINDS
 from crepe_dist.preparing import amazon
 from crepe_dist.preparing.auto_encoding import MISSED
-from crepe_dist.preparing.formats.rows import MAX_EXPANSION
 from crepe_dist.preparing.preparation import MAX_BAD
 from crepe_dist.preparing.selection import DEDUPE, VALIDATION_FROM
 from crepe_dist.preparing.sources import FORMATS, SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN
@@ -92,27 +91,12 @@ def parser() -> arguments.Parser:
         help="merge or rename labels: a file with from,to in each line; other labels stay",
     )
     group.add_argument(
-        "--propose-labels",
-        type=Path,
-        metavar="CSV",
-        help="only write a proposal for --merge-labels: labels that look like variants of others, in case, spaces or "
-        "one letter",
-    )
-    group.add_argument(
         "--max-bad",
         type=real(0, 1),
         default=MAX_BAD,
         metavar="SHARE",
         help="maximum share of unusable rows; default: 0.01",
     )
-    group.add_argument(
-        "--max-expansion",
-        type=real(1, 1e6),
-        default=MAX_EXPANSION,
-        metavar="FACTOR",
-        help=f"most decompressed bytes of a source, as a multiple of those read; default: {MAX_EXPANSION:g}",
-    )
-
     group.add_argument(
         "--corrections",
         type=Path,

@@ -19,14 +19,12 @@ from crepe_dist.preparing.auto_encoding import Alphabet, Fit
 from crepe_dist.preparing.corrections import read_corrections
 from crepe_dist.preparing.flags import AUTO, USUAL
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.label_map import read_map
-from crepe_dist.preparing.labelling import Labelling
+from crepe_dist.preparing.labelling import Labelling, read_map
 from crepe_dist.preparing.out_folder import check_out
-from crepe_dist.preparing.preparation import PrepareOptions, prepare, propose
+from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.progress import Show, ignored
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Reading, Source, find_sources
-from crepe_dist.settings import arguments
 from crepe_dist.settings.data_options import LONGEST_FITTED
 
 
@@ -47,9 +45,8 @@ def prepare_from_flags(
     urls = [name for name in named if remote.is_url(name)]
     if not urls:
         return _prepare_local(args, page, command, show)
-    if args.propose_labels is None:
-        check_out(args.out, args.overwrite)  # before a long download
-    with remote.folder_beside(args.propose_labels or args.out) as folder:
+    check_out(args.out, args.overwrite)  # before a long download
+    with remote.folder_beside(args.out) as folder:
         copies = {}
         for url in dict.fromkeys(urls):
             copies[url] = str(remote.copy(url, folder, show=show))
@@ -67,14 +64,12 @@ def _prepare_local(
     args: Any, page: Callable[[dict[str, Any]], str] | None, command: str, show: Show, copies: Path | None = None
 ) -> dict[str, Any]:
     """Run a preparation of local files, some of which may be ``copies`` of others."""
-    arguments.check_output(args.propose_labels, "--propose-labels")
     labelling, columns = _labelling(args)
     wanted = Wanted(args.label, args.title, tuple(args.text or ()), args.weight, columns, args.id)
     reading = Reading(args.input_format, args.header, wanted, labelling, args.strip_html, args.encoding)
     options = PrepareOptions(
         reading,
         args.max_bad,
-        args.max_expansion,
         args.processes,
         args.overwrite,
         command,
@@ -85,9 +80,6 @@ def _prepare_local(
     test, validation = _file_or_share(args.test), _file_or_share(args.validation)
     files = {name: part for name, part in (("test", test), ("validation", validation)) if isinstance(part, str)}
     sources = find_sources(args.source, reading=reading, unlabelled=args.unlabelled or (), **files)
-    if args.propose_labels is not None:
-        _check_not_read(args.propose_labels, [*(s.path for s in sources), args.corrections, args.merge_labels])
-        return propose(sources, args.propose_labels, options)
     if copies:  # a name that had to be a path does not say where the copy was
         sources = [replace(source, name=source.name.replace(f"{copies}/", "")) for source in sources]
     _check_shares(sources, test, validation)
@@ -111,14 +103,6 @@ def _prepare_local(
     )
     fit = Fit(length == AUTO, _fitted_alphabet(args), bool(args.fold_accents))
     return prepare(sources, args.out, encoding, split, options, fit)
-
-
-def _check_not_read(proposal: Path, read: Sequence[Path | None]) -> None:
-    """Refuse to replace a file that is read, such as a source, by a proposal of labels."""
-    if proposal.resolve() in [path.resolve() for path in read if path is not None]:
-        raise UserError(
-            f"--propose-labels {proposal} is a file that is read", "it would be replaced", "name another file"
-        )
 
 
 def names_in(flag: str | None) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
@@ -14,17 +13,13 @@ from typing import Any
 from crepe_dist import machine
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import REPORT, REPORT_NUMBERS, open_dataset
-from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, write_json, write_text
 from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.building import build
 from crepe_dist.preparing.checking import Rules
 from crepe_dist.preparing.corrections import Corrections, correct
-from crepe_dist.preparing.formats.rows import MAX_EXPANSION
 from crepe_dist.preparing.job import Collected, Job
-from crepe_dist.preparing.label_map import variants, write_map
-from crepe_dist.preparing.labelling import names_of
 from crepe_dist.preparing.out_folder import new_folder
 from crepe_dist.preparing.pool import Workers, pool
 from crepe_dist.preparing.progress import Progress, Show, ignored
@@ -34,7 +29,6 @@ from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, Source, find_class_names
 from crepe_dist.preparing.spool import BAD_ROWS, ROWS, map_rows
 from crepe_dist.preparing.summary import summarise
-from crepe_dist.scratch import scratch
 
 MAX_BAD = 0.01
 SMALL = 1 << 24  # bytes that one process reads before others have started
@@ -46,7 +40,6 @@ class PrepareOptions:
 
     Args:
         max_bad: maximum fraction of unusable lines.
-        max_expansion: most decompressed bytes of a source, as a multiple of those read.
         processes: number of processes; ``None`` for one per core, or a single one for small sources.
         overwrite: replace an existing prepared folder.
         command: command line, for the report.
@@ -58,7 +51,6 @@ class PrepareOptions:
 
     reading: Reading = field(default_factory=Reading)
     max_bad: float = MAX_BAD
-    max_expansion: float = MAX_EXPANSION
     processes: int | None = None
     overwrite: bool = False
     command: str = ""
@@ -116,23 +108,6 @@ def prepare(
     return summary
 
 
-def propose(sources: Sequence[Source], path: Path, options: PrepareOptions) -> dict[str, Any]:
-    """Write a map of the labels in ``sources`` that look like variants of others, and nothing else; see ``label_map``.
-
-    Returns:
-        The number of labels, ``labels``, and those proposed, ``variants``.
-    """
-    with scratch(path.absolute().parent) as folder, _workers(sources, options) as workers:
-        reader = _read(sources, Rules(folder, _named(options.reading, sources), SplitOptions()), options, workers)
-    counts: Counter[str] = Counter()
-    for label, count in reader.good.items():
-        for name in [label] if options.reading.labelling.kind == ONE else names_of(label):
-            counts[name] += count
-    proposed = variants(counts)
-    write_map(path, proposed)
-    return {"labels": len(counts), "variants": proposed}
-
-
 def _workers(sources: Sequence[Source], options: PrepareOptions) -> AbstractContextManager[Workers]:
     small = sum(source.bytes for source in sources) < SMALL and all(source.path for source in sources)
     return pool(options.processes or (1 if small else machine.cores()))
@@ -150,7 +125,7 @@ def _read(sources: Sequence[Source], rules: Rules, options: PrepareOptions, work
     # A correction may move a row to a class whose sample it belongs to.
     samples_early = rules.split.dedupe == "no" and options.corrections is None
     sample = rules.split.max_per_class if samples_early else None
-    reader = Reader(sources, rules, sample, options.max_expansion)
+    reader = Reader(sources, rules, sample)
     total = sum(source.bytes for source in sources)
     for done in reader.read(workers):
         options.show(Progress("reading", done, total))

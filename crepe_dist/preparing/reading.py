@@ -15,7 +15,7 @@ from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.checking import BlockRows, Rules, read_block
-from crepe_dist.preparing.formats.rows import Block, OpenFile, check_expansion, excerpt, rest_of
+from crepe_dist.preparing.formats.rows import MAX_EXPANSION, Block, OpenFile, check_expansion, excerpt, rest_of
 from crepe_dist.preparing.labelling import ABSENT
 from crepe_dist.preparing.opening import open_source, reading_like
 from crepe_dist.preparing.pool import Workers
@@ -38,7 +38,6 @@ class FileCount:
     texts: list[str]
     rows: int = 0
     bad: int = 0
-    merged: list[str] = field(default_factory=list)
     bytes: int = 0
     sha256: str = ""
 
@@ -67,7 +66,6 @@ class Reader:
 
     Attributes:
         max_per_class: size of the sample per class; ``None`` to keep all rows.
-        max_expansion: most decompressed bytes of a source, as a multiple of those read.
         labels: index of each label, in the order of appearance.
         good: usable rows of each label, including rows already excluded by sampling.
         files: counts of each source read, by index.
@@ -77,7 +75,6 @@ class Reader:
     sources: Sequence[Source]
     rules: Rules
     max_per_class: int | None
-    max_expansion: float
     labels: dict[str, int] = field(default_factory=dict)
     good: Counter[str] = field(default_factory=Counter)
     files: dict[int, FileCount] = field(default_factory=dict)
@@ -105,7 +102,6 @@ class Reader:
             bad.write(json.dumps(record, ensure_ascii=False) + "\n")
             count.bad += row.lines
             self.bad += row.lines
-        count.merged = sorted(block.merged.union(count.merged))
         for label, good in zip(block.labels, block.good):
             self.labels.setdefault(label, len(self.labels))
             self.good[label] += good
@@ -149,7 +145,7 @@ class Reader:
             rows = future.result()
             source.expanded += rows.consumed
             name, cutter = source.source.name, source.opened.cutter
-            check_expansion(name, source.expanded, cutter, self.max_expansion, "raise the limit with --max-expansion")
+            check_expansion(name, source.expanded, cutter, MAX_EXPANSION, "write it to a plain file, as gunzip does")
             self.files[source.file].bytes = cutter.position
             yield source, rows
             depth = min(workers.ahead, 2 * depth)

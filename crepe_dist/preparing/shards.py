@@ -14,11 +14,9 @@ import numpy.typing as npt
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import SHARD_BYTES
 from crepe_dist.data.writing import Files, ShardWriter
-from crepe_dist.preparing.formats.rows import excerpt
 from crepe_dist.preparing.pool import Workers
 from crepe_dist.preparing.spool import SomeRows
 
-EXAMPLES = 3  # texts without a letter that the report quotes
 MAX_CHUNK, CHUNK_BYTES = 4096, 1 << 23  # rows and bytes that are encoded together
 
 
@@ -30,15 +28,11 @@ class TextCounts:
         points: count of each code point outside ASCII or the alphabet.
         lengths: number of texts that had 0, 1, … codes before they were cut, int64 [longest + 1].
         unreadable: number of texts of each split that are nearly blank to the network.
-        letterless: number of texts of each split that have no letter of any script.
-        examples: beginnings of the first texts without a letter.
     """
 
     points: Counter[int] = field(default_factory=Counter)
     lengths: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     unreadable: Counter[str] = field(default_factory=Counter)
-    letterless: Counter[str] = field(default_factory=Counter)
-    examples: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -52,8 +46,6 @@ class TextCounts:
         self.lengths = longer.copy()
         self.lengths[: len(shorter)] += shorter
         self.unreadable.update(other.unreadable)
-        self.letterless.update(other.letterless)
-        self.examples = (self.examples + other.examples)[:EXAMPLES]
 
 
 def write_shards(
@@ -82,24 +74,18 @@ def write_shard(
     texts = rows.texts()
     known = np.flatnonzero(encoding.known(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
     counts, lengths = TextCounts(), np.empty(len(rows), np.int64)
-    unreadable = letterless = 0
     writer = ShardWriter(folder, split, number, len(rows), encoding.feature_len, kept)
     step = max(1, min(MAX_CHUNK, CHUNK_BYTES // encoding.feature_len))
     for start in range(0, len(rows), step):
         chunk = rows[start : start + step].records()
         data = texts.get(chunk)
-        decoded = [text.decode("utf-8") for text in data]
-        odd = [text for text in decoded if not any(map(str.isalpha, text))]
-        letterless += len(odd)
-        counts.examples = (counts.examples + [excerpt(text) for text in odd[:EXAMPLES]])[:EXAMPLES]
-        codes, lengths[start : start + step] = encoding.encode_and_measure(decoded)
+        codes, lengths[start : start + step] = encoding.encode_and_measure([text.decode("utf-8") for text in data])
         writer.append(codes, texts=data, ids=texts.ids(chunk))
         # Most characters are ASCII and in the alphabet, so only the others are counted individually.
         left = b"".join(data).translate(None, known).decode("utf-8")
         if left:
             values, times = np.unique(np.frombuffer(left.encode("utf-32-le"), dtype="<u4"), return_counts=True)
             counts.points.update(dict(zip(values.tolist(), times.tolist())))
-            unreadable += int(np.count_nonzero(encoding.unreadable(codes, chunk["characters"])))
+            counts.unreadable[split] += int(np.count_nonzero(encoding.unreadable(codes, chunk["characters"])))
     counts.lengths = np.bincount(lengths)
-    counts.unreadable[split], counts.letterless[split] = unreadable, letterless
     return writer.close(), counts

@@ -34,7 +34,6 @@ ROW = np.dtype(
         ("near", "<u8"),  # hash of its letters and digits in lower case
         ("names_label", "?"),  # the text contains its label
         ("weight", "<f4"),
-        ("html", "?"),  # the text has, or had, a tag of HTML
     ]
 )
 MAX_WEIGHT = 1e9

@@ -17,7 +17,6 @@ from crepe_dist.data.targets import ONE
 from crepe_dist.files import write_csv
 from crepe_dist.preparing.building import Built
 from crepe_dist.preparing.job import Collected, Job
-from crepe_dist.preparing.label_map import variants
 from crepe_dist.preparing.labelling import ABSENT, names_of
 from crepe_dist.preparing.selection import (
     PIECE,
@@ -81,13 +80,8 @@ def summarise(folder: Path, name: str, job: Job, collected: Collected, built: Bu
             "unknown": _unknown(job, collected, built),
         },
         "command": command,
-        "html": {"rows": int(collected.rows["html"][kept(built.fate)].sum()), "stripped": job.reading.strip_html},
+        "strip_html": job.reading.strip_html,
     }
-    of_class = [sum(counts) for counts in zip(*(part["classes"] for part in summary["parts"].values()))]
-    summary["variants"] = variants(dict(zip(built.classes, of_class)))
-    summary["unused"] = sorted(
-        job.merged.keys() - {each for about in collected.files.values() for each in about["merged"]}
-    )
     if collected.corrected is not None:
         summary["corrections"] = collected.corrected
     if built.targets is not None:
@@ -96,8 +90,7 @@ def summarise(folder: Path, name: str, job: Job, collected: Collected, built: Bu
         repeated = int((without & (built.fate == REPEATED)).sum())
         summary["unlabelled"] = {"rows": built.rows.get(dataset.UNLABELLED, 0), "duplicates": repeated}
     if job.classes is None:  # the warnings are about training
-        named, stratified = job.reading.class_names is not None, job.split.stratified
-        summary["warnings"] = warnings_of(summary, _label_leaks(collected, built), named, stratified)
+        summary["warnings"] = warnings_of(summary, _label_leaks(collected, built))
     return summary
 
 
@@ -167,8 +160,6 @@ def _characters(built: Built, total: int) -> dict[str, Any]:
         "unknown": sum(unknown.values()),
         "top": [[chr(point), count] for point, count in top],
         "unreadable": built.counts.unreadable,
-        "letterless": built.counts.letterless,
-        "letterless_examples": built.counts.examples,
     }
 
 

@@ -159,7 +159,7 @@ def cutting(summary: Summary) -> str:
 
 
 def characters(summary: Summary) -> str:
-    """Describe how many characters are outside the alphabet, and how many texts have no letter."""
+    """Describe how many characters are outside the alphabet."""
     counts = summary["characters"]
     if counts["unknown"]:
         sentences = (
@@ -168,17 +168,11 @@ def characters(summary: Summary) -> str:
         )
     else:
         sentences = f"All {counted(counts['total'], 'character')} are in the alphabet."
-    for key, one, many in (
-        (
-            "unreadable",
-            "row consists almost entirely of such characters",
-            "rows consist almost entirely of such characters",
-        ),
-        ("letterless", "row has no letter", "rows have no letter"),
-    ):
-        if rows := sum(counts[key].values()):
-            by_split = [f"{number(counts[key][name])} in {name}" for name in rows_by_part(summary) if counts[key][name]]
-            sentences += f" {counted(rows, one, many)}: {listed(by_split)}."
+    blank = {name: rows for name, rows in counts["unreadable"].items() if rows}
+    if rows := sum(blank.values()):
+        consist = counted(rows, "row consists", "rows consist")
+        by_split = [f"{number(count)} in {name}" for name, count in blank.items()]
+        sentences += f" {consist} almost entirely of such characters: {listed(by_split)}."
     return sentences
 
 
@@ -242,7 +236,6 @@ def encoding(summary: Summary) -> list[str]:
             f"{counted(len(options['alphabet']) + rare, 'character')}{pairs}; "
             "--alphabet usual uses the mode's own alphabet instead."
         ]
-    if summary["html"]["stripped"]:
-        rows = counted(summary["html"]["rows"], "row")
-        more.append(f"HTML tags were removed from {rows}, as predict will do with all texts.")
+    if summary["strip_html"]:
+        more.append("HTML tags are removed, as predict will do with all texts.")
     return [modes[options["mode"]], cut, accents, *more]

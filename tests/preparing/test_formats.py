@@ -42,7 +42,7 @@ class Read:
         folder = tmp_path / f"spool-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         rules = Rules(folder, replace(reading or Reading(), class_names=class_names), SplitOptions())
-        self.reader = Reader(sources, rules, None, 200.0)
+        self.reader = Reader(sources, rules, None)
         with pool(1) as workers:
             self.positions = list(self.reader.read(replace(workers, ahead=ahead)))
         rows = map_rows(folder / ROWS)

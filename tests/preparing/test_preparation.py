@@ -209,7 +209,6 @@ class TestProcesses:
         )  # fmt: skip
         assert open_dataset(tmp_path / "given").encoding == encoding
         assert given["lengths"] == learnt["lengths"]
-        assert not any("padding" in each["what"] for each in (*learnt["warnings"], *given["warnings"]))
 
 
 @pytest.mark.parametrize(
@@ -308,23 +307,11 @@ class TestReport:
             ([f"{['a', 'b', 'c'][n % 2 + (n == 201)]},text {n}" for n in range(300)], "rows and no t"),
             ([f"{'ab'[n % 2]},text {n}" for n in range(60)], "the test split has 12 rows"),
             (
-                [f"{['1', '1.0', '2'][n % 3]},text {n}" for n in range(300)],
-                "some labels are spellings of the same number",
-            ),
-            (
                 [
                     f"{'ab'[n % 2]},{'任何文字 都' if n % 50 == 7 else f'a long enough text {n}' * 3}"
                     for n in range(300)
                 ],
                 "2.0 % of the rows are nearly blank to the network",
-            ),
-            (
-                [f"{'ab'[n % 2]},{f'{n} ?!' if n % 50 == 7 else f'text {n}'}" for n in range(300)],
-                "2.0 % of the rows have no letter",
-            ),
-            (
-                [f"{['FOOD', 'food', 'b'][n % 3]},text {n}" for n in range(300)],
-                "some labels look like variants of others",
             ),
         ],
     )
@@ -332,22 +319,14 @@ class TestReport:
         summary = prepared(tmp_path, lines)
         assert any(warning in each["what"] for each in summary["warnings"]), summary["warnings"]
 
-    def test_html_is_counted_and_stripped_on_request(self, tmp_path):
-        lines = [
-            f"{'ab'[n % 2]},{f'<P>text<b>s</b> &amp; {n}</P>' if n % 5 == 1 else f'text {n} <x@y.z>'}"
-            for n in range(200)
-        ]
-        warnings = prepared(tmp_path, lines)["warnings"]
-        assert any(each["what"] == "20.0 % of the rows contain HTML tags" for each in warnings)
-        options = PrepareOptions(Reading(strip_html=True), overwrite=True)
-        summary = prepared(tmp_path, lines, how=options)
-        assert not any("HTML" in each["what"] for each in summary["warnings"])
-        assert summary["html"] == {"rows": 40, "stripped": True}
-        assert "HTML tags were removed from 40 rows" in " ".join(data_sentences.encoding(summary))
+    def test_html_is_stripped_on_request(self, tmp_path):
+        lines = [f"{'ab'[n % 2]},<P>text<b>s</b> &amp; {n} <x@y.z></P>" for n in range(200)]
+        summary = prepared(tmp_path, lines, how=PrepareOptions(Reading(strip_html=True)))
+        assert "HTML tags are removed" in " ".join(data_sentences.encoding(summary))
         data = open_dataset(tmp_path / "out")
         assert data.composition == Composition((), True)
         texts = {data.splits["test"].text(row) for row in range(len(data.splits["test"]))}
-        assert texts <= {f"texts & {n}" if n % 5 == 1 else f"text {n} <x@y.z>" for n in range(200)}
+        assert texts <= {f"texts & {n} <x@y.z>" for n in range(200)}
 
     def test_good_data_raise_no_warning(self, tmp_path):
         write_csv(tmp_path / "train.csv", 600, 0)
@@ -487,12 +466,9 @@ def test_a_small_file_that_expands_to_very_much(tmp_path, monkeypatch, name, sam
     else:
         (tmp_path / name).write_bytes(gzip.compress("".join(f"{t[0]},{t}\n" for t in texts).encode()))
     sources, split = find_sources([str(tmp_path / name)]), SplitOptions(max_per_class=sampled)
-    with pytest.raises(UserError, match=f"{name} expands to more than 0.0 GB") as raised:
+    with pytest.raises(UserError, match=f"{name} expands to more than 0.0 GB"):
         prepare(sources, tmp_path / "out", ENCODING, split, PrepareOptions(processes=1))
-    assert "--max-expansion" in raised.value.remedy
     assert list(tmp_path.iterdir()) == [tmp_path / name]
-    more = PrepareOptions(processes=1, max_expansion=1e5)
-    assert prepare(sources, tmp_path / "out", ENCODING, split, more)["rows"]["read"] == 200
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def summary(**changes):
         "version": "0.1.0",
         "encoding": Encoding().to_dict(),
         "fit": {"length": False, "alphabet": False, "rare": 0},
-        "html": {"rows": 0, "stripped": False},
+        "strip_html": False,
         "classes": ["praise", "complaint"],
         "parts": {
             "train": {"rows": 5700, "classes": [3000, 2700]},
@@ -84,7 +84,6 @@ def summary(**changes):
             "unknown": 1250,
             "top": [["é", 1000], ["\n", 200], ["\u0301", 50]],
             "unreadable": {"train": 7, "validation": 0, "test": 1},
-            "letterless": {},
         },
         "duplicates": {
             "exact": 12,
@@ -130,7 +129,6 @@ def hostile():
             "unknown": 9,
             "top": [[c, 1] for c in "<\x1b\u202e\udce9\ufffe\u00a0\u3000\ue000日"],
             "unreadable": {},
-            "letterless": {},
         },
         warnings=[{"what": text, "why": text, "do": text} for text in HOSTILE],
         command=" ".join(HOSTILE),
@@ -374,7 +372,7 @@ def test_nothing_found_is_said_as_such(read):
     text = read(
         summary(
             rows={"read": 8700, "bad": 0, "duplicates": 0, "sampled_out": 0, "kept": 8700},
-            characters={"total": 1000000, "unknown": 0, "top": [], "unreadable": {}, "letterless": {}},
+            characters={"total": 1000000, "unknown": 0, "top": [], "unreadable": {}},
             duplicates={"exact": 0, "near": 0, "conflicting": 0, "removed": 0, "across": {}},
             quarantine={"rows": 0, "reasons": {}, "first": []},
             lengths={**summary()["lengths"], "cut": 0, "cut_at": {}},
