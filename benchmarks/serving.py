@@ -120,7 +120,7 @@ def _serve(given: Any) -> None:
     from crepe_dist.serving import server
     from crepe_dist.serving.app import create_app
     from crepe_dist.serving.batching import Batcher
-    from crepe_dist.serving.prometheus import Metrics
+    from crepe_dist.serving.metrics import Metrics
     from crepe_dist.settings.model_options import ModelOptions
 
     encoding = Encoding(feature_len=given.feature_len)
@@ -130,12 +130,11 @@ def _serve(given: Any) -> None:
     predictor = Predictor(open_inference(shape, arrays, plan_inference(shape)), encoding, classes)
     facts = summarise(predictor)
     metrics = Metrics(facts.checkpoint, facts.kernels)
-    batcher = Batcher(predictor.predict, given.serve, metrics.batch_texts.observe, explain=predictor.explain_in_batches)
+    batcher = Batcher(predictor.predict, predictor.explain_in_batches, metrics.batch_texts.observe, given.serve)
     batcher.submit(["warm-up"]).result()
     with server.listen("127.0.0.1", 0) as listener:
         print(listener.getsockname()[1], flush=True)
-        app, refuse = create_app(batcher, facts, metrics, ServiceOptions())
-        server.serve(app, listener, 10, refuse)
+        server.serve(create_app(batcher, facts, metrics, ServiceOptions()), listener, 10)
 
 
 if __name__ == "__main__":

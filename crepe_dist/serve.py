@@ -82,7 +82,19 @@ def parser() -> arguments.Parser:
 def main() -> None:
     args = parser().parse_args()
     signal.signal(signal.SIGTERM, _stop)
-    _serve(args, _options(args))
+    if MODEL_NAME.fullmatch(args.model_name) is None:
+        remedy = "choose a name of letters, digits and the signs _ . -"
+        raise UserError(f"--model-name is {args.model_name[:40]!r}", remedy=remedy)
+    names = frozenset(name.lower() for name in (args.host, *args.allow_host))
+    options = ServiceOptions(
+        args.max_chars, args.max_batch, args.max_body, args.queue, args.timeout, args.model_name, names
+    )
+    launch = detect()
+    if launch.size > 1:
+        raise UserError(f"serve was started in {launch.size} processes", remedy="start it without a launcher")
+    extras.require("serve", "serve")
+    limit_threads(launch)
+    _serve(args, options)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -90,36 +102,14 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise Stopped("SIGTERM", ExitCode.DONE)
 
 
-def _options(args: Any) -> ServiceOptions:
-    if MODEL_NAME.fullmatch(args.model_name) is None:
-        raise UserError(
-            f"--model-name is {args.model_name[:40]!r}",
-            "it is part of a path",
-            "choose a name of letters, digits and the signs _ . -",
-        )
-    names = frozenset(name.lower() for name in (args.host, *args.allow_host))
-    return ServiceOptions(
-        args.max_chars, args.max_batch, args.max_body, args.queue, args.timeout, args.model_name, names
-    )
-
-
 def _serve(args: Any, options: ServiceOptions) -> None:
-    launch = detect()
-    if launch.size > 1:
-        raise UserError(
-            f"serve was started in {launch.size} processes",
-            "all of them would listen on the same port",
-            "start it without a launcher",
-        )
-    extras.require("serve", "serve")
-    limit_threads(launch)
     # Not at the top: FastAPI and uvicorn take 0.6 s, which --help need not wait for.
     from crepe_dist.predicting.predictor import load
     from crepe_dist.reports import run_report
     from crepe_dist.runs import checkpoint
     from crepe_dist.serving import server
     from crepe_dist.serving.app import create_app
-    from crepe_dist.serving.prometheus import Metrics
+    from crepe_dist.serving.metrics import Metrics
 
     with server.listen(args.host, args.port) as listener:
         path = checkpoint.announce(checkpoint.find(args.checkpoint))
@@ -127,27 +117,25 @@ def _serve(args: Any, options: ServiceOptions) -> None:
         about = summarise(predictor)
         metrics = Metrics(about.checkpoint, about.kernels)
         explain = partial(predictor.explain_in_batches, batch_size=BATCH_TEXTS)
-        batcher = Batcher(predictor.predict, on_batch=metrics.batch_texts.observe, explain=explain)
+        batcher = Batcher(predictor.predict, explain, metrics.batch_texts.observe)
         is_private = server.is_loopback(listener) and not args.allow_host
-        offered = args.examples or ("data" if is_private else "none")
-        examples = run_report.examples(path) if offered == "data" else []
+        offers_data = args.examples == "data" or (args.examples is None and is_private)
+        examples = run_report.examples(path) if offers_data else []
         if examples:
             print("the page offers texts of the data set as examples; --examples none leaves them out", file=sys.stderr)
-        elif args.examples == "data":
-            print("the run's data set has no texts to offer as examples, or is not there", file=sys.stderr)
         try:
             batcher.submit(["warm-up"]).result()
             print(f"{visible(str(path))}: {len(about.classes)} classes, kernels: {about.kernels}")
             print(f"listening on {server.url(listener)}", flush=True)
             if not server.is_loopback(listener):
                 print(
-                    f"warning: other machines can reach {visible(args.host)}\n"
-                    "  why: the service has no authentication and no encryption\n"
-                    "  do:  use it in a private network only, or behind a proxy that adds both",
+                    f"warning: other machines can reach {visible(args.host)}; the service has no authentication and no "
+                    "encryption\n  do:  use it in a private network only, or behind a proxy that adds both",
                     file=sys.stderr,
                 )
-            app, refuse = create_app(batcher, about, metrics, options, examples, log=args.log_requests)
-            server.serve(app, listener, options.timeout, refuse)
+            server.serve(
+                create_app(batcher, about, metrics, options, examples, log=args.log_requests), listener, options.timeout
+            )
         finally:
             batcher.close()
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import Future
 from http import HTTPStatus
-from typing import Callable, Union
+from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
@@ -21,14 +23,14 @@ from crepe_dist.reports import classify_page
 from crepe_dist.serving import open_inference, schemas
 from crepe_dist.serving.batching import Batcher
 from crepe_dist.serving.guard import Guard
-from crepe_dist.serving.problems import Json, Problem
-from crepe_dist.serving.prometheus import Metrics, Observed
+from crepe_dist.serving.metrics import Metrics, Observed
+from crepe_dist.serving.schemas import Json, Problem
 from crepe_dist.settings.serving_options import ServiceOptions
 from crepe_dist.version import __version__
 
 PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION = "/", "/predict", "/healthz", "/metrics", "/openapi.json"
-MOST_EXPLAINED = 4  # explanations at a time
-REFUSALS = (400, 403, 408, 413, 415, 422, 431, 500, 503)
+EXAMPLE = 'send {"text": "…"} or {"texts": ["…", "…"]}; "title" (with "text") and "top" are optional'
+Result = TypeVar("Result")
 
 
 def create_app(
@@ -39,8 +41,8 @@ def create_app(
     examples: Sequence[str] = (),
     *,
     log: bool = False,
-) -> tuple[ASGIApp, Callable[[], None]]:
-    """Create the application with its middleware, and a function that makes it refuse requests from then on."""
+) -> ASGIApp:
+    """Create the application with its middleware."""
     # FastAPI's documentation pages load scripts from other sites.
     app = FastAPI(
         title="crepe_dist", version=__version__, docs_url=None, redoc_url=None, openapi_url=DESCRIPTION,
@@ -48,14 +50,16 @@ def create_app(
     )  # fmt: skip
     html, policy = classify_page.render(model, options, examples)
 
-    explaining = 0
+    async def wait(answer: Future[Result]) -> Result:
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(answer), options.timeout)
+        except asyncio.TimeoutError:
+            remedy = "try again later, with fewer or shorter texts"
+            raise Problem(503, "the answer timed out", "the service is overloaded", remedy, retry_after=1) from None
 
     async def classify(texts: list[str]) -> list[Prediction]:
-        try:
-            predictions = await asyncio.wait_for(asyncio.wrap_future(batcher.submit(texts)), options.timeout)
-        except asyncio.TimeoutError:
-            remedy = "try again later, with fewer texts at a time"
-            raise Problem(503, "the prediction timed out", "the service is overloaded", remedy, retry_after=1) from None
+        schemas.check_size(texts, options)
+        predictions = await wait(batcher.submit(texts))
         metrics.answered(texts, predictions)
         return predictions
 
@@ -64,38 +68,23 @@ def create_app(
             raise Problem(503, "the service is stopping")
 
     async def explain(text: str, top: int) -> Response:
-        nonlocal explaining
-        if explaining >= MOST_EXPLAINED:
-            why = f"{MOST_EXPLAINED} are being computed"
-            raise Problem(503, "too many explanations at a time", why, "try again in a second", retry_after=1)
-        explaining += 1
-        try:
-            explanation = await asyncio.wait_for(asyncio.wrap_future(batcher.explain(text)), options.timeout)
-        except asyncio.TimeoutError:
-            why = "it takes one prediction per character and per word"
-            raise Problem(503, "the explanation timed out", why, "shorten the text", retry_after=1) from None
-        finally:
-            explaining -= 1
+        schemas.check_size([text], options)
+        explanation = await wait(batcher.explain(text))
         metrics.answered([text], [explanation.prediction])
         record = explanation.prediction.record(top)
         return Json(record if explanation.prediction.problem else {**record, "explanation": explained(explanation)})
 
-    @app.post(
-        PREDICT,
-        summary="Classify one or several texts",
-        response_model=Union[schemas.Answer, schemas.Answers],
-        responses={status: {"model": schemas.Refusal} for status in REFUSALS},
-        openapi_extra=schemas.request_schema(),
-    )
+    @app.post(PREDICT, summary="Classify one or several texts", openapi_extra=schemas.described(schemas.Question))
     async def predict(request: Request) -> Response:
         schemas.check_type(request.headers)
-        texts, question = schemas.read(await request.body(), options)
+        question = schemas.parse(schemas.Question, await request.body(), EXAMPLE)
+        texts = question.all_texts()
         if question.explain:
             return await explain(texts[0], question.top)
         answers = [prediction.record(question.top) for prediction in await classify(texts)]
-        return Json(answers[0] if question.texts is None else {"predictions": answers})
+        return Json({"predictions": answers} if question.texts else answers[0])
 
-    @app.get(HEALTH, summary="Check that the service can predict", responses={503: {"model": schemas.Refusal}})
+    @app.get(HEALTH, summary="Check that the service can predict")
     async def health() -> Response:
         check_ready()
         return Json({"status": "ready", "checkpoint": model.checkpoint})
@@ -108,24 +97,23 @@ def create_app(
     async def show_page() -> Response:
         return HTMLResponse(html, headers={"Content-Security-Policy": policy})
 
-    of_models = f"{open_inference.PROTOCOL}/models"
-    open_inference.add_routes(app, model, options, classify, check_ready)
-
-    @app.exception_handler(Problem)
-    async def refuse(request: Request, problem: Problem) -> Response:
-        return problem.response(request.url.path)
+    open_inference.add_routes(app, model, options.model_name, classify, check_ready)
 
     @app.exception_handler(UserError)
-    async def fail_for_a_reason(request: Request, error: UserError) -> Response:
-        return Problem(500, error.what, error.why, error.remedy).response(request.url.path)
+    async def refuse(request: Request, error: UserError) -> Response:
+        problem = error if isinstance(error, Problem) else Problem(500, error.what, error.why, error.remedy)
+        return problem.response(request.url.path)
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_header(request: Request, error: RequestValidationError) -> Response:
+        return Problem(422, "a header is not as it should be", error.errors()[0]["msg"]).response(request.url.path)
 
     @app.exception_handler(HTTPException)
     async def refuse_path(request: Request, error: HTTPException) -> Response:
-        remedy = f"{DESCRIPTION} lists the paths"
-        if request.url.path.startswith(of_models):
-            remedy = f"the only model is {options.model_name!r}, without versions; {remedy}"
         phrase = HTTPStatus(error.status_code).phrase.lower()
-        response = Problem(error.status_code, phrase, remedy=remedy).response(request.url.path)
+        response = Problem(error.status_code, phrase, remedy=f"{DESCRIPTION} lists the paths").response(
+            request.url.path
+        )
         response.headers.update(error.headers or {})
         return response
 
@@ -136,5 +124,4 @@ def create_app(
 
     of_protocol = open_inference.paths(options.model_name)
     guard = Guard(app, options, (PREDICT, of_protocol[-1]), metrics.refusals.inc)
-    paths = (PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION, *of_protocol)
-    return Observed(guard, metrics, paths, log), guard.stop
+    return Observed(guard, metrics, (PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION, *of_protocol), log)

@@ -26,7 +26,6 @@ class _Explaining(NamedTuple):
 
 
 _Arrival = Union[_Job, _Explaining, None]
-Explain = Callable[[str], "Generator[None, None, Explanation]"]
 
 
 class Batcher:
@@ -36,18 +35,17 @@ class Batcher:
     Between two batches it computes one step of one explanation, so that these do not keep others waiting.
 
     Args:
-        batch_texts: largest number of texts of several requests in one batch. A larger request is a batch of its own.
-        on_batch: called with the number of texts of each batch.
         explain: function that explains the prediction for a text, and yields after each step.
+        on_batch: called with the number of texts of each batch.
+        batch_texts: largest number of texts of several requests in one batch. A larger request is a batch of its own.
     """
 
     def __init__(
         self,
         predict: Callable[[Sequence[str]], list[Prediction]],
-        batch_texts: int = BATCH_TEXTS,
+        explain: Callable[[str], Generator[None, None, Explanation]],
         on_batch: Callable[[int], None] = lambda texts: None,
-        *,
-        explain: Explain,
+        batch_texts: int = BATCH_TEXTS,
     ) -> None:
         self._predict = predict
         self._explain = explain

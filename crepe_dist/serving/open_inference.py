@@ -3,26 +3,23 @@
 A request has one tensor, of texts. Tensors are JSON or, as Triton's extension for binary data says, behind the JSON.
 """
 
+import json
 import math
 from collections.abc import Awaitable, Sequence
-from typing import Annotated, Any, Callable, Optional
+from typing import Annotated, Any, Callable, Optional, Union
 
 import numpy as np
-from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from fastapi import FastAPI, Header, Request, Response
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
-from crepe_dist.errors import visible
-from crepe_dist.files import parse_json
 from crepe_dist.predicting.model_summary import ModelSummary
 from crepe_dist.predicting.prediction import Prediction
-from crepe_dist.predicting.tensors import BYTES, FLOATS, INPUT, outputs, values
 from crepe_dist.serving import schemas
-from crepe_dist.serving.problems import PROTOCOL, Json, Problem
-from crepe_dist.settings.serving_options import ServiceOptions
+from crepe_dist.serving.schemas import PROTOCOL, Json, Problem
 from crepe_dist.version import __version__
 
+INPUT, BYTES, FLOATS = "text", "BYTES", "FP32"
 HEAD_LENGTH = "Inference-Header-Content-Length"  # header with the length of the JSON before binary data
-MOST_OUTPUTS = 8
 EXAMPLE = 'send {"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["…", "…"]}]}'
 Tensors = dict[str, tuple[str, list[int]]]  # type and shape by name; -1 stands for the number of texts
 
@@ -46,7 +43,9 @@ class Input(Strict):
     shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=2)]
     datatype: str = Field(pattern=f"^{BYTES}$")
     parameters: InputParameters = InputParameters()
-    data: Annotated[list[Any], Field(description="the texts, unless they are behind the JSON")] = []
+    data: Annotated[
+        list[Union[str, list[str]]], FailFast(), Field(description="the texts, unless they are behind the JSON")
+    ] = []
 
 
 class OutputParameters(Strict):
@@ -74,7 +73,7 @@ class Question(Strict):
     id: Annotated[Optional[str], Field(description="name of the request, which the answer repeats")] = None
     parameters: QuestionParameters = QuestionParameters()
     inputs: Annotated[list[Input], Field(min_length=1, max_length=1)]
-    outputs: Annotated[list[Output], Field(max_length=MOST_OUTPUTS, description="default: all")] = []
+    outputs: Annotated[list[Output], Field(max_length=8, description="default: all")] = []
 
 
 def paths(name: str) -> tuple[str, ...]:
@@ -87,17 +86,18 @@ def paths(name: str) -> tuple[str, ...]:
 def add_routes(
     app: FastAPI,
     model: ModelSummary,
-    options: ServiceOptions,
+    name: str,
     classify: Callable[[list[str]], Awaitable[list[Prediction]]],
     check_ready: Callable[[], None],
 ) -> None:
     """Add the protocol's paths to an application.
 
     Args:
+        name: name of the model.
         classify: classifies the texts of a request.
         check_ready: raises ``Problem`` unless the service can predict.
     """
-    server, with_slash, live, ready, metadata, model_ready, infer = paths(options.model_name)
+    server, with_slash, live, ready, metadata, model_ready, infer = paths(name)
     tensors = _tensors(model)
 
     @app.get(with_slash, include_in_schema=False)
@@ -117,75 +117,63 @@ def add_routes(
     @app.get(model_ready, summary="Check that the model can predict")
     async def check_model() -> Response:
         check_ready()
-        return Json({"name": options.model_name, "ready": True})
+        return Json({"name": name, "ready": True})
 
     @app.get(metadata, summary="Describe the tensors of the model")
     async def describe_model() -> Response:
         described = [{"name": name, "datatype": kind, "shape": shape} for name, (kind, shape) in tensors.items()]
         text = {"name": INPUT, "datatype": BYTES, "shape": [-1]}
-        return Json({"name": options.model_name, "platform": "crepe_dist", "inputs": [text], "outputs": described})
+        return Json({"name": name, "platform": "crepe_dist", "inputs": [text], "outputs": described})
 
-    body = {"content": {Json.media_type: {"schema": Question.model_json_schema()}}, "required": True}
-
-    @app.post(infer, summary="Classify texts (Open Inference Protocol)", openapi_extra={"requestBody": body})
-    async def answer(request: Request) -> Response:
+    @app.post(infer, summary="Classify texts (Open Inference Protocol)", openapi_extra=schemas.described(Question))
+    async def answer(
+        request: Request, head_length: Annotated[Optional[int], Header(alias=HEAD_LENGTH, ge=0)] = None
+    ) -> Response:
         # Clients of the protocol may send no type at all. A browser names the site that sends a request to another one.
         if "origin" in request.headers:
             schemas.check_type(request.headers)
-        texts, question = _read(await request.body(), request.headers.get(HEAD_LENGTH), tensors, options)
-        found = {**values(await classify(texts), model.classes), "classes": model.classes}
-        return _answer(question, {name: (*tensors[name], found[name]) for name in tensors}, len(texts), options)
+        body = await request.body()
+        end = len(body) if head_length is None else head_length
+        question = schemas.parse(Question, body[:end], EXAMPLE)
+        unknown = [output.name for output in question.outputs if output.name not in tensors]
+        if unknown:
+            raise Problem(422, f"there is no output {unknown[0]!r:.80}", remedy=f"choose from {', '.join(tensors)}")
+        texts = _texts(question.inputs[0], body[end:])
+        found = {**_values(await classify(texts), model.classes), "classes": model.classes}
+        return _answer(question, name, {name: (*tensors[name], found[name]) for name in tensors}, len(texts))
 
 
 def _tensors(model: ModelSummary) -> Tensors:
+    labels = {"labels": (BYTES, [-1])} if model.several else {}
     count = len(model.classes)
-    shapes = {name: (kind, [-1, count] if kind == FLOATS else [-1]) for name, kind in outputs(model.several).items()}
-    return {**shapes, "classes": (BYTES, [count])}
+    rest = {"probabilities": (FLOATS, [-1, count]), "problem": (BYTES, [-1]), "classes": (BYTES, [count])}
+    return {"label": (BYTES, [-1]), **labels, **rest}
 
 
-def _read(
-    body: bytes, head_length: Optional[str], tensors: Tensors, options: ServiceOptions
-) -> tuple[list[str], Question]:
-    """Parse a request into its texts and the request itself.
+def _values(predictions: Sequence[Prediction], classes: Sequence[str]) -> dict[str, list[Any]]:
+    """Collect the values of the outputs, text by text; ``labels`` are JSON lists.
 
-    Raises:
-        Problem: 400 if the body cannot be decoded, 422 if it does not match the protocol, 413 if it exceeds the limits.
+    A text with a problem has no label, and zeros for probabilities.
     """
-    try:
-        end = len(body) if head_length is None else _length(head_length, len(body))
-        question = Question.model_validate(parse_json(body[:end]))
-        texts = _texts(question.inputs[0], body[end:])
-    except ValidationError as error:
-        raise Problem(422, "the request does not match the protocol", schemas.reason(error), EXAMPLE) from None
-    except ValueError as error:
-        raise Problem(400, "the request cannot be read", visible(str(error)[:300]), EXAMPLE) from None
-    unknown = [output.name for output in question.outputs if output.name not in tensors]
-    if unknown:
-        raise Problem(422, f"there is no output {unknown[0]!r:.80}", remedy=f"choose from {', '.join(tensors)}")
-    schemas.check_number(len(texts), options)
-    schemas.check_lengths(texts, options)
-    return texts, question
-
-
-def _length(value: str, most: int) -> int:
-    """Parse the length of the JSON in a body of ``most`` bytes."""
-    length = int(value) if value.isdecimal() and len(value) < 19 else most + 1
-    if length > most:
-        raise ValueError(f"{HEAD_LENGTH} is {value!r:.40}, not a length in a body of {most} bytes")
-    return length
+    nothing = dict.fromkeys(classes, 0.0)
+    shares = [nothing if each.problem else dict(each.ranking) for each in predictions]
+    return {
+        "label": ["" if each.problem or each.rejected else each.label for each in predictions],
+        "labels": [json.dumps([] if each.problem else each.labels, ensure_ascii=False) for each in predictions],
+        "probabilities": [share[name] for share in shares for name in classes],
+        "problem": [each.problem for each in predictions],
+    }
 
 
 def _texts(tensor: Input, binary: bytes) -> list[str]:
+    """Return the texts of a request; raise ``Problem`` 400 if they do not match their description."""
+    texts = [text for row in tensor.data for text in (row if isinstance(row, list) else [row])]
     if (size := tensor.parameters.binary_data_size) is not None:
         if size != len(binary):
-            raise ValueError(f"binary_data_size is {size}, and {len(binary)} bytes follow the JSON")
+            raise Problem(400, f"binary_data_size is {size}, and {len(binary)} bytes follow the JSON", remedy=EXAMPLE)
         texts = _unpacked(binary)
-    else:
-        texts = [text for row in tensor.data for text in (row if isinstance(row, list) else [row])]
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError("its data are not texts")
     if not texts or math.prod(tensor.shape) != len(texts):
-        raise ValueError(f"it has {len(texts)} texts, and their shape is {tensor.shape}")
+        raise Problem(400, f"the input has {len(texts)} texts, and their shape is {tensor.shape}", remedy=EXAMPLE)
     return texts
 
 
@@ -196,11 +184,11 @@ def _unpacked(binary: bytes) -> list[str]:
         start = end + 4
         end = start + int.from_bytes(binary[start - 4 : start], "little")
         if end > len(binary):
-            raise ValueError("the last of its texts is cut off")
+            raise Problem(400, "the last of the texts is cut off")
         try:
             texts.append(binary[start:end].decode("utf-8"))
         except UnicodeDecodeError:
-            raise ValueError(f"text {len(texts)} is not UTF-8") from None
+            raise Problem(400, f"text {len(texts)} is not UTF-8") from None
     return texts
 
 
@@ -212,7 +200,7 @@ def _packed(kind: str, values: Sequence[Any]) -> bytes:
 
 
 def _answer(
-    question: Question, tensors: dict[str, tuple[str, list[int], list[Any]]], texts: int, options: ServiceOptions
+    question: Question, model: str, tensors: dict[str, tuple[str, list[int], list[Any]]], texts: int
 ) -> Response:
     described: list[dict[str, Any]] = []
     behind: list[bytes] = []
@@ -228,7 +216,7 @@ def _answer(
             tensor["data"] = values
         described.append(tensor)
     repeated = {} if question.id is None else {"id": question.id}
-    answered = Json({"model_name": options.model_name, **repeated, "outputs": described})
+    answered = Json({"model_name": model, **repeated, "outputs": described})
     if not behind:
         return answered
     content, headers = b"".join([answered.body, *behind]), {HEAD_LENGTH: str(len(answered.body))}

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
-import os
 import socket
-from collections import Counter
-from collections.abc import Collection
-from typing import Any, Callable
+from typing import Any
 
 import h11
 import uvicorn
@@ -17,12 +14,12 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from crepe_dist.errors import UserError
-from crepe_dist.serving.guard import MAX_HEAD_BYTES
 
 BACKLOG = 128
-MAX_CONNECTIONS = 256  # a further one replaces the one that has waited longest of the client with the most
+MAX_CONNECTIONS = 256
+MAX_HEAD_BYTES = 16_384  # of a request's headers
 KEEP_ALIVE_S = 30
-REFUSING_S = 1.0  # time after SIGTERM in which new requests are refused with an answer, not a reset connection
+ADDRESS = "give an address of this machine, such as 127.0.0.1"
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -33,11 +30,9 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-        family, kind, protocol, _, address = addresses[0]
     except (OSError, UnicodeError) as error:
-        raise UserError(
-            f"--host {host} cannot be resolved", str(error), "give an address of this machine, such as 127.0.0.1"
-        ) from error
+        raise UserError(f"--host {host} cannot be resolved", str(error), ADDRESS) from error
+    family, kind, protocol, _, address = addresses[0]
     # asyncio only sets TCP_NODELAY if the protocol is given; otherwise each answer waits 40 ms for an acknowledgement.
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -48,9 +43,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         remedy = "choose another --port of at least 1024 (0 picks a free one), or stop the program that uses it"
         if error.errno == errno.EADDRNOTAVAIL:
-            remedy = "give an address of this machine, such as 127.0.0.1"
-        why = os.strerror(error.errno) if error.errno else str(error)
-        raise UserError(f"cannot listen on {host}, port {port}", why, remedy) from error
+            remedy = ADDRESS
+        raise UserError(f"cannot listen on {host}, port {port}", error.strerror or str(error), remedy) from error
     return listener
 
 
@@ -63,13 +57,12 @@ def is_loopback(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
-def serve(app: ASGIApp, listener: socket.socket, timeout: float, on_stop: Callable[[], None]) -> None:
+def serve(app: ASGIApp, listener: socket.socket, timeout: float) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish the requests in progress and call the signal's handler.
 
     Args:
         timeout: seconds for the head of a request to arrive, for a client to read what was sent, and for the requests
             in progress at the end.
-        on_stop: makes the application refuse further requests.
     """
     config = uvicorn.Config(
         app,
@@ -83,45 +76,25 @@ def serve(app: ASGIApp, listener: socket.socket, timeout: float, on_stop: Callab
         proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
+        limit_concurrency=MAX_CONNECTIONS,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(timeout)),
     )
-    _Server(config, on_stop).run(sockets=[listener])
-
-
-class _Server(uvicorn.Server):
-    """Server that still answers for a moment once it is asked to stop."""
-
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_stop = on_stop
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._on_stop()
-        await asyncio.sleep(REFUSING_S)
-        await super().shutdown(sockets)
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def _protocol(timeout: float) -> type[H11Protocol]:
     class Connection(H11Protocol):
-        """Protocol with limits that uvicorn lacks: time without a request or reader, and number of connections."""
+        """Protocol with limits that uvicorn lacks: time to send the head of a request, and to read an answer."""
 
         _head_timeout: asyncio.TimerHandle | None = None
         _reader_timeout: asyncio.TimerHandle | None = None
-        waits_since = 0.0
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             transport.set_write_buffer_limits(high=0)  # pause_writing as soon as the client does not read
-            self.waits_since = self.loop.time()
-            if len(self.connections) > MAX_CONNECTIONS:
-                _longest_waiting(self.connections).transport.abort()
             self._watch_head()
-
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            self.waits_since = self.loop.time()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -135,12 +108,6 @@ def _protocol(timeout: float) -> type[H11Protocol]:
             super().resume_writing()
             if self._reader_timeout is not None:
                 self._reader_timeout.cancel()
-                self._reader_timeout = None
-
-        @property
-        def is_answered(self) -> bool:
-            """Return whether a complete request is being answered, and the client reads the answer."""
-            return self.conn.their_state not in (h11.IDLE, h11.SEND_BODY) and self._reader_timeout is None
 
         def connection_lost(self, exc: Exception | None) -> None:
             for timer in (self._head_timeout, self._reader_timeout):
@@ -157,13 +124,3 @@ def _protocol(timeout: float) -> type[H11Protocol]:
                 self._head_timeout = None
 
     return Connection
-
-
-def _longest_waiting(connections: Collection[Any]) -> Any:
-    """Choose the connection to drop, of the client with the most: longest without a request, or not reading."""
-    counts = Counter(connection.client and connection.client[0] for connection in connections)
-
-    def rank(connection: Any) -> tuple[int, bool, float]:
-        return -counts[connection.client and connection.client[0]], connection.is_answered, connection.waits_since
-
-    return min(connections, key=rank)

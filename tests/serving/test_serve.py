@@ -11,15 +11,12 @@ import socket
 import subprocess
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import requests
-import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
@@ -34,11 +31,10 @@ from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.predictor import load
 from crepe_dist.reports import explanation as explanations
 from crepe_dist.runs import checkpoint
-from crepe_dist.serving import schemas, server
-from crepe_dist.serving.app import MOST_EXPLAINED, create_app
+from crepe_dist.serving.app import create_app
 from crepe_dist.serving.batching import Batcher
-from crepe_dist.serving.guard import DISCARD_LIMIT, Guard
-from crepe_dist.serving.prometheus import Metrics
+from crepe_dist.serving.guard import Guard
+from crepe_dist.serving.metrics import Metrics
 from crepe_dist.settings.serving_options import ServiceOptions
 from tests.conftest import FEATURE_LEN, QUICK, command, run
 from tests.exporting.test_export import ENCODINGS, KINDS, make
@@ -68,12 +64,12 @@ def by_letter(text):
 
 
 @contextmanager
-def service(predict=by_length, group_size=32, explain=by_letter, several=False, **limits):
+def service(predict=by_length, explain=by_letter, several=False, **limits):
     metrics = Metrics(FACTS.checkpoint, FACTS.kernels)
-    batcher = Batcher(predict, group_size, metrics.batch_texts.observe, explain=explain)
-    app, stop = create_app(batcher, FACTS._replace(several=several), metrics, ServiceOptions(**limits))
+    batcher = Batcher(predict, explain, metrics.batch_texts.observe)
+    app = create_app(batcher, FACTS._replace(several=several), metrics, ServiceOptions(**limits))
     client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
-    client.batcher, client.stop = batcher, stop
+    client.batcher = batcher
     try:
         yield client
     finally:
@@ -117,11 +113,9 @@ class TestAnswers:
         assert answer.json() == by_length(["abcde"])[0].record(2)
         assert answer.json()["top"][0] == {"class": "naïve", "probability": 0.7}
 
-    def test_a_title_is_joined_as_in_training(self, client):
+    def test_titles_and_texts_in_order(self, client):
         answer = client.post("/predict", json={"title": "Good", "text": "album"})
         assert answer.json()["class"] == by_length(["Good | album"])[0].label
-
-    def test_texts_in_order(self, client):
         answer = client.post("/predict", json={"texts": ["a", "", "abc"]}).json()
         assert [each["class"] for each in answer["predictions"]] == [CLASSES[1], CLASSES[0], CLASSES[3]]
 
@@ -129,49 +123,23 @@ class TestAnswers:
     def test_as_the_predictor_says(self, kind, tmp_path):
         predictor = load(make(tmp_path, kind, ENCODINGS["paper"]))
         texts = ["qua", "zig zag " * 30, ""]
-        with service(predictor.predict, explain=predictor.explain_in_batches) as client:
-            answers = client.post("/predict", json={"texts": texts}).json()["predictions"]
+        with service(predictor.predict, partial(predictor.explain_in_batches, batch_size=3)) as client:
+            *classified, empty = client.post("/predict", json={"texts": texts}).json()["predictions"]
             assert "explanation" not in client.post("/predict", json={"text": " ", "explain": True}).json()
-            assert value(client.get("/metrics").text, "crepe_dist_predictions_total", **{"class": "empty text"}) == 2
-        *classified, empty = answers
+            text = "a quiet zig é qua"
+            answer = client.post("/predict", json={"text": text, "explain": True, "top": 1}).json()
+            assert value(client.get("/metrics").text, "crepe_dist_texts_total") == 5
         assert empty == {"class": None, "probability": None, "top": [], "problem": "empty text"}
         for each, expected in zip(classified, predictor.predict(texts)):
             assert each["class"] == expected.label
             assert each["characters_cut"] == expected.characters_cut
             assert each["probability"] == pytest.approx(expected.probability, abs=1e-3)
-
-    @pytest.mark.parametrize("kind", KINDS)
-    def test_an_explanation_is_that_of_the_predictor(self, kind, tmp_path):
-        predictor = load(make(tmp_path, kind, ENCODINGS["paper"]))
-        text = "a quiet zig é qua"
-        with service(predictor.predict, explain=partial(predictor.explain_in_batches, batch_size=3)) as client:
-            answer = client.post("/predict", json={"text": text, "explain": True, "top": 1}).json()
-            figures = client.get("/metrics").text
-        expected = predictor.explain(text)
-        assert answer["class"] == expected.label
-        assert len(answer["top"]) == 1
-        found, other = answer["explanation"], explained(expected)
+        explanation = predictor.explain(text)
+        assert (answer["class"], len(answer["top"])) == (explanation.label, 1)
+        found, other = answer["explanation"], explained(explanation)
         assert {**found, "words": [], "characters": []} == {**other, "words": [], "characters": []}
         assert found["characters"] == pytest.approx(other["characters"], abs=0.02)
         assert [each["text"] for each in found["words"]] == text.split()
-        assert value(figures, "crepe_dist_texts_total") == 1
-
-    def test_explanations_have_limits(self):
-        def endless(text):
-            while True:
-                time.sleep(0.001)
-                yield
-
-        with service(explain=endless, timeout=0.5) as client:
-            assert client.post("/predict", json={"texts": ["a"], "explain": True}).status_code == 422
-            with ThreadPoolExecutor() as pool:
-                requested = [
-                    pool.submit(client.post, "/predict", json={"text": "a", "explain": True})
-                    for _ in range(MOST_EXPLAINED + 1)
-                ]
-                said = sorted(each.result().json()["error"]["what"] for each in requested)
-            assert said == ["the explanation timed out"] * MOST_EXPLAINED + ["too many explanations at a time"]
-            assert client.post("/predict", json={"text": "abc"}).json()["class"] == CLASSES[3]
 
     def test_it_describes_itself_and_loads_nothing_from_elsewhere(self, client):
         described = client.get("/openapi.json").json()
@@ -213,25 +181,22 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("body", "status", "why"),
         [
-            (b"", 400, "not JSON"),
-            (b"{", 400, "not JSON"),
-            (b"\xff", 400, "not UTF-8"),
-            (b"[" * 999, 400, ""),
-            (b'{"text": "a", "text": "b"}', 400, "duplicate key"),
-            (b'{"text": "\\ud800"}', 400, "not UTF-8"),
-            (b'{"top": ' + b"9" * 900 + b"}", 400, "900 digits"),
+            (b"", 400, "Invalid JSON"),
+            (b"\xff", 400, "Invalid JSON"),
+            (b"[" * 999, 400, "Invalid JSON"),
+            (b'{"text": "\\ud800"}', 400, "Invalid JSON"),
             (b"[]", 422, ""),
-            (b"{}", 422, "neither"),
-            (b'{"text": "a", "texts": ["b"]}', 422, "both"),
+            (b"{}", 422, "either text or texts"),
+            (b'{"text": "a", "texts": ["b"]}', 422, "either text or texts"),
             (b'{"texts": ["b"], "title": "t"}', 422, "a single text"),
+            (b'{"texts": ["b"], "explain": true}', 422, "a single text"),
             (b'{"texts": []}', 422, "texts"),
             (b'{"texts": ["a", 1]}', 422, "texts.1"),
             (b'{"text": "a", "top": 0}', 422, "top"),
             (b'{"text": "a", "top": true}', 422, "top"),
             (b'{"text": "a", "t\\u001bop": 1}', 422, "t\\x1bop"),
             (b'{"texts": ["a", "b", "c", "d"]}', 413, "the limit is 3 texts"),
-            (b'{"text": "' + b"a" * 51 + b'"}', 413, "the limit is 50 characters"),
-            (b'{"title": "a", "text": "' + b"a" * 47 + b'"}', 413, "including the title"),
+            (b'{"title": "a", "text": "' + b"a" * 47 + b'"}', 413, "the limit is 50 characters, including the title"),
             (b'{"text": "' + b"a" * 1000 + b'"}', 413, "1,000 bytes"),
         ],
         ids=lambda given: str(given[:40]) if isinstance(given, bytes) else None,
@@ -285,31 +250,13 @@ class TestRefusals:
             assert answers[0].status_code == 200
             assert client.post("/predict", json={"text": "b"}).status_code == 200  # the place was given back
 
-    def test_many_values_are_counted_before_they_are_compared_with_the_schema(self, monkeypatch):
-        monkeypatch.setattr(schemas.Question, "model_validate", None)
+    def test_many_wrong_values_cost_little(self):
         with service() as client:
-            texts = client.post("/predict", content=b'{"texts": [' + b"[]," * 300_000 + b"[]]}", headers=JSON)
-            assert (texts.status_code, texts.json()["error"]["what"]) == (413, "300,001 texts are too many")
-            names = client.post("/predict", json={str(name): [] for name in range(10_000)})
-            assert (names.status_code, names.json()["error"]["why"]) == (422, "it has 10,000 names")
-
-    def test_long_headers_that_arrive_at_once(self, client):
-        refused = client.get("/healthz", headers={"X-Long": "a" * 20_000})
-        assert (refused.status_code, refused.headers["connection"]) == (431, "close")
-        assert client.get("/healthz", headers={"X-Long": "a" * 10_000}).status_code == 200
-
-    def test_a_length_that_is_given_twice(self, client):
-        lengths = {"Content-Length": "2", "Transfer-Encoding": "chunked"}
-        refused = client.post("/predict", content=b"{}", headers={**JSON, **lengths})
-        assert (refused.status_code, refused.headers["connection"]) == (400, "close")
-        assert refused.json()["error"]["why"] == "it has both Content-Length and Transfer-Encoding"
-
-    def test_what_begins_after_the_stop(self):
-        with service() as client:
-            client.stop()
-            for refused in (client.get("/healthz"), client.post("/predict", json={"text": "a"})):
-                assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-                assert refused.headers["connection"] == "close"
+            begun = time.monotonic()
+            content = b'{"texts": [' + b"[]," * 300_000 + b"[]]}"
+            assert client.post("/predict", content=content, headers=JSON).json()["error"]["why"].startswith("texts.0")
+            assert client.post("/predict", json={str(name): [] for name in range(10_000)}).status_code == 422
+            assert time.monotonic() - begun < 2
 
     def test_a_network_that_takes_too_long_or_fails(self, capfd):
         def predict(texts):
@@ -320,9 +267,15 @@ class TestRefusals:
             time.sleep(0.5)
             return by_length(texts)
 
-        with service(predict, timeout=0.1) as client:
-            late = client.post("/predict", json={"text": "a"})
-            assert (late.status_code, late.headers["retry-after"]) == (503, "1")
+        def endless(text):
+            while True:
+                time.sleep(0.001)
+                yield
+
+        with service(predict, endless, timeout=0.1) as client:
+            for question in ({"text": "a"}, {"text": "a", "explain": True}):
+                late = client.post("/predict", json=question)
+                assert (late.status_code, late.headers["retry-after"]) == (503, "1")
         with service(predict) as client:
             failed = client.post("/predict", json={"text": "my secret"})
             assert (failed.status_code, failed.json()["error"]["what"]) == (500, "the service failed")
@@ -341,9 +294,9 @@ class TestRefusals:
 
 
 class TestBodiesAsTheyArrive:
-    """Tests of the body limit alone, with a client that counts the bytes taken from it."""
+    """Tests of the limits of a body alone."""
 
-    def ask(self, pieces, pause=0.0, headers=()):
+    def ask(self, pieces, pause=0.0):
         taken, sent = [0], []
 
         async def application(scope, receive, send):
@@ -360,20 +313,13 @@ class TestBodiesAsTheyArrive:
             sent.append(message)
 
         guard = Guard(application, ServiceOptions(max_body=100, timeout=0.1), ["/predict"], lambda: None)
-        scope = {"type": "http", "path": "/predict", "method": "POST", "headers": [(b"host", b"localhost"), *headers]}
+        scope = {"type": "http", "path": "/predict", "method": "POST", "headers": [(b"host", b"localhost")]}
         asyncio.run(guard(scope, receive, send))
-        return sent[0]["status"], sent[1]["body"], taken[0]
+        return sent[0]["status"], sent[1]["body"]
 
-    def test_pieces_without_a_length(self):
-        assert self.ask([b"a" * 60, b"b" * 40]) == (200, b"a" * 60 + b"b" * 40, 2)
+    def test_pieces(self):
+        assert self.ask([b"a" * 60, b"b" * 40]) == (200, b"a" * 60 + b"b" * 40)
         assert self.ask([b"a" * 60, b"b" * 41])[0] == 413
-
-    def test_no_more_is_read_than_is_kind(self):
-        status, _, taken = self.ask([b"a" * 50] * 1000)
-        assert (status, taken) == (413, 2 * DISCARD_LIMIT + 1)
-        assert self.ask([b"a" * 50] * 1000, headers=[(b"content-length", b"50000")])[::2] == (413, 0)
-
-    def test_slowly(self):
         begun = time.monotonic()
         assert self.ask([b"a"] * 90, pause=0.1)[0] == 408
         assert time.monotonic() - begun < 4.5  # the limit is 0.1 s; all of it would take 9 s
@@ -389,7 +335,7 @@ class TestBatcher:
             assert go_on.wait(SECONDS)
             return by_length(texts)
 
-        batcher = Batcher(predict, 4, sizes.append, explain=by_letter)
+        batcher = Batcher(predict, by_letter, sizes.append, 4)
         first = batcher.submit(["x"])
         assert began.wait(SECONDS)
         waiting = [batcher.submit(["a" * n] * copies) for n, copies in ((1, 1), (2, 2), (3, 1), (4, 9), (5, 1), (6, 1))]
@@ -417,7 +363,7 @@ class TestBatcher:
             done.extend(texts)
             return by_length(texts)
 
-        batcher = Batcher(predict, 1, explain=explain)
+        batcher = Batcher(predict, explain, batch_texts=1)
         first, bad, cancelled = (batcher.explain(text) for text in ("first", "bad", "cancelled"))
         answers = [batcher.submit([text]) for text in "xy"]
         assert cancelled.cancel()
@@ -433,61 +379,18 @@ class TestBatcher:
         ]
 
 
-class TestMistakes:
-    def test_a_sentence_for_each(self, run_dir, tmp_path, complaint, monkeypatch):
-        monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # that of the tests stays
-        (tmp_path / "broken.params").write_bytes(b"nothing of the kind")
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
-            for flags, message in (
-                ([run_dir, "--port", port], "Address already in use"),
-                ([run_dir, "--port", 0, "--host", "192.0.2.1"], "Cannot assign requested address"),
-                ([run_dir, "--port", 0, "--host", "a..b"], "cannot be resolved"),
-                ([tmp_path / "broken.params", "--port", 0, "--mode", "paper", "--classes", "a,b"], "broken.params"),
-            ):
-                assert message in complaint("serve", *flags, cwd=tmp_path)
-        monkeypatch.setattr("crepe_dist.serve.detect", lambda: Launch("horovodrun", 0, 2))
-        assert "started in 2 processes" in complaint("serve", run_dir, cwd=tmp_path)
-
-
-def test_a_server_that_stops_still_answers(monkeypatch):
-    monkeypatch.setattr(server, "REFUSING_S", 3.0)
-    stopping = threading.Event()
-
-    async def application(scope, receive, send):
-        status = 503 if stopping.is_set() else 200
-        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
-        await send({"type": "http.response.body"})
-
-    running: list[server._Server] = []
-    run = uvicorn.Server.run
-
-    def running_server(self, sockets):
-        running.append(self)
-        run(self, sockets)
-
-    monkeypatch.setattr(server._Server, "run", running_server)
-    with server.listen("127.0.0.1", 0) as listener:
-        thread = threading.Thread(target=server.serve, args=(application, listener, 1, stopping.set))
-        thread.start()
-        assert requests.get(server.url(listener), timeout=SECONDS).status_code == 200
-        running[0].should_exit = True
-        assert stopping.wait(SECONDS)
-        assert requests.get(server.url(listener), timeout=SECONDS).status_code == 503
-        thread.join()
-
-
-def test_the_connection_that_makes_room():
-    """The longest waiting one of the client with the most; one that is being answered only if all of its are."""
-
-    def connection(client, waits_since, *, is_answered=False):
-        return SimpleNamespace(client=(client, 1), waits_since=waits_since, is_answered=is_answered)
-
-    alone, answered = connection("alone", 1.0), connection("many", 2.0, is_answered=True)
-    oldest, newest = connection("many", 3.0), connection("many", 4.0)
-    assert server._longest_waiting([alone, answered, oldest, newest]) is oldest
-    busy = connection("many", 2.0, is_answered=True)
-    assert server._longest_waiting([alone, answered, busy]) is answered
+def test_mistakes(run_dir, tmp_path, complaint, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # that of the tests stays
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for flags, message in (
+            (["--port", taken.getsockname()[1]], "Address already in use"),
+            (["--port", 0, "--host", "192.0.2.1"], "Cannot assign requested address"),
+            (["--port", 0, "--host", "a..b"], "cannot be resolved"),
+            (["--model-name", "a/b"], "choose a name of letters, digits"),
+        ):
+            assert message in complaint("serve", run_dir, *flags, cwd=tmp_path)
+    monkeypatch.setattr("crepe_dist.serve.detect", lambda: Launch("horovodrun", 0, 2))
+    assert "started in 2 processes" in complaint("serve", run_dir, cwd=tmp_path)
 
 
 class Process:
@@ -524,12 +427,6 @@ def started(run_dir):
 
 
 class TestProcess:
-    def test_head_is_get_without_the_body(self, started):
-        for path in ("/healthz", "/", "/metrics", "/openapi.json"):
-            whole, head = (requests.request(name, started[0].url + path, timeout=SECONDS) for name in ("GET", "HEAD"))
-            assert (head.status_code, head.content) == (200, b"")
-            assert head.headers["content-type"] == whole.headers["content-type"]
-
     def test_more_slow_bodies_than_places_in_the_queue(self, started):
         place = ("127.0.0.1", started[0].port)
         head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nx"
@@ -541,7 +438,10 @@ class TestProcess:
 
     def test_it_answers(self, started):
         url = started[0].url
-        assert requests.get(f"{url}/healthz", timeout=SECONDS).json()["status"] == "ready"
+        for path in ("/healthz", "/", "/metrics", "/openapi.json"):
+            whole, head = (requests.request(name, url + path, timeout=SECONDS) for name in ("GET", "HEAD"))
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-type"] == whole.headers["content-type"]
         answer = requests.post(f"{url}/predict", json={"text": "zig"}, timeout=SECONDS)
         assert answer.json()["class"] in ("first", "second", "third")
         too_long = requests.post(f"{url}/predict", data=iter([b"x" * 65536] * 40), timeout=SECONDS)

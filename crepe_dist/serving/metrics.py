@@ -86,18 +86,12 @@ class Observed:
         try:
             with self.metrics.in_flight.track_inprogress():
                 await self.app(scope, receive, send_noted)
-        except Exception as error:
-            _report(error)
+        except Exception as error:  # its message may quote a text
+            trace = "".join(traceback.format_tb(error.__traceback__))
+            print(f"a request failed: {type(error).__name__}\n{trace}", file=sys.stderr, end="", flush=True)
         finally:
             seconds = time.perf_counter() - start
             self.metrics.requests.labels(path, str(status)).inc()
             self.metrics.seconds.labels(path).observe(seconds)
             if self.log:
-                method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "OPTIONS") else "other"
-                print(f"{method} {path} {status} {seconds * 1000:.1f} ms", file=sys.stderr, flush=True)
-
-
-def _report(error: Exception) -> None:
-    """Print the type and traceback of an error, but not its message, which may quote a text."""
-    trace = "".join(traceback.format_tb(error.__traceback__))
-    print(f"a request failed: {type(error).__name__}\n{trace}", file=sys.stderr, end="", flush=True)
+                print(f"{scope['method'][:9]} {path} {status} {seconds * 1000:.1f} ms", file=sys.stderr, flush=True)
