@@ -1,9 +1,12 @@
-"""Guards of a run: everything beside the recipe that happens during training."""
+"""Guards of a run: logs, saved states, checks and stops around the recipe; out-of-memory errors that name the batch."""
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import numpy as np
@@ -13,14 +16,18 @@ from crepe_dist.data.loader import training_order
 from crepe_dist.data.order import Order, share
 from crepe_dist.distributed.control import Wish
 from crepe_dist.distributed.watchdog import SHOWN_ROWS
-from crepe_dist.errors import UserError
+from crepe_dist.distributed.world import World
+from crepe_dist.errors import ExitCode, UserError, is_memory_error
+from crepe_dist.model.parameters import Arrays
 from crepe_dist.runs.checkpoint import AnyScores
-from crepe_dist.training.replicas import check_replicas
-from crepe_dist.training.resume import snapshot
+from crepe_dist.settings.config import flag
 from crepe_dist.training.run import Run
-from crepe_dist.training.state_saver import StateSaver
+from crepe_dist.training.saving import StateSaver, snapshot
 from crepe_dist.training.step import Outcome
 from crepe_dist.training.step_log import StepLog
+
+# Parts of the text of an MXNetError, a RuntimeError: from CUDA's allocator, MXNet's on the host, oneDNN's, and C++'s.
+TEXTS = ("out of memory", "Failed to allocate", "allocation failed", "could not create", "bad_alloc")
 
 
 class Guards:
@@ -212,3 +219,64 @@ def _named(ranks: Iterable[int], order: Order, start: int, stop: int, size: int,
         more = f", … {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
         shown.append(f"rank {rank} (rows {listed}{more} of the train split)")
     return "; ".join(shown)
+
+
+def digest(arrays: Arrays) -> int:
+    """Return a checksum of all parameters, below 2^48, for comparing replicas bit by bit."""
+    sums = []
+    for array in arrays.values():
+        words = array.reshape(-1).view(np.uint32)
+        sums += [np.add.reduce(words, dtype=np.uint64), np.uint64(np.bitwise_xor.reduce(words))]
+    return int.from_bytes(hashlib.sha256(np.array(sums, np.uint64).tobytes()).digest()[:6], "little")
+
+
+def check_replicas(arrays: Arrays, ranks: World) -> None:
+    """Compare a checksum of the parameters over the ranks; every rank calls it.
+
+    Raises:
+        UserError: on every rank, if parameters differ; it names the ranks outside the majority (of two, rank 1).
+    """
+    if ranks.size == 1:
+        return
+    table = np.zeros(ranks.size, dtype=np.int64)
+    table[ranks.rank] = digest(arrays)
+    digests = ranks.sum(table, "digest").tolist()
+    usual, _ = Counter(digests).most_common(1)[0]
+    odd = [rank for rank, digest in enumerate(digests) if digest != usual]
+    if odd:
+        raise UserError(
+            f"the parameters of rank {', '.join(map(str, odd))} differ from those of the other ranks",
+            "a hardware fault (memory, network or device), or a bug in crepe_dist",
+            "run the same command again to resume from the newest saved state, where they were equal; if it happens "
+            "again, leave that host out",
+            on_all_ranks=True,
+            code=ExitCode.FAILURE,
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, RuntimeError):
+        return any(text in str(error) for text in TEXTS)
+    return is_memory_error(error)
+
+
+@contextmanager
+def explained(option: str, batch_size: int, processes: int) -> Iterator[None]:
+    """Turn an out-of-memory error within the block into a ``UserError``.
+
+    Args:
+        option: name of the setting with the global batch size.
+    """
+    share = -(-batch_size // processes)
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"out of memory with {flag(option)} {batch_size}, which is {share} documents for this process",
+            str(error).strip().splitlines()[-1][:200] if str(error) else "",
+            f"try {flag(option)} {batch_size // 2}, a smaller network, or more processes on more hosts"
+            if share > 1
+            else "lower --width, choose --model ngrams, or shorten the documents (prepare --feature-len)",
+        ) from error

@@ -1,33 +1,34 @@
-"""Opening lines of a run, and notes about settings that do not fit the network, the data or the machine."""
+"""Opening lines of a run, and notes with a remedy for what would waste it."""
 
 from __future__ import annotations
 
-import math
 import os
+from collections import deque
 
-from crepe_dist import machine
+from crepe_dist import invocation, machine
 from crepe_dist.cuda import driver
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import once
+from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import UserError
 from crepe_dist.model.precision import plan
 from crepe_dist.model.shape import Shape, steps_per_epoch
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.settings.config import Config
-from crepe_dist.training.engine_setup import training_bytes
 from crepe_dist.training.run import Run
 from crepe_dist.training.transfer import Start
-from crepe_dist.wording import counted, cut, excerpt, first, listed, number, size
+from crepe_dist.wording import counted, cut, excerpt, first, listed, number
 
 # Documents of a GPU and step, with which computing takes as long as summing and updating parameters (decision 0087).
 DOCUMENTS_OF_GPU = 128
 FEW_STEPS_OF_EPOCH = 32  # a batch that leaves fewer costs accuracy, and so little data need no second GPU
-SMALLEST_BATCH = 8  # a smaller one is not advised: the gradients get noisy, and a step does not get faster
-FEW_VALIDATION_ROWS = 100
 SHOWN_CLASSES = 10
 LABEL_CELLS = 40  # width of a class name in a note
+WINDOW = 100  # steps over which the loss is averaged
+STEPS = 500  # steps between two checks; healthy runs leave chance sooner
+MARGIN = 0.02  # fraction of the loss at chance that counts as noise
 SAME_SPLITS = "prepare both data sets from the same sources with the same --seed, --test and --validation"
 
 
@@ -71,73 +72,47 @@ def _choice(config: Config, data: Dataset) -> str:
 
 
 def notes(run: Run) -> list[str]:
-    """Return a note, with its remedy, for each setting that would waste the run."""
+    """Return the notes about a run, before its first step; every rank calls it."""
     config, data, shape, world = run.config, run.data, run.engine.shape, run.world
-    lines = [
-        few_steps(config, len(data.splits["train"]), shape),
-        *(empty_classes(data, split) for split in ("train", "test")),
-        few_validation_rows(data),
-    ]
+    rows = len(data.splits["train"])
+    lines = [few_steps(config, rows, shape), empty_classes(data)]
     if config.training.init_from is not None:
         lines.append(world.on_root("leaks", once(lambda: leaked_rows(str(config.training.init_from), data))) or "")
     if run.engine.device.device_type == "cpu":
-        lines += [unused_gpu(config, shape), little_memory(shape, world.local_size), few_cores(world.local_size)]
+        lines += [unused_gpu(config, shape), few_cores(world.local_size)]
     else:
-        lines.append(idle_gpus(config, len(data.splits["train"]), world.size))
+        lines.append(idle_gpus(config, rows, world.size))
     return [line for line in lines if line]
 
 
 def few_steps(config: Config, rows: int, shape: Shape) -> str:
-    """Note that the run is too short for the network, or that a batch is larger than the train split."""
+    """Note that the run has fewer steps than the network usually needs."""
     training, batch = config.training, config.data.batch_size
     if training.overfit_batches or training.init_from is not None:
         return ""  # the first repeats its batches, and the second does not start at chance
-    epochs, needed = training.all_epochs - training.start_epoch, shape.epochs_needed(rows, batch)
-    whats, remedies = [], []
-    if batch > rows:
-        whats.append(f"a batch of {number(batch)} holds all {counted(rows, 'training row')}, so an epoch is one step")
-    if epochs < needed:
-        steps = epochs * steps_per_epoch(rows, batch)
-        few = "step is" if steps == 1 else "steps are"
-        whats.append(
-            f"{number(steps)} {few} few; {shape.title} need about {number(shape.least_steps)} to tell classes apart"
-        )
-        remedies.append(f"--epochs {training.start_epoch + needed}")
-    smaller = min(rows // SMALLEST_BATCH, rows * epochs // shape.least_steps)
-    if SMALLEST_BATCH <= smaller < batch:
-        remedies.append(f"--batch-size {smaller}")
-    elif batch > rows and not remedies:
-        remedies.append(f"--batch-size {math.ceil(rows / SMALLEST_BATCH)}")
-    return _note("; ".join(whats), f"{' or '.join(remedies)}, unless this is only a trial") if whats else ""
+    epochs, needed = training.all_epochs, shape.epochs_needed(rows, batch)
+    if epochs >= needed:
+        return ""
+    return _note(
+        f"{counted(epochs * steps_per_epoch(rows, batch), 'step')} may be too few: {shape.title} need about "
+        f"{number(shape.least_steps)} to tell classes apart",
+        f"--epochs {needed}, unless this is only a trial",
+    )
 
 
-def empty_classes(data: Dataset, split: str) -> str:
-    """Note that some classes have no row in a split."""
-    targets = data.splits[split].targets
-    counts = data.class_counts(split) if targets is None else targets.mass()
+def empty_classes(data: Dataset) -> str:
+    """Note that some classes have no training row."""
+    targets = data.splits["train"].targets
+    counts = data.class_counts() if targets is None else targets.mass()
     names = [name for name, count in zip(data.classes, counts.tolist()) if not count]
     if not names:
         return ""
     shown = [cut(name, LABEL_CELLS) for name in first(names, SHOWN_CLASSES)]
     more = [f"{number(len(names) - len(shown))} more"] * (len(names) > len(shown))
-    have = "has" if len(names) == 1 else "have"
-    so = "cannot be learnt" if split == "train" else "is not measured" if len(names) == 1 else "are not measured"
     return _note(
-        f"{counted(len(names), 'class', 'classes')} {have} no {split} row and {so}: {listed([*shown, *more])}",
+        f"there is no train row, and so nothing to learn, of {counted(len(names), 'class', 'classes')}: "
+        f"{listed([*shown, *more])}",
         "collect such rows, or prepare again: --stratified gives each split rows of every class that has enough",
-    )
-
-
-def few_validation_rows(data: Dataset) -> str:
-    """Note that the validation split is too small to choose an epoch by."""
-    rows = len(data.splits.get("validation", ()))
-    if not 0 < rows < FEW_VALIDATION_ROWS:
-        return ""
-    error = 50 / math.sqrt(rows)  # at an accuracy of 50 %
-    return _note(
-        f"{counted(rows, 'validation row')} {'is' if rows == 1 else 'are'} few to choose an epoch by: the accuracy on "
-        f"them has a standard error of up to {number(math.ceil(error))} points",
-        "prepare the data again with a larger --validation, or add rows",
     )
 
 
@@ -150,18 +125,6 @@ def unused_gpu(config: Config, shape: Shape) -> str:
     except UserError as error:
         return _note(f"the CPU computes: {error.what}; {error.why}", error.remedy)
     return ""
-
-
-def little_memory(shape: Shape, processes: int) -> str:
-    """Note that the parameters of all processes of this host may not fit into its free memory."""
-    needed, free = processes * training_bytes(shape), machine.available_memory()
-    if needed <= free:
-        return ""
-    several = f" of {processes} processes" if processes > 1 else ""
-    return _note(
-        f"the parameters{several} take about {size(needed)} in training, and {size(free)} of memory is free",
-        ("start fewer processes, or " if processes > 1 else "") + shape.smaller,
-    )
 
 
 def few_cores(processes: int) -> str:
@@ -215,3 +178,51 @@ def leaked_rows(init_from: str, data: Dataset) -> str:
 
 def _note(what: str, remedy: str) -> str:
     return f"note: {what}\n  do:  {remedy}"
+
+
+class NotLearning:
+    """Check of the losses that warns once when they stay at chance.
+
+    Args:
+        chance: mean loss at chance, in nats (``Objective.chance_loss``).
+        config: settings that shape the advice.
+    """
+
+    def __init__(self, chance: float, config: Config) -> None:
+        self._chance = chance
+        self._config = config
+        self._losses: deque[float] = deque(maxlen=WINDOW)
+        self._warned = False
+
+    @classmethod
+    def of(cls, config: Config, data: Dataset, engine: Engine) -> NotLearning:
+        """Make the check of a run on ``data``."""
+        train = data.splits["train"]
+        mass = data.class_counts() if train.targets is None else train.targets.mass()
+        return cls(engine.objective.chance_loss(mass, len(train)), config)
+
+    def look(self, step: int, loss: float) -> str | None:
+        """Record the loss of a step; return the warning if it is due.
+
+        Args:
+            step: number of the step, counted from 1.
+            loss: mean loss of the step's documents, in nats.
+        """
+        self._losses.append(loss)
+        return self.end(step) if step % STEPS == 0 and len(self._losses) == WINDOW else None
+
+    def end(self, step: int) -> str | None:
+        """Return the warning if the loss is at chance, and there was none before."""
+        mean = sum(self._losses) / max(len(self._losses), 1)
+        if self._warned or mean <= (1 - MARGIN) * self._chance:
+            return None
+        self._warned = True
+        rate = self._config.optimizer.learning_rate
+        return (
+            f"not learning: after {step} steps the loss is {mean:.3f}, no better than chance (predicting the class "
+            f"frequencies gives {self._chance:.3f})\n"
+            f"  do:  lower the learning rate: --learning-rate {rate / 10:g}\n"
+            "  do:  test whether the network can memorise two batches: --overfit-batches 2; if not, check that texts "
+            f"and labels match: {invocation.typed('evaluate')} RUN --split train\n"
+            f"  do:  train longer, if these were few steps: --epochs {2 * self._config.training.all_epochs}"
+        )

@@ -22,13 +22,11 @@ from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.settings.config import Config
 from crepe_dist.training.engine_setup import Network
 from crepe_dist.training.evaluation import Interrupted
-from crepe_dist.training.guards import Guards
+from crepe_dist.training.guards import Guards, explained
 from crepe_dist.training.notes import banner, notes
-from crepe_dist.training.out_of_memory import explained
-from crepe_dist.training.resume import resume
 from crepe_dist.training.run import Run, Session
+from crepe_dist.training.saving import open_saver, resume
 from crepe_dist.training.schedule import learning_rates
-from crepe_dist.training.state_saver import open_saver
 from crepe_dist.training.weighing import weighed_and_scored
 
 

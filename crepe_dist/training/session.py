@@ -23,7 +23,7 @@ from crepe_dist.settings.config import Config
 from crepe_dist.training import recipe, unlabelled
 from crepe_dist.training.display import Display
 from crepe_dist.training.engine_setup import build_engine
-from crepe_dist.training.out_of_memory import explained
+from crepe_dist.training.guards import explained
 from crepe_dist.training.run import Pages, Session
 from crepe_dist.training.training_data import (
     few_batches,

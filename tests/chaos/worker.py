@@ -55,7 +55,7 @@ def arm(fault: Fault) -> None:
     from crepe_dist import files
     from crepe_dist.reports import run_report
     from crepe_dist.runs import checkpoint, state
-    from crepe_dist.training import scoring_pass, state_saver
+    from crepe_dist.training import saving, scoring_pass
     from crepe_dist.training.step import TrainingStep
 
     done = [0]  # steps
@@ -100,7 +100,7 @@ def arm(fault: Fault) -> None:
         sync(path)
 
     state.sync = slow_sync
-    assert state_saver.state is state
+    assert saving.state is state
     write = checkpoint.write
 
     def writing(*arguments: Any) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from crepe_dist.cuda import compiler, driver, gpu
-from crepe_dist.training.out_of_memory import is_out_of_memory
+from crepe_dist.training.guards import is_out_of_memory
 from tests.helpers import cuda_emulator
 from tests.helpers.needs import needs
 
