@@ -145,7 +145,7 @@ def doctor(bench: Bench) -> Rows:
 
 def correctness(bench: Bench) -> Rows:
     for network, sizes in NETWORKS.items():
-        flags = (f"--model={network}", *sizes, *STEADY, "--logging.every=1")
+        flags = (f"--model={network}", *sizes, *STEADY)
         call(bench.train(network, 1, *flags, "--precision=float32", device="cpu"))
         for engine in ENGINES:
             for precision in (FLOAT32, AUTO):
@@ -188,7 +188,7 @@ def throughput(bench: Bench) -> Rows:
 def ours(bench: Bench, data: str, processes: int, engine: str, precision: str) -> Row:
     """Measure the steps of a run of at least an epoch, and of more if it has too few of them."""
     name = f"{data}-{engine}-{precision}-{processes}"
-    flags = (f"--kernels={engine}", f"--precision={precision}", "--logging.every=4")
+    flags = (f"--kernels={engine}", f"--precision={precision}")
     batch = (f"--batch-size={bench.batch * processes}", f"--epochs={max(1, processes // 2)}")
     began = time.monotonic()
     call(bench.train(name, processes, *flags, *batch, data=data))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 from functools import partial
@@ -17,12 +16,9 @@ from crepe_dist.predicting.model_summary import summarise
 from crepe_dist.serving.batching import BATCH_TEXTS, Batcher
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import whole
-from crepe_dist.settings.schema import limits, typed
+from crepe_dist.settings.schema import add_settings, settings_of
 from crepe_dist.settings.serving_options import PORT, ServiceOptions
-from crepe_dist.wording import number
 
-DEFAULTS = ServiceOptions()
-MODEL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 EXAMPLES = """  python -m crepe_dist.serve
   python -m crepe_dist.serve runs/reviews-1f2e3d4c5b --port 9000
   curl localhost:8080/predict -H 'Content-Type: application/json' -d '{"text": "arrived broken"}'
@@ -44,28 +40,9 @@ def parser() -> arguments.Parser:
     )
     arguments.add_min_probability(flags)
     flags.add_argument(
-        "--model-name",
-        default=DEFAULTS.model_name,
-        metavar="NAME",
-        help=f"name of the model in /v2/models/NAME (Open Inference Protocol); default: {DEFAULTS.model_name}",
-    )
-    flags.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="host name that clients may use; repeatable"
     )
-    group = flags.add_argument_group("limits")
-    for flag, metavar, meaning in (
-        ("max-chars", "N", "characters per text"),
-        ("max-batch", "N", "texts per request"),
-        ("max-body", "BYTES", "bytes per request"),
-        ("queue", "N", "requests at a time; others get status 503"),
-        ("timeout", "SECONDS", "limit for receiving a request, and for answering it"),
-    ):
-        name = flag.replace("-", "_")
-        default, kind = getattr(DEFAULTS, name), limits(typed(ServiceOptions)[name])
-        assert kind is not None  # all of these have limits
-        group.add_argument(
-            f"--{flag}", type=kind, default=default, metavar=metavar, help=f"{meaning}; default: {number(default)}"
-        )
+    add_settings(flags, ServiceOptions, lambda name: f"--{name}".replace("_", "-"))
     flags.add_argument(
         "--examples",
         choices=("data", "none"),
@@ -82,13 +59,8 @@ def parser() -> arguments.Parser:
 def main() -> None:
     args = parser().parse_args()
     signal.signal(signal.SIGTERM, _stop)
-    if MODEL_NAME.fullmatch(args.model_name) is None:
-        remedy = "choose a name of letters, digits and the signs _ . -"
-        raise UserError(f"--model-name is {args.model_name[:40]!r}", remedy=remedy)
-    names = frozenset(name.lower() for name in (args.host, *args.allow_host))
-    options = ServiceOptions(
-        args.max_chars, args.max_batch, args.max_body, args.queue, args.timeout, args.model_name, names
-    )
+    values = {each.name: getattr(args, each.name) for each in settings_of(ServiceOptions)}
+    options = ServiceOptions(**values, names=frozenset(name.lower() for name in (args.host, *args.allow_host)))
     launch = detect()
     if launch.size > 1:
         raise UserError(f"serve was started in {launch.size} processes", remedy="start it without a launcher")

@@ -23,7 +23,7 @@ SLOW = "import pathlib, time\npathlib.Path('importing').touch()\ntime.sleep(60)\
     ],
 )
 def test_a_signal_during_the_imports(tmp_path, module, number, code):
-    (tmp_path / "pydantic.py").write_text(SLOW)
+    (tmp_path / "difflib.py").write_text(SLOW)
     with subprocess.Popen(
         [sys.executable, "-m", *module],
         cwd=tmp_path,

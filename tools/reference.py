@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -22,7 +23,7 @@ from docstring_parser import parse
 
 from crepe_dist import cli
 from crepe_dist.settings import config
-from crepe_dist.settings.schema import typed, wanted
+from crepe_dist.settings.schema import dotted, kind_of, settings_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
@@ -97,36 +98,15 @@ def options() -> str:
         "`supervise` accepts them as well. In a file, `run-dir` is `run_dir`. The flags `--on`, `--processes` and",
         "`--max-restarts` start the processes on a [cluster](../how-to/clusters.md).",
     ]
-    for name, kind in {"": config.Config, **config.GROUPS}.items():
-        about = parse(kind.__doc__ or "")
-        lines += [
-            "",
-            f"## {name or 'General'}",
-            "",
-            about.description or "",
-            "",
-            "| option | type | default | |",
-            "|---|---|---|---|",
-        ]
-        texts = {param.arg_name: " ".join((param.description or "").split()) for param in about.params}
-        hints = typed(kind)
-        for field in dataclasses.fields(kind):
-            if field.name not in config.GROUPS:
-                flag = f"{name}.{field.name}" if name else field.name.replace("_", "-")
-                cells = [
-                    f"`{flag}`",
-                    NO_LIMIT.sub("", wanted(hints[field.name])),
-                    f"`{default(field)}`",
-                    texts[field.name].replace("``", "`"),
-                ]
-                lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    for kind in (config.Config, *config.GROUPS.values()):
+        lines += ["", f"## {kind.group or 'General'}", "", kind.__doc__ or "", ""]
+        lines += ["| option | type | default | |", "|---|---|---|---|"]
+        for each in settings_of(kind):
+            usual = each.default if isinstance(each.default, str) else json.dumps(each.default)
+            name = dotted(kind, each) if kind.group else each.name.replace("_", "-")
+            cells = [f"`{name}`", NO_LIMIT.sub("", str(kind_of(each))), f"`{usual}`", each.metadata["help"]]
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def default(field: dataclasses.Field[Any]) -> str:
-    made = field.default_factory
-    value = field.default if made is dataclasses.MISSING else made()
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def api() -> str:

@@ -45,6 +45,5 @@ def make_optimizer(rule: Rule) -> mx.optimizer.Optimizer:
     """Make MXNet's optimizer for a rule; each update gets its learning rate."""
     if rule.name == "adam":
         return RowAdam(rule)
-    kind = mx.optimizer.NAG if rule.name == "nag" else mx.optimizer.SGD
     momentum, _ = rule.decays
-    return kind(momentum=momentum, wd=rule.weight_decay)
+    return mx.optimizer.SGD(momentum=momentum, wd=rule.weight_decay)

@@ -18,7 +18,7 @@ from crepe_dist.native import library
 from crepe_dist.native.library import pointers
 from crepe_dist.settings.training_options import OptimizerOptions
 
-NAMES = ("adam", "sgd", "nag")  # in the order of native/optimizer.h
+NAMES = ("adam", "sgd")  # in the order of native/optimizer.h
 DECAYS, EPSILON = (0.9, 0.999), 1e-8  # of Adam: beta1, beta2 and epsilon
 
 
@@ -30,7 +30,7 @@ class Rule:
     two cores Adam takes six times as long, SGD three times.
 
     Attributes:
-        name: adam, sgd or nag.
+        name: adam or sgd.
         number: number of the rule in ``native/optimizer.h``.
         decays: Adam's beta1 and beta2; momentum and 0.
         epsilon: Adam's epsilon; else 0.

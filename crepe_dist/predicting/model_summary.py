@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from crepe_dist.settings.schema import is_title
+from crepe_dist.settings.limits import is_title
 from crepe_dist.wording import measure
 
 if TYPE_CHECKING:

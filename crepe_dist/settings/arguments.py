@@ -8,7 +8,6 @@ import copy
 import os
 import re
 import shutil
-import stat
 import sys
 import textwrap
 from pathlib import Path
@@ -18,7 +17,7 @@ from crepe_dist import extras, invocation
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_names
 from crepe_dist.settings.allowed_values import DEVICES, HEADERS, LONGEST_DOCUMENT, MODES
-from crepe_dist.settings.limits import Limits, near, real, shortened, whole
+from crepe_dist.settings.limits import Kind, near, real, shortened, whole
 from crepe_dist.version import __version__
 
 FEATURE_LEN = whole(1, LONGEST_DOCUMENT)
@@ -106,7 +105,7 @@ class Parser(argparse.ArgumentParser):
         try:
             return super()._get_value(action, arg_string)
         except argparse.ArgumentError as error:
-            if isinstance(action.type, Limits):
+            if isinstance(action.type, Kind):
                 raise UserError(f"{self._typed(action)} {error.message}", remedy=f"give {action.type}") from None
             raise
 
@@ -272,24 +271,17 @@ def check_output(path: Path | None, flag: str, source: str | None = None) -> Non
         return
     why = ""
     try:
-        # Follow links as writing does; they may be dangling or circular.
-        target = Path(os.path.realpath(path))
-        if target.is_symlink():
-            why = "its links form a circle"
-        elif target.is_dir():
-            why = "it is a folder"
+        target = Path(os.path.realpath(path))  # follow links as writing does
+        if target.is_dir() or target.is_symlink():  # a circle of links
+            why = "it is not a file"
         elif source is not None and target == Path(os.path.realpath(source)):
             why = "it is the file that is read"
-        elif not target.parent.is_dir():
-            why = "there is no such folder"
-        elif target.exists() and stat.S_ISFIFO(target.stat().st_mode):
-            why = "it is a pipe, which may have no reader"
-        elif not os.access(target if target.exists() else target.parent, os.W_OK):
-            why = "writing there is not permitted"
+        elif not target.parent.is_dir() or not os.access(target if target.exists() else target.parent, os.W_OK):
+            why = "its folder does not exist, or writing there is not permitted"
     except OSError as error:
         why = error.strerror or str(error)
     if why:
-        raise UserError(f"{flag}: {path} cannot be written", why, f"choose another {flag}")
+        raise UserError(f"{flag}: {path} cannot be written: {why}", remedy=f"choose another {flag}")
 
 
 def check_page(path: Path | None, source: str | None = None) -> None:

@@ -1,52 +1,37 @@
 """Configuration of a training run, composed of this room's dataclasses: defaults < YAML files < flags."""
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, asdict, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Optional
-
-import docstring_parser
-import yaml
-from pydantic.dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Optional
 
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.settings import arguments
 from crepe_dist.settings.data_options import DataOptions
-from crepe_dist.settings.limits import near, shortened, whole
+from crepe_dist.settings.limits import PATH, TITLE, near, shortened, whole
 from crepe_dist.settings.model_options import ModelOptions
-from crepe_dist.settings.schema import Name, Settings, Title, alternatives, choices, typed, wanted
+from crepe_dist.settings.schema import Settings, add_settings, dotted, setting, settings_of
 from crepe_dist.settings.training_options import (
     CheckpointOptions,
-    EvaluationOptions,
     LoggingOptions,
     OptimizerOptions,
     SafetyOptions,
     TrainingOptions,
 )
-from crepe_dist.settings.yaml_file import load, read
 
-Device = Literal["auto", "gpu", "cpu"]
 TYPED_OFTEN = ("data", "model", "optimizer", "training")  # groups whose flags need no prefix
 OWN_FLAGS = MappingProxyType({"data.source": "data", "model.network": "model", "optimizer.name": "optimizer"})
 COMMON = (
     *("--data", "--epochs", "--batch-size", "--learning-rate", "--model", "--patience"),
     *("--device", "--name", "--run-dir", "--fresh", "--config"),
 )
-SYNONYMS = {
-    "lr": "--learning-rate",
-    "network": "--model",
-    "gpu": "--device gpu",
-    "cpu": "--device cpu",
-    "output": "--run-dir",
-}
 SPELLED = re.compile(r"^--[a-z][a-z._-]*(?=$|=)")  # flag, perhaps as the setting is spelled in files
 EXAMPLES = """  python -m crepe_dist.train                                    the sample on this machine
   horovodrun -np 2 python -m crepe_dist.train                   the same with two processes
@@ -64,25 +49,25 @@ has two and is cut off, so 92.119 % is 92.1 % here and 92.11 there.
 
 @dataclass
 class Config(Settings):
-    """Configuration of a training run.
+    """Configuration of a training run."""
 
-    Args:
-        device: auto (a GPU if there is one that can compute the network), gpu or cpu.
-        name: name of the run in reports and comparisons, such as baseline. A resumed run keeps its name unless a new
-            one is given. null: that of its folder.
-        run_dir: folder of the run. null: ``runs/<data>-<hash of the settings that decide the result>``.
-        fresh: start a new run even if one with the same settings exists.
-    """
-
-    device: Device = "auto"
-    name: Optional[Title] = None
-    run_dir: Optional[Name] = None
-    fresh: bool = False
+    device: Literal["auto", "gpu", "cpu"] = setting(
+        "auto", "auto (a GPU if there is one that can compute the network), gpu or cpu."
+    )
+    name: Optional[str] = setting(
+        None,
+        "name of the run in reports and comparisons, such as baseline. A resumed run keeps its name unless a new one "
+        "is given. null: that of its folder.",
+        TITLE,
+    )
+    run_dir: Optional[str] = setting(
+        None, "folder of the run. null: `runs/<data>-<hash of the settings that decide the result>`.", PATH
+    )
+    fresh: bool = setting(False, "start a new run even if one with the same settings exists.")
     data: DataOptions = field(default_factory=DataOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
-    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
     safety: SafetyOptions = field(default_factory=SafetyOptions)
     logging: LoggingOptions = field(default_factory=LoggingOptions)
@@ -92,18 +77,17 @@ class Config(Settings):
 
     def to_yaml(self) -> str:
         """Return the YAML that is saved with the run; passed to ``--config``, it selects the same run."""
+        import yaml  # here: --help need not wait for it
+
         values = {name: value for name, value in self.to_dict().items() if name != "fresh"}
         return yaml.safe_dump(values, sort_keys=False)
 
     def to_arguments(self) -> list[str]:
         """Return the arguments of Python that train with this configuration, on another machine, too."""
         mine, usual = (_by_dotted(config.to_dict()) for config in (self, Config()))
-        flags = []
-        for name, hint in settings().items():
-            if mine[name] != usual[name]:
-                is_text = isinstance(mine[name], str) and _reader(hint) is not _value
-                flags.append(f"{flag(name)}={mine[name] if is_text else json.dumps(mine[name])}")
-        return ["-m", "crepe_dist.train", *flags]
+        given = {name: value for name, value in mine.items() if value != usual[name]}
+        texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
+        return ["-m", "crepe_dist.train", *(f"{flag(name)}={text}" for name, text in texts.items())]
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the result; a run is resumed only if they are equal."""
@@ -124,7 +108,7 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
 def _by_dotted(settings: dict[str, Any]) -> dict[str, Any]:
     flattened: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, dict):
+        if name in GROUPS:
             flattened.update({f"{name}.{key}": nested for key, nested in value.items()})
         else:
             flattened[name] = value
@@ -136,17 +120,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-GROUPS: dict[str, Any] = {
-    name: kind for name, kind in typed(Config).items() if isinstance(kind, type) and issubclass(kind, Settings)
-}
+GROUPS: dict[str, Any] = {each.name: each.type for each in fields(Config) if "kind" not in each.metadata}
 
 
-def settings() -> dict[str, Any]:
-    """Map the dotted name of every setting to its type."""
-    hints = {name: hint for name, hint in typed(Config).items() if name not in GROUPS}
-    for group, options in GROUPS.items():
-        hints.update({f"{group}.{name}": hint for name, hint in typed(options).items()})
-    return hints
+def settings() -> dict[str, Field[Any]]:
+    """Map the dotted name of every setting to its field."""
+    return {dotted(group, each): each for group in (Config, *GROUPS.values()) for each in settings_of(group)}
 
 
 def parser() -> arguments.Parser:
@@ -166,64 +145,16 @@ def parser() -> arguments.Parser:
         metavar="N",
         help="restarts after failures; preemptions do not count; with --on; default: 10",
     )
-    for group, options in {"": Config, **GROUPS}.items():
-        about = docstring_parser.parse(options.__doc__ or "")
-        texts = {param.arg_name: param.description or "" for param in about.params}
-        flags = result.add_argument_group(group, about.description) if group else result
-        for setting in fields(options):
-            if setting.name not in GROUPS:
-                _add(flags, f"{group}.{setting.name}" if group else setting.name, texts[setting.name], setting)
+    add_settings(result, Config, flag, default=argparse.SUPPRESS)
+    for name, group in GROUPS.items():
+        add_settings(result.add_argument_group(name, group.__doc__), group, flag, default=argparse.SUPPRESS)
     return result
-
-
-def _add(flags: argparse._ActionsContainer, name: str, text: str, field: Field[Any]) -> None:
-    help = " ".join(text.replace("``", "").replace("%", "%%").split())
-    hint = settings()[name]
-    default = field.default_factory() if callable(field.default_factory) else field.default
-    kinds = alternatives(hint)
-    words = choices(hint) if len(kinds) == 1 else ()
-    takes = f"default: {yaml.safe_dump(default).splitlines()[0]}"
-    flags.add_argument(
-        flag(name),
-        dest=name,
-        default=argparse.SUPPRESS,
-        nargs="?" if hint is bool else None,
-        const=True if hint is bool else None,
-        type=_reader(hint),
-        choices=words or None,
-        metavar=None if words else "PATH" if Name in kinds else "true|false" if hint is bool else field.name.upper(),
-        help=f"{help} ({takes if words else f'{wanted(hint)}; {takes}'})",
-    )
-
-
-def _reader(hint: Any) -> Callable[[str], Any]:
-    """Return the function that reads a setting of a type from the text of its flag."""
-    kinds = alternatives(hint)
-    if kinds == (Name,) or (choices(hint) and len(kinds) == 1):
-        return str
-    return _name if {Name, Title}.intersection(kinds) else _value
 
 
 def flag(name: str) -> str:
     """Return the flag of a setting, given its dotted name."""
     group, _, own = name.rpartition(".")
-    return f"--{_hyphened(OWN_FLAGS.get(name) or (own if group in TYPED_OFTEN else name))}"
-
-
-def _hyphened(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def _name(text: str) -> Optional[str]:
-    return None if text == "null" else text
-
-
-def _value(text: str) -> Any:
-    """Parse the value of a flag as YAML; leave invalid YAML to the check of the setting's type."""
-    try:
-        return load(text) if text.strip() else text
-    except (yaml.YAMLError, ValueError):
-        return text
+    return f"--{OWN_FLAGS.get(name) or (own if group in TYPED_OFTEN else name)}".replace("_", "-")
 
 
 def print_help(words: Sequence[str]) -> None:
@@ -232,8 +163,7 @@ def print_help(words: Sequence[str]) -> None:
         parser().parse_known_args(words)
 
 
-@dataclasses.dataclass(frozen=True)
-class Cluster:
+class Cluster(NamedTuple):
     """Number of the processes of a run on a cluster, and of the restarts after failures."""
 
     processes: int
@@ -247,20 +177,15 @@ def parse(words: Sequence[str]) -> Config:
 
 def parse_all(words: Sequence[str]) -> tuple[Config, Optional[Cluster]]:
     """Parse a command line into a configuration, and the cluster on which to train, if any."""
-    flags, of_settings = parser(), {f"--{_hyphened(name)}": flag(name) for name in settings()}
-    words = [SPELLED.sub(lambda found: of_settings.get(_hyphened(found[0]), found[0]), word) for word in words]
+    flags, of_settings = parser(), {f"--{name}".replace("_", "-"): flag(name) for name in settings()}
+    words = [SPELLED.sub(lambda found: of_settings.get(found[0].replace("_", "-"), found[0]), word) for word in words]
     values, rest = flags.parse_known_args(words)
     if rest and not rest[0].startswith("-"):
         meant = "--config" if rest[0].endswith((".yaml", ".yml")) else "--data"
         raise UserError(f"there is no option {rest[0]}", remedy=f"did you mean {meant} {rest[0]}?")
-    if rest and (synonym := SYNONYMS.get(rest[0].lstrip("-").partition("=")[0])):
-        raise UserError(f"there is no option {rest[0]}", remedy=f"did you mean {synonym}?")
     if rest:
         raise flags.unknown(rest[0])
-    try:
-        config = combined(vars(values), values.config)
-    except UserError as error:
-        raise _as_typed(error, words) from error.__cause__
+    config = combined(vars(values), values.config)
     if values.print_config:
         print(config.to_yaml(), end="")
         sys.exit()
@@ -271,11 +196,8 @@ def _cluster(values: argparse.Namespace) -> Optional[Cluster]:
     if values.on is None:
         given = [flag for flag in ("processes", "max_restarts") if getattr(values, flag) is not None]
         if given:
-            raise UserError(
-                f"{flag(given[0])} without --on",
-                "this process trains alone, or a launcher started it",
-                f"give --on ray, or, on one machine, start with {invocation.typed('supervise')} -np N",
-            )
+            remedy = f"give --on ray, or, on one machine, start with {invocation.typed('supervise')} -np N"
+            raise UserError(f"{flag(given[0])} without --on", remedy=remedy)
         return None
     if values.processes is None:
         raise UserError(f"--on {values.on} without --processes", remedy="give the number of processes: --processes 4")
@@ -284,15 +206,15 @@ def _cluster(values: argparse.Namespace) -> Optional[Cluster]:
 
 def combined(given: Mapping[str, Any], files: Sequence[str] = ()) -> Config:
     """Merge settings given by their dotted names, files and defaults, in this order of precedence."""
+    from crepe_dist.settings.yaml_file import read  # here: --help need not wait for YAML
+
     values: dict[str, dict[str, Any]] = {"": {}, **{name: {} for name in GROUPS}}
     for path in files:
         for name, value in _known(read(Path(path)), path).items():
             values[name if name in GROUPS else ""].update(value if name in GROUPS else {name: value})
-    known = settings()
-    for dotted, value in given.items():
-        if dotted in known:
-            group, _, name = dotted.rpartition(".")
-            values[group][name] = value
+    for full in given.keys() & settings().keys():
+        group, _, name = full.rpartition(".")
+        values[group][name] = given[full]
     groups = {name: options(**values[name]) for name, options in GROUPS.items()}
     return Config(**values[""], **groups)
 
@@ -301,30 +223,13 @@ def _known(values: dict[str, Any], path: str) -> dict[str, Any]:
     """Return the settings of a file after a check that each exists."""
     known = settings()
     for name, value in values.items():
-        if isinstance(value, dict) and name not in GROUPS and name not in known:
+        if (name in GROUPS) != isinstance(value, dict) and name not in known:
             raise UserError(
-                f"there is no group of settings {shortened(name)}",
-                f"the groups are {', '.join(sorted(GROUPS))}",
-                near(str(name), GROUPS) or "start from a file in configs/",
-            )
-        if name in GROUPS and not isinstance(value, dict):
-            raise UserError(
-                f"the settings in {path} cannot be used",
-                f"{name} is a group of settings, but has none in this file",
-                "start from a file in configs/",
+                f"{path}: {shortened(name)} is not a group of settings with a value for each",
+                remedy=near(str(name), GROUPS) or f"the groups are {', '.join(GROUPS)}",
             )
         for key in [f"{name}.{key}" for key in value] if name in GROUPS else [str(name)]:
             if key not in known:
                 remedy = near(key, known) or f"{invocation.typed('train')} --help-all lists the options"
-                raise UserError(f"there is no setting {shortened(key)}", remedy=remedy)
+                raise UserError(f"{path}: there is no setting {shortened(key)}", remedy=remedy)
     return values
-
-
-def _as_typed(error: UserError, words: Sequence[str]) -> UserError:
-    """Replace the names of settings by the short flags that the user typed."""
-    typed = {argument.partition("=")[0] for argument in words}
-    for dotted in settings():
-        if flag(dotted) in typed:
-            texts = (text.replace(dotted, flag(dotted)) for text in (error.what, error.why, error.remedy))
-            error.what, error.why, error.remedy = texts
-    return error

@@ -1,57 +1,42 @@
-"""Validated dataclasses of settings: pydantic checks every value, and errors become a ``UserError``."""
+"""Settings: fields of dataclasses with their help and the kind of their values, from which flags are made."""
 
 from __future__ import annotations
 
-from dataclasses import fields
-from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
-
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    ModelWrapValidatorHandler,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
-from pydantic.dataclasses import dataclass
-from pydantic_core import ArgsKwargs
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, ClassVar, get_args
 
 from crepe_dist.errors import UserError
-from crepe_dist.settings.limits import Limits, near, shortened
-
-# Records and manifests store names as UTF-8 text. A blank name is a mistake.
-Name = Annotated[str, StringConstraints(pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
-LONGEST_TITLE = 80
+from crepe_dist.settings.limits import Kind, OrNull, Truth, Words, near, shortened
 
 
-def is_title(text: str) -> bool:
-    """Return whether a text can name a run on a line of its own."""
-    return 0 < len(text) <= LONGEST_TITLE and text.isprintable() and text == text.strip()
-
-
-def _title(text: str) -> str:
-    if not is_title(text):
-        raise ValueError
-    return text
-
-
-Title = Annotated[str, AfterValidator(_title)]
-TEXTS = MappingProxyType(
-    {Name: "a name in UTF-8", Title: f"1 to {LONGEST_TITLE} printable characters, with no space at either end"}
-)
-NOUNS = MappingProxyType({bool: "true or false", int: "a whole number", float: "a number"})
-
-
-@dataclass(config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
-class Settings:
-    """Base of all dataclasses of settings.
+def setting(default: Any, help: str, kind: Kind | None = None) -> Any:
+    """Declare a setting as a field of a dataclass whose module does not postpone annotations.
 
     Args:
-        group: name of the group of settings; empty for ungrouped settings.
+        default: default value; ``None``: null is accepted, too.
+        kind: kind of its values; ``None``: the words of the field's ``Literal``, or true and false.
+    """
+    return field(default=default, metadata={"help": help, "kind": kind})
+
+
+def kind_of(setting: Field[Any]) -> Kind:
+    """Return the kind of a setting's values."""
+    kind: Kind = setting.metadata["kind"] or (Truth() if setting.type is bool else Words(get_args(setting.type)))
+    return OrNull(kind) if setting.default is None else kind
+
+
+@dataclass
+class Settings:
+    """Base of the groups of settings.
+
+    Args:
+        group: name of the group; empty for ungrouped settings.
 
     Raises:
-        UserError: an unknown setting, or a value of another type or outside its limits.
+        UserError: a value is of another kind.
     """
 
     group: ClassVar[str] = ""
@@ -59,66 +44,51 @@ class Settings:
     def __init_subclass__(cls, group: str = "") -> None:
         cls.group = group
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _explain(cls, args: Any, handler: ModelWrapValidatorHandler[Settings]) -> Settings:
-        try:
-            return handler(args)
-        except ValidationError as error:
-            place = error.errors(include_url=False)[0]["loc"]
-            if not place:  # no settings at all
-                given = f"{cls.group or cls.__name__} is {shortened(args)}"
-                raise UserError(
-                    given, "that is a group of settings", f"give {cls.__name__}({next(iter(typed(cls)))}=…)"
-                ) from error
-            name = str(place[0])
-            hints = typed(cls)
-            dotted = f"{cls.group}.{name}" if cls.group else name
-            if name not in hints or not isinstance(args, ArgsKwargs):
-                raise UserError(
-                    f"there is no setting {dotted}", remedy=near(name, hints) or f"the settings are {', '.join(hints)}"
-                ) from error
-            value = {**dict(zip(hints, args.args)), **(args.kwargs or {})}[name]
-            raise UserError(f"{dotted} is {shortened(value)}", remedy=_remedy(value, hints[name])) from error
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if "kind" in each.metadata:
+                kind = kind_of(each)
+                try:
+                    setattr(self, each.name, kind.check(value))
+                except (ValueError, TypeError):
+                    remedy = near(str(value), getattr(kind, "words", ())) or f"give {kind}"
+                    raise UserError(f"{dotted(type(self), each)} is {shortened(value)}", remedy=remedy) from None
+            elif not isinstance(value, each.type):  # type: ignore[arg-type]
+                raise UserError(f"{each.name} is {shortened(value)}", remedy=f"give {each.type.__name__}(…)")  # type: ignore[union-attr]
 
 
-def typed(settings: type[Settings]) -> dict[str, Any]:
-    """Map a dataclass's fields to their types; its module must not postpone annotations."""
-    return {field.name: field.type for field in fields(settings)}
+def settings_of(group: type[Settings]) -> list[Field[Any]]:
+    """List the settings of a group, without groups within."""
+    return [each for each in fields(group) if "kind" in each.metadata]
 
 
-def alternatives(hint: Any) -> tuple[Any, ...]:
-    """Return the types that a setting accepts."""
-    return get_args(hint) if get_origin(hint) is Union else (hint,)
+def dotted(group: type[Settings], setting: Field[Any]) -> str:
+    """Return the full name of a setting, as in files."""
+    return f"{group.group}.{setting.name}" if group.group else setting.name
 
 
-def choices(hint: Any) -> tuple[str, ...]:
-    """Return the words that a setting accepts."""
-    return tuple(choice for kind in alternatives(hint) if get_origin(kind) is Literal for choice in get_args(kind))
+def add_settings(
+    flags: argparse._ActionsContainer, group: type[Settings], flag: Callable[[str], str], **default: Any
+) -> None:
+    """Add the flags of a group's settings.
 
-
-def limits(hint: Any) -> Limits | None:
-    """Return the limits of a numeric type, optional or not; ``None`` if it has none."""
-    return next((part for kind in alternatives(hint) for part in get_args(kind) if isinstance(part, Limits)), None)
-
-
-def wanted(hint: Any) -> str:
-    """Describe the values that a setting accepts."""
-    return " or ".join(_described(kind) for kind in alternatives(hint) if kind is not type(None))
-
-
-def _described(kind: Any) -> str:
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return f"one of {', '.join(inner)}"
-    if origin is list:
-        return f"a list such as [1, 2], each {wanted(inner[0])}"
-    if origin is dict:
-        return f'names with values such as {{"a": 2}}, each {wanted(inner[1])}'
-    if origin is Annotated:
-        return TEXTS.get(kind) or str(limits(kind))
-    return NOUNS[kind]
-
-
-def _remedy(value: object, hint: Any) -> str:
-    return near(str(value), choices(hint)) or f"give {wanted(hint)}"
+    Args:
+        flag: function that returns the flag of a setting, given its dotted name.
+        default: ``default=argparse.SUPPRESS`` for a namespace of the flags that were given, by their dotted names.
+    """
+    for each in settings_of(group):
+        kind, name = kind_of(each), dotted(group, each)
+        words = kind.words if isinstance(kind, Words) else None
+        usual = each.default if isinstance(each.default, str) else json.dumps(each.default)
+        flags.add_argument(
+            flag(name),
+            dest=name,
+            type=str if words else kind,
+            nargs="?" if each.type is bool else None,
+            const=True if each.type is bool else None,
+            choices=words,
+            metavar=None if words else kind.metavar or each.name.upper(),
+            help=f"{each.metadata['help']} ({'' if words else f'{kind}; '}default: {usual})".replace("%", "%%"),
+            **{"default": each.default, **default},
+        )

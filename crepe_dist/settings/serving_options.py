@@ -1,14 +1,14 @@
 """Limits and address of the HTTP service."""
 
-from typing import Annotated
-
-from pydantic.dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 
 from crepe_dist.settings.allowed_values import LONGEST_DOCUMENT
-from crepe_dist.settings.limits import real, whole
-from crepe_dist.settings.schema import Settings
+from crepe_dist.settings.limits import Text, real, whole
+from crepe_dist.settings.schema import Settings, setting
 
 PORT = 8080
+MODEL_NAME = Text("at most 100 letters, digits and the signs _ . -", re.compile(r"[A-Za-z0-9_.-]{1,100}").fullmatch)
 
 
 @dataclass
@@ -16,19 +16,15 @@ class ServiceOptions(Settings):
     """Settings of the service.
 
     Args:
-        max_chars: most characters of a text, including its title.
-        max_batch: most texts of a request.
-        max_body: most bytes of a request's body.
-        queue: most prediction requests that run or wait; further ones are rejected.
-        timeout: seconds for a request to arrive, and again for its turn to come.
-        model_name: name of the model in the paths of the Open Inference Protocol.
         names: host names, in lower case, that the service answers to besides IP addresses and localhost.
     """
 
-    max_chars: Annotated[int, whole(1, LONGEST_DOCUMENT)] = 100_000
-    max_batch: Annotated[int, whole(1, 1 << 20)] = 256
-    max_body: Annotated[int, whole(1, 1 << 30)] = 1 << 20
-    queue: Annotated[int, whole(1, 1 << 20)] = 64
-    timeout: Annotated[float, real(0, 86_400, open_below=True)] = 10.0
-    model_name: str = "crepe"
-    names: frozenset[str] = frozenset()
+    model_name: str = setting("crepe", "name of the model in /v2/models/NAME (Open Inference Protocol)", MODEL_NAME)
+    max_chars: int = setting(100_000, "characters of a text, its title included", whole(1, LONGEST_DOCUMENT))
+    max_batch: int = setting(256, "texts per request", whole(1, 1 << 20))
+    max_body: int = setting(1 << 20, "bytes per request", whole(1, 1 << 30))
+    queue: int = setting(64, "requests that run or wait; others get status 503", whole(1, 1 << 20))
+    timeout: float = setting(
+        10.0, "seconds for a request to arrive, and again for its turn to come", real(0, 86_400, open_below=True)
+    )
+    names: frozenset = field(default=frozenset())  # type: ignore[type-arg]

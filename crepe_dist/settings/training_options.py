@@ -1,61 +1,45 @@
 """Settings of the optimizer, the training loop and its output. Batch sizes are global, durations are in epochs."""
 
 import math
-from dataclasses import field
-from typing import Annotated, Literal, Optional, Union
-
-from pydantic.dataclasses import dataclass
+from dataclasses import dataclass
+from typing import Any, Literal, Optional, Union
 
 from crepe_dist import registry
-from crepe_dist.errors import UserError
+from crepe_dist.files import parse_json
 from crepe_dist.settings.allowed_values import MANY
-from crepe_dist.settings.data_options import LARGEST_BATCH
-from crepe_dist.settings.limits import real, whole
-from crepe_dist.settings.schema import Name, Settings
+from crepe_dist.settings.limits import PATH, Kind, real, whole
+from crepe_dist.settings.schema import Settings, setting
 
 REFERENCE_BATCH = 128
 
 
 @dataclass
 class OptimizerOptions(Settings, group="optimizer"):
-    """Optimizer and learning-rate schedule.
+    """Optimizer and learning-rate schedule."""
 
-    Args:
-        name: adam, sgd (with momentum) or nag (Nesterov).
-        learning_rate: initial learning rate; with ``scale_with_batch``, that of a batch of 128 documents. Parameters
-            have multiples of it; those of crepe and ngrams are up to twice as large in a run of fewer than 750 steps
-            from random parameters.
-        momentum: momentum of sgd and nag.
-        weight_decay: factor of the L2 penalty on weights and biases.
-        clip_norm: largest Euclidean norm of the mean gradient over all parameters; null: no clipping.
-        schedule: constant; halving (every ``halve_every`` epochs, at most ten times, as in the paper); step
-            (multiplied by ``step_factor`` at each epoch of ``step_epochs``); or cosine (to zero at the last epoch).
-        halve_every: epochs between two halvings.
-        step_epochs: epochs of schedule step, such as [3, 4.5]; fractions are allowed.
-        step_factor: factor of schedule step.
-        scale_with_batch: multiply the learning rate by data.batch_size / 128, and warm up.
-        warmup_epochs: epochs of linear warm-up; null: 1 with ``scale_with_batch``, else 0.
-    """
-
-    name: Literal["adam", "sgd", "nag"] = "adam"
-    learning_rate: Annotated[float, real(0, 1000, open_below=True)] = 0.001
-    momentum: Annotated[float, real(0, 1, open_above=True)] = 0.9
-    weight_decay: Annotated[float, real(0, 1)] = 0.00001
-    clip_norm: Optional[Annotated[float, real(0, MANY, open_below=True)]] = None
-    schedule: Literal["constant", "halving", "step", "cosine"] = "cosine"
-    halve_every: Annotated[float, real(0, MANY, open_below=True)] = 3.0
-    step_epochs: list[Annotated[float, real(0, MANY, open_below=True)]] = field(default_factory=list)
-    step_factor: Annotated[float, real(0, 1, open_below=True, open_above=True)] = 0.1
-    scale_with_batch: bool = False
-    warmup_epochs: Optional[Annotated[float, real(0, MANY)]] = None
-
-    def __post_init__(self) -> None:
-        if (self.schedule == "step") != bool(self.step_epochs):
-            raise UserError(
-                f"optimizer.schedule is {self.schedule} and optimizer.step_epochs is {self.step_epochs}",
-                "each requires the other",
-                "give both: --schedule step --step-epochs '[3, 4]'",
-            )
+    name: Literal["adam", "sgd"] = setting("adam", "adam, or sgd with momentum.")
+    learning_rate: float = setting(
+        0.001,
+        "initial learning rate; with `scale_with_batch`, that of a batch of 128 documents. Parameters have multiples "
+        "of it; those of crepe and ngrams are up to twice as large in a run of fewer than 750 steps from random "
+        "parameters.",
+        real(0, 1000, open_below=True),
+    )
+    momentum: float = setting(0.9, "momentum of sgd.", real(0, 1, open_above=True))
+    weight_decay: float = setting(0.00001, "factor of the L2 penalty on weights and biases.", real(0, 1))
+    clip_norm: Optional[float] = setting(
+        None,
+        "largest Euclidean norm of the mean gradient over all parameters; null: no clipping.",
+        real(0, MANY, open_below=True),
+    )
+    schedule: Literal["constant", "halving", "cosine"] = setting(
+        "cosine",
+        "constant; halving (every three epochs, at most ten times, as in the paper); or cosine (to zero at the last "
+        "epoch).",
+    )
+    scale_with_batch: bool = setting(
+        False, "multiply the learning rate by data.batch_size / 128, and warm up for an epoch."
+    )
 
 
 # Epochs by default. Few documents need more, because the number of steps matters; much text needs fewer.
@@ -100,52 +84,80 @@ def default_patience(network: str, documents: int) -> int:
     return PATIENCE if registry.shape(network).stops_early and documents >= LEAST_VALIDATION else 0
 
 
+class Weights(Kind):
+    """Weights of classes: none, balanced, or some by name."""
+
+    def read(self, text: str) -> Any:
+        return parse_json(text.encode()) if text.startswith("{") else text
+
+    def check(self, value: Any) -> Any:
+        if isinstance(value, dict) and all(isinstance(name, str) and name.strip() for name in value):
+            return {name: WEIGHT.check(weight) for name, weight in value.items()}
+        if value not in ("none", "balanced"):
+            raise ValueError
+        return value
+
+    def __str__(self) -> str:
+        return f'none, balanced, or names with values such as {{"spam": 3}}, each {WEIGHT}'
+
+
+WEIGHT = real(1e-4, MANY)
+
+
 @dataclass
 class TrainingOptions(Settings, group="training"):
-    """Training loop.
+    """Training loop."""
 
-    Args:
-        epochs: passes over the training split, ``start_epoch`` included. null: by the amount of text. That is 3 (paper:
-            5); more, at most 8 (paper, and several labels per text: 20), if they are less than 750 steps, and at most
-            20 if less than 128; fewer, at least 2, for more than 100 million characters; and training ends before if
-            it stops early, see ``patience``. With unlabelled texts, twice as many, at most 20.
-        start_epoch: epochs for which ``init_from`` has already been trained, if they count as epochs of this run.
-        init_from: .params file, run folder or exported folder to start from instead of random parameters, on the same
-            or other data. It decides the network and its sizes. Classes keep their outputs by name; those that it
-            lacks start as usual.
-        patience: stop early, after this many epochs in a row that improve neither the validation accuracy nor the loss
-            of calibrated probabilities by more than chance; 0: never. Requires a validation split. null: 2 if
-            ``epochs`` has its default as well and the validation split has at least 200 documents of one label each
-            (paper: never), else 0. With unlabelled texts, 0.
-        label_smoothing: fraction of each label spread over all classes, from 0 to below 1. It makes the predicted
-            probabilities less extreme. null: 0.1 for crepe, else 0.
-        class_weights: weight of a document in the loss by its class. none: all equal; balanced: rare classes count as
-            much as frequent ones; or weights by class name, such as {"spam": 3}, with 1 for all other classes. The
-            largest is at most a million times the smallest, and 10,000 times with several labels.
-        unlabelled: learn from the unlabelled texts of the data as well, if it has some (prepare --unlabelled): a first
-            network, trained on the labelled texts, labels the others softly. Requires a validation split.
-        overfit_batches: train on this many batches only, and score the same documents. A network that cannot
-            memorise them has another problem than too little data. 0: off.
-        seed: random seed of initialisation, data order, dropout and typing errors.
-    """
-
-    epochs: Optional[Annotated[int, whole(1, MANY)]] = None
-    start_epoch: Annotated[int, whole(0, MANY)] = 0
-    init_from: Optional[Name] = None
-    patience: Optional[Annotated[int, whole(0, MANY)]] = None
-    label_smoothing: Optional[Annotated[float, real(0, 1, open_above=True)]] = None
-    class_weights: Union[Literal["none", "balanced"], dict[Name, Annotated[float, real(1e-4, MANY)]]] = "none"
-    unlabelled: bool = True
-    overfit_batches: Annotated[int, whole(0, MANY)] = 0
-    seed: Annotated[int, whole(0, (1 << 63) - 1)] = 0
-
-    def __post_init__(self) -> None:
-        if self.epochs is not None and self.start_epoch >= self.epochs:
-            raise UserError(
-                f"training.start_epoch {self.start_epoch} leaves no epoch to train",
-                f"training.epochs is {self.epochs}, those before the start included",
-                "choose a smaller training.start_epoch, or a larger training.epochs",
-            )
+    epochs: Optional[int] = setting(
+        None,
+        "passes over the training split. null: by the amount of text. That is 3 (paper: 5); "
+        "more, at most 8 (paper, and several labels per text: 20), if they are less than 750 steps, and at most 20 if"
+        " less than 128; fewer, at least 2, for more than 100 million characters; and training ends before if it "
+        "stops early, see `patience`. With unlabelled texts, twice as many, at most 20.",
+        whole(1, MANY),
+    )
+    init_from: Optional[str] = setting(
+        None,
+        ".params file, run folder or exported folder to start from instead of random parameters, on the same or other"
+        " data. It decides the network and its sizes. Classes keep their outputs by name; those that it lacks start "
+        "as usual.",
+        PATH,
+    )
+    patience: Optional[int] = setting(
+        None,
+        "stop early, after this many epochs in a row that improve neither the validation accuracy nor the loss of "
+        "calibrated probabilities by more than chance; 0: never. Requires a validation split. null: 2 if `epochs` has"
+        " its default as well and the validation split has at least 200 documents of one label each (paper: never), "
+        "else 0. With unlabelled texts, 0.",
+        whole(0, MANY),
+    )
+    label_smoothing: Optional[float] = setting(
+        None,
+        "fraction of each label spread over all classes, from 0 to below 1. It makes the predicted probabilities less"
+        " extreme. null: 0.1 for crepe, else 0.",
+        real(0, 1, open_above=True),
+    )
+    class_weights: Union[str, dict[str, float]] = setting(
+        "none",
+        "weight of a document in the loss by its class. none: all equal; balanced: rare classes count as much as "
+        'frequent ones; or weights by class name, such as {"spam": 3}, with 1 for all other classes. The largest is'
+        " at most a million times the smallest, and 10,000 times with several labels.",
+        Weights(),
+    )
+    unlabelled: bool = setting(
+        True,
+        "learn from the unlabelled texts of the data as well, if it has some (prepare --unlabelled): a first network,"
+        " trained on the labelled texts, labels the others softly. Requires a validation split.",
+    )
+    overfit_batches: int = setting(
+        0,
+        "train on this many batches only, and score the same documents. A network that cannot memorise them has "
+        "another problem than too little data. 0: off.",
+        whole(0, MANY),
+    )
+    seed: int = setting(
+        0, "random seed of initialisation, data order, dropout and typing errors.", whole(0, (1 << 63) - 1)
+    )
 
     @property
     def all_epochs(self) -> int:
@@ -155,63 +167,53 @@ class TrainingOptions(Settings, group="training"):
 
 
 @dataclass
-class EvaluationOptions(Settings, group="evaluation"):
-    """Evaluation of the validation and test splits after each epoch.
-
-    Args:
-        batch_size: documents per step, over all processes that evaluate.
-        sharded: let every process evaluate its share; off: rank 0 evaluates everything while the others wait.
-    """
-
-    batch_size: Annotated[int, whole(1, LARGEST_BATCH)] = 512
-    sharded: bool = True
-
-
-@dataclass
 class CheckpointOptions(Settings, group="checkpoint"):
-    """Checkpoints and the saved state.
+    """Checkpoints and the saved state."""
 
-    Args:
-        every: steps between two saves of the resumable state, if they are to come sooner than ``every_s`` seconds. It
-            is a strict limit: training waits for a slow disk. null: the seconds alone decide.
-        every_s: seconds between two saves: the most work that a killed process loses, unless the disk is slow.
-    """
-
-    every: Optional[Annotated[int, whole(1, MANY)]] = None
-    every_s: Annotated[float, real(0, MANY, open_below=True)] = 60
+    every: Optional[int] = setting(
+        None,
+        "steps between two saves of the resumable state, if they are to come sooner than `every_s` seconds. It is a "
+        "strict limit: training waits for a slow disk. null: the seconds alone decide.",
+        whole(1, MANY),
+    )
+    every_s: float = setting(
+        60,
+        "seconds between two saves: the most work that a killed process loses, unless the disk is slow.",
+        real(0, MANY, open_below=True),
+    )
 
 
 @dataclass
 class LoggingOptions(Settings, group="logging"):
-    """Output of training; without influence on the result.
+    """Output of training; without influence on the result."""
 
-    Args:
-        every: steps between two records in the metrics and updates of the progress line. The loss itself is read in
-            every step.
-        tensorboard: write TensorBoard events into the run folder, if the extra `reports` is installed.
-        mlflow: write metrics and settings to MLflow, which finds its server in MLFLOW_TRACKING_URI.
-        wandb: write them to Weights & Biases; without WANDB_API_KEY, to files in the run folder for `wandb sync`.
-        report: write report.html and model_card.md into the run folder at the end of the run, if the extra `reports` is
-            installed.
-    """
-
-    every: Annotated[int, whole(1, MANY)] = 10
-    tensorboard: bool = True
-    mlflow: bool = False
-    wandb: bool = False
-    report: bool = True
+    tensorboard: bool = setting(
+        True, "write TensorBoard events into the run folder, if the extra `reports` is installed."
+    )
+    mlflow: bool = setting(
+        False, "write metrics and settings to MLflow, which finds its server in MLFLOW_TRACKING_URI."
+    )
+    wandb: bool = setting(
+        False, "write them to Weights & Biases; without WANDB_API_KEY, to files in the run folder for `wandb sync`."
+    )
+    report: bool = setting(
+        True,
+        "write report.html and model_card.md into the run folder at the end of the run, if the extra `reports` is "
+        "installed.",
+    )
 
 
 @dataclass
 class SafetyOptions(Settings, group="safety"):
-    """Checks that end a faulty run.
+    """Checks that end a faulty run."""
 
-    Args:
-        watchdog_s: seconds without progress after which a process counts as hung, but at least ten times the longest
-            step. All processes then write their stacks and end.
-        nonfinite: reaction to a non-finite loss or gradient: stop the run, or skip the step. Neither changes the
-            parameters.
-    """
-
-    watchdog_s: Annotated[float, real(0, MANY, open_below=True)] = 120
-    nonfinite: Literal["stop", "skip"] = "stop"
+    watchdog_s: float = setting(
+        120.0,
+        "seconds without progress after which a process counts as hung, but at least ten times the longest step. All "
+        "processes then write their stacks and end.",
+        real(0, MANY, open_below=True),
+    )
+    nonfinite: Literal["stop", "skip"] = setting(
+        "stop",
+        "reaction to a non-finite loss or gradient: stop the run, or skip the step. Neither changes the parameters.",
+    )

@@ -17,15 +17,15 @@ from crepe_dist.runs import label_scores
 from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.label_scores import DEFAULT_THRESHOLD, INTERVALS, TOPS, Floats, LabelScores
 from crepe_dist.runs.scores import BINS, MISTAKES, RANKED, Mistake, Scores, count_reliability, worst
-from crepe_dist.settings.training_options import EvaluationOptions
 from crepe_dist.training.scoring_pass import Counts, Interrupted, RightBits, Scorer, Totals, pass_over
 
 __all__ = ["Interrupted", "Scorer", "evaluate", "evaluate_splits"]
+BATCH_SIZE = 512  # documents per step, over all ranks
 Decision = Union[Calibration, Floats]  # of one class per document; thresholds of the classes of several labels
 
 
 def evaluate_splits(
-    engine: Scorer, data: Dataset, options: EvaluationOptions, world: World, is_stopping: Callable[[], bool]
+    engine: Scorer, data: Dataset, world: World, is_stopping: Callable[[], bool] = lambda: False
 ) -> dict[str, AnyScores]:
     """Score the network on every split but the train split; return the scores by name.
 
@@ -39,9 +39,9 @@ def evaluate_splits(
     decision = None
     for name in ("validation", "test"):
         if name in data.splits:
-            split, sharded = data.splits[name], options.sharded
+            split = data.splits[name]
             totals = _totals(engine, split, decision, chooses=name == "validation")
-            pass_over(engine, split, options.batch_size, world, totals, sharded=sharded, is_stopping=is_stopping)
+            pass_over(engine, split, BATCH_SIZE, world, totals, is_stopping)
             scores[name] = totals.scores()
             decision = totals.decision
     return scores

@@ -33,7 +33,7 @@ TEXTS = ("out of memory", "Failed to allocate", "allocation failed", "could not 
 class Guards:
     """Hooks of the recipe for logs, warnings, saved states, checks and stops; every rank calls each at the same point.
 
-    The replicas are compared before each save, and after each epoch.
+    The replicas are compared before each save and after each epoch.
 
     Args:
         saver: saver of this rank; only that of rank 0 writes.

@@ -22,7 +22,7 @@ from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.settings.config import Config
 from crepe_dist.training.engine_setup import Network
 from crepe_dist.training.evaluation import Interrupted
-from crepe_dist.training.guards import Guards, explained
+from crepe_dist.training.guards import Guards
 from crepe_dist.training.notes import banner, notes
 from crepe_dist.training.run import Run, Session
 from crepe_dist.training.saving import open_saver, resume
@@ -82,12 +82,10 @@ def score_epoch(run: Run, guards: Guards) -> Mapping[str, AnyScores]:
     """
     guards.begin_evaluation()
     run.step.exchange.flush()
-    options = run.config.evaluation
-    with explained("evaluation.batch_size", options.batch_size, run.world.size):
-        try:
-            scores = weighed_and_scored(run.engine, run.data, options, run.world, guards.is_stopping)
-        except Interrupted:
-            guards.stop()
+    try:
+        scores = weighed_and_scored(run.engine, run.data, run.world, guards.is_stopping)
+    except Interrupted:
+        guards.stop()
     guards.check(scores)  # finite on every split
     return scores
 

@@ -84,8 +84,7 @@ class Run:
         engine, _ = network
         exchange = engine.open_exchange(world, config.optimizer, config.data.batch_size)
         step = TrainingStep(engine, exchange, config.training.seed, config.optimizer.clip_norm)
-        progress = Progress(epoch=config.training.start_epoch + 1)
-        return cls(config, data, step, progress, EpochChoice.of(config, data), folder, metrics, session)
+        return cls(config, data, step, Progress(), EpochChoice.of(config, data), folder, metrics, session)
 
     @property
     def world(self) -> World:

@@ -10,7 +10,7 @@ from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.training_options import REFERENCE_BATCH, OptimizerOptions
 
-MOST_HALVINGS = 10  # section 3.3 of the paper
+HALVE_EVERY, MOST_HALVINGS = 3, 10  # epochs; section 3.3 of the paper
 
 
 def learning_rates(config: Config, rows: int) -> Callable[[Progress], float]:
@@ -19,34 +19,29 @@ def learning_rates(config: Config, rows: int) -> Callable[[Progress], float]:
     Args:
         rows: documents per epoch.
     """
-    trained, size = config.training.start_epoch, config.data.batch_size
-    epochs = config.training.all_epochs - trained
-    return lambda at: rate_at(config.optimizer, at.epoch - 1 - trained + at.documents / rows, epochs, size)
+    epochs, size = config.training.all_epochs, config.data.batch_size
+    return lambda at: rate_at(config.optimizer, at.epoch - 1 + at.documents / rows, epochs, size)
 
 
 def steps_of(config: Config, rows: int) -> int:
     """Return the number of steps of a run with ``rows`` documents per epoch."""
-    return (config.training.all_epochs - config.training.start_epoch) * steps_per_epoch(rows, config.data.batch_size)
+    return config.training.all_epochs * steps_per_epoch(rows, config.data.batch_size)
 
 
 def rate_at(options: OptimizerOptions, epoch: float, epochs: int, batch_size: int) -> float:
     """Compute the learning rate at ``epoch`` (fractional, counted from the start of training) of ``epochs``.
 
-    The warm-up is linear. It starts at the unscaled rate if the rate is scaled with the batch (Goyal et al. 2017,
-    arXiv:1706.02677, section 2.2), else at zero.
+    A rate that is scaled with the batch rises linearly from the unscaled one in the first epoch (Goyal et al. 2017,
+    arXiv:1706.02677, section 2.2).
     """
     factor = batch_size / REFERENCE_BATCH if options.scale_with_batch else 1.0
     peak = options.learning_rate * factor
-    warmup = options.warmup_epochs
-    if warmup is None:
-        warmup = 1.0 if options.scale_with_batch else 0.0
+    warmup = float(options.scale_with_batch)  # epochs
     if epoch < warmup:
-        start = min(peak, options.learning_rate) if options.scale_with_batch else 0.0
-        return start + (peak - start) * epoch / warmup
+        start = min(peak, options.learning_rate)
+        return start + (peak - start) * epoch
     if options.schedule == "halving":
-        return peak * 0.5 ** min(int(epoch / options.halve_every), MOST_HALVINGS)
-    if options.schedule == "step":
-        return peak * options.step_factor ** sum(epoch >= fall for fall in options.step_epochs)
+        return peak * 0.5 ** min(int(epoch / HALVE_EVERY), MOST_HALVINGS)
     if options.schedule == "cosine":
         progress = (epoch - warmup) / max(epochs - warmup, 1e-9)
         return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

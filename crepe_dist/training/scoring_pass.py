@@ -91,27 +91,19 @@ def pass_over(
     batch_size: int,
     world: World,
     totals: Totals,
-    *,
-    sharded: bool = True,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> None:
     """Add the documents of a split to ``totals``, and those of all ranks to each other; every rank calls it.
 
     Args:
         batch_size: documents per step, over all ranks that score.
-        sharded: let every rank score its share; else rank 0 scores everything while the others wait.
         is_stopping: called after each batch; once it returns true, this rank stops scoring.
 
     Raises:
         Interrupted: on every rank, if ``is_stopping`` was true on one.
     """
-    share = (world.rank, world.size) if sharded else (0, 1)
-    counting = _count(engine.scored(split, batch_size, *share), totals, world.beat)
-    counting = takewhile(lambda _: not is_stopping(), counting)
-    if sharded:
-        deque(counting, maxlen=0)
-    else:
-        world.on_root("evaluation", counting)
+    counting = _count(engine.scored(split, batch_size, world.rank, world.size), totals, world.beat)
+    deque(takewhile(lambda _: not is_stopping(), counting), maxlen=0)
     world.before_long_wait()  # other ranks may be slower
     reports = world.gather([is_stopping(), [asdict(mistake) for mistake in totals.mistakes]], "evaluation.stop")
     world.beat()

@@ -15,6 +15,8 @@ from crepe_dist.training.run import Run
 from crepe_dist.training.step import Outcome
 from crepe_dist.wording import counted, duration
 
+EVERY = 10  # steps
+
 
 @dataclass(frozen=True)
 class Done:
@@ -27,12 +29,11 @@ class Done:
 
 
 class StepLog:
-    """Record that is written and shown every ``logging.every`` steps, with their mean speed."""
+    """Record that is written and shown every ``EVERY`` steps, with their mean speed."""
 
     def __init__(self, run: Run) -> None:
         self._epochs = run.config.training.all_epochs
         self._choice = run.choice
-        self._every = run.config.logging.every
         self._patient = bool(run.config.training.patience)
         self._rows = len(run.data.splits["train"])
         self._steps = steps_per_epoch(self._rows, run.config.data.batch_size)
@@ -70,7 +71,7 @@ class StepLog:
         """Record a step, which the run's progress already counts."""
         if outcome.finite:
             self._unrecorded.append(Done(outcome.step, outcome.documents, learning_rate, outcome.loss))
-        if outcome.step % self._every == 0 or not self._compiled:
+        if outcome.step % EVERY == 0 or not self._compiled:
             self.flush()
             self._compiled = True
 

@@ -36,6 +36,7 @@ from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.settings.config import Config
 from crepe_dist.training import recipe
 from crepe_dist.training.engine_setup import Network, build_engine
+from crepe_dist.training.evaluation import BATCH_SIZE
 from crepe_dist.training.run import Run, Session
 from crepe_dist.training.scoring_pass import logits_of
 from crepe_dist.training.training_data import with_epochs
@@ -79,7 +80,7 @@ def train(
         network: the first network.
     """
     labelled = recipe.train(*first, network, folder.first, session)
-    lesson = teach(data, network[0], labelled, folder, session, config.evaluation.batch_size)
+    lesson = teach(data, network[0], labelled, folder, session)
     taught = soft_labels.taught(data, lesson.targets)
     hidden = with_word_dropout(taught.splits["train"], WORD_DROPOUT, data.encoding)
     taught = replace(taught, splits={**taught.splits, "train": hidden})
@@ -87,7 +88,7 @@ def train(
     return recipe.finish(student, *judge(student, folder.first, lesson))
 
 
-def teach(data: Dataset, engine: Engine, first: Result, folder: RunFolder, session: Session, batch_size: int) -> Lesson:
+def teach(data: Dataset, engine: Engine, first: Result, folder: RunFolder, session: Session) -> Lesson:
     """Label the unlabelled texts softly, or read the labels that this run has saved; every rank calls it.
 
     Args:
@@ -103,7 +104,7 @@ def teach(data: Dataset, engine: Engine, first: Result, folder: RunFolder, sessi
         validation = data.splits["validation"]
         texts = soft_labels.without_labels(data.unlabelled, validation.targets)
         asked = {"validation": validation, UNLABELLED: texts}
-        logits = {name: logits_of(engine, split, batch_size, world) for name, split in asked.items()}
+        logits = {name: logits_of(engine, split, BATCH_SIZE, world) for name, split in asked.items()}
         world.on_root("lesson", _prepare(data, logits, path))
     lesson = world.agree("lesson", lambda: _read(path, data), same=lambda lesson: lesson.figures)
     session.display.say_lines(_described(lesson, data))

@@ -16,8 +16,7 @@ from crepe_dist.model.part_weight import WeightCounts, combined
 from crepe_dist.model.shape import Shape
 from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.scores import Scores
-from crepe_dist.settings.training_options import EvaluationOptions
-from crepe_dist.training.evaluation import evaluate_splits
+from crepe_dist.training.evaluation import BATCH_SIZE, evaluate_splits
 from crepe_dist.training.scoring_pass import Totals, pass_over
 
 MOST_REMEMBERED = 1 << 28  # bytes
@@ -29,7 +28,7 @@ def is_weighed(engine: Engine, data: Dataset) -> bool:
 
 
 def weighed_and_scored(
-    engine: Engine, data: Dataset, options: EvaluationOptions, world: World, is_stopping: Callable[[], bool]
+    engine: Engine, data: Dataset, world: World, is_stopping: Callable[[], bool]
 ) -> Mapping[str, AnyScores]:
     """Weigh Crepe's tower beside its n-gram table, then score the splits as ``evaluate_splits``; every rank calls it.
 
@@ -39,13 +38,12 @@ def weighed_and_scored(
         Interrupted: on every rank, if ``is_stopping`` became true on one.
     """
     if not is_weighed(engine, data):
-        return evaluate_splits(engine, data, options, world, is_stopping)
+        return evaluate_splits(engine, data, world, is_stopping)
     scorer, totals = _Weighing(engine, data.splits["validation"]), _Totals()
-    sharded = options.sharded
-    pass_over(scorer, scorer.split, options.batch_size, world, totals, sharded=sharded, is_stopping=is_stopping)
+    pass_over(scorer, scorer.split, BATCH_SIZE, world, totals, is_stopping)
     engine.tower_weight = totals.fit.fitted()
     scorer.is_fitted = True
-    scores = dict(evaluate_splits(scorer, data, options, world, is_stopping))
+    scores = dict(evaluate_splits(scorer, data, world, is_stopping))
     documents, right = totals.fit.alone
     if isinstance(whole := scores["validation"], Scores):
         scores["validation"] = replace(whole, table_accuracy=float(right / documents))

@@ -28,7 +28,6 @@ SETTINGS = [
     "--batch-size=25",
     "--epochs=3",
     "--checkpoint.every=4",
-    "--logging.every=3",
 ]
 STEPS = 39  # of 301 rows, batch 25, three epochs
 

@@ -73,7 +73,7 @@ def test_divergence_in_the_last_step_before_scoring_writes_nothing(data, tmp_pat
 @pytest.mark.parametrize(("processes", "odd"), [(2, "1"), slow(3, "0")])
 def test_a_replica_that_differs_is_named(data, tmp_path, processes, odd):
     run_dir = tmp_path / "run"
-    arguments = harness.command(run_dir, data, processes, "--safety.digest-every=2", "--checkpoint.every=100")
+    arguments = harness.command(run_dir, data, processes, "--checkpoint.every=100")
     code, printed = harness.run(arguments, tmp_path, plan(tmp_path, "diverge", int(odd)))
     assert code == ExitCode.ERROR, printed
     assert printed.count(f"the parameters of rank {odd} differ from those of the other ranks") == 1

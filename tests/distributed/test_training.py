@@ -90,13 +90,6 @@ def scores_of(run_dir):
     return checkpoint.scores(checkpoint.find(str(run_dir)), 3)["test"]
 
 
-def test_evaluation_by_rank_0_alone_gives_the_same(data, alone, tmp_path):
-    train(data, tmp_path / "run", 2, "--evaluation.sharded=false", "--evaluation.batch-size=7")
-    for mine, theirs in zip(records(tmp_path / "run", "epoch"), records(alone / "plain", "epoch")):
-        assert mine["test_accuracy"] == theirs["test_accuracy"]
-        assert mine["test_loss"] == pytest.approx(theirs["test_loss"], abs=TOLERANCE)
-
-
 def test_the_kernels_train_as_mxnet_s_operators_do(data, alone, tmp_path):
     train(data, tmp_path / "run", 2, "--kernels=mxnet")
     mxnet, kernels = losses(tmp_path / "run"), losses(alone / "plain")

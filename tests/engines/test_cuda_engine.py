@@ -172,7 +172,6 @@ OPTIMIZERS = [
     OptimizerOptions(),
     OptimizerOptions(name="sgd", momentum=0.0),
     OptimizerOptions(name="sgd", momentum=0.9),
-    OptimizerOptions(name="nag", momentum=0.9),
 ]
 
 

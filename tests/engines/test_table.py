@@ -37,7 +37,6 @@ OPTIMIZERS = [
     OptimizerOptions(name="adam", weight_decay=0.0),
     OptimizerOptions(name="sgd", weight_decay=0.0, momentum=0.9),
     OptimizerOptions(name="sgd", weight_decay=0.0, momentum=0.0),
-    OptimizerOptions(name="nag", weight_decay=0.0, momentum=0.9),
 ]
 
 

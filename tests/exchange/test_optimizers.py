@@ -22,9 +22,6 @@ OPTIONS = [
     OptimizerOptions(name="adam", weight_decay=0.01),
     OptimizerOptions(name="sgd", weight_decay=0.01, momentum=0.9),
     OptimizerOptions(name="sgd", weight_decay=0.01, momentum=0.0),
-    # MXNet's operator takes the decay of the momentum from the value that it has just updated; ours does not.
-    OptimizerOptions(name="nag", weight_decay=0.0, momentum=0.9),
-    OptimizerOptions(name="nag", weight_decay=0.01, momentum=0.0),
 ]
 SHAPES = {"a": (5,), "b": (33, 7), "c": (1000, 3)}
 STEPS = 7

@@ -24,7 +24,6 @@ from crepe_dist.reports import classify_page
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.scores import MILLION, Scores
 from crepe_dist.settings.serving_options import ServiceOptions
-from crepe_dist.settings.training_options import EvaluationOptions
 from crepe_dist.training.evaluation import evaluate, evaluate_splits
 from tests.conftest import NGRAMS, QUICK, command, run
 from tests.exporting.test_export import ENCODINGS, classifier, make, texts
@@ -147,7 +146,7 @@ def test_without_a_validation_split(tmp_path):
     with join() as world:
         for names, expected in ((("train", "test"), 1), (("train", "test", "validation"), 0.5)):
             data: Any = SimpleNamespace(splits=dict.fromkeys(names, Rows()))
-            found: Any = evaluate_splits(engine, data, EvaluationOptions(), world, lambda: False)
+            found: Any = evaluate_splits(engine, data, world)
             assert "train" not in found
             assert found["test"].calibration.temperature == pytest.approx(expected, rel=0.07)
     path = make(tmp_path, "ngrams", ENCODINGS["paper"], calibration=UNCALIBRATED.to_dict())

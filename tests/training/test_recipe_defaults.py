@@ -12,7 +12,6 @@ import pytest
 from crepe_dist import registry
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import ONE, SEVERAL, SOFT
-from crepe_dist.errors import UserError
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.networks.ngrams.initial import rate, speed_up
 from crepe_dist.settings.config import parse
@@ -80,13 +79,6 @@ def test_all_parameters_learn_faster_in_a_run_of_few_steps(steps, multiple):
     parameters = {name: Parameter(np.zeros(1, np.float32), usual) for name, usual in (("weight", 7.0), ("bias", 1.0))}
     speed_up(parameters, steps)
     assert [each.rate for each in parameters.values()] == pytest.approx([7 * multiple, multiple], rel=1e-3)
-
-
-def test_a_first_epoch_that_is_beyond_the_last_is_an_error():
-    with pytest.raises(UserError, match="start-epoch 5 leaves no epoch"):
-        parse(["--start-epoch=5", "--epochs=5"])
-    with pytest.raises(UserError, match="start_epoch 3 leaves no epoch"):
-        with_epochs(parse(["--start-epoch=3"]), data(10**6, 1000))
 
 
 @pytest.mark.parametrize(("kind", "smoothing"), [("crepe", 0.1), ("ngrams", 0.0), ("paper", 0.0)])
