@@ -24,12 +24,11 @@ from crepe_dist.data.dataset import UNLABELLED, open_dataset
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable
-from crepe_dist.preparing import amazon
-from crepe_dist.preparing.flags import AMAZON, parser
+from crepe_dist.preparing.flags import parser
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_table, write_table
 from crepe_dist.preparing.from_flags import prepare_from_flags
-from crepe_dist.preparing.out_folder import check_out, leftovers
+from crepe_dist.preparing.out_folder import leftovers
 from crepe_dist.preparing.progress import Progress, Show
 from crepe_dist.reports import data_page
 from crepe_dist.scratch import scratch
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
     Table = Union[pd.DataFrame, Mapping[str, Any]]
 
-COMMAND_ONLY = ("verify", "url", "downloads")  # no arguments of the function
+COMMAND_ONLY = ("verify",)  # no arguments of the function
 
 
 def prepare(
@@ -179,23 +178,9 @@ def _run(args: argparse.Namespace) -> None:
         return
     if not args.source:
         raise UserError("there is nothing to prepare", remedy=f"{invocation.typed('prepare')} --help shows examples")
-    if args.source == [AMAZON]:
-        _take_amazon(args)
     if args.out is None:
         raise UserError("--out is missing", "it names the folder to create", "add --out data/NAME")
     _prepare_and_show(args)
-
-
-def _take_amazon(args: Any) -> None:
-    """Download the notebook's data, and use its settings where the user gave none."""
-    args.out = args.out or Path("data") / AMAZON
-    args.max_per_class = amazon.MAX_PER_CLASS if args.max_per_class is None else args.max_per_class
-    args.validation = "0" if args.validation is None else args.validation  # the notebook had none
-    args.feature_len = args.feature_len or amazon.FEATURE_LEN
-    check_out(args.out, args.overwrite)
-    with _bar() as show:
-        amazon.fetch(args.url, args.downloads, show)
-    args.source = [str(args.downloads / name) for name in amazon.FILES]
 
 
 def _command_line() -> str:

@@ -4,7 +4,7 @@
 #
 #     python examples/notebook.py reviews.csv
 #
-# `reviews.csv` has the columns `label` and `text`. `python -m crepe_dist.prepare amazon7` downloads the notebook's own
+# `reviews.csv` has the columns `label` and `text`. docs/data.md says how to prepare the notebook's own
 # seven Amazon categories for `python -m crepe_dist.train`, which needs far less memory than this script.
 
 # %%

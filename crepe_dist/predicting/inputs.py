@@ -48,15 +48,15 @@ class Inputs:
         format: one of ``KINDS``.
     """
 
-    def __init__(self, opened: OpenFile, name: str) -> None:
+    def __init__(self, opened: OpenFile) -> None:
         self.columns = opened.kept
         self.delimiter = opened.delimiter if opened.format == "csv" else ","
         self.format = opened.format
-        self._opened, self._name = opened, name
+        self._opened = opened
 
     def __iter__(self) -> Iterator[list[Input]]:
         """Yield groups of rows: about a thousand at a time from a file, those that have arrived from a pipe."""
-        for parsed in self._opened.parsed(self._name):
+        for parsed in self._opened.parsed():
             bad = sorted(parsed.bad, key=attrgetter("line"))
             unusable = chain.from_iterable(map(self._unusable, bad))
             rows = heapq.merge(map(_input, parsed.rows), unusable, key=attrgetter("line"))
@@ -96,7 +96,7 @@ def open_inputs(name: str, kind: str | None = None, reading: Reading | None = No
     kind = kind or (by_suffix(path) if path else None) or LINES
     # An empty label: look for no label column, but do not mistake one for the text.
     opened = open_source(Source(path, name, format=kind, label=""), reading or Reading(), keep=keep, live=True)
-    return Inputs(opened, name if path else "the standard input")
+    return Inputs(opened if path else opened._replace(name="the standard input"))
 
 
 def _input(row: Row) -> Input:

@@ -98,7 +98,7 @@ def read_labelled(
             remedy = "name the column: model.score(table, label=…)" if "--" in error.remedy else error.remedy
             raise UserError(error.what, error.why, remedy) from None
         source = Source(folder / "table", "the table", "test", "jsonl")
-        for parsed in open_source(source, replace(reading, columns=columns)).parsed("the table"):
+        for parsed in open_source(source, replace(reading, columns=columns)).parsed():
             bad += [(row.line, row.reason) for row in parsed.bad]
             for row in parsed.rows:
                 try:

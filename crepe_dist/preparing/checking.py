@@ -1,10 +1,10 @@
-"""Parsing and checking of the rows of a block, and hashing of their texts. Runs in workers."""
+"""Parsing and checking of the rows of a batch, and hashing of their texts. Runs in workers."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from crepe_dist.data.composition import without_tags
 from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.origins import hashes
 from crepe_dist.data.targets import ONE
-from crepe_dist.preparing.formats.rows import BadRow, Block, Parse, Parsed, Row, check_text, excerpt
+from crepe_dist.preparing.formats.rows import BadRow, Batch, Parsed, Row, check_text, excerpt
 from crepe_dist.preparing.labelling import ABSENT, Name
 from crepe_dist.preparing.selection import SAMPLE_DRAW, SplitOptions, draw
 from crepe_dist.preparing.sources import Reading
@@ -44,14 +44,13 @@ class Rules:
     split: SplitOptions
 
 
-class BlockRows(NamedTuple):
-    """Rows of a block.
+class BatchRows(NamedTuple):
+    """Rows of a batch.
 
     Attributes:
         rows: records of the usable rows within the limits; their labels index ``labels``.
         good: number of usable rows of each label, including those beyond the limits.
         drawn: random numbers of ``rows``.
-        consumed, lines: bytes and lines of the block that were used.
         texts: name of the file that holds the texts.
     """
 
@@ -60,21 +59,21 @@ class BlockRows(NamedTuple):
     good: list[int]
     drawn: npt.NDArray[np.uint64]
     bad: list[BadRow]
-    consumed: int
-    lines: int
     texts: str
 
 
-def read_block(rules: Rules, file: int, part: str, limits: dict[str, int], parse: Parse, block: Block) -> BlockRows:
-    """Parse and check one block, and append its texts to this process's file. Runs in a worker.
+def read_batch(
+    rules: Rules, file: int, part: str, limits: dict[str, int], parse: Callable[[Batch], Parsed], batch: Batch
+) -> BatchRows:
+    """Parse and check one batch, and append its texts to this process's file. Runs in a worker.
 
     Args:
         file: index of the source.
         part: split of the source, one of ``dataset.PARTS``.
         limits: largest random number that can still be in the sample, by class.
     """
-    parsed = parse(block) if block.data else Parsed([], [], 0, 0)
-    bad = [*block.bad, *parsed.bad]
+    parsed = parse(batch)
+    bad = [*batch.bad, *parsed.bad]
     labels: dict[str, int] = {}
     rows: list[Row] = []
     texts: list[bytes] = []
@@ -114,7 +113,7 @@ def read_block(rules: Rules, file: int, part: str, limits: dict[str, int], parse
     records["id"] = list(map(len, ids))
     file_of_texts, start = append_texts(rules.folder, [text + id_ for text, id_ in zip(texts, ids)])
     _describe(records, rows, texts, start, rules.reading.labelling.kind)
-    return BlockRows(records, list(labels), good, drawn, bad, parsed.consumed, parsed.lines, file_of_texts)
+    return BatchRows(records, list(labels), good, drawn, bad, file_of_texts)
 
 
 def _checked(row: Row, part: str, rules: Rules, name: Name) -> tuple[str, bytes]:

@@ -19,8 +19,7 @@ from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, sha256
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.formats.lines import LineCutter
-from crepe_dist.preparing.formats.stream import Stream
+from crepe_dist.preparing.formats.lines import Lines
 from crepe_dist.preparing.formats.tables import open_table
 from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.labelling import classes_of
@@ -60,14 +59,14 @@ def read_corrections(path: Path) -> Corrections:
     name = printable(path)
     corrections: dict[Place, Correction] = {}
     wanted = Wanted(label="label", texts=("suggested",))
-    table = open_table("csv", LineCutter(Stream(path)), name, wanted, "yes", None, keep=True)
+    table = open_table("csv", Lines(path), name, wanted, "yes", None, keep=True)
     if missing := [column for column in COLUMNS if column not in table.kept]:
         raise UserError(
             f"{name} has no column {missing[0]!r}",
             f"it has {', '.join(table.kept)}"[:500],
             "give the label_errors.csv of inspect; rows may be deleted and suggestions changed, but no column",
         )
-    for parsed in table.parsed(name):
+    for parsed in table.parsed():
         for bad in parsed.bad:
             raise UserError(f"{name}:{bad.line} cannot be read", bad.reason, "correct the line, or delete it")
         for row in parsed.rows:

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from crepe_dist.data.targets import KINDS
-from crepe_dist.preparing import amazon
 from crepe_dist.preparing.auto_encoding import MISSED
 from crepe_dist.preparing.preparation import MAX_BAD
 from crepe_dist.preparing.selection import DEDUPE, VALIDATION_FROM
@@ -28,10 +27,8 @@ EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
   python -m crepe_dist.prepare aclImdb/ --out data/imdb              (train/pos/*.txt, train/neg/*.txt, test/...)
   zcat logs-*.gz | python -m crepe_dist.prepare - --input-format jsonl --out data/logs
   python -m crepe_dist.prepare s3://bucket/reviews/ --out data/reviews   (also https://, gs://, hf://…)
-  python -m crepe_dist.prepare amazon7                               (downloads the notebook's seven categories)
   python -m crepe_dist.prepare --verify data/reviews
 """
-AMAZON = "amazon7"
 AUTO = "auto"  # fitted to the training texts
 USUAL = "usual"  # the standard alphabet of the mode
 
@@ -42,11 +39,11 @@ def parser() -> arguments.Parser:
         "prepare",
         "Encode texts as a data set folder for training. SOURCE is a file (CSV, TSV, JSON Lines, Parquet, plain or "
         ".gz), a folder of files named train*, test*, validation*, a folder with a subfolder for each class, a URL of "
-        "such a file or folder, `-` for a pipe, `sample`, or `amazon7`; several sources are joined.",
+        "such a file or folder, `-` for a pipe, or `sample`; several sources are joined.",
         EXAMPLES,
     )
     flags.show_common("SOURCE... --out DIR", *COMMON)
-    flags.add_argument("source", nargs="*", metavar="SOURCE", help="files, folders, URLs, -, sample or amazon7")
+    flags.add_argument("source", nargs="*", metavar="SOURCE", help="files, folders, URLs, - or sample")
     flags.add_argument("--out", type=Path, metavar="DIR", help="folder to create")
     flags.add_argument("--overwrite", action="store_true", help="replace --out if it is a prepared folder")
     flags.add_argument("--verify", type=Path, metavar="DIR", help="compare a prepared folder with its checksums")
@@ -153,7 +150,7 @@ def parser() -> arguments.Parser:
         type=whole(1, LONGEST_DOCUMENT, AUTO),
         metavar="L",
         help=f"characters per document; auto keeps 99 %% of the training texts whole, at most {LONGEST_FITTED}; "
-        f"default: auto, sample {SAMPLE_FEATURE_LEN}, {AMAZON} {amazon.FEATURE_LEN}",
+        f"default: auto, sample {SAMPLE_FEATURE_LEN}",
     )
     group.add_argument(
         "--cut",
@@ -177,12 +174,6 @@ def parser() -> arguments.Parser:
 
     flags.add_argument(
         "--processes", type=whole(1, 4096), metavar="N", help="number of worker processes; default: one per core"
-    )
-
-    group = flags.add_argument_group(AMAZON)
-    group.add_argument("--url", default=amazon.URL, help=f"address of the files' folder; default: {amazon.URL}")
-    group.add_argument(
-        "--downloads", type=Path, default=Path("data/downloads"), help="folder for the files; default: data/downloads"
     )
     return flags
 

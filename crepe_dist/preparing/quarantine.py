@@ -15,8 +15,8 @@ import numpy as np
 from crepe_dist.data.dataset import QUARANTINE, UNLABELLED
 from crepe_dist.files import sync
 from crepe_dist.preparing.checking import NO_LABEL, UNKNOWN_LABEL
+from crepe_dist.preparing.formats.lines import ENDS_EARLY
 from crepe_dist.preparing.formats.rows import excerpt
-from crepe_dist.preparing.formats.stream import ENDS_EARLY
 from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.labelling import names_of
 from crepe_dist.preparing.selection import UNKNOWN, Fate

@@ -26,12 +26,12 @@ SAMPLE_DEDUPE: Literal["near"] = "near"  # else 54 test rows are training rows, 
 PIPE = "-"
 MAX_DEPTH = 32  # levels of nested folders
 LINES = "lines"  # unlabelled texts, one per line
-FORMATS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext", "amazon", "folder")
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext", "folder")
 SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
     ".parquet": "parquet", ".pq": "parquet", ".xlsx": "xlsx", ".xlsm": "xlsx",
 }  # fmt: skip
-AMAZON = re.compile(r"reviews_(.+)_5\.json(\.gz)?")
+AMAZON = re.compile(r"reviews_(.+)_5\.json(\.gz)?")  # 5-core files, whose name gives the class
 PART_NAMES = {
     "train": "train", "training": "train", "test": "test", "testing": "test",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
@@ -192,7 +192,7 @@ def _unlabelled(name: str, reading: Reading) -> Iterator[Source]:
 def _unlabelled_in(folder: Path, root: Path, reading: Reading) -> Iterator[Source]:
     """Yield the data files below a folder; if there are none, the folder, whose files are the texts."""
     names = list_documents(folder, root)
-    data = [folder / name for name in names if by_suffix(Path(name)) or AMAZON.fullmatch(Path(name).name)]
+    data = [folder / name for name in names if by_suffix(Path(name))]
     if data and reading.format != "folder":
         yield from (replace(_file(path, _below(path, root), reading), part=UNLABELLED) for path in data)
     elif names:
@@ -224,21 +224,15 @@ def _named(name: str, reading: Reading) -> list[Source]:
 
 
 def _file(path: Path, name: str, reading: Reading) -> Source:
-    amazon = AMAZON.fullmatch(path.name)
-    kind = reading.format or ("amazon" if amazon else by_suffix(path))
-    if kind == "amazon" and not amazon:
-        raise UserError(
-            f"the name of {name} does not give its class",
-            "files of --input-format amazon are named reviews_<Category>_5.json.gz",
-            "rename the file, or give another --input-format",
-        )
+    kind = reading.format or by_suffix(path)
     if kind == "folder":
         raise UserError(
             f"{name} is a file",
             "--input-format folder reads a folder with a subfolder for each class",
             "name the folder, or leave --input-format out",
         )
-    return Source(path, name, format=kind, label=amazon[1] if amazon and kind == "amazon" else None)
+    category = AMAZON.fullmatch(path.name)
+    return Source(path, name, format=kind, label=category[1] if category and kind == "jsonl" else None)
 
 
 def by_suffix(path: Path) -> str | None:
@@ -264,7 +258,7 @@ def _in_folder(folder: Path, root: Path, reading: Reading, above: tuple[str, ...
     entries = sorted(path for path in visible if path.is_dir() or path.is_file())
     for path in entries:
         check_link(path, root)
-    data = [path for path in entries if path.is_dir() or by_suffix(path) or AMAZON.fullmatch(path.name)]
+    data = [path for path in entries if path.is_dir() or by_suffix(path)]
     extra = [path for path in data if _part_of(path) == UNLABELLED]
     data = [path for path in data if path not in extra]
     for path in extra:

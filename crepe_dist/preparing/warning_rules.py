@@ -13,7 +13,7 @@ import numpy.typing as npt
 from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.data.dataset import CONTRADICTIONS, UNLABELLED
 from crepe_dist.preparing.checking import NO_LABEL
-from crepe_dist.preparing.formats.stream import ENDS_EARLY
+from crepe_dist.preparing.formats.lines import ENDS_EARLY
 from crepe_dist.settings.data_options import SHORTEST
 from crepe_dist.wording import counted, number, percent
 

@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import shutil
-import socket
 import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -87,7 +86,6 @@ safetensors("a pickle", lambda path: path.write_bytes(pickle.dumps(Payload())))
 safetensors("a header of 2^60 bytes", lambda path: path.write_bytes(struct.pack("<Q", 1 << 60) + b"{}"))
 safetensors("a tensor of 10^15 numbers", tensor([10**15], 4 * 10**15))
 safetensors("a terabyte of holes", lambda path: holes(path, b"", 1 << 40), "the limit is 4,294,967,296")
-safetensors("another network", tensor([1], 4, bytes(4)), "not parameters of a crepe_dist network")
 safetensors("a pipe", os.mkfifo, "contains no checkpoint")
 safetensors("a link to an endless device", lambda path: path.symlink_to("/dev/zero"), "contains no checkpoint")
 
@@ -115,18 +113,9 @@ def packed(name: str, complaint: str, shapes: dict[str, tuple[int, ...]], **more
 
 packed("gigabytes of ones", "is missing", {}, **{"x.shape": np.array([64, 1 << 24]), "x.kept": np.ones(64, np.uint8)})
 packed(
-    "a table beside the network", "missing or unexpected names: x",
-    {"weight": (9, 3), "bias": (3,), "significant": (9,), "x": (1 << 30,)},
-)  # fmt: skip
-packed(
     "a table of gigabytes", "weight has .268435456, 3. instead of .16777216, 3.",
     {"weight": (1 << 28, 3), "bias": (3,), "significant": (1 << 28,)},
 )  # fmt: skip
-packed(
-    "a table of other classes",
-    "5 outputs, but 3",
-    {"weight": (1 << 24, 5), "bias": (5,), "significant": (1 << 24,)},
-)
 
 
 def array(shape: tuple[int, ...], data: bytes = b"", flag: int = 0) -> bytes:
@@ -144,19 +133,8 @@ def holes(path: Path, data: bytes, size: int) -> None:
     os.truncate(path, size)
 
 
-def bind(path: Path) -> None:
-    place = os.getcwd()
-    os.chdir(path.parent)  # a socket's address has 108 bytes at most
-    socket.socket(socket.AF_UNIX).bind(path.name)
-    os.chdir(place)
-
-
 params("a pickle", lambda path: path.write_bytes(pickle.dumps(Payload())))
 params("a terabyte by its shape", lambda path: path.write_bytes(mxnet({"0.weight": array((1 << 38,))})))
-params("2^64 arrays", lambda path: path.write_bytes(mxnet({}, 2**64 - 1)))
-params("a terabyte of holes", lambda path: holes(path, mxnet({"0.weight": array((1 << 38,))}), 1 << 40))
-params("a pipe", os.mkfifo, "does not exist")
-params("a link to an endless device", lambda path: path.symlink_to("/dev/zero"), "does not exist")
 params(
     "a network of a million filters, of no values",
     lambda path: path.write_bytes(
@@ -202,20 +180,15 @@ described("nested", lambda about: DEEP, "nested too deeply")
 described("an integer of a million digits", lambda about: '{"format": ' + "9" * 1_000_000 + "}", "digits")
 described("a key twice", lambda about: json.dumps(about)[:-1] + ', "sha256": ""}', "duplicate key 'sha256'")
 described("half a surrogate pair", put("classes", 0, value="\ud800"), "not UTF-8")
-described("thresholds of 2", put("labels", value={"kind": "several", "thresholds": [2]}), "cannot be read")
 described("another file's checksum", put("sha256", value="0" * 64), "was altered")
 described("no encoding", lambda about: about.pop("encoding") and about, "KeyError: 'encoding'")
-described("an unknown mode", put("encoding", "mode", value=ESCAPE), r"'\\x1b.*does not exist")
 described("an alphabet of its own", put("encoding", "alphabet", value="x" * 10**6), "the alphabet cannot be used")
-described("a terminal's alphabet", put("encoding", "alphabet", value=f" {ESCAPE}"), "the alphabet cannot be used")
-described("classes that are a number", put("classes", value=LONG), "not a list of names")
 described("two classes too many", put("classes", value=["a"] * 5), "3 outputs, but 5 classes")
 described("a dropout of 1e308", put("network", "dropout", value=1e308), "dropout is '1e\\+308")
 described("names for the terminal", put("classes", 0, value=ESCAPE), r"\\x1b\]0;owned\\x07\\x9b2J\\u202e", fine=True)
-for number, complaint in ((10**390, "391 digits"), (10**290, "temperature is"), (float("nan"), "temperature is")):
-    calibration = {"temperature": number, "min_probability": 0}
-    described(f"a temperature of {str(number)[:9]}", put("calibration", value=calibration), complaint)
-described("a threshold of 2", put("calibration", value={"temperature": 1, "min_probability": 2}), "min_probability is")
+described(
+    "no temperature", put("calibration", value={"temperature": float("nan"), "min_probability": 0}), "temperature is"
+)
 
 
 def result(name: str, text: str, complaint: str) -> None:
@@ -230,9 +203,6 @@ result(
     '{"checkpoint": "../../../etc/passwd", "chosen_by": "last epoch"}',
     "its checkpoint is malformed",
 )
-result("nested", DEEP, "nested too deeply")
-result("a list for a name", '{"checkpoint": []}', "cannot be read")
-result("nothing", "", "cannot be read")
 
 
 SMALL = ("--model=paper", "--filters=8", "--units=8")
@@ -267,10 +237,6 @@ def written(file: str, data: str | bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / file).write_bytes(data.encode() if isinstance(data, str) else data)
 
 
-def tensors(file: str, *about: Any) -> Callable[[Path], object]:
-    return lambda folder: tensor(*about)(folder / f"{file}.safetensors")
-
-
 def whole(**arrays: Any) -> Callable[[Path], object]:
     """A state that fits the network, but for its optimiser."""
 
@@ -290,27 +256,12 @@ def link_out(folder: Path) -> None:
 
 
 state("of another network", lambda folder: None, "do not belong to this network")
-state("a manifest nested", written("manifest.json", DEEP))
-state("a manifest that is a pipe", lambda folder: os.mkfifo(folder / "manifest.json"))
 state("a manifest without end", lambda folder: (folder / "manifest.json").symlink_to("/dev/zero"))
 state("of another time", written("manifest.json", '{"format": 10000}'), "has format 10000")
 state("without a seal", written("manifest.json", json.dumps({"format": FORMAT, "files": {"../../../etc/passwd": {}}})))
 state("a link", link_out)
-state("a header of 2^60 bytes", written("parameters.safetensors", struct.pack("<Q", 1 << 60) + b"{}"))
-state("a tensor of 10^15 numbers", tensors("parameters", [10**15], 4 * 10**15))
-state("a tensor that is shorter than it says", tensors("optimizer", [100], 4, b"abcd"))
 state("a pickle", written("optimizer.safetensors", pickle.dumps(Payload())))
 state("an optimiser without count", whole(x=np.zeros(1, np.float32)), "the saved state belongs to another optimizer")
-state(
-    "an optimiser of other shapes",
-    whole(**{"0.bias.0": np.zeros((9, 9), np.float32)}, updates=np.zeros(1, np.int64)),
-    "instead of float32",
-)
-state(
-    "an optimiser of 9999 arrays",
-    whole(**{"9999.0": np.zeros(1, np.float32)}, updates=np.zeros(1, np.int64)),
-    "it has an array '9999.0'",
-)
 state("a count of updates that is none", whole(updates=np.full(1, -1)), "it has no count of updates")
 
 
@@ -336,29 +287,14 @@ def renamed(old: str, new: str) -> Callable[[dict[str, Any]], None]:
 
 
 ROWS = ("parts", "train", "rows")
-manifest("nested", lambda about: DEEP, "nested too deeply")
 manifest("a pair of brackets a million times", lambda about: "[" * 300_000 + "]" * 300_000, "too many values")
 manifest("1e308 rows", put(*ROWS, value=1e308), "number of rows")
 manifest("more rows than there are", put(*ROWS, value=302), "instead of")
-manifest("a shard of 10^30 rows", put("parts", "train", "shards", value=[LONG]), "number of rows")
-manifest("a million shards", put("parts", "train", "shards", value=[1] * 1_000_000), "number of shards")
-manifest("a part called ../x", put("parts", "../x", value={}), "unknown split '../x'")
 manifest("a file above", renamed("train.labels.npy", "../train.labels.npy"), "the files of the train split")
-manifest("sizes as texts", put("parts", "train", "files", "train.labels.npy", value="x"), "cannot be read")
 manifest("10^30 labels a row", put("labels", value={"kind": "several", "most": LONG}), "labels.most is")
-manifest("labels of another kind", put("labels", value={"kind": ["x"], "most": 1}), "the labels are")
-manifest(
-    "several labels without a file", put("labels", value={"kind": "soft", "most": 1}), "the files of the train split"
-)
-manifest("classes as a number", put("classes", value=3), "not a list of names")
 manifest("fewer classes than labels", put("classes", value=["a", "b"]), "does not match the shards or classes")
 manifest(
     "a checksum for another file", put("parts", "train", "files", "train.labels.npy", "sha256", value=""), "altered"
-)
-manifest(
-    "a file without a checksum",
-    lambda about: about["parts"]["train"]["files"]["train.labels.npy"].update(sha256=None),
-    "train.labels.npy has no checksum",
 )
 manifest("a format for the terminal", put("format", value=ESCAPE), r"format \\x1b")
 
@@ -394,17 +330,12 @@ def header(shape: str = "(301,)", kind: str = "<i4") -> str:
 
 shard("objects", lambda path: np.save(path, np.array([Payload()] * 301)), "not an array written by prepare")
 shard("an expression", npy("__import__('os').mkdir('OWNED')"), "not an array written by prepare")
-shard("a header of minus signs", npy("-" * 60_000 + "1"), "not an array written by prepare")
 shard("a header of 4 gigabytes", npy(header(), version=2, length=2**32 - 1), "not an array written by prepare")
 shard("a shape of 10^18", npy(header("(999999999999999999,)")), "instead of")
-shard("another type", npy(header(kind="<f4")), "instead of")
 shard("fewer values than it says", npy(header(), data=bytes(8)), "not the size of")
 shard("labels out of range", npy(header(), np.full(301, 7, "<i4").tobytes()), "does not match the shards or classes")
-shard("a pickle", lambda path: path.write_bytes(pickle.dumps(Payload())), "not an array written by prepare")
-shard("empty", lambda path: path.touch(), "not an array written by prepare")
 shard("a pipe", os.mkfifo, "is missing")
 shard("a link out of the folder", lambda path: path.symlink_to("/etc/passwd"), "is a symbolic link")
-shard("a link to an endless device", lambda path: path.symlink_to("/dev/zero"), "is a symbolic link")
 shard(
     "offsets that run back",
     npy(header("(98,)", "<i8"), np.append(np.arange(97)[::-1], 0).astype("<i8").tobytes()),
@@ -426,17 +357,9 @@ LAUGHS = "".join(
 settings("a thousand million laughs", LAUGHS, "anchor or alias")
 settings("an object", "device: !!python/object/apply:os.mkdir [OWNED]", "the tag")
 settings("a class", "data: {class_path: evil_module.Anything}", "there is no setting data.class_path")
-settings("other settings", "config: /etc/passwd", "there is no setting config")
-settings("nested", "device: " + DEEP)
 settings("10 megabytes", "#" * 10_000_000, "longer than")
 settings("not UTF-8", b"device: \xff", "not UTF-8")
-settings("an unknown group", "os: {system: x}", "there is no group of settings os")
-for base, digits in {
-    "decimal": "9" * 5000, "hexadecimal": "0x" + "f" * 4300, "octal": "0" + "7" * 4800,
-    "sexagesimal": "1" + ":59" * 2500, "sexagesimal, with a fraction": "1" + ":59" * 2500 + ".5",
-}.items():  # fmt: skip
-    settings(f"a long {base} number", f"data: {{batch_size: {digits}}}", f"a number of {len(digits):,} characters")
-settings("a batch of 1e308", "data: {batch_size: 1.0e+308}", r"data.batch_size is 1e\+308")
+settings("a long number", f"data: {{batch_size: {'9' * 5000}}}", "a number of 5,000 characters")
 settings("no number", "optimizer: {learning_rate: .nan}", "optimizer.learning_rate is nan")
 CASES["settings: a pipe"] = Case(lambda where, _: os.mkfifo(where / "p"), "train", ("--config", "p"), "is a pipe")
 CASES["settings: a folder"] = Case(lambda where, _: None, "train", ("--config", "."), "directory")
@@ -463,7 +386,6 @@ def bomb(text: bytes, times: int, first: bytes = b"", last: bytes = b"") -> Call
 
 GOOD_CSV = b"".join(b'"%d","text number %d"\n' % (1 + i % 2, i) for i in range(400))
 MEGABYTES_64 = b"x" * (1 << 26)
-source("a gigabyte of one line", bomb(MEGABYTES_64, 16), "", file="x.csv.gz")
 source(
     "a gigabyte of one line among rows",
     bomb(MEGABYTES_64, 16, GOOD_CSV, b"\n"),
@@ -488,14 +410,6 @@ source(
     lambda path: path.write_text('{"label": "a", "text": "x"}\n' + f'{{"label": {DEEP}\n' * 9),
     "rows are unusable",
     file="x.jsonl",
-)
-source(
-    "Python literals",
-    lambda path: path.write_text(
-        "{'reviewText': __import__('os').mkdir('OWNED')}\n" + "-" * 60_000 + "1\n" + "(" * 60_000 + "\n"
-    ),
-    "neither JSON nor a Python literal",
-    file="reviews_Books_5.json",
 )
 source("NUL and escapes", lambda path: path.write_bytes(b"1,\0\x1b[2J\n2,\xff\xfe\n" * 50), "", file="x.csv")
 source(
@@ -528,7 +442,7 @@ def parquet_with_lies(path: Path) -> None:
 
 
 source("Parquet: a gigabyte by a dictionary", parquet_of_one_text, "expands to more than 1.1 GB", file="x.parquet")
-source("Parquet: a page of 300 megabytes", parquet_of_one_page, "a page of 300,000", file="x.parquet")
+source("Parquet: a page of 300 megabytes", parquet_of_one_page, "a column of 300,", file="x.parquet")
 
 
 def parquet_of_numbered_labels(path: Path) -> None:
@@ -539,15 +453,9 @@ def parquet_of_numbered_labels(path: Path) -> None:
     pq.write_table(table.replace_schema_metadata({b"huggingface": about}), path)
 
 
-def parquet_with_a_name_that_is_none(path: Path) -> None:
-    pq.write_table(pa.table({"label": ["a", "b"], "text": ["x", "y"]}), path, store_schema=False)
-    path.write_bytes(path.read_bytes().replace(b"text", b"\xff\x80xt"))
-
-
 source(
     "Parquet: numbers of labels", parquet_of_numbered_labels, "unknown label", "--labels", "several", file="x.parquet"
 )
-source("Parquet: a name that is none", parquet_with_a_name_that_is_none, "cannot be read as Parquet", file="x.parquet")
 source("Parquet: a footer with lies", parquet_with_lies, "", file="x.parquet")
 
 
@@ -555,13 +463,6 @@ def circle(path: Path) -> None:
     path.mkdir()
     for name in ("train", "test", "validation"):
         (path / name).symlink_to(".")
-
-
-def depths(path: Path) -> None:
-    place = path
-    for _ in range(100):
-        place = place / "d"
-    place.mkdir(parents=True)
 
 
 def with_pipe(path: Path) -> None:
@@ -582,7 +483,6 @@ def with_odd_names(path: Path) -> None:
 
 
 source("links in a circle", circle, "too deeply", file="x")
-source("folders in folders", depths, "too deeply", file="x")
 source("a pipe in a folder", with_pipe, "nothing that can be read", file="x")
 source("links and pipes among documents", with_odd_names, r"\\x1b", fine=True, file="x")
 
@@ -596,4 +496,3 @@ def names(build: Callable[[Path], object]) -> Callable[[Path], object]:
 
 
 source("100 megabytes of class names", names(lambda path: holes(path, b"a\nb\n", 100_000_000)), "longer than")
-source("class names from a device", names(lambda path: path.symlink_to("/dev/zero")), "out", fine=True)

@@ -68,7 +68,7 @@ def test_ids_are_read_if_they_are_there_and_repeated(tmp_path):
     assert answers("text", None, (), 2).line(two, None) == "not classified: line 3 (008): empty text"
     assert json.loads(answers("jsonl", None, (), 2).line(one, prediction))["id"] == "007"
     (tmp_path / "a.txt").write_text("one\n")
-    with pytest.raises(UserError, match="rows have ids only in files with columns"):
+    with pytest.raises(UserError, match="has no columns, and so no id"):
         rows(tmp_path / "a.txt", None, Reading(columns=Wanted(id="ticket")))
 
 

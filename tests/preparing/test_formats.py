@@ -123,28 +123,18 @@ class TestTables:
             read(tmp_path, "b.csv", "\n".join(["id;Kunde;Text;Forum", *rows[:4]]))
         assert caught.value.remedy.endswith("with --label")
 
-    @pytest.mark.parametrize(
-        "date", ["2024-03-{:02}", "{:02}.03.2024", "3/{}/24", "2024-03-{:02}T10:00:00Z", "{}.3.2024 9:30"]
-    )
-    @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-    def test_dates_and_distinct_values_are_no_labels(self, tmp_path, date, kind):
-        frame = pd.DataFrame(
-            {"when": [date.format(n % 28 + 1) for n in range(60)], "story": [f"s {n}" for n in range(60)]}
-        )
-        if kind == "parquet":
-            frame["when"] = pd.Timestamp("2024-03-01")
-
-        def columns() -> str:
-            path = write_frame(frame, tmp_path / f"a.{kind}")
-            reading = Reading(columns=Wanted(texts=("story",)))
-            opened = open_source(find_sources([str(path)])[0], reading)
-            opened.cutter.close()
-            return opened.reads
-
+    @pytest.mark.parametrize("when", ["2024-03-{:02}", "{}.3.2024 9:30", pd.Timestamp("2024-03-01")])
+    def test_dates_and_distinct_values_are_no_labels(self, tmp_path, when):
+        dates = [when if isinstance(when, pd.Timestamp) else when.format(n % 28 + 1) for n in range(60)]
+        frame = pd.DataFrame({"when": dates, "story": [f"s {n}" for n in range(60)]})
+        kind = "parquet" if isinstance(when, pd.Timestamp) else "csv"
+        reading = Reading(columns=Wanted(texts=("story",)))
         with pytest.raises(UserError, match="which column is the label"):
-            columns()
+            open_source(find_sources([str(write_frame(frame, tmp_path / f"a.{kind}"))])[0], reading)
         frame["forum"] = ["a", "b"] * 30
-        assert columns() == "label: forum, text: story"
+        opened = open_source(find_sources([str(write_frame(frame, tmp_path / f"a.{kind}"))])[0], reading)
+        opened.file.close()
+        assert opened.reads == "label: forum, text: story"
 
     def test_log_lines_that_start_with_a_time_are_texts(self, tmp_path):
         rows = [f"{'abc'[n % 3]},2024-03-{n % 28 + 1:02}T10:00:00 worker {n} started" for n in range(60)]
@@ -170,19 +160,6 @@ class TestTables:
         assert [row[1:] for row in got.rows] == [("x", "one"), ("y", "two")]
         assert got.rows[0][0] == header.count("\n") + 1
         assert got.bad == []
-
-    def test_a_quote_inside_a_field_does_not_split_records(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(lines, "BLOCK", 3000)
-        record = 'pos,5" screen,"nice one\nneg,not a row,inside the text"\n'
-        filler = "".join(f"{'pn'[n % 2]},title {n},some words {n}\n" for n in range(500))
-        content = filler + record + filler
-        (tmp_path / "a.csv").write_text(content)
-        sources, reading = find_sources([str(tmp_path / "a.csv")]), Reading(header="no")
-        for ahead in (1, 4):
-            got = Read(tmp_path, sources, reading, ahead=ahead)
-            assert got.bad == []
-            assert len(got.rows) == 1001
-            assert got.rows[500] == (501, "pos", '5" screen | nice one\nneg,not a row,inside the text')
 
     def test_many_broken_lines_take_linear_time(self, tmp_path):
         got = read(tmp_path, "a.csv", "x,a\n" * 10 + 'a,"b"c\n' * 100_000)
@@ -213,9 +190,6 @@ class TestTables:
         got = read(tmp_path, "a.tsv", 'x\t5" screen\ny\t"he said ""no"""\nx\t"open\n')
         assert [row[2] for row in got.rows] == ['5" screen', 'he said "no"', '"open']
 
-    def test_byte_order_mark(self, tmp_path):
-        assert read(tmp_path, "a.csv", b"\xef\xbb\xbfx,fine\n").rows == [(1, "x", "fine")]
-
     def test_a_stray_quote_costs_its_own_row_alone(self, tmp_path):
         rows = [f'"{"xy"[n % 2]}","fine {n}"' for n in range(400)]
         rows[100] = '"x","never closed'
@@ -225,13 +199,15 @@ class TestTables:
         assert [(bad["line"], bad["lines"]) for bad in got.bad] == [(101, 1), (201, 1)]
         assert all(bad["reason"].startswith("not CSV") for bad in got.bad)
 
+    def test_byte_order_mark(self, tmp_path):
+        assert read(tmp_path, "a.csv", b"\xef\xbb\xbfx,fine\n").rows == [(1, "x", "fine")]
 
-@pytest.mark.parametrize("seed", range(20))
+
+@pytest.mark.parametrize("seed", range(8))
 def test_csv_in_pieces_is_csv_as_a_whole(tmp_path, monkeypatch, seed):
-    """Whatever is read ahead, and by however many machines, rows and bad rows are the same; valid files are read as
-    Python's own csv module reads them."""
+    """Rows and bad rows do not depend on the blocks; valid files are read as Python's own csv module reads them."""
     generator = random.Random(seed)
-    strays = generator.choice([0, 0.002, 0.02, 0.2])
+    strays = [0, 0.002, 0.02, 0.2][seed % 4]
     records = []
     for number in range(generator.randint(50, 300)):
         pieces = ["a", " ", "\n", '"', ",", "word ", "line\n"]
@@ -244,35 +220,18 @@ def test_csv_in_pieces_is_csv_as_a_whole(tmp_path, monkeypatch, seed):
             at = generator.randrange(len(record) - 1)
             record = f'{record[:at]}"{record[at:]}'
         records.append(record)
-    if strays:
-        records[generator.randrange(len(records))] = f"x,{'long' * 3000}\n"
     content = "".join(records)
     (tmp_path / "a.csv").write_text(content)
-    monkeypatch.setattr(lines, "BLOCK", generator.choice([2500, 6000]))
     sources, reading = find_sources([str(tmp_path / "a.csv")]), Reading(header="no")
     expected = Read(tmp_path, sources, reading)
     if not strays:
         assert [(row[1], row[2]) for row in expected.rows] == [tuple(row) for row in csv.reader(io.StringIO(content))]
         assert expected.bad == []
-    for ahead in (2, 5):
-        got = Read(tmp_path, sources, reading, ahead=ahead)
-        assert got.rows == expected.rows
-        assert got.bad == expected.bad
-
-
-def test_a_stray_quote_in_one_of_many_files(tmp_path, monkeypatch):
-    """Rows read ahead of other files are read again, in order."""
-    monkeypatch.setattr(lines, "BLOCK", 2000)
-    names = []
-    for file in range(4):
-        rows = [f'"{"xy"[n % 2]}","file {file}\nrow {n}"' for n in range(200)]
-        rows[50] = rows[50].replace('"\n', "\n") + '"' * (file % 2)
-        names.append(str(tmp_path / f"{file}.csv"))
-        (tmp_path / f"{file}.csv").write_text("\n".join(rows))
-    one, many = (Read(tmp_path, find_sources(names), ahead=ahead) for ahead in (1, 7))
-    assert len(one.bad) > 0
-    assert (one.rows, one.bad) == (many.rows, many.bad)
-    assert one.positions[-1] == many.positions[-1] == sum((tmp_path / f"{n}.csv").stat().st_size for n in range(4))
+    for size in (100, 2500):
+        monkeypatch.setattr(lines, "BLOCK", size)
+        monkeypatch.setattr(lines, "PIECE", 64)
+        got = Read(tmp_path, sources, reading, ahead=3)
+        assert (got.rows, got.bad) == (expected.rows, expected.bad)
 
 
 class TestJsonLines:
@@ -318,17 +277,12 @@ class TestJsonLines:
         assert "jq" in caught.value.remedy
 
 
-class TestAmazon:
-    def test_json_and_python_literals(self, tmp_path):
-        lines = [
-            {"summary": "Great", "reviewText": "I's good", "overall": 5.0},
-            {"summary": "", "reviewText": "no title"},
-        ]
-        content = json.dumps(lines[0]) + "\n" + repr(lines[0]) + "\n" + repr(lines[1]) + "\n"
-        got = read(tmp_path, "reviews_Cell_Phones_and_Accessories_5.json.gz", gzip.compress(content.encode()))
-        assert [row[2] for row in got.rows] == ["Great | I's good", "Great | I's good", "no title"]
-        assert {row[1] for row in got.rows} == {"Cell_Phones_and_Accessories"}
-        assert got.reader.files[0].format == "amazon"
+def test_the_name_of_an_amazon_5_core_file_gives_the_class(tmp_path):
+    records = [{"summary": "Great", "reviewText": "I's good", "overall": 5.0}, {"reviewText": "no title"}]
+    content = gzip.compress("\n".join(map(json.dumps, records)).encode())
+    got = read(tmp_path, "reviews_Cell_Phones_and_Accessories_5.json.gz", content)
+    assert [row[2] for row in got.rows] == ["Great | I's good", "no title"]
+    assert {row[1] for row in got.rows} == {"Cell_Phones_and_Accessories"}
 
 
 class TestParquet:
@@ -375,17 +329,6 @@ class TestParquet:
         self.write(tmp_path / "a.parquet", {"text": texts, "label": ["x", "y"]})
         got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]))
         assert (len(got.rows), got.reasons) == (1, [(2, "not UTF-8")])
-
-    def test_metadata_and_labels_of_absurd_size(self, tmp_path):
-        table = pa.table({"text": ["a", "b"], "label": ["9" * 5000, "0"]})
-        for name, metadata in (("deep", "[" * 100_000), ("names", json.dumps(
-            {"info": {"features": {"label": {"names": ["neg"]}}}}
-        ))):  # fmt: skip
-            path = tmp_path / f"{name}.parquet"
-            pq.write_table(table.replace_schema_metadata({"huggingface": metadata}), path)
-            got = Read(tmp_path, find_sources([str(path)]))
-            assert [row[1] for row in got.rows] == (["0"] if name == "deep" else ["neg"])
-            assert len(got.bad) == 1
 
     def test_broken_pages_are_bad_rows(self, tmp_path):
         rows = [f"text {random.Random(n).random()}" for n in range(4_000)]
@@ -438,8 +381,10 @@ class TestFolders:
         assert [row[1:] for row in got.rows] == [("a", "one"), ("a", "three"), ("b", "two")]
         assert len(find_sources([str(tmp_path / "link")])) == 2  # that of the user may lead anywhere
 
-    @pytest.mark.parametrize("name", ["texts/pos/evil.txt", "texts/pos/deep", "texts/all", "texts/train.csv"])
-    @pytest.mark.parametrize("target", ["/etc/passwd", "../outside", "/"])
+    @pytest.mark.parametrize(
+        ("name", "target"),
+        [("texts/pos/evil.txt", "/etc/passwd"), ("texts/all", "../outside"), ("texts/train.csv", "/")],
+    )
     def test_links_out_of_the_folder_are_refused(self, tmp_path, name, target):
         self.write(tmp_path, outside__pos__1=b"secret")
         folder = self.write(tmp_path / "texts", pos__1=b"one", neg__1=b"two")
@@ -480,23 +425,15 @@ class TestEncodings:
             got = read(tmp_path, "b.csv", pack(text.encode(encoding)))
             assert (got.rows, got.bad, got.reader.files[0].reads) == (want.rows, [], want.reader.files[0].reads)
 
-    @pytest.mark.parametrize("encoding", ["cp1252", "iso8859-15", "shift_jis", "utf-16-be", "utf-32-le"])
-    @pytest.mark.parametrize("name", ["a.csv", "a.tsv.gz", "a.jsonl"])
+    @pytest.mark.parametrize(
+        ("encoding", "name"), [("cp1252", "a.csv"), ("shift_jis", "a.tsv.gz"), ("utf-32-le", "a.jsonl")]
+    )
     def test_others_are_named(self, tmp_path, name, encoding):
         text = "テスト" if encoding == "shift_jis" else "Größe 5 €"
         line = json.dumps({"label": "x", "text": text}, ensure_ascii=False) if "json" in name else f"x,{text}"
         content = "".join(f"{line}\n" for _ in range(9)).replace("," if "tsv" in name else "\0", "\t").encode(encoding)
         got = read(tmp_path, name, gzip.compress(content) if "gz" in name else content, encoding=encoding)
         assert got.rows == [(number, "x", text) for number in range(1, 10)]
-
-    def test_blocks_of_any_size_give_the_same_rows(self, tmp_path, monkeypatch):
-        content = "".join(f"x,{'é€' * n} {n}\n" for n in range(1, 99)).encode("cp1252", "replace")
-        want = read(tmp_path, "a.csv", content, encoding="cp1252").rows
-        for size in (7, 64, 1000):
-            monkeypatch.setattr(lines, "BLOCK", size)
-            assert [row for row in read(tmp_path, "a.csv", content, encoding="cp1252").rows if len(row[2]) < 3] == [
-                row for row in want if len(row[2]) < 3
-            ]
 
     def test_wrong_bytes_spoil_their_row_alone(self, tmp_path):
         got = read(tmp_path, "a.csv", b"x,caf\xe9\ny,\x81\nz,ok\n", encoding="cp1252")

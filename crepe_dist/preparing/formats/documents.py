@@ -5,27 +5,38 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, sha256
-from crepe_dist.preparing.formats.rows import BLOCK, MAX_RECORD, BadRow, Block, OpenFile, Parsed, Row, excerpt, too_long
-from crepe_dist.preparing.formats.stream import Stream
+from crepe_dist.preparing.formats.lines import Lines
+from crepe_dist.preparing.formats.rows import (
+    BLOCK,
+    EMPTY,
+    MAX_RECORD,
+    TOO_LONG,
+    BadRow,
+    Batch,
+    OpenFile,
+    Parsed,
+    Row,
+    excerpt,
+)
 
-FILES = 256  # per block
+FILES = 256  # per batch
 
 
-def open_documents(folder: Path, label: str, encoding: str) -> OpenFile:
+def open_documents(path: Path, name: str, label: str, encoding: str) -> OpenFile:
     """Open a class folder. A document's "line" is its number in the sorted folder."""
-    return OpenFile(partial(_parse, folder, label, encoding), DocumentCutter(folder), "folder", "text: whole files")
+    folder = Documents(path)
+    return OpenFile(name, folder, folder, partial(_parse, path, label, encoding), "folder", "text: whole files")
 
 
-def _parse(folder: Path, label: str, encoding: str, block: Block) -> Parsed:
-    names = block.data.decode("utf-8", "surrogateescape").split("\0")
-    result = Parsed([], [], len(block.data), len(names))
-    for number, name in enumerate(names, start=block.line):
+def _parse(folder: Path, label: str, encoding: str, batch: Batch) -> Parsed:
+    result = Parsed([], [])
+    for number, name in enumerate(batch.content, start=batch.line):
         try:
             result.rows.append(Row(number, label, _read(folder / name, encoding), id=name))
         except ValueError as error:
@@ -33,27 +44,22 @@ def _parse(folder: Path, label: str, encoding: str, block: Block) -> Parsed:
     return result
 
 
-class DocumentCutter:
-    """Cutter of a class folder into lists of paths. Files count as read when they are listed."""
+class Documents:
+    """Paths of the documents of a class folder. Files count as read when they are listed."""
 
     def __init__(self, folder: Path) -> None:
         self.position = 0
         self._folder = folder
         self._names = list_documents(folder)
-        self._next = 0
 
-    def take(self) -> Block | None:
-        start, size = self._next, 0
-        while self._next < len(self._names) and self._next - start < FILES and size < BLOCK:
-            size += (self._folder / self._names[self._next]).stat().st_size
-            self._next += 1
-        self.position += size
-        names = self._names[start : self._next]
-        data = "\0".join(names).encode("utf-8", "surrogateescape")
-        return Block(data, start + 1, self._next == len(self._names)) if names else None
-
-    def put_back(self, blocks: Sequence[Block]) -> None:
-        raise NotImplementedError  # blocks are consumed whole
+    def __iter__(self) -> Iterator[Batch]:
+        start = size = 0
+        for end, name in enumerate(self._names, start=1):
+            size += (self._folder / name).stat().st_size
+            if end - start == FILES or size >= BLOCK or end == len(self._names):
+                self.position += size
+                yield Batch(start + 1, self._names[start:end], size)
+                start, size = end, 0
 
     def sha256(self) -> str:
         """Hash all names and contents."""
@@ -106,19 +112,19 @@ def list_documents(folder: Path, root: Path | None = None) -> list[str]:
 
 def _read(path: Path, encoding: str) -> str:
     try:
-        stream = Stream(path, encoding)
-        data = stream.read(MAX_RECORD + 1)
+        lines = Lines(path, encoding)
+        data = lines.read(MAX_RECORD + 1)
     except UserError as error:
         raise ValueError(f"unreadable: it {error.what.removeprefix(str(path)).strip()}") from None
-    stream.close()
+    lines.close()
     if len(data) > MAX_RECORD:
-        raise ValueError(too_long())
-    if stream.problem:
-        raise ValueError(stream.problem)
+        raise ValueError(TOO_LONG)
+    if lines.problem:
+        raise ValueError(lines.problem)
     try:
         text = data.decode("utf-8").strip()
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     if not text:
-        raise ValueError("empty text")
+        raise ValueError(EMPTY)
     return text

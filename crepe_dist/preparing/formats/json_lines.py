@@ -1,8 +1,7 @@
-"""JSON Lines, and the notebook's Amazon 5-core files."""
+"""JSON Lines."""
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,13 +11,21 @@ from typing import Any
 
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import LABELS, Columns, Wanted, choose_named
-from crepe_dist.preparing.formats.lines import LineCutter
-from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, OpenFile, Parsed, Row, excerpt, too_long
+from crepe_dist.preparing.formats.lines import Lines
+from crepe_dist.preparing.formats.rows import (
+    LOOK_AT,
+    MAX_RECORD,
+    TOO_LONG,
+    BadRow,
+    Batch,
+    OpenFile,
+    Parsed,
+    Row,
+    excerpt,
+)
 from crepe_dist.preparing.labelling import DECODER, MANY
 
-LOOK_AT = 200  # rows from which columns are chosen
 MAX_DEPTH = 4  # levels of nested objects whose keys are listed
-MAX_LITERAL = 1 << 16  # characters of a Python literal; parsing takes about 100 times its length in memory
 
 
 @dataclass(frozen=True)
@@ -30,19 +37,16 @@ class JsonLines:
         given: class of all rows, if the file name gives it.
         kept: keys whose values go into ``Row.cells``.
         nested: the label may be a list of labels, or an object of their shares.
-        literals: also accept Python literals, which the Amazon 5-core files use.
     """
 
     columns: Columns
     given: str | None = None
     kept: tuple[str, ...] = ()
     nested: bool = False
-    literals: bool = False
 
-    def parse(self, block: Block) -> Parsed:
-        lines = block.data.split(b"\n")
-        result = Parsed([], [], len(block.data), len(lines))
-        for number, line in enumerate(lines, start=block.line):
+    def parse(self, batch: Batch) -> Parsed:
+        result = Parsed([], [])
+        for number, line in enumerate(batch.content.split(b"\n"), start=batch.line):
             if not line or line.isspace():
                 continue
             try:
@@ -53,8 +57,8 @@ class JsonLines:
 
     def _row(self, number: int, line: bytes) -> Row:
         if len(line) > MAX_RECORD:
-            raise ValueError(too_long())
-        record = _load(line, literals=self.literals)
+            raise ValueError(TOO_LONG)
+        record = _load(line)
         columns, values = self.columns, [""] * len(self.columns.names)
         for i in (*columns.labels, *(() if columns.weight is None else (columns.weight,))):
             values[i] = _scalar(record, columns.names[i])
@@ -76,13 +80,7 @@ class JsonLines:
 
 
 def open_json_lines(
-    cutter: LineCutter,
-    file: str,
-    wanted: Wanted,
-    label: str | None,
-    *,
-    keep: bool = False,
-    nested: bool = False,
+    file: Lines, name: str, wanted: Wanted, label: str | None, *, keep: bool = False, nested: bool = False
 ) -> OpenFile:
     """Open a JSON Lines file. The keys of its first object are the columns.
 
@@ -92,59 +90,39 @@ def open_json_lines(
     Raises:
         UserError: A wanted key is missing, or the file is a single JSON value.
     """
-    cutter.look(1)
-    if cutter.head.lstrip()[:1] == b"[":
-        raise UserError(f"{file} is one JSON array", "one object per line is needed", f"jq -c '.[]' {file} > {file}l")
-    first = list(islice(_records(cutter.head), LOOK_AT))
-    names = list(dict.fromkeys((*wanted.names, "label", "text")))  # of a file without a readable line
+    file.look(1)
+    if file.head.lstrip()[:1] == b"[":
+        raise UserError(f"{name} is one JSON array", "one object per line is needed", f"jq -c '.[]' {name} > {name}l")
+    first = list(islice(_records(file.head), LOOK_AT))
+    keys = list(dict.fromkeys((*wanted.names, "label", "text")))  # of a file without a readable line
     if first:
-        names = list(_names(first[0], (wanted.label, *LABELS) if nested else (wanted.label,)))
-    rows = [[_cell(row, name) for name in names] for row in first]
-    lists = [key for row in first[:1] for key, value in row.items() if isinstance(value, list) and key not in names]
-    columns = choose_named(file, names, wanted, label_given=label is not None, rows=rows, lists=lists)
+        keys = list(_names(first[0], (wanted.label, *LABELS) if nested else (wanted.label,)))
+    rows = [[_cell(row, key) for key in keys] for row in first]
+    lists = [key for row in first[:1] for key, value in row.items() if isinstance(value, list) and key not in keys]
+    columns = choose_named(name, keys, wanted, label_given=label is not None, rows=rows, lists=lists)
     reads, texts = columns.describe() if first else "", columns.named(columns.texts)
     kept = () if not keep else columns.names if first else texts
     parser = JsonLines(columns, label, kept, nested)
-    return OpenFile(parser.parse, cutter, "jsonl", reads, texts, kept, columns=columns)
+    return OpenFile(name, file, file, parser.parse, "jsonl", reads, texts, kept, columns=columns)
 
 
 def _records(head: bytes) -> Iterator[dict[str, Any]]:
     """Yield the objects of the first lines that can be read."""
     for line in head.splitlines():
         with suppress(ValueError):
-            yield _load(line, literals=False)
+            yield _load(line)
 
 
-def open_amazon(cutter: LineCutter, label: str) -> OpenFile:
-    """Open the Amazon reviews of one category; their text is ``summary | reviewText``."""
-    columns = Columns(("summary", "reviewText"), None, (0, 1))
-    parser = JsonLines(columns, label, literals=True)
-    return OpenFile(parser.parse, cutter, "amazon", columns.describe(), columns.names)
-
-
-def _load(line: bytes, *, literals: bool) -> dict[str, Any]:
+def _load(line: bytes) -> dict[str, Any]:
     try:
-        text = line.decode("utf-8")
+        record = DECODER.decode(line.decode("utf-8"))
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
-    try:
-        record = DECODER.decode(text)
     except (ValueError, RecursionError) as error:
-        if not literals:
-            raise ValueError(f"not JSON: {error}") from None
-        record = _literal(text)
+        raise ValueError(f"not JSON: {error}") from None
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")
     return record
-
-
-def _literal(text: str) -> Any:
-    if len(text) > MAX_LITERAL:
-        raise ValueError(f"not JSON, and longer than {MAX_LITERAL:,} characters")
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise ValueError("neither JSON nor a Python literal") from None
 
 
 def _names(record: dict[str, Any], labels: tuple[str | None, ...] = (), before: str = "") -> Iterator[str]:

@@ -1,157 +1,278 @@
-"""Cutting of a stream into blocks at line ends, or at record ends if quoted fields may contain line ends."""
+"""Files of lines: plain or gzipped bytes become UTF-8 and are cut at line ends, in bounded memory.
+
+The formats with a document a line, plain texts and fastText's training files, are parsed here.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+import codecs
+import gzip
+import hashlib
+import os
+import stat
+import sys
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
 
-from crepe_dist.preparing.formats.rows import BLOCK, BadRow, Block, excerpt, too_long
-from crepe_dist.preparing.formats.stream import Stream
+from crepe_dist.errors import UserError
+from crepe_dist.preparing.formats.rows import (
+    BLOCK,
+    EXCERPT,
+    MAX_RECORD,
+    TOO_LONG,
+    BadRow,
+    Batch,
+    OpenFile,
+    Parsed,
+    Row,
+    excerpt,
+)
+from crepe_dist.preparing.labelling import FASTTEXT, fasttext_cell
+
+GZIP = b"\x1f\x8b"
+ENDS_EARLY = "the gzip data"  # start of the reasons why data end early
+PIECE = 1 << 18  # bytes
+ZEROS = 0.01  # least share of ASCII in UTF-16, such as line ends and spaces; a byte of each is 0
+LOOK_FOR_UTF16 = 1 << 14  # bytes
+UNSUPPORTED = {
+    b"BZh91AY&SY": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+    b"PK\x03\x04": ("a zip archive", "unzip; a workbook of Excel is read with --input-format xlsx"),
+}
+MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+WRONG = "crepe_dist.wrong"  # wrong bytes of any encoding become one that is wrong in UTF-8
+codecs.register_error(WRONG, lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]
 
 
-class LineCutter:
-    """Cutter of a stream into blocks of whole records, about ``BLOCK`` bytes each.
+class _Raw:
+    """Bytes of a file on disk, or of the standard input, with their SHA-256; a file object for ``gzip``."""
 
-    A ``quoted`` stream is cut at line ends with an even number of quotes before them. A stray quote breaks this rule:
-    the parser then consumes only a part of the block, and the rest and all later blocks are ``put_back``. The next
-    block is as long as possible, the parser finds the end of its last record, and counting of quotes starts again after
-    it. The division into records therefore does not depend on the cuts.
+    def __init__(self, path: Path | None) -> None:
+        self.name = str(path) if path else "the standard input"
+        self.position = 0
+        self.digest = hashlib.sha256()
+        try:
+            self.file: Any = path.open("rb") if path else sys.stdin.buffer
+        except AttributeError:
+            raise UserError("there is no standard input", remedy="name a file, or send something to the pipe") from None
+        except OSError as error:
+            raise self._unreadable(error) from error
+        self._head = b""  # bytes that were looked at, and are still to be read
+        while any(magic.startswith(self._head) for magic in (GZIP, *UNSUPPORTED)) and (data := self._read(PIECE)):
+            self._head += data
+        for magic, (name, remedy) in UNSUPPORTED.items():
+            if self._head.startswith(magic):
+                raise UserError(f"{self.name} is {name}", remedy=f"convert it to a plain file or .gz first: {remedy}")
+        self.is_gzip = self._head.startswith(GZIP)
 
-    Attributes:
-        quoted: line ends inside quoted fields do not end a record.
+    def read(self, size: int = PIECE) -> bytes:
+        """Read up to ``size`` bytes; from a pipe, those that it holds."""
+        if not self._head:
+            return self._read(size)
+        data, self._head = self._head[:size], self._head[size:]
+        return data
+
+    def _read(self, size: int) -> bytes:
+        try:
+            data: bytes = self.file.read1(size)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        self.position += len(data)
+        self.digest.update(data)
+        return data
+
+    def _unreadable(self, error: OSError) -> UserError:
+        return UserError(f"{self.name} cannot be read", error.strerror or str(error), "name another file")
+
+
+class Lines:
+    """Reader of a file, or of the standard input if ``path`` is ``None``, in batches of whole lines in UTF-8.
+
+    Gzip is detected by the first bytes. Bytes that are wrong in the file's encoding become bytes that are wrong in
+    UTF-8. Of a line longer than ``BLOCK`` only the start is kept, filled up so that every parser finds it too long.
 
     Args:
-        live: yield the records that have arrived from a pipe, instead of waiting until they fill a block.
+        encoding: encoding of a file that does not begin with a byte order mark.
+        live: yield the lines that have arrived from a pipe, instead of waiting until they fill a batch.
+
+    Raises:
+        UserError: The file cannot be opened, or has an unsupported compression or encoding.
     """
 
-    def __init__(self, stream: Stream, *, live: bool = False) -> None:
-        self._stream = stream
-        self.quoted = False
-        self._line = 1
+    def __init__(self, path: Path | None, encoding: str = "utf-8", *, live: bool = False) -> None:
+        self._raw = _Raw(path)
+        self._live = live and _is_live(self._raw.file)
+        self.problem = ""  # reason why the data end early
+        self._pieces = self._in_utf8(encoding)
         self._ended = False
-        self._buffer = b""
-        self._before: deque[Block] = deque()  # blocks put back, which precede the buffer
-        self._counts = True  # count quotes in the next cut, if the stream is quoted
-        self._live = live and stream.live
-        self._enough = 0  # minimum size of a block in bytes: the parser could not use a shorter one
-        self._fill()
-
-    @property
-    def head(self) -> bytes:
-        """The next bytes, up to ``BLOCK``, without consuming them; from a live stream, those that have arrived."""
-        return self._buffer
-
-    def look(self, lines: int) -> None:
-        """Wait until ``head`` contains this many lines, or the stream ends."""
-        while self._live and self._buffer.count(b"\n") < lines and not self._ended and len(self._buffer) < BLOCK:
-            self._read_some()
+        self._line = 1
+        self.head = b""  # the next bytes, which are not yet consumed
+        self.look(1)
 
     @property
     def position(self) -> int:
-        return self._stream.position
+        return self._raw.position
 
     def sha256(self) -> str:
-        return self._stream.sha256()
+        """Read to the end and return the SHA-256 of the whole file, including bytes after broken gzip data."""
+        while self._raw.read():
+            pass
+        return self._raw.digest.hexdigest()
 
     def close(self) -> None:
-        self._stream.close()
+        """Close the file; the standard input stays open."""
+        if self._raw.file is not sys.stdin.buffer:
+            self._raw.file.close()
+
+    def read(self, size: int) -> bytes:
+        """Read ``size`` bytes, or more, or fewer at the end."""
+        data = [self.head]
+        while sum(map(len, data)) < size and (piece := next(self._pieces, b"")):
+            data.append(piece)
+        return b"".join(data)
+
+    def look(self, lines: int) -> None:
+        """Fill ``head``; from a live pipe, until it has so many lines."""
+        pieces, size = [self.head], len(self.head)
+        count = self.head.count(b"\n")
+        while size < BLOCK and not self._ended and not (self._live and count >= lines):
+            pieces.append(next(self._pieces, b""))
+            self._ended = not pieces[-1]
+            size += len(pieces[-1])
+            count += pieces[-1].count(b"\n")
+        self.head = b"".join(pieces)
 
     def skip_lines(self, count: int) -> None:
         """Skip lines, such as a header and the lines before it."""
         for _ in range(count):
-            end = self._buffer.find(b"\n") + 1
-            self._buffer = self._buffer[end:] if end else b""
+            end = self.head.find(b"\n") + 1
+            self.head = self.head[end:] if end else b""
         self._line += count
 
-    def take(self) -> Block | None:
-        """Return the next block; ``None`` at the end. A block with an unreadable line contains nothing else."""
-        if not self._before:
-            self._fill()
-            self._enough = 0
-            if self._ended and len(self._buffer) <= BLOCK:
-                return self._last()
-            end, full = self._cut(self._buffer[:BLOCK])
-            return self._block(end, full) if end else self._skip_long_line()
-        block = self._before.popleft()
-        if len(block.data) <= BLOCK:
-            return block
-        end, full = self._cut(block.data[:BLOCK])
-        rest = block.line + block.data.count(b"\n", 0, end)
-        self._before.appendleft(Block(block.data[end:], rest, block.final))
-        return Block(block.data[:end], block.line, False, full=full)
-
-    def put_back(self, blocks: Sequence[Block]) -> None:
-        """Put back the blocks taken last; the front of the first one may have been consumed."""
-        self._counts = blocks[0].full
-        merged: list[Block] = []
-        for block in (*blocks, *self._before):
-            if merged and not merged[-1].bad and not block.bad:
-                merged[-1] = Block(merged[-1].data + block.data, merged[-1].line, False)
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            self.look(1)
+            end = self.head.rfind(b"\n") + 1
+            if self._ended and not self.problem:
+                end = len(self.head)
+            if end:
+                data, self.head = self.head[:end], self.head[end:]
+                yield Batch(self._line, data, end)
+                self._line += data.count(b"\n")
+            elif not self._ended:
+                self._shorten_line()
             else:
-                merged.append(block)
-        if merged and not merged[-1].bad:
-            last = merged.pop()
-            self._buffer = last.data + self._buffer
-            self._line = last.line
-            self._enough = len(self._buffer) + 1
-        # No record spans a skipped line, so the block before one is final.
-        self._before = deque(block._replace(final=True) for block in merged)
-
-    def _fill(self) -> None:
-        if self._live:
-            while not self._ended and len(self._buffer) < BLOCK and (not self._is_enough() or not self._stream.waits()):
-                self._read_some()
-        elif not self._ended and len(self._buffer) < BLOCK:
-            self._buffer += self._stream.read(BLOCK - len(self._buffer))
-            self._ended = len(self._buffer) < BLOCK
-
-    def _read_some(self) -> None:
-        piece = self._stream.read_some(BLOCK - len(self._buffer))
-        self._buffer += piece
-        self._ended = not piece
-
-    def _is_enough(self) -> bool:
-        """Tell whether the buffer contains whole records, judging by the quotes."""
-        end = self._buffer.rfind(b"\n") + 1
-        odd = self.quoted and self._counts and self._buffer.count(b'"', 0, end) % 2
-        return bool(end) and not odd and len(self._buffer) >= self._enough
-
-    def _block(self, end: int, full: bool = False) -> Block:
-        data, self._buffer = self._buffer[:end], self._buffer[end:]
-        block = Block(data, self._line, self._ended and not self._buffer, full=full)
-        self._line += data.count(b"\n")
-        return block
-
-    def _last(self) -> Block | None:
-        problem = self._stream.problem
-        if not problem:
-            return self._block(len(self._buffer)) if self._buffer else None
-        end = self._buffer.rfind(b"\n") + 1
-        if end:
-            return self._block(end)._replace(final=True)
-        # The last line is incomplete, so report it as lost.
-        rest, self._buffer, self._stream.problem = self._buffer, b"", ""
-        return Block(b"", self._line, True, (BadRow(self._line, problem, excerpt(rest)),))
-
-    def _cut(self, window: bytes) -> tuple[int, bool]:
-        """Return the end of the window's last record (0 without a line end), and whether it is the last line end."""
-        last = end = window.rfind(b"\n") + 1
-        counted, self._counts = self.quoted and self._counts, True
-        odd = window.count(b'"', 0, end) % 2 if counted else 0
-        while odd and end:
-            previous = window.rfind(b"\n", 0, end - 1) + 1
-            odd ^= window.count(b'"', previous, end) % 2
-            end = previous
-        return end or last, end in (0, last)
-
-    def _skip_long_line(self) -> Block:
-        """Skip a line that is longer than a block, and report it with an excerpt."""
-        bad = BadRow(self._line, too_long(), excerpt(self._buffer))
-        while (end := self._buffer.find(b"\n") + 1) == 0:
-            self._buffer = self._stream.read(BLOCK)
-            if not self._buffer:
-                self._ended = True
                 break
-        self._buffer = self._buffer[end:]
-        self._line += 1
-        return Block(b"", self._line - 1, False, (bad,))
+        if self.problem:  # the last line is incomplete, so report it as lost
+            yield Batch(self._line, b"", 0, (BadRow(self._line, self.problem, excerpt(self.head)),))
+
+    def _shorten_line(self) -> None:
+        start = self.head[:EXCERPT].replace(b'"', b"")  # an open quote would swallow the next lines
+        while (end := self.head.find(b"\n")) < 0 and not self._ended:
+            self.head = next(self._pieces, b"")
+            self._ended = not self.head
+        self.head = start + b"x" * MAX_RECORD + (self.head[end:] if end >= 0 else b"\n")
+
+    def _decompressed(self) -> Iterator[bytes]:
+        source: Any = gzip.GzipFile(fileobj=self._raw) if self._raw.is_gzip else self._raw  # type: ignore[call-overload]
+        try:
+            while data := source.read(PIECE) if source is self._raw else source.read1(PIECE):
+                yield data
+        except EOFError:
+            self.problem = f"{ENDS_EARLY} are truncated"
+        except (gzip.BadGzipFile, zlib.error) as error:
+            self.problem = f"{ENDS_EARLY} are broken: {error}"
+
+    def _in_utf8(self, encoding: str) -> Iterator[bytes]:
+        """Convert the decompressed bytes; UTF-16 without a mark has zeros at every other place."""
+        pieces = self._decompressed()
+        first = next(pieces, b"")
+        while any(mark.startswith(first) for mark in MARKS) and (more := next(pieces, b"")):
+            first += more
+        mark = next(filter(first.startswith, MARKS), b"")
+        encoding = MARKS.get(mark, encoding)
+        even, odd = (first[start:LOOK_FOR_UTF16:2].count(0) for start in (0, 1))
+        most, least = max(even, odd), max(3, ZEROS * len(first[:LOOK_FOR_UTF16]) / 2)
+        if encoding == "utf-8" and min(even, odd) == 0 and most >= least:
+            encoding = "utf-16-le" if odd else "utf-16-be"
+        pieces = chain([first[len(mark) :]] if len(first) > len(mark) else [], pieces)
+        if encoding == "utf-8":
+            yield from pieces
+            return
+        decoder = codecs.getincrementaldecoder(encoding)(WRONG)
+        try:
+            for data in chain(pieces, [b""]):
+                if text := decoder.decode(data, final=not data):
+                    yield text.encode("utf-8", "surrogateescape")
+        except UnicodeError as error:
+            raise UserError(
+                f"{self._raw.name} cannot be read as {encoding}", str(error)[:300], "check --encoding"
+            ) from error
+
+
+def _is_live(file: Any) -> bool:
+    try:
+        return not stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    except OSError:  # not backed by a file descriptor
+        return False
+
+
+def numbered(batch: Batch, errors: str = "surrogateescape") -> Iterator[tuple[int, str]]:
+    """Yield the lines of a batch with their numbers. Bytes that are not UTF-8 become lone surrogates by default."""
+    lines = batch.content.decode("utf-8", errors).removesuffix("\n").split("\n") if batch.content else []
+    return enumerate(lines, start=batch.line)
+
+
+def open_lines(lines: Lines, name: str, *, keep: bool, strict: bool = False) -> OpenFile:
+    """Open unlabelled texts. Every line is a row, even an empty one; bytes that are not UTF-8 become "�".
+
+    Args:
+        strict: skip empty lines, and keep bytes that are not UTF-8, so that their row is rejected.
+    """
+    parse = partial(_parse_lines, keep, strict)
+    return OpenFile(name, lines, lines, parse, "lines", "text: whole lines", kept=("text",) * keep)
+
+
+def _parse_lines(keep: bool, strict: bool, batch: Batch) -> Parsed:
+    result = Parsed([], [])
+    for number, line in numbered(batch, "surrogateescape" if strict else "replace"):
+        text = line.rstrip("\r")
+        if strict and not text.strip():
+            continue
+        if len(text) > MAX_RECORD:
+            result.bad.append(BadRow(number, TOO_LONG, excerpt(text)))
+        else:
+            result.rows.append(Row(number, "", text, (text,) * keep))
+    return result
+
+
+def open_fasttext(lines: Lines, name: str, kind: str) -> OpenFile:
+    """Open fastText's lines, `__label__a __label__b text`.
+
+    Args:
+        kind: labels of a row, one of ``targets.KINDS``.
+    """
+    reads = "label: words with __label__, text: other words"
+    return OpenFile(name, lines, lines, partial(_parse_fasttext, kind), "fasttext", reads)
+
+
+def _parse_fasttext(kind: str, batch: Batch) -> Parsed:
+    result = Parsed([], [])
+    for number, line in numbered(batch):
+        words = line.split()
+        if not words:
+            continue
+        labels = [word for word in words if word.startswith(FASTTEXT)]
+        text = " ".join(word for word in words if not word.startswith(FASTTEXT))
+        try:
+            if len(line) > MAX_RECORD:
+                raise ValueError(TOO_LONG)
+            result.rows.append(Row(number, fasttext_cell(labels, kind), text))
+        except ValueError as error:
+            result.bad.append(BadRow(number, str(error), excerpt(line)))
+    return result

@@ -8,32 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from crepe_dist import files
 from crepe_dist.errors import UserError
-from crepe_dist.files import sha256
 from crepe_dist.preparing.formats.columns import Columns, Wanted, choose_named
-from crepe_dist.preparing.formats.parquet_pages import rows_at_a_time
-from crepe_dist.preparing.formats.rows import (
-    BLOCK,
-    MAX_RECORD,
-    BadRow,
-    Block,
-    OpenFile,
-    Parsed,
-    excerpt,
-    too_long,
-)
-from crepe_dist.preparing.formats.stream import GZIP
+from crepe_dist.preparing.formats.lines import GZIP
+from crepe_dist.preparing.formats.rows import BLOCK, MAX_RECORD, TOO_LONG, BadRow, Batch, OpenFile, Parsed, excerpt
 
-MAX_BATCH = 8192
+MAX_ROWS = 8192  # read at a time
+MAX_SIZE = 1 << 25  # bytes read at a time, if all rows are of one length
+MAX_CHUNK = 1 << 30  # bytes of a column in a row group
 
 
 @dataclass(frozen=True)
 class Parquet:
-    """Parser of Parquet. A block is an Arrow IPC record batch of the columns that are read, as text.
+    """Parser of Arrow record batches of the columns that are read, as text.
 
     Args:
         label: class of all rows, if the file name gives it.
@@ -48,15 +41,14 @@ class Parquet:
     kept: tuple[int, ...]
     nested: bool
 
-    def parse(self, block: Block) -> Parsed:
-        batch = pa.ipc.open_stream(block.data).read_next_batch()
-        result = Parsed([], [], len(block.data), batch.num_rows)
+    def parse(self, batch: Batch) -> Parsed:
+        result = Parsed([], [])
         names = None if self.label_names is None else dict(enumerate(self.label_names))
-        for number, values in enumerate(zip(*map(_values, batch.columns)), start=block.line):
+        for number, values in enumerate(zip(*map(_values, batch.content.columns)), start=batch.line):
             row = self.columns.row(number, values, self.label, tuple(values[i] for i in self.kept))
             try:
                 if len(row.text) > MAX_RECORD:
-                    raise ValueError(too_long())
+                    raise ValueError(TOO_LONG)
                 if names is not None and row.label:
                     row = row._replace(label=_labels(row.label, names) if self.nested else _label(row.label, names))
                 result.rows.append(row)
@@ -81,77 +73,77 @@ def _labels(cell: str, names: Mapping[int, str]) -> str:
         raise ValueError(f"unknown label: {cell:.40} is not a list of numbers") from None
 
 
-class ParquetCutter:
-    """Cutter of a Parquet file into record batches of the chosen columns, as text."""
+class ParquetRows:
+    """Batches of the chosen columns of a Parquet file, as text."""
 
-    def __init__(self, path: Path, file: Any, columns: Sequence[str]) -> None:
-        self._path = path
-        self._file = file
-        self._columns = columns
-        self._read = 0
-        self._blocks = self._batches()
-
-    @property
-    def position(self) -> int:
-        rows: int = self._file.metadata.num_rows
-        return self._path.stat().st_size * self._read // max(1, rows)
+    def __init__(self, path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> None:
+        self._path, self._file, self._columns = path, file, columns
+        self.position = 0
 
     def sha256(self) -> str:
-        return sha256(self._path)
+        return files.sha256(self._path)
 
     def close(self) -> None:
         self._file.close()
 
-    def take(self) -> Block | None:
-        return next(self._blocks, None)
-
-    def put_back(self, blocks: Sequence[Block]) -> None:
-        raise NotImplementedError  # blocks are consumed whole
-
-    def _batches(self) -> Iterator[Block]:
-        for number in range(self._file.metadata.num_row_groups):
-            end = self._read + self._file.metadata.row_group(number).num_rows
-            waiting: list[Any] = []
-            rows = size = 0
-            problem = ""
+    def __iter__(self) -> Iterator[Batch]:
+        about, size, end = self._file.metadata, self._path.stat().st_size, 0
+        for group in range(about.num_row_groups):
+            line, end = end + 1, end + about.row_group(group).num_rows
             try:
-                for piece in self._pieces(number):
-                    waiting.append(piece)
-                    rows, size = rows + piece.num_rows, size + piece.nbytes
-                    if rows >= MAX_BATCH or size >= BLOCK:
-                        yield self._block(waiting)
-                        rows = size = 0
-            except (pa.ArrowException, OSError, ValueError) as error:
-                problem = f"unreadable: {error}"[:300]
-            if waiting:
-                yield self._block(waiting)
-            if problem:
-                start, self._read = self._read + 1, end
-                yield Block(b"", start, False, (BadRow(start, problem, "", end + 1 - start),))
+                for rows in self._pieces(group):
+                    self.position = size * (line + rows.num_rows - 1) // max(1, about.num_rows)
+                    yield Batch(line, rows, rows.nbytes)
+                    line += rows.num_rows
+            except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+                reason = f"unreadable: {error}"[:300]
+                yield Batch(line, pa.record_batch([], names=[]), 0, (BadRow(line, reason, "", end + 1 - line),))
 
-    def _pieces(self, group: int) -> Iterator[Any]:
-        """Yield a row group in small batches: a file of 1 kB can repeat a value of 1 MB in all its rows."""
-        with self._path.open("rb") as stream:
-            rows = rows_at_a_time(stream, self._file.metadata.row_group(group), self._columns)
+    def _pieces(self, group: int) -> Iterator[pa.RecordBatch]:
+        """Yield a row group, a few rows at a time: many rows can repeat a long text."""
+        rows = self._rows_at_a_time(self._file.metadata.row_group(group))
         for batch in self._file.iter_batches(rows, row_groups=[group], columns=self._columns, use_threads=False):
-            unpacked = _unpacked(batch, self._columns)
-            count = max(1, unpacked.num_rows * BLOCK // max(1, unpacked.nbytes))
-            for start in range(0, unpacked.num_rows, count):
-                yield unpacked.slice(start, count)
+            ends = np.cumsum(sum((_sizes(column) for column in batch.columns), np.zeros(batch.num_rows, np.int64)))
+            start = 0
+            while start < batch.num_rows:
+                most = BLOCK + (ends[start - 1] if start else 0)
+                end = max(start + 1, int(np.searchsorted(ends, most, "right")))
+                piece = batch.slice(start, end - start)
+                yield pa.record_batch([_as_text(piece.column(name)) for name in self._columns], names=self._columns)
+                start = end
 
-    def _block(self, waiting: list[Any]) -> Block:
-        (batch,) = pa.Table.from_batches(waiting).combine_chunks().to_batches()
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-        block = Block(bytes(sink.getvalue()), self._read + 1, False)
-        self._read += batch.num_rows
-        waiting.clear()
-        return block
+    def _rows_at_a_time(self, group: Any) -> int:
+        """Return how many rows fit into memory together, by the sizes in the footer.
+
+        Arrow sets no limit: if the footer lies, reading a page may take the 2 GiB that its header can ask for.
+
+        Raises:
+            ValueError: The rows of a column are too long, or the column is too large.
+        """
+        rows, total = MAX_ROWS, 1
+        for chunk in map(group.column, range(group.num_columns)):
+            column, *nested = chunk.path_in_schema.split(".list.")
+            size = chunk.total_uncompressed_size
+            if column not in self._columns:
+                continue
+            if size > min(MAX_CHUNK, MAX_RECORD * group.num_rows):
+                raise ValueError(f"a column of {size:,} bytes in {group.num_rows:,} rows")
+            total += size
+            if nested:  # each row may have all values
+                rows = min(rows, 2 * MAX_SIZE // max(1, size))
+        return max(1, min(rows, MAX_SIZE * int(group.num_rows) // total))
+
+
+def _sizes(column: pa.Array) -> Any:
+    """Return the bytes of each text, int64 [rows]; 0 for other values."""
+    if not pa.types.is_dictionary(column.type) or not _has_length(column.type.value_type):
+        return 0
+    lengths = pc.binary_length(column.dictionary).cast(pa.int64()).take(column.indices)
+    return lengths.fill_null(0).to_numpy(zero_copy_only=False)
 
 
 def open_parquet(
-    path: Path, file: str, wanted: Wanted, label: str | None, *, keep: bool = False, nested: bool = False
+    path: Path, name: str, wanted: Wanted, label: str | None, *, keep: bool = False, nested: bool = False
 ) -> OpenFile:
     """Open a Parquet file and choose its columns.
 
@@ -163,39 +155,46 @@ def open_parquet(
     """
     with path.open("rb") as stream:
         if stream.read(2) == GZIP:
-            raise UserError(f"{file} is gzipped", "Parquet has its own compression", "decompress it first: gunzip")
+            raise UserError(f"{name} is gzipped", "Parquet has its own compression", "decompress it first: gunzip")
     try:
         opened = pq.ParquetFile(path, pre_buffer=False)
         schema = opened.schema_arrow
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(
-            f"{file} cannot be read as Parquet", str(error)[:300], "check that it is complete, or get it again"
+            f"{name} cannot be read as Parquet", str(error)[:300], "check that it is complete, or get it again"
         ) from error
     simple = [field for field in schema if not pa.types.is_nested(field.type) or (nested and _is_list(field.type))]
     names, types = [field.name for field in simple], [field.type for field in simple]
     # Their types tell dates, without reading rows.
     dates = [["2000-01-01" if pa.types.is_temporal(kind) else "" for kind in types]]
-    columns = choose_named(file, names, wanted, label_given=label is not None, rows=dates)
+    columns = choose_named(name, names, wanted, label_given=label is not None, rows=dates)
     for position in columns.texts:
         kind = types[position]
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        if not _is_text(kind.value_type if pa.types.is_dictionary(kind) else kind):
             raise UserError(
-                f"{file}: column {names[position]!r} is not text",
-                f"its type is {kind}",
-                "name a text column with --text-column",
+                f"{name}: column {names[position]!r} is not text, but {kind}", remedy="name a text column with --text"
             )
     kept = [i for i, kind in enumerate(types) if keep and _is_writable(kind)]
     read = sorted({*columns.used, *kept})
-    for name in columns.named(read):
-        if names.count(name) > 1:
-            raise UserError(f"{file} has several columns named {name!r}", remedy="rename them, or choose others")
+    for column in columns.named(read):
+        if names.count(column) > 1:
+            raise UserError(f"{name} has several columns named {column!r}", remedy="rename them, or choose others")
     label_names = None if columns.label is None else _label_names(schema, names[columns.label])
     of_batch = columns.moved(read)
     parser = Parquet(of_batch, label, label_names, tuple(map(read.index, kept)), nested)
-    cutter = ParquetCutter(path, opened, of_batch.names)
+    # A dictionary holds a text once that many rows repeat, so that it can be measured before it is copied to them.
+    repeated = [names[i] for i in read if _has_length(types[i])]
+    rows = ParquetRows(path, pq.ParquetFile(path, read_dictionary=repeated, pre_buffer=False), of_batch.names)
     texts, kept_names = columns.named(columns.texts), columns.named(kept)
-    return OpenFile(parser.parse, cutter, "parquet", columns.describe(), texts, kept_names, columns=columns)
+    return OpenFile(name, rows, rows, parser.parse, "parquet", columns.describe(), texts, kept_names, columns=columns)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _has_length(kind: pa.DataType) -> bool:
+    return _is_text(kind) or bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -225,20 +224,16 @@ def _label_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
     return tuple(map(str, names)) if isinstance(names, list) else None
 
 
-def _unpacked(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
-    arrays = []
-    for name in columns:
-        array = batch.column(name)
-        array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
-        if _is_list(array.type):
-            lists = [None if values is None else json.dumps(values, ensure_ascii=False) for values in array.to_pylist()]
-            array = pa.array(lists, pa.large_string())
-        if pa.types.is_floating(array.type):  # a label that is NaN is a missing one
-            array = pc.if_else(pc.is_nan(array), None, array)
-        binary = pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)
-        # Keep binary values as bytes and decode them one by one later, so that an invalid one affects one row only.
-        arrays.append(array.cast(pa.large_binary() if binary else pa.large_string()))
-    return pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])
+def _as_text(array: pa.Array) -> pa.Array:
+    array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    if _is_list(array.type):
+        lists = [None if values is None else json.dumps(values, ensure_ascii=False) for values in array.to_pylist()]
+        array = pa.array(lists, pa.large_string())
+    if pa.types.is_floating(array.type):  # a label that is NaN is a missing one
+        array = pc.if_else(pc.is_nan(array), None, array)
+    binary = _has_length(array.type) and not _is_text(array.type)
+    # Keep binary values as bytes and decode them one by one later, so that an invalid one affects one row only.
+    return array.cast(pa.large_binary() if binary else pa.large_string())
 
 
 def _values(column: pa.Array) -> list[str]:

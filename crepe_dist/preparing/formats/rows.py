@@ -1,21 +1,23 @@
-"""Types common to all formats: rows, unusable rows, blocks, cutters and open files."""
+"""Types common to all formats: rows, unusable rows, batches and open files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from crepe_dist.errors import UserError
 
 if TYPE_CHECKING:
     from crepe_dist.preparing.formats.columns import Columns
 
-BLOCK = 1 << 21  # bytes that are read and parsed together
+BLOCK = 1 << 21  # bytes that are parsed together
 MAX_RECORD = 1 << 20  # bytes per row; longer ones usually come from a broken file
-MAX_EXPANSION = 200.0  # of gzip's largest, 1,032; texts compress 3 to 20 times
+MAX_EXPANSION = 200  # of gzip's largest, 1,032; texts compress 3 to 20 times
 ALWAYS_ALLOWED = 1 << 30  # bytes to which any file may expand
 EXCERPT = 80  # characters
+LOOK_AT = 200  # rows from which a header and columns are detected
 EMPTY = "empty text"
+TOO_LONG = f"longer than {MAX_RECORD:,} bytes"
 FROM_WINDOWS = 'save the file as "CSV UTF-8" in Excel, or name its encoding, such as --encoding cp1252'
 
 
@@ -46,65 +48,49 @@ class BadRow(NamedTuple):
     lines: int = 1
 
 
-class Block(NamedTuple):
-    """A piece of a file that can be parsed on its own.
+class Batch(NamedTuple):
+    """Rows that a worker parses together.
 
     Attributes:
-        line: number of the first line.
-        final: True at the end of the file.
-        bad: lines that could not be read.
-        full: True if the block cannot be extended, so that a record open from its first line to its end is broken.
+        line: number of the first row, or of its first line.
+        content: what the parser of the format takes, such as lines in UTF-8 or an Arrow batch.
+        size: bytes after decompression.
+        bad: rows that could not be read.
     """
 
-    data: bytes
     line: int
-    final: bool
+    content: Any
+    size: int
     bad: tuple[BadRow, ...] = ()
-    full: bool = False
 
 
 class Parsed(NamedTuple):
-    """Content of a block.
-
-    Attributes:
-        rows: documents. Bytes that are not UTF-8 may appear as lone surrogates.
-        consumed: bytes of the block that were used; the next block starts after them.
-        lines: lines of the block that were used.
-    """
+    """Rows of a batch. Bytes that are not UTF-8 may appear as lone surrogates."""
 
     rows: list[Row]
     bad: list[BadRow]
-    consumed: int
-    lines: int
 
 
-class Cutter(Protocol):
-    """An open file that is cut into blocks."""
+class File(Protocol):
+    """A file, or a folder of documents, that batches are read from."""
 
     @property
     def position(self) -> int:
-        """Number of bytes of the file read so far."""
-
-    def take(self) -> Block | None:
-        """Return the next block; ``None`` at the end."""
-
-    def put_back(self, blocks: Sequence[Block]) -> None:
-        """Put back the blocks taken last, from one whose end was not consumed."""
+        """Number of bytes read so far."""
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the whole file, once it has been read."""
+        """Return the SHA-256 of the whole file."""
 
     def close(self) -> None:
         """Close the file."""
-
-
-Parse = Callable[[Block], Parsed]  # sent to a worker with each block
 
 
 class OpenFile(NamedTuple):
     """A file that is read, in its format.
 
     Attributes:
+        name: its name in errors.
+        parse: parser of a batch, which is sent to a worker with it.
         reads: description of the columns read, for the report.
         texts: names of the columns of the text; empty if columns have no names.
         columns: all columns; ``None`` in formats without them.
@@ -112,8 +98,10 @@ class OpenFile(NamedTuple):
         delimiter: delimiter of a CSV file; a comma for other formats.
     """
 
-    parse: Parse
-    cutter: Cutter
+    name: str
+    file: File
+    batches: Iterable[Batch]
+    parse: Callable[[Batch], Parsed]
     format: str
     reads: str = ""
     texts: tuple[str, ...] = ()
@@ -128,38 +116,26 @@ class OpenFile(NamedTuple):
             return ""
         return self.columns.names[self.columns.label]
 
-    def parsed(self, name: str) -> Iterator[Parsed]:
-        """Parse all blocks in this process; ``name`` is that of the file in errors."""
+    def checked(self) -> Iterator[Batch]:
+        """Yield the batches; refuse data that were made to expand before they fill the disk or memory."""
         expanded = 0
-        while (block := self.cutter.take()) is not None:
-            parsed = self.parse(block) if block.data else Parsed([], [], 0, 0)
-            if parsed.consumed < len(block.data):
-                self.cutter.put_back([rest_of(block, parsed.consumed, parsed.lines)])
-            expanded += parsed.consumed
-            check_expansion(name, expanded, self.cutter, MAX_EXPANSION, "write it to a plain file, as gunzip does")
-            yield parsed._replace(bad=[*parsed.bad, *block.bad])
-        self.cutter.close()
+        for batch in self.batches:
+            expanded += batch.size
+            limit = max(ALWAYS_ALLOWED, MAX_EXPANSION * self.file.position)
+            if expanded > limit:
+                raise UserError(
+                    f"{self.name} expands to more than {limit / 1e9:,.1f} GB",
+                    f"that is {MAX_EXPANSION} times what was read of it",
+                    "if it is meant to, decompress it first, as gunzip does",
+                )
+            yield batch
 
-
-def rest_of(block: Block, consumed: int, lines: int) -> Block:
-    """Return the end of a block that a parser did not use."""
-    return Block(block.data[consumed:], block.line + lines, False, full=block.full)
-
-
-def check_expansion(name: str, expanded: int, cutter: Cutter, most: float, remedy: str) -> None:
-    """Refuse data that were made to expand, before they fill the disk or memory.
-
-    Args:
-        expanded: bytes after decompression, so far.
-        most: most of them for a byte of the file.
-    """
-    limit = max(ALWAYS_ALLOWED, int(most * cutter.position))
-    if expanded > limit:
-        raise UserError(
-            f"{name} expands to more than {limit / 1e9:,.1f} GB",
-            f"{cutter.position:,} bytes of it were read, and the limit is {most:g} times as many",
-            f"if it is meant to, {remedy}",
-        )
+    def parsed(self) -> Iterator[Parsed]:
+        """Parse all batches in this process, and close the file."""
+        for batch in self.checked():
+            parsed = self.parse(batch)
+            yield parsed._replace(bad=[*parsed.bad, *batch.bad])
+        self.file.close()
 
 
 def check_text(text: str) -> bytes:
@@ -177,8 +153,3 @@ def excerpt(text: str | bytes, length: int = EXCERPT) -> str:
     if isinstance(text, bytes):
         return text[:length].decode("utf-8", "replace")
     return text[:length].encode("utf-8", "replace").decode()
-
-
-def too_long() -> str:
-    """Return the reason for rejecting rows longer than ``MAX_RECORD``."""
-    return f"longer than {MAX_RECORD:,} bytes"
