@@ -42,7 +42,6 @@ from commands import TRAIN, OutOfTime, call, limited, started
 from crepe_dist import command, machine
 from crepe_dist.cuda import driver
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.distributed.crash_report import TRACEBACK
 from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, sha256, write_json
@@ -359,7 +358,6 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     given = parser().parse_args()
     arguments.check_output(given.json, "--json")
-    os.environ[TRACEBACK] = "1"  # of the commands, for the errors that the JSON records
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the started commands are ended
     places = 2 if given.device == "cpu" else driver.count()
     most = max(1, given.processes or places)

@@ -11,8 +11,8 @@ from typing import Callable, NoReturn
 
 from crepe_dist.distributed import crash_report
 from crepe_dist.distributed.control import Stopped
+from crepe_dist.distributed.horovod_internals import is_peer_gone, peer_addresses
 from crepe_dist.distributed.launch import detect
-from crepe_dist.distributed.peer_loss import hosts, is_peer_gone
 from crepe_dist.errors import ExitCode, UserError, is_memory_error
 from crepe_dist.startup import SIGNALS
 
@@ -48,7 +48,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         code = ExitCode.DONE
     except Exception as error:
         if detect().size > 1 and is_peer_gone(error):
-            where = f" on {', '.join(lost)}" if (lost := hosts.behind(error)) else ""
+            where = f" on {', '.join(lost)}" if (lost := peer_addresses(error)) else ""
             _say(f"stopped because another process{where} ended or did not answer; see the messages of that process")
             code = ExitCode.PEER_GONE
         elif is_memory_error(error):
@@ -63,7 +63,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
             _say(str(UserError(f"{name} cannot be used", error.strerror or str(error), remedy)))
         else:
             code = ExitCode.FAILURE
-            _say(str(crash_report.unexpected(error, code)))
+            _say(str(crash_report.unexpected(error)))
     sys.exit(code)
 
 

@@ -7,7 +7,7 @@ import sys
 from crepe_dist import command
 from crepe_dist.diagnosis.checks import NOT_USED, Check, checks
 from crepe_dist.diagnosis.trial import trial
-from crepe_dist.distributed import horovod_build
+from crepe_dist.distributed import horovod_internals
 from crepe_dist.errors import ExitCode, UserError, one_line
 from crepe_dist.settings import arguments
 from crepe_dist.wording import counted
@@ -37,7 +37,7 @@ def main() -> None:
         _show(check)
     gpus = sum(check.name.startswith("GPU ") and NOT_USED not in check.shows for check in found)
     trials = [(1, "auto")]
-    if has_horovod := horovod_build.is_installed():
+    if has_horovod := horovod_internals.is_installed():
         trials.append((gpus, "gpu") if gpus > 1 else (2, "cpu"))
     for processes, device in trials:
         if not is_quick and all(check.level != "problem" for check in found):

@@ -14,13 +14,12 @@ from crepe_dist import startup
 if __name__ == "__main__":
     startup.end_on_signals()
 
-from crepe_dist import command, invocation
+from crepe_dist import command
 from crepe_dist.distributed.control import Control
-from crepe_dist.errors import UserError
 from crepe_dist.settings import arguments
 from crepe_dist.settings.config import parse
-from crepe_dist.settings.limits import near, real, whole
-from crepe_dist.supervising.driver import MAX_PROCESSES, Driver, Ranks
+from crepe_dist.settings.limits import real, whole
+from crepe_dist.supervising.driver import MAX_PROCESSES, Cluster, Driver
 
 EXAMPLES = """\
   python -m crepe_dist.supervise -np 4 --data data/reviews             four processes
@@ -36,63 +35,26 @@ failed worker
 
 def parser() -> arguments.Parser:
     result = arguments.parser("supervise", "Train with several processes, and restart them after a failure.", EXAMPLES)
-    result.add_argument(
-        "-np",
-        "--processes",
-        type=whole(1, MAX_PROCESSES),
-        default=1,
-        metavar="N",
-        help="number of processes; default: 1",
-    )
-    result.add_argument(
-        "--max-restarts",
-        type=whole(0, 10**9),
-        default=10,
-        metavar="N",
-        help="restarts after failures; preemptions do not count; default: 10",
-    )
-    result.add_argument(
-        "--grace",
-        type=real(0, 1e6),
-        default=30.0,
-        metavar="SECONDS",
-        help="time between asking a worker to stop and killing it; default: 30",
-    )
+    count, restarts, grace = whole(1, MAX_PROCESSES), whole(0, 10**9), real(0, 1e6)
+    add = result.add_argument
+    add("-np", "--processes", type=count, default=1, metavar="N", help="number of processes; default: 1")
+    text = "restarts after failures; preemptions do not count; default: 10"
+    add("--max-restarts", type=restarts, default=10, metavar="N", help=text)
+    text = "time between asking a worker to stop and killing it; default: 30"
+    add("--grace", type=grace, default=30.0, metavar="SECONDS", help=text)
     return result
 
 
 def run(values: argparse.Namespace, worker: Sequence[str]) -> None:
     """Supervise workers, given the options and the arguments of Python for each worker."""
     with Control() as control, control.deferring():
-        Driver(Ranks(), worker, values.processes, values.max_restarts, control, grace=values.grace).run()
+        Driver(Cluster(), worker, values.processes, values.max_restarts, control, values.grace).run()
 
 
 def main() -> None:
     values, rest = parser().parse_known_args(sys.argv[1:])
-    _check(rest)
+    parse(rest)  # a mistake in train's flags ends here, before any process starts
     run(values, ["-m", "crepe_dist.train", *rest])
-
-
-def _check(rest: Sequence[str]) -> None:
-    """Check train's flags before any process starts.
-
-    Raises:
-        UserError: invalid flags; the remedy also suggests similar flags of this command.
-    """
-    for flag in ("-H", "--hosts", "--on"):
-        if flag in rest:
-            raise UserError(
-                f"supervise has no option {flag}",
-                "its processes run on this host",
-                f"on several: {invocation.typed('train')} --on ray --processes N (docs/how-to/clusters.md)",
-            )
-    flags = [flag for action in parser()._actions for flag in action.option_strings]
-    try:
-        parse(rest)
-    except UserError as error:
-        similar = [near(argument.partition("=")[0], flags) for argument in rest if argument in error.what]
-        error.remedy = next(filter(None, similar), error.remedy)
-        raise
 
 
 if __name__ == "__main__":

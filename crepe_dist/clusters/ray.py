@@ -7,13 +7,12 @@ from typing import Any
 
 from crepe_dist import extras
 from crepe_dist.distributed.control import Control
-from crepe_dist.distributed.environment import allowed
-from crepe_dist.distributed.launch import Launch, threads
+from crepe_dist.distributed.launch import Launch, allowed, threads
 from crepe_dist.errors import UserError
 from crepe_dist.runs.result import Result, read_result
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.settings.config import Config
-from crepe_dist.supervising.driver import Driver, Lost, Place, Ranks
+from crepe_dist.supervising.driver import Cluster, Driver, Lost, Place
 from crepe_dist.supervising.process import ALIKE, Process
 
 PLACE_SECONDS = 5.0
@@ -37,9 +36,9 @@ def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result | N
         Stopped: SIGTERM or SIGINT arrived; everything is saved.
     """
     extras.require("ray", "training on Ray")
-    ranks = RayRanks(threads(Launch()) if os.environ.get("OMP_NUM_THREADS") else 1, config.device == "gpu")
+    cluster = RayCluster(threads(Launch()) if os.environ.get("OMP_NUM_THREADS") else 1, config.device == "gpu")
     with Control() as control, control.deferring():
-        driver = Driver(ranks, config.to_arguments(), processes, max_restarts, control)
+        driver = Driver(cluster, config.to_arguments(), processes, max_restarts, control)
         driver.run()
     if driver.checkpoint is None:
         return None
@@ -88,7 +87,7 @@ def connect() -> Any:
     return ray
 
 
-class RayRanks(Ranks):
+class RayCluster(Cluster):
     """The processes of all ranks, each beside an actor on a Ray cluster.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from crepe_dist import extras, machine, registry
 from crepe_dist.cuda import compiler, driver, nccl
-from crepe_dist.distributed import cuda, horovod_build
+from crepe_dist.distributed import cuda, horovod_internals
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.launch import has_mxnet
 from crepe_dist.errors import UserError
@@ -31,8 +31,7 @@ SECONDS = 120  # for imports from a slow disk
 # Imported in a process of its own: an incompatible library may crash or hang.
 BUILDS = {
     "MXNet": "print(*[feature.name for feature in __import__('mxnet').runtime.feature_list() if feature.enabled])",
-    "Horovod": "from crepe_dist.distributed import horovod_build; "
-    "print(*[kind for kind, has in horovod_build.built().items() if has])",
+    "Horovod": "from crepe_dist.distributed import horovod_internals; print(*horovod_internals.built())",
 }
 IMPORT = "from crepe_dist.distributed.launch import Launch, import_mxnet; import_mxnet(Launch()); "
 # Of the default network, measured on the sample with batches of 64: two states of 112 MB, and checkpoints of 19 MB.
@@ -122,8 +121,8 @@ def builds() -> Iterator[Check]:
         known = {"MKLDNN": "oneDNN", "CUDA": "CUDA", "CUDNN": "cuDNN", "NCCL": "NCCL"}
         yield Check("MXNet", "built with " + ", ".join(name for key, name in known.items() if key in mxnet[0]))
     on_gpus = cuda.is_installed()
-    if not horovod_build.is_installed():
-        remedy = horovod_build.how_to_install(on_gpus)
+    if not horovod_internals.is_installed():
+        remedy = horovod_internals.how_to_install(on_gpus)
         yield Check("Horovod", "not installed: only one process can train", "note", remedy)
         return
     built, trouble = _build("Horovod")
@@ -133,8 +132,8 @@ def builds() -> Iterator[Check]:
         yield Check("Horovod", "built without Gloo", "problem", f"{INSTALL} --reinstall-package horovod")
     elif on_gpus and "nccl" not in built:
         what = "built without NCCL: MXNet's gradients on GPUs pass through main memory, which is slower"
-        what = what if "cuda" in built else horovod_build.without_cuda().what
-        yield Check("Horovod", what, "note", horovod_build.BUILD)
+        what = what if "cuda" in built else horovod_internals.without_cuda().what
+        yield Check("Horovod", what, "note", horovod_internals.BUILD)
     else:
         yield Check("Horovod", f"built with {', '.join(built)}")
 

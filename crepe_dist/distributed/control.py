@@ -1,7 +1,8 @@
-"""Requests to stop, by signals."""
+"""Requests to stop, by signals, and the end of our children."""
 
 from __future__ import annotations
 
+import ctypes
 import enum
 import os
 import signal
@@ -14,6 +15,8 @@ from typing import Any
 from crepe_dist.errors import ExitCode
 from crepe_dist.startup import SIGNALS
 
+PR_SET_PDEATHSIG = 1
+libc = ctypes.CDLL(None, use_errno=True)
 SUPERVISED_AS = "CREPE_DIST_SUPERVISION"  # id of a driver, the same in all processes that it starts
 
 
@@ -104,3 +107,8 @@ class Control:
         """Ask this process to stop, as SIGTERM does; callable from any thread."""
         self.why = self.why or why
         os.kill(os.getpid(), signal.SIGTERM)  # the handler runs in the main thread, which may have to be interrupted
+
+
+def terminate_with_parent() -> None:
+    """Ask the kernel to send SIGTERM when the thread that starts this process ends; runs in the new process."""
+    libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)

@@ -11,13 +11,12 @@ from crepe_dist import invocation
 from crepe_dist.cuda import driver
 from crepe_dist.distributed import cuda
 from crepe_dist.distributed.launch import detect, import_mxnet
-from crepe_dist.distributed.world import SAME_MACHINES, World
+from crepe_dist.distributed.world import ALONE, SAME_MACHINES, World
 from crepe_dist.errors import UserError
 from crepe_dist.settings.allowed_values import DEVICES
 from crepe_dist.wording import counted, listed
 
 SHOWN_RANKS = 8
-ALONE = World()
 DEVICE_FILE, WSL_DEVICE_FILE = Path("/dev/nvidiactl"), Path("/dev/dxg")
 
 
@@ -36,7 +35,7 @@ CPU = Device("cpu")
 Check = Callable[[Device], object]
 
 
-def pick(device: str, check: Check, ranks: World = ALONE) -> Device:
+def pick(device: str, check: Check, world: World = ALONE) -> Device:
     """Choose a GPU that no other rank uses, or the CPU on request or if ``auto`` finds no GPU; all ranks call it.
 
     GPUs are told apart by their UUIDs. So it does not matter whether a process sees all GPUs of its host or only one,
@@ -48,25 +47,24 @@ def pick(device: str, check: Check, ranks: World = ALONE) -> Device:
     Raises:
         UserError: on every rank, if one of them finds no GPU for ``gpu``, or no GPU of its own.
     """
-    gpus = ranks.agree("GPUs", lambda: _usable(device, check), alike=SAME_MACHINES)
-    seen = ranks.gather([socket.gethostname(), list(gpus)], "visible GPUs")
-    chosen = ranks.agree("device", lambda: assign(seen)[ranks.rank], alike=SAME_MACHINES)
+    gpus = world.agree("GPUs", lambda: _usable(device, check), alike=SAME_MACHINES)
+    seen = world.gather([socket.gethostname(), list(gpus)], "visible GPUs")
+    chosen = world.agree("device", lambda: assign(seen)[world.rank], alike=SAME_MACHINES)
     return CPU if chosen is None else list(gpus.values())[chosen]
 
 
-def pick_on_all(device: str, check: Check, ranks: World) -> Device:
+def pick_on_all(device: str, check: Check, world: World) -> Device:
     """Choose this rank's device as ``pick`` does, of one kind for all ranks.
 
     Raises:
         UserError: as ``pick``; or on every rank, if some have a GPU and others none.
     """
-    picked = pick(device, check, ranks)
-    kinds = ranks.gather([socket.gethostname(), picked.device_type], "device types")
+    picked = pick(device, check, world)
+    kinds = world.gather([socket.gethostname(), picked.device_type], "device types")
     without = [f"rank {rank} (host {host})" for rank, (host, kind) in enumerate(kinds) if kind == "cpu"]
     if 0 < len(without) < len(kinds):
-        shown = listed([*without[:SHOWN_RANKS], *[f"{len(without) - SHOWN_RANKS} more"][: len(without) > SHOWN_RANKS]])
         raise UserError(
-            f"some processes have a GPU and others have none: {shown}",
+            f"some processes have a GPU and others have none: {', '.join(without[:SHOWN_RANKS])}",
             "gradients are summed either on GPUs or on CPUs",
             f"run {invocation.typed('doctor')} on the hosts without a GPU, leave them out, or use --device cpu",
             on_all_ranks=True,
@@ -83,10 +81,9 @@ def _usable(device: str, check: Check) -> dict[str, Device]:
         raise UserError(f"device {device!r} does not exist", remedy=f"choose one of {', '.join(DEVICES)}")
     gpus = [Device("gpu", number) for number in range(0 if device == "cpu" else driver.count())]
     if device == "gpu" and not gpus:
-        why, remedy = "the NVIDIA driver shows none", f"check nvidia-smi and CUDA_VISIBLE_DEVICES, {cuda.WITHOUT}"
-        if missing := driver.missing():
-            why, remedy = f"{missing.what}: {missing.why}", missing.remedy
-        raise UserError("no GPU was found", why, remedy)
+        remedy = f"check nvidia-smi and CUDA_VISIBLE_DEVICES, {cuda.WITHOUT}"
+        none = driver.missing() or UserError("the NVIDIA driver shows none", remedy=remedy)
+        raise UserError("no GPU was found", f"{none.what}: {none.why}".rstrip(": "), none.remedy)
     usable, refusals = {}, []
     for gpu in gpus:
         try:

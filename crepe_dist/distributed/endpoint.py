@@ -1,14 +1,17 @@
-"""Address and time limit of the rendezvous, read from the environment; see ``distributed.rendezvous``."""
+"""Address and time limit of the rendezvous, read from the environment, and the network interfaces of this host."""
 
 from __future__ import annotations
 
+import fcntl
+import ipaddress
 import socket
+import struct
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from crepe_dist import invocation
-from crepe_dist.distributed.interfaces import INTERFACE, LOOPBACK, interface_address, interface_of, is_loopback
 from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import UserError
 
@@ -17,10 +20,13 @@ ADDRESS, PORT, SECONDS = "MASTER_ADDR", "MASTER_PORT", "CREPE_DIST_MEETING_SECON
 JOBS = (("SLURM_JOB_ID", "SLURM_STEP_ID"), ("PMIX_NAMESPACE",))
 PORTS = range(20000, 30000)  # below the ports that Linux gives to clients
 USUAL_SECONDS = 300.0
+SIOCGIFADDR = 0x8915
+LOOPBACK = "lo"
+INTERFACE = "HOROVOD_GLOO_IFACE"
 
 
 @dataclass(frozen=True)
-class Where:
+class Endpoint:
     """Address and time limit of a rendezvous; ``interface`` may be empty."""
 
     host: str
@@ -29,37 +35,28 @@ class Where:
     seconds: float
 
     @classmethod
-    def of(cls, launch: Launch, environment: Mapping[str, str]) -> Where:
+    def of(cls, launch: Launch, environment: Mapping[str, str]) -> Endpoint:
         """Read address and time limit from the environment.
 
         Raises:
             UserError: a value is missing or malformed.
         """
         if launch.rank >= launch.size:
-            raise UserError(
-                f"this process is rank {launch.rank} of {launch.size}",
-                "ranks count from 0",
-                "check the variables of rank and world size",
-            )
+            raise UserError(f"this process is rank {launch.rank} of {launch.size}, but ranks count from 0")
         # If all processes are on this host, no address is needed.
         host = environment.get(ADDRESS, "").strip() or ("127.0.0.1" if launch.local_size == launch.size else "")
         port = environment.get(PORT, "").strip() or _port_of_job(environment)
-        for name, value in ((ADDRESS, host), (PORT, port)):
-            if not value:
-                raise UserError(
-                    f"{launch.launcher} started {launch.size} processes, and {name} is not set",
-                    "the processes meet at the host of rank 0, at a port that is free there",
-                    f"export {ADDRESS}=<its name or address> {PORT}=29500 (launch/ and docs/how-to/ show where), "
-                    f"or, on one host, start with `{invocation.typed(invocation.SUPERVISE)} -np {launch.size} …`",
-                    on_all_ranks=True,
-                )
-        if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+        if not (host and port):
             raise UserError(
-                f"{PORT} is {port!r}",
-                "a port is a number from 1 to 65535",
-                f"give one that is free on rank 0's host, such as {PORT}=29500",
+                f"{launch.launcher} started {launch.size} processes, and {PORT if host else ADDRESS} is not set",
+                "the processes meet at the host of rank 0, at a port that is free there",
+                f"export {ADDRESS}=<its name or address> {PORT}=29500 (launch/ and docs/how-to/ show where), "
+                f"or, on one host, start with `{invocation.typed(invocation.SUPERVISE)} -np {launch.size} …`",
                 on_all_ranks=True,
             )
+        if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+            remedy = "give a number from 1 to 65535 that is free on rank 0's host"
+            raise UserError(f"{PORT} is {port!r}", remedy=remedy, on_all_ranks=True)
         return cls(host, int(port), environment.get(INTERFACE, "").strip(), time_limit(environment))
 
     def __str__(self) -> str:
@@ -100,18 +97,10 @@ def time_limit(environment: Mapping[str, str]) -> float:
         UserError: it is malformed.
     """
     given = environment.get(SECONDS, "").strip() or str(USUAL_SECONDS)
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < 1e6:
-        raise UserError(
-            f"{SECONDS} is {given!r}",
-            "it is a number of seconds above zero",
-            f"unset it, or give for instance {SECONDS}={USUAL_SECONDS:g}",
-            on_all_ranks=True,
-        )
-    return seconds
+    with suppress(ValueError):
+        if 0 < float(given) < 1e6:
+            return float(given)
+    raise UserError(f"{SECONDS} is {given!r}", remedy="give a number of seconds above zero", on_all_ranks=True)
 
 
 def _port_of_job(environment: Mapping[str, str]) -> str:
@@ -120,3 +109,38 @@ def _port_of_job(environment: Mapping[str, str]) -> str:
         if all(values):
             return str(PORTS[zlib.crc32(".".join(values).encode()) % len(PORTS)])
     return ""
+
+
+def interface_address(name: str) -> str:
+    """Return the IPv4 address of a network interface of this machine.
+
+    Raises:
+        UserError: there is no such interface, or it has no IPv4 address.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            request = struct.pack("256s", name.encode()[:15])
+            answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, request)
+        except OSError as error:
+            known = ", ".join(interface for _, interface in socket.if_nameindex())
+            raise UserError(
+                f"{INTERFACE} {name}: no IPv4 address on {socket.gethostname()}",
+                error.strerror or "",
+                f"choose one of {known}",
+            ) from error
+    return socket.inet_ntoa(answer[20:24])
+
+
+def interface_of(address: str) -> str | None:
+    """Return the network interface whose first IPv4 address this is; ``None`` if there is none."""
+    if is_loopback(address):
+        return LOOPBACK
+    for _, name in socket.if_nameindex():
+        with suppress(UserError):  # it has no IPv4 address
+            if interface_address(name) == address:
+                return name
+    return None
+
+
+def is_loopback(address: str) -> bool:
+    return ipaddress.IPv4Address(address).is_loopback

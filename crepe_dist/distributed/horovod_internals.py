@@ -1,16 +1,25 @@
-"""Undocumented behaviour of Horovod that the package relies on, one function or constant per trick.
+"""Horovod's builds, and its undocumented behaviour that the package relies on, one function or constant per trick.
 
 Each was checked with Horovod 0.28.1; check them all before another version is allowed.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import itertools
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from crepe_dist.errors import PeerGone, UserError
+
+BUILD = "build it with nvcc and HOROVOD_GPU_OPERATIONS=NCCL, as docs/install.md says"
+NEWEST_PYTHON = 3, 11  # that MXNet has a wheel for
+KINDS = ("gloo", "mpi", "nccl", "cuda")
 
 # Parts of the text of an MXNetError after a lost peer (horovod/common/common.h; Gloo's socket errors): there is no type
 # for it. It is raised once. Afterwards the array can be read without an error, but its contents are wrong: discard all
@@ -36,14 +45,46 @@ NEVER_SET = "HOROVOD_ELASTIC"
 _inits = itertools.count()
 
 
-def is_lost_peer(text: str) -> bool:
-    """Return whether the text of an MXNetError means that another process is gone."""
-    return any(part in text for part in LOST_PEER)
+def is_installed() -> bool:
+    """Return whether Horovod is installed, without importing it."""
+    return importlib.util.find_spec("horovod") is not None
 
 
-def peer_addresses(text: str) -> list[str]:
-    """Return the addresses of the peers that Gloo names in an error's text (checked with Horovod 0.28.1)."""
-    return _PEER_ADDRESS.findall(text)
+def built() -> list[str]:
+    """Return those of ``KINDS`` with which Horovod was built; imports MXNet.
+
+    Raises:
+        ImportError, OSError: Horovod for MXNet is missing, or its library cannot be loaded.
+    """
+    horovod = importlib.import_module("horovod.mxnet")
+    return [kind for kind in KINDS if getattr(horovod, f"{kind}_built")()]
+
+
+def how_to_install(for_gpus: bool) -> str:
+    """Describe how to install Horovod for that flavour of MXNet."""
+    other_python = " -p 3.11" * (sys.version_info[:2] > NEWEST_PYTHON)
+    command = f"uv sync --inexact --group horovod{other_python}"
+    return BUILD if for_gpus else f"install it (`{command}`; without uv see docs/install.md)"
+
+
+def without_cuda() -> UserError:
+    """Return the error for several processes on GPUs with a Horovod built without CUDA."""
+    return UserError(
+        "Horovod was built without CUDA, and MXNet's GPU flavour is installed",
+        "it would access GPU memory as main memory, so only processes on the CPU can train together",
+        f"{BUILD}; or train in one process on one GPU, or in several with --device cpu",
+        on_all_ranks=True,
+    )
+
+
+def is_peer_gone(error: BaseException) -> bool:
+    """Return whether an error, perhaps an MXNetError, means that another process of the group was lost."""
+    return isinstance(error, PeerGone) or any(part in str(error) for part in LOST_PEER)
+
+
+def peer_addresses(error: BaseException) -> list[str]:
+    """Return the addresses on other hosts of the peers that Gloo names in an error's text."""
+    return sorted({address for address in _PEER_ADDRESS.findall(str(error)) if not address.startswith("127.")})
 
 
 @contextmanager
@@ -66,23 +107,18 @@ def aborting_nccl() -> Iterator[None]:
         del os.environ[NEVER_SET]
 
 
-def set_cycle_time(gpus: bool, several_hosts: bool) -> None:
-    """Choose how often Horovod's thread looks for work, unless HOROVOD_CYCLE_TIME is set; call before ``hvd.init``.
+def choose_settings(gpus: bool, several_hosts: bool) -> None:
+    """Choose Horovod's settings, unless the environment does; call before ``hvd.init``.
 
-    By default it does every millisecond (checked with Horovod 0.28.1: ``HOROVOD_CYCLE_TIME``). On CPUs that takes a
+    HOROVOD_CYCLE_TIME is how often Horovod's thread looks for work: every millisecond by default. On CPUs that takes a
     twentieth of a core from the computation, which is worth it only if gradients go through Horovod. On GPUs the host
     has cores to spare, and the last gradients of each step wait half a cycle on average.
+
+    By default Horovod adds up all groups of arrays that are ready in one cycle together. A number's place among all
+    that is sent together decides in which order three or more ranks add it, so sums would depend on timing
+    (``Controller::ComputeResponseList``, ``Controller::FuseResponses``).
     """
     os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.2" if gpus else "1" if several_hosts else "10")
-
-
-def keep_groups_apart() -> None:
-    """Let Horovod add up each group of arrays by itself, unless the variable is set; call before ``hvd.init``.
-
-    By default it joins all groups that are ready in one cycle. A number's place among all that is sent together decides
-    in which order three or more ranks add it, so sums would depend on timing (checked with Horovod 0.28.1:
-    ``Controller::ComputeResponseList``, ``Controller::FuseResponses``).
-    """
     os.environ.setdefault("HOROVOD_DISABLE_GROUP_FUSION", "1")
 
 

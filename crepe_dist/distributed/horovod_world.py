@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist import machine
-from crepe_dist.distributed import horovod_build, horovod_internals, peer_loss
+from crepe_dist.distributed import horovod_internals
 from crepe_dist.distributed.rendezvous import Meeting
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
@@ -30,18 +29,12 @@ class HorovodWorld(World):
         super().__init__()
         self.horovod = horovod
         self._met = met
-        before = peer_loss.sockets()
         with horovod_internals.aborting_nccl():
             self.horovod.init()
         self.rank = self.horovod.rank()
         self.size = self.horovod.size()
         self.local_rank = self.horovod.local_rank()
         self.local_size = self.horovod.local_size()
-        opened = peer_loss.sockets() - before
-        peer_loss.probe(opened)
-        connections = {"host": socket.gethostname(), "addresses": peer_loss.addresses(opened)}
-        ranks = self.gather(connections, "hosts")
-        peer_loss.hosts.remember({address: rank["host"] for rank in ranks for address in rank["addresses"]})
         if met is not None:
             self.gather(0, "met")
             met.end()
@@ -69,7 +62,7 @@ class HorovodWorld(World):
 
     def check_device(self, device_type: str) -> None:
         if device_type == "gpu" and not self.horovod.cuda_built():
-            raise horovod_build.without_cuda()
+            raise horovod_internals.without_cuda()
 
     def broadcast_arrays(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         for name, array in sorted(arrays.items()):

@@ -1,18 +1,21 @@
-"""Detection of the launcher and this process's rank, and preparations for the import of MXNet."""
+"""The launcher, this process's rank and its environment, and preparations for the import of MXNet."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
 import os
+import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from crepe_dist import machine
 from crepe_dist.distributed import cuda, late_operators
+from crepe_dist.distributed.horovod_internals import NEVER_SET
 from crepe_dist.errors import UserError
 
 HOROVODRUN = "horovodrun"
@@ -21,16 +24,10 @@ THREADS = "OMP_NUM_THREADS"
 # RANK and WORLD_SIZE are torchrun's convention, and set by hand in manifests and scripts: they take precedence over a
 # scheduler's own variables, which may describe the surrounding process.
 # Slurm: SLURM_NTASKS is also set in a batch script, which is a single process; only srun sets the step's variable.
-LAUNCHERS = (
+LAUNCHERS: tuple[tuple[str, ...], ...] = (
     (HOROVODRUN, "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE"),
     ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    (
-        "Open MPI",
-        "OMPI_COMM_WORLD_RANK",
-        "OMPI_COMM_WORLD_SIZE",
-        "OMPI_COMM_WORLD_LOCAL_RANK",
-        "OMPI_COMM_WORLD_LOCAL_SIZE",
-    ),
+    ("Open MPI", *(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))),
     ("MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
 )
@@ -44,6 +41,12 @@ ENVIRONMENT = {
     "MXNET_ENFORCE_DETERMINISM": "1",
     "NVIDIA_TF32_OVERRIDE": "0",
 }
+# Variables that processes on other hosts get: those that do not describe this machine.
+PASSED_ON = re.compile(
+    "(LANG|LANGUAGE|TZ|TERM|NO_COLOR)$|LC_|PYTHON|OMP_|KMP_|GOMP_|MXNET_|DNNL_|OPENBLAS_|NPY_|HOROVOD_|NCCL_|CUDA_|"
+    "NVIDIA_|CREPE_DIST_|COVERAGE_|COV_CORE_|SSL_CERT_"
+)
+NCCL_INTERFACE = "NCCL_SOCKET_IFNAME"
 # Optional MXNet imports that we never need.
 UNUSED = ("scipy", "sklearn", "onnx")
 
@@ -152,3 +155,50 @@ def horovodrun() -> str | None:
     if importlib.util.find_spec("horovod") is None or importlib.util.find_spec("horovod.mxnet") is None:
         return None
     return shutil.which("horovodrun", path=Path(sys.executable).parent) or shutil.which("horovodrun")
+
+
+def allowed() -> dict[str, str]:
+    """Return the variables that processes on other hosts get."""
+    return {name: value for name, value in os.environ.items() if PASSED_ON.match(name) and name != NEVER_SET}
+
+
+def without_place() -> dict[str, str]:
+    """Return the variables that a process inherits which is started here: not this one's place among others."""
+    place = {NEVER_SET, *(name for _, *names in LAUNCHERS for name in names)}
+    return {name: value for name, value in os.environ.items() if name not in place}
+
+
+def group_variables(
+    hosts: Sequence[str], rank: int, store: tuple[str, int], interface: str, others: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the variables from which Horovod and NCCL learn the place of a process in its group.
+
+    ``horovodrun`` sets them, but no documentation lists them (checked with Horovod 0.28.1:
+    ``horovod/runner/gloo_run.py``).
+
+    Args:
+        hosts: name of the host of each rank.
+        store: address and port of the store in which the processes find each other.
+        others: the process's other variables; those of NCCL take precedence.
+    """
+    host, processes = hosts[rank], Counter(hosts)
+    local_rank = hosts[:rank].count(host)
+    like = [name for name, count in processes.items() if count > local_rank]  # hosts with a process of this local rank
+    variables = {
+        "HOROVOD_HOSTNAME": host,
+        "HOROVOD_RANK": rank,
+        "HOROVOD_SIZE": len(hosts),
+        "HOROVOD_LOCAL_RANK": local_rank,
+        "HOROVOD_LOCAL_SIZE": processes[host],
+        "HOROVOD_CROSS_RANK": like.index(host),
+        "HOROVOD_CROSS_SIZE": len(like),
+        "HOROVOD_GLOO_RENDEZVOUS_ADDR": store[0],
+        "HOROVOD_GLOO_RENDEZVOUS_PORT": store[1],
+        "HOROVOD_CONTROLLER": "gloo",
+        "HOROVOD_CPU_OPERATIONS": "gloo",
+        "HOROVOD_GLOO_IFACE": interface,
+        # Otherwise NCCL chooses an interface by itself, perhaps one that is not shared by all hosts. "=": NCCL takes a
+        # bare name for the start of one.
+        NCCL_INTERFACE: others.get(NCCL_INTERFACE) or f"={interface}",
+    }
+    return {name: str(value) for name, value in variables.items()}

@@ -16,17 +16,14 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from fractions import Fraction
-from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from crepe_dist.distributed.endpoint import ADDRESS, PORT, SECONDS, Where
-from crepe_dist.distributed.environment import group_variables
-from crepe_dist.distributed.interfaces import INTERFACE, is_loopback
-from crepe_dist.distributed.launch import HOROVODRUN, THREADS, Launch
+from crepe_dist.distributed.endpoint import ADDRESS, INTERFACE, PORT, SECONDS, Endpoint, is_loopback
+from crepe_dist.distributed.launch import HOROVODRUN, THREADS, Launch, group_variables
 from crepe_dist.distributed.store import Store
 from crepe_dist.errors import ExitCode, UserError
 
@@ -79,170 +76,140 @@ def meet(launch: Launch, environment: Mapping[str, str] = os.environ) -> Meeting
     Raises:
         UserError: the address is unusable, or a process does not arrive; ``on_all_ranks`` where all raise the same.
     """
-    where = Where.of(launch, environment)
-    return (_Leader if launch.rank == 0 else _Follower)(launch, where).meet()
+    endpoint = Endpoint.of(launch, environment)
+    report = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "id": secrets.token_hex(8),  # tells two processes of one rank apart
+        "size": launch.size,
+        "cores": sorted(os.sched_getaffinity(0)),
+    }
+    return (_lead if launch.rank == 0 else _follow)(launch, endpoint, report)
 
 
-class _Follower:
-    """A rank other than 0."""
-
-    def __init__(self, launch: Launch, where: Where) -> None:
-        self._launch = launch
-        self._where = where
-        self._report = _describe(launch)
-        self._own_address = ""
-        self._address = ""
-
-    def meet(self) -> Meeting:
-        rank = str(self._launch.rank)
-        reported = False
-        patience = _Patience(self._launch.rank, self._where.seconds)
-        while True:
-            try:
-                if not reported:
-                    self._ask("PUT", rank, self._report)
-                stored = self._ask("GET", rank)
-                reported = stored is not None  # else rank 0 has restarted
-                if stored not in (None, self._report):
-                    error = _same_rank(self._launch.rank, self._report, stored)
-                    self._ask("PUT", OUTCOME, _failed(error))
-                    raise error
-                outcome = self._ask("GET", OUTCOME)
-                if outcome is not None and "error" in outcome:
-                    raise _error(outcome["error"])
-                if outcome is not None:
-                    interface = self._where.listens_on(self._own_address)
-                    endpoint = (self._address, self._where.port)
-                    return _meeting(self._launch, outcome["places"], endpoint, interface, None)
-                patience.renew()  # rank 0 answers, and limits the time itself
-            except socket.gaierror as error:
-                patience.wait(f"{self._where.host} is not known here: {error.strerror}", self._absent)
-            except (OSError, ValueError, http.client.HTTPException) as error:
-                why = error.strerror if isinstance(error, OSError) else str(error)
-                patience.wait(f"{self._address}: {why or type(error).__name__}", self._absent)
-            time.sleep(LOOK_SECONDS)
-
-    def _absent(self, why: str) -> UserError:
-        return UserError(
-            f"rank 0 did not answer at {self._where} ({ADDRESS}, {PORT}) within {self._where.seconds:g} s",
-            why,
-            f"check rank 0's output, that {ADDRESS} is its host, and that the network permits TCP; "
-            f"{SECONDS} sets the time limit",
-            code=ExitCode.PEER_GONE,
-        )
-
-    def _ask(self, method: str, key: str, value: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-        """Send a request to rank 0's store; return the value of a key.
-
-        Raises:
-            OSError, HTTPException, ValueError: rank 0 does not answer, or another program does.
-        """
-        self._address = ""
-        self._address = self._where.address()
-        with closing(
-            http.client.HTTPConnection(self._address, self._where.port, timeout=REQUEST_SECONDS)
-        ) as connection:
-            connection.connect()
-            self._own_address = connection.sock.getsockname()[0]
-            connection.request(method, f"/{SCOPE}/{key}", None if value is None else _encode(value))
-            reply = connection.getresponse()
-            content = reply.read()
-        if reply.status == HTTPStatus.OK and method == "GET":
-            stored = json.loads(content)
-            if isinstance(stored, dict):
-                return stored
-        elif reply.status in (HTTPStatus.OK, HTTPStatus.NOT_FOUND):
-            return None
-        raise ValueError(f"another program answers in place of rank 0 (status {reply.status})")
-
-
-class _Leader:
-    """Rank 0."""
-
-    def __init__(self, launch: Launch, where: Where) -> None:
-        self._launch = launch
-        self._where = where
-        self._patience = _Patience(0, where.seconds)
-
-    def meet(self) -> Meeting:
-        store = self._open()
-        address = store.endpoint[0]
-        try:
-            interface = self._where.listens_on(address)
-            reports = self._wait_for_all(store)
-        except UserError as error:
-            store.put(SCOPE, OUTCOME, _encode(_failed(error)))
-            time.sleep(LEAVE_SECONDS)
-            store.close()
-            raise
-        places = [(report["host"], threads) for report, threads in zip(reports, _shares(reports))]
-        store.put(SCOPE, OUTCOME, _encode({"places": places}))
-        return _meeting(self._launch, places, store.endpoint, interface, store)
-
-    def _wait_for_all(self, store: Store) -> list[dict[str, Any]]:
-        """Collect the reports of all ranks."""
-        size = self._launch.size
-        store.put(SCOPE, "0", _encode(_describe(self._launch)))
-        while True:
-            outcome = store.get(SCOPE, OUTCOME)
-            if outcome is not None:  # another rank has published an error
-                raise _error(json.loads(outcome)["error"])
-            values = [store.get(SCOPE, str(rank)) for rank in range(size)]
-            missing = [rank for rank, value in enumerate(values) if value is None]
-            if not missing:
-                break
+def _lead(launch: Launch, endpoint: Endpoint, report: Mapping[str, Any]) -> Meeting:
+    """Open the store, wait for the reports of all ranks, and publish their places or an error."""
+    patience = _Patience(0, endpoint.seconds)
+    store = _open(endpoint, patience)
+    store.put(SCOPE, "0", _encode(report))
+    try:
+        interface = endpoint.listens_on(store.address)
+        while missing := [rank for rank in range(launch.size) if store.get(SCOPE, str(rank)) is None]:
             shown = ", ".join(map(str, missing[:SHOWN_RANKS])) + ", …" * (len(missing) > SHOWN_RANKS)
-            incomplete = partial(self._incomplete, len(missing), store.endpoint[0])
-            self._patience.wait(f"rank {shown} of {size} did not arrive", incomplete)
-            time.sleep(LOOK_SECONDS)
-        reports = [json.loads(value or b"") for value in values]
-        for rank, report in enumerate(reports):
-            if report["size"] != size:
+            why = f"rank {shown} of {launch.size} did not arrive"
+            if not patience.wait(why):
+                raise _incomplete(len(missing), launch, endpoint, store.address, why)
+        reports = [json.loads(store.get(SCOPE, str(rank)) or b"") for rank in range(launch.size)]
+        for rank, other in enumerate(reports):
+            if other["size"] != launch.size:
                 raise UserError(
-                    f"rank 0 is one of {size} processes, rank {rank} one of {report['size']}",
-                    f"rank {rank} is {_who(report)}",
+                    f"rank 0 is one of {launch.size} processes, rank {rank} one of {other['size']}",
+                    f"rank {rank} is pid {other['pid']} on {other['host']}",
                     f"start all with one command, and give two jobs on one host different values of {PORT}",
                     on_all_ranks=True,
                 )
-        return reports
+    except UserError as error:
+        saved = [error.what, error.why, error.remedy, int(error.code)]
+        store.put(SCOPE, OUTCOME, _encode({"error": saved}))
+        time.sleep(LEAVE_SECONDS)
+        store.close()
+        raise
+    places = [(each["host"], threads, each["id"]) for each, threads in zip(reports, shares(reports))]
+    store.put(SCOPE, OUTCOME, _encode({"places": places}))
+    return _meeting(launch, places, (store.address, store.port), interface, store)
 
-    def _open(self) -> Store:
-        """Open the store."""
-        while True:
-            address = ""
-            try:
-                address = self._where.address()
-                if address == "0.0.0.0":
-                    raise OSError(errno.EADDRNOTAVAIL, "")
-                return Store(address, self._where.port)
-            except socket.gaierror as error:
-                why = f"{self._where.host} is not known here: {error.strerror}"
-            except OSError as error:
-                if error.errno != errno.EADDRNOTAVAIL:
-                    raise self._unopened(
-                        f"{address}: {error.strerror}",
-                        "another program (torchrun's store, another job) listens there, or another process is rank 0; "
-                        f"choose another {PORT}, or give each process its own rank",
-                    ) from error
-                why = f"{address} is not an address of this host, {socket.gethostname()}"
-            self._patience.wait(why, lambda why: self._unopened(why, f"set {ADDRESS} to a name of rank 0's host"))
-            time.sleep(LOOK_SECONDS)
 
-    def _unopened(self, why: str, remedy: str) -> UserError:
-        return UserError(f"rank 0 cannot listen at {self._where} ({ADDRESS}, {PORT})", why, remedy)
+def _open(endpoint: Endpoint, patience: _Patience) -> Store:
+    what = f"rank 0 cannot listen at {endpoint} ({ADDRESS}, {PORT})"
+    while True:
+        try:
+            address = endpoint.address()
+            if address == "0.0.0.0":
+                raise OSError(errno.EADDRNOTAVAIL, "")
+            return Store(address, endpoint.port)
+        except socket.gaierror as error:
+            why = f"{endpoint.host} is not known here: {error.strerror}"
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                why = f"{address}: {error.strerror}; another program listens there, or another process is rank 0"
+                raise UserError(what, why, f"choose another {PORT}, or give each process its own rank") from error
+            why = f"{address} is not an address of this host, {socket.gethostname()}"
+        if not patience.wait(why):
+            raise UserError(what, why, f"set {ADDRESS} to a name of rank 0's host")
 
-    def _incomplete(self, missing: int, address: str, why: str) -> UserError:
-        alone = is_loopback(address)
-        return UserError(
-            f"{missing} of {self._launch.size} processes did not arrive within {self._where.seconds:g} s",
-            f"{why}; rank 0 waited for them on {socket.gethostname()} at {address}:{self._where.port}"
-            + ", which no other host can reach" * alone,
-            f"check the output of these ranks; give all the same {ADDRESS} and {PORT}; "
-            + f"with several hosts set {INTERFACE} to their network; " * alone
-            + f"{SECONDS} sets the time limit",
-            on_all_ranks=True,
-            code=ExitCode.PEER_GONE,
+
+def _incomplete(missing: int, launch: Launch, endpoint: Endpoint, address: str, why: str) -> UserError:
+    alone = is_loopback(address)
+    return UserError(
+        f"{missing} of {launch.size} processes did not arrive within {endpoint.seconds:g} s",
+        f"{why}; rank 0 waited for them on {socket.gethostname()} at {address}:{endpoint.port}"
+        + ", which no other host can reach" * alone,
+        f"check the output of these ranks; give all the same {ADDRESS} and {PORT}; "
+        + f"with several hosts set {INTERFACE} to their network; " * alone
+        + f"{SECONDS} sets the time limit",
+        on_all_ranks=True,
+        code=ExitCode.PEER_GONE,
+    )
+
+
+def _follow(launch: Launch, endpoint: Endpoint, report: Mapping[str, Any]) -> Meeting:
+    """Report to rank 0, anew in each round in case it has restarted, until it publishes the outcome."""
+    patience = _Patience(launch.rank, endpoint.seconds)
+    address, why = "", ""
+    while True:
+        try:
+            address = endpoint.address()
+            _ask((address, endpoint.port), "PUT", str(launch.rank), report)
+            outcome, own_address = _ask((address, endpoint.port), "GET", OUTCOME)
+            if outcome is not None:
+                break
+            patience.renew()  # rank 0 answers, and limits the time itself
+        except socket.gaierror as error:
+            why = f"{endpoint.host} is not known here: {error.strerror}"
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            why = f"{address}: {error.strerror if isinstance(error, OSError) else error}"
+        if not patience.wait(why or f"rank 0 answers at {endpoint}, other ranks are missing"):
+            raise UserError(
+                f"rank 0 did not answer at {endpoint} ({ADDRESS}, {PORT}) within {endpoint.seconds:g} s",
+                why,
+                f"check rank 0's output, that {ADDRESS} is its host, and that the network permits TCP; "
+                f"{SECONDS} sets the time limit",
+                code=ExitCode.PEER_GONE,
+            )
+    if "error" in outcome:
+        what, why, remedy, code = outcome["error"]
+        raise UserError(what, why, remedy, on_all_ranks=True, code=code)
+    places = outcome["places"]
+    if places[launch.rank][2] != report["id"]:
+        raise UserError(
+            f"two processes are rank {launch.rank}",
+            f"the other is on {places[launch.rank][0]}",
+            f"give each process its own rank, and two jobs on one host different values of {PORT}",
         )
+    return _meeting(launch, places, (address, endpoint.port), endpoint.listens_on(own_address), None)
+
+
+def _ask(
+    store: tuple[str, int], method: str, key: str, value: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any] | None, str]:
+    """Send a request to rank 0's store; return the value of a key, and this process's address.
+
+    Raises:
+        OSError, HTTPException, ValueError: rank 0 does not answer, or another program does.
+    """
+    with closing(http.client.HTTPConnection(*store, timeout=REQUEST_SECONDS)) as connection:
+        connection.connect()
+        own_address = connection.sock.getsockname()[0]
+        connection.request(method, f"/{SCOPE}/{key}", None if value is None else _encode(value))
+        reply = connection.getresponse()
+        content = reply.read()
+    if reply.status == HTTPStatus.OK and method == "GET":
+        stored = json.loads(content)
+        if isinstance(stored, dict):
+            return stored, own_address
+    elif reply.status in (HTTPStatus.OK, HTTPStatus.NOT_FOUND):
+        return None, own_address
+    raise ValueError(f"another program answers in place of rank 0 (status {reply.status})")
 
 
 class _Patience:
@@ -257,44 +224,17 @@ class _Patience:
     def renew(self) -> None:
         self._since = time.monotonic()
 
-    def wait(self, why: str, error: Callable[[str], UserError]) -> None:
-        """Print a note once, after ``NOTE_SECONDS``.
-
-        Raises:
-            UserError: the result of ``error(why)``, once the time is over.
-        """
+    def wait(self, why: str) -> bool:
+        """Wait a moment, and print a note once after ``NOTE_SECONDS``; return False once the time is over."""
         waited = time.monotonic() - self._since
-        if waited >= self._seconds:
-            raise error(why)
         if waited >= NOTE_SECONDS and not self._noted:
             self._noted = True
             print(f"[rank {self._rank}] waiting, {self._seconds:g} s at most: {why}", file=sys.stderr, flush=True)
+        time.sleep(LOOK_SECONDS)
+        return waited < self._seconds
 
 
-def _describe(launch: Launch) -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "id": secrets.token_hex(8),  # tells two processes of one rank apart
-        "size": launch.size,
-        "cores": sorted(os.sched_getaffinity(0)),
-    }
-
-
-def _who(report: Mapping[str, Any]) -> str:
-    return f"pid {report['pid']} on {report['host']}"
-
-
-def _same_rank(rank: int, report: Mapping[str, Any], stored: Mapping[str, Any]) -> UserError:
-    return UserError(
-        f"two processes are rank {rank}",
-        f"one is {_who(report)}, the other {_who(stored)}",
-        f"give each process its own rank, and two jobs on one host different values of {PORT}",
-        on_all_ranks=True,
-    )
-
-
-def _shares(reports: Sequence[Mapping[str, Any]]) -> list[int]:
+def shares(reports: Sequence[Mapping[str, Any]]) -> list[int]:
     """Compute the threads of each process: its cores, each divided by the number of processes that may use it."""
     users = Counter((report["host"], core) for report in reports for core in report["cores"])
     shares = (sum(Fraction(1, users[report["host"], core]) for core in report["cores"]) for report in reports)
@@ -304,20 +244,10 @@ def _shares(reports: Sequence[Mapping[str, Any]]) -> list[int]:
 def _meeting(
     launch: Launch, places: Sequence[Sequence[Any]], endpoint: tuple[str, int], interface: str, store: Store | None
 ) -> Meeting:
-    """Make the meeting from host and number of threads of each rank."""
-    variables = group_variables([host for host, _ in places], launch.rank, endpoint, interface, os.environ)
+    """Make the meeting from host, number of threads and id of each rank."""
+    variables = group_variables([host for host, *_ in places], launch.rank, endpoint, interface, os.environ)
     return Meeting(variables, places[launch.rank][1], store)
 
 
 def _encode(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value).encode()
-
-
-def _failed(error: UserError) -> dict[str, Any]:
-    """Encode an error as the outcome for all ranks."""
-    return {"error": [error.what, error.why, error.remedy, int(error.code)]}
-
-
-def _error(saved: Sequence[Any]) -> UserError:
-    *text, code = saved
-    return UserError(*map(str, text), on_all_ranks=True, code=ExitCode(code))

@@ -21,47 +21,34 @@ REQUEST_SECONDS = 10.0  # limit without a byte from the client
 POLL_SECONDS = 0.05  # longest delay of ``close``
 
 
-class Store:
-    """HTTP server of the values of one group of processes, by scope and key.
+class Store(ThreadingHTTPServer):
+    """HTTP server of the values of one group of processes, by path."""
 
-    Args:
-        port: port to bind to; 0: any free one.
-
-    Attributes:
-        endpoint: address and port.
-    """
-
-    def __init__(self, address: str, port: int = 0) -> None:
-        self._server = _Server(address, port)
-        self.endpoint = (address, self._server.server_port)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL_SECONDS,), daemon=True)
-        self._thread.start()
-
-    def get(self, scope: str, key: str) -> bytes | None:
-        return self._server.values.get(f"/{scope}/{key}")
-
-    def put(self, scope: str, key: str, value: bytes) -> None:
-        self._server.values[f"/{scope}/{key}"] = value
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False  # a silent client must not delay the end
     request_queue_size = 256  # all processes connect at the same moment
 
-    def __init__(self, address: str, port: int) -> None:
-        self.values: dict[str, bytes] = {}  # by path
+    def __init__(self, address: str, port: int = 0) -> None:
+        self.values: dict[str, bytes] = {}
         super().__init__((address, port), _Handler)
+        self._thread = threading.Thread(target=self.serve_forever, args=(POLL_SECONDS,), daemon=True)
+        self._thread.start()
+
+    def get(self, scope: str, key: str) -> bytes | None:
+        return self.values.get(f"/{scope}/{key}")
+
+    def put(self, scope: str, key: str, value: bytes) -> None:
+        self.values[f"/{scope}/{key}"] = value
+
+    def close(self) -> None:
+        self.shutdown()
+        self.server_close()
+        self._thread.join()
 
     def server_bind(self) -> None:
         # HTTPServer would look up the name of the address, which may take seconds.
         socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.address, self.port = str(self.server_address[0]), int(self.server_address[1])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore clients that break off or time out."""
@@ -69,7 +56,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     timeout = REQUEST_SECONDS
-    server: _Server
+    server: Store
 
     def do_GET(self) -> None:
         value = self.server.values.get(self.path)

@@ -6,6 +6,7 @@ suspended rank, or one whose network is cut, would leave the others waiting fore
 
 from __future__ import annotations
 
+import faulthandler
 import heapq
 import json
 import math
@@ -15,18 +16,14 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from crepe_dist.distributed import crash_report, stacks
 from crepe_dist.distributed.control import Control
-from crepe_dist.distributed.peer_loss import hosts
-from crepe_dist.distributed.processes import is_stopped, start_time
-from crepe_dist.errors import ExitCode, UserError
+from crepe_dist.errors import ExitCode
 
 TICK_SECONDS = 1.0
 STOPPED_SECONDS = 5.0  # delay of a tick that shows that this process itself was suspended or the host overloaded
@@ -34,6 +31,7 @@ LEARNT = 10  # the limit grows to this many times the longest step, but at most 
 OUTLIERS = 2  # longest steps that are ignored: other processes or the disk may have been stuck
 LEARNT_IN = ("train", "evaluate")
 DUMP_SECONDS = 1.0  # time that the other processes of this host get to write their stacks
+DUMP = signal.SIGUSR1  # a process that gets it writes its stacks
 SHOWN_ROWS = 64
 
 
@@ -49,14 +47,13 @@ class Watchdog:
         self._limit = limit
         self._rank = rank
         self._phase = "start"
-        self._where: Callable[[], dict[str, Any]] = dict
+        self._locate: Callable[[], dict[str, Any]] = dict
         self._since = time.monotonic()
         self._longest: list[float] = []  # intervals between beats
         self._looked = self._since  # time of the thread's last tick
         self._steps = 0
         self._peers: list[tuple[int, int]] = []
         self._stacks: IO[str] | None = None
-        self._requests: stacks.StackRequests | None = None
         self._ended = threading.Event()
         self._ending = False
         self._parent = os.getppid()
@@ -94,8 +91,12 @@ class Watchdog:
         return max(self._limit, min(LEARNT * usual, LEARNT * self._limit))
 
     def locate(self, where: Callable[[], dict[str, Any]]) -> None:
-        """Set the function that the thread calls for step, epoch, documents and rows."""
-        self._where = where
+        """Set the function that returns step, epoch, documents and rows; another thread calls it."""
+        self._locate = where
+
+    def where(self) -> dict[str, Any]:
+        """Return the position of this process: rank, phase, and what ``locate`` was given."""
+        return {"rank": self._rank, "phase": self._phase, **self._locate()}
 
     def write_to(self, path: Path, processes: list[dict[str, Any]]) -> None:
         """Write stacks to a file from now on.
@@ -108,9 +109,7 @@ class Watchdog:
         me = self.identity()
         self._stacks.write(f"{json.dumps({'rank': self._rank, **me, 'started': time.time()})}\n")
         self._stacks.flush()
-        if self._requests is not None:
-            self._requests.close()
-        self._requests = stacks.StackRequests(self._stacks)
+        faulthandler.register(DUMP, self._stacks)
         self._peers = [(p["pid"], p["start"]) for p in processes if p["host"] == me["host"] and p["pid"] != me["pid"]]
 
     def identity(self) -> dict[str, Any]:
@@ -126,13 +125,9 @@ class Watchdog:
     ) -> None:
         self._wait_for_end()
         self._ended.set()
-        if self._stacks is not None and isinstance(error, Exception) and not isinstance(error, UserError):
-            with suppress(OSError, ValueError):  # a full disk; closed
-                traceback.print_exception(kind, error, trace, file=self._stacks)
-                self._stacks.flush()
-        if self._requests is not None and self._stacks is not None and not self._launched:
+        if self._stacks is not None and not self._launched:
             # A process of a group keeps the handler: the others may still ask for its stacks.
-            self._requests.close()
+            faulthandler.unregister(DUMP)
             self._stacks.close()
 
     def _watch(self) -> None:
@@ -145,13 +140,12 @@ class Watchdog:
                 self._since += now - last
                 peers_moved = now
             last = self._looked = now
-            where = {"rank": self._rank, "phase": self._phase, **self._where()}
             if self._launched and os.getppid() != self._parent:
                 self._launched = False
                 self._control.stop("the launcher is gone")
             stood = now - (peers_moved if math.isinf(self._since) else self._since)
             if stood > self.limit:
-                self._end(where, stood)
+                self._end(self.where(), stood)
             if self._ended.wait(TICK_SECONDS):
                 return
 
@@ -167,16 +161,14 @@ class Watchdog:
         end.start()
         try:
             self._tell(where, seconds)
-            self.ask_for_stacks()
+            self._signal_peers(DUMP)
             self._signal_peers(signal.SIGCONT)  # a suspended process writes its stack, too
             stream = self._stacks or sys.stderr
             stream.write(f"no progress for {seconds:.0f} s: {json.dumps({**self.identity(), **where})}\n")
             stream.flush()
-            stacks.write(stream)
+            faulthandler.dump_traceback(stream)
             time.sleep(DUMP_SECONDS)
             self._signal_peers(signal.SIGKILL)
-            report = crash_report.write(f"no progress for {seconds:.0f} s: {json.dumps(where)}", "", ExitCode.HUNG)
-            print(f"[rank {self._rank}] {crash_report.said(report)}", file=sys.stderr, flush=True)
         finally:
             os._exit(ExitCode.HUNG)
 
@@ -185,32 +177,37 @@ class Watchdog:
         step = f" at step {where['step']}" if "step" in where else ""
         print(
             f"[rank {self._rank}] error: no progress for {seconds:.0f} s{step} ({where['phase']})\n"
-            f"  why: {_cause()}\n"
-            f"  do:  {again}; raise --safety.watchdog-s ({self._limit:g}) if steps take longer; {_named(self._stacks)}",
+            "  why: a process is suspended, a host or network is lost, or the ranks wait for different collectives\n"
+            f"  do:  {again}; raise --safety.watchdog-s ({self._limit:g}) if steps take longer; the stacks are in "
+            f"{self._stacks.name if self._stacks else 'the lines below'}",
             file=sys.stderr,
             flush=True,
         )
 
-    def ask_for_stacks(self) -> None:
-        """Make the other processes of this host write their stacks."""
-        self._signal_peers(stacks.REQUEST)
-
     def _signal_peers(self, number: signal.Signals) -> None:
         for pid, start in self._peers:
             if start_time(pid) == start:
-                try:
+                with suppress(OSError):
                     os.kill(pid, number)
-                except OSError:
-                    continue
 
 
-def _cause() -> str:
-    silent, others = hosts.silent(), hosts.others
-    if silent:
-        return f"no answer from {', '.join(silent)}: the host is gone, or the network to it"
-    guess = "a process is suspended, a host or network is lost, or the ranks wait for different collectives"
-    return f"{guess}; the other hosts: {', '.join(others)}"[:2000] if others else guess
+def start_time(pid: int) -> int | None:
+    """Return the start of a process in clock ticks since boot; ``None`` if it does not run."""
+    fields = _status(pid)
+    return None if not fields or fields[0] in (b"Z", b"X") else int(fields[19])
 
 
-def _named(stacks: IO[str] | None) -> str:
-    return f"stacks are in {stacks.name}" if stacks is not None else "the stacks are above"
+def is_stopped(pid: int, began: int) -> bool:
+    """Return whether the process that started then is suspended, by SIGSTOP or a debugger."""
+    fields = _status(pid)
+    return bool(fields) and fields[0] in (b"T", b"t") and int(fields[19]) == began
+
+
+def _status(pid: int) -> list[bytes]:
+    """Return the fields of /proc/<pid>/stat from the state on; empty if there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return []
+    # The name in brackets may itself contain brackets and blanks; the state follows it.
+    return stat[stat.rindex(b")") + 2 :].split()

@@ -115,24 +115,23 @@ class World:
         except UserError as error:
             report["error"] = [error.what, error.why, error.remedy]
         reports = self.gather(report, f"agree.{subject}")
-        failed = [rank for rank, report in enumerate(reports) if report["error"]]
-        if failed:
+        if failed := [rank for rank, report in enumerate(reports) if report["error"]]:
             what, why, remedy = reports[failed[0]]["error"]
             if self.size > 1 and len(failed) < self.size:
                 hosts = ", ".join(f"{rank} (host {reports[rank]['host']})" for rank in failed)
                 what = f"{what} [only on rank {hosts}, of {self.size}]"
                 remedy = f"{alike}; or {remedy}" if remedy else alike
             raise UserError(what, why, remedy, on_all_ranks=True)
-        different = [rank for rank, report in enumerate(reports) if report["same"] != reports[0]["same"]]
-        if different:
-            rank = different[0]
-            raise UserError(
-                f"the processes disagree on the {subject}",
-                f"rank 0 (host {reports[0]['host']}) has {_short(reports[0]['same'], reports[rank]['same'])}, "
-                f"rank {rank} (host {reports[rank]['host']}) has {_short(reports[rank]['same'], reports[0]['same'])}",
-                "start every process with the same command, files and package version",
-                on_all_ranks=True,
-            )
+        first = reports[0]
+        for rank, other in enumerate(reports):
+            if other["same"] != first["same"]:
+                raise UserError(
+                    f"the processes disagree on the {subject}",
+                    f"rank 0 (host {first['host']}) has {_short(first['same'], other['same'])}, "
+                    f"rank {rank} (host {other['host']}) has {_short(other['same'], first['same'])}",
+                    "start every process with the same command, files and package version",
+                    on_all_ranks=True,
+                )
         return result[0]
 
     def on_root(self, name: str, work: Iterator[T]) -> T | None:
@@ -147,20 +146,14 @@ class World:
             The last item on rank 0, ``None`` elsewhere.
         """
         last: T | None = None
-        if self.size == 1:
-            for item in work:
-                last = item
-                self.beat()
-            return last
         beat = f"on_root.{name}"
-        if not self.is_root:
-            while True:
-                state = self.broadcast(None, beat)
-                self.beat()
-                if state["error"]:
-                    raise UserError(*state["error"], on_all_ranks=True)
-                if state["done"]:
-                    return None
+        while not self.is_root:
+            state = self.broadcast(None, beat)
+            self.beat()
+            if state["error"]:
+                raise UserError(*state["error"], on_all_ranks=True)
+            if state["done"]:
+                return None
         due = time.monotonic() + HEARTBEAT_SECONDS
         try:
             for item in work:
@@ -185,17 +178,20 @@ class World:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, UserError) and error.on_all_ranks and self.size > 1:
-            if self.is_root:
+        if self.size == 1:
+            return
+        is_common = isinstance(error, (UserError, Stopped)) and error.on_all_ranks
+        if is_common:
+            if self.is_root and isinstance(error, UserError):
                 print(error, file=sys.stderr, flush=True)
             self.gather(0, "exit")  # a rank that left earlier could get the others killed before the message is printed
+        if is_common or error is None or (isinstance(error, SystemExit) and not error.code):
             self.close()
+        if isinstance(error, UserError) and is_common:
             raise SystemExit(error.code)
-        if isinstance(error, Stopped) and error.on_all_ranks:
-            self.gather(0, "exit")
-            self.close()
-        if error is None or (isinstance(error, SystemExit) and not error.code):
-            self.close()
+
+
+ALONE = World()
 
 
 def once(work: Callable[[], T]) -> Iterator[T]:

@@ -14,8 +14,7 @@ import numpy as np
 from crepe_dist import invocation
 from crepe_dist.data.dataset import MANIFEST, SAMPLE, Dataset, open_dataset
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.distributed.device import ALONE
-from crepe_dist.distributed.world import World, once
+from crepe_dist.distributed.world import ALONE, World, once
 from crepe_dist.errors import UserError
 from crepe_dist.predicting.labelled import reading_of
 from crepe_dist.predicting.predictor import Predictor

@@ -10,8 +10,7 @@ import pandas as pd
 
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.typos import with_typos
-from crepe_dist.distributed.device import ALONE
-from crepe_dist.distributed.world import World
+from crepe_dist.distributed.world import ALONE, World
 from crepe_dist.errors import UserError, visible
 from crepe_dist.evaluating import mistakes
 from crepe_dist.evaluating.rows import Rows, rows_of

@@ -36,7 +36,7 @@ class HorovodExchange(SingleExchange):
     by = "Horovod"
 
     def __init__(self, world: World, parameters: Mapping[str, Any], rule: Rule, names: Mapping[str, str]) -> None:
-        # Groups fix the order of additions, which otherwise depends on timing (`keep_groups_apart`). One alone avoids a
+        # Groups fix the order of additions, which otherwise depends on timing (`choose_settings`). One alone avoids a
         # race in MXNet's handling of a failed collective. On a GPU three: the gradients of the paper's dense layers,
         # four fifths of the bytes and the first to be ready, travel while those of the convolutions are computed.
         on_cpu = all(parameter.list_ctx()[0].device_type == "cpu" for parameter in parameters.values())

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.dataset import Dataset, Split, open_dataset
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.distributed.device import ALONE
+from crepe_dist.distributed.world import ALONE
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.exporter import atomic_folder, data_of
 from crepe_dist.model import compressed, tensors_file

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.data.composition import Composition
-from crepe_dist.distributed.device import ALONE, CPU, pick
-from crepe_dist.distributed.world import SAME_MACHINES, World
+from crepe_dist.distributed.device import CPU, pick
+from crepe_dist.distributed.world import ALONE, SAME_MACHINES, World
 from crepe_dist.errors import UserError, unreadable
 from crepe_dist.files import sha256, write_json
 from crepe_dist.model import parameters, tensors_file

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import secrets
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,10 +18,9 @@ from crepe_dist import invocation
 from crepe_dist.distributed.control import SUPERVISED_AS, Control, Wish
 from crepe_dist.distributed.endpoint import ADDRESS, PORT, SECONDS, time_limit
 from crepe_dist.distributed.launch import THREADS
-from crepe_dist.errors import ExitCode, UserError
+from crepe_dist.errors import ExitCode, UserError, one_line
 from crepe_dist.runs import checkpoint
-from crepe_dist.supervising.console import Console
-from crepe_dist.supervising.process import Line, Process
+from crepe_dist.supervising.process import Process
 from crepe_dist.supervising.recovery import Meaning, in_words, meaning, own_code
 from crepe_dist.version import __version__
 from crepe_dist.wording import counted
@@ -45,11 +46,8 @@ class Place:
     threads: int | None
 
 
-class Ranks:
-    """The processes of all ranks, on this host, which has room for any number.
-
-    Args:
-        variables: variables that the processes get beside those of this one.
+class Cluster:
+    """The processes of all ranks, and the nodes that they run on: here this host, which has room for any number.
 
     Attributes:
         name: name for messages.
@@ -59,13 +57,12 @@ class Ranks:
     name = "supervise"
     poll_seconds = 0.05
 
-    def __init__(self, variables: Mapping[str, str] | None = None) -> None:
-        self._variables = variables or {}
+    def __init__(self) -> None:
         self._processes: list[Any] = []
 
     def variables(self) -> dict[str, str]:
         """Return the variables that all ranks get beside those of their host."""
-        return {**invocation.passed_on(), **self._variables}
+        return invocation.passed_on()
 
     def nodes(self) -> Mapping[str, int]:
         """Map the id of each living node to the number of processes for which it has room when it is idle."""
@@ -118,6 +115,10 @@ class _Group:
     is_killed: bool = False
     began: float = field(default_factory=time.monotonic)
 
+    def end_of(self, rank: int) -> str:
+        """Describe the end of a rank."""
+        return f"rank {rank} on {self.places[rank].host} {in_words(self.ends[rank], hang=self.is_killed)}"
+
 
 def cause_of(ends: Iterable[tuple[int, int | None]]) -> tuple[int, int | None]:
     """Return the rank whose end explains the others', and its exit code, from those of all in the order of their ends.
@@ -143,23 +144,20 @@ class Driver:
 
     def __init__(
         self,
-        ranks: Ranks,
+        cluster: Cluster,
         arguments: Sequence[str],
         processes: int,
         max_restarts: int,
         control: Control,
-        *,
         grace: float = 60.0,
-        console: Console | None = None,
     ) -> None:
-        self._ranks = ranks
+        self._cluster = cluster
         self._arguments = list(arguments)
         self._processes = processes
         self._restarts_left = max_restarts
         self._control = control
         self._grace = grace
-        self._console = console or Console(name=ranks.name)
-        self._variables = {**ranks.variables(), SUPERVISED_AS: secrets.token_hex(8)}
+        self._variables = {**cluster.variables(), SUPERVISED_AS: secrets.token_hex(8)}
         self._short_groups = 0  # in a row
         self._next_look = 0.0  # for further nodes
         self.checkpoint: Path | None = None  # the last one that rank 0 named
@@ -176,50 +174,48 @@ class Driver:
             while True:
                 while group.calls:
                     self._watch(group)
-                    time.sleep(self._ranks.poll_seconds)
+                    time.sleep(self._cluster.poll_seconds)
                 if self._is_done(group):
                     return
                 if None in group.ends.values() or group.asked == "grow":
-                    self._ranks.release()
+                    self._cluster.release()
                     group = self._start(1)
                 else:  # in the same places, which saves time
                     group = self._fill(_Group(group.places, group.nodes))
         finally:
-            self._ranks.release()
+            self._cluster.release()
 
     def _start(self, fewest: int) -> _Group:
         """Start as many ranks as there is room for."""
         seconds = time_limit(os.environ)
         due, want = 0.0, counted(fewest, "process", "processes")
         while True:
-            nodes = self._ranks.nodes()
+            nodes = self._cluster.nodes()
             room = sum(nodes.values())
             for processes in range(min(self._processes, room), fewest - 1, -1):
-                if places := self._ranks.place(processes):
+                if places := self._cluster.place(processes):
                     return self._fill(_Group(places, nodes))
                 self._check_stop()
             if not due:
                 due = time.monotonic() + seconds
-                self._console.say(f"waiting up to {seconds:g} s for {want}; the whole cluster has room for {room}")
+                self._say(f"waiting up to {seconds:g} s for {want}; the whole cluster has room for {room}")
             if time.monotonic() > due:
                 raise UserError(
-                    f"the {self._ranks.name} cluster has no room for {want}",
+                    f"the {self._cluster.name} cluster has no room for {want}",
                     f"all its nodes together have room for {room}",
                     f"give a lower --processes, or add nodes; {SECONDS} sets the time limit",
                 )
-            self._check_stop()
-            time.sleep(self._ranks.poll_seconds)
+            self._sleep(self._cluster.poll_seconds)
 
     def _fill(self, group: _Group) -> _Group:
         """Start the processes of a group."""
-        places, ranks = group.places, self._ranks
+        places, cluster = group.places, self._cluster
         hosts = ", ".join(f"{number} on {host}" for host, number in Counter(each.host for each in places).items())
-        self._console.say(f"{counted(len(places), 'process', 'processes')} ({hosts})")
-        call = ranks.call(0, "free_port")
+        self._say(f"{counted(len(places), 'process', 'processes')} ({hosts})")
+        call = cluster.call(0, "free_port")
         try:
-            while (port := ranks.answer(call)) is None:
-                self._check_stop()
-                time.sleep(ranks.poll_seconds)
+            while (port := cluster.answer(call)) is None:
+                self._sleep(cluster.poll_seconds)
         except Lost:
             group.ends[0] = None
             return group
@@ -227,27 +223,36 @@ class Driver:
         for rank, place in enumerate(places):
             threads = {} if place.threads is None else {THREADS: str(place.threads)}
             variables = {**threads, **self._variables, **meeting, "RANK": str(rank)}
-            ranks.call(rank, "start", self._arguments, os.getcwd(), variables, __version__)
-            group.calls[rank] = ranks.call(rank, "poll")
+            cluster.call(rank, "start", self._arguments, os.getcwd(), variables, __version__)
+            group.calls[rank] = cluster.call(rank, "poll")
         return group
 
     def _check_stop(self) -> None:
         if self._control.wish is Wish.STOP:
             raise self._control.stopped(on_all_ranks=True)
 
+    def _sleep(self, seconds: float) -> None:
+        """Sleep, unless all is to stop."""
+        end = time.monotonic() + seconds
+        self._check_stop()
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, self._cluster.poll_seconds))
+            self._check_stop()
+
     def _watch(self, group: _Group) -> None:
         """Read what the ranks print, and act on their ends and on requests to stop."""
         for rank, call in list(group.calls.items()):
             try:
-                answer = self._ranks.answer(call)
+                answer = self._cluster.answer(call)
             except Lost:
                 self._end(group, rank, None)
                 continue
             if answer is not None:
                 lines, code = answer
-                self._show(rank, lines)
+                for stream, line in lines:
+                    self._show(rank, stream, line)
                 if code is None:
-                    group.calls[rank] = self._ranks.call(rank, "poll")
+                    group.calls[rank] = self._cluster.call(rank, "poll")
                 else:
                     self._end(group, rank, code)
         now = time.monotonic()
@@ -255,25 +260,28 @@ class Driver:
             self._ask(group, "stop")
         if not group.ends and not group.asked and len(group.places) < self._processes and now > self._next_look:
             self._next_look = now + ROOM_SECONDS
-            if self._ranks.nodes().keys() - group.nodes.keys():
-                self._console.say("there is another node: asking all to save and stop")
+            if self._cluster.nodes().keys() - group.nodes.keys():
+                self._say("there is another node: asking all to save and stop")
                 self._ask(group, "grow")
         if now > group.kill_at:
             self._kill(group)
 
-    def _show(self, rank: int, lines: list[Line]) -> None:
-        for stream, line in lines:
-            self._console.show(rank, stream, line)
-            path = Path(line.strip())  # train names its checkpoint after the result
-            if rank == 0 and path.parent.name == checkpoint.FOLDER and checkpoint.FILE.fullmatch(path.name):
-                self.checkpoint = path
+    def _show(self, rank: int, stream: str, line: str) -> None:
+        _print(line if rank == 0 or line.startswith("[rank") else f"[rank {rank}] {line}", stream)
+        path = Path(line.strip())  # train names its checkpoint after the result
+        if rank == 0 and path.parent.name == checkpoint.FOLDER and checkpoint.FILE.fullmatch(path.name):
+            self.checkpoint = path
+
+    def _say(self, text: str) -> None:
+        # The text may come from another host, so control characters are escaped.
+        _print(f"{self._cluster.name}: {one_line(text)}", "stderr")
 
     def _ask(self, group: _Group, why: str) -> None:
         """Ask all ranks to save and stop."""
         group.asked, group.had_failed = why, group.kill_at < math.inf
         group.kill_at = min(group.kill_at, time.monotonic() + self._grace)
         for rank in group.calls:
-            self._ranks.call(rank, "stop")
+            self._cluster.call(rank, "stop")
 
     def _kill(self, group: _Group) -> None:
         """Kill the ranks that have not ended; give up those that were killed before."""
@@ -281,7 +289,7 @@ class Driver:
             if group.is_killed:
                 self._end(group, rank, None)
             else:
-                self._ranks.call(rank, "kill")
+                self._cluster.call(rank, "kill")
         group.is_killed, group.kill_at = True, time.monotonic() + KILL_SECONDS
 
     def _end(self, group: _Group, rank: int, code: int | None) -> None:
@@ -292,7 +300,7 @@ class Driver:
             # A rank that was asked to stop makes the others save; of a lost node they hear by Gloo, after 30 s.
             seconds = self._grace if code is None or meaning(code) is Meaning.PREEMPTED else OTHERS_SECONDS
             group.kill_at = min(group.kill_at, time.monotonic() + seconds)
-            self._console.say(_title(group, rank))
+            self._say(group.end_of(rank))
 
     def _is_done(self, group: _Group) -> bool:
         """Return whether the run is done; else all restart."""
@@ -300,31 +308,28 @@ class Driver:
         reason = meaning(code)
         if reason is Meaning.DONE:
             return True
-        if group.asked == "stop":
-            # A rank that has saved proves that the state is on disk; after a failure, the newest one is.
-            if Meaning.PREEMPTED in map(meaning, group.ends.values()) or (group.had_failed and self._restarts_left):
-                raise self._control.stopped(on_all_ranks=True)
-            raise UserError(_title(group, rank), "it had been asked to stop", AGAIN, code=own_code(code))
+        # A rank that has saved proves that the state is on disk; after a failure, the newest one is.
+        has_saved = Meaning.PREEMPTED in map(meaning, group.ends.values()) or (group.had_failed and self._restarts_left)
+        if group.asked == "stop" and has_saved:
+            raise self._control.stopped(on_all_ranks=True)
+        is_failure = reason is Meaning.FAILED and group.asked != "grow"
         if reason in (Meaning.MISTAKE, Meaning.INTERRUPTED):
-            raise UserError(_title(group, rank), remedy="see its message above", code=own_code(code))
-        if reason is Meaning.FAILED and group.asked != "grow":
-            if self._restarts_left == 0:
-                raise UserError(_title(group, rank), "no restart is left", AGAIN, code=own_code(code))
-            self._restarts_left -= 1
-        delay = 0.0 if group.asked == "grow" else self._delay(group)
+            raise UserError(group.end_of(rank), remedy="see its message above", code=own_code(code))
+        if group.asked == "stop" or (is_failure and self._restarts_left == 0):
+            why = "it had been asked to stop" if group.asked == "stop" else "no restart is left"
+            raise UserError(group.end_of(rank), why, AGAIN, code=own_code(code))
+        self._restarts_left -= is_failure
+        # None at first, then 1, 2, 4 … up to 60 s for groups that end soon.
+        delay = 0.0
+        if group.asked != "grow":
+            self._short_groups = self._short_groups + 1 if time.monotonic() - group.began < SOON_SECONDS else 0
+            delay = min(60.0, 2.0 ** min(self._short_groups - 2, 10)) if self._short_groups > 1 else 0.0
         after = f" after {delay:g} s" if delay else ""
-        self._console.say(f"restarting from the newest saved state{after}; {self._restarts_left} restarts left")
-        restart_at = time.monotonic() + delay
-        while time.monotonic() < restart_at:
-            self._check_stop()
-            time.sleep(self._ranks.poll_seconds)
+        self._say(f"restarting from the newest saved state{after}; {self._restarts_left} restarts left")
+        self._sleep(delay)
         return False
 
-    def _delay(self, group: _Group) -> float:
-        """Return the seconds before a restart: none at first, then 1, 2, 4 … up to 60 for groups that end soon."""
-        self._short_groups = self._short_groups + 1 if time.monotonic() - group.began < SOON_SECONDS else 0
-        return min(60.0, 2.0 ** min(self._short_groups - 2, 10)) if self._short_groups > 1 else 0.0
 
-
-def _title(group: _Group, rank: int) -> str:
-    return f"rank {rank} on {group.places[rank].host} {in_words(group.ends[rank], hang=group.is_killed)}"
+def _print(line: str, stream: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # it is closed
+        print(line, file=getattr(sys, stream), flush=True)

@@ -14,8 +14,8 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from crepe_dist.distributed.environment import without_place
-from crepe_dist.distributed.processes import terminate_with_parent
+from crepe_dist.distributed.control import terminate_with_parent
+from crepe_dist.distributed.launch import without_place
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.version import __version__
 
@@ -67,19 +67,20 @@ class Process:
                 start_new_session=True,
                 preexec_fn=terminate_with_parent,
             )
-        except OSError as error:
+        except (OSError, UserError) as error:
             remedy = "run the command in a folder that every node has, and share it"
-            self._fail(UserError(f"no process can be started on {host}", str(error), remedy))
-        except UserError as error:
-            self._fail(error)
-        else:
-            self._process, self._readers = process, []
-            # Neither is a method, which would keep this object alive.
-            weakref.finalize(self, process.terminate)
-            for name, stream in (("stdout", process.stdout), ("stderr", process.stderr)):
-                reader = threading.Thread(target=_read, args=(name, stream, self._lines), daemon=True)
-                reader.start()
-                self._readers.append(reader)
+            if isinstance(error, OSError):
+                error = UserError(f"no process can be started on {host}", str(error), remedy)
+            for line in str(error).splitlines():
+                self._lines.put(("stderr", line))
+            return
+        self._process, self._readers = process, []
+        # Neither is a method, which would keep this object alive.
+        weakref.finalize(self, process.terminate)
+        for name, stream in (("stdout", process.stdout), ("stderr", process.stderr)):
+            reader = threading.Thread(target=_read, args=(name, stream, self._lines), daemon=True)
+            reader.start()
+            self._readers.append(reader)
 
     def poll(self) -> tuple[list[Line], int | None]:
         """Return the lines printed since the last call, and the exit code once there is one."""
@@ -89,11 +90,7 @@ class Process:
                 os.killpg(self._process.pid, signal.SIGKILL)  # the processes that it started
             for reader in self._readers:
                 reader.join(DRAIN_SECONDS)
-        lines = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                lines.append(self._lines.get_nowait())
-        return lines, code
+        return [self._lines.get() for _ in range(self._lines.qsize())], code
 
     def stop(self) -> None:
         """Ask the process to save and stop."""
@@ -104,10 +101,6 @@ class Process:
         """Kill the process."""
         if self._process is not None:
             self._process.kill()
-
-    def _fail(self, error: UserError) -> None:
-        for line in str(error).splitlines():
-            self._lines.put(("stderr", line))
 
 
 def _read(name: str, stream: IO[bytes], lines: queue.SimpleQueue[Line]) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from crepe_dist.distributed.environment import without_place
-from crepe_dist.distributed.processes import terminate_with_parent
+from crepe_dist.distributed.control import terminate_with_parent
+from crepe_dist.distributed.launch import without_place
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files import write_text
 

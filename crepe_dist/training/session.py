@@ -79,7 +79,7 @@ def _locked(folder: RunFolder, config: Config, session: Session) -> Iterator[Non
     world, watchdog = session.world, session.watchdog
     with lock_on_root(folder, world, session.control.is_supervised, session.display.say):
         watchdog.write_to(folder.stacks(world.rank), world.gather(watchdog.identity(), "processes"))
-        crash_report.expect(crash_report.Context(folder.path, config.to_dict(), watchdog.ask_for_stacks))
+        crash_report.expect(crash_report.Context(folder.path, config.to_dict(), watchdog.where))
         yield
 
 

@@ -14,8 +14,7 @@ import pytest
 
 from crepe_dist.distributed import watchdog as module
 from crepe_dist.distributed.control import Control
-from crepe_dist.distributed.processes import start_time
-from crepe_dist.distributed.watchdog import Watchdog
+from crepe_dist.distributed.watchdog import Watchdog, start_time
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.chaos.harness import slow

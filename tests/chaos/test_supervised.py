@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from crepe_dist.distributed import processes
+from crepe_dist.distributed.watchdog import start_time
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.chaos.harness import slow
@@ -153,11 +153,11 @@ def test_asked_to_stop_it_passes_that_on(supervised, tmp_path, unbroken, phase):
 def test_killed_itself_it_leaves_no_orphan_and_nothing_is_lost(supervised, tmp_path, unbroken):
     process = supervised(2, "--epochs=3", plan=fault(tmp_path, "mark", 0, 6))
     harness.wait_for(lambda: (tmp_path / "once").exists() or process.poll() is not None)
-    started = {pid: processes.start_time(pid) or 0 for pid in descendants(process.pid)}
+    started = {pid: start_time(pid) or 0 for pid in descendants(process.pid)}
     process.kill()
     code, printed = harness.finish(process)
     assert code == -signal.SIGKILL
-    harness.wait_for(lambda: not any(processes.start_time(pid) == start for pid, start in started.items()), 40)
+    harness.wait_for(lambda: not any(start_time(pid) == start for pid, start in started.items()), 40)
     assert harness.saved_step(tmp_path / "run") >= 6
     code, printed = harness.finish(supervised(2))
     assert code == 0, printed

@@ -17,11 +17,11 @@ import pytest
 from crepe_dist import extras
 from crepe_dist.clusters import ray as on_ray
 from crepe_dist.distributed.control import Control, Stopped
-from crepe_dist.distributed.environment import allowed
+from crepe_dist.distributed.launch import allowed
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.settings.config import parse
 from crepe_dist.supervising import driver
-from crepe_dist.supervising.driver import Driver, Lost, Place, Ranks, cause_of
+from crepe_dist.supervising.driver import Cluster, Driver, Lost, Place, cause_of
 from crepe_dist.supervising.process import Process
 from crepe_dist.version import __version__
 from tests.chaos import harness
@@ -35,7 +35,7 @@ CONFIGS = [
 ]
 
 
-class Pretended(Ranks):
+class Pretended(Cluster):
     """Ranks that end as told.
 
     Args:
@@ -91,9 +91,9 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(driver, "KILL_SECONDS", 0.1)
     monkeypatch.setattr(driver, "SOON_SECONDS", 0.0)
 
-    def of(ranks: Ranks, restarts: int = 1, grace: float = 60.0) -> Any:
+    def of(cluster: Cluster, restarts: int = 1, grace: float = 60.0) -> Any:
         with Control() as control, control.deferring():
-            Driver(ranks, ["-m", "crepe_dist.train"], 2, restarts, control, grace=grace).run()
+            Driver(cluster, ["-m", "crepe_dist.train"], 2, restarts, control, grace).run()
 
     return of
 

@@ -91,7 +91,7 @@ def test_what_is_tried(monkeypatch, capsys, gpus, has_horovod, wanted):
 
     monkeypatch.setattr(doctor, "checks", lambda: iter([Check(f"GPU {gpu}", "own kernels") for gpu in range(gpus)]))
     monkeypatch.setattr(doctor, "trial", well)
-    monkeypatch.setattr(doctor.horovod_build, "is_installed", lambda: has_horovod)
+    monkeypatch.setattr(doctor.horovod_internals, "is_installed", lambda: has_horovod)
     assert run(monkeypatch) == 0
     assert tried == wanted
     assert ("GPU" in capsys.readouterr().out.splitlines()[-1]) == bool(gpus)
@@ -133,7 +133,7 @@ def test_a_library_that_crashes_or_does_not_answer(monkeypatch):
 )
 def test_what_horovod_was_built_with(monkeypatch, gpus, built, level, what):
     monkeypatch.setattr(checks, "_build", lambda name: (built.split(), ""))
-    monkeypatch.setattr(checks.horovod_build, "is_installed", lambda: True)
+    monkeypatch.setattr(checks.horovod_internals, "is_installed", lambda: True)
     monkeypatch.setattr(checks.cuda, "is_installed", lambda: gpus)
     *_, horovod = checks.builds()
     assert horovod.level == level

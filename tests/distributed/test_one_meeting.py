@@ -160,29 +160,18 @@ def test_nccl_is_aborted_from_the_first_start_on_and_no_child_inherits_it(monkey
     assert seen == ["1", None]
 
 
-def test_a_user_s_choices_about_horovod_are_kept(monkeypatch):
-    monkeypatch.setattr(horovod_internals, "_inits", iter(range(9)))
-    monkeypatch.setenv(horovod_internals.NEVER_SET, "0")
-    with horovod_internals.aborting_nccl():
-        assert os.environ[horovod_internals.NEVER_SET] == "0"
-    assert os.environ[horovod_internals.NEVER_SET] == "0"
-    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "3")
-    horovod_internals.set_cycle_time(gpus=True, several_hosts=True)
-    assert os.environ["HOROVOD_CYCLE_TIME"] == "3"
-    monkeypatch.setenv("HOROVOD_DISABLE_GROUP_FUSION", "0")
-    horovod_internals.keep_groups_apart()
-    assert os.environ["HOROVOD_DISABLE_GROUP_FUSION"] == "0"
-
-
 @pytest.mark.parametrize(
-    ("gpus", "several_hosts", "milliseconds"),
-    [(True, True, "0.2"), (True, False, "0.2"), (False, True, "1"), (False, False, "10")],
+    ("gpus", "several_hosts", "milliseconds"), [(True, True, "0.2"), (False, True, "1"), (False, False, "10")]
 )
 def test_horovod_polls_often_where_gradients_go_through_it(monkeypatch, gpus, several_hosts, milliseconds):
-    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "")  # so that it is restored
-    monkeypatch.delenv("HOROVOD_CYCLE_TIME")
-    horovod_internals.set_cycle_time(gpus, several_hosts)
+    for name in ("HOROVOD_CYCLE_TIME", "HOROVOD_DISABLE_GROUP_FUSION"):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    horovod_internals.choose_settings(gpus, several_hosts)
     assert os.environ["HOROVOD_CYCLE_TIME"] == milliseconds
+    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "3")
+    horovod_internals.choose_settings(gpus, several_hosts)
+    assert os.environ["HOROVOD_CYCLE_TIME"] == "3"  # the user's choice
 
 
 class Ranks(World):

@@ -22,8 +22,7 @@ def store():
 
 def ask(store, method, path, body=None):
     """Return status, declared length, and body."""
-    host, port = store.endpoint
-    connection = http.client.HTTPConnection(host, port, timeout=10)
+    connection = http.client.HTTPConnection(store.address, store.port, timeout=10)
     connection.request(method, path, body)
     reply = connection.getresponse()
     content = reply.read()
@@ -61,11 +60,11 @@ def test_a_value_is_what_was_put_last_until_the_end(store):
     ids=lambda request_: str(request_[:40]),
 )
 def test_a_bad_request_stores_nothing(store, request_):
-    with socket.create_connection(store.endpoint, timeout=10) as client:
+    with socket.create_connection((store.address, store.port), timeout=10) as client:
         client.sendall(request_)
         client.shutdown(socket.SHUT_WR)
         assert not client.recv(20).startswith(b"HTTP/1.0 200")
-    assert store._server.values == {}
+    assert store.values == {}
 
 
 def test_the_number_of_keys_is_bounded(store, monkeypatch):
@@ -77,21 +76,21 @@ def test_the_number_of_keys_is_bounded(store, monkeypatch):
 
 def test_a_silent_client_holds_up_nobody_and_is_let_go(store, monkeypatch):
     monkeypatch.setattr(module._Handler, "timeout", 0.3)
-    with socket.create_connection(store.endpoint, timeout=10) as silent:
+    with socket.create_connection((store.address, store.port), timeout=10) as silent:
         assert ask(store, "PUT", "/a/c", b"1")[0] == 200
         assert silent.recv(100) == b""
 
 
 def test_closing_waits_for_no_client():
     store = Store("127.0.0.1")
-    with socket.create_connection(store.endpoint, timeout=10):
+    with socket.create_connection((store.address, store.port), timeout=10):
         time.sleep(0.1)
         closing = threading.Thread(target=store.close)
         closing.start()
         closing.join(module.REQUEST_SECONDS / 2)
         assert not closing.is_alive()
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(store.endpoint, timeout=1)
+        socket.create_connection((store.address, store.port), timeout=1)
 
 
 def test_it_listens_on_the_given_address_alone():
@@ -99,6 +98,6 @@ def test_it_listens_on_the_given_address_alone():
     try:
         assert ask(store, "GET", "/a/b")[0] == 404
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", store.endpoint[1]), timeout=1)
+            socket.create_connection(("127.0.0.1", store.port), timeout=1)
     finally:
         store.close()

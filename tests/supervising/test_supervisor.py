@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -16,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from crepe_dist import supervise
-from crepe_dist.distributed import peer_loss, processes
-from crepe_dist.distributed.environment import group_variables
+from crepe_dist.distributed import horovod_internals
+from crepe_dist.distributed.launch import group_variables
 
 # What each script begins with; its first argument is a folder for what it has to tell the test.
 PRELUDE = """
@@ -209,13 +208,10 @@ def test_a_command_of_another_launcher_is_not_taken_for_the_place(run, tmp_path,
     assert (tmp_path / "seen-0").read_text() == "['HOROVOD_CYCLE_TIME']"
 
 
-def test_hosts_have_the_names_of_their_addresses():
-    hosts = peer_loss.Hosts()
-    hosts.remember({"10.1.1.1": socket.gethostname(), "10.1.1.2": "two"})
-    assert hosts.others == ["two"]
-    error = RuntimeError("[pair.cc:598] Connection closed by peer [10.1.1.2]:3456, [10.1.1.9]:1, [127.0.0.1]:17")
-    assert hosts.behind(error) == ["10.1.1.9", "two (10.1.1.2)"]
-    assert hosts.behind(RuntimeError("Timed out waiting 30000ms")) == []
+def test_a_lost_peer_is_named_by_its_address():
+    error = RuntimeError("[pair.cc:598] Connection closed by peer [10.1.1.2]:3456, [127.0.0.1]:17")
+    assert horovod_internals.is_peer_gone(error)
+    assert horovod_internals.peer_addresses(error) == ["10.1.1.2"]
 
 
 def test_places():
@@ -230,15 +226,6 @@ def test_places():
     ]
 
 
-def test_a_process_is_known_by_its_start():
-    with subprocess.Popen(["sleep", "1000"]) as process:
-        began = processes.start_time(process.pid)
-        assert began is not None
-        process.kill()
-        process.wait(10)
-        assert processes.start_time(process.pid) is None
-
-
 class TestFlags:
     def test_the_rest_is_for_train(self):
         values, rest = supervise.parser().parse_known_args(
@@ -251,9 +238,7 @@ class TestFlags:
         ("flags", "message"),
         [
             ("-np 0", "-np is 0"),
-            ("-H node1:4,node2:4", "--on ray"),
-            ("--max-restart 3", "--max-restarts"),
-            ("--on ray --processes 2", "supervise has no option --on"),
+            ("--max-restart 3", "--max-restart"),
         ],
     )
     def test_mistakes(self, complaint, tmp_path, flags, message):
