@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from crepe_dist.reports import colours, drawing
+from crepe_dist.reports import drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = (colours.BLUE, colours.ORANGE, colours.GREEN, colours.RED, colours.PINK, colours.SKY)
+COLOURS = (drawing.BLUE, drawing.ORANGE, drawing.GREEN, drawing.RED, drawing.PINK, drawing.SKY)
 LINE_STYLES = ("-", "--", ":", "-.")
 Curve = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
 

@@ -1,17 +1,23 @@
-"""Command that compares runs: ``python -m crepe_dist.compare RUN RUN…``."""
+"""Command that compares runs in one table: ``python -m crepe_dist.compare RUN RUN…``."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from crepe_dist import command
+from crepe_dist import command, invocation
 from crepe_dist.errors import UserError
-from crepe_dist.reports import comparison
-from crepe_dist.runs.run_record import open_run
+from crepe_dist.reports.score_tables import interval, paired_half_width
+from crepe_dist.runs.run_record import RunRecord, open_run
 from crepe_dist.settings import arguments
+from crepe_dist.wording import duration, excerpt, percent
 
+UNKNOWN = "–"
+MAX_VALUE_CHARS = 40
 EXAMPLES = """  python -m crepe_dist.compare runs/reviews-1f2e3d4c5b runs/reviews-6a7b8c9d0e
   python -m crepe_dist.compare runs/reviews-*
 """
@@ -20,8 +26,7 @@ EXAMPLES = """  python -m crepe_dist.compare runs/reviews-1f2e3d4c5b runs/review
 def parser() -> arguments.Parser:
     flags = arguments.parser(
         "compare",
-        "Compare the scores and settings of runs, and test whether differences are significant. The first run is the "
-        "baseline.",
+        "Compare the scores and settings of runs, with 95 % intervals. The first run is the baseline.",
         EXAMPLES,
     )
     flags.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
@@ -32,7 +37,62 @@ def main() -> None:
     args = parser().parse_args()
     if len(args.runs) < 2:
         raise UserError("one run cannot be compared", remedy="name at least two runs")
-    comparison.show([open_run(path) for path in args.runs], Console(highlight=False))
+    show([open_run(path) for path in args.runs], Console(highlight=False))
+
+
+def show(records: Sequence[RunRecord], console: Console) -> None:
+    """Print the comparison; the first run is the baseline."""
+    measures = " or ".join(dict.fromkeys(record.measure for record in records))
+    headings = ("run", f"test {measures}", "95 %", "difference", "macro F1", "loss", "time", "other settings")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in headings:
+        table.add_column(Text(heading), overflow="fold", no_wrap=heading not in (headings[0], headings[-1]))
+    for record in records:
+        table.add_row(*(Text(cell, overflow="fold") for cell in row(record, records[0])))
+    console.print(table)
+    if not all(record.is_tested_like(records[0]) for record in records):
+        console.print(
+            "! the runs were tested on different texts or labels: score them on one data set, "
+            f"{invocation.typed('evaluate')} RUN --data DIR",
+            soft_wrap=True,
+        )
+    console.print(
+        "Differences are from the first run, in points. The 95 % intervals account for the choice of test texts, not "
+        "for the random seed.",
+        soft_wrap=True,
+    )
+
+
+def row(record: RunRecord, baseline: RunRecord) -> list[str]:
+    """Return the cells of a run, with those of its settings that differ from the baseline's."""
+    scores, metrics = record.scores.get("test"), record.metrics
+    around = interval(round(scores.accuracy * scores.documents), scores.documents) if scores else None
+    names = list(dict.fromkeys([*baseline.settings, *record.settings]))
+    pairs = [(name, record.settings.get(name), baseline.settings.get(name)) for name in names]
+    others = [f"{name} {excerpt(str(mine), MAX_VALUE_CHARS)}" for name, mine, first in pairs if mine != first]
+    macro_f1, seconds = metrics.get("test_macro_f1"), record.history.seconds
+    return [
+        excerpt(record.name) + ("" if record.result else " (not finished)"),
+        percent(metrics["test_accuracy"]),
+        f"{100 * around[0]:.1f}–{100 * around[1]:.1f}" if around else UNKNOWN,
+        UNKNOWN if record is baseline else _difference(record, baseline),
+        UNKNOWN if macro_f1 is None else f"{macro_f1:.3f}",
+        f"{metrics['test_loss']:.4f}",
+        duration(seconds) if seconds else UNKNOWN,
+        ", ".join(others),
+    ]
+
+
+def _difference(record: RunRecord, baseline: RunRecord) -> str:
+    """Return the difference of the accuracies in points, with half its 95 % interval if both scored the same texts."""
+    if not record.is_tested_like(baseline) or record.measure != baseline.measure:
+        return UNKNOWN
+    points = f"{100 * (record.metrics['test_accuracy'] - baseline.metrics['test_accuracy']):+.2f}"
+    first, mine = ((run.scores["test"].right if "test" in run.scores else None) for run in (baseline, record))
+    if first is None or mine is None:
+        return points
+    only_first, only_mine = int((first & ~mine).sum()), int((mine & ~first).sum())
+    return f"{points} ± {100 * paired_half_width(only_first, only_mine, len(mine)):.2f}"
 
 
 if __name__ == "__main__":

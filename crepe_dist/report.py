@@ -28,7 +28,7 @@ def main() -> None:
     extras.require("reports", "a report")
 
     # Imported here for --help: matplotlib and MXNet take 2 s.
-    from crepe_dist.reports.run_report import CARD, REPORT, write_report
+    from crepe_dist.reports.run_page import CARD, REPORT, write_report
     from crepe_dist.runs.run_record import open_run
 
     record = open_run(args.run)

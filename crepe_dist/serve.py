@@ -77,7 +77,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def _serve(args: Any, options: ServiceOptions) -> None:
     # Not at the top: FastAPI and uvicorn take 0.6 s, which --help need not wait for.
     from crepe_dist.predicting.predictor import load
-    from crepe_dist.reports import run_report
+    from crepe_dist.reports import run_page
     from crepe_dist.runs import checkpoint
     from crepe_dist.serving import server
     from crepe_dist.serving.app import create_app
@@ -92,7 +92,7 @@ def _serve(args: Any, options: ServiceOptions) -> None:
         batcher = Batcher(predictor.predict, explain, metrics.batch_texts.observe)
         is_private = server.is_loopback(listener) and not args.allow_host
         offers_data = args.examples == "data" or (args.examples is None and is_private)
-        examples = run_report.examples(path) if offers_data else []
+        examples = run_page.examples(path) if offers_data else []
         if examples:
             print("the page offers texts of the data set as examples; --examples none leaves them out", file=sys.stderr)
         try:

@@ -70,9 +70,9 @@ def _pages(config: Config, world: World) -> Pages:
         if world.is_root and (config.logging.report or config.logging.tensorboard):
             print(f"note: {left_out}", flush=True)
         return Pages()
-    from crepe_dist.reports import data_page, run_report, score_figures
+    from crepe_dist.reports import data_page, run_page, score_figures
 
-    return Pages(data_page.page, score_figures.confusion_png, run_report.write_for)
+    return Pages(data_page.page, score_figures.confusion_png, run_page.write_for)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from crepe_dist.predicting.predictor import Foreign, Predictor, check_finite, op
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.from_flags import names_in
 from crepe_dist.preparing.sources import Reading
-from crepe_dist.reports import run_findings
+from crepe_dist.reports import findings
 from crepe_dist.reports.run_page import score_page
 from crepe_dist.reports.score_tables import unanswered
 from crepe_dist.runs import checkpoint
@@ -128,7 +128,7 @@ def _never_predicted(scores: Scores, dataset: Dataset, path: Path) -> dict[str, 
     classes = [visible(name) for name in dataset.classes]
     with suppress(UserError):  # the scores do not need the run's record
         if (record := run_of(path)) is not None:
-            return run_findings.never_predicted(record, scores, classes)
+            return findings.never_predicted(record, scores, classes)
     return unanswered(scores, classes, dataset.class_counts("train").tolist() if "train" in dataset.splits else None)
 
 

@@ -11,9 +11,9 @@ from markupsafe import Markup
 from crepe_dist.files import write_text
 from crepe_dist.predicting.model_summary import ModelSummary, summarise
 from crepe_dist.predicting.predictor import Predictor
+from crepe_dist.reports.findings import basic_limits
 from crepe_dist.reports.model_card import MAX_CLASSES, escaped
 from crepe_dist.reports.page import render
-from crepe_dist.reports.run_findings import basic_limits
 from crepe_dist.version import __version__
 from crepe_dist.wording import percent
 

@@ -28,7 +28,7 @@ from crepe_dist.predicting.model_summary import ModelSummary
 from crepe_dist.predicting.prediction import NONE
 from crepe_dist.reports import page
 from crepe_dist.reports.classify_page import BARS
-from crepe_dist.reports.run_findings import basic_limits
+from crepe_dist.reports.findings import basic_limits
 from crepe_dist.version import __version__
 from crepe_dist.wording import size
 

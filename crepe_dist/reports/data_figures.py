@@ -4,67 +4,76 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from crepe_dist.reports import colours, data_sentences, drawing
-from crepe_dist.wording import counted, cut, number, percent
+from crepe_dist.reports import drawing
+from crepe_dist.wording import cut, number, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {"train": colours.BLUE, "validation": colours.ORANGE, "test": colours.GREEN, "unlabelled": colours.GREY}
+COLOURS = {"train": drawing.BLUE, "validation": drawing.ORANGE, "test": drawing.GREEN, "unlabelled": drawing.GREY}
+# Rows that are removed, in this order.
+LOSSES = (("bad", "unusable"), ("duplicates", "duplicates removed"), ("sampled_out", "left out by sampling"))
 MAX_BARS = 30
-FEATURE_LEN = "feature_len"
 LABEL_CELLS = 26
 BAR_PITCH = 0.26  # inches from one bar to the next
 MARKED = ("50", "90", "95", "99")  # percentiles of the text length
 
 
+def totals(summary: dict[str, Any]) -> list[int]:
+    """Count the rows of each class over all splits."""
+    return [sum(rows) for rows in zip(*(part["classes"] for part in summary["parts"].values()))]
+
+
+def largest(counts: list[int], most: int) -> list[int]:
+    """Return the indices of the classes to show: all in order, or only the ``most`` largest, largest first."""
+    if len(counts) <= most:
+        return list(range(len(counts)))
+    return sorted(range(len(counts)), key=lambda index: (-counts[index], index))[:most]
+
+
 def rows(summary: dict[str, Any]) -> str:
     """Draw the rows that were read, removed, kept and assigned to each split, one bar below the other."""
     counts, end = summary["rows"], summary["rows"]["read"]
-    bars = [("read", 0, end, colours.SKY)]
-    for key, name, *_ in data_sentences.LOSSES:
+    bars = [("read", 0, end, drawing.SKY)]
+    for key, name in LOSSES:
         if counts[key]:
-            bars.append((name, end - counts[key], counts[key], colours.RED))
+            bars.append((name, end - counts[key], counts[key], drawing.RED))
             end -= counts[key]
-    bars.append(("kept", 0, counts["kept"], colours.SKY))
+    bars.append(("kept", 0, counts["kept"], drawing.SKY))
     start = 0
-    for split, count in data_sentences.rows_by_part(summary).items():
-        bars.append((f"→ {split}", start, count, COLOURS[split]))
-        start += count
-    ends = [
-        number(count) + (f"  ({percent(count, counts['read'])})" if name != "read" else "")
-        for name, _, count, _ in bars
-    ]
+    more = {"unlabelled": summary["unlabelled"]} if "unlabelled" in summary else {}
+    for name, part in {**summary["parts"], **more}.items():
+        bars.append((f"→ {name}", start, part["rows"], COLOURS[name]))
+        start += part["rows"]
+    ends = [number(counts["read"]), *(f"{number(bar[2])}  ({percent(bar[2], counts['read'])})" for bar in bars[1:])]
     with drawing.style():
         figure, axes = _bar_axes([name for name, *_ in bars], ends, counts["read"])
         for y, (_, begin, count, colour) in enumerate(bars):
             axes.barh(y, count, left=begin, height=0.68, color=colour, edgecolor=colour, linewidth=0.8)
             _at_end(axes, begin + count, y, ends[y])
-        texts = [f"{name}: {counted(count, 'row')}" for name, _, count, _ in bars]
-        description = "Rows read, removed and kept. " + data_sentences.flow(summary)
-        return drawing.svg(figure, description, drawing.tooltips(axes, texts))
+        texts = [f"{name}: {number(count)} rows" for name, _, count, _ in bars]
+        return drawing.svg(figure, "Rows read, removed and kept", drawing.tooltips(axes, texts))
 
 
 def classes(summary: dict[str, Any]) -> str:
     """Draw the rows of each class, stacked by split."""
-    shown = data_sentences.shown_classes(summary, MAX_BARS)
-    totals = data_sentences.totals(summary)
+    sums = totals(summary)
+    shown = largest(sums, MAX_BARS)
     labels = [cut(summary["classes"][index], LABEL_CELLS) for index in shown]
-    ends = [f"{number(totals[index])}  ({percent(totals[index], sum(totals))})" for index in shown]
+    ends = [f"{number(sums[index])}  ({percent(sums[index], sum(sums))})" for index in shown]
     with drawing.style():
-        figure, axes = _bar_axes(labels, ends, max((totals[index] for index in shown), default=0), top=0.35)
+        figure, axes = _bar_axes(labels, ends, max((sums[index] for index in shown), default=0), top=0.35)
         start, texts = [0] * len(shown), []
-        for split in data_sentences.splits(summary):
-            counts = [summary["parts"][split]["classes"][index] for index in shown]
-            axes.barh(range(len(shown)), counts, left=start, height=0.68, color=COLOURS[split], label=split)
-            texts += [f"{label}, {split}: {counted(count, 'row')}" for label, count in zip(labels, counts)]
+        for name, part in summary["parts"].items():
+            counts = [part["classes"][index] for index in shown]
+            axes.barh(range(len(shown)), counts, left=start, height=0.68, color=COLOURS[name], label=name)
+            texts += [f"{label}, {name}: {number(count)} rows" for label, count in zip(labels, counts)]
             start = [a + b for a, b in zip(start, counts)]
         for y, index in enumerate(shown):
-            _at_end(axes, totals[index], y, ends[y])
+            _at_end(axes, sums[index], y, ends[y])
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0, borderaxespad=0.5, handlelength=1)
-        description = "Rows of each class. " + data_sentences.balance(summary)
-        return drawing.svg(figure, description, drawing.tooltips(axes, texts))
+        return drawing.svg(figure, "Rows of each class", drawing.tooltips(axes, texts))
 
 
 def lengths(summary: dict[str, Any]) -> str:
@@ -75,31 +84,32 @@ def lengths(summary: dict[str, Any]) -> str:
     # The last bin may hold all longer texts: it is drawn as wide as the bin before it, and hatched.
     over = len(counts) > 1 and edges[-1] - edges[-2] > 1.5 * (edges[-2] - edges[-3])
     ends = [*edges[:-1], 2 * edges[-2] - edges[-3]] if over else edges
-    last = max(ends[-1], ends[0] + 1)
-    length = summary["encoding"]["feature_len"]
-    marks = [(f"{share} %", value) for share, value in summary["lengths"]["percentiles"].items() if share in MARKED]
-    marks.append((FEATURE_LEN, length))
+    last, length = max(ends[-1], ends[0] + 1), summary["encoding"]["feature_len"]
+    right = last if length > 2 * last or over else max(last, 1.02 * length)
     with drawing.style():
         figure, axes = drawing.blank(3.1, left=0.7, right=1.3, bottom=0.5, top=1.05)
         wide = [max(b - a, 0) or 1 for a, b in zip(ends, ends[1:])]
-        drawn = axes.bar(
-            ends[:-1], counts, width=wide, align="edge", color=colours.SKY, edgecolor=colours.BLUE, linewidth=0.5
-        )
+        drawn = axes.bar(ends[:-1], counts, width=wide, align="edge", color=drawing.SKY, edgecolor=drawing.BLUE,
+                         linewidth=0.5)  # fmt: skip
+        ticks = [tick for tick in drawing.locator(6).tick_values(ends[0], right) if ends[0] <= tick <= right]
+        labels = [number(tick) for tick in ticks]
         if over:
-            drawn[-1].set(facecolor="none", hatch="////", edgecolor=colours.BLUE)
-        right = last if length > 2 * last or over else max(last, 1.02 * length)
-        axes.set_xlim(ends[0], right)
-        longest = summary["lengths"]["percentiles"].get("100", edges[-1])
-        _ticks(axes, ends, longest if over else None, right)
-        _flags(axes, [(_position(value, edges, ends), name, value) for name, value in marks], right)
-        axes.set(xlabel="characters", ylabel="texts")
+            drawn[-1].set(facecolor="none", hatch="////", edgecolor=drawing.BLUE)
+            ticks = [tick for tick in ticks if tick <= right - 0.2 * (right - ends[0])]
+            labels = [*(number(tick) for tick in ticks), f"to {number(edges[-1] - 1)}"]
+            ticks.append((ends[-2] + ends[-1]) / 2)
+        axes.set_xticks(ticks, labels)
+        axes.set(xlim=(ends[0], right), xlabel="characters", ylabel="texts")
+        axes.yaxis.set_major_locator(drawing.locator(4))
+        axes.yaxis.set_major_formatter(lambda value, _: number(value))
         axes.grid(axis="y")
+        marks = [(f"{share} %", value) for share, value in summary["lengths"]["percentiles"].items() if share in MARKED]
+        _flags(axes, [*marks, ("feature_len", length)], edges, ends, right)
         texts = [
-            count and f"{number(first)} to {number(max(first, after - 1))} characters: {counted(count, 'text')}"
+            f"{number(first)} to {number(max(first, after - 1))} characters: {number(count)} texts" if count else ""
             for first, after, count in zip(edges, edges[1:], counts)
         ]
-        description = f"Lengths of the texts. {data_sentences.lengths(summary)} {data_sentences.cutting(summary)}"
-        return drawing.svg(figure, description, drawing.tooltips(axes, texts, in_columns=True))
+        return drawing.svg(figure, "Lengths of the texts", drawing.tooltips(axes, texts, in_columns=True))
 
 
 def _bar_axes(labels: list[str], ends: list[str], longest: int, top: float = 0.08) -> tuple[Figure, Axes]:
@@ -120,36 +130,18 @@ def _at_end(axes: Axes, end: float, y: int, text: str) -> None:
     )
 
 
-def _position(value: float, edges: list[float], ends: list[float]) -> float:
-    """Map a length to its position on the axis, where the last bin may be drawn narrower than it is."""
-    if value <= edges[-2] or edges[-1] == ends[-1]:
-        return value
-    return ends[-2] + (value - edges[-2]) / (edges[-1] - edges[-2]) * (ends[-1] - ends[-2])
-
-
-def _ticks(axes: Axes, ends: list[float], maximum: float | None, right: float) -> None:
-    stop = right if maximum is None else ends[-2]
-    ticks = [tick for tick in drawing.locator(6, integer=True).tick_values(ends[0], stop) if ends[0] <= tick <= stop]
-    labels = [number(tick) for tick in ticks]
-    if maximum is not None:
-        while ticks and ticks[-1] > right - 0.14 * (right - ends[0]):
-            ticks.pop(), labels.pop()
-        ticks.append((ends[-2] + ends[-1]) / 2)
-        labels.append(f"to {number(maximum)}")
-    axes.set_xticks(ticks, labels)
-    top = max(patch.get_height() for patch in axes.patches)  # type: ignore[attr-defined]
-    axes.set_ylim(0, 1.05 * top)
-    counts = [tick for tick in drawing.locator(4, integer=True).tick_values(0, top) if 0 <= tick <= 1.05 * top]
-    axes.set_yticks(counts, [number(tick) for tick in counts])
-
-
-def _flags(axes: Axes, marks: list[tuple[float, str, float]], right: float) -> None:
-    """Mark lengths by vertical lines, with labels above the axes; the labels descend so that no line crosses one."""
-    inside = sorted(mark for mark in marks if mark[0] <= right)
+def _flags(axes: Axes, marks: list[tuple[str, float]], edges: list[float], ends: list[float], right: float) -> None:
+    """Mark lengths by vertical lines, with labels above the axes that descend, so that no line crosses one."""
     above = axes.get_xaxis_transform()
-    for row, (x, name, value) in enumerate(reversed(inside)):
+    placed = []
+    for name, value in marks:
+        x = value
+        if value > edges[-2] and edges[-1] != ends[-1]:  # in the last bin, which is drawn narrower than it is
+            x = ends[-2] + (value - edges[-2]) / (edges[-1] - edges[-2]) * (ends[-1] - ends[-2])
+        placed += [(x, name, value)] if x <= right else []
+    for row, (x, name, value) in enumerate(sorted(placed, reverse=True)):
         height = 1.04 + 0.12 * row
-        colour, width = (colours.RED, 1.6) if name == FEATURE_LEN else (colours.GREY, 0.9)
+        colour, width = (drawing.RED, 1.6) if name == "feature_len" else (drawing.GREY, 0.9)
         axes.plot([x, x], [0, height + 0.08], transform=above, color=colour, linewidth=width, clip_on=False)
-        label = f"{name}: {number(value)}"
-        axes.annotate(label, (x, height), xycoords=above, xytext=(4, 0), textcoords="offset points")
+        axes.annotate(f"{name}: {number(value)}", (x, height), xycoords=above, xytext=(4, 0),
+                      textcoords="offset points")  # fmt: skip

@@ -1,69 +1,220 @@
-"""Report of a prepared data set: ``page`` for the browser, ``show`` for the terminal."""
+"""Report of a prepared data set: ``page`` for the browser, ``show`` for the terminal.
+
+The summary is that of ``python -m crepe_dist.prepare``. Its texts are untrusted.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from crepe_dist import extras, wording
-from crepe_dist.reports import data_figures, data_sentences, data_terminal
+from crepe_dist.data.alphabet import read_of_long
+from crepe_dist.data.dataset import CONTRADICTIONS, SPLITS
+from crepe_dist.data.targets import SEVERAL, SOFT
+from crepe_dist.reports import data_figures
 from crepe_dist.reports.page import render
+from crepe_dist.wording import cut, listed, number, percent
 
 MAX_COMMAND_CHARS = 20_000
 MAX_TERMINAL_CHARS = 300  # of one text
 MAX_SHOWN = {"table": 2000, "examples": 50, "open": 6, "files": 20, "reasons": 20}
+MAX_TERMINAL_CLASSES, MAX_WARNINGS = 20, 10
+NAMED = 4  # characters and reasons that the terminal names
+LABEL_CELLS = 32  # width of a class name
+BAR_CELLS = 30
+GAP = 2  # cells between two columns
+MODES = {
+    "paper": "upper case is read as lower case, line breaks as spaces; in reverse",
+    "full": "upper and lower case are distinct, line breaks are read as spaces; in reverse",
+    "notebook": "upper case and line breaks are unknown; in reading order",
+}
+Summary = dict[str, Any]
 
 
-def page(summary: dict[str, Any]) -> str:
-    """Render the report as a self-contained HTML page.
-
-    Args:
-        summary: JSON-able summary made by ``python -m crepe_dist.prepare``. Its texts are untrusted.
-    """
+def page(summary: Summary) -> str:
+    """Render the report as a self-contained HTML page."""
     # The command is long, but a truncated one could not be repeated.
     clean = {**wording.clean(summary), "command": wording.excerpt(summary["command"], MAX_COMMAND_CHARS)}
+    totals = data_figures.totals(clean)
     return render(
         "data.html",
         summary=clean,
-        sentences=data_sentences,
+        overview=overview(clean),
+        facts=facts(clean),
         most=MAX_SHOWN,
-        splits=data_sentences.splits(clean),
-        totals=data_sentences.totals(clean),
-        rows=data_sentences.shown_classes(clean, MAX_SHOWN["table"]),
+        splits=list(clean["parts"]),
+        totals=totals,
+        whole=_whole(clean, totals),
+        rows=data_figures.largest(totals, MAX_SHOWN["table"]),
         bars=data_figures.MAX_BARS,
-        symbols=_symbols(summary),
-        reasons=_by_count(clean["quarantine"]["reasons"]),
-        figures={
-            "rows": data_figures.rows(clean),
-            "classes": data_figures.classes(clean),
-            "lengths": data_figures.lengths(clean),
-        },
+        symbols=[(*wording.character(symbol), count) for symbol, count in summary["characters"]["top"]],
+        reasons=_reasons(clean),
+        figures=[data_figures.rows(clean), data_figures.classes(clean), data_figures.lengths(clean)],
     )
 
 
-def optional_page() -> Callable[[dict[str, Any]], str] | None:
+def optional_page() -> Callable[[Summary], str] | None:
     """Return ``page``, or ``None`` if its libraries are not installed."""
     return None if extras.missing("reports") else page
 
 
-def show(summary: dict[str, Any], console: Console, folder: str) -> None:
+def overview(summary: Summary) -> str:
+    """Name the numbers of documents, classes and rows of each split."""
+    sizes = [f"{number(split['rows'])} {name}" for name, split in summary["parts"].items()]
+    if "unlabelled" in summary:
+        sizes.append(f"{number(summary['unlabelled']['rows'])} unlabelled")
+    documents = wording.counted(sum(split["rows"] for split in summary["parts"].values()), "document")
+    classes = wording.counted(len(summary["classes"]), "class", "classes")
+    return f"{documents} in {classes}: {listed(sizes)}{'' if 'test' in summary['parts'] else '; no test split'}"
+
+
+def facts(summary: Summary) -> dict[str, list[str]]:
+    """Return short statements about the data, by their subject; the same ones are on the page and in the terminal."""
+    rows, fit, encoding = summary["rows"], summary["fit"], summary["encoding"]
+    lost = [f"{number(rows[key])} {name}" for key, name in data_figures.LOSSES if rows[key]]
+    found = {"rows": [", ".join([f"{number(rows['read'])} read", *lost, f"{number(rows['kept'])} kept"])]}
+    if corrections := summary.get("corrections"):
+        counts = {"corrected": "applied", "already right": "already", "kept": "kept", "not found": "stale"}
+        named = [f"{number(corrections[key])} {what}" for what, key in counts.items() if corrections[key]]
+        found["rows"].append(f"labels by {corrections['file']}: {', '.join(named) or 'none changed'}")
+    found["classes"] = _class_facts(summary)
+
+    lengths, length = summary["lengths"], f"feature_len ({number(encoding['feature_len'])} characters)"
+    marks = lengths["percentiles"]
+    at = [f"{share} % up to {number(marks[share])}" for share in data_figures.MARKED if marks]
+    found["lengths"] = [f"{', '.join(at)}, the longest {number(marks['100'])} characters"] if at else []
+    long = f"{percent(lengths['cut'])} ({number(round(lengths['cut'] * rows['kept']))})" if lengths["cut"] else "none"
+    found["lengths"].append(f"longer than {length}: {long}; a longer text loses its {encoding['cut']}")
+
+    characters = summary["characters"]
+    share = f"{percent(characters['unknown'], characters['total'])} ({number(characters['unknown'])})"
+    found["characters"] = [
+        f"not in the alphabet, read as blanks: {share if characters['unknown'] else 'none'} of "
+        f"{number(characters['total'])}"
+    ]
+    if counted := [f"{number(count)} in {part}" for part, count in characters["unreadable"].items() if count]:
+        found["characters"].append(f"rows of almost nothing else: {', '.join(counted)}")
+
+    repeats = summary["duplicates"]
+    found["duplicates"] = [
+        f"near duplicates: {number(repeats['near'])}, {number(repeats['exact'])} of them exact copies; "
+        f"{number(repeats['removed'])} removed"
+    ]
+    if repeats["conflicting"]:
+        found["duplicates"].append(f"of another class: {number(repeats['conflicting'])} ({CONTRADICTIONS})")
+    for name, counts in repeats["across"].items():
+        whole = summary["parts"].get(name.partition(" in ")[0], {}).get("rows", 0)
+        found["duplicates"].append(
+            f"{name}: {number(counts['near'])} ({percent(counts['near'], whole)}), {number(counts['exact'])} exact"
+        )
+
+    alphabet = len(encoding["alphabet"]) + fit["rare"]
+    found["encoding"] = [
+        f"{encoding['mode']}: {MODES[encoding['mode']]}",
+        f"of a text longer than {number(encoding['feature_len'])} characters, {read_of_long(encoding)} are read",
+        f"alphabet of {number(alphabet)} characters"
+        + (" of the training texts" if fit["alphabet"] else "")
+        + (f", {number(fit['rare'])} of them rare and read as two codes" if fit["rare"] else ""),
+        "accents are removed: é is read as e, ß as ss" if encoding["fold_accents"] else "accents are not removed",
+        *(["HTML tags are removed, as in predict"] if summary["strip_html"] else []),
+    ]
+    return found
+
+
+def _class_facts(summary: Summary) -> list[str]:
+    labels, parts, found = summary.get("labels", {}), summary["parts"], []
+    if labels.get("kind") == SOFT:
+        found.append(f"soft labels of at most {labels['most']} classes")
+    elif labels:
+        found.append(f"labels of a row: {labels['mean']:.1f} on average, at most {labels['most']}; none: "
+                     f"{number(labels['none'])} rows")  # fmt: skip
+    train = parts.get("train")
+    if not train or not sum(train["classes"]):
+        return found
+    counts, names = train["classes"], [cut(name, 2 * LABEL_CELLS) for name in summary["classes"]]
+    most, fewest = counts.index(max(counts)), counts.index(min(counts))
+    found.append(f"training rows: {number(counts[most])} of {names[most]}, {number(counts[fewest])} of {names[fewest]}")
+    scored = next(name for name in reversed(SPLITS) if name in parts)
+    if labels.get("kind") != SEVERAL and parts[scored]["rows"]:
+        share = percent(parts[scored]["classes"][most], parts[scored]["rows"])
+        found.append(f"majority-class baseline: {share} {scored} accuracy")
+    return found
+
+
+def _whole(summary: Summary, totals: list[int]) -> int:
+    """Return the number of which the classes' shares are: the rows, which may have several labels each."""
+    return sum(part["rows"] for part in summary["parts"].values()) if "labels" in summary else sum(totals)
+
+
+def _reasons(summary: Summary) -> list[tuple[str, int]]:
+    """Return the reasons why rows could not be used, the most frequent first."""
+    return sorted(summary["quarantine"]["reasons"].items(), key=lambda item: (-item[1], item[0]))
+
+
+def show(summary: Summary, console: Console, folder: str) -> None:
     """Print a short version of the report; ``folder`` contains the full one as ``report.html``, if it was written."""
-    report = extras.left_out("reports", "page") or f"{wording.excerpt(folder).rstrip('/')}/report.html"
-    clean = wording.clean(summary, MAX_TERMINAL_CHARS)
-    reasons = _by_count(clean["quarantine"]["reasons"])
-    data_terminal.show(clean, _symbols(summary), reasons, report, console)
+    symbols = [
+        f"{wording.character(symbol)[0]} ({number(count)})" for symbol, count in summary["characters"]["top"][:NAMED]
+    ]
+    summary = wording.clean(summary, MAX_TERMINAL_CHARS)
+    _print(console, Text(summary["name"], "bold", overflow="fold"))
+    _print(console, Text(overview(summary), overflow="fold"), Text())
+    for warning in summary["warnings"][:MAX_WARNINGS]:
+        _print(console, Text(f"! {warning['what']}", "bold yellow", overflow="fold"))
+        _print(console, _grid([(f"  {name}", warning[name]) for name in ("why", "do") if warning[name]]))
+    if len(summary["warnings"]) > MAX_WARNINGS:
+        _print(console, Text(f"! {len(summary['warnings']) - MAX_WARNINGS} more warnings in the report"))
+    if not summary["warnings"]:
+        _print(console, Text("No warnings.", "green"))
+    _print(console, Text(), _class_table(summary, console))
+    if (more := len(summary["classes"]) - MAX_TERMINAL_CLASSES) > 0:
+        _print(console, Text(f"{number(more)} more, none larger than these"))
+    lines = {name: "\n".join(statements) for name, statements in facts(summary).items()}
+    lines["characters"] += f"\nthe most frequent: {', '.join(symbols)}" if symbols else ""
+    if bad := [f"{cut(reason, 200)} ({number(count)})" for reason, count in _reasons(summary)[:NAMED]]:
+        lines["unusable"] = f"{', '.join(bad)}; all of them are in quarantine.jsonl"
+    lines["report"] = extras.left_out("reports", "page") or f"{wording.excerpt(folder).rstrip('/')}/report.html"
+    _print(console, Text(), _grid([(name, text) for name, text in lines.items() if text]))
 
 
-def _symbols(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """Describe the most frequent characters outside the alphabet."""
-    symbols = []
-    for symbol, count in summary["characters"]["top"]:
-        shown, point, name = wording.character(symbol)
-        symbols.append({"shown": shown, "point": point, "name": name, "count": count})
-    return symbols
+def _class_table(summary: Summary, console: Console) -> Table:
+    parts, totals = summary["parts"], data_figures.totals(summary)
+    shown, whole = data_figures.largest(totals, MAX_TERMINAL_CLASSES), _whole(summary, totals)
+    columns = [["class", *(cut(summary["classes"][index], LABEL_CELLS) for index in shown)]]
+    columns += [[name, *(number(part["classes"][index]) for index in shown)] for name, part in parts.items()]
+    columns.append(["share", *(percent(totals[index], whole) for index in shown)])
+    room = min(BAR_CELLS, console.width - sum(max(map(cell_len, column)) + GAP for column in columns))
+    if room >= 8:
+        largest, full = max([1, *(totals[index] for index in shown)]), "█" if "utf" in console.encoding else "#"
+        columns.append(["", *(full * max(round(totals[i] / largest * room), min(totals[i], 1)) for i in shown)])
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False)
+    for index, (heading, *_) in enumerate(columns):
+        is_number = 0 < index <= len(parts) + 1
+        table.add_column(Text(heading), justify="right" if is_number else "left", no_wrap=is_number)
+    for row in zip(*(column[1:] for column in columns)):
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    return table
 
 
-def _by_count(counts: dict[str, int]) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+def _grid(rows: list[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, GAP, 0, 0), pad_edge=False)
+    table.add_column(no_wrap=True, min_width=10)
+    table.add_column(ratio=1)
+    for name, text in rows:
+        table.add_row(Text(name, "bold"), Text(text, overflow="fold"))
+    return table
+
+
+def _print(console: Console, *contents: Text | Table) -> None:
+    """Print without trailing spaces, which would wrap when the window is made narrower."""
+    for content in contents:
+        for line in console.render_lines(content, pad=False):
+            text = Text.assemble(*((segment.text, segment.style or "") for segment in line))
+            text.rstrip()
+            console.print(text, highlight=False, soft_wrap=True)

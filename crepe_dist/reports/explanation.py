@@ -14,7 +14,7 @@ from rich.text import Text
 from crepe_dist import wording
 from crepe_dist.errors import one_line
 from crepe_dist.predicting.occlusion import Explanation, Word
-from crepe_dist.reports.colours import FOR, PALETTE
+from crepe_dist.reports.drawing import FOR, PALETTE
 
 LEVELS = 4  # strengths of colour
 NOISE = 0.1  # rounding alone may produce scores up to this

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from crepe_dist.files import sha256
-from crepe_dist.reports import run_findings, score_tables
+from crepe_dist.model.parameters import shape_class
+from crepe_dist.reports import findings, score_tables
 from crepe_dist.reports.page import render
 from crepe_dist.version import __version__
 from crepe_dist.wording import clean, excerpt
@@ -32,14 +33,10 @@ def escaped(text: str) -> Markup:
     )
 
 
-def card(record: RunRecord, data_warnings: list[dict[str, str]], unseen: str) -> str:
-    """Render the model card of a run's reported checkpoint as Markdown."""
-    flaws = [f"{warning['what']} ({warning['why']})." for warning in data_warnings]
-    limits = [
-        *run_findings.limits(record, clean(record.classes)),
-        *(f"Its data: {flaw}" for flaw in [unseen, *flaws] if flaw),
-    ]
+def card(record: RunRecord, flaws: list[str]) -> str:
+    """Render the model card of a run's reported checkpoint as Markdown; ``flaws`` are those of its data."""
     classes = clean(record.classes)
+    limits = [*findings.limits(record, classes), *(f"Its data: {flaw}." for flaw in flaws)]
     scores = record.scores.get("test") or record.label_scores.get("test")
     length = int(record.about["encoding"]["feature_len"])
     provenance = record.made
@@ -47,12 +44,12 @@ def card(record: RunRecord, data_warnings: list[dict[str, str]], unseen: str) ->
         "model_card.md",
         name=escaped(record.name),
         version=__version__,
-        result=escaped(run_findings.result(record, classes)),
-        choice=run_findings.choice(record),
-        network=escaped(run_findings.network(record)),
-        kind=run_findings.kind(record),
+        result=escaped(findings.result(record, classes)),
+        choice=findings.choice(record),
+        network=escaped(findings.network(record)),
+        kind=shape_class(record.about["network"]).kind,
         data={"name": escaped(record.about["data"]["name"]), "fingerprint": escaped(record.fingerprint)},
-        splits=[(escaped(name), count) for name, count in run_findings.split_sizes(record)],
+        splits=[(escaped(name), count) for name, count in findings.split_sizes(record).items()],
         classes=[escaped(name) for name in record.classes[:MAX_CLASSES]],
         count=len(classes),
         rows=_rows(scores, classes) if scores else [],
@@ -66,9 +63,9 @@ def card(record: RunRecord, data_warnings: list[dict[str, str]], unseen: str) ->
         environment=[
             (escaped(str(name)), escaped(str(value))) for name, value in provenance.get("environment", {}).items()
         ],
-        command=_code(run_findings.command(record)),
+        command=_code(findings.command(record)),
         digest=sha256(record.checkpoint),
-        reproducible=run_findings.reproducible(record),
+        reproducible=findings.reproducible(record),
     )
 
 

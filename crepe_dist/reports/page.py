@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist import wording
-from crepe_dist.reports import colours
+from crepe_dist.reports import drawing
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -31,7 +31,7 @@ def render(template: str, **values: Any) -> str:
     filters = ("number", "percent", "size", "cut", "counted", "excerpt")
     environment.filters.update({name: getattr(wording, name) for name in filters})
     environment.filters["flags"] = flags
-    environment.globals["colours"] = colours
+    environment.globals["colours"] = drawing
     return environment.get_template(template).render(values)
 
 

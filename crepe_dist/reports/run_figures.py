@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from crepe_dist.reports import colours, drawing
+import numpy as np
+
+from crepe_dist.reports import drawing
 from crepe_dist.runs.history import MOST_POINTS, History
 from crepe_dist.wording import cut, number, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
-SPLIT_COLOURS = {"validation": colours.ORANGE, "test": colours.GREEN}
-SPLIT_MARKERS = {"validation": "s", "test": "o"}
+SPLITS = {"validation": (drawing.ORANGE, "s"), "test": (drawing.GREEN, "o")}
 READOUT_CELLS = 72
 MAX_READOUTS = 2 * MOST_POINTS
 FEWEST_SMOOTHED = 20  # points; fewer are shown as they are
-SPAN = 1 / 30  # share of the points that the moving average spans
+SPAN = 15  # the moving average spans one in so many points
 LEAST_SPAN = 0.04  # of an accuracy axis, so that differences that are chance look small
 NEARLY_ZERO = 0.25  # an accuracy axis that would start below this starts at 0
+
+
+def curves(history: History, reported: int, measure: str) -> dict[str, str]:
+    """Draw the curves of a run, by name; none if it has no steps or no epochs."""
+    if not history.points or not history.epochs:
+        return {}
+    return {
+        "loss": loss(history, reported),
+        "accuracy": accuracy(history, reported, measure),
+        "rate": measured(history, "learning_rate", "learning rate"),
+        "speed": measured(history, "documents_per_second", "texts/s"),
+    }
 
 
 def loss(history: History, reported: int | None = None) -> str:
@@ -32,46 +45,35 @@ def loss(history: History, reported: int | None = None) -> str:
         means = [point.means["loss"] for point in history.points]
         if history.width > 1:
             lows, highs = [point.low for point in history.points], [point.high for point in history.points]
-            axes.fill_between(steps, lows, highs, color=colours.SKY, alpha=0.25, linewidth=0)
-        if is_smoothed(history):
-            axes.plot(steps, means, color=colours.SKY, linewidth=0.9, alpha=0.5)
-        axes.plot(steps, smoothed(means), color=colours.BLUE, linewidth=1.6, label="train")
+            axes.fill_between(steps, lows, highs, color=drawing.SKY, alpha=0.25, linewidth=0)
+        if len(means) >= FEWEST_SMOOTHED:
+            axes.plot(steps, means, color=drawing.SKY, linewidth=0.9, alpha=0.5)
+        axes.plot(steps, smoothed(means), color=drawing.BLUE, linewidth=1.6, label="train")
         _epochs(axes, history, "loss", reported)
         _marks(axes, history)
-        _from_zero(axes)
+        axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
         # The first steps are often far above the rest: clip them.
         ordered = sorted(means)
-        if ordered and means[0] > 2 * ordered[int(0.9 * (len(ordered) - 1))]:
-            axes.set_ylim(top=2 * ordered[int(0.9 * (len(ordered) - 1))])
+        most = 2 * ordered[int(0.9 * (len(ordered) - 1))]
+        if means[0] > most:
+            axes.set_ylim(top=most)
             axes.set_ylabel(f"loss (at first up to {ordered[-1]:.2f})")
         _legend(axes)
-        values = [
-            (point.step, f"step {number(point.step)}: train {mean:.4f}{_losses(history, point.step)}")
-            for point, mean in zip(history.points, smoothed(means))
-        ]
+        values = []
+        for step, mean in zip(steps, smoothed(means)):
+            ended = [epoch for epoch in history.epochs if epoch["step"] <= step]
+            scores = f", {_scores(ended[-1], 'loss', '{:.4g}'.format)}" if ended else ""
+            values.append((step, f"step {number(step)}: train {mean:.4f}{scores}"))
         return drawing.svg(figure, "Train loss by step, validation and test loss by epoch", _readouts(axes, values))
 
 
-def is_smoothed(history: History) -> bool:
-    return len(history.points) >= FEWEST_SMOOTHED
-
-
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Return the exponential moving average of values in both directions, so that it does not lag; few as they are."""
+    """Return the moving average of values around each; few values as they are."""
     if len(values) < FEWEST_SMOOTHED:
         return list(values)
-    keep = 1 - 2 / (1 + max(1.0, SPAN * len(values)))
-    forwards, backwards = _moving_average(values, keep), _moving_average(values[::-1], keep)[::-1]
-    return [(one + other) / 2 for one, other in zip(forwards, backwards)]
-
-
-def _moving_average(values: Sequence[float], keep: float) -> list[float]:
-    """Return the exponential moving average without the bias to its start."""
-    mean, weight, means = 0.0, 0.0, []
-    for value in values:
-        mean, weight = keep * mean + (1 - keep) * value, keep * weight + 1 - keep
-        means.append(mean / weight)
-    return means
+    window = np.ones(2 * (len(values) // (2 * SPAN)) + 1)
+    counts = np.convolve(np.ones(len(values)), window, "same")
+    return [float(mean) for mean in np.convolve(values, window, "same") / counts]
 
 
 def accuracy(history: History, reported: int | None = None, measure: str = "accuracy") -> str:
@@ -80,7 +82,13 @@ def accuracy(history: History, reported: int | None = None, measure: str = "accu
         figure, axes = _axes(measure, history)
         _epochs(axes, history, "accuracy", reported)
         _marks(axes, history)
-        _percent(axes)
+        low, high = axes.dataLim.intervaly
+        start = 0.0 if low < NEARLY_ZERO else min(math.floor(50 * low) / 50, 1 - LEAST_SPAN)
+        axes.set_ylim(start, min(1.005, max(high + 0.05 * (high - start), start + LEAST_SPAN)))
+        axes.yaxis.set_major_locator(drawing.locator(4, integer=False))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+        if start:
+            axes.set_ylabel(f"{measure} (axis from {100 * start:.3g} %)")
         _legend(axes)
         values = [
             (epoch["step"], f"epoch {epoch['epoch']}: " + _scores(epoch, "accuracy", percent))
@@ -89,18 +97,21 @@ def accuracy(history: History, reported: int | None = None, measure: str = "accu
         return drawing.svg(figure, f"Validation and test {measure} by epoch", _readouts(axes, values))
 
 
-def measured(history: History, name: str, label: str, description: str) -> str:
+def measured(history: History, name: str, label: str) -> str:
     """Plot one of ``history.MEASURED`` by step."""
     with drawing.style():
         figure, axes = _axes(label, history, legend=0, height=1.5)
-        axes.plot([p.step for p in history.points], [p.means[name] for p in history.points], color=colours.BLUE,
-                  linewidth=1.2)  # fmt: skip
+        points = [(point.step, point.means[name]) for point in history.points]
+        axes.plot(*zip(*points), color=drawing.BLUE, linewidth=1.2)
         _marks(axes, history)
-        _from_zero(axes)
-        axes.yaxis.set_major_locator(_locator())
+        axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
+        axes.yaxis.set_major_locator(drawing.locator(4, integer=False))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-        values = [(p.step, f"step {number(p.step)}: {_short(p.means[name])}") for p in history.points]
-        return drawing.svg(figure, description, _readouts(axes, values))
+        values = [
+            (step, f"step {number(step)}: {number(mean) if mean >= 100 else format(mean, '.4g')}")
+            for step, mean in points
+        ]
+        return drawing.svg(figure, f"{label} by step", _readouts(axes, values))
 
 
 def _axes(label: str, history: History, *, legend: int = 1, height: float = 2.2) -> tuple[Figure, Axes]:
@@ -113,42 +124,24 @@ def _axes(label: str, history: History, *, legend: int = 1, height: float = 2.2)
     axes.set_xlabel("steps", loc="right")
     axes.grid(axis="y")
     axes.set_xlim(0, 1.02 * history.points[-1].step)
-    axes.xaxis.set_major_locator(_locator(integer=True))
+    axes.xaxis.set_major_locator(drawing.locator(6))
     axes.xaxis.set_major_formatter(lambda value, _: number(value))
     return figure, axes
 
 
-def _locator(*, integer: bool = False) -> MaxNLocator:
-    return drawing.locator(6 if integer else 4, integer=integer)
-
-
 def _epochs(axes: Axes, history: History, score: str, reported: int | None) -> None:
-    for split, colour in SPLIT_COLOURS.items():
-        records = [record for record in history.epochs if f"{split}_{score}" in record]
-        if not records:
-            continue
-        steps = [record["step"] for record in records]
-        values = [record[f"{split}_{score}"] for record in records]
-        label = f"{split} (chooses)" if split == "validation" else split
-        axes.plot(steps, values, color=colour, marker=SPLIT_MARKERS[split], markersize=3.5, linewidth=1.3, label=label)
+    for split, (colour, marker) in SPLITS.items():
+        points = [(each["step"], each[f"{split}_{score}"]) for each in history.epochs if f"{split}_{score}" in each]
+        if points:
+            label = f"{split} (chooses)" if split == "validation" else split
+            axes.plot(*zip(*points), color=colour, marker=marker, markersize=3.5, linewidth=1.3, label=label)
     steps = [record["step"] for record in history.epochs if record["epoch"] == reported]
     if steps:
-        axes.axvline(steps[-1], color=colours.GREY, linestyle="--", linewidth=1, label="reported")
-
-
-def _losses(history: History, step: int) -> str:
-    """List the losses of the epoch that ended last before a step."""
-    ended = [epoch for epoch in history.epochs if epoch["step"] <= step]
-    return f", {_scores(ended[-1], 'loss', _short)}" if ended else ""
+        axes.axvline(steps[-1], color=drawing.GREY, linestyle="--", linewidth=1, label="reported")
 
 
 def _scores(epoch: dict[str, Any], score: str, form: Callable[[float], str]) -> str:
-    splits = [split for split in SPLIT_COLOURS if f"{split}_{score}" in epoch]
-    return ", ".join(f"{split} {form(epoch[f'{split}_{score}'])}" for split in splits)
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
+    return ", ".join(f"{split} {form(epoch[f'{split}_{score}'])}" for split in SPLITS if f"{split}_{score}" in epoch)
 
 
 def _readouts(axes: Axes, values: Sequence[tuple[float, str]]) -> str:
@@ -158,33 +151,12 @@ def _readouts(axes: Axes, values: Sequence[tuple[float, str]]) -> str:
 
 def _marks(axes: Axes, history: History) -> None:
     """Mark the steps at which the run resumed, and the skipped steps."""
-    for name, steps, colour in (("resumed", history.resumes, colours.GREY), ("skipped", history.skipped, colours.RED)):
+    marks = (("resumed", history.resumes, drawing.GREY), ("skipped", history.skipped, drawing.RED))
+    for name, steps, colour in marks:
         for index, step in enumerate(steps):
             axes.axvline(step, color=colour, linestyle=":", linewidth=1, label=name if not index else None)
 
 
-def _from_zero(axes: Axes) -> None:
-    """Start the y axis at 0, with some room at the top for nearly level lines."""
-    axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
-
-
-def _percent(axes: Axes) -> None:
-    """Start the y axis at a tick, and say so if it is not 0."""
-    low, high = axes.dataLim.intervaly
-    if not low <= high:
-        low, high = 0.0, 1.0  # nothing is drawn
-    spare = max(0.0, LEAST_SPAN - (high - low))
-    high = min(1.0, max(high + spare / 2, LEAST_SPAN))
-    low = min(low, high - LEAST_SPAN)
-    ticks = _locator().tick_values(0.0 if low < NEARLY_ZERO else low, high)
-    ticks = [tick for tick in ticks if -1e-9 < tick < 1 + 1e-9]
-    axes.set_ylim(ticks[0], min(1.01, max(ticks[-1], high + 0.04 * (high - ticks[0]))))
-    axes.set_yticks(ticks, [f"{100 * tick:.3g} %" for tick in ticks])
-    if ticks[0] > 1e-9:
-        axes.set_ylabel(f"{axes.get_ylabel()} (axis from {100 * ticks[0]:.3g} %)")
-
-
 def _legend(axes: Axes) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderpad=0, borderaxespad=0.4,
-                    handlelength=1.4, columnspacing=1.2)  # fmt: skip
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderpad=0, borderaxespad=0.4, handlelength=1.4,
+                columnspacing=1.2)  # fmt: skip

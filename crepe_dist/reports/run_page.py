@@ -1,25 +1,31 @@
-"""HTML pages of a run, and of the scores of a checkpoint."""
+"""``report.html`` and ``model_card.md`` of a run, and the page of the scores of a checkpoint."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from crepe_dist.reports import run_figures, run_findings, score_tables
+from crepe_dist import invocation
+from crepe_dist.data.dataset import REPORT_NUMBERS, Dataset
+from crepe_dist.errors import UserError
+from crepe_dist.files import read_json, write_text
+from crepe_dist.reports import data_page, findings, model_card, run_figures, score_tables
 from crepe_dist.reports.page import render
-from crepe_dist.runs.checkpoint import AnyScores
+from crepe_dist.runs.checkpoint import CONFIG, RESULT, AnyScores
 from crepe_dist.runs.disk_space import size as disk_space
+from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.runs.run_record import Quote, RunRecord, open_run, quotes
 from crepe_dist.runs.scores import Scores
 from crepe_dist.version import __version__
 from crepe_dist.wording import clean, counted, duration, excerpt, percent, size
 
-if TYPE_CHECKING:
-    from crepe_dist.runs.run_record import Quote, RunRecord
-
+REPORT, CARD = "report.html", "model_card.md"
 MAX_COMMAND_CHARS = 4000
-MAX_UNLABELLED_CHARS = 2000
+MAX_EXAMPLES = 6
+MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError)  # raised by a damaged summary of the data
 FILES = (
     ("checkpoints/", "parameters of the reported epoch and of the last, each with a description and scores"),
     ("state/", "saved state, from which an unfinished run resumes and a finished one can be verified"),
@@ -30,6 +36,53 @@ FILES = (
     ("config.yaml", "settings"),
     ("result.json", "the reported epoch, its scores and its provenance"),
 )
+
+
+def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> Iterator[None]:
+    """Write the report of a finished run, and print its warnings; do nothing if it is newer than the
+    result and the settings."""
+    if _is_current(folder):
+        return
+    try:
+        record = open_run(folder.path)
+        for warning in findings.warnings(record, data.classes):
+            say(f"note: {warning['what']}\n  why: {warning['why']}\n  do:  {warning['do']}")
+        yield from write_report(record, data)
+    except Exception as error:
+        say(
+            f"the report could not be written ({type(error).__name__}: {error}); the run itself is complete\n"
+            f"  do:  {invocation.typed('report')} {folder.path}"
+        )
+    else:
+        say(str(folder.path / REPORT))
+
+
+def _is_current(folder: RunFolder) -> bool:
+    sources = [folder.path / name for name in (RESULT, CONFIG)]
+    changed = max(path.stat().st_mtime_ns for path in sources if path.is_file())
+    pages = [folder.path / name for name in (REPORT, CARD)]
+    return all(page.is_file() and page.stat().st_mtime_ns >= changed for page in pages)
+
+
+def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]:
+    """Write the report and the model card into the run's folder, yielding before each."""
+    quoted: dict[str, list[Quote | None]] = {}
+    warnings: list[dict[str, str]] = []
+    unseen: list[str] = []
+    if isinstance(data, Dataset):
+        for name, scores in record.scores.items():
+            quoted[name] = quotes(data, name, [mistake.row for mistake in scores.mistakes])
+        with suppress(*MALFORMED):
+            summary = read_json(data.folder / REPORT_NUMBERS, follow=False)
+            warnings = [{key: str(warning[key]) for key in ("what", "why", "do")} for warning in summary["warnings"]]
+            facts = data_page.facts(summary)
+            unseen = [*facts["characters"], *facts["lengths"]]
+    yield
+    missing = "" if isinstance(data, Dataset) else str(data.what)
+    write_text(record.path / REPORT, page(record, quoted, missing, warnings))
+    yield
+    flaws = [f"{warning['what']} ({warning['why']})" for warning in warnings]
+    write_text(record.path / CARD, model_card.card(record, [*unseen, *flaws]))
 
 
 def page(
@@ -44,96 +97,74 @@ def page(
         quotes: texts of the worst mistakes, by split.
         no_texts: reason why ``quotes`` is empty; empty if it is not.
     """
-    classes, provenance, history = clean(record.classes), clean(record.made), record.history
-    encoding = record.about["encoding"]
-    split = "test" if "test" in record.scores else ""
-    labels = record.label_scores.get("test")
-    changed = record.changed()
+    classes, encoding = clean(record.classes), clean(record.about["encoding"])
+    scores = record.scores.get("test") or record.label_scores.get("test")
     about_data = [{**warning, "what": f"data: {warning['what']}"} for warning in data_warnings]
     return render(
         "run.html",
         name=excerpt(record.name),
         version=__version__,
-        headline=_headline(record, classes, split),
-        choice=run_findings.choice(record),
-        chooses="validation_accuracy" in record.metrics,
-        training=excerpt(run_findings.training(record)),
-        unlabelled=excerpt(run_findings.unlabelled(record), MAX_UNLABELLED_CHARS),
-        network=excerpt(run_findings.network(record)),
-        warnings=clean([*run_findings.warnings(record, classes), *about_data]),
-        history=history,
-        scores=score_tables.view(record.scores[split], classes, quotes.get(split), encoding) if split else None,
-        labels=score_tables.label_view(labels, classes) if labels else None,
+        headline=_headline(record, classes, scores),
+        choice=findings.choice(record),
+        training=excerpt(findings.training(record)),
+        unlabelled=clean(record.made.get("unlabelled")),
+        network=excerpt(findings.network(record)),
+        warnings=clean([*findings.warnings(record, classes), *about_data]),
+        history=record.history,
+        scores=score_tables.view(scores, classes, quotes.get("test"), encoding) if scores else None,
         measure=record.measure,
+        chooses="validation_accuracy" in record.metrics,
         no_texts=excerpt(no_texts),
-        figures=_figures(record),
-        smoothed=run_figures.is_smoothed(history),
-        changed=_settings(changed),
+        figures=run_figures.curves(record.history, record.epoch, record.measure),
+        changed=_settings(record.changed()),
         settings=_settings(record.settings),
-        provenance=provenance,
-        environment=[
-            (excerpt(str(name)), excerpt(str(value))) for name, value in provenance.get("environment", {}).items()
-        ],
+        made=clean(record.made),
         data={"name": excerpt(record.about["data"]["name"]), "folder": excerpt(str(record.data_folder)),
               "fingerprint": excerpt(record.fingerprint)},
-        splits=[(excerpt(name), count) for name, count in run_findings.split_sizes(record)],
+        splits=[(excerpt(name), count) for name, count in findings.split_sizes(record).items()],
         classes=classes,
-        encoding=clean(record.about["encoding"]),
-        command=excerpt(run_findings.command(record), MAX_COMMAND_CHARS),
+        encoding=encoding,
+        command=excerpt(findings.command(record), MAX_COMMAND_CHARS),
         digest=record.about["sha256"],
-        reproducible=run_findings.reproducible(record),
+        reproducible=findings.reproducible(record),
         checkpoint=excerpt(record.checkpoint.name),
         folder=excerpt(shlex.quote(str(record.path))),
-        files=_files(record.path),
-        seed=record.settings.get("training.seed", "?"),
-        limits=run_findings.limits(record, classes),
+        files=[(name, size(disk_space(path)), what) for name, what in FILES if (path := record.path / name).exists()],
+        limits=findings.limits(record, classes),
     )  # fmt: skip
-
-
-def _files(run: Path) -> list[tuple[str, str, str]]:
-    """List the files of a run: name, size and content; only those that are there before the report is written."""
-    return [(name, size(disk_space(run / name)), what) for name, what in FILES if (run / name).exists()]
 
 
 def score_page(scores: AnyScores, classes: list[str], quotes: Sequence[Quote | None], about: dict[str, Any]) -> str:
     """Render the page of ``python -m crepe_dist.evaluate --html``."""
     classes, about = clean(classes), clean(about)
+    headline = score_tables.tiles(scores, classes, about["split"])
     if isinstance(scores, Scores):
-        headline = score_tables.tiles(scores, classes, about["split"])
         headline.append(("loss", f"{scores.loss:.4f}", ["mean cross-entropy, in nats"]))
-        values = {"scores": score_tables.view(scores, classes, quotes, about["encoding"]), "labels": None}
-    else:
-        headline = score_tables.label_tiles(scores, about["split"])
-        values = {"labels": score_tables.label_view(scores, classes)}
-    return render("evaluation.html", version=__version__, about=about, headline=headline, no_texts="", **values)
+    values = score_tables.view(scores, classes, quotes, about["encoding"])
+    return render("evaluation.html", version=__version__, about=about, headline=headline, no_texts="", scores=values)
 
 
-def _headline(record: RunRecord, classes: list[str], split: str) -> list[score_tables.Tile]:
+def _headline(record: RunRecord, classes: list[str], scores: AnyScores | None) -> list[score_tables.Tile]:
     """Return the tiles at the top of the report."""
-    history, provenance = record.history, record.made
-    if split:
-        tiles = score_tables.tiles(record.scores[split], classes, split, run_findings.training_rows(record))
-    elif labels := record.label_scores.get("test"):
-        tiles = score_tables.label_tiles(labels, "test")
-    else:
-        tiles = [("test accuracy", percent(record.metrics["test_accuracy"]), [])]
+    history, made = record.history, record.made
+    tiles: list[score_tables.Tile] = [("test accuracy", percent(record.metrics["test_accuracy"]), [])]
+    if scores:
+        tiles = score_tables.tiles(scores, classes, "test", findings.training_rows(record))
     notes = [counted(len(history.epochs), "epoch")]
-    if provenance:
-        notes.append(excerpt(f"{counted(provenance['processes'], 'process', 'processes')} on {provenance['device']}"))
+    if made:
+        notes.append(excerpt(f"{counted(made['processes'], 'process', 'processes')} on {made['device']}"))
     return [*tiles, ("training time", duration(history.seconds), notes)] if history.epochs else tiles
-
-
-def _figures(record: RunRecord) -> dict[str, str]:
-    history = record.history
-    if not history.points or not history.epochs:
-        return {}
-    return {
-        "loss": run_figures.loss(history, record.epoch),
-        "accuracy": run_figures.accuracy(history, record.epoch, record.measure),
-        "rate": run_figures.measured(history, "learning_rate", "learning rate", "Learning rate by step"),
-        "speed": run_figures.measured(history, "documents_per_second", "texts/s", "Throughput by step"),
-    }
 
 
 def _settings(settings: dict[str, Any]) -> list[tuple[str, str]]:
     return [(excerpt(str(name)), excerpt("none" if value is None else str(value))) for name, value in settings.items()]
+
+
+def examples(checkpoint: Path) -> list[str]:
+    """Return texts of the data set that a checkpoint was trained on, one per class; empty if they are not available."""
+    with suppress(UserError, *MALFORMED):
+        data = open_run(checkpoint.absolute().parent.parent, checkpoint).dataset(None)
+        summary = read_json(data.folder / REPORT_NUMBERS, follow=False)
+        texts = [texts[0] for texts in summary["examples"].values() if texts]
+        return [text for text in texts if text.strip()][:MAX_EXAMPLES]
+    return []

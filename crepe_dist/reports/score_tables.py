@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,13 +11,13 @@ import numpy as np
 from crepe_dist import wording
 from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.reports import score_figures
-from crepe_dist.reports.uncertainty import interval
 from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.label_scores import LabelScores
 from crepe_dist.runs.run_record import Quote
-from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores
+from crepe_dist.runs.scores import BINS, MILLION, Scores
 from crepe_dist.wording import counted, cut, number, percent
 
+Z = 1.959964  # 97.5 % quantile of the normal distribution
 FEW_ROWS = 50  # a class with fewer training rows is not helped by longer training
 MAX_PAIRS = 10
 MAX_NAMES = 30
@@ -31,140 +32,130 @@ SMALL_CALIBRATION_ERROR, LARGE_CALIBRATION_ERROR = 0.03, 0.1
 Tile = tuple[str, str, list[str]]  # name, value and notes
 
 
+def interval(right: int, documents: int) -> tuple[float, float]:
+    """Compute Wilson's 95 % interval of ``right / documents`` (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
+    if not documents:
+        return 0.0, 1.0
+    share, square = right / documents, Z * Z / documents
+    centre = (share + square / 2) / (1 + square)
+    half = Z * math.sqrt(share * (1 - share) / documents + square / (4 * documents)) / (1 + square)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def paired_half_width(only_first: int, only_second: int, documents: int) -> float:
+    """Compute half the width of Wald's 95 % interval of the difference of two accuracies on the same documents.
+
+    Args:
+        only_first, only_second: number of documents that only one of the two models gets right.
+    """
+    difference = (only_second - only_first) / documents
+    variance = (only_first + only_second) / documents - difference**2
+    return Z * math.sqrt(max(variance, 0.0) / documents)
+
+
 def view(
-    scores: Scores, classes: list[str], quotes: Sequence[Quote | None] | None, encoding: Mapping[str, Any]
+    scores: AnyScores, classes: list[str], quotes: Sequence[Quote | None] | None, encoding: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Compute the values for the template ``scores.html``."""
     rows = table(scores, classes)
-    weakest = sorted((row for row in rows if row["documents"]), key=lambda row: (row["f1"], -row["documents"]))[
-        :MAX_WEAKEST
-    ]
-    pairs = [
-        {"true": classes[true], "predicted": classes[predicted], "documents": count,
-         "share": percent(count, int(scores.confusion[true].sum()))}
-        for true, predicted, count in scores.confused(MAX_PAIRS)
-    ]  # fmt: skip
-    quotes = quotes if quotes is not None else [None] * len(scores.mistakes)
-    mistakes = [_mistake(*pair, classes, encoding) for pair in zip(scores.mistakes, quotes)]
+    weakest = sorted((row for row in rows if row["documents"]), key=lambda row: (row["f1"], -row["documents"]))
+    common = {"rows": rows, "weakest": weakest[:MAX_WEAKEST] if len(rows) > MAX_OPEN_ROWS else []}
+    if isinstance(scores, LabelScores):
+        rows.sort(key=lambda row: (-row["documents"], row["name"]))
+        return {**common, "several": True, "calibration": percent(scores.calibration_error)}
+    totals = scores.confusion.sum(axis=1)
+    quotes = quotes or [None] * len(scores.mistakes)
     return {
+        **common,
+        "several": False,
         "wrong": scores.documents - int(np.trace(scores.confusion)),
-        "rows": rows,
-        "weakest": weakest if len(rows) > MAX_OPEN_ROWS else [],
         "macro_f1": scores.macro_f1,
-        "untested": sum(not row["documents"] for row in rows),
-        "pairs": pairs,
-        "mistakes": mistakes,
+        "pairs": [
+            (classes[true], classes[predicted], count, percent(count, int(totals[true])))
+            for true, predicted, count in scores.confused(MAX_PAIRS)
+        ],
+        "mistakes": [
+            {
+                "place": wording.excerpt(quote.place) if quote else f"row {number(mistake.row)}",
+                "true": classes[mistake.true],
+                "probability": percent(mistake.probability),
+                "ranking": [(classes[index], percent(probability)) for index, probability in mistake.ranking],
+                "text": wording.excerpt(quote.text, MAX_QUOTE_CHARS) if quote else None,
+                "read": read_of_long(encoding) if quote and len(quote.text) > encoding["feature_len"] else "",
+            }
+            for mistake, quote in zip(scores.mistakes, quotes)
+        ],
         "calibration": calibration(scores),
         "answered": answered(scores),
-        "reduced": score_figures.is_reduced(classes),
+        "reduced": len(classes) > score_figures.MAX_CLASSES,
         "confusion": score_figures.confusion(scores, classes),
         "reliability": score_figures.reliability(scores),
     }
 
 
-def label_view(scores: LabelScores, classes: list[str]) -> dict[str, Any]:
-    """Compute the values for the template ``labels.html``."""
-    rows = table(scores, classes)
-    tested = [row for row in rows if row["documents"]]
-    return {
-        "rows": sorted(rows, key=lambda row: (-row["documents"], row["name"])),
-        "weakest": sorted(tested, key=lambda row: row["f1"])[:MAX_WEAKEST] if len(rows) > MAX_OPEN_ROWS else [],
-        "calibration": percent(scores.calibration_error),
-    }
+def tiles(scores: AnyScores, classes: list[str], split: str, training: list[int] | None = None) -> list[Tile]:
+    """Return the scores for the top of a page.
 
-
-def tiles(scores: Scores, classes: list[str], split: str, training: list[int] | None = None) -> list[Tile]:
-    """Return the scores for the top of a page."""
+    Args:
+        training: number of training rows in each class, if known.
+    """
+    texts = counted(scores.documents, "text")
+    if isinstance(scores, LabelScores):
+        precision, recall = scores.micro
+        top = [f"precision at {k}: {percent(value)}" for k, value in scores.precision_at.items()]
+        exact = [] if scores.exact is None else [f"all labels right: {percent(scores.exact)} of the texts"]
+        notes = [f"precision {percent(precision)}, recall {percent(recall)}", texts, *exact]
+        return [
+            (f"{split} micro F1", percent(scores.accuracy), notes),
+            ("macro F1", f"{scores.macro_f1:.3f}", [counted(len(classes), "class", "classes")]),
+            ("mean average precision", f"{scores.mean_average_precision:.3f}", top),
+        ]
     low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
-    _, baseline = majority(scores, classes, training)
-    f1 = scores.f1
-    weakest = int(np.where(scores.tested, f1, np.inf).argmin())
-    error = scores.calibration_error
-    verdict = "overconfident" if is_overconfident(scores) else "underconfident"
+    baseline = f"{texts}; majority class: {percent(majority(scores, training)[1])}"
+    weakest = int(np.where(scores.tested, scores.f1, np.inf).argmin())
+    lowest = f"lowest: {scores.f1[weakest]:.3f}, {cut(classes[weakest], TILE_CELLS)}"
+    error, tendency = scores.calibration_error, "overconfident" if is_overconfident(scores) else "underconfident"
+    notes = ["well calibrated" if error < SMALL_CALIBRATION_ERROR else tendency]
+    if scores.calibration.temperature != 1:
+        notes.append(f"before the temperature: {percent(scores.uncalibrated_error)}")
     return [
         (
             f"{split} accuracy",
             percent(scores.accuracy),
-            [
-                f"95 % interval: {percent(low)} to {percent(high)}",
-                f"{counted(scores.documents, 'text')}; majority class: {percent(baseline)}",
-            ],
+            [f"95 % interval: {percent(low)} to {percent(high)}", baseline],
         ),
-        (
-            "macro F1",
-            f"{scores.macro_f1:.3f}",
-            [
-                counted(len(classes), "class", "classes"),
-                f"lowest: {f1[weakest]:.3f}, {cut(classes[weakest], TILE_CELLS)}",
-            ],
-        ),
-        (
-            "calibration error",
-            percent(error),
-            [
-                "well calibrated" if error < SMALL_CALIBRATION_ERROR else verdict,
-                *([f"before the temperature: {percent(scores.uncalibrated_error)}"] if is_calibrated(scores) else []),
-                "mean gap of probability and accuracy",
-            ],
-        ),
+        ("macro F1", f"{scores.macro_f1:.3f}", [counted(len(classes), "class", "classes"), lowest]),
+        ("calibration error", percent(error), [*notes, "mean gap of probability and accuracy"]),
     ]
 
 
-def label_tiles(scores: LabelScores, split: str) -> list[Tile]:
-    """Return the scores of several labels for the top of a page."""
-    precision, recall = scores.micro
-    top = [f"precision at {k}: {percent(value)}" for k, value in scores.precision_at.items()]
-    exact = [] if scores.exact is None else [f"all labels right: {percent(scores.exact)} of the texts"]
-    return [
-        (
-            f"{split} micro F1",
-            percent(scores.accuracy),
-            [f"precision {percent(precision)}, recall {percent(recall)}", counted(scores.documents, "text"), *exact],
-        ),
-        ("macro F1", f"{scores.macro_f1:.3f}", [counted(len(scores.tested), "class", "classes")]),
-        ("mean average precision", f"{scores.mean_average_precision:.3f}", top),
-    ]
-
-
-def majority(scores: Scores, classes: list[str], training: list[int] | None) -> tuple[int, float]:
+def majority(scores: Scores, training: list[int] | None) -> tuple[int, float]:
     """Return the most frequent class (of the training rows, if known), and the accuracy of always answering it."""
     true = scores.confusion.sum(axis=1)
-    counts = training if training and len(training) == len(classes) else true.tolist()
+    counts = training if training and len(training) == len(true) else true.tolist()
     most = counts.index(max(counts))
     return most, float(true[most] / true.sum())
 
 
 def calibration(scores: Scores) -> str:
     """Describe how well the predicted probabilities are calibrated."""
-    error = scores.calibration_error
-    sentence = f"The expected calibration error of its probabilities is {percent(error)}"
-    if is_calibrated(scores):
-        sentence += f" ({percent(scores.uncalibrated_error)} before temperature {scores.calibration.temperature:.2f})"
-    if error < SMALL_CALIBRATION_ERROR:
-        return f"{sentence}: it is well calibrated."
-    strength = "far " if error > LARGE_CALIBRATION_ERROR else ""
-    tendency = "too high (overconfident)" if is_overconfident(scores) else "too low (underconfident)"
-    return f"{sentence}; overall they are {strength}{tendency}."
+    error, temperature = scores.calibration_error, scores.calibration.temperature
+    before = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})" if temperature != 1 else ""
+    verdict = "it is well calibrated"
+    if error >= SMALL_CALIBRATION_ERROR:
+        tendency = "too high (overconfident)" if is_overconfident(scores) else "too low (underconfident)"
+        verdict = f"they are {'far ' * (error > LARGE_CALIBRATION_ERROR)}{tendency}"
+    return f"The expected calibration error of its probabilities is {percent(error)}{before}: {verdict}."
 
 
-def is_calibrated(scores: Scores) -> bool:
-    """Return whether the probabilities have a temperature of their own."""
-    return scores.calibration.temperature != 1
-
-
-def answered(scores: Scores) -> list[dict[str, str]]:
-    """Tabulate the share of texts that reach a probability, and the accuracy on them, for some thresholds."""
+def answered(scores: Scores) -> list[tuple[str, str, str]]:
+    """Tabulate some thresholds of the probability, the share of texts that reach it, and the accuracy on them."""
     rows = []
     for threshold in (0, *THRESHOLDS):
         documents, right, _ = scores.reliability[threshold:].sum(axis=0).tolist()
         if documents and (not threshold or documents < scores.documents):
-            rows.append(
-                {
-                    "least": f"{100 * threshold / BINS:.0f} %" if threshold else "any",
-                    "share": percent(documents, scores.documents),
-                    "accuracy": percent(right, documents),
-                }
-            )
+            least = f"{100 * threshold / BINS:.0f} %" if threshold else "any"
+            rows.append((least, percent(documents, scores.documents), percent(right, documents)))
     return rows
 
 
@@ -179,18 +170,16 @@ def unanswered(
 ) -> dict[str, str] | None:
     """Warn about tested classes that were never predicted (``what``, ``why``, ``do``); ``None`` if there are none."""
     places = np.flatnonzero(scores.tested & ~scores.predicted)
-    missed = [cut(classes[place], LABEL_CELLS) for place in places]
-    if not missed:
+    if not len(places):
         return None
-    more = f" and {number(len(missed) - MAX_NAMES)} more" if len(missed) > MAX_NAMES else ""
+    names = ", ".join(cut(classes[place], LABEL_CELLS) for place in places[:MAX_NAMES])
     if rows is not None and all(rows[place] < FEW_ROWS for place in places):
         remedy = f"collect more such texts (fewer than {FEW_ROWS} training rows each), or merge classes"
     else:
-        remedy = "train longer (--epochs), " if trains_longer else ""
-        remedy += "read the training curves in the run's report.html, or collect more such texts"
+        remedy = f"{'train longer (--epochs), ' * trains_longer}read the training curves, or collect more such texts"
     return {
-        "what": f"{counted(len(missed), 'class is', 'classes are')} never predicted",
-        "why": ", ".join(missed[:MAX_NAMES]) + more,
+        "what": f"{counted(len(places), 'class is', 'classes are')} never predicted",
+        "why": names + (", …" if len(places) > MAX_NAMES else ""),
         "do": remedy,
     }
 
@@ -199,62 +188,28 @@ def table(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
     """Tabulate precision, recall and F1, one row per class.
 
     There is also the most frequent confusion of a class (``taken``), or the threshold of one of several labels and its
-    average precision.
+    average precision (``average``).
     """
-    if isinstance(scores, Scores):
-        documents, right, more = scores.confusion.sum(axis=1), np.diag(scores.confusion), _confused(scores, classes)
-    else:
-        documents, right, more = scores.class_documents, scores.decisions[:, 0], _thresholds(scores)
+    documents, tested, predicted, f1 = scores.class_documents, scores.tested, scores.predicted, scores.f1
+    precision, recall = scores.precision, scores.recall
     rows = []
-    for name, count, hits, is_predicted, precision, recall, f1, cells in zip(
-        classes,
-        documents.tolist(),
-        right.tolist(),
-        scores.predicted,
-        scores.precision.tolist(),
-        scores.recall.tolist(),
-        scores.f1.tolist(),
-        more,
-    ):
-        low, high = interval(hits, count)
-        rows.append(
-            {
-                "name": cut(name, LABEL_CELLS),
-                "documents": count,
-                "precision": percent(precision) if is_predicted else "–",
-                "recall": percent(recall) if count else "–",
-                "interval": f"{100 * low:.0f}–{100 * high:.0f}" if count else "–",
-                "f1": f1 if count else None,
-                **cells,
-            }
-        )
+    for index, name in enumerate(classes):
+        count, is_tested = int(documents[index]), bool(tested[index])
+        low, high = interval(round(float(recall[index]) * count), count)
+        row = {
+            "name": cut(name, LABEL_CELLS),
+            "documents": count,
+            "precision": percent(precision[index]) if predicted[index] else "–",
+            "recall": percent(recall[index]) if is_tested else "–",
+            "interval": f"{100 * low:.0f}–{100 * high:.0f}" if is_tested else "–",
+            "f1": float(f1[index]) if is_tested else None,
+        }
+        if isinstance(scores, Scores):
+            wrong = np.where(np.arange(len(classes)) == index, 0, scores.confusion[index])
+            most = int(wrong.argmax())
+            row["taken"] = f"{cut(classes[most], LABEL_CELLS)} ({number(wrong[most])})" if wrong[most] else ""
+        else:
+            row["average"] = float(scores.average_precision[index]) if is_tested else None
+            row["threshold"] = percent(scores.thresholds[index])
+        rows.append(row)
     return rows
-
-
-def _confused(scores: Scores, classes: list[str]) -> list[dict[str, Any]]:
-    wrong = scores.confusion.copy()
-    np.fill_diagonal(wrong, 0)
-    return [
-        {"taken": f"{cut(classes[index], LABEL_CELLS)} ({number(count)})" if count else ""}
-        for index, count in zip(wrong.argmax(axis=1).tolist(), wrong.max(axis=1).tolist())
-    ]
-
-
-def _thresholds(scores: LabelScores) -> list[dict[str, Any]]:
-    return [
-        {"average": average if has else None, "threshold": percent(threshold)}
-        for average, threshold, has in zip(scores.average_precision.tolist(), scores.thresholds.tolist(), scores.tested)
-    ]
-
-
-def _mistake(mistake: Mistake, quote: Quote | None, classes: list[str], encoding: Mapping[str, Any]) -> dict[str, Any]:
-    length = len(quote.text) if quote else 0
-    read = f"of {number(length)} characters, {read_of_long(encoding)} are read" * (length > encoding["feature_len"])
-    return {
-        "place": wording.excerpt(quote.place) if quote else f"row {number(mistake.row)}",
-        "true": classes[mistake.true],
-        "probability": percent(mistake.probability),
-        "ranking": [(classes[index], percent(probability)) for index, probability in mistake.ranking],
-        "text": None if quote is None else wording.excerpt(quote.text, MAX_QUOTE_CHARS),
-        "length": read,
-    }

@@ -53,7 +53,7 @@ class Fault:
 def arm(fault: Fault) -> None:
     """Puts the fault into the places where it may strike; imports MXNet."""
     from crepe_dist import files
-    from crepe_dist.reports import run_report
+    from crepe_dist.reports import run_page
     from crepe_dist.runs import checkpoint, state
     from crepe_dist.training import saving, scoring_pass
     from crepe_dist.training.step import TrainingStep
@@ -113,7 +113,7 @@ def arm(fault: Fault) -> None:
         fault.signal("report", done[0])
         files.write_text(path, text)
 
-    run_report.write_text = reporting
+    run_page.write_text = reporting
 
 
 def _with_gradient(engine: Any) -> Any:

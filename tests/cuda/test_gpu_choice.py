@@ -18,7 +18,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.model import precision
 from crepe_dist.model.precision import Plan, plan, plan_inference
 from crepe_dist.networks.crepe.shape import CrepeShape
-from crepe_dist.reports import run_findings
+from crepe_dist.reports import findings
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import engine_setup, notes
@@ -215,8 +215,8 @@ def test_a_run_on_a_gpu_is_reproducible_on_its_architecture(machine):
         made={"processes": 4},
         path="runs/a",
     )
-    assert run_findings.reproducible(record)
-    assert run_findings.command(record) == (
+    assert findings.reproducible(record)
+    assert findings.command(record) == (
         "python -m crepe_dist.train --config runs/a/config.yaml --precision bfloat16 --kernels own --device gpu --fresh"
     )
     assert list(verify.notes(record.about["computed"])) == []

@@ -28,7 +28,7 @@ from crepe_dist.preparing.auto_encoding import Fit, fitting_length
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, find_sources
-from crepe_dist.reports import data_page, data_sentences
+from crepe_dist.reports import data_page
 from tests.conftest import command, run, write_csv
 
 ENCODING = Encoding(feature_len=40)
@@ -322,7 +322,7 @@ class TestReport:
     def test_html_is_stripped_on_request(self, tmp_path):
         lines = [f"{'ab'[n % 2]},<P>text<b>s</b> &amp; {n} <x@y.z></P>" for n in range(200)]
         summary = prepared(tmp_path, lines, how=PrepareOptions(Reading(strip_html=True)))
-        assert "HTML tags are removed" in " ".join(data_sentences.encoding(summary))
+        assert "HTML tags are removed, as in predict" in data_page.facts(summary)["encoding"]
         data = open_dataset(tmp_path / "out")
         assert data.composition == Composition((), True)
         texts = {data.splits["test"].text(row) for row in range(len(data.splits["test"]))}

@@ -329,6 +329,5 @@ def test_tables_in_memory(tmp_path):
 def test_the_report_tells_of_them(labelled, tmp_path):
     summary, _ = made(labelled, written(tmp_path / "u.txt", [*TEXTS, TEXTS[0]]))
     page = data_page.page(summary)
-    assert "40 documents in 2 classes: 32 train and 8 test. 30 more without labels." in page
-    assert "Unlabelled texts that repeat others were removed: 1 row." in page
+    assert "40 documents in 2 classes: 32 train, 8 test and 30 unlabelled" in page
     assert "→ unlabelled" in page

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import errno
 import hashlib
-import io
 import json
 import random
 import re
@@ -15,36 +14,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from rich.console import Console
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
 import crepe_dist.train
 from crepe_dist import compare, report
-from crepe_dist.data.alphabet import ALPHABET, Encoding
+from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
-from crepe_dist.reports import (
-    classify_page,
-    comparison,
-    data_page,
-    run_figures,
-    run_findings,
-    run_report,
-    score_tables,
-    uncertainty,
-)
-from crepe_dist.reports import run_page as run_page
+from crepe_dist.reports import classify_page, data_page, findings, run_figures, run_page, score_tables
 from crepe_dist.runs.history import MOST_POINTS, History
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores, worst
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.serving_options import ServiceOptions
-from crepe_dist.wording import cut, duration, percent
+from crepe_dist.wording import duration, percent
 from tests.conftest import FEATURE_LEN, QUICK
 from tests.helpers.browsing import chromium, needs_browser
 from tests.reports.test_data_page import ELEMENTS, HOSTILE, Page, summary
@@ -101,16 +89,13 @@ class TestReport:
         scores = open_run(place / "one").scores["test"]
         for piece in (
             f"test accuracy {percent(result['test_accuracy'])} 95 % interval: "
-            f"{percent(uncertainty.interval(round(120 * scores.accuracy), 120)[0])} to ",
-            "120 texts; majority class: 3",
+            f"{percent(score_tables.interval(round(120 * scores.accuracy), 120)[0])} to ",
             f"macro F1 {scores.macro_f1:.3f} 3 classes lowest: {min(scores.f1):.3f}, ",
             f"calibration error {percent(scores.calibration_error)} ",
             f"training time {duration(open_run(place / 'one').history.seconds)} 2 epochs 1 process on cpu",
+            f"Epoch {result['epoch']} of 2 ",
         ):
             assert piece in text
-        assert f"Epoch {result['epoch']} of 2 " in text
-        assert "was chosen on the validation split" in text
-        assert "the one of the best validation accuracy" in text
         assert NAMES[0] in text
         assert "\\x1b[31mred\\u202e www.x.example" in text
         shown = open_dataset(place / "data").splits["test"].text(scores.mistakes[0].row)
@@ -135,15 +120,6 @@ class TestReport:
         assert "<h1><bdi>a &lt;new&gt; *name*</bdi></h1>" in markup
         assert f"in <code>{copy}</code>" in markup
         assert (copy / "model_card.md").read_text().startswith("# a &#60;new&#62; \\*name\\*\n")
-        command(compare, monkeypatch, copy, place / "two")
-        printed = capsys.readouterr().out
-        assert printed.startswith("#1  a <new> *name*\n#2  two\n")
-        assert "\nname " not in printed
-        named = open_run(copy)
-        assert comparison._names([named, replace(named, path=place / "two")]) == [
-            f"a <new> *name* ({copy})",
-            f"a <new> *name* ({place / 'two'})",
-        ]
 
     def test_without_the_data(self, copy, place, monkeypatch, capsys):
         result = json.loads((copy / "result.json").read_text())
@@ -178,42 +154,15 @@ class TestReport:
         def full(*_):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(run_report, "write_text", full)
-        list(run_report.write_for(RunFolder(copy), open_dataset(place / "data"), said.append))
+        monkeypatch.setattr(run_page, "write_text", full)
+        list(run_page.write_for(RunFolder(copy), open_dataset(place / "data"), said.append))
         assert "could not be written (OSError" in said[-1]
         assert "No space left" in said[-1]
 
-    @pytest.mark.parametrize(
-        "spoil",
-        [
-            lambda part: part.update(confusion=[[1]]),
-            lambda part: part["reliability"].pop(),
-            lambda part: part["mistakes"][0].update(true=3),
-            lambda part: part["mistakes"][0].update(probability=2),
-            lambda part: part.update(right="AAAA"),
-            lambda part: part.update(loss=float("nan")),
-        ],
-    )
-    def test_damaged_scores_get_a_sentence(self, copy, spoil):
-        for path in copy.glob("checkpoints/*.scores.json"):
-            saved = json.loads(path.read_text())
-            spoil(saved["parts"]["test"])
-            path.write_text(json.dumps(saved))
-        with pytest.raises(UserError, match="cannot be read"):
-            open_run(copy)
-
-    @pytest.mark.parametrize(
-        ("file", "values"),
-        [
-            ("result.json", {"made": 7}),
-            ("result.json", {"made": {"processes": 1}}),
-            ("result.json", {"epoch": -1}),
-            ("checkpoints/crepe_epoch_*[0-9].json", {"epoch": 10**12}),
-        ],
-    )
-    def test_a_damaged_result_or_description_gets_a_sentence(self, copy, file, values):
+    @pytest.mark.parametrize("file", ["result.json", "checkpoints/*.scores.json"])
+    def test_a_damaged_file_is_an_error_without_a_traceback(self, copy, file):
         for path in copy.glob(file):
-            path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+            path.write_text(json.dumps({**json.loads(path.read_text()), "made": 7, "parts": {"test": 7}}))
         with pytest.raises(UserError, match="cannot be read"):
             open_run(copy)
 
@@ -244,15 +193,16 @@ class TestReport:
             np.array([[40, 0, 0]] * 3), 1.0, np.array([[120, 40, 110 * MILLION]] + [[0] * 3] * 14), []
         )
         record = replace(record, history=history, scores={"test": always_first})
-        found = [each["what"] for each in run_findings.warnings(record, ["a", "b", "c"])]
-        assert [what.split("(")[0].strip() for what in found] == [
-            "the model is no better than the majority-class baseline",
+        found = [each["what"] for each in findings.warnings(record, ["a", "b", "c"])]
+        starts = (
+            "the model is no better",
             "the test split is small",
-            "2 classes are never predicted",
-            "overfitting: the validation loss of calibrated probabilities rose from 0.500 after epoch 2 to 0.900",
-            "3 steps were skipped",
-        ]
-        assert "It resumed from a saved state 2 times. It skipped a step 3 times." in run_findings.training(record)
+            "2 classes are never",
+            "overfitting",
+            "steps were",
+        )
+        assert len(found) == len(starts)
+        assert all(map(str.startswith, found, starts))
 
     @pytest.mark.parametrize("losses", [(1.0, 0.5, 0.9), (1.0, 0.8, 0.5), (0.5, 0.5, 0.5)])
     @pytest.mark.parametrize("probability", [0.99, 0.3])
@@ -271,7 +221,7 @@ class TestReport:
             history=replace(record.history, epochs=epochs),
             scores={"test": Scores(matrix, 1.0, np.array(bins), [])},
         )
-        advice = " ".join(each["do"] for each in run_findings.warnings(record, list("abc")))
+        advice = " ".join(each["do"] for each in findings.warnings(record, list("abc")))
         more = [words for words in ("train longer", "more epochs") if words in advice]
         fewer = [words for words in ("stop earlier", "fewer epochs") if words in advice]
         assert not (more and fewer)
@@ -287,7 +237,7 @@ class TestReport:
         for confusion in ([[40, 0, 0]] * 3, [[39, 1, 0], [1, 39, 0], [1, 39, 0]]):
             scores = {"test": Scores(np.array(confusion), 1.0, np.array(bins), [])}
             changed = replace(record, history=replace(record.history, epochs=epochs), scores=scores)
-            said = str(run_findings.warnings(changed, list("abc")))
+            said = str(findings.warnings(changed, list("abc")))
             assert "epochs" not in said
             assert "train longer" not in said
 
@@ -319,7 +269,7 @@ class TestReport:
             given = replace(record, about={**record.about, "metrics": metrics})
             page = run_page.page(given, {}, "")
             assert page.count('<section class="fine">\n<h3>Good to know: ') == page.count("Good to know")
-            return [each["do"] for each in run_findings.warnings(given, given.classes) if "good" in each], page
+            return [each["do"] for each in findings.warnings(given, given.classes) if "good" in each], page
 
         advised, page = advice(0.96, 0.9625)
         assert "--model ngrams" in advised[0]
@@ -328,17 +278,6 @@ class TestReport:
         assert advised == []
         assert "Good to know" not in page
 
-    @pytest.mark.parametrize(("probability", "remedy"), [(0.99, "fewer epochs help"), (0.55, "more epochs help")])
-    def test_the_remedy_for_unreliable_probabilities_fits_their_bias(self, place, probability, remedy):
-        bins = [[0] * 3] * (BINS - 1) + [[1000, 750, round(1000 * probability * MILLION)]]
-        scores = Scores(np.array([[250, 84, 0], [0, 250, 83], [83, 0, 250]]), 1.0, np.array(bins), [])
-        run = open_run(place / "one")
-        history = replace(run.history, epochs=run.history.epochs[:1])  # no loss that falls until the end
-        settings = {**run.settings, "training.epochs": 1}
-        record = replace(run, scores={"test": scores}, history=history, settings=settings)
-        (found,) = (each for each in run_findings.warnings(record, list("abc")) if "not reliable" in each["what"])
-        assert found["do"].endswith(remedy)
-
     def test_the_warnings_about_its_data_are_on_its_pages(self, copy):
         data = open_run(copy).dataset(None)
         summary = json.loads((data.folder / "report.json").read_text())
@@ -346,7 +285,7 @@ class TestReport:
         (data.folder / "report.json").rename(data.folder / "kept.json")
         try:
             (data.folder / "report.json").write_text(json.dumps(summary))
-            for _ in run_report.write_report(open_run(copy), data):
+            for _ in run_page.write_report(open_run(copy), data):
                 pass
         finally:
             (data.folder / "kept.json").replace(data.folder / "report.json")
@@ -355,25 +294,13 @@ class TestReport:
         assert "drop *them*" in page
         assert "Its data: many &#60;twins&#62; (17 of 20)." in (copy / "model_card.md").read_text()
 
-    @pytest.mark.parametrize(
-        ("alphabet", "scripts"),
-        [
-            (ALPHABET, "so texts in other scripts than Latin look alike"),
-            (" abаб語", "so texts in other scripts than Chinese, Cyrillic and Latin look alike"),
-            (" ,.", "It sees all others as blanks."),
-        ],
-    )
-    def test_names_the_scripts_that_the_model_reads(self, alphabet, scripts):
-        about = {"feature_len": 9, "cut": "middle", "mode": "paper", "alphabet": alphabet, "fold_accents": False}
-        assert scripts in " ".join(run_findings.basic_limits(about, several=False))
-
     def test_names_every_class_that_is_never_answered(self):
         scores = Scores(np.array([[5, 0, 0], [5, 0, 0], [0, 0, 0]]), 1.0, np.zeros((BINS, 3), np.int64), [])
         missed = score_tables.unanswered(scores, ["a", "b", "c"])
         assert missed is not None
         assert missed["what"] == "1 class is never predicted"
         assert missed["why"] == "b"  # no text of c was scored
-        assert missed["do"].startswith("train longer (--epochs), read")
+        assert missed["do"].startswith("train longer (--epochs)")
         assert score_tables.unanswered(scores, ["a", "b", "c"], [900, 60, 3]) == missed
         few = score_tables.unanswered(scores, ["a", "b", "c"], [900, 3, 60])
         assert few is not None
@@ -463,7 +390,7 @@ def course(losses, accuracies):
 
 class TestExamples:
     def test_are_texts_of_the_data_of_the_run(self, copy, place):
-        found = run_report.examples(open_run(copy).checkpoint)
+        found = run_page.examples(open_run(copy).checkpoint)
         with (place / "rows.csv").open(newline="", encoding="utf-8") as stream:
             rows = list(csv.reader(stream))
         assert len(found) == 3
@@ -477,36 +404,27 @@ class TestExamples:
         result = json.loads((copy / "result.json").read_text())
         result["made"]["data"] = "gone"
         (copy / "result.json").write_text(json.dumps(result))
-        assert run_report.examples(open_run(copy).checkpoint) == []
-        assert run_report.examples(tmp_path / "x" / "foreign.params") == []
+        assert run_page.examples(open_run(copy).checkpoint) == []
+        assert run_page.examples(tmp_path / "x" / "foreign.params") == []
 
 
 class TestCurves:
-    def test_the_smoothed_loss_is_drawn_over_the_pale_one(self):
-        noisy = [1.0 + 0.1 * (-1) ** step for step in range(100)]
-        smooth = run_figures.smoothed(noisy)
-        falling = run_figures.smoothed([1 - step / 100 for step in range(100)])
-        assert falling[20:80] == pytest.approx([1 - step / 100 for step in range(20, 80)], abs=0.002)  # no lag
-        assert all(abs(value - 1) < 0.04 for value in smooth[10:-10])
+    def test_a_noisy_loss_is_smoothed_without_lag(self):
+        falling = run_figures.smoothed([1 - step / 100 + 0.1 * (-1) ** step for step in range(300)])
+        assert falling[20:280] == pytest.approx([1 - step / 100 for step in range(20, 280)], abs=0.01)
         assert run_figures.smoothed([3.0] * 50) == pytest.approx([3.0] * 50)
-        assert run_figures.smoothed(noisy[:5]) == noisy[:5]
-        drawn = re.findall(
-            'style="fill: none; stroke: var\\(--(sky|blue)\\)[^"]*"', run_figures.loss(course(noisy, [0.5]))
-        )
-        assert drawn[:2] == ["sky", "blue"]
-        assert "--sky" not in run_figures.loss(course(noisy[:5], [0.5]))
+        assert run_figures.smoothed([1.0, 2.0]) == [1.0, 2.0]
 
     @pytest.mark.parametrize(
         ("accuracies", "start"),
-        [((0.921, 0.922), 0.9), ((0.1, 0.99), 0), ((0.999, 1.0), 0.96), ((0.0, 0.0), 0), ((0.5, 0.9), 0.5)],
+        [((0.921, 0.922), 92), ((0.1, 0.99), 0), ((0.999, 1.0), 96), ((0.0, 0.0), 0), ((0.5, 0.9), 50)],
     )
     def test_the_accuracy_axis_says_where_it_starts(self, accuracies, start):
         markup = run_figures.accuracy(course([1.0] * 10, accuracies))
         ticks = [float(tick) for tick in re.findall(r">([\d.]+) %</text>", markup)]
-        assert ticks[0] == pytest.approx(100 * start)
-        assert ticks[-1] - ticks[0] >= 3
-        assert ticks[-1] <= 100
-        assert (f">accuracy (axis from {ticks[0]:g} %)</text>" in markup) == (start > 0)
+        assert start <= ticks[0] < ticks[-1] <= 100
+        assert ticks[-1] - ticks[0] >= 2
+        assert (f">accuracy (axis from {start} %)</text>" in markup) == (start > 0)
 
     def test_the_values_are_shown_at_the_pointer_without_a_script(self):
         markup = run_figures.accuracy(course([1.0] * 30, (0.25, 0.5, 0.75)))
@@ -600,15 +518,18 @@ class TestLook:
 
 
 class TestCompare:
-    def test_says_whether_a_difference_is_more_than_noise(self, place, monkeypatch, capsys):
+    def test_one_table_with_intervals_and_the_settings_that_differ(self, place, monkeypatch, capsys):
+        monkeypatch.setenv("COLUMNS", "120")
         command(compare, monkeypatch, place / "one", place / "two")
-        printed = " ".join(capsys.readouterr().out.split())
-        assert "training.seed 0 1" in printed
-        assert "Of the same 120 test documents" in printed
-        assert "McNemar's test: p" in printed
-        assert "different documents" not in printed
+        first, one, two, *_ = capsys.readouterr().out.splitlines()
+        assert first.split("  ")[0] == "run"
+        accuracies = [percent(open_run(place / name).metrics["test_accuracy"]) for name in ("one", "two")]
+        assert one.split()[:3] == ["one", *accuracies[0].split()]
+        assert two.split()[:3] == ["two", *accuracies[1].split()]
+        assert " ± " in two
+        assert "training.seed 1" in two
 
-    def test_counts_documents_that_one_alone_gets_right(self, place):
+    def test_the_difference_counts_documents_that_one_alone_gets_right(self, place):
         one = open_run(place / "one")
         right = np.ones(120, bool)
         wrong = right.copy()
@@ -618,65 +539,10 @@ class TestCompare:
                     scores={"test": replace(one.scores["test"], right=bits)})
             for bits in (wrong, right)
         )  # fmt: skip
-        (verdict,) = comparison.verdicts([first, second])
-        assert "is 10.00 points higher than that of" in verdict
-        assert "classifies 12 correctly and" in verdict
-        assert "p < 0.001): the difference is significant." in verdict
-        (verdict,) = comparison.verdicts([first, first])
-        assert verdict.endswith("both classify the same of the 120 test documents correctly.")
-        other = replace(first, scores={"test": replace(first.scores["test"], right=np.roll(wrong, 6))})
-        assert "the difference may be chance" in comparison.verdicts([first, other])[0]
-
-    def test_marks_the_best_of_each_row(self, place):
-        one = open_run(place / "one")
-        worse = np.array([[30, 9, 1], [0, 20, 20], [0, 0, 40]])
-        better = np.array([[35, 5, 0], [0, 20, 20], [1, 1, 38]])
-        runs = [
-            replace(
-                one,
-                path=place / name,
-                about={**one.about, "metrics": {**one.metrics, "test_accuracy": accuracy, "test_loss": loss}},
-                scores={"test": replace(one.scores["test"], confusion=matrix)},
-            )
-            for name, accuracy, loss, matrix in (("first", 0.75, 0.5, worse), ("second", 0.775, 0.6, better))
-        ]
-        best = {row.label: row.best for row in comparison.results(runs)}
-        assert best["test accuracy"] == {1}
-        assert best["test loss"] == {0}
-        assert best["validation accuracy"] == best["epochs"] == set()
-        found = {row.label: (row.cells, *row.best) for row in comparison.confusions(runs)}
-        names = [name.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e") for name in NAMES]
-        names = [cut(names[NAMES.index(name)], 24) for name in one.classes]
-        assert found[f"{names[0]} → {names[1]}"] == (["9", "5"], 1)
-        assert found[f"{names[2]} → {names[0]}"] == (["0", "1"], 0)
-        assert len(found) == 4
-        other = replace(runs[1], about={**runs[1].about, "data": {"name": "x", "fingerprint": "0", "test": "1"}})
-        assert not any(row.best for row in comparison.results([runs[0], other]))
-        assert not comparison.confusions([runs[0], other])
-        stream = io.StringIO()
-        comparison.show(runs, Console(file=stream, width=100, force_terminal=True, color_system="standard"))
-        assert "\x1b[1;32m77.5 %" in stream.getvalue()
-        assert "\x1b[1;32m75.0 %" not in stream.getvalue()
-        stream = io.StringIO()
-        comparison.show(runs, Console(file=stream, width=100))
-        assert re.search(r"test accuracy +75\.0 % +77\.5 % \* *\n", stream.getvalue())
-        assert "* the best of its row" in stream.getvalue()
-        stream = io.StringIO()
-        comparison.show([runs[0], other], Console(file=stream, width=100))
-        assert "*" not in stream.getvalue()
-
-    def test_four_runs_have_room_in_80_columns(self, place, tmp_path):
-        one = open_run(place / "one")
-        runs = [
-            replace(one, path=tmp_path / f"hotel2-088f769{place}", settings={**one.settings, "training.seed": place})
-            for place in range(4)
-        ]
-        stream = io.StringIO()
-        comparison.show(runs, Console(file=stream, width=80))
-        tables = stream.getvalue().partition(" is that of ")[0].splitlines()
-        assert any(line.split() == ["#4", "hotel2-088f7693"] for line in tables)
-        assert sum(line.startswith("validation accuracy ") for line in tables) == 2  # two tables of two runs
-        assert any(line.split() == ["training.seed", "0", "1", "2", "3"] for line in tables)
+        assert compare.row(second, first)[3] == "+10.00 ± 5.37"  # 1.96 √(0.1 · 0.9 / 120)
+        assert compare.row(replace(first), first)[3] == "+0.00 ± 0.00"
+        other = replace(second, about={**second.about, "data": {"name": "x", "fingerprint": "0", "test": "1"}})
+        assert compare.row(other, first)[3] == "–"
 
     def test_one_run_is_no_comparison(self, place, monkeypatch):
         with pytest.raises(UserError, match="one run cannot be compared"):
@@ -687,13 +553,7 @@ class TestNumbers:
     def test_wilson_s_interval(self):
         # Newcombe 1998, doi:10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E, table I, method 3.
         for right, documents, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)):
-            assert uncertainty.interval(right, documents) == pytest.approx((low, high), abs=1e-4)
-
-    def test_mcnemar_s_test(self):
-        assert uncertainty.mcnemar(5, 15) == pytest.approx(0.04139, abs=1e-5)  # 2 × 21700 / 2^20
-        assert uncertainty.mcnemar(7, 7) == uncertainty.mcnemar(0, 0) == 1
-        exact, normal = uncertainty.mcnemar(950, 1050), uncertainty.mcnemar(951, 1050)
-        assert exact == pytest.approx(normal, abs=2e-3)
+            assert score_tables.interval(right, documents) == pytest.approx((low, high), abs=1e-4)
 
     def test_calibration_error_by_hand(self):
         reliability = np.zeros((BINS, 3), np.int64)

@@ -1,0 +1,268 @@
+"""Findings about a run for its report and model card, and warnings that help to decide what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from crepe_dist.data.alphabet import read_of_long
+from crepe_dist.model import cuda
+from crepe_dist.model.parameters import shape_class
+from crepe_dist.native import library
+from crepe_dist.reports.score_tables import (
+    LABEL_CELLS,
+    LARGE_CALIBRATION_ERROR,
+    calibration,
+    interval,
+    is_overconfident,
+    majority,
+    unanswered,
+)
+from crepe_dist.settings.config import flag
+from crepe_dist.settings.training_options import LEAST_VALIDATION
+from crepe_dist.wording import counted, cut, duration, number, percent
+
+if TYPE_CHECKING:
+    from crepe_dist.runs.checkpoint import AnyScores
+    from crepe_dist.runs.run_record import RunRecord
+    from crepe_dist.runs.scores import Scores
+
+WIDE_INTERVAL = 0.1  # width of a 95 % interval from which a warning is due
+RISEN = 1.05  # ratio to the lowest loss above which the loss has risen
+FALLING = 0.98  # ratio to the previous loss below which the loss is still falling
+AS_GOOD = 0.003  # of accuracy, by which the whole network may be better than its table and not be worth its time
+STRONG = 0.9  # F1 from which a class is not called weak
+Warning_ = dict[str, str]  # with the keys ``what``, ``why`` and ``do``, and ``good`` for good news
+
+
+def result(record: RunRecord, classes: list[str]) -> str:
+    """State the test accuracy and the majority-class baseline, or the scores of several labels."""
+    if (several := record.label_scores.get("test")) is not None:
+        return (
+            f"The test micro F1 of its labels is {percent(several.accuracy)} on {counted(several.documents, 'text')}, "
+            f"the macro F1 {several.macro_f1:.3f}, the mean average precision {several.mean_average_precision:.3f}."
+        )
+    scores = record.scores.get("test")
+    if scores is None:
+        return f"The test accuracy is {percent(record.metrics['test_accuracy'])}."
+    low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
+    always, share = majority(scores, training_rows(record))
+    return (
+        f"The test accuracy is {percent(scores.accuracy)} on {counted(scores.documents, 'text')} (95 % interval: "
+        f"{percent(low)} to {percent(high)}). The majority-class baseline (always "
+        f"“{cut(classes[always], LABEL_CELLS)}”) has an accuracy of {percent(share)}."
+    )
+
+
+def choice(record: RunRecord) -> str:
+    """State which epoch is reported, and why."""
+    if record.result is None:
+        return f"The run is not finished. The last epoch so far is {record.epoch}."
+    is_last = record.result["chosen_by"] == "last epoch"
+    how = "is the last one; there was no validation split to choose by" if is_last else "has the best validation scores"
+    stopped = f" Training stopped early: {counted(_planned(record), 'epoch')} were planned." * _stopped(record)
+    return f"Epoch {record.epoch} of {_last_epoch(record)} {how}.{stopped}"
+
+
+def _last_epoch(record: RunRecord) -> int:
+    return int(record.history.epochs[-1]["epoch"] if record.history.epochs else record.epoch)
+
+
+def _planned(record: RunRecord) -> int:
+    return record.settings.get("training.epochs") or 0
+
+
+def _stopped(record: RunRecord) -> bool:
+    return record.result is not None and _last_epoch(record) < _planned(record)
+
+
+def network(record: RunRecord) -> str:
+    """Describe the network by its kind and size."""
+    about = record.about["network"]
+    text = shape_class(about).described.format_map(defaultdict(lambda: "?", about))
+    return f"{text}, {number(record.made['parameters'])} parameters" if record.made else text
+
+
+def training(record: RunRecord) -> str:
+    """Describe the training time, the hardware and the interruptions."""
+    history, made = record.history, record.made
+    where = f"; {counted(made['processes'], 'process', 'processes')} on {made['device']}" if made else ""
+    events = [
+        f"; {what} {counted(history.counts[event], 'time')}"
+        for event, what in (("resume", "resumed from a saved state"), ("skipped", "skipped a step"))
+        if history.counts[event]
+    ]
+    return f"Training took {duration(history.seconds)}, without evaluation{where}{''.join(events)}."
+
+
+def training_rows(record: RunRecord) -> list[int] | None:
+    """Return the number of training rows in each class, if known."""
+    rows: dict[str, list[int]] = record.made.get("rows", {})
+    return rows.get("train")
+
+
+def never_predicted(record: RunRecord, scores: Scores, classes: list[str]) -> Warning_ | None:
+    """Warn about classes that were never predicted, with advice that fits the run; see ``unanswered``."""
+    is_done = _stopped(record) or _has_risen(*_losses(record))
+    return unanswered(scores, classes, training_rows(record), trains_longer=not is_done)
+
+
+def split_sizes(record: RunRecord) -> dict[str, int]:
+    """Return the number of documents of each split by its name, if known."""
+    if record.made:
+        return dict(record.made["documents"])
+    splits: dict[str, AnyScores] = {**record.scores, **record.label_scores}
+    return {name: scores.documents for name, scores in splits.items()}
+
+
+def reproducible(record: RunRecord) -> bool:
+    """Return whether a training with the same settings gives the same bits, on any number of processes."""
+    build = str(record.about["computed"].get("model.kernels"))
+    return build in library.BUILDS or cuda.is_build(build)
+
+
+def command(record: RunRecord) -> str:
+    """Return the command that repeats the training: in one process, where their number does not matter."""
+    processes = 1 if reproducible(record) else record.made.get("processes", 1)
+    launcher = f"horovodrun -np {processes} " if processes != 1 else ""
+    computed = {name: value for name, value in record.about["computed"].items() if name.startswith("model.")}
+    if cuda.is_build(str(computed.get("model.kernels"))):
+        computed |= {"model.kernels": "own", "device": "gpu"}
+    flags = "".join(f" {flag(name)} {shlex.quote(str(value))}" for name, value in computed.items())
+    config = shlex.quote(f"{record.path}/config.yaml")
+    return f"{launcher}python -m crepe_dist.train --config {config}{flags} --fresh"
+
+
+def _losses(record: RunRecord) -> tuple[list[float], float]:
+    """Return the loss on unseen texts after each epoch, of calibrated probabilities if a temperature was fitted.
+
+    Returns:
+        The losses on the validation split, or on the test split if there is none; and the standard error of the last.
+    """
+    split = "validation" if "validation_loss" in record.metrics else "test"
+    epochs = [epoch for epoch in record.history.epochs if f"{split}_loss" in epoch]
+    is_fitted = all(f"{split}_fitted_loss" in epoch for epoch in epochs)
+    key = f"{split}_fitted_loss" if is_fitted else f"{split}_loss"
+    error = max((float(epoch.get(f"{split}_fitted_loss_error", 0.0)) for epoch in epochs), default=0.0)
+    return [epoch[key] for epoch in epochs], error
+
+
+def _has_risen(losses: list[float], error: float) -> bool:
+    return len(losses) > 1 and losses[-1] > RISEN * min(losses) + error
+
+
+def _epochs_to_try(record: RunRecord, *, is_learning: bool) -> int:
+    """Return twice the epochs so far, or what the network usually needs if it does not learn yet."""
+    rows, batch = split_sizes(record).get("train", 0), record.settings.get("data.batch_size")
+    more = 2 * _last_epoch(record)
+    if is_learning or not rows or not batch:
+        return more
+    return max(more, shape_class(record.about["network"]).epochs_needed(rows, batch))
+
+
+def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
+    """Return warnings about the result.
+
+    At most one of "train longer" and "train less" is recommended. The losses decide it, then the scores.
+    """
+    warnings: list[Warning_] = []
+
+    def warn(what: str, why: str, do: str, **more: str) -> None:
+        warnings.append({"what": what, "why": why, "do": do, **more})
+
+    losses, error = _losses(record)
+    rose = _has_risen(losses, error)
+    is_done = rose or _stopped(record)
+    falls = not is_done and len(losses) > 1 and losses[-1] == min(losses) and losses[-1] < FALLING * losses[-2]
+    longer = f"--epochs {_epochs_to_try(record, is_learning=falls)}"
+    if (scores := record.scores.get("test")) is not None:
+        _, baseline = majority(scores, training_rows(record))
+        low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
+        if low <= baseline:
+            warn(
+                "the model is no better than the majority-class baseline",
+                f"always predicting the most frequent class has an accuracy of {percent(baseline)}, and the 95 % "
+                f"interval of the model starts at {percent(low)}",
+                f"{'' if is_done else f'train longer ({longer}), '}try another learning rate, and read the report of "
+                "the data set",
+            )
+        if high - low > WIDE_INTERVAL:
+            warn(
+                f"the test split is small ({counted(scores.documents, 'document')})",
+                f"the 95 % interval of the accuracy is wide: {percent(low)} to {percent(high)}",
+                "hold out more documents for the test split (prepare --test), or collect more",
+            )
+        if missed := never_predicted(record, scores, classes):
+            warnings.append(missed)
+        if scores.calibration_error > LARGE_CALIBRATION_ERROR and low > baseline:
+            fewer = is_overconfident(scores)
+            helps = not (falls or missed) and (fewer or not is_done)
+            more = f"; {'fewer' if fewer else 'more'} epochs may help" if helps else ""
+            warn("the probabilities are not reliable", calibration(scores), f"use the ranking, not the numbers{more}")
+    if rose:
+        best = losses.index(min(losses)) + 1
+        warn(
+            f"overfitting: the loss on unseen texts rose from {min(losses):.3f} after epoch {best} to {losses[-1]:.3f}",
+            "the model memorises the training texts, and is too certain about unseen ones or worse on them",
+            f"stop earlier (--epochs {best}, or --patience 2 with a validation split), use more data or dropout",
+        )
+    elif falls and record.result is not None:
+        warn(
+            "the loss on unseen texts was still falling when the run ended",
+            f"it was {losses[-2]:.3f} after the second-last epoch and {losses[-1]:.3f} after the last",
+            f"more epochs may help: {longer}",
+        )
+    if is_table_enough(record):
+        alone, both = (percent(record.metrics[f"validation_{name}"]) for name in ("table_accuracy", "accuracy"))
+        warn(
+            "the n-gram table alone is as good on these data",
+            f"it classifies {alone} of the validation split correctly by itself, and {both} together with the "
+            "convolutions, which take most of the time",
+            "--model ngrams trains the table alone",
+            good="yes",
+        )
+    if skipped := record.history.counts["skipped"]:
+        warn(
+            f"steps were skipped: {skipped}",
+            "the loss or a gradient was not finite",
+            "lower --learning-rate or set --clip-norm",
+        )
+    return warnings
+
+
+def is_table_enough(record: RunRecord) -> bool:
+    """Return whether Crepe's n-gram table alone is as good on the validation split, or less than ``AS_GOOD`` worse."""
+    alone = record.metrics.get("validation_table_accuracy")
+    if alone is None or split_sizes(record).get("validation", 0) < LEAST_VALIDATION:
+        return False
+    return bool(alone >= record.metrics["validation_accuracy"] - AS_GOOD)
+
+
+def basic_limits(encoding: dict[str, Any], several: bool) -> list[str]:
+    """Describe what no network with this encoding (``Encoding.to_dict``) can do, however it was trained."""
+    alphabet = encoding.get("alphabet", "") + encoding.get("paired", "")
+    return [
+        f"Of a text longer than {number(encoding['feature_len'])} characters, it only reads {read_of_long(encoding)}"
+        + (", of which rare ones count twice." if encoding.get("paired") else "."),
+        f"It knows {number(len(alphabet))} characters"
+        + (", after accents are removed" if encoding["fold_accents"] else "")
+        + ". It sees all others as blanks: texts in other scripts look alike to it.",
+        "It gives a text each label whose probability reaches its threshold: none, one or several."
+        if several
+        else "It assigns one of its classes to every text, even if none of them fits, unless a threshold is given "
+        "(--min-probability).",
+    ]
+
+
+def limits(record: RunRecord, classes: list[str]) -> list[str]:
+    """Describe the limits of the model for its users."""
+    sentences = basic_limits(record.about["encoding"], "labels" in record.about)
+    if (scores := record.scores.get("test")) is not None:
+        f1 = scores.f1.tolist()
+        order = sorted(np.flatnonzero(scores.tested).tolist(), key=f1.__getitem__)
+        weak = [f"{cut(classes[index], LABEL_CELLS)} (F1 {f1[index]:.2f})" for index in order[:3] if f1[index] < STRONG]
+        sentences += [*([f"It is weakest on {', '.join(weak)}."] if weak else []), calibration(scores)]
+    return sentences
