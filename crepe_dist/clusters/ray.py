@@ -65,20 +65,11 @@ def connect() -> Any:
         try:
             ray.init(address="auto", log_to_driver=False, logging_level="WARNING")
         except ConnectionError as error:
-            why = str(error).splitlines()[0]
-            address = os.environ.get("RAY_ADDRESS", "auto")
-            if address not in ("", "auto"):  # then Ray does not look for a token by itself
-                raise UserError(
-                    f"the Ray cluster {address}, which RAY_ADDRESS names, does not answer",
-                    why,
-                    "check the address; if the cluster has a token, copy its ~/.ray/auth_token, and set "
-                    "RAY_AUTH_MODE=token",
-                ) from error
             raise UserError(
-                "there is no Ray cluster",
-                why,
+                "no Ray cluster answers",
+                str(error).splitlines()[0],
                 "start one: `ray start --head` here, and `ray start --address=<this host>:6379` on other hosts; or "
-                "name one in RAY_ADDRESS",
+                "name one in RAY_ADDRESS; if it has a token, copy its ~/.ray/auth_token, and set RAY_AUTH_MODE=token",
             ) from error
         except RuntimeError as error:  # another version of Ray or Python there, or a token that is missing here
             why = " ".join(str(error).split()).rpartition("AuthenticationError: ")[2]

@@ -8,16 +8,23 @@ import signal
 from crepe_dist.errors import ExitCode
 
 USAGE = 2  # argparse's code for a mistake in the flags
+KNOWN = {
+    ExitCode.ERROR: "an error that a user can fix",
+    USAGE: "a mistake in the flags",
+    ExitCode.PEER_GONE: "another process ended",
+    ExitCode.FAILURE: "unexpected failure",
+    ExitCode.STOPPED: "stopped after saving",
+    ExitCode.HUNG: "no progress",
+    ExitCode.INTERRUPTED: "interrupted",
+}
 
 
 class Meaning(enum.Enum):
     """Meaning of a worker's exit code.
 
     Attributes:
-        DONE: the worker finished.
         MISTAKE: an error that a user can fix; a restart would fail in the same way.
         PREEMPTED: the worker was asked to stop and has saved.
-        INTERRUPTED: Ctrl-C.
         FAILED: any other failure; a restart may succeed.
     """
 
@@ -51,21 +58,6 @@ def in_words(code: int | None, hang: bool) -> str:
     if code is None:
         return "was lost with its node"
     if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = "unknown"
-        guess = ""
-        if code == -signal.SIGKILL:
-            guess = ", to end a hang" if hang else "; perhaps the machine ran out of memory (see dmesg)"
-        return f"was killed by signal {-code} ({name}){guess}"
-    known = {
-        ExitCode.ERROR: "an error that a user can fix",
-        USAGE: "a mistake in the flags",
-        ExitCode.PEER_GONE: "another process ended",
-        ExitCode.FAILURE: "unexpected failure",
-        ExitCode.STOPPED: "stopped after saving",
-        ExitCode.HUNG: "no progress",
-        ExitCode.INTERRUPTED: "interrupted",
-    }
-    return f"ended with code {code}" + (f" ({known[code]})" if code in known else "")
+        guess = ", to end a hang" if hang else "; perhaps the machine ran out of memory (see dmesg)"
+        return f"was killed by signal {-code} ({signal.strsignal(-code)})" + guess * (code == -signal.SIGKILL)
+    return f"ended with code {code}" + (f" ({KNOWN[code]})" if code in KNOWN else "")

@@ -113,16 +113,13 @@ def end(process: subprocess.Popen[bytes], grace: float = GRACE) -> None:
 def failure(folder: Path, code: int) -> UserError:
     """Return the error of a training that ended with an exit code other than 0, as its log tells it."""
     text = (folder / LOG).read_text(encoding="utf-8", errors="replace")[-TAIL:]
-    message = MESSAGE.search(text)
-    if message:
+    if message := MESSAGE.search(text):
         what, why, remedy = (part or "" for part in message.groups())
         return UserError(what.strip(), why.strip(), remedy.strip(), code=ExitCode.ERROR)
     last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
+    how, remedy = f"ended with exit code {code}", "report this"
     if name := killed_by(code):
-        how = f"was ended by {name}"
-        remedy = "give it more memory if it ran out of it, and run the same command again"
-    else:
-        how, remedy = f"ended with exit code {code}", "report this"
+        how, remedy = f"was ended by {name}", "run the same command again, with more memory if that ran out"
     return UserError(f"training {how}", last[:300], remedy, code=ExitCode.FAILURE)
 
 

@@ -6,7 +6,6 @@ import itertools
 import os
 import signal
 import sys
-import time
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from crepe_dist.distributed.launch import allowed
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.settings.config import parse
 from crepe_dist.supervising import driver
-from crepe_dist.supervising.driver import Cluster, Driver, Lost, Place, cause_of
+from crepe_dist.supervising.driver import Cluster, Driver, Lost, Place
 from crepe_dist.supervising.process import Process
 from crepe_dist.version import __version__
 from tests.chaos import harness
@@ -135,19 +134,13 @@ def test_before_a_second_restart_soon_after_the_first_is_a_pause(train, monkeypa
     assert "restarting from the newest saved state after 1 s; 0 restarts left" in said
 
 
-def test_a_lost_node_leaves_the_others_time_to_notice(train):
-    began = time.monotonic()
-    train(Pretended([[None, LOST], [0, 0]]), grace=0.6)
-    assert time.monotonic() - began > 0.6
-
-
 def test_a_preemption_costs_no_restart(train):
     ranks = Pretended([[75, 75], [75, 69], [0, 0]])
     train(ranks, restarts=0)
     assert len(ranks.started) == 6
 
 
-@pytest.mark.parametrize(("ends", "code"), [([1, 1], 1), ([69, 1], 1), ([2, 2], 2), ([130, 69], 130)])
+@pytest.mark.parametrize(("ends", "code"), [([69, 1], 1), ([70, 1], 1), ([2, 2], 2), ([130, 69], 130)])
 def test_a_mistake_or_an_interrupt_ends_the_run(train, ends, code):
     ranks = Pretended([ends])
     with pytest.raises(UserError) as failed:
@@ -169,12 +162,6 @@ def test_the_first_start_waits_for_all(train, monkeypatch):
         train(Pretended([], rooms=[1]))
 
 
-def test_a_time_limit_that_is_no_number(train, monkeypatch):
-    monkeypatch.setenv("CREPE_DIST_MEETING_SECONDS", "soon")
-    with pytest.raises(UserError, match="CREPE_DIST_MEETING_SECONDS is 'soon'"):
-        train(Pretended([]))
-
-
 @pytest.mark.parametrize("ends", [[None, None], [70, None], [75, None]])
 def test_a_signal_stops_all(train, monkeypatch, ends):
     ranks = Pretended([ends])
@@ -188,13 +175,6 @@ def test_a_signal_stops_all(train, monkeypatch, ends):
     with pytest.raises(Stopped, match="SIGTERM"):
         train(ranks)
     assert ranks.released
-
-
-def test_the_cause_is_a_mistake_then_who_ended_first_but_for_those_who_lost_a_peer():
-    assert cause_of([(0, 69), (1, 1), (2, 70)]) == (1, 1)
-    assert cause_of([(1, 69), (0, 70), (2, -9)]) == (0, 70)
-    assert cause_of([(1, 69), (0, 0)]) == (1, 69)
-    assert cause_of([(1, 0), (0, 0)]) == (0, 0)
 
 
 @pytest.mark.parametrize("words", CONFIGS)
@@ -241,16 +221,17 @@ class TestProcess:
     def test_its_output_and_its_code_arrive(self, tmp_path):
         assert self.end(self.start(tmp_path)) == (f"crepe_dist {__version__}", 0)
 
-    def test_a_folder_that_is_not_there(self, tmp_path):
-        printed, code = self.end(self.start(tmp_path / "nowhere"))
+    @pytest.mark.parametrize(
+        ("folder", "version", "message"),
+        [
+            ("nowhere", __version__, "error: no process can be started on "),
+            (".", "0.0.9", f"{__version__} there, 0.0.9 where the command was given"),
+        ],
+    )
+    def test_a_node_that_differs(self, tmp_path, folder, version, message):
+        printed, code = self.end(self.start(tmp_path / folder, version=version))
         assert code == ExitCode.ERROR
-        assert "error: no process can be started on " in printed
-        assert "run the command in a folder that every node has" in printed
-
-    def test_another_version(self, tmp_path):
-        printed, code = self.end(self.start(tmp_path, version="0.0.9"))
-        assert code == ExitCode.ERROR
-        assert f"{__version__} there, 0.0.9 where the command was given" in printed
+        assert message in printed
 
     def test_who_drops_it_stops_it(self, data, tmp_path):
         run = tmp_path / "run"
@@ -262,21 +243,13 @@ class TestProcess:
         assert started.wait(30) == ExitCode.STOPPED
 
 
-@pytest.mark.parametrize(
-    ("address", "what", "remedy"),
-    [
-        (None, "there is no Ray cluster", "start one: `ray start --head`"),
-        ("node1:6379", "the Ray cluster node1:6379, which RAY_ADDRESS names, does not answer", "RAY_AUTH_MODE=token"),
-    ],
-)
-def test_a_ray_cluster_that_does_not_answer(monkeypatch, address: str | None, what: str, remedy: str) -> None:
+def test_a_ray_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: Any) -> None:
         raise ConnectionError("Failed to connect to Ray cluster\nThe rest helps nobody.")
 
     monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(is_initialized=lambda: False, init=refuse))
     monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    monkeypatch.setenv("RAY_ADDRESS", address) if address else monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match="no Ray cluster answers") as caught:
         on_ray.connect()
-    assert (caught.value.what, caught.value.why) == (what, "Failed to connect to Ray cluster")
-    assert remedy in caught.value.remedy
+    assert caught.value.why == "Failed to connect to Ray cluster"
+    assert "`ray start --head`" in caught.value.remedy

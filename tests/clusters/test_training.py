@@ -23,7 +23,7 @@ def test_a_killed_rank_restarts_with_all(cluster: Cluster, alone: Path) -> None:
     cluster.wait_for_saved_state()
     os.kill(cluster.ranks()[1], signal.SIGKILL)
     printed = finish(process, cluster)
-    assert "was killed by signal 9 (SIGKILL)" in printed
+    assert "was killed by signal 9 (Killed)" in printed
     assert "resuming from step" in printed
     assert "rank 1 on " in printed
     assert "restarting from the newest saved state; 9 restarts left" in printed

@@ -111,21 +111,11 @@ class TestErrors:
         printed = self.check(shell(2, line), tmp_path, "data is not a prepared data set [only on rank 1")
         assert not (tmp_path / "run").exists(), printed
 
-    def test_ranks_that_see_other_data(self, data, data_with_validation, tmp_path):
-        for rank, folder in enumerate((data, data_with_validation)):
-            (tmp_path / str(rank)).mkdir()
-            (tmp_path / str(rank) / "data").symlink_to(folder)
-        line = "cd $HOROVOD_RANK && " + python_train("--data", "data", "--run-dir", tmp_path / "run", *QUICK)
-        self.check(shell(2, line), tmp_path, "the processes disagree on the data")
-
     def test_a_run_folder_that_one_rank_does_not_see(self, data, tmp_path):
         for rank in (0, 1):
             (tmp_path / str(rank)).mkdir()
         line = "cd $HOROVOD_RANK && " + python_train("--data", data, "--run-dir", "run", *QUICK)
         self.check(shell(2, line), tmp_path, "is not visible on this host [only on rank 1")
-
-    def test_a_mistake_in_the_flags_is_told_once(self, data, tmp_path):
-        self.check(command("train", "--data", data, "--nonsense=1", processes=2), tmp_path, "--nonsense=1")
 
     def test_a_checkpoint_that_rank_0_cannot_write(self, data, tmp_path):
         body = f"""
@@ -209,27 +199,11 @@ class TestLaunch:
                 Launch("horovodrun", 3, 8, 1, 2),
             ),
             ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, Launch("Open MPI", 1, 2, 0, 1)),
-            (
-                {
-                    "RANK": "3",
-                    "WORLD_SIZE": "4",
-                    "LOCAL_RANK": "1",
-                    "LOCAL_WORLD_SIZE": "2",
-                    "PMI_RANK": "0",
-                    "PMI_SIZE": "2",
-                },
-                Launch("torchrun", 3, 4, 1, 2),
-            ),
-            ({"RANK": "1", "WORLD_SIZE": "2", "JOB_COMPLETION_INDEX": "1"}, Launch("torchrun", 1, 2, 0, 1)),
+            ({"RANK": "3", "WORLD_SIZE": "4", "PMI_RANK": "0", "PMI_SIZE": "2"}, Launch("torchrun", 3, 4)),
             ({"JOB_COMPLETION_INDEX": "1"}, Launch()),  # says nothing of the number
             (
-                {
-                    "SLURM_PROCID": "5",
-                    "SLURM_STEP_NUM_TASKS": "6",
-                    "SLURM_LOCALID": "1",
-                    "SLURM_STEP_TASKS_PER_NODE": "2(x3)",
-                },
-                Launch("srun", 5, 6, 1, 2),
+                {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "6", "SLURM_STEP_TASKS_PER_NODE": "2(x3)"},
+                Launch("srun", 5, 6, 0, 2),
             ),
             ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, Launch()),  # the batch script itself
         ],

@@ -13,7 +13,7 @@ import yaml
 from crepe_dist import serve
 from crepe_dist.errors import ExitCode
 from crepe_dist.serving import open_inference
-from crepe_dist.settings.config import parse, parse_all
+from crepe_dist.settings.config import parse_all
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 VERSIONS = ("1.31", "1.37")
@@ -72,133 +72,88 @@ def test_they_are_of_the_form_that_kubernetes_takes(manifest, version):
     kubernetes_validate.validate(manifest, version, strict=True)
 
 
-@pytest.mark.parametrize("role", ["job", "Launcher"])
-def test_their_flags_are_train_s(role):
+@pytest.mark.parametrize(
+    "command",
+    [words(TEMPLATES["job"]), words(TEMPLATES["Launcher"]), RAYJOB["spec"]["entrypoint"].split()],
+    ids=["job", "Launcher", "ray"],
+)
+def test_their_flags_are_train_s(command):
+    config, _ = parse_all(command[command.index(MODULE) + 1 :])
+    assert (config.run_dir or "").startswith("/runs/")
+
+
+@pytest.mark.parametrize("role", TEMPLATES)
+def test_no_pod_runs_as_root_and_those_that_compute_have_their_volumes(role):
     template = TEMPLATES[role]
-    command = words(template)
-    config = parse(command[command.index(MODULE) + 1 :])
-    assert config.run_dir is not None
-    assert config.run_dir.startswith("/runs/")
-
-
-@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
-def test_no_pod_runs_as_root_or_is_told_no_limits(template):
     assert template["spec"]["securityContext"]["runAsNonRoot"] is True
     each = container(template)
     assert each["securityContext"]["allowPrivilegeEscalation"] is False
     assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert each["resources"]["limits"].keys() >= {"cpu", "memory"}
-    assert each["image"] == "crepe-dist:cpu"
+    if role not in ("Launcher", "predictor"):
+        volumes = {each["name"]: each for each in template["spec"]["volumes"]}
+        mounts = {each["mountPath"]: each["name"] for each in container(template)["volumeMounts"]}
+        assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
+        assert all("persistentVolumeClaim" in volumes[mounts[path]] for path in ("/data", "/runs"))
 
 
-@pytest.mark.parametrize("role", ["job", "Worker", "head", "ray"])
-def test_those_that_compute_have_data_runs_and_shared_memory(role):
-    template = TEMPLATES[role]
-    volumes = {each["name"]: each for each in template["spec"]["volumes"]}
-    mounts = {each["mountPath"]: each["name"] for each in container(template)["volumeMounts"]}
-    assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
-    for path in ("/data", "/runs"):
-        assert "persistentVolumeClaim" in volumes[mounts[path]]
+def test_the_flags_of_the_service_are_serve_s_and_its_probes_paths_of_the_protocol():
+    words = container(TEMPLATES["predictor"])
+    args = serve.parser().parse_args(words["args"])
+    assert words["name"] == "kserve-container"  # whose STORAGE_URI KServe mounts or downloads
+    assert environment(TEMPLATES["predictor"]).keys() >= {"STORAGE_URI", "PROTOCOL"}
+    assert args.checkpoint == "/mnt/models"
+    assert words["ports"][0]["containerPort"] == args.port
+    for probe in ("readinessProbe", "livenessProbe"):
+        assert words[probe]["httpGet"]["path"] in open_inference.paths(args.model_name)
+        assert words[probe]["httpGet"]["port"] == args.port
+    name = INFERENCE_SERVICE["metadata"]["name"]
+    assert all(host.startswith(f"{name}-predictor") for host in args.allow_host)
 
 
-class TestInferenceService:
-    def test_its_flags_are_serve_s_and_its_probes_paths_of_the_protocol(self):
-        words = container(TEMPLATES["predictor"])
-        args = serve.parser().parse_args(words["args"])
-        assert words["name"] == "kserve-container"  # whose STORAGE_URI KServe mounts or downloads
-        assert environment(TEMPLATES["predictor"]).keys() >= {"STORAGE_URI", "PROTOCOL"}
-        assert args.checkpoint == "/mnt/models"
-        assert words["ports"][0]["containerPort"] == args.port
-        paths = open_inference.paths(args.model_name)
-        for probe in ("readinessProbe", "livenessProbe"):
-            assert words[probe]["httpGet"]["path"] in paths
-            assert words[probe]["httpGet"]["port"] == args.port
-
-    def test_it_answers_to_the_names_of_its_service(self):
-        args = serve.parser().parse_args(container(TEMPLATES["predictor"])["args"])
-        name = INFERENCE_SERVICE["metadata"]["name"]
-        assert all(host.startswith(f"{name}-predictor") for host in args.allow_host)
+def test_the_pods_of_a_job_meet_at_the_first():
+    spec, service = JOB["spec"], SERVICE["metadata"]["name"]
+    name, given = JOB["metadata"]["name"], environment(TEMPLATES["job"])
+    assert spec["completionMode"] == "Indexed"
+    assert given["WORLD_SIZE"] == str(spec["parallelism"]) == str(spec["completions"])
+    assert spec["backoffLimit"] == 10 * spec["completions"]
+    assert given["MASTER_ADDR"] == f"{name}-0.{service}"
+    assert TEMPLATES["job"]["spec"]["subdomain"] == service
+    assert SERVICE["spec"]["selector"] == {"job-name": name}
+    assert SERVICE["spec"]["clusterIP"] == "None"
+    assert SERVICE["spec"]["publishNotReadyAddresses"] is True
+    assert given["MASTER_PORT"] == str(SERVICE["spec"]["ports"][0]["port"])
+    assert "job-completion-index" in given["RANK"]["fieldRef"]["fieldPath"]
 
 
-class TestJob:
-    def test_its_numbers_of_processes_agree(self):
-        spec = JOB["spec"]
-        processes = spec["completions"]
-        assert spec["completionMode"] == "Indexed"
-        assert spec["parallelism"] == processes
-        assert environment(TEMPLATES["job"])["WORLD_SIZE"] == str(processes)
-        assert spec["backoffLimit"] == 10 * processes
-
-    def test_its_pods_meet_at_the_first(self):
-        name, service = JOB["metadata"]["name"], SERVICE["metadata"]["name"]
-        given = environment(TEMPLATES["job"])
-        assert given["MASTER_ADDR"] == f"{name}-0.{service}"
-        assert TEMPLATES["job"]["spec"]["subdomain"] == service
-        assert SERVICE["spec"]["selector"] == {"job-name": name}
-        assert SERVICE["spec"]["clusterIP"] == "None"
-        assert SERVICE["spec"]["publishNotReadyAddresses"] is True
-        assert given["MASTER_PORT"] == str(SERVICE["spec"]["ports"][0]["port"])
-        assert "job-completion-index" in given["RANK"]["fieldRef"]["fieldPath"]
-
-    @pytest.mark.parametrize(
-        ("code", "action"),
-        [
-            (ExitCode.STOPPED, "Ignore"),
-            (ExitCode.ERROR, "FailJob"),
-            (2, "FailJob"),
-            (ExitCode.PEER_GONE, "Count"),
-            (ExitCode.FAILURE, "Count"),
-            (ExitCode.HUNG, "Count"),
-            (137, "Count"),
-        ],
-    )
-    def test_what_the_end_of_a_process_means(self, code, action):
-        rules = [each for each in JOB["spec"]["podFailurePolicy"]["rules"] if "onExitCodes" in each]
-        assert all(each["onExitCodes"]["operator"] == "In" for each in rules)
-        assert all(each["onExitCodes"]["containerName"] == container(TEMPLATES["job"])["name"] for each in rules)
-        taken = [each["action"] for each in rules if code in each["onExitCodes"]["values"]]
-        assert (taken or ["Count"]) == [action]
-        assert TEMPLATES["job"]["spec"]["restartPolicy"] == "Never"  # without it there is no such policy
-
-    def test_a_pod_that_was_taken_away_counts_nothing(self):
-        rules = JOB["spec"]["podFailurePolicy"]["rules"]
-        assert {"type": "DisruptionTarget", "status": "True"} in [
-            condition for each in rules if each["action"] == "Ignore" for condition in each.get("onPodConditions", [])
-        ]
+def test_what_the_end_of_a_process_of_a_job_means():
+    policy = JOB["spec"]["podFailurePolicy"]["rules"]
+    rules = [each for each in policy if "onExitCodes" in each]
+    assert all(each["onExitCodes"]["operator"] == "In" for each in rules)
+    assert all(each["onExitCodes"]["containerName"] == container(TEMPLATES["job"])["name"] for each in rules)
+    actions = {code: each["action"] for each in rules for code in each["onExitCodes"]["values"]}
+    assert actions == {ExitCode.STOPPED: "Ignore", ExitCode.ERROR: "FailJob", 2: "FailJob"}
+    assert TEMPLATES["job"]["spec"]["restartPolicy"] == "Never"  # without it there is no such policy
+    ignored = [each for rule in policy if rule["action"] == "Ignore" for each in rule.get("onPodConditions", [])]
+    assert {"type": "DisruptionTarget", "status": "True"} in ignored
 
 
-class TestRayJob:
-    def test_its_command_is_train_s_and_its_workers_have_room_for_the_processes(self):
-        command = RAYJOB["spec"]["entrypoint"].split()
-        config, cluster = parse_all(command[command.index(MODULE) + 1 :])
-        assert config.run_dir is not None
-        assert config.run_dir.startswith("/runs/")
-        assert cluster is not None
-        threads = int(yaml.safe_load(RAYJOB["spec"]["runtimeEnvYAML"])["env_vars"]["OMP_NUM_THREADS"])
-        cores = int(container(TEMPLATES["ray"])["resources"]["limits"]["cpu"])
-        assert cluster.processes == RAY_WORKERS["replicas"] * (cores // threads)
-
-    def test_nothing_but_crepe_dist_restarts_the_run(self):
-        assert RAYJOB["spec"]["backoffLimit"] == 0
-
-    def test_its_version_is_the_one_that_is_tested(self):
-        assert f'"ray=={RAY["rayVersion"]} ; ' in (LAUNCH.parent / "pyproject.toml").read_text(encoding="utf-8")
-        page = (LAUNCH.parent / "docs" / "how-to" / "clusters.md").read_text(encoding="utf-8")
-        assert f"ray[default]=={RAY['rayVersion']}" in page
+def test_the_workers_of_a_rayjob_have_room_for_its_processes():
+    command = RAYJOB["spec"]["entrypoint"].split()
+    _, cluster = parse_all(command[command.index(MODULE) + 1 :])
+    assert cluster is not None
+    threads = int(yaml.safe_load(RAYJOB["spec"]["runtimeEnvYAML"])["env_vars"]["OMP_NUM_THREADS"])
+    cores = int(container(TEMPLATES["ray"])["resources"]["limits"]["cpu"])
+    assert cluster.processes == RAY_WORKERS["replicas"] * (cores // threads)
+    assert RAYJOB["spec"]["backoffLimit"] == 0  # crepe_dist restarts the run itself
+    assert f'"ray=={RAY["rayVersion"]} ; ' in (LAUNCH.parent / "pyproject.toml").read_text(encoding="utf-8")
 
 
-class TestMpiJob:
-    def test_its_numbers_of_processes_agree(self):
-        spec = MPIJOB["spec"]
-        processes = spec["slotsPerWorker"] * REPLICAS["Worker"]["replicas"]
-        assert f"--np={processes}" in words(TEMPLATES["Launcher"])
-        cores = int(container(TEMPLATES["Worker"])["resources"]["limits"]["cpu"])
-        assert environment(TEMPLATES["Launcher"])["OMP_NUM_THREADS"] == str(cores // spec["slotsPerWorker"])
-
-    def test_its_processes_meet_at_the_first_worker_and_know_where(self):
-        name = MPIJOB["metadata"]["name"]
-        given = environment(TEMPLATES["Launcher"])
-        assert given["MASTER_ADDR"] == f"{name}-worker-0.{name}"
-        command = words(TEMPLATES["Launcher"])
-        passed = {command[place + 1] for place, word in enumerate(command) if word == "-x"}
-        assert given.keys() <= passed
+def test_the_processes_of_an_mpijob_meet_at_the_first_worker_and_know_where():
+    spec, name, command = MPIJOB["spec"], MPIJOB["metadata"]["name"], words(TEMPLATES["Launcher"])
+    given = environment(TEMPLATES["Launcher"])
+    assert f"--np={spec['slotsPerWorker'] * REPLICAS['Worker']['replicas']}" in command
+    cores = int(container(TEMPLATES["Worker"])["resources"]["limits"]["cpu"])
+    assert given["OMP_NUM_THREADS"] == str(cores // spec["slotsPerWorker"])
+    assert given["MASTER_ADDR"] == f"{name}-worker-0.{name}"
+    assert given.keys() <= {command[place + 1] for place, word in enumerate(command) if word == "-x"}

@@ -1,11 +1,21 @@
+"""Runs on two emulated hosts, whose processes a scheduler starts that sets their rank and the world size."""
+
 from __future__ import annotations
 
+import re
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.chaos import harness
 from tests.multihost.network import Network, needs_namespaces
+
+LIMIT = 10.0  # of the watchdog
+PORT = "29500"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,3 +33,63 @@ def network(tmp_path: Path) -> Iterator[Network]:
     folder.mkdir()
     with Network(folder) as up:
         yield up
+
+
+class Run:
+    """Training by so many processes on each host; what they print goes to a file, and can be read meanwhile."""
+
+    def __init__(
+        self, network: Network, run_dir: Path, data: Path, slots: int, *more: str, plan: dict[str, Any] | None = None
+    ) -> None:
+        self._log = network.folder / "printed.txt"
+        self._began = time.monotonic()
+        self._took = 0.0
+        self._processes = []
+        hosts = [host for host in network.hosts for _ in range(slots)]
+        arguments = harness.command(run_dir, data, 1, f"--safety.watchdog-s={LIMIT}", *more)
+        meeting = {"WORLD_SIZE": str(len(hosts)), "MASTER_ADDR": network.hosts[0].name, "MASTER_PORT": PORT}
+        with self._log.open("w") as stream:
+            for rank, host in enumerate(hosts):
+                process = subprocess.Popen(
+                    host.inside(*arguments),
+                    cwd=network.folder,
+                    env={**harness.environment(plan), **meeting, "RANK": str(rank)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # its signals are its own
+                )
+                self._processes.append(process)
+
+    @property
+    def printed(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    @property
+    def code(self) -> int | None:
+        """Exit code of the first process that failed, 0 once all have ended well; else ``None``."""
+        codes = [process.poll() for process in self._processes]
+        return next((code for code in codes if code), 0 if None not in codes else None)
+
+    def trains(self) -> None:
+        """Note how long it took to come so far."""
+        assert self.code is None, self.printed
+        self._took = time.monotonic() - self._began
+
+    def over(self) -> float:
+        """Seconds in which a hang must have ended; more where a start takes long, as it does on a busy machine."""
+        return LIMIT + max(15.0, self._took)
+
+    def wait_for(self, text: str, seconds: float) -> None:
+        harness.wait_for(lambda: re.search(text, self.printed), seconds)
+
+    def end(self, seconds: float = 250) -> tuple[int, str]:
+        """Exit code, and all that was printed; after a failure it ends the other processes, as launchers do."""
+        try:
+            harness.wait_for(lambda: self.code is not None, seconds)
+            time.sleep(2 if self.code else 0)
+            return self.code or 0, self.printed
+        finally:
+            for process in self._processes:
+                process.kill()
+                process.wait()

@@ -1,7 +1,7 @@
-"""Hosts emulated on one machine by namespaces (network, processes, mounts, name), each with its own sshd.
+"""Hosts emulated on one machine by namespaces (network, processes, mounts, name).
 
-They are joined by cables to one switch, share the disk, and have nothing else in common: not `/dev/shm`, `/proc`, or
-`/run`. Needs root, iproute2, util-linux, openssh-server and openssh-client.
+They are joined by cables to one switch, share the disk, and have nothing else in common: not `/dev/shm` or `/proc`.
+Needs root, iproute2 and util-linux.
 
 Nothing is left behind, whatever ends pytest: the first process of a host reads a pipe of ours; at its end that process
 ends, and the kernel ends all others of the host with it and takes its network and mounts away.
@@ -15,44 +15,22 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 
-from tests.chaos import harness
 from tests.helpers.needs import needs, which
 
 NET = "10.207.31"
+NAMES = ("hosta", "hostb")
 NAMESPACES = ("--net", "--uts", "--ipc", "--mount", "--pid")
-SSH_CONFIG = """Host *
-IdentityFile {key}
-IdentitiesOnly yes
-GlobalKnownHostsFile {known}
-UserKnownHostsFile /dev/null
-"""
-SSHD_CONFIG = """ListenAddress {address}
-HostKey {host_key}
-PidFile none
-AuthorizedKeysFile {key}.pub
-StrictModes no
-UsePAM no
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-PermitRootLogin prohibit-password
-"""
-# Standard input is the pipe that the life of the host hangs on; sshd must not hold it.
+# Standard input is the pipe that the life of the host hangs on. Not exec: the shell also takes in orphans.
 FIRST = """set -e
 mount -t tmpfs none /dev/shm
-mount -t tmpfs none /run
-mkdir /run/sshd
-mount --bind {folder}/etc/hosts /etc/hosts
-mount --bind {folder}/etc/ssh /etc/ssh
+mount --bind {hosts} /etc/hosts
 hostname {name}
 ip link set lo up
 echo up
-read go
-{sshd} -D -e -f {folder}/sshd_config </dev/null >{folder}/sshd.log 2>&1 &
-cat >/dev/null  # not exec: the shell also takes in processes that lost their parent
+cat >/dev/null
 exit
 """
 SWITCH = """set -e
@@ -71,7 +49,7 @@ def _missing_rights() -> list[str]:
     return ["the right to make namespaces"] if refused else []
 
 
-needs_namespaces = needs("ip", "ssh", "ssh-keygen", "sshd", "unshare", "nsenter", root=True, others=_missing_rights())
+needs_namespaces = needs("ip", "unshare", "nsenter", root=True, others=_missing_rights())
 
 
 class _Space:
@@ -85,17 +63,9 @@ class _Space:
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert self.read() == "up"
-        self.first = int(Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children").read_text().split()[0])
-
-    def read(self) -> str:
         assert self._outer.stdout is not None
-        return self._outer.stdout.readline().strip()
-
-    def write(self, line: str) -> None:
-        assert self._outer.stdin is not None
-        self._outer.stdin.write(f"{line}\n")
-        self._outer.stdin.flush()
+        assert self._outer.stdout.readline() == "up\n"
+        self.first = int(Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children").read_text().split()[0])
 
     def end(self) -> None:
         """Kills all that runs in it, as a power cut does."""
@@ -104,7 +74,7 @@ class _Space:
 
 
 class Host:
-    """An emulated host, which is up from the start.
+    """An emulated host.
 
     Attributes:
         name: that others know it by.
@@ -113,26 +83,15 @@ class Host:
 
     def __init__(self, network: Network, number: int) -> None:
         self._network = network
-        self._number = number
-        self.name = f"host{'abcdefgh'[number - 1]}"
+        self.name = NAMES[number - 1]
         self.address = f"{NET}.{number}"
-        self._folder = network.folder / self.name
-        self._write_files()
-        self.up()
-
-    def up(self) -> None:
-        script = FIRST.format(folder=self._folder, name=self.name, sshd=which("sshd"))
-        self._space = _Space(NAMESPACES, script)
-        mac = f"02:00:00:00:00:{self._number:02x}"  # the same again: others remember it
-        ip("link", "add", "eth0", "address", mac, "netns", str(self._space.first), "type", "veth",
-           "peer", "name", self.name, "netns", str(self._network.switch.first))  # fmt: skip
-        self._network.on_switch("link", "set", self.name, "master", "switch", "up")
-        self.ip("addr", "add", f"{self.address}/24", "dev", "eth0")
-        self.ip("link", "set", "eth0", "up")
-        log = self._folder / "sshd.log"
-        log.write_text("")
-        self._space.write("go")
-        harness.wait_for(lambda: "Server listening" in log.read_text())
+        self._space = _Space(NAMESPACES, FIRST.format(hosts=network.hosts_file, name=self.name))
+        _run("ip", "link", "add", "eth0", "netns", str(self._space.first), "type", "veth",
+             "peer", "name", self.name, "netns", str(network.switch.first))  # fmt: skip
+        self.mend()
+        network.on_switch("link", "set", self.name, "master", "switch")
+        _run(*self.inside("ip", "addr", "add", f"{self.address}/24", "dev", "eth0"))
+        _run(*self.inside("ip", "link", "set", "eth0", "up"))
 
     def cut(self) -> None:
         """Unplugs the cable, at the switch."""
@@ -145,27 +104,9 @@ class Host:
         """The command as a process of this host."""
         return ["nsenter", "--target", str(self._space.first), *NAMESPACES, "--wd=.", *command]
 
-    def do(self, *command: str) -> None:
-        subprocess.run(self.inside(*command), check=True)
-
-    def ip(self, *words: str) -> None:
-        self.do("ip", *words)
-
-    def processes(self) -> list[int]:
-        """Ids, as we see them, of all its processes but the first."""
-        mine = os.readlink(f"/proc/{self._space.first}/ns/pid")
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and os.readlink(entry / "ns" / "pid") == mine:
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-        return [pid for pid in found if pid != self._space.first]
-
     def replace(self, path: Path, by: Path) -> None:
         """Another folder or file in its place, on this host alone."""
-        self.do("mount", "--bind", str(by), str(path))
+        _run(*self.inside("mount", "--bind", str(by), str(path)))
 
     @contextmanager
     def slow(self, times: int) -> Iterator[None]:
@@ -174,7 +115,7 @@ class Host:
 
         def pace() -> None:
             while not over.is_set():
-                stopped = self.processes()
+                stopped = self._processes()
                 _signal(stopped, signal.SIGSTOP)
                 over.wait(0.02 * (times - 1))
                 _signal(stopped, signal.SIGCONT)
@@ -188,76 +129,54 @@ class Host:
             over.set()
             thread.join()
 
+    def _processes(self) -> list[int]:
+        """Ids, as we see them, of all its processes but the first."""
+        mine = os.readlink(f"/proc/{self._space.first}/ns/pid")
+        found = []
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError):
+                if entry.name.isdigit() and os.readlink(entry / "ns" / "pid") == mine:
+                    found.append(int(entry.name))
+        return [pid for pid in found if pid != self._space.first]
+
     def end(self) -> None:
         self._space.end()
 
-    def _write_files(self) -> None:
-        folder, network = self._folder, self._network
-        (folder / "etc" / "ssh").mkdir(parents=True)
-        names = "".join(f"{NET}.{n} host{'abcdefgh'[n - 1]}\n" for n in range(1, network.count + 1))
-        (folder / "etc" / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
-        (folder / "etc" / "ssh" / "ssh_config").write_text(SSH_CONFIG.format(key=network.key, known=network.known))
-        host_key = folder / "host_key"
-        make_key(host_key)
-        kind, public = (folder / "host_key.pub").read_text().split()[:2]
-        with network.known.open("a") as stream:
-            stream.write(f"{self.name},{self.address} {kind} {public}\n")
-        (folder / "sshd_config").write_text(
-            SSHD_CONFIG.format(address=self.address, host_key=host_key, key=network.key)
-        )
-
 
 class Network:
-    """A switch and the hosts that are plugged into it; a context manager.
+    """A switch and the hosts of ``NAMES`` that are plugged into it; the folder is empty."""
 
-    Args:
-        folder: an empty one, for keys and settings.
-        count: of the hosts: ``hosta``, ``hostb``, …
-    """
-
-    def __init__(self, folder: Path, count: int = 2) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.count = count
-        self.key = folder / "key"
-        self.known = folder / "known_hosts"
-        make_key(self.key)
+        self.hosts_file = folder / "hosts"
+        self.hosts_file.write_text(
+            "127.0.0.1 localhost\n" + "".join(f"{NET}.{n} {x}\n" for n, x in enumerate(NAMES, 1))
+        )
         self.switch = _Space(("--net",), SWITCH)
         self.hosts: list[Host] = []
-        try:
-            for number in range(1, count + 1):
-                self.hosts.append(Host(self, number))
-        except BaseException:
-            self.close()
-            raise
 
     def on_switch(self, *words: str) -> None:
-        subprocess.run(["nsenter", "--target", str(self.switch.first), "--net", "ip", *words], check=True)
+        _run("nsenter", "--target", str(self.switch.first), "--net", "ip", *words)
 
-    def close(self) -> None:
+    def __enter__(self) -> Network:
+        try:
+            self.hosts += [Host(self, number) for number in range(1, len(NAMES) + 1)]
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for host in self.hosts:
             host.end()
         self.switch.end()
 
-    def __enter__(self) -> Network:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True)
-
-
-def make_key(path: Path) -> None:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+def _run(*words: str) -> None:
+    subprocess.run(words, check=True)
 
 
 def _signal(pids: Sequence[int], number: signal.Signals) -> None:
     for pid in pids:
-        try:
+        with suppress(OSError):
             os.kill(pid, number)
-        except OSError:
-            continue

@@ -1,0 +1,138 @@
+"""Processes on two hosts end with the bits of a single process; cut cables, slow hosts, and hosts that differ."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import crepe_dist
+from tests.chaos import harness
+from tests.chaos.harness import slow
+from tests.conftest import PAPER, needs_kernels
+from tests.multihost.conftest import LIMIT, Run
+from tests.multihost.network import Network
+
+CREPE: tuple[str, ...] = ()  # the default
+PACKAGE = Path(crepe_dist.__file__).parent
+EPOCHS = "--epochs=8"
+STEPS = list(range(1, 13 * 8 + 1))
+
+
+def alone(run_dir: Path, data: Path, *more: str) -> Path:
+    """The run of one process that others are held against."""
+    code, printed = harness.finish(harness.start(harness.command(run_dir, data, 1, *more), run_dir.parent), 250)
+    assert code == 0, printed
+    return run_dir
+
+
+@needs_kernels
+@pytest.mark.parametrize("network_of", [CREPE, slow(PAPER)])
+def test_two_hosts_train_what_one_process_does(
+    network_of: tuple[str, ...], data: Path, tmp_path: Path, network: Network
+) -> None:
+    code, printed = Run(network, tmp_path / "two", data, 2, *network_of).end()
+    assert code == 0, printed
+    assert "4 processes" in printed
+    assert "gradients summed by shared memory and Horovod" in printed
+    harness.assert_same(tmp_path / "two", alone(tmp_path / "one", data, *network_of))
+
+
+def at_step_30(data: Path, folder: Path, network: Network) -> Run:
+    """Training on both hosts that has come so far; rank 0 says so by the file ``once``. The run's folder is ``run``."""
+    once = folder / "once"
+    plan = {"kind": "mark", "rank": 0, "phase": "train", "step": 30, "once": str(once)}
+    run = Run(network, folder / "run", data, 1, EPOCHS, plan=plan)
+    harness.wait_for(lambda: once.exists() or run.code is not None, 200)
+    run.trains()
+    return run
+
+
+@pytest.fixture(scope="module")
+def unharmed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return alone(tmp_path_factory.mktemp("unharmed") / "run", data, EPOCHS)
+
+
+def assert_losses(run_dir: Path, one: Path) -> None:
+    """Each step stands once, as in the run that nothing happened to."""
+    assert [step for step, _ in harness.steps(run_dir)] == STEPS
+    harness.assert_same(run_dir, one)
+
+
+@pytest.mark.slow
+def test_the_cable_is_cut(data: Path, tmp_path: Path, network: Network, unharmed: Path) -> None:
+    """It ends; the same command goes on once the cable is mended."""
+    run = at_step_30(data, tmp_path, network)
+    network.hosts[1].cut()
+    run.wait_for(r"error: no progress for \d+ s at step \d+ \(train\)", run.over())
+    code, printed = run.end(run.over())
+    assert code != 0, printed
+    network.hosts[1].mend()
+    code, printed = Run(network, tmp_path / "run", data, 1, EPOCHS).end()
+    assert code == 0, printed
+    assert "resuming from step" in printed
+    assert_losses(tmp_path / "run", unharmed)
+
+
+@pytest.mark.slow
+def test_a_host_that_is_ten_times_slower(data: Path, tmp_path: Path, network: Network, unharmed: Path) -> None:
+    """Slow is not hung: nobody is ended for it, and the results are the same."""
+    run = at_step_30(data, tmp_path, network)
+    began = time.monotonic()
+    with network.hosts[1].slow(10):
+        code, printed = run.end(280)
+    assert code == 0, printed
+    assert time.monotonic() - began > LIMIT, "it was not slow for long enough to be taken for hung"
+    assert "no progress" not in printed
+    assert_losses(tmp_path / "run", unharmed)
+
+
+def no_own_name(network: Network, data: Path) -> None:
+    first = network.hosts[0]
+    names = network.folder / "names"
+    names.write_text(f"127.0.0.1 localhost\n{first.address} {first.name}\n")
+    network.hosts[1].replace(Path("/etc/hosts"), names)
+
+
+def altered_data(network: Network, data: Path) -> None:
+    """Alter one byte without updating the manifest."""
+    out = network.folder / "altered"
+    shutil.copytree(data, out)
+    file = out / "train.codes-00000.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    network.hosts[1].replace(data, out)
+
+
+def other_sources(network: Network, data: Path) -> None:
+    out = network.folder / "package"
+    shutil.copytree(PACKAGE, out)
+    with (out / "version.py").open("a") as stream:
+        stream.write("# another line\n")
+    network.hosts[1].replace(PACKAGE, out)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        slow(no_own_name, ["the host hostb does not know its own address", "/etc/hosts of hostb: 10.207.31.2 hostb"]),
+        slow(altered_data, ["train.codes-00000.npy", "[only on rank 1 (host hostb), of 2]"]),
+        (
+            other_sources,
+            ["the processes disagree on the installed packages", "(host hostb) has crepe_dist's sources"],
+        ),
+    ],
+)
+def test_a_host_that_is_not_like_the_other(
+    fault: Callable[[Network, Path], None], expected: list[str], data: Path, tmp_path: Path, network: Network
+) -> None:
+    fault(network, data)
+    code, printed = Run(network, tmp_path / "run", data, 1).end()
+    assert code == 1, printed
+    for text in expected:
+        assert printed.count(text) == 1, printed
+    assert not (tmp_path / "run" / "result.json").exists()
