@@ -4,7 +4,7 @@
     uv run --group comparison benchmarks/robustness.py RUN
     uv run --group comparison benchmarks/robustness.py RUN RUN --out docs/images/robustness.svg
 
-All models score the same test documents with the same errors (crepe_dist/data/typos.py). They were trained on the same
+All models score the same test documents with the same errors (``data.augmentation``). They were trained on the same
 rows without errors, except for runs with --typos. Prints a Markdown table of accuracies by the share of characters
 with an error. scikit-learn's models are those of benchmarks/baselines.py.
 """
@@ -19,8 +19,8 @@ import baselines
 import curves
 
 from crepe_dist import command
+from crepe_dist.data.augmentation import with_typos
 from crepe_dist.data.dataset import Dataset, Split
-from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text

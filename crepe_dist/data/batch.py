@@ -53,7 +53,7 @@ def pack(
     documents: int,
     first: int = 0,
     weights: Codes = UNWEIGHTED,
-    pairs: Codes | None = None,
+    targets: Codes | None = None,
 ) -> Batch:
     """Pack a rank's documents into a padded batch.
 
@@ -64,18 +64,15 @@ def pack(
         documents: number of documents in the global batch.
         first: position of the first document in the global batch.
         weights: their weights in bytes, uint8 [n or 1, 3]; see ``Split.weight_bytes``.
-        pairs: their classes and shares in bytes, see ``Targets.bytes``; ``None``: each has its label only.
+        targets: their classes and shares in bytes, see ``Targets.bytes``; ``None``: the labels.
     """
     count, length = codes.shape
-    size = (LABEL_BYTES if pairs is None else pairs.shape[1]) + WEIGHT_BYTES
-    packed = np.empty((rows, length + size), np.uint8)
+    if targets is None:
+        targets = labels.astype("<u2")[:, None].view(np.uint8)
+    packed = np.empty((rows, length + targets.shape[1] + WEIGHT_BYTES), np.uint8)
     packed[:count, :length] = codes
     packed[count:, :length] = BLANK
-    if pairs is None:
-        packed[:count, length] = labels & 0xFF
-        packed[:count, length + 1] = labels >> 8
-    else:
-        packed[:count, length:-WEIGHT_BYTES] = pairs
+    packed[:count, length:-WEIGHT_BYTES] = targets
     packed[:count, -WEIGHT_BYTES:] = weights
     packed[count:, length:] = 0
     return Batch(packed, labels, documents, first)

@@ -120,12 +120,12 @@ class Split(Documents):
     Attributes:
         labels: class of each row, int32 [rows]; of several the first, or -1 for none; of soft ones the most probable.
         weights: weight of each row in the loss, float32 [rows]; ``None`` if all are equal.
-        targets: classes of each row with their shares; ``None`` if each row has one class.
+        targets: classes of each row with their shares.
     """
 
     labels: npt.NDArray[np.int32]
     weights: Weights
-    targets: Targets | None
+    targets: Targets
 
     def weight_bytes(self, rows: npt.NDArray[np.int64]) -> Codes:
         """Return the weights of rows as whole numbers of 1 / ``WEIGHT_UNIT`` in three bytes, uint8 [len(rows), 3]."""
@@ -152,9 +152,8 @@ class Split(Documents):
         """Copy rows into a training split in memory, repeated ``times`` times, without their texts."""
         starts = np.arange(times + 1) * len(rows)
         weights = None if self.weights is None else np.tile(self.weights[rows], times)
-        targets = None if self.targets is None else self.targets.some(rows, times)
         labels, codes = np.tile(self.labels[rows], times), (self.codes(rows),) * times
-        origins = np.tile(self.origins[rows], (times, 1))
+        origins, targets = np.tile(self.origins[rows], (times, 1)), self.targets.some(rows, times)
         return Split(self.folder, "train", codes, starts, origins, False, labels, weights, targets)
 
 
@@ -212,9 +211,7 @@ class Dataset:
     def class_counts(self, name: str = "train") -> npt.NDArray[np.int64]:
         """Count the documents of each class in a split, int64 [classes]; a soft label counts as its largest share."""
         split = self.splits[name]
-        labels = split.labels
-        if split.targets is not None and split.targets.kind == SEVERAL:
-            _, labels = split.targets.occurrences(np.arange(len(split)))
+        _, labels = split.targets.occurrences(np.arange(len(split)))
         return np.bincount(labels, minlength=len(self.classes))
 
     def part(self, name: str) -> Documents:
@@ -380,5 +377,8 @@ def _open_split(documents: Documents, classes: int, manifest: dict[str, Any]) ->
     weights = map_array(folder / WEIGHTS, np.float32, (rows,)) if weighted else None
     if weights is not None and not (len(weights) and 0 <= weights.min() <= weights.max() <= LARGEST_WEIGHT):
         raise ValueError(f"{WEIGHTS} holds weights that are not from 0 to {LARGEST_WEIGHT:g}")
-    targets = None if labelled == ONE else open_targets(folder, name, rows, labelled, most, classes)
+    if labelled == ONE:
+        targets = Targets(ONE, labels, classes)
+    else:
+        targets = open_targets(folder, name, rows, labelled, most, classes)
     return Split(**vars(documents), labels=labels, weights=weights, targets=targets)

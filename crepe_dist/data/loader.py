@@ -139,7 +139,6 @@ class DataLoader:
     def _gather(self, item: Share) -> Batch:
         rows, documents, first = item
         split = self._split
-        pairs = None if split.targets is None else split.targets.bytes(rows)
         labels, weights = np.asarray(split.labels[rows]), split.weight_bytes(rows)
-        batch = pack(split.codes(rows), labels, self._rows, documents, first, weights, pairs)
+        batch = pack(split.codes(rows), labels, self._rows, documents, first, weights, split.targets.bytes(rows))
         return self._prepare(replace(batch, rows=rows))

@@ -1,7 +1,7 @@
-"""Targets of rows with several labels, or with soft labels: pairs of a class and its share.
+"""Targets of rows: pairs of a class and its share, whether rows have one label, several, or soft ones.
 
 ``<split>.targets.npy``  uint16 [rows, most, 2]: classes, and shares in units of 1 / ``SHARE_UNIT``; pairs that a row
-does not need have share 0. Data sets with one label per row have no such file.
+does not need have share 0. With one label per row, ``<split>.labels.npy`` says the same.
 """
 
 from __future__ import annotations
@@ -26,38 +26,45 @@ Shares = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Targets:
-    """The classes of each row of a split.
+    """The classes of each row of a split, with one interface for all kinds of labels: pairs of class and share.
 
     Attributes:
-        kind: ``several``: any number of classes, each with share 1, or in a lesson with its probability;
-            ``soft``: classes whose shares sum to 1.
-        pairs: class and share, uint16 [rows, most, 2].
+        kind: ``one``: one class with share 1; ``several``: any number of classes, each with share 1, or in a lesson
+            with its probability; ``soft``: classes whose shares sum to 1.
+        stored: the class of each row, int32 [rows], for ``one``; else class and share, uint16 [rows, most, 2].
+        classes: number of classes of the data set.
     """
 
     kind: str
-    pairs: Pairs
+    stored: npt.NDArray[Any]
     classes: int
 
     @property
     def most(self) -> int:
-        """Number of pairs of each row."""
-        return int(self.pairs.shape[1])
+        """Number of pairs stored of each row; 0 for ``one``."""
+        return 0 if self.kind == ONE else int(self.stored.shape[1])
+
+    def pairs(self, rows: npt.NDArray[np.int64]) -> Pairs:
+        """Return the classes and shares of rows, uint16 [len(rows), pairs, 2]."""
+        stored = self.stored[rows]
+        if self.kind == ONE:
+            stored = np.stack([stored, np.full(len(rows), SHARE_UNIT)], axis=1).astype(np.uint16)[:, None]
+        return np.asarray(stored)
 
     def bytes(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Return the pairs of rows as bytes, uint8 [len(rows), ``PAIR_BYTES`` × most]."""
-        pairs = np.ascontiguousarray(self.pairs[rows], "<u2").reshape(len(rows), -1)
-        return pairs.view(np.uint8)
+        """Return what a batch holds of rows, uint8 [len(rows), n]: the class, or ``PAIR_BYTES`` of each pair."""
+        return np.ascontiguousarray(self.stored[rows], "<u2").reshape(len(rows), 2 * self.most or 1).view(np.uint8)
 
     def shares(self, rows: npt.NDArray[np.int64]) -> Shares:
         """Return the share of each class in rows, float32 [len(rows), classes]."""
-        pairs = self.pairs[rows]
+        pairs = self.pairs(rows)
         shares = np.zeros((len(pairs), self.classes), np.float32)
         np.add.at(shares, (np.arange(len(pairs))[:, None], pairs[..., 0]), pairs[..., 1] / np.float32(SHARE_UNIT))
         return shares
 
     def occurrences(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
         """Return each label of rows: its place in ``rows`` and its class. A soft label counts as its largest share."""
-        pairs = self.pairs[rows]
+        pairs = self.pairs(rows)
         if self.kind == SOFT:
             return np.arange(len(pairs)), main_classes(pairs)
         place, column = np.nonzero(pairs[..., 1])
@@ -65,12 +72,13 @@ class Targets:
 
     def mass(self) -> npt.NDArray[np.float64]:
         """Return the sum of the shares of each class, float64 [classes]."""
-        shares = self.pairs[..., 1].ravel().astype(np.float64)
-        return np.bincount(self.pairs[..., 0].ravel(), shares, minlength=self.classes) / SHARE_UNIT
+        pairs = self.pairs(np.arange(len(self.stored)))
+        shares = pairs[..., 1].ravel().astype(np.float64)
+        return np.bincount(pairs[..., 0].ravel(), shares, minlength=self.classes) / SHARE_UNIT
 
     def some(self, rows: npt.NDArray[np.int64], times: int) -> Targets:
         """Copy rows into memory, repeated ``times`` times."""
-        return Targets(self.kind, np.tile(self.pairs[rows], (times, 1, 1)), self.classes)
+        return Targets(self.kind, np.concatenate([self.stored[rows]] * times), self.classes)
 
 
 def main_classes(pairs: Pairs) -> npt.NDArray[np.int32]:
@@ -87,10 +95,10 @@ def described(kind: str, most: int) -> dict[str, Any]:
 
 
 def kind_and_most(manifest: dict[str, Any]) -> tuple[str, int]:
-    """Read the entry ``labels`` of a manifest; data sets with one label per row have none."""
+    """Read the kind of labels and ``Targets.most`` of a manifest; with one label per row it has no such entry."""
     about = manifest.get("labels")
     if about is None:
-        return ONE, 1
+        return ONE, 0
     if about["kind"] not in (SEVERAL, SOFT):
         raise ValueError(f"the labels are {str(about)[:80]}")
     return about["kind"], integer(about["most"], 1, MOST_LABELS, "labels.most")
@@ -101,22 +109,14 @@ def file_of(part: str) -> str:
     return f"{part}.targets.npy"
 
 
-def open_targets(
-    folder: Path, part: str, rows: int, kind: str, most: int, classes: int, *, is_graded: bool = False
-) -> Targets:
-    """Map the targets of a split, and check them; raise ``ValueError`` if they are malformed.
+def open_targets(folder: Path, part: str, rows: int, kind: str, most: int, classes: int) -> Targets:
+    """Map the pairs of a split, and check them; raise ``ValueError`` if they are malformed.
 
-    Args:
-        is_graded: labels of kind ``several`` may have any share, as in a lesson.
+    Labels of a lesson, of kind ``several``, may have any share.
     """
     pairs = map_array(folder / file_of(part), np.uint16, (rows, most, 2))
-    is_known = not rows or pairs[..., 0].max() < classes
-    if not is_known or not (_is_kind(pairs[..., 1], kind) or (is_graded and kind == SEVERAL)):
-        raise ValueError(f"{file_of(part)} holds classes or shares that cannot be")
+    if rows and pairs[..., 0].max() >= classes:
+        raise ValueError(f"{file_of(part)} holds classes that do not exist")
+    if kind == SOFT and (pairs[..., 1].sum(axis=1, dtype=np.int64) != SHARE_UNIT).any():
+        raise ValueError(f"{file_of(part)} holds shares whose sum is not 1")
     return Targets(kind, pairs, classes)
-
-
-def _is_kind(shares: Pairs, kind: str) -> bool:
-    if kind == SOFT:
-        return bool((shares.sum(axis=1, dtype=np.int64) == SHARE_UNIT).all())
-    return bool(((shares == 0) | (shares == SHARE_UNIT)).all())

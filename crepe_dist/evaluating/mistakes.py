@@ -66,7 +66,6 @@ def _mistakes(
         numbers = rows[start : start + CHUNK]
         logits = predictor.logits(documents.codes(numbers))
         if predictor.thresholds is not None:
-            assert documents.targets is not None
             wanted, decided = documents.targets.shares(numbers) > 0, sigmoid(logits) >= predictor.thresholds
             for row, *masks in zip(numbers.tolist(), wanted, decided):
                 true, predicted = (json.dumps(classes[mask].tolist(), ensure_ascii=False) for mask in masks)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from crepe_dist.data.augmentation import with_typos
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.world import ALONE, World
 from crepe_dist.errors import UserError, visible
 from crepe_dist.evaluating import mistakes

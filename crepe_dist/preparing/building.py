@@ -59,16 +59,14 @@ class Built:
         encoding: encoding after fitting.
         classes: class names in the order of their labels.
         fate: fate of each row, uint8 [n]; see ``selection``.
-        labels: class of each row, int32 [n]; -1 for an unknown label or without one.
-        targets: classes of each row with their shares; ``None`` if each row has one class.
+        targets: classes of each row with their shares; without meaning for rows in no split.
         counts: counts of the texts that are kept.
     """
 
     encoding: Encoding
     classes: list[str]
     fate: Fate
-    labels: npt.NDArray[np.int32]
-    targets: Targets | None
+    targets: Targets
     counts: TextCounts
     quarantine: Quarantine
     rows: dict[str, int]
@@ -119,8 +117,8 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
         files = _write_origins(folder, part, collected, chosen)
         if code != UNLABELLED:
             files |= write_array(folder, f"{part}.labels.npy", labels[chosen])
-        if code != UNLABELLED and targets is not None:
-            files |= write_array(folder, file_of(part), targets.pairs[chosen])
+        if code != UNLABELLED and targets.kind != ONE:
+            files |= write_array(folder, file_of(part), targets.stored[chosen])
         if part == "train" and job.reading.columns.weight is not None:
             files |= write_array(folder, WEIGHTS, _relative(collected.rows["weight"][chosen]))
         sizes = []
@@ -152,12 +150,12 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
     }
     if collected.corrected is not None:
         manifest["corrections"] = collected.corrected
-    if targets is not None:
+    if targets.kind != ONE:
         manifest["labels"] = described(targets.kind, targets.most)
     write_manifest(folder, manifest)
     sync(folder)
     rows = {part: about["rows"] for part, about in parts.items()}
-    return Built(encoding, classes, fate, labels, targets, counts, quarantine, rows)
+    return Built(encoding, classes, fate, targets, counts, quarantine, rows)
 
 
 def _write_origins(folder: Path, part: str, collected: Collected, chosen: npt.NDArray[np.int64]) -> Files:
@@ -175,11 +173,12 @@ def _renamed(names: Sequence[str], job: Job) -> list[str]:
     return list(dict.fromkeys(job.merged.get(name, name) for name in names))
 
 
-def _labels(kind: str, collected: Collected, number: dict[str, int]) -> tuple[npt.NDArray[np.int32], Targets | None]:
-    """Return the class of each row, and the targets if rows have several or soft labels; see ``Built``."""
+def _labels(kind: str, collected: Collected, number: dict[str, int]) -> tuple[npt.NDArray[np.int32], Targets]:
+    """Return the first or most probable class of each row, and its targets."""
     if kind == ONE:
         relabel = np.array([number.get(label, -1) for label in collected.labels], dtype=np.int32)
-        return relabel[collected.rows["label"]], None
+        labels = relabel[collected.rows["label"]]
+        return labels, Targets(ONE, labels, len(number))
     pairs = pairs_of(collected.labels, number)
     label = collected.rows["label"]
     return main_classes(pairs)[label], Targets(kind, pairs[label], len(number))

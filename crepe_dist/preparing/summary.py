@@ -84,7 +84,7 @@ def summarise(folder: Path, name: str, job: Job, collected: Collected, built: Bu
     }
     if collected.corrected is not None:
         summary["corrections"] = collected.corrected
-    if built.targets is not None:
+    if built.targets.kind != ONE:
         summary["labels"] = _labels(built)
     if without.any():
         repeated = int((without & (built.fate == REPEATED)).sum())
@@ -108,16 +108,13 @@ def _unknown(job: Job, collected: Collected, built: Built) -> dict[str, int]:
 
 def _class_counts(built: Built, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """Count the rows of each class among the chosen ones, int64 [classes]."""
-    labels = built.labels[chosen]
-    if built.targets is not None:
-        _, labels = built.targets.occurrences(np.flatnonzero(chosen))
+    _, labels = built.targets.occurrences(np.flatnonzero(chosen))
     return np.bincount(labels, minlength=len(built.classes))
 
 
 def _labels(built: Built) -> dict[str, Any]:
     """Count how many labels the kept rows have: at most, on average, and rows without any."""
-    assert built.targets is not None
-    per_row = np.count_nonzero(built.targets.pairs[labelled(built.fate), :, 1], axis=1)
+    per_row = np.count_nonzero(built.targets.pairs(labelled(built.fate))[..., 1], axis=1)
     rows_without = int((per_row == 0).sum())
     return {
         "kind": built.targets.kind,
@@ -241,10 +238,8 @@ def _shared(keys: npt.NDArray[Any], others: npt.NDArray[Any]) -> int:
 def _examples(collected: Collected, built: Built) -> dict[str, list[str]]:
     texts = Texts(collected.texts)
     training = np.flatnonzero(built.fate == TRAIN)
-    labels, rows = built.labels[training], training
-    if built.targets is not None:
-        place, labels = built.targets.occurrences(training)
-        rows = training[place]
+    place, labels = built.targets.occurrences(training)
+    rows = training[place]
     examples = {}
     for index, name in enumerate(built.classes[:EXAMPLE_CLASSES]):
         chosen = rows[labels == index][:EXAMPLES]
@@ -254,10 +249,8 @@ def _examples(collected: Collected, built: Built) -> dict[str, list[str]]:
 
 
 def _label_leaks(collected: Collected, built: Built) -> npt.NDArray[np.float64]:
-    """Return the share of each class's texts that contain the label, float64 [classes]."""
-    rows = labelled(built.fate)
-    labels, size = built.labels[rows], len(built.classes)
-    if built.targets is not None:  # not looked for
-        return np.zeros(size)
-    named = np.bincount(labels, weights=collected.rows["names_label"][rows], minlength=size)
+    """Return the fraction of each class's texts that contain their only label, float64 [classes]."""
+    rows, size = labelled(built.fate), len(built.classes)
+    place, labels = built.targets.occurrences(rows)
+    named = np.bincount(labels, weights=collected.rows["names_label"][rows[place]], minlength=size)
     return np.asarray(named / np.maximum(1, np.bincount(labels, minlength=size)))

@@ -8,7 +8,7 @@ from typing import Optional
 from crepe_dist import invocation, machine, registry
 from crepe_dist.cuda import driver
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.targets import ONE, SEVERAL
+from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.device import Device, pick_on_all
 from crepe_dist.distributed.world import SAME_MACHINES, World
 from crepe_dist.engines.engine import Engine, open_engine
@@ -174,7 +174,7 @@ def _objective(config: Config, dataset: Dataset, shape: Shape) -> Objective:
     weights, smoothing = config.training.class_weights, config.training.label_smoothing
     smoothing = shape.label_smoothing if smoothing is None else smoothing
     targets = dataset.splits["train"].targets
-    labelled = (ONE, 0) if targets is None else (targets.kind, targets.most)
+    labelled = targets.kind, targets.most
     if weights == "none":
         return Objective(smoothing, (), *labelled)
     if weights == "balanced":

@@ -66,7 +66,7 @@ def _totals(
     engine: Scorer, split: Split, decision: Decision | None, *, chooses: bool = False
 ) -> ClassTotals | LabelTotals:
     classes, targets = engine.shape.classes, split.targets
-    if targets is not None and targets.kind == SEVERAL:
+    if targets.kind == SEVERAL:
         thresholds = np.full(classes, DEFAULT_THRESHOLD) if decision is None else decision
         assert isinstance(thresholds, np.ndarray)
         return LabelTotals(classes, len(split), targets, thresholds, chooses=chooses)

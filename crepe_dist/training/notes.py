@@ -102,8 +102,7 @@ def few_steps(config: Config, rows: int, shape: Shape) -> str:
 
 def empty_classes(data: Dataset) -> str:
     """Note that some classes have no training row."""
-    targets = data.splits["train"].targets
-    counts = data.class_counts() if targets is None else targets.mass()
+    counts = data.splits["train"].targets.mass()
     names = [name for name, count in zip(data.classes, counts.tolist()) if not count]
     if not names:
         return ""
@@ -198,8 +197,7 @@ class NotLearning:
     def of(cls, config: Config, data: Dataset, engine: Engine) -> NotLearning:
         """Make the check of a run on ``data``."""
         train = data.splits["train"]
-        mass = data.class_counts() if train.targets is None else train.targets.mass()
-        return cls(engine.objective.chance_loss(mass, len(train)), config)
+        return cls(engine.objective.chance_loss(train.targets.mass(), len(train)), config)
 
     def look(self, step: int, loss: float) -> str | None:
         """Record the loss of a step; return the warning if it is due.

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from crepe_dist.data.augmentation import with_typos
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import batches, training_order
-from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.distributed.world import World, once

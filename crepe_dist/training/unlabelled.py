@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data import soft_labels
+from crepe_dist.data.augmentation import with_word_dropout
 from crepe_dist.data.dataset import UNLABELLED, Dataset, Documents
 from crepe_dist.data.targets import SEVERAL, Targets, described, file_of, kind_and_most, open_targets
-from crepe_dist.data.word_dropout import with_word_dropout
 from crepe_dist.data.words import WordFinder, Words, joined
 from crepe_dist.data.writing import write_array
 from crepe_dist.engines.engine import Engine
@@ -122,7 +122,9 @@ def _prepare(data: Dataset, logits: dict[str, npt.NDArray[np.float32]], folder: 
         for name, documents in {**data.splits, UNLABELLED: data.unlabelled}.items():
             if name != "test":
                 words[name] = yield from _words(data, documents)
-        shares, labels = soft_labels.shares(data), np.asarray(data.splits["validation"].labels)
+        train = data.splits["train"]
+        shares = train.targets.shares(np.arange(len(train))).astype(np.float64)
+        labels = np.asarray(data.splits["validation"].labels)
         found: list[Teacher] = []
         for teacher in teachers(common_words(words), shares, labels, logits):
             found.append(teacher)
@@ -133,7 +135,7 @@ def _prepare(data: Dataset, logits: dict[str, npt.NDArray[np.float32]], folder: 
     figures |= {"texts": len(data.unlabelled), "shares": dict(zip(data.classes, (mass / mass.sum()).tolist()))}
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    files = write_array(folder, file_of(UNLABELLED), targets.pairs)
+    files = write_array(folder, file_of(UNLABELLED), targets.stored)
     about = {"format": FORMAT, "labels": described(targets.kind, targets.most)}
     write_json(folder / LESSON, {**about, "figures": figures, "files": files})
     yield
@@ -165,7 +167,7 @@ def _read(folder: Path, data: Dataset) -> Lesson:
             raise ValueError(f"{name} does not match its checksum")
         kind, most = kind_and_most(about)
         rows, classes = len(data.unlabelled), len(data.classes)
-        return Lesson(open_targets(folder, UNLABELLED, rows, kind, most, classes, is_graded=True), about["figures"])
+        return Lesson(open_targets(folder, UNLABELLED, rows, kind, most, classes), about["figures"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         remedy = f"delete {folder}, and run the same command again: it labels the texts anew"
         raise unreadable(path, error, remedy) from error

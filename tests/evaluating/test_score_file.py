@@ -87,8 +87,7 @@ def same(rows, test) -> None:
     split, every = rows.dataset.splits["test"], np.arange(len(test))
     np.testing.assert_array_equal(split.codes(every), test.codes(every))
     np.testing.assert_array_equal(split.labels, test.labels)
-    if test.targets is not None:
-        np.testing.assert_array_equal(split.targets.shares(every), test.targets.shares(every))
+    np.testing.assert_array_equal(split.targets.shares(every), test.targets.shares(every))
 
 
 def formats(folder: Path) -> dict[str, object]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from crepe_dist import machine
+from crepe_dist.data.targets import ONE, Targets
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.networks.paper.shape import PaperShape
@@ -40,12 +41,13 @@ def test_what_is_advised_is_enough():
 
 
 def test_classes_without_rows():
-    counts = [3, 0, 5]
-    splits = {"train": SimpleNamespace(targets=None)}
-    data: Any = SimpleNamespace(classes=["a", "b", "c"], splits=splits, class_counts=lambda: np.array(counts))
-    assert empty_classes(data).split("\n")[0].endswith("of 1 class: b")
-    counts[1] = 1
-    assert empty_classes(data) == ""
+    def noted(*labels: int) -> str:
+        targets = Targets(ONE, np.array(labels, np.int32), 3)
+        data: Any = SimpleNamespace(classes=["a", "b", "c"], splits={"train": SimpleNamespace(targets=targets)})
+        return empty_classes(data)
+
+    assert noted(0, 0, 2).split("\n")[0].endswith("of 1 class: b")
+    assert noted(0, 1, 2) == ""
 
 
 def test_cores(monkeypatch):

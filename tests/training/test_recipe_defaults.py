@@ -11,7 +11,7 @@ import pytest
 
 from crepe_dist import registry
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.targets import ONE, SEVERAL, SOFT
+from crepe_dist.data.targets import ONE, SEVERAL, SOFT, Targets
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.networks.ngrams.initial import rate, speed_up
 from crepe_dist.settings.config import parse
@@ -84,7 +84,7 @@ def test_all_parameters_learn_faster_in_a_run_of_few_steps(steps, multiple):
 @pytest.mark.parametrize(("kind", "smoothing"), [("crepe", 0.1), ("ngrams", 0.0), ("paper", 0.0)])
 def test_labels_are_smoothed_for_crepe(kind, smoothing):
     shape: Any = registry.part(kind, "shape").SHAPE
-    one_label = cast(Dataset, SimpleNamespace(splits={"train": SimpleNamespace(targets=None)}))
+    one_label = cast(Dataset, SimpleNamespace(splits={"train": SimpleNamespace(targets=Targets(ONE, np.zeros(1), 2))}))
     assert _objective(parse([]), one_label, shape).smoothing == smoothing
     assert _objective(parse(["--label-smoothing=0.2"]), one_label, shape).smoothing == 0.2
     assert _objective(parse(["--label-smoothing=0"]), one_label, shape).smoothing == 0.0

@@ -33,10 +33,8 @@ def count_ngrams(shape: NGramShape, dataset: Dataset, world: World) -> npt.NDArr
     first, last = share(0, len(split), world.rank, world.size)
     for start in range(first, last, COUNTED_AT_ONCE):
         rows = np.arange(start, min(start + COUNTED_AT_ONCE, last))
-        labels = split.labels[rows]
-        if split.targets is not None:  # a document counts once for each of its labels
-            indices, labels = split.targets.occurrences(rows)
-            rows = rows[indices]
+        indices, labels = split.targets.occurrences(rows)  # a document counts once for each of its labels
+        rows = rows[indices]
         _count(split.codes(rows), labels % shape.classes, shape, counts)
         world.beat()
     return world.sum(counts, "n-grams")

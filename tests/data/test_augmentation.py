@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import crepe_dist.train
-from crepe_dist.data import typos
+from crepe_dist.data import augmentation
 from crepe_dist.data.alphabet import BLANK, Encoding
+from crepe_dist.data.augmentation import corrupt, with_typos
 from crepe_dist.data.dataset import Split, open_dataset
 from crepe_dist.data.keyed_random import mix
-from crepe_dist.data.typos import corrupt, with_typos
+from crepe_dist.data.targets import ONE, Targets
 from crepe_dist.settings.allowed_values import MODES
 from crepe_dist.settings.config import digest, parse
 from tests.conftest import QUICK, losses, records
@@ -134,12 +135,12 @@ def test_an_error_hits_a_rare_character_as_a_whole(mode):
     generator = np.random.default_rng(0)
     texts = ["".join(generator.choice([*rare, "a", " "], generator.integers(1, 25))) for _ in range(400)]
     codes = encoding.encode(texts)
-    characters = typos._merged(codes, encoding)
+    characters = augmentation._merged(codes, encoding)
     assert ((characters != BLANK).sum(axis=1) == [*map(len, texts)]).all()
-    assert np.array_equal(typos._parted(characters, encoding), codes)
+    assert np.array_equal(augmentation._parted(characters, encoding), codes)
     labels = np.zeros(len(texts), np.int32)
     starts, origins = np.array([0, len(texts)]), np.zeros((len(texts), 3), np.uint64)
-    data = Split(Path(), "test", (codes,), starts, origins, False, labels, None, None)
+    data = Split(Path(), "test", (codes,), starts, origins, False, labels, None, Targets(ONE, labels, 2))
     noisy = with_typos(data, 0.1, encoding=encoding).codes(np.arange(len(texts)))
     decoded = [encoding.decode(row) for row in noisy]
     assert 0.05 < np.mean([one != other for one, other in zip(texts, decoded)]) < 0.9
