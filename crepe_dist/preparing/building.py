@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,8 +33,8 @@ from crepe_dist.preparing.selection import PIECE, TEST, TRAIN, UNLABELLED, Fate,
 from crepe_dist.preparing.shards import TextCounts, write_shards
 from crepe_dist.wording import cut, percent
 
-# If MIN_ROWS rows or more have more distinct labels than this share of them, another column must be the label.
-MAX_CLASS_SHARE, MIN_ROWS = 0.5, 40
+# If MIN_ROWS rows or more have more distinct labels than this fraction of them, another column must be the label.
+MAX_CLASS_FRACTION, MIN_ROWS = 0.5, 40
 REMEDIES = {
     "unusable weight": "give every row a number from 0 as its weight",
     MANY: "give --labels several, or keep one label per row",
@@ -198,29 +197,26 @@ def _relative(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.asarray(weights / mean, dtype=np.float32)
 
 
-def _place(bad: dict[str, Any]) -> str:
-    return f"{bad['file']}:{bad['line']}: {bad['reason']}"
-
-
 def _read(collected: Collected) -> int:
     """Return the number of rows that were read."""
     return sum(collected.good.values()) + collected.bad
 
 
 def _check(job: Job, collected: Collected, fate: Fate, classes: list[str], quarantine: Quarantine) -> None:
-    reasons, first_bad, damaged = quarantine.reasons, quarantine.first, quarantine.damaged
+    """Raise ``UserError`` if too many rows are unusable, or the labels are no classes."""
+    reasons, damaged = quarantine.reasons, quarantine.damaged
     labelled = sum(count for label, count in collected.good.items() if label != ABSENT)
     unlabelled = collected.good[ABSENT] + quarantine.unlabelled
     total = _read(collected) - unlabelled
-    shown = "; ".join(map(_place, first_bad))
-    used = [name for (name, part) in job.sources if part == ("train" if job.classes is None else "test")]
+    shown = [f"{bad['file']}:{bad['line']}: {bad['reason']}" for bad in quarantine.first]
+    remedy = REMEDIES.get(
+        max(reasons, key=lambda reason: reasons[reason], default=""),
+        "correct them, or set --input-format, --header, --label or --text to read them differently",
+    )
+    used = ", ".join(name for name, part in job.sources if part == ("train" if job.classes is None else "test"))[:200]
     if not labelled:
-        raise UserError(
-            f"no usable row was found in {', '.join(used)[:200]}",
-            f"the first: {shown}" if shown else "it has no rows, or only a header",
-            REMEDIES.get(_commonest(reasons))
-            or "give rows with a label and a text in UTF-8; --input-format, --header, --label and --text read others",
-        )
+        why = f"the first: {'; '.join(shown)}" if shown else "it has no rows, or only a header"
+        raise UserError(f"no usable row was found in {used}", why, remedy)
     # Many texts without labels may not hide that most of the others are unusable.
     for bad, of, rows in (
         (quarantine.lines - quarantine.unlabelled - reasons[NO_LABEL], total, "rows"),
@@ -229,8 +225,8 @@ def _check(job: Job, collected: Collected, fate: Fate, classes: list[str], quara
         if bad > job.max_bad * of:
             raise UserError(
                 f"{bad:,} of {of:,} {rows} are unusable, more than {percent(job.max_bad)}",
-                f"the first: {'; '.join(map(_place, (each for each in first_bad if each['reason'] != NO_LABEL)))}",
-                f"{_remedy(reasons)}; or skip them with --max-bad {math.ceil(100 * bad / of) / 100:g}",
+                f"the first: {'; '.join(each for each in shown if not each.endswith(f': {NO_LABEL}'))}",
+                f"{remedy}; or skip them with --max-bad {math.ceil(100 * bad / of) / 100:g}",
             )
     if damaged and job.max_bad < 1:
         file, reason = next(iter(damaged.items()))
@@ -240,12 +236,12 @@ def _check(job: Job, collected: Collected, fate: Fate, classes: list[str], quara
             f"{collected.files[file]['rows']:,} of its rows were read; the rest is lost and cannot be counted",
             "get the file again; or use the rows that were read: --max-bad 1",
         )
+    first = ", ".join(repr(cut(name, LABEL_WIDTH)) for name in classes[:5])
     if job.classes is not None:
         if not (fate == TEST).any():
             raise UserError(
-                f"none of the {total:,} rows of {', '.join(used)[:200]} can be scored",
-                f"the classes of the model are {', '.join(cut(name, LABEL_WIDTH) for name in classes[:5])}"
-                f"{', …' * (len(classes) > 5)}; the first rows: {shown}",
+                f"none of the {total:,} rows of {used} can be scored",
+                f"the first classes of the model are {first}; the first rows: {'; '.join(shown)}",
                 "give rows with these labels, or name the column of the label with --label",
             )
         return
@@ -260,45 +256,15 @@ def _check(job: Job, collected: Collected, fate: Fate, classes: list[str], quara
                 ", ".join(files)[:200],
                 f"name other files with --{part}, or leave them out",
             )
-    if len(classes) > MAX_CLASS_SHARE * labelled and labelled > MIN_ROWS:
-        first = ", ".join(f"{cut(name, LABEL_WIDTH)!r}" for name in classes[:5])
+    is_text = len(classes) > MAX_CLASSES or (len(classes) > MAX_CLASS_FRACTION * labelled and labelled > MIN_ROWS)
+    if is_text or len(classes) < 2:
+        reads = next((about["reads"] for about in collected.files.values() if about["reads"]), "label and text")
         raise UserError(
-            f"{len(classes):,} different labels in {labelled:,} rows",
-            f"read as {_columns_read(collected)}; the first labels: {first}",
-            "if this is not the label, name its column: --label and --text take names or numbers "
-            "(--label 3 --text 2); use --header yes if the first line has names",
+            f"{len(classes):,} different labels in {labelled:,} rows" if is_text else f"only {len(classes)} class",
+            f"read as {cut(reads, 200)}; the first labels: {first}",
+            "name the column of the label: --label and --text take names or numbers (--label 3 --text 2); use "
+            "--header yes if the first line has names",
         )
-    if len(classes) > MAX_CLASSES:
-        raise UserError(
-            f"more than {MAX_CLASSES:,} different labels",
-            f"read as {_columns_read(collected)}",
-            "name another column with --label, or another --label-separator",
-        )
-    if len(classes) < 2:
-        raise UserError(
-            f"only {len(classes)} class was found in {', '.join(used)[:200]}",
-            f"it is {cut(classes[0], LABEL_WIDTH)!r}; read as {_columns_read(collected)}" if classes else "",
-            "give data with at least two classes, or name the column of the label: --label COLUMN (a name, or a number "
-            "as in --label 3)",
-        )
-
-
-def _columns_read(collected: Collected) -> str:
-    """Describe the columns read from the first source."""
-    return cut(
-        next((source["reads"] for source in collected.files.values() if source["reads"]), "") or "label and text", 200
-    )
-
-
-def _remedy(reasons: Counter[str]) -> str:
-    """Return the remedy for the most frequent reason."""
-    return REMEDIES.get(
-        _commonest(reasons), "correct them, or set --input-format, --header, --label or --text to read them differently"
-    )
-
-
-def _commonest(reasons: Counter[str]) -> str:
-    return max(reasons, key=lambda reason: reasons[reason], default="")
 
 
 def _label_order(label: str) -> tuple[int, float, str]:

@@ -19,7 +19,6 @@ from crepe_dist.preparing.building import Built
 from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.labelling import ABSENT, names_of
 from crepe_dist.preparing.selection import (
-    PIECE,
     REPEATED,
     SAMPLED_OUT,
     TEST,
@@ -188,7 +187,7 @@ def _duplicates(
         rows, other_rows = built.fate == code, built.fate == other
         if rows.any() and other_rows.any():
             across[f"{SPLITS[code]} in {SPLITS[other]}"] = {
-                kind: _shared(collected.rows[kind][rows], collected.rows[kind][other_rows])
+                kind: int(np.isin(collected.rows[kind][rows], collected.rows[kind][other_rows]).sum())
                 for kind in ("exact", "near")
             }
     return {
@@ -219,20 +218,6 @@ def _contradictions(
             "suggested": "",
             "text": text.decode("utf-8"),
         }
-
-
-def _shared(keys: npt.NDArray[Any], others: npt.NDArray[Any]) -> int:
-    """Count the elements of ``keys`` that occur in ``others``; sort only the smaller array as a whole."""
-    smaller, larger = sorted((keys, others), key=len)
-    values, counts = np.unique(smaller, return_counts=True)
-    is_shared, elements = np.zeros(len(values), dtype=bool), 0
-    for start in range(0, len(larger), PIECE):
-        piece = np.sort(larger[start : start + PIECE])  # looking up sorted keys misses the cache less often
-        place = np.minimum(np.searchsorted(values, piece), len(values) - 1)
-        place = place[values[place] == piece]
-        is_shared[place] = True
-        elements += len(place)
-    return int(counts[is_shared].sum()) if smaller is keys else elements
 
 
 def _examples(collected: Collected, built: Built) -> dict[str, list[str]]:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import errno
 import itertools
-import multiprocessing.synchronize
 import threading
 from dataclasses import replace
 
@@ -18,7 +16,6 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import RankBatches, batches
 from crepe_dist.data.order import balanced, epoch_order, largest_share, share
 from crepe_dist.engines.gluon.unpacking import unpacked
-from crepe_dist.preparing.pool import pool
 
 sizes = st.integers(1, 9)
 
@@ -73,12 +70,6 @@ def test_shares_of_a_balanced_order_have_about_the_same_length(size, group_size)
 
     order = epoch_order(6400, 0, 0)
     assert excess(balanced(order, lengths, 64)) < 0.4 * excess(order)
-
-
-def test_lengths_of_a_split_rank_its_texts(data):
-    part = open_dataset(data).splits["train"]
-    known = (part.codes(np.arange(len(part))) != BLANK).sum(axis=1)
-    assert np.corrcoef(part.lengths(), known)[0, 1] > 0.95
 
 
 @given(st.integers(1, 100), st.integers(1, 20), sizes, sizes, st.data())
@@ -157,16 +148,3 @@ def test_a_reader_that_stops_early_ends_the_thread(data, taken):
     source.close()  # type: ignore[attr-defined]
     assert not [thread for thread in threading.enumerate() if thread.name == "batches"]
     assert threading.active_count() == before
-
-
-def test_a_full_shared_memory_has_no_room_for_semaphores_and_none_are_needed(data, monkeypatch):
-    """multiprocessing makes them in /dev/shm, also for a pool of threads; worker processes are done without."""
-
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", full)
-    part = open_dataset(data).splits["train"]
-    assert len(list(batches(part, epoch_order(len(part), 0, 0), 50, 0, 1))) == 7
-    with pool(2) as workers:
-        assert list(workers.in_order(str, range(3))) == ["0", "1", "2"]

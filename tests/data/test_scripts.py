@@ -62,19 +62,3 @@ def test_other_data_can_be_given_a_checkpoint_s_alphabet(place, complaint):
     run(command("prepare", "letters.csv", "--out", "again", "--seed", 3, *shlex.split(flags)), place)
     assert "accuracy" in run(command("evaluate", "ngrams", "--data", "again", "--json", "scores.json"), place)
     assert json.loads((place / "scores.json").read_text())["accuracy"] > 0.9
-    for name in ("letters", "ngrams"):  # a prepared folder, and a run
-        run(command("prepare", "letters.csv", "--out", "third", "--overwrite", "--alphabet", name), place)
-        assert open_dataset(place / "third").encoding == open_dataset(place / "letters").encoding
-
-
-def test_alphabets_that_are_none(place, complaint):
-    (place / "none.json").write_text("[1]")
-    for given, message in (
-        ("nowhere", "nowhere has no alphabet"),
-        ("letters.csv", "letters.csv has no alphabet"),
-        ("none.json", "none.json has no alphabet"),
-    ):
-        assert message in complaint("prepare", "letters.csv", "--out", "new", "--alphabet", given, cwd=place)
-    run(command("prepare", "letters.csv", "--out", "full", "--mode", "full", "--alphabet", "usual"), place)
-    said = complaint("prepare", "letters.csv", "--out", "new", "--alphabet", "full", cwd=place)
-    assert "use --mode full, whose alphabet it has" in said

@@ -335,7 +335,7 @@ shard("a shape of 10^18", npy(header("(999999999999999999,)")), "instead of")
 shard("fewer values than it says", npy(header(), data=bytes(8)), "not the size of")
 shard("labels out of range", npy(header(), np.full(301, 7, "<i4").tobytes()), "does not match the shards or classes")
 shard("a pipe", os.mkfifo, "is missing")
-shard("a link out of the folder", lambda path: path.symlink_to("/etc/passwd"), "is a symbolic link")
+shard("a link out of the folder", lambda path: path.symlink_to("/etc/passwd"), "link|cannot be read")
 shard(
     "offsets that run back",
     npy(header("(98,)", "<i8"), np.append(np.arange(97)[::-1], 0).astype("<i8").tobytes()),

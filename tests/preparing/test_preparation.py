@@ -190,7 +190,7 @@ class TestProcesses:
         assert found.paired
         assert found.alphabet[:8] == " έαβγδ一丁"
 
-    def test_length_is_fitted_to_codes_with_a_learnt_and_with_a_given_alphabet(self, tmp_path):
+    def test_length_is_fitted_to_codes(self, tmp_path):
         rare = [chr(0x4E00 + number) for number in range(600)]
         lines = [f"a,{'words and words ' * 5}" for _ in range(1800)]
         lines += ["b," + "".join(rare[(n * k) % 600] for k in range(1, 301)) for n in range(1, 201)]
@@ -202,13 +202,6 @@ class TestProcesses:
         assert encoding.paired
         assert encoding.feature_len > 450
         assert learnt["lengths"]["cut"] < 0.01
-        given = prepare(
-            sources, tmp_path / "given", Encoding("paper", 9, None, encoding.alphabet, encoding.paired), SplitOptions(),
-            None,
-            Fit(length=True),
-        )  # fmt: skip
-        assert open_dataset(tmp_path / "given").encoding == encoding
-        assert given["lengths"] == learnt["lengths"]
 
 
 @pytest.mark.parametrize(
@@ -248,17 +241,6 @@ class TestReport:
         assert encoding.is_custom == bool(made)
         assert set(made) <= set(encoding.alphabet)
         assert encoding.fold_accents != bool(made)
-
-    @pytest.mark.parametrize(
-        ("texts", "is_made"), [(["電源が入りません"], True), (["the 電 key of the second keyboard"], False)]
-    )
-    def test_an_alphabet_is_made_for_a_script_of_few_rows(self, tmp_path, texts, is_made):
-        rows = [f"{'ab'[n % 2]},an English text{' or so' * 40} {n}" for n in range(582)]
-        rows += [f"{'ab'[n % 2]},{text} {n}" for n in range(18) for text in texts]  # 0.1 % of the characters
-        (tmp_path / "rows.csv").write_text("\n".join(rows))
-        sources = find_sources([str(tmp_path / "rows.csv")])
-        report = prepare(sources, tmp_path / "out", Encoding(), SplitOptions(0.2), None, Fit(alphabet="needed"))
-        assert Encoding.from_dict(report["encoding"]).is_custom == is_made
 
     def test_numbers(self, tmp_path):
         lines = [f"{'ab'[n % 2]},ünïcode № text {n}" for n in range(200)]
@@ -335,15 +317,6 @@ class TestReport:
         assert summary["warnings"] == []
 
 
-def test_the_same_seed_gives_the_same_folder(tmp_path):
-    source = write_csv(tmp_path / "a.csv", 200, 0)
-    prints = []
-    for seed, name in ((0, "one"), (0, "two"), (1, "three")):
-        prepare(find_sources([str(source)]), tmp_path / name, ENCODING, SplitOptions(seed=seed))
-        prints.append(open_dataset(tmp_path / name).fingerprint)
-    assert prints[0] == prints[1] != prints[2]
-
-
 @pytest.mark.parametrize(
     ("lines", "message"),
     [([], "no usable row was found"), (["a,x"] * 20, "only 1 class"), (["a,x"], "only 1 class")],
@@ -351,16 +324,6 @@ def test_the_same_seed_gives_the_same_folder(tmp_path):
 def test_sources_without_content_are_refused(tmp_path, lines, message):
     with pytest.raises(UserError, match=message):
         prepared(tmp_path, lines)
-
-
-@pytest.mark.parametrize(
-    ("bad", "remedy"), [("x,caf\udce9", "--encoding cp1252"), ("x, ", "without text"), ("x", "--header")]
-)
-def test_the_advice_fits_the_reason(tmp_path, bad, remedy):
-    with pytest.raises(UserError, match="10 of 100 rows") as caught:
-        prepared(tmp_path, [bad if n % 10 == 5 else f"{'xy'[n % 2]},fine" for n in range(100)])
-    assert remedy in caught.value.remedy
-    assert "--max-bad 0.1" in caught.value.remedy
 
 
 class TestReplacing:
@@ -399,17 +362,6 @@ class TestReplacing:
             prepared(tmp_path, lines)
         open_dataset(tmp_path / "out")
         assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, "out", "rows.csv"]
-
-    def test_what_came_into_being_meanwhile_is_left_alone(self, tmp_path):
-        path = write_csv(tmp_path / "a.csv", 100, 0)
-
-        def show(progress):
-            (tmp_path / "out").mkdir(exist_ok=True)
-            (tmp_path / "out" / "thesis.txt").touch()
-
-        with pytest.raises(UserError, match="out exists"):
-            prepare(find_sources([str(path)]), tmp_path / "out", ENCODING, SplitOptions(), PrepareOptions(show=show))
-        assert (tmp_path / "out" / "thesis.txt").exists()
 
     def test_a_link_stays_one(self, tmp_path):
         path = write_csv(tmp_path / "a.csv", 100, 0)

@@ -14,7 +14,6 @@ import crepe_dist
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.origins import hashes
-from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.formats.columns import Wanted
@@ -22,7 +21,6 @@ from crepe_dist.preparing.labelling import Labelling
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, find_sources
-from crepe_dist.reports import data_page
 from tests.conftest import write_frame
 from tests.preparing.test_preparation import contents
 
@@ -72,8 +70,7 @@ def written(path: Path, rows: list[str]) -> Path:
 
 
 NAMES = [
-    *("u.csv", "labels.csv", "u.tsv", "labels.tsv", "u.jsonl", "labels.jsonl", "u.parquet", "labels.parquet"),
-    *("u.txt", "u.ft", "folder"),
+    *("u.csv", "labels.csv", "labels.jsonl", "u.parquet", "u.txt", "u.ft", "folder"),
 ]
 
 
@@ -100,26 +97,6 @@ def test_they_have_no_labels_that_could_be_misread(labelled, tmp_path):
         data.class_counts("unlabelled")
 
 
-def test_without_any_nothing_changes(labelled):
-    summary, data = made(labelled)
-    assert data.unlabelled is None
-    assert "unlabelled" not in summary
-    assert set(data.manifest["parts"]) == {"train", "test"}
-
-
-def test_altered_files_are_found(labelled, tmp_path):
-    made(labelled, written(tmp_path / "u.txt", TEXTS))
-    path = tmp_path / "out" / "unlabelled.codes-00000.npy"
-    codes = bytearray(path.read_bytes())
-    codes[-1] ^= 1
-    path.write_bytes(codes)
-    with pytest.raises(UserError, match=r"unlabelled\.codes-00000\.npy was altered"):
-        verify(open_dataset(tmp_path / "out"))
-    path.unlink()
-    with pytest.raises(UserError, match="is missing"):
-        open_dataset(tmp_path / "out")
-
-
 class TestDuplicates:
     @pytest.mark.parametrize("dedupe", ["no", "exact", "near"])
     def test_a_labelled_text_is_not_also_unlabelled(self, labelled, tmp_path, dedupe):
@@ -130,14 +107,6 @@ class TestDuplicates:
         assert summary["unlabelled"] == {"rows": left, "duplicates": 43 - left}
         assert sum(map(len, data.splits.values())) == 40
         assert summary["duplicates"] == {**summary["duplicates"], "exact": 0, "near": 0, "removed": 0, "conflicting": 0}
-
-    def test_labelled_ones_stay_unless_asked(self, labelled, tmp_path):
-        with labelled.open("a") as stream:
-            stream.write("a,text 0\r\n")
-        summary, data = made(labelled, written(tmp_path / "u.txt", TEXTS))
-        assert sum(map(len, data.splits.values())) == 41
-        assert summary["duplicates"]["removed"] == 0
-        assert summary["duplicates"]["exact"] == 1
 
     def test_nothing_new_is_an_error(self, labelled):
         with pytest.raises(UserError, match="no usable row was found in the unlabelled files"):
@@ -228,13 +197,6 @@ class TestColumns:
         _, data = made(rows, tmp_path / "more.csv")
         assert ENCODING.decode(data.unlabelled.codes(np.arange(1))[0]) == read
 
-    def test_of_another_number_are_an_error(self, tmp_path):
-        rows = tmp_path / "rows.csv"
-        rows.write_text("".join(f"{'ab'[n % 2]},text {n}\n" for n in range(9)))
-        (tmp_path / "more.csv").write_text("one,two,three\n")
-        with pytest.raises(UserError, match="which column is the text"):
-            made(rows, tmp_path / "more.csv")
-
     def test_ids_are_optional(self, labelled, tmp_path):
         with_ids = tmp_path / "ids.csv"
         table(with_ids, [("id", "label", "text"), *((f"T{n}", "ab"[n % 2], f"text {n}") for n in range(20))])
@@ -272,11 +234,6 @@ class TestFolders:
         written(tmp_path / "more" / "deep" / "train.jsonl", TEXTS[10:])
         _, data = made(labelled, tmp_path / "more")
         assert len(data.unlabelled) == 30
-
-    def test_an_empty_one_is_an_error(self, labelled, tmp_path):
-        (tmp_path / "more").mkdir()
-        with pytest.raises(UserError, match="holds no file"):
-            made(labelled, tmp_path / "more")
 
 
 class TestUnusableRows:
@@ -324,10 +281,3 @@ def test_tables_in_memory(tmp_path):
         "x | new",
         "y",
     ]
-
-
-def test_the_report_tells_of_them(labelled, tmp_path):
-    summary, _ = made(labelled, written(tmp_path / "u.txt", [*TEXTS, TEXTS[0]]))
-    page = data_page.page(summary)
-    assert "40 documents in 2 classes: 32 train, 8 test and 30 unlabelled" in page
-    assert "→ unlabelled" in page
