@@ -52,22 +52,22 @@ def map_array(path: Path, kind: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
         return np.memmap(stream, dtype=dtype, mode="r", offset=start + length, shape=shape)
 
 
-def string_files(part: str, kind: str, shard: int) -> tuple[str, str]:
+def string_files(split: str, kind: str, shard: int) -> tuple[str, str]:
     """Return the names of the file of the strings, and of that of their offsets, int64 [rows + 1]."""
-    return f"{part}.{kind}-{shard:05d}.bin", f"{part}.{_OFFSETS[kind]}-{shard:05d}.npy"
+    return f"{split}.{kind}-{shard:05d}.bin", f"{split}.{_OFFSETS[kind]}-{shard:05d}.npy"
 
 
-def check_strings(folder: Path, part: str, kind: str, shard: int, rows: int) -> None:
+def check_strings(folder: Path, split: str, kind: str, shard: int, rows: int) -> None:
     """Raise ``ValueError`` if the offsets do not match the strings."""
-    strings, offsets = string_files(part, kind, shard)
+    strings, offsets = string_files(split, kind, shard)
     starts = map_array(folder / offsets, np.int64, (rows + 1,))
     if starts[0] != 0 or starts[-1] != (folder / strings).stat().st_size or (starts[1:] < starts[:-1]).any():
         raise ValueError(f"{offsets} does not match the {kind}")
 
 
-def read_string(folder: Path, part: str, kind: str, shard: int, rows: int, row: int) -> str:
+def read_string(folder: Path, split: str, kind: str, shard: int, rows: int, row: int) -> str:
     """Read the string of one row of a shard."""
-    strings, offsets = string_files(part, kind, shard)
+    strings, offsets = string_files(split, kind, shard)
     start, end = map_array(folder / offsets, np.int64, (rows + 1,))[row : row + 2].tolist()
     with open_regular(folder / strings, follow=False) as stream:
         stream.seek(start)

@@ -21,15 +21,15 @@ Files = dict[str, dict[str, Any]]  # size and checksum by name, for the manifest
 
 
 class ShardWriter:
-    """Sequential writer of one shard of a split; ``kept`` are the byte strings to write as well: ``TEXTS``, ``IDS``."""
+    """Sequential writer of one shard of a split, with the ``kinds`` of byte strings to write: ``TEXTS``, ``IDS``."""
 
-    def __init__(self, folder: Path, split: str, shard: int, rows: int, feature_len: int, kept: Sequence[str]) -> None:
+    def __init__(self, folder: Path, split: str, shard: int, rows: int, feature_len: int, kinds: Sequence[str]) -> None:
         self._codes = _HashedFile(folder / f"{split}.codes-{shard:05d}.npy")
         self._codes.write_header(np.uint8, (rows, feature_len))
-        self._strings = {kind: _StringsWriter(folder, split, kind, shard) for kind in kept}
+        self._strings = {kind: _StringsWriter(folder, split, kind, shard) for kind in kinds}
 
     def append(self, codes: Codes, **strings: list[bytes]) -> None:
-        """Write rows: uint8 [n, feature_len], and n byte strings of each kind, those not ``kept`` being ignored."""
+        """Write rows: uint8 [n, feature_len], and n byte strings of each kind, those not ``kinds`` being ignored."""
         self._codes.write(np.ascontiguousarray(codes).data)
         for kind, writer in self._strings.items():
             writer.append(strings[kind])
@@ -56,8 +56,8 @@ def write_documents(folder: Path, name: str, documents: Documents, rows: npt.NDA
     shards = [rows[start : start + size] for start in range(0, len(rows), size)]
     files = write_array(folder, file_of(name), documents.origins[rows])
     for number, of_shard in enumerate(shards):
-        kept = [TEXTS] * (name in KEEP_TEXTS) + [IDS] * documents.has_ids
-        writer = ShardWriter(folder, name, number, len(of_shard), length, kept)
+        kinds = [TEXTS] * (name in KEEP_TEXTS) + [IDS] * documents.has_ids
+        writer = ShardWriter(folder, name, number, len(of_shard), length, kinds)
         for start in range(0, len(of_shard), CHUNK):
             chunk = of_shard[start : start + CHUNK]
             texts, ids = ([(of(row) or "").encode() for row in chunk.tolist()] for of in (documents.text, documents.id))

@@ -121,9 +121,9 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
         if part == "train" and job.reading.columns.weight is not None:
             files |= write_array(folder, WEIGHTS, _relative(collected.rows["weight"][chosen]))
         sizes = []
-        kept = (TEXTS,) * (part in KEEP_TEXTS) + (IDS,) * (id_name is not None)
+        kinds = (TEXTS,) * (part in KEEP_TEXTS) + (IDS,) * (id_name is not None)
         of_part = collected.some(chosen)
-        for shard_files, shard_counts in write_shards(folder, part, of_part, encoding, kept, workers):
+        for shard_files, shard_counts in write_shards(folder, part, of_part, encoding, kinds, workers):
             files |= shard_files
             counts.add(shard_counts)
             sizes.append(shard_counts.rows)

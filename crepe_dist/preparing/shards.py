@@ -22,7 +22,7 @@ MAX_CHUNK, CHUNK_BYTES = 4096, 1 << 23  # rows and bytes that are encoded togeth
 
 @dataclass
 class TextCounts:
-    """Counts of the texts that are kept.
+    """Counts of the texts that are written.
 
     Attributes:
         points: count of each code point outside ASCII or the alphabet.
@@ -53,28 +53,28 @@ def write_shards(
     split: str,
     rows: SomeRows,
     encoding: Encoding,
-    kept: tuple[str, ...],
+    kinds: tuple[str, ...],
     workers: Workers,
 ) -> Iterator[tuple[Files, TextCounts]]:
     """Encode the rows of a split and write their shards, in order; yield the files and counts of each.
 
     Args:
-        kept: as for ``ShardWriter``.
+        kinds: kinds of byte strings to write, as for ``ShardWriter``.
     """
     size = max(1, SHARD_BYTES // encoding.feature_len)
     shards = enumerate(rows[start : start + size] for start in range(0, len(rows), size))
-    return workers.in_order(partial(write_shard, folder, split, encoding, kept), shards)
+    return workers.in_order(partial(write_shard, folder, split, encoding, kinds), shards)
 
 
 def write_shard(
-    folder: Path, split: str, encoding: Encoding, kept: tuple[str, ...], shard: tuple[int, SomeRows]
+    folder: Path, split: str, encoding: Encoding, kinds: tuple[str, ...], shard: tuple[int, SomeRows]
 ) -> tuple[Files, TextCounts]:
     """Encode and write one shard, given its number and rows. Runs in a worker."""
     number, rows = shard
     texts = rows.texts()
     known = np.flatnonzero(encoding.known(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
     counts, lengths = TextCounts(), np.empty(len(rows), np.int64)
-    writer = ShardWriter(folder, split, number, len(rows), encoding.feature_len, kept)
+    writer = ShardWriter(folder, split, number, len(rows), encoding.feature_len, kinds)
     step = max(1, min(MAX_CHUNK, CHUNK_BYTES // encoding.feature_len))
     for start in range(0, len(rows), step):
         chunk = rows[start : start + step].records()
