@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from crepe_dist import startup
+from crepe_dist import command
 from crepe_dist.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from crepe_dist.settings.training_options import OptimizerOptions as OptimizerOptions
     from crepe_dist.settings.training_options import TrainingOptions as TrainingOptions
 
-startup.check_python()
+command.check_python()
 
 _HOMES = {
     "Config": "crepe_dist.settings.config",

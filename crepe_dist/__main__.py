@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from crepe_dist import startup
+from crepe_dist import command
 
 STOPPABLE = ("train", "supervise")  # commands with an exit code of their own for being stopped
 
@@ -12,9 +12,9 @@ STOPPABLE = ("train", "supervise")  # commands with an exit code of their own fo
 def start() -> None:
     """Start the command that the command line names; the entry point of the package."""
     if sys.argv[1:2] and sys.argv[1] in STOPPABLE:
-        startup.end_on_signals()
+        command.end_on_signals()
     # Not at the top: signals must be handled before these imports.
-    from crepe_dist import cli, command
+    from crepe_dist import cli
 
     command.run(cli.run)
 

@@ -1,4 +1,4 @@
-"""Entry and exit of every command: exit codes, messages for users' errors, and crash reports for all others."""
+"""Start and end of every command: Python's version, signals before slow imports, exit codes, and crash reports."""
 
 from __future__ import annotations
 
@@ -7,21 +7,59 @@ import io
 import os
 import signal
 import sys
+from types import FrameType
 from typing import Callable, NoReturn
 
-from crepe_dist.distributed import crash_report
-from crepe_dist.distributed.control import Stopped
-from crepe_dist.distributed.horovod_internals import is_peer_gone, peer_addresses
-from crepe_dist.distributed.launch import detect
-from crepe_dist.errors import ExitCode, UserError, is_memory_error
-from crepe_dist.startup import SIGNALS
+from crepe_dist.errors import SIGNALS, ExitCode, UserError, is_memory_error
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 NAME_ERRORS = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
+PYTHON = (3, 9)  # the lowest version
+COMMANDS = ("-m", "crepe")  # sys.argv[0] of `python -m`, while it imports the package, and of the console command
+
+
+def check_python() -> None:
+    """Refuse a Python that is too old, before an import fails.
+
+    Raises:
+        SystemExit: a command was started, which shows the message without a traceback.
+        ImportError: the package was imported.
+    """
+    if sys.version_info[:2] >= PYTHON:
+        return
+    message = str(
+        UserError(
+            f"Python {'.'.join(map(str, sys.version_info[:3]))} is too old",
+            "crepe_dist needs Python 3.9 or later, and to train in several processes 3.9, 3.10 or 3.11",
+            "in a clone of the repository: uv run -p 3.11 crepe train (or another command); uv downloads it if needed",
+        )
+    )
+    if os.path.basename(sys.argv[0]) in COMMANDS:
+        raise SystemExit(message)
+    raise ImportError(message)
+
+
+def end_on_signals() -> None:
+    """End this process with a message and the code of a stopped command, until the command handles signals itself."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    name = signal.Signals(number).name
+    os.write(2, f"stopped: {name}, before the command began\n".encode())
+    os._exit(ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.STOPPED)
 
 
 def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
     """Run a command's ``main`` and exit with an ``ExitCode``; after Ctrl-C, print its message or ``interrupted``."""
+    # Not at the top: a process handles signals before these imports.
+    from crepe_dist.distributed import crash_report
+    from crepe_dist.distributed.control import Stopped
+    from crepe_dist.distributed.horovod_internals import is_peer_gone, peer_addresses
+    from crepe_dist.distributed.launch import detect
+
     code: int = ExitCode.ERROR
     crash_report.expect(crash_report.Context())
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -68,6 +106,8 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
 
 
 def _say(message: str) -> None:
+    from crepe_dist.distributed.launch import detect
+
     launch = detect()
     prefix = f"[rank {launch.rank}] " if launch.size > 1 else ""
     print(f"{prefix}{message}", file=sys.stderr, flush=True)

@@ -1,10 +1,15 @@
-"""Errors shown to the user, and the exit codes of all commands."""
+"""Errors shown to the user, and the exit codes and signals of all commands."""
 
 from __future__ import annotations
 
 import enum
 import errno
+import signal
 import unicodedata
+
+# SIGUSR2 means the same as SIGTERM: mpirun forwards it, but kills a second after SIGTERM; Grid Engine and LSF send it
+# before they kill. SIGHUP: the terminal is closed.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
 
 
 class ExitCode(enum.IntEnum):

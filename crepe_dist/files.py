@@ -22,7 +22,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from crepe_dist import spreadsheet
 from crepe_dist.errors import UserError
 
 TEMPORARY = re.compile(r"\..+\.\d+")  # name of a file that ``replacing`` has not renamed yet
@@ -33,6 +32,9 @@ MAX_JSON_CONTAINERS = 1 << 18
 MAX_JSON_VALUES = 1 << 21
 MAX_DIGITS = 300  # of an integer: float64 holds any of them
 LARGEST = sys.float_info.max
+# Signs in full width count as the usual ones in East Asian versions. Blanks before them do not always help.
+_FORMULA = re.compile(r"'*(?:[\t\r]|\s*[=+\-@\uff1d\uff0b\uff0d\uff20]\s*\S)")
+_NUMBER = re.compile(r"\s*[+-]?[\d.,\s]*\d(?:[eE][+-]?\d+)?\s*%?\s*", re.ASCII)
 SPECIAL_FILES = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
@@ -86,7 +88,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
-    """Write a CSV file atomically; all rows have the columns of the first. See ``spreadsheet`` for its cells.
+    """Write a CSV file atomically; all rows have the columns of the first. See ``cell``.
 
     Args:
         columns: columns of a file without rows.
@@ -95,9 +97,29 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[s
     first = next(rows, None)
     with atomic_text(path, errors="replace") as stream:
         writer = csv.writer(stream, lineterminator="\r\n")
-        writer.writerow(map(spreadsheet.cell, columns if first is None else first))
+        writer.writerow(map(cell, columns if first is None else first))
         for row in rows if first is None else chain([first], rows):
-            writer.writerow(map(spreadsheet.cell, row.values()))
+            writer.writerow(map(cell, row.values()))
+
+
+def cell(value: Any) -> Any:
+    """Return a value as the cell of a CSV file: a text with an apostrophe first if a spreadsheet would compute it.
+
+    A formula can start programs and send other cells to a server, and texts and class names may come from anybody
+    (OWASP, "CSV Injection").
+    """
+    return f"'{value}" if isinstance(value, str) and _is_formula(value) else value
+
+
+def original(text: str) -> str:
+    """Return the value of a cell that ``cell`` made."""
+    return text[1:] if text.startswith("'") and _is_formula(text[1:]) else text
+
+
+def _is_formula(text: str) -> bool:
+    if text[:1].isalnum():  # as most cells do, and no formula
+        return False
+    return _FORMULA.match(text) is not None and _NUMBER.fullmatch(text) is None
 
 
 def is_temporary(path: Path) -> bool:

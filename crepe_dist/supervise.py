@@ -9,12 +9,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from crepe_dist import startup
+from crepe_dist import command
 
 if __name__ == "__main__":
-    startup.end_on_signals()
+    command.end_on_signals()
 
-from crepe_dist import command
 from crepe_dist.distributed.control import Control
 from crepe_dist.settings import arguments
 from crepe_dist.settings.config import parse

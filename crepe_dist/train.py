@@ -9,13 +9,12 @@ import gc
 import sys
 from typing import TYPE_CHECKING
 
-from crepe_dist import extras, startup
+from crepe_dist import command, extras
 
 if __name__ == "__main__":
-    startup.end_on_signals()
+    command.end_on_signals()
     gc.disable()  # imports leave no garbage, and looking for it takes a fifth of their time
 
-from crepe_dist import command
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.join import join
 from crepe_dist.settings.config import Config, parse, parse_all, print_help

@@ -22,12 +22,12 @@ import pytest
 from crepe_dist import command as commands
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed.launch import Launch, import_mxnet
+from crepe_dist.errors import SIGNALS
 from crepe_dist.model.precision import mxnet_has_bfloat16
 from crepe_dist.native import library
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
-from crepe_dist.startup import SIGNALS
 from tests.helpers import needs
 from tests.helpers.turns import turn
 

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-from crepe_dist.errors import ExitCode
-from crepe_dist.startup import SIGNALS
+from crepe_dist.errors import SIGNALS, ExitCode
 
 PR_SET_PDEATHSIG = 1
 libc = ctypes.CDLL(None, use_errno=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from crepe_dist import spreadsheet
+from crepe_dist import files
 from crepe_dist.errors import one_line, shown
 from crepe_dist.predicting.inputs import Input
 from crepe_dist.predicting.occlusion import Explanation
@@ -124,7 +124,7 @@ class CsvAnswers(Answers):
         return csv.writer(_Returned(), delimiter=self.delimiter, lineterminator="\r\n")
 
     def _record(self, cells: list[str]) -> str:
-        safe = list(map(spreadsheet.cell, cells))
+        safe = list(map(files.cell, cells))
         self.formulas += sum(map(operator.ne, safe, cells))
         record: str = self._writer.writerow(safe)
         return record.removesuffix("\r\n")

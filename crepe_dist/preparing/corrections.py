@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crepe_dist import spreadsheet
+from crepe_dist import files
 from crepe_dist.data.origins import spelled
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
@@ -70,7 +70,7 @@ def read_corrections(path: Path) -> Corrections:
         for bad in parsed.bad:
             raise UserError(f"{name}:{bad.line} cannot be read", bad.reason, "correct the line, or delete it")
         for row in parsed.rows:
-            cells = dict(zip(table.kept, (spreadsheet.original(cell).strip() for cell in row.cells)))
+            cells = dict(zip(table.kept, (files.original(cell).strip() for cell in row.cells)))
             if not cells["line"].isdecimal() or len(cells["line"]) > LONGEST_LINE:
                 raise UserError(f"{name}:{row.line} names no line", f"its line is {cells['line']!r:.40}", "delete it")
             place = (cells["file"], int(cells["line"]))

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from crepe_dist import spreadsheet
+from crepe_dist import files
 from crepe_dist.data.targets import MOST_LABELS, ONE, SEVERAL, SHARE_UNIT, SOFT, Pairs
 from crepe_dist.errors import UserError
 from crepe_dist.files import MAX_NAMES_BYTES, read_bytes
@@ -184,7 +184,7 @@ def read_map(path: Path) -> tuple[tuple[str, str], ...]:
     try:
         text = read_bytes(path, MAX_NAMES_BYTES).decode("utf-8-sig")
         lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-        rows = [[spreadsheet.original(cell).strip() for cell in row] for row in lines]
+        rows = [[files.original(cell).strip() for cell in row] for row in lines]
     except (OSError, ValueError, csv.Error) as error:
         why = getattr(error, "strerror", None) or str(error)[:300]
         raise UserError(f"--merge-labels: {path} cannot be read", why, again) from error

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crepe_dist import spreadsheet
+from crepe_dist import files
 from crepe_dist.errors import UserError
 from crepe_dist.predicting.answers import answers
 from crepe_dist.predicting.inputs import Input, open_inputs
@@ -232,9 +232,9 @@ PLAIN = ["", "a = b", "-5", "+3.5e-7", "- 1,000", "+", "-", " - ", "'tis", "''",
 
 @pytest.mark.parametrize("text", [*FORMULAS, *PLAIN, "''=1"])
 def test_cells_that_a_spreadsheet_would_compute(text):
-    cell = spreadsheet.cell(text)
+    cell = files.cell(text)
     assert cell == (text if text in PLAIN else f"'{text}")
-    assert spreadsheet.original(cell) == text
+    assert files.original(cell) == text
 
 
 def test_answers_in_csv_compute_nothing():
