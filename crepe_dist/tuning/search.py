@@ -1,12 +1,11 @@
-"""A search over settings, with Optuna, that is bounded in time and resumes where it stopped."""
+"""A search over settings of training with Optuna, which is bounded in time and resumes where it stopped."""
 
 from __future__ import annotations
 
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,47 +14,65 @@ import yaml
 
 from crepe_dist import extras
 from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.targets import SEVERAL
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_json, write_csv, write_json, write_text
+from crepe_dist.files import read_json, write_csv, write_text
 from crepe_dist.runs import checkpoint
-from crepe_dist.supervising.training_process import nested
-from crepe_dist.tuning.attempt import RUN, Attempt, attempt
-from crepe_dist.tuning.search_space import DEFAULTS, first, suggest
+from crepe_dist.runs.metrics import METRICS, read
+from crepe_dist.settings.data_options import DataOptions
+from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.training_options import OptimizerOptions, default_epochs
+from crepe_dist.supervising.training_process import end, failure, killed_by, nested, training
 
 if TYPE_CHECKING:
-    from optuna import Study
-    from optuna import Trial as OptunaTrial
+    from optuna import Trial
+    from optuna.trial import FrozenTrial
 
-JOURNAL, BEST, TABLE, MANIFEST = "trials.jsonl", "best.yaml", "trials.csv", "tune.json"
-FORMAT = 2
-INTERRUPTED = ("out of time", "killed")
+JOURNAL, BEST, TABLE, RUN = "trials.jsonl", "best.yaml", "trials.csv", "run"
+NETWORK, RATE, EPOCHS = "model.network", "optimizer.learning_rate", "training.epochs"
+LONGEST, DROPOUT, WIDTH = "model.longest", "model.dropout", "model.width"
+PATIENCE = 3  # epochs
+POLL = 0.2  # seconds
 STARTUP = 8  # random trials before Optuna models the outcomes
-Show = Callable[[int, dict[str, Any], str], None]
-COLUMNS = ("trial", "end", "validation", "test", "epoch", "seconds", "settings")
+DONE, PRUNED, LATE, FAILED, KILLED = "done", "pruned", "out of time", "failed", "killed"
+SCORES = ("validation", "test", "loss", "epoch")
+COLUMNS = ("folder", "end", *SCORES, "seconds", "settings")
+Outcome = dict[str, Any]  # ``end``, ``seconds``, ``problem``, and ``SCORES`` if an epoch was scored
+Show = Callable[[dict[str, Any], str], None]
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A trial that ended.
+def first_trials(data: Dataset) -> list[dict[str, Any]]:
+    """Return the values of the first trials: a fast network, so that a short search has a result, and the defaults."""
+    size, several = (data.encoding.feature_len, DataOptions.batch_size), data.labelled == SEVERAL
+    defaults = {
+        NETWORK: ModelOptions.network,
+        RATE: OptimizerOptions.learning_rate,
+        EPOCHS: default_epochs(ModelOptions.network, len(data.splits["train"]), *size, has_several_labels=several),
+        LONGEST: ModelOptions.longest,
+        DROPOUT: 0.2,
+        WIDTH: ModelOptions.width,
+    }
+    return [{NETWORK: "ngrams", RATE: 0.003, EPOCHS: 10, LONGEST: 6}, defaults, {**defaults, RATE: 0.002, EPOCHS: 10}]
 
-    Attributes:
-        number: number of the trial, from 0; trial ``DEFAULTS`` has the defaults.
-        settings: settings that differ from the defaults, by their dotted names.
-    """
 
-    number: int
-    settings: dict[str, Any]
-    outcome: Attempt
-
-    @property
-    def rank(self) -> tuple[float, bool, float, int]:
-        """Sort key, the best first: validation accuracy, then finished ones, validation loss, and the earlier one."""
-        out = self.outcome
-        return -(out.validation or 0), out.end != "done", out.loss or 0, self.number
+def suggest(trial: Trial) -> dict[str, Any]:
+    """Choose the settings of a trial, by their dotted names; none for that with the defaults."""
+    settings: dict[str, Any] = {
+        NETWORK: trial.suggest_categorical(NETWORK, ["crepe", "ngrams"]),
+        RATE: trial.suggest_float(RATE, 2e-4, 2e-2, log=True),
+        EPOCHS: trial.suggest_int(EPOCHS, 2, 20, log=True),
+        LONGEST: trial.suggest_int(LONGEST, 3, 7),
+    }
+    if settings[NETWORK] == "crepe":
+        settings[DROPOUT] = trial.suggest_float(DROPOUT, 0.0, 0.5, step=0.1)
+        settings[WIDTH] = trial.suggest_categorical(WIDTH, [64, 128, 192])
+    return {} if trial.user_attrs.get("defaults") else {**settings, "training.patience": PATIENCE}
 
 
 class Search:
     """A search in a folder; several searches of the same folder, one after the other, are one.
+
+    Each of Optuna's trials notes its ``Outcome``, its ``settings`` and its ``folder``, which a resumed one shares.
 
     Args:
         data: prepared data with a validation split.
@@ -65,166 +82,173 @@ class Search:
     def __init__(self, data: Dataset, folder: Path, seed: int) -> None:
         if "validation" not in data.splits:
             raise UserError(
-                f"{data.folder} has no validation split",
-                "it decides which settings are the best; the test split must not",
-                f"prepare the data with --validation 0.1 --out {data.folder}-tuned",
+                f"{data.folder} has no validation split, which decides which settings are the best",
+                remedy=f"prepare the data with --validation 0.1 --out {data.folder}-tuned",
             )
-        optuna = _optuna()
+        extras.require("tune", "tune")
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._data, self._folder = data, folder.absolute()  # trials run in folders of their own
         folder.mkdir(parents=True, exist_ok=True)
-        _check_same_data(folder, data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of features that are experimental
-            self._study: Study = optuna.create_study(
-                storage=optuna.storages.JournalStorage(
-                    optuna.storages.journal.JournalFileBackend(str(self._folder / JOURNAL))
-                ),
+            journal = optuna.storages.journal.JournalFileBackend(str(self._folder / JOURNAL))
+            self._study = optuna.create_study(
+                storage=optuna.storages.JournalStorage(journal),
                 study_name="tune",
                 direction="maximize",
                 load_if_exists=True,
                 pruner=optuna.pruners.PercentilePruner(75.0, n_startup_trials=4, n_warmup_steps=1),
             )
+            # A resumed search draws other random numbers than it drew before.
             self._study.sampler = optuna.samplers.TPESampler(
-                # A resumed search draws other random numbers than it drew before.
-                seed=seed + len(self._study.trials),
-                n_startup_trials=STARTUP,
-                multivariate=True,
-                group=True,
+                seed=seed + len(self._study.trials), n_startup_trials=STARTUP, multivariate=True, group=True
             )
-        self._requeue()
+        if self._study.user_attrs.setdefault("data", data.fingerprint) != data.fingerprint:
+            raise UserError(f"{folder} is a search on other data", remedy="choose another --out, or delete that folder")
+        if not self._study.trials:
+            self._study.set_user_attr("data", data.fingerprint)
+            for number, values in enumerate(first_trials(data)):
+                self._study.enqueue_trial(values, user_attrs={"defaults": number == 1})
+        for trial in self._study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+            self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # its process was killed
+        newest = {trial.user_attrs["folder"]: trial for trial in self._study.trials if "folder" in trial.user_attrs}
+        for trial in newest.values():
+            if trial.user_attrs.get("end", KILLED) in (LATE, KILLED) and trial.state.is_finished():
+                about = {name: trial.user_attrs[name] for name in ("folder", "defaults") if name in trial.user_attrs}
+                self._study.enqueue_trial(trial.params, user_attrs=about)
 
-    def run(
-        self, deadline: float, most: int | None, processes: int, memory: int, show: Show = lambda *_: None
-    ) -> Iterator[Trial]:
+    def run(self, deadline: float, most: int | None, processes: int, show: Show) -> Iterator[FrozenTrial]:
         """Run trials until the deadline by ``time.monotonic``; yield each one that ended or was interrupted.
 
         Args:
-            most: largest number of trials, including those of earlier searches in the folder; ``None``: no limit.
-            memory: largest memory of a trial, in bytes.
-            show: called again and again with the number of the trial, its settings, and how far it is.
+            most: largest number of finished trials, including those of earlier searches; ``None``: no limit.
+            show: called again and again with the settings of a trial and how far it is.
         """
         from optuna.trial import TrialState
 
         while time.monotonic() < deadline and (most is None or len(self.ended()) < most):
             trial = self._study.ask()
-            # An interrupted trial is asked for again, with its number and settings.
-            settings = trial.user_attrs.get("settings", suggest(trial))
-            number = trial.user_attrs.get("number", trial.number)
+            settings, is_default = suggest(trial), bool(trial.user_attrs.get("defaults"))
+            name = trial.user_attrs.get("folder", f"trial-{trial.number:04d}")
+            trial.set_user_attr("folder", name)
             trial.set_user_attr("settings", settings)
-            trial.set_user_attr("number", number)
 
-            def prune(epoch: int, accuracy: float, trial: OptunaTrial = trial, number: int = number) -> bool:
+            def prune(epoch: int, accuracy: float, trial: Trial = trial, is_default: bool = is_default) -> bool:
                 trial.report(accuracy, epoch)
-                return number > DEFAULTS and trial.should_prune()
+                return trial.should_prune() and not is_default
 
-            folder = self._folder / f"trial-{number:04d}"
             complete = {**settings, "data.source": str(self._data.folder.absolute()), "logging.report": False}
-            showing = partial(show, number, settings)
-            showing("starting")
-            outcome = attempt(complete, folder, processes, deadline, memory, prune, showing)
-            trial.set_user_attr("outcome", asdict(outcome))
-            if outcome.end == "done":
-                self._study.tell(trial, outcome.validation)
+            outcome = attempt(complete, self._folder / name, processes, deadline, prune, partial(show, settings))
+            for key, value in outcome.items():
+                trial.set_user_attr(key, value)
+            if outcome["end"] == DONE:
+                ended = self._study.tell(trial, outcome["validation"])
             else:
-                self._study.tell(trial, state=TrialState.PRUNED if outcome.end == "pruned" else TrialState.FAIL)
-            if number == DEFAULTS and self.best() is None and outcome.end in ("failed", "out of memory"):
-                raise _defaults_failed(outcome, memory)
+                ended = self._study.tell(
+                    trial, state=TrialState.PRUNED if outcome["end"] == PRUNED else TrialState.FAIL
+                )
+            if is_default and outcome["end"] == FAILED and self.best() is None:
+                raise UserError(*outcome["problem"].split("\n"))
             self._keep_best()
-            yield Trial(number, settings, outcome)
+            yield ended
 
-    def ended(self) -> list[Trial]:
-        """Return all trials that ended, except those that the deadline or a kill interrupted, in order."""
-        return [trial for trial in self.trials() if trial.outcome.end not in INTERRUPTED]
+    def trials(self) -> list[FrozenTrial]:
+        """Return the newest outcome in each folder: of trials that ended or were interrupted, in order."""
+        trials = self._study.get_trials(deepcopy=False)
+        newest = {trial.user_attrs["folder"]: trial for trial in trials if "end" in trial.user_attrs}
+        return [newest[name] for name in sorted(newest)]
 
-    def trials(self) -> list[Trial]:
-        """Return all trials that ended or were interrupted, in order."""
-        trials = {}
-        for trial in self._study.get_trials(deepcopy=False):
-            if outcome := trial.user_attrs.get("outcome"):
-                number = trial.user_attrs["number"]
-                trials[number] = Trial(number, trial.user_attrs["settings"], Attempt(**outcome))
-        return [trials[number] for number in sorted(trials)]
+    def ended(self) -> list[FrozenTrial]:
+        """Return the trials that neither the deadline nor a kill interrupted."""
+        return [trial for trial in self.trials() if trial.user_attrs.get("end") in (DONE, PRUNED, FAILED)]
 
-    def best(self, *, interrupted: bool = True) -> Trial | None:
-        """Return the best trial; ``None`` if no epoch was scored.
+    def best(self) -> FrozenTrial | None:
+        """Return the best trial so far, also if it was interrupted; ``None`` if no epoch was scored."""
+        scored = [trial for trial in self.trials() if "validation" in trial.user_attrs]
+        return min(scored, key=rank, default=None)
 
-        Args:
-            interrupted: count those that the deadline interrupted, with their best epoch so far.
-        """
-        scored = [trial for trial in self.trials() if trial.outcome.validation is not None]
-        finished = [trial for trial in scored if trial.outcome.end == "done"]
-        return min(scored if interrupted else finished, key=lambda trial: trial.rank, default=None)
-
-    @staticmethod
-    def checkpoint(trial: Trial, folder: Path) -> Path:
+    def checkpoint(self, trial: FrozenTrial, folder: Path) -> Path:
         """Find the checkpoint of the scored epoch of a trial, or its run's folder if that is gone."""
-        run = folder / f"trial-{trial.number:04d}" / RUN
-        return next((run / checkpoint.FOLDER).glob(f"crepe_epoch_{trial.outcome.epoch}_*.params"), run)
+        run = folder / trial.user_attrs["folder"] / RUN
+        return next((run / checkpoint.FOLDER).glob(f"crepe_epoch_{trial.user_attrs['epoch']}_*.params"), run)
 
     def _keep_best(self) -> None:
         """Write the settings of the best trial and the table of all, and delete the runs of the others."""
         best = self.best()
         for trial in self.ended():  # an interrupted one needs its run
-            if trial not in (best, self.best(interrupted=False)):
-                shutil.rmtree(self._folder / f"trial-{trial.number:04d}", ignore_errors=True)
+            if best is None or trial.number != best.number:
+                shutil.rmtree(self._folder / trial.user_attrs["folder"], ignore_errors=True)
         rows = []
         for trial in self.trials():
-            out, changed = trial.outcome, yaml.safe_dump(trial.settings, default_flow_style=True, width=10**6).strip()
-            values = trial.number, out.end, out.validation, out.test, out.epoch, round(out.seconds, 1), changed
-            rows.append(dict(zip(COLUMNS, values)))
+            about = dict(trial.user_attrs)
+            about["settings"] = yaml.safe_dump(about["settings"], default_flow_style=True, width=10**6).strip()
+            rows.append({column: about.get(column) for column in COLUMNS})
         write_csv(self._folder / TABLE, rows, COLUMNS)
         if best is not None:
-            settings = nested({"data.source": str(self._data.folder), **best.settings})
+            settings = nested({"data.source": str(self._data.folder), **best.user_attrs["settings"]})
             write_text(self._folder / BEST, yaml.safe_dump(settings, sort_keys=False))
 
-    def _requeue(self) -> None:
-        """Ask for the first trials, and again for trials that a deadline or a kill interrupted."""
-        from optuna.trial import TrialState
 
-        trials = self._study.get_trials(deepcopy=False)
-        if not trials:
-            for values in first(self._data):
-                self._study.enqueue_trial(dict(values))
-        newest = {}
-        for trial in trials:
-            if trial.state == TrialState.RUNNING:  # its process was killed
-                self._study.tell(trial.number, state=TrialState.FAIL)
-            if "number" in trial.user_attrs:
-                newest[trial.user_attrs["number"]] = trial
-        for number, trial in newest.items():
-            ended = trial.user_attrs.get("outcome", {"end": "killed"})["end"]
-            if ended in INTERRUPTED and trial.state != TrialState.WAITING:
-                attributes = {"number": number, "settings": trial.user_attrs["settings"]}
-                self._study.enqueue_trial(trial.params, user_attrs=attributes)
+def rank(trial: FrozenTrial) -> tuple[float, bool, float, int]:
+    """Return a sort key, the best first: validation accuracy, then finished ones, validation loss, and the earlier."""
+    about = trial.user_attrs
+    return -about["validation"], about["end"] != DONE, about["loss"], trial.number
 
 
-def _optuna() -> Any:
-    extras.require("tune", "tune")
-    import optuna
+def attempt(
+    settings: Mapping[str, Any],
+    folder: Path,
+    processes: int,
+    deadline: float,
+    prune: Callable[[int, float], bool],
+    show: Callable[[str], None],
+) -> Outcome:
+    """Train, or resume what was interrupted in the same folder.
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
+    Args:
+        folder: folder of the trial; the run is in ``run``.
+        deadline: time by ``time.monotonic`` at which it must end.
+        prune: called with the number and the validation accuracy of each epoch; True ends the trial.
+    """
+    folder.mkdir(exist_ok=True)
+    run, started, known, reason = folder / RUN, time.monotonic(), 0, ""
+    show("starting")
+    with training({**settings, "run_dir": str(run)}, folder, processes) as process:
+        while process.poll() is None and not reason:
+            time.sleep(POLL)
+            epochs = _epochs(run)
+            for epoch in epochs[known:]:
+                show(f"epoch {epoch['epoch']}, validation {100 * epoch['validation_accuracy']:.1f} %")
+                reason = PRUNED if prune(epoch["epoch"], epoch["validation_accuracy"]) else reason
+            known = len(epochs)
+            if not reason and time.monotonic() > deadline:
+                reason = LATE
+        if reason:
+            end(process)
+        code = process.wait()
+    outcome = {"seconds": time.monotonic() - started, "problem": ""}
+    epochs = _epochs(run)
+    if code == 0:  # perhaps just before it was to be ended
+        reported = read_json(run / "result.json")["epoch"]
+        return {**outcome, "end": DONE, **_scores(next(each for each in epochs if each["epoch"] == reported))}
+    if reason == LATE and epochs:
+        best = max(epochs, key=lambda epoch: (epoch["validation_accuracy"], epoch["epoch"]))
+        return {**outcome, "end": LATE, **_scores(best)}
+    if not reason:
+        error = failure(folder, code)
+        reason = KILLED if killed_by(code) else FAILED
+        outcome["problem"] = "\n".join((error.what, error.why, error.remedy))
+    return {**outcome, "end": reason}
 
 
-def _check_same_data(folder: Path, data: Dataset) -> None:
-    about = {"format": FORMAT, "data": data.name, "fingerprint": data.fingerprint}
-    path = folder / MANIFEST
-    if not path.is_file():
-        write_json(path, about)
-    elif read_json(path) != about:
-        raise UserError(
-            f"{folder} is a search on other data or by another version",
-            f"{MANIFEST} in it has another format than {FORMAT}, or another fingerprint than {data.folder}",
-            "choose another --out, or delete that folder",
-        )
+def _scores(epoch: dict[str, Any]) -> Outcome:
+    loss = epoch.get("validation_fitted_loss", epoch["validation_loss"])  # none with several labels
+    return dict(zip(SCORES, (epoch["validation_accuracy"], epoch["test_accuracy"], loss, epoch["epoch"])))
 
 
-def _defaults_failed(outcome: Attempt, memory: int) -> UserError:
-    if outcome.end == "out of memory":
-        return UserError(
-            "training with the defaults needs too much memory",
-            f"it took more than {memory / 1e9:.1f} GB",
-            "raise --memory, or close other programs",
-        )
-    what, why, remedy = outcome.problem.split("\n")
-    return UserError(what, why, remedy)
+def _epochs(run: Path) -> list[dict[str, Any]]:
+    """Return the records of the epochs so far, each of which has scores on the validation split."""
+    records = {record["epoch"]: record for record in read(run / METRICS) if record["event"] == "epoch"}
+    return [records[epoch] for epoch in sorted(records)]
