@@ -85,9 +85,16 @@ def _write(args: Any, predictor: Predictor, rows: Rows, scores: AnyScores, noisy
         count = mistakes.write(args.mistakes, predictor, dataset, split, scores.right)
         print(f"\n{counted(count, 'mistake')} written to {visible(str(args.mistakes))}")
     if args.json is not None:
-        write_json(args.json, {**_numbers(scores, noisy, dataset.classes), "left_out": rows.left_out()})
+        numbers = {name: value for name, value in scores.to_dict().items() if name != "right"}
+        numbers |= {**scores.summary(), "classes": dataset.classes, "left_out": rows.left_out()}
+        numbers["per_class"] = scores.per_class(dataset.classes).to_dict(orient="index")
+        numbers["typos"] = [{"rate": rate, **hit.summary()} for rate, hit in noisy.items()]
+        write_json(args.json, numbers)
     if args.html is not None:
-        write_text(args.html, _page(scores, rows, predictor.path))
+        about = {"checkpoint": predictor.path.name, "data": rows.name, "split": split, "notes": rows.notes(),
+                 "encoding": dataset.encoding.to_dict()}  # fmt: skip
+        worst_rows = [mistake.row for mistake in scores.mistakes] if isinstance(scores, Scores) else []
+        write_text(args.html, score_page(scores, dataset.classes, quotes(dataset, split, worst_rows), about))
 
 
 def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
@@ -105,7 +112,11 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     temperature = scores.calibration.temperature
     before = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})" if temperature != 1 else ""
     confusion = pd.DataFrame(scores.confusion, index=classes, columns=classes)
-    missed = _never_predicted(scores, dataset, path)
+    record = None
+    with suppress(UserError):  # the scores do not need the run's record
+        record = run_of(path)
+    train = dataset.class_counts("train").tolist() if "train" in dataset.splits else None
+    missed = findings.never_predicted(record, scores, classes) if record else unanswered(scores, classes, train)
     return (
         f"accuracy {percent(scores.accuracy)}   macro F1 {scores.macro_f1:.3f}   loss {scores.loss:.4f}   "
         f"calibration error {percent(scores.calibration_error)}{before}\n\n{_class_table(scores, classes)}\n\n"
@@ -123,15 +134,6 @@ def _class_table(scores: AnyScores, classes: list[str]) -> str:
     return str(table.rename(columns={"average_precision": "AP"}).to_string())
 
 
-def _never_predicted(scores: Scores, dataset: Dataset, path: Path) -> dict[str, str] | None:
-    """Warn as the run's report does; without a run, with advice that fits the data set."""
-    classes = [visible(name) for name in dataset.classes]
-    with suppress(UserError):  # the scores do not need the run's record
-        if (record := run_of(path)) is not None:
-            return findings.never_predicted(record, scores, classes)
-    return unanswered(scores, classes, dataset.class_counts("train").tolist() if "train" in dataset.splits else None)
-
-
 def _typo_table(noisy: dict[float, AnyScores], *, several: bool) -> str:
     """Tabulate the scores by the share of characters with a typing error."""
     rows = [
@@ -140,26 +142,3 @@ def _typo_table(noisy: dict[float, AnyScores], *, several: bool) -> str:
     ]
     table = pd.DataFrame(rows, columns=["characters hit", measure(several), "macro F1", "loss"])
     return f"with typing errors\n{table.to_string(index=False)}"
-
-
-def _page(scores: AnyScores, rows: Rows, path: Path) -> str:
-    about = {
-        "checkpoint": path.name,
-        "data": rows.name,
-        "split": rows.split,
-        "notes": rows.notes(),
-        "encoding": rows.dataset.encoding.to_dict(),
-    }
-    worst = [mistake.row for mistake in scores.mistakes] if isinstance(scores, Scores) else []
-    return score_page(scores, rows.dataset.classes, quotes(rows.dataset, rows.split, worst), about)
-
-
-def _numbers(scores: AnyScores, noisy: dict[float, AnyScores], classes: list[str]) -> dict[str, Any]:
-    """Return all numbers as JSON values."""
-    return {
-        **{name: value for name, value in scores.to_dict().items() if name != "right"},
-        **scores.summary(),
-        "classes": classes,
-        "per_class": scores.per_class(classes).to_dict(orient="index"),
-        "typos": [{"rate": rate, **hit.summary()} for rate, hit in noisy.items()],
-    }

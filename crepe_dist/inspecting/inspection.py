@@ -13,7 +13,6 @@ import numpy.typing as npt
 from crepe_dist.data.composition import Composition
 from crepe_dist.data.origins import hashes, spelled
 from crepe_dist.files import write_csv
-from crepe_dist.inspecting.confident_learning import label_errors
 from crepe_dist.inspecting.corpus import Corpus
 from crepe_dist.inspecting.out_of_fold import Floats, OutOfFold
 from crepe_dist.predicting.inputs import Input
@@ -70,29 +69,59 @@ def inspect(corpus: Corpus, scored: OutOfFold, unlabelled: Sequence[Input] = ())
     )
 
 
+def label_errors(probabilities: Floats, labels: npt.NDArray[np.int32]) -> Rows:
+    """Find texts whose label is probably wrong by confident learning (Northcutt et al. 2021, arXiv:1911.00068).
+
+    Return their rows, the least probable label first.
+
+    A network is confident of a class if its probability is at least the mean that it has among the texts labelled with
+    it; of several such classes the most probable one counts (the paper's equation 1). The share of a class's texts of
+    which the network is confident that they belong elsewhere estimates the share of its labels that are wrong. So many
+    texts of the class are returned, those with the least probable labels ("prune by class"), but none whose label is
+    the most probable class.
+
+    Args:
+        probabilities: out-of-fold probabilities, float64 [n, classes].
+        labels: given labels, int32 [n].
+    """
+    classes = probabilities.shape[1]
+    of_label = probabilities[np.arange(len(labels)), labels]
+    counts = np.bincount(labels, minlength=classes)
+    means = np.where(counts > 0, np.bincount(labels, of_label, classes) / np.maximum(counts, 1), np.inf)
+    confident = np.where(probabilities >= means, probabilities, -1.0)
+    is_confident = confident.max(axis=1) > 0
+    is_other = is_confident & (confident.argmax(axis=1) != labels)
+    sure, other = (np.bincount(labels[mask], minlength=classes) for mask in (is_confident, is_other))
+    wrong = np.rint(counts * other / np.maximum(sure, 1)).astype(np.int64)
+    order = np.lexsort((of_label, labels))  # by class, the least probable first
+    rank = np.arange(len(labels)) - (np.cumsum(counts) - counts)[labels[order]]
+    errors = order[rank < wrong[labels[order]]]
+    errors = errors[probabilities[errors].argmax(axis=1) != labels[errors]]
+    return np.asarray(errors[np.argsort(of_label[errors], kind="stable")])
+
+
 def _errors(corpus: Corpus, scored: OutOfFold, wrong: Rows) -> list[Record]:
+    """List texts with the columns by which a person, and ``prepare --corrections``, find them again."""
     classes = corpus.dataset.classes
     errors = []
     for number, shares in zip(scored.numbers[wrong].tolist(), scored.probabilities[wrong]):
         label, suggested = int(corpus.labels[number]), int(shares.argmax())
+        split, row = corpus.row_of(number)
+        origin = corpus.dataset.origin(split, row)
         errors.append(
             {
-                **_traced(corpus, number),
+                **origin.cells(),
+                "split": split,
+                "row": row,
+                "hash": origin.hash,
                 "label": classes[label],
                 "suggested": classes[suggested],
                 "probability_of_label": round(float(shares[label]), 4),
                 "probability_of_suggested": round(float(shares[suggested]), 4),
-                "text": corpus.text(number),
+                "text": corpus.dataset.text(split, row),
             }
         )
     return errors
-
-
-def _traced(corpus: Corpus, number: int) -> Record:
-    """Return the columns by which a person, and ``prepare --corrections``, find a text again."""
-    split, row = corpus.row_of(number)
-    origin = corpus.dataset.origin(split, row)
-    return {**origin.cells(), "split": split, "row": row, "hash": origin.hash}
 
 
 def _pairs(classes: list[str], labels: npt.NDArray[np.int32], predicted: Rows, wrong: Rows) -> list[Record]:

@@ -97,7 +97,7 @@ def locator(bins: int, *, integer: bool = True) -> MaxNLocator:
     """Make a locator that puts at most ``bins`` intervals on an axis."""
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(bins, integer=integer)
+    return MaxNLocator(bins, integer=integer, steps=[1, 2, 5, 10])
 
 
 def margin(labels: list[str]) -> float:

@@ -20,7 +20,7 @@ SPLITS = {"validation": (drawing.ORANGE, "s"), "test": (drawing.GREEN, "o")}
 READOUT_CELLS = 72
 MAX_READOUTS = 2 * MOST_POINTS
 FEWEST_SMOOTHED = 20  # points; fewer are shown as they are
-SPAN = 15  # the moving average spans one in so many points
+SPAN = 15  # the moving average spans one fifteenth of the points to either side
 LEAST_SPAN = 0.04  # of an accuracy axis, so that differences that are chance look small
 NEARLY_ZERO = 0.25  # an accuracy axis that would start below this starts at 0
 
@@ -71,7 +71,7 @@ def smoothed(values: Sequence[float]) -> list[float]:
     """Return the moving average of values around each; few values as they are."""
     if len(values) < FEWEST_SMOOTHED:
         return list(values)
-    window = np.ones(2 * (len(values) // (2 * SPAN)) + 1)
+    window = np.hanning(2 * (len(values) // SPAN) + 3)
     counts = np.convolve(np.ones(len(values)), window, "same")
     return [float(mean) for mean in np.convolve(values, window, "same") / counts]
 

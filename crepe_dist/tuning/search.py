@@ -87,13 +87,14 @@ class Search:
             )
         extras.require("tune", "tune")
         import optuna
+        from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._data, self._folder = data, folder.absolute()  # trials run in folders of their own
         folder.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of features that are experimental
-            journal = optuna.storages.journal.JournalFileBackend(str(self._folder / JOURNAL))
+            journal = JournalFileBackend(str(self._folder / JOURNAL))
             self._study = optuna.create_study(
                 storage=optuna.storages.JournalStorage(journal),
                 study_name="tune",
@@ -116,8 +117,8 @@ class Search:
         newest = {trial.user_attrs["folder"]: trial for trial in self._study.trials if "folder" in trial.user_attrs}
         for trial in newest.values():
             if trial.user_attrs.get("end", KILLED) in (LATE, KILLED) and trial.state.is_finished():
-                about = {name: trial.user_attrs[name] for name in ("folder", "defaults") if name in trial.user_attrs}
-                self._study.enqueue_trial(trial.params, user_attrs=about)
+                kept: Outcome = {name: trial.user_attrs.get(name) for name in ("folder", "defaults")}
+                self._study.enqueue_trial(trial.params, user_attrs=kept)
 
     def run(self, deadline: float, most: int | None, processes: int, show: Show) -> Iterator[FrozenTrial]:
         """Run trials until the deadline by ``time.monotonic``; yield each one that ended or was interrupted.
@@ -171,7 +172,7 @@ class Search:
 
     def checkpoint(self, trial: FrozenTrial, folder: Path) -> Path:
         """Find the checkpoint of the scored epoch of a trial, or its run's folder if that is gone."""
-        run = folder / trial.user_attrs["folder"] / RUN
+        run = folder / str(trial.user_attrs["folder"]) / RUN
         return next((run / checkpoint.FOLDER).glob(f"crepe_epoch_{trial.user_attrs['epoch']}_*.params"), run)
 
     def _keep_best(self) -> None:

@@ -17,8 +17,8 @@ from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_csv
 from crepe_dist.inspecting import out_of_fold
-from crepe_dist.inspecting.confident_learning import label_errors
 from crepe_dist.inspecting.corpus import Corpus
+from crepe_dist.inspecting.inspection import label_errors
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
@@ -122,18 +122,8 @@ def labels_by_line(data):
     }
 
 
-def test_too_little_time(place, complaint):
-    said = complaint("inspect", "data", "--minutes", "1e-9", cwd=place)
-    assert "the time was too short for the first fold" in said
-    assert "--model ngrams" in said
-
-
-def test_texts_that_are_needed(place, complaint, tmp_path):
-    assert "not a prepared data set" in complaint("inspect", "nowhere", cwd=tmp_path)
-    assert "missing.csv does not exist" in complaint("inspect", "data", "--unlabelled", "missing.csv", cwd=place)
-
-
-def test_several_labels_are_refused(tmp_path, complaint):
+def test_what_cannot_be_inspected(place, complaint, tmp_path):
+    assert "the time was too short for the first fold" in complaint("inspect", "data", "--minutes", "1e-9", cwd=place)
     lines = [{"text": f"text {row} abc", "label": ["a", "b"] if row % 2 else ["a"]} for row in range(40)]
     (tmp_path / "many.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     crepe_dist.prepare(tmp_path / "many.jsonl", tmp_path / "many", labels="several")

@@ -129,7 +129,12 @@ def settings_of(flags, data):
 def test_a_trial_trains_and_its_epochs_are_watched(data_with_validation, tmp_path):
     seen: list[tuple[int, float]] = []
     given = settings_of([*QUICK, *NGRAMS], data_with_validation)
-    made = attempt(given, tmp_path / "trial", 1, time.monotonic() + SOON, lambda *each: seen.append(each), print)
+
+    def prune(*epoch):
+        seen.append(epoch)
+        return False
+
+    made = attempt(given, tmp_path / "trial", 1, time.monotonic() + SOON, prune, print)
     assert made["end"] == DONE
     assert (made["epoch"], made["validation"]) in seen or not seen  # it may end before the first look
 
