@@ -194,7 +194,7 @@ def ours(bench: Bench, data: str, processes: int, engine: str, precision: str) -
     steps = [record["milliseconds"] for record in _steps(bench.run(name))]
     step = statistics.median(steps[len(steps) // 2 :])
     rate, seconds = 1000 * processes * bench.batch / step, time.monotonic() - began
-    computes = read_json(bench.run(name) / "result.json")["made"]["computes"]
+    computes = read_json(bench.run(name) / "result.json")["provenance"]["computes"]
     return {"rate": rate, "step_ms": step, "first_ms": steps[0], "run_s": seconds, "computes": computes}
 
 

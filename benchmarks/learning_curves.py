@@ -149,7 +149,7 @@ def measure(data: Dataset, model: str, seed: int) -> tuple[float, str, float]:
     settings = shlex.join(["--model", "crepe" if network == UNLABELLED else network, *flags])
     with tempfile.TemporaryDirectory() as scratch:
         record, seconds = accuracy.train(Path(scratch), data.folder, settings, seed, processes=1)
-        reported = record.made.get(UNLABELLED, {}).get("reported")  # the student, or the first network
+        reported = record.provenance.get(UNLABELLED, {}).get("reported")  # the student, or the first network
         setting = f"{settings}; reported: {reported}" if reported else settings
         return record.metrics["test_accuracy"], setting, seconds
 

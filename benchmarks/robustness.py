@@ -60,7 +60,9 @@ def main() -> None:
 
 
 def _name(record: RunRecord) -> str:
-    name = {"crepe": "Crepe", "ngrams": "n-grams", "paper": "the paper's network"}[record.about["network"]["kind"]]
+    name = {"crepe": "Crepe", "ngrams": "n-grams", "paper": "the paper's network"}[
+        record.description["network"]["kind"]
+    ]
     rate = record.settings.get("data.typos", 0.0)
     return f"{name}, data.typos {rate:g}" if rate else name
 

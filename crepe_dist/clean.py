@@ -10,7 +10,7 @@ from pathlib import Path
 from crepe_dist import command, invocation
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import cache_folder
-from crepe_dist.runs import disk_space
+from crepe_dist.runs import checkpoint, disk_space
 from crepe_dist.runs.checkpoint import RUNS
 from crepe_dist.runs.run_folder import IDENTITY, RunFolder
 from crepe_dist.scratch import abandoned
@@ -80,10 +80,9 @@ def cached() -> list[Path]:
     """List what the user's cache holds and no process writes: copies of models, and unfinished answers."""
     # Not at the top: they import all of preparing.
     from crepe_dist.predicting import resumable
-    from crepe_dist.runs import remote_model
 
-    models, answers = cache_folder() / remote_model.CACHED, cache_folder() / resumable.CACHED
-    copies = [about.parent for about in sorted(models.glob(f"*/{remote_model.DESCRIPTION}"))]
+    models, answers = cache_folder() / checkpoint.CACHED, cache_folder() / resumable.CACHED
+    copies = [path.parent for path in sorted(models.glob(f"*/{checkpoint.DESCRIBED}"))]
     return [*copies, *abandoned(models), *abandoned(answers, "*")]
 
 

@@ -1,23 +1,21 @@
-"""JSON files of this package: a format version, the types of their values, and a seal.
+"""JSON files of this package: a format version, and a seal or the kinds of their values.
 
-The type of a file is a dataclass or a ``TypedDict``. A ``TypedDict`` allows further keys; a dataclass allows none. A
-sealed file ends with the SHA-256 of its other values, so it holds what this package wrote.
+A sealed file ends with the SHA-256 of its other values, so it holds what this package wrote. The values of a file that
+others may write are checked.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
 from crepe_dist.errors import UserError
 from crepe_dist.files import finite, integer, read_json, write_json
 
 FORMAT, SEAL = "format", "sha256"  # first and last key
 LARGEST = 1 << 53
-T = TypeVar("T")
 
 
 def seal(values: dict[str, Any]) -> str:
@@ -26,32 +24,34 @@ def seal(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
-def write_sealed(path: Path, version: int, values: dict[str, Any]) -> None:
+def write_sealed(path: Path, version: int, values: dict[str, Any], indent: int | None = 2) -> None:
     """Write a sealed file atomically."""
     values = {FORMAT: version, **values}
     values.pop(SEAL, None)
-    write_json(path, {**values, SEAL: seal(values)})
+    write_json(path, {**values, SEAL: seal(values)}, indent)
 
 
-def read_record(path: Path, kind: type[T], version: int, remedy: str, *, is_sealed: bool = False) -> T:
+def read_record(path: Path, version: int, remedy: str, kind: Any = None, *, follow: bool = False) -> dict[str, Any]:
     """Read a file of this package.
 
     Args:
-        kind: type of the values; ``dict`` leaves them unchecked, which is enough for a sealed file.
+        kind: kind of the values, see ``check``; ``None``: the file is sealed.
         remedy: what a user does about a file that is damaged or of another version.
+        follow: accept a symbolic link.
 
     Raises:
-        UserError: the file cannot be read, has another version, was altered, or does not have the type.
+        UserError: the file cannot be read, has another version, was altered, or is not of the kind.
     """
     try:
-        values: dict[str, Any] = read_json(path, follow=False)
+        values: dict[str, Any] = read_json(path, follow=follow)
         if values[FORMAT] != version:
             found = str(values[FORMAT])[:40]
             raise UserError(f"{path} has format {found}; this version reads format {version}", remedy=remedy)
-        if is_sealed and values[SEAL] != seal(values):
+        if kind is not None:
+            check(values, kind)
+        elif values[SEAL] != seal(values):
             raise ValueError("it was altered since it was written: its SHA-256 is not the one in its last line")
-        record: T = typed(values, kind)
-        return record
+        return values
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(path, error, remedy) from error
 
@@ -62,35 +62,33 @@ def damaged(path: object, error: Exception, remedy: str) -> UserError:
     return UserError(f"{path} is damaged", why[:300], remedy)
 
 
-def typed(value: Any, kind: Any, name: str = "the file") -> Any:
-    """Return a value from JSON as a type: lists become tuples and objects dataclasses where the type says so.
+def check(value: Any, kind: Any, name: str = "the file") -> None:
+    """Check a value from JSON.
+
+    Args:
+        kind: ``bool``, ``int``, ``float``, ``str``, ``list[kind]`` or ``dict[str, kind]``; a tuple of texts, one of
+            which it is; or a dictionary of kinds by key. Values that may be missing have a key with a question mark.
 
     Raises:
         KeyError: an object has no such key.
-        ValueError: the value is not of the type, or a number that is not finite or larger than 2^53.
+        ValueError: the value is not of the kind, or a number that is not finite or larger than 2^53.
     """
     origin, inner = get_origin(kind) or kind, get_args(kind)
-    needed = getattr(kind, "__required_keys__", None)  # of a TypedDict
-    if kind is Any or (origin is Literal and value in inner) or (kind in (bool, str) and type(value) is kind):
-        return value
-    if kind is float:
-        return finite(value, name=name)
-    if kind is int:
-        return integer(value, -LARGEST, LARGEST, name)
-    if origin is Union and type(None) in inner:
-        return None if value is None else typed(value, inner[0], name)
-    if origin in (list, tuple) and type(value) is list:
-        kinds = inner if origin is tuple and inner[-1] is not ... else [inner[0]] * len(value)
-        if len(kinds) == len(value):
-            return origin(typed(each, one, f"a value of {name}") for each, one in zip(value, kinds))
-    elif type(value) is dict and (origin is dict or needed is not None or is_dataclass(kind)):
-        if origin is dict:
-            return {key: typed(each, inner[1], key) for key, each in value.items()} if inner else value
-        hints = get_type_hints(kind)
-        if needed is not None:
-            return {**value, **{key: typed(value[key], hints[key], key) for key in {*needed, *hints.keys() & value}}}
-        usual = {each.name for each in fields(kind) if each.default is not MISSING}
-        if unknown := value.keys() - hints.keys() - {FORMAT, SEAL}:
-            raise ValueError(f"it has a value {min(unknown)[:80]!r}")
-        return kind(**{key: typed(value[key], hints[key], key) for key in hints if key in value or key not in usual})
-    raise ValueError(f"{name} is {str(value)[:40]!r}, not {getattr(kind, '__name__', kind)}")
+    if isinstance(kind, dict) and type(value) is dict:
+        for key, of_key in kind.items():
+            if not key.endswith("?"):
+                check(value[key], of_key, key)
+            elif key[:-1] in value:
+                check(value[key[:-1]], of_key, key[:-1])
+    elif kind is float:
+        finite(value, name=name)
+    elif kind is int:
+        integer(value, -LARGEST, LARGEST, name)
+    elif isinstance(kind, tuple):
+        if value not in kind:
+            raise ValueError(f"{name} is {str(value)[:40]!r}, not {' or '.join(kind)}")
+    elif isinstance(kind, dict) or type(value) is not origin:
+        raise ValueError(f"{name} is {str(value)[:40]!r}, not {getattr(kind, '__name__', 'an object')}")
+    elif inner:
+        for each in value.values() if origin is dict else value:
+            check(each, inner[-1], f"a value of {name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from crepe_dist import command
 from crepe_dist.errors import visible
-from crepe_dist.files import write_json
+from crepe_dist.records import write_sealed
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import arguments
 
@@ -29,7 +29,8 @@ def main() -> None:
     name = parser().parse_args().model
     path = checkpoint.find(name)
     checkpoint.RUNS.mkdir(exist_ok=True)
-    write_json(checkpoint.IN_USE, {"model": name if "://" in name else str(checkpoint.named(name))})
+    chosen = name if "://" in name else str(checkpoint.named(name))
+    write_sealed(checkpoint.IN_USE, checkpoint.FORMAT, {"model": chosen})
     print(f"predict, evaluate, serve and export now use {visible(str(path))}")
 
 

@@ -44,9 +44,9 @@ def parser() -> arguments.Parser:
 def main() -> None:
     args = parser().parse_args()
     record = open_run(args.run)
-    if not record.made:
+    if not record.provenance:
         raise UserError(f"{args.run} cannot be verified", "it is not finished", "train it to its end first")
-    computed = record.about["computed"]
+    computed = record.description["computed"]
     data = record.dataset(args.data)
     start = record.settings.get("training.init_from")
     settings = {
@@ -112,7 +112,9 @@ def digests(run: Path) -> dict[int, str]:
 
 def changes(record: RunRecord, again: RunRecord) -> Iterator[str]:
     """Describe what differs in the records of where and how two runs were computed."""
-    flat: list[dict[str, Any]] = [{**one.about["computed"], **one.made["environment"]} for one in (record, again)]
+    flat: list[dict[str, Any]] = [
+        {**one.description["computed"], **one.provenance["environment"]} for one in (record, again)
+    ]
     for name in {**flat[0], **flat[1]}:
         was, is_now = (one.get(name, "unknown") for one in flat)
         if was != is_now:

@@ -73,7 +73,8 @@ def test_it_takes_the_kernels_of_the_run(build, precision, device, taken, noted,
 def test_it_says_what_differs():
     def made(build: str, **more: int) -> RunRecord:
         computed = {"model.kernels": build, "model.precision": "float32", "device": "cpu(0)"}
-        record = SimpleNamespace(about={"computed": computed}, made={"environment": {"cores": 2, **more}})
+        provenance = {"environment": {"cores": 2, **more}}
+        record = SimpleNamespace(description={"computed": computed}, provenance=provenance)
         return cast(RunRecord, cast(Any, record))
 
     before = made("avx2")

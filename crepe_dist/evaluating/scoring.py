@@ -23,9 +23,8 @@ from crepe_dist.reports import findings
 from crepe_dist.reports.run_page import score_page
 from crepe_dist.reports.score_tables import unanswered
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.run_record import quotes, run_of
-from crepe_dist.runs.scores import Scores
+from crepe_dist.runs.scores import AnyScores, Scores
 from crepe_dist.scratch import scratch
 from crepe_dist.settings import arguments
 from crepe_dist.training.evaluation import evaluate

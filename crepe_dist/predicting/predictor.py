@@ -16,7 +16,7 @@ from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.data.composition import Composition
 from crepe_dist.distributed.device import CPU, pick
 from crepe_dist.distributed.world import ALONE, SAME_MACHINES, World
-from crepe_dist.errors import UserError, unreadable
+from crepe_dist.errors import UserError
 from crepe_dist.files import sha256, write_json
 from crepe_dist.model import parameters, tensors_file
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, softmax
@@ -27,8 +27,8 @@ from crepe_dist.predicting.prediction import UNKNOWN, Prediction
 from crepe_dist.predicting.texts import texts_of
 from crepe_dist.preparing.formats.rows import EMPTY
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.label_scores import Floats
 from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.runs.scores import Floats
 from crepe_dist.settings.allowed_values import Precision
 
 AUTO = "auto"
@@ -325,7 +325,7 @@ def open_checkpoint(path: Path, foreign: Foreign) -> Predictor:
         encoding, classes, network_about = checkpoint.trained_as(path, about)
         calibration, composition = Calibration.of(about), checkpoint.composition(about)
     shape = parameters.shape_of(arrays, encoding.codes, encoding.feature_len, network_about)
-    thresholds = None if about is None else _thresholds(path, about)
+    thresholds = None if about is None else checkpoint.thresholds(about)
     id_ = None if about is None or about.get("id") is None else str(about["id"])
     if len(classes) != shape.classes:
         raise UserError(
@@ -339,13 +339,6 @@ def open_checkpoint(path: Path, foreign: Foreign) -> Predictor:
     return Predictor(
         engine, encoding, classes, calibration, 0.0, thresholds, id_, composition, precision, path, about or {}
     )
-
-
-def _thresholds(path: Path, about: dict[str, Any]) -> Floats | None:
-    try:
-        return checkpoint.thresholds(about)
-    except (KeyError, TypeError, ValueError) as error:
-        raise unreadable(path.with_suffix(".json"), error, checkpoint.ANOTHER) from error
 
 
 def _from_flags(path: Path, foreign: Foreign) -> tuple[Encoding, list[str]]:

@@ -26,9 +26,8 @@ from crepe_dist.settings.training_options import LEAST_VALIDATION
 from crepe_dist.wording import counted, cut, duration, number, percent
 
 if TYPE_CHECKING:
-    from crepe_dist.runs.checkpoint import AnyScores
     from crepe_dist.runs.run_record import RunRecord
-    from crepe_dist.runs.scores import Scores
+    from crepe_dist.runs.scores import AnyScores, Scores
 
 WIDE_INTERVAL = 0.1  # width of a 95 % interval from which a warning is due
 RISEN = 1.05  # ratio to the lowest loss above which the loss has risen
@@ -81,14 +80,14 @@ def _stopped(record: RunRecord) -> bool:
 
 def network(record: RunRecord) -> str:
     """Describe the network by its kind and size."""
-    about = record.about["network"]
+    about = record.description["network"]
     text = shape_class(about).described.format_map(defaultdict(lambda: "?", about))
-    return f"{text}, {number(record.made['parameters'])} parameters" if record.made else text
+    return f"{text}, {number(record.provenance['parameters'])} parameters" if record.provenance else text
 
 
 def training(record: RunRecord) -> str:
     """Describe the training time, the hardware and the interruptions."""
-    history, made = record.history, record.made
+    history, made = record.history, record.provenance
     where = f"; {counted(made['processes'], 'process', 'processes')} on {made['device']}" if made else ""
     events = [
         f"; {what} {counted(history.counts[event], 'time')}"
@@ -100,7 +99,7 @@ def training(record: RunRecord) -> str:
 
 def training_rows(record: RunRecord) -> list[int] | None:
     """Return the number of training rows in each class, if known."""
-    rows: dict[str, list[int]] = record.made.get("rows", {})
+    rows: dict[str, list[int]] = record.provenance.get("rows", {})
     return rows.get("train")
 
 
@@ -112,23 +111,23 @@ def never_predicted(record: RunRecord, scores: Scores, classes: list[str]) -> Wa
 
 def split_sizes(record: RunRecord) -> dict[str, int]:
     """Return the number of documents of each split by its name, if known."""
-    if record.made:
-        return dict(record.made["documents"])
+    if record.provenance:
+        return dict(record.provenance["documents"])
     splits: dict[str, AnyScores] = {**record.scores, **record.label_scores}
     return {name: scores.documents for name, scores in splits.items()}
 
 
 def reproducible(record: RunRecord) -> bool:
     """Return whether a training with the same settings gives the same bits, on any number of processes."""
-    build = str(record.about["computed"].get("model.kernels"))
+    build = str(record.description["computed"].get("model.kernels"))
     return build in library.BUILDS or cuda.is_build(build)
 
 
 def command(record: RunRecord) -> str:
     """Return the command that repeats the training: in one process, where their number does not matter."""
-    processes = 1 if reproducible(record) else record.made.get("processes", 1)
+    processes = 1 if reproducible(record) else record.provenance.get("processes", 1)
     launcher = f"horovodrun -np {processes} " if processes != 1 else ""
-    computed = {name: value for name, value in record.about["computed"].items() if name.startswith("model.")}
+    computed = {name: value for name, value in record.description["computed"].items() if name.startswith("model.")}
     if cuda.is_build(str(computed.get("model.kernels"))):
         computed |= {"model.kernels": "own", "device": "gpu"}
     flags = "".join(f" {flag(name)} {shlex.quote(str(value))}" for name, value in computed.items())
@@ -160,7 +159,7 @@ def _epochs_to_try(record: RunRecord, *, is_learning: bool) -> int:
     more = 2 * _last_epoch(record)
     if is_learning or not rows or not batch:
         return more
-    return max(more, shape_class(record.about["network"]).epochs_needed(rows, batch))
+    return max(more, shape_class(record.description["network"]).epochs_needed(rows, batch))
 
 
 def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
@@ -259,7 +258,7 @@ def basic_limits(encoding: dict[str, Any], several: bool) -> list[str]:
 
 def limits(record: RunRecord, classes: list[str]) -> list[str]:
     """Describe the limits of the model for its users."""
-    sentences = basic_limits(record.about["encoding"], "labels" in record.about)
+    sentences = basic_limits(record.description["encoding"], "labels" in record.description)
     if (scores := record.scores.get("test")) is not None:
         f1 = scores.f1.tolist()
         order = sorted(np.flatnonzero(scores.tested).tolist(), key=f1.__getitem__)

@@ -16,8 +16,8 @@ from crepe_dist.version import __version__
 from crepe_dist.wording import clean, excerpt
 
 if TYPE_CHECKING:
-    from crepe_dist.runs.checkpoint import AnyScores
     from crepe_dist.runs.run_record import RunRecord
+    from crepe_dist.runs.scores import AnyScores
 
 MAX_CLASSES = 300
 MAX_CHARS = 4000
@@ -38,8 +38,8 @@ def card(record: RunRecord, flaws: list[str]) -> str:
     classes = clean(record.classes)
     limits = [*findings.limits(record, classes), *(f"Its data: {flaw}." for flaw in flaws)]
     scores = record.scores.get("test") or record.label_scores.get("test")
-    length = int(record.about["encoding"]["feature_len"])
-    provenance = record.made
+    length = int(record.description["encoding"]["feature_len"])
+    provenance = record.provenance
     return render(
         "model_card.md",
         name=escaped(record.name),
@@ -47,16 +47,16 @@ def card(record: RunRecord, flaws: list[str]) -> str:
         result=escaped(findings.result(record, classes)),
         choice=findings.choice(record),
         network=escaped(findings.network(record)),
-        kind=shape_class(record.about["network"]).kind,
-        data={"name": escaped(record.about["data"]["name"]), "fingerprint": escaped(record.fingerprint)},
+        kind=shape_class(record.description["network"]).kind,
+        data={"name": escaped(record.description["data"]["name"]), "fingerprint": escaped(record.fingerprint)},
         splits=[(escaped(name), count) for name, count in findings.split_sizes(record).items()],
         classes=[escaped(name) for name in record.classes[:MAX_CLASSES]],
         count=len(classes),
         rows=_rows(scores, classes) if scores else [],
         macro_f1=scores.macro_f1 if scores else 0.0,
-        several="labels" in record.about,
+        several="labels" in record.description,
         limits=[escaped(sentence) for sentence in limits],
-        encoding=record.about["encoding"],
+        encoding=record.description["encoding"],
         feature_len=length,
         checkpoint=_code(shlex.quote(record.checkpoint.name)),
         literal=_code(repr(record.checkpoint.name)),

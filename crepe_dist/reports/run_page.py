@@ -14,11 +14,11 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_text
 from crepe_dist.reports import data_page, findings, model_card, run_figures, score_tables
 from crepe_dist.reports.page import render
-from crepe_dist.runs.checkpoint import CONFIG, RESULT, AnyScores
+from crepe_dist.runs.checkpoint import CONFIG, RESULT
 from crepe_dist.runs.disk_space import size as disk_space
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.run_record import Quote, RunRecord, open_run, quotes
-from crepe_dist.runs.scores import Scores
+from crepe_dist.runs.scores import AnyScores, Scores
 from crepe_dist.version import __version__
 from crepe_dist.wording import clean, counted, duration, excerpt, percent, size
 
@@ -97,7 +97,7 @@ def page(
         quotes: texts of the worst mistakes, by split.
         no_texts: reason why ``quotes`` is empty; empty if it is not.
     """
-    classes, encoding = clean(record.classes), clean(record.about["encoding"])
+    classes, encoding = clean(record.classes), clean(record.description["encoding"])
     scores = record.scores.get("test") or record.label_scores.get("test")
     about_data = [{**warning, "what": f"data: {warning['what']}"} for warning in data_warnings]
     return render(
@@ -107,7 +107,7 @@ def page(
         headline=_headline(record, classes, scores),
         choice=findings.choice(record),
         training=excerpt(findings.training(record)),
-        unlabelled=clean(record.made.get("unlabelled")),
+        unlabelled=clean(record.provenance.get("unlabelled")),
         network=excerpt(findings.network(record)),
         warnings=clean([*findings.warnings(record, classes), *about_data]),
         history=record.history,
@@ -118,14 +118,14 @@ def page(
         figures=run_figures.curves(record.history, record.epoch, record.measure),
         changed=_settings(record.changed()),
         settings=_settings(record.settings),
-        made=clean(record.made),
-        data={"name": excerpt(record.about["data"]["name"]), "folder": excerpt(str(record.data_folder)),
+        made=clean(record.provenance),
+        data={"name": excerpt(record.description["data"]["name"]), "folder": excerpt(str(record.data_folder)),
               "fingerprint": excerpt(record.fingerprint)},
         splits=[(excerpt(name), count) for name, count in findings.split_sizes(record).items()],
         classes=classes,
         encoding=encoding,
         command=excerpt(findings.command(record), MAX_COMMAND_CHARS),
-        digest=record.about["sha256"],
+        digest=record.description["sha256"],
         reproducible=findings.reproducible(record),
         checkpoint=excerpt(record.checkpoint.name),
         folder=excerpt(shlex.quote(str(record.path))),
@@ -146,7 +146,7 @@ def score_page(scores: AnyScores, classes: list[str], quotes: Sequence[Quote | N
 
 def _headline(record: RunRecord, classes: list[str], scores: AnyScores | None) -> list[score_tables.Tile]:
     """Return the tiles at the top of the report."""
-    history, made = record.history, record.made
+    history, made = record.history, record.provenance
     tiles: list[score_tables.Tile] = [("test accuracy", percent(record.metrics["test_accuracy"]), [])]
     if scores:
         tiles = score_tables.tiles(scores, classes, "test", findings.training_rows(record))

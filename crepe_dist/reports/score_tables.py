@@ -11,10 +11,8 @@ import numpy as np
 from crepe_dist import wording
 from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.reports import score_figures
-from crepe_dist.runs.checkpoint import AnyScores
-from crepe_dist.runs.label_scores import LabelScores
 from crepe_dist.runs.run_record import Quote
-from crepe_dist.runs.scores import BINS, MILLION, Scores
+from crepe_dist.runs.scores import BINS, MILLION, AnyScores, LabelScores, Scores
 from crepe_dist.wording import counted, cut, number, percent
 
 Z = 1.959964  # 97.5 % quantile of the normal distribution

@@ -29,9 +29,9 @@ def superfluous(folder: RunFolder) -> list[Path]:
         return paths
     if folder.state.is_dir():
         paths.append(folder.state)
-    made = result.get("made", {})
-    student = made.get("unlabelled", {}).get("reported") != "first network"  # else its checkpoints are refused
-    latest = checkpoint.described(folder.path / checkpoint.FOLDER)[:student]
+    provenance = result["provenance"]
+    student = provenance.get("unlabelled", {}).get("reported") != "first network"  # else its checkpoints are refused
+    latest = checkpoint.listed(folder.path / checkpoint.FOLDER)[:student]
     return paths + other_checkpoints(folder, {Path(result["checkpoint"]).name, *(path.name for path in latest)})
 
 

@@ -11,8 +11,7 @@ from typing import Any
 
 from crepe_dist.distributed.world import World
 from crepe_dist.files import open_regular, parse_json, sync, write_text, writing
-from crepe_dist.runs.checkpoint import AnyScores
-from crepe_dist.runs.scores import Scores
+from crepe_dist.runs.scores import AnyScores, Scores
 from crepe_dist.runs.state import Arrays, Progress
 from crepe_dist.runs.trackers import TRACKERS, Tracker, chosen
 from crepe_dist.settings.config import Config, flat

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist.distributed.world import World, once
-from crepe_dist.files import sync, write_json
+from crepe_dist.files import sync
+from crepe_dist.records import write_sealed
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.wording import percent
@@ -52,25 +53,19 @@ def read_result(folder: RunFolder) -> Result | None:
     if saved is None:
         return None
     checkpoint.check_present(folder.path, Path(saved["checkpoint"]).name)
-    return Result(
-        folder.path,
-        folder.path / saved["checkpoint"],
-        saved["epoch"],
-        saved["chosen_by"],
-        saved["test_accuracy"],
-        saved["test_loss"],
-    )
+    values = {name: saved[name] for name in ("epoch", "chosen_by", "test_accuracy", "test_loss")}
+    return Result(folder.path, folder.path / saved["checkpoint"], **values)
 
 
 def write_result(
-    folder: RunFolder, reported: dict[str, Any], chosen_by: str, made: dict[str, Any], ranks: World
+    folder: RunFolder, reported: dict[str, Any], chosen_by: str, provenance: dict[str, Any], ranks: World
 ) -> Result:
     """Write ``result.json`` on rank 0, which marks the run as finished; every rank calls it.
 
     Args:
         reported: record of the reported epoch.
         chosen_by: as in ``Result``.
-        made: provenance of the run, for its report.
+        provenance: what the run was made of and on, for its report.
 
     Raises:
         UserError: on every rank, if the reported checkpoint is gone.
@@ -84,9 +79,9 @@ def write_result(
             "chosen_by": chosen_by,
             "test_accuracy": reported["test_accuracy"],
             "test_loss": reported["test_loss"],
-            "made": made,
+            "provenance": provenance,
         }
-        write_json(folder.path / checkpoint.RESULT, result)
+        write_sealed(folder.path / checkpoint.RESULT, checkpoint.RESULT_FORMAT, result)
         sync(folder.path)  # the state of a finished run is removed next
 
     ranks.on_root("result", once(write))

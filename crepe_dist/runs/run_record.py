@@ -1,4 +1,4 @@
-"""Validated record of a run, read from its folder: the input of reports and comparisons."""
+"""Record of a run, read from its folder: the input of reports and comparisons."""
 
 from __future__ import annotations
 
@@ -10,29 +10,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import SAMPLE, Dataset, Documents, folder_of, open_dataset
 from crepe_dist.data.origins import HASH
-from crepe_dist.errors import UserError, unreadable
-from crepe_dist.files import finite, integer
-from crepe_dist.model.parameters import shape_class
+from crepe_dist.errors import UserError
+from crepe_dist.records import damaged
 from crepe_dist.registry import NETWORKS
 from crepe_dist.runs import checkpoint, history
-from crepe_dist.runs.checkpoint import CONFIG, RESULT
+from crepe_dist.runs.checkpoint import CONFIG
 from crepe_dist.runs.history import History
-from crepe_dist.runs.label_scores import LabelScores
 from crepe_dist.runs.run_folder import RunFolder
-from crepe_dist.runs.scores import Scores
-from crepe_dist.settings.allowed_values import MANY
+from crepe_dist.runs.scores import LabelScores, Scores
 from crepe_dist.settings.config import Config, flat
 from crepe_dist.settings.training_options import default_epochs, default_patience
 from crepe_dist.settings.yaml_file import read
 from crepe_dist.wording import measure
 
 Settings = dict[str, Any]
-TEACHERS = ("words", "network")  # of unlabelled texts
 SEEN = ("train", "validation")  # splits that decide the parameters
-REPORTED = ("student", "first network")
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ class RunRecord:
         settings: values of the settings by dotted name.
         result: content of ``result.json``; ``None`` if the run is not finished.
         checkpoint: the reported .params file.
-        about: the description beside the checkpoint.
+        description: the description beside the checkpoint.
         scores: scores of the reported epoch by split; empty for several labels or many classes.
         label_scores: the same for several labels; empty for one class per document.
     """
@@ -54,7 +48,7 @@ class RunRecord:
     settings: Settings
     result: dict[str, Any] | None
     checkpoint: Path
-    about: dict[str, Any]
+    description: dict[str, Any]
     scores: dict[str, Scores]
     label_scores: dict[str, LabelScores]
     history: History
@@ -66,39 +60,43 @@ class RunRecord:
     @property
     def measure(self) -> str:
         """Name of the score that is called accuracy in the records."""
-        return measure("labels" in self.about)
+        return measure("labels" in self.description)
 
     @property
     def classes(self) -> list[str]:
-        return list(self.about["classes"])
+        return list(self.description["classes"])
 
     @property
     def epoch(self) -> int:
-        return int(self.about["epoch"])
+        return int(self.description["epoch"])
 
     @property
     def metrics(self) -> dict[str, float]:
         """Metrics of the reported epoch, by name."""
-        return dict(self.about["metrics"])
+        return dict(self.description["metrics"])
 
     @property
-    def made(self) -> dict[str, Any]:
-        """Provenance of the run (``runs.result``); empty if it is not finished."""
-        return dict(self.result["made"]) if self.result else {}
+    def provenance(self) -> dict[str, Any]:
+        """What the run was made of and on; empty if it is not finished."""
+        return dict(self.result["provenance"]) if self.result else {}
 
     @property
     def fingerprint(self) -> str:
         """Fingerprint of the data (``Dataset.fingerprint``)."""
-        return str(self.about["data"]["fingerprint"])
+        return str(self.description["data"]["fingerprint"])
 
     def is_tested_like(self, other: RunRecord) -> bool:
         """Return whether both runs are known to have been scored on the same test documents."""
-        return bool(self.about["data"]["test"] == other.about["data"]["test"])
+        return bool(self.description["data"]["test"] == other.description["data"]["test"])
 
     @property
     def data_folder(self) -> Path:
         """Folder that held the data during training."""
-        return Path(self.made["data"]) if self.made else folder_of(str(self.settings.get("data.source", SAMPLE)))
+        return (
+            Path(self.provenance["data"])
+            if self.provenance
+            else folder_of(str(self.settings.get("data.source", SAMPLE)))
+        )
 
     def changed(self) -> Settings:
         """Return the settings that differ from this version's defaults, and from what follows from the data."""
@@ -109,11 +107,11 @@ class RunRecord:
         """Return the defaults that depend on the data (``training_data.with_epochs``); the run's own if unknown."""
         epochs, patience = (self.settings.get(name) for name in ("training.epochs", "training.patience"))
         network, batch = (self.settings.get(name) for name in ("model.network", "data.batch_size"))
-        documents = self.made.get("documents", {})
+        documents = self.provenance.get("documents", {})
         if network in NETWORKS and batch and "train" in documents:
-            taught, has_several_labels = self.made.get("unlabelled"), "labels" in self.about
+            taught, has_several_labels = self.provenance.get("unlabelled"), "labels" in self.description
             rows = documents["train"] + (taught["texts"] if taught and taught["reported"] != "student" else 0)
-            size = self.about["encoding"]["feature_len"], batch
+            size = self.description["encoding"]["feature_len"], batch
             usual = default_epochs(
                 network, rows, *size, is_taught=taught is not None, has_several_labels=has_several_labels
             )
@@ -161,66 +159,23 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
         remedy = "name a folder in runs/" if run_dir.exists() else checkpoint.missing(run_dir).remedy
         raise UserError(f"{run_dir} is not a run's folder with a scored epoch", remedy=remedy)
     path = path or checkpoint.find(str(run_dir))
-    about = checkpoint.describe(path)
-    if about is None:
-        raise UserError(
-            f"{path} has no description of its training", f"there is no {path.stem}.json beside it", "name another run"
-        )
-    try:
-        _check(about)
-        result = RunFolder(run_dir).result
-        if result:
-            _check_made(result["made"])
-        config, scores = run_dir / CONFIG, checkpoint.scores(path, len(about["classes"]))
-        return RunRecord(
-            path=run_dir,
-            given_name=RunFolder(run_dir).name,
-            settings=flat(read(config)) if config.is_file() else {},
-            result=result,
-            checkpoint=path,
-            about=about,
-            scores={name: score for name, score in scores.items() if isinstance(score, Scores)},
-            label_scores={name: score for name, score in scores.items() if isinstance(score, LabelScores)},
-            history=history.of(run_dir),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise unreadable(f"the run in {run_dir}", error, "name another run") from error
-
-
-def _check(about: dict[str, Any]) -> None:
-    Encoding.from_dict(about["encoding"])
-    classes, metrics = about["classes"], about["metrics"]
-    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
-        raise ValueError("the classes are not a list of names")
-    needed = {"test_accuracy", "test_loss", "train_loss", "seconds"}
-    for name in needed | {name for name in metrics if name.startswith(("validation_", "test_"))}:
-        finite(metrics[name], name=name)
-    integer(about["epoch"], 0, MANY, "epoch")
-    words = [*(about["data"][name] for name in ("fingerprint", "name", "test")), *about["computed"].values()]
-    if not all(isinstance(word, str) for word in words):
-        raise ValueError("the data or the settings computed from it are malformed")
-    shape_class(about["network"])
-
-
-def _check_made(made: Any) -> None:
-    words = [made["device"], made["computes"], made["data"], *made["environment"].keys()]
-    counts = [made["processes"], made["parameters"], *(count for split in made["rows"].values() for count in split)]
-    counts += made["documents"].values()
-    if not all(isinstance(word, str) for word in words):
-        raise ValueError(f"the provenance in {RESULT} is malformed")
-    for count in counts:
-        integer(count)
-    if "unlabelled" in made:
-        _check_unlabelled(made["unlabelled"])
-
-
-def _check_unlabelled(figures: Any) -> None:
-    integer(figures["texts"])
-    numbers = [figures[who][name] for who in ("first", "student") for name in ("loss", "accuracy")]
-    for value in (*numbers, *figures["shares"].values()):
-        finite(value)
-    if figures["teacher"]["kind"] not in TEACHERS or figures["reported"] not in REPORTED:
-        raise ValueError(f"the teacher in {RESULT} is malformed")
+    description = checkpoint.describe(path)
+    if description is None:
+        raise UserError(f"{path} has no description beside it", remedy="name another run")
+    if missing := {"epoch", "metrics", "computed", "data"} - description.keys():
+        raise damaged(path.with_suffix(".json"), KeyError(min(missing)), "name another run")
+    folder, config, scores = RunFolder(run_dir), run_dir / CONFIG, checkpoint.scores(path)
+    return RunRecord(
+        path=run_dir,
+        given_name=folder.name,
+        settings=flat(read(config)) if config.is_file() else {},
+        result=folder.result,
+        checkpoint=path,
+        description=description,
+        scores={name: score for name, score in scores.items() if isinstance(score, Scores)},
+        label_scores={name: score for name, score in scores.items() if isinstance(score, LabelScores)},
+        history=history.of(run_dir),
+    )
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,18 @@
-"""Scores of a network on one split, and their JSON form beside a checkpoint.
+"""Scores of a network on one split, with one class per document or several, and their JSON form.
 
-Scores are integer counts summed over the ranks, so they do not depend on the number of ranks.
+Scores are integer counts summed over the ranks, so they do not depend on the number of ranks. The log-odds of several
+labels are counted in intervals of 1 / ``PER_UNIT``: average precision treats documents in the same interval as equal.
 """
 
 from __future__ import annotations
 
 import base64
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.files import finite, integer
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration
 
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ MISTAKES = 20  # kept per split
 RANKED = 3  # most probable classes kept per mistake
 MOST_CLASSES = 1000  # with more classes, no scores are stored: the confusion matrix would be too large
 MOST_DOCUMENTS = 1 << 21  # with more documents, `right` is not stored
+TOPS = (1, 3, 5)  # k of precision at k
+HIGHEST, PER_UNIT = 8, 32  # log-odds that are told apart, and intervals per unit
+INTERVALS = 2 * HIGHEST * PER_UNIT
+PRIOR = 4  # documents with a label that the threshold of all labels together counts as
+DEFAULT_THRESHOLD = 0.5
+NOT_STORED = ("fitted_loss", "table_accuracy")
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -49,10 +55,9 @@ class Mistake:
         return self.ranking[0][0]
 
     @classmethod
-    def of(cls, saved: Any) -> Mistake:
-        """Convert from JSON; ``Scores.of`` checks the values."""
-        ranking = tuple((integer(index), finite(probability, 0, 1)) for index, probability in saved["ranking"])
-        return cls(integer(saved["row"]), integer(saved["true"]), finite(saved["probability"], 0, 1), ranking)
+    def of(cls, saved: dict[str, Any]) -> Mistake:
+        """Convert from the values of ``asdict``."""
+        return cls(**{**saved, "ranking": tuple(map(tuple, saved["ranking"]))})
 
 
 def worst(mistakes: list[Mistake]) -> list[Mistake]:
@@ -63,16 +68,13 @@ def worst(mistakes: list[Mistake]) -> list[Mistake]:
 class ClassScores:
     """Scores of each class, and their means, from the decisions about it."""
 
+    decisions: Counts  # true positives, false positives and false negatives, int64 [classes, 3]
     reliability: Counts
-
-    def _decisions(self) -> Counts:
-        """Count true positives, false positives and false negatives, int64 [classes, 3]."""
-        raise NotImplementedError
 
     @property
     def class_documents(self) -> Counts:
         """Number of documents of each class, int64 [classes]."""
-        return np.asarray(self._decisions()[:, ::2].sum(axis=1))
+        return np.asarray(self.decisions[:, ::2].sum(axis=1))
 
     @property
     def tested(self) -> npt.NDArray[np.bool_]:
@@ -82,29 +84,34 @@ class ClassScores:
     @property
     def predicted(self) -> npt.NDArray[np.bool_]:
         """Tell which classes were predicted, bool [classes]."""
-        return np.asarray(self._decisions()[:, :2].any(axis=1))
+        return np.asarray(self.decisions[:, :2].any(axis=1))
 
     @property
     def precision(self) -> Floats:
         """Precision of each class, float64 [classes]; 0 for a class that is never predicted."""
-        decisions = self._decisions()
+        decisions = self.decisions
         return np.asarray(decisions[:, 0] / np.maximum(decisions[:, :2].sum(axis=1), 1))
 
     @property
     def recall(self) -> Floats:
         """Recall of each class, float64 [classes]; 0 for a class without documents."""
-        return np.asarray(self._decisions()[:, 0] / np.maximum(self.class_documents, 1))
+        return np.asarray(self.decisions[:, 0] / np.maximum(self.class_documents, 1))
 
     @property
     def f1(self) -> Floats:
         """F1 score of each class, float64 [classes]; 0 where undefined."""
-        right, false, missed = self._decisions().T
+        right, false, missed = self.decisions.T
         return np.asarray(2 * right / np.maximum(2 * right + false + missed, 1))
 
     @property
     def macro_f1(self) -> float:
         """Unweighted mean of F1 over the classes that have documents."""
         return mean(self.f1[self.tested])
+
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics of an epoch's record, by name without the split."""
+        names = ("loss", "accuracy", "macro_f1", "calibration_error")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def calibration_error(self) -> float:
@@ -117,6 +124,10 @@ class ClassScores:
 
         columns = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
         return pd.DataFrame({**columns, "documents": self.class_documents}, index=pd.Index(classes, name="class"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to JSON values."""
+        return {name: _plain(value) for name, value in vars(self).items() if name not in NOT_STORED}
 
 
 @dataclass(frozen=True)
@@ -161,9 +172,16 @@ class Scores(ClassScores):
         """Expected calibration error at temperature 1."""
         return expected_calibration_error(self.reliability if self.uncalibrated is None else self.uncalibrated)
 
-    def _decisions(self) -> Counts:
+    @property
+    def decisions(self) -> Counts:  # type: ignore[override]
         right = np.diag(self.confusion)
         return np.stack([right, self.confusion.sum(axis=0) - right, self.confusion.sum(axis=1) - right], axis=1)
+
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics of an epoch's record, by name without the split."""
+        fitted = dict(zip(("fitted_loss", "fitted_loss_error"), self.fitted_loss or ()))
+        table = {} if self.table_accuracy is None else {"table_accuracy": self.table_accuracy}
+        return {**super().metrics(), **fitted, **table}
 
     def summary(self) -> dict[str, Any]:
         """Return the scores over all classes as JSON values."""
@@ -178,40 +196,163 @@ class Scores(ClassScores):
         pairs = [(*divmod(cell, len(wrong)), int(wrong.flat[cell])) for cell in order]
         return [pair for pair in pairs if pair[2]]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values."""
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> Scores:
+        """Convert from the values of ``to_dict``."""
+        arrays = {name: saved[name] and np.array(saved[name]) for name in ("confusion", "reliability", "uncalibrated")}
+        mistakes, calibration = list(map(Mistake.of, saved["mistakes"])), Calibration(**saved["calibration"])
+        right = _bits(saved["right"], int(arrays["confusion"].sum()))
+        return cls(**{**saved, **arrays, "mistakes": mistakes, "calibration": calibration, "right": right})
+
+
+@dataclass(frozen=True)
+class LabelScores(ClassScores):
+    """Scores of several labels on one split.
+
+    Attributes:
+        loss: mean over the documents of the sum of the binary cross-entropies, in nats.
+        decisions: documents with the label and predicted, only predicted, and only with the label, int64 [classes, 3].
+        average_precision: float64 [classes].
+        hits: for each k of ``TOPS``, how many of the k most probable classes of all documents are labels, int64.
+        thresholds: probability from which a class is predicted, float64 [classes].
+        reliability: int64 [BINS, 3]; for each interval of the probability of a class of a document, their number, how
+            many are labels, and the sum of the probabilities in millionths.
+        right: bool [documents]: all labels of the document are predicted and no other; ``None`` if not stored.
+    """
+
+    documents: int
+    loss: float
+    decisions: Counts
+    average_precision: Floats
+    hits: Counts
+    thresholds: Floats
+    reliability: Counts
+    right: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """Micro F1: the score that names checkpoints and chooses epochs."""
+        right, false, missed = self.decisions.sum(axis=0).tolist()
+        return float(2 * right / max(2 * right + false + missed, 1))
+
+    @property
+    def micro(self) -> tuple[float, float]:
+        """Precision and recall over all labels together."""
+        right, false, missed = self.decisions.sum(axis=0).tolist()
+        return right / max(right + false, 1), right / max(right + missed, 1)
+
+    @property
+    def mean_average_precision(self) -> float:
+        """Unweighted mean of the average precision over the classes that have documents."""
+        return mean(self.average_precision[self.tested])
+
+    @property
+    def precision_at(self) -> dict[int, float]:
+        """Share of labels among the k most probable classes, by k."""
+        return {k: float(hits / (k * self.documents)) for k, hits in zip(TOPS, self.hits) if k <= len(self.decisions)}
+
+    @property
+    def exact(self) -> float | None:
+        """Share of documents whose labels are all predicted, and no other; ``None`` if unknown."""
+        return None if self.right is None else float(self.right.mean())
+
+    def per_class(self, classes: list[str]) -> pd.DataFrame:
+        """Return the columns of ``ClassScores``, average_precision and threshold (fractions), one row per class."""
+        table = super().per_class(classes)
+        table.insert(3, "average_precision", self.average_precision)
+        table.insert(4, "threshold", self.thresholds)
+        return table
+
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics of an epoch's record, by name without the split."""
+        return {**super().metrics(), "mean_average_precision": self.mean_average_precision}
+
+    def summary(self) -> dict[str, Any]:
+        """Return the scores over all classes as JSON values."""
+        precision, recall = self.micro
         return {
+            "micro_f1": self.accuracy,
+            "micro_precision": precision,
+            "micro_recall": recall,
+            "macro_f1": self.macro_f1,
+            "mean_average_precision": self.mean_average_precision,
+            **{f"precision_at_{k}": value for k, value in self.precision_at.items()},
+            "exact_match": self.exact,
             "loss": self.loss,
-            "confusion": self.confusion.tolist(),
-            "reliability": self.reliability.tolist(),
-            "mistakes": [asdict(mistake) for mistake in self.mistakes],
-            "right": packed(self.right),
-            "calibration": self.calibration.to_dict(),
-            "uncalibrated": None if self.uncalibrated is None else self.uncalibrated.tolist(),
+            "calibration_error": self.calibration_error,
+            "documents": self.documents,
         }
 
     @classmethod
-    def of(cls, saved: Any, classes: int) -> Scores:
+    def of(cls, saved: dict[str, Any]) -> LabelScores:
         """Convert from the values of ``to_dict``."""
-        confusion = counts(saved["confusion"], (classes, classes))
-        reliability = counts(saved["reliability"], (BINS, 3))
-        mistakes = [Mistake.of(mistake) for mistake in saved["mistakes"]]
-        documents = int(confusion.sum())
-        numbers = {index for mistake in mistakes for index in (mistake.true, *(index for index, _ in mistake.ranking))}
-        if not documents or len(mistakes) > MISTAKES or not all(mistake.ranking for mistake in mistakes):
-            raise ValueError("the scores cover no document, or hold too many mistakes")
-        if max(numbers, default=0) >= classes or max((mistake.row for mistake in mistakes), default=0) >= documents:
-            raise ValueError("a mistake names a class or a document that does not exist")
-        before = saved["uncalibrated"]
-        return cls(
-            confusion,
-            finite(saved["loss"], name="loss"),
-            reliability,
-            mistakes,
-            bits(saved["right"], documents),
-            Calibration.of(saved),
-            None if before is None else counts(before, (BINS, 3)),
-        )
+        arrays = {name: np.array(value) for name, value in saved.items() if isinstance(value, list)}
+        return cls(**{**saved, **arrays, "right": _bits(saved["right"], saved["documents"])})
+
+
+AnyScores = Union[Scores, LabelScores]
+
+
+def intervals(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Return the interval of each log-odds, int64, 0 to ``INTERVALS`` - 1; those of a network that diverged are 0."""
+    scaled = np.nan_to_num((np.clip(logits, -HIGHEST, HIGHEST) + HIGHEST) * PER_UNIT)
+    return np.minimum(scaled.astype(np.int64), INTERVALS - 1)
+
+
+def threshold_of(interval: npt.NDArray[Any]) -> Floats:
+    """Return the probability at the lower end of an interval."""
+    return np.asarray(1 / (1 + np.exp(HIGHEST - np.asarray(interval, np.float64) / PER_UNIT)))
+
+
+def log_odds(thresholds: Floats) -> npt.NDArray[np.float32]:
+    """Return the log-odds from which a class is predicted, float32 [classes]."""
+    return np.log(thresholds / (1 - thresholds)).astype(np.float32)
+
+
+def choose_thresholds(histogram: Counts) -> Floats:
+    """Choose each class's threshold by F1, the middle one among equals.
+
+    Few documents say little about a threshold. The log-odds of a class with n documents are the mean, with weights n
+    and ``PRIOR``, of its own best threshold and of that of all labels together.
+
+    Args:
+        histogram: int64 [classes, ``INTERVALS``, 2]: documents without and with the label in each interval.
+
+    Returns:
+        Probabilities, float64 [classes].
+    """
+    group_size, number = _best(histogram.sum(axis=0)[None]), histogram[..., 1].sum(axis=1)
+    return threshold_of(np.rint((number * _best(histogram) + PRIOR * group_size) / (number + PRIOR)))
+
+
+def _best(histogram: Counts) -> npt.NDArray[np.int64]:
+    """Return the interval from which predicting a class gives the highest F1, int64 [classes]."""
+    above = histogram[:, ::-1].cumsum(axis=1)[:, ::-1]  # documents at or above each interval
+    positive = histogram[..., 1].sum(axis=1, keepdims=True)
+    f1 = 2 * above[..., 1] / np.maximum(above.sum(axis=2) + positive, 1)
+    f1[:, 0] = -1  # a threshold below all
+    first = f1.argmax(axis=1)
+    last = INTERVALS - 1 - f1[:, ::-1].argmax(axis=1)
+    middle = (first + last) // 2
+    rows = np.arange(len(f1))
+    is_equal = f1[rows, middle] == f1[rows, first]
+    return np.asarray(np.where(is_equal, middle, first))
+
+
+def decided(histogram: Counts, thresholds: Floats) -> Counts:
+    """Count documents with the label and predicted, only predicted, and only with the label, int64 [classes, 3]."""
+    lowest = intervals(log_odds(thresholds) + np.float32(1e-4))
+    above = np.arange(INTERVALS) >= lowest[:, None]
+    without, with_label = (np.where(above, histogram[..., n], 0).sum(axis=1) for n in (0, 1))
+    return np.stack([with_label, without, histogram[..., 1].sum(axis=1) - with_label], axis=1)
+
+
+def average_precision(histogram: Counts) -> Floats:
+    """Return the average precision of each class, float64 [classes]; 0 for a class without documents."""
+    above = histogram[:, ::-1].cumsum(axis=1)
+    precision = above[..., 1] / np.maximum(above.sum(axis=2), 1)
+    gained = histogram[:, ::-1, 1]
+    return np.asarray((precision * gained).sum(axis=1) / np.maximum(gained.sum(axis=1), 1))
 
 
 def count_reliability(probabilities: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Counts:
@@ -236,26 +377,19 @@ def mean(values: Floats) -> float:
     return float(values.mean()) if len(values) else 0.0
 
 
-def counts(saved: Any, shape: tuple[int, ...]) -> Counts:
-    """Convert counts from JSON; raise ``ValueError`` if they are malformed."""
-    values = np.array(saved)
-    if values.shape != shape or values.dtype != np.int64 or (values < 0).any():
-        raise ValueError(f"the scores do not hold {' × '.join(map(str, shape))} counts")
-    return values
+def _plain(value: Any) -> Any:
+    """Convert a value of scores to JSON; bits to base64."""
+    if isinstance(value, np.ndarray) and value.dtype == bool:
+        return base64.b64encode(np.packbits(value).tobytes()).decode("ascii") if len(value) <= MOST_DOCUMENTS else None
+    if isinstance(value, list):
+        return [asdict(each) for each in value]
+    if isinstance(value, Calibration):
+        return value.to_dict()
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def packed(right: npt.NDArray[np.bool_] | None) -> str | None:
-    """Convert ``right`` to JSON: base64 of its bits; ``None`` for too many documents."""
-    if right is None or len(right) > MOST_DOCUMENTS:
+def _bits(packed: str | None, documents: int) -> npt.NDArray[np.bool_] | None:
+    """Convert ``right`` back from base64."""
+    if packed is None:
         return None
-    return base64.b64encode(np.packbits(right).tobytes()).decode("ascii")
-
-
-def bits(saved: Any, documents: int) -> npt.NDArray[np.bool_] | None:
-    """Convert back from ``packed``; raise ``ValueError`` if it is malformed."""
-    if saved is None:
-        return None
-    packed = np.frombuffer(base64.b64decode(saved, validate=True), np.uint8)
-    if len(packed) != -(-documents // 8):
-        raise ValueError("the scores do not cover every document")
-    return np.unpackbits(packed, count=documents).astype(bool)
+    return np.unpackbits(np.frombuffer(base64.b64decode(packed), np.uint8), count=documents).astype(bool)

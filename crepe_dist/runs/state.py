@@ -203,7 +203,7 @@ def load_newest(folder: Path) -> Found | None:
 
 def _load(path: Path) -> tuple[Snapshot, str]:
     """Load a state, and the version of the package that saved it."""
-    manifest = read_record(path / MANIFEST, dict, FORMAT, RESTART, is_sealed=True)
+    manifest = read_record(path / MANIFEST, FORMAT, RESTART)
     for name, expected in manifest["files"].items():
         if {"bytes": (path / name).lstat().st_size, "sha256": sha256(path / name, follow=False)} != expected:
             raise ValueError(f"{name} does not match its checksum")

@@ -13,10 +13,26 @@ from crepe_dist.data.targets import SEVERAL, Targets
 from crepe_dist.distributed.world import World
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts
 from crepe_dist.model.objective import rounded
-from crepe_dist.runs import label_scores
-from crepe_dist.runs.checkpoint import AnyScores
-from crepe_dist.runs.label_scores import DEFAULT_THRESHOLD, INTERVALS, TOPS, Floats, LabelScores
-from crepe_dist.runs.scores import BINS, MISTAKES, RANKED, Mistake, Scores, count_reliability, worst
+from crepe_dist.runs.scores import (
+    BINS,
+    DEFAULT_THRESHOLD,
+    INTERVALS,
+    MISTAKES,
+    RANKED,
+    TOPS,
+    AnyScores,
+    Floats,
+    LabelScores,
+    Mistake,
+    Scores,
+    average_precision,
+    choose_thresholds,
+    count_reliability,
+    decided,
+    intervals,
+    log_odds,
+    worst,
+)
 from crepe_dist.training.scoring_pass import Counts, Interrupted, RightBits, Scorer, Totals, pass_over
 
 __all__ = ["Interrupted", "Scorer", "evaluate", "evaluate_splits"]
@@ -176,8 +192,8 @@ class LabelTotals(Totals):
             return
         is_label = self._targets.shares(rows) > 0
         classes = np.arange(logits.shape[1])
-        intervals = label_scores.intervals(logits)
-        np.add.at(self._histogram, (np.broadcast_to(classes, logits.shape), intervals, is_label.astype(int)), 1)
+        within = intervals(logits)
+        np.add.at(self._histogram, (np.broadcast_to(classes, logits.shape), within, is_label.astype(int)), 1)
         exact = logits.astype(np.float64)
         self.loss += float(rounded((np.logaddexp(0, exact) - is_label * exact).sum(axis=1)).sum())
         ranking = np.argsort(-logits, axis=1, kind="stable")[:, : max(TOPS)]
@@ -185,17 +201,17 @@ class LabelTotals(Totals):
         self._hits += [int(hits[:, :k].sum()) for k in TOPS]
         probabilities = np.nan_to_num(1 / (1 + np.exp(-np.clip(exact, -500, 500)))).ravel()
         self._reliability += count_reliability(probabilities, is_label.ravel())
-        self._right.set(rows[((logits >= label_scores.log_odds(self.decision)) == is_label).all(axis=1)])
+        self._right.set(rows[((logits >= log_odds(self.decision)) == is_label).all(axis=1)])
 
     def scores(self) -> LabelScores:
         """Return the scores of the split, given the totals of all ranks; choose ``decision`` if this split does."""
         if self._chooses:
-            self.decision = label_scores.choose_thresholds(self._histogram)
+            self.decision = choose_thresholds(self._histogram)
         return LabelScores(
             self._documents,
             self.loss / self._documents,
-            label_scores.decided(self._histogram, self.decision),
-            label_scores.average_precision(self._histogram),
+            decided(self._histogram, self.decision),
+            average_precision(self._histogram),
             self._hits,
             self.decision,
             self._reliability,

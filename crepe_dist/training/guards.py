@@ -19,7 +19,7 @@ from crepe_dist.distributed.watchdog import SHOWN_ROWS
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import ExitCode, UserError, is_memory_error
 from crepe_dist.model.parameters import Arrays
-from crepe_dist.runs.checkpoint import AnyScores
+from crepe_dist.runs.scores import AnyScores
 from crepe_dist.settings.config import flag
 from crepe_dist.training.run import Run
 from crepe_dist.training.saving import StateSaver, snapshot

@@ -16,9 +16,9 @@ from typing import Any
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.world import once
 from crepe_dist.runs import checkpoint, disk_space
-from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.result import Result, read_result, write_result
 from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.runs.scores import AnyScores
 from crepe_dist.settings.config import Config
 from crepe_dist.training.engine_setup import Network
 from crepe_dist.training.evaluation import Interrupted

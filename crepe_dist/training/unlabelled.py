@@ -208,7 +208,7 @@ def judge(student: Run, first: RunFolder, lesson: Lesson) -> tuple[dict[str, Any
             "reported": "student" if is_better else "first network",
         }
         if not is_better:
-            reported, provenance = before, result["made"]
+            reported, provenance = before, result["provenance"]
             files = [*path.parent.glob(f"{path.stem}.*"), first.path / METRICS]
         return reported, {**provenance, "unlabelled": figures}, files
 

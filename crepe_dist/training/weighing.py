@@ -14,8 +14,7 @@ from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, Scored
 from crepe_dist.model.part_weight import WeightCounts, combined
 from crepe_dist.model.shape import Shape
-from crepe_dist.runs.checkpoint import AnyScores
-from crepe_dist.runs.scores import Scores
+from crepe_dist.runs.scores import AnyScores, Scores
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate_splits
 from crepe_dist.training.scoring_pass import Totals, pass_over
 

@@ -23,7 +23,8 @@ from crepe_dist.data.writing import write_array
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_json, write_text
 from crepe_dist.model import parameters, tensors_file
-from crepe_dist.runs import disk_space, state
+from crepe_dist.records import write_sealed
+from crepe_dist.runs import checkpoint, disk_space, state
 from crepe_dist.runs.metrics import SCALARS, Metrics
 from crepe_dist.runs.result import read_result
 from crepe_dist.runs.run_folder import RunFolder
@@ -67,7 +68,8 @@ def finished_run(path: Path) -> RunFolder:
     write_text(path / f".config.yaml.{DEAD}", "half")
     scores = {"chosen_by": "validation split", "test_accuracy": 0.9, "test_loss": 0.1}
     reported = "checkpoints/crepe_epoch_1_test_acc_91.5.params"
-    write_json(path / "result.json", {"checkpoint": reported, "epoch": 1, **scores})
+    result = {"checkpoint": reported, "epoch": 1, **scores, "provenance": {}}
+    write_sealed(path / "result.json", checkpoint.RESULT_FORMAT, result)
     return run
 
 

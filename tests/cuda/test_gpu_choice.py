@@ -211,7 +211,7 @@ def test_gpus_of_several_architectures_are_refused(machine):
 
 def test_a_run_on_a_gpu_is_reproducible_on_its_architecture(machine):
     record: Any = SimpleNamespace(
-        about={"computed": {"model.precision": "bfloat16", "model.kernels": "cuda_sm80", "device": "gpu(3)"}},
+        description={"computed": {"model.precision": "bfloat16", "model.kernels": "cuda_sm80", "device": "gpu(3)"}},
         made={"processes": 4},
         path="runs/a",
     )
@@ -219,7 +219,7 @@ def test_a_run_on_a_gpu_is_reproducible_on_its_architecture(machine):
     assert findings.command(record) == (
         "python -m crepe_dist.train --config runs/a/config.yaml --precision bfloat16 --kernels own --device gpu --fresh"
     )
-    assert list(verify.notes(record.about["computed"])) == []
+    assert list(verify.notes(record.description["computed"])) == []
     machine((9, 0))
-    (note,) = verify.notes(record.about["computed"])
+    (note,) = verify.notes(record.description["computed"])
     assert "cuda_sm80 on a GPU, which this machine lacks" in note

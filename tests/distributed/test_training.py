@@ -87,7 +87,7 @@ def test_parity_with_one_process(data, alone, tmp_path, processes, name, more):
 
 
 def scores_of(run_dir):
-    return checkpoint.scores(checkpoint.find(str(run_dir)), 3)["test"]
+    return checkpoint.scores(checkpoint.find(str(run_dir)))["test"]
 
 
 def test_the_kernels_train_as_mxnet_s_operators_do(data, alone, tmp_path):

@@ -31,6 +31,7 @@ from crepe_dist.exporting.exporter import export
 from crepe_dist.exporting.small_model import compress_to
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.sources import Reading
+from crepe_dist.records import write_sealed
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
 from tests.conftest import QUICK, command, run
@@ -246,8 +247,8 @@ def test_other_data_are_scored_without_what_the_run_has_learnt(place, tmp_path):
 def test_data_that_are_gone_cannot_be_compared(place, tmp_path):
     shutil.copytree(place / "run", tmp_path / "run")
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    result["made"]["data"] = str(tmp_path / "gone")
-    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
+    result["provenance"]["data"] = str(tmp_path / "gone")
+    write_sealed(tmp_path / "run" / "result.json", checkpoint.RESULT_FORMAT, result)
     rows, scores = scored(tmp_path, str(place / "march.csv"), tmp_path)
     assert (rows.left_out()["seen"], scores.documents) == (None, 90)
     assert "gone is not a prepared data set" in rows.notes()[0]

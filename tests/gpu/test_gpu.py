@@ -51,7 +51,7 @@ def test_a_gpu_computes_what_the_cpu_computes(one):
 
 
 def test_the_summary_of_a_run_names_the_gpu(one):
-    assert json.loads((one[0] / "gpu" / "result.json").read_text())["made"]["device"] == "gpu(0)"
+    assert json.loads((one[0] / "gpu" / "result.json").read_text())["provenance"]["device"] == "gpu(0)"
     assert "1 process on gpu(0)" in (one[0] / "gpu" / "report.html").read_text()
 
 

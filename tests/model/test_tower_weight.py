@@ -82,7 +82,7 @@ def runs(data_with_validation, tmp_path_factory):
 def test_ranks_agree_on_the_weight_and_the_checkpoint(runs):
     one, two = (open_run(runs / name) for name in ("1", "2"))
     assert one.metrics["tower_weight"] == two.metrics["tower_weight"]
-    assert one.about["sha256"] == two.about["sha256"]
+    assert one.description["sha256"] == two.description["sha256"]
     assert one.metrics["validation_table_accuracy"] == two.metrics["validation_table_accuracy"]
 
 

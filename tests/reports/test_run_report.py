@@ -25,7 +25,9 @@ from crepe_dist.errors import UserError
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.records import write_sealed
 from crepe_dist.reports import classify_page, data_page, findings, run_figures, run_page, score_tables
+from crepe_dist.runs import checkpoint
 from crepe_dist.runs.history import MOST_POINTS, History
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.run_record import open_run
@@ -123,8 +125,8 @@ class TestReport:
 
     def test_without_the_data(self, copy, place, monkeypatch, capsys):
         result = json.loads((copy / "result.json").read_text())
-        result["made"]["data"] = "gone"
-        (copy / "result.json").write_text(json.dumps(result))
+        result["provenance"]["data"] = "gone"
+        write_sealed(copy / "result.json", checkpoint.RESULT_FORMAT, result)
         command(report, monkeypatch, copy)
         assert "without texts: gone is not a prepared data set" in capsys.readouterr().out
         assert "The texts cannot be shown: gone is not a prepared" in Page((copy / "report.html").read_text()).text
@@ -162,8 +164,8 @@ class TestReport:
     @pytest.mark.parametrize("file", ["result.json", "checkpoints/*.scores.json"])
     def test_a_damaged_file_is_an_error_without_a_traceback(self, copy, file):
         for path in copy.glob(file):
-            path.write_text(json.dumps({**json.loads(path.read_text()), "made": 7, "parts": {"test": 7}}))
-        with pytest.raises(UserError, match="cannot be read"):
+            path.write_text(json.dumps({**json.loads(path.read_text()), "provenance": 7, "splits": {"test": 7}}))
+        with pytest.raises(UserError, match="is damaged"):
             open_run(copy)
 
     def test_of_no_run(self, tmp_path):
@@ -175,8 +177,8 @@ class TestReport:
         generator = np.random.default_rng(count)
         scores = replace(made_up(count, generator), right=None)
         record = open_run(place / "one")
-        about = {**record.about, "classes": [f"class {number}" for number in range(count)]}
-        markup = run_page.page(replace(record, about=about, scores={"test": scores}, result=None), {}, "gone")
+        about = {**record.description, "classes": [f"class {number}" for number in range(count)]}
+        markup = run_page.page(replace(record, description=about, scores={"test": scores}, result=None), {}, "gone")
         text = checked(markup).text
         assert "class 1" in text
         assert (">the others<" in markup) == (count > 30)
@@ -241,20 +243,20 @@ class TestReport:
         assert changed() == []
         assert changed(epochs=2) == ["training.epochs"]
         assert changed(patience=3) == ["training.patience"]
-        made = {**record.made, "documents": {"train": 280, "validation": 200, "test": 120}}
-        record = replace(record, result={**(record.result or {}), "made": made})
+        made = {**record.provenance, "documents": {"train": 280, "validation": 200, "test": 120}}
+        record = replace(record, result={**(record.result or {}), "provenance": made})
         assert changed(patience=2) == []
         assert changed() == ["training.patience"]  # it was turned off
         assert changed(epochs=2) == ["training.epochs"]  # and the patience follows from that
 
     def test_recommends_the_table_if_it_is_as_good_alone(self, place):
         record = open_run(place / "one")
-        made = {**record.made, "documents": {"train": 280, "validation": 400, "test": 120}}
-        record = replace(record, result={**(record.result or {}), "made": made})
+        made = {**record.provenance, "documents": {"train": 280, "validation": 400, "test": 120}}
+        record = replace(record, result={**(record.result or {}), "provenance": made})
 
         def advice(alone, both):
             metrics = {**record.metrics, "validation_table_accuracy": alone, "validation_accuracy": both}
-            given = replace(record, about={**record.about, "metrics": metrics})
+            given = replace(record, description={**record.description, "metrics": metrics})
             page = run_page.page(given, {}, "")
             assert page.count('<section class="fine">\n<h3>Good to know: ') == page.count("Good to know")
             return [each["do"] for each in findings.warnings(given, given.classes) if "good" in each], page
@@ -366,8 +368,8 @@ class TestExamples:
 
     def test_are_none_without_the_data(self, copy, tmp_path):
         result = json.loads((copy / "result.json").read_text())
-        result["made"]["data"] = "gone"
-        (copy / "result.json").write_text(json.dumps(result))
+        result["provenance"]["data"] = "gone"
+        write_sealed(copy / "result.json", checkpoint.RESULT_FORMAT, result)
         assert run_page.examples(open_run(copy).checkpoint) == []
         assert run_page.examples(tmp_path / "x" / "foreign.params") == []
 
@@ -499,13 +501,18 @@ class TestCompare:
         wrong = right.copy()
         wrong[:12] = False
         first, second = (
-            replace(one, about={**one.about, "metrics": {**one.metrics, "test_accuracy": float(bits.mean())}},
-                    scores={"test": replace(one.scores["test"], right=bits)})
+            replace(
+                one,
+                description={**one.description, "metrics": {**one.metrics, "test_accuracy": float(bits.mean())}},
+                scores={"test": replace(one.scores["test"], right=bits)},
+            )
             for bits in (wrong, right)
         )  # fmt: skip
         assert compare.row(second, first)[3] == "+10.00 ± 5.37"  # 1.96 √(0.1 · 0.9 / 120)
         assert compare.row(replace(first), first)[3] == "+0.00 ± 0.00"
-        other = replace(second, about={**second.about, "data": {"name": "x", "fingerprint": "0", "test": "1"}})
+        other = replace(
+            second, description={**second.description, "data": {"name": "x", "fingerprint": "0", "test": "1"}}
+        )
         assert compare.row(other, first)[3] == "–"
 
     def test_one_run_is_no_comparison(self, place, monkeypatch):
@@ -530,7 +537,7 @@ class TestNumbers:
 
     def test_scores_survive_json(self, place):
         scores = open_run(place / "one").scores["test"]
-        again = Scores.of(json.loads(json.dumps(scores.to_dict())), 3)
+        again = Scores.of(json.loads(json.dumps(scores.to_dict())))
         assert again.to_dict() == scores.to_dict()
         assert scores.right is not None
         assert int(scores.right.sum()) == np.trace(scores.confusion)

@@ -18,7 +18,7 @@ from crepe_dist.exporting.small_model import compress_to
 from crepe_dist.predicting.answers import answers
 from crepe_dist.predicting.inputs import Input
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.label_scores import (
+from crepe_dist.runs.scores import (
     HIGHEST,
     INTERVALS,
     PER_UNIT,
@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
 
 
 def scores_of(folder: Path, name: str = "run-1") -> LabelScores:
-    found = checkpoint.scores(checkpoint.find(str(folder / name)), 3)["test"]
+    found = checkpoint.scores(checkpoint.find(str(folder / name)))["test"]
     assert isinstance(found, LabelScores)
     return found
 

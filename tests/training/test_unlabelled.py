@@ -65,7 +65,7 @@ def digests(run_dir: Path) -> list[str]:
 
 
 def unlabelled(run_dir: Path) -> dict:
-    return json.loads((run_dir / "result.json").read_text())["made"]["unlabelled"]
+    return json.loads((run_dir / "result.json").read_text())["provenance"]["unlabelled"]
 
 
 @pytest.fixture(scope="module")
