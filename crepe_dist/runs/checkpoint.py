@@ -61,7 +61,7 @@ DESCRIPTION = {
     "labels?": {"kind": (SEVERAL,), "thresholds": list[float]},
     "computed?": dict[str, str],
     "data?": {"name": str, "fingerprint": str, "test": str},
-    "calibration?": dict[str, float],
+    "calibration?": {"temperature": float, "min_probability": float},
 }
 
 
