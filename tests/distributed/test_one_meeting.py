@@ -52,7 +52,7 @@ print("counted:", json.dumps([{{kind: after[kind] - before.get(kind, 0) for kind
 def test_a_step_meets_once_and_waits_once(data, tmp_path):
     arguments = [
         *("--data", str(data), "--run-dir", str(tmp_path / "run"), *QUICK, "--epochs=1"),
-        *("--kernels=mxnet", "--logging.every=1", "--clip-norm=0.05", "--safety.digest-every=1000"),
+        *("--kernels=mxnet", "--clip-norm=0.05"),
     ]
     printed = run(script(2, COUNTING.format(arguments=arguments)), tmp_path)
     counted = [json.loads(line.split("counted:")[1]) for line in printed.splitlines() if "counted:" in line]
