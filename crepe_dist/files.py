@@ -266,25 +266,6 @@ def _range(least: float, most: float) -> str:
     return "" if most == LARGEST else f" from {least:,} to {most:,}"
 
 
-def json_lines(path: Path, longest: int = 1 << 20, *, follow: bool = True) -> Iterator[Any]:
-    """Yield the values of a JSON Lines file whose lines have at most ``longest`` bytes.
-
-    Raises:
-        OSError: See ``open_regular``.
-        ValueError: A line is too long or not valid JSON; the message gives its number.
-    """
-    with open_regular(path, follow=follow) as stream:
-        number = 0
-        while line := stream.readline(longest + 1):
-            number += 1
-            if len(line) > longest:
-                raise ValueError(f"{path}, line {number}: longer than {longest:,} bytes")
-            try:
-                yield parse_json(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
-
-
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(pairs)
     if len(unique) < len(pairs):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crepe_dist.files import json_lines, open_regular, read_bytes, read_json, sha256, writing
+from crepe_dist.files import open_regular, read_bytes, read_json, sha256, writing
 
 
 @pytest.mark.parametrize("read", [open_regular, sha256, read_json, lambda path: read_bytes(path, 10)])
@@ -58,15 +58,6 @@ def test_json_that_is_none(tmp_path):
         read_json(path)
     path.write_text('{"ö": [1e308, NaN, -5, "\\u00e9"]}', encoding="utf-8")
     assert read_json(path)["ö"][3] == "é"
-
-
-def test_json_lines_end_where_one_is_too_long(tmp_path):
-    path = tmp_path / "x.jsonl"
-    path.write_text('{"a": 1}\n[2]\n' + "1" * 100 + "\n")
-    lines = json_lines(path, longest=50)
-    assert [next(lines), next(lines)] == [{"a": 1}, [2]]
-    with pytest.raises(ValueError, match="line 3: longer than 50 bytes"):
-        next(lines)
 
 
 @pytest.mark.parametrize(

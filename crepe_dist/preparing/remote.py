@@ -1,24 +1,35 @@
-"""Copies of sources that are named by a URL, such as ``s3://bucket/reviews/``; fsspec reads all but the web."""
+"""Copies of sources that are named by a URL, such as ``s3://bucket/reviews/``; fsspec reads all but the web.
+
+Servers on the web may break off, never end, or send elsewhere.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
 
 from crepe_dist import extras, invocation
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.progress import Progress, Show, ignored
 
+if TYPE_CHECKING:
+    import requests
+
 URL = re.compile(r"[a-z][a-z0-9+.-]*://.")
 CHUNK = 1 << 22  # bytes read at once
 MOST_UNKNOWN = 1 << 32  # bytes of a file whose size is not given
+MAX_REDIRECTS = 5
+RETRIES = 4  # of a server that is busy, after pauses
+BUSY = (429, 500, 502, 503, 504)
+TIMEOUT = 60  # seconds without a byte
 
 
 def is_url(name: str | None) -> bool:
@@ -83,17 +94,55 @@ def copy(url: str, folder: Path, doing: str = "copying", show: Show = ignored) -
 
 
 def _from_web(url: str, folder: Path, doing: str, show: Show) -> Path:
-    from crepe_dist.preparing.web import open_url  # requests takes 0.1 s to import, like fsspec
-
     shown = without_secrets(url)
     # The name of a web page may come with a query. Pages that link to others are no folders.
     target = _target(url, folder, [PurePosixPath(urlsplit(url).path)])
     with _explained(url):
-        pieces, size = open_url(url, shown)
+        response = _answer(url, shown)
+    if response.status_code != 200:
+        remedy = "check the spelling of the URL, and your credentials"
+        raise UserError(f"{shown} cannot be read: the server answered {response.status_code}", remedy=remedy)
+    length = response.headers.get("Content-Length", "")
+    size = int(length) if length.isascii() and length.isdecimal() and len(length) < 19 else None
+    pieces = iter(partial(response.raw.read1, CHUNK, decode_content=False), b"")
     _check_room(shown, size or 0, folder)
     for received in _write(_reading(url, pieces), target, size, shown):
         show(Progress(doing, received, size or 0))
     return target
+
+
+def _answer(url: str, shown: str) -> requests.Response:
+    """Request a file, and follow redirects to other hosts, as to a mirror, but not to other schemes or without TLS.
+
+    requests and urllib3 would read the bodies of redirects and of busy servers, which may never end.
+    """
+    import requests  # takes 0.1 s to import, like fsspec
+
+    address, redirects, pauses = url, MAX_REDIRECTS, [2**retry for retry in range(RETRIES)]
+    headers = {"Accept-Encoding": "identity"}  # otherwise Content-Length would be the size of compressed data
+    with requests.Session() as session:
+        session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
+        while True:
+            response = session.get(address, headers=headers, stream=True, allow_redirects=False, timeout=TIMEOUT)
+            if response.status_code in BUSY and pauses:
+                time.sleep(pauses.pop(0))
+            elif not response.is_redirect:
+                return response
+            else:
+                target = urljoin(address, response.headers["Location"])
+                if urlsplit(target).scheme not in ("https", urlsplit(address).scheme):
+                    raise UserError(
+                        f"{shown} redirects to an address of {urlsplit(target).scheme or 'no scheme'}",
+                        "only https is followed, and http from http",
+                        "if you trust it, download the file yourself and name the copy",
+                    )
+                if not redirects:
+                    raise UserError(
+                        f"{shown} cannot be read: more than {MAX_REDIRECTS} consecutive redirects",
+                        remedy="name the address of the file itself",
+                    )
+                address, redirects = target, redirects - 1
+            response.close()
 
 
 def _target(url: str, folder: Path, names: list[PurePosixPath]) -> Path:

@@ -114,15 +114,6 @@ class TestTables:
         with pytest.raises(UserError, match=message):
             read(tmp_path, "a.csv", content, **reading)
 
-    def test_a_column_that_repeats_few_values_is_suggested_as_the_label(self, tmp_path):
-        rows = [f"{n};customer {n:02};words {n};{'abc'[n % 3]}" for n in range(30)]
-        with pytest.raises(UserError, match="which column is the label") as caught:
-            read(tmp_path, "a.csv", "\n".join(["id;Kunde;Text;My forum", *rows]))
-        assert caught.value.remedy.endswith("with --label, for example --label 'My forum'")
-        with pytest.raises(UserError, match="which column is the label") as caught:
-            read(tmp_path, "b.csv", "\n".join(["id;Kunde;Text;Forum", *rows[:4]]))
-        assert caught.value.remedy.endswith("with --label")
-
     @pytest.mark.parametrize("when", ["2024-03-{:02}", "{}.3.2024 9:30", pd.Timestamp("2024-03-01")])
     def test_dates_and_distinct_values_are_no_labels(self, tmp_path, when):
         dates = [when if isinstance(when, pd.Timestamp) else when.format(n % 28 + 1) for n in range(60)]
@@ -146,7 +137,7 @@ class TestTables:
         with pytest.raises(UserError, match=f"no column '{given}'") as caught:
             read(tmp_path, "a.csv", "Forum,Text\nx,a\n", label=given)
         requested = f"did you mean {meant!r}? Or " if meant else ""
-        assert caught.value.remedy == f"{requested}give a name or a number from 1 to 2 with --label"
+        assert caught.value.remedy.startswith(f"{requested}give a name or a number from 1 to 2 with --label")
 
     def test_semicolons_of_a_spreadsheet(self, tmp_path):
         got = read(tmp_path, "a.csv", 'Text;Label\n"a, b; c";x\n')

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from crepe_dist.data.composition import SEPARATOR, join
 from crepe_dist.errors import UserError
@@ -156,20 +156,24 @@ def choose_named(
     *,
     label_given: bool,
     rows: Sequence[Sequence[str]] = (),
-    lists: Sequence[str] = (),
 ) -> Columns:
     """Choose among named columns.
 
     Args:
         label_given: no label is needed. A column that looks like one is ignored, unless there is no other for the text.
-        rows: first rows, from which the message suggests a column of labels.
-        lists: names of lists, which the message suggests as several labels.
+        rows: first rows, in which dates are no labels.
 
     Raises:
         UserError: A column does not exist or cannot be guessed; the message lists the columns.
     """
     if not wanted.texts and wanted.title is None and not set(wanted.remembered).isdisjoint(names):
-        wanted = replace(wanted, texts=_remembered(file, names, wanted.remembered))
+        if missing := [name for name in wanted.remembered if name not in names]:
+            raise UserError(
+                f"{file} has no column {missing[0]!r}",
+                f"the model was trained on {SEPARATOR.join(wanted.remembered)}; it has {', '.join(names)}"[:500],
+                "add that column, which may be empty, or name the columns to read with --text-column",
+            )
+        wanted = replace(wanted, texts=wanted.remembered)
     texts = [_position(file, names, "text", name) for name in wanted.texts]
     places: dict[str, int | None] = {f"text {number}": place for number, place in enumerate(texts[1:], start=2)}
     usual = {"label": LABELS, "text": TEXTS, "title": () if texts else TITLES}
@@ -201,17 +205,11 @@ def choose_named(
             if what == "label":
                 left = [i for i in left if not _are_distinct(i, rows)]
             if len(left) != 1:
-                if len(names) == 1 and not label_given:
-                    raise _one_column(file)
-                likely = _few_values(left, rows) if what == "label" else None
-                hint = "" if likely is None else f", for example --label {shlex.quote(names[likely])}"
-                if what == "label" and lists:
-                    hint = f"; {lists[0]} is a list: --labels several --label {shlex.quote(lists[0])}"
                 taken = [f"{other} is {names[i]!r:.60}" for other, i in places.items() if i is not None]
                 raise UserError(
                     f"{file}: which column is the {what}?",
                     "; ".join([f"the columns are {', '.join(names)}"[:500], *taken]),
-                    f"give its name or its number from 1 to {len(names)} with {_flag(what)}{hint}",
+                    f"give its name or its number from 1 to {len(names)} with {_flag(what)}",
                 )
             places[what] = left[0]
     joined = tuple(i for i in (places["title"], places["text"], *texts[1:]) if i is not None)
@@ -219,25 +217,6 @@ def choose_named(
     label, ignored = (None, places["label"]) if label_given else (places["label"], None)
     ignored = None if ignored in joined else ignored
     return _distinct(file, Columns(tuple(names), label, joined, places["weight"], labels, places["id"], ignored))
-
-
-def _remembered(file: str, names: Sequence[str], texts: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the columns that a model was trained on if a file has all of them."""
-    missing = [name for name in texts if name not in names]
-    if missing:
-        raise UserError(
-            f"{file} has no column {missing[0]!r}",
-            f"the model was trained on {SEPARATOR.join(texts)}; the columns are {', '.join(names)}"[:500],
-            "add that column, which may be empty, or name the columns to read: --text-column, repeated to join several",
-        )
-    return texts
-
-
-def _few_values(places: Sequence[int], rows: Sequence[Sequence[str]]) -> int | None:
-    """Return the only column that repeats a few values, as labels do; ``None`` if there is no such one."""
-    kinds = {i: {row[i] for row in rows if i < len(row) and row[i].strip()} for i in places}
-    labels = [i for i, values in kinds.items() if 1 < len(values) <= len(rows) / 5]
-    return labels[0] if len(labels) == 1 else None
 
 
 def _are_dates(place: int, rows: Sequence[Sequence[str]]) -> bool:
@@ -258,25 +237,11 @@ def _position(file: str, names: Sequence[str], what: str, column: str) -> int:
     if _is_place(column, len(names)):
         return int(column) - 1
     alike = [name for name in names if _plain(name) == _plain(column)] or difflib.get_close_matches(column, names, 1)
-    several = [name.strip() for name in column.split(",")]
-    if what == "text" and set(several) <= set(names):
-        remedy = (
-            f"to join several, repeat the flag: {' '.join(f'{_flag(what)} {shlex.quote(name)}' for name in several)}"
-        )
-        raise UserError(f"{file} has no column {column!r}", f"it has {', '.join(names)}"[:500], remedy)
     raise UserError(
         f"{file} has no column {column!r}",
         f"it has {', '.join(names)}"[:500],
         (f"did you mean {alike[0]!r:.60}? Or " if alike else "")
-        + f"give a name or a number from 1 to {len(names)} with {_flag(what)}",
-    )
-
-
-def _one_column(file: str) -> UserError:
-    return UserError(
-        f"{file} has only one column",
-        "a label and a text are needed",
-        "check the columns, or give another --input-format",
+        + f"give a name or a number from 1 to {len(names)} with {_flag(what)}; --header yes reads names",
     )
 
 
@@ -289,23 +254,15 @@ def choose_numbered(
         UserError: A given column is not a number from 1 to ``width``, or the text column is ambiguous.
     """
 
-    def position(what: str, column: str) -> int:
-        if not _is_place(column, width):
-            raise UserError(
-                f"{file} has no column {column!r}",
-                f"it has {width} columns and no header was found",
-                f"give a number from 1 to {width} with {_flag(what)}, or --header yes if the first line names them",
-            )
-        return int(column) - 1
-
     names = tuple(f"column {number}" for number in range(1, width + 1))
+    position = partial(_position, file, names)
     if label_given and wanted.like is not None and width == len(wanted.like.names):
         return replace(wanted.like, names=names, label=None, weight=None, labels=(), ignored=wanted.like.label)
     if label_given and wanted.like is not None and width == len(wanted.like.texts):
         return Columns(names, None, tuple(range(width)))
     label_given = label_given or bool(wanted.labels)
     if width == 1 and not label_given:
-        raise _one_column(file)
+        raise UserError(f"{file} has only one column", remedy="check the columns, or give another --input-format")
     if not label_given and wanted.label is None and _are_dates(0, rows):
         raise UserError(
             f"{file}: which column is the label?",

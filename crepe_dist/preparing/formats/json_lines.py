@@ -98,8 +98,7 @@ def open_json_lines(
     if first:
         keys = list(_names(first[0], (wanted.label, *LABELS) if nested else (wanted.label,)))
     rows = [[_cell(row, key) for key in keys] for row in first]
-    lists = [key for row in first[:1] for key, value in row.items() if isinstance(value, list) and key not in keys]
-    columns = choose_named(name, keys, wanted, label_given=label is not None, rows=rows, lists=lists)
+    columns = choose_named(name, keys, wanted, label_given=label is not None, rows=rows)
     reads, texts = columns.describe() if first else "", columns.named(columns.texts)
     kept = () if not keep else columns.names if first else texts
     parser = JsonLines(columns, label, kept, nested)
