@@ -22,7 +22,7 @@ from crepe_dist.preparing.frames import is_missing, text_column
 from crepe_dist.preparing.remote import is_url
 from crepe_dist.version import __version__
 
-_turn = threading.Lock()  # one thread has the model (decision 41); a worker or MLflow's server may have several
+_turn = threading.Lock()  # one thread has the model; a worker or MLflow's server may have several
 
 
 class FramePredictor:

@@ -22,7 +22,7 @@ TRAIN, VALIDATION, TEST, UNLABELLED, REPEATED, SAMPLED_OUT, UNKNOWN = range(7)  
 DEDUPE = ("no", "exact", "near")
 SAMPLE_DRAW, SPLIT_DRAW = 1, 2
 PIECE, SORTED = 1 << 20, 1 << 22  # rows that are read or sorted at a time
-VALIDATION_FROM = 2000  # a tenth of so many can choose an epoch: training.patience wants 200 (decision 71)
+VALIDATION_FROM = 2000  # a tenth of so many can choose an epoch: training.patience wants 200
 
 
 @dataclass(frozen=True)

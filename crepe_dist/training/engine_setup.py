@@ -27,7 +27,7 @@ from crepe_dist.training.schedule import steps_of
 from crepe_dist.training.transfer import Start
 
 # Ratios of two class weights. Each of several labels has a gradient of its own, but they share the quantum of the
-# heaviest (docs/decisions/0062).
+# heaviest (docs/decisions/exchange.md).
 MOST_RATIO, MOST_RATIO_OF_SEVERAL = 10**6, 10**4
 MATRICES = 3  # confusion matrices while the test split is scored: of each split, and what a sum over the ranks needs
 COPIES = 4  # arrays per parameter: itself, its gradient, and Adam's two moments

@@ -21,7 +21,7 @@ from crepe_dist.training.run import Run
 from crepe_dist.training.transfer import Start
 from crepe_dist.wording import counted, cut, excerpt, first, listed, number
 
-# Documents of a GPU and step, with which computing takes as long as summing and updating parameters (decision 0087).
+# Documents of a GPU and step, with which computing takes as long as summing and updating parameters.
 DOCUMENTS_OF_GPU = 128
 FEW_STEPS_OF_EPOCH = 32  # a batch that leaves fewer costs accuracy, and so little data need no second GPU
 SHOWN_CLASSES = 10

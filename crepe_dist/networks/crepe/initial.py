@@ -17,8 +17,8 @@ from crepe_dist.networks.ngrams import initial as ngrams
 from crepe_dist.networks.ngrams.counting import count_ngrams
 from crepe_dist.settings.model_options import ModelOptions
 
-# Multiples of the learning rate (decision 0063). With one rate for all, the convolutions memorise training documents
-# before the embeddings, most of which are rarely updated, have learnt what the n-grams mean.
+# Multiples of the learning rate. With one rate for all, the convolutions memorise training documents before the
+# embeddings, most of which are rarely updated, have learnt what the n-grams mean (docs/decisions/networks.md).
 TABLE_RATE, CONVOLUTIONS_RATE = 7.0, 0.3
 MOST_COUNTS = 1 << 25  # of documents with an n-gram of the tower in a class
 PREFIX = "ngrams."  # of the names of the table's parameters
@@ -51,10 +51,10 @@ def adapt(
 ) -> None:
     """Adapt the table, give the tower's embeddings a head start (``head_start``), and empty unused rows.
 
-    In a run of few steps from random parameters, both parts learn faster (decision 0091).
+    In a run of few steps from random parameters, both parts learn faster (docs/decisions/training.md).
 
-    A row of which the training split has no n-gram starts at zero, so that files need not have it (decision 0085). With
-    more than ``MOST_COUNTS`` / rows classes, some classes share their counts and direction.
+    A row of which the training split has no n-gram starts at zero, so that files need not have it. With more than
+    ``MOST_COUNTS`` / rows classes, some classes share their counts and direction.
     """
     table = {name[len(PREFIX) :]: each for name, each in parameters.items() if name.startswith(PREFIX)}
     of_table = {name[len(PREFIX) :] for name in loaded if name.startswith(PREFIX)}

@@ -14,8 +14,8 @@ from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.settings.training_options import FEW_STEPS
 
-MANY_STEPS = 1500  # from which on the table learns more slowly (decision 0060)
-FASTEST = 2.0  # multiple of all learning rates in a run of few steps (decision 0091)
+MANY_STEPS = 1500  # from which on the table learns more slowly (docs/decisions/networks.md)
+FASTEST = 2.0  # multiple of all learning rates in a run of few steps (docs/decisions/training.md)
 
 
 def rate(steps: int) -> float:
@@ -49,7 +49,7 @@ def adapt(
     steps: int,
     loaded: Collection[str],
 ) -> None:
-    """Set the significant n-grams and multiples of the learning rate (decisions 0060 and 0091)."""
+    """Set the significant n-grams and multiples of the learning rate."""
     if "significant" not in loaded:
         counts, documents = counting.count_ngrams(shape, data, world), data.class_counts()
         parameters["significant"].value[:] = counting.significant(counts, documents, options.deviations)
