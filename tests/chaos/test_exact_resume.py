@@ -21,7 +21,7 @@ def kill(run_dir, data, cwd, *more, processes=1, rank=0, step, phase="train", nu
     code, printed = harness.run(harness.command(run_dir, data, processes, *more), cwd, fault)
     assert code != 0, printed
     assert (cwd / f"killed-{number}").exists(), printed
-    assert processes == 1 or "run the same command again; " in printed.splitlines()[-1], printed
+    assert processes == 1 or "run the same command again to resume" in printed, printed
     return harness.saved_step(run_dir)
 
 
