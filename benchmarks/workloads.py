@@ -23,7 +23,7 @@ from crepe_dist.data.loader import batches
 from crepe_dist.data.order import epoch_order
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, open_engine
-from crepe_dist.engines.gluon.context import context
+from crepe_dist.engines.gluon import context
 from crepe_dist.model.precision import plan
 from crepe_dist.native.constants import PAPER_POOL
 from crepe_dist.networks.paper.initial import parameters

@@ -2,8 +2,7 @@
 
 Each was checked with MXNet 1.9.1 as PyPI has it. Check them all before allowing another version. None was checked with
 NVIDIA's container, whose MXNet 1.9.1 has NVIDIA's own changes, to the engine among others, and cuDNN 9 from 24.05 on.
-Workarounds that must run before MXNet is imported are in ``distributed/launch.py`` and
-``distributed/late_operators.py``.
+Workarounds that must run before MXNet is imported are in ``distributed/launch.py``.
 """
 
 from __future__ import annotations
@@ -14,9 +13,6 @@ from typing import Any
 
 import mxnet as mx
 import numpy as np
-
-# MXNet's casts take NumPy's dtypes. NumPy has no bfloat16, and MXNet recognises it by the name of this dtype's field.
-BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 
 
 def pointer(array: Any) -> int:
@@ -68,15 +64,6 @@ def structural_parameters(block: Any) -> dict[str, Any]:
     """
     found: dict[str, Any] = block._collect_params_with_prefix()
     return found
-
-
-def drop_compiled_graph(block: Any) -> None:
-    """Discard the compiled graphs of a block and its children; the next forward pass compiles them again.
-
-    ``hybridize`` would do this too, but also hybridizes blocks that should stay imperative (checked with MXNet 1.9.1:
-    ``HybridBlock._clear_cached_op``).
-    """
-    block.apply(lambda each: each._clear_cached_op())
 
 
 def trainer_parameters(trainer: Any) -> list[Any]:

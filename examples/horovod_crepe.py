@@ -24,11 +24,11 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
+from crepe_dist.data.batch import unpacked
 from crepe_dist.data.dataset import Dataset, Split, open_dataset
 from crepe_dist.data.loader import batches
 from crepe_dist.data.order import epoch_order
-from crepe_dist.engines.gluon import block
-from crepe_dist.engines.gluon.unpacking import unpacked
+from crepe_dist.engines.gluon import values
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.runs import checkpoint
@@ -69,15 +69,16 @@ def train(args: argparse.Namespace) -> None:
     # One group fixes the order of additions, which would otherwise depend on timing.
     settings = {"learning_rate": args.learning_rate}
     trainer = hvd.DistributedTrainer(network.collect_params(), args.optimizer, settings, num_groups=1)
-    cross_entropy = gluon.loss.SoftmaxCrossEntropyLoss()
+    cross_entropy = gluon.loss.SoftmaxCrossEntropyLoss(sparse_label=False)
     split = dataset.splits["train"]
     for epoch in range(1, args.epochs + 1):
         # All ranks use the same permutation and share every global batch, so all do the same number of steps.
         order = epoch_order(len(split), args.seed, epoch - 1)
         for step, batch in enumerate(batches(split, order, args.batch_size, hvd.rank(), hvd.size()), 1):
-            codes, labels, weights = unpacked(batch, device)  # weight 0: a padding row
+            arrays = unpacked(batch, len(dataset.classes))
+            codes, shares, weights = (mx.nd.array(each, device, each.dtype) for each in arrays)
             with autograd.record():
-                loss = cross_entropy(network(codes), labels, weights).sum()
+                loss = cross_entropy(network(codes), shares, weights).sum()  # weight 0: a padding row
             loss.backward()
             # Each gradient is that of a SUM of losses, and Horovod averages them over the ranks. Divided by the global
             # batch size / size on every rank, the update is that of the mean loss of the global batch. If each rank
@@ -96,7 +97,7 @@ def accuracy(network: Paper, split: Split, device: Any) -> float:
     """Return the fraction of documents classified correctly."""
     correct = 0
     for batch in batches(split, np.arange(len(split)), batch_size=512, rank=0, size=1):
-        codes, _, _ = unpacked(batch, device)
+        codes = mx.nd.array(batch.packed[:, : network.shape.feature_len], device, "uint8")
         predicted = network(codes).argmax(axis=1).asnumpy()[: len(batch.labels)]
         correct += int((predicted == batch.labels).sum())
     return correct / len(split)
@@ -112,7 +113,7 @@ def save(run_dir: Path, network: Paper, dataset: Dataset, epoch: int, test_accur
         "classes": dataset.classes,
         "network": network.shape.settings(),
     }
-    return checkpoint.write(run_dir, block.values(network), about)
+    return checkpoint.write(run_dir, values(network), about)
 
 
 def main() -> None:

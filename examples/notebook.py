@@ -22,7 +22,7 @@ from mxnet import autograd, gluon
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed.device import check_mxnet, pick
-from crepe_dist.engines.gluon.context import context
+from crepe_dist.engines.gluon import context
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.runs.checkpoint import file_name

@@ -23,7 +23,6 @@ from crepe_dist import command as commands
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed.launch import Launch, import_mxnet
 from crepe_dist.errors import SIGNALS
-from crepe_dist.model.precision import mxnet_has_bfloat16
 from crepe_dist.native import library
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
@@ -87,13 +86,12 @@ USING = re.compile("^using .*\n", re.MULTILINE)  # names the checkpoint of predi
 NGRAMS = ("--model=ngrams",)
 PAPER = ("--model=paper", "--filters=16", "--units=32")
 
-# Builds of the kernels that this processor can run, and MXNet's operators; one alone if the environment names it.
+# Builds of the kernels that this processor can run; one alone if the environment names it.
 # The generic build is that of avx2 for another target; tests of the kernels alone run it.
 _BUILDS = [name for name in library.runnable() if name != library.GENERIC]
-KERNELS = [os.environ[library.SWITCH]] if os.environ.get(library.SWITCH) else [*_BUILDS, library.NONE]
+KERNELS = [os.environ[library.SWITCH]] if os.environ.get(library.SWITCH) else _BUILDS
 
 _NATIVE, _TROUBLE = library.find()
-needs_mxnet_bfloat16 = pytest.mark.skipif(not mxnet_has_bfloat16(), reason=f"{needs.NO_FEATURE}AVX-512")
 needs_kernels = pytest.mark.skipif(_NATIVE is None, reason=_TROUBLE or "there are kernels")
 
 
@@ -120,8 +118,8 @@ def heeded():
 
 @pytest.fixture(params=KERNELS)
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test, and the commands that it starts, with each build of the kernels that this processor can run, and
-    with MXNet's operators. For every test whose outcome depends on rounding."""
+    """Run the test, and the commands that it starts, with each build of the kernels that this processor can run.
+    For every test whose outcome depends on rounding."""
     name: str = request.param
     monkeypatch.setenv(library.SWITCH, name)
     return name

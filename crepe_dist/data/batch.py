@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import BLANK, Codes
-from crepe_dist.data.dataset import UNWEIGHTED, WEIGHT_BYTES
+from crepe_dist.data.dataset import UNWEIGHTED, WEIGHT_BYTES, WEIGHT_UNIT
 from crepe_dist.data.order import Order
-from crepe_dist.data.targets import PAIR_BYTES
+from crepe_dist.data.targets import PAIR_BYTES, SHARE_UNIT, Shares
 
 LABEL_BYTES = 2  # of a row with one label
 
@@ -35,7 +34,6 @@ class Batch:
         documents: number of documents in the global batch, over all ranks.
         first: position of this rank's first document in the global batch.
         rows: row numbers of this rank's documents in their split, int64 [n]; empty if they do not come from a split.
-        extra: further arrays of B rows, which the engine made from ``packed``, perhaps on its device; see ``batches``.
     """
 
     packed: Codes
@@ -43,7 +41,6 @@ class Batch:
     documents: int
     first: int = 0
     rows: Order = field(default_factory=lambda: np.zeros(0, np.int64))
-    extra: tuple[Any, ...] = ()
 
 
 def pack(
@@ -78,6 +75,22 @@ def pack(
     return Batch(packed, labels, documents, first)
 
 
+def unpacked(batch: Batch, classes: int, pairs: int = 0) -> tuple[Codes, Shares, npt.NDArray[np.float32]]:
+    """Return a batch's codes, uint8 [B, L], shares of the classes, float32 [B, classes], and weights, float32 [B, 1].
+
+    Args:
+        pairs: pairs of class and share in a row; 0: its label.
+    """
+    codes, rest = np.split(batch.packed, [-extra_bytes(pairs)], axis=1)
+    labels, weights = np.split(rest.astype(np.float32), [-WEIGHT_BYTES], axis=1)
+    labels = labels.reshape(len(labels), -1, PAIR_BYTES if pairs else LABEL_BYTES)
+    of_pairs = (labels[..., 2] + 256 * labels[..., 3]) / SHARE_UNIT if pairs else 1
+    shares = np.zeros((len(labels), classes), np.float32)
+    classes_of_pairs = (labels[..., 0] + 256 * labels[..., 1]).astype(np.int32)
+    np.add.at(shares, (np.arange(len(labels))[:, None], classes_of_pairs), of_pairs)
+    return codes, shares, weights @ np.array([[1 / WEIGHT_UNIT], [256 / WEIGHT_UNIT], [1]], np.float32)
+
+
 def rows_per_piece(rows: int, most: int, multiple: int = 1) -> int:
     """Return the number of rows of each of the fewest equal pieces with at most ``most`` rows.
 
@@ -96,8 +109,7 @@ def pieces(batch: Batch, rows: int) -> list[Batch]:
     if rows == total:
         return [batch]
     missing = -total % rows
-    arrays = batch.packed, *batch.extra
-    packed, *extra = (np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) for array in arrays)
+    packed = np.concatenate([batch.packed, np.repeat(batch.packed[-1:], missing, axis=0)])
     packed[total:, -WEIGHT_BYTES:] = 0
     return [
         Batch(
@@ -106,7 +118,6 @@ def pieces(batch: Batch, rows: int) -> list[Batch]:
             batch.documents,
             batch.first + start,
             batch.rows[start : start + rows],
-            tuple(array[start : start + rows] for array in extra),
         )
         for start in range(0, len(packed), rows)
     ]

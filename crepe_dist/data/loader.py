@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -54,14 +54,6 @@ class RankBatches:
             yield self._order[begin:end], stop - start, begin - start
 
 
-Prepare = Callable[[Batch], Batch]
-
-
-def as_it_is(batch: Batch) -> Batch:
-    """Return the batch: the default for networks that only read ``packed``."""
-    return batch
-
-
 def batches(
     split: Split,
     order: Order,
@@ -69,7 +61,6 @@ def batches(
     rank: int,
     size: int,
     first: int = 0,
-    prepare: Prepare = as_it_is,
     group_size: int = 1,
 ) -> Iterator[Batch]:
     """Yield this rank's share of each global batch; a thread prefetches them.
@@ -78,11 +69,10 @@ def batches(
         order: its row numbers in the order of the epoch, int64 [rows].
         batch_size: documents per global batch.
         first: number of documents of ``order`` already consumed by all ranks, when a run is resumed.
-        prepare: adds what the network needs besides ``packed``, in the thread that reads the batches.
         group_size: number of documents that one rank has to compute together, see ``Engine.group_size``.
     """
     sampler = RankBatches(order, batch_size, rank, size, first, group_size)
-    yield from DataLoader(split, sampler, largest_share(batch_size, size, group_size), prepare)
+    yield from DataLoader(split, sampler, largest_share(batch_size, size, group_size))
 
 
 class DataLoader:
@@ -94,14 +84,12 @@ class DataLoader:
     Args:
         sampler: rows of each batch.
         rows: number of rows of a padded batch.
-        prepare: as for ``batches``.
     """
 
-    def __init__(self, split: Split, sampler: RankBatches, rows: int, prepare: Prepare) -> None:
+    def __init__(self, split: Split, sampler: RankBatches, rows: int) -> None:
         self._split = split
         self._sampler = sampler
         self._rows = rows
-        self._prepare = prepare
 
     def __iter__(self) -> Iterator[Batch]:
         """Gather batches in another thread, at most 2 × ``PREFETCH`` of them ahead."""
@@ -141,4 +129,4 @@ class DataLoader:
         split = self._split
         labels, weights = np.asarray(split.labels[rows]), split.weight_bytes(rows)
         batch = pack(split.codes(rows), labels, self._rows, documents, first, weights, split.targets.bytes(rows))
-        return self._prepare(replace(batch, rows=rows))
+        return replace(batch, rows=rows)

@@ -17,7 +17,6 @@ from crepe_dist.distributed import cuda, horovod_internals
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.launch import has_mxnet
 from crepe_dist.errors import UserError
-from crepe_dist.model.cuda import obstacle
 from crepe_dist.model.precision import plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.native import library
@@ -77,9 +76,7 @@ def kernels() -> Check:
     if found is not None:
         shows = str(plan(ModelOptions(), CPU, small_shape("crepe")))
         return Check("CPU kernels", shows, "note", remedy) if trouble else Check("CPU kernels", shows)
-    if has_mxnet():
-        return Check("CPU kernels", f"none, so MXNet's slower operators compute: {trouble}", "note", remedy)
-    return Check("CPU kernels", f"none, and MXNet is not installed: {trouble}", "problem", remedy)
+    return Check("CPU kernels", f"none: {trouble}", "problem", remedy)
 
 
 def gpus() -> Iterator[Check]:
@@ -97,8 +94,7 @@ def gpus() -> Iterator[Check]:
         except UserError as error:
             yield Check(f"GPU {gpu}", f"{shows}; {NOT_USED}: {error.why or error.what}", "note", error.remedy)
             continue
-        _, remedy = obstacle("auto", "auto", gpu, small_shape("crepe")) or ("", "")
-        yield Check(f"GPU {gpu}", f"{shows}; {planned}", "note" if remedy else "ok", remedy)
+        yield Check(f"GPU {gpu}", f"{shows}; {planned}")
     own = f"NVRTC {'not found' if compiler.missing() else driver.dotted(compiler.version())}"
     if driver.count() > 1 and not nccl.available():
         what = f"{own}; without NCCL, gradients of several GPUs pass through main memory, which is slower"

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from crepe_dist.cuda import driver
-from crepe_dist.distributed import library_alias
 from crepe_dist.errors import UserError
 
 FLAVOUR = "mxnet-cu112"
@@ -33,10 +31,8 @@ LIBRARIES = {
     "libnvToolsExt.so.1": ("nvidia-nvtx-cu11", "nvtx"),
     NVRTC: ("nvidia-cuda-nvrtc-cu11", "cuda_nvrtc"),
 }
-# Names that are opened in the middle of a run and that neither the packages nor every driver has, with the library that
-# answers to them here. cuDNN 8.9 and cuBLAS 11 open libnvrtc.so, and abort the process without it; cuDNN also opens
-# libcuda.so, and so does Horovod 0.28.1 for its fusion buffer (horovod/mxnet/cuda_util.cc).
-ALIASES = {"libnvrtc.so": NVRTC, "libcuda.so": driver.LIBRARY}
+# cuDNN 8.9 and cuBLAS 11 open this name in the middle of a run, and abort the process without it. No package has it.
+UNVERSIONED = "libnvrtc.so"
 # Lowest CUDA version of the driver. 11.0 (450.80.02) runs all of CUDA 11: NVIDIA's "CUDA Compatibility", table 1.
 OLDEST_DRIVER = (11, 0)
 # Compute capabilities of the machine code in the libmxnet.so of PyPI's wheel of the flavour: 198 pieces each, and no
@@ -77,7 +73,7 @@ def is_pypi_wheel(libmxnet: Path) -> bool:
 
 
 def load() -> None:
-    """Load the libraries that the GPU flavour needs, under all names; do nothing if it is not installed.
+    """Load the libraries that the GPU flavour needs; do nothing if it is not installed.
 
     With a driver older than NVRTC, MXNet is told not to fuse operators (MXNET_USE_FUSION, unless it is set).
 
@@ -86,7 +82,6 @@ def load() -> None:
     """
     if error := missing(troubles()):
         raise error
-    _load_aliases()
     compiler = _compiler_version()
     supported = driver.driver_version() if compiler else None
     if compiler and supported and supported < compiler:
@@ -109,13 +104,6 @@ def troubles() -> dict[str, str]:
         except OSError as error:
             reasons[library] = str(error)
     return reasons
-
-
-@cache
-def _load_aliases() -> None:
-    for alias, library in ALIASES.items() if is_installed() else ():
-        with suppress(OSError):  # most runs never need it
-            library_alias.load(alias, library)
 
 
 def _compiler_version() -> tuple[int, int] | None:
@@ -162,6 +150,18 @@ def missing(troubles: dict[str, str]) -> UserError | None:
         "; ".join(troubles.values()),
         "; ".join(remedies),
     )
+
+
+def unlinked() -> UserError | None:
+    """Return the error if the name ``UNVERSIONED`` leads nowhere; ``None`` if it is found, or the flavour missing."""
+    if not is_installed():
+        return None
+    try:
+        ctypes.CDLL(UNVERSIONED)
+    except OSError as error:
+        what = f"MXNet's GPU flavour needs {UNVERSIONED}, which its packages do not have"
+        return UserError(what, str(error), f"link it to {_path(NVRTC)} in a folder on LD_LIBRARY_PATH, {WITHOUT}")
+    return None
 
 
 def outdated(supported: tuple[int, int] | None) -> UserError | None:

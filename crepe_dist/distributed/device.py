@@ -144,6 +144,8 @@ def check_mxnet(gpu: Device) -> None:
             f"it sees {counted(seen, 'GPU')}" if seen else "its CPU flavour is installed",
             "install its cu112 flavour (docs/install.md), or use --device cpu",
         )
+    if error := cuda.unlinked():
+        raise error
     if is_pypi_wheel() and (error := cuda.refusal(number, name, driver.compute_capability(number))):
         raise error
 

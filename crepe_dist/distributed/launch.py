@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import re
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crepe_dist import machine
-from crepe_dist.distributed import cuda, late_operators
+from crepe_dist.distributed import cuda
 from crepe_dist.distributed.horovod_internals import NEVER_SET
 from crepe_dist.errors import UserError
 
@@ -144,7 +145,7 @@ def import_mxnet(launch: Launch, purpose: str = "training without our own kernel
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not installed
     try:
         with contextlib.suppress(ImportError, OSError):
-            late_operators.import_mxnet()
+            importlib.import_module("mxnet")
     finally:
         for name in hidden:
             del sys.modules[name]

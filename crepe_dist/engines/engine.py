@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import batches
 from crepe_dist.data.order import Order
 from crepe_dist.distributed.device import CPU, Device
+from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.exchange import Exchange
 from crepe_dist.exchange.parameter import Parameter
@@ -75,21 +75,8 @@ class Engine(ABC):
         self, compute: Callable[[Batch], Logits], split: Split, batch_size: int, rank: int, size: int
     ) -> Iterator[Scored]:
         self.refresh()
-        for batch in batches(split, np.arange(len(split)), batch_size, rank, size, prepare=self.prepare):
+        for batch in batches(split, np.arange(len(split)), batch_size, rank, size):
             yield batch.rows, batch.labels, compute(batch)[: len(batch.labels)]
-
-    def prepare(self, batch: Batch, seed: int | None = None) -> Batch:
-        """Add the arrays that the engine needs besides the packed documents; the loader's thread calls it.
-
-        Args:
-            seed: seed of the step's dropout, see ``dropout_seed``; ``None``: the batch is for inference.
-        """
-        return batch
-
-    def preparing(self, seed: int, step: int) -> Callable[[Batch], Batch]:
-        """Return ``prepare`` for the batches of training from a step on, which it is called with in order."""
-        steps = itertools.count(step)
-        return lambda batch: self.prepare(batch, dropout_seed(seed, next(steps)))
 
     def wait(self) -> None:  # noqa: B027
         """Wait until all computation is done."""
@@ -137,7 +124,6 @@ class Engine(ABC):
         """Compute the gradients of the sum of the weighted losses, times ``scale``, for the exchange.
 
         Args:
-            batch: prepared for this seed and step, or not prepared.
             step: number of the step, mixed into the seed of the dropout.
             scale: loss scale, a guard against underflow in float16; 1 otherwise.
             mark: callback after the phases "copy", "forward" and "backward".
@@ -194,13 +180,8 @@ def open_engine(
     objective: Objective = PLAIN,
     piece: int = 0,
     device: Device = CPU,
-    *,
-    compiled: bool = True,
 ) -> Engine:
     """Open the engine that ``plan`` selects for a network with these parameters; see ``Engine`` for the arguments.
-
-    Args:
-        compiled: let MXNet compile its operators into graphs.
 
     Raises:
         UserError: MXNet is needed, and not installed.
@@ -214,6 +195,7 @@ def open_engine(
         from crepe_dist.engines.native import NativeEngine
 
         return NativeEngine(*given)
-    from crepe_dist.engines.gluon.engine import GraphEngine  # it imports MXNet
+    import_mxnet(detect())
+    from crepe_dist.engines.gluon import GluonEngine
 
-    return GraphEngine(*given, compiled=compiled)
+    return GluonEngine(*given)

@@ -11,21 +11,18 @@ import numpy as np
 from crepe_dist.distributed.device import Device
 from crepe_dist.native import library
 
-SIZE = 1536  # of the matrices that NumPy, or MXNet on a GPU, multiplies
+SIZE = 1536  # of the matrices that NumPy multiplies
 KERNEL_SIZE, TIMES = 384, 500  # the fastest size of our kernels, and the products per call
 
 
 def products(seconds: float, device: Device) -> dict[str, Callable[[], float]]:
-    """Return measurements by name, ``<library>, <precision>``, for MXNet on a GPU; NumPy and our kernels on a CPU.
+    """Return measurements by name, ``<library>, <precision>``, for NumPy and our kernels on a CPU.
 
     Each measurement takes about ``seconds`` and returns floating-point operations per second.
     """
-    left, right = (np.random.default_rng(seed).standard_normal((SIZE, SIZE), dtype=np.float32) for seed in (0, 1))
     if device.device_type == "gpu":
-        from crepe_dist.engines.gluon.context import product  # it imports MXNet
-
-        multiplying = {precision: product(left, right, precision, device) for precision in ("float32", "float16")}
-        return {f"mxnet, {precision}": _rate(each, SIZE, seconds) for precision, each in multiplying.items()}
+        return {}
+    left, right = (np.random.default_rng(seed).standard_normal((SIZE, SIZE), dtype=np.float32) for seed in (0, 1))
     rates = {"numpy, float32": _rate(lambda: left @ right, SIZE, seconds)}
     native, _ = library.find()
     if native is not None:

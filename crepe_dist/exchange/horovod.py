@@ -17,9 +17,8 @@ from crepe_dist.distributed import horovod_internals
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import PeerGone
 from crepe_dist.exchange.exchange import Reduced
-from crepe_dist.exchange.gluon_optimizers import make_optimizer
 from crepe_dist.exchange.rule import Rule
-from crepe_dist.exchange.single import SingleExchange, read
+from crepe_dist.exchange.single import SingleExchange, make_optimizer, read
 from crepe_dist.mxnet_internals import allreduce_arrays, host_array, scale_gradients, view
 
 DIGITS = 2**20  # a number travels as two digits of this base: float32 holds integers up to 2**24

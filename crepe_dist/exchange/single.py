@@ -12,7 +12,6 @@ import numpy.typing as npt
 from crepe_dist.exchange.exchange import Exchange, Reduced
 from crepe_dist.exchange.rule import Rule
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
-from crepe_dist.exchange.table import catch_up
 from crepe_dist.mxnet_internals import (
     gradient_scale,
     optimizer_state,
@@ -80,12 +79,8 @@ class SingleExchange(Exchange):
         saved, states = SavedArrays(arrays), {}
         saved.quanta(len(self._parameters))
         for index, (name, parameter) in enumerate(zip(self._names, self._parameters)):
-            ages = saved.ages(name, parameter.shape[0] if len(parameter.shape) == 2 else 0)
-            moments = saved.moments(name, self._rule.moment_shapes(parameter))
+            moments = saved.moments(name, [tuple(parameter.shape)] * self._rule.moments)
             if moments is not None:
-                value = parameter.data().asnumpy()
-                value, moments = catch_up(value, moments, ages, self._rule)
-                parameter.set_data(mx.nd.array(value, ctx=self._device))
                 states[index] = tuple(mx.nd.array(moment, ctx=self._device) for moment in moments)
         saved.end()
         set_optimizer_state(self.trainer, saved.updates, states, self._device)
@@ -94,6 +89,15 @@ class SingleExchange(Exchange):
     def bytes(self) -> dict[str, int]:
         gradients = 4 * sum(gradient.size for gradient in self.gradients)
         return {"gradients": gradients, "optimizer state": sum(array.nbytes for array in self.arrays().values())}
+
+
+def make_optimizer(rule: Rule) -> mx.optimizer.Optimizer:
+    """Make MXNet's optimizer for a rule; each update gets its learning rate."""
+    first, second = rule.decays
+    settings = (
+        {"beta1": first, "beta2": second, "epsilon": rule.epsilon} if rule.name == "adam" else {"momentum": first}
+    )
+    return mx.optimizer.create(rule.name, wd=rule.weight_decay, **settings)
 
 
 def read(numbers: mx.nd.NDArray, gradients: list[Any]) -> tuple[npt.NDArray[np.float32], bool]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 OLDEST_GPU = (7, 0)  # Volta: the first with tensor cores
 OLDEST_WITH_BFLOAT16 = (8, 0)  # Ampere
+CPU_REMEDY = "use --device cpu"
 BUILD = "cuda_"  # start of the names of builds, see ``Plan.build``
 
 
@@ -48,7 +49,7 @@ def half(capability: tuple[int, int]) -> str:
 
 
 def obstacle(kernels: str, precision: str, gpu: int, shape: Shape) -> tuple[str, str] | None:
-    """Return why our kernels cannot compute a network on a GPU, and a remedy, which may be empty; ``None`` if they can.
+    """Return why our kernels cannot compute a network on a GPU, and a remedy; ``None`` if they can.
 
     Args:
         kernels: requested kernels, as in ``model.kernels``.
@@ -56,15 +57,16 @@ def obstacle(kernels: str, precision: str, gpu: int, shape: Shape) -> tuple[str,
         shape: configuration of the network.
     """
     if kernels not in ("auto", "own"):
-        return f"--kernels is {kernels}", "use --kernels auto, own or mxnet, or --device cpu"
+        return f"--kernels is {kernels}", "use --kernels auto or own, or --device cpu"
     if os.environ.get(library.SWITCH) == library.NONE:
         return f"{library.SWITCH} is {library.NONE}", f"unset {library.SWITCH}"
     if trouble := shape.cuda_trouble:
-        return trouble, ""
+        return trouble, CPU_REMEDY
     found = driver.compute_capability(gpu)
     if found is None or found < OLDEST_GPU:
         has = "that of this GPU is unknown" if found is None else f"this GPU has {driver.dotted(found)}"
-        return f"our own kernels need compute capability {driver.dotted(OLDEST_GPU)} (Volta) or later, and {has}", ""
+        needed = f"our own kernels need compute capability {driver.dotted(OLDEST_GPU)} (Volta) or later"
+        return f"{needed}, and {has}", CPU_REMEDY
     if precision not in ("auto", "float32", half(found)):
         return f"on this GPU, our own kernels compute in {half(found)} or float32", "use --precision auto"
     error = driver.outdated() or compiler.missing()

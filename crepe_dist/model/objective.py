@@ -51,6 +51,20 @@ class Objective:
             raise ValueError(f"{len(self.weights)} weights for {classes} classes")
         return np.array(self.weights or [1.0] * classes, dtype=np.float32)
 
+    def targets(
+        self, shares: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return the targets of the classes, float32 [n, classes], and the weights of their losses, [n, 1 or classes].
+
+        Args:
+            shares: share of each class in each document, float32 [n, classes].
+            weights: weights of the documents, float32 [n, 1].
+        """
+        of_classes, smoothing = self.class_weights(shares.shape[1]), np.float32(self.smoothing)
+        if self.labelled == SEVERAL:
+            return (1 - smoothing) * shares + smoothing / 2, weights * of_classes
+        return (1 - smoothing) * shares + smoothing / shares.shape[1], weights * (shares @ of_classes)[:, None]
+
     def chance_loss(self, mass: npt.NDArray[Any], documents: int) -> float:
         """Return the loss at chance: the lowest mean loss, in nats, without looking at the documents.
 

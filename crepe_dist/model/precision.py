@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from crepe_dist.cuda import driver
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from crepe_dist.settings.model_options import ModelOptions
 
 OTHERS = {"mxnet": "MXNet's operators", "numpy": "NumPy"}
-TENSOR_CORES = (7, 0)  # lowest compute capability of GPUs that multiply float16 faster than float32
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Plan:
 
 
 def plan(options: ModelOptions, device: Device, shape: Shape, common: str | None = None) -> Plan:
-    """Select precision and kernels for a network on a device.
+    """Select precision and kernels for training a network on a device.
 
     Args:
         options: requested precision and kernels.
@@ -83,106 +82,77 @@ def plan(options: ModelOptions, device: Device, shape: Shape, common: str | None
             "it only adds numbers, so a lower precision would save nothing",
             "use --precision auto, or --model crepe",
         )
-    precision, requested = (options.precision, "as requested") if shape.multiplies else ("float32", "")
-    if device.device_type == "gpu":
-        return _on_gpu(options.kernels, precision, requested, device.device_id, shape)
     kernels = common if common and options.kernels in ("auto", "own") else options.kernels
-    return _on_cpu(kernels, precision, requested, shape)
-
-
-def mxnet_has_bfloat16() -> bool:
-    """Return True if MXNet's operators compute in bfloat16 here (MXNet 1.9.1, whose oneDNN 2.4.4 needs AVX-512)."""
-    return library.processor_flags() >= library.AVX512
+    return _select(kernels, options.precision, device, shape, "mxnet")
 
 
 def plan_inference(shape: Shape, precision: Precision = "auto", device: Device = CPU) -> Plan:
-    """Select precision and kernels for inference, which needs no MXNet on the CPU; arguments as for ``plan``."""
-    requested = "as requested" if shape.multiplies and precision != "auto" else ""
+    """Select precision and kernels for inference, which NumPy computes on a CPU without compiled kernels."""
     supported = precision if shape.multiplies else "float32"
-    if device.device_type == "gpu":
-        return _on_gpu("auto", supported, requested, device.device_id, shape)
-    return replace(_on_cpu("auto", supported, requested, shape), without="numpy")
+    return _select("auto", supported, device, shape, "numpy" if device.device_type == "cpu" else "mxnet")
 
 
-def _on_cpu(kernels: str, precision: str, requested: str, shape: Shape) -> Plan:
-    if not shape.has_kernels:
-        if kernels not in ("auto", "mxnet"):
-            raise UserError("our own kernels do not compute this network", remedy="use --kernels auto or mxnet")
-        kernels = "mxnet"
-    if kernels in library.BUILDS:
-        native: Library | None = library.named(kernels, "--kernels")
-        trouble = ""
-    else:
-        native, trouble = library.find()
-        native = None if kernels == "mxnet" else native
-    if kernels == "own" and native is None:
+def _select(kernels: str, precision: str, device: Device, shape: Shape, without: Literal["mxnet", "numpy"]) -> Plan:
+    own = _on_gpu if device.device_type == "gpu" else _on_cpu
+    planned = ("--kernels is mxnet", "") if kernels == "mxnet" else own(kernels, precision, device, shape)
+    if isinstance(planned, Plan):
+        return planned
+    trouble, remedy = planned
+    if without == "mxnet" and not shape.has_mxnet:
+        if kernels == "mxnet":
+            raise UserError(f"MXNet's operators do not compute --model {shape.kind}", remedy="omit --kernels mxnet")
+        raise UserError(f"no kernels can compute this network on {device}", trouble, remedy)
+    if kernels not in ("auto", "mxnet"):
+        raise UserError(f"our own kernels cannot compute this network on {device}", trouble, "use --kernels auto")
+    if precision not in ("auto", "float32"):
         raise UserError(
-            "our own kernels cannot be used",
-            trouble,
-            "install g++ and reinstall crepe_dist, or use --kernels auto",
+            f"only float32 can be computed by {OTHERS[without]}", trouble, "use --precision auto or float32"
         )
-    if trouble and kernels != "mxnet":
-        requested = f"{requested}; {trouble}" if requested else trouble
+    if device.device_type == "gpu":
+        check_mxnet(device)
+    return Plan("float32", None, trouble, without)
+
+
+def _on_cpu(kernels: str, precision: str, device: Device, shape: Shape) -> Plan | tuple[str, str]:
+    """Select our own kernels for CPUs; return why they cannot compute, and a remedy, if they cannot."""
+    if not shape.has_kernels:
+        return "there are no kernels of our own for it", ""
+    if kernels in library.BUILDS:
+        native, trouble = library.named(kernels, "--kernels"), ""
+    else:
+        found, trouble = library.find()
+        if found is None:
+            return trouble, "install g++ and reinstall crepe_dist"
+        native = found
     if precision == "float16":
         raise UserError("float16 needs a GPU", remedy="use --precision auto, float32 or bfloat16")
-    if precision == "bfloat16":
-        if native is not None and not native.bfloat16:
-            raise UserError(
-                "this processor cannot compute in bfloat16",
-                trouble or "it has neither AMX nor AVX512-BF16",
-                "use --precision auto or float32",
-            )
-        if native is None and not mxnet_has_bfloat16():
-            raise UserError(
-                "MXNet's operators cannot compute in bfloat16 on this processor",
-                f"they need AVX-512; {trouble or '--kernels is mxnet'}",
-                "use --precision auto or float32",
-            )
-        return Plan("bfloat16", native, requested)
-    if precision == "float32":
-        return Plan("float32", native, requested)
-    if native is not None and native.bfloat16:
-        precision, why = "bfloat16", "the processor has " + ("AMX" if "amx" in native.name else "AVX512-BF16")
-        if native.bfloat16_is_slower:
-            precision, why = "float32", "AVX512-BF16 is slower on this processor"
-        return Plan(precision, native, f"{why}; {trouble}" if trouble else why)
-    why = trouble or ("the processor has neither AMX nor AVX512-BF16" if native else "kernels as requested")
-    return Plan("float32", native, why)
-
-
-def _on_gpu(kernels: str, precision: str, requested: str, gpu: int, shape: Shape) -> Plan:
-    """Select our own CUDA kernels where they can compute, else MXNet's operators."""
-    capability = driver.compute_capability(gpu)
-    obstacle = cuda.obstacle(kernels, precision, gpu, shape)
-    if obstacle is None:
-        assert capability is not None
-        architecture = cuda.architecture(capability)
-        if precision == "auto":
-            return Plan(cuda.half(capability), None, "", architecture=architecture)
-        return Plan(precision, None, requested, architecture=architecture)
-    reason, remedy = obstacle
-    if kernels not in ("auto", "mxnet"):
-        what = f"our own kernels cannot compute this network on {cuda.described(gpu)}"
-        raise UserError(what, reason, remedy or "use --kernels auto or mxnet, or --device cpu")
-    try:
-        if precision == "bfloat16":
-            raise UserError(
-                "MXNet does not support bfloat16 on GPUs", remedy="use --precision auto, float16 or float32"
-            )
-        check_mxnet(Device("gpu", gpu))
-    except UserError as refusal:
-        if kernels == "mxnet":
-            raise
+    lacks = "the processor has neither AMX nor AVX512-BF16"
+    if precision == "bfloat16" and not native.bfloat16:
         raise UserError(
-            f"no engine can compute this network on {cuda.described(gpu)}",
-            f"{reason}; {refusal.what}",
-            "; or ".join(filter(None, (remedy, refusal.remedy))),
-        ) from refusal
-    why = [requested]
-    if precision == "auto":
-        fast = capability is not None and capability >= TENSOR_CORES
-        precision = "float16" if fast else "float32"
-        why = [f"compute capability {'unknown' if capability is None else driver.dotted(capability)}"]
-    if kernels == "auto":
-        why.append(reason)
-    return Plan(precision, None, "; ".join(filter(None, why)))
+            "this processor cannot compute in bfloat16", trouble or lacks, "use --precision auto or float32"
+        )
+    if not shape.multiplies:
+        return Plan("float32", native, trouble)
+    if precision != "auto":
+        why = "as requested"
+    elif not native.bfloat16:
+        return Plan("float32", native, trouble or lacks)
+    elif native.bfloat16_is_slower:
+        precision, why = "float32", "AVX512-BF16 is slower on this processor"
+    else:
+        precision, why = "bfloat16", "the processor has " + ("AMX" if "amx" in native.name else "AVX512-BF16")
+    return Plan(precision, native, f"{why}; {trouble}" if trouble else why)
+
+
+def _on_gpu(kernels: str, precision: str, device: Device, shape: Shape) -> Plan | tuple[str, str]:
+    """Select our own kernels for GPUs; return why they cannot compute, and a remedy, if they cannot."""
+    gpu = device.device_id
+    if obstacle := cuda.obstacle(kernels, precision, gpu, shape):
+        return obstacle
+    capability = driver.compute_capability(gpu)
+    assert capability is not None
+    architecture = cuda.architecture(capability)
+    if precision == "auto" and shape.multiplies:
+        return Plan(cuda.half(capability), None, "", architecture=architecture)
+    why = "as requested" if shape.multiplies else ""
+    return Plan("float32" if precision == "auto" else precision, None, why, architecture=architecture)

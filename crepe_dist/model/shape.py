@@ -164,6 +164,11 @@ class Shape(ABC):
         return registry.has_part(self.kind, "kernels")
 
     @property
+    def has_mxnet(self) -> bool:
+        """True if MXNet's operators compute the network."""
+        return registry.has_part(self.kind, "gluon")
+
+    @property
     def cuda_trouble(self) -> str:
         """Reason why our own kernels do not compute the network on GPUs; empty if they do."""
         return "" if registry.has_part(self.kind, "cuda") else "our own kernels compute this network on CPUs only"

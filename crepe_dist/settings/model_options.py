@@ -92,17 +92,16 @@ class ModelOptions(Settings, group="model"):
     precision: Precision = setting(
         "auto",
         "(crepe, paper) data type of products and activations; parameters, sums and losses are always float32. auto: "
-        "bfloat16 on a CPU with AMX, or with AVX512-BF16 unless float32 is faster there; on a GPU bfloat16 by our own"
-        " kernels from compute capability 8.0 on, and float16 with loss scaling by MXNet's operators and on 7.0 to "
-        "7.5; else float32.",
+        "bfloat16 on a CPU with AMX, or with AVX512-BF16 unless float32 is faster there; with our own kernels on a "
+        "GPU bfloat16 from compute capability 8.0 on, before it float16 with loss scaling; else float32.",
     )
     kernels: Kernels = setting(
         "auto",
         "own: on CPUs the best build, compiled with the package, for the processors of all processes, and on GPUs "
         "(crepe, ngrams) our CUDA kernels, which are compiled at the first use; one build for CPUs, to get the bits "
-        "of a run on another processor; mxnet: MXNet's operators; or auto: own if they can compute, else mxnet.",
+        "of a run on another processor; mxnet: (paper) MXNet's operators; or auto: own if they can compute, else "
+        "mxnet.",
     )
-    hybridize: bool = setting(True, "run MXNet's operators as one compiled graph; turn off for debugging.")
 
     @property
     def requested_widths(self) -> tuple[Optional[int], Optional[int]]:

@@ -105,8 +105,7 @@ class Run:
         train = with_typos(train, self.config.data.typos, seed, epoch, self.data.encoding)
         size, world = self.config.data.batch_size, self.world
         order = training_order(train, seed, epoch, size)
-        start, prepare = self.progress.documents, self.engine.preparing(seed, self.progress.step)
-        return batches(train, order, size, world.rank, world.size, start, prepare, self.engine.group_size)
+        return batches(train, order, size, world.rank, world.size, self.progress.documents, self.engine.group_size)
 
     def computed(self) -> dict[str, str]:
         """Describe what besides data, configuration and seed decides the bits of the parameters."""

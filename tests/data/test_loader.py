@@ -4,18 +4,16 @@ import itertools
 import threading
 from dataclasses import replace
 
-import mxnet as mx
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crepe_dist.data.alphabet import BLANK
-from crepe_dist.data.batch import pack, pieces, rows_per_piece
+from crepe_dist.data.batch import pack, pieces, rows_per_piece, unpacked
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import RankBatches, batches
 from crepe_dist.data.order import balanced, epoch_order, largest_share, share
-from crepe_dist.engines.gluon.unpacking import unpacked
 
 sizes = st.integers(1, 9)
 
@@ -96,13 +94,13 @@ def test_batches_keep_one_shape_and_mark_the_filling(data, rank, size):
     got = list(batches(part, order, 50, rank, size))
     assert len(got) == len(expected) == 7  # 301 rows: the last global batch has one document
     for batch, (indices, documents, first) in zip(got, expected):
-        codes, labels, weights = (array.asnumpy() for array in unpacked(batch, mx.cpu()))
+        codes, shares, weights = unpacked(batch, classes=3)
         assert codes.shape == (-(-50 // size), 123)
         assert (batch.documents, batch.first) == (documents, first)
         assert weights.sum() == len(indices)
         real = weights[:, 0] > 0
         assert np.array_equal(codes[real], part.codes(indices))
-        assert np.array_equal(labels[real], part.labels[indices])
+        assert np.array_equal(shares[real].argmax(axis=1), part.labels[indices])
         assert np.array_equal(batch.labels, part.labels[indices])
         assert (codes[~real] == BLANK).all()
 
@@ -120,17 +118,16 @@ def test_pieces_have_one_shape(rows, most, size):
     """MXNet would plan the graph anew for each other shape; what is missing has weight 0."""
     codes = np.random.default_rng(rows).integers(0, 69, (rows, 123)).astype(np.uint8)
     labels = np.arange(rows, dtype=np.int32)
-    batch = replace(pack(codes, labels, rows, 100, 30), rows=np.arange(rows), extra=(np.arange(rows),))
+    batch = replace(pack(codes, labels, rows, 100, 30), rows=np.arange(rows))
     divided = pieces(batch, rows_per_piece(rows, most))
     assert {piece.packed.shape for piece in divided} == {(size, 128)}
     assert [piece.first for piece in divided] == list(range(30, 30 + rows, size))
     assert {piece.documents for piece in divided} == {100}
     assert np.concatenate([piece.labels for piece in divided]).tolist() == labels.tolist()
     assert np.concatenate([piece.rows for piece in divided]).tolist() == labels.tolist()
-    packed, numbers = (np.concatenate(arrays) for arrays in zip(*[(piece.packed, piece.extra[0]) for piece in divided]))
+    packed = np.concatenate([piece.packed for piece in divided])
     assert (packed[:rows] == batch.packed).all()
     assert (packed[rows:, -1] == 0).all()
-    assert numbers[:rows].tolist() == labels.tolist()
 
 
 def test_an_error_while_reading_ahead_is_the_reader_s(data):

@@ -10,7 +10,7 @@ import pytest
 from crepe_dist.distributed import device, horovod_internals
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
-from tests.conftest import QUICK, run
+from tests.conftest import PAPER, QUICK, run
 from tests.distributed.test_world import script
 
 # `train`, which prints the collectives and the waits of each step: from one batch to the next.
@@ -52,7 +52,7 @@ print("counted:", json.dumps([{{kind: after[kind] - before.get(kind, 0) for kind
 def test_a_step_meets_once_and_waits_once(data, tmp_path):
     arguments = [
         *("--data", str(data), "--run-dir", str(tmp_path / "run"), *QUICK, "--epochs=1"),
-        *("--kernels=mxnet", "--clip-norm=0.05"),
+        *(*PAPER, "--kernels=mxnet", "--clip-norm=0.05"),
     ]
     printed = run(script(2, COUNTING.format(arguments=arguments)), tmp_path)
     counted = [json.loads(line.split("counted:")[1]) for line in printed.splitlines() if "counted:" in line]

@@ -18,7 +18,6 @@ from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
 
-import mxnet as mx
 import numpy as np
 
 from crepe_dist import command, train
@@ -28,7 +27,6 @@ from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.horovod_world import HorovodWorld
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import open_engine
-from crepe_dist.engines.matrix_products import products
 from crepe_dist.errors import UserError
 from crepe_dist.model.precision import plan
 from crepe_dist.networks.paper.initial import parameters
@@ -113,30 +111,6 @@ def batch_of(rows: int) -> Batch:
     return pack(codes, np.arange(rows, dtype=np.int32) % 3, rows, rows)
 
 
-def loss_scale() -> dict[str, Any]:
-    """Steps in float16 from a loss scale that is far too high, until one is finite."""
-    step, engine = training(World(), Device("gpu", 1), "float16")
-    sgd = mx.optimizer.optimizer
-    step.scale.restore([2.0**40, 0.0])
-    before, scales = engine.values(), []
-    with patch.object(sgd, "multi_sgd_mom_update", wraps=sgd.multi_sgd_mom_update) as operator:
-        for number in range(1, 60):
-            scales.append(step.scale.state()[0])
-            outcome = step(batch_of(8), number, 0.1)
-            if outcome.finite:
-                break
-            assert all(np.array_equal(array, before[name]) for name, array in engine.values().items())
-    gluon = engine.network.collect_params().values()
-    return {
-        "scales": scales,
-        "loss": outcome.loss / 8,
-        "operators of the update": operator.call_count,
-        "changed": all(bool((array != before[name]).any()) for name, array in engine.values().items()),
-        "devices": sorted({str(each.data().context) for each in gluon}),
-        "gradients": sorted({np.dtype(each.grad().dtype).name for each in gluon}),
-    }
-
-
 def predictions(run: Path) -> list[dict[str, float]]:
     """Probabilities that a run gives to a text, on the GPU and on the CPU."""
     answers = [predictor.load(run, device=name).predict(["quiet zig of the year"]) for name in ("gpu", "cpu")]
@@ -162,8 +136,6 @@ def horovod() -> dict[str, Any]:
 def scenarios(data: str, folder: Path) -> Iterator[tuple[str, Any]]:
     yield "old driver", old_driver()
     yield "runs", runs(data, folder)
-    yield "loss scale", loss_scale()
-    yield "products", list(products(0.001, Device("gpu")))
     yield "predictions", predictions(folder / "gpu")
     yield "horovod", horovod()
 

@@ -3,9 +3,7 @@
 What it is good for. Code that asks for the kind of a device takes its GPU branch: choice of the device, precision and
 engine, Horovod's trainer, optimizer, memory, messages. MXNet is given ``cpu(k + 1)`` for ``gpu(k)``, a place of its
 own: a compiled graph whose inputs lie partly on the host, ``cpu(0)``, is an error, as it is on a GPU. An allocation
-that does not fit is an error at the next wait, as with CUDA. Convolutions and dense layers in float16, which MXNet
-cannot compute on a CPU, are computed in float32 between roundings of inputs, outputs and their gradients to float16:
-gradients overflow and underflow as in float16, and sums are those of a float32 accumulator.
+that does not fit is an error at the next wait, as with CUDA.
 
 What it does not show. Nothing of CUDA, cuDNN, cuBLAS or NCCL runs: not their speed, memory, order of additions,
 random numbers or errors, no stream, and no overlap. Horovod sums with Gloo and never sees memory of a device. The
@@ -19,8 +17,6 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
-
-import numpy as np
 
 from crepe_dist.cuda import driver as nvidia
 from crepe_dist.distributed import cuda
@@ -41,7 +37,6 @@ def change(module: ModuleType) -> None:
     if module.__name__ == "mxnet":
         _device_file()
         _contexts(module)
-        _products(module)
         _memory(module)
     else:
         module.HorovodBasics.cuda_built = lambda self: os.environ.get(HOROVOD) != "0"
@@ -85,25 +80,6 @@ def _contexts(mx: Any) -> None:
         module.gpu = Device
         module.num_gpus = nvidia.count
         module.gpu_memory_info = lambda number=0: (FREE, TOTAL)
-
-
-def _products(mx: Any) -> None:
-    """Let convolutions and dense layers take float16 (checked with MXNet 1.9.1: "FP16 gemm on cpu not implemented")."""
-
-    def rounding(F: Any, name: str, is_half: Any) -> None:
-        compute = getattr(F, name)
-
-        def product(*arrays: Any, **settings: Any) -> Any:
-            if len(arrays) < 2 or not is_half(arrays[1]):
-                return compute(*arrays, **settings)
-            result = compute(*(F.amp_cast(each, dtype="float32") for each in arrays), **settings)
-            return F.amp_cast(result, dtype="float16")
-
-        setattr(F, name, product)
-
-    for name in ("Convolution", "FullyConnected"):
-        rounding(mx.nd, name, lambda array: array.dtype == np.float16)
-        rounding(mx.sym, name, lambda symbol: symbol.infer_type_partial()[1] == [np.float16])
 
 
 def _memory(mx: Any) -> None:

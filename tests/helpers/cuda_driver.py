@@ -26,8 +26,9 @@ def library(path: Path, source: str = "") -> None:
 
 
 def driver(folder: Path) -> Path:
-    """The folder, with the driver's library in it, for LD_LIBRARY_PATH."""
+    """The folder, with the driver's library and a link to NVRTC in it, for LD_LIBRARY_PATH."""
     library(folder / nvidia.LIBRARY, SOURCE)
+    library(folder / cuda.UNVERSIONED)
     return folder
 
 

@@ -71,12 +71,13 @@ def gradients(engine: Engine, batch: Batch, seed: int = 0, step: int = 0) -> tup
         return loss, floating(quanta)
     if isinstance(engine, CudaEngine):
         return on_gpu(engine, batch, seed, step)
-    from crepe_dist.engines.gluon.engine import GraphEngine
+    from crepe_dist.engines.gluon import GluonEngine
+    from crepe_dist.mxnet_internals import structural_parameters
 
-    assert isinstance(engine, GraphEngine)
+    assert isinstance(engine, GluonEngine)
     loss = engine.gradients(batch, seed, step, 1.0).asscalar()
-    named = engine.network._collect_params_with_prefix()
-    return float(loss), {name: p.grad().asnumpy() for name, p in named.items() if p.grad_req != "null"}
+    named = structural_parameters(engine.network)
+    return float(loss), {name: parameter.grad().asnumpy() for name, parameter in named.items()}
 
 
 def on_gpu(engine: CudaEngine, batch: Batch, seed: int, step: int) -> tuple[float, dict[str, np.ndarray]]:

@@ -19,7 +19,6 @@ from typing import Any
 
 from crepe_dist import command as commands
 from crepe_dist import registry
-from crepe_dist.distributed import late_operators
 from crepe_dist.distributed.launch import Launch, import_mxnet
 
 FORBIDDEN = {
@@ -106,7 +105,6 @@ def run(case: dict[str, Any], watch: Watch) -> dict[str, Any]:
 
 
 def main() -> None:
-    late_operators._making_late = lambda make_all: make_all  # operators are compiled now, not under the watch
     import_mxnet(Launch())
     importlib.import_module("crepe_dist.engines.native")  # a run imports it with its first network
     for kind in registry.NETWORKS:

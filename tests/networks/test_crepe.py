@@ -1,4 +1,4 @@
-"""The Crepe network: what it computes, by MXNet's operators and by every build of our kernels that runs here."""
+"""The Crepe network: every build of our kernels that runs here computes what the reference does."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.distributed.world import World
-from crepe_dist.engines.engine import Engine, dropout_seed
+from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
-from crepe_dist.model.objective import Objective
+from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.part_weight import WEIGHTS, combined
 from crepe_dist.native import library
 from crepe_dist.networks.crepe import tower
@@ -22,8 +22,8 @@ from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.settings.training_options import OptimizerOptions
 from crepe_dist.training.step import TrainingStep
-from tests.conftest import needs_mxnet_bfloat16
-from tests.helpers.engines import gradients, initial
+from tests.helpers import reference
+from tests.helpers.engines import Network, gradients, initial
 
 pytestmark = pytest.mark.usefixtures("every_build")
 BUILDS = library.runnable()
@@ -82,56 +82,50 @@ def some_batch(shape: CrepeShape, rows: int, filling: int = 1, first: int = 3) -
     return pack(some_codes(shape, rows), labels, rows + filling, rows, first)
 
 
-def test_in_training_characters_are_no_rows_of_the_embedding():
-    """MXNet's gradient on a GPU would add the thousands of occurrences of each one after the other."""
-    shape = replace(sized(stride=2), rows=1 << 20)
-    batch, network = some_batch(shape, 37), make(shape).opened(None).network
-    _, _, places, known, _, characters, *_ = network.prepare(batch, 1).extra
-    found, exists, _ = tower.look_up(batch.packed[:, : shape.feature_len], 69, shape.reach, shape.rows, shape.stride)
-    of_length = (*found.shape[:2], shape.stride, shape.reach)
-    one = np.unique(found.reshape(of_length)[..., 0][exists.reshape(of_length)[..., 0]])
-    assert np.isin(places[known > 0], one).mean() < 0.001  # a longer n-gram may have the same row
-    assert known.sum() + (characters != BLANK).sum() == exists.sum()
-    assert np.bincount(places[known == 0]).max() <= 1
-
-
 def answers(engine: Engine, batch: Batch) -> np.ndarray:
     engine.refresh()
-    return engine.logits(engine.prepare(batch))
+    return engine.logits(batch)
 
 
 def learnt(engine: Engine, batch: Batch, step: int = 0) -> dict[str, np.ndarray]:
     """Loss and gradients."""
-    loss, found = gradients(engine, engine.prepare(batch, dropout_seed(1, step)), 1, step)
+    loss, found = gradients(engine, batch, 1, step)
     return {"loss": np.array([loss], np.float32), **found}
 
 
-def assert_near(got: dict[str, np.ndarray], expected: dict[str, np.ndarray], most: float = 1e-5) -> None:
+def expected(network: Network, batch: Batch, step: int = 0, objective: Objective = PLAIN) -> dict[str, np.ndarray]:
+    """Loss and gradients of the reference."""
+    loss, found = reference.learnt(network.shape, network.values, batch, objective, 1, step)
+    return {"loss": np.array([loss]), **found}
+
+
+def assert_near(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], most: float = 1e-5) -> None:
     """Compare arrays; ``most``: largest difference, as a share of the largest number."""
-    assert got.keys() == expected.keys()
-    for name, array in expected.items():
+    assert got.keys() == wanted.keys()
+    for name, array in wanted.items():
         assert np.abs(got[name] - array).max() <= most * np.abs(array).max(), name
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", BUILDS)
-def test_our_kernels_equal_mxnet(name, shape, threads, monkeypatch):
+def test_our_kernels_equal_the_reference(name, shape, threads, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     network, batch = make(shape), some_batch(shape, 37)
-    expected = learnt(network.opened(None), batch)
-    assert all(array.any() for array in expected.values())
-    assert_near(learnt(network.opened(name), batch), expected)
-    assert_near({"": answers(network.opened(name), batch)}, {"": answers(network.opened(None), batch)})
+    wanted = expected(network, batch)
+    assert all(array.any() for array in wanted.values())
+    assert_near(learnt(network.opened(name), batch), wanted)
+    logits = reference.logits(shape, network.values, batch.packed[:, : shape.feature_len])
+    assert_near({"": answers(network.opened(name), batch)}, {"": logits})
 
 
 @pytest.mark.parametrize("objective", [Objective(0.1), Objective(0.0, (1.0, 2.0, 3.0, 0.5, 0.0))])
 def test_both_parts_have_the_objective(objective):
     shape = sized(blocks=2)
     network, batch = make(shape), some_batch(shape, 9)
-    expected = learnt(network.opened(None, objective=objective), batch)
-    assert_near(learnt(network.opened(BUILDS[0], objective=objective), batch), expected)
-    assert abs(expected["loss"] - learnt(network.opened(None), batch)["loss"]) > 0.001
+    wanted = expected(network, batch, objective=objective)
+    assert_near(learnt(network.opened(BUILDS[0], objective=objective), batch), wanted)
+    assert abs(wanted["loss"] - expected(network, batch)["loss"]) > 0.001
 
 
 @pytest.mark.parametrize("name", IN_BFLOAT16)
@@ -140,23 +134,23 @@ def test_bfloat16_is_near_float32(name, shape):
     """Gradients move more than values, where rounding gives another position the maximum."""
     network, batch = make(shape), some_batch(shape, 37)
     exact, rounded = network.opened(name), network.opened(name, "bfloat16")
-    expected, got = learnt(exact, batch), learnt(rounded, batch)
-    for each, array in expected.items():
+    wanted, got = learnt(exact, batch), learnt(rounded, batch)
+    for each, array in wanted.items():
         assert np.linalg.norm(got[each] - array) < 0.4 * np.linalg.norm(array), each
-    assert_near({"loss": got["loss"]}, {"loss": expected["loss"]}, 0.01)
+    assert_near({"loss": got["loss"]}, {"loss": wanted["loss"]}, 0.01)
     assert_near({"": answers(rounded, batch)}, {"": answers(exact, batch)}, 0.02)
 
 
 @pytest.mark.parametrize("name", BUILDS)
-def test_both_engines_drop_the_same(name):
+def test_dropout_is_that_of_the_reference(name):
     shape = sized(width=20, stride=3, dropout=0.3)
     network, batch = make(shape), some_batch(shape, 37)
-    expected = learnt(network.opened(None), batch, step=4)
-    assert_near(learnt(network.opened(name), batch, step=4), expected)
-    assert abs(expected["loss"] - learnt(network.opened(name), batch, step=5)["loss"]) > 1e-3
+    wanted = expected(network, batch, step=4)
+    assert_near(learnt(network.opened(name), batch, step=4), wanted)
+    assert abs(wanted["loss"] - learnt(network.opened(name), batch, step=5)["loss"]) > 1e-3
 
 
-@pytest.mark.parametrize("name", [*BUILDS, None])
+@pytest.mark.parametrize("name", BUILDS)
 def test_without_dropout_of_the_input_features_are_still_dropped(name):
     """Other ones in each step."""
     shape = sized(dropout=0.0)
@@ -174,10 +168,10 @@ def test_a_text_of_one_character_repeated(name):
         codes[row, :known] = row
     batch = pack(codes, np.arange(4, dtype=np.int32), 4, 4)
     network = make(shape)
-    assert_near(learnt(network.opened(name), batch), learnt(network.opened(None), batch))
+    assert_near(learnt(network.opened(name), batch), expected(network, batch))
 
 
-@pytest.mark.parametrize("name", [*BUILDS, None])
+@pytest.mark.parametrize("name", BUILDS)
 def test_pieces_equal_the_whole(name):
     shape = sized(dropout=0.3)
     network, batch = make(shape), some_batch(shape, 9)
@@ -217,19 +211,6 @@ def test_the_logits_of_a_document_do_not_depend_on_its_neighbours(name, precisio
     assert np.array_equal(answers(engine, pack(codes[::-1].copy(), labels, 21, 21))[::-1], together)
     alone = [answers(engine, pack(codes[row : row + 1], labels[:1], 1, 1))[0] for row in range(21)]
     assert np.array_equal(alone, together)
-
-
-@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_mxnet_bfloat16)])
-def test_mxnet_in_both_precisions(precision):
-    """The same casts as float16 on a GPU: parameters, gradients and logits stay float32."""
-    shape = sized()
-    network, batch = make(shape), some_batch(shape, 9)
-    expected = answers(network.opened(None), batch)
-    engine = network.opened(None, precision)
-    got, gradients = answers(engine, batch), learnt(engine, batch)
-    assert got.dtype == np.float32
-    assert_near({"": got}, {"": expected}, 1e-6 if precision == "float32" else 0.02)
-    assert all(array.dtype == np.float32 and np.isfinite(array).all() for array in gradients.values())
 
 
 class TestShape:
@@ -285,14 +266,10 @@ def test_a_position_sees_the_ngrams_that_start_there():
     assert its_own.sum() == own.sum()
 
 
-@pytest.mark.parametrize("rows", [False, True], ids=["dense", "row by row"])
-def test_embeddings_learn_faster_than_convolutions(rows):
+def test_embeddings_learn_faster_than_convolutions():
     """Adam's first update moves each number, or the root of the mean square of a row, by the learning rate."""
-    if rows and not BUILDS:
-        pytest.skip("needs the compiled kernels")
     shape = sized()
-    network = make(shape)
-    engine = network.opened(BUILDS[0] if rows else None)
+    engine = make(shape).opened(BUILDS[0])
     before = {name: each.copy() for name, each in engine.values().items() if "significant" not in name}
     exchange = engine.open_exchange(World(), OptimizerOptions(weight_decay=0.0), 20)
     TrainingStep(engine, exchange)(some_batch(shape, 20), 1, 0.001)
@@ -301,14 +278,14 @@ def test_embeddings_learn_faster_than_convolutions(rows):
     for table in ("ngrams.weight", "tower.table"):  # with one second moment for each row
         moved[table] = np.sqrt((moved[table] ** 2).mean(axis=1))
     moved = {name: each.max() for name, each in moved.items()}
-    expected = dict.fromkeys(moved, 0.001)
-    expected |= {name: 0.001 * CONVOLUTIONS_RATE for name in moved if "convolutions" in name}
-    expected["tower.table"] = 0.001 * TABLE_RATE
-    assert moved == pytest.approx(expected, rel=0.01)
+    wanted = dict.fromkeys(moved, 0.001)
+    wanted |= {name: 0.001 * CONVOLUTIONS_RATE for name in moved if "convolutions" in name}
+    wanted["tower.table"] = 0.001 * TABLE_RATE
+    assert moved == pytest.approx(wanted, rel=0.01)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("name", [None, *BUILDS])
+@pytest.mark.parametrize("name", BUILDS)
 def test_a_checkpoint_has_the_weight_of_the_tower_and_the_same_logits(name, stride):
     shape = sized(stride=stride)
     network, batch = make(shape), some_batch(shape, 37)

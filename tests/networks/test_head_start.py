@@ -10,7 +10,6 @@ import pytest
 
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.distributed.world import World
-from crepe_dist.native import library
 from crepe_dist.networks.crepe import initial, tower
 from crepe_dist.networks.crepe.head_start import head_start
 from crepe_dist.networks.crepe.shape import CrepeShape
@@ -118,12 +117,6 @@ def test_rows_without_an_n_gram_of_the_training_split_start_at_zero(data, streng
     assert 0 < used.sum() < rows
     flags = [*SMALL, "--device=cpu", f"--embeddings={rows}", f"--head-start={strength}"]
     assert (table(parse(flags), dataset).any(axis=1) == used).all()
-
-
-def test_no_kernels_are_needed_for_it(data, monkeypatch):
-    given = table(parse([*SMALL, "--device=cpu"]), open_dataset(data))
-    monkeypatch.setenv(library.SWITCH, library.NONE)
-    assert (table(parse([*SMALL, "--device=cpu"]), open_dataset(data)) == given).all()
 
 
 def test_given_parameters_are_not_changed(data, monkeypatch):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import threading
+from typing import Any
 
 import numpy as np
 import pytest
 
 from crepe_dist.data.alphabet import BLANK, Encoding
-from crepe_dist.data.batch import Batch, pack
-from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.loader import batches
-from crepe_dist.data.order import epoch_order
+from crepe_dist.data.batch import pack
 from crepe_dist.distributed.device import CPU
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
@@ -22,6 +19,7 @@ from crepe_dist.networks.ngrams import counting
 from crepe_dist.networks.ngrams.hashing import look_up
 from crepe_dist.networks.ngrams.shape import NGramShape, buckets_for
 from crepe_dist.settings.model_options import ModelOptions
+from tests.helpers import reference
 from tests.helpers.engines import best, gradients, initial
 
 pytestmark = pytest.mark.usefixtures("every_build")
@@ -46,77 +44,24 @@ def make(shape: NGramShape):
     return network
 
 
-class TestPrepared:
-    """The arrays that the loader's thread makes for MXNet's operators."""
-
-    shape = SHAPES[1]
-
-    def prepared(self, codes):
-        batch = pack(codes, np.zeros(len(codes), np.int32), len(codes) + 1, len(codes))
-        return batch, make(self.shape).opened(None).network.prepare(batch)
-
-    def test_buckets_come_first_and_the_mask_excludes_the_others(self):
-        codes = some_codes(self.shape, 6)
-        batch, prepared = self.prepared(codes)
-        found, own = prepared.extra
-        expected, counts = look_up(batch.packed[:, : self.shape.feature_len], self.shape)
-        assert found.shape == own.shape == (7, self.shape.max_ngrams)
-        assert own.sum(axis=1).tolist() == counts.tolist()
-        for row, count in enumerate(counts.tolist()):
-            assert own[row, :count].all()
-            assert (found[row, :count] == expected[row, :count]).all()
-
-    def test_no_row_of_the_table_is_hot(self):
-        """The same bucket as all padding would be summed by one thread block of a GPU."""
-        codes = some_codes(self.shape, 6)
-        codes[:, 60:] = BLANK  # short documents: most is padding
-        _, prepared = self.prepared(codes)
-        found, own = prepared.extra
-        assert own.mean() < 0.3
-        padding = np.bincount(found[own == 0])
-        assert padding.max() <= np.ceil(padding.sum() / self.shape.buckets) < len(codes)
-
-    def test_the_loader_s_thread_makes_them(self, data):
-        dataset = open_dataset(data)
-        shape = NGramShape(dataset.encoding.codes, dataset.encoding.feature_len, 3, 3, 1000)
-        engine = make(shape).opened(None)
-        threads = set()
-
-        def prepare(batch: Batch) -> Batch:
-            threads.add(threading.get_ident())
-            return engine.prepare(batch)
-
-        part = dataset.splits["train"]
-        order = epoch_order(len(part), 0, 0)
-        one = list(batches(part, order, 50, 1, 2, 100, prepare))
-        other = list(batches(part, order, 50, 1, 2, 100))
-        assert threading.get_ident() not in threads
-        assert len(one) == len(other) == 5
-        for mine, plain in zip(one, other):
-            assert (mine.rows == plain.rows).all()
-            assert (mine.documents, mine.first) == (plain.documents, plain.first)
-            for array, expected in zip(mine.extra, engine.prepare(plain).extra):
-                assert (array.asnumpy() == expected.asnumpy()).all()
-            loss, _ = gradients(engine, mine)
-            assert loss == gradients(engine, plain)[0]
-
-
 @pytest.mark.parametrize("objective", [Objective(), Objective(0.1, tuple(range(1, 21)))])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("name", BUILDS)
-def test_our_kernels_equal_mxnet(name, threads, objective, monkeypatch):
+def test_our_kernels_equal_the_reference(name, threads, objective, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     shape = SHAPES[1]
     network, codes = make(shape), some_codes(shape, 9)
     batch = pack(codes, np.arange(9, dtype=np.int32) * 2, 10, 9)
-    results = []
-    for build in (None, name):
-        engine = network.opened(build, objective=objective)
-        loss, arrays = gradients(engine, batch)
-        engine.refresh()
-        results.append([loss, engine.logits(batch), *arrays.values()])
-    for expected, got in zip(*results):
-        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    engine = network.opened(name, objective=objective)
+    loss, arrays = gradients(engine, batch)
+    engine.refresh()
+    wanted_loss, wanted = reference.learnt(shape, network.values, batch, objective)
+    logits = reference.logits(shape, network.values, batch.packed[:, : shape.feature_len])
+    assert arrays.keys() == wanted.keys()
+    got: tuple[Any, ...] = loss, engine.logits(batch), *arrays.values()
+    wanted_values: tuple[Any, ...] = wanted_loss, logits, *(wanted[each] for each in arrays)
+    for found, expected in zip(got, wanted_values):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
         assert np.abs(expected).sum() > 0
 
 

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import mxnet as mx
 import numpy as np
 import pytest
 
 from crepe_dist.data.alphabet import ALPHABET, BLANK
-from crepe_dist.engines.gluon import block
-from crepe_dist.engines.gluon.layers import OneHotConv1D
+from crepe_dist.data.batch import pack
+from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.networks.paper.shape import PaperShape, lengths
 from crepe_dist.settings.model_options import SIZES, ModelOptions
+from crepe_dist.settings.training_options import OptimizerOptions
+from crepe_dist.training.step import TrainingStep
 from tests.helpers.engines import initial
 
+SHAPE = PaperShape(69, 123, 4, 32, 32, 0.0)
 
-def build(feature_len=123, classes=4, filters=8, units=16, dropout=0.0, alphabet_size=69, **options):
-    """Gluon block of a network."""
-    shape = PaperShape(alphabet_size, feature_len, classes, filters, units, dropout)
-    return initial(shape, seed=1).opened(None, **options).network
+
+def opened(shape: PaperShape = SHAPE):
+    """Engine on MXNet's operators."""
+    return initial(shape, seed=1).opened(None)
 
 
 def test_lengths_are_the_papers():
@@ -40,49 +46,27 @@ def test_the_papers_networks(size, inputs, count):
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == count
 
 
-def dense_first_layer(codes, weight, bias):
-    """The same by a plain one-hot matrix, without padding, in NumPy."""
-    _, size, kernel = weight.shape
-    one_hot = np.zeros((len(codes), size, codes.shape[1]), dtype=np.float64)
-    for row, column in zip(*np.nonzero(codes < size)):
-        one_hot[row, codes[row, column], column] = 1
-    windows = np.lib.stride_tricks.sliding_window_view(one_hot, kernel, axis=2)
-    return np.maximum(np.einsum("bclk,fck->bfl", windows, weight) + bias[None, :, None], 0)
-
-
-@pytest.mark.parametrize("hybridize", [False, True])
-def test_first_layer_reads_codes_and_blanks(hybridize):
-    layer = OneHotConv1D(69, 5, 7)
-    layer.initialize(mx.init.Normal(1))
-    layer.bias.set_data(mx.nd.array([1, 0, 2, -1, 3]))
-    if hybridize:
-        layer.hybridize(static_alloc=True, static_shape=True)
-    codes = np.random.default_rng(0).integers(0, 69, (3, 20)).astype(np.uint8)
-    codes[1, 5:] = BLANK
-    got = layer(mx.nd.array(codes, dtype="uint8")).asnumpy()
-    expected = dense_first_layer(codes, layer.weight.data().asnumpy(), layer.bias.data().asnumpy())
-    np.testing.assert_allclose(got, expected, atol=1e-5)
-
-
 def test_codes_beyond_the_alphabet_are_blank():
     """Between the alphabet and the padded depth lie zero weights; above it MXNet's one_hot gives zeros."""
-    network = build()
-    with_blanks = np.full((1, 123), BLANK, dtype=np.uint8)
-    expected = network(mx.nd.array(with_blanks, dtype="uint8")).asnumpy()
-    for code in (69, 79, 80, 200):
-        got = network(mx.nd.array(np.full((1, 123), code), dtype="uint8")).asnumpy()
-        np.testing.assert_array_equal(got, expected)
+    codes = np.array([[code] * 123 for code in (BLANK, 69, 79, 80, 200)], np.uint8)
+    blank, *others = opened().network(mx.nd.array(codes, dtype="uint8")).asnumpy()
+    assert all((other == blank).all() for other in others)
 
 
-def test_compiled_and_plain_give_the_same():
-    codes = mx.nd.array(np.random.default_rng(0).integers(0, 69, (4, 200)), dtype="uint8")
-    plain, compiled = (build(200, compiled=compiled)(codes).asnumpy() for compiled in (False, True))
-    np.testing.assert_allclose(plain, compiled, atol=1e-5)
+def test_dropout_follows_mxnets_seed():
+    network, found = opened(replace(SHAPE, dropout=0.5)).network, []
+    codes = mx.nd.array(np.arange(123)[None] % 69, dtype="uint8")
+    for seed in (1, 1, 2):
+        mx.random.seed(seed)
+        with mx.autograd.record():
+            found.append(network(codes).asnumpy().tolist())
+    assert found[0] == found[1] != found[2]
+    (drop, _) = (each for each in network if isinstance(each, mx.gluon.nn.Dropout))
+    nodes = json.loads(drop(mx.sym.var("x")).tojson())["nodes"]
+    assert [node["attrs"]["cudnn_off"] for node in nodes if node["op"] == "Dropout"] == ["True"]
 
 
 def test_too_short_documents_are_refused():
-    with pytest.raises(UserError, match="too short"):
-        build(122)
     with pytest.raises(UserError, match="at least 123"):
         PaperShape(69, 122, 2, 4, 4)
 
@@ -171,10 +155,10 @@ class TestNotebookFiles:
         arrays = parameters.load(path)
         shape = parameters.shape_of(arrays, 69, 150)
         assert shape == PaperShape(69, 150, 7, 8, 16)
-        network = initial(shape).opened(None).network
-        block.set_values(network, arrays)
+        engine = opened(shape)
+        engine.set_values(arrays)
         expected = notebook(one_hot(self.codes)).asnumpy()
-        got = network(mx.nd.array(self.codes, dtype="uint8")).asnumpy()
+        got = engine.network(mx.nd.array(self.codes, dtype="uint8")).asnumpy()
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
     def test_other_lengths_and_alphabets_are_refused(self, notebook, tmp_path):
@@ -189,35 +173,36 @@ class TestNotebookFiles:
 class TestSettingValues:
     """MXNet 1.9.1 on the CPU: after an inference pass, `set_data` and `load_parameters` leave the old values."""
 
-    def test_takes_effect_after_an_inference_pass(self):
-        network, other = build(filters=32, units=32), build(filters=32, units=32)
-        codes = mx.nd.array(np.random.default_rng(0).integers(0, 69, (2, 123)), dtype="uint8")
-        doubled = {name: array * 2 for name, array in block.values(other).items()}
-        block.set_values(other, doubled)
-        expected = other(codes).asnumpy()
-        network(codes).wait_to_read()
-        block.set_values(network, doubled)
-        np.testing.assert_array_equal(network(codes).asnumpy(), expected)
+    batch = pack(
+        np.random.default_rng(0).integers(0, 69, (2, 123)).astype(np.uint8), np.arange(2, dtype=np.int32), 2, 2
+    )
 
-    def test_training_goes_on_after_an_inference_pass(self):
-        network = build(filters=32, units=32)
-        trainer = mx.gluon.Trainer(network.collect_params(), "sgd", {"learning_rate": 0.1}, kvstore=None)
-        codes = mx.nd.array(np.random.default_rng(0).integers(0, 69, (2, 123)), dtype="uint8")
-        network(codes).wait_to_read()
-        before = block.values(network)
-        with mx.autograd.record():
-            loss = network(codes).sum()
-        loss.backward()
-        trainer.step(1)
-        after = block.values(network)
+    def test_takes_effect_after_an_inference_pass(self):
+        engine, other = opened(), opened()
+        doubled = {name: array * 2 for name, array in other.values().items()}
+        other.set_values(doubled)
+        expected = other.logits(self.batch)
+        engine.logits(self.batch)
+        engine.set_values(doubled)
+        np.testing.assert_array_equal(engine.logits(self.batch), expected)
+
+    def test_training_goes_on_after_it(self):
+        engine = opened()
+        step = TrainingStep(engine, engine.open_exchange(World(), OptimizerOptions(name="sgd"), 2))
+        before = engine.values()
+        engine.logits(self.batch)
+        engine.set_values(before)
+        step(self.batch, 1, 0.1)
+        after = engine.values()
         assert all(not np.array_equal(before[name], after[name]) for name in ("0.weight", "4.weight", "14.weight"))
 
     def test_wrong_names_shapes_and_numbers_are_refused(self):
-        network = build()
-        values = block.values(network)
-        with pytest.raises(UserError, match="do not belong to this network"):
-            block.set_values(network, {**values, "15.weight": values["0.bias"]})
-        with pytest.raises(UserError, match=r"0\.bias has shape"):
-            block.set_values(network, {**values, "0.bias": np.zeros(9, dtype=np.float32)})
-        with pytest.raises(UserError, match="NaN"):
-            block.set_values(network, {**values, "0.bias": np.full(8, np.nan, dtype=np.float32)})
+        engine = opened()
+        values = engine.values()
+        for change, what in (
+            ({"15.weight": values["0.bias"]}, "do not belong to this network"),
+            ({"0.bias": np.zeros(9, np.float32)}, "do not belong to this network"),
+            ({"0.bias": np.full(32, np.nan, np.float32)}, "non-finite"),
+        ):
+            with pytest.raises(UserError, match=what):
+                engine.set_values({**values, **change})

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from crepe_dist.cuda import driver as nvidia
-from crepe_dist.distributed import cuda, library_alias
+from crepe_dist.distributed import cuda
 from tests.helpers import cuda_driver
 
 SOURCE = Path(__file__).with_name("stand_in.c")
@@ -39,7 +39,8 @@ def build(folder: Path, site: Path) -> Path:
     missing = (name for name in sorted(wanted) if OF_CUDA.match(name) and not re.search(rf"\b{name}\(", source))
     cuda_driver.library(folder / LIBRARY, "\n".join([source, *map(_function, missing)]))
     for name in {*cuda.LIBRARIES, nvidia.LIBRARY} - {cuda.NVRTC}:
-        library_alias.write(folder / name, LIBRARY)
+        (folder / name).symlink_to(LIBRARY)
+    (folder / cuda.UNVERSIONED).symlink_to(site / "nvidia" / "cuda_nvrtc" / "lib" / cuda.NVRTC)
     return folder
 
 

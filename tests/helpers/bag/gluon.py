@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from crepe_dist.engines.gluon.block import Network
+from mxnet.gluon import nn
+
 from tests.helpers.bag.shape import BagShape
 
 
-class Bag(Network):
+class Bag(nn.HybridBlock):
     """Codes, uint8 [B, L] → float32 logits [B, classes]."""
 
     def __init__(self, shape: BagShape, **kwargs: Any) -> None:

@@ -1,0 +1,124 @@
+"""Engine on MXNet's operators, in float32: a Gluon block, trained by Gluon's ``Trainer`` or Horovod's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import mxnet as mx
+from mxnet import autograd, gluon
+
+from crepe_dist import registry
+from crepe_dist.data.batch import Batch, unpacked
+from crepe_dist.data.targets import SEVERAL
+from crepe_dist.distributed.device import Device
+from crepe_dist.distributed.world import World
+from crepe_dist.engines.engine import Engine, Logits, Mark, added, dropout_seed
+from crepe_dist.exchange.exchange import Exchange
+from crepe_dist.exchange.horovod import HorovodExchange
+from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.exchange.rule import Rule
+from crepe_dist.exchange.single import SingleExchange, make_optimizer
+from crepe_dist.model.objective import Objective
+from crepe_dist.model.parameters import Arrays, check
+from crepe_dist.model.precision import Plan
+from crepe_dist.model.shape import Shape
+from crepe_dist.mxnet_internals import structural_parameters
+from crepe_dist.settings.training_options import OptimizerOptions
+
+
+class GluonEngine(Engine):
+    """Engine of a network that has a Gluon block, which holds the parameters.
+
+    Attributes:
+        network: the block.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        parameters: Mapping[str, Parameter],
+        plan: Plan,
+        objective: Objective,
+        piece: int,
+        device: Device,
+    ) -> None:
+        super().__init__(shape, plan, objective, piece, device)
+        self._context = context(device)
+        self.network = registry.part(shape.kind, "gluon").BLOCK(shape)
+        self.network.initialize(mx.init.Zero(), ctx=self._context)
+        for name, parameter in structural_parameters(self.network).items():
+            parameter.set_data(mx.nd.array(parameters[name].value))
+        self.network.hybridize(static_alloc=True, static_shape=True)
+        self._several = objective.labelled == SEVERAL
+        self._loss = gluon.loss.SigmoidBCELoss() if self._several else gluon.loss.SoftmaxCELoss(sparse_label=False)
+
+    def wait(self) -> None:
+        mx.nd.waitall()
+
+    def gpu_memory(self) -> tuple[int, int] | None:
+        if self.device.device_type != "gpu":
+            return None
+        free, total = mx.context.gpu_memory_info(self.device.device_id)
+        return free, total
+
+    def values(self) -> Arrays:
+        return values(self.network)
+
+    def set_values(self, arrays: Arrays) -> None:
+        check(arrays, self.shape)
+        # After an inference pass on the CPU, weights are in oneDNN's own layout, in which `set_data` fails
+        # asynchronously and leaves the old values. A cast restores the plain layout (checked with MXNet 1.9.1).
+        self.network.cast("float32")
+        for name, parameter in structural_parameters(self.network).items():
+            parameter.set_data(mx.nd.array(arrays[name]))
+        self.network.hybridize(static_alloc=True, static_shape=True)  # a compiled graph holds the old arrays
+
+    def open_exchange(self, world: World, options: OptimizerOptions, documents: int) -> Exchange:
+        parameters, rule = self.network.collect_params(), Rule(options)
+        names = {parameter.name: name for name, parameter in structural_parameters(self.network).items()}
+        if world.size > 1:
+            return HorovodExchange(world, parameters, rule, names)
+        return SingleExchange(gluon.Trainer(parameters, make_optimizer(rule), kvstore=None), rule, names)
+
+    def _logits(self, batch: Batch) -> Logits:
+        codes = batch.packed[:, : self.shape.feature_len]
+        logits: Logits = self.network(self._on_device(codes)).asnumpy()
+        return logits
+
+    def parts(self, batch: Batch) -> Logits:
+        return self._logits(batch)[:, None]
+
+    def _gradients(
+        self, batch: Batch, seed: int, step: int, scale: float, mark: Mark, *, adds: bool = False
+    ) -> mx.nd.NDArray:
+        codes, shares, weights = unpacked(batch, self.shape.classes, self.objective.pairs)
+        arrays = codes, *self.objective.targets(shares, weights)
+        codes, targets, weights = map(self._on_device, arrays)
+        mark("copy")
+        # The masks of dropout depend on the position, so that those of two ranks and of two pieces differ.
+        mx.random.seed((dropout_seed(seed, step) + batch.first) % 2**31)
+        with autograd.record():
+            # Gluon's binary loss is the mean over the classes.
+            loss = self._loss(self.network(codes), targets, weights).sum() * (
+                self.shape.classes if self._several else 1
+            )
+        mark("forward")
+        gradients = [parameter.grad() for parameter in self.network.collect_params().values()] if adds else []
+        with added(gradients):
+            loss.backward()
+        mark("backward")
+        return loss
+
+    def _on_device(self, array: Any) -> mx.nd.NDArray:
+        return mx.nd.array(array, ctx=self._context, dtype=array.dtype)
+
+
+def context(device: Device) -> mx.Context:
+    """Return MXNet's context of a device."""
+    return mx.gpu(device.device_id) if device.device_type == "gpu" else mx.cpu()
+
+
+def values(network: gluon.Block) -> Arrays:
+    """Copy all parameters of a block as float32 arrays, by structural name."""
+    return {name: parameter.data().asnumpy() for name, parameter in structural_parameters(network).items()}

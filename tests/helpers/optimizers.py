@@ -1,0 +1,53 @@
+"""The optimizers in NumPy and float64: the reference of our kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.settings.training_options import OptimizerOptions
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+
+class Optimizer:
+    """Adam (with one second moment for each row where a parameter has ``row_moments``), or SGD.
+
+    Attributes:
+        values: values by parameter.
+    """
+
+    def __init__(self, options: OptimizerOptions, parameters: Mapping[str, Parameter]) -> None:
+        self._options = options
+        self._parameters = dict(parameters)
+        self._updates = 0
+        self.values = {name: each.value.astype(float) for name, each in parameters.items()}
+        self._first = {name: np.zeros(each.shape) for name, each in parameters.items()}
+        self._second: dict[str, Any] = dict.fromkeys(parameters, 0.0)
+
+    def update(self, gradients: Mapping[str, np.ndarray], learning_rate: float) -> None:
+        """Update the values with mean gradients."""
+        self._updates += 1
+        for name, gradient in gradients.items():
+            rate, value = learning_rate * self._parameters[name].rate, self.values[name]
+            decayed = gradient + self._options.weight_decay * value
+            value += self._adam(name, gradient, decayed, rate) if self._is_adam else self._momentum(name, decayed, rate)
+
+    @property
+    def _is_adam(self) -> bool:
+        return self._options.name == "adam"
+
+    def _adam(self, name: str, gradient: np.ndarray, decayed: np.ndarray, rate: float) -> np.ndarray:
+        by_row = self._parameters[name].row_moments
+        squares = (gradient**2).mean(axis=1, keepdims=True) if by_row else decayed**2
+        self._first[name] = first = BETA1 * self._first[name] + (1 - BETA1) * decayed
+        self._second[name] = second = BETA2 * self._second[name] + (1 - BETA2) * squares
+        correction = np.sqrt(1 - BETA2**self._updates) / (1 - BETA1**self._updates)
+        return np.asarray(-rate * correction * first / (np.sqrt(second) + EPSILON))
+
+    def _momentum(self, name: str, decayed: np.ndarray, rate: float) -> np.ndarray:
+        self._first[name] = moment = self._options.momentum * self._first[name] - rate * decayed
+        return moment

@@ -1,0 +1,261 @@
+"""What the networks compute, in NumPy and float64: the reference of the logits, losses and gradients of our kernels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.alphabet import Codes
+from crepe_dist.data.batch import Batch, unpacked
+from crepe_dist.data.keyed_random import GOLDEN, scramble
+from crepe_dist.data.targets import SEVERAL
+from crepe_dist.engines.engine import dropout_seed
+from crepe_dist.model.objective import PLAIN, Objective
+from crepe_dist.model.shape import Shape
+from crepe_dist.native.constants import FEATURE_STREAM, NGRAM_SCALE, PAPER_POOL, POOLED_BLOCKS, ROOT_SCALE, SUM_SCALE
+from crepe_dist.networks.crepe import tower
+from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.ngrams.hashing import look_up
+from crepe_dist.networks.ngrams.shape import NGramShape
+from crepe_dist.networks.paper.shape import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, PaperShape
+
+Floats = npt.NDArray[np.float64]
+Back = Callable[[Floats], Floats]  # from the gradient of a layer's output to that of its input
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+def logits(shape: Shape, values: Arrays, codes: Codes) -> Floats:
+    """Compute the logits of documents without dropout, [n, classes]."""
+    parts = [part for part, _ in _Network(shape, values, codes).parts()]
+    return SUM_SCALE * (parts[0] + parts[1]) if len(parts) == 2 else parts[0]
+
+
+def learnt(
+    shape: Shape, values: Arrays, batch: Batch, objective: Objective = PLAIN, seed: int = 0, step: int = 0
+) -> tuple[float, dict[str, Floats]]:
+    """Compute the loss of a batch, and its gradients by parameter."""
+    codes, shares, weights = unpacked(batch, shape.classes, objective.pairs)
+    network = _Network(shape, values, codes, dropout_seed(seed, step), batch.first)
+    parts, total = network.parts(), 0.0
+    for part, back in parts:
+        loss, gradient = _loss(part, shares.astype(float), weights.astype(float), objective)
+        total += loss / len(parts)
+        back(gradient / len(parts))
+    return total, {name: array for name, array in network.gradients.items() if name not in shape.counted}
+
+
+def kept(probability: float, seed: int, first: int, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """Draw the units that dropout keeps, as native/engine.h defines it: 16 bits of a hash for each.
+
+    Args:
+        first: position of the first document in the global batch.
+        shape: documents, and the shape of each document's mask.
+    """
+    start, count = first * math.prod(shape[1:]), math.prod(shape)
+    numbers = np.arange(start // 4 + 1, (start + count - 1) // 4 + 2, dtype=np.uint64)
+    bits = scramble(np.uint64(seed) + numbers * GOLDEN).astype("<u8").view("<u2")[start % 4 :][:count]
+    return (bits >= math.ceil(probability * 2**16)).reshape(shape)
+
+
+def _loss(logits: Floats, shares: Floats, weights: Floats, objective: Objective) -> tuple[float, Floats]:
+    """Return the sum of the losses, and its gradient by the logits."""
+    classes, smoothing = logits.shape[1], objective.smoothing
+    of_classes = objective.class_weights(classes).astype(float)
+    if objective.labelled == SEVERAL:
+        wanted, weights = (1 - smoothing) * shares + smoothing / 2, weights * of_classes
+        losses, gradient = np.logaddexp(0, logits) - wanted * logits, 1 / (1 + np.exp(-logits)) - wanted
+    else:
+        wanted, weights = (1 - smoothing) * shares + smoothing / classes, weights * (shares @ of_classes)[:, None]
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        logarithms = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        losses = -wanted * logarithms
+        gradient = wanted.sum(axis=1, keepdims=True) * np.exp(logarithms) - wanted
+    return float((weights * losses).sum()), weights * gradient
+
+
+class _Network:
+    """A network on some documents; with a seed it drops units. Its layers add to ``gradients`` on their way back."""
+
+    def __init__(self, shape: Any, values: Arrays, codes: Codes, seed: int | None = None, first: int = 0) -> None:
+        self.shape, self.codes, self.seed, self.first = shape, codes, seed, first
+        self.values = {name: array.astype(np.float64) for name, array in values.items()}
+        self.gradients = {name: np.zeros(array.shape) for name, array in values.items()}
+
+    def parts(self) -> list[tuple[Floats, Back]]:
+        """Return the logits of each part, and how their gradients go back."""
+        if isinstance(self.shape, PaperShape):
+            return [self.paper()]
+        if isinstance(self.shape, NGramShape):
+            return [self.table(self.shape, "")]
+        assert isinstance(self.shape, CrepeShape)
+        return [self.table(self.shape.table, "ngrams."), self.tower()]
+
+    def table(self, shape: NGramShape, prefix: str) -> tuple[Floats, Back]:
+        weight, significant = self.values[f"{prefix}weight"], self.values[f"{prefix}significant"]
+        logits, found = np.tile(self.values[f"{prefix}bias"], (len(self.codes), 1)), []
+        for row, buckets, number in zip(logits, *look_up(self.codes, shape)):
+            rows = buckets[:number]
+            factors = np.zeros(number)
+            for group in (significant[rows], 1 - significant[rows]):
+                size = max(group.sum(), 1)
+                factors += group * min(ROOT_SCALE * size**0.5, NGRAM_SCALE) / size
+            row += factors @ weight[rows]
+            found.append((rows, factors))
+
+        def back(gradient: Floats) -> Floats:
+            self.gradients[f"{prefix}bias"] += gradient.sum(axis=0)
+            for of_row, (rows, factors) in zip(gradient, found):
+                self.gradients[f"{prefix}weight"][rows] += np.outer(factors, of_row)
+            return gradient
+
+        return logits, back
+
+    def tower(self) -> tuple[Floats, Back]:
+        shape, name = self.shape, "tower.table"
+        buckets, known, exists = tower.look_up(self.codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
+        x = (self.values[name][buckets] * known[..., None]).sum(axis=2)
+
+        def into_table(gradient: Floats) -> Floats:
+            documents, positions, places = np.nonzero(known)
+            np.add.at(self.gradients[name], buckets[documents, positions, places], gradient[documents, positions])
+            return gradient
+
+        inside = exists[..., None].astype(float)
+        backs: list[Back] = [into_table]
+
+        def then(step: tuple[Floats, Back]) -> Floats:
+            out, back = step
+            backs.append(back)
+            return out
+
+        x = then(self.dropped(x, shape.dropout, 0))
+        x = then(relu(x))
+        for block in range(shape.blocks):
+            x = then(self.block(x, inside, block))
+            if block < POOLED_BLOCKS:
+                x = then(pooled(x, 2))
+                inside, _ = pooled(inside, 2)
+        positions = np.maximum(inside.sum(axis=1), 1)
+        features = then(maximum_and_mean(x, positions))
+        features = then(self.dropped(features, shape.FEATURE_DROPOUT, FEATURE_STREAM))
+        logits = then(self.dense(features, "tower.out"))
+        return logits, lambda gradient: reduce(lambda each, back: back(each), reversed(backs), gradient)
+
+    def block(self, x: Floats, inside: Floats, number: int) -> tuple[Floats, Back]:
+        hidden, back_first = self.convolved(x, f"tower.convolutions.{2 * number}", padding=2)
+        hidden, back_hidden = relu(hidden * inside)
+        other, back_second = self.convolved(hidden, f"tower.convolutions.{2 * number + 1}", padding=2)
+        out, back_out = relu((x + other) * inside)
+
+        def back(gradient: Floats) -> Floats:
+            gradient = back_out(gradient)
+            return gradient + back_first(back_hidden(back_second(gradient)))
+
+        return out, back
+
+    def paper(self) -> tuple[Floats, Back]:
+        shape = self.shape
+        backs: list[Back] = []
+
+        def then(step: tuple[Floats, Back]) -> Floats:
+            out, back = step
+            backs.append(back)
+            return out
+
+        x = (self.codes[..., None] == np.arange(shape.alphabet_size)).astype(float)
+        for name, (_, pools) in zip(CONVOLUTION_NAMES, CONVOLUTIONS):
+            x = then(relu(then(self.convolved(x, name))))
+            if pools:
+                x = then(pooled(x, PAPER_POOL, cuts=True))
+        x = then(flattened(x))
+        for number, name in enumerate(DENSE_NAMES):
+            x = then(self.dense(x, name))
+            if number < 2:
+                x = then(relu(x))
+                x = then(self.dropped(x, shape.dropout, 0, number, 2))
+        return x, lambda gradient: reduce(lambda each, back: back(each), reversed(backs), gradient)
+
+    def convolved(self, x: Floats, name: str, padding: int = 0) -> tuple[Floats, Back]:
+        """Convolve [n, positions, channels] with a weight [filters, channels, taps]."""
+        weight = self.values[f"{name}.weight"]
+        x = np.pad(x, ((0, 0), (padding, padding), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(x, weight.shape[2], axis=1)
+        out = np.tensordot(windows, weight, ((2, 3), (1, 2))) + self.values[f"{name}.bias"]
+
+        def back(gradient: Floats) -> Floats:
+            self.gradients[f"{name}.weight"] += np.tensordot(gradient, windows, ((0, 1), (0, 1)))
+            self.gradients[f"{name}.bias"] += gradient.sum(axis=(0, 1))
+            of_x = np.zeros_like(x)
+            for tap in range(weight.shape[2]):
+                of_x[:, tap : tap + out.shape[1]] += gradient @ weight[:, :, tap]
+            return of_x[:, padding : x.shape[1] - padding]
+
+        return out, back
+
+    def dense(self, x: Floats, name: str) -> tuple[Floats, Back]:
+        weight = self.values[f"{name}.weight"]
+
+        def back(gradient: Floats) -> Floats:
+            self.gradients[f"{name}.weight"] += gradient.T @ x
+            self.gradients[f"{name}.bias"] += gradient.sum(axis=0)
+            return gradient @ weight
+
+        return x @ weight.T + self.values[f"{name}.bias"], back
+
+    def dropped(
+        self, x: Floats, probability: float, stream: int, layer: int = 0, layers: int = 1
+    ) -> tuple[Floats, Back]:
+        """Drop units of a layer; the masks of ``layers`` layers of a document follow each other."""
+        if self.seed is None:
+            return x, lambda gradient: gradient
+        shape = len(x), layers, math.prod(x.shape[1:])
+        mask = kept(probability, self.seed ^ stream, self.first, shape)[:, layer].reshape(x.shape) / (1 - probability)
+        return x * mask, lambda gradient: gradient * mask
+
+
+def relu(x: Floats) -> tuple[Floats, Back]:
+    return np.maximum(x, 0), lambda gradient: gradient * (x > 0)
+
+
+def flattened(x: Floats) -> tuple[Floats, Back]:
+    """Join positions and channels, channels first."""
+    n, positions, channels = x.shape
+    return x.swapaxes(1, 2).reshape(n, -1), lambda gradient: gradient.reshape(n, channels, positions).swapaxes(1, 2)
+
+
+def pooled(x: Floats, size: int, *, cuts: bool = False) -> tuple[Floats, Back]:
+    """Return the maxima of neighbouring positions. The first of equal ones has the gradient.
+
+    Args:
+        cuts: leave out the positions of an incomplete group.
+    """
+    positions = x.shape[1] // size * size if cuts else x.shape[1]
+    whole = np.pad(x[:, :positions], ((0, 0), (0, -positions % size), (0, 0)))
+    groups = whole.reshape(len(x), -1, size, x.shape[2])
+    best = groups.argmax(axis=2)[:, :, None]
+
+    def back(gradient: Floats) -> Floats:
+        of_groups, of_x = np.zeros_like(groups), np.zeros_like(x)
+        np.put_along_axis(of_groups, best, gradient[:, :, None], axis=2)
+        of_x[:, :positions] = of_groups.reshape(whole.shape)[:, :positions]
+        return of_x
+
+    return groups.max(axis=2), back
+
+
+def maximum_and_mean(x: Floats, positions: Floats) -> tuple[Floats, Back]:
+    """Return maximum and mean of each channel, [n, 2 × channels]; ``positions``: those of each document, [n, 1]."""
+    best = x.argmax(axis=1)[:, None]
+
+    def back(gradient: Floats) -> Floats:
+        of_maximum, of_mean = np.split(gradient, 2, axis=1)
+        of_x = np.repeat((of_mean / positions)[:, None], x.shape[1], axis=1)
+        np.put_along_axis(of_x, best, np.take_along_axis(of_x, best, axis=1) + of_maximum[:, None], axis=1)
+        return of_x
+
+    return np.concatenate([x.max(axis=1), x.sum(axis=1) / positions], axis=1), back
