@@ -37,7 +37,7 @@ def test_a_batch_holds_weights_in_steps_of_2_to_the_minus_16(tmp_path):
     np.testing.assert_allclose(weights.ravel(), [1.5, 0.5, 0, 0], atol=0.5 / WEIGHT_UNIT)
     largest = replace(part, weights=np.full(40, 255, np.float32))
     batch = pack(part.codes(rows), part.labels[rows], 3, 3, weights=largest.weight_bytes(rows))
-    assert unpacked(batch, classes=1)[2].ravel().tolist() == [255, 255, 255]
+    assert unpacked(batch, classes=2)[2].ravel().tolist() == [255, 255, 255]
     assert replace(part, weights=None).weight_bytes(rows) is UNWEIGHTED
 
 
