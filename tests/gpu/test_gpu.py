@@ -58,7 +58,9 @@ def test_the_summary_of_a_run_names_the_gpu(one):
 @pytest.mark.slow
 def test_two_gpus_killed_and_resumed_equal_unbroken(data, tmp_path):
     """Two processes on two GPUs, with Adam and dropout."""
-    broken, unbroken = (harness.command(tmp_path / name, data, 2, "--epochs=2", *PAPER) for name in ("broken", "unbroken"))
+    broken, unbroken = (
+        harness.command(tmp_path / name, data, 2, "--epochs=2", *PAPER) for name in ("broken", "unbroken")
+    )
     code, printed = harness.run(unbroken, tmp_path)
     assert code == 0, printed
     assert "2 processes, gpu(0), gradients summed by Horovod" in printed
