@@ -206,9 +206,9 @@ def _network(
 ) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
     """Measure training, forward passes and matrix products; return rates, shares of the ceiling, the peers' report."""
     import workloads
+    from matrix_products import products
 
     from crepe_dist.distributed.world import World
-    from crepe_dist.engines.matrix_products import products
 
     shape, batch = sizes.shape, workloads.batch_of(codes, sizes.classes)
     first = texts[: 2 * sizes.batch_size]
