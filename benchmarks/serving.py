@@ -115,7 +115,7 @@ def _serve(given: Any) -> None:
     from crepe_dist.model.precision import plan_inference
     from crepe_dist.networks.paper import initial
     from crepe_dist.networks.paper.shape import PaperShape
-    from crepe_dist.predicting.model_summary import summarise
+    from crepe_dist.predicting.prediction import summarise
     from crepe_dist.predicting.predictor import Predictor
     from crepe_dist.serving import server
     from crepe_dist.serving.app import create_app

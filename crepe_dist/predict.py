@@ -8,18 +8,18 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from crepe_dist import command, extras, invocation
-from crepe_dist.data.alphabet import read_of_long
+from crepe_dist import command, extras
+from crepe_dist.data.alphabet import Encoding, read_of_long
 from crepe_dist.data.composition import join
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import UserError, visible
-from crepe_dist.predicting.answers import STYLES, TABLES, ParquetAnswers, answer_types, answers
+from crepe_dist.predicting.answers import STYLES, TABLES, answer_types, answers
 from crepe_dist.predicting.inputs import KINDS, Input, Inputs, open_inputs
 from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
 from crepe_dist.preparing import remote
@@ -130,16 +130,8 @@ def _format_of(out: str | None) -> str:
 def _check(args: Any) -> None:
     if args.title is not None and len(args.text or ()) != 1:
         raise UserError("--title requires one --text", remedy="for a column of a file, use --title-column")
-    if args.checkpoint is not None and "://" not in args.checkpoint and not checkpoint.named(args.checkpoint).exists():
-        remedy = checkpoint.missing(Path(args.checkpoint)).remedy
-        remedy += f'{"" if remedy.endswith("?") else ";"} to classify a text, use --text "hello"'
-        raise UserError(f"{shortened(args.checkpoint)} does not exist", remedy=remedy)
     if args.text and args.file:
-        flags = f"--file {shortened(args.file)} --text-column {shortened(args.text[0])}"
-        raise UserError(
-            "--text and --file exclude each other",
-            remedy=f"use only one; to name the column of texts: {invocation.typed('predict')} {flags}",
-        )
+        raise UserError("--text and --file exclude each other", remedy="for a column of a file, use --text-column")
     file_flags = (args.input_format, args.text_column, args.title_column, args.id)
     if args.text is not None and (any(file_flags) or (args.header, args.encoding) != ("auto", "utf-8")):
         raise UserError("--input-format, --header, --encoding and the columns require a file", remedy="add --file FILE")
@@ -153,38 +145,39 @@ def _check(args: Any) -> None:
         remote.check_writable(args.out)
     else:
         arguments.check_output(None if args.out is None else Path(args.out), "--out")
-    if args.out is not None and args.file is not None and _real(args.out) == _real(args.file):
-        raise UserError("--out is the file of --file", "it would replace the texts", "choose another --out")
-
-
-def _real(name: str) -> str:
-    return name if remote.is_url(name) else os.path.realpath(name)
+    if args.out is not None and args.file is not None and os.path.realpath(args.out) == os.path.realpath(args.file):
+        raise UserError("--out is the file of --file, which it would replace", remedy="choose another --out")
 
 
 def _predict(predictor: Predictor, args: Any) -> None:
     if args.text is None and args.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
         print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
-    several = predictor.several
     with _output(args, predictor.path) as (stream, file):
         columns, groups, delimiter = _inputs(args, predictor, file)
-        formatter = answers(args.format, args.top, columns, len(predictor.classes), delimiter, several=several)
+        classes, several = len(predictor.classes), predictor.several
+        formatter = answers(args.format, args.top, columns, classes, delimiter, several=several)
         counts = stream.counts if isinstance(stream, ResumableFile) else Counts()
-        if isinstance(formatter, ParquetAnswers) and isinstance(stream, ResumableFile):
-            stream.convert = _to_parquet(formatter, file, groups)
-        formatter.formulas, has_explained = counts.formulas, False
+        if args.format == "parquet":
+            from crepe_dist.predicting.parquet_file import converter  # PyArrow takes 0.2 s to import
+
+            of_parquet = file if isinstance(groups, Inputs) and groups.format == "parquet" else None
+            stream.convert = converter(of_parquet, columns, answer_types(formatter.top, several))
         clean = visible if stream.isatty() else str  # a terminal acts on control characters, which CSV keeps
         if counts.rows:
             print(f"resuming after {counted(counts.rows, 'row')}", file=sys.stderr)
+            formatter.formulas = counts.formulas
         else:
             stream.write(clean(formatter.header))
-        for group in _from(counts.rows, groups):
+        done, has_explained = counts.rows, False
+        for group in groups:
+            group, done = group[done:], max(0, done - len(group))
             predictions = predictor.predict_stream(row.text for row in group if not row.problem)
             for row in group:
                 counts.rows += 1
                 prediction = None if row.problem else next(predictions)
                 if prediction is not None and prediction.problem:
-                    row = row._replace(problem=prediction.problem)
-                if prediction is None or row.problem:
+                    row, prediction = row._replace(problem=prediction.problem), None
+                if prediction is None:
                     counts.problems[re.split("[:;]", row.problem)[0]] += 1
                     stream.write(f"{clean(formatter.line(row, None))}\n")
                     continue
@@ -198,8 +191,13 @@ def _predict(predictor: Predictor, args: Any) -> None:
                     has_explained = True
             counts.formulas = formatter.formulas
             stream.flush()
-    if args.out is not None:
-        out = visible(remote.without_secrets(args.out))
+    _conclude(counts, args, predictor.encoding)
+
+
+def _conclude(counts: Counts, args: Any, encoding: Encoding) -> None:
+    """Print what was done; raise ``UserError`` if rows could not be classified."""
+    out = visible(remote.without_secrets(args.out or ""))
+    if out:
         print(f"{counted(counts.rows, 'row')} written to {out}", file=sys.stderr)
     if not counts.rows:
         print(f"{visible(args.file or 'standard input')} has no rows", file=sys.stderr)
@@ -207,40 +205,16 @@ def _predict(predictor: Predictor, args: Any) -> None:
         cells = counted(counts.formulas, "cell that looks like a formula begins", "cells that look like formulas begin")
         print(f"{cells} with an apostrophe now; --format jsonl keeps all as they are", file=sys.stderr)
     if counts.long:
-        encoding = predictor.encoding
-        print(
-            f"{counts.long:,} of {counted(counts.rows, 'text')} {'is' if counts.long == 1 else 'are'} longer than "
-            f"{encoding.feature_len:,} characters, of which the network reads {read_of_long(encoding.to_dict())}",
-            file=sys.stderr,
-        )
+        longer = f"{counts.long:,} of {counted(counts.rows, 'text')} {'is' if counts.long == 1 else 'are'} longer than"
+        read = f"{encoding.feature_len:,} characters, of which the network reads {read_of_long(encoding.to_dict())}"
+        print(longer, read, file=sys.stderr)
     if counts.problems:
-        where = f" in {out}" if args.out else ""
-        remedy = f"find them by their answers{where} and fix them; all other rows are classified"
-        if "not UTF-8" in counts.problems:
-            remedy = FROM_WINDOWS
+        remedy = f"find them by their answers{f' in {out}' if out else ''} and fix them; all other rows are classified"
         raise UserError(
             f"{sum(counts.problems.values()):,} of {counted(counts.rows, 'row')} could not be classified",
             listed([f"{kind} ({count:,})" for kind, count in counts.problems.most_common()]),
-            remedy,
+            FROM_WINDOWS if "not UTF-8" in counts.problems else remedy,
         )
-
-
-def _from(row: int, groups: Iterable[list[Input]]) -> Iterator[list[Input]]:
-    """Yield the groups without the rows before ``row``, from 0."""
-    for group in groups:
-        if row < len(group):
-            yield group[row:]
-        row = max(0, row - len(group))
-
-
-def _to_parquet(
-    formatter: ParquetAnswers, file: str | None, groups: Iterable[list[Input]]
-) -> Callable[[Path, Path], None]:
-    from crepe_dist.predicting.parquet_file import converter, types_of  # PyArrow takes 0.2 s to import
-
-    is_parquet = file is not None and isinstance(groups, Inputs) and groups.format == "parquet"
-    types = types_of(Path(file or "")) if is_parquet else {}
-    return converter(formatter.columns, types, answer_types(formatter.top, formatter.several))
 
 
 def _inputs(args: Any, predictor: Predictor, file: str | None) -> tuple[tuple[str, ...], Iterable[list[Input]], str]:

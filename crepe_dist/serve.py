@@ -12,7 +12,7 @@ from crepe_dist import command, extras
 from crepe_dist.distributed.control import Stopped
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import ExitCode, UserError, visible
-from crepe_dist.predicting.model_summary import summarise
+from crepe_dist.predicting.prediction import summarise
 from crepe_dist.serving.batching import BATCH_TEXTS, Batcher
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import whole

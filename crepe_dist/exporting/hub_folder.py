@@ -9,7 +9,7 @@ import yaml
 from markupsafe import Markup
 
 from crepe_dist.files import write_text
-from crepe_dist.predicting.model_summary import ModelSummary, summarise
+from crepe_dist.predicting.prediction import ModelSummary, summarise
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.findings import basic_limits
 from crepe_dist.reports.model_card import MAX_CLASSES, escaped

@@ -21,7 +21,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.exporting import crepe_runtime, web_page
 from crepe_dist.exporting.crepe_runtime import FORMAT, Classifier
 from crepe_dist.model.onnx_graph import Graph
-from crepe_dist.predicting.model_summary import summarise
+from crepe_dist.predicting.prediction import summarise
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.version import __version__
 from crepe_dist.wording import size

@@ -24,8 +24,7 @@ from markupsafe import Markup
 from crepe_dist.errors import UserError
 from crepe_dist.files import cache_folder, read_bytes, sync
 from crepe_dist.model.parameters import shape_class
-from crepe_dist.predicting.model_summary import ModelSummary
-from crepe_dist.predicting.prediction import NONE
+from crepe_dist.predicting.prediction import NONE, ModelSummary
 from crepe_dist.reports import page
 from crepe_dist.reports.classify_page import BARS
 from crepe_dist.reports.findings import basic_limits

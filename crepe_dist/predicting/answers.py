@@ -6,7 +6,6 @@ import csv
 import json
 import operator
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 from crepe_dist import files
@@ -44,41 +43,31 @@ class Answers:
     """Formatter for plain text, and the base class of the other formatters.
 
     Attributes:
+        header: header above all answers, including its line end; empty if the format has none.
         formulas: number of cells of CSV that got an apostrophe, see ``spreadsheet``.
     """
 
-    formulas = 0
+    header = ""
 
     def __init__(self, top: int, columns: Sequence[str], delimiter: str = ",", several: bool = False) -> None:
         self.several = several
         self.top = top
         self.columns = columns
-        self.delimiter = delimiter
-
-    @property
-    def header(self) -> str:
-        """Header above all answers, including its line end; empty if the format has none."""
-        return ""
+        self.formulas = 0
+        # This line end, so that "\r" and "\n" in a cell are both quoted.
+        self._writer: Any = csv.writer(_Returned(), delimiter=delimiter, lineterminator="\r\n")
 
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
         """Format the answer to one row, without the line end; without a prediction, the problem of the row."""
         if prediction is None:
             return f"not classified: {one_line(row.place)}: {one_line(row.problem)}"
-        return (f"{one_line(row.id)}: " if row.id else "") + self._answer(prediction)
-
-    def _answer(self, prediction: Prediction) -> str:
-        ranking = prediction.ranking[: self.top]
+        shares = [f"{one_line(label)} {percent(share)}" for label, share in prediction.ranking]
+        likely = shares[: self.top]
         if prediction.labels is not None:
-            return self._labels(prediction.labels, prediction)
-        shares = [f"{one_line(label)} {percent(probability)}" for label, probability in ranking]
-        return "   ".join([*([NONE] if prediction.rejected else []), *shares])
-
-    def _labels(self, labels: Sequence[str], prediction: Prediction) -> str:
-        """Format all labels of a text; if it has none, the most probable ones in brackets."""
-        shares = dict(prediction.ranking)
-        shown = [f"{one_line(label)} {percent(shares[label])}" for label in labels]
-        likely = (f"{one_line(label)} {percent(share)}" for label, share in prediction.ranking[: self.top])
-        return "   ".join(shown) or f"no label ({', '.join(likely)})"
+            likely = shares[: len(prediction.labels)] or [f"no label ({', '.join(likely)})"]
+        elif prediction.rejected:
+            likely = [NONE, *likely]
+        return (f"{one_line(row.id)}: " if row.id else "") + "   ".join(likely)
 
 
 class JsonAnswers(Answers):
@@ -107,9 +96,9 @@ class CsvAnswers(Answers):
 
     digits = ".6f"
 
-    @property
-    def header(self) -> str:
-        return f"{self._record([*self.columns, *answer_types(self.top, self.several)])}\n"
+    def __init__(self, top: int, columns: Sequence[str], delimiter: str = ",", several: bool = False) -> None:
+        super().__init__(top, columns, delimiter, several)
+        self.header = f"{self._record([*columns, *answer_types(top, several)])}\n"
 
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
         cells = list(row.cells) or [""] * len(self.columns)
@@ -117,11 +106,6 @@ class CsvAnswers(Answers):
             return self._record([*cells, *[""] * (2 * self.top + self.several + 1), f"line {row.line}: {row.problem}"])
         values = answer_cells(prediction, self.top)
         return self._record([*cells, *(format(each, self.digits if type(each) is float else "") for each in values)])
-
-    @cached_property
-    def _writer(self) -> Any:
-        # This line end, so that "\r" and "\n" in a cell are both quoted.
-        return csv.writer(_Returned(), delimiter=self.delimiter, lineterminator="\r\n")
 
     def _record(self, cells: list[str]) -> str:
         safe = list(map(files.cell, cells))
@@ -134,7 +118,10 @@ class ParquetAnswers(CsvAnswers):
     """Formatter for the CSV from which ``parquet_file`` makes Parquet: without header, and exact."""
 
     digits = ""
-    header = ""
+
+    def __init__(self, top: int, columns: Sequence[str], delimiter: str = ",", several: bool = False) -> None:
+        super().__init__(top, columns, ",", several)
+        self.header = ""
 
     def _record(self, cells: list[str]) -> str:
         record: str = self._writer.writerow(cells)

@@ -14,7 +14,6 @@ import pandas as pd
 
 from crepe_dist.errors import UserError
 from crepe_dist.predicting.answers import answer_cells, answer_types
-from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.predicting.texts import InvalidInput
 from crepe_dist.preparing.formats.columns import Wanted
@@ -80,22 +79,16 @@ class FramePredictor:
     def __setstate__(self, state: dict[str, Any]) -> None:
         version = state.pop("version")
         if version != __version__:
-            raise UserError(
-                f"another version of crepe_dist on {socket.gethostname()}",
-                f"{__version__} there, {version} where the job was started",
-                "install the same version on every node",
-            )
+            what = f"another version of crepe_dist on {socket.gethostname()}: {__version__}, not {version}"
+            raise UserError(what, remedy="install the same version on every node")
         self.__dict__ = state
 
 
 @lru_cache(maxsize=1)
 def _opened(model: str, min_probability: float | str, device: str) -> Predictor:
     if not is_url(model) and not os.path.exists(model):
-        raise UserError(
-            f"{model} does not exist on {socket.gethostname()}",
-            "every process opens the model by this name",
-            "name a folder that all nodes share, or a URL; on Spark, a file of SparkContext.addFile",
-        )
+        remedy = "name a folder that all nodes share, or a URL; on Spark, a file of SparkContext.addFile"
+        raise UserError(f"{model} does not exist on {socket.gethostname()}", remedy=remedy)
     return load(model, min_probability=min_probability, device=device)
 
 
@@ -121,28 +114,24 @@ def predict_frame(predictor: Predictor, frame: Any, texts: Sequence[str] = (), t
     several, top = predictor.several, min(top, len(predictor.classes))
     with _turn:
         predictions = predictor.predict("" if is_missing(text) else text for text in column)
-    rows = [_row(prediction, top, several) for prediction in predictions]
+    rows = [
+        [*["[]"] * several, *["", math.nan] * top, 0, each.problem] if each.problem else answer_cells(each, top)
+        for each in predictions
+    ]
     types = answer_types(top, several)
     index = frame.index if isinstance(frame, pd.DataFrame) else None
     return pd.DataFrame(rows, columns=list(types), index=index).astype(types)
 
 
 def _arrow_columns(frame: Any) -> dict[str, Any]:
-    names = getattr(getattr(frame, "schema", None), "names", None)
-    if names is None:
+    if not hasattr(frame, "schema"):
         raise UserError(
             f"the frame is of type {type(frame).__name__}",
             remedy="give a pandas data frame or an Arrow table; on Ray, map_batches(…, batch_format='pyarrow')",
         )
-    if len(set(names)) < len(names):
-        raise UserError("several columns of the frame have the same name", ", ".join(names)[:300], "rename them")
-    return dict(zip(names, frame.columns))
-
-
-def _row(prediction: Prediction, top: int, several: bool) -> list[Any]:
-    if prediction.problem:
-        return [*["[]"] * several, *["", math.nan] * top, 0, prediction.problem]
-    return answer_cells(prediction, top)
+    if len(set(frame.schema.names)) < len(frame.schema.names):
+        raise UserError("several columns of the frame have the same name", remedy="rename them")
+    return dict(zip(frame.schema.names, frame.columns))
 
 
 def _joined(frame: Any, answers: pd.DataFrame) -> Any:

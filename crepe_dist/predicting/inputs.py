@@ -83,16 +83,9 @@ def open_inputs(name: str, kind: str | None = None, reading: Reading | None = No
         UserError: the file cannot be read, or the text column is ambiguous.
     """
     path = None if name == PIPE else Path(name)
-    if path is not None and not path.exists():
-        raise UserError(f"{name} does not exist", remedy="name a file, or - for standard input")
-    if path is not None and path.is_dir():
-        raise UserError(f"{name} is a folder", remedy="name a file in it")
     if path is not None and not (path.is_file() or path.is_fifo()):
-        raise UserError(
-            f"{name} is a device or socket, not a file",
-            "reading it may never end",
-            "name a file or a pipe, or - for standard input",
-        )
+        what = "is not a file" if path.exists() else "does not exist"
+        raise UserError(f"{name} {what}", remedy="name a file or a pipe, or - for standard input")
     kind = kind or (by_suffix(path) if path else None) or LINES
     # An empty label: look for no label column, but do not mistake one for the text.
     opened = open_source(Source(path, name, format=kind, label=""), reading or Reading(), keep=keep, live=True)

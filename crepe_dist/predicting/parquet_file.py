@@ -14,44 +14,33 @@ import pyarrow.parquet as pq
 from crepe_dist.errors import UserError
 
 BLOCK = 1 << 23  # bytes of CSV that become a row group
+# Types whose values have the same text in CSV.
+KEPT = ("is_integer", "is_boolean", "is_date", "is_timestamp", "is_decimal", "is_float32", "is_float64")
+TYPES = {"float64": pa.float64(), "int64": pa.int64(), "object": pa.string()}
 
 
-def types_of(path: Path) -> dict[str, Any]:
-    """Return the types of the columns of a Parquet file whose values have the same text in CSV."""
-    types = {}
-    for column in pq.read_schema(path):
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        tests = (
-            *(pa.types.is_integer, pa.types.is_boolean, pa.types.is_date, pa.types.is_timestamp, pa.types.is_decimal),
-            *(pa.types.is_float32, pa.types.is_float64),
-        )
-        if any(test(kind) for test in tests):
-            types[column.name] = kind
-    return types
-
-
-def converter(
-    columns: Sequence[str], types: Mapping[str, Any], answers: Mapping[str, str]
-) -> Callable[[Path, Path], None]:
+def converter(source: str | None, columns: Sequence[str], answers: Mapping[str, str]) -> Callable[[Path, Path], None]:
     """Return the function that writes a Parquet file from a CSV file without header.
 
     Args:
+        source: Parquet file of the input, whose types are kept where CSV can hold them; ``None`` for other formats.
         columns: names of the columns of the input.
-        types: types of some; the others are text.
         answers: names and types of the columns after them.
 
     Raises:
         UserError: two columns have the same name.
     """
     names = [*columns, *answers]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
+    if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(
-            f"the answers would have two columns {twice!r:.80}", remedy="rename that column, or use --format csv"
+            f"the answers would have two columns {twice[0]!r:.80}", remedy="rename that column, or use --format csv"
         )
-    kinds = {"float64": pa.float64(), "int64": pa.int64(), "object": pa.string()}
-    own = {name: types.get(name, pa.string()) for name in columns}
-    return partial(_convert, {**own, **{name: kinds[kind] for name, kind in answers.items()}})
+    types = dict.fromkeys(columns, pa.string()) | {name: TYPES[kind] for name, kind in answers.items()}
+    for column in pq.read_schema(source) if source else ():
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if column.name in columns and any(getattr(pa.types, test)(kind) for test in KEPT):
+            types[column.name] = kind
+    return partial(_convert, types)
 
 
 def _convert(types: dict[str, Any], source: Path, target: Path) -> None:

@@ -171,16 +171,12 @@ class Predictor:
         return 2 * right / max(sum(map(len, given)) + sum(map(len, true)), 1)
 
     def save(self, folder: str | Path) -> None:
-        """Write a model folder, which ``load`` and the commands open; files of the same names are replaced.
-
-        Raises:
-            UserError: the folder cannot be made.
-        """
+        """Write a model folder, which ``load`` and the commands open; files of the same names are replaced."""
         path = Path(folder) / tensors_file.NAME
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{folder} cannot be made", error.strerror or str(error), "choose another name") from error
+            raise UserError(f"{folder} cannot be made: {error.strerror}", remedy="choose another name") from error
         tensors_file.write(parameters.stored(self.engine.arrays, type(self.engine.shape)), path)
         self.describe(path)
 
@@ -281,11 +277,7 @@ def load(
     foreign = Foreign(mode, feature_len, fold_accents, tuple(classes) if classes is not None else None)
     predictor = open_checkpoint(path, foreign).placed(device)
     if predictor.several and min_probability:
-        raise UserError(
-            f"{path} gives several labels, each with a threshold of its own",
-            "a text whose labels all stay below their thresholds gets none",
-            "leave --min-probability out",
-        )
+        raise UserError(f"{path} gives labels, each with a threshold of its own", remedy="leave --min-probability out")
     predictor.min_probability = _threshold(min_probability, predictor.calibration, path)
     return predictor
 
@@ -299,9 +291,8 @@ def _threshold(value: float | str, calibration: Calibration, path: Path) -> floa
         return float(value)
     if not calibration.min_probability:
         raise UserError(
-            f"{path} has no threshold of its own",
-            "its data had no validation split",
-            "give a probability, such as --min-probability 0.6; or prepare the data with --validation, and train again",
+            f"{path} has no threshold of its own: its data had no validation split",
+            remedy="give a probability, such as --min-probability 0.6; or prepare with --validation, and train again",
         )
     return calibration.min_probability
 
@@ -309,44 +300,40 @@ def _threshold(value: float | str, calibration: Calibration, path: Path) -> floa
 def open_checkpoint(path: Path, foreign: Foreign) -> Predictor:
     """Open the checkpoint at ``path`` on the CPU; see ``load``."""
     about = checkpoint.describe(path)
-    if about is not None and path.parent.name == checkpoint.FOLDER and (name := RunFolder(path.parent.parent).name):
-        about["name"] = name
     arrays = parameters.load(path)
+    network: dict[str, Any] | None = None
+    calibration, composition, thresholds = UNCALIBRATED, PLAIN, None
     if about is None:
-        encoding, classes = _from_flags(path, foreign)
-        network_about, calibration, composition = None, UNCALIBRATED, PLAIN
+        about, (encoding, classes) = {}, _from_flags(path, foreign)
     elif foreign:
         raise UserError(
-            f"{path} already has a description",
-            f"{path.with_suffix('.json').name} contains its mode, length and classes",
-            "remove --mode, --feature-len, --fold-accents and --classes",
+            f"{path} already has a description, {path.with_suffix('.json').name}",
+            remedy="remove --mode, --feature-len, --fold-accents and --classes",
         )
     else:
-        encoding, classes, network_about = checkpoint.trained_as(path, about)
+        if path.parent.name == checkpoint.FOLDER and (name := RunFolder(path.parent.parent).name):
+            about["name"] = name
+        encoding, classes, network = checkpoint.trained_as(path, about)
         calibration, composition = Calibration.of(about), checkpoint.composition(about)
-    shape = parameters.shape_of(arrays, encoding.codes, encoding.feature_len, network_about)
-    thresholds = None if about is None else checkpoint.thresholds(about)
-    id_ = None if about is None or about.get("id") is None else str(about["id"])
+        thresholds = checkpoint.thresholds(about)
+    shape = parameters.shape_of(arrays, encoding.codes, encoding.feature_len, network)
     if len(classes) != shape.classes:
         raise UserError(
             f"{path} has {shape.classes} outputs, but {len(classes)} classes were given",
             remedy="give one class per output, in the order used in training",
         )
-    arrays = parameters.unpacked(arrays, shape)
-    in_float32 = network_about is not None and network_about.get("precision") == "float32"
-    precision: Precision = "float32" if in_float32 else "auto"
-    engine = open_inference(shape, arrays, plan_inference(shape, precision))
+    precision: Precision = "float32" if network is not None and network.get("precision") == "float32" else "auto"
+    engine = open_inference(shape, parameters.unpacked(arrays, shape), plan_inference(shape, precision))
     return Predictor(
-        engine, encoding, classes, calibration, 0.0, thresholds, id_, composition, precision, path, about or {}
+        engine, encoding, classes, calibration, 0.0, thresholds, about.get("id"), composition, precision, path, about
     )
 
 
 def _from_flags(path: Path, foreign: Foreign) -> tuple[Encoding, list[str]]:
     if foreign.mode is None or foreign.classes is None:
         raise UserError(
-            f"{path} does not say how it was trained",
-            f"there is no {path.with_suffix('.json').name} beside it",
-            "add --mode (notebook for the original notebook) and --classes, and --feature-len unless it is 1014",
+            f"{path} does not say how it was trained: there is no {path.with_suffix('.json').name} beside it",
+            remedy="add --mode (notebook for the original notebook), --classes, and --feature-len unless it is 1014",
         )
     length = 1014 if foreign.feature_len is None else foreign.feature_len
     encoding = Encoding(foreign.mode, length, foreign.fold_accents)  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from crepe_dist.files import cache_folder, integer, read_json, write_json, writi
 from crepe_dist.preparing import remote
 from crepe_dist.scratch import LOCK
 
-ANSWERS, STATE = "answers", "state.json"
+ANSWERS, STATE, COPY = "answers", "state.json", "copy"
 CACHED = "predictions"  # in the cache
 SAVE_SECONDS = 10.0
 
@@ -55,33 +55,31 @@ class ResumableFile:
     def __init__(self, folder: Path, job: dict[str, Any] | None) -> None:
         self.counts = Counts()
         self._folder, self._job = folder, job
-        self._copy: str | None = None
         size = 0
         with suppress(OSError, ValueError, KeyError, TypeError):
             saved = read_json(folder / STATE, follow=False)
-            if job is not None and saved["job"] == job:
-                numbers = {name: integer(saved[name]) for name in ("rows", "long", "formulas")}
-                problems = Counter({str(name): integer(count) for name, count in saved["problems"].items()})
-                size = integer(saved["bytes"], most=(folder / ANSWERS).stat().st_size)
-                self.counts, self._copy = Counts(**numbers, problems=problems), saved["copy"]
-                size *= self.counts.rows > 0
-        if not (size or self._copy):
+            if job is not None and saved.pop("job") == job:
+                size = integer(saved.pop("bytes"), most=(folder / ANSWERS).stat().st_size)
+                self.counts = Counts(**{**saved, "problems": Counter(saved["problems"])})
+        self.is_saved = size > 0
+        if not self.is_saved:
+            self.counts = Counts()
             _clear(folder)
         self._stream = (folder / ANSWERS).open("r+b" if size else "w+b")
         self._stream.truncate(size)
         self._stream.seek(size)
         self._due = time.monotonic() + SAVE_SECONDS
-        self.is_saved = bool(size or self._copy)
 
     def source(self, name: str | None) -> str | None:
         """Return the name of the input; of a URL, that of a copy in the folder, which is made once."""
         if name is None or not remote.is_url(name):
             return name
-        if self._copy is None or not (self._folder / self._copy).is_file():
-            path = remote.copy(name, self._folder / "copy")
-            self._copy = str(path.relative_to(self._folder))
-            self.save()
-        return str(self._folder / self._copy)
+        copies = self._folder / COPY
+        copies.mkdir(exist_ok=True)
+        if not any(copies.iterdir()):
+            arrived = remote.copy(name, self._folder / "arriving")
+            arrived.replace(copies / arrived.name)
+        return str(next(copies.iterdir()))
 
     def isatty(self) -> bool:
         """Return whether this is a terminal."""
@@ -102,8 +100,7 @@ class ResumableFile:
             return
         self._stream.flush()
         os.fsync(self._stream.fileno())
-        written = {"bytes": self._stream.tell(), "copy": self._copy}
-        write_json(self._folder / STATE, {"job": self._job, **written, **vars(self.counts)})
+        write_json(self._folder / STATE, {"job": self._job, "bytes": self._stream.tell(), **vars(self.counts)})
         self.is_saved = True
         self._due = time.monotonic() + SAVE_SECONDS
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from crepe_dist.predicting.model_summary import ModelSummary
-from crepe_dist.predicting.prediction import NONE
+from crepe_dist.predicting.prediction import NONE, ModelSummary
 from crepe_dist.reports import page
 from crepe_dist.reports.explanation import COLOUR_THRESHOLD, LEVELS, NOISE
 from crepe_dist.settings.serving_options import ServiceOptions

@@ -17,8 +17,7 @@ from starlette.types import ASGIApp
 
 from crepe_dist.errors import UserError
 from crepe_dist.predicting.answers import explained
-from crepe_dist.predicting.model_summary import ModelSummary
-from crepe_dist.predicting.prediction import Prediction
+from crepe_dist.predicting.prediction import ModelSummary, Prediction
 from crepe_dist.reports import classify_page
 from crepe_dist.serving import open_inference, schemas
 from crepe_dist.serving.batching import Batcher

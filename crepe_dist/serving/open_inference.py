@@ -12,8 +12,7 @@ import numpy as np
 from fastapi import FastAPI, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
-from crepe_dist.predicting.model_summary import ModelSummary
-from crepe_dist.predicting.prediction import Prediction
+from crepe_dist.predicting.prediction import ModelSummary, Prediction
 from crepe_dist.serving import schemas
 from crepe_dist.serving.schemas import PROTOCOL, Json, Problem
 from crepe_dist.version import __version__

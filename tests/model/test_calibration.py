@@ -19,7 +19,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.exporting.exporter import export
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts
 from crepe_dist.native import library
-from crepe_dist.predicting.model_summary import summarise
+from crepe_dist.predicting.prediction import summarise
 from crepe_dist.reports import classify_page
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.scores import MILLION, Scores

@@ -215,7 +215,7 @@ def test_blocks_of_any_size_make_the_same_table(block, tmp_path, monkeypatch):
     with (tmp_path / "a").open("w", newline="") as stream:
         csv.writer(stream).writerows([row, text] for row, text in enumerate(texts))
     monkeypatch.setattr(parquet_file, "BLOCK", block)
-    parquet_file.converter(["row"], {"row": pa.int64()}, {"text": "object"})(tmp_path / "a", tmp_path / "b")
+    parquet_file.converter(None, [], {"row": "int64", "text": "object"})(tmp_path / "a", tmp_path / "b")
     assert pq.read_table(tmp_path / "b").to_pydict() == {"row": list(range(18)), "text": texts}
 
 

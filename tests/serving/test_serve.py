@@ -25,9 +25,8 @@ from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import UserError
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.predicting.answers import explained
-from crepe_dist.predicting.model_summary import ModelSummary
 from crepe_dist.predicting.occlusion import Explanation, Word
-from crepe_dist.predicting.prediction import Prediction
+from crepe_dist.predicting.prediction import ModelSummary, Prediction
 from crepe_dist.predicting.predictor import load
 from crepe_dist.reports import explanation as explanations
 from crepe_dist.runs import checkpoint
