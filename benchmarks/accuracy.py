@@ -30,12 +30,12 @@ from crepe_dist import command
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.runs.run_record import RunRecord, open_run
-from crepe_dist.settings import arguments
-from crepe_dist.settings.limits import whole
+from crepe_dist.settings.fields import whole
+from crepe_dist.settings.flags import Parser
 
 
 def main() -> None:
-    flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("data", type=Path, nargs="+", metavar="DIR", help="prepared data")
     flags.add_argument(
         "--with", type=str, dest="settings", action="append", metavar="FLAGS", help="flags of crepe_dist.train, quoted"

@@ -21,12 +21,12 @@ from crepe_dist import command
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.native import library
 from crepe_dist.scratch import scratch
-from crepe_dist.settings import arguments
-from crepe_dist.settings.limits import whole
+from crepe_dist.settings.fields import whole
+from crepe_dist.settings.flags import Parser
 
 
 def main() -> None:
-    flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--builds", nargs="+", choices=library.runnable(), default=library.runnable())
     flags.add_argument("--rounds", type=whole(1, 100), default=3, metavar="N", help="default: 3")
     flags.add_argument("--epochs", type=whole(1, 100), default=1, metavar="N", help="default: 1")

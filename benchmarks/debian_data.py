@@ -34,8 +34,8 @@ import pandas as pd
 from crepe_dist import command
 from crepe_dist.errors import UserError
 from crepe_dist.files import cache_folder
-from crepe_dist.settings import arguments
-from crepe_dist.settings.limits import whole
+from crepe_dist.settings.fields import whole
+from crepe_dist.settings.flags import Parser
 
 CLASSES = {"packages": 20, "languages": 30, "paragraphs": 40}
 TEST, VALIDATION = 0.1, 0.05  # shares of the sources
@@ -45,7 +45,7 @@ OFFERED = re.compile(r"i18n/Translation-([\w@-]+)")
 
 
 def main() -> None:
-    flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("kind", choices=CLASSES)
     flags.add_argument("out", type=Path, help="CSV with the columns label and text, or folder")
     flags.add_argument("--classes", type=whole(2, 1000), metavar="N", help=f"the largest ones; default: {CLASSES}")

@@ -27,9 +27,9 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
 from crepe_dist.model.parameters import shape_class
-from crepe_dist.settings import arguments
 from crepe_dist.settings.config import parse
-from crepe_dist.settings.limits import whole
+from crepe_dist.settings.fields import whole
+from crepe_dist.settings.flags import Parser, check_output
 
 LINES = {
     "the n-gram table alone": ["--model ngrams"],
@@ -42,13 +42,13 @@ METRICS = ("validation_accuracy", "validation_loss", "test_accuracy")
 
 
 def main() -> None:
-    flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("data", type=Path, nargs="*", metavar="DIR", help="prepared data; none: only draw")
     flags.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV of the points; kept and extended")
     flags.add_argument("--seeds", type=whole(1, 1000), default=1, metavar="N", help="default: 1")
     flags.add_argument("--picture", type=Path, metavar="FILE", help="draw the front as SVG")
     options = flags.parse_args()
-    arguments.check_output(options.picture, "--picture")
+    check_output(options.picture, "--picture")
     points = saved.read(options.out)
     known = {tuple(point[name] for name in KEY) for point in points}
     for seed in range(options.seeds):

@@ -47,7 +47,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, sha256, write_json
 from crepe_dist.model import parameters
 from crepe_dist.model.compressed import Packed
-from crepe_dist.settings import arguments
+from crepe_dist.settings.flags import check_output
 
 WORKER = Path(__file__).with_name("torch_worker.py")
 CREPE = (sys.executable, "-m", "crepe_dist")
@@ -357,7 +357,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     given = parser().parse_args()
-    arguments.check_output(given.json, "--json")
+    check_output(given.json, "--json")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the started commands are ended
     places = 2 if given.device == "cpu" else driver.count()
     most = max(1, given.processes or places)

@@ -48,8 +48,8 @@ from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
 from crepe_dist.runs import metrics
-from crepe_dist.settings import arguments
-from crepe_dist.settings.limits import whole
+from crepe_dist.settings.fields import whole
+from crepe_dist.settings.flags import Parser, check_output
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,7 +92,7 @@ class Point:
 
 
 def main() -> None:
-    flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("paragraphs", type=Path, metavar="DIR", help="made by debian_data.py paragraphs")
     flags.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV of the points; kept and extended")
     flags.add_argument("--rows", type=whole(1000, 10**9), nargs="+", default=ROWS, metavar="N")
@@ -102,7 +102,7 @@ def main() -> None:
     flags.add_argument("--with", type=str, dest="settings", default="", metavar="FLAGS", help="of train, quoted")
     flags.add_argument("--picture", type=Path, metavar="FILE", help="draw the points as SVG")
     options = flags.parse_args()
-    arguments.check_output(options.picture, "--picture")
+    check_output(options.picture, "--picture")
     options.folder.mkdir(parents=True, exist_ok=True)
     points = read(options.out)
     done = {(point.rows, point.system, point.processes) for point in points}

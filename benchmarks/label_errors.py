@@ -24,12 +24,12 @@ from crepe_dist.inspecting.corpus import Corpus
 from crepe_dist.inspecting.inspection import inspect
 from crepe_dist.inspecting.out_of_fold import out_of_fold
 from crepe_dist.registry import NETWORKS
-from crepe_dist.settings import arguments
-from crepe_dist.settings.limits import real, whole
+from crepe_dist.settings.fields import real, whole
+from crepe_dist.settings.flags import Parser
 
 
 def main() -> None:
-    flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("data", type=Path, metavar="DIR", help="prepared data")
     flags.add_argument("--share", type=real(0, 0.5), default=0.05, help="share of the labels; default: 0.05")
     flags.add_argument("--model", choices=sorted(NETWORKS), default="ngrams", help="default: ngrams")

@@ -38,8 +38,8 @@ from crepe_dist import command
 from crepe_dist.data.dataset import UNLABELLED, Dataset, open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
-from crepe_dist.settings import arguments
-from crepe_dist.settings.limits import whole
+from crepe_dist.settings.fields import whole
+from crepe_dist.settings.flags import Parser, check_output
 
 ROWS = (1000, 3000, 10_000, 30_000, 100_000, 250_000, 1_000_000)
 NETWORKS = ("crepe", "ngrams", "paper", UNLABELLED)
@@ -68,7 +68,7 @@ COLUMNS = (*KEY, "accuracy", "setting", "seconds", "command")
 
 
 def main() -> None:
-    flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("data", type=Path, nargs="+", metavar="DIR", help="prepared data with a validation split")
     flags.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV of the points; kept and extended")
     flags.add_argument(
@@ -92,7 +92,7 @@ def main() -> None:
     flags.add_argument("--seed", type=whole(0, 2**31 - 1), default=0, metavar="N", help="default: 0")
     flags.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves as SVG, a panel for each data set")
     options = flags.parse_args()
-    arguments.check_output(options.picture, "--picture")
+    check_output(options.picture, "--picture")
     for model in options.models:
         if model not in PEERS and model.split()[:1] not in [[name] for name in NETWORKS]:
             raise UserError(f"there is no model {model!r}", "", f"choose from {', '.join([*NETWORKS, *PEERS])}")

@@ -32,9 +32,9 @@ from crepe_dist import command, registry
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.data.order import epoch_order
 from crepe_dist.model.shape import Shape
-from crepe_dist.settings import arguments
-from crepe_dist.settings.limits import real, whole
-from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.fields import real, whole
+from crepe_dist.settings.flags import Parser
+from crepe_dist.settings.options import ModelOptions
 
 LOOK_AT = 512  # documents whose rows are looked up at a time
 PERMUTED = 10**7  # numbers of the permutation that is timed
@@ -42,7 +42,7 @@ PAGE = 4096  # bytes that a disk reads at least
 
 
 def main() -> None:
-    flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("measured", type=Path, metavar="CSV", help="of growth.py, with crepe and prepare")
     flags.add_argument("data", type=Path, metavar="DIR", help="data set whose batches are counted")
     flags.add_argument("--rows", type=real(1, 1e15), default=1e9, metavar="N", help="default: 1e9")

@@ -45,7 +45,7 @@ from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.scratch import scratch
-from crepe_dist.settings import arguments
+from crepe_dist.settings.flags import Parser, add_device, check_output
 from crepe_dist.wording import percent
 
 ALL_ROWS = Rows()
@@ -89,16 +89,16 @@ TINY = Sizes(1, 0.05, batch_size=8, rows=200, feature_len=123, filters=16, units
 
 
 def main() -> None:
-    flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--quick", action="store_true", help="two short rounds instead of five long ones")
     flags.add_argument("--tiny", action="store_true", help="tiny sizes, only to check that the benchmark runs")
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    arguments.add_device(flags)
+    add_device(flags)
     tools = flags.add_mutually_exclusive_group()
     tools.add_argument("--peers", metavar="PYTHON", help="Python interpreter that has the tools of peers.txt")
     tools.add_argument("--no-peers", action="store_true", help="skip PyTorch, ONNX Runtime, fastText and scikit-learn")
     options = flags.parse_args()
-    arguments.check_output(options.json, "--json")
+    check_output(options.json, "--json")
     sizes = TINY if options.tiny else QUICK if options.quick else Sizes()
     python = None if options.no_peers else _python(options.peers)
     import_mxnet(detect())

@@ -25,7 +25,7 @@ from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
 from crepe_dist.runs.run_record import RunRecord, open_run
-from crepe_dist.settings import arguments
+from crepe_dist.settings.flags import Parser, check_output
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,12 +35,12 @@ BATCH_SIZE = 512
 
 
 def main() -> None:
-    flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="runs on the same data")
     flags.add_argument("--data", type=Path, metavar="DIR", help="folder of the data, if it has moved")
     flags.add_argument("--out", type=Path, metavar="FILE", help="also draw the curves, as SVG")
     given = flags.parse_args()
-    arguments.check_output(given.out, "--out")
+    check_output(given.out, "--out")
     records = [open_run(run) for run in given.runs]
     dataset = records[0].dataset(given.data)
     for record in records:

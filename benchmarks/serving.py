@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from crepe_dist.settings.serving_options import ServiceOptions
+from crepe_dist.settings.options import ServiceOptions
 
 TOGETHER = (1, 32)
 
@@ -121,7 +121,7 @@ def _serve(given: Any) -> None:
     from crepe_dist.serving.app import create_app
     from crepe_dist.serving.batching import Batcher
     from crepe_dist.serving.metrics import Metrics
-    from crepe_dist.settings.model_options import ModelOptions
+    from crepe_dist.settings.options import ModelOptions
 
     encoding = Encoding(feature_len=given.feature_len)
     classes = [f"class {number}" for number in range(7)]

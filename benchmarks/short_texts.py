@@ -23,10 +23,10 @@ from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.files import read_json
 from crepe_dist.native import library
 from crepe_dist.predicting.predictor import load
-from crepe_dist.settings.model_options import Kind
+from crepe_dist.settings.options import Network
 
 WORKER = Path(__file__).with_name("short_texts_worker.py")
-KINDS: tuple[Kind, ...] = ("ngrams", "crepe")  # ngrams only looks up rows, as fastText does
+KINDS: tuple[Network, ...] = ("ngrams", "crepe")  # ngrams only looks up rows, as fastText does
 JOINED = 8  # texts of a class in a long document, so that processes have something to share
 Figures = dict[str, float]
 
@@ -97,7 +97,7 @@ def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None
     return {"table": table, "ratios": ratios}
 
 
-def _ours(kind: Kind) -> str:
+def _ours(kind: Network) -> str:
     return f"crepe_dist, {kind}"
 
 
@@ -108,7 +108,7 @@ def prepare(source: str, out: Path, *flags: Any) -> Path:
     return out
 
 
-def _train(kind: Kind, epochs: int, data: Path, run_folder: Path) -> list[str]:
+def _train(kind: Network, epochs: int, data: Path, run_folder: Path) -> list[str]:
     """Make the command that trains a network."""
     folders = ["--data", str(data), "--run-dir", str(run_folder), "--device", "cpu"]
     return [*TRAIN, "--model", kind, "--epochs", str(epochs), *folders]
@@ -125,7 +125,7 @@ def _write_lines(data: Dataset, folder: Path) -> None:
         (folder / f"{name}.txt").write_text("".join(lines[row] for row in order), encoding="utf-8")
 
 
-def measure(kind: Kind, epochs: int, sample: Path, run_folder: Path, data: Dataset) -> Figures:
+def measure(kind: Network, epochs: int, sample: Path, run_folder: Path, data: Dataset) -> Figures:
     """Train a network with the command, and predict the test split with it; see ``run`` for the figures."""
     began = time.perf_counter()
     call(_train(kind, epochs, sample, run_folder))
@@ -164,7 +164,7 @@ def _long(data: Dataset, documents: int, folder: Path) -> Path:
     return prepare(str(source), folder / "long", "--header", "no", "--test", "0.05")
 
 
-def _scaling(kind: Kind, epochs: int, data: Path, rounds: int, folder: Path) -> float:
+def _scaling(kind: Network, epochs: int, data: Path, rounds: int, folder: Path) -> float:
     """Return the rate of two processes relative to one; each process has one thread and one core."""
     documents = len(open_dataset(data).splits["train"])
     rates: dict[int, list[float]] = {1: [], 2: []}

@@ -24,8 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crepe_dist import command
-from crepe_dist.settings import arguments
-from crepe_dist.settings.limits import whole
+from crepe_dist.settings.fields import whole
+from crepe_dist.settings.flags import Parser
 
 PYTHON = (sys.executable, "-u", "-W", "ignore")
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,7 +34,7 @@ LARGEST = 5  # packages to show
 
 
 def main() -> None:
-    flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("data", type=Path, metavar="DIR", nargs="?", help="prepared data")
     flags.add_argument("--rounds", type=whole(1, 100), default=3, metavar="N", help="default: 3")
     flags.add_argument("--imports", action="store_true", help="also profile the imports of predict")

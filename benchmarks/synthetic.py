@@ -28,15 +28,15 @@ import numpy.typing as npt
 
 from crepe_dist import command
 from crepe_dist.runs.run_record import open_run
-from crepe_dist.settings import arguments
-from crepe_dist.settings.limits import whole
+from crepe_dist.settings.fields import whole
+from crepe_dist.settings.flags import Parser
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
 TEST_ROWS = 2000
 
 
 def main() -> None:
-    flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--classes", type=whole(2, 1000), nargs="+", default=[2, 10, 50], metavar="N")
     flags.add_argument("--rows", type=whole(100, 10**6), nargs="+", default=[2000, 20000], metavar="N")
     flags.add_argument("--length", type=whole(3, 100_000), nargs="+", default=[30, 300, 3000], metavar="N")

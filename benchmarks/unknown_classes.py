@@ -24,7 +24,7 @@ from crepe_dist import command
 from crepe_dist.data.dataset import Dataset, Split, open_dataset
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.registry import NETWORKS
-from crepe_dist.settings import arguments
+from crepe_dist.settings.flags import Parser
 from crepe_dist.supervising.training_process import failure, training
 
 ANSWERED = 0.95
@@ -33,7 +33,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def main() -> None:
-    flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("data", type=Path, metavar="DIR", help="prepared data with a validation split")
     flags.add_argument("--model", choices=sorted(NETWORKS), default="ngrams", help="default: ngrams")
     flags.add_argument("--classes", type=int, metavar="N", help="leave out only the first N classes")

@@ -29,8 +29,7 @@ from crepe_dist.native.constants import PAPER_POOL
 from crepe_dist.networks.paper.initial import parameters
 from crepe_dist.networks.paper.shape import CONVOLUTIONS, PaperShape
 from crepe_dist.preparing.shards import MAX_CHUNK
-from crepe_dist.settings.model_options import ModelOptions, Precision
-from crepe_dist.settings.training_options import OptimizerOptions
+from crepe_dist.settings.options import ModelOptions, OptimizerOptions, Precision
 from crepe_dist.training.step import TrainingStep
 
 OPTIMIZER = OptimizerOptions(name="sgd", learning_rate=0.01)

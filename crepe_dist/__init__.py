@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from crepe_dist.prepare import prepare as prepare
     from crepe_dist.runs.result import Result as Result
     from crepe_dist.settings.config import Config as Config
-    from crepe_dist.settings.data_options import DataOptions as DataOptions
-    from crepe_dist.settings.model_options import ModelOptions as ModelOptions
-    from crepe_dist.settings.training_options import OptimizerOptions as OptimizerOptions
-    from crepe_dist.settings.training_options import TrainingOptions as TrainingOptions
+    from crepe_dist.settings.options import DataOptions as DataOptions
+    from crepe_dist.settings.options import ModelOptions as ModelOptions
+    from crepe_dist.settings.options import OptimizerOptions as OptimizerOptions
+    from crepe_dist.settings.options import TrainingOptions as TrainingOptions
 
 command.check_python()
 
 _HOMES = {
     "Config": "crepe_dist.settings.config",
     "CrepeClassifier": "crepe_dist.estimator.classifier",
-    "DataOptions": "crepe_dist.settings.data_options",
+    "DataOptions": "crepe_dist.settings.options",
     "FramePredictor": "crepe_dist.predicting.frames",
-    "ModelOptions": "crepe_dist.settings.model_options",
-    "OptimizerOptions": "crepe_dist.settings.training_options",
+    "ModelOptions": "crepe_dist.settings.options",
+    "OptimizerOptions": "crepe_dist.settings.options",
     "Result": "crepe_dist.runs.result",
-    "TrainingOptions": "crepe_dist.settings.training_options",
+    "TrainingOptions": "crepe_dist.settings.options",
     "fit": "crepe_dist.fitting",
     "load": "crepe_dist.predicting.predictor",
     "on_ray": "crepe_dist.clusters.ray",

@@ -14,7 +14,7 @@ from crepe_dist.runs import checkpoint, disk_space
 from crepe_dist.runs.checkpoint import RUNS
 from crepe_dist.runs.run_folder import IDENTITY, RunFolder
 from crepe_dist.scratch import abandoned
-from crepe_dist.settings import arguments
+from crepe_dist.settings import flags as arguments
 from crepe_dist.wording import size
 
 SEARCHES = Path("tune")

@@ -12,8 +12,8 @@ from types import MappingProxyType
 
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
-from crepe_dist.settings import arguments
-from crepe_dist.settings.limits import near
+from crepe_dist.settings import flags as arguments
+from crepe_dist.settings.fields import near
 
 GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {

@@ -13,7 +13,7 @@ from crepe_dist import command, invocation
 from crepe_dist.errors import UserError
 from crepe_dist.reports.score_tables import interval, paired_half_width
 from crepe_dist.runs.run_record import RunRecord, open_run
-from crepe_dist.settings import arguments
+from crepe_dist.settings import flags as arguments
 from crepe_dist.wording import duration, excerpt, percent
 
 UNKNOWN = "–"

@@ -9,7 +9,7 @@ from crepe_dist.diagnosis.checks import NOT_USED, Check, checks
 from crepe_dist.diagnosis.trial import trial
 from crepe_dist.distributed import horovod_internals
 from crepe_dist.errors import ExitCode, UserError, one_line
-from crepe_dist.settings import arguments
+from crepe_dist.settings import flags as arguments
 from crepe_dist.wording import counted
 
 EXAMPLES = """  python -m crepe_dist.doctor

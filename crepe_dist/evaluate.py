@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from crepe_dist import command
 from crepe_dist.data.dataset import SPLITS
 from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
-from crepe_dist.settings import arguments
-from crepe_dist.settings.data_options import LARGEST_BATCH
-from crepe_dist.settings.limits import real, shortened, whole
+from crepe_dist.settings import flags as arguments
+from crepe_dist.settings.fields import real, shortened, whole
+from crepe_dist.settings.options import LARGEST_BATCH
 
 RATE = real(0, 1)  # of typing errors
 EXAMPLES = """  python -m crepe_dist.evaluate
@@ -91,10 +90,10 @@ def main() -> None:
 def _rates(text: str) -> list[float]:
     try:
         return [float(RATE(part.strip())) for part in text.split(",")]
-    except argparse.ArgumentTypeError as error:
+    except ValueError:
         raise UserError(
-            f"--typos {shortened(text)}: one {error}", remedy=f"give shares like 0,0.02,0.05,0.1, each {RATE}"
-        ) from error
+            f"--typos is {shortened(text)}", remedy=f"give shares like 0,0.02,0.05,0.1, each {RATE}"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from crepe_dist import command
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import UserError, visible
 from crepe_dist.exporting import FORMATS
-from crepe_dist.settings import arguments
+from crepe_dist.settings import flags as arguments
 from crepe_dist.wording import counted, measure, percent, size
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from crepe_dist.prepare import COMMAND_ONLY, for_python, prepare
 from crepe_dist.preparing.flags import parser
 from crepe_dist.scratch import scratch
 from crepe_dist.settings.config import combined, flag, settings
-from crepe_dist.settings.limits import near
+from crepe_dist.settings.fields import near
 from crepe_dist.supervising.training_process import QUIET
 from crepe_dist.train import train
 

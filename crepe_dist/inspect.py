@@ -17,8 +17,8 @@ from crepe_dist.predicting.inputs import Input, open_inputs
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.sources import Reading
 from crepe_dist.registry import NETWORKS
-from crepe_dist.settings import arguments
-from crepe_dist.settings.limits import real, whole
+from crepe_dist.settings import flags as arguments
+from crepe_dist.settings.fields import real, whole
 from crepe_dist.wording import counted, percent
 
 MOST_UNLABELLED = 100_000

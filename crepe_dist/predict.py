@@ -28,8 +28,8 @@ from crepe_dist.preparing.formats.rows import EMPTY, FROM_WINDOWS
 from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
 from crepe_dist.runs import checkpoint
 from crepe_dist.scratch import scratch
-from crepe_dist.settings import arguments
-from crepe_dist.settings.limits import shortened, whole
+from crepe_dist.settings import flags as arguments
+from crepe_dist.settings.fields import shortened, whole
 from crepe_dist.version import __version__
 from crepe_dist.wording import counted, listed
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from crepe_dist import command, extras
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError, visible
-from crepe_dist.settings import arguments
+from crepe_dist.settings import flags as arguments
 
 EXAMPLES = """  python -m crepe_dist.report runs/reviews-1f2e3d4c5b
   python -m crepe_dist.report runs/reviews-1f2e3d4c5b --data /elsewhere/reviews

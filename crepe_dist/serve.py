@@ -14,10 +14,10 @@ from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import ExitCode, UserError, visible
 from crepe_dist.predicting.prediction import summarise
 from crepe_dist.serving.batching import BATCH_TEXTS, Batcher
-from crepe_dist.settings import arguments
-from crepe_dist.settings.limits import whole
-from crepe_dist.settings.schema import add_settings, settings_of
-from crepe_dist.settings.serving_options import PORT, ServiceOptions
+from crepe_dist.settings import flags as arguments
+from crepe_dist.settings.fields import settings_of, whole
+from crepe_dist.settings.flags import add_settings
+from crepe_dist.settings.options import PORT, ServiceOptions
 
 EXAMPLES = """  python -m crepe_dist.serve
   python -m crepe_dist.serve runs/reviews-1f2e3d4c5b --port 9000

@@ -15,9 +15,9 @@ if __name__ == "__main__":
     command.end_on_signals()
 
 from crepe_dist.distributed.control import Control
-from crepe_dist.settings import arguments
+from crepe_dist.settings import flags as arguments
 from crepe_dist.settings.config import parse
-from crepe_dist.settings.limits import real, whole
+from crepe_dist.settings.fields import real, whole
 from crepe_dist.supervising.driver import MAX_PROCESSES, Cluster, Driver
 
 EXAMPLES = """\

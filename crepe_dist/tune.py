@@ -15,8 +15,8 @@ from rich.table import Table
 from crepe_dist import command, invocation
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.settings import arguments
-from crepe_dist.settings.limits import real, whole
+from crepe_dist.settings import flags as arguments
+from crepe_dist.settings.fields import real, whole
 from crepe_dist.tuning.search import BEST, DONE, LATE, TABLE, Search, rank
 from crepe_dist.wording import counted, duration, percent
 

@@ -6,7 +6,7 @@ from crepe_dist import command
 from crepe_dist.errors import visible
 from crepe_dist.records import write_sealed
 from crepe_dist.runs import checkpoint
-from crepe_dist.settings import arguments
+from crepe_dist.settings import flags as arguments
 
 EXAMPLES = """  python -m crepe_dist.use reviews                        the only run whose name starts like this
   python -m crepe_dist.use runs/reviews-1f2e3d4c5b

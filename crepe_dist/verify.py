@@ -15,8 +15,8 @@ from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import RunRecord, open_run
 from crepe_dist.scratch import scratch
-from crepe_dist.settings import arguments
-from crepe_dist.settings.limits import whole
+from crepe_dist.settings import flags as arguments
+from crepe_dist.settings.fields import whole
 from crepe_dist.supervising.training_process import QUIET, train
 from crepe_dist.wording import counted
 

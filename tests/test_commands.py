@@ -434,7 +434,7 @@ class TestEvaluate:
     @pytest.mark.parametrize("rates", ["0.05,1.5", "0.05,,0.1", "5%", "nan"])
     def test_shares_of_typing_errors_that_are_none(self, tmp_path, complaint, rates):
         said = complaint("evaluate", "--typos", rates, cwd=tmp_path)
-        assert said.startswith(f"error: --typos {rates}: one is ")
+        assert said.startswith(f"error: --typos is {rates}\n")
         assert "do:  give shares like 0,0.02,0.05,0.1" in said
 
     @pytest.mark.parametrize(

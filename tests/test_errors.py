@@ -29,8 +29,7 @@ from crepe_dist.preparing.sources import find_sources
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
 from crepe_dist.settings.config import GROUPS, Config, flag, parse
-from crepe_dist.settings.limits import Limits, Text
-from crepe_dist.settings.schema import kind_of
+from crepe_dist.settings.fields import Limits, Text, kind_of
 from crepe_dist.training import engine_setup
 from tests.conftest import FEATURE_LEN, QUICK, USING, write_csv
 from tests.helpers.commands import COMMANDS, parser_of
@@ -59,7 +58,7 @@ def refused(action: argparse.Action) -> Iterator[str]:
         yield from outside(action.type)
     elif action.type in (int, float):
         pytest.fail(
-            f"{action.option_strings[-1]} has no limits: give it whole() or real() of crepe_dist.settings.limits"
+            f"{action.option_strings[-1]} has no limits: give it whole() or real() of crepe_dist.settings.fields"
         )
     elif action.type is not str:
         yield ""

@@ -12,7 +12,7 @@ import pytest
 from crepe_dist import extras
 from crepe_dist.cli import COMMANDS
 from crepe_dist.runs import trackers
-from crepe_dist.settings.training_options import LoggingOptions
+from crepe_dist.settings.options import LoggingOptions
 from tests.conftest import QUICK, command, needs_kernels, run, write_csv
 
 PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"

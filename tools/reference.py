@@ -23,7 +23,7 @@ from docstring_parser import parse
 
 from crepe_dist import cli
 from crepe_dist.settings import config
-from crepe_dist.settings.schema import dotted, kind_of, settings_of
+from crepe_dist.settings.fields import dotted, kind_of, settings_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"

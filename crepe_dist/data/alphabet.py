@@ -19,7 +19,7 @@ import numpy.typing as npt
 from crepe_dist.data import characters
 from crepe_dist.errors import UserError
 from crepe_dist.native import constants, library
-from crepe_dist.settings.allowed_values import CUTS, LONGEST_DOCUMENT, MODES, Cut, Mode
+from crepe_dist.settings.fields import CUTS, LONGEST_DOCUMENT, MODES, Cut, Mode
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+ =<>()[]{}"
 FULL_ALPHABET = ALPHABET + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from crepe_dist.errors import UserError
 from crepe_dist.native.constants import BLANK
-from crepe_dist.settings.allowed_values import Mode
+from crepe_dist.settings.fields import Mode
 
 CODE_POINTS = 0x110000
 MAX_CHARACTERS = 254  # codes of an alphabet: they are bytes, BLANK takes one, and the edges of a text another

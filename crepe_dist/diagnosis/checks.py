@@ -20,8 +20,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.model.precision import plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.native import library
-from crepe_dist.settings.data_options import SHORTEST
-from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.options import SHORTEST, ModelOptions
 from crepe_dist.wording import size
 
 INSTALL = "reinstall with `uv sync --inexact --group horovod` (without uv see docs/install.md)"

@@ -13,7 +13,7 @@ from crepe_dist.distributed import cuda
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.distributed.world import ALONE, SAME_MACHINES, World
 from crepe_dist.errors import UserError
-from crepe_dist.settings.allowed_values import DEVICES
+from crepe_dist.settings.fields import DEVICES
 from crepe_dist.wording import counted, listed
 
 SHOWN_RANKS = 8

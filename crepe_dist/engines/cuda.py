@@ -28,7 +28,7 @@ from crepe_dist.model.part_weight import combined
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.native import constants
-from crepe_dist.settings.training_options import OptimizerOptions
+from crepe_dist.settings.options import OptimizerOptions
 
 
 class CudaEngine(Engine):

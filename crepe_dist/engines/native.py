@@ -25,7 +25,7 @@ from crepe_dist.model.parameters import Arrays, check
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.native.library import pointers, threads
-from crepe_dist.settings.training_options import OptimizerOptions
+from crepe_dist.settings.options import OptimizerOptions
 
 MOST_CACHED = 1 << 29  # bytes of a process's cache of documents' n-grams
 

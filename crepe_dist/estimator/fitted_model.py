@@ -22,7 +22,7 @@ from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, find_sources
 from crepe_dist.scratch import scratch
-from crepe_dist.settings.data_options import LONGEST_FITTED
+from crepe_dist.settings.options import LONGEST_FITTED
 from crepe_dist.supervising.training_process import QUIET, failure, printed, training
 
 Files = dict[str, bytes]

@@ -26,7 +26,7 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import quotes, run_of
 from crepe_dist.runs.scores import AnyScores, Scores
 from crepe_dist.scratch import scratch
-from crepe_dist.settings import arguments
+from crepe_dist.settings import flags as arguments
 from crepe_dist.training.evaluation import evaluate
 from crepe_dist.wording import counted, measure, percent
 

@@ -24,9 +24,8 @@ import numpy.typing as npt
 
 from crepe_dist.exchange.exchange import Exchange, Reduced
 from crepe_dist.exchange.parameter import Parameter
-from crepe_dist.exchange.saved_arrays import Arrays
+from crepe_dist.exchange.saved_arrays import EXPONENTS, Arrays
 from crepe_dist.native.library import pointers
-from crepe_dist.settings.allowed_values import EXPONENTS
 
 # Exponents of a quantum. With the highest, a sum of thousands of float32's largest numbers fits.
 FIRST, LOWEST, HIGHEST = -24, EXPONENTS.start, EXPONENTS.stop - 1

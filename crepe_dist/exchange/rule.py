@@ -16,7 +16,7 @@ from crepe_dist.exchange.quanta import Quanta
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.native import library
 from crepe_dist.native.library import pointers
-from crepe_dist.settings.training_options import OptimizerOptions
+from crepe_dist.settings.options import OptimizerOptions
 
 NAMES = ("adam", "sgd")  # in the order of native/optimizer.h
 DECAYS, EPSILON = (0.9, 0.999), 1e-8  # of Adam: beta1, beta2 and epsilon

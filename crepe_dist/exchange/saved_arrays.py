@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.errors import UserError
-from crepe_dist.settings.allowed_values import EXPONENTS
 
 Arrays = dict[str, npt.NDArray[Any]]
+EXPONENTS = range(-90, 111)  # of quanta
 
 
 class SavedArrays:

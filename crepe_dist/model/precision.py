@@ -11,11 +11,11 @@ from crepe_dist.errors import UserError
 from crepe_dist.model import cuda
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
-from crepe_dist.settings.allowed_values import Precision
+from crepe_dist.settings.options import Precision
 
 if TYPE_CHECKING:
     from crepe_dist.model.shape import Shape
-    from crepe_dist.settings.model_options import ModelOptions
+    from crepe_dist.settings.options import ModelOptions
 
 OTHERS = {"mxnet": "MXNet's operators", "numpy": "NumPy"}
 

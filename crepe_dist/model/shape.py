@@ -17,7 +17,7 @@ from crepe_dist.files import finite, integer
 
 if TYPE_CHECKING:
     from crepe_dist.data.alphabet import Codes
-    from crepe_dist.settings.model_options import ModelOptions
+    from crepe_dist.settings.options import ModelOptions
 
 NOT_OURS = "these are not parameters of a crepe_dist network"
 GIVE_ANOTHER = "give a .params file or a run folder of crepe_dist"

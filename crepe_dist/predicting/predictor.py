@@ -29,7 +29,7 @@ from crepe_dist.preparing.formats.rows import EMPTY
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import Floats
-from crepe_dist.settings.allowed_values import Precision
+from crepe_dist.settings.options import Precision
 
 AUTO = "auto"
 PLAIN = Composition()

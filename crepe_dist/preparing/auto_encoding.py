@@ -19,7 +19,7 @@ from crepe_dist.data.characters import CODE_POINTS, frequent_alphabet
 from crepe_dist.preparing.pool import Workers
 from crepe_dist.preparing.progress import Progress, Show
 from crepe_dist.preparing.spool import SomeRows
-from crepe_dist.settings.data_options import LONGEST_FITTED, SHORTEST, STEP, WHOLE
+from crepe_dist.settings.options import LONGEST_FITTED, SHORTEST, STEP, WHOLE
 
 PIECE = 1 << 15  # rows per task
 PIECE_BYTES = 1 << 20  # bytes of text that are counted at a time

@@ -10,10 +10,9 @@ from crepe_dist.preparing.auto_encoding import MISSED
 from crepe_dist.preparing.preparation import MAX_BAD
 from crepe_dist.preparing.selection import DEDUPE, VALIDATION_FROM
 from crepe_dist.preparing.sources import FORMATS, SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN
-from crepe_dist.settings import arguments
-from crepe_dist.settings.allowed_values import CUTS, LONGEST_DOCUMENT, MODES
-from crepe_dist.settings.data_options import LONGEST_FITTED
-from crepe_dist.settings.limits import real, whole
+from crepe_dist.settings import flags as arguments
+from crepe_dist.settings.fields import CUTS, LONGEST_DOCUMENT, MODES, real, whole
+from crepe_dist.settings.options import LONGEST_FITTED
 
 COMMON = (
     *("--out", "--label", "--text", "--title", "--header", "--test", "--validation", "--unlabelled"),

@@ -25,7 +25,7 @@ from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.progress import Show, ignored
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Reading, Source, find_sources
-from crepe_dist.settings.data_options import LONGEST_FITTED
+from crepe_dist.settings.options import LONGEST_FITTED
 
 
 def prepare_from_flags(

@@ -19,7 +19,7 @@ from crepe_dist.files import printable, read_names
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.documents import check_link, list_documents
 from crepe_dist.preparing.labelling import Labelling
-from crepe_dist.settings.allowed_values import HEADERS
+from crepe_dist.settings.fields import HEADERS
 
 SAMPLE_FEATURE_LEN = 192  # keeps 95 % of the sample's texts whole
 SAMPLE_DEDUPE: Literal["near"] = "near"  # else 54 test rows are training rows, too

@@ -14,7 +14,7 @@ from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.data.dataset import CONTRADICTIONS, UNLABELLED
 from crepe_dist.preparing.checking import NO_LABEL
 from crepe_dist.preparing.formats.lines import ENDS_EARLY
-from crepe_dist.settings.data_options import SHORTEST
+from crepe_dist.settings.options import SHORTEST
 from crepe_dist.wording import counted, number, percent
 
 FEW_ROWS = 50

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from crepe_dist.predicting.prediction import NONE, ModelSummary
 from crepe_dist.reports import page
 from crepe_dist.reports.explanation import COLOUR_THRESHOLD, LEVELS, NOISE
-from crepe_dist.settings.serving_options import ServiceOptions
+from crepe_dist.settings.options import ServiceOptions
 from crepe_dist.version import __version__
 
 BARS = 12  # with more classes, only the most probable ones are shown

@@ -22,7 +22,7 @@ from crepe_dist.reports.score_tables import (
     unanswered,
 )
 from crepe_dist.settings.config import flag
-from crepe_dist.settings.training_options import LEAST_VALIDATION
+from crepe_dist.settings.options import LEAST_VALIDATION
 from crepe_dist.wording import counted, cut, duration, number, percent
 
 if TYPE_CHECKING:

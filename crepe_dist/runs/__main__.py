@@ -9,7 +9,7 @@ from crepe_dist import command, invocation
 from crepe_dist.errors import UserError, visible
 from crepe_dist.runs import checkpoint, disk_space
 from crepe_dist.runs.run_folder import IDENTITY, RunFolder
-from crepe_dist.settings import arguments
+from crepe_dist.settings import flags as arguments
 from crepe_dist.settings.yaml_file import read
 from crepe_dist.wording import percent, size
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from crepe_dist.files import finite, integer
 from crepe_dist.runs.metrics import METRICS, Record, read
-from crepe_dist.settings.allowed_values import MANY
+from crepe_dist.settings.fields import MANY
 
 MOST_POINTS = 150
 MOST_EVENTS = 200

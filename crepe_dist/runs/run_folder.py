@@ -19,7 +19,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import is_temporary, read_bytes, read_json, remove_temporary, write_json, write_text
 from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RUNS, result_of
 from crepe_dist.settings.config import Config, digest
-from crepe_dist.settings.limits import is_title
+from crepe_dist.settings.fields import is_title
 from crepe_dist.settings.yaml_file import read
 
 IDENTITY = "run.json"

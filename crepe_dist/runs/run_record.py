@@ -21,7 +21,7 @@ from crepe_dist.runs.history import History
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import LabelScores, Scores
 from crepe_dist.settings.config import Config, flat
-from crepe_dist.settings.training_options import default_epochs, default_patience
+from crepe_dist.settings.options import default_epochs, default_patience
 from crepe_dist.settings.yaml_file import read
 from crepe_dist.wording import measure
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from crepe_dist import extras
 from crepe_dist.files import read_json, write_json
-from crepe_dist.settings.training_options import LoggingOptions
+from crepe_dist.settings.options import LoggingOptions
 
 NAME = "crepe_dist"  # of the experiment or project, unless their own variables name another
 IDS = "trackers.json"  # in the run folder: the run's identifiers, to go on with after a resume

@@ -24,7 +24,7 @@ from crepe_dist.serving.batching import Batcher
 from crepe_dist.serving.guard import Guard
 from crepe_dist.serving.metrics import Metrics, Observed
 from crepe_dist.serving.schemas import Json, Problem
-from crepe_dist.settings.serving_options import ServiceOptions
+from crepe_dist.settings.options import ServiceOptions
 from crepe_dist.version import __version__
 
 PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION = "/", "/predict", "/healthz", "/metrics", "/openapi.json"

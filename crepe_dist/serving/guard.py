@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crepe_dist.serving.schemas import Problem
-from crepe_dist.settings.serving_options import ServiceOptions
+from crepe_dist.settings.options import ServiceOptions
 
 HEADERS = {
     "Cache-Control": "no-store",

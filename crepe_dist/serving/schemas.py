@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from crepe_dist.data.composition import join
 from crepe_dist.errors import UserError, visible
-from crepe_dist.settings.serving_options import ServiceOptions
+from crepe_dist.settings.options import ServiceOptions
 
 TOP = 5
 PROTOCOL = "/v2"  # root of the paths of the Open Inference Protocol

@@ -13,14 +13,24 @@ from typing import Any, Literal, NamedTuple, Optional
 
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
-from crepe_dist.settings import arguments
-from crepe_dist.settings.data_options import DataOptions
-from crepe_dist.settings.limits import PATH, TITLE, near, shortened, whole
-from crepe_dist.settings.model_options import ModelOptions
-from crepe_dist.settings.schema import Settings, add_settings, dotted, setting, settings_of
-from crepe_dist.settings.training_options import (
+from crepe_dist.settings import flags as arguments
+from crepe_dist.settings.fields import (
+    PATH,
+    TITLE,
+    Settings,
+    dotted,
+    near,
+    setting,
+    settings_of,
+    shortened,
+    whole,
+)
+from crepe_dist.settings.flags import add_settings
+from crepe_dist.settings.options import (
     CheckpointOptions,
+    DataOptions,
     LoggingOptions,
+    ModelOptions,
     OptimizerOptions,
     SafetyOptions,
     TrainingOptions,

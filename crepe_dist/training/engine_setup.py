@@ -20,8 +20,8 @@ from crepe_dist.model.precision import Plan, plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.native import library
 from crepe_dist.settings.config import Config
-from crepe_dist.settings.limits import shortened
-from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.fields import shortened
+from crepe_dist.settings.options import ModelOptions
 from crepe_dist.training import transfer
 from crepe_dist.training.schedule import steps_of
 from crepe_dist.training.transfer import Start

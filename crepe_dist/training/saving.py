@@ -13,7 +13,7 @@ from pathlib import Path
 from crepe_dist.distributed.world import once
 from crepe_dist.runs import checkpoint, state
 from crepe_dist.runs.state import Found, Progress, Snapshot
-from crepe_dist.settings.training_options import CheckpointOptions
+from crepe_dist.settings.options import CheckpointOptions
 from crepe_dist.training.run import Run
 from crepe_dist.training.step import TrainingStep
 from crepe_dist.version import __version__

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from crepe_dist.model.shape import steps_per_epoch
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
-from crepe_dist.settings.training_options import REFERENCE_BATCH, OptimizerOptions
+from crepe_dist.settings.options import REFERENCE_BATCH, OptimizerOptions
 
 HALVE_EVERY, MOST_HALVINGS = 3, 10  # epochs; section 3.3 of the paper
 

@@ -19,7 +19,7 @@ from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, find_sources
 from crepe_dist.settings.config import Config
-from crepe_dist.settings.training_options import default_epochs, default_patience
+from crepe_dist.settings.options import default_epochs, default_patience
 from crepe_dist.training.display import Display
 
 SAMPLE_SPLIT = SplitOptions(test=0.2, validation=0.1, dedupe=SAMPLE_DEDUPE)

@@ -19,7 +19,7 @@ from crepe_dist.model import parameters
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape
 from crepe_dist.runs import checkpoint
-from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.options import ModelOptions
 
 SHOWN_CLASSES = 5
 

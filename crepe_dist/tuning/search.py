@@ -19,9 +19,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_csv, write_text
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import METRICS, read
-from crepe_dist.settings.data_options import DataOptions
-from crepe_dist.settings.model_options import ModelOptions
-from crepe_dist.settings.training_options import OptimizerOptions, default_epochs
+from crepe_dist.settings.options import DataOptions, ModelOptions, OptimizerOptions, default_epochs
 from crepe_dist.supervising.training_process import end, failure, killed_by, nested, training
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from crepe_dist.runs.metrics import SCALARS, Metrics
 from crepe_dist.runs.result import read_result
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.state import Progress, Snapshot
-from crepe_dist.settings.training_options import CheckpointOptions
+from crepe_dist.settings.options import CheckpointOptions
 from crepe_dist.training.saving import StateSaver
 from tests.chaos import harness
 from tests.conftest import DEAD

@@ -20,7 +20,7 @@ from crepe_dist.model.precision import Plan, plan, plan_inference
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.reports import findings
 from crepe_dist.settings.config import Config
-from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.options import ModelOptions
 from crepe_dist.training import engine_setup, notes
 
 CREPE, PAPER = small_shape("crepe"), small_shape("paper")

@@ -23,7 +23,7 @@ from crepe_dist.data.characters import (
     frequent_alphabet,
 )
 from crepe_dist.errors import UserError
-from crepe_dist.settings.allowed_values import CUTS, MODES, Cut
+from crepe_dist.settings.fields import CUTS, MODES, Cut
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from crepe_dist.data.augmentation import corrupt, with_typos
 from crepe_dist.data.dataset import Split, open_dataset
 from crepe_dist.data.keyed_random import mix
 from crepe_dist.data.targets import ONE, Targets
-from crepe_dist.settings.allowed_values import MODES
 from crepe_dist.settings.config import digest, parse
+from crepe_dist.settings.fields import MODES
 from tests.conftest import QUICK, losses, records
 
 DIGITS = "0123456789"

@@ -14,8 +14,7 @@ from crepe_dist.distributed.world import World
 from crepe_dist.files import read_json
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.native import library
-from crepe_dist.settings.allowed_values import Precision
-from crepe_dist.settings.model_options import Kernels, ModelOptions
+from crepe_dist.settings.options import Kernels, ModelOptions, Precision
 from crepe_dist.training.engine_setup import common_kernels, common_precision
 from tests.conftest import QUICK, command, needs_kernels, run
 from tests.distributed.test_world import script

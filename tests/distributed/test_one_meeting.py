@@ -71,7 +71,7 @@ with join() as world:
     from crepe_dist.exchange.horovod import HorovodExchange
     from crepe_dist.exchange.rule import Rule
     from crepe_dist.errors import PeerGone
-    from crepe_dist.settings.training_options import OptimizerOptions
+    from crepe_dist.settings.options import OptimizerOptions
     hvd.nccl_built = lambda: 21000
     parameters = gluon.ParameterDict()
     for name in "abc":

@@ -25,7 +25,7 @@ with join() as world:
     from crepe_dist.exchange.quanta import FIRST, Quanta
     from crepe_dist.exchange.rule import Rule
     from crepe_dist.exchange.shared_memory import SharedMemoryExchange
-    from crepe_dist.settings.training_options import OptimizerOptions
+    from crepe_dist.settings.options import OptimizerOptions
     {before}
     shapes = dict(a=(3, 5), b=(1,), c=(40, 33))
     parameters = {{name: Parameter(np.zeros(shape, np.float32)) for name, shape in shapes.items()}}
@@ -154,7 +154,7 @@ def main():
         from crepe_dist.exchange.quanta import Quanta
         from crepe_dist.exchange.rule import Rule
         from crepe_dist.exchange.shared_memory import SharedMemoryExchange
-        from crepe_dist.settings.training_options import OptimizerOptions
+        from crepe_dist.settings.options import OptimizerOptions
         {before}
         quanta = Quanta(dict(a=Parameter(np.zeros(3, np.float32))))
         exchange = SharedMemoryExchange(world, Rule(OptimizerOptions(name="sgd")), quanta)

@@ -11,9 +11,9 @@ from crepe_dist.data.batch import pack
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.exchange.quanta import FIRST, LOWEST, MOST, Quanta
+from crepe_dist.exchange.saved_arrays import EXPONENTS
 from crepe_dist.networks.ngrams.shape import NGramShape
-from crepe_dist.settings.allowed_values import EXPONENTS
-from crepe_dist.settings.training_options import OptimizerOptions
+from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training.step import TrainingStep
 from tests.conftest import needs_kernels
 from tests.engines.test_table import CREPE, Training, weigh

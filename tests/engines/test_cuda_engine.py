@@ -20,7 +20,7 @@ from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.precision import Plan
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape
-from crepe_dist.settings.training_options import OptimizerOptions
+from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training.step import TrainingStep
 from tests.conftest import needs_kernels
 from tests.helpers import cuda_emulator

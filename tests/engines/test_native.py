@@ -22,7 +22,7 @@ from crepe_dist.model.precision import Plan, plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
 from crepe_dist.networks.paper.shape import PaperShape
-from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.options import ModelOptions
 from tests.conftest import QUICK, command, run
 from tests.helpers import reference
 from tests.helpers.engines import gradients, initial

@@ -18,7 +18,7 @@ from crepe_dist.native import library
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.runs.state import Progress
-from crepe_dist.settings.training_options import OptimizerOptions
+from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training.saving import restore, snapshot
 from crepe_dist.training.step import TrainingStep
 from tests.chaos.harness import slow

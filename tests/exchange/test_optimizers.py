@@ -15,7 +15,7 @@ from crepe_dist.exchange.rule import Rule
 from crepe_dist.exchange.shared_memory import SharedMemoryExchange
 from crepe_dist.exchange.single import SingleExchange, make_optimizer
 from crepe_dist.native import library
-from crepe_dist.settings.training_options import OptimizerOptions
+from crepe_dist.settings.options import OptimizerOptions
 from tests.helpers.optimizers import Optimizer
 
 OPTIONS = [

@@ -26,7 +26,7 @@ from crepe_dist.model import tensors_file
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
-from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.options import ModelOptions
 from crepe_dist.training import transfer
 from tests.conftest import NGRAMS, PAPER, QUICK, TRIGRAMS, command, run
 from tests.exporting.test_export import CASES, ENCODINGS, KINDS, make, texts

@@ -32,8 +32,7 @@ from crepe_dist.model.precision import plan
 from crepe_dist.networks.paper.initial import parameters
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.predicting import predictor
-from crepe_dist.settings.model_options import ModelOptions, Precision
-from crepe_dist.settings.training_options import OptimizerOptions
+from crepe_dist.settings.options import ModelOptions, OptimizerOptions, Precision
 from crepe_dist.training.step import TrainingStep
 from tests.chaos import harness
 from tests.conftest import PAPER, QUICK

@@ -20,8 +20,7 @@ from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
-from crepe_dist.settings.model_options import ModelOptions
-from crepe_dist.settings.training_options import OptimizerOptions
+from crepe_dist.settings.options import ModelOptions, OptimizerOptions
 
 
 @dataclass

@@ -14,13 +14,13 @@ import numpy as np
 
 from crepe_dist import registry
 from crepe_dist.data.alphabet import BLANK
+from crepe_dist.exchange.saved_arrays import EXPONENTS
 from crepe_dist.model.shape import Shape
 from crepe_dist.native.library import _FUNCTIONS
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams import kernels
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.networks.paper.shape import PaperShape
-from crepe_dist.settings.allowed_values import EXPONENTS
 
 OPTIMIZERS = ((0, (0.9, 0.999, 1e-8)), (1, (0.0, 0.0, 0.0)), (1, (0.9, 0.0, 0.0)), (2, (0.9, 0.0, 0.0)))
 

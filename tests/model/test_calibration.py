@@ -23,7 +23,7 @@ from crepe_dist.predicting.prediction import summarise
 from crepe_dist.reports import classify_page
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.scores import MILLION, Scores
-from crepe_dist.settings.serving_options import ServiceOptions
+from crepe_dist.settings.options import ServiceOptions
 from crepe_dist.training.evaluation import evaluate, evaluate_splits
 from tests.conftest import NGRAMS, QUICK, command, run
 from tests.exporting.test_export import ENCODINGS, classifier, make, texts

@@ -19,8 +19,7 @@ from crepe_dist.native import library
 from crepe_dist.networks.crepe import tower
 from crepe_dist.networks.crepe.initial import CONVOLUTIONS_RATE, TABLE_RATE
 from crepe_dist.networks.crepe.shape import CrepeShape
-from crepe_dist.settings.model_options import ModelOptions
-from crepe_dist.settings.training_options import OptimizerOptions
+from crepe_dist.settings.options import ModelOptions, OptimizerOptions
 from crepe_dist.training.step import TrainingStep
 from tests.helpers import reference
 from tests.helpers.engines import Network, gradients, initial

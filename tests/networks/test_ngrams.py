@@ -18,7 +18,7 @@ from crepe_dist.native import library
 from crepe_dist.networks.ngrams import counting
 from crepe_dist.networks.ngrams.hashing import look_up
 from crepe_dist.networks.ngrams.shape import NGramShape, buckets_for
-from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.options import ModelOptions
 from tests.helpers import reference
 from tests.helpers.engines import best, gradients, initial
 

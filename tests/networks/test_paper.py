@@ -16,8 +16,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.networks.paper.shape import PaperShape, lengths
-from crepe_dist.settings.model_options import SIZES, ModelOptions
-from crepe_dist.settings.training_options import OptimizerOptions
+from crepe_dist.settings.options import SIZES, ModelOptions, OptimizerOptions
 from crepe_dist.training.step import TrainingStep
 from tests.helpers.engines import initial
 

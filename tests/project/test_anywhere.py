@@ -19,7 +19,7 @@ from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.model.precision import plan
 from crepe_dist.predicting.predictor import load
 from crepe_dist.runs import checkpoint
-from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.options import ModelOptions
 from tests.conftest import NGRAMS, PAPER, QUICK, command, records, run
 from tests.helpers.needs import needs
 

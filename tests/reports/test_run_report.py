@@ -33,7 +33,7 @@ from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores, worst
 from crepe_dist.settings.config import parse
-from crepe_dist.settings.serving_options import ServiceOptions
+from crepe_dist.settings.options import ServiceOptions
 from crepe_dist.wording import duration, percent
 from tests.conftest import FEATURE_LEN, QUICK
 from tests.helpers.browsing import chromium, needs_browser

@@ -34,7 +34,7 @@ from crepe_dist.serving.app import create_app
 from crepe_dist.serving.batching import Batcher
 from crepe_dist.serving.guard import Guard
 from crepe_dist.serving.metrics import Metrics
-from crepe_dist.settings.serving_options import ServiceOptions
+from crepe_dist.settings.options import ServiceOptions
 from tests.conftest import FEATURE_LEN, QUICK, command, run
 from tests.exporting.test_export import ENCODINGS, KINDS, make
 from tests.helpers.browsing import SECONDS, Browsing, chromium, needs_browser

@@ -10,7 +10,7 @@ from unittest.mock import MagicMock
 from crepe_dist.distributed.control import Wish
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
-from crepe_dist.settings.training_options import TrainingOptions
+from crepe_dist.settings.options import TrainingOptions
 from crepe_dist.training.display import epoch_line
 from crepe_dist.training.run import Run
 from crepe_dist.training.step import Outcome

@@ -21,7 +21,7 @@ from crepe_dist.runs import checkpoint, state
 from crepe_dist.runs.run_folder import RunFolder, choose
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config, parse
-from crepe_dist.settings.training_options import OptimizerOptions
+from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training import schedule
 from crepe_dist.training.engine_setup import chosen_shape, initial_parameters
 from tests.chaos import harness

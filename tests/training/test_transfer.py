@@ -29,7 +29,7 @@ from crepe_dist.preparing.sources import find_sources
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
 from crepe_dist.settings.config import Config
-from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.options import ModelOptions
 from crepe_dist.training import transfer
 from crepe_dist.training.engine_setup import chosen_shape, initial_parameters
 from crepe_dist.training.notes import leaked_rows

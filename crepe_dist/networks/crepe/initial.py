@@ -15,7 +15,7 @@ from crepe_dist.networks.crepe.head_start import head_start
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams import initial as ngrams
 from crepe_dist.networks.ngrams.counting import count_ngrams
-from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.options import ModelOptions
 
 # Multiples of the learning rate. With one rate for all, the convolutions memorise training documents before the
 # embeddings, most of which are rarely updated, have learnt what the n-grams mean (docs/decisions/networks.md).

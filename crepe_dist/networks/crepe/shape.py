@@ -25,11 +25,11 @@ from crepe_dist.model.shape import Layer, Shape
 from crepe_dist.native.constants import POOLED_BLOCKS, TOWER_TAPS
 from crepe_dist.networks.crepe.tower import look_up
 from crepe_dist.networks.ngrams.shape import NGramShape
-from crepe_dist.settings.allowed_values import LARGEST_STRIDE, LONGEST_NGRAM, MOST_BLOCKS
+from crepe_dist.settings.options import LARGEST_STRIDE, LONGEST_NGRAM, MOST_BLOCKS
 from crepe_dist.wording import counted
 
 if TYPE_CHECKING:
-    from crepe_dist.settings.model_options import ModelOptions
+    from crepe_dist.settings.options import ModelOptions
 
 SHORT_TEXT = 256  # characters: the longest texts with a position for each character
 # (length of the longest n-grams at a position, rows of their table). Long texts have more n-grams, and where a position

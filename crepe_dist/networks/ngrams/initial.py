@@ -11,8 +11,7 @@ from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.model.initial_values import zeros
 from crepe_dist.networks.ngrams import counting
 from crepe_dist.networks.ngrams.shape import NGramShape
-from crepe_dist.settings.model_options import ModelOptions
-from crepe_dist.settings.training_options import FEW_STEPS
+from crepe_dist.settings.options import FEW_STEPS, ModelOptions
 
 MANY_STEPS = 1500  # from which on the table learns more slowly (docs/decisions/networks.md)
 FASTEST = 2.0  # multiple of all learning rates in a run of few steps (docs/decisions/training.md)

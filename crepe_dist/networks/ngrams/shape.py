@@ -31,10 +31,10 @@ import numpy.typing as npt
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.model.shape import Layer, Shape
 from crepe_dist.networks.ngrams.hashing import look_up
-from crepe_dist.settings.allowed_values import LONGEST_NGRAM
+from crepe_dist.settings.options import LONGEST_NGRAM
 
 if TYPE_CHECKING:
-    from crepe_dist.settings.model_options import ModelOptions
+    from crepe_dist.settings.options import ModelOptions
 
 MAX_BUCKETS = 1 << 20
 MIN_BUCKETS = 1 << 14

@@ -9,7 +9,7 @@ import numpy as np
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.model.initial_values import Floats, he, normal, uniform, zeros
 from crepe_dist.networks.paper.shape import PaperShape
-from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.options import ModelOptions
 
 LARGE_FILTERS = 1024
 

@@ -17,7 +17,7 @@ from crepe_dist.native import constants
 from crepe_dist.native.constants import PAPER_POOL
 
 if TYPE_CHECKING:
-    from crepe_dist.settings.model_options import ModelOptions
+    from crepe_dist.settings.options import ModelOptions
 
 # The six convolutions of the paper's table 1: (kernel width, followed by a max pool of 3).
 CONVOLUTIONS = tuple(zip(constants.PAPER_TAPS, (True, True, False, False, False, True)))

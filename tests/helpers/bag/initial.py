@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.model.initial_values import zeros
-from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.options import ModelOptions
 from tests.helpers.bag.shape import BagShape
 
 

@@ -5,19 +5,36 @@ from __future__ import annotations
 import argparse
 import codecs
 import copy
+import json
 import os
 import re
 import shutil
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from crepe_dist import extras, invocation
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_names
-from crepe_dist.settings.allowed_values import DEVICES, HEADERS, LONGEST_DOCUMENT, MODES
-from crepe_dist.settings.limits import Kind, near, real, shortened, whole
+from crepe_dist.settings.fields import (
+    DEVICES,
+    HEADERS,
+    LONGEST_DOCUMENT,
+    MODES,
+    Kind,
+    Settings,
+    Words,
+    dotted,
+    kind_of,
+    near,
+    real,
+    settings_of,
+    shortened,
+    whole,
+    wrong,
+)
 from crepe_dist.version import __version__
 
 FEATURE_LEN = whole(1, LONGEST_DOCUMENT)
@@ -102,12 +119,12 @@ class Parser(argparse.ArgumentParser):
             raise UserError(f"{self._typed(action)} is {shortened(value)}", remedy=remedy)
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        try:
+        if not isinstance(action.type, Kind):
             return super()._get_value(action, arg_string)
-        except argparse.ArgumentError as error:
-            if isinstance(action.type, Kind):
-                raise UserError(f"{self._typed(action)} {error.message}", remedy=f"give {action.type}") from None
-            raise
+        try:
+            return action.type(arg_string)
+        except (ValueError, TypeError, OverflowError):
+            raise wrong(self._typed(action), arg_string, action.type) from None
 
     def _typed(self, action: argparse.Action) -> str:
         """Return the form of a flag that the user typed."""
@@ -289,3 +306,29 @@ def check_page(path: Path | None, source: str | None = None) -> None:
     if path is not None:
         extras.require("reports", "--html")
     check_output(path, "--html", source)
+
+
+def add_settings(
+    flags: argparse._ActionsContainer, group: type[Settings], flag: Callable[[str], str], **default: Any
+) -> None:
+    """Add the flags of a group's settings.
+
+    Args:
+        flag: function that returns the flag of a setting, given its dotted name.
+        default: ``default=argparse.SUPPRESS`` for a namespace of the flags that were given, by their dotted names.
+    """
+    for each in settings_of(group):
+        kind, name = kind_of(each), dotted(group, each)
+        words = kind.words if isinstance(kind, Words) else None
+        usual = each.default if isinstance(each.default, str) else json.dumps(each.default)
+        flags.add_argument(
+            flag(name),
+            dest=name,
+            type=str if words else kind,
+            nargs="?" if each.type is bool else None,
+            const=True if each.type is bool else None,
+            choices=words,
+            metavar=None if words else kind.metavar or each.name.upper(),
+            help=f"{each.metadata['help']} ({'' if words else f'{kind}; '}default: {usual})".replace("%", "%%"),
+            **{"default": each.default, **default},
+        )

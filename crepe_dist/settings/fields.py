@@ -1,21 +1,28 @@
-"""Values that flags and settings accept: each kind reads them from text, checks them, and describes them."""
+"""Fields of dataclasses from which flags are made: their help, and the kind of values that they accept."""
 
-from __future__ import annotations
-
-import argparse
 import difflib
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Callable, ClassVar, Literal, Optional, get_args
 
+from crepe_dist.errors import UserError
+
+Mode = Literal["paper", "full", "notebook"]
+MODES: tuple[Mode, ...] = get_args(Mode)  # of the encoding; see data/alphabet.py
+Cut = Literal["middle", "start", "end"]
+CUTS: tuple[Cut, ...] = get_args(Cut)  # part of a long text that is not read
+LONGEST_DOCUMENT = 1 << 20  # characters
+DEVICES = ("auto", "gpu", "cpu")
+HEADERS = ("auto", "yes", "no")  # whether the first line of a CSV or TSV file names the columns
+MANY = 10**9  # steps, seconds or epochs; more is a typing error
 LONGEST_TITLE = 80
 
 
 class Kind:
     """Kind of values, which is the ``type`` of a flag for argparse; ``str`` describes it."""
 
-    metavar: str | None = None
+    metavar: Optional[str] = None
 
     def read(self, text: str) -> Any:
         """Parse the text of a flag; raise ``ValueError`` if it has another form."""
@@ -26,10 +33,7 @@ class Kind:
         raise NotImplementedError
 
     def __call__(self, text: str) -> Any:
-        try:
-            return self.check(self.read(text))
-        except (ValueError, OverflowError):
-            raise argparse.ArgumentTypeError(f"is {shortened(text)}") from None
+        return self.check(self.read(text))
 
 
 @dataclass(frozen=True)
@@ -42,24 +46,22 @@ class Limits(Kind):
         word: word that is accepted as well; empty for none.
     """
 
-    kind: type[int] | type[float]
+    kind: type
     least: float
     most: float
     open_below: bool = False
     open_above: bool = False
     word: str = ""
 
-    def read(self, text: str) -> int | float | str:
+    def read(self, text: str) -> Any:
         return text if self.word and text == self.word else self.kind(text)
 
-    def check(self, value: Any) -> int | float | str:
+    def check(self, value: Any) -> Any:
         if self.word and value == self.word:
-            return self.word
-        if type(value) not in (int, self.kind):
-            raise ValueError
+            return value
         above = value > self.least if self.open_below else value >= self.least
         below = value < self.most if self.open_above else value <= self.most
-        if not (above and below):  # NaN, too
+        if type(value) not in (int, self.kind) or not (above and below):  # NaN, too
             raise ValueError
         return self.kind(value)
 
@@ -67,7 +69,8 @@ class Limits(Kind):
         noun = "a whole number" if self.kind is int else "a number"
         start = "above" if self.open_below else "from"
         end = " to below" if self.open_above else ", at most" if self.open_below else " to"
-        return f"{noun} {start} {_plain(self.least)}{end} {_plain(self.most)}{f' or {self.word}' * bool(self.word)}"
+        least, most = (f"{int(each) if each == int(each) else each:,}" for each in (self.least, self.most))
+        return f"{noun} {start} {least}{end} {most}{f' or {self.word}' * bool(self.word)}"
 
 
 def whole(least: int, most: int, word: str = "") -> Limits:
@@ -100,8 +103,8 @@ class Truth(Kind):
 
     metavar = "true|false"
 
-    def read(self, text: str) -> bool:
-        return {"true": True, "false": False}.get(text, text)  # type: ignore[arg-type]
+    def read(self, text: str) -> Any:
+        return {"true": True, "false": False}.get(text, text)
 
     def check(self, value: Any) -> bool:
         if not isinstance(value, bool):
@@ -142,7 +145,7 @@ class OrNull(Kind):
     of: Kind
 
     @property
-    def metavar(self) -> str | None:  # type: ignore[override]
+    def metavar(self) -> Optional[str]:  # type: ignore[override]
         return self.of.metavar
 
     def read(self, text: str) -> Any:
@@ -164,6 +167,68 @@ TITLE = Text(f"1 to {LONGEST_TITLE} printable characters, with no space at eithe
 PATH = Text("a name in UTF-8", re.compile(r"[^\0]*[^\0\s][^\0]*").fullmatch, "PATH")
 
 
+def setting(default: Any, help: str, kind: Optional[Kind] = None) -> Any:
+    """Declare a setting as a field of a dataclass whose module does not postpone annotations.
+
+    Args:
+        default: default value; ``None``: null is accepted, too.
+        kind: kind of its values; ``None``: the words of the field's ``Literal``, or true and false.
+    """
+    return field(default=default, metadata={"help": help, "kind": kind})
+
+
+def kind_of(setting: "Field[Any]") -> Kind:
+    """Return the kind of a setting's values."""
+    kind: Kind = setting.metadata["kind"] or (Truth() if setting.type is bool else Words(get_args(setting.type)))
+    return OrNull(kind) if setting.default is None else kind
+
+
+@dataclass
+class Settings:
+    """Base of the groups of settings.
+
+    Args:
+        group: name of the group; empty for ungrouped settings.
+
+    Raises:
+        UserError: a value is of another kind.
+    """
+
+    group: ClassVar[str] = ""
+
+    def __init_subclass__(cls, group: str = "") -> None:
+        cls.group = group
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if "kind" not in each.metadata:
+                if not isinstance(value, each.type):  # type: ignore[arg-type]
+                    raise UserError(f"{each.name} is {shortened(value)}", remedy=f"give {each.type.__name__}(…)")  # type: ignore[union-attr]
+                continue
+            kind = kind_of(each)
+            try:
+                setattr(self, each.name, kind.check(value))
+            except (ValueError, TypeError, OverflowError):
+                raise wrong(dotted(type(self), each), value, kind) from None
+
+
+def settings_of(group: type[Settings]) -> list["Field[Any]"]:
+    """List the settings of a group, without groups within."""
+    return [each for each in fields(group) if "kind" in each.metadata]
+
+
+def dotted(group: type[Settings], setting: "Field[Any]") -> str:
+    """Return the full name of a setting, as in files."""
+    return f"{group.group}.{setting.name}" if group.group else setting.name
+
+
+def wrong(name: str, value: object, kind: Kind) -> UserError:
+    """Return the error for a value that is not of a kind."""
+    remedy = near(str(value), getattr(kind, "words", ())) or f"give {kind}"
+    return UserError(f"{name} is {shortened(value)}", remedy=remedy)
+
+
 def near(word: str, known: Iterable[str]) -> str:
     """Return the question whether the most similar known name was meant; empty if none is similar.
 
@@ -182,7 +247,3 @@ def shortened(value: object) -> str:
     """Shorten a value for a message; blank text appears in quotes."""
     text = value if isinstance(value, str) and value.strip() else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def _plain(number: float) -> str:
-    return f"{int(number):,}" if number == int(number) else f"{number:,}"
