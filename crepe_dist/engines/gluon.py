@@ -111,7 +111,7 @@ class GluonEngine(Engine):
         return loss
 
     def _on_device(self, array: Any) -> mx.nd.NDArray:
-        return mx.nd.array(array, ctx=self._context, dtype=array.dtype)
+        return mx.nd.array(array, dtype=array.dtype).as_in_context(self._context)
 
 
 def context(device: Device) -> mx.Context:
