@@ -325,9 +325,6 @@ def show(figures: dict[str, Any]) -> None:
             for row in rows:
                 table.add_row(*(f"{cell:,.4g}" if isinstance(cell, float) else str(cell) for cell in row.values()))
             console.print(table)
-    for size, milliseconds in figures["scaling"].get("allreduce_ms", {}).items():
-        size_of = f"{figures['scaling']['gradient_bytes']:,} bytes"
-        console.print(f"all-reduce of {size_of} over {size} processes: {milliseconds:.1f} ms", soft_wrap=True)
 
 
 if __name__ == "__main__":

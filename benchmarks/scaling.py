@@ -47,8 +47,7 @@ def run(shape: PaperShape, batch: int, rounds: int, seconds: float, on: str = "c
         * ``table``: rows with ``scaling`` (none, weak, strong), ``processes``, ``batch`` (per process), ``rate``
           (documents/s of all processes), ``independent`` (the same for as many independent processes), ``ratio``
           (rate / independent) and ``efficiency`` (rate / (processes × rate of one process with ``batch``));
-        * ``gradient_bytes``: size of the gradients;
-        * ``allreduce_ms``: duration of their all-reduce, by number of processes.
+        * ``gradient_bytes``: size of the gradients.
     """
     sizes = [size for size in SIZES if size <= slots(on)]
     with ExitStack() as stack:
@@ -64,12 +63,11 @@ def run(shape: PaperShape, batch: int, rounds: int, seconds: float, on: str = "c
             runs[f"{kind} {size} world"] = training(worlds[size], share, seconds)
             runs[f"{kind} {size} independent"] = training(independent, share, seconds, only=size)
         rates = in_turns(runs, rounds)
-        allreduce = {size: 1000 * allreduce_seconds(workers, batch, rounds) for size, workers in worlds.items()}
     table = [_row("none", 1, batch, rates["alone"], rates["alone"], rates["alone"])]
     for (kind, size), share in shares.items():
         world, apart = rates[f"{kind} {size} world"], rates[f"{kind} {size} independent"]
         table.append(_row(kind, size, share, world, apart, rates["alone"]))
-    return {"table": table, "gradient_bytes": 4 * shape.parameters, "allreduce_ms": allreduce}
+    return {"table": table, "gradient_bytes": 4 * shape.parameters}
 
 
 def obstacle(on: str = "cpu") -> str:
@@ -121,12 +119,6 @@ def training(workers: Workers, batch: int, seconds: float, only: int | None = No
         return float(sum(answer["rate"] for answer in answers))
 
     return call
-
-
-def allreduce_seconds(workers: Workers, batch: int, times: int) -> float:
-    """Measure the median duration of the all-reduce in ``times`` steps, from the moment when all ranks take part."""
-    answers = workers.ask("allreduce", batch=batch, times=times)
-    return float(statistics.median(min(durations) for durations in zip(*(answer["seconds"] for answer in answers))))
 
 
 def _row(

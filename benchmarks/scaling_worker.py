@@ -67,23 +67,6 @@ class Worker:
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "rate": batch * steps / seconds}
 
-    def allreduce(self, batch: int, times: int) -> dict[str, Any]:
-        """Answer the ``seconds`` of the all-reduce in each of ``times`` steps."""
-        import mxnet as mx
-
-        seconds, began = [], 0.0
-
-        def mark(phase: str) -> None:
-            nonlocal began
-            mx.nd.waitall()
-            if phase == "all-reduce":
-                seconds.append(time.perf_counter() - began)
-            began = time.perf_counter()
-
-        with self._training.marked(mark):
-            self.train(batch, times)
-        return {"seconds": seconds}
-
 
 if __name__ == "__main__":
     command.run(main)

@@ -6,8 +6,7 @@ A call does one unit of work and returns the number of documents.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import mxnet as mx
@@ -30,7 +29,6 @@ from crepe_dist.networks.paper.initial import parameters
 from crepe_dist.networks.paper.shape import CONVOLUTIONS, PaperShape
 from crepe_dist.preparing.shards import MAX_CHUNK
 from crepe_dist.settings.options import ModelOptions, OptimizerOptions, Precision
-from crepe_dist.training.step import TrainingStep
 
 OPTIMIZER = OptimizerOptions(name="sgd", learning_rate=0.01)
 NOTEBOOKS = {"learning_rate": 0.01, "wd": 0.00001, "momentum": 0.9}  # settings of its optimizer
@@ -42,8 +40,7 @@ class Training:
 
     def __init__(self, shape: PaperShape, world: World, device: Any, precision: Precision = "auto") -> None:
         self.engine = _engine(shape, device, precision)
-        exchange = self.engine.open_exchange(world, OPTIMIZER, 0)
-        self._step = TrainingStep(self.engine, exchange)
+        self._exchange = self.engine.open_exchange(world, OPTIMIZER, 0)
         self._steps = 0
 
     def repeat(self, batch: Batch, times: int) -> int:
@@ -66,17 +63,13 @@ class Training:
         documents = 0
         for batch in source:
             self._steps += 1
-            self._step(batch, self._steps, 0.01)
+            batch = batch.of_step(self._steps, seed=0)
+            while self._exchange.all_reduce(self.engine.forward_backward(batch), batch).overflowed:
+                pass
+            self._exchange.update(batch.documents, 0.01)
             documents += batch.documents
         self.engine.wait()
         return documents
-
-    @contextmanager
-    def marked(self, mark: Callable[[str], None]) -> Iterator[None]:
-        """Call ``mark`` with the name of each phase of a step at its end, in the block."""
-        before, self._step.mark = self._step.mark, mark
-        yield
-        self._step.mark = before
 
 
 class Forward:

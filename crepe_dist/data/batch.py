@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ from crepe_dist.data.alphabet import BLANK, Codes
 from crepe_dist.data.dataset import UNWEIGHTED, WEIGHT_BYTES, WEIGHT_UNIT
 from crepe_dist.data.order import Order
 from crepe_dist.data.targets import PAIR_BYTES, SHARE_UNIT, Shares
+from crepe_dist.native.constants import MULTIPLIER1, MULTIPLIER2
 
 LABEL_BYTES = 2  # of a row with one label
 
@@ -34,6 +35,8 @@ class Batch:
         documents: number of documents in the global batch, over all ranks.
         first: position of this rank's first document in the global batch.
         rows: row numbers of this rank's documents in their split, int64 [n]; empty if they do not come from a split.
+        step: number of the step that the batch is for, from 1; 0 outside of training.
+        seed: random seed of the step's dropout, uint64.
     """
 
     packed: Codes
@@ -41,6 +44,12 @@ class Batch:
     documents: int
     first: int = 0
     rows: Order = field(default_factory=lambda: np.zeros(0, np.int64))
+    step: int = 0
+    seed: int = 0
+
+    def of_step(self, step: int, seed: int) -> Batch:
+        """Return the batch of a step of a run with a random seed."""
+        return replace(self, step=step, seed=(seed * MULTIPLIER2 + (step - 1) * MULTIPLIER1) % 2**64)
 
 
 def pack(
@@ -112,12 +121,12 @@ def pieces(batch: Batch, rows: int) -> list[Batch]:
     packed = np.concatenate([batch.packed, np.repeat(batch.packed[-1:], missing, axis=0)])
     packed[total:, -WEIGHT_BYTES:] = 0
     return [
-        Batch(
-            packed[start : start + rows],
-            batch.labels[start : start + rows],
-            batch.documents,
-            batch.first + start,
-            batch.rows[start : start + rows],
+        replace(
+            batch,
+            packed=packed[start : start + rows],
+            labels=batch.labels[start : start + rows],
+            first=batch.first + start,
+            rows=batch.rows[start : start + rows],
         )
         for start in range(0, len(packed), rows)
     ]

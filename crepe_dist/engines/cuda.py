@@ -17,7 +17,7 @@ from crepe_dist.data.batch import Batch
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
-from crepe_dist.engines.engine import Engine, Logits, Mark, dropout_seed
+from crepe_dist.engines.engine import Engine, Logits
 from crepe_dist.exchange.cuda import CudaExchange, Gradients
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.exchange.quanta import Quanta
@@ -90,7 +90,8 @@ class CudaEngine(Engine):
 
     def open_exchange(self, world: World, options: OptimizerOptions, documents: int) -> CudaExchange:
         self.quanta = Quanta({name: each for name, each in self.parameters.items() if each.is_trained})
-        exchange = CudaExchange(world, Rule(options), self.quanta, self._run, self._values, self.shape.tables)
+        on_gpu = self._run, self._values, self.shape.tables, self.loss_scale
+        exchange = CudaExchange(world, Rule(options), self.quanta, *on_gpu)
         self._gradients_on_gpu = exchange.gradients
         return exchange
 
@@ -108,30 +109,26 @@ class CudaEngine(Engine):
                 on_gpu.read(logits)
         return parts.swapaxes(0, 1)
 
-    def summed_documents(self, batch: Batch) -> int:
-        """Return the documents of the global batch, so that the loss scale does not depend on the number of ranks."""
-        return batch.documents
-
-    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark, *, adds: bool = False) -> float:
+    def _forward_backward(self, batch: Batch, *, adds: bool = False) -> float:
         gradients, bounds = self._gradients_on_gpu, np.ctypeslib.as_array(self.quanta.bounds)
         assert gradients is not None, "open_exchange comes first"
         if not adds:
+            self.quanta.begin(batch.documents)
             gradients.clear()
             bounds[:] = 0
+        # That of the global batch, so that the loss scale does not depend on the number of ranks.
+        scale = self.loss_scale.begin(batch.documents)
         with self._lock:
-            loss, added = self._add_gradients(
-                batch, gradients, Dropping(self.shape.dropout, dropout_seed(seed, step)), scale, mark
-            )
+            loss, added = self._add_gradients(batch, gradients, Dropping(self.shape.dropout, batch.seed), scale)
         bounds += added
         return loss
 
     def _add_gradients(
-        self, batch: Batch, to: Gradients, dropping: Dropping, scale: float, mark: Mark
+        self, batch: Batch, to: Gradients, dropping: Dropping, scale: float
     ) -> tuple[float, npt.NDArray[np.float32]]:
         """Add the gradients of a batch to sums on the GPU; return its loss, and the bounds of the parameters' terms."""
         texts, packed = self._texts(batch)
         run, shape, quanta, documents = self._run, self.shape, self.quanta, len(batch.packed)
-        mark("copy")
         size = 4 * documents * shape.classes
         logits = run.buffer("logits", size)
         gradients = [run.buffer(f"logit gradients {number}", size) for number in range(len(self._parts))]
@@ -146,7 +143,6 @@ class CudaEngine(Engine):
                 objective.pairs, int(objective.labelled == SEVERAL), ctypes.c_double(objective.smoothing),
                 self._class_weights, scale, gradients[number], losses,
             )  # fmt: skip
-        mark("forward")
         largest = run.buffer("largest terms", 4 * len(quanta.parameters) * documents)
         largest.clear()
         sums = {
@@ -158,7 +154,6 @@ class CudaEngine(Engine):
         run("bound_sums", len(quanta.parameters), largest, documents, ctypes.c_double(quanta.unit), results)
         read = np.empty(len(quanta.parameters) + len(self._parts) * documents, np.float32)
         results.read(read)
-        mark("backward")
         bounds, losses_of_parts = np.split(read, [len(quanta.parameters)])
         losses = losses_of_parts.reshape(len(self._parts), documents).sum(axis=0, dtype=np.float32)
         return float(rounded(losses).sum()), bounds

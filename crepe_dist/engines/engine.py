@@ -17,27 +17,19 @@ from crepe_dist.data.order import Order
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.distributed.world import World
-from crepe_dist.exchange.exchange import Exchange
+from crepe_dist.exchange.exchange import Exchange, LossScale
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.part_weight import combined, weighted
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
-from crepe_dist.native.constants import MULTIPLIER1, MULTIPLIER2
 from crepe_dist.settings.options import OptimizerOptions
 
 Logits = npt.NDArray[np.float32]
 
 # Rows, labels and logits of a batch: int64 [n], int32 [n], float32 [n, classes], or [n, 2, classes] of two parts.
 Scored = tuple[Order, npt.NDArray[np.int32], Logits]
-
-# Called with the name of each phase of a step at its end.
-Mark = Callable[[str], None]
-
-
-def no_mark(phase: str) -> None:
-    """Ignore the end of a phase: the default without a profile."""
 
 
 class Engine(ABC):
@@ -50,6 +42,7 @@ class Engine(ABC):
         piece: number of documents computed at a time in training, which bounds the memory; 0 means the whole batch.
         device: device of the network.
         group_size: number of documents that one rank must compute together; the global batch is cut at multiples of it.
+        loss_scale: scale of the loss in float16.
         tower_weight: weight of the logits of Crepe's tower in ``logits``; training does not depend on it.
     """
 
@@ -62,6 +55,7 @@ class Engine(ABC):
         self.objective = objective
         self.piece = piece
         self.device = device
+        self.loss_scale = LossScale(plan.precision)
 
     def scored(self, split: Split, batch_size: int, rank: int, size: int) -> Iterator[Scored]:
         """Yield rows, labels and logits of a rank's share of each batch of a split, with the current parameters."""
@@ -120,39 +114,30 @@ class Engine(ABC):
     def parts(self, batch: Batch) -> Logits:
         """Compute the logits of Crepe's table and tower as ``logits`` does, float32 [B, 2, classes]."""
 
-    def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = no_mark) -> Any:
-        """Compute the gradients of the sum of the weighted losses, times ``scale``, for the exchange.
-
-        Args:
-            step: number of the step, mixed into the seed of the dropout.
-            scale: loss scale, a guard against underflow in float16; 1 otherwise.
-            mark: callback after the phases "copy", "forward" and "backward".
+    def forward_backward(self, batch: Batch) -> Any:
+        """Compute the gradients of the sum of the weighted losses of this rank's share of a batch, for the exchange.
 
         Returns:
             The sum of the losses: a number from our own kernels; else float32 [1], which may still be pending.
         """
         first, *others = pieces(batch, self.rows_at_a_time(batch))
-        loss = self._gradients(first, seed, step, scale, mark)
+        loss = self._forward_backward(first)
         for piece in others:
-            loss = loss + self._gradients(piece, seed, step, scale, mark, adds=True)
+            loss = loss + self._forward_backward(piece, adds=True)
         return loss
 
     def rows_at_a_time(self, batch: Batch) -> int:
-        """Return the number of rows of a piece of a batch in ``gradients``."""
+        """Return the number of rows of a piece of a batch in ``forward_backward``."""
         rows = batch.packed.shape[0]
         return rows_per_piece(rows, self.piece or rows, self.group_size)
-
-    def summed_documents(self, batch: Batch) -> int:
-        """Return the number of documents over which ``gradients`` sums in the precision of the plan."""
-        return self.rows_at_a_time(batch)
 
     @abstractmethod
     def _logits(self, batch: Batch) -> Logits:
         """Compute logits as ``logits`` does, with a tower of weight 1."""
 
     @abstractmethod
-    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark, *, adds: bool = False) -> Any:
-        """Compute the gradients of one piece; see ``gradients``.
+    def _forward_backward(self, batch: Batch, *, adds: bool = False) -> Any:
+        """Compute the gradients of one piece; see ``forward_backward``.
 
         Args:
             adds: add them to those of the pieces before.
@@ -166,11 +151,6 @@ def added(arrays: Sequence[Any]) -> Iterator[None]:
     yield
     for array, values in zip(arrays, before):
         array += values
-
-
-def dropout_seed(seed: int, step: int) -> int:
-    """Return the seed of a step's dropout, uint64, which the generator scrambles."""
-    return (seed * MULTIPLIER2 + step * MULTIPLIER1) % 2**64
 
 
 def open_engine(

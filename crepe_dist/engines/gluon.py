@@ -13,12 +13,11 @@ from crepe_dist.data.batch import Batch, unpacked
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
-from crepe_dist.engines.engine import Engine, Logits, Mark, added, dropout_seed
+from crepe_dist.engines.engine import Engine, Logits, added
 from crepe_dist.exchange.exchange import Exchange
-from crepe_dist.exchange.horovod import HorovodExchange
+from crepe_dist.exchange.horovod import GluonExchange
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.exchange.rule import Rule
-from crepe_dist.exchange.single import SingleExchange, make_optimizer
 from crepe_dist.model.objective import Objective
 from crepe_dist.model.parameters import Arrays, check
 from crepe_dist.model.precision import Plan
@@ -77,9 +76,7 @@ class GluonEngine(Engine):
     def open_exchange(self, world: World, options: OptimizerOptions, documents: int) -> Exchange:
         parameters, rule = self.network.collect_params(), Rule(options)
         names = {parameter.name: name for name, parameter in structural_parameters(self.network).items()}
-        if world.size > 1:
-            return HorovodExchange(world, parameters, rule, names)
-        return SingleExchange(gluon.Trainer(parameters, make_optimizer(rule), kvstore=None), rule, names)
+        return GluonExchange(world, parameters, rule, names)
 
     def _logits(self, batch: Batch) -> Logits:
         codes = batch.packed[:, : self.shape.feature_len]
@@ -89,25 +86,20 @@ class GluonEngine(Engine):
     def parts(self, batch: Batch) -> Logits:
         return self._logits(batch)[:, None]
 
-    def _gradients(
-        self, batch: Batch, seed: int, step: int, scale: float, mark: Mark, *, adds: bool = False
-    ) -> mx.nd.NDArray:
+    def _forward_backward(self, batch: Batch, *, adds: bool = False) -> mx.nd.NDArray:
         codes, shares, weights = unpacked(batch, self.shape.classes, self.objective.pairs)
         arrays = codes, *self.objective.targets(shares, weights)
         codes, targets, weights = map(self._on_device, arrays)
-        mark("copy")
         # The masks of dropout depend on the position, so that those of two ranks and of two pieces differ.
-        mx.random.seed((dropout_seed(seed, step) + batch.first) % 2**31)
+        mx.random.seed((batch.seed + batch.first) % 2**31)
         with autograd.record():
             # Gluon's binary loss is the mean over the classes.
             loss = self._loss(self.network(codes), targets, weights).sum() * (
                 self.shape.classes if self._several else 1
             )
-        mark("forward")
         gradients = [parameter.grad() for parameter in self.network.collect_params().values()] if adds else []
         with added(gradients):
             loss.backward()
-        mark("backward")
         return loss
 
     def _on_device(self, array: Any) -> mx.nd.NDArray:

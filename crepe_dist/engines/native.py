@@ -13,7 +13,7 @@ from crepe_dist.data.batch import Batch, extra_bytes
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
-from crepe_dist.engines.engine import Engine, Logits, Mark, added, dropout_seed
+from crepe_dist.engines.engine import Engine, Logits, added
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.exchange.quanta import Quanta
 from crepe_dist.exchange.rule import Rule
@@ -35,7 +35,7 @@ class NativeEngine(Engine):
 
     Gradients are whole numbers, see ``Quanta``. Tables are trained row by row; a batch of a network that has some is
     not computed in pieces, because its memory does not grow with the batch as that of the paper's network does.
-    ``scale`` must be 1. Concurrent calls are serialised, since each uses all cores.
+    Concurrent calls are serialised, since each uses all cores.
 
     Attributes:
         parameters: parameters by name, in the order of the kernels.
@@ -79,7 +79,8 @@ class NativeEngine(Engine):
         if sparse:
             self.piece = 0
         self.quanta = Quanta({name: each for name, each in self.parameters.items() if each.is_trained})
-        return SharedMemoryExchange(world, Rule(options), self.quanta, sparse)
+        self._exchange = SharedMemoryExchange(world, Rule(options), self.quanta, sparse)
+        return self._exchange
 
     def _use_table(self, which: int, table: int) -> None:
         cached = min(MOST_CACHED, machine.memory() // 32)
@@ -105,21 +106,20 @@ class NativeEngine(Engine):
             self._kernels.call(function, batch.packed.ctypes.data, stride, rows, logits.ctypes.data)
         return logits
 
-    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark, *, adds: bool = False) -> float:
+    def _forward_backward(self, batch: Batch, *, adds: bool = False) -> float:
         rows, _ = self._shape_of(batch)
-        dropping = (self.shape.dropout, dropout_seed(seed, step), batch.first)
+        dropping = (self.shape.dropout, batch.seed, batch.first)
         quanta, loss = self.quanta, ctypes.c_double()
         if not adds:
+            self._exchange.ready()
+            quanta.begin(batch.documents)
             ctypes.memset(quanta.bounds, 0, ctypes.sizeof(quanta.bounds))  # the kernels add to them
         gradients = [each.gradient for each in quanta.parameters.values() if each.gradient is not None]
         with self._kernels.lock, added(gradients if adds else []):
             self._kernels.call("crepe_set", self._addresses, False)  # only what is trained has changed
-            mark("copy")
             self._kernels.call("crepe_train_forward", batch.packed.ctypes.data, rows, *dropping, ctypes.byref(loss))
-            mark("forward")
             rounding = quanta.exponents, quanta.unit, quanta.bounds
             self._kernels.call("crepe_train_backward", quanta.gradients, *rounding)
-        mark("backward")
         return loss.value
 
     def _shape_of(self, batch: Batch) -> tuple[int, int]:

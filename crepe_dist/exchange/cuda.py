@@ -17,6 +17,7 @@ from crepe_dist.cuda import nccl
 from crepe_dist.cuda.gpu import Memory
 from crepe_dist.cuda.program import Program, blocks
 from crepe_dist.distributed.world import World
+from crepe_dist.exchange.exchange import LossScale
 from crepe_dist.exchange.quanta import Quanta, Row, WholeNumberExchange, mean_scale, row_width
 from crepe_dist.exchange.rule import Rule
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
@@ -73,6 +74,7 @@ class CudaExchange(WholeNumberExchange):
         run: kernels of the network.
         values: parameters on the GPU, by name.
         tables: names of the parameters that ``flush`` rounds.
+        loss_scale: factor of the gradients.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class CudaExchange(WholeNumberExchange):
         run: Program,
         values: Mapping[str, Memory],
         tables: Collection[str],
+        loss_scale: LossScale,
     ) -> None:
         super().__init__(quanta)
         self._world = world
@@ -90,6 +93,7 @@ class CudaExchange(WholeNumberExchange):
         self._run = run
         self._values = values
         self._tables = tables
+        self._loss_scale = loss_scale
         self.gradients = Gradients(run, quanta, world.size, row_width(quanta))
         self._moments = {
             name: [run.gpu.allocate(4 * math.prod(shape)) for shape in rule.moment_shapes(parameter)]
@@ -123,8 +127,9 @@ class CudaExchange(WholeNumberExchange):
             gradients.memory.write(self._world.sum(on_host, "gradients"))
         return gradients.read_rows(len(row))
 
-    def update(self, documents: float, learning_rate: float, clip_norm: float | None = None) -> None:
-        scale = mean_scale(documents, clip_norm, self._squares)
+    def update(self, documents: float, learning_rate: float) -> None:
+        scale = mean_scale(self._loss_scale.factor * documents, self._rule.clip_norm, self._squares)
+        self._loss_scale.good()
         self._updates += 1
         rule = self._rule
         constants = rule.weight_decay, *rule.decays, rule.epsilon
@@ -181,8 +186,3 @@ class CudaExchange(WholeNumberExchange):
         self._quanta.restore(saved.quanta(len(self._quanta.parameters)))
         saved.end()
         self._updates = saved.updates
-
-    @property
-    def bytes(self) -> dict[str, int]:
-        moments = sum(memory.size for of_parameter in self._moments.values() for memory in of_parameter)
-        return {"gradients": 4 * self.gradients.count, "optimizer state": moments}

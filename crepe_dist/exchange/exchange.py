@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from crepe_dist.data.batch import Batch
+from crepe_dist.distributed.control import Wish
+from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.exchange.saved_arrays import Arrays
+
+# The first loss scale keeps the largest gradient of the first steps seven times below float16's limit.
+FIRST_SCALE, LARGEST_SCALE = 2.0**13, 2.0**24
+GROW_AFTER = 2000  # steps without an overflow
 
 
 @dataclass(frozen=True)
@@ -18,15 +26,47 @@ class Reduced:
         numbers: the numbers of each rank.
         losses: the loss of each rank.
         not_finite: ranks with non-finite gradients; all ranks if only the sum overflowed.
+        overflowed: a sum of whole numbers did not fit; quanta that suit it are ready for another attempt.
     """
 
     numbers: Sequence[Sequence[int]]
     losses: Sequence[float]
     not_finite: tuple[int, ...]
+    overflowed: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Sums of one step over the ranks; the same on every rank.
+
+    Attributes:
+        step: number of the step, counted from 1.
+        documents: number of documents in the global batch.
+        loss: sum of the losses of the global batch, in nats.
+        wish: strongest wish of any rank.
+        bad_losses: ranks whose loss is not finite.
+        bad_gradients: ranks whose gradients are not finite; all ranks if only the sum overflowed.
+        overflowed: the sums are to be computed again; see ``Reduced``.
+    """
+
+    step: int
+    documents: int
+    loss: float
+    wish: Wish
+    bad_losses: tuple[int, ...] = ()
+    bad_gradients: tuple[int, ...] = ()
+    overflowed: bool = False
+
+    @property
+    def finite(self) -> bool:
+        return not self.bad_losses and not self.bad_gradients
 
 
 class Exchange(ABC):
     """Exchange of gradients between the ranks. Every rank calls each method at the same point of the program.
+
+    Each rank's gradient is that of the SUM of its documents' losses. The sum over the ranks, divided by the number of
+    documents in the global batch, is the gradient that one process would compute.
 
     Attributes:
         by: name of the mechanism that sums the gradients, for messages; empty for a single process.
@@ -34,25 +74,40 @@ class Exchange(ABC):
 
     by = ""
 
-    @abstractmethod
-    def sum(self, compute: Callable[[], Any], numbers: Sequence[int], documents: int) -> Reduced:
-        """Compute the gradients, and replace them by their sums over the ranks, bit-identical on all.
+    def all_reduce(self, loss: Any, batch: Batch, wish: Wish = Wish.GO_ON) -> Outcome:
+        """Replace the gradients by their sums over the ranks, bit-identical on all; sum losses and wishes, too.
 
         Args:
-            compute: computes this rank's gradients and returns its loss: a number, or an array [1] on their device,
-                whose computation may be pending. Called again if a sum of whole numbers might overflow.
-            numbers: non-negative numbers below 2**40 to send along.
-            documents: number of documents in the global batch.
+            loss: loss of this rank: a number, or an array [1] on its device, whose computation may be pending.
+            batch: this rank's share of the global batch.
+            wish: action that this rank wishes for after the step.
+
+        Raises:
+            UserError: on every rank, if the ranks are at different steps.
         """
+        reduced = self._all_reduce(loss, (batch.step, batch.documents, wish))
+        check_same(reduced.numbers)
+        bad_losses = tuple(rank for rank, of_rank in enumerate(reduced.losses) if not math.isfinite(of_rank))
+        strongest = Wish(max(wish for _, _, wish in reduced.numbers))
+        total = sum(reduced.losses)
+        return Outcome(
+            batch.step, batch.documents, total, strongest, bad_losses, reduced.not_finite, reduced.overflowed
+        )
 
     @abstractmethod
-    def update(self, documents: float, learning_rate: float, clip_norm: float | None = None) -> None:
+    def _all_reduce(self, loss: Any, numbers: Sequence[int]) -> Reduced:
+        """Sum the gradients, and gather the losses and the numbers, which are non-negative and below 2**40."""
+
+    @abstractmethod
+    def update(self, documents: float, learning_rate: float) -> None:
         """Update the parameters with the last sums.
 
         Args:
-            documents: divisor of the sums: documents of the global batch, times the loss scale.
-            clip_norm: largest norm of the mean gradient; ``None``: no clipping.
+            documents: number of documents in the global batch.
         """
+
+    def ready(self) -> None:  # noqa: B027
+        """Wait until the parameters can be read, some of which other processes may still be updating."""
 
     def flush(self) -> None:  # noqa: B027
         """Bring all parameters up to date for scoring and checkpoints; round those that are trained row by row."""
@@ -72,7 +127,72 @@ class Exchange(ABC):
             UserError: the arrays do not fit.
         """
 
-    @property
-    @abstractmethod
-    def bytes(self) -> dict[str, int]:
-        """Memory that this process needs besides the parameters, in bytes, by purpose."""
+
+def check_same(numbers: Sequence[Sequence[int]]) -> None:
+    """Check that all ranks are at the same step with the same batch; else the replicas would diverge silently.
+
+    Args:
+        numbers: step, documents of the global batch, and wish of each rank.
+
+    Raises:
+        UserError: on every rank, if step or batch differ.
+    """
+    step, documents, *_ = numbers[0]
+    for rank, (other_step, other_documents, *_) in enumerate(numbers):
+        if (other_step, other_documents) != (step, documents):
+            raise UserError(
+                f"the processes are at different steps: rank 0 at step {step} of {documents} documents, "
+                f"rank {rank} at step {other_step} of {other_documents}",
+                "a bug in crepe_dist, or data that changed during the run",
+                "run the same command again to resume from the newest saved state",
+                on_all_ranks=True,
+                code=ExitCode.FAILURE,
+            )
+
+
+class LossScale:
+    """Scale of the loss in float16 (Micikevicius et al. 2018, arXiv:1710.03740).
+
+    It is halved after an overflow, and doubled after ``GROW_AFTER`` steps without one.
+
+    Attributes:
+        scale: factor of a MEAN loss; ``None`` in other precisions. Gradients of a sum over n documents are up to n
+            times as large, so its factor is ``scale`` / n, with n rounded up to a power of two, which keeps the
+            division exact. A scale thus suits any batch size and number of processes.
+        factor: factor of the gradients of the last step.
+    """
+
+    def __init__(self, precision: str) -> None:
+        self.scale = FIRST_SCALE if precision == "float16" else None
+        self.factor = 1.0
+        self._good = 0
+
+    def begin(self, documents: int) -> float:
+        """Return the factor of a loss that is a sum over the documents of the global batch."""
+        if self.scale is not None:
+            self.factor = self.scale / (1 << (documents - 1).bit_length())
+        return self.factor
+
+    def good(self) -> None:
+        """Record a step whose summed gradients were finite."""
+        self._good += 1
+        if self.scale is not None and self._good == GROW_AFTER:
+            self._good = 0
+            self.scale = min(LARGEST_SCALE, self.scale * 2)
+
+    def lower(self) -> bool:
+        """Lower the scale after an overflow; return false if it cannot be lower, so the cause is another one."""
+        self._good = 0
+        if self.scale is None or self.scale == 1.0:
+            return False
+        self.scale /= 2
+        return True
+
+    def state(self) -> list[float]:
+        """Return the state for ``restore``."""
+        return [] if self.scale is None else [self.scale, float(self._good)]
+
+    def restore(self, state: list[float]) -> None:
+        """Continue from ``state``; ignore that of another precision."""
+        if state and self.scale is not None:
+            self.scale, self._good = state[0], int(state[1])

@@ -59,7 +59,8 @@ class Quanta:
         self.exponents: Any = (ctypes.c_int32 * len(self.parameters))()
         self.bounds: Any = (ctypes.c_float * len(self.parameters))()
         self._index = {name: index for index, name in enumerate(parameters)}
-        self._kept: list[int] | None = None
+        self._kept: list[int] | None = None  # exponents of the next step
+        self._next: list[int] | None = None  # those of the next attempt, if it is not that of the next step
         self.begin(1)
 
     @cached_property
@@ -68,9 +69,10 @@ class Quanta:
         return pointers(parameter.gradient for parameter in self.parameters.values())
 
     def begin(self, documents: int) -> None:
-        """Begin a step on a global batch of ``documents``, with the quanta chosen by the last step."""
+        """Begin a step on a global batch of ``documents``, or another attempt, with the quanta of the last ``fit``."""
         self.unit = UNIT if documents <= FEW else SMALL_UNIT
-        self.exponents[:] = [FIRST] * len(self.parameters) if self._kept is None else self._kept
+        self.exponents[:] = self._next or self._kept or [FIRST] * len(self.parameters)
+        self._next = None
 
     def fit(self, bounds: Sequence[Sequence[float]]) -> bool:
         """Return whether all sums fit into int32; choose the quanta of the next step or, if not, of another attempt.
@@ -84,12 +86,12 @@ class Quanta:
         now = self.exponents[:]
         wanted = [_wanted(exponent, total) for exponent, total in zip(now, totals)]
         if any(total >= MOST and exponent < HIGHEST for exponent, total in zip(now, totals)):
-            self.exponents[:] = list(map(max, wanted, now))
+            self.exponents[:] = self._next = list(map(max, wanted, now))
             return False
         if self._kept is None and any(
             total < LEAST and next_one < exponent for exponent, total, next_one in zip(now, totals, wanted)
         ):
-            self.exponents[:] = wanted
+            self.exponents[:] = self._next = wanted
             return False
         # Slowly, because single steps may have small gradients.
         self._kept = [max(next_one, exponent - 1) for exponent, next_one in zip(now, wanted)]
@@ -123,7 +125,7 @@ def row_width(quanta: Quanta) -> int:
 
 
 class WholeNumberExchange(Exchange):
-    """Base class of the exchanges whose gradients are whole numbers.
+    """Base class of the exchanges whose gradients are whole numbers, which their sums remain.
 
     Args:
         quanta: the trained parameters, and quanta of their gradients.
@@ -133,19 +135,13 @@ class WholeNumberExchange(Exchange):
         self._quanta = quanta
         self._updates = 0
 
-    def sum(self, compute: Callable[[], Any], numbers: Sequence[int], documents: int) -> Reduced:
-        """As in ``Exchange``; the gradients remain whole numbers."""
+    def _all_reduce(self, loss: float, numbers: Sequence[int]) -> Reduced:
         quanta, parameters = self._quanta, len(self._quanta.parameters)
-        quanta.begin(documents)
-        while True:
-            loss = float(compute())
-            rows = self._add([*quanta.bounds, loss, *numbers])
-            bounds = [of_rank[:parameters] for of_rank in rows]
-            if quanta.fit(bounds):
-                break
-        not_finite = [rank for rank, of_rank in enumerate(bounds) if not all(map(math.isfinite, of_rank))]
+        rows = self._add([*quanta.bounds, loss, *numbers])
+        bounds = [of_rank[:parameters] for of_rank in rows]
+        not_finite = tuple(rank for rank, of_rank in enumerate(bounds) if not all(map(math.isfinite, of_rank)))
         sent = [list(map(int, of_rank[parameters + 1 :])) for of_rank in rows]
-        return Reduced(sent, [of_rank[parameters] for of_rank in rows], tuple(not_finite))
+        return Reduced(sent, [of_rank[parameters] for of_rank in rows], not_finite, overflowed=not quanta.fit(bounds))
 
     @abstractmethod
     def _add(self, row: Row) -> list[Row]:

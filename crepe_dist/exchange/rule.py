@@ -37,6 +37,7 @@ class Rule:
         constants: C array of the decays and epsilon.
         moments: number of moments; without momentum, SGD has none.
         weight_decay: weight decay.
+        clip_norm: largest norm of the mean gradient; ``None``: no clipping.
     """
 
     def __init__(self, options: OptimizerOptions) -> None:
@@ -48,6 +49,7 @@ class Rule:
         self.constants = (ctypes.c_double * 3)(*self.decays, self.epsilon)
         self.moments = 2 if is_adam else int(options.momentum != 0)
         self.weight_decay = options.weight_decay
+        self.clip_norm = options.clip_norm
 
     def rate(self, learning_rate: float, updates: int) -> float:
         """Correct the learning rate for the bias of Adam's moments at its update number ``updates``, from 1."""
@@ -119,10 +121,3 @@ class DenseUpdate:
         for name, parameter in self._parameters.items():
             for own, moment in zip(self._moments[name], saved.moments(name, self._rule.moment_shapes(parameter)) or ()):
                 own[:] = moment
-
-    @property
-    def bytes(self) -> dict[str, int]:
-        """Memory of the gradients and the moments, in bytes, by purpose."""
-        gradients = 4 * sum(parameter.value.size for parameter in self._parameters.values())
-        moments = sum(moment.nbytes for of_one in self._moments.values() for moment in of_one)
-        return {"gradients": gradients, "optimizer state": moments}

@@ -20,7 +20,6 @@ import numpy as np
 
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.between_hosts import PartSums, RowSums, cuts, ranks_by_host
-from crepe_dist.exchange.exchange import Reduced
 from crepe_dist.exchange.host_memory import HostMemory, private_memory, share_memory
 from crepe_dist.exchange.quanta import Quanta, Row, WholeNumberExchange, mean_scale, row_width
 from crepe_dist.exchange.rule import DenseUpdate, Rule
@@ -80,19 +79,17 @@ class SharedMemoryExchange(WholeNumberExchange):
             self.by = "shared memory"
 
         self._tables: list[Table] = []
-        self._table_bytes = 0
+        place = tables_at
         for each in sparse:
             size = each.bytes(memory.processes)
-            memories = [np.frombuffer(pages, np.uint8, size, tables_at + self._table_bytes) for pages in memory.pages]
+            memories = [np.frombuffer(pages, np.uint8, size, place) for pages in memory.pages]
             self._tables.append(Table(each, rule, memories, rank))
-            self._table_bytes += size
+            place += size
         self._row_sums = [RowSums(world, self._hosts, table) for table in self._tables] if self._between else []
         memory.wait_for_all()
 
-    def sum(self, compute: Callable[[], Any], numbers: Sequence[int], documents: int) -> Reduced:
-        """As in ``Exchange``; the gradients remain whole numbers."""
+    def ready(self) -> None:
         self._memory.wait()  # until all rows are written
-        return super().sum(compute, numbers, documents)
 
     def _add(self, row: Row) -> list[Row]:
         """Sum the gradients over the ranks, and return the rows of all ranks."""
@@ -116,8 +113,8 @@ class SharedMemoryExchange(WholeNumberExchange):
         # No process writes a row again before all have reached the next sum.
         return [self._rows[start : start + len(row)] for start in range(0, len(self._rows), width)]
 
-    def update(self, documents: float, learning_rate: float, clip_norm: float | None = None) -> None:
-        scale = mean_scale(documents, clip_norm, self._squares)
+    def update(self, documents: float, learning_rate: float) -> None:
+        scale = mean_scale(documents, self._rule.clip_norm, self._squares)
         self._updates += 1
         self._dense.update(self._rule.rate(learning_rate, self._updates), scale)
         for table in self._tables:
@@ -169,10 +166,6 @@ class SharedMemoryExchange(WholeNumberExchange):
         saved.end()
         self._updates = saved.updates
         self._memory.arrive()
-
-    @property
-    def bytes(self) -> dict[str, int]:
-        return {**self._dense.bytes, "tables": self._table_bytes}
 
 
 def share_on_hosts(world: World, size: Callable[[int], int]) -> tuple[list[list[int]], HostMemory]:

@@ -18,12 +18,12 @@ from crepe_dist.distributed.control import Wish
 from crepe_dist.distributed.watchdog import SHOWN_ROWS
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import ExitCode, UserError, is_memory_error
+from crepe_dist.exchange.exchange import Outcome
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.runs.scores import AnyScores
 from crepe_dist.settings.config import flag
 from crepe_dist.training.run import Run
 from crepe_dist.training.saving import StateSaver, snapshot
-from crepe_dist.training.step import Outcome
 from crepe_dist.training.step_log import StepLog
 
 # Parts of the text of an MXNetError, a RuntimeError: from CUDA's allocator, MXNet's on the host, oneDNN's, and C++'s.
@@ -65,16 +65,13 @@ class Guards:
         """Yield the batches of an epoch, and measure the wait for them."""
         return self._log.wait(batches)
 
-    def before_step(self, batch: Batch) -> None:
-        """Report the start of a step to the watchdog."""
+    def before_step(self, batch: Batch) -> Wish:
+        """Report the start of a step to the watchdog; return what this rank wants to do after it."""
         self._watchdog.beat("train")
         self._rows = batch.rows
+        return max(self._control.wish, Wish.SAVE if self.saver.due(batch.step) else Wish.GO_ON)
 
-    def wish(self, step: int) -> Wish:
-        """Return what this rank wants to do after ``step``: continue, save or stop."""
-        return max(self._control.wish, Wish.SAVE if self.saver.due(step) else Wish.GO_ON)
-
-    def accepts(self, outcome: Outcome) -> bool:
+    def accept(self, outcome: Outcome) -> bool:
         """Return whether to update the parameters: loss and gradients are finite on every rank.
 
         Raises:
@@ -160,7 +157,7 @@ class Guards:
         """Compare the replicas of all ranks."""
         run = self._run
         if run.world.size > 1:
-            run.step.exchange.publish()
+            run.exchange.publish()
         check_replicas(run.engine.values(), run.world)
 
     def _save(self) -> None:
@@ -173,7 +170,7 @@ class Guards:
             # The state relies on the metrics, so they go first.
             run.metrics.sync()
             if run.world.is_root:
-                self.saver.save(snapshot(run.step, run.progress))
+                self.saver.save(snapshot(run))
         except OSError as error:
             self.saver.postpone(run.progress.step)
             run.display.say(f"the state of step {run.progress.step} could not be saved: {error}")
@@ -182,7 +179,7 @@ class Guards:
 
 def _reject(run: Run, outcome: Outcome) -> None:
     """Skip the update of a step whose outcome is not finite, alike on every rank."""
-    if not outcome.bad_losses and run.step.scale.lower():
+    if not outcome.bad_losses and run.engine.loss_scale.lower():
         return
     before, train = run.progress, run.data.splits["train"]
     ranks = sorted({*outcome.bad_losses, *outcome.bad_gradients})

@@ -41,8 +41,8 @@ def banner(run: Run, start: Start | None) -> str:
     config, data, shape, device = run.config, run.data, run.engine.shape, run.engine.device
     rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     processes = f"{counted(run.world.size, 'process', 'processes')}, {device}"
-    if run.step.exchange.by:
-        processes += f", gradients summed by {run.step.exchange.by}"
+    if run.exchange.by:
+        processes += f", gradients summed by {run.exchange.by}"
     if device.device_type == "cpu":
         processes += f", OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}"
     lines = [

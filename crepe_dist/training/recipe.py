@@ -5,6 +5,9 @@ gradients of all ranks, and the parameters are updated with the sums. After each
 the validation and test splits, and rank 0 writes the epoch's checkpoint, named by test accuracy. Without a launcher,
 the same recipe trains in one process, on a GPU or on the CPU.
 
+With ``--model paper --kernels mxnet`` it trains the notebook's network, and Horovod's ``DistributedTrainer`` wraps
+Gluon's trainer (``exchange/horovod.py``): ``horovodrun -np 2 crepe train --model paper --kernels mxnet``.
+
 What surrounds a step (logs, saved states, stops, the watchdog) is in ``Guards``, whose hooks the recipe calls.
 """
 
@@ -59,16 +62,19 @@ def train_network(config: Config, data: Dataset, network: Network, folder: RunFo
 
 def train_epoch(run: Run, guards: Guards) -> None:
     """Train on the remaining batches of the epoch."""
+    engine, exchange, progress = run.engine, run.exchange, run.progress
     guards.begin_epoch()
     rate_at = learning_rates(run.config, len(run.data.splits["train"]))
-    for batch in guards.wait(run.epoch_batches()):
-        number = run.progress.step + 1
-        rate = rate_at(run.progress)
-        guards.before_step(batch)
-        outcome = run.step.sum(batch, number, guards.wish(number))  # gradients of all ranks
-        if guards.accepts(outcome):  # finite on every rank
-            run.step.update(batch.documents, rate)
-        run.progress.count(batch.documents, outcome.loss)
+    for batch in guards.wait(run.epoch_batches()):  # this rank's share of each global batch
+        rate = rate_at(progress)
+        wish = guards.before_step(batch)  # to save or to stop
+        loss = engine.forward_backward(batch)  # our kernels on a CPU or a GPU, or Gluon
+        outcome = exchange.all_reduce(loss, batch, wish)  # shared memory and hosts, NCCL, or Horovod's trainer
+        while outcome.overflowed:  # a sum of whole numbers: it is computed again, in larger quanta
+            outcome = exchange.all_reduce(engine.forward_backward(batch), batch, wish)
+        if guards.accept(outcome):  # finite on every rank
+            exchange.update(batch.documents, rate)
+        progress.count(batch.documents, outcome.loss)
         guards.after_step(outcome, rate)
     guards.end_epoch()
 
@@ -81,7 +87,7 @@ def score_epoch(run: Run, guards: Guards) -> Mapping[str, AnyScores]:
         UserError: the loss on a split is not finite.
     """
     guards.begin_evaluation()
-    run.step.exchange.flush()
+    run.exchange.flush()
     try:
         scores = weighed_and_scored(run.engine, run.data, run.world, guards.is_stopping)
     except Interrupted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.distributed.world import World, once
 from crepe_dist.engines.engine import Engine
+from crepe_dist.exchange.exchange import Exchange
 from crepe_dist.machine import describe
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.metrics import DrawConfusion, Metrics, open_metrics
@@ -22,7 +24,6 @@ from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.training.display import Display
 from crepe_dist.training.engine_setup import Network
-from crepe_dist.training.step import TrainingStep
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Run:
     """Training of a network on one rank.
 
     Attributes:
-        step: the training step, which synchronises the ranks.
+        engine: computes the network and its gradients.
+        exchange: sums the gradients of all ranks, and updates the parameters.
         progress: current position of the run, the same on every rank.
         choice: rule by which an epoch is reported, and training ends.
         metrics: metrics files; does nothing on ranks other than 0.
@@ -68,7 +70,8 @@ class Run:
 
     config: Config
     data: Dataset
-    step: TrainingStep
+    engine: Engine
+    exchange: Exchange
     progress: Progress
     choice: EpochChoice
     folder: RunFolder
@@ -83,8 +86,8 @@ class Run:
         metrics = open_metrics(folder.path, world, session.display.say, config, session.pages.confusion)
         engine, _ = network
         exchange = engine.open_exchange(world, config.optimizer, config.data.batch_size)
-        step = TrainingStep(engine, exchange, config.training.seed, config.optimizer.clip_norm)
-        return cls(config, data, step, Progress(), EpochChoice.of(config, data), folder, metrics, session)
+        choice = EpochChoice.of(config, data)
+        return cls(config, data, engine, exchange, Progress(), choice, folder, metrics, session)
 
     @property
     def world(self) -> World:
@@ -94,10 +97,6 @@ class Run:
     def display(self) -> Display:
         return self.session.display
 
-    @property
-    def engine(self) -> Engine:
-        return self.step.engine
-
     def epoch_batches(self) -> Iterator[Batch]:
         """Yield this rank's share of each remaining global batch of the epoch."""
         seed, epoch = self.config.training.seed, self.progress.epoch - 1
@@ -105,7 +104,8 @@ class Run:
         train = with_typos(train, self.config.data.typos, seed, epoch, self.data.encoding)
         size, world = self.config.data.batch_size, self.world
         order = training_order(train, seed, epoch, size)
-        return batches(train, order, size, world.rank, world.size, self.progress.documents, self.engine.group_size)
+        found = batches(train, order, size, world.rank, world.size, self.progress.documents, self.engine.group_size)
+        return map(lambda batch, step: batch.of_step(step, seed), found, itertools.count(self.progress.step + 1))
 
     def computed(self) -> dict[str, str]:
         """Describe what besides data, configuration and seed decides the bits of the parameters."""

@@ -12,33 +12,29 @@ from pathlib import Path
 
 from crepe_dist.distributed.world import once
 from crepe_dist.runs import checkpoint, state
-from crepe_dist.runs.state import Found, Progress, Snapshot
+from crepe_dist.runs.state import Found, Snapshot
 from crepe_dist.settings.options import CheckpointOptions
 from crepe_dist.training.run import Run
-from crepe_dist.training.step import TrainingStep
 from crepe_dist.version import __version__
 
 
-def snapshot(step: TrainingStep, progress: Progress) -> Snapshot:
+def snapshot(run: Run) -> Snapshot:
     """Copy everything that a resumed run needs: parameters, optimizer state, loss scale and position."""
-    step.exchange.publish()
-    plan = step.engine.plan
-    copied = replace(progress.copy(), precision=plan.precision, kernels=plan.build, loss_scale=step.scale.state())
-    parameters = {name: array.copy() for name, array in step.engine.values().items()}
-    return Snapshot(copied, parameters, step.exchange.arrays())
+    run.exchange.publish()
+    engine, plan = run.engine, run.engine.plan
+    scale = engine.loss_scale.state()
+    copied = replace(run.progress.copy(), precision=plan.precision, kernels=plan.build, loss_scale=scale)
+    parameters = {name: array.copy() for name, array in engine.values().items()}
+    return Snapshot(copied, parameters, run.exchange.arrays())
 
 
-def restore(saved: Snapshot, step: TrainingStep, progress: Progress) -> None:
-    """Restore a snapshot, the same one on every rank.
-
-    Args:
-        progress: the position, which is overwritten.
-    """
-    step.engine.set_values(saved.parameters)
-    step.exchange.restore(saved.optimizer)
-    step.engine.refresh()
-    progress.restore(saved.progress)
-    step.scale.restore(saved.progress.loss_scale)
+def restore(saved: Snapshot, run: Run) -> None:
+    """Restore a snapshot, the same one on every rank."""
+    run.engine.set_values(saved.parameters)
+    run.exchange.restore(saved.optimizer)
+    run.engine.refresh()
+    run.progress.restore(saved.progress)
+    run.engine.loss_scale.restore(saved.progress.loss_scale)
 
 
 def resume(run: Run) -> Found | None:
@@ -59,7 +55,7 @@ def resume(run: Run) -> Found | None:
     run.metrics.resume(newest.snapshot.progress if newest else progress)
     if newest is None:
         return None
-    restore(newest.snapshot, run.step, progress)
+    restore(newest.snapshot, run)
     if progress.epochs:
         best = choice.reported(progress)["checkpoint"]
         world.on_root("best checkpoint", once(lambda: checkpoint.check_present(folder.path, best)))
@@ -224,5 +220,5 @@ def open_saver(run: Run, restored: Found | None) -> StateSaver:
         is_root=run.world.is_root,
     )
     if restored is None and run.world.is_root:
-        saver.save(snapshot(run.step, run.progress))
+        saver.save(snapshot(run))
     return saver

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from crepe_dist.data.batch import Batch
+from crepe_dist.exchange.exchange import Outcome
 from crepe_dist.model.shape import steps_per_epoch
 from crepe_dist.training.display import Speed, epoch_line
 from crepe_dist.training.notes import NotLearning
 from crepe_dist.training.run import Run
-from crepe_dist.training.step import Outcome
 from crepe_dist.wording import counted, duration
 
 EVERY = 10  # steps

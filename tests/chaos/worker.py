@@ -56,35 +56,41 @@ def arm(fault: Fault) -> None:
     from crepe_dist.reports import run_page
     from crepe_dist.runs import checkpoint, state
     from crepe_dist.training import saving, scoring_pass
-    from crepe_dist.training.step import TrainingStep
+    from crepe_dist.training.run import Run
 
     done = [0]  # steps
-    sum_gradients, update = TrainingStep.sum, TrainingStep.update
+    opened = Run.opened
 
-    def faulty_sum(self: Any, batch: Any, step: int, *wish: Any) -> Any:
-        done[0] = step - 1
+    def opened_with_faults(*given: Any) -> Run:
+        run = opened(*given)
+        forward_backward, update = run.engine.forward_backward, run.exchange.update
+        run.engine.forward_backward = lambda batch: faulty(run, batch, forward_backward)  # type: ignore[method-assign]
+        run.exchange.update = lambda *given: faulty_update(run, update, *given)  # type: ignore[method-assign]
+        return run
+
+    def faulty(run: Run, batch: Any, forward_backward: Any) -> Any:
+        done[0] = batch.step - 1
         time.sleep(fault.plan().get("pace", 0))
         fault.signal("train", done[0])
         if kind := fault.strikes("train", done[0], "nan", "inf"):
-            _spoil(self.engine, float(kind))
+            return _spoilt(run.engine, forward_backward(batch), float(kind))
         if fault.strikes("train", done[0], "raise"):
             raise RuntimeError("a mistake nobody foresaw\nwith a second line")
         if fault.strikes("train", done[0], "late"):
             time.sleep(3600)  # this rank never comes to the all-reduce of the gradients
-        return sum_gradients(self, batch, step, *wish)
+        return forward_backward(batch)
 
-    def faulty_update(self: Any, documents: int, learning_rate: float) -> None:
-        update(self, documents, learning_rate)
+    def faulty_update(run: Run, update: Any, documents: int, learning_rate: float) -> None:
+        update(documents, learning_rate)
         done[0] += 1
         if fault.strikes("train", done[0], "diverge"):
-            value, _ = _with_gradient(self.engine)
+            value, _ = _with_gradient(run.engine)
             value[0] = value[0] + 1e-6
         if fault.strikes("train", done[0], "diverged"):
-            value, _ = _with_gradient(self.engine)
+            value, _ = _with_gradient(run.engine)
             value[:] = float("nan")
 
-    TrainingStep.sum = faulty_sum  # type: ignore[assignment, method-assign]
-    TrainingStep.update = faulty_update  # type: ignore[method-assign]
+    Run.opened = opened_with_faults  # type: ignore[assignment, method-assign]
     count = scoring_pass._count
 
     def counting(*arguments: Any) -> Any:
@@ -126,23 +132,16 @@ def _with_gradient(engine: Any) -> Any:
     return next((each.data(), each.grad()) for each in trained)
 
 
-def _spoil(engine: Any, value: float) -> None:
-    """The next gradient of this rank gets one number that is none, as the kernels or MXNet would tell it."""
+def _spoilt(engine: Any, loss: Any, value: float) -> Any:
+    """Put a number that is none into a gradient of this rank, as the kernels or MXNet would tell it."""
     from crepe_dist.engines.native import NativeEngine
 
-    original = engine.gradients
-
-    def spoilt(*arguments: Any) -> Any:
-        loss = original(*arguments)
-        if isinstance(engine, NativeEngine):
-            engine.quanta.bounds[0] = value
-        else:
-            _, gradient = _with_gradient(engine)
-            gradient[0] = value
-        engine.gradients = original
-        return loss
-
-    engine.gradients = spoilt
+    if isinstance(engine, NativeEngine):
+        engine.quanta.bounds[0] = value
+    else:
+        _, gradient = _with_gradient(engine)
+        gradient[0] = value
+    return loss
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ from crepe_dist.distributed.join import join
 with join() as world:
     import horovod.mxnet as hvd, mxnet as mx
     from mxnet import gluon
-    from crepe_dist.exchange.horovod import HorovodExchange
+    from crepe_dist.exchange.horovod import GluonExchange
     from crepe_dist.exchange.rule import Rule
     from crepe_dist.errors import PeerGone
     from crepe_dist.settings.options import OptimizerOptions
@@ -78,13 +78,13 @@ with join() as world:
         parameters.get(name, shape=(3, 5), init="zeros")
     parameters.initialize()
     rule = Rule(OptimizerOptions(name="sgd", momentum=0.0, weight_decay=0.0))
-    exchange = HorovodExchange(world, parameters, rule, dict(a="a", b="b", c="c"))
-    exchange.trainer._num_groups = {groups}
+    exchange = GluonExchange(world, parameters, rule, dict(a="a", b="b", c="c"))
+    exchange._trainer._num_groups = {groups}
     def total(value, *numbers):
         for parameter in parameters.values():
             parameter.grad()[:] = value
             parameter.data()._fresh_grad = True
-        return exchange.sum(lambda: mx.nd.array([0.1]), numbers, 1)
+        return exchange._all_reduce(mx.nd.array([0.1]), numbers)
     for step in range(3):
         sums = total(0.1 + world.rank, 2**40 - 1 - step, world.rank)
         assert sums.numbers == [[2**40 - 1 - step, rank] for rank in range(world.size)], sums
@@ -97,7 +97,7 @@ with join() as world:
     for bad, culprit in ((np.nan, 0), (np.inf, world.size - 1)):
         assert total(bad if world.rank == culprit else 1, 1, 1).not_finite == (culprit,)
     assert total(3e38, 1, 1).not_finite == tuple(range(world.size))  # the sum alone overflows
-    exchange.trainer._allreduce_grads = lambda: None  # as if it had been aborted before anything was added
+    exchange._trainer._allreduce_grads = lambda: None  # as if it had been aborted before anything was added
     try:
         total(0, 1, 1)
     except PeerGone:

@@ -34,6 +34,8 @@ with join() as world:
     exchange = SharedMemoryExchange(world, Rule(OptimizerOptions(name="sgd")), quanta)
     print("summed by", exchange.by)
     def compute(loss):
+        exchange.ready()
+        quanta.begin(1)
         for name, parameter in parameters.items():
             parameter.gradient[...] = made[name][world.rank]
         return loss
@@ -41,7 +43,7 @@ with join() as world:
     for step in range(4):
         quanta.bounds[:] = 0, 1, 2**16
         made = {{name: [g.integers(-(2**27), 2**27, shape) for g in generators] for name, shape in shapes.items()}}
-        reduced = exchange.sum(lambda: compute(0.1 * world.rank), (2**40 - 1, step, world.rank), 1)
+        reduced = exchange._all_reduce(compute(0.1 * world.rank), (2**40 - 1, step, world.rank))
         assert reduced.numbers == [[2**40 - 1, step, rank] for rank in range(world.size)], reduced
         assert reduced.losses == [0.1 * rank for rank in range(world.size)], reduced
         assert reduced.not_finite == (), reduced
@@ -49,7 +51,7 @@ with join() as world:
             assert (parameter.gradient == sum(made[name])).all(), name
     for culprit in (0, world.size - 1):
         quanta.bounds[0] = np.nan if world.rank == culprit else 1
-        assert exchange.sum(lambda: compute(0.0), (), 1).not_finite == (culprit,)
+        assert exchange._all_reduce(compute(0.0), ()).not_finite == (culprit,)
     for dtype in ("float32", "float64", "int32", "int64"):
         total = world.sum(np.array([[1, world.rank]], dtype=dtype), "t")
         assert total.dtype == dtype and total.tolist() == [[world.size, sum(range(world.size))]], total
@@ -158,10 +160,10 @@ def main():
         {before}
         quanta = Quanta(dict(a=Parameter(np.zeros(3, np.float32))))
         exchange = SharedMemoryExchange(world, Rule(OptimizerOptions(name="sgd")), quanta)
-        exchange.sum(lambda: 0.0, (), 1)
+        exchange._all_reduce(0.0, ())
         if world.rank == {dead}:
             os.kill(os.getpid(), 9)
-        exchange.sum(lambda: 0.0, (), 1)
+        exchange._all_reduce(0.0, ())
 if (child := os.fork()) == 0:
     command.run(main)
 _, status = os.waitpid(child, 0)

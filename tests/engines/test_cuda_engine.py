@@ -21,10 +21,9 @@ from crepe_dist.model.precision import Plan
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings.options import OptimizerOptions
-from crepe_dist.training.step import TrainingStep
 from tests.conftest import needs_kernels
 from tests.helpers import cuda_emulator
-from tests.helpers.engines import best, gradients, initial
+from tests.helpers.engines import TrainingStep, best, gradients, initial
 from tests.helpers.needs import needs
 from tests.networks import test_crepe
 from tests.networks.test_crepe import assert_near, sized, some_batch, some_codes
@@ -141,12 +140,11 @@ def test_the_division_of_a_batch_changes_no_bit(precision):
     for piece, cuts in ((0, (0, 38)), (4, (0, 38)), (0, (0, 5, 17, 38))):
         engine = on_gpu(make(DROPPING), precision, piece=piece)
         exchange = engine.open_exchange(World(), OptimizerOptions(), 40)
-        engine.quanta.restore(np.full(len(engine.quanta.parameters), -18, np.int32))
-        engine.quanta.begin(batch.documents)
         sums: dict[str, np.ndarray] = {}
         loss, bounds = 0.0, np.zeros(len(engine.quanta.parameters))
         for first, last in zip(cuts, cuts[1:]):
-            loss += engine.gradients(part_of(batch, first, last), 1, 5, 1.0)
+            engine.quanta.restore(np.full(len(engine.quanta.parameters), -18, np.int32))
+            loss += engine.forward_backward(part_of(batch, first, last).of_step(6, 1))
             bounds += engine.quanta.bounds
             sums = {name: array + sums.get(name, 0) for name, array in total(exchange).items()}
         found.append((loss, bounds.tolist(), sums))
@@ -181,8 +179,8 @@ def test_training_follows_the_kernels_for_cpus(options, clip_norm):
     shape, trained = sized(blocks=1, dropout=0.3), []
     for network, opened in ((make(shape), lambda each: each.opened(best())), (make(shape), on_gpu)):
         engine = opened(network)
-        exchange = engine.open_exchange(World(), replace(options, weight_decay=0.0), 40)
-        step = TrainingStep(engine, exchange, 1, clip_norm)
+        exchange = engine.open_exchange(World(), replace(options, weight_decay=0.0, clip_norm=clip_norm), 40)
+        step = TrainingStep(engine, exchange, 1)
         for number in range(6):
             step(some_batch(shape, 20 + number % 3), number + 1, 0.001)
         exchange.flush()

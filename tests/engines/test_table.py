@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,20 +12,20 @@ import pytest
 
 from crepe_dist.data.batch import pack
 from crepe_dist.data.order import largest_share, share
+from crepe_dist.distributed.control import Wish
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
-from crepe_dist.exchange.exchange import Reduced
+from crepe_dist.exchange.exchange import Outcome
 from crepe_dist.native import library
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training.saving import restore, snapshot
-from crepe_dist.training.step import TrainingStep
 from tests.chaos.harness import slow
 from tests.conftest import needs_kernels, run
 from tests.distributed.test_world import script
-from tests.helpers.engines import best, floating, initial, whole_gradients
+from tests.helpers.engines import TrainingStep, best, floating, initial, whole_gradients
 from tests.helpers.optimizers import Optimizer
 
 DOCUMENTS = 19  # three groups of documents that Crepe keeps together, the last one smaller
@@ -54,18 +55,16 @@ class DenseExchange:
     def __init__(self, engine, options):
         self.quanta = whole_gradients(engine)
         self.optimizer = Optimizer(options, self.quanta.parameters)
+        self.clip_norm = options.clip_norm
 
-    def sum(self, compute, numbers, documents):
-        self.quanta.begin(documents)
-        loss = compute()
-        while not self.quanta.fit([self.quanta.bounds[:]]):
-            loss = compute()
-        return Reduced([numbers], [loss], ())
+    def all_reduce(self, loss, batch):
+        overflowed = not self.quanta.fit([self.quanta.bounds[:]])
+        return Outcome(batch.step, batch.documents, loss, Wish.GO_ON, overflowed=overflowed)
 
-    def update(self, documents, learning_rate, clip_norm):
+    def update(self, documents, learning_rate):
         gradients = {name: each.astype(float) / documents for name, each in floating(self.quanta).items()}
         norm = sum((each**2).sum() for each in gradients.values()) ** 0.5
-        factor = min(1, clip_norm / norm) if clip_norm else 1
+        factor = min(1, self.clip_norm / norm) if self.clip_norm else 1
         self.optimizer.update({name: factor * each for name, each in gradients.items()}, learning_rate)
         for name, values in self.optimizer.values.items():
             self.quanta.parameters[name].value[:] = values
@@ -83,6 +82,7 @@ class Training:
 
     def __init__(self, shape, optimizer=OPTIMIZERS[0], *, sparse=True, clip_norm=0.5, world=None):
         self.shape, self.world = shape, world or World()
+        optimizer = replace(optimizer, clip_norm=clip_norm)
         network = initial(shape)
         for name in shape.counted:
             network.values[name][:] = np.arange(shape.buckets) % 5 == 0
@@ -93,7 +93,7 @@ class Training:
             else DenseExchange(self.engine, optimizer)
         )
         exchange: Any = self.exchange
-        self.step = TrainingStep(self.engine, exchange, seed=0, clip_norm=clip_norm)
+        self.step = TrainingStep(self.engine, exchange)
         self.rate = 0.002 if shape.multiplies else 0.02
 
     def batch(self, number):
@@ -111,11 +111,14 @@ class Training:
         return self
 
     def save(self):
-        return snapshot(self.step, Progress())
+        return snapshot(self._run())
 
     def restore(self, saved):
-        restore(saved, self.step, Progress())
+        restore(saved, self._run())
         return self
+
+    def _run(self) -> Any:
+        return SimpleNamespace(engine=self.engine, exchange=self.exchange, progress=Progress())
 
     def values(self):
         self.exchange.flush()
@@ -306,7 +309,7 @@ def test_a_flushed_table_has_numbers_of_half_precision():
     values[:2, :3] = [[2**-24, 2**-25, -(2**-14)], [65504, -65505, 0]]
     training.engine.parameters["weight"].value[:] = values
     training.exchange = training.engine.open_exchange(World(), OPTIMIZERS[0], DOCUMENTS)
-    step = TrainingStep(training.engine, training.exchange, 0, None)
+    step = TrainingStep(training.engine, training.exchange)
     step(training.batch(0), 1, 0.0)
     found = training.values()["weight"]
     np.testing.assert_array_equal(found, values.astype(np.float16).astype(np.float32))

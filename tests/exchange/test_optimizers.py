@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import mxnet as mx
 import numpy as np
 import pytest
 
 from crepe_dist.distributed.world import World
+from crepe_dist.exchange.horovod import GluonExchange
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.exchange.quanta import FIRST, Quanta
 from crepe_dist.exchange.rule import Rule
 from crepe_dist.exchange.shared_memory import SharedMemoryExchange
-from crepe_dist.exchange.single import SingleExchange, make_optimizer
 from crepe_dist.native import library
 from crepe_dist.settings.options import OptimizerOptions
 from tests.helpers.optimizers import Optimizer
@@ -54,13 +52,12 @@ def by_mxnet(options: OptimizerOptions) -> dict[str, np.ndarray]:
     for name, shape in SHAPES.items():
         parameters.get(name, shape=shape, init="ones")
     parameters.initialize()
-    trainer = mx.gluon.Trainer(parameters, make_optimizer(rule), kvstore=None)
-    exchange = SingleExchange(trainer, rule, {name: name for name in SHAPES})
+    exchange = GluonExchange(World(), parameters, rule, {name: name for name in SHAPES})
     for step in range(STEPS):
         for name, gradient in whole(step).items():
             parameters[name].grad()[:] = gradient * 2.0**FIRST
             parameters[name].data()._fresh_grad = True
-        exchange.sum(lambda: mx.nd.zeros(1), (), 8)
+        exchange._all_reduce(mx.nd.zeros(1), ())
         exchange.update(0.01, rate(step))
     return {name: parameter.data().asnumpy() for name, parameter in parameters.items()}
 
@@ -76,11 +73,12 @@ def by_kernels(options: OptimizerOptions) -> dict[str, np.ndarray]:
             gradients = parameters[name].gradient
             assert gradients is not None
             gradients[:] = gradient
+        quanta.begin(8)
         quanta.bounds[:] = [2**16] * len(SHAPES)
         return 0.0
 
     for step in range(STEPS):
-        exchange.sum(partial(compute, step), (), 8)
+        exchange._all_reduce(compute(step), ())
         exchange.update(0.01, rate(step))
     return {name: parameter.value for name, parameter in parameters.items()}
 

@@ -33,10 +33,10 @@ from crepe_dist.networks.paper.initial import parameters
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.predicting import predictor
 from crepe_dist.settings.options import ModelOptions, OptimizerOptions, Precision
-from crepe_dist.training.step import TrainingStep
 from tests.chaos import harness
 from tests.conftest import PAPER, QUICK
 from tests.gpu import stand_in
+from tests.helpers.engines import TrainingStep
 
 SHAPE = PaperShape(alphabet_size=69, feature_len=123, classes=3, filters=16, units=32)
 

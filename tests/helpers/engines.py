@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from crepe_dist.distributed.world import World
 from crepe_dist.engines.cuda import CudaEngine
 from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.engines.native import NativeEngine
+from crepe_dist.exchange.exchange import Exchange, Outcome
 from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.exchange.quanta import Quanta
 from crepe_dist.model.objective import PLAIN, Objective
@@ -61,34 +63,58 @@ def best() -> str | None:
 
 def gradients(engine: Engine, batch: Batch, seed: int = 0, step: int = 0) -> tuple[float, dict[str, np.ndarray]]:
     """The loss of a batch and the gradients of all trained parameters, tables included, float32."""
+    batch = batch.of_step(step + 1, seed)
     if isinstance(engine, NativeEngine):
         quanta = whole_gradients(engine)
-        quanta.begin(batch.documents)
-        loss = engine.gradients(batch, seed, step, 1.0)
+        loss = engine.forward_backward(batch)
         while not quanta.fit([quanta.bounds[:]]):
-            loss = engine.gradients(batch, seed, step, 1.0)
+            loss = engine.forward_backward(batch)
         return loss, floating(quanta)
     if isinstance(engine, CudaEngine):
-        return on_gpu(engine, batch, seed, step)
+        return on_gpu(engine, batch)
     from crepe_dist.engines.gluon import GluonEngine
     from crepe_dist.mxnet_internals import structural_parameters
 
     assert isinstance(engine, GluonEngine)
-    loss = engine.gradients(batch, seed, step, 1.0).asscalar()
+    loss = engine.forward_backward(batch).asscalar()
     named = structural_parameters(engine.network)
     return float(loss), {name: parameter.grad().asnumpy() for name, parameter in named.items()}
 
 
-def on_gpu(engine: CudaEngine, batch: Batch, seed: int, step: int) -> tuple[float, dict[str, np.ndarray]]:
+def summed(engine: Engine, exchange: Exchange, batch: Batch) -> Outcome:
+    """The sums of a step, as the recipe computes them."""
+    outcome = exchange.all_reduce(engine.forward_backward(batch), batch)
+    while outcome.overflowed:
+        outcome = exchange.all_reduce(engine.forward_backward(batch), batch)
+    return outcome
+
+
+class TrainingStep:
+    """Steps of an engine and its exchange, as those of the recipe."""
+
+    def __init__(self, engine: Engine, exchange: Exchange, seed: int = 0) -> None:
+        self.engine, self.exchange, self.seed = engine, exchange, seed
+
+    def sum(self, batch: Batch, step: int) -> Outcome:
+        return summed(self.engine, self.exchange, batch.of_step(step, self.seed))
+
+    def __call__(self, batch: Batch, step: int, learning_rate: float) -> Outcome:
+        outcome = self.sum(batch, step)
+        if outcome.finite:
+            self.exchange.update(batch.documents, learning_rate)
+        return outcome
+
+
+def on_gpu(engine: CudaEngine, batch: Batch) -> tuple[float, dict[str, np.ndarray]]:
     """What ``gradients`` returns, of our engine for GPUs."""
     exchange = engine.open_exchange(World(), OptimizerOptions(), len(batch.packed))
-    reduced = exchange.sum(lambda: engine.gradients(batch, seed, step, 1.0), (), batch.documents)
+    outcome = summed(engine, exchange, batch)
     found = {}
     for name, total in exchange.gradients.totals.items():
         whole = np.empty(engine.parameters[name].shape, np.int32)
         total.read(whole)
         found[name] = (whole * engine.quanta.of(name)).astype(np.float32)
-    return sum(reduced.losses), found
+    return outcome.loss, found
 
 
 def whole_gradients(engine: NativeEngine) -> Quanta:
@@ -97,6 +123,7 @@ def whole_gradients(engine: NativeEngine) -> Quanta:
     for parameter in trained.values():
         parameter.gradient = np.zeros(parameter.shape, np.int32)
     engine.quanta = Quanta(trained)
+    engine._exchange = cast("Any", SimpleNamespace(ready=lambda: None))
     return engine.quanta
 
 

@@ -14,7 +14,6 @@ from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.batch import Batch, unpacked
 from crepe_dist.data.keyed_random import GOLDEN, scramble
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.engines.engine import dropout_seed
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.shape import Shape
 from crepe_dist.native.constants import FEATURE_STREAM, NGRAM_SCALE, PAPER_POOL, POOLED_BLOCKS, ROOT_SCALE, SUM_SCALE
@@ -40,7 +39,7 @@ def learnt(
 ) -> tuple[float, dict[str, Floats]]:
     """Compute the loss of a batch, and its gradients by parameter."""
     codes, shares, weights = unpacked(batch, shape.classes, objective.pairs)
-    network = _Network(shape, values, codes, dropout_seed(seed, step), batch.first)
+    network = _Network(shape, values, codes, batch.of_step(step + 1, seed).seed, batch.first)
     parts, total = network.parts(), 0.0
     for part, back in parts:
         loss, gradient = _loss(part, shares.astype(float), weights.astype(float), objective)

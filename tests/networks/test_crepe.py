@@ -20,9 +20,8 @@ from crepe_dist.networks.crepe import tower
 from crepe_dist.networks.crepe.initial import CONVOLUTIONS_RATE, TABLE_RATE
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.settings.options import ModelOptions, OptimizerOptions
-from crepe_dist.training.step import TrainingStep
 from tests.helpers import reference
-from tests.helpers.engines import Network, gradients, initial
+from tests.helpers.engines import Network, TrainingStep, gradients, initial
 
 pytestmark = pytest.mark.usefixtures("every_build")
 BUILDS = library.runnable()

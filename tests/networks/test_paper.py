@@ -17,8 +17,7 @@ from crepe_dist.model import parameters
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.networks.paper.shape import PaperShape, lengths
 from crepe_dist.settings.options import SIZES, ModelOptions, OptimizerOptions
-from crepe_dist.training.step import TrainingStep
-from tests.helpers.engines import initial
+from tests.helpers.engines import TrainingStep, initial
 
 SHAPE = PaperShape(69, 123, 4, 32, 32, 0.0)
 

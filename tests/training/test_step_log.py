@@ -8,12 +8,12 @@ from typing import Any
 from unittest.mock import MagicMock
 
 from crepe_dist.distributed.control import Wish
+from crepe_dist.exchange.exchange import Outcome
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import TrainingOptions
 from crepe_dist.training.display import epoch_line
 from crepe_dist.training.run import Run
-from crepe_dist.training.step import Outcome
 from crepe_dist.training.step_log import StepLog
 
 
@@ -23,7 +23,7 @@ def test_the_time_of_scoring_is_not_that_of_the_next_epoch():
     train.__len__.return_value = 8
     data: Any = SimpleNamespace(splits={"train": train, "test": range(1)})
     config = Config(training=TrainingOptions(epochs=2))
-    log = StepLog(Run(config, data, MagicMock(), progress, *[MagicMock() for _ in range(4)]))
+    log = StepLog(Run(config, data, MagicMock(), MagicMock(), progress, *[MagicMock() for _ in range(4)]))
     log._flops = 1
     log.begin_epoch()
     time.sleep(0.02)

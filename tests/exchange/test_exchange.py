@@ -5,27 +5,22 @@ from __future__ import annotations
 import pytest
 
 from crepe_dist.errors import UserError
-from crepe_dist.exchange.exchange import Reduced
-from crepe_dist.training import step
-from crepe_dist.training.step import FIRST_SCALE, LARGEST_SCALE, LossScale, check_same
+from crepe_dist.exchange import exchange
+from crepe_dist.exchange.exchange import FIRST_SCALE, LARGEST_SCALE, LossScale, check_same
 
 
 @pytest.mark.parametrize("other", [(6, 50), (5, 49)])
 def test_ranks_at_different_steps_or_batches_are_refused(other):
-    check_same(reduced((5, 50), (5, 50), (5, 50)))
+    check_same([(5, 50), (5, 50), (5, 50)])
     with pytest.raises(UserError, match="rank 2 at step") as raised:
-        check_same(reduced((5, 50), (5, 50), other))
+        check_same([(5, 50), (5, 50), other])
     assert raised.value.on_all_ranks
-
-
-def reduced(*numbers: tuple[int, int]) -> Reduced:
-    return Reduced(numbers, [0.0] * len(numbers), ())
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_only_float16_is_scaled(precision):
     scaling = LossScale(precision)
-    assert scaling.factor(128) == 1
+    assert scaling.begin(128) == 1
     assert not scaling.lower()
     assert scaling.state() == []
 
@@ -33,7 +28,7 @@ def test_only_float16_is_scaled(precision):
 def test_a_sum_over_more_documents_is_scaled_less():
     """Its gradients are larger: the factor makes them those of FIRST_SCALE times the mean, up to a factor of two."""
     scaling, rows = LossScale("float16"), (1, 2, 3, 100, 128, 129)
-    assert [FIRST_SCALE / scaling.factor(count) for count in rows] == [1, 2, 4, 128, 128, 256]
+    assert [FIRST_SCALE / scaling.begin(count) for count in rows] == [1, 2, 4, 128, 128, 256]
 
 
 def test_it_is_halved_at_each_overflow_as_long_as_that_may_help():
@@ -46,7 +41,7 @@ def test_it_is_halved_at_each_overflow_as_long_as_that_may_help():
 
 
 def test_it_is_doubled_after_long_without_an_overflow(monkeypatch):
-    monkeypatch.setattr(step, "GROW_AFTER", 3)
+    monkeypatch.setattr(exchange, "GROW_AFTER", 3)
     scaling, resumed = LossScale("float16"), LossScale("float16")
     scaling.good()
     scaling.lower()
