@@ -1,16 +1,7 @@
-#!/usr/bin/env python3
-"""Print the registers, spills and shared memory of our CUDA kernels, by architecture, as NVRTC's ptxas tells them.
-
-    uv run --extra gpu benchmarks/cuda_kernels.py
-    uv run --extra gpu benchmarks/cuda_kernels.py --networks crepe --widths 64 128 --architectures 80 90
-
-A cell has registers per thread, bytes of static shared memory per block, and bytes that do not fit into the registers.
-Dynamic shared memory is chosen at a launch. It needs neither a GPU nor a driver.
-"""
+"""Registers, spills and shared memory of our CUDA kernels, as NVRTC's ptxas tells them. It needs no GPU."""
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +14,6 @@ from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape
 
 ARCHITECTURES = (70, 75, 80, 86, 89, 90, 100, 120)
-WIDTHS = (128,)
 VERBOSE = "--ptxas-options=-v"
 KERNEL = re.compile(r"Compiling entry function '(\w+)'")
 SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -46,9 +36,6 @@ class Resources:
     shared: int
     stack: int
     spilled: int
-
-    def __str__(self) -> str:
-        return f"{self.registers} / {self.shared:,}" + (f" / **{self.spilled} spilled**" if self.spilled else "")
 
 
 def resources(log: str) -> dict[str, Resources]:
@@ -90,28 +77,3 @@ def compiled(
     defines = {**constants, "PRECISION": PRECISIONS.index(precision)}
     image, log = compiler.compile_program(program, defines, f"sm_{architecture}", [VERBOSE])
     return image, resources(log)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=("ngrams", "crepe"), default=["ngrams", "crepe"])
-    parser.add_argument("--widths", nargs="+", type=int, default=WIDTHS)
-    parser.add_argument("--architectures", nargs="+", type=int, default=ARCHITECTURES)
-    flags = parser.parse_args()
-    print(f"NVRTC {'.'.join(map(str, compiler.version()))}")
-    for title, program, constants, by_precision in programs(flags.networks, flags.widths):
-        known: dict[str, list[Resources]] = {}
-        for reduced in (False, True) if by_precision else (False,):
-            name = "float16 to sm_75, bfloat16 from sm_80: the kernels that differ" if reduced else "float32"
-            print(f"\n{title}, {name}\n\n| kernel |{''.join(f' sm_{each} |' for each in flags.architectures)}")
-            print(f"|---|{'---|' * len(flags.architectures)}")
-            columns = [compiled(program, constants, precisions(each)[reduced], each)[1] for each in flags.architectures]
-            for kernel in sorted(columns[0]):
-                row = [column[kernel] for column in columns]
-                if known.get(kernel) != row:
-                    print(f"| {kernel} |{''.join(f' {each} |' for each in row)}")
-                known[kernel] = row
-
-
-if __name__ == "__main__":
-    main()
