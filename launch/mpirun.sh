@@ -1,5 +1,5 @@
 #!/bin/bash
-# Train with processes that Open MPI 5 starts: launch/mpirun.sh [flags of crepe_dist.train]     (docs/how-to/mpi.md)
+# Train with processes that Open MPI 5 starts: launch/mpirun.sh [flags of crepe_dist.train]     (docs/how-to/many-hosts.md)
 # MPI only starts them and passes signals on. Exit code 75: stopped and saved; run the same command again to resume.
 
 processes=2

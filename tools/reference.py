@@ -7,7 +7,6 @@ uv run tools/reference.py --check    fail if a page is out of date
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import importlib
 import inspect
@@ -31,11 +30,20 @@ HELP_WIDTH = "100"
 # Limits that only keep numbers sane, and kinds and null, which the column of the defaults shows.
 NO_LIMIT = re.compile(r",? (?:at most|to) 1,000,000,000| \(or null\)|^a (?:whole )?number |^one of ")
 # Left out: the names of the options, which follow; examples, which the guides have; the common options of ``train`` and
-# ``prepare``, whose options have pages of their own; and the options that every command has.
+# ``prepare``, whose options have pages of their own; and what several commands have, which the page tells once.
 ELSEWHERE = re.compile(
-    r"\Ausage: (?:.+\n)+\n|^(?:common options|examples):\n(?:.+\n)+\n?|^  (?:-h, --help|--version|--help-all) .*\n",
+    r"\Ausage: (?:.+\n)+\n|^(?:common options|examples|parameters of another program.*):\n(?:.+\n)+\n?"
+    r"|^  (?:-h, --help|--version|--help-all|checkpoint|--device|--encoding|--header|--seed)\b.*\n(?:    +.*\n)*"
+    r"|^crepe .* --help-all shows all options\.\n\n",
     re.MULTILINE,
 )
+EMPTY = re.compile(r"^(?:options|positional arguments):\n\n*(?=\S|\Z)", re.MULTILINE)
+SHARED = """
+Several commands have these: `checkpoint`, a .params file, a run folder or the start of its name, an exported folder or
+its URL (by default the model that `use` chose, or the only run in `runs/`); `--device` (auto, gpu, cpu); `--encoding`
+of text files, such as cp1252; `--header` (auto, yes, no), whether the first line names the columns; `--seed`. For
+parameters without a .json file beside them, `--mode`, `--feature-len`, `--fold-accents` and `--classes` describe the
+encoding and the classes."""
 
 # Titles of the page of the API, modules, and their names.
 API = (
@@ -44,48 +52,13 @@ API = (
     ("Use", "crepe_dist.predicting.predictor", ("load", "Predictor")),
     ("Predictions", "crepe_dist.predicting.predictor", ("Prediction", "Explanation")),
     ("As an estimator", "crepe_dist.estimator.classifier", ("CrepeClassifier",)),
-    ("On a cluster", "crepe_dist", ("FramePredictor", "on_ray", "Config", "Result")),
+    ("On a cluster", "crepe_dist", ("FramePredictor", "on_ray", "Result")),
 )
 INTERNAL = (
-    "placed",
-    "logits",
-    "describe",
-    "explain_in_batches",
-    "record",
-    "to_dict",
-    "to_yaml",
-    "to_arguments",
-    "identity",
+    *("placed", "logits", "describe", "explain_in_batches", "predict_stream", "record", "score_rows", "several"),
+    *("engine", "encoding", "composition", "precision", "thresholds", "calibration"),
 )
 BLANK = "\n\n"
-DEFINED = (ast.FunctionDef, ast.ClassDef)
-OWN_LOOP = (
-    "`examples/` uses these; other modules may change without notice. MXNet reads its number of threads when it is "
-    "imported: a script that imports it itself calls `import_mxnet` first."
-)
-LOOP = (
-    "crepe_dist.data.alphabet.Encoding",
-    "crepe_dist.data.dataset.open_dataset",
-    "crepe_dist.data.dataset.Dataset",
-    "crepe_dist.data.dataset.Split",
-    "crepe_dist.data.loader.batches",
-    "crepe_dist.data.order.epoch_order",
-    "crepe_dist.data.batch.Batch",
-    "crepe_dist.data.batch.unpacked",
-    "crepe_dist.networks.paper.shape.PaperShape",
-    "crepe_dist.networks.paper.gluon.Paper",
-    "crepe_dist.distributed.launch.detect",
-    "crepe_dist.distributed.launch.import_mxnet",
-    "crepe_dist.distributed.device.pick",
-    "crepe_dist.engines.gluon.context",
-    "crepe_dist.distributed.world.World",
-    "crepe_dist.training.evaluation.evaluate",
-    "crepe_dist.runs.scores.Scores",
-    "crepe_dist.runs.checkpoint.write",
-    "crepe_dist.runs.checkpoint.find",
-    "crepe_dist.engines.gluon.values",
-    "crepe_dist.model.parameters.load",
-)
 
 
 def options() -> str:
@@ -117,12 +90,6 @@ def api() -> str:
         lines += ["", f"## {title}"]
         for name in names:
             lines += described(name, getattr(importlib.import_module(home), name))
-    lines += ["", "## For a training loop of your own", "", OWN_LOOP, "", "| | |", "|---|---|"]
-    for name in LOOP:
-        home, _, last = name.rpartition(".")
-        tree = ast.parse((ROOT / f"{home.replace('.', '/')}.py").read_text(encoding="utf-8"))  # some import MXNet
-        (node,) = (node for node in tree.body if isinstance(node, DEFINED) and node.name == last)
-        lines.append(f"| `{name}` | {plain((ast.get_docstring(node) or '').split(BLANK)[0])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -133,7 +100,8 @@ def described(name: str, found: Any, level: str = "###") -> list[str]:
         lines += ["", "```python", signature(name, found), "```"]
     lines += ["", plain(about.short_description), *["", plain(about.long_description)] * bool(about.long_description)]
     for kind, title in (("param", "Arguments"), ("attribute", "Attributes")):
-        rows = [f"- `{each.arg_name}`: {plain(each.description)}" for each in about.params if each.args[0] == kind]
+        found_here = [each for each in about.params if each.args[0] == kind and each.arg_name not in INTERNAL]
+        rows = [f"- `{each.arg_name}`: {plain(each.description)}" for each in found_here]
         lines += ["", f"**{title}**", "", *rows] * bool(rows)
     own = {each: value for each, value in vars(found).items() if each[0] != "_" and each not in INTERNAL}
     lines += [f"- `{key}`: {plain(inspect.getdoc(value))}" for key, value in own.items() if isinstance(value, property)]
@@ -175,7 +143,7 @@ def helps() -> str:
         "[Options](options.md), those of `prepare` on [Preparing data](../data.md). `crepe train` and "
         "`python -m crepe_dist.train` are the same."
     )
-    lines = ["# Commands", "", about]
+    lines = ["# Commands", "", about, SHARED]
     for name in ("", *cli.COMMANDS):
         done = subprocess.run(
             [str(Path(sys.executable).with_name("crepe")), *name.split(), "--help"],
@@ -185,7 +153,7 @@ def helps() -> str:
             cwd=ROOT,
             env={**{name: value for name, value in os.environ.items() if name != "UV"}, "COLUMNS": HELP_WIDTH},
         )
-        text = ELSEWHERE.sub("", done.stdout).rstrip() if name else done.stdout.rstrip()
+        text = EMPTY.sub("", ELSEWHERE.sub("", done.stdout) + "\n").rstrip() if name else done.stdout.rstrip()
         lines += ["", f"## crepe {name}".rstrip(), "", "```text", text, "```"]
     return "\n".join(lines) + "\n"
 
