@@ -18,8 +18,7 @@ from mxnet.gluon import nn
 from crepe_dist.data.alphabet import ALPHABET, Codes, Encoding
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.data.dataset import Split
-from crepe_dist.data.loader import batches
-from crepe_dist.data.order import epoch_order
+from crepe_dist.data.loader import DataLoader, epoch_order
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.engines.gluon import context
@@ -117,12 +116,12 @@ def encode(texts: Sequence[str], encoding: Encoding) -> int:
 def load(split: Split, batch_size: int) -> int:
     """Load the batches of one epoch, without training."""
     order = epoch_order(len(split), 0, 0)
-    return sum(batch.documents for batch in batches(split, order, batch_size, 0, 1))
+    return sum(batch.documents for batch in DataLoader(split, order, batch_size, 0, 1))
 
 
 def waiting(split: Split, batch_size: int, step: float) -> float:
     """Measure the share of an epoch, 0 to 1, that steps of ``step`` seconds spend waiting for data."""
-    source = batches(split, epoch_order(len(split), 0, 0), batch_size, 0, 1)
+    source = iter(DataLoader(split, epoch_order(len(split), 0, 0), batch_size, 0, 1))
     next(source)  # starts the prefetching thread
     start, waited = time.perf_counter(), 0.0
     while True:

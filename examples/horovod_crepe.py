@@ -26,8 +26,7 @@ from mxnet import autograd, gluon
 
 from crepe_dist.data.batch import unpacked
 from crepe_dist.data.dataset import Dataset, Split, open_dataset
-from crepe_dist.data.loader import batches
-from crepe_dist.data.order import epoch_order
+from crepe_dist.data.loader import DataLoader, epoch_order
 from crepe_dist.engines.gluon import values
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.networks.paper.shape import PaperShape
@@ -74,7 +73,7 @@ def train(args: argparse.Namespace) -> None:
     for epoch in range(1, args.epochs + 1):
         # All ranks use the same permutation and share every global batch, so all do the same number of steps.
         order = epoch_order(len(split), args.seed, epoch - 1)
-        for step, batch in enumerate(batches(split, order, args.batch_size, hvd.rank(), hvd.size()), 1):
+        for step, batch in enumerate(DataLoader(split, order, args.batch_size, hvd.rank(), hvd.size()), 1):
             arrays = unpacked(batch, len(dataset.classes))
             codes, shares, weights = (mx.nd.array(each, device, each.dtype) for each in arrays)
             with autograd.record():
@@ -96,7 +95,7 @@ def train(args: argparse.Namespace) -> None:
 def accuracy(network: Paper, split: Split, device: Any) -> float:
     """Return the fraction of documents classified correctly."""
     correct = 0
-    for batch in batches(split, np.arange(len(split)), batch_size=512, rank=0, size=1):
+    for batch in DataLoader(split, np.arange(len(split)), batch_size=512, rank=0, size=1):
         codes = mx.nd.array(batch.packed[:, : network.shape.feature_len], device, "uint8")
         predicted = network(codes).argmax(axis=1).asnumpy()[: len(batch.labels)]
         correct += int((predicted == batch.labels).sum())

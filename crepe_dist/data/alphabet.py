@@ -69,20 +69,15 @@ class Encoding:
     cut: Cut | Literal[""] = ""
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise UserError(
-                f"encoding mode {str(self.mode)[:40]!r} does not exist", remedy=f"choose one of {', '.join(MODES)}"
-            )
-        if not 1 <= self.feature_len <= LONGEST_DOCUMENT:
-            raise UserError(
-                f"feature_len is {self.feature_len}",
-                "it is the number of characters per document",
-                f"give a number from 1 to {LONGEST_DOCUMENT:,}",
-            )
         if not self.cut:
             object.__setattr__(self, "cut", "end" if self.mode == "notebook" else "middle")
-        if self.cut not in CUTS:
-            raise UserError(f"the cut {str(self.cut)[:40]!r} does not exist", remedy=f"choose one of {', '.join(CUTS)}")
+        for name, value, names in (("mode", self.mode, MODES), ("cut", self.cut, CUTS)):
+            if value not in names:
+                raise UserError(f"{name} is {str(value)[:40]!r}", remedy=f"choose one of {', '.join(names)}")
+        if not 1 <= self.feature_len <= LONGEST_DOCUMENT:
+            raise UserError(
+                f"feature_len is {self.feature_len}", remedy=f"give a number of characters to {LONGEST_DOCUMENT:,}"
+            )
         if not self.alphabet:
             object.__setattr__(self, "alphabet", STANDARD_ALPHABETS[self.mode])
         if self.is_custom or self.paired:
@@ -205,19 +200,11 @@ class Encoding:
 
     def _encode_plain(self, texts: Sequence[str]) -> Codes:
         """Encode texts from ``_cut``."""
-        length = self.feature_len
-        table = self._table
-        ascii_table = table[:128].tobytes().ljust(256, b"\xff")
-        rows = []
-        for text in texts:
-            if text.isascii():
-                row = text.encode("ascii").translate(ascii_table)
-            else:
-                points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-                row = table[points].tobytes()
-            rows.append(row.ljust(length, b"\xff") if self.in_reading_order else row.rjust(length, b"\xff"))
-        codes = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), length)
-        return codes if self.in_reading_order else codes[:, ::-1]
+        codes, table = np.full((len(texts), self.feature_len), BLANK, np.uint8), self._table
+        order = slice(None, None, 1 if self.in_reading_order else -1)
+        for text, row in zip(texts, codes):
+            row[: len(text)] = table[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")][order]
+        return codes
 
     def lengths(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the number of codes of each whole text, int64 [n]."""
@@ -297,24 +284,18 @@ class Encoding:
 
     def decode(self, codes: Codes) -> str:
         """Turn codes, uint8 [feature_len], back into text in reading order, with blanks as spaces and no padding."""
-        text = [self.alphabet[code] if code < len(self.alphabet) else " " for code in codes.tolist()]
-        is_pair, numbers = self.pairs_in(codes[None])
-        for place, number in zip(np.flatnonzero(is_pair[0]).tolist(), numbers[is_pair].tolist()):
-            text[place : place + 2] = self.paired[number] if number < len(self.paired) else " ", ""
         used = np.flatnonzero(codes != BLANK)
-        text = text[: used[-1] + 1] if len(used) else []
-        return "".join(text if self.in_reading_order else text[::-1])
-
-    def pairs_in(self, codes: Codes) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-        """Find the rare characters in codes, uint8 [n, L]: where both codes of one stand, and its number in ``paired``.
-
-        Returns:
-            Whether a pair begins at each place but the last, and its number, bool and int64 [n, L - 1].
-        """
-        before, after = codes[:, :-1].astype(np.int64), codes[:, 1:].astype(np.int64)
-        first, second = (before, after) if self.in_reading_order else (after, before)
-        row, column = first - len(self.alphabet), second - len(self.alphabet) - self.side
-        return (row >= 0) & (row < self.side) & (column >= 0) & (column < self.side), row * self.side + column
+        numbers = codes[: used[-1] + 1 if len(used) else 0].tolist()[:: 1 if self.in_reading_order else -1]
+        rare, second, text = len(self.alphabet), len(self.alphabet) + self.side, []
+        for code, after in zip(numbers, [*numbers[1:], BLANK]):
+            number = (code - rare) * self.side + after - second
+            if code < rare:
+                text.append(self.alphabet[code])
+            elif code < second <= after < self.codes and number < len(self.paired):
+                text.append(self.paired[number])
+            elif not second <= code < self.codes:
+                text.append(" ")
+        return "".join(text)
 
     def described(self) -> str:
         """Describe the encoding in words, for a message."""
@@ -342,18 +323,10 @@ class Encoding:
             UserError: The encoding is invalid.
             KeyError, TypeError, ValueError: A field is missing or has the wrong type.
         """
-        mode, feature_len, fold_accents = saved["mode"], saved["feature_len"], saved["fold_accents"]
-        if not isinstance(mode, str) or type(feature_len) is not int or type(fold_accents) not in (bool, type(None)):
-            raise ValueError("mode, feature_len or fold_accents has the wrong type")
-        alphabet = saved["alphabet"]
-        if not isinstance(alphabet, str) or not alphabet:
-            raise ValueError("the alphabet is not a text")
-        paired, cut = saved.get("paired", ""), saved["cut"]
-        if not isinstance(paired, str):
-            raise ValueError("the rare characters are not a text")
-        if cut not in CUTS:
-            raise ValueError(f"cut is none of {', '.join(CUTS)}")
-        return cls(mode, feature_len, fold_accents, alphabet, paired, cut)  # type: ignore[arg-type]
+        if not isinstance(saved["alphabet"], str) or type(saved["feature_len"]) is not int:
+            raise ValueError("the alphabet is not a text, or feature_len not a number")
+        names = ("mode", "feature_len", "fold_accents", "alphabet", "cut")
+        return cls(**{name: saved[name] for name in names}, paired=str(saved.get("paired", "")))
 
 
 def kept_of(encoding: Mapping[str, Any]) -> tuple[int, int]:

@@ -1,21 +1,25 @@
-"""Arrays and byte strings of a data set folder, memory-mapped.
+"""Files of a data set folder: arrays, byte strings of the rows, and where the rows are from.
 
-NumPy's own reader passes the header to Python's parser, which a malicious header can make run out of memory. The byte
-strings of a shard's rows, such as their texts, are a file of all of them, and one of where each starts.
+Arrays are memory-mapped. NumPy's own reader passes the header to Python's parser, which a malicious header can make run
+out of memory. The byte strings of a shard's rows, such as their texts, are a file of all of them, and one of where each
+starts. The writers return the files' entries in the manifest.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.files import open_regular
+from crepe_dist.files import open_regular, sync, writing
 
 TEXTS, IDS = "texts", "ids"
 _OFFSETS = {TEXTS: "offsets", IDS: "id_offsets"}
@@ -23,6 +27,8 @@ MAGIC = b"\x93NUMPY\x01\x00"  # numpy.lib.format version 1.0; a two-byte length 
 SHAPE = rb"[0-9]{1,18}(?:, [0-9]{1,18}){0,7},?"
 HEADER = re.compile(rb"\{'descr': '([<|][a-z][0-9])', 'fortran_order': False, 'shape': \((" + SHAPE + rb")\), \} *\n")
 MAX_HEADER = 1 << 10  # bytes
+ORIGIN_COLUMNS, HASH = 3, 2  # columns of the origins: index of the source, line, hash of the text; that of hashes
+Files = dict[str, dict[str, Any]]  # size and checksum by name, for the manifest
 
 
 def map_array(path: Path, kind: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
@@ -72,3 +78,123 @@ def read_string(folder: Path, split: str, kind: str, shard: int, rows: int, row:
     with open_regular(folder / strings, follow=False) as stream:
         stream.seek(start)
         return stream.read(end - start).decode("utf-8", "replace")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Row of a source: where a document is from. By the hash of its text, a changed source is noticed.
+
+    Attributes:
+        line: first line of the row, from 1; its number in sources without lines, such as folders of files.
+        id: value of the id column, or the name of the file in a folder of files; empty if there is none.
+        hash: hash of the text, as ``spelled``.
+    """
+
+    file: str
+    line: int
+    id: str
+    hash: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" + (f" ({self.id})" if self.id else "")
+
+    def cells(self) -> dict[str, Any]:
+        """Return the columns that trace a row of a CSV file."""
+        return {"file": self.file, "line": self.line, "id": self.id}
+
+
+def origins_file(split: str) -> str:
+    """Return the name of the file of the origins, uint64 [rows, 3]: index of the source in the manifest, line, hash."""
+    return f"{split}.origins.npy"
+
+
+def hashes(texts: Iterable[bytes]) -> npt.NDArray[np.uint64]:
+    """Hash texts in UTF-8, uint64 [n]."""
+    return np.frombuffer(b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts), dtype="<u8")
+
+
+def spelled(value: int) -> str:
+    """Spell a hash for a CSV file. Spreadsheets would take some for numbers without the letter before them."""
+    return f"x{value:016x}"
+
+
+class ShardWriter:
+    """Sequential writer of one shard of a split, with the ``kinds`` of byte strings to write: ``TEXTS``, ``IDS``."""
+
+    def __init__(self, folder: Path, split: str, shard: int, rows: int, feature_len: int, kinds: Sequence[str]) -> None:
+        self._codes = _HashedFile(folder / f"{split}.codes-{shard:05d}.npy")
+        self._codes.write_header(np.uint8, (rows, feature_len))
+        self._strings = {kind: _StringsWriter(folder, split, kind, shard) for kind in kinds}
+
+    def append(self, codes: npt.NDArray[np.uint8], **strings: list[bytes]) -> None:
+        """Write rows: uint8 [n, feature_len], and n byte strings of each kind, those not ``kinds`` being ignored."""
+        self._codes.write(np.ascontiguousarray(codes).data)
+        for kind, writer in self._strings.items():
+            writer.append(strings[kind])
+
+    def close(self) -> Files:
+        """Flush the files to disk and return their manifest entries."""
+        files = self._codes.close()
+        for writer in self._strings.values():
+            files |= writer.close()
+        return files
+
+
+class _StringsWriter:
+    """Sequential writer of the strings of a shard."""
+
+    def __init__(self, folder: Path, split: str, kind: str, shard: int) -> None:
+        strings, self._offsets = string_files(split, kind, shard)
+        self._folder = folder
+        self._strings = _HashedFile(folder / strings)
+        self._lengths: list[int] = [0]
+
+    def append(self, strings: list[bytes]) -> None:
+        """Write the strings of the next rows."""
+        self._strings.write(b"".join(strings))
+        self._lengths += map(len, strings)
+
+    def close(self) -> Files:
+        """Flush the files to disk and return their manifest entries."""
+        return self._strings.close() | write_array(self._folder, self._offsets, np.cumsum(self._lengths))
+
+
+class _HashedFile:
+    """File that is hashed while it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream = path.open("wb")
+        self._digest = hashlib.sha256()
+
+    def write_header(self, kind: npt.DTypeLike, shape: tuple[int, ...]) -> None:
+        """Write the header of an array in a .npy file; the values follow it in C order."""
+        about = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self, about)  # type: ignore[no-untyped-call]
+
+    def write(self, data: Any) -> None:
+        self._stream.write(data)
+        self._digest.update(data)
+
+    def close(self) -> Files:
+        """Flush the file to disk and return its manifest entry."""
+        self._stream.close()
+        sync(self._path)
+        return {self._path.name: {"bytes": self._path.stat().st_size, "sha256": self._digest.hexdigest()}}
+
+
+def write_array(folder: Path, name: str, array: Any) -> Files:
+    """Write an array to disk and return its manifest entry."""
+    return write_pieces(folder, name, array.dtype, array.shape, [array])
+
+
+def write_pieces(
+    folder: Path, name: str, kind: npt.DTypeLike, shape: tuple[int, ...], pieces: Iterable[npt.NDArray[Any]]
+) -> Files:
+    """Write an array to disk in pieces of its rows, and return its manifest entry."""
+    with writing(folder / name):
+        file = _HashedFile(folder / name)
+        file.write_header(kind, shape)
+        for piece in pieces:
+            file.write(np.ascontiguousarray(piece).data)
+        return file.close()

@@ -5,28 +5,25 @@ Both change the codes, because a training document is stored as codes only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import BLANK, Codes, Encoding
-from crepe_dist.data.dataset import Split
+from crepe_dist.data.dataset import Alteration, Split
 from crepe_dist.data.keyed_random import Numbers, is_drawn, mix, row_keys
 from crepe_dist.data.words import WordFinder
 
 USUAL = Encoding()
 LETTERS = USUAL.letters
-FIRST_RARE = 256  # number of the first rare character; smaller ones are codes
-Characters = npt.NDArray[np.uint16]
 Places = npt.NDArray[np.int64]
-Numbered = TypeVar("Numbered", npt.NDArray[np.uint8], npt.NDArray[np.uint16])
 
 
 def corrupt(
-    codes: Numbered, rate: float, keys: Numbers, letters: Codes = LETTERS, kept: tuple[int, int] | None = None
-) -> Numbered:
+    codes: Codes, rate: float, keys: Numbers, letters: Codes = LETTERS, kept: tuple[int, int] | None = None
+) -> Codes:
     """Add typing errors to documents, as a function of the codes, the rate and the keys.
 
     Each character is hit with probability ``rate``. A hit is with equal probability a substitution by another letter, a
@@ -35,7 +32,7 @@ def corrupt(
     would be; after deletions, the end is padded.
 
     Args:
-        codes: documents, whole numbers [n, L]. ``BLANK`` after a document's last known character is padding and stays
+        codes: documents, uint8 [n, L]. ``BLANK`` after a document's last known character is padding and stays
             blank.
         rate: probability of an error per character, 0 to 1.
         keys: key of the random numbers of each document, uint64 [n].
@@ -44,7 +41,7 @@ def corrupt(
             the front.
 
     Returns:
-        A copy with errors, of the same type.
+        A copy with errors.
     """
     known = codes != BLANK
     documents, length = codes.shape
@@ -96,54 +93,14 @@ def _substitute(flat: npt.NDArray[Any], places: Places, random: Numbers, letters
 def with_typos(split: Split, rate: float, seed: int = 0, epoch: int = 0, encoding: Encoding = USUAL) -> Split:
     """Return a view of a split with typing errors in its codes; its texts stay unchanged.
 
-    The errors of a row are a function of (seed, epoch, row), so any rank that reads the row sees the same errors.
+    The errors of a row are a function of (seed, epoch, row), so any rank that reads the row sees the same errors. A
+    rare character has two codes, and an error in either makes another or an unknown character of it.
     """
     if not rate:
         return split
     letters, kept = encoding.letters, encoding.kept if encoding.in_reading_order else encoding.kept[::-1]
 
-    def noisy(codes: Codes, rows: Places) -> Codes:
-        keys = row_keys(seed, epoch, rows)
-        if not encoding.paired:
-            return corrupt(codes, rate, keys, letters, kept)
-        # A rare character has two codes, and is one character to a typist.
-        return _parted(corrupt(_merged(codes, encoding), rate, keys, letters), encoding)
-
-    return split.altered(noisy)
-
-
-def _merged(codes: Codes, encoding: Encoding) -> Characters:
-    """Replace each pair of codes, uint8 [n, L], by ``FIRST_RARE`` + its number in ``Encoding.paired``.
-
-    Returns:
-        uint16 [n, L], with more ``BLANK`` at the end.
-    """
-    numbers = codes.astype(np.uint16)
-    is_pair, pairs = encoding.pairs_in(codes)
-    numbers[:, :-1][is_pair] = FIRST_RARE + pairs[is_pair]
-    is_kept = np.pad(~is_pair, ((0, 0), (1, 0)), constant_values=True)
-    return _gathered(numbers, is_kept)
-
-
-def _parted(characters: Characters, encoding: Encoding) -> Codes:
-    """Reverse ``_merged``: uint16 [n, L] → uint8 [n, L], without the codes for which there is no room."""
-    single, side = len(encoding.alphabet), encoding.side
-    is_rare = characters >= FIRST_RARE
-    number = np.where(is_rare, characters, FIRST_RARE).astype(np.int64) - FIRST_RARE
-    pair = [single + number // side, single + side + number % side]
-    one, two = pair if encoding.in_reading_order else pair[::-1]
-    codes = np.stack([np.where(is_rare, one, characters), two], axis=2).reshape(len(characters), -1)
-    is_kept = np.stack([np.ones_like(is_rare), is_rare], axis=2).reshape(len(characters), -1)
-    return _gathered(codes, is_kept)[:, : characters.shape[1]].astype(np.uint8)
-
-
-def _gathered(rows: npt.NDArray[np.int_] | Characters, is_kept: npt.NDArray[np.bool_]) -> Characters:
-    """Move the chosen numbers of each row, [n, L], to its start, and fill it up with ``BLANK``."""
-    gathered = np.full(rows.shape, BLANK, np.uint16)
-    for row, chosen, out in zip(rows, is_kept, gathered):
-        kept = row[chosen]
-        out[: len(kept)] = kept
-    return gathered
+    return split.altered(lambda codes, rows: corrupt(codes, rate, row_keys(seed, epoch, rows), letters, kept))
 
 
 def without_some_words(codes: Codes, most: float, keys: Numbers, finder: WordFinder) -> Codes:
@@ -168,25 +125,11 @@ def without_some_words(codes: Codes, most: float, keys: Numbers, finder: WordFin
     return np.take_along_axis(np.where(is_left_out, BLANK, codes), order, axis=1)
 
 
-@dataclass(frozen=True)
-class WordDropoutSplit(Split):
-    """Training split of which each epoch leaves out words.
-
-    Attributes:
-        most: largest probability that a word is left out.
-        finder: finder of the words.
-    """
-
-    most: float
-    finder: WordFinder
-
-    def of_epoch(self, seed: int, epoch: int) -> Split:
-        """Return a view of all rows without the words that are left out in an epoch."""
-        return self.altered(
-            lambda codes, rows: without_some_words(codes, self.most, mix(row_keys(seed, epoch, rows)), self.finder)
-        )
-
-
 def with_word_dropout(split: Split, most: float, encoding: Encoding) -> Split:
-    """Return a view of a training split that leaves out words in each epoch."""
-    return WordDropoutSplit(**vars(split), most=most, finder=WordFinder(encoding))
+    """Return a view of a training split that leaves out words in each epoch; see ``without_some_words``."""
+    finder = WordFinder(encoding)
+
+    def of_epoch(seed: int, epoch: int) -> Alteration:
+        return lambda codes, rows: without_some_words(codes, most, mix(row_keys(seed, epoch, rows)), finder)
+
+    return replace(split, per_epoch=of_epoch)

@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import BLANK, Codes
 from crepe_dist.data.dataset import UNWEIGHTED, WEIGHT_BYTES, WEIGHT_UNIT
-from crepe_dist.data.order import Order
 from crepe_dist.data.targets import PAIR_BYTES, SHARE_UNIT, Shares
 from crepe_dist.native.constants import MULTIPLIER1, MULTIPLIER2
 
 LABEL_BYTES = 2  # of a row with one label
+Order = npt.NDArray[np.int64]  # row numbers
 
 
 def extra_bytes(pairs: int = 0) -> int:

@@ -6,7 +6,7 @@
 ``<split>.codes-<shard>.npy``    uint8 [rows of the shard, feature_len]
 ``<split>.texts-<shard>.bin``    original texts in UTF-8; not for the training split
 ``<split>.offsets-<shard>.npy``  int64 [rows of the shard + 1], where each text starts and ends
-``<split>.origins.npy``          uint64 [rows, 3], see ``origins``
+``<split>.origins.npy``          uint64 [rows, 3], see ``arrays``
 ``<split>.ids-<shard>.bin``      ids of the rows in UTF-8, and ``id_offsets``; only if rows have ids
 
 Unlabelled texts have codes, origins and ids only: no file from which a label could be read.
@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Union
 
@@ -25,12 +25,23 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist import invocation
-from crepe_dist.data import origins
 from crepe_dist.data.alphabet import BLANK, Codes, Encoding
-from crepe_dist.data.arrays import IDS, TEXTS, check_strings, map_array, read_string, string_files
+from crepe_dist.data.arrays import (
+    IDS,
+    ORIGIN_COLUMNS,
+    TEXTS,
+    Origin,
+    ShardWriter,
+    check_strings,
+    map_array,
+    origins_file,
+    read_string,
+    spelled,
+    string_files,
+    write_array,
+)
 from crepe_dist.data.composition import Composition
-from crepe_dist.data.origins import Origin
-from crepe_dist.data.targets import ONE, SEVERAL, Targets, file_of, kind_and_most, open_targets
+from crepe_dist.data.targets import ONE, SEVERAL, Targets, kind_and_most, open_targets, targets_file
 from crepe_dist.errors import UserError, unreadable
 from crepe_dist.files import integer, read_json, write_json
 
@@ -43,14 +54,14 @@ REPORT = "report.html"
 REPORT_NUMBERS = "report.json"
 SPLITS = ("train", "validation", "test")
 UNLABELLED = "unlabelled"  # texts without labels, in the manifest beside the splits
-PARTS = (*SPLITS, UNLABELLED)
-KEEP_TEXTS = ("validation", "test")  # parts that keep the original texts
+ALL_SPLITS = (*SPLITS, UNLABELLED)
+KEEP_TEXTS = ("validation", "test")  # splits that keep the original texts
 SAMPLE = "sample"  # name of the bundled sample, given instead of a folder
 SHARD_BYTES = 1 << 28
 WEIGHT_BYTES, WEIGHT_UNIT = 3, 1 << 16  # of a weight in a batch, and the weight 1 in these bytes, the low one first
 LARGEST_WEIGHT = 255.0  # times the mean
 UNWEIGHTED = np.array([[0, 0, 1]], np.uint8)  # the weight 1, for all rows
-MAX_SHARDS = 100_000  # shard numbers have five digits
+CHUNK = 4096  # documents that are copied together
 
 Weights = Union[npt.NDArray[np.float32], None]
 Alteration = Callable[[Codes, npt.NDArray[np.int64]], Codes]  # from the codes of rows, and the rows, to other codes
@@ -67,10 +78,10 @@ class Documents:
 
     Attributes:
         folder: data set folder.
-        name: one of ``PARTS``.
+        name: one of ``ALL_SPLITS``.
         shards: codes of each shard, uint8 [rows of the shard, feature_len].
         starts: index of each shard's first row, then the number of rows, int64 [shards + 1].
-        origins: where each row is from, uint64 [rows, 3], see ``origins``.
+        origins: where each row is from, uint64 [rows, 3], see ``arrays``.
         has_ids: rows have ids.
     """
 
@@ -100,7 +111,7 @@ class Documents:
         return np.concatenate([np.count_nonzero(codes[:, ::8] != BLANK, axis=1) for codes in self.shards])
 
     def text(self, row: int) -> str | None:
-        """Return the original text of a row; ``None`` if the part keeps no texts."""
+        """Return the original text of a row; ``None`` if the split keeps no texts."""
         return self._string(TEXTS, row) if self.name in KEEP_TEXTS else None
 
     def id(self, row: int) -> str:
@@ -121,11 +132,20 @@ class Split(Documents):
         labels: class of each row, int32 [rows]; of several the first, or -1 for none; of soft ones the most probable.
         weights: weight of each row in the loss, float32 [rows]; ``None`` if all are equal.
         targets: classes of each row with their shares.
+        alter: change of the codes as they are gathered.
+        per_epoch: change of the codes in training, a function of the random seed and the epoch.
     """
 
     labels: npt.NDArray[np.int32]
     weights: Weights
     targets: Targets
+    alter: Alteration | None = None
+    per_epoch: Callable[[int, int], Alteration] | None = None
+
+    def codes(self, rows: npt.NDArray[np.int64]) -> Codes:
+        """Gather the codes of rows, uint8 [len(rows), feature_len], as ``alter`` changes them."""
+        codes = super().codes(rows)
+        return codes if self.alter is None else self.alter(codes, rows)
 
     def weight_bytes(self, rows: npt.NDArray[np.int64]) -> Codes:
         """Return the weights of rows as whole numbers of 1 / ``WEIGHT_UNIT`` in three bytes, uint8 [len(rows), 3]."""
@@ -135,13 +155,13 @@ class Split(Documents):
         return np.asarray(steps[:, None].view(np.uint8)[:, :WEIGHT_BYTES])
 
     def of_epoch(self, seed: int, epoch: int) -> Split:
-        """Return the rows that are trained on in an epoch: all of them, unless a subclass chooses."""
-        return self
+        """Return a view of the rows as they are in an epoch of training."""
+        return self if self.per_epoch is None else self.altered(self.per_epoch(seed, epoch))
 
     def altered(self, alter: Alteration) -> Split:
-        """Return a view of all rows whose codes ``alter`` changes as they are gathered."""
-        own = {field.name: getattr(self, field.name) for field in fields(Split)}
-        return _AlteredSplit(**own, original=self, alter=alter)
+        """Return a view of all rows whose codes ``alter`` changes, too."""
+        before = self.alter
+        return replace(self, alter=alter if before is None else lambda codes, rows: alter(before(codes, rows), rows))
 
     def only(self, rows: npt.NDArray[np.int64]) -> Split:
         """Copy rows into memory, with their texts and ids."""
@@ -159,20 +179,13 @@ class Split(Documents):
 
 @dataclass(frozen=True)
 class _ChosenSplit(Split):
-    original: Split
-    rows: npt.NDArray[np.int64]
+    original: Split | None = None
+    rows: npt.NDArray[np.int64] | None = None
 
     def _string(self, kind: str, row: int) -> str:
+        assert self.original is not None
+        assert self.rows is not None
         return self.original._string(kind, int(self.rows[row]))
-
-
-@dataclass(frozen=True)
-class _AlteredSplit(Split):
-    original: Split
-    alter: Alteration
-
-    def codes(self, rows: npt.NDArray[np.int64]) -> Codes:
-        return self.alter(self.original.codes(rows), rows)
 
 
 @dataclass(frozen=True)
@@ -214,28 +227,28 @@ class Dataset:
         _, labels = split.targets.occurrences(np.arange(len(split)))
         return np.bincount(labels, minlength=len(self.classes))
 
-    def part(self, name: str) -> Documents:
+    def of(self, name: str) -> Documents:
         """Return the documents of a split, or the unlabelled ones; raise ``KeyError`` if there are none."""
         return self.unlabelled if name == UNLABELLED and self.unlabelled is not None else self.splits[name]
 
     def text(self, name: str, row: int) -> str:
-        """Return the text of a row of a part: the original, or as the network reads it if the part keeps no texts."""
-        part = self.part(name)
-        original = part.text(row)
-        return self.encoding.decode(part.codes(np.array([row]))[0]) if original is None else original
+        """Return the text of a row: the original, or as the network reads it if the split keeps no texts."""
+        documents = self.of(name)
+        original = documents.text(row)
+        return self.encoding.decode(documents.codes(np.array([row]))[0]) if original is None else original
 
     def origin(self, name: str, row: int) -> Origin:
-        """Return where a row of a part is from.
+        """Return where a row is from.
 
         Raises:
             UserError: the data set does not list such a source.
         """
-        part = self.part(name)
-        source, line, digest = part.origins[row].tolist()
+        documents = self.of(name)
+        source, line, digest = documents.origins[row].tolist()
         listed = self.manifest["sources"]
         if source >= len(listed):
-            raise UserError(f"{self.folder / origins.file_of(name)} was altered", remedy="prepare the data again")
-        return Origin(listed[source]["file"], line, part.id(row), origins.spelled(digest))
+            raise UserError(f"{self.folder / origins_file(name)} was altered", remedy="prepare the data again")
+        return Origin(listed[source]["file"], line, documents.id(row), spelled(digest))
 
     @property
     def fingerprint(self) -> str:
@@ -260,15 +273,12 @@ def open_dataset(folder: Path | str, *, trains: bool = True) -> Dataset:
         UserError: The folder is not a data set, has another format version, or its files do not match the manifest.
     """
     folder = Path(folder)
-    prepare = invocation.typed("prepare")
-    prepare_again = f"prepare it again: {prepare} SOURCE --out {folder}"
-    path = folder / MANIFEST
+    path, prepare_again = folder / MANIFEST, f"prepare it again: {invocation.typed('prepare')} SOURCE --out {folder}"
     if not path.is_file():
-        there = folder.is_dir()
         raise UserError(
             f"{folder} is not a prepared data set",
-            f"there is no {MANIFEST} in it" if there else "there is no such folder",
-            f"name a folder that prepare has written, or make one: {prepare} SOURCE --out {'DIR' if there else folder}",
+            f"there is no {MANIFEST} in it" if folder.is_dir() else "there is no such folder",
+            f"name a folder that prepare has written, or make one: {invocation.typed('prepare')} SOURCE --out DIR",
         )
     try:
         manifest = read_json(path, follow=False)
@@ -278,14 +288,10 @@ def open_dataset(folder: Path | str, *, trains: bool = True) -> Dataset:
                 f"{path} has format {str(version)[:40]}; this version reads format {FORMAT}", remedy=prepare_again
             )
         encoding, composition = Encoding.from_dict(manifest["encoding"]), Composition.from_dict(manifest["composition"])
-        classes = manifest["classes"]
-        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-            raise ValueError("the classes are not a list of names")
-        parts = {name: _open_part(folder, name, encoding, manifest) for name in manifest["parts"]}
+        classes = list(map(str, manifest["classes"]))
+        documents = {name: _open_documents(folder, name, encoding, manifest) for name in manifest["parts"]}
         splits = {
-            name: _open_split(documents, len(classes), manifest)
-            for name, documents in parts.items()
-            if name != UNLABELLED
+            name: _open_split(each, len(classes), manifest) for name, each in documents.items() if name != UNLABELLED
         }
         if manifest["sha256"] != _digest_of(manifest):
             raise UserError(
@@ -299,7 +305,7 @@ def open_dataset(folder: Path | str, *, trains: bool = True) -> Dataset:
         raise UserError(
             f"{folder} holds nothing to train on", "it needs at least two classes and one training row", prepare_again
         )
-    return Dataset(folder, manifest, encoding, composition, splits, parts.get(UNLABELLED))
+    return Dataset(folder, manifest, encoding, composition, splits, documents.get(UNLABELLED))
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -309,28 +315,46 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     write_json(folder / MANIFEST, {**manifest, "sha256": _digest_of(manifest)})
 
 
+def write_documents(folder: Path, name: str, documents: Documents, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Copy documents, without their labels, to the split ``name`` of a data set folder.
+
+    Args:
+        rows: the documents, int64 [n].
+
+    Returns:
+        Entry of the split in the manifest.
+    """
+    length = documents.shards[0].shape[1]
+    size = max(1, SHARD_BYTES // length)
+    shards = [rows[start : start + size] for start in range(0, len(rows), size)]
+    files = write_array(folder, origins_file(name), documents.origins[rows])
+    for number, of_shard in enumerate(shards):
+        kinds = [TEXTS] * (name in KEEP_TEXTS) + [IDS] * documents.has_ids
+        writer = ShardWriter(folder, name, number, len(of_shard), length, kinds)
+        for start in range(0, len(of_shard), CHUNK):
+            chunk = of_shard[start : start + CHUNK]
+            texts, ids = ([(of(row) or "").encode() for row in chunk.tolist()] for of in (documents.text, documents.id))
+            writer.append(documents.codes(chunk), texts=texts, ids=ids)
+        files |= writer.close()
+    return {"rows": len(rows), "shards": list(map(len, shards)), "files": files}
+
+
 def _digest_of(manifest: dict[str, Any]) -> str:
     others = {name: value for name, value in manifest.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
-def _open_part(folder: Path, name: str, encoding: Encoding, manifest: dict[str, Any]) -> Documents:
-    """Check the files of a part, and map its documents."""
+def _open_documents(folder: Path, name: str, encoding: Encoding, manifest: dict[str, Any]) -> Documents:
+    """Check the files of a split, and map its documents."""
     about = manifest["parts"][name]
     labelled, _ = kind_and_most(manifest)
-    if name not in PARTS:
-        raise ValueError(f"unknown split {name[:40]!r}")
-    sizes = about["shards"]
-    if not isinstance(sizes, list) or len(sizes) > MAX_SHARDS:
-        raise ValueError(f"the {name} split has an invalid number of shards")
-    for rows in [about["rows"], *sizes]:
-        integer(rows, name="a number of rows")
-    if sum(sizes) != about["rows"]:
-        raise ValueError(f"the shards of the {name} split have {sum(sizes)} rows instead of {about['rows']}")
+    sizes = [integer(rows, name="a number of rows") for rows in about["shards"]]
+    if name not in ALL_SPLITS or sum(sizes) != about["rows"]:
+        raise ValueError(f"the shards of the {name[:40]} split have {sum(sizes)} rows instead of {about['rows']}"[:300])
     shards = range(len(sizes))
-    expected = {origins.file_of(name), *(f"{name}.codes-{shard:05d}.npy" for shard in shards)}
+    expected = {origins_file(name), *(f"{name}.codes-{shard:05d}.npy" for shard in shards)}
     if name != UNLABELLED:
-        expected |= {f"{name}.labels.npy", *([] if labelled == ONE else [file_of(name)])}
+        expected |= {f"{name}.labels.npy", *([] if labelled == ONE else [targets_file(name)])}
     has_ids = manifest.get("id") is not None
     kinds = [TEXTS] * (name in KEEP_TEXTS) + [IDS] * has_ids
     expected |= {file for kind in kinds for shard in shards for file in string_files(name, kind, shard)}
@@ -352,7 +376,7 @@ def _open_part(folder: Path, name: str, encoding: Encoding, manifest: dict[str, 
     for kind in kinds:
         for shard in shards:
             check_strings(folder, name, kind, shard, sizes[shard])
-    origin_rows = map_array(folder / origins.file_of(name), np.uint64, (about["rows"], origins.COLUMNS))
+    origin_rows = map_array(folder / origins_file(name), np.uint64, (about["rows"], ORIGIN_COLUMNS))
     return Documents(folder, name, codes, np.cumsum([0, *sizes]), origin_rows, has_ids)
 
 

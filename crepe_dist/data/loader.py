@@ -1,8 +1,9 @@
-"""Batches for one rank. Rank and world size are plain ints, so a single process can test any rank.
+"""Order of the rows in an epoch, the ranks' shares of them, and the batches of one rank.
 
-Each epoch visits the rows in one permutation, a function of (seed, epoch). Global batch k is the k-th run of
-``batch_size`` rows, reordered so that shares take about the same time, and divided among the ranks in shares that
-differ by few rows. A position in training is therefore (epoch, documents consumed globally), for any number of ranks.
+Rank and world size are plain ints, so a single process can test any rank. Each epoch visits the rows in one
+permutation, a function of (seed, epoch). Global batch k is the k-th run of ``batch_size`` rows, reordered so that
+shares take about the same time, and divided among the ranks in shares that differ by few rows. A position in training
+is therefore (epoch, documents consumed globally), for any number of ranks.
 """
 
 from __future__ import annotations
@@ -15,15 +16,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from crepe_dist.data.batch import Batch, pack
+from crepe_dist.data.batch import Batch, Order, pack
 from crepe_dist.data.dataset import Split
-from crepe_dist.data.order import Order, balanced, epoch_order, largest_share, share
 
 PREFETCH = 4
-
-# Rows of a rank's share of a global batch, the number of documents of the batch, and where the share begins in it.
-Share = tuple[Order, int, int]
+RUN = 8  # a multiple of the networks' group sizes
 
 
 def training_order(split: Split, seed: int, epoch: int, batch_size: int) -> Order:
@@ -31,65 +30,80 @@ def training_order(split: Split, seed: int, epoch: int, batch_size: int) -> Orde
     return balanced(epoch_order(len(split), seed, epoch), split.lengths(), batch_size)
 
 
-class RankBatches:
-    """Batch sampler for one rank: its row numbers in every global batch from ``first`` on."""
-
-    def __init__(
-        self, order: Order, batch_size: int, rank: int, size: int, first: int = 0, group_size: int = 1
-    ) -> None:
-        self._order = order
-        self._batch_size = batch_size
-        self._rank = rank
-        self._size = size
-        self._group_size = group_size
-        self.starts = range(first, len(order), batch_size)
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __iter__(self) -> Iterator[Share]:
-        for start in self.starts:
-            stop = min(start + self._batch_size, len(self._order))
-            begin, end = share(start, stop, self._rank, self._size, self._group_size)
-            yield self._order[begin:end], stop - start, begin - start
+def epoch_order(rows: int, seed: int, epoch: int) -> Order:
+    """Return the permutation of all rows for one epoch, int64 [rows]; the same on every rank."""
+    return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
-def batches(
-    split: Split,
-    order: Order,
-    batch_size: int,
-    rank: int,
-    size: int,
-    first: int = 0,
-    group_size: int = 1,
-) -> Iterator[Batch]:
-    """Yield this rank's share of each global batch; a thread prefetches them.
+def balanced(order: Order, lengths: npt.NDArray[np.int64], batch_size: int) -> Order:
+    """Reorder the rows within each global batch so that contiguous shares of it have about the same length.
+
+    The rows of a batch are sorted by length, and dealt like cards to runs of ``RUN`` rows.
 
     Args:
-        order: its row numbers in the order of the epoch, int64 [rows].
-        batch_size: documents per global batch.
-        first: number of documents of ``order`` already consumed by all ranks, when a run is resumed.
-        group_size: number of documents that one rank has to compute together, see ``Engine.group_size``.
+        lengths: length of each row of the split.
     """
-    sampler = RankBatches(order, batch_size, rank, size, first, group_size)
-    yield from DataLoader(split, sampler, largest_share(batch_size, size, group_size))
+    whole = len(order) // batch_size * batch_size
+    batches = order[:whole].reshape(-1, batch_size), order[None, whole:]
+    return np.concatenate([_dealt(each, lengths).ravel() for each in batches])
+
+
+def _dealt(batches: Order, lengths: npt.NDArray[np.int64]) -> Order:
+    count = batches.shape[1]
+    cards = np.arange(-(-count // RUN) * RUN).reshape(RUN, -1)
+    cards[1::2] = cards[1::2, ::-1]  # to and fro
+    cards[:, 1::2] = cards[:, 1::2][:, ::-1]  # the first runs have more of the longest rows
+    runs = cards.T.ravel()
+    by_length = np.argsort(lengths[batches], axis=1, kind="stable")
+    return np.take_along_axis(batches, by_length[:, runs[runs < count]], axis=1)
+
+
+def share(start: int, stop: int, rank: int, size: int, group_size: int = 1) -> tuple[int, int]:
+    """Return a rank's contiguous share of [start, stop).
+
+    Shares are disjoint. They differ by less than two groups of ``group_size`` rows, and begin at the start of a group.
+    """
+    count, extra = divmod(-(-(stop - start) // group_size), size)
+    first = rank * count + min(rank, extra)
+    last = first + count + (rank < extra)
+    return min(stop, start + first * group_size), min(stop, start + last * group_size)
+
+
+def largest_share(rows: int, size: int, group_size: int = 1) -> int:
+    """Return the number of rows of the largest share of ``rows`` rows."""
+    first, last = share(0, rows, 0, size, group_size)
+    return last - first
+
+
+def shares(
+    order: Order, batch_size: int, rank: int, size: int, first: int = 0, group_size: int = 1
+) -> Iterator[tuple[Order, int, int]]:
+    """Yield a rank's rows of each global batch, the documents of that batch, and where the rows begin in it."""
+    for start in range(first, len(order), batch_size):
+        stop = min(start + batch_size, len(order))
+        begin, end = share(start, stop, rank, size, group_size)
+        yield order[begin:end], stop - start, begin - start
 
 
 class DataLoader:
-    """Loader of a rank's batches, which a thread gathers from the memory map ahead of their use.
+    """A rank's share of each global batch, which a thread gathers from the memory map ahead of its use.
 
     Processes forked after ``hvd.init()`` are known to hang, and a pool of threads makes semaphores in /dev/shm, which
     may be full. The gather in C releases the GIL.
 
     Args:
-        sampler: rows of each batch.
-        rows: number of rows of a padded batch.
+        order: row numbers in the order of the epoch, int64 [rows].
+        batch_size: documents per global batch.
+        first: number of documents of ``order`` already consumed by all ranks, when a run is resumed.
+        group_size: number of documents that one rank has to compute together, see ``Engine.group_size``.
     """
 
-    def __init__(self, split: Split, sampler: RankBatches, rows: int) -> None:
+    def __init__(
+        self, split: Split, order: Order, batch_size: int, rank: int, size: int, first: int = 0, group_size: int = 1
+    ) -> None:
         self._split = split
-        self._sampler = sampler
-        self._rows = rows
+        self._shares = shares(order, batch_size, rank, size, first, group_size)
+        self._rows = largest_share(batch_size, size, group_size)
 
     def __iter__(self) -> Iterator[Batch]:
         """Gather batches in another thread, at most 2 × ``PREFETCH`` of them ahead."""
@@ -100,8 +114,8 @@ class DataLoader:
 
         def fetch() -> None:
             try:
-                for number, item in enumerate(self._sampler, 1):
-                    ready.put(("item", [self._gather(item)]))
+                for number, (rows, documents, first) in enumerate(self._shares, 1):
+                    ready.put(("item", [self._gather(rows, documents, first)]))
                     if number % PREFETCH == 0 and not room.get():
                         return
                 ready.put(("end", []))
@@ -124,8 +138,7 @@ class DataLoader:
             room.put(False)
             thread.join()
 
-    def _gather(self, item: Share) -> Batch:
-        rows, documents, first = item
+    def _gather(self, rows: Order, documents: int, first: int) -> Batch:
         split = self._split
         labels, weights = np.asarray(split.labels[rows]), split.weight_bytes(rows)
         batch = pack(split.codes(rows), labels, self._rows, documents, first, weights, split.targets.bytes(rows))

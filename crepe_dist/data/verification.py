@@ -8,7 +8,7 @@ import shlex
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,8 @@ def truncation_explained(folder: Path) -> Iterator[None]:
 
     The kernel then sends SIGBUS to the thread that reads, where Python's own handlers never run.
     """
-    message = UserError(
-        f"a file of {folder} was truncated while it was read",
-        "the kernel ended a read of it by SIGBUS; copying over a file in place does this",
-        f"{invocation.typed('prepare')} --verify {shlex.quote(str(folder))} names it; prepare the data again",
-    )
+    remedy = f"{invocation.typed('prepare')} --verify {shlex.quote(str(folder))} names it; prepare the data again"
+    message = UserError(f"a file of {folder} was truncated while it was read", "the kernel sent SIGBUS", remedy)
 
     def end(number: int) -> None:
         os.write(2, f"{message}\n".encode())
@@ -58,9 +55,16 @@ def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None
     """
     splits = dataset.manifest["parts"].values()
     digests = {file: about["sha256"] for split in splits for file, about in split["files"].items()}
-    known = _read_record(record)
-    attributes = {file: _attributes(dataset.folder / file) for file in digests}
-    unread = [file for file in digests if known.get(file) != [digests[file], *attributes[file]]]
+    known: Any = {}
+    with suppress(OSError, ValueError):
+        known = read_json(record) if record is not None else {}
+    known = known if isinstance(known, dict) else {}
+    stats = {file: (dataset.folder / file).stat() for file in digests}
+    current = {
+        file: [digests[file], stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        for file, stat in stats.items()
+    }
+    unread = [file for file in digests if known.get(file) != current[file]]
     with ThreadPoolExecutor(machine.cores()) as pool:
         for file, digest in zip(unread, pool.map(lambda file: _digest(dataset.folder / file, beat), unread)):
             if digest != digests[file]:
@@ -71,7 +75,7 @@ def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None
                 )
     if record is not None and unread:
         record.parent.mkdir(exist_ok=True)
-        write_json(record, {file: [digests[file], *stat] for file, stat in attributes.items()})
+        write_json(record, current)
 
 
 def _digest(path: Path, beat: Callable[[], None]) -> str:
@@ -79,16 +83,3 @@ def _digest(path: Path, beat: Callable[[], None]) -> str:
         return sha256(path, follow=False, beat=beat)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be verified", str(error), "prepare the data again") from error
-
-
-def _attributes(path: Path) -> list[int]:
-    about = path.stat()
-    return [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
-
-
-def _read_record(path: Path | None) -> dict[str, Any]:
-    try:
-        known = read_json(path) if path is not None else {}
-    except (OSError, ValueError):
-        return {}  # verify reads all files then
-    return known if isinstance(known, dict) else {}

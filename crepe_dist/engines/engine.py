@@ -10,10 +10,9 @@ from typing import Any, Callable
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.batch import Batch, pieces, rows_per_piece
+from crepe_dist.data.batch import Batch, Order, pieces, rows_per_piece
 from crepe_dist.data.dataset import Split
-from crepe_dist.data.loader import batches
-from crepe_dist.data.order import Order
+from crepe_dist.data.loader import DataLoader
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.distributed.world import World
@@ -69,7 +68,7 @@ class Engine(ABC):
         self, compute: Callable[[Batch], Logits], split: Split, batch_size: int, rank: int, size: int
     ) -> Iterator[Scored]:
         self.refresh()
-        for batch in batches(split, np.arange(len(split)), batch_size, rank, size):
+        for batch in DataLoader(split, np.arange(len(split)), batch_size, rank, size):
             yield batch.rows, batch.labels, compute(batch)[: len(batch.labels)]
 
     def wait(self) -> None:  # noqa: B027

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.arrays import hashes, spelled
 from crepe_dist.data.composition import Composition
-from crepe_dist.data.origins import hashes, spelled
 from crepe_dist.files import write_csv
 from crepe_dist.inspecting.corpus import Corpus
 from crepe_dist.inspecting.out_of_fold import Floats, OutOfFold

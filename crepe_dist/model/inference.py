@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from crepe_dist import registry
 from crepe_dist.data.alphabet import Codes
+from crepe_dist.data.batch import Order
 from crepe_dist.data.dataset import Split
-from crepe_dist.data.order import Order, share
+from crepe_dist.data.loader import share
 from crepe_dist.model.kernels import Kernels
 from crepe_dist.model.parameters import Arrays, check
 from crepe_dist.model.precision import Plan

@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data import origins
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.arrays import IDS, TEXTS
+from crepe_dist.data.arrays import IDS, ORIGIN_COLUMNS, TEXTS, Files, origins_file, write_array, write_pieces
 from crepe_dist.data.composition import Composition
-from crepe_dist.data.dataset import KEEP_TEXTS, LARGEST_WEIGHT, PARTS, WEIGHTS, write_manifest
-from crepe_dist.data.targets import ONE, Targets, described, file_of, main_classes
-from crepe_dist.data.writing import Files, write_array, write_pieces
+from crepe_dist.data.dataset import ALL_SPLITS, KEEP_TEXTS, LARGEST_WEIGHT, WEIGHTS, write_manifest
+from crepe_dist.data.targets import ONE, Targets, described, main_classes, targets_file
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.preparing.auto_encoding import fit
@@ -80,7 +78,7 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
     Raises:
         UserError: Too many rows are unusable, there are fewer than two classes, or nothing is left to train on.
     """
-    fixed_of = np.array([PARTS.index(part) for _, part in job.sources], dtype=np.uint8)
+    fixed_of = np.array([ALL_SPLITS.index(part) for _, part in job.sources], dtype=np.uint8)
     with_files = {part for _, part in job.sources}
     shares: dict[str, Any] = {part: 0.0 for part in ("test", "validation") if part in with_files}
     fixed = fixed_of[collected.rows["file"]]
@@ -109,7 +107,7 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
     id_name = (job.reading.columns.id or FILE_NAME) if collected.rows["id"].any() else None
     parts: dict[str, dict[str, Any]] = {}
     counts = TextCounts()
-    for code, part in enumerate(PARTS):
+    for code, part in enumerate(ALL_SPLITS):
         chosen = np.flatnonzero(fate == code)
         if len(chosen) == 0:
             continue
@@ -117,7 +115,7 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
         if code != UNLABELLED:
             files |= write_array(folder, f"{part}.labels.npy", labels[chosen])
         if code != UNLABELLED and targets.kind != ONE:
-            files |= write_array(folder, file_of(part), targets.stored[chosen])
+            files |= write_array(folder, targets_file(part), targets.stored[chosen])
         if part == "train" and job.reading.columns.weight is not None:
             files |= write_array(folder, WEIGHTS, _relative(collected.rows["weight"][chosen]))
         sizes = []
@@ -158,14 +156,14 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
 
 
 def _write_origins(folder: Path, part: str, collected: Collected, chosen: npt.NDArray[np.int64]) -> Files:
-    """Write where the rows of a split are from; see ``data/origins``."""
+    """Write where the rows of a split are from; see ``data/arrays``."""
 
     def pieces() -> Iterator[npt.NDArray[np.uint64]]:
         for start in range(0, len(chosen), PIECE):
             rows = collected.rows[chosen[start : start + PIECE]]
             yield np.stack([rows[name].astype(np.uint64) for name in ("file", "line", "exact")], axis=1)
 
-    return write_pieces(folder, origins.file_of(part), np.uint64, (len(chosen), origins.COLUMNS), pieces())
+    return write_pieces(folder, origins_file(part), np.uint64, (len(chosen), ORIGIN_COLUMNS), pieces())
 
 
 def _renamed(names: Sequence[str], job: Job) -> list[str]:
@@ -245,7 +243,7 @@ def _check(job: Job, collected: Collected, fate: Fate, classes: list[str], quara
                 "give rows with these labels, or name the column of the label with --label",
             )
         return
-    for code, part in enumerate(PARTS):
+    for code, part in enumerate(ALL_SPLITS):
         files = [name for name, each in job.sources if each == part]
         if part != "train" and files and not (fate == code).any():
             where = f"the files of the {part} split"

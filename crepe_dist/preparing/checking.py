@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.arrays import hashes
 from crepe_dist.data.composition import without_tags
 from crepe_dist.data.dataset import UNLABELLED
-from crepe_dist.data.origins import hashes
 from crepe_dist.data.targets import ONE
 from crepe_dist.preparing.formats.rows import BadRow, Batch, Parsed, Row, check_text, excerpt
 from crepe_dist.preparing.labelling import ABSENT, Name
@@ -69,7 +69,7 @@ def read_batch(
 
     Args:
         file: index of the source.
-        part: split of the source, one of ``dataset.PARTS``.
+        part: split of the source, one of ``dataset.ALL_SPLITS``.
         limits: largest random number that can still be in the sample, by class.
     """
     parsed = parse(batch)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crepe_dist import files
-from crepe_dist.data.origins import spelled
+from crepe_dist.data.arrays import spelled
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, sha256

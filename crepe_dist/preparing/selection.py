@@ -18,7 +18,7 @@ from crepe_dist.invocation import typed
 from crepe_dist.preparing.spool import Rows
 
 Fate = npt.NDArray[np.uint8]
-TRAIN, VALIDATION, TEST, UNLABELLED, REPEATED, SAMPLED_OUT, UNKNOWN = range(7)  # the first as ``dataset.PARTS``
+TRAIN, VALIDATION, TEST, UNLABELLED, REPEATED, SAMPLED_OUT, UNKNOWN = range(7)  # the first as ``dataset.ALL_SPLITS``
 DEDUPE = ("no", "exact", "near")
 SAMPLE_DRAW, SPLIT_DRAW = 1, 2
 PIECE, SORTED = 1 << 20, 1 << 22  # rows that are read or sorted at a time

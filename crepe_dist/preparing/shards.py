@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.arrays import Files, ShardWriter
 from crepe_dist.data.dataset import SHARD_BYTES
-from crepe_dist.data.writing import Files, ShardWriter
 from crepe_dist.preparing.pool import Workers
 from crepe_dist.preparing.spool import SomeRows
 

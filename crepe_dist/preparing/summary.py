@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data import dataset
+from crepe_dist.data.arrays import spelled
 from crepe_dist.data.dataset import SPLITS
-from crepe_dist.data.origins import spelled
 from crepe_dist.data.targets import ONE
 from crepe_dist.files import write_csv
 from crepe_dist.preparing.building import Built

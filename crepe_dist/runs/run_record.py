@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.arrays import HASH
 from crepe_dist.data.dataset import SAMPLE, Dataset, Documents, folder_of, open_dataset
-from crepe_dist.data.origins import HASH
 from crepe_dist.errors import UserError
 from crepe_dist.records import damaged
 from crepe_dist.registry import NETWORKS

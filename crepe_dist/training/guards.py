@@ -11,9 +11,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from crepe_dist.data.batch import Batch
-from crepe_dist.data.loader import training_order
-from crepe_dist.data.order import Order, share
+from crepe_dist.data.batch import Batch, Order
+from crepe_dist.data.loader import share, training_order
 from crepe_dist.distributed.control import Wish
 from crepe_dist.distributed.watchdog import SHOWN_ROWS
 from crepe_dist.distributed.world import World

@@ -10,7 +10,7 @@ from typing import Any
 from crepe_dist.data.augmentation import with_typos
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.loader import batches, training_order
+from crepe_dist.data.loader import DataLoader, training_order
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.distributed.world import World, once
@@ -102,9 +102,9 @@ class Run:
         seed, epoch = self.config.training.seed, self.progress.epoch - 1
         train = self.data.splits["train"].of_epoch(seed, epoch)
         train = with_typos(train, self.config.data.typos, seed, epoch, self.data.encoding)
-        size, world = self.config.data.batch_size, self.world
+        size, world, group = self.config.data.batch_size, self.world, self.engine.group_size
         order = training_order(train, seed, epoch, size)
-        found = batches(train, order, size, world.rank, world.size, self.progress.documents, self.engine.group_size)
+        found = DataLoader(train, order, size, world.rank, world.size, self.progress.documents, group)
         return map(lambda batch, step: batch.of_step(step, seed), found, itertools.count(self.progress.step + 1))
 
     def computed(self) -> dict[str, str]:

@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.batch import Order
 from crepe_dist.data.dataset import Split
-from crepe_dist.data.order import Order
 from crepe_dist.distributed.world import World
 from crepe_dist.model.shape import Shape
 from crepe_dist.runs.scores import Mistake

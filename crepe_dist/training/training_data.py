@@ -10,7 +10,7 @@ from typing import Any
 from crepe_dist import invocation
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import SAMPLE, Dataset, folder_of, open_dataset
-from crepe_dist.data.order import epoch_order
+from crepe_dist.data.loader import epoch_order
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.data.verification import verify
 from crepe_dist.distributed.world import World, once

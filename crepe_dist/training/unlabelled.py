@@ -18,12 +18,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data import soft_labels
+from crepe_dist.data.arrays import write_array
 from crepe_dist.data.augmentation import with_word_dropout
-from crepe_dist.data.dataset import UNLABELLED, Dataset, Documents
-from crepe_dist.data.targets import SEVERAL, Targets, described, file_of, kind_and_most, open_targets
+from crepe_dist.data.dataset import UNLABELLED, Dataset, Documents, Split
+from crepe_dist.data.targets import (
+    SEVERAL,
+    SHARE_UNIT,
+    SOFT,
+    Targets,
+    described,
+    kind_and_most,
+    main_classes,
+    open_targets,
+    targets_file,
+)
 from crepe_dist.data.words import WordFinder, Words, joined
-from crepe_dist.data.writing import write_array
 from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import unreadable
 from crepe_dist.files import identity, read_json, replacing, write_json
@@ -44,6 +53,7 @@ from crepe_dist.wording import counted, excerpt, percent
 
 FORMAT = 1
 LESSON = "lesson.json"
+MOST_SHARES = 8  # classes of a soft label
 CHUNK = 1 << 18  # codes in which words are found at once
 WORD_DROPOUT = 0.5  # largest share of a text's words that a student does not see in an epoch
 SHOWN_CLASSES, LABEL_CELLS = 8, 40
@@ -81,7 +91,7 @@ def train(
     """
     labelled = recipe.train(*first, network, folder.first, session)
     lesson = teach(data, network[0], labelled, folder, session)
-    taught = soft_labels.taught(data, lesson.targets)
+    taught = with_soft_labels(data, lesson.targets)
     hidden = with_word_dropout(taught.splits["train"], WORD_DROPOUT, data.encoding)
     taught = replace(taught, splits={**taught.splits, "train": hidden})
     student = recipe.train_network(config, taught, build_engine(config, taught, session.world), folder, session)
@@ -102,7 +112,7 @@ def teach(data: Dataset, engine: Engine, first: Result, folder: RunFolder, sessi
         saved = world.agree("first network", lambda: parameters.load(first.checkpoint))
         engine.set_values(parameters.unpacked(saved, engine.shape))
         validation = data.splits["validation"]
-        texts = soft_labels.without_labels(data.unlabelled, validation.targets)
+        texts = without_labels(data.unlabelled, validation.targets)
         asked = {"validation": validation, UNLABELLED: texts}
         logits = {name: logits_of(engine, split, BATCH_SIZE, world) for name, split in asked.items()}
         world.on_root("lesson", _prepare(data, logits, path))
@@ -115,7 +125,7 @@ def _prepare(data: Dataset, logits: dict[str, npt.NDArray[np.float32]], folder: 
     """Write a lesson; yield every few seconds."""
     assert data.unlabelled is not None
     if data.labelled == SEVERAL:
-        targets = soft_labels.rounded(1 / (1 + np.exp(-logits[UNLABELLED].astype(np.float64))), several=True)
+        targets = soft_labels(1 / (1 + np.exp(-logits[UNLABELLED].astype(np.float64))), several=True)
         figures: dict[str, Any] = {"teacher": {"kind": "network"}}
     else:
         words: dict[str, Words] = {}
@@ -129,13 +139,13 @@ def _prepare(data: Dataset, logits: dict[str, npt.NDArray[np.float32]], folder: 
         for teacher in teachers(common_words(words), shares, labels, logits):
             found.append(teacher)
             yield
-        targets = soft_labels.rounded(found[-1].probabilities)
+        targets = soft_labels(found[-1].probabilities)
         figures = {"teacher": {"kind": "words" if found[-1].rounds else "network", **found[-1].figures()}}
     mass = targets.mass()
     figures |= {"texts": len(data.unlabelled), "shares": dict(zip(data.classes, (mass / mass.sum()).tolist()))}
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    files = write_array(folder, file_of(UNLABELLED), targets.stored)
+    files = write_array(folder, targets_file(UNLABELLED), targets.stored)
     about = {"format": FORMAT, "labels": described(targets.kind, targets.most)}
     write_json(folder / LESSON, {**about, "figures": figures, "files": files})
     yield
@@ -158,7 +168,7 @@ def _read(folder: Path, data: Dataset) -> Lesson:
         UserError: the files are damaged, or those of other texts.
     """
     assert data.unlabelled is not None
-    path, name = folder / LESSON, file_of(UNLABELLED)
+    path, name = folder / LESSON, targets_file(UNLABELLED)
     try:
         about = read_json(path, follow=False)
         if about["format"] != FORMAT:
@@ -185,6 +195,63 @@ def _described(lesson: Lesson, data: Dataset) -> Iterator[str]:
     if len(shares) > SHOWN_CLASSES:  # a class that is missing is the last
         shares[SHOWN_CLASSES:] = [f"…, the rarest {shares[-1]}"]
     yield f"          {counted(figures['texts'], 'unlabelled text')}: {', '.join(shares)}"
+
+
+def soft_labels(probabilities: npt.NDArray[np.float64], *, several: bool = False) -> Targets:
+    """Round probabilities, float64 [n, classes], to labels of the most probable classes.
+
+    Args:
+        several: the classes are independent of each other; else the shares of a text sum to 1.
+    """
+    classes = probabilities.shape[1]
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :MOST_SHARES]
+    shares = np.take_along_axis(probabilities, order, axis=1)
+    if several:
+        units = np.rint(shares * SHARE_UNIT).astype(np.int64)
+    else:
+        units = np.floor(shares / shares.sum(axis=1, keepdims=True) * SHARE_UNIT).astype(np.int64)
+        units[:, 0] += SHARE_UNIT - units.sum(axis=1)
+    return Targets(SEVERAL if several else SOFT, np.stack([order, units], axis=2).astype(np.uint16), classes)
+
+
+def without_labels(documents: Documents, like: Targets) -> Split:
+    """Make a split of documents without labels, whose rows have the form of those with targets ``like``."""
+    stored = np.broadcast_to(np.zeros(1, like.stored.dtype), (len(documents), *like.stored.shape[1:]))
+    targets = replace(like, stored=stored)
+    return Split(**vars(documents), labels=np.zeros(len(documents), np.int32), weights=None, targets=targets)
+
+
+def with_soft_labels(data: Dataset, targets: Targets) -> Dataset:
+    """Add the unlabelled texts of a data set, with soft labels, to its training split."""
+    assert data.unlabelled is not None
+    kind, given = SEVERAL if data.labelled == SEVERAL else SOFT, data.splits["train"]
+    most = max(targets.most, given.targets.most)
+    splits = {name: replace(split, targets=_wide(split.targets, kind, most)) for name, split in data.splits.items()}
+    train = _joined(splits["train"], data.unlabelled, _wide(targets, kind, most))
+    manifest = {**data.manifest, "labels": described(kind, most)}
+    return replace(data, splits={**splits, "train": train}, manifest=manifest, unlabelled=None)
+
+
+def _wide(targets: Targets, kind: str, most: int) -> Targets:
+    """Store targets as ``most`` pairs of class and share."""
+    pairs = targets.pairs(np.arange(len(targets.stored)))
+    return Targets(kind, np.pad(pairs, ((0, 0), (0, most - pairs.shape[1]), (0, 0))), targets.classes)
+
+
+def _joined(train: Split, documents: Documents, targets: Targets) -> Split:
+    """Append documents with their labels to a training split; shards stay mapped."""
+    shards = *train.shards, *documents.shards
+    weights = None if train.weights is None else np.concatenate([train.weights, np.ones(len(documents), np.float32)])
+    return replace(
+        train,
+        shards=shards,
+        starts=np.cumsum([0, *map(len, shards)]),
+        origins=np.concatenate([train.origins, documents.origins]),
+        has_ids=False,
+        labels=np.concatenate([train.labels, main_classes(targets.stored)]),
+        weights=weights,
+        targets=replace(targets, stored=np.concatenate([train.targets.stored, targets.stored])),
+    )
 
 
 def judge(student: Run, first: RunFolder, lesson: Lesson) -> tuple[dict[str, Any], dict[str, Any]]:

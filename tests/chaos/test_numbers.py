@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.loader import training_order
-from crepe_dist.data.order import share
+from crepe_dist.data.loader import share, training_order
 from crepe_dist.errors import ExitCode
 from crepe_dist.native import library
 from crepe_dist.runs.state import Progress

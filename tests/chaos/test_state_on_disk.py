@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crepe_dist.data.writing import write_array
+from crepe_dist.data.arrays import write_array
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_json, write_text
 from crepe_dist.model import parameters, tensors_file

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,14 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import crepe_dist.train
-from crepe_dist.data import augmentation
 from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.augmentation import corrupt, with_typos
-from crepe_dist.data.dataset import Split, open_dataset
+from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.keyed_random import mix
-from crepe_dist.data.targets import ONE, Targets
 from crepe_dist.settings.config import digest, parse
-from crepe_dist.settings.fields import MODES
 from tests.conftest import QUICK, losses, records
 
 DIGITS = "0123456789"
@@ -126,25 +122,3 @@ def test_training_has_errors_and_scoring_has_none(data, tmp_path):
     assert all(one != other for one, other in zip(clean, noisy))
     (one,), (other,) = (records(tmp_path / rate, "epoch") for rate in ("0.0", "0.3"))
     assert one["test_loss"] == other["test_loss"]
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_an_error_hits_a_rare_character_as_a_whole(mode):
-    rare = "".join(map(chr, range(0x4E00, 0x4E00 + 1000)))
-    encoding = Encoding(mode, 50, None, " ab", rare)
-    generator = np.random.default_rng(0)
-    texts = ["".join(generator.choice([*rare, "a", " "], generator.integers(1, 25))) for _ in range(400)]
-    codes = encoding.encode(texts)
-    characters = augmentation._merged(codes, encoding)
-    assert ((characters != BLANK).sum(axis=1) == [*map(len, texts)]).all()
-    assert np.array_equal(augmentation._parted(characters, encoding), codes)
-    labels = np.zeros(len(texts), np.int32)
-    starts, origins = np.array([0, len(texts)]), np.zeros((len(texts), 3), np.uint64)
-    data = Split(Path(), "test", (codes,), starts, origins, False, labels, None, Targets(ONE, labels, 2))
-    noisy = with_typos(data, 0.1, encoding=encoding).codes(np.arange(len(texts)))
-    decoded = [encoding.decode(row) for row in noisy]
-    assert 0.05 < np.mean([one != other for one, other in zip(texts, decoded)]) < 0.9
-    assert {*"".join(decoded)} <= {*rare, *" ab"}
-    lengths = [abs(len(one.rstrip()) - len(other.rstrip())) for one, other in zip(texts, decoded)]
-    assert np.mean(lengths) < 0.5
-    assert np.array_equal(with_typos(data, 0.1, encoding=encoding).codes(np.array([7])), noisy[[7]])

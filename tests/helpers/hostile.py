@@ -284,7 +284,7 @@ def renamed(old: str, new: str) -> Callable[[dict[str, Any]], None]:
 
 ROWS = ("parts", "train", "rows")
 manifest("a pair of brackets a million times", lambda about: "[" * 300_000 + "]" * 300_000, "too many values")
-manifest("1e308 rows", put(*ROWS, value=1e308), "number of rows")
+manifest("1e308 rows", put(*ROWS, value=1e308), "instead of")
 manifest("more rows than there are", put(*ROWS, value=302), "instead of")
 manifest("a file above", renamed("train.labels.npy", "../train.labels.npy"), "the files of the train split")
 manifest("10^30 labels a row", put("labels", value={"kind": "several", "most": LONG}), "labels.most is")

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crepe_dist.data import writing
+from crepe_dist.data import arrays
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.characters import MAX_CHARACTERS
 from crepe_dist.data.composition import Composition
 from crepe_dist.data.dataset import QUARANTINE, open_dataset
-from crepe_dist.data.order import epoch_order
+from crepe_dist.data.loader import epoch_order
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.auto_encoding import Fit, fitting_length
@@ -506,7 +506,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writing.ShardWriter, "append", full)
+        patch.setattr(arrays.ShardWriter, "append", full)
         with pytest.raises(UserError, match="could not be written") as caught:
             prepare(find_sources([str(path)]), tmp_path / "out", ENCODING, SplitOptions())
     assert caught.value.why == "No space left on device"

@@ -12,8 +12,8 @@ import pytest
 
 import crepe_dist
 from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.arrays import hashes
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.origins import hashes
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.formats.columns import Wanted

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from crepe_dist.data import soft_labels
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.augmentation import with_typos, with_word_dropout, without_some_words
 from crepe_dist.data.dataset import open_dataset
@@ -21,6 +20,7 @@ from crepe_dist.data.targets import SHARE_UNIT
 from crepe_dist.data.words import WordFinder, joined
 from crepe_dist.files import sha256
 from crepe_dist.model.co_training import common_words, teachers
+from crepe_dist.training.unlabelled import soft_labels
 from tests.conftest import QUICK, command, launch_prefix, needs_kernels, run
 
 NAMES = ("ant", "bee", "cow")
@@ -179,7 +179,7 @@ class TestTeacher:
 
     def test_rounded_labels_sum_to_one(self):
         probabilities = np.random.default_rng(3).dirichlet(np.full(20, 0.1), 50)
-        targets = soft_labels.rounded(probabilities)
+        targets = soft_labels(probabilities)
         assert (targets.stored[..., 1].sum(axis=1, dtype=int) == SHARE_UNIT).all()
         assert np.array_equal(targets.stored[:, 0, 0], probabilities.argmax(axis=1))
 

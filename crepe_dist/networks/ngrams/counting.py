@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.order import share
+from crepe_dist.data.loader import share
 from crepe_dist.distributed.world import World
 from crepe_dist.native import library
 from crepe_dist.networks.ngrams.hashing import look_up
