@@ -1,11 +1,11 @@
-"""The classical Horovod training script, written with the public pieces of crepe_dist.
+"""The classical Horovod training script: it trains the paper's network, the notebook's, by `DistributedTrainer`.
 
     python -m crepe_dist.prepare sample --out data/sample
     horovodrun -np 2 python examples/horovod_crepe.py --data data/sample
     python examples/horovod_crepe.py --data data/sample                     # one process, without a launcher
 
-`python -m crepe_dist.train` does the same with faster kernels, resumes unfinished runs, and guards each step. Start
-from this script if you need a training loop that you can change line by line.
+`horovodrun -np 2 crepe train --model paper --kernels mxnet` does the same, resumes unfinished runs, and guards each
+step; without `--kernels mxnet` with faster kernels. Start from this script for a loop that you can change line by line.
 """
 
 from __future__ import annotations

@@ -177,11 +177,6 @@ def svg(figure: Figure, description: str, overlay: str) -> str:
     return f"<svg {view.group() if view else ''} {role}>{markup}{overlay}</svg>"
 
 
-def standalone(figure: Figure) -> str:
-    """Return the figure as an SVG file with a white background."""
-    return _saved(figure, "svg", "white", Creator=None, Date=None).decode("utf-8")
-
-
 def png(figure: Figure) -> tuple[bytes, int, int]:
     """Return the figure as a PNG file with a white background, and its width and height in pixels."""
     width, height = (round(inches * DPI) for inches in figure.get_size_inches())

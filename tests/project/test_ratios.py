@@ -55,17 +55,6 @@ def test_it_writes_its_figures_and_leaves_out_tools_that_fail(tmp_path):
     assert set(figures["short_texts"]) > {"crepe_dist, ngrams", "crepe_dist, crepe"}
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.skipif(sys.version_info < peers.NEEDED, reason="PyTorch and ONNX Runtime need a newer Python")
-def test_it_compares_with_other_tools(tmp_path):
-    run([sys.executable, str(BENCHMARKS / "ratios.py"), "--tiny", "--json", "figures.json"], tmp_path, seconds=1200)
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    names = {"train_vs_torch", "train_vs_torch_same_precision", "forward_vs_torch", "forward_vs_onnxruntime"}
-    assert names < set(figures)
-    assert set(figures["peers"]["versions"]) == {"torch", "onnx", "onnxruntime"}
-
-
 def sections(*flags: str, folder: Path) -> dict[str, dict[str, Any]]:
     """Run the GPU benchmark without PyTorch; return its sections."""
     run([sys.executable, str(BENCHMARKS / "gpu.py"), "--no-peers", "--minutes=60", *flags], folder, seconds=1800)
