@@ -19,8 +19,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 SUPERVISED_AS = "CREPE_DIST_SUPERVISION"  # id of a driver, the same in all processes that it starts
 
 
-class Wish(enum.IntEnum):
-    """Action that a rank wishes for after the current step; all ranks follow the strongest wish of any rank."""
+class Vote(enum.IntEnum):
+    """Action that a rank votes for after the current step; all ranks follow the strongest vote of any rank."""
 
     GO_ON = 0
     SAVE = 1
@@ -44,13 +44,13 @@ class Control:
     """Context manager of the main thread that turns ``SIGNALS`` into requests.
 
     Attributes:
-        wish: STOP after a request to stop, else GO_ON.
+        vote: STOP after a request to stop, else GO_ON.
         why: source of the request to stop, once there was one.
         code: exit code after that request.
     """
 
     def __init__(self) -> None:
-        self.wish = Wish.GO_ON
+        self.vote = Vote.GO_ON
         self.why = ""
         self.code: int = ExitCode.STOPPED
         self._deferring = False
@@ -63,7 +63,7 @@ class Control:
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
-        """Defer requests within the block: there they only set ``wish``; elsewhere they raise ``Stopped`` at once."""
+        """Defer requests within the block: there they only set ``vote``; elsewhere they raise ``Stopped`` at once."""
         before, self._deferring = self._deferring, True
         try:
             yield
@@ -88,7 +88,7 @@ class Control:
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        again, self.wish = self.wish is Wish.STOP, Wish.STOP
+        again, self.vote = self.vote is Vote.STOP, Vote.STOP
         if not self.why:
             self.why = "interrupted" if number == signal.SIGINT else signal.Signals(number).name
             self.code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.STOPPED
@@ -98,9 +98,9 @@ class Control:
             raise self.stopped()
 
     def ask(self, why: str) -> None:
-        """Set the wish to stop, for one that looks at it; callable from any thread."""
+        """Vote to stop, for one that looks at it; callable from any thread."""
         self.why = self.why or why
-        self.wish = Wish.STOP
+        self.vote = Vote.STOP
 
     def stop(self, why: str) -> None:
         """Ask this process to stop, as SIGTERM does; callable from any thread."""

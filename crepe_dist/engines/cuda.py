@@ -19,9 +19,8 @@ from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, Logits
 from crepe_dist.exchange.cuda import CudaExchange, Gradients
-from crepe_dist.exchange.parameter import Parameter
-from crepe_dist.exchange.quanta import Quanta
-from crepe_dist.exchange.rule import Rule
+from crepe_dist.exchange.optimizer import Optimizer
+from crepe_dist.exchange.quanta import Parameter, Quanta
 from crepe_dist.model.objective import Objective, rounded
 from crepe_dist.model.parameters import Arrays, check
 from crepe_dist.model.part_weight import combined
@@ -91,7 +90,7 @@ class CudaEngine(Engine):
     def open_exchange(self, world: World, options: OptimizerOptions, documents: int) -> CudaExchange:
         self.quanta = Quanta({name: each for name, each in self.parameters.items() if each.is_trained})
         on_gpu = self._run, self._values, self.shape.tables, self.loss_scale
-        exchange = CudaExchange(world, Rule(options), self.quanta, *on_gpu)
+        exchange = CudaExchange(world, Optimizer(options), self.quanta, *on_gpu)
         self._gradients_on_gpu = exchange.gradients
         return exchange
 

@@ -17,7 +17,7 @@ from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.exchange import Exchange, LossScale
-from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.part_weight import combined, weighted

@@ -16,8 +16,8 @@ from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, Logits, added
 from crepe_dist.exchange.exchange import Exchange
 from crepe_dist.exchange.horovod import GluonExchange
-from crepe_dist.exchange.parameter import Parameter
-from crepe_dist.exchange.rule import Rule
+from crepe_dist.exchange.optimizer import Optimizer
+from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.model.objective import Objective
 from crepe_dist.model.parameters import Arrays, check
 from crepe_dist.model.precision import Plan
@@ -74,9 +74,9 @@ class GluonEngine(Engine):
         self.network.hybridize(static_alloc=True, static_shape=True)  # a compiled graph holds the old arrays
 
     def open_exchange(self, world: World, options: OptimizerOptions, documents: int) -> Exchange:
-        parameters, rule = self.network.collect_params(), Rule(options)
+        parameters, optimizer = self.network.collect_params(), Optimizer(options)
         names = {parameter.name: name for name, parameter in structural_parameters(self.network).items()}
-        return GluonExchange(world, parameters, rule, names)
+        return GluonExchange(world, parameters, optimizer, names)
 
     def _logits(self, batch: Batch) -> Logits:
         codes = batch.packed[:, : self.shape.feature_len]

@@ -8,7 +8,7 @@ from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.batch import pack
 from crepe_dist.distributed.device import Device
 from crepe_dist.engines.engine import open_engine
-from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.model.inference import Inference, Logits
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.precision import Plan

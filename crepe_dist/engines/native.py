@@ -14,9 +14,8 @@ from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, Logits, added
-from crepe_dist.exchange.parameter import Parameter
-from crepe_dist.exchange.quanta import Quanta
-from crepe_dist.exchange.rule import Rule
+from crepe_dist.exchange.optimizer import Optimizer
+from crepe_dist.exchange.quanta import Parameter, Quanta
 from crepe_dist.exchange.shared_memory import SharedMemoryExchange
 from crepe_dist.exchange.table import SparseParameter
 from crepe_dist.model.kernels import Kernels
@@ -79,7 +78,7 @@ class NativeEngine(Engine):
         if sparse:
             self.piece = 0
         self.quanta = Quanta({name: each for name, each in self.parameters.items() if each.is_trained})
-        self._exchange = SharedMemoryExchange(world, Rule(options), self.quanta, sparse)
+        self._exchange = SharedMemoryExchange(world, Optimizer(options), self.quanta, sparse)
         return self._exchange
 
     def _use_table(self, which: int, table: int) -> None:

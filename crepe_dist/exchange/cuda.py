@@ -18,8 +18,8 @@ from crepe_dist.cuda.gpu import Memory
 from crepe_dist.cuda.program import Program, blocks
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.exchange import LossScale
+from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.quanta import Quanta, Row, WholeNumberExchange, mean_scale, row_width
-from crepe_dist.exchange.rule import Rule
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.exchange.shared_memory import share_on_hosts
 from crepe_dist.exchange.table import catch_up
@@ -80,7 +80,7 @@ class CudaExchange(WholeNumberExchange):
     def __init__(
         self,
         world: World,
-        rule: Rule,
+        optimizer: Optimizer,
         quanta: Quanta,
         run: Program,
         values: Mapping[str, Memory],
@@ -89,14 +89,14 @@ class CudaExchange(WholeNumberExchange):
     ) -> None:
         super().__init__(quanta)
         self._world = world
-        self._rule = rule
+        self._optimizer = optimizer
         self._run = run
         self._values = values
         self._tables = tables
         self._loss_scale = loss_scale
         self.gradients = Gradients(run, quanta, world.size, row_width(quanta))
         self._moments = {
-            name: [run.gpu.allocate(4 * math.prod(shape)) for shape in rule.moment_shapes(parameter)]
+            name: [run.gpu.allocate(4 * math.prod(shape)) for shape in optimizer.moment_shapes(parameter)]
             for name, parameter in quanta.parameters.items()
         }
         self._communicator: nccl.Communicator | None = None
@@ -128,23 +128,23 @@ class CudaExchange(WholeNumberExchange):
         return gradients.read_rows(len(row))
 
     def update(self, documents: float, learning_rate: float) -> None:
-        scale = mean_scale(self._loss_scale.factor * documents, self._rule.clip_norm, self._squares)
+        scale = mean_scale(self._loss_scale.factor * documents, self._optimizer.clip_norm, self._squares)
         self._loss_scale.good()
         self._updates += 1
-        rule = self._rule
-        constants = rule.weight_decay, *rule.decays, rule.epsilon
+        optimizer = self._optimizer
+        constants = optimizer.weight_decay, *optimizer.decays, optimizer.epsilon
         for name, parameter in self._quanta.parameters.items():
             first, second = (*self._moments[name], None, None)[:2]
             arrays = self._values[name], first, second, self.gradients.totals[name]
-            rates = rule.rate(learning_rate * parameter.rate, self._updates), scale * self._quanta.of(name)
+            rates = optimizer.rate(learning_rate * parameter.rate, self._updates), scale * self._quanta.of(name)
             if parameter.row_moments:
                 rows, columns = parameter.shape
                 lanes = min(32, 1 << (columns - 1).bit_length())
                 grid = blocks(rows * lanes)
-                self._run("update_rows", grid, rule.number, rows, columns, lanes, *arrays, *rates, *constants)
+                self._run("update_rows", grid, optimizer.number, rows, columns, lanes, *arrays, *rates, *constants)
             else:
                 count = parameter.value.size
-                self._run("update", blocks(count), rule.number, ctypes.c_int64(count), *arrays, *rates, *constants)
+                self._run("update", blocks(count), optimizer.number, ctypes.c_int64(count), *arrays, *rates, *constants)
 
     def _squares(self) -> float:
         """Return the sum of the squares of all summed gradients, the same on every rank."""
@@ -168,7 +168,7 @@ class CudaExchange(WholeNumberExchange):
     def arrays(self) -> Arrays:
         arrays = super().arrays()
         for name, parameter in self._quanta.parameters.items() if self._updates else ():
-            for number, shape in enumerate(self._rule.moment_shapes(parameter)):
+            for number, shape in enumerate(self._optimizer.moment_shapes(parameter)):
                 arrays[f"{name}.{number}"] = np.empty(shape, np.float32)
                 self._moments[name][number].read(arrays[f"{name}.{number}"])
         return arrays
@@ -177,12 +177,11 @@ class CudaExchange(WholeNumberExchange):
         saved = SavedArrays(arrays)
         for name, parameter in self._quanta.parameters.items():
             ages = saved.ages(name, parameter.shape[0] if parameter.row_moments else 0)
-            moments = saved.moments(name, self._rule.moment_shapes(parameter))
+            moments = saved.moments(name, self._optimizer.moment_shapes(parameter))
             if moments is not None:
-                value, moments = catch_up(parameter.value, moments, ages, self._rule)
+                value, moments = catch_up(parameter.value, moments, ages, self._optimizer)
                 self._values[name].write(np.ascontiguousarray(value))
                 for memory, moment in zip(self._moments[name], moments):
                     memory.write(np.ascontiguousarray(moment))
         self._quanta.restore(saved.quanta(len(self._quanta.parameters)))
-        saved.end()
         self._updates = saved.updates

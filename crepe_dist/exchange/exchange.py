@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crepe_dist.data.batch import Batch
-from crepe_dist.distributed.control import Wish
+from crepe_dist.distributed.control import Vote
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.exchange.saved_arrays import Arrays
 
@@ -43,7 +43,7 @@ class Outcome:
         step: number of the step, counted from 1.
         documents: number of documents in the global batch.
         loss: sum of the losses of the global batch, in nats.
-        wish: strongest wish of any rank.
+        vote: strongest vote of any rank.
         bad_losses: ranks whose loss is not finite.
         bad_gradients: ranks whose gradients are not finite; all ranks if only the sum overflowed.
         overflowed: the sums are to be computed again; see ``Reduced``.
@@ -52,7 +52,7 @@ class Outcome:
     step: int
     documents: int
     loss: float
-    wish: Wish
+    vote: Vote
     bad_losses: tuple[int, ...] = ()
     bad_gradients: tuple[int, ...] = ()
     overflowed: bool = False
@@ -74,21 +74,21 @@ class Exchange(ABC):
 
     by = ""
 
-    def all_reduce(self, loss: Any, batch: Batch, wish: Wish = Wish.GO_ON) -> Outcome:
-        """Replace the gradients by their sums over the ranks, bit-identical on all; sum losses and wishes, too.
+    def all_reduce(self, loss: Any, batch: Batch, vote: Vote = Vote.GO_ON) -> Outcome:
+        """Replace the gradients by their sums over the ranks, bit-identical on all; sum losses and votes, too.
 
         Args:
             loss: loss of this rank: a number, or an array [1] on its device, whose computation may be pending.
             batch: this rank's share of the global batch.
-            wish: action that this rank wishes for after the step.
+            vote: action that this rank votes for after the step.
 
         Raises:
             UserError: on every rank, if the ranks are at different steps.
         """
-        reduced = self._all_reduce(loss, (batch.step, batch.documents, wish))
+        reduced = self._all_reduce(loss, (batch.step, batch.documents, vote))
         check_same(reduced.numbers)
         bad_losses = tuple(rank for rank, of_rank in enumerate(reduced.losses) if not math.isfinite(of_rank))
-        strongest = Wish(max(wish for _, _, wish in reduced.numbers))
+        strongest = Vote(max(vote for _, _, vote in reduced.numbers))
         total = sum(reduced.losses)
         return Outcome(
             batch.step, batch.documents, total, strongest, bad_losses, reduced.not_finite, reduced.overflowed
@@ -132,7 +132,7 @@ def check_same(numbers: Sequence[Sequence[int]]) -> None:
     """Check that all ranks are at the same step with the same batch; else the replicas would diverge silently.
 
     Args:
-        numbers: step, documents of the global batch, and wish of each rank.
+        numbers: step, documents of the global batch, and vote of each rank.
 
     Raises:
         UserError: on every rank, if step or batch differ.

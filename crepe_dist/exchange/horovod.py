@@ -22,7 +22,7 @@ from crepe_dist.distributed import horovod_internals
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import PeerGone
 from crepe_dist.exchange.exchange import Exchange, Reduced
-from crepe_dist.exchange.rule import Rule
+from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.mxnet_internals import (
     allreduce_arrays,
@@ -48,13 +48,15 @@ class GluonExchange(Exchange):
         names: structural names of the parameters by Gluon's names.
     """
 
-    def __init__(self, world: World, parameters: Mapping[str, Any], rule: Rule, names: Mapping[str, str]) -> None:
+    def __init__(
+        self, world: World, parameters: Mapping[str, Any], optimizer: Optimizer, names: Mapping[str, str]
+    ) -> None:
         self._world = world
-        self._rule = rule
+        self._optimizer = optimizer
         self._device = next(iter(parameters.values())).list_ctx()[0]
         on_cpu = self._device.device_type == "cpu"
         if world.size == 1:
-            self._trainer = gluon.Trainer(parameters, make_optimizer(rule), kvstore=None)
+            self._trainer = gluon.Trainer(parameters, make_optimizer(optimizer), kvstore=None)
         else:
             self.by = "Horovod"
             # Groups fix the order of additions, which otherwise depends on timing (`choose_settings`). One alone
@@ -62,7 +64,7 @@ class GluonExchange(Exchange):
             # dense layers, four fifths of the bytes and the first to be ready, travel while those of the convolutions
             # are computed.
             groups = 1 if on_cpu else 3
-            self._trainer = world.horovod.DistributedTrainer(parameters, make_optimizer(rule), num_groups=groups)
+            self._trainer = world.horovod.DistributedTrainer(parameters, make_optimizer(optimizer), num_groups=groups)
             if horovod_internals.sum_not_average(self._trainer):
                 scale_gradients(self._trainer, 1 / world.size)
         (update_arrays_one_by_one if on_cpu else update_arrays_together)(self._trainer)
@@ -113,11 +115,11 @@ class GluonExchange(Exchange):
 
     def update(self, documents: float, learning_rate: float) -> None:
         divisor = documents / self._world.size  # Horovod's trainer divides by the number of ranks itself
-        if self._rule.clip_norm is not None:
+        if self._optimizer.clip_norm is not None:
             gradients = self.gradients
             norm = mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients)).sum().sqrt()
             norm = norm * (gradient_scale(self._trainer) / divisor)
-            factor = mx.nd.minimum(self._rule.clip_norm / (norm + 1e-12), 1.0)
+            factor = mx.nd.minimum(self._optimizer.clip_norm / (norm + 1e-12), 1.0)
             for gradient in gradients:
                 gradient[:] = mx.nd.broadcast_mul(gradient, factor.reshape((1,) * gradient.ndim))
         self._trainer.set_learning_rate(learning_rate)
@@ -132,22 +134,22 @@ class GluonExchange(Exchange):
 
     def restore(self, arrays: Arrays) -> None:
         saved, states = SavedArrays(arrays), {}
-        saved.quanta(len(self._parameters))
         for index, (name, parameter) in enumerate(zip(self._names, self._parameters)):
-            moments = saved.moments(name, [tuple(parameter.shape)] * self._rule.moments)
+            moments = saved.moments(name, [tuple(parameter.shape)] * self._optimizer.moments)
             if moments is not None:
                 states[index] = tuple(mx.nd.array(moment, ctx=self._device) for moment in moments)
-        saved.end()
         set_optimizer_state(self._trainer, saved.updates, states, self._device)
 
 
-def make_optimizer(rule: Rule) -> mx.optimizer.Optimizer:
-    """Make MXNet's optimizer for a rule; each update gets its learning rate."""
-    first, second = rule.decays
+def make_optimizer(optimizer: Optimizer) -> mx.optimizer.Optimizer:
+    """Make MXNet's optimizer; each update gets its learning rate."""
+    first, second = optimizer.decays
     settings = (
-        {"beta1": first, "beta2": second, "epsilon": rule.epsilon} if rule.name == "adam" else {"momentum": first}
+        {"beta1": first, "beta2": second, "epsilon": optimizer.epsilon}
+        if optimizer.name == "adam"
+        else {"momentum": first}
     )
-    return mx.optimizer.create(rule.name, wd=rule.weight_decay, **settings)
+    return mx.optimizer.create(optimizer.name, wd=optimizer.weight_decay, **settings)
 
 
 def read(numbers: mx.nd.NDArray, gradients: list[Any]) -> tuple[npt.NDArray[np.float32], bool]:

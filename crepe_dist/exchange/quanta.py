@@ -16,6 +16,7 @@ import ctypes
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +24,6 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.exchange.exchange import Exchange, Reduced
-from crepe_dist.exchange.parameter import Parameter
 from crepe_dist.exchange.saved_arrays import EXPONENTS, Arrays
 from crepe_dist.native.library import pointers
 
@@ -38,6 +38,30 @@ FEW, SMALL_UNIT = 2**16, 64
 RAISE = 6  # bits, where the bound is only known to be too large
 SENT = 16  # numbers that a rank may send along, besides its loss and the bounds of its gradients
 Row = list[float]
+
+
+@dataclass(eq=False)
+class Parameter:
+    """A parameter of a network in training.
+
+    Attributes:
+        value: its numbers, float32; our own kernels and their exchange read and write them in place.
+        rate: multiple of the learning rate.
+        row_moments: Adam keeps one second moment for each row.
+        is_trained: the optimizer updates it; else it was counted in the training split.
+        gradient: the sum of its gradients in quanta, int32, of which an exchange decides the place; ``None`` if there
+            is none, or the parameter is trained row by row.
+    """
+
+    value: npt.NDArray[np.float32]
+    rate: float = 1.0
+    row_moments: bool = False
+    is_trained: bool = True
+    gradient: npt.NDArray[np.int32] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.value.shape
 
 
 class Quanta:

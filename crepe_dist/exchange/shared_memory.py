@@ -21,8 +21,8 @@ import numpy as np
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.between_hosts import PartSums, RowSums, cuts, ranks_by_host
 from crepe_dist.exchange.host_memory import HostMemory, private_memory, share_memory
+from crepe_dist.exchange.optimizer import DenseUpdate, Optimizer
 from crepe_dist.exchange.quanta import Quanta, Row, WholeNumberExchange, mean_scale, row_width
-from crepe_dist.exchange.rule import DenseUpdate, Rule
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.exchange.table import SparseParameter, Table
 from crepe_dist.native import library
@@ -40,10 +40,12 @@ class SharedMemoryExchange(WholeNumberExchange):
         sparse: those of them that are trained row by row.
     """
 
-    def __init__(self, world: World, rule: Rule, quanta: Quanta, sparse: Sequence[SparseParameter] = ()) -> None:
+    def __init__(
+        self, world: World, optimizer: Optimizer, quanta: Quanta, sparse: Sequence[SparseParameter] = ()
+    ) -> None:
         super().__init__(quanta)
         self._world = world
-        self._rule = rule
+        self._optimizer = optimizer
         by_row = {each.name for each in sparse}
         dense = {name: parameter for name, parameter in quanta.parameters.items() if name not in by_row}
         self._width = row_width(quanta)
@@ -65,7 +67,7 @@ class SharedMemoryExchange(WholeNumberExchange):
             size = parameter.value.size
             parameter.gradient = self._words[rank][offset : offset + size].reshape(parameter.shape)
             offset += _aligned(size)
-        self._dense = DenseUpdate(rule, dense, quanta)
+        self._dense = DenseUpdate(optimizer, dense, quanta)
 
         parts = min(map(len, self._hosts))
         bounds = cuts(count, parts) + [count] * memory.processes
@@ -83,7 +85,7 @@ class SharedMemoryExchange(WholeNumberExchange):
         for each in sparse:
             size = each.bytes(memory.processes)
             memories = [np.frombuffer(pages, np.uint8, size, place) for pages in memory.pages]
-            self._tables.append(Table(each, rule, memories, rank))
+            self._tables.append(Table(each, optimizer, memories, rank))
             place += size
         self._row_sums = [RowSums(world, self._hosts, table) for table in self._tables] if self._between else []
         memory.wait_for_all()
@@ -114,9 +116,9 @@ class SharedMemoryExchange(WholeNumberExchange):
         return [self._rows[start : start + len(row)] for start in range(0, len(self._rows), width)]
 
     def update(self, documents: float, learning_rate: float) -> None:
-        scale = mean_scale(documents, self._rule.clip_norm, self._squares)
+        scale = mean_scale(documents, self._optimizer.clip_norm, self._squares)
         self._updates += 1
-        self._dense.update(self._rule.rate(learning_rate, self._updates), scale)
+        self._dense.update(self._optimizer.rate(learning_rate, self._updates), scale)
         for table in self._tables:
             table.update(learning_rate, scale * self._quanta.of(table.name))
         self._memory.arrive()  # whoever reads rows waits first
@@ -163,7 +165,6 @@ class SharedMemoryExchange(WholeNumberExchange):
         for table in self._tables:
             table.restore(saved)
         self._quanta.restore(saved.quanta(len(self._quanta.parameters)))
-        saved.end()
         self._updates = saved.updates
         self._memory.arrive()
 

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.exchange.host_memory import back_with_huge_pages
-from crepe_dist.exchange.parameter import Parameter
-from crepe_dist.exchange.rule import Rule
+from crepe_dist.exchange.optimizer import Optimizer
+from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.native import library
 
@@ -58,7 +58,7 @@ class Table:
 
     Args:
         sparse: the parameter; its current values are copied.
-        rule: constants of the optimizer.
+        optimizer: its constants.
         memories: memory of each process of the host, uint8.
         rank: local rank of this process among them.
 
@@ -67,19 +67,19 @@ class Table:
     """
 
     def __init__(
-        self, sparse: SparseParameter, rule: Rule, memories: Sequence[npt.NDArray[np.uint8]], rank: int
+        self, sparse: SparseParameter, optimizer: Optimizer, memories: Sequence[npt.NDArray[np.uint8]], rank: int
     ) -> None:
         self._memories = memories
         self.name = sparse.name
         self.parameter = sparse.parameter
-        self._rule = rule
+        self._optimizer = optimizer
         self._updates = 0
         self._is_published = False
         self._run = library.functions()
         self._table = self._run.crepe_table_open(
             sparse.shape,
-            rule.number,
-            rule.constants,
+            optimizer.number,
+            optimizer.constants,
             (ctypes.c_void_p * len(memories))(*[memory.ctypes.data for memory in memories]),
             len(memories),
             rank,
@@ -126,8 +126,8 @@ class Table:
         """
         self._updates += 1
         self._is_published = False
-        rate = self._rule.rate(learning_rate * self.parameter.rate, self._updates)
-        _check(self._run.crepe_table_update(self._table, rate, scale, self._rule.weight_decay))
+        rate = self._optimizer.rate(learning_rate * self.parameter.rate, self._updates)
+        _check(self._run.crepe_table_update(self._table, rate, scale, self._optimizer.weight_decay))
 
     def flush(self) -> None:
         """Move all of this process's rows on to the last update, and round them to float16, as files have them.
@@ -153,7 +153,7 @@ class Table:
         """
         if not self._updates:
             return {}
-        moments = [np.empty(shape, np.float32) for shape in self._rule.moment_shapes(self.parameter)]
+        moments = [np.empty(shape, np.float32) for shape in self._optimizer.moment_shapes(self.parameter)]
         updated = np.empty(self.parameter.shape[0], np.int32)
         addresses = [moment.ctypes.data for moment in moments]
         self._run.crepe_table_store(self._table, None, *[*addresses, None, None][:2], updated.ctypes.data)
@@ -167,7 +167,7 @@ class Table:
     def restore(self, saved: SavedArrays) -> None:
         """Restore the parameter's current values and the result of ``arrays``; every process calls it."""
         ages = saved.ages(self.name, self.parameter.shape[0])
-        self.load(saved.updates, saved.moments(self.name, self._rule.moment_shapes(self.parameter)), ages)
+        self.load(saved.updates, saved.moments(self.name, self._optimizer.moment_shapes(self.parameter)), ages)
 
     def load(self, updates: int, moments: Moments | None, ages: Ages) -> None:
         """Load the parameter's current values, and the optimizer's state after ``updates`` updates."""
@@ -181,7 +181,7 @@ class Table:
 
 
 def catch_up(
-    values: npt.NDArray[np.float32], moments: Moments, ages: Ages, rule: Rule
+    values: npt.NDArray[np.float32], moments: Moments, ages: Ages, optimizer: Optimizer
 ) -> tuple[npt.NDArray[np.float32], Moments]:
     """Move all rows of a saved table on to the last update, for an optimizer that updates all rows in each step.
 
@@ -195,11 +195,11 @@ def catch_up(
     if len(drift) == 1:
         return values, moments
     change, age = drift[updated][:, None], (len(drift) - 1 - updated)[:, None].astype(np.float64)
-    decayed = [_decayed(moment, decay, age) for moment, decay in zip(moments, rule.decays)]
+    decayed = [_decayed(moment, decay, age) for moment, decay in zip(moments, optimizer.decays)]
     if len(moments) == 1:
         return (values + change * moments[0]).astype(np.float32), decayed
     first, second = moments
-    moved = values - change * first / (np.sqrt(second) + rule.epsilon)
+    moved = values - change * first / (np.sqrt(second) + optimizer.epsilon)
     return moved.astype(np.float32), decayed
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist import invocation
-from crepe_dist.distributed.control import SUPERVISED_AS, Control, Wish
+from crepe_dist.distributed.control import SUPERVISED_AS, Control, Vote
 from crepe_dist.distributed.endpoint import ADDRESS, PORT, SECONDS, time_limit
 from crepe_dist.distributed.launch import THREADS
 from crepe_dist.errors import ExitCode, UserError, one_line
@@ -228,7 +228,7 @@ class Driver:
         return group
 
     def _check_stop(self) -> None:
-        if self._control.wish is Wish.STOP:
+        if self._control.vote is Vote.STOP:
             raise self._control.stopped(on_all_ranks=True)
 
     def _sleep(self, seconds: float) -> None:
@@ -256,7 +256,7 @@ class Driver:
                 else:
                     self._end(group, rank, code)
         now = time.monotonic()
-        if self._control.wish is Wish.STOP and group.asked != "stop":
+        if self._control.vote is Vote.STOP and group.asked != "stop":
             self._ask(group, "stop")
         if not group.ends and not group.asked and len(group.places) < self._processes and now > self._next_look:
             self._next_look = now + ROOM_SECONDS

@@ -13,7 +13,7 @@ from crepe_dist.distributed.device import Device, pick_on_all
 from crepe_dist.distributed.world import SAME_MACHINES, World
 from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.errors import UserError
-from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.model import parameters
 from crepe_dist.model.objective import Objective, balanced
 from crepe_dist.model.precision import Plan, plan

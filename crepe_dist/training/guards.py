@@ -13,7 +13,7 @@ import numpy as np
 
 from crepe_dist.data.batch import Batch, Order
 from crepe_dist.data.loader import share, training_order
-from crepe_dist.distributed.control import Wish
+from crepe_dist.distributed.control import Vote
 from crepe_dist.distributed.watchdog import SHOWN_ROWS
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import ExitCode, UserError, is_memory_error
@@ -64,11 +64,11 @@ class Guards:
         """Yield the batches of an epoch, and measure the wait for them."""
         return self._log.wait(batches)
 
-    def before_step(self, batch: Batch) -> Wish:
+    def before_step(self, batch: Batch) -> Vote:
         """Report the start of a step to the watchdog; return what this rank wants to do after it."""
         self._watchdog.beat("train")
         self._rows = batch.rows
-        return max(self._control.wish, Wish.SAVE if self.saver.due(batch.step) else Wish.GO_ON)
+        return max(self._control.vote, Vote.SAVE if self.saver.due(batch.step) else Vote.GO_ON)
 
     def accept(self, outcome: Outcome) -> bool:
         """Return whether to update the parameters: loss and gradients are finite on every rank.
@@ -87,9 +87,9 @@ class Guards:
             Stopped: the run was asked to stop, and its state is saved.
         """
         self._log.after_step(outcome, learning_rate)
-        if outcome.wish is Wish.STOP:
+        if outcome.vote is Vote.STOP:
             self.stop()
-        elif outcome.wish is Wish.SAVE:
+        elif outcome.vote is Vote.SAVE:
             self._save()
 
     def end_epoch(self) -> None:
@@ -102,7 +102,7 @@ class Guards:
 
     def is_stopping(self) -> bool:
         """Return whether this rank was asked to stop."""
-        return self._control.wish is Wish.STOP
+        return self._control.vote is Vote.STOP
 
     def check(self, scores: Mapping[str, AnyScores]) -> None:
         """Check that the loss on each split is finite, before anything of the epoch is written.

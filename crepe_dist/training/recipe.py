@@ -67,11 +67,11 @@ def train_epoch(run: Run, guards: Guards) -> None:
     rate_at = learning_rates(run.config, len(run.data.splits["train"]))
     for batch in guards.wait(run.epoch_batches()):  # this rank's share of each global batch
         rate = rate_at(progress)
-        wish = guards.before_step(batch)  # to save or to stop
+        vote = guards.before_step(batch)  # to save or to stop
         loss = engine.forward_backward(batch)  # our kernels on a CPU or a GPU, or Gluon
-        outcome = exchange.all_reduce(loss, batch, wish)  # shared memory and hosts, NCCL, or Horovod's trainer
+        outcome = exchange.all_reduce(loss, batch, vote)  # shared memory and hosts, NCCL, or Horovod's trainer
         while outcome.overflowed:  # a sum of whole numbers: it is computed again, in larger quanta
-            outcome = exchange.all_reduce(engine.forward_backward(batch), batch, wish)
+            outcome = exchange.all_reduce(engine.forward_backward(batch), batch, vote)
         if guards.accept(outcome):  # finite on every rank
             exchange.update(batch.documents, rate)
         progress.count(batch.documents, outcome.loss)

@@ -13,7 +13,7 @@ from crepe_dist import wording
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError
-from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.files import sha256
 from crepe_dist.model import parameters
 from crepe_dist.model.parameters import Arrays

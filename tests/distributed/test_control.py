@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 import crepe_dist.train
-from crepe_dist.distributed.control import Control, Stopped, Wish
+from crepe_dist.distributed.control import Control, Stopped, Vote
 from crepe_dist.errors import ExitCode
 from crepe_dist.settings.config import parse
 from tests.conftest import QUICK
 
 
-def wished(control: Control) -> Wish:
-    return control.wish
+def wished(control: Control) -> Vote:
+    return control.vote
 
 
 @pytest.mark.parametrize(
@@ -25,9 +25,9 @@ def test_deferred_it_is_a_wish_and_nothing_is_raised(number, code):
     before = signal.getsignal(number)
     with Control() as control:
         with control.deferring():
-            assert wished(control) is Wish.GO_ON
+            assert wished(control) is Vote.GO_ON
             os.kill(os.getpid(), number)
-            assert wished(control) is Wish.STOP
+            assert wished(control) is Vote.STOP
         assert control.stopped().code == code
     assert signal.getsignal(number) is before
 

@@ -69,7 +69,7 @@ with join() as world:
     import horovod.mxnet as hvd, mxnet as mx
     from mxnet import gluon
     from crepe_dist.exchange.horovod import GluonExchange
-    from crepe_dist.exchange.rule import Rule
+    from crepe_dist.exchange.optimizer import Optimizer
     from crepe_dist.errors import PeerGone
     from crepe_dist.settings.options import OptimizerOptions
     hvd.nccl_built = lambda: 21000
@@ -77,8 +77,8 @@ with join() as world:
     for name in "abc":
         parameters.get(name, shape=(3, 5), init="zeros")
     parameters.initialize()
-    rule = Rule(OptimizerOptions(name="sgd", momentum=0.0, weight_decay=0.0))
-    exchange = GluonExchange(world, parameters, rule, dict(a="a", b="b", c="c"))
+    optimizer = Optimizer(OptimizerOptions(name="sgd", momentum=0.0, weight_decay=0.0))
+    exchange = GluonExchange(world, parameters, optimizer, dict(a="a", b="b", c="c"))
     exchange._trainer._num_groups = {groups}
     def total(value, *numbers):
         for parameter in parameters.values():

@@ -21,9 +21,9 @@ import numpy as np
 from crepe_dist.distributed.join import join
 with join() as world:
     from crepe_dist.exchange import between_hosts, host_memory
-    from crepe_dist.exchange.parameter import Parameter
+    from crepe_dist.exchange.quanta import Parameter
     from crepe_dist.exchange.quanta import FIRST, Quanta
-    from crepe_dist.exchange.rule import Rule
+    from crepe_dist.exchange.optimizer import Optimizer
     from crepe_dist.exchange.shared_memory import SharedMemoryExchange
     from crepe_dist.settings.options import OptimizerOptions
     {before}
@@ -31,7 +31,7 @@ with join() as world:
     parameters = {{name: Parameter(np.zeros(shape, np.float32)) for name, shape in shapes.items()}}
     quanta = Quanta(parameters)
     quanta.restore(np.full(3, FIRST, np.int32))
-    exchange = SharedMemoryExchange(world, Rule(OptimizerOptions(name="sgd")), quanta)
+    exchange = SharedMemoryExchange(world, Optimizer(OptimizerOptions(name="sgd")), quanta)
     print("summed by", exchange.by)
     def compute(loss):
         exchange.ready()
@@ -152,14 +152,14 @@ def main():
     with join() as world:
         import numpy as np
         from crepe_dist.exchange import between_hosts
-        from crepe_dist.exchange.parameter import Parameter
+        from crepe_dist.exchange.quanta import Parameter
         from crepe_dist.exchange.quanta import Quanta
-        from crepe_dist.exchange.rule import Rule
+        from crepe_dist.exchange.optimizer import Optimizer
         from crepe_dist.exchange.shared_memory import SharedMemoryExchange
         from crepe_dist.settings.options import OptimizerOptions
         {before}
         quanta = Quanta(dict(a=Parameter(np.zeros(3, np.float32))))
-        exchange = SharedMemoryExchange(world, Rule(OptimizerOptions(name="sgd")), quanta)
+        exchange = SharedMemoryExchange(world, Optimizer(OptimizerOptions(name="sgd")), quanta)
         exchange._all_reduce(0.0, ())
         if world.rank == {dead}:
             os.kill(os.getpid(), 9)

@@ -9,8 +9,7 @@ import pytest
 
 from crepe_dist.data.batch import pack
 from crepe_dist.distributed.world import World
-from crepe_dist.exchange.parameter import Parameter
-from crepe_dist.exchange.quanta import FIRST, LOWEST, MOST, Quanta
+from crepe_dist.exchange.quanta import FIRST, LOWEST, MOST, Parameter, Quanta
 from crepe_dist.exchange.saved_arrays import EXPONENTS
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings.options import OptimizerOptions

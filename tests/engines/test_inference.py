@@ -15,7 +15,7 @@ from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.batch import pack
 from crepe_dist.engines.engine import open_engine
 from crepe_dist.errors import UserError
-from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.model.inference import KernelInference, NumpyInference, open_inference
 from crepe_dist.model.precision import Plan, plan_inference
 from crepe_dist.model.shape import Shape

@@ -12,7 +12,7 @@ import pytest
 
 from crepe_dist.data.batch import pack
 from crepe_dist.data.loader import largest_share, share
-from crepe_dist.distributed.control import Wish
+from crepe_dist.distributed.control import Vote
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.exchange.exchange import Outcome
@@ -26,7 +26,7 @@ from tests.chaos.harness import slow
 from tests.conftest import needs_kernels, run
 from tests.distributed.test_world import script
 from tests.helpers.engines import TrainingStep, best, floating, initial, whole_gradients
-from tests.helpers.optimizers import Optimizer
+from tests.helpers.optimizers import Reference
 
 DOCUMENTS = 19  # three groups of documents that Crepe keeps together, the last one smaller
 TABLE = NGramShape(69, 40, 3, 3, 1 << 12)
@@ -54,12 +54,12 @@ class DenseExchange:
 
     def __init__(self, engine, options):
         self.quanta = whole_gradients(engine)
-        self.optimizer = Optimizer(options, self.quanta.parameters)
+        self.optimizer = Reference(options, self.quanta.parameters)
         self.clip_norm = options.clip_norm
 
     def all_reduce(self, loss, batch):
         overflowed = not self.quanta.fit([self.quanta.bounds[:]])
-        return Outcome(batch.step, batch.documents, loss, Wish.GO_ON, overflowed=overflowed)
+        return Outcome(batch.step, batch.documents, loss, Vote.GO_ON, overflowed=overflowed)
 
     def update(self, documents, learning_rate):
         gradients = {name: each.astype(float) / documents for name, each in floating(self.quanta).items()}

@@ -8,13 +8,12 @@ import pytest
 
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.horovod import GluonExchange
-from crepe_dist.exchange.parameter import Parameter
-from crepe_dist.exchange.quanta import FIRST, Quanta
-from crepe_dist.exchange.rule import Rule
+from crepe_dist.exchange.optimizer import Optimizer
+from crepe_dist.exchange.quanta import FIRST, Parameter, Quanta
 from crepe_dist.exchange.shared_memory import SharedMemoryExchange
 from crepe_dist.native import library
 from crepe_dist.settings.options import OptimizerOptions
-from tests.helpers.optimizers import Optimizer
+from tests.helpers.optimizers import Reference
 
 OPTIONS = [
     OptimizerOptions(name="adam", weight_decay=0.01),
@@ -41,18 +40,18 @@ def made() -> dict[str, Parameter]:
 
 def expected(options: OptimizerOptions) -> dict[str, np.ndarray]:
     """Values after some steps."""
-    optimizer = Optimizer(options, made())
+    optimizer = Reference(options, made())
     for step in range(STEPS):
         optimizer.update({name: each * 2.0**FIRST / 0.01 for name, each in whole(step).items()}, rate(step))
     return optimizer.values
 
 
 def by_mxnet(options: OptimizerOptions) -> dict[str, np.ndarray]:
-    parameters, rule = mx.gluon.ParameterDict(), Rule(options)
+    parameters, optimizer = mx.gluon.ParameterDict(), Optimizer(options)
     for name, shape in SHAPES.items():
         parameters.get(name, shape=shape, init="ones")
     parameters.initialize()
-    exchange = GluonExchange(World(), parameters, rule, {name: name for name in SHAPES})
+    exchange = GluonExchange(World(), parameters, optimizer, {name: name for name in SHAPES})
     for step in range(STEPS):
         for name, gradient in whole(step).items():
             parameters[name].grad()[:] = gradient * 2.0**FIRST
@@ -66,7 +65,7 @@ def by_kernels(options: OptimizerOptions) -> dict[str, np.ndarray]:
     parameters = made()
     quanta = Quanta(parameters)
     quanta.restore(np.full(len(SHAPES), FIRST, np.int32))
-    exchange = SharedMemoryExchange(World(), Rule(options), quanta)
+    exchange = SharedMemoryExchange(World(), Optimizer(options), quanta)
 
     def compute(step: int) -> float:
         for name, gradient in whole(step).items():

@@ -15,8 +15,7 @@ from crepe_dist.engines.cuda import CudaEngine
 from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.engines.native import NativeEngine
 from crepe_dist.exchange.exchange import Exchange, Outcome
-from crepe_dist.exchange.parameter import Parameter
-from crepe_dist.exchange.quanta import Quanta
+from crepe_dist.exchange.quanta import Parameter, Quanta
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape

@@ -258,7 +258,6 @@ state("without a seal", written("manifest.json", json.dumps({"format": FORMAT, "
 state("a link", link_out)
 state("a pickle", written("optimizer.safetensors", pickle.dumps(Payload())))
 state("an optimiser without count", whole(x=np.zeros(1, np.float32)), "the saved state belongs to another optimizer")
-state("a count of updates that is none", whole(updates=np.full(1, -1)), "it has no count of updates")
 
 
 def manifest(name: str, change: Callable[[dict[str, Any]], object], complaint: str) -> None:

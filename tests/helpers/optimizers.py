@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.settings.options import OptimizerOptions
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
-class Optimizer:
+class Reference:
     """Adam (with one second moment for each row where a parameter has ``row_moments``), or SGD.
 
     Attributes:

@@ -15,7 +15,7 @@ import pytest
 from crepe_dist.data.dataset import Split, open_dataset
 from crepe_dist.distributed.device import CPU
 from crepe_dist.engines.engine import open_engine
-from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.model.precision import plan
 from crepe_dist.predicting.predictor import load
 from crepe_dist.runs import checkpoint

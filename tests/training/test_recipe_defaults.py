@@ -12,7 +12,7 @@ import pytest
 from crepe_dist import registry
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import ONE, SEVERAL, SOFT, Targets
-from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.networks.ngrams.initial import rate, speed_up
 from crepe_dist.settings.config import parse
 from crepe_dist.training.engine_setup import _objective

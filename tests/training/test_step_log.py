@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
-from crepe_dist.distributed.control import Wish
+from crepe_dist.distributed.control import Vote
 from crepe_dist.exchange.exchange import Outcome
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
@@ -27,7 +27,7 @@ def test_the_time_of_scoring_is_not_that_of_the_next_epoch():
     log._flops = 1
     log.begin_epoch()
     time.sleep(0.02)
-    log.after_step(Outcome(1, 4, 1.0, Wish.GO_ON), 0.1)
+    log.after_step(Outcome(1, 4, 1.0, Vote.GO_ON), 0.1)
     log.end_epoch()
     assert progress.seconds >= 0.02
     progress.begin_epoch(1)

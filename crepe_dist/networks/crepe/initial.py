@@ -9,7 +9,7 @@ import numpy as np
 
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.world import World
-from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.model.initial_values import he, normal, uniform, zeros
 from crepe_dist.networks.crepe.head_start import head_start
 from crepe_dist.networks.crepe.shape import CrepeShape

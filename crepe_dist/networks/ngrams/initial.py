@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.world import World
-from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.model.initial_values import zeros
 from crepe_dist.networks.ngrams import counting
 from crepe_dist.networks.ngrams.shape import NGramShape

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.model.initial_values import Floats, he, normal, uniform, zeros
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.options import ModelOptions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crepe_dist.exchange.parameter import Parameter
+from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.model.initial_values import zeros
 from crepe_dist.settings.options import ModelOptions
 from tests.helpers.bag.shape import BagShape

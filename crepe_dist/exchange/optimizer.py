@@ -1,4 +1,4 @@
-"""Rules of the optimizers, for our own kernels and for MXNet's operators, and the update of parameters by a rule.
+"""Optimizers: their constants, and the update of parameters by our own kernels.
 
 The update is that of parameters with gradients of all rows; for tables see ``table``.
 """
@@ -11,8 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from crepe_dist.exchange.parameter import Parameter
-from crepe_dist.exchange.quanta import Quanta
+from crepe_dist.exchange.quanta import Parameter, Quanta
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.native import library
 from crepe_dist.native.library import pointers
@@ -22,8 +21,8 @@ NAMES = ("adam", "sgd")  # in the order of native/optimizer.h
 DECAYS, EPSILON = (0.9, 0.999), 1e-8  # of Adam: beta1, beta2 and epsilon
 
 
-class Rule:
-    """Rule by which an optimizer updates parameters.
+class Optimizer:
+    """Constants of an optimizer.
 
     State and constants are the same for our kernels and for MXNet's operators, so a run may change from one to the
     other. Our kernels pass over the memory once. MXNet's operators take several passes: for 11 million parameters on
@@ -31,7 +30,7 @@ class Rule:
 
     Attributes:
         name: adam or sgd.
-        number: number of the rule in ``native/optimizer.h``.
+        number: number of the optimizer in ``native/optimizer.h``.
         decays: Adam's beta1 and beta2; momentum and 0.
         epsilon: Adam's epsilon; else 0.
         constants: C array of the decays and epsilon.
@@ -73,13 +72,13 @@ class DenseUpdate:
         parameters: parameters by name, with the memory of their gradients.
     """
 
-    def __init__(self, rule: Rule, parameters: Mapping[str, Parameter], quanta: Quanta) -> None:
+    def __init__(self, optimizer: Optimizer, parameters: Mapping[str, Parameter], quanta: Quanta) -> None:
         self._parameters = dict(parameters)
-        self._rule = rule
+        self._optimizer = optimizer
         self._quanta = quanta
         self._functions, self._threads = library.functions(), library.threads()
         self._moments = {
-            name: [np.zeros(shape, np.float32) for shape in rule.moment_shapes(parameter)]
+            name: [np.zeros(shape, np.float32) for shape in optimizer.moment_shapes(parameter)]
             for name, parameter in parameters.items()
         }
         firsts, seconds = zip(*[(*moments, None, None)[:2] for moments in self._moments.values()])
@@ -93,13 +92,13 @@ class DenseUpdate:
         Args:
             rate: learning rate, for Adam with the correction of its bias.
         """
-        rule, parameters = self._rule, self._parameters.values()
+        optimizer, parameters = self._optimizer, self._parameters.values()
         numbers = ctypes.c_double * len(parameters)
         rates = numbers(*[rate * parameter.rate for parameter in parameters])
         scales = numbers(*[scale * self._quanta.of(name) for name in self._parameters])
         self._functions.crepe_update(
-            rule.number, rule.constants, len(parameters), *self._addresses, rates, scales, rule.weight_decay,
-            self._threads,
+            optimizer.number, optimizer.constants, len(parameters), *self._addresses, rates, scales,
+            optimizer.weight_decay, self._threads,
         )  # fmt: skip
 
     def squares(self) -> float:
@@ -119,5 +118,7 @@ class DenseUpdate:
     def restore(self, saved: SavedArrays) -> None:
         """Restore the result of ``arrays``, if the saved state has it."""
         for name, parameter in self._parameters.items():
-            for own, moment in zip(self._moments[name], saved.moments(name, self._rule.moment_shapes(parameter)) or ()):
+            for own, moment in zip(
+                self._moments[name], saved.moments(name, self._optimizer.moment_shapes(parameter)) or ()
+            ):
                 own[:] = moment
