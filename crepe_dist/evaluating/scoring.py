@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from crepe_dist.data.augmentation import with_typos
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.world import ALONE, World
 from crepe_dist.errors import UserError, visible
-from crepe_dist.evaluating import mistakes
 from crepe_dist.evaluating.rows import Rows, rows_of
-from crepe_dist.files import write_json, write_text
-from crepe_dist.predicting.predictor import Foreign, Predictor, check_finite, open_checkpoint
+from crepe_dist.files import write_csv, write_json, write_text
+from crepe_dist.model.calibration import softmax
+from crepe_dist.predicting.predictor import Foreign, Predictor, check_finite, open_checkpoint, sigmoid
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.from_flags import names_in
 from crepe_dist.preparing.sources import Reading
@@ -28,9 +32,12 @@ from crepe_dist.runs.scores import AnyScores, Scores
 from crepe_dist.scratch import scratch
 from crepe_dist.settings import flags as arguments
 from crepe_dist.training.evaluation import evaluate
-from crepe_dist.wording import counted, measure, percent
+from crepe_dist.wording import counted, excerpt, measure, percent
 
 BATCH_SIZE = 512
+MOST = 10  # mistakes on the terminal
+MOST_CHARACTERS = 70  # of a text on the terminal
+CHUNK = 1024  # documents that are predicted together
 
 
 def score(args: Any, world: World) -> None:
@@ -76,12 +83,12 @@ def _write(args: Any, predictor: Predictor, rows: Rows, scores: AnyScores, noisy
     """Write the scores to the terminal, and to the files of the flags."""
     dataset, split = rows.dataset, rows.split
     print(_text(scores, dataset, predictor.path))
-    if isinstance(scores, Scores) and (worst := mistakes.worst(scores, dataset, split)):
+    if isinstance(scores, Scores) and (worst := worst_mistakes(scores, dataset, split)):
         print(f"\n{worst}")
     if noisy:
         print(f"\n{_typo_table(noisy, several=not isinstance(scores, Scores))}")
     if args.mistakes is not None and scores.right is not None:
-        count = mistakes.write(args.mistakes, predictor, dataset, split, scores.right)
+        count = write_mistakes(args.mistakes, predictor, dataset, split, scores.right)
         print(f"\n{counted(count, 'mistake')} written to {visible(str(args.mistakes))}")
     if args.json is not None:
         numbers = {name: value for name, value in scores.to_dict().items() if name != "right"}
@@ -141,3 +148,70 @@ def _typo_table(noisy: dict[float, AnyScores], *, several: bool) -> str:
     ]
     table = pd.DataFrame(rows, columns=["characters hit", measure(several), "macro F1", "loss"])
     return f"with typing errors\n{table.to_string(index=False)}"
+
+
+def worst_mistakes(scores: Scores, dataset: Dataset, split: str) -> str:
+    """Describe the mistakes whose true class is least probable, for the terminal; empty if there are none."""
+    shown = scores.mistakes[:MOST]
+    if not shown:
+        return ""
+    wrong = scores.documents - int(np.trace(scores.confusion))
+    lines = [f"the worst {len(shown)} of {counted(wrong, 'mistake')}" if wrong > len(shown) else "all mistakes"]
+    for mistake, quote in zip(shown, quotes(dataset, split, [mistake.row for mistake in shown])):
+        true, (predicted, share) = dataset.classes[mistake.true], mistake.ranking[0]
+        source = quote.place if quote else f"row {mistake.row}"
+        lines.append(
+            f"  {excerpt(source)}: {excerpt(true, MOST_CHARACTERS)} {percent(mistake.probability)}, predicted as "
+            f"{excerpt(dataset.classes[predicted], MOST_CHARACTERS)} {percent(share)}"
+        )
+        lines += [f"      {excerpt(quote.text, MOST_CHARACTERS)}"] if quote else []
+    return "\n".join(lines)
+
+
+def write_mistakes(path: Path, predictor: Predictor, dataset: Dataset, split: str, right: npt.NDArray[np.bool_]) -> int:
+    """Write all mistakes of a split to a CSV file; return their number.
+
+    Those of a model that gives one class are sorted by the probability of the true class.
+
+    Args:
+        right: the documents that are predicted correctly, bool [documents].
+    """
+    wrong = np.flatnonzero(~right)
+    rows = _mistakes(predictor, dataset, split, wrong)
+    ordered = sorted(rows, key=lambda row: row[0]) if predictor.thresholds is None else rows
+    write_csv(path, (_cells(dataset, split, row, about) for _, row, about in ordered), ["file", "line"])
+    return len(wrong)
+
+
+def _mistakes(
+    predictor: Predictor, dataset: Dataset, split: str, rows: npt.NDArray[np.int64]
+) -> Iterator[tuple[float, int, dict[str, Any]]]:
+    """Yield the probability of the true class (0 for several labels), the row, and columns about each mistake."""
+    documents, classes = dataset.splits[split], np.array(dataset.classes, dtype=object)
+    for start in range(0, len(rows), CHUNK):
+        numbers = rows[start : start + CHUNK]
+        logits = predictor.logits(documents.codes(numbers))
+        if predictor.thresholds is not None:
+            wanted, decided = documents.targets.shares(numbers) > 0, sigmoid(logits) >= predictor.thresholds
+            for row, *masks in zip(numbers.tolist(), wanted, decided):
+                true, predicted = (json.dumps(classes[mask].tolist(), ensure_ascii=False) for mask in masks)
+                yield 0.0, row, {"true": true, "predicted": predicted}
+            continue
+        for row, label, shares in zip(numbers.tolist(), documents.labels[numbers], softmax(logits, np.float64)):
+            best = int(shares.argmax())
+            yield (
+                float(shares[label]),
+                row,
+                {
+                    "true": classes[label],
+                    "predicted": classes[best],
+                    "probability_of_true": round(float(shares[label]), 4),
+                    "probability_of_predicted": round(float(shares[best]), 4),
+                },
+            )
+
+
+def _cells(dataset: Dataset, split: str, row: int, about: dict[str, Any]) -> dict[str, Any]:
+    (quote,) = quotes(dataset, split, [row])
+    assert quote is not None
+    return {**dataset.origin(split, row).cells(), "split": split, "row": row, **about, "text": quote.text}

@@ -12,8 +12,8 @@ from crepe_dist.files import write_text
 from crepe_dist.predicting.prediction import ModelSummary, summarise
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.findings import basic_limits
-from crepe_dist.reports.model_card import MAX_CLASSES, escaped
 from crepe_dist.reports.page import render
+from crepe_dist.reports.run_page import MAX_CLASSES, escaped
 from crepe_dist.version import __version__
 from crepe_dist.wording import percent
 

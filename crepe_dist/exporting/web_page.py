@@ -26,7 +26,7 @@ from crepe_dist.files import cache_folder, read_bytes, sync
 from crepe_dist.model.parameters import shape_class
 from crepe_dist.predicting.prediction import NONE, ModelSummary
 from crepe_dist.reports import page
-from crepe_dist.reports.classify_page import BARS
+from crepe_dist.reports.explanation import BARS
 from crepe_dist.reports.findings import basic_limits
 from crepe_dist.version import __version__
 from crepe_dist.wording import size

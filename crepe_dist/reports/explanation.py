@@ -1,9 +1,9 @@
-"""Explanations: ``show`` for a colour terminal, ``marked`` for plain text."""
+"""Explanations, ``show`` for a colour terminal and ``marked`` for plain text, and the page of the HTTP service."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple, TextIO
 
@@ -14,8 +14,13 @@ from rich.text import Text
 from crepe_dist import wording
 from crepe_dist.errors import one_line
 from crepe_dist.predicting.occlusion import Explanation, Word
+from crepe_dist.predicting.prediction import NONE, ModelSummary
 from crepe_dist.reports.drawing import FOR, PALETTE
+from crepe_dist.reports.page import policy, render
+from crepe_dist.settings.options import ServiceOptions
+from crepe_dist.version import __version__
 
+BARS = 12  # on the page; with more classes, only the most probable ones are shown
 LEVELS = 4  # strengths of colour
 NOISE = 0.1  # rounding alone may produce scores up to this
 MAX_WORDS = 5  # words listed for a class, and against it
@@ -123,3 +128,19 @@ def _style(level: int | None) -> str:
         return ""
     colour, on_it = (FOR, "white") if level > 0 else (PALETTE["orange"][1], "black")
     return (colour, f"bold underline {colour}", f"{on_it} on {colour}", f"bold {on_it} on {colour}")[abs(level) - 1]
+
+
+def serve_page(model: ModelSummary, options: ServiceOptions, examples: Sequence[str]) -> tuple[str, str]:
+    """Return the page of the HTTP service, and a Content-Security-Policy that allows only its own style and script."""
+    html = render(
+        "serve.html",
+        model=model,
+        bars=min(len(model.classes), BARS),
+        rejected=NONE,
+        max_chars=options.max_chars,
+        timeout=options.timeout,
+        examples=examples,
+        marked={"levels": LEVELS, "threshold": COLOUR_THRESHOLD, "noise": NOISE},
+        version=__version__,
+    )
+    return html, policy(html, connect_src="'self'", frame_ancestors="'none'")

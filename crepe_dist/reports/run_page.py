@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from crepe_dist import invocation
 from crepe_dist.data.dataset import REPORT_NUMBERS, Dataset
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_json, write_text
-from crepe_dist.reports import data_page, findings, model_card, run_figures, score_tables
+from crepe_dist.files import read_json, sha256, write_text
+from crepe_dist.model.parameters import shape_class
+from crepe_dist.reports import data_page, findings, run_figures, score_tables
 from crepe_dist.reports.page import render
 from crepe_dist.runs.checkpoint import CONFIG, RESULT
 from crepe_dist.runs.disk_space import size as disk_space
@@ -24,6 +28,10 @@ from crepe_dist.wording import clean, counted, duration, excerpt, percent, size
 
 REPORT, CARD = "report.html", "model_card.md"
 MAX_COMMAND_CHARS = 4000
+MAX_CLASSES = 300  # in the model card
+# The first group has a meaning in every Markdown dialect and is escaped by a backslash; the second only has one in some
+# dialects, which may not support the backslash.
+SPECIAL = re.compile(r"([\\`*_\[\]{}#!])|([<>&|~$@]|:(?=/)|(?<=www)\.)", re.IGNORECASE)
 MAX_EXAMPLES = 6
 MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError)  # raised by a damaged summary of the data
 FILES = (
@@ -82,7 +90,7 @@ def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]
     write_text(record.path / REPORT, page(record, quoted, missing, warnings))
     yield
     flaws = [f"{warning['what']} ({warning['why']})" for warning in warnings]
-    write_text(record.path / CARD, model_card.card(record, [*unseen, *flaws]))
+    write_text(record.path / CARD, card(record, [*unseen, *flaws]))
 
 
 def page(
@@ -168,3 +176,60 @@ def examples(checkpoint: Path) -> list[str]:
         texts = [texts[0] for texts in summary["examples"].values() if texts]
         return [text for text in texts if text.strip()][:MAX_EXAMPLES]
     return []
+
+
+def escaped(text: str) -> Markup:
+    """Escape text for Markdown, so that it is shown literally anywhere outside a code block."""
+    return Markup(
+        SPECIAL.sub(lambda sign: f"\\{sign[1]}" if sign[1] else f"&#{ord(sign[2])};", excerpt(text, MAX_COMMAND_CHARS))
+    )
+
+
+def card(record: RunRecord, flaws: list[str]) -> str:
+    """Render the model card (Mitchell et al. 2019, arXiv:1810.03993) of a run's reported checkpoint as Markdown.
+
+    Args:
+        flaws: warnings about its data.
+    """
+    classes = clean(record.classes)
+    limits = [*findings.limits(record, classes), *(f"Its data: {flaw}." for flaw in flaws)]
+    scores = record.scores.get("test") or record.label_scores.get("test")
+    length = int(record.description["encoding"]["feature_len"])
+    provenance = record.provenance
+    return render(
+        "model_card.md",
+        name=escaped(record.name),
+        version=__version__,
+        result=escaped(findings.result(record, classes)),
+        choice=findings.choice(record),
+        network=escaped(findings.network(record)),
+        kind=shape_class(record.description["network"]).kind,
+        data={"name": escaped(record.description["data"]["name"]), "fingerprint": escaped(record.fingerprint)},
+        splits=[(escaped(name), count) for name, count in findings.split_sizes(record).items()],
+        classes=[escaped(name) for name in record.classes[:MAX_CLASSES]],
+        count=len(classes),
+        rows=_class_rows(scores, classes) if scores else [],
+        macro_f1=scores.macro_f1 if scores else 0.0,
+        several="labels" in record.description,
+        limits=[escaped(sentence) for sentence in limits],
+        encoding=record.description["encoding"],
+        feature_len=length,
+        checkpoint=_code(shlex.quote(record.checkpoint.name)),
+        literal=_code(repr(record.checkpoint.name)),
+        environment=[
+            (escaped(str(name)), escaped(str(value))) for name, value in provenance.get("environment", {}).items()
+        ],
+        command=_code(findings.command(record)),
+        digest=sha256(record.checkpoint),
+        reproducible=findings.reproducible(record),
+    )
+
+
+def _class_rows(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
+    rows = score_tables.table(scores, classes)[:MAX_CLASSES]
+    return [{**row, "name": escaped(row["name"]), "taken": escaped(row.get("taken", ""))} for row in rows]
+
+
+def _code(text: str) -> Markup:
+    """Make one line for a code block; it cannot end the block and needs no escaping."""
+    return Markup(excerpt(text, MAX_COMMAND_CHARS))

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from crepe_dist.errors import UserError
 from crepe_dist.predicting.answers import explained
 from crepe_dist.predicting.prediction import ModelSummary, Prediction
-from crepe_dist.reports import classify_page
+from crepe_dist.reports.explanation import serve_page
 from crepe_dist.serving import open_inference, schemas
 from crepe_dist.serving.batching import Batcher
 from crepe_dist.serving.guard import Guard
@@ -47,7 +47,7 @@ def create_app(
         title="crepe_dist", version=__version__, docs_url=None, redoc_url=None, openapi_url=DESCRIPTION,
         redirect_slashes=False,
     )  # fmt: skip
-    html, policy = classify_page.render(model, options, examples)
+    html, policy = serve_page(model, options, examples)
 
     async def wait(answer: Future[Result]) -> Result:
         try:

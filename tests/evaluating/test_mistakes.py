@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.evaluating import mistakes
+from crepe_dist.evaluating import scoring
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports import score_tables
 from crepe_dist.runs.run_record import quotes
@@ -34,8 +34,8 @@ def place(data):
 
 def test_all_mistakes_are_written_worst_first_with_their_lines(data, place, tmp_path, monkeypatch):
     dataset, predictor, right = place
-    monkeypatch.setattr(mistakes, "CHUNK", 10)
-    assert mistakes.write(tmp_path / "mistakes.csv", predictor, dataset, "test", right) == (~right).sum() > 20
+    monkeypatch.setattr(scoring, "CHUNK", 10)
+    assert scoring.write_mistakes(tmp_path / "mistakes.csv", predictor, dataset, "test", right) == (~right).sum() > 20
     with (tmp_path / "mistakes.csv").open(newline="", encoding="utf-8") as stream:
         found = list(csv.DictReader(stream))
     assert sorted(int(each["row"]) for each in found) == np.flatnonzero(~right).tolist()
@@ -55,13 +55,13 @@ def test_the_worst_are_shown(place):
     labels = dataset.splits["test"].labels
     worst = [Mistake(row, int(labels[row]), 0.001, (((labels[row] + 1) % 3, 0.9),)) for row in rows]
     scores = Scores(np.full((3, 3), 10), 1.0, np.zeros((15, 3), np.int64), worst)
-    first, *lines = mistakes.worst(scores, dataset, "test").splitlines()
+    first, *lines = scoring.worst_mistakes(scores, dataset, "test").splitlines()
     assert first == "the worst 10 of 60 mistakes"
-    assert len(lines) == 2 * mistakes.MOST
+    assert len(lines) == 2 * scoring.MOST
     true, other = (dataset.classes[(labels[rows[0]] + step) % 3] for step in (0, 1))
     line = dataset.origin("test", rows[0]).line
     assert lines[0] == f"  test.csv:{line}: {true} 0.1 %, predicted as {other} 90.0 %"
     assert lines[1].strip().startswith(str(dataset.splits["test"].text(rows[0]))[:60].strip())
     page = score_tables.view(scores, dataset.classes, quotes(dataset, "test", rows), dataset.encoding.to_dict())
     assert page["mistakes"][0]["place"] == f"test.csv:{line}"
-    assert mistakes.worst(Scores(np.eye(3, dtype=int), 1.0, scores.reliability, []), dataset, "test") == ""
+    assert scoring.worst_mistakes(Scores(np.eye(3, dtype=int), 1.0, scores.reliability, []), dataset, "test") == ""

@@ -20,7 +20,7 @@ from crepe_dist.exporting.exporter import export
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts
 from crepe_dist.native import library
 from crepe_dist.predicting.prediction import summarise
-from crepe_dist.reports import classify_page
+from crepe_dist.reports.explanation import serve_page
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.scores import MILLION, Scores
 from crepe_dist.settings.options import ServiceOptions
@@ -200,7 +200,7 @@ def test_the_service_answers_none_of_these(made):
     assert record["class"] is None
     assert len(record["top"]) == 2
     about = summarise(predictor)
-    page, _ = classify_page.render(about, ServiceOptions(), [])
+    page, _ = serve_page(about, ServiceOptions(), [])
     assert "`none of these; most probably ${" in page
 
 

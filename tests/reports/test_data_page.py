@@ -372,26 +372,6 @@ def test_lengths_of_every_shape(edges, counts, feature_len, line):
     assert ("feature_len: " in drawn) == line
 
 
-@pytest.mark.parametrize(
-    ("made", "text"),
-    [
-        (wording.percent(1, 10**6), "< 0.1 %"),
-        (wording.percent(10**6 - 1, 10**6), "> 99.9 %"),
-        (wording.percent(89, 200), "44.5 %"),
-        (wording.percent(0, 0), "–"),
-        (wording.size(999), "999 B"),
-        (wording.size(12345678), "12.3 MB"),
-        (wording.excerpt("naïve\u00a0日本 😀"), "naïve\u00a0日本 😀"),
-        (wording.excerpt("a\tb\x7f\x9b\u2028\u200f\U000e0001"), "a\\tb\\x7f\\x9b\\u2028\\u200f\\U000e0001"),
-        (wording.excerpt("abcdef", 5), "abcd…"),
-        (wording.cut("日本語", 6), "日本語"),
-        (wording.cut("日本語", 5), "日本…"),
-    ],
-)
-def test_numbers_and_texts_for_people(made, text):
-    assert made == text
-
-
 def test_a_flag_is_in_one_piece_and_escaped():
     marked = page_module.flags("use --stratified or --x.y=3, not <--b>")
     assert str(marked) == (

@@ -14,8 +14,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from selenium.webdriver.common.action_chains import ActionChains
-from selenium.webdriver.common.by import By
 
 import crepe_dist.train
 from crepe_dist import compare, report
@@ -26,12 +24,13 @@ from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.records import write_sealed
-from crepe_dist.reports import classify_page, data_page, findings, run_figures, run_page, score_tables
+from crepe_dist.reports import data_page, findings, run_figures, run_page, score_tables
+from crepe_dist.reports.explanation import serve_page
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.history import MOST_POINTS, History
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.run_record import open_run
-from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores, worst
+from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.options import ServiceOptions
 from crepe_dist.wording import duration, percent
@@ -168,10 +167,6 @@ class TestReport:
         with pytest.raises(UserError, match="is damaged"):
             open_run(copy)
 
-    def test_of_no_run(self, tmp_path):
-        with pytest.raises(UserError, match="is not a run's folder"):
-            open_run(tmp_path)
-
     @pytest.mark.parametrize("count", [2, 14, 200])
     def test_any_number_of_classes_can_be_read(self, place, count):
         generator = np.random.default_rng(count)
@@ -230,24 +225,6 @@ class TestReport:
         assert not any(words in str(findings.warnings(stopped, list("abc"))) for words in ("longer", "more epochs"))
         assert not (more and fewer)
         assert more or fewer or losses == (0.5, 0.5, 0.5)
-
-    def test_what_follows_from_the_data_is_no_changed_setting(self, place):
-        record = open_run(place / "one")
-        derived = {"data.batch_size": 64, "training.epochs": 20, "training.patience": 0}
-        names = ("data.batch_size", "training.epochs", "training.patience")
-
-        def changed(**more):
-            settings = {**record.settings, **derived, **{f"training.{name}": value for name, value in more.items()}}
-            return [name for name in names if name in replace(record, settings=settings).changed()]
-
-        assert changed() == []
-        assert changed(epochs=2) == ["training.epochs"]
-        assert changed(patience=3) == ["training.patience"]
-        made = {**record.provenance, "documents": {"train": 280, "validation": 200, "test": 120}}
-        record = replace(record, result={**(record.result or {}), "provenance": made})
-        assert changed(patience=2) == []
-        assert changed() == ["training.patience"]  # it was turned off
-        assert changed(epochs=2) == ["training.epochs"]  # and the patience follows from that
 
     def test_recommends_the_table_if_it_is_as_good_alone(self, place):
         record = open_run(place / "one")
@@ -362,25 +339,12 @@ class TestExamples:
         assert len(found) == 3
         labels = [label for each in found for label, text in rows if text.startswith(each[:30])]
         assert labels == open_run(copy).classes  # a text of each
-        markup, _ = classify_page.render(FACTS, ServiceOptions(), [*found, "'\"><b>x</b>"])
+        markup, _ = serve_page(FACTS, ServiceOptions(), [*found, "'\"><b>x</b>"])
         assert "<b>x" not in markup
         assert f"data-text='{json.dumps(found[0])[:6]}" in markup
 
-    def test_are_none_without_the_data(self, copy, tmp_path):
-        result = json.loads((copy / "result.json").read_text())
-        result["provenance"]["data"] = "gone"
-        write_sealed(copy / "result.json", checkpoint.RESULT_FORMAT, result)
-        assert run_page.examples(open_run(copy).checkpoint) == []
-        assert run_page.examples(tmp_path / "x" / "foreign.params") == []
-
 
 class TestCurves:
-    def test_a_noisy_loss_is_smoothed_without_lag(self):
-        falling = run_figures.smoothed([1 - step / 100 + 0.1 * (-1) ** step for step in range(300)])
-        assert falling[20:280] == pytest.approx([1 - step / 100 for step in range(20, 280)], abs=0.01)
-        assert run_figures.smoothed([3.0] * 50) == pytest.approx([3.0] * 50)
-        assert run_figures.smoothed([1.0, 2.0]) == [1.0, 2.0]
-
     @pytest.mark.parametrize(
         ("accuracies", "start"),
         [((0.921, 0.922), 92), ((0.1, 0.99), 0), ((0.999, 1.0), 96), ((0.0, 0.0), 0), ((0.5, 0.9), 50)],
@@ -450,7 +414,7 @@ class TestLook:
         pages = {
             "run": (place / "one" / "report.html").read_text(),
             "data": data_page.page(summary()),
-            "serve": classify_page.render(FACTS, ServiceOptions(), ["some text", "another <b>"])[0],
+            "serve": serve_page(FACTS, ServiceOptions(), ["some text", "another <b>"])[0],
         }
         for name, markup in pages.items():
             (folder / f"{name}.html").write_text(markup, encoding="utf-8")
@@ -473,14 +437,6 @@ class TestLook:
         assert faint == []
         assert beyond <= 0
         assert narrow == []
-
-    def test_values_appear_at_the_pointer(self, pages, browser):
-        browser.get((pages / "run.html").as_uri())
-        first = browser.find_element(By.CSS_SELECTOR, ".at")
-        assert not first.find_element(By.TAG_NAME, "text").is_displayed()
-        ActionChains(browser).move_to_element(first.find_element(By.TAG_NAME, "rect")).perform()
-        assert first.find_element(By.TAG_NAME, "text").is_displayed()
-        assert first.text.startswith("step 1: train ")
 
 
 class TestCompare:
@@ -515,10 +471,6 @@ class TestCompare:
         )
         assert compare.row(other, first)[3] == "–"
 
-    def test_one_run_is_no_comparison(self, place, monkeypatch):
-        with pytest.raises(UserError, match="one run cannot be compared"):
-            command(compare, monkeypatch, place / "one")
-
 
 class TestNumbers:
     def test_wilson_s_interval(self):
@@ -534,20 +486,6 @@ class TestNumbers:
         assert scores.calibration_error == pytest.approx(0.8 * 0.2)
         assert scores.accuracy == 0.7
         assert scores.f1.tolist() == pytest.approx([120 / 150, 20 / 50])
-
-    def test_scores_survive_json(self, place):
-        scores = open_run(place / "one").scores["test"]
-        again = Scores.of(json.loads(json.dumps(scores.to_dict())))
-        assert again.to_dict() == scores.to_dict()
-        assert scores.right is not None
-        assert int(scores.right.sum()) == np.trace(scores.confusion)
-        assert not any(scores.right[each.row] for each in scores.mistakes)
-        assert scores.reliability[:, 0].sum() == 120
-
-    def test_the_worst_are_the_same_in_any_order(self):
-        mistakes = [Mistake(row, 0, (row * 7 % 31) / 31, ((1, 0.5),)) for row in range(90)]
-        shuffled = random.Random(0).sample(mistakes, len(mistakes))
-        assert worst(shuffled) == worst(worst(shuffled[:40]) + worst(shuffled[40:])) == worst(mistakes)
 
     def test_a_long_run_is_thinned(self):
         history = History()

@@ -97,11 +97,6 @@ def test_an_interrupted_trial_counts_with_its_best_epoch_and_is_resumed(play, tm
     assert made.best().user_attrs["end"] == DONE
 
 
-def test_a_finished_trial_is_better_than_an_interrupted_one_that_is_as_accurate(play):
-    made, _ = play(outcome(LATE, 0.8, 0.1), outcome(DONE, 0.8, 0.5), outcome(DONE, 0.8, 0.6), most=2)
-    assert folders([made.best()]) == ["trial-0001"]
-
-
 def test_errors(play, complaint, data, data_with_validation, tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         play(outcome(LATE), outcome(FAILED, problem="the data are odd\nreason\nremedy"), most=1)
