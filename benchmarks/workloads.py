@@ -26,7 +26,7 @@ from crepe_dist.model.precision import plan
 from crepe_dist.native.constants import PAPER_POOL
 from crepe_dist.networks.paper.initial import parameters
 from crepe_dist.networks.paper.shape import CONVOLUTIONS, PaperShape
-from crepe_dist.preparing.shards import MAX_CHUNK
+from crepe_dist.preparing.building import MAX_CHUNK
 from crepe_dist.settings.options import ModelOptions, OptimizerOptions, Precision
 
 OPTIMIZER = OptimizerOptions(name="sgd", learning_rate=0.01)

@@ -23,8 +23,8 @@ from crepe_dist.predicting.answers import STYLES, TABLES, answer_types, answers
 from crepe_dist.predicting.inputs import KINDS, Input, Inputs, open_inputs
 from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
 from crepe_dist.preparing import remote
+from crepe_dist.preparing.formats import EMPTY, FROM_WINDOWS
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.formats.rows import EMPTY, FROM_WINDOWS
 from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
 from crepe_dist.runs import checkpoint
 from crepe_dist.scratch import scratch

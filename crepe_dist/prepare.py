@@ -28,8 +28,8 @@ from crepe_dist.preparing.flags import parser
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_table, write_table
 from crepe_dist.preparing.from_flags import prepare_from_flags
-from crepe_dist.preparing.out_folder import leftovers
-from crepe_dist.preparing.progress import Progress, Show
+from crepe_dist.preparing.pool import Progress, Show
+from crepe_dist.preparing.preparation import leftovers
 from crepe_dist.reports import data_page
 from crepe_dist.scratch import scratch
 

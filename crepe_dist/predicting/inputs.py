@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats.rows import BadRow, OpenFile, Row, check_text
+from crepe_dist.preparing.formats import BadRow, OpenFile, Row, check_text
 from crepe_dist.preparing.opening import open_source
 from crepe_dist.preparing.sources import LINES, PIPE, Reading, Source, by_suffix
 

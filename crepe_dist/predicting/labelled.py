@@ -11,8 +11,8 @@ from crepe_dist.data.targets import ONE, SEVERAL
 from crepe_dist.errors import UserError, unreadable
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing.checking import class_name
+from crepe_dist.preparing.formats import check_text
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.formats.rows import check_text
 from crepe_dist.preparing.frames import is_table, write_table
 from crepe_dist.preparing.opening import open_source
 from crepe_dist.preparing.sources import Reading, Source

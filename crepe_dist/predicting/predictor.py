@@ -25,7 +25,7 @@ from crepe_dist.model.precision import plan_inference
 from crepe_dist.predicting.occlusion import Explanation, finished, occlude
 from crepe_dist.predicting.prediction import UNKNOWN, Prediction
 from crepe_dist.predicting.texts import texts_of
-from crepe_dist.preparing.formats.rows import EMPTY
+from crepe_dist.preparing.formats import EMPTY
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import Floats

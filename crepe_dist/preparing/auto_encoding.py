@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.characters import CODE_POINTS, frequent_alphabet
-from crepe_dist.preparing.pool import Workers
-from crepe_dist.preparing.progress import Progress, Show
+from crepe_dist.preparing.pool import Progress, Show, Workers
 from crepe_dist.preparing.spool import SomeRows
 from crepe_dist.settings.options import LONGEST_FITTED, SHORTEST, STEP, WHOLE
 

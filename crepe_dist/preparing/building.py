@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +13,59 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.arrays import IDS, ORIGIN_COLUMNS, TEXTS, Files, origins_file, write_array, write_pieces
+from crepe_dist.data.arrays import (
+    IDS,
+    ORIGIN_COLUMNS,
+    TEXTS,
+    Files,
+    ShardWriter,
+    origins_file,
+    write_array,
+    write_pieces,
+)
 from crepe_dist.data.composition import Composition
-from crepe_dist.data.dataset import ALL_SPLITS, KEEP_TEXTS, LARGEST_WEIGHT, WEIGHTS, write_manifest
+from crepe_dist.data.dataset import ALL_SPLITS, KEEP_TEXTS, LARGEST_WEIGHT, SHARD_BYTES, WEIGHTS, write_manifest
 from crepe_dist.data.targets import ONE, Targets, described, main_classes, targets_file
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.preparing.auto_encoding import fit
-from crepe_dist.preparing.checking import NO_LABEL, UNKNOWN_LABEL
-from crepe_dist.preparing.formats.rows import FROM_WINDOWS
-from crepe_dist.preparing.job import Collected, Job
-from crepe_dist.preparing.labelling import ABSENT, MANY, classes_of, names_of, pairs_of
-from crepe_dist.preparing.pool import Workers
-from crepe_dist.preparing.progress import Progress, Show
-from crepe_dist.preparing.quarantine import Quarantine, write_quarantine
-from crepe_dist.preparing.reading import MAX_CLASSES
-from crepe_dist.preparing.selection import PIECE, TEST, TRAIN, UNLABELLED, Fate, decide, used_labels
-from crepe_dist.preparing.shards import TextCounts, write_shards
-from crepe_dist.wording import cut, percent
+from crepe_dist.preparing.labelling import ABSENT, classes_of, names_of, pairs_of
+from crepe_dist.preparing.pool import Progress, Show, Workers
+from crepe_dist.preparing.quarantine import Quarantine, check, rows_read, write_quarantine
+from crepe_dist.preparing.reading import Collected, Job
+from crepe_dist.preparing.selection import PIECE, TRAIN, UNLABELLED, Fate, decide, used_labels
+from crepe_dist.preparing.spool import SomeRows
 
-# If MIN_ROWS rows or more have more distinct labels than this fraction of them, another column must be the label.
-MAX_CLASS_FRACTION, MIN_ROWS = 0.5, 40
-REMEDIES = {
-    "unusable weight": "give every row a number from 0 as its weight",
-    MANY: "give --labels several, or keep one label per row",
-    "not a single value": "give --labels soft for shares of classes, --labels several for a list, or name a key in it",
-    "unusable label": "write 1 in the column of each class of a row, and 0 in the others",
-    "unusable share": "give every row a share from 0 for each class, and at least one above 0",
-    "not UTF-8": FROM_WINDOWS,
-    "empty text": "fill in or remove the rows without text",
-    UNKNOWN_LABEL: "use only labels that occur in the training rows (or in classes.txt)",
-    "not CSV": "double the quotes inside quoted fields",
-}
+MAX_CHUNK, CHUNK_BYTES = 4096, 1 << 23  # rows and bytes that are encoded together
 FILE_NAME = "file name"  # id of a row that is a file of a folder
-LABEL_WIDTH = 40  # terminal columns of a label in a message
+
+
+@dataclass
+class TextCounts:
+    """Counts of the texts that are written.
+
+    Attributes:
+        points: count of each code point outside ASCII or the alphabet.
+        lengths: number of texts that had 0, 1, … codes before they were cut, int64 [longest + 1].
+        unreadable: number of texts of each split that are nearly blank to the network.
+    """
+
+    points: Counter[int] = field(default_factory=Counter)
+    lengths: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    unreadable: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def rows(self) -> int:
+        """Number of texts."""
+        return int(self.lengths.sum())
+
+    def add(self, other: TextCounts) -> None:
+        """Add the counts of further texts."""
+        self.points.update(other.points)
+        shorter, longer = sorted((self.lengths, other.lengths), key=len)
+        self.lengths = longer.copy()
+        self.lengths[: len(shorter)] += shorter
+        self.unreadable.update(other.unreadable)
 
 
 @dataclass(frozen=True)
@@ -93,13 +113,13 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
     classes = sorted(names, key=_label_order) if class_names is None else _renamed(class_names, job)
     classes = classes if job.classes is None else list(job.classes)
     quarantine = write_quarantine(folder, job, collected, fate)
-    _check(job, collected, fate, classes, quarantine)
+    check(job, collected, fate, classes, quarantine)
     number = {label: index for index, label in enumerate(classes)}
     labels, targets = _labels(job.labelled, collected, number)
     training = np.flatnonzero(fate == TRAIN)
     if len(training) == 0 and job.classes is None:
         raise UserError(
-            f"none of {_read(collected):,} rows is left to train on",
+            f"none of {rows_read(collected):,} rows is left to train on",
             remedy="give more rows, or smaller --test and --validation",
         )
     texts = collected.some(np.flatnonzero((fate == TRAIN) | (fate == UNLABELLED)))
@@ -155,6 +175,49 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
     return Built(encoding, classes, fate, targets, counts, quarantine, rows)
 
 
+def write_shards(
+    folder: Path,
+    split: str,
+    rows: SomeRows,
+    encoding: Encoding,
+    kinds: tuple[str, ...],
+    workers: Workers,
+) -> Iterator[tuple[Files, TextCounts]]:
+    """Encode the rows of a split and write their shards, in order; yield the files and counts of each.
+
+    Args:
+        kinds: kinds of byte strings to write, as for ``ShardWriter``.
+    """
+    size = max(1, SHARD_BYTES // encoding.feature_len)
+    shards = enumerate(rows[start : start + size] for start in range(0, len(rows), size))
+    return workers.in_order(partial(write_shard, folder, split, encoding, kinds), shards)
+
+
+def write_shard(
+    folder: Path, split: str, encoding: Encoding, kinds: tuple[str, ...], shard: tuple[int, SomeRows]
+) -> tuple[Files, TextCounts]:
+    """Encode and write one shard, given its number and rows. Runs in a worker."""
+    number, rows = shard
+    texts = rows.texts()
+    known = np.flatnonzero(encoding.known(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
+    counts, lengths = TextCounts(), np.empty(len(rows), np.int64)
+    writer = ShardWriter(folder, split, number, len(rows), encoding.feature_len, kinds)
+    step = max(1, min(MAX_CHUNK, CHUNK_BYTES // encoding.feature_len))
+    for start in range(0, len(rows), step):
+        chunk = rows[start : start + step].records()
+        data = texts.get(chunk)
+        codes, lengths[start : start + step] = encoding.encode_and_measure([text.decode("utf-8") for text in data])
+        writer.append(codes, texts=data, ids=texts.ids(chunk))
+        # Most characters are ASCII and in the alphabet, so only the others are counted individually.
+        left = b"".join(data).translate(None, known).decode("utf-8")
+        if left:
+            values, times = np.unique(np.frombuffer(left.encode("utf-32-le"), dtype="<u4"), return_counts=True)
+            counts.points.update(dict(zip(values.tolist(), times.tolist())))
+            counts.unreadable[split] += int(np.count_nonzero(encoding.unreadable(codes, chunk["characters"])))
+    counts.lengths = np.bincount(lengths)
+    return writer.close(), counts
+
+
 def _write_origins(folder: Path, part: str, collected: Collected, chosen: npt.NDArray[np.int64]) -> Files:
     """Write where the rows of a split are from; see ``data/arrays``."""
 
@@ -193,76 +256,6 @@ def _relative(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
             "cap the weights, or repeat or leave out rows",
         )
     return np.asarray(weights / mean, dtype=np.float32)
-
-
-def _read(collected: Collected) -> int:
-    """Return the number of rows that were read."""
-    return sum(collected.good.values()) + collected.bad
-
-
-def _check(job: Job, collected: Collected, fate: Fate, classes: list[str], quarantine: Quarantine) -> None:
-    """Raise ``UserError`` if too many rows are unusable, or the labels are no classes."""
-    reasons, damaged = quarantine.reasons, quarantine.damaged
-    labelled = sum(count for label, count in collected.good.items() if label != ABSENT)
-    unlabelled = collected.good[ABSENT] + quarantine.unlabelled
-    total = _read(collected) - unlabelled
-    shown = [f"{bad['file']}:{bad['line']}: {bad['reason']}" for bad in quarantine.first]
-    remedy = REMEDIES.get(
-        max(reasons, key=lambda reason: reasons[reason], default=""),
-        "correct them, or set --input-format, --header, --label or --text to read them differently",
-    )
-    used = ", ".join(name for name, part in job.sources if part == ("train" if job.classes is None else "test"))[:200]
-    if not labelled:
-        why = f"the first: {'; '.join(shown)}" if shown else "it has no rows, or only a header"
-        raise UserError(f"no usable row was found in {used}", why, remedy)
-    # Many texts without labels may not hide that most of the others are unusable.
-    for bad, of, rows in (
-        (quarantine.lines - quarantine.unlabelled - reasons[NO_LABEL], total, "rows"),
-        (quarantine.unlabelled, unlabelled, "unlabelled rows"),
-    ):
-        if bad > job.max_bad * of:
-            raise UserError(
-                f"{bad:,} of {of:,} {rows} are unusable, more than {percent(job.max_bad)}",
-                f"the first: {'; '.join(each for each in shown if not each.endswith(f': {NO_LABEL}'))}",
-                f"{remedy}; or skip them with --max-bad {math.ceil(100 * bad / of) / 100:g}",
-            )
-    if damaged and job.max_bad < 1:
-        file, reason = next(iter(damaged.items()))
-        more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        raise UserError(
-            f"{job.sources[file][0]}{more} cannot be read to its end: {reason}",
-            f"{collected.files[file]['rows']:,} of its rows were read; the rest is lost and cannot be counted",
-            "get the file again; or use the rows that were read: --max-bad 1",
-        )
-    first = ", ".join(repr(cut(name, LABEL_WIDTH)) for name in classes[:5])
-    if job.classes is not None:
-        if not (fate == TEST).any():
-            raise UserError(
-                f"none of the {total:,} rows of {used} can be scored",
-                f"the first classes of the model are {first}; the first rows: {'; '.join(shown)}",
-                "give rows with these labels, or name the column of the label with --label",
-            )
-        return
-    for code, part in enumerate(ALL_SPLITS):
-        files = [name for name, each in job.sources if each == part]
-        if part != "train" and files and not (fate == code).any():
-            where = f"the files of the {part} split"
-            if code == UNLABELLED:
-                where = "the unlabelled files, or all are among the labelled rows"
-            raise UserError(
-                f"no usable row was found in {where}",
-                ", ".join(files)[:200],
-                f"name other files with --{part}, or leave them out",
-            )
-    is_text = len(classes) > MAX_CLASSES or (len(classes) > MAX_CLASS_FRACTION * labelled and labelled > MIN_ROWS)
-    if is_text or len(classes) < 2:
-        reads = next((about["reads"] for about in collected.files.values() if about["reads"]), "label and text")
-        raise UserError(
-            f"{len(classes):,} different labels in {labelled:,} rows" if is_text else f"only {len(classes)} class",
-            f"read as {cut(reads, 200)}; the first labels: {first}",
-            "name the column of the label: --label and --text take names or numbers (--label 3 --text 2); use "
-            "--header yes if the first line has names",
-        )
 
 
 def _label_order(label: str) -> tuple[int, float, str]:

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from crepe_dist.data.arrays import hashes
 from crepe_dist.data.composition import without_tags
 from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.targets import ONE
-from crepe_dist.preparing.formats.rows import BadRow, Batch, Parsed, Row, check_text, excerpt
+from crepe_dist.preparing.formats import BadRow, Batch, Parsed, Row, check_text, excerpt
 from crepe_dist.preparing.labelling import ABSENT, Name
-from crepe_dist.preparing.selection import SAMPLE_DRAW, SplitOptions, draw
+from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading
 from crepe_dist.preparing.spool import MAX_WEIGHT, ROW, Rows, append_texts
 
@@ -48,29 +47,24 @@ class BatchRows(NamedTuple):
     """Rows of a batch.
 
     Attributes:
-        rows: records of the usable rows within the limits; their labels index ``labels``.
-        good: number of usable rows of each label, including those beyond the limits.
-        drawn: random numbers of ``rows``.
+        rows: records of the usable rows; their labels index ``labels``.
+        good: number of usable rows of each label.
         texts: name of the file that holds the texts.
     """
 
     rows: Rows
     labels: list[str]
     good: list[int]
-    drawn: npt.NDArray[np.uint64]
     bad: list[BadRow]
     texts: str
 
 
-def read_batch(
-    rules: Rules, file: int, part: str, limits: dict[str, int], parse: Callable[[Batch], Parsed], batch: Batch
-) -> BatchRows:
+def read_batch(rules: Rules, file: int, part: str, parse: Callable[[Batch], Parsed], batch: Batch) -> BatchRows:
     """Parse and check one batch, and append its texts to this process's file. Runs in a worker.
 
     Args:
         file: index of the source.
         part: split of the source, one of ``dataset.ALL_SPLITS``.
-        limits: largest random number that can still be in the sample, by class.
     """
     parsed = parse(batch)
     bad = [*batch.bad, *parsed.bad]
@@ -103,17 +97,11 @@ def read_batch(
     records["label"] = [labels[row.label] for row in rows]
     records["weight"] = weights
     good = np.bincount(records["label"], minlength=len(labels)).tolist()
-    drawn = draw(rules.split.seed, SAMPLE_DRAW, records["file"], records["line"])
-    if any(label in limits for label in labels):
-        most = np.array([limits.get(label, (1 << 64) - 1) for label in labels], dtype=np.uint64)
-        kept = np.flatnonzero(drawn <= most[records["label"]]).tolist()
-        records, drawn = records[kept], drawn[kept]
-        rows, texts = [rows[i] for i in kept], [texts[i] for i in kept]
     ids = [row.id[:MAX_ID].encode("utf-8", "replace") for row in rows]
     records["id"] = list(map(len, ids))
     file_of_texts, start = append_texts(rules.folder, [text + id_ for text, id_ in zip(texts, ids)])
     _describe(records, rows, texts, start, rules.reading.labelling.kind)
-    return BatchRows(records, list(labels), good, drawn, bad, file_of_texts)
+    return BatchRows(records, list(labels), good, bad, file_of_texts)
 
 
 def _checked(row: Row, part: str, rules: Rules, name: Name) -> tuple[str, bytes]:

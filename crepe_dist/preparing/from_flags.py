@@ -20,9 +20,8 @@ from crepe_dist.preparing.corrections import read_corrections
 from crepe_dist.preparing.flags import AUTO, USUAL
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.labelling import Labelling, read_map
-from crepe_dist.preparing.out_folder import check_out
-from crepe_dist.preparing.preparation import PrepareOptions, prepare
-from crepe_dist.preparing.progress import Show, ignored
+from crepe_dist.preparing.pool import Show, ignored
+from crepe_dist.preparing.preparation import PrepareOptions, check_out, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Reading, Source, find_sources
 from crepe_dist.settings.options import LONGEST_FITTED

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from crepe_dist import extras
 from crepe_dist.data.dataset import SAMPLE, UNLABELLED
 from crepe_dist.data.targets import ONE, SEVERAL
 from crepe_dist.errors import UserError
+from crepe_dist.files import sha256
+from crepe_dist.preparing.formats import (
+    BLOCK,
+    EMPTY,
+    MAX_RECORD,
+    TOO_LONG,
+    BadRow,
+    Batch,
+    OpenFile,
+    Parsed,
+    Row,
+    excerpt,
+)
 from crepe_dist.preparing.formats.columns import Columns
-from crepe_dist.preparing.formats.documents import open_documents
 from crepe_dist.preparing.formats.json_lines import open_json_lines
 from crepe_dist.preparing.formats.lines import Lines, open_fasttext, open_lines
-from crepe_dist.preparing.formats.rows import OpenFile
-from crepe_dist.preparing.formats.tables import Table, open_table
+from crepe_dist.preparing.formats.tables import Sheet, Table, open_table
 from crepe_dist.preparing.labelling import FASTTEXT
-from crepe_dist.preparing.sources import FORMATS, LINES, Reading, Source
+from crepe_dist.preparing.sources import FORMATS, LINES, Reading, Source, list_documents
 
+FILES = 256  # documents in a batch
 PARQUET = b"PAR1"  # first bytes of a Parquet file
 
 
@@ -47,8 +63,6 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
             from crepe_dist.preparing.formats.parquet import open_parquet  # PyArrow takes 0.2 s to import
 
             return open_parquet(source.path, name, wanted, label, keep=keep, nested=nested)
-        from crepe_dist.preparing.formats.workbook import Sheet  # openpyxl takes 0.2 s to import
-
         sheet = Sheet(source.path, name)
         opened = open_table("xlsx", sheet, name, wanted, reading.header, label, keep=keep)
         return opened._replace(reads=opened.reads + f", the first of {sheet.sheets} sheets" * (sheet.sheets > 1))
@@ -56,7 +70,7 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
     if source.format == SAMPLE:
         _check_no_columns(source, reading)
         lines.skip_lines(1)
-        table = Table(Columns(("id", "score", "text"), None, (2,)), label, "\t")
+        table = Table("tsv", Columns(("id", "score", "text"), None, (2,)), label, "\t")
         return OpenFile(name, lines, lines, table.parse, "tsv")
     kind = source.format or _kind_of(lines.head, name, is_unlabelled)
     if kind in (LINES, "fasttext"):
@@ -110,3 +124,73 @@ def _kind_of(head: bytes, name: str, is_unlabelled: bool) -> str:
         "its name does not give it, and its first line is not JSON and has no commas or tabs",
         f"give --input-format {' or '.join(FORMATS)}",
     )
+
+
+def open_documents(path: Path, name: str, label: str, encoding: str) -> OpenFile:
+    """Open a class folder. A document's "line" is its number in the sorted folder."""
+    folder = Documents(path)
+    return OpenFile(
+        name, folder, folder, partial(_parse_documents, path, label, encoding), "folder", "text: whole files"
+    )
+
+
+def _parse_documents(folder: Path, label: str, encoding: str, batch: Batch) -> Parsed:
+    result = Parsed([], [])
+    for number, name in enumerate(batch.content, start=batch.line):
+        try:
+            result.rows.append(Row(number, label, _read_document(folder / name, encoding), id=name))
+        except ValueError as error:
+            result.bad.append(BadRow(number, str(error), excerpt(name)))
+    return result
+
+
+class Documents:
+    """Paths of the documents of a class folder. Files count as read when they are listed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.position = 0
+        self._folder = folder
+        self._names = list_documents(folder)
+
+    def __iter__(self) -> Iterator[Batch]:
+        start = size = 0
+        for end, name in enumerate(self._names, start=1):
+            size += (self._folder / name).stat().st_size
+            if end - start == FILES or size >= BLOCK or end == len(self._names):
+                self.position += size
+                yield Batch(start + 1, self._names[start:end], size)
+                start, size = end, 0
+
+    def sha256(self) -> str:
+        """Hash all names and contents."""
+        digest = hashlib.sha256()
+        for name in self._names:
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+            try:
+                digest.update(bytes.fromhex(sha256(self._folder / name)))
+            except (OSError, ValueError):  # the file is in quarantine
+                digest.update(b"not readable")
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        pass
+
+
+def _read_document(path: Path, encoding: str) -> str:
+    try:
+        lines = Lines(path, encoding)
+        data = lines.read(MAX_RECORD + 1)
+    except UserError as error:
+        raise ValueError(f"unreadable: it {error.what.removeprefix(str(path)).strip()}") from None
+    lines.close()
+    if len(data) > MAX_RECORD:
+        raise ValueError(TOO_LONG)
+    if lines.problem:
+        raise ValueError(lines.problem)
+    try:
+        text = data.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    if not text:
+        raise ValueError(EMPTY)
+    return text

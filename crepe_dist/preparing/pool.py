@@ -1,4 +1,4 @@
-"""A pool of worker processes that end with their parent; a single worker runs in this process."""
+"""A pool of worker processes that end with their parent, and the progress of what they do."""
 
 from __future__ import annotations
 
@@ -17,6 +17,24 @@ from typing import Any, Callable, TypeVar
 from crepe_dist.errors import UserError
 
 AHEAD = 3  # tasks in flight per process
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Progress of a phase: its name, and the bytes read or rows processed, in total 0 if unknown."""
+
+    doing: str
+    done: int
+    total: int
+
+
+Show = Callable[[Progress], None]
+
+
+def ignored(progress: Progress) -> None:
+    """Show nothing."""
+
+
 Task = TypeVar("Task")
 Done = TypeVar("Done")
 

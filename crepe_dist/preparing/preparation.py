@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from crepe_dist import machine
+from crepe_dist.data import dataset
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import REPORT, REPORT_NUMBERS, open_dataset
 from crepe_dist.errors import UserError
@@ -19,17 +23,19 @@ from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.building import build
 from crepe_dist.preparing.checking import Rules
 from crepe_dist.preparing.corrections import Corrections, correct
-from crepe_dist.preparing.job import Collected, Job
-from crepe_dist.preparing.out_folder import new_folder
-from crepe_dist.preparing.pool import Workers, pool
-from crepe_dist.preparing.progress import Progress, Show, ignored
+from crepe_dist.preparing.pool import Progress, Show, Workers, ignored, pool
 from crepe_dist.preparing.quarantine import keep_quarantine, quarantine_beside
-from crepe_dist.preparing.reading import Reader
+from crepe_dist.preparing.reading import Collected, Job, Reader
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, Source, find_class_names
 from crepe_dist.preparing.spool import BAD_ROWS, ROWS, map_rows
 from crepe_dist.preparing.summary import summarise
 
+KINDS = "labels|targets|weights|codes|texts|offsets|origins|ids|id_offsets"
+REPORTS = (dataset.MANIFEST, dataset.QUARANTINE, dataset.CONTRADICTIONS, dataset.REPORT, dataset.REPORT_NUMBERS)
+OURS = re.compile(
+    rf"({'|'.join(dataset.ALL_SPLITS)})\.({KINDS})(-\d+)?\.(npy|bin)|" + "|".join(map(re.escape, REPORTS))
+)
 MAX_BAD = 0.01
 SMALL = 1 << 24  # bytes that one process reads before others have started
 
@@ -122,10 +128,7 @@ def _named(reading: Reading, sources: Sequence[Source]) -> Reading:
 
 def _read(sources: Sequence[Source], rules: Rules, options: PrepareOptions, workers: Workers) -> Reader:
     """Read sources into the folder of the rules."""
-    # A correction may move a row to a class whose sample it belongs to.
-    samples_early = rules.split.dedupe == "no" and options.corrections is None
-    sample = rules.split.max_per_class if samples_early else None
-    reader = Reader(sources, rules, sample)
+    reader = Reader(sources, rules)
     total = sum(source.bytes for source in sources)
     for done in reader.read(workers):
         options.show(Progress("reading", done, total))
@@ -155,3 +158,76 @@ def _build(
     if options.page is not None:
         write_text(partial / REPORT, options.page(summary))
     return summary
+
+
+@contextmanager
+def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+    """Provide a temporary folder beside ``out`` that replaces it on success and is removed on failure.
+
+    Leftovers of a killed preparation are cleaned up first.
+    """
+    try:
+        out = out.resolve()  # keep a symbolic link and replace its target
+    except (OSError, RuntimeError) as error:  # a cycle of links
+        raise UserError(f"{out} cannot be made", str(error), "choose another --out") from error
+    _recover(out)
+    check_out(out, overwrite)
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{out} cannot be made", str(error), "choose another --out") from error
+    try:
+        yield partial
+        check_out(out, overwrite)  # another process may have created it meanwhile
+        if out.exists():
+            old = out.with_name(f".{out.name}.old-{os.getpid()}")
+            out.rename(old)
+            partial.rename(out)
+            shutil.rmtree(old)
+        else:
+            partial.rename(out)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        raise UserError(f"{out} could not be written", error.strerror or str(error), "free some space there") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _recover(out: Path) -> None:
+    """Remove the leftovers of killed preparations and restore a folder that one was about to replace."""
+    if not out.parent.is_dir():
+        return
+    for path in out.parent.glob(f".{out.name}.*-*"):
+        kind, _, process = path.name[len(out.name) + 2 :].partition("-")
+        if kind not in ("partial", "old", "copies") or not _is_left(process):
+            continue
+        if kind == "old" and not out.exists():
+            path.rename(out)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def leftovers(out: Path) -> list[Path]:
+    """List folders that killed preparations of other data sets left beside ``out``."""
+    hidden = out.absolute().parent.glob(".*.partial-*")
+    return [path for path in hidden if path.is_dir() and _is_left(path.name.rpartition("-")[2])]
+
+
+def _is_left(process: str) -> bool:
+    return process.isdecimal() and not Path("/proc", process).exists()
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Refuse to replace anything but a data set folder without foreign files, and only with ``overwrite``."""
+    if not out.exists():
+        return
+    if not overwrite:
+        raise UserError(f"{out} exists", remedy="choose another --out, or replace it with --overwrite")
+    if not (out / dataset.MANIFEST).is_file() or not all(OURS.fullmatch(path.name) for path in out.iterdir()):
+        raise UserError(
+            f"{out} is not replaced",
+            "it is not a prepared data set, or it contains other files",
+            "choose another --out",
+        )

@@ -1,9 +1,10 @@
-"""Quarantine: the unusable rows of a preparation, each with its reason."""
+"""Quarantine: the unusable rows of a preparation, each with its reason, and the check that most rows are usable."""
 
 from __future__ import annotations
 
 import heapq
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -12,17 +13,34 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crepe_dist.data.dataset import QUARANTINE, UNLABELLED
+from crepe_dist.data import dataset
+from crepe_dist.data.dataset import ALL_SPLITS, QUARANTINE
+from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.preparing.checking import NO_LABEL, UNKNOWN_LABEL
+from crepe_dist.preparing.formats import FROM_WINDOWS, excerpt
 from crepe_dist.preparing.formats.lines import ENDS_EARLY
-from crepe_dist.preparing.formats.rows import excerpt
-from crepe_dist.preparing.job import Collected, Job
-from crepe_dist.preparing.labelling import names_of
-from crepe_dist.preparing.selection import UNKNOWN, Fate
+from crepe_dist.preparing.labelling import ABSENT, MANY, names_of
+from crepe_dist.preparing.reading import MAX_CLASSES, Collected, Job
+from crepe_dist.preparing.selection import TEST, UNKNOWN, UNLABELLED, Fate
 from crepe_dist.preparing.spool import Texts
+from crepe_dist.wording import cut, percent
 
 SHOWN = 5
+LABEL_WIDTH = 40  # terminal columns of a label in a message
+# If MIN_ROWS rows or more have more distinct labels than this fraction of them, another column must be the label.
+MAX_CLASS_FRACTION, MIN_ROWS = 0.5, 40
+REMEDIES = {
+    "unusable weight": "give every row a number from 0 as its weight",
+    MANY: "give --labels several, or keep one label per row",
+    "not a single value": "give --labels soft for shares of classes, --labels several for a list, or name a key in it",
+    "unusable label": "write 1 in the column of each class of a row, and 0 in the others",
+    "unusable share": "give every row a share from 0 for each class, and at least one above 0",
+    "not UTF-8": FROM_WINDOWS,
+    "empty text": "fill in or remove the rows without text",
+    UNKNOWN_LABEL: "use only labels that occur in the training rows (or in classes.txt)",
+    "not CSV": "double the quotes inside quoted fields",
+}
 
 
 class Quarantine(NamedTuple):
@@ -62,7 +80,7 @@ def write_quarantine(folder: Path, job: Job, collected: Collected, fate: Fate) -
                 damaged[source] = record["reason"]
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
             reasons[record["reason"].split(":")[0]] += record["lines"]
-            of_unlabelled += record["lines"] * (job.sources[source][1] == UNLABELLED)
+            of_unlabelled += record["lines"] * (job.sources[source][1] == dataset.UNLABELLED)
             kept = left_out if record["reason"] == NO_LABEL else first
             kept += [record] if len(kept) < SHOWN else []
     sync(folder / QUARANTINE)
@@ -98,3 +116,73 @@ def keep_quarantine(folder: Path, out: Path) -> Path | None:
 def quarantine_beside(out: Path) -> Path:
     """Return the path of the quarantine that a failed preparation leaves beside ``out``."""
     return out.with_name(f"{out.name}.quarantine")
+
+
+def rows_read(collected: Collected) -> int:
+    """Return the number of rows that were read."""
+    return sum(collected.good.values()) + collected.bad
+
+
+def check(job: Job, collected: Collected, fate: Fate, classes: list[str], quarantine: Quarantine) -> None:
+    """Raise ``UserError`` if too many rows are unusable, or the labels are no classes."""
+    reasons, damaged = quarantine.reasons, quarantine.damaged
+    labelled = sum(count for label, count in collected.good.items() if label != ABSENT)
+    unlabelled = collected.good[ABSENT] + quarantine.unlabelled
+    total = rows_read(collected) - unlabelled
+    shown = [f"{bad['file']}:{bad['line']}: {bad['reason']}" for bad in quarantine.first]
+    remedy = REMEDIES.get(
+        max(reasons, key=lambda reason: reasons[reason], default=""),
+        "correct them, or set --input-format, --header, --label or --text to read them differently",
+    )
+    used = ", ".join(name for name, part in job.sources if part == ("train" if job.classes is None else "test"))[:200]
+    if not labelled:
+        why = f"the first: {'; '.join(shown)}" if shown else "it has no rows, or only a header"
+        raise UserError(f"no usable row was found in {used}", why, remedy)
+    # Many texts without labels may not hide that most of the others are unusable.
+    for bad, of, rows in (
+        (quarantine.lines - quarantine.unlabelled - reasons[NO_LABEL], total, "rows"),
+        (quarantine.unlabelled, unlabelled, "unlabelled rows"),
+    ):
+        if bad > job.max_bad * of:
+            raise UserError(
+                f"{bad:,} of {of:,} {rows} are unusable, more than {percent(job.max_bad)}",
+                f"the first: {'; '.join(each for each in shown if not each.endswith(f': {NO_LABEL}'))}",
+                f"{remedy}; or skip them with --max-bad {math.ceil(100 * bad / of) / 100:g}",
+            )
+    if damaged and job.max_bad < 1:
+        file, reason = next(iter(damaged.items()))
+        more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        raise UserError(
+            f"{job.sources[file][0]}{more} cannot be read to its end: {reason}",
+            f"{collected.files[file]['rows']:,} of its rows were read; the rest is lost and cannot be counted",
+            "get the file again; or use the rows that were read: --max-bad 1",
+        )
+    first = ", ".join(repr(cut(name, LABEL_WIDTH)) for name in classes[:5])
+    if job.classes is not None:
+        if not (fate == TEST).any():
+            raise UserError(
+                f"none of the {total:,} rows of {used} can be scored",
+                f"the first classes of the model are {first}; the first rows: {'; '.join(shown)}",
+                "give rows with these labels, or name the column of the label with --label",
+            )
+        return
+    for code, part in enumerate(ALL_SPLITS):
+        files = [name for name, each in job.sources if each == part]
+        if part != "train" and files and not (fate == code).any():
+            where = f"the files of the {part} split"
+            if code == UNLABELLED:
+                where = "the unlabelled files, or all are among the labelled rows"
+            raise UserError(
+                f"no usable row was found in {where}",
+                ", ".join(files)[:200],
+                f"name other files with --{part}, or leave them out",
+            )
+    is_text = len(classes) > MAX_CLASSES or (len(classes) > MAX_CLASS_FRACTION * labelled and labelled > MIN_ROWS)
+    if is_text or len(classes) < 2:
+        reads = next((about["reads"] for about in collected.files.values() if about["reads"]), "label and text")
+        raise UserError(
+            f"{len(classes):,} different labels in {labelled:,} rows" if is_text else f"only {len(classes)} class",
+            f"read as {cut(reads, 200)}; the first labels: {first}",
+            "name the column of the label: --label and --text take names or numbers (--label 3 --text 2); use "
+            "--header yes if the first line has names",
+        )

@@ -7,25 +7,88 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
+from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.checking import BatchRows, Rules, read_batch
-from crepe_dist.preparing.formats.rows import OpenFile, excerpt
-from crepe_dist.preparing.labelling import ABSENT
+from crepe_dist.preparing.formats import OpenFile, excerpt
 from crepe_dist.preparing.opening import open_source, reading_like
 from crepe_dist.preparing.pool import Workers
-from crepe_dist.preparing.selection import Reservoir
-from crepe_dist.preparing.sources import Source
-from crepe_dist.preparing.spool import BAD_ROWS, ROWS
+from crepe_dist.preparing.selection import SplitOptions
+from crepe_dist.preparing.sources import Reading, Source
+from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Rows, SomeRows
 
 MAX_CLASSES = 1 << 16
 MAX_SETS = 1 << 24  # different sets of labels
 MAX_REASON = 300  # characters
+
+
+@dataclass(frozen=True)
+class Job:
+    """Description of a preparation.
+
+    Args:
+        sources: name and split of each source.
+        reading: reading options, with the names of the labels 1 … C if a file gives them.
+        encoding: encoding before fitting.
+        max_bad: maximum fraction of unusable lines.
+        classes: classes of the model that all rows are to score; ``None``: those of the training rows.
+    """
+
+    sources: tuple[tuple[str, str], ...]
+    reading: Reading
+    encoding: Encoding
+    fit: Fit
+    split: SplitOptions
+    max_bad: float
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def merged(self) -> dict[str, str]:
+        """Labels as read, and the classes that they become."""
+        return dict(self.reading.labelling.merged)
+
+    @property
+    def labelled(self) -> str:
+        """Labels of a row, one of ``targets.KINDS``."""
+        return self.reading.labelling.kind
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Everything that was read.
+
+    Args:
+        rows: records in the order of (file, line).
+        rows_path: file that ``rows`` is mapped from.
+        labels: label names that the rows' labels index.
+        good: usable rows of each label.
+        files: format, row counts and checksum of each source, by index.
+        bad_rows: records of unusable rows, in the order of (file, line).
+        corrected: what corrections did, see ``corrections.correct``; ``None`` if there were none.
+    """
+
+    rows: Rows
+    rows_path: Path
+    texts: Sequence[Path]
+    labels: list[str]
+    good: Counter[str]
+    files: dict[int, dict[str, Any]]
+    bad_rows: Iterator[dict[str, Any]]
+    bad: int
+    corrected: dict[str, Any] | None = None
+
+    def some(self, chosen: npt.NDArray[np.int64]) -> SomeRows:
+        """Choose rows by their indices, int64 [n]."""
+        return SomeRows(self.rows_path, tuple(self.texts), chosen)
 
 
 @dataclass
@@ -47,16 +110,14 @@ class Reader:
     """Reader of sources into a spool folder.
 
     Attributes:
-        max_per_class: size of the sample per class; ``None`` to keep all rows.
         labels: index of each label, in the order of appearance.
-        good: usable rows of each label, including rows already excluded by sampling.
+        good: usable rows of each label.
         files: counts of each source read, by index.
         texts: names of the files of texts.
     """
 
     sources: Sequence[Source]
     rules: Rules
-    max_per_class: int | None
     labels: dict[str, int] = field(default_factory=dict)
     good: Counter[str] = field(default_factory=Counter)
     files: dict[int, FileCount] = field(default_factory=dict)
@@ -65,15 +126,10 @@ class Reader:
 
     def read(self, workers: Workers) -> Iterator[int]:
         """Read all sources; yield the number of bytes read so far."""
-        reservoir = None if self.max_per_class is None else Reservoir(self.max_per_class)
         folder = self.rules.folder
         with (folder / ROWS).open("wb") as rows, (folder / BAD_ROWS).open("w", encoding="utf-8") as bad:
-            for file, batch in self._in_order(workers, reservoir.limits if reservoir else {}):
+            for file, batch in self._in_order(workers):
                 self._record(file, batch, rows, bad)
-                if reservoir and self.sources[file].part == "train":
-                    for index, label in enumerate(batch.labels):
-                        if label != ABSENT:
-                            reservoir.add(label, batch.drawn[batch.rows["label"] == index])
                 yield sum(count.bytes for count in self.files.values())
 
     def _record(self, file: int, batch: BatchRows, rows: Any, bad: Any) -> None:
@@ -102,14 +158,13 @@ class Reader:
             batch.rows["texts"] = self.texts.index(batch.texts)
             rows.write(batch.rows.tobytes())
 
-    def _in_order(self, workers: Workers, limits: dict[str, int]) -> Iterator[tuple[int, BatchRows]]:
+    def _in_order(self, workers: Workers) -> Iterator[tuple[int, BatchRows]]:
         """Yield the rows of each batch with the index of its source, in order, while workers check the next ones."""
         waiting: deque[tuple[int, Future[BatchRows]]] = deque()
         for file, opened in self._opened():
             count, part = self.files[file], self.sources[file].part
             for batch in opened.checked():
-                most = dict(limits) if part == "train" else {}
-                task = workers.executor.submit(read_batch, self.rules, file, part, most, opened.parse, batch)
+                task = workers.executor.submit(read_batch, self.rules, file, part, opened.parse, batch)
                 waiting.append((file, task))
                 count.bytes = opened.file.position
                 if len(waiting) >= workers.ahead:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import time
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -18,7 +20,7 @@ from urllib.parse import urljoin, urlsplit
 
 from crepe_dist import extras, invocation
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.progress import Progress, Show, ignored
+from crepe_dist.preparing.pool import Progress, Show, ignored
 
 if TYPE_CHECKING:
     import requests
@@ -27,9 +29,7 @@ URL = re.compile(r"[a-z][a-z0-9+.-]*://.")
 CHUNK = 1 << 22  # bytes read at once
 MOST_UNKNOWN = 1 << 32  # bytes of a file whose size is not given
 MAX_REDIRECTS = 5
-RETRIES = 4  # of a server that is busy, after pauses
-BUSY = (429, 500, 502, 503, 504)
-TIMEOUT = 60  # seconds without a byte
+TIMEOUT = 60  # seconds until a server answers, and then without a byte
 
 
 def is_url(name: str | None) -> bool:
@@ -112,37 +112,44 @@ def _from_web(url: str, folder: Path, doing: str, show: Show) -> Path:
 
 
 def _answer(url: str, shown: str) -> requests.Response:
-    """Request a file, and follow redirects to other hosts, as to a mirror, but not to other schemes or without TLS.
+    """Request a file, in ``TIMEOUT`` seconds with all redirects: headers may drip for ever, a byte at a time.
 
-    requests and urllib3 would read the bodies of redirects and of busy servers, which may never end.
+    Redirects to other hosts are followed, as to a mirror, but not to other schemes or without TLS. requests would read
+    the body of a redirect, which may never end.
     """
     import requests  # takes 0.1 s to import, like fsspec
 
-    address, redirects, pauses = url, MAX_REDIRECTS, [2**retry for retry in range(RETRIES)]
-    headers = {"Accept-Encoding": "identity"}  # otherwise Content-Length would be the size of compressed data
-    with requests.Session() as session:
-        session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
-        while True:
-            response = session.get(address, headers=headers, stream=True, allow_redirects=False, timeout=TIMEOUT)
-            if response.status_code in BUSY and pauses:
-                time.sleep(pauses.pop(0))
-            elif not response.is_redirect:
-                return response
-            else:
-                target = urljoin(address, response.headers["Location"])
-                if urlsplit(target).scheme not in ("https", urlsplit(address).scheme):
-                    raise UserError(
-                        f"{shown} redirects to an address of {urlsplit(target).scheme or 'no scheme'}",
-                        "only https is followed, and http from http",
-                        "if you trust it, download the file yourself and name the copy",
+    answer: Future[requests.Response] = Future()
+
+    def ask() -> None:
+        address = url
+        headers = {"Accept-Encoding": "identity"}  # otherwise Content-Length would be the size of compressed data
+        try:
+            with requests.Session() as session:
+                session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
+                for _ in range(1 + MAX_REDIRECTS):
+                    response = session.get(
+                        address, headers=headers, stream=True, allow_redirects=False, timeout=TIMEOUT
                     )
-                if not redirects:
-                    raise UserError(
-                        f"{shown} cannot be read: more than {MAX_REDIRECTS} consecutive redirects",
-                        remedy="name the address of the file itself",
-                    )
-                address, redirects = target, redirects - 1
-            response.close()
+                    if not response.is_redirect:
+                        return answer.set_result(response)
+                    response.close()
+                    target = urljoin(address, response.headers["Location"])
+                    if (scheme := urlsplit(target).scheme) not in ("https", urlsplit(address).scheme):
+                        remedy = "if you trust it, download the file yourself and name the copy"
+                        raise UserError(f"{shown} redirects to an address of {scheme or 'no scheme'}", remedy=remedy)
+                    address = target
+            what = f"{shown} cannot be read: more than {MAX_REDIRECTS} consecutive redirects"
+            raise UserError(what, remedy="name the address of the file itself")
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answer.result(TIMEOUT)
+    except FutureTimeout:
+        what = f"{shown} cannot be read: the server did not answer in {TIMEOUT} seconds"
+        raise UserError(what, remedy="try again later") from None
 
 
 def _target(url: str, folder: Path, names: list[PurePosixPath]) -> Path:

@@ -80,28 +80,6 @@ def _draw_for(rows: Rows, chosen: npt.NDArray[np.int64], seed: int, purpose: int
     return drawn
 
 
-class Reservoir:
-    """Uniform one-pass sample of each class: the rows with the smallest random numbers.
-
-    Rows with numbers above their class's entry in ``limits`` cannot be in the sample. Readers may use old limits, since
-    these only fall.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.limits: dict[str, int] = {}
-        self._size = size
-        self._drawn: dict[str, list[Numbers]] = {}
-
-    def add(self, label: str, drawn: Numbers) -> None:
-        """Add the random numbers of rows of one class."""
-        kept = self._drawn.setdefault(label, [])
-        kept.append(drawn)
-        if sum(map(len, kept)) >= 2 * self._size:
-            smallest = np.partition(np.concatenate(kept), self._size - 1)[: self._size].copy()
-            self._drawn[label] = [smallest]
-            self.limits[label] = int(smallest.max())
-
-
 def decide(rows: Rows, fixed: Fate, split: SplitOptions, known: npt.NDArray[np.bool_]) -> Fate:
     """Decide the fate of each row: ``TRAIN``, ``VALIDATION``, ``TEST``, ``UNLABELLED``, or the reason to leave it out.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,6 @@ from crepe_dist.data.targets import KINDS
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, read_names
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.formats.documents import check_link, list_documents
 from crepe_dist.preparing.labelling import Labelling
 from crepe_dist.settings.fields import HEADERS
 
@@ -321,3 +321,37 @@ def _sample_files() -> dict[str, Path]:
         )
     folder = Path(next(iter(spec.submodule_search_locations))) / "data" / "hutto_ICWSM_2014"
     return {label: folder / file for label, file in SAMPLE_FILES.items()}
+
+
+def check_link(path: Path, root: Path) -> None:
+    """Refuse a symbolic link that leaves a source folder: a folder from others could name any file of this machine."""
+    is_read = path.is_file() or path.is_dir()  # nothing else is
+    if path.is_symlink() and is_read and not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(
+            f"{printable(path)} is a symbolic link out of {printable(root)}",
+            f"it leads to {printable(path.resolve())}",
+            "delete it; or, if you trust the folder, copy what its links lead to: "
+            f"cp -rL {shlex.quote(printable(root))} COPY",
+        )
+
+
+def list_documents(folder: Path, root: Path | None = None) -> list[str]:
+    """List the visible files below ``folder``, sorted, relative to it. Each linked folder is visited only once.
+
+    Args:
+        root: folder that no symbolic link may leave; ``None`` if they were checked before.
+    """
+    documents: list[str] = []
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if root is not None:
+            for name in (*folders, *files):
+                check_link(Path(parent, name), root)
+        if real not in seen:
+            documents += [
+                os.path.relpath(os.path.join(parent, name), folder) for name in files if not name.startswith(".")
+            ]
+        seen.add(real)
+    return sorted(name for name in documents if (folder / name).is_file())

@@ -16,8 +16,8 @@ from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import ONE
 from crepe_dist.files import write_csv
 from crepe_dist.preparing.building import Built
-from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.labelling import ABSENT, names_of
+from crepe_dist.preparing.reading import Collected, Job
 from crepe_dist.preparing.selection import (
     REPEATED,
     SAMPLED_OUT,
@@ -46,7 +46,6 @@ def summarise(folder: Path, name: str, job: Job, collected: Collected, built: Bu
     counts = {part: _class_counts(built, built.fate == code) for code, part in enumerate(SPLITS) if part in built.rows}
     absent = collected.labels.index(ABSENT) if ABSENT in collected.labels else -1
     without = np.asarray(collected.rows["label"] == absent)
-    sampled_out = sum(collected.good.values()) - len(collected.rows) + int((built.fate == SAMPLED_OUT).sum())
     summary: dict[str, Any] = {
         "name": name,
         "version": __version__,
@@ -65,7 +64,7 @@ def summarise(folder: Path, name: str, job: Job, collected: Collected, built: Bu
             "read": sum(collected.good.values()) + collected.bad,
             "bad": built.quarantine.lines,
             "duplicates": int((built.fate == REPEATED).sum()),
-            "sampled_out": sampled_out,
+            "sampled_out": int((built.fate == SAMPLED_OUT).sum()),
             "kept": built.counts.rows,
         },
         "lengths": _lengths(built.counts.lengths, built.encoding.feature_len),

@@ -94,7 +94,7 @@ def test_parquet_with_all_its_columns(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.parquet", "-"])
 def test_a_small_file_that_expands_to_very_much_is_not_read_to_its_end(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("crepe_dist.preparing.formats.rows.ALWAYS_ALLOWED", 1 << 22)
+    monkeypatch.setattr("crepe_dist.preparing.formats.ALWAYS_ALLOWED", 1 << 22)
     texts = ["a" * 50_000] * 200  # 10 MB
     path = tmp_path / name
     if name == "a.parquet":

@@ -23,9 +23,8 @@ import pytest
 
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.checking import Rules
-from crepe_dist.preparing.formats import lines, workbook
+from crepe_dist.preparing.formats import MAX_RECORD, lines, tables
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.formats.rows import MAX_RECORD
 from crepe_dist.preparing.opening import open_source
 from crepe_dist.preparing.pool import pool
 from crepe_dist.preparing.reading import Reader
@@ -42,7 +41,7 @@ class Read:
         folder = tmp_path / f"spool-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         rules = Rules(folder, replace(reading or Reading(), class_names=class_names), SplitOptions())
-        self.reader = Reader(sources, rules, None)
+        self.reader = Reader(sources, rules)
         with pool(1) as workers:
             self.positions = list(self.reader.read(replace(workers, ahead=ahead)))
         rows = map_rows(folder / ROWS)
@@ -508,7 +507,7 @@ class TestWorkbooks:
             (tmp_path / "c.xlsx").write_bytes(broken)
             with pytest.raises(UserError, match="cannot be read as a workbook"):
                 Read(tmp_path, find_sources([str(tmp_path / "c.xlsx")]))
-        monkeypatch.setattr(workbook, "MOST", 10_000)
+        monkeypatch.setattr(tables, "MOST", 10_000)
         with pytest.raises(UserError, match="expands to"):
             Read(tmp_path, find_sources([str(path)]))
         with pytest.raises(UserError, match="from a pipe"):

@@ -72,7 +72,7 @@ def test_rows_labels_and_texts_arrive(tmp_path):
 class TestShards:
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch):
-        monkeypatch.setattr("crepe_dist.preparing.shards.SHARD_BYTES", 40 * 16)
+        monkeypatch.setattr("crepe_dist.preparing.building.SHARD_BYTES", 40 * 16)
 
     def test_several_are_read_as_one(self, tmp_path):
         prepared(tmp_path, [f"{n % 2},text {n}" for n in range(100)], validation=0.2)
@@ -411,7 +411,7 @@ def test_a_file_that_ends_early_is_taken_on_request_only(tmp_path, content, reas
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.parquet"])
 @pytest.mark.parametrize("sampled", [None, 10])
 def test_a_small_file_that_expands_to_very_much(tmp_path, monkeypatch, name, sampled):
-    monkeypatch.setattr("crepe_dist.preparing.formats.rows.ALWAYS_ALLOWED", 1 << 22)
+    monkeypatch.setattr("crepe_dist.preparing.formats.ALWAYS_ALLOWED", 1 << 22)
     texts = ["first " + "a" * 50_000, "second " + "b" * 50_000] * 100  # 10 MB
     if name == "a.parquet":
         pq.write_table(pa.table({"label": ["x", "y"] * 100, "text": texts}), tmp_path / name)

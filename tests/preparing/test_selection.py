@@ -15,7 +15,6 @@ from crepe_dist.preparing.selection import (
     UNKNOWN,
     UNLABELLED,
     VALIDATION,
-    Reservoir,
     SplitOptions,
     decide,
     draw,
@@ -101,18 +100,6 @@ class TestSample:
         kept = np.flatnonzero(fate <= TEST)
         first = np.argsort(draw(0, 1, 0, made["line"][kept]))[:5000]
         assert abs((fate[kept[first]] == TEST).mean() - 0.5) < 0.03
-
-    def test_the_reservoir_never_drops_what_is_in_the_sample(self):
-        drawn = draw(0, 1, 0, np.arange(5000))
-        reservoir = Reservoir(100)
-        kept = []
-        for start in range(0, 5000, 37):
-            numbers = drawn[start : start + 37]
-            numbers = numbers[numbers <= reservoir.limits.get("x", 2**64 - 1)]
-            kept += numbers.tolist()
-            reservoir.add("x", numbers)
-        assert set(np.sort(drawn)[:100].tolist()) <= set(kept)
-        assert len(kept) < 1500
 
 
 class TestDuplicates:

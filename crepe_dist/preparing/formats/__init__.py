@@ -1,1 +1,155 @@
-"""File formats. Each has a cutter, which runs in one process and yields blocks, and a parser, which runs in workers."""
+"""Types common to all formats: rows, unusable rows, batches and open files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from crepe_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from crepe_dist.preparing.formats.columns import Columns
+
+BLOCK = 1 << 21  # bytes that are parsed together
+MAX_RECORD = 1 << 20  # bytes per row; longer ones usually come from a broken file
+MAX_EXPANSION = 200  # of gzip's largest, 1,032; texts compress 3 to 20 times
+ALWAYS_ALLOWED = 1 << 30  # bytes to which any file may expand
+EXCERPT = 80  # characters
+LOOK_AT = 200  # rows from which a header and columns are detected
+EMPTY = "empty text"
+TOO_LONG = f"longer than {MAX_RECORD:,} bytes"
+FROM_WINDOWS = 'save the file as "CSV UTF-8" in Excel, or name its encoding, such as --encoding cp1252'
+
+
+class Row(NamedTuple):
+    """A document.
+
+    Attributes:
+        line: its first line, from 1; its row number in formats without lines.
+        cells: values of all columns, if requested.
+        weight: weight as read; ``None`` without a column of weights.
+        id: id as read; empty without a column of ids.
+    """
+
+    line: int
+    label: str
+    text: str
+    cells: tuple[str, ...] = ()
+    weight: str | None = None
+    id: str = ""
+
+
+class BadRow(NamedTuple):
+    """One or more unusable lines from ``line`` on, with the reason and the start of the first line."""
+
+    line: int
+    reason: str
+    excerpt: str
+    lines: int = 1
+
+
+class Batch(NamedTuple):
+    """Rows that a worker parses together.
+
+    Attributes:
+        line: number of the first row, or of its first line.
+        content: what the parser of the format takes, such as lines in UTF-8 or an Arrow batch.
+        size: bytes after decompression.
+        bad: rows that could not be read.
+    """
+
+    line: int
+    content: Any
+    size: int
+    bad: tuple[BadRow, ...] = ()
+
+
+class Parsed(NamedTuple):
+    """Rows of a batch. Bytes that are not UTF-8 may appear as lone surrogates."""
+
+    rows: list[Row]
+    bad: list[BadRow]
+
+
+class File(Protocol):
+    """A file, or a folder of documents, that batches are read from."""
+
+    @property
+    def position(self) -> int:
+        """Number of bytes read so far."""
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the whole file."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+class OpenFile(NamedTuple):
+    """A file that is read, in its format.
+
+    Attributes:
+        name: its name in errors.
+        parse: parser of a batch, which is sent to a worker with it.
+        reads: description of the columns read, for the report.
+        texts: names of the columns of the text; empty if columns have no names.
+        columns: all columns; ``None`` in formats without them.
+        kept: names of the columns in ``Row.cells``.
+        delimiter: delimiter of a CSV file; a comma for other formats.
+    """
+
+    name: str
+    file: File
+    batches: Iterable[Batch]
+    parse: Callable[[Batch], Parsed]
+    format: str
+    reads: str = ""
+    texts: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    delimiter: str = ","
+    columns: Columns | None = None
+
+    @property
+    def label(self) -> str:
+        """Name of the column of the label; empty if there is none, or if columns have no names."""
+        if not self.texts or self.columns is None or self.columns.label is None:
+            return ""
+        return self.columns.names[self.columns.label]
+
+    def checked(self) -> Iterator[Batch]:
+        """Yield the batches; refuse data that were made to expand before they fill the disk or memory."""
+        expanded = 0
+        for batch in self.batches:
+            expanded += batch.size
+            limit = max(ALWAYS_ALLOWED, MAX_EXPANSION * self.file.position)
+            if expanded > limit:
+                raise UserError(
+                    f"{self.name} expands to more than {limit / 1e9:,.1f} GB",
+                    f"that is {MAX_EXPANSION} times what was read of it",
+                    "if it is meant to, decompress it first, as gunzip does",
+                )
+            yield batch
+
+    def parsed(self) -> Iterator[Parsed]:
+        """Parse all batches in this process, and close the file."""
+        for batch in self.checked():
+            parsed = self.parse(batch)
+            yield parsed._replace(bad=[*parsed.bad, *batch.bad])
+        self.file.close()
+
+
+def check_text(text: str) -> bytes:
+    """Encode a document's text as UTF-8; raise ``ValueError`` if it is unusable."""
+    if not text or text.isspace():
+        raise ValueError(EMPTY)
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("not UTF-8") from None
+
+
+def excerpt(text: str | bytes, length: int = EXCERPT) -> str:
+    """Return the first characters of unusable data as valid text."""
+    if isinstance(text, bytes):
+        return text[:length].decode("utf-8", "replace")
+    return text[:length].encode("utf-8", "replace").decode()

@@ -11,7 +11,7 @@ from functools import partial
 
 from crepe_dist.data.composition import SEPARATOR, join
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats.rows import Row
+from crepe_dist.preparing.formats import Row
 from crepe_dist.preparing.labelling import cell_of
 
 LABELS = (

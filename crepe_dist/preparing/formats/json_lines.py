@@ -10,9 +10,7 @@ from itertools import islice
 from typing import Any
 
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats.columns import LABELS, Columns, Wanted, choose_named
-from crepe_dist.preparing.formats.lines import Lines
-from crepe_dist.preparing.formats.rows import (
+from crepe_dist.preparing.formats import (
     LOOK_AT,
     MAX_RECORD,
     TOO_LONG,
@@ -23,6 +21,8 @@ from crepe_dist.preparing.formats.rows import (
     Row,
     excerpt,
 )
+from crepe_dist.preparing.formats.columns import LABELS, Columns, Wanted, choose_named
+from crepe_dist.preparing.formats.lines import Lines
 from crepe_dist.preparing.labelling import DECODER, MANY
 
 MAX_DEPTH = 4  # levels of nested objects whose keys are listed

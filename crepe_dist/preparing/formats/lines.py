@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats.rows import (
+from crepe_dist.preparing.formats import (
     BLOCK,
     EXCERPT,
     MAX_RECORD,

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from crepe_dist import files
 from crepe_dist.errors import UserError
+from crepe_dist.preparing.formats import BLOCK, MAX_RECORD, TOO_LONG, BadRow, Batch, OpenFile, Parsed, excerpt
 from crepe_dist.preparing.formats.columns import Columns, Wanted, choose_named
 from crepe_dist.preparing.formats.lines import GZIP
-from crepe_dist.preparing.formats.rows import BLOCK, MAX_RECORD, TOO_LONG, BadRow, Batch, OpenFile, Parsed, excerpt
 
 MAX_ROWS = 8192  # read at a time
 MAX_SIZE = 1 << 25  # bytes read at a time, if all rows are of one length

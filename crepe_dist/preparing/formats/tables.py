@@ -1,26 +1,20 @@
-"""Tables: CSV, TSV, and rows of workbooks, with or without a header line."""
+"""Tables: CSV, TSV, and workbooks of Excel, with or without a header line."""
 
 from __future__ import annotations
 
 import csv
 import io
+import warnings
+import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from itertools import chain, islice
+from pathlib import Path
 
+from crepe_dist import files
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats.columns import (
-    Columns,
-    Wanted,
-    choose_named,
-    choose_numbered,
-    is_header,
-    may_be_header,
-)
-from crepe_dist.preparing.formats.lines import Lines, numbered
-from crepe_dist.preparing.formats.rows import (
+from crepe_dist.preparing.formats import (
     FROM_WINDOWS,
     LOOK_AT,
     MAX_RECORD,
@@ -31,39 +25,51 @@ from crepe_dist.preparing.formats.rows import (
     Parsed,
     excerpt,
 )
-
-if TYPE_CHECKING:
-    from crepe_dist.preparing.formats.workbook import Sheet
+from crepe_dist.preparing.formats.columns import (
+    Columns,
+    Wanted,
+    choose_named,
+    choose_numbered,
+    is_header,
+    may_be_header,
+)
+from crepe_dist.preparing.formats.lines import Lines, numbered
 
 # A record with wrong quoting is skipped up to the line where its quotes balance, if that is within this many lines.
 # Otherwise only its first line is skipped, so that a stray quote does not swallow the file.
 BROKEN_LINES = 50
 DELIMITERS = ",;\t|"
+MAX_ROWS = 1 << 20  # of a sheet in Excel; openpyxl yields a blank row for each number that is missing
+SHEET_ROWS = 256  # in a batch
+MOST = 1 << 29  # bytes of a workbook after decompression; openpyxl keeps all its strings in memory
+REMEDY = "save the sheet as CSV UTF-8"
 NumberedFields = tuple[int, list[str]]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Parser of tables. A batch holds lines of TSV, or rows that are already divided into fields.
+    """Parser of tables. A batch holds lines, or rows that are already divided into fields.
 
     Args:
         label: class of all rows, if the file name gives it.
         keep: keep the values of all columns in ``Row.cells``.
-        pads: rows may leave out empty fields at their end.
     """
 
+    kind: str
     columns: Columns
     label: str | None = None
     delimiter: str = ","
     keep: bool = False
-    pads: bool = False
 
     def parse(self, batch: Batch) -> Parsed:
         result = Parsed([], [])
-        width = len(self.columns.names)
-        rows = _tsv_rows(numbered(batch)) if isinstance(batch.content, bytes) else batch.content
+        rows, width = batch.content, len(self.columns.names)
+        if isinstance(rows, bytes) and self.kind == "csv":
+            rows, result.bad[:], _ = _csv_rows(_lines_of(rows), self.delimiter, batch.line)
+        elif isinstance(rows, bytes):
+            rows = _tsv_rows(numbered(batch))
         for line, fields in rows:
-            if self.pads:
+            if self.kind == "xlsx":  # empty fields at the end of a row are left out
                 fields += [""] * (width - len(fields))
             if sum(map(len, fields)) > MAX_RECORD:
                 reason = TOO_LONG
@@ -76,82 +82,136 @@ class Table:
         return result
 
 
+@dataclass(frozen=True)
 class CsvRecords:
-    """Records of a CSV file, by the strict rules of RFC 4180, because otherwise a stray quote would swallow rows.
+    """Batches of whole records of a CSV file, by the strict rules of RFC 4180: else a stray quote would swallow rows.
 
-    Python's ``csv`` reads them. It cannot continue after a broken record, hence the lines of a record are kept until
-    it has been read, and reading starts again after those that are skipped.
+    Workers divide them into fields. Only lines with quotes are looked at here, for where the records end.
     """
 
-    def __init__(self, lines: Lines, delimiter: str) -> None:
-        self._batches = iter(lines)
-        self._delimiter = delimiter
-        self._lines: list[str] = []
-        self._first = 1  # number of the first of them
-        self._record = self._next = 0  # index of the first line of the record, and of the next line to read
-        self._size = 0  # bytes since the last batch
-        self._ends: tuple[BadRow, ...] = ()  # lines that are lost where the file ends early
+    lines: Iterable[Batch]
+    delimiter: str
 
     def __iter__(self) -> Iterator[Batch]:
-        csv.field_size_limit(2 * MAX_RECORD)
-        reader = self._reader()
-        while self._fetch():
-            rows: list[NumberedFields] = []
-            bad: list[BadRow] = []
-            while self._next < len(self._lines):
-                self._record = self._next
-                try:
-                    fields = next(reader)
-                except csv.Error as error:
-                    bad.append(self._skip_broken(error))
-                    reader = self._reader()
-                else:
-                    if fields:
-                        rows.append((self._first + self._record, fields))
-            self._record, size, self._size = self._next, self._size, 0
-            yield Batch(self._first, rows, size, tuple(bad))
-        if self._ends:
-            yield Batch(self._first, [], 0, self._ends)
+        rest, first = b"", 1
+        for batch in chain(self.lines, [Batch(0, b"", 0)]):
+            if not rest and b'"' not in batch.content:
+                yield batch
+                continue
+            first = first if rest else batch.line
+            lines = _lines_of(rest + batch.content)
+            rows, bad, used = _csv_rows(lines, self.delimiter, first, is_last=not batch.content)
+            whole, rest = ("".join(some).encode("utf-8", "surrogateescape") for some in (lines[:used], lines[used:]))
+            yield Batch(first, rows if bad else whole, batch.size, (*bad, *batch.bad))
+            first += used
 
-    def _reader(self) -> Any:
-        return csv.reader(self._lines_of_records(), delimiter=self._delimiter, strict=True)
 
-    def _lines_of_records(self) -> Iterator[str]:
-        while self._next < len(self._lines) or self._fetch():
-            self._next += 1
-            yield self._lines[self._next - 1]
+def _lines_of(data: bytes) -> list[str]:
+    return list(io.StringIO(data.decode("utf-8", "surrogateescape"), newline="\n"))
 
-    def _fetch(self) -> bool:
-        """Add more lines to those of the record, unless the file ends or the record does not."""
-        self._lines = self._lines[self._record :]
-        self._first, self._next, self._record = self._first + self._record, self._next - self._record, 0
-        if sum(map(len, self._lines)) > 2 * MAX_RECORD:
-            return False
-        batch = next(self._batches, None)
-        if batch is None or batch.bad:
-            self._ends = batch.bad if batch else self._ends
-            return False
-        self._first = self._first if self._lines else batch.line
-        self._lines += io.StringIO(batch.content.decode("utf-8", "surrogateescape"), newline="\n")
-        self._size += batch.size
-        return True
 
-    def _skip_broken(self, error: csv.Error) -> BadRow:
-        while not (lines := _broken_lines(self._lines[self._record :])) and self._fetch():
-            pass
-        text = excerpt(self._lines[self._record].rstrip("\r\n"))
-        self._next = self._record + (lines or 1)
-        return BadRow(self._first + self._record, f"not CSV: {error}", text, lines or 1)
+def _csv_rows(
+    lines: Sequence[str], delimiter: str, first: int, *, is_last: bool = True
+) -> tuple[list[NumberedFields], list[BadRow], int]:
+    """Divide lines into records and their fields; return the rows, those that are broken, and how many lines they are.
+
+    Args:
+        first: number of the first line.
+        is_last: the file ends with these lines; else an incomplete record waits for more of them.
+    """
+    csv.field_size_limit(2 * MAX_RECORD)
+    rows: list[NumberedFields] = []
+    bad: list[BadRow] = []
+    start = 0  # of the record
+    while start < len(lines):
+        begin, left = start, map(lines.__getitem__, range(start, len(lines))) if start else lines
+        reader = csv.reader(left, delimiter=delimiter, strict=True)
+        try:
+            for fields in reader:
+                if fields:
+                    rows.append((first + start, fields))
+                start = begin + reader.line_num
+        except csv.Error as error:
+            skipped = _broken_lines(lines[start : start + BROKEN_LINES])
+            at_end = begin + reader.line_num == len(lines) or not skipped
+            if not is_last and at_end and sum(map(len, lines[start:])) <= 2 * MAX_RECORD:
+                break
+            bad.append(BadRow(first + start, f"not CSV: {error}", excerpt(lines[start].rstrip("\r\n")), skipped or 1))
+            start += skipped or 1
+    return rows, bad, start
 
 
 def _broken_lines(lines: Sequence[str]) -> int:
     """Return the number of lines of the broken record that begins these; 0 if more lines are needed to tell."""
     quotes = 0
-    for count, line in enumerate(lines[:BROKEN_LINES], start=1):
+    for count, line in enumerate(lines, start=1):
         quotes += line.count('"')
         if quotes % 2 == 0:
             return count
     return 1 if len(lines) >= BROKEN_LINES else 0
+
+
+class Sheet:
+    """Reader of the first sheet of a workbook of Excel, in bounded memory.
+
+    Attributes:
+        first: the first rows that are not empty, each with its number.
+        sheets: number of sheets in the workbook.
+
+    Raises:
+        UserError: It is no workbook, is damaged, or expands too much.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
+        self.sheets = 0
+        self._rows = self._read()
+        self.first = list(islice(self._rows, LOOK_AT))
+        self.position = path.stat().st_size
+
+    def sha256(self) -> str:
+        return files.sha256(self._path)
+
+    def close(self) -> None:
+        self._rows.close()
+
+    def skip_lines(self, last: int) -> None:
+        """Skip the rows up to a number."""
+        self.first = [row for row in self.first if row[0] > last]
+
+    def __iter__(self) -> Iterator[Batch]:
+        rows = chain(self.first, self._rows)
+        while content := list(islice(rows, SHEET_ROWS)):
+            yield Batch(content[0][0], content, 0)
+
+    def _read(self) -> Generator[NumberedFields, None, None]:
+        import openpyxl  # takes 0.2 s to import
+
+        try:
+            with zipfile.ZipFile(self._path) as archive:  # which never yields more than these sizes
+                size = sum(member.file_size for member in archive.infolist())
+            if size > MOST:
+                raise UserError(f"{self._name} expands to {size:,} bytes, and the limit is {MOST:,}", remedy=REMEDY)
+            with self._path.open("rb") as stream:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # about styles
+                    book = openpyxl.load_workbook(stream, read_only=True, data_only=True, keep_links=False)
+                self.sheets = len(book.worksheets)
+                sheet = book.worksheets[0]
+                sheet.reset_dimensions()  # which may be wrong
+                for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
+                    if number > MAX_ROWS:
+                        raise ValueError(f"it has more than {MAX_ROWS:,} rows")
+                    cells = ["" if cell is None else str(cell) for cell in row]
+                    while cells and not cells[-1]:
+                        cells.pop()
+                    if cells:
+                        yield number, cells
+        except UserError:
+            raise
+        except Exception as error:  # openpyxl may raise anything
+            why = f"{type(error).__name__}: {error}"[:300]
+            raise UserError(f"{self._name} cannot be read as a workbook", why, REMEDY) from error
 
 
 def open_table(
@@ -207,7 +267,7 @@ def open_table(
         columns = choose_numbered(name, _usual_width(rows), wanted, label_given=label is not None, rows=rows)
     reads = columns.describe() + ("" if delimiter in ",\t" else f", separated by {delimiter}") if rows else ""
     batches = CsvRecords(file, delimiter) if isinstance(file, Lines) and kind == "csv" else file
-    table = Table(columns, label, delimiter, keep, pads=kind == "xlsx")
+    table = Table(kind, columns, label, delimiter, keep)
     kept = columns.names if keep else ()
     return OpenFile(name, file, batches, table.parse, kind, reads, texts, kept, delimiter, columns)
 
