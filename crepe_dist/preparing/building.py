@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -110,7 +110,8 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
     usable = np.array([names.issuperset(names_of(label, job.labelled)) for label in collected.labels], np.bool_)
     fate = decide(collected.rows, fixed, replace(job.split, **shares), usable)
     class_names = job.reading.class_names
-    classes = sorted(names, key=_label_order) if class_names is None else _renamed(class_names, job)
+    renamed = None if class_names is None else list(dict.fromkeys(job.merged.get(name, name) for name in class_names))
+    classes = renamed or sorted(names, key=_label_order)
     classes = classes if job.classes is None else list(job.classes)
     quarantine = write_quarantine(folder, job, collected, fate)
     check(job, collected, fate, classes, quarantine)
@@ -227,10 +228,6 @@ def _write_origins(folder: Path, part: str, collected: Collected, chosen: npt.ND
             yield np.stack([rows[name].astype(np.uint64) for name in ("file", "line", "exact")], axis=1)
 
     return write_pieces(folder, origins_file(part), np.uint64, (len(chosen), ORIGIN_COLUMNS), pieces())
-
-
-def _renamed(names: Sequence[str], job: Job) -> list[str]:
-    return list(dict.fromkeys(job.merged.get(name, name) for name in names))
 
 
 def _labels(kind: str, collected: Collected, number: dict[str, int]) -> tuple[npt.NDArray[np.int32], Targets]:

@@ -61,11 +61,7 @@ def read_corrections(path: Path) -> Corrections:
     wanted = Wanted(label="label", texts=("suggested",))
     table = open_table("csv", Lines(path), name, wanted, "yes", None, keep=True)
     if missing := [column for column in COLUMNS if column not in table.kept]:
-        raise UserError(
-            f"{name} has no column {missing[0]!r}",
-            f"it has {', '.join(table.kept)}"[:500],
-            "give the label_errors.csv of inspect; rows may be deleted and suggestions changed, but no column",
-        )
+        raise UserError(f"{name} has no column {missing[0]!r}", remedy="give the label_errors.csv of inspect")
     for parsed in table.parsed():
         for bad in parsed.bad:
             raise UserError(f"{name}:{bad.line} cannot be read", bad.reason, "correct the line, or delete it")
@@ -133,10 +129,7 @@ def _spelled(suggested: str, job: Job, labels: list[str], file: str) -> str:
         if label.strip() in known:
             return label.strip()
         alike = difflib.get_close_matches(label, known, 1)
-        raise UserError(
-            f"{file} gives a row the label {label!r:.60}, which no row of the sources has",
-            "a new class needs rows that have it",
-            f"did you mean {alike[0]!r:.60}?" if alike else "correct the list, or leave the suggestion empty",
-        )
+        remedy = f"did you mean {alike[0]!r:.60}?" if alike else "correct the list, or leave the suggestion empty"
+        raise UserError(f"{file} gives a row the label {label!r:.60}, which no row of the sources has", remedy=remedy)
 
     return name(suggested) if job.labelled == ONE else job.reading.labelling.label(suggested, name)

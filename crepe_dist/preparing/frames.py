@@ -103,11 +103,8 @@ def _columns(items: Sequence[tuple[str, Any]], name: str) -> dict[str, Sequence[
 def _check_text(name: str, column: str, values: Sequence[Any]) -> None:
     first = next((value for value in values if not is_missing(value)), None)
     if first is not None and not isinstance(first, str):
-        raise UserError(
-            f"{name}: column {column!r} is not text",
-            f"its first value is {first!r:.40}, of type {type(first).__name__}",
-            "name a column of strings with --text",
-        )
+        what = f"{name}: column {column!r} is not text, but {first!r:.40} of type {type(first).__name__}"
+        raise UserError(what, remedy="name a column of strings with --text")
 
 
 def is_missing(value: object) -> bool:

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -87,20 +87,20 @@ def prepare(
         UserError: ``out`` exists, too many rows are unusable, there are fewer than two classes, or the disk is full.
     """
     options = options or PrepareOptions()
-    reading = _named(options.reading, sources)
-    job = Job(
-        tuple((source.name, source.part) for source in sources),
-        reading,
-        encoding,
-        fit or Fit(),
-        split,
-        options.max_bad,
-        options.classes,
-    )
-    with new_folder(out, options.overwrite) as partial, _workers(sources, options) as workers:
+    reading = options.reading
+    if reading.class_names is None and not reading.columns.labels:
+        reading = replace(reading, class_names=find_class_names(sources))
+    names = tuple((source.name, source.part) for source in sources)
+    job = Job(names, reading, encoding, fit or Fit(), split, options.max_bad, options.classes)
+    total = sum(source.bytes for source in sources)
+    is_small = total < SMALL and all(source.path for source in sources)
+    processes = options.processes or (1 if is_small else machine.cores())
+    with new_folder(out, options.overwrite) as partial, pool(processes) as workers:
         folder = partial / "spool"
         folder.mkdir()
-        reader = _read(sources, Rules(folder, reading, split), options, workers)
+        reader = Reader(sources, Rules(folder, reading, split))
+        for done in reader.read(workers):
+            options.show(Progress("reading", done, total))
         files = {file: asdict(count) for file, count in reader.files.items()}
         texts = [folder / name for name in reader.texts]
         with (folder / BAD_ROWS).open(encoding="utf-8") as bad:
@@ -110,35 +110,9 @@ def prepare(
             )  # fmt: skip
             summary = _build(partial, out, job, collected, workers, options)
         shutil.rmtree(folder)
-    _finish(out, options.classes)
-    return summary
-
-
-def _workers(sources: Sequence[Source], options: PrepareOptions) -> AbstractContextManager[Workers]:
-    small = sum(source.bytes for source in sources) < SMALL and all(source.path for source in sources)
-    return pool(options.processes or (1 if small else machine.cores()))
-
-
-def _named(reading: Reading, sources: Sequence[Source]) -> Reading:
-    """Complete the options of reading by the names of classes beside the sources."""
-    if reading.class_names is not None or reading.columns.labels:
-        return reading
-    return replace(reading, class_names=find_class_names(sources))
-
-
-def _read(sources: Sequence[Source], rules: Rules, options: PrepareOptions, workers: Workers) -> Reader:
-    """Read sources into the folder of the rules."""
-    reader = Reader(sources, rules)
-    total = sum(source.bytes for source in sources)
-    for done in reader.read(workers):
-        options.show(Progress("reading", done, total))
-    return reader
-
-
-def _finish(out: Path, classes: Sequence[str] | None = None) -> None:
-    """Check the new folder and remove the quarantine of a failed attempt."""
-    open_dataset(out, trains=classes is None)
+    open_dataset(out, trains=options.classes is None)
     quarantine_beside(out).unlink(missing_ok=True)
+    return summary
 
 
 def _build(
@@ -226,8 +200,5 @@ def check_out(out: Path, overwrite: bool) -> None:
     if not overwrite:
         raise UserError(f"{out} exists", remedy="choose another --out, or replace it with --overwrite")
     if not (out / dataset.MANIFEST).is_file() or not all(OURS.fullmatch(path.name) for path in out.iterdir()):
-        raise UserError(
-            f"{out} is not replaced",
-            "it is not a prepared data set, or it contains other files",
-            "choose another --out",
-        )
+        why = "it is not a prepared data set, or it contains other files"
+        raise UserError(f"{out} is not replaced", why, "choose another --out")

@@ -163,11 +163,8 @@ def _check_room(shown: str, total: int, folder: Path) -> None:
     """Refuse what cannot fit on the disk before any of it is copied."""
     free = shutil.disk_usage(folder.parent).free
     if total > free:
-        raise UserError(
-            f"{shown} does not fit on the disk",
-            f"its size is given as {total:,} bytes, and {free:,} are free on the disk of {folder.parent}",
-            "free some space there",
-        )
+        what = f"{shown} does not fit on the disk of {folder.parent}"
+        raise UserError(what, f"its size is given as {total:,} bytes, and {free:,} are free", "free some space there")
 
 
 def _write(chunks: Iterator[bytes], copy: Path, size: int | None, shown: str) -> Iterator[int]:
@@ -182,18 +179,12 @@ def _write(chunks: Iterator[bytes], copy: Path, size: int | None, shown: str) ->
             stream.write(chunk)
             yield received
     if size is None and received > limit:
-        raise UserError(
-            f"{shown} does not end",
-            f"more than {limit:,} bytes arrived, and its size is not given",
-            "if it is meant to be so large, download it yourself and name the copy",
-        )
+        remedy = "if it is meant to be so large, download it yourself and name the copy"
+        raise UserError(f"{shown} does not end: more than {limit:,} bytes arrived", remedy=remedy)
     if size is not None and received != size:
         arrived = f"{received:,}" if received < size else "more"
-        raise UserError(
-            f"{shown} has changed or was cut off",
-            f"{copy.name} has {size:,} bytes, and {arrived} arrived",
-            "run the command again",
-        )
+        why = f"{copy.name} has {size:,} bytes, and {arrived} arrived"
+        raise UserError(f"{shown} has changed or was cut off", why, "run the command again")
 
 
 def _chunks(url: str, system: Any, name: str) -> Iterator[bytes]:

@@ -211,11 +211,8 @@ def _named(name: str, reading: Reading) -> list[Source]:
     if not path.exists():
         raise UserError(f"{path} does not exist", remedy="give files, folders, - for a pipe, or `sample`")
     if (path / MANIFEST).is_file() and (path / "train.labels.npy").is_file():
-        raise UserError(
-            f"{path} is a prepared data set",
-            "it keeps codes of the training texts, not the texts themselves",
-            f"train with it: {invocation.typed('train')} --data {path}; or prepare its source",
-        )
+        remedy = f"train with it: {invocation.typed('train')} --data {path}; or prepare its source"
+        raise UserError(f"{path} is a prepared data set", remedy=remedy)
     if path.is_dir():
         return list(_in_folder(path, path, reading))
     if path.is_char_device() or path.is_block_device() or path.is_socket():
@@ -226,11 +223,7 @@ def _named(name: str, reading: Reading) -> list[Source]:
 def _file(path: Path, name: str, reading: Reading) -> Source:
     kind = reading.format or by_suffix(path)
     if kind == "folder":
-        raise UserError(
-            f"{name} is a file",
-            "--input-format folder reads a folder with a subfolder for each class",
-            "name the folder, or leave --input-format out",
-        )
+        raise UserError(f"{name} is a file", remedy="name the folder, or leave --input-format out")
     category = AMAZON.fullmatch(path.name)
     return Source(path, name, format=kind, label=category[1] if category and kind == "jsonl" else None)
 
@@ -248,11 +241,7 @@ def _in_folder(folder: Path, root: Path, reading: Reading, above: tuple[str, ...
     """
     real = os.path.realpath(folder)
     if real in above or len(above) > MAX_DEPTH:
-        raise UserError(
-            f"{folder} is nested too deeply",
-            "symbolic links form a cycle, or there are too many levels of folders",
-            "name the files themselves",
-        )
+        raise UserError(f"{folder} is nested too deeply, perhaps by links", remedy="name the files themselves")
     above = (*above, real)
     visible = (path for path in folder.iterdir() if not path.name.startswith("."))
     entries = sorted(path for path in visible if path.is_dir() or path.is_file())
@@ -268,9 +257,8 @@ def _in_folder(folder: Path, root: Path, reading: Reading, above: tuple[str, ...
     named = [(path, part) for path in data if (part := _part_of(path))]
     if named and (len(named) == len(data) or any(part == "train" for _, part in named)):
         for path, part in named:
-            inner = (
-                _in_folder(path, root, reading, above) if path.is_dir() else [_file(path, _below(path, root), reading)]
-            )
+            is_file = path.is_file()
+            inner = [_file(path, _below(path, root), reading)] if is_file else _in_folder(path, root, reading, above)
             yield from (s if s.part == UNLABELLED else replace(s, part=part) for s in inner)
         return
     if named:

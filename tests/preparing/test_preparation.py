@@ -24,7 +24,7 @@ from crepe_dist.data.dataset import QUARANTINE, open_dataset
 from crepe_dist.data.loader import epoch_order
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.auto_encoding import Fit, fitting_length
+from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, find_sources
@@ -189,33 +189,6 @@ class TestProcesses:
         assert found.codes == MAX_CHARACTERS
         assert found.paired
         assert found.alphabet[:8] == " έαβγδ一丁"
-
-    def test_length_is_fitted_to_codes(self, tmp_path):
-        rare = [chr(0x4E00 + number) for number in range(600)]
-        lines = [f"a,{'words and words ' * 5}" for _ in range(1800)]
-        lines += ["b," + "".join(rare[(n * k) % 600] for k in range(1, 301)) for n in range(1, 201)]
-        path = tmp_path / "rows.csv"
-        path.write_text("\n".join(lines), "utf-8")
-        sources, fit = find_sources([str(path)]), Fit(length=True, alphabet="made")
-        learnt = prepare(sources, tmp_path / "learnt", Encoding(), SplitOptions(), None, fit)
-        encoding = open_dataset(tmp_path / "learnt").encoding
-        assert encoding.paired
-        assert encoding.feature_len > 450
-        assert learnt["lengths"]["cut"] < 0.01
-
-
-@pytest.mark.parametrize(
-    ("characters", "length"),
-    [
-        ([5] * 10, 123),
-        ([124] * 10, 150),
-        ([150] * 98 + [160, 9000], 177),
-        ([4093] * 10, 4092),
-        ([1 << 20], 4092),
-    ],
-)
-def test_the_length_that_fits(characters, length):
-    assert fitting_length(np.array(characters, dtype=np.uint32)) == length
 
 
 class TestReport:

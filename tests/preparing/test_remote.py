@@ -94,25 +94,6 @@ def test_what_cannot_be_read_is_explained_without_secrets(memory, tmp_path):
     assert beside(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("front", "message", "remedy"),
-    [
-        ("uv run ", "Install s3fs to access S3", "uv pip install s3fs"),
-        ("", "Please install huggingface_hub to access HfFileSystem", "pip install huggingface_hub"),
-        ("", "No module named 'x'", "install that library"),
-    ],
-)
-def test_a_library_that_is_missing_can_be_installed_by_copying(memory, tmp_path, monkeypatch, front, message, remedy):
-    def fail(*_, **__):
-        raise ImportError(message)
-
-    monkeypatch.setattr("crepe_dist.invocation.front", lambda: front)
-    monkeypatch.setattr("fsspec.core.url_to_fs", fail)
-    with pytest.raises(UserError) as caught:
-        crepe_dist.prepare("memory://bucket/train.csv", tmp_path / "out")
-    assert (caught.value.why, caught.value.remedy) == (message, remedy)
-
-
 def test_a_name_cannot_leave_the_folder_of_copies(memory, tmp_path, monkeypatch):
     memory.pipe("/bucket/folder/train.csv", TABLE)
     listed = {"/bucket/folder/../../../train.csv": {"size": len(TABLE)}}

@@ -126,14 +126,3 @@ class TestDuplicates:
             earliest.setdefault(keys[row], row)
         expected = {row: earliest[keys[row]] for row in np.flatnonzero(fate <= UNLABELLED)}
         assert whole == {row: first for row, first in expected.items() if row != first}
-
-    def test_a_tie_at_the_limit_goes_to_the_first_rows(self):
-        drawn = np.array([5, 3, 5, 1, 5], np.uint64)
-        assert [np.flatnonzero(selection._smallest(drawn, count)).tolist() for count in range(6)] == [
-            [], [3], [1, 3], [0, 1, 3], [0, 1, 2, 3], [0, 1, 2, 3, 4],
-        ]  # fmt: skip
-
-    def test_exact_and_near(self):
-        made = rows(4, near=[1, 1, 1, 2], exact=[1, 2, 1, 3], label=0)
-        assert counts(fates(made, dedupe="exact", test=0.0))[REPEATED] == 1
-        assert counts(fates(made, dedupe="near", test=0.0))[REPEATED] == 2

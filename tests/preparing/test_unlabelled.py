@@ -87,16 +87,6 @@ def test_every_format_with_and_without_labels(labelled, tmp_path, name):
     assert ("ignored" in ignored) == (name.startswith("labels") or name.endswith(".ft"))
 
 
-def test_they_have_no_labels_that_could_be_misread(labelled, tmp_path):
-    _, data = made(labelled, written(tmp_path / "u.txt", TEXTS))
-    assert "unlabelled" not in data.splits
-    assert not hasattr(data.unlabelled, "labels")
-    assert not list((tmp_path / "out").glob("unlabelled.labels*"))
-    assert data.class_counts().sum() == len(data.splits["train"]) == 32
-    with pytest.raises(KeyError):
-        data.class_counts("unlabelled")
-
-
 class TestDuplicates:
     @pytest.mark.parametrize("dedupe", ["no", "exact", "near"])
     def test_a_labelled_text_is_not_also_unlabelled(self, labelled, tmp_path, dedupe):
@@ -111,12 +101,6 @@ class TestDuplicates:
     def test_nothing_new_is_an_error(self, labelled):
         with pytest.raises(UserError, match="no usable row was found in the unlabelled files"):
             made(labelled, labelled)
-
-
-@pytest.mark.parametrize("validation", [0, 0.2])
-def test_a_missing_validation_split_is_a_warning(labelled, tmp_path, validation):
-    summary, _ = made(labelled, written(tmp_path / "u.txt", TEXTS), validation=validation)
-    assert any("validation split" in each["what"] for each in summary["warnings"]) != bool(validation)
 
 
 class TestRowsWithoutLabel:
@@ -136,16 +120,6 @@ class TestRowsWithoutLabel:
         assert texts == [f"text {n}" for n in range(0, 40, 4)]
         assert data.classes == ["a", "b"]
         assert (summary["rows"]["bad"], summary["unlabelled"]["rows"]) == (0, 10)
-
-    def test_of_test_files_are_left_out(self, partly, labelled):
-        sources = find_sources([str(labelled)], test=str(partly))
-        options = PrepareOptions(Reading(), max_bad=1)
-        prepare(sources, partly.parent / "out", ENCODING, SplitOptions(keep_unlabelled=True), options)
-        assert open_dataset(partly.parent / "out").unlabelled is None
-
-    def test_a_sample_of_each_class_leaves_them(self, partly):
-        _, data = made(partly, keep_unlabelled=True, max_per_class=5)
-        assert (len(data.unlabelled), sum(map(len, data.splits.values()))) == (10, 10)
 
     @pytest.mark.parametrize("kind", ["several", "soft"])
     def test_of_several_and_soft_labels(self, tmp_path, kind):
@@ -228,22 +202,8 @@ class TestFolders:
         assert len(data.unlabelled) == 6
         assert str(data.origin("unlabelled", 0)) == "train/unsup:1 (0.txt)"
 
-    def test_all_files_of_a_folder_count(self, labelled, tmp_path):
-        (tmp_path / "more" / "deep").mkdir(parents=True)
-        written(tmp_path / "more" / "test.csv", TEXTS[:10])
-        written(tmp_path / "more" / "deep" / "train.jsonl", TEXTS[10:])
-        _, data = made(labelled, tmp_path / "more")
-        assert len(data.unlabelled) == 30
-
 
 class TestUnusableRows:
-    def test_are_quarantined(self, labelled, tmp_path):
-        path = tmp_path / "u.txt"
-        path.write_bytes("\n".join(TEXTS).encode() + b"\n\xff bad\n")
-        summary, data = made(labelled, path, how=PrepareOptions(max_bad=0.1))
-        assert len(data.unlabelled) == 30
-        assert summary["quarantine"]["reasons"] == {"not UTF-8": 1}
-
     def test_too_many_are_an_error(self, labelled, tmp_path):
         path = tmp_path / "u.txt"
         path.write_bytes(b"good\n\xff bad\n")

@@ -294,11 +294,8 @@ def _distinct(file: str, chosen: Columns) -> Columns:
     count = Counter((chosen.label, chosen.weight, *chosen.labels, *chosen.texts))
     twice = next((place + 1 for place, times in count.items() if place is not None and times > 1), None)
     if twice is not None:
-        raise UserError(
-            f"{file}: column {twice} would be read twice",
-            "a column can be one of label, text, title, weight and class",
-            "name another column, such as the text with --text-column",
-        )
+        remedy = "name another column, such as the text with --text-column"
+        raise UserError(f"{file}: column {twice} would be read twice", remedy=remedy)
     return chosen
 
 
