@@ -14,6 +14,7 @@ import pytest
 import crepe_dist
 from crepe_dist import predict
 from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.targets import ONE, Targets
 from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.exporter import export
@@ -91,7 +92,7 @@ def test_the_threshold_is_reached_by_95_percent():
 class Rows:
     """A split of 1,000 documents of one class each."""
 
-    targets = None
+    targets = Targets(ONE, np.zeros(1000, np.int32), 5)
 
     def __len__(self):
         return 1000
