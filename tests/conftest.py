@@ -27,7 +27,6 @@ from crepe_dist.native import library
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
-from tests.helpers import needs
 from tests.helpers.turns import turn
 
 if TYPE_CHECKING:
@@ -100,12 +99,6 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     alone = item.get_closest_marker("alone") is not None
     with turn(alone) if "PYTEST_XDIST_WORKER" in os.environ else nullcontext(), _threads_restored():
         return (yield)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    skipped = terminalreporter.stats.get("skipped", [])
-    for line in needs.summary(report.longrepr[2] for report in skipped):
-        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session", autouse=True)

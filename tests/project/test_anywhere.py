@@ -116,22 +116,3 @@ def test_scores_are_those_of_training(python, runs, data, tmp_path):
 
 def test_every_command(python, tmp_path):
     print(run([str(python), str(ROOT / "tools" / "try_wheel.py")], tmp_path, seconds=SECONDS))
-
-
-def test_answers_of_commands(python, runs, data, tmp_path):
-    def crepe(*arguments: object, code: int = 0) -> str:
-        return run([str(python), "-m", "crepe_dist", *map(str, arguments)], tmp_path, code=code)
-
-    rows = "".join(f"{'good' if row % 2 else 'bad'},text number {row}\n" for row in range(100))
-    (tmp_path / "rows.csv").write_text(f"label,text\n{rows}")
-    crepe("prepare", "rows.csv", "--out", "prepared", "--test", "0.2")
-    crepe("export", runs["crepe"], "--data", data, "--format", "crepe", "--out", "model")
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["model.json", "model.safetensors"]
-    for more in ((), ("--format", "jsonl"), ("--explain",)):
-        assert crepe("predict", "model", "--text", "some text", *more) == crepe(
-            "predict", runs["crepe"], "--text", "some text", *more
-        )
-    shutil.copytree(runs["crepe"], tmp_path / "run")
-    crepe("report", "run", "--data", data)
-    assert "accuracy" in crepe("compare", "run", runs["ngrams"])
-    assert "no GPU was found" in crepe("predict", "model", "--text", "x", "--device", "gpu", code=1)

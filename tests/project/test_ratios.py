@@ -1,20 +1,16 @@
-"""benchmarks/ratios.py and gpu.py run, and their baselines do the same work; nothing is timed here."""
+"""benchmarks/ratios.py and gpu.py run; nothing is timed here."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import gpu
 import numpy as np
-import peers
 import pytest
 import scaling
-from timing import alternate, paired
 
-from crepe_dist.cuda import driver
 from crepe_dist.model import parameters
 from crepe_dist.networks.paper.shape import PaperShape
 from tests.conftest import run
@@ -55,27 +51,6 @@ def test_it_writes_its_figures_and_leaves_out_tools_that_fail(tmp_path):
     assert set(figures["short_texts"]) > {"crepe_dist, ngrams", "crepe_dist, crepe"}
 
 
-def sections(*flags: str, folder: Path) -> dict[str, dict[str, Any]]:
-    """Run the GPU benchmark without PyTorch; return its sections."""
-    run([sys.executable, str(BENCHMARKS / "gpu.py"), "--no-peers", "--minutes=60", *flags], folder, seconds=1800)
-    return dict(json.loads((folder / "gpu.json").read_text())["sections"])
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.skipif(bool(scaling.obstacle()), reason=scaling.obstacle() or "several processes")
-def test_every_section_of_the_gpu_benchmark(tmp_path):
-    found = sections("--device=cpu", folder=tmp_path)
-    assert [name for name, section in found.items() if "error" in section] == []
-    assert found["doctor"]["rows"][0]["verdict"].startswith("ready: ")
-    assert all(row["ok"] for name in ("correctness", "parity", "resume") for row in found[name]["rows"])
-    measured = {(row["by"], row["processes"]): row for row in found["throughput"]["rows"]}
-    others = {("PyTorch, eager", 1), ("PyTorch, compiled", 1)}
-    assert set(measured) == {(engine, processes) for engine in gpu.ENGINES for processes in (1, 2)} | others
-    assert all(row["rate"] > 0 for (by, _), row in measured.items() if by in gpu.ENGINES)
-    assert "--no-peers" in measured["PyTorch, eager", 1]["error"]
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(bool(scaling.obstacle()), reason=scaling.obstacle() or "several processes")
@@ -85,7 +60,9 @@ def test_the_gpu_benchmark_on_emulated_gpus(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("HOROVOD_GLOO_TIMEOUT_SECONDS", "600")  # a busy machine takes long for a step
     names = ("correctness", "parity", "resume", "throughput")
-    found = sections("--small", "--only", *names, folder=tmp_path)
+    flags = ("--no-peers", "--minutes=60", "--small", "--only", *names)
+    run([sys.executable, str(BENCHMARKS / "gpu.py"), *flags], tmp_path, seconds=1800)
+    found = json.loads((tmp_path / "gpu.json").read_text())["sections"]
     assert [name for name, section in found.items() if "error" in section] == []
     rows = [row for name in names for row in found[name]["rows"]]
     refused = [row for row in rows if row.get("network") == "paper" or "mxnet" in (row.get("engine"), row.get("by"))]
@@ -94,13 +71,6 @@ def test_the_gpu_benchmark_on_emulated_gpus(tmp_path, monkeypatch):
     assert [row["error"] for row in ours if "error" in row] == []
     assert all(row.get("ok", True) and row.get("rate", 1) > 0 for row in ours)
     assert [row["processes"] for row in found["parity"]["rows"]] == [1, 2]
-
-
-def test_sections_that_need_a_gpu_say_that_there_is_none(tmp_path):
-    if driver.count():
-        pytest.skip("there is a GPU")
-    found = sections("--only", "correctness", "resume", folder=tmp_path)
-    assert ["there is no GPU" in section["error"] for section in found.values()] == [True, True]
 
 
 def test_two_runs_are_compared_by_the_steps_that_both_recorded(tmp_path):
@@ -129,32 +99,3 @@ def test_operations_of_the_notebook_s_network():
     ]  # fmt: skip
     assert shape.forward_operations() == 2 * sum(by_hand)
     assert shape.training_operations() == 2 * (3 * sum(by_hand) - by_hand[0])
-
-
-def test_rates_are_taken_in_turns_after_a_round_to_warm_up():
-    rates = {"a": iter([99, 1, 5, 2]), "b": iter([0, 7, 7, 8])}
-    calls: list[str] = []
-
-    def take(name: str) -> float:
-        calls.append(name)
-        return next(rates[name])
-
-    assert alternate({"a": lambda: take("a"), "b": lambda: take("b")}, rounds=3) == {"a": 2, "b": 7}
-    assert calls == ["a", "b"] * 4
-    assert alternate({"a": lambda: 99}, rounds=9, until=0) == {"a": 99}
-    assert paired([4, 40, 8], [2, 20, 4]) == 2
-
-
-def test_ratios():
-    rates = {
-        "train, torch, float32": 50.0, "train, torch, bfloat16": 400.0, "forward, torch, float32": 300.0,
-        "forward, torch, bfloat16": 1000.0, "forward, onnxruntime, float32": 200.0, "train, documents": 100.0,
-    }  # fmt: skip
-    both = {"float32": 100.0, "bfloat16": 200.0}
-    assert peers.ratios(both, {"float32": 250.0}, rates) == {
-        "train_vs_torch": 0.5,
-        "train_vs_torch_same_precision": 0.5,
-        "forward_vs_torch": 0.25,
-        "forward_vs_onnxruntime": 1.25,
-    }
-    assert peers.ratios(both, both, {"train, documents": 1.0}) == {}
