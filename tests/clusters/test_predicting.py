@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -71,30 +69,3 @@ def test_an_example_classifies_as_one_process_does(
     )
     pd.testing.assert_frame_equal(got[list(want)], want, check_dtype=False)
     assert (got["problem"] != "").sum() == ROWS // 100
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_model_that_is_not_there_is_told(
-    engine: str, environment: Callable[[str], Path], folder: Path, tmp_path: Path
-) -> None:
-    python = environment(engine) / "python"
-    done = start(
-        python, EXAMPLES / f"classify_{engine}.py", tmp_path, tmp_path, folder / "new.parquet", tmp_path / "out"
-    )
-    assert done.returncode != 0
-    assert re.search("error: (/.* has no|.*no checkpoint|.*does not exist)|/model.json does not exist", done.stderr)
-
-
-@needs("java")
-def test_a_function_of_spark(environment: Callable[[str], Path], folder: Path, tmp_path: Path) -> None:
-    (block,) = (text for text in re.findall("```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "pandas_udf" in text)
-    script = tmp_path / "count.py"
-    script.write_text(
-        block.replace("/shared/model", str(folder / "model"))
-        .replace("/shared/reviews.parquet", str(folder / "new.parquet"))
-        .replace(".show()", ".toPandas().to_json('counts.json', orient='records')")
-    )
-    done = start(environment("spark") / "python", script, tmp_path)
-    assert done.returncode == 0, done.stderr
-    counts = {each["topic"]: each["rows"] for each in json.loads((tmp_path / "counts.json").read_text())}
-    assert counts == answered(folder)["predicted_class"].value_counts().to_dict()

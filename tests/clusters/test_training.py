@@ -42,21 +42,6 @@ def test_a_request_to_stop_is_passed_on(cluster: Cluster, alone: Path) -> None:
     assert digest(cluster.run_dir) == digest(alone)
 
 
-def test_a_mistake_is_told_and_not_repeated(cluster: Cluster) -> None:
-    process = cluster.train("--data=nowhere")
-    assert process.wait(100) == ExitCode.ERROR, cluster.printed
-    assert cluster.printed.count("error: nowhere") == 1, cluster.printed
-    assert "restarting" not in cluster.printed
-    assert "Traceback" not in cluster.printed
-
-
-def test_too_few_slots_are_told(cluster: Cluster) -> None:
-    process = cluster.train(processes=3, variables={"CREPE_DIST_MEETING_SECONDS": "1"})
-    assert process.wait(100) == ExitCode.ERROR
-    assert "error: the Ray cluster has no room for 3 processes" in cluster.printed
-    assert "all its nodes together have room for 2" in cluster.printed
-
-
 def test_a_node_goes_and_comes_back(cluster: Cluster, alone: Path) -> None:
     process = cluster.train()
     cluster.wait_for_saved_state()
@@ -71,12 +56,3 @@ def test_a_node_goes_and_comes_back(cluster: Cluster, alone: Path) -> None:
     printed = finish(process, cluster)
     assert printed.count("Ray: 2 processes ") == 2
     assert digest(cluster.run_dir) == digest(alone)
-
-
-def test_all_save_if_the_driver_is_killed(cluster: Cluster) -> None:
-    process = cluster.train("--epochs=4000")
-    cluster.wait_for_saved_state()
-    process.kill()
-    process.wait()
-    cluster.wait_for_no_rank()
-    assert harness.saved_step(cluster.run_dir) == harness.steps(cluster.run_dir)[-1][0]

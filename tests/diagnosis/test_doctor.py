@@ -33,27 +33,6 @@ def test_this_machine_is_ready(tmp_path):
     assert list(folder.iterdir()) == list(temporary.iterdir()) == []
 
 
-def test_without_horovod(tmp_path):
-    mxnet = pytest.importorskip("mxnet")
-    packages = Path(mxnet.__file__).parent.parent
-    site = tmp_path / "site"
-    site.mkdir()
-    for entry in packages.iterdir():
-        if not entry.name.startswith("horovod"):
-            (site / entry.name).symlink_to(entry)
-    instead = f"import sys\nsys.path[:] = [{str(site)!r} if p == {str(packages)!r} else p for p in sys.path]\n"
-    (tmp_path / "sitecustomize.py").write_text(instead)
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
-    done = subprocess.run(
-        command("doctor", "--quick"), cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, stdout=-1, text=True
-    )
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0, done.stdout
-    assert "note     Horovod       not installed: only one process can train" in lines
-    assert any("do: install it (`uv sync --inexact --group horovod`" in line for line in lines)
-    assert lines[-1].startswith("ready: for one process, on the CPU")
-
-
 def run(monkeypatch, *flags: str) -> int:
     monkeypatch.setattr(sys, "argv", ["doctor", *flags])
     try:
@@ -95,13 +74,6 @@ def test_what_is_tried(monkeypatch, capsys, gpus, has_horovod, wanted):
     assert run(monkeypatch) == 0
     assert tried == wanted
     assert ("GPU" in capsys.readouterr().out.splitlines()[-1]) == bool(gpus)
-
-
-def test_training_that_fails(monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "checks", lambda: iter(()))
-    monkeypatch.setitem(trial.SETTINGS, "model.dropout", 2.0)
-    assert run(monkeypatch) == 1
-    assert "model.dropout" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_training_that_hangs(monkeypatch):

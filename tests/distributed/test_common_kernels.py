@@ -35,7 +35,7 @@ def test_the_best_that_all_have(usable: list[list[str]], chosen: str | None) -> 
 
 
 @needs_kernels
-@pytest.mark.parametrize("requested", ["auto", "own", "mxnet", "generic"])
+@pytest.mark.parametrize("requested", ["auto", "own", "generic"])
 def test_what_is_asked_for_comes_first(requested: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(library.SWITCH, raising=False)
     (*_, build) = library.usable()

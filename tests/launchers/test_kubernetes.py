@@ -63,23 +63,15 @@ def as_job(template: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize(
-    "manifest",
-    [SERVICE, JOB, *map(as_job, TEMPLATES.values())],
-    ids=["Service", "Job", *TEMPLATES],
-)
-def test_they_are_of_the_form_that_kubernetes_takes(manifest, version):
-    kubernetes_validate.validate(manifest, version, strict=True)
+def test_they_are_of_the_form_that_kubernetes_takes(version):
+    for manifest in (SERVICE, JOB, *map(as_job, TEMPLATES.values())):
+        kubernetes_validate.validate(manifest, version, strict=True)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [words(TEMPLATES["job"]), words(TEMPLATES["Launcher"]), RAYJOB["spec"]["entrypoint"].split()],
-    ids=["job", "Launcher", "ray"],
-)
-def test_their_flags_are_train_s(command):
-    config, _ = parse_all(command[command.index(MODULE) + 1 :])
-    assert (config.run_dir or "").startswith("/runs/")
+def test_their_flags_are_train_s():
+    for command in (words(TEMPLATES["job"]), words(TEMPLATES["Launcher"]), RAYJOB["spec"]["entrypoint"].split()):
+        config, _ = parse_all(command[command.index(MODULE) + 1 :])
+        assert (config.run_dir or "").startswith("/runs/")
 
 
 @pytest.mark.parametrize("role", TEMPLATES)

@@ -150,14 +150,6 @@ for number in range(2):
 
 
 class TestErrors:
-    def test_nobody_said_where(self, ranks):
-        group = ranks(MASTER_ADDR=None)
-        for rank in range(2):
-            group.start(rank)
-        said = group.end(1)
-        assert said.count("torchrun started 2 processes, and MASTER_ADDR is not set") == 1
-        assert "export MASTER_ADDR=<its name or address> MASTER_PORT=29500" in said
-
     @pytest.mark.parametrize(
         ("name", "value", "message"),
         [
@@ -211,12 +203,6 @@ class TestErrors:
         (loser,) = (process for process in group.started if process.poll() is not None)
         assert "error: two processes are rank 1" in loser.communicate()[0]
 
-    def test_they_count_differently(self, ranks):
-        group = ranks()
-        group.start(0)
-        group.start(1, WORLD_SIZE=3)
-        assert "rank 0 is one of 2 processes, rank 1 one of 3" in group.end(1)
-
     def test_what_answers_is_not_rank_0(self, ranks):
         class Page(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -254,12 +240,6 @@ class TestPlaces:
         assert where.port in PORTS
         other = Endpoint.of(Launch("srun", 1, 4, 1, 4), {**job, "SLURM_STEP_ID": "1"})
         assert other.port != where.port
-
-    def test_who_need_not_meet(self):
-        assert rendezvous.is_needed(Launch("srun", 0, 2), {})
-        assert not rendezvous.is_needed(Launch("srun", 0, 1), {})
-        assert not rendezvous.is_needed(Launch("horovodrun", 0, 2), {})
-        assert not rendezvous.is_needed(Launch("Open MPI", 0, 2), {"HOROVOD_CONTROLLER": "mpi"})
 
 
 @pytest.fixture

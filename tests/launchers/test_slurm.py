@@ -121,16 +121,3 @@ def test_too_long_for_its_limit_it_ends_in_the_same_bits(cluster, data, tmp_path
     assert job.printed.count("queued again") == int(ended["Restarts"])
     assert sha256(run_dir) == sha256(unbroken)
     harness.assert_same(run_dir, unbroken)
-
-
-@pytest.mark.slow
-def test_one_that_was_cancelled_has_saved_and_does_not_come_back(cluster, data, tmp_path):
-    run_dir = tmp_path / "run"
-    job = Job(cluster, tmp_path, flags(run_dir, data), pace=0.5)
-    job.until(lambda: run_dir.exists() and harness.has_saved(run_dir))
-    cluster("scancel", job.number)
-    ended = job.wait()
-    harness.wait_for(lambda: not cluster("squeue", "--noheader"))
-    assert (ended["JobState"], ended["Restarts"]) == ("CANCELLED", "0"), job.printed
-    assert "SIGTERM: saved after step" in job.printed
-    assert harness.saved_step(run_dir) == harness.steps(run_dir)[-1][0]

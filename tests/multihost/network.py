@@ -10,12 +10,8 @@ ends, and the kernel ends all others of the host with it and takes its network a
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.helpers.needs import needs, which
@@ -108,37 +104,6 @@ class Host:
         """Another folder or file in its place, on this host alone."""
         _run(*self.inside("mount", "--bind", str(by), str(path)))
 
-    @contextmanager
-    def slow(self, times: int) -> Iterator[None]:
-        """Within it each of its processes has one ``times``-th of its time, in slices of 20 ms."""
-        over = threading.Event()
-
-        def pace() -> None:
-            while not over.is_set():
-                stopped = self._processes()
-                _signal(stopped, signal.SIGSTOP)
-                over.wait(0.02 * (times - 1))
-                _signal(stopped, signal.SIGCONT)
-                time.sleep(0.02)
-
-        thread = threading.Thread(target=pace)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-
-    def _processes(self) -> list[int]:
-        """Ids, as we see them, of all its processes but the first."""
-        mine = os.readlink(f"/proc/{self._space.first}/ns/pid")
-        found = []
-        for entry in Path("/proc").iterdir():
-            with suppress(OSError):
-                if entry.name.isdigit() and os.readlink(entry / "ns" / "pid") == mine:
-                    found.append(int(entry.name))
-        return [pid for pid in found if pid != self._space.first]
-
     def end(self) -> None:
         self._space.end()
 
@@ -174,9 +139,3 @@ class Network:
 
 def _run(*words: str) -> None:
     subprocess.run(words, check=True)
-
-
-def _signal(pids: Sequence[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with suppress(OSError):
-            os.kill(pid, number)
