@@ -11,8 +11,7 @@ import pytest
 from crepe_dist import registry, verify
 from crepe_dist.cuda import compiler, driver
 from crepe_dist.diagnosis.checks import small_shape
-from crepe_dist.distributed import launch
-from crepe_dist.distributed.device import CPU, Device, check_mxnet
+from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.model import precision
@@ -62,8 +61,6 @@ def machine(monkeypatch):
     ("capability", "architecture", "half"),
     [
         ((7, 0), "sm_70", "float16"),
-        ((7, 5), "sm_75", "float16"),
-        ((8, 0), "sm_80", "bfloat16"),
         ((9, 0), "sm_90", "bfloat16"),
         ((12, 0), "sm_120", "bfloat16"),
     ],
@@ -128,26 +125,6 @@ def test_mxnet_computes_the_papers_network_only(machine, monkeypatch):
     with pytest.raises(UserError) as raised:
         plan(ModelOptions(network="paper", kernels="mxnet"), GPU, PAPER)
     assert raised.value is FLAVOUR
-
-
-def test_without_mxnet(machine, monkeypatch):
-    monkeypatch.setattr(launch, "has_mxnet", lambda: False)
-    monkeypatch.setattr(precision, "check_mxnet", check_mxnet)
-    with pytest.raises(UserError, match="computing on a GPU by MXNet's operators needs MXNet, which is not installed"):
-        plan(ModelOptions(network="paper"), GPU, PAPER)
-
-
-def test_mxnets_cpu_flavour_sees_no_gpu():
-    with pytest.raises(UserError, match="MXNet sees no GPU 1") as raised:
-        check_mxnet(GPU)
-    assert raised.value.why == "its CPU flavour is installed"
-
-
-def test_a_gpu_without_bfloat16(machine):
-    machine((7, 5))
-    with pytest.raises(UserError) as raised:
-        plan(ModelOptions(precision="bfloat16"), GPU, CREPE)
-    assert raised.value.why == "on this GPU, our own kernels compute in float16 or float32"
 
 
 def test_the_cpu_computes_where_a_gpu_cannot_and_a_note_says_why(machine):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import harness
-from tests.conftest import QUICK, command, launch_prefix, run
+from tests.conftest import QUICK, command, run
 from tests.helpers import cuda_emulator
 from tests.helpers.needs import needs
 from tests.training.test_without_mxnet import FOLDER
@@ -115,43 +115,3 @@ def test_a_gpu_that_is_too_small(data, tmp_path, hidden, monkeypatch):
     printed = run(dry, tmp_path, code=1)
     assert "is too large for gpu(0)\n" in printed
     assert "do:  lower --width" in printed
-
-
-def test_an_old_driver(data, tmp_path, hidden, monkeypatch):
-    monkeypatch.setenv("DRIVER_VERSION", "11080")
-    dry = command("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK)
-    printed = run(dry, tmp_path)
-    assert "1 process, cpu(0)" in printed
-    assert "note: the CPU computes: no engine can compute this network on GPU 0 (GPU of a test); the NVIDIA" in printed
-    printed = run([*dry, "--device=gpu"], tmp_path, code=1)
-    assert "error: no engine can compute this network on GPU 0 (GPU of a test)\n  why: the NVIDIA driver is" in printed
-    assert "is for CUDA 11.8" in printed
-    assert "needs MXNet, which is not installed" in printed
-
-
-def test_the_doctor_trains_the_default_network(tmp_path, monkeypatch):
-    # Its supervisor passes on no variable of the emulator.
-    (tmp_path / "sitecustomize.py").write_text('import os\nos.environ["DRIVER_GPUS"] = "2"\n')
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
-    printed = run(command("doctor"), tmp_path)
-    own = "bfloat16, own kernels (CUDA, sm_86)"
-    for line in (
-        f"ok       GPU 1         GPU of a test, compute capability 8.6; {own}\n",
-        "ok       CUDA kernels  NVRTC 12.99",
-        "ok       2 processes   train: 2 processes, gpu(0), gradients summed by ",
-        "ready: for one process or several, on the CPU and 2 GPUs",
-    ):
-        assert line in printed
-
-
-def test_gpus_of_two_architectures_are_refused(data, tmp_path):
-    body = f"""
-import os, sys
-os.environ["DRIVER_CAPABILITY"] = "9.0" if os.environ["HOROVOD_RANK"] == "1" else "8.0"
-from crepe_dist import command, train
-sys.argv = ["train", "--data", {str(data)!r}, *{list(QUICK)!r}]
-command.run(train.main)
-"""
-    printed = run([*launch_prefix(2), sys.executable, "-c", body], tmp_path, code=None)
-    assert printed.count("error: the processes have GPUs of different architectures") == 1
-    assert "rank 0 has GPU of a test (cuda_sm80) and rank 1 has GPU of a test (cuda_sm90); the parameters" in printed

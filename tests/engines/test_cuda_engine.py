@@ -54,7 +54,7 @@ def on_gpu(network, precision="float32", objective=PLAIN, piece=0):
     return open_engine(network.shape, network.parameters, plan, objective, piece, GPU)
 
 
-SHAPES = [TABLE, *test_crepe.SHAPES]
+SHAPES = [TABLE, *test_crepe.SHAPES[1::3]]  # each is compiled, which takes seconds
 DROPPING = sized(width=20, blocks=3, stride=2, dropout=0.3)
 
 
@@ -106,12 +106,10 @@ def labelled(shape, objective: Objective) -> Batch:
 @pytest.mark.parametrize(
     "objective",
     [
-        Objective(0.1),
-        Objective(0.0, (1.0, 2.0, 3.0, 0.5, 0.0)),
         Objective(0.1, (1.0, 2.0, 3.0, 0.5, 0.1), SOFT, 2),
         Objective(0.1, (1.0, 2.0, 3.0, 0.5, 0.1), SEVERAL, 3),
     ],
-    ids=["smooth", "weighted", "soft", "several"],
+    ids=["soft", "several"],
 )
 @pytest.mark.parametrize("shape", [TABLE, sized(blocks=1)], ids=str)
 def test_objectives_are_those_of_the_kernels_for_cpus(shape, objective):
@@ -173,8 +171,7 @@ OPTIMIZERS = [
 ]
 
 
-@pytest.mark.parametrize("clip_norm", [None, 0.1])
-@pytest.mark.parametrize("options", OPTIMIZERS, ids=lambda options: f"{options.name}-{options.momentum}")
+@pytest.mark.parametrize(("options", "clip_norm"), list(zip(OPTIMIZERS, (0.1, None, None))))
 def test_training_follows_the_kernels_for_cpus(options, clip_norm):
     shape, trained = sized(blocks=1, dropout=0.3), []
     for network, opened in ((make(shape), lambda each: each.opened(best())), (make(shape), on_gpu)):
@@ -194,7 +191,7 @@ def test_training_follows_the_kernels_for_cpus(options, clip_norm):
             assert np.array_equal(got[name], got[name].astype(np.float16).astype(np.float32)), name
 
 
-@pytest.mark.parametrize("options", OPTIMIZERS, ids=lambda options: f"{options.name}-{options.momentum}")
+@pytest.mark.parametrize("options", OPTIMIZERS[::2])
 def test_a_saved_state_continues_exactly(options):
     def opened():
         engine = on_gpu(make(DROPPING))
@@ -215,29 +212,6 @@ def test_a_saved_state_continues_exactly(options):
     assert all(np.array_equal(array, restored.arrays()[name]) for name, array in exchange.arrays().items())
 
 
-def test_a_state_of_the_kernels_for_cpus_continues():
-    """Rows that they have not moved on are moved on first."""
-    shape, options = sized(blocks=1), OptimizerOptions(weight_decay=0.0)
-    network = make(shape)
-    engine = network.opened(best())
-    exchange = engine.open_exchange(World(), options, 40)
-    step = TrainingStep(engine, exchange, 1)
-    for number in range(1, 4):
-        step(some_batch(shape, 20 + number), number, 0.001)
-    exchange.publish()
-    gpu = on_gpu(make(shape))
-    on_it = gpu.open_exchange(World(), options, 40)
-    gpu.set_values({name: array.copy() for name, array in engine.values().items()})
-    on_it.restore(exchange.arrays())
-    for each in (step, TrainingStep(gpu, on_it, 1)):
-        each(some_batch(shape, 24), 4, 0.001)
-    for each in (exchange, on_it):
-        each.flush()
-    start = make(shape).values
-    for name, array in engine.values().items():
-        assert np.abs(gpu.values()[name] - array).max() <= 0.01 * np.abs(array - start[name]).max() + 1e-7, name
-
-
 def test_a_loss_that_is_not_finite_is_told():
     shape = sized(blocks=1)
     network = make(shape)
@@ -249,7 +223,7 @@ def test_a_loss_that_is_not_finite_is_told():
     assert all(np.array_equal(array, before[name]) for name, array in engine.values().items())
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_gradient_that_is_not_finite_is_told(precision):
     """NaN with all bits set, as GPUs compute it."""
     shape = sized(blocks=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,6 @@ from crepe_dist.settings.options import ModelOptions
 from tests.conftest import QUICK, command, run
 from tests.helpers import reference
 from tests.helpers.engines import gradients, initial
-from tests.helpers.needs import NO_FEATURE
 
 pytestmark = pytest.mark.usefixtures("every_build")
 BUILDS = library.runnable()
@@ -98,10 +96,10 @@ def without_dropout(shape: PaperShape) -> PaperShape:
     return PaperShape(shape.alphabet_size, shape.feature_len, shape.classes, shape.filters, shape.units, 0.0)
 
 
-@pytest.mark.parametrize("rows", [1, 5, 37])
+@pytest.mark.parametrize("rows", [1, 37])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_float32_equals_the_reference(shape, rows, monkeypatch):
-    if shape is LARGE and rows > 5:
+    if shape is LARGE and rows > 1:
         pytest.skip("seconds for what the other sizes show")
     network, batch = make(shape), some_batch(shape, rows, first=3)
     loss, expected = reference.learnt(shape, network.values, batch, seed=2, step=4)
@@ -165,25 +163,6 @@ def test_the_same_step_twice_is_the_same_bit_for_bit(name, precision):
     assert not np.array_equal(once["12.weight"], another["12.weight"])
 
 
-@pytest.mark.usefixtures("every_build")
-def test_what_auto_means(monkeypatch):
-    found = selected()
-    best = found.library  # another one would measure again
-    assert best is not None
-    assert best.name == BUILDS[0]
-    assert (found.precision == "bfloat16") == (best.bfloat16 and not best.bfloat16_is_slower)
-    assert selected(kernels="mxnet").library is None
-    assert selected(kernels="mxnet").precision == "float32"
-    assert selected(precision="float32").precision == "float32"
-    with pytest.raises(UserError, match="needs a GPU"):
-        selected(precision="float16")
-
-    monkeypatch.setattr(library, "find", lambda: (None, "crepe_avx2.so: not there"))
-    assert str(selected()) == "float32, MXNet's operators (crepe_avx2.so: not there)"
-    with pytest.raises(UserError, match="own kernels cannot compute"):
-        selected(kernels="own")
-
-
 def test_builds_are_chosen_by_the_processor_and_by_what_loads(monkeypatch):
     monkeypatch.setattr(library, "processor_flags", lambda: {"sse2"})
     assert library.runnable() == ["generic"]
@@ -212,13 +191,6 @@ class TestSwitch:
         assert planned.precision == ("bfloat16" if found.bfloat16 and not found.bfloat16_is_slower else "float32")
         assert f"own kernels ({name})" in str(planned)
         assert f"CREPE_DIST_KERNELS is {name}" in str(planned)
-
-    def test_none_is_as_if_installed_without_a_compiler(self, monkeypatch):
-        monkeypatch.setenv(library.SWITCH, "none")
-        assert str(selected()) == "float32, MXNet's operators (CREPE_DIST_KERNELS is none)"
-        with pytest.raises(UserError, match="own kernels cannot compute") as raised:
-            selected(kernels="own")
-        assert raised.value.why == "CREPE_DIST_KERNELS is none"
 
     @pytest.mark.parametrize(
         ("requested", "why"),
@@ -259,25 +231,9 @@ class TestSwitch:
         with pytest.raises(UserError, match=r"--kernels is avx2, but CREPE_DIST_KERNELS is generic"):
             selected(kernels="avx2")
 
-    def test_a_build_that_does_not_load_is_refused(self, tmp_path, monkeypatch):
-        """Another one would pass for it in a test."""
-        monkeypatch.setattr(library, "RECORD", tmp_path / "builds.json")
-        monkeypatch.setenv(library.SWITCH, "avx2")
-        with pytest.raises(UserError, match="avx2, which cannot be used") as raised:
-            library.find()
-        assert "installed without a compiler" in raised.value.why
-        assert raised.value.remedy == "set CREPE_DIST_KERNELS to none, or unset it"
-
-    @pytest.mark.parametrize("name", ["train", "prepare"])
-    def test_a_command_says_so(self, name, data, tmp_path):
-        (tmp_path / "some.csv").write_text('"1","text"\n"2","other"\n' * 20)
-        flags = {
-            "train": ["--data", data, "--run-dir", tmp_path / "run", *QUICK],
-            "prepare": [tmp_path / "some.csv", "--out", tmp_path / "prepared"],
-        }
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(os.environ, library.SWITCH, "mmx")
-            printed = run(command(name, *flags[name]), tmp_path, code=1)
+    def test_a_command_says_so(self, data, tmp_path, monkeypatch):
+        monkeypatch.setenv(library.SWITCH, "mmx")
+        printed = run(command("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK), tmp_path, code=1)
         assert "error: CREPE_DIST_KERNELS is mmx" in printed
         assert "Traceback" not in printed
 
@@ -309,22 +265,6 @@ def test_what_cannot_be_trusted_is_not_loaded(harm, said, tmp_path, monkeypatch)
     found, trouble = library._best.__wrapped__()
     assert found is None or found.name == library.GENERIC
     assert said in trouble
-
-
-def test_amx_that_the_system_refuses_is_passed_over(monkeypatch):
-    if "amx" not in BUILDS:
-        pytest.skip(f"{NO_FEATURE}AMX")
-
-    class Refused(Library):
-        def __init__(self, name):
-            super().__init__(name)
-            self.bfloat16 = self.bfloat16 and name != "amx"
-
-    monkeypatch.setattr(library, "Library", Refused)
-    found, trouble = library._best.__wrapped__()
-    assert found is not None
-    assert (found.name, found.bfloat16) == ("avx512_bf16", True)
-    assert "does not let this process use AMX" in trouble
 
 
 @pytest.mark.parametrize(("setting", "expected"), [("3", 3), ("2,1", 2), ("0", 1), (" 4 ", 4)])
@@ -363,15 +303,9 @@ def test_threads_of_a_program_may_predict_at_the_same_time(name):
             assert all(np.array_equal(one, other) for one, other in zip(got, expected))
 
 
-def test_a_batch_of_another_length_is_refused():
-    engine = make(SHAPES[0]).opened(BUILDS[0])
-    with pytest.raises(ValueError, match="123 characters need"):
-        engine.logits(some_batch(SHAPES[1], 5))
-
-
 @pytest.mark.parametrize(
     ("name", "seconds", "slower"),
-    [("avx512_bf16", 0.5, False), ("avx512_bf16", 1.1, False), ("avx512_bf16", 1.7, True), ("amx", 1.7, False)],
+    [("avx512_bf16", 1.1, False), ("avx512_bf16", 1.7, True), ("amx", 1.7, False)],
 )
 def test_float32_is_the_default_where_it_is_clearly_faster(name, seconds, slower, monkeypatch):
     now = [0.0]
@@ -390,35 +324,11 @@ def test_float32_is_the_default_where_it_is_clearly_faster(name, seconds, slower
     assert selected(precision="bfloat16").precision == "bfloat16"
 
 
-def test_load_on_the_machine_does_not_make_bfloat16_slower(monkeypatch):
-    now, calls = [0.0], []
-
-    def products(bfloat16, size, threads, times):
-        calls.append(bfloat16)
-        load = 1.0 if len(calls) == 7 else 3.0  # one quiet moment, in which float32 was computed
-        now[0] += load * (0.5 if bfloat16 else 1.0)
-
-    build: Any = Library.__new__(Library)
-    build.name, build.bfloat16, build.functions = "avx512_bf16", True, SimpleNamespace(crepe_products=products)
-    monkeypatch.setattr(library.time, "thread_time", lambda: now[0])
-    assert not build.bfloat16_is_slower
-
-
-def test_a_processor_without_bfloat16_is_told(monkeypatch):
-    monkeypatch.setattr(library, "find", lambda: (Library("avx2"), ""))
-    assert "neither AMX" in str(selected())
-    with pytest.raises(UserError, match="cannot compute in bfloat16"):
-        selected(precision="bfloat16")
-    with pytest.raises(UserError, match="only float32"):
-        selected(precision="bfloat16", kernels="mxnet")
-
-
 @pytest.mark.parametrize(
     ("ceiling", "expected"),
     [
         ("", ["amx", "avx512_bf16", "avx512", "avx2", "generic"]),
         ("avx512_core_bf16", ["avx512_bf16", "avx512", "avx2", "generic"]),
-        ("AVX512_CORE", ["avx512", "avx2", "generic"]),
         ("AVX2", ["avx2", "generic"]),
         ("SSE41", ["generic"]),
     ],
@@ -442,12 +352,3 @@ def test_smoothing_weights_and_pieces_equal_the_reference(name):
         own_loss, got = gradients(network.opened(name, objective=objective, piece=piece), batch)
         assert own_loss == pytest.approx(loss, rel=1e-5)
         assert_near(got, expected)
-
-
-@pytest.mark.parametrize("name", BUILDS)
-def test_pieces_drop_the_same_units(name):
-    network, batch = make(SHAPES[1]), some_batch(SHAPES[1], 37)
-    whole, expected = gradients(network.opened(name), batch, seed=1, step=2)
-    loss, got = gradients(network.opened(name, piece=8), batch, seed=1, step=2)
-    assert loss == pytest.approx(whole, rel=1e-5)
-    assert all(distance(got[each], expected[each]) < 1e-5 for each in expected)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +14,7 @@ from crepe_dist.networks.crepe.head_start import head_start
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams import counting
 from crepe_dist.settings.config import Config, parse
-from crepe_dist.training import engine_setup
 from crepe_dist.training.engine_setup import build_engine
-from crepe_dist.training.transfer import Start
 
 SMALL = [
     "--embeddings=512",
@@ -42,28 +39,6 @@ def test_an_n_gram_starts_in_the_directions_of_its_classes():
     assert lengths[0] < lengths[1]  # more documents leave less to chance
     assert 0 < lengths[3] < lengths[0]
     assert not even.any()
-
-
-def test_one_document_tells_nothing():
-    assert not embedded([1, 0, 0], [0, 0, 1], [0, 0, 0], [1, 1, 1]).any()
-
-
-def test_the_sums_are_exact(monkeypatch):
-    counts = np.random.default_rng(0).poisson(3, (1000, 300)).astype(np.int32)
-    documents = counts.sum(axis=0).astype(np.int64)
-    whole = head_start(counts, documents, 32, seed=1)
-    monkeypatch.setattr(counting, "CHUNK", 7000)
-    order = np.random.default_rng(1).permutation(300)
-    monkeypatch.setattr(np.random, "default_rng", lambda seed, real=np.random.default_rng: _Permuted(real(seed), order))
-    assert (head_start(counts[:, order], documents[order], 32, seed=1) == whole).all()
-
-
-class _Permuted:
-    def __init__(self, generator: np.random.Generator, order: np.ndarray) -> None:
-        self.generator, self.order = generator, order
-
-    def choice(self, *given: Any) -> np.ndarray:
-        return self.generator.choice(*given)[self.order]
 
 
 def test_the_tower_counts_what_it_sees(data):
@@ -109,22 +84,12 @@ def test_a_new_network_has_a_head_start(data, monkeypatch):
     assert (shared != given).any()
 
 
-@pytest.mark.parametrize("strength", [0, 0.5])
-def test_rows_without_an_n_gram_of_the_training_split_start_at_zero(data, strength):
+def test_rows_without_an_n_gram_of_the_training_split_start_at_zero(data):
     dataset, rows = open_dataset(data), 1 << 14
     shape = replace(shape_for(dataset), rows=rows)
     used = counting.count_ngrams(shape.embedding, dataset, World()).any(axis=1)
     assert 0 < used.sum() < rows
-    flags = [*SMALL, "--device=cpu", f"--embeddings={rows}", f"--head-start={strength}"]
-    assert (table(parse(flags), dataset).any(axis=1) == used).all()
-
-
-def test_given_parameters_are_not_changed(data, monkeypatch):
-    dataset = open_dataset(data)
-    shape = shape_for(dataset)
-    arrays = {name: np.full(each, 0.25, np.float32) for name, each in shape.parameter_shapes().items()}
-    monkeypatch.setattr(engine_setup, "_start", lambda *_: Start(shape, arrays, "", "", [0, 1, 2]))
-    assert (table(parse([*SMALL, "--device=cpu"]), dataset) == 0.25).all()
+    assert (table(parse([*SMALL, "--device=cpu", f"--embeddings={rows}"]), dataset).any(axis=1) == used).all()
 
 
 def test_only_a_new_network_learns_faster_in_few_steps(data):

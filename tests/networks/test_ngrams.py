@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crepe_dist.data.alphabet import BLANK, Encoding
+from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.batch import pack
 from crepe_dist.distributed.device import CPU
 from crepe_dist.errors import UserError
@@ -20,7 +20,7 @@ from crepe_dist.networks.ngrams.hashing import look_up
 from crepe_dist.networks.ngrams.shape import NGramShape, buckets_for
 from crepe_dist.settings.options import ModelOptions
 from tests.helpers import reference
-from tests.helpers.engines import best, gradients, initial
+from tests.helpers.engines import gradients, initial
 
 pytestmark = pytest.mark.usefixtures("every_build")
 BUILDS = library.runnable()
@@ -65,30 +65,6 @@ def test_our_kernels_equal_the_reference(name, threads, objective, monkeypatch):
         assert np.abs(expected).sum() > 0
 
 
-def test_what_is_computed_is_what_the_formula_says():
-    shape = NGramShape(69, 40, 2, 2, 1 << 20)
-    network = make(shape)
-    codes = Encoding(feature_len=40).encode(["aab", "", "zz"])
-    values = network.values
-    weight, bias, telling = values["weight"], values["bias"], values["significant"]
-    got = network.opened(best())
-    got.refresh()
-    found, counts = look_up(codes, shape)
-    # a, b, aa, ab; nothing; z, zz; with both edges, which are one symbol |: |, |a, b|; |, |z, z|
-    assert counts.tolist() == [7, 0, 5]
-
-    def scale(number: int) -> float:
-        return min(300.0, 10 * number**0.5)
-
-    expected = []
-    for buckets, n in zip(found, counts.tolist()):
-        groups = (buckets[:n][telling[buckets[:n]] == which] for which in (0, 1))
-        expected.append(bias + sum(scale(len(own)) * weight[own].mean(axis=0) for own in groups if len(own)))
-    np.testing.assert_allclose(
-        got.logits(pack(codes, np.zeros(3, np.int32), 3, 3)), np.array(expected), rtol=1e-5, atol=1e-6
-    )
-
-
 @pytest.mark.parametrize("native", [True, False])
 def test_documents_are_counted_by_class(native, monkeypatch):
     if not native:
@@ -107,12 +83,12 @@ def test_documents_are_counted_by_class(native, monkeypatch):
 def test_significant_is_what_chance_does_not_explain():
     generator = np.random.default_rng(0)
     documents = np.array([3000, 1000])
-    by_chance = np.array([generator.binomial(documents, p) for p in generator.uniform(0, 1, 100_000)])
+    by_chance = np.array([generator.binomial(documents, p) for p in generator.uniform(0, 1, 20_000)])
     telling = np.array([[1000, 0], [0, 30], [900, 900], [100, 100]])
     found = counting.significant(
         np.concatenate([by_chance, telling, [[1, 0], [0, 1], [0, 0]]]).astype(np.int32), documents, 5.0
     )
-    assert np.flatnonzero(found).tolist() == [100_000, 100_001, 100_002, 100_003]
+    assert np.flatnonzero(found).tolist() == [20_000, 20_001, 20_002, 20_003]
 
 
 def test_the_table_is_smaller_the_more_classes_there_are():

@@ -11,13 +11,12 @@ import pytest
 
 from crepe_dist.data.alphabet import ALPHABET, BLANK
 from crepe_dist.data.batch import pack
-from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.networks.paper.shape import PaperShape, lengths
-from crepe_dist.settings.options import SIZES, ModelOptions, OptimizerOptions
-from tests.helpers.engines import TrainingStep, initial
+from crepe_dist.settings.options import SIZES, ModelOptions
+from tests.helpers.engines import initial
 
 SHAPE = PaperShape(69, 123, 4, 32, 32, 0.0)
 
@@ -75,7 +74,6 @@ def test_too_short_documents_are_refused():
         ("he", 64, "2.weight", (2 / (64 * 7)) ** 0.5),
         ("xavier", 64, "2.weight", (2.24 / (64 * 7) / 3) ** 0.5),
         ("paper", 64, "2.weight", 0.05),
-        ("paper", 64, "2.bias", 0.05),
         ("paper", 1024, "0.weight", 0.02),
         ("he", 64, "2.bias", 0.0),
     ],
@@ -84,12 +82,6 @@ def test_initialisations_have_their_spread(initialisation, filters, layer, devia
     shape = PaperShape(69, 123, 4, filters, 8)
     values = initial(shape, seed=1, initialisation=initialisation).values
     assert values[layer].std() == pytest.approx(deviation, rel=0.25)
-
-
-def test_the_seed_decides_the_initial_values():
-    one, same, other = (initial(PaperShape(69, 123, 4, 8, 16), seed=seed).values for seed in (1, 1, 2))
-    assert all(np.array_equal(one[name], same[name]) for name in one)
-    assert not np.array_equal(one["0.weight"], other["0.weight"])
 
 
 def test_auto_size_follows_the_rows():
@@ -183,16 +175,6 @@ class TestSettingValues:
         engine.logits(self.batch)
         engine.set_values(doubled)
         np.testing.assert_array_equal(engine.logits(self.batch), expected)
-
-    def test_training_goes_on_after_it(self):
-        engine = opened()
-        step = TrainingStep(engine, engine.open_exchange(World(), OptimizerOptions(name="sgd"), 2))
-        before = engine.values()
-        engine.logits(self.batch)
-        engine.set_values(before)
-        step(self.batch, 1, 0.1)
-        after = engine.values()
-        assert all(not np.array_equal(before[name], after[name]) for name in ("0.weight", "4.weight", "14.weight"))
 
     def test_wrong_names_shapes_and_numbers_are_refused(self):
         engine = opened()

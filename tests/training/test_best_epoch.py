@@ -88,9 +88,3 @@ def test_accuracies_that_sink_bit_by_bit_are_compared_with_the_highest():
     for record in course.epochs:
         record.update(validation_fitted_loss=1.0, validation_fitted_loss_error=0.3)
     assert choice.best(course)["epoch"] == 1
-
-
-def test_a_lower_loss_at_the_same_accuracy_counts_as_better_for_patience():
-    choice = EpochChoice(has_validation=True, rows=ROWS, patience=2, epochs=9)
-    assert not choice.is_last(progress("validation", (0.7, 0.9), (0.7, 0.8), (0.7, 0.7)))
-    assert choice.is_last(progress("validation", (0.7, 0.7), (0.7, 0.8), (0.7, 0.9)))

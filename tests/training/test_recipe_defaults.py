@@ -30,9 +30,8 @@ def data(rows: int, length: int, validation: int = 0, labelled: str = ONE) -> Da
 @pytest.mark.parametrize(
     ("rows", "length", "epochs", "paper"),
     [
-        (1, 1, 20, 20), (700, 256, 12, 20), (1000, 256, 8, 20), (3200, 256, 8, 15), (6400, 256, 8, 8),
-        (17_000, 256, 3, 5), (50_000, 1000, 3, 5), (22_500, 4092, 3, 5), (200_000, 1000, 2, 3), (10**9, 1000, 2, 2),
-        (101, 10**6, 3, 5),
+        (1, 1, 20, 20), (1000, 256, 8, 20), (3200, 256, 8, 15), (17_000, 256, 3, 5), (22_500, 4092, 3, 5),
+        (200_000, 1000, 2, 3), (101, 10**6, 3, 5),
     ],
 )  # fmt: skip
 def test_few_documents_need_more_epochs_and_much_text_needs_fewer(rows, length, epochs, paper):
@@ -43,7 +42,7 @@ def test_few_documents_need_more_epochs_and_much_text_needs_fewer(rows, length, 
     assert with_epochs(parse(["--epochs=7"]), data(rows, length)).training.all_epochs == 7
 
 
-@pytest.mark.parametrize(("rows", "epochs"), [(1000, 20), (3200, 15), (17_000, 3)])
+@pytest.mark.parametrize(("rows", "epochs"), [(1000, 20), (17_000, 3)])
 def test_few_documents_of_several_labels_need_even_more_epochs(rows, epochs):
     assert with_epochs(parse([]), data(rows, 256, labelled=SEVERAL)).training.all_epochs == epochs
 

@@ -47,9 +47,3 @@ def test_an_epoch_is_counted_from_1_and_the_split_that_chooses_stands_first():
     record = {**record, "validation_accuracy": 0.96, "validation_loss": 0.1}
     assert epoch_line(record, 9, "") == f"epoch 3 of 9: validation 96.0 % (loss 0.1000)  {rest}"
     assert "validation 96.0 % (loss 0.1000), the best so far  test" in epoch_line(record, 9, "the best so far")
-
-
-def test_the_loss_that_chooses_is_shown():
-    scores = {f"{name}_{what}": 0.5 for name in ("validation", "test") for what in ("accuracy", "loss")}
-    record = {"epoch": 1, "train_loss": 0.5, "seconds": 1.0, **scores, "validation_fitted_loss": 0.25}
-    assert epoch_line(record, 9, "").count("0.2500") == 1

@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -112,10 +111,12 @@ class TestRunFolder:
             "training": saved["training"],
         }
 
-    def test_the_last_epoch_is_reported_and_labelled_without_a_validation_part(self, finished):
+    def test_without_a_validation_split_the_last_epoch_is_reported_and_alone_kept(self, finished):
         run_dir, printed = finished
         result = json.loads((run_dir / "result.json").read_text())
         assert (result["epoch"], result["chosen_by"]) == (2, "last epoch")
+        assert {int(path.name.split("_")[2]) for path in (run_dir / "checkpoints").iterdir()} == {2}
+        assert not (run_dir / "state").exists()
         assert "(epoch 2, last epoch)" in printed
 
     def test_the_same_command_reports_a_finished_run(self, data, finished):
@@ -147,8 +148,9 @@ class TestRunFolder:
         flags = ("--data", data, "--run-dir", run_dir, *QUICK, "--checkpoint.every=4")
         fault = {"kind": "SIGKILL", "rank": 0, "phase": "train", "step": 13, "once": str(tmp_path / "once")}
         harness.run([sys.executable, "-m", "tests.chaos.worker", *map(str, flags)], tmp_path, fault)
-        before, newest = sorted((run_dir / "state").glob("step_*_0001"))
-        shutil.rmtree(before)
+        *older, newest = sorted((run_dir / "state").glob("step_*_0001"))
+        for state_before in older:
+            shutil.rmtree(state_before)
         assert {path.stat().st_mode for path in newest.iterdir()} == {(run_dir / "run.json").stat().st_mode}
         manifest = newest / state.MANIFEST
         write_sealed(manifest, state.FORMAT, {**json.loads(manifest.read_text()), "version": "0.0.1"})
@@ -162,12 +164,6 @@ class TestRunFolder:
 
 
 class TestOptions:
-    def test_retention_keeps_the_last_and_the_reported_checkpoint_and_no_state(self, data, tmp_path):
-        run_dir = tmp_path / "run"
-        train(data, run_dir, *PAPER, "--epochs=3")
-        assert {int(path.name.split("_")[2]) for path in (run_dir / "checkpoints").iterdir()} == {3}
-        assert not (run_dir / "state").exists()
-
     def test_a_validation_part_chooses_the_epoch_and_stops_the_run(self, data_with_validation, tmp_path):
         # With a learning rate this small nothing improves after the first epoch, and the later ones are as good.
         flags = (*PAPER, "--epochs=9", "--patience=2", "--learning-rate=1e-15")
@@ -202,17 +198,11 @@ class TestOptions:
         said = complaint("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK, weights, cwd=tmp_path)
         assert "names fourth, which is not a class" in said
 
-    @pytest.mark.parametrize(("kind", "most"), [("one", 10**6), ("several", 10**4)])
-    def test_weights_that_would_switch_the_other_classes_off(self, tmp_path, complaint, kind, most):
-        labels = [["a"], ["b"], ["a"], ["b"]] if kind == "several" else list("abab")
-        texts = {"text": ["some text", "another text", "a third", "a fourth"], "label": labels}
-        crepe_dist.prepare(texts, tmp_path / "set", labels=kind, test=0.5)
-        flags = ("--data", tmp_path / "set", "--run-dir", tmp_path / "run", *QUICK)
-        weights = f'--class-weights={{"b": {most * 1.01}}}'
-        assert "too far apart" in complaint("train", *flags, weights, cwd=tmp_path)
-        run(command("train", *flags, f'--class-weights={{"b": {most}}}'), tmp_path)
+    def test_weights_that_would_switch_the_other_classes_off(self, data, tmp_path, complaint):
+        flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, '--class-weights={"first": 1.01e6}')
+        assert "too far apart" in complaint("train", *flags, cwd=tmp_path)
 
-    def test_divergence_is_told(self, kernels, data, tmp_path, complaint):
+    def test_divergence_is_told(self, data, tmp_path, complaint):
         flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, *PAPER, "--learning-rate=1000")
         assert "training diverged" in complaint("train", *flags, cwd=tmp_path)
 
@@ -284,37 +274,15 @@ class TestSchedule:
         assert list(map(rate_at, positions)) == pytest.approx([1, 0.5, 0])
 
 
-def test_the_package_lists_its_public_names():
-    assert {"fit", "load", "prepare", "CrepeClassifier"} <= set(dir(crepe_dist))
-    assert all(hasattr(crepe_dist, name) for name in dir(crepe_dist))
-
-
 def test_from_python(data, tmp_path):
     config = Config(run_dir=str(tmp_path / "run"), data=crepe_dist.settings.config.DataOptions(str(data), 50))
     config.model.width, config.model.blocks, config.model.embeddings, config.training.epochs = 16, 1, 1024, 1
     result = crepe_dist.train.train(config)
     assert result.run_dir == tmp_path / "run"
-    predictor = crepe_dist.load(result.checkpoint)
-    odd: list[Any] = [None, float("nan"), 3, b"abc"]
-    for each in odd:
-        with pytest.raises(UserError, match=f"text 1 is (missing|not a string)\n  why: it is {each}"):
-            predictor.predict(["abc qua", each])
-    for each in (*odd, True, "abc qua", {"abc"}, np.array("abc")):
-        with pytest.raises(UserError, match=f"the texts are .*\n  why: that is of type {type(each).__name__}"):
-            predictor.predict(each)
-    texts = ["abc qua", "", "zig" * 200, "中文"]
-    predictions = predictor.predict(texts)
-    problems = ["", "empty text", "", "no character that the network knows"]
-    assert [prediction.problem for prediction in predictions] == problems
-    for prediction in predictions:
-        assert prediction.label in {"first", "second", "third"}
-        assert sum(probability for _, probability in prediction.ranking) == pytest.approx(1, abs=1e-5)
-        assert prediction.probability == max(probability for _, probability in prediction.ranking)
-    one_by_one = [predictor.predict([text])[0].probability for text in texts]
-    assert one_by_one == pytest.approx([prediction.probability for prediction in predictions], abs=1e-5)
+    assert crepe_dist.load(result.checkpoint).predict(["abc qua"])[0].label in {"first", "second", "third"}
 
 
-def test_few_batches_are_learnt_by_heart_and_scored(kernels, data, tmp_path):
+def test_few_batches_are_learnt_by_heart_and_scored(data, tmp_path):
     """With Adam at 0.001 the loss is 0.0003 after the 100 steps, in any precision. With SGD at 0.05 rounding would
     decide whether the run learns at all."""
     adam = ("--optimizer=adam", "--learning-rate=0.001", "--epochs=1")
