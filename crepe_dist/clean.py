@@ -10,7 +10,7 @@ from pathlib import Path
 from crepe_dist import command, invocation
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import cache_folder
-from crepe_dist.runs import checkpoint, disk_space
+from crepe_dist.runs import checkpoint, run_folder
 from crepe_dist.runs.checkpoint import RUNS
 from crepe_dist.runs.run_folder import IDENTITY, RunFolder
 from crepe_dist.scratch import abandoned
@@ -88,15 +88,15 @@ def cached() -> list[Path]:
 
 def _clean(run: RunFolder, remove: bool) -> int:
     """List what a run no longer needs; return its size in bytes."""
-    paths = disk_space.superfluous(run)
+    paths = run.superfluous()
     total = sum(map(_listed, paths))
     if remove:
-        disk_space.remove(run, paths)
+        run.remove(paths)
     return total
 
 
 def _listed(path: Path) -> int:
-    freed = disk_space.size(path)
+    freed = run_folder.size(path)
     print(f"{size(freed):>9}  {visible(str(path))}")
     return freed
 

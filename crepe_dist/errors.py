@@ -69,11 +69,6 @@ class UserError(Exception):
         return "\n".join(map(one_line, lines))
 
 
-def unreadable(what: object, error: Exception, remedy: str) -> UserError:
-    """Return the error for a file or folder of ours whose content is malformed."""
-    return UserError(f"{what} cannot be read", f"{type(error).__name__}: {error}"[:300], remedy)
-
-
 def shown(character: str) -> str:
     r"""Return the character, or its escape (``\n``, ``\u202e``) if a terminal or a browser would act on it."""
     if character.isprintable() or unicodedata.category(character) == "Zs":

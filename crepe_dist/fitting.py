@@ -53,27 +53,21 @@ def fit(
     options = {**{name: value for name, value in (("label", label), ("text", text)) if value is not None}, **options}
     path = Path(data) if isinstance(data, (str, Path)) else None
     if path is not None and (str(path) == SAMPLE or (path / MANIFEST).is_file()):
-        return _trained({**_divided(options, is_prepared=True)[1], "data.source": str(path)})
+        config = combined({**_divided(options, is_prepared=True)[1], "data.source": str(path)})
+        return load(train(config).checkpoint, device=config.device)
     if detect().size > 1:
-        raise UserError(
-            f"{detect().size} processes cannot prepare the same data",
-            "they train on one prepared folder",
-            "prepare it first, in one process, with crepe_dist.prepare; then give its name to crepe_dist.fit",
-        )
+        remedy = "prepare it first, in one process, with crepe_dist.prepare; then give its name to crepe_dist.fit"
+        raise UserError(f"{detect().size} processes cannot prepare the same data", remedy=remedy)
     preparing, training = _divided(options, is_prepared=False)
     with scratch() as folder:
         prepared = folder / ((path and path.resolve().stem) or "frame")
         prepare(data, prepared, **preparing)
         usual = {} if "run_dir" in training else {"run_dir": str(folder / "run"), **QUIET}
         try:
-            return _trained({**usual, **training, "data.source": str(prepared)})
+            config = combined({**usual, **training, "data.source": str(prepared)})
+            return load(train(config).checkpoint, device=config.device)
         except UserError as error:
             raise for_python(error) from error.__cause__
-
-
-def _trained(given: Mapping[str, Any]) -> Predictor:
-    config = combined(given)
-    return load(train(config).checkpoint, device=config.device)
 
 
 def _divided(options: Mapping[str, Any], *, is_prepared: bool) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -21,7 +21,7 @@ from crepe_dist.settings.config import Config, parse, parse_all, print_help
 
 if TYPE_CHECKING:
     from crepe_dist.distributed.world import World
-    from crepe_dist.runs.result import Result
+    from crepe_dist.runs.run_folder import Result
     from crepe_dist.training.run import Pages
 
 
@@ -61,7 +61,7 @@ def _train(config: Config, world: World, control: Control) -> Result:
 
 
 def _pages(config: Config, world: World) -> Pages:
-    """Return the functions that draw reports and pictures; none where rank 0 lacks their libraries, which it says."""
+    """Return the functions that draw reports; none where rank 0 lacks their libraries, which it says."""
     from crepe_dist.training.run import Pages
 
     left_out = world.broadcast(extras.left_out("reports", "report and no TensorBoard events"), "reports")
@@ -69,9 +69,9 @@ def _pages(config: Config, world: World) -> Pages:
         if world.is_root and (config.logging.report or config.logging.tensorboard):
             print(f"note: {left_out}", flush=True)
         return Pages()
-    from crepe_dist.reports import data_page, run_page, score_figures
+    from crepe_dist.reports import data_page, run_page
 
-    return Pages(data_page.page, score_figures.confusion_png, run_page.write_for)
+    return Pages(data_page.page, run_page.write_for)
 
 
 if __name__ == "__main__":

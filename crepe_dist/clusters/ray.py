@@ -9,8 +9,7 @@ from crepe_dist import extras
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.launch import Launch, allowed, threads
 from crepe_dist.errors import UserError
-from crepe_dist.runs.result import Result, read_result
-from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.runs.run_folder import Result, RunFolder, read_result
 from crepe_dist.settings.config import Config
 from crepe_dist.supervising.driver import Cluster, Driver, Lost, Place
 from crepe_dist.supervising.process import ALIKE, Process

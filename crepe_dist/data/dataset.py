@@ -42,8 +42,9 @@ from crepe_dist.data.arrays import (
 )
 from crepe_dist.data.composition import Composition
 from crepe_dist.data.targets import ONE, SEVERAL, Targets, kind_and_most, open_targets, targets_file
-from crepe_dist.errors import UserError, unreadable
-from crepe_dist.files import integer, read_json, write_json
+from crepe_dist.errors import UserError
+from crepe_dist.files import integer
+from crepe_dist.records import damaged, read_record, write_sealed
 
 FORMAT = 3
 MANIFEST = "dataset.json"
@@ -280,27 +281,16 @@ def open_dataset(folder: Path | str, *, trains: bool = True) -> Dataset:
             f"there is no {MANIFEST} in it" if folder.is_dir() else "there is no such folder",
             f"name a folder that prepare has written, or make one: {invocation.typed('prepare')} SOURCE --out DIR",
         )
+    manifest = read_record(path, FORMAT, prepare_again)
     try:
-        manifest = read_json(path, follow=False)
-        version = manifest["format"]
-        if version != FORMAT:
-            raise UserError(
-                f"{path} has format {str(version)[:40]}; this version reads format {FORMAT}", remedy=prepare_again
-            )
         encoding, composition = Encoding.from_dict(manifest["encoding"]), Composition.from_dict(manifest["composition"])
         classes = list(map(str, manifest["classes"]))
         documents = {name: _open_documents(folder, name, encoding, manifest) for name in manifest["parts"]}
         splits = {
             name: _open_split(each, len(classes), manifest) for name, each in documents.items() if name != UNLABELLED
         }
-        if manifest["sha256"] != _digest_of(manifest):
-            raise UserError(
-                f"{path} was altered since it was prepared",
-                "its SHA-256 is not the one in its last line",
-                prepare_again,
-            )
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise unreadable(path, error, prepare_again) from error
+        raise damaged(path, error, prepare_again) from error
     if len(classes) < 2 or (trains and not splits.get("train")):
         raise UserError(
             f"{folder} holds nothing to train on", "it needs at least two classes and one training row", prepare_again
@@ -309,10 +299,8 @@ def open_dataset(folder: Path | str, *, trains: bool = True) -> Dataset:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write ``dataset.json`` with its format and, as the last value, the SHA-256 of all others."""
-    manifest = {"format": FORMAT, **manifest}
-    manifest.pop("sha256", None)
-    write_json(folder / MANIFEST, {**manifest, "sha256": _digest_of(manifest)})
+    """Write ``dataset.json``."""
+    write_sealed(folder / MANIFEST, FORMAT, manifest)
 
 
 def write_documents(folder: Path, name: str, documents: Documents, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
@@ -337,11 +325,6 @@ def write_documents(folder: Path, name: str, documents: Documents, rows: npt.NDA
             writer.append(documents.codes(chunk), texts=texts, ids=ids)
         files |= writer.close()
     return {"rows": len(rows), "shards": list(map(len, shards)), "files": files}
-
-
-def _digest_of(manifest: dict[str, Any]) -> str:
-    others = {name: value for name, value in manifest.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def _open_documents(folder: Path, name: str, encoding: Encoding, manifest: dict[str, Any]) -> Documents:

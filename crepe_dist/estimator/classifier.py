@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from crepe_dist.errors import UserError
 from crepe_dist.estimator.fitted_model import open_files, probabilities, train
-from crepe_dist.estimator.labels import ABSENT, labels_of, weights_of
 from crepe_dist.predicting.texts import InvalidInput, texts_of
+from crepe_dist.preparing.frames import is_missing
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
+
+
+ABSENT = -1  # label and class of a text that has none
 
 
 class CrepeClassifier(ClassifierMixin, BaseEstimator):
@@ -98,8 +103,10 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         """
         texts = texts_of(X)
         classes, numbers = labels_of(y, texts)
-        weights = None if sample_weight is None else weights_of(sample_weight, texts)
         labelled = np.flatnonzero(numbers != ABSENT)
+        table: dict[str, Any] = {"text": [texts[row] for row in labelled], "label": numbers[labelled]}
+        if sample_weight is not None:
+            table["weight"] = weights_of(sample_weight, texts)[labelled]
         more = [texts[row] for row in np.flatnonzero(numbers == ABSENT)]
         more += [] if unlabelled is None else texts_of(unlabelled)
         seed = self.random_state
@@ -107,14 +114,11 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
             seed = check_random_state(seed).randint(2**31 - 1)
         try:
             self.model_ = train(
-                [texts[row] for row in labelled],
-                numbers[labelled],
-                None if weights is None else weights[labelled],
+                table,
+                more,
                 self._settings(classes, int(seed)),
-                unlabelled=more,
                 length=self.length,
                 validation=self.validation_fraction,
-                seed=int(seed) % 2**32,
                 processes=self.processes,
                 verbose=self.verbose,
             )
@@ -156,13 +160,8 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         if not isinstance(self.class_weight, Mapping):
             return self.class_weight
         labels = classes.tolist()
-        unknown = [label for label in self.class_weight if label not in labels]
-        if unknown:
-            raise InvalidInput(
-                f"class_weight has the label {unknown[0]!r:.40}",
-                f"the labels are {', '.join(map(repr, labels))}"[:300],
-                "name labels that occur in y",
-            )
+        if unknown := [label for label in self.class_weight if label not in labels]:
+            raise InvalidInput(f"class_weight has the label {unknown[0]!r:.40}", remedy="name labels that occur in y")
         return {str(labels.index(label)): float(weight) for label, weight in self.class_weight.items()}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -176,3 +175,53 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.two_d_array = False
         tags.input_tags.one_d_array = True
         return tags
+
+
+def labels_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the classes, sorted and of the dtype of the labels, and the class of each text, int64 [n], or ``ABSENT``.
+
+    As in scikit-learn's semi-supervised estimators, the number -1 means that a text has no label. With one other label,
+    it is a class.
+    """
+    if y is None:
+        why = "fit requires y to be passed, but the target y is None"
+        raise InvalidInput("there are no labels", why, "give labels")
+    if _are_several(y):
+        remedy = 'train with crepe_dist.fit({"text": texts, "label": labels}, labels="several")'
+        raise InvalidInput("the texts have several labels each", remedy=remedy)
+    labels = column_or_1d(y, warn=True)
+    if len(labels) != len(texts):
+        what = f"there are {len(texts):,} texts and {len(labels):,} labels"
+        raise InvalidInput(what, remedy="give a label for every text")
+    missing = [row for row, label in enumerate(labels.tolist()) if is_missing(label)]
+    if missing:
+        why = f"{len(missing):,} of {len(labels):,} labels are None or NaN (Input y contains NaN)"
+        raise InvalidInput(f"label {missing[0]} is missing", why, "leave such rows out")
+    check_classification_targets(labels)
+    classes, numbers = np.unique(labels, return_inverse=True)
+    if labels.dtype.kind in "if" and len(classes) > 2 and classes[0] == ABSENT:
+        classes, numbers = classes[1:], numbers - 1
+        count = f"{np.count_nonzero(numbers == ABSENT):,} labels are -1"
+        warnings.warn(f"{count}, which means no label, as in scikit-learn; if it is a class, rename it", stacklevel=3)
+    if len(classes) < 2:
+        remedy = "give texts of two classes or more"
+        raise InvalidInput("all labels are of one class", f"it is {classes.tolist()[:1]}", remedy)
+    return classes, numbers
+
+
+def _are_several(y: Any) -> bool:
+    """Tell whether labels are lists of labels, or a matrix of 0 and 1."""
+    if len(getattr(y, "shape", ())) == 2:
+        return bool(y.shape[1] > 1)
+    first = next(iter(y), None) if isinstance(y, (list, tuple)) else None
+    return isinstance(first, (list, tuple, set, frozenset))
+
+
+def weights_of(sample_weight: Any, texts: Sequence[str]) -> np.ndarray[Any, Any]:
+    """Return the weight of each text, float64 [n]."""
+    weights: np.ndarray[Any, Any] = _check_sample_weight(sample_weight, texts, dtype=np.float64)
+    if (weights < 0).any():
+        row = int((weights < 0).argmax())
+        why = "Negative values in data passed to sample_weight"
+        raise InvalidInput(f"the weight of text {row} is {weights[row]:g}", why, "give weights from 0")
+    return weights

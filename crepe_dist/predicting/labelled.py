@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from crepe_dist.data.targets import ONE, SEVERAL
-from crepe_dist.errors import UserError, unreadable
+from crepe_dist.errors import UserError
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing.checking import class_name
 from crepe_dist.preparing.formats import check_text
@@ -16,6 +16,7 @@ from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_table, write_table
 from crepe_dist.preparing.opening import open_source
 from crepe_dist.preparing.sources import Reading, Source
+from crepe_dist.records import damaged
 from crepe_dist.runs.checkpoint import ANOTHER
 from crepe_dist.scratch import scratch
 
@@ -41,7 +42,7 @@ def reading_of(predictor: Predictor, given: Reading) -> Reading:
         try:
             reading = Reading.from_dict(saved)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise unreadable(predictor.path.with_suffix(".json"), error, ANOTHER) from error
+            raise damaged(predictor.path.with_suffix(".json"), error, ANOTHER) from error
     kind = SEVERAL if predictor.several else ONE if reading.labelling.kind == SEVERAL else reading.labelling.kind
     mine, columns = given.columns, replace(reading.columns, weight=None, id=predictor.id, needs_id=False)
     if predictor.composition.columns:

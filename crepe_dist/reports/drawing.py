@@ -38,7 +38,6 @@ BLUE, ORANGE, GREEN, RED, SKY, PINK, GREY = (light for light, _ in PALETTE.value
 FOR, AGAINST = "#0072b2", "#d55e00"
 WIDTH = 5.0  # inches
 FONT_SIZE = 9.0  # points
-DPI = 110  # of PNG files
 _STYLE = {
     "font.family": "sans-serif",
     "font.size": FONT_SIZE,
@@ -166,7 +165,7 @@ def svg(figure: Figure, description: str, overlay: str) -> str:
         description: text for screen readers.
         overlay: markup of ``tooltips`` or ``readouts``.
     """
-    markup = _saved(figure, "svg", Creator=None, Date=None, Format=None, Type=None).decode("utf-8")
+    markup = _saved(figure, Creator=None, Date=None, Format=None, Type=None)
     markup = markup[markup.index("<svg") :].rstrip()
     prefix = "f" + hashlib.sha256((description + markup).encode("utf-8")).hexdigest()[:10]
     role = f'role="img" aria-label="{html.escape(description)}"'
@@ -177,19 +176,12 @@ def svg(figure: Figure, description: str, overlay: str) -> str:
     return f"<svg {view.group() if view else ''} {role}>{markup}{overlay}</svg>"
 
 
-def png(figure: Figure) -> tuple[bytes, int, int]:
-    """Return the figure as a PNG file with a white background, and its width and height in pixels."""
-    width, height = (round(inches * DPI) for inches in figure.get_size_inches())
-    return _saved(figure, "png", "white", Software=None), width, height
-
-
-def _saved(figure: Figure, form: str, background: str = "none", **metadata: None) -> bytes:
-    stream = io.BytesIO()
+def _saved(figure: Figure, background: str = "none", **metadata: None) -> str:
+    stream = io.StringIO()
     with style(), warnings.catch_warnings():
         # The browser draws the text with its own fonts.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(stream, format=form, dpi=DPI if form == "png" else "figure", facecolor=background,
-                       metadata=metadata)  # fmt: skip
+        figure.savefig(stream, format="svg", facecolor=background, metadata=metadata)
     return stream.getvalue()
 
 

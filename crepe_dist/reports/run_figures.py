@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crepe_dist.reports import drawing
-from crepe_dist.runs.history import MOST_POINTS, History
+from crepe_dist.runs.metrics import MOST_POINTS, History
 from crepe_dist.wording import cut, number, percent
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def accuracy(history: History, reported: int | None = None, measure: str = "accu
 
 
 def measured(history: History, name: str, label: str) -> str:
-    """Plot one of ``history.MEASURED`` by step."""
+    """Plot one of ``metrics.MEASURED`` by step."""
     with drawing.style():
         figure, axes = _axes(label, history, legend=0, height=1.5)
         points = [(point.step, point.means[name]) for point in history.points]

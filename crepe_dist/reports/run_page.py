@@ -19,8 +19,8 @@ from crepe_dist.model.parameters import shape_class
 from crepe_dist.reports import data_page, findings, run_figures, score_tables
 from crepe_dist.reports.page import render
 from crepe_dist.runs.checkpoint import CONFIG, RESULT
-from crepe_dist.runs.disk_space import size as disk_space
 from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.runs.run_folder import size as disk_space
 from crepe_dist.runs.run_record import Quote, RunRecord, open_run, quotes
 from crepe_dist.runs.scores import AnyScores, Scores
 from crepe_dist.version import __version__

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from crepe_dist.reports import drawing
 from crepe_dist.runs.scores import BINS, MILLION, Scores
 from crepe_dist.wording import counted, cut, number, percent
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 MAX_CLASSES = 30  # with more classes, the matrix only shows those that are confused most
 MAX_WITH_COUNTS = 6  # classes for which cells have room for counts beside percentages
@@ -22,19 +17,7 @@ SLANT = 0.62  # height of a slanted label per unit of its width
 
 
 def confusion(scores: Scores, classes: list[str]) -> str:
-    """Draw the confusion matrix as SVG."""
-    figure, texts = _confusion(scores, classes)
-    description = f"Confusion matrix of {len(classes)} classes; the accuracy is {percent(scores.accuracy)}"
-    return drawing.svg(figure, description, drawing.tooltips(figure.axes[0], texts))
-
-
-def confusion_png(scores: Scores, classes: list[str]) -> tuple[bytes, int, int]:
-    """Draw the confusion matrix as a PNG; return it with its width and height in pixels."""
-    return drawing.png(_confusion(scores, classes)[0])
-
-
-def _confusion(scores: Scores, classes: list[str]) -> tuple[Figure, list[str]]:
-    """Draw a row for each true class and a column for each predicted class; also return a text about each cell."""
+    """Draw the confusion matrix as SVG: a row for each true class, a column for each predicted class."""
     from matplotlib.patches import Rectangle
 
     names = [cut(name, LABEL_CELLS if len(classes) <= MAX_SLANTED else NARROW_LABEL_CELLS) for name in classes]
@@ -76,7 +59,8 @@ def _confusion(scores: Scores, classes: list[str]) -> tuple[Figure, list[str]]:
         edges = np.arange(-0.5, size)
         for draw in (axes.hlines, axes.vlines):
             draw(edges, -0.5, size - 0.5, color=drawing.GREY, alpha=0.25, linewidth=0.4)
-        return figure, texts
+    description = f"Confusion matrix of {len(classes)} classes; the accuracy is {percent(scores.accuracy)}"
+    return drawing.svg(figure, description, drawing.tooltips(axes, texts))
 
 
 def reliability(scores: Scores) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from crepe_dist import command, invocation
 from crepe_dist.errors import UserError, visible
-from crepe_dist.runs import checkpoint, disk_space
+from crepe_dist.runs import checkpoint, run_folder
 from crepe_dist.runs.run_folder import IDENTITY, RunFolder
 from crepe_dist.settings import flags as arguments
 from crepe_dist.settings.yaml_file import read
@@ -34,18 +35,15 @@ def main() -> None:
         print(f"there is no run in {checkpoint.RUNS}/\n  do:  {invocation.typed('train')}")
         return
     candidates = checkpoint.trained()
-    try:
-        used = checkpoint.in_use() or (str(candidates[0]) if len(candidates) == 1 else "")
-        star = f"* is the model of predict, evaluate, serve and export: {visible(used)}" if used else "none is in use"
-    except UserError as error:
-        used, star = "", f"none is in use: {error.what}; {error.why}"
+    used = str(candidates[0]) if len(candidates) == 1 else ""
+    with suppress(UserError):  # the chosen one is gone
+        used = checkpoint.in_use() or used
     rows: list[tuple[str, ...]] = [("", "run", "data", "test", "size", "finished", "name")]
     rows += [_row(run, used) for run in sorted(runs, key=_changed, reverse=True)]
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print("  ".join(map(str.ljust, row, widths)).rstrip())
-    print(star)
-    print(f"  do:  choose one: {invocation.typed('use')} RUN")
+    print(f"* is the model of predict, evaluate, serve and export; choose another: {invocation.typed('use')} RUN")
 
 
 def _row(run: Path, used: str) -> tuple[str, ...]:
@@ -56,7 +54,7 @@ def _row(run: Path, used: str) -> tuple[str, ...]:
     scored, ended = "–", "no"
     if result is not None:
         scored, ended = percent(result["test_accuracy"]), time.strftime("%Y-%m-%d %H:%M", time.localtime(_changed(run)))
-    cells = ("*" if Path(used) == run else "", str(run), source, scored, size(disk_space.size(run)), ended, folder.name)
+    cells = ("*" if Path(used) == run else "", str(run), source, scored, size(run_folder.size(run)), ended, folder.name)
     return tuple(map(visible, cells))
 
 

@@ -40,13 +40,17 @@ class EpochChoice:
     @classmethod
     def of(cls, config: Config, data: Dataset) -> EpochChoice:
         """Make the choice for a configuration and its data."""
-        training, has_validation = config.training, "validation" in data.splits
+        has_validation = "validation" in data.splits
         rows = len(data.splits["validation" if has_validation else "test"])
-        return cls(has_validation, rows, training.patience or 0, training.all_epochs)
+        return cls(has_validation, rows, config.training.patience or 0, config.training.all_epochs)
 
     @property
     def chosen_by(self) -> str:
         return "validation split" if self.has_validation else "last epoch"
+
+    @property
+    def _split(self) -> str:
+        return "validation" if self.has_validation else "test"
 
     def best(self, progress: Progress) -> dict[str, Any]:
         """Return the record of the best epoch.
@@ -91,10 +95,6 @@ class EpochChoice:
         """Return the standard error of an accuracy."""
         return math.sqrt(accuracy * (1 - accuracy) / max(1, self.rows))
 
-    @property
-    def _split(self) -> str:
-        return "validation" if self.has_validation else "test"
-
     def _accuracy(self, record: dict[str, Any]) -> float:
         return float(record.get(f"{self._split}_accuracy", 0.0))
 
@@ -130,11 +130,8 @@ class EpochChoice:
         """Describe an early stop, if there was one."""
         if not self._is_out_of_patience(progress) or progress.epoch >= self.epochs:
             return None
-        improved = self.improved(progress)["epoch"]
-        return (
-            f"stopped early, after epoch {progress.epoch} of {self.epochs}: the validation split shows no "
-            f"improvement beyond chance since epoch {improved} (--patience 0 trains all epochs)"
-        )
+        since = f"no improvement beyond chance since epoch {self.improved(progress)['epoch']}"
+        return f"stopped early, after epoch {progress.epoch} of {self.epochs}: {since} (--patience 0 trains all epochs)"
 
     def _is_out_of_patience(self, progress: Progress) -> bool:
         waited = len(progress.epochs) - 1 - progress.epochs.index(self.improved(progress))

@@ -42,6 +42,7 @@ IN_USE = RUNS / "in_use.json"  # names the model of commands that are given none
 CACHED = "models"  # in the cache: copies of models at URLs
 DESCRIBED = Path(tensors_file.NAME).with_suffix(".json").name  # description in a model folder
 LISTED = 5  # runs in a message
+TEXTS = (".txt", ".log", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
 NAME_ONE = "name a run, a .params file or a folder of export --format crepe"
 SCORES = ".scores.json"
 ANOTHER = "choose another checkpoint, or delete the .json to load the file as parameters of another program"
@@ -84,11 +85,8 @@ def save(run_dir: Path, arrays: Arrays, described: Json, scores: Mapping[str, An
     try:
         write(run_dir, arrays, described, scores)
     except OSError as error:
-        raise UserError(
-            f"the checkpoint of epoch {described['epoch']} cannot be written",
-            str(error),
-            f"free some disk space; {again} resumes from the newest saved state",
-        ) from error
+        what, do = f"the checkpoint of epoch {described['epoch']} cannot be written", "free some disk space"
+        raise UserError(what, str(error), f"{do}; {again} resumes from the newest saved state") from error
 
 
 def description(
@@ -268,20 +266,13 @@ def find(name: str | None) -> Path:
         reported = model if model.is_file() else _of_run(path)
         if reported is not None:
             return reported
-        if (path / MANIFEST).is_file():
-            score = f"{invocation.typed('evaluate')} RUN --data {path}"
-            raise UserError(f"{path} is a data set, not a model", remedy=f"score a model on it: {score}")
-        raise UserError(f"{path} contains no checkpoint", remedy=NAME_ONE)
+        what = "is a data set, not a model" if (path / MANIFEST).is_file() else "contains no checkpoint"
+        raise UserError(f"{path} {what}", remedy=NAME_ONE)
     if not path.is_file():
         raise missing(path)
-    from crepe_dist.preparing.sources import by_suffix
-
-    if by_suffix(path) or path.suffix.lower() in (".txt", ".log"):
-        file = shlex.quote(str(path))
-        raise UserError(
-            f"{file} is a file of texts, not a model",
-            remedy=f"classify them: {invocation.typed('predict')} --file {file}",
-        )
+    if path.suffix.lower() in TEXTS:
+        remedy = f"classify them: {invocation.typed('predict')} --file {shlex.quote(str(path))}"
+        raise UserError(f"{path} is a file of texts, not a model", remedy=remedy)
     return path
 
 
@@ -339,22 +330,12 @@ def in_use() -> str | None:
 
 def _only(runs: list[Path]) -> Path:
     if not runs:
-        raise UserError(
-            f"there is no trained run in {RUNS}/",
-            remedy=f"train one ({invocation.typed('train')}), or name a checkpoint",
-        )
+        remedy = f"train one ({invocation.typed('train')}), or name a checkpoint"
+        raise UserError(f"there is no trained run in {RUNS}/", remedy=remedy)
     if len(runs) > 1:
-        results = ((run, result_of(run)) for run in runs[:LISTED])
-        scored = [
-            f"{run} ({wording.percent(result['test_accuracy']) if result else 'not finished'})"
-            for run, result in results
-        ]
-        raise UserError(
-            f"{RUNS}/ has {len(runs)} runs, and no model was named",
-            f"the newest and their test scores: {', '.join(scored)}",
-            f"name one after the command, such as {runs[0]}; or choose the model of all commands: "
-            f"{invocation.typed('use')} {runs[0]}",
-        )
+        newest = f"the newest: {', '.join(map(str, runs[:LISTED]))}; all, with their scores: {invocation.typed('runs')}"
+        remedy = f"name one after the command, or choose the model of all commands: {invocation.typed('use')} {runs[0]}"
+        raise UserError(f"{RUNS}/ has {len(runs)} runs, and no model was named", newest, remedy)
     return runs[0]
 
 

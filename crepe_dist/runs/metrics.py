@@ -1,31 +1,30 @@
-"""Metrics of a run: ``metrics.jsonl``, and what trackers such as TensorBoard show, written by rank 0."""
+"""Metrics of a run: ``metrics.jsonl`` and trackers such as TensorBoard, written by rank 0; and their history, read."""
 
 from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from crepe_dist.distributed.world import World
-from crepe_dist.files import open_regular, parse_json, sync, write_text, writing
-from crepe_dist.runs.scores import AnyScores, Scores
-from crepe_dist.runs.state import Arrays, Progress
+from crepe_dist.files import finite, integer, open_regular, parse_json, sync, write_text, writing
+from crepe_dist.runs.state import Progress
 from crepe_dist.runs.trackers import TRACKERS, Tracker, chosen
 from crepe_dist.settings.config import Config, flat
 
 METRICS = "metrics.jsonl"
 LONGEST_LINE = 1 << 20
-MOST_VALUES = 1 << 20  # of a parameter's histogram: those of 67 million take a second
-DRAWING_SHARE = 0.1  # of the time since the last pictures, which drawing may take
-FIRST_SECONDS = 3.0  # of the first pictures, with the imports that they need
 # Metrics of a step, and suffixes of those of an epoch, that trackers show as well.
 SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction", "flops_per_second")
 EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_average_precision", "_calibration_error", "seconds")
+MOST_POINTS = 150
+MOST_EVENTS = 200
+MEASURED = ("loss", "learning_rate", "documents_per_second", "wait_fraction")
 Record = dict[str, Any]
-DrawConfusion = Callable[[Scores, "list[str]"], "tuple[bytes, int, int]"]  # → PNG, width, height in pixels
 
 
 class Metrics:
@@ -35,7 +34,6 @@ class Metrics:
         say: prints a message when a tracker is given up.
         trackers: names of the trackers to write to.
         settings: settings of the run by dotted name, for trackers.
-        draw: draws a confusion matrix; ``None``: no pictures.
         is_root: false on the other ranks, which have no trackers and write nothing.
     """
 
@@ -43,9 +41,8 @@ class Metrics:
         self,
         folder: Path,
         say: Callable[[str], None],
-        trackers: Sequence[str] = (),
-        settings: Mapping[str, Any] | None = None,
-        draw: DrawConfusion | None = None,
+        trackers: Sequence[str],
+        settings: Mapping[str, Any],
         *,
         is_root: bool = True,
     ) -> None:
@@ -53,23 +50,34 @@ class Metrics:
         self._is_root = is_root
         self._path = folder / METRICS
         self._trackers: dict[str, Tracker | None] = dict.fromkeys(trackers)
-        self._settings = settings or {}
+        self._settings = settings
         self._say = say
-        self._draw = draw
         self._purge_step: int | None = None
         self._unwritten: list[str] = []
-        self._drawn, self._drawing_seconds = time.monotonic(), FIRST_SECONDS
+
+    @classmethod
+    def opened(cls, folder: Path, ranks: World, say: Callable[[str], None], config: Config) -> Metrics:
+        """Open the metrics of a run; every rank calls it.
+
+        Raises:
+            UserError: on every rank, if the libraries of a tracker are not installed.
+        """
+        trackers = ranks.agree("trackers", lambda: chosen(config.logging) if ranks.is_root else [])
+        return cls(folder, say, trackers, flat(config.to_dict()), is_root=ranks.is_root)
 
     def resume(self, progress: Progress) -> None:
         """Drop records newer than the restored state, and record the resume."""
-        if not self._is_root:
+        if not self._is_root or not self._path.is_file():
             return
-        before = [record for record in read(self._path) if _still_true(record, progress)]
-        if not before and not self._path.is_file():
-            return
-        before.append({"event": "resume", "step": progress.step, "epoch": progress.epoch})
+        epochs = {record["epoch"] for record in progress.epochs}
+
+        def is_before(record: Record) -> bool:
+            return record["epoch"] in epochs if record["event"] == "epoch" else record["step"] <= progress.step
+
+        records = [record for record in read(self._path) if is_before(record)]
+        records.append({"event": "resume", "step": progress.step, "epoch": progress.epoch})
         self._unwritten = []
-        write_text(self._path, "".join(json.dumps(record) + "\n" for record in before))
+        write_text(self._path, "".join(json.dumps(record) + "\n" for record in records))
         self._purge_step = progress.step + 1
 
     def steps(self, records: list[Record]) -> None:
@@ -84,39 +92,7 @@ class Metrics:
     def epoch(self, record: Record) -> None:
         """Write the record of an epoch (``checkpoint.epoch_record``)."""
         self._append([{"event": "epoch", **record}])
-        names = [name for name in record if name.endswith(EPOCH_SCALARS)]
-        self._scalars("epoch", [record], names)
-
-    def pictures(
-        self,
-        step: int,
-        values: Callable[[], Arrays],
-        scores: Mapping[str, AnyScores],
-        classes: list[str],
-        *,
-        is_last: bool,
-    ) -> None:
-        """Draw histograms of the parameters' ``values``, or evenly spaced ones, and each split's confusion matrix.
-
-        Before the last epoch, draw only if it takes little of the time since the last pictures.
-        """
-        now = time.monotonic()
-        if not is_last and self._drawing_seconds > DRAWING_SHARE * (now - self._drawn):
-            return
-
-        def draw(tracker: Tracker) -> None:
-            if not tracker.draws:
-                return
-            for name, array in values().items():
-                tracker.add_histogram(f"parameters/{name}", array.ravel()[:: 1 + (array.size - 1) // MOST_VALUES], step)
-            if self._draw is not None:
-                for split, score in scores.items():
-                    if isinstance(score, Scores):
-                        tracker.add_picture(f"confusion/{split}", *self._draw(score, classes), step)
-
-        self._track(draw)
-        self._drawn = time.monotonic()
-        self._drawing_seconds = self._drawn - now
+        self._scalars("epoch", [record], [name for name in record if name.endswith(EPOCH_SCALARS)])
 
     def sync(self) -> None:
         """Flush everything to disk; called before a save of the state, which relies on it."""
@@ -135,11 +111,8 @@ class Metrics:
         if not self._is_root:
             return
         self._unwritten += [json.dumps(record) + "\n" for record in records]
-        try:
+        with suppress(OSError):  # a full disk: the lines wait; `sync` raises before a state relies on them
             self._write()
-        except OSError:
-            # The disk is full: the lines wait for the next write. `sync` raises before a state relies on them.
-            return
 
     def _write(self) -> None:
         """Write all lines or none: a truncated line would spoil the next one."""
@@ -171,12 +144,6 @@ class Metrics:
                 self._say(f"{title} gets no more metrics until the command is restarted: {error}")
 
 
-def _still_true(record: Record, progress: Progress) -> bool:
-    if record["event"] == "epoch":
-        return any(record["epoch"] == epoch["epoch"] for epoch in progress.epochs)
-    return bool(record["step"] <= progress.step)
-
-
 def read(path: Path) -> Iterator[Record]:
     """Yield the records of ``metrics.jsonl`` in order, skipping malformed lines such as one cut off by a kill."""
     if not path.is_file():
@@ -191,13 +158,81 @@ def read(path: Path) -> Iterator[Record]:
                 yield record
 
 
-def open_metrics(
-    folder: Path, ranks: World, say: Callable[[str], None], config: Config, draw: DrawConfusion | None
-) -> Metrics:
-    """Open the metrics of a run; only rank 0 writes them.
+@dataclass
+class Point:
+    """Consecutive steps: the last one, the smallest and the largest loss, the means of ``MEASURED``, their number."""
 
-    Raises:
-        UserError: on every rank, if the libraries of a tracker are not installed.
+    step: int
+    low: float
+    high: float
+    means: dict[str, float]
+    count: int = 1
+
+    def join(self, after: Point) -> None:
+        total = self.count + after.count
+        for name, mean in self.means.items():
+            self.means[name] = mean + (after.means[name] - mean) * after.count / total
+        self.step, self.count = after.step, total
+        self.low, self.high = min(self.low, after.low), max(self.high, after.high)
+
+
+@dataclass
+class History:
+    """Steps, epochs and events of a run, reduced to a bounded number of points.
+
+    Attributes:
+        points: at most twice ``MOST_POINTS`` points, of ``width`` steps each.
+        width: number of steps per point.
+        resumes: the first ``MOST_EVENTS`` steps after which the run was resumed.
+        skipped: the first ``MOST_EVENTS`` skipped steps.
+        counts: number of events "resume" and "skipped".
     """
-    trackers = ranks.agree("trackers", lambda: chosen(config.logging) if ranks.is_root else [])
-    return Metrics(folder, say, trackers, flat(config.to_dict()), draw, is_root=ranks.is_root)
+
+    points: list[Point] = field(default_factory=list)
+    width: int = 1
+    epochs: list[Record] = field(default_factory=list)
+    resumes: list[int] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=lambda: {"resume": 0, "skipped": 0})
+
+    @classmethod
+    def of(cls, run_dir: Path) -> History:
+        """Read the history of the run in a folder."""
+        history = cls()
+        for record in read(run_dir / METRICS):
+            history.add(record)
+        return history
+
+    @property
+    def seconds(self) -> float:
+        """Training time of all epochs, without evaluation."""
+        return float(sum(epoch["seconds"] for epoch in self.epochs))
+
+    def add(self, record: Record) -> None:
+        """Add a record; ignore a malformed one."""
+        with suppress(KeyError, ValueError):
+            event, step = record["event"], integer(record["step"])
+            if event == "step":
+                means = {name: finite(record[name]) for name in MEASURED}
+                self._add(Point(step, means["loss"], means["loss"], means))
+            elif event == "epoch":
+                integer(record["epoch"])
+                for name in ("train_loss", "test_loss", "test_accuracy", "seconds"):
+                    finite(record[name])
+                self.epochs.append(record)
+            elif event in self.counts:
+                self.counts[event] += 1
+                steps = self.skipped if event == "skipped" else self.resumes
+                if len(steps) < MOST_EVENTS:
+                    steps.append(step)
+
+    def _add(self, point: Point) -> None:
+        if self.points and (self.points[-1].step - 1) // self.width == (point.step - 1) // self.width:
+            self.points[-1].join(point)
+            return
+        self.points.append(point)
+        if len(self.points) > 2 * MOST_POINTS:
+            self.width *= 2
+            before, self.points = self.points, []
+            for point in before:
+                self._add(point)

@@ -1,13 +1,15 @@
-"""The folder that a run writes to; the same command finds the same folder again."""
+"""The folder that a run writes to, its result, and its disk space; the same command finds the same folder again."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import socket
+import stat
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -16,16 +18,21 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.distributed.world import World, once
 from crepe_dist.errors import UserError
-from crepe_dist.files import is_temporary, read_bytes, read_json, remove_temporary, write_json, write_text
-from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RUNS, result_of
+from crepe_dist.files import is_temporary, read_json, remove_temporary, sync, temporary_files, write_json, write_text
+from crepe_dist.records import write_sealed
+from crepe_dist.runs import checkpoint
+from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RESULT, RUNS, result_of
 from crepe_dist.settings.config import Config, digest
 from crepe_dist.settings.fields import is_title
 from crepe_dist.settings.yaml_file import read
+from crepe_dist.wording import percent
 
 IDENTITY = "run.json"
 LOCK_SECONDS = 100.0  # for an earlier group's processes to end; NFS keeps a dead client's locks for 90 s
 SOON = 3.0  # seconds that an earlier group's processes usually take to end
 SUPERVISION = "supervision"  # file with the id of the driver that started the run
+REMOVED = ".removed"  # prefix of a state while it is deleted
+MEMORISED = 0.99  # accuracy from which the training documents count as memorised
 
 
 @dataclass(frozen=True)
@@ -69,11 +76,10 @@ class RunFolder:
     @property
     def name(self) -> str:
         """Name given by ``--name``; empty if there is none."""
-        try:
-            name = read(self.path / CONFIG).get("name") if (self.path / CONFIG).is_file() else None
-        except UserError:
-            return ""
-        return name if isinstance(name, str) and is_title(name) else ""
+        with suppress(UserError):
+            name = read(self.path / CONFIG).get("name")
+            return name if isinstance(name, str) and is_title(name) else ""
+        return ""
 
     def __str__(self) -> str:
         return f"{name} ({self.path})" if (name := self.name) else str(self.path)
@@ -88,6 +94,49 @@ class RunFolder:
         first = self.first
         networks = self.path, self.path / FOLDER, self.lesson, first.path, first.path / FOLDER, first.lesson
         return *networks, self.verified().parent
+
+    def superfluous(self) -> list[Path]:
+        """List what the run can do without; call while the folder is locked.
+
+        Besides leftovers of killed processes, these are the saved state of a finished run, and its checkpoints but the
+        reported and the latest one. An unfinished run needs its states, and the checkpoints that these refer to.
+        """
+        paths = [path for within in self.folders() for path in temporary_files(within)]
+        paths += [path for path in self.state.glob(".*") if path.is_dir()]
+        paths += self.path.glob(f"{REMOVED}-*")
+        if (result := self.result) is None:
+            return paths
+        if self.state.is_dir():
+            paths.append(self.state)
+        taught = result["provenance"].get("unlabelled", {})
+        # The first network's checkpoint took the place of the student's, whose later ones were refused.
+        latest = [] if taught.get("reported") == "first network" else checkpoint.listed(self.path / FOLDER)[:1]
+        return paths + self.other_checkpoints({Path(result["checkpoint"]).name, *(path.name for path in latest)})
+
+    def other_checkpoints(self, keep: Collection[str]) -> list[Path]:
+        """List the files of the checkpoints whose name is not in ``keep``, the parameters first."""
+        kept = tuple(f"{Path(name).stem}." for name in keep)
+        files = (path for path in (self.path / FOLDER).glob("*") if checkpoint.FILE.fullmatch(path.name))
+        others = (path for path in files if not path.name.startswith(kept))
+        return sorted(others, key=lambda path: (path.suffix != ".params", path.name))
+
+    def remove(self, paths: Iterable[Path]) -> None:
+        """Remove files and folders of the run; skip what cannot be removed.
+
+        A state gets another name first, so that no command finds half of it.
+        """
+        for path in paths:
+            with suppress(OSError):
+                if not path.is_dir() or path.is_symlink():
+                    path.unlink()
+                    continue
+                if path == self.state:
+                    path = path.rename(self.path / f"{REMOVED}-state")
+                shutil.rmtree(path)
+
+    def tidy(self) -> None:
+        """Remove what the finished run no longer needs; call while the folder is locked."""
+        self.remove(self.superfluous())
 
     def lock(self) -> IO[str]:
         """Lock the folder for this process until the returned file is closed or the process ends."""
@@ -129,6 +178,93 @@ class RunFolder:
             time.sleep(0.2)
 
 
+def size(path: Path) -> int:
+    """Return the size of a file, or of the files in a folder, in bytes."""
+    total = 0
+    for file in path.rglob("*") if path.is_dir() and not path.is_symlink() else (path,):
+        with suppress(OSError):
+            about = file.lstat()
+            total += about.st_size * (not stat.S_ISDIR(about.st_mode))
+    return total
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of a run.
+
+    Attributes:
+        run_dir: the run's folder.
+        checkpoint: the reported .params file.
+        epoch: the reported epoch, from 1.
+        chosen_by: "validation split" (see ``best_epoch``), or "last epoch" if the data have none.
+        test_accuracy: test accuracy of the reported epoch, a fraction; the micro F1 of several labels.
+        test_loss: test loss of the reported epoch, in nats per document.
+    """
+
+    run_dir: Path
+    checkpoint: Path
+    epoch: int
+    chosen_by: str
+    test_accuracy: float
+    test_loss: float
+
+    @property
+    def scores(self) -> dict[str, float]:
+        return {"epoch": self.epoch, "test_accuracy": self.test_accuracy, "test_loss": self.test_loss}
+
+    def __str__(self) -> str:
+        return (
+            f"test {checkpoint.measure(self.checkpoint.name)} {percent(self.test_accuracy)}, loss {self.test_loss:.4f} "
+            f"(epoch {self.epoch}, {self.chosen_by})\n{self.checkpoint}"
+        )
+
+
+def overfit_summary(result: Result) -> str:
+    """Report whether a run on a few batches (``training.overfit_batches``) has overfitted them."""
+    share = f"{checkpoint.measure(result.checkpoint.name)} on the training documents: {percent(result.test_accuracy)}"
+    if result.test_accuracy >= MEMORISED:
+        return f"{share}: the network can overfit them, as it should; commands never choose this model by default"
+    more = "more --epochs; a lower --learning-rate; then check that texts and labels match"
+    return f"{share}; the network cannot overfit them yet\n  do:  {more}"
+
+
+def read_result(folder: RunFolder) -> Result | None:
+    """Read the result of a run; ``None`` if it is not finished."""
+    if (saved := folder.result) is None:
+        return None
+    checkpoint.check_present(folder.path, Path(saved["checkpoint"]).name)
+    values = {name: saved[name] for name in ("epoch", "chosen_by", "test_accuracy", "test_loss")}
+    return Result(folder.path, folder.path / saved["checkpoint"], **values)
+
+
+def write_result(
+    folder: RunFolder, reported: dict[str, Any], chosen_by: str, provenance: dict[str, Any], ranks: World
+) -> Result:
+    """Write ``result.json`` on rank 0, which marks the run as finished; every rank calls it.
+
+    Args:
+        reported: record of the reported epoch.
+        chosen_by: as in ``Result``.
+        provenance: what the run was made of and on, for its report.
+
+    Raises:
+        UserError: on every rank, if the reported checkpoint is gone.
+    """
+
+    def write() -> None:
+        checkpoint.check_present(folder.path, reported["checkpoint"])
+        scores = {name: reported[name] for name in ("epoch", "test_accuracy", "test_loss")}
+        path = f"{FOLDER}/{reported['checkpoint']}"
+        result = {"checkpoint": path, "chosen_by": chosen_by, **scores, "provenance": provenance}
+        write_sealed(folder.path / RESULT, checkpoint.RESULT_FORMAT, result)
+        sync(folder.path)  # the state of a finished run is removed next
+
+    ranks.on_root("result", once(write))
+    result = read_result(folder)
+    assert result is not None
+    return result
+
+
 def choose_folder(config: Config, data: Dataset, ranks: World) -> RunFolder:
     """Choose the run's folder on rank 0, and check that every rank sees it.
 
@@ -140,9 +276,8 @@ def choose_folder(config: Config, data: Dataset, ranks: World) -> RunFolder:
 
     def seen() -> RunFolder:
         if not chosen.is_dir():
-            raise UserError(
-                f"the run folder {chosen} is not visible on this host", remedy="choose a --run-dir that all hosts share"
-            )
+            remedy = "choose a --run-dir that all hosts share"
+            raise UserError(f"the run folder {chosen} is not visible on this host", remedy=remedy)
         return RunFolder(chosen)
 
     return ranks.agree("run folder", seen)
@@ -191,18 +326,10 @@ def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
         path = same[-1] if same else base
         _check(path, identity, supervision)
     chosen = RunFolder(path)
-    settings = replace(config, name=config.name or chosen.name or None).to_yaml()
-    if not _has_text(path / CONFIG, settings):
-        write_text(path / CONFIG, settings)  # the report of a finished run is made again, as it is older now
+    settings, file = replace(config, name=config.name or chosen.name or None).to_yaml(), path / CONFIG
+    if not file.is_file() or file.read_bytes() != settings.encode():
+        write_text(file, settings)  # the report of a finished run is made again, as it is older now
     return chosen
-
-
-def _has_text(path: Path, text: str) -> bool:
-    data = text.encode("utf-8")
-    try:
-        return read_bytes(path, len(data)) == data
-    except (OSError, ValueError):
-        return False
 
 
 def _numbered(base: Path, number: int) -> Path:
@@ -210,10 +337,9 @@ def _numbered(base: Path, number: int) -> Path:
 
 
 def _identity(path: Path) -> dict[str, Any] | None:
-    try:
+    with suppress(UserError):  # `_check` reports it, if this folder is the chosen one
         return _read(path / IDENTITY)
-    except UserError:
-        return None  # `_check` reports it, if this folder is the chosen one
+    return None
 
 
 def _supervision(path: Path) -> str:
@@ -234,13 +360,9 @@ def _claim(path: Path, identity: dict[str, Any], supervision: str) -> None:
 
 
 def _check(path: Path, identity: dict[str, Any], supervision: str) -> None:
-    if not path.is_dir():
-        raise UserError(f"{path} is not a folder", remedy="choose another --run-dir")
     if not (path / IDENTITY).is_file():
         if not _is_unclaimed(path):
-            raise UserError(
-                f"{path} is neither empty nor a run's folder", f"it has no {IDENTITY}", "choose another --run-dir"
-            )
+            raise UserError(f"{path} is neither empty nor a run's folder", remedy="choose another --run-dir")
         _claim(path, identity, supervision)
         return
     before = _read(path / IDENTITY)

@@ -14,14 +14,12 @@ from crepe_dist.data.arrays import HASH
 from crepe_dist.data.dataset import SAMPLE, Dataset, Documents, folder_of, open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.records import damaged
-from crepe_dist.registry import NETWORKS
-from crepe_dist.runs import checkpoint, history
+from crepe_dist.runs import checkpoint
 from crepe_dist.runs.checkpoint import CONFIG
-from crepe_dist.runs.history import History
+from crepe_dist.runs.metrics import History
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import LabelScores, Scores
 from crepe_dist.settings.config import Config, flat
-from crepe_dist.settings.options import default_epochs, default_patience
 from crepe_dist.settings.yaml_file import read
 from crepe_dist.wording import measure
 
@@ -92,33 +90,13 @@ class RunRecord:
     @property
     def data_folder(self) -> Path:
         """Folder that held the data during training."""
-        return (
-            Path(self.provenance["data"])
-            if self.provenance
-            else folder_of(str(self.settings.get("data.source", SAMPLE)))
-        )
+        source = str(self.settings.get("data.source", SAMPLE))
+        return Path(self.provenance["data"]) if self.provenance else folder_of(source)
 
     def changed(self) -> Settings:
-        """Return the settings that differ from this version's defaults, and from what follows from the data."""
-        usual = {**flat(Config().to_dict()), **self._derived()}
+        """Return the settings that differ from this version's defaults, and those that follow from the data."""
+        usual = flat(Config().to_dict())
         return {name: value for name, value in self.settings.items() if usual.get(name, value) != value}
-
-    def _derived(self) -> Settings:
-        """Return the defaults that depend on the data (``training_data.with_epochs``); the run's own if unknown."""
-        epochs, patience = (self.settings.get(name) for name in ("training.epochs", "training.patience"))
-        network, batch = (self.settings.get(name) for name in ("model.network", "data.batch_size"))
-        documents = self.provenance.get("documents", {})
-        if network in NETWORKS and batch and "train" in documents:
-            taught, has_several_labels = self.provenance.get("unlabelled"), "labels" in self.description
-            rows = documents["train"] + (taught["texts"] if taught and taught["reported"] != "student" else 0)
-            size = self.description["encoding"]["feature_len"], batch
-            usual = default_epochs(
-                network, rows, *size, is_taught=taught is not None, has_several_labels=has_several_labels
-            )
-            is_fixed = epochs != usual or taught is not None or has_several_labels
-            choosing = 0 if is_fixed else documents.get("validation", 0)
-            epochs, patience = usual, default_patience(network, choosing)
-        return {"training.epochs": epochs, "training.patience": patience}
 
     def dataset(self, folder: Path | None) -> Dataset:
         """Open the data that the run was trained on.
@@ -174,7 +152,7 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
         description=description,
         scores={name: score for name, score in scores.items() if isinstance(score, Scores)},
         label_scores={name: score for name, score in scores.items() if isinstance(score, LabelScores)},
-        history=history.of(run_dir),
+        history=History.of(run_dir),
     )
 
 

@@ -89,8 +89,7 @@ class ClassScores:
     @property
     def precision(self) -> Floats:
         """Precision of each class, float64 [classes]; 0 for a class that is never predicted."""
-        decisions = self.decisions
-        return np.asarray(decisions[:, 0] / np.maximum(decisions[:, :2].sum(axis=1), 1))
+        return np.asarray(self.decisions[:, 0] / np.maximum(self.decisions[:, :2].sum(axis=1), 1))
 
     @property
     def recall(self) -> Floats:
@@ -100,13 +99,12 @@ class ClassScores:
     @property
     def f1(self) -> Floats:
         """F1 score of each class, float64 [classes]; 0 where undefined."""
-        right, false, missed = self.decisions.T
-        return np.asarray(2 * right / np.maximum(2 * right + false + missed, 1))
+        return _f1(self.decisions.T)
 
     @property
     def macro_f1(self) -> float:
         """Unweighted mean of F1 over the classes that have documents."""
-        return mean(self.f1[self.tested])
+        return float(self.f1[self.tested].mean()) if self.tested.any() else 0.0
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics of an epoch's record, by name without the split."""
@@ -122,8 +120,8 @@ class ClassScores:
         """Return precision, recall, f1 (fractions; 0 if undefined) and documents as columns, one row per class."""
         import pandas as pd  # takes half of training's start-up time, and training does not use it
 
-        columns = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
-        return pd.DataFrame({**columns, "documents": self.class_documents}, index=pd.Index(classes, name="class"))
+        columns = {"precision": self.precision, "recall": self.recall, "f1": self.f1, "documents": self.class_documents}
+        return pd.DataFrame(columns, index=pd.Index(classes, name="class"))
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
@@ -232,8 +230,7 @@ class LabelScores(ClassScores):
     @property
     def accuracy(self) -> float:
         """Micro F1: the score that names checkpoints and chooses epochs."""
-        right, false, missed = self.decisions.sum(axis=0).tolist()
-        return float(2 * right / max(2 * right + false + missed, 1))
+        return float(_f1(self.decisions.sum(axis=0)))
 
     @property
     def micro(self) -> tuple[float, float]:
@@ -244,7 +241,7 @@ class LabelScores(ClassScores):
     @property
     def mean_average_precision(self) -> float:
         """Unweighted mean of the average precision over the classes that have documents."""
-        return mean(self.average_precision[self.tested])
+        return float(self.average_precision[self.tested].mean()) if self.tested.any() else 0.0
 
     @property
     def precision_at(self) -> dict[int, float]:
@@ -269,19 +266,10 @@ class LabelScores(ClassScores):
 
     def summary(self) -> dict[str, Any]:
         """Return the scores over all classes as JSON values."""
-        precision, recall = self.micro
-        return {
-            "micro_f1": self.accuracy,
-            "micro_precision": precision,
-            "micro_recall": recall,
-            "macro_f1": self.macro_f1,
-            "mean_average_precision": self.mean_average_precision,
-            **{f"precision_at_{k}": value for k, value in self.precision_at.items()},
-            "exact_match": self.exact,
-            "loss": self.loss,
-            "calibration_error": self.calibration_error,
-            "documents": self.documents,
-        }
+        micro = dict(zip(("micro_f1", "micro_precision", "micro_recall"), (self.accuracy, *self.micro)))
+        at = {f"precision_at_{k}": value for k, value in self.precision_at.items()}
+        names = ("macro_f1", "mean_average_precision", "loss", "calibration_error", "documents")
+        return {**micro, **at, "exact_match": self.exact, **{name: getattr(self, name) for name in names}}
 
     @classmethod
     def of(cls, saved: dict[str, Any]) -> LabelScores:
@@ -331,12 +319,9 @@ def _best(histogram: Counts) -> npt.NDArray[np.int64]:
     positive = histogram[..., 1].sum(axis=1, keepdims=True)
     f1 = 2 * above[..., 1] / np.maximum(above.sum(axis=2) + positive, 1)
     f1[:, 0] = -1  # a threshold below all
-    first = f1.argmax(axis=1)
-    last = INTERVALS - 1 - f1[:, ::-1].argmax(axis=1)
-    middle = (first + last) // 2
-    rows = np.arange(len(f1))
-    is_equal = f1[rows, middle] == f1[rows, first]
-    return np.asarray(np.where(is_equal, middle, first))
+    first, last = f1.argmax(axis=1), INTERVALS - 1 - f1[:, ::-1].argmax(axis=1)
+    middle, rows = (first + last) // 2, np.arange(len(f1))
+    return np.asarray(np.where(f1[rows, middle] == f1[rows, first], middle, first))
 
 
 def decided(histogram: Counts, thresholds: Floats) -> Counts:
@@ -373,8 +358,9 @@ def expected_calibration_error(reliability: Counts) -> float:
     return float(np.abs(right - probability / MILLION).sum() / max(number.sum(), 1))
 
 
-def mean(values: Floats) -> float:
-    return float(values.mean()) if len(values) else 0.0
+def _f1(decisions: Counts) -> Floats:
+    right, false, missed = decisions
+    return np.asarray(2 * right / np.maximum(2 * right + false + missed, 1))
 
 
 def _plain(value: Any) -> Any:

@@ -79,10 +79,10 @@ class Progress:
         self.documents += documents
         if not math.isfinite(loss):
             self.uncounted += documents
-        else:
-            mean, before = loss / documents, self.moving_loss
-            self.moving_loss = mean if before is None else (1 - SMOOTHING) * before + SMOOTHING * mean
-            self.loss_sum += loss
+            return
+        mean, before = loss / documents, self.moving_loss
+        self.moving_loss = mean if before is None else (1 - SMOOTHING) * before + SMOOTHING * mean
+        self.loss_sum += loss
 
     def restore(self, other: Progress) -> None:
         """Become equal to ``other``."""
@@ -92,12 +92,9 @@ class Progress:
         return replace(self, epochs=list(self.epochs))
 
     def begin_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-        self.documents = 0
-        self.moving_loss = None
-        self.loss_sum = 0.0
-        self.uncounted = 0
-        self.seconds = 0.0
+        self.epoch, self.moving_loss = epoch, None
+        self.documents = self.uncounted = 0
+        self.loss_sum = self.seconds = 0.0
 
 
 @dataclass(frozen=True)

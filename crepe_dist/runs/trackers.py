@@ -10,10 +10,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Optional
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Callable
 
 from crepe_dist import extras
 from crepe_dist.files import read_json, write_json
@@ -26,22 +23,10 @@ Rows = Sequence[tuple[int, Mapping[str, float]]]  # step, and values by name
 
 
 class Tracker:
-    """A place to which metrics are written.
-
-    Attributes:
-        draws: it takes histograms and pictures.
-    """
-
-    draws: ClassVar[bool] = False
+    """A place to which metrics are written."""
 
     def add(self, rows: Rows) -> None:
         """Add scalars of steps."""
-
-    def add_histogram(self, name: str, values: npt.NDArray[np.float32], step: int) -> None:
-        """Add a histogram."""
-
-    def add_picture(self, name: str, png: bytes, width: int, height: int, step: int) -> None:
-        """Add a PNG of ``width`` × ``height`` pixels."""
 
     def flush(self) -> None:
         """Write what is buffered."""
@@ -50,10 +35,41 @@ class Tracker:
         """Mark the run as finished, with the metrics of its result."""
 
 
+class TensorBoard(Tracker):
+    """An event file of TensorBoard, written immediately and in this thread.
+
+    The thread of tensorboardX's own ``SummaryWriter`` ends when the disk is full; its queue then blocks every caller.
+
+    Args:
+        purge_step: first step whose events in earlier files TensorBoard ignores.
+    """
+
+    def __init__(self, folder: Path, _: Mapping[str, Any], purge_step: int | None) -> None:
+        from tensorboardX.event_file_writer import EventsWriter  # takes 0.4 s
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        self._event, self._summary = Event, Summary
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(folder / "tensorboard" / "events"))
+        if purge_step is not None:
+            start = SessionLog(status=SessionLog.START)
+            self._writer.write_event(Event(wall_time=time.time(), step=purge_step, session_log=start))
+
+    def add(self, rows: Rows) -> None:
+        for step, values in rows:  # one event a step: each takes as long to write as all of them
+            scalars = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+            summary = self._summary(value=scalars)
+            self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+
 class MLflow(Tracker):
     """A run in MLflow's tracking server, or its local files where ``MLFLOW_TRACKING_URI`` names none."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], _: int | None) -> None:
         from mlflow.entities import Metric, Param
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
@@ -78,22 +94,19 @@ class MLflow(Tracker):
 
     def add(self, rows: Rows) -> None:
         now = int(1000 * time.time())
-        self._client.log_batch(
-            self._run,
-            metrics=[self._metric(name, float(value), now, step) for step, row in rows for name, value in row.items()],
-        )
+        scalars = [(name, value, step) for step, row in rows for name, value in row.items()]
+        metrics = [self._metric(name, float(value), now, step) for name, value, step in scalars]
+        self._client.log_batch(self._run, metrics=metrics)
 
     def finish(self, result: Mapping[str, float]) -> None:
-        now = int(1000 * time.time())
-        metrics = [self._metric(f"result/{name}", float(value), now, 0) for name, value in result.items()]
-        self._client.log_batch(self._run, metrics=metrics)
+        self.add([(0, {f"result/{name}": value for name, value in result.items()})])
         self._client.set_terminated(self._run)
 
 
 class WeightsAndBiases(Tracker):
     """A run of Weights & Biases; without credentials it stays in the run folder, for ``wandb sync``."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], _: int | None) -> None:
         import wandb
 
         known = _known(folder).get("wandb") or uuid.uuid4().hex
@@ -114,20 +127,11 @@ class WeightsAndBiases(Tracker):
         self._run.finish()
 
 
-Open = Callable[[Path, Mapping[str, Any], Optional[int]], Tracker]
-
-
-def _tensorboard(folder: Path, settings: Mapping[str, Any], purge_step: int | None) -> Tracker:
-    from crepe_dist.runs.tensorboard import Events  # takes 0.4 s to import
-
-    return Events(folder / "tensorboard", purge_step)
-
-
-# By the name of their setting: the name in messages, and how to open one.
-TRACKERS: dict[str, tuple[str, Open]] = {
-    "tensorboard": ("TensorBoard", _tensorboard),
-    "mlflow": ("MLflow", lambda folder, settings, _: MLflow(folder, settings)),
-    "wandb": ("Weights & Biases", lambda folder, settings, _: WeightsAndBiases(folder, settings)),
+# By the name of their setting: the name in messages, and the class.
+TRACKERS: dict[str, tuple[str, Callable[[Path, Mapping[str, Any], int | None], Tracker]]] = {
+    "tensorboard": ("TensorBoard", TensorBoard),
+    "mlflow": ("MLflow", MLflow),
+    "wandb": ("Weights & Biases", WeightsAndBiases),
 }
 
 

@@ -113,7 +113,7 @@ class Guards:
         if bad := [name for name, score in scores.items() if not math.isfinite(score.loss)]:
             raise _diverged(f"the loss on the {bad[0]} split is not finite after epoch {self._run.progress.epoch}")
 
-    def after_epoch(self, record: dict[str, Any], scores: Mapping[str, AnyScores]) -> None:
+    def after_epoch(self, record: dict[str, Any]) -> None:
         """Log an epoch, after its checkpoint was written; then save if it is due."""
         run, progress = self._run, self._run.progress
         self._log.after_epoch(record)
@@ -122,9 +122,6 @@ class Guards:
             self._save()
         else:
             self._compare()
-        if not self.is_stopping():  # which is more urgent than pictures
-            classes, is_last = run.data.classes, progress.finished
-            run.metrics.pictures(record["step"], run.engine.values, scores, classes, is_last=is_last)
 
     def finish(self) -> None:
         """Write what is left at the end of the run."""

@@ -18,9 +18,8 @@ from typing import Any
 
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.world import once
-from crepe_dist.runs import checkpoint, disk_space
-from crepe_dist.runs.result import Result, read_result, write_result
-from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.runs import checkpoint
+from crepe_dist.runs.run_folder import Result, RunFolder, read_result, write_result
 from crepe_dist.runs.scores import AnyScores
 from crepe_dist.settings.config import Config
 from crepe_dist.training.engine_setup import Network
@@ -110,12 +109,12 @@ def save_epoch(run: Run, guards: Guards, scores: Mapping[str, AnyScores]) -> Non
     progress.epochs.append(record)
     if run.world.is_root:
         keep = choice.kept(progress, guards.saver.epochs)
-        disk_space.remove(run.folder, disk_space.other_checkpoints(run.folder, keep))
+        run.folder.remove(run.folder.other_checkpoints(keep))
     progress.finished = choice.is_last(progress)
     stopped_early = choice.stopped_early(progress)
     if not progress.finished:
         progress.begin_epoch(progress.epoch + 1)
-    guards.after_epoch(record, scores)
+    guards.after_epoch(record)
     if stopped_early:
         run.display.say(stopped_early)
 
@@ -128,6 +127,6 @@ def finish(run: Run, reported: dict[str, Any], provenance: dict[str, Any]) -> Re
     """
     result = write_result(run.folder, reported, run.choice.chosen_by, provenance, run.world)
     if run.world.is_root:  # only now: a run without a result is resumed from its state
-        disk_space.tidy(run.folder)
+        run.folder.tidy()
     run.metrics.finish(result.scores)
     return result

@@ -18,7 +18,7 @@ from crepe_dist.engines.engine import Engine
 from crepe_dist.exchange.exchange import Exchange
 from crepe_dist.machine import describe
 from crepe_dist.runs.best_epoch import EpochChoice
-from crepe_dist.runs.metrics import DrawConfusion, Metrics, open_metrics
+from crepe_dist.runs.metrics import Metrics
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
@@ -32,12 +32,10 @@ class Pages:
 
     Attributes:
         data: returns the report page of a data set, given its figures.
-        confusion: draws a confusion matrix for TensorBoard.
         report: writes the report of a finished run and prints findings; yields every few seconds.
     """
 
     data: Callable[[dict[str, Any]], str] | None = None
-    confusion: DrawConfusion | None = None
     report: Callable[[RunFolder, Dataset, Callable[[str], None]], Iterator[None]] | None = None
 
 
@@ -83,7 +81,7 @@ class Run:
         """Open metrics and the exchange of the gradients, and make a run at its start; every rank calls it."""
         world = session.world
         world.on_root("folder", once(lambda: folder.path.mkdir(exist_ok=True)))
-        metrics = open_metrics(folder.path, world, session.display.say, config, session.pages.confusion)
+        metrics = Metrics.opened(folder.path, world, session.display.say, config)
         engine, _ = network
         exchange = engine.open_exchange(world, config.optimizer, config.data.batch_size)
         choice = EpochChoice.of(config, data)

@@ -16,9 +16,14 @@ from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
-from crepe_dist.runs import disk_space
-from crepe_dist.runs.result import Result, overfit_summary, read_result
-from crepe_dist.runs.run_folder import RunFolder, choose_folder, lock_on_root
+from crepe_dist.runs.run_folder import (
+    Result,
+    RunFolder,
+    choose_folder,
+    lock_on_root,
+    overfit_summary,
+    read_result,
+)
 from crepe_dist.settings.config import Config
 from crepe_dist.training import recipe, unlabelled
 from crepe_dist.training.display import Display
@@ -57,7 +62,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
         if (finished := world.agree("result", lambda: read_result(folder))) is not None:
             if world.is_root:
                 with suppress(UserError, OSError), folder.lock():  # in use, or not writable
-                    disk_space.tidy(folder)  # if an earlier process was killed before it did
+                    folder.tidy()  # if an earlier process was killed before it did
             display.say(f"{folder} is finished; --fresh starts another run\n{finished}")
             report(config, data, folder, session)  # likewise
             return finished

@@ -34,14 +34,13 @@ from crepe_dist.data.targets import (
 )
 from crepe_dist.data.words import WordFinder, Words, joined
 from crepe_dist.engines.engine import Engine
-from crepe_dist.errors import unreadable
-from crepe_dist.files import identity, read_json, replacing, write_json
+from crepe_dist.files import identity, replacing
 from crepe_dist.model import parameters
 from crepe_dist.model.co_training import Teacher, common_words, teachers
+from crepe_dist.records import damaged, read_record, write_sealed
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import METRICS
-from crepe_dist.runs.result import Result
-from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.runs.run_folder import Result, RunFolder
 from crepe_dist.settings.config import Config
 from crepe_dist.training import recipe
 from crepe_dist.training.engine_setup import Network, build_engine
@@ -146,8 +145,8 @@ def _prepare(data: Dataset, logits: dict[str, npt.NDArray[np.float32]], folder: 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     files = write_array(folder, targets_file(UNLABELLED), targets.stored)
-    about = {"format": FORMAT, "labels": described(targets.kind, targets.most)}
-    write_json(folder / LESSON, {**about, "figures": figures, "files": files})
+    about = {"labels": described(targets.kind, targets.most), "figures": figures, "files": files}
+    write_sealed(folder / LESSON, FORMAT, about)
     yield
 
 
@@ -169,18 +168,16 @@ def _read(folder: Path, data: Dataset) -> Lesson:
     """
     assert data.unlabelled is not None
     path, name = folder / LESSON, targets_file(UNLABELLED)
+    remedy = f"delete {folder}, and run the same command again: it labels the texts anew"
+    about = read_record(path, FORMAT, remedy)
     try:
-        about = read_json(path, follow=False)
-        if about["format"] != FORMAT:
-            raise ValueError(f"it has format {str(about['format'])[:40]}; this version reads format {FORMAT}")
         if identity(folder / name) != about["files"][name]:
             raise ValueError(f"{name} does not match its checksum")
-        kind, most = kind_and_most(about)
         rows, classes = len(data.unlabelled), len(data.classes)
-        return Lesson(open_targets(folder, UNLABELLED, rows, kind, most, classes), about["figures"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        remedy = f"delete {folder}, and run the same command again: it labels the texts anew"
-        raise unreadable(path, error, remedy) from error
+        targets = open_targets(folder, UNLABELLED, rows, *kind_and_most(about), classes)
+    except (OSError, ValueError) as error:
+        raise damaged(path, error, remedy) from error
+    return Lesson(targets, about["figures"])
 
 
 def _described(lesson: Lesson, data: Dataset) -> Iterator[str]:

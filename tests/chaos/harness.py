@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,53 @@ def environment(fault: dict[str, Any] | None = None) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": root, "CREPE_DIST_FAULT": str(plan)}
 
 
+@dataclass
+class Trial:
+    """A run that faults strike, and the run that nothing happened to.
+
+    Attributes:
+        unbroken: returns the folder of an unbroken run with these further flags; it has one process, because their
+            number does not matter.
+    """
+
+    data: Path
+    folder: Path
+    unbroken: Callable[..., Path]
+
+    @property
+    def run_dir(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def has_struck(self) -> bool:
+        return (self.folder / "struck").exists()
+
+    def fault(self, kind: str, step: int, rank: int = 0, phase: str = "train", **more: Any) -> dict[str, Any]:
+        """Plan a fault, which strikes once, after the earlier ones."""
+        once = self.folder / "struck"
+        if once.exists():
+            once.unlink()
+        return {"kind": kind, "rank": rank, "phase": phase, "step": step, "once": str(once), **more}
+
+    def run(self, processes: int = 1, *more: str, fault: dict[str, Any] | None = None) -> tuple[int, str]:
+        """Run until the fault, or to the end; return the exit code, and all that was printed."""
+        return run(command(self.run_dir, self.data, processes, *more), self.folder, fault)
+
+    def kill(self, step: int, processes: int = 1, *more: str, rank: int = 0, phase: str = "train") -> int:
+        """Run until a process is killed; return the step of the newest state."""
+        code, printed = self.run(processes, *more, fault=self.fault("SIGKILL", step, rank, phase))
+        assert code != 0, printed
+        assert self.has_struck, printed
+        return saved_step(self.run_dir)
+
+    def resume(self, processes: int = 1, *more: str) -> str:
+        """Run to the end, which has to be that of the unbroken run; return what was printed."""
+        code, printed = self.run(processes, *more)
+        assert code == 0, printed
+        assert_same(self.run_dir, self.unbroken(*more))
+        return printed
+
+
 def start(arguments: Sequence[str], cwd: Path, fault: dict[str, Any] | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         arguments,
@@ -69,7 +117,7 @@ def start(arguments: Sequence[str], cwd: Path, fault: dict[str, Any] | None = No
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str]:
-    """Exit code, and all that was printed."""
+    """Return the exit code, and all that was printed."""
     try:
         printed, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:

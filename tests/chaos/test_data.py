@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from crepe_dist.data import verification
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import ExitCode, UserError
@@ -25,33 +26,29 @@ def flip(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "harm", "message"),
+    ("harm", "message"),
     [
-        ("train.codes-00000.npy", flip, "was altered since it was prepared"),
-        ("test.codes-00000.npy", flip, "was altered since it was prepared"),
-        ("train.codes-00000.npy", lambda path: os.truncate(path, path.stat().st_size - 1), "was truncated or altered"),
+        (flip, "was altered since it was prepared"),
+        (lambda path: os.truncate(path, path.stat().st_size - 1), "was truncated or altered"),
     ],
 )
-def test_refused_at_the_start(copy, tmp_path, name, harm, message, complaint):
-    harm(copy / name)
+def test_refused_at_the_start(copy, tmp_path, harm, message, complaint):
+    harm(copy / "train.codes-00000.npy")
     said = complaint("train", "--data", copy, "--run-dir", tmp_path / "run", *harness.SETTINGS, cwd=tmp_path)
     assert said.count("error: ") == 1
     assert message in said
-    assert "do:  " in said
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_what_was_verified_is_not_read_again_unless_it_changed(copy, tmp_path, monkeypatch):
-    from crepe_dist.data import verification as module
-
     read: list[str] = []
-    digest = module._digest
+    digest = verification._digest
 
     def counting(path, beat):
         read.append(path.name)
         return digest(path, beat)
 
-    monkeypatch.setattr(module, "_digest", counting)
+    monkeypatch.setattr(verification, "_digest", counting)
     record = tmp_path / "verified" / "host.json"
     opened = open_dataset(copy)
     verify(opened, record)
@@ -63,18 +60,16 @@ def test_what_was_verified_is_not_read_again_unless_it_changed(copy, tmp_path, m
     verify(opened, record)
     assert read == ["train.labels.npy"]
     flip(copy / "train.labels.npy")
-    with pytest.raises(UserError, match="was altered"):
-        verify(opened, record)
-    for damaged in ("", "[]", "{", '{"train.labels.npy": 3}'):
-        record.write_text(damaged)
+    for damaged in (None, "", "[]", '{"train.labels.npy": 3}'):
+        if damaged is not None:
+            record.write_text(damaged)
         with pytest.raises(UserError, match="was altered"):
             verify(opened, record)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_file_that_is_truncated_while_it_is_read_ends_the_run_with_a_message(copy, tmp_path, processes):
-    arguments = harness.command(tmp_path / "run", copy, processes, "--epochs=1000")
-    process = harness.start(arguments, tmp_path)
+    process = harness.start(harness.command(tmp_path / "run", copy, processes, "--epochs=1000"), tmp_path)
     harness.wait_for((tmp_path / "run" / "metrics.jsonl").exists)
     os.truncate(copy / "train.codes-00000.npy", 4096)
     code, printed = harness.finish(process)

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import threading
 import time
@@ -24,10 +23,9 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import write_json, write_text
 from crepe_dist.model import parameters, tensors_file
 from crepe_dist.records import write_sealed
-from crepe_dist.runs import checkpoint, disk_space, state
+from crepe_dist.runs import checkpoint, state
 from crepe_dist.runs.metrics import SCALARS, Metrics
-from crepe_dist.runs.result import read_result
-from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.runs.run_folder import RunFolder, read_result
 from crepe_dist.runs.state import Progress, Snapshot
 from crepe_dist.settings.options import CheckpointOptions
 from crepe_dist.training.saving import StateSaver
@@ -138,18 +136,14 @@ class TestKilledInASave:
 
     def test_when_a_finished_run_is_tidied(self, tmp_path):
         """Result and reported checkpoint stay, no half of a state is found, and the next try removes the rest."""
-
-        def fresh(path: Path) -> Callable[[], object]:
-            run = finished_run(path)
-            return lambda: disk_space.tidy(run)
-
-        for path in self.killed_at_every_call(tmp_path, fresh, {"rename", "unlink", "rmdir"}):
+        needed = {"rename", "unlink", "rmdir"}
+        for path in self.killed_at_every_call(tmp_path, lambda path: finished_run(path).tidy, needed):
             run = RunFolder(path)
             result = read_result(run)
             assert result is not None
             assert result.checkpoint.with_suffix(".json").is_file()
             assert all((each / state.MANIFEST).is_file() for each in run.state.glob("step_*"))
-            disk_space.tidy(run)
+            run.tidy()
             assert {each.name for each in path.iterdir()} == {"run.json", "result.json", "checkpoints"}
             assert {each.name.split("_")[2] for each in (path / "checkpoints").iterdir()} == {"1", "3"}
 
@@ -162,45 +156,36 @@ class TestDamaged:
         return tmp_path
 
     @pytest.mark.parametrize("name", FILES)
-    def test_any_byte_flipped_or_cut(self, folder, name):
+    def test_any_byte_flipped_or_cut_or_another_kind_of_file(self, folder, name):
         path = folder / snapshot(2).name / name
         whole = path.read_bytes()
         generator = random.Random(name)
-        for place in generator.sample(range(len(whole)), min(200, len(whole))):
+        for place in generator.sample(range(len(whole)), min(100, len(whole))):
             flipped = bytes([whole[place] ^ 1 << generator.randrange(8)])
             for damaged in (whole[:place], whole[:place] + flipped + whole[place + 1 :]):
                 path.write_bytes(damaged)
                 # A bit of the manifest may change nothing: a space, the case of a digit.
                 assert whole_step(folder) == 1 or name == state.MANIFEST
-
-    @pytest.mark.parametrize("name", FILES)
-    @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), os.mkdir, id])
-    def test_a_file_that_is_something_else(self, folder, name, make):
-        path = folder / snapshot(2).name / name
         path.unlink()
-        make(path)
         assert whole_step(folder) == 1
+        for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+            make(path)
+            assert whole_step(folder) == 1
+            path.unlink()
 
     def test_all_of_them(self, folder):
         for path in folder.glob("*/manifest.json"):
             path.write_text("{}")
-        with pytest.raises(UserError, match="no saved state in") as raised:
+        with pytest.raises(UserError, match="no saved state in"):
             state.load_newest(folder)
-        assert raised.value.why.count("step_0000000") == 2
-        assert "--fresh" in raised.value.remedy
 
-    def test_training_goes_on_from_the_one_before_and_says_so(self, data, tmp_path, unbroken):
-        run_dir = tmp_path / "run"
-        fault = {"kind": "SIGKILL", "rank": 0, "phase": "train", "step": 30, "once": str(tmp_path / "once")}
-        code, printed = harness.run(harness.command(run_dir, data), tmp_path, fault)
-        assert code == -signal.SIGKILL, printed
-        before, newest = sorted((run_dir / "state").glob("step_*"))
+    def test_training_goes_on_from_the_one_before_and_says_so(self, trial):
+        trial.kill(30)
+        before, newest = sorted((trial.run_dir / "state").glob("step_*"))
         os.truncate(newest / "optimizer.safetensors", 100)
-        code, printed = harness.run(harness.command(run_dir, data), tmp_path)
-        assert code == 0, printed
+        printed = trial.resume()
         assert f"skipped a damaged state: {newest}" in printed
         assert f"saved in {before}" in printed
-        harness.assert_same(run_dir, unbroken(1))
 
 
 @pytest.fixture
@@ -255,16 +240,9 @@ class TestFullDisk:
                 write(small_disk / name)
             assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(small_disk / name))
 
-    def test_no_room_at_the_start_is_an_error_with_a_remedy(self, data, small_disk, tmp_path):
-        fill(small_disk)
-        code, printed = harness.run(harness.command(small_disk / "run", data), tmp_path)
-        assert code == 1, printed
-        assert "No space left on device" in printed
-        assert "Traceback" not in printed
-
     def test_metrics_wait_for_room_and_tensorboard_is_given_up(self, small_disk):
         said: list[str] = []
-        metrics = Metrics(small_disk, said.append, ["tensorboard"])
+        metrics = Metrics(small_disk, said.append, ["tensorboard"], {})
         record = {"step": 1, **dict.fromkeys(SCALARS, 1.0)}
         metrics.steps([record])
         metrics.sync()
@@ -280,10 +258,10 @@ class TestFullDisk:
         assert len(said) == 1
         assert said[0].startswith("TensorBoard gets no more metrics")
 
-    def test_no_room_for_a_checkpoint_is_an_error_with_a_remedy(self, data, small_disk, tmp_path, unbroken):
-        run_dir = small_disk / "run"
-        process = harness.start(harness.command(run_dir, data), tmp_path)
-        harness.wait_for(lambda: harness.has_saved(run_dir) or process.poll() is not None)
+    def test_no_room_for_a_checkpoint_is_an_error_with_a_remedy(self, data, small_disk, unbroken):
+        trial = harness.Trial(data, small_disk, unbroken)
+        process = harness.start(harness.command(trial.run_dir, data), small_disk)
+        harness.wait_for(lambda: harness.has_saved(trial.run_dir) or process.poll() is not None)
         while process.poll() is None:  # again and again: a state that is removed leaves room for a checkpoint
             filling = fill(small_disk)
             time.sleep(0.01)
@@ -293,15 +271,13 @@ class TestFullDisk:
         assert "the same command resumes from" in printed
         assert "Traceback" not in printed
         filling.unlink()
-        code, printed = harness.run(harness.command(run_dir, data), tmp_path)
-        assert code == 0, printed
-        harness.assert_same(run_dir, unbroken(1))
+        trial.resume()
 
 
 class TestSaver:
     """Schedule of state saves, by steps and by seconds."""
 
-    @pytest.mark.parametrize("every", [1, 2, 5])
+    @pytest.mark.parametrize("every", [1, 5])
     def test_no_more_than_so_many_steps_are_ever_unsaved(self, tmp_path, monkeypatch, every):
         taken: list[int] = []
         save = state.save

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -17,10 +18,8 @@ from tests.chaos.harness import slow
     ("processes", "phase", "step"),
     [(1, "train", 5), slow(1, "evaluate", 13), slow(1, "save", 8), slow(2, "train", 17), slow(2, "evaluate", 26)],
 )
-def test_a_signal_to_one_process_stops_all_with_nothing_lost(data, tmp_path, unbroken, processes, phase, step):
-    run_dir = tmp_path / "run"
-    fault = {"kind": "SIGTERM", "rank": processes - 1, "phase": phase, "step": step, "once": str(tmp_path / "once")}
-    code, printed = harness.run(harness.command(run_dir, data, processes), tmp_path, fault)
+def test_a_signal_to_one_process_stops_all_with_nothing_lost(trial, processes, phase, step):
+    code, printed = trial.run(processes, fault=trial.fault("SIGTERM", step, processes - 1, phase))
     if processes == 1:
         assert code == ExitCode.STOPPED, printed
         assert "SIGTERM: saved after step" in printed
@@ -28,22 +27,16 @@ def test_a_signal_to_one_process_stops_all_with_nothing_lost(data, tmp_path, unb
         assert "exit with status code 75" in printed
         assert "another process was asked to stop: saved after step" in printed
     assert "<stderr>:Traceback" not in printed
-    saved = harness.saved_step(run_dir)
-    recorded = harness.steps(run_dir)[-1][0]
-    assert saved == recorded, "the last step that was done is the one that was saved"
-    assert saved >= step
-    code, printed = harness.run(harness.command(run_dir, data, processes), tmp_path)
-    assert code == 0, printed
-    assert f"resuming from step {saved}," in printed
-    harness.assert_same(run_dir, unbroken(processes))
+    saved = harness.saved_step(trial.run_dir)
+    assert saved == harness.steps(trial.run_dir)[-1][0] >= step, "the last step that was done is the one that was saved"
+    assert f"resuming from step {saved}," in trial.resume(processes)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT), slow(signal.SIGUSR2), slow(signal.SIGHUP)])
-def test_a_signal_from_outside(data, tmp_path, unbroken, number):
-    run_dir = tmp_path / "run"
+def test_a_signal_from_outside(trial, number):
     began = time.monotonic()
-    process = harness.start(harness.command(run_dir, data, 1, module="crepe_dist.train"), tmp_path)
-    harness.wait_for(lambda: harness.has_saved(run_dir) or process.poll() is not None)
+    process = harness.start(harness.command(trial.run_dir, trial.data, 1, module="crepe_dist.train"), trial.folder)
+    harness.wait_for(lambda: harness.has_saved(trial.run_dir) or process.poll() is not None)
     requested = time.monotonic()
     process.send_signal(number)
     code, printed = harness.finish(process)
@@ -51,10 +44,8 @@ def test_a_signal_from_outside(data, tmp_path, unbroken, number):
     assert code == (ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.STOPPED), printed
     assert "saved after step" in printed
     assert "Traceback" not in printed
-    assert harness.saved_step(run_dir) == harness.steps(run_dir)[-1][0]
-    code, printed = harness.run(harness.command(run_dir, data), tmp_path)
-    assert code == 0, printed
-    harness.assert_same(run_dir, unbroken(1))
+    assert harness.saved_step(trial.run_dir) == harness.steps(trial.run_dir)[-1][0]
+    trial.resume()
 
 
 def catches(pid, number):
@@ -62,10 +53,9 @@ def catches(pid, number):
     return any(int(line.split()[1], 16) >> (number - 1) & 1 for line in lines if line.startswith("SigCgt"))
 
 
-def test_before_training_has_begun(data, tmp_path):
-    process = harness.start(harness.command(tmp_path / "run", data, 1, module="crepe_dist.train"), tmp_path)
-    # As soon as the handler is there, in the middle of importing MXNet.
-    harness.wait_for(lambda: catches(process.pid, signal.SIGTERM))
+def test_before_training_has_begun(trial):
+    process = harness.start(harness.command(trial.run_dir, trial.data, 1, module="crepe_dist.train"), trial.folder)
+    harness.wait_for(lambda: catches(process.pid, signal.SIGTERM))  # as soon as the handler is there, among imports
     process.terminate()
     code, printed = harness.finish(process)
     assert code == ExitCode.STOPPED, printed
@@ -74,14 +64,12 @@ def test_before_training_has_begun(data, tmp_path):
     assert "Traceback" not in printed
 
 
-def test_nobody_reads_the_output_any_more(data, tmp_path):
+def test_nobody_reads_the_output_any_more(trial):
     """`train | head -1`: training goes on in silence."""
-    import subprocess
-
-    arguments = harness.command(tmp_path / "run", data, 1, module="crepe_dist.train")
-    process = subprocess.Popen(arguments, cwd=tmp_path, env=harness.environment(), stdout=subprocess.PIPE)
+    arguments = harness.command(trial.run_dir, trial.data, 1, module="crepe_dist.train")
+    process = subprocess.Popen(arguments, cwd=trial.folder, env=harness.environment(), stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
     assert process.wait(timeout=100) == 0
-    assert (tmp_path / "run" / "result.json").is_file()
+    assert (trial.run_dir / "result.json").is_file()

@@ -81,5 +81,5 @@ def test_an_origin_that_cannot_be_is_an_altered_file(tmp_path):
     with pytest.raises(UserError, match=r"test\.origins\.npy was altered"):
         open_dataset(tmp_path / "out").origin("test", 0)
     np.save(path, np.zeros((len(data.splits["test"]), 3), np.int64))
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is damaged"):
         open_dataset(tmp_path / "out")

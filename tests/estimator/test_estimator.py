@@ -30,10 +30,9 @@ from crepe_dist import CrepeClassifier
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.estimator import classifier, fitted_model
-from crepe_dist.estimator.labels import labels_of
+from crepe_dist.estimator.classifier import labels_of
 from crepe_dist.predicting.inputs import open_inputs
 from crepe_dist.predicting.texts import InvalidInput, texts_of
-from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.settings.config import parse
 from crepe_dist.supervising.training_process import nested
 
@@ -148,7 +147,6 @@ def test_weights_of_rows():
         (pd.Series(["a", np.nan]), [0, 1], "text 1 is missing"),
         (["a", 5], [0, 1], "text 1 is not a string"),
         (pd.DataFrame({"a": ["x"], "b": ["y"]}), [0], "the table: which column is the text?"),
-        (pd.DataFrame({"title": ["x", 0], "text": ["y", "z"]}), [0, 1], "text 1 is not a string"),
         (np.array([["x", "y"]]), [0], "the texts have 2 dimensions: 1 × 2"),
         (["a", "b"], [0], "there are 2 texts and 1 labels"),
         (["a", "b"], ["x", None], "label 1 is missing"),
@@ -166,21 +164,18 @@ def test_texts_and_labels_that_cannot_be_used(texts, labels, what):
 
 def test_columns_of_a_table_are_chosen_as_those_of_a_file(tmp_path):
     frame = pd.DataFrame({"id": [1, 2, 3], "subject": ["x", None, "z"], "body": ["one", "two", None], "other": "-"})
-    expected = ["x | one", "two", "z"]
     frame.to_csv(tmp_path / "frame.csv", index=False)
     rows = [row.text for group in open_inputs(str(tmp_path / "frame.csv")) for row in group]
-    assert texts_of(frame) == texts_of(dict(frame)) == rows == expected
-    assert texts_of(frame[["body"]].dropna()) == ["one", "two"]
+    assert texts_of(frame) == texts_of(dict(frame)) == rows == ["x | one", "two", "z"]
     assert texts_of(frame[:0]) == []
-    with pytest.raises(InvalidInput, match="has no column 'title'") as caught:
+    with pytest.raises(InvalidInput, match="has no column 'title'"):
         texts_of(frame, ("title", "body"))
-    assert "ColumnTransformer" not in str(caught.value)
 
 
 def test_errors_of_training_come_back():
     with pytest.raises(InvalidInput) as caught:
         small(settings={"model.widht": 3}).fit(TEXTS, LABELS)
-    assert str(caught.value) == "error: there is no setting model.widht\n  do:  did you mean model.width?"
+    assert caught.value.what.endswith("there is no setting model.widht")
     assert caught.value.__suppress_context__  # one error, not two
     with pytest.raises(InvalidInput, match="the weight of text 1 is -1"):
         small().fit(TEXTS, LABELS, sample_weight=[1, -1] * 50)
@@ -193,11 +188,10 @@ def test_errors_of_training_come_back():
 def test_scikit_learn_is_optional_and_imported_late():
     script = (
         "import sys, crepe_dist; assert not {'sklearn', 'mxnet'} & set(sys.modules); sys.modules['sklearn'] = None\n"
-        "try: from crepe_dist import CrepeClassifier\n"
-        "except ImportError as error: print(error)"
+        "try: from crepe_dist import CrepeClassifier\nexcept ImportError as error: print(error)"
     )
     said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
-    assert said.startswith("error: CrepeClassifier needs scikit-learn\n  why: not installed in ")
+    assert said.startswith("error: CrepeClassifier needs scikit-learn")
 
 
 @pytest.mark.slow
@@ -250,21 +244,21 @@ def test_texts_without_labels(monkeypatch):
     """Check what is prepared for training: the label -1 means none, and further texts have none either."""
     made: dict[str, Any] = {}
 
-    def train(texts, numbers, weights, settings, **options):
-        made.update(texts=texts, numbers=numbers.tolist(), weights=weights.tolist(), unlabelled=options["unlabelled"])
+    def train(table, unlabelled, settings, **options):
+        made.update({name: list(column) for name, column in table.items()}, unlabelled=unlabelled)
         return {}
 
     monkeypatch.setattr(classifier, "train", train)
     with pytest.warns(UserWarning, match="1 labels are -1"):
         model = CrepeClassifier().fit(["a", "b", "c"], [7, -1, 9], [1.0, 2.0, 3.0], unlabelled=["d", "e"])
-    assert made == {"texts": ["a", "c"], "numbers": [0, 1], "weights": [1.0, 3.0], "unlabelled": ["b", "d", "e"]}
+    assert made == {"text": ["a", "c"], "label": [0, 1], "weight": [1.0, 3.0], "unlabelled": ["b", "d", "e"]}
     assert model.classes_.tolist() == [7, 9]
     assert CrepeClassifier().fit(["a", "b"], [-1, 1], [1.0, 1.0]).classes_.tolist() == [-1, 1]
 
 
 def test_texts_without_labels_are_prepared(tmp_path):
-    columns = {"label": np.arange(20) % 2, "text": [f"text {n}" for n in range(20)], "weight": None}
-    fitted_model._prepare(columns, ["new", " ", "text 3"], tmp_path, None, SplitOptions(test=0, validation=0.2))
+    columns: dict[str, Any] = {"label": np.arange(20) % 2, "text": [f"text {n}" for n in range(20)]}
+    fitted_model.prepare(columns, ["new", " ", "text 3"], tmp_path, "auto", 0.2, 0)
     data = open_dataset(tmp_path / "data")
     assert data.unlabelled is not None
     assert data.encoding.decode(data.unlabelled.codes(np.arange(1))[0]) == "new"

@@ -6,8 +6,8 @@ import sys
 
 if __name__ == "__main__":
     from crepe_dist import command, train
-    from crepe_dist.runs import disk_space
+    from crepe_dist.runs.run_folder import RunFolder
 
-    disk_space.tidy = lambda folder: None
+    RunFolder.tidy = lambda folder: None  # type: ignore[assignment, method-assign]
     sys.argv[0] = "crepe_dist.train"
     command.run(train.main)

@@ -499,6 +499,6 @@ def test_an_edited_manifest_is_noticed(tmp_path, keys, value):
         place = place[key]
     place[keys[-1]] = value
     path.write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match=r"dataset.json was altered since it was prepared") as caught:
+    with pytest.raises(UserError, match=r"dataset.json is damaged") as caught:
         open_dataset(tmp_path / "out")
     assert "prepare it again" in caught.value.remedy

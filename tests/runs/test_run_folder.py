@@ -63,11 +63,8 @@ def test_killed_at_every_call_of_the_first_second(tmp_path, monkeypatch, supervi
             break
         folder = choose(name, fresh)
         with next(folder.lock_in_steps(0, print)):
-            assert {path.name for path in folder.path.iterdir()} - {"supervision"} == {
-                "run.json",
-                "config.yaml",
-                ".lock",
-            }
+            names = {path.name for path in folder.path.iterdir()}
+            assert names - {"supervision"} == {"run.json", "config.yaml", ".lock"}
         # Without a supervisor, a run that was made before the kill is a run, and --fresh means another one.
         expected = f"{name}-2" if fresh else name
         assert folder.path.name in ((expected, f"{name}-3") if fresh and not supervisor else (expected,))

@@ -77,7 +77,7 @@ def test_a_tracker_that_fails_is_given_up_and_the_others_go_on(tmp_path, monkeyp
 
     monkeypatch.setitem(trackers.TRACKERS, "mlflow", ("MLflow", broken))
     said: list[str] = []
-    metrics = Metrics(tmp_path, said.append, ["mlflow", "tensorboard"])
+    metrics = Metrics(tmp_path, said.append, ["mlflow", "tensorboard"], {})
     for step in (1, 2):
         metrics.steps([{"step": step, **STEP}])
     metrics.sync()

@@ -15,8 +15,6 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.exporter import export
 from crepe_dist.exporting.small_model import compress_to
-from crepe_dist.predicting.answers import answers
-from crepe_dist.predicting.inputs import Input
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.scores import (
     HIGHEST,
@@ -68,7 +66,6 @@ def scores_of(folder: Path, name: str = "run-1") -> LabelScores:
 
 def test_two_processes_train_as_one(folder):
     first, second = scores_of(folder), scores_of(folder, "run-2")
-    assert checkpoint.find(str(folder / "run-1")).name.startswith("crepe_epoch_")
     assert "_test_f1_" in checkpoint.find(str(folder / "run-1")).name
     assert first.accuracy == second.accuracy > 0.95
     np.testing.assert_allclose(losses(folder / "run-1"), losses(folder / "run-2"), rtol=1e-4)
@@ -115,10 +112,6 @@ def test_predict_gives_all_labels_above_their_threshold(folder):
     )
     assert sorted(first["labels"]) == ["big", "red"]
     assert second["labels"] == []
-    csv = answers("csv", None, ("text",), 3, several=True)
-    assert csv.header == "text,predicted_labels,predicted_class,predicted_probability,characters_cut,problem\n"
-    (none,) = crepe_dist.load(folder / "run-1").predict(["house 8"])
-    assert csv.line(Input(1, "house 8", "", ("house 8",)), none).startswith("house 8,[],")
     with pytest.raises(UserError, match="threshold of its own"):
         crepe_dist.load(folder / "run-1", min_probability=0.5)
 
@@ -151,14 +144,9 @@ def test_exports_give_the_same_labels(folder, form):
 def test_pages_name_the_scores(folder):
     run(command("report", "run-1"), folder)
     page, card = ((folder / "run-1" / name).read_text() for name in ("report.html", "model_card.md"))
-    for text in (page, card):
-        assert "micro F1" in text
-    assert "mean average precision" in page
-    assert "accuracy is" not in card
-    shown = run(command("compare", "run-1", "run-2"), folder)
-    assert "test micro F1" in shown
-    assert "both classify the same of the" in shown
-    assert "several labels" in (folder / "data" / "report.html").read_text()
+    assert "micro F1" in page
+    assert "micro F1" in card
+    assert "test micro F1" in run(command("compare", "run-1", "run-2"), folder)
 
 
 def test_soft_labels_train_and_are_scored_by_their_largest_share(tmp_path):

@@ -76,7 +76,7 @@ class TestRunFolder:
             mine = [record["loss"] for record in steps if record["epoch"] == epoch["epoch"]]
             assert epoch["train_loss"] == pytest.approx(np.average(mine, weights=weights))
 
-    def test_tensorboard_shows_scalars_parameters_and_confusions(self, finished):
+    def test_tensorboard_shows_scalars(self, finished):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         run_dir, _ = finished
@@ -85,19 +85,6 @@ class TestRunFolder:
         assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(losses(run_dir))
         accuracies = [record["test_accuracy"] for record in records(run_dir, "epoch")]
         assert [event.value for event in events.Scalars("epoch/test_accuracy")] == pytest.approx(accuracies)
-        arrays = crepe_dist.load(run_dir).engine.arrays
-        tags = events.Tags()
-        assert {tag.removeprefix("parameters/") for tag in tags["histograms"]} == set(arrays)
-        for name, array in arrays.items():
-            last = events.Histograms(f"parameters/{name}")[-1]
-            assert last.step == 14
-            assert last.histogram_value.num == array.size
-            assert last.histogram_value.max == pytest.approx(float(array.max()))
-        assert tags["images"] == ["confusion/test"]
-        pictures = events.Images("confusion/test")
-        assert [picture.step for picture in pictures] == [14]  # the first epoch took too little time for them
-        assert pictures[0].encoded_image_string.startswith(b"\x89PNG")
-        assert pictures[0].width > 300
 
     def test_the_resolved_settings_are_saved_and_can_be_used_again(self, finished):
         run_dir, _ = finished
