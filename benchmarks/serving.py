@@ -117,10 +117,8 @@ def _serve(given: Any) -> None:
     from crepe_dist.networks.paper.shape import PaperShape
     from crepe_dist.predicting.prediction import summarise
     from crepe_dist.predicting.predictor import Predictor
-    from crepe_dist.serving import server
-    from crepe_dist.serving.app import create_app
-    from crepe_dist.serving.batching import Batcher
-    from crepe_dist.serving.metrics import Metrics
+    from crepe_dist.serving import batching, server
+    from crepe_dist.serving.app import Metrics, create_app
     from crepe_dist.settings.options import ModelOptions
 
     encoding = Encoding(feature_len=given.feature_len)
@@ -130,7 +128,8 @@ def _serve(given: Any) -> None:
     predictor = Predictor(open_inference(shape, arrays, plan_inference(shape)), encoding, classes)
     facts = summarise(predictor)
     metrics = Metrics(facts.checkpoint, facts.kernels)
-    batcher = Batcher(predictor.predict, predictor.explain_in_batches, metrics.batch_texts.observe, given.serve)
+    batching.BATCH_TEXTS = given.serve
+    batcher = batching.Batcher(predictor.predict, predictor.explain_in_batches, metrics.batch_texts.observe)
     batcher.submit(["warm-up"]).result()
     with server.listen("127.0.0.1", 0) as listener:
         print(listener.getsockname()[1], flush=True)

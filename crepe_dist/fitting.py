@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from crepe_dist.data.dataset import MANIFEST, SAMPLE
 from crepe_dist.distributed.launch import detect
 from crepe_dist.errors import UserError
-from crepe_dist.predicting.labelled import check_column
 from crepe_dist.predicting.predictor import Predictor, load
+from crepe_dist.predicting.texts import check_column
 from crepe_dist.prepare import COMMAND_ONLY, for_python, prepare
 from crepe_dist.preparing.flags import parser
 from crepe_dist.scratch import scratch

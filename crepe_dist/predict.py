@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,7 +18,7 @@ from crepe_dist.data.alphabet import Encoding, read_of_long
 from crepe_dist.data.composition import join
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import UserError, visible
-from crepe_dist.predicting.answers import STYLES, TABLES, answer_types, answers
+from crepe_dist.predicting.answers import STYLES, TABLES, answer_types, answers, converter
 from crepe_dist.predicting.inputs import KINDS, Input, Inputs, open_inputs
 from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
 from crepe_dist.preparing import remote
@@ -108,7 +107,7 @@ def parser() -> arguments.Parser:
         "--out",
         metavar="FILE",
         help="file for the answers, or its URL; it appears when all are done, and the same command resumes a killed "
-        "one; default: standard output",
+        "one that reads a file; default: standard output",
     )
     group.add_argument("--explain", action="store_true", help="show which characters support the class")
     arguments.add_foreign(flags)
@@ -158,14 +157,12 @@ def _predict(predictor: Predictor, args: Any) -> None:
         formatter = answers(args.format, args.top, columns, classes, delimiter, several=several)
         counts = stream.counts if isinstance(stream, ResumableFile) else Counts()
         if args.format == "parquet":
-            from crepe_dist.predicting.parquet_file import converter  # PyArrow takes 0.2 s to import
-
             of_parquet = file if isinstance(groups, Inputs) and groups.format == "parquet" else None
             stream.convert = converter(of_parquet, columns, answer_types(formatter.top, several))
-        clean = visible if stream.isatty() else str  # a terminal acts on control characters, which CSV keeps
+        # A terminal acts on control characters, which CSV keeps.
+        clean = visible if args.out is None and sys.stdout.isatty() else str
         if counts.rows:
             print(f"resuming after {counted(counts.rows, 'row')}", file=sys.stderr)
-            formatter.formulas = counts.formulas
         else:
             stream.write(clean(formatter.header))
         done, has_explained = counts.rows, False
@@ -189,7 +186,6 @@ def _predict(predictor: Predictor, args: Any) -> None:
 
                     explanations.write(explanation, stream, legend=not has_explained)
                     has_explained = True
-            counts.formulas = formatter.formulas
             stream.flush()
     _conclude(counts, args, predictor.encoding)
 
@@ -201,9 +197,6 @@ def _conclude(counts: Counts, args: Any, encoding: Encoding) -> None:
         print(f"{counted(counts.rows, 'row')} written to {out}", file=sys.stderr)
     if not counts.rows:
         print(f"{visible(args.file or 'standard input')} has no rows", file=sys.stderr)
-    if counts.formulas:
-        cells = counted(counts.formulas, "cell that looks like a formula begins", "cells that look like formulas begin")
-        print(f"{cells} with an apostrophe now; --format jsonl keeps all as they are", file=sys.stderr)
     if counts.long:
         longer = f"{counts.long:,} of {counted(counts.rows, 'text')} {'is' if counts.long == 1 else 'are'} longer than"
         read = f"{encoding.feature_len:,} characters, of which the network reads {read_of_long(encoding.to_dict())}"
@@ -241,29 +234,24 @@ def _inputs(args: Any, predictor: Predictor, file: str | None) -> tuple[tuple[st
 @contextmanager
 def _output(args: Any, path: Path) -> Iterator[tuple[Any, str | None]]:
     """Provide the stream for the answers, and the path of the input, which is a copy of a URL."""
-    if args.out is not None:
-        with resumable(args.out, _job(args, path)) as file:
-            yield file, file.source(args.file)
-        return
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # a kept column may contain lone surrogates
-    if not remote.is_url(args.file):
-        yield sys.stdout, args.file
-        return
-    with scratch() as folder:
-        yield sys.stdout, str(remote.copy(args.file, folder / "copy"))
+    with ExitStack() as stack:
+        file = args.file
+        if remote.is_url(file):
+            file = str(remote.copy(file, stack.enter_context(scratch()) / "copy"))
+        if args.out is None:
+            yield sys.stdout, file
+        else:
+            yield stack.enter_context(resumable(args.out, _job(args, path))), file
 
 
 def _job(args: Any, path: Path) -> dict[str, Any] | None:
-    """Describe what decides the answers; ``None`` if they cannot be resumed: from a pipe."""
-    if remote.is_url(args.file):
-        source: list[Any] = [hashlib.sha256(args.file.encode()).hexdigest()]  # of a URL, which may have a password
-    elif args.file is not None and os.path.isfile(args.file):
-        source = _state(args.file)
-    else:
+    """Describe what decides the answers; ``None`` if they cannot be resumed: from a pipe or a URL."""
+    if args.file is None or not os.path.isfile(args.file):
         return None
     options = {name: value for name, value in vars(args).items() if name not in ("checkpoint", "file", "out")}
-    job = {"version": __version__, "model": _state(path), "file": source, "options": options}
+    job = {"version": __version__, "model": _state(path), "file": _state(args.file), "options": options}
     return dict(json.loads(json.dumps(job, default=str)))
 
 

@@ -80,8 +80,7 @@ def _serve(args: Any, options: ServiceOptions) -> None:
     from crepe_dist.reports import run_page
     from crepe_dist.runs import checkpoint
     from crepe_dist.serving import server
-    from crepe_dist.serving.app import create_app
-    from crepe_dist.serving.metrics import Metrics
+    from crepe_dist.serving.app import Metrics, create_app
 
     with server.listen(args.host, args.port) as listener:
         path = checkpoint.announce(checkpoint.find(args.checkpoint))

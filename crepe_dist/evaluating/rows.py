@@ -16,8 +16,8 @@ from crepe_dist.data.dataset import MANIFEST, SAMPLE, Dataset, open_dataset
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.world import ALONE, World, once
 from crepe_dist.errors import UserError
-from crepe_dist.predicting.labelled import reading_of
 from crepe_dist.predicting.predictor import Predictor
+from crepe_dist.predicting.texts import reading_of
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.checking import UNKNOWN_LABEL
 from crepe_dist.preparing.frames import is_table, write_table

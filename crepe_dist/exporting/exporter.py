@@ -21,11 +21,12 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.composition import Composition
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
+from crepe_dist.exporting import model_folders
 from crepe_dist.files import sync, writing
 from crepe_dist.model import eight_bits, tensors_file
 from crepe_dist.model.inference import open_inference
 from crepe_dist.model.precision import plan_inference
-from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
+from crepe_dist.predicting.predictor import Predictor, open_checkpoint
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.scratch import scratch
@@ -100,14 +101,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 
 
 def real_texts(path: Path, data: Path | None) -> list[str]:
-    """Pick evenly spaced texts of the test split; empty if the checkpoint's data set is not available.
-
-    Args:
-        data: prepared folder to use instead of the checkpoint's data set.
-
-    Raises:
-        UserError: ``data`` is not a prepared folder, or has no test split.
-    """
+    """Pick evenly spaced texts of the test split of ``data``, or of the checkpoint's data set if it is available."""
     try:
         dataset = open_dataset(data or data_of(path))
         if not len(dataset.splits.get("test", ())):
@@ -169,16 +163,12 @@ def _write_crepe(predictor: Predictor, folder: Path) -> Classify:
 
 def _write_huggingface(predictor: Predictor, folder: Path) -> Classify:
     extras.require("export", "a model card")
-    from crepe_dist.exporting import hub_folder  # needs Jinja
-
-    hub_folder.write(predictor, folder)
+    model_folders.write_card(predictor, folder)
     return _write_crepe(predictor, folder)
 
 
 def _write_mlflow(predictor: Predictor, folder: Path) -> Classify:
-    from crepe_dist.exporting import mlflow_folder  # pandas takes 0.3 s
-
-    mlflow_folder.write(checkpoint.composition(predictor.about).columns, predictor.several, folder)
+    model_folders.write_mlmodel(predictor, checkpoint.composition(predictor.about).columns or ("text",), folder)
     return _write_crepe(predictor, folder)
 
 
@@ -190,7 +180,7 @@ def _write_pytorch(predictor: Predictor, folder: Path) -> Classify:
 
 
 def _read_back(folder: Path) -> Classify:
-    return partial(_probabilities, _in_float32(open_checkpoint(folder / tensors_file.NAME, Foreign())))
+    return partial(_probabilities, _in_float32(open_checkpoint(folder / tensors_file.NAME)))
 
 
 def torch_source(kind: str) -> str:

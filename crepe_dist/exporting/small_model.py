@@ -18,7 +18,7 @@ from crepe_dist.exporting.exporter import atomic_folder, data_of
 from crepe_dist.model import compressed, tensors_file
 from crepe_dist.model.compressed import Arrays, Mask
 from crepe_dist.model.shape import Shape
-from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
+from crepe_dist.predicting.predictor import Predictor, open_checkpoint
 from crepe_dist.training.evaluation import evaluate
 from crepe_dist.wording import size
 
@@ -76,30 +76,18 @@ def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) 
         tensors_file.write(stored, file)
         predictor.describe(file, {**kept, "network": about.get("network", {})})
         files = sorted(folder.iterdir())
-        total = sum(each.stat().st_size for each in files)
-        if total > limit:
-            raise AssertionError(f"{total:,} bytes instead of at most {limit:,}")
-        again = open_checkpoint(file, Foreign())
+        assert sum(each.stat().st_size for each in files) <= limit
+        again = open_checkpoint(file)
     accuracies = _accuracies(predictor, again, dataset) if dataset else None
     return SmallModel([out / each.name for each in files], numbers, rows, accuracies)
 
 
 def _dataset(predictor: Predictor, data: Path | None) -> Dataset:
-    try:
-        dataset = open_dataset(data or data_of(predictor.path))
-    except UserError as error:
-        raise UserError(
-            "the rows of the tables cannot be counted without the training split",
-            str(error),
-            "name the prepared folder with --data",
-        ) from error
+    dataset = open_dataset(data or data_of(predictor.path))
     here, there = dataset.encoding, predictor.encoding
     if not here.reads_as(there) or here.feature_len != there.feature_len:
-        raise UserError(
-            f"{dataset.folder} is encoded differently from the texts of {predictor.path}",
-            f"the checkpoint: {there.described()}; the data: {here.described()}",
-            "name the data that it was trained on with --data",
-        )
+        what = f"{dataset.folder} is encoded differently from the texts of {predictor.path}"
+        raise UserError(what, remedy="name the data that it was trained on with --data")
     return dataset
 
 
@@ -203,18 +191,13 @@ class _Table:
 
 
 def _largest_share(tables: dict[str, _Table], numbers: int, limit: int) -> float:
-    """Return the largest share of the importance that fits into ``limit`` bytes; 0 if not even ``LEAST`` fits."""
-
-    def fits(share: float) -> bool:
-        return sum(table.size(share, numbers) for table in tables.values()) <= limit
-
-    if not fits(LEAST) or fits(1.0):
-        return float(fits(1.0))
-    low, high = LEAST, 1.0
-    for _ in range(30):
+    """Return the largest share of the importance that fits into ``limit`` bytes; 0 if none does."""
+    low, high = 0.0, 2.0  # of which 1 is tried first
+    for _ in range(32):
         middle = (low + high) / 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+        fits = sum(table.size(middle, numbers) for table in tables.values()) <= limit
+        low, high = (middle, high) if fits else (low, middle)
+    return min(low, 1.0)
 
 
 def _size(name: str, array: npt.NDArray[Any], numbers: int, shape: Shape) -> int:

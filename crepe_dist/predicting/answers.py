@@ -1,15 +1,16 @@
-"""Formats for predictions, one line per row: plain text, JSON Lines and CSV, which can become Parquet."""
+"""Formats for predictions: plain text, JSON Lines, CSV, and Parquet, which is made from CSV in constant memory."""
 
 from __future__ import annotations
 
 import csv
 import json
-import operator
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from crepe_dist import files
-from crepe_dist.errors import one_line, shown
+from crepe_dist.errors import UserError, one_line, shown
 from crepe_dist.predicting.inputs import Input
 from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import NONE, Prediction, unanswered
@@ -19,6 +20,9 @@ STYLES = ("text", "jsonl", "csv", "parquet")
 TABLES = ("csv", "parquet")  # with the columns of the input
 DEFAULT_TOP = {"text": 5, "jsonl": 5, "csv": 1, "parquet": 1}  # number of classes in an answer
 SCORE_DIGITS = 4
+BLOCK = 1 << 23  # bytes of CSV that become a row group
+# Types of Parquet whose values have the same text in CSV.
+KEPT = ("is_integer", "is_boolean", "is_date", "is_timestamp", "is_decimal", "is_float32", "is_float64")
 _encoded = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder for each record
 
 
@@ -44,7 +48,6 @@ class Answers:
 
     Attributes:
         header: header above all answers, including its line end; empty if the format has none.
-        formulas: number of cells of CSV that got an apostrophe, see ``spreadsheet``.
     """
 
     header = ""
@@ -53,7 +56,6 @@ class Answers:
         self.several = several
         self.top = top
         self.columns = columns
-        self.formulas = 0
         # This line end, so that "\r" and "\n" in a cell are both quoted.
         self._writer: Any = csv.writer(_Returned(), delimiter=delimiter, lineterminator="\r\n")
 
@@ -108,14 +110,12 @@ class CsvAnswers(Answers):
         return self._record([*cells, *(format(each, self.digits if type(each) is float else "") for each in values)])
 
     def _record(self, cells: list[str]) -> str:
-        safe = list(map(files.cell, cells))
-        self.formulas += sum(map(operator.ne, safe, cells))
-        record: str = self._writer.writerow(safe)
+        record: str = self._writer.writerow(map(files.cell, cells))
         return record.removesuffix("\r\n")
 
 
 class ParquetAnswers(CsvAnswers):
-    """Formatter for the CSV from which ``parquet_file`` makes Parquet: without header, and exact."""
+    """Formatter for the CSV from which ``converter`` makes Parquet: without header, and exact."""
 
     digits = ""
 
@@ -155,3 +155,57 @@ def json_line(record: dict[str, Any]) -> str:
     if line.isprintable():
         return line
     return "".join(character if shown(character) == character else json.dumps(character)[1:-1] for character in line)
+
+
+def converter(source: str | None, columns: Sequence[str], answers: Mapping[str, str]) -> Callable[[Path, Path], None]:
+    """Return the function that writes a Parquet file from a CSV file without header.
+
+    Args:
+        source: Parquet file of the input, whose types are kept where CSV can hold them; ``None`` for other formats.
+        columns: names of the columns of the input.
+        answers: names and types of the columns after them.
+
+    Raises:
+        UserError: two columns have the same name.
+    """
+    import pyarrow as pa  # takes 0.2 s
+    from pyarrow import parquet
+
+    names = [*columns, *answers]
+    if twice := [name for name in names if names.count(name) > 1]:
+        remedy = "rename that column, or use --format csv"
+        raise UserError(f"the answers would have two columns {twice[0]!r:.80}", remedy=remedy)
+    kinds = {"float64": pa.float64(), "int64": pa.int64(), "object": pa.string()}
+    types = dict.fromkeys(columns, pa.string()) | {name: kinds[kind] for name, kind in answers.items()}
+    for column in parquet.read_schema(source) if source else ():
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if column.name in columns and any(getattr(pa.types, test)(kind) for test in KEPT):
+            types[column.name] = kind
+    return partial(_convert, types)
+
+
+def _convert(types: dict[str, Any], source: Path, target: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+    from pyarrow import parquet
+
+    parsing = arrow_csv.ParseOptions(newlines_in_values=True)
+    options = arrow_csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=False)
+    with parquet.ParquetWriter(target, pa.schema(list(types.items()))) as writer, source.open("rb") as stream:
+        for block in _records(stream):
+            # Arrow's own reader of blocks reads 32 of them ahead, and refuses a record that is longer than one.
+            reading = arrow_csv.ReadOptions(use_threads=False, block_size=len(block), column_names=list(types))
+            writer.write_table(arrow_csv.read_csv(pa.py_buffer(block), reading, parsing, options))
+
+
+def _records(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield blocks of whole records. Before a line end inside quotes, there is an odd number of quotes."""
+    rest = b""
+    while read := stream.read(BLOCK):
+        rest += read
+        end = rest.rfind(b"\n") + 1
+        while rest.count(b'"', 0, end) % 2:
+            end = rest.rfind(b"\n", 0, end - 1) + 1
+        if end:
+            yield rest[:end]
+        rest = rest[end:]

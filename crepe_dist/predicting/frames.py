@@ -19,7 +19,6 @@ from crepe_dist.predicting.texts import InvalidInput
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_missing, text_column
 from crepe_dist.preparing.remote import is_url
-from crepe_dist.version import __version__
 
 _turn = threading.Lock()  # one thread has the model; a worker or MLflow's server may have several
 
@@ -73,16 +72,6 @@ class FramePredictor:
             predictor = _opened(self.model, self.min_probability, self.device)
         return _joined(frame, predict_frame(predictor, frame, self.texts, self.top))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "version": __version__}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        version = state.pop("version")
-        if version != __version__:
-            what = f"another version of crepe_dist on {socket.gethostname()}: {__version__}, not {version}"
-            raise UserError(what, remedy="install the same version on every node")
-        self.__dict__ = state
-
 
 @lru_cache(maxsize=1)
 def _opened(model: str, min_probability: float | str, device: str) -> Predictor:
@@ -94,9 +83,6 @@ def _opened(model: str, min_probability: float | str, device: str) -> Predictor:
 
 def predict_frame(predictor: Predictor, frame: Any, texts: Sequence[str] = (), top: int = 1) -> pd.DataFrame:
     """Classify the rows of a data frame; return the columns that ``predict --format csv`` adds, and its index.
-
-    A row that cannot be classified, such as one without a text, has the reason in ``problem``, no class and the
-    probability NaN.
 
     Args:
         texts: columns of the text; none: those that the model was trained on, or a column with a usual name.
@@ -125,21 +111,15 @@ def predict_frame(predictor: Predictor, frame: Any, texts: Sequence[str] = (), t
 
 def _arrow_columns(frame: Any) -> dict[str, Any]:
     if not hasattr(frame, "schema"):
-        raise UserError(
-            f"the frame is of type {type(frame).__name__}",
-            remedy="give a pandas data frame or an Arrow table; on Ray, map_batches(…, batch_format='pyarrow')",
-        )
+        remedy = "give a pandas data frame or an Arrow table; on Ray, map_batches(…, batch_format='pyarrow')"
+        raise UserError(f"the frame is of type {type(frame).__name__}", remedy=remedy)
     if len(set(frame.schema.names)) < len(frame.schema.names):
         raise UserError("several columns of the frame have the same name", remedy="rename them")
     return dict(zip(frame.schema.names, frame.columns))
 
 
 def _joined(frame: Any, answers: pd.DataFrame) -> Any:
-    """Return a data frame with the columns of the answers after its own.
-
-    Raises:
-        UserError: it already has one of them.
-    """
+    """Return a data frame with the columns of the answers after its own."""
     is_pandas = isinstance(frame, pd.DataFrame)
     for name in frame.columns if is_pandas else frame.schema.names:
         if name in answers:

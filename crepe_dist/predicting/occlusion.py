@@ -82,7 +82,6 @@ def occlude(
 
     Args:
         logits: function from uint8 [n, feature_len] to float32 [n, classes], for at most ``batch_size`` rows.
-        batch_size: largest batch for ``logits``.
         index: index of the class in the logits.
 
     Returns:
@@ -93,46 +92,26 @@ def occlude(
     parts = ((0, cut.start), (cut.stop, len(text)))  # what is read
     characters = [(i, i + 1) for part in parts for i in range(*part)]
     words = [word.span() for part in parts for word in _WORD.finditer(text, *part)]
-    drops = yield from _drops(codes, positions, [*characters, *words], logits, batch_size, index)
+    drops, known = np.zeros(len(characters) + len(words)), codes[: len(positions)] != BLANK
+    blanks = [np.flatnonzero(known & (positions >= start) & (positions < stop)) for start, stop in characters + words]
+    changed = [number for number, places in enumerate(blanks) if len(places)]
+    whole = _log_odds(logits(codes[None]), index)
+    for begin in range(0, len(changed), batch_size):
+        batch = changed[begin : begin + batch_size]
+        rows = np.repeat(codes[None], len(batch), axis=0)
+        for row, number in zip(rows, batch):
+            row[blanks[number]] = BLANK
+        drops[batch] = whole - _log_odds(logits(rows), index)
+        yield
     scores = [0.0] * len(text)
-    for (i, _), drop in zip(characters, drops):
+    for (i, _), drop in zip(characters, drops.tolist()):
         scores[i] = drop
     for i, character in enumerate(text):
         # A combining character is drawn on the character before it.
         if i and unicodedata.category(character).startswith("M"):
             scores[i] = scores[i - 1]
-    word_drops = zip(words, drops[len(characters) :])
+    word_drops = zip(words, drops[len(characters) :].tolist())
     return scores, [Word(text[start:stop], start, stop, drop) for (start, stop), drop in word_drops]
-
-
-def _drops(
-    codes: Codes,
-    positions: npt.NDArray[np.int64],
-    spans: list[tuple[int, int]],
-    logits: Logits,
-    batch_size: int,
-    index: int,
-) -> Generator[None, None, list[float]]:
-    """Compute the drop in the log-odds of a class when each span of the text is blank."""
-    drops = np.zeros(len(spans))
-    masks = []  # spans that are blank already keep the score 0
-    count = len(positions)
-    is_reversed = count > 1 and positions[0] > positions[-1]
-    ascending = positions[::-1] if is_reversed else positions
-    for number, bounds in enumerate(spans):
-        first, last = np.searchsorted(ascending, bounds).tolist()
-        mask = slice(count - last, count - first) if is_reversed else slice(first, last)
-        if (codes[mask] != BLANK).any():
-            masks.append((number, mask))
-    whole = _log_odds(logits(codes[None]), index)
-    for begin in range(0, len(masks), batch_size):
-        batch = masks[begin : begin + batch_size]
-        rows = np.repeat(codes[None], len(batch), axis=0)
-        for row, (_, mask) in zip(rows, batch):
-            row[mask] = BLANK
-        drops[[number for number, _ in batch]] = whole - _log_odds(logits(rows), index)
-        yield
-    return [float(drop) for drop in drops]
 
 
 def _log_odds(logits: npt.NDArray[np.float32], index: int) -> Floats:

@@ -24,7 +24,7 @@ from crepe_dist.model.inference import Inference, Logits, open_inference
 from crepe_dist.model.precision import plan_inference
 from crepe_dist.predicting.occlusion import Explanation, finished, occlude
 from crepe_dist.predicting.prediction import UNKNOWN, Prediction
-from crepe_dist.predicting.texts import texts_of
+from crepe_dist.predicting.texts import read_labelled, texts_of
 from crepe_dist.preparing.formats import EMPTY
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder
@@ -39,22 +39,12 @@ MAX_CODES = 1 << 22  # characters in a batch; it limits the number of long docum
 
 @dataclass(frozen=True)
 class Foreign:
-    """User's description of parameters without a ``.json`` file beside them.
-
-    Args:
-        mode: encoding used in training; ``notebook`` for parameters of the original notebook.
-        feature_len: number of characters that the network reads; 1014 unless given.
-        fold_accents: whether accents were removed in training.
-        classes: class names in the order of the outputs.
-    """
+    """User's description of parameters without a ``.json`` file beside them, see ``load``."""
 
     mode: str | None = None
     feature_len: int | None = None
     fold_accents: bool | None = None
-    classes: tuple[str, ...] | None = None
-
-    def __bool__(self) -> bool:
-        return self != Foreign()
+    classes: Sequence[str] | None = None
 
 
 @dataclass(eq=False, repr=False)
@@ -147,7 +137,10 @@ class Predictor:
                 ranking = tuple([(self.classes[index], row[index]) for index in order])
                 problem = "" if known else UNKNOWN if text.strip() else EMPTY
                 rejected = ranking[0][1] < self.min_probability
-                labels, cut = self._labels(row, order), len(self.encoding.unread(text))
+                labels = None
+                if self.thresholds is not None:
+                    labels = tuple([self.classes[index] for index in order if row[index] >= self.thresholds[index]])
+                cut = len(self.encoding.unread(text))
                 yield Prediction(*ranking[0], ranking, known, problem, rejected, labels, cut)
 
     def score(self, table: Any, label: str | None = None, label_columns: Sequence[str] = ()) -> float:
@@ -160,8 +153,6 @@ class Predictor:
         Raises:
             UserError: the columns cannot be chosen, a row has no text or label, or the model does not know a label.
         """
-        from crepe_dist.predicting.labelled import read_labelled  # not where only texts are classified
-
         texts, true = read_labelled(self, table, label, label_columns)
         predictions = self.predict(texts)
         if not self.several:
@@ -187,12 +178,6 @@ class Predictor:
         description = {**about, "encoding": self.encoding.to_dict(), "classes": self.classes, "network": network}
         description |= {"calibration": self.calibration.to_dict()}
         write_json(path.with_suffix(".json"), {**description, "format": checkpoint.FORMAT, "sha256": sha256(path)})
-
-    def _labels(self, probabilities: list[float], order: list[int]) -> tuple[str, ...] | None:
-        """Return the classes whose probability reaches their threshold, in ``order``."""
-        if self.thresholds is None:
-            return None
-        return tuple(self.classes[index] for index in order if probabilities[index] >= self.thresholds[index])
 
     def explain(self, text: str, label: str | None = None) -> Explanation:
         """Find the evidence in a text for and against a class by occlusion (see ``predicting.occlusion``).
@@ -274,38 +259,37 @@ def load(
         UserError: there is no checkpoint, or the description does not fit the parameters.
     """
     path = checkpoint.find(None if checkpoint_or_run is None else str(checkpoint_or_run))
-    foreign = Foreign(mode, feature_len, fold_accents, tuple(classes) if classes is not None else None)
+    foreign = Foreign(mode, feature_len, fold_accents, classes)
     predictor = open_checkpoint(path, foreign).placed(device)
     if predictor.several and min_probability:
         raise UserError(f"{path} gives labels, each with a threshold of its own", remedy="leave --min-probability out")
-    predictor.min_probability = _threshold(min_probability, predictor.calibration, path)
+    if min_probability == AUTO:
+        min_probability = predictor.calibration.min_probability
+        if not min_probability:
+            remedy = "give a probability, such as --min-probability 0.6; or prepare with --validation, and train again"
+            raise UserError(f"{path} has no threshold of its own: its data had no validation split", remedy=remedy)
+    if isinstance(min_probability, str) or not 0 <= min_probability <= 1:
+        remedy = f"give a number from 0 to 1, or {AUTO}"
+        raise UserError(f"the threshold {min_probability!r:.40} is not a probability", remedy=remedy)
+    predictor.min_probability = float(min_probability)
     return predictor
 
 
-def _threshold(value: float | str, calibration: Calibration, path: Path) -> float:
-    if value != AUTO:
-        if isinstance(value, str) or not 0 <= value <= 1:
-            raise UserError(
-                f"the threshold {value!r:.40} is not a probability", remedy=f"give a number from 0 to 1, or {AUTO}"
-            )
-        return float(value)
-    if not calibration.min_probability:
-        raise UserError(
-            f"{path} has no threshold of its own: its data had no validation split",
-            remedy="give a probability, such as --min-probability 0.6; or prepare with --validation, and train again",
-        )
-    return calibration.min_probability
-
-
-def open_checkpoint(path: Path, foreign: Foreign) -> Predictor:
+def open_checkpoint(path: Path, foreign: Foreign | None = None) -> Predictor:
     """Open the checkpoint at ``path`` on the CPU; see ``load``."""
-    about = checkpoint.describe(path)
-    arrays = parameters.load(path)
+    about, arrays, foreign = checkpoint.describe(path), parameters.load(path), foreign or Foreign()
     network: dict[str, Any] | None = None
     calibration, composition, thresholds = UNCALIBRATED, PLAIN, None
     if about is None:
-        about, (encoding, classes) = {}, _from_flags(path, foreign)
-    elif foreign:
+        if foreign.mode is None or foreign.classes is None:
+            raise UserError(
+                f"{path} does not say how it was trained: there is no {path.with_suffix('.json').name} beside it",
+                remedy="add --mode (notebook: the original notebook's), --classes, and --feature-len unless it is 1014",
+            )
+        length = 1014 if foreign.feature_len is None else foreign.feature_len
+        about, classes = {}, list(foreign.classes)
+        encoding = Encoding(foreign.mode, length, foreign.fold_accents)  # type: ignore[arg-type]
+    elif foreign != Foreign():
         raise UserError(
             f"{path} already has a description, {path.with_suffix('.json').name}",
             remedy="remove --mode, --feature-len, --fold-accents and --classes",
@@ -327,14 +311,3 @@ def open_checkpoint(path: Path, foreign: Foreign) -> Predictor:
     return Predictor(
         engine, encoding, classes, calibration, 0.0, thresholds, about.get("id"), composition, precision, path, about
     )
-
-
-def _from_flags(path: Path, foreign: Foreign) -> tuple[Encoding, list[str]]:
-    if foreign.mode is None or foreign.classes is None:
-        raise UserError(
-            f"{path} does not say how it was trained: there is no {path.with_suffix('.json').name} beside it",
-            remedy="add --mode (notebook for the original notebook), --classes, and --feature-len unless it is 1014",
-        )
-    length = 1014 if foreign.feature_len is None else foreign.feature_len
-    encoding = Encoding(foreign.mode, length, foreign.fold_accents)  # type: ignore[arg-type]
-    return encoding, list(foreign.classes)

@@ -23,18 +23,17 @@ from crepe_dist.files import cache_folder, integer, read_json, write_json, writi
 from crepe_dist.preparing import remote
 from crepe_dist.scratch import LOCK
 
-ANSWERS, STATE, COPY = "answers", "state.json", "copy"
+ANSWERS, STATE = "answers", "state.json"
 CACHED = "predictions"  # in the cache
 SAVE_SECONDS = 10.0
 
 
 @dataclass
 class Counts:
-    """Numbers of rows: all, those of long texts, and those not classified, by the reason; cells quoted in CSV."""
+    """Numbers of rows: all, those of long texts, and those not classified, by the reason."""
 
     rows: int = 0
     long: int = 0
-    formulas: int = 0
     problems: Counter[str] = field(default_factory=Counter)
 
 
@@ -64,26 +63,10 @@ class ResumableFile:
         self.is_saved = size > 0
         if not self.is_saved:
             self.counts = Counts()
-            _clear(folder)
         self._stream = (folder / ANSWERS).open("r+b" if size else "w+b")
         self._stream.truncate(size)
         self._stream.seek(size)
         self._due = time.monotonic() + SAVE_SECONDS
-
-    def source(self, name: str | None) -> str | None:
-        """Return the name of the input; of a URL, that of a copy in the folder, which is made once."""
-        if name is None or not remote.is_url(name):
-            return name
-        copies = self._folder / COPY
-        copies.mkdir(exist_ok=True)
-        if not any(copies.iterdir()):
-            arrived = remote.copy(name, self._folder / "arriving")
-            arrived.replace(copies / arrived.name)
-        return str(next(copies.iterdir()))
-
-    def isatty(self) -> bool:
-        """Return whether this is a terminal."""
-        return False
 
     def write(self, text: str) -> int:
         """Append text; lone surrogates, which a kept column may contain, become question marks."""
@@ -154,11 +137,3 @@ def resumable(out: str, job: dict[str, Any] | None) -> Iterator[ResumableFile]:
                     error.args = ("interrupted; run the same command again to resume",)
                 raise
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _clear(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()

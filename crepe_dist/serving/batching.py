@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
-from typing import Callable, NamedTuple, Union
+from typing import Callable, NamedTuple
 
 from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import Prediction
@@ -25,19 +25,16 @@ class _Explaining(NamedTuple):
     answer: Future[Explanation]
 
 
-_Arrival = Union[_Job, _Explaining, None]
-
-
 class Batcher:
     """Model thread with a queue of requests; MXNet must not be called from several threads.
 
-    It never waits for a batch to fill up: the next batch consists of the requests that arrived during the last one.
-    Between two batches it computes one step of one explanation, so that these do not keep others waiting.
+    It never waits for a batch to fill up: the next batch consists of the requests that arrived during the last one, up
+    to ``BATCH_TEXTS`` texts; a larger request is a batch of its own. Between two batches it computes one step of one
+    explanation, so that these do not keep others waiting.
 
     Args:
         explain: function that explains the prediction for a text, and yields after each step.
         on_batch: called with the number of texts of each batch.
-        batch_texts: largest number of texts of several requests in one batch. A larger request is a batch of its own.
     """
 
     def __init__(
@@ -45,13 +42,11 @@ class Batcher:
         predict: Callable[[Sequence[str]], list[Prediction]],
         explain: Callable[[str], Generator[None, None, Explanation]],
         on_batch: Callable[[int], None] = lambda texts: None,
-        batch_texts: int = BATCH_TEXTS,
     ) -> None:
         self._predict = predict
         self._explain = explain
-        self._batch_texts = batch_texts
         self._on_batch = on_batch
-        self._arrivals: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
+        self._arrivals: queue.SimpleQueue[_Job | _Explaining | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
@@ -77,31 +72,29 @@ class Batcher:
         self._thread.join()
 
     def _work(self) -> None:
-        waiting: deque[_Job | None] = deque()
+        waiting: deque[_Job] = deque()
         explaining: deque[_Explaining] = deque()
-        while True:
-            while not self._arrivals.empty() or not (waiting or explaining):
+        is_closed = False
+        while waiting or explaining or not is_closed:
+            while not (waiting or explaining or is_closed) or not self._arrivals.empty():
                 arrival = self._arrivals.get()
-                if isinstance(arrival, _Explaining):
-                    explaining.append(arrival)
-                else:
+                if arrival is None:
+                    is_closed = True
+                elif isinstance(arrival, _Job):
                     waiting.append(arrival)
+                else:
+                    explaining.append(arrival)
             jobs: list[_Job] = []
             texts = 0
-            while waiting and (job := waiting[0]) is not None:
-                if jobs and texts + len(job.texts) > self._batch_texts:
-                    break
-                waiting.popleft()
+            while waiting and (not jobs or texts + len(waiting[0].texts) <= BATCH_TEXTS):
+                job = waiting.popleft()
                 if job.answer.set_running_or_notify_cancel():
                     jobs.append(job)
                     texts += len(job.texts)
             if jobs:
                 self._answer(jobs)
-            if explaining:
-                if _has_ended(explaining[0]):
-                    explaining.popleft()
-            elif not jobs and waiting and waiting[0] is None:
-                return
+            if explaining and _has_ended(explaining[0]):
+                explaining.popleft()
 
     def _answer(self, jobs: list[_Job]) -> None:
         texts = [text for job in jobs for text in job.texts]

@@ -13,8 +13,8 @@ from fastapi import FastAPI, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from crepe_dist.predicting.prediction import ModelSummary, Prediction
-from crepe_dist.serving import schemas
-from crepe_dist.serving.schemas import PROTOCOL, Json, Problem
+from crepe_dist.serving import requests
+from crepe_dist.serving.requests import PROTOCOL, Json, Problem
 from crepe_dist.version import __version__
 
 INPUT, BYTES, FLOATS = "text", "BYTES", "FP32"
@@ -124,16 +124,16 @@ def add_routes(
         text = {"name": INPUT, "datatype": BYTES, "shape": [-1]}
         return Json({"name": name, "platform": "crepe_dist", "inputs": [text], "outputs": described})
 
-    @app.post(infer, summary="Classify texts (Open Inference Protocol)", openapi_extra=schemas.described(Question))
+    @app.post(infer, summary="Classify texts (Open Inference Protocol)", openapi_extra=requests.described(Question))
     async def answer(
         request: Request, head_length: Annotated[Optional[int], Header(alias=HEAD_LENGTH, ge=0)] = None
     ) -> Response:
         # Clients of the protocol may send no type at all. A browser names the site that sends a request to another one.
         if "origin" in request.headers:
-            schemas.check_type(request.headers)
+            requests.check_type(request.headers)
         body = await request.body()
         end = len(body) if head_length is None else head_length
-        question = schemas.parse(Question, body[:end], EXAMPLE)
+        question = requests.parse(Question, body[:end], EXAMPLE)
         unknown = [output.name for output in question.outputs if output.name not in tensors]
         if unknown:
             raise Problem(422, f"there is no output {unknown[0]!r:.80}", remedy=f"choose from {', '.join(tensors)}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import ipaddress
 import socket
+from contextlib import ExitStack
 from typing import Any
 
 import h11
@@ -19,7 +19,7 @@ BACKLOG = 128
 MAX_CONNECTIONS = 256
 MAX_HEAD_BYTES = 16_384  # of a request's headers
 KEEP_ALIVE_S = 30
-ADDRESS = "give an address of this machine, such as 127.0.0.1"
+TCP = (socket.SOCK_STREAM, socket.IPPROTO_TCP)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -28,23 +28,18 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         UserError: the address does not belong to this machine, or the port is in use or not permitted.
     """
-    try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"--host {host} cannot be resolved", str(error), ADDRESS) from error
-    family, kind, protocol, _, address = addresses[0]
-    # asyncio only sets TCP_NODELAY if the protocol is given; otherwise each answer waits 40 ms for an acknowledgement.
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        remedy = "choose another --port of at least 1024 (0 picks a free one), or stop the program that uses it"
-        if error.errno == errno.EADDRNOTAVAIL:
-            remedy = ADDRESS
-        raise UserError(f"cannot listen on {host}, port {port}", error.strerror or str(error), remedy) from error
+    with ExitStack() as on_error:
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, socket.AF_UNSPEC, *TCP)[0]
+            # asyncio only sets TCP_NODELAY if the protocol is given; else each answer waits 40 ms to be acknowledged.
+            listener = on_error.enter_context(socket.socket(family, kind, protocol))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except (OSError, UnicodeError) as error:
+            remedy = "choose a --host of this machine, such as 127.0.0.1, and a --port from 1024; 0 picks a free one"
+            raise UserError(f"cannot listen on {host}, port {port}: {error}", remedy=remedy) from error
+        on_error.pop_all()
     return listener
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-
 import numpy as np
 import pytest
 
 import crepe_dist.train
-from crepe_dist.data.dataset import open_dataset, write_manifest
-from crepe_dist.exporting.small_model import SMALL, count_rows
+from crepe_dist.exporting.small_model import SMALL
 from crepe_dist.files import read_json
 from crepe_dist.model import compressed, parameters, params_file, tensors_file
 from crepe_dist.networks.ngrams.shape import NGramShape
@@ -42,9 +38,7 @@ def total(folder) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-@pytest.mark.parametrize(
-    "rows", [[], [0], [254], [255], [256], [0, 254, 509, 510, 1999], [1999], range(2000), range(0, 2000, 509)]
-)
+@pytest.mark.parametrize("rows", [[], [0], [254], [255], [0, 254, 509, 510, 1999], range(2000)])
 def test_gaps_list_the_rows(rows):
     kept = np.zeros(2000, np.bool_)
     kept[list(rows)] = True
@@ -89,13 +83,6 @@ def test_tables_without_their_rows_of_zeros_come_back_exactly(exact, tmp_path):
         np.testing.assert_array_equal(found[name], array)
 
 
-@pytest.mark.parametrize("value", [np.inf, np.nan, 1e5, 1e-8, 1 / 3])
-def test_numbers_that_half_precision_lacks_stay(value):
-    table = np.array([[1, value], [0, 0], [0, 2]], np.float32)
-    stored = compressed.nonzero("x", table)
-    np.testing.assert_array_equal(compressed.opened({**stored, compressed.MARK: np.array([2])})["x"].unpack(), table)
-
-
 def test_it_opens_like_a_run_and_answers_nearly_as_before(trained, tmp_path, command_line):
     before = crepe_dist.load(trained, device="cpu")
     arrays = before.engine.arrays
@@ -131,27 +118,6 @@ def test_the_smallest_size_is_told_and_can_be_had(trained, tmp_path, command_lin
     assert total(tmp_path / "small") <= int(size.removesuffix("kB")) * 1000
 
 
-def test_a_large_size_keeps_every_row_that_was_used(trained, tmp_path, command_line, data):
-    command_line(trained, "--size", "1GB", "--out", tmp_path / "large")
-    before, after = (crepe_dist.load(each, device="cpu").engine for each in (trained, tmp_path / "large"))
-    counts = count_rows(before.shape, open_dataset(data).splits["train"])
-    assert list(counts) == list(before.shape.tables)
-    for name, array in before.arrays.items():
-        used = counts[name] > 0 if name in counts else slice(None)
-        assert np.linalg.norm(after.arrays[name][used] - array[used]) <= 0.15 * np.linalg.norm(array[used])
-
-
-def test_data_of_another_encoding_are_refused(trained, data, tmp_path, complaint):
-    if trained.name == "paper":  # it needs no data
-        return
-    other = shutil.copytree(data, tmp_path / "data")
-    manifest = json.loads((other / "dataset.json").read_text())
-    manifest["encoding"]["mode"] = "notebook"
-    write_manifest(other, manifest)
-    said = complaint("export", trained, "--size", "1MB", "--out", "small", "--data", other, cwd=tmp_path)
-    assert "is encoded differently" in said
-
-
 def test_mistakes_are_told(trained, tmp_path, complaint):
     for flags, message in (
         (["--size", "big"], "is not a size such as 500kB or 1.5MB"),
@@ -167,58 +133,29 @@ def test_mistakes_are_told(trained, tmp_path, complaint):
 @pytest.mark.parametrize(
     "change",
     [
-        {"compressed": np.array([3])},
+        {compressed.MARK: np.array([3])},
         {"x.shape": np.array([1 << 40])},
-        {"x.shape": np.array([0, 4])},
         {"x.shape": np.array([np.inf, np.nan])},
-        {"x.book": np.float16(1)},
-        {"x.shape": np.array([2, 4])},
-        {"x.kept": np.array([], np.uint8)},
         {"x.kept": np.full(20, 254, np.uint8)},
-        {"x.kept": np.zeros(20, np.uint8)},
-        {"x.codes": np.zeros((20, 3), np.uint8)},
         {"x.codes": np.zeros((20, 2), np.int64)},
-        {"x.book": np.zeros((2, 2), np.float16)},
         {"x.book": np.zeros(256, np.float16)},
-        {"x.book": np.zeros((256, 0), np.float16)},
+        {"y.shape": np.array([1 << 31, 4])},
+        {"y.kept": np.append(np.full(19, 2), 3).astype(np.uint8)},
+        {"y.rows": np.ones((19, 4), np.float16)},
+        {"y.rows": np.ones((20, 4), np.int32)},
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_a_damaged_file_is_refused(change, tmp_path):
-    kept = np.arange(40) % 2 == 0
-    stored = compressed.code("x", np.ones((40, 4), np.float32), 2, kept)
-    refused_in_every_file({**stored, compressed.MARK: np.array([1]), **change}, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"x.shape": np.array([1 << 31, 4])},
-        {"x.shape": np.array([39, 4])},
-        {"x.shape": np.array([40, 3])},
-        {"x.kept": np.array([1], np.uint8)},
-        {"x.kept": np.append(np.full(19, 2), 3).astype(np.uint8)},
-        {"x.kept": np.append(np.full(19, 2), 0).astype(np.uint8)},
-        {"x.kept": np.zeros(20, np.float32)},
-        {"x.rows": np.ones((19, 4), np.float16)},
-        {"x.rows": np.ones((20, 4), np.int32)},
-        {"x.rows": np.ones(80, np.float32)},
-    ],
-    ids=lambda change: next(iter(change)),
-)
-def test_a_damaged_table_is_refused(change, tmp_path):
-    table = np.zeros((40, 4), np.float32)
-    table[1::2] = 0.5
-    stored = compressed.nonzero("x", table)
-    refused_in_every_file({**stored, compressed.MARK: np.array([compressed.VERSION]), **change}, tmp_path)
-
-
-def refused_in_every_file(stored, folder):
-    """Check that neither kind of file opens with these arrays."""
-    tensors_file.write(stored, folder / "x.safetensors")
-    params_file.write(folder / "x.params", stored)
+def test_damaged_arrays_are_refused(change, tmp_path):
+    kept = np.arange(40) % 2 == 1
+    coded = compressed.code("x", np.ones((40, 4), np.float32), 2, kept)
+    rows = compressed.nonzero("y", np.where(kept[:, None], 0.5, np.zeros((40, 4))).astype(np.float32))
+    stored = {**coded, **rows, compressed.MARK: np.array([compressed.VERSION]), **change}
+    tensors_file.write(stored, tmp_path / "x.safetensors")
+    params_file.write(tmp_path / "x.params", stored)
     for read, name in ((tensors_file.read, "x.safetensors"), (params_file.read, "x.params")):
-        arrays = read(folder / name)
+        arrays = read(tmp_path / name)
         assert isinstance(arrays, dict)
-        with pytest.raises(ValueError, match=r"damaged|version|row|codes"):
-            compressed.opened(arrays)["x"].unpack()
+        with pytest.raises(ValueError, match=r"damaged|version|row|codes"):  # noqa: PT012
+            for each in ("x", "y"):
+                compressed.opened(arrays)[each].unpack()

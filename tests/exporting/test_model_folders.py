@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -86,12 +84,6 @@ class TestHub:
         assert 'crepe_dist.load("hf://OWNER/NAME")' in body
         assert "good, schlecht, sehr, плохо" in body
 
-    def test_parameters_from_elsewhere_have_a_card(self, model, tmp_path):
-        export(replace(model[1], about={}), "huggingface", tmp_path / "out", texts())
-        text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-        assert "model-index" not in text
-        assert "test accuracy" not in text
-
 
 class TestUrls:
     def put(self, files, folder: Path) -> None:
@@ -138,13 +130,12 @@ def python(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tools")
     run(["uv", "venv", "-q", "-p", sys.executable, "venv"], folder)
     path = str(folder / "venv" / "bin" / "python")
-    wanted = [f"{ROOT}[remote]", "mlflow", "kserve", "tritonclient[http]"]
+    wanted = [f"{ROOT}[remote]", "mlflow", "tritonclient[http]"]
     run(["uv", "pip", "install", "-q", "--no-config", "-p", path, *wanted], folder, seconds=600)
     return path
 
 
-CLIENTS = {
-    "triton": """
+TRITON = """
 import sys
 import numpy as np
 import tritonclient.http as http
@@ -171,27 +162,7 @@ try:
     client.infer(model, [tensor])
 except Exception as error:
     assert "is not UTF-8" in str(error), error
-""",
-    "kserve": """
-import asyncio, sys
-import numpy as np
-from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
-
-async def ask(address, model):
-    client, url = InferenceRESTClient(RESTConfig(protocol="v2")), f"http://{address}"
-    assert await client.is_server_live(url) and await client.is_server_ready(url)
-    assert await client.is_model_ready(url, model)
-    texts = np.array([["zig"], ["zig zag \u00e9"], [""]], object)
-    for binary in (False, True):
-        tensor = InferInput("text", list(texts.shape), "BYTES")
-        tensor.set_data_from_numpy(texts, binary_data=binary)
-        answer = await client.infer(url, InferRequest(model_name=model, infer_inputs=[tensor]), model_name=model)
-        (labels,) = (each.as_numpy() for each in answer.outputs if each.name == "label")
-        print(*(text if isinstance(text, str) else text.decode() for text in labels.ravel()), sep=";")
-
-asyncio.run(ask(*sys.argv[1:]))
-""",
-}
+"""
 
 
 class TestTools:
@@ -210,35 +181,12 @@ class TestTools:
         found = [each["predicted_probability"] for each in answers[:2]]
         assert found == pytest.approx([each.probability for each in expected], abs=1e-6)
 
-    @needs("java")
-    def test_mlflow_in_spark(self, python, model, tmp_path):
-        run(["uv", "pip", "install", "-q", "--no-config", "-p", python, "pyspark", "pyarrow"], tmp_path, seconds=600)
-        exported(model, "mlflow", tmp_path / "out")
-        code = (
-            "import mlflow\nfrom pyspark.sql import SparkSession\n"
-            "spark = SparkSession.builder.master('local[2]').config('spark.ui.enabled', 'false').getOrCreate()\n"
-            "classify = mlflow.pyfunc.spark_udf(spark, 'out', env_manager='local')\n"
-            "frame = spark.createDataFrame([('zig',), ('qua vex',), (None,)], ['text'])\n"
-            "rows = frame.select(classify('text').alias('answer')).select('answer.*').toPandas()\n"
-            "rows.to_json('answers.json', orient='records')\n"
-        )
-        environment = {**os.environ, "PYSPARK_PYTHON": python, "OMP_NUM_THREADS": "1", "SPARK_LOCAL_IP": "127.0.0.1"}
-        subprocess.run([python, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=600)
-        answers = json.loads((tmp_path / "answers.json").read_text())
-        labels = [each.label for each in model[1].predict(["zig", "qua vex"])]
-        assert [each["predicted_class"] for each in answers] == [*labels, ""]
-        assert [each["problem"] for each in answers] == ["", "", "empty text"]
-
-    def ask(self, python, client, address, name, model, tmp_path):
-        """Classify by a client; all answers are those of predict."""
-        labels = [each.label for each in model[1].predict(["zig", "zig zag é"])]
-        printed = run([python, "-c", CLIENTS[client], address, name], tmp_path).splitlines()
-        assert {*printed} == {";".join([*labels, ""])}
-
-    @pytest.mark.parametrize("client", CLIENTS)
-    def test_clients_of_serve(self, client, python, model, tmp_path):
+    def test_tritons_client_of_serve(self, python, model, tmp_path):
         process = Process(model[0].parents[1])
         try:
-            self.ask(python, client, process.url.removeprefix("http://"), "crepe", model, tmp_path)
+            address = process.url.removeprefix("http://")
+            printed = run([python, "-c", TRITON, address, "crepe"], tmp_path).splitlines()
         finally:
             process.stop()
+        labels = [each.label for each in model[1].predict(["zig", "zig zag é"])]
+        assert {*printed} == {";".join([*labels, ""])}

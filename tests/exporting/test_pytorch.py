@@ -22,7 +22,6 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import crepe_runtime
 from crepe_dist.exporting.exporter import TORCH_MODULE, export, torch_source
-from crepe_dist.model import tensors_file
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
@@ -98,22 +97,13 @@ def test_the_module_computes_our_logits(kind, name, tmp_path, classifier):
         assert list(found.values()) == sorted(found.values(), reverse=True)
 
 
-@pytest.mark.parametrize(
-    ("given", "what"),
-    [
-        ("one text", "not str"),
-        (b"bytes", "not bytes"),
-        ({"text": ["a"]}, "not dict"),
-        (pd.DataFrame({"text": ["a"]}), "not DataFrame"),
-        (5, "not int"),
-    ],
-)
-def test_what_is_no_list_of_texts(given, what, tmp_path, classifier):
+def test_what_is_no_list_of_texts(tmp_path, classifier):
     exported(make(tmp_path, "ngrams", ENCODINGS["paper"]), tmp_path / "out")
     model = classifier(tmp_path / "out")
     for predict in (model.predict, crepe_runtime.checked):
-        with pytest.raises(TypeError, match=what):
-            predict(given)
+        for given in ("one text", {"text": ["a"]}, pd.DataFrame({"text": ["a"]}), 5):
+            with pytest.raises(TypeError, match=type(given).__name__):
+                predict(given)
     assert model.predict([]) == []
     assert len(model.predict(pd.Series(["a b", " "]))) == 2
 
@@ -138,14 +128,6 @@ def test_what_the_module_saved_opens_and_can_be_started_from(kind, tmp_path, cla
     with pytest.raises(UserError, match="encoded differently") as raised:
         transfer.read(str(tmp_path / "trained"), ModelOptions(), replace(dataset, encoding=ENCODINGS["full"]))
     assert "--mode paper" in raised.value.remedy
-
-
-def test_a_folder_that_was_altered_is_refused(tmp_path, classifier):
-    exported(make(tmp_path, "ngrams", ENCODINGS["paper"]), tmp_path / "out")
-    arrays = tensors_file.read(tmp_path / "out" / "model.safetensors")
-    tensors_file.write({**arrays, "bias": arrays["bias"] + 1}, tmp_path / "out" / "model.safetensors")
-    with pytest.raises(UserError, match="was altered after it was written"):
-        crepe_dist.load(tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", KINDS)

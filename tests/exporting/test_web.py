@@ -6,7 +6,6 @@ import http.server
 import json
 import re
 import shutil
-import subprocess
 import threading
 from contextlib import contextmanager
 from functools import partial
@@ -208,40 +207,8 @@ class TestUse(Browsing):
         before = self.bars(browser)
         browser.switch_to.active_element.send_keys("vex vex 0123")
         self.until(browser, lambda: self.bars(browser) != before)
-        assert not self.one(browser, "#loading").is_displayed()
-        about = self.one(browser, "dl.pairs").text
-        assert "three kinds" in about
-        assert "crepe_epoch_0_test_acc_50.0.params" in about
-        assert f"it only reads the first {FEATURE_LEN} characters" in self.one(browser, "h3 + ul").text
         self.write(browser, "x" * FEATURE_LEN + "unread")
         self.until(browser, lambda: self.one(browser, "#edge .unread").text == "unread")
-
-    def test_a_browser_that_cannot_is_told(self, browser, tmp_path):
-        _, folder = made(tmp_path, "ngrams", ENCODINGS["paper"])
-        text = (folder / web_page.PAGE).read_text(encoding="utf-8")
-        packed = re.search('id="binary">([^<]{1000})', text)
-        assert packed is not None
-        (folder / "broken.html").write_text(text.replace(packed[1], "A" * 1000), encoding="utf-8")
-        browser.get((folder / "broken.html").as_uri())
-        self.until(browser, lambda: "could not be loaded" in self.one(browser, "#problem").text)
-        self.write(browser, "still there")
-        self.until(browser, lambda: self.one(browser, "#answer").get_attribute("aria-busy") == "false")
-        assert "could not be loaded" in self.one(browser, "#problem").text
-        browser.get_log("browser")
-
-    def test_a_text_is_answered_that_is_there_before_the_script_runs(self, browser, tmp_path):
-        """A page may be shown, and typed into, before its module scripts have run."""
-        _, folder = made(tmp_path, "ngrams", ENCODINGS["paper"])
-        late = folder / web_page.PAGE
-        text = re.sub("<meta http-equiv=.*\n", "", late.read_text(encoding="utf-8"))  # whose policy allows no change
-        first = "const at = "
-        assert text.count(first) == 1
-        wait = "await new Promise((resolve) => setTimeout(resolve, 1000));\n"
-        late.write_text(text.replace(first, wait + first), encoding="utf-8")
-        browser.get(late.as_uri())
-        answers = browser.execute_async_script(ANSWERS, json.dumps(["a plain text", " ", "another"]))
-        assert [bool(answer["label"]) for answer in answers] == [True, False, True]
-        assert answers[1]["problem"].startswith("Empty text")
 
 
 class TestMistakes:
@@ -267,24 +234,7 @@ class TestMistakes:
         assert "npm is not installed" in said
         assert f"`npm pack {web_page.PACKAGE}` on another machine and copy {web_page.ARCHIVE} to {cache}" in said
 
-    def test_npm_that_fails(self, tmp_path, cache, monkeypatch):
-        monkeypatch.setattr(shutil, "which", lambda name: "/bin/npm")
-
-        def fail(command, **settings):
-            raise subprocess.CalledProcessError(1, command, stderr="npm error code E404\nnpm error 404 gone")
-
-        monkeypatch.setattr(web_page.subprocess, "run", fail)
-        assert "npm error 404 gone" in self.refused(tmp_path)
-        assert list(cache.iterdir()) == []
-
     def test_another_package(self, tmp_path, cache):
         cache.mkdir(parents=True)
         (cache / web_page.ARCHIVE).write_bytes(b"another")
         assert "its SHA-512 differs" in self.refused(tmp_path)
-
-
-def test_exports_become_a_global():
-    found = web_page.as_global(
-        "var a=1,$b=import.meta.url;export{a as one,$b as default};\n//# sourceMappingURL=x.map\n"
-    )
-    assert found == "var a=1,$b=undefined;globalThis.ort = {one: a, default: $b};\n"

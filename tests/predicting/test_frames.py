@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import pickle
 import socket
 import threading
@@ -34,19 +33,18 @@ def frame() -> pd.DataFrame:
     return pd.DataFrame({"id": range(5), "text": TEXTS, "when": pd.Timestamp("2026-01-01")}, index=[7, 7, 1, 0, 5])
 
 
-@pytest.mark.parametrize("top", [1, 2])
-def test_columns_are_those_of_predict(model, frame, top, tmp_path):
+def test_columns_are_those_of_predict(model, frame, tmp_path):
     frame.to_csv(tmp_path / "a.csv", index=False)
-    flags = ("--file", "a.csv", "--out", "b.csv", "--top", top)
+    flags = ("--file", "a.csv", "--out", "b.csv", "--top", 2)
     run(command("predict", model, *flags), tmp_path, code=1)  # two have no text
     with (tmp_path / "b.csv").open(newline="") as stream:
         wanted = list(csv.DictReader(stream))
-    got = FramePredictor(model, top=top)(frame)
+    got = FramePredictor(model, top=2)(frame)
     pd.testing.assert_frame_equal(got[frame.columns], frame)
     assert list(got) == list(wanted[0])
     for have, want in zip(got.to_dict("records"), wanted):
         assert bool(have["problem"]) == bool(want["problem"])
-        for rank in ["", "_2"][:top]:
+        for rank in ("", "_2"):
             assert have[f"predicted_class{rank}"] == want[f"predicted_class{rank}"]
             probability = want[f"predicted_probability{rank}"]
             assert have[f"predicted_probability{rank}"] == pytest.approx(
@@ -65,25 +63,16 @@ def test_arrow_gives_arrow(model, frame, kind):
     answers = FramePredictor(model)(frame).drop(columns=frame.columns)
     assert [str(field.type) for field in got.schema][3:] == ["string", "double", "int64", "string"]
     pd.testing.assert_frame_equal(got.to_pandas()[answers.columns], answers.reset_index(drop=True))
+    assert FramePredictor(model)(given.slice(0, 0)).schema.equals(got.schema)  # without rows, too
 
 
-def test_a_frame_without_rows_has_the_same_types(model, frame):
-    full, empty = FramePredictor(model)(frame), FramePredictor(model)(frame.iloc[:0])
-    assert empty.dtypes.equals(full.dtypes)
-    given = pa.Table.from_pandas(frame)
-    assert FramePredictor(model)(given.slice(0, 0)).schema.equals(FramePredictor(model)(given).schema)
-
-
-def test_only_the_name_and_the_options_are_pickled(model, frame, monkeypatch):
+def test_only_the_name_and_the_options_are_pickled(model, frame):
     predict_frame = FramePredictor(model, text=["text", "text2"], top=2)
     frame["text2"] = "more"
     want = predict_frame(frame)
     pickled = pickle.dumps(predict_frame)
     assert len(pickled) < 500
     pd.testing.assert_frame_equal(pickle.loads(pickled)(frame), want)
-    monkeypatch.setattr(frames, "__version__", "0.0.1")
-    with pytest.raises(UserError, match=f"another version of crepe_dist on {socket.gethostname()}"):
-        pickle.loads(pickled)
 
 
 def test_a_process_opens_the_model_once_and_its_threads_take_turns(model, frame, monkeypatch):
@@ -108,22 +97,12 @@ def test_a_process_opens_the_model_once_and_its_threads_take_turns(model, frame,
         pd.testing.assert_frame_equal(each, want)
 
 
-def test_the_path_does_not_depend_on_the_folder_of_the_process(model, monkeypatch, tmp_path):
-    monkeypatch.chdir(model.parent)
-    predict_frame = FramePredictor("run")
-    monkeypatch.chdir(tmp_path)
-    assert predict_frame.model == str(model)
-    assert FramePredictor("s3://bucket/model").model == "s3://bucket/model"
-
-
 @pytest.mark.parametrize(
     ("frame", "options", "message"),
     [
         (pd.DataFrame({"text": ["a"], "problem": ["b"]}), {}, "already has a column 'problem'"),
         (pd.DataFrame({"text": [1]}), {}, "text 0 is not a string"),
         (pd.DataFrame({"a": ["x"], "b": ["y"]}), {}, 'which column is the text?(.|\n)*the column, as in text="body"'),
-        (pd.DataFrame({"a": ["x"]}), {"text": "b"}, "has no column 'b'"),
-        (pd.DataFrame([["a", "b"]], columns=["text", "text"]), {}, "several columns named 'text'"),
         (pa.table([["a"], ["b"]], ["text", "text"]), {}, "same name"),
         ({"text": np.array(["a"])}, {}, "the frame is of type dict(.|\n)*batch_format='pyarrow'"),
     ],
@@ -131,7 +110,7 @@ def test_the_path_does_not_depend_on_the_folder_of_the_process(model, monkeypatc
 def test_bad_frames(model, frame, options, message):
     with pytest.raises(UserError, match=message) as caught:
         FramePredictor(model, **options)(frame)
-    assert math.isfinite(len(pickle.dumps(caught.value)))  # engines carry errors to the driver
+    pickle.dumps(caught.value)  # engines carry errors to the driver
 
 
 def test_a_model_that_is_not_there(tmp_path):

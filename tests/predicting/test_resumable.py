@@ -20,14 +20,14 @@ import pytest
 
 from crepe_dist import predict
 from crepe_dist.errors import UserError
-from crepe_dist.predicting import parquet_file, resumable
+from crepe_dist.predicting import answers, resumable
 from tests.conftest import QUICK, command, run, write_csv
 
 ROWS = 6000
 SLOW = """
 import sys, time
 from crepe_dist import predict
-from crepe_dist.predicting import parquet_file, resumable
+from crepe_dist.predicting import resumable
 resumable.SAVE_SECONDS = 0
 flush = resumable.ResumableFile.flush
 def slow(self):
@@ -78,16 +78,16 @@ def kill_after(groups: int, monkeypatch) -> None:
     monkeypatch.setattr(resumable.ResumableFile, "flush", fragile)
 
 
-@pytest.mark.parametrize("source", ["a.csv", "a.parquet", "memory://in/a.jsonl"])
-@pytest.mark.parametrize("target", ["out.csv", "out.jsonl", "out.parquet", "memory://out/out.parquet"])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("a.csv", "out.jsonl"), ("a.parquet", "out.csv"), ("a.jsonl", "memory://out/out.parquet")],
+)
 def test_a_killed_command_resumes_to_the_same_bytes(source, target, folder, tmp_path, monkeypatch, capfd):
     memory = fsspec.filesystem("memory")
-    memory.pipe("/in/a.jsonl", (folder / "a.jsonl").read_bytes())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
     monkeypatch.chdir(tmp_path)
-    path = source if "://" in source else folder / source
-    flags = (folder / "run", "--file", path, "--out", target)
+    flags = (folder / "run", "--file", folder / source, "--out", target)
 
     def taken() -> bytes:
         if "://" in target:
@@ -100,34 +100,29 @@ def test_a_killed_command_resumes_to_the_same_bytes(source, target, folder, tmp_
 
     classify(monkeypatch, *flags)
     want = taken()
+    memory.pipe(f"/in/{source}", (folder / source).read_bytes())
+    classify(monkeypatch, folder / "run", "--file", f"memory://in/{source}", "--out", target)
+    assert taken() == want
     with monkeypatch.context() as patch:
         kill_after(2, patch)
         patch.setattr(sys, "argv", ["predict", *map(str, flags)])
         with pytest.raises(Killed):
             predict.main()
     assert not (tmp_path / target).exists()
-    memory.rm("/in/a.jsonl")  # its copy is enough
     capfd.readouterr()
     classify(monkeypatch, *flags)
     assert "resuming after " in capfd.readouterr().err
     assert taken() == want
-    assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
-    assert not list(tmp_path.glob("cache/crepe_dist/predictions/*"))
-
-
-def test_another_job_starts_anew(folder, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
-    flags = (folder / "run", "--file", folder / "a.csv", "--out", tmp_path / "out.csv")
     with monkeypatch.context() as patch:
         kill_after(1, patch)
         patch.setattr(sys, "argv", ["predict", *map(str, flags)])
         with pytest.raises(Killed):
             predict.main()
-    assert (tmp_path / ".out.csv.partial" / resumable.STATE).is_file()
-    classify(monkeypatch, *flags, "--top", 2)
+    classify(monkeypatch, *flags, "--top", 2)  # another job starts anew
     assert "resuming" not in capfd.readouterr().err
-    assert len(pd.read_csv(tmp_path / "out.csv")) == ROWS
-    assert os.listdir(tmp_path) == ["out.csv"]
+    taken()
+    assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
+    assert not list(tmp_path.glob("cache/crepe_dist/predictions/*"))
 
 
 def test_a_killed_process_loses_no_row_and_repeats_none(folder, tmp_path):
@@ -147,20 +142,7 @@ def test_a_killed_process_loses_no_row_and_repeats_none(folder, tmp_path):
     assert sum("problem" in line for line in lines) == 60
 
 
-@pytest.mark.parametrize("is_saved", [True, False])
-def test_an_interrupted_file_says_that_the_command_resumes(is_saved, tmp_path):
-    def interrupt():
-        with resumable.resumable(str(tmp_path / "out"), {}) as file:
-            if is_saved:
-                file.save()
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt) as caught:
-        interrupt()
-    assert ("again to resume" in str(caught.value)) == is_saved
-
-
-def test_damaged_states_start_anew(folder, tmp_path):
+def test_damaged_states_start_anew(tmp_path):
     for content in ("", "[]", '{"job": {}, "rows": -1}'):
         (tmp_path / resumable.STATE).write_text(content)
         file = resumable.ResumableFile(tmp_path, {})
@@ -168,17 +150,12 @@ def test_damaged_states_start_anew(folder, tmp_path):
         file.write("a")
 
 
-def test_two_processes_do_not_write_one_file(folder, tmp_path, monkeypatch):
+def test_two_processes_do_not_write_one_file(tmp_path):
     (tmp_path / ".out.csv.partial").mkdir()
     with (tmp_path / ".out.csv.partial" / resumable.LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        monkeypatch.setattr(
-            sys,
-            "argv",
-            ["predict", str(folder / "run"), "--file", str(folder / "a.csv"), "--out", f"{tmp_path}/out.csv"],
-        )
         with pytest.raises(UserError, match=r"another process is writing .*out.csv"):
-            predict.main()
+            resumable.resumable(str(tmp_path / "out.csv"), None).__enter__()
 
 
 def test_parquet_keeps_types(folder, tmp_path, monkeypatch):
@@ -189,9 +166,7 @@ def test_parquet_keeps_types(folder, tmp_path, monkeypatch):
             "small": pa.array([1, None], pa.int8()),
             "number": [0.1 + 0.2, None],
             "flag": [True, False],
-            "day": [now.date(), None],
             "time": pa.array([now, None], pa.timestamp("us", "UTC")),
-            "local": pa.array([now.replace(tzinfo=None), None], pa.timestamp("ns")),
             "price": [decimal.Decimal("1.20"), None],
             "kind": pa.array(["=a", "b"]).dictionary_encode(),
             "list": [[1], [2]],
@@ -202,20 +177,20 @@ def test_parquet_keeps_types(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["predict", *flags])
     predict.main()
     got = pq.read_table(tmp_path / "out.parquet")
-    want = table.drop_columns(["list"]).set_column(8, "kind", pa.array(["=a", "b"]))
+    want = table.drop_columns(["list"]).set_column(6, "kind", pa.array(["=a", "b"]))
     assert got.select(want.column_names).equals(want)
     added = ["predicted_class", "predicted_probability", "characters_cut", "problem"]
     assert [str(got.schema.field(name).type) for name in added] == ["string", "double", "int64", "string"]
     assert got.column_names == [*want.column_names, *added]
 
 
-@pytest.mark.parametrize("block", [1, 7, 64, 1 << 23])
+@pytest.mark.parametrize("block", [1, 64, 1 << 23])
 def test_blocks_of_any_size_make_the_same_table(block, tmp_path, monkeypatch):
     texts = ['a "quoted"\n\n"word', "", "\r\n", '"', "x" * 200, "last\n"] * 3
     with (tmp_path / "a").open("w", newline="") as stream:
         csv.writer(stream).writerows([row, text] for row, text in enumerate(texts))
-    monkeypatch.setattr(parquet_file, "BLOCK", block)
-    parquet_file.converter(None, [], {"row": "int64", "text": "object"})(tmp_path / "a", tmp_path / "b")
+    monkeypatch.setattr(answers, "BLOCK", block)
+    answers.converter(None, [], {"row": "int64", "text": "object"})(tmp_path / "a", tmp_path / "b")
     assert pq.read_table(tmp_path / "b").to_pydict() == {"row": list(range(18)), "text": texts}
 
 
@@ -224,7 +199,6 @@ def test_blocks_of_any_size_make_the_same_table(block, tmp_path, monkeypatch):
     [
         (["--format", "parquet"], "--format parquet requires a file"),
         (["--out", "https://example.org/a.csv"], "cannot be written"),
-        (["--out", "nothing://a/b.csv"], "nothing://a/b.csv cannot be written"),
         (["--out", "b.parquet", "--text-column", "text", "--file", "twice.csv"], "two columns 'problem'"),
     ],
 )

@@ -108,13 +108,6 @@ class TestForms:
                 assert refused.status_code == 503
                 jsonschema.validate(refused.json(), ERROR)
 
-    def test_the_name_of_the_model_is_in_paths_and_metrics(self):
-        with service(model_name="topics-1.0") as client:
-            assert client.get("/v2/models/topics-1.0").json()["name"] == "topics-1.0"
-            assert client.get(MODEL).status_code == 404
-            found = value(client.get("/metrics").text, "crepe_dist_requests_total", path="/v2/models/topics-1.0")
-        assert found == 1
-
 
 def packed(*texts: str) -> bytes:
     encoded = [text.encode() for text in texts]
@@ -148,7 +141,6 @@ class TestBinaryData:
     @pytest.mark.parametrize(
         ("body", "why"),
         [
-            (with_binary(packed("a", "b")[:-1]), "is cut off"),
             (with_binary(packed("a", "b") + b"\1"), "is cut off"),
             (with_binary(b"\1\0\0\0\xff", shape=(1,)), "text 0 is not UTF-8"),
             (with_binary(packed("a", "b"), size=9), "10 bytes follow"),
@@ -169,19 +161,14 @@ class TestRefusals:
         ("body", "status", "why"),
         [
             (b"{", 400, "not JSON"),
-            (b"[]", 422, ""),
-            (question("a", 1), 422, "inputs.0.data.1"),
             (question("a", ["b", ["c"]]), 422, "inputs.0.data.1"),
             ({"inputs": []}, 422, "inputs"),
-            ({"inputs": question("a")["inputs"] * 2}, 422, "inputs"),  # type: ignore[operator]
             (question(), 400, "0 texts"),
             ({"inputs": [{"name": "x", "shape": [1], "datatype": "BYTES", "data": ["a"]}]}, 422, "inputs.0.name"),
             ({"inputs": [{"name": "text", "shape": [1], "datatype": "FP32", "data": [1]}]}, 422, "datatype"),
             ({"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["a"]}]}, 400, "shape is [2]"),
             (question("a", outputs=[{"name": "score"}]), 422, "there is no output 'score'"),
-            (question("a", outputs=[{"name": "label"}] * 9), 422, "outputs"),
             (question(*"abcd"), 413, "the limit is 3 texts"),
-            (question("a" * 51), 413, "the limit is 50 characters"),
             (question("a" * 1000), 413, "1,000 bytes"),
         ],
         ids=str,
@@ -212,9 +199,3 @@ class TestRefusals:
             assert client.post(INFER, content=content, headers={**from_elsewhere, **kind}).status_code == 415
         same_site = {**from_elsewhere, "Content-Type": "application/json"}
         assert client.post(INFER, content=content, headers=same_site).status_code == 200
-
-    @pytest.mark.parametrize("length", ["-1", "one", "9" * 5000])
-    def test_lengths_of_the_json(self, client, length):
-        refused = client.post(INFER, content=b"{}", headers={"Inference-Header-Content-Length": length})
-        assert refused.status_code == 422
-        jsonschema.validate(refused.json(), ERROR)

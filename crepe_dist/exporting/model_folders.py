@@ -1,25 +1,33 @@
-"""Model card that makes a model folder a repository for the Hugging Face Hub."""
+"""Files that make a model folder a repository of the Hugging Face Hub, or a model of MLflow, which is not needed."""
 
 from __future__ import annotations
 
+import json
+import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
-from markupsafe import Markup
 
 from crepe_dist.files import write_text
+from crepe_dist.predicting.answers import answer_types
 from crepe_dist.predicting.prediction import ModelSummary, summarise
 from crepe_dist.predicting.predictor import Predictor
-from crepe_dist.reports.findings import basic_limits
-from crepe_dist.reports.page import render
-from crepe_dist.reports.run_page import MAX_CLASSES, escaped
 from crepe_dist.version import __version__
 from crepe_dist.wording import percent
 
+TYPES = {"object": "string", "float64": "double", "int64": "long"}  # in MLflow
 
-def write(predictor: Predictor, folder: Path) -> None:
+
+def write_card(predictor: Predictor, folder: Path) -> None:
     """Write ``README.md``, the card that the Hub shows."""
+    from markupsafe import Markup  # which comes with Jinja, as what follows needs it
+
+    from crepe_dist.reports.findings import basic_limits
+    from crepe_dist.reports.page import render
+    from crepe_dist.reports.run_page import MAX_CLASSES, escaped
+
     model = summarise(predictor)
     name = model.data or predictor.path.stem
     text = render(
@@ -50,3 +58,22 @@ def _metadata(name: str, model: ModelSummary) -> dict[str, Any]:
         result = {"task": {"type": "text-classification"}, "dataset": data, "metrics": [metric]}
         metadata["model-index"] = [{"name": name, "results": [result]}]
     return metadata
+
+
+def write_mlmodel(predictor: Predictor, columns: Iterable[str], folder: Path) -> None:
+    """Write ``MLmodel``, whose ``python_function`` is code of this package.
+
+    It names no packages: this one is in no registry, where another may take its name.
+
+    Args:
+        columns: columns of the training data with the texts.
+    """
+    loader = {"loader_module": "crepe_dist.predicting.frames", "python_version": platform.python_version()}
+    outputs = {name: TYPES[kind] for name, kind in answer_types(1, predictor.several).items()}
+    tensors = {"inputs": dict.fromkeys(columns, "string"), "outputs": outputs}
+    signature = {
+        which: json.dumps([{"name": name, "type": kind, "required": True} for name, kind in each.items()])
+        for which, each in tensors.items()
+    }
+    model = {"flavors": {"python_function": loader}, "signature": signature}
+    write_text(folder / "MLmodel", yaml.safe_dump(model, allow_unicode=True, sort_keys=False))
