@@ -109,8 +109,8 @@ def make(
         if "convolutions" in name:
             arrays[name] = generator.normal(0, 0.1, array.shape).astype(np.float32)
     about = {"epoch": 0, "test_accuracy": 0.5, "encoding": encoding.to_dict(), "classes": list(names)}
-    about |= {"composition": Composition().to_dict(), **({"data": data} if data else {})}
-    about["calibration"] = calibration
+    about |= {"composition": Composition().to_dict(), **({"calibration": calibration} if calibration else {})}
+    about |= {"data": {**data, "fingerprint": "", "test": ""}} if data else {}
     # In float32, as what is exported; what was only found on this processor might be less.
     return checkpoint.write(folder, arrays, {**about, "network": {**shape.settings(), "precision": "float32"}})
 
