@@ -100,8 +100,9 @@ def test_the_module_computes_our_logits(kind, name, tmp_path, classifier):
 def test_what_is_no_list_of_texts(tmp_path, classifier):
     exported(make(tmp_path, "ngrams", ENCODINGS["paper"]), tmp_path / "out")
     model = classifier(tmp_path / "out")
+    wrong: tuple[Any, ...] = ("one text", {"text": ["a"]}, pd.DataFrame({"text": ["a"]}), 5)
     for predict in (model.predict, crepe_runtime.checked):
-        for given in ("one text", {"text": ["a"]}, pd.DataFrame({"text": ["a"]}), 5):
+        for given in wrong:
             with pytest.raises(TypeError, match=type(given).__name__):
                 predict(given)
     assert model.predict([]) == []
