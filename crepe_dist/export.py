@@ -12,10 +12,10 @@ from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import UserError, visible
 from crepe_dist.exporting import FORMATS
 from crepe_dist.settings import flags as arguments
-from crepe_dist.wording import counted, measure, percent, size
+from crepe_dist.wording import counted, size
 
 if TYPE_CHECKING:
-    from crepe_dist.predicting.predictor import Predictor
+    pass
 
 EXAMPLES = """  python -m crepe_dist.export --out exported
   python -m crepe_dist.export runs/reviews-1f2e3d4c5b --data data/reviews --out exported
@@ -93,7 +93,11 @@ def main() -> None:
     path = checkpoint.announce(checkpoint.find(args.checkpoint))
     predictor = load(path, **arguments.foreign(args), device="cpu", min_probability=args.min_probability)
     if args.size:
-        _small(predictor, args)
+        from crepe_dist.exporting.small_model import compress_to
+
+        files, notes = compress_to(predictor, args.size, args.out, args.data)
+        _list(files)
+        print(*notes, sep="\n")
         return
     real, synthetic = real_texts(path, args.data), synthetic_texts(predictor.encoding)
     files, difference = export(predictor, form, args.out, real + synthetic, quantize=args.quantize)
@@ -102,21 +106,6 @@ def main() -> None:
         print("note: the model was trained on texts without HTML, and this export does not strip it: do so before")
     texts = f"{counted(len(real), 'text')} of the test split and {len(synthetic)} synthetic ones"
     print(f"compared with our own engine on {texts}: probabilities differ by at most {difference:.1e}")
-
-
-def _small(predictor: Predictor, args: argparse.Namespace) -> None:
-    """Write the folder of --size, and print what it lost."""
-    from crepe_dist.exporting.small_model import compress_to
-
-    made = compress_to(predictor, args.size, args.out, args.data)
-    _list(made.files)
-    for name, (kept, rows) in made.rows.items():
-        print(f"{name} keeps {kept:,} of {rows:,} rows")
-    print(f"{counted(made.numbers, 'number')} of a table in a byte")
-    if made.accuracies is not None:
-        texts, before, after = made.accuracies
-        name = measure(predictor.several)
-        print(f"{name} on {counted(texts, 'test text')}: {percent(before)} before, {percent(after)} now")
 
 
 def _list(files: list[Path]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from crepe_dist.model.compressed import Arrays, Mask
 from crepe_dist.model.shape import Shape
 from crepe_dist.predicting.predictor import Predictor, open_checkpoint
 from crepe_dist.training.evaluation import evaluate
-from crepe_dist.wording import size
+from crepe_dist.wording import counted, measure, percent, size
 
 # (numbers in a byte of a table, and of another layer), the most exact first. The first level whose tables keep ENOUGH
 # of their importance is taken; the last one if none does, as long as LEAST is left.
@@ -36,30 +35,15 @@ KEPT = ("data", "id", "labels", "composition", "reading")
 Counts = dict[str, npt.NDArray[np.float64]]
 
 
-@dataclass(frozen=True)
-class SmallModel:
-    """A compressed network in a folder.
-
-    Attributes:
-        files: files of the folder.
-        numbers: numbers in a byte of a table.
-        rows: kept rows and all rows of each table, by name.
-        accuracies: number of test texts, and the accuracies (micro F1 of several labels) before and after; ``None``
-            without a test split.
-    """
-
-    files: list[Path]
-    numbers: int
-    rows: dict[str, tuple[int, int]]
-    accuracies: tuple[int, float, float] | None
-
-
-def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) -> SmallModel:
+def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) -> tuple[list[Path], list[str]]:
     """Compress a checkpoint to at most ``limit`` bytes, and write it to a folder.
 
     Args:
         predictor: predictor of the checkpoint, on the CPU.
         data: prepared folder of the training split; ``None`` for the run's.
+
+    Returns:
+        The files, and sentences about what was lost.
 
     Raises:
         UserError: the data are missing or encoded differently, or the network cannot be compressed to this size.
@@ -67,19 +51,20 @@ def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) 
     engine, about = predictor.engine, predictor.about
     dataset = _dataset(predictor, data) if engine.shape.tables else None
     counts = count_rows(engine.shape, dataset.splits["train"]) if dataset else {}
-    kept: dict[str, Any] = {name: about[name] for name in KEPT if name in about}
-    kept["compressed"] = {"checkpoint": predictor.path.name, "sha256": about.get("sha256", ""), "size": limit}
-    described = {**kept, "encoding": predictor.encoding.to_dict(), "classes": predictor.classes}
-    stored, numbers, rows = _compressed(engine.shape, engine.arrays, counts, limit, described)
+    described: dict[str, Any] = {name: about[name] for name in KEPT if name in about}
+    described["compressed"] = {"checkpoint": predictor.path.name, "sha256": about.get("sha256", ""), "size": limit}
+    whole = {**described, "encoding": predictor.encoding.to_dict(), "classes": predictor.classes}
+    stored, numbers, rows = _compressed(engine.shape, engine.arrays, counts, limit, whole)
     with atomic_folder(out) as folder:
         file = folder / tensors_file.NAME
         tensors_file.write(stored, file)
-        predictor.describe(file, {**kept, "network": about.get("network", {})})
+        predictor.describe(file, {**described, "network": about.get("network", {})})
         files = sorted(folder.iterdir())
         assert sum(each.stat().st_size for each in files) <= limit
         again = open_checkpoint(file)
-    accuracies = _accuracies(predictor, again, dataset) if dataset else None
-    return SmallModel([out / each.name for each in files], numbers, rows, accuracies)
+    notes = [f"{name} keeps {kept:,} of {count:,} rows" for name, (kept, count) in rows.items()]
+    notes += [f"{counted(numbers, 'number')} of a table in a byte", *_scored(predictor, again, dataset)]
+    return [out / each.name for each in files], notes
 
 
 def _dataset(predictor: Predictor, data: Path | None) -> Dataset:
@@ -91,13 +76,16 @@ def _dataset(predictor: Predictor, data: Path | None) -> Dataset:
     return dataset
 
 
-def _accuracies(before: Predictor, after: Predictor, dataset: Dataset) -> tuple[int, float, float] | None:
-    split = dataset.splits.get("test")
-    if not split or len(before.classes) != len(dataset.classes) or before.several != (dataset.labelled == SEVERAL):
-        return None
+def _scored(before: Predictor, after: Predictor, dataset: Dataset | None) -> list[str]:
+    split = dataset.splits.get("test") if dataset else None
+    if not dataset or not split or before.several != (dataset.labelled == SEVERAL):
+        return []
+    if len(before.classes) != len(dataset.classes):
+        return []
     some = split.only(np.linspace(0, len(split) - 1, min(MOST_SCORED, len(split))).astype(np.int64))
     scores = [evaluate(each.engine, some, BATCH, ALONE, before.thresholds).accuracy for each in (before, after)]
-    return len(some), scores[0], scores[1]
+    texts, shares = counted(len(some), "test text"), f"{percent(scores[0])} before, {percent(scores[1])} now"
+    return [f"{measure(before.several)} on {texts}: {shares}"]
 
 
 def count_rows(shape: Shape, split: Split) -> Counts:

@@ -97,11 +97,11 @@ def web_runtime() -> tuple[str, bytes]:
         _download(path)
     data = read_bytes(path, MAX_ARCHIVE_BYTES)
     if base64.b64encode(hashlib.sha512(data).digest()).decode("ascii") != SHA512:
-        raise UserError(
-            f"{path} is not {PACKAGE}: its SHA-512 differs", remedy="delete it, check npm's registry setting"
-        )
+        remedy = "delete it, check npm's registry setting"
+        raise UserError(f"{path} is not {PACKAGE}: its SHA-512 differs", remedy=remedy)
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as package:
-        script, binary = (_content(package, name) for name in (SCRIPT, BINARY))
+        members = [package.extractfile(name) for name in (SCRIPT, BINARY)]
+        script, binary = (member.read() for member in members if member is not None)
     return as_global(script.decode("utf-8")), binary
 
 
@@ -113,27 +113,18 @@ def as_global(module: str) -> str:
     is given.
     """
     exports = EXPORTS.search(module)
-    if exports is None or "</script" in module or "<!--" in module:
-        raise ValueError(f"the script of {PACKAGE} has an unexpected form")
+    assert exports is not None  # guaranteed by the checksum
     names = ", ".join(f"{exported}: {name}" for name, exported in NAME.findall(exports[1]))
     body = module[: exports.start()].replace("import.meta.url", "undefined")
     return f"{body}globalThis.ort = {{{names}}};\n"
-
-
-def _content(package: tarfile.TarFile, name: str) -> bytes:
-    member = package.extractfile(name)
-    assert member is not None  # guaranteed by the checksum
-    return member.read()
 
 
 def _download(path: Path) -> None:
     by_hand = f"run `npm pack {PACKAGE}` on another machine and copy {ARCHIVE} to {path.parent}"
     npm = shutil.which("npm")
     if npm is None:
-        raise UserError(
-            "npm is not installed, which downloads ONNX Runtime Web (33 MB, once)",
-            remedy=f"install npm (apt-get install npm, or Node.js), or {by_hand}",
-        )
+        remedy = f"install npm (apt-get install npm, or Node.js), or {by_hand}"
+        raise UserError("npm is not installed, which downloads ONNX Runtime Web (33 MB, once)", remedy=remedy)
     print(f"npm downloads {PACKAGE} (33 MB, once)", flush=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,6 @@ from crepe_dist.predicting.frames import _load_pyfunc, predict_frame
 from tests.conftest import run
 from tests.exporting.test_export import CALIBRATION, CLASSES, ENCODINGS, make, texts
 from tests.helpers.needs import needs
-from tests.serving.test_serve import Process
 
 ROOT = Path(__file__).parents[2]
 SLOW = [pytest.mark.slow, pytest.mark.timeout(900), needs("uv")]
@@ -130,39 +129,9 @@ def python(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tools")
     run(["uv", "venv", "-q", "-p", sys.executable, "venv"], folder)
     path = str(folder / "venv" / "bin" / "python")
-    wanted = [f"{ROOT}[remote]", "mlflow", "tritonclient[http]"]
+    wanted = [f"{ROOT}[remote]", "mlflow"]
     run(["uv", "pip", "install", "-q", "--no-config", "-p", path, *wanted], folder, seconds=600)
     return path
-
-
-TRITON = """
-import sys
-import numpy as np
-import tritonclient.http as http
-
-address, model = sys.argv[1:]
-client = http.InferenceServerClient(address)
-assert client.is_server_live() and client.is_server_ready() and client.is_model_ready(model)
-texts = np.array([[b"zig"], ["zig zag \u00e9".encode()], [b""]], object)
-for binary in (False, True):
-    tensor = http.InferInput("text", texts.shape, client.get_model_metadata(model)["inputs"][0]["datatype"])
-    tensor.set_data_from_numpy(texts, binary_data=binary)
-    chosen = [http.InferRequestedOutput(name, binary_data=binary) for name in ("label", "probabilities", "problem")]
-    for outputs in (None, chosen):
-        result = client.infer(model, [tensor], outputs=outputs, request_id="7")
-        assert result.get_response()["id"] == "7"
-        assert result.as_numpy("probabilities").shape == (3, 3)
-        print(*(text if isinstance(text, str) else text.decode() for text in result.as_numpy("label").ravel()), sep=";")
-try:
-    client.infer("other", [tensor])
-except Exception as error:
-    assert "not found" in str(error), error
-tensor.set_data_from_numpy(np.array([[b"zig"], [b"\\xff"], [b""]], object))
-try:
-    client.infer(model, [tensor])
-except Exception as error:
-    assert "is not UTF-8" in str(error), error
-"""
 
 
 class TestTools:
@@ -180,13 +149,3 @@ class TestTools:
         assert [each["predicted_class"] for each in answers] == [*(each.label for each in expected), ""]
         found = [each["predicted_probability"] for each in answers[:2]]
         assert found == pytest.approx([each.probability for each in expected], abs=1e-6)
-
-    def test_tritons_client_of_serve(self, python, model, tmp_path):
-        process = Process(model[0].parents[1])
-        try:
-            address = process.url.removeprefix("http://")
-            printed = run([python, "-c", TRITON, address, "crepe"], tmp_path).splitlines()
-        finally:
-            process.stop()
-        labels = [each.label for each in model[1].predict(["zig", "zig zag é"])]
-        assert {*printed} == {";".join([*labels, ""])}

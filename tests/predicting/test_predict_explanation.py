@@ -99,15 +99,3 @@ def test_a_hostile_text_is_only_shown():
     assert "\u202e" not in stream.getvalue()
     assert "[bold]" in stream.getvalue()
     assert "\\x1b[31m" in report.marked(found)
-
-
-def test_what_is_not_read_is_grey_and_shortened():
-    found = explain("z" * 5000 + "q" * 20, cut="start")
-    assert list(report.runs(found)) == [
-        report.Run("…" + "z" * report.UNREAD_CHARS, None),
-        report.Run("q" * 20, report.LEVELS),
-    ]
-    between = list(report.runs(explain("q" * 9 + "z" * 5000 + "q" * 10)))
-    beside = "z" * report.UNREAD_CHARS
-    assert [run.text for run in between] == ["q" * 9, f"{beside}…{beside}", "q" * 10]
-    assert [run.level for run in between] == [report.LEVELS, None, report.LEVELS]
