@@ -28,6 +28,7 @@ from crepe_dist.predicting.answers import explained
 from crepe_dist.predicting.occlusion import Explanation, Word
 from crepe_dist.predicting.prediction import ModelSummary, Prediction
 from crepe_dist.predicting.predictor import load
+from crepe_dist.reports import explanation as explanations
 from crepe_dist.runs import checkpoint
 from crepe_dist.serving import batching
 from crepe_dist.serving.app import Metrics, create_app
@@ -479,11 +480,17 @@ class TestPage(Browsing):
         text = "zig and qua, for a week"
         self.write(browser, text)
         self.until(browser, lambda: self.one(browser, "#marked").text == text)
-        assert self.one(browser, "#deciding bdi").text == load(run_dir).explain(text).label
+        explanation = load(run_dir).explain(text)
+        assert self.one(browser, "#deciding bdi").text == explanation.label
         marked = browser.execute_script(
-            "return [...document.querySelectorAll('#marked span')].map((each) => each.className)"
+            "return [...document.querySelectorAll('#marked span')].map((each) => [each.textContent, each.className])"
         )
-        assert any(re.fullmatch("(for|against)[1-9]", each) for each in marked)
+        expected = [
+            (run.text, f"{'for' if run.level > 0 else 'against'}{abs(run.level)}" if run.level else "")
+            for run in explanations.runs(explanation)
+        ]
+        levels = [[name for text, name in found for _ in text] for found in (marked, expected)]
+        assert sum(one == other for one, other in zip(*levels)) > 0.9 * len(text)  # rounding moves some by a level
         self.write(browser, "a quiet zig and a loud qua")
         self.until(browser, lambda: self.one(browser, "#marked").text == "a quiet zig and a loud qua")
 
