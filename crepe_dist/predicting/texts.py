@@ -15,6 +15,7 @@ from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_missing, is_table, text_column, write_table
 from crepe_dist.preparing.opening import open_source
 from crepe_dist.preparing.sources import Reading, Source
+from crepe_dist.records import damaged
 from crepe_dist.runs.checkpoint import ANOTHER
 from crepe_dist.scratch import scratch
 
