@@ -3,7 +3,7 @@
 
     uv run benchmarks/accuracy.py data/sample
     uv run benchmarks/accuracy.py data/imdb data/ag --seeds 3 --with "" --with "--config configs/paper_small.yaml"
-    uv run benchmarks/accuracy.py data/sample --with "" --with "--longest 4" --with "--epochs 10"
+    uv run benchmarks/accuracy.py data/sample --with "" --with "--width 32" --with "--epochs 10"
     uv run --group comparison benchmarks/accuracy.py data/sample --baselines
     uv run --group comparison --with fasttext-wheel benchmarks/accuracy.py data/sample --baselines --fasttext
 

@@ -41,9 +41,7 @@ def main() -> None:
     # The network's sizes come from the run. All layers but the last keep what they learnt; all of them are trained.
     settings = {"epochs": args.epochs, "batch_size": args.batch_size}
     finetuned = crepe_dist.fit(data, run_dir=args.out / "finetuned", init_from=args.run, **settings)
-    shape = trained.engine.shape.settings()
-    settings |= {"model": "paper", "filters": shape["filters"], "units": shape["units"]}
-    random = crepe_dist.fit(data, run_dir=args.out / "random", **settings)
+    random = crepe_dist.fit(data, run_dir=args.out / "random", model="paper", **settings)
 
     # Fine-tuning helps if the run was trained on many similar texts. Otherwise it can hurt, so compare both.
     for start, model in ((args.run, finetuned), ("random parameters", random)):

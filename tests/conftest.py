@@ -83,7 +83,7 @@ QUICK = [
 USING = re.compile("^using .*\n", re.MULTILINE)  # names the checkpoint of predict and others
 
 NGRAMS = ("--model=ngrams",)
-PAPER = ("--model=paper", "--filters=16", "--units=32")
+PAPER = ("--model=paper", "--size=tiny")
 
 # Builds of the kernels that this processor can run; one alone if the environment names it.
 # The generic build is that of avx2 for another target; tests of the kernels alone run it.

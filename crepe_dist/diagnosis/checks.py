@@ -38,7 +38,7 @@ GRADIENT_BYTES = 46_000_000  # of the paper's small network; those of Crepe are 
 PROCESS_BYTES = 700_000_000
 SMALL: dict[str, dict[str, Any]] = {
     "crepe": {"buckets": 1 << 14, "embeddings": 1 << 14},
-    "paper": {"filters": 32, "units": 64},
+    "paper": {"size": "tiny"},
 }
 
 

@@ -94,9 +94,9 @@ class CudaEngine(Engine):
         self._gradients_on_gpu = exchange.gradients
         return exchange
 
-    def _logits(self, batch: Batch) -> Logits:
+    def logits(self, batch: Batch) -> Logits:
         parts = self.parts(batch)
-        return combined(parts, 1.0) if self.shape.weighed else parts[:, 0]
+        return combined(parts, 1.0) if self.shape.summands > 1 else parts[:, 0]
 
     def parts(self, batch: Batch) -> Logits:
         parts = np.empty((len(self._parts), len(batch.packed), self.shape.classes), np.float32)

@@ -20,14 +20,13 @@ from crepe_dist.exchange.exchange import Exchange, LossScale
 from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.parameters import Arrays
-from crepe_dist.model.part_weight import combined, weighted
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.settings.options import OptimizerOptions
 
 Logits = npt.NDArray[np.float32]
 
-# Rows, labels and logits of a batch: int64 [n], int32 [n], float32 [n, classes], or [n, 2, classes] of two parts.
+# Rows, labels and logits of a batch: int64 [n], int32 [n], float32 [n, classes] or [n, summands, classes].
 Scored = tuple[Order, npt.NDArray[np.int32], Logits]
 
 
@@ -42,11 +41,9 @@ class Engine(ABC):
         device: device of the network.
         group_size: number of documents that one rank must compute together; the global batch is cut at multiples of it.
         loss_scale: scale of the loss in float16.
-        tower_weight: weight of the logits of Crepe's tower in ``logits``; training does not depend on it.
     """
 
     group_size = 1
-    tower_weight = 1.0
 
     def __init__(self, shape: Shape, plan: Plan, objective: Objective, piece: int, device: Device) -> None:
         self.shape = shape
@@ -56,20 +53,17 @@ class Engine(ABC):
         self.device = device
         self.loss_scale = LossScale(plan.precision)
 
-    def scored(self, split: Split, batch_size: int, rank: int, size: int) -> Iterator[Scored]:
-        """Yield rows, labels and logits of a rank's share of each batch of a split, with the current parameters."""
-        return self._scored(self.logits, split, batch_size, rank, size)
-
-    def scored_apart(self, split: Split, batch_size: int, rank: int, size: int) -> Iterator[Scored]:
-        """Yield what ``scored`` does, with the logits of Crepe's two parts, float32 [n, 2, classes]."""
-        return self._scored(self.parts, split, batch_size, rank, size)
-
-    def _scored(
-        self, compute: Callable[[Batch], Logits], split: Split, batch_size: int, rank: int, size: int
+    def scored(
+        self, split: Split, batch_size: int, rank: int, size: int, compute: Callable[[Batch], Logits] | None = None
     ) -> Iterator[Scored]:
+        """Yield rows, labels and logits of a rank's share of each batch of a split, with the current parameters.
+
+        Args:
+            compute: ``logits`` or ``parts``; ``None``: ``logits``.
+        """
         self.refresh()
         for batch in DataLoader(split, np.arange(len(split)), batch_size, rank, size):
-            yield batch.rows, batch.labels, compute(batch)[: len(batch.labels)]
+            yield batch.rows, batch.labels, (compute or self.logits)(batch)[: len(batch.labels)]
 
     def wait(self) -> None:  # noqa: B027
         """Wait until all computation is done."""
@@ -84,10 +78,6 @@ class Engine(ABC):
     @abstractmethod
     def values(self) -> Arrays:
         """Return all parameters by structural name, to be read before the next step."""
-
-    def weighed_values(self) -> Arrays:
-        """Return what ``values`` does, with the weight of the tower, as a checkpoint has them."""
-        return weighted(self.values(), self.shape.weighed, self.tower_weight)
 
     @abstractmethod
     def set_values(self, arrays: Arrays) -> None:
@@ -105,13 +95,13 @@ class Engine(ABC):
             documents: largest number of documents of a batch of this rank.
         """
 
+    @abstractmethod
     def logits(self, batch: Batch) -> Logits:
         """Compute logits without dropout, float32 [B, classes], with the parameters of the last ``refresh``."""
-        return self._logits(batch) if self.tower_weight == 1 else combined(self.parts(batch), self.tower_weight)
 
-    @abstractmethod
     def parts(self, batch: Batch) -> Logits:
-        """Compute the logits of Crepe's table and tower as ``logits`` does, float32 [B, 2, classes]."""
+        """Compute the logits of the network's summands as ``logits`` does, float32 [B, summands, classes]."""
+        return self.logits(batch)[:, None]
 
     def forward_backward(self, batch: Batch) -> Any:
         """Compute the gradients of the sum of the weighted losses of this rank's share of a batch, for the exchange.
@@ -129,10 +119,6 @@ class Engine(ABC):
         """Return the number of rows of a piece of a batch in ``forward_backward``."""
         rows = batch.packed.shape[0]
         return rows_per_piece(rows, self.piece or rows, self.group_size)
-
-    @abstractmethod
-    def _logits(self, batch: Batch) -> Logits:
-        """Compute logits as ``logits`` does, with a tower of weight 1."""
 
     @abstractmethod
     def _forward_backward(self, batch: Batch, *, adds: bool = False) -> Any:

@@ -78,13 +78,10 @@ class GluonEngine(Engine):
         names = {parameter.name: name for name, parameter in structural_parameters(self.network).items()}
         return GluonExchange(world, parameters, optimizer, names)
 
-    def _logits(self, batch: Batch) -> Logits:
+    def logits(self, batch: Batch) -> Logits:
         codes = batch.packed[:, : self.shape.feature_len]
         logits: Logits = self.network(self._on_device(codes)).asnumpy()
         return logits
-
-    def parts(self, batch: Batch) -> Logits:
-        return self._logits(batch)[:, None]
 
     def _forward_backward(self, batch: Batch, *, adds: bool = False) -> mx.nd.NDArray:
         codes, shares, weights = unpacked(batch, self.shape.classes, self.objective.pairs)

@@ -89,21 +89,20 @@ class NativeEngine(Engine):
         with self._kernels.lock:
             self._kernels.call("crepe_set", self._addresses, True)
 
-    def _logits(self, batch: Batch) -> Logits:
-        logits: Logits = self._forward("crepe_forward", batch, 1)[0]
-        return logits
+    def logits(self, batch: Batch) -> Logits:
+        return self._forward("crepe_forward", batch, 1)[:, 0]
 
     def parts(self, batch: Batch) -> Logits:
-        parts: Logits = self._forward("crepe_forward_parts", batch, 2).swapaxes(0, 1)
-        return parts
+        summands = self.shape.summands
+        return self._forward("crepe_forward" if summands == 1 else "crepe_forward_parts", batch, summands)
 
     def _forward(self, function: str, batch: Batch, parts: int) -> Logits:
-        """Compute the logits of the network, or of its two parts, float32 [parts, B, classes]."""
+        """Compute the logits of the network or of its summands, float32 [B, parts, classes]."""
         rows, stride = self._shape_of(batch)
         logits = np.empty((parts, rows, self.shape.classes), np.float32)
         with self._kernels.lock:
             self._kernels.call(function, batch.packed.ctypes.data, stride, rows, logits.ctypes.data)
-        return logits
+        return logits.swapaxes(0, 1)
 
     def _forward_backward(self, batch: Batch, *, adds: bool = False) -> float:
         rows, _ = self._shape_of(batch)

@@ -45,7 +45,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         class_weight: ``balanced``, weights by label, or ``None``.
         processes: number of processes that train; more than one need Horovod.
         device: ``auto``, ``gpu`` or ``cpu``.
-        settings: further settings of ``crepe train`` by their names, such as ``{"model.longest": 5}``.
+        settings: further settings of ``crepe train`` by their names, such as ``{"model.width": 32}``.
         random_state: random seed, or a ``RandomState``; ``None``: another seed for each fit.
         verbose: 0: print nothing; 1: a line per epoch while ``fit`` trains; 2: all that ``crepe train`` prints.
 

@@ -18,9 +18,7 @@ from crepe_dist import registry
 from crepe_dist.errors import UserError
 from crepe_dist.files import replacing
 from crepe_dist.model import compressed, params_file, tensors_file
-from crepe_dist.model.shape import GIVE_ANOTHER, NOT_OURS, Shape
-
-Arrays = dict[str, np.ndarray]
+from crepe_dist.model.shape import GIVE_ANOTHER, NOT_OURS, Arrays, Shape
 
 
 def save(arrays: Arrays, path: Path) -> None:

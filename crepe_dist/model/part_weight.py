@@ -1,18 +1,15 @@
-"""The weight of Crepe's tower beside its n-gram table, fitted to a validation split.
+"""The weight of a second classifier beside a first, fitted to a validation split.
 
-With a few thousand documents the tower may be much weaker than the table, or stronger. The weight multiplies the
-tower's logits before the two parts are added, so a checkpoint has it in the parameters of the tower's last layer.
+With a few thousand documents one may be much weaker than the other. The weight multiplies the second one's logits
+before both are added.
 """
 
 from __future__ import annotations
-
-from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.model.calibration import TEMPERATURES, UNITS, losses_at, whole
-from crepe_dist.model.parameters import Arrays
 from crepe_dist.native.constants import SUM_SCALE
 
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)  # powers of two, by which floating-point numbers are multiplied exactly
@@ -20,13 +17,8 @@ SPREAD = 1.0  # standard deviation of the belief in weight 1, in powers of two
 SOME_TEMPERATURES = TEMPERATURES[::4]
 
 
-def weighted(arrays: Arrays, names: Collection[str], weight: float) -> Arrays:
-    """Return the parameters with a weight in the arrays ``names``, those of the second part's last layer."""
-    return {name: array * np.float32(weight) if name in names else array for name, array in arrays.items()}
-
-
 def combined(parts: npt.NDArray[np.float32], weight: float) -> npt.NDArray[np.float32]:
-    """Return the logits of the network from those of table and tower, float32 [n, 2, classes], as the kernels do."""
+    """Add the logits of two classifiers, float32 [n, 2, classes], as the kernels do."""
     return np.float32(SUM_SCALE) * (parts[:, 0] + np.float32(weight) * parts[:, 1])
 
 
@@ -35,7 +27,7 @@ class WeightCounts:
 
     Attributes:
         sums: loss for each of ``WEIGHTS`` at each of ``SOME_TEMPERATURES``, int64, as ``calibration.whole`` gives it.
-        alone: number of texts, and of those that the table alone classifies correctly, int64 [2].
+        alone: number of texts, and of those that the first classifies correctly, int64 [2].
     """
 
     def __init__(self) -> None:
@@ -43,7 +35,7 @@ class WeightCounts:
         self.alone = np.zeros(2, np.int64)
 
     def add(self, parts: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> None:
-        """Add a batch: the logits of table and tower, float32 [n, 2, classes]; labels, int32 [n]."""
+        """Add a batch: the logits of both, float32 [n, 2, classes]; labels, int32 [n]."""
         if not len(labels):
             return
         self.alone += (len(labels), int((parts[:, 0].argmax(axis=1) == labels).sum()))

@@ -23,6 +23,7 @@ NOT_OURS = "these are not parameters of a crepe_dist network"
 GIVE_ANOTHER = "give a .params file or a run folder of crepe_dist"
 LARGEST_SIZE = 1 << 24
 DROPOUT = "dropout"  # field of a network with dropout
+Arrays = dict[str, np.ndarray[Any, Any]]
 Self = TypeVar("Self", bound="Shape")
 
 
@@ -61,12 +62,10 @@ class Shape(ABC):
         tables: names of the parameters of which a document uses some rows, in the order of the kernels, which can train
             them row by row. They can be quantized, and files lack their rows of zeros.
         counted: names of the parameters that are counted in the training split, not trained.
-        weighed: names of the parameters of the last layer of the second of two parts, whose logits are added with a
-            weight fitted to a validation split (``part_weight``); empty: the network has one part.
+        summands: networks whose logits are added, 1 or 2; a weight of the second is fitted to the validation split.
         other_layers: the layers that do not depend on the classes and can be transferred to others; empty: none.
         reads_any_length: True if the parameters fit documents of any length.
         multiplies: True if matrix products dominate the computation, so that lower precision saves time.
-        has_plateau: True if the loss may stay at chance at first.
         least_steps: steps after which the network usually tells classes apart.
         usual_epochs: epochs by default, for neither few documents nor much text.
         most_epochs: epochs by default, at most, unless they are very few steps.
@@ -86,11 +85,10 @@ class Shape(ABC):
     class_axes: ClassVar[Mapping[str, int]]
     tables: ClassVar[tuple[str, ...]] = ()
     counted: ClassVar[tuple[str, ...]] = ()
-    weighed: ClassVar[tuple[str, ...]] = ()
+    summands: ClassVar[int] = 1
     other_layers: ClassVar[str] = ""
     reads_any_length: ClassVar[bool] = True
     multiplies: ClassVar[bool] = True
-    has_plateau: ClassVar[bool] = False
     least_steps: ClassVar[int] = 20
     usual_epochs: ClassVar[int] = 3
     most_epochs: ClassVar[int] = 8
@@ -194,6 +192,7 @@ class Shape(ABC):
         A default that was given explicitly cannot be distinguished from one left out.
         """
         names = {name: self.options.get(name, name) for name in self.sizes() if name != DROPOUT}
+        names = {name: option for name, option in names.items() if hasattr(options, option)}
         values = {name: getattr(options, option) for name, option in names.items()}
         defaults = {name: getattr(type(options), option) for name, option in names.items()}
         return {name: None if value == defaults[name] else value for name, value in values.items()}
@@ -212,6 +211,10 @@ class Shape(ABC):
     @abstractmethod
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every parameter by name, without allocating memory for the network."""
+
+    def weighted(self, arrays: Arrays, weight: float) -> Arrays:
+        """Return the parameters of the network whose second summand has that weight."""
+        return arrays
 
     def most_rows(self, documents: int) -> dict[str, int]:
         """Return the largest numbers of rows that so many documents touch, by name of the table, in their order."""

@@ -119,10 +119,10 @@ def description(
     }
 
 
-def epoch_record(progress: Progress, scores: Mapping[str, AnyScores], tower_weight: float | None = None) -> Json:
+def epoch_record(progress: Progress, scores: Mapping[str, AnyScores], more: Mapping[str, float]) -> Json:
     """Collect the metrics of an epoch; accuracies are fractions, losses are in nats per document.
 
-    The accuracy of several labels is their micro F1. Only Crepe has a weight of its tower.
+    The accuracy of several labels is their micro F1.
     """
     test = scores["test"]
     several = isinstance(test, LabelScores)
@@ -132,7 +132,7 @@ def epoch_record(progress: Progress, scores: Mapping[str, AnyScores], tower_weig
         "train_loss": progress.train_loss,
         **{f"{split}_{name}": value for split, score in scores.items() for name, value in score.metrics().items()},
         "calibration": (UNCALIBRATED if isinstance(test, LabelScores) else test.calibration).to_dict(),
-        **({} if tower_weight is None else {"tower_weight": tower_weight}),
+        **more,
         "seconds": progress.seconds,
         "checkpoint": file_name(progress.epoch, test.accuracy, several=several),
     }

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 else:
     Network = Literal[tuple(registry.NETWORKS)]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-LONGEST_NGRAM = 7  # characters; see networks/ngrams/shape.py
 MOST_BLOCKS = 64
-LARGEST_STRIDE = 64  # characters
 SHORTEST = 123  # characters per document, for which the last pooling layer has one position
 STEP = 27  # characters; at SHORTEST + k · STEP, such as 1014, the pooling layers drop no position
 LONGEST_FITTED = SHORTEST + (4096 - SHORTEST) // STEP * STEP  # longest document length chosen automatically: 4092
@@ -48,12 +46,8 @@ class DataOptions(Settings, group="data"):
     )
 
 
-Initialisation = Literal["xavier", "he", "paper"]
 Kernels = Literal["auto", "own", "mxnet", "generic", "avx2", "avx512", "avx512_bf16", "amx"]
 Size = Literal["auto", "tiny", "small", "large"]
-# (filters, units): small and large are the paper's; tiny is ours, for small data and machines.
-SIZES: dict[str, tuple[int, int]] = {"tiny": (128, 512), "small": (256, 1024), "large": (1024, 2048)}
-TINY_BELOW_ROWS = 100_000
 MOST_BUCKETS = 1 << 24
 WIDEST = 1 << 16
 
@@ -68,67 +62,31 @@ class ModelOptions(Settings, group="model"):
         "table alone: less accurate, and trained in a fifth of the time), or paper (the convolutional network of "
         "Zhang, Zhao & LeCun 2015).",
     )
-    longest: int = setting(
-        6, "(crepe, ngrams) characters of the longest n-grams of the table.", whole(1, LONGEST_NGRAM)
-    )
-    deviations: float = setting(
-        4.25,
-        "(crepe, ngrams) standard deviations by which the frequency of an n-gram must differ between classes for it "
-        "to count as informative. Informative n-grams are averaged apart from the others. 0 or a very large number: "
-        "one average of all.",
-        real(0, 10**9),
-    )
     buckets: Optional[int] = setting(
         None,
         "(crepe, ngrams) rows of the table; null: a power of two up to 1,048,576, smaller with more classes.",
         whole(1, MOST_BUCKETS),
     )
-    reach: Optional[int] = setting(
-        None,
-        "(crepe) characters of the longest n-grams that the convolutions see at a position; null: 5, or 7 for texts "
-        "of more than 1,024 characters.",
-        whole(1, LONGEST_NGRAM),
-    )
     embeddings: Optional[int] = setting(
         None,
-        "(crepe) rows of the table of these n-grams; null: 131,072, or 524,288 for these texts.",
+        "(crepe) rows of the table of the n-grams that the convolutions see; null: 131,072, or 524,288 for texts of "
+        "more than 1,024 characters.",
         whole(1, MOST_BUCKETS),
-    )
-    head_start: float = setting(
-        0.5,
-        "(crepe) how strongly these n-grams start with the classes of their training texts; 0: not at all.",
-        real(0, 10),
     )
     width: int = setting(
         64, "(crepe) numbers for each of these n-grams, and channels of the convolutions.", whole(1, WIDEST)
     )
     blocks: int = setting(1, "(crepe) residual blocks, of two convolutions each.", whole(1, MOST_BLOCKS))
-    stride: Optional[int] = setting(
-        None,
-        "(crepe) characters whose n-grams are summed at one position; null: 1 for texts of up to 256 characters, 2 up"
-        " to 1,024, 4 up to 4,096, and so on.",
-        whole(1, LARGEST_STRIDE),
-    )
     size: Size = setting(
         "auto",
         "(paper) tiny (128 filters, 512 units), small (256, 1024: the paper's and the notebook's), large (1024, "
         "2048), or auto: tiny below 100,000 training rows, else small.",
-    )
-    filters: Optional[int] = setting(None, "(paper) channels of each convolution; overrides `size`.", whole(1, WIDEST))
-    units: Optional[int] = setting(
-        None, "(paper) width of the two hidden dense layers; overrides `size`.", whole(1, WIDEST)
     )
     dropout: Optional[float] = setting(
         None,
         "dropout probability: (paper) of the hidden dense layers, 0.5 by default; (crepe) of the numbers at each "
         "position, 0.2 by default.",
         real(0, 1, open_above=True),
-    )
-    initialisation: Initialisation = setting(
-        "xavier",
-        "(paper) xavier (uniform, magnitude 2.24, the notebook's), he (Gaussian, variance 2 / inputs; He et al. 2015,"
-        " arXiv:1502.01852), or paper (Gaussian, standard deviation 0.02 from 1024 filters on, else 0.05; also the "
-        "biases).",
     )
     precision: Precision = setting(
         "auto",
@@ -145,21 +103,9 @@ class ModelOptions(Settings, group="model"):
     )
 
     @property
-    def requested_widths(self) -> tuple[Optional[int], Optional[int]]:
-        """The (filters, units) that these settings ask for; ``None`` for any."""
-        filters, units = SIZES.get(self.size, (None, None))
-        return self.filters or filters, self.units or units
-
-    @property
     def implied_network(self) -> Network:
-        """The network that these settings ask for: the paper's, if they ask for its widths."""
-        return self.network if self.requested_widths == (None, None) else "paper"
-
-    def widths(self, rows: int) -> tuple[int, int]:
-        """Return the (filters, units) of the paper's network for a number of training rows."""
-        filters, units = SIZES["tiny" if rows < TINY_BELOW_ROWS else "small"]
-        requested_filters, requested_units = self.requested_widths
-        return requested_filters or filters, requested_units or units
+        """The network that these settings ask for: the paper's, if they ask for its size."""
+        return self.network if self.size == "auto" else "paper"
 
 
 REFERENCE_BATCH = 128

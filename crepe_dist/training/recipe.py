@@ -29,7 +29,7 @@ from crepe_dist.training.notes import banner, notes
 from crepe_dist.training.run import Run, Session
 from crepe_dist.training.saving import open_saver, resume
 from crepe_dist.training.schedule import learning_rates
-from crepe_dist.training.weighing import weighed_and_scored
+from crepe_dist.training.weighing import weighed_and_scored, weight_metrics
 
 
 def train(config: Config, data: Dataset, network: Network, folder: RunFolder, session: Session) -> Result:
@@ -53,8 +53,7 @@ def train_network(config: Config, data: Dataset, network: Network, folder: RunFo
     with session.control.deferring():  # from here on, a signal only records a request; ranks agree at each step
         while not run.progress.finished:
             train_epoch(run, guards)
-            scores = score_epoch(run, guards)
-            save_epoch(run, guards, scores)
+            save_epoch(run, guards, *score_epoch(run, guards))
         guards.finish()
     return run
 
@@ -78,8 +77,8 @@ def train_epoch(run: Run, guards: Guards) -> None:
     guards.end_epoch()
 
 
-def score_epoch(run: Run, guards: Guards) -> Mapping[str, AnyScores]:
-    """Score the network on the validation and test splits; every rank scores its share.
+def score_epoch(run: Run, guards: Guards) -> tuple[Mapping[str, AnyScores], float]:
+    """Score the network on the validation and test splits; every rank scores its share. Return its weight, too.
 
     Raises:
         Stopped: a request to stop arrived during scoring, and the state is saved.
@@ -88,22 +87,22 @@ def score_epoch(run: Run, guards: Guards) -> Mapping[str, AnyScores]:
     guards.begin_evaluation()
     run.exchange.flush()
     try:
-        scores = weighed_and_scored(run.engine, run.data, run.world, guards.is_stopping)
+        scores, weight = weighed_and_scored(run.engine, run.data, run.world, guards.is_stopping)
     except Interrupted:
         guards.stop()
     guards.check(scores)  # finite on every split
-    return scores
+    return scores, weight
 
 
-def save_epoch(run: Run, guards: Guards, scores: Mapping[str, AnyScores]) -> None:
+def save_epoch(run: Run, guards: Guards, scores: Mapping[str, AnyScores], weight: float) -> None:
     """Write the epoch's checkpoint on rank 0, and move on to the next epoch or to the end."""
     progress, engine, choice = run.progress, run.engine, run.choice
-    record = checkpoint.epoch_record(progress, scores, engine.tower_weight if engine.shape.weighed else None)
+    record = checkpoint.epoch_record(progress, scores, weight_metrics(engine, weight))
     precision, computed = run.config.model.precision, run.computed()
     about = checkpoint.description(record, run.data, engine.shape, precision, computed, scores)
 
     def write() -> None:
-        checkpoint.save(run.folder.path, engine.weighed_values(), about, scores, guards.again)
+        checkpoint.save(run.folder.path, engine.shape.weighted(engine.values(), weight), about, scores, guards.again)
 
     run.world.on_root("checkpoint", once(write))  # if it fails, no rank may continue as if the checkpoint existed
     progress.epochs.append(record)

@@ -152,7 +152,7 @@ def _check_settings(path: Path, options: ModelOptions, shape: Shape) -> None:
         raise UserError(
             f"the settings ask for --model {requested}, but {path} is a network of kind {shape.kind}",
             "training continues with the network of the given parameters",
-            "omit --model, --size, --filters and --units, or start from another checkpoint",
+            "omit --model and --size, or start from another checkpoint",
         )
     for name, value in shape.requested(options).items():
         if value not in (None, getattr(shape, name)):

@@ -107,7 +107,6 @@ def teach(data: Dataset, engine: Engine, first: Result, folder: RunFolder, sessi
     world, path = session.world, folder.lesson
     if not world.broadcast((path / LESSON).is_file(), "lesson"):  # its manifest is written last
         assert data.unlabelled is not None
-        engine.tower_weight = 1.0  # the parameters have it
         saved = world.agree("first network", lambda: parameters.load(first.checkpoint))
         engine.set_values(parameters.unpacked(saved, engine.shape))
         validation = data.splits["validation"]

@@ -21,45 +21,44 @@ from crepe_dist.training.scoring_pass import Totals, pass_over
 MOST_REMEMBERED = 1 << 28  # bytes
 
 
-def is_weighed(engine: Engine, data: Dataset) -> bool:
-    """Return whether a weight is fitted: to the network's tower, by a validation split whose texts have one label."""
-    return bool(engine.shape.weighed) and "validation" in data.splits and data.labelled != SEVERAL
+def weight_metrics(engine: Engine, weight: float) -> dict[str, float]:
+    """Return the entry of an epoch's record for the weight of the tower, if the network has one."""
+    return {"tower_weight": weight} if engine.shape.summands > 1 else {}
 
 
 def weighed_and_scored(
     engine: Engine, data: Dataset, world: World, is_stopping: Callable[[], bool]
-) -> Mapping[str, AnyScores]:
+) -> tuple[Mapping[str, AnyScores], float]:
     """Weigh Crepe's tower beside its n-gram table, then score the splits as ``evaluate_splits``; every rank calls it.
 
-    The weight is set for the epoch's scores and checkpoint.
+    The weight is fitted to a validation split whose texts have one label; else, and for other networks, it is 1.
 
     Raises:
         Interrupted: on every rank, if ``is_stopping`` became true on one.
     """
-    if not is_weighed(engine, data):
-        return evaluate_splits(engine, data, world, is_stopping)
+    if engine.shape.summands == 1 or "validation" not in data.splits or data.labelled == SEVERAL:
+        return evaluate_splits(engine, data, world, is_stopping), 1.0
     scorer, totals = _Weighing(engine, data.splits["validation"]), _Totals()
     pass_over(scorer, scorer.split, BATCH_SIZE, world, totals, is_stopping)
-    engine.tower_weight = totals.fit.fitted()
-    scorer.is_fitted = True
+    scorer.weight = totals.fit.fitted()
     scores = dict(evaluate_splits(scorer, data, world, is_stopping))
     documents, right = totals.fit.alone
     if isinstance(whole := scores["validation"], Scores):
         scores["validation"] = replace(whole, table_accuracy=float(right / documents))
-    return scores
+    return scores, scorer.weight
 
 
 class _Weighing:
     """Scorer that computes the logits of table and tower, float32 [n, 2, classes], until the weight is fitted.
 
-    Afterwards, it computes those of the network. It remembers the parts of the validation split, ``split``, unless
-    they are larger than ``MOST_REMEMBERED``.
+    Afterwards, it computes their weighted sum. It remembers the parts of the validation split, ``split``, unless they
+    are larger than ``MOST_REMEMBERED``.
     """
 
     def __init__(self, engine: Engine, split: Split) -> None:
         self._engine = engine
         self.split = split
-        self.is_fitted = False
+        self.weight: float | None = None
         self._remembers = 2 * 4 * len(split) * engine.shape.classes <= MOST_REMEMBERED
         self._remembered: list[Scored] = []
 
@@ -68,17 +67,15 @@ class _Weighing:
         return self._engine.shape
 
     def scored(self, split: Split, batch_size: int, rank: int, size: int) -> Iterator[Scored]:
-        if not self.is_fitted:
-            for scored in self._engine.scored_apart(split, batch_size, rank, size):
-                if self._remembers:
-                    self._remembered.append(scored)
-                yield scored
-        elif split is self.split and self._remembers:
-            weight = self._engine.tower_weight
-            for rows, labels, parts in self._remembered:
-                yield rows, labels, combined(parts, weight)
-        else:
-            yield from self._engine.scored(split, batch_size, rank, size)
+        is_known = self.weight is not None and split is self.split and self._remembers
+        apart = self._engine.scored(split, batch_size, rank, size, self._engine.parts)
+        for rows, labels, parts in self._remembered if is_known else apart:
+            if self.weight is not None:
+                yield rows, labels, combined(parts, self.weight)
+                continue
+            if self._remembers:
+                self._remembered.append((rows, labels, parts))
+            yield rows, labels, parts
 
 
 class _Totals(Totals):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 JOURNAL, BEST, TABLE, RUN = "trials.jsonl", "best.yaml", "trials.csv", "run"
 NETWORK, RATE, EPOCHS = "model.network", "optimizer.learning_rate", "training.epochs"
-LONGEST, DROPOUT, WIDTH = "model.longest", "model.dropout", "model.width"
+DROPOUT, WIDTH = "model.dropout", "model.width"
 PATIENCE = 3  # epochs
 POLL = 0.2  # seconds
 STARTUP = 8  # random trials before Optuna models the outcomes
@@ -46,11 +46,10 @@ def first_trials(data: Dataset) -> list[dict[str, Any]]:
         NETWORK: ModelOptions.network,
         RATE: OptimizerOptions.learning_rate,
         EPOCHS: default_epochs(ModelOptions.network, len(data.splits["train"]), *size, has_several_labels=several),
-        LONGEST: ModelOptions.longest,
         DROPOUT: 0.2,
         WIDTH: ModelOptions.width,
     }
-    return [{NETWORK: "ngrams", RATE: 0.003, EPOCHS: 10, LONGEST: 6}, defaults, {**defaults, RATE: 0.002, EPOCHS: 10}]
+    return [{NETWORK: "ngrams", RATE: 0.003, EPOCHS: 10}, defaults, {**defaults, RATE: 0.002, EPOCHS: 10}]
 
 
 def suggest(trial: Trial) -> dict[str, Any]:
@@ -59,7 +58,6 @@ def suggest(trial: Trial) -> dict[str, Any]:
         NETWORK: trial.suggest_categorical(NETWORK, ["crepe", "ngrams"]),
         RATE: trial.suggest_float(RATE, 2e-4, 2e-2, log=True),
         EPOCHS: trial.suggest_int(EPOCHS, 2, 20, log=True),
-        LONGEST: trial.suggest_int(LONGEST, 3, 7),
     }
     if settings[NETWORK] == "crepe":
         settings[DROPOUT] = trial.suggest_float(DROPOUT, 0.0, 0.5, step=0.1)

@@ -10,7 +10,7 @@ from crepe_dist.errors import ExitCode
 from crepe_dist.runs.state import Progress
 from tests.chaos import harness
 from tests.chaos.harness import slow
-from tests.conftest import PAPER, records
+from tests.conftest import records
 
 
 @pytest.mark.parametrize(("kind", "processes", "rank"), [slow("nan", 1, 0), ("inf", 2, 1), slow("nan", 3, 2)])
@@ -68,7 +68,7 @@ EXCHANGE = ("--model=ngrams", "--buckets=16777216", "--optimizer=adam")  # takes
 
 
 @pytest.mark.parametrize(
-    ("more", "batch_size", "megabytes"), [((*PAPER, "--filters=512"), 16384, 1500), (EXCHANGE, 512, 700)]
+    ("more", "batch_size", "megabytes"), [(("--model=paper", "--size=small"), 16384, 1500), (EXCHANGE, 512, 700)]
 )
 def test_out_of_memory_names_the_batch(trial, more, batch_size, megabytes):
     """A limit on the process's memory stands for a device that is too small."""

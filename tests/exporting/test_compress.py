@@ -17,7 +17,7 @@ from tests.exporting.test_export import command_line
 
 __all__ = ["command_line"]  # a fixture
 
-KINDS = {"crepe": ("--width=32",), "ngrams": NGRAMS, "paper": (*PAPER, "--filters=32", "--units=128")}
+KINDS = {"crepe": ("--width=32",), "ngrams": NGRAMS, "paper": PAPER}
 
 
 @pytest.fixture(autouse=True)

@@ -99,7 +99,7 @@ def make(
         "paper": PaperShape(size, encoding.feature_len, classes, filters=8, units=16),
     }
     shape = shapes[kind]
-    arrays = initial(shape, seed=1, initialisation="he").values
+    arrays = initial(shape, seed=1).values
     generator = np.random.default_rng(1)
     if kind == "paper":
         arrays["14.weight"] *= 8

@@ -201,7 +201,7 @@ def result(name: str, text: str, complaint: str) -> None:
 result("another's file", '{"checkpoint": "../../../etc/passwd", "chosen_by": "last epoch"}', "is damaged")
 
 
-SMALL = ("--model=paper", "--filters=8", "--units=8")
+SMALL = ("--model=paper", "--size=tiny")
 TRAIN = ("--data", "data", "--run-dir", "run", "--device", "cpu", "--epochs", "5", "--patience=0", *SMALL)
 
 

@@ -104,7 +104,7 @@ class Case:
                 step(batch, number + 1, 0.01)
             engine.refresh()
             engine.logits(batch)
-            if self.shape.weighed:
+            if self.shape.summands > 1:
                 engine.parts(batch)
             self.infer(network.values, batch)
         if step is not None:

@@ -8,8 +8,7 @@ import pytest
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.distributed.join import join
-from crepe_dist.model.part_weight import WEIGHTS, WeightCounts, weighted
-from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.model.part_weight import WEIGHTS, WeightCounts
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.training.evaluation import evaluate
@@ -56,15 +55,6 @@ def test_any_split_over_ranks_and_batches_gives_the_same_sums():
     assert np.array_equal(sum(each.sums for each in some), whole.sums)
     assert np.array_equal(sum(each.alone for each in some), whole.alone)
     assert whole.alone.tolist() == [700, (parts[:, 0].argmax(axis=1) == labels).sum()]
-
-
-def test_only_the_last_layer_of_the_tower_has_the_weight():
-    names = ("tower.table", "ngrams.weight", *CrepeShape.weighed)
-    arrays = {name: np.ones(3, np.float32) for name in names}
-    found = weighted(arrays, CrepeShape.weighed, 0.25)
-    assert [found[name].tolist() for name in names] == [[1] * 3, [1] * 3, [0.25] * 3, [0.25] * 3]
-    assert found["tower.out.bias"].dtype == np.float32
-    assert arrays["tower.out.bias"].tolist() == [1] * 3
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from crepe_dist.data.batch import pack
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.networks.paper.gluon import Paper
-from crepe_dist.networks.paper.shape import PaperShape, lengths
-from crepe_dist.settings.options import SIZES, ModelOptions
+from crepe_dist.networks.paper.shape import SIZES, PaperShape, lengths
+from crepe_dist.settings.options import ModelOptions
 from tests.helpers.engines import initial
 
 SHAPE = PaperShape(69, 123, 4, 32, 32, 0.0)
@@ -68,31 +68,17 @@ def test_too_short_documents_are_refused():
         PaperShape(69, 122, 2, 4, 4)
 
 
-@pytest.mark.parametrize(
-    ("initialisation", "filters", "layer", "deviation"),
-    [
-        ("he", 64, "2.weight", (2 / (64 * 7)) ** 0.5),
-        ("xavier", 64, "2.weight", (2.24 / (64 * 7) / 3) ** 0.5),
-        ("paper", 64, "2.weight", 0.05),
-        ("paper", 1024, "0.weight", 0.02),
-        ("he", 64, "2.bias", 0.0),
-    ],
-)
-def test_initialisations_have_their_spread(initialisation, filters, layer, deviation):
-    shape = PaperShape(69, 123, 4, filters, 8)
-    values = initial(shape, seed=1, initialisation=initialisation).values
-    assert values[layer].std() == pytest.approx(deviation, rel=0.25)
-
-
 def test_auto_size_follows_the_rows():
-    options = ModelOptions()
-    assert options.widths(99_999) == SIZES["tiny"]
-    assert options.widths(100_000) == SIZES["small"]
-    assert ModelOptions(size="large", filters=7).widths(1) == (7, 2048)
+    sizes = {rows: PaperShape.for_data(ModelOptions(), 69, 123, 4, rows) for rows in (99_999, 100_000)}
+    assert [(each.filters, each.units) for each in sizes.values()] == [SIZES["tiny"], SIZES["small"]]
     with pytest.raises(UserError):
-        ModelOptions(filters=0).widths(1)
-    with pytest.raises(UserError):
-        ModelOptions(dropout=1.0).widths(1)
+        ModelOptions(dropout=1.0)
+
+
+def test_weights_have_the_notebooks_spread():
+    values = initial(PaperShape(69, 123, 4, 64, 8), seed=1).values
+    assert values["2.weight"].std() == pytest.approx((2.24 / (64 * 7) / 3) ** 0.5, rel=0.25)
+    assert not values["2.bias"].any()
 
 
 def notebook_network(filters=8, units=16, outputs=7):

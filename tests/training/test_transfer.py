@@ -34,9 +34,9 @@ from crepe_dist.training.notes import leaked_rows
 from tests.conftest import FEATURE_LEN, QUICK, command, run, write_csv
 from tests.helpers.engines import Network, best
 
-CREPE = ModelOptions(network="crepe", longest=3, buckets=64, reach=4, embeddings=1024, width=32, blocks=2)
-PAPER = ModelOptions(network="paper", filters=8, units=12)
-NGRAMS = ModelOptions(network="ngrams", longest=3, buckets=64)
+CREPE = ModelOptions(network="crepe", buckets=64, embeddings=1024, width=32, blocks=2)
+PAPER = ModelOptions(network="paper", size="tiny")
+NGRAMS = ModelOptions(network="ngrams", buckets=64)
 OTHER_CLASSES = ["one", "two"]
 SOME_CLASSES = {"more": ["new", "third", "first", "second"], "others": ["second", "new"]}
 ANOTHER_ORDER = ["third", "first", "second"]
@@ -156,7 +156,7 @@ class TestOtherClasses:
         fresh = build_network(PAPER, other).values
         for name, array in got.items():
             np.testing.assert_array_equal(array, (fresh if name in LAST else before)[name])
-        assert got["14.weight"].shape == (2, 12)
+        assert got["14.weight"].shape == (2, 512)
         assert np.abs(got["14.weight"]).max() > 0
         assert said.startswith("convolutions 1 to 6, dense 1 and 2 from")
         assert "the rest new" in said
@@ -212,9 +212,9 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("kind", "options", "message"),
         [
-            ("paper", ModelOptions(filters=9), "9 filters"),
+            ("paper", ModelOptions(size="small"), "256 filters"),
             ("paper", ModelOptions(network="ngrams"), "--model ngrams"),
-            ("ngrams", ModelOptions(longest=4), "4 longest"),
+            ("ngrams", ModelOptions(size="tiny"), "--model paper"),
             ("crepe", ModelOptions(embeddings=2048), "2048 rows"),
         ],
     )
@@ -224,12 +224,12 @@ class TestSettings:
         assert "omit" in error.value.remedy
 
     def test_that_ask_for_what_is_there_are_fine(self, crepe, paper, ngrams, dataset):
-        for options, dropout in ((replace(PAPER, dropout=0.2), 0.2), (ModelOptions(units=12), 0.5)):
-            expected: Shape = PaperShape(69, FEATURE_LEN, 3, 8, 12, dropout)
+        for options, dropout in ((replace(PAPER, dropout=0.2), 0.2), (ModelOptions(), 0.5)):
+            expected: Shape = PaperShape(69, FEATURE_LEN, 3, 128, 512, dropout)
             assert transfer.read(paper, options, dataset).shape == expected
-        expected = CrepeShape(69, FEATURE_LEN, 3, 3, 64, reach=4, rows=1024, width=32, blocks=2, stride=1, dropout=0.1)
+        expected = CrepeShape(69, FEATURE_LEN, 3, 6, 64, reach=5, rows=1024, width=32, blocks=2, stride=1, dropout=0.1)
         assert transfer.read(crepe, replace(CREPE, dropout=0.1), dataset).shape == expected
-        assert transfer.read(ngrams, NGRAMS, dataset).shape == NGramShape(69, FEATURE_LEN, 3, 3, 64)
+        assert transfer.read(ngrams, NGRAMS, dataset).shape == NGramShape(69, FEATURE_LEN, 3, 6, 64)
 
 
 class TestForeign:

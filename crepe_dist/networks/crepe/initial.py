@@ -20,6 +20,7 @@ from crepe_dist.settings.options import ModelOptions
 # Multiples of the learning rate. With one rate for all, the convolutions memorise training documents before the
 # embeddings, most of which are rarely updated, have learnt what the n-grams mean (docs/decisions/networks.md).
 TABLE_RATE, CONVOLUTIONS_RATE = 7.0, 0.3
+HEAD_START = 0.5
 MOST_COUNTS = 1 << 25  # of documents with an n-gram of the tower in a class
 PREFIX = "ngrams."  # of the names of the table's parameters
 
@@ -67,5 +68,5 @@ def adapt(
     joined = np.bincount(np.arange(len(documents)) % counted.classes, documents).astype(np.int64)
     counts = count_ngrams(counted, data, world)
     embeddings = parameters["tower.table"].value
-    embeddings += np.float32(options.head_start) * head_start(counts, joined, shape.width, seed)
+    embeddings += np.float32(HEAD_START) * head_start(counts, joined, shape.width, seed)
     embeddings[~counts.any(axis=1)] = 0

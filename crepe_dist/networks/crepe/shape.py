@@ -3,7 +3,8 @@
     logits = 0.75 × (logits of the n-gram table + weight × logits of the tower)
 
 The factor makes the probabilities fit the accuracy, because label smoothing makes each part alone too cautious. The
-weight is 1, or fitted to the validation split (``part_weight``); checkpoints have it in the tower's last layer.
+weight is 1, or fitted to the validation split (``model/part_weight.py``); checkpoints have it in the tower's last
+layer.
 
 Each part is trained by a loss of its own. With one loss for both, the table, which memorises the training documents
 within an epoch, would leave nothing for the tower to learn.
@@ -21,11 +22,11 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.errors import UserError
-from crepe_dist.model.shape import Layer, Shape
+from crepe_dist.model.shape import Arrays, Layer, Shape
 from crepe_dist.native.constants import POOLED_BLOCKS, TOWER_TAPS
 from crepe_dist.networks.crepe.tower import look_up
-from crepe_dist.networks.ngrams.shape import NGramShape
-from crepe_dist.settings.options import LARGEST_STRIDE, LONGEST_NGRAM, MOST_BLOCKS
+from crepe_dist.networks.ngrams.shape import LARGEST_LONGEST, NGramShape
+from crepe_dist.settings.options import MOST_BLOCKS
 from crepe_dist.wording import counted
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ SHORT_TEXT = 256  # characters: the longest texts with a position for each chara
 # (length of the longest n-grams at a position, rows of their table). Long texts have more n-grams, and where a position
 # has several characters, short n-grams tell less.
 SHORT_NGRAMS, LONG_NGRAMS = (5, 1 << 17), (7, 1 << 19)
-LONG_STRIDE = 4
+LONG_STRIDE, LARGEST_STRIDE = 4, 64
 SHORT_POSITIONS = 56  # of a text, up to which eight of them are one product
 WIDEST_ON_GPUS = 128  # channels, of which two tiles fit into the shared memory of our own kernels
 
@@ -74,13 +75,13 @@ class CrepeShape(Shape):
     }  # fmt: skip
     tables: ClassVar[tuple[str, ...]] = ("ngrams.weight", "tower.table")
     counted: ClassVar[tuple[str, ...]] = ("ngrams.significant",)
-    weighed: ClassVar[tuple[str, ...]] = ("tower.out.weight", "tower.out.bias")
+    summands: ClassVar[int] = 2
     other_layers: ClassVar[str] = "embeddings and convolutions"
     label_smoothing: ClassVar[float] = 0.1
     smaller: ClassVar[str] = "lower --width, or choose --model ngrams"
     options: ClassVar[Mapping[str, str]] = {"rows": "embeddings"}
     limits: ClassVar[Mapping[str, int]] = {
-        "longest": LONGEST_NGRAM, "reach": LONGEST_NGRAM, "blocks": MOST_BLOCKS, "stride": LARGEST_STRIDE
+        "longest": LARGEST_LONGEST, "reach": LARGEST_LONGEST, "blocks": MOST_BLOCKS, "stride": LARGEST_STRIDE
     }  # fmt: skip
     FEATURE_DROPOUT: ClassVar[float] = 0.1
 
@@ -95,18 +96,14 @@ class CrepeShape(Shape):
 
     @classmethod
     def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> CrepeShape:
-        if options.requested_widths != (None, None):
-            raise UserError(
-                "--model crepe has no --size, --filters and --units",
-                "they belong to the paper's network",
-                "omit them, or use --model paper",
-            )
+        if options.size != "auto":
+            raise UserError("--model crepe has no --size", "only the paper's has", "omit it, or use --model paper")
         table = NGramShape.for_data(options, characters, feature_len, classes, rows)
         dropout = cls.dropout if options.dropout is None else options.dropout
-        stride = options.stride or min(stride_for(feature_len), LARGEST_STRIDE)
+        stride = min(stride_for(feature_len), LARGEST_STRIDE)
         reach, embeddings = SHORT_NGRAMS if stride < LONG_STRIDE else LONG_NGRAMS
         return cls(
-            characters, feature_len, classes, table.longest, table.buckets, options.reach or reach,
+            characters, feature_len, classes, table.longest, table.buckets, reach,
             options.embeddings or embeddings, options.width, options.blocks, stride, dropout,
         )  # fmt: skip
 
@@ -141,6 +138,11 @@ class CrepeShape(Shape):
             shapes[f"tower.convolutions.{number}.weight"] = (self.width, self.width, TOWER_TAPS)
             shapes[f"tower.convolutions.{number}.bias"] = (self.width,)
         return {**shapes, "tower.out.weight": (self.classes, 2 * self.width), "tower.out.bias": (self.classes,)}
+
+    def weighted(self, arrays: Arrays, weight: float) -> Arrays:
+        """Multiply the tower's last layer by the weight."""
+        names = ("tower.out.weight", "tower.out.bias")
+        return {name: array * np.float32(weight) if name in names else array for name, array in arrays.items()}
 
     def most_rows(self, documents: int) -> dict[str, int]:
         (most,) = self.table.most_rows(documents).values()

@@ -13,6 +13,7 @@ from crepe_dist.networks.ngrams import counting
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings.options import FEW_STEPS, ModelOptions
 
+DEVIATIONS = 4.25  # standard deviations between classes, from which on an n-gram is informative
 MANY_STEPS = 1500  # from which on the table learns more slowly (docs/decisions/networks.md)
 FASTEST = 2.0  # multiple of all learning rates in a run of few steps (docs/decisions/training.md)
 
@@ -51,7 +52,7 @@ def adapt(
     """Set the significant n-grams and multiples of the learning rate."""
     if "significant" not in loaded:
         counts, documents = counting.count_ngrams(shape, data, world), data.class_counts()
-        parameters["significant"].value[:] = counting.significant(counts, documents, options.deviations)
+        parameters["significant"].value[:] = counting.significant(counts, documents, DEVIATIONS)
     parameters["weight"].rate = rate(steps)
     if not loaded:
         speed_up(parameters, steps)

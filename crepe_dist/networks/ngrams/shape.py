@@ -31,11 +31,11 @@ import numpy.typing as npt
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.model.shape import Layer, Shape
 from crepe_dist.networks.ngrams.hashing import look_up
-from crepe_dist.settings.options import LONGEST_NGRAM
 
 if TYPE_CHECKING:
     from crepe_dist.settings.options import ModelOptions
 
+LONGEST, LARGEST_LONGEST = 6, 7  # characters of the longest n-grams of a table: by default, and at most
 MAX_BUCKETS = 1 << 20
 MIN_BUCKETS = 1 << 14
 MAX_PARAMETERS = 8_000_000  # of a table with the default number of buckets
@@ -66,7 +66,7 @@ class NGramShape(Shape):
     counted: ClassVar[tuple[str, ...]] = ("significant",)
     multiplies: ClassVar[bool] = False
     smaller: ClassVar[str] = "lower model.buckets"
-    limits: ClassVar[Mapping[str, int]] = {"longest": LONGEST_NGRAM}
+    limits: ClassVar[Mapping[str, int]] = {"longest": LARGEST_LONGEST}
 
     longest: int
     buckets: int
@@ -74,7 +74,7 @@ class NGramShape(Shape):
     @classmethod
     def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> NGramShape:
         buckets = options.buckets or buckets_for(classes)
-        return cls(characters, feature_len, classes, options.longest, buckets)
+        return cls(characters, feature_len, classes, LONGEST, buckets)
 
     @property
     def activations(self) -> int:

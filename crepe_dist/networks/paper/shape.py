@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 CONVOLUTIONS = tuple(zip(constants.PAPER_TAPS, (True, True, False, False, False, True)))
 CONVOLUTION_NAMES = ("0", "2", "4", "5", "6", "7")
 DENSE_NAMES = ("10", "12", "14")
+# (filters, units): small and large are the paper's; tiny is ours, for small data and machines.
+SIZES: dict[str, tuple[int, int]] = {"tiny": (128, 512), "small": (256, 1024), "large": (1024, 2048)}
+TINY_BELOW_ROWS = 100_000
 PAPER_DROPOUT = 0.5  # the paper's and the notebook's
 # Names written by `save_params` and `collect_params().save` in older Gluon versions: hybridsequential0_conv3_weight, …
 # The numbers may start anywhere.
@@ -48,12 +51,11 @@ class PaperShape(Shape):
     class_axes: ClassVar[Mapping[str, int]] = {"14.weight": 0, "14.bias": 0}
     other_layers: ClassVar[str] = "convolutions 1 to 6, dense 1 and 2"
     reads_any_length: ClassVar[bool] = False
-    has_plateau: ClassVar[bool] = True
     least_steps: ClassVar[int] = 1000
     usual_epochs: ClassVar[int] = 5
     most_epochs: ClassVar[int] = 20
     stops_early: ClassVar[bool] = False
-    smaller: ClassVar[str] = "lower model.filters and model.units, or choose a model.size"
+    smaller: ClassVar[str] = "choose a smaller model.size"
 
     filters: int
     units: int
@@ -70,7 +72,9 @@ class PaperShape(Shape):
     @classmethod
     def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> PaperShape:
         dropout = PAPER_DROPOUT if options.dropout is None else options.dropout
-        return cls(characters, feature_len, classes, *options.widths(rows), dropout)
+        automatic = "tiny" if rows < TINY_BELOW_ROWS else "small"
+        size = automatic if options.size == "auto" else options.size
+        return cls(characters, feature_len, classes, *SIZES[size], dropout)
 
     @classmethod
     def of_parameters(
@@ -108,10 +112,10 @@ class PaperShape(Shape):
         return self.feature_len * self.filters
 
     def requested(self, options: ModelOptions) -> dict[str, int | None]:
-        return dict(zip(("filters", "units"), options.requested_widths))
+        return dict(zip(("filters", "units"), SIZES.get(options.size, (None, None))))
 
     def remedy_for(self, name: str) -> str:
-        return "omit model.size, model.filters and model.units, which these parameters decide"
+        return "omit model.size, which these parameters decide"
 
     def trained_as(self, options: ModelOptions) -> PaperShape:
         return replace(self, dropout=PAPER_DROPOUT if options.dropout is None else options.dropout)
