@@ -92,7 +92,7 @@ class Engine(ABC):
         """Open the exchange of the gradients, which updates the parameters; every rank calls it.
 
         Args:
-            documents: largest number of documents of a batch of this rank.
+            documents: upper bound of the documents of a rank's share of a batch, which bounds the memory of tables.
         """
 
     @abstractmethod

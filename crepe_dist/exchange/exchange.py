@@ -26,7 +26,8 @@ class Reduced:
         numbers: the numbers of each rank.
         losses: the loss of each rank.
         not_finite: ranks with non-finite gradients; all ranks if only the sum overflowed.
-        overflowed: a sum of whole numbers did not fit; quanta that suit it are ready for another attempt.
+        overflowed: a sum of whole numbers did not fit, or the first step's quanta were too coarse; quanta that suit it
+            are ready for another attempt.
     """
 
     numbers: Sequence[Sequence[int]]

@@ -1,1 +1,1 @@
-"""The networks, their parameters, and the engines that compute them."""
+"""What networks share: shapes, parameter files, objective, precision, calibration and inference."""

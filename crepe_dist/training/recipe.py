@@ -68,7 +68,7 @@ def train_epoch(run: Run, guards: Guards) -> None:
         vote = guards.before_step(batch)  # to save or to stop
         loss = engine.forward_backward(batch)  # our kernels on a CPU or a GPU, or Gluon
         outcome = exchange.all_reduce(loss, batch, vote)  # shared memory and hosts, NCCL, or Horovod's trainer
-        while outcome.overflowed:  # a sum of whole numbers: it is computed again, in larger quanta
+        while outcome.overflowed:  # a sum of whole numbers: it is computed again, in other quanta
             outcome = exchange.all_reduce(engine.forward_backward(batch), batch, vote)
         if guards.accept(outcome):  # finite on every rank
             exchange.update(batch.documents, rate)
