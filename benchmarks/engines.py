@@ -72,7 +72,7 @@ def classify(who: str, model: Path, source: Path, rows: int) -> tuple[float, flo
         whole = source.with_name(f"{source.name}.parquet")
         pd.read_parquet(source).to_parquet(whole, index=False, row_group_size=FILE_ROWS)
         out = out.with_suffix(".parquet")
-        command = [sys.executable, "-m", "crepe_dist.predict", model, "--file", whole, "--out", out]
+        command = [sys.executable, "-m", "crepe_dist", "predict", model, "--file", whole, "--out", out]
     else:
         command = [sys.executable, EXAMPLES / f"classify_{who}.py", model, source, out]
     own = {"PYSPARK_PYTHON": sys.executable, "RAY_ADDRESS": "local", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}

@@ -45,7 +45,7 @@ from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.scratch import scratch
-from crepe_dist.settings.flags import Parser, add_device, check_output
+from crepe_dist.settings.flags import Parser, check_output
 from crepe_dist.wording import percent
 
 ALL_ROWS = Rows()
@@ -93,7 +93,7 @@ def main() -> None:
     flags.add_argument("--quick", action="store_true", help="two short rounds instead of five long ones")
     flags.add_argument("--tiny", action="store_true", help="tiny sizes, only to check that the benchmark runs")
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    add_device(flags)
+    flags.add_argument("--device", choices=("auto", "gpu", "cpu"), default="auto")
     tools = flags.add_mutually_exclusive_group()
     tools.add_argument("--peers", metavar="PYTHON", help="Python interpreter that has the tools of peers.txt")
     tools.add_argument("--no-peers", action="store_true", help="skip PyTorch, ONNX Runtime, fastText and scikit-learn")

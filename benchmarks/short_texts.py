@@ -104,7 +104,7 @@ def _ours(kind: Network) -> str:
 def prepare(source: str, out: Path, *flags: Any) -> Path:
     """Prepare a source; a flag without a value (``None``) is left out."""
     options = [] if None in flags else map(str, flags)
-    call([sys.executable, "-m", "crepe_dist.prepare", source, "--out", str(out), *options])
+    call([sys.executable, "-m", "crepe_dist", "prepare", source, "--out", str(out), *options])
     return out
 
 

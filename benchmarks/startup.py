@@ -70,7 +70,7 @@ def _time(data: Path, folder: Path, rounds: int) -> None:
 
 
 def _predict(folder: Path) -> tuple[str, ...]:
-    return ("-m", "crepe_dist.predict", str(folder / "run-0"), "--text", "a wonderful film")
+    return ("-m", "crepe_dist", "predict", str(folder / "run-0"), "--text", "a wonderful film")
 
 
 def _train(arguments: Sequence[str]) -> dict[str, float]:

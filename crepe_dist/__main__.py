@@ -1,7 +1,5 @@
 """Start of the console command `crepe`, which `python -m crepe_dist` is, too."""
 
-from __future__ import annotations
-
 import sys
 
 from crepe_dist import command

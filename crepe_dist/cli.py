@@ -1,19 +1,17 @@
-"""The console command `crepe`; `crepe <name>` is the same as `python -m crepe_dist.<name>`."""
-
-from __future__ import annotations
+"""The commands of the console command `crepe`."""
 
 import argparse
 import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from runpy import run_module
 from types import MappingProxyType
+from typing import Any
 
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
-from crepe_dist.settings import flags as arguments
-from crepe_dist.settings.fields import near
+from crepe_dist.settings.fields import Words, near
+from crepe_dist.settings.flags import Parser
 
 GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
@@ -46,38 +44,40 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     }
 )
 COMMANDS = tuple(name for group in GROUPS.values() for name in group)
+MANAGING = ("runs", "use", "report", "clean")
 SHELLS = ("bash", "zsh")
 PATH_NAMES = re.compile(r"\b(PATH|FILE|DIR|RUN|SOURCE|CHECKPOINT)\b")  # metavars of values that are paths
-# The parser of train is a module of its own, so that help and completion do not import MXNet.
-PARSERS = MappingProxyType({"train": "crepe_dist.settings.config", "runs": "crepe_dist.runs.__main__"})
 
 
-def parser() -> arguments.Parser:
+def parser() -> Parser:
     """Build the parser of the options before the command."""
-    prog = invocation.program("").rstrip(" .")
+    prog = invocation.program("").rstrip()
     lines = []
     for title, group in GROUPS.items():
         lines += ["", f"{title}:", *(f"  {name:<12}{summary}" for name, summary in group.items())]
-    result = arguments.Parser(
+    result = Parser(
         prog=prog,
         usage=f"{prog} COMMAND [options]",
         description="Train character-level text classifiers, and use them.\n" + "\n".join(lines),
-        epilog=f"{invocation.front()}{prog} COMMAND --help lists the options of a command.\n"
-        f"{prog} COMMAND is the same as python -m crepe_dist.COMMAND.",
+        epilog=f"{invocation.front()}{prog} COMMAND --help lists the options of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    arguments.add_version(result)
     result.add_argument(
-        "--print-completion", choices=SHELLS, help="print a script for tab completion of commands and options"
+        "--print-completion", type=Words(SHELLS), help="print a script for tab completion of commands and options"
     )
-    result.add_argument("command", nargs="?", metavar="COMMAND", help=argparse.SUPPRESS)
-    result.add_argument("rest", type=str, nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return result
 
 
-def parser_of(name: str) -> arguments.Parser:
+def command(name: str) -> Any:
+    """Return the class of a command."""
+    home = {"supervise": "train"}.get(name, "manage" if name in MANAGING else name)
+    return getattr(import_module(f"crepe_dist.{home}"), name.title())
+
+
+def parser_of(name: str) -> Parser:
     """Build the parser of a command."""
-    result: arguments.Parser = import_module(PARSERS.get(name, f"crepe_dist.{name}")).parser()
+    home = import_module("crepe_dist.settings.config") if name == "train" else command(name)  # train imports much
+    result: Parser = home.parser()
     return result
 
 
@@ -86,15 +86,14 @@ def completion(shell: str) -> str:
     import shtab  # here: no other command should wait for its import
 
     whole = argparse.ArgumentParser(prog="crepe")
-    arguments.add_version(whole)
-    whole.add_argument(
-        "--print-completion", choices=SHELLS, help="print a script for tab completion of commands and options"
-    )
+    whole.add_argument("--version", action="store_true")
+    whole.add_argument("--print-completion", choices=SHELLS)
     commands = whole.add_subparsers()
     for group in GROUPS.values():
         for name, summary in group.items():
             flags = parser_of(name)
             for action in flags._actions:
+                action.choices = getattr(action.type, "words", None)
                 if action.nargs != 0 and PATH_NAMES.search(str(action.metavar or action.dest.upper())):
                     action.complete = shtab.FILE  # type: ignore[attr-defined]
             commands.add_parser(name, parents=[flags], add_help=False, help=summary)
@@ -103,17 +102,26 @@ def completion(shell: str) -> str:
 
 def run() -> None:
     """Run the command that the command line names."""
-    flags = parser()
-    args = flags.parse_args()
-    if args.print_completion:
-        print(completion(args.print_completion))
-    elif args.command is None:
+    flags, name = parser(), sys.argv[1] if len(sys.argv) > 1 else ""
+    if not name:
         flags.print_help()
-    elif args.command not in COMMANDS:
-        raise UserError(
-            f"there is no command {args.command}",
-            remedy=near(args.command, COMMANDS) or f"give one of {', '.join(COMMANDS)}",
-        )
+    elif name.startswith("-"):
+        print(completion(flags.parse_args().print_completion))
+    elif name not in COMMANDS:
+        remedy = near(name, COMMANDS) or f"give one of {', '.join(COMMANDS)}"
+        raise UserError(f"there is no command {name}", remedy=remedy)
     else:
-        sys.argv[1:] = args.rest
-        run_module(f"crepe_dist.{args.command}", run_name="__main__")
+        del sys.argv[1]
+        main(name)
+
+
+def main(name: str) -> None:
+    """Run a command with the flags of the command line."""
+    if name == "train":
+        import_module("crepe_dist.train").main()
+        return
+    kind = command(name)
+    try:
+        kind.parsed().run()
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(str(error) or kind.interrupted) from None

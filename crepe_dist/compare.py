@@ -1,43 +1,40 @@
-"""Command that compares runs in one table: ``python -m crepe_dist.compare RUN RUN…``."""
-
-from __future__ import annotations
+"""Command that compares runs in one table."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from crepe_dist import command, invocation
+from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.reports.score_tables import interval, paired_half_width
 from crepe_dist.runs.run_record import RunRecord, open_run
-from crepe_dist.settings import flags as arguments
+from crepe_dist.settings.fields import FILE, Many, setting
+from crepe_dist.settings.flags import Command
 from crepe_dist.wording import duration, excerpt, percent
 
 UNKNOWN = "–"
 MAX_VALUE_CHARS = 40
-EXAMPLES = """  python -m crepe_dist.compare runs/reviews-1f2e3d4c5b runs/reviews-6a7b8c9d0e
-  python -m crepe_dist.compare runs/reviews-*
-"""
 
 
-def parser() -> arguments.Parser:
-    flags = arguments.parser(
-        "compare",
-        "Compare the scores and settings of runs, with 95 % intervals. The first run is the baseline.",
-        EXAMPLES,
-    )
-    flags.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
-    return flags
+@dataclass
+class Compare(Command):
+    """Compare the scores and settings of runs, with 95 % intervals. The first run is the baseline."""
 
+    usage = """
+        crepe compare runs/reviews-1f2e3d4c5b runs/reviews-6a7b8c9d0e
+        crepe compare runs/reviews-*
+        """
 
-def main() -> None:
-    args = parser().parse_args()
-    if len(args.runs) < 2:
-        raise UserError("one run cannot be compared", remedy="name at least two runs")
-    show([open_run(path) for path in args.runs], Console(highlight=False))
+    folders: tuple[Path, ...] = setting((), "folders of runs", Many(FILE), positional="+")
+
+    def run(self) -> None:
+        if len(self.folders) < 2:
+            raise UserError("one run cannot be compared", remedy="name at least two runs")
+        show([open_run(path) for path in self.folders], Console(highlight=False))
 
 
 def show(records: Sequence[RunRecord], console: Console) -> None:
@@ -93,7 +90,3 @@ def _difference(record: RunRecord, baseline: RunRecord) -> str:
         return points
     only_first, only_mine = int((first & ~mine).sum()), int((mine & ~first).sum())
     return f"{points} ± {100 * paired_half_width(only_first, only_mine, len(mine)):.2f}"
-
-
-if __name__ == "__main__":
-    command.run(main)

@@ -1,53 +1,50 @@
-"""Command that checks whether this machine can train: ``python -m crepe_dist.doctor``."""
-
-from __future__ import annotations
+"""Command that checks whether this machine can train."""
 
 import sys
+from dataclasses import dataclass
 
-from crepe_dist import command
 from crepe_dist.diagnosis.checks import NOT_USED, Check, checks
 from crepe_dist.diagnosis.trial import trial
 from crepe_dist.distributed import horovod_internals
 from crepe_dist.errors import ExitCode, UserError, one_line
-from crepe_dist.settings import flags as arguments
+from crepe_dist.settings.fields import setting
+from crepe_dist.settings.flags import Command
 from crepe_dist.wording import counted
 
-EXAMPLES = """  python -m crepe_dist.doctor
 
-exit codes: 0 ready; 1 not ready (the last line says what to do)
-"""
+@dataclass
+class Doctor(Command):
+    """Check versions, kernels, GPUs, memory and disks; then train on a few texts.
 
+    That is in one process and, if Horovod is installed, in several. It takes about 20 s and leaves nothing behind.
+    """
 
-def parser() -> arguments.Parser:
-    flags = arguments.parser(
-        "doctor",
-        "Check versions, kernels, GPUs, memory and disks; then train on a few texts in one process and, if Horovod is "
-        "installed, in several. This takes about 20 s and leaves nothing behind.",
-        EXAMPLES,
-    )
-    flags.add_argument("--quick", action="store_true", help="only check, without training")
-    return flags
+    usage = """
+        crepe doctor
 
+      exit codes: 0 ready; 1 not ready (the last line says what to do)
+      """
 
-def main() -> None:
-    is_quick = parser().parse_args().quick
-    found = []
-    for check in checks():
-        found.append(check)
-        _show(check)
-    gpus = sum(check.name.startswith("GPU ") and NOT_USED not in check.shows for check in found)
-    trials = [(1, "auto")]
-    if has_horovod := horovod_internals.is_installed():
-        trials.append((gpus, "gpu") if gpus > 1 else (2, "cpu"))
-    for processes, device in trials:
-        if not is_quick and all(check.level != "problem" for check in found):
-            found.append(_tried(processes, device))
-            _show(found[-1])
-    if problems := [check for check in found if check.level == "problem"]:
-        print(f"not ready: {problems[0].name}: {one_line(problems[0].shows)}. Do: {problems[0].remedy}")
-        sys.exit(ExitCode.ERROR)
-    where = "the CPU" + f" and {counted(gpus, 'GPU')}" * bool(gpus)
-    print(f"ready: for one process{' or several' * has_horovod}, on {where}{' (untried)' * is_quick}")
+    quick: bool = setting(False, "only check, without training")
+
+    def run(self) -> None:
+        found = []
+        for check in checks():
+            found.append(check)
+            _show(check)
+        gpus = sum(check.name.startswith("GPU ") and NOT_USED not in check.shows for check in found)
+        trials = [(1, "auto")]
+        if has_horovod := horovod_internals.is_installed():
+            trials.append((gpus, "gpu") if gpus > 1 else (2, "cpu"))
+        for processes, device in trials:
+            if not self.quick and all(check.level != "problem" for check in found):
+                found.append(_tried(processes, device))
+                _show(found[-1])
+        if problems := [check for check in found if check.level == "problem"]:
+            print(f"not ready: {problems[0].name}: {one_line(problems[0].shows)}. Do: {problems[0].remedy}")
+            sys.exit(ExitCode.ERROR)
+        where = "the CPU" + f" and {counted(gpus, 'GPU')}" * bool(gpus)
+        print(f"ready: for one process{' or several' * has_horovod}, on {where}{' (untried)' * self.quick}")
 
 
 def _show(check: Check) -> None:
@@ -62,7 +59,3 @@ def _tried(processes: int, device: str) -> Check:
         return Check(name, f"train: {trial(processes, device)}")
     except UserError as error:
         return Check(name, f"cannot train: {error.what}; {error.why}", "problem", error.remedy or "report this")
-
-
-if __name__ == "__main__":
-    command.run(main)

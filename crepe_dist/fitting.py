@@ -11,18 +11,17 @@ from crepe_dist.distributed.launch import detect
 from crepe_dist.errors import UserError
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.predicting.texts import check_column
-from crepe_dist.prepare import COMMAND_ONLY, for_python, prepare
-from crepe_dist.preparing.flags import parser
+from crepe_dist.prepare import COMMAND_ONLY, Prepare, for_python, prepare
 from crepe_dist.scratch import scratch
 from crepe_dist.settings.config import combined, flag, settings
-from crepe_dist.settings.fields import near
+from crepe_dist.settings.fields import near, settings_of
 from crepe_dist.supervising.training_process import QUIET
 from crepe_dist.train import train
 
 if TYPE_CHECKING:
     from crepe_dist.prepare import Table
 
-NEVER = {*COMMAND_ONLY, "out", "overwrite", "source", "data.source", "help_all"}
+NEVER = {*COMMAND_ONLY, "out", "overwrite", "source", "data.source"}
 OF_BOTH = "seed"
 
 
@@ -72,7 +71,7 @@ def fit(
 
 def _divided(options: Mapping[str, Any], *, is_prepared: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arguments of ``prepare``, and the settings of training by their dotted names."""
-    known, flags = settings(), {} if is_prepared else vars(parser().parse_args([]))
+    known, flags = settings(), set() if is_prepared else {each.name for each in settings_of(Prepare)}
     dotted = {**{flag(name)[2:].replace("-", "_"): name for name in known}, **dict(zip(known, known))}
     preparing, training = {}, {}
     for name, value in options.items():

@@ -12,11 +12,8 @@ SUPERVISE = "supervise"
 
 
 def program(command: str) -> str:
-    """Spell a command in the way this one was started: `crepe`, `python -m crepe_dist`, or the command's module."""
-    started = Path(sys.argv[0])
-    if started.name == "crepe":
-        return f"crepe {command}"
-    return f"python -m crepe_dist{' ' if started.parts[-2:] == ('crepe_dist', '__main__.py') else '.'}{command}"
+    """Spell a command in the way this one was started: `crepe`, or `python -m crepe_dist`."""
+    return f"{'crepe' if Path(sys.argv[0]).name == 'crepe' else 'python -m crepe_dist'} {command}"
 
 
 def front(environment: Mapping[str, str] = os.environ) -> str:

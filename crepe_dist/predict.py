@@ -1,6 +1,4 @@
-"""Command that classifies texts: ``echo "what a wonderful little film" | python -m crepe_dist.predict``."""
-
-from __future__ import annotations
+"""Command that classifies texts."""
 
 import io
 import json
@@ -9,11 +7,12 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 from urllib.parse import urlsplit
 
-from crepe_dist import command, extras
+from crepe_dist import extras
 from crepe_dist.data.alphabet import Encoding, read_of_long
 from crepe_dist.data.composition import join
 from crepe_dist.distributed.launch import detect, limit_threads
@@ -27,94 +26,83 @@ from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
 from crepe_dist.runs import checkpoint
 from crepe_dist.scratch import scratch
-from crepe_dist.settings import flags as arguments
-from crepe_dist.settings.fields import shortened, whole
+from crepe_dist.settings.fields import ANY, COLUMN, HEADERS, NAME, Many, Words, setting, shortened, whole
+from crepe_dist.settings.flags import (
+    ENCODING,
+    HEADER,
+    Command,
+    DeviceFlag,
+    ModelFlags,
+    TextEncoding,
+    ThresholdFlag,
+    check_output,
+)
 from crepe_dist.version import __version__
 from crepe_dist.wording import counted, listed
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
 
-EXAMPLES = """  echo "what a wonderful little film" | python -m crepe_dist.predict
-  python -m crepe_dist.predict runs/reviews-1f2e3d4c5b --file new.txt --format jsonl --top 3
-  python -m crepe_dist.predict --file reviews.csv --text-column body --format csv --out classified.csv
-  python -m crepe_dist.predict --file s3://bucket/reviews.parquet --out s3://bucket/classified.parquet
-  tail -f log.jsonl | python -m crepe_dist.predict --input-format jsonl --text-column message
-  python -m crepe_dist.predict --file new.txt --min-probability auto
-  python -m crepe_dist.predict --title "Good stuff" --text "This album is above the previous one"
-  python -m crepe_dist.predict --text "what a wonderful little film" --explain
-"""
 
+@dataclass
+class Predict(ModelFlags, DeviceFlag, ThresholdFlag, Command):
+    """Classify texts: the lines of standard input, the rows of --file, or the text of --text.
 
-def main() -> None:
-    args = parser().parse_args()
-    args.format = args.format or _format_of(args.out)
-    _check(args)
-    limit_threads(detect())
-    from crepe_dist.predicting.predictor import load
+    There is one answer per row, in order. A row that cannot be classified gets an answer with the reason, and the exit
+    code is 1.
+    """
 
-    path = checkpoint.announce(checkpoint.find(args.checkpoint))
-    predictor = load(path, **arguments.foreign(args), device=args.device, min_probability=args.min_probability)
-    _predict(predictor, args)
+    usage = """
+        echo "what a wonderful little film" | crepe predict
+        crepe predict runs/reviews-1f2e3d4c5b --file new.txt --format jsonl --top 3
+        crepe predict --file reviews.csv --text-column body --format csv --out classified.csv
+        crepe predict --file s3://bucket/reviews.parquet --out s3://bucket/classified.parquet
+        tail -f log.jsonl | crepe predict --input-format jsonl --text-column message
+        crepe predict --file new.txt --min-probability auto
+        crepe predict --title "Good stuff" --text "This album is above the previous one"
+        crepe predict --text "what a wonderful little film" --explain
+        """
 
-
-def parser() -> arguments.Parser:
-    flags = arguments.parser(
-        "predict",
-        "Classify texts: the lines of standard input, the rows of --file, or the text of --text. There is one answer "
-        "per row, in order. A row that cannot be classified gets an answer with the reason, and the exit code is 1.",
-        EXAMPLES,
+    text: tuple[str, ...] = setting((), "text to classify, instead of a file; repeatable", Many(ANY))
+    title: Optional[str] = setting(None, "title of --text, joined as in training: title | text", ANY)
+    file: Optional[str] = setting(None, "file of texts, plain or .gz, or its URL; default: -, standard input", NAME)
+    input_format: Optional[str] = setting(None, "format; default: by the file name, else lines", Words(KINDS))
+    header: str = setting("auto", HEADER, Words(HEADERS))
+    encoding: str = setting("utf-8", ENCODING, TextEncoding())
+    text_column: tuple[str, ...] = setting(
+        (),
+        "column name, or number from 1; repeat it to join several in this order; default: the columns that the model "
+        "was trained on, else guessed",
+        Many(COLUMN),
     )
-    arguments.add_checkpoint(flags)
-    arguments.add_device(flags)
-    flags.add_argument("--text", action="append", type=str, help="text to classify, instead of a file; repeatable")
-    flags.add_argument("--title", type=str, help="title of --text, joined as in training: title | text")
+    title_column: Optional[str] = setting(None, "column joined with the text as `title | text`", COLUMN)
+    id: Optional[str] = setting(None, "column that answers repeat; default: that of prepare, if it is there", COLUMN)
+    top: Optional[int] = setting(None, "number of classes in an answer; default: 5, in CSV 1", whole(1, 10**9))
+    format: Optional[str] = setting(
+        None,
+        "format; csv and parquet keep the input's columns; default: by the name of --out, else text",
+        Words(STYLES),
+    )
+    out: Optional[str] = setting(
+        None,
+        "file for the answers, or its URL; it appears when all are done, and the same command resumes a killed one "
+        "that reads a file; default: standard output",
+        NAME,
+    )
+    explain: bool = setting(False, "show which characters support the class")
 
-    group = flags.add_argument_group("files and pipes")
-    group.add_argument(
-        "--file", metavar="FILE", help="file of texts, plain or .gz, or its URL; default: -, standard input"
-    )
-    group.add_argument("--input-format", choices=KINDS, help="format; default: by the file name, else lines")
-    arguments.add_header(group)
-    arguments.add_encoding(group)
-    group.add_argument(
-        "--text-column",
-        action="append",
-        metavar="COLUMN",
-        help="column name, or number from 1; repeat it to join several in this order; default: the columns that the "
-        "model was trained on, else guessed",
-    )
-    group.add_argument("--title-column", metavar="COLUMN", help="column joined with the text as `title | text`")
+    def run(self) -> None:
+        self.format = self.format or _format_of(self.out)
+        _check(self)
+        limit_threads(detect())
+        from crepe_dist.predicting.predictor import load
 
-    group.add_argument(
-        "--id",
-        "--id-column",
-        metavar="COLUMN",
-        help="column that answers repeat; default: that of prepare, if it is there",
-    )
-
-    group = flags.add_argument_group("answers")
-    group.add_argument(
-        "--top", type=whole(1, 10**9), metavar="K", help="number of classes in an answer; default: 5, in CSV 1"
-    )
-    arguments.add_min_probability(group)
-    group.add_argument(
-        "--format",
-        choices=STYLES,
-        help="format; csv and parquet keep the input's columns; default: by the name of --out, else text",
-    )
-    group.add_argument(
-        "--out",
-        metavar="FILE",
-        help="file for the answers, or its URL; it appears when all are done, and the same command resumes a killed "
-        "one that reads a file; default: standard output",
-    )
-    group.add_argument("--explain", action="store_true", help="show which characters support the class")
-    arguments.add_foreign(flags)
-    return flags
+        path = checkpoint.announce(checkpoint.find(self.checkpoint))
+        predictor = load(path, **self.foreign(), device=self.device, min_probability=self.min_probability)
+        _predict(predictor, self)
 
 
-def _format_of(out: str | None) -> str:
+def _format_of(out: Optional[str]) -> str:
     name = out or ""
     path = Path(urlsplit(name).path if remote.is_url(name) else name)
     kind = by_suffix(path) or "text"
@@ -132,7 +120,7 @@ def _check(args: Any) -> None:
     if args.text and args.file:
         raise UserError("--text and --file exclude each other", remedy="for a column of a file, use --text-column")
     file_flags = (args.input_format, args.text_column, args.title_column, args.id)
-    if args.text is not None and (any(file_flags) or (args.header, args.encoding) != ("auto", "utf-8")):
+    if args.text and (any(file_flags) or (args.header, args.encoding) != ("auto", "utf-8")):
         raise UserError("--input-format, --header, --encoding and the columns require a file", remedy="add --file FILE")
     if args.format in TABLES and args.explain:
         raise UserError(f"--format {args.format} does not support --explain", remedy="use --format jsonl")
@@ -143,13 +131,13 @@ def _check(args: Any) -> None:
     if remote.is_url(args.out):
         remote.check_writable(args.out)
     else:
-        arguments.check_output(None if args.out is None else Path(args.out), "--out")
+        check_output(None if args.out is None else Path(args.out), "--out")
     if args.out is not None and args.file is not None and os.path.realpath(args.out) == os.path.realpath(args.file):
         raise UserError("--out is the file of --file, which it would replace", remedy="choose another --out")
 
 
-def _predict(predictor: Predictor, args: Any) -> None:
-    if args.text is None and args.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
+def _predict(predictor: "Predictor", args: Any) -> None:
+    if not args.text and args.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
         print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
     with _output(args, predictor.path) as (stream, file):
         columns, groups, delimiter = _inputs(args, predictor, file)
@@ -210,12 +198,14 @@ def _conclude(counts: Counts, args: Any, encoding: Encoding) -> None:
         )
 
 
-def _inputs(args: Any, predictor: Predictor, file: str | None) -> tuple[tuple[str, ...], Iterable[list[Input]], str]:
+def _inputs(
+    args: Any, predictor: "Predictor", file: Optional[str]
+) -> tuple[tuple[str, ...], Iterable[list[Input]], str]:
     """Return the names of the columns to keep, the rows in groups, and the delimiter for CSV.
 
     The columns of the text and of the ids are those of the model's data, unless others are given.
     """
-    if args.text is not None:
+    if args.text:
         texts = [join([args.title or "", text]) for text in args.text]
         rows = [Input(line, text, "" if text.strip() else EMPTY, (text,)) for line, text in enumerate(texts, start=1)]
         return ("text",), [rows], ","
@@ -232,7 +222,7 @@ def _inputs(args: Any, predictor: Predictor, file: str | None) -> tuple[tuple[st
 
 
 @contextmanager
-def _output(args: Any, path: Path) -> Iterator[tuple[Any, str | None]]:
+def _output(args: Any, path: Path) -> Iterator[tuple[Any, Optional[str]]]:
     """Provide the stream for the answers, and the path of the input, which is a copy of a URL."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # a kept column may contain lone surrogates
@@ -246,7 +236,7 @@ def _output(args: Any, path: Path) -> Iterator[tuple[Any, str | None]]:
             yield stack.enter_context(resumable(args.out, _job(args, path))), file
 
 
-def _job(args: Any, path: Path) -> dict[str, Any] | None:
+def _job(args: Any, path: Path) -> Optional[dict[str, Any]]:
     """Describe what decides the answers; ``None`` if they cannot be resumed: from a pipe or a URL."""
     if args.file is None or not os.path.isfile(args.file):
         return None
@@ -258,7 +248,3 @@ def _job(args: Any, path: Path) -> dict[str, Any] | None:
 def _state(path: str | Path) -> list[Any]:
     about = os.stat(path)
     return [os.path.realpath(path), about.st_size, about.st_mtime_ns]
-
-
-if __name__ == "__main__":
-    command.run(main)

@@ -1,59 +1,62 @@
-"""Prepare a data set: `python -m crepe_dist.prepare SOURCE... --out DIR`."""
+"""Prepare a data set."""
 
-from __future__ import annotations
-
-import argparse
 import re
 import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from crepe_dist import command, invocation
+from crepe_dist import invocation
 from crepe_dist.data.dataset import UNLABELLED, open_dataset
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable
-from crepe_dist.preparing.flags import parser
+from crepe_dist.preparing.flags import PreparationFlags
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_table, write_table
-from crepe_dist.preparing.from_flags import prepare_from_flags
 from crepe_dist.preparing.pool import Progress, Show
 from crepe_dist.preparing.preparation import leftovers
 from crepe_dist.reports import data_page
 from crepe_dist.scratch import scratch
+from crepe_dist.settings.fields import FILE, near, setting, settings_of
+from crepe_dist.settings.flags import Parser
 
 if TYPE_CHECKING:
     import pandas as pd
 
     Table = Union[pd.DataFrame, Mapping[str, Any]]
 
-COMMAND_ONLY = ("verify",)  # no arguments of the function
+COMMAND_ONLY = {"verify"}  # no arguments of the function
+COLUMNS = ("label", "title", "weight", "id")
+COMMON = (
+    *("--out", "--label", "--text", "--title", "--header", "--test", "--validation", "--unlabelled"),
+    *("--max-per-class", "--dedupe", "--feature-len", "--overwrite"),
+)
 
 
 def prepare(
-    source: Table | str | Path | Sequence[str | Path],
-    out: str | Path,
+    source: "Union[Table, str, Path, Sequence[Union[str, Path]]]",
+    out: Union[str, Path],
     *,
-    text: str | Sequence[str] | None = None,
-    label: str | None = None,
-    title: str | None = None,
-    weight: str | None = None,
+    text: Union[str, Sequence[str], None] = None,
+    label: Optional[str] = None,
+    title: Optional[str] = None,
+    weight: Optional[str] = None,
     label_columns: Sequence[str] = (),
-    id: str | None = None,
-    test: Table | str | Path | float | None = None,
-    validation: Table | str | Path | float | None = None,
-    unlabelled: Table | str | Path | Sequence[str | Path] | None = None,
+    id: Optional[str] = None,
+    test: "Union[Table, str, Path, float, None]" = None,
+    validation: "Union[Table, str, Path, float, None]" = None,
+    unlabelled: "Union[Table, str, Path, Sequence[Union[str, Path]], None]" = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Prepare a table in memory, or files, as a data set folder; also called ``crepe_dist.prepare``.
@@ -110,25 +113,28 @@ def prepare(
         try:
             sources = file(source, "table")
             options |= {"test": file(test, "test"), "validation": file(validation, "validation")}
-            options[UNLABELLED] = file(unlabelled, UNLABELLED)
-            options |= {"label": wanted.label, "title": wanted.title, "text": wanted.texts, "weight": wanted.weight}
-            options["id"] = wanted.id
-            options["label_columns"] = ",".join(wanted.labels) or None
-            names = map(str, sources if isinstance(sources, (list, tuple)) else [sources])
-            given = parser().parse_args([*_flags(options), f"--out={out}", "--", *names])
-            return prepare_from_flags(given, data_page.optional_page(), f"crepe_dist.prepare(…, {str(out)!r})")
+            more = file(unlabelled, UNLABELLED)
+            options[UNLABELLED] = () if more is None else _names(more)
+            options |= {"label": wanted.label, "title": wanted.title, "weight": wanted.weight, "id": wanted.id}
+            options = {
+                name: str(each) if name in COLUMNS and each is not None else each for name, each in options.items()
+            }
+            options |= {
+                "text": tuple(map(str, wanted.texts)),
+                "label_columns": ",".join(map(str, wanted.labels)) or None,
+            }
+            if unknown := options.keys() - {each.name for each in settings_of(Prepare)} | options.keys() & COMMAND_ONLY:
+                name = unknown.pop()
+                remedy = near(name, [each.name for each in settings_of(Prepare)]) or "docs/how-to/python.md lists them"
+                raise UserError(f"prepare has no argument {name}", remedy=remedy)
+            flags = Prepare(source=_names(sources), out=Path(out), **options)
+            return flags.prepare(data_page.optional_page(), f"crepe_dist.prepare(…, {str(out)!r})")
         except UserError as error:
             raise for_python(error) from error.__cause__
 
 
-def _flags(options: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in options.items():
-        if name in COMMAND_ONLY:
-            raise UserError(f"prepare has no argument {name}", remedy="give its flag to the command `prepare`")
-        flag = f"--{name.replace('_', '-')}"
-        for argument in value if isinstance(value, (list, tuple)) else (value,):
-            if argument is not None and argument is not False:
-                yield flag if argument is True else f"{flag}={argument}"
+def _names(given: Any) -> tuple[str, ...]:
+    return tuple(map(str, given if isinstance(given, (list, tuple)) else [given]))
 
 
 def for_python(error: UserError) -> UserError:
@@ -140,7 +146,7 @@ def for_python(error: UserError) -> UserError:
         text = re.sub(r"--overwrite\b(?!=)", "overwrite=True", getattr(error, name))
         text = re.sub(r"repeat the flag: ((?:--\S+ \S+ ?)+)", lambda each: f"give text={each[1].split()[1::2]}", text)
         text = re.sub(r"--labels (one|several|soft)\b", r'labels="\1"', text)
-        text = re.sub(r"--(text|title|label|weight)-column\b", r"--\1", text)
+        text = re.sub(r"--(text|title|label)-column\b", r"--\1", text)
         text = re.sub(
             r"--([a-z]+(?:-[a-z]+)*)(?:=| (?=[\dA-Z'\"]))?", lambda flag: f"{flag[1].replace('-', '_')}=", text
         )
@@ -148,18 +154,62 @@ def for_python(error: UserError) -> UserError:
     return error
 
 
-def main() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:  # stay immune if the shell asks for it, as for background jobs
-            signal.signal(number, _stop)
-    args = parser().parse_args()
-    try:
-        _run(args)
-    except OSError as error:
-        name = error.filename if isinstance(error.filename, str) else "a file"
-        raise UserError(
-            f"{name} cannot be used", error.strerror or str(error), "solve that, or choose another"
-        ) from error
+@dataclass
+class Prepare(PreparationFlags):
+    """Encode texts as a data set folder for training.
+
+    SOURCE is a file (CSV, TSV, JSON Lines, Parquet, plain or .gz), a folder of files named train*, test*, validation*,
+    a folder with a subfolder for each class, a URL of such a file or folder, `-` for a pipe, or `sample`; several
+    sources are joined.
+    """
+
+    usage = """
+        crepe prepare sample --out data/sample
+        crepe prepare reviews.csv.gz --out data/reviews --validation 0.1
+        crepe prepare labelled.csv --unlabelled texts.txt --validation 0.1 --out data/tickets
+        crepe prepare train.jsonl --test test.jsonl --text body --label topic --out data/topics
+        crepe prepare ag_news_csv/ --out data/ag_news       (train.csv, test.csv, classes.txt)
+        crepe prepare aclImdb/ --out data/imdb              (train/pos/*.txt, train/neg/*.txt, test/...)
+        zcat logs-*.gz | crepe prepare - --input-format jsonl --out data/logs
+        crepe prepare s3://bucket/reviews/ --out data/reviews   (also https://, gs://, hf://…)
+        crepe prepare --verify data/reviews
+        """
+
+    verify: Optional[Path] = setting(None, "compare a prepared folder with its checksums", FILE)
+
+    @classmethod
+    def parser(cls) -> Parser:
+        result = super().parser()
+        result.show_common("SOURCE... --out DIR", *COMMON)
+        return result
+
+    def run(self) -> None:
+        if self.verify is not None:
+            if self.source or self.out:
+                raise UserError("--verify prepares nothing", remedy="leave SOURCE and --out out")
+            verify(open_dataset(self.verify))
+            print(f"{self.verify} is unchanged since it was prepared")
+            return
+        if not self.source:
+            raise UserError(
+                "there is nothing to prepare", remedy=f"{invocation.typed('prepare')} --help shows examples"
+            )
+        if self.out is None:
+            raise UserError("--out is missing: it names the folder to create", remedy="add --out data/NAME")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:  # stay immune if the shell asks for it: background jobs
+                signal.signal(number, _stop)
+        for left in leftovers(self.out):
+            print(
+                f"note: {printable(left)} is left of a killed preparation; delete it to free its space", file=sys.stderr
+            )
+        command = printable(f"{invocation.typed('prepare')} {shlex.join(sys.argv[1:])}")
+        try:
+            with _bar() as show:
+                summary = self.prepare(data_page.optional_page(), command, show)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"stopped and cleaned up. To start again: {command}") from None
+        data_page.show(summary, Console(), printable(self.out))
 
 
 def _stop(*_: object) -> None:
@@ -167,32 +217,6 @@ def _stop(*_: object) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
-
-
-def _run(args: argparse.Namespace) -> None:
-    if args.verify is not None:
-        if args.source or args.out:
-            raise UserError("--verify prepares nothing", remedy="leave SOURCE and --out out")
-        verify(open_dataset(args.verify))
-        print(f"{args.verify} is unchanged since it was prepared")
-        return
-    if not args.source:
-        raise UserError("there is nothing to prepare", remedy=f"{invocation.typed('prepare')} --help shows examples")
-    if args.out is None:
-        raise UserError("--out is missing", "it names the folder to create", "add --out data/NAME")
-    _prepare_and_show(args)
-
-
-def _command_line() -> str:
-    return printable(f"{invocation.typed('prepare')} {shlex.join(sys.argv[1:])}")
-
-
-def _prepare_and_show(args: argparse.Namespace) -> None:
-    for left in leftovers(args.out):
-        print(f"note: {printable(left)} is left of a killed preparation; delete it to free its space", file=sys.stderr)
-    with _bar() as show:
-        summary = prepare_from_flags(args, data_page.optional_page(), _command_line(), show)
-    data_page.show(summary, Console(), printable(args.out))
 
 
 @contextmanager
@@ -217,6 +241,3 @@ class _Callable(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Callable
-
-if __name__ == "__main__":
-    command.run(main, interrupted=f"stopped and cleaned up. To start again: {_command_line()}")

@@ -1,23 +1,24 @@
-"""Train a classifier: `python -m crepe_dist.train`, or `horovodrun -np N python -m crepe_dist.train`.
+"""Commands `train`, which is `python -m crepe_dist.train`, too, and `supervise`.
 
 ``training/session.py`` opens data and folder, and ``training/recipe.py`` trains.
 """
 
-from __future__ import annotations
-
 import gc
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from crepe_dist import command, extras
 
 if __name__ == "__main__":
     command.end_on_signals()
-    gc.disable()  # imports leave no garbage, and looking for it takes a fifth of their time
 
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.join import join
 from crepe_dist.settings.config import Config, parse, parse_all, print_help
+from crepe_dist.settings.fields import MANY, real, setting, whole
+from crepe_dist.settings.flags import Command
 
 if TYPE_CHECKING:
     from crepe_dist.distributed.world import World
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
+    gc.disable()  # imports leave no garbage, and looking for it takes a fifth of their time
     print_help(sys.argv[1:])  # before ``join``, which imports MXNet for several processes
     if any(word.partition("=")[0] == "--on" for word in sys.argv[1:]):
         config, cluster = parse_all(sys.argv[1:])
@@ -39,7 +41,7 @@ def main() -> None:
         _train(config, world, control)
 
 
-def train(config: Config) -> Result:
+def train(config: Config) -> "Result":
     """Train as ``config`` says, in this process or as one of many; resume an unfinished run, report a finished one.
 
     Raises:
@@ -50,17 +52,16 @@ def train(config: Config) -> Result:
         return _train(config, world, control)
 
 
-def _train(config: Config, world: World, control: Control) -> Result:
+def _train(config: Config, world: "World", control: Control) -> "Result":
     # Imported after `join` has sent away a process that cannot train.
     from crepe_dist.training import session
 
     gc.freeze()  # a collection takes 60 ms with all the modules, else 1 ms
-    if __name__ == "__main__":
-        gc.enable()
+    gc.enable()
     return session.train(config, world, control, _pages(config, world))
 
 
-def _pages(config: Config, world: World) -> Pages:
+def _pages(config: Config, world: "World") -> "Pages":
     """Return the functions that draw reports; none where rank 0 lacks their libraries, which it says."""
     from crepe_dist.training.run import Pages
 
@@ -72,6 +73,39 @@ def _pages(config: Config, world: World) -> Pages:
     from crepe_dist.reports import data_page, run_page
 
     return Pages(data_page.page, run_page.write_for)
+
+
+@dataclass
+class Supervise(Command):
+    """Train with several processes of this host, and restart them after a failure."""
+
+    usage = """
+        crepe supervise -np 4 --data data/reviews             four processes
+        crepe supervise -np 2 --config configs/smoke.yaml     two, on the sample
+
+      All other flags are passed to train. After a failure, the workers restart from the newest checkpoint. On SIGTERM
+      or Ctrl-C they save and stop; run the same command again to resume. Several hosts: docs/how-to/clusters.md.
+
+      exit codes: 0 done; 1 error in flags, data or installation; 75 stopped and saved; 130 interrupted; else that of
+      the failed worker
+      """
+
+    processes: int = setting(1, "number of processes", whole(1, 1024), "-np")
+    max_restarts: int = setting(10, "restarts after failures; preemptions do not count", whole(0, MANY))
+    grace: float = setting(30.0, "seconds between asking a worker to stop and killing it", real(0, 1e6))
+    worker: Sequence[str] = ()  # arguments of Python
+
+    @classmethod
+    def parsed(cls, words: Any = None) -> Any:
+        values, rest = cls.parser().parse_known_args(words)
+        parse(rest)  # a mistake in train's flags ends here, before any process starts
+        return cls(**vars(values), worker=["-m", "crepe_dist.train", *rest])
+
+    def run(self) -> None:
+        from crepe_dist.supervising.driver import Cluster, Driver
+
+        with Control() as control, control.deferring():
+            Driver(Cluster(), self.worker, self.processes, self.max_restarts, control, self.grace).run()
 
 
 if __name__ == "__main__":

@@ -1,22 +1,21 @@
-"""Command that searches for better settings: ``python -m crepe_dist.tune DATA --minutes 10``."""
-
-from __future__ import annotations
+"""Command that searches for better settings."""
 
 import math
 import shlex
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from crepe_dist import command, invocation
+from crepe_dist import invocation
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.settings import flags as arguments
-from crepe_dist.settings.fields import real, whole
+from crepe_dist.settings.fields import FILE, real, setting, whole
+from crepe_dist.settings.flags import Command
 from crepe_dist.tuning.search import BEST, DONE, LATE, TABLE, Search, rank
 from crepe_dist.wording import counted, duration, percent
 
@@ -24,57 +23,51 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 SHOWN = 10  # trials in the table
-EXAMPLES = """  python -m crepe_dist.tune data/reviews --minutes 10
-  python -m crepe_dist.tune data/reviews --minutes 60     go on with the same search
-  python -m crepe_dist.train --config tune/reviews/best.yaml
-"""
 
 
-def parser() -> arguments.Parser:
-    flags = arguments.parser(
-        "tune",
-        "Search for better settings of training: network, learning rate, epochs, n-grams, dropout and width. The "
-        "validation split decides. The first trial is the fastest network, and the second has the defaults, so the "
-        "result is never worse on that split. The same command goes on with the search.",
-        EXAMPLES,
-    )
-    flags.add_argument("data", type=Path, metavar="DATA", help="prepared folder with a validation split")
-    flags.add_argument(
-        "--minutes", type=real(0, 1e6, open_below=True), default=10.0, metavar="M", help="time to search; default: 10"
-    )
-    flags.add_argument("--out", type=Path, metavar="DIR", help="folder of the search; default: tune/DATA")
-    flags.add_argument(
-        "--trials", type=whole(1, 10**6), metavar="N", help="stop after N trials, those of before included"
-    )
-    flags.add_argument(
-        "-np", "--processes", type=whole(1, 4096), default=1, metavar="N", help="processes that train; default: 1"
-    )
-    flags.add_argument("--seed", type=whole(0, 2**31), default=0, metavar="N", help="random seed; default: 0")
-    return flags
+@dataclass
+class Tune(Command):
+    """Search for better settings of training: network, learning rate, epochs, n-grams, dropout and width.
+
+    The validation split decides. The first trial is the fastest network, and the second has the defaults, so the
+    result is never worse on that split. The same command goes on with the search.
+    """
+
+    usage = """
+        crepe tune data/reviews --minutes 10
+        crepe tune data/reviews --minutes 60     go on with the same search
+        crepe train --config tune/reviews/best.yaml
+        """
+    interrupted = "interrupted; run the same command again to continue the search"
+
+    data: Path = setting(None, "prepared folder with a validation split", FILE, positional="")
+    minutes: float = setting(10.0, "time to search", real(0, 1e6, open_below=True))
+    out: Optional[Path] = setting(None, "folder of the search; default: tune/DATA", FILE)
+    trials: Optional[int] = setting(None, "stop after so many trials, those of before included", whole(1, 10**6))
+    processes: int = setting(1, "processes that train", whole(1, 4096), "-np")
+    seed: int = setting(0, "random seed", whole(0, 2**31))
+
+    def run(self) -> None:
+        deadline = time.monotonic() + 60 * self.minutes
+        data = open_dataset(self.data)
+        out = self.out or Path("tune") / data.name
+        search = Search(data, out, self.seed)
+        console = Console(highlight=False)
+        if before := search.trials():
+            console.print(f"{out} has {counted(len(before), 'trial')}; the search goes on")
+        with console.status("") as status:
+            for trial in search.run(
+                deadline,
+                self.trials,
+                self.processes,
+                lambda settings, text: status.update(escape(f"{text}   {spelled(settings)}")),
+            ):
+                console.print(_line(trial), markup=False, soft_wrap=True)
+        again = [str(self.data), *(["--out", str(self.out)] if self.out else [])]
+        _show(search, out, console, f"{shlex.join(again)} --minutes {math.ceil(max(30, 3 * self.minutes))}")
 
 
-def main() -> None:
-    args = parser().parse_args()
-    deadline = time.monotonic() + 60 * args.minutes
-    data = open_dataset(args.data)
-    out = args.out or Path("tune") / data.name
-    search = Search(data, out, args.seed)
-    console = Console(highlight=False)
-    if before := search.trials():
-        console.print(f"{out} has {counted(len(before), 'trial')}; the search goes on")
-    with console.status("") as status:
-        for trial in search.run(
-            deadline,
-            args.trials,
-            args.processes,
-            lambda settings, text: status.update(escape(f"{text}   {spelled(settings)}")),
-        ):
-            console.print(_line(trial), markup=False, soft_wrap=True)
-    again = [str(args.data), *(["--out", str(args.out)] if args.out else [])]
-    _show(search, out, console, f"{shlex.join(again)} --minutes {math.ceil(max(30, 3 * args.minutes))}")
-
-
-def _line(trial: FrozenTrial) -> str:
+def _line(trial: "FrozenTrial") -> str:
     about = trial.user_attrs
     validation = f"validation {percent(about['validation'])}" if "validation" in about else about["end"]
     validation += " so far" * (about["end"] == LATE and "validation" in about)
@@ -120,7 +113,3 @@ def _show(search: Search, out: Path, console: Console, more: str) -> None:
             f"{best.user_attrs['folder']} is the best so far, and not finished: {invocation.typed('tune')} {more}"
         )
     console.print("\n".join(lines), soft_wrap=True, markup=False)
-
-
-if __name__ == "__main__":
-    command.run(main, "interrupted; run the same command again to continue the search")

@@ -1,13 +1,11 @@
-"""Command that trains a run again and compares the parameters: ``python -m crepe_dist.verify RUN``."""
-
-from __future__ import annotations
+"""Command that trains a run again and compares the parameters."""
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
-from crepe_dist import command
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import sha256
 from crepe_dist.model import cuda
@@ -15,73 +13,68 @@ from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import RunRecord, open_run
 from crepe_dist.scratch import scratch
-from crepe_dist.settings import flags as arguments
-from crepe_dist.settings.fields import whole
+from crepe_dist.settings.fields import FILE, setting, whole
+from crepe_dist.settings.flags import Command
 from crepe_dist.supervising.training_process import QUIET, train
 from crepe_dist.wording import counted
 
-EXAMPLES = """  python -m crepe_dist.verify runs/reviews-1f2e3d4c5b
-  python -m crepe_dist.verify runs/reviews-1f2e3d4c5b --processes 2
-"""
-MOST_PROCESSES = 1024
 
+@dataclass
+class Verify(Command):
+    """Train a finished run again, with its settings and the same kernels, on any number of processes and threads.
 
-def parser() -> arguments.Parser:
-    flags = arguments.parser(
-        "verify",
-        "Train a finished run again, with its settings and the same kernels, on any number of processes and threads. "
-        "Then compare the parameters of each checkpoint that the run has kept, bit by bit. The run stays as it is.",
-        EXAMPLES,
-    )
-    flags.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
-    flags.add_argument("--data", type=Path, metavar="DIR", help="prepared folder; default: the run's")
-    flags.add_argument(
-        "--processes", type=whole(1, MOST_PROCESSES), default=1, metavar="N", help="processes to train on; default: 1"
-    )
-    return flags
+    Then compare the parameters of each checkpoint that the run has kept, bit by bit. The run stays as it is.
+    """
 
+    usage = """
+        crepe verify runs/reviews-1f2e3d4c5b
+        crepe verify runs/reviews-1f2e3d4c5b --processes 2
+        """
 
-def main() -> None:
-    args = parser().parse_args()
-    record = open_run(args.run)
-    if not record.provenance:
-        raise UserError(f"{args.run} cannot be verified", "it is not finished", "train it to its end first")
-    computed = record.description["computed"]
-    data = record.dataset(args.data)
-    start = record.settings.get("training.init_from")
-    settings = {
-        **record.settings,
-        "training.init_from": start and os.path.abspath(start),
-        "data.source": str(data.folder.absolute()),
-        **QUIET,
-    }
-    if computed["device"].startswith("cpu"):
-        settings["device"] = "cpu"
-    if build := same_kernels(computed):
-        os.environ[library.SWITCH] = build
-    for note in notes(computed):
-        print(f"note: {note}", flush=True)
-    with scratch() as folder:
-        again = folder / "run"
-        on = counted(args.processes, "process", "processes")
-        print(f"trains {visible(record.name)} again, on {on}", flush=True)
-        train({**settings, "run_dir": str(again)}, folder, args.processes)
-        differing = []
-        before, now = digests(args.run), digests(again)
-        for epoch in sorted(before.keys() & now.keys()):
-            same = before[epoch] == now[epoch]
-            bits = "the same bits" if same else "other bits"
-            print(f"epoch {epoch}: {bits}, SHA-256 {before[epoch][:16]}", flush=True)
-            if not same:
-                differing.append(epoch)
-        changed = "; ".join(changes(record, open_run(again)))
-    if differing:
-        raise UserError(
-            f"{args.run} has other parameters from epoch {differing[0]} on",
-            changed or "nothing that a run records about its machine differs",
-            "verify it on a machine like the one that trained it; if it differs there too, do not trust the run",
-        )
-    print(f"{visible(str(args.run))} is what its data and its settings give")
+    folder: Path = setting(None, "folder of a finished run", FILE, positional="")
+    data: Optional[Path] = setting(None, "prepared folder; default: the run's", FILE)
+    processes: int = setting(1, "processes to train on", whole(1, 1024))
+
+    def run(self) -> None:
+        record = open_run(self.folder)
+        if not record.provenance:
+            raise UserError(f"{self.folder} cannot be verified", "it is not finished", "train it to its end first")
+        computed = record.description["computed"]
+        data = record.dataset(self.data)
+        start = record.settings.get("training.init_from")
+        settings = {
+            **record.settings,
+            "training.init_from": start and os.path.abspath(start),
+            "data.source": str(data.folder.absolute()),
+            **QUIET,
+        }
+        if computed["device"].startswith("cpu"):
+            settings["device"] = "cpu"
+        if build := same_kernels(computed):
+            os.environ[library.SWITCH] = build
+        for note in notes(computed):
+            print(f"note: {note}", flush=True)
+        with scratch() as place:
+            again = place / "run"
+            on = counted(self.processes, "process", "processes")
+            print(f"trains {visible(record.name)} again, on {on}", flush=True)
+            train({**settings, "run_dir": str(again)}, place, self.processes)
+            differing = []
+            before, now = digests(self.folder), digests(again)
+            for epoch in sorted(before.keys() & now.keys()):
+                same = before[epoch] == now[epoch]
+                bits = "the same bits" if same else "other bits"
+                print(f"epoch {epoch}: {bits}, SHA-256 {before[epoch][:16]}", flush=True)
+                if not same:
+                    differing.append(epoch)
+            changed = "; ".join(changes(record, open_run(again)))
+        if differing:
+            raise UserError(
+                f"{self.folder} has other parameters from epoch {differing[0]} on",
+                changed or "nothing that a run records about its machine differs",
+                "verify it on a machine like the one that trained it; if it differs there too, do not trust the run",
+            )
+        print(f"{visible(str(self.folder))} is what its data and its settings give")
 
 
 def same_kernels(computed: Mapping[str, str]) -> str | None:
@@ -119,7 +112,3 @@ def changes(record: RunRecord, again: RunRecord) -> Iterator[str]:
         was, is_now = (one.get(name, "unknown") for one in flat)
         if was != is_now:
             yield f"{name}: {was} then, {is_now} now"
-
-
-if __name__ == "__main__":
-    command.run(main)

@@ -16,11 +16,11 @@ SECONDS = 5
 
 
 def command(arguments: list[str]) -> str:
-    """Return the name of the package's command that a process runs, as `crepe serve` or `-m crepe_dist.serve`."""
+    """Return the package's command that a process runs: `crepe serve`, `-m crepe_dist serve`, `-m crepe_dist.train`."""
     for argument, following in zip(arguments, [*arguments[1:], ""]):
         if argument.startswith("crepe_dist."):
             return argument.partition(".")[2]
-        if Path(argument).name == "crepe":
+        if Path(argument).name in ("crepe", "crepe_dist"):
             return following
     return ""
 

@@ -3,7 +3,7 @@
     python -m crepe_dist.train --model paper --run-dir runs/sample
     python examples/finetune.py runs/sample mine.csv
 
-`mine.csv` is any source that `python -m crepe_dist.prepare` reads. The same on the command line:
+`mine.csv` is any source that `crepe prepare` reads. The same on the command line:
 `prepare mine.csv` with the run's encoding, then `train --init-from runs/sample`.
 """
 
@@ -46,7 +46,7 @@ def main() -> None:
     # Fine-tuning helps if the run was trained on many similar texts. Otherwise it can hurt, so compare both.
     for start, model in ((args.run, finetuned), ("random parameters", random)):
         print(f"from {start}: test accuracy {model.about['test_accuracy']:.1%}")
-    print(f"python -m crepe_dist.predict {args.out / 'finetuned'} --text '…'")
+    print(f"crepe predict {args.out / 'finetuned'} --text '…'")
 
 
 if __name__ == "__main__":

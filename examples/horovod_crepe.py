@@ -1,6 +1,6 @@
 """The classical Horovod training script: it trains the paper's network, the notebook's, by `DistributedTrainer`.
 
-    python -m crepe_dist.prepare sample --out data/sample
+    crepe prepare sample --out data/sample
     horovodrun -np 2 python examples/horovod_crepe.py --data data/sample
     python examples/horovod_crepe.py --data data/sample                     # one process, without a launcher
 
@@ -35,7 +35,7 @@ from crepe_dist.runs import checkpoint
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the paper's network with Horovod.")
-    parser.add_argument("--data", default="data/sample", help="folder made by python -m crepe_dist.prepare")
+    parser.add_argument("--data", default="data/sample", help="folder made by crepe prepare")
     parser.add_argument("--run-dir", type=Path, default=Path("runs/horovod_crepe"), help="folder of the checkpoints")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=64, help="documents per step, over all processes")
@@ -103,7 +103,7 @@ def accuracy(network: Paper, split: Split, device: Any) -> float:
 
 
 def save(run_dir: Path, network: Paper, dataset: Dataset, epoch: int, test_accuracy: float) -> Path:
-    """Write parameters and the description that lets `python -m crepe_dist.predict` open them; return the path."""
+    """Write parameters and the description that lets `crepe predict` open them; return the path."""
     about = {
         "epoch": epoch,
         "test_accuracy": test_accuracy,

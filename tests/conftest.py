@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import os
 import random
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from crepe_dist import cli
 from crepe_dist import command as commands
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed.launch import Launch, import_mxnet
@@ -179,7 +179,7 @@ def launch_prefix(processes: int) -> list[str]:
 
 
 def command(name: str, *arguments: object, processes: int = 1) -> list[str]:
-    return [*launch_prefix(processes), sys.executable, "-m", f"crepe_dist.{name}", *map(str, arguments)]
+    return [*launch_prefix(processes), sys.executable, "-m", "crepe_dist", name, *map(str, arguments)]
 
 
 def run(arguments: Sequence[str], cwd: Path, *, code: int | None = 0, stdin: str = "", seconds: float = 200) -> str:
@@ -214,11 +214,10 @@ def complaint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     """Runs a command that must fail, in this process to save the imports; returns what it says to the user."""
 
     def of(name: str, *arguments: object, cwd: Path) -> str:
-        module = importlib.import_module(f"crepe_dist.{name}{'.__main__' * (name == 'runs')}")  # a room, too
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            commands.run(module.main)
+            commands.run(lambda: cli.main(name))
         assert ended.value.code == 1
         said = USING.sub("", capsys.readouterr().err, count=1)
         assert said.startswith("error: ")

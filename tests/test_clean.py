@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from crepe_dist import clean, scratch
+from crepe_dist import cli, scratch
 from crepe_dist.files import write_text
 from tests.chaos.test_state_on_disk import finished_run
 
@@ -25,7 +25,7 @@ def cleaned(tmp_path, monkeypatch, capsys):
 
     def of(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["clean", *arguments])
-        clean.main()
+        cli.main("clean")
         return capsys.readouterr().out
 
     return of

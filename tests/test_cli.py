@@ -32,8 +32,10 @@ HEAVY = {
 
 
 def test_every_command_is_listed_and_no_other():
-    modules = {path.stem for path in PACKAGE.glob("*.py") if "\ndef main() -> None:\n" in path.read_text("utf-8")}
-    assert set(cli.COMMANDS) == modules | {"runs"}  # a room, too
+    found = [
+        re.findall(r"^class (\w+)\(.*(?:Command|Flags)\):$", path.read_text(), re.M) for path in PACKAGE.glob("*.py")
+    ]
+    assert set(cli.COMMANDS) == {name.lower() for names in found for name in names} | {"train"}
 
 
 def test_help_has_a_line_for_each_command(tmp_path):
@@ -70,7 +72,7 @@ def test_horovodrun_starts_it(tmp_path):
 def test_an_empty_argument_reaches_the_command(options, tmp_path):
     name, *rest = options
     module = run([*command(name), *rest], tmp_path, code=1)
-    assert run([CREPE, *options], tmp_path, code=1) == module.replace("python -m crepe_dist.", "crepe ")
+    assert run([CREPE, *options], tmp_path, code=1) == module.replace("python -m crepe_dist ", "crepe ")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_an_empty_argument_reaches_the_command(options, tmp_path):
     [
         ([CREPE, "train"], "crepe train"),
         ([sys.executable, "-m", "crepe_dist", "train"], "python -m crepe_dist train"),
-        (command("train"), "python -m crepe_dist.train"),
+        ([sys.executable, "-m", "crepe_dist.train"], "python -m crepe_dist train"),
     ],
 )
 def test_help_speaks_of_the_command_as_it_was_called(start, prog, tmp_path):
@@ -95,7 +97,6 @@ def test_help_speaks_of_the_command_as_it_was_called(start, prog, tmp_path):
     [
         ([CREPE, "predict"], "crepe train"),
         ([sys.executable, "-m", "crepe_dist", "predict"], "python -m crepe_dist train"),
-        (command("predict"), "python -m crepe_dist.train"),
     ],
 )
 @pytest.mark.parametrize("uv", [{}, {"UV": "/usr/bin/uv"}])
@@ -109,10 +110,10 @@ def test_remedies_name_commands_as_the_user_would_type_them(start, remedy, uv, t
 def test_a_rank_names_the_launcher_too(monkeypatch):
     two = {"HOROVOD_SIZE": "2", "HOROVOD_CROSS_SIZE": "1"}
     monkeypatch.setattr(sys, "argv", ["/venv/crepe_dist/train.py"])
-    assert invocation.launched("train", {}) == "python -m crepe_dist.train"
-    assert invocation.launched("train", two) == "horovodrun -np 2 python -m crepe_dist.train"
-    assert invocation.launched("train", {**two, "UV": "uv"}) == "uv run horovodrun -np 2 python -m crepe_dist.train"
-    assert invocation.launched("train", {**two, "HOROVOD_CROSS_SIZE": "2"}) == "python -m crepe_dist.train"
+    assert invocation.launched("train", {}) == "python -m crepe_dist train"
+    assert invocation.launched("train", two) == "horovodrun -np 2 python -m crepe_dist train"
+    assert invocation.launched("train", {**two, "UV": "uv"}) == "uv run horovodrun -np 2 python -m crepe_dist train"
+    assert invocation.launched("train", {**two, "HOROVOD_CROSS_SIZE": "2"}) == "python -m crepe_dist train"
     supervised = {**two, invocation.STARTED_AS: "uv run crepe "}
     assert invocation.launched("train", supervised) == "uv run crepe supervise -np 2"
     assert invocation.typed("prepare", supervised) == "uv run crepe prepare"
@@ -145,6 +146,7 @@ def test_each_command_gives_its_own_help_and_waits_for_nothing_else(name, tmp_pa
     assert printed.startswith(f"usage: crepe {name} ")
     assert not HEAVY & set(imported.split())
     others = {f"crepe_dist.{other}" for other in cli.COMMANDS} - {f"crepe_dist.{name}", "crepe_dist.runs"}
+    others -= {"crepe_dist.train"} if name == "supervise" else set()
     assert not others & set(imported.split())
 
 

@@ -377,7 +377,7 @@ class TestEvaluate:
         (run_dir,) = (place / "runs").iterdir()
         newest = iter([str(run_dir)])
         monkeypatch.setattr(checkpoint, "find", lambda given: find(given or next(newest, "newer")))
-        given = evaluate.parser().parse_args(["--html", str(tmp_path / "scores.html")])
+        given = evaluate.Evaluate.parsed(["--html", str(tmp_path / "scores.html")])
         with join() as world:
             scoring.score(given, world)
         assert find(str(run_dir)).name in (tmp_path / "scores.html").read_text()

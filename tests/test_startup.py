@@ -17,8 +17,8 @@ SLOW = "import pathlib, time\npathlib.Path('importing').touch()\ntime.sleep(60)\
     ("module", "number", "code"),
     [
         (["crepe_dist.train"], signal.SIGTERM, 75),
-        (["crepe_dist.supervise"], signal.SIGUSR2, 75),
-        (["crepe_dist.supervise"], signal.SIGHUP, 75),
+        (["crepe_dist", "supervise"], signal.SIGUSR2, 75),
+        (["crepe_dist", "supervise"], signal.SIGHUP, 75),
         (["crepe_dist", "train"], signal.SIGINT, 130),
     ],
 )

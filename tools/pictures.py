@@ -53,7 +53,7 @@ def draw_explanation(run: str) -> None:
         console.print("   ".join(f"{visible(label)} {percent(share)}" for label, share in ranking), highlight=False)
         show(explanation, console)
         console.print()
-    svg = console.export_svg(title="python -m crepe_dist.predict --explain", theme=DIMMED_MONOKAI, code_format=FRAME)
+    svg = console.export_svg(title="crepe predict --explain", theme=DIMMED_MONOKAI, code_format=FRAME)
     (FOLDER / "explain.svg").write_text(svg, encoding="utf-8")
 
 
@@ -64,7 +64,7 @@ def draw_page(run: str) -> None:
     # Without these paths Selenium would search the network.
     options.binary_location, driver = shutil.which("chromium") or "", shutil.which("chromedriver")
     with tempfile.TemporaryDirectory() as folder, webdriver.Chrome(options, webdriver.ChromeService(driver)) as browser:
-        export = ["crepe_dist.export", run, "--format", "web", "--out", folder]
+        export = ["crepe_dist", "export", run, "--format", "web", "--out", folder]
         subprocess.run([sys.executable, "-m", *export], check=True, stdout=subprocess.DEVNULL)
         size = {"width": 820, "height": 620, "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)

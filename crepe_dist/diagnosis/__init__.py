@@ -1,1 +1,1 @@
-"""Diagnosis for ``python -m crepe_dist.doctor``: can this machine train?"""
+"""Diagnosis for ``python -m crepe_dist doctor``: can this machine train?"""

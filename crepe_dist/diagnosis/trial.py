@@ -15,7 +15,7 @@ from crepe_dist.supervising.training_process import LOG, QUIET, train
 SECONDS = 120.0  # enough for imports from a slow disk, and for a GPU to compile its first step
 ROWS = 64
 SETTINGS = {"data.source": "data", "data.batch_size": ROWS, "model.buckets": 4096, "model.embeddings": 1024}
-PREPARE = ("-m", "crepe_dist.prepare", "rows.csv", "--out=data", "--test=0.5")
+PREPARE = ("-m", "crepe_dist", "prepare", "rows.csv", "--out=data", "--test=0.5")
 COMPUTED = re.compile(r"\d+ process(?:es)?, .*")
 
 

@@ -13,10 +13,9 @@ import numpy.typing as npt
 from crepe_dist.errors import visible
 from crepe_dist.files import read_bytes, read_json
 from crepe_dist.predicting.predictor import Predictor, load
-from crepe_dist.preparing.flags import parser
+from crepe_dist.preparing.flags import PreparationFlags
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import write_table
-from crepe_dist.preparing.from_flags import prepare_from_flags
 from crepe_dist.scratch import scratch
 from crepe_dist.supervising.training_process import QUIET, failure, printed, training
 
@@ -76,10 +75,21 @@ def prepare(
     files = {name: folder / f"{name}.jsonl" for name in parts}
     for name, part in parts.items():
         write_table(part, files[name], wanted, labelled=name != "unlabelled")
-    flags = [str(files.pop("train")), *(f"--{name}={file}" for name, file in files.items())]
-    flags += ["--label=label", "--text=text", *(["--weight=weight"] if wanted.weight else []), f"--seed={seed}"]
-    flags += [f"--feature-len={length}", f"--validation={validation}", "--max-bad=1", "--processes=1"]
-    prepare_from_flags(parser().parse_args([*flags, f"--out={folder / 'data'}"]), None, "")
+    flags = PreparationFlags(
+        source=(str(files["train"]),),
+        out=folder / "data",
+        test=str(files["test"]),
+        unlabelled=(str(files["unlabelled"]),) if unlabelled else (),
+        label="label",
+        text=("text",),
+        weight=wanted.weight,
+        seed=seed,
+        feature_len=length,
+        validation=validation,
+        max_bad=1.0,
+        processes=1,
+    )
+    flags.prepare(None, "")
 
 
 def open_files(files: Files, device: str) -> Predictor:

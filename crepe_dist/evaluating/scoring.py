@@ -20,8 +20,8 @@ from crepe_dist.evaluating.rows import Rows, rows_of
 from crepe_dist.files import write_csv, write_json, write_text
 from crepe_dist.model.calibration import softmax
 from crepe_dist.predicting.predictor import Foreign, Predictor, check_finite, open_checkpoint, sigmoid
+from crepe_dist.preparing.flags import names_in
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.from_flags import names_in
 from crepe_dist.preparing.sources import Reading
 from crepe_dist.reports import findings
 from crepe_dist.reports.run_page import score_page
@@ -30,7 +30,6 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import quotes, run_of
 from crepe_dist.runs.scores import AnyScores, Scores
 from crepe_dist.scratch import scratch
-from crepe_dist.settings import flags as arguments
 from crepe_dist.training.evaluation import evaluate
 from crepe_dist.wording import counted, excerpt, measure, percent
 
@@ -49,9 +48,9 @@ def score(args: Any, world: World) -> None:
     path = world.agree("checkpoint", lambda: checkpoint.find(args.checkpoint), same=lambda path: path.name)
     if world.is_root:
         checkpoint.announce(path)
-    opened = world.agree("model", lambda: open_checkpoint(path, Foreign(**arguments.foreign(args))))
+    opened = world.agree("model", lambda: open_checkpoint(path, Foreign(**args.foreign())))
     predictor = opened.placed(args.device, world)
-    columns = Wanted(args.label, args.title, tuple(args.text or ()), labels=names_in(args.label_columns))
+    columns = Wanted(args.label, args.title, args.text, labels=names_in(args.label_columns))
     given = Reading(args.input_format, args.header, columns, encoding=args.encoding)
     with scratch() as folder:
         rows = rows_of(args.file or args.data, predictor, folder, args.split, world, given)

@@ -1,209 +1,291 @@
-"""Flags of the command `prepare`."""
+"""Flags of `prepare`, which are the arguments of `crepe_dist.prepare`, and the preparation that they describe."""
 
-from __future__ import annotations
-
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Callable, Literal, Optional, Union
 
-from crepe_dist.data.targets import KINDS
-from crepe_dist.preparing.auto_encoding import MISSED
-from crepe_dist.preparing.preparation import MAX_BAD
-from crepe_dist.preparing.selection import DEDUPE, VALIDATION_FROM
-from crepe_dist.preparing.sources import FORMATS, SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN
-from crepe_dist.settings import flags as arguments
-from crepe_dist.settings.fields import CUTS, LONGEST_DOCUMENT, MODES, real, whole
+from crepe_dist import invocation
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.dataset import MANIFEST, SAMPLE
+from crepe_dist.data.targets import KINDS, ONE, SEVERAL, SOFT
+from crepe_dist.errors import UserError
+from crepe_dist.files import read_json
+from crepe_dist.preparing import remote
+from crepe_dist.preparing.auto_encoding import MISSED, Alphabet, Fit
+from crepe_dist.preparing.corrections import read_corrections
+from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.labelling import Labelling, read_map
+from crepe_dist.preparing.pool import Show, ignored
+from crepe_dist.preparing.preparation import MAX_BAD, PrepareOptions, check_out, prepare
+from crepe_dist.preparing.selection import DEDUPE, VALIDATION_FROM, SplitOptions
+from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Reading, Source, find_sources
+from crepe_dist.settings.fields import (
+    ANY,
+    COLUMN,
+    CUTS,
+    FILE,
+    LONGEST_DOCUMENT,
+    MODES,
+    NAME,
+    Kind,
+    Many,
+    Words,
+    real,
+    setting,
+    whole,
+)
+from crepe_dist.settings.flags import FOLD_ACCENTS, ColumnFlags, Command, OnOff
 from crepe_dist.settings.options import LONGEST_FITTED
 
-COMMON = (
-    *("--out", "--label", "--text", "--title", "--header", "--test", "--validation", "--unlabelled"),
-    *("--max-per-class", "--dedupe", "--feature-len", "--overwrite"),
-)
-EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
-  python -m crepe_dist.prepare reviews.csv.gz --out data/reviews --validation 0.1
-  python -m crepe_dist.prepare labelled.csv --unlabelled texts.txt --validation 0.1 --out data/tickets
-  python -m crepe_dist.prepare train.jsonl --test test.jsonl --text body --label topic --out data/topics
-  python -m crepe_dist.prepare ag_news_csv/ --out data/ag_news       (train.csv, test.csv, classes.txt)
-  python -m crepe_dist.prepare aclImdb/ --out data/imdb              (train/pos/*.txt, train/neg/*.txt, test/...)
-  zcat logs-*.gz | python -m crepe_dist.prepare - --input-format jsonl --out data/logs
-  python -m crepe_dist.prepare s3://bucket/reviews/ --out data/reviews   (also https://, gs://, hf://…)
-  python -m crepe_dist.prepare --verify data/reviews
-"""
 AUTO = "auto"  # fitted to the training texts
 USUAL = "usual"  # the standard alphabet of the mode
 
 
-def parser() -> arguments.Parser:
-    """Build the parser of the command."""
-    flags = arguments.parser(
-        "prepare",
-        "Encode texts as a data set folder for training. SOURCE is a file (CSV, TSV, JSON Lines, Parquet, plain or "
-        ".gz), a folder of files named train*, test*, validation*, a folder with a subfolder for each class, a URL of "
-        "such a file or folder, `-` for a pipe, or `sample`; several sources are joined.",
-        EXAMPLES,
-    )
-    flags.show_common("SOURCE... --out DIR", *COMMON)
-    flags.add_argument("source", nargs="*", metavar="SOURCE", help="files, folders, URLs, - or sample")
-    flags.add_argument("--out", type=Path, metavar="DIR", help="folder to create")
-    flags.add_argument("--overwrite", action="store_true", help="replace --out if it is a prepared folder")
-    flags.add_argument("--verify", type=Path, metavar="DIR", help="compare a prepared folder with its checksums")
+class FileOrShare(Kind):
+    """File of a split, or its share of the rows."""
 
-    group = flags.add_argument_group("reading")
-    add_columns(group)
-    group.add_argument(
-        "--weight",
-        "--weight-column",
-        metavar="COLUMN",
-        help="column of the weights of training rows in the loss, numbers from 0; they are divided by their mean; "
-        "scores do not use them; default: all rows count alike",
-    )
-    group.add_argument(
-        "--id",
-        "--id-column",
-        metavar="COLUMN",
-        help="column that names a row, such as a ticket number: mistakes and answers show it beside file and line",
-    )
-    group.add_argument(
-        "--labels",
-        choices=KINDS,
-        help="labels of a row; several: any number, in a JSON list or separated; soft: shares of classes, in a JSON "
-        "object or in columns; default: one, or several with --label-separator or --label-columns",
-    )
-    group.add_argument(
-        "--label-separator",
-        metavar="CHAR",
-        help="separator of several labels in a cell, such as ';', or space for white space",
-    )
-    group.add_argument(
-        "--empty-label",
-        choices=("drop", "keep"),
-        default="drop",
-        help="with several labels, rows with an empty label; keep: they have none of the classes; default: drop, as "
-        "rows that nobody has labelled",
-    )
-    group.add_argument(
-        "--merge-labels",
-        type=Path,
-        metavar="CSV",
-        help="merge or rename labels: a file with from,to in each line; other labels stay",
-    )
-    group.add_argument(
-        "--max-bad",
-        type=real(0, 1),
-        default=MAX_BAD,
-        metavar="SHARE",
-        help="maximum share of unusable rows; default: 0.01",
-    )
-    group.add_argument(
-        "--corrections",
-        type=Path,
-        metavar="FILE",
-        help="labels to give in place of those in the source: a label_errors.csv of inspect, edited as you like",
-    )
+    metavar = "FILE|SHARE"
 
-    group = flags.add_argument_group("selection of rows")
-    group.add_argument(
-        "--test", metavar="FILE|SHARE", default=None, help="test split; default: the sources' own test files, else 0.2"
+    def read(self, text: str) -> Union[str, float]:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+    def check(self, value: Any) -> Union[str, float]:
+        return float(value) if isinstance(value, (int, float)) else NAME.check(str(value))
+
+    def __str__(self) -> str:
+        return "a file, or a share of the rows such as 0.2"
+
+
+@dataclass
+class PreparationFlags(ColumnFlags, Command):
+    """Flags of a preparation."""
+
+    source: tuple[str, ...] = setting((), "files, folders, URLs, - or sample", Many(NAME), positional="*")
+    out: Optional[Path] = setting(None, "folder to create", FILE)
+    overwrite: bool = setting(False, "replace --out if it is a prepared folder")
+    weight: Optional[str] = setting(
+        None,
+        "column of the weights of training rows in the loss, numbers from 0; they are divided by their mean; scores do "
+        "not use them; default: all rows count alike",
+        COLUMN,
     )
-    group.add_argument(
-        "--validation",
-        metavar="FILE|SHARE",
-        default=None,
-        help="split for choosing the best epoch and stopping early; default: the sources' own validation files, else "
-        f"0.1 of at least {VALIDATION_FROM:,} rows",
+    id: Optional[str] = setting(
+        None,
+        "column that names a row, such as a ticket number: mistakes and answers show it",
+        COLUMN,
     )
-    group.add_argument(
-        "--unlabelled",
-        action="append",
-        metavar="FILE",
-        help="texts without labels for training: a file of any format, plain lines too, a folder or a URL; repeatable; "
+    labels: Optional[str] = setting(
+        None,
+        "labels of a row; several: any number, in a JSON list or separated; soft: shares of classes, in a JSON object "
+        "or in columns; default: one, or several with --label-separator or --label-columns",
+        Words(KINDS),
+    )
+    label_separator: Optional[str] = setting(
+        None, "separator of several labels in a cell, such as ';', or space for white space", ANY
+    )
+    empty_label: Literal["drop", "keep"] = setting(
+        "drop",
+        "with several labels, rows with an empty label; keep: they have none of the classes; drop: nobody has labelled "
+        "them",
+    )
+    merge_labels: Optional[Path] = setting(
+        None, "CSV file with from,to in each line, by which labels are merged or renamed; other labels stay", FILE
+    )
+    max_bad: float = setting(MAX_BAD, "largest share of unusable rows", real(0, 1))
+    corrections: Optional[Path] = setting(
+        None,
+        "labels to give in place of those in the source: a label_errors.csv of inspect, edited as you like",
+        FILE,
+    )
+    test: Any = setting(None, "test split; default: the sources' own test files, else 0.2", FileOrShare())
+    validation: Any = setting(
+        None,
+        "split for choosing the best epoch and stopping early; default: the sources' own validation files, else 0.1 of "
+        f"at least {VALIDATION_FROM:,} rows",
+        FileOrShare(),
+    )
+    unlabelled: tuple[str, ...] = setting(
+        (),
+        "texts without labels for training: a file of any format, plain lines too, a folder or a URL; repeatable; "
         "labels in it are ignored; default: files and folders named unlabelled* in the sources",
+        Many(NAME),
     )
-    group.add_argument(
-        "--keep-unlabelled",
-        action="store_true",
-        help="keep the rows of SOURCE that have no label as unlabelled texts, instead of leaving them out",
+    keep_unlabelled: bool = setting(
+        False, "keep the rows of SOURCE that have no label as unlabelled texts, instead of leaving them out"
     )
-    group.add_argument("--stratified", action="store_true", help="split every class in the same proportions")
-    group.add_argument(
-        "--max-per-class", type=whole(1, 10**12), metavar="N", help="sample at most N rows per class, uniformly"
+    stratified: bool = setting(False, "split every class in the same proportions")
+    max_per_class: Optional[int] = setting(None, "sample at most so many rows per class, uniformly", whole(1, 10**12))
+    dedupe: Optional[str] = setting(
+        None,
+        "drop repeated texts; near ignores case, spaces and punctuation; default: no, sample " + SAMPLE_DEDUPE,
+        Words(DEDUPE),
     )
-    group.add_argument(
-        "--dedupe",
-        choices=DEDUPE,
-        help=f"drop repeated texts; near ignores case, spaces and punctuation; default: no, sample {SAMPLE_DEDUPE}",
+    seed: int = setting(0, "random seed of the selection", whole(0, (1 << 32) - 1))
+    mode: str = setting(
+        "paper",
+        "paper: lower case, read in reverse; full: upper and lower case, read in reverse; notebook: read in order, "
+        "upper case and line breaks unknown",
+        Words(MODES),
     )
-    group.add_argument(
-        "--seed", type=whole(0, (1 << 32) - 1), default=0, metavar="N", help="random seed of the selection; default: 0"
+    feature_len: Any = setting(
+        None,
+        f"characters per document; auto keeps 99 % of the training texts whole, at most {LONGEST_FITTED}; default: "
+        f"auto, sample {SAMPLE_FEATURE_LEN}",
+        whole(1, LONGEST_DOCUMENT, AUTO),
     )
+    cut: Optional[str] = setting(
+        None,
+        "part of a longer text that is not read; start: as in the paper; default: middle, so that the subject and the "
+        "end of a text are read; in mode notebook: end",
+        Words(CUTS),
+    )
+    strip_html: bool = setting(
+        False, "remove HTML tags from the texts, and read &amp; as &; models of these data do the same"
+    )
+    fold_accents: Optional[bool] = setting(None, FOLD_ACCENTS.format(" and with a custom alphabet"), OnOff())
+    alphabet: Optional[str] = setting(
+        None,
+        "known characters; usual: the standard alphabet of the mode; auto: the characters of the training texts; a "
+        "prepared folder, a run, or a checkpoint's .json: that of it; default: usual, or auto if that covers more in "
+        f"{100 * MISSED:g} % of the texts or characters; é read as e is not covered",
+        NAME,
+    )
+    processes: Optional[int] = setting(None, "number of worker processes; default: one per core", whole(1, 4096))
 
-    group = flags.add_argument_group("encoding")
-    group.add_argument(
-        "--mode",
-        choices=MODES,
-        default="paper",
-        help="paper: lower case, read in reverse; full: upper and lower case, read in reverse; notebook: read in "
-        "order, upper case and line breaks unknown; default: paper",
-    )
-    group.add_argument(
-        "--feature-len",
-        type=whole(1, LONGEST_DOCUMENT, AUTO),
-        metavar="L",
-        help=f"characters per document; auto keeps 99 %% of the training texts whole, at most {LONGEST_FITTED}; "
-        f"default: auto, sample {SAMPLE_FEATURE_LEN}",
-    )
-    group.add_argument(
-        "--cut",
-        choices=CUTS,
-        help="part of a longer text that is not read; start: as in the paper; default: middle, so that the subject and "
-        "the end of a text are read; in mode notebook: end",
-    )
-    group.add_argument(
-        "--strip-html",
-        action="store_true",
-        help="remove HTML tags from the texts, and read &amp; as &; models of these data do the same",
-    )
-    arguments.add_fold_accents(group, "in mode notebook and with a custom alphabet")
-    group.add_argument(
-        "--alphabet",
-        metavar="usual|auto|FOLDER",
-        help="known characters; usual: the standard alphabet of the mode; auto: the characters of the "
-        "training texts; FOLDER: that of a prepared folder, a run, or a checkpoint's .json; default: usual, or auto "
-        f"if that covers more in {100 * MISSED:g} %% of the texts or characters; é read as e is not covered",
-    )
+    def prepare(
+        self, page: Optional[Callable[[dict[str, Any]], str]], command: str, show: Show = ignored
+    ) -> dict[str, Any]:
+        """Run the preparation, and return the numbers of the report.
 
-    flags.add_argument(
-        "--processes", type=whole(1, 4096), metavar="N", help="number of worker processes; default: one per core"
-    )
-    return flags
+        Args:
+            page: function that renders the report's numbers as HTML; ``None`` for no page.
+            command: command line, for the report.
+            show: function that is called with the progress.
+
+        Raises:
+            UserError: a source does not exist, or flags contradict each other.
+        """
+        assert self.out is not None
+        named = (*self.source, self.test, self.validation, *self.unlabelled)
+        urls = [name for name in named if isinstance(name, str) and remote.is_url(name)]
+        if not urls:
+            return self._prepare_local(page, command, show)
+        check_out(self.out, self.overwrite)  # before a long download
+        with remote.folder_beside(self.out) as folder:
+            copies = {url: str(remote.copy(url, folder, show=show)) for url in dict.fromkeys(urls)}
+            local = replace(
+                self,
+                source=tuple(copies.get(name, name) for name in self.source),
+                test=copies.get(self.test, self.test),
+                validation=copies.get(self.validation, self.validation),
+                unlabelled=tuple(copies.get(name, name) for name in self.unlabelled),
+            )
+            return local._prepare_local(page, remote.without_secrets(command), show, folder)
+
+    def _prepare_local(
+        self,
+        page: Optional[Callable[[dict[str, Any]], str]],
+        command: str,
+        show: Show,
+        copies: Optional[Path] = None,
+    ) -> dict[str, Any]:
+        """Run a preparation of local files, some of which may be ``copies`` of others."""
+        assert self.out is not None
+        labelling, columns = self._labelling()
+        wanted = Wanted(self.label, self.title, self.text, self.weight, columns, self.id)
+        reading = Reading(self.input_format, self.header, wanted, labelling, self.strip_html, self.encoding)
+        corrections = None if self.corrections is None else read_corrections(self.corrections)
+        options = PrepareOptions(
+            reading, self.max_bad, self.processes, self.overwrite, command, page, corrections, show=show
+        )
+        shares = {"test": self.test, "validation": self.validation}
+        files = {name: part for name, part in shares.items() if isinstance(part, str)}
+        sources = find_sources(self.source, reading=reading, unlabelled=self.unlabelled, **files)
+        if copies:  # a name that had to be a path does not say where the copy was
+            sources = [replace(source, name=source.name.replace(f"{copies}/", "")) for source in sources]
+        _check_shares(sources, shares)
+        is_sample = self.source == (SAMPLE,)
+        length: Any = self.feature_len or (SAMPLE_FEATURE_LEN if is_sample else AUTO)
+        encoding = Encoding(
+            self.mode,  # type: ignore[arg-type]
+            LONGEST_FITTED if length == AUTO else length,
+            self.fold_accents,
+            *(("", "") if self.alphabet in (None, AUTO, USUAL) else _alphabet_of(Path(self.alphabet or ""))),
+            self.cut or "",  # type: ignore[arg-type]
+        )
+        split = SplitOptions(
+            test=self.test if isinstance(self.test, float) else 0.2,
+            validation=self.validation if isinstance(self.validation, float) else None,
+            seed=self.seed,
+            stratified=self.stratified,
+            max_per_class=self.max_per_class,
+            dedupe=self.dedupe or (SAMPLE_DEDUPE if is_sample else "no"),  # type: ignore[arg-type]
+            keep_unlabelled=self.keep_unlabelled,
+        )
+        fit = Fit(length == AUTO, self._fitted_alphabet(), bool(self.fold_accents))
+        return prepare(sources, self.out, encoding, split, options, fit)
+
+    def _labelling(self) -> tuple[Labelling, tuple[str, ...]]:
+        """Return the labels of rows, and the columns of the classes."""
+        columns = names_in(self.label_columns)
+        separator = self.label_separator or ""
+        kind = self.labels or (SEVERAL if separator or columns else ONE)
+        problem = ""
+        if kind == ONE and (separator or columns):
+            problem = "--labels one cannot be combined with --label-separator or --label-columns"
+        elif kind == SOFT and separator:
+            problem = "--labels soft cannot be combined with --label-separator"
+        elif columns and (separator or self.label):
+            problem = "--label-columns cannot be combined with --label or --label-separator"
+        elif len(columns) == 1 or len(set(columns)) < len(columns):
+            problem = "--label-columns needs at least two different columns"
+        elif kind != ONE and (self.stratified or self.max_per_class is not None):
+            problem = (
+                f"--labels {kind} cannot be combined with --stratified or --max-per-class: they need one class per row"
+            )
+        elif self.empty_label == "keep" and (kind != SEVERAL or self.keep_unlabelled):
+            problem = "--empty-label keep needs --labels several, and cannot be combined with --keep-unlabelled"
+        if problem:
+            raise UserError(problem, remedy=f"leave one out; {invocation.typed('prepare')} --help-all describes them")
+        merged = () if self.merge_labels is None else read_map(self.merge_labels)
+        return Labelling(kind, separator, merged, self.empty_label == "keep"), columns
+
+    def _fitted_alphabet(self) -> Alphabet:
+        if self.alphabet == AUTO:
+            return "made"
+        # Mode notebook exists for the published parameters, which need its standard alphabet.
+        return "needed" if self.alphabet is None and self.mode != "notebook" else "given"
 
 
-def add_columns(
-    group: argparse._ActionsContainer,
-    label: str = "a column with a usual name, or the first",
-    text: str = "a column with a usual name, or all but the label",
-) -> None:
-    """Add the flags for the format and the columns of labelled files, with the defaults that their help states."""
-    group.add_argument("--input-format", choices=FORMATS, help="file format; default: detected from name and content")
-    arguments.add_header(group)
-    arguments.add_encoding(group)
-    group.add_argument(
-        "--label",
-        "--label-column",
-        metavar="COLUMN",
-        help=f"column of the label, by name or number from 1; default: {label}",
-    )
-    group.add_argument(
-        "--label-columns",
-        metavar="A,B,…",
-        help="columns of the classes, in place of one of labels: 0 or 1, or shares with --labels soft",
-    )
-    group.add_argument(
-        "--text",
-        "--text-column",
-        action="append",
-        metavar="COLUMN",
-        help=f"column of the text; repeat it to join several in this order; default: {text}",
-    )
-    group.add_argument(
-        "--title", "--title-column", metavar="COLUMN", help="column to join with the text as `title | text`"
-    )
+def names_in(flag: Optional[str]) -> tuple[str, ...]:
+    """Return the names that a flag gives, separated by commas."""
+    return tuple(name.strip() for name in (flag or "").split(",") if name.strip())
+
+
+def _alphabet_of(path: Path) -> tuple[str, str]:
+    """Read the custom alphabet of a prepared folder, a run or a checkpoint's description, and its rare characters."""
+    if path.is_dir():  # all checkpoints of a run have the same
+        path = next(path.glob("checkpoints/*[0-9].json"), path / MANIFEST)
+    try:
+        encoding = Encoding.from_dict(read_json(path)["encoding"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        remedy = "give auto, a prepared folder, a run, or the .json beside a checkpoint"
+        raise UserError(f"--alphabet: {path} has no alphabet: {type(error).__name__}", remedy=remedy) from error
+    if not encoding.is_custom:
+        remedy = f"use --mode {encoding.mode}, whose alphabet it has"
+        raise UserError(f"--alphabet: {path} has no custom alphabet", remedy=remedy)
+    return encoding.alphabet, encoding.paired
+
+
+def _check_shares(sources: Sequence[Source], shares: dict[str, Any]) -> None:
+    for part, value in shares.items():
+        names = [source.name for source in sources if source.part == part]
+        if isinstance(value, float) and value > 0 and names:
+            raise UserError(
+                f"--{part} {value:g} cannot be used: the sources have their own {part} split, {', '.join(names)[:200]}",
+                remedy=f"leave --{part} out, or name the training files alone",
+            )

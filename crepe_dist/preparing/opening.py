@@ -30,7 +30,8 @@ from crepe_dist.preparing.formats.json_lines import open_json_lines
 from crepe_dist.preparing.formats.lines import Lines, open_fasttext, open_lines
 from crepe_dist.preparing.formats.tables import Sheet, Table, open_table
 from crepe_dist.preparing.labelling import FASTTEXT
-from crepe_dist.preparing.sources import FORMATS, LINES, Reading, Source, list_documents
+from crepe_dist.preparing.sources import LINES, Reading, Source, list_documents
+from crepe_dist.settings.fields import FORMATS
 
 FILES = 256  # documents in a batch
 PARQUET = b"PAR1"  # first bytes of a Parquet file

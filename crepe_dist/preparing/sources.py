@@ -26,7 +26,6 @@ SAMPLE_DEDUPE: Literal["near"] = "near"  # else 54 test rows are training rows, 
 PIPE = "-"
 MAX_DEPTH = 32  # levels of nested folders
 LINES = "lines"  # unlabelled texts, one per line
-FORMATS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext", "folder")
 SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
     ".parquet": "parquet", ".pq": "parquet", ".xlsx": "xlsx", ".xlsm": "xlsx",

@@ -1,6 +1,6 @@
 """Report of a prepared data set: ``page`` for the browser, ``show`` for the terminal.
 
-The summary is that of ``python -m crepe_dist.prepare``. Its texts are untrusted.
+The summary is that of ``python -m crepe_dist prepare``. Its texts are untrusted.
 """
 
 from __future__ import annotations

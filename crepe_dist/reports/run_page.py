@@ -143,7 +143,7 @@ def page(
 
 
 def score_page(scores: AnyScores, classes: list[str], quotes: Sequence[Quote | None], about: dict[str, Any]) -> str:
-    """Render the page of ``python -m crepe_dist.evaluate --html``."""
+    """Render the page of ``python -m crepe_dist evaluate --html``."""
     classes, about = clean(classes), clean(about)
     headline = score_tables.tiles(scores, classes, about["split"])
     if isinstance(scores, Scores):

@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple, Optional
 
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
-from crepe_dist.settings import flags as arguments
 from crepe_dist.settings.fields import (
+    NAME,
     PATH,
     TITLE,
     Settings,
@@ -25,7 +25,7 @@ from crepe_dist.settings.fields import (
     shortened,
     whole,
 )
-from crepe_dist.settings.flags import add_settings
+from crepe_dist.settings.flags import Parser, add_settings, command_parser
 from crepe_dist.settings.options import (
     CheckpointOptions,
     DataOptions,
@@ -43,13 +43,13 @@ COMMON = (
     *("--device", "--name", "--run-dir", "--fresh", "--config"),
 )
 SPELLED = re.compile(r"^--[a-z][a-z._-]*(?=$|=)")  # flag, perhaps as the setting is spelled in files
-EXAMPLES = """  python -m crepe_dist.train                                    the sample on this machine
-  horovodrun -np 2 python -m crepe_dist.train                   the same with two processes
-  python -m crepe_dist.train --data data/reviews --device gpu   prepared data, one GPU
-  python -m crepe_dist.train --config configs/smoke.yaml --epochs 3
-  python -m crepe_dist.train --data data/mine --init-from runs/other   fine-tuned from that run, or more classes
-  python -m crepe_dist.train --on ray --processes 8 --data data/reviews   on a Ray cluster
-  python -m crepe_dist.train --overfit-batches 2                can the network memorise 128 documents?
+EXAMPLES = """  crepe train                                    the sample on this machine
+  horovodrun -np 2 crepe train                   the same with two processes
+  crepe train --data data/reviews --device gpu   prepared data, one GPU
+  crepe train --config configs/smoke.yaml --epochs 3
+  crepe train --data data/mine --init-from runs/other   fine-tuned from that run, or more classes
+  crepe train --on ray --processes 8 --data data/reviews   on a Ray cluster
+  crepe train --overfit-batches 2                can the network memorise 128 documents?
 
 A flag may also be written as in a settings file, such as --training.epochs for --epochs. Run the same
 command again to resume an unfinished run. Percentages are rounded to one decimal; the accuracy in a checkpoint's name
@@ -138,12 +138,17 @@ def settings() -> dict[str, Field[Any]]:
     return {dotted(group, each): each for group in (Config, *GROUPS.values()) for each in settings_of(group)}
 
 
-def parser() -> arguments.Parser:
+def parser() -> Parser:
     """Build the parser of train, with a flag per setting; the namespace holds only flags that were given."""
-    result = arguments.parser("train", "Train a character-level text classifier in one or many processes.", EXAMPLES)
+    result = command_parser("train", "Train a character-level text classifier in one or many processes.", EXAMPLES)
     result.show_common("[--config FILE] [--data DIR]", *COMMON)
     result.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="YAML file of settings; flags take precedence"
+        "--config",
+        type=NAME,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="YAML file of settings; flags take precedence",
     )
     result.add_argument("--print-config", action="store_true", help="print all settings as YAML and exit")
     cluster = result.add_argument_group("cluster", "Processes on a cluster, which restart after a failure.")
@@ -155,9 +160,9 @@ def parser() -> arguments.Parser:
         metavar="N",
         help="restarts after failures; preemptions do not count; with --on; default: 10",
     )
-    add_settings(result, Config, flag, default=argparse.SUPPRESS)
+    add_settings(result, Config, flag)
     for name, group in GROUPS.items():
-        add_settings(result.add_argument_group(name, group.__doc__), group, flag, default=argparse.SUPPRESS)
+        add_settings(result.add_argument_group(name, group.__doc__), group, flag)
     return result
 
 

@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Callable, ClassVar, Literal, Optional, get_args
 
 from crepe_dist.errors import UserError
@@ -14,6 +15,7 @@ Cut = Literal["middle", "start", "end"]
 CUTS: tuple[Cut, ...] = get_args(Cut)  # part of a long text that is not read
 LONGEST_DOCUMENT = 1 << 20  # characters
 DEVICES = ("auto", "gpu", "cpu")
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext", "folder")  # of labelled files
 HEADERS = ("auto", "yes", "no")  # whether the first line of a CSV or TSV file names the columns
 MANY = 10**9  # steps, seconds or epochs; more is a typing error
 LONGEST_TITLE = 80
@@ -89,6 +91,10 @@ class Words(Kind):
 
     words: tuple[str, ...]
 
+    @property
+    def metavar(self) -> str:  # type: ignore[override]
+        return f"{{{','.join(self.words)}}}"
+
     def check(self, value: Any) -> str:
         if value not in self.words:
             raise ValueError
@@ -131,16 +137,29 @@ class Text(Kind):
     def check(self, value: Any) -> str:
         if not isinstance(value, str) or not self.has_form(value):
             raise ValueError
-        value.encode()  # records and manifests are in UTF-8
         return value
 
     def __str__(self) -> str:
         return self.about
 
 
+class File(Kind):
+    """Name of a file or folder."""
+
+    metavar = "PATH"
+
+    def check(self, value: Any) -> Path:
+        if not str(value).strip() or "\0" in str(value):
+            raise ValueError
+        return Path(value)
+
+    def __str__(self) -> str:
+        return "a name"
+
+
 @dataclass(frozen=True)
-class OrNull(Kind):
-    """Values of a kind, or null."""
+class Of(Kind):
+    """Values of another kind, with more or less of them."""
 
     of: Kind
 
@@ -148,14 +167,25 @@ class OrNull(Kind):
     def metavar(self) -> Optional[str]:  # type: ignore[override]
         return self.of.metavar
 
+    def __str__(self) -> str:
+        return str(self.of)
+
+
+class Many(Of):
+    """Any number of values of a kind; a flag is repeated for them."""
+
+    def check(self, value: Any) -> tuple[Any, ...]:
+        return tuple(map(self.of.check, (value,) if isinstance(value, (str, Path)) else value))
+
+
+class OrNull(Of):
+    """Values of a kind, or null."""
+
     def read(self, text: str) -> Any:
         return None if text == "null" else self.of.read(text)
 
     def check(self, value: Any) -> Any:
         return None if value is None else self.of.check(value)
-
-    def __str__(self) -> str:
-        return str(self.of)
 
 
 def is_title(text: str) -> bool:
@@ -164,17 +194,23 @@ def is_title(text: str) -> bool:
 
 
 TITLE = Text(f"1 to {LONGEST_TITLE} printable characters, with no space at either end", is_title)
-PATH = Text("a name in UTF-8", re.compile(r"[^\0]*[^\0\s][^\0]*").fullmatch, "PATH")
+PATH = Text("a name in UTF-8", re.compile(r"(?=.*\S)[^\0\ud800-\udfff]*", re.DOTALL).fullmatch, "PATH")
+NAME = Text("a name", str.strip)
+COLUMN = Text("the name or number of a column", str.strip, "COLUMN")
+ANY = Text("a text", lambda _: True, "TEXT")
+FILE = File()
 
 
-def setting(default: Any, help: str, kind: Optional[Kind] = None) -> Any:
+def setting(default: Any, help: str, kind: Optional[Kind] = None, *also: str, positional: Optional[str] = None) -> Any:
     """Declare a setting as a field of a dataclass whose module does not postpone annotations.
 
     Args:
         default: default value; ``None``: null is accepted, too.
         kind: kind of its values; ``None``: the words of the field's ``Literal``, or true and false.
+        also: other names of its flag.
+        positional: number of its arguments as in argparse, empty for one, if it has no flag.
     """
-    return field(default=default, metadata={"help": help, "kind": kind})
+    return field(default=default, metadata={"help": help, "kind": kind, "also": also, "positional": positional})
 
 
 def kind_of(setting: "Field[Any]") -> Kind:
@@ -203,8 +239,8 @@ class Settings:
         for each in fields(self):
             value = getattr(self, each.name)
             if "kind" not in each.metadata:
-                if not isinstance(value, each.type):  # type: ignore[arg-type]
-                    raise UserError(f"{each.name} is {shortened(value)}", remedy=f"give {each.type.__name__}(…)")  # type: ignore[union-attr]
+                if isinstance(each.type, type) and issubclass(each.type, Settings) and not isinstance(value, each.type):
+                    raise UserError(f"{each.name} is {shortened(value)}", remedy=f"give {each.type.__name__}(…)")
                 continue
             kind = kind_of(each)
             try:

@@ -1,6 +1,4 @@
-"""Parser of the commands, and the flags that they share."""
-
-from __future__ import annotations
+"""Parser of the commands, whose flags are made from dataclasses, and the flags that several commands share."""
 
 import argparse
 import codecs
@@ -11,39 +9,42 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Callable, ClassVar, NoReturn, Optional
 
 from crepe_dist import extras, invocation
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_names
 from crepe_dist.settings.fields import (
+    COLUMN,
     DEVICES,
+    FORMATS,
     HEADERS,
     LONGEST_DOCUMENT,
     MODES,
+    NAME,
     Kind,
+    Limits,
+    Many,
     Settings,
     Words,
     dotted,
     kind_of,
     near,
     real,
+    setting,
     settings_of,
-    shortened,
     whole,
     wrong,
 )
 from crepe_dist.version import __version__
 
-FEATURE_LEN = whole(1, LONGEST_DOCUMENT)
+COMMAND = re.compile(r"(horovodrun -np \d+ )?(?<!\S)crepe (?=[a-z])")  # in examples
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that raises ``UserError``, allows no abbreviated flags, and rejects empty names.
-
-    A flag with ``type=str`` takes any text, which may be empty. Without a type, or with ``Path``, it takes a name.
+    """Argument parser that raises ``UserError`` and allows no abbreviated flags.
 
     Attributes:
         common: flags that ``--help`` shows, with their help shortened to its first sentence; ``--help-all`` shows the
@@ -55,8 +56,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**settings, allow_abbrev=False, exit_on_error=False)
         self.common: tuple[str, ...] = ()
         self._given: list[str] = []
-        self.register("type", None, _name)
-        self.register("type", Path, lambda text: Path(_name(text)))
+        self.add_argument("--version", action="version", version=f"crepe_dist {__version__}")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         values, rest = self.parse_known_args(args, namespace)
@@ -69,9 +69,9 @@ class Parser(argparse.ArgumentParser):
         try:
             return super().parse_known_args(args, namespace)
         except argparse.ArgumentError as error:
-            action = next((action for action in self._actions if _title(action) == error.argument_name), None)
-            name = self._typed(action) if action else error.argument_name or "the command line"
-            raise UserError(f"{name} cannot be used", error.message, self.hint()) from None
+            raise UserError(
+                f"{error.argument_name or 'the command line'}: {error.message}", remedy=self.hint()
+            ) from None
 
     def unknown(self, argument: str) -> UserError:
         """Describe an argument that no flag takes."""
@@ -83,13 +83,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         # The argument that argparse misses may be misspelt.
         unknown = (flag for flag in self._given if flag.startswith("-") and flag not in self.flags())
-        similar = (near(flag, self.flags()) for flag in unknown)
-        raise UserError(message, remedy=next(filter(None, similar), self.hint()))
+        raise UserError(message, remedy=next(filter(None, (near(flag, self.flags()) for flag in unknown)), self.hint()))
 
     def show_common(self, usage: str, *flags: str) -> None:
         """Let ``--help`` show a few flags only."""
         self.usage, self.common = f"%(prog)s {usage} [options]", flags
-        self.add_argument("--help-all", action=_HelpAll, nargs=0, help="show all options and exit")
+        self.add_argument("--help-all", action=_HelpAll, nargs=0, default=argparse.SUPPRESS, help="show all options")
 
     def format_help(self) -> str:
         if not self.common:
@@ -112,23 +111,13 @@ class Parser(argparse.ArgumentParser):
     def hint(self) -> str:
         return f"{invocation.front()}{self.prog} --help{'-all' if self.common else ''} lists the options"
 
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            choices = [str(choice) for choice in action.choices]
-            remedy = near(value, choices) or f"give one of {', '.join(choices)}"
-            raise UserError(f"{self._typed(action)} is {shortened(value)}", remedy=remedy)
-
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         if not isinstance(action.type, Kind):
             return super()._get_value(action, arg_string)
         try:
             return action.type(arg_string)
         except (ValueError, TypeError, OverflowError):
-            raise wrong(self._typed(action), arg_string, action.type) from None
-
-    def _typed(self, action: argparse.Action) -> str:
-        """Return the form of a flag that the user typed."""
-        return next((flag for flag in action.option_strings if flag in self._given), _title(action))
+            raise wrong(argparse._get_action_name(action) or action.dest, arg_string, action.type) from None
 
 
 class _HelpAll(argparse.Action):
@@ -140,125 +129,201 @@ class _HelpAll(argparse.Action):
 def _brief(action: argparse.Action) -> argparse.Action:
     """Shorten a flag's help to its first sentence and its default."""
     brief = copy.copy(action)
-    first, _, rest = (action.help or "").removesuffix(".").partition(". ")
+    first, _, rest = re.sub(r" \((?=[^()]*\)$)", ". (", (action.help or "").removesuffix(".")).partition(". ")
     default = rest.rpartition("default: ")[2].rstrip(")") if "default: " in rest else ""
     if default == "null" and (meaning := re.search(r"\bnull: ([^.;(]+)", rest)):
         default = meaning[1].strip()
-    brief.help = f"{first}; default: {default}" if default else first
+    brief.help = f"{first.removesuffix('.')}; default: {default}" if default else first
     return brief
 
 
-def _title(action: argparse.Action) -> str:
-    return "/".join(action.option_strings) or str(action.metavar or action.dest)
-
-
-def _name(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the name is empty")
-    return text
-
-
-def parser(command: str, description: str, examples: str) -> Parser:
-    """Build the parser of a command, with its help's description and examples."""
-    prog = invocation.program(command)
-    spelled = rf"{invocation.front()}\1{prog.removesuffix(command)}"
-    result = Parser(
+def command_parser(name: str, description: str, examples: str) -> Parser:
+    """Build a parser without flags for a command."""
+    prog = invocation.program(name)
+    spelled = rf"{invocation.front()}\1{prog.removesuffix(name)}"
+    return Parser(
         prog=prog,
-        description=textwrap.fill(description, shutil.get_terminal_size().columns - 2),
-        epilog="examples:\n" + re.sub(r"(horovodrun -np \d+ )?python -m crepe_dist\.", spelled, examples),
+        description=textwrap.fill(" ".join(description.split()), shutil.get_terminal_size().columns - 2),
+        epilog="examples:\n" + COMMAND.sub(spelled, re.sub(r"(?m)^ {6}", "", examples).strip("\n")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_version(result)
-    return result
 
 
-def add_version(flags: argparse.ArgumentParser) -> None:
-    flags.add_argument("--version", action="version", version=f"crepe_dist {__version__}")
+def add_settings(
+    flags: argparse._ActionsContainer, group: type[Settings], flag: Optional[Callable[[str], str]] = None
+) -> None:
+    """Add the flags of a group's settings.
+
+    Args:
+        flag: function that returns the flag of a setting, given its dotted name. With it, the namespace has only flags
+            that were given, by dotted names, and one that is true or false takes a value.
+    """
+    for each in settings_of(group):
+        kind, name, positional = kind_of(each), dotted(group, each), each.metadata["positional"] is not None
+        usual = each.default if isinstance(each.default, str) else json.dumps(each.default, default=str)
+        notes = [str(kind)] * (not isinstance(kind, Words) and (flag is not None or isinstance(kind, Limits)))
+        notes += [f"default: {usual}"] * (flag is not None or each.default not in (None, False, (), ""))
+        options: dict[str, Any] = {
+            "type": kind,
+            "metavar": name.upper() if positional else kind.metavar or each.name.upper(),
+        }
+        if each.type is bool:
+            options = {**options, "nargs": "?", "const": True} if flag else {"action": "store_true"}
+        elif isinstance(kind, Many):
+            options = {**options, "type": kind.of, "action": "append"}
+        if positional:
+            names, options = [name], {**options, "nargs": each.metadata["positional"] or None}
+            options.pop("action", None)
+        else:
+            names, options["dest"] = (
+                [flag(name) if flag else f"--{name}".replace("_", "-"), *each.metadata["also"]],
+                name,
+            )
+        options["default"] = argparse.SUPPRESS if flag else list(each.default) if each.default == () else each.default
+        help = each.metadata["help"] + f" ({'; '.join(notes)})" * bool(notes)
+        flags.add_argument(*names, help=help.replace("%", "%%"), **options)
 
 
-def add_device(arguments: argparse.ArgumentParser) -> None:
-    arguments.add_argument(
-        "--device", choices=DEVICES, default="auto", help="device; auto: a GPU if there is one; default: auto"
+@dataclass
+class Command(Settings):
+    """Base of the commands, whose docstrings describe them in the help; `crepe NAME` runs the class `Name`."""
+
+    usage: ClassVar[str]
+    interrupted: ClassVar[str] = "interrupted"
+
+    @classmethod
+    def parser(cls) -> Parser:
+        """Build the parser of the command."""
+        result = command_parser(cls.__name__.lower(), cls.__doc__ or "", cls.usage)
+        add_settings(result, cls)
+        return result
+
+    @classmethod
+    def parsed(cls, words: Any = None) -> Any:
+        """Parse the words after the command's name."""
+        parser = cls.parser()
+        values, rest = parser.parse_known_intermixed_args(words)
+        if rest:
+            raise parser.unknown(rest[0])
+        return cls(**vars(values))
+
+    def run(self) -> None:
+        """Do what the command is for."""
+        raise NotImplementedError
+
+
+class TextEncoding(Kind):
+    """Encoding of text files."""
+
+    def check(self, value: Any) -> str:
+        try:
+            "a".encode(value)  # not a codec of bytes
+            return codecs.lookup(value).name
+        except LookupError:
+            raise ValueError from None
+
+    def __str__(self) -> str:
+        return "an encoding of text, such as cp1252"
+
+
+class OnOff(Kind):
+    """On or off."""
+
+    metavar = "on|off"
+
+    def read(self, text: str) -> Any:
+        return {"on": True, "off": False}.get(text, text)
+
+    def check(self, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ValueError
+        return value
+
+    def __str__(self) -> str:
+        return "on or off"
+
+
+FOLD_ACCENTS = "read é as e, and ß as ss; default: off in mode notebook{}, else on"
+HEADER = "whether the first line names the columns"
+ENCODING = "encoding of text files, such as cp1252, or that of a byte order mark"
+
+
+@dataclass
+class ThresholdFlag(Settings):
+    """Flag of commands that may answer that a text has none of the classes."""
+
+    min_probability: Any = setting(
+        0.0,
+        'answer "none of these" if no class is as probable as this; auto: the threshold that 95 % of the validation '
+        "texts reach",
+        real(0, 1, "auto"),
     )
 
 
-def add_checkpoint(arguments: argparse.ArgumentParser) -> None:
-    arguments.add_argument(
-        "checkpoint",
-        nargs="?",
-        help=".params file, run folder or the start of its name, exported folder or its URL; default: the model that "
-        "`use` chose, or the only run in runs/",
+@dataclass
+class ColumnFlags(Settings):
+    """Format and columns of labelled files."""
+
+    input_format: Optional[str] = setting(None, "file format; default: detected from name and content", Words(FORMATS))
+    header: str = setting("auto", HEADER, Words(HEADERS))
+    encoding: str = setting("utf-8", ENCODING, TextEncoding())
+    label: Optional[str] = setting(
+        None,
+        "column of the label, by name or number from 1; default: that of the model's data, else one with a usual name, "
+        "else the first",
+        COLUMN,
+        "--label-column",
+    )
+    label_columns: Optional[str] = setting(
+        None, "columns A,B,… of the classes, in place of one of labels: 0 or 1, or shares with --labels soft", NAME
+    )
+    text: tuple[str, ...] = setting(
+        (),
+        "column of the text; repeat it to join several in this order; default: those of the model's data, else one "
+        "with a usual name, else all but the label",
+        Many(COLUMN),
+        "--text-column",
+    )
+    title: Optional[str] = setting(None, "column to join with the text as `title | text`", COLUMN, "--title-column")
+
+
+@dataclass
+class ModelFlags(Settings):
+    """Flags of commands that open a model, which may be of another program."""
+
+    checkpoint: Optional[str] = setting(
+        None,
+        ".params file, run folder or the start of its name, exported folder or its URL; default: the model that `use` "
+        "chose, or the only run in runs/",
+        NAME,
+        positional="?",
+    )
+    mode: Optional[str] = setting(
+        None, "encoding of the texts in training, of parameters of another program", Words(MODES)
+    )
+    feature_len: Optional[int] = setting(
+        None, "characters per document of such parameters; default: 1014", whole(1, LONGEST_DOCUMENT)
+    )
+    fold_accents: Optional[bool] = setting(None, FOLD_ACCENTS.format(""), OnOff())
+    classes: Optional[str] = setting(
+        None, "classes of such parameters: a,b,c in the order of training, or a file with one name per line", NAME
     )
 
-
-def add_min_probability(arguments: argparse._ActionsContainer, where: str = "") -> None:
-    arguments.add_argument(
-        "--min-probability",
-        type=real(0, 1, "auto"),
-        default=0.0,
-        metavar="P",
-        help=f'answer "none of these"{where} if no class is as probable as this; auto: the threshold that 95 %% of the '
-        "validation texts reach; default: 0",
-    )
+    def foreign(self) -> dict[str, Any]:
+        """Return the keyword arguments of ``load`` and ``Foreign``."""
+        return {
+            "mode": self.mode,
+            "feature_len": self.feature_len,
+            "fold_accents": self.fold_accents,
+            "classes": _class_names(self.classes),
+        }
 
 
-def add_model_folder(arguments: argparse.ArgumentParser) -> None:
-    arguments.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder; files of the same names are replaced"
-    )
+@dataclass
+class DeviceFlag(Settings):
+    """Flag of commands that can compute on a GPU."""
 
-
-def add_foreign(arguments: argparse.ArgumentParser) -> None:
-    group = arguments.add_argument_group("parameters of another program, without a .json file beside them")
-    group.add_argument("--mode", choices=MODES, help="encoding of the texts in training")
-    group.add_argument("--feature-len", type=FEATURE_LEN, metavar="L", help="characters per document; default: 1014")
-    add_fold_accents(group)
-    group.add_argument(
-        "--classes", metavar="NAMES", help="a,b,c in the order of training, or a file with one name per line"
-    )
-
-
-def foreign(args: argparse.Namespace) -> dict[str, Any]:
-    """Map the flags of ``add_foreign`` to the keyword arguments of ``load`` and ``Foreign``."""
-    return {
-        "mode": args.mode,
-        "feature_len": args.feature_len,
-        "fold_accents": args.fold_accents,
-        "classes": _class_names(args.classes),
-    }
-
-
-def add_fold_accents(arguments: argparse._ActionsContainer, off: str = "in mode notebook") -> None:
-    arguments.add_argument(
-        "--fold-accents", type=_truth, metavar="on|off", help=f"read é as e, and ß as ss; default: off {off}, else on"
-    )
-
-
-def add_header(arguments: argparse._ActionsContainer) -> None:
-    arguments.add_argument("--header", choices=HEADERS, default="auto", help="whether the first line names the columns")
-
-
-def add_encoding(arguments: argparse._ActionsContainer) -> None:
-    arguments.add_argument(
-        "--encoding",
-        type=_encoding,
-        default="utf-8",
-        help="encoding of text files, such as cp1252; default: utf-8, or that of a byte order mark",
-    )
-
-
-def _encoding(name: str) -> str:
-    try:
-        "a".encode(name)  # not a codec of bytes
-        return codecs.lookup(name).name
-    except (LookupError, ValueError):
-        raise argparse.ArgumentTypeError(f"{name!r:.40} is not an encoding of text, such as cp1252") from None
-
-
-def _truth(text: str) -> bool:
-    if text not in ("on", "off"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not on or off")
-    return text == "on"
+    device: str = setting("auto", "device; auto: a GPU if there is one", Words(DEVICES))
 
 
 def _class_names(value: str | None) -> tuple[str, ...] | None:
@@ -306,29 +371,3 @@ def check_page(path: Path | None, source: str | None = None) -> None:
     if path is not None:
         extras.require("reports", "--html")
     check_output(path, "--html", source)
-
-
-def add_settings(
-    flags: argparse._ActionsContainer, group: type[Settings], flag: Callable[[str], str], **default: Any
-) -> None:
-    """Add the flags of a group's settings.
-
-    Args:
-        flag: function that returns the flag of a setting, given its dotted name.
-        default: ``default=argparse.SUPPRESS`` for a namespace of the flags that were given, by their dotted names.
-    """
-    for each in settings_of(group):
-        kind, name = kind_of(each), dotted(group, each)
-        words = kind.words if isinstance(kind, Words) else None
-        usual = each.default if isinstance(each.default, str) else json.dumps(each.default)
-        flags.add_argument(
-            flag(name),
-            dest=name,
-            type=str if words else kind,
-            nargs="?" if each.type is bool else None,
-            const=True if each.type is bool else None,
-            choices=words,
-            metavar=None if words else kind.metavar or each.name.upper(),
-            help=f"{each.metadata['help']} ({'' if words else f'{kind}; '}default: {usual})".replace("%", "%%"),
-            **{"default": each.default, **default},
-        )

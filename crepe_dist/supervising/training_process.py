@@ -40,7 +40,7 @@ def training(settings: Mapping[str, Any], folder: Path, processes: int = 1) -> I
     write_text(folder / CONFIG, yaml.safe_dump(nested(settings), sort_keys=False))
     command = [sys.executable, "-m", "crepe_dist.train"]
     if processes > 1:
-        command[-1:] = ["crepe_dist.supervise", "-np", str(processes), "--max-restarts", "0", "--grace", "5"]
+        command[-1:] = ["crepe_dist", "supervise", "-np", str(processes), "--max-restarts", "0", "--grace", "5"]
     with (folder / LOG).open("wb") as log:
         process = subprocess.Popen(
             [*command, "--config", CONFIG],

@@ -23,9 +23,10 @@ from tests.helpers.needs import needs
 
 SUPERVISE = """
 import sys
-from crepe_dist import command, supervise
-values, rest = supervise.parser().parse_known_args(sys.argv[1:])
-command.run(lambda: supervise.run(values, ["-m", "tests.chaos.worker", *rest]))
+from crepe_dist import command
+from crepe_dist.train import Supervise
+values, rest = Supervise.parser().parse_known_args(sys.argv[1:])
+command.run(Supervise(**vars(values), worker=["-m", "tests.chaos.worker", *rest]).run)
 """
 
 

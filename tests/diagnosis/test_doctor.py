@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from crepe_dist import doctor, machine
+from crepe_dist import cli, doctor, machine
 from crepe_dist.diagnosis import checks, trial
 from crepe_dist.diagnosis.checks import Check
 from crepe_dist.distributed.launch import horovodrun
@@ -36,7 +36,7 @@ def test_this_machine_is_ready(tmp_path):
 def run(monkeypatch, *flags: str) -> int:
     monkeypatch.setattr(sys, "argv", ["doctor", *flags])
     try:
-        doctor.main()
+        cli.main("doctor")
     except SystemExit as end:
         return int(end.code or 0)
     return 0

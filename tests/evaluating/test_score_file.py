@@ -21,9 +21,9 @@ import pandas as pd
 import pytest
 
 import crepe_dist.train
-from crepe_dist import evaluate
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
+from crepe_dist.evaluate import Evaluate
 from crepe_dist.evaluating.rows import rows_of
 from crepe_dist.evaluating.scoring import scores_of
 from crepe_dist.exporting.exporter import export
@@ -289,8 +289,8 @@ def test_flags_name_other_columns(place, tmp_path):
     with pytest.raises(UserError) as error:
         scored(place, source, tmp_path)
     assert "--label" in error.value.remedy
-    given = evaluate.parser().parse_args(["--label", "team", "--text", "what"])
-    columns = Wanted(given.label, texts=tuple(given.text))
+    given = Evaluate.parsed(["--label", "team", "--text", "what"])
+    columns = Wanted(given.label, texts=given.text)
     found, scores = scored(place, source, tmp_path, given=Reading(columns=columns))
     assert scores.documents == 30
     assert found.dataset.text("test", 0) == rows[0][0].replace("<p>", "").replace("</p>", "").replace("&amp;", "&")

@@ -18,7 +18,7 @@ import onnxruntime
 import pytest
 
 import crepe_dist.train
-from crepe_dist import export as export_command
+from crepe_dist import cli
 from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.characters import frequent_alphabet
 from crepe_dist.data.composition import Composition
@@ -248,7 +248,7 @@ def command_line(monkeypatch, capsys):
 
     def of(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
-        export_command.main()
+        cli.main("export")
         return capsys.readouterr().out
 
     return of

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from crepe_dist import cli, registry
 from crepe_dist import command as commands
-from crepe_dist import registry
 from crepe_dist.distributed.launch import Launch, import_mxnet
 
 FORBIDDEN = {
@@ -77,7 +77,6 @@ def memory(name: str) -> int:
 
 
 def run(case: dict[str, Any], watch: Watch) -> dict[str, Any]:
-    module = importlib.import_module(f"crepe_dist.{case['command']}")
     os.chdir(case["cwd"])
     sys.argv = [case["command"], *case["arguments"]]
     out, err = io.StringIO(), io.StringIO()
@@ -87,7 +86,7 @@ def run(case: dict[str, Any], watch: Watch) -> dict[str, Any]:
     code: Any = None
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            commands.run(module.main)
+            commands.run(lambda: cli.main(case["command"]))
     except SystemExit as end:
         code = end.code
     except BaseException as error:

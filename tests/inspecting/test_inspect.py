@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from crepe_dist import inspect
+from crepe_dist import cli
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.verification import verify
@@ -64,7 +64,7 @@ def test_the_command_finds_what_was_planted(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     given = ["inspect", "data", "--out", "out", "--folds", "2", "--unlabelled", "new.txt", "--source", "texts.csv"]
     monkeypatch.setattr("sys.argv", given)
-    inspect.main()
+    cli.main("inspect")
     printed = capsys.readouterr().out
     assert "fold 2 of 2: " in printed
     texts = {text for _, text in list(rows())[:PLANTED]}
@@ -86,11 +86,11 @@ def test_the_command_finds_what_was_planted(place, monkeypatch, capsys):
     corrections_change_labels_as_listed(place, errors)
     edited = (place / "out" / "label_errors.csv").read_bytes()
     with pytest.raises(UserError, match=r"out/label_errors\.csv exists") as caught:
-        inspect.main()
+        cli.main("inspect")
     assert "--overwrite" in caught.value.remedy
     assert (place / "out" / "label_errors.csv").read_bytes() == edited
     monkeypatch.setattr("sys.argv", [*given, "--overwrite"])
-    inspect.main()
+    cli.main("inspect")
     assert len(read(place / "out" / "label_errors.csv")) == len(errors)
 
 

@@ -30,5 +30,5 @@ def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("unbroken") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "OMP_NUM_THREADS", "1")
-        run([sys.executable, "-m", "crepe_dist.supervise", "-np", "2", *flags(run_dir, data)], run_dir.parent)
+        run([sys.executable, "-m", "crepe_dist", "supervise", "-np", "2", *flags(run_dir, data)], run_dir.parent)
     return run_dir

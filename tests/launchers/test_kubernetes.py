@@ -10,8 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from crepe_dist import serve
 from crepe_dist.errors import ExitCode
+from crepe_dist.serve import Serve
 from crepe_dist.serving import open_inference
 from crepe_dist.settings.config import parse_all
 
@@ -91,7 +91,7 @@ def test_no_pod_runs_as_root_and_those_that_compute_have_their_volumes(role):
 
 def test_the_flags_of_the_service_are_serve_s_and_its_probes_paths_of_the_protocol():
     words = container(TEMPLATES["predictor"])
-    args = serve.parser().parse_args(words["args"])
+    args = Serve.parsed(words["args"])
     assert words["name"] == "kserve-container"  # whose STORAGE_URI KServe mounts or downloads
     assert environment(TEMPLATES["predictor"]).keys() >= {"STORAGE_URI", "PROTOCOL"}
     assert args.checkpoint == "/mnt/models"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from crepe_dist import predict
+from crepe_dist import cli
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.targets import ONE, Targets
 from crepe_dist.distributed.join import join
@@ -181,7 +181,7 @@ def test_none_of_these(made, tmp_path, monkeypatch, capsys):
     def answers(form):
         given = ["predict", str(made), "--file", str(tmp_path / "texts.csv"), "--format", form]
         monkeypatch.setattr("sys.argv", [*given, "--min-probability", repr(limit)])
-        predict.main()
+        cli.main("predict")
         return capsys.readouterr().out.splitlines()
 
     rejected = [share < limit for share in shares]

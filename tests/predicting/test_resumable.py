@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crepe_dist import predict
+from crepe_dist import cli
 from crepe_dist.errors import UserError
 from crepe_dist.predicting import answers, resumable
 from tests.conftest import QUICK, command, run, write_csv
@@ -26,7 +26,7 @@ from tests.conftest import QUICK, command, run, write_csv
 ROWS = 6000
 SLOW = """
 import sys, time
-from crepe_dist import predict
+from crepe_dist import cli
 from crepe_dist.predicting import resumable
 resumable.SAVE_SECONDS = 0
 flush = resumable.ResumableFile.flush
@@ -35,7 +35,7 @@ def slow(self):
     print("saved", self.counts.rows, flush=True)
     time.sleep(0.3)
 resumable.ResumableFile.flush = slow
-predict.main()
+cli.main("predict")
 """
 
 
@@ -57,7 +57,7 @@ def classify(monkeypatch, *flags: object) -> None:
     """Run the command in this process; some rows have no text."""
     monkeypatch.setattr(sys, "argv", ["predict", *map(str, flags)])
     with pytest.raises(UserError, match="60 of 6,000 rows could not be classified"):
-        predict.main()
+        cli.main("predict")
 
 
 class Killed(BaseException):
@@ -107,7 +107,7 @@ def test_a_killed_command_resumes_to_the_same_bytes(source, target, folder, tmp_
         kill_after(2, patch)
         patch.setattr(sys, "argv", ["predict", *map(str, flags)])
         with pytest.raises(Killed):
-            predict.main()
+            cli.main("predict")
     assert not (tmp_path / target).exists()
     capfd.readouterr()
     classify(monkeypatch, *flags)
@@ -117,7 +117,7 @@ def test_a_killed_command_resumes_to_the_same_bytes(source, target, folder, tmp_
         kill_after(1, patch)
         patch.setattr(sys, "argv", ["predict", *map(str, flags)])
         with pytest.raises(Killed):
-            predict.main()
+            cli.main("predict")
     classify(monkeypatch, *flags, "--top", 2)  # another job starts anew
     assert "resuming" not in capfd.readouterr().err
     taken()
@@ -175,7 +175,7 @@ def test_parquet_keeps_types(folder, tmp_path, monkeypatch):
     pq.write_table(table, tmp_path / "in.parquet")
     flags = [str(folder / "run"), "--file", str(tmp_path / "in.parquet"), "--out", str(tmp_path / "out.parquet")]
     monkeypatch.setattr(sys, "argv", ["predict", *flags])
-    predict.main()
+    cli.main("predict")
     got = pq.read_table(tmp_path / "out.parquet")
     want = table.drop_columns(["list"]).set_column(6, "kind", pa.array(["=a", "b"]))
     assert got.select(want.column_names).equals(want)
@@ -207,5 +207,5 @@ def test_mistakes(flags, message, folder, tmp_path, monkeypatch):
     (tmp_path / "twice.csv").write_text("text,problem\na,b\n")
     monkeypatch.setattr(sys, "argv", ["predict", str(folder / "run"), "--file", str(folder / "a.csv"), *flags])
     with pytest.raises(UserError, match=message):
-        predict.main()
+        cli.main("predict")
     assert os.listdir(tmp_path) == ["twice.csv"]

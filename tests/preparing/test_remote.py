@@ -144,7 +144,7 @@ def test_an_s3_server(tmp_path):
             "files.pipe('bucket/set/train.csv', sys.stdin.buffer.read())"
         )
         subprocess.run([python, "-c", code], input=TABLE, env=environment, check=True, timeout=60)
-        prepare = [python, "-m", "crepe_dist.prepare", "s3://bucket/set", "--out", str(tmp_path / "out")]
+        prepare = [python, "-m", "crepe_dist", "prepare", "s3://bucket/set", "--out", str(tmp_path / "out")]
         subprocess.run(prepare, env=environment, check=True, timeout=120)
         refused = subprocess.run(
             [*prepare[:3], "s3://bucket/none.csv", "--out", "none"], env=environment, cwd=tmp_path, timeout=120,

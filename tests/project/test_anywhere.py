@@ -107,7 +107,7 @@ def test_logits_are_those_of_training(python, runs, data, name, tmp_path):
 
 
 def test_scores_are_those_of_training(python, runs, data, tmp_path):
-    evaluate = [str(python), "-m", "crepe_dist.evaluate", str(runs["crepe"]), "--data", str(data)]
+    evaluate = [str(python), "-m", "crepe_dist", "evaluate", str(runs["crepe"]), "--data", str(data)]
     run([*evaluate, "--json", "scores.json", "--html", "page.html"], tmp_path)
     (epoch,) = records(runs["crepe"], "epoch")
     found = json.loads((tmp_path / "scores.json").read_text())

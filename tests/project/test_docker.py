@@ -58,7 +58,7 @@ def test_health_of_a_training(health, tmp_path, monkeypatch):
     assert health.complaint() == "a process is stopped or dead (state T)"
 
 
-SERVE = [("python", "-m", "crepe_dist.serve"), ("/venv/bin/python", "/venv/bin/crepe", "serve")]
+SERVE = [("python", "-m", "crepe_dist", "serve"), ("/venv/bin/python", "/venv/bin/crepe", "serve")]
 
 
 @pytest.mark.parametrize("words", SERVE)
@@ -95,10 +95,10 @@ def test_the_cpu_image(tmp_path):
     name = "crepe-dist:test"
     subprocess.run(["docker", "build", "-f", ROOT / "docker" / "Dockerfile.cpu", "-t", name, ROOT], check=True)
     write_csv(tmp_path / "texts.csv", 400, seed=5)
-    prepare = "python -m crepe_dist.prepare texts.csv --out texts"
+    prepare = "python -m crepe_dist prepare texts.csv --out texts"
     for words in (
         "! command -v g++ && ! command -v uv && test $(id -u) = 1000",
-        "python -m crepe_dist.doctor",
+        "python -m crepe_dist doctor",
         f"{prepare} && python -m crepe_dist.train --data texts --epochs 2",
         f"{prepare} && horovodrun -np 2 python -m crepe_dist.train --data texts --epochs 1",
     ):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import crepe_dist
-from crepe_dist import supervise
+from crepe_dist import cli
 from crepe_dist.settings.config import parse
 from tests.conftest import run
 from tests.helpers.commands import COMMANDS, parser_of
@@ -62,12 +62,12 @@ def test_the_site_builds_and_no_link_leads_nowhere(tmp_path):
 def check(name: str, words: list[str]) -> None:
     """Parse the flags of a command."""
     if name == "supervise":
-        words = supervise.parser().parse_known_args(words)[1]
+        words = parser_of(name).parse_known_args(words)[1]
     if name in ("supervise", "train"):
         # The settings that tune has written are not in the repository.
         parse([word.replace("tune/reviews/best.yaml", "configs/smoke.yaml") for word in words])
     else:
-        parser_of(name).parse_args(words)
+        cli.command(name).parsed(words)
 
 
 def test_the_commands_of_all_pages_are_understood():
@@ -84,7 +84,7 @@ def test_the_commands_of_all_pages_are_understood():
 def test_help_has_examples_which_can_be_parsed(name, monkeypatch):
     monkeypatch.chdir(ROOT)  # configs/ is there
     text = (parser_of(name).epilog or "").partition("examples:")[2]
-    examples = re.findall(r"^  .*-m crepe_dist\.(\w+)((?:(?!   | \| ).)*)", text, re.MULTILINE)
+    examples = re.findall(r"^  .*-m crepe_dist (\w+)((?:(?!   | \| ).)*)", text, re.MULTILINE)
     assert examples
     for started, flags in examples:
         check(started, shlex.split(flags))

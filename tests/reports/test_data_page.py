@@ -99,7 +99,7 @@ def summary(**changes):
             "first": [{"file": "train.csv.gz", "line": 77, "reason": "empty text", "excerpt": "praise,"}],
         },
         "warnings": [{"what": "test texts are in train", "why": "they were drawn twice", "do": "remove them"}],
-        "command": "python -m crepe_dist.prepare reviews.csv --out data/reviews",
+        "command": "python -m crepe_dist prepare reviews.csv --out data/reviews",
     }
     return {**whole, **changes}
 
@@ -218,7 +218,7 @@ def test_the_numbers_are_on_the_page_and_in_the_terminal():
         "train.csv.gz:77 empty text praise,",
         "ab" * 32,
         "1.2 MB",
-        "python -m crepe_dist.prepare reviews.csv --out data/reviews",
+        "python -m crepe_dist prepare reviews.csv --out data/reviews",
     ):
         assert piece in whole
 

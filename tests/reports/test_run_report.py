@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import crepe_dist.train
-from crepe_dist import compare, report
+from crepe_dist import cli, compare
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
@@ -67,9 +67,9 @@ def copy(place, tmp_path):
     return shutil.copytree(place / "one", tmp_path / "one")
 
 
-def command(module, monkeypatch, *arguments):
+def command(name: str, monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["it", *map(str, arguments)])
-    module.main()
+    cli.main(name)
 
 
 def checked(markup):
@@ -106,7 +106,7 @@ class TestReport:
 
     def test_is_a_function_of_the_folder_and_the_data(self, place, copy, monkeypatch):
         pages = [(place / "one" / name).read_text() for name in ("report.html", "model_card.md")]
-        command(report, monkeypatch, copy)
+        command("report", monkeypatch, copy)
         again = [
             (copy / name).read_text().replace(str(copy), str(place / "one"))
             for name in ("report.html", "model_card.md")
@@ -126,26 +126,26 @@ class TestReport:
         result = json.loads((copy / "result.json").read_text())
         result["provenance"]["data"] = "gone"
         write_sealed(copy / "result.json", checkpoint.RESULT_FORMAT, result)
-        command(report, monkeypatch, copy)
+        command("report", monkeypatch, copy)
         assert "without texts: gone is not a prepared data set" in capsys.readouterr().out
         assert "The texts cannot be shown: gone is not a prepared" in Page((copy / "report.html").read_text()).text
-        command(report, monkeypatch, copy, "--data", place / "data")
+        command("report", monkeypatch, copy, "--data", place / "data")
         assert "cannot be shown" not in (copy / "report.html").read_text()
 
     def test_of_other_data_is_refused(self, copy, data, monkeypatch):
         with pytest.raises(UserError, match="is not the data of this run"):
-            command(report, monkeypatch, copy, "--data", data)
+            command("report", monkeypatch, copy, "--data", data)
 
     def test_of_a_run_with_many_classes_which_has_no_scores_by_class(self, copy, monkeypatch):
         for path in copy.glob("checkpoints/*.scores.json"):
             path.unlink()
-        command(report, monkeypatch, copy)
+        command("report", monkeypatch, copy)
         assert "they are stored for up to 1,000 classes" in checked((copy / "report.html").read_text()).text
         assert "they are stored for up to 1,000 classes" in (copy / "model_card.md").read_text()
 
     def test_of_a_run_that_is_not_finished(self, copy, monkeypatch):
         (copy / "result.json").unlink()
-        command(report, monkeypatch, copy)
+        command("report", monkeypatch, copy)
         assert "The run is not finished" in (copy / "report.html").read_text()
 
     def test_a_full_disk_does_not_end_a_finished_run(self, copy, place, monkeypatch):
@@ -309,7 +309,7 @@ def test_report_and_card_tell_how_to_get_the_same_bits(copy, monkeypatch):
     for kernels, same in (("avx2", True), ("mxnet", False), (None, False)):
         computed = {"computed": {"model.precision": "float32", "model.kernels": kernels, "device": "cpu(0)"}}
         described.write_text(json.dumps({**about, **(computed if kernels else {"computed": {}})}))
-        command(report, monkeypatch, copy)
+        command("report", monkeypatch, copy)
         page, card = Page((copy / "report.html").read_text()).text, (copy / "model_card.md").read_text()
         for text in (page, card):
             assert digest in text
@@ -442,7 +442,7 @@ class TestLook:
 class TestCompare:
     def test_one_table_with_intervals_and_the_settings_that_differ(self, place, monkeypatch, capsys):
         monkeypatch.setenv("COLUMNS", "120")
-        command(compare, monkeypatch, place / "one", place / "two")
+        command("compare", monkeypatch, place / "one", place / "two")
         first, one, two, *_ = capsys.readouterr().out.splitlines()
         assert first.split("  ")[0] == "run"
         accuracies = [percent(open_run(place / name).metrics["test_accuracy"]) for name in ("one", "two")]

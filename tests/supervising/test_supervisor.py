@@ -38,11 +38,12 @@ def stay():
 # A supervisor in a process of its own. The others end sooner than in earnest.
 SUPERVISE = """
 import sys
-from crepe_dist import command, supervise
+from crepe_dist import command
 from crepe_dist.supervising import driver
+from crepe_dist.train import Supervise
 driver.OTHERS_SECONDS = 0.5
-values, worker = supervise.parser().parse_known_args(sys.argv[1:])
-command.run(lambda: supervise.run(values, worker))
+values, worker = Supervise.parser().parse_known_args(sys.argv[1:])
+command.run(Supervise(**vars(values), worker=worker).run)
 """
 
 

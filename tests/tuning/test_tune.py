@@ -151,7 +151,7 @@ def test_a_training_that_fails_says_why(data_with_validation, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_is_bounded_and_resumable(data_with_validation, tmp_path):
-    line = [sys.executable, "-m", "crepe_dist.tune", str(data_with_validation), "--out", "out", "--minutes"]
+    line = [sys.executable, "-m", "crepe_dist", "tune", str(data_with_validation), "--out", "out", "--minutes"]
     first = subprocess.run([*line, "1", "--trials", "2"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "the defaults" in first.stdout
     process = subprocess.Popen([*line, "2"], cwd=tmp_path, stdout=subprocess.PIPE)
