@@ -19,11 +19,14 @@ class Size(Kind):
     metavar = "SIZE"
     form = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([kK]|M|G)B")
 
-    def check(self, value: Any) -> int:
-        match = self.form.fullmatch(value)
+    def read(self, text: str) -> int:
+        match = self.form.fullmatch(text)
         if match is None:
             raise ValueError
         return int(float(match[1]) * {"k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}[match[2]])
+
+    def check(self, value: Any) -> int:
+        return int(value)
 
     def __str__(self) -> str:
         return "a size such as 500kB or 1.5MB"

@@ -120,7 +120,7 @@ def test_the_smallest_size_is_told_and_can_be_had(trained, tmp_path, command_lin
 
 def test_mistakes_are_told(trained, tmp_path, complaint):
     for flags, message in (
-        (["--size", "big"], "is not a size such as 500kB or 1.5MB"),
+        (["--size", "big"], "give a size such as 500kB or 1.5MB"),
         (["--size", "1MB", "--data", "nowhere"], "nowhere"),
         (["--size", "1MB", "--format", "onnx"], "--size does not apply to --format onnx"),
         (["--size", "1MB", "--quantize"], "--quantize does not apply to --format crepe"),
