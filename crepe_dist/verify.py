@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import sha256
-from crepe_dist.model import cuda
+from crepe_dist.model.precision import gpu_builds, is_gpu_build
 from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import RunRecord, open_run
@@ -86,8 +86,8 @@ def same_kernels(computed: Mapping[str, str]) -> str | None:
 def notes(computed: Mapping[str, str]) -> Iterator[str]:
     """Tell why the bits may be others."""
     build, precision = computed["model.kernels"], computed["model.precision"]
-    if cuda.is_build(build):
-        if build not in cuda.builds():
+    if is_gpu_build(build):
+        if build not in gpu_builds():
             yield f"the run was computed by the kernels {build} on a GPU, which this machine lacks: expect other bits"
     elif build == "mxnet":
         yield "the run was computed by MXNet's operators: equal bits are promised with our own kernels only"

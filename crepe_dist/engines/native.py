@@ -18,7 +18,7 @@ from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.quanta import Parameter, Quanta
 from crepe_dist.exchange.shared_memory import SharedMemoryExchange
 from crepe_dist.exchange.table import SparseParameter
-from crepe_dist.model.kernels import Kernels
+from crepe_dist.model.inference import Kernels
 from crepe_dist.model.objective import Objective
 from crepe_dist.model.parameters import Arrays, check
 from crepe_dist.model.precision import Plan

@@ -23,7 +23,7 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import model_folders
 from crepe_dist.files import sync, writing
-from crepe_dist.model import eight_bits, tensors_file
+from crepe_dist.model import compressed, parameters
 from crepe_dist.model.inference import open_inference
 from crepe_dist.model.precision import plan_inference
 from crepe_dist.predicting.predictor import Predictor, open_checkpoint
@@ -133,7 +133,7 @@ def synthetic_texts(encoding: Encoding) -> list[str]:
 
 def _in_float32(predictor: Predictor, quantize: bool = False) -> Predictor:
     engine = predictor.engine
-    arrays = eight_bits.rounded(engine.shape, engine.arrays) if quantize else engine.arrays
+    arrays = compressed.rounded(engine.shape, engine.arrays) if quantize else engine.arrays
     float32 = plan_inference(engine.shape, "float32")
     # Exports read texts as they are, without stripping HTML.
     return replace(predictor, engine=open_inference(engine.shape, arrays, float32), composition=Composition())
@@ -174,13 +174,13 @@ def _write_mlflow(predictor: Predictor, folder: Path) -> Classify:
 
 def _write_pytorch(predictor: Predictor, folder: Path) -> Classify:
     (folder / TORCH_MODULE).write_text(torch_source(predictor.engine.shape.kind), encoding="utf-8")
-    tensors_file.write(predictor.engine.arrays, folder / tensors_file.NAME)
-    predictor.describe(folder / tensors_file.NAME, {**predictor.about, **predictor.encoding.listed()})
+    parameters.write_safetensors(predictor.engine.arrays, folder / parameters.MODEL_FILE)
+    predictor.describe(folder / parameters.MODEL_FILE, {**predictor.about, **predictor.encoding.listed()})
     return _read_back(folder)
 
 
 def _read_back(folder: Path) -> Classify:
-    return partial(_probabilities, _in_float32(open_checkpoint(folder / tensors_file.NAME)))
+    return partial(_probabilities, _in_float32(open_checkpoint(folder / parameters.MODEL_FILE)))
 
 
 def torch_source(kind: str) -> str:

@@ -55,7 +55,7 @@ def _model(ours: Predictor, quantize: bool) -> bytes:
     characters that are ``read`` and that are not, ``characters_cut``, int32 [batch].
 
     Args:
-        quantize: store tables in eight bits; ``eight_bits.rounded`` has already rounded the parameters.
+        quantize: store tables in eight bits; ``compressed.rounded`` has already rounded the parameters.
 
     Raises:
         UserError: the parameters are too large for an ONNX file.

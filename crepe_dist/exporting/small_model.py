@@ -14,7 +14,7 @@ from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.world import ALONE
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.exporter import atomic_folder, data_of
-from crepe_dist.model import compressed, tensors_file
+from crepe_dist.model import compressed, parameters
 from crepe_dist.model.compressed import Arrays, Mask
 from crepe_dist.model.shape import Shape
 from crepe_dist.predicting.predictor import Predictor, open_checkpoint
@@ -56,8 +56,8 @@ def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) 
     whole = {**described, "encoding": predictor.encoding.to_dict(), "classes": predictor.classes}
     stored, numbers, rows = _compressed(engine.shape, engine.arrays, counts, limit, whole)
     with atomic_folder(out) as folder:
-        file = folder / tensors_file.NAME
-        tensors_file.write(stored, file)
+        file = folder / parameters.MODEL_FILE
+        parameters.write_safetensors(stored, file)
         predictor.describe(file, {**described, "network": about.get("network", {})})
         files = sorted(folder.iterdir())
         assert sum(each.stat().st_size for each in files) <= limit

@@ -11,6 +11,8 @@ A file with compressed parameters has an array ``compressed`` = [2], the version
 Rows that are left out are zero. All other arrays are as they are. A small file may name large shapes: compare them with
 the network's before ``Packed.unpack``. Checkpoints have the tables of n-grams as ``nonzero`` stores them, without a
 loss; ``code`` is lossy. Version 1 had no ``X.rows``.
+
+Exports to ONNX may have tables in eight bits a number, with a scale for each row (``in_eight_bits``).
 """
 
 from __future__ import annotations
@@ -22,19 +24,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.errors import UserError
+from crepe_dist.model.shape import Arrays, Shape
+
 VERSION = 2
 MARK = "compressed"
 CENTROIDS = 256
 SAMPLE = 1 << 15  # vectors from which a book is learned
 ROUNDS = 10
 CHUNK = 1 << 11  # vectors per vectorised step
+LARGEST = 127  # of a number in eight bits
 MOST_NUMBERS = 1 << 30  # of one array, and of all of a file
 # Dtypes and number of axes of the arrays of a compressed parameter.
 KINDS: dict[str, tuple[tuple[type, ...], int]] = {
     "shape": ((np.int64,), 1), "kept": ((np.uint8,), 1), "rows": ((np.float16, np.float32), 2),
     "book": ((np.float16,), 2), "codes": ((np.uint8,), 2),
 }  # fmt: skip
-Arrays = dict[str, np.ndarray[Any, Any]]
 Mask = npt.NDArray[np.bool_]
 
 
@@ -194,3 +199,36 @@ def _nearest(vectors: npt.NDArray[np.float32], book: npt.NDArray[np.float32]) ->
     for start in range(0, len(vectors), CHUNK):
         nearest[start : start + CHUNK] = (vectors[start : start + CHUNK] @ book.T - half).argmax(axis=1)
     return nearest
+
+
+def in_eight_bits(table: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float16]]:
+    """Round a table to products of an int8 and a float16, which float32 holds exactly.
+
+    Rounding the products again gives the same numbers.
+
+    Args:
+        table: [rows][columns].
+
+    Returns:
+        Codes [rows][columns] and scales [rows][1].
+    """
+    largest = np.abs(table).max(axis=1, keepdims=True)
+    scales = (largest / LARGEST).astype(np.float16)
+    # Below 6e-5 float16 is coarse. A row's largest code is 127 all the same, or other scales would be found again.
+    is_too_large = largest <= (LARGEST - 0.5) * scales.astype(np.float32)
+    scales = np.where(is_too_large, np.nextafter(scales, np.float16(0)), scales)
+    steps = scales.astype(np.float32)
+    codes = np.divide(table, steps, out=np.zeros_like(table), where=steps > 0)
+    return np.clip(np.rint(codes), -LARGEST, LARGEST).astype(np.int8), scales
+
+
+def rounded(shape: Shape, arrays: Arrays) -> Arrays:
+    """Return parameters with rounded tables.
+
+    Raises:
+        UserError: the network has no tables.
+    """
+    tables = {name: in_eight_bits(arrays[name]) for name in shape.tables}
+    if not tables:
+        raise UserError(f"the network {shape.kind} has no tables to quantize", remedy="leave --quantize out")
+    return {**arrays, **{name: codes * scales.astype(np.float32) for name, (codes, scales) in tables.items()}}

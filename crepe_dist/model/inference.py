@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +17,13 @@ from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.batch import Order
 from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import share
-from crepe_dist.model.kernels import Kernels
 from crepe_dist.model.parameters import Arrays, check
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.native.library import pointers, threads
 
-Logits = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float32]
+Logits = Floats
 MAX_ACTIVATIONS = 1 << 22  # numbers in the output of one of NumPy's layers; more do not fit into a processor's cache
 
 
@@ -59,6 +62,38 @@ def open_inference(shape: Shape, arrays: Arrays, plan: Plan) -> Inference:
     """Build the engine on the CPU that ``plan`` selects; see ``Inference`` for the arguments."""
     kind = NumpyInference if plan.library is None else KernelInference
     return kind(shape, arrays, plan)
+
+
+class Kernels:
+    """A network opened in our own kernels, without parameters.
+
+    Args:
+        number: number of threads.
+
+    Attributes:
+        lock: held during a call, since each call uses all threads.
+
+    Raises:
+        MemoryError: There is not enough memory.
+    """
+
+    def __init__(self, shape: Shape, plan: Plan, number: int) -> None:
+        assert plan.library is not None
+        self._functions = plan.library.functions
+        binding = registry.part(shape.kind, "kernels")
+        self._handle = binding.open_network(self._functions, shape, plan.precision, number)
+        _check(self._handle is None)
+        self.lock = threading.Lock()
+        weakref.finalize(self, self._functions.crepe_close, self._handle)
+
+    def call(self, function: str, *arguments: Any) -> None:
+        """Call a function of the library on this network."""
+        _check(getattr(self._functions, function)(self._handle, *arguments))
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError("there is not enough memory for the network and this batch")
 
 
 class KernelInference(Inference):
@@ -102,3 +137,27 @@ class NumpyInference(Inference):
         with np.errstate(over="ignore", invalid="ignore"):  # an answer that is not finite is refused with its cause
             parts = [self._logits(self.shape, self.arrays, codes[start : start + self._rows]) for start in starts]
         return np.concatenate([np.empty((0, self.shape.classes), np.float32), *parts])
+
+
+# Layers of the networks' numpy.py. Activations are [n, positions, channels], so that a convolution is a sum of matrix
+# products.
+
+
+def convolved(x: Floats, weight: Floats) -> Floats:
+    """Convolve [n, positions, channels] with a weight [filters, channels, kernel], without padding and bias."""
+    kernel = weight.shape[2]
+    positions = x.shape[1] - kernel + 1
+    return total([x[:, tap : tap + positions] @ weight[:, :, tap].T for tap in range(kernel)])
+
+
+def total(terms: list[Floats]) -> Floats:
+    """Add arrays up, from the first to the last."""
+    result = terms[0]
+    for term in terms[1:]:
+        np.add(result, term, out=result)
+    return result
+
+
+def pooled(x: Floats, size: int) -> Floats:
+    """Return the maxima of ``size`` neighbouring positions each, which divides their number."""
+    return np.asarray(x.reshape(len(x), x.shape[1] // size, size, *x.shape[2:]).max(axis=2))

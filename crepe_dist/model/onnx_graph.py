@@ -13,15 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
-from crepe_dist.model import eight_bits
-from crepe_dist.model.compressed import halved
+from crepe_dist.model.compressed import halved, in_eight_bits
 
 
 class Graph:
     """Graph under construction.
 
     Args:
-        quantize: store tables in eight bits; ``eight_bits.rounded`` has already rounded the parameters.
+        quantize: store tables in eight bits; ``compressed.rounded`` has already rounded the parameters.
     """
 
     def __init__(self, quantize: bool) -> None:
@@ -67,6 +66,6 @@ class Graph:
             half = halved(table)
             values = self.value(table if half is None else half, name)
             return [floats(values, indices) for indices in rows]
-        codes, scales = eight_bits.split(table)
+        codes, scales = in_eight_bits(table)
         pair = self.value(codes, f"{name}.codes"), self.value(scales, f"{name}.scales")
         return [self.node("Mul", *(floats(values, indices) for values in pair)) for indices in rows]

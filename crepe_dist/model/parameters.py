@@ -4,21 +4,31 @@ Parameters are NumPy arrays under Gluon's structural names: ``0.weight`` … ``1
 notebook's network, so that their files are interchangeable; ``weight``, ``bias`` and ``significant`` for ``NGrams``;
 both kinds of names, behind ``ngrams.`` and ``tower.``, for ``Crepe``. Checkpoints have tables without their rows of
 zeros, see ``stored``.
+
+A *model folder* holds ``model.safetensors``, which other programs read too, and its description, ``model.json``: a
+checkpoint without its run.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_safetensors
 
 from crepe_dist import registry
 from crepe_dist.errors import UserError
-from crepe_dist.files import replacing
-from crepe_dist.model import compressed, params_file, tensors_file
+from crepe_dist.files import open_regular, replacing
+from crepe_dist.model import compressed, params_file
 from crepe_dist.model.shape import GIVE_ANOTHER, NOT_OURS, Arrays, Shape
+
+MODEL_FILE = "model.safetensors"
+SAFETENSORS = ".safetensors"
 
 
 def save(arrays: Arrays, path: Path) -> None:
@@ -49,8 +59,8 @@ def load(path: Path) -> Arrays:
     if not path.is_file():
         raise UserError(f"{path} does not exist", remedy="give a .params file or a run folder")
     read, what = params_file.read, "file of MXNet parameters"
-    if path.suffix == tensors_file.SUFFIX:
-        read, what = tensors_file.read, "safetensors file"
+    if path.suffix == SAFETENSORS:
+        read, what = read_safetensors, "safetensors file"
     try:
         loaded = read(path)
         arrays = compressed.opened(loaded) if isinstance(loaded, dict) else None
@@ -139,3 +149,30 @@ def check(arrays: Arrays, shape: Shape) -> None:
             finite = np.isfinite(array.astype(np.float32, copy=False)).all()
         if not finite:
             raise UserError("the parameters hold non-finite values", f"{name} has NaN or infinity", GIVE_ANOTHER)
+
+
+def read_safetensors(path: Path) -> Arrays:
+    """Read the arrays of a file by name.
+
+    The library checks all sizes against the file's before it allocates memory.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file is not a complete safetensors file, is too large, or has a type that NumPy lacks.
+    """
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+    if size > params_file.MAX_FILE:
+        raise ValueError(f"it has {size:,} bytes; the limit is {params_file.MAX_FILE:,}")
+    try:
+        return dict(load_file(str(path)))
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    except (AttributeError, KeyError, TypeError) as error:  # safetensors looks the type up in NumPy
+        raise ValueError(f"it holds numbers of a type that NumPy lacks: {error}") from error
+
+
+def write_safetensors(arrays: Arrays, path: Path) -> None:
+    """Write arrays atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(to_safetensors({name: np.ascontiguousarray(array) for name, array in arrays.items()}))

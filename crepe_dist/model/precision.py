@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from crepe_dist.cuda import driver
+from crepe_dist.cuda import compiler, driver
 from crepe_dist.distributed.device import CPU, Device, check_mxnet
 from crepe_dist.errors import UserError
-from crepe_dist.model import cuda
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
 from crepe_dist.settings.options import Precision
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from crepe_dist.model.shape import Shape
     from crepe_dist.settings.options import ModelOptions
 
+OLDEST_GPU = (7, 0)  # Volta: the first with tensor cores
+OLDEST_WITH_BFLOAT16 = (8, 0)  # Ampere
+CPU_REMEDY = "use --device cpu"
+GPU_BUILD = "cuda_"  # start of the names of builds, see ``Plan.build``
 OTHERS = {"mxnet": "MXNet's operators", "numpy": "NumPy"}
 
 
@@ -57,7 +61,7 @@ class Plan:
     def build(self) -> str:
         """Name of the build of our kernels that computes, or of what computes without it."""
         if self.on_cuda:
-            return cuda.build(self.architecture)
+            return gpu_build(self.architecture)
         return self.library.name if self.library else self.without
 
     def __str__(self) -> str:
@@ -147,12 +151,63 @@ def _on_cpu(kernels: str, precision: str, device: Device, shape: Shape) -> Plan 
 def _on_gpu(kernels: str, precision: str, device: Device, shape: Shape) -> Plan | tuple[str, str]:
     """Select our own kernels for GPUs; return why they cannot compute, and a remedy, if they cannot."""
     gpu = device.device_id
-    if obstacle := cuda.obstacle(kernels, precision, gpu, shape):
+    if obstacle := _obstacle(kernels, precision, gpu, shape):
         return obstacle
     capability = driver.compute_capability(gpu)
     assert capability is not None
-    architecture = cuda.architecture(capability)
+    architecture = _architecture(capability)
     if precision == "auto" and shape.multiplies:
-        return Plan(cuda.half(capability), None, "", architecture=architecture)
+        return Plan(_half(capability), None, "", architecture=architecture)
     why = "as requested" if shape.multiplies else ""
     return Plan("float32" if precision == "auto" else precision, None, why, architecture=architecture)
+
+
+def gpu_build(architecture: str) -> str:
+    """Return the name of the kernels for an architecture: cuda_sm80 for sm_80."""
+    return GPU_BUILD + architecture.replace("_", "")
+
+
+def gpu_builds() -> set[str]:
+    """Return the names of the kernels for the GPUs of this machine."""
+    found = map(driver.compute_capability, range(driver.count()))
+    return {gpu_build(_architecture(each)) for each in found if each is not None}
+
+
+def is_gpu_build(name: str) -> bool:
+    """Return whether a name is that of kernels for GPUs."""
+    return name.startswith(GPU_BUILD)
+
+
+def _architecture(capability: tuple[int, int]) -> str:
+    """Return the architecture of a compute capability: sm_80 for 8.0."""
+    return f"sm_{capability[0]}{capability[1]}"
+
+
+def _half(capability: tuple[int, int]) -> str:
+    """Return the precision of 16 bits in which the tensor cores compute; float16 needs loss scaling."""
+    return "bfloat16" if capability >= OLDEST_WITH_BFLOAT16 else "float16"
+
+
+def _obstacle(kernels: str, precision: str, gpu: int, shape: Shape) -> tuple[str, str] | None:
+    """Return why our kernels cannot compute a network on a GPU, and a remedy; ``None`` if they can.
+
+    Args:
+        kernels: requested kernels, as in ``model.kernels``.
+        precision: requested precision, or auto.
+        shape: configuration of the network.
+    """
+    if kernels not in ("auto", "own"):
+        return f"--kernels is {kernels}", "use --kernels auto or own, or --device cpu"
+    if os.environ.get(library.SWITCH) == library.NONE:
+        return f"{library.SWITCH} is {library.NONE}", f"unset {library.SWITCH}"
+    if trouble := shape.cuda_trouble:
+        return trouble, CPU_REMEDY
+    found = driver.compute_capability(gpu)
+    if found is None or found < OLDEST_GPU:
+        has = "that of this GPU is unknown" if found is None else f"this GPU has {driver.dotted(found)}"
+        needed = f"our own kernels need compute capability {driver.dotted(OLDEST_GPU)} (Volta) or later"
+        return f"{needed}, and {has}", CPU_REMEDY
+    if precision not in ("auto", "float32", _half(found)):
+        return f"on this GPU, our own kernels compute in {_half(found)} or float32", "use --precision auto"
+    error = driver.outdated() or compiler.missing()
+    return (f"{error.what}; {error.why}", error.remedy) if error else None

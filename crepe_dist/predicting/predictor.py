@@ -18,7 +18,7 @@ from crepe_dist.distributed.device import CPU, pick
 from crepe_dist.distributed.world import ALONE, SAME_MACHINES, World
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256, write_json
-from crepe_dist.model import parameters, tensors_file
+from crepe_dist.model import parameters
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, softmax
 from crepe_dist.model.inference import Inference, Logits, open_inference
 from crepe_dist.model.precision import plan_inference
@@ -163,12 +163,12 @@ class Predictor:
 
     def save(self, folder: str | Path) -> None:
         """Write a model folder, which ``load`` and the commands open; files of the same names are replaced."""
-        path = Path(folder) / tensors_file.NAME
+        path = Path(folder) / parameters.MODEL_FILE
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{folder} cannot be made: {error.strerror}", remedy="choose another name") from error
-        tensors_file.write(parameters.stored(self.engine.arrays, type(self.engine.shape)), path)
+        parameters.write_safetensors(parameters.stored(self.engine.arrays, type(self.engine.shape)), path)
         self.describe(path)
 
     def describe(self, path: Path, about: Mapping[str, Any] | None = None) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crepe_dist.data.alphabet import read_of_long
-from crepe_dist.model import cuda
 from crepe_dist.model.parameters import shape_class
+from crepe_dist.model.precision import is_gpu_build
 from crepe_dist.native import library
 from crepe_dist.reports.score_tables import (
     LABEL_CELLS,
@@ -120,7 +120,7 @@ def split_sizes(record: RunRecord) -> dict[str, int]:
 def reproducible(record: RunRecord) -> bool:
     """Return whether a training with the same settings gives the same bits, on any number of processes."""
     build = str(record.description["computed"].get("model.kernels"))
-    return build in library.BUILDS or cuda.is_build(build)
+    return build in library.BUILDS or is_gpu_build(build)
 
 
 def command(record: RunRecord) -> str:
@@ -128,7 +128,7 @@ def command(record: RunRecord) -> str:
     processes = 1 if reproducible(record) else record.provenance.get("processes", 1)
     launcher = f"horovodrun -np {processes} " if processes != 1 else ""
     computed = {name: value for name, value in record.description["computed"].items() if name.startswith("model.")}
-    if cuda.is_build(str(computed.get("model.kernels"))):
+    if is_gpu_build(str(computed.get("model.kernels"))):
         computed |= {"model.kernels": "own", "device": "gpu"}
     flags = "".join(f" {flag(name)} {shlex.quote(str(value))}" for name, value in computed.items())
     config = shlex.quote(f"{record.path}/config.yaml")

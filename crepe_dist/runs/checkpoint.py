@@ -23,7 +23,7 @@ from crepe_dist.data.dataset import MANIFEST, Dataset
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import cache_folder, sha256, sync, write_json
-from crepe_dist.model import parameters, tensors_file
+from crepe_dist.model import parameters
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape
@@ -40,7 +40,7 @@ CONFIG = "config.yaml"
 RUNS = Path("runs")
 IN_USE = RUNS / "in_use.json"  # names the model of commands that are given none
 CACHED = "models"  # in the cache: copies of models at URLs
-DESCRIBED = Path(tensors_file.NAME).with_suffix(".json").name  # description in a model folder
+DESCRIBED = Path(parameters.MODEL_FILE).with_suffix(".json").name  # description in a model folder
 LISTED = 5  # runs in a message
 TEXTS = (".txt", ".log", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
 NAME_ONE = "name a run, a .params file or a folder of export --format crepe"
@@ -262,7 +262,7 @@ def find(name: str | None) -> Path:
         return _copy(name)
     path = named(name)
     if path.is_dir():
-        model = path / tensors_file.NAME
+        model = path / parameters.MODEL_FILE
         reported = model if model.is_file() else _of_run(path)
         if reported is not None:
             return reported
@@ -290,11 +290,11 @@ def _copy(url: str) -> Path:
         described = copy(f"{url.rstrip('/')}/{DESCRIBED}", copies)
         folder = cache / sha256(described)
         if not folder.is_dir():
-            for path in (described, copy(f"{url.rstrip('/')}/{tensors_file.NAME}", copies)):
+            for path in (described, copy(f"{url.rstrip('/')}/{parameters.MODEL_FILE}", copies)):
                 sync(path)
             with suppress(OSError):  # another process has copied it meanwhile
                 described.parent.rename(folder)
-    return folder / tensors_file.NAME
+    return folder / parameters.MODEL_FILE
 
 
 def named(name: str) -> Path:

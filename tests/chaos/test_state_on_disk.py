@@ -21,7 +21,7 @@ import pytest
 from crepe_dist.data.arrays import write_array
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_json, write_text
-from crepe_dist.model import parameters, tensors_file
+from crepe_dist.model import parameters
 from crepe_dist.records import write_sealed
 from crepe_dist.runs import checkpoint, state
 from crepe_dist.runs.metrics import SCALARS, Metrics
@@ -233,7 +233,7 @@ class TestFullDisk:
         for name, write in (
             ("scores.json", lambda path: write_json(path, list(range(10_000)))),
             ("a.params", lambda path: parameters.save(values, path)),
-            ("a.safetensors", lambda path: tensors_file.write(values, path)),
+            ("a.safetensors", lambda path: parameters.write_safetensors(values, path)),
             ("labels.npy", lambda path: write_array(path.parent, path.name, values["a"])),
         ):
             with pytest.raises(OSError, match="No space left on device") as caught:

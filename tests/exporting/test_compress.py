@@ -8,7 +8,7 @@ import pytest
 import crepe_dist.train
 from crepe_dist.exporting.small_model import SMALL
 from crepe_dist.files import read_json
-from crepe_dist.model import compressed, parameters, params_file, tensors_file
+from crepe_dist.model import compressed, parameters, params_file
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
@@ -151,9 +151,9 @@ def test_damaged_arrays_are_refused(change, tmp_path):
     coded = compressed.code("x", np.ones((40, 4), np.float32), 2, kept)
     rows = compressed.nonzero("y", np.where(kept[:, None], 0.5, np.zeros((40, 4))).astype(np.float32))
     stored = {**coded, **rows, compressed.MARK: np.array([compressed.VERSION]), **change}
-    tensors_file.write(stored, tmp_path / "x.safetensors")
+    parameters.write_safetensors(stored, tmp_path / "x.safetensors")
     params_file.write(tmp_path / "x.params", stored)
-    for read, name in ((tensors_file.read, "x.safetensors"), (params_file.read, "x.params")):
+    for read, name in ((parameters.read_safetensors, "x.safetensors"), (params_file.read, "x.params")):
         arrays = read(tmp_path / name)
         assert isinstance(arrays, dict)
         with pytest.raises(ValueError, match=r"damaged|version|row|codes"):  # noqa: PT012

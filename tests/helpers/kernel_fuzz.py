@@ -22,8 +22,8 @@ from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.native import library
 from crepe_dist.networks.crepe.shape import CrepeShape
-from crepe_dist.networks.ngrams import counting
 from crepe_dist.networks.ngrams.hashing import look_up
+from crepe_dist.networks.ngrams.initial import _count
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.options import OptimizerOptions
@@ -118,7 +118,7 @@ class Case:
             look_up(codes, self.shape)
             counts = np.zeros((self.shape.buckets, self.shape.classes), np.int32)
             labels = self.random.integers(0, self.shape.classes, len(codes)).astype(np.int32)
-            counting._count(codes, labels, self.shape, counts)
+            _count(codes, labels, self.shape, counts)
 
     def encode(self) -> None:
         """Encode texts of random length, of ASCII and of others."""

@@ -17,7 +17,7 @@ from crepe_dist.data.targets import SEVERAL
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.shape import Shape
 from crepe_dist.native.constants import FEATURE_STREAM, NGRAM_SCALE, PAPER_POOL, POOLED_BLOCKS, ROOT_SCALE, SUM_SCALE
-from crepe_dist.networks.crepe import tower
+from crepe_dist.networks.crepe import shape as crepe
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.hashing import look_up
 from crepe_dist.networks.ngrams.shape import NGramShape
@@ -116,7 +116,7 @@ class _Network:
 
     def tower(self) -> tuple[Floats, Back]:
         shape, name = self.shape, "tower.table"
-        buckets, known, exists = tower.look_up(self.codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
+        buckets, known, exists = crepe.look_up(self.codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
         x = (self.values[name][buckets] * known[..., None]).sum(axis=2)
 
         def into_table(gradient: Floats) -> Floats:

@@ -16,7 +16,7 @@ from crepe_dist.model import parameters
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.part_weight import WEIGHTS, combined
 from crepe_dist.native import library
-from crepe_dist.networks.crepe import tower
+from crepe_dist.networks.crepe import shape as crepe
 from crepe_dist.networks.crepe.initial import CONVOLUTIONS_RATE, TABLE_RATE
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.settings.options import ModelOptions, OptimizerOptions
@@ -230,7 +230,7 @@ def test_long_texts_are_read_in_steps(length, stride, reach, rows):
 def test_a_position_sees_the_ngrams_that_start_there():
     codes = np.full((3, 6), BLANK, np.uint8)
     codes[0], codes[2, 0] = (1, 2, 1, 200, 2, BLANK), 2
-    places, own, inside = tower.look_up(codes, 69, 2, 1 << 20, 1)
+    places, own, inside = crepe.look_up(codes, 69, 2, 1 << 20, 1)
     both, one, none = [True, True], [True, False], [False, False]
     assert own[0].tolist() == [both, both, both, one, none, both, one, none]  # |1, 12, 21, 1, nothing, 2|, |
     assert inside.sum(axis=1).tolist() == [7, 0, 3]
@@ -239,7 +239,7 @@ def test_a_position_sees_the_ngrams_that_start_there():
     assert second == places[0, 5, 0] == places[2, 1, 0]
     assert edge == places[0, 6, 0] == places[2, 0, 0] == places[2, 2, 0]
     assert np.unique(places[own]).size == 8  # |, 1, 2, |1, 12, 21, 2| and |2
-    wide, its_own, inside = tower.look_up(codes, 69, 2, 1 << 20, 3)
+    wide, its_own, inside = crepe.look_up(codes, 69, 2, 1 << 20, 3)
     assert wide.shape == (3, 3, 6)
     assert inside.tolist() == [[True] * 3, [False] * 3, [True, False, False]]
     assert (wide.reshape(3, -1)[:, :16][own.reshape(3, -1)] == places[own]).all()

@@ -9,10 +9,10 @@ import pytest
 
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.distributed.world import World
-from crepe_dist.networks.crepe import initial, tower
-from crepe_dist.networks.crepe.head_start import head_start
-from crepe_dist.networks.crepe.shape import CrepeShape
-from crepe_dist.networks.ngrams import counting
+from crepe_dist.networks.crepe import initial
+from crepe_dist.networks.crepe.initial import head_start
+from crepe_dist.networks.crepe.shape import CrepeShape, look_up
+from crepe_dist.networks.ngrams import initial as ngrams
 from crepe_dist.settings.config import Config, parse
 from crepe_dist.training.engine_setup import build_engine
 
@@ -45,13 +45,13 @@ def test_the_tower_counts_what_it_sees(data):
     shape = shape_for(dataset)
     part = dataset.splits["train"]
     expected = np.zeros((shape.rows, shape.classes), np.int32)
-    buckets, own, _ = tower.look_up(
+    buckets, own, _ = look_up(
         part.codes(np.arange(len(part))), shape.alphabet_size, shape.reach, shape.rows, shape.stride
     )
     for label, each, known in zip(part.labels, buckets, own):
         expected[np.unique(each[known]), label] += 1
-    assert (counting.count_ngrams(shape.embedding, dataset, world) == expected).all()
-    joined = counting.count_ngrams(replace(shape.embedding, classes=2), dataset, world)
+    assert (ngrams.count_ngrams(shape.embedding, dataset, world) == expected).all()
+    joined = ngrams.count_ngrams(replace(shape.embedding, classes=2), dataset, world)
     assert (joined == np.stack([expected[:, 0::2].sum(axis=1), expected[:, 1::2].sum(axis=1)], axis=1)).all()
 
 
@@ -71,7 +71,7 @@ def test_a_new_network_has_a_head_start(data, monkeypatch):
     monkeypatch.setattr(initial, "HEAD_START", 0.0)
     without = table(parse([*SMALL, "--device=cpu"]), dataset)
     assert without.std() == pytest.approx(0.2, rel=0.1)
-    counts = counting.count_ngrams(shape.embedding, dataset, World())
+    counts = ngrams.count_ngrams(shape.embedding, dataset, World())
     expected = head_start(counts, dataset.class_counts(), shape.width, seed=parse([]).training.seed)
     assert expected.any()
     monkeypatch.setattr(initial, "HEAD_START", 0.5)
@@ -86,7 +86,7 @@ def test_a_new_network_has_a_head_start(data, monkeypatch):
 def test_rows_without_an_n_gram_of_the_training_split_start_at_zero(data):
     dataset, rows = open_dataset(data), 1 << 14
     shape = replace(shape_for(dataset), rows=rows)
-    used = counting.count_ngrams(shape.embedding, dataset, World()).any(axis=1)
+    used = ngrams.count_ngrams(shape.embedding, dataset, World()).any(axis=1)
     assert 0 < used.sum() < rows
     assert (table(parse([*SMALL, "--device=cpu", f"--embeddings={rows}"]), dataset).any(axis=1) == used).all()
 

@@ -15,7 +15,7 @@ from crepe_dist.model import parameters
 from crepe_dist.model.objective import Objective
 from crepe_dist.model.precision import plan
 from crepe_dist.native import library
-from crepe_dist.networks.ngrams import counting
+from crepe_dist.networks.ngrams import initial as ngrams
 from crepe_dist.networks.ngrams.hashing import look_up
 from crepe_dist.networks.ngrams.shape import NGramShape, buckets_for
 from crepe_dist.settings.options import ModelOptions
@@ -73,7 +73,7 @@ def test_documents_are_counted_by_class(native, monkeypatch):
     codes = some_codes(shape, 700)
     labels = np.arange(700, dtype=np.int32) % 3
     counts = np.ones((1000, 3), np.int32)
-    counting._count(codes, labels, shape, counts)
+    ngrams._count(codes, labels, shape, counts)
     expected = np.ones((1000, 3), np.int32)
     for (found, number), label in zip(zip(*look_up(codes, shape)), labels):
         expected[found[:number], label] += 1
@@ -85,7 +85,7 @@ def test_significant_is_what_chance_does_not_explain():
     documents = np.array([3000, 1000])
     by_chance = np.array([generator.binomial(documents, p) for p in generator.uniform(0, 1, 20_000)])
     telling = np.array([[1000, 0], [0, 30], [900, 900], [100, 100]])
-    found = counting.significant(
+    found = ngrams.significant(
         np.concatenate([by_chance, telling, [[1, 0], [0, 1], [0, 0]]]).astype(np.int32), documents, 5.0
     )
     assert np.flatnonzero(found).tolist() == [20_000, 20_001, 20_002, 20_003]

@@ -28,7 +28,7 @@ def parts(shape: CrepeShape, program: Program, values: Mapping[str, Memory]) -> 
 
 
 class Tower:
-    """The tower on a GPU; see ``networks/crepe/tower.py``.
+    """The tower on a GPU; see ``networks/crepe/shape.py``.
 
     Args:
         values: parameters by name.

@@ -6,15 +6,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.model.initial_values import he, normal, uniform, zeros
-from crepe_dist.networks.crepe.head_start import head_start
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams import initial as ngrams
-from crepe_dist.networks.ngrams.counting import count_ngrams
+from crepe_dist.networks.ngrams.initial import count_ngrams, deviations, frequent
 from crepe_dist.settings.options import ModelOptions
 
 # Multiples of the learning rate. With one rate for all, the convolutions memorise training documents before the
@@ -22,6 +22,8 @@ from crepe_dist.settings.options import ModelOptions
 TABLE_RATE, CONVOLUTIONS_RATE = 7.0, 0.3
 HEAD_START = 0.5
 MOST_COUNTS = 1 << 25  # of documents with an n-gram of the tower in a class
+CHANCE = 2.0  # standard deviations by which any count may deviate
+FRACTION = 1 << 12  # of 1; multiples of it have exact sums
 PREFIX = "ngrams."  # of the names of the table's parameters
 
 
@@ -70,3 +72,28 @@ def adapt(
     embeddings = parameters["tower.table"].value
     embeddings += np.float32(HEAD_START) * head_start(counts, joined, shape.width, seed)
     embeddings[~counts.any(axis=1)] = 0
+
+
+def head_start(
+    counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64], width: int, seed: int
+) -> npt.NDArray[np.float32]:
+    """Embed n-grams by the classes of their documents, float32 [rows, width].
+
+    Each class has a random direction, ``width`` numbers of ±1. The embedding is the sum of the directions, each
+    multiplied by a number between -2 and 2: the excess over chance of the class's share of the n-gram's documents, as a
+    difference of square roots. The result is the same on every machine, because the sums are exact.
+
+    Args:
+        counts: number of documents of each class that contain an n-gram of a row, int32 [rows, classes].
+        documents: number of documents of each class, int64 [classes].
+        width: numbers of an embedding.
+        seed: seed of the directions.
+    """
+    directions = np.random.default_rng(seed).choice((-1.0, 1.0), (counts.shape[1], width))
+    embedding = np.zeros((len(counts), width), np.float32)
+    for chunk in frequent(counts, CHANCE):
+        excess = deviations(counts[chunk], documents)
+        excess = np.sign(excess) * np.maximum(np.abs(excess) - CHANCE, 0)
+        excess /= np.sqrt(np.maximum(counts[chunk].sum(axis=1, keepdims=True), 1))
+        embedding[chunk] = np.rint(excess * FRACTION) @ directions / FRACTION
+    return embedding

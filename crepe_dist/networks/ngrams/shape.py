@@ -13,7 +13,7 @@ most 10 × √n instead of 300, so that the n-grams of short documents do not le
 for all classes of a bucket, so that a class that hardly contributes to the loss hardly moves.
 
 A bucket is significant if its frequency in some class deviates from its overall frequency by more than chance explains
-(``counting``); this is counted once before training. With a mean of their own, a few informative n-grams learn as
+(``initial.py``); this is counted once before training. With a mean of their own, a few informative n-grams learn as
 fast as the thousands of others, which would otherwise memorise the training documents first.
 
 The loss is convex in the parameters, so no initialisation or data order can leave it at chance.

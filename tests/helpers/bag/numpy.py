@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from crepe_dist.data.alphabet import Codes
-from crepe_dist.model.numpy_layers import Floats
+from crepe_dist.model.inference import Floats
 from crepe_dist.model.parameters import Arrays
 from tests.helpers.bag.shape import BagShape
 
