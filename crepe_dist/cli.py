@@ -93,7 +93,7 @@ def completion(shell: str) -> str:
         for name, summary in group.items():
             flags = parser_of(name)
             for action in flags._actions:
-                action.choices = getattr(action.type, "words", None)
+                action.choices = getattr(getattr(action.type, "of", action.type), "words", None)
                 if action.nargs != 0 and PATH_NAMES.search(str(action.metavar or action.dest.upper())):
                     action.complete = shtab.FILE  # type: ignore[attr-defined]
             commands.add_parser(name, parents=[flags], add_help=False, help=summary)

@@ -283,7 +283,7 @@ class TestUse:
         for name in ("predict", "serve", "evaluate", "export"):
             said = complaint(name, *["--out=out"] * (name == "export"), cwd=runs.parent)
             assert said.startswith("error: runs/ has 3 runs, and no model was named\n")
-            assert re.search(r"runs/c \([\d.]+ %\), runs/b \([\d.]+ %\), runs/a", said)
+            assert "runs/c, runs/b, runs/a" in said
             assert said.endswith("use runs/c\n")
         with pytest.raises(UserError, match="3 runs"):
             crepe_dist.load()
@@ -305,30 +305,19 @@ class TestUse:
         assert listed[0] == ["run", "data", "test"]
         assert [line[0] for line in listed[1:3]] == ["runs/c", "runs/b"]
         assert ["runs/a", "three", "–"] in listed
-        assert listed[4][0] == "none"
         run(command("use", "runs/b"), runs.parent)
         assert [line[1] for line in stars() if line[0] == "*"] == ["runs/b", "is"]
         (runs / "in_use.json").unlink()
         shutil.rmtree(runs / "b")
         assert [line[1] for line in stars() if line[0] == "*"] == ["runs/c", "is"]
 
-    @pytest.mark.parametrize(
-        ("content", "message"),
-        [
-            ('{"model": "runs/gone"}', "in_use.json"),
-            ('{"model": 3}', "in_use.json"),
-            ("[]", "in_use.json"),
-            ("{", "in_use.json"),
-        ],
-    )
-    def test_a_choice_that_cannot_be_used(self, runs, content, message):
+    @pytest.mark.parametrize("content", ['{"model": "runs/gone"}', '{"model": 3}', "[]", "{"])
+    def test_a_choice_that_cannot_be_used(self, runs, content):
         (runs / "in_use.json").write_text(content)
-        with pytest.raises(UserError, match=message) as caught:
+        with pytest.raises(UserError, match=r"in_use\.json") as caught:
             find(None)
         assert "use RUN" in caught.value.remedy
-        listed = run(command("runs"), runs.parent)  # as the remedy says
-        assert "runs/a" in listed
-        assert message in listed
+        assert "runs/a" in run(command("runs"), runs.parent)  # as the remedy says
 
     def test_only_a_model_can_be_chosen(self, runs, complaint):
         assert "nowhere does not exist" in complaint("use", "nowhere", cwd=runs.parent)
@@ -411,9 +400,7 @@ class TestEvaluate:
         assert find(name[:-3]) == find(f"runs/{name[:-3]}") == find(f"runs/{name}")
         for given in (["predict", f"elsewhere/{name}"], ["compare", name, name]):
             assert f"did you mean runs/{name}?" in complaint(*given, cwd=place)
-        said = complaint("predict", "data/three", cwd=place)
-        assert "data/three is a data set, not a model" in said
-        assert said.rstrip().endswith("evaluate RUN --data data/three")
+        assert "data/three is a data set, not a model" in complaint("predict", "data/three", cwd=place)
 
     def test_any_number_of_processes_gives_the_same_numbers(self, place):
         for processes, name in ((1, "one.json"), (3, "three.json")):

@@ -123,7 +123,7 @@ class Truth(Kind):
 
 @dataclass(frozen=True)
 class Text(Kind):
-    """Text of a form.
+    """Text of a form, which may be a path in Python.
 
     Args:
         about: description of the form.
@@ -135,9 +135,9 @@ class Text(Kind):
     metavar: str = "NAME"
 
     def check(self, value: Any) -> str:
-        if not isinstance(value, str) or not self.has_form(value):
+        if not isinstance(value, (str, Path)) or not self.has_form(str(value)):
             raise ValueError
-        return value
+        return str(value)
 
     def __str__(self) -> str:
         return self.about
