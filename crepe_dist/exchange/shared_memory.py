@@ -140,6 +140,7 @@ class SharedMemoryExchange(WholeNumberExchange):
         return float(total)
 
     def flush(self) -> None:
+        self._memory.wait_for_all()  # rank 0 may still copy the rows of other processes for a saved state
         for table in self._tables:
             table.flush()
         self._memory.arrive()
