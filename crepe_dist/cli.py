@@ -118,6 +118,7 @@ def run() -> None:
 def main(name: str) -> None:
     """Run a command with the flags of the command line."""
     if name == "train":
+        import_module("crepe_dist.settings.config").print_help(sys.argv[1:])  # before the module, which imports NumPy
         import_module("crepe_dist.train").main()
         return
     kind = command(name)
