@@ -39,12 +39,12 @@ from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.distributed.device import check_mxnet, pick
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import UserError
+from crepe_dist.files import scratch
 from crepe_dist.native import library
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
-from crepe_dist.scratch import scratch
 from crepe_dist.settings.flags import Parser, check_output
 from crepe_dist.wording import percent
 

@@ -3,8 +3,7 @@
 import sys
 from dataclasses import dataclass
 
-from crepe_dist.diagnosis.checks import NOT_USED, Check, checks
-from crepe_dist.diagnosis.trial import trial
+from crepe_dist.diagnosis.checks import NOT_USED, Check, checks, trial
 from crepe_dist.distributed import horovod_internals
 from crepe_dist.errors import ExitCode, UserError, one_line
 from crepe_dist.settings.fields import setting

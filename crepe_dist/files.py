@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -15,15 +16,20 @@ import re
 import shutil
 import stat
 import sys
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from crepe_dist.errors import UserError
 
+PREFIX = "crepe-scratch-"
+LOCK = ".lock"  # held as long as the folder is in use
+YOUNG = 60.0  # seconds in which a new folder may not have been locked yet
 TEMPORARY = re.compile(r"\..+\.\d+")  # name of a file that ``replacing`` has not renamed yet
 MAX_NAMES_BYTES = 1 << 22  # size of a file of class names
 MAX_JSON_BYTES = 1 << 25  # enough for the manifest of 65,536 classes
@@ -318,3 +324,39 @@ def read_names(file: Path) -> list[str]:
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read", str(error), "give a file with one class name per line") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+@contextmanager
+def scratch(place: Path | None = None) -> Iterator[Path]:
+    """Make a temporary folder, in ``place`` or that of the system, and remove it at the end of the block."""
+    for left in abandoned(place):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place) as name, (Path(name) / LOCK).open("w") as lock:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with writing(Path(name)):
+            yield Path(name)
+
+
+def abandoned(place: Path | None = None, names: str = f"{PREFIX}*") -> list[Path]:
+    """List this user's folders whose process was killed: by default, the temporary ones of ``scratch``."""
+    return [path for path in sorted(Path(place or tempfile.gettempdir()).glob(names)) if _is_abandoned(path)]
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or time.time() - status.st_mtime < YOUNG:
+            return False
+        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return path.is_dir()
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)

@@ -12,11 +12,10 @@ from typing import Optional, Union
 from crepe_dist import extras, invocation
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError, visible
-from crepe_dist.files import cache_folder
+from crepe_dist.files import abandoned, cache_folder
 from crepe_dist.records import write_sealed
 from crepe_dist.runs import checkpoint, run_folder
 from crepe_dist.runs.run_folder import IDENTITY, RunFolder
-from crepe_dist.scratch import abandoned
 from crepe_dist.settings.fields import FILE, NAME, Many, setting
 from crepe_dist.settings.flags import Command
 from crepe_dist.settings.yaml_file import read

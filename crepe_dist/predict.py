@@ -17,6 +17,7 @@ from crepe_dist.data.alphabet import Encoding, read_of_long
 from crepe_dist.data.composition import join
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import UserError, visible
+from crepe_dist.files import scratch
 from crepe_dist.predicting.answers import STYLES, TABLES, answer_types, answers, converter
 from crepe_dist.predicting.inputs import KINDS, Input, Inputs, open_inputs
 from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
@@ -25,7 +26,6 @@ from crepe_dist.preparing.formats import EMPTY, FROM_WINDOWS
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
 from crepe_dist.runs import checkpoint
-from crepe_dist.scratch import scratch
 from crepe_dist.settings.fields import ANY, COLUMN, HEADERS, NAME, Many, Words, setting, shortened, whole
 from crepe_dist.settings.flags import (
     ENCODING,

@@ -20,14 +20,13 @@ from crepe_dist import invocation
 from crepe_dist.data.dataset import UNLABELLED, open_dataset
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
-from crepe_dist.files import printable
+from crepe_dist.files import printable, scratch
 from crepe_dist.preparing.flags import PreparationFlags
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_table, write_table
 from crepe_dist.preparing.pool import Progress, Show
 from crepe_dist.preparing.preparation import leftovers
 from crepe_dist.reports import data_page
-from crepe_dist.scratch import scratch
 from crepe_dist.settings.fields import FILE, near, setting, settings_of
 from crepe_dist.settings.flags import Parser
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, Optional
 
 from crepe_dist.errors import UserError, visible
-from crepe_dist.files import sha256
+from crepe_dist.files import scratch, sha256
 from crepe_dist.model.precision import gpu_builds, is_gpu_build
 from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import RunRecord, open_run
-from crepe_dist.scratch import scratch
 from crepe_dist.settings.fields import FILE, setting, whole
 from crepe_dist.settings.flags import Command
 from crepe_dist.supervising.training_process import QUIET, train

@@ -72,7 +72,7 @@ def test_temporary_folders_of_killed_processes(cleaned, tmp_path):
     """A killed process leaves its folder; the next command removes it, and none that is in use."""
     code = f"""
 import os, tempfile
-from crepe_dist.scratch import scratch
+from crepe_dist.files import scratch
 tempfile.tempdir = {str(tmp_path)!r}
 with scratch() as folder:
     (folder / "left").write_text("x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,10 +18,12 @@ from crepe_dist.distributed import cuda, horovod_internals
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.launch import has_mxnet
 from crepe_dist.errors import UserError
+from crepe_dist.files import scratch, write_text
 from crepe_dist.model.precision import plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.native import library
 from crepe_dist.settings.options import SHORTEST, ModelOptions
+from crepe_dist.supervising.training_process import LOG, QUIET, train
 from crepe_dist.wording import size
 
 INSTALL = "reinstall with `uv sync --inexact --group horovod` (without uv see docs/install.md)"
@@ -40,6 +43,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "crepe": {"buckets": 1 << 14, "embeddings": 1 << 14},
     "paper": {"size": "tiny"},
 }
+TRIAL_SECONDS = 120.0  # enough for imports from a slow disk, and for a GPU to compile its first step
+ROWS = 64
+SETTINGS = {"data.source": "data", "data.batch_size": ROWS, "model.buckets": 4096, "model.embeddings": 1024}
+PREPARE = ("-m", "crepe_dist", "prepare", "rows.csv", "--out=data", "--test=0.5")
+COMPUTED = re.compile(r"\d+ process(?:es)?, .*")
 
 
 class Check(NamedTuple):
@@ -191,3 +199,27 @@ def small_shape(kind: str) -> Shape:
     options = ModelOptions(network=kind, **SMALL[kind])
     shape: Shape = registry.shape(kind).for_data(options, 69, SHORTEST, 4, 1000)
     return shape
+
+
+def trial(processes: int, device: str) -> str:
+    """Train two steps in so many processes on this machine; return train's line about them.
+
+    Raises:
+        UserError: it failed.
+    """
+    with scratch() as folder:
+        rows = [f"{'sunny,a warm' if row % 2 else 'rainy,a wet'} day number {row}" for row in range(2 * ROWS)]
+        write_text(folder / "rows.csv", "\n".join(["label,text", *rows]) + "\n")
+        done = subprocess.run([sys.executable, *PREPARE], cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError("a few texts cannot be prepared", done.stderr.strip()[-1000:], "reinstall crepe_dist")
+        settings = {**QUIET, **SETTINGS, "device": device, "training.epochs": 2, "run_dir": "run"}
+        if not train(settings, folder, processes, TRIAL_SECONDS):
+            why = f"not done within {TRIAL_SECONDS:g} s; its last line: {_log(folder).splitlines()[-1:]}"
+            raise UserError("training a few texts hangs", why, "report this with the doctor's whole output")
+        found = COMPUTED.search(_log(folder))
+        return found[0] if found else "trained"
+
+
+def _log(folder: Path) -> str:
+    return (folder / LOG).read_text(encoding="utf-8", errors="replace")

@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from crepe_dist import registry
 from crepe_dist.cuda.gpu import Gpu, Memory
-from crepe_dist.cuda.network import Dropping, Part, Sum, Texts
-from crepe_dist.cuda.program import Program
+from crepe_dist.cuda.network import Dropping, Part, Program, Sum, Texts
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.device import Device

@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.errors import visible
-from crepe_dist.files import read_bytes, read_json
+from crepe_dist.files import read_bytes, read_json, scratch
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.preparing.flags import PreparationFlags
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import write_table
-from crepe_dist.scratch import scratch
 from crepe_dist.supervising.training_process import QUIET, failure, printed, training
 
 Files = dict[str, bytes]

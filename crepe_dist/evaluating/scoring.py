@@ -17,7 +17,7 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.world import ALONE, World
 from crepe_dist.errors import UserError, visible
 from crepe_dist.evaluating.rows import Rows, rows_of
-from crepe_dist.files import write_csv, write_json, write_text
+from crepe_dist.files import scratch, write_csv, write_json, write_text
 from crepe_dist.model.calibration import softmax
 from crepe_dist.predicting.predictor import Foreign, Predictor, check_finite, open_checkpoint, sigmoid
 from crepe_dist.preparing.flags import names_in
@@ -29,7 +29,6 @@ from crepe_dist.reports.score_tables import unanswered
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import quotes, run_of
 from crepe_dist.runs.scores import AnyScores, Scores
-from crepe_dist.scratch import scratch
 from crepe_dist.training.evaluation import evaluate
 from crepe_dist.wording import counted, excerpt, measure, percent
 

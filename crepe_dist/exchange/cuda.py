@@ -15,7 +15,7 @@ import numpy as np
 
 from crepe_dist.cuda import nccl
 from crepe_dist.cuda.gpu import Memory
-from crepe_dist.cuda.program import Program, blocks
+from crepe_dist.cuda.network import Program, blocks
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.exchange import LossScale
 from crepe_dist.exchange.optimizer import Optimizer

@@ -22,14 +22,13 @@ from crepe_dist.data.composition import Composition
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import model_folders
-from crepe_dist.files import sync, writing
+from crepe_dist.files import scratch, sync, writing
 from crepe_dist.model import compressed, parameters
 from crepe_dist.model.inference import open_inference
 from crepe_dist.model.precision import plan_inference
 from crepe_dist.predicting.predictor import Predictor, open_checkpoint
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import open_run
-from crepe_dist.scratch import scratch
 
 TOLERANCE = 1e-4  # largest difference of a probability
 TEXTS = 100  # real ones, and as many synthetic ones

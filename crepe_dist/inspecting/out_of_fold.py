@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.errors import UserError
+from crepe_dist.files import scratch
 from crepe_dist.inspecting.corpus import CHUNK, Corpus
 from crepe_dist.model.calibration import CalibrationCounts, softmax
 from crepe_dist.predicting.predictor import Predictor, load
-from crepe_dist.scratch import scratch
 from crepe_dist.supervising.training_process import QUIET, train
 from crepe_dist.wording import counted
 

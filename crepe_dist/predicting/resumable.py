@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist.errors import UserError
-from crepe_dist.files import cache_folder, integer, read_json, write_json, writing
+from crepe_dist.files import LOCK, cache_folder, integer, read_json, write_json, writing
 from crepe_dist.preparing import remote
-from crepe_dist.scratch import LOCK
 
 ANSWERS, STATE = "answers", "state.json"
 CACHED = "predictions"  # in the cache

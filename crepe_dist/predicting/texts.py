@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from crepe_dist.data.targets import ONE, SEVERAL
 from crepe_dist.errors import UserError
+from crepe_dist.files import scratch
 from crepe_dist.preparing.checking import class_name
 from crepe_dist.preparing.formats import check_text
 from crepe_dist.preparing.formats.columns import Wanted
@@ -17,7 +18,6 @@ from crepe_dist.preparing.opening import open_source
 from crepe_dist.preparing.sources import Reading, Source
 from crepe_dist.records import damaged
 from crepe_dist.runs.checkpoint import ANOTHER
-from crepe_dist.scratch import scratch
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor

@@ -22,7 +22,7 @@ from crepe_dist.data.composition import Composition
 from crepe_dist.data.dataset import MANIFEST, Dataset
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.errors import UserError, visible
-from crepe_dist.files import cache_folder, sha256, sync, write_json
+from crepe_dist.files import cache_folder, scratch, sha256, sync, write_json
 from crepe_dist.model import parameters
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration
 from crepe_dist.model.parameters import Arrays
@@ -30,7 +30,6 @@ from crepe_dist.model.shape import Shape
 from crepe_dist.records import damaged, read_record, write_sealed
 from crepe_dist.runs.scores import MOST_CLASSES, AnyScores, Floats, LabelScores, Scores
 from crepe_dist.runs.state import Progress
-from crepe_dist.scratch import scratch
 
 FORMAT = 4
 RESULT_FORMAT = 1  # of ``result.json``

@@ -17,13 +17,12 @@ from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.model import parameters
 from crepe_dist.model.objective import Objective, balanced
 from crepe_dist.model.precision import Plan, plan
-from crepe_dist.model.shape import Shape
+from crepe_dist.model.shape import Shape, steps_per_epoch
 from crepe_dist.native import library
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.fields import shortened
 from crepe_dist.settings.options import ModelOptions
 from crepe_dist.training import transfer
-from crepe_dist.training.schedule import steps_of
 from crepe_dist.training.transfer import Start
 
 # Ratios of two class weights. Each of several labels has a gradient of its own, but they share the quantum of the
@@ -204,3 +203,8 @@ def _check_ratio(weights: dict[str, float], kind: str) -> None:
             f"if one is more than {most:,} times another, the lighter class is hardly trained",
             "give closer weights by hand in training.class_weights; 100 times another is already a lot",
         )
+
+
+def steps_of(config: Config, rows: int) -> int:
+    """Return the number of steps of a run with ``rows`` documents per epoch."""
+    return config.training.all_epochs * steps_per_epoch(rows, config.data.batch_size)

@@ -26,9 +26,8 @@ from crepe_dist.training.engine_setup import Network
 from crepe_dist.training.evaluation import Interrupted
 from crepe_dist.training.guards import Guards
 from crepe_dist.training.notes import banner, notes
-from crepe_dist.training.run import Run, Session
+from crepe_dist.training.run import Run, Session, learning_rates
 from crepe_dist.training.saving import open_saver, resume
-from crepe_dist.training.schedule import learning_rates
 from crepe_dist.training.weighing import weighed_and_scored, weight_metrics
 
 

@@ -143,7 +143,7 @@ def test_weights_of_rows():
 @pytest.mark.parametrize(
     ("texts", "labels", "what"),
     [
-        ("one text", LABELS, "the texts are 'one text'"),
+        ("one text", LABELS, "the texts are of type str"),
         (pd.Series(["a", np.nan]), [0, 1], "text 1 is missing"),
         (["a", 5], [0, 1], "text 1 is not a string"),
         (pd.DataFrame({"a": ["x"], "b": ["y"]}), [0], "the table: which column is the text?"),
@@ -158,7 +158,7 @@ def test_weights_of_rows():
 def test_texts_and_labels_that_cannot_be_used(texts, labels, what):
     with pytest.raises(InvalidInput) as caught:
         labels_of(labels, texts_of(texts))
-    assert caught.value.what == what
+    assert caught.value.what.startswith(what)
     assert isinstance(caught.value, ValueError)
 
 

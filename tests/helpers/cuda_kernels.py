@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from crepe_dist import registry
 from crepe_dist.cuda import compiler
-from crepe_dist.cuda.program import PRECISIONS
+from crepe_dist.cuda.network import PRECISIONS
 from crepe_dist.engines.cuda import shared_constants
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape

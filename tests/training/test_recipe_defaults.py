@@ -15,8 +15,7 @@ from crepe_dist.data.targets import ONE, SEVERAL, SOFT, Targets
 from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.networks.ngrams.initial import rate, speed_up
 from crepe_dist.settings.config import parse
-from crepe_dist.training.engine_setup import _objective
-from crepe_dist.training.schedule import steps_of
+from crepe_dist.training.engine_setup import _objective, steps_of
 from crepe_dist.training.training_data import with_epochs
 
 

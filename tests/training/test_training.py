@@ -21,8 +21,8 @@ from crepe_dist.runs.run_folder import RunFolder, choose
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config, parse
 from crepe_dist.settings.options import OptimizerOptions
-from crepe_dist.training import schedule
 from crepe_dist.training.engine_setup import chosen_shape, initial_parameters
+from crepe_dist.training.run import learning_rates, rate_at
 from tests.chaos import harness
 from tests.conftest import PAPER, QUICK, command, losses, records, run
 
@@ -248,17 +248,17 @@ class TestSchedule:
     )
     def test_each_schedule(self, options, epochs, rates):
         options = OptimizerOptions(learning_rate=1.0, **options)
-        assert [schedule.rate_at(options, epoch, 4, 128) for epoch in epochs] == pytest.approx(rates)
+        assert [rate_at(options, epoch, 4, 128) for epoch in epochs] == pytest.approx(rates)
 
     def test_scaling_with_the_batch_is_explicit_and_warms_up(self):
         options = OptimizerOptions(learning_rate=0.1, schedule="constant", scale_with_batch=True)
-        rates = [schedule.rate_at(options, epoch, 10, 512) for epoch in (0, 0.5, 1, 5)]
+        rates = [rate_at(options, epoch, 10, 512) for epoch in (0, 0.5, 1, 5)]
         assert rates == pytest.approx([0.1, 0.25, 0.4, 0.4])
 
     def test_a_run_goes_through_the_whole_schedule(self):
-        rate_at = schedule.learning_rates(parse(["--epochs=2", "--schedule=cosine", "--learning-rate=1"]), rows=100)
+        at = learning_rates(parse(["--epochs=2", "--schedule=cosine", "--learning-rate=1"]), rows=100)
         positions = [Progress(epoch=epoch, documents=done) for epoch, done in ((1, 0), (2, 0), (2, 100))]
-        assert list(map(rate_at, positions)) == pytest.approx([1, 0.5, 0])
+        assert list(map(at, positions)) == pytest.approx([1, 0.5, 0])
 
 
 def test_from_python(data, tmp_path):

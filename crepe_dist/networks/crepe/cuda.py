@@ -6,8 +6,7 @@ import ctypes
 from collections.abc import Mapping
 
 from crepe_dist.cuda.gpu import Memory
-from crepe_dist.cuda.network import NOT_DROPPING, Dropping, Part, Sums, Texts
-from crepe_dist.cuda.program import Program, blocks
+from crepe_dist.cuda.network import NOT_DROPPING, Dropping, Part, Program, Sums, Texts, blocks
 from crepe_dist.native.constants import FEATURE_STREAM, POOLED_BLOCKS, TOWER_TAPS
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.cuda import Table

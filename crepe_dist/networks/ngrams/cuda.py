@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from crepe_dist.cuda.gpu import Memory
-from crepe_dist.cuda.network import Dropping, Sums, Texts
-from crepe_dist.cuda.program import THREADS, Program
+from crepe_dist.cuda.network import THREADS, Dropping, Program, Sums, Texts
 from crepe_dist.networks.ngrams.shape import NGramShape
 
 PROGRAM = "ngrams.cu"
