@@ -122,9 +122,10 @@ def prepare(
                 "text": tuple(map(str, wanted.texts)),
                 "label_columns": ",".join(map(str, wanted.labels)) or None,
             }
-            if unknown := options.keys() - {each.name for each in settings_of(Prepare)} | options.keys() & COMMAND_ONLY:
+            known = [each.name for each in settings_of(Prepare) if each.name not in COMMAND_ONLY]
+            if unknown := options.keys() - set(known):
                 name = unknown.pop()
-                remedy = near(name, [each.name for each in settings_of(Prepare)]) or "docs/how-to/python.md lists them"
+                remedy = near(name, known) or "docs/how-to/python.md lists them"
                 raise UserError(f"prepare has no argument {name}", remedy=remedy)
             flags = Prepare(source=_names(sources), out=Path(out), **options)
             return flags.prepare(data_page.optional_page(), f"crepe_dist.prepare(…, {str(out)!r})")

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from crepe_dist import cli, scratch
+from crepe_dist import cli, files
 from crepe_dist.files import write_text
 from tests.chaos.test_state_on_disk import finished_run
 
@@ -20,7 +20,7 @@ from tests.chaos.test_state_on_disk import finished_run
 def cleaned(tmp_path, monkeypatch, capsys):
     """Runs the command in a folder of its own; returns what it prints."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(scratch.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def of(*arguments: str) -> str:
@@ -80,17 +80,17 @@ with scratch() as folder:
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     (left,) = tmp_path.glob("crepe-scratch-*")
-    assert scratch.abandoned() == []  # it may be about to be locked
+    assert files.abandoned() == []  # it may be about to be locked
     os.utime(left, (0, 0))
-    with scratch.scratch() as used:
+    with files.scratch() as used:
         assert not left.exists()
         os.utime(used, (0, 0))
-        assert scratch.abandoned() == []
+        assert files.abandoned() == []
     assert not used.exists()
     write_text(tmp_path / "elsewhere", "x")
-    (tmp_path / f"{scratch.PREFIX}link").symlink_to(tmp_path)
-    os.utime(tmp_path / f"{scratch.PREFIX}link", (0, 0), follow_symlinks=False)
-    assert scratch.abandoned() == []
+    (tmp_path / f"{files.PREFIX}link").symlink_to(tmp_path)
+    os.utime(tmp_path / f"{files.PREFIX}link", (0, 0), follow_symlinks=False)
+    assert files.abandoned() == []
 
 
 def test_the_cache_without_what_a_process_is_writing(cleaned, tmp_path):
@@ -99,7 +99,7 @@ def test_the_cache_without_what_a_process_is_writing(cleaned, tmp_path):
     (tmp_path / "named").mkdir()
     (cache / "models").mkdir(parents=True)
     files = ("models/1f2e/model.json", "models/crepe-scratch-left/part", "predictions/left/a", "predictions/busy/.lock")
-    with scratch.scratch(cache / "models") as copying, ExitStack() as stack:
+    with files.scratch(cache / "models") as copying, ExitStack() as stack:
         for name in files:
             (cache / name).parent.mkdir(parents=True)
             write_text(cache / name, "x" * 100)

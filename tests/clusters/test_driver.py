@@ -165,7 +165,7 @@ def test_a_signal_stops_all(train, monkeypatch, ends):
         (["--processes", "2"], "--processes without --on"),
         (["--max-restarts", "2"], "--max-restarts without --on"),
         (["--on", "ray"], "--on ray without --processes"),
-        (["--on", "hadoop"], "--on is hadoop"),
+        (["--on", "hadoop"], "invalid choice: 'hadoop'"),
     ],
 )
 def test_flags_that_do_not_fit_are_mistakes(words, what):

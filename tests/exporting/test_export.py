@@ -289,7 +289,7 @@ def test_mistakes_are_told(tmp_path, monkeypatch, complaint):
     (tmp_path / "file").write_text("")
     for flags, message in (
         (["--out", "file"], "file is not a folder"),
-        (["--out", "new", "--format", "onyx"], "did you mean onnx?"),
+        (["--out", "new", "--format", "onyx"], "give one of onnx"),
         (["--out", "new", "--data", "nowhere"], "nowhere"),
         (["--out", "new", "--mode", "paper"], "already has a description"),
         (["--out", "new", "--format", "crepe", "--quantize"], "--quantize does not apply to --format crepe"),

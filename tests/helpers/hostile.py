@@ -240,7 +240,7 @@ def whole(**arrays: Any) -> Callable[[Path], object]:
         from crepe_dist.networks.paper.shape import PaperShape
         from tests.helpers.engines import initial
 
-        save_file(initial(PaperShape(69, 123, 3, 8, 8)).values, str(folder / "parameters.safetensors"))
+        save_file(initial(PaperShape(69, 123, 3, 128, 512)).values, str(folder / "parameters.safetensors"))
         save_file(arrays, str(folder / "optimizer.safetensors"))
 
     return build
