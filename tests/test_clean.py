@@ -98,13 +98,13 @@ def test_the_cache_without_what_a_process_is_writing(cleaned, tmp_path):
     cache = tmp_path / "cache" / "crepe_dist"
     (tmp_path / "named").mkdir()
     (cache / "models").mkdir(parents=True)
-    files = ("models/1f2e/model.json", "models/crepe-scratch-left/part", "predictions/left/a", "predictions/busy/.lock")
+    names = ("models/1f2e/model.json", "models/crepe-scratch-left/part", "predictions/left/a", "predictions/busy/.lock")
     with files.scratch(cache / "models") as copying, ExitStack() as stack:
-        for name in files:
+        for name in names:
             (cache / name).parent.mkdir(parents=True)
             write_text(cache / name, "x" * 100)
             os.utime((cache / name).parent, (0, 0))
-        lock = stack.enter_context((cache / files[-1]).open())
+        lock = stack.enter_context((cache / names[-1]).open())
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert cleaned("named", "--yes") == "nothing to remove\n"
         assert cleaned().splitlines()[-2].startswith("300 B can be freed")
