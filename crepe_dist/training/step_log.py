@@ -47,7 +47,7 @@ class StepLog:
         self._since = time.monotonic()
         self._training = False  # between epochs, scoring takes the time
         self._compiled = False  # the first step compiles; it is recorded alone, so that it distorts no rate
-        self._estimated = False
+        self._records_to_estimate = 6  # the first ones fill caches
 
     def begin_epoch(self) -> None:
         """Handle the start of an epoch, or of the rest of it after a resume."""
@@ -116,7 +116,8 @@ class StepLog:
             for done in self._unrecorded:
                 if news := self._not_learning.look(done.step, done.loss / done.documents):
                     self._display.say(news)
-            if self._compiled and not self._estimated:
+            self._records_to_estimate -= 1
+            if self._records_to_estimate == 0:
                 self._estimate(speed)
             self._display.update(self._progress.documents, self._progress.moving_loss or 0.0, speed)
             self._unrecorded = []
@@ -124,7 +125,6 @@ class StepLog:
 
     def _estimate(self, speed: Speed) -> None:
         """Print how long the rest of the run takes at this speed."""
-        self._estimated = True
         left = (self._epochs - self._progress.epoch + 1) * self._rows - self._progress.documents
         self._display.say(
             f"time      {'at most ' * self._patient}about {duration(left / speed.documents)} besides scoring: "
