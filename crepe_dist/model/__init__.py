@@ -1,1 +1,1 @@
-"""What networks share: shapes, parameter files, objective, precision, calibration and inference."""
+"""Parts that networks share: shapes, parameter files, objective, precision, calibration and inference."""

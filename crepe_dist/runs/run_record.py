@@ -75,7 +75,7 @@ class RunRecord:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the run was made of and on; empty if it is not finished."""
+        """Data, processes, device and environment of the run; empty if it is not finished."""
         return dict(self.result["provenance"]) if self.result else {}
 
     @property

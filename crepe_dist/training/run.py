@@ -1,4 +1,4 @@
-"""What a session of training shares on this rank, a run (the training of one network), and its learning rates."""
+"""Session of a command on this rank, run (the training of one network), and learning rates."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Pages:
 
 @dataclass(frozen=True)
 class Session:
-    """What the networks of one command share on this rank.
+    """Objects that the networks of one command share on this rank.
 
     Attributes:
         display: terminal output; does nothing on ranks other than 0.
