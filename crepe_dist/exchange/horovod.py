@@ -55,8 +55,9 @@ class GluonExchange(Exchange):
         self._optimizer = optimizer
         self._device = next(iter(parameters.values())).list_ctx()[0]
         on_cpu = self._device.device_type == "cpu"
+        own = mx.optimizer.create(optimizer.name, **optimizer.mxnet)  # each update gets its learning rate
         if world.size == 1:
-            self._trainer = gluon.Trainer(parameters, make_optimizer(optimizer), kvstore=None)
+            self._trainer = gluon.Trainer(parameters, own, kvstore=None)
         else:
             self.by = "Horovod"
             # Groups fix the order of additions, which otherwise depends on timing (`choose_settings`). One alone
@@ -64,7 +65,7 @@ class GluonExchange(Exchange):
             # dense layers, four fifths of the bytes and the first to be ready, travel while those of the convolutions
             # are computed.
             groups = 1 if on_cpu else 3
-            self._trainer = world.horovod.DistributedTrainer(parameters, make_optimizer(optimizer), num_groups=groups)
+            self._trainer = world.horovod.DistributedTrainer(parameters, own, num_groups=groups)
             if horovod_internals.sum_not_average(self._trainer):
                 scale_gradients(self._trainer, 1 / world.size)
         (update_arrays_one_by_one if on_cpu else update_arrays_together)(self._trainer)
@@ -139,17 +140,6 @@ class GluonExchange(Exchange):
             if moments is not None:
                 states[index] = tuple(mx.nd.array(moment, ctx=self._device) for moment in moments)
         set_optimizer_state(self._trainer, saved.updates, states, self._device)
-
-
-def make_optimizer(optimizer: Optimizer) -> mx.optimizer.Optimizer:
-    """Make MXNet's optimizer; each update gets its learning rate."""
-    first, second = optimizer.decays
-    settings = (
-        {"beta1": first, "beta2": second, "epsilon": optimizer.epsilon}
-        if optimizer.name == "adam"
-        else {"momentum": first}
-    )
-    return mx.optimizer.create(optimizer.name, wd=optimizer.weight_decay, **settings)
 
 
 def read(numbers: mx.nd.NDArray, gradients: list[Any]) -> tuple[npt.NDArray[np.float32], bool]:

@@ -34,6 +34,7 @@ class Optimizer:
         decays: Adam's beta1 and beta2; momentum and 0.
         epsilon: Adam's epsilon; else 0.
         constants: C array of the decays and epsilon.
+        mxnet: arguments of MXNet's optimizer.
         moments: number of moments; without momentum, SGD has none.
         weight_decay: weight decay.
         clip_norm: largest norm of the mean gradient; ``None``: no clipping.
@@ -46,6 +47,8 @@ class Optimizer:
         self.decays = DECAYS if is_adam else (options.momentum, 0.0)
         self.epsilon = EPSILON if is_adam else 0.0
         self.constants = (ctypes.c_double * 3)(*self.decays, self.epsilon)
+        names = ("beta1", "beta2", "epsilon") if is_adam else ("momentum",)
+        self.mxnet = {"wd": options.weight_decay, **dict(zip(names, self.constants))}
         self.moments = 2 if is_adam else int(options.momentum != 0)
         self.weight_decay = options.weight_decay
         self.clip_norm = options.clip_norm

@@ -237,7 +237,7 @@ int64_t crepe_table_bytes(const int64_t* shape, int64_t most_rows, int64_t proce
 // Returns the number of rows that each process keeps; the last has fewer.
 int64_t crepe_table_rows_each(int64_t rows, int64_t processes) { return Table::rows_each(rows, processes); }
 
-// rule: 0 adam, 1 sgd, 2 nag; constants: those of Optimizer.
+// rule: 0 adam, 1 sgd; constants: those of Optimizer.
 void* crepe_table_open(
     const int64_t* shape, int rule, const double* constants, char* const* memories, int processes, int process,
     int64_t most_rows, int threads

@@ -1,13 +1,11 @@
-// Optimizers with MXNet's rules (checked with MXNet 1.9.1: src/operator/optimizer_op-inl.h), in one pass over memory. Only
-// with Nesterov's momentum and weight decay there is a difference: MXNet takes the decay of the momentum from the value
-// that it has just updated.
+// Optimizers with MXNet's rules (checked with MXNet 1.9.1: src/operator/optimizer_op-inl.h), in one pass over memory.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <numeric>
 
-enum class Rule { adam, sgd, nag };
+enum class Rule { adam, sgd };
 
 // Returns a × b + c. Written as such, a sum of two products might be rounded differently by different builds.
 inline float multiply_add(float a, float b, float c) {
@@ -18,14 +16,21 @@ inline float multiply_add(float a, float b, float c) {
 #endif
 }
 
-// An update of a table's row: moment = kept × moment + added × gradient, then value += along × moment + directly × gradient.
+// An update of a table's row.
 struct RowRule {
-    float kept, added, along, directly;
+    float kept, added, along, scale, weight_decay;
+
+    // Updates a number of the row, and its moment, with its gradient in quanta.
+    void update(float& value, float& moment, int32_t whole) const {
+        const float gradient = multiply_add(scale, float(whole), weight_decay * value);
+        moment = multiply_add(kept, moment, added * gradient);
+        value = multiply_add(along, moment, value);
+    }
 };
 
 struct Optimizer {
     Rule rule;
-    double decay, decay2, epsilon;  // of Adam: beta1, beta2 and epsilon; of the others: momentum, 0 and 0
+    double decay, decay2, epsilon;  // Adam's beta1, beta2 and epsilon; SGD's momentum, 0 and 0
 
     // Updates values with the gradients times `scale`, plus `weight_decay` × value.
     //
@@ -45,29 +50,31 @@ struct Optimizer {
             }
         } else if (!moments) {
             for (long i = 0; i < count; ++i) values[i] -= rate * (scale * gradients[i] + weight_decay * values[i]);
-        } else if (rule == Rule::sgd) {
+        } else {
             for (long i = 0; i < count; ++i) {
                 moments[i] = first * moments[i] - rate * (scale * gradients[i] + weight_decay * values[i]);
                 values[i] += moments[i];
-            }
-        } else {
-            for (long i = 0; i < count; ++i) {
-                const float gradient = scale * gradients[i] + weight_decay * values[i];
-                moments[i] = first * moments[i] - rate * gradient;
-                values[i] += first * moments[i] - rate * gradient;
             }
         }
     }
 
     // Returns the update of a row whose numbers share their second moment, which averages `square`, the mean square of
-    // the row's gradient.
-    RowRule of_row(float& moment, float square, float rate) const {
+    // the row's gradient. past: what is left of the first moment after the updates that the row was not in.
+    RowRule of_row(float& moment, float square, float past, float rate, float scale, float weight_decay) const {
         const float first = float(decay), second = float(decay2);
-        if (rule == Rule::sgd) return {first, -rate, 1, 0};
-        if (rule == Rule::nag) return {first, -rate, first, -rate};
+        if (rule == Rule::sgd) return {first * past, -rate, 1, scale, weight_decay};
         moment = multiply_add(second, moment, (1 - second) * square);
-        return {first, 1 - first, -rate / (std::sqrt(moment) + float(epsilon)), 0};
+        return {first * past, 1 - first, along(rate, moment), scale, weight_decay};
     }
+
+    // An update without a gradient adds to a row's values a multiple of their first moments. Over several updates the
+    // multiples are a geometric series, from `drift(rate)` × `drift_ratio()`, times `along_drift`.
+    double drift(double rate) const { return rule == Rule::sgd ? 1.0 : rate; }
+    double drift_ratio() const { return rule == Rule::sgd ? decay : decay / std::sqrt(decay2); }
+    float along_drift(float drift, float moment) const { return rule == Rule::sgd ? drift : along(drift, moment); }
+
+  private:
+    float along(float rate, float moment) const { return -rate / (std::sqrt(moment) + float(epsilon)); }
 };
 
 // The mean of the squares of `scale` × the whole numbers of a row.

@@ -298,9 +298,7 @@ class Table {
 
     // The multiple of a record's first moments that the updates since it was written have added to its values.
     float drift_since(const float* record) const {
-        const float drift = float(drift_[written(record)]);
-        if (optimizer_.rule != Rule::adam) return drift;
-        return -drift / (std::sqrt(record[2 * shape_.columns]) + float(optimizer_.epsilon));
+        return optimizer_.along_drift(float(drift_[written(record)]), record[2 * shape_.columns]);
     }
 
     // Fetches the record that is used a few records after number i of a list.
@@ -321,9 +319,8 @@ class Table {
     // Counts an update: older records have drifted further.
     void advance(double rate) {
         constexpr double NEGLIGIBLE = 1e-12;
-        const bool adam = optimizer_.rule == Rule::adam;
-        const double ratio = adam ? optimizer_.decay / std::sqrt(optimizer_.decay2) : optimizer_.decay;
-        double change = adam ? rate : optimizer_.rule == Rule::sgd ? 1.0 : optimizer_.decay;
+        double change = optimizer_.drift(rate);
+        const double ratio = optimizer_.drift_ratio();
         const double least = change * NEGLIGIBLE;
         for (size_t k = drift_.size(); k-- > 0;) {
             change *= ratio;
@@ -379,14 +376,11 @@ class Table {
                 const float since = drift_since(entry), past = powers_[age(entry)];
                 float& second = this->second(entry);
                 second *= powers2_[age(entry)];
-                const RowRule rule = optimizer_.of_row(second, mean_square(sums, columns, scale), float(rate));
-                const float kept = rule.kept * past;
+                const RowRule rule =
+                    optimizer_.of_row(second, mean_square(sums, columns, scale), past, float(rate), scale, weight_decay);
                 for (long n = 0; n < columns; ++n) {
-                    const float value = multiply_add(since, entry[columns + n], entry[n]);
-                    const float gradient = multiply_add(scale, float(sums[n]), weight_decay * value);
-                    const float moment = multiply_add(kept, entry[columns + n], rule.added * gradient);
-                    entry[columns + n] = moment;
-                    entry[n] = multiply_add(rule.along, moment, multiply_add(rule.directly, gradient, value));
+                    entry[n] = multiply_add(since, entry[columns + n], entry[n]);
+                    rule.update(entry[n], entry[columns + n], sums[n]);
                 }
                 set_written(entry, next);
             });

@@ -3,7 +3,7 @@
 
 #include "common.cuh"
 
-enum Rule { ADAM, SGD, NAG };
+enum Rule { ADAM, SGD };
 
 // Updates `count` numbers with their gradients times `scale`. moments: first moments, or momentum; null without
 // momentum. seconds: Adam's second moments. rate: for Adam with the correction of its bias.
@@ -21,7 +21,7 @@ KERNEL(THREADS) update(
             values[i] -= rate * gradient;
         } else {
             moments[i] = decay * moments[i] - rate * gradient;
-            values[i] += rule == SGD ? moments[i] : decay * moments[i] - rate * gradient;
+            values[i] += moments[i];
         }
     }
 }
@@ -48,7 +48,7 @@ KERNEL(THREADS) update_rows(
             squares += __shfl_xor_sync(0xFFFFFFFFu, squares, other);
             touched |= __shfl_xor_sync(0xFFFFFFFFu, touched, other);
         }
-        float along = rule == NAG ? decay : 1.0f, added = -rate, directly = rule == NAG ? -rate : 0.0f, second = 0.0f;
+        float along = 1.0f, added = -rate, second = 0.0f;
         if (rule == ADAM && row < rows) {
             second = decay2 * seconds[row] + (1 - decay2) * (squares / float(columns));
             added = 1 - decay;
@@ -64,7 +64,7 @@ KERNEL(THREADS) update_rows(
             const float gradient = touched ? scale * float(gradients[i]) + weight_decay * value : 0.0f;
             const float moment = decay * before + added * gradient;
             if (moments) moments[i] = moment;
-            values[i] = value + along * moment + directly * gradient;
+            values[i] = value + along * moment;
         }
     }
 }
