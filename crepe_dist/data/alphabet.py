@@ -3,7 +3,8 @@
 A character's code is its position in the alphabet. Unknown characters and padding have the code ``BLANK``, which
 becomes an all-zero column of the one-hot matrix. The standard alphabet has the notebook's 69 characters: the paper's 70
 contain "-" twice, and the notebook replaces the second one by a space. ``characters`` folds letters and makes alphabets
-for other scripts. A text with more codes than a network reads loses its middle: its subject and its end are read.
+for other scripts. A text with more codes than a network reads loses its middle, of which one blank is left: its subject
+and its end are read. In mode ``notebook`` it loses its end.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from crepe_dist.data import characters
 from crepe_dist.errors import UserError
 from crepe_dist.native import constants, library
-from crepe_dist.settings.fields import CUTS, LONGEST_DOCUMENT, MODES, Cut, Mode
+from crepe_dist.settings.fields import LONGEST_DOCUMENT, MODES, Mode
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+ =<>()[]{}"
 FULL_ALPHABET = ALPHABET + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -53,12 +54,9 @@ class Encoding:
         paired: rare characters, sorted by code point, for which a custom alphabet has no room. Number n is read as the
             codes ``len(alphabet)`` + n // k and ``len(alphabet)`` + k + n % k, where k² is the smallest square that
             is not below their number.
-        cut: part of a text with more than ``feature_len`` codes that is not read: its ``middle``, of which one blank is
-            left; its ``start``, as in the paper; or its ``end``, as in the notebook. Empty means ``end`` in mode
-            ``notebook``, and ``middle`` otherwise.
 
     Raises:
-        UserError: The mode or the cut is unknown, ``feature_len`` is out of range, or the custom alphabet is invalid.
+        UserError: The mode is unknown, ``feature_len`` is out of range, or the custom alphabet is invalid.
     """
 
     mode: Mode = "paper"
@@ -66,14 +64,10 @@ class Encoding:
     fold_accents: bool | None = None
     alphabet: str = ""
     paired: str = ""
-    cut: Cut | Literal[""] = ""
 
     def __post_init__(self) -> None:
-        if not self.cut:
-            object.__setattr__(self, "cut", "end" if self.mode == "notebook" else "middle")
-        for name, value, names in (("mode", self.mode, MODES), ("cut", self.cut, CUTS)):
-            if value not in names:
-                raise UserError(f"{name} is {str(value)[:40]!r}", remedy=f"choose one of {', '.join(names)}")
+        if self.mode not in MODES:
+            raise UserError(f"mode is {str(self.mode)[:40]!r}", remedy=f"choose one of {', '.join(MODES)}")
         if not 1 <= self.feature_len <= LONGEST_DOCUMENT:
             raise UserError(
                 f"feature_len is {self.feature_len}", remedy=f"give a number of characters to {LONGEST_DOCUMENT:,}"
@@ -128,7 +122,7 @@ class Encoding:
     @property
     def kept(self) -> tuple[int, int]:
         """Numbers of codes at the beginning and at the end of a text that is cut; see ``kept_of``."""
-        return kept_of({"feature_len": self.feature_len, "cut": self.cut})
+        return kept_of({"feature_len": self.feature_len, "mode": self.mode})
 
     @property
     def _table(self) -> Codes:
@@ -301,15 +295,13 @@ class Encoding:
         """Describe the encoding in words, for a message."""
         folded = "folded" if self.fold_accents else "not folded"
         custom = f", a custom alphabet ({self.characters_known:,} characters)" if self.is_custom else ""
-        read = f"reads {self.feature_len:,} characters, without the {self.cut} of longer texts"
+        read = f"reads {self.feature_len:,} characters"
         return f"{read}, accents {folded}, mode {self.mode}{custom}"
 
     def flags(self, file: Path) -> str:
         """Return the flags of ``prepare`` that select this encoding; ``file`` has a custom alphabet."""
-        accents = "on" if self.fold_accents else "off"
         alphabet = str(file) if self.is_custom else "usual"
-        length = f"--feature-len {self.feature_len} --cut {self.cut}"
-        return f"--mode {self.mode} {length} --fold-accents {accents} --alphabet {alphabet}"
+        return f"--mode {self.mode} --feature-len {self.feature_len} --alphabet {alphabet}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the encoding as JSON-like data; ``paired`` only if there are rare characters."""
@@ -325,7 +317,7 @@ class Encoding:
         """
         if not isinstance(saved["alphabet"], str) or type(saved["feature_len"]) is not int:
             raise ValueError("the alphabet is not a text, or feature_len not a number")
-        names = ("mode", "feature_len", "fold_accents", "alphabet", "cut")
+        names = ("mode", "feature_len", "fold_accents", "alphabet")
         return cls(**{name: saved[name] for name in names}, paired=str(saved.get("paired", "")))
 
 
@@ -333,12 +325,10 @@ def kept_of(encoding: Mapping[str, Any]) -> tuple[int, int]:
     """Return the numbers of codes at the beginning and at the end of a text that are read if it is cut.
 
     Args:
-        encoding: ``feature_len`` and ``cut`` of an encoding, as in ``Encoding.to_dict``.
+        encoding: ``feature_len`` and ``mode`` of an encoding, as in ``Encoding.to_dict``.
     """
     length = encoding["feature_len"]
-    if encoding["cut"] == "middle":
-        return (length - 1) // 2, length // 2
-    return (length, 0) if encoding["cut"] == "end" else (0, length)
+    return (length, 0) if encoding["mode"] == "notebook" else ((length - 1) // 2, length // 2)
 
 
 def read_of_long(encoding: Mapping[str, Any]) -> str:

@@ -39,26 +39,24 @@ LETTERS = {
 }  # fmt: skip
 
 
-def frequent_alphabet(counts: Mapping[int, int], mode: Mode, fold_accents: bool) -> tuple[str, str]:
+def frequent_alphabet(counts: Mapping[int, int], mode: Mode) -> tuple[str, str]:
     """Make an alphabet of the most frequent characters, and list the rare ones, both sorted by code point.
 
-    Characters are counted after folding: in lower case in mode ``paper``, and without accents if ``fold_accents``. The
-    alphabet always contains a space. Invisible characters are left out. If at most ``MAX_CHARACTERS`` occur
-    ``MIN_COUNT`` times, these are the alphabet, and all others are left out. Otherwise all but the ``MOST_PAIRED`` most
-    frequent are kept, and as many of them have a code of their own as two codes for the rest leave room. Ties are
-    broken by code point.
+    Characters are counted in lower case in mode ``paper``. The alphabet always contains a space; invisible characters
+    are left out. If at most ``MAX_CHARACTERS`` occur ``MIN_COUNT`` times, these are the alphabet, and all others are
+    left out. Otherwise all but the ``MOST_PAIRED`` most frequent are left out, and as many of these have a code of
+    their own as two codes for the rest leave room. Ties are broken by code point.
 
     Args:
         counts: number of occurrences of each code point.
         mode: mode of the encoding.
-        fold_accents: replacement of accented letters; see ``Encoding``.
 
     Returns:
         The alphabet, and the rare characters of ``Encoding.paired``.
     """
     seen: Counter[str] = Counter({" ": 0})
     for point, count in counts.items():
-        for character in folded(chr(point), mode, fold_accents):
+        for character in folded(chr(point), mode, fold_accents=False):
             seen[character] += count
     del seen[" "]
     visible = [character for character in seen if unicodedata.category(character) not in INVISIBLE]

@@ -50,7 +50,6 @@ FORMAT = 3
 MANIFEST = "dataset.json"
 WEIGHTS = "train.weights.npy"
 QUARANTINE = "quarantine.jsonl"
-CONTRADICTIONS = "contradictions.csv"
 REPORT = "report.html"
 REPORT_NUMBERS = "report.json"
 SPLITS = ("train", "validation", "test")

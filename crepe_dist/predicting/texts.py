@@ -116,14 +116,13 @@ def read_labelled(
         remedy = 'give a data frame, or {"text": texts, "label": labels}; crepe evaluate scores files'
         raise UserError(f"the labelled texts cannot be of type {type(table).__name__}", remedy=remedy)
     reading = reading_of(predictor, Reading(columns=Wanted(label, labels=tuple(label_columns))))
-    labelling, merged = reading.labelling, dict(reading.labelling.merged)
+    labelling = reading.labelling
     texts: list[str] = []
     labels: list[Any] = []
     bad: list[tuple[int, str]] = []
 
     def name(label: str) -> str:
         label = class_name(label, reading.class_names)
-        label = merged.get(label, label)
         if label not in predictor.classes:
             raise ValueError(f"the model has no class {label!r:.40}")
         return label

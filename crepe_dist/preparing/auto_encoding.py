@@ -39,12 +39,10 @@ class Fit:
         alphabet: ``given`` keeps the encoding's alphabet, ``made`` always makes a new one with ``frequent_alphabet``,
             ``needed`` makes one if it covers at least ``MISSED`` more of the characters, or of the rows ``LOST`` more
             of the letters: a rare script is few characters.
-        folds: fold accents in a new alphabet.
     """
 
     length: bool = False
     alphabet: Alphabet = "given"
-    folds: bool = False
 
 
 def fitting_length(codes: npt.NDArray[Any]) -> int:
@@ -70,14 +68,14 @@ def fit(
     makes = wanted.alphabet == "made"
     sample = training[:: -(-len(training) // SAMPLE)]
     if wanted.alphabet == "needed":
-        makes = _missed(encoding, wanted, sample) >= MISSED
+        makes = _missed(encoding, sample) >= MISSED
     if makes:
         counts: Counter[int] = Counter()
         pieces = (training[i : i + PIECE] for i in range(0, len(training), PIECE))
         for done, piece_counts in enumerate(workers.in_order(count_points, pieces), 1):
             counts.update(piece_counts)
             show(Progress("counting characters", min(done * PIECE, len(training)), len(training)))
-        encoding = _with_new_alphabet(encoding, wanted, counts)
+        encoding = _with_new_alphabet(encoding, counts)
     if wanted.length:
         needed = training.column("characters")
         codes = count_codes(sample, encoding)
@@ -87,12 +85,12 @@ def fit(
     return encoding
 
 
-def _with_new_alphabet(encoding: Encoding, wanted: Fit, counts: Mapping[int, int]) -> Encoding:
-    alphabet, paired = frequent_alphabet(counts, encoding.mode, wanted.folds)
-    return replace(encoding, alphabet=alphabet, paired=paired, fold_accents=wanted.folds)
+def _with_new_alphabet(encoding: Encoding, counts: Mapping[int, int]) -> Encoding:
+    alphabet, paired = frequent_alphabet(counts, encoding.mode)
+    return replace(encoding, alphabet=alphabet, paired=paired, fold_accents=False)
 
 
-def _missed(encoding: Encoding, wanted: Fit, sample: SomeRows) -> float:
+def _missed(encoding: Encoding, sample: SomeRows) -> float:
     """Return the share of characters, or of rows if it is larger, that a new alphabet would cover more.
 
     A letter that the encoding's alphabet reads as another one, é as e, is not covered: accents may tell the language of
@@ -100,7 +98,7 @@ def _missed(encoding: Encoding, wanted: Fit, sample: SomeRows) -> float:
     """
     counts = count_points(sample)
     points, times = np.array([*counts], dtype=np.uint32), np.array([*counts.values()], dtype=np.int64)
-    encodings = (_with_new_alphabet(encoding, wanted, counts), replace(encoding, fold_accents=wanted.folds))
+    encodings = (_with_new_alphabet(encoding, counts), replace(encoding, fold_accents=False))
     made, given = (each.known(points) for each in encodings)
     gain = made.astype(np.int64) - given
     changed = {chr(point): each for point, each in zip(points.tolist(), gain.tolist()) if each and chr(point).isalpha()}

@@ -109,10 +109,7 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
     names = classes_of(trained, job.labelled) if job.classes is None else set(job.classes)
     usable = np.array([names.issuperset(names_of(label, job.labelled)) for label in collected.labels], np.bool_)
     fate = decide(collected.rows, fixed, replace(job.split, **shares), usable)
-    class_names = job.reading.class_names
-    renamed = None if class_names is None else list(dict.fromkeys(job.merged.get(name, name) for name in class_names))
-    classes = renamed or sorted(names, key=_label_order)
-    classes = classes if job.classes is None else list(job.classes)
+    classes = list(job.classes or job.reading.class_names or sorted(names, key=_label_order))
     quarantine = write_quarantine(folder, job, collected, fate)
     check(job, collected, fate, classes, quarantine)
     number = {label: index for index, label in enumerate(classes)}

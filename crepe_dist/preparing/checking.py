@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,12 +73,7 @@ def read_batch(rules: Rules, file: int, part: str, parse: Callable[[Batch], Pars
     rows: list[Row] = []
     texts: list[bytes] = []
     weights: list[float] = []
-    merged = dict(rules.reading.labelling.merged)
-
-    def name(label: str) -> str:
-        label = class_name(label, rules.reading.class_names)
-        return merged.get(label, label)
-
+    name = partial(class_name, class_names=rules.reading.class_names)
     for row in parsed.rows:
         if rules.reading.strip_html:
             row = row._replace(text=without_tags(row.text))
@@ -110,7 +106,7 @@ def _checked(row: Row, part: str, rules: Rules, name: Name) -> tuple[str, bytes]
     if part == UNLABELLED or (part == "train" and rules.split.keep_unlabelled and not cell):
         return ABSENT, text
     labelling = rules.reading.labelling
-    if labelling.kind == ONE or not (cell or labelling.keeps_empty):
+    if labelling.kind == ONE or not cell:
         return name(cell), text
     return labelling.label(cell, name), text
 
@@ -153,9 +149,6 @@ def _describe(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start:
     records["offset"] = ends - lengths - records["id"]
     records["characters"] = [len(row.text) for row in rows]
     keys = [_letters(row.text, text) for row, text in zip(rows, texts)]
-    if kind == ONE:
-        names = {row.label: _letters(row.label, row.label.encode()) for row in rows}
-        records["names_label"] = [len(names[row.label]) > 2 and names[row.label] in key for row, key in zip(rows, keys)]
     records["exact"] = hashes(texts)
     records["near"] = hashes([key or text for key, text in zip(keys, texts)])
 

@@ -104,7 +104,7 @@ def correct(collected: Collected, job: Job, corrections: Corrections) -> Collect
             if label not in number:
                 number[label] = len(labels)
                 labels.append(label)
-            rows["label"][row], rows["names_label"][row] = number[label], False
+            rows["label"][row] = number[label]
             counts[APPLIED] += 1
         else:
             counts[STALE] += 1

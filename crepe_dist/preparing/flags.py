@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Literal, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 from crepe_dist import invocation
 from crepe_dist.data.alphabet import Encoding
@@ -15,7 +15,7 @@ from crepe_dist.preparing import remote
 from crepe_dist.preparing.auto_encoding import MISSED, Alphabet, Fit
 from crepe_dist.preparing.corrections import read_corrections
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.labelling import Labelling, read_map
+from crepe_dist.preparing.labelling import Labelling
 from crepe_dist.preparing.pool import Show, ignored
 from crepe_dist.preparing.preparation import MAX_BAD, PrepareOptions, check_out, prepare
 from crepe_dist.preparing.selection import DEDUPE, VALIDATION_FROM, SplitOptions
@@ -23,7 +23,6 @@ from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Read
 from crepe_dist.settings.fields import (
     ANY,
     COLUMN,
-    CUTS,
     FILE,
     LONGEST_DOCUMENT,
     MODES,
@@ -35,7 +34,7 @@ from crepe_dist.settings.fields import (
     setting,
     whole,
 )
-from crepe_dist.settings.flags import FOLD_ACCENTS, ColumnFlags, Command, OnOff
+from crepe_dist.settings.flags import ColumnFlags, Command
 from crepe_dist.settings.options import LONGEST_FITTED
 
 AUTO = "auto"  # fitted to the training texts
@@ -87,14 +86,6 @@ class PreparationFlags(ColumnFlags, Command):
     label_separator: Optional[str] = setting(
         None, "separator of several labels in a cell, such as ';', or space for white space", ANY
     )
-    empty_label: Literal["drop", "keep"] = setting(
-        "drop",
-        "with several labels, rows with an empty label; keep: they have none of the classes; drop: nobody has labelled "
-        "them",
-    )
-    merge_labels: Optional[Path] = setting(
-        None, "CSV file with from,to in each line, by which labels are merged or renamed; other labels stay", FILE
-    )
     max_bad: float = setting(MAX_BAD, "largest share of unusable rows", real(0, 1))
     corrections: Optional[Path] = setting(
         None,
@@ -137,16 +128,9 @@ class PreparationFlags(ColumnFlags, Command):
         f"auto, sample {SAMPLE_FEATURE_LEN}",
         whole(1, LONGEST_DOCUMENT, AUTO),
     )
-    cut: Optional[str] = setting(
-        None,
-        "part of a longer text that is not read; start: as in the paper; default: middle, so that the subject and the "
-        "end of a text are read; in mode notebook: end",
-        Words(CUTS),
-    )
     strip_html: bool = setting(
         False, "remove HTML tags from the texts, and read &amp; as &; models of these data do the same"
     )
-    fold_accents: Optional[bool] = setting(None, FOLD_ACCENTS.format(" and with a custom alphabet"), OnOff())
     alphabet: Optional[str] = setting(
         None,
         "known characters; usual: the standard alphabet of the mode; auto: the characters of the training texts; a "
@@ -213,9 +197,8 @@ class PreparationFlags(ColumnFlags, Command):
         encoding = Encoding(
             self.mode,  # type: ignore[arg-type]
             LONGEST_FITTED if length == AUTO else length,
-            self.fold_accents,
+            None,
             *(("", "") if self.alphabet in (None, AUTO, USUAL) else _alphabet_of(Path(self.alphabet or ""))),
-            self.cut or "",  # type: ignore[arg-type]
         )
         split = SplitOptions(
             test=self.test if isinstance(self.test, float) else 0.2,
@@ -226,7 +209,7 @@ class PreparationFlags(ColumnFlags, Command):
             dedupe=self.dedupe or (SAMPLE_DEDUPE if is_sample else "no"),  # type: ignore[arg-type]
             keep_unlabelled=self.keep_unlabelled,
         )
-        fit = Fit(length == AUTO, self._fitted_alphabet(), bool(self.fold_accents))
+        fit = Fit(length == AUTO, self._fitted_alphabet())
         return prepare(sources, self.out, encoding, split, options, fit)
 
     def _labelling(self) -> tuple[Labelling, tuple[str, ...]]:
@@ -247,12 +230,9 @@ class PreparationFlags(ColumnFlags, Command):
             problem = (
                 f"--labels {kind} cannot be combined with --stratified or --max-per-class: they need one class per row"
             )
-        elif self.empty_label == "keep" and (kind != SEVERAL or self.keep_unlabelled):
-            problem = "--empty-label keep needs --labels several, and cannot be combined with --keep-unlabelled"
         if problem:
             raise UserError(problem, remedy=f"leave one out; {invocation.typed('prepare')} --help-all describes them")
-        merged = () if self.merge_labels is None else read_map(self.merge_labels)
-        return Labelling(kind, separator, merged, self.empty_label == "keep"), columns
+        return Labelling(kind, separator), columns
 
     def _fitted_alphabet(self) -> Alphabet:
         if self.alphabet == AUTO:

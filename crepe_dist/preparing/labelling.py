@@ -7,21 +7,15 @@ without a label have the string ``ABSENT``.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from crepe_dist import files
 from crepe_dist.data.targets import MOST_LABELS, ONE, SEVERAL, SHARE_UNIT, SOFT, Pairs
-from crepe_dist.errors import UserError
-from crepe_dist.files import MAX_NAMES_BYTES, read_bytes
 
 Name = Callable[[str], str]  # checks a label as read, and returns the name of its class; raises ValueError
 TRUE, FALSE = ("1", "1.0", "true", "True", "yes"), ("", "0", "0.0", "false", "False", "no")
@@ -42,14 +36,10 @@ class Labelling:
     Args:
         kind: one of ``targets.KINDS``.
         separator: separator of several labels in a cell; empty if cells are JSON lists or there is a column for each.
-        merged: labels as read, and the classes that they become; see ``read_map``.
-        keeps_empty: an empty cell means none of several labels; else that nobody has labelled the row.
     """
 
     kind: str = ONE
     separator: str = ""
-    merged: tuple[tuple[str, str], ...] = ()
-    keeps_empty: bool = False
 
     def label(self, cell: str, name: Name) -> str:
         """Return the string for the labels in a cell; raise ``ValueError`` if it is unusable."""
@@ -65,9 +55,7 @@ class Labelling:
             labels = cell.split()
         else:
             labels = cell.split(self.separator) if self.separator else [cell]
-            labels = [label for label in labels if label.strip()]
-            if not labels and not self.keeps_empty:
-                name("")
+            labels = [label for label in labels if label.strip()] or [""]
         return {name(label): SHARE_UNIT for label in labels}
 
     def _soft(self, cell: str, name: Name) -> dict[str, int]:
@@ -175,29 +163,3 @@ def _json(cell: str, start: str) -> Any:
         return DECODER.decode(cell.strip())
     except (ValueError, RecursionError):
         return None
-
-
-def read_map(path: Path) -> tuple[tuple[str, str], ...]:
-    """Read a map of labels, ``from,to`` in each line of a CSV file: labels as read, and their classes."""
-    mapped: dict[str, str] = {}
-    again = "write from,to in each line, such as: Billing,billing"
-    try:
-        text = read_bytes(path, MAX_NAMES_BYTES).decode("utf-8-sig")
-        lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-        rows = [[files.original(cell).strip() for cell in row] for row in lines]
-    except (OSError, ValueError, csv.Error) as error:
-        why = getattr(error, "strerror", None) or str(error)[:300]
-        raise UserError(f"--merge-labels: {path} cannot be read", why, again) from error
-    for number, row in enumerate(rows, start=1):
-        if not any(row) or (number == 1 and [cell.lower() for cell in row] == ["from", "to"]):
-            continue
-        problem = "" if len(row) == 2 and all(row) else f"{','.join(row)!r:.80} is not a label and its new name"
-        if not problem and mapped.setdefault(row[0], row[1]) != row[1]:
-            problem = f"{row[0]!r:.40} becomes both {mapped[row[0]]!r:.40} and {row[1]!r:.40}"
-        if problem:
-            raise UserError(f"--merge-labels: record {number} of {path} cannot be used", problem, again)
-    chained = next((to for name, to in mapped.items() if mapped.get(to, to) != to), None)
-    if chained is not None:
-        why = f"{chained!r:.40} is the new name of one label, and becomes {mapped[chained]!r:.40} itself"
-        raise UserError(f"--merge-labels: {path} maps a label twice", why, "give the last name of each label")
-    return tuple((name, to) for name, to in mapped.items() if name != to)

@@ -32,7 +32,7 @@ from crepe_dist.preparing.spool import BAD_ROWS, ROWS, map_rows
 from crepe_dist.preparing.summary import summarise
 
 KINDS = "labels|targets|weights|codes|texts|offsets|origins|ids|id_offsets"
-REPORTS = (dataset.MANIFEST, dataset.QUARANTINE, dataset.CONTRADICTIONS, dataset.REPORT, dataset.REPORT_NUMBERS)
+REPORTS = (dataset.MANIFEST, dataset.QUARANTINE, dataset.REPORT, dataset.REPORT_NUMBERS)
 OURS = re.compile(
     rf"({'|'.join(dataset.ALL_SPLITS)})\.({KINDS})(-\d+)?\.(npy|bin)|" + "|".join(map(re.escape, REPORTS))
 )
@@ -127,7 +127,7 @@ def _build(
         if kept:
             error.why = f"{error.why}; the unusable rows are in {kept}"
         raise
-    summary = summarise(partial, printable(out.absolute().name), job, collected, built, options.command)
+    summary = summarise(printable(out.absolute().name), job, collected, built, options.command)
     write_json(partial / REPORT_NUMBERS, summary)
     if options.page is not None:
         write_text(partial / REPORT, options.page(summary))

@@ -52,11 +52,6 @@ class Job:
     classes: tuple[str, ...] | None = None
 
     @property
-    def merged(self) -> dict[str, str]:
-        """Labels as read, and the classes that they become."""
-        return dict(self.reading.labelling.merged)
-
-    @property
     def labelled(self) -> str:
         """Labels of a row, one of ``targets.KINDS``."""
         return self.reading.labelling.kind

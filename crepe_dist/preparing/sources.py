@@ -14,12 +14,10 @@ from typing import Any, Literal
 
 from crepe_dist import invocation
 from crepe_dist.data.dataset import MANIFEST, SAMPLE, UNLABELLED
-from crepe_dist.data.targets import KINDS
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, read_names
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.labelling import Labelling
-from crepe_dist.settings.fields import HEADERS
 
 SAMPLE_FEATURE_LEN = 192  # keeps 95 % of the sample's texts whole
 SAMPLE_DEDUPE: Literal["near"] = "near"  # else 54 test rows are training rows, too
@@ -95,27 +93,13 @@ class Reading:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Reading:
-        """Restore the options from JSON-like data; raise ``ValueError``, ``KeyError`` or ``TypeError`` for others."""
-        columns, labelling, class_names = saved["columns"], saved["labelling"], saved["class_names"]
-        optional = {name: columns[name] for name in ("label", "title", "weight", "id")}
-        texts, labels = tuple(columns["texts"]), tuple(columns["labels"])
-        merged = tuple((name, to) for name, to in labelling["merged"])
-        words = [*texts, *labels, *(class_names or ()), *(name for pair in merged for name in pair)]
-        words += [name for name in (*optional.values(), saved["format"]) if name is not None]
-        words += [labelling["separator"], saved["encoding"]]
-        if not all(isinstance(word, str) for word in words) or labelling["kind"] not in KINDS:
-            raise ValueError("the columns or labels that were read are malformed")
-        if {type(saved["strip_html"]), type(labelling["keeps_empty"])} != {bool} or saved["header"] not in HEADERS:
-            raise ValueError("strip_html or keeps_empty is neither true nor false, or the header is malformed")
-        return cls(
-            saved["format"],
-            saved["header"],
-            Wanted(**optional, texts=texts, labels=labels, needs_label=bool(columns["needs_label"])),
-            Labelling(labelling["kind"], labelling["separator"], merged, labelling["keeps_empty"]),
-            saved["strip_html"],
-            saved["encoding"],
-            None if class_names is None else tuple(class_names),
-        )
+        """Restore the options from ``asdict``'s result."""
+        columns: dict[str, Any] = {}
+        for name, value in saved["columns"].items():
+            columns[name] = tuple(value) if isinstance(value, list) else value
+        names, labelling = saved["class_names"], Labelling(**saved["labelling"])
+        names = None if names is None else tuple(names)
+        return cls(**{**saved, "columns": Wanted(**columns), "labelling": labelling, "class_names": names})
 
 
 def find_sources(

@@ -32,7 +32,6 @@ ROW = np.dtype(
         ("id", "<u2"),  # bytes of the row's id, which follows the text
         ("exact", "<u8"),  # hash of the text
         ("near", "<u8"),  # hash of its letters and digits in lower case
-        ("names_label", "?"),  # the text contains its label
         ("weight", "<f4"),
     ]
 )

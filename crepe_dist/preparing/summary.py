@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data import dataset
-from crepe_dist.data.arrays import spelled
 from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import ONE
-from crepe_dist.files import write_csv
 from crepe_dist.preparing.building import Built
 from crepe_dist.preparing.labelling import ABSENT, names_of
 from crepe_dist.preparing.reading import Collected, Job
@@ -40,8 +36,8 @@ EXAMPLE_CLASSES = 50
 EXAMPLE_LENGTH = 300  # characters
 
 
-def summarise(folder: Path, name: str, job: Job, collected: Collected, built: Built, command: str) -> dict[str, Any]:
-    """Collect the numbers of the report as JSON-like data, and write the list of contradictions into ``folder``."""
+def summarise(name: str, job: Job, collected: Collected, built: Built, command: str) -> dict[str, Any]:
+    """Collect the numbers of the report as JSON-like data."""
     characters = int(collected.rows["characters"][kept(built.fate)].sum(dtype=np.int64))
     counts = {part: _class_counts(built, built.fate == code) for code, part in enumerate(SPLITS) if part in built.rows}
     absent = collected.labels.index(ABSENT) if ABSENT in collected.labels else -1
@@ -69,7 +65,7 @@ def summarise(folder: Path, name: str, job: Job, collected: Collected, built: Bu
         },
         "lengths": _lengths(built.counts.lengths, built.encoding.feature_len),
         "characters": _characters(built, characters),
-        "duplicates": _duplicates(folder, job, collected, built, without),
+        "duplicates": _duplicates(collected, built, without),
         "examples": _examples(collected, built),
         "quarantine": {
             "rows": built.quarantine.lines,
@@ -88,7 +84,7 @@ def summarise(folder: Path, name: str, job: Job, collected: Collected, built: Bu
         repeated = int((without & (built.fate == REPEATED)).sum())
         summary["unlabelled"] = {"rows": built.rows.get(dataset.UNLABELLED, 0), "duplicates": repeated}
     if job.classes is None:  # the warnings are about training
-        summary["warnings"] = warnings_of(summary, _label_leaks(collected, built))
+        summary["warnings"] = warnings_of(summary)
     return summary
 
 
@@ -158,10 +154,8 @@ def _characters(built: Built, total: int) -> dict[str, Any]:
     }
 
 
-def _duplicates(
-    folder: Path, job: Job, collected: Collected, built: Built, without: npt.NDArray[np.bool_]
-) -> dict[str, Any]:
-    """Count the labelled rows that repeat others; list those of which some have another label.
+def _duplicates(collected: Collected, built: Built, without: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Count the labelled rows that repeat others, and those that have another label.
 
     Args:
         without: rows without a label, bool [n].
@@ -171,16 +165,9 @@ def _duplicates(
     fate[without] = UNKNOWN
     exact = sum(len(again) for again, _ in repeats(collected.rows["exact"], fate))
     near = conflicting = 0
-    groups: list[tuple[int, int]] = []  # first row, and each row of its text
     for again, first in repeats(collected.rows["near"], fate):
-        differs = collected.rows["label"][again] != collected.rows["label"][first]
-        listed = np.isin(first, first[differs])
-        firsts = first[listed].tolist()
-        groups += {*zip(firsts, firsts), *zip(firsts, again[listed].tolist())}
         near += len(again)
-        conflicting += int(differs.sum())
-    if groups:
-        write_csv(folder / dataset.CONTRADICTIONS, _contradictions(sorted(groups), job, collected, built))
+        conflicting += int((collected.rows["label"][again] != collected.rows["label"][first]).sum())
     across = {}
     for code, other in ((TEST, TRAIN), (VALIDATION, TRAIN), (TEST, VALIDATION)):
         rows, other_rows = built.fate == code, built.fate == other
@@ -198,27 +185,6 @@ def _duplicates(
     }
 
 
-def _contradictions(
-    groups: Sequence[tuple[int, int]], job: Job, collected: Collected, built: Built
-) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the list; a person can fill in the suggested label for ``prepare --corrections``."""
-    texts, several = Texts(collected.texts), job.labelled != ONE
-    for first, number in groups:
-        row, fate = collected.rows[number : number + 1], int(built.fate[number])
-        (text,), (id_,), label = texts.get(row), texts.ids(row), collected.labels[int(row["label"][0])]
-        yield {
-            "group": first,
-            "file": job.sources[int(row["file"][0])][0],
-            "line": int(row["line"][0]),
-            "id": id_.decode("utf-8", "replace"),
-            "split": SPLITS[fate] if fate < len(SPLITS) else "left out",
-            "hash": spelled(int(row["exact"][0])),
-            "label": ", ".join(names_of(label)) if several else label,
-            "suggested": "",
-            "text": text.decode("utf-8"),
-        }
-
-
 def _examples(collected: Collected, built: Built) -> dict[str, list[str]]:
     texts = Texts(collected.texts)
     training = np.flatnonzero(built.fate == TRAIN)
@@ -230,11 +196,3 @@ def _examples(collected: Collected, built: Built) -> dict[str, list[str]]:
         data = texts.get(collected.rows[chosen])
         examples[name] = [text.decode("utf-8")[:EXAMPLE_LENGTH] for text in data]
     return examples
-
-
-def _label_leaks(collected: Collected, built: Built) -> npt.NDArray[np.float64]:
-    """Return the fraction of each class's texts that contain their only label, float64 [classes]."""
-    rows, size = labelled(built.fate), len(built.classes)
-    place, labels = built.targets.occurrences(rows)
-    named = np.bincount(labels, weights=collected.rows["names_label"][rows[place]], minlength=size)
-    return np.asarray(named / np.maximum(1, np.bincount(labels, minlength=size)))

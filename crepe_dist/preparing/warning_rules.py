@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import shlex
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from crepe_dist.data.alphabet import read_of_long
-from crepe_dist.data.dataset import CONTRADICTIONS, UNLABELLED
+from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.preparing.checking import NO_LABEL
 from crepe_dist.preparing.formats.lines import ENDS_EARLY
 from crepe_dist.settings.options import SHORTEST
 from crepe_dist.wording import counted, number, percent
 
 FEW_ROWS = 50
-SEPARATORS = "|;,"  # of labels in one cell
 FEW_TESTS = 100
-LEAK_ROWS = 20  # minimum size of a class for the warning that its texts contain its label
 NOTABLE = 0.005  # fraction of the rows from which a defect is reported
 Warned = tuple[str, str, str]  # what is wrong, why, and what to do
 
 
-def warnings_of(summary: dict[str, Any], label_leaks: npt.NDArray[np.float64]) -> list[dict[str, str]]:
-    """Judge the numbers of a report.
-
-    Args:
-        label_leaks: fraction of the texts of each class that contain its label, float64 [classes].
-    """
-    found = [*_of_reading(summary), *_of_classes(summary, label_leaks), *_of_texts(summary)]
+def warnings_of(summary: dict[str, Any]) -> list[dict[str, str]]:
+    """Judge the numbers of a report."""
+    found = [*_of_reading(summary), *_of_classes(summary), *_of_texts(summary)]
     return [dict(zip(("what", "why", "do"), each)) for each in found]
 
 
@@ -66,16 +55,8 @@ def _of_reading(summary: dict[str, Any]) -> Iterator[Warned]:
         )
 
 
-def _of_classes(summary: dict[str, Any], label_leaks: npt.NDArray[np.float64]) -> Iterator[Warned]:
+def _of_classes(summary: dict[str, Any]) -> Iterator[Warned]:
     classes = summary["classes"]
-    separator, lists = _label_lists(classes) if "labels" not in summary else ("", [])
-    if lists:
-        yield (
-            f"some labels look like lists of labels, separated by {separator!r}",
-            f"{_listed([*map(repr, lists)])}: each of them is a class of its own",
-            f"--labels several --label-separator {shlex.quote(separator)} makes them several labels; "
-            "or keep one label per row",
-        )
     train = summary["parts"]["train"]["classes"]
     all_classes = counted(len(classes), "class", "classes")
     small = [f"{name} ({count})" for name, count in zip(classes, train) if count < FEW_ROWS]
@@ -110,18 +91,6 @@ def _of_classes(summary: dict[str, Any], label_leaks: npt.NDArray[np.float64]) -
             "a model that always predicts this class gets a high accuracy without learning anything",
             "look at the scores per class; --max-per-class reduces the large class",
         )
-    of_class = [sum(counts) for counts in zip(*(part["classes"] for part in summary["parts"].values()))]
-    leaking = [
-        f"{name} ({percent(fraction)})"
-        for name, fraction, count in zip(classes, label_leaks.tolist(), of_class)
-        if fraction > 0.5 and count >= LEAK_ROWS
-    ]
-    if leaking:
-        yield (
-            f"most texts of {counted(len(leaking), 'class', 'classes')} contain their label: will later texts, too?",
-            _listed(leaking),
-            "nothing, if they will, as where customers write “refund”; otherwise remove the label from these texts",
-        )
 
 
 def _of_texts(summary: dict[str, Any]) -> Iterator[Warned]:
@@ -132,12 +101,6 @@ def _of_texts(summary: dict[str, Any]) -> Iterator[Warned]:
             f"they are longer than {feature_len} characters, so only {read_of_long(summary['encoding'])} are read",
             f"--feature-len {max(SHORTEST, lengths['percentiles']['90'])} would keep nine texts in ten whole; time and "
             "memory grow with it",
-        )
-    if feature_len < SHORTEST:
-        yield (
-            f"documents of {feature_len} characters cannot be trained on",
-            f"the network needs at least {SHORTEST}, so train will refuse this data set",
-            f"prepare again with --feature-len {SHORTEST} or more",
         )
     characters = summary["characters"]
     script = (
@@ -173,22 +136,9 @@ def _of_texts(summary: dict[str, Any]) -> Iterator[Warned]:
         yield (
             f"{percent(conflicting, labelled)} of the rows have the text of an earlier row, but another label",
             f"{counted(conflicting, 'such row')}: the text does not tell which one is right; --dedupe keeps the first",
-            f"check how they were labelled: {CONTRADICTIONS} lists them; enter the right labels in a copy, and prepare "
-            "again with --corrections COPY",
+            "check how they were labelled; inspect lists likely errors",
         )
 
 
 def _listed(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + " …" * (len(names) > most)
-
-
-def _label_lists(classes: list[str]) -> tuple[str, list[str]]:
-    """Find class names such as ``billing|vip``: most of their parts occur in other names, too."""
-    for separator in SEPARATORS:
-        parts = {name: {part.strip() for part in name.split(separator)} for name in classes}
-        lists = [name for name in classes if separator in name]
-        counts = Counter(part for labels in parts.values() for part in labels)
-        shared = [name for name in lists if sum(counts[part] > 1 for part in parts[name]) > len(parts[name]) / 2]
-        if len(shared) >= 2:
-            return separator, shared
-    return "", []

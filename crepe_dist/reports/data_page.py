@@ -15,7 +15,7 @@ from rich.text import Text
 
 from crepe_dist import extras, wording
 from crepe_dist.data.alphabet import read_of_long
-from crepe_dist.data.dataset import CONTRADICTIONS, SPLITS
+from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import SEVERAL, SOFT
 from crepe_dist.reports import data_figures
 from crepe_dist.reports.page import render
@@ -90,7 +90,7 @@ def facts(summary: Summary) -> dict[str, list[str]]:
     at = [f"{share} % up to {number(marks[share])}" for share in data_figures.MARKED if marks]
     found["lengths"] = [f"{', '.join(at)}, the longest {number(marks['100'])} characters"] if at else []
     long = f"{percent(lengths['cut'])} ({number(round(lengths['cut'] * rows['kept']))})" if lengths["cut"] else "none"
-    found["lengths"].append(f"longer than {length}: {long}; a longer text loses its {encoding['cut']}")
+    found["lengths"].append(f"longer than {length}: {long}")
 
     characters = summary["characters"]
     share = f"{percent(characters['unknown'], characters['total'])} ({number(characters['unknown'])})"
@@ -107,7 +107,7 @@ def facts(summary: Summary) -> dict[str, list[str]]:
         f"{number(repeats['removed'])} removed"
     ]
     if repeats["conflicting"]:
-        found["duplicates"].append(f"of another class: {number(repeats['conflicting'])} ({CONTRADICTIONS})")
+        found["duplicates"].append(f"of another class: {number(repeats['conflicting'])}")
     for name, counts in repeats["across"].items():
         whole = summary["parts"].get(name.partition(" in ")[0], {}).get("rows", 0)
         found["duplicates"].append(

@@ -11,8 +11,6 @@ from crepe_dist.errors import UserError
 
 Mode = Literal["paper", "full", "notebook"]
 MODES: tuple[Mode, ...] = get_args(Mode)  # of the encoding; see data/alphabet.py
-Cut = Literal["middle", "start", "end"]
-CUTS: tuple[Cut, ...] = get_args(Cut)  # part of a long text that is not read
 LONGEST_DOCUMENT = 1 << 20  # characters
 DEVICES = ("auto", "gpu", "cpu")
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext", "folder")  # of labelled files

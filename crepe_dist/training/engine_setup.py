@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Optional
 
-from crepe_dist import invocation, machine, registry
+from crepe_dist import machine, registry
 from crepe_dist.cuda import driver
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import SEVERAL
@@ -165,7 +165,7 @@ def _check_scores(data: Dataset) -> None:
             f"{classes:,} classes are too many for this machine",
             f"scores count the documents of each pair of true and predicted class, which takes {needed / 1e9:,.0f} GB; "
             f"the machine has {machine.memory() / 1e9:,.0f} GB",
-            f"join classes: {invocation.typed('prepare')} --merge-labels FILE",
+            "merge classes, and prepare the data again",
         )
 
 

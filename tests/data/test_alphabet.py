@@ -23,7 +23,7 @@ from crepe_dist.data.characters import (
     frequent_alphabet,
 )
 from crepe_dist.errors import UserError
-from crepe_dist.settings.fields import CUTS, MODES, Cut
+from crepe_dist.settings.fields import MODES
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,9 @@ def reference(text: str, encoding: Encoding) -> list[int]:
         codes += map(encoding.alphabet.index, shown) if known else [BLANK]
     length = encoding.feature_len
     if len(codes) > length:
-        head, tail = {"start": (0, length), "end": (length, 0)}.get(encoding.cut, ((length - 1) // 2, length // 2))
-        codes = codes[:head] + [BLANK] * (encoding.cut == "middle") + codes[len(codes) - tail :]
+        in_order = encoding.mode == "notebook"
+        head, tail = (length, 0) if in_order else ((length - 1) // 2, length // 2)
+        codes = codes[:head] + [BLANK] * (not in_order) + codes[len(codes) - tail :]
     return (codes if encoding.mode == "notebook" else codes[::-1]) + [BLANK] * (length - len(codes))
 
 
@@ -95,10 +96,9 @@ texts = st.text(
     st.integers(1, 20),
     st.booleans(),
     st.sampled_from(["", OWN]),
-    st.sampled_from(CUTS),
 )
-def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents, own, cut):
-    encoding = Encoding(mode, feature_len, fold_accents, own, "", cut)
+def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents, own):
+    encoding = Encoding(mode, feature_len, fold_accents, own)
     expected = [reference(text, encoding) for text in texts]
     assert encoding.encode(texts).tolist() == expected
     if texts:  # both ways, whichever was taken
@@ -137,13 +137,10 @@ def test_white_space_is_a_space_except_in_the_notebook(mode):
     assert own.decode(own.encode([f"a{WHITE_SPACE}ß"])[0]) == f"a{' ' * len(WHITE_SPACE)}ß"
 
 
-def test_a_long_text_loses_its_middle():
+def test_a_long_text_loses_its_middle_or_its_end():
     text = "refund " + "footer " * 99 + "bye"
-    cuts: tuple[tuple[Cut, str], ...] = (
-        ("middle", "refund foo footer bye"), ("start", "ter footer footer bye"), ("end", "refund footer footer "),
-    )  # fmt: skip
-    for cut, read in cuts:
-        encoding = Encoding("paper", 21, cut=cut)
+    for mode, read in (("paper", "refund foo footer bye"), ("notebook", "refund footer footer ")):
+        encoding = Encoding(mode, 21)  # type: ignore[arg-type]
         assert encoding.decode(encoding.encode([text])[0]) == read
         head, tail = encoding.kept
         assert encoding.unread(text) == range(head, len(text) - tail)
@@ -183,8 +180,8 @@ class TestFrequent:
     """The alphabet of texts."""
 
     @staticmethod
-    def of(text, mode="paper", fold_accents=False):
-        alphabet, paired = frequent_alphabet({ord(each): text.count(each) for each in set(text)}, mode, fold_accents)
+    def of(text, mode="paper"):
+        alphabet, paired = frequent_alphabet({ord(each): text.count(each) for each in set(text)}, mode)
         assert paired == ""
         return alphabet
 
@@ -193,17 +190,10 @@ class TestFrequent:
         assert self.of(text) == " σё"
         assert self.of(text, "full") == " Ё"
 
-    def test_folded_accents_are_in_no_alphabet(self):
-        text = "ή" * 4 + "η" * 4 + "й" * 9 + "한" * 9
-        assert self.of(text) == " й한"
-        assert self.of(text, fold_accents=True) == " ηи한"
-        folded = Encoding("paper", 4, True, " ηи한")
-        assert folded.decode(folded.encode(["Ήй한"])[0]) == "ηи한"
-
     @pytest.mark.parametrize("characters", [254, 255, 300, 61 + MOST_PAIRED + 9])
     def test_of_more_the_rare_ones_have_two_codes(self, characters):
         seen = {0x4E00 + place: MIN_COUNT if place < 254 else 1 for place in range(characters)}
-        alphabet, paired = frequent_alphabet(seen, "paper", False)
+        alphabet, paired = frequent_alphabet(seen, "paper")
         encoding = Encoding("paper", 2, None, alphabet, paired)
         assert MAX_CHARACTERS - 3 < encoding.codes <= MAX_CHARACTERS
         assert encoding.characters_known == min(characters, 61 + MOST_PAIRED) + 1

@@ -39,7 +39,9 @@ def expected(sets):
     return np.array([[name in each for name in NAMES] for each in sets], np.float32)
 
 
-@pytest.mark.parametrize("form", ["csv", "json.csv", "columns.csv", "bare.csv", "jsonl", "parquet", "columns.parquet"])
+@pytest.mark.parametrize(
+    "form", ["csv", "space.xlsx", "json.csv", "columns.csv", "bare.csv", "jsonl", "parquet", "columns.parquet"]
+)
 def test_every_table_may_have_several_labels(tmp_path, form):
     flags: Any = {"labels": "several"}
     frame: Any = pd.DataFrame({"label": SETS, "text": TEXTS})
@@ -49,8 +51,10 @@ def test_every_table_may_have_several_labels(tmp_path, form):
             {"text": TEXTS, **{name: expected(SETS)[:, i].astype(int) for i, name in enumerate(NAMES)}}
         )
         flags = {"label_columns": ["2", "3", "4"] if form == "bare.csv" else NAMES}
-    elif form == "csv":
-        frame, flags = frame.assign(label=[" ; ".join(each) for each in SETS]), {"label_separator": ";"}
+    elif form in ("csv", "space.xlsx"):
+        separator = ";" if form == "csv" else "space"
+        joined = [(" ; " if form == "csv" else " ").join(each) for each in SETS]
+        frame, flags = frame.assign(label=joined), {"label_separator": separator}
         sets = [each for each in SETS if each]  # an empty cell is a row without a label
     elif form == "json.csv":
         frame = frame.assign(label=[json.dumps(each) for each in SETS])
@@ -63,20 +67,6 @@ def test_every_table_may_have_several_labels(tmp_path, form):
         np.testing.assert_array_equal(shares, expected(sets))
         np.testing.assert_array_equal(data.class_counts(), expected(sets).sum(axis=0))
     assert sorted(shares.sum(axis=1)) == sorted(map(len, sets))
-
-
-@pytest.mark.parametrize("form", ["csv", "space.csv", "jsonl", "parquet", "xlsx"])
-def test_an_empty_cell_may_mean_none_of_the_labels(tmp_path, form):
-    frame: Any = pd.DataFrame({"label": [";".join(each) or None for each in SETS], "text": TEXTS})
-    frame = frame.assign(label=frame.label.str.replace(";", " ")) if form == "space.csv" else frame
-    path, separator = write_frame(frame, tmp_path / f"table.{form}"), "space" if form == "space.csv" else ";"
-    crepe_dist.prepare(path, tmp_path / "drop", label_separator=separator, **ALL)
-    without = [each for each in SETS if each]
-    assert sorted(shares_of(tmp_path / "drop")[1].sum(axis=1)) == sorted(map(len, without))
-    crepe_dist.prepare(path, tmp_path / "keep", label_separator=separator, empty_label="keep", **ALL)
-    assert len(without) < len(SETS)
-    np.testing.assert_array_equal(shares_of(tmp_path / "keep")[1], expected(SETS))
-    assert not (tmp_path / "keep" / "quarantine.jsonl").read_text()
 
 
 def test_lines_of_fasttext(tmp_path):
@@ -114,7 +104,6 @@ def test_soft_labels_are_shares_that_sum_to_one(tmp_path):
         ({"x": [2] * 40, "y": [1] * 40}, {"label_columns": ["x"]}, "two different columns"),
         ({"x": [2] * 40, "y": [1] * 40}, {"label_columns": ["x", "z"]}, "no column 'z'"),
         ({"label": SETS}, {"labels": "several", "stratified": True}, "one class per row"),
-        ({"label": SETS}, {"empty_label": "keep"}, "needs labels="),
         ({"label": SETS}, {"labels": "one", "label_separator": ";"}, "cannot be combined"),
         ({"x": [1e308] * 40, "y": [1e308] * 40}, {"labels": "soft", "label_columns": ["x", "y"]}, "large"),
         ({"x": [0] * 40, "y": [-1] * 40}, {"labels": "soft", "label_columns": ["x", "y"]}, "unusable"),

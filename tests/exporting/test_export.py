@@ -58,12 +58,12 @@ CHARACTERS = Counter(map(ord, CYRILLIC * 9))
 MANY = "".join(map(chr, (*range(0x4E00, 0x4E00 + 400), *range(0x1F600, 0x1F640))))  # of which some have two codes
 ENCODINGS = {
     "paper": Encoding("paper", FEATURE_LEN),
-    "full": Encoding("full", FEATURE_LEN + 7, False, cut="start"),
+    "full": Encoding("full", FEATURE_LEN + 7, False),
     "notebook": Encoding("notebook", FEATURE_LEN),
-    "own": Encoding("paper", FEATURE_LEN, True, *frequent_alphabet(CHARACTERS, "paper", True)),
-    "own, cases apart": Encoding("full", FEATURE_LEN, False, *frequent_alphabet(CHARACTERS, "full", False)),
+    "own": Encoding("paper", FEATURE_LEN, None, *frequent_alphabet(CHARACTERS, "paper")),
+    "own, cases apart": Encoding("full", FEATURE_LEN, None, *frequent_alphabet(CHARACTERS, "full")),
     "rare ones": Encoding(
-        "paper", FEATURE_LEN, True, *frequent_alphabet(CHARACTERS + Counter(map(ord, MANY * 9)), "paper", True)
+        "paper", FEATURE_LEN, None, *frequent_alphabet(CHARACTERS + Counter(map(ord, MANY * 9)), "paper")
     ),
 }
 KINDS = ("crepe", "ngrams", "paper")

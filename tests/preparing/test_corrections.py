@@ -50,28 +50,6 @@ def prepare(folder, **options):
     return report["corrections"], labels_by_line(open_dataset(folder / "after"))
 
 
-@pytest.mark.parametrize("dedupe", ["no", "near"])
-def test_the_list_of_contradictions_can_be_applied(tmp_path, dedupe):
-    labels = [NAMES[number % 3] for number in range(60)]
-    texts = [*TEXTS, "Same thing!", "same  thing", "SAME THING", "twice", "twice"]
-    write(tmp_path / "rows.csv", texts, [*labels, *NAMES[:2], NAMES[0], *NAMES[:1] * 2])
-    report = crepe_dist.prepare(tmp_path / "rows.csv", tmp_path / "before", dedupe=dedupe, validation=0.2)
-    assert report["duplicates"]["conflicting"] == 1
-    (warning,) = (each for each in report["warnings"] if "another label" in each["what"])
-    assert "contradictions.csv" in warning["do"]
-    with (tmp_path / "before" / "contradictions.csv").open(newline="", encoding="utf-8") as stream:
-        found = list(csv.DictReader(stream))
-    assert [(row["label"], row["text"]) for row in found] == list(zip([*NAMES[:2], NAMES[0]], texts[60:63]))
-    assert len({row["group"] for row in found}) == 1
-    assert [row["split"] == "left out" for row in found] == [False, *[dedupe == "near"] * 2]
-    write_csv(tmp_path / "list.csv", [{**row, "suggested": NAMES[1]} for row in found])
-    about, after = prepare(tmp_path, dedupe=dedupe)
-    assert outcomes(about) == {"applied": 2, "kept": 1}
-    lines = [int(row["line"]) for row in found][: 1 if dedupe == "near" else 3]
-    assert [after[line] for line in lines] == [NAMES[1]] * len(lines)
-    assert not (tmp_path / "after" / "contradictions.csv").exists()
-
-
 def outcomes(about):
     return {name: about[name] for name in ("applied", "kept", "already", "stale") if about[name]}
 

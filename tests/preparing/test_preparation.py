@@ -250,10 +250,6 @@ class TestReport:
             ([f"{'ab'[n % 2]},{'text ' * 20}{n}" for n in range(200)], "100.0 % of the texts are cut"),
             ([f"{'ab'[n % 2]},text {n}" for n in range(60)], "2 of 2 classes have fewer than 50 training rows"),
             ([f"{'ab'[n % 20 == 0]},text {n}" for n in range(400)], " % of the training rows are of one class, a"),
-            (
-                [f"{['cats', 'dogs'][n % 2]},{['cats', 'dogs'][n % 2]} {n}" for n in range(200)],
-                "contain their label: will",
-            ),
             ([f"{'ab'[n % 2]},слово {n}" for n in range(200)], "characters are outside the alphabet"),
             (
                 [f"{'ab'[n % 3 // 2]},text {n // 3}" for n in range(300)],
@@ -394,16 +390,6 @@ def test_a_small_file_that_expands_to_very_much(tmp_path, monkeypatch, name, sam
     with pytest.raises(UserError, match=f"{name} expands to more than 0.0 GB"):
         prepare(sources, tmp_path / "out", ENCODING, split, PrepareOptions(processes=1))
     assert list(tmp_path.iterdir()) == [tmp_path / name]
-
-
-@pytest.mark.parametrize(
-    ("labels", "lists"),
-    [(["billing", "vip", "billing|vip", "vip|billing"], True), (["a;b", "b;c", "c;a"], True), (["x|y", "z"], False)],
-)
-def test_labels_that_look_like_lists(tmp_path, labels, lists):
-    summary = prepared(tmp_path, [f'"{label}","text {n}"' for n in range(30) for label in labels])
-    what = [each["what"] for each in summary["warnings"]]
-    assert any(each.startswith("some labels look like lists of labels") for each in what) == lists
 
 
 def test_an_interruption_leaves_nothing(tmp_path):

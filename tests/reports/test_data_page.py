@@ -194,7 +194,7 @@ def test_the_numbers_are_on_the_page_and_in_the_terminal():
         "raining rows: 3,000 of praise, 2,700 of complaint",
         "ajority-class baseline: 44.5 % test accuracy",
         "50 % up to 300, 90 % up to 905, 95 % up to 1,310, 99 % up to 3,001, the longest 45,000 characters",
-        "onger than feature_len (1,014 characters): 8.7 % (757); a longer text loses its middle",
+        "onger than feature_len (1,014 characters): 8.7 % (757)",
         "0.1 % (1,250) of 1,000,000",
         "7 in train, 1 in test",
         "ear duplicates: 21, 12 of them exact copies; 69 removed",
