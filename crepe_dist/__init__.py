@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from crepe_dist import command
 from crepe_dist.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from crepe_dist.settings.options import ModelOptions as ModelOptions
     from crepe_dist.settings.options import OptimizerOptions as OptimizerOptions
     from crepe_dist.settings.options import TrainingOptions as TrainingOptions
-
-command.check_python()
 
 _HOMES = {
     "Config": "crepe_dist.settings.config",

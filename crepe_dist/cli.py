@@ -1,7 +1,6 @@
 """The commands of the console command `crepe`."""
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -10,7 +9,7 @@ from typing import Any
 
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
-from crepe_dist.settings.fields import Words, near
+from crepe_dist.settings.fields import near
 from crepe_dist.settings.flags import Parser
 
 GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
@@ -45,8 +44,6 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 )
 COMMANDS = tuple(name for group in GROUPS.values() for name in group)
 MANAGING = ("runs", "use", "report", "clean")
-SHELLS = ("bash", "zsh")
-PATH_NAMES = re.compile(r"\b(PATH|FILE|DIR|RUN|SOURCE|CHECKPOINT)\b")  # metavars of values that are paths
 
 
 def parser() -> Parser:
@@ -55,17 +52,13 @@ def parser() -> Parser:
     lines = []
     for title, group in GROUPS.items():
         lines += ["", f"{title}:", *(f"  {name:<12}{summary}" for name, summary in group.items())]
-    result = Parser(
+    return Parser(
         prog=prog,
         usage=f"{prog} COMMAND [options]",
         description="Train character-level text classifiers, and use them.\n" + "\n".join(lines),
         epilog=f"{invocation.front()}{prog} COMMAND --help lists the options of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument(
-        "--print-completion", type=Words(SHELLS), help="print a script for tab completion of commands and options"
-    )
-    return result
 
 
 def command(name: str) -> Any:
@@ -81,32 +74,13 @@ def parser_of(name: str) -> Parser:
     return result
 
 
-def completion(shell: str) -> str:
-    """Return the script that completes commands and options in a shell."""
-    import shtab  # here: no other command should wait for its import
-
-    whole = argparse.ArgumentParser(prog="crepe")
-    whole.add_argument("--version", action="store_true")
-    whole.add_argument("--print-completion", choices=SHELLS)
-    commands = whole.add_subparsers()
-    for group in GROUPS.values():
-        for name, summary in group.items():
-            flags = parser_of(name)
-            for action in flags._actions:
-                action.choices = getattr(getattr(action.type, "of", action.type), "words", None)
-                if action.nargs != 0 and PATH_NAMES.search(str(action.metavar or action.dest.upper())):
-                    action.complete = shtab.FILE  # type: ignore[attr-defined]
-            commands.add_parser(name, parents=[flags], add_help=False, help=summary)
-    return shtab.complete(whole, shell)
-
-
 def run() -> None:
     """Run the command that the command line names."""
     flags, name = parser(), sys.argv[1] if len(sys.argv) > 1 else ""
     if not name:
         flags.print_help()
     elif name.startswith("-"):
-        print(completion(flags.parse_args().print_completion))
+        flags.parse_args()
     elif name not in COMMANDS:
         remedy = near(name, COMMANDS) or f"give one of {', '.join(COMMANDS)}"
         raise UserError(f"there is no command {name}", remedy=remedy)

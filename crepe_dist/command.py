@@ -1,4 +1,4 @@
-"""Start and end of every command: Python's version, signals before slow imports, exit codes, and crash reports."""
+"""Start and end of every command: signals before slow imports, exit codes, and crash reports."""
 
 from __future__ import annotations
 
@@ -14,29 +14,6 @@ from crepe_dist.errors import SIGNALS, ExitCode, UserError, is_memory_error
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 NAME_ERRORS = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
-PYTHON = (3, 9)  # the lowest version
-COMMANDS = ("-m", "crepe")  # sys.argv[0] of `python -m`, while it imports the package, and of the console command
-
-
-def check_python() -> None:
-    """Refuse a Python that is too old, before an import fails.
-
-    Raises:
-        SystemExit: a command was started, which shows the message without a traceback.
-        ImportError: the package was imported.
-    """
-    if sys.version_info[:2] >= PYTHON:
-        return
-    message = str(
-        UserError(
-            f"Python {'.'.join(map(str, sys.version_info[:3]))} is too old",
-            "crepe_dist needs Python 3.9 or later, and to train in several processes 3.9, 3.10 or 3.11",
-            "in a clone of the repository: uv run -p 3.11 crepe train (or another command); uv downloads it if needed",
-        )
-    )
-    if os.path.basename(sys.argv[0]) in COMMANDS:
-        raise SystemExit(message)
-    raise ImportError(message)
 
 
 def end_on_signals() -> None:

@@ -17,7 +17,6 @@ PACKAGES = MappingProxyType(
         "export": ("onnx", "onnxruntime", "jinja2"),
         "gpu": ("nvidia-cuda-nvrtc-cu12",),
         "gpus": ("nvidia-cuda-nvrtc-cu12", "nvidia-nccl-cu12"),
-        "mlflow": ("mlflow-skinny", "sqlalchemy", "alembic"),
         "parquet": ("pyarrow",),
         "ray": ("ray",),
         "remote": ("fsspec", "requests"),
@@ -26,12 +25,10 @@ PACKAGES = MappingProxyType(
         "sklearn": ("scikit-learn",),
         "spark": ("pyspark",),
         "tune": ("optuna",),
-        "wandb": ("wandb",),
     }
 )
 MODULES = MappingProxyType(
     {
-        "mlflow-skinny": "mlflow",
         "nvidia-cuda-nvrtc-cu12": "nvidia.cuda_nvrtc",
         "nvidia-nccl-cu12": "nvidia.nccl",
         "prometheus-client": "prometheus_client",

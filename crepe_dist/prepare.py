@@ -28,7 +28,6 @@ from crepe_dist.preparing.pool import Progress, Show
 from crepe_dist.preparing.preparation import leftovers
 from crepe_dist.reports import data_page
 from crepe_dist.settings.fields import FILE, near, setting, settings_of
-from crepe_dist.settings.flags import Parser
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,10 +36,6 @@ if TYPE_CHECKING:
 
 COMMAND_ONLY = {"verify"}  # no arguments of the function
 COLUMNS = ("label", "title", "weight", "id")
-COMMON = (
-    *("--out", "--label", "--text", "--title", "--header", "--test", "--validation", "--unlabelled"),
-    *("--max-per-class", "--dedupe", "--feature-len", "--overwrite"),
-)
 
 
 def prepare(
@@ -176,12 +171,6 @@ class Prepare(PreparationFlags):
         """
 
     verify: Optional[Path] = setting(None, "compare a prepared folder with its checksums", FILE)
-
-    @classmethod
-    def parser(cls) -> Parser:
-        result = super().parser()
-        result.show_common("SOURCE... --out DIR", *COMMON)
-        return result
 
     def run(self) -> None:
         if self.verify is not None:

@@ -102,15 +102,9 @@ class TestFlags:
             if action.nargs is None:
                 assert flag in said(name, flag)
 
-    @pytest.mark.parametrize("name", OTHERS)
-    def test_what_is_nearly_an_option_is_named(self, name, said):
-        assert "did you mean --version?" in said(name, "--versoin")
-        flags = parser_of(name).flags()
-        flag = max((flag for flag in flags if flag[:-1] not in flags), key=len)
-        assert f"did you mean {flag}?" in said(name, f"{flag}s=1")
-        assert f"did you mean {flag}?" in said(name, flag[:-1]), "an abbreviation is none"
-
-    def test_one_name_too_many(self, said):
+    def test_an_unknown_argument_and_what_is_nearly_an_option(self, said):
+        assert "did you mean --version?" in said("predict", "--versoin")
+        assert "did you mean --max-per-class?" in said("prepare", "--max-per-clas"), "an abbreviation is none"
         assert "unexpected argument other" in said("predict", "run", "other")
 
     def test_the_supervisor_finds_mistakes_of_train_before_it_starts_anything(self, said):
@@ -150,19 +144,15 @@ class TestSettings:
             with pytest.raises(UserError, match=name) as caught:
                 make(**{setting.name: value})
             check(str(caught.value))
-        for typed in (f"--{name}", flag(name)):  # as in a settings file, and as a flag
-            assert flag(name) in mistake(f"{typed}={'' if isinstance(kind, Text) else 'nonsense'}")
+        assert flag(name) in mistake(f"{flag(name)}={'' if isinstance(kind, Text) else 'nonsense'}")
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             (["--trainig.epochs=3"], "did you mean --epochs?"),
-            (["--training.zzzz=3"], "--help-all lists the options"),
             (["--data"], "error: --data: expected one argument"),
-            (["data/hotel2"], "did you mean --data data/hotel2?"),
-            (["mine.yaml"], "did you mean --config mine.yaml?"),
-            (["stray"], "there is no option stray"),
-            (["--size=smal"], "did you mean small?"),
+            (["stray"], "unexpected argument stray"),
+            (["--size=smal"], "one of auto, tiny, small, large"),
             (["--run-dir=\udcff"], "--run-dir is"),
             (['--class-weights={"a": 1e-30}'], "class-weights is"),
             (["--run-dir"], "--run-dir: expected one argument"),

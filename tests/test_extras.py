@@ -11,8 +11,6 @@ import pytest
 
 from crepe_dist import extras
 from crepe_dist.cli import COMMANDS
-from crepe_dist.runs import trackers
-from crepe_dist.settings.options import LoggingOptions
 from tests.conftest import QUICK, command, needs_kernels, run, write_csv
 
 PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
@@ -85,14 +83,6 @@ def test_only_what_is_missing_is_named(monkeypatch):
     assert not extras.left_out("parquet", "Parquet")
     monkeypatch.setenv("UV", "uv")
     assert extras.install("tune") == "uv sync --inexact --extra tune"
-
-
-def test_trackers_that_were_asked_for_must_be_installed(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    assert trackers.chosen(LoggingOptions(mlflow=True)) == ["mlflow"]
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(extras.MissingExtra, match="wandb needs wandb"):
-        trackers.chosen(LoggingOptions(wandb=True))
 
 
 @needs_kernels  # MXNet imports requests

@@ -1,4 +1,4 @@
-"""The first moments: signals before a command has begun, and a Python that is too old."""
+"""The first moments: signals before a command has begun."""
 
 from __future__ import annotations
 
@@ -38,16 +38,3 @@ def test_a_signal_during_the_imports(tmp_path, module, number, code):
         _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
     assert said == f"stopped: {number.name}, before the command began\n"
-
-
-@pytest.mark.parametrize("version", [(3, 7, 16), (3, 8, 20)])
-@pytest.mark.parametrize(
-    ("started", "begins"), [("-m", "error: "), ("/usr/bin/crepe", "error: "), ("mine.py", "Trace")]
-)
-def test_an_old_python_is_refused_with_the_command_to_type(version, started, begins):
-    pretend = f"import sys; sys.version_info = {(*version, 'final', 0)}; sys.argv = [{started!r}]; import crepe_dist"
-    done = subprocess.run([sys.executable, "-c", pretend], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith(begins)
-    assert f"error: Python {'.'.join(map(str, version))} is too old\n" in done.stderr
-    assert "uv run -p 3.11 crepe train" in done.stderr.splitlines()[-1]

@@ -29,12 +29,11 @@ FOLDER = ROOT / "docs" / "reference"
 HELP_WIDTH = "100"
 # Limits that only keep numbers sane, and kinds and null, which the column of the defaults shows.
 NO_LIMIT = re.compile(r",? (?:at most|to) 1,000,000,000| \(or null\)|^a (?:whole )?number |^one of ")
-# Left out: the names of the options, which follow; examples, which the guides have; the common options of ``train`` and
+# Left out: the names of the options, which follow; examples, which the guides have; the options of ``train`` and
 # ``prepare``, whose options have pages of their own; and what several commands have, which the page tells once.
 ELSEWHERE = re.compile(
-    r"\Ausage: (?:.+\n)+\n|^(?:common options|examples|parameters of another program.*):\n(?:.+\n)+\n?"
-    r"|^  (?:-h, --help|--version|--help-all|checkpoint|--device|--encoding|--header|--seed)\b.*\n(?:    +.*\n)*"
-    r"|^crepe .* --help-all shows all options\.\n\n",
+    r"\Ausage: (?:.+\n)+\n|^(?:examples|parameters of another program.*):\n(?:.+\n)+\n?"
+    r"|^  (?:-h, --help|--version|checkpoint|--device|--encoding|--header|--seed)\b.*\n(?:    +.*\n)*",
     re.MULTILINE,
 )
 EMPTY = re.compile(r"^(?:options|positional arguments):\n\n*(?=\S|\Z)", re.MULTILINE)
@@ -65,17 +64,22 @@ def options() -> str:
     lines = [
         "# Options of train",
         "",
-        "Flags (`--size tiny`) and keys of a YAML file (`--config`) have the same names. Flags take precedence.",
-        "`supervise` accepts them as well. In a file, `run-dir` is `run_dir`. The flags `--on`, `--processes` and",
-        "`--max-restarts` start the processes on a [cluster](../how-to/clusters.md).",
+        "Keys of a YAML file (`--config`), and their flags, which take precedence. `supervise` accepts them as well.",
+        "`--on`, `--processes` and `--max-restarts` start the processes on a [cluster](../how-to/clusters.md).",
     ]
     for kind in (config.Config, *config.GROUPS.values()):
         lines += ["", f"## {kind.group or 'General'}", "", kind.__doc__ or "", ""]
-        lines += ["| option | type | default | |", "|---|---|---|---|"]
+        lines += ["| option | flag | type | default | |", "|---|---|---|---|---|"]
         for each in settings_of(kind):
             usual = each.default if isinstance(each.default, str) else json.dumps(each.default)
-            name = dotted(kind, each) if kind.group else each.name.replace("_", "-")
-            cells = [f"`{name}`", NO_LIMIT.sub("", str(kind_of(each))), f"`{usual}`", each.metadata["help"]]
+            name = dotted(kind, each)
+            cells = [
+                f"`{name}`",
+                f"`{config.flag(name)}`",
+                NO_LIMIT.sub("", str(kind_of(each))),
+                f"`{usual}`",
+                each.metadata["help"],
+            ]
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -153,6 +157,8 @@ def helps() -> str:
             cwd=ROOT,
             env={**{name: value for name, value in os.environ.items() if name != "UV"}, "COLUMNS": HELP_WIDTH},
         )
+        if name in ("train", "prepare"):
+            done.stdout = re.sub(r"(?ms)^(?:positional arguments|options):\n.*?(?=^examples:)", "", done.stdout)
         text = EMPTY.sub("", ELSEWHERE.sub("", done.stdout) + "\n").rstrip() if name else done.stdout.rstrip()
         lines += ["", f"## crepe {name}".rstrip(), "", "```text", text, "```"]
     return "\n".join(lines) + "\n"

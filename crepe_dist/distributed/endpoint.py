@@ -52,7 +52,7 @@ class Endpoint:
                 f"{launch.launcher} started {launch.size} processes, and {PORT if host else ADDRESS} is not set",
                 "the processes meet at the host of rank 0, at a port that is free there",
                 f"export {ADDRESS}=<its name or address> {PORT}=29500 (launch/ and docs/how-to/ show where), "
-                f"or, on one host, start with `{invocation.typed(invocation.SUPERVISE)} -np {launch.size} …`",
+                f"or, on one host, start with `{invocation.typed('supervise')} -np {launch.size} …`",
                 on_all_ranks=True,
             )
         if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):

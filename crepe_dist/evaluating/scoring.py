@@ -106,12 +106,11 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     classes = [visible(name) for name in dataset.classes]
     if not isinstance(scores, Scores):
         precision, recall = scores.micro
-        top = "   ".join(f"precision at {k}: {percent(value)}" for k, value in scores.precision_at.items())
         exact = "" if scores.exact is None else f"   all labels right: {percent(scores.exact)}"
         return (
             f"micro F1 {percent(scores.accuracy)} (precision {percent(precision)}, recall {percent(recall)})   "
             f"macro F1 {scores.macro_f1:.3f}   mean average precision {scores.mean_average_precision:.3f}   "
-            f"loss {scores.loss:.4f}\n{top}{exact}\n\n{_class_table(scores, classes)}"
+            f"loss {scores.loss:.4f}{exact}\n\n{_class_table(scores, classes)}"
         )
     temperature = scores.calibration.temperature
     before = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})" if temperature != 1 else ""

@@ -231,7 +231,7 @@ class PreparationFlags(ColumnFlags, Command):
                 f"--labels {kind} cannot be combined with --stratified or --max-per-class: they need one class per row"
             )
         if problem:
-            raise UserError(problem, remedy=f"leave one out; {invocation.typed('prepare')} --help-all describes them")
+            raise UserError(problem, remedy=f"leave one out; {invocation.typed('prepare')} --help describes them")
         return Labelling(kind, separator), columns
 
     def _fitted_alphabet(self) -> Alphabet:

@@ -52,8 +52,7 @@ def rows(summary: dict[str, Any]) -> str:
         for y, (_, begin, count, colour) in enumerate(bars):
             axes.barh(y, count, left=begin, height=0.68, color=colour, edgecolor=colour, linewidth=0.8)
             _at_end(axes, begin + count, y, ends[y])
-        texts = [f"{name}: {number(count)} rows" for name, _, count, _ in bars]
-        return drawing.svg(figure, "Rows read, removed and kept", drawing.tooltips(axes, texts))
+        return drawing.svg(figure, "Rows read, removed and kept")
 
 
 def classes(summary: dict[str, Any]) -> str:
@@ -64,16 +63,15 @@ def classes(summary: dict[str, Any]) -> str:
     ends = [f"{number(sums[index])}  ({percent(sums[index], sum(sums))})" for index in shown]
     with drawing.style():
         figure, axes = _bar_axes(labels, ends, max((sums[index] for index in shown), default=0), top=0.35)
-        start, texts = [0] * len(shown), []
+        start = [0] * len(shown)
         for name, part in summary["parts"].items():
             counts = [part["classes"][index] for index in shown]
             axes.barh(range(len(shown)), counts, left=start, height=0.68, color=COLOURS[name], label=name)
-            texts += [f"{label}, {name}: {number(count)} rows" for label, count in zip(labels, counts)]
             start = [a + b for a, b in zip(start, counts)]
         for y, index in enumerate(shown):
             _at_end(axes, sums[index], y, ends[y])
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0, borderaxespad=0.5, handlelength=1)
-        return drawing.svg(figure, "Rows of each class", drawing.tooltips(axes, texts))
+        return drawing.svg(figure, "Rows of each class")
 
 
 def lengths(summary: dict[str, Any]) -> str:
@@ -105,11 +103,7 @@ def lengths(summary: dict[str, Any]) -> str:
         axes.grid(axis="y")
         marks = [(f"{share} %", value) for share, value in summary["lengths"]["percentiles"].items() if share in MARKED]
         _flags(axes, [*marks, ("feature_len", length)], edges, ends, right)
-        texts = [
-            f"{number(first)} to {number(max(first, after - 1))} characters: {number(count)} texts" if count else ""
-            for first, after, count in zip(edges, edges[1:], counts)
-        ]
-        return drawing.svg(figure, "Lengths of the texts", drawing.tooltips(axes, texts, in_columns=True))
+        return drawing.svg(figure, "Lengths of the texts")
 
 
 def _bar_axes(labels: list[str], ends: list[str], longest: int, top: float = 0.08) -> tuple[Figure, Axes]:

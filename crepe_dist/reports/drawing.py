@@ -10,9 +10,9 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from crepe_dist import wording
 
@@ -105,65 +105,11 @@ def margin(labels: list[str]) -> float:
     return 0.15 + widest * 0.6 * FONT_SIZE / 72
 
 
-def tooltips(axes: Axes, texts: Iterable[str], *, in_columns: bool = False) -> str:
-    """Make the markup of invisible rectangles that show a text when the pointer rests on them.
-
-    Args:
-        texts: a text for each patch of the axes, in the order in which they were drawn; empty for none.
-        in_columns: stretch the rectangles to the height of the axes.
-    """
-    height = _height(axes)
-    column = axes.get_window_extent() if in_columns else None
-    markup = []
-    for patch, text in zip(axes.patches, texts):
-        box = patch.get_window_extent()
-        low, high = ((column or box).y0, (column or box).y1)
-        left, top, width, tall = (_points(axes, pixels) for pixels in (box.x0, high, box.width, high - low))
-        if text:
-            markup.append(
-                f'<rect class="tip" x="{left:.1f}" y="{height - top:.1f}" width="{width:.1f}" height="{tall:.1f}">'
-                f"<title>{html.escape(text)}</title></rect>"
-            )
-    return "".join(markup)
-
-
-def readouts(axes: Axes, values: Sequence[tuple[float, str]]) -> str:
-    """Make the markup that shows the values at the pointer's position below the axes, without a script.
-
-    Args:
-        axes: finished axes; the left half of the line of their label must be free.
-        values: positions on the x axis, in order, and what to show there.
-    """
-    if not values:
-        return ""
-    centres = [_points(axes, axes.transData.transform((x, 0))[0]) for x, _ in values]
-    height, box = _height(axes), axes.get_window_extent()
-    left, right, above, below = (_points(axes, pixels) for pixels in (box.x0, box.x1, box.y1, box.y0))
-    top, bottom = height - above, height - below
-    ends = [left, *((a + b) / 2 for a, b in zip(centres, centres[1:])), right]
-    return "".join(
-        f'<g class="at"><rect x="{start:.1f}" y="{top:.1f}" width="{max(end - start, 0):.1f}" '
-        f'height="{bottom - top:.1f}"/><path d="M {x:.1f} {top:.1f} V {bottom:.1f}"/>'
-        f'<text x="{left:.1f}" y="{height - 4:.1f}" font-size="{FONT_SIZE}">{html.escape(text)}</text></g>'
-        for x, start, end, (_, text) in zip(centres, ends, ends[1:], values)
-    )
-
-
-def _points(axes: Axes, pixels: float) -> float:
-    """Convert pixels of a figure to points, the unit of its SVG."""
-    return float(pixels * 72 / axes.figure.dpi)
-
-
-def _height(axes: Axes) -> float:
-    return float(cast("Figure", axes.figure).get_figheight() * 72)
-
-
-def svg(figure: Figure, description: str, overlay: str) -> str:
+def svg(figure: Figure, description: str) -> str:
     """Return an ``<svg>`` element for a page: deterministic, with ids that are unique to the figure.
 
     Args:
         description: text for screen readers.
-        overlay: markup of ``tooltips`` or ``readouts``.
     """
     markup = _saved(figure, Creator=None, Date=None, Format=None, Type=None)
     markup = markup[markup.index("<svg") :].rstrip()
@@ -173,7 +119,7 @@ def svg(figure: Figure, description: str, overlay: str) -> str:
     markup = re.sub("<[^>]*>", lambda tag: _adapted(tag.group(), prefix), markup)
     view = re.search('viewBox="[^"]*"', markup)
     markup = markup[markup.index(">") + 1 :].removesuffix("</svg>")
-    return f"<svg {view.group() if view else ''} {role}>{markup}{overlay}</svg>"
+    return f"<svg {view.group() if view else ''} {role}>{markup}</svg>"
 
 
 def _saved(figure: Figure, background: str = "none", **metadata: None) -> str:

@@ -89,12 +89,8 @@ def training(record: RunRecord) -> str:
     """Describe the training time, the hardware and the interruptions."""
     history, made = record.history, record.provenance
     where = f"; {counted(made['processes'], 'process', 'processes')} on {made['device']}" if made else ""
-    events = [
-        f"; {what} {counted(history.counts[event], 'time')}"
-        for event, what in (("resume", "resumed from a saved state"), ("skipped", "skipped a step"))
-        if history.counts[event]
-    ]
-    return f"Training took {duration(history.seconds)}, without evaluation{where}{''.join(events)}."
+    resumed = f"; resumed from a saved state {counted(history.resumed, 'time')}" if history.resumed else ""
+    return f"Training took {duration(history.seconds)}, without evaluation{where}{resumed}."
 
 
 def training_rows(record: RunRecord) -> list[int] | None:
@@ -222,12 +218,6 @@ def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
             "convolutions, which take most of the time",
             "--model ngrams trains the table alone",
             good="yes",
-        )
-    if skipped := record.history.counts["skipped"]:
-        warn(
-            f"steps were skipped: {skipped}",
-            "the loss or a gradient was not finite",
-            "lower --learning-rate or set --clip-norm",
         )
     return warnings
 

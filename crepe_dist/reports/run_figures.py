@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from crepe_dist.reports import drawing
-from crepe_dist.runs.metrics import MOST_POINTS, History
-from crepe_dist.wording import cut, number, percent
+from crepe_dist.runs.metrics import History
+from crepe_dist.wording import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SPLITS = {"validation": (drawing.ORANGE, "s"), "test": (drawing.GREEN, "o")}
-READOUT_CELLS = 72
-MAX_READOUTS = 2 * MOST_POINTS
 FEWEST_SMOOTHED = 20  # points; fewer are shown as they are
 SPAN = 15  # the moving average spans one fifteenth of the points to either side
 LEAST_SPAN = 0.04  # of an accuracy axis, so that differences that are chance look small
@@ -59,12 +57,7 @@ def loss(history: History, reported: int | None = None) -> str:
             axes.set_ylim(top=most)
             axes.set_ylabel(f"loss (at first up to {ordered[-1]:.2f})")
         _legend(axes)
-        values = []
-        for step, mean in zip(steps, smoothed(means)):
-            ended = [epoch for epoch in history.epochs if epoch["step"] <= step]
-            scores = f", {_scores(ended[-1], 'loss', '{:.4g}'.format)}" if ended else ""
-            values.append((step, f"step {number(step)}: train {mean:.4f}{scores}"))
-        return drawing.svg(figure, "Train loss by step, validation and test loss by epoch", _readouts(axes, values))
+        return drawing.svg(figure, "Train loss by step, validation and test loss by epoch")
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
@@ -90,11 +83,7 @@ def accuracy(history: History, reported: int | None = None, measure: str = "accu
         if start:
             axes.set_ylabel(f"{measure} (axis from {100 * start:.3g} %)")
         _legend(axes)
-        values = [
-            (epoch["step"], f"epoch {epoch['epoch']}: " + _scores(epoch, "accuracy", percent))
-            for epoch in history.epochs
-        ]
-        return drawing.svg(figure, f"Validation and test {measure} by epoch", _readouts(axes, values))
+        return drawing.svg(figure, f"Validation and test {measure} by epoch")
 
 
 def measured(history: History, name: str, label: str) -> str:
@@ -107,16 +96,12 @@ def measured(history: History, name: str, label: str) -> str:
         axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
         axes.yaxis.set_major_locator(drawing.locator(4, integer=False))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-        values = [
-            (step, f"step {number(step)}: {number(mean) if mean >= 100 else format(mean, '.4g')}")
-            for step, mean in points
-        ]
-        return drawing.svg(figure, f"{label} by step", _readouts(axes, values))
+        return drawing.svg(figure, f"{label} by step")
 
 
 def _axes(label: str, history: History, *, legend: int = 1, height: float = 2.2) -> tuple[Figure, Axes]:
     """Make axes over steps, with room for ``legend`` lines of a legend above."""
-    if legend and (history.resumes or history.skipped):
+    if legend and history.resumes:
         legend += 1
     top = 0.1 + 0.2 * legend
     figure, axes = drawing.blank(height + top, left=0.75, right=0.1, top=top, bottom=0.45)
@@ -140,21 +125,10 @@ def _epochs(axes: Axes, history: History, score: str, reported: int | None) -> N
         axes.axvline(steps[-1], color=drawing.GREY, linestyle="--", linewidth=1, label="reported")
 
 
-def _scores(epoch: dict[str, Any], score: str, form: Callable[[float], str]) -> str:
-    return ", ".join(f"{split} {form(epoch[f'{split}_{score}'])}" for split in SPLITS if f"{split}_{score}" in epoch)
-
-
-def _readouts(axes: Axes, values: Sequence[tuple[float, str]]) -> str:
-    every = -(-len(values) // MAX_READOUTS) or 1
-    return drawing.readouts(axes, [(x, cut(text, READOUT_CELLS)) for x, text in sorted(values)[::every]])
-
-
 def _marks(axes: Axes, history: History) -> None:
-    """Mark the steps at which the run resumed, and the skipped steps."""
-    marks = (("resumed", history.resumes, drawing.GREY), ("skipped", history.skipped, drawing.RED))
-    for name, steps, colour in marks:
-        for index, step in enumerate(steps):
-            axes.axvline(step, color=colour, linestyle=":", linewidth=1, label=name if not index else None)
+    """Mark the steps at which the run resumed."""
+    for index, step in enumerate(history.resumes):
+        axes.axvline(step, color=drawing.GREY, linestyle=":", linewidth=1, label="resumed" if not index else None)
 
 
 def _legend(axes: Axes) -> None:

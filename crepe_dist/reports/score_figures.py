@@ -6,7 +6,7 @@ import numpy as np
 
 from crepe_dist.reports import drawing
 from crepe_dist.runs.scores import BINS, MILLION, Scores
-from crepe_dist.wording import counted, cut, number, percent
+from crepe_dist.wording import cut, number, percent
 
 MAX_CLASSES = 30  # with more classes, the matrix only shows those that are confused most
 MAX_WITH_COUNTS = 6  # classes for which cells have room for counts beside percentages
@@ -30,7 +30,7 @@ def confusion(scores: Scores, classes: list[str]) -> str:
         matrix = np.zeros((len(kept) + 1, len(kept) + 1), dtype=np.int64)
         np.add.at(matrix, (index[:, None], index[None, :]), scores.confusion)
         names = [*(names[index] for index in kept), OTHERS]
-    size, texts = len(names), []
+    size = len(names)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     with drawing.style():
         left = drawing.margin(names)
@@ -47,8 +47,6 @@ def confusion(scores: Scores, classes: list[str]) -> str:
         axes.set_xlabel("predicted", labelpad=2)
         for row, column in np.argwhere(matrix).tolist():
             count, share = int(matrix[row, column]), float(shares[row, column])
-            texts.append(f"true: {names[row]}\npredicted: {names[column]}\n"
-                         f"{counted(count, 'text')}, {percent(share)} of the true class")  # fmt: skip
             # Translucent, so that the text is legible on light and on dark pages.
             colour, alpha = (drawing.FOR, 0.6 * share) if row == column else (drawing.AGAINST, 0.72 * share**0.6)
             axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, alpha=alpha, edgecolor="none"))
@@ -60,7 +58,7 @@ def confusion(scores: Scores, classes: list[str]) -> str:
         for draw in (axes.hlines, axes.vlines):
             draw(edges, -0.5, size - 0.5, color=drawing.GREY, alpha=0.25, linewidth=0.4)
     description = f"Confusion matrix of {len(classes)} classes; the accuracy is {percent(scores.accuracy)}"
-    return drawing.svg(figure, description, drawing.tooltips(axes, texts))
+    return drawing.svg(figure, description)
 
 
 def reliability(scores: Scores) -> str:
@@ -90,11 +88,5 @@ def reliability(scores: Scores) -> str:
         lower.set_xticks(np.linspace(0, 1, 6), percents)
         lower.set_ylabel("texts", rotation=0, ha="right", va="center")
         axes.text(0, 1.06, "above the dashed line: underconfident; below: overconfident", transform=axes.transAxes)
-        texts = [
-            f"probability {100 * edges[i]:.0f}–{100 * (edges[i] + 1 / BINS):.0f} %: "
-            f"{counted(int(documents[i]), 'text')}, mean {percent(float(means[i]))}, "
-            f"accuracy {percent(float(shares[i]))}"
-            for i in np.flatnonzero(used)
-        ]
         description = f"Reliability diagram; the calibration error is {percent(scores.calibration_error)}"
-        return drawing.svg(figure, description, drawing.tooltips(axes, texts, in_columns=True))
+        return drawing.svg(figure, description)

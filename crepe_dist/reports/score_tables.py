@@ -100,13 +100,12 @@ def tiles(scores: AnyScores, classes: list[str], split: str, training: list[int]
     texts = counted(scores.documents, "text")
     if isinstance(scores, LabelScores):
         precision, recall = scores.micro
-        top = [f"precision at {k}: {percent(value)}" for k, value in scores.precision_at.items()]
         exact = [] if scores.exact is None else [f"all labels right: {percent(scores.exact)} of the texts"]
         notes = [f"precision {percent(precision)}, recall {percent(recall)}", texts, *exact]
         return [
             (f"{split} micro F1", percent(scores.accuracy), notes),
             ("macro F1", f"{scores.macro_f1:.3f}", [counted(len(classes), "class", "classes")]),
-            ("mean average precision", f"{scores.mean_average_precision:.3f}", top),
+            ("mean average precision", f"{scores.mean_average_precision:.3f}", []),
         ]
     low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
     baseline = f"{texts}; majority class: {percent(majority(scores, training)[1])}"

@@ -233,7 +233,7 @@ def check_present(run_dir: Path, name: str) -> None:
     raise UserError(
         f"the checkpoint {path} is gone",
         f"the run in {run_dir} reports this one",
-        f"{instead}train it again: {invocation.launched('train')} --config {run_dir / CONFIG} --fresh",
+        f"{instead}train it again: {invocation.typed('train')} --config {run_dir / CONFIG} --fresh",
     )
 
 

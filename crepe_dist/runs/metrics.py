@@ -1,24 +1,23 @@
-"""Metrics of a run: ``metrics.jsonl`` and trackers such as TensorBoard, written by rank 0; and their history, read."""
+"""Metrics of a run: ``metrics.jsonl`` and TensorBoard's events, written by rank 0; and their history, read."""
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crepe_dist.distributed.world import World
+from crepe_dist import extras
 from crepe_dist.files import finite, integer, open_regular, parse_json, sync, write_text, writing
 from crepe_dist.runs.state import Progress
-from crepe_dist.runs.trackers import TRACKERS, Tracker, chosen
-from crepe_dist.settings.config import Config, flat
 
 METRICS = "metrics.jsonl"
 LONGEST_LINE = 1 << 20
-# Metrics of a step, and suffixes of those of an epoch, that trackers show as well.
+# Metrics of a step, and suffixes of those of an epoch, that TensorBoard shows as well.
 SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction", "flops_per_second")
 EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_average_precision", "_calibration_error", "seconds")
 MOST_POINTS = 150
@@ -27,43 +26,56 @@ MEASURED = ("loss", "learning_rate", "documents_per_second", "wait_fraction")
 Record = dict[str, Any]
 
 
-class Metrics:
-    """Metrics in a run folder. On a full disk, lines wait until ``sync``. A tracker that fails gets no more metrics.
+class TensorBoard:
+    """An event file of TensorBoard, written immediately and in this thread.
+
+    The thread of tensorboardX's own ``SummaryWriter`` ends when the disk is full; its queue then blocks every caller.
 
     Args:
-        say: prints a message when a tracker is given up.
-        trackers: names of the trackers to write to.
-        settings: settings of the run by dotted name, for trackers.
-        is_root: false on the other ranks, which have no trackers and write nothing.
+        purge_step: first step whose events in earlier files TensorBoard ignores.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None) -> None:
+        from tensorboardX.event_file_writer import EventsWriter  # takes 0.4 s
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        self._event, self._summary = Event, Summary
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(folder / "tensorboard" / "events"))
+        if purge_step is not None:
+            start = SessionLog(status=SessionLog.START)
+            self._writer.write_event(Event(wall_time=time.time(), step=purge_step, session_log=start))
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Add scalars in one event, which takes as long to write as any of them would alone."""
+        scalars = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=scalars)))
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+
+class Metrics:
+    """Metrics in a run folder. On a full disk, lines wait until ``sync``, and TensorBoard is given up.
+
+    Args:
+        say: prints a message when TensorBoard is given up.
+        tensorboard: write to TensorBoard, too.
+        is_root: false on the other ranks, which write nothing.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        say: Callable[[str], None],
-        trackers: Sequence[str],
-        settings: Mapping[str, Any],
-        *,
-        is_root: bool = True,
+        self, folder: Path, say: Callable[[str], None], *, tensorboard: bool = False, is_root: bool = True
     ) -> None:
         self._folder = folder
         self._is_root = is_root
         self._path = folder / METRICS
-        self._trackers: dict[str, Tracker | None] = dict.fromkeys(trackers)
-        self._settings = settings
+        self._tensorboard: TensorBoard | None = None
+        self._has_tensorboard = tensorboard and is_root and not extras.missing("reports")
         self._say = say
         self._purge_step: int | None = None
         self._unwritten: list[str] = []
-
-    @classmethod
-    def opened(cls, folder: Path, ranks: World, say: Callable[[str], None], config: Config) -> Metrics:
-        """Open the metrics of a run; every rank calls it.
-
-        Raises:
-            UserError: on every rank, if the libraries of a tracker are not installed.
-        """
-        trackers = ranks.agree("trackers", lambda: chosen(config.logging) if ranks.is_root else [])
-        return cls(folder, say, trackers, flat(config.to_dict()), is_root=ranks.is_root)
 
     def resume(self, progress: Progress) -> None:
         """Drop records newer than the restored state, and record the resume."""
@@ -85,10 +97,6 @@ class Metrics:
         self._append([{"event": "step", **record} for record in records])
         self._scalars("train", records, SCALARS)
 
-    def skipped(self, record: Record) -> None:
-        """Record a skipped step: step, epoch, and the ranks whose loss or gradient was not finite."""
-        self._append([{"event": "skipped", **record}])
-
     def epoch(self, record: Record) -> None:
         """Write the record of an epoch (``checkpoint.epoch_record``)."""
         self._append([{"event": "epoch", **record}])
@@ -101,11 +109,7 @@ class Metrics:
         self._write()
         if self._path.is_file():
             sync(self._path)
-        self._track(lambda tracker: tracker.flush())
-
-    def finish(self, result: Record) -> None:
-        """Give trackers the result of the run."""
-        self._track(lambda tracker: tracker.finish(result))
+        self._track(lambda tensorboard: tensorboard.flush())
 
     def _append(self, records: list[Record]) -> None:
         if not self._is_root:
@@ -129,19 +133,21 @@ class Metrics:
         self._unwritten = []
 
     def _scalars(self, group: str, records: Sequence[Record], names: Sequence[str]) -> None:
-        rows = [(record["step"], {f"{group}/{name}": record[name] for name in names}) for record in records]
-        self._track(lambda tracker: tracker.add(rows))
+        def write(tensorboard: TensorBoard) -> None:
+            for record in records:
+                tensorboard.add(record["step"], {f"{group}/{name}": record[name] for name in names})
 
-    def _track(self, do: Callable[[Tracker], None]) -> None:
-        for name in tuple(self._trackers):
-            title, opening = TRACKERS[name]
-            try:
-                tracker = self._trackers[name] or opening(self._folder, self._settings, self._purge_step)
-                self._trackers[name] = tracker
-                do(tracker)
-            except Exception as error:  # whatever their libraries raise, training goes on
-                del self._trackers[name]
-                self._say(f"{title} gets no more metrics until the command is restarted: {error}")
+        self._track(write)
+
+    def _track(self, do: Callable[[TensorBoard], None]) -> None:
+        if not self._has_tensorboard:
+            return
+        try:
+            self._tensorboard = self._tensorboard or TensorBoard(self._folder, self._purge_step)
+            do(self._tensorboard)
+        except Exception as error:  # whatever its library raises, training goes on
+            self._has_tensorboard = False
+            self._say(f"TensorBoard gets no more metrics until the command is restarted: {error}")
 
 
 def read(path: Path) -> Iterator[Record]:
@@ -184,16 +190,14 @@ class History:
         points: at most twice ``MOST_POINTS`` points, of ``width`` steps each.
         width: number of steps per point.
         resumes: the first ``MOST_EVENTS`` steps after which the run was resumed.
-        skipped: the first ``MOST_EVENTS`` skipped steps.
-        counts: number of events "resume" and "skipped".
+        resumed: number of times that the run was resumed.
     """
 
     points: list[Point] = field(default_factory=list)
     width: int = 1
     epochs: list[Record] = field(default_factory=list)
     resumes: list[int] = field(default_factory=list)
-    skipped: list[int] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=lambda: {"resume": 0, "skipped": 0})
+    resumed: int = 0
 
     @classmethod
     def of(cls, run_dir: Path) -> History:
@@ -220,11 +224,10 @@ class History:
                 for name in ("train_loss", "test_loss", "test_accuracy", "seconds"):
                     finite(record[name])
                 self.epochs.append(record)
-            elif event in self.counts:
-                self.counts[event] += 1
-                steps = self.skipped if event == "skipped" else self.resumes
-                if len(steps) < MOST_EVENTS:
-                    steps.append(step)
+            elif event == "resume":
+                self.resumed += 1
+                if len(self.resumes) < MOST_EVENTS:
+                    self.resumes.append(step)
 
     def _add(self, point: Point) -> None:
         if self.points and (self.points[-1].step - 1) // self.width == (point.step - 1) // self.width:

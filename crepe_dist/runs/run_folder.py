@@ -40,7 +40,7 @@ class RunFolder:
     """The folder of a run.
 
     It contains ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``state/``,
-    ``stacks/``, ``verified/``, ``trackers.json`` if there are any, and, once the run is finished, ``result.json``. With
+    ``stacks/``, ``verified/``, and, once the run is finished, ``result.json``. With
     unlabelled texts, there are also ``first/`` and ``lesson/``.
     """
 

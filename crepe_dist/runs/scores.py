@@ -24,7 +24,6 @@ MISTAKES = 20  # kept per split
 RANKED = 3  # most probable classes kept per mistake
 MOST_CLASSES = 1000  # with more classes, no scores are stored: the confusion matrix would be too large
 MOST_DOCUMENTS = 1 << 21  # with more documents, `right` is not stored
-TOPS = (1, 3, 5)  # k of precision at k
 HIGHEST, PER_UNIT = 8, 32  # log-odds that are told apart, and intervals per unit
 INTERVALS = 2 * HIGHEST * PER_UNIT
 PRIOR = 4  # documents with a label that the threshold of all labels together counts as
@@ -211,7 +210,6 @@ class LabelScores(ClassScores):
         loss: mean over the documents of the sum of the binary cross-entropies, in nats.
         decisions: documents with the label and predicted, only predicted, and only with the label, int64 [classes, 3].
         average_precision: float64 [classes].
-        hits: for each k of ``TOPS``, how many of the k most probable classes of all documents are labels, int64.
         thresholds: probability from which a class is predicted, float64 [classes].
         reliability: int64 [BINS, 3]; for each interval of the probability of a class of a document, their number, how
             many are labels, and the sum of the probabilities in millionths.
@@ -222,7 +220,6 @@ class LabelScores(ClassScores):
     loss: float
     decisions: Counts
     average_precision: Floats
-    hits: Counts
     thresholds: Floats
     reliability: Counts
     right: npt.NDArray[np.bool_] | None = None
@@ -244,11 +241,6 @@ class LabelScores(ClassScores):
         return float(self.average_precision[self.tested].mean()) if self.tested.any() else 0.0
 
     @property
-    def precision_at(self) -> dict[int, float]:
-        """Share of labels among the k most probable classes, by k."""
-        return {k: float(hits / (k * self.documents)) for k, hits in zip(TOPS, self.hits) if k <= len(self.decisions)}
-
-    @property
     def exact(self) -> float | None:
         """Share of documents whose labels are all predicted, and no other; ``None`` if unknown."""
         return None if self.right is None else float(self.right.mean())
@@ -267,9 +259,8 @@ class LabelScores(ClassScores):
     def summary(self) -> dict[str, Any]:
         """Return the scores over all classes as JSON values."""
         micro = dict(zip(("micro_f1", "micro_precision", "micro_recall"), (self.accuracy, *self.micro)))
-        at = {f"precision_at_{k}": value for k, value in self.precision_at.items()}
         names = ("macro_f1", "mean_average_precision", "loss", "calibration_error", "documents")
-        return {**micro, **at, "exact_match": self.exact, **{name: getattr(self, name) for name in names}}
+        return {**micro, "exact_match": self.exact, **{name: getattr(self, name) for name in names}}
 
     @classmethod
     def of(cls, saved: dict[str, Any]) -> LabelScores:

@@ -7,7 +7,6 @@ and then renamed. The one before the newest is kept in case the newest gets dama
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import stat
@@ -24,7 +23,7 @@ from crepe_dist.files import identity, sha256, sync
 from crepe_dist.records import read_record, write_sealed
 from crepe_dist.version import __version__
 
-FORMAT = 6
+FORMAT = 7
 MANIFEST = "manifest.json"
 FILES = ("parameters.safetensors", "optimizer.safetensors")
 SMOOTHING = 0.01  # weight of a new value in the moving average of the loss, as in the notebook
@@ -42,7 +41,6 @@ class Progress:
         documents: documents of the epoch trained on so far, over all ranks.
         moving_loss: moving average of the loss within the epoch, as in the notebook; ``None`` at its start.
         loss_sum: sum of the losses of the epoch's documents, in nats.
-        uncounted: documents of the epoch whose loss is not in ``loss_sum``, because it was not finite.
         seconds: training time of the epoch.
         epochs: records of the finished epochs.
         precision: precision of the last steps; empty before the first save.
@@ -55,7 +53,6 @@ class Progress:
     documents: int = 0
     moving_loss: float | None = None
     loss_sum: float = 0.0
-    uncounted: int = 0
     seconds: float = 0.0
     epochs: list[dict[str, Any]] = field(default_factory=list)
     finished: bool = False
@@ -66,7 +63,7 @@ class Progress:
     @property
     def train_loss(self) -> float:
         """Mean loss of the epoch's documents so far, in nats; 0 before the first."""
-        return self.loss_sum / max(self.documents - self.uncounted, 1)
+        return self.loss_sum / max(self.documents, 1)
 
     def count(self, documents: int, loss: float) -> None:
         """Count a step, whether or not the parameters were updated.
@@ -77,9 +74,6 @@ class Progress:
         """
         self.step += 1
         self.documents += documents
-        if not math.isfinite(loss):
-            self.uncounted += documents
-            return
         mean, before = loss / documents, self.moving_loss
         self.moving_loss = mean if before is None else (1 - SMOOTHING) * before + SMOOTHING * mean
         self.loss_sum += loss
@@ -93,7 +87,7 @@ class Progress:
 
     def begin_epoch(self, epoch: int) -> None:
         self.epoch, self.moving_loss = epoch, None
-        self.documents = self.uncounted = 0
+        self.documents = 0
         self.loss_sum = self.seconds = 0.0
 
 

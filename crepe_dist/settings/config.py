@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
@@ -38,11 +37,6 @@ from crepe_dist.settings.options import (
 
 TYPED_OFTEN = ("data", "model", "optimizer", "training")  # groups whose flags need no prefix
 OWN_FLAGS = MappingProxyType({"data.source": "data", "model.network": "model", "optimizer.name": "optimizer"})
-COMMON = (
-    *("--data", "--epochs", "--batch-size", "--learning-rate", "--model", "--patience"),
-    *("--device", "--name", "--run-dir", "--fresh", "--config"),
-)
-SPELLED = re.compile(r"^--[a-z][a-z._-]*(?=$|=)")  # flag, perhaps as the setting is spelled in files
 EXAMPLES = """  crepe train                                    the sample on this machine
   horovodrun -np 2 crepe train                   the same with two processes
   crepe train --data data/reviews --device gpu   prepared data, one GPU
@@ -51,9 +45,8 @@ EXAMPLES = """  crepe train                                    the sample on thi
   crepe train --on ray --processes 8 --data data/reviews   on a Ray cluster
   crepe train --overfit-batches 2                can the network memorise 128 documents?
 
-A flag may also be written as in a settings file, such as --training.epochs for --epochs. Run the same
-command again to resume an unfinished run. Percentages are rounded to one decimal; the accuracy in a checkpoint's name
-has two and is cut off, so 92.119 % is 92.1 % here and 92.11 there.
+Run the same command again to resume an unfinished run. Percentages are rounded to one decimal; the accuracy in a
+checkpoint's name has two and is cut off, so 92.119 % is 92.1 % here and 92.11 there.
 """
 
 
@@ -141,7 +134,7 @@ def settings() -> dict[str, Field[Any]]:
 def parser() -> Parser:
     """Build the parser of train, with a flag per setting; the namespace holds only flags that were given."""
     result = command_parser("train", "Train a character-level text classifier in one or many processes.", EXAMPLES)
-    result.show_common("[--config FILE] [--data DIR]", *COMMON)
+    result.usage = "%(prog)s [--config FILE] [--data DIR] [options]"
     result.add_argument(
         "--config",
         type=NAME,
@@ -174,7 +167,7 @@ def flag(name: str) -> str:
 
 def print_help(words: Sequence[str]) -> None:
     """Print the help or the version and exit if asked to; called before MXNet is imported."""
-    if {"-h", "--help", "--help-all", "--version"}.intersection(words):
+    if {"-h", "--help", "--version"}.intersection(words):
         parser().parse_known_args(words)
 
 
@@ -192,14 +185,7 @@ def parse(words: Sequence[str]) -> Config:
 
 def parse_all(words: Sequence[str]) -> tuple[Config, Optional[Cluster]]:
     """Parse a command line into a configuration, and the cluster on which to train, if any."""
-    flags, of_settings = parser(), {f"--{name}".replace("_", "-"): flag(name) for name in settings()}
-    words = [SPELLED.sub(lambda found: of_settings.get(found[0].replace("_", "-"), found[0]), word) for word in words]
-    values, rest = flags.parse_known_args(words)
-    if rest and not rest[0].startswith("-"):
-        meant = "--config" if rest[0].endswith((".yaml", ".yml")) else "--data"
-        raise UserError(f"there is no option {rest[0]}", remedy=f"did you mean {meant} {rest[0]}?")
-    if rest:
-        raise flags.unknown(rest[0])
+    values = parser().parse_args(words)
     config = combined(vars(values), values.config)
     if values.print_config:
         print(config.to_yaml(), end="")
@@ -245,6 +231,6 @@ def _known(values: dict[str, Any], path: str) -> dict[str, Any]:
             )
         for key in [f"{name}.{key}" for key in value] if name in GROUPS else [str(name)]:
             if key not in known:
-                remedy = near(key, known) or f"{invocation.typed('train')} --help-all lists the options"
+                remedy = near(key, known) or f"{invocation.typed('train')} --help lists the options"
                 raise UserError(f"{path}: there is no setting {shortened(key)}", remedy=remedy)
     return values

@@ -259,8 +259,7 @@ def dotted(group: type[Settings], setting: "Field[Any]") -> str:
 
 def wrong(name: str, value: object, kind: Kind) -> UserError:
     """Return the error for a value that is not of a kind."""
-    remedy = near(str(value), getattr(kind, "words", ())) or f"give {kind}"
-    return UserError(f"{name} is {shortened(value)}", remedy=remedy)
+    return UserError(f"{name} is {shortened(value)}", remedy=f"give {kind}")
 
 
 def near(word: str, known: Iterable[str]) -> str:

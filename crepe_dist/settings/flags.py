@@ -2,12 +2,10 @@
 
 import argparse
 import codecs
-import copy
 import json
 import os
 import re
 import shutil
-import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,18 +42,11 @@ COMMAND = re.compile(r"(horovodrun -np \d+ )?(?<!\S)crepe (?=[a-z])")  # in exam
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that raises ``UserError`` and allows no abbreviated flags.
-
-    Attributes:
-        common: flags that ``--help`` shows, with their help shortened to its first sentence; ``--help-all`` shows the
-            others too. Empty: ``--help`` shows all.
-    """
+    """Argument parser that raises ``UserError`` and allows no abbreviated flags."""
 
     def __init__(self, **settings: Any) -> None:
         # No abbreviations: a new flag must not change the meaning of an old command.
         super().__init__(**settings, allow_abbrev=False, exit_on_error=False)
-        self.common: tuple[str, ...] = ()
-        self._given: list[str] = []
         self.add_argument("--version", action="version", version=f"crepe_dist {__version__}")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -65,7 +56,6 @@ class Parser(argparse.ArgumentParser):
         return values
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self._given = [argument.partition("=")[0] for argument in (sys.argv[1:] if args is None else args)]
         try:
             return super().parse_known_args(args, namespace)
         except argparse.ArgumentError as error:
@@ -81,35 +71,13 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        # The argument that argparse misses may be misspelt.
-        unknown = (flag for flag in self._given if flag.startswith("-") and flag not in self.flags())
-        raise UserError(message, remedy=next(filter(None, (near(flag, self.flags()) for flag in unknown)), self.hint()))
-
-    def show_common(self, usage: str, *flags: str) -> None:
-        """Let ``--help`` show a few flags only."""
-        self.usage, self.common = f"%(prog)s {usage} [options]", flags
-        self.add_argument("--help-all", action=_HelpAll, nargs=0, default=argparse.SUPPRESS, help="show all options")
-
-    def format_help(self) -> str:
-        if not self.common:
-            return super().format_help()
-        formatter = self._get_formatter()
-        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
-        formatter.add_text(self.description)
-        formatter.start_section("common options")
-        positional = [action for action in self._actions if not action.option_strings]
-        named = [action for flag in self.common for action in self._actions if flag in action.option_strings]
-        formatter.add_arguments([_brief(action) for action in (*positional, *named)])
-        formatter.end_section()
-        formatter.add_text(f"{invocation.front()}{self.prog} --help-all shows all options.")
-        formatter.add_text(self.epilog)
-        return formatter.format_help()
+        raise UserError(message, remedy=self.hint())
 
     def flags(self) -> list[str]:
         return [flag for action in self._actions for flag in action.option_strings]
 
     def hint(self) -> str:
-        return f"{invocation.front()}{self.prog} --help{'-all' if self.common else ''} lists the options"
+        return f"{invocation.front()}{self.prog} --help lists the options"
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         if not isinstance(action.type, Kind):
@@ -118,23 +86,6 @@ class Parser(argparse.ArgumentParser):
             return action.type(arg_string)
         except (ValueError, TypeError, OverflowError):
             raise wrong(argparse._get_action_name(action) or action.dest, arg_string, action.type) from None
-
-
-class _HelpAll(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        print(argparse.ArgumentParser.format_help(parser), end="")
-        parser.exit()
-
-
-def _brief(action: argparse.Action) -> argparse.Action:
-    """Shorten a flag's help to its first sentence and its default."""
-    brief = copy.copy(action)
-    first, _, rest = re.sub(r" \((?=[^()]*\)$)", ". (", (action.help or "").removesuffix(".")).partition(". ")
-    default = rest.rpartition("default: ")[2].rstrip(")") if "default: " in rest else ""
-    if default == "null" and (meaning := re.search(r"\bnull: ([^.;(]+)", rest)):
-        default = meaning[1].strip()
-    brief.help = f"{first.removesuffix('.')}; default: {default}" if default else first
-    return brief
 
 
 def command_parser(name: str, description: str, examples: str) -> Parser:

@@ -288,12 +288,6 @@ class LoggingOptions(Settings, group="logging"):
     tensorboard: bool = setting(
         True, "write TensorBoard events into the run folder, if the extra `reports` is installed."
     )
-    mlflow: bool = setting(
-        False, "write metrics and settings to MLflow, which finds its server in MLFLOW_TRACKING_URI."
-    )
-    wandb: bool = setting(
-        False, "write them to Weights & Biases; without WANDB_API_KEY, to files in the run folder for `wandb sync`."
-    )
     report: bool = setting(
         True,
         "write report.html and model_card.md into the run folder at the end of the run, if the extra `reports` is "
@@ -310,10 +304,6 @@ class SafetyOptions(Settings, group="safety"):
         "seconds without progress after which a process counts as hung, but at least ten times the longest step. All "
         "processes then write their stacks and end.",
         real(0, MANY, open_below=True),
-    )
-    nonfinite: Literal["stop", "skip"] = setting(
-        "stop",
-        "reaction to a non-finite loss or gradient: stop the run, or skip the step. Neither changes the parameters.",
     )
 
 

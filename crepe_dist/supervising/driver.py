@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crepe_dist import invocation
 from crepe_dist.distributed.control import SUPERVISED_AS, Control, Vote
 from crepe_dist.distributed.endpoint import ADDRESS, PORT, SECONDS, time_limit
 from crepe_dist.distributed.launch import THREADS
@@ -62,7 +61,7 @@ class Cluster:
 
     def variables(self) -> dict[str, str]:
         """Return the variables that all ranks get beside those of their host."""
-        return invocation.passed_on()
+        return {}
 
     def nodes(self) -> Mapping[str, int]:
         """Map the id of each living node to the number of processes for which it has room when it is idle."""

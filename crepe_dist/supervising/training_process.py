@@ -22,7 +22,7 @@ from crepe_dist.files import write_text
 CONFIG = "settings.yaml"
 LOG = "log.txt"
 # Settings of a training whose records nobody reads.
-QUIET = {f"logging.{name}": False for name in ("report", "tensorboard", "mlflow", "wandb")}
+QUIET = {f"logging.{name}": False for name in ("report", "tensorboard")}
 RESTARTS = 2  # of a training that was killed
 GRACE = 10.0  # seconds between asking a training to stop and killing it
 MESSAGE = re.compile(r"\berror: (.*)(?:\n.*?\bwhy: (.*))?(?:\n.*?\bdo:  (.*))?")

@@ -19,7 +19,6 @@ from crepe_dist.runs.scores import (
     INTERVALS,
     MISTAKES,
     RANKED,
-    TOPS,
     AnyScores,
     Floats,
     LabelScores,
@@ -178,14 +177,13 @@ class LabelTotals(Totals):
         self._targets = targets
         self._chooses = chooses
         self._histogram = np.zeros((classes, INTERVALS, 2), dtype=np.int64)
-        self._hits = np.zeros(len(TOPS), dtype=np.int64)
         self._reliability = np.zeros((BINS, 3), dtype=np.int64)
         self._right = RightBits(documents)
         self.decision = thresholds
 
     @property
     def counts(self) -> list[Counts]:
-        return [self._histogram, self._hits, self._reliability, self._right.words]
+        return [self._histogram, self._reliability, self._right.words]
 
     def add(self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]) -> None:
         if not len(rows):
@@ -196,9 +194,6 @@ class LabelTotals(Totals):
         np.add.at(self._histogram, (np.broadcast_to(classes, logits.shape), within, is_label.astype(int)), 1)
         exact = logits.astype(np.float64)
         self.loss += float(rounded((np.logaddexp(0, exact) - is_label * exact).sum(axis=1)).sum())
-        ranking = np.argsort(-logits, axis=1, kind="stable")[:, : max(TOPS)]
-        hits = np.take_along_axis(is_label, ranking, axis=1)
-        self._hits += [int(hits[:, :k].sum()) for k in TOPS]
         probabilities = np.nan_to_num(1 / (1 + np.exp(-np.clip(exact, -500, 500)))).ravel()
         self._reliability += count_reliability(probabilities, is_label.ravel())
         self._right.set(rows[((logits >= log_odds(self.decision)) == is_label).all(axis=1)])
@@ -212,7 +207,6 @@ class LabelTotals(Totals):
             self.loss / self._documents,
             decided(self._histogram, self.decision),
             average_precision(self._histogram),
-            self._hits,
             self.decision,
             self._reliability,
             None if self._chooses else self._right.unpacked(),

@@ -174,7 +174,7 @@ class Guards:
 
 
 def _reject(run: Run, outcome: Outcome) -> None:
-    """Skip the update of a step whose outcome is not finite, alike on every rank."""
+    """Lower the loss scale after an overflow of the gradients; end the run after any other non-finite outcome."""
     if not outcome.bad_losses and run.engine.loss_scale.lower():
         return
     before, train = run.progress, run.data.splits["train"]
@@ -182,14 +182,10 @@ def _reject(run: Run, outcome: Outcome) -> None:
     order = training_order(train, run.config.training.seed, before.epoch - 1, run.config.data.batch_size)
     stop = before.documents + outcome.documents
     culprits = _named(ranks, order, before.documents, stop, run.world.size, run.engine.group_size)
-    if run.config.safety.nonfinite == "skip":
-        run.metrics.skipped({"step": outcome.step, "epoch": before.epoch, "ranks": ranks})
-        run.display.say(f"step {outcome.step} is skipped: non-finite loss or gradient on {culprits}")
-        return
     raise _diverged(
         f"non-finite loss or gradient at step {outcome.step} on {culprits}",
         "; the step was discarded",
-        ", or skip such steps with --safety.nonfinite skip; the newest saved state is older than this step",
+        "; the newest saved state is older than this step",
     )
 
 

@@ -126,5 +126,4 @@ def finish(run: Run, reported: dict[str, Any], provenance: dict[str, Any]) -> Re
     result = write_result(run.folder, reported, run.choice.chosen_by, provenance, run.world)
     if run.world.is_root:  # only now: a run without a result is resumed from its state
         run.folder.tidy()
-    run.metrics.finish(result.scores)
     return result

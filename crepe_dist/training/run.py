@@ -85,7 +85,9 @@ class Run:
         """Open metrics and the exchange of the gradients, and make a run at its start; every rank calls it."""
         world = session.world
         world.on_root("folder", once(lambda: folder.path.mkdir(exist_ok=True)))
-        metrics = Metrics.opened(folder.path, world, session.display.say, config)
+        metrics = Metrics(
+            folder.path, session.display.say, tensorboard=config.logging.tensorboard, is_root=world.is_root
+        )
         engine, _ = network
         exchange = engine.open_exchange(world, config.optimizer, config.data.batch_size)
         choice = EpochChoice.of(config, data)

@@ -69,7 +69,7 @@ class Lesson:
 def first_run(config: Config, data: Dataset) -> tuple[Config, Dataset]:
     """Return configuration and data of the first network, whose number of epochs suits the labelled texts."""
     training = replace(config.training, epochs=None, patience=None)
-    logging = replace(config.logging, tensorboard=False, mlflow=False, wandb=False)
+    logging = replace(config.logging, tensorboard=False)
     data = replace(data, unlabelled=None)
     return with_epochs(replace(config, training=training, logging=logging), data), data
 

@@ -28,19 +28,6 @@ def test_all_ranks_stop_before_the_update(trial, kind, processes, rank):
     trial.resume(processes)
 
 
-@pytest.mark.parametrize("processes", [slow(1), 2])
-def test_a_step_can_be_left_out(trial, processes):
-    code, printed = trial.run(processes, "--safety.nonfinite=skip", fault=trial.fault("nan", 17, processes - 1))
-    assert code == 0, printed
-    assert printed.count("step 18 is skipped") == 1
-    assert [(each["step"], each["ranks"]) for each in records(trial.run_dir, "skipped")] == [(18, [processes - 1])]
-    mine, theirs = dict(harness.steps(trial.run_dir)), dict(harness.steps(trial.unbroken()))
-    assert 18 not in mine
-    assert all(mine[step] == theirs[step] for step in range(1, 18))
-    assert mine[19] != theirs[19]  # the update of step 18 is missing
-    assert len(mine) == harness.STEPS - 1
-
-
 @pytest.mark.parametrize(("processes", "rank"), [slow(1, 0), (2, 1)])
 def test_divergence_in_the_last_step_before_scoring_writes_nothing(trial, processes, rank):
     fault = trial.fault("diverged", 13, rank)  # the last of the epoch

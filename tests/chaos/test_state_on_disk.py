@@ -242,7 +242,7 @@ class TestFullDisk:
 
     def test_metrics_wait_for_room_and_tensorboard_is_given_up(self, small_disk):
         said: list[str] = []
-        metrics = Metrics(small_disk, said.append, ["tensorboard"], {})
+        metrics = Metrics(small_disk, said.append, tensorboard=True)
         record = {"step": 1, **dict.fromkeys(SCALARS, 1.0)}
         metrics.steps([record])
         metrics.sync()

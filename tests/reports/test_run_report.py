@@ -185,7 +185,7 @@ class TestReport:
             {**record.history.epochs[0], "epoch": number, "validation_fitted_loss": loss}
             for number, loss in enumerate((1.0, 0.5, 0.9), 1)
         ]
-        history = replace(record.history, epochs=epochs, counts={"resume": 2, "skipped": 3})
+        history = replace(record.history, epochs=epochs)
         always_first = Scores(
             np.array([[40, 0, 0]] * 3), 1.0, np.array([[120, 40, 110 * MILLION]] + [[0] * 3] * 14), []
         )
@@ -196,7 +196,6 @@ class TestReport:
             "the test split is small",
             "2 classes are never",
             "overfitting",
-            "steps were",
         )
         assert len(found) == len(starts)
         assert all(map(str.startswith, found, starts))
@@ -355,23 +354,6 @@ class TestCurves:
         assert start <= ticks[0] < ticks[-1] <= 100
         assert ticks[-1] - ticks[0] >= 2
         assert (f">accuracy (axis from {start} %)</text>" in markup) == (start > 0)
-
-    def test_the_values_are_shown_at_the_pointer_without_a_script(self):
-        markup = run_figures.accuracy(course([1.0] * 30, (0.25, 0.5, 0.75)))
-        strips = re.findall(
-            r'<g class="at"><rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"/>'
-            r'<path d="M ([\d.]+) [^"]*"/><text [^>]*>([^<]*)</text></g>',
-            markup,
-        )
-        assert [text for *_, text in strips] == [f"epoch {n + 1}: test {25 * (n + 1)}.0 %" for n in range(3)]
-        for (x, _, width, _, at, _), (following, *_) in zip(strips, [*strips[1:], (strips[-1][4],)]):
-            assert float(x) <= float(at) <= float(x) + float(width)
-            assert float(following) <= float(x) + float(width) + 0.1
-        points = re.findall(r'<use xlink:href="#[^"]*" x="([\d.]+)"', markup)
-        assert {round(float(at)) for *_, at, _ in strips} <= {round(float(x)) for x in points}
-        long = run_figures.accuracy(course([1.0] * 10, [0.5] * 5000))
-        assert 100 < long.count('<g class="at">') <= 300
-        assert "step 30: train 1.0000, test 0.5" in run_figures.loss(course([1.0] * 30, (0.25,)))
 
 
 # Texts with too little contrast (WCAG 2.2, 1.4.3), pixels beyond the right edge, figures that leave room beside them.
