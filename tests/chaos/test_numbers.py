@@ -7,7 +7,6 @@ import pytest
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import share, training_order
 from crepe_dist.errors import ExitCode
-from crepe_dist.runs.state import Progress
 from tests.chaos import harness
 from tests.chaos.harness import slow
 from tests.conftest import records
@@ -73,13 +72,3 @@ def test_out_of_memory_names_the_batch(trial, more, batch_size, megabytes):
     assert f"out of memory with --batch-size {batch_size}" in printed
     assert f"try --batch-size {batch_size // 2}" in printed
     assert "Traceback" not in printed
-
-
-def test_a_step_without_a_finite_loss_does_not_lower_the_train_loss():
-    progress = Progress()
-    for loss in (100.0, float("nan"), float("inf"), 120.0):
-        progress.count(50, loss)
-    assert (progress.documents, progress.train_loss) == (200, 2.2)
-    progress.begin_epoch(1)
-    progress.count(50, 50.0)
-    assert progress.train_loss == 1
