@@ -13,7 +13,6 @@ from crepe_dist import registry
 from crepe_dist.cuda.gpu import Gpu, Memory
 from crepe_dist.cuda.network import Dropping, Part, Program, Sum, Texts
 from crepe_dist.data.batch import Batch
-from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, Logits
@@ -132,14 +131,12 @@ class CudaEngine(Engine):
         gradients = [run.buffer(f"logit gradients {number}", size) for number in range(len(self._parts))]
         # The results of a step, to be read at once: bounds of the parameters, and the losses of the documents.
         results = run.buffer("results", 4 * (len(quanta.parameters) + len(self._parts) * documents))
-        objective = self.objective
         for number, part in enumerate(self._parts):
             part.forward(texts, logits, dropping)
             losses = results.view(4 * (len(quanta.parameters) + number * documents), 4 * documents)
             run(
                 "losses", documents, logits, shape.classes, packed, batch.packed.shape[1], shape.feature_len,
-                objective.pairs, int(objective.labelled == SEVERAL), ctypes.c_double(objective.smoothing),
-                self._class_weights, scale, gradients[number], losses,
+                self.objective.constants, self._class_weights, scale, gradients[number], losses,
             )  # fmt: skip
         largest = run.buffer("largest terms", 4 * len(quanta.parameters) * documents)
         largest.clear()

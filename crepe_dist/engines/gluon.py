@@ -10,7 +10,6 @@ from mxnet import autograd, gluon
 
 from crepe_dist import registry
 from crepe_dist.data.batch import Batch, unpacked
-from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, Logits, added
@@ -49,8 +48,6 @@ class GluonEngine(Engine):
         for name, parameter in structural_parameters(self.network).items():
             parameter.set_data(mx.nd.array(parameters[name].value))
         self.network.hybridize(static_alloc=True, static_shape=True)
-        self._several = objective.labelled == SEVERAL
-        self._loss = gluon.loss.SigmoidBCELoss() if self._several else gluon.loss.SoftmaxCELoss(sparse_label=False)
 
     def wait(self) -> None:
         mx.nd.waitall()
@@ -90,10 +87,7 @@ class GluonEngine(Engine):
         # The masks of dropout depend on the position, so that those of two ranks and of two pieces differ.
         mx.random.seed((batch.seed + batch.first) % 2**31)
         with autograd.record():
-            # Gluon's binary loss is the mean over the classes.
-            loss = self._loss(self.network(codes), targets, weights).sum() * (
-                self.shape.classes if self._several else 1
-            )
+            loss = self.objective.in_gluon(mx.nd, self.network(codes), targets, weights)
         gradients = [parameter.grad() for parameter in self.network.collect_params().values()] if adds else []
         with added(gradients):
             loss.backward()

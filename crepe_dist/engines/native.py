@@ -10,7 +10,6 @@ import numpy as np
 
 from crepe_dist import machine
 from crepe_dist.data.batch import Batch, extra_bytes
-from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, Logits, added
@@ -57,8 +56,8 @@ class NativeEngine(Engine):
         self.parameters = {name: parameters[name] for name in shape.parameter_shapes()}
         self._kernels = Kernels(shape, plan, threads())
         weights = np.ascontiguousarray(objective.class_weights(shape.classes))
-        targets = objective.pairs, objective.labelled == SEVERAL
-        self._kernels.call("crepe_objective", objective.smoothing, weights.ctypes.data, len(weights), *targets)
+        constants = ctypes.byref(objective.constants)
+        self._kernels.call("crepe_objective", constants, weights.ctypes.data, len(weights))
         self._addresses = pointers(parameter.value for parameter in self.parameters.values())
         self.refresh()
 

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import ONE, SEVERAL
+from crepe_dist.errors import UserError
+from crepe_dist.model.shape import Shape
 from crepe_dist.native.constants import LOSS_UNIT
+from crepe_dist.settings.fields import shortened
+from crepe_dist.settings.options import TrainingOptions
+
+# Ratios of two class weights. Each of several labels has a gradient of its own, but they share the quantum of the
+# heaviest (docs/decisions/exchange.md).
+MOST_RATIO, MOST_RATIO_OF_SEVERAL = 10**6, 10**4
 
 
 def rounded(losses: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Round losses of documents to multiples of ``LOSS_UNIT``. They add up exactly in any order, up to 2**33 nats."""
     return np.asarray(np.rint(np.asarray(losses, np.float64) / LOSS_UNIT) * LOSS_UNIT)
+
+
+class Constants(ctypes.Structure):
+    """Constants of the kernels: ``ObjectiveConstants`` in ``native/engine.h`` and ``cuda/kernels/loss.cuh``."""
+
+    _fields_ = (("smoothing", ctypes.c_double), ("pairs", ctypes.c_int32), ("several", ctypes.c_int32))
 
 
 @dataclass(frozen=True)
@@ -41,6 +57,10 @@ class Objective:
     labelled: str = ONE
     pairs: int = 0
 
+    @property
+    def constants(self) -> Constants:
+        return Constants(self.smoothing, self.pairs, self.labelled == SEVERAL)
+
     def class_weights(self, classes: int) -> npt.NDArray[np.float32]:
         """Return the class weights, float32 [classes].
 
@@ -65,6 +85,14 @@ class Objective:
             return (1 - smoothing) * shares + smoothing / 2, weights * of_classes
         return (1 - smoothing) * shares + smoothing / shares.shape[1], weights * (shares @ of_classes)[:, None]
 
+    def in_gluon(self, nd: Any, logits: Any, targets: Any, weights: Any) -> Any:
+        """Return the sum of the losses of documents, with the operators of ``mxnet.nd``; see ``targets``."""
+        if self.labelled == SEVERAL:
+            losses = nd.relu(logits) - logits * targets + nd.Activation(-nd.abs(logits), act_type="softrelu")
+        else:
+            losses = -nd.log_softmax(logits) * targets
+        return nd.broadcast_mul(losses, weights).sum()
+
     def chance_loss(self, mass: npt.NDArray[Any], documents: int) -> float:
         """Return the loss at chance: the lowest mean loss, in nats, without looking at the documents.
 
@@ -88,6 +116,42 @@ class Objective:
 
 
 PLAIN = Objective()
+
+
+def objective_for(options: TrainingOptions, dataset: Dataset, shape: Shape) -> Objective:
+    """Make the objective that the settings ask for on a data set.
+
+    Raises:
+        UserError: A class weight is of no class, or the weights are too far apart.
+    """
+    weights, smoothing = options.class_weights, options.label_smoothing
+    smoothing = shape.label_smoothing if smoothing is None else smoothing
+    targets = dataset.splits["train"].targets
+    labelled = targets.kind, targets.most
+    if weights == "none":
+        return Objective(smoothing, (), *labelled)
+    if weights == "balanced":
+        of_classes = balanced(dataset.class_counts())
+    else:
+        assert isinstance(weights, dict)
+        unknown = set(weights) - set(dataset.classes)
+        if unknown:
+            raise UserError(
+                f"training.class_weights names {', '.join(sorted(unknown))}, which is not a class of the data",
+                f"the classes are {', '.join(dataset.classes)}"[:300],
+                "spell the names as prepare shows them",
+            )
+        of_classes = tuple(weights.get(name, 1.0) for name in dataset.classes)
+    lightest, heaviest = min(of_classes), max(of_classes)
+    most = MOST_RATIO_OF_SEVERAL if targets.kind == SEVERAL else MOST_RATIO
+    if heaviest > most * lightest:
+        light, heavy = (shortened(dataset.classes[of_classes.index(weight)]) for weight in (lightest, heaviest))
+        raise UserError(
+            f"the class weights are too far apart: {lightest:g} of {light} and {heaviest:g} of {heavy}",
+            f"if one is more than {most:,} times another, the lighter class is hardly trained",
+            "give closer weights by hand in training.class_weights; 100 times another is already a lot",
+        )
+    return Objective(smoothing, of_classes, *labelled)
 
 
 def balanced(counts: npt.NDArray[np.int64]) -> tuple[float, ...]:

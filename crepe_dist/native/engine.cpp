@@ -140,13 +140,9 @@ int crepe_count_ngrams(
 
 void crepe_close(void* engine) { delete static_cast<Engine*>(engine); }
 
-// weights: one per class. pairs, several: as in Objective.
-int crepe_objective(
-    void* engine, double smoothing, const float* weights, int64_t classes, int64_t pairs, int several
-) {
-    return guarded([&] {
-        static_cast<Engine*>(engine)->objective({smoothing, {weights, weights + classes}, long(pairs), several != 0});
-    });
+// weights: one per class.
+int crepe_objective(void* engine, const ObjectiveConstants* constants, const float* weights, int64_t classes) {
+    return guarded([&] { static_cast<Engine*>(engine)->objective({*constants, {weights, weights + classes}}); });
 }
 
 int crepe_set(void* engine, const float* const* parameters, int anew) {

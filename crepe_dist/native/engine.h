@@ -42,13 +42,15 @@ struct Dropout {
 //
 // After the codes of a row come its label in two bytes, or `pairs` pairs of a class and its share in two bytes each, and
 // its weight in three bytes, all low bytes first.
-struct Objective {
-    double smoothing;
-    std::vector<float> weights;  // one per class
-    long pairs = 0;
-    bool several = false;  // the classes of the pairs are independent
+struct ObjectiveConstants {  // as in model/objective.py
+    double smoothing = 0;
+    int32_t pairs = 0, several = 0;  // several: the classes of the pairs are independent
+};
 
-    long target_bytes() const { return pairs ? 4 * pairs : 2; }
+struct Objective : ObjectiveConstants {
+    std::vector<float> weights;  // one per class
+
+    long target_bytes() const { return pairs ? 4L * pairs : 2; }
     long stride(long length) const { return length + target_bytes() + 3; }
 
     // Returns the loss of row `row` of a batch and writes its gradient with respect to the logits.

@@ -59,7 +59,7 @@ _FUNCTIONS = {
     "crepe_count_ngrams": (ctypes.c_int, (_BYTES, _LONG, _LONG, _LONGS, _LONGS, _LONGS, ctypes.c_int)),
     "crepe_ngrams": (ctypes.c_int, (_BYTES, _LONG, _LONG, _LONGS, _LONG, _LONGS, _LONGS, ctypes.c_int)),
     "crepe_close": (None, (ctypes.c_void_p,)),
-    "crepe_objective": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_double, _FLOATS, _LONG, _LONG, ctypes.c_int)),
+    "crepe_objective": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_void_p, _FLOATS, _LONG)),
     "crepe_set": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, ctypes.c_int)),
     "crepe_use_table": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, _LONG)),
     "crepe_forward": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, _LONG, _FLOATS)),

@@ -15,19 +15,15 @@ from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.errors import UserError
 from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.model import parameters
-from crepe_dist.model.objective import Objective, balanced
+from crepe_dist.model.objective import objective_for
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.model.shape import Shape, steps_per_epoch
 from crepe_dist.native import library
 from crepe_dist.settings.config import Config
-from crepe_dist.settings.fields import shortened
 from crepe_dist.settings.options import ModelOptions
 from crepe_dist.training import transfer
 from crepe_dist.training.transfer import Start
 
-# Ratios of two class weights. Each of several labels has a gradient of its own, but they share the quantum of the
-# heaviest (docs/decisions/exchange.md).
-MOST_RATIO, MOST_RATIO_OF_SEVERAL = 10**6, 10**4
 MATRICES = 3  # confusion matrices while the test split is scored: of each split, and what a sum over the ranks needs
 COPIES = 4  # arrays per parameter: itself, its gradient, and Adam's two moments
 
@@ -59,7 +55,7 @@ def build_engine(config: Config, data: Dataset, world: World) -> Network:
     if not computing.on_cuda:
         world.check_device(device.device_type)
     library.keep_to(computing.library)
-    objective = world.agree("class weights", lambda: _objective(config, data, shape))
+    objective = world.agree("class weights", lambda: objective_for(config.training, data, shape))
     made = world.agree("network", lambda: initial_parameters(config, shape, start), alike=SAME_MACHINES)
     if adapt := getattr(registry.part(shape.kind, "initial"), "adapt", None):
         steps = steps_of(config, len(data.splits["train"]))
@@ -166,42 +162,6 @@ def _check_scores(data: Dataset) -> None:
             f"scores count the documents of each pair of true and predicted class, which takes {needed / 1e9:,.0f} GB; "
             f"the machine has {machine.memory() / 1e9:,.0f} GB",
             "merge classes, and prepare the data again",
-        )
-
-
-def _objective(config: Config, dataset: Dataset, shape: Shape) -> Objective:
-    weights, smoothing = config.training.class_weights, config.training.label_smoothing
-    smoothing = shape.label_smoothing if smoothing is None else smoothing
-    targets = dataset.splits["train"].targets
-    labelled = targets.kind, targets.most
-    if weights == "none":
-        return Objective(smoothing, (), *labelled)
-    if weights == "balanced":
-        of_classes = balanced(dataset.class_counts())
-    else:
-        assert isinstance(weights, dict)
-        unknown = set(weights) - set(dataset.classes)
-        if unknown:
-            raise UserError(
-                f"training.class_weights names {', '.join(sorted(unknown))}, which is not a class of the data",
-                f"the classes are {', '.join(dataset.classes)}"[:300],
-                "spell the names as prepare shows them",
-            )
-        of_classes = tuple(weights.get(name, 1.0) for name in dataset.classes)
-    _check_ratio(dict(zip(dataset.classes, of_classes)), labelled[0])
-    return Objective(smoothing, of_classes, *labelled)
-
-
-def _check_ratio(weights: dict[str, float], kind: str) -> None:
-    """Reject class weights so far apart that the gradients of light classes would be rounded to nothing."""
-    lightest, heaviest = min(weights, key=weights.__getitem__), max(weights, key=weights.__getitem__)
-    most = MOST_RATIO_OF_SEVERAL if kind == SEVERAL else MOST_RATIO
-    if weights[heaviest] > most * weights[lightest]:
-        raise UserError(
-            f"the class weights are too far apart: {weights[lightest]:g} of {shortened(lightest)} and "
-            f"{weights[heaviest]:g} of {shortened(heaviest)}",
-            f"if one is more than {most:,} times another, the lighter class is hardly trained",
-            "give closer weights by hand in training.class_weights; 100 times another is already a lot",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from crepe_dist.distributed.control import Vote
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.exchange.exchange import Outcome
+from crepe_dist.model.objective import PLAIN
 from crepe_dist.native import library
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape
@@ -238,7 +240,8 @@ def train_together(world, shape):
 def weigh(engine, weight):
     """Weigh all classes."""
     weights = np.full(engine.shape.classes, weight, np.float32)
-    engine._kernels.call("crepe_objective", 0.0, weights.ctypes.data, len(weights), 0, 0)
+    constants = ctypes.byref(PLAIN.constants)
+    engine._kernels.call("crepe_objective", constants, weights.ctypes.data, len(weights))
 
 
 def large_loss(training):

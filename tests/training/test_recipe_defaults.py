@@ -13,9 +13,10 @@ from crepe_dist import registry
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import ONE, SEVERAL, SOFT, Targets
 from crepe_dist.exchange.quanta import Parameter
+from crepe_dist.model.objective import objective_for
 from crepe_dist.networks.ngrams.initial import rate, speed_up
 from crepe_dist.settings.config import parse
-from crepe_dist.training.engine_setup import _objective, steps_of
+from crepe_dist.training.engine_setup import steps_of
 from crepe_dist.training.training_data import with_epochs
 
 
@@ -83,6 +84,6 @@ def test_all_parameters_learn_faster_in_a_run_of_few_steps(steps, multiple):
 def test_labels_are_smoothed_for_crepe(kind, smoothing):
     shape: Any = registry.part(kind, "shape").SHAPE
     one_label = cast(Dataset, SimpleNamespace(splits={"train": SimpleNamespace(targets=Targets(ONE, np.zeros(1), 2))}))
-    assert _objective(parse([]), one_label, shape).smoothing == smoothing
-    assert _objective(parse(["--label-smoothing=0.2"]), one_label, shape).smoothing == 0.2
-    assert _objective(parse(["--label-smoothing=0"]), one_label, shape).smoothing == 0.0
+    assert objective_for(parse([]).training, one_label, shape).smoothing == smoothing
+    assert objective_for(parse(["--label-smoothing=0.2"]).training, one_label, shape).smoothing == 0.2
+    assert objective_for(parse(["--label-smoothing=0"]).training, one_label, shape).smoothing == 0.0
