@@ -15,45 +15,24 @@ import mxnet as mx
 import numpy as np
 
 
-def pointer(array: Any) -> int:
-    """Return the address of an array in host memory. The address is valid as long as the array exists.
-
-    No operation may be pending on the array. The documented ways to read an array copy it or wait for the engine,
-    which takes ten times as long as filling a batch (checked with MXNet 1.9.1).
-    """
-    address = ctypes.c_void_p()
-    mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
-    assert address.value is not None
-    return address.value
-
-
 class _Memory:
     """Memory of an MXNet array for NumPy, which keeps the array as long as it uses the memory."""
 
     def __init__(self, array: Any) -> None:
         self._array = array
+        address = ctypes.c_void_p()
+        mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
         kind = np.dtype(array.dtype).str
-        self.__array_interface__ = {
-            "data": (pointer(array), False),
-            "shape": array.shape,
-            "typestr": kind,
-            "version": 3,
-        }
+        self.__array_interface__ = {"data": (address.value, False), "shape": array.shape, "typestr": kind, "version": 3}
 
 
 def view(array: Any) -> Any:
-    """Return a NumPy view of an array in host memory; see ``pointer``.
+    """Return a NumPy view of an array in host memory, on which no operation may be pending.
 
-    ``mx.nd.array`` would wait for the engine, which takes ten times as long as filling a batch.
+    The documented ways to read an array copy it or wait for the engine, which takes ten times as long as filling a
+    batch (checked with MXNet 1.9.1).
     """
     return np.asarray(_Memory(array))
-
-
-def host_array(source: Any) -> Any:
-    """Copy a NumPy array into an MXNet array in host memory, without waiting for the engine; see ``view``."""
-    array = mx.nd.empty(source.shape, ctx=mx.cpu(), dtype=source.dtype)
-    view(array)[...] = source
-    return array
 
 
 def structural_parameters(block: Any) -> dict[str, Any]:
@@ -72,18 +51,13 @@ def trainer_parameters(trainer: Any) -> list[Any]:
     return found
 
 
-def gradient_scale(trainer: Any) -> float:
-    """Return the factor by which ``Trainer.update(1)`` multiplies gradients.
+def let_sum(trainer: Any) -> None:
+    """Let Horovod's trainer sum gradients, and Gluon's update divide them by what it is given alone.
 
-    Horovod folds 1 / size into this factor where its all-reduce sums instead of averaging (checked with MXNet 1.9.1
-    and Horovod 0.28.1: ``Trainer._scale``).
+    Built with NCCL, Horovod averages, which would round what travels along (checked with MXNet 1.9.1 and Horovod
+    0.28.1: ``DistributedTrainer._average_in_framework``, ``Trainer._scale``).
     """
-    return float(trainer._scale)
-
-
-def scale_gradients(trainer: Any, factor: float) -> None:
-    """Multiply the factor of ``gradient_scale`` (checked with MXNet 1.9.1: ``Trainer._scale``)."""
-    trainer._scale *= factor
+    trainer._average_in_framework, trainer._postscale_factor, trainer._scale = True, 1.0, 1.0
 
 
 class _InPlace:
@@ -119,16 +93,6 @@ def update_arrays_one_by_one(trainer: Any) -> None:
     MXNet 1.9.1: ``Optimizer.aggregate_num``).
     """
     trainer._optimizer.aggregate_num = 1
-
-
-def update_arrays_together(trainer: Any) -> None:
-    """Update as many arrays per optimizer operator as it takes, if the optimizer can update several: sgd.
-
-    By default it takes four, so that a network of 18 arrays needs five operators. The kernel takes 60 (checked with
-    MXNet 1.9.1: ``Optimizer.aggregate_num``; src/operator/optimizer_op-inl.h, ``MultiSGDKernelParam``).
-    """
-    if trainer._optimizer.aggregate_num > 0:
-        trainer._optimizer.aggregate_num = 60
 
 
 def optimizer_state(trainer: Any) -> tuple[int, dict[int, tuple[Any, ...]]]:

@@ -6,17 +6,16 @@ Checked with nvrtc.h of CUDA 12.8. NVRTC needs neither a GPU nor a driver.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from crepe_dist import extras
-from crepe_dist.cuda.driver import WITHOUT, dotted
+from crepe_dist.cuda.driver import WITHOUT
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files import cache_folder, read_bytes, replacing
 
@@ -25,8 +24,6 @@ PACKAGE, PATH = "nvidia-cuda-nvrtc-cu12", f"nvidia/cuda_nvrtc/lib/{LIBRARY}"
 KERNELS = Path(__file__).parent / "kernels"
 FLAGS = ("-std=c++17",)
 MOST_BYTES = 1 << 28  # of a compiled program
-# Architectures of systems on a chip, whose code other GPUs of their generation do not run.
-OF_CHIPS = {53, 62, 72, 87, 101, 110}
 _TEXTS = POINTER(c_char_p)
 _SIZE = POINTER(c_size_t)
 # Argument types; all return an nvrtcResult, but nvrtcGetErrorString. Every NVRTC of CUDA 12 has them.
@@ -65,11 +62,11 @@ def compiled(
     path = cache_folder() / "cuda" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()}.cubin"
     if image := _cached(path):
         return image
-    with _only_process(path.with_suffix(".lock")):
-        image = _cached(path)  # another process of this host may have compiled it meanwhile
-        if image is None:
-            image, _ = compile_program(program, defines, architecture, folder=folder)
-            _keep(path, image)
+    image, _ = compile_program(program, defines, architecture, folder=folder)
+    with suppress(OSError):  # without a cache, each process compiles
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(hashlib.sha256(image).digest() + image)
     return image
 
 
@@ -121,22 +118,10 @@ def compile_program(
 def architecture_for(capability: tuple[int, int]) -> str:
     """Return the architecture to compile for.
 
-    Machine code runs on GPUs of the same generation (major number) and the same or a later minor number. For a
-    generation that NVRTC does not know it is PTX, which a driver of NVRTC's version or a later one translates.
+    For a GPU that NVRTC does not know it is PTX, which a driver of NVRTC's version or a later one translates.
     """
-    wanted = 10 * capability[0] + capability[1]
-    known = _known_architectures()
-    if wanted in known:
-        return f"sm_{wanted}"
-    older = [each for each in known if each < wanted and each not in OF_CHIPS]
-    if not older:
-        raise UserError(
-            f"NVRTC {dotted(version())} compiles no code for compute capability {dotted(capability)}",
-            f"it knows {', '.join(map(str, known))}",
-            "compute without the GPU: --device cpu",
-        )
-    newest = max(older)
-    return f"sm_{newest}" if newest // 10 == capability[0] else f"compute_{newest}"
+    wanted, known = 10 * capability[0] + capability[1], _known_architectures()
+    return f"sm_{wanted}" if wanted in known else f"compute_{max(each for each in known if each < wanted)}"
 
 
 @cache
@@ -177,27 +162,6 @@ def _cached(path: Path) -> bytes | None:
         if hashlib.sha256(data[digest:]).digest() == data[:digest]:
             return data[digest:]
     return None
-
-
-def _keep(path: Path, image: bytes) -> None:
-    with suppress(OSError), replacing(path) as temporary:  # without a cache, each process compiles
-        temporary.write_bytes(hashlib.sha256(image).digest() + image)
-
-
-@contextmanager
-def _only_process(path: Path) -> Iterator[None]:
-    """Wait for the other processes that are in the block, where the file system has locks."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("w")
-    except OSError:
-        yield
-        return
-    with stream:
-        with suppress(OSError):
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-        path.unlink(missing_ok=True)
 
 
 def _texts(texts: Any) -> Any:

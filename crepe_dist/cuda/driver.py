@@ -21,7 +21,7 @@ WITHOUT = "or compute without it: --device cpu"
 _INT = POINTER(c_int)
 _HANDLE = POINTER(c_void_p)
 _ADDRESS = c_uint64  # CUdeviceptr
-# Argument types; all return a CUresult. The drivers of CUDA 12 have all of them but where a later version stands.
+# Argument types; all return a CUresult. The drivers of CUDA 12 have all of them.
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuInit": (c_uint,),
     "cuDriverGetVersion": (_INT,),
@@ -29,8 +29,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuDeviceGetCount": (_INT,),
     "cuDeviceGet": (_INT, c_int),
     "cuDeviceGetName": (c_char_p, c_int, c_int),
-    "cuDeviceGetUuid": (c_char_p, c_int),
-    "cuDeviceGetUuid_v2": (c_char_p, c_int),  # 11.4
+    "cuDeviceGetUuid_v2": (c_char_p, c_int),
     "cuDeviceGetAttribute": (_INT, c_int, c_int),
     "cuDevicePrimaryCtxRetain": (_HANDLE, c_int),
     "cuDevicePrimaryCtxRelease_v2": (c_int,),
@@ -54,7 +53,6 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuModuleUnload": (c_void_p,),
     "cuModuleGetFunction": (_HANDLE, c_void_p, c_char_p),
     "cuFuncSetAttribute": (c_void_p, c_int, c_int),
-    "cuFuncGetParamInfo": (c_void_p, c_size_t, POINTER(c_size_t), POINTER(c_size_t)),  # 12.4
     "cuLaunchKernel": (c_void_p, *[c_uint] * 7, c_void_p, _HANDLE, _HANDLE),
 }
 # CUdevice_attribute
@@ -135,16 +133,9 @@ def name_of(gpu: int) -> str:
 
 
 def uuid_of(gpu: int) -> str:
-    """Return the UUID of a GPU in the driver's numbering, or of a MIG device; empty if it cannot be told.
-
-    The second version of the driver's function, since CUDA 11.4, returns a MIG device's own UUID. The first one returns
-    the same for all MIG devices of a GPU (NVIDIA's CUDA Driver API, ``cuDeviceGetUuid``).
-    """
+    """Return the UUID of a GPU or MIG device in the driver's numbering; empty if the driver is older than CUDA 11.4."""
     value = ctypes.create_string_buffer(16)
-    answered = _ask_gpu(gpu, "cuDeviceGetUuid_v2", value) or (
-        "MIG " not in name_of(gpu) and _ask_gpu(gpu, "cuDeviceGetUuid", value)
-    )
-    return str(uuid.UUID(bytes=value.raw)) if answered else ""
+    return str(uuid.UUID(bytes=value.raw)) if _ask_gpu(gpu, "cuDeviceGetUuid_v2", value) else ""
 
 
 def _ask_gpu(gpu: int, name: str, *arguments: object) -> bool:

@@ -32,52 +32,28 @@ INT32 = range(-(1 << 31), 1 << 31)
 OUT_OF_MEMORY, NOT_READY = 2, 600
 NON_BLOCKING, NO_TIMING = 1, 2  # CU_STREAM_NON_BLOCKING, CU_EVENT_DISABLE_TIMING
 DYNAMIC_SHARED_BYTES = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-# Causes and remedies of errors by their number. Others are bugs of ours.
-_LOOK = "look for Xid in the kernel's log (dmesg), and run the same command again"
-_HARDWARE = ("a fault of the GPU or its connection", f"{_LOOK}; if it happens again, reset or replace the GPU")
-_KERNEL = ("a kernel failed: a bug, or a fault of the GPU", f"{_LOOK}; if it happens again, report it")
+# Causes and remedies of errors by their number. Others, such as 700 to 719 of kernels, are a bug or a fault of the GPU.
 _IMAGE = (
     "this driver cannot load the compiled kernels",
     f"install a newer NVIDIA driver, or remove the cache of compiled kernels (~/.cache/crepe_dist/cuda), {WITHOUT}",
 )
 _HELP = {
     3: ("the process was forked from one that uses the GPU", "report it"),
-    34: (
-        "libcuda.so.1 is the stub of the CUDA toolkit, for linking",
-        "remove the toolkit's folder stubs from LD_LIBRARY_PATH",
-    ),
     46: (
         "another process has it for itself (compute mode EXCLUSIVE_PROCESS), or it is in an error state",
         f"end the other process (nvidia-smi shows it), or allow several: nvidia-smi -c DEFAULT, {WITHOUT}",
     ),
     100: ("the driver finds no GPU", f"check nvidia-smi and CUDA_VISIBLE_DEVICES, {WITHOUT}"),
-    101: ("there is no GPU of that number", f"check CUDA_VISIBLE_DEVICES, {WITHOUT}"),
-    200: _IMAGE,
     209: _IMAGE,
-    214: _HARDWARE,
-    218: _IMAGE,
-    220: _HARDWARE,
-    221: _IMAGE,
     222: _IMAGE,
-    226: _HARDWARE,
-    700: _KERNEL,
-    702: ("the GPU drives a display, and a kernel took longer than allowed", f"choose a GPU without one, {WITHOUT}"),
-    714: _KERNEL,
-    715: _KERNEL,
-    716: _KERNEL,
-    717: _KERNEL,
-    718: _KERNEL,
-    719: _KERNEL,
     802: ("the GPUs are not ready yet", "start NVIDIA's fabric manager: systemctl start nvidia-fabricmanager"),
-    803: (
-        "the driver was updated: its library and its kernel module are of different versions",
-        f"restart the machine, or load the new module, {WITHOUT}",
-    ),
-    804: ("the package of CUDA's forward compatibility does not support this GPU", f"remove cuda-compat, {WITHOUT}"),
-    999: ("unknown to the driver: often a GPU that was lost, or a suspended machine", f"{_LOOK}, {WITHOUT}"),
+    803: ("the driver was updated, and its library does not fit its kernel module", f"restart the machine, {WITHOUT}"),
 }
-# Errors that stay until somebody acts; after others the same command may succeed.
-_LASTING = {3, 34, 100, 101, 200, 209, 218, 221, 222, 803, 804}
+_FAULT = (
+    "a fault of the GPU or its connection, or a bug",
+    "look for Xid in the kernel's log (dmesg), and run the same command again; if it happens again, report it",
+)
+_LASTING = {3, 100, 209, 222, 803}  # errors that stay until somebody acts; after others the same command may succeed
 
 
 class Gpu:
@@ -192,7 +168,7 @@ class Gpu:
         gpu = f"GPU {self.number}" + (f" ({self.name})" if self.name else "")
         if code == OUT_OF_MEMORY:
             return MemoryError(f"{gpu} is out of memory")
-        why, remedy = _HELP.get(code, ("a bug", "report it"))
+        why, remedy = _HELP.get(code, _FAULT)
         lasting = ExitCode.ERROR if code in _LASTING else ExitCode.FAILURE
         return UserError(f"{gpu} cannot be used: {known}", why, remedy, code=lasting)
 
@@ -258,32 +234,12 @@ class Module:
         self._gpu = gpu
         self._handle = c_void_p()
         gpu.call("cuModuleLoadData", self._handle, image)
+        self._kernels: dict[str, c_void_p] = {}
+        self._shared: dict[str, int] = {}
         weakref.finalize(self, _give_back, gpu, "cuModuleUnload", self._handle, os.getpid()).atexit = False
 
-    def function(self, name: str) -> Function:
-        """Return a kernel, which lives as long as the module."""
-        handle = c_void_p()
-        self._gpu.call("cuModuleGetFunction", handle, self._handle, name.encode())
-        return Function(self._gpu, self, name, handle)
-
-
-class Function:
-    """A kernel.
-
-    Attributes:
-        name: its name.
-    """
-
-    def __init__(self, gpu: Gpu, module: Module, name: str, handle: c_void_p) -> None:
-        self.name = name
-        self._gpu = gpu
-        self._module = module  # lives as long
-        self._handle = handle
-        self._shared = SHARED_BYTES
-        self._sizes = self._parameter_sizes()
-
-    def __call__(self, grid: int | Sequence[int], block: int, *arguments: Any, shared: int = 0) -> None:
-        """Hand the kernel to the GPU.
+    def launch(self, name: str, grid: int | Sequence[int], block: int, *arguments: Any, shared: int = 0) -> None:
+        """Hand a kernel to the GPU.
 
         Args:
             grid: number of blocks along x, y and z; nothing is launched if one is 0.
@@ -294,29 +250,17 @@ class Function:
         sizes = (grid,) if isinstance(grid, int) else tuple(grid)
         if 0 in sizes:
             return
-        if shared > self._shared:
-            self._gpu.call("cuFuncSetAttribute", self._handle, DYNAMIC_SHARED_BYTES, shared)
-            self._shared = shared
+        if name not in self._kernels:
+            self._kernels[name] = c_void_p()
+            self._gpu.call("cuModuleGetFunction", self._kernels[name], self._handle, name.encode())
+        kernel = self._kernels[name]
+        if shared > self._shared.get(name, SHARED_BYTES):
+            self._gpu.call("cuFuncSetAttribute", kernel, DYNAMIC_SHARED_BYTES, shared)
+            self._shared[name] = shared
         values = [_parameter(argument) for argument in arguments]
-        if self._sizes is not None and self._sizes != [ctypes.sizeof(value) for value in values]:
-            given = [ctypes.sizeof(value) for value in values]
-            raise TypeError(f"{self.name} takes parameters of {self._sizes} bytes, not {given}")
         pointers = (c_void_p * max(len(values), 1))(*[ctypes.addressof(value) for value in values])
         x, y, z = (*sizes, 1, 1)[:3]
-        self._gpu.call("cuLaunchKernel", self._handle, x, y, z, block, 1, 1, shared, self._gpu.stream, pointers, None)
-
-    def _parameter_sizes(self) -> list[int] | None:
-        """Return the bytes of each parameter; ``None`` if the driver is older than 12.4 and does not tell."""
-        try:
-            ask = driver.function("cuFuncGetParamInfo")
-        except AttributeError:
-            return None
-        sizes: list[int] = []
-        offset, size = c_size_t(), c_size_t()
-        self._gpu.make_current()
-        while ask(self._handle, len(sizes), offset, size) == 0:
-            sizes.append(size.value)
-        return sizes
+        self._gpu.call("cuLaunchKernel", kernel, x, y, z, block, 1, 1, shared, self._gpu.stream, pointers, None)
 
 
 def _parameter(argument: Any) -> Any:

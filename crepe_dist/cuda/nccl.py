@@ -15,7 +15,6 @@ from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_void_p
 from functools import cache
 from typing import Any
 
-from crepe_dist import extras
 from crepe_dist.cuda.compiler import load_from_package
 from crepe_dist.cuda.gpu import Gpu, Memory
 from crepe_dist.errors import ExitCode, PeerGone, UserError
@@ -41,11 +40,10 @@ class Config(ctypes.Structure):
     _fields_ = (("size", c_size_t), ("magic", c_uint), ("version", c_uint), ("blocking", c_int))
 
 
-# Argument types; all return an ncclResult_t, but ncclGetErrorString and ncclGetLastError.
+# Argument types; all return an ncclResult_t, but ncclGetErrorString.
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "ncclGetVersion": (POINTER(c_int),),
     "ncclGetErrorString": (c_int,),
-    "ncclGetLastError": (c_void_p,),
     "ncclGetUniqueId": (POINTER(UniqueId),),
     "ncclCommInitRankConfig": (POINTER(c_void_p), c_int, UniqueId, c_int, POINTER(Config)),
     "ncclCommGetAsyncError": (c_void_p, POINTER(c_int)),
@@ -152,17 +150,11 @@ class Communicator:
             raise self._failure(name, code)
 
     def _failure(self, what: str, code: int) -> Exception:
-        text = (_function("ncclGetErrorString")(code) or b"").decode("utf-8", "replace")
-        last = (_function("ncclGetLastError")(None) or b"").decode("utf-8", "replace").strip()
-        why = f"{text} ({code})" + (f": {' / '.join(last.splitlines()[-3:])}" if last else "")
+        why = f"{(_function('ncclGetErrorString')(code) or b'').decode('utf-8', 'replace')} ({code})"
         if code in (SYSTEM_ERROR, REMOTE_ERROR):
             return PeerGone(f"NCCL: {what} failed: {why}")
-        return UserError(
-            f"NCCL failed: {what}",
-            why,
-            f"set NCCL_DEBUG=WARN to see more; to sum without NCCL: pip uninstall {PACKAGE}",
-            code=ExitCode.FAILURE,
-        )
+        remedy = f"set NCCL_DEBUG=WARN to see more; to sum without NCCL: pip uninstall {PACKAGE}"
+        return UserError(f"NCCL failed: {what}", why, remedy, code=ExitCode.FAILURE)
 
 
 def _abort(gpu: Gpu, handle: c_void_p, process: int) -> None:
@@ -176,11 +168,5 @@ def _abort(gpu: Gpu, handle: c_void_p, process: int) -> None:
 @cache
 def _function(name: str) -> Any:
     found = getattr(load_from_package(PACKAGE, PATH), name)
-    found.argtypes = FUNCTIONS[name]
-    found.restype = c_char_p if name in ("ncclGetErrorString", "ncclGetLastError") else c_int
+    found.argtypes, found.restype = FUNCTIONS[name], c_char_p if name == "ncclGetErrorString" else c_int
     return found
-
-
-def left_out() -> str:
-    """Return the line that says how to get sums by NCCL; empty if it is available."""
-    return "" if available() else f"no sums by NCCL without {PACKAGE}; to install: {extras.install('gpus')}"

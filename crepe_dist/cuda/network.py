@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from crepe_dist.cuda.compiler import compiled
-from crepe_dist.cuda.gpu import Function, Gpu, Memory, Module
+from crepe_dist.cuda.gpu import Gpu, Memory, Module
 
 
 @dataclass(frozen=True)
@@ -112,21 +112,13 @@ class Program:
         self.number_bytes = 4 if precision == "float32" else 2
         constants = {**constants, "PRECISION": PRECISIONS.index(precision)}
         self._module = Module(gpu, compiled(name, constants, gpu.capability))
-        self._functions: dict[str, Function] = {}
         self._buffers: dict[str, Memory] = {}
 
     def __call__(
         self, name: str, grid: int | tuple[int, ...], *arguments: Any, block: int = THREADS, shared: int = 0
     ) -> None:
-        """Launch a kernel; see ``Function``.
-
-        Args:
-            block: threads of a block.
-            shared: bytes of a block's dynamic shared memory.
-        """
-        if name not in self._functions:
-            self._functions[name] = self._module.function(name)
-        self._functions[name](grid, block, *arguments, shared=shared)
+        """Launch a kernel; see ``Module.launch``."""
+        self._module.launch(name, grid, block, *arguments, shared=shared)
 
     def buffer(self, name: str, size: int) -> Memory:
         """Return memory of at least ``size`` bytes, the same for each call with a name unless it must grow."""

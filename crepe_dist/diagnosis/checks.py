@@ -112,7 +112,7 @@ def gpus() -> Iterator[Check]:
 
 def builds() -> Iterator[Check]:
     """Check MXNet and Horovod, which several processes need."""
-    if error := cuda.missing(cuda.troubles()):
+    if error := cuda.missing():
         yield Check("MXNet", error.what, "problem", error.remedy)
         return
     if not has_mxnet():
@@ -135,7 +135,6 @@ def builds() -> Iterator[Check]:
         yield Check("Horovod", "built without Gloo", "problem", f"{INSTALL} --reinstall-package horovod")
     elif on_gpus and "nccl" not in built:
         what = "built without NCCL: MXNet's gradients on GPUs pass through main memory, which is slower"
-        what = what if "cuda" in built else horovod_internals.without_cuda().what
         yield Check("Horovod", what, "note", horovod_internals.BUILD)
     else:
         yield Check("Horovod", f"built with {', '.join(built)}")

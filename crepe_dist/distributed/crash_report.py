@@ -10,7 +10,6 @@ import os
 import re
 import socket
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -71,10 +70,7 @@ def _write(trace: str) -> Path | None:
             "settings": _context.settings,
             "machine": machine.describe(),
         }
-        text = LOGIN.sub("…", f"{trace}\n{json.dumps(about, indent=2, default=str)}\n")
-        name = f"crash-report{f'-rank{launch.rank}' * (launch.size > 1)}.txt"
-        for folder in (_context.folder, Path(), Path(tempfile.gettempdir())):
-            with suppress(OSError):
-                write_text(folder / name, text)
-                return folder / name
+        path = _context.folder / f"crash-report{f'-rank{launch.rank}' * (launch.size > 1)}.txt"
+        write_text(path, LOGIN.sub("…", f"{trace}\n{json.dumps(about, indent=2, default=str)}\n"))
+        return path
     return None

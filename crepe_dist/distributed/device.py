@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from crepe_dist import invocation
 from crepe_dist.cuda import driver
@@ -17,7 +16,6 @@ from crepe_dist.settings.fields import DEVICES
 from crepe_dist.wording import counted, listed
 
 SHOWN_RANKS = 8
-DEVICE_FILE, WSL_DEVICE_FILE = Path("/dev/nvidiactl"), Path("/dev/dxg")
 
 
 @dataclass(frozen=True)
@@ -131,54 +129,22 @@ def assign(seen: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
 
 
 def check_mxnet(gpu: Device) -> None:
-    """Check that MXNet can compute on a GPU, which imports MXNet.
+    """Check that MXNet sees a GPU, which imports MXNet.
 
     Raises:
-        UserError: it cannot.
+        UserError: it does not, or its driver does not work.
     """
     import_mxnet(detect(), "computing on a GPU by MXNet's operators")
-    seen, number, name = _count_of_mxnet(), gpu.device_id, driver.name_of(gpu.device_id)
-    if number >= seen:
-        raise UserError(
-            f"MXNet sees no GPU {number}",
-            f"it sees {counted(seen, 'GPU')}" if seen else "its CPU flavour is installed",
-            "install its cu112 flavour (docs/install.md), or use --device cpu",
-        )
-    if error := cuda.unlinked():
-        raise error
-    if is_pypi_wheel() and (error := cuda.refusal(number, name, driver.compute_capability(number))):
-        raise error
-
-
-def is_pypi_wheel() -> bool:
-    """Return whether MXNet is PyPI's wheel of the GPU flavour, the only build whose list of GPUs is known."""
     import mxnet as mx
 
-    return cuda.is_pypi_wheel(Path(mx.libinfo.find_lib_path()[0]))
-
-
-def _count_of_mxnet() -> int:
-    """Count the GPUs that MXNet sees, whether or not it has code for them.
-
-    Raises:
-        UserError: the driver does not work, or is so old that MXNet would see no GPU.
-    """
-    import mxnet as mx
-
-    if cuda.is_installed() and (error := cuda.outdated(driver.driver_version())):
-        raise error
     try:
-        return int(mx.context.num_gpus())
+        seen = int(mx.context.num_gpus())
     except mx.MXNetError as error:
         why = str(error).strip().splitlines()[-1]
-        remedy = f"run nvidia-smi; restart the machine after an update of the driver; {cuda.WITHOUT}"
-        raise UserError("MXNet cannot count the GPUs", why, remedy) from error
-
-
-def has_gpu_driver() -> bool:
-    """Return whether a driver is present, without calling MXNet or the driver.
-
-    WSL2 has another device file, for GPUs of all makers, so there the driver's library decides. Windows provides it
-    (NVIDIA's "CUDA on WSL User Guide").
-    """
-    return DEVICE_FILE.exists() or (WSL_DEVICE_FILE.exists() and driver.missing() is None)
+        raise UserError("MXNet cannot count the GPUs", why, f"run nvidia-smi; {cuda.WITHOUT}") from error
+    if gpu.device_id >= seen:
+        raise UserError(
+            f"MXNet sees no GPU {gpu.device_id}",
+            f"it sees {counted(seen, 'GPU')}" if seen else "its CPU flavour is installed, or the driver is too old",
+            "install its cu112 flavour (docs/install.md), or use --device cpu",
+        )

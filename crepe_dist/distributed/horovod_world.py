@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist import machine
-from crepe_dist.distributed import horovod_internals
+from crepe_dist.distributed.horovod_internals import BUILD
 from crepe_dist.distributed.rendezvous import Meeting
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
@@ -29,8 +29,7 @@ class HorovodWorld(World):
         super().__init__()
         self.horovod = horovod
         self._met = met
-        with horovod_internals.aborting_nccl():
-            self.horovod.init()
+        self.horovod.init()
         self.rank = self.horovod.rank()
         self.size = self.horovod.size()
         self.local_rank = self.horovod.local_rank()
@@ -62,7 +61,11 @@ class HorovodWorld(World):
 
     def check_device(self, device_type: str) -> None:
         if device_type == "gpu" and not self.horovod.cuda_built():
-            raise horovod_internals.without_cuda()
+            raise UserError(
+                "Horovod was built without CUDA, so it cannot access arrays on GPUs",
+                remedy=f"{BUILD}; or train in one process on one GPU, or in several with --device cpu",
+                on_all_ranks=True,
+            )
 
     def broadcast_arrays(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         for name, array in sorted(arrays.items()):

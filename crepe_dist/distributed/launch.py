@@ -41,6 +41,7 @@ ENVIRONMENT = {
     "MXNET_CUDNN_AUTOTUNE_DEFAULT": "0",
     "MXNET_ENFORCE_DETERMINISM": "1",
     "NVIDIA_TF32_OVERRIDE": "0",
+    "MXNET_USE_FUSION": "0",  # compiles operators to PTX, which drivers older than NVRTC do not translate
 }
 # Variables that processes on other hosts get: those that do not describe this machine.
 PASSED_ON = re.compile(
@@ -93,9 +94,7 @@ def threads(launch: Launch) -> int:
         return max(1, machine.cores() // launch.local_size)
     number = given.split(",")[0].strip()
     if not number.isdecimal() or int(number) == 0:
-        raise UserError(
-            f"{THREADS} is {number!r}", "it is the number of threads", "give a number above zero, or unset it"
-        )
+        raise UserError(f"{THREADS} is {number!r}", remedy="give a number of threads above zero, or unset it")
     return int(number)
 
 
@@ -116,9 +115,7 @@ def has_mxnet() -> bool:
 
 
 def import_mxnet(launch: Launch, purpose: str = "training without our own kernels") -> None:
-    """Import MXNet after the preparations that must come before it, ``limit_threads`` and ``cuda.load``.
-
-    ``ENVIRONMENT`` applies unless the environment says otherwise.
+    """Import MXNet after the preparations that must come before it: threads, CUDA's libraries, and ``ENVIRONMENT``.
 
     MXNet imports SciPy, scikit-learn and ONNX if they are installed, for features that we do not use. The first two
     take longer than MXNet itself, ONNX 0.1 s, so they are hidden from it. If MXNet cannot be imported, the next import
@@ -128,7 +125,7 @@ def import_mxnet(launch: Launch, purpose: str = "training without our own kernel
         purpose: what needs MXNet, for the message if it is not installed.
 
     Raises:
-        UserError: as the two functions raise it; or MXNet is not installed.
+        UserError: MXNet or a library that it needs is not installed, or OMP_NUM_THREADS is malformed.
     """
     if not has_mxnet():
         raise UserError(
@@ -140,7 +137,8 @@ def import_mxnet(launch: Launch, purpose: str = "training without our own kernel
     limit_threads(launch)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    cuda.load()
+    if error := cuda.missing():
+        raise error
     hidden = [name for name in UNUSED if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not installed
     try:
@@ -152,8 +150,8 @@ def import_mxnet(launch: Launch, purpose: str = "training without our own kernel
 
 
 def horovodrun() -> str | None:
-    """Find Horovod's launcher, preferably this Python's; ``None`` without it or without Horovod for MXNet."""
-    if importlib.util.find_spec("horovod") is None or importlib.util.find_spec("horovod.mxnet") is None:
+    """Find Horovod's launcher, preferably this Python's; ``None`` without Horovod."""
+    if importlib.util.find_spec("horovod") is None:
         return None
     return shutil.which("horovodrun", path=Path(sys.executable).parent) or shutil.which("horovodrun")
 

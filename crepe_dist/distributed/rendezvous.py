@@ -23,7 +23,7 @@ from http import HTTPStatus
 from typing import Any
 
 from crepe_dist.distributed.endpoint import ADDRESS, INTERFACE, PORT, SECONDS, Endpoint, is_loopback
-from crepe_dist.distributed.launch import HOROVODRUN, THREADS, Launch, group_variables
+from crepe_dist.distributed.launch import THREADS, Launch, group_variables
 from crepe_dist.distributed.store import Store
 from crepe_dist.errors import ExitCode, UserError
 
@@ -39,17 +39,26 @@ class Meeting:
     """Place of this process in its group, set in the environment until it leaves the group.
 
     Args:
-        variables: Horovod's variables for this place.
-        threads: this process's share of the host's cores, for ``OMP_NUM_THREADS`` unless that is set.
-        store: the store, on rank 0.
+        places: host, number of threads and id of each rank.
+        endpoint: address and port of the store.
+        interface: network interface of this process.
+        store: the store itself, on rank 0.
     """
 
-    def __init__(self, variables: Mapping[str, str], threads: int, store: Store | None) -> None:
+    def __init__(
+        self,
+        rank: int,
+        places: Sequence[Sequence[Any]],
+        endpoint: tuple[str, int],
+        interface: str,
+        store: Store | None = None,
+    ) -> None:
+        variables = group_variables([host for host, *_ in places], rank, endpoint, interface, os.environ)
         self._before = {name: os.environ.get(name) for name in variables}
         self._store = store
         os.environ.update(variables)
         if not os.environ.get(THREADS, "").strip():
-            os.environ[THREADS] = str(threads)
+            os.environ[THREADS] = str(places[rank][1])
 
     def end(self) -> None:
         """Close the store, once the group is formed."""
@@ -63,11 +72,6 @@ class Meeting:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def is_needed(launch: Launch, environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether a rendezvous is needed; horovodrun and MPI form the group themselves."""
-    return launch.size > 1 and launch.launcher != HOROVODRUN and environment.get("HOROVOD_CONTROLLER") != "mpi"
 
 
 def meet(launch: Launch, environment: Mapping[str, str] = os.environ) -> Meeting:
@@ -91,14 +95,24 @@ def _lead(launch: Launch, endpoint: Endpoint, report: Mapping[str, Any]) -> Meet
     """Open the store, wait for the reports of all ranks, and publish their places or an error."""
     patience = _Patience(0, endpoint.seconds)
     store = _open(endpoint, patience)
-    store.put(SCOPE, "0", _encode(report))
+    store.put(SCOPE, "0", json.dumps(report).encode())
     try:
         interface = endpoint.listens_on(store.address)
         while missing := [rank for rank in range(launch.size) if store.get(SCOPE, str(rank)) is None]:
             shown = ", ".join(map(str, missing[:SHOWN_RANKS])) + ", …" * (len(missing) > SHOWN_RANKS)
             why = f"rank {shown} of {launch.size} did not arrive"
             if not patience.wait(why):
-                raise _incomplete(len(missing), launch, endpoint, store.address, why)
+                alone = is_loopback(store.address)
+                raise UserError(
+                    f"{len(missing)} of {launch.size} processes did not arrive within {endpoint.seconds:g} s",
+                    f"{why}; rank 0 waited for them on {socket.gethostname()} at {store.address}:{endpoint.port}"
+                    + ", which no other host can reach" * alone,
+                    f"check the output of these ranks; give all the same {ADDRESS} and {PORT}; "
+                    + f"with several hosts set {INTERFACE} to their network; " * alone
+                    + f"{SECONDS} sets the time limit",
+                    on_all_ranks=True,
+                    code=ExitCode.PEER_GONE,
+                )
         reports = [json.loads(store.get(SCOPE, str(rank)) or b"") for rank in range(launch.size)]
         for rank, other in enumerate(reports):
             if other["size"] != launch.size:
@@ -110,13 +124,13 @@ def _lead(launch: Launch, endpoint: Endpoint, report: Mapping[str, Any]) -> Meet
                 )
     except UserError as error:
         saved = [error.what, error.why, error.remedy, int(error.code)]
-        store.put(SCOPE, OUTCOME, _encode({"error": saved}))
+        store.put(SCOPE, OUTCOME, json.dumps({"error": saved}).encode())
         time.sleep(LEAVE_SECONDS)
         store.close()
         raise
     places = [(each["host"], threads, each["id"]) for each, threads in zip(reports, shares(reports))]
-    store.put(SCOPE, OUTCOME, _encode({"places": places}))
-    return _meeting(launch, places, (store.address, store.port), interface, store)
+    store.put(SCOPE, OUTCOME, json.dumps({"places": places}).encode())
+    return Meeting(launch.rank, places, (store.address, store.port), interface, store)
 
 
 def _open(endpoint: Endpoint, patience: _Patience) -> Store:
@@ -136,20 +150,6 @@ def _open(endpoint: Endpoint, patience: _Patience) -> Store:
             why = f"{address} is not an address of this host, {socket.gethostname()}"
         if not patience.wait(why):
             raise UserError(what, why, f"set {ADDRESS} to a name of rank 0's host")
-
-
-def _incomplete(missing: int, launch: Launch, endpoint: Endpoint, address: str, why: str) -> UserError:
-    alone = is_loopback(address)
-    return UserError(
-        f"{missing} of {launch.size} processes did not arrive within {endpoint.seconds:g} s",
-        f"{why}; rank 0 waited for them on {socket.gethostname()} at {address}:{endpoint.port}"
-        + ", which no other host can reach" * alone,
-        f"check the output of these ranks; give all the same {ADDRESS} and {PORT}; "
-        + f"with several hosts set {INTERFACE} to their network; " * alone
-        + f"{SECONDS} sets the time limit",
-        on_all_ranks=True,
-        code=ExitCode.PEER_GONE,
-    )
 
 
 def _follow(launch: Launch, endpoint: Endpoint, report: Mapping[str, Any]) -> Meeting:
@@ -186,7 +186,7 @@ def _follow(launch: Launch, endpoint: Endpoint, report: Mapping[str, Any]) -> Me
             f"the other is on {places[launch.rank][0]}",
             f"give each process its own rank, and two jobs on one host different values of {PORT}",
         )
-    return _meeting(launch, places, (address, endpoint.port), endpoint.listens_on(own_address), None)
+    return Meeting(launch.rank, places, (address, endpoint.port), endpoint.listens_on(own_address))
 
 
 def _ask(
@@ -200,7 +200,7 @@ def _ask(
     with closing(http.client.HTTPConnection(*store, timeout=REQUEST_SECONDS)) as connection:
         connection.connect()
         own_address = connection.sock.getsockname()[0]
-        connection.request(method, f"/{SCOPE}/{key}", None if value is None else _encode(value))
+        connection.request(method, f"/{SCOPE}/{key}", None if value is None else json.dumps(value))
         reply = connection.getresponse()
         content = reply.read()
     if reply.status == HTTPStatus.OK and method == "GET":
@@ -239,15 +239,3 @@ def shares(reports: Sequence[Mapping[str, Any]]) -> list[int]:
     users = Counter((report["host"], core) for report in reports for core in report["cores"])
     shares = (sum(Fraction(1, users[report["host"], core]) for core in report["cores"]) for report in reports)
     return [max(1, int(share)) for share in shares]
-
-
-def _meeting(
-    launch: Launch, places: Sequence[Sequence[Any]], endpoint: tuple[str, int], interface: str, store: Store | None
-) -> Meeting:
-    """Make the meeting from host, number of threads and id of each rank."""
-    variables = group_variables([host for host, *_ in places], launch.rank, endpoint, interface, os.environ)
-    return Meeting(variables, places[launch.rank][1], store)
-
-
-def _encode(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value).encode()

@@ -4,8 +4,7 @@ It trains the paper's network: ``horovodrun -np 2 crepe train --model paper --ke
 ``DistributedTrainer`` sums the gradients of all processes; a single process has Gluon's own trainer.
 
 The numbers of each rank travel with the gradients, in a table that is zero except for this rank's row. Its sum holds
-every rank's row, unrounded. The table travels in the last group, which is ready first, because it has the gradients of
-the last layers.
+every rank's row, unrounded.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from mxnet import gluon
 
-from crepe_dist.distributed import horovod_internals
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import PeerGone
 from crepe_dist.exchange.exchange import Exchange, Reduced
@@ -26,14 +24,11 @@ from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.mxnet_internals import (
     allreduce_arrays,
-    gradient_scale,
-    host_array,
+    let_sum,
     optimizer_state,
-    scale_gradients,
     set_optimizer_state,
     trainer_parameters,
     update_arrays_one_by_one,
-    update_arrays_together,
     view,
 )
 
@@ -54,21 +49,17 @@ class GluonExchange(Exchange):
         self._world = world
         self._optimizer = optimizer
         self._device = next(iter(parameters.values())).list_ctx()[0]
-        on_cpu = self._device.device_type == "cpu"
         own = mx.optimizer.create(optimizer.name, **optimizer.mxnet)  # each update gets its learning rate
         if world.size == 1:
             self._trainer = gluon.Trainer(parameters, own, kvstore=None)
         else:
             self.by = "Horovod"
-            # Groups fix the order of additions, which otherwise depends on timing (`choose_settings`). One alone
-            # avoids a race in MXNet's handling of a failed collective. On a GPU three: the gradients of the paper's
-            # dense layers, four fifths of the bytes and the first to be ready, travel while those of the convolutions
-            # are computed.
-            groups = 1 if on_cpu else 3
-            self._trainer = world.horovod.DistributedTrainer(parameters, own, num_groups=groups)
-            if horovod_internals.sum_not_average(self._trainer):
-                scale_gradients(self._trainer, 1 / world.size)
-        (update_arrays_one_by_one if on_cpu else update_arrays_together)(self._trainer)
+            # One group fixes the order of additions, which otherwise depends on timing, and avoids a race in MXNet's
+            # handling of a failed collective.
+            self._trainer = world.horovod.DistributedTrainer(parameters, own, num_groups=1)
+            let_sum(self._trainer)
+        if self._device.device_type == "cpu":
+            update_arrays_one_by_one(self._trainer)
         self._parameters = trainer_parameters(self._trainer)
         self._names = [names[parameter.name] for parameter in self._parameters]
         # The table before this rank's loss, in host memory, and after it, on the device.
@@ -84,17 +75,15 @@ class GluonExchange(Exchange):
             return Reduced([numbers], losses.tolist(), () if finite else (0,))
         table = self._table(np.array([divmod(number, DIGITS) for number in numbers], np.float32), loss)
         arrays = [*self.gradients, table]
-        # Norms of this rank's gradients, which the sums will replace. One operator per group, so that no group waits
-        # for another. They stay on the device and are read only after a failure.
-        groups = horovod_internals.groups(self._trainer, arrays)
-        norms = [mx.nd.multi_sum_sq(*group, num_arrays=len(group)) for group in groups]
+        # Norms of this rank's gradients, which the sums will replace. They are read only after a failure.
+        norms = mx.nd.multi_sum_sq(*self.gradients, num_arrays=len(self._parameters))
         allreduce_arrays(self._trainer, arrays)
         values, finite = read(table, self.gradients)
         rows = values.reshape(self._world.size, -1).astype(np.float64)
         if not (rows[:, -1] == 1).all():
             raise PeerGone("an all-reduce was interrupted: another process ended, or the network failed")
         digits = rows[:, :-2].astype(np.int64)
-        own_are_bad = not finite and not all(np.isfinite(norm.asnumpy()).all() for norm in norms)
+        own_are_bad = not finite and not np.isfinite(norms.asnumpy()).all()
         not_finite = () if finite else self._culprits(own_are_bad)
         return Reduced((digits[:, ::2] * DIGITS + digits[:, 1::2]).tolist(), rows[:, -2].tolist(), not_finite)
 
@@ -103,7 +92,8 @@ class GluonExchange(Exchange):
         width, device = digits.size + 2, loss.context
         start, rest = self._world.rank * width, (self._world.size - self._world.rank - 1) * width
         if self._around is None:
-            before = host_array(np.zeros(start + digits.size, np.float32))
+            before = mx.nd.zeros(start + digits.size)
+            before.wait_to_read()
             self._around = before, mx.nd.array([1] + [0] * rest, ctx=device)
         before, after = self._around
         view(before)[start:] = digits.reshape(-1)  # the last step has read it: each waits for its sum
@@ -115,16 +105,14 @@ class GluonExchange(Exchange):
         return tuple(np.flatnonzero(flags).tolist()) or tuple(range(self._world.size))
 
     def update(self, documents: float, learning_rate: float) -> None:
-        divisor = documents / self._world.size  # Horovod's trainer divides by the number of ranks itself
         if self._optimizer.clip_norm is not None:
             gradients = self.gradients
-            norm = mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients)).sum().sqrt()
-            norm = norm * (gradient_scale(self._trainer) / divisor)
+            norm = mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients)).sum().sqrt() / documents
             factor = mx.nd.minimum(self._optimizer.clip_norm / (norm + 1e-12), 1.0)
             for gradient in gradients:
                 gradient[:] = mx.nd.broadcast_mul(gradient, factor.reshape((1,) * gradient.ndim))
         self._trainer.set_learning_rate(learning_rate)
-        self._trainer.update(divisor)
+        self._trainer.update(documents)
 
     def arrays(self) -> Arrays:
         updates, states = optimizer_state(self._trainer)

@@ -11,13 +11,9 @@ import pytest
 
 from crepe_dist.cuda import driver as nvidia
 from crepe_dist.distributed import cuda
+from crepe_dist.errors import UserError
 from tests.conftest import command
 from tests.helpers import cuda_driver
-
-LATER = (
-    "choose another GPU with CUDA_VISIBLE_DEVICES, or train without it: --device cpu; "
-    "for Hopper there is another MXNet: docs/install.md"
-)
 
 
 @pytest.fixture(scope="module")
@@ -43,97 +39,33 @@ def run(code, environment, *arguments):
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize(
-    ("capability", "runs"),
-    [
-        ((3, 7), False), ((5, 0), True), ((7, 5), True), ((8, 9), True), ((9, 0), False), ((12, 0), False),
-    ],
-)  # fmt: skip
-def test_what_the_flavour_has_code_for(capability, runs):
-    assert cuda.has_code_for(capability) == runs
-    error = cuda.refusal(1, "Some GPU", capability)
-    assert (error is None) == runs
-    if error:
-        assert error.what.startswith("MXNet cannot compute on GPU 1 (Some GPU)")
-        assert error.what.endswith(f"compute capability {capability[0]}.{capability[1]}")
-        assert "compiled for 5.0, 6.0, 7.0, 8.0, 8.6" in error.why
-        assert error.remedy == LATER
-
-
-PICK = """
-from crepe_dist.distributed.launch import Launch, import_mxnet
-import_mxnet(Launch())
-import mxnet as mx
-from crepe_dist.cuda import driver
-from crepe_dist.distributed import device
-mx.context.num_gpus = driver.count
-try:
-    device.check_mxnet(device.Device("gpu"))
-    print("computes")
-except device.UserError as error:
-    print(error.what)
-"""
-
-
-SAYS_TF32 = """
-#include <stdio.h>
-#include <stdlib.h>
-__attribute__((constructor)) static void say(void) { puts(getenv("NVIDIA_TF32_OVERRIDE")); fflush(stdout); }
-"""
-
-
-def test_float32_is_no_tf32_when_cublas_is_loaded(driver, site):
-    cuda_driver.library(site / "nvidia" / "cublas" / "lib" / "libcublas.so.11", SAYS_TF32)
-    code = "from crepe_dist.distributed.launch import Launch, import_mxnet; import_mxnet(Launch())"
-    assert run(code, cuda_driver.environment(driver, site)) == ["0"]
-
-
-@pytest.mark.parametrize(
-    ("wheel", "answer"),
-    [
-        ("PyPI's", "MXNet cannot compute on GPU 0 (GPU of a test): it has no code for compute capability 9.0"),
-        ("own", "computes"),
-    ],
-)
-def test_the_list_of_gpus_is_that_of_one_wheel(driver, tmp_path, wheel, answer):
-    """A build of one's own, and NVIDIA's container, may have code for Hopper."""
-    sha256 = {"sha256": "A" * 43} if wheel == "own" else {}
-    site = cuda_driver.packages(tmp_path / "site", **sha256)
-    assert run(PICK, cuda_driver.environment(driver, site, DRIVER_CAPABILITY="9.0")) == [answer]
-
-
 def test_the_libraries_of_the_packages_are_loaded_before_mxnet(driver, site):
     code = """
 from pathlib import Path
 from crepe_dist.distributed.launch import Launch, import_mxnet
 import_mxnet(Launch())
+import os
+print(os.environ["NVIDIA_TF32_OVERRIDE"])
 lines = Path("/proc/self/maps").read_text().splitlines()
 files = {line.split()[5] for line in lines if len(line.split()) == 6}
 print(*sorted(path for path in files if "/nvidia/" in path or "libcuda.so" in path), sep="\\n")
 """
     wanted = [site / "nvidia" / part / "lib" / name for name, (_, part) in cuda.LIBRARIES.items()]
     loaded = run(code, cuda_driver.environment(driver, site))
-    assert loaded == sorted(map(str, [*wanted, driver / nvidia.LIBRARY]))
-    assert run(code, cuda_driver.environment(driver)) == [""]  # the CPU flavour: none of it
+    assert loaded == ["0", *sorted(map(str, [*wanted, driver / nvidia.LIBRARY]))]
+    assert run(code, cuda_driver.environment(driver)) == ["0", ""]  # the CPU flavour: none of it
 
 
 def test_without_the_driver(site, tmp_path):
     environment = cuda_driver.environment(None, site)
-    missing = "MXNet's GPU flavour cannot be loaded without the NVIDIA driver's libcuda.so.1"
-    remedy = "install the NVIDIA driver 450.80.02 or later"
-    code, said = ended(command("train", "--device=gpu"), tmp_path, environment)
-    assert (code, "error: no GPU was found\n  why: no NVIDIA driver was found: libcuda.so.1: cannot" in said) == (
-        1,
-        True,
-    )
-    code, said = ended(command("train", "--model=paper", "--kernels=mxnet"), tmp_path, environment)
-    assert code == 1
-    assert f"\nerror: {missing}" in f"\n{said}"
-    assert f"  do:  {remedy}" in said
-    code, said = ended(command("doctor", "--quick"), tmp_path, environment)
-    assert code == 1
-    assert f"problem  MXNet         {missing}\n" in said
-    assert f" do: {remedy}" in said
+    for arguments, message in (
+        (("train", "--device=gpu"), "no GPU was found\n  why: no NVIDIA driver was found: libcuda.so.1: cannot"),
+        (("train", "--model=paper", "--kernels=mxnet"), "MXNet's GPU flavour cannot be loaded: no NVIDIA driver"),
+        (("doctor", "--quick"), "problem  MXNet         MXNet's GPU flavour cannot be loaded: no NVIDIA driver"),
+    ):
+        code, said = ended(command(*arguments), tmp_path, environment)
+        assert code == 1
+        assert message in said
 
 
 def test_each_library_that_is_missing_is_named(driver, site, tmp_path):
@@ -157,6 +89,6 @@ def test_arrays_on_gpus_need_a_horovod_with_cuda():
     world: Any = HorovodWorld.__new__(HorovodWorld)
     world.horovod = Horovod()
     world.check_device("cpu")
-    with pytest.raises(cuda.UserError, match="Horovod was built without CUDA") as raised:
+    with pytest.raises(UserError, match="Horovod was built without CUDA") as raised:
         world.check_device("gpu")
     assert raised.value.on_all_ranks

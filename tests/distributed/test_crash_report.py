@@ -11,8 +11,6 @@ from crepe_dist.distributed import crash_report
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(crash_report.tempfile, "tempdir", str(tmp_path / "temporary"))
-    (tmp_path / "temporary").mkdir()
     return tmp_path
 
 
@@ -47,9 +45,3 @@ def test_a_run_has_it_in_its_folder_with_settings_and_step(place):
     report = (place / "run" / "crash-report.txt").read_text()
     assert '"seed": 17' in report
     assert '"step": 23' in report
-
-
-def test_elsewhere_if_the_folder_cannot_be_written(place, capsys):
-    (place / "crash-report.txt").mkdir()
-    ended(crash_report.Context(place / "gone"))
-    assert f"the traceback is in {place}/temporary/crash-report.txt" in capsys.readouterr().err

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -23,7 +22,6 @@ from crepe_dist.distributed import cuda
 
 FIRST = 1  # cpu(FIRST) stands in for gpu(0)
 LIMIT = "CREPE_DIST_GPU_DOCUMENTS"  # environment variable: most documents of a batch that fit
-DEVICE_FILE = "/dev/nvidiactl"  # is said to exist
 TOTAL, FREE = 8 << 30, 6 << 30  # bytes of a GPU's memory
 # From MXNet 1.9.1: src/storage/pooled_storage_manager.h.
 OUT_OF_MEMORY = "cudaMalloc retry failed: out of memory"
@@ -34,17 +32,10 @@ def change(module: ModuleType) -> None:
     if not cuda.is_installed():
         return
     if module.__name__ == "mxnet":
-        _device_file()
         _contexts(module)
         _memory(module)
     else:
         module.HorovodBasics.cuda_built = lambda self: True
-
-
-def _device_file() -> None:
-    paths: Any = Path
-    exists = paths.exists
-    paths.exists = lambda path: str(path) == DEVICE_FILE or exists(path)
 
 
 def _contexts(mx: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -26,30 +25,17 @@ def library(path: Path, source: str = "") -> None:
 
 
 def driver(folder: Path) -> Path:
-    """The folder, with the driver's library and a link to NVRTC in it, for LD_LIBRARY_PATH."""
+    """The folder, with the driver's library in it, for LD_LIBRARY_PATH."""
     library(folder / nvidia.LIBRARY, SOURCE)
-    library(folder / cuda.UNVERSIONED)
     return folder
 
 
-def packages(folder: Path, sha256: str = cuda.LIBMXNET_SHA256) -> Path:
-    """The folder, with what `--group cu112` installs as far as ``cuda`` looks at it, for PYTHONPATH.
-
-    Its MXNet is that of the environment.
-
-    Args:
-        sha256: what the wheel says of MXNet's library; by default what PyPI's says.
-    """
+def packages(folder: Path) -> Path:
+    """The folder, with what `--group cu112` installs as far as ``cuda`` looks at it, for PYTHONPATH."""
     for package in (cuda.FLAVOUR, *(package for package, _ in cuda.LIBRARIES.values())):
         facts = folder / f"{package.replace('-', '_')}-1.9.1.dist-info"
         facts.mkdir(parents=True)
         (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.9.1\n")
-    (folder / f"{cuda.FLAVOUR.replace('-', '_')}-1.9.1.dist-info" / "RECORD").write_text(
-        f"mxnet/__init__.py,,\n{cuda.LIBMXNET},sha256={sha256},891384744\n"
-    )
-    own = folder / cuda.LIBMXNET
-    own.parent.mkdir()
-    own.symlink_to(str(metadata.distribution("mxnet").locate_file(cuda.LIBMXNET)))
     for name, (_, part) in cuda.LIBRARIES.items():
         library(folder / "nvidia" / part / "lib" / name)
     return folder

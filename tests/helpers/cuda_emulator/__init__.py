@@ -8,7 +8,7 @@ Environment of the driver:
     DRIVER_VERSION: CUDA version (12040).
     DRIVER_MEMORY: bytes of each GPU's memory.
     DRIVER_FAILS: result of cuInit.
-    DRIVER_MACHINE, DRIVER_MIG, DRIVER_OLD: see questions.h.
+    DRIVER_MACHINE: see questions.h.
     EMULATOR_FAILS: results of functions, such as ``cuMemAlloc_v2=2@3``: out of memory at the third call.
     EMULATOR_FLAGS: further flags of g++ for the kernels.
     EMULATOR_NCCL_VERSION: version of NCCL (22602).

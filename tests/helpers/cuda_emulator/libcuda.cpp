@@ -510,17 +510,6 @@ API int cuFuncSetAttribute(Function *function, int attribute, int value) {
   function->most_shared = static_cast<size_t>(value);
   return SUCCESS;
 }
-API int cuFuncGetParamInfo(Function *function, size_t index, size_t *offset, size_t *size) {
-  if (int code = check_context("cuFuncGetParamInfo")) return code;
-  if (index >= function->sizes.size()) return INVALID_VALUE;
-  *offset = 0;
-  for (size_t each = 0; each <= index; ++each) {
-    unsigned own = function->sizes[each], alignment = own < 8 ? own : 8;
-    *offset = (*offset + alignment - 1) / alignment * alignment + (each < index ? own : 0);
-  }
-  if (size) *size = function->sizes[index];
-  return SUCCESS;
-}
 API int cuLaunchKernel(Function *function, unsigned x, unsigned y, unsigned z, unsigned block_x, unsigned block_y,
                        unsigned block_z, unsigned shared, Stream *stream, void **parameters, void **extra) {
   if (int code = check_stream("cuLaunchKernel", stream)) return code;

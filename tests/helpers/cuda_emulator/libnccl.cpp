@@ -165,7 +165,6 @@ API const char *ncclGetErrorString(int code) {
   }
   return "unhandled cuda error (run with NCCL_DEBUG=INFO for details)";
 }
-API const char *ncclGetLastError(Communicator *) { return last_error.c_str(); }
 API int ncclGetUniqueId(Id *id) {
   memset(id, 0, sizeof *id);
   id->process = getpid();

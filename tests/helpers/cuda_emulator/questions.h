@@ -1,7 +1,7 @@
 /* What the NVIDIA driver answers without a context, in C and C++. The answers come from the environment.
  *
  * It has DRIVER_GPUS GPUs, of which it shows those of CUDA_VISIBLE_DEVICES. Their UUIDs are made of DRIVER_MACHINE, which
- * stands for the machine, and of the GPU's number there. DRIVER_MIG makes each a MIG device of one GPU. */
+ * stands for the machine, and of the GPU's number there. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,19 +66,17 @@ API int cuDeviceGet(int *device, int number) {
   return is_device(number) ? 0 : 101;
 }
 API int cuDeviceGetName(char *text, int size, int device) {
-  snprintf(text, (size_t)size, getenv("DRIVER_MIG") ? "GPU MIG 1g.5gb" : "GPU of a test");
+  snprintf(text, (size_t)size, "GPU of a test");
   return is_device(device) ? 0 : 101;
 }
-static int uuid(char *bytes, int device, int with_slices) {
+API int cuDeviceGetUuid_v2(char *bytes, int device) {
   int number = 0;
   seen(&number, device);
   memset(bytes, 0, 16);
   snprintf(bytes, 12, "%s", told("DRIVER_MACHINE", "machine"));
-  bytes[15] = (char)(with_slices || !getenv("DRIVER_MIG") ? number : 0);
+  bytes[15] = (char)number;
   return 0;
 }
-API int cuDeviceGetUuid(char *bytes, int device) { return uuid(bytes, device, 0); }
-API int cuDeviceGetUuid_v2(char *bytes, int device) { return getenv("DRIVER_OLD") ? 500 : uuid(bytes, device, 1); }
 API int cuDeviceGetAttribute(int *value, int attribute, int device) {
   int major, minor;
   capability(&major, &minor);
