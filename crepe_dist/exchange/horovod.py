@@ -92,8 +92,7 @@ class GluonExchange(Exchange):
         width, device = digits.size + 2, loss.context
         start, rest = self._world.rank * width, (self._world.size - self._world.rank - 1) * width
         if self._around is None:
-            before = mx.nd.zeros(start + digits.size)
-            before.wait_to_read()
+            before = mx.nd.array(np.zeros(start + digits.size))
             self._around = before, mx.nd.array([1] + [0] * rest, ctx=device)
         before, after = self._around
         view(before)[start:] = digits.reshape(-1)  # the last step has read it: each waits for its sum
