@@ -2,30 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from crepe_dist.data.dataset import SPLITS
 from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
-from crepe_dist.settings.fields import FILE, NAME, Kind, Words, real, setting, whole
+from crepe_dist.settings.fields import FILE, NAME, Many, Words, real, setting, whole
 from crepe_dist.settings.flags import ColumnFlags, Command, DeviceFlag, ModelFlags, check_output, check_page
 from crepe_dist.settings.options import LARGEST_BATCH
-
-
-class Rates(Kind):
-    """Shares of characters, separated by commas."""
-
-    metavar = "R,R,…"
-    rate = real(0, 1)
-
-    def read(self, text: str) -> list[float]:
-        return [float(self.rate(part.strip())) for part in text.split(",")]
-
-    def check(self, value: Any) -> Any:
-        return value
-
-    def __str__(self) -> str:
-        return f"shares like 0,0.02,0.05,0.1, each {self.rate}"
 
 
 @dataclass
@@ -39,7 +23,7 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
     usage = """
         crepe evaluate
         crepe evaluate runs/reviews-1f2e3d4c5b march.csv --mistakes mistakes.csv
-        crepe evaluate --data data/reviews --typos 0,0.02,0.05,0.1
+        crepe evaluate --data data/reviews --typos 0.02 --typos 0.05
         horovodrun -np 2 crepe evaluate runs/reviews-1f2e3d4c5b --data data/reviews --json scores.json
         crepe evaluate crepe_gluon_epoch6.params --data data/amazon7 --mode notebook --classes classes.txt
         """
@@ -53,8 +37,8 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
     data: Optional[str] = setting(None, "prepared folder; default: the data of the run, else the sample", NAME)
     split: str = setting("test", "split to score", Words(tuple(SPLITS)))
     batch_size: int = setting(512, "documents per step, over all processes", whole(1, LARGEST_BATCH))
-    typos: Any = setting(
-        (), "also score with typing errors in these shares of the characters, such as 0,0.02,0.05,0.1", Rates()
+    typos: tuple[float, ...] = setting(
+        (), "also score with typing errors in this share of the characters, such as 0.05; repeatable", Many(real(0, 1))
     )
     json: Optional[Path] = setting(None, "also write all numbers to this file as JSON", FILE)
     html: Optional[Path] = setting(None, "also write a page with figures and mistakes to this file", FILE)

@@ -1,35 +1,15 @@
 """Command that exports a network for other programs."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import UserError, visible
 from crepe_dist.exporting import FORMATS
-from crepe_dist.settings.fields import FILE, Kind, Words, setting
+from crepe_dist.settings.fields import FILE, Words, real, setting
 from crepe_dist.settings.flags import Command, ModelFlags, ThresholdFlag, check_folder
 from crepe_dist.wording import counted, size
-
-
-class Size(Kind):
-    """Size in bytes."""
-
-    metavar = "SIZE"
-    form = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([kK]|M|G)B")
-
-    def read(self, text: str) -> int:
-        match = self.form.fullmatch(text)
-        if match is None:
-            raise ValueError
-        return int(float(match[1]) * {"k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}[match[2]])
-
-    def check(self, value: Any) -> int:
-        return int(value)
-
-    def __str__(self) -> str:
-        return "a size such as 500kB or 1.5MB"
 
 
 @dataclass
@@ -48,17 +28,17 @@ class Export(ModelFlags, ThresholdFlag, Command):
         crepe export runs/reviews-1f2e3d4c5b --data data/reviews --out exported
         crepe export runs/reviews-1f2e3d4c5b --format web --out page
         crepe export runs/reviews-1f2e3d4c5b --format crepe --out reviews-model
-        crepe export runs/reviews-1f2e3d4c5b --size 2MB --out small
+        crepe export runs/reviews-1f2e3d4c5b --size 2 --out small
         crepe export runs/reviews-1f2e3d4c5b --format pytorch --out exported
         crepe export crepe_gluon_epoch6.params --mode notebook --classes classes.txt --out exported
         """
 
     format: Optional[str] = setting(None, "default: onnx; with --size: crepe", Words(FORMATS))
-    size: Any = setting(
+    size: Optional[float] = setting(
         None,
-        "(crepe) largest size of the folder, such as 2MB or 500kB: rows of the tables that matter least in the "
-        "training split are left out, and several numbers share a byte",
-        Size(),
+        "(crepe) largest size of the folder in MB: rows of the tables that matter least in the training split are left "
+        "out, and several numbers share a byte",
+        real(0, 1e6, open_below=True),
     )
     out: Path = setting(None, "folder; files of the same names are replaced", FILE)
     data: Optional[Path] = setting(
@@ -66,19 +46,12 @@ class Export(ModelFlags, ThresholdFlag, Command):
         "prepared folder: test texts for the comparison, and the training split for --size; default: the run's",
         FILE,
     )
-    quantize: bool = setting(
-        False, "store the tables of n-grams in eight bits a number: a file of a quarter of the size (onnx, web)"
-    )
 
     def run(self) -> None:
         if self.out is None:
             raise UserError("--out is missing: it names the folder to write", remedy="add --out DIR")
         check_folder(self.out)
         form = self.format or ("crepe" if self.size else "onnx")
-        if self.quantize and form not in ("onnx", "web"):
-            raise UserError(
-                f"--quantize does not apply to --format {form}", remedy="to make a model folder small, use --size"
-            )
         if self.size and form != "crepe":
             raise UserError(f"--size does not apply to --format {form}", remedy="use --format crepe")
         limit_threads(detect())
@@ -91,12 +64,12 @@ class Export(ModelFlags, ThresholdFlag, Command):
         if self.size:
             from crepe_dist.exporting.small_model import compress_to
 
-            files, notes = compress_to(predictor, self.size, self.out, self.data)
+            files, notes = compress_to(predictor, int(self.size * 1e6), self.out, self.data)
             _list(files)
             print(*notes, sep="\n")
             return
         real, synthetic = real_texts(path, self.data), synthetic_texts(predictor.encoding)
-        files, difference = export(predictor, form, self.out, real + synthetic, quantize=self.quantize)
+        files, difference = export(predictor, form, self.out, real + synthetic)
         _list(files)
         if predictor.composition.strip_html and form in ("onnx", "web", "pytorch"):
             print("note: the model was trained on texts without HTML, and this export does not strip it: do so before")

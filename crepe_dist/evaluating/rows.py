@@ -1,4 +1,4 @@
-"""Rows to score: a split of a prepared data set, or a labelled file or table that is read as the model's data were."""
+"""Rows to score: a split of a prepared data set, or a labelled file that is read as the model's data were."""
 
 from __future__ import annotations
 
@@ -16,14 +16,11 @@ from crepe_dist.data.dataset import MANIFEST, SAMPLE, Dataset, open_dataset
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.world import ALONE, World, once
 from crepe_dist.errors import UserError
+from crepe_dist.predicting.labelled import prepare_labelled
 from crepe_dist.predicting.predictor import Predictor
-from crepe_dist.predicting.texts import reading_of
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.checking import UNKNOWN_LABEL
-from crepe_dist.preparing.frames import is_table, write_table
-from crepe_dist.preparing.preparation import PrepareOptions, prepare
-from crepe_dist.preparing.selection import SplitOptions
-from crepe_dist.preparing.sources import PIPE, Reading, by_suffix, find_labelled
+from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
 from crepe_dist.reports import data_page
 from crepe_dist.runs.checkpoint import CONFIG
 from crepe_dist.runs.run_record import run_of
@@ -85,7 +82,7 @@ def is_labelled_file(source: str) -> bool:
 
 
 def rows_of(
-    source: Any,
+    source: str | None,
     predictor: Predictor,
     scratch: Path,
     split: str = "test",
@@ -95,8 +92,8 @@ def rows_of(
     """Open the rows to score, without those that the model's run has learnt from; every rank calls it.
 
     Args:
-        source: prepared folder; or a labelled file, folder, URL or table, or ``-`` for standard input; ``None``: the
-            data of the run, or the sample.
+        source: prepared folder; or a labelled file, folder or URL, or ``-`` for standard input; ``None``: the data of
+            the run, or the sample.
         scratch: temporary folder.
         split: split of a prepared folder; a file is a test split as a whole.
         given: format and columns of a file, in place of those of the data of the run.
@@ -109,14 +106,14 @@ def rows_of(
     if source is None:
         record = world.agree("run", lambda: run_of(predictor.path))
         folder = record.data_folder if record else Path(SAMPLE)
-    elif not is_table(source) and (source == SAMPLE or (Path(source) / MANIFEST).is_file()):
+    elif source == SAMPLE or (Path(source) / MANIFEST).is_file():
         folder = Path(source)
     if folder is not None:
         dataset = open_data(str(folder), world, Display(is_root=False), data_page.optional_page())
         world.agree("model and data", lambda: _check(predictor, dataset))
         rows = Rows(dataset, split, f"{split} of {dataset.folder}", {}, {}, {})
     else:
-        rows = _of_file(source, predictor, scratch, world, given or Reading())
+        rows = _of_file(str(source), predictor, scratch, world, given or Reading())
     return world.agree("rows", lambda: _unseen(rows, split, predictor), same=Rows.left_out)
 
 
@@ -140,25 +137,10 @@ def _check(predictor: Predictor, dataset: Dataset) -> None:
         )
 
 
-def _of_file(source: Any, predictor: Predictor, scratch: Path, world: World, given: Reading) -> Rows:
-    name = "the table" if is_table(source) else "standard input" if source == PIPE else remote.without_secrets(source)
-
-    def prepared() -> dict[str, Any]:
-        reading, path = reading_of(predictor, given), source
-        if is_table(source):
-            path = str(scratch / "table.jsonl")
-            reading = replace(reading, columns=write_table(source, Path(path), reading.columns))
-        elif remote.is_url(source):
-            path = str(remote.copy(source, scratch / "copy"))
-        if by_suffix(Path(path)) and given.format is None:
-            reading = replace(reading, format=None)
-        options = PrepareOptions(reading, max_bad=1.0, classes=tuple(predictor.classes))
-        return prepare(
-            find_labelled(path, reading), scratch / "data", predictor.encoding, SplitOptions(test=0.0), options
-        )
-
-    done = world.on_root("labelled file", once(prepared))
-    folder, counts = world.broadcast([str(scratch / "data"), done and done["quarantine"]], "labelled file")
+def _of_file(source: str, predictor: Predictor, scratch: Path, world: World, given: Reading) -> Rows:
+    name = "standard input" if source == PIPE else remote.without_secrets(source)
+    done = world.on_root("labelled file", once(lambda: prepare_labelled(predictor, source, scratch, given)))
+    folder, counts = world.broadcast([str(scratch / "data"), done], "labelled file")
     dataset = world.agree("labelled file", lambda: open_dataset(folder, trains=False), alike=SHARED)
     unusable = Counter(counts["reasons"]) - Counter({UNKNOWN_LABEL: sum(counts["unknown"].values())})
     return Rows(dataset, "test", name, dict(unusable.most_common()), counts["unknown"], {})

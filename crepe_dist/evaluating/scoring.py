@@ -19,7 +19,7 @@ from crepe_dist.errors import UserError, visible
 from crepe_dist.evaluating.rows import Rows, rows_of
 from crepe_dist.files import scratch, write_csv, write_json, write_text
 from crepe_dist.model.calibration import softmax
-from crepe_dist.predicting.predictor import Foreign, Predictor, check_finite, open_checkpoint, sigmoid
+from crepe_dist.predicting.predictor import Predictor, check_finite, open_checkpoint
 from crepe_dist.preparing.flags import names_in
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.sources import Reading
@@ -47,7 +47,7 @@ def score(args: Any, world: World) -> None:
     path = world.agree("checkpoint", lambda: checkpoint.find(args.checkpoint), same=lambda path: path.name)
     if world.is_root:
         checkpoint.announce(path)
-    opened = world.agree("model", lambda: open_checkpoint(path, Foreign(**args.foreign())))
+    opened = world.agree("model", lambda: open_checkpoint(path, **args.foreign()))
     predictor = opened.placed(args.device, world)
     columns = Wanted(args.label, args.title, args.text, labels=names_in(args.label_columns))
     given = Reading(args.input_format, args.header, columns, encoding=args.encoding)
@@ -189,7 +189,10 @@ def _mistakes(
         numbers = rows[start : start + CHUNK]
         logits = predictor.logits(documents.codes(numbers))
         if predictor.thresholds is not None:
-            wanted, decided = documents.targets.shares(numbers) > 0, sigmoid(logits) >= predictor.thresholds
+            wanted, decided = (
+                documents.targets.shares(numbers) > 0,
+                predictor.probabilities(logits) >= predictor.thresholds,
+            )
             for row, *masks in zip(numbers.tolist(), wanted, decided):
                 true, predicted = (json.dumps(classes[mask].tolist(), ensure_ascii=False) for mask in masks)
                 yield 0.0, row, {"true": true, "predicted": predicted}

@@ -23,7 +23,7 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import model_folders
 from crepe_dist.files import scratch, sync, writing
-from crepe_dist.model import compressed, parameters
+from crepe_dist.model import parameters
 from crepe_dist.model.inference import open_inference
 from crepe_dist.model.precision import plan_inference
 from crepe_dist.predicting.predictor import Predictor, open_checkpoint
@@ -40,34 +40,30 @@ Probabilities = npt.NDArray[np.float32]  # [n, classes]
 Classify = Callable[[Sequence[str]], Probabilities]
 
 
-def export(
-    predictor: Predictor, form: str, out: Path, texts: Sequence[str], *, quantize: bool = False
-) -> tuple[list[Path], float]:
+def export(predictor: Predictor, form: str, out: Path, texts: Sequence[str]) -> tuple[list[Path], float]:
     """Export a network to a folder; files of the same names are replaced.
 
     Args:
         predictor: predictor on the CPU.
         form: one of ``FORMATS``.
         texts: texts for the comparison with our engine.
-        quantize: (onnx, web) store tables in eight bits.
 
     Returns:
-        The files, and the largest difference of a probability from our engine in float32, with the same
-        rounded tables if they are quantized.
+        The files, and the largest difference of a probability from our engine in float32.
 
     Raises:
         UserError: the probabilities differ (nothing is written then), a package is missing, or the network is too large
             for the format.
     """
     writers: dict[str, Callable[[Predictor, Path], Classify]] = {
-        "onnx": partial(_write_onnx, False, quantize),
-        "web": partial(_write_onnx, True, quantize),
+        "onnx": partial(_write_onnx, False),
+        "web": partial(_write_onnx, True),
         "crepe": _write_crepe,
         "huggingface": _write_huggingface,
         "mlflow": _write_mlflow,
         "pytorch": _write_pytorch,
     }
-    ours = _in_float32(predictor, quantize)
+    ours = _in_float32(predictor)
     with atomic_folder(out) as folder:
         difference = float(np.abs(writers[form](ours, folder)(texts) - _probabilities(ours, texts)).max())
         if not difference <= TOLERANCE:  # also catches NaN
@@ -130,12 +126,11 @@ def synthetic_texts(encoding: Encoding) -> list[str]:
     return [STRANGE[-1] * 9, *("".join(generator.choice(characters, length)) for length in lengths)]
 
 
-def _in_float32(predictor: Predictor, quantize: bool = False) -> Predictor:
-    engine = predictor.engine
-    arrays = compressed.rounded(engine.shape, engine.arrays) if quantize else engine.arrays
-    float32 = plan_inference(engine.shape, "float32")
+def _in_float32(predictor: Predictor) -> Predictor:
+    shape, arrays = predictor.engine.shape, predictor.engine.arrays
     # Exports read texts as they are, without stripping HTML.
-    return replace(predictor, engine=open_inference(engine.shape, arrays, float32), composition=Composition())
+    engine = open_inference(shape, arrays, plan_inference(shape, "float32"))
+    return replace(predictor, engine=engine, composition=Composition())
 
 
 def _probabilities(predictor: Predictor, texts: Sequence[str]) -> Probabilities:
@@ -143,12 +138,12 @@ def _probabilities(predictor: Predictor, texts: Sequence[str]) -> Probabilities:
     return np.array([[answer[name] for name in predictor.classes] for answer in answers], np.float32)
 
 
-def _write_onnx(in_page: bool, quantize: bool, predictor: Predictor, folder: Path) -> Classify:
+def _write_onnx(in_page: bool, predictor: Predictor, folder: Path) -> Classify:
     extras.require("export", "export to ONNX files and web pages")
     from crepe_dist.exporting import onnx_file  # needs ONNX and ONNX Runtime
 
     write = onnx_file.write_page if in_page else onnx_file.write
-    classifier = write(predictor, folder, quantize)
+    classifier = write(predictor, folder)
     size = classifier.batch_size
     return lambda texts: np.concatenate(
         [classifier.run(texts[start : start + size])[0] for start in range(0, len(texts), size)]

@@ -33,29 +33,26 @@ MAX_PARAMETER_BYTES = (1 << 31) - (1 << 20)  # Protocol Buffers end at 2 GiB; 1 
 NOTHING = BLANK - 1  # stands for no code in the table of spellings
 
 
-def write(ours: Predictor, folder: Path, quantize: bool) -> Classifier:
+def write(ours: Predictor, folder: Path) -> Classifier:
     """Write the ONNX file and ``crepe_runtime.py``; return a classifier that reads the file back."""
-    (folder / MODEL).write_bytes(_model(ours, quantize))
+    (folder / MODEL).write_bytes(_model(ours))
     shutil.copyfile(crepe_runtime.__file__, folder / "crepe_runtime.py")
     return Classifier(str(folder / MODEL))
 
 
-def write_page(ours: Predictor, folder: Path, quantize: bool) -> Classifier:
+def write_page(ours: Predictor, folder: Path) -> Classifier:
     """Write the web page; return a classifier with the same model."""
-    model = _model(ours, quantize)
+    model = _model(ours)
     classifier = Classifier(model)
     web_page.write(model, classifier.about, summarise(ours), folder)
     return classifier
 
 
-def _model(ours: Predictor, quantize: bool) -> bytes:
+def _model(ours: Predictor) -> bytes:
     """Build the ONNX model of a network.
 
     The input is ``text``, code points. The outputs are ``probabilities``, float32 [batch, classes], and the numbers of
     characters that are ``read`` and that are not, ``characters_cut``, int32 [batch].
-
-    Args:
-        quantize: store tables in eight bits; ``compressed.rounded`` has already rounded the parameters.
 
     Raises:
         UserError: the parameters are too large for an ONNX file.
@@ -64,7 +61,7 @@ def _model(ours: Predictor, quantize: bool) -> bytes:
     total = sum(array.nbytes for array in arrays.values())
     if total > MAX_PARAMETER_BYTES:
         raise UserError(f"the parameters are too large for an ONNX file: {size(total)}", remedy="use --format crepe")
-    graph = Graph(quantize)
+    graph = Graph()
     encoded = encode(graph, ours.encoding)
     logits = registry.part(shape.kind, "onnx").logits(graph, shape, arrays, encoded.codes)
     if temperature != 1:

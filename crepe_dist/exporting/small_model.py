@@ -129,7 +129,7 @@ def _compressed(
     if share < LEAST:
         smallest = others + sum(table.size(LEAST, numbers) for table in tables.values())
         raise UserError(
-            f"the network cannot be compressed to {size(limit)}", remedy=f"give --size {smallest // 1000 + 1}kB or more"
+            f"the network cannot be compressed to {size(limit)}", remedy=f"give --size {smallest / 1e6 + 0.001:.3f}"
         )
     stored: Arrays = {compressed.MARK: np.array([compressed.VERSION], np.int64)}
     rows = {}

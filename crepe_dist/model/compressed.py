@@ -10,9 +10,7 @@ A file with compressed parameters has an array ``compressed`` = [2], the version
 
 Rows that are left out are zero. All other arrays are as they are. A small file may name large shapes: compare them with
 the network's before ``Packed.unpack``. Checkpoints have the tables of n-grams as ``nonzero`` stores them, without a
-loss; ``code`` is lossy. Version 1 had no ``X.rows``.
-
-Exports to ONNX may have tables in eight bits a number, with a scale for each row (``in_eight_bits``).
+loss; ``code`` is lossy.
 """
 
 from __future__ import annotations
@@ -24,8 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.errors import UserError
-from crepe_dist.model.shape import Arrays, Shape
+from crepe_dist.model.shape import Arrays
 
 VERSION = 2
 MARK = "compressed"
@@ -33,13 +30,8 @@ CENTROIDS = 256
 SAMPLE = 1 << 15  # vectors from which a book is learned
 ROUNDS = 10
 CHUNK = 1 << 11  # vectors per vectorised step
-LARGEST = 127  # of a number in eight bits
 MOST_NUMBERS = 1 << 30  # of one array, and of all of a file
-# Dtypes and number of axes of the arrays of a compressed parameter.
-KINDS: dict[str, tuple[tuple[type, ...], int]] = {
-    "shape": ((np.int64,), 1), "kept": ((np.uint8,), 1), "rows": ((np.float16, np.float32), 2),
-    "book": ((np.float16,), 2), "codes": ((np.uint8,), 2),
-}  # fmt: skip
+PARTS = ("kept", "rows", "book", "codes")
 Mask = npt.NDArray[np.bool_]
 
 
@@ -120,30 +112,25 @@ class Packed:
     codes: npt.NDArray[np.uint8] | None
 
     def unpack(self) -> npt.NDArray[np.float32]:
-        """Restore the array. Rows that are left out take no memory until they are read."""
+        """Restore the array; raise ``ValueError`` if its parts do not fit each other.
+
+        Rows that are left out take no memory until they are read.
+        """
         rows, columns = self.shape[0], math.prod(self.shape[1:])
-        selected: Any = slice(None)
-        count = rows
-        if self.kept is not None:
-            selected = rows_of(self.kept)
-            count = len(selected)
-            if count and not (selected[0] >= 0 and (np.diff(selected) > 0).all() and selected[-1] < rows):
-                raise ValueError("a row is out of range, or occurs twice")
-        values: Any = 1
-        if self.rows is not None:
-            if self.rows.shape != (count, columns):
-                raise ValueError(f"it has rows of shape {list(self.rows.shape)} instead of {[count, columns]}")
-            values = self.rows
-        elif self.book is not None and self.codes is not None:
-            groups = -(-columns // max(self.book.shape[-1], 1))
-            if self.book.shape[:-1] != (CENTROIDS,) or self.codes.shape != (count, groups):
-                shapes = f"codes of shape {list(self.codes.shape)} with a book of shape {list(self.book.shape)}"
-                raise ValueError(shapes)
-            values = self.book.astype(np.float32)[self.codes].reshape(count, -1)[:, :columns]
-        elif self.kept is None or columns != 1:
-            raise ValueError("it has no codes")
-        whole = np.zeros((rows, columns), np.float32)
-        whole[selected] = values
+        whole, values = np.zeros((rows, columns), np.float32), self.rows
+        try:
+            selected: Any = slice(None) if self.kept is None else rows_of(self.kept)
+            count = rows if self.kept is None else len(selected)
+            if values is None and self.book is not None and self.codes is not None:
+                # Checked first: few codes of long vectors would take much memory.
+                if self.codes.shape != (count, -(-columns // self.book.shape[1])):
+                    raise ValueError(f"it has codes of shape {list(self.codes.shape)}")
+                values = self.book.astype(np.float32)[self.codes].reshape(count, -1)[:, :columns]
+            elif values is None and columns != 1:
+                raise ValueError("it has no codes")
+            whole[selected] = 1 if values is None else values
+        except (ArithmeticError, LookupError, TypeError) as error:
+            raise ValueError(str(error)) from error
         return whole.reshape(self.shape)
 
 
@@ -155,20 +142,15 @@ def opened(stored: Arrays) -> dict[str, Any]:
     """
     if MARK not in stored:
         return stored
-    version = stored[MARK].reshape(-1)[:1].tolist()
-    if version not in ([1], [VERSION]):
-        raise ValueError(f"its compression has version {version}; this version reads versions 1 and {VERSION}")
+    if (version := stored[MARK].tolist()) != [VERSION]:
+        raise ValueError(f"its compression has version {str(version)[:40]}; this version reads version {VERSION}")
     arrays: dict[str, Any] = {name: array for name, array in stored.items() if name != MARK}
-    for name in [name[: -len(".shape")] for name in arrays if name.endswith(".shape")]:
-        parts = [arrays.pop(f"{name}.{part}", None) for part in KINDS]
-        for part, (kinds, axes) in zip(parts, KINDS.values()):
-            if part is not None and not (part.dtype in kinds and part.ndim == axes):
-                raise ValueError(f"its compressed array {name[:80]!r} is damaged: it holds arrays of other types")
-        shape, *parts = parts
-        sizes = shape.tolist()
+    for name in [name.removesuffix(".shape") for name in arrays if name.endswith(".shape")]:
+        shape = arrays.pop(f"{name}.shape")
+        sizes = shape.tolist() if shape.dtype == np.int64 and shape.ndim == 1 else [0]
         if not 1 <= len(sizes) <= 3 or min(sizes) < 1 or math.prod(sizes) > MOST_NUMBERS:
             raise ValueError(f"its compressed array {name[:80]!r} is damaged: it has the shape {sizes[:4]}")
-        arrays[name] = Packed(tuple(sizes), *parts)
+        arrays[name] = Packed(tuple(sizes), *(arrays.pop(f"{name}.{part}", None) for part in PARTS))
     return arrays
 
 
@@ -199,36 +181,3 @@ def _nearest(vectors: npt.NDArray[np.float32], book: npt.NDArray[np.float32]) ->
     for start in range(0, len(vectors), CHUNK):
         nearest[start : start + CHUNK] = (vectors[start : start + CHUNK] @ book.T - half).argmax(axis=1)
     return nearest
-
-
-def in_eight_bits(table: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float16]]:
-    """Round a table to products of an int8 and a float16, which float32 holds exactly.
-
-    Rounding the products again gives the same numbers.
-
-    Args:
-        table: [rows][columns].
-
-    Returns:
-        Codes [rows][columns] and scales [rows][1].
-    """
-    largest = np.abs(table).max(axis=1, keepdims=True)
-    scales = (largest / LARGEST).astype(np.float16)
-    # Below 6e-5 float16 is coarse. A row's largest code is 127 all the same, or other scales would be found again.
-    is_too_large = largest <= (LARGEST - 0.5) * scales.astype(np.float32)
-    scales = np.where(is_too_large, np.nextafter(scales, np.float16(0)), scales)
-    steps = scales.astype(np.float32)
-    codes = np.divide(table, steps, out=np.zeros_like(table), where=steps > 0)
-    return np.clip(np.rint(codes), -LARGEST, LARGEST).astype(np.int8), scales
-
-
-def rounded(shape: Shape, arrays: Arrays) -> Arrays:
-    """Return parameters with rounded tables.
-
-    Raises:
-        UserError: the network has no tables.
-    """
-    tables = {name: in_eight_bits(arrays[name]) for name in shape.tables}
-    if not tables:
-        raise UserError(f"the network {shape.kind} has no tables to quantize", remedy="leave --quantize out")
-    return {**arrays, **{name: codes * scales.astype(np.float32) for name, (codes, scales) in tables.items()}}

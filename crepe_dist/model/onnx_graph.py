@@ -13,18 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
-from crepe_dist.model.compressed import halved, in_eight_bits
+from crepe_dist.model.compressed import halved
 
 
 class Graph:
-    """Graph under construction.
+    """Graph under construction."""
 
-    Args:
-        quantize: store tables in eight bits; ``compressed.rounded`` has already rounded the parameters.
-    """
-
-    def __init__(self, quantize: bool) -> None:
-        self.quantize = quantize
+    def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.values: list[Any] = []
         self.inputs: list[Any] = []
@@ -58,14 +53,6 @@ class Graph:
 
     def look_up(self, table: npt.NDArray[np.float32], name: str, rows: Sequence[str]) -> list[str]:
         """Add the nodes that read rows of a table, for each of several inputs, as float32."""
-
-        def floats(values: str, indices: str) -> str:
-            return self.node("Cast", self.node("Gather", values, indices), to=TensorProto.FLOAT)
-
-        if not self.quantize:
-            half = halved(table)
-            values = self.value(table if half is None else half, name)
-            return [floats(values, indices) for indices in rows]
-        codes, scales = in_eight_bits(table)
-        pair = self.value(codes, f"{name}.codes"), self.value(scales, f"{name}.scales")
-        return [self.node("Mul", *(floats(values, indices) for values in pair)) for indices in rows]
+        half = halved(table)
+        values = self.value(table if half is None else half, name)
+        return [self.node("Cast", self.node("Gather", values, each), to=TensorProto.FLOAT) for each in rows]

@@ -62,14 +62,9 @@ def load(path: Path) -> Arrays:
     if path.suffix == SAFETENSORS:
         read, what = read_safetensors, "safetensors file"
     try:
-        loaded = read(path)
-        arrays = compressed.opened(loaded) if isinstance(loaded, dict) else None
+        arrays = compressed.opened(read(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a {what}", str(error), GIVE_ANOTHER) from error
-    if arrays is None:
-        raise UserError(
-            f"{path} holds arrays without names", "it was not written by save_parameters or save_params", GIVE_ANOTHER
-        )
     renamed: Arrays = registry.part(registry.NOTEBOOK, "shape").renamed(path, arrays)
     return renamed
 

@@ -2,15 +2,10 @@
 
 The format, from ``src/ndarray/ndarray.cc`` of MXNet 1.9.1, is little-endian::
 
-    uint64 0x112, uint64 reserved, uint64 arrays, the arrays, uint64 names (0 or as many), each uint64 length and UTF-8
+    uint64 0x112, uint64 reserved, uint64 arrays, the arrays, uint64 names, each uint64 length and UTF-8
 
-    array, versions 3 and 2: uint32 magic, int32 storage (0: dense), shape; rest
-           version 1:        uint32 magic, shape; rest
-           legacy:           uint32 dimensions, uint32 each; rest
-    shape: int32 dimensions, int64 each
-    rest:  int32 type and int32 index of the original device, int32 dtype, the values
-
-Zero dimensions mean a scalar in version 3 (NumPy shapes), and an uninitialised array in earlier versions.
+    array: uint32 magic, int32 storage (0: dense), int32 dimensions, int64 each,
+           int32 type and int32 index of the original device, int32 dtype, the values
 """
 
 from __future__ import annotations
@@ -20,21 +15,20 @@ import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from crepe_dist.files import open_regular
 
 MAGIC = 0x112
-V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
+ARRAY = 0xF993FAC9
 DENSE = 0
 CPU = 1  # device type
-BFLOAT16 = 12
-# From mshadow/base.h, which also names larger integer types that MXNet 1.9.1 neither writes nor reads.
+# From mshadow/base.h, without the types that parameters do not have: bfloat16 and booleans.
 TYPES: dict[int, np.dtype[Any]] = {
     0: np.dtype("<f4"), 1: np.dtype("<f8"), 2: np.dtype("<f2"), 3: np.dtype("u1"), 4: np.dtype("<i4"),
-    5: np.dtype("i1"), 6: np.dtype("<i8"), 7: np.dtype("?"), BFLOAT16: np.dtype("<u2"),
+    5: np.dtype("i1"), 6: np.dtype("<i8"),
 }  # fmt: skip
 MAX_FILE = 1 << 32  # bytes, ten times the paper's large network in float32
 MAX_ARRAYS = 10_000
@@ -42,49 +36,31 @@ MAX_DIMENSIONS = 8
 MAX_NAME = 1 << 10  # bytes
 
 
-class Entry(NamedTuple):
-    """Location of an array in the file.
-
-    Attributes:
-        shape: dimensions.
-        kind: dtype of the values; uint16 for bfloat16.
-        bfloat16: True for values in bfloat16.
-        start: offset of the first value, in bytes.
-    """
-
-    shape: tuple[int, ...]
-    kind: np.dtype[Any]
-    bfloat16: bool
-    start: int
-
-
-def read(path: Path) -> dict[str, np.ndarray] | list[np.ndarray]:
-    """Read the arrays of a file: by name, or as a list if it has no names. bfloat16 becomes float32.
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of a file by name.
 
     All sizes are checked against the file's size before memory is allocated.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The file is not a complete parameter file of dense arrays.
+        ValueError: The file is not a complete parameter file of dense arrays with names, as MXNet 1 writes it.
     """
     with open_regular(path) as stream:
-        entries, names = _Reader(stream).contents()
-        arrays = [_values(stream, entry) for entry in entries]
-    return dict(zip(names, arrays)) if names else arrays
+        return _Reader(stream).arrays()
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Write arrays by name, with the same bytes as ``mx.nd.save``.
 
     Args:
-        arrays: arrays with a dtype of ``TYPES`` other than bfloat16, and at least one dimension.
+        arrays: arrays with a dtype of ``TYPES``, and at least one dimension.
     """
-    flags = {kind: flag for flag, kind in TYPES.items() if flag != BFLOAT16}
+    flags = {kind: flag for flag, kind in TYPES.items()}
     with path.open("wb") as stream:
         stream.write(struct.pack("<QQQ", MAGIC, 0, len(arrays)))
         for array in arrays.values():
             values = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-            stream.write(struct.pack("<Iii", V2, DENSE, values.ndim))
+            stream.write(struct.pack("<Iii", ARRAY, DENSE, values.ndim))
             stream.write(struct.pack(f"<{values.ndim}q", *values.shape))
             stream.write(struct.pack("<iii", CPU, 0, flags[values.dtype]))
             stream.write(values.data)
@@ -93,73 +69,47 @@ def write(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
             stream.write(struct.pack("<Q", len(name)) + name)
 
 
-def _values(stream: BinaryIO, entry: Entry) -> np.ndarray:
-    array = np.empty(entry.shape, dtype=entry.kind)
-    stream.seek(entry.start)
-    # An empty buffer cannot be cast; reshape gives a scalar a dimension to cast.
-    if array.size and stream.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:  # type: ignore[attr-defined]
-        raise ValueError("it was truncated while it was read")
-    if entry.kind == np.bool_ and array.view(np.uint8).max(initial=0) > 1:
-        raise ValueError("it holds booleans that are neither 0 nor 1")
-    if not entry.bfloat16:
-        return array
-    return (array.astype(np.uint32) << np.uint32(16)).view(np.float32).reshape(entry.shape)
-
-
 class _Reader:
-    """Parser of a file's structure, which skips the values."""
+    """Parser of one file."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._size = os.fstat(stream.fileno()).st_size
-        self._position = 0
-        if self._size > MAX_FILE:
-            raise ValueError(f"it has {self._size:,} bytes; the limit is {MAX_FILE:,}")
+        self._left = os.fstat(stream.fileno()).st_size
+        if self._left > MAX_FILE:
+            raise ValueError(f"it has {self._left:,} bytes; the limit is {MAX_FILE:,}")
 
-    def contents(self) -> tuple[list[Entry], list[str]]:
-        """Return the locations and the names of the arrays."""
-        if self._size < 8 or self._numbers("Q")[0] != MAGIC:
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Read the whole file."""
+        if self._left < 8 or self._numbers("Q") != (MAGIC,):
             raise ValueError("it does not start with the magic number of such files")
         _, count = self._numbers("QQ")
         if count > MAX_ARRAYS:
             raise ValueError(f"it claims to hold {count:,} arrays; the limit is {MAX_ARRAYS:,}")
-        entries = [self._entry(number) for number in range(count)]
+        arrays = [self._array(number) for number in range(count)]
         (named,) = self._numbers("Q")
-        if named not in (0, count):
+        if named != count:
             raise ValueError(f"it has {count:,} arrays and {named:,} names")
-        names = [self._name(number) for number in range(named)]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"two arrays are named {twice!r}")
-        if self._position != self._size:
-            raise ValueError(f"{self._size - self._position:,} extra bytes follow its end")
-        return entries, names
+        result = dict(zip([self._name(number) for number in range(named)], arrays))
+        if len(result) < count:
+            raise ValueError("two arrays have the same name")
+        if self._left:
+            raise ValueError(f"{self._left:,} extra bytes follow its end")
+        return result
 
-    def _entry(self, number: int) -> Entry:
-        (magic,) = self._numbers("I")
-        if magic in (V2, V3):
-            (storage,) = self._numbers("i")
-            if storage != DENSE:
-                raise ValueError(f"array {number} is sparse, or its storage type is unknown ({storage})")
-        if magic in (V1, V2, V3):
-            (dimensions,) = self._numbers("i")
-            letter = "q"
-        else:
-            dimensions, letter = magic, "I"
-        if not 0 <= dimensions <= MAX_DIMENSIONS:
-            raise ValueError(f"array {number} has {dimensions} dimensions; the limit is {MAX_DIMENSIONS}")
-        if dimensions == 0 and magic != V3:
-            raise ValueError(f"array {number} was never initialised")
-        shape = self._numbers(letter * dimensions)
-        # One dimension may be 0, so check the product of the others too.
-        if not all(0 <= length < 1 << 63 for length in shape) or math.prod(filter(None, shape)) >= 1 << 60:
-            raise ValueError(f"array {number} has the shape {list(shape)}")
+    def _array(self, number: int) -> np.ndarray:
+        magic, storage, dimensions = self._numbers("Iii")
+        if (magic, storage) != (ARRAY, DENSE) or not 1 <= dimensions <= MAX_DIMENSIONS:
+            raise ValueError(f"array {number} is not a dense array of MXNet 1 with 1 to {MAX_DIMENSIONS} dimensions")
+        shape = self._numbers("q" * dimensions)
         _, _, flag = self._numbers("iii")
         if flag not in TYPES:
             raise ValueError(f"array {number} has an unknown dtype ({flag})")
-        start = self._position
-        self._skip(math.prod(shape) * TYPES[flag].itemsize, f"array {number} of shape {list(shape)}")
-        return Entry(shape, TYPES[flag], flag == BFLOAT16, start)
+        size = math.prod(shape) * TYPES[flag].itemsize
+        # One dimension may be 0, so check the product of the others too.
+        if min(shape) < 0 or math.prod(filter(None, shape)) >= 1 << 60 or size > self._left:
+            raise ValueError(f"array {number} has the shape {list(shape)}, and {self._left:,} bytes follow")
+        self._left -= size
+        return np.fromfile(self._stream, TYPES[flag], math.prod(shape)).reshape(shape)
 
     def _name(self, number: int) -> str:
         (length,) = self._numbers("Q")
@@ -171,18 +121,10 @@ class _Reader:
             raise ValueError(f"the name of array {number} is not UTF-8") from None
 
     def _numbers(self, letters: str) -> tuple[int, ...]:
-        form = f"<{letters}"
-        return struct.unpack(form, self._take(struct.calcsize(form)))
+        return struct.unpack(f"<{letters}", self._take(struct.calcsize(f"<{letters}")))
 
     def _take(self, length: int) -> bytes:
-        data = self._stream.read(min(length, self._size - self._position))
-        if len(data) < length:
+        if length > self._left:
             raise ValueError("it ends in the middle")
-        self._position += length
-        return data
-
-    def _skip(self, length: int, what: str) -> None:
-        if length > self._size - self._position:
-            raise ValueError(f"it ends before the end of {what}")
-        self._position += length
-        self._stream.seek(self._position)
+        self._left -= length
+        return self._stream.read(length)

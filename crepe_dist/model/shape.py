@@ -60,7 +60,7 @@ class Shape(ABC):
         described: description for pages, with the names of sizes in braces.
         class_axes: axis of the classes in each parameter that depends on them, by parameter name.
         tables: names of the parameters of which a document uses some rows, in the order of the kernels, which can train
-            them row by row. They can be quantized, and files lack their rows of zeros.
+            them row by row. Files lack their rows of zeros.
         counted: names of the parameters that are counted in the training split, not trained.
         summands: networks whose logits are added, 1 or 2; a weight of the second is fitted to the validation split.
         other_layers: the layers that do not depend on the classes and can be transferred to others; empty: none.

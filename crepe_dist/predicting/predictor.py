@@ -24,7 +24,7 @@ from crepe_dist.model.inference import Inference, Logits, open_inference
 from crepe_dist.model.precision import plan_inference
 from crepe_dist.predicting.occlusion import Explanation, finished, occlude
 from crepe_dist.predicting.prediction import UNKNOWN, Prediction
-from crepe_dist.predicting.texts import read_labelled, texts_of
+from crepe_dist.predicting.texts import texts_of
 from crepe_dist.preparing.formats import EMPTY
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder
@@ -35,16 +35,6 @@ AUTO = "auto"
 PLAIN = Composition()
 BATCH_SIZE = 256
 MAX_CODES = 1 << 22  # characters in a batch; it limits the number of long documents in one batch
-
-
-@dataclass(frozen=True)
-class Foreign:
-    """User's description of parameters without a ``.json`` file beside them, see ``load``."""
-
-    mode: str | None = None
-    feature_len: int | None = None
-    fold_accents: bool | None = None
-    classes: Sequence[str] | None = None
 
 
 @dataclass(eq=False, repr=False)
@@ -110,6 +100,12 @@ class Predictor:
         check_finite(logits)
         return np.asarray(logits)
 
+    def probabilities(self, logits: Logits) -> Logits:
+        """Compute the probabilities of calibrated logits, float32 [n, classes]."""
+        if self.thresholds is None:
+            return np.asarray(softmax(logits))
+        return np.asarray(np.exp(-np.logaddexp(np.float32(0), -logits)))  # of independent classes
+
     def predict(self, texts: Iterable[str]) -> list[Prediction]:
         """Classify texts; return one prediction per text, in order.
 
@@ -130,7 +126,7 @@ class Predictor:
         while batch := list(islice(texts, batch_size)):
             codes = self.encoding.encode(batch)
             logits = self.logits(codes)
-            probabilities = softmax(logits) if self.thresholds is None else sigmoid(logits)
+            probabilities = self.probabilities(logits)
             read = (self.encoding.counted(codes) & (codes != self.encoding.alphabet.find(" "))).sum(axis=1)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
             for text, row, order, known in zip(batch, probabilities.tolist(), orders, read.tolist()):
@@ -153,13 +149,9 @@ class Predictor:
         Raises:
             UserError: the columns cannot be chosen, a row has no text or label, or the model does not know a label.
         """
-        texts, true = read_labelled(self, table, label, label_columns)
-        predictions = self.predict(texts)
-        if not self.several:
-            return float(np.mean([each.label == label for each, label in zip(predictions, true)]))
-        given = [set(each.labels or ()) for each in predictions]
-        right = sum(len(some & all_) for some, all_ in zip(given, true))
-        return 2 * right / max(sum(map(len, given)) + sum(map(len, true)), 1)
+        from crepe_dist.predicting.labelled import accuracy  # imports what prepares data sets
+
+        return accuracy(self, table, label, label_columns)
 
     def save(self, folder: str | Path) -> None:
         """Write a model folder, which ``load`` and the commands open; files of the same names are replaced."""
@@ -226,11 +218,6 @@ def check_finite(answer: npt.ArrayLike) -> None:
         )
 
 
-def sigmoid(logits: Logits) -> Logits:
-    """Compute the probabilities of independent classes, float32 [n, classes]."""
-    return np.asarray(np.exp(-np.logaddexp(np.float32(0), -logits)))
-
-
 def load(
     checkpoint_or_run: str | Path | None = None,
     *,
@@ -259,8 +246,7 @@ def load(
         UserError: there is no checkpoint, or the description does not fit the parameters.
     """
     path = checkpoint.find(None if checkpoint_or_run is None else str(checkpoint_or_run))
-    foreign = Foreign(mode, feature_len, fold_accents, classes)
-    predictor = open_checkpoint(path, foreign).placed(device)
+    predictor = open_checkpoint(path, mode, feature_len, fold_accents, classes).placed(device)
     if predictor.several and min_probability:
         raise UserError(f"{path} gives labels, each with a threshold of its own", remedy="leave --min-probability out")
     if min_probability == AUTO:
@@ -275,21 +261,26 @@ def load(
     return predictor
 
 
-def open_checkpoint(path: Path, foreign: Foreign | None = None) -> Predictor:
+def open_checkpoint(
+    path: Path,
+    mode: str | None = None,
+    feature_len: int | None = None,
+    fold_accents: bool | None = None,
+    classes: Sequence[str] | None = None,
+) -> Predictor:
     """Open the checkpoint at ``path`` on the CPU; see ``load``."""
-    about, arrays, foreign = checkpoint.describe(path), parameters.load(path), foreign or Foreign()
+    about, arrays = checkpoint.describe(path), parameters.load(path)
     network: dict[str, Any] | None = None
     calibration, composition, thresholds = UNCALIBRATED, PLAIN, None
     if about is None:
-        if foreign.mode is None or foreign.classes is None:
+        if mode is None or classes is None:
             raise UserError(
                 f"{path} does not say how it was trained: there is no {path.with_suffix('.json').name} beside it",
                 remedy="add --mode (notebook: the original notebook's), --classes, and --feature-len unless it is 1014",
             )
-        length = 1014 if foreign.feature_len is None else foreign.feature_len
-        about, classes = {}, list(foreign.classes)
-        encoding = Encoding(foreign.mode, length, foreign.fold_accents)  # type: ignore[arg-type]
-    elif foreign != Foreign():
+        about, classes = {}, list(classes)
+        encoding = Encoding(mode, feature_len or 1014, fold_accents)  # type: ignore[arg-type]
+    elif (mode, feature_len, fold_accents, classes) != (None, None, None, None):
         raise UserError(
             f"{path} already has a description, {path.with_suffix('.json').name}",
             remedy="remove --mode, --feature-len, --fold-accents and --classes",

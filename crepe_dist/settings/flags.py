@@ -261,7 +261,7 @@ class ModelFlags(Settings):
     )
 
     def foreign(self) -> dict[str, Any]:
-        """Return the keyword arguments of ``load`` and ``Foreign``."""
+        """Return the keyword arguments of ``load`` about them."""
         return {
             "mode": self.mode,
             "feature_len": self.feature_len,

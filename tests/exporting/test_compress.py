@@ -7,10 +7,8 @@ import pytest
 
 import crepe_dist.train
 from crepe_dist.exporting.small_model import SMALL
-from crepe_dist.files import read_json
-from crepe_dist.model import compressed, parameters, params_file
+from crepe_dist.model import compressed, parameters
 from crepe_dist.networks.ngrams.shape import NGramShape
-from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
 from tests.conftest import NGRAMS, PAPER, QUICK
 from tests.exporting.test_export import command_line
@@ -38,46 +36,39 @@ def total(folder) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("rows", [[], [0], [254], [255], [0, 254, 509, 510, 1999], range(2000)])
+@pytest.mark.parametrize("rows", [[], [0, 254, 509, 510, 1999], range(2000)])
 def test_gaps_list_the_rows(rows):
     kept = np.zeros(2000, np.bool_)
     kept[list(rows)] = True
     assert compressed.rows_of(compressed.gaps(kept)).tolist() == list(rows)
 
 
-@pytest.mark.parametrize("numbers", [1, 2, 4, 8])
-@pytest.mark.parametrize("columns", [1, 4, 7])
+@pytest.mark.parametrize(("numbers", "columns"), [(1, 7), (2, 4), (4, 1), (8, 1)])
 def test_few_different_vectors_come_back_exactly(numbers, columns):
     generator = np.random.default_rng(0)
     array = generator.integers(0, 2, (300, columns)).astype(np.float32)
     kept = generator.integers(0, 2, 300) == 1
     stored = compressed.code("x", array, numbers, kept, np.ones(300))
-    found = compressed.opened({**stored, compressed.MARK: np.array([1]), "y": np.ones(2)})
+    found = compressed.opened({**stored, compressed.MARK: np.array([compressed.VERSION]), "y": np.ones(2)})
     assert found["y"].tolist() == [1, 1]
     assert stored["x.codes"].shape == (kept.sum(), -(-columns // numbers))
-    if columns * numbers <= 8:  # at most 256 different vectors, so each has a code of its own
-        np.testing.assert_allclose(found["x"].unpack(), array * kept[:, None], atol=0.51 if numbers > 4 else 1e-3)
+    np.testing.assert_allclose(found["x"].unpack(), array * kept[:, None], atol=1e-3)
     again = compressed.code("x", array, numbers, kept, np.ones(300))
     assert all((stored[name] == again[name]).all() for name in stored)
 
 
-@pytest.mark.parametrize("exact", [True, False], ids=["float16", "float32"])
-def test_tables_without_their_rows_of_zeros_come_back_exactly(exact, tmp_path):
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_tables_without_their_rows_of_zeros_come_back_exactly(kind, tmp_path):
     generator = np.random.default_rng(0)
-    table = generator.standard_normal((1000, 4)).astype(np.float16 if exact else np.float32).astype(np.float32)
+    table = generator.standard_normal((1000, 4)).astype(kind).astype(np.float32)
     table[generator.integers(0, 2, 1000) == 0] = 0
     table[::7, 1] = 0
     flags = (generator.integers(0, 9, 1000) == 0).astype(np.float32)
-    shape = NGramShape(95, 20, 4, 3, 1000)
     arrays = {"weight": table, "bias": np.full(4, np.pi, np.float32), "significant": flags}
     parameters.save(parameters.stored(arrays, NGramShape), tmp_path / "x.params")
-    kept = np.count_nonzero(table.any(axis=1))
-    assert (tmp_path / "x.params").stat().st_size < kept * ((8 if exact else 16) + 1) + flags.sum() + 600
-    stored = params_file.read(tmp_path / "x.params")
-    assert isinstance(stored, dict)
-    assert stored["weight.rows"].dtype == (np.float16 if exact else np.float32)
-    assert "significant.rows" not in stored
-    found = parameters.unpacked(parameters.load(tmp_path / "x.params"), shape)
+    kept, width = np.count_nonzero(table.any(axis=1)), 4 * np.dtype(kind).itemsize
+    assert (tmp_path / "x.params").stat().st_size < kept * (width + 1) + flags.sum() + 600
+    found = parameters.unpacked(parameters.load(tmp_path / "x.params"), NGramShape(95, 20, 4, 3, 1000))
     for name, array in arrays.items():
         assert found[name].dtype == np.float32
         np.testing.assert_array_equal(found[name], array)
@@ -87,19 +78,13 @@ def test_it_opens_like_a_run_and_answers_nearly_as_before(trained, tmp_path, com
     before = crepe_dist.load(trained, device="cpu")
     arrays = before.engine.arrays
     limit = sum(array.nbytes for array in arrays.values()) // (2 if trained.name == "paper" else 6)
-    printed = command_line(trained, "--size", f"{limit // 1000}kB", "--out", tmp_path / "small")
+    printed = command_line(trained, "--size", limit / 1e6, "--out", tmp_path / "small")
     assert total(tmp_path / "small") <= limit
     assert f"{tmp_path / 'small' / 'model.safetensors'} (" in printed
     after = crepe_dist.load(tmp_path / "small", device="cpu")
     assert after.classes == before.classes
     assert after.engine.shape == before.engine.shape
-    told = read_json(tmp_path / "small" / "model.json")["compressed"]
-    path = checkpoint.find(str(trained))
-    assert told == {
-        "checkpoint": path.name,
-        "sha256": read_json(path.with_suffix(".json"))["sha256"],
-        "size": limit // 1000 * 1000,
-    }
+    assert after.about["compressed"]["sha256"] == before.about["sha256"]
     for name, array in arrays.items():
         if array.size < SMALL or name in before.engine.shape.counted:
             assert (after.engine.arrays[name] == array).all()
@@ -110,24 +95,17 @@ def test_it_opens_like_a_run_and_answers_nearly_as_before(trained, tmp_path, com
 
 
 def test_the_smallest_size_is_told_and_can_be_had(trained, tmp_path, command_line, complaint):
-    said = complaint("export", trained, "--size", "1kB", "--out", "small", cwd=tmp_path)
+    said = complaint("export", trained, "--size", "0.001", "--out", "small", cwd=tmp_path)
     assert "cannot be compressed to 1.0 kB" in said
     assert not (tmp_path / "small").exists()
     size = said.split("--size ")[1].split()[0]
     command_line(trained, "--size", size, "--out", tmp_path / "small")
-    assert total(tmp_path / "small") <= int(size.removesuffix("kB")) * 1000
+    assert total(tmp_path / "small") <= float(size) * 1e6
 
 
-def test_mistakes_are_told(trained, tmp_path, complaint):
-    for flags, message in (
-        (["--size", "big"], "give a size such as 500kB or 1.5MB"),
-        (["--size", "1MB", "--data", "nowhere"], "nowhere"),
-        (["--size", "1MB", "--format", "onnx"], "--size does not apply to --format onnx"),
-        (["--size", "1MB", "--quantize"], "--quantize does not apply to --format crepe"),
-    ):
-        if trained.name == "paper" and "--data" in flags:
-            continue  # it has no table, so it needs no data
-        assert message in complaint("export", trained, "--out", "small", *flags, cwd=tmp_path)
+def test_an_export_is_tried_on_the_test_split(trained, tmp_path, command_line):
+    printed = command_line(trained, "--out", tmp_path / "out")
+    assert "on 97 texts of the test split and 100 synthetic ones" in printed
 
 
 @pytest.mark.parametrize(
@@ -137,25 +115,19 @@ def test_mistakes_are_told(trained, tmp_path, complaint):
         {"x.shape": np.array([1 << 40])},
         {"x.shape": np.array([np.inf, np.nan])},
         {"x.kept": np.full(20, 254, np.uint8)},
-        {"x.codes": np.zeros((20, 2), np.int64)},
+        {"x.codes": np.full((20, 2), 1 << 40)},
         {"x.book": np.zeros(256, np.float16)},
-        {"y.shape": np.array([1 << 31, 4])},
-        {"y.kept": np.append(np.full(19, 2), 3).astype(np.uint8)},
+        {"x.book": np.zeros((256, 0), np.float16)},
         {"y.rows": np.ones((19, 4), np.float16)},
-        {"y.rows": np.ones((20, 4), np.int32)},
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_damaged_arrays_are_refused(change, tmp_path):
+def test_damaged_arrays_are_refused(change):
     kept = np.arange(40) % 2 == 1
     coded = compressed.code("x", np.ones((40, 4), np.float32), 2, kept)
     rows = compressed.nonzero("y", np.where(kept[:, None], 0.5, np.zeros((40, 4))).astype(np.float32))
     stored = {**coded, **rows, compressed.MARK: np.array([compressed.VERSION]), **change}
-    parameters.write_safetensors(stored, tmp_path / "x.safetensors")
-    params_file.write(tmp_path / "x.params", stored)
-    for read, name in ((parameters.read_safetensors, "x.safetensors"), (params_file.read, "x.params")):
-        arrays = read(tmp_path / name)
-        assert isinstance(arrays, dict)
-        with pytest.raises(ValueError, match=r"damaged|version|row|codes"):  # noqa: PT012
-            for each in ("x", "y"):
-                compressed.opened(arrays)[each].unpack()
+    with pytest.raises(ValueError):  # noqa: PT011, PT012
+        arrays = compressed.opened(stored)
+        for each in ("x", "y"):
+            arrays[each].unpack()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import runpy
 import subprocess
@@ -28,7 +27,7 @@ from crepe_dist.settings import config
 from crepe_dist.settings.options import ModelOptions
 from crepe_dist.training import transfer
 from tests.conftest import NGRAMS, PAPER, QUICK, TRIGRAMS, command, run
-from tests.exporting.test_export import CASES, ENCODINGS, KINDS, make, texts
+from tests.exporting.test_export import CASES, ENCODINGS, KINDS, imported, make, texts
 from tests.helpers import torch_stand_in
 
 SETTINGS = {"crepe": (), "ngrams": NGRAMS, "paper": PAPER}
@@ -133,10 +132,7 @@ def test_what_the_module_saved_opens_and_can_be_started_from(kind, tmp_path, cla
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_module_needs_what_it_says(kind):
-    nodes = list(ast.walk(ast.parse(torch_source(kind), feature_version=(3, 9))))
-    names = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    names |= {str(node.module).split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
-    assert names == {"collections", "hashlib", "json", "pathlib", "torch", "safetensors"}
+    assert imported(torch_source(kind)) == {"collections", "hashlib", "json", "pathlib", "torch", "safetensors"}
 
 
 @pytest.mark.slow

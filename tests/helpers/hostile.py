@@ -119,7 +119,7 @@ def compressed(where: Path, good: Good) -> None:
     """A compressed table of gigabytes whose description fits its file; none of its rows is kept."""
     (sidecar,) = good.copy("run", where).glob("checkpoints/*.json")
     (where / "model").mkdir()
-    model, arrays = where / "model" / "model.safetensors", {"compressed": np.ones(1, np.int64)}
+    model, arrays = where / "model" / "model.safetensors", {"compressed": np.array([2])}
     for name, shape in {"weight": (1 << 28, 3), "bias": (3,), "significant": (1 << 28,)}.items():
         arrays |= {f"{name}.shape": np.array(shape), f"{name}.kept": np.zeros(0, np.uint8)}
     arrays |= {"weight.book": np.zeros((256, 1), np.float16), "weight.codes": np.zeros((0, 3), np.uint8)}

@@ -78,5 +78,3 @@ def test_what_it_lacks_is_said(trained, tmp_path, registered):
     predictor = crepe_dist.load(trained, device="cpu")
     with pytest.raises(UserError, match="the network bag has no PyTorch version"):
         exporter.export(predictor, "pytorch", tmp_path / "out", texts(20))
-    with pytest.raises(UserError, match="the network bag has no tables to quantize"):
-        exporter.export(predictor, "onnx", tmp_path / "out", texts(20), quantize=True)

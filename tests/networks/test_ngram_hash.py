@@ -39,7 +39,7 @@ def by_numpy(vector):
 
 
 def by_onnx(vector):
-    graph = Graph(quantize=False)
+    graph = Graph()
     codes = graph.input("codes", onnx.TensorProto.INT32, 1, "positions")
     rows = ngrams_onnx.rows_of(graph, codes, vector["longest"], vector["rows"])
     output = onnx.helper.make_tensor_value_info(rows, onnx.TensorProto.INT32, None)

@@ -1,0 +1,104 @@
+"""Labelled rows, of files and of tables in memory, that are read as the data of a model were."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.targets import ONE, SEVERAL
+from crepe_dist.errors import UserError
+from crepe_dist.files import scratch
+from crepe_dist.predicting.texts import check_column
+from crepe_dist.preparing import remote
+from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.frames import is_table, write_table
+from crepe_dist.preparing.preparation import PrepareOptions, prepare
+from crepe_dist.preparing.selection import SplitOptions
+from crepe_dist.preparing.sources import Reading, by_suffix, find_labelled
+from crepe_dist.records import damaged
+from crepe_dist.runs.checkpoint import ANOTHER
+from crepe_dist.wording import listed
+
+if TYPE_CHECKING:
+    from crepe_dist.predicting.predictor import Predictor
+
+
+def accuracy(predictor: Predictor, table: Any, label: str | None, label_columns: Sequence[str]) -> float:
+    """Return the accuracy on a table, or the micro F1 of several labels; see ``Predictor.score``."""
+    check_column("label", label)
+    if not is_table(table):
+        remedy = 'give a data frame, or {"text": texts, "label": labels}; crepe evaluate scores files'
+        raise UserError(f"the labelled texts cannot be of type {type(table).__name__}", remedy=remedy)
+    right = count = 0
+    with scratch() as folder:
+        try:
+            bad = prepare_labelled(
+                predictor, table, folder, Reading(columns=Wanted(label, labels=tuple(label_columns)))
+            )
+        except UserError as error:
+            error.remedy = "name the column: model.score(table, label=…)" if "--" in error.remedy else error.remedy
+            raise
+        split = open_dataset(folder / "data", trains=False).splits["test"]
+        if unusable := sum(bad["reasons"].values()):
+            reasons = [*bad["reasons"], *(f"the model has no class {name!r:.40}" for name in bad["unknown"])]
+            what = f"{unusable:,} of {unusable + len(split):,} rows cannot be scored"
+            raise UserError(what, listed(reasons), "leave such rows out, or mend them")
+        for rows in np.array_split(np.arange(len(split)), len(split) // 256 + 1):
+            logits = predictor.logits(split.codes(rows))
+            if predictor.thresholds is None:
+                right, count = right + int((logits.argmax(axis=1) == split.labels[rows]).sum()), count + len(rows)
+            else:
+                wanted, given = split.targets.shares(rows) > 0, predictor.probabilities(logits) >= predictor.thresholds
+                right, count = right + 2 * int((wanted & given).sum()), count + int(wanted.sum() + given.sum())
+    return right / max(count, 1)
+
+
+def prepare_labelled(predictor: Predictor, source: Any, folder: Path, given: Reading) -> dict[str, Any]:
+    """Prepare a file, folder, URL or table as the test split of ``folder/data``; return the numbers of unusable rows.
+
+    Args:
+        given: format, header and columns that take precedence over those of the model's data.
+    """
+    reading, path = _reading(predictor, given), source
+    if is_table(source):
+        path = str(folder / "table.jsonl")
+        reading = replace(reading, columns=write_table(source, Path(path), reading.columns))
+    elif remote.is_url(source):
+        path = str(remote.copy(source, folder / "copy"))
+    if by_suffix(Path(path)) and given.format is None:
+        reading = replace(reading, format=None)
+    options, rows = PrepareOptions(reading, max_bad=1.0, classes=tuple(predictor.classes)), SplitOptions(test=0.0)
+    done = prepare(find_labelled(path, reading), folder / "data", predictor.encoding, rows, options)
+    return dict(done["quarantine"])
+
+
+def _reading(predictor: Predictor, given: Reading) -> Reading:
+    """Return the options to read labelled rows as the model's data were read, as far as that is known."""
+    reading = Reading()
+    if (saved := predictor.about.get("reading")) is not None:
+        try:
+            reading = Reading.from_dict(saved)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise damaged(predictor.path.with_suffix(".json"), error, ANOTHER) from error
+    kind = SEVERAL if predictor.several else ONE if reading.labelling.kind == SEVERAL else reading.labelling.kind
+    mine, columns = given.columns, replace(reading.columns, weight=None, id=predictor.id, needs_id=False)
+    if predictor.composition.columns:
+        columns = replace(columns, title=None, texts=(), remembered=predictor.composition.columns)
+    if mine.label or mine.labels:
+        columns = replace(columns, label=mine.label, labels=mine.labels, needs_label=True)
+    if mine.texts or mine.title:
+        columns = replace(columns, title=mine.title, texts=mine.texts, remembered=())
+    return replace(
+        reading,
+        format=given.format or reading.format,
+        header=reading.header if given.header == "auto" else given.header,
+        columns=columns,
+        labelling=replace(reading.labelling, kind=kind),
+        strip_html=predictor.composition.strip_html,
+        encoding=reading.encoding if given.encoding == "utf-8" else given.encoding,
+    )
