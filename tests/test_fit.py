@@ -63,8 +63,8 @@ def test_a_model_scores_predicts_and_can_be_saved(model, tmp_path):
 @pytest.mark.parametrize(
     ("given", "label", "message"),
     [
-        (table(20).assign(topic="else"), None, "20 of 20 rows (.|\n)*row 1: the model has no class 'else'"),
-        (table(20).assign(message=["x"] * 19 + [None]), None, "1 of 20 rows (.|\n)*row 20: empty text"),
+        (table(20).assign(topic="else"), None, "none of the 20 rows (.|\n)*'else' is not a class of the model"),
+        (table(20).assign(message=["x"] * 19 + [None]), None, "1 of 20 rows (.|\n)*empty text"),
         (table(20), "class", "has no column 'class'(.|\n)*name the column: model.score"),
         ({"message": ["a", "b"], "topic": ["bill"]}, None, "differ in length(.|\n)*give a label for every text"),
         ("new.csv", None, "cannot be of type str"),
