@@ -1,19 +1,66 @@
-"""Command that checks whether this machine can train."""
+"""Command that checks whether this machine can train: a function for each line of its output."""
 
+import os
+import re
+import shutil
+import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
 
-from crepe_dist.diagnosis.checks import NOT_USED, Check, checks, trial
-from crepe_dist.distributed import horovod_internals
+from crepe_dist import extras, machine, registry
+from crepe_dist.cuda import compiler, driver, nccl
+from crepe_dist.distributed import cuda, horovod_internals
+from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.errors import ExitCode, UserError, one_line
+from crepe_dist.files import scratch, write_text
+from crepe_dist.model.precision import Plan, plan
+from crepe_dist.native import library
 from crepe_dist.settings.fields import setting
 from crepe_dist.settings.flags import Command
-from crepe_dist.wording import counted
+from crepe_dist.settings.options import SHORTEST, ModelOptions
+from crepe_dist.supervising.training_process import LOG, QUIET, train
+from crepe_dist.wording import counted, size
+
+INSTALL = "reinstall with `uv sync --inexact --group horovod` (without uv see docs/install.md)"
+NOT_USED = "not used"  # of a GPU
+SECONDS = 120.0  # enough for imports from a slow disk, and for a GPU to compile its first step
+# Of the default network, measured on the sample with batches of 64: two states of 112 MB, and checkpoints of 19 MB.
+RUN_BYTES = 300_000_000
+ROWS = 64
+SETTINGS = {"data.source": "data", "data.batch_size": ROWS, "model.buckets": 4096, "training.epochs": 1}
+PREPARE = ("-m", "crepe_dist", "prepare", "rows.csv", "--out=data", "--test=0.5")
+COMPUTED = re.compile(r"\d+ process(?:es)?, .*")
+# In a process of its own: an incompatible library may crash or hang.
+BUILT = """
+from crepe_dist.distributed import horovod_internals
+from crepe_dist.distributed.launch import Launch, import_mxnet
+import_mxnet(Launch())
+print(*horovod_internals.built())
+"""
+
+
+class Check(NamedTuple):
+    """Result of one check.
+
+    Attributes:
+        shows: what was found, or what is wrong.
+        level: ``ok``; ``note`` if training works, but not as well as it could; ``problem`` if training does not work.
+        remedy: instruction to the user, for a note or a problem.
+    """
+
+    name: str
+    shows: str
+    level: Literal["ok", "note", "problem"] = "ok"
+    remedy: str = ""
 
 
 @dataclass
 class Doctor(Command):
-    """Check versions, kernels, GPUs, memory and disks; then train on a few texts.
+    """Check versions, kernels, GPUs and the disk; then train on a few texts.
 
     That is in one process and, if Horovod is installed, in several. It takes about 20 s and leaves nothing behind.
     """
@@ -35,10 +82,11 @@ class Doctor(Command):
         trials = [(1, "auto")]
         if has_horovod := horovod_internals.is_installed():
             trials.append((gpus, "gpu") if gpus > 1 else (2, "cpu"))
-        for processes, device in trials:
-            if not self.quick and all(check.level != "problem" for check in found):
-                found.append(_tried(processes, device))
-                _show(found[-1])
+        with scratch() as folder:
+            for processes, device in trials:
+                if not self.quick and all(check.level != "problem" for check in found):
+                    found.append(trial(processes, device, folder))
+                    _show(found[-1])
         if problems := [check for check in found if check.level == "problem"]:
             print(f"not ready: {problems[0].name}: {one_line(problems[0].shows)}. Do: {problems[0].remedy}")
             sys.exit(ExitCode.ERROR)
@@ -52,9 +100,107 @@ def _show(check: Check) -> None:
         print(f"{'':<22} do: {one_line(check.remedy)}", flush=True)
 
 
-def _tried(processes: int, device: str) -> Check:
+def checks() -> Iterator[Check]:
+    """Run all checks, in the order of their output."""
+    yield Check("machine", ", ".join(f"{name} {value}" for name, value in machine.describe().items() if value))
+    yield kernels()
+    yield from gpus()
+    yield horovod()
+    yield disk(Path())
+
+
+def planned(device: Device) -> Plan:
+    """Return what computes the default network."""
+    options = ModelOptions(buckets=1 << 14, embeddings=1 << 14)
+    return plan(options, device, registry.shape("crepe").for_data(options, 69, SHORTEST, 4, 1000))
+
+
+def kernels() -> Check:
+    """Check that there are compiled kernels for this processor."""
+    found, trouble = library.find()
+    remedy = "install a C++ compiler (g++), and reinstall"
+    if found is None:
+        return Check("CPU kernels", f"none: {trouble}", "problem", remedy)
+    return Check("CPU kernels", str(planned(CPU)), *(("note", remedy) if trouble else ()))
+
+
+def gpus() -> Iterator[Check]:
+    """Check what computes on each GPU, and what GPUs need besides."""
+    version = driver.driver_version()
+    if version is None:
+        yield Check("GPU", f"none ({error.why})" if (error := driver.missing()) else "none")
+        return
+    yield Check("NVIDIA driver", f"for CUDA {driver.dotted(version)}")
+    for gpu in range(driver.count()):
+        capability = driver.compute_capability(gpu)
+        shows = f"{driver.name_of(gpu) or 'unknown'}, compute capability {driver.dotted(capability or (0, 0))}"
+        try:
+            yield Check(f"GPU {gpu}", f"{shows}; {planned(Device('gpu', gpu))}")
+        except UserError as error:
+            yield Check(f"GPU {gpu}", f"{shows}; {NOT_USED}: {error.why or error.what}", "note", error.remedy)
+    own = f"NVRTC {'not found' if compiler.missing() else driver.dotted(compiler.version())}"
+    if driver.count() > 1 and not nccl.available():
+        what = f"{own}; without NCCL, gradients of several GPUs pass through main memory, which is slower"
+        yield Check("CUDA kernels", what, "note", extras.install("gpus"))
+    else:
+        yield Check("CUDA kernels", own)
+
+
+def horovod() -> Check:
+    """Check Horovod and MXNet, which several processes need."""
+    on_gpus = cuda.is_installed()
+    if error := cuda.missing():
+        return Check("MXNet", error.what, "problem", error.remedy)
+    if not horovod_internals.is_installed():
+        remedy = horovod_internals.how_to_install(on_gpus)
+        return Check("Horovod", "not installed: only one process can train", "note", remedy)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", BUILT], capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Check("Horovod", f"cannot be imported: no answer within {SECONDS:g} s", "problem", INSTALL)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line and not line.startswith(" ")]  # no frames
+        trouble = said[-1] if said else f"exit code {done.returncode}"
+        return Check("Horovod", f"cannot be imported: {trouble}", "problem", INSTALL)
+    built = done.stdout.split()
+    if "gloo" not in built:
+        return Check("Horovod", "built without Gloo", "problem", f"{INSTALL} --reinstall-package horovod")
+    if on_gpus and "nccl" not in built:
+        what = "built without NCCL: MXNet's gradients on GPUs pass through main memory, which is slower"
+        return Check("Horovod", what, "note", horovod_internals.BUILD)
+    return Check("Horovod", f"built with {', '.join(built)}")
+
+
+def disk(folder: Path) -> Check:
+    """Check that the current folder is writable and has room for a run."""
+    remedy = "free some space, change the permissions, or work in another folder"
+    try:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            os.posix_fallocate(stream.fileno(), 0, 1 << 20)
+    except OSError as error:
+        return Check("disk", f"this folder is not writable: {error.strerror or error}", "problem", remedy)
+    free = shutil.disk_usage(folder).free
+    if free < RUN_BYTES:
+        return Check("disk", f"{size(free)} free; a run takes about {size(RUN_BYTES)}", "problem", remedy)
+    return Check("disk", f"{size(free)} free")
+
+
+def trial(processes: int, device: str, folder: Path) -> Check:
+    """Train a step in so many processes on this machine; show train's line about them."""
     name = counted(processes, "process", "processes")
     try:
-        return Check(name, f"train: {trial(processes, device)}")
+        if not (folder / "data").is_dir():
+            rows = [f"{'sunny,a warm' if row % 2 else 'rainy,a wet'} day number {row}" for row in range(2 * ROWS)]
+            write_text(folder / "rows.csv", "\n".join(["label,text", *rows]) + "\n")
+            done = subprocess.run([sys.executable, *PREPARE], cwd=folder, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise UserError("a few texts cannot be prepared", done.stderr.strip()[-1000:], "reinstall crepe_dist")
+        settings = {**QUIET, **SETTINGS, "device": device, "run_dir": f"run{processes}"}
+        if not train(settings, folder, processes, SECONDS):
+            raise UserError("it hangs", f"not done within {SECONDS:g} s", "report this with the doctor's output")
     except UserError as error:
         return Check(name, f"cannot train: {error.what}; {error.why}", "problem", error.remedy or "report this")
+    found = COMPUTED.search((folder / LOG).read_text(encoding="utf-8", errors="replace"))
+    return Check(name, f"train: {found[0] if found else 'done'}")

@@ -10,7 +10,6 @@ import pytest
 
 from crepe_dist import registry, verify
 from crepe_dist.cuda import compiler, driver
-from crepe_dist.diagnosis.checks import small_shape
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
@@ -21,6 +20,7 @@ from crepe_dist.reports import findings
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import ModelOptions
 from crepe_dist.training import engine_setup, notes
+from tests.helpers.engines import small_shape
 
 CREPE, PAPER = small_shape("crepe"), small_shape("paper")
 NGRAMS = registry.shape("ngrams").for_data(ModelOptions(network="ngrams", buckets=4096), 69, 123, 4, 1000)

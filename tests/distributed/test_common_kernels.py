@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import pytest
 
-from crepe_dist.diagnosis.checks import small_shape
 from crepe_dist.distributed.device import CPU
 from crepe_dist.distributed.world import World
 from crepe_dist.files import read_json
@@ -18,6 +17,7 @@ from crepe_dist.settings.options import Kernels, ModelOptions, Precision
 from crepe_dist.training.engine_setup import common_kernels, common_precision
 from tests.conftest import QUICK, command, needs_kernels, run
 from tests.distributed.test_world import script
+from tests.helpers.engines import small_shape
 
 
 @pytest.mark.parametrize(

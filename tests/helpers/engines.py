@@ -21,7 +21,15 @@ from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
-from crepe_dist.settings.options import ModelOptions, OptimizerOptions
+from crepe_dist.settings.options import SHORTEST, ModelOptions, OptimizerOptions
+
+SMALL: dict[str, dict[str, Any]] = {"crepe": {"buckets": 1 << 14, "embeddings": 1 << 14}, "paper": {"size": "tiny"}}
+
+
+def small_shape(kind: str) -> Shape:
+    """Return the shape of a network whose training step takes well under a second."""
+    shape: Shape = registry.shape(kind).for_data(ModelOptions(network=kind, **SMALL[kind]), 69, SHORTEST, 4, 1000)
+    return shape
 
 
 @dataclass

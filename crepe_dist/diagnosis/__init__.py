@@ -1,1 +1,0 @@
-"""Diagnosis for ``python -m crepe_dist doctor``: can this machine train?"""
