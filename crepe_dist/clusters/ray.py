@@ -97,10 +97,9 @@ class RayCluster(Cluster):
     def variables(self) -> dict[str, str]:
         return allowed()
 
-    def nodes(self) -> dict[str, int]:
-        resources = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
-        needs = self._bundle.items()
-        return {node: min(int(each.get(kind, 0) // need) for kind, need in needs) for node, each in resources.items()}
+    def room(self) -> int:
+        resources, needs = [node["Resources"] for node in self._ray.nodes() if node["Alive"]], self._bundle.items()
+        return sum(min(int(each.get(kind, 0) // need) for kind, need in needs) for each in resources)
 
     def place(self, processes: int) -> list[Place]:
         util = self._ray.util

@@ -27,18 +27,15 @@ class WeightCounts:
 
     Attributes:
         sums: loss for each of ``WEIGHTS`` at each of ``SOME_TEMPERATURES``, int64, as ``calibration.whole`` gives it.
-        alone: number of texts, and of those that the first classifies correctly, int64 [2].
     """
 
     def __init__(self) -> None:
         self.sums = np.zeros((len(WEIGHTS), len(SOME_TEMPERATURES)), np.int64)
-        self.alone = np.zeros(2, np.int64)
 
     def add(self, parts: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> None:
         """Add a batch: the logits of both, float32 [n, 2, classes]; labels, int32 [n]."""
         if not len(labels):
             return
-        self.alone += (len(labels), int((parts[:, 0].argmax(axis=1) == labels).sum()))
         for sums, weight in zip(self.sums, WEIGHTS):
             for index, (losses, _) in enumerate(losses_at(SOME_TEMPERATURES, combined(parts, weight), labels)):
                 sums[index] += whole(losses).sum()

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -27,7 +26,6 @@ MAX_SHOWN = {"table": 2000, "examples": 50, "open": 6, "files": 20, "reasons": 2
 MAX_TERMINAL_CLASSES, MAX_WARNINGS = 20, 10
 NAMED = 4  # characters and reasons that the terminal names
 LABEL_CELLS = 32  # width of a class name
-BAR_CELLS = 30
 GAP = 2  # cells between two columns
 MODES = {
     "paper": "upper case is read as lower case, line breaks as spaces; in reverse",
@@ -163,42 +161,35 @@ def show(summary: Summary, console: Console, folder: str) -> None:
         f"{wording.character(symbol)[0]} ({number(count)})" for symbol, count in summary["characters"]["top"][:NAMED]
     ]
     summary = wording.clean(summary, MAX_TERMINAL_CHARS)
-    _print(console, Text(summary["name"], "bold", overflow="fold"))
-    _print(console, Text(overview(summary), overflow="fold"), Text())
+    console.print(Text(summary["name"], "bold", overflow="fold"), Text(f"\n{overview(summary)}\n", overflow="fold"))
     for warning in summary["warnings"][:MAX_WARNINGS]:
-        _print(console, Text(f"! {warning['what']}", "bold yellow", overflow="fold"))
-        _print(console, _grid([(f"  {name}", warning[name]) for name in ("why", "do") if warning[name]]))
+        console.print(Text(f"! {warning['what']}", "bold yellow", overflow="fold"))
+        console.print(_grid([(f"  {name}", warning[name]) for name in ("why", "do") if warning[name]]))
     if len(summary["warnings"]) > MAX_WARNINGS:
-        _print(console, Text(f"! {len(summary['warnings']) - MAX_WARNINGS} more warnings in the report"))
+        console.print(f"! {len(summary['warnings']) - MAX_WARNINGS} more warnings in the report")
     if not summary["warnings"]:
-        _print(console, Text("No warnings.", "green"))
-    _print(console, Text(), _class_table(summary, console))
+        console.print("No warnings.", style="green")
+    console.print(Text(), _class_table(summary))
     if (more := len(summary["classes"]) - MAX_TERMINAL_CLASSES) > 0:
-        _print(console, Text(f"{number(more)} more, none larger than these"))
+        console.print(f"{number(more)} more, none larger than these", highlight=False)
     lines = {name: "\n".join(statements) for name, statements in facts(summary).items()}
     lines["characters"] += f"\nthe most frequent: {', '.join(symbols)}" if symbols else ""
     if bad := [f"{cut(reason, 200)} ({number(count)})" for reason, count in _reasons(summary)[:NAMED]]:
         lines["unusable"] = f"{', '.join(bad)}; all of them are in quarantine.jsonl"
     lines["report"] = extras.left_out("reports", "page") or f"{wording.excerpt(folder).rstrip('/')}/report.html"
-    _print(console, Text(), _grid([(name, text) for name, text in lines.items() if text]))
+    console.print(Text(), _grid([(name, text) for name, text in lines.items() if text]))
 
 
-def _class_table(summary: Summary, console: Console) -> Table:
+def _class_table(summary: Summary) -> Table:
     parts, totals = summary["parts"], data_figures.totals(summary)
-    shown, whole = data_figures.largest(totals, MAX_TERMINAL_CLASSES), _whole(summary, totals)
-    columns = [["class", *(cut(summary["classes"][index], LABEL_CELLS) for index in shown)]]
-    columns += [[name, *(number(part["classes"][index]) for index in shown)] for name, part in parts.items()]
-    columns.append(["share", *(percent(totals[index], whole) for index in shown)])
-    room = min(BAR_CELLS, console.width - sum(max(map(cell_len, column)) + GAP for column in columns))
-    if room >= 8:
-        largest, full = max([1, *(totals[index] for index in shown)]), "█" if "utf" in console.encoding else "#"
-        columns.append(["", *(full * max(round(totals[i] / largest * room), min(totals[i], 1)) for i in shown)])
+    whole = _whole(summary, totals)
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False)
-    for index, (heading, *_) in enumerate(columns):
-        is_number = 0 < index <= len(parts) + 1
-        table.add_column(Text(heading), justify="right" if is_number else "left", no_wrap=is_number)
-    for row in zip(*(column[1:] for column in columns)):
-        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    for heading in ("class", *parts, "share"):
+        table.add_column(Text(heading), justify="left" if heading == "class" else "right", no_wrap=heading != "class")
+    for index in data_figures.largest(totals, MAX_TERMINAL_CLASSES):
+        counts = [number(part["classes"][index]) for part in parts.values()]
+        cells = [cut(summary["classes"][index], LABEL_CELLS), *counts, percent(totals[index], whole)]
+        table.add_row(*(Text(cell, overflow="fold") for cell in cells))
     return table
 
 
@@ -209,12 +200,3 @@ def _grid(rows: list[tuple[str, str]]) -> Table:
     for name, text in rows:
         table.add_row(Text(name, "bold"), Text(text, overflow="fold"))
     return table
-
-
-def _print(console: Console, *contents: Text | Table) -> None:
-    """Print without trailing spaces, which would wrap when the window is made narrower."""
-    for content in contents:
-        for line in console.render_lines(content, pad=False):
-            text = Text.assemble(*((segment.text, segment.style or "") for segment in line))
-            text.rstrip()
-            console.print(text, highlight=False, soft_wrap=True)

@@ -22,7 +22,6 @@ from crepe_dist.reports.score_tables import (
     unanswered,
 )
 from crepe_dist.settings.config import flag
-from crepe_dist.settings.options import LEAST_VALIDATION
 from crepe_dist.wording import counted, cut, duration, number, percent
 
 if TYPE_CHECKING:
@@ -32,9 +31,8 @@ if TYPE_CHECKING:
 WIDE_INTERVAL = 0.1  # width of a 95 % interval from which a warning is due
 RISEN = 1.05  # ratio to the lowest loss above which the loss has risen
 FALLING = 0.98  # ratio to the previous loss below which the loss is still falling
-AS_GOOD = 0.003  # of accuracy, by which the whole network may be better than its table and not be worth its time
 STRONG = 0.9  # F1 from which a class is not called weak
-Warning_ = dict[str, str]  # with the keys ``what``, ``why`` and ``do``, and ``good`` for good news
+Warning_ = dict[str, str]  # with the keys ``what``, ``why`` and ``do``
 
 
 def result(record: RunRecord, classes: list[str]) -> str:
@@ -165,8 +163,8 @@ def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
     """
     warnings: list[Warning_] = []
 
-    def warn(what: str, why: str, do: str, **more: str) -> None:
-        warnings.append({"what": what, "why": why, "do": do, **more})
+    def warn(what: str, why: str, do: str) -> None:
+        warnings.append({"what": what, "why": why, "do": do})
 
     losses, error = _losses(record)
     rose = _has_risen(losses, error)
@@ -210,24 +208,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
             f"it was {losses[-2]:.3f} after the second-last epoch and {losses[-1]:.3f} after the last",
             f"more epochs may help: {longer}",
         )
-    if is_table_enough(record):
-        alone, both = (percent(record.metrics[f"validation_{name}"]) for name in ("table_accuracy", "accuracy"))
-        warn(
-            "the n-gram table alone is as good on these data",
-            f"it classifies {alone} of the validation split correctly by itself, and {both} together with the "
-            "convolutions, which take most of the time",
-            "--model ngrams trains the table alone",
-            good="yes",
-        )
     return warnings
-
-
-def is_table_enough(record: RunRecord) -> bool:
-    """Return whether Crepe's n-gram table alone is as good on the validation split, or less than ``AS_GOOD`` worse."""
-    alone = record.metrics.get("validation_table_accuracy")
-    if alone is None or split_sizes(record).get("validation", 0) < LEAST_VALIDATION:
-        return False
-    return bool(alone >= record.metrics["validation_accuracy"] - AS_GOOD)
 
 
 def basic_limits(encoding: dict[str, Any], several: bool) -> list[str]:

@@ -22,7 +22,7 @@ from crepe_dist.files import is_temporary, read_json, remove_temporary, sync, te
 from crepe_dist.records import write_sealed
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RESULT, RUNS, result_of
-from crepe_dist.settings.config import Config, digest
+from crepe_dist.settings.config import Config, digest, flat
 from crepe_dist.settings.fields import is_title
 from crepe_dist.settings.yaml_file import read
 from crepe_dist.wording import percent
@@ -365,11 +365,12 @@ def _check(path: Path, identity: dict[str, Any], supervision: str) -> None:
             raise UserError(f"{path} is neither empty nor a run's folder", remedy="choose another --run-dir")
         _claim(path, identity, supervision)
         return
-    before = _read(path / IDENTITY)
-    if before != identity:
+    before, now = flat(_read(path / IDENTITY)), flat(identity)
+    if before != now:
+        names = sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
         raise UserError(
             f"{path} was started with other settings",
-            f"different: {', '.join(_differences(before, identity))}",
+            f"different: {', '.join(f'{name} {before.get(name)} → {now.get(name)}' for name in names)}",
             f"resume it with --config {path / CONFIG}, choose another --run-dir, or start another run with --fresh",
         )
 
@@ -384,14 +385,3 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} cannot be read", str(error), "choose another --run-dir, or start another run with --fresh"
         ) from error
     return values
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    names = []
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            names += _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            names.append(f"{prefix}{key} {old} → {new}" if key != "data" else "the data")
-    return names

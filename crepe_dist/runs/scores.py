@@ -28,7 +28,7 @@ HIGHEST, PER_UNIT = 8, 32  # log-odds that are told apart, and intervals per uni
 INTERVALS = 2 * HIGHEST * PER_UNIT
 PRIOR = 4  # documents with a label that the threshold of all labels together counts as
 DEFAULT_THRESHOLD = 0.5
-NOT_STORED = ("fitted_loss", "table_accuracy")
+NOT_STORED = ("fitted_loss",)
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -142,7 +142,6 @@ class Scores(ClassScores):
         uncalibrated: ``reliability`` at temperature 1; ``None`` if ``reliability`` is.
         fitted_loss: mean cross-entropy at the temperature that this split chose, and its standard error; ``None`` for
             a split that chose none. Not stored.
-        table_accuracy: accuracy of Crepe's n-gram table alone; ``None`` where it was not measured. Not stored.
     """
 
     confusion: Counts
@@ -153,7 +152,6 @@ class Scores(ClassScores):
     calibration: Calibration = UNCALIBRATED
     uncalibrated: Counts | None = None
     fitted_loss: tuple[float, float] | None = None
-    table_accuracy: float | None = None
 
     @property
     def documents(self) -> int:
@@ -177,8 +175,7 @@ class Scores(ClassScores):
     def metrics(self) -> dict[str, float]:
         """Return the metrics of an epoch's record, by name without the split."""
         fitted = dict(zip(("fitted_loss", "fitted_loss_error"), self.fitted_loss or ()))
-        table = {} if self.table_accuracy is None else {"table_accuracy": self.table_accuracy}
-        return {**super().metrics(), **fitted, **table}
+        return {**super().metrics(), **fitted}
 
     def summary(self) -> dict[str, Any]:
         """Return the scores over all classes as JSON values."""

@@ -111,7 +111,7 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
 def _by_dotted(settings: dict[str, Any]) -> dict[str, Any]:
     flattened: dict[str, Any] = {}
     for name, value in settings.items():
-        if name in GROUPS:
+        if isinstance(value, dict):
             flattened.update({f"{name}.{key}": nested for key, nested in value.items()})
         else:
             flattened[name] = value

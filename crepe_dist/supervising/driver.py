@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import math
 import os
 import secrets
+import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,17 +22,69 @@ from crepe_dist.distributed.launch import THREADS
 from crepe_dist.errors import ExitCode, UserError, one_line
 from crepe_dist.runs import checkpoint
 from crepe_dist.supervising.process import Process
-from crepe_dist.supervising.recovery import Meaning, in_words, meaning, own_code
 from crepe_dist.version import __version__
 from crepe_dist.wording import counted
 
-ROOM_SECONDS = 5.0  # between looks for further nodes
 MAX_PROCESSES = 1 << 16
 HERE = "127.0.0.1"
 AGAIN = "run the same command again to resume"
 SOON_SECONDS = 60.0
 OTHERS_SECONDS = 5.0  # for the other ranks to end once a process has ended, of which they hear at once
 KILL_SECONDS = 5.0  # until a killed rank must have ended
+USAGE = 2  # argparse's code for a mistake in the flags
+KNOWN = {
+    ExitCode.ERROR: "an error that a user can fix",
+    USAGE: "a mistake in the flags",
+    ExitCode.PEER_GONE: "another process ended",
+    ExitCode.FAILURE: "unexpected failure",
+    ExitCode.STOPPED: "stopped after saving",
+    ExitCode.HUNG: "no progress",
+    ExitCode.INTERRUPTED: "interrupted",
+}
+
+
+class Meaning(enum.Enum):
+    """Meaning of a worker's exit code.
+
+    Attributes:
+        MISTAKE: an error that a user can fix; a restart would fail in the same way.
+        PREEMPTED: the worker was asked to stop and has saved.
+        FAILED: any other failure; a restart may succeed.
+    """
+
+    DONE = enum.auto()
+    MISTAKE = enum.auto()
+    PREEMPTED = enum.auto()
+    INTERRUPTED = enum.auto()
+    FAILED = enum.auto()
+
+
+def meaning(code: int | None) -> Meaning:
+    """Classify an exit code, negative for a signal; ``None`` if it is unknown because the host is gone."""
+    if code == ExitCode.DONE:
+        return Meaning.DONE
+    if code in (ExitCode.ERROR, USAGE):
+        return Meaning.MISTAKE
+    if code in (ExitCode.STOPPED, -signal.SIGTERM):  # the latter before it could handle signals
+        return Meaning.PREEMPTED
+    return Meaning.INTERRUPTED if code == ExitCode.INTERRUPTED else Meaning.FAILED
+
+
+def own_code(code: int | None) -> int:
+    """Map a worker's exit code to that of the command."""
+    if code is None:
+        return int(ExitCode.FAILURE)
+    return code if code >= 0 else 128 - code
+
+
+def in_words(code: int | None, hang: bool) -> str:
+    """Describe a worker's end as the rest of a sentence; ``hang``: it may have been killed to end a hang."""
+    if code is None:
+        return "was lost with its node"
+    if code < 0:
+        guess = ", to end a hang" if hang else "; perhaps the machine ran out of memory (see dmesg)"
+        return f"was killed by signal {-code} ({signal.strsignal(-code)})" + guess * (code == -signal.SIGKILL)
+    return f"ended with code {code}" + (f" ({KNOWN[code]})" if code in KNOWN else "")
 
 
 class Lost(Exception):
@@ -63,9 +117,9 @@ class Cluster:
         """Return the variables that all ranks get beside those of their host."""
         return {}
 
-    def nodes(self) -> Mapping[str, int]:
-        """Map the id of each living node to the number of processes for which it has room when it is idle."""
-        return {HERE: MAX_PROCESSES}
+    def room(self) -> int:
+        """Return the number of processes for which the living nodes have room when they are idle."""
+        return MAX_PROCESSES
 
     def place(self, processes: int) -> list[Place]:
         """Make so many ranks, each in its own slot; return an empty list if they are not free."""
@@ -96,19 +150,17 @@ class _Group:
     """The ranks of one start.
 
     Attributes:
-        nodes: the nodes that were there.
         calls: pending call of ``Process.poll`` of each rank that runs.
         ends: exit code of each rank that has ended, in their order; ``None`` if it was lost.
-        asked: reason why all were asked to stop: ``stop`` or ``grow``.
-        had_failed: a rank had failed before.
+        is_asked: all were asked to stop.
+        had_failed: a rank had failed before that.
         kill_at: time at which the remaining ranks are killed.
     """
 
     places: list[Place]
-    nodes: Mapping[str, int]
     calls: dict[int, Any] = field(default_factory=dict)
     ends: dict[int, int | None] = field(default_factory=dict)
-    asked: str = ""
+    is_asked: bool = False
     had_failed: bool = False
     kill_at: float = math.inf
     is_killed: bool = False
@@ -158,7 +210,6 @@ class Driver:
         self._grace = grace
         self._variables = {**cluster.variables(), SUPERVISED_AS: secrets.token_hex(8)}
         self._short_groups = 0  # in a row
-        self._next_look = 0.0  # for further nodes
         self.checkpoint: Path | None = None  # the last one that rank 0 named
 
     def run(self) -> None:
@@ -176,11 +227,11 @@ class Driver:
                     time.sleep(self._cluster.poll_seconds)
                 if self._is_done(group):
                     return
-                if None in group.ends.values() or group.asked == "grow":
+                if None in group.ends.values():
                     self._cluster.release()
                     group = self._start(1)
                 else:  # in the same places, which saves time
-                    group = self._fill(_Group(group.places, group.nodes))
+                    group = self._fill(_Group(group.places))
         finally:
             self._cluster.release()
 
@@ -189,11 +240,10 @@ class Driver:
         seconds = time_limit(os.environ)
         due, want = 0.0, counted(fewest, "process", "processes")
         while True:
-            nodes = self._cluster.nodes()
-            room = sum(nodes.values())
+            room = self._cluster.room()
             for processes in range(min(self._processes, room), fewest - 1, -1):
                 if places := self._cluster.place(processes):
-                    return self._fill(_Group(places, nodes))
+                    return self._fill(_Group(places))
                 self._check_stop()
             if not due:
                 due = time.monotonic() + seconds
@@ -255,13 +305,8 @@ class Driver:
                 else:
                     self._end(group, rank, code)
         now = time.monotonic()
-        if self._control.vote is Vote.STOP and group.asked != "stop":
-            self._ask(group, "stop")
-        if not group.ends and not group.asked and len(group.places) < self._processes and now > self._next_look:
-            self._next_look = now + ROOM_SECONDS
-            if self._cluster.nodes().keys() - group.nodes.keys():
-                self._say("there is another node: asking all to save and stop")
-                self._ask(group, "grow")
+        if self._control.vote is Vote.STOP and not group.is_asked:
+            self._ask(group)
         if now > group.kill_at:
             self._kill(group)
 
@@ -275,9 +320,9 @@ class Driver:
         # The text may come from another host, so control characters are escaped.
         _print(f"{self._cluster.name}: {one_line(text)}", "stderr")
 
-    def _ask(self, group: _Group, why: str) -> None:
+    def _ask(self, group: _Group) -> None:
         """Ask all ranks to save and stop."""
-        group.asked, group.had_failed = why, group.kill_at < math.inf
+        group.is_asked, group.had_failed = True, group.kill_at < math.inf
         group.kill_at = min(group.kill_at, time.monotonic() + self._grace)
         for rank in group.calls:
             self._cluster.call(rank, "stop")
@@ -309,20 +354,18 @@ class Driver:
             return True
         # A rank that has saved proves that the state is on disk; after a failure, the newest one is.
         has_saved = Meaning.PREEMPTED in map(meaning, group.ends.values()) or (group.had_failed and self._restarts_left)
-        if group.asked == "stop" and has_saved:
+        if group.is_asked and has_saved:
             raise self._control.stopped(on_all_ranks=True)
-        is_failure = reason is Meaning.FAILED and group.asked != "grow"
+        is_failure = reason is Meaning.FAILED
         if reason in (Meaning.MISTAKE, Meaning.INTERRUPTED):
             raise UserError(group.end_of(rank), remedy="see its message above", code=own_code(code))
-        if group.asked == "stop" or (is_failure and self._restarts_left == 0):
-            why = "it had been asked to stop" if group.asked == "stop" else "no restart is left"
+        if group.is_asked or (is_failure and self._restarts_left == 0):
+            why = "it had been asked to stop" if group.is_asked else "no restart is left"
             raise UserError(group.end_of(rank), why, AGAIN, code=own_code(code))
         self._restarts_left -= is_failure
         # None at first, then 1, 2, 4 … up to 60 s for groups that end soon.
-        delay = 0.0
-        if group.asked != "grow":
-            self._short_groups = self._short_groups + 1 if time.monotonic() - group.began < SOON_SECONDS else 0
-            delay = min(60.0, 2.0 ** min(self._short_groups - 2, 10)) if self._short_groups > 1 else 0.0
+        self._short_groups = self._short_groups + 1 if time.monotonic() - group.began < SOON_SECONDS else 0
+        delay = min(60.0, 2.0 ** min(self._short_groups - 2, 10)) if self._short_groups > 1 else 0.0
         after = f" after {delay:g} s" if delay else ""
         self._say(f"restarting from the newest saved state{after}; {self._restarts_left} restarts left")
         self._sleep(delay)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, Scored
 from crepe_dist.model.part_weight import WeightCounts, combined
 from crepe_dist.model.shape import Shape
-from crepe_dist.runs.scores import AnyScores, Scores
+from crepe_dist.runs.scores import AnyScores
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate_splits
 from crepe_dist.training.scoring_pass import Totals, pass_over
 
@@ -41,11 +40,7 @@ def weighed_and_scored(
     scorer, totals = _Weighing(engine, data.splits["validation"]), _Totals()
     pass_over(scorer, scorer.split, BATCH_SIZE, world, totals, is_stopping)
     scorer.weight = totals.fit.fitted()
-    scores = dict(evaluate_splits(scorer, data, world, is_stopping))
-    documents, right = totals.fit.alone
-    if isinstance(whole := scores["validation"], Scores):
-        scores["validation"] = replace(whole, table_accuracy=float(right / documents))
-    return scores, scorer.weight
+    return evaluate_splits(scorer, data, world, is_stopping), scorer.weight
 
 
 class _Weighing:
@@ -87,7 +82,7 @@ class _Totals(Totals):
 
     @property
     def counts(self) -> list[npt.NDArray[np.int64]]:
-        return [self.fit.sums, self.fit.alone]
+        return [self.fit.sums]
 
     def add(self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]) -> None:
         self.fit.add(logits, labels)

@@ -15,7 +15,7 @@ from tests.conftest import QUICK
 EPOCHS = 30
 SETTINGS = [*QUICK, "--batch-size=25", f"--epochs={EPOCHS}", "--checkpoint.every=4"]
 RANKS = 2
-# Starts a cluster of two nodes and prints its address; obeys the words ``remove`` and ``add``.
+# Starts a cluster of two nodes and prints its address; each line removes a node.
 HOLD = """
 import sys
 from ray.cluster_utils import Cluster
@@ -23,11 +23,8 @@ node = dict(num_cpus=1, object_store_memory=80 << 20)
 cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **node})
 other = cluster.add_node(**node)
 print(">", cluster.address, flush=True)
-for line in sys.stdin:
-    if line.strip() == "remove":
-        cluster.remove_node(other, allow_graceful=False)
-    else:
-        other = cluster.add_node(**node)
+for _ in sys.stdin:
+    cluster.remove_node(other, allow_graceful=False)
     print("> done", flush=True)
 cluster.shutdown()
 """
@@ -55,10 +52,9 @@ class Cluster:
         self.address = self._answer()
         self._trainings: list[subprocess.Popen[str]] = []
 
-    def do(self, word: str) -> None:
-        """Remove or add a node."""
+    def remove_node(self) -> None:
         assert self._holder.stdin is not None
-        print(word, file=self._holder.stdin, flush=True)
+        print("remove", file=self._holder.stdin, flush=True)
         assert self._answer() == "done"
 
     def _answer(self) -> str:

@@ -53,8 +53,6 @@ def test_any_split_over_ranks_and_batches_gives_the_same_sums():
         each.add(parts[place::3], labels[place::3])
         each.add(parts[:0], labels[:0])
     assert np.array_equal(sum(each.sums for each in some), whole.sums)
-    assert np.array_equal(sum(each.alone for each in some), whole.alone)
-    assert whole.alone.tolist() == [700, (parts[:, 0].argmax(axis=1) == labels).sum()]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +71,6 @@ def test_ranks_agree_on_the_weight_and_the_checkpoint(runs):
     one, two = (open_run(runs / name) for name in ("1", "2"))
     assert one.metrics["tower_weight"] == two.metrics["tower_weight"]
     assert one.description["sha256"] == two.description["sha256"]
-    assert one.metrics["validation_table_accuracy"] == two.metrics["validation_table_accuracy"]
 
 
 def test_the_scores_of_the_run_are_those_of_its_checkpoint(runs, data_with_validation):

@@ -225,25 +225,6 @@ class TestReport:
         assert not (more and fewer)
         assert more or fewer or losses == (0.5, 0.5, 0.5)
 
-    def test_recommends_the_table_if_it_is_as_good_alone(self, place):
-        record = open_run(place / "one")
-        made = {**record.provenance, "documents": {"train": 280, "validation": 400, "test": 120}}
-        record = replace(record, result={**(record.result or {}), "provenance": made})
-
-        def advice(alone, both):
-            metrics = {**record.metrics, "validation_table_accuracy": alone, "validation_accuracy": both}
-            given = replace(record, description={**record.description, "metrics": metrics})
-            page = run_page.page(given, {}, "")
-            assert page.count('<section class="fine">\n<h3>Good to know: ') == page.count("Good to know")
-            return [each["do"] for each in findings.warnings(given, given.classes) if "good" in each], page
-
-        advised, page = advice(0.96, 0.9625)
-        assert "--model ngrams" in advised[0]
-        assert page.count("Good to know: the n-gram table alone is as good") == 1
-        advised, page = advice(0.955, 0.9625)
-        assert advised == []
-        assert "Good to know" not in page
-
     def test_the_warnings_about_its_data_are_on_its_pages(self, copy):
         data = open_run(copy).dataset(None)
         summary = json.loads((data.folder / "report.json").read_text())
