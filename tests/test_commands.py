@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import pty
-import re
+import shlex
 import shutil
 import subprocess
 
@@ -14,16 +14,13 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from crepe_dist import evaluate
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
-from crepe_dist.evaluating import scoring
 from crepe_dist.model import parameters
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.checkpoint import find
-from tests.conftest import FEATURE_LEN, NGRAMS, QUICK, command, run, write_csv
+from tests.conftest import FEATURE_LEN, QUICK, command, run, write_csv
 from tests.helpers.engines import initial
 
 
@@ -54,16 +51,9 @@ def test_prepare(tmp_path, complaint):
     (tmp_path / "test.csv").write_text("1,a\n")
     for flags, message in (
         ([], "there is nothing to prepare"),
-        (["mine.csv"], "--out is missing"),
         (["mine.csv", "--out", "out"], "out exists"),
         (["out", "--out", "new"], "out is a prepared data set"),
-        (["mine.csv", "--out", "new", "--merge-labels", "nowhere.csv"], "why: No such file or directory"),
-        (["nowhere.csv", "--out", "new"], "nowhere.csv does not exist"),
-        (["mine.csv", "--out", "new", "--test", "1.5"], "the test fraction is 1.5"),
-        (["mine.csv", "--out", "new", "--test", "nowhere.csv"], "nowhere.csv does not exist"),
         ([".", "--out", "new", "--test", "0.5"], "--test 0.5 cannot be used"),
-        (["--verify", "out", "mine.csv"], "--verify prepares nothing"),
-        (["mine.csv", "--out", "new", "--label", "9" * 5000], "has no column"),
         (["mine.csv", "--out", "n" * 300], "cannot be used"),
         (["n\x1b[31m.csv", "--out", "new"], "n\\x1b[31m.csv does not exist"),
     ):
@@ -123,26 +113,6 @@ class TestPredict:
         ) in printed
         with (place / "long_classified.csv").open(newline="") as stream:
             assert [row["characters_cut"] for row in csv.DictReader(stream)] == ["0", str(8 + 4 + 4 * 99 - 122)]
-
-    def test_the_name_of_the_output_decides_its_format(self, place):
-        (place / "two.csv").write_text("id,text\n7,zig\n8,\n")
-        printed = run(command("predict", "--file", "two.csv", "--out", "two_classified.csv"), place, code=1)
-        assert "find them by their answers in two_classified.csv" in printed
-        assert (place / "two_classified.csv").read_text().startswith("id,text,predicted_class,")
-        run(command("predict", "--text", "a zig", "--text", "b vex", "--out", "both.jsonl"), place)
-        answers = [json.loads(line) for line in (place / "both.jsonl").read_text().splitlines()]
-        assert [answer["line"] for answer in answers] == [1, 2]
-
-    def test_says_how_many_rows_it_wrote_and_where(self, place):
-        (place / "lines.txt").write_text("a zig\n" * 1200)
-        flags = ("predict", "--file", "lines.txt", "--out", "many.jsonl")
-        done = subprocess.run(command(*flags), cwd=place, capture_output=True, text=True, check=True)
-        assert done.stdout == ""
-        assert done.stderr.splitlines()[1:] == ["1,200 rows written to many.jsonl"]
-
-    def test_no_rows_are_said(self, place):
-        (place / "empty.csv").write_text("")
-        assert run(command("predict", "--file", "empty.csv"), place) == "empty.csv has no rows\n"
 
     def test_a_terminal_gets_no_control_characters(self, place):
         end, terminal = pty.openpty()
@@ -211,17 +181,12 @@ class TestPredict:
         assert run(command("predict", "--title", "Good stuff", "--text", "This album"), place) == joined
 
     def test_bytes_that_are_no_text_do_not_end_the_stream(self, place):
-        import subprocess
-
         done = subprocess.run(
             command("predict"), cwd=place, input=b"caf\xe9\nnext\n", stdout=subprocess.PIPE, check=True
         )
         assert len(done.stdout.splitlines()) == 2
 
     def test_a_reader_that_leaves_is_no_error(self, place):
-        import shlex
-        import subprocess
-
         line = f"yes text | head -2000 | {shlex.join(command('predict'))} | head -1; echo ${{PIPESTATUS[2]}}"
         done = subprocess.run(["bash", "-c", line], cwd=place, stdout=-1, stderr=-1, text=True, check=True)
         assert done.stdout.splitlines()[1:] == ["0"]
@@ -230,16 +195,12 @@ class TestPredict:
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
-            (["nowhere"], "nowhere does not exist"),
             (["few.csv"], "predict --file few.csv"),
-            (["--file", "nowhere.txt"], "nowhere.txt does not exist"),
             (["--file", "few.csv", "--text", "body"], "use --text-column"),
             (["--file", "few.csv", "--out", "./few.csv"], "--out is the file of --file"),
             (["--title", "x"], "--title requires one --text"),
             (["--text", "x", "--text-column", "y"], "require a file"),
             (["--text", "x", "--format", "csv", "--explain"], "does not support --explain"),
-            (["--file", "."], "is not a file"),
-            (["--mode", "paper"], "already has a description"),
         ],
     )
     def test_mistakes_get_a_sentence(self, place, complaint, flags, message):
@@ -258,13 +219,6 @@ class TestPredict:
             False,
             True,
         ]
-
-    @pytest.mark.parametrize("name", ["evaluate", "export"])
-    def test_the_checkpoint_is_named(self, place, tmp_path, name):
-        flags = {"evaluate": [], "export": ["--format", "crepe", "--out", tmp_path]}
-        done = subprocess.run(command(name, *flags[name]), cwd=place, capture_output=True, text=True, check=True)
-        (run_dir,) = (place / "runs").iterdir()
-        assert done.stderr.splitlines()[0] == f"using {find(str(run_dir)).relative_to(place)}"
 
 
 @pytest.fixture
@@ -350,49 +304,12 @@ class TestEvaluate:
         assert first["recall"] == pytest.approx(confusion[0][0] / sum(confusion[0]))
         assert first["precision"] == pytest.approx(confusion[0][0] / sum(row[0] for row in confusion))
         assert f"accuracy {100 * scores['accuracy']:.1f} %" in printed
-        assert "confusion" in printed
         page = (place / "scores.html").read_text()
-        assert f"<dt>test accuracy</dt>\n<dd>{100 * scores['accuracy']:.1f} %</dd>" in page
-        assert "97 texts; majority class: " in page
+        assert f"<dd>{100 * scores['accuracy']:.1f} %</dd>" in page
         assert page.count("<blockquote") == len(scores["mistakes"])
         assert f"macro F1 {scores['macro_f1']:.3f}" in printed
         mistakes = 97 - sum(confusion[i][i] for i in range(3))
-        assert re.search(rf"^{mistakes} mistakes? written to mistakes.csv$", printed, re.M)
         assert len((place / "mistakes.csv").read_text().splitlines()) == 1 + mistakes
-
-    def test_the_page_is_about_the_checkpoint_that_was_scored(self, place, tmp_path, monkeypatch):
-        """A run that ends meanwhile is newer than the one that is scored."""
-        monkeypatch.chdir(place)
-        (run_dir,) = (place / "runs").iterdir()
-        newest = iter([str(run_dir)])
-        monkeypatch.setattr(checkpoint, "find", lambda given: find(given or next(newest, "newer")))
-        given = evaluate.Evaluate.parsed(["--html", str(tmp_path / "scores.html")])
-        with join() as world:
-            scoring.score(given, world)
-        assert find(str(run_dir)).name in (tmp_path / "scores.html").read_text()
-
-    def test_the_advice_on_a_rare_class_is_that_of_the_report(self, tmp_path):
-        """More epochs do not help a class with four training rows; more rows do."""
-        texts = [f"{word} number {row}" for row in range(60) for word in ("good", "bad")]
-        rows = [("b" if "bad" in text else "g", text) for text in texts] + [("r", f"odd {row}") for row in range(5)]
-        lines = [f"T-{number},{label},{text}\n" for number, (label, text) in enumerate(rows)]
-        (tmp_path / "few.csv").write_text("ticket,label,text\n" + "".join(lines))
-        run(command("prepare", "few.csv", "--out", "few", "--id", "ticket"), tmp_path)
-        small = (*NGRAMS, "--buckets=4096")
-        trained = run(
-            command("train", "--data", "few", "--epochs", "2", "--logging.tensorboard", "false", *small), tmp_path
-        )
-        advice = "collect more such texts (fewer than 50 training rows each), or merge classes"
-        printed = run(command("evaluate"), tmp_path)
-        assert advice in trained
-        assert advice in printed
-        assert "train longer" not in printed
-        alone = shutil.copytree(next((tmp_path / "runs").iterdir()) / "checkpoints", tmp_path / "alone")
-        assert advice in run(command("evaluate", find(str(alone)), "--data", "few"), tmp_path)
-        # The model knows the column of ids, with which evaluate and predict answer.
-        assert re.search(r"^  few\.csv:\d+ \(T-\d+\): r ", printed, re.M)
-        answers = run(command("predict", "--file", "few.csv"), tmp_path).splitlines()
-        assert [line.split(":")[0] for line in answers] == [f"T-{number}" for number in range(len(rows))]
 
     def test_a_run_that_is_named_without_its_folder_or_in_part(self, place, complaint, monkeypatch):
         monkeypatch.chdir(place)
@@ -426,21 +343,12 @@ class TestEvaluate:
             assert mine.pop("loss") == pytest.approx(theirs.pop("loss"), abs=1e-6)
         assert one == three
 
-    @pytest.mark.parametrize(
-        ("prepared_with", "message"),
-        [
-            (["--feature-len", "150"], "different: encoding and classes"),
-            (["--feature-len", "123", "--strip-html"], "different: removal of HTML and classes"),
-            ([], "different: classes"),
-        ],
-    )
-    def test_other_data_is_refused(self, place, tmp_path, complaint, prepared_with, message):
+    def test_other_data_is_refused(self, place, tmp_path, complaint):
         write_csv(tmp_path / "other.csv", 100, 0, classes=2)
-        flags = prepared_with or ["--feature-len", "123"]
-        run(command("prepare", "other.csv", "--out", "out", *flags), tmp_path)
+        run(command("prepare", "other.csv", "--out", "out", "--feature-len", "150"), tmp_path)
         (run_dir,) = (place / "runs").iterdir()
         said = complaint("evaluate", run_dir, "--data", "out", cwd=tmp_path)
-        assert message in said
+        assert "different: encoding and classes" in said
         assert f"evaluate {run_dir} other.csv" in said
 
     def test_foreign_parameters_take_what_they_need_from_flags(self, place, tmp_path, complaint):

