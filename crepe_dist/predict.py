@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 from crepe_dist import extras
 from crepe_dist.data.alphabet import Encoding, read_of_long
-from crepe_dist.data.composition import join
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import scratch
@@ -59,12 +58,10 @@ class Predict(ModelFlags, DeviceFlag, ThresholdFlag, Command):
         crepe predict --file s3://bucket/reviews.parquet --out s3://bucket/classified.parquet
         tail -f log.jsonl | crepe predict --input-format jsonl --text-column message
         crepe predict --file new.txt --min-probability auto
-        crepe predict --title "Good stuff" --text "This album is above the previous one"
         crepe predict --text "what a wonderful little film" --explain
         """
 
     text: tuple[str, ...] = setting((), "text to classify, instead of a file; repeatable", Many(ANY))
-    title: Optional[str] = setting(None, "title of --text, joined as in training: title | text", ANY)
     file: Optional[str] = setting(None, "file of texts, plain or .gz, or its URL; default: -, standard input", NAME)
     input_format: Optional[str] = setting(None, "format; default: by the file name, else lines", Words(KINDS))
     header: str = setting("auto", HEADER, Words(HEADERS))
@@ -75,7 +72,6 @@ class Predict(ModelFlags, DeviceFlag, ThresholdFlag, Command):
         "was trained on, else guessed",
         Many(COLUMN),
     )
-    title_column: Optional[str] = setting(None, "column joined with the text as `title | text`", COLUMN)
     id: Optional[str] = setting(None, "column that answers repeat; default: that of prepare, if it is there", COLUMN)
     top: Optional[int] = setting(None, "number of classes in an answer; default: 5, in CSV 1", whole(1, 10**9))
     format: Optional[str] = setting(
@@ -103,25 +99,22 @@ class Predict(ModelFlags, DeviceFlag, ThresholdFlag, Command):
 
 
 def _format_of(out: Optional[str]) -> str:
-    name = out or ""
-    path = Path(urlsplit(name).path if remote.is_url(name) else name)
+    path = Path(urlsplit(out or "").path)
     kind = by_suffix(path) or "text"
     if kind not in STYLES or path.suffix.lower() == ".gz":
         raise UserError(
-            f"--out is {shortened(name)}, a kind of file that predict does not write",
+            f"--out is {shortened(str(out))}, a kind of file that predict does not write",
             remedy="give a name that ends in .csv, .jsonl, .parquet or .txt, or the format with --format",
         )
     return kind
 
 
 def _check(args: Any) -> None:
-    if args.title is not None and len(args.text or ()) != 1:
-        raise UserError("--title requires one --text", remedy="for a column of a file, use --title-column")
-    if args.text and args.file:
-        raise UserError("--text and --file exclude each other", remedy="for a column of a file, use --text-column")
-    file_flags = (args.input_format, args.text_column, args.title_column, args.id)
-    if args.text and (any(file_flags) or (args.header, args.encoding) != ("auto", "utf-8")):
-        raise UserError("--input-format, --header, --encoding and the columns require a file", remedy="add --file FILE")
+    if args.text and (args.file or args.input_format or args.text_column or args.id):
+        raise UserError(
+            "--text excludes the flags of files: --file, --input-format, --text-column and --id",
+            remedy="for a column of a file, use --text-column",
+        )
     if args.format in TABLES and args.explain:
         raise UserError(f"--format {args.format} does not support --explain", remedy="use --format jsonl")
     if args.format == "parquet":
@@ -141,8 +134,8 @@ def _predict(predictor: "Predictor", args: Any) -> None:
         print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
     with _output(args, predictor.path) as (stream, file):
         columns, groups, delimiter = _inputs(args, predictor, file)
-        classes, several = len(predictor.classes), predictor.several
-        formatter = answers(args.format, args.top, columns, classes, delimiter, several=several)
+        several = predictor.several
+        formatter = answers(args.format, args.top, columns, len(predictor.classes), delimiter, several=several)
         counts = stream.counts if isinstance(stream, ResumableFile) else Counts()
         if args.format == "parquet":
             of_parquet = file if isinstance(groups, Inputs) and groups.format == "parquet" else None
@@ -206,11 +199,9 @@ def _inputs(
     The columns of the text and of the ids are those of the model's data, unless others are given.
     """
     if args.text:
-        texts = [join([args.title or "", text]) for text in args.text]
-        rows = [Input(line, text, "" if text.strip() else EMPTY, (text,)) for line, text in enumerate(texts, start=1)]
-        return ("text",), [rows], ","
+        given = enumerate(args.text, start=1)
+        return ("text",), [[Input(line, text, "" if text.strip() else EMPTY, (text,)) for line, text in given]], ","
     wanted = Wanted(
-        title=args.title_column,
         texts=tuple(args.text_column or ()),
         id=args.id or predictor.id,
         needs_id=args.id is not None,

@@ -176,10 +176,6 @@ class TestPredict:
         assert "one JSON array" in complaint("predict", "--file", "bad.json", "--out", "new.jsonl", cwd=place)
         assert not [path.name for path in place.iterdir() if "new.jsonl" in path.name]
 
-    def test_title_and_text_are_joined(self, place):
-        joined = run(command("predict", "--text", "Good stuff | This album"), place)
-        assert run(command("predict", "--title", "Good stuff", "--text", "This album"), place) == joined
-
     def test_bytes_that_are_no_text_do_not_end_the_stream(self, place):
         done = subprocess.run(
             command("predict"), cwd=place, input=b"caf\xe9\nnext\n", stdout=subprocess.PIPE, check=True
@@ -198,8 +194,7 @@ class TestPredict:
             (["few.csv"], "predict --file few.csv"),
             (["--file", "few.csv", "--text", "body"], "use --text-column"),
             (["--file", "few.csv", "--out", "./few.csv"], "--out is the file of --file"),
-            (["--title", "x"], "--title requires one --text"),
-            (["--text", "x", "--text-column", "y"], "require a file"),
+            (["--text", "x", "--text-column", "y"], "--text excludes the flags of files"),
             (["--text", "x", "--format", "csv", "--explain"], "does not support --explain"),
         ],
     )

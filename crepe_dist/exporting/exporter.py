@@ -55,17 +55,10 @@ def export(predictor: Predictor, form: str, out: Path, texts: Sequence[str]) -> 
         UserError: the probabilities differ (nothing is written then), a package is missing, or the network is too large
             for the format.
     """
-    writers: dict[str, Callable[[Predictor, Path], Classify]] = {
-        "onnx": partial(_write_onnx, False),
-        "web": partial(_write_onnx, True),
-        "crepe": _write_crepe,
-        "huggingface": _write_huggingface,
-        "mlflow": _write_mlflow,
-        "pytorch": _write_pytorch,
-    }
     ours = _in_float32(predictor)
     with atomic_folder(out) as folder:
-        difference = float(np.abs(writers[form](ours, folder)(texts) - _probabilities(ours, texts)).max())
+        theirs = _written(ours, form, folder)
+        difference = float(np.abs(theirs(texts) - _probabilities(ours, texts)).max())
         if not difference <= TOLERANCE:  # also catches NaN
             raise UserError(
                 f"the exported network computes other probabilities than ours: one differs by {difference:.1e}",
@@ -138,43 +131,31 @@ def _probabilities(predictor: Predictor, texts: Sequence[str]) -> Probabilities:
     return np.array([[answer[name] for name in predictor.classes] for answer in answers], np.float32)
 
 
-def _write_onnx(in_page: bool, predictor: Predictor, folder: Path) -> Classify:
-    extras.require("export", "export to ONNX files and web pages")
-    from crepe_dist.exporting import onnx_file  # needs ONNX and ONNX Runtime
+def _written(ours: Predictor, form: str, folder: Path) -> Classify:
+    """Write the files of a format; return the function that classifies with them."""
+    if form in ("onnx", "web"):
+        extras.require("export", "export to ONNX files and web pages")
+        from crepe_dist.exporting import onnx_file  # needs ONNX and ONNX Runtime
 
-    write = onnx_file.write_page if in_page else onnx_file.write
-    classifier = write(predictor, folder)
-    size = classifier.batch_size
-    return lambda texts: np.concatenate(
-        [classifier.run(texts[start : start + size])[0] for start in range(0, len(texts), size)]
-    )
-
-
-def _write_crepe(predictor: Predictor, folder: Path) -> Classify:
-    predictor.save(folder)
-    return _read_back(folder)
-
-
-def _write_huggingface(predictor: Predictor, folder: Path) -> Classify:
-    extras.require("export", "a model card")
-    model_folders.write_card(predictor, folder)
-    return _write_crepe(predictor, folder)
-
-
-def _write_mlflow(predictor: Predictor, folder: Path) -> Classify:
-    model_folders.write_mlmodel(predictor, checkpoint.composition(predictor.about).columns or ("text",), folder)
-    return _write_crepe(predictor, folder)
-
-
-def _write_pytorch(predictor: Predictor, folder: Path) -> Classify:
-    (folder / TORCH_MODULE).write_text(torch_source(predictor.engine.shape.kind), encoding="utf-8")
-    parameters.write_safetensors(predictor.engine.arrays, folder / parameters.MODEL_FILE)
-    predictor.describe(folder / parameters.MODEL_FILE, {**predictor.about, **predictor.encoding.listed()})
-    return _read_back(folder)
-
-
-def _read_back(folder: Path) -> Classify:
-    return partial(_probabilities, _in_float32(open_checkpoint(folder / parameters.MODEL_FILE)))
+        classifier = onnx_file.write(ours, folder, in_page=form == "web")
+        size = classifier.batch_size
+        return lambda texts: np.concatenate(
+            [classifier.run(texts[start : start + size])[0] for start in range(0, len(texts), size)]
+        )
+    model = folder / parameters.MODEL_FILE
+    if form == "pytorch":
+        (folder / TORCH_MODULE).write_text(torch_source(ours.engine.shape.kind), encoding="utf-8")
+        parameters.write_safetensors(ours.engine.arrays, model)
+        ours.describe(model, {**ours.about, **ours.encoding.listed()})
+    else:
+        ours.save(folder)
+    if form == "huggingface":
+        extras.require("export", "a model card")
+        model_folders.write_card(ours, folder)
+    elif form == "mlflow":
+        columns = checkpoint.composition(ours.about).columns or ("text",)
+        model_folders.write_mlmodel(ours, columns, folder)
+    return partial(_probabilities, _in_float32(open_checkpoint(model)))
 
 
 def torch_source(kind: str) -> str:

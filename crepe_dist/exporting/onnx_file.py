@@ -33,18 +33,15 @@ MAX_PARAMETER_BYTES = (1 << 31) - (1 << 20)  # Protocol Buffers end at 2 GiB; 1 
 NOTHING = BLANK - 1  # stands for no code in the table of spellings
 
 
-def write(ours: Predictor, folder: Path) -> Classifier:
-    """Write the ONNX file and ``crepe_runtime.py``; return a classifier that reads the file back."""
-    (folder / MODEL).write_bytes(_model(ours))
-    shutil.copyfile(crepe_runtime.__file__, folder / "crepe_runtime.py")
-    return Classifier(str(folder / MODEL))
-
-
-def write_page(ours: Predictor, folder: Path) -> Classifier:
-    """Write the web page; return a classifier with the same model."""
+def write(ours: Predictor, folder: Path, *, in_page: bool) -> Classifier:
+    """Write the ONNX file and ``crepe_runtime.py``, or the web page; return a classifier with the model."""
     model = _model(ours)
     classifier = Classifier(model)
-    web_page.write(model, classifier.about, summarise(ours), folder)
+    if in_page:
+        web_page.write(model, classifier.about, summarise(ours), folder)
+    else:
+        (folder / MODEL).write_bytes(model)
+        shutil.copyfile(crepe_runtime.__file__, folder / "crepe_runtime.py")
     return classifier
 
 

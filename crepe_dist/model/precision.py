@@ -150,16 +150,26 @@ def _on_cpu(kernels: str, precision: str, device: Device, shape: Shape) -> Plan 
 
 def _on_gpu(kernels: str, precision: str, device: Device, shape: Shape) -> Plan | tuple[str, str]:
     """Select our own kernels for GPUs; return why they cannot compute, and a remedy, if they cannot."""
-    gpu = device.device_id
-    if obstacle := _obstacle(kernels, precision, gpu, shape):
-        return obstacle
-    capability = driver.compute_capability(gpu)
-    assert capability is not None
-    architecture = _architecture(capability)
+    if kernels not in ("auto", "own"):
+        return f"--kernels is {kernels}", "use --kernels auto or own, or --device cpu"
+    if os.environ.get(library.SWITCH) == library.NONE:
+        return f"{library.SWITCH} is {library.NONE}", f"unset {library.SWITCH}"
+    if trouble := shape.cuda_trouble:
+        return trouble, CPU_REMEDY
+    found = driver.compute_capability(device.device_id)
+    if found is None or found < OLDEST_GPU:
+        has = "that of this GPU is unknown" if found is None else f"this GPU has {driver.dotted(found)}"
+        needed = f"our own kernels need compute capability {driver.dotted(OLDEST_GPU)} (Volta) or later"
+        return f"{needed}, and {has}", CPU_REMEDY
+    half = "bfloat16" if found >= OLDEST_WITH_BFLOAT16 else "float16"  # float16 needs loss scaling
+    if precision not in ("auto", "float32", half):
+        return f"on this GPU, our own kernels compute in {half} or float32", "use --precision auto"
+    if error := driver.outdated() or compiler.missing():
+        return f"{error.what}; {error.why}", error.remedy
     if precision == "auto" and shape.multiplies:
-        return Plan(_half(capability), None, "", architecture=architecture)
+        return Plan(half, None, "", architecture=_architecture(found))
     why = "as requested" if shape.multiplies else ""
-    return Plan("float32" if precision == "auto" else precision, None, why, architecture=architecture)
+    return Plan("float32" if precision == "auto" else precision, None, why, architecture=_architecture(found))
 
 
 def gpu_build(architecture: str) -> str:
@@ -181,33 +191,3 @@ def is_gpu_build(name: str) -> bool:
 def _architecture(capability: tuple[int, int]) -> str:
     """Return the architecture of a compute capability: sm_80 for 8.0."""
     return f"sm_{capability[0]}{capability[1]}"
-
-
-def _half(capability: tuple[int, int]) -> str:
-    """Return the precision of 16 bits in which the tensor cores compute; float16 needs loss scaling."""
-    return "bfloat16" if capability >= OLDEST_WITH_BFLOAT16 else "float16"
-
-
-def _obstacle(kernels: str, precision: str, gpu: int, shape: Shape) -> tuple[str, str] | None:
-    """Return why our kernels cannot compute a network on a GPU, and a remedy; ``None`` if they can.
-
-    Args:
-        kernels: requested kernels, as in ``model.kernels``.
-        precision: requested precision, or auto.
-        shape: configuration of the network.
-    """
-    if kernels not in ("auto", "own"):
-        return f"--kernels is {kernels}", "use --kernels auto or own, or --device cpu"
-    if os.environ.get(library.SWITCH) == library.NONE:
-        return f"{library.SWITCH} is {library.NONE}", f"unset {library.SWITCH}"
-    if trouble := shape.cuda_trouble:
-        return trouble, CPU_REMEDY
-    found = driver.compute_capability(gpu)
-    if found is None or found < OLDEST_GPU:
-        has = "that of this GPU is unknown" if found is None else f"this GPU has {driver.dotted(found)}"
-        needed = f"our own kernels need compute capability {driver.dotted(OLDEST_GPU)} (Volta) or later"
-        return f"{needed}, and {has}", CPU_REMEDY
-    if precision not in ("auto", "float32", _half(found)):
-        return f"on this GPU, our own kernels compute in {_half(found)} or float32", "use --precision auto"
-    error = driver.outdated() or compiler.missing()
-    return (f"{error.what}; {error.why}", error.remedy) if error else None

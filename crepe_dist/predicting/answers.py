@@ -18,7 +18,6 @@ from crepe_dist.wording import percent
 
 STYLES = ("text", "jsonl", "csv", "parquet")
 TABLES = ("csv", "parquet")  # with the columns of the input
-DEFAULT_TOP = {"text": 5, "jsonl": 5, "csv": 1, "parquet": 1}  # number of classes in an answer
 SCORE_DIGITS = 4
 BLOCK = 1 << 23  # bytes of CSV that become a row group
 # Types of Parquet whose values have the same text in CSV.
@@ -56,8 +55,6 @@ class Answers:
         self.several = several
         self.top = top
         self.columns = columns
-        # This line end, so that "\r" and "\n" in a cell are both quoted.
-        self._writer: Any = csv.writer(_Returned(), delimiter=delimiter, lineterminator="\r\n")
 
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
         """Format the answer to one row, without the line end; without a prediction, the problem of the row."""
@@ -94,37 +91,31 @@ class _Returned:
 
 
 class CsvAnswers(Answers):
-    """Formatter for CSV: the row's own columns, and those of ``answer_types``."""
+    """Formatter for CSV: the row's own columns, and those of ``answer_types``.
 
-    digits = ".6f"
+    Args:
+        exact: format what ``converter`` reads: numbers in full, and no header.
+    """
 
-    def __init__(self, top: int, columns: Sequence[str], delimiter: str = ",", several: bool = False) -> None:
+    def __init__(
+        self, top: int, columns: Sequence[str], delimiter: str = ",", several: bool = False, exact: bool = False
+    ) -> None:
         super().__init__(top, columns, delimiter, several)
-        self.header = f"{self._record([*columns, *answer_types(top, several)])}\n"
+        # This line end, so that "\r" and "\n" in a cell are both quoted.
+        self._writer: Any = csv.writer(_Returned(), delimiter=delimiter, lineterminator="\r\n")
+        self._exact = exact
+        self.header = "" if exact else f"{self._record([*columns, *answer_types(top, several)])}\n"
 
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
         cells = list(row.cells) or [""] * len(self.columns)
         if prediction is None:
             return self._record([*cells, *[""] * (2 * self.top + self.several + 1), f"line {row.line}: {row.problem}"])
+        digits = "" if self._exact else ".6f"
         values = answer_cells(prediction, self.top)
-        return self._record([*cells, *(format(each, self.digits if type(each) is float else "") for each in values)])
+        return self._record([*cells, *(format(each, digits if type(each) is float else "") for each in values)])
 
     def _record(self, cells: list[str]) -> str:
-        record: str = self._writer.writerow(map(files.cell, cells))
-        return record.removesuffix("\r\n")
-
-
-class ParquetAnswers(CsvAnswers):
-    """Formatter for the CSV from which ``converter`` makes Parquet: without header, and exact."""
-
-    digits = ""
-
-    def __init__(self, top: int, columns: Sequence[str], delimiter: str = ",", several: bool = False) -> None:
-        super().__init__(top, columns, ",", several)
-        self.header = ""
-
-    def _record(self, cells: list[str]) -> str:
-        record: str = self._writer.writerow(cells)
+        record: str = self._writer.writerow(cells if self._exact else map(files.cell, cells))
         return record.removesuffix("\r\n")
 
 
@@ -132,8 +123,11 @@ def answers(
     style: str, top: int | None, columns: Sequence[str], classes: int, delimiter: str = ",", *, several: bool = False
 ) -> Answers:
     """Make the formatter for one of ``STYLES``."""
-    kind = {"text": Answers, "jsonl": JsonAnswers, "csv": CsvAnswers, "parquet": ParquetAnswers}[style]
-    return kind(min(top or DEFAULT_TOP[style], classes), columns, delimiter, several)
+    top = min(top or (1 if style in TABLES else 5), classes)
+    if style in TABLES:
+        is_csv = style == "csv"
+        return CsvAnswers(top, columns, delimiter if is_csv else ",", several, exact=not is_csv)
+    return (JsonAnswers if style == "jsonl" else Answers)(top, columns, several=several)
 
 
 def explained(explanation: Explanation) -> dict[str, Any]:

@@ -29,10 +29,12 @@ class Strict(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
-class InputParameters(Strict):
-    """Parameters of the input."""
+class Parameters(Strict):
+    """Parameters of Triton's extension for binary data."""
 
-    binary_data_size: Annotated[Optional[int], Field(ge=0, description="bytes of the texts behind the JSON")] = None
+    binary_data_size: Annotated[Optional[int], Field(ge=0, description="bytes of an input behind the JSON")] = None
+    binary_data: Annotated[Optional[bool], Field(description="whether this output shall be behind the JSON")] = None
+    binary_data_output: Annotated[bool, Field(description="whether all outputs shall be behind the JSON")] = False
 
 
 class Input(Strict):
@@ -41,36 +43,24 @@ class Input(Strict):
     name: str = Field(pattern=f"^{INPUT}$")
     shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=2)]
     datatype: str = Field(pattern=f"^{BYTES}$")
-    parameters: InputParameters = InputParameters()
+    parameters: Parameters = Parameters()
     data: Annotated[
         list[Union[str, list[str]]], FailFast(), Field(description="the texts, unless they are behind the JSON")
     ] = []
-
-
-class OutputParameters(Strict):
-    """Parameters of an output."""
-
-    binary_data: Annotated[Optional[bool], Field(description="whether this tensor shall be behind the JSON")] = None
 
 
 class Output(Strict):
     """Tensor that the answer shall have."""
 
     name: str
-    parameters: OutputParameters = OutputParameters()
-
-
-class QuestionParameters(Strict):
-    """Parameters of a request."""
-
-    binary_data_output: Annotated[bool, Field(description="whether all tensors shall be behind the JSON")] = False
+    parameters: Parameters = Parameters()
 
 
 class Question(Strict):
     """Request for an inference."""
 
     id: Annotated[Optional[str], Field(description="name of the request, which the answer repeats")] = None
-    parameters: QuestionParameters = QuestionParameters()
+    parameters: Parameters = Parameters()
     inputs: Annotated[list[Input], Field(min_length=1, max_length=1)]
     outputs: Annotated[list[Output], Field(max_length=8, description="default: all")] = []
 
