@@ -11,7 +11,7 @@ from typing import Any
 
 from crepe_dist.data.composition import join
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats.columns import Wanted, choose_named
+from crepe_dist.preparing.formats.columns import Wanted, choose
 
 LOOK_AT = 100  # rows from which a message suggests the column of labels
 
@@ -39,7 +39,7 @@ def write_table(table: Any, path: Path, wanted: Wanted, *, labelled: bool = True
         raise UserError(f"{name} has no rows", remedy=f"give texts{' and their labels' * labelled}")
     names = list(columns)
     first = list(zip(*([_spelled(value) for value in column[:LOOK_AT]] for column in columns.values())))
-    chosen = choose_named(name, names, wanted, label_given=not labelled, rows=first)
+    chosen = choose(name, names, wanted, label_given=not labelled, rows=first)
     labels, texts = chosen.named(chosen.labels), chosen.named(chosen.texts)
     label = None if chosen.label is None else names[chosen.label]
     for each in texts:
@@ -62,7 +62,7 @@ def text_column(table: Any, wanted: Wanted) -> Sequence[Any]:
     Only the columns of the text are converted.
     """
     items = [(str(key), column) for key, column in table.items()]
-    chosen = choose_named("the table", [key for key, _ in items], wanted, label_given=True)
+    chosen = choose("the table", [key for key, _ in items], wanted, label_given=True)
     names = chosen.named(chosen.texts)
     columns = _columns([(key, column) for key, column in items if key in names], "the table")
     texts = [columns[name] for name in names]

@@ -149,15 +149,18 @@ def _is_number(text: str) -> bool:
     return bool(text.strip()) and not text.strip().strip("0123456789+-.,:/ T")
 
 
-def choose_named(
+def choose(
     file: str,
     names: Sequence[str],
     wanted: Wanted,
     *,
     label_given: bool,
     rows: Sequence[Sequence[str]] = (),
+    has_header: bool = True,
 ) -> Columns:
-    """Choose among named columns.
+    """Choose the columns of a file: those that the user gave, else those with usual names or the only ones left.
+
+    Without a header, the first column is the label and all others are text.
 
     Args:
         label_given: no label is needed. A column that looks like one is ignored, unless there is no other for the text.
@@ -166,6 +169,11 @@ def choose_named(
     Raises:
         UserError: A column does not exist or cannot be guessed; the message lists the columns.
     """
+    names, like = tuple(names), wanted.like
+    if not has_header and label_given and like is not None and len(names) == len(like.names):
+        return replace(like, names=names, label=None, weight=None, labels=(), ignored=like.label)
+    if not has_header and label_given and like is not None and len(names) == len(like.texts):
+        return Columns(names, None, tuple(range(len(names))))
     if not wanted.texts and wanted.title is None and not set(wanted.remembered).isdisjoint(names):
         if missing := [name for name in wanted.remembered if name not in names]:
             raise UserError(
@@ -174,49 +182,59 @@ def choose_named(
                 "add that column, which may be empty, or name the columns to read with --text-column",
             )
         wanted = replace(wanted, texts=wanted.remembered)
-    texts = [_position(file, names, "text", name) for name in wanted.texts]
-    places: dict[str, int | None] = {f"text {number}": place for number, place in enumerate(texts[1:], start=2)}
-    usual = {"label": LABELS, "text": TEXTS, "title": () if texts else TITLES}
-    places["weight"] = None if wanted.weight is None else _position(file, names, "weight", wanted.weight)
-    has_id = wanted.id is not None and (wanted.needs_id or wanted.id in names)
-    places["id"] = _position(file, names, "id", str(wanted.id)) if has_id else None
-    if wanted.label not in names and not wanted.needs_label:
-        wanted = replace(wanted, label=None)
-    places |= {f"class {name}": _position(file, names, "label-columns", name) for name in wanted.labels}
     label_given = label_given or bool(wanted.labels)
-    for what, given in (("label", wanted.label), ("text", next(iter(wanted.texts), None)), ("title", wanted.title)):
-        if what == "label" and (wanted.labels or (label_given and given is not None and given not in names)):
-            places[what] = None
-        elif given is not None:
-            places[what] = _position(file, names, what, given)
+    place = partial(_position, file, names)
+    labels = tuple(place("label-columns", name) for name in wanted.labels)
+    weight = None if wanted.weight is None else place("weight", wanted.weight)
+    has_id = wanted.id is not None and (wanted.needs_id or wanted.id in names or _is_place(wanted.id, len(names)))
+    id_ = place("id", str(wanted.id)) if has_id else None
+    taken: set[int | None] = {*labels, weight, id_}
+
+    def usual(kinds: Sequence[str]) -> int | None:
+        found = (i for kind in kinds for i, name in enumerate(names) if _plain(name) == kind and i not in taken)
+        return next(found, None) if has_header else None
+
+    label: int | None = None
+    if not wanted.labels:
+        is_needed = wanted.label is not None and wanted.needs_label and not label_given
+        label = place("label", str(wanted.label)) if is_needed or wanted.label in names else usual(LABELS)
+    texts: list[int | None] = [place("text", name) for name in wanted.texts]
+    taken |= {label, *texts[1:]}
+    texts = texts or [usual(TEXTS)]
+    title = place("title", wanted.title) if wanted.title else None if wanted.texts else usual(TITLES)
+    free = [i for i, name in enumerate(names) if not INDICES.fullmatch(_plain(name)) and not _are_dates(i, rows)]
+
+    def only(what: str, left: list[int]) -> int:
+        """Choose a column without a usual name if it is the only one left."""
+        if len(left) == 1:
+            return left[0]
+        header = "" if has_header else "; no header was found, and --header yes reads names"
+        raise UserError(
+            f"{file}: which column is the {what}?",
+            f"the columns are {', '.join(names)}"[:500] + header,
+            f"give its name or its number from 1 to {len(names)} with {_flag(what)}",
+        )
+
+    if label is None and not label_given:
+        taken |= {*texts, title}
+        if has_header:
+            left = [i for i in free if i not in taken and not _are_distinct(i, rows)]
+        elif len(names) == 1:
+            raise UserError(f"{file} has only one column", remedy="check the columns, or give another --input-format")
         else:
-            usual_places = [i for name in usual[what] for i, each in enumerate(names) if _plain(each) == name]
-            places[what] = next((i for i in usual_places if i not in places.values()), None)
-    # A column without a usual name can be chosen if it is the only one left.
-    for what in ("text",) if label_given else ("label", "text"):
-        if places[what] is None:
-            free = [
-                i for i, name in enumerate(names) if not INDICES.fullmatch(_plain(name)) and not _are_dates(i, rows)
-            ]
-            left = [i for i in free if i not in places.values()]
-            if label_given and not left:
-                places["label"] = None
-                left = [i for i in free if i not in places.values()]
-            if what == "label":
-                left = [i for i in left if not _are_distinct(i, rows)]
-            if len(left) != 1:
-                taken = [f"{other} is {names[i]!r:.60}" for other, i in places.items() if i is not None]
-                raise UserError(
-                    f"{file}: which column is the {what}?",
-                    "; ".join([f"the columns are {', '.join(names)}"[:500], *taken]),
-                    f"give its name or its number from 1 to {len(names)} with {_flag(what)}",
-                )
-            places[what] = left[0]
-    joined = tuple(i for i in (places["title"], places["text"], *texts[1:]) if i is not None)
-    labels = tuple(_position(file, names, "label-columns", name) for name in wanted.labels)
-    label, ignored = (None, places["label"]) if label_given else (places["label"], None)
-    ignored = None if ignored in joined else ignored
-    return _distinct(file, Columns(tuple(names), label, joined, places["weight"], labels, places["id"], ignored))
+            left = [0] if 0 in free else []
+        label = only("label", left)
+    taken |= {label, title}
+    if texts == [None]:
+        left = [i for i in free if i not in taken]
+        if has_header:
+            texts = [only("text", left or [i for i in free if label_given and i not in taken - {label}])]
+        elif title is None:
+            left = [i for i in range(len(names)) if i not in taken]
+            texts = [only("text", left)] if label_given else [*left]
+    joined = tuple(i for i in (title, *texts) if i is not None)
+    label, ignored = (None, label) if label_given else (label, None)
+    return _distinct(file, Columns(names, label, joined, weight, labels, id_, None if ignored in joined else ignored))
 
 
 def _are_dates(place: int, rows: Sequence[Sequence[str]]) -> bool:
@@ -243,50 +261,6 @@ def _position(file: str, names: Sequence[str], what: str, column: str) -> int:
         (f"did you mean {alike[0]!r:.60}? Or " if alike else "")
         + f"give a name or a number from 1 to {len(names)} with {_flag(what)}; --header yes reads names",
     )
-
-
-def choose_numbered(
-    file: str, width: int, wanted: Wanted, *, label_given: bool, rows: Sequence[Sequence[str]] = ()
-) -> Columns:
-    """Choose the columns of a table without header. By default the first is the label and all others are text.
-
-    Raises:
-        UserError: A given column is not a number from 1 to ``width``, or the text column is ambiguous.
-    """
-
-    names = tuple(f"column {number}" for number in range(1, width + 1))
-    position = partial(_position, file, names)
-    if label_given and wanted.like is not None and width == len(wanted.like.names):
-        return replace(wanted.like, names=names, label=None, weight=None, labels=(), ignored=wanted.like.label)
-    if label_given and wanted.like is not None and width == len(wanted.like.texts):
-        return Columns(names, None, tuple(range(width)))
-    label_given = label_given or bool(wanted.labels)
-    if width == 1 and not label_given:
-        raise UserError(f"{file} has only one column", remedy="check the columns, or give another --input-format")
-    if not label_given and wanted.label is None and _are_dates(0, rows):
-        raise UserError(
-            f"{file}: which column is the label?",
-            "no header was found, and the first column has dates",
-            f"give a number from 1 to {width} with --label",
-        )
-    labels = tuple(position("label-columns", name) for name in wanted.labels)
-    label = None if label_given else position("label", wanted.label if wanted.label and wanted.needs_label else "1")
-    weight = None if wanted.weight is None else position("weight", wanted.weight)
-    has_id = wanted.id is not None and (wanted.needs_id or _is_place(wanted.id, width))
-    id_ = position("id", str(wanted.id)) if has_id else None
-    others = [i for i in (weight, id_) if i is not None]
-    if not wanted.texts and wanted.title is None:
-        if label_given and width - len(others) - len(labels) > 1:
-            raise UserError(
-                f"{file}: which column is the text?",
-                f"it has {width} columns and no header was found",
-                f"give a number from 1 to {width} with --text-column, or --header yes if the first line names them",
-            )
-        texts = tuple(i for i in range(width) if i not in (label, *others, *labels))
-        return Columns(names, label, texts, weight, labels, id_)
-    named = [("title", wanted.title), *(("text", name) for name in wanted.texts)]
-    texts = tuple(position(what, given) for what, given in named if given is not None)
-    return _distinct(file, Columns(names, label, texts, weight, labels, id_))
 
 
 def _distinct(file: str, chosen: Columns) -> Columns:

@@ -21,7 +21,7 @@ from crepe_dist.preparing.formats import (
     Row,
     excerpt,
 )
-from crepe_dist.preparing.formats.columns import LABELS, Columns, Wanted, choose_named
+from crepe_dist.preparing.formats.columns import LABELS, Columns, Wanted, choose
 from crepe_dist.preparing.formats.lines import Lines
 from crepe_dist.preparing.labelling import DECODER, MANY
 
@@ -98,7 +98,7 @@ def open_json_lines(
     if first:
         keys = list(_names(first[0], (wanted.label, *LABELS) if nested else (wanted.label,)))
     rows = [[_cell(row, key) for key in keys] for row in first]
-    columns = choose_named(name, keys, wanted, label_given=label is not None, rows=rows)
+    columns = choose(name, keys, wanted, label_given=label is not None, rows=rows)
     reads, texts = columns.describe() if first else "", columns.named(columns.texts)
     kept = () if not keep else columns.names if first else texts
     parser = JsonLines(columns, label, kept, nested)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from crepe_dist import files
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import BLOCK, MAX_RECORD, TOO_LONG, BadRow, Batch, OpenFile, Parsed, excerpt
-from crepe_dist.preparing.formats.columns import Columns, Wanted, choose_named
+from crepe_dist.preparing.formats.columns import Columns, Wanted, choose
 from crepe_dist.preparing.formats.lines import GZIP
 
 MAX_ROWS = 8192  # read at a time
@@ -167,7 +167,7 @@ def open_parquet(
     names, types = [field.name for field in simple], [field.type for field in simple]
     # Their types tell dates, without reading rows.
     dates = [["2000-01-01" if pa.types.is_temporal(kind) else "" for kind in types]]
-    columns = choose_named(name, names, wanted, label_given=label is not None, rows=dates)
+    columns = choose(name, names, wanted, label_given=label is not None, rows=dates)
     for position in columns.texts:
         kind = types[position]
         if not _is_text(kind.value_type if pa.types.is_dictionary(kind) else kind):

@@ -28,8 +28,7 @@ from crepe_dist.preparing.formats import (
 from crepe_dist.preparing.formats.columns import (
     Columns,
     Wanted,
-    choose_named,
-    choose_numbered,
+    choose,
     is_header,
     may_be_header,
 )
@@ -253,7 +252,7 @@ def open_table(
         columns = Columns(("column 1",), None, (0,))
     elif is_named:
         names = [cell.strip() for cell in rows[0]]
-        columns = choose_named(name, names, wanted, label_given=label is not None, rows=rows[1:])
+        columns = choose(name, names, wanted, label_given=label is not None, rows=rows[1:])
         texts = columns.named(columns.texts)
         file.skip_lines(first[0][0])
     elif is_unsure:
@@ -264,7 +263,8 @@ def open_table(
             + ("the column: --text" if label is not None else "the columns: --label, --text"),
         )
     else:
-        columns = choose_numbered(name, _usual_width(rows), wanted, label_given=label is not None, rows=rows)
+        names = [f"column {number}" for number in range(1, _usual_width(rows) + 1)]
+        columns = choose(name, names, wanted, label_given=label is not None, rows=rows, has_header=False)
     reads = columns.describe() + ("" if delimiter in ",\t" else f", separated by {delimiter}") if rows else ""
     batches = CsvRecords(file, delimiter) if isinstance(file, Lines) and kind == "csv" else file
     table = Table(kind, columns, label, delimiter, keep)
