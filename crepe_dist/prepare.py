@@ -24,7 +24,7 @@ from crepe_dist.files import printable, scratch
 from crepe_dist.preparing.flags import PreparationFlags
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_table, write_table
-from crepe_dist.preparing.pool import Progress, Show
+from crepe_dist.preparing.pool import Show
 from crepe_dist.preparing.preparation import leftovers
 from crepe_dist.reports import data_page
 from crepe_dist.settings.fields import FILE, near, setting, settings_of
@@ -215,10 +215,10 @@ def _bar() -> Iterator[Show]:
     with Bar(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         tasks: dict[str, TaskID] = {}
 
-        def show(step: Progress) -> None:
-            if step.doing not in tasks:
-                tasks[step.doing] = bar.add_task(escape(step.doing))
-            bar.update(tasks[step.doing], completed=step.done, total=step.total or None)
+        def show(doing: str, done: int, total: int) -> None:
+            if doing not in tasks:
+                tasks[doing] = bar.add_task(escape(doing))
+            bar.update(tasks[doing], completed=done, total=total or None)
 
         yield show
 

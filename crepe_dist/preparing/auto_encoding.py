@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.characters import CODE_POINTS, frequent_alphabet
-from crepe_dist.preparing.pool import Progress, Show, Workers
+from crepe_dist.preparing.pool import Show, Workers
 from crepe_dist.preparing.spool import SomeRows
 from crepe_dist.settings.options import LONGEST_FITTED, SHORTEST, STEP, WHOLE
 
@@ -74,7 +74,7 @@ def fit(
         pieces = (training[i : i + PIECE] for i in range(0, len(training), PIECE))
         for done, piece_counts in enumerate(workers.in_order(count_points, pieces), 1):
             counts.update(piece_counts)
-            show(Progress("counting characters", min(done * PIECE, len(training)), len(training)))
+            show("counting characters", min(done * PIECE, len(training)), len(training))
         encoding = _with_new_alphabet(encoding, counts)
     if wanted.length:
         needed = training.column("characters")

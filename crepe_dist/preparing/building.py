@@ -30,7 +30,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.preparing.auto_encoding import fit
 from crepe_dist.preparing.labelling import ABSENT, classes_of, names_of, pairs_of
-from crepe_dist.preparing.pool import Progress, Show, Workers
+from crepe_dist.preparing.pool import Show, Workers
 from crepe_dist.preparing.quarantine import Quarantine, check, rows_read, write_quarantine
 from crepe_dist.preparing.reading import Collected, Job
 from crepe_dist.preparing.selection import PIECE, TRAIN, UNLABELLED, Fate, decide, used_labels
@@ -143,7 +143,7 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
             files |= shard_files
             counts.add(shard_counts)
             sizes.append(shard_counts.rows)
-            show(Progress("encoding", counts.rows, len(collected.rows)))
+            show("encoding", counts.rows, len(collected.rows))
         parts[part] = {"rows": len(chosen), "shards": sizes, "files": files}
     columns = next((about["texts"] for _, about in sorted(collected.files.items()) if about["texts"]), ())
     label = next((about["label"] for _, about in sorted(collected.files.items()) if about["label"]), None)

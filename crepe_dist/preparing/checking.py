@@ -44,29 +44,30 @@ class Rules:
     split: SplitOptions
 
 
+Task = tuple[int, str, Callable[[Batch], Parsed], Batch]  # index and split of a source, and a batch with its parser
+
+
 class BatchRows(NamedTuple):
     """Rows of a batch.
 
     Attributes:
         rows: records of the usable rows; their labels index ``labels``.
         good: number of usable rows of each label.
-        texts: name of the file that holds the texts.
+        file: index of the source.
+        texts: file that holds the texts.
     """
 
     rows: Rows
     labels: list[str]
     good: list[int]
     bad: list[BadRow]
-    texts: str
+    file: int
+    texts: Path
 
 
-def read_batch(rules: Rules, file: int, part: str, parse: Callable[[Batch], Parsed], batch: Batch) -> BatchRows:
-    """Parse and check one batch, and append its texts to this process's file. Runs in a worker.
-
-    Args:
-        file: index of the source.
-        part: split of the source, one of ``dataset.ALL_SPLITS``.
-    """
+def read_batch(rules: Rules, task: Task) -> BatchRows:
+    """Parse and check one batch, and append its texts to this process's file. Runs in a worker."""
+    file, part, parse, batch = task
     parsed = parse(batch)
     bad = [*batch.bad, *parsed.bad]
     labels: dict[str, int] = {}
@@ -95,9 +96,9 @@ def read_batch(rules: Rules, file: int, part: str, parse: Callable[[Batch], Pars
     good = np.bincount(records["label"], minlength=len(labels)).tolist()
     ids = [row.id[:MAX_ID].encode("utf-8", "replace") for row in rows]
     records["id"] = list(map(len, ids))
-    file_of_texts, start = append_texts(rules.folder, [text + id_ for text, id_ in zip(texts, ids)])
-    _describe(records, rows, texts, start, rules.reading.labelling.kind)
-    return BatchRows(records, list(labels), good, bad, file_of_texts)
+    path, start = append_texts(rules.folder, [text + id_ for text, id_ in zip(texts, ids)])
+    _describe(records, rows, texts, start)
+    return BatchRows(records, list(labels), good, bad, file, path)
 
 
 def _checked(row: Row, part: str, rules: Rules, name: Name) -> tuple[str, bytes]:
@@ -142,7 +143,7 @@ def _weight(row: Row) -> float:
     return weight
 
 
-def _describe(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start: int, kind: str) -> None:
+def _describe(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start: int) -> None:
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     records["bytes"] = lengths
     ends = start + np.cumsum(lengths + records["id"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from crepe_dist.preparing.formats.lines import Lines
 from crepe_dist.preparing.formats.tables import open_table
 from crepe_dist.preparing.labelling import classes_of
 from crepe_dist.preparing.reading import Collected, Job
-from crepe_dist.preparing.spool import ROW
+from crepe_dist.preparing.spool import ROW, ROWS
 
 COLUMNS = ("file", "line", "hash", "label", "suggested")
 LONGEST_LINE = 18  # digits
@@ -76,7 +76,7 @@ def read_corrections(path: Path) -> Corrections:
     return Corrections(printable(path.name), sha256(path), corrections)
 
 
-def correct(collected: Collected, job: Job, corrections: Corrections) -> Collected:
+def correct(collected: Collected, job: Job, corrections: Corrections) -> None:
     """Change labels of the rows that were read, in their file, and count what became of the corrections.
 
     ``applied`` changed a label; ``kept`` suggest none, or the one that was judged; the rows of ``already`` have that
@@ -87,7 +87,7 @@ def correct(collected: Collected, job: Job, corrections: Corrections) -> Collect
     """
     number = {label: index for index, label in enumerate(collected.labels)}
     labels, counts, stale = list(collected.labels), Counter[str](), ""
-    rows = np.memmap(collected.rows_path, ROW, "r+") if len(collected.rows) else collected.rows
+    rows = np.memmap(collected.folder / ROWS, ROW, "r+") if len(collected.rows) else collected.rows
     first = {name: index for index, (name, _) in reversed(list(enumerate(job.sources)))}
     ends = np.searchsorted(rows["file"], np.arange(len(job.sources) + 1))
     for (file, line), correction in corrections.of.items():
@@ -118,7 +118,7 @@ def correct(collected: Collected, job: Job, corrections: Corrections) -> Collect
         )
     outcomes = {name: counts[name] for name in (APPLIED, KEPT, ALREADY, STALE)}
     about = {"file": corrections.file, "sha256": corrections.sha256, **outcomes, "first_stale": stale}
-    return replace(collected, labels=labels, corrected=about)
+    collected.labels, collected.corrected = labels, about
 
 
 def _spelled(suggested: str, job: Job, labels: list[str], file: str) -> str:

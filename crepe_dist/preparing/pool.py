@@ -19,19 +19,10 @@ from crepe_dist.errors import UserError
 AHEAD = 3  # tasks in flight per process
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Progress of a phase: its name, and the bytes read or rows processed, in total 0 if unknown."""
-
-    doing: str
-    done: int
-    total: int
+Show = Callable[[str, int, int], None]  # shows a phase, and the bytes read or rows processed, of 0 if unknown
 
 
-Show = Callable[[Progress], None]
-
-
-def ignored(progress: Progress) -> None:
+def ignored(doing: str, done: int, total: int) -> None:
     """Show nothing."""
 
 

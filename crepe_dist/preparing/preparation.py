@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,11 @@ from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.building import build
 from crepe_dist.preparing.checking import Rules
 from crepe_dist.preparing.corrections import Corrections, correct
-from crepe_dist.preparing.pool import Progress, Show, Workers, ignored, pool
+from crepe_dist.preparing.pool import Show, Workers, ignored, pool
 from crepe_dist.preparing.quarantine import keep_quarantine, quarantine_beside
-from crepe_dist.preparing.reading import Collected, Job, Reader
+from crepe_dist.preparing.reading import Collected, Job, read
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, Source, find_class_names
-from crepe_dist.preparing.spool import BAD_ROWS, ROWS, map_rows
 from crepe_dist.preparing.summary import summarise
 
 KINDS = "labels|targets|weights|codes|texts|offsets|origins|ids|id_offsets"
@@ -92,23 +90,13 @@ def prepare(
         reading = replace(reading, class_names=find_class_names(sources))
     names = tuple((source.name, source.part) for source in sources)
     job = Job(names, reading, encoding, fit or Fit(), split, options.max_bad, options.classes)
-    total = sum(source.bytes for source in sources)
-    is_small = total < SMALL and all(source.path for source in sources)
+    is_small = sum(source.bytes for source in sources) < SMALL and all(source.path for source in sources)
     processes = options.processes or (1 if is_small else machine.cores())
     with new_folder(out, options.overwrite) as partial, pool(processes) as workers:
         folder = partial / "spool"
         folder.mkdir()
-        reader = Reader(sources, Rules(folder, reading, split))
-        for done in reader.read(workers):
-            options.show(Progress("reading", done, total))
-        files = {file: asdict(count) for file, count in reader.files.items()}
-        texts = [folder / name for name in reader.texts]
-        with (folder / BAD_ROWS).open(encoding="utf-8") as bad:
-            collected = Collected(
-                map_rows(folder / ROWS), folder / ROWS, texts, list(reader.labels), reader.good, files,
-                map(json.loads, bad), reader.bad,
-            )  # fmt: skip
-            summary = _build(partial, out, job, collected, workers, options)
+        collected = read(sources, Rules(folder, reading, split), workers, options.show)
+        summary = _build(partial, out, job, collected, workers, options)
         shutil.rmtree(folder)
     open_dataset(out, trains=options.classes is None)
     quarantine_beside(out).unlink(missing_ok=True)
@@ -119,7 +107,7 @@ def _build(
     partial: Path, out: Path, job: Job, collected: Collected, workers: Workers, options: PrepareOptions
 ) -> dict[str, Any]:
     if options.corrections is not None:
-        collected = correct(collected, job, options.corrections)
+        correct(collected, job, options.corrections)
     try:
         built = build(partial, job, collected, workers, options.show)
     except UserError as error:

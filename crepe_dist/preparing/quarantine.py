@@ -72,7 +72,7 @@ def write_quarantine(folder: Path, job: Job, collected: Collected, fate: Fate) -
     first: list[dict[str, Any]] = []
     left_out: list[dict[str, Any]] = []
     unknown = _unknown_labels(job, collected, fate)
-    everything = heapq.merge(collected.bad_rows, unknown, key=lambda record: (record["source"], record["line"]))
+    everything = heapq.merge(collected.bad_rows(), unknown, key=lambda record: (record["source"], record["line"]))
     with (folder / QUARANTINE).open("w", encoding="utf-8") as stream:
         for record in everything:
             source = record.pop("source")

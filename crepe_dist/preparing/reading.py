@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,13 @@ from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.auto_encoding import Fit
-from crepe_dist.preparing.checking import BatchRows, Rules, read_batch
-from crepe_dist.preparing.formats import OpenFile, excerpt
+from crepe_dist.preparing.checking import Rules, Task, read_batch
+from crepe_dist.preparing.formats import excerpt
 from crepe_dist.preparing.opening import open_source, reading_like
-from crepe_dist.preparing.pool import Workers
+from crepe_dist.preparing.pool import Show, Workers
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, Source
-from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Rows, SomeRows
+from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Rows, SomeRows, map_rows
 
 MAX_CLASSES = 1 << 16
 MAX_SETS = 1 << 24  # different sets of labels
@@ -57,129 +57,95 @@ class Job:
         return self.reading.labelling.kind
 
 
-@dataclass(frozen=True)
+@dataclass
 class Collected:
-    """Everything that was read.
+    """Everything that was read, in a spool folder.
 
-    Args:
-        rows: records in the order of (file, line).
-        rows_path: file that ``rows`` is mapped from.
-        labels: label names that the rows' labels index.
+    Attributes:
+        labels: label names that the rows' labels index, in the order of appearance.
         good: usable rows of each label.
+        bad: number of unusable rows.
         files: format, row counts and checksum of each source, by index.
-        bad_rows: records of unusable rows, in the order of (file, line).
+        texts: files of texts.
         corrected: what corrections did, see ``corrections.correct``; ``None`` if there were none.
     """
 
-    rows: Rows
-    rows_path: Path
-    texts: Sequence[Path]
-    labels: list[str]
-    good: Counter[str]
-    files: dict[int, dict[str, Any]]
-    bad_rows: Iterator[dict[str, Any]]
-    bad: int
+    folder: Path
+    labels: list[str] = field(default_factory=list)
+    good: Counter[str] = field(default_factory=Counter)
+    bad: int = 0
+    files: dict[int, dict[str, Any]] = field(default_factory=dict)
+    texts: list[Path] = field(default_factory=list)
     corrected: dict[str, Any] | None = None
+
+    @cached_property
+    def rows(self) -> Rows:
+        """Records in the order of (file, line)."""
+        return map_rows(self.folder / ROWS)
+
+    def bad_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the records of unusable rows, in the order of (file, line)."""
+        with (self.folder / BAD_ROWS).open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
 
     def some(self, chosen: npt.NDArray[np.int64]) -> SomeRows:
         """Choose rows by their indices, int64 [n]."""
-        return SomeRows(self.rows_path, tuple(self.texts), chosen)
+        return SomeRows(self.folder / ROWS, tuple(self.texts), chosen)
 
 
-@dataclass
-class FileCount:
-    """Counts and facts of one source, for the report."""
+def read(sources: Sequence[Source], rules: Rules, workers: Workers, show: Show) -> Collected:
+    """Read sources into the spool folder of ``rules``, in order, while workers check the next batches."""
+    collected, folder = Collected(rules.folder), rules.folder
+    number: dict[str, int] = {}
+    total = sum(source.bytes for source in sources)
+    most = MAX_CLASSES if rules.reading.labelling.kind == ONE else MAX_SETS
+    with (folder / ROWS).open("wb") as rows, (folder / BAD_ROWS).open("w", encoding="utf-8") as bad:
+        for batch in workers.in_order(partial(read_batch, rules), _batches(sources, rules.reading, collected.files)):
+            about, name = collected.files[batch.file], sources[batch.file].name
+            for row in batch.bad:
+                record = {"file": name, "source": batch.file, **row._asdict()}
+                record["reason"] = excerpt(row.reason, MAX_REASON)
+                bad.write(json.dumps(record, ensure_ascii=False) + "\n")
+                about["bad"] += row.lines
+                collected.bad += row.lines
+            for label, good in zip(batch.labels, batch.good):
+                number.setdefault(label, len(number))
+                collected.good[label] += good
+                about["rows"] += good
+            if len(number) > most:
+                raise UserError(
+                    f"more than {MAX_CLASSES:,} different labels in {name}",
+                    f"read as {about['reads'][:200]}; the last is {list(number)[-1][:40]!r}",
+                    "if this is not the label, name its column: --label COLUMN, by name or number (--label 3 --text 2)",
+                )
+            if batch.texts not in collected.texts:
+                collected.texts.append(batch.texts)
+            if len(batch.rows):
+                batch.rows["label"] = np.array([number[label] for label in batch.labels], np.int32)[batch.rows["label"]]
+                batch.rows["texts"] = collected.texts.index(batch.texts)
+                rows.write(batch.rows.tobytes())
+            show("reading", sum(each["bytes"] for each in collected.files.values()), total)
+    collected.labels = list(number)
+    return collected
 
-    format: str
-    reads: str
-    label: str
-    texts: list[str]
-    rows: int = 0
-    bad: int = 0
-    bytes: int = 0
-    sha256: str = ""
 
+def _batches(sources: Sequence[Source], reading: Reading, files: dict[int, dict[str, Any]]) -> Iterator[Task]:
+    """Open the sources one by one, describe them in ``files``, and yield their batches.
 
-@dataclass
-class Reader:
-    """Reader of sources into a spool folder.
-
-    Attributes:
-        labels: index of each label, in the order of appearance.
-        good: usable rows of each label.
-        files: counts of each source read, by index.
-        texts: names of the files of texts.
+    Unlabelled texts are read like the first training file, so that both have the same columns.
     """
-
-    sources: Sequence[Source]
-    rules: Rules
-    labels: dict[str, int] = field(default_factory=dict)
-    good: Counter[str] = field(default_factory=Counter)
-    files: dict[int, FileCount] = field(default_factory=dict)
-    texts: list[str] = field(default_factory=list)
-    bad: int = 0
-
-    def read(self, workers: Workers) -> Iterator[int]:
-        """Read all sources; yield the number of bytes read so far."""
-        folder = self.rules.folder
-        with (folder / ROWS).open("wb") as rows, (folder / BAD_ROWS).open("w", encoding="utf-8") as bad:
-            for file, batch in self._in_order(workers):
-                self._record(file, batch, rows, bad)
-                yield sum(count.bytes for count in self.files.values())
-
-    def _record(self, file: int, batch: BatchRows, rows: Any, bad: Any) -> None:
-        count = self.files[file]
-        for row in batch.bad:
-            record = {"file": self.sources[file].name, "source": file, **row._asdict()}
-            record["reason"] = excerpt(row.reason, MAX_REASON)
-            bad.write(json.dumps(record, ensure_ascii=False) + "\n")
-            count.bad += row.lines
-            self.bad += row.lines
-        for label, good in zip(batch.labels, batch.good):
-            self.labels.setdefault(label, len(self.labels))
-            self.good[label] += good
-            count.rows += good
-        if len(self.labels) > (MAX_CLASSES if self.rules.reading.labelling.kind == ONE else MAX_SETS):
-            raise UserError(
-                f"more than {MAX_CLASSES:,} different labels in {self.sources[file].name}",
-                f"read as {count.reads[:200]}; the last is {list(self.labels)[-1][:40]!r}",
-                "if this is not the label, name its column: --label COLUMN, by name or number (--label 3 --text 2)",
-            )
-        if batch.texts not in self.texts:
-            self.texts.append(batch.texts)
-        if len(batch.rows):
-            numbers = np.array([self.labels[label] for label in batch.labels], dtype=np.int32)
-            batch.rows["label"] = numbers[batch.rows["label"]]
-            batch.rows["texts"] = self.texts.index(batch.texts)
-            rows.write(batch.rows.tobytes())
-
-    def _in_order(self, workers: Workers) -> Iterator[tuple[int, BatchRows]]:
-        """Yield the rows of each batch with the index of its source, in order, while workers check the next ones."""
-        waiting: deque[tuple[int, Future[BatchRows]]] = deque()
-        for file, opened in self._opened():
-            count, part = self.files[file], self.sources[file].part
-            for batch in opened.checked():
-                task = workers.executor.submit(read_batch, self.rules, file, part, opened.parse, batch)
-                waiting.append((file, task))
-                count.bytes = opened.file.position
-                if len(waiting) >= workers.ahead:
-                    done, first = waiting.popleft()
-                    yield done, first.result()
-            count.sha256, count.bytes = opened.file.sha256(), opened.file.position
-            opened.file.close()
-        for file, task in waiting:
-            yield file, task.result()
-
-    def _opened(self) -> Iterator[tuple[int, OpenFile]]:
-        """Open the sources one by one.
-
-        Unlabelled texts are read like the first training file, so that both have the same columns.
-        """
-        first = next((source for source in self.sources if source.part == "train"), self.sources[0])
-        reading = of_unlabelled = self.rules.reading
-        for file, source in enumerate(self.sources):
-            opened = open_source(source, of_unlabelled if source.part == UNLABELLED else reading)
-            if source is first:  # those without labels are the last of all
-                of_unlabelled = reading_like(reading, opened)
-            self.files[file] = FileCount(opened.format, opened.reads, opened.label, list(opened.texts))
-            yield file, opened
+    first = next((source for source in sources if source.part == "train"), sources[0])
+    of_unlabelled = reading
+    for file, source in enumerate(sources):
+        opened = open_source(source, of_unlabelled if source.part == UNLABELLED else reading)
+        if source is first:  # those without labels are the last of all
+            of_unlabelled = reading_like(reading, opened)
+        about = files[file] = {
+            "format": opened.format, "reads": opened.reads, "label": opened.label, "texts": list(opened.texts),
+            "rows": 0, "bad": 0, "bytes": 0, "sha256": "",
+        }  # fmt: skip
+        for batch in opened.checked():
+            about["bytes"] = opened.file.position
+            yield file, source.part, opened.parse, batch
+        about |= {"sha256": opened.file.sha256(), "bytes": opened.file.position}
+        opened.file.close()

@@ -20,7 +20,7 @@ from urllib.parse import urljoin, urlsplit
 
 from crepe_dist import extras, invocation
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.pool import Progress, Show, ignored
+from crepe_dist.preparing.pool import Show, ignored
 
 if TYPE_CHECKING:
     import requests
@@ -89,7 +89,7 @@ def copy(url: str, folder: Path, doing: str = "copying", show: Show = ignored) -
         before = done
         for received in _write(_chunks(url, system, name), target / names[name], size, shown):
             done = before + received
-            show(Progress(doing, done, total))
+            show(doing, done, total)
     return target
 
 
@@ -107,7 +107,7 @@ def _from_web(url: str, folder: Path, doing: str, show: Show) -> Path:
     pieces = iter(partial(response.raw.read1, CHUNK, decode_content=False), b"")
     _check_room(shown, size or 0, folder)
     for received in _write(_reading(url, pieces), target, size, shown):
-        show(Progress(doing, received, size or 0))
+        show(doing, received, size or 0)
     return target
 
 

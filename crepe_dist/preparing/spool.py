@@ -103,10 +103,10 @@ class SomeRows:
         return Texts(self.text_files)
 
 
-def append_texts(folder: Path, texts: Sequence[bytes]) -> tuple[str, int]:
-    """Append texts to this process's file; return its name, and the offset of the first text in bytes."""
-    name = f"texts-{os.getpid()}.bin"
-    with (folder / name).open("ab") as stream:
+def append_texts(folder: Path, texts: Sequence[bytes]) -> tuple[Path, int]:
+    """Append texts to this process's file; return its path, and the offset of the first text in bytes."""
+    path = folder / f"texts-{os.getpid()}.bin"
+    with path.open("ab") as stream:
         start = stream.tell()
         stream.write(b"".join(texts))
-    return name, start
+    return path, start

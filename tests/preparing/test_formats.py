@@ -26,11 +26,11 @@ from crepe_dist.preparing.checking import Rules
 from crepe_dist.preparing.formats import MAX_RECORD, lines, tables
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.opening import open_source
-from crepe_dist.preparing.pool import pool
-from crepe_dist.preparing.reading import Reader
+from crepe_dist.preparing.pool import ignored, pool
+from crepe_dist.preparing.reading import read as collect
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, Source, find_sources
-from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Texts, map_rows
+from crepe_dist.preparing.spool import Texts
 from tests.conftest import write_frame
 
 
@@ -41,14 +41,14 @@ class Read:
         folder = tmp_path / f"spool-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         rules = Rules(folder, replace(reading or Reading(), class_names=class_names), SplitOptions())
-        self.reader = Reader(sources, rules)
         with pool(1) as workers:
-            self.positions = list(self.reader.read(replace(workers, ahead=ahead)))
-        rows = map_rows(folder / ROWS)
-        labels = list(self.reader.labels)
-        texts = Texts([folder / name for name in self.reader.texts]).get(rows)
-        self.rows = [(int(row["line"]), labels[row["label"]], text.decode()) for row, text in zip(rows, texts)]
-        self.bad = [json.loads(line) for line in (folder / BAD_ROWS).read_text().splitlines()]
+            found = collect(sources, rules, replace(workers, ahead=ahead), ignored)
+        texts = Texts(found.texts).get(found.rows)
+        self.files = found.files
+        self.rows = [
+            (int(row["line"]), found.labels[row["label"]], text.decode()) for row, text in zip(found.rows, texts)
+        ]
+        self.bad = list(found.bad_rows())
         self.reasons = [(bad["line"], bad["reason"]) for bad in self.bad]
 
 
@@ -382,7 +382,7 @@ class TestEncodings:
         for text in ("x,a\n" * 5, self.CONTENT, self.CONTENT.replace(",", "\t")):
             want = read(tmp_path, "a.csv", text)
             got = read(tmp_path, "b.csv", pack(text.encode(encoding)))
-            assert (got.rows, got.bad, got.reader.files[0].reads) == (want.rows, [], want.reader.files[0].reads)
+            assert (got.rows, got.bad, got.files[0]["reads"]) == (want.rows, [], want.files[0]["reads"])
 
     @pytest.mark.parametrize(
         ("encoding", "name"), [("cp1252", "a.csv"), ("shift_jis", "a.tsv.gz"), ("utf-32-le", "a.jsonl")]
@@ -427,8 +427,8 @@ class TestWorkbooks:
         got = Read(tmp_path, find_sources([str(path)]))
         assert got.rows == [(2, "a", "two\nlines, “quoted”\t…"), (4, "b", 'a "quote"')]
         assert got.reasons == [(5, "empty text"), (6, "no label"), (7, "wrong columns: 5 instead of 4")]
-        assert got.reader.files[0].reads == "label: label, text: text, the first of 2 sheets"
-        assert got.reader.files[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert got.files[0]["reads"] == "label: label, text: text, the first of 2 sheets"
+        assert got.files[0]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
     def test_columns_are_chosen_as_in_csv(self, tmp_path):
         rows = [[f"{'ab'[n % 2]}", f"text {n}"] for n in range(50)]

@@ -395,7 +395,7 @@ def test_a_small_file_that_expands_to_very_much(tmp_path, monkeypatch, name, sam
 def test_an_interruption_leaves_nothing(tmp_path):
     path = write_csv(tmp_path / "a.csv", 3000, 0)
 
-    def interrupt(progress):
+    def interrupt(*_):
         assert len(list(tmp_path.iterdir())) == 2
         raise KeyboardInterrupt
 
