@@ -25,7 +25,6 @@ from crepe_dist.preparing.flags import PreparationFlags
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_table, write_table
 from crepe_dist.preparing.pool import Show
-from crepe_dist.preparing.preparation import leftovers
 from crepe_dist.reports import data_page
 from crepe_dist.settings.fields import FILE, near, setting, settings_of
 
@@ -188,10 +187,6 @@ class Prepare(PreparationFlags):
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:  # stay immune if the shell asks for it: background jobs
                 signal.signal(number, _stop)
-        for left in leftovers(self.out):
-            print(
-                f"note: {printable(left)} is left of a killed preparation; delete it to free its space", file=sys.stderr
-            )
         command = printable(f"{invocation.typed('prepare')} {shlex.join(sys.argv[1:])}")
         try:
             with _bar() as show:

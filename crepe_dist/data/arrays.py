@@ -1,8 +1,8 @@
 """Files of a data set folder: arrays, byte strings of the rows, and where the rows are from.
 
-Arrays are memory-mapped. NumPy's own reader passes the header to Python's parser, which a malicious header can make run
-out of memory. The byte strings of a shard's rows, such as their texts, are a file of all of them, and one of where each
-starts. The writers return the files' entries in the manifest.
+Arrays are memory-mapped. Their header is compared, because NumPy's own reader passes it to Python's parser, which a
+malicious header can make run out of memory. The byte strings of a shard's rows, such as their texts, are a file of all
+of them, and one of where each starts. The writers return the files' entries in the manifest.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,39 +22,32 @@ from crepe_dist.files import open_regular, sync, writing
 
 TEXTS, IDS = "texts", "ids"
 _OFFSETS = {TEXTS: "offsets", IDS: "id_offsets"}
-MAGIC = b"\x93NUMPY\x01\x00"  # numpy.lib.format version 1.0; a two-byte length and a Python literal follow
-SHAPE = rb"[0-9]{1,18}(?:, [0-9]{1,18}){0,7},?"
-HEADER = re.compile(rb"\{'descr': '([<|][a-z][0-9])', 'fortran_order': False, 'shape': \((" + SHAPE + rb")\), \} *\n")
-MAX_HEADER = 1 << 10  # bytes
+HEADER = 128  # bytes
 ORIGIN_COLUMNS, HASH = 3, 2  # columns of the origins: index of the source, line, hash of the text; that of hashes
 Files = dict[str, dict[str, Any]]  # size and checksum by name, for the manifest
 
 
+def header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Return the header of an array in a .npy file, as NumPy writes it; the values follow in C order."""
+    about = {"descr": dtype.str, "fortran_order": False, "shape": tuple(map(int, shape))}
+    text = "{" + "".join(f"{name!r}: {value!r}, " for name, value in about.items()) + "}"
+    start = b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little")
+    return start + text.encode().ljust(HEADER - len(start) - 1) + b"\n"
+
+
 def map_array(path: Path, kind: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
-    """Memory-map the array in a file, read-only, after checking its dtype and shape.
+    """Memory-map the array in a file, read-only.
 
     Raises:
         OSError: The file cannot be read, or is a symbolic link.
-        ValueError: The file is not an array written by ``prepare``, has another dtype or shape, or another size than
-            the array.
+        ValueError: The file is not an array of this dtype and shape, as ``prepare`` writes it.
     """
     dtype = np.dtype(kind)
     with open_regular(path, follow=False) as stream:
-        head = stream.read(len(MAGIC) + 2 + MAX_HEADER)
-        start = len(MAGIC) + 2
-        length = int.from_bytes(head[start - 2 : start], "little")
-        written = HEADER.fullmatch(head[start : start + length])
-        if not head.startswith(MAGIC) or length > MAX_HEADER or written is None:
-            raise ValueError(f"{path.name} is not an array written by prepare")
-        written_shape = tuple(map(int, re.findall(rb"[0-9]+", written[2])))
-        if written[1].decode() != dtype.str or written_shape != shape:
-            raise ValueError(
-                f"{path.name} is {written[1].decode()} {list(written_shape)} instead of {dtype.str} {list(shape)}"
-            )
-        size = os.fstat(stream.fileno()).st_size
-        if size != start + length + math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"{path.name} has {size:,} bytes, which is not the size of {list(shape)}")
-        return np.memmap(stream, dtype=dtype, mode="r", offset=start + length, shape=shape)
+        size = HEADER + math.prod(shape) * dtype.itemsize
+        if stream.read(HEADER) != header(dtype, shape) or os.fstat(stream.fileno()).st_size != size:
+            raise ValueError(f"{path.name} is not the array {dtype.str} {list(shape)} that prepare has written")
+        return np.memmap(stream, dtype=dtype, mode="r", offset=HEADER, shape=shape)
 
 
 def string_files(split: str, kind: str, shard: int) -> tuple[str, str]:
@@ -123,7 +115,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, split: str, shard: int, rows: int, feature_len: int, kinds: Sequence[str]) -> None:
         self._codes = _HashedFile(folder / f"{split}.codes-{shard:05d}.npy")
-        self._codes.write_header(np.uint8, (rows, feature_len))
+        self._codes.write(header(np.dtype(np.uint8), (rows, feature_len)))
         self._strings = {kind: _StringsWriter(folder, split, kind, shard) for kind in kinds}
 
     def append(self, codes: npt.NDArray[np.uint8], **strings: list[bytes]) -> None:
@@ -167,11 +159,6 @@ class _HashedFile:
         self._stream = path.open("wb")
         self._digest = hashlib.sha256()
 
-    def write_header(self, kind: npt.DTypeLike, shape: tuple[int, ...]) -> None:
-        """Write the header of an array in a .npy file; the values follow it in C order."""
-        about = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self, about)  # type: ignore[no-untyped-call]
-
     def write(self, data: Any) -> None:
         self._stream.write(data)
         self._digest.update(data)
@@ -194,7 +181,7 @@ def write_pieces(
     """Write an array to disk in pieces of its rows, and return its manifest entry."""
     with writing(folder / name):
         file = _HashedFile(folder / name)
-        file.write_header(kind, shape)
+        file.write(header(np.dtype(kind), shape))
         for piece in pieces:
             file.write(np.ascontiguousarray(piece).data)
         return file.close()

@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import shlex
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from crepe_dist import invocation, machine
+from crepe_dist import machine
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, sha256, write_json
-
-LIBC = ctypes.CDLL(None)
-LIBC.signal.restype, LIBC.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
-
-
-@contextmanager
-def truncation_explained(folder: Path) -> Iterator[None]:
-    """End the process with a message, not in silence, if a mapped file of the folder is truncated within the block.
-
-    The kernel then sends SIGBUS to the thread that reads, where Python's own handlers never run.
-    """
-    remedy = f"{invocation.typed('prepare')} --verify {shlex.quote(str(folder))} names it; prepare the data again"
-    message = UserError(f"a file of {folder} was truncated while it was read", "the kernel sent SIGBUS", remedy)
-
-    def end(number: int) -> None:
-        os.write(2, f"{message}\n".encode())
-        os._exit(message.code)
-
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
-    before = LIBC.signal(signal.SIGBUS, ctypes.cast(handler, ctypes.c_void_p))
-    try:
-        yield
-    finally:
-        LIBC.signal(signal.SIGBUS, before)
 
 
 def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None] = lambda: None) -> None:

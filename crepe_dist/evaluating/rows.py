@@ -19,7 +19,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.predicting.labelled import prepare_labelled
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing import remote
-from crepe_dist.preparing.checking import UNKNOWN_LABEL
+from crepe_dist.preparing.reading import UNKNOWN_LABEL
 from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
 from crepe_dist.reports import data_page
 from crepe_dist.runs.checkpoint import CONFIG

@@ -32,9 +32,9 @@ from crepe_dist.preparing.auto_encoding import fit
 from crepe_dist.preparing.labelling import ABSENT, classes_of, names_of, pairs_of
 from crepe_dist.preparing.pool import Show, Workers
 from crepe_dist.preparing.quarantine import Quarantine, check, rows_read, write_quarantine
-from crepe_dist.preparing.reading import Collected, Job
+from crepe_dist.preparing.reading import Job
 from crepe_dist.preparing.selection import PIECE, TRAIN, UNLABELLED, Fate, decide, used_labels
-from crepe_dist.preparing.spool import SomeRows
+from crepe_dist.preparing.spool import Collected, SomeRows
 
 MAX_CHUNK, CHUNK_BYTES = 4096, 1 << 23  # rows and bytes that are encoded together
 FILE_NAME = "file name"  # id of a row that is a file of a folder

@@ -22,8 +22,8 @@ from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.lines import Lines
 from crepe_dist.preparing.formats.tables import open_table
 from crepe_dist.preparing.labelling import classes_of
-from crepe_dist.preparing.reading import Collected, Job
-from crepe_dist.preparing.spool import ROW, ROWS
+from crepe_dist.preparing.reading import Job
+from crepe_dist.preparing.spool import ROW, ROWS, Collected
 
 COLUMNS = ("file", "line", "hash", "label", "suggested")
 LONGEST_LINE = 18  # digits

@@ -20,13 +20,13 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import printable, write_json, write_text
 from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.building import build
-from crepe_dist.preparing.checking import Rules
 from crepe_dist.preparing.corrections import Corrections, correct
 from crepe_dist.preparing.pool import Show, Workers, ignored, pool
 from crepe_dist.preparing.quarantine import keep_quarantine, quarantine_beside
-from crepe_dist.preparing.reading import Collected, Job, read
+from crepe_dist.preparing.reading import Job, read
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, Source, find_class_names
+from crepe_dist.preparing.spool import Collected
 from crepe_dist.preparing.summary import summarise
 
 KINDS = "labels|targets|weights|codes|texts|offsets|origins|ids|id_offsets"
@@ -95,7 +95,7 @@ def prepare(
     with new_folder(out, options.overwrite) as partial, pool(processes) as workers:
         folder = partial / "spool"
         folder.mkdir()
-        collected = read(sources, Rules(folder, reading, split), workers, options.show)
+        collected = read(sources, folder, job, workers, options.show)
         summary = _build(partial, out, job, collected, workers, options)
         shutil.rmtree(folder)
     open_dataset(out, trains=options.classes is None)
@@ -163,22 +163,12 @@ def _recover(out: Path) -> None:
         return
     for path in out.parent.glob(f".{out.name}.*-*"):
         kind, _, process = path.name[len(out.name) + 2 :].partition("-")
-        if kind not in ("partial", "old", "copies") or not _is_left(process):
+        if kind not in ("partial", "old", "copies") or not process.isdecimal() or Path("/proc", process).exists():
             continue
         if kind == "old" and not out.exists():
             path.rename(out)
         else:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def leftovers(out: Path) -> list[Path]:
-    """List folders that killed preparations of other data sets left beside ``out``."""
-    hidden = out.absolute().parent.glob(".*.partial-*")
-    return [path for path in hidden if path.is_dir() and _is_left(path.name.rpartition("-")[2])]
-
-
-def _is_left(process: str) -> bool:
-    return process.isdecimal() and not Path("/proc", process).exists()
 
 
 def check_out(out: Path, overwrite: bool) -> None:

@@ -17,13 +17,12 @@ from crepe_dist.data import dataset
 from crepe_dist.data.dataset import ALL_SPLITS, QUARANTINE
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
-from crepe_dist.preparing.checking import NO_LABEL, UNKNOWN_LABEL
 from crepe_dist.preparing.formats import FROM_WINDOWS, excerpt
 from crepe_dist.preparing.formats.lines import ENDS_EARLY
 from crepe_dist.preparing.labelling import ABSENT, MANY, names_of
-from crepe_dist.preparing.reading import MAX_CLASSES, Collected, Job
+from crepe_dist.preparing.reading import MAX_CLASSES, NO_LABEL, UNKNOWN_LABEL, Job
 from crepe_dist.preparing.selection import TEST, UNKNOWN, UNLABELLED, Fate
-from crepe_dist.preparing.spool import Texts
+from crepe_dist.preparing.spool import Collected, Texts
 from crepe_dist.wording import cut, percent
 
 SHOWN = 5

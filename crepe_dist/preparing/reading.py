@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.arrays import hashes
+from crepe_dist.data.composition import without_tags
 from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.auto_encoding import Fit
-from crepe_dist.preparing.checking import Rules, Task, read_batch
-from crepe_dist.preparing.formats import excerpt
+from crepe_dist.preparing.formats import BadRow, Batch, Parsed, Row, check_text, excerpt
+from crepe_dist.preparing.labelling import ABSENT, Name
 from crepe_dist.preparing.opening import open_source, reading_like
 from crepe_dist.preparing.pool import Show, Workers
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, Source
-from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Rows, SomeRows, map_rows
+from crepe_dist.preparing.spool import BAD_ROWS, MAX_WEIGHT, ROW, ROWS, Collected, Rows, append_texts
 
+MAX_LABEL = 200  # characters
+MAX_ID = 200  # characters; longer ones are cut
+UNKNOWN_LABEL = "unknown label"  # reason, followed by the label
+NO_LABEL = "no label"  # reason to leave out a row that is not counted as unusable: exports often contain such rows
+_LOWER = bytes(range(256)).lower()
+_NOT_ALPHANUMERIC = bytes(point for point in range(128) if not chr(point).isalnum())
+_NOT_WORDS = re.compile(r"[\W_]+")
 MAX_CLASSES = 1 << 16
 MAX_SETS = 1 << 24  # different sets of labels
 MAX_REASON = 300  # characters
@@ -57,50 +66,37 @@ class Job:
         return self.reading.labelling.kind
 
 
-@dataclass
-class Collected:
-    """Everything that was read, in a spool folder.
+Task = tuple[int, str, Callable[[Batch], Parsed], Batch]  # index and split of a source, and a batch with its parser
+
+
+class BatchRows(NamedTuple):
+    """Rows of a batch.
 
     Attributes:
-        labels: label names that the rows' labels index, in the order of appearance.
-        good: usable rows of each label.
-        bad: number of unusable rows.
-        files: format, row counts and checksum of each source, by index.
-        texts: files of texts.
-        corrected: what corrections did, see ``corrections.correct``; ``None`` if there were none.
+        rows: records of the usable rows; their labels index ``labels``.
+        good: number of usable rows of each label.
+        file: index of the source.
+        texts: file that holds the texts.
     """
 
-    folder: Path
-    labels: list[str] = field(default_factory=list)
-    good: Counter[str] = field(default_factory=Counter)
-    bad: int = 0
-    files: dict[int, dict[str, Any]] = field(default_factory=dict)
-    texts: list[Path] = field(default_factory=list)
-    corrected: dict[str, Any] | None = None
-
-    @cached_property
-    def rows(self) -> Rows:
-        """Records in the order of (file, line)."""
-        return map_rows(self.folder / ROWS)
-
-    def bad_rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the records of unusable rows, in the order of (file, line)."""
-        with (self.folder / BAD_ROWS).open(encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
-
-    def some(self, chosen: npt.NDArray[np.int64]) -> SomeRows:
-        """Choose rows by their indices, int64 [n]."""
-        return SomeRows(self.folder / ROWS, tuple(self.texts), chosen)
+    rows: Rows
+    labels: list[str]
+    good: list[int]
+    bad: list[BadRow]
+    file: int
+    texts: Path
 
 
-def read(sources: Sequence[Source], rules: Rules, workers: Workers, show: Show) -> Collected:
-    """Read sources into the spool folder of ``rules``, in order, while workers check the next batches."""
-    collected, folder = Collected(rules.folder), rules.folder
+def read(sources: Sequence[Source], folder: Path, job: Job, workers: Workers, show: Show) -> Collected:
+    """Read sources into a spool folder, in order, while workers check the next batches."""
+    collected = Collected(folder)
     number: dict[str, int] = {}
     total = sum(source.bytes for source in sources)
-    most = MAX_CLASSES if rules.reading.labelling.kind == ONE else MAX_SETS
+    most = MAX_CLASSES if job.reading.labelling.kind == ONE else MAX_SETS
     with (folder / ROWS).open("wb") as rows, (folder / BAD_ROWS).open("w", encoding="utf-8") as bad:
-        for batch in workers.in_order(partial(read_batch, rules), _batches(sources, rules.reading, collected.files)):
+        for batch in workers.in_order(
+            partial(read_batch, folder, job), _batches(sources, job.reading, collected.files)
+        ):
             about, name = collected.files[batch.file], sources[batch.file].name
             for row in batch.bad:
                 record = {"file": name, "source": batch.file, **row._asdict()}
@@ -149,3 +145,99 @@ def _batches(sources: Sequence[Source], reading: Reading, files: dict[int, dict[
             yield file, source.part, opened.parse, batch
         about |= {"sha256": opened.file.sha256(), "bytes": opened.file.position}
         opened.file.close()
+
+
+def read_batch(folder: Path, job: Job, task: Task) -> BatchRows:
+    """Parse and check one batch, and append its texts to this process's file. Runs in a worker."""
+    file, part, parse, batch = task
+    parsed = parse(batch)
+    bad = [*batch.bad, *parsed.bad]
+    labels: dict[str, int] = {}
+    rows: list[Row] = []
+    texts: list[bytes] = []
+    weights: list[float] = []
+    name = partial(class_name, class_names=job.reading.class_names)
+    for row in parsed.rows:
+        if job.reading.strip_html:
+            row = row._replace(text=without_tags(row.text))
+        try:
+            label, text = _checked(row, part, job, name)
+            weights.append(_weight(row))
+        except ValueError as error:
+            bad.append(BadRow(row.line, str(error), excerpt(row.text)))
+        else:
+            labels.setdefault(label, len(labels))
+            rows.append(Row(row.line, label, row.text, id=row.id))
+            texts.append(text)
+    bad.sort(key=lambda row: row.line)
+    records = np.zeros(len(rows), dtype=ROW)
+    records["file"] = file
+    records["line"] = [row.line for row in rows]
+    records["label"] = [labels[row.label] for row in rows]
+    records["weight"] = weights
+    good = np.bincount(records["label"], minlength=len(labels)).tolist()
+    ids = [row.id[:MAX_ID].encode("utf-8", "replace") for row in rows]
+    records["id"] = list(map(len, ids))
+    path, start = append_texts(folder, [text + id_ for text, id_ in zip(texts, ids)])
+    _describe(records, rows, texts, start)
+    return BatchRows(records, list(labels), good, bad, file, path)
+
+
+def _checked(row: Row, part: str, job: Job, name: Name) -> tuple[str, bytes]:
+    """Return a row's label, or ``ABSENT``, and its text in UTF-8; raise ``ValueError`` if it is unusable."""
+    text, cell = check_text(row.text), row.label.strip()
+    if part == UNLABELLED or (part == "train" and job.split.keep_unlabelled and not cell):
+        return ABSENT, text
+    labelling = job.reading.labelling
+    if labelling.kind == ONE or not cell:
+        return name(cell), text
+    return labelling.label(cell, name), text
+
+
+def class_name(label: str, class_names: Sequence[str] | None) -> str:
+    """Return the name of the class that a label means; raise ``ValueError`` if it is unusable."""
+    label = label.strip()
+    try:
+        label.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("not UTF-8") from None
+    if not label:
+        raise ValueError(NO_LABEL)
+    if class_names is not None and (label.isdecimal() or label not in class_names):
+        if not label.isdecimal() or not 1 <= int(label) <= len(class_names):
+            raise ValueError(f"{UNKNOWN_LABEL}: {label!r:.40} is not a number from 1 to {len(class_names)}")
+        return class_names[int(label) - 1]
+    if len(label) > MAX_LABEL:
+        raise ValueError(f"label longer than {MAX_LABEL} characters")
+    return label
+
+
+def _weight(row: Row) -> float:
+    """Return a row's weight, 1 if rows have none; raise ``ValueError`` if it is unusable."""
+    if row.weight is None:
+        return 1.0
+    try:
+        weight = float(row.weight)
+    except ValueError:
+        weight = -1.0
+    if not 0 <= weight <= MAX_WEIGHT:
+        raise ValueError(f"unusable weight: {row.weight!r:.40} is not a number from 0 to {MAX_WEIGHT:g}")
+    return weight
+
+
+def _describe(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start: int) -> None:
+    lengths = np.array([len(text) for text in texts], dtype=np.int64)
+    records["bytes"] = lengths
+    ends = start + np.cumsum(lengths + records["id"])
+    records["offset"] = ends - lengths - records["id"]
+    records["characters"] = [len(row.text) for row in rows]
+    keys = [_letters(row.text, text) for row, text in zip(rows, texts)]
+    records["exact"] = hashes(texts)
+    records["near"] = hashes([key or text for key, text in zip(keys, texts)])
+
+
+def _letters(text: str, data: bytes) -> bytes:
+    """Reduce a text to its letters and digits in lower case and compatibility form, to find near duplicates."""
+    if text.isascii():
+        return data.translate(_LOWER, _NOT_ALPHANUMERIC)
+    return _NOT_WORDS.sub("", unicodedata.normalize("NFKC", text).casefold()).encode("utf-8")

@@ -5,10 +5,13 @@ Rows are identified by file and line, so that the later selection does not depen
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +104,42 @@ class SomeRows:
     def texts(self) -> Texts:
         """Map the texts of the spool."""
         return Texts(self.text_files)
+
+
+@dataclass
+class Collected:
+    """Everything that was read, in a spool folder.
+
+    Attributes:
+        labels: label names that the rows' labels index, in the order of appearance.
+        good: usable rows of each label.
+        bad: number of unusable rows.
+        files: format, row counts and checksum of each source, by index.
+        texts: files of texts.
+        corrected: what corrections did, see ``corrections.correct``; ``None`` if there were none.
+    """
+
+    folder: Path
+    labels: list[str] = field(default_factory=list)
+    good: Counter[str] = field(default_factory=Counter)
+    bad: int = 0
+    files: dict[int, dict[str, Any]] = field(default_factory=dict)
+    texts: list[Path] = field(default_factory=list)
+    corrected: dict[str, Any] | None = None
+
+    @cached_property
+    def rows(self) -> Rows:
+        """Records in the order of (file, line)."""
+        return map_rows(self.folder / ROWS)
+
+    def bad_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the records of unusable rows, in the order of (file, line)."""
+        with (self.folder / BAD_ROWS).open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
+
+    def some(self, chosen: npt.NDArray[np.int64]) -> SomeRows:
+        """Choose rows by their indices, int64 [n]."""
+        return SomeRows(self.folder / ROWS, tuple(self.texts), chosen)
 
 
 def append_texts(folder: Path, texts: Sequence[bytes]) -> tuple[Path, int]:

@@ -13,7 +13,7 @@ from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import ONE
 from crepe_dist.preparing.building import Built
 from crepe_dist.preparing.labelling import ABSENT, names_of
-from crepe_dist.preparing.reading import Collected, Job
+from crepe_dist.preparing.reading import Job
 from crepe_dist.preparing.selection import (
     REPEATED,
     SAMPLED_OUT,
@@ -25,7 +25,7 @@ from crepe_dist.preparing.selection import (
     labelled,
     repeats,
 )
-from crepe_dist.preparing.spool import Texts
+from crepe_dist.preparing.spool import Collected, Texts
 from crepe_dist.preparing.warning_rules import warnings_of
 from crepe_dist.version import __version__
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.data.dataset import UNLABELLED
-from crepe_dist.preparing.checking import NO_LABEL
-from crepe_dist.preparing.formats.lines import ENDS_EARLY
+from crepe_dist.preparing.reading import NO_LABEL
 from crepe_dist.settings.options import SHORTEST
 from crepe_dist.wording import counted, number, percent
 
@@ -26,13 +25,6 @@ def warnings_of(summary: dict[str, Any]) -> list[dict[str, str]]:
 
 def _of_reading(summary: dict[str, Any]) -> Iterator[Warned]:
     reasons = summary["quarantine"]["reasons"]
-    cut = [reason for reason in reasons if reason.startswith(ENDS_EARLY)]
-    if cut:
-        yield (
-            "a gzip file is truncated or broken",
-            f"{' and '.join(cut)}; the rows after that are lost and cannot be counted",
-            "find the file's name in quarantine.jsonl, get it again, and prepare again",
-        )
     corrected = summary.get("corrections", {})
     if corrected.get("stale"):
         yield (
@@ -66,18 +58,7 @@ def _of_classes(summary: dict[str, Any]) -> Iterator[Warned]:
             _listed(small),
             "collect more rows, or merge these classes with others: a network learns little from so few",
         )
-    test = summary["parts"].get("test", {"rows": 0, "classes": []})
-    for these, others, what in (
-        (train, test["classes"], "training rows and no test row"),
-        (test["classes"], train, "test rows and no training row"),
-    ):
-        alone = [name for name, mine, other in zip(classes, these, others) if mine and not other]
-        if alone:
-            yield (
-                f"{len(alone)} of {all_classes} {'has' if len(alone) == 1 else 'have'} {what}",
-                _listed(alone),
-                "remove these rows if they are not a class; or collect more, and divide every class with --stratified",
-            )
+    test = summary["parts"].get("test", {"rows": 0})
     if 0 < test["rows"] < FEW_TESTS:
         yield (
             f"the test split has {test['rows']} rows",

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.verification import truncation_explained
 from crepe_dist.distributed import crash_report
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.watchdog import Watchdog
@@ -67,7 +66,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             report(config, data, folder, session)  # likewise
             return finished
 
-        with _locked(folder, config, session), truncation_explained(data.folder):
+        with _locked(folder, config, session):
             verify_data(data, world, folder.verified())
             if is_taught:
                 result = unlabelled.train(config, data, first, network, folder, session)

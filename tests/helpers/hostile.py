@@ -239,7 +239,7 @@ def file_above(about: dict[str, Any]) -> None:
 MOST = {"kind": "several", "most": 10**30}
 manifest("a pair of brackets a million times", lambda about: "[" * 300_000 + "]" * 300_000, "too many values")
 manifest("more rows than there are", put("parts", "train", "rows", value=302), "instead of")
-manifest("a file above", file_above, "the files of the train split")
+manifest("a file above", file_above, "is missing")
 manifest("10^30 labels a row", put("labels", value=MOST), "labels.most is")
 manifest("fewer classes than labels", put("classes", value=["a", "b"]), "does not match the shards or classes")
 manifest("a format for the terminal", put("format", value=ESCAPE), r"format \\x1b")
@@ -262,8 +262,8 @@ def shard(name: str, build: Callable[[Path], object], complaint: str, file: str 
 
 
 def npy(text: str, data: bytes = bytes(301 * 4)) -> Callable[[Path], object]:
-    start = b"\x93NUMPY\x01\x00" + (len(text) + 1).to_bytes(2, "little")
-    return lambda path: path.write_bytes(start + text.encode() + b"\n" + data)
+    start = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little")
+    return lambda path: path.write_bytes(start + text.encode().ljust(117) + b"\n" + data)
 
 
 def header(shape: str = "(301,)", kind: str = "<i4") -> str:
@@ -271,9 +271,9 @@ def header(shape: str = "(301,)", kind: str = "<i4") -> str:
 
 
 BACK = np.append(np.arange(97)[::-1], 0).astype("<i8").tobytes()
-shard("objects", lambda path: np.save(path, np.array([Payload()] * 301)), "not an array written by prepare")
-shard("an expression", npy("__import__('os').mkdir('OWNED')"), "not an array written by prepare")
-shard("a shape of 10^18", npy(header("(999999999999999999,)")), "instead of")
+shard("objects", lambda path: np.save(path, np.array([Payload()] * 301)), "that prepare has written")
+shard("an expression", npy("__import__('os').mkdir('OWNED')"), "that prepare has written")
+shard("a shape of 10^18", npy(header("(999999999999999999,)")), "that prepare has written")
 shard("labels out of range", npy(header(), np.full(301, 7, "<i4").tobytes()), "does not match the shards or classes")
 shard("a link out of the folder", lambda path: path.symlink_to("/etc/passwd"), "link|cannot be read")
 shard("offsets that run back", npy(header("(98,)", "<i8"), BACK), "does not match the texts", "test.offsets-00000.npy")

@@ -36,8 +36,6 @@ from crepe_dist.preparing.labelling import FASTTEXT, fasttext_cell
 GZIP = b"\x1f\x8b"
 ENDS_EARLY = "the gzip data"  # start of the reasons why data end early
 PIECE = 1 << 18  # bytes
-ZEROS = 0.01  # least share of ASCII in UTF-16, such as line ends and spaces; a byte of each is 0
-LOOK_FOR_UTF16 = 1 << 14  # bytes
 UNSUPPORTED = {
     b"BZh91AY&SY": ("bzip2", "bunzip2"),
     b"\xfd7zXZ": ("xz", "unxz"),
@@ -189,17 +187,13 @@ class Lines:
             self.problem = f"{ENDS_EARLY} are broken: {error}"
 
     def _in_utf8(self, encoding: str) -> Iterator[bytes]:
-        """Convert the decompressed bytes; UTF-16 without a mark has zeros at every other place."""
+        """Convert the decompressed bytes."""
         pieces = self._decompressed()
         first = next(pieces, b"")
         while any(mark.startswith(first) for mark in MARKS) and (more := next(pieces, b"")):
             first += more
         mark = next(filter(first.startswith, MARKS), b"")
         encoding = MARKS.get(mark, encoding)
-        even, odd = (first[start:LOOK_FOR_UTF16:2].count(0) for start in (0, 1))
-        most, least = max(even, odd), max(3, ZEROS * len(first[:LOOK_FOR_UTF16]) / 2)
-        if encoding == "utf-8" and min(even, odd) == 0 and most >= least:
-            encoding = "utf-16-le" if odd else "utf-16-be"
         pieces = chain([first[len(mark) :]] if len(first) > len(mark) else [], pieces)
         if encoding == "utf-8":
             yield from pieces
