@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 SWITCH = "CREPE_DIST_KERNELS"  # for developers: one of BUILDS; or NONE, to behave as if installed without a compiler
-CEILING = "DNNL_MAX_CPU_ISA"  # oneDNN's variable, obeyed by MXNet and PyTorch: the best instruction set to use
 NONE = "none"
 GENERIC = "generic"  # for any processor of the architecture
 PROCESSOR = Path("/proc/cpuinfo")
@@ -37,13 +36,6 @@ BUILDS = {
 # Matrix product that tells which precision is faster: of the tower's width, 0.05 milliseconds at a time.
 PRODUCT_SIZE, PRODUCT_TIMES, PRODUCT_ROUNDS = 64, 10, 31
 CLEARLY = 1.15  # times as fast, from which float32 is worth its larger memory
-# Starts of the flags beyond a value of CEILING.
-BEYOND = {
-    **dict.fromkeys(("SSE41", "AVX"), ("avx2", "fma", "avx512", "amx")),
-    **dict.fromkeys(("AVX2", "AVX2_VNNI", "AVX512_MIC", "AVX512_MIC_4OPS"), ("avx512", "amx")),
-    **dict.fromkeys(("AVX512_CORE", "AVX512_CORE_VNNI"), ("avx512_bf16", "amx")),
-    "AVX512_CORE_BF16": ("amx",),
-}
 _BYTES = ctypes.c_void_p
 _FLOATS = ctypes.c_void_p
 _DOUBLES = ctypes.c_void_p
@@ -180,14 +172,12 @@ def runnable() -> list[str]:
 
 
 def processor_flags() -> set[str]:
-    """Return the processor's flags from ``/proc/cpuinfo``, such as ``avx2``, without those ``BEYOND`` the ceiling."""
+    """Return the processor's flags from ``/proc/cpuinfo``, such as ``avx2``."""
     try:
         lines = PROCESSOR.read_text(encoding="utf-8").splitlines()
     except OSError:
         return set()
-    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
-    beyond = BEYOND.get(os.environ.get(CEILING, "").upper(), ())
-    return {flag for flag in flags if not flag.startswith(beyond)}
+    return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
 
 
 def find() -> tuple[Library | None, str]:

@@ -21,9 +21,6 @@ from crepe_dist.training.run import Run
 from crepe_dist.training.transfer import Start
 from crepe_dist.wording import counted, cut, excerpt, first, listed, number
 
-# Documents of a GPU and step, with which computing takes as long as summing and updating parameters.
-DOCUMENTS_OF_GPU = 128
-FEW_STEPS_OF_EPOCH = 32  # a batch that leaves fewer costs accuracy, and so little data need no second GPU
 SHOWN_CLASSES = 10
 LABEL_CELLS = 40  # width of a class name in a note
 WINDOW = 100  # steps over which the loss is averaged
@@ -80,8 +77,6 @@ def notes(run: Run) -> list[str]:
         lines.append(world.on_root("leaks", once(lambda: leaked_rows(str(config.training.init_from), data))) or "")
     if run.engine.device.device_type == "cpu":
         lines += [unused_gpu(config, shape), few_cores(world.local_size)]
-    else:
-        lines.append(idle_gpus(config, rows, world.size))
     return [line for line in lines if line]
 
 
@@ -134,19 +129,6 @@ def few_cores(processes: int) -> str:
     return _note(
         f"{processes} processes share {counted(cores, 'core')}",
         f"start at most {cores} on this machine, which is faster",
-    )
-
-
-def idle_gpus(config: Config, rows: int, gpus: int) -> str:
-    """Note that the batch is too small for several GPUs."""
-    batch, wanted = config.data.batch_size, DOCUMENTS_OF_GPU * gpus
-    if gpus == 1 or batch >= wanted // 2 or wanted * FEW_STEPS_OF_EPOCH > rows:
-        return ""
-    rate = "" if config.optimizer.scale_with_batch else " --scale-with-batch true"
-    return _note(
-        f"a batch of {counted(batch, 'document')} is small for {gpus} GPUs: summing and updating all parameters takes "
-        "longer than computing it",
-        f"--batch-size {wanted}{rate}",
     )
 
 

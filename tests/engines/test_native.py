@@ -22,7 +22,7 @@ from crepe_dist.native import library
 from crepe_dist.native.library import Library
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.options import ModelOptions
-from tests.conftest import QUICK, command, run
+from tests.conftest import run
 from tests.helpers import reference
 from tests.helpers.engines import gradients, initial
 
@@ -231,12 +231,6 @@ class TestSwitch:
         with pytest.raises(UserError, match=r"--kernels is avx2, but CREPE_DIST_KERNELS is generic"):
             selected(kernels="avx2")
 
-    def test_a_command_says_so(self, data, tmp_path, monkeypatch):
-        monkeypatch.setenv(library.SWITCH, "mmx")
-        printed = run(command("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK), tmp_path, code=1)
-        assert "error: CREPE_DIST_KERNELS is mmx" in printed
-        assert "Traceback" not in printed
-
 
 def replace(path, content):
     """Replace a library by a new file: the old one is loaded and must not change."""
@@ -322,23 +316,6 @@ def test_float32_is_the_default_where_it_is_clearly_faster(name, seconds, slower
     assert planned.precision == ("float32" if slower else "bfloat16")
     assert ("slower on this processor" in planned.why) is slower
     assert selected(precision="bfloat16").precision == "bfloat16"
-
-
-@pytest.mark.parametrize(
-    ("ceiling", "expected"),
-    [
-        ("", ["amx", "avx512_bf16", "avx512", "avx2", "generic"]),
-        ("avx512_core_bf16", ["avx512_bf16", "avx512", "avx2", "generic"]),
-        ("AVX2", ["avx2", "generic"]),
-        ("SSE41", ["generic"]),
-    ],
-)
-def test_a_lesser_processor_can_be_pretended(ceiling, expected, tmp_path, monkeypatch):
-    info = tmp_path / "cpuinfo"
-    info.write_text(f"flags\t\t: {' '.join(sorted(set.union(*library.BUILDS.values(), {'avx2'})))}\n")
-    monkeypatch.setattr(library, "PROCESSOR", info)
-    monkeypatch.setenv(library.CEILING, ceiling)
-    assert library.runnable() == expected
 
 
 @pytest.mark.parametrize("name", [*BUILDS, None])

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 
 from crepe_dist import machine
 from crepe_dist.data.targets import ONE, Targets
@@ -20,7 +19,6 @@ from crepe_dist.training.notes import (
     empty_classes,
     few_cores,
     few_steps,
-    idle_gpus,
 )
 
 CREPE = CrepeShape(69, 192, 4, 6, 4096, reach=5, rows=1024, width=32, blocks=2, stride=1)
@@ -69,21 +67,3 @@ class TestNotLearning:
         said, watch = self.said([1.0] * (2 * STEPS))
         assert said == [STEPS]
         assert watch.end(2 * STEPS) is None
-
-
-@pytest.mark.parametrize(
-    ("flags", "rows", "gpus", "remedy"),
-    [
-        ([], 100_000, 1, ""),
-        ([], 100_000, 4, "--batch-size 512 --scale-with-batch true"),
-        ([], 16_383, 4, ""),
-        (["--scale-with-batch=true"], 100_000, 4, "--batch-size 512"),
-        (["--batch-size=256"], 100_000, 4, ""),
-    ],
-)
-def test_batches_too_small_for_several_gpus(flags, rows, gpus, remedy):
-    said = idle_gpus(parse(flags), rows, gpus)
-    assert said.endswith(f"  do:  {remedy}" if remedy else "")
-    assert bool(said) == bool(remedy)
-    batch = parse(flags).data.batch_size
-    assert not said or said.startswith(f"note: a batch of {batch} documents is small for {gpus} GPUs: ")
