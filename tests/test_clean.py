@@ -12,8 +12,31 @@ from contextlib import ExitStack
 import pytest
 
 from crepe_dist import cli, files
-from crepe_dist.files import write_text
-from tests.chaos.test_state_on_disk import finished_run
+from crepe_dist.files import write_json, write_text
+from crepe_dist.records import write_sealed
+from crepe_dist.runs import checkpoint, state
+from crepe_dist.runs.run_folder import RunFolder
+from tests.chaos.test_state_on_disk import snapshot
+from tests.conftest import DEAD
+
+
+def finished_run(path):
+    """A finished run of four epochs, the second of which it reports, with two states and the leftovers of a kill."""
+    run = RunFolder(path)
+    (path / "checkpoints").mkdir(parents=True)
+    for epoch in range(4):
+        for suffix in ("params", "json", "scores.json"):
+            write_text(path / "checkpoints" / f"crepe_epoch_{epoch}_test_acc_9{epoch}.5.{suffix}", suffix)
+    write_json(path / "run.json", {"model": {}, "optimizer": {}, "training": {}, "data": "0"})
+    state.save(run.state, snapshot(2), state.save(run.state, snapshot(1)))
+    (run.state / ".partial-1").mkdir()
+    write_text(run.state / ".partial-1" / "parameters.safetensors", "half")
+    write_text(path / f".config.yaml.{DEAD}", "half")
+    scores = {"chosen_by": "validation split", "test_accuracy": 0.9, "test_loss": 0.1}
+    reported = "checkpoints/crepe_epoch_1_test_acc_91.5.params"
+    result = {"checkpoint": reported, "epoch": 1, **scores, "provenance": {}}
+    write_sealed(path / "result.json", checkpoint.RESULT_FORMAT, result)
+    return run
 
 
 @pytest.fixture

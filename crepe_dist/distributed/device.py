@@ -43,31 +43,12 @@ def pick(device: str, check: Check, world: World = ALONE) -> Device:
         check: raises ``UserError`` for a GPU that no engine can use; such a GPU is not chosen.
 
     Raises:
-        UserError: on every rank, if one of them finds no GPU for ``gpu``, or no GPU of its own.
+        UserError: on every rank, if one of them finds no GPU for ``gpu``, or no GPU of its own, or if some have none.
     """
     gpus = world.agree("GPUs", lambda: _usable(device, check), alike=SAME_MACHINES)
     seen = world.gather([socket.gethostname(), list(gpus)], "visible GPUs")
     chosen = world.agree("device", lambda: assign(seen)[world.rank], alike=SAME_MACHINES)
     return CPU if chosen is None else list(gpus.values())[chosen]
-
-
-def pick_on_all(device: str, check: Check, world: World) -> Device:
-    """Choose this rank's device as ``pick`` does, of one kind for all ranks.
-
-    Raises:
-        UserError: as ``pick``; or on every rank, if some have a GPU and others none.
-    """
-    picked = pick(device, check, world)
-    kinds = world.gather([socket.gethostname(), picked.device_type], "device types")
-    without = [f"rank {rank} (host {host})" for rank, (host, kind) in enumerate(kinds) if kind == "cpu"]
-    if 0 < len(without) < len(kinds):
-        raise UserError(
-            f"some processes have a GPU and others have none: {', '.join(without[:SHOWN_RANKS])}",
-            "gradients are summed either on GPUs or on CPUs",
-            f"run {invocation.typed('doctor')} on the hosts without a GPU, leave them out, or use --device cpu",
-            on_all_ranks=True,
-        )
-    return picked
 
 
 def _usable(device: str, check: Check) -> dict[str, Device]:
@@ -105,11 +86,17 @@ def assign(seen: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
         seen: host and visible GPUs of each rank.
 
     Returns:
-        The number of each rank's GPU in its own numbering; ``None`` if it sees none.
+        The number of each rank's GPU in its own numbering; ``None`` if no rank sees any.
 
     Raises:
-        UserError: other ranks have all the GPUs that a rank sees.
+        UserError: other ranks have all the GPUs that a rank sees, or only some ranks see any.
     """
+    without = [f"rank {rank} (host {host})" for rank, (host, gpus) in enumerate(seen) if not gpus]
+    if 0 < len(without) < len(seen):
+        raise UserError(
+            f"some processes have a GPU and others have none: {', '.join(without[:SHOWN_RANKS])}",
+            remedy=f"run {invocation.typed('doctor')} on the hosts without a GPU, leave them out, or use --device cpu",
+        )
     owners: dict[str, int] = {}
     numbers = []
     for rank, (host, gpus) in enumerate(seen):

@@ -19,7 +19,7 @@ ADDRESS, PORT, SECONDS = "MASTER_ADDR", "MASTER_PORT", "CREPE_DIST_MEETING_SECON
 # Variables that identify a job, the same for all its processes: the default port is derived from them.
 JOBS = (("SLURM_JOB_ID", "SLURM_STEP_ID"), ("PMIX_NAMESPACE",))
 PORTS = range(20000, 30000)  # below the ports that Linux gives to clients
-USUAL_SECONDS = 300.0
+USUAL_SECONDS = "300"
 SIOCGIFADDR = 0x8915
 LOOPBACK = "lo"
 INTERFACE = "HOROVOD_GLOO_IFACE"
@@ -42,8 +42,7 @@ class Endpoint:
             UserError: a value is missing or malformed.
         """
         if launch.rank >= launch.size:
-            what = f"this process is rank {launch.rank} of {launch.size}, but ranks count from 0"
-            raise UserError(what, remedy="correct RANK and WORLD_SIZE")
+            raise UserError(f"this process is rank {launch.rank} of {launch.size}, but ranks count from 0")
         # If all processes are on this host, no address is needed.
         host = environment.get(ADDRESS, "").strip() or ("127.0.0.1" if launch.local_size == launch.size else "")
         port = environment.get(PORT, "").strip() or _port_of_job(environment)
@@ -55,10 +54,8 @@ class Endpoint:
                 f"or, on one host, start with `{invocation.typed('supervise')} -np {launch.size} …`",
                 on_all_ranks=True,
             )
-        if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
-            remedy = "give a number from 1 to 65535 that is free on rank 0's host"
-            raise UserError(f"{PORT} is {port!r}", remedy=remedy, on_all_ranks=True)
-        return cls(host, int(port), environment.get(INTERFACE, "").strip(), time_limit(environment))
+        number = _number(PORT, port, 65536)
+        return cls(host, int(number), environment.get(INTERFACE, "").strip(), time_limit(environment))
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -97,11 +94,14 @@ def time_limit(environment: Mapping[str, str]) -> float:
     Raises:
         UserError: it is malformed.
     """
-    given = environment.get(SECONDS, "").strip() or str(USUAL_SECONDS)
+    return _number(SECONDS, environment.get(SECONDS, "").strip() or USUAL_SECONDS, 1e6)
+
+
+def _number(name: str, given: str, limit: float) -> float:
     with suppress(ValueError):
-        if 0 < float(given) < 1e6:
+        if 0 < float(given) < limit:
             return float(given)
-    raise UserError(f"{SECONDS} is {given!r}", remedy="give a number of seconds above zero", on_all_ranks=True)
+    raise UserError(f"{name} is {given!r}", remedy=f"give a number from 1 to {limit - 1:.0f}", on_all_ranks=True)
 
 
 def _port_of_job(environment: Mapping[str, str]) -> str:

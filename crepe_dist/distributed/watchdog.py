@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from crepe_dist.distributed.control import Control
-from crepe_dist.errors import ExitCode
+from crepe_dist.errors import ExitCode, UserError
 
 TICK_SECONDS = 1.0
 STOPPED_SECONDS = 5.0  # delay of a tick that shows that this process itself was suspended or the host overloaded
@@ -173,16 +173,14 @@ class Watchdog:
             os._exit(ExitCode.HUNG)
 
     def _tell(self, where: dict[str, Any], seconds: float) -> None:
-        again = "nothing, all restart" if self._control.is_supervised else "run the same command again"
         step = f" at step {where['step']}" if "step" in where else ""
-        print(
-            f"[rank {self._rank}] error: no progress for {seconds:.0f} s{step} ({where['phase']})\n"
-            "  why: a process is suspended, a host or network is lost, or the ranks wait for different collectives\n"
-            f"  do:  {again}; raise --safety.watchdog-s ({self._limit:g}) if steps take longer; the stacks are in "
-            f"{self._stacks.name if self._stacks else 'the lines below'}",
-            file=sys.stderr,
-            flush=True,
+        error = UserError(
+            f"no progress for {seconds:.0f} s{step} ({where['phase']})",
+            "a process is suspended, a host or network is lost, or the ranks wait for different collectives",
+            f"run the same command again, or raise --safety.watchdog-s ({self._limit:g}) if steps take longer; the "
+            f"stacks are in {self._stacks.name if self._stacks else 'the lines below'}",
         )
+        print(f"[rank {self._rank}] {error}", file=sys.stderr, flush=True)
 
     def _signal_peers(self, number: signal.Signals) -> None:
         for pid, start in self._peers:

@@ -1,4 +1,4 @@
-"""Interface of the exchange: sum the gradients of all ranks, then update the parameters."""
+"""Interface of the exchange: sum the gradients of all ranks, then update the parameters; and its saved state."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.control import Vote
 from crepe_dist.errors import ExitCode, UserError
-from crepe_dist.exchange.saved_arrays import Arrays
 
+Arrays = dict[str, npt.NDArray[Any]]
 # The first loss scale keeps the largest gradient of the first steps seven times below float16's limit.
 FIRST_SCALE, LARGEST_SCALE = 2.0**13, 2.0**24
 GROW_AFTER = 2000  # steps without an overflow
@@ -197,3 +200,60 @@ class LossScale:
         """Continue from ``state``; ignore that of another precision."""
         if state and self.scale is not None:
             self.scale, self._good = state[0], int(state[1])
+
+
+class SavedArrays:
+    """State of an optimizer as plain arrays of a saved state, whose checksum has been verified, to be read one by one.
+
+    ``updates``          number of updates, int64 [1]
+    ``<parameter>.<k>``  momentum; or mean and mean square: float32 in the parameter's shape; the mean square of a table
+                         is that of each row, [rows, 1]
+    ``<parameter>.updated``, ``<parameter>.drift``  ages of the rows of a table; see ``Table.arrays``
+    ``quanta``           exponents of the next quanta, int32 [parameters]; see ``Quanta``
+
+    A parameter has its structural name, such as ``ngrams.weight``; the quanta are in the order of the trained ones.
+
+    Attributes:
+        updates: number of updates.
+
+    Raises:
+        UserError: in every method: an array has not the dtype or the shape that the kernels will access.
+    """
+
+    def __init__(self, arrays: Arrays) -> None:
+        self._arrays = arrays
+        count: Any = self._read("updates", np.int64, (1,))
+        if count is None:
+            raise other_optimizer("it has no count of updates")
+        self.updates = int(count[0])
+
+    def moments(self, parameter: str, shapes: Sequence[tuple[int, ...]]) -> list[npt.NDArray[np.float32]] | None:
+        """Return the moments of a parameter; ``None`` if it has none."""
+        found = [self._read(f"{parameter}.{k}", np.float32, shape) for k, shape in enumerate(shapes)]
+        moments = [moment for moment in found if moment is not None]
+        return moments if len(moments) == len(shapes) > 0 else None
+
+    def ages(self, parameter: str, rows: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
+        """Return the drift since each update, and the update of each row; see ``Table.arrays``."""
+        drift: Any = self._read(f"{parameter}.drift", np.float64, None)
+        updated: Any = self._read(f"{parameter}.updated", np.int32, (rows,))
+        if drift is None or updated is None:
+            return np.zeros(1), np.zeros(rows, np.int32)
+        if drift.ndim != 1 or not 0 <= updated.min() <= updated.max() < len(drift) <= self.updates + 1:
+            raise other_optimizer(f"its arrays {parameter}.drift and {parameter}.updated do not fit")
+        return drift, updated
+
+    def quanta(self, parameters: int) -> npt.NDArray[np.int32] | None:
+        """Return the exponents of the quanta; ``None`` if there are none."""
+        return self._read("quanta", np.int32, (parameters,))
+
+    def _read(self, name: str, dtype: Any, shape: tuple[int, ...] | None) -> npt.NDArray[Any] | None:
+        array = self._arrays.get(name)
+        if array is not None and (array.dtype != dtype or shape not in (None, array.shape)):
+            raise other_optimizer(f"array {name} is {array.dtype} {list(array.shape)}")
+        return array
+
+
+def other_optimizer(why: str) -> UserError:
+    """Make the error for a saved state that does not fit the optimizer or the parameters."""
+    return UserError("the saved state belongs to another optimizer", why, "start another run with --fresh")

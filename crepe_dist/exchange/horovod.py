@@ -19,9 +19,8 @@ from mxnet import gluon
 
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import PeerGone
-from crepe_dist.exchange.exchange import Exchange, Reduced
+from crepe_dist.exchange.exchange import Arrays, Exchange, Reduced, SavedArrays
 from crepe_dist.exchange.optimizer import Optimizer
-from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.mxnet_internals import (
     allreduce_arrays,
     let_sum,

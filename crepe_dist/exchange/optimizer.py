@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from crepe_dist.exchange.exchange import Arrays, SavedArrays
 from crepe_dist.exchange.quanta import Parameter, Quanta
-from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.native import library
 from crepe_dist.native.library import pointers
 from crepe_dist.settings.options import OptimizerOptions

@@ -23,12 +23,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.exchange.exchange import Exchange, Reduced
-from crepe_dist.exchange.saved_arrays import EXPONENTS, Arrays
+from crepe_dist.exchange.exchange import Arrays, Exchange, Reduced
 from crepe_dist.native.library import pointers
 
 # Exponents of a quantum. With the highest, a sum of thousands of float32's largest numbers fits.
-FIRST, LOWEST, HIGHEST = -24, EXPONENTS.start, EXPONENTS.stop - 1
+FIRST, LOWEST, HIGHEST = -24, -90, 110
 # Bounds in 1024 quanta. Sums with a bound from 2**20 on may not fit into 31 bits. The next bound is meant to be below
 # 2**17, and the first at least 2**14.
 UNIT, LEAST, NEXT_BITS, MOST = 1024, 2**14, 17, 2**20

@@ -20,10 +20,10 @@ import numpy as np
 
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.between_hosts import PartSums, RowSums, cuts, ranks_by_host
+from crepe_dist.exchange.exchange import Arrays, SavedArrays
 from crepe_dist.exchange.host_memory import HostMemory, private_memory, share_memory
 from crepe_dist.exchange.optimizer import DenseUpdate, Optimizer
 from crepe_dist.exchange.quanta import Quanta, Row, WholeNumberExchange, mean_scale, row_width
-from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.exchange.table import SparseParameter, Table
 from crepe_dist.native import library
 

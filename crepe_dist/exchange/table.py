@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.exchange.exchange import Arrays, SavedArrays
 from crepe_dist.exchange.host_memory import back_with_huge_pages
 from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.quanta import Parameter
-from crepe_dist.exchange.saved_arrays import Arrays, SavedArrays
 from crepe_dist.native import library
 
 Ages = tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]  # drift and update of each row; see ``Table.arrays``

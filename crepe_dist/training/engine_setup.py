@@ -9,7 +9,7 @@ from crepe_dist import machine, registry
 from crepe_dist.cuda import driver
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.distributed.device import Device, pick_on_all
+from crepe_dist.distributed.device import Device, pick
 from crepe_dist.distributed.world import SAME_MACHINES, World
 from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.errors import UserError
@@ -45,7 +45,7 @@ def build_engine(config: Config, data: Dataset, world: World) -> Network:
     world.agree("memory of the scores", lambda: _check_scores(data))
     start = world.agree("parameters to start from", lambda: _start(config, data), same=_identity)
     shape = start.shape if start else world.agree("network", lambda: chosen_shape(config.model, data))
-    device = pick_on_all(config.device, lambda gpu: plan(config.model, gpu, shape), world)
+    device = pick(config.device, lambda gpu: plan(config.model, gpu, shape), world)
     common = common_kernels(world)
     planned = world.agree("precision", lambda: plan(config.model, device, shape, common))
     check_same_architecture(planned, device, world)

@@ -12,7 +12,7 @@ from tests.chaos.harness import slow
 from tests.conftest import records
 
 
-@pytest.mark.parametrize(("kind", "processes", "rank"), [slow("nan", 1, 0), ("inf", 2, 1), slow("nan", 3, 2)])
+@pytest.mark.parametrize(("kind", "processes", "rank"), [("inf", 2, 1), slow("nan", 3, 2)])
 def test_all_ranks_stop_before_the_update(trial, kind, processes, rank):
     code, printed = trial.run(processes, fault=trial.fault(kind, 17, rank))
     assert code == ExitCode.ERROR, printed
@@ -27,20 +27,18 @@ def test_all_ranks_stop_before_the_update(trial, kind, processes, rank):
     trial.resume(processes)
 
 
-@pytest.mark.parametrize(("processes", "rank"), [slow(1, 0), (2, 1)])
-def test_divergence_in_the_last_step_before_scoring_writes_nothing(trial, processes, rank):
-    fault = trial.fault("diverged", 13, rank)  # the last of the epoch
+def test_divergence_in_the_last_step_before_scoring_writes_nothing(trial):
+    fault = trial.fault("diverged", 13, 1)  # the last of the epoch
     rarely = "--checkpoint.every=100"  # a save of the step itself would find what was spoilt
-    code, printed = trial.run(processes, rarely, fault=fault)
+    code, printed = trial.run(2, rarely, fault=fault)
     assert code == ExitCode.ERROR, printed
     assert printed.count("error: training diverged") == 1, printed
     assert "Warning" not in printed
     assert not records(trial.run_dir, "epoch")
     assert not list(trial.run_dir.glob("checkpoints/*"))
-    trial.resume(processes)
 
 
-@pytest.mark.parametrize(("processes", "odd", "every"), [(2, 1, 100), slow(3, 0, 100), slow(2, 0, 4)])
+@pytest.mark.parametrize(("processes", "odd", "every"), [(2, 1, 100), slow(3, 0, 4)])
 def test_a_replica_that_differs_is_named_and_not_saved(trial, processes, odd, every):
     """At the end of the epoch, or by the next save."""
     code, printed = trial.run(processes, f"--checkpoint.every={every}", fault=trial.fault("diverge", 17, odd))
@@ -50,25 +48,19 @@ def test_a_replica_that_differs_is_named_and_not_saved(trial, processes, odd, ev
     assert harness.saved_step(trial.run_dir) <= 17
 
 
-EXCHANGE = ("--model=ngrams", "--buckets=16777216", "--optimizer=adam")  # takes 0.8 GB
-
-
-@pytest.mark.parametrize(
-    ("more", "batch_size", "megabytes"), [(("--model=paper", "--size=small"), 16384, 1500), (EXCHANGE, 512, 700)]
-)
-def test_out_of_memory_names_the_batch(trial, more, batch_size, megabytes):
+def test_out_of_memory_names_the_batch(trial):
     """A limit on the process's memory stands for a device that is too small."""
     limited = (
         "import resource, sys; from tests.chaos import worker; from crepe_dist import command; "
         "import crepe_dist.training.recipe; "
         "used = int(open('/proc/self/statm').read().split()[0]) * 4096; "
-        f"resource.setrlimit(resource.RLIMIT_AS, (used + ({megabytes} << 20), resource.RLIM_INFINITY)); "
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (1500 << 20), resource.RLIM_INFINITY)); "
         "command.run(worker.main)"
     )
-    arguments = harness.command(trial.run_dir, trial.data, 1, *more, f"--batch-size={batch_size}")
+    more = ("--model=paper", "--size=small", "--batch-size=16384")
+    arguments = harness.command(trial.run_dir, trial.data, 1, *more)
     arguments[1:3] = ["-c", limited]
     code, printed = harness.run(arguments, trial.folder)
     assert code == ExitCode.ERROR, printed
-    assert f"out of memory with --batch-size {batch_size}" in printed
-    assert f"try --batch-size {batch_size // 2}" in printed
-    assert "Traceback" not in printed
+    assert "out of memory with --batch-size 16384" in printed
+    assert "try --batch-size 8192" in printed

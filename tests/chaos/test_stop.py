@@ -16,7 +16,7 @@ from tests.chaos.harness import slow
 
 @pytest.mark.parametrize(
     ("processes", "phase", "step"),
-    [(1, "train", 5), slow(1, "evaluate", 13), slow(1, "save", 8), slow(2, "train", 17), slow(2, "evaluate", 26)],
+    [(1, "train", 5), slow(1, "save", 8), slow(2, "evaluate", 26)],
 )
 def test_a_signal_to_one_process_stops_all_with_nothing_lost(trial, processes, phase, step):
     code, printed = trial.run(processes, fault=trial.fault("SIGTERM", step, processes - 1, phase))
@@ -32,7 +32,7 @@ def test_a_signal_to_one_process_stops_all_with_nothing_lost(trial, processes, p
     assert f"resuming from step {saved}," in trial.resume(processes)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT), slow(signal.SIGUSR2), slow(signal.SIGHUP)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT)])
 def test_a_signal_from_outside(trial, number):
     began = time.monotonic()
     process = harness.start(harness.command(trial.run_dir, trial.data, 1, module="crepe_dist.train"), trial.folder)

@@ -20,53 +20,35 @@ KNOWN = [50, 70, 72, 75, 80, 86, 87, 89, 90, 100, 101, 120]
 
 @pytest.fixture
 def emulated(monkeypatch, tmp_path):
+    """Use the stand-in, and return the list to which each compilation adds its architecture."""
+    made, genuine = [], compiler.compile_program
+
+    def compile_program(program, defines, architecture, *arguments, **named):
+        made.append(architecture)
+        return genuine(program, defines, architecture, *arguments, **named)
+
+    monkeypatch.setattr(compiler, "compile_program", compile_program)
     with cuda_emulator.used():
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        yield
+        yield made
 
 
 def compiled(factor=1, capability=(8, 6)):
     return compiler.compiled("probe.cu", {"FACTOR": factor}, capability, FOLDER)
 
 
-def compiles(monkeypatch):
-    """Return the list to which each compilation from now on adds its architecture."""
-    made = []
-
-    def compile_program(program, defines, architecture, *arguments, **named):
-        made.append(architecture)
-        return genuine(program, defines, architecture, *arguments, **named)
-
-    genuine = compiler.compile_program
-    monkeypatch.setattr(compiler, "compile_program", compile_program)
-    return made
-
-
-# ---- on the stand-in
-
-
 @needs("g++")
-@pytest.mark.usefixtures("emulated")
-def test_a_program_is_compiled_once_for_each_architecture_and_constant(monkeypatch):
-    made = compiles(monkeypatch)
-    first = compiled()
-    assert first == compiled()
-    assert made == ["sm_86"]
-    assert compiled(factor=2) != first
-    assert compiled(capability=(8, 0)) != first
-    assert made == ["sm_86", "sm_86", "sm_80"]
-
-
-@needs("g++")
-@pytest.mark.usefixtures("emulated")
-def test_a_damaged_cache_is_compiled_again(monkeypatch, tmp_path):
-    made = compiles(monkeypatch)
+def test_a_program_is_compiled_once_for_each_architecture_and_constant(emulated, tmp_path):
     image = compiled()
+    assert image == compiled()
+    assert emulated == ["sm_86"]
     (path,) = (tmp_path / "cache" / "crepe_dist" / "cuda").glob("*.cubin")
     for damaged in (b"", path.read_bytes()[:-1], b"\0" + path.read_bytes()[1:]):
         path.write_bytes(damaged)
         assert compiled() == image
-    assert len(made) == 4
+    assert compiled(factor=2) != image
+    assert compiled(capability=(8, 0)) != image
+    assert emulated == ["sm_86"] * 5 + ["sm_80"]
 
 
 @needs("g++")

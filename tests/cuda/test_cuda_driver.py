@@ -17,22 +17,17 @@ from tests.helpers.needs import needs
 
 pytestmark = needs("g++")
 NUMBER = {"FACTOR": 2}
-# Opens a GPU and loads the kernels; an error is printed as a command prints it.
+# Opens a GPU; an error is printed as a command prints it.
 OPEN = """
 import os, sys
 import numpy as np
-from crepe_dist.cuda import compiler, gpu
+from crepe_dist.cuda import gpu
 from crepe_dist.errors import UserError
-from tests.helpers import cuda_emulator
 try:
     device = gpu.Gpu(0)
-    probe = gpu.Module(device, compiler.compiled("probe.cu", {"FACTOR": 2}, device.capability, cuda_emulator.FOLDER))
     memory = device.allocate(400)
-    array = np.zeros(100, np.int32)
-"""
-CAUGHT = """
-except (UserError, MemoryError) as error:
-    print(error)
+except UserError as error:
+    sys.exit(print(error))
 """
 
 
@@ -49,13 +44,8 @@ def probe(device):
 
 def said(lines: str, **told: object) -> str:
     """Return what a process prints that opens a GPU and then does these lines."""
-    code = OPEN + "".join(f"    {line}\n" for line in lines.splitlines()) + CAUGHT
-    environment = cuda_emulator.environment(**told)
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, stdout=-1, stderr=subprocess.STDOUT, text=True, timeout=200
-    )
-    assert "Traceback" not in done.stdout, done.stdout
-    return done.stdout
+    arguments, environment = [sys.executable, "-c", OPEN + lines], cuda_emulator.environment(**told)
+    return subprocess.run(arguments, env=environment, stdout=-1, text=True, timeout=200, check=True).stdout
 
 
 def read(memory, dtype):
@@ -72,6 +62,9 @@ def test_a_kernel_computes_what_it_says(device, probe):
     memory.write(np.ones(1000, np.float32))
     probe.launch("add_index", 8, 128, memory, 1000, 0.5)
     assert np.array_equal(read(memory, np.float32), 1 + np.arange(1000, dtype=np.float32))
+    probe.launch("add_index", 1, 32, None, np.int64(0), ctypes.c_float(1))
+    with pytest.raises(OverflowError, match="2147483648 does not fit"):
+        probe.launch("add_index", 1, 32, memory, 1 << 31, 1.0)
 
 
 # ---- memory
@@ -106,16 +99,9 @@ def test_large_and_strided_arrays_are_written(device):
 
 def test_bytes_outside_of_memory_are_refused(device):
     memory = device.allocate(16)
-    for wrong in (
-        lambda: memory.view(8, 9),
-        lambda: memory.view(-1, 4),
-        lambda: memory.write(np.zeros(5, np.int32)),
-        lambda: memory.read(np.zeros(5, np.int32)),
-    ):
+    for wrong in (lambda: memory.view(8, 9), lambda: memory.write(np.zeros(5)), lambda: memory.read(np.zeros(5))):
         with pytest.raises(ValueError, match="are not within 16"):
             wrong()
-    with pytest.raises(ValueError, match="contiguous"):
-        memory.read(np.zeros((4, 2), np.int16)[:, 0])
 
 
 def test_a_full_gpu_says_what_was_wanted(device, monkeypatch):
@@ -125,18 +111,6 @@ def test_a_full_gpu_says_what_was_wanted(device, monkeypatch):
     ) as caught:
         device.allocate(2 << 20)
     assert is_out_of_memory(caught.value)
-
-
-# ---- calls
-
-
-def test_parameters_are_passed_in_the_sizes_of_the_kernel(device, probe):
-    memory = device.allocate(16)
-    with pytest.raises(OverflowError, match="2147483648 does not fit"):
-        probe.launch("add_index", 1, 32, memory, 1 << 31, 1.0)
-    probe.launch("add_index", 1, 32, None, 0, np.float32(1))
-    probe.launch("add_index", 1, 32, memory, np.int64(4), ctypes.c_float(1))
-    assert read(memory, np.float32).tolist() == [0, 2, 4, 6]
 
 
 # ---- errors
@@ -162,35 +136,18 @@ def test_a_gpu_that_cannot_be_opened_is_told(told, what, why):
     assert third.startswith("  do:  ")
 
 
-def test_a_lost_gpu_stays_lost():
-    lines = """
-for _ in range(2):
-    try:
-        device.wait()
-    except UserError as error:
-        print(error.what, int(error.code))
-"""
-    assert said(lines, EMULATOR_FAILS="cuStreamSynchronize=719@1") == (
-        "GPU 0 (GPU of a test) cannot be used: cuStreamSynchronize: CUDA_ERROR_LAUNCH_FAILED (719) 70\n" * 2
-    )
-
-
 def test_a_forked_process_cannot_use_its_parents_gpu():
     lines = """
 if child := os.fork():
     os.waitpid(child, 0)
-    memory.read(array)
+    memory.read(np.zeros(100, np.int32))
     print("parent")
 else:
     try:
-        memory.read(array)
+        memory.read(np.zeros(100, np.int32))
     except UserError as error:
         print(error.why)
     del memory
     sys.exit()
 """
-    shown = said(lines).splitlines()
-    assert [line for line in shown if "emulator" not in line] == [
-        "the process was forked from one that uses the GPU",
-        "parent",
-    ]
+    assert said(lines).splitlines() == ["the process was forked from one that uses the GPU", "parent"]

@@ -8,16 +8,14 @@ from typing import Any, cast
 
 import pytest
 
-from crepe_dist.distributed.device import CPU
 from crepe_dist.distributed.world import World
 from crepe_dist.files import read_json
-from crepe_dist.model.precision import Plan, plan
+from crepe_dist.model.precision import Plan
 from crepe_dist.native import library
-from crepe_dist.settings.options import Kernels, ModelOptions, Precision
+from crepe_dist.settings.options import ModelOptions, Precision
 from crepe_dist.training.engine_setup import common_kernels, common_precision
 from tests.conftest import QUICK, command, needs_kernels, run
 from tests.distributed.test_world import script
-from tests.helpers.engines import small_shape
 
 
 @pytest.mark.parametrize(
@@ -32,15 +30,6 @@ from tests.helpers.engines import small_shape
 def test_the_best_that_all_have(usable: list[list[str]], chosen: str | None) -> None:
     world = SimpleNamespace(size=2, gather=lambda value, name: usable)
     assert common_kernels(cast(World, cast(Any, world))) == chosen
-
-
-@needs_kernels
-@pytest.mark.parametrize("requested", ["auto", "own", "generic"])
-def test_what_is_asked_for_comes_first(requested: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(library.SWITCH, raising=False)
-    (*_, build) = library.usable()
-    planned = plan(ModelOptions(kernels=requested), CPU, small_shape("crepe"), common=build)
-    assert planned.build == (build if requested in ("auto", "own") else requested)
 
 
 @pytest.mark.parametrize(

@@ -64,15 +64,11 @@ def test_the_first_gpu_that_something_can_use(two_gpus, refused, chosen):
         assert device.pick("gpu", refuse(*refused)) == chosen
 
 
-@pytest.mark.parametrize("why", ["the NVIDIA driver shows none", "no NVIDIA driver was found: it is gone"])
-def test_without_gpu(why, monkeypatch):
-    what, _, reason = why.partition(": ")
+def test_without_gpu(monkeypatch):
     monkeypatch.setattr(device.driver, "count", lambda: 0)
-    monkeypatch.setattr(device.driver, "missing", lambda: UserError(what, reason, "install it") if reason else None)
     assert device.pick("auto", refuse()) == CPU
-    with pytest.raises(UserError, match="no GPU was found") as raised:
+    with pytest.raises(UserError, match="no GPU was found"):
         device.pick("gpu", refuse())
-    assert raised.value.why == why
     with pytest.raises(UserError) as raised:
         device.pick("gpu", refuse(), BesideAnother())
     assert "[only on rank 0 (host " in raised.value.what
@@ -85,19 +81,23 @@ def test_without_gpu(why, monkeypatch):
         ([("a", "ABCD"), ("b", "EFGH"), ("a", "ABCD"), ("b", "EFGH")], [0, 0, 1, 1]),
         ([("a", "A"), ("a", "B"), ("b", "C"), ("b", "D")], [0, 0, 0, 0]),
         ([("one", "AB"), ("other", "AB")], [0, 1]),
-        ([("same", "AB"), ("same", "CD"), ("same", "AB"), ("same", "CD")], [0, 0, 1, 1]),
         ([("a", "BA"), ("a", "AB")], [0, 0]),
-        ([("a", ""), ("a", "A")], [None, 0]),
+        ([("a", ""), ("a", "")], [None, None]),
     ],
     ids=[
         "two hosts, ranks in turns", "one visible a process", "containers of two names with the same GPUs",
-        "containers of one name, two GPUs each", "another order", "none visible",
+        "another order", "none visible",
     ],
 )  # fmt: skip
 def test_each_rank_gets_a_gpu_of_its_own(seen, numbers):
     assert device.assign(seen) == numbers
     taken = [gpus[number] for (_, gpus), number in zip(seen, numbers) if number is not None]
     assert len(set(taken)) == len(taken)
+
+
+def test_ranks_with_and_without_gpus_are_refused():
+    with pytest.raises(UserError, match=r"others have none: rank 1 \(host b\)"):
+        device.assign([("a", "A"), ("b", "")])
 
 
 def test_two_ranks_on_one_gpu_are_an_error():

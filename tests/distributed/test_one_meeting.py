@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
-from crepe_dist.distributed import device
-from crepe_dist.distributed.world import World
-from crepe_dist.errors import UserError
 from tests.conftest import PAPER, QUICK, run
 from tests.distributed.test_world import script
 
@@ -107,28 +102,3 @@ with join() as world:
 def test_sums_and_numbers_are_exact_where_horovod_would_average(tmp_path):
     printed = run(script(3, AVERAGING), tmp_path)
     assert printed.count("told on") == printed.count("all well on") == 3
-
-
-class Ranks(World):
-    """Rank 2 of some whose devices are given."""
-
-    rank = 2
-
-    def __init__(self, *kinds):
-        super().__init__()
-        self.size = len(kinds)
-        self._kinds = kinds
-
-    def gather(self, value, name):
-        if name != "device types":
-            return [value] * self.size
-        return [[f"host{rank // 2}", kind] for rank, kind in enumerate(self._kinds)]
-
-
-def test_ranks_with_and_without_gpus_are_refused():
-    world = Ranks("gpu", "gpu", "cpu", "gpu", "gpu")
-    with pytest.raises(UserError) as raised:
-        device.pick_on_all("cpu", lambda gpu: None, world)
-    assert raised.value.on_all_ranks
-    assert raised.value.what == "some processes have a GPU and others have none: rank 2 (host host1)"
-    assert device.pick_on_all("cpu", lambda gpu: None, Ranks("cpu", "cpu", "cpu")) == device.CPU

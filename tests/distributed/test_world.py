@@ -108,23 +108,6 @@ class TestErrors:
         printed = self.check(shell(2, line), tmp_path, "data is not a prepared data set [only on rank 1")
         assert not (tmp_path / "run").exists(), printed
 
-    def test_a_checkpoint_that_rank_0_cannot_write(self, data, tmp_path):
-        body = f"""
-import sys
-from crepe_dist.distributed.launch import detect, import_mxnet
-import_mxnet(detect())
-from crepe_dist import command, train
-from crepe_dist.runs import checkpoint
-def full(*_):
-    raise OSError("the disk is full")
-checkpoint.write = full
-sys.argv = ["train", "--data", {str(data)!r}, *{QUICK!r}]
-command.run(train.main)
-"""
-        printed = self.check(script(2, body), tmp_path, "the checkpoint of epoch 1 cannot be written")
-        assert "only on rank 0" not in printed, "no other rank tries"
-        assert "visible at the same path" not in printed
-
     def test_launched_as_many_that_cannot_meet(self, data, tmp_path):
         """Launch as mpirun or srun does: never N silent independent runs."""
         processes = []

@@ -2,8 +2,7 @@
 
 What it is good for. Code that asks for the kind of a device takes its GPU branch: choice of the device, precision and
 engine, Horovod's trainer, optimizer, memory, messages. MXNet is given ``cpu(k + 1)`` for ``gpu(k)``, a place of its
-own: a compiled graph whose inputs lie partly on the host, ``cpu(0)``, is an error, as it is on a GPU. An allocation
-that does not fit is an error at the next wait, as with CUDA.
+own: a compiled graph whose inputs lie partly on the host, ``cpu(0)``, is an error, as it is on a GPU.
 
 What it does not show. Nothing of CUDA, cuDNN, cuBLAS or NCCL runs: not their speed, memory, order of additions,
 random numbers or errors, no stream, and no overlap. Horovod sums with Gloo and never sees memory of a device. The
@@ -12,7 +11,6 @@ driver is that of ``tests.helpers.cuda_driver``.
 
 from __future__ import annotations
 
-import os
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -21,10 +19,7 @@ from crepe_dist.cuda import driver as nvidia
 from crepe_dist.distributed import cuda
 
 FIRST = 1  # cpu(FIRST) stands in for gpu(0)
-LIMIT = "CREPE_DIST_GPU_DOCUMENTS"  # environment variable: most documents of a batch that fit
 TOTAL, FREE = 8 << 30, 6 << 30  # bytes of a GPU's memory
-# From MXNet 1.9.1: src/storage/pooled_storage_manager.h.
-OUT_OF_MEMORY = "cudaMalloc retry failed: out of memory"
 
 
 def change(module: ModuleType) -> None:
@@ -33,7 +28,6 @@ def change(module: ModuleType) -> None:
         return
     if module.__name__ == "mxnet":
         _contexts(module)
-        _memory(module)
     else:
         module.HorovodBasics.cuda_built = lambda self: True
 
@@ -70,23 +64,3 @@ def _contexts(mx: Any) -> None:
         module.gpu = Device
         module.num_gpus = nvidia.count
         module.gpu_memory_info = lambda number=0: (FREE, TOTAL)
-
-
-def _memory(mx: Any) -> None:
-    """Fail at a wait after a batch was copied that does not fit."""
-    array = mx.nd.NDArray
-    copy, read = array.as_in_context, array.asnumpy
-    failed = []
-
-    def as_in_context(self: Any, context: Any) -> Any:
-        if context.device_type == "gpu" and self.shape[0] > int(os.environ.get(LIMIT, sys.maxsize)):
-            failed.append(self.shape)
-        return copy(self, context)
-
-    def asnumpy(self: Any) -> Any:
-        if failed:
-            failed.clear()
-            raise mx.MXNetError(f"Traceback (most recent call last):\n  somewhere\nMXNetError: {OUT_OF_MEMORY}")
-        return read(self)
-
-    array.as_in_context, array.asnumpy = as_in_context, asnumpy

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PAPER, QUICK, command, losses, run
-from tests.gpu import stand_in
 from tests.helpers import cuda_driver
 
 SITE = Path(__file__).with_name("site")
@@ -48,11 +47,3 @@ def test_a_gpu_computes_what_the_cpu_computes(data, tmp_path):
         for device in ("gpu", "cpu")
     )
     assert first["probability"] == pytest.approx(second["probability"], rel=1e-3)
-
-
-def test_a_batch_that_does_not_fit_is_named(data, tmp_path, monkeypatch):
-    monkeypatch.setenv(stand_in.LIMIT, "40")
-    printed = run(command("train", "--data", data, "--run-dir", "large", *TRAIN), tmp_path, code=1)
-    assert "out of memory with --batch-size 50, which is 50 documents for this process" in printed
-    assert stand_in.OUT_OF_MEMORY in printed
-    assert "try --batch-size 25" in printed
