@@ -97,11 +97,6 @@ class Control:
         if not self._deferring and not again:
             raise self.stopped()
 
-    def ask(self, why: str) -> None:
-        """Vote to stop, for one that looks at it; callable from any thread."""
-        self.why = self.why or why
-        self.vote = Vote.STOP
-
     def stop(self, why: str) -> None:
         """Ask this process to stop, as SIGTERM does; callable from any thread."""
         self.why = self.why or why

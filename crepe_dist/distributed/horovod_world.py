@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist import machine
-from crepe_dist.distributed.horovod_internals import BUILD
 from crepe_dist.distributed.rendezvous import Meeting
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
@@ -58,14 +57,6 @@ class HorovodWorld(World):
         joined = self.horovod.allgather(mx.nd.array(data, dtype="uint8"), name=f"{name}.data").asnumpy().tobytes()
         ends = np.cumsum(sizes).tolist()
         return [json.loads(joined[end - length : end]) for end, length in zip(ends, sizes.tolist())]
-
-    def check_device(self, device_type: str) -> None:
-        if device_type == "gpu" and not self.horovod.cuda_built():
-            raise UserError(
-                "Horovod was built without CUDA, so it cannot access arrays on GPUs",
-                remedy=f"{BUILD}; or train in one process on one GPU, or in several with --device cpu",
-                on_all_ranks=True,
-            )
 
     def broadcast_arrays(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         for name, array in sorted(arrays.items()):

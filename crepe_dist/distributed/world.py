@@ -68,13 +68,6 @@ class World:
         """Return rank 0's JSON value on every rank."""
         return self.gather(value if self.is_root else None, name)[0]
 
-    def check_device(self, device_type: str) -> None:
-        """Check that MXNet's arrays on that kind of device can be broadcast and summed; call before any of them exists.
-
-        Raises:
-            UserError: it is a GPU, and Horovod was built without CUDA. Horovod would crash.
-        """
-
     def broadcast_arrays(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Replace the values of arrays, which have the same names on every rank, by rank 0's."""
 

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from mxnet import gluon
 
+from crepe_dist.distributed.horovod_internals import BUILD
 from crepe_dist.distributed.world import World
-from crepe_dist.errors import PeerGone
+from crepe_dist.errors import PeerGone, UserError
 from crepe_dist.exchange.exchange import Arrays, Exchange, Reduced, SavedArrays
 from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.mxnet_internals import (
@@ -53,6 +54,9 @@ class GluonExchange(Exchange):
             self._trainer = gluon.Trainer(parameters, own, kvstore=None)
         else:
             self.by = "Horovod"
+            if self._device.device_type == "gpu" and not world.horovod.cuda_built():  # Horovod would crash
+                remedy = f"{BUILD}; or train in one process on one GPU, or in several with --device cpu"
+                raise UserError("Horovod was built without CUDA", remedy=remedy, on_all_ranks=True)
             # One group fixes the order of additions, which otherwise depends on timing, and avoids a race in MXNet's
             # handling of a failed collective.
             self._trainer = world.horovod.DistributedTrainer(parameters, own, num_groups=1)

@@ -52,8 +52,6 @@ def build_engine(config: Config, data: Dataset, world: World) -> Network:
     computing = world.agree(
         "precision", lambda: common_precision(planned, config.model, world), same=Plan.result, alike=SAME_MACHINES
     )
-    if not computing.on_cuda:
-        world.check_device(device.device_type)
     library.keep_to(computing.library)
     objective = world.agree("class weights", lambda: objective_for(config.training, data, shape))
     made = world.agree("network", lambda: initial_parameters(config, shape, start), alike=SAME_MACHINES)

@@ -45,7 +45,6 @@ def test_one_of_many(trial, kind, processes, phase, step):
     assert where["phase"] == phase
     assert where["step"] >= step - 1
     assert where["host"]
-    trial.resume(processes)
 
 
 @pytest.mark.slow

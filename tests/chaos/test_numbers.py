@@ -24,7 +24,6 @@ def test_all_ranks_stop_before_the_update(trial, kind, processes, rank):
     assert printed.count(what) == 1, printed
     assert "<stderr>:Traceback" not in printed
     assert harness.saved_step(trial.run_dir) >= 13
-    trial.resume(processes)
 
 
 def test_divergence_in_the_last_step_before_scoring_writes_nothing(trial):

@@ -109,7 +109,7 @@ def test_asked_to_stop_it_passes_that_on(supervised, trial):
     assert time.monotonic() - requested < max(10, requested - began)
     assert "saved after step" in printed
     assert harness.saved_step(trial.run_dir) == harness.steps(trial.run_dir)[-1][0]
-    ends_as_unbroken(supervised(2), trial)
+    trial.resume()
 
 
 def test_killed_itself_it_leaves_no_orphan_and_nothing_is_lost(supervised, trial):
@@ -120,7 +120,7 @@ def test_killed_itself_it_leaves_no_orphan_and_nothing_is_lost(supervised, trial
     assert harness.finish(process)[0] == -signal.SIGKILL
     harness.wait_for(lambda: not any(start_time(pid) == start for pid, start in started.items()), 40)
     assert harness.saved_step(trial.run_dir) >= 6
-    ends_as_unbroken(supervised(2), trial)
+    trial.resume()
 
 
 @needs("ss")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 
 from crepe_dist.cuda import driver as nvidia
 from crepe_dist.distributed import cuda
-from crepe_dist.errors import UserError
 from tests.conftest import command
 from tests.helpers import cuda_driver
 
@@ -77,18 +75,3 @@ def test_each_library_that_is_missing_is_named(driver, site, tmp_path):
     assert "without libcudnn.so.8 (package nvidia-cudnn-cu11), libnccl.so.2 (package nvidia-nccl-cu11)\n" in said
     assert "--group cu112" in said
     assert "driver" not in said
-
-
-def test_arrays_on_gpus_need_a_horovod_with_cuda():
-    from crepe_dist.distributed.horovod_world import HorovodWorld
-
-    class Horovod:
-        def cuda_built(self):
-            return False
-
-    world: Any = HorovodWorld.__new__(HorovodWorld)
-    world.horovod = Horovod()
-    world.check_device("cpu")
-    with pytest.raises(UserError, match="Horovod was built without CUDA") as raised:
-        world.check_device("gpu")
-    assert raised.value.on_all_ranks

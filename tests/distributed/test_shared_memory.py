@@ -90,14 +90,8 @@ def test_sums_over_hosts_are_right_and_the_same_bits_everywhere(tmp_path, hosts)
     assert not leftovers()
 
 
-@pytest.mark.parametrize(
-    "before",
-    [
-        "world.local_rank = 0; between_hosts.host_name = lambda: str(world.rank)  # each on a host of its own",
-        "if world.rank == 0: host_memory._open = lambda names, size: ([], [])  # another container's /dev/shm",
-    ],
-)
-def test_where_one_process_cannot_share_all_use_horovod(tmp_path, before):
+def test_where_one_process_cannot_share_all_use_horovod(tmp_path):
+    before = "if world.rank == 0: host_memory._open = lambda names, size: ([], [])  # another container's /dev/shm"
     printed = run(script(2, BODY.format(before=before)), tmp_path)
     assert printed.count("all well") == printed.count("summed by Horovod\n") == 2
     assert not leftovers()
@@ -153,8 +147,8 @@ print("rank", os.environ["HOROVOD_RANK"], "ended with", os.waitstatus_to_exitcod
 
 
 @needs_kernels
-@pytest.mark.parametrize(("hosts", "dead"), [("aa", 1), ("aabb", 2)])
-def test_a_process_that_ends_is_noticed_even_if_the_launcher_does_not(tmp_path, hosts, dead):
+def test_a_process_that_ends_is_noticed_even_if_the_launcher_does_not(tmp_path):
+    hosts, dead = "aabb", 2
     places = [(host, hosts[:rank].count(host)) for rank, host in enumerate(hosts)]
     printed = run(
         script(len(hosts), KILLED.format(before=LAYOUT.format(places=places), dead=dead)), tmp_path, seconds=90

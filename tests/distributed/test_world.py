@@ -32,9 +32,8 @@ def python_train(*arguments: object) -> str:
     return shlex.join([sys.executable, "-m", "crepe_dist.train", *map(str, arguments)])
 
 
-class TestCollectives:
-    def test_sum_gather_broadcast_and_waiting_for_rank_0(self, tmp_path):
-        body = """
+def test_sum_gather_broadcast_and_waiting_for_rank_0(tmp_path):
+    body = """
 import numpy as np, time
 from crepe_dist.distributed import world as module
 from crepe_dist.distributed.join import join
@@ -56,31 +55,9 @@ with join() as world:
     assert world.agree("things", lambda: world.rank, same=lambda _: "equal") == world.rank
     print("all well on", world.rank)
 """
-        printed = run(script(3, body), tmp_path)
-        assert printed.count("all well on") == 3
-        assert SHUT_DOWN not in printed
-
-    @pytest.mark.parametrize(
-        ("body", "message"),
-        [
-            ("world.agree('x', lambda: world.rank, same=lambda v: v)", "the processes disagree on the x"),
-            ("world.agree('x', lambda: fail() if world.rank == 1 else 0)", "broken [only on rank 1"),
-        ],
-    )
-    def test_an_error_of_one_is_the_error_of_all_and_told_once(self, tmp_path, body, message):
-        whole = f"""
-from crepe_dist.distributed.join import join
-from crepe_dist.errors import UserError
-def fail(): raise UserError("broken")
-with join() as world:
-    {body}
-    print("not stopped")
-"""
-        printed = run(script(2, whole), tmp_path, code=None)
-        assert printed.count(message) == 1
-        assert "not stopped" not in printed
-        assert "<stderr>:Traceback" not in printed  # horovodrun itself shows one of its own
-        assert SHUT_DOWN not in printed
+    printed = run(script(3, body), tmp_path)
+    assert printed.count("all well on") == 3
+    assert SHUT_DOWN not in printed
 
 
 class TestErrors:
