@@ -12,8 +12,14 @@ from typing import Callable, NoReturn
 
 from crepe_dist.errors import SIGNALS, ExitCode, UserError, is_memory_error
 
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
-NAME_ERRORS = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
+# Remedies for errors of files and folders.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
+REMEDIES = {
+    **dict.fromkeys(DISK, "free some space, or change the permissions"),
+    **dict.fromkeys(NAMES, "choose another name"),
+    errno.EIO: "check the disk: dmesg names its errors",
+}
 
 
 def end_on_signals() -> None:
@@ -68,14 +74,9 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
             code = ExitCode.PEER_GONE
         elif is_memory_error(error):
             _say(str(UserError("out of memory", str(error), "use smaller batches, or a machine with more memory")))
-        elif isinstance(error, OSError) and error.errno in DISK_ERRORS | NAME_ERRORS:
+        elif isinstance(error, OSError) and error.errno in REMEDIES:
             name = error.filename if isinstance(error.filename, str) else "a file"
-            remedy = "free some space, or change the permissions"
-            if error.errno in NAME_ERRORS:
-                remedy = "choose another name"
-            elif error.errno == errno.EIO:
-                remedy = "check the disk: dmesg names its errors"
-            _say(str(UserError(f"{name} cannot be used", error.strerror or str(error), remedy)))
+            _say(str(UserError(f"{name} cannot be used", error.strerror or str(error), REMEDIES[error.errno])))
         else:
             code = ExitCode.FAILURE
             _say(str(crash_report.unexpected(error)))

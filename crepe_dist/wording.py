@@ -10,16 +10,6 @@ from crepe_dist.errors import one_line
 Number = Union[int, float]
 Item = TypeVar("Item")
 LONGEST = 1000  # characters of a text in a report
-# Descriptions of characters, and of categories of characters, that have no name in Unicode.
-UNNAMED = {
-    "\t": "TAB",
-    "\n": "LINE FEED: the end of a line",
-    "\r": "CARRIAGE RETURN: the end of a line",
-    "Cc": "control character",
-    "Cn": "not assigned",
-    "Co": "private use",
-    "Cs": "lone surrogate: broken text",
-}
 
 
 def number(value: Number) -> str:
@@ -103,28 +93,11 @@ def clean(value: Any, limit: int = LONGEST) -> Any:
     return value
 
 
-def cells(text: str) -> int:
-    """Return the width of ``text`` in terminal columns; one column is about half the height of a letter."""
-    return sum(map(_cells, text))
-
-
-def _cells(character: str) -> int:
-    if unicodedata.combining(character):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
 def cut(text: str, width: int) -> str:
     """Cut a text to at most ``width`` terminal columns; a text that was cut ends in "…"."""
-    if cells(text) <= width:
-        return text
-    kept, used = [], 1
-    for character in text:
-        used += _cells(character)
-        if used > width:
-            break
-        kept.append(character)
-    return "".join(kept) + "…"
+    from rich.cells import cell_len, set_cell_size  # here: most commands format no table
+
+    return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1).rstrip()}…"
 
 
 def character(symbol: str) -> tuple[str, str, str]:
@@ -133,5 +106,4 @@ def character(symbol: str) -> tuple[str, str, str]:
     picture = "◌" + symbol if category.startswith("M") else excerpt(symbol)
     if category == "Zs":  # a kind of space, which would show nothing
         picture = symbol.encode("unicode_escape").decode("ascii").strip() or "space"
-    name = unicodedata.name(symbol, "") or UNNAMED.get(symbol, "") or UNNAMED.get(category, "")
-    return picture, f"U+{ord(symbol):04X}", name
+    return picture, f"U+{ord(symbol):04X}", unicodedata.name(symbol, "no name")

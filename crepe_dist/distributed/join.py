@@ -46,7 +46,7 @@ def join() -> World:
     world = HorovodWorld(horovod, met)
     if world.size != launch.size:
         what = f"{launch.launcher} started {launch.size} processes, but Horovod sees {world.size}"
-        raise error_of_all(launch.rank, UserError(what))
+        raise error_of_all(launch.rank, UserError(what, remedy="run the same command again"))
     return world
 
 

@@ -85,7 +85,7 @@ def lengths(summary: dict[str, Any]) -> str:
     last, length = max(ends[-1], ends[0] + 1), summary["encoding"]["feature_len"]
     right = last if length > 2 * last or over else max(last, 1.02 * length)
     with drawing.style():
-        figure, axes = drawing.blank(3.1, left=0.7, right=1.3, bottom=0.5, top=1.05)
+        figure, axes = drawing.blank(2.4, left=0.7, right=0.2, bottom=0.5, top=0.35)
         wide = [max(b - a, 0) or 1 for a, b in zip(ends, ends[1:])]
         drawn = axes.bar(ends[:-1], counts, width=wide, align="edge", color=drawing.SKY, edgecolor=drawing.BLUE,
                          linewidth=0.5)  # fmt: skip
@@ -101,8 +101,12 @@ def lengths(summary: dict[str, Any]) -> str:
         axes.yaxis.set_major_locator(drawing.locator(4))
         axes.yaxis.set_major_formatter(lambda value, _: number(value))
         axes.grid(axis="y")
-        marks = [(f"{share} %", value) for share, value in summary["lengths"]["percentiles"].items() if share in MARKED]
-        _flags(axes, [*marks, ("feature_len", length)], edges, ends, right)
+        x = length
+        if over and length > edges[-2]:  # in the last bin, which is drawn narrower than it is
+            x = ends[-2] + (length - edges[-2]) / (edges[-1] - edges[-2]) * (ends[-1] - ends[-2])
+        if x <= right:
+            axes.axvline(x, color=drawing.RED, linewidth=1.6, label=f"feature_len: {number(length)}")
+            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderpad=0, borderaxespad=0.5, handlelength=1)
         return drawing.svg(figure, "Lengths of the texts")
 
 
@@ -122,20 +126,3 @@ def _at_end(axes: Axes, end: float, y: int, text: str) -> None:
     axes.annotate(
         text, (end, y), xytext=(4, 0), textcoords="offset points", va="center_baseline", annotation_clip=False
     )
-
-
-def _flags(axes: Axes, marks: list[tuple[str, float]], edges: list[float], ends: list[float], right: float) -> None:
-    """Mark lengths by vertical lines, with labels above the axes that descend, so that no line crosses one."""
-    above = axes.get_xaxis_transform()
-    placed = []
-    for name, value in marks:
-        x = value
-        if value > edges[-2] and edges[-1] != ends[-1]:  # in the last bin, which is drawn narrower than it is
-            x = ends[-2] + (value - edges[-2]) / (edges[-1] - edges[-2]) * (ends[-1] - ends[-2])
-        placed += [(x, name, value)] if x <= right else []
-    for row, (x, name, value) in enumerate(sorted(placed, reverse=True)):
-        height = 1.04 + 0.12 * row
-        colour, width = (drawing.RED, 1.6) if name == "feature_len" else (drawing.GREY, 0.9)
-        axes.plot([x, x], [0, height + 0.08], transform=above, color=colour, linewidth=width, clip_on=False)
-        axes.annotate(f"{name}: {number(value)}", (x, height), xycoords=above, xytext=(4, 0),
-                      textcoords="offset points")  # fmt: skip

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from crepe_dist import wording
+from rich.cells import cell_len
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,7 +101,7 @@ def locator(bins: int, *, integer: bool = True) -> MaxNLocator:
 
 def margin(labels: list[str]) -> float:
     """Estimate the margin in inches that these labels need beside an axis."""
-    widest = max(map(wording.cells, labels), default=0)
+    widest = max(map(cell_len, labels), default=0)
     return 0.15 + widest * 0.6 * FONT_SIZE / 72
 
 

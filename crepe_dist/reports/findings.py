@@ -147,15 +147,6 @@ def _has_risen(losses: list[float], error: float) -> bool:
     return len(losses) > 1 and losses[-1] > RISEN * min(losses) + error
 
 
-def _epochs_to_try(record: RunRecord, *, is_learning: bool) -> int:
-    """Return twice the epochs so far, or what the network usually needs if it does not learn yet."""
-    rows, batch = split_sizes(record).get("train", 0), record.settings.get("data.batch_size")
-    more = 2 * _last_epoch(record)
-    if is_learning or not rows or not batch:
-        return more
-    return max(more, shape_class(record.description["network"]).epochs_needed(rows, batch))
-
-
 def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
     """Return warnings about the result.
 
@@ -170,7 +161,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
     rose = _has_risen(losses, error)
     is_done = rose or _stopped(record)
     falls = not is_done and len(losses) > 1 and losses[-1] == min(losses) and losses[-1] < FALLING * losses[-2]
-    longer = f"--epochs {_epochs_to_try(record, is_learning=falls)}"
+    longer = f"--epochs {2 * _last_epoch(record)}"
     if (scores := record.scores.get("test")) is not None:
         _, baseline = majority(scores, training_rows(record))
         low, high = interval(round(scores.accuracy * scores.documents), scores.documents)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist import extras
-from crepe_dist.files import finite, integer, open_regular, parse_json, sync, write_text, writing
+from crepe_dist.files import open_regular, parse_json, sync, write_text, writing
 from crepe_dist.runs.state import Progress
 
 METRICS = "metrics.jsonl"
@@ -213,21 +213,16 @@ class History:
         return float(sum(epoch["seconds"] for epoch in self.epochs))
 
     def add(self, record: Record) -> None:
-        """Add a record; ignore a malformed one."""
-        with suppress(KeyError, ValueError):
-            event, step = record["event"], integer(record["step"])
-            if event == "step":
-                means = {name: finite(record[name]) for name in MEASURED}
-                self._add(Point(step, means["loss"], means["loss"], means))
-            elif event == "epoch":
-                integer(record["epoch"])
-                for name in ("train_loss", "test_loss", "test_accuracy", "seconds"):
-                    finite(record[name])
-                self.epochs.append(record)
-            elif event == "resume":
-                self.resumed += 1
-                if len(self.resumes) < MOST_EVENTS:
-                    self.resumes.append(step)
+        """Add a record."""
+        event, step = record["event"], record["step"]
+        if event == "step":
+            self._add(Point(step, record["loss"], record["loss"], {name: record[name] for name in MEASURED}))
+        elif event == "epoch":
+            self.epochs.append(record)
+        elif event == "resume":
+            self.resumed += 1
+            if len(self.resumes) < MOST_EVENTS:
+                self.resumes.append(step)
 
     def _add(self, point: Point) -> None:
         if self.points and (self.points[-1].step - 1) // self.width == (point.step - 1) // self.width:

@@ -208,10 +208,6 @@ class Result:
     test_accuracy: float
     test_loss: float
 
-    @property
-    def scores(self) -> dict[str, float]:
-        return {"epoch": self.epoch, "test_accuracy": self.test_accuracy, "test_loss": self.test_loss}
-
     def __str__(self) -> str:
         return (
             f"test {checkpoint.measure(self.checkpoint.name)} {percent(self.test_accuracy)}, loss {self.test_loss:.4f} "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -156,14 +156,8 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
     )
 
 
-@dataclass(frozen=True)
-class Quote:
-    """Text of a row, and where it is from.
-
-    Attributes:
-        text: original text, or else decoded from its codes.
-        place: its ``Origin``, for people.
-    """
+class Quote(NamedTuple):
+    """Text of a row, original or else decoded from its codes, and its ``Origin``, for people."""
 
     text: str
     place: str

@@ -26,6 +26,7 @@ from crepe_dist.settings.fields import (
     Limits,
     Many,
     Settings,
+    Truth,
     Words,
     dotted,
     kind_of,
@@ -177,24 +178,6 @@ class TextEncoding(Kind):
         return "an encoding of text, such as cp1252"
 
 
-class OnOff(Kind):
-    """On or off."""
-
-    metavar = "on|off"
-
-    def read(self, text: str) -> Any:
-        return {"on": True, "off": False}.get(text, text)
-
-    def check(self, value: Any) -> bool:
-        if not isinstance(value, bool):
-            raise ValueError
-        return value
-
-    def __str__(self) -> str:
-        return "on or off"
-
-
-FOLD_ACCENTS = "read é as e, and ß as ss; default: off in mode notebook{}, else on"
 HEADER = "whether the first line names the columns"
 ENCODING = "encoding of text files, such as cp1252, or that of a byte order mark"
 
@@ -255,7 +238,9 @@ class ModelFlags(Settings):
     feature_len: Optional[int] = setting(
         None, "characters per document of such parameters; default: 1014", whole(1, LONGEST_DOCUMENT)
     )
-    fold_accents: Optional[bool] = setting(None, FOLD_ACCENTS.format(""), OnOff())
+    fold_accents: Optional[bool] = setting(
+        None, "read é as e, and ß as ss; default: false in mode notebook, else true", Truth()
+    )
     classes: Optional[str] = setting(
         None, "classes of such parameters: a,b,c in the order of training, or a file with one name per line", NAME
     )

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from crepe_dist.distributed.control import SUPERVISED_AS, Control, Vote
 from crepe_dist.distributed.endpoint import ADDRESS, PORT, SECONDS, time_limit
@@ -91,8 +91,7 @@ class Lost(Exception):
     """A rank's node, or what the cluster runs beside it, is gone."""
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Place of a rank: its host, and the number of its threads, unless the ranks share the host's cores out."""
 
     host: str

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import matplotlib
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from crepe_dist import wording
@@ -245,7 +246,7 @@ def test_a_page_shows_hostile_texts_as_they_are():
 @pytest.mark.parametrize("what", [summary(), hostile(), of_classes(500)], ids=["plain", "hostile", "many"])
 def test_the_terminal_s_lines_fit_are_few_and_are_plain_text(what):
     found = lines(what, 80, folder="/a/long/\x1b[2Jpath" * 20)
-    assert max(map(wording.cells, found)) <= 80
+    assert max(map(cell_len, found)) <= 80
     assert all(line.isprintable() or line.replace("\u3000", "").isprintable() for line in found)
     text = " ".join(" ".join(found).split())
     assert ("480 more, none larger than these" in text) == (len(what["classes"]) == 500)
