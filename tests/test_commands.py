@@ -160,15 +160,6 @@ class TestPredict:
         with pytest.raises(UserError, match="there is no class"):
             predictor.explain("text", "fourth")
 
-    def test_explanations_as_json_and_as_text(self, place):
-        flags = ("--text", "tomuzig lopedazig karezig", "--explain", "--format", "jsonl")
-        answer = json.loads(run(command("predict", *flags), place))
-        assert answer["explanation"]["class"] == answer["class"]
-        assert [word["text"] for word in answer["explanation"]["words"]] == ["tomuzig", "lopedazig", "karezig"]
-        first, marks = run(command("predict", *flags[:-2]), place).splitlines()
-        assert first.startswith(answer["class"])
-        assert marks.startswith("  tomuzig[")
-
     def test_output_is_whole_or_not_there(self, place, complaint):
         (place / "deep.csv").write_text("text\nzig\n")
         assert "cannot be written" in complaint("predict", "--file", "deep.csv", "--out", "no/where.csv", cwd=place)

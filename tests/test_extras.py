@@ -57,32 +57,18 @@ def test_the_core_imports_no_library_of_an_extra():
     ("extra", "line"),
     [
         ("parquet", ("prepare", "rows.parquet", "--out", "out")),
-        ("excel", ("prepare", "rows.xlsx", "--out", "out")),
-        ("remote", ("prepare", "https://example.org/rows.csv", "--out", "out")),
         ("remote", ("prepare", "s3://bucket/rows.csv", "--out", "out")),
-        ("reports", ("report", "run")),
         ("reports", ("evaluate", "--html", "page.html")),
         ("serve", ("serve", "run")),
     ],
 )
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(extra, line, complaint, tmp_path):
     (tmp_path / "rows.parquet").write_bytes(b"PAR1")
-    (tmp_path / "rows.xlsx").write_bytes(b"PK")
     what, why, remedy = complaint(*line, cwd=tmp_path).splitlines()
     assert what.endswith(f" needs {', '.join(extras.PACKAGES[extra])}")
     assert why == f"  why: not installed in {sys.prefix}"
     packages = " ".join(extras.PACKAGES[extra])
     assert remedy == f"  do:  pip install {packages}; in a clone of the repository: uv sync --inexact --extra {extra}"
-
-
-def test_only_what_is_missing_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert extras.left_out("reports", "page").startswith(
-        "no page without matplotlib; to install: pip install jinja2 matplotlib"
-    )
-    assert not extras.left_out("parquet", "Parquet")
-    monkeypatch.setenv("UV", "uv")
-    assert extras.install("tune") == "uv sync --inexact --extra tune"
 
 
 @needs_kernels  # MXNet imports requests

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
 from crepe_dist import verify
 from crepe_dist.files import read_json, sha256, write_json
 from crepe_dist.native import library
-from crepe_dist.runs.run_record import RunRecord
 from tests.conftest import NGRAMS, QUICK, command, launch_prefix, needs_kernels, run
 
 SECONDS = 120
@@ -66,16 +63,3 @@ def test_it_takes_the_kernels_of_the_run(build, precision, device, taken, noted,
     notes = list(verify.notes(computed))
     assert len(notes) == len(noted)
     assert all(part in note for part, note in zip(noted, notes))
-
-
-def test_it_says_what_differs():
-    def made(build: str, **more: int) -> RunRecord:
-        computed = {"model.kernels": build, "model.precision": "float32", "device": "cpu(0)"}
-        provenance = {"environment": {"cores": 2, **more}}
-        record = SimpleNamespace(description={"computed": computed}, provenance=provenance)
-        return cast(RunRecord, cast(Any, record))
-
-    before = made("avx2")
-    assert list(verify.changes(before, made("avx2"))) == []
-    changed = list(verify.changes(before, made("avx512", new=1)))
-    assert changed == ["model.kernels: avx2 then, avx512 now", "new: unknown then, 1 now"]

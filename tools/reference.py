@@ -13,7 +13,6 @@ import inspect
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -148,18 +147,13 @@ def helps() -> str:
         "`python -m crepe_dist.train` are the same."
     )
     lines = ["# Commands", "", about, SHARED]
+    os.environ["COLUMNS"], sys.argv[0] = HELP_WIDTH, "crepe"
+    os.environ.pop("UV", None)
     for name in ("", *cli.COMMANDS):
-        done = subprocess.run(
-            [str(Path(sys.executable).with_name("crepe")), *name.split(), "--help"],
-            check=True,
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env={**{name: value for name, value in os.environ.items() if name != "UV"}, "COLUMNS": HELP_WIDTH},
-        )
+        text = (cli.parser_of(name) if name else cli.parser()).format_help()
         if name in ("train", "prepare"):
-            done.stdout = re.sub(r"(?ms)^(?:positional arguments|options):\n.*?(?=^examples:)", "", done.stdout)
-        text = EMPTY.sub("", ELSEWHERE.sub("", done.stdout) + "\n").rstrip() if name else done.stdout.rstrip()
+            text = re.sub(r"(?ms)^(?:positional arguments|options):\n.*?(?=^examples:)", "", text)
+        text = EMPTY.sub("", ELSEWHERE.sub("", text) + "\n").rstrip() if name else text.rstrip()
         lines += ["", f"## crepe {name}".rstrip(), "", "```text", text, "```"]
     return "\n".join(lines) + "\n"
 

@@ -130,17 +130,6 @@ def test_what_the_end_of_a_process_of_a_job_means():
     assert {"type": "DisruptionTarget", "status": "True"} in ignored
 
 
-def test_the_workers_of_a_rayjob_have_room_for_its_processes():
-    command = RAYJOB["spec"]["entrypoint"].split()
-    _, cluster = parse_all(command[command.index(MODULE) + 1 :])
-    assert cluster is not None
-    threads = int(yaml.safe_load(RAYJOB["spec"]["runtimeEnvYAML"])["env_vars"]["OMP_NUM_THREADS"])
-    cores = int(container(TEMPLATES["ray"])["resources"]["limits"]["cpu"])
-    assert cluster.processes == RAY_WORKERS["replicas"] * (cores // threads)
-    assert RAYJOB["spec"]["backoffLimit"] == 0  # crepe_dist restarts the run itself
-    assert f'"ray=={RAY["rayVersion"]} ; ' in (LAUNCH.parent / "pyproject.toml").read_text(encoding="utf-8")
-
-
 def test_the_processes_of_an_mpijob_meet_at_the_first_worker_and_know_where():
     spec, name, command = MPIJOB["spec"], MPIJOB["metadata"]["name"], words(TEMPLATES["Launcher"])
     given = environment(TEMPLATES["Launcher"])

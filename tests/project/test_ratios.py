@@ -6,12 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-import gpu
-import numpy as np
 import pytest
 import scaling
 
-from crepe_dist.model import parameters
 from crepe_dist.networks.paper.shape import PaperShape
 from tests.conftest import run
 from tests.helpers import cuda_emulator
@@ -71,23 +68,6 @@ def test_the_gpu_benchmark_on_emulated_gpus(tmp_path, monkeypatch):
     assert [row["error"] for row in ours if "error" in row] == []
     assert all(row.get("ok", True) and row.get("rate", 1) > 0 for row in ours)
     assert [row["processes"] for row in found["parity"]["rows"]] == [1, 2]
-
-
-def test_two_runs_are_compared_by_the_steps_that_both_recorded(tmp_path):
-    def record(name: str, losses: dict[int, float], weight: float) -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        lines = [json.dumps({"event": "step", "step": step, "loss": loss}) for step, loss in losses.items()]
-        (folder / "metrics.jsonl").write_text("\n".join([json.dumps({"event": "epoch"}), *lines]) + "\n")
-        parameters.save({"0.weight": np.full((2, 3), weight, np.float32)}, folder / "last.params")
-        (folder / "result.json").write_text(json.dumps({"checkpoint": "last.params"}))
-        return folder
-
-    runs = record("a", {1: 1.0, 2: 0.5, 3: 0.25, 4: 0.125}, 1.0), record("b", {2: 0.5, 3: 0.75, 4: 0.375}, 1.5)
-    assert gpu.compared(*runs, 0.5) == {
-        "steps": 3, "first": 0.0, "second": 0.5, "any": 0.5, "parameters": 0.5, "tolerance": 0.5, "ok": True,
-    }  # fmt: skip
-    assert not gpu.compared(*runs, 0.4)["ok"]
 
 
 def test_operations_of_the_notebook_s_network():

@@ -7,12 +7,8 @@ that comes from a disk or a network is unpickled.
 from __future__ import annotations
 
 import ast
-import importlib.util
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-
-from tests.helpers.needs import needs
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(
@@ -73,15 +69,3 @@ def _call(node: ast.Call) -> Iterator[str]:
 def test_nothing_that_was_read_is_run():
     calls = [(str(path.relative_to(ROOT)), *call) for path in FILES for call in findings(ast.parse(path.read_bytes()))]
     assert calls == []
-
-
-@needs("readelf")
-def test_horovods_library_looks_for_others_in_no_folder_of_its_build():
-    package = importlib.util.find_spec("horovod")
-    assert package is not None
-    assert package.submodule_search_locations
-    (library,) = Path(package.submodule_search_locations[0]).glob("mxnet/mpi_lib*.so")
-    told = subprocess.run(["readelf", "-d", str(library)], check=True, capture_output=True, text=True).stdout
-    assert "libmxnet.so" in told
-    assert "RUNPATH" not in told
-    assert "RPATH" not in told

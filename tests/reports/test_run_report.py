@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import hashlib
 import json
 import random
 import re
@@ -251,23 +250,6 @@ def test_the_card_shows_hostile_names_as_they_are(place):
         "Python",
     ):
         assert piece in shown
-
-
-def test_report_and_card_tell_how_to_get_the_same_bits(copy, monkeypatch):
-    checkpoint = open_run(copy).checkpoint
-    described = checkpoint.with_suffix(".json")
-    about = json.loads(described.read_text())
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    for kernels, same in (("avx2", True), ("mxnet", False)):
-        computed = {"model.precision": "float32", "model.kernels": kernels, "device": "cpu(0)"}
-        described.write_text(json.dumps({**about, "computed": computed}))
-        command("report", monkeypatch, copy)
-        page, card = Page((copy / "report.html").read_text()).text, (copy / "model_card.md").read_text()
-        for text in (page, card):
-            assert digest in text
-            assert f"/config.yaml --precision float32 --kernels {kernels} --fresh" in text
-        assert ("with any number of threads" in " ".join(page.split())) == same
-        assert ("bit by bit, with any number of processes and threads" in card) == same
 
 
 def course(losses, accuracies):

@@ -102,13 +102,6 @@ def test_the_saved_configuration_selects_its_run(tmp_path, monkeypatch, model):
     assert run_folder.choose(parse([*saved, "--epochs=9"]), "data", "fingerprint").path.name[:15] != made.path.name
 
 
-@pytest.mark.parametrize("name", ["", " ", "x\ny", " x", "\x1b[31mred", "\u202ex", "x" * 81, 7, "\udc80"])
-def test_a_bad_name_gets_a_clear_error(name):
-    with pytest.raises(UserError, match="name is ") as error:
-        Config(name=name)
-    assert error.value.remedy == "give 1 to 80 printable characters, with no space at either end"
-
-
 def test_a_file_of_somebody_else_is_no_leftover(tmp_path):
     for name in (".bashrc", "notes.1", ".x.123.txt"):
         place = tmp_path / name
