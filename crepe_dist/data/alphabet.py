@@ -99,11 +99,6 @@ class Encoding:
         """Number of codes: those of the alphabet, and those of which rare characters have two."""
         return len(self.alphabet) + 2 * self.side
 
-    @property
-    def characters_known(self) -> int:
-        """Number of characters that have codes."""
-        return len(self.alphabet) + len(self.paired)
-
     def reads_as(self, other: Encoding) -> bool:
         """Return whether both map characters to the same codes, whether or not accents are folded."""
         return (self.mode, self.alphabet, self.paired) == (other.mode, other.alphabet, other.paired)
@@ -236,11 +231,6 @@ class Encoding:
         spelt = np.array([ord(character) for character in self.spellings()], np.uint32)
         return np.asarray((self._table[points] != BLANK) & (points < characters.SYMBOLS) | np.isin(points, spelt))
 
-    def characters(self) -> list[str]:
-        """Return all characters that map to each code, in the order of the codes; none for codes of rare characters."""
-        table = self._table[: characters.SYMBOLS]
-        return ["".join(map(chr, np.flatnonzero(table == code).tolist())) for code in range(self.codes)]
-
     def spellings(self) -> dict[str, list[int]]:
         """Return the codes of each character with more than one: rare ones, those that count as one, and ß as ss."""
         spelt = {chr(point): symbols for point, symbols in self._spelling.items() if len(symbols) > 1}
@@ -253,7 +243,9 @@ class Encoding:
 
         ``counted`` is the number of codes that stand for a character; the others are second codes of rare ones.
         """
-        listed = {"characters": self.characters(), "spellings": self.spellings()}
+        table = self._table[: characters.SYMBOLS]  # without the codes of rare characters
+        known = ["".join(map(chr, np.flatnonzero(table == code).tolist())) for code in range(self.codes)]
+        listed = {"characters": known, "spellings": self.spellings()}
         return {**listed, "kept": list(self.kept), "counted": self.codes - self.side}
 
     def counted(self, codes: Codes) -> npt.NDArray[np.bool_]:
@@ -290,13 +282,6 @@ class Encoding:
             elif not second <= code < self.codes:
                 text.append(" ")
         return "".join(text)
-
-    def described(self) -> str:
-        """Describe the encoding in words, for a message."""
-        folded = "folded" if self.fold_accents else "not folded"
-        custom = f", a custom alphabet ({self.characters_known:,} characters)" if self.is_custom else ""
-        read = f"reads {self.feature_len:,} characters"
-        return f"{read}, accents {folded}, mode {self.mode}{custom}"
 
     def flags(self, file: Path) -> str:
         """Return the flags of ``prepare`` that select this encoding; ``file`` has a custom alphabet."""

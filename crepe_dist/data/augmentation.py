@@ -17,13 +17,10 @@ from crepe_dist.data.keyed_random import Numbers, is_drawn, mix, row_keys
 from crepe_dist.data.words import WordFinder
 
 USUAL = Encoding()
-LETTERS = USUAL.letters
 Places = npt.NDArray[np.int64]
 
 
-def corrupt(
-    codes: Codes, rate: float, keys: Numbers, letters: Codes = LETTERS, kept: tuple[int, int] | None = None
-) -> Codes:
+def corrupt(codes: Codes, rate: float, keys: Numbers, letters: Codes, kept: tuple[int, int]) -> Codes:
     """Add typing errors to documents, as a function of the codes, the rate and the keys.
 
     Each character is hit with probability ``rate``. A hit is with equal probability a substitution by another letter, a
@@ -37,8 +34,7 @@ def corrupt(
         rate: probability of an error per character, 0 to 1.
         keys: key of the random numbers of each document, uint64 [n].
         letters: codes that substitutions and insertions draw from; see ``Encoding.letters``.
-        kept: numbers of codes at the front and at the back of a document that becomes too long; ``None``: all are at
-            the front.
+        kept: numbers of codes at the front and at the back of a document that becomes too long.
 
     Returns:
         A copy with errors.
@@ -62,7 +58,7 @@ def corrupt(
     flat = np.delete(flat, hits[deleted] + np.searchsorted(hits[inserted], hits[deleted]))
     gained = np.bincount(document[inserted], minlength=documents) - np.bincount(document[deleted], minlength=documents)
     result = np.full_like(codes, BLANK)
-    start, (front, back) = 0, kept or (length, 0)
+    start, (front, back) = 0, kept
     for row, count, end in zip(result, (length + gained).tolist(), (ends + gained).tolist()):
         if end > length:
             row[:front] = flat[start : start + front]

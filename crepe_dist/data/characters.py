@@ -76,21 +76,16 @@ def side_of(paired: Sequence[str]) -> int:
 
 
 def check_alphabet(alphabet: str, paired: str) -> None:
-    problem, codes = "", len(alphabet) + 2 * side_of(paired)
-    if codes > MAX_CHARACTERS:
-        problem = (
-            f"it needs {codes:,} codes for {len(alphabet) + len(paired):,} characters; the limit is {MAX_CHARACTERS}"
+    """Raise ``UserError`` if ``frequent_alphabet`` cannot have made an alphabet."""
+    is_sorted = all(first < second for text in (alphabet, paired) for first, second in zip(text, text[1:]))
+    is_visible = not any(unicodedata.category(character) in INVISIBLE for character in alphabet + paired)
+    fits = len(alphabet) + 2 * side_of(paired) <= MAX_CHARACTERS and set(paired).isdisjoint(alphabet)
+    if not (is_sorted and is_visible and fits and " " in alphabet):
+        raise UserError(
+            "the alphabet cannot be used",
+            f"it needs a space, visible characters in the order of Unicode, and at most {MAX_CHARACTERS} codes",
+            "prepare the data again with --alphabet auto",
         )
-    elif any(first >= second for characters in (alphabet, paired) for first, second in zip(characters, characters[1:])):
-        problem = "its characters are not unique and sorted by code point"
-    elif any(unicodedata.category(character) in INVISIBLE for character in alphabet + paired):
-        problem = "it has invisible characters"
-    elif not set(paired).isdisjoint(alphabet):
-        problem = "a character is both rare and in the alphabet"
-    elif " " not in alphabet:
-        problem = "it has no space"
-    if problem:
-        raise UserError("the alphabet cannot be used", problem, "prepare the data again with --alphabet auto")
 
 
 def folded(character: str, mode: Mode, fold_accents: bool) -> str:

@@ -89,11 +89,6 @@ def main_classes(pairs: Pairs) -> npt.NDArray[np.int32]:
     return np.where(pairs[rows, best, 1] > 0, pairs[rows, best, 0].astype(np.int32), -1).astype(np.int32)
 
 
-def described(kind: str, most: int) -> dict[str, Any]:
-    """Return the entry ``labels`` of a manifest."""
-    return {"kind": kind, "most": most}
-
-
 def kind_and_most(manifest: dict[str, Any]) -> tuple[str, int]:
     """Read the kind of labels and ``Targets.most`` of a manifest; with one label per row it has no such entry."""
     about = manifest.get("labels")

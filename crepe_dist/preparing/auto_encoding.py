@@ -78,7 +78,7 @@ def fit(
         encoding = _with_new_alphabet(encoding, counts)
     if wanted.length:
         needed = training.column("characters")
-        codes = count_codes(sample, encoding)
+        codes = encoding.lengths([text.decode("utf-8") for text in sample.texts().get(sample.records())])
         if (codes != sample.column("characters")).any():  # some characters have several codes
             needed = codes
         encoding = replace(encoding, feature_len=fitting_length(needed))
@@ -121,8 +121,3 @@ def count_points(piece: SomeRows) -> dict[int, int]:
         total[: len(counts)] += counts
     seen = np.flatnonzero(total)
     return dict(zip(seen.tolist(), total[seen].tolist()))
-
-
-def count_codes(piece: SomeRows, encoding: Encoding) -> npt.NDArray[np.int64]:
-    """Count the codes of each text of some rows, int64 [n]."""
-    return encoding.lengths([text.decode("utf-8") for text in piece.texts().get(piece.records())])

@@ -25,13 +25,13 @@ from crepe_dist.data.arrays import (
 )
 from crepe_dist.data.composition import Composition
 from crepe_dist.data.dataset import ALL_SPLITS, KEEP_TEXTS, LARGEST_WEIGHT, SHARD_BYTES, WEIGHTS, write_manifest
-from crepe_dist.data.targets import ONE, Targets, described, main_classes, targets_file
+from crepe_dist.data.targets import ONE, Targets, main_classes, targets_file
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.preparing.auto_encoding import fit
 from crepe_dist.preparing.labelling import ABSENT, classes_of, names_of, pairs_of
 from crepe_dist.preparing.pool import Show, Workers
-from crepe_dist.preparing.quarantine import Quarantine, check, rows_read, write_quarantine
+from crepe_dist.preparing.quarantine import Quarantine, check, write_quarantine
 from crepe_dist.preparing.reading import Job
 from crepe_dist.preparing.selection import PIECE, TRAIN, UNLABELLED, Fate, decide, used_labels
 from crepe_dist.preparing.spool import Collected, SomeRows
@@ -117,7 +117,7 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
     training = np.flatnonzero(fate == TRAIN)
     if len(training) == 0 and job.classes is None:
         raise UserError(
-            f"none of {rows_read(collected):,} rows is left to train on",
+            f"none of {collected.read:,} rows is left to train on",
             remedy="give more rows, or smaller --test and --validation",
         )
     texts = collected.some(np.flatnonzero((fate == TRAIN) | (fate == UNLABELLED)))
@@ -138,8 +138,11 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
             files |= write_array(folder, WEIGHTS, _relative(collected.rows["weight"][chosen]))
         sizes = []
         kinds = (TEXTS,) * (part in KEEP_TEXTS) + (IDS,) * (id_name is not None)
+        size = max(1, SHARD_BYTES // encoding.feature_len)
         of_part = collected.some(chosen)
-        for shard_files, shard_counts in write_shards(folder, part, of_part, encoding, kinds, workers):
+        shards = enumerate(of_part[start : start + size] for start in range(0, len(chosen), size))
+        write = partial(write_shard, folder, part, encoding, kinds)
+        for shard_files, shard_counts in workers.in_order(write, shards):
             files |= shard_files
             counts.add(shard_counts)
             sizes.append(shard_counts.rows)
@@ -166,29 +169,11 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
     if collected.corrected is not None:
         manifest["corrections"] = collected.corrected
     if targets.kind != ONE:
-        manifest["labels"] = described(targets.kind, targets.most)
+        manifest["labels"] = {"kind": targets.kind, "most": targets.most}
     write_manifest(folder, manifest)
     sync(folder)
     rows = {part: about["rows"] for part, about in parts.items()}
     return Built(encoding, classes, fate, targets, counts, quarantine, rows)
-
-
-def write_shards(
-    folder: Path,
-    split: str,
-    rows: SomeRows,
-    encoding: Encoding,
-    kinds: tuple[str, ...],
-    workers: Workers,
-) -> Iterator[tuple[Files, TextCounts]]:
-    """Encode the rows of a split and write their shards, in order; yield the files and counts of each.
-
-    Args:
-        kinds: kinds of byte strings to write, as for ``ShardWriter``.
-    """
-    size = max(1, SHARD_BYTES // encoding.feature_len)
-    shards = enumerate(rows[start : start + size] for start in range(0, len(rows), size))
-    return workers.in_order(partial(write_shard, folder, split, encoding, kinds), shards)
 
 
 def write_shard(

@@ -10,9 +10,9 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import MANIFEST, SAMPLE
 from crepe_dist.data.targets import KINDS, ONE, SEVERAL, SOFT
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_json
+from crepe_dist.files import read_json, scratch
 from crepe_dist.preparing import remote
-from crepe_dist.preparing.auto_encoding import MISSED, Alphabet, Fit
+from crepe_dist.preparing.auto_encoding import MISSED, Fit
 from crepe_dist.preparing.corrections import read_corrections
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.labelling import Labelling
@@ -159,7 +159,8 @@ class PreparationFlags(ColumnFlags, Command):
         if not urls:
             return self._prepare_local(page, command, show)
         check_out(self.out, self.overwrite)  # before a long download
-        with remote.folder_beside(self.out) as folder:
+        self.out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with scratch(self.out.absolute().parent) as folder:  # on the disk of the data set
             copies = {url: str(remote.copy(url, folder, show=show)) for url in dict.fromkeys(urls)}
             local = replace(
                 self,
@@ -209,7 +210,9 @@ class PreparationFlags(ColumnFlags, Command):
             dedupe=self.dedupe or (SAMPLE_DEDUPE if is_sample else "no"),  # type: ignore[arg-type]
             keep_unlabelled=self.keep_unlabelled,
         )
-        fit = Fit(length == AUTO, self._fitted_alphabet())
+        # Mode notebook exists for the published parameters, which need its standard alphabet.
+        is_fitted = self.alphabet is None and self.mode != "notebook"
+        fit = Fit(length == AUTO, "made" if self.alphabet == AUTO else "needed" if is_fitted else "given")
         return prepare(sources, self.out, encoding, split, options, fit)
 
     def _labelling(self) -> tuple[Labelling, tuple[str, ...]]:
@@ -233,12 +236,6 @@ class PreparationFlags(ColumnFlags, Command):
         if problem:
             raise UserError(problem, remedy=f"leave one out; {invocation.typed('prepare')} --help describes them")
         return Labelling(kind, separator), columns
-
-    def _fitted_alphabet(self) -> Alphabet:
-        if self.alphabet == AUTO:
-            return "made"
-        # Mode notebook exists for the published parameters, which need its standard alphabet.
-        return "needed" if self.alphabet is None and self.mode != "notebook" else "given"
 
 
 def names_in(flag: Optional[str]) -> tuple[str, ...]:

@@ -43,7 +43,10 @@ def write_table(table: Any, path: Path, wanted: Wanted, *, labelled: bool = True
     labels, texts = chosen.named(chosen.labels), chosen.named(chosen.texts)
     label = None if chosen.label is None else names[chosen.label]
     for each in texts:
-        _check_text(name, each, columns[each])
+        value = next((value for value in columns[each] if not is_missing(value)), "")
+        if not isinstance(value, str):
+            what = f"{name}: column {each!r} is not text, but {value!r:.40} of type {type(value).__name__}"
+            raise UserError(what, remedy="name a column of strings with --text")
     weight = None if chosen.weight is None else names[chosen.weight]
     id_ = None if chosen.id is None else names[chosen.id]
     plain = [name for name in (label, *labels, weight, id_) if name is not None]
@@ -98,13 +101,6 @@ def _columns(items: Sequence[tuple[str, Any]], name: str) -> dict[str, Sequence[
             "give a label for every text, and a text for every label",
         )
     return columns
-
-
-def _check_text(name: str, column: str, values: Sequence[Any]) -> None:
-    first = next((value for value in values if not is_missing(value)), None)
-    if first is not None and not isinstance(first, str):
-        what = f"{name}: column {column!r} is not text, but {first!r:.40} of type {type(first).__name__}"
-        raise UserError(what, remedy="name a column of strings with --text")
 
 
 def is_missing(value: object) -> bool:

@@ -65,8 +65,7 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
 
             return open_parquet(source.path, name, wanted, label, keep=keep, nested=nested)
         sheet = Sheet(source.path, name)
-        opened = open_table("xlsx", sheet, name, wanted, reading.header, label, keep=keep)
-        return opened._replace(reads=opened.reads + f", the first of {sheet.sheets} sheets" * (sheet.sheets > 1))
+        return open_table("xlsx", sheet, name, wanted, reading.header, label, keep=keep)
     lines = Lines(source.path, reading.encoding, live=live)
     if source.format == SAMPLE:
         _check_no_columns(source, reading)

@@ -163,7 +163,7 @@ def _recover(out: Path) -> None:
         return
     for path in out.parent.glob(f".{out.name}.*-*"):
         kind, _, process = path.name[len(out.name) + 2 :].partition("-")
-        if kind not in ("partial", "old", "copies") or not process.isdecimal() or Path("/proc", process).exists():
+        if kind not in ("partial", "old") or not process.isdecimal() or Path("/proc", process).exists():
             continue
         if kind == "old" and not out.exists():
             path.rename(out)

@@ -117,17 +117,12 @@ def quarantine_beside(out: Path) -> Path:
     return out.with_name(f"{out.name}.quarantine")
 
 
-def rows_read(collected: Collected) -> int:
-    """Return the number of rows that were read."""
-    return sum(collected.good.values()) + collected.bad
-
-
 def check(job: Job, collected: Collected, fate: Fate, classes: list[str], quarantine: Quarantine) -> None:
     """Raise ``UserError`` if too many rows are unusable, or the labels are no classes."""
     reasons, damaged = quarantine.reasons, quarantine.damaged
     labelled = sum(count for label, count in collected.good.items() if label != ABSENT)
     unlabelled = collected.good[ABSENT] + quarantine.unlabelled
-    total = rows_read(collected) - unlabelled
+    total = collected.read - unlabelled
     shown = [f"{bad['file']}:{bad['line']}: {bad['reason']}" for bad in quarantine.first]
     remedy = REMEDIES.get(
         max(reasons, key=lambda reason: reasons[reason], default=""),
@@ -168,14 +163,9 @@ def check(job: Job, collected: Collected, fate: Fate, classes: list[str], quaran
     for code, part in enumerate(ALL_SPLITS):
         files = [name for name, each in job.sources if each == part]
         if part != "train" and files and not (fate == code).any():
-            where = f"the files of the {part} split"
-            if code == UNLABELLED:
-                where = "the unlabelled files, or all are among the labelled rows"
-            raise UserError(
-                f"no usable row was found in {where}",
-                ", ".join(files)[:200],
-                f"name other files with --{part}, or leave them out",
-            )
+            where = "unlabelled files, or all are among the labelled rows" if code == UNLABELLED else f"{part} files"
+            remedy = f"name other files with --{part}, or leave them out"
+            raise UserError(f"no usable row was found in the {where}", ", ".join(files)[:200], remedy)
     is_text = len(classes) > MAX_CLASSES or (len(classes) > MAX_CLASS_FRACTION * labelled and labelled > MIN_ROWS)
     if is_text or len(classes) < 2:
         reads = next((about["reads"] for about in collected.files.values() if about["reads"]), "label and text")

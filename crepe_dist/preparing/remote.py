@@ -5,7 +5,6 @@ Servers on the web may break off, never end, or send elsewhere.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -38,16 +37,6 @@ def without_secrets(text: str) -> str:
     """Remove user names, passwords and queries, which may hold a signature, from the URLs in a text."""
     text = re.sub(r"(://)[^/\s'\"]*@", r"\1", text)
     return re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
-
-
-@contextmanager
-def folder_beside(out: Path) -> Iterator[Path]:
-    """Provide a temporary folder for copies on the disk of ``out``; ``preparation`` removes one that was left."""
-    folder = out.absolute().with_name(f".{out.name}.copies-{os.getpid()}")
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def copy(url: str, folder: Path, doing: str = "copying", show: Show = ignored) -> Path:

@@ -174,13 +174,3 @@ def repeats(keys: Any, fate: Fate) -> Iterator[tuple[npt.NDArray[np.int64], npt.
         is_new[1:] = values[1:] != values[:-1]
         again, first = np.flatnonzero(~is_new), np.flatnonzero(is_new)
         yield rows[again], rows[first[np.searchsorted(first, again) - 1]]
-
-
-def kept(fate: Fate) -> npt.NDArray[np.int64]:
-    """Return the indices of the rows that are in a split, or unlabelled."""
-    return np.flatnonzero(fate <= UNLABELLED)
-
-
-def labelled(fate: Fate) -> npt.NDArray[np.int64]:
-    """Return the indices of the rows that are in a split."""
-    return np.flatnonzero(fate <= TEST)

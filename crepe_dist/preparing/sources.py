@@ -230,24 +230,24 @@ def _in_folder(folder: Path, root: Path, reading: Reading, above: tuple[str, ...
     entries = sorted(path for path in visible if path.is_dir() or path.is_file())
     for path in entries:
         check_link(path, root)
-    data = [path for path in entries if path.is_dir() or by_suffix(path)]
-    extra = [path for path in data if _part_of(path) == UNLABELLED]
-    data = [path for path in data if path not in extra]
-    for path in extra:
-        is_file = path.is_file()
-        inner = [_file(path, _below(path, root), reading)] if is_file else _unlabelled_in(path, root, reading)
-        yield from (replace(source, part=UNLABELLED) for source in inner)
-    named = [(path, part) for path in data if (part := _part_of(path))]
-    if named and (len(named) == len(data) or any(part == "train" for _, part in named)):
-        for path, part in named:
-            is_file = path.is_file()
-            inner = [_file(path, _below(path, root), reading)] if is_file else _in_folder(path, root, reading, above)
-            yield from (s if s.part == UNLABELLED else replace(s, part=part) for s in inner)
+    parts = {path: _part_of(path) for path in entries if path.is_dir() or by_suffix(path)}
+    data = [path for path, part in parts.items() if part != UNLABELLED]
+    named = [path for path in data if parts[path]]
+    are_splits = named and (len(named) == len(data) or any(parts[path] == "train" for path in named))
+    for path, part in parts.items():
+        if part == UNLABELLED or (part and are_splits):
+            if path.is_file():
+                inner = iter([_file(path, _below(path, root), reading)])
+            else:
+                is_split = part != UNLABELLED
+                inner = _in_folder(path, root, reading, above) if is_split else _unlabelled_in(path, root, reading)
+            yield from (each if each.part == UNLABELLED else replace(each, part=part) for each in inner)
+    if are_splits:
         return
     if named:
         raise UserError(
             f"{folder}: which files are for training?",
-            f"{named[0][0].name} is for the {named[0][1]} split, and no name starts with train",
+            f"{named[0].name} is for the {parts[named[0]]} split, and no name starts with train",
             "name the files themselves, and those of the other splits with --test and --validation",
         )
     files = [path for path in data if path.is_file()]

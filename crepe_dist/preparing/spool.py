@@ -132,6 +132,11 @@ class Collected:
         """Records in the order of (file, line)."""
         return map_rows(self.folder / ROWS)
 
+    @property
+    def read(self) -> int:
+        """Number of rows that were read."""
+        return sum(self.good.values()) + self.bad
+
     def bad_rows(self) -> Iterator[dict[str, Any]]:
         """Yield the records of unusable rows, in the order of (file, line)."""
         with (self.folder / BAD_ROWS).open(encoding="utf-8") as lines:

@@ -20,9 +20,8 @@ from crepe_dist.preparing.selection import (
     TEST,
     TRAIN,
     UNKNOWN,
+    UNLABELLED,
     VALIDATION,
-    kept,
-    labelled,
     repeats,
 )
 from crepe_dist.preparing.spool import Collected, Texts
@@ -38,7 +37,7 @@ EXAMPLE_LENGTH = 300  # characters
 
 def summarise(name: str, job: Job, collected: Collected, built: Built, command: str) -> dict[str, Any]:
     """Collect the numbers of the report as JSON-like data."""
-    characters = int(collected.rows["characters"][kept(built.fate)].sum(dtype=np.int64))
+    characters = int(collected.rows["characters"][built.fate <= UNLABELLED].sum(dtype=np.int64))
     counts = {part: _class_counts(built, built.fate == code) for code, part in enumerate(SPLITS) if part in built.rows}
     absent = collected.labels.index(ABSENT) if ABSENT in collected.labels else -1
     without = np.asarray(collected.rows["label"] == absent)
@@ -57,7 +56,7 @@ def summarise(name: str, job: Job, collected: Collected, built: Built, command: 
             {"file": name, "part": part, **collected.files[file]} for file, (name, part) in enumerate(job.sources)
         ],
         "rows": {
-            "read": sum(collected.good.values()) + collected.bad,
+            "read": collected.read,
             "bad": built.quarantine.lines,
             "duplicates": int((built.fate == REPEATED).sum()),
             "sampled_out": int((built.fate == SAMPLED_OUT).sum()),
@@ -108,7 +107,7 @@ def _class_counts(built: Built, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np
 
 def _labels(built: Built) -> dict[str, Any]:
     """Count how many labels the kept rows have: at most, on average, and rows without any."""
-    per_row = np.count_nonzero(built.targets.pairs(labelled(built.fate))[..., 1], axis=1)
+    per_row = np.count_nonzero(built.targets.pairs(np.flatnonzero(built.fate <= TEST))[..., 1], axis=1)
     rows_without = int((per_row == 0).sum())
     return {
         "kind": built.targets.kind,

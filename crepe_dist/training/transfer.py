@@ -139,7 +139,8 @@ def _check_encoding(path: Path, there: Encoding, dataset: Dataset, network: dict
     if not here.reads_as(there) or not (any_length or here.feature_len == there.feature_len):
         raise UserError(
             f"{path} was trained on texts encoded differently from {dataset.folder}",
-            f"the checkpoint: {there.described()}; the data: {here.described()}",
+            f"mode {there.mode} and {there.feature_len:,} characters, not {here.mode} and {here.feature_len:,}; or the "
+            "alphabets differ",
             f"prepare the data again with {there.flags(path.with_suffix('.json'))}",
         )
 

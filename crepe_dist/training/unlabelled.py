@@ -26,7 +26,6 @@ from crepe_dist.data.targets import (
     SHARE_UNIT,
     SOFT,
     Targets,
-    described,
     kind_and_most,
     main_classes,
     open_targets,
@@ -144,7 +143,7 @@ def _prepare(data: Dataset, logits: dict[str, npt.NDArray[np.float32]], folder: 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     files = write_array(folder, targets_file(UNLABELLED), targets.stored)
-    about = {"labels": described(targets.kind, targets.most), "figures": figures, "files": files}
+    about = {"labels": {"kind": targets.kind, "most": targets.most}, "figures": figures, "files": files}
     write_sealed(folder / LESSON, FORMAT, about)
     yield
 
@@ -224,7 +223,7 @@ def with_soft_labels(data: Dataset, targets: Targets) -> Dataset:
     most = max(targets.most, given.targets.most)
     splits = {name: replace(split, targets=_wide(split.targets, kind, most)) for name, split in data.splits.items()}
     train = _joined(splits["train"], data.unlabelled, _wide(targets, kind, most))
-    manifest = {**data.manifest, "labels": described(kind, most)}
+    manifest = {**data.manifest, "labels": {"kind": kind, "most": most}}
     return replace(data, splits={**splits, "train": train}, manifest=manifest, unlabelled=None)
 
 

@@ -6,10 +6,7 @@ import time
 
 import pytest
 
-from crepe_dist.data.alphabet import Codes, Encoding
-from crepe_dist.data.composition import Composition, without_tags
-from crepe_dist.model.inference import Inference
-from crepe_dist.predicting.predictor import Predictor
+from crepe_dist.data.composition import without_tags
 
 
 @pytest.mark.parametrize(
@@ -34,24 +31,3 @@ def test_hostile_texts_take_linear_time(piece):
     started = time.perf_counter()
     without_tags(piece * (1 << 16))
     assert time.perf_counter() - started < 5  # that of html.parser took two minutes for 60 kB
-
-
-class Seen(Inference):
-    """Engine that keeps the codes it was given."""
-
-    def __init__(self) -> None:
-        self.codes: Codes | None = None
-
-    def logits(self, codes):
-        self.codes = codes
-        return codes[:, :2].astype("float32")
-
-
-def test_a_model_strips_as_its_data_were():
-    encoding, engine = Encoding(feature_len=123), Seen()
-    for strip, read in ((True, "good & bad"), (False, "<p>good &amp; bad</p>")):
-        predictor = Predictor(engine, encoding, ["a", "b"], composition=Composition((), strip))
-        predictor.predict(["<p>good &amp; bad</p>"])
-        assert engine.codes is not None
-        assert engine.codes.tolist() == encoding.encode([read]).tolist()
-        assert predictor.explain("<p>good &amp; bad</p>").text == read

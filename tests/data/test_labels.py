@@ -113,15 +113,6 @@ def test_what_cannot_be_prepared(tmp_path, given, flags, what):
         crepe_dist.prepare({"text": TEXTS, **given}, tmp_path / "no", **flags, **ALL)
 
 
-def test_shares_that_are_not_asked_for_name_the_flag(tmp_path):
-    lines = (json.dumps({"text": text, "label": {"a": 0.7, "b": 0.3}}) for text in TEXTS)
-    (tmp_path / "votes.jsonl").write_text("\n".join(lines))
-    with pytest.raises(UserError, match="not a single value") as error:
-        crepe_dist.prepare(tmp_path / "votes.jsonl", tmp_path / "no", label="label")
-    assert 'labels="soft"' in error.value.remedy
-    crepe_dist.prepare(tmp_path / "votes.jsonl", tmp_path / "votes", label="label", labels="soft")
-
-
 def some_targets(kind: str, rows: int, classes: int) -> Targets:
     generator = np.random.default_rng(3)
     pairs = np.zeros((rows, 3, 2), np.uint16)

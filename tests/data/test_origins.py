@@ -50,18 +50,6 @@ def test_every_row_of_every_format(tmp_path, form):
     assert sorted(seen) == sorted(text_of)
 
 
-def test_files_of_folders_are_named(tmp_path):
-    for label in "ab":
-        (tmp_path / "source" / label / "deep").mkdir(parents=True)
-        for number in range(10):
-            (tmp_path / "source" / label / "deep" / f"{number}.txt").write_text(f"{label} {number}")
-    crepe_dist.prepare(tmp_path / "source", tmp_path / "out", test=0.5)
-    data = open_dataset(tmp_path / "out")
-    for row in range(len(data.splits["test"])):
-        origin = data.origin("test", row)
-        assert (tmp_path / "source" / origin.file / origin.id).read_text() == data.splits["test"].text(row)
-
-
 def test_ids_that_cannot_be(tmp_path):
     source, _ = make(tmp_path, "csv")
     with pytest.raises(UserError, match="no column 'tickt'") as caught:

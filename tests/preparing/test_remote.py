@@ -1,4 +1,4 @@
-"""Sources that are named by URLs: copied, prepared, and nothing left of them; an S3 server in an environment apart."""
+"""Sources that are named by URLs: copied, prepared, and nothing left of them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,6 @@ import functools
 import gzip
 import itertools
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -27,7 +22,6 @@ from crepe_dist.errors import UserError
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.remote import without_secrets
 from tests.conftest import command, run
-from tests.helpers.needs import needs
 
 DRIP = 0.05  # seconds between two bytes
 ROWS = [f"{label},{label} text {number}" for number in range(30) for label in ("good", "bad")]
@@ -114,48 +108,6 @@ def test_a_name_cannot_leave_the_folder_of_copies(memory, tmp_path, monkeypatch)
 )
 def test_secrets_of_urls(text, shown):
     assert without_secrets(text) == shown
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@needs("uv")
-def test_an_s3_server(tmp_path):
-    """s3fs and moto need other versions of libraries than training does, hence an environment of their own."""
-    root, venv = Path(__file__).parents[2], tmp_path / "venv"
-    run(["uv", "venv", "-q", "-p", sys.executable, str(venv)], tmp_path)
-    python = str(venv / "bin" / "python")
-    wanted = [f"{root}[remote]", "s3fs", "moto[server]"]
-    run(["uv", "pip", "install", "-q", "--no-config", "-p", python, *wanted], tmp_path, seconds=600)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    environment = {
-        **os.environ, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "word", "AWS_DEFAULT_REGION": "us-east-1",
-        "FSSPEC_S3_ENDPOINT_URL": address, "AWS_ENDPOINT_URL": address,
-    }  # fmt: skip
-    serving = subprocess.Popen([python, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], env=environment)
-    try:
-        for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            time.sleep(0.2)
-        code = (
-            "import sys, s3fs; files = s3fs.S3FileSystem(); files.mkdir('bucket')\n"
-            "files.pipe('bucket/set/train.csv', sys.stdin.buffer.read())"
-        )
-        subprocess.run([python, "-c", code], input=TABLE, env=environment, check=True, timeout=60)
-        prepare = [python, "-m", "crepe_dist", "prepare", "s3://bucket/set", "--out", str(tmp_path / "out")]
-        subprocess.run(prepare, env=environment, check=True, timeout=120)
-        refused = subprocess.run(
-            [*prepare[:3], "s3://bucket/none.csv", "--out", "none"], env=environment, cwd=tmp_path, timeout=120,
-            check=False, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert "s3://bucket/none.csv does not exist" in refused.stderr
-    finally:
-        serving.send_signal(signal.SIGTERM)
-        serving.wait(20)
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["parts"]["train"]["rows"] + report["parts"]["test"]["rows"] == len(ROWS)
 
 
 class Liar(BaseHTTPRequestHandler):

@@ -14,7 +14,7 @@ import crepe_dist
 from crepe_dist.data.batch import pack, pieces, unpacked
 from crepe_dist.data.dataset import UNWEIGHTED, WEIGHT_UNIT, WEIGHTS, open_dataset
 from crepe_dist.errors import UserError
-from tests.conftest import KERNELS, QUICK, command, losses, run, write_frame
+from tests.conftest import KERNELS, QUICK, command, run, write_frame
 from tests.networks.test_crepe import SHAPES, learnt, make, some_codes
 
 TEXTS = [f"{'good' if row % 2 else 'bad'} text number {row}" for row in range(40)]
@@ -97,20 +97,13 @@ def test_weights_that_cannot_be_used(tmp_path):
             crepe_dist.prepare(table, tmp_path / "no", weight=name, **NO_TEST)
 
 
-@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_rows_of_weight_0_are_not_learned(tmp_path, processes):
-    """Half of the rows have the wrong label. Weights that are equal change nothing."""
+def test_rows_of_weight_0_are_not_learned(tmp_path):
+    """Half of the rows have the wrong label."""
     wrong = {"text": TEXTS * 10, "label": [*LABELS * 5, *LABELS[1:], *LABELS * 4, "yes"][:400]}
     table = {**wrong, "w": [7.0] * 200 + [0.0] * 200}
     test = {"text": TEXTS, "label": LABELS}
     crepe_dist.prepare(table, tmp_path / "out", weight="w", test=test, feature_len=123)
     flags = (*QUICK, "--optimizer=adam", "--epochs=4", "--run-dir=run")
-    run(command("train", "--data", "out", *flags, processes=processes), tmp_path)
+    run(command("train", "--data", "out", *flags, processes=2), tmp_path)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["test_accuracy"] == 1
-    if processes == 1:
-        for name, weights in (("none", None), ("all", [3.0] * 400)):
-            columns = wrong if weights is None else {**wrong, "w": weights}
-            crepe_dist.prepare(columns, tmp_path / name, weight="w" if weights else None, test=test, feature_len=123)
-            run(command("train", "--data", name, *flags[:-1], f"--run-dir=run-{name}"), tmp_path)
-        assert losses(tmp_path / "run-none") == losses(tmp_path / "run-all")

@@ -13,7 +13,6 @@ from crepe_dist.preparing.selection import (
     TEST,
     TRAIN,
     UNKNOWN,
-    UNLABELLED,
     VALIDATION,
     SplitOptions,
     decide,
@@ -93,14 +92,6 @@ class TestSample:
         assert counts(fate[:200])[SAMPLED_OUT] == 50
         assert counts(fate)[:3] == [250, 0, 100]
 
-    def test_sample_and_split_are_independent(self):
-        """Check that among the kept rows, the test split takes the same share of early and late draws."""
-        made = rows(20_000, labels=1)
-        fate = fates(made, test=0.5, max_per_class=10_000)
-        kept = np.flatnonzero(fate <= TEST)
-        first = np.argsort(draw(0, 1, 0, made["line"][kept]))[:5000]
-        assert abs((fate[kept[first]] == TEST).mean() - 0.5) < 0.03
-
 
 class TestDuplicates:
     def test_the_first_stays_and_test_rows_come_first(self):
@@ -120,9 +111,3 @@ class TestDuplicates:
         parts = [dict(zip(again.tolist(), first.tolist())) for again, first in repeats(keys, fate)]
         assert len(parts) > 10
         assert {row: first for part in parts for row, first in part.items()} == whole
-        earliest: dict[int, int] = {}
-        order = (TEST, VALIDATION, TRAIN, UNLABELLED)
-        for row in sorted(np.flatnonzero(fate <= UNLABELLED), key=lambda row: (order.index(fate[row]), row)):
-            earliest.setdefault(keys[row], row)
-        expected = {row: earliest[keys[row]] for row in np.flatnonzero(fate <= UNLABELLED)}
-        assert whole == {row: first for row, first in expected.items() if row != first}

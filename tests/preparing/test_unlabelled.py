@@ -22,7 +22,6 @@ from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, find_sources
 from tests.conftest import write_frame
-from tests.preparing.test_preparation import contents
 
 ENCODING = Encoding(feature_len=40)
 TEXTS = [f"unlabelled text {n}" for n in range(30)]
@@ -171,26 +170,8 @@ class TestColumns:
         _, data = made(rows, tmp_path / "more.csv")
         assert ENCODING.decode(data.unlabelled.codes(np.arange(1))[0]) == read
 
-    def test_ids_are_optional(self, labelled, tmp_path):
-        with_ids = tmp_path / "ids.csv"
-        table(with_ids, [("id", "label", "text"), *((f"T{n}", "ab"[n % 2], f"text {n}") for n in range(20))])
-        reading = Reading(columns=Wanted(id="id"))
-        more = table(tmp_path / "more.csv", [("text", "id"), ("new", "U1")])
-        sources = find_sources([str(with_ids)], unlabelled=[str(more), str(written(tmp_path / "u.txt", TEXTS))])
-        prepare(sources, tmp_path / "out", ENCODING, SplitOptions(), PrepareOptions(reading))
-        unlabelled = opened(tmp_path / "out")
-        assert [unlabelled.id(row) for row in (0, 1)] == ["U1", ""]
-
 
 class TestFolders:
-    def test_files_named_unlabelled(self, tmp_path, labelled):
-        folder = tmp_path / "data"
-        folder.mkdir()
-        labelled.rename(folder / "train.csv")
-        written(folder / "unlabeled-1.csv", TEXTS)
-        _, data = made(folder)
-        assert len(data.unlabelled) == 30
-
     def test_unsup_is_no_class(self, tmp_path):
         for name, count in (("train/pos", 4), ("train/neg", 4), ("train/unsup", 6), ("test/pos", 2), ("test/neg", 2)):
             (tmp_path / "imdb" / name).mkdir(parents=True)
@@ -215,18 +196,6 @@ class TestUnusableRows:
             stream.write("a,\r\n" * 2)
         with pytest.raises(UserError, match="2 of 42 rows are unusable"):
             made(labelled, written(tmp_path / "u.txt", [f"{n} more" for n in range(1000)]))
-
-
-def test_processes_give_the_same_folder(labelled, tmp_path):
-    with labelled.open("a") as stream:
-        stream.write(",without a label\r\n" * 2)
-    more = [written(tmp_path / name, [f"{name} {text}" for text in TEXTS]) for name in ("u.csv", "v.txt")]
-    sources = find_sources([str(labelled)], unlabelled=list(map(str, more)))
-    split = SplitOptions(validation=0.1, keep_unlabelled=True)
-    prepare(sources, tmp_path / "alone", ENCODING, split, PrepareOptions(processes=1))
-    prepare(sources, tmp_path / "two", ENCODING, split, PrepareOptions(processes=2))
-    assert contents(tmp_path / "alone") == contents(tmp_path / "two")
-    assert len(opened(tmp_path / "two")) == 61
 
 
 def test_tables_in_memory(tmp_path):

@@ -155,7 +155,6 @@ class Sheet:
 
     Attributes:
         first: the first rows that are not empty, each with its number.
-        sheets: number of sheets in the workbook.
 
     Raises:
         UserError: It is no workbook, is damaged, or expands too much.
@@ -163,7 +162,6 @@ class Sheet:
 
     def __init__(self, path: Path, name: str) -> None:
         self._path, self._name = path, name
-        self.sheets = 0
         self._rows = self._read()
         self.first = list(islice(self._rows, LOOK_AT))
         self.position = path.stat().st_size
@@ -195,7 +193,6 @@ class Sheet:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # about styles
                     book = openpyxl.load_workbook(stream, read_only=True, data_only=True, keep_links=False)
-                self.sheets = len(book.worksheets)
                 sheet = book.worksheets[0]
                 sheet.reset_dimensions()  # which may be wrong
                 for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
