@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import struct
 import tracemalloc
 from contextlib import suppress
@@ -94,6 +93,14 @@ def test_a_file_full_of_holes_is_not_read(path):
         parameters.load(path)
 
 
+# Numbers that break a reader, in 4 and in 8 bytes.
+WILD = [
+    struct.pack(f"<{kind}", each)
+    for kind, bits in (("I", 32), ("Q", 64))
+    for each in (0, 1, 2 ** (bits - 1), 2**bits - 1)
+]
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("real") / "real.params"
@@ -103,44 +110,18 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-def mutated(data: bytes, seed: int) -> bytes:
-    """One to three changes of the kinds that break a reader, at places that a header likely has."""
-    chance = random.Random(seed)
-    found = bytearray(data)
-    for _ in range(chance.randint(1, 3)):
-        at = chance.randrange(max(1, len(found) // chance.choice((1, 1, 8))))
-        wild = chance.choice((0, 1, 0x7F, 0x80, 0xFF, 0xF993FAC9, 2**31 - 1, 2**32 - 1, 2**63, 2**64 - 1, -1))
-        width = chance.choice((1, 4, 8))
-        change = (wild % (1 << 8 * width)).to_bytes(width, "little")
-        kind = chance.randrange(5)
-        if kind == 0:
-            found[at : at + width] = change
-        elif kind == 1:
-            found[at:at] = change
-        elif kind == 2:
-            del found[at : at + width]
-        elif kind == 3:
-            del found[at:]
-        else:
-            found += found[at : at + chance.randrange(200)]
-    return bytes(found)
-
-
-@settings(max_examples=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 2**63))
-def test_a_damaged_file_is_refused_or_read_as_its_size_allows(seed, real, path):
-    data = mutated(real, seed)
-    path.write_bytes(data)
+@settings(max_examples=1500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.integers(0, 1000), removed=st.integers(0, 50), added=st.sampled_from(WILD) | st.binary(max_size=20))
+def test_a_damaged_file_is_refused_or_read_as_its_size_allows(place, removed, added, real, path):
+    place %= len(real)
+    path.write_bytes(data := real[:place] + added + real[place + removed :])
     tracemalloc.start()
     try:
-        read = params_file.read(path)
+        arrays = params_file.read(path).values()
+        assert sum(each.nbytes for each in arrays) <= len(data)
+        assert all(each.dtype in params_file.TYPES.values() for each in arrays)
     except ValueError:
         pass
-    else:
-        arrays = list(read.values())
-        assert sum(each.nbytes for each in arrays) <= 2 * len(data)
-        assert all(each.dtype in params_file.TYPES.values() for each in arrays)
-        assert all(each.ndim <= params_file.MAX_DIMENSIONS for each in arrays)
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

@@ -6,10 +6,7 @@ import csv
 import datetime
 import decimal
 import fcntl
-import json
 import os
-import signal
-import subprocess
 import sys
 
 import fsspec
@@ -24,19 +21,6 @@ from crepe_dist.predicting import answers, resumable
 from tests.conftest import QUICK, command, run, write_csv
 
 ROWS = 6000
-SLOW = """
-import sys, time
-from crepe_dist import cli
-from crepe_dist.predicting import resumable
-resumable.SAVE_SECONDS = 0
-flush = resumable.ResumableFile.flush
-def slow(self):
-    flush(self)
-    print("saved", self.counts.rows, flush=True)
-    time.sleep(0.3)
-resumable.ResumableFile.flush = slow
-cli.main("predict")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -123,23 +107,6 @@ def test_a_killed_command_resumes_to_the_same_bytes(source, target, folder, tmp_
     taken()
     assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
     assert not list(tmp_path.glob("cache/crepe_dist/predictions/*"))
-
-
-def test_a_killed_process_loses_no_row_and_repeats_none(folder, tmp_path):
-    flags = ["run", "--file", "a.csv", "--text-column", "text", "--out", str(tmp_path / "out.jsonl")]
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, *flags], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if int(line.split()[1]) > 1000:
-            process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    printed = run(command("predict", *flags), folder, code=1)
-    assert "resuming after " in printed
-    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert len(lines) == ROWS
-    assert sum("problem" in line for line in lines) == 60
 
 
 def test_damaged_states_start_anew(tmp_path):
