@@ -3,6 +3,7 @@
 import shlex
 import time
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Optional
@@ -22,6 +23,7 @@ from crepe_dist.settings.flags import ENCODING, Command, TextEncoding, check_fol
 from crepe_dist.wording import counted, percent
 
 MOST_UNLABELLED = 100_000
+_say = partial(print, flush=True)
 
 
 @dataclass
@@ -100,20 +102,11 @@ def _unlabelled(name: Optional[str], encoding: str) -> list[Input]:
 
 
 def _summary(inspection: Inspection, folds: int) -> list[str]:
-    texts, scored = inspection.texts
-    lines = []
-    if scored < texts:  # of few texts, a fold may have none
-        lines.append(
-            f"the time was over after {inspection.folds} of {folds} folds: {scored:,} of {texts:,} texts were judged"
-        )
-    errors = len(inspection.errors)
-    lines += [
+    (texts, scored), errors = inspection.texts, len(inspection.errors)
+    done = f"{inspection.folds} of {folds} folds: {scored:,} of {texts:,} texts were judged"
+    return [
+        *[f"the time was over after {done}"] * (scored < texts),  # of few texts, a fold may have none
         f"{percent(inspection.accuracy)} of the labels are the most probable class of a network that has not seen the "
         "text",
         f"{counted(errors, 'label is', 'labels are')} probably wrong ({percent(errors, scored)})",
     ]
-    return lines
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

@@ -40,7 +40,7 @@ SHARED = """
 Several commands have these: `checkpoint`, a .params file, a run folder or the start of its name, an exported folder or
 its URL (by default the model that `use` chose, or the only run in `runs/`); `--device` (auto, gpu, cpu); `--encoding`
 of text files, such as cp1252; `--header` (auto, yes, no), whether the first line names the columns; `--seed`. For
-parameters without a .json file beside them, `--mode`, `--feature-len`, `--fold-accents` and `--classes` describe the
+parameters without a .json file beside them, `--mode`, `--feature-len` and `--classes` describe the
 encoding and the classes."""
 
 # Titles of the page of the API, modules, and their names.

@@ -43,9 +43,29 @@ def train(
         settings: settings of training by their dotted names.
         length, validation, processes, verbose: as for ``CrepeClassifier``.
     """
+    # The test split, which training needs, is a copy of one of the texts.
+    first = next((row for row, text in enumerate(table["text"]) if text.strip()), 0)
+    parts = {"train": table, "test": {name: column[first : first + 1] for name, column in table.items()}}
+    parts |= {"unlabelled": {"text": unlabelled}} if unlabelled else {}
+    wanted = Wanted("label", texts=("text",), weight="weight" if "weight" in table else None)
     with scratch() as folder:
-        share = validation or (JUDGING if unlabelled else 0)
-        prepare(table, unlabelled, folder, length or "auto", share, settings["training.seed"] % 2**32)
+        files = {name: folder / f"{name}.jsonl" for name in parts}
+        for name, part in parts.items():
+            write_table(part, files[name], wanted, labelled=name != "unlabelled")
+        PreparationFlags(
+            source=(str(files["train"]),),
+            out=folder / "data",
+            test=str(files["test"]),
+            unlabelled=(str(files["unlabelled"]),) if unlabelled else (),
+            label="label",
+            text=("text",),
+            weight=wanted.weight,
+            seed=settings["training.seed"] % 2**32,
+            feature_len=length or "auto",
+            validation=validation or (JUDGING if unlabelled else 0),
+            max_bad=1.0,
+            processes=1,
+        ).prepare(None, "")
         settings = {**settings, "data.source": str(folder / "data"), "run_dir": str(folder / "run"), **QUIET}
         with training(settings, folder, processes) as process:
             for line in printed(process, folder) if verbose else ():
@@ -56,39 +76,6 @@ def train(
             raise failure(folder, code)
         path = folder / "run" / read_json(folder / "run" / "result.json")["checkpoint"]
         return {file.name: read_bytes(file, LARGEST) for file in (path, path.with_suffix(".json"))}
-
-
-def prepare(
-    table: Mapping[str, Sequence[Any]],
-    unlabelled: Sequence[str],
-    folder: Path,
-    length: int | str,
-    validation: float,
-    seed: int,
-) -> None:
-    """Prepare the texts as training rows. The test split, which training needs, is a copy of one of them."""
-    first = next((row for row, text in enumerate(table["text"]) if text.strip()), 0)
-    wanted = Wanted("label", texts=("text",), weight="weight" if "weight" in table else None)
-    parts = {"train": table, "test": {name: column[first : first + 1] for name, column in table.items()}}
-    parts |= {"unlabelled": {"text": unlabelled}} if unlabelled else {}
-    files = {name: folder / f"{name}.jsonl" for name in parts}
-    for name, part in parts.items():
-        write_table(part, files[name], wanted, labelled=name != "unlabelled")
-    flags = PreparationFlags(
-        source=(str(files["train"]),),
-        out=folder / "data",
-        test=str(files["test"]),
-        unlabelled=(str(files["unlabelled"]),) if unlabelled else (),
-        label="label",
-        text=("text",),
-        weight=wanted.weight,
-        seed=seed,
-        feature_len=length,
-        validation=validation,
-        max_bad=1.0,
-        processes=1,
-    )
-    flags.prepare(None, "")
 
 
 def open_files(files: Files, device: str) -> Predictor:

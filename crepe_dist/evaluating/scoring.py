@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -173,42 +172,26 @@ def write_mistakes(path: Path, predictor: Predictor, dataset: Dataset, split: st
     Args:
         right: the documents that are predicted correctly, bool [documents].
     """
-    wrong = np.flatnonzero(~right)
-    rows = _mistakes(predictor, dataset, split, wrong)
-    ordered = sorted(rows, key=lambda row: row[0]) if predictor.thresholds is None else rows
+    wrong, documents, classes = np.flatnonzero(~right), dataset.splits[split], np.array(dataset.classes, dtype=object)
+    found: list[tuple[float, int, dict[str, Any]]] = []
+    for start in range(0, len(wrong), CHUNK):
+        rows = wrong[start : start + CHUNK]
+        logits = predictor.logits(documents.codes(rows))
+        if predictor.thresholds is not None:
+            masks = zip(documents.targets.shares(rows) > 0, predictor.probabilities(logits) >= predictor.thresholds)
+            for row, each in zip(rows.tolist(), masks):
+                names = [json.dumps(classes[mask].tolist(), ensure_ascii=False) for mask in each]
+                found.append((0.0, row, dict(zip(("true", "predicted"), names))))
+            continue
+        for row, label, shares in zip(rows.tolist(), documents.labels[rows], softmax(logits, np.float64)):
+            best = int(shares.argmax())
+            about = {"true": classes[label], "predicted": classes[best]}
+            about |= {"probability_of_true": round(float(shares[label]), 4)}
+            about |= {"probability_of_predicted": round(float(shares[best]), 4)}
+            found.append((float(shares[label]), row, about))
+    ordered = sorted(found, key=lambda each: each[0])
     write_csv(path, (_cells(dataset, split, row, about) for _, row, about in ordered), ["file", "line"])
     return len(wrong)
-
-
-def _mistakes(
-    predictor: Predictor, dataset: Dataset, split: str, rows: npt.NDArray[np.int64]
-) -> Iterator[tuple[float, int, dict[str, Any]]]:
-    """Yield the probability of the true class (0 for several labels), the row, and columns about each mistake."""
-    documents, classes = dataset.splits[split], np.array(dataset.classes, dtype=object)
-    for start in range(0, len(rows), CHUNK):
-        numbers = rows[start : start + CHUNK]
-        logits = predictor.logits(documents.codes(numbers))
-        if predictor.thresholds is not None:
-            wanted, decided = (
-                documents.targets.shares(numbers) > 0,
-                predictor.probabilities(logits) >= predictor.thresholds,
-            )
-            for row, *masks in zip(numbers.tolist(), wanted, decided):
-                true, predicted = (json.dumps(classes[mask].tolist(), ensure_ascii=False) for mask in masks)
-                yield 0.0, row, {"true": true, "predicted": predicted}
-            continue
-        for row, label, shares in zip(numbers.tolist(), documents.labels[numbers], softmax(logits, np.float64)):
-            best = int(shares.argmax())
-            yield (
-                float(shares[label]),
-                row,
-                {
-                    "true": classes[label],
-                    "predicted": classes[best],
-                    "probability_of_true": round(float(shares[label]), 4),
-                    "probability_of_predicted": round(float(shares[best]), 4),
-                },
-            )
 
 
 def _cells(dataset: Dataset, split: str, row: int, about: dict[str, Any]) -> dict[str, Any]:

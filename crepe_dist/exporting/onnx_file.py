@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from crepe_dist.version import __version__
 from crepe_dist.wording import size
 
 MODEL = "model.onnx"
+COUNTS = ("read", "characters_cut")
 # Versions of ONNX 1.13: the oldest with every operator used here, for the sake of old readers.
 OPSET_VERSION, IR_VERSION = 18, 8
 MAX_PARAMETER_BYTES = (1 << 31) - (1 << 20)  # Protocol Buffers end at 2 GiB; 1 MiB is left for the nodes
@@ -59,8 +60,8 @@ def _model(ours: Predictor) -> bytes:
     if total > MAX_PARAMETER_BYTES:
         raise UserError(f"the parameters are too large for an ONNX file: {size(total)}", remedy="use --format crepe")
     graph = Graph()
-    encoded = encode(graph, ours.encoding)
-    logits = registry.part(shape.kind, "onnx").logits(graph, shape, arrays, encoded.codes)
+    codes = encode(graph, ours.encoding)
+    logits = registry.part(shape.kind, "onnx").logits(graph, shape, arrays, codes)
     if temperature != 1:
         logits = graph.node("Div", logits, graph.value(np.array(temperature, np.float32)))
     about: dict[str, Any] = {"format": int(FORMAT), "version": __version__, **shape.settings()}
@@ -72,7 +73,7 @@ def _model(ours: Predictor) -> bytes:
         graph.node("Sigmoid", logits, name="probabilities")
         about["thresholds"] = ours.thresholds.tolist()
     graph.outputs.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", shape.classes]))
-    for name in (encoded.read, encoded.cut):
+    for name in COUNTS:
         graph.outputs.append(helper.make_tensor_value_info(name, TensorProto.INT32, ["batch"]))
     built = helper.make_model(
         helper.make_graph(graph.nodes, shape.kind, graph.inputs, graph.outputs, graph.values),
@@ -87,22 +88,13 @@ def _model(ours: Predictor) -> bytes:
     return content
 
 
-class Encoded(NamedTuple):
-    """Names of the encoded texts' values in a graph.
+def encode(graph: Graph, encoding: Encoding) -> str:
+    """Add the input ``text``, int32 [batch, characters], and the nodes that encode it as ``Encoding.encode`` does.
 
-    Args:
-        codes: int32 [batch, positions], in the order in which the network reads; as long as the longest text.
-        read: number of known characters that the network reads, without spaces, int32 [batch].
-        cut: number of characters that are not read, because the text is too long, int32 [batch].
+    The result is the name of the codes, int32 [batch, positions], in the order in which the network reads; they are as
+    long as the longest text. The values ``COUNTS``, int32 [batch], are the numbers of known characters that the network
+    reads, without spaces, and of characters that are not read, because the text is too long.
     """
-
-    codes: str
-    read: str
-    cut: str
-
-
-def encode(graph: Graph, encoding: Encoding) -> Encoded:
-    """Add the input ``text``, int32 [batch, characters], and the nodes that encode it as ``Encoding.encode`` does."""
     node, length, (head, tail) = graph.node, encoding.feature_len, encoding.kept
     table = _spellings(encoding)
     text = graph.input("text", TensorProto.INT32, "batch", "characters")
@@ -135,14 +127,15 @@ def encode(graph: Graph, encoding: Encoding) -> Encoded:
     codes = node("Where", is_read, codes, BLANK)
     counted = node("Less", codes, int(encoding.listed()["counted"]))
     known = node("And", counted, node("Not", node("Equal", codes, encoding.alphabet.index(" "))))
-    read = _count(graph, known, "read")
+    _count(graph, known, COUNTS[0])
     # A character is unread if all its codes are in the gap of a text that is cut.
     ends = node("Reshape", ends, graph.sizes(0, -1, table.shape[1]))
     begins_after = node("Greater", node("Gather", ends, 0, axis=2), head)
     last = node("Gather", ends, table.shape[1] - 1, axis=2)
     ends_before = node("Not", node("Greater", last, node("Sub", number, tail)))
     unread = node("And", node("And", is_cut, is_text), node("And", begins_after, ends_before))
-    return Encoded(codes, read, _count(graph, unread, "characters_cut"))
+    _count(graph, unread, COUNTS[1])
+    return codes
 
 
 def _spellings(encoding: Encoding) -> npt.NDArray[np.uint8]:
@@ -157,6 +150,6 @@ def _spellings(encoding: Encoding) -> npt.NDArray[np.uint8]:
     return table
 
 
-def _count(graph: Graph, which: str, name: str) -> str:
+def _count(graph: Graph, which: str, name: str) -> None:
     numbers = graph.node("Cast", which, to=TensorProto.INT32)
-    return graph.node("ReduceSum", numbers, graph.sizes(1), name=name, keepdims=0)
+    graph.node("ReduceSum", numbers, graph.sizes(1), name=name, keepdims=0)

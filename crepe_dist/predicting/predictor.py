@@ -223,7 +223,6 @@ def load(
     *,
     mode: str | None = None,
     feature_len: int | None = None,
-    fold_accents: bool | None = None,
     classes: Sequence[str] | None = None,
     device: str = "auto",
     min_probability: float | str = 0.0,
@@ -234,9 +233,8 @@ def load(
         checkpoint_or_run: a .params file, a run folder (for its reported checkpoint), or a model folder or its URL;
             ``None`` for the model that ``crepe use`` has chosen, or the only run in ``runs/``.
         mode: encoding of parameters without a ``.json`` file, such as ``notebook`` for those of the original notebook.
-            This and the next three arguments are only for such parameters.
+            This and the next two arguments are only for such parameters.
         feature_len: number of characters that the network reads; 1014 unless given.
-        fold_accents: whether accents were removed in training; the default of ``mode`` unless given.
         classes: class names in the order of the outputs.
         device: ``auto``, ``gpu`` or ``cpu``.
         min_probability: threshold below which predictions are ``rejected``, 0 to 1; ``auto`` for the model's own, which
@@ -246,7 +244,7 @@ def load(
         UserError: there is no checkpoint, or the description does not fit the parameters.
     """
     path = checkpoint.find(None if checkpoint_or_run is None else str(checkpoint_or_run))
-    predictor = open_checkpoint(path, mode, feature_len, fold_accents, classes).placed(device)
+    predictor = open_checkpoint(path, mode, feature_len, classes).placed(device)
     if predictor.several and min_probability:
         raise UserError(f"{path} gives labels, each with a threshold of its own", remedy="leave --min-probability out")
     if min_probability == AUTO:
@@ -262,11 +260,7 @@ def load(
 
 
 def open_checkpoint(
-    path: Path,
-    mode: str | None = None,
-    feature_len: int | None = None,
-    fold_accents: bool | None = None,
-    classes: Sequence[str] | None = None,
+    path: Path, mode: str | None = None, feature_len: int | None = None, classes: Sequence[str] | None = None
 ) -> Predictor:
     """Open the checkpoint at ``path`` on the CPU; see ``load``."""
     about, arrays = checkpoint.describe(path), parameters.load(path)
@@ -279,11 +273,11 @@ def open_checkpoint(
                 remedy="add --mode (notebook: the original notebook's), --classes, and --feature-len unless it is 1014",
             )
         about, classes = {}, list(classes)
-        encoding = Encoding(mode, feature_len or 1014, fold_accents)  # type: ignore[arg-type]
-    elif (mode, feature_len, fold_accents, classes) != (None, None, None, None):
+        encoding = Encoding(mode, feature_len or 1014)  # type: ignore[arg-type]
+    elif (mode, feature_len, classes) != (None, None, None):
         raise UserError(
             f"{path} already has a description, {path.with_suffix('.json').name}",
-            remedy="remove --mode, --feature-len, --fold-accents and --classes",
+            remedy="remove --mode, --feature-len and --classes",
         )
     else:
         if path.parent.name == checkpoint.FOLDER and (name := RunFolder(path.parent.parent).name):

@@ -58,16 +58,13 @@ class Metrics:
             buckets=SECONDS, registry=registry,
         )  # fmt: skip
         self.in_flight = Gauge("crepe_dist_requests_in_flight", "Requests in progress.", registry=registry)
-        self.refusals = Counter("crepe_dist_queue_refusals", "Requests refused: queue full.", registry=registry)
         self.texts = Counter("crepe_dist_texts", "Texts classified.", registry=registry)
-        self.characters = Counter("crepe_dist_characters", "Characters of the classified texts.", registry=registry)
         self.predictions = Counter("crepe_dist_predictions", "Texts by predicted class.", ["class"], registry=registry)
         self.batch_texts = Histogram("crepe_dist_batch_texts", "Texts in a batch.", buckets=TEXTS, registry=registry)
 
-    def answered(self, texts: Sequence[str], predictions: Sequence[Prediction]) -> None:
+    def answered(self, predictions: Sequence[Prediction]) -> None:
         """Count the texts of an answered request."""
-        self.texts.inc(len(texts))
-        self.characters.inc(sum(map(len, texts)))
+        self.texts.inc(len(predictions))
         for prediction in predictions:
             labels = prediction.labels
             if prediction.problem:
@@ -150,7 +147,7 @@ def create_app(
     async def classify(texts: list[str]) -> list[Prediction]:
         requests.check_size(texts, options)
         predictions = await wait(batcher.submit(texts))
-        metrics.answered(texts, predictions)
+        metrics.answered(predictions)
         return predictions
 
     def check_ready() -> None:
@@ -160,7 +157,7 @@ def create_app(
     async def explain(text: str, top: int) -> Response:
         requests.check_size([text], options)
         explanation = await wait(batcher.explain(text))
-        metrics.answered([text], [explanation.prediction])
+        metrics.answered([explanation.prediction])
         record = explanation.prediction.record(top)
         return Json(record if explanation.prediction.problem else {**record, "explanation": explained(explanation)})
 
@@ -213,5 +210,5 @@ def create_app(
         return Problem(500, "the service failed", remedy="try again").response(request.url.path)
 
     of_protocol = open_inference.paths(options.model_name)
-    guard = Guard(app, options, (PREDICT, of_protocol[-1]), metrics.refusals.inc)
+    guard = Guard(app, options, (PREDICT, of_protocol[-1]))
     return Observed(guard, metrics, (PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION, *of_protocol), log)

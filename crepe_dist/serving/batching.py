@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import Prediction
@@ -16,13 +16,8 @@ BATCH_TEXTS = 32
 
 
 class _Job(NamedTuple):
-    texts: Sequence[str]
-    answer: Future[list[Prediction]]
-
-
-class _Explaining(NamedTuple):
-    steps: Generator[None, None, Explanation]
-    answer: Future[Explanation]
+    given: Any  # texts to classify, or the steps of an explanation
+    answer: Future[Any]
 
 
 class Batcher:
@@ -46,7 +41,7 @@ class Batcher:
         self._predict = predict
         self._explain = explain
         self._on_batch = on_batch
-        self._arrivals: queue.SimpleQueue[_Job | _Explaining | None] = queue.SimpleQueue()
+        self._arrivals: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
@@ -56,13 +51,14 @@ class Batcher:
 
     def submit(self, texts: Sequence[str]) -> Future[list[Prediction]]:
         """Queue a request, from any thread. A future that is cancelled before its turn is skipped."""
-        job = _Job(texts, Future())
-        self._arrivals.put(job)
-        return job.answer
+        return self._put(texts)
 
     def explain(self, text: str) -> Future[Explanation]:
         """Queue an explanation, from any thread. Once its future is cancelled, it is dropped."""
-        job = _Explaining(self._explain(text), Future())
+        return self._put(self._explain(text))
+
+    def _put(self, given: Any) -> Future[Any]:
+        job = _Job(given, Future())
         self._arrivals.put(job)
         return job.answer
 
@@ -73,36 +69,34 @@ class Batcher:
 
     def _work(self) -> None:
         waiting: deque[_Job] = deque()
-        explaining: deque[_Explaining] = deque()
+        explaining: deque[_Job] = deque()
         is_closed = False
         while waiting or explaining or not is_closed:
             while not (waiting or explaining or is_closed) or not self._arrivals.empty():
                 arrival = self._arrivals.get()
                 if arrival is None:
                     is_closed = True
-                elif isinstance(arrival, _Job):
-                    waiting.append(arrival)
                 else:
-                    explaining.append(arrival)
+                    (explaining if isinstance(arrival.given, Generator) else waiting).append(arrival)
             jobs: list[_Job] = []
             texts = 0
-            while waiting and (not jobs or texts + len(waiting[0].texts) <= BATCH_TEXTS):
+            while waiting and (not jobs or texts + len(waiting[0].given) <= BATCH_TEXTS):
                 job = waiting.popleft()
                 if job.answer.set_running_or_notify_cancel():
                     jobs.append(job)
-                    texts += len(job.texts)
+                    texts += len(job.given)
             if jobs:
                 self._answer(jobs)
             if explaining and _has_ended(explaining[0]):
                 explaining.popleft()
 
     def _answer(self, jobs: list[_Job]) -> None:
-        texts = [text for job in jobs for text in job.texts]
+        texts = [text for job in jobs for text in job.given]
         try:
             self._on_batch(len(texts))
             predictions = iter(self._predict(texts))
             for job in jobs:
-                job.answer.set_result([next(predictions) for _ in job.texts])
+                job.answer.set_result([next(predictions) for _ in job.given])
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].answer.set_exception(error)
@@ -111,11 +105,11 @@ class Batcher:
                     self._answer([job])
 
 
-def _has_ended(job: _Explaining) -> bool:
+def _has_ended(job: _Job) -> bool:
     """Compute the next step of an explanation; return whether it was the last one."""
     try:
         if not job.answer.cancelled():
-            next(job.steps)
+            next(job.given)
             return False
     except StopIteration as end:
         if job.answer.set_running_or_notify_cancel():

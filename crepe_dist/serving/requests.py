@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import json
 from collections.abc import Collection
-from typing import Annotated, Any, Callable, Optional, TypeVar
+from typing import Annotated, Any, Optional, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 from starlette.datastructures import Headers, MutableHeaders
@@ -140,16 +140,12 @@ class Guard:
 
     Args:
         predicting: paths of predictions, the only ones that take a body and a place in the queue.
-        on_overload: called for each request that is refused because too many are in progress.
     """
 
-    def __init__(
-        self, app: ASGIApp, options: ServiceOptions, predicting: Collection[str], on_overload: Callable[[], None]
-    ) -> None:
+    def __init__(self, app: ASGIApp, options: ServiceOptions, predicting: Collection[str]) -> None:
         self.app = app
         self.options = options
         self.predicting = predicting
-        self.on_overload = on_overload
         self._in_progress = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -196,7 +192,6 @@ class Guard:
             why = f"the limit is {limit:,} bytes"
             raise Problem(413, "the request is too long", why, "send fewer texts at a time, or raise --max-body")
         if self._in_progress >= self.options.queue:
-            self.on_overload()
             why = f"{self.options.queue} requests are in progress"
             remedy = "try again in a second, or put several texts into one request"
             raise Problem(503, "too many requests at a time", why, remedy, retry_after=1)

@@ -26,7 +26,6 @@ from crepe_dist.settings.fields import (
     Limits,
     Many,
     Settings,
-    Truth,
     Words,
     dotted,
     kind_of,
@@ -238,9 +237,6 @@ class ModelFlags(Settings):
     feature_len: Optional[int] = setting(
         None, "characters per document of such parameters; default: 1014", whole(1, LONGEST_DOCUMENT)
     )
-    fold_accents: Optional[bool] = setting(
-        None, "read é as e, and ß as ss; default: false in mode notebook, else true", Truth()
-    )
     classes: Optional[str] = setting(
         None, "classes of such parameters: a,b,c in the order of training, or a file with one name per line", NAME
     )
@@ -250,7 +246,6 @@ class ModelFlags(Settings):
         return {
             "mode": self.mode,
             "feature_len": self.feature_len,
-            "fold_accents": self.fold_accents,
             "classes": _class_names(self.classes),
         }
 

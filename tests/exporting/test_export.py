@@ -193,8 +193,8 @@ def parsed(line: str) -> dict[str, float]:
 def test_a_graph_encodes_every_character_and_text_alike(name):
     encoding = ENCODINGS[name]
     graph = Graph()
-    encoded = onnx_file.encode(graph, encoding)
-    values = [onnx.helper.make_tensor_value_info(each, onnx.TensorProto.INT32, None) for each in encoded]
+    names = onnx_file.encode(graph, encoding), *onnx_file.COUNTS
+    values = [onnx.helper.make_tensor_value_info(each, onnx.TensorProto.INT32, None) for each in names]
     made = onnx.helper.make_graph(graph.nodes, name, graph.inputs, values, graph.values)
     opset = [onnx.helper.make_opsetid("", onnx_file.OPSET_VERSION)]
     model = onnx.helper.make_model(made, opset_imports=opset, ir_version=onnx_file.IR_VERSION)

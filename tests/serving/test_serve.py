@@ -202,7 +202,6 @@ class TestRefusals:
             refused = client.post("/predict", json={"text": "b"})
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
             assert client.get("/healthz").status_code == 200
-            assert value(client.get("/metrics").text, "crepe_dist_queue_refusals_total") == 1
             go_on.set()
             first.join()
             assert answers[0].status_code == 200
