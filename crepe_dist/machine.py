@@ -1,4 +1,4 @@
-"""Hardware, limits and installed packages of this machine. Imports neither MXNet nor Horovod."""
+"""Hardware and installed packages of this machine. Imports neither MXNet nor Horovod."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from crepe_dist.version import __version__
 NUMERICAL_PACKAGES = ("mxnet", "mxnet-cu112", "horovod", "numpy", "nvidia-cuda-nvrtc-cu12")
 PACKAGES = (*NUMERICAL_PACKAGES, "pandas", "pyyaml")
 SOURCE_SUFFIXES = (".py", ".cpp", ".h", ".cu", ".cuh")
-MEMBERSHIP = Path("/proc/self/cgroup")
 SHARED_MEMORY = Path("/dev/shm")
-CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 def describe() -> dict[str, Any]:
@@ -47,36 +45,6 @@ def processor() -> str:
 def memory() -> int:
     """Return the machine's main memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def available_memory() -> int:
-    """Return the bytes that this process can still allocate, limited by the machine and by its control groups."""
-    meminfo = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    left = [next((int(line.split()[1]) << 10 for line in meminfo if line.startswith("MemAvailable:")), memory())]
-    for folder in _control_groups():
-        for limit, usage, cache in (
-            ("memory.max", "memory.current", "inactive_file"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        ):
-            try:
-                most, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
-                counts = dict(map(str.split, (folder / "memory.stat").read_text(encoding="ascii").splitlines()))
-            except (OSError, ValueError):  # the other cgroup version, or "max"
-                continue
-            left.append(most - used + int(counts.get(cache, 0)))  # the kernel can drop cached file pages
-    return max(0, min(left))
-
-
-def _control_groups() -> list[Path]:
-    """Return the folders of this process's control groups of memory (cgroup v1 and v2), innermost first."""
-    folders = []
-    for line in MEMBERSHIP.read_text(encoding="utf-8").splitlines() if MEMBERSHIP.exists() else ():
-        _, controllers, path = line.split(":", 2)
-        if not controllers or "memory" in controllers.split(","):
-            root = CONTROL_GROUPS / ("memory" if controllers else "")
-            group = root / path.lstrip("/")
-            folders += [folder for folder in (group, *group.parents) if folder == root or root in folder.parents]
-    return folders
 
 
 def group_versions() -> dict[str, str]:

@@ -19,7 +19,6 @@ from crepe_dist.distributed.endpoint import PORTS, Endpoint
 from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import ExitCode, UserError
 from tests.chaos import harness
-from tests.conftest import QUICK
 from tests.multihost.network import Host, Network, needs_namespaces
 
 ROOT = Path(__file__).parents[2]
@@ -126,25 +125,6 @@ def test_one_that_was_started_anew_takes_the_place_of_the_one_before(ranks):
     harness.wait_for(lambda: f'"pid": {group.started[-1].pid}' in requests.get(place, timeout=5).text)
     group.start(2)
     assert [found["HOROVOD_RANK"] for found in group.places()] == ["0", "1", "2"]
-
-
-def test_they_train_as_one_group_and_can_meet_again(ranks, data):
-    body = f"""
-import os, socket
-import crepe_dist.train
-from crepe_dist.settings.config import parse
-for number in range(2):
-    config = parse(["--data", {str(data)!r}, "--run-dir", f"run{{number}}", *{QUICK!r}, "--epochs=1"])
-    result = crepe_dist.train.train(config)
-    assert not [name for name in os.environ if name.startswith("HOROVOD_RANK")]
-    print("trained", result.epoch)
-"""
-    group = ranks()
-    for rank in range(2):
-        group.start(rank, body=body)
-    said = group.end(0)
-    assert said.count("trained 1") == 4
-    assert said.count("2 processes") == 2
 
 
 class TestErrors:

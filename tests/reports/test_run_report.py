@@ -206,22 +206,6 @@ class TestReport:
         assert not (more and fewer)
         assert more or fewer or losses == (0.5, 0.5, 0.5)
 
-    def test_the_warnings_about_its_data_are_on_its_pages(self, copy):
-        data = open_run(copy).dataset(None)
-        summary = json.loads((data.folder / "report.json").read_text())
-        summary["warnings"] = [{"what": "many <twins>", "why": "17 of 20", "do": "drop *them*"}]
-        (data.folder / "report.json").rename(data.folder / "kept.json")
-        try:
-            (data.folder / "report.json").write_text(json.dumps(summary))
-            for _ in run_page.write_report(open_run(copy), data):
-                pass
-        finally:
-            (data.folder / "kept.json").replace(data.folder / "report.json")
-        page = (copy / "report.html").read_text()
-        assert "Warning: data: many &lt;twins&gt;" in page
-        assert "drop *them*" in page
-        assert "Its data: many &#60;twins&#62; (17 of 20)." in (copy / "model_card.md").read_text()
-
 
 def made_up(count, generator):
     wrong = generator.integers(1, 4, (count, count)) * (generator.random((count, count)) < 0.2)
