@@ -42,7 +42,8 @@ class Endpoint:
             UserError: a value is missing or malformed.
         """
         if launch.rank >= launch.size:
-            raise UserError(f"this process is rank {launch.rank} of {launch.size}, but ranks count from 0")
+            what = f"this process is rank {launch.rank} of {launch.size}, but ranks count from 0"
+            raise UserError(what, remedy=f"give each process its rank, from 0 to {launch.size - 1}")
         # If all processes are on this host, no address is needed.
         host = environment.get(ADDRESS, "").strip() or ("127.0.0.1" if launch.local_size == launch.size else "")
         port = environment.get(PORT, "").strip() or _port_of_job(environment)
