@@ -317,7 +317,7 @@ class TestEvaluate:
                 name,
             )
             printed = run(command("evaluate", *more, processes=processes), place)
-            assert "characters hit" in printed
+            assert printed.count("with a typing error in ") == 3
         one, three = (json.loads((place / name).read_text()) for name in ("one.json", "three.json"))
         none, few, many = one["typos"]
         assert [each["rate"] for each in one["typos"]] == [0, 0.05, 0.3]

@@ -82,8 +82,10 @@ def _write(args: Any, predictor: Predictor, rows: Rows, scores: AnyScores, noisy
     print(_text(scores, dataset, predictor.path))
     if isinstance(scores, Scores) and (worst := worst_mistakes(scores, dataset, split)):
         print(f"\n{worst}")
-    if noisy:
-        print(f"\n{_typo_table(noisy, several=not isinstance(scores, Scores))}")
+    for rate, hit in noisy.items():
+        name = measure(not isinstance(hit, Scores))
+        figures = f"{name} {percent(hit.accuracy)}   macro F1 {hit.macro_f1:.3f}   loss {hit.loss:.4f}"
+        print(f"\nwith a typing error in {percent(rate)} of the characters: {figures}")
     if args.mistakes is not None and scores.right is not None:
         count = write_mistakes(args.mistakes, predictor, dataset, split, scores.right)
         print(f"\n{counted(count, 'mistake')} written to {visible(str(args.mistakes))}")
@@ -134,16 +136,6 @@ def _class_table(scores: AnyScores, classes: list[str]) -> str:
     table.loc[~scores.predicted, "precision"] = "–"
     table.loc[~scores.tested, table.columns.intersection(["recall", "f1", "average_precision"])] = "–"
     return str(table.rename(columns={"average_precision": "AP"}).to_string())
-
-
-def _typo_table(noisy: dict[float, AnyScores], *, several: bool) -> str:
-    """Tabulate the scores by the share of characters with a typing error."""
-    rows = [
-        (f"{rate:g}", percent(scores.accuracy), f"{scores.macro_f1:.3f}", f"{scores.loss:.4f}")
-        for rate, scores in noisy.items()
-    ]
-    table = pd.DataFrame(rows, columns=["characters hit", measure(several), "macro F1", "loss"])
-    return f"with typing errors\n{table.to_string(index=False)}"
 
 
 def worst_mistakes(scores: Scores, dataset: Dataset, split: str) -> str:

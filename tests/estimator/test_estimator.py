@@ -29,7 +29,6 @@ from crepe_dist import CrepeClassifier
 from crepe_dist.errors import UserError
 from crepe_dist.estimator import classifier, fitted_model
 from crepe_dist.estimator.classifier import labels_of
-from crepe_dist.predicting.inputs import open_inputs
 from crepe_dist.predicting.texts import InvalidInput, texts_of
 from crepe_dist.settings.config import parse
 from crepe_dist.supervising.training_process import nested
@@ -154,16 +153,6 @@ def test_texts_and_labels_that_cannot_be_used(texts, labels, what):
         labels_of(labels, texts_of(texts))
     assert caught.value.what.startswith(what)
     assert isinstance(caught.value, ValueError)
-
-
-def test_columns_of_a_table_are_chosen_as_those_of_a_file(tmp_path):
-    frame = pd.DataFrame({"id": [1, 2, 3], "subject": ["x", None, "z"], "body": ["one", "two", None], "other": "-"})
-    frame.to_csv(tmp_path / "frame.csv", index=False)
-    rows = [row.text for group in open_inputs(str(tmp_path / "frame.csv")) for row in group]
-    assert texts_of(frame) == texts_of(dict(frame)) == rows == ["x | one", "two", "z"]
-    assert texts_of(frame[:0]) == []
-    with pytest.raises(InvalidInput, match="has no column 'title'"):
-        texts_of(frame, ("title", "body"))
 
 
 def test_errors_of_training_come_back():

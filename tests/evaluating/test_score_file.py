@@ -20,13 +20,10 @@ import pytest
 import crepe_dist.train
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.evaluate import Evaluate
 from crepe_dist.evaluating.rows import rows_of
 from crepe_dist.evaluating.scoring import scores_of
 from crepe_dist.exporting.exporter import export
 from crepe_dist.exporting.small_model import compress_to
-from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.sources import Reading
 from crepe_dist.settings import config
 from tests.conftest import QUICK, command, run, write_frame
 
@@ -244,19 +241,6 @@ def test_the_columns_are_those_of_the_run_and_are_detected_only_where_it_had_non
             str(tmp_path / name), replace(predictor, about=about, path=Path("x.params")), Path(mkdtemp(dir=tmp_path))
         )
         assert (found.unknown, len(found.dataset.splits["test"])) == ({}, 60)
-
-
-def test_flags_name_other_columns(place, tmp_path):
-    rows = [(body, queue) for _, queue, _, body in tickets(30, 9)]
-    source = str(write(tmp_path / "other.csv", rows, ("what", "team")))
-    with pytest.raises(UserError) as error:
-        scored(place, source, tmp_path)
-    assert "--label" in error.value.remedy
-    given = Evaluate.parsed(["--label", "team", "--text", "what"])
-    columns = Wanted(given.label, texts=given.text)
-    found, scores = scored(place, source, tmp_path, given=Reading(columns=columns))
-    assert scores.documents == 30
-    assert found.dataset.text("test", 0) == rows[0][0].replace("<p>", "").replace("</p>", "").replace("&amp;", "&")
 
 
 def test_messages_can_be_followed(place, tmp_path, complaint):

@@ -22,15 +22,12 @@ from crepe_dist.errors import UserError
 from crepe_dist.exporting import crepe_runtime
 from crepe_dist.exporting.exporter import TORCH_MODULE, export, torch_source
 from crepe_dist.predicting.predictor import Predictor
-from crepe_dist.runs import checkpoint
-from crepe_dist.settings import config
 from crepe_dist.settings.options import ModelOptions
 from crepe_dist.training import transfer
-from tests.conftest import NGRAMS, PAPER, QUICK, TRIGRAMS, command, run
+from tests.conftest import TRIGRAMS
 from tests.exporting.test_export import CASES, ENCODINGS, KINDS, imported, make, texts
 from tests.helpers import torch_stand_in
 
-SETTINGS = {"crepe": (), "ngrams": NGRAMS, "paper": PAPER}
 WORKER = """
 import json, sys
 given = json.load(open("given.json"))
@@ -138,19 +135,12 @@ def test_the_module_needs_what_it_says(kind):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # the first test of a machine installs PyTorch
 @pytest.mark.skipif(sys.version_info < peers.NEEDED, reason="PyTorch needs a newer Python")
-def test_pytorch_computes_our_logits_and_trains_on(tmp_path, data):
-    """All kinds: random networks with each encoding, and trained ones, which our training continues."""
+def test_pytorch_computes_our_logits_and_trains_on(tmp_path):
     python = peers.interpreter(print)
     predictors = {}
     for kind, name in CASES:
         folder = str(tmp_path / f"{kind}-{name}")
         predictors[folder] = exported(make(Path(folder + "-run"), kind, ENCODINGS[name]), Path(folder))
-    dataset = open_dataset(data)
-    for kind, flags in SETTINGS.items():
-        settings = ["--data", str(data), "--run-dir", str(tmp_path / f"run-{kind}"), "--precision=float32"]
-        crepe_dist.train.train(config.parse([*settings, *QUICK, *flags]))
-        folder = str(tmp_path / f"trained-{kind}")
-        predictors[folder] = exported(checkpoint.find(str(tmp_path / f"run-{kind}")), Path(folder))
     given = [f"{text} {TRIGRAMS[number % 3]}" for number, text in enumerate(texts(60))]
     request = {"folders": list(predictors), "texts": given, "labels": [n % 3 for n in range(60)], "steps": 20}
     (tmp_path / "given.json").write_text(json.dumps(request))
@@ -164,10 +154,3 @@ def test_pytorch_computes_our_logits_and_trains_on(tmp_path, data):
         np.testing.assert_allclose(answer["after"], logits(again, given), atol=1e-4)
         for found, expected in zip(answer["shares"], again.predict(given)):
             assert found == pytest.approx(dict(expected.ranking), abs=1e-5)
-        if Path(folder).name.startswith("trained"):
-            start = transfer.read(folder + "-trained", ModelOptions(), dataset)
-            assert start.summary.startswith("all layers from")
-    rest = [flag for flag in QUICK if not flag.startswith("--model.")]
-    words = ["--init-from", folder + "-trained", "--data", data, "--run-dir", tmp_path / "again", *rest]
-    printed = run(command("train", *words), tmp_path)
-    assert "start     all layers from" in printed

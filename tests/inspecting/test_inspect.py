@@ -13,7 +13,6 @@ import crepe_dist
 from crepe_dist import cli
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_csv
 from crepe_dist.inspecting import out_of_fold
@@ -131,17 +130,6 @@ def test_what_cannot_be_inspected(place, complaint, tmp_path):
 
 
 class TestCorpus:
-    def test_all_splits_are_numbered_in_one_order(self, place):
-        data = open_dataset(place / "data")
-        corpus = Corpus(data)
-        assert len(corpus) == sum(map(len, data.splits.values()))
-        numbers = np.array([0, len(corpus) - 1, len(data.splits["train"])])
-        for number, codes in zip(numbers.tolist(), corpus.documents.codes(numbers)):
-            split, row = corpus.row_of(number)
-            assert corpus.labels[number] == data.splits[split].labels[row]
-            assert np.array_equal(codes, data.splits[split].codes(np.array([row]))[0])
-        assert corpus.text(0).startswith(data.encoding.decode(corpus.documents.codes(numbers)[0])[:9])
-
     def test_folds_are_balanced_and_keep_duplicates_together(self, place):
         corpus = Corpus(open_dataset(place / "data"))
         fold = corpus.folds(4, seed=1)
@@ -161,15 +149,6 @@ class TestCorpus:
         assert sorted(np.unique(corpus.groups, return_counts=True)[1]) == [1, 1, 1, 2, 3]
         alike = corpus.groups == corpus.groups[[corpus.text(row) for row in range(len(corpus))].index("一丁七")]
         assert {corpus.text(row) for row in np.flatnonzero(alike)} == {"一丁七", "一丁七。", "!一丁 七"}
-
-    def test_a_fold_is_a_data_set(self, place, tmp_path):
-        corpus = Corpus(open_dataset(place / "data"))
-        fold = corpus.folds(3, seed=0)
-        train, test = np.flatnonzero(fold), np.flatnonzero(fold == 0)
-        made = corpus.write(tmp_path / "fold", train, test)
-        verify(made)
-        assert np.array_equal(made.splits["train"].codes(np.arange(len(train))), corpus.documents.codes(train))
-        assert np.array_equal(made.splits["test"].labels, corpus.labels[test])
 
 
 class TestConfidentLearning:

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +18,8 @@ from crepe_dist.data.targets import ONE, Targets
 from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.exporter import export
-from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts
+from crepe_dist.model.calibration import UNCALIBRATED, CalibrationCounts
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.scores import MILLION, Scores
 from crepe_dist.training.evaluation import evaluate, evaluate_splits
 from tests.conftest import NGRAMS, QUICK, command, run
 from tests.exporting.test_export import ENCODINGS, classifier, make, texts
@@ -88,21 +87,6 @@ class Rows:
 
     def __len__(self):
         return 1000
-
-
-def test_scores_count_both_and_keep_the_accuracy():
-    logits, labels = scored(0.5, rows=1000)
-    engine, split = engine_of(logits, labels), cast("Any", Rows())
-    with join() as world:
-        calibrations = (UNCALIBRATED, Calibration(0.5))
-        before, after = (cast("Scores", evaluate(engine, split, 100, world, each)) for each in calibrations)
-    assert after.confusion.tolist() == before.confusion.tolist()
-    assert after.loss == before.loss
-    assert after.uncalibrated_error == before.calibration_error == before.uncalibrated_error
-    assert after.calibration_error < 0.6 * before.calibration_error
-    assert after.reliability[:, 2].sum() > before.reliability[:, 2].sum() + 10 * MILLION  # sharper
-    again = Scores.of(json.loads(json.dumps(after.to_dict())))
-    assert (again.calibration, again.uncalibrated_error) == (after.calibration, after.uncalibrated_error)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -147,20 +146,6 @@ def test_a_training_that_fails_says_why(data_with_validation, tmp_path):
     made = attempt(given, tmp_path / "trial", 1, time.monotonic() + SOON, lambda *_: False, print)
     assert made["end"] == FAILED
     assert made["problem"].startswith("optimizer.learning_rate is -1")
-
-
-@pytest.mark.slow
-def test_the_command_is_bounded_and_resumable(data_with_validation, tmp_path):
-    line = [sys.executable, "-m", "crepe_dist", "tune", str(data_with_validation), "--out", "out", "--minutes"]
-    first = subprocess.run([*line, "1", "--trials", "2"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "the defaults" in first.stdout
-    process = subprocess.Popen([*line, "2"], cwd=tmp_path, stdout=subprocess.PIPE)
-    time.sleep(8)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) != 0
-    again = subprocess.run([*line, "1", "--trials", "4"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "the search goes on" in again.stdout
-    assert "--config out/best.yaml" in again.stdout
 
 
 @pytest.mark.parametrize(
