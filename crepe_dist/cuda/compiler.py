@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_void_p
 from functools import cache
@@ -44,25 +44,22 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
 }
 
 
-def compiled(
-    program: str, defines: Mapping[str, int | str], capability: tuple[int, int], folder: Path = KERNELS
-) -> bytes:
+def compiled(program: str, defines: Mapping[str, int | str], capability: tuple[int, int]) -> bytes:
     """Return a program for GPUs of a compute capability, from the cache or compiled now.
 
     Args:
-        program: name of its file in ``folder``, whose other files it can include.
+        program: name of its file in ``KERNELS``, whose other files it can include.
         defines: macros.
 
     Raises:
         UserError: NVRTC is missing, or failed.
     """
     architecture = architecture_for(capability)
-    sources = _sources(folder)
-    facts = (program, sorted(sources.items()), sorted(defines.items()), architecture, FLAGS, version())
+    facts = (program, sorted(_sources().items()), sorted(defines.items()), architecture, FLAGS, version())
     path = cache_folder() / "cuda" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()}.cubin"
     if image := _cached(path):
         return image
-    image, _ = compile_program(program, defines, architecture, folder=folder)
+    image = compile_program(program, defines, architecture)
     with suppress(OSError):  # without a cache, each process compiles
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
@@ -70,26 +67,16 @@ def compiled(
     return image
 
 
-def compile_program(
-    program: str,
-    defines: Mapping[str, int | str],
-    architecture: str,
-    options: Sequence[str] = (),
-    folder: Path = KERNELS,
-) -> tuple[bytes, str]:
+def compile_program(program: str, defines: Mapping[str, int | str], architecture: str) -> bytes:
     """Compile a program without the cache.
 
     Args:
         architecture: ``sm_XY`` for machine code, ``compute_XY`` for PTX, which the driver translates.
-        options: further options of NVRTC.
-
-    Returns:
-        The compiled program, and NVRTC's messages.
     """
-    sources = _sources(folder)
+    sources = _sources()
     headers = {name: text for name, text in sources.items() if name != program}
     macros = [f"-D{name}={value}" for name, value in defines.items()]
-    given = [f"--gpu-architecture={architecture}", *FLAGS, *macros, *options]
+    given = [f"--gpu-architecture={architecture}", *FLAGS, *macros]
     handle = c_void_p()
     _call(
         "nvrtcCreateProgram",
@@ -102,15 +89,15 @@ def compile_program(
     )
     try:
         code = _function("nvrtcCompileProgram")(handle, len(given), _texts(option.encode() for option in given))
-        log = _bytes(handle, "nvrtcGetProgramLog").rstrip(b"\0").decode("utf-8", "replace").strip()
         if code:
+            log = _bytes(handle, "nvrtcGetProgramLog").rstrip(b"\0").decode("utf-8", "replace").strip()
             raise UserError(
                 f"the kernels in {program} cannot be compiled for {architecture} ({_error_name(code)})",
                 " / ".join(log.splitlines()[:6]),
                 f"install {PACKAGE} again ({extras.install('gpu')}), or compute without the GPU: --device cpu",
             )
         kind = "nvrtcGetPTX" if architecture.startswith("compute_") else "nvrtcGetCUBIN"
-        return _bytes(handle, kind), log
+        return _bytes(handle, kind)
     finally:
         _call("nvrtcDestroyProgram", handle)
 
@@ -150,8 +137,8 @@ def _known_architectures() -> list[int]:
     return list(known)
 
 
-def _sources(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix in (".cu", ".cuh")}
+def _sources() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(KERNELS.iterdir()) if path.suffix in (".cu", ".cuh")}
 
 
 def _cached(path: Path) -> bytes | None:

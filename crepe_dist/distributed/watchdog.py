@@ -7,7 +7,6 @@ suspended rank, or one whose network is cut, would leave the others waiting fore
 from __future__ import annotations
 
 import faulthandler
-import heapq
 import json
 import math
 import os
@@ -27,9 +26,6 @@ from crepe_dist.errors import ExitCode, UserError
 
 TICK_SECONDS = 1.0
 STOPPED_SECONDS = 5.0  # delay of a tick that shows that this process itself was suspended or the host overloaded
-LEARNT = 10  # the limit grows to this many times the longest step, but at most to this many times its initial value
-OUTLIERS = 2  # longest steps that are ignored: other processes or the disk may have been stuck
-LEARNT_IN = ("train", "evaluate")
 DUMP_SECONDS = 1.0  # time that the other processes of this host get to write their stacks
 DUMP = signal.SIGUSR1  # a process that gets it writes its stacks
 SHOWN_ROWS = 64
@@ -39,7 +35,7 @@ class Watchdog:
     """Context manager of a process that calls ``beat`` whenever it makes progress.
 
     Args:
-        limit: seconds without progress that count as a hang; raised automatically if steps take long.
+        limit: seconds without progress that count as a hang.
     """
 
     def __init__(self, control: Control, limit: float, rank: int) -> None:
@@ -49,9 +45,6 @@ class Watchdog:
         self._phase = "start"
         self._locate: Callable[[], dict[str, Any]] = dict
         self._since = time.monotonic()
-        self._longest: list[float] = []  # intervals between beats
-        self._looked = self._since  # time of the thread's last tick
-        self._steps = 0
         self._peers: list[tuple[int, int]] = []
         self._stacks: IO[str] | None = None
         self._ended = threading.Event()
@@ -69,14 +62,8 @@ class Watchdog:
             phase: name of the phase that starts; empty: the same as before.
         """
         self._wait_for_end()
-        now = time.monotonic()
-        if phase and phase != self._phase:
-            self._phase, self._steps = phase, 0
-        elif self._steps > 1 and self._phase in LEARNT_IN and now - self._looked < TICK_SECONDS + STOPPED_SECONDS:
-            # The first step of a phase may compile, and after a late tick this process itself was suspended.
-            self._longest = heapq.nlargest(OUTLIERS + 1, [*self._longest, now - self._since])
-        self._steps += 1
-        self._since = now
+        self._phase = phase or self._phase
+        self._since = time.monotonic()
 
     def before_long_wait(self) -> None:
         """Suspend the limit until the next beat, because the other ranks have watchdogs of their own.
@@ -84,11 +71,6 @@ class Watchdog:
         A suspended process of this host still counts as a hang, because its watchdog is suspended, too.
         """
         self._since = math.inf
-
-    @property
-    def limit(self) -> float:
-        usual = self._longest[OUTLIERS] if len(self._longest) > OUTLIERS else 0.0
-        return max(self._limit, min(LEARNT * usual, LEARNT * self._limit))
 
     def locate(self, where: Callable[[], dict[str, Any]]) -> None:
         """Set the function that returns step, epoch, documents and rows; another thread calls it."""
@@ -139,12 +121,12 @@ class Watchdog:
             if now - last > TICK_SECONDS + STOPPED_SECONDS:
                 self._since += now - last
                 peers_moved = now
-            last = self._looked = now
+            last = now
             if self._launched and os.getppid() != self._parent:
                 self._launched = False
                 self._control.stop("the launcher is gone")
             stood = now - (peers_moved if math.isinf(self._since) else self._since)
-            if stood > self.limit:
+            if stood > self._limit:
                 self._end(self.where(), stood)
             if self._ended.wait(TICK_SECONDS):
                 return

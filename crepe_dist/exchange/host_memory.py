@@ -23,7 +23,6 @@ FOLDER = machine.SHARED_MEMORY
 PREFIX = "crepe_dist-"
 STALE_SECONDS = 60.0
 LOOK_SECONDS = 0.2  # interval between two checks that the others are alive
-GIVE_UP_SECONDS = 3600.0
 HUGE_PAGE = 2 << 20  # bytes
 MAP_FIXED, MADV_COLLAPSE = 0x10, 25  # of Linux, which the module mmap lacks
 FAILED = ctypes.c_void_p(-1).value
@@ -73,7 +72,6 @@ class HostMemory:
         """
         if self._round is None:
             return
-        due = time.monotonic() + GIVE_UP_SECONDS
         # Wait in short pieces, so that signals are handled and the end of a process is noticed.
         while not library.functions().crepe_passed(self._barrier, self._round, LOOK_SECONDS):
             try:
@@ -82,8 +80,6 @@ class HostMemory:
                 if not library.functions().crepe_passed(self._barrier, self._round, 0.0):
                     raise
                 break  # it ended after it had arrived
-            if time.monotonic() > due:
-                raise PeerGone(f"another process of this host did not arrive within {GIVE_UP_SECONDS:.0f} seconds")
         self._round = None
 
     def check(self) -> None:

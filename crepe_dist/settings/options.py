@@ -301,8 +301,7 @@ class SafetyOptions(Settings, group="safety"):
 
     watchdog_s: float = setting(
         120.0,
-        "seconds without progress after which a process counts as hung, but at least ten times the longest step. All "
-        "processes then write their stacks and end.",
+        "seconds without progress after which a process counts as hung. All processes then write their stacks and end.",
         real(0, MANY, open_below=True),
     )
 

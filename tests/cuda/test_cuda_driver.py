@@ -16,7 +16,6 @@ from tests.helpers import cuda_emulator
 from tests.helpers.needs import needs
 
 pytestmark = needs("g++")
-NUMBER = {"FACTOR": 2}
 # Opens a GPU; an error is printed as a command prints it.
 OPEN = """
 import os, sys
@@ -39,7 +38,9 @@ def device():
 
 @pytest.fixture(scope="module")
 def probe(device):
-    return gpu.Module(device, compiler.compiled("probe.cu", NUMBER, device.capability, cuda_emulator.FOLDER))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "KERNELS", cuda_emulator.FOLDER)
+        return gpu.Module(device, compiler.compiled("probe.cu", {"FACTOR": 2}, device.capability))
 
 
 def said(lines: str, **told: object) -> str:

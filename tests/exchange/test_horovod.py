@@ -1,59 +1,9 @@
-"""A step has one collective and at most one wait for the device; what travels along arrives unrounded."""
+"""Gradients that MXNet computes: their sums, and the numbers that travel along, which arrive unrounded."""
 
 from __future__ import annotations
 
-import json
-
-from tests.conftest import PAPER, QUICK, run
+from tests.conftest import run
 from tests.distributed.test_world import script
-
-# `train`, which prints the collectives and the waits of each step: from one batch to the next.
-COUNTING = """
-import json, sys
-from collections import Counter
-from crepe_dist.distributed.launch import detect, import_mxnet
-import_mxnet(detect())
-import horovod.mxnet as hvd, mxnet as mx
-from crepe_dist import train
-from crepe_dist.distributed import world
-from crepe_dist.training.guards import Guards
-counts, steps = Counter(), []
-def count(owner, name, kind):
-    original = getattr(owner, name)
-    def counted(*arguments, **named):
-        counts[kind] += 1
-        return original(*arguments, **named)
-    setattr(owner, name, counted)
-for name in dir(hvd):
-    if name.rstrip("_").endswith(("allreduce", "allgather", "broadcast", "alltoall", "reducescatter")):
-        count(hvd, name, "collectives")
-for name in ("asnumpy", "wait_to_read"):  # asscalar and bool call the first
-    count(mx.nd.NDArray, name, "waits")
-count(mx.nd, "waitall", "waits")
-before_step = Guards.before_step
-def noted(self, batch):
-    steps.append(dict(counts))
-    return before_step(self, batch)
-Guards.before_step = noted
-world.share = lambda *_: None
-sys.argv = ["train", *{arguments!r}]
-train.main()
-print("counted:", json.dumps([{{kind: after[kind] - before.get(kind, 0) for kind in after}}
-                            for before, after in zip(steps, steps[1:])]))
-"""
-
-
-def test_a_step_meets_once_and_waits_once(data, tmp_path):
-    arguments = [
-        *("--data", str(data), "--run-dir", str(tmp_path / "run"), *QUICK, "--epochs=1"),
-        *(*PAPER, "--kernels=mxnet", "--clip-norm=0.05"),
-    ]
-    printed = run(script(2, COUNTING.format(arguments=arguments)), tmp_path)
-    counted = [json.loads(line.split("counted:")[1]) for line in printed.splitlines() if "counted:" in line]
-    assert len(counted) == 2
-    for steps in counted:
-        assert steps == [{"collectives": 1, "waits": 1}] * 6, steps
-
 
 # Three sums of gradients as a Horovod with NCCL 2.10 makes them, which would average.
 AVERAGING = """
