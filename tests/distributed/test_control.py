@@ -14,10 +14,6 @@ from crepe_dist.settings.config import parse
 from tests.conftest import QUICK
 
 
-def wished(control: Control) -> Vote:
-    return control.vote
-
-
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, ExitCode.STOPPED), (signal.SIGINT, ExitCode.INTERRUPTED)]
 )
@@ -25,9 +21,9 @@ def test_deferred_it_is_a_wish_and_nothing_is_raised(number, code):
     before = signal.getsignal(number)
     with Control() as control:
         with control.deferring():
-            assert wished(control) is Vote.GO_ON
+            assert control.vote is Vote.GO_ON
             os.kill(os.getpid(), number)
-            assert wished(control) is Vote.STOP
+            assert control.vote is Vote.STOP
         assert control.stopped().code == code
     assert signal.getsignal(number) is before
 

@@ -30,24 +30,21 @@ SHOWN = r"\\x1b\]0;owned"  # how a terminal is to show it
 
 
 @dataclass(frozen=True)
-class Good:
-    """Copied into a case's folder: ``data`` (prepared), ``run`` (with a checkpoint)."""
-
-    folder: Path
-
-    def copy(self, name: str, where: Path) -> Path:
-        return Path(shutil.copytree(self.folder / name, where / name))
-
-
-@dataclass(frozen=True)
 class Case:
-    """Args: build: puts the files into a folder; complaint: in the error, or in the output where it is ``fine``."""
+    """Args: complaint: in the error, or in the output where it is ``fine``; build: puts the files into a folder.
 
-    build: Callable[[Path, Good], object]
+    It is also given a folder with ``data`` (prepared) and ``run`` (with a checkpoint).
+    """
+
+    build: Callable[[Path, Path], object]
     command: str
     arguments: tuple[str, ...]
     complaint: str
     fine: bool = False
+
+
+def copied(path: Path, where: Path) -> Path:
+    return Path(shutil.copytree(path, where / path.name))
 
 
 class Payload:
@@ -80,7 +77,7 @@ def parameters(
 ) -> None:
     """Parameters in a folder without a description, or in a file of MXNet."""
 
-    def make(where: Path, good: Good) -> None:
+    def make(where: Path, good: Path) -> None:
         (where / "model").mkdir()
         build(where / "model" / file)
 
@@ -115,9 +112,9 @@ for kind, make in (("a pickle", lambda path: path.write_bytes(PICKLE)), ("a tera
     parameters(f"{kind} for MXNet", make, "not a file of MXNet parameters", "x.params")
 
 
-def compressed(where: Path, good: Good) -> None:
+def compressed(where: Path, good: Path) -> None:
     """A compressed table of gigabytes whose description fits its file; none of its rows is kept."""
-    (sidecar,) = good.copy("run", where).glob("checkpoints/*.json")
+    (sidecar,) = copied(good / "run", where).glob("checkpoints/*.json")
     (where / "model").mkdir()
     model, arrays = where / "model" / "model.safetensors", {"compressed": np.array([2])}
     for name, shape in {"weight": (1 << 28, 3), "bias": (3,), "significant": (1 << 28,)}.items():
@@ -139,8 +136,8 @@ CASES["parameters: a compressed table"] = Case(compressed, "predict", ("model", 
 def described(name: str, change: Callable[[dict[str, Any]], object], complaint: str, fine: bool = False) -> None:
     """A checkpoint whose description was changed, or replaced by a text; its checksum is right."""
 
-    def build(where: Path, good: Good) -> None:
-        (sidecar,) = good.copy("run", where).glob("checkpoints/*.json")
+    def build(where: Path, good: Path) -> None:
+        (sidecar,) = copied(good / "run", where).glob("checkpoints/*.json")
         about = json.loads(sidecar.read_text())
         about = change(about) or about
         sidecar.write_text(about if isinstance(about, str) else json.dumps(about))
@@ -157,9 +154,9 @@ described("two classes too many", put("classes", value=["a"] * 5), "3 outputs, b
 described("names for the terminal", put("classes", 0, value=ESCAPE), SHOWN, fine=True)
 
 
-def foreign_result(where: Path, good: Good) -> None:
+def foreign_result(where: Path, good: Path) -> None:
     text = '{"checkpoint": "../../../etc/passwd", "chosen_by": "last epoch"}'
-    (good.copy("run", where) / "result.json").write_text(text)
+    (copied(good / "run", where) / "result.json").write_text(text)
 
 
 CASES["result: another's file"] = Case(foreign_result, "predict", ("run", "--text", "x"), "is damaged")
@@ -176,10 +173,10 @@ def state(
 ) -> None:
     """A run whose only saved state was made by somebody else, its checksums right unless that is the case."""
 
-    def make(where: Path, good: Good) -> None:
+    def make(where: Path, good: Path) -> None:
         from crepe_dist.settings.config import parse
 
-        good.copy("data", where)
+        copied(good / "data", where)
         folder = where / "run" / "state" / "step_00000004_0000"
         folder.mkdir(parents=True)
         identity = {**parse(list(TRAIN)).identity(), "data": open_dataset(where / "data").fingerprint}
@@ -220,8 +217,8 @@ state("an optimizer without count", without_count, "the saved state belongs to a
 
 
 def manifest(name: str, change: Callable[[dict[str, Any]], object], complaint: str) -> None:
-    def build(where: Path, good: Good) -> None:
-        path = good.copy("data", where) / "dataset.json"
+    def build(where: Path, good: Path) -> None:
+        path = copied(good / "data", where) / "dataset.json"
         about = json.loads(path.read_text())
         if isinstance(changed := change(about), str):
             path.write_text(changed)
@@ -248,8 +245,8 @@ manifest("a format for the terminal", put("format", value=ESCAPE), r"format \\x1
 def shard(name: str, build: Callable[[Path], object], complaint: str, file: str = "train.labels.npy") -> None:
     """A file of a data set was exchanged, and its size in the manifest too."""
 
-    def exchange(where: Path, good: Good) -> None:
-        folder = good.copy("data", where)
+    def exchange(where: Path, good: Path) -> None:
+        folder = copied(good / "data", where)
         (folder / file).unlink()
         build(folder / file)
         about = json.loads((folder / "dataset.json").read_text())

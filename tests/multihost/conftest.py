@@ -42,8 +42,6 @@ class Run:
         self, network: Network, run_dir: Path, data: Path, slots: int, *more: str, plan: dict[str, Any] | None = None
     ) -> None:
         self._log = network.folder / "printed.txt"
-        self._began = time.monotonic()
-        self._took = 0.0
         self._processes = []
         hosts = [host for host in network.hosts for _ in range(slots)]
         arguments = harness.command(run_dir, data, 1, f"--safety.watchdog-s={LIMIT}", *more)
@@ -70,15 +68,6 @@ class Run:
         """Exit code of the first process that failed, 0 once all have ended well; else ``None``."""
         codes = [process.poll() for process in self._processes]
         return next((code for code in codes if code), 0 if None not in codes else None)
-
-    def trains(self) -> None:
-        """Note how long it took to come so far."""
-        assert self.code is None, self.printed
-        self._took = time.monotonic() - self._began
-
-    def over(self) -> float:
-        """Seconds in which a hang must have ended; more where a start takes long, as it does on a busy machine."""
-        return LIMIT + max(15.0, self._took)
 
     def wait_for(self, text: str, seconds: float) -> None:
         harness.wait_for(lambda: re.search(text, self.printed), seconds)

@@ -16,7 +16,7 @@ from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.runs import checkpoint
 from tests.conftest import FEATURE_LEN
 from tests.helpers.engines import initial
-from tests.helpers.hostile import CASES, GOOD_CSV, Good
+from tests.helpers.hostile import CASES, GOOD_CSV
 
 MEGABYTES = 300  # more than the process has with everything imported
 SECONDS = 40  # of the slowest; these machines are shared
@@ -32,7 +32,7 @@ USUAL = (
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Good:
+def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -50,15 +50,15 @@ def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Good:
         pa.table({"label": ["a", "b"] * 50, "text": [f"text {i}" for i in range(100)]}), folder / "good.parquet"
     )
     (folder / "good.yaml").write_text("data: {source: nowhere}\n")  # an error once everything is imported
-    return Good(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def answers(good: Good, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def answers(good: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Return the outcome of each case; one process runs all, since importing MXNet takes longer than most."""
     root = tmp_path_factory.mktemp("hostile")
     cases = [
-        {"name": f"usual {i}", "command": name, "arguments": arguments, "cwd": str(good.folder), "measured": False}
+        {"name": f"usual {i}", "command": name, "arguments": arguments, "cwd": str(good), "measured": False}
         for i, (name, arguments) in enumerate(USUAL)
     ]
     for number, (name, case) in enumerate(CASES.items()):
