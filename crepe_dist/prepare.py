@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Table = Union[pd.DataFrame, Mapping[str, Any]]
 
 COMMAND_ONLY = {"verify"}  # no arguments of the function
-COLUMNS = ("label", "title", "weight", "id")
+COLUMNS = ("label", "weight", "id")
 
 
 def prepare(
@@ -43,7 +43,6 @@ def prepare(
     *,
     text: Union[str, Sequence[str], None] = None,
     label: Optional[str] = None,
-    title: Optional[str] = None,
     weight: Optional[str] = None,
     label_columns: Sequence[str] = (),
     id: Optional[str] = None,
@@ -61,8 +60,7 @@ def prepare(
         source: data frame, mapping of names to lists such as ``{"text": texts, "label": labels}``, or the names of
             files and folders.
         out: folder to create.
-        text, label, title: columns; ``None``: those with usual names. Several columns of ``text`` are joined in their
-            order.
+        text, label: columns; ``None``: those with usual names. Several columns of ``text`` are joined in their order.
         weight: column of the weights of training rows; ``None``: all count alike.
         label_columns: columns of the classes, in place of ``label``: 0 or 1, or shares with ``labels="soft"``.
         id: column of the ids, by which rows can be found again; ``None``: none.
@@ -80,7 +78,7 @@ def prepare(
     """
     with scratch() as folder:
         texts = () if text is None else (text,) if isinstance(text, str) else tuple(text)
-        wanted = Wanted(label, title, texts, weight, tuple(label_columns), id)
+        wanted = Wanted(label, texts, weight, tuple(label_columns), id)
 
         def file(given: Any, name: str) -> Any:
             """Write a table to a file, and return its path; return the names of files as they are."""
@@ -108,7 +106,7 @@ def prepare(
             options |= {"test": file(test, "test"), "validation": file(validation, "validation")}
             more = file(unlabelled, UNLABELLED)
             options[UNLABELLED] = () if more is None else _names(more)
-            options |= {"label": wanted.label, "title": wanted.title, "weight": wanted.weight, "id": wanted.id}
+            options |= {"label": wanted.label, "weight": wanted.weight, "id": wanted.id}
             options = {
                 name: str(each) if name in COLUMNS and each is not None else each for name, each in options.items()
             }
@@ -140,7 +138,7 @@ def for_python(error: UserError) -> UserError:
         text = re.sub(r"--overwrite\b(?!=)", "overwrite=True", getattr(error, name))
         text = re.sub(r"repeat the flag: ((?:--\S+ \S+ ?)+)", lambda each: f"give text={each[1].split()[1::2]}", text)
         text = re.sub(r"--labels (one|several|soft)\b", r'labels="\1"', text)
-        text = re.sub(r"--(text|title|label)-column\b", r"--\1", text)
+        text = re.sub(r"--(text|label)-column\b", r"--\1", text)
         text = re.sub(
             r"--([a-z]+(?:-[a-z]+)*)(?:=| (?=[\dA-Z'\"]))?", lambda flag: f"{flag[1].replace('-', '_')}=", text
         )

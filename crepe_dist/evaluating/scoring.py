@@ -48,7 +48,7 @@ def score(args: Any, world: World) -> None:
         checkpoint.announce(path)
     opened = world.agree("model", lambda: open_checkpoint(path, **args.foreign()))
     predictor = opened.placed(args.device, world)
-    columns = Wanted(args.label, args.title, args.text, labels=names_in(args.label_columns))
+    columns = Wanted(args.label, args.text, labels=names_in(args.label_columns))
     given = Reading(args.input_format, args.header, columns, encoding=args.encoding)
     with scratch() as folder:
         rows = rows_of(args.file or args.data, predictor, folder, args.split, world, given)

@@ -88,11 +88,11 @@ def _reading(predictor: Predictor, given: Reading) -> Reading:
     kind = SEVERAL if predictor.several else ONE if reading.labelling.kind == SEVERAL else reading.labelling.kind
     mine, columns = given.columns, replace(reading.columns, weight=None, id=predictor.id, needs_id=False)
     if predictor.composition.columns:
-        columns = replace(columns, title=None, texts=(), remembered=predictor.composition.columns)
+        columns = replace(columns, texts=(), remembered=predictor.composition.columns)
     if mine.label or mine.labels:
         columns = replace(columns, label=mine.label, labels=mine.labels, needs_label=True)
-    if mine.texts or mine.title:
-        columns = replace(columns, title=mine.title, texts=mine.texts, remembered=())
+    if mine.texts:
+        columns = replace(columns, texts=mine.texts, remembered=())
     return replace(
         reading,
         format=given.format or reading.format,

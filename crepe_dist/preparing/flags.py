@@ -181,7 +181,7 @@ class PreparationFlags(ColumnFlags, Command):
         """Run a preparation of local files, some of which may be ``copies`` of others."""
         assert self.out is not None
         labelling, columns = self._labelling()
-        wanted = Wanted(self.label, self.title, self.text, self.weight, columns, self.id)
+        wanted = Wanted(self.label, self.text, self.weight, columns, self.id)
         reading = Reading(self.input_format, self.header, wanted, labelling, self.strip_html, self.encoding)
         corrections = None if self.corrections is None else read_corrections(self.corrections)
         options = PrepareOptions(

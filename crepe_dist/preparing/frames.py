@@ -56,7 +56,7 @@ def write_table(table: Any, path: Path, wanted: Wanted, *, labelled: bool = True
             row |= {each: _text(value) for each, value in zip(texts, values[len(plain) :])}
             # A lone surrogate becomes bytes that are not UTF-8, which reading rejects with that reason.
             stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
-    return Wanted(label, None, texts, weight, labels, id_)
+    return Wanted(label, texts, weight, labels, id_)
 
 
 def text_column(table: Any, wanted: Wanted) -> Sequence[Any]:

@@ -101,7 +101,7 @@ def reading_like(reading: Reading, opened: OpenFile) -> Reading:
     """
     wanted = replace(reading.columns, labels=(), weight=None, needs_id=False)
     if opened.columns is not None:
-        wanted = replace(wanted, texts=(), title=None, remembered=opened.texts, like=opened.columns)
+        wanted = replace(wanted, texts=(), remembered=opened.texts, like=opened.columns)
     return replace(reading, columns=wanted)
 
 

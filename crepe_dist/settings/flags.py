@@ -217,7 +217,6 @@ class ColumnFlags(Settings):
         Many(COLUMN),
         "--text-column",
     )
-    title: Optional[str] = setting(None, "column to join with the text as `title | text`", COLUMN, "--title-column")
 
 
 @dataclass

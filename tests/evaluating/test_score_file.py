@@ -54,7 +54,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     write(folder / "old.csv", tickets(300, 1, labels=("billing", "login", "parcel")))
     write(folder / "march.csv", tickets(90, 2, first=1000))
-    columns = {"id": "Nr", "label": "Queue", "title": "Subject", "text": "Body"}
+    columns: dict[str, Any] = {"id": "Nr", "label": "Queue", "text": ["Subject", "Body"]}
     crepe_dist.prepare(
         folder / "old.csv", folder / "data", **columns, strip_html=True, alphabet="auto", feature_len=48,
         test=folder / "march.csv", validation=0.1,
@@ -194,7 +194,7 @@ def test_rows_that_are_not_scored_are_counted(place, tmp_path, capsys):
 
 def test_other_data_are_scored_without_what_the_run_has_learnt(place, tmp_path):
     """Prepared with another seed, most of the test rows are those that the run was trained on."""
-    options: dict[str, Any] = {"id": "Nr", "label": "Queue", "title": "Subject", "text": "Body"}
+    options: dict[str, Any] = {"id": "Nr", "label": "Queue", "text": ["Subject", "Body"]}
     options |= {"strip_html": True, "alphabet": place / "data", "feature_len": 48}
     crepe_dist.prepare([place / "old.csv", place / "march.csv"], tmp_path / "again", seed=5, test=0.4, **options)
     again, own = open_dataset(tmp_path / "again"), open_dataset(place / "data")

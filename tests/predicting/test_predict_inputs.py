@@ -89,7 +89,7 @@ def test_columns_of_json_lines_become_cells(tmp_path):
 
 def test_columns_are_chosen_as_in_training(tmp_path):
     (tmp_path / "a.csv").write_text("label,headline,story\nx,T,S\n")
-    reading = Reading(columns=Wanted(None, "headline", ("story",)))
+    reading = Reading(columns=Wanted(texts=("headline", "story")))
     assert [row.text for row in rows(tmp_path / "a.csv", reading=reading)] == ["T | S"]
     assert [row.text for row in rows(tmp_path / "a.csv", reading=Reading(header="yes"))] == ["T | S"]  # not the label
     (tmp_path / "c.csv").write_text("label,headline,story,note\nx,T,S,N\n")

@@ -59,7 +59,7 @@ def read(tmp_path, name, content, **reading):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     text = reading.pop("text", None)
-    columns = Wanted(reading.pop("label", None), reading.pop("title", None), (text,) if text else ())
+    columns = Wanted(reading.pop("label", None), (text,) if isinstance(text, str) else text or ())
     return Read(tmp_path, find_sources([str(path)]), Reading(columns=columns, **reading))
 
 
@@ -90,7 +90,7 @@ class TestTables:
 
     def test_columns_by_name_and_number(self, tmp_path):
         content = "id,head,body,kind\n1,A,b c,x\n"
-        got = read(tmp_path, "a.csv", content, label="kind", title="head", text="body")
+        got = read(tmp_path, "a.csv", content, label="kind", text=("head", "body"))
         assert got.rows == [(2, "x", "A | b c")]
         got = read(tmp_path, "b.csv", "1,A,b c,x\n", label="4", text="3")
         assert got.rows == [(1, "x", "b c")]
@@ -107,7 +107,7 @@ class TestTables:
             ("one\ntwo\n", {}, "has only one column"),
             ("GIF\0\1\n\2\0\n", {}, "a.csv is a binary file"),
             ("x,a\ny,b\n", {"label": "kind"}, "has no column 'kind'"),
-            ("label,text\nx,a\n", {"title": "2", "text": "text"}, "column 2 would be read twice"),
+            ("label,text\nx,a\n", {"text": ("2", "text")}, "column 2 would be read twice"),
             ("label,text\nx,a\n", {"text": "label"}, "column 1 would be read twice"),
             ("x,a\ny,b\n", {"text": "1"}, "column 1 would be read twice"),
         ],

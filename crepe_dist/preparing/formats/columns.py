@@ -35,7 +35,6 @@ class Wanted:
     """Columns given by the user, by name or by number from 1; ``None``, or no texts, to detect them."""
 
     label: str | None = None
-    title: str | None = None  # joined before the texts
     texts: tuple[str, ...] = ()  # joined in this order
     weight: str | None = None  # never detected
     labels: tuple[str, ...] = ()  # one for each class, in place of a column of labels; never detected
@@ -48,7 +47,7 @@ class Wanted:
     @property
     def names(self) -> list[str]:
         """All given columns."""
-        given = (self.label, self.title, *self.texts, self.weight, self.id, *self.labels, *self.remembered)
+        given = (self.label, *self.texts, self.weight, self.id, *self.labels, *self.remembered)
         return [name for name in given if name is not None]
 
 
@@ -174,7 +173,7 @@ def choose(
         return replace(like, names=names, label=None, weight=None, labels=(), ignored=like.label)
     if not has_header and label_given and like is not None and len(names) == len(like.texts):
         return Columns(names, None, tuple(range(len(names))))
-    if not wanted.texts and wanted.title is None and not set(wanted.remembered).isdisjoint(names):
+    if not wanted.texts and not set(wanted.remembered).isdisjoint(names):
         if missing := [name for name in wanted.remembered if name not in names]:
             raise UserError(
                 f"{file} has no column {missing[0]!r}",
@@ -201,7 +200,7 @@ def choose(
     texts: list[int | None] = [place("text", name) for name in wanted.texts]
     taken |= {label, *texts[1:]}
     texts = texts or [usual(TEXTS)]
-    title = place("title", wanted.title) if wanted.title else None if wanted.texts else usual(TITLES)
+    title = None if wanted.texts else usual(TITLES)
     free = [i for i, name in enumerate(names) if not INDICES.fullmatch(_plain(name)) and not _are_dates(i, rows)]
 
     def only(what: str, left: list[int]) -> int:
@@ -229,7 +228,7 @@ def choose(
         left = [i for i in free if i not in taken]
         if has_header:
             texts = [only("text", left or [i for i in free if label_given and i not in taken - {label}])]
-        elif title is None:
+        else:
             left = [i for i in range(len(names)) if i not in taken]
             texts = [only("text", left)] if label_given else [*left]
     joined = tuple(i for i in (title, *texts) if i is not None)
