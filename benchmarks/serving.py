@@ -111,8 +111,8 @@ async def _load(port: int, clients: int, seconds: float, length: int) -> list[fl
 
 def _serve(given: Any) -> None:
     from crepe_dist.data.alphabet import Encoding
+    from crepe_dist.model.backend import choose_for_inference
     from crepe_dist.model.inference import open_inference
-    from crepe_dist.model.precision import plan_inference
     from crepe_dist.networks.paper import initial
     from crepe_dist.networks.paper.shape import PaperShape
     from crepe_dist.predicting.prediction import summarise
@@ -125,7 +125,7 @@ def _serve(given: Any) -> None:
     classes = [f"class {number}" for number in range(7)]
     shape = PaperShape(encoding.codes, given.feature_len, len(classes), given.filters, given.units, 0.0)
     arrays = {name: each.value for name, each in initial.parameters(shape, ModelOptions(), seed=0).items()}
-    predictor = Predictor(open_inference(shape, arrays, plan_inference(shape)), encoding, classes)
+    predictor = Predictor(open_inference(shape, arrays, choose_for_inference(shape)), encoding, classes)
     facts = summarise(predictor)
     metrics = Metrics(facts.checkpoint, facts.kernels)
     batching.BATCH_TEXTS = given.serve

@@ -22,7 +22,7 @@ from crepe_dist.data.loader import DataLoader, epoch_order
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.engines.gluon import context
-from crepe_dist.model.precision import plan
+from crepe_dist.model.backend import choose_backend
 from crepe_dist.native.constants import PAPER_POOL
 from crepe_dist.networks.paper.initial import parameters
 from crepe_dist.networks.paper.shape import CONVOLUTIONS, PaperShape
@@ -86,12 +86,12 @@ class Forward:
 
 def _engine(shape: PaperShape, device: Any, precision: Precision) -> Engine:
     options = ModelOptions(precision=precision)
-    return open_engine(shape, parameters(shape, options, seed=0), plan(options, device, shape), device=device)
+    return open_engine(shape, parameters(shape, options, seed=0), choose_backend(options, device, shape), device=device)
 
 
 def precisions(shape: PaperShape, device: Any) -> list[Precision]:
     """List the precisions that the device supports well, the fastest last."""
-    best = plan(ModelOptions(), device, shape).precision
+    best = choose_backend(ModelOptions(), device, shape).precision
     return ["float32"] if best == "float32" else ["float32", cast("Precision", best)]
 
 

@@ -17,7 +17,7 @@ from crepe_dist.distributed import cuda, horovod_internals
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.errors import ExitCode, UserError, one_line
 from crepe_dist.files import scratch, write_text
-from crepe_dist.model.precision import Plan, plan
+from crepe_dist.model.backend import Backend, choose_backend
 from crepe_dist.native import library
 from crepe_dist.settings.fields import setting
 from crepe_dist.settings.flags import Command
@@ -109,10 +109,10 @@ def checks() -> Iterator[Check]:
     yield disk(Path())
 
 
-def planned(device: Device) -> Plan:
+def chosen(device: Device) -> Backend:
     """Return what computes the default network."""
     options = ModelOptions(buckets=1 << 14, embeddings=1 << 14)
-    return plan(options, device, registry.shape("crepe").for_data(options, 69, SHORTEST, 4, 1000))
+    return choose_backend(options, device, registry.shape("crepe").for_data(options, 69, SHORTEST, 4, 1000))
 
 
 def kernels() -> Check:
@@ -121,7 +121,7 @@ def kernels() -> Check:
     remedy = "install a C++ compiler (g++), and reinstall"
     if found is None:
         return Check("CPU kernels", f"none: {trouble}", "problem", remedy)
-    return Check("CPU kernels", str(planned(CPU)), *(("note", remedy) if trouble else ()))
+    return Check("CPU kernels", str(chosen(CPU)), *(("note", remedy) if trouble else ()))
 
 
 def gpus() -> Iterator[Check]:
@@ -135,7 +135,7 @@ def gpus() -> Iterator[Check]:
         capability = driver.compute_capability(gpu)
         shows = f"{driver.name_of(gpu) or 'unknown'}, compute capability {driver.dotted(capability or (0, 0))}"
         try:
-            yield Check(f"GPU {gpu}", f"{shows}; {planned(Device('gpu', gpu))}")
+            yield Check(f"GPU {gpu}", f"{shows}; {chosen(Device('gpu', gpu))}")
         except UserError as error:
             yield Check(f"GPU {gpu}", f"{shows}; {NOT_USED}: {error.why or error.what}", "note", error.remedy)
     own = f"NVRTC {'not found' if compiler.missing() else driver.dotted(compiler.version())}"

@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import scratch, sha256
-from crepe_dist.model.precision import gpu_builds, is_gpu_build
+from crepe_dist.model.backend import gpu_builds, is_gpu_build
 from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import RunRecord, open_run

@@ -24,6 +24,7 @@ TEXTS, IDS = "texts", "ids"
 _OFFSETS = {TEXTS: "offsets", IDS: "id_offsets"}
 HEADER = 128  # bytes
 ORIGIN_COLUMNS, HASH = 3, 2  # columns of the origins: index of the source, line, hash of the text; that of hashes
+Arrays = dict[str, npt.NDArray[Any]]  # by name
 Files = dict[str, dict[str, Any]]  # size and checksum by name, for the manifest
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from crepe_dist import registry
 from crepe_dist.cuda.gpu import Gpu, Memory
 from crepe_dist.cuda.network import Dropping, Part, Program, Sum, Texts
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
@@ -19,10 +20,10 @@ from crepe_dist.engines.engine import Engine, Logits
 from crepe_dist.exchange.cuda import CudaExchange, Gradients
 from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.quanta import Parameter, Quanta
+from crepe_dist.model.backend import Backend
 from crepe_dist.model.objective import Objective, rounded
-from crepe_dist.model.parameters import Arrays, check
+from crepe_dist.model.parameters import check
 from crepe_dist.model.part_weight import combined
-from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.native import constants
 from crepe_dist.settings.options import OptimizerOptions
@@ -45,16 +46,16 @@ class CudaEngine(Engine):
         self,
         shape: Shape,
         parameters: Mapping[str, Parameter],
-        plan: Plan,
+        backend: Backend,
         objective: Objective,
         piece: int,
         device: Device,
     ) -> None:
-        super().__init__(shape, plan, objective, piece, device)
+        super().__init__(shape, backend, objective, piece, device)
         self.parameters = {name: parameters[name] for name in shape.parameter_shapes()}
         network = registry.part(shape.kind, "cuda")
         gpu = Gpu(device.device_id)
-        self._run = Program(gpu, network.PROGRAM, {**shared_constants(), **network.constants(shape)}, plan.precision)
+        self._run = Program(gpu, network.PROGRAM, {**shared_constants(), **network.constants(shape)}, backend.precision)
         self._values = {name: gpu.allocate(each.value.nbytes) for name, each in self.parameters.items()}
         self._upload()
         self._parts: list[Part] = network.parts(shape, self._run, self._values)

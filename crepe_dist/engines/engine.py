@@ -10,6 +10,7 @@ from typing import Any, Callable
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import Batch, Order, pieces, rows_per_piece
 from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import DataLoader
@@ -18,9 +19,8 @@ from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.exchange import Exchange, LossScale
 from crepe_dist.exchange.quanta import Parameter
+from crepe_dist.model.backend import Backend
 from crepe_dist.model.objective import PLAIN, Objective
-from crepe_dist.model.parameters import Arrays
-from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.settings.options import OptimizerOptions
 
@@ -35,7 +35,7 @@ class Engine(ABC):
 
     Attributes:
         shape: configuration of the network.
-        plan: precision and kernels.
+        backend: precision and kernels.
         objective: loss function.
         piece: number of documents computed at a time in training, which bounds the memory; 0 means the whole batch.
         device: device of the network.
@@ -45,13 +45,13 @@ class Engine(ABC):
 
     group_size = 1
 
-    def __init__(self, shape: Shape, plan: Plan, objective: Objective, piece: int, device: Device) -> None:
+    def __init__(self, shape: Shape, backend: Backend, objective: Objective, piece: int, device: Device) -> None:
         self.shape = shape
-        self.plan = plan
+        self.backend = backend
         self.objective = objective
         self.piece = piece
         self.device = device
-        self.loss_scale = LossScale(plan.precision)
+        self.loss_scale = LossScale(backend.precision)
 
     def scored(
         self, split: Split, batch_size: int, rank: int, size: int, compute: Callable[[Batch], Logits] | None = None
@@ -141,22 +141,22 @@ def added(arrays: Sequence[Any]) -> Iterator[None]:
 def open_engine(
     shape: Shape,
     parameters: Mapping[str, Parameter],
-    plan: Plan,
+    backend: Backend,
     objective: Objective = PLAIN,
     piece: int = 0,
     device: Device = CPU,
 ) -> Engine:
-    """Open the engine that ``plan`` selects for a network with these parameters; see ``Engine`` for the arguments.
+    """Open the engine that ``backend`` selects for a network with these parameters; see ``Engine`` for the arguments.
 
     Raises:
         UserError: MXNet is needed, and not installed.
     """
-    given = shape, parameters, plan, objective, piece, device
-    if plan.on_cuda:
+    given = shape, parameters, backend, objective, piece, device
+    if backend.on_cuda:
         from crepe_dist.engines.cuda import CudaEngine
 
         return CudaEngine(*given)
-    if plan.library is not None:
+    if backend.library is not None:
         from crepe_dist.engines.native import NativeEngine
 
         return NativeEngine(*given)

@@ -9,6 +9,7 @@ import mxnet as mx
 from mxnet import autograd, gluon
 
 from crepe_dist import registry
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import Batch, unpacked
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
@@ -17,9 +18,9 @@ from crepe_dist.exchange.exchange import Exchange
 from crepe_dist.exchange.horovod import GluonExchange
 from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.quanta import Parameter
+from crepe_dist.model.backend import Backend
 from crepe_dist.model.objective import Objective
-from crepe_dist.model.parameters import Arrays, check
-from crepe_dist.model.precision import Plan
+from crepe_dist.model.parameters import check
 from crepe_dist.model.shape import Shape
 from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.settings.options import OptimizerOptions
@@ -36,12 +37,12 @@ class GluonEngine(Engine):
         self,
         shape: Shape,
         parameters: Mapping[str, Parameter],
-        plan: Plan,
+        backend: Backend,
         objective: Objective,
         piece: int,
         device: Device,
     ) -> None:
-        super().__init__(shape, plan, objective, piece, device)
+        super().__init__(shape, backend, objective, piece, device)
         self._context = context(device)
         self.network = registry.part(shape.kind, "gluon").BLOCK(shape)
         self.network.initialize(mx.init.Zero(), ctx=self._context)

@@ -5,27 +5,27 @@ from __future__ import annotations
 import numpy as np
 
 from crepe_dist.data.alphabet import Codes
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import pack
 from crepe_dist.distributed.device import Device
 from crepe_dist.engines.engine import open_engine
 from crepe_dist.exchange.quanta import Parameter
+from crepe_dist.model.backend import Backend
 from crepe_dist.model.inference import Inference, Logits
-from crepe_dist.model.parameters import Arrays
-from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
 
 
 class GpuInference(Inference):
-    """Inference by the engine that ``plan`` selects for a GPU.
+    """Inference by the engine that ``backend`` selects for a GPU.
 
     Raises:
         MemoryError: The network does not fit into the GPU's memory.
     """
 
-    def __init__(self, shape: Shape, arrays: Arrays, plan: Plan, device: Device) -> None:
-        super().__init__(shape, arrays, plan)
+    def __init__(self, shape: Shape, arrays: Arrays, backend: Backend, device: Device) -> None:
+        super().__init__(shape, arrays, backend)
         parameters = {name: Parameter(array) for name, array in self.arrays.items()}
-        self._engine = open_engine(shape, parameters, plan, device=device)
+        self._engine = open_engine(shape, parameters, backend, device=device)
         self._engine.refresh()
 
     def logits(self, codes: Codes) -> Logits:

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from crepe_dist import machine
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import Batch, extra_bytes
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
@@ -17,10 +18,10 @@ from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.quanta import Parameter, Quanta
 from crepe_dist.exchange.shared_memory import SharedMemoryExchange
 from crepe_dist.exchange.table import SparseParameter
+from crepe_dist.model.backend import Backend
 from crepe_dist.model.inference import Kernels
 from crepe_dist.model.objective import Objective
-from crepe_dist.model.parameters import Arrays, check
-from crepe_dist.model.precision import Plan
+from crepe_dist.model.parameters import check
 from crepe_dist.model.shape import Shape
 from crepe_dist.native.library import pointers, threads
 from crepe_dist.settings.options import OptimizerOptions
@@ -46,15 +47,15 @@ class NativeEngine(Engine):
         self,
         shape: Shape,
         parameters: Mapping[str, Parameter],
-        plan: Plan,
+        backend: Backend,
         objective: Objective,
         piece: int,
         device: Device,
     ) -> None:
-        super().__init__(shape, plan, objective, piece, device)
+        super().__init__(shape, backend, objective, piece, device)
         self.group_size = shape.group_size
         self.parameters = {name: parameters[name] for name in shape.parameter_shapes()}
-        self._kernels = Kernels(shape, plan, threads())
+        self._kernels = Kernels(shape, backend, threads())
         weights = np.ascontiguousarray(objective.class_weights(shape.classes))
         constants = ctypes.byref(objective.constants)
         self._kernels.call("crepe_objective", constants, weights.ctypes.data, len(weights))

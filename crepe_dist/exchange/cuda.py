@@ -16,8 +16,9 @@ import numpy as np
 from crepe_dist.cuda import nccl
 from crepe_dist.cuda.gpu import Memory
 from crepe_dist.cuda.network import Program, blocks
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.distributed.world import World
-from crepe_dist.exchange.exchange import Arrays, LossScale, SavedArrays
+from crepe_dist.exchange.exchange import LossScale, SavedArrays
 from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.quanta import Quanta, Row, WholeNumberExchange, mean_scale, row_width
 from crepe_dist.exchange.shared_memory import share_on_hosts

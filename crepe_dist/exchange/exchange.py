@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.control import Vote
 from crepe_dist.errors import ExitCode, UserError
 
-Arrays = dict[str, npt.NDArray[Any]]
 # The first loss scale keeps the largest gradient of the first steps seven times below float16's limit.
 FIRST_SCALE, LARGEST_SCALE = 2.0**13, 2.0**24
 GROW_AFTER = 2000  # steps without an overflow

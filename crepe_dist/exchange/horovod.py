@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from mxnet import gluon
 
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.distributed.horovod_internals import BUILD
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import PeerGone, UserError
-from crepe_dist.exchange.exchange import Arrays, Exchange, Reduced, SavedArrays
+from crepe_dist.exchange.exchange import Exchange, Reduced, SavedArrays
 from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.mxnet_internals import (
     allreduce_arrays,

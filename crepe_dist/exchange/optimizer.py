@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from crepe_dist.exchange.exchange import Arrays, SavedArrays
+from crepe_dist.data.arrays import Arrays
+from crepe_dist.exchange.exchange import SavedArrays
 from crepe_dist.exchange.quanta import Parameter, Quanta
 from crepe_dist.native import library
 from crepe_dist.native.library import pointers

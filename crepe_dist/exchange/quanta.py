@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.exchange.exchange import Arrays, Exchange, Reduced
+from crepe_dist.data.arrays import Arrays
+from crepe_dist.exchange.exchange import Exchange, Reduced
 from crepe_dist.native.library import pointers
 
 # Exponents of a quantum. With the highest, a sum of thousands of float32's largest numbers fits.

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.exchange.exchange import Arrays, SavedArrays
+from crepe_dist.data.arrays import Arrays
+from crepe_dist.exchange.exchange import SavedArrays
 from crepe_dist.exchange.host_memory import back_with_huge_pages
 from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.quanta import Parameter

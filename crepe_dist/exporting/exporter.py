@@ -24,8 +24,8 @@ from crepe_dist.errors import UserError
 from crepe_dist.exporting import model_folders
 from crepe_dist.files import scratch, sync, writing
 from crepe_dist.model import parameters
+from crepe_dist.model.backend import choose_for_inference
 from crepe_dist.model.inference import open_inference
-from crepe_dist.model.precision import plan_inference
 from crepe_dist.predicting.predictor import Predictor, open_checkpoint
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import open_run
@@ -122,7 +122,7 @@ def synthetic_texts(encoding: Encoding) -> list[str]:
 def _in_float32(predictor: Predictor) -> Predictor:
     shape, arrays = predictor.engine.shape, predictor.engine.arrays
     # Exports read texts as they are, without stripping HTML.
-    engine = open_inference(shape, arrays, plan_inference(shape, "float32"))
+    engine = open_inference(shape, arrays, choose_for_inference(shape, "float32"))
     return replace(predictor, engine=engine, composition=Composition())
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.dataset import Dataset, Split, open_dataset
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.world import ALONE
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.exporter import atomic_folder, data_of
 from crepe_dist.model import compressed, parameters
-from crepe_dist.model.compressed import Arrays, Mask
+from crepe_dist.model.compressed import Mask
 from crepe_dist.model.shape import Shape
 from crepe_dist.predicting.predictor import Predictor, open_checkpoint
 from crepe_dist.training.evaluation import evaluate

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.model.shape import Arrays
+from crepe_dist.data.arrays import Arrays
 
 VERSION = 2
 MARK = "compressed"

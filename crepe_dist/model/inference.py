@@ -14,11 +14,12 @@ import numpy.typing as npt
 
 from crepe_dist import registry
 from crepe_dist.data.alphabet import Codes
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import Order
 from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import share
-from crepe_dist.model.parameters import Arrays, check
-from crepe_dist.model.precision import Plan
+from crepe_dist.model.backend import Backend
+from crepe_dist.model.parameters import check
 from crepe_dist.model.shape import Shape
 from crepe_dist.native.library import pointers, threads
 
@@ -33,17 +34,17 @@ class Inference(ABC):
     Attributes:
         shape: configuration of the network.
         arrays: float32 parameters by structural name.
-        plan: precision and kernels.
+        backend: precision and kernels.
 
     Raises:
         UserError: The parameters do not belong to this network, or are not finite.
     """
 
-    def __init__(self, shape: Shape, arrays: Arrays, plan: Plan) -> None:
+    def __init__(self, shape: Shape, arrays: Arrays, backend: Backend) -> None:
         check(arrays, shape)
         self.shape = shape
         self.arrays = {name: np.ascontiguousarray(arrays[name], np.float32) for name in shape.parameter_shapes()}
-        self.plan = plan
+        self.backend = backend
 
     @abstractmethod
     def logits(self, codes: Codes) -> Logits:
@@ -58,10 +59,10 @@ class Inference(ABC):
             yield rows, np.asarray(split.labels[rows]), self.logits(split.codes(rows))
 
 
-def open_inference(shape: Shape, arrays: Arrays, plan: Plan) -> Inference:
-    """Build the engine on the CPU that ``plan`` selects; see ``Inference`` for the arguments."""
-    kind = NumpyInference if plan.library is None else KernelInference
-    return kind(shape, arrays, plan)
+def open_inference(shape: Shape, arrays: Arrays, backend: Backend) -> Inference:
+    """Build the engine on the CPU that ``backend`` selects; see ``Inference`` for the arguments."""
+    kind = NumpyInference if backend.library is None else KernelInference
+    return kind(shape, arrays, backend)
 
 
 class Kernels:
@@ -77,11 +78,11 @@ class Kernels:
         MemoryError: There is not enough memory.
     """
 
-    def __init__(self, shape: Shape, plan: Plan, number: int) -> None:
-        assert plan.library is not None
-        self._functions = plan.library.functions
+    def __init__(self, shape: Shape, backend: Backend, number: int) -> None:
+        assert backend.library is not None
+        self._functions = backend.library.functions
         binding = registry.part(shape.kind, "kernels")
-        self._handle = binding.open_network(self._functions, shape, plan.precision, number)
+        self._handle = binding.open_network(self._functions, shape, backend.precision, number)
         _check(self._handle is None)
         self.lock = threading.Lock()
         weakref.finalize(self, self._functions.crepe_close, self._handle)
@@ -102,12 +103,12 @@ class KernelInference(Inference):
     A forked child opens the network again, with one thread, because it shares the cores with others.
     """
 
-    def __init__(self, shape: Shape, arrays: Arrays, plan: Plan) -> None:
-        super().__init__(shape, arrays, plan)
+    def __init__(self, shape: Shape, arrays: Arrays, backend: Backend) -> None:
+        super().__init__(shape, arrays, backend)
         self._open(threads())
 
     def _open(self, number: int) -> None:
-        self._kernels = Kernels(self.shape, self.plan, number)
+        self._kernels = Kernels(self.shape, self.backend, number)
         self._kernels.call("crepe_set", pointers(self.arrays.values()), True)
         self._process = os.getpid()
 
@@ -127,8 +128,8 @@ class KernelInference(Inference):
 class NumpyInference(Inference):
     """Engine on NumPy, in float32."""
 
-    def __init__(self, shape: Shape, arrays: Arrays, plan: Plan) -> None:
-        super().__init__(shape, arrays, plan)
+    def __init__(self, shape: Shape, arrays: Arrays, backend: Backend) -> None:
+        super().__init__(shape, arrays, backend)
         self._logits = registry.part(shape.kind, "numpy").logits
         self._rows = max(1, MAX_ACTIVATIONS // shape.activations)
 

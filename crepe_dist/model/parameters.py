@@ -22,10 +22,11 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as to_safetensors
 
 from crepe_dist import registry
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
 from crepe_dist.files import open_regular, replacing
 from crepe_dist.model import compressed, params_file
-from crepe_dist.model.shape import GIVE_ANOTHER, NOT_OURS, Arrays, Shape
+from crepe_dist.model.shape import GIVE_ANOTHER, NOT_OURS, Shape
 
 MODEL_FILE = "model.safetensors"
 SAFETENSORS = ".safetensors"

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist import registry
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
 from crepe_dist.files import finite, integer
 
@@ -23,7 +24,6 @@ NOT_OURS = "these are not parameters of a crepe_dist network"
 GIVE_ANOTHER = "give a .params file or a run folder of crepe_dist"
 LARGEST_SIZE = 1 << 24
 DROPOUT = "dropout"  # field of a network with dropout
-Arrays = dict[str, np.ndarray[Any, Any]]
 Self = TypeVar("Self", bound="Shape")
 
 

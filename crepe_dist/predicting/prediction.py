@@ -110,7 +110,7 @@ class ModelSummary(NamedTuple):
 
 def summarise(predictor: Predictor) -> ModelSummary:
     """Summarise the checkpoint that a predictor has opened."""
-    about, encoding, plan = predictor.about, predictor.encoding, predictor.engine.plan
+    about, encoding, backend = predictor.about, predictor.encoding, predictor.engine.backend
     return ModelSummary(
         predictor.path.name,
         about.get("data", {}).get("name", ""),
@@ -119,7 +119,7 @@ def summarise(predictor: Predictor) -> ModelSummary:
         encoding.feature_len,
         encoding.kept,
         not encoding.is_custom,
-        f"{plan.build}, {plan.precision}",
+        f"{backend.build}, {backend.precision}",
         predictor.several,
         about.get("name", ""),
     )

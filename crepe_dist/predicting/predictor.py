@@ -19,9 +19,9 @@ from crepe_dist.distributed.world import ALONE, SAME_MACHINES, World
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256, write_json
 from crepe_dist.model import parameters
+from crepe_dist.model.backend import choose_for_inference
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, softmax
 from crepe_dist.model.inference import Inference, Logits, open_inference
-from crepe_dist.model.precision import plan_inference
 from crepe_dist.predicting.occlusion import Explanation, finished, occlude
 from crepe_dist.predicting.prediction import UNKNOWN, Prediction
 from crepe_dist.predicting.texts import texts_of
@@ -80,13 +80,13 @@ class Predictor:
             UserError: as ``device.pick`` raises it, or the GPU cannot be used.
         """
         shape, arrays = self.engine.shape, self.engine.arrays
-        picked = pick(device, lambda gpu: plan_inference(shape, self.precision, gpu), ranks)
+        picked = pick(device, lambda gpu: choose_for_inference(shape, self.precision, gpu), ranks)
         if picked == CPU:
             return self
         from crepe_dist.engines.inference import GpuInference
 
-        planned = plan_inference(shape, self.precision, picked)
-        opened = ranks.agree("engine", lambda: GpuInference(shape, arrays, planned, picked), alike=SAME_MACHINES)
+        chosen = choose_for_inference(shape, self.precision, picked)
+        opened = ranks.agree("engine", lambda: GpuInference(shape, arrays, chosen, picked), alike=SAME_MACHINES)
         return replace(self, engine=opened)
 
     def logits(self, codes: Codes) -> Logits:
@@ -292,7 +292,7 @@ def open_checkpoint(
             remedy="give one class per output, in the order used in training",
         )
     precision: Precision = "float32" if network is not None and network.get("precision") == "float32" else "auto"
-    engine = open_inference(shape, parameters.unpacked(arrays, shape), plan_inference(shape, precision))
+    engine = open_inference(shape, parameters.unpacked(arrays, shape), choose_for_inference(shape, precision))
     return Predictor(
         engine, encoding, classes, calibration, 0.0, thresholds, about.get("id"), composition, precision, path, about
     )

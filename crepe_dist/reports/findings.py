@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crepe_dist.data.alphabet import read_of_long
+from crepe_dist.model.backend import is_gpu_build
 from crepe_dist.model.parameters import shape_class
-from crepe_dist.model.precision import is_gpu_build
 from crepe_dist.native import library
 from crepe_dist.reports.score_tables import (
     LABEL_CELLS,

@@ -18,6 +18,7 @@ import numpy as np
 
 from crepe_dist import invocation, wording
 from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.composition import Composition
 from crepe_dist.data.dataset import MANIFEST, Dataset
 from crepe_dist.data.targets import SEVERAL
@@ -25,7 +26,6 @@ from crepe_dist.errors import UserError, visible
 from crepe_dist.files import cache_folder, scratch, sha256, sync, write_json
 from crepe_dist.model import parameters
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration
-from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape
 from crepe_dist.records import damaged, read_record, write_sealed
 from crepe_dist.runs.scores import MOST_CLASSES, AnyScores, Floats, LabelScores, Scores
@@ -96,7 +96,7 @@ def description(
     Args:
         record: metrics of the epoch, from ``epoch_record``.
         precision: value of ``model.precision`` for inference.
-        computed: settings that have to be given for the same bits, with their values (``Plan.result``), and the device.
+        computed: settings that have to be given for the same bits, with their values (``Backend.result``), and device.
         scores: scores of the epoch; those of several labels have the thresholds.
     """
     test = scores["test"]

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
 from crepe_dist.files import identity, sha256, sync
 from crepe_dist.records import read_record, write_sealed
@@ -28,7 +28,6 @@ MANIFEST = "manifest.json"
 FILES = ("parameters.safetensors", "optimizer.safetensors")
 SMOOTHING = 0.01  # weight of a new value in the moving average of the loss, as in the notebook
 RESTART = "start another run with --fresh; with --init-from, from a checkpoint of this one"
-Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 @dataclass
@@ -44,7 +43,7 @@ class Progress:
         seconds: training time of the epoch.
         epochs: records of the finished epochs.
         precision: precision of the last steps; empty before the first save.
-        kernels: what computed them, see ``Plan.build``; empty before the first save.
+        kernels: what computed them, see ``Backend.build``; empty before the first save.
         loss_scale: value of ``LossScale.state``.
     """
 

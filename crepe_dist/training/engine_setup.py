@@ -15,8 +15,8 @@ from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.errors import UserError
 from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.model import parameters
+from crepe_dist.model.backend import Backend, choose_backend
 from crepe_dist.model.objective import objective_for
-from crepe_dist.model.precision import Plan, plan
 from crepe_dist.model.shape import Shape, steps_per_epoch
 from crepe_dist.native import library
 from crepe_dist.settings.config import Config
@@ -29,10 +29,10 @@ COPIES = 4  # arrays per parameter: itself, its gradient, and Adam's two moments
 
 
 # The engine of a network, and the parameters that it starts from, if they are given.
-Network = tuple[Engine, Optional[Start]]
+EngineAndStart = tuple[Engine, Optional[Start]]
 
 
-def build_engine(config: Config, data: Dataset, world: World) -> Network:
+def build_engine(config: Config, data: Dataset, world: World) -> EngineAndStart:
     """Build the network, with its initial parameters or those of ``training.init_from``, on this rank's device.
 
     Returns:
@@ -45,12 +45,12 @@ def build_engine(config: Config, data: Dataset, world: World) -> Network:
     world.agree("memory of the scores", lambda: _check_scores(data))
     start = world.agree("parameters to start from", lambda: _start(config, data), same=_identity)
     shape = start.shape if start else world.agree("network", lambda: chosen_shape(config.model, data))
-    device = pick(config.device, lambda gpu: plan(config.model, gpu, shape), world)
+    device = pick(config.device, lambda gpu: choose_backend(config.model, gpu, shape), world)
     common = common_kernels(world)
-    planned = world.agree("precision", lambda: plan(config.model, device, shape, common))
-    check_same_architecture(planned, device, world)
+    chosen = world.agree("precision", lambda: choose_backend(config.model, device, shape, common))
+    check_same_architecture(chosen, device, world)
     computing = world.agree(
-        "precision", lambda: common_precision(planned, config.model, world), same=Plan.result, alike=SAME_MACHINES
+        "precision", lambda: common_precision(chosen, config.model, world), same=Backend.result, alike=SAME_MACHINES
     )
     library.keep_to(computing.library)
     objective = world.agree("class weights", lambda: objective_for(config.training, data, shape))
@@ -79,15 +79,15 @@ def common_kernels(world: World) -> str | None:
     return common[0] if common and any(names[0] != common[0] for names in usable) else None
 
 
-def common_precision(planned: Plan, options: ModelOptions, world: World) -> Plan:
+def common_precision(chosen: Backend, options: ModelOptions, world: World) -> Backend:
     """Take float32 where bfloat16 is slower on the processor of some rank; every rank calls it."""
-    others = world.gather(planned.precision, "precision")
-    if options.precision == "auto" and planned.precision == "bfloat16" and "float32" in others:
-        return replace(planned, precision="float32", why="bfloat16 is slower on the processor of another rank")
-    return planned
+    others = world.gather(chosen.precision, "precision")
+    if options.precision == "auto" and chosen.precision == "bfloat16" and "float32" in others:
+        return replace(chosen, precision="float32", why="bfloat16 is slower on the processor of another rank")
+    return chosen
 
 
-def check_same_architecture(planned: Plan, device: Device, world: World) -> None:
+def check_same_architecture(chosen: Backend, device: Device, world: World) -> None:
     """Refuse GPUs on which our own kernels would compute other bits; every rank calls it.
 
     Raises:
@@ -95,7 +95,7 @@ def check_same_architecture(planned: Plan, device: Device, world: World) -> None
     """
     if device.device_type != "gpu":
         return
-    found = world.gather([planned.kernels == "own", planned.build, driver.name_of(device.device_id)], "architectures")
+    found = world.gather([chosen.kernels == "own", chosen.build, driver.name_of(device.device_id)], "architectures")
     other = next((rank for rank, (_, build, _) in enumerate(found) if build != found[0][1]), None)
     if other is not None and any(own for own, _, _ in found):
         raise UserError(

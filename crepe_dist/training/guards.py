@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import Batch, Order
 from crepe_dist.data.loader import share, training_order
 from crepe_dist.distributed.control import Vote
@@ -18,7 +19,6 @@ from crepe_dist.distributed.watchdog import SHOWN_ROWS
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import ExitCode, UserError, is_memory_error
 from crepe_dist.exchange.exchange import Outcome
-from crepe_dist.model.parameters import Arrays
 from crepe_dist.runs.scores import AnyScores
 from crepe_dist.settings.config import flag
 from crepe_dist.training.run import Run

@@ -12,7 +12,7 @@ from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import once
 from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import UserError
-from crepe_dist.model.precision import plan
+from crepe_dist.model.backend import choose_backend
 from crepe_dist.model.shape import Shape, steps_per_epoch
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import open_run
@@ -50,7 +50,7 @@ def banner(run: Run, start: Start | None) -> str:
         f"{counted(config.training.all_epochs, 'epoch')}, batch {config.data.batch_size}, "
         f"{config.optimizer.name} {config.optimizer.learning_rate:g}; {processes}",
         f"choice    {_choice(config, data)}",
-        f"computes  in {run.engine.plan}",
+        f"computes  in {run.engine.backend}",
     ]
     if start is not None:
         lines.insert(2, f"start     {start.summary}")
@@ -115,7 +115,7 @@ def unused_gpu(config: Config, shape: Shape) -> str:
     if config.device != "auto" or not driver.count():
         return ""
     try:
-        plan(config.model, Device("gpu"), shape)
+        choose_backend(config.model, Device("gpu"), shape)
     except UserError as error:
         return _note(f"the CPU computes: {error.what}; {error.why}", error.remedy)
     return ""

@@ -22,7 +22,7 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import Result, RunFolder, read_result, write_result
 from crepe_dist.runs.scores import AnyScores
 from crepe_dist.settings.config import Config
-from crepe_dist.training.engine_setup import Network
+from crepe_dist.training.engine_setup import EngineAndStart
 from crepe_dist.training.evaluation import Interrupted
 from crepe_dist.training.guards import Guards
 from crepe_dist.training.notes import banner, notes
@@ -31,7 +31,7 @@ from crepe_dist.training.saving import open_saver, resume
 from crepe_dist.training.weighing import weighed_and_scored, weight_metrics
 
 
-def train(config: Config, data: Dataset, network: Network, folder: RunFolder, session: Session) -> Result:
+def train(config: Config, data: Dataset, network: EngineAndStart, folder: RunFolder, session: Session) -> Result:
     """Train a network in a folder, or resume its training; return its result, at once if it is finished."""
     if (finished := session.world.agree("result", lambda: read_result(folder))) is not None:
         return finished
@@ -39,7 +39,7 @@ def train(config: Config, data: Dataset, network: Network, folder: RunFolder, se
     return finish(run, run.choice.reported(run.progress), run.provenance())
 
 
-def train_network(config: Config, data: Dataset, network: Network, folder: RunFolder, session: Session) -> Run:
+def train_network(config: Config, data: Dataset, network: EngineAndStart, folder: RunFolder, session: Session) -> Run:
     """Train the remaining epochs of a network, each followed by scores and a checkpoint."""
     run = Run.opened(config, data, network, folder, session)
     run.display.say(banner(run, network[1]))

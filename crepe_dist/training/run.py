@@ -25,7 +25,7 @@ from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import REFERENCE_BATCH, OptimizerOptions
 from crepe_dist.training.display import Display
-from crepe_dist.training.engine_setup import Network
+from crepe_dist.training.engine_setup import EngineAndStart
 
 HALVE_EVERY, MOST_HALVINGS = 3, 10  # epochs; section 3.3 of the paper
 
@@ -81,7 +81,7 @@ class Run:
     session: Session
 
     @classmethod
-    def opened(cls, config: Config, data: Dataset, network: Network, folder: RunFolder, session: Session) -> Run:
+    def opened(cls, config: Config, data: Dataset, network: EngineAndStart, folder: RunFolder, session: Session) -> Run:
         """Open metrics and the exchange of the gradients, and make a run at its start; every rank calls it."""
         world = session.world
         world.on_root("folder", once(lambda: folder.path.mkdir(exist_ok=True)))
@@ -113,14 +113,14 @@ class Run:
 
     def computed(self) -> dict[str, str]:
         """Describe what besides data, configuration and seed decides the bits of the parameters."""
-        return {**self.engine.plan.result(), "device": str(self.engine.device)}
+        return {**self.engine.backend.result(), "device": str(self.engine.device)}
 
     def provenance(self) -> dict[str, Any]:
         """Describe of what the run was made, for its report."""
         return {
             "processes": self.world.size,
             "device": str(self.engine.device),
-            "computes": str(self.engine.plan),
+            "computes": str(self.engine.backend),
             "parameters": self.engine.shape.parameters,
             "environment": describe(),
             "data": str(self.data.folder),

@@ -21,9 +21,9 @@ from crepe_dist.version import __version__
 def snapshot(run: Run) -> Snapshot:
     """Copy everything that a resumed run needs: parameters, optimizer state, loss scale and position."""
     run.exchange.publish()
-    engine, plan = run.engine, run.engine.plan
+    engine, backend = run.engine, run.engine.backend
     scale = engine.loss_scale.state()
-    copied = replace(run.progress.copy(), precision=plan.precision, kernels=plan.build, loss_scale=scale)
+    copied = replace(run.progress.copy(), precision=backend.precision, kernels=backend.build, loss_scale=scale)
     parameters = {name: array.copy() for name, array in engine.values().items()}
     return Snapshot(copied, parameters, run.exchange.arrays())
 
@@ -64,11 +64,11 @@ def resume(run: Run) -> Found | None:
     display.say(f"resuming from step {progress.step}, epoch {progress.epoch}, saved in {newest.path}")
     if newest.version not in ("", __version__):
         display.say(f"the state was saved by crepe_dist {newest.version}; version {__version__} continues the run")
-    plan = run.engine.plan
-    if progress.precision not in ("", plan.precision):
-        display.say(f"the precision changes from {progress.precision} to {plan.precision}")
-    if progress.kernels not in ("", plan.build):
-        display.say(f"the kernels change from {progress.kernels} to {plan.build}, which may compute other bits")
+    backend = run.engine.backend
+    if progress.precision not in ("", backend.precision):
+        display.say(f"the precision changes from {progress.precision} to {backend.precision}")
+    if progress.kernels not in ("", backend.build):
+        display.say(f"the kernels change from {progress.kernels} to {backend.build}, which may compute other bits")
     return newest
 
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from crepe_dist import wording
 from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.files import sha256
 from crepe_dist.model import parameters
-from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.options import ModelOptions

@@ -42,7 +42,7 @@ from crepe_dist.runs.metrics import METRICS
 from crepe_dist.runs.run_folder import Result, RunFolder
 from crepe_dist.settings.config import Config
 from crepe_dist.training import recipe
-from crepe_dist.training.engine_setup import Network, build_engine
+from crepe_dist.training.engine_setup import EngineAndStart, build_engine
 from crepe_dist.training.evaluation import BATCH_SIZE
 from crepe_dist.training.run import Run, Session
 from crepe_dist.training.scoring_pass import logits_of
@@ -77,7 +77,7 @@ def train(
     config: Config,
     data: Dataset,
     first: tuple[Config, Dataset],
-    network: Network,
+    network: EngineAndStart,
     folder: RunFolder,
     session: Session,
 ) -> Result:

@@ -13,8 +13,8 @@ from crepe_dist.cuda import compiler, driver
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
-from crepe_dist.model import precision
-from crepe_dist.model.precision import Plan, plan, plan_inference
+from crepe_dist.model import backend
+from crepe_dist.model.backend import Backend, choose_backend, choose_for_inference
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.reports import findings
 from crepe_dist.settings.config import Config
@@ -51,7 +51,7 @@ def machine(monkeypatch):
             if mxnet is not None:
                 raise mxnet
 
-        monkeypatch.setattr(precision, "check_mxnet", check_mxnet)
+        monkeypatch.setattr(backend, "check_mxnet", check_mxnet)
 
     describe()
     return describe
@@ -66,16 +66,16 @@ def machine(monkeypatch):
 )
 def test_our_own_kernels_compute_on_gpus_since_volta(machine, capability, architecture, half):
     machine(capability)
-    planned = plan(ModelOptions(), GPU, CREPE)
-    assert (planned.precision, planned.kernels, planned.on_cuda, planned.library) == (half, "own", True, None)
-    assert str(planned) == f"{half}, own kernels (CUDA, {architecture})"
+    chosen = choose_backend(ModelOptions(), GPU, CREPE)
+    assert (chosen.precision, chosen.kernels, chosen.on_cuda, chosen.library) == (half, "own", True, None)
+    assert str(chosen) == f"{half}, own kernels (CUDA, {architecture})"
     build = f"cuda_{architecture.replace('_', '')}"
-    assert planned.result() == {"model.precision": half, "model.kernels": build}
-    assert plan_inference(CREPE, "auto", GPU) == planned
-    assert plan(ModelOptions(kernels="own"), GPU, CREPE) == planned
-    assert str(plan(ModelOptions(), GPU, NGRAMS)) == f"float32, own kernels (CUDA, {architecture})"
+    assert chosen.result() == {"model.precision": half, "model.kernels": build}
+    assert choose_for_inference(CREPE, "auto", GPU) == chosen
+    assert choose_backend(ModelOptions(kernels="own"), GPU, CREPE) == chosen
+    assert str(choose_backend(ModelOptions(), GPU, NGRAMS)) == f"float32, own kernels (CUDA, {architecture})"
     asked = ModelOptions(precision="float32")
-    assert str(plan(asked, GPU, CREPE)) == f"float32, own kernels (CUDA, {architecture}) (as requested)"
+    assert str(choose_backend(asked, GPU, CREPE)) == f"float32, own kernels (CUDA, {architecture}) (as requested)"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_our_own_kernels_compute_on_gpus_since_volta(machine, capability, archit
 def test_otherwise_the_plan_says_why_and_what_to_do(machine, described, options, shape, reason):
     machine(**described)
     with pytest.raises(UserError) as raised:
-        plan(ModelOptions(**options), GPU, shape)
+        choose_backend(ModelOptions(**options), GPU, shape)
     assert raised.value.what == "no kernels can compute this network on gpu(1)"
     assert reason in raised.value.why
     assert raised.value.remedy
@@ -100,8 +100,8 @@ def test_otherwise_the_plan_says_why_and_what_to_do(machine, described, options,
 
 def test_mxnet_computes_the_papers_network_only(machine):
     for kernels in ("auto", "mxnet"):
-        planned = plan(ModelOptions(network="paper", kernels=kernels), GPU, PAPER)
-        assert (planned.build, planned.on_cuda, planned.precision) == ("mxnet", False, "float32")
+        chosen = choose_backend(ModelOptions(network="paper", kernels=kernels), GPU, PAPER)
+        assert (chosen.build, chosen.on_cuda, chosen.precision) == ("mxnet", False, "float32")
     for options, shape, message in (
         (ModelOptions(network="paper", kernels="own"), PAPER, "our own kernels cannot compute this network on gpu"),
         (
@@ -112,10 +112,10 @@ def test_mxnet_computes_the_papers_network_only(machine):
         (ModelOptions(kernels="mxnet"), CREPE, "MXNet's operators do not compute --model crepe"),
     ):
         with pytest.raises(UserError, match=message):
-            plan(options, GPU, shape)
+            choose_backend(options, GPU, shape)
     machine(mxnet=FLAVOUR)
     with pytest.raises(UserError) as raised:
-        plan(ModelOptions(network="paper", kernels="mxnet"), GPU, PAPER)
+        choose_backend(ModelOptions(network="paper", kernels="mxnet"), GPU, PAPER)
     assert raised.value is FLAVOUR
 
 
@@ -144,7 +144,7 @@ class Ranks(World):
 
 
 def test_gpus_of_several_architectures_are_refused(machine):
-    on_cuda = Plan("bfloat16", None, "", architecture="sm_80")
+    on_cuda = Backend("bfloat16", None, "", architecture="sm_80")
     for other in (Ranks(True, "cuda_sm90", "H100"), Ranks(False, "mxnet", "P100")):
         with pytest.raises(UserError, match="GPUs of different architectures") as raised:
             engine_setup.check_same_architecture(on_cuda, GPU, other)

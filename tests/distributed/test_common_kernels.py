@@ -10,7 +10,7 @@ import pytest
 
 from crepe_dist.distributed.world import World
 from crepe_dist.files import read_json
-from crepe_dist.model.precision import Plan
+from crepe_dist.model.backend import Backend
 from crepe_dist.native import library
 from crepe_dist.settings.options import ModelOptions, Precision
 from crepe_dist.training.engine_setup import common_kernels, common_precision
@@ -39,8 +39,8 @@ def test_the_best_that_all_have(usable: list[list[str]], chosen: str | None) -> 
 )  # fmt: skip
 def test_the_precision_that_suits_all(requested: Precision, precisions: list[str], chosen: str) -> None:
     world = SimpleNamespace(gather=lambda value, name: precisions)
-    planned = Plan("bfloat16", None, "the processor has AVX512-BF16")
-    found = common_precision(planned, ModelOptions(precision=requested), cast(World, cast(Any, world)))
+    own = Backend("bfloat16", None, "the processor has AVX512-BF16")
+    found = common_precision(own, ModelOptions(precision=requested), cast(World, cast(Any, world)))
     assert found.precision == chosen
 
 

@@ -16,8 +16,8 @@ from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import open_engine
 from crepe_dist.exchange.cuda import CudaExchange
+from crepe_dist.model.backend import Backend
 from crepe_dist.model.objective import PLAIN, Objective
-from crepe_dist.model.precision import Plan
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings.options import OptimizerOptions
@@ -50,8 +50,8 @@ def make(shape):
 
 
 def on_gpu(network, precision="float32", objective=PLAIN, piece=0):
-    plan = Plan(precision, None, "for a test", architecture="sm_86")
-    return open_engine(network.shape, network.parameters, plan, objective, piece, GPU)
+    backend = Backend(precision, None, "for a test", architecture="sm_86")
+    return open_engine(network.shape, network.parameters, backend, objective, piece, GPU)
 
 
 SHAPES = [TABLE, *test_crepe.SHAPES[1::3]]  # each is compiled, which takes seconds

@@ -16,8 +16,8 @@ from crepe_dist.data.batch import pack
 from crepe_dist.engines.engine import open_engine
 from crepe_dist.errors import UserError
 from crepe_dist.exchange.quanta import Parameter
+from crepe_dist.model.backend import Backend, choose_for_inference
 from crepe_dist.model.inference import KernelInference, NumpyInference, open_inference
-from crepe_dist.model.precision import Plan, plan_inference
 from crepe_dist.model.shape import Shape
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
@@ -69,9 +69,9 @@ def some_codes(shape: Shape, rows: int) -> np.ndarray:
 @pytest.mark.parametrize("name", BUILDS)
 def test_numpy_equals_the_kernels(name, shape, monkeypatch):
     arrays, codes = make(shape), some_codes(shape, 23)
-    expected = KernelInference(shape, arrays, Plan("float32", Library(name), "")).logits(codes)
+    expected = KernelInference(shape, arrays, Backend("float32", Library(name), "")).logits(codes)
     monkeypatch.setenv(library.SWITCH, library.NONE)  # n-grams are found by NumPy, too
-    found = open_inference(shape, arrays, plan_inference(shape))
+    found = open_inference(shape, arrays, choose_for_inference(shape))
     assert isinstance(found, NumpyInference)
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(found.logits(codes), expected, atol=1e-5, rtol=1e-5)
@@ -86,10 +86,10 @@ def test_the_kernels_equal_those_of_training_bit_for_bit(name, shape):
     arrays, codes, native = make(shape), some_codes(shape, 23), Library(name)
     parameters = {name: Parameter(array) for name, array in arrays.items()}
     for precision in ("float32", "bfloat16") if native.bfloat16 and shape.multiplies else ("float32",):
-        plan = Plan(precision, native, "")
+        backend = Backend(precision, native, "")
         batch = pack(codes, np.zeros(len(codes), np.int32), 32, len(codes))
-        expected = open_engine(shape, parameters, plan).logits(batch)[: len(codes)]
-        inference = KernelInference(shape, arrays, plan)
+        expected = open_engine(shape, parameters, backend).logits(batch)[: len(codes)]
+        inference = KernelInference(shape, arrays, backend)
         np.testing.assert_array_equal(inference.logits(codes), expected)
         apart = [inference.logits(codes[row : row + 1]) for row in range(len(codes))]
         np.testing.assert_array_equal(np.concatenate(apart), expected)
@@ -100,15 +100,15 @@ def test_wrong_parameters_are_refused():
     shape = SHAPES[4]
     arrays = make(shape)
     with pytest.raises(UserError, match="missing or unexpected names: bias"):
-        open_inference(shape, {name: each for name, each in arrays.items() if name != "bias"}, plan_inference(shape))
+        open_inference(shape, {"weight": arrays["weight"]}, choose_for_inference(shape))
     arrays["bias"][0] = np.nan
     with pytest.raises(UserError, match="non-finite"):
-        open_inference(shape, arrays, plan_inference(shape))
+        open_inference(shape, arrays, choose_for_inference(shape))
 
 
 def test_a_forked_child_classifies():
     shape = SHAPES[0]
-    engine = KernelInference(shape, make(shape), Plan("float32", Library(BUILDS[-1]), ""))
+    engine = KernelInference(shape, make(shape), Backend("float32", Library(BUILDS[-1]), ""))
     codes = some_codes(shape, 3)
     expected, (reader, writer) = engine.logits(codes), os.pipe()
     if (child := os.fork()) == 0:
@@ -132,6 +132,6 @@ def test_an_answer_that_is_not_finite_is_refused():
     encoding = Encoding("paper", 123)
     shape = NGramShape(encoding.codes, 123, 2, 3, 64)
     arrays = {**make(shape), "weight": np.full((64, 2), 3e38, np.float32)}
-    engine = open_inference(shape, arrays, plan_inference(shape, "float32"))
+    engine = open_inference(shape, arrays, choose_for_inference(shape, "float32"))
     with pytest.raises(UserError, match="NaN or infinity"):
         Predictor(engine, encoding, ["a", "b"]).predict(["some text"])

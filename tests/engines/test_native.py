@@ -16,8 +16,8 @@ from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.distributed.device import CPU
 from crepe_dist.errors import UserError
+from crepe_dist.model.backend import Backend, choose_backend
 from crepe_dist.model.objective import Objective
-from crepe_dist.model.precision import Plan, plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
 from crepe_dist.networks.paper.shape import PaperShape
@@ -40,9 +40,9 @@ SHAPES = [
 ]
 
 
-def selected(**options: Any) -> Plan:
+def selected(**options: Any) -> Backend:
     """Select precision and kernels for a network on the CPU."""
-    return plan(ModelOptions(**options), CPU, LARGE)
+    return choose_backend(ModelOptions(**options), CPU, LARGE)
 
 
 def test_this_processor_runs_a_build():
@@ -187,10 +187,10 @@ class TestSwitch:
         found, trouble = library.find()
         assert found is not None
         assert (found.name, trouble) == (name, f"CREPE_DIST_KERNELS is {name}")
-        planned = selected()
-        assert planned.precision == ("bfloat16" if found.bfloat16 and not found.bfloat16_is_slower else "float32")
-        assert f"own kernels ({name})" in str(planned)
-        assert f"CREPE_DIST_KERNELS is {name}" in str(planned)
+        chosen = selected()
+        assert chosen.precision == ("bfloat16" if found.bfloat16 and not found.bfloat16_is_slower else "float32")
+        assert f"own kernels ({name})" in str(chosen)
+        assert f"CREPE_DIST_KERNELS is {name}" in str(chosen)
 
     @pytest.mark.parametrize(
         ("requested", "why"),
@@ -210,9 +210,9 @@ class TestSwitch:
     @pytest.mark.parametrize("name", BUILDS)
     def test_a_setting_names_a_build(self, name, monkeypatch):
         monkeypatch.delenv(library.SWITCH, raising=False)
-        planned = selected(kernels=name, precision="float32")
-        assert str(planned) == f"float32, own kernels ({name}) (as requested)"
-        library.keep_to(planned.library)
+        chosen = selected(kernels=name, precision="float32")
+        assert str(chosen) == f"float32, own kernels ({name}) (as requested)"
+        library.keep_to(chosen.library)
         try:
             found, trouble = library.find()
             assert found is not None
@@ -312,9 +312,9 @@ def test_float32_is_the_default_where_it_is_clearly_faster(name, seconds, slower
     monkeypatch.setattr(library.time, "thread_time", lambda: now[0])
     monkeypatch.setattr(library, "find", lambda: (build, ""))
     assert build.bfloat16_is_slower is slower
-    planned = selected()
-    assert planned.precision == ("float32" if slower else "bfloat16")
-    assert ("slower on this processor" in planned.why) is slower
+    chosen = selected()
+    assert chosen.precision == ("float32" if slower else "bfloat16")
+    assert ("slower on this processor" in chosen.why) is slower
     assert selected(precision="bfloat16").precision == "bfloat16"
 
 

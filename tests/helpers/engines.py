@@ -16,8 +16,8 @@ from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.engines.native import NativeEngine
 from crepe_dist.exchange.exchange import Exchange, Outcome
 from crepe_dist.exchange.quanta import Parameter, Quanta
+from crepe_dist.model.backend import Backend
 from crepe_dist.model.objective import PLAIN, Objective
-from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
@@ -52,8 +52,8 @@ class Network:
         **more: Any,
     ) -> Any:
         """An engine of a build of our kernels; ``None``: of MXNet's operators."""
-        plan = Plan(precision, None if build is None else Library(build), "for a test")
-        return open_engine(self.shape, self.parameters, plan, objective, piece, **more)
+        backend = Backend(precision, None if build is None else Library(build), "for a test")
+        return open_engine(self.shape, self.parameters, backend, objective, piece, **more)
 
 
 def initial(shape: Shape, seed: int = 0, **options: Any) -> Network:

@@ -16,9 +16,9 @@ from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.data.targets import SEVERAL, SOFT
 from crepe_dist.distributed.world import World
+from crepe_dist.model.backend import Backend
 from crepe_dist.model.inference import KernelInference
 from crepe_dist.model.objective import Objective
-from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.native import library
 from crepe_dist.networks.crepe.shape import CrepeShape
@@ -40,7 +40,7 @@ class Case:
         os.environ["OMP_NUM_THREADS"] = str(self.pick(1, 4))
         self.build, self.shape = build, self.network()
         in_bfloat16 = build.bfloat16 and self.shape.multiplies and self.chance(0.5)
-        self.plan = Plan("bfloat16" if in_bfloat16 else "float32", build, "for a test")
+        self.backend = Backend("bfloat16" if in_bfloat16 else "float32", build, "for a test")
 
     def pick(self, least: int, most: int) -> int:
         return int(self.random.integers(least, most + 1))
@@ -91,7 +91,7 @@ class Case:
                 array[...] = self.random.integers(0, 2, array.shape)
             elif self.chance(0.05):
                 array.flat[self.pick(0, array.size - 1)] = self.random.choice([np.nan, np.inf, 3e38])
-        engine: Any = network.opened(self.build.name, self.plan.precision, objective, self.pick(0, 9))
+        engine: Any = network.opened(self.build.name, self.backend.precision, objective, self.pick(0, 9))
         sizes = [self.pick(1, 40) for _ in range(3)]
         options = OPTIMIZERS[self.pick(0, 2)]
         sparse = self.chance(0.6)
@@ -113,7 +113,7 @@ class Case:
     def infer(self, arrays: dict[str, Any], batch: Batch) -> None:
         codes = np.ascontiguousarray(batch.packed[: batch.documents, : self.shape.feature_len])
         if all(np.isfinite(array).all() for array in arrays.values()):
-            KernelInference(self.shape, arrays, self.plan).logits(codes)
+            KernelInference(self.shape, arrays, self.backend).logits(codes)
         if isinstance(self.shape, NGramShape):
             look_up(codes, self.shape)
             counts = np.zeros((self.shape.buckets, self.shape.classes), np.int32)
@@ -136,7 +136,7 @@ def main(folder: str, first: int, count: int) -> None:
     for number in range(first, first + count):
         print(number, flush=True)
         case = Case(build, number)
-        print(case.shape, case.plan.precision, flush=True)
+        print(case.shape, case.backend.precision, flush=True)
         case.run()
         case.encode()
     print("all well")

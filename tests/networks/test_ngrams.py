@@ -12,8 +12,8 @@ from crepe_dist.data.batch import pack
 from crepe_dist.distributed.device import CPU
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
+from crepe_dist.model.backend import choose_backend
 from crepe_dist.model.objective import Objective
-from crepe_dist.model.precision import plan
 from crepe_dist.native import library
 from crepe_dist.networks.ngrams import initial as ngrams
 from crepe_dist.networks.ngrams.hashing import look_up
@@ -98,9 +98,9 @@ def test_the_table_is_smaller_the_more_classes_there_are():
 
 
 def test_it_computes_in_float32_only():
-    assert plan(ModelOptions(), CPU, SHAPES[0]).precision == "float32"
+    assert choose_backend(ModelOptions(), CPU, SHAPES[0]).precision == "float32"
     with pytest.raises(UserError, match="does not compute in bfloat16"):
-        plan(ModelOptions(precision="bfloat16"), CPU, SHAPES[0])
+        choose_backend(ModelOptions(precision="bfloat16"), CPU, SHAPES[0])
 
 
 def test_the_shape_is_known_from_the_parameters_and_the_description():

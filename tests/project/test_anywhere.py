@@ -16,7 +16,7 @@ from crepe_dist.data.dataset import Split, open_dataset
 from crepe_dist.distributed.device import CPU
 from crepe_dist.engines.engine import open_engine
 from crepe_dist.exchange.quanta import Parameter
-from crepe_dist.model.precision import plan
+from crepe_dist.model.backend import choose_backend
 from crepe_dist.predicting.predictor import load
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.options import ModelOptions
@@ -79,7 +79,7 @@ def training_logits(path: Path, split: Split) -> np.ndarray:
     """What training's own engine computes with the parameters of a checkpoint."""
     opened = load(path).engine
     given = {name: Parameter(array) for name, array in opened.arrays.items()}
-    engine = open_engine(opened.shape, given, plan(ModelOptions(), CPU, opened.shape))
+    engine = open_engine(opened.shape, given, choose_backend(ModelOptions(), CPU, opened.shape))
     return np.concatenate([logits for _, _, logits in engine.scored(split, 50, 0, 1)])
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.model.onnx_graph import Graph
-from crepe_dist.model.parameters import Arrays
 from crepe_dist.native.constants import POOLED_BLOCKS, SUM_SCALE, TOWER_TAPS
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams import onnx as ngrams

@@ -34,8 +34,9 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import BLANK, Codes
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
-from crepe_dist.model.shape import Arrays, Layer, Shape
+from crepe_dist.model.shape import Layer, Shape
 from crepe_dist.native.constants import POOLED_BLOCKS, TOWER_TAPS
 from crepe_dist.networks.ngrams.hashing import edged, keys, padding, rows_of
 from crepe_dist.networks.ngrams.shape import LARGEST_LONGEST, NGramShape

@@ -6,8 +6,8 @@ import numpy as np
 from onnx import TensorProto
 
 from crepe_dist.data.alphabet import BLANK
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.model.onnx_graph import Graph
-from crepe_dist.model.parameters import Arrays
 from crepe_dist.native.constants import NGRAM_SCALE, RADIX, ROOT_SCALE
 from crepe_dist.networks.ngrams.shape import NGramShape
 

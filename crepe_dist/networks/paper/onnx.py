@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from crepe_dist.data.alphabet import BLANK
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.model.onnx_graph import Graph
-from crepe_dist.model.parameters import Arrays
 from crepe_dist.native.constants import PAPER_POOL
 from crepe_dist.networks.paper.shape import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, PaperShape
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from crepe_dist.data.arrays import Arrays
 from crepe_dist.model.onnx_graph import Graph
-from crepe_dist.model.parameters import Arrays
 from tests.helpers.bag.shape import BagShape
 
 

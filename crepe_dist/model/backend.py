@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 OLDEST_GPU = (7, 0)  # Volta: the first with tensor cores
 OLDEST_WITH_BFLOAT16 = (8, 0)  # Ampere
 CPU_REMEDY = "use --device cpu"
-GPU_BUILD = "cuda_"  # start of the names of builds, see ``Plan.build``
+GPU_BUILD = "cuda_"  # start of the names of builds, see ``Backend.build``
 OTHERS = {"mxnet": "MXNet's operators", "numpy": "NumPy"}
 
 
 @dataclass(frozen=True)
-class Plan:
+class Backend:
     """Selected precision and kernels.
 
     Attributes:
@@ -70,7 +70,7 @@ class Plan:
         return f"{self.precision}, {kernels}" + (f" ({self.why})" if self.why else "")
 
 
-def plan(options: ModelOptions, device: Device, shape: Shape, common: str | None = None) -> Plan:
+def choose_backend(options: ModelOptions, device: Device, shape: Shape, common: str | None = None) -> Backend:
     """Select precision and kernels for training a network on a device.
 
     Args:
@@ -90,18 +90,18 @@ def plan(options: ModelOptions, device: Device, shape: Shape, common: str | None
     return _select(kernels, options.precision, device, shape, "mxnet")
 
 
-def plan_inference(shape: Shape, precision: Precision = "auto", device: Device = CPU) -> Plan:
+def choose_for_inference(shape: Shape, precision: Precision = "auto", device: Device = CPU) -> Backend:
     """Select precision and kernels for inference, which NumPy computes on a CPU without compiled kernels."""
     supported = precision if shape.multiplies else "float32"
     return _select("auto", supported, device, shape, "numpy" if device.device_type == "cpu" else "mxnet")
 
 
-def _select(kernels: str, precision: str, device: Device, shape: Shape, without: Literal["mxnet", "numpy"]) -> Plan:
+def _select(kernels: str, precision: str, device: Device, shape: Shape, without: Literal["mxnet", "numpy"]) -> Backend:
     own = _on_gpu if device.device_type == "gpu" else _on_cpu
-    planned = ("--kernels is mxnet", "") if kernels == "mxnet" else own(kernels, precision, device, shape)
-    if isinstance(planned, Plan):
-        return planned
-    trouble, remedy = planned
+    chosen = ("--kernels is mxnet", "") if kernels == "mxnet" else own(kernels, precision, device, shape)
+    if isinstance(chosen, Backend):
+        return chosen
+    trouble, remedy = chosen
     if without == "mxnet" and not shape.has_mxnet:
         if kernels == "mxnet":
             raise UserError(f"MXNet's operators do not compute --model {shape.kind}", remedy="omit --kernels mxnet")
@@ -114,10 +114,10 @@ def _select(kernels: str, precision: str, device: Device, shape: Shape, without:
         )
     if device.device_type == "gpu":
         check_mxnet(device)
-    return Plan("float32", None, trouble, without)
+    return Backend("float32", None, trouble, without)
 
 
-def _on_cpu(kernels: str, precision: str, device: Device, shape: Shape) -> Plan | tuple[str, str]:
+def _on_cpu(kernels: str, precision: str, device: Device, shape: Shape) -> Backend | tuple[str, str]:
     """Select our own kernels for CPUs; return why they cannot compute, and a remedy, if they cannot."""
     if not shape.has_kernels:
         return "there are no kernels of our own for it", ""
@@ -136,19 +136,19 @@ def _on_cpu(kernels: str, precision: str, device: Device, shape: Shape) -> Plan 
             "this processor cannot compute in bfloat16", trouble or lacks, "use --precision auto or float32"
         )
     if not shape.multiplies:
-        return Plan("float32", native, trouble)
+        return Backend("float32", native, trouble)
     if precision != "auto":
         why = "as requested"
     elif not native.bfloat16:
-        return Plan("float32", native, trouble or lacks)
+        return Backend("float32", native, trouble or lacks)
     elif native.bfloat16_is_slower:
         precision, why = "float32", "AVX512-BF16 is slower on this processor"
     else:
         precision, why = "bfloat16", "the processor has " + ("AMX" if "amx" in native.name else "AVX512-BF16")
-    return Plan(precision, native, f"{why}; {trouble}" if trouble else why)
+    return Backend(precision, native, f"{why}; {trouble}" if trouble else why)
 
 
-def _on_gpu(kernels: str, precision: str, device: Device, shape: Shape) -> Plan | tuple[str, str]:
+def _on_gpu(kernels: str, precision: str, device: Device, shape: Shape) -> Backend | tuple[str, str]:
     """Select our own kernels for GPUs; return why they cannot compute, and a remedy, if they cannot."""
     if kernels not in ("auto", "own"):
         return f"--kernels is {kernels}", "use --kernels auto or own, or --device cpu"
@@ -167,9 +167,9 @@ def _on_gpu(kernels: str, precision: str, device: Device, shape: Shape) -> Plan 
     if error := driver.outdated() or compiler.missing():
         return f"{error.what}; {error.why}", error.remedy
     if precision == "auto" and shape.multiplies:
-        return Plan(half, None, "", architecture=_architecture(found))
+        return Backend(half, None, "", architecture=_architecture(found))
     why = "as requested" if shape.multiplies else ""
-    return Plan("float32" if precision == "auto" else precision, None, why, architecture=_architecture(found))
+    return Backend("float32" if precision == "auto" else precision, None, why, architecture=_architecture(found))
 
 
 def gpu_build(architecture: str) -> str:
