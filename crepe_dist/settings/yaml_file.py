@@ -47,11 +47,9 @@ def load(text: str) -> Any:
     """Parse YAML after a check of its structure, because PyYAML's constructor recurses and expands aliases.
 
     Raises:
-        yaml.YAMLError: invalid YAML; anchors, aliases or tags; nested too deeply; too long; or a long number.
+        yaml.YAMLError: invalid YAML; anchors, aliases or tags; nested too deeply; too many values; or a long number.
         ValueError: digits that are no number.
     """
-    if len(text) > MAX_BYTES:
-        raise yaml.YAMLError(f"longer than {MAX_BYTES:,} characters")
     depth = 0
     for count, event in enumerate(yaml.parse(text, Loader=_SafeLoader)):
         line = event.start_mark.line + 1 if event.start_mark else 0
@@ -73,10 +71,6 @@ def read(path: Path) -> dict[str, Any]:
             return {}
         if not isinstance(settings, dict):
             raise ValueError("it has no settings of the form `name: value`")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"the settings in {path} cannot be used", "they are not UTF-8", "save the file as UTF-8"
-        ) from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         why = (error.strerror if isinstance(error, OSError) else "") or " ".join(str(error).split())
         raise UserError(f"the settings in {path} cannot be used", why, "start from a file in configs/") from error
