@@ -18,7 +18,6 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.networks.paper.shape import PaperShape
-from crepe_dist.runs import checkpoint
 from crepe_dist.runs.checkpoint import find
 from tests.conftest import FEATURE_LEN, QUICK, command, run, write_csv
 from tests.helpers.engines import initial
@@ -194,17 +193,6 @@ class TestPredict:
 
     def test_without_any_run(self, tmp_path, complaint):
         assert "no trained run" in complaint("predict", cwd=tmp_path)
-
-    def test_a_run_in_training_is_the_last_choice(self, runs, capsys):
-        shutil.rmtree(runs / "b")
-        (runs / "c" / "result.json").unlink()
-        assert checkpoint.announce(find(None)).parent.parent.name == "a"
-        shutil.rmtree(runs / "a")
-        assert checkpoint.announce(find(None)).parent.parent.name == "c"
-        assert [line.endswith("(its run has not finished)") for line in capsys.readouterr().err.splitlines()] == [
-            False,
-            True,
-        ]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,20 +21,6 @@ PRIVATE = {
     "_set_current_context",
     "_updaters",
 }
-
-
-def test_messages_spell_commands_as_the_user_would_type_them():
-    """The page of a run names the command in a form that holds for every reader."""
-    spelled = [
-        (path.name, node.lineno)
-        for path in PACKAGE
-        if path.name not in ("invocation.py", "findings.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, (ast.JoinedStr, ast.Call))
-        for part in ast.walk(node)
-        if isinstance(part, ast.Constant) and re.search(r"python -m crepe_dist\.[a-z]", str(part.value))
-    ]
-    assert spelled == []
 
 
 def test_private_names_of_mxnet_are_touched_in_one_place():

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from crepe_dist.distributed.job_end import explained
-from crepe_dist.distributed.launch import group_variables
 
 # What each script begins with; its first argument is a folder for what it has to tell the test.
 PRELUDE = """
@@ -202,18 +201,6 @@ def test_a_command_of_another_launcher_is_not_taken_for_the_place(run, tmp_path,
     body = "note(f'seen-{rank}', [name for name in os.environ if name.startswith(('HOROVOD', 'OMPI'))])"
     assert run(body)[0] == 0
     assert (tmp_path / "seen-0").read_text() == "['HOROVOD_CYCLE_TIME']"
-
-
-def test_places():
-    names = ("HOSTNAME", "RANK", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")
-    places = [group_variables(["a", "a", "b", "b", "b"], rank, ("10.0.0.1", 80), "eth0", {}) for rank in range(5)]
-    assert [" ".join(place[f"HOROVOD_{name}"] for name in names) for place in places] == [
-        "a 0 0 2 0 2",
-        "a 1 1 2 0 2",
-        "b 2 0 3 1 2",
-        "b 3 1 3 1 2",
-        "b 4 2 3 0 1",
-    ]
 
 
 @pytest.mark.parametrize(
