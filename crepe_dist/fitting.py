@@ -10,8 +10,8 @@ from crepe_dist.data.dataset import MANIFEST, SAMPLE
 from crepe_dist.distributed.launch import detect
 from crepe_dist.errors import UserError
 from crepe_dist.files import scratch
+from crepe_dist.predicting.inputs import check_column
 from crepe_dist.predicting.predictor import Predictor, load
-from crepe_dist.predicting.texts import check_column
 from crepe_dist.prepare import COMMAND_ONLY, Prepare, for_python, prepare
 from crepe_dist.settings.config import combined, flag, settings
 from crepe_dist.settings.fields import near, settings_of

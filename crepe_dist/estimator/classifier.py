@@ -14,7 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from crepe_dist.errors import UserError
 from crepe_dist.estimator.fitted_model import open_files, probabilities, train
-from crepe_dist.predicting.texts import InvalidInput, texts_of
+from crepe_dist.predicting.inputs import InvalidInput, texts_of
 from crepe_dist.preparing.frames import is_missing
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import pandas as pd
 
 from crepe_dist.errors import UserError
 from crepe_dist.predicting.answers import answer_cells, answer_types
+from crepe_dist.predicting.inputs import InvalidInput
 from crepe_dist.predicting.predictor import Predictor, load
-from crepe_dist.predicting.texts import InvalidInput
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_missing, text_column
 from crepe_dist.preparing.remote import is_url

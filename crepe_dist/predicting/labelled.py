@@ -13,7 +13,7 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.targets import ONE, SEVERAL
 from crepe_dist.errors import UserError
 from crepe_dist.files import scratch
-from crepe_dist.predicting.texts import check_column
+from crepe_dist.predicting.inputs import check_column
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_table, write_table

@@ -22,9 +22,9 @@ from crepe_dist.model import parameters
 from crepe_dist.model.backend import choose_for_inference
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, softmax
 from crepe_dist.model.inference import Inference, Logits, open_inference
+from crepe_dist.predicting.inputs import texts_of
 from crepe_dist.predicting.occlusion import Explanation, finished, occlude
 from crepe_dist.predicting.prediction import UNKNOWN, Prediction
-from crepe_dist.predicting.texts import texts_of
 from crepe_dist.preparing.formats import EMPTY
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder

@@ -29,7 +29,7 @@ from crepe_dist import CrepeClassifier
 from crepe_dist.errors import UserError
 from crepe_dist.estimator import classifier, fitted_model
 from crepe_dist.estimator.classifier import labels_of
-from crepe_dist.predicting.texts import InvalidInput, texts_of
+from crepe_dist.predicting.inputs import InvalidInput, texts_of
 from crepe_dist.settings.config import parse
 from crepe_dist.supervising.training_process import nested
 

@@ -14,7 +14,7 @@ import pytest
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.predicting.texts import texts_of
+from crepe_dist.predicting.inputs import texts_of
 from tests.conftest import command, run, write_frame
 
 TEXTS = [f"{'good' if row % 2 else 'bad'} text number {row}" for row in range(40)]
