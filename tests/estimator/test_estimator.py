@@ -175,12 +175,6 @@ def test_scikit_learn_is_optional_and_imported_late():
     assert said.startswith("error: CrepeClassifier needs scikit-learn")
 
 
-@pytest.mark.slow
-def test_training_in_two_processes_gives_the_same_model(fitted):
-    both = small(processes=2).fit(TEXTS, LABELS)
-    np.testing.assert_allclose(both.predict_proba(TEXTS), fitted.predict_proba(TEXTS), atol=1e-4)
-
-
 class OverNumbers(CrepeClassifier):
     """The estimator behind texts that spell rows of numbers, because scikit-learn checks with numbers only."""
 

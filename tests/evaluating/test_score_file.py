@@ -116,7 +116,7 @@ def test_a_pipe_and_a_folder_of_texts(place, tmp_path):
     assert (scores.documents, rows.unknown, rows.unusable) == (30, {}, {})
 
 
-@pytest.mark.parametrize("kind", ["separator", "soft", "names", "bare", "fasttext"])
+@pytest.mark.parametrize("kind", ["separator", "soft", "bare", "fasttext"])
 def test_every_kind_of_labels(tmp_path, kind):
     generator = np.random.default_rng(3)
     names = list(WORDS)
@@ -135,9 +135,6 @@ def test_every_kind_of_labels(tmp_path, kind):
         elif kind == "soft":
             rows = [(text, *(mask / mask.sum()).round(3)) for mask, text in zip(masks, texts)]
             options, header = {"label_columns": names, "labels": "soft"}, ("text", *names)
-        elif kind == "names":
-            rows, header = [(names.index(label) + 1, text) for label, text in zip(first, texts)], ("label", "text")
-            (tmp_path / "classes.txt").write_text("\n".join(names))
         elif kind == "bare":
             rows, header = [(row, text, label) for row, (label, text) in enumerate(zip(first, texts))], None
             options = {"label": "3", "text": "2"}

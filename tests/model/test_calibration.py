@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ import pytest
 import crepe_dist
 from crepe_dist import cli
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.targets import ONE, Targets
 from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.exporter import export
@@ -33,13 +31,6 @@ def scored(temperature, rows=4000, classes=5, seed=0):
     shares = powers / powers.sum(axis=1, keepdims=True)
     labels = (generator.random((rows, 1)) > np.cumsum(shares, axis=1)).sum(axis=1).clip(max=classes - 1)
     return logits.astype(np.float32), labels.astype(np.int32)
-
-
-def engine_of(logits, labels):
-    """Stands for an engine with these logits for every split."""
-    engine: Any = SimpleNamespace(shape=SimpleNamespace(classes=logits.shape[1]))
-    engine.scored = lambda part, size, rank, ranks: iter([(np.arange(len(labels)), labels, logits)])
-    return engine
 
 
 def counted(*batches):
@@ -80,15 +71,6 @@ def test_the_threshold_is_reached_by_95_percent():
     assert (largest >= found.min_probability + 0.01).mean() < 0.95
 
 
-class Rows:
-    """A split of 1,000 documents of one class each."""
-
-    targets = Targets(ONE, np.zeros(1000, np.int32), 5)
-
-    def __len__(self):
-        return 1000
-
-
 @pytest.fixture(scope="module")
 def trained(data_with_validation, tmp_path_factory):
     """Folder with runs of the same settings, in one process and in two."""
@@ -115,14 +97,13 @@ def test_evaluate_has_the_figures_of_training(trained, data_with_validation):
     assert scores.accuracy == predictor.about["test_accuracy"]
 
 
-def test_without_a_validation_split(tmp_path):
-    engine = engine_of(*scored(0.5, rows=1000))
+def test_without_a_validation_split(trained, data, data_with_validation, tmp_path):
+    predictor = crepe_dist.load(trained / "1")
     with join() as world:
-        for names, expected in ((("train", "test"), 1), (("train", "test", "validation"), 0.5)):
-            data: Any = SimpleNamespace(splits=dict.fromkeys(names, Rows()))
-            found: Any = evaluate_splits(engine, data, world)
+        for folder, expected in ((data, 1), (data_with_validation, predictor.calibration.temperature)):
+            found: Any = evaluate_splits(predictor.engine, open_dataset(folder), world)
             assert "train" not in found
-            assert found["test"].calibration.temperature == pytest.approx(expected, rel=0.07)
+            assert found["test"].calibration.temperature == expected
     path = make(tmp_path, "ngrams", ENCODINGS["paper"], calibration=UNCALIBRATED.to_dict())
     with pytest.raises(UserError, match="no threshold of its own"):
         crepe_dist.load(path, min_probability="auto")

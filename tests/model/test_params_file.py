@@ -54,15 +54,12 @@ def test_what_mxnet_writes_is_read(kind, path):
 
 LYING = {
     "empty": (b"", "does not start"),
-    "other magic": (b"PK\3\4" + bytes(40), "does not start"),
     "header alone": (struct.pack("<Q", 0x112), "ends in the middle"),
     "arrays without end": (file(count=2**64 - 1), "18,446,744,073,709,551,615 arrays"),
     "more arrays than there are": (file(array(), count=9_999), "ends in the middle|not a dense array"),
     "shape beyond the file": (file(array((1 << 40,)), names=(b"x",)), "has the shape"),
-    "product beyond 64 bits": (file(array((1 << 32, 1 << 32, 1 << 32)), names=(b"x",)), "has the shape"),
     "product beyond 64 bits, but empty": (file(array((1 << 62, 1 << 62, 0), data=b""), names=(b"x",)), "has the shape"),
     "negative length": (file(array((-6,)), names=(b"x",)), "has the shape"),
-    "nine dimensions": (file(array((1,) * 9), names=(b"x",)), "not a dense array"),
     "never set": (file(array((), data=b"")), "not a dense array"),
     "sparse": (file(array(storage=1), names=(b"x",)), "not a dense array"),
     "unknown type": (file(array(flag=8), names=(b"x",)), "unknown dtype"),

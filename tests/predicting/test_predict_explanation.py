@@ -36,8 +36,6 @@ def explain(text, mode="paper", length=20, of="q", at_once=7, **more):
         ("Quick quiz", "full", "q", [6]),
         ("naïve öl", "paper", "o", [6]),  # é → e, and so on
         ("oe\u0301o\u0308o", "paper", "o", [0, 3, 4, 5]),  # a combining character is marked with its letter
-        ("İio", "paper", "o", [2]),  # its lower case are two characters
-        ("ﬁßo", "paper", "o", [2]),
         ("ﬁßo", "paper", "s", [1]),  # it counts twice
         ("🎬 中 o", "paper", "o", [4]),
         ("o" + "x" * 30 + "o", "paper", "o", [0, 31]),  # the first 9 and the last 10 are read
