@@ -14,8 +14,7 @@ import crepe_dist
 from crepe_dist.data.batch import pack, pieces, unpacked
 from crepe_dist.data.dataset import UNWEIGHTED, WEIGHT_UNIT, WEIGHTS, open_dataset
 from crepe_dist.errors import UserError
-from tests.conftest import KERNELS, QUICK, command, run, write_frame
-from tests.networks.test_crepe import SHAPES, learnt, make, some_codes
+from tests.conftest import QUICK, command, run, write_frame
 
 TEXTS = [f"{'good' if row % 2 else 'bad'} text number {row}" for row in range(40)]
 LABELS = ["yes" if row % 2 else "no" for row in range(40)]
@@ -46,22 +45,6 @@ def test_rows_that_fill_up_a_piece_have_no_weight():
     batch = pack(np.zeros((3, 9), np.uint8), np.zeros(3, np.int32), 3, 3, weights=half)
     weights = [unpacked(each, classes=1)[2].ravel().tolist() for each in pieces(batch, 2)]
     assert weights == [[0.5, 0.5], [0.5, 0]]
-
-
-@pytest.mark.parametrize("name", KERNELS)
-def test_the_gradients_are_those_of_each_row_times_its_weight(name):
-    network = make(SHAPES[1])
-    engine = network.opened(name)
-    codes, labels = some_codes(SHAPES[1], 8)[5:], np.array([0, 1, 2], np.int32)
-
-    def of(rows, weights):  # dropout is that of the place
-        steps = (np.array(weights) * WEIGHT_UNIT).astype("<u4")[:, None].view(np.uint8)[:, :3]
-        return learnt(engine, pack(codes[rows], labels[rows], 4, 3, rows.start, steps))
-
-    got = of(slice(0, 3), [2.5, 0, 0.25])
-    first, last = of(slice(0, 1), [1]), of(slice(2, 3), [1])
-    for each, array in got.items():
-        np.testing.assert_allclose(array, 2.5 * first[each] + 0.25 * last[each], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["csv", "bare.csv", "tsv", "jsonl", "parquet"])
