@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import re
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -98,28 +101,44 @@ def _from_web(url: str, folder: Path, doing: str, show: Show) -> Path:
 
 
 def _answer(url: str, shown: str) -> requests.Response:
-    """Request a file. Redirects to other hosts are followed, as to a mirror, but not to other schemes or without TLS.
+    """Request a file, in ``TIMEOUT`` seconds with all redirects: headers may drip for ever, a byte at a time.
 
-    requests would read the body of a redirect, which may never end.
+    Redirects to other hosts are followed, as to a mirror, but not to other schemes or without TLS. requests would read
+    the body of a redirect, which may never end.
     """
     import requests  # takes 0.1 s to import, like fsspec
 
-    address = url
-    headers = {"Accept-Encoding": "identity"}  # otherwise Content-Length would be the size of compressed data
-    with requests.Session() as session:
-        session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
-        for _ in range(1 + MAX_REDIRECTS):
-            response = session.get(address, headers=headers, stream=True, allow_redirects=False, timeout=TIMEOUT)
-            if not response.is_redirect:
-                return response
-            response.close()
-            target = urljoin(address, response.headers["Location"])
-            if (scheme := urlsplit(target).scheme) not in ("https", urlsplit(address).scheme):
-                remedy = "if you trust it, download the file yourself and name the copy"
-                raise UserError(f"{shown} redirects to an address of {scheme or 'no scheme'}", remedy=remedy)
-            address = target
-    what = f"{shown} cannot be read: more than {MAX_REDIRECTS} consecutive redirects"
-    raise UserError(what, remedy="name the address of the file itself")
+    answer: Future[requests.Response] = Future()
+
+    def ask() -> None:
+        address = url
+        headers = {"Accept-Encoding": "identity"}  # otherwise Content-Length would be the size of compressed data
+        try:
+            with requests.Session() as session:
+                session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
+                for _ in range(1 + MAX_REDIRECTS):
+                    response = session.get(
+                        address, headers=headers, stream=True, allow_redirects=False, timeout=TIMEOUT
+                    )
+                    if not response.is_redirect:
+                        return answer.set_result(response)
+                    response.close()
+                    target = urljoin(address, response.headers["Location"])
+                    if (scheme := urlsplit(target).scheme) not in ("https", urlsplit(address).scheme):
+                        remedy = "if you trust it, download the file yourself and name the copy"
+                        raise UserError(f"{shown} redirects to an address of {scheme or 'no scheme'}", remedy=remedy)
+                    address = target
+            what = f"{shown} cannot be read: more than {MAX_REDIRECTS} consecutive redirects"
+            raise UserError(what, remedy="name the address of the file itself")
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answer.result(TIMEOUT)
+    except FutureTimeout:
+        what = f"{shown} cannot be read: the server did not answer in {TIMEOUT} seconds"
+        raise UserError(what, remedy="try again later") from None
 
 
 def _target(url: str, folder: Path, names: list[PurePosixPath]) -> Path:

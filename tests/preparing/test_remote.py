@@ -125,6 +125,8 @@ class Liar(BaseHTTPRequestHandler):
             "ftp": "ftp://127.0.0.1/x.csv",
             "loop": self.path,
         }
+        if kind == "drip":
+            return self._send(iter(lambda: b"x", b""), DRIP)
         self.send_response(302 if kind in redirects else 404 if kind == "none" else 200)
         if kind in redirects:
             self.send_header("Location", redirects[kind])
@@ -162,11 +164,13 @@ def liar():
         ("small", "rows are unusable"),  # by HTTP, the rest is no part of the file
         ("large", "cannot be read"), ("huge", "does not fit on the disk"), ("endless", "does not end"),
         ("file", "redirects to an address of file"), ("ftp", "redirects to an address of ftp"),
-        ("loop", "more than 5 consecutive redirects"),
+        ("loop", "more than 5 consecutive redirects"), ("drip", "did not answer in 2 seconds"),
     ],
 )  # fmt: skip
 def test_servers_that_lie(liar, tmp_path, monkeypatch, kind, message):
     monkeypatch.setattr(remote, "MOST_UNKNOWN", 10**6)
+    if kind == "drip":
+        monkeypatch.setattr(remote, "TIMEOUT", 2)
     if message is None:
         report = crepe_dist.prepare(f"{liar}/{kind}/train.csv", tmp_path / "out")
         assert report["rows"]["read"] == len(ROWS)
