@@ -147,8 +147,6 @@ class TestSettings:
         ("arguments", "message"),
         [
             (["--trainig.epochs=3"], "did you mean --epochs?"),
-            (["--data"], "error: --data: expected one argument"),
-            (["stray"], "unexpected argument stray"),
             (["--size=smal"], "one of auto, tiny, small, large"),
             (["--run-dir=\udcff"], "--run-dir is"),
             (['--class-weights={"a": 1e-30}'], "class-weights is"),
@@ -179,15 +177,8 @@ class TestSettings:
 
 
 def test_a_saved_configuration_gives_the_same_settings(tmp_path):
-    given = config.parse(
-        [
-            "--seed=5",
-            "--learning-rate=1e-3",
-            '--class-weights={"spam": 3}',
-            "--run-dir=x",
-            "--data=y",
-        ]
-    )
+    flags = ["--seed=5", "--learning-rate=1e-3", '--class-weights={"spam": 3}', "--run-dir=x", "--data=y"]
+    given = config.parse(flags)
     (tmp_path / "config.yaml").write_text(given.to_yaml())
     assert config.parse(["--config", str(tmp_path / "config.yaml")]) == given
 

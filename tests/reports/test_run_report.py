@@ -122,13 +122,6 @@ class TestReport:
         with pytest.raises(UserError, match="is not the data of this run"):
             command("report", monkeypatch, copy, "--data", data)
 
-    def test_of_a_run_with_many_classes_which_has_no_scores_by_class(self, copy, monkeypatch):
-        for path in copy.glob("checkpoints/*.scores.json"):
-            path.unlink()
-        command("report", monkeypatch, copy)
-        assert "they are stored for up to 1,000 classes" in checked((copy / "report.html").read_text()).text
-        assert "they are stored for up to 1,000 classes" in (copy / "model_card.md").read_text()
-
     def test_a_full_disk_does_not_end_a_finished_run(self, copy, place, monkeypatch):
         said: list[str] = []
         (copy / "report.html").unlink()
@@ -180,31 +173,6 @@ class TestReport:
         )
         assert len(found) == len(starts)
         assert all(map(str.startswith, found, starts))
-
-    @pytest.mark.parametrize("losses", [(1.0, 0.5, 0.9), (1.0, 0.8, 0.5), (0.5, 0.5, 0.5)])
-    @pytest.mark.parametrize("probability", [0.99, 0.3])
-    @pytest.mark.parametrize("confusion", [[[40, 0, 0]] * 3, [[39, 1, 0], [1, 39, 0], [1, 39, 0]]])
-    def test_never_recommends_more_and_fewer_epochs(self, place, losses, probability, confusion):
-        record = open_run(place / "one")
-        epochs = [
-            {**record.history.epochs[0], "epoch": number, "validation_fitted_loss": loss}
-            for number, loss in enumerate(losses, 1)
-        ]
-        matrix = np.array(confusion)
-        documents, right = int(matrix.sum()), int(np.trace(matrix))
-        bins = [[0] * 3] * (BINS - 1) + [[documents, right, round(documents * probability * MILLION)]]
-        record = replace(
-            record,
-            history=replace(record.history, epochs=epochs),
-            scores={"test": Scores(matrix, 1.0, np.array(bins), [])},
-        )
-        advice = " ".join(each["do"] for each in findings.warnings(record, list("abc")))
-        more = [words for words in ("train longer", "more epochs") if words in advice]
-        fewer = [words for words in ("stop earlier", "fewer epochs") if words in advice]
-        stopped = replace(record, settings={**record.settings, "training.epochs": 9})
-        assert not any(words in str(findings.warnings(stopped, list("abc"))) for words in ("longer", "more epochs"))
-        assert not (more and fewer)
-        assert more or fewer or losses == (0.5, 0.5, 0.5)
 
 
 def made_up(count, generator):

@@ -42,11 +42,6 @@ def test_few_documents_need_more_epochs_and_much_text_needs_fewer(rows, length, 
     assert with_epochs(parse(["--epochs=7"]), data(rows, length)).training.all_epochs == 7
 
 
-@pytest.mark.parametrize(("rows", "epochs"), [(1000, 20), (17_000, 3)])
-def test_few_documents_of_several_labels_need_even_more_epochs(rows, epochs):
-    assert with_epochs(parse([]), data(rows, 256, labelled=SEVERAL)).training.all_epochs == epochs
-
-
 @pytest.mark.parametrize(
     ("flags", "validation", "labelled", "patience"),
     [

@@ -12,7 +12,6 @@ from crepe_dist.exchange.exchange import Outcome
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import TrainingOptions
-from crepe_dist.training.display import epoch_line
 from crepe_dist.training.run import Run
 from crepe_dist.training.step_log import StepLog
 
@@ -38,12 +37,3 @@ def test_the_time_of_scoring_is_not_that_of_the_next_epoch():
     time.sleep(0.02)
     log.flush()
     assert progress.seconds >= 0.02
-
-
-def test_an_epoch_is_counted_from_1_and_the_split_that_chooses_stands_first():
-    record = {"epoch": 3, "train_loss": 0.5, "seconds": 3.2, "test_accuracy": 0.94, "test_loss": 0.2}
-    rest = "test 94.0 % (loss 0.2000)  train loss 0.5000  3 s"
-    assert epoch_line(record, 9, "the best so far") == f"epoch 3 of 9: {rest}"
-    record = {**record, "validation_accuracy": 0.96, "validation_loss": 0.1}
-    assert epoch_line(record, 9, "") == f"epoch 3 of 9: validation 96.0 % (loss 0.1000)  {rest}"
-    assert "validation 96.0 % (loss 0.1000), the best so far  test" in epoch_line(record, 9, "the best so far")
