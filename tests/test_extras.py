@@ -86,6 +86,7 @@ def test_what_is_prepared_and_trained_without_extras_has_no_pages(tmp_path):
     assert not {"report.html", "model_card.md", "tensorboard"}.intersection(
         path.name for path in (tmp_path / "run").iterdir()
     )
-    assert run(without_extras("predict", "run", "--text", "a film"), tmp_path)
+    for name, *more in (("predict", "run", "--text", "a film"), ("evaluate", "run"), ("runs",)):
+        assert run(without_extras(name, *more), tmp_path)
     run(command("report", "run"), tmp_path)
     assert (tmp_path / "run" / "report.html").is_file()

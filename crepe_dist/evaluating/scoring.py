@@ -23,7 +23,6 @@ from crepe_dist.preparing.flags import names_in
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.sources import Reading
 from crepe_dist.reports import findings
-from crepe_dist.reports.run_page import score_page
 from crepe_dist.reports.score_tables import unanswered
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import quotes, run_of
@@ -96,6 +95,8 @@ def _write(args: Any, predictor: Predictor, rows: Rows, scores: AnyScores, noisy
         numbers["typos"] = [{"rate": rate, **hit.summary()} for rate, hit in noisy.items()]
         write_json(args.json, numbers)
     if args.html is not None:
+        from crepe_dist.reports.run_page import score_page  # here: it needs the extra `reports`
+
         about = {"checkpoint": predictor.path.name, "data": rows.name, "split": split, "notes": rows.notes(),
                  "encoding": dataset.encoding.to_dict()}  # fmt: skip
         worst_rows = [mistake.row for mistake in scores.mistakes] if isinstance(scores, Scores) else []
