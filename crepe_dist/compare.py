@@ -40,13 +40,14 @@ class Compare(Command):
 def show(records: Sequence[RunRecord], console: Console) -> None:
     """Print the comparison; the first run is the baseline."""
     measures = " or ".join(dict.fromkeys(record.measure for record in records))
-    headings = ("run", f"test {measures}", "95 %", "difference", "macro F1", "loss", "time", "other settings")
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in headings:
-        table.add_column(Text(heading), overflow="fold", no_wrap=heading not in (headings[0], headings[-1]))
+    for heading in ("run", f"test {measures}", "95 %", "difference", "macro F1", "loss", "time"):
+        table.add_column(Text(heading), overflow="fold", no_wrap=heading != "run")
     for record in records:
         table.add_row(*(Text(cell, overflow="fold") for cell in row(record, records[0])))
     console.print(table)
+    for record in records[1:]:
+        console.print(f"{excerpt(record.name)}: {differences(record, records[0])}", soft_wrap=True, markup=False)
     if not all(record.is_tested_like(records[0]) for record in records):
         console.print(
             "! the runs were tested on different texts or labels: score them on one data set, "
@@ -61,12 +62,9 @@ def show(records: Sequence[RunRecord], console: Console) -> None:
 
 
 def row(record: RunRecord, baseline: RunRecord) -> list[str]:
-    """Return the cells of a run, with those of its settings that differ from the baseline's."""
+    """Return the cells of a run."""
     scores, metrics = record.scores.get("test"), record.metrics
     around = interval(round(scores.accuracy * scores.documents), scores.documents) if scores else None
-    names = list(dict.fromkeys([*baseline.settings, *record.settings]))
-    pairs = [(name, record.settings.get(name), baseline.settings.get(name)) for name in names]
-    others = [f"{name} {excerpt(str(mine), MAX_VALUE_CHARS)}" for name, mine, first in pairs if mine != first]
     macro_f1, seconds = metrics.get("test_macro_f1"), record.history.seconds
     return [
         excerpt(record.name) + ("" if record.result else " (not finished)"),
@@ -76,8 +74,15 @@ def row(record: RunRecord, baseline: RunRecord) -> list[str]:
         UNKNOWN if macro_f1 is None else f"{macro_f1:.3f}",
         f"{metrics['test_loss']:.4f}",
         duration(seconds) if seconds else UNKNOWN,
-        ", ".join(others),
     ]
+
+
+def differences(record: RunRecord, baseline: RunRecord) -> str:
+    """Return the settings of a run that differ from the baseline's."""
+    names = dict.fromkeys([*baseline.settings, *record.settings])
+    pairs = [(name, record.settings.get(name), baseline.settings.get(name)) for name in names]
+    others = [f"{name} {excerpt(str(mine), MAX_VALUE_CHARS)}" for name, mine, first in pairs if mine != first]
+    return ", ".join(others) or "the same settings"
 
 
 def _difference(record: RunRecord, baseline: RunRecord) -> str:

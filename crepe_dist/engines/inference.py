@@ -29,7 +29,7 @@ class GpuInference(Inference):
         self._engine.refresh()
 
     def logits(self, codes: Codes) -> Logits:
-        # The batch is padded to a power of two, so that MXNet compiles few shapes.
+        # The batch is padded to a power of two, so that there are few shapes, each of which MXNet compiles.
         rows = 1 << max(len(codes) - 1, 0).bit_length()
         batch = pack(codes, np.zeros(len(codes), np.int32), rows, len(codes))
         return self._engine.logits(batch)[: len(codes)]

@@ -1,6 +1,6 @@
-"""Optimizers: their constants, and the update of parameters by our own kernels.
+"""Optimizers: their constants, and the update of parameters by our kernels on a CPU.
 
-The update is that of parameters with gradients of all rows; for tables see ``table``.
+The update is that of parameters with gradients of all rows; for tables see ``table``, for GPUs ``cuda``.
 """
 
 from __future__ import annotations

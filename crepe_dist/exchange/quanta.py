@@ -45,12 +45,12 @@ class Parameter:
     """A parameter of a network in training.
 
     Attributes:
-        value: its numbers, float32; our own kernels and their exchange read and write them in place.
+        value: its numbers, float32; on a CPU, our kernels read and write them in place, but for tables.
         rate: multiple of the learning rate.
         row_moments: Adam keeps one second moment for each row.
         is_trained: the optimizer updates it; else it was counted in the training split.
-        gradient: the sum of its gradients in quanta, int32, of which an exchange decides the place; ``None`` if there
-            is none, or the parameter is trained row by row.
+        gradient: the sum of its gradients in quanta, int32, of which an exchange decides the place; ``None`` on a GPU,
+            or if there is none, or the parameter is trained row by row.
     """
 
     value: npt.NDArray[np.float32]

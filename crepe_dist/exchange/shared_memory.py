@@ -4,7 +4,7 @@ Each process keeps its gradients in memory that all processes of its host map. B
 row of numbers for each rank, which is summed with them. Rank k of a host sums the k-th part of all this over the
 processes of the host, and then, through Horovod, with the ranks that have the same part on the other hosts. If hosts
 have different numbers of processes, the surplus ranks have no part. Each row of an n-gram table is summed by the rank
-that keeps it. A single process, or one that cannot share memory, counts as a host of its own.
+that keeps it. If a process cannot share memory, each counts as a host of its own.
 
 Horovod alone would send every gradient through a socket, even within a host, and take the cores that compute.
 """
@@ -28,8 +28,9 @@ from crepe_dist.exchange.quanta import Quanta, Row, WholeNumberExchange, mean_sc
 from crepe_dist.exchange.table import SparseParameter, Table
 from crepe_dist.native import library
 
-# The barrier is before it. Gradients begin where NumPy's large arrays do, 16 bytes into a page: an update reads several
-# arrays at the same index, and takes a third longer on an Intel Xeon if their alignments differ.
+# Place of the gradients in a process's memory, behind the barrier. They begin where NumPy's large arrays do, 16 bytes
+# into a page: an update reads several arrays at the same index, and takes a third longer on an Intel Xeon if their
+# alignments differ.
 START = mmap.PAGESIZE + 16
 
 
@@ -113,7 +114,7 @@ class SharedMemoryExchange(WholeNumberExchange):
         for rows in self._row_sums:
             rows.add()
         self._memory.wait_for_all()
-        # No process writes a row again before all have reached the next sum.
+        # A process clears its rows in the next sum, and writes there only after all have reached its barrier.
         return [self._rows[start : start + len(row)] for start in range(0, len(self._rows), width)]
 
     def update(self, documents: float, learning_rate: float) -> None:

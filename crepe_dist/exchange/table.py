@@ -1,8 +1,9 @@
 """Row-sparse training of a parameter: each step reads, sums and updates only the rows that its documents touch.
 
 The result is that of the dense optimizer up to rounding: a row that a step does not touch is moved on when it is next
-read or updated, by as much as its momentum would have moved it since (``native/table.h``). Only weight decay is
-different: it acts on a row in the steps that touch it.
+read or updated, by as much as its momentum would have moved it since (``native/table.h``). Two things are different:
+weight decay acts on a row in the steps that touch it, and the change of Adam's epsilon is neglected meanwhile. GPUs
+update all rows (``cuda``).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from crepe_dist.training.saving import StateSaver, snapshot
 from crepe_dist.training.step_log import StepLog
 
 # Parts of the text of an MXNetError, a RuntimeError: from CUDA's allocator, MXNet's on the host, oneDNN's, and C++'s.
-TEXTS = ("out of memory", "Failed to allocate", "allocation failed", "could not create", "bad_alloc")
+MEMORY_TEXTS = ("out of memory", "Failed to allocate", "allocation failed", "could not create", "bad_alloc")
 
 
 class Guards:
@@ -245,7 +245,7 @@ def check_replicas(arrays: Arrays, ranks: World) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, RuntimeError):
-        return any(text in str(error) for text in TEXTS)
+        return any(text in str(error) for text in MEMORY_TEXTS)
     return is_memory_error(error)
 
 

@@ -1,12 +1,12 @@
 """The training recipe of one network, from its initial parameters to the last checkpoint; every rank follows it.
 
 In each step, a rank computes the gradients of its share of the global batch. The exchange (``exchange/``) sums the
-gradients of all ranks, and the parameters are updated with the sums. After each epoch, every rank scores its share of
+gradients of all ranks, and the parameters are updated with their mean. After each epoch, every rank scores its share of
 the validation and test splits, and rank 0 writes the epoch's checkpoint, named by test accuracy. Without a launcher,
 the same recipe trains in one process, on a GPU or on the CPU.
 
-With ``--model paper --kernels mxnet`` it trains the notebook's network, and Horovod's ``DistributedTrainer`` wraps
-Gluon's trainer (``exchange/horovod.py``): ``horovodrun -np 2 crepe train --model paper --kernels mxnet``.
+With ``horovodrun -np 2 crepe train --model paper --size small --kernels mxnet`` it trains the notebook's network, and
+Horovod's ``DistributedTrainer`` wraps Gluon's trainer (``exchange/horovod.py``).
 
 What surrounds a step (logs, saved states, stops, the watchdog) is in ``Guards``, whose hooks the recipe calls.
 """
@@ -67,9 +67,9 @@ def train_epoch(run: Run, guards: Guards) -> None:
         vote = guards.before_step(batch)  # to save or to stop
         loss = engine.forward_backward(batch)  # our kernels on a CPU or a GPU, or Gluon
         outcome = exchange.all_reduce(loss, batch, vote)  # shared memory and hosts, NCCL, or Horovod's trainer
-        while outcome.overflowed:  # a sum of whole numbers: it is computed again, in other quanta
+        while outcome.overflowed:  # or, at first, too coarse: whole numbers, computed again in other quanta
             outcome = exchange.all_reduce(engine.forward_backward(batch), batch, vote)
-        if guards.accept(outcome):  # finite on every rank
+        if guards.accept(outcome):  # finite on every rank; else the run ends, or float16's loss scale sinks
             exchange.update(batch.documents, rate)
         progress.count(batch.documents, outcome.loss)
         guards.after_step(outcome, rate)

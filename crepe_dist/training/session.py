@@ -63,7 +63,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
                 with suppress(UserError, OSError), folder.lock():  # in use, or not writable
                     folder.tidy()  # if an earlier process was killed before it did
             display.say(f"{folder} is finished; --fresh starts another run\n{finished}")
-            report(config, data, folder, session)  # likewise
+            report(config, data, folder, session)  # if it is missing or older
             return finished
 
         with _locked(folder, config, session):
@@ -88,7 +88,7 @@ def _locked(folder: RunFolder, config: Config, session: Session) -> Iterator[Non
 
 
 def report(config: Config, data: Dataset, folder: RunFolder, session: Session) -> None:
-    """Write the report of a finished run on rank 0, unless it exists."""
+    """Write the report of a finished run on rank 0, unless it is there and newer."""
     write = session.pages.report
     if config.logging.report and write is not None and not config.training.overfit_batches:
         session.world.on_root("report", write(folder, data, session.display.say))

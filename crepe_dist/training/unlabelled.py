@@ -1,9 +1,10 @@
 """Training with unlabelled texts, in two ordinary runs of the recipe.
 
-A first network is trained on the labelled texts, in the folder ``first`` of the run. With a naive Bayes classifier of
-words it makes the teacher (``model/co_training``), which labels the other texts softly. The labels are saved, so that a
-resumed run has the same ones. The student is trained on all texts in the run's folder, and is reported only if it is
-the better one on the validation split.
+A first network is trained on the labelled texts, in the folder ``first`` of the run. It is the teacher, which labels
+the other texts softly; for texts of one label, together with a naive Bayes classifier of words where that helps
+(``model/co_training``). The labels are saved, so that a resumed run has the same ones. The student is trained on all
+texts in the run's folder, without some words in each epoch, and is reported only if it is the better one on the
+validation split.
 """
 
 from __future__ import annotations

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,16 +112,6 @@ def test_a_forked_child_classifies():
         os._exit(0)
     os.waitpid(child, 0)
     assert os.read(reader, expected.nbytes) == expected.tobytes()
-
-
-def test_the_public_names_import_no_mxnet(tmp_path: Path):
-    code = (
-        "import sys, json, crepe_dist; crepe_dist.load, crepe_dist.Config, crepe_dist.Result; "
-        "import crepe_dist.evaluating.scoring, crepe_dist.exporting.exporter, crepe_dist.serving.app; "
-        "print(json.dumps([name for name in ('mxnet', 'horovod') if name in sys.modules]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == []
 
 
 def test_an_answer_that_is_not_finite_is_refused():

@@ -309,16 +309,16 @@ class TestLook:
 
 
 class TestCompare:
-    def test_one_table_with_intervals_and_the_settings_that_differ(self, place, monkeypatch, capsys):
+    def test_one_table_with_intervals_and_below_it_the_settings_that_differ(self, place, monkeypatch, capsys):
         monkeypatch.setenv("COLUMNS", "120")
         command("compare", monkeypatch, place / "one", place / "two")
-        first, one, two, *_ = capsys.readouterr().out.splitlines()
+        first, one, two, differences, *_ = capsys.readouterr().out.splitlines()
         assert first.split("  ")[0] == "run"
         accuracies = [percent(open_run(place / name).metrics["test_accuracy"]) for name in ("one", "two")]
         assert one.split()[:3] == ["one", *accuracies[0].split()]
         assert two.split()[:3] == ["two", *accuracies[1].split()]
         assert " ± " in two
-        assert "training.seed 1" in two
+        assert differences == "two: training.seed 1, logging.report False"
 
     def test_the_difference_counts_documents_that_one_alone_gets_right(self, place):
         one = open_run(place / "one")
