@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, Union
 from urllib.parse import urlsplit
 
 from crepe_dist import extras
@@ -236,6 +236,6 @@ def _job(args: Any, path: Path) -> Optional[dict[str, Any]]:
     return dict(json.loads(json.dumps(job, default=str)))
 
 
-def _state(path: str | Path) -> list[Any]:
+def _state(path: Union[str, Path]) -> list[Any]:
     about = os.stat(path)
     return [os.path.realpath(path), about.st_size, about.st_mtime_ns]

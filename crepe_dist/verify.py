@@ -76,7 +76,7 @@ class Verify(Command):
         print(f"{visible(str(self.folder))} is what its data and its settings give")
 
 
-def same_kernels(computed: Mapping[str, str]) -> str | None:
+def same_kernels(computed: Mapping[str, str]) -> Optional[str]:
     """Return the value of ``library.SWITCH`` with which this machine computes as the run did, if there is one."""
     build = computed["model.kernels"]
     return library.NONE if build == "mxnet" else build if build in library.usable() else None

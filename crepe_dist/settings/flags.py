@@ -256,7 +256,7 @@ class DeviceFlag(Settings):
     device: str = setting("auto", "device; auto: a GPU if there is one", Words(DEVICES))
 
 
-def _class_names(value: str | None) -> tuple[str, ...] | None:
+def _class_names(value: Optional[str]) -> Optional[tuple[str, ...]]:
     """Return the names given by ``--classes``: the lines of a file, or a list with commas."""
     if value is None:
         return None
@@ -277,7 +277,7 @@ def check_folder(path: Path) -> None:
         raise UserError(f"--out: {path} is not a folder", remedy="choose another --out")
 
 
-def check_output(path: Path | None, flag: str, source: str | None = None) -> None:
+def check_output(path: Optional[Path], flag: str, source: Optional[str] = None) -> None:
     """Check that a file can be written, before the work whose result it will hold, and does not replace its source."""
     if path is None:
         return
@@ -296,7 +296,7 @@ def check_output(path: Path | None, flag: str, source: str | None = None) -> Non
         raise UserError(f"{flag}: {path} cannot be written: {why}", remedy=f"choose another {flag}")
 
 
-def check_page(path: Path | None, source: str | None = None) -> None:
+def check_page(path: Optional[Path], source: Optional[str] = None) -> None:
     """Check that the page of ``--html`` can be written, before the work that it shows."""
     if path is not None:
         extras.require("reports", "--html")
