@@ -143,5 +143,5 @@ def finish(process: subprocess.Popen[str], cluster: Cluster) -> str:
 
 def digest(run_dir: Path) -> str:
     """Return the SHA-256 of the reported parameters."""
-    (checkpoint,) = run_dir.glob(f"checkpoints/crepe_epoch_{EPOCHS - 1}_*.params")
+    (checkpoint,) = run_dir.glob(f"checkpoints/crepe_epoch_{EPOCHS}_*.params")
     return hashlib.sha256(checkpoint.read_bytes()).hexdigest()
