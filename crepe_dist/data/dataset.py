@@ -45,7 +45,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import integer
 from crepe_dist.records import damaged, read_record, write_sealed
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "dataset.json"
 WEIGHTS = "train.weights.npy"
 QUARANTINE = "quarantine.jsonl"
@@ -257,7 +257,7 @@ class Dataset:
     def documents(self, split: str) -> str:
         """Hash the classes, labels and texts of a split: equal for the same documents in the same order, even if the
         encoding or the other splits differ."""
-        files = self.manifest["parts"][split]["files"]
+        files = self.manifest["splits"][split]["files"]
         digests = {name: about["sha256"] for name, about in files.items() if ".codes-" not in name}
         return hashlib.sha256(json.dumps([self.classes, digests], sort_keys=True).encode()).hexdigest()
 
@@ -283,7 +283,7 @@ def open_dataset(folder: Path | str, *, trains: bool = True) -> Dataset:
     try:
         encoding, composition = Encoding.from_dict(manifest["encoding"]), Composition.from_dict(manifest["composition"])
         classes = list(map(str, manifest["classes"]))
-        documents = {name: _open_documents(folder, name, encoding, manifest) for name in manifest["parts"]}
+        documents = {name: _open_documents(folder, name, encoding, manifest) for name in manifest["splits"]}
         splits = {
             name: _open_split(each, len(classes), manifest) for name, each in documents.items() if name != UNLABELLED
         }
@@ -327,7 +327,7 @@ def write_documents(folder: Path, name: str, documents: Documents, rows: npt.NDA
 
 def _open_documents(folder: Path, name: str, encoding: Encoding, manifest: dict[str, Any]) -> Documents:
     """Check the files of a split, and map its documents."""
-    about = manifest["parts"][name]
+    about = manifest["splits"][name]
     sizes = [integer(rows, name="a number of rows") for rows in about["shards"]]
     if name not in ALL_SPLITS or sum(sizes) != about["rows"]:
         raise ValueError(f"the shards of the {name[:40]} split have {sum(sizes)} rows instead of {about['rows']}"[:300])
@@ -360,7 +360,7 @@ def _open_split(documents: Documents, classes: int, manifest: dict[str, Any]) ->
     least = -1 if labelled == SEVERAL else 0
     if rows and not least <= labels.min() <= labels.max() < classes:
         raise ValueError(f"{name}.labels.npy does not match the shards or classes")
-    weighted = WEIGHTS in manifest["parts"][name]["files"]
+    weighted = WEIGHTS in manifest["splits"][name]["files"]
     weights = map_array(folder / WEIGHTS, np.float32, (rows,)) if weighted else None
     if weights is not None and not (len(weights) and 0 <= weights.min() <= weights.max() <= LARGEST_WEIGHT):
         raise ValueError(f"{WEIGHTS} holds weights that are not from 0 to {LARGEST_WEIGHT:g}")

@@ -99,19 +99,19 @@ def kind_and_most(manifest: dict[str, Any]) -> tuple[str, int]:
     return about["kind"], integer(about["most"], 1, MOST_LABELS, "labels.most")
 
 
-def targets_file(part: str) -> str:
+def targets_file(split: str) -> str:
     """Return the name of the file with the targets of a split."""
-    return f"{part}.targets.npy"
+    return f"{split}.targets.npy"
 
 
-def open_targets(folder: Path, part: str, rows: int, kind: str, most: int, classes: int) -> Targets:
+def open_targets(folder: Path, split: str, rows: int, kind: str, most: int, classes: int) -> Targets:
     """Map the pairs of a split, and check them; raise ``ValueError`` if they are malformed.
 
     Labels of a lesson, of kind ``several``, may have any share.
     """
-    pairs = map_array(folder / targets_file(part), np.uint16, (rows, most, 2))
+    pairs = map_array(folder / targets_file(split), np.uint16, (rows, most, 2))
     if rows and pairs[..., 0].max() >= classes:
-        raise ValueError(f"{targets_file(part)} holds classes that do not exist")
+        raise ValueError(f"{targets_file(split)} holds classes that do not exist")
     if kind == SOFT and (pairs[..., 1].sum(axis=1, dtype=np.int64) != SHARE_UNIT).any():
-        raise ValueError(f"{targets_file(part)} holds shares whose sum is not 1")
+        raise ValueError(f"{targets_file(split)} holds shares whose sum is not 1")
     return Targets(kind, pairs, classes)

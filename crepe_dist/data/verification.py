@@ -25,7 +25,7 @@ def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None
     Raises:
         UserError: A file differs from the manifest; the message names it.
     """
-    splits = dataset.manifest["parts"].values()
+    splits = dataset.manifest["splits"].values()
     digests = {file: about["sha256"] for split in splits for file, about in split["files"].items()}
     known: Any = {}
     with suppress(OSError, ValueError):

@@ -95,10 +95,10 @@ class Corpus:
     def write(self, folder: Path, train: Rows, test: Rows) -> Dataset:
         """Write a data set folder with these texts as its training and test splits."""
         folder.mkdir(parents=True)
-        parts = {}
+        splits = {}
         for name, numbers in (("train", train), ("test", test)):
-            parts[name] = write_documents(folder, name, self.documents, numbers)
-            parts[name]["files"] |= write_array(folder, f"{name}.labels.npy", self.labels[numbers])
+            splits[name] = write_documents(folder, name, self.documents, numbers)
+            splits[name]["files"] |= write_array(folder, f"{name}.labels.npy", self.labels[numbers])
         single = {name: value for name, value in self.dataset.manifest.items() if name != "labels"}
-        write_manifest(folder, {**single, "id": None, "parts": parts})
+        write_manifest(folder, {**single, "id": None, "splits": splits})
         return open_dataset(folder)

@@ -98,9 +98,9 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
     Raises:
         UserError: Too many rows are unusable, there are fewer than two classes, or nothing is left to train on.
     """
-    fixed_of = np.array([ALL_SPLITS.index(part) for _, part in job.sources], dtype=np.uint8)
-    with_files = {part for _, part in job.sources}
-    shares: dict[str, Any] = {part: 0.0 for part in ("test", "validation") if part in with_files}
+    fixed_of = np.array([ALL_SPLITS.index(split) for _, split in job.sources], dtype=np.uint8)
+    with_files = {split for _, split in job.sources}
+    shares: dict[str, Any] = {split: 0.0 for split in ("test", "validation") if split in with_files}
     fixed = fixed_of[collected.rows["file"]]
     if ABSENT in collected.labels:
         fixed[collected.rows["label"] == collected.labels.index(ABSENT)] = UNLABELLED
@@ -123,31 +123,31 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
     texts = collected.some(np.flatnonzero((fate == TRAIN) | (fate == UNLABELLED)))
     encoding = fit(job.encoding, job.fit, texts, workers, show) if len(texts) else job.encoding
     id_name = (job.reading.columns.id or FILE_NAME) if collected.rows["id"].any() else None
-    parts: dict[str, dict[str, Any]] = {}
+    splits: dict[str, dict[str, Any]] = {}
     counts = TextCounts()
-    for code, part in enumerate(ALL_SPLITS):
+    for code, split in enumerate(ALL_SPLITS):
         chosen = np.flatnonzero(fate == code)
         if len(chosen) == 0:
             continue
-        files = _write_origins(folder, part, collected, chosen)
+        files = _write_origins(folder, split, collected, chosen)
         if code != UNLABELLED:
-            files |= write_array(folder, f"{part}.labels.npy", labels[chosen])
+            files |= write_array(folder, f"{split}.labels.npy", labels[chosen])
         if code != UNLABELLED and targets.kind != ONE:
-            files |= write_array(folder, targets_file(part), targets.stored[chosen])
-        if part == "train" and job.reading.columns.weight is not None:
+            files |= write_array(folder, targets_file(split), targets.stored[chosen])
+        if split == "train" and job.reading.columns.weight is not None:
             files |= write_array(folder, WEIGHTS, _relative(collected.rows["weight"][chosen]))
         sizes = []
-        kinds = (TEXTS,) * (part in KEEP_TEXTS) + (IDS,) * (id_name is not None)
+        kinds = (TEXTS,) * (split in KEEP_TEXTS) + (IDS,) * (id_name is not None)
         size = max(1, SHARD_BYTES // encoding.feature_len)
-        of_part = collected.some(chosen)
-        shards = enumerate(of_part[start : start + size] for start in range(0, len(chosen), size))
-        write = partial(write_shard, folder, part, encoding, kinds)
+        of_split = collected.some(chosen)
+        shards = enumerate(of_split[start : start + size] for start in range(0, len(chosen), size))
+        write = partial(write_shard, folder, split, encoding, kinds)
         for shard_files, shard_counts in workers.in_order(write, shards):
             files |= shard_files
             counts.add(shard_counts)
             sizes.append(shard_counts.rows)
             show("encoding", counts.rows, len(collected.rows))
-        parts[part] = {"rows": len(chosen), "shards": sizes, "files": files}
+        splits[split] = {"rows": len(chosen), "shards": sizes, "files": files}
     columns = next((about["texts"] for _, about in sorted(collected.files.items()) if about["texts"]), ())
     label = next((about["label"] for _, about in sorted(collected.files.items()) if about["label"]), None)
     given = job.reading.columns
@@ -157,11 +157,11 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
         "composition": Composition(tuple(columns), job.reading.strip_html).to_dict(),
         "reading": asdict(replace(job.reading, columns=wanted)),
         "classes": classes,
-        "parts": parts,
+        "splits": splits,
         "split": asdict(job.split),
         "sources": [
-            {"file": name, "part": part, "sha256": collected.files[file]["sha256"]}
-            for file, (name, part) in enumerate(job.sources)
+            {"file": name, "split": split, "sha256": collected.files[file]["sha256"]}
+            for file, (name, split) in enumerate(job.sources)
         ],
         "bad_rows": quarantine.lines,
         "id": id_name,
@@ -172,7 +172,7 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
         manifest["labels"] = {"kind": targets.kind, "most": targets.most}
     write_manifest(folder, manifest)
     sync(folder)
-    rows = {part: about["rows"] for part, about in parts.items()}
+    rows = {split: about["rows"] for split, about in splits.items()}
     return Built(encoding, classes, fate, targets, counts, quarantine, rows)
 
 
@@ -201,7 +201,7 @@ def write_shard(
     return writer.close(), counts
 
 
-def _write_origins(folder: Path, part: str, collected: Collected, chosen: npt.NDArray[np.int64]) -> Files:
+def _write_origins(folder: Path, split: str, collected: Collected, chosen: npt.NDArray[np.int64]) -> Files:
     """Write where the rows of a split are from; see ``data/arrays``."""
 
     def pieces() -> Iterator[npt.NDArray[np.uint64]]:
@@ -209,7 +209,7 @@ def _write_origins(folder: Path, part: str, collected: Collected, chosen: npt.ND
             rows = collected.rows[chosen[start : start + PIECE]]
             yield np.stack([rows[name].astype(np.uint64) for name in ("file", "line", "exact")], axis=1)
 
-    return write_pieces(folder, origins_file(part), np.uint64, (len(chosen), ORIGIN_COLUMNS), pieces())
+    return write_pieces(folder, origins_file(split), np.uint64, (len(chosen), ORIGIN_COLUMNS), pieces())
 
 
 def _labels(kind: str, collected: Collected, number: dict[str, int]) -> tuple[npt.NDArray[np.int32], Targets]:

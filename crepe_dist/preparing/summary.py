@@ -38,7 +38,9 @@ EXAMPLE_LENGTH = 300  # characters
 def summarise(name: str, job: Job, collected: Collected, built: Built, command: str) -> dict[str, Any]:
     """Collect the numbers of the report as JSON-like data."""
     characters = int(collected.rows["characters"][built.fate <= UNLABELLED].sum(dtype=np.int64))
-    counts = {part: _class_counts(built, built.fate == code) for code, part in enumerate(SPLITS) if part in built.rows}
+    counts = {
+        split: _class_counts(built, built.fate == code) for code, split in enumerate(SPLITS) if split in built.rows
+    }
     absent = collected.labels.index(ABSENT) if ABSENT in collected.labels else -1
     without = np.asarray(collected.rows["label"] == absent)
     summary: dict[str, Any] = {
@@ -51,9 +53,9 @@ def summarise(name: str, job: Job, collected: Collected, built: Built, command: 
             "rare": len(built.encoding.paired),
         },
         "classes": built.classes,
-        "parts": {part: {"rows": built.rows[part], "classes": count.tolist()} for part, count in counts.items()},
+        "splits": {split: {"rows": built.rows[split], "classes": count.tolist()} for split, count in counts.items()},
         "sources": [
-            {"file": name, "part": part, **collected.files[file]} for file, (name, part) in enumerate(job.sources)
+            {"file": name, "split": split, **collected.files[file]} for file, (name, split) in enumerate(job.sources)
         ],
         "rows": {
             "read": collected.read,

@@ -39,7 +39,7 @@ def _of_reading(summary: dict[str, Any]) -> Iterator[Warned]:
             "nothing, if this is intended; --keep-unlabelled keeps them as unlabelled texts; otherwise fill in the "
             "labels, or name their column with --label",
         )
-    if UNLABELLED in summary and "validation" not in summary["parts"]:
+    if UNLABELLED in summary and "validation" not in summary["splits"]:
         yield (
             "the unlabelled texts cannot be used without a validation split",
             "it weighs the teacher that labels them, and tells whether they help",
@@ -49,7 +49,7 @@ def _of_reading(summary: dict[str, Any]) -> Iterator[Warned]:
 
 def _of_classes(summary: dict[str, Any]) -> Iterator[Warned]:
     classes = summary["classes"]
-    train = summary["parts"]["train"]["classes"]
+    train = summary["splits"]["train"]["classes"]
     all_classes = counted(len(classes), "class", "classes")
     small = [f"{name} ({count})" for name, count in zip(classes, train) if count < FEW_ROWS]
     if small:
@@ -58,7 +58,7 @@ def _of_classes(summary: dict[str, Any]) -> Iterator[Warned]:
             _listed(small),
             "collect more rows, or merge these classes with others: a network learns little from so few",
         )
-    test = summary["parts"].get("test", {"rows": 0})
+    test = summary["splits"].get("test", {"rows": 0})
     if 0 < test["rows"] < FEW_TESTS:
         yield (
             f"the test split has {test['rows']} rows",
@@ -105,14 +105,14 @@ def _of_texts(summary: dict[str, Any]) -> Iterator[Warned]:
         )
     for pair, count in summary["duplicates"]["across"].items():
         split, other = pair.split(" in ")
-        if count["near"] > 0.01 * summary["parts"][split]["rows"]:
+        if count["near"] > 0.01 * summary["splits"][split]["rows"]:
             yield (
                 f"{count['near']:,} {split} rows also occur in the {other} split",
                 f"{count['exact']:,} of them are exact copies; this leakage inflates the accuracy",
                 "--dedupe near leaves repeated rows out",
             )
     conflicting = summary["duplicates"]["conflicting"]
-    labelled = sum(each["rows"] for each in summary["parts"].values())
+    labelled = sum(each["rows"] for each in summary["splits"].values())
     if conflicting >= NOTABLE * labelled:
         yield (
             f"{percent(conflicting, labelled)} of the rows have the text of an earlier row, but another label",

@@ -22,7 +22,7 @@ MARKED = ("50", "90", "95", "99")  # percentiles of the text length
 
 def totals(summary: dict[str, Any]) -> list[int]:
     """Count the rows of each class over all splits."""
-    return [sum(rows) for rows in zip(*(part["classes"] for part in summary["parts"].values()))]
+    return [sum(rows) for rows in zip(*(split["classes"] for split in summary["splits"].values()))]
 
 
 def largest(counts: list[int], most: int) -> list[int]:
@@ -43,9 +43,9 @@ def rows(summary: dict[str, Any]) -> str:
     bars.append(("kept", 0, counts["kept"], drawing.SKY))
     start = 0
     more = {"unlabelled": summary["unlabelled"]} if "unlabelled" in summary else {}
-    for name, part in {**summary["parts"], **more}.items():
-        bars.append((f"→ {name}", start, part["rows"], COLOURS[name]))
-        start += part["rows"]
+    for name, split in {**summary["splits"], **more}.items():
+        bars.append((f"→ {name}", start, split["rows"], COLOURS[name]))
+        start += split["rows"]
     ends = [number(counts["read"]), *(f"{number(bar[2])}  ({percent(bar[2], counts['read'])})" for bar in bars[1:])]
     with drawing.style():
         figure, axes = _bar_axes([name for name, *_ in bars], ends, counts["read"])
@@ -64,8 +64,8 @@ def classes(summary: dict[str, Any]) -> str:
     with drawing.style():
         figure, axes = _bar_axes(labels, ends, max((sums[index] for index in shown), default=0), top=0.35)
         start = [0] * len(shown)
-        for name, part in summary["parts"].items():
-            counts = [part["classes"][index] for index in shown]
+        for name, split in summary["splits"].items():
+            counts = [split["classes"][index] for index in shown]
             axes.barh(range(len(shown)), counts, left=start, height=0.68, color=COLOURS[name], label=name)
             start = [a + b for a, b in zip(start, counts)]
         for y, index in enumerate(shown):

@@ -46,7 +46,7 @@ def page(summary: Summary) -> str:
         overview=overview(clean),
         facts=facts(clean),
         most=MAX_SHOWN,
-        splits=list(clean["parts"]),
+        splits=list(clean["splits"]),
         totals=totals,
         whole=_whole(clean, totals),
         rows=data_figures.largest(totals, MAX_SHOWN["table"]),
@@ -64,12 +64,12 @@ def optional_page() -> Callable[[Summary], str] | None:
 
 def overview(summary: Summary) -> str:
     """Name the numbers of documents, classes and rows of each split."""
-    sizes = [f"{number(split['rows'])} {name}" for name, split in summary["parts"].items()]
+    sizes = [f"{number(split['rows'])} {name}" for name, split in summary["splits"].items()]
     if "unlabelled" in summary:
         sizes.append(f"{number(summary['unlabelled']['rows'])} unlabelled")
-    documents = wording.counted(sum(split["rows"] for split in summary["parts"].values()), "document")
+    documents = wording.counted(sum(split["rows"] for split in summary["splits"].values()), "document")
     classes = wording.counted(len(summary["classes"]), "class", "classes")
-    return f"{documents} in {classes}: {listed(sizes)}{'' if 'test' in summary['parts'] else '; no test split'}"
+    return f"{documents} in {classes}: {listed(sizes)}{'' if 'test' in summary['splits'] else '; no test split'}"
 
 
 def facts(summary: Summary) -> dict[str, list[str]]:
@@ -96,7 +96,7 @@ def facts(summary: Summary) -> dict[str, list[str]]:
         f"not in the alphabet, read as blanks: {share if characters['unknown'] else 'none'} of "
         f"{number(characters['total'])}"
     ]
-    if counted := [f"{number(count)} in {part}" for part, count in characters["unreadable"].items() if count]:
+    if counted := [f"{number(count)} in {split}" for split, count in characters["unreadable"].items() if count]:
         found["characters"].append(f"rows of almost nothing else: {', '.join(counted)}")
 
     repeats = summary["duplicates"]
@@ -107,7 +107,7 @@ def facts(summary: Summary) -> dict[str, list[str]]:
     if repeats["conflicting"]:
         found["duplicates"].append(f"of another class: {number(repeats['conflicting'])}")
     for name, counts in repeats["across"].items():
-        whole = summary["parts"].get(name.partition(" in ")[0], {}).get("rows", 0)
+        whole = summary["splits"].get(name.partition(" in ")[0], {}).get("rows", 0)
         found["duplicates"].append(
             f"{name}: {number(counts['near'])} ({percent(counts['near'], whole)}), {number(counts['exact'])} exact"
         )
@@ -126,28 +126,28 @@ def facts(summary: Summary) -> dict[str, list[str]]:
 
 
 def _class_facts(summary: Summary) -> list[str]:
-    labels, parts, found = summary.get("labels", {}), summary["parts"], []
+    labels, splits, found = summary.get("labels", {}), summary["splits"], []
     if labels.get("kind") == SOFT:
         found.append(f"soft labels of at most {labels['most']} classes")
     elif labels:
         found.append(f"labels of a row: {labels['mean']:.1f} on average, at most {labels['most']}; none: "
                      f"{number(labels['none'])} rows")  # fmt: skip
-    train = parts.get("train")
+    train = splits.get("train")
     if not train or not sum(train["classes"]):
         return found
     counts, names = train["classes"], [cut(name, 2 * LABEL_CELLS) for name in summary["classes"]]
     most, fewest = counts.index(max(counts)), counts.index(min(counts))
     found.append(f"training rows: {number(counts[most])} of {names[most]}, {number(counts[fewest])} of {names[fewest]}")
-    scored = next(name for name in reversed(SPLITS) if name in parts)
-    if labels.get("kind") != SEVERAL and parts[scored]["rows"]:
-        share = percent(parts[scored]["classes"][most], parts[scored]["rows"])
+    scored = next(name for name in reversed(SPLITS) if name in splits)
+    if labels.get("kind") != SEVERAL and splits[scored]["rows"]:
+        share = percent(splits[scored]["classes"][most], splits[scored]["rows"])
         found.append(f"majority-class baseline: {share} {scored} accuracy")
     return found
 
 
 def _whole(summary: Summary, totals: list[int]) -> int:
     """Return the number of which the classes' shares are: the rows, which may have several labels each."""
-    return sum(part["rows"] for part in summary["parts"].values()) if "labels" in summary else sum(totals)
+    return sum(split["rows"] for split in summary["splits"].values()) if "labels" in summary else sum(totals)
 
 
 def _reasons(summary: Summary) -> list[tuple[str, int]]:
@@ -181,13 +181,13 @@ def show(summary: Summary, console: Console, folder: str) -> None:
 
 
 def _class_table(summary: Summary) -> Table:
-    parts, totals = summary["parts"], data_figures.totals(summary)
+    splits, totals = summary["splits"], data_figures.totals(summary)
     whole = _whole(summary, totals)
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False)
-    for heading in ("class", *parts, "share"):
+    for heading in ("class", *splits, "share"):
         table.add_column(Text(heading), justify="left" if heading == "class" else "right", no_wrap=heading != "class")
     for index in data_figures.largest(totals, MAX_TERMINAL_CLASSES):
-        counts = [number(part["classes"][index]) for part in parts.values()]
+        counts = [number(split["classes"][index]) for split in splits.values()]
         cells = [cut(summary["classes"][index], LABEL_CELLS), *counts, percent(totals[index], whole)]
         table.add_row(*(Text(cell, overflow="fold") for cell in cells))
     return table

@@ -229,13 +229,13 @@ def manifest(name: str, change: Callable[[dict[str, Any]], object], complaint: s
 
 
 def file_above(about: dict[str, Any]) -> None:
-    files = about["parts"]["train"]["files"]
+    files = about["splits"]["train"]["files"]
     files["../train.labels.npy"] = files.pop("train.labels.npy")
 
 
 MOST = {"kind": "several", "most": 10**30}
 manifest("a pair of brackets a million times", lambda about: "[" * 300_000 + "]" * 300_000, "too many values")
-manifest("more rows than there are", put("parts", "train", "rows", value=302), "instead of")
+manifest("more rows than there are", put("splits", "train", "rows", value=302), "instead of")
 manifest("a file above", file_above, "is missing")
 manifest("10^30 labels a row", put("labels", value=MOST), "labels.most is")
 manifest("fewer classes than labels", put("classes", value=["a", "b"]), "does not match the shards or classes")
@@ -250,7 +250,7 @@ def shard(name: str, build: Callable[[Path], object], complaint: str, file: str 
         (folder / file).unlink()
         build(folder / file)
         about = json.loads((folder / "dataset.json").read_text())
-        for part in about["parts"].values():
+        for part in about["splits"].values():
             if file in part["files"] and (folder / file).is_file():
                 part["files"][file]["bytes"] = (folder / file).stat().st_size
         write_manifest(folder, about)

@@ -48,7 +48,7 @@ def contents(folder):
 def test_rows_labels_and_texts_arrive(tmp_path):
     summary = prepared(tmp_path, [f'"{"ab"[n % 2]}","text number {n}"' for n in range(100)], validation=0.1)
     dataset = open_dataset(tmp_path / "out")
-    assert {name: part["rows"] for name, part in summary["parts"].items()} == {
+    assert {name: part["rows"] for name, part in summary["splits"].items()} == {
         "train": 70, "validation": 10, "test": 20,
     }  # fmt: skip
     assert dataset.classes == ["a", "b"]
@@ -185,8 +185,8 @@ class TestReport:
         how = PrepareOptions(overwrite=True)
         summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", ENCODING, SplitOptions(dedupe="near"), how)
         assert summary["duplicates"]["across"] == {"test in train": {"exact": 0, "near": 0}}
-        assert summary["parts"]["test"]["rows"] == 3
-        assert summary["parts"]["train"]["rows"] == 98
+        assert summary["splits"]["test"]["rows"] == 3
+        assert summary["splits"]["train"]["rows"] == 98
 
     @pytest.mark.parametrize(
         ("text", "warning"),

@@ -48,7 +48,7 @@ def test_every_flaw_planted_is_reported_to_the_row(tmp_path):
     }  # fmt: skip
     assert summary["quarantine"]["reasons"]["wrong columns"] == 2
     assert sum(summary["quarantine"]["reasons"].values()) == summary["quarantine"]["rows"] == 9
-    assert sum(part["rows"] for part in summary["parts"].values()) == good + 2
+    assert sum(part["rows"] for part in summary["splits"].values()) == good + 2
 
 
 def test_too_many_bad_rows_are_an_error_that_shows_and_keeps_them(tmp_path):

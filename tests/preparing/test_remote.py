@@ -49,7 +49,7 @@ def test_a_folder_and_files_at_urls_are_prepared_like_local_ones(memory, tmp_pat
     report = crepe_dist.prepare(urls, tmp_path / "out", test="memory://bucket/test.csv")
     names = [f"{tmp_path}/local/{name}" for name in ("one/train.csv", "two/train.csv")]
     expected = crepe_dist.prepare(names, tmp_path / "expected", test=tmp_path / "test.csv")
-    assert report["parts"] == expected["parts"]
+    assert report["splits"] == expected["splits"]
     assert [source["sha256"] for source in report["sources"]] == [each["sha256"] for each in expected["sources"]]
     read = {source["file"] for source in report["sources"]}
     assert read == {"memory/bucket/local/one/train.csv", "memory/bucket/local/two/train.csv", "test.csv"}
@@ -71,7 +71,7 @@ def website(tmp_path):
 def test_a_file_on_the_web(website, tmp_path):
     run(command("prepare", f"{website}/train.csv?signature=secret", "--out", "out"), tmp_path)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["parts"]["train"]["rows"] + report["parts"]["test"]["rows"] == len(ROWS)
+    assert report["splits"]["train"]["rows"] + report["splits"]["test"]["rows"] == len(ROWS)
     assert "secret" not in "".join(path.read_text() for path in (tmp_path / "out").glob("*.json"))
     assert "secret" not in (tmp_path / "out" / "report.html").read_text()
 

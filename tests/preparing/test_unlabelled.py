@@ -81,7 +81,7 @@ def test_every_format_with_and_without_labels(labelled, tmp_path, name):
     assert data.origin("unlabelled", 3).file == name
     assert data.classes == ["a", "b"]
     assert summary["unlabelled"] == {"rows": 30, "duplicates": 0}
-    assert sum(part["rows"] for part in summary["parts"].values()) == 40
+    assert sum(part["rows"] for part in summary["splits"].values()) == 40
     ignored = summary["sources"][-1]["reads"]
     assert ("ignored" in ignored) == (name.startswith("labels") or name.endswith(".ft"))
 
@@ -131,7 +131,7 @@ class TestRowsWithoutLabel:
         data = open_dataset(tmp_path / "out")
         assert len(opened(tmp_path / "out")) == 10
         assert summary["labels"]["none"] == (kind == "several")
-        assert data.class_counts().sum() == sum(summary["parts"]["train"]["classes"])
+        assert data.class_counts().sum() == sum(summary["splits"]["train"]["classes"])
 
 
 def test_they_decide_the_alphabet_and_the_length(labelled, tmp_path):

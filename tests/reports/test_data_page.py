@@ -43,7 +43,7 @@ def summary(**changes):
         "fit": {"length": False, "alphabet": False, "rare": 0},
         "strip_html": False,
         "classes": ["praise", "complaint"],
-        "parts": {
+        "splits": {
             "train": {"rows": 5700, "classes": [3000, 2700]},
             "validation": {"rows": 1000, "classes": [500, 500]},
             "test": {"rows": 2000, "classes": [890, 1110]},
@@ -51,7 +51,7 @@ def summary(**changes):
         "sources": [
             {
                 "file": "train.csv.gz",
-                "part": "train",
+                "split": "train",
                 "format": "csv",
                 "reads": "label: stars, text: title | body",
                 "bytes": 1234567,
@@ -103,11 +103,11 @@ def hostile():
         name=HOSTILE[0],
         rows=rows,
         classes=HOSTILE,
-        parts={
+        splits={
             "train": {"rows": 10 * count, "classes": [10] * count},
             "test": {"rows": count, "classes": [1] * count},
         },
-        sources=[{**source, "file": text, "part": None} for text in HOSTILE],
+        sources=[{**source, "file": text, "split": None} for text in HOSTILE],
         examples=dict.fromkeys(HOSTILE, HOSTILE[:3]),
         quarantine={
             "rows": 10 * count,
@@ -131,7 +131,7 @@ def of_classes(count):
     return summary(
         rows={"read": rows, "bad": 0, "duplicates": 0, "sampled_out": 0, "kept": rows},
         classes=[f"<class & number {rank}>" for rank in range(count)],
-        parts={"train": {"rows": sum(counts), "classes": counts}, "test": {"rows": count, "classes": [1] * count}},
+        splits={"train": {"rows": sum(counts), "classes": counts}, "test": {"rows": count, "classes": [1] * count}},
         examples={f"<class & number {rank}>": ["a text", "<b>" * 3000] for rank in range(50)},
     )
 
@@ -288,7 +288,7 @@ def test_ten_thousand_classes():
 
 def test_a_data_set_with_little_in_it():
     what = summary(
-        parts={"train": {"rows": 9, "classes": [9, 0]}, "test": {"rows": 0, "classes": [0, 0]}},
+        splits={"train": {"rows": 9, "classes": [9, 0]}, "test": {"rows": 0, "classes": [0, 0]}},
         examples={},
         sources=[],
         rows={"read": 9, "bad": 0, "duplicates": 0, "sampled_out": 0, "kept": 9},

@@ -281,4 +281,4 @@ def test_a_missing_test_split_is_answered_with_a_share_that_gives_it_a_row(tmp_p
     crepe_dist.prepare(tmp_path / "three.csv", tmp_path / "three")  # a fifth of three rows is none
     share = complaint("train", "--data", "three", cwd=tmp_path).rpartition("--test ")[2]
     report = crepe_dist.prepare(tmp_path / "three.csv", tmp_path / "three", test=float(share), overwrite=True)
-    assert report["parts"]["test"]["rows"] == 1
+    assert report["splits"]["test"]["rows"] == 1
