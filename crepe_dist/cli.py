@@ -32,7 +32,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "evaluate": "score a model on labelled files, or on prepared data",
             "predict": "classify lines, files, or a text on the command line",
             "serve": "serve the model over HTTP, with a page",
-            "export": "export the network: ONNX, a web page, PyTorch, MXNet, or a small model",
+            "export": "export the network: ONNX, a web page, PyTorch, the Hub, MLflow, or a small model",
         },
         "machine": {
             "doctor": "check whether this machine can train",

@@ -12,7 +12,7 @@ from crepe_dist import invocation
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.inspecting.corpus import Corpus
-from crepe_dist.inspecting.inspection import ERRORS, Inspection, add_texts, inspect
+from crepe_dist.inspecting.inspection import ERRORS, NEXT, PAIRS, Inspection, add_texts, inspect
 from crepe_dist.inspecting.out_of_fold import out_of_fold
 from crepe_dist.predicting.inputs import Input, open_inputs
 from crepe_dist.preparing.formats.columns import Wanted
@@ -65,9 +65,10 @@ class Inspect(Command):
         dataset = open_dataset(self.data)
         out = self.out or Path("inspect") / dataset.name
         check_folder(out)
-        if (out / ERRORS).exists() and not self.overwrite:
+        before = [out / name for name in (ERRORS, PAIRS, NEXT) if (out / name).exists()]
+        if before and not self.overwrite:
             raise UserError(
-                f"{out / ERRORS} exists",
+                f"{before[0]} exists",
                 "it is from an earlier inspection, and may have corrections that a person entered",
                 "name another folder with --out, or replace it with --overwrite",
             )

@@ -306,6 +306,9 @@ def named(name: str) -> Path:
 def missing(path: Path) -> UserError:
     """Return the error for a path that does not exist, with the newest run whose name starts like the path's."""
     alike = trained(path.name)
+    if len(alike) > 1:
+        what = f"{path} is the start of the names of {len(alike)} runs"
+        return UserError(what, remedy=f"name one of them, such as the newest, {alike[0]}")
     return UserError(f"{path} does not exist", remedy=f"did you mean {alike[0]}?" if alike else NAME_ONE)
 
 

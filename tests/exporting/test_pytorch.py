@@ -29,14 +29,13 @@ from tests.exporting.test_export import CASES, ENCODINGS, KINDS, imported, make,
 from tests.helpers import torch_stand_in
 
 WORKER = """
-import json, sys
-given = json.load(open("given.json"))
-sys.path.insert(0, given["folders"][0])
+import json, runpy
 import torch
-from crepe_torch import Classifier
 
+given = json.load(open("given.json"))
 answers = []
 for folder in given["folders"]:
+    Classifier = runpy.run_path(folder + "/crepe_torch.py")["Classifier"]
     model = Classifier(folder)
     codes = model.encode(given["texts"])
     labels = torch.tensor(given["labels"])
@@ -153,4 +152,4 @@ def test_pytorch_computes_our_logits_and_trains_on(tmp_path):
         again = crepe_dist.load(folder + "-trained", device="cpu")
         np.testing.assert_allclose(answer["after"], logits(again, given), atol=1e-4)
         for found, expected in zip(answer["shares"], again.predict(given)):
-            assert found == pytest.approx(dict(expected.ranking), abs=1e-5)
+            assert found == pytest.approx({} if expected.problem else dict(expected.ranking), abs=1e-5)

@@ -120,7 +120,7 @@ def on_gpu(engine: CudaEngine, batch: Batch) -> tuple[float, dict[str, np.ndarra
     for name, total in exchange.gradients.totals.items():
         whole = np.empty(engine.parameters[name].shape, np.int32)
         total.read(whole)
-        found[name] = (whole * engine.quanta.of(name)).astype(np.float32)
+        found[name] = (whole * (engine.quanta.of(name) / engine.loss_scale.factor)).astype(np.float32)
     return outcome.loss, found
 
 

@@ -33,9 +33,9 @@ def test_the_tutorial_does_what_it_says(tmp_path):
         for line in text.splitlines():
             sender, _, rest = line.rpartition(" | ")
             words = shlex.split(rest)
-            assert words[0] == "python"
+            program = [sys.executable, *([] if words[0] == "python" else ["-m", "crepe_dist"])]
             stdin = sender.partition('"')[2].rstrip('"') + "\n"
-            printed[line] = run([sys.executable, *words[1:]], tmp_path, stdin=stdin)
+            printed[line] = run([*program, *words[1:]], tmp_path, stdin=stdin)
     quarantined = (tmp_path / "data" / "messages" / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(quarantined) == 3
     answers = [text for line, text in printed.items() if "parcle" in line]
