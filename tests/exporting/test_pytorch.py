@@ -141,7 +141,7 @@ def test_pytorch_computes_our_logits_and_trains_on(tmp_path):
         folder = str(tmp_path / f"{kind}-{name}")
         predictors[folder] = exported(make(Path(folder + "-run"), kind, ENCODINGS[name]), Path(folder))
     given = [f"{text} {TRIGRAMS[number % 3]}" for number, text in enumerate(texts(60))]
-    request = {"folders": list(predictors), "texts": given, "labels": [n % 3 for n in range(60)], "steps": 20}
+    request = {"folders": list(predictors), "texts": given, "labels": [n % 3 for n in range(60)], "steps": 60}
     (tmp_path / "given.json").write_text(json.dumps(request))
     clean = peers.environment()
     subprocess.run([python, "-I", "-c", WORKER], cwd=tmp_path, env=clean, check=True)
