@@ -87,8 +87,8 @@ class Inspect(Command):
         files = inspection.write(out)
         for line in _summary(inspection, self.folds):
             _say(line)
-        for path in files:
-            _say(str(path))
+        for line in map(str, files) if files else ["nothing was found, so no file was written"]:
+            _say(line)
         if inspection.errors:
             corrections = shlex.quote(str(out / ERRORS))
             _say(f"apply them, once read: {invocation.typed('prepare')} SOURCE --corrections {corrections} --out DIR")

@@ -111,6 +111,7 @@ class Report(Command):
         from crepe_dist.reports.run_page import CARD, REPORT, write_report
         from crepe_dist.runs.run_record import open_run
 
+        self.folder = checkpoint.named(str(self.folder))
         record = open_run(self.folder)
         data: Union[Dataset, UserError]
         try:

@@ -35,6 +35,7 @@ class Verify(Command):
     processes: int = setting(1, "processes to train on", whole(1, 1024))
 
     def run(self) -> None:
+        self.folder = checkpoint.named(str(self.folder))
         record = open_run(self.folder)
         if not record.provenance:
             raise UserError(f"{self.folder} cannot be verified", "it is not finished", "train it to its end first")

@@ -289,7 +289,7 @@ class TestEvaluate:
         monkeypatch.chdir(place)
         (name,) = (run_dir.name for run_dir in (place / "runs").iterdir())
         assert find(name[:-3]) == find(f"runs/{name[:-3]}") == find(f"runs/{name}")
-        for given in (["predict", f"elsewhere/{name}"], ["compare", name, name]):
+        for given in (["predict", f"elsewhere/{name}"], ["compare", f"elsewhere/{name}", name]):
             assert f"did you mean runs/{name}?" in complaint(*given, cwd=place)
         assert "data/three is a data set, not a model" in complaint("predict", "data/three", cwd=place)
 

@@ -82,7 +82,7 @@ def out_of_fold(
         raise UserError(
             "the time was too short for the first fold",
             "each fold is a training on most of the texts",
-            "give more --minutes, or use the faster --model ngrams",
+            "give more --minutes",
         )
     numbers = np.flatnonzero(np.isin(fold, trained))
     counts = CalibrationCounts()

@@ -133,9 +133,10 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
     Args:
         path: checkpoint to describe; default: the one that the run reports.
     """
+    if not run_dir.exists():
+        raise checkpoint.missing(run_dir)
     if not (run_dir / checkpoint.FOLDER).is_dir():
-        remedy = "name a folder in runs/" if run_dir.exists() else checkpoint.missing(run_dir).remedy
-        raise UserError(f"{run_dir} is not a run's folder with a scored epoch", remedy=remedy)
+        raise UserError(f"{run_dir} is not a run's folder with a scored epoch", remedy="name a folder in runs/")
     path = path or checkpoint.find(str(run_dir))
     description = checkpoint.describe(path)
     if description is None:
