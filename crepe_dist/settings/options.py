@@ -35,7 +35,8 @@ class DataOptions(Settings, group="data"):
     micro_batch_size: Optional[int] = setting(
         None,
         "most documents that a process computes at once. It accumulates the gradients of a larger share, which saves "
-        "memory and changes the result only by rounding, on CPUs not at all. null: the whole share at once.",
+        "memory and changes the result only by rounding, on CPUs not at all; there, crepe and ngrams compute the "
+        "whole share at once. null: so does every network.",
         whole(1, LARGEST_BATCH),
     )
     typos: float = setting(
