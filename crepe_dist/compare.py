@@ -11,7 +11,6 @@ from rich.text import Text
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.reports.score_tables import interval, paired_half_width
-from crepe_dist.runs.checkpoint import named
 from crepe_dist.runs.run_record import RunRecord, open_run
 from crepe_dist.settings.fields import FILE, Many, setting
 from crepe_dist.settings.flags import Command
@@ -35,7 +34,7 @@ class Compare(Command):
     def run(self) -> None:
         if len(self.folders) < 2:
             raise UserError("one run cannot be compared", remedy="name at least two runs")
-        show([open_run(named(str(path))) for path in self.folders], Console(highlight=False))
+        show([open_run(path) for path in self.folders], Console(highlight=False))
 
 
 def show(records: Sequence[RunRecord], console: Console) -> None:

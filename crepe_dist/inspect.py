@@ -87,8 +87,10 @@ class Inspect(Command):
         files = inspection.write(out)
         for line in _summary(inspection, self.folds):
             _say(line)
-        for line in map(str, files) if files else ["nothing was found, so no file was written"]:
-            _say(line)
+        for path in files:
+            _say(str(path))
+        if not files:
+            _say("nothing was found, so no file was written")
         if inspection.errors:
             corrections = shlex.quote(str(out / ERRORS))
             _say(f"apply them, once read: {invocation.typed('prepare')} SOURCE --corrections {corrections} --out DIR")

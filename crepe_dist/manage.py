@@ -111,7 +111,6 @@ class Report(Command):
         from crepe_dist.reports.run_page import CARD, REPORT, write_report
         from crepe_dist.runs.run_record import open_run
 
-        self.folder = checkpoint.named(str(self.folder))
         record = open_run(self.folder)
         data: Union[Dataset, UserError]
         try:
@@ -123,7 +122,7 @@ class Report(Command):
         for _ in write_report(record, data):
             pass
         for name in (REPORT, CARD):
-            print(visible(str(self.folder / name)))
+            print(visible(str(record.path / name)))
         if isinstance(data, UserError):
             print(f"without texts: {visible(data.what)}")
 

@@ -35,10 +35,9 @@ class Verify(Command):
     processes: int = setting(1, "processes to train on", whole(1, 1024))
 
     def run(self) -> None:
-        self.folder = checkpoint.named(str(self.folder))
         record = open_run(self.folder)
         if not record.provenance:
-            raise UserError(f"{self.folder} cannot be verified", "it is not finished", "train it to its end first")
+            raise UserError(f"{record.path} cannot be verified", "it is not finished", "train it to its end first")
         computed = record.description["computed"]
         data = record.dataset(self.data)
         start = record.settings.get("training.init_from")
@@ -60,7 +59,7 @@ class Verify(Command):
             print(f"trains {visible(record.name)} again, on {on}", flush=True)
             train({**settings, "run_dir": str(again)}, place, self.processes)
             differing = []
-            before, now = digests(self.folder), digests(again)
+            before, now = digests(record.path), digests(again)
             for epoch in sorted(before.keys() & now.keys()):
                 same = before[epoch] == now[epoch]
                 bits = "the same bits" if same else "other bits"
@@ -70,11 +69,11 @@ class Verify(Command):
             changed = "; ".join(changes(record, open_run(again)))
         if differing:
             raise UserError(
-                f"{self.folder} has other parameters from epoch {differing[0]} on",
+                f"{record.path} has other parameters from epoch {differing[0]} on",
                 changed or "nothing that a run records about its machine differs",
                 "verify it on a machine like the one that trained it; if it differs there too, do not trust the run",
             )
-        print(f"{visible(str(self.folder))} is what its data and its settings give")
+        print(f"{visible(str(record.path))} is what its data and its settings give")
 
 
 def same_kernels(computed: Mapping[str, str]) -> Optional[str]:

@@ -131,8 +131,10 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
     """Read the run in a folder.
 
     Args:
+        run_dir: the folder, or the start of its name in ``runs/``.
         path: checkpoint to describe; default: the one that the run reports.
     """
+    run_dir = checkpoint.named(str(run_dir))
     if not run_dir.exists():
         raise checkpoint.missing(run_dir)
     if not (run_dir / checkpoint.FOLDER).is_dir():
