@@ -138,7 +138,7 @@ def interpreter(say: Callable[[str], None]) -> str:
     identity = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode() + sys.base_prefix.encode())
     folder = cache_folder() / f"peers-{identity.hexdigest()[:16]}"
     if not folder.exists():
-        say(f"installing PyTorch, ONNX Runtime, fastText and scikit-learn, once, into {folder} (--no-peers skips them)")
+        say(f"installing PyTorch, ONNX Runtime and fastText, once, into {folder} (--no-peers skips them)")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as scratch:
             made = Path(scratch) / "environment"

@@ -6,8 +6,8 @@
 
 Encoding, loading, training and prediction of the paper's network, beside the original notebook's method, the fastest
 matrix product, PyTorch and ONNX Runtime; training in several processes, beside as many independent ones; Crepe and the
-n-gram network on the sample, beside fastText and scikit-learn. All figures are medians. The first run installs the
-other tools into an environment in the cache. --quick takes five minutes at most.
+n-gram network on the sample, beside fastText. All figures are medians. The first run installs the other tools into an
+environment in the cache. --quick takes five minutes at most.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main() -> None:
     flags.add_argument("--device", choices=("auto", "gpu", "cpu"), default="auto")
     tools = flags.add_mutually_exclusive_group()
     tools.add_argument("--peers", metavar="PYTHON", help="Python interpreter that has the tools of peers.txt")
-    tools.add_argument("--no-peers", action="store_true", help="skip PyTorch, ONNX Runtime, fastText and scikit-learn")
+    tools.add_argument("--no-peers", action="store_true", help="skip PyTorch, ONNX Runtime and fastText")
     options = flags.parse_args()
     check_output(options.json, "--json")
     sizes = TINY if options.tiny else QUICK if options.quick else Sizes()

@@ -1,4 +1,4 @@
-"""Networks on the sample's short texts, in turns with fastText and scikit-learn: time and accuracy."""
+"""Networks on the sample's short texts, in turns with fastText: time and accuracy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 import peers
 import scaling
 from commands import TRAIN, call
-from short_texts_worker import EPOCHS, FASTTEXT, TOOLS
+from short_texts_worker import EPOCHS, FASTTEXT
 
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.distributed.launch import horovodrun
@@ -56,11 +56,11 @@ def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None
         rows: sizes.
         folder: scratch folder.
         say: function that prints progress.
-        python: interpreter with fastText and scikit-learn.
-        patience: seconds after which a tool is left out.
+        python: interpreter with fastText.
+        patience: seconds after which fastText is left out.
 
     Returns:
-        ``table``: for each tool the medians of ``seconds`` of the whole command (of other tools, to train and score),
+        ``table``: for each tool the medians of ``seconds`` of the whole command (of fastText, to train and score),
         ``train_rate`` and ``predict_rate`` in documents/s, and ``accuracy``; and ``ratios``.
     """
     sample = prepare("sample", folder / "sample", "--max-per-class", rows.per_class)
@@ -72,14 +72,13 @@ def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None
             epochs = rows.crepe_epochs if kind == "crepe" else EPOCHS
             measured = measure(kind, epochs, sample, folder / f"{kind}-{number}", data)
             figures.setdefault(_ours(kind), []).append(measured)
-        for tool in [tool for tool in TOOLS if python and (number == 0 or tool in figures)]:
-            arguments = [str(python), "-I", str(WORKER), tool, str(folder), str(library.threads())]
+        if python and (number == 0 or FASTTEXT in figures):
+            arguments = [str(python), "-I", str(WORKER), str(folder), str(library.threads())]
             try:
                 printed = call(arguments, environment=peers.environment(), seconds=patience)
+                figures.setdefault(FASTTEXT, []).append(json.loads(printed))
             except RuntimeError as error:
-                say(f"{tool} is left out: {error}")
-                continue
-            figures.setdefault(tool, []).append(json.loads(printed))
+                say(f"{FASTTEXT} is left out: {error}")
     table = {
         tool: {name: statistics.median(row[name] for row in runs) for name in runs[0]} for tool, runs in figures.items()
     }
