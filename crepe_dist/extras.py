@@ -13,6 +13,7 @@ from crepe_dist.errors import UserError
 PACKAGES = MappingProxyType(
     {
         "dask": ("distributed",),
+        "encoders": ("onnxruntime", "tokenizers", "wordllama"),
         "excel": ("openpyxl", "defusedxml"),
         "export": ("onnx", "onnxruntime", "jinja2"),
         "gpu": ("nvidia-cuda-nvrtc-cu12",),

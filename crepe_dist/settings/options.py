@@ -248,6 +248,12 @@ class TrainingOptions(Settings, group="training"):
         "learn from the unlabelled texts of the data as well, if it has some (prepare --unlabelled): a first network,"
         " trained on the labelled texts, labels the others softly. Requires a validation split.",
     )
+    encoder: Optional[str] = setting(
+        None,
+        "sentence encoder that helps to label the unlabelled texts, in training only: wordllama, model2vec:MODEL, "
+        "sentence-transformers:MODEL, a file MODEL.onnx beside its tokenizer.json, or VECTORS.npy. null: none.",
+        PATH,
+    )
     overfit_batches: int = setting(
         0,
         "train on this many batches only, and score the same documents. A network that cannot memorise them has "

@@ -20,6 +20,7 @@ from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, find_sources
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import default_epochs, default_patience
+from crepe_dist.training import encoder
 from crepe_dist.training.display import Display
 
 SAMPLE_SPLIT = SplitOptions(test=0.2, validation=0.1, dedupe=SAMPLE_DEDUPE)
@@ -37,23 +38,22 @@ def open_training_data(
 
     Raises:
         UserError: on every rank, as ``open_data``, or if ``training.patience`` or unlabelled texts come without a
-            validation split.
+            validation split, or ``training.encoder`` cannot be used.
     """
     data = open_data(config.data.source, world, display, page, sample)
-    if config.training.patience and "validation" not in data.splits:
+    patience = config.training.patience
+    if (patience or uses_unlabelled(config, data)) and "validation" not in data.splits:
         raise UserError(
-            "--patience needs data with a validation split",
-            "the test split must not decide when to stop",
-            "prepare the data with --validation 0.1",
+            f"{'--patience needs' if patience else 'unlabelled texts need'} data with a validation split",
+            "the test split must decide nothing",
+            "prepare the data with --validation 0.1, or train without --patience and with --unlabelled false",
             on_all_ranks=True,
         )
-    if uses_unlabelled(config, data) and "validation" not in data.splits:
-        raise UserError(
-            "unlabelled texts need data with a validation split",
-            "it weighs the teacher, and tells whether they help",
-            "prepare the data with --validation 0.1, or train on the labelled texts with --unlabelled false",
-            on_all_ranks=True,
-        )
+    if (name := config.training.encoder) is not None:
+        if data.labelled == SEVERAL or not uses_unlabelled(config, data):
+            why = "it helps to label unlabelled texts, with one label each"
+            raise UserError(f"--encoder {name} has no use", why, "train without --encoder", on_all_ranks=True)
+        world.on_root("encoder", once(lambda: encoder.opened(name, data)))  # rank 0 alone needs it
     return data
 
 

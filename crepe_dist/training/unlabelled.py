@@ -1,10 +1,10 @@
 """Training with unlabelled texts, in two ordinary runs of the recipe.
 
 A first network is trained on the labelled texts, in the folder ``first`` of the run. It is the teacher, which labels
-the other texts softly; for texts of one label, together with a naive Bayes classifier of words where that helps
-(``model/co_training``). The labels are saved, so that a resumed run has the same ones. The student is trained on all
-texts in the run's folder, without some words in each epoch, and is reported only if it is the better one on the
-validation split.
+the other texts softly; for texts of one label, together with a regression on the vectors of a sentence encoder, if one
+is given, and a naive Bayes classifier of words where they help (``model/co_training``). The labels are saved, so that a
+resumed run has the same ones. The student is trained on all texts in the run's folder, without some words in each
+epoch, and is reported only if it is the better one on the validation split.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from crepe_dist.data.words import WordFinder, Words, joined
 from crepe_dist.engines.engine import Engine
 from crepe_dist.files import identity, replacing
 from crepe_dist.model import parameters
-from crepe_dist.model.co_training import Teacher, common_words, teachers
+from crepe_dist.model.co_training import Logits, common_words, regression, teachers
 from crepe_dist.records import damaged, read_record, write_sealed
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import METRICS
 from crepe_dist.runs.run_folder import Result, RunFolder
 from crepe_dist.settings.config import Config
-from crepe_dist.training import recipe
+from crepe_dist.training import encoder, recipe
 from crepe_dist.training.engine_setup import EngineAndStart, build_engine
 from crepe_dist.training.evaluation import BATCH_SIZE
 from crepe_dist.training.run import Run, Session
@@ -50,8 +50,9 @@ from crepe_dist.training.scoring_pass import logits_of
 from crepe_dist.training.training_data import with_epochs
 from crepe_dist.wording import counted, excerpt, percent
 
-FORMAT = 1
+FORMAT = 2
 LESSON = "lesson.json"
+FIRST = "the first network"
 MOST_SHARES = 8  # classes of a soft label
 CHUNK = 1 << 18  # codes in which words are found at once
 WORD_DROPOUT = 0.5  # largest share of a text's words that a student does not see in an epoch
@@ -89,7 +90,7 @@ def train(
         network: the first network.
     """
     labelled = recipe.train(*first, network, folder.first, session)
-    lesson = teach(data, network[0], labelled, folder, session)
+    lesson = teach(config, data, network[0], labelled, folder, session)
     taught = with_soft_labels(data, lesson.targets)
     hidden = with_word_dropout(taught.splits["train"], WORD_DROPOUT, data.encoding)
     taught = replace(taught, splits={**taught.splits, "train": hidden})
@@ -97,7 +98,7 @@ def train(
     return recipe.finish(student, *judge(student, folder.first, lesson))
 
 
-def teach(data: Dataset, engine: Engine, first: Result, folder: RunFolder, session: Session) -> Lesson:
+def teach(config: Config, data: Dataset, engine: Engine, first: Result, folder: RunFolder, session: Session) -> Lesson:
     """Label the unlabelled texts softly, or read the labels that this run has saved; every rank calls it.
 
     Args:
@@ -113,18 +114,18 @@ def teach(data: Dataset, engine: Engine, first: Result, folder: RunFolder, sessi
         texts = without_labels(data.unlabelled, validation.targets)
         asked = {"validation": validation, UNLABELLED: texts}
         logits = {name: logits_of(engine, split, BATCH_SIZE, world) for name, split in asked.items()}
-        world.on_root("lesson", _prepare(data, logits, path))
+        world.on_root("lesson", _prepare(config, data, logits, path, session))
     lesson = world.agree("lesson", lambda: _read(path, data), same=lambda lesson: lesson.figures)
     session.display.say_lines(_described(lesson, data))
     return lesson
 
 
-def _prepare(data: Dataset, logits: dict[str, npt.NDArray[np.float32]], folder: Path) -> Iterator[None]:
+def _prepare(config: Config, data: Dataset, logits: Logits, folder: Path, session: Session) -> Iterator[None]:
     """Write a lesson; yield every few seconds."""
     assert data.unlabelled is not None
     if data.labelled == SEVERAL:
         targets = soft_labels(1 / (1 + np.exp(-logits[UNLABELLED].astype(np.float64))), several=True)
-        figures: dict[str, Any] = {"teacher": {"kind": "network"}}
+        figures: dict[str, Any] = {"teacher": {"members": {FIRST: 1.0}}}
     else:
         words: dict[str, Words] = {}
         for name, documents in {**data.splits, UNLABELLED: data.unlabelled}.items():
@@ -133,12 +134,13 @@ def _prepare(data: Dataset, logits: dict[str, npt.NDArray[np.float32]], folder: 
         train = data.splits["train"]
         shares = train.targets.shares(np.arange(len(train))).astype(np.float64)
         labels = np.asarray(data.splits["validation"].labels)
-        found: list[Teacher] = []
-        for teacher in teachers(common_words(words), shares, labels, logits):
-            found.append(teacher)
+        members: dict[str, Logits] = {FIRST: logits}
+        if (encoding := config.training.encoder) is not None:
+            vectors = yield from encoder.vectors(encoding, data, session.display.say)
+            members[f"the encoder {Path(encoding).name}"] = yield from regression(vectors, shares, labels)
+        for teacher in teachers(common_words(words), shares, labels, members):
+            targets, figures = soft_labels(teacher.probabilities), {"teacher": teacher.figures}
             yield
-        targets = soft_labels(found[-1].probabilities)
-        figures = {"teacher": {"kind": "words" if found[-1].rounds else "network", **found[-1].figures()}}
     mass = targets.mass()
     figures |= {"texts": len(data.unlabelled), "shares": dict(zip(data.classes, (mass / mass.sum()).tolist()))}
     shutil.rmtree(folder, ignore_errors=True)
@@ -182,7 +184,7 @@ def _read(folder: Path, data: Dataset) -> Lesson:
 def _described(lesson: Lesson, data: Dataset) -> Iterator[str]:
     """Describe a lesson in a few lines."""
     figures, teacher = lesson.figures, lesson.figures["teacher"]
-    who = "the first network" + " and a naive Bayes classifier of words" * (teacher["kind"] == "words")
+    who = " and ".join(teacher["members"])
     if "loss" in teacher:
         who += f": validation {percent(teacher['accuracy'])} (loss {teacher['loss']:.4f})"
     yield f"teacher   {who}"

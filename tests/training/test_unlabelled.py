@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.targets import SHARE_UNIT
 from crepe_dist.data.words import WordFinder, joined
 from crepe_dist.files import sha256
-from crepe_dist.model.co_training import common_words, teachers
+from crepe_dist.model.co_training import BAYES, common_words, regression, teachers, whole_vectors
+from crepe_dist.training import encoder
 from crepe_dist.training.unlabelled import soft_labels
 from tests.conftest import QUICK, command, launch_prefix, needs_kernels, run
 
@@ -62,6 +64,15 @@ def digests(run_dir: Path) -> list[str]:
         part / json.loads((part / "result.json").read_text())["checkpoint"] for part in (run_dir, run_dir / "first")
     ]
     return [sha256(file) for file in [*reported, *sorted(run_dir.glob("lesson/*"))]]
+
+
+def returned(steps):
+    """Run a generator, and return its value."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def unlabelled(run_dir: Path) -> dict:
@@ -154,28 +165,50 @@ class TestWordDropout:
 
 
 class TestTeacher:
-    def _teachers(self, network: float):
-        """Teachers of texts by a network that is right by that much, and the true classes."""
+    def _teachers(self, network: float, *encoders: float):
+        """Teachers of texts by a network and encoders that are right by that much, and the true classes."""
         sizes = (("train", 60, 1), ("validation", 90, 3), ("unlabelled", 300, 4))
         tables = {name: table(rows, seed) for name, rows, seed in sizes}
-        encoding = Encoding(feature_len=48)
+        encoding, generator = Encoding(feature_len=48), np.random.default_rng(0)
         words = {name: WordFinder(encoding).find(encoding.encode(each["text"])) for name, each in tables.items()}
         truth = {
             name: np.array([NAMES.index(label) for label in each["label"]], np.int32) for name, each in tables.items()
         }
-        generator = np.random.default_rng(0)
-        logits = {
-            name: (network * np.eye(3)[truth[name]] + generator.normal(size=(len(truth[name]), 3))).astype(np.float32)
-            for name in ("validation", "unlabelled")
-        }
-        return list(teachers(common_words(words), np.eye(3)[truth["train"]], truth["validation"], logits)), truth
+
+        def guesses(right: float) -> dict:
+            return {
+                name: (right * np.eye(3)[each] + generator.normal(size=(len(each), 3))).astype(np.float32)
+                for name, each in truth.items()
+            }
+
+        shares, labels = np.eye(3)[truth["train"]], truth["validation"]
+        members = {"network": {name: each for name, each in guesses(network).items() if name != "train"}}
+        for right in encoders:
+            vectors = {name: whole_vectors(each) for name, each in guesses(right).items()}
+            members[f"encoder {right}"] = returned(regression(vectors, shares, labels))
+        return list(teachers(common_words(words), shares, labels, members)), truth
 
     def test_network_and_words_teach_each_other(self):
         found, truth = self._teachers(1.0)
         right = [float((each.probabilities.argmax(axis=1) == truth["unlabelled"]).mean()) for each in found]
         assert len(found) > 1
         assert right[-1] > right[0] + 0.1
-        assert all(after.loss < before.loss for before, after in zip(found, found[1:]))
+        assert all(np.diff([each.figures["loss"] for each in found]) < 0)
+
+    def test_a_member_is_joined_if_it_helps(self):
+        found, _ = self._teachers(0.5, 0.0, 3.0)
+        assert list(found[-1].figures["members"]) == ["network", "encoder 3.0", BAYES]
+        assert all(np.diff([each.figures["loss"] for each in found]) < 0)
+
+    def test_the_sums_of_a_regression_have_no_order(self):
+        labels = np.arange(500, dtype=np.int32) % 3
+        vectors = whole_vectors(np.eye(3, 20)[labels] + np.random.default_rng(0).normal(size=(500, 20)))
+        first, second = (
+            returned(regression({"train": vectors[::step], "validation": vectors}, np.eye(3)[labels[::step]], labels))
+            for step in (1, -1)
+        )
+        assert np.array_equal(first["validation"], second["validation"])
+        assert (first["validation"].argmax(axis=1) == labels).mean() > 0.5
 
     def test_rounded_labels_sum_to_one(self):
         probabilities = np.random.default_rng(3).dirichlet(np.full(20, 0.1), 50)
@@ -196,6 +229,16 @@ class TestRun:
     def test_two_processes_give_the_same_bits(self, folder):
         train(folder, "two", processes=2)
         assert digests(folder / "two") == digests(folder / "run")
+
+    @needs_kernels
+    def test_an_encoder_joins_the_teacher(self, folder):
+        texts = encoder.texts(open_dataset(folder / "data"))
+        vectors = [np.bincount([NAMES.index(name) for name in re.findall("ant|bee|cow", text)] + [3]) for text in texts]
+        np.save(folder / "vectors.npy", np.array(vectors, np.float32))
+        for processes in (1, 2):
+            train(folder, f"encoder-{processes}", "--encoder=vectors.npy", processes=processes)
+        assert "the encoder vectors.npy" in unlabelled(folder / "encoder-1")["teacher"]["members"]
+        assert digests(folder / "encoder-1") == digests(folder / "encoder-2") != digests(folder / "run")
 
     @pytest.mark.parametrize("lost", ["student", "lesson", "first"])
     def test_a_killed_run_resumes_to_the_same_bits(self, folder, lost):
@@ -236,7 +279,7 @@ class TestRun:
         train(tmp_path, "one")
         train(tmp_path, "two", processes=2)
         assert digests(tmp_path / "one") == digests(tmp_path / "two")
-        assert unlabelled(tmp_path / "one")["teacher"] == {"kind": "network"}
+        assert unlabelled(tmp_path / "one")["teacher"] == {"members": {"the first network": 1.0}}
 
     def test_a_validation_split_is_needed(self, tmp_path, complaint):
         crepe_dist.prepare(
@@ -256,3 +299,20 @@ class TestRun:
         said = run(command("train", *flags), folder, code=None)
         assert "does not match its checksum" in said
         assert "Traceback" not in said
+
+
+class TestEncoder:
+    def test_a_text_is_encoded_once(self, folder, monkeypatch, tmp_path):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        data, encode = open_dataset(folder / "data"), Mock(side_effect=lambda text: np.array([len(text), 9.0]))
+        monkeypatch.setattr(encoder, "opened", lambda *_: encode)
+        first, second = (returned(encoder.vectors("NAME", data, print)) for _ in range(2))
+        assert {name: len(each) for name, each in first.items()} == {"train": 60, "validation": 210, "unlabelled": 300}
+        assert all(np.array_equal(first[name], second[name]) for name in first)
+        assert encode.call_count == len(set(encoder.texts(data))) + 2  # what tells the model, twice
+
+    def test_what_cannot_be_used_is_refused(self, folder, complaint):
+        np.save(folder / "few.npy", np.zeros((9, 2)))
+        rows = "not finite floats with a row for each text: 60 train, 210 validation, 300 unlabelled"
+        for name, said in {"few.npy": rows, "NAME": "no such encoder", "model2vec:X": "pip install model2vec"}.items():
+            assert said in complaint("train", "--data", "data", "--encoder", name, cwd=folder)
