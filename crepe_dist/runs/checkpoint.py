@@ -47,7 +47,7 @@ SCORES = ".scores.json"
 ANOTHER = "choose another checkpoint, or delete the .json to load the file as parameters of another program"
 Json = dict[str, Any]
 EPOCH = re.compile(r"crepe_epoch_([0-9]{1,9})_")
-FILE = re.compile(EPOCH.pattern + r"test_(acc|f1)_[0-9.]+\.(params|json|scores\.json)")  # see ``file_name``
+FILE = re.compile(EPOCH.pattern + r"test_(acc|f1)_[0-9.]+(_refit)?\.(params|json|scores\.json)")  # see ``file_name``
 # Values of a description, see ``records.check``; those with a question mark are missing in some exported models.
 DESCRIPTION = {
     "sha256": str,
@@ -65,13 +65,15 @@ DESCRIPTION = {
 }
 
 
-def file_name(epoch: int, test_accuracy: float, *, several: bool = False) -> str:
+def file_name(epoch: int, test_accuracy: float, *, several: bool = False, refit: bool = False) -> str:
     """Name a checkpoint by its epoch, from 1, and its accuracy in percent, truncated to two decimals.
 
     Args:
         several: documents have several labels, and the accuracy is the micro F1.
+        refit: its table was refitted after the epoch was chosen.
     """
-    return f"crepe_epoch_{epoch}_test_{'f1' if several else 'acc'}_{int(test_accuracy * 10000) / 100}.params"
+    score = f"{'f1' if several else 'acc'}_{int(test_accuracy * 10000) / 100}"
+    return f"crepe_epoch_{epoch}_test_{score}{'_refit' * refit}.params"
 
 
 def measure(name: str) -> str:
@@ -147,8 +149,8 @@ def write(run_dir: Path, arrays: Arrays, described: Json, scores: Mapping[str, A
     """
     folder = run_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    several = "labels" in described
-    path = folder / file_name(described["epoch"], described["test_accuracy"], several=several)
+    several, refit = "labels" in described, "refit" in described
+    path = folder / file_name(described["epoch"], described["test_accuracy"], several=several, refit=refit)
     sidecar = path.with_suffix(".json")
     try:
         parameters.save(parameters.stored(arrays, parameters.shape_class(described["network"])), path)

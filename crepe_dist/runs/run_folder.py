@@ -41,7 +41,7 @@ class RunFolder:
 
     It contains ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``state/``,
     ``stacks/``, ``verified/``, and, once the run is finished, ``result.json``. With
-    unlabelled texts, there are also ``first/`` and ``lesson/``.
+    unlabelled texts, there are also ``first/`` and ``lesson/``; during a refit, ``refit/``.
     """
 
     path: Path
@@ -54,6 +54,11 @@ class RunFolder:
     def first(self) -> RunFolder:
         """Folder of the network that is trained before unlabelled texts are used."""
         return RunFolder(self.path / "first")
+
+    @property
+    def refit(self) -> RunFolder:
+        """Folder of the table that is trained on every row after the choices of the validation split."""
+        return RunFolder(self.path / "refit")
 
     @property
     def lesson(self) -> Path:
@@ -89,11 +94,15 @@ class RunFolder:
         """Content of ``result.json``; ``None`` if the run is not finished."""
         return result_of(self.path)
 
+    @property
+    def is_refitted(self) -> bool:
+        """True for a finished run whose table was refitted."""
+        return "refit" in (self.result or {}).get("provenance", {})
+
     def folders(self) -> tuple[Path, ...]:
         """Return the folders in which killed processes leave temporary files."""
-        first = self.first
-        networks = self.path, self.path / FOLDER, self.lesson, first.path, first.path / FOLDER, first.lesson
-        return *networks, self.verified().parent
+        runs = self.path, self.first.path, self.refit.path
+        return *runs, *(path / FOLDER for path in runs), self.lesson, self.verified().parent
 
     def superfluous(self) -> list[Path]:
         """List what the run can do without; call while the folder is locked.
@@ -108,9 +117,12 @@ class RunFolder:
             return paths
         if self.state.is_dir():
             paths.append(self.state)
-        taught = result["provenance"].get("unlabelled", {})
+        made = result["provenance"]
+        if self.is_refitted and self.refit.path.is_dir():
+            paths.append(self.refit.path)
         # The first network's checkpoint took the place of the student's, whose later ones were refused.
-        latest = [] if taught.get("reported") == "first network" else checkpoint.listed(self.path / FOLDER)[:1]
+        is_final = self.is_refitted or made.get("unlabelled", {}).get("reported") == "first network"
+        latest = [] if is_final else checkpoint.listed(self.path / FOLDER)[:1]
         return paths + self.other_checkpoints({Path(result["checkpoint"]).name, *(path.name for path in latest)})
 
     def other_checkpoints(self, keep: Collection[str]) -> list[Path]:

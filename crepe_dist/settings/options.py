@@ -254,6 +254,12 @@ class TrainingOptions(Settings, group="training"):
         "sentence-transformers:MODEL, a file MODEL.onnx beside its tokenizer.json, or VECTORS.npy. null: none.",
         PATH,
     )
+    refit: bool = setting(
+        True,
+        "(crepe, ngrams) learn from every row: once the validation split has chosen epoch, weight of the tower and "
+        "calibration, train the n-gram table again, on the training and the validation split, for as many epochs. Not "
+        "if the validation split was given as files, nor with `init_from` or unlabelled texts.",
+    )
     overfit_batches: int = setting(
         0,
         "train on this many batches only, and score the same documents. A network that cannot memorise them has "

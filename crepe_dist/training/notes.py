@@ -36,6 +36,9 @@ def banner(run: Run, start: Start | None) -> str:
         start: parameters given by ``training.init_from``, if any.
     """
     config, data, shape, device = run.config, run.data, run.engine.shape, run.engine.device
+    if is_refit(config, data):
+        documents, epochs = number(len(data.splits["train"])), counted(config.training.all_epochs, "epoch")
+        return f"refit     the n-gram table learns from all {documents} train and validation documents, for {epochs}"
     rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     processes = f"{counted(run.world.size, 'process', 'processes')}, {device}"
     if run.exchange.by:
@@ -59,6 +62,12 @@ def banner(run: Run, start: Start | None) -> str:
     return "\n".join(lines)
 
 
+def is_refit(config: Config, data: Dataset) -> bool:
+    """Return whether the run learns from the rows of the validation split, after its choices."""
+    has_moved = "validation" in data.manifest["splits"] and "validation" not in data.splits
+    return has_moved and not config.training.overfit_batches
+
+
 def _choice(config: Config, data: Dataset) -> str:
     """Describe which split chooses the epoch, and the end of the training."""
     if "validation" not in data.splits:
@@ -72,6 +81,8 @@ def notes(run: Run) -> list[str]:
     """Return the notes about a run, before its first step; every rank calls it."""
     config, data, shape, world = run.config, run.data, run.engine.shape, run.world
     rows = len(data.splits["train"])
+    if is_refit(config, data):
+        return []  # the run before has said them
     lines = [few_steps(config, rows, shape), empty_classes(data)]
     if config.training.init_from is not None:
         lines.append(world.on_root("leaks", once(lambda: leaked_rows(str(config.training.init_from), data))) or "")

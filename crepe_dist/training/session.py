@@ -1,7 +1,8 @@
 """Everything around the recipe.
 
 The data are opened, the run's folder is chosen and locked, networks are trained, and the report is written. On data
-with unlabelled texts two networks are trained, by the same recipe (``unlabelled``).
+with unlabelled texts two networks are trained, by the same recipe (``unlabelled``); and the n-gram table is refitted on
+every row (``refit``).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from crepe_dist.runs.run_folder import (
     read_result,
 )
 from crepe_dist.settings.config import Config
-from crepe_dist.training import recipe, unlabelled
+from crepe_dist.training import recipe, refit, unlabelled
 from crepe_dist.training.display import Display
 from crepe_dist.training.engine_setup import build_engine
 from crepe_dist.training.guards import explained
@@ -57,8 +58,10 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
         if config.training.overfit_batches:
             data = few_batches(data, config)
             first = config, data
+        table = refit.table_of(config, data, network[0].shape)
         folder = choose_folder(config, data, world)
-        if (finished := world.agree("result", lambda: read_result(folder))) is not None:
+        finished = world.agree("result", lambda: read_result(folder))
+        if finished is not None and (table is None or folder.is_refitted):
             if world.is_root:
                 with suppress(UserError, OSError), folder.lock():  # in use, or not writable
                     folder.tidy()  # if an earlier process was killed before it did
@@ -72,6 +75,8 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
                 result = unlabelled.train(config, data, first, network, folder, session)
             else:
                 result = recipe.train(config, data, network, folder, session)
+            if table is not None:
+                result = refit.train(config, data, table, network[0], folder, session)
             display.say(overfit_summary(result) if config.training.overfit_batches else str(result))
             report(config, data, folder, session)
             return result

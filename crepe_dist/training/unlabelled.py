@@ -225,7 +225,8 @@ def with_soft_labels(data: Dataset, targets: Targets) -> Dataset:
     kind, given = SEVERAL if data.labelled == SEVERAL else SOFT, data.splits["train"]
     most = max(targets.most, given.targets.most)
     splits = {name: replace(split, targets=_wide(split.targets, kind, most)) for name, split in data.splits.items()}
-    train = _joined(splits["train"], data.unlabelled, _wide(targets, kind, most))
+    targets = _wide(targets, kind, most)
+    train = splits["train"].joined(data.unlabelled, main_classes(targets.stored), targets)
     manifest = {**data.manifest, "labels": {"kind": kind, "most": most}}
     return replace(data, splits={**splits, "train": train}, manifest=manifest, unlabelled=None)
 
@@ -234,22 +235,6 @@ def _wide(targets: Targets, kind: str, most: int) -> Targets:
     """Store targets as ``most`` pairs of class and share."""
     pairs = targets.pairs(np.arange(len(targets.stored)))
     return Targets(kind, np.pad(pairs, ((0, 0), (0, most - pairs.shape[1]), (0, 0))), targets.classes)
-
-
-def _joined(train: Split, documents: Documents, targets: Targets) -> Split:
-    """Append documents with their labels to a training split; shards stay mapped."""
-    shards = *train.shards, *documents.shards
-    weights = None if train.weights is None else np.concatenate([train.weights, np.ones(len(documents), np.float32)])
-    return replace(
-        train,
-        shards=shards,
-        starts=np.cumsum([0, *map(len, shards)]),
-        origins=np.concatenate([train.origins, documents.origins]),
-        has_ids=False,
-        labels=np.concatenate([train.labels, main_classes(targets.stored)]),
-        weights=weights,
-        targets=replace(targets, stored=np.concatenate([train.targets.stored, targets.stored])),
-    )
 
 
 def judge(student: Run, first: RunFolder, lesson: Lesson) -> tuple[dict[str, Any], dict[str, Any]]:

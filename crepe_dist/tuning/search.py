@@ -136,7 +136,8 @@ class Search:
                 trial.report(accuracy, epoch)
                 return trial.should_prune() and not is_default
 
-            complete = {**settings, "data.source": str(self._data.folder.absolute()), "logging.report": False}
+            of_all = {"training.refit": False, "logging.report": False}
+            complete = {**settings, **of_all, "data.source": str(self._data.folder.absolute())}
             outcome = attempt(complete, self._folder / name, processes, deadline, prune, partial(show, settings))
             for key, value in outcome.items():
                 trial.set_user_attr(key, value)

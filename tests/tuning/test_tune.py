@@ -60,7 +60,7 @@ def test_the_fastest_network_comes_first_then_the_defaults_and_the_best_is_kept(
         outcome(DONE, 0.8), outcome(DONE, 0.7), outcome(DONE, 0.9), outcome(FAILED, problem="it broke\n\n"),
         outcome(DONE, 0.9, 0.5),
     )  # fmt: skip
-    assert set(given[1][1]) == {"data.source", "logging.report"}
+    assert set(given[1][1]) == {"data.source", "logging.report", "training.refit"}
     assert [settings.get("model.network") for _, settings in given[:3]] == ["ngrams", None, "crepe"]
     assert all("optimizer.learning_rate" in settings for _, settings in [given[0], *given[2:]])
     assert folders([made.best()]) == ["trial-0004"]  # as accurate as number 2, with a lower loss

@@ -1,0 +1,138 @@
+"""The refit of the n-gram table on every row: bits, resumption, records, and runs that have none."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import crepe_dist
+from crepe_dist.files import sha256
+from crepe_dist.model import params_file
+from crepe_dist.runs import checkpoint
+from tests.conftest import QUICK, launch_prefix, needs_kernels, run
+
+NAMES = ("ant", "bee", "cow")
+SIZES = [*QUICK, "--precision=float32", "--optimizer=adam", "--checkpoint.every=2", "--epochs=2"]
+
+
+def table(rows: int, seed: int, *, several: bool = False) -> dict[str, list]:
+    generator = random.Random(seed)
+    classes = [generator.choice(NAMES) for _ in range(rows)]
+    texts = [f"{name[generator.randrange(3)]}{generator.randrange(9)} n{row}" for row, name in enumerate(classes)]
+    return {"text": texts, "label": [[name] for name in classes] if several else classes}
+
+
+def prepared(folder: Path, *, several: bool = False, validation: Any = 0.3) -> Path:
+    """Prepare 400 texts, of which 80 are the test split, as ``data``."""
+    rows, labels = table(400, 1, several=several), "several" if several else "one"
+    crepe_dist.prepare(rows, folder / "data", validation=validation, feature_len=48, labels=labels)
+    return folder
+
+
+def train(folder: Path, name: str, *more: str, processes: int = 1, module: str = "crepe_dist.train") -> str:
+    flags = ("--data", "data", "--run-dir", name, *SIZES, *more)
+    return run([*launch_prefix(processes), sys.executable, "-m", module, *flags], folder)
+
+
+def result(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / "result.json").read_text())
+
+
+def reported(run_dir: Path) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that a run reports, and its description."""
+    path = run_dir / result(run_dir)["checkpoint"]
+    return path, checkpoint.describe(path) or {}
+
+
+def digest(run_dir: Path) -> str:
+    return sha256(reported(run_dir)[0])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A prepared set ``data``; ``run``, trained on it; and ``off``, without a refit; both keep all their files."""
+    folder = prepared(tmp_path_factory.mktemp("refit"))
+    train(folder, "run", "--logging.report=true", module="tests.helpers.keeping_state")
+    train(folder, "off", "--refit=false", module="tests.helpers.keeping_state")
+    return folder
+
+
+def test_the_table_is_another_and_the_rest_stays(folder):
+    (path, about), (before, first) = (reported(folder / name) for name in ("run", "off"))
+    arrays, others = params_file.read(path), params_file.read(before)
+    differing = {name for name in others if not np.array_equal(arrays[name], others[name])}
+    assert differing
+    assert all(name.startswith("ngrams.") for name in differing)
+    assert about["calibration"] == first["calibration"]
+    assert path.name.startswith(f"crepe_epoch_{first['epoch']}_test_acc_")
+    assert crepe_dist.load(folder / "run").predict(["a1 n5"])
+
+
+def test_validation_scores_are_those_before_and_test_scores_those_after(folder):
+    (path, about), (_, first) = (reported(folder / name) for name in ("run", "off"))
+    same = {name for name, value in first["metrics"].items() if about["metrics"][name] == value}
+    assert {name for name in first["metrics"] if name.startswith("validation_")} <= same
+    assert "test_loss" not in same
+    assert about["metrics"]["test_loss"] == checkpoint.scores(path)["test"].loss == result(folder / "run")["test_loss"]
+    made = result(folder / "run")["provenance"]["refit"]
+    assert made == {"rows": 320, "test_accuracy": first["test_accuracy"]}
+    assert "all 320 rows" in (folder / "run" / "model_card.md").read_text()
+
+
+def test_a_finished_run_keeps_only_what_it_reports(folder):
+    train(folder, "tidy")
+    assert digest(folder / "tidy") == digest(folder / "run")
+    assert not (folder / "tidy" / "refit").exists()
+    assert list((folder / "tidy" / "checkpoints").glob("*.params")) == [reported(folder / "tidy")[0]]
+    assert "is finished" in train(folder, "tidy")
+
+
+@needs_kernels
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_give_the_same_bits(folder, processes):
+    train(folder, f"with-{processes}", processes=processes)
+    assert digest(folder / f"with-{processes}") == digest(folder / "run")
+
+
+@pytest.mark.parametrize("lost", ["the end", "some of the table", "some of the network"])
+def test_a_killed_run_resumes_to_the_same_bits(folder, lost):
+    again = folder / lost.replace(" ", "-")
+    shutil.copytree(folder / "run", again)
+    reported(again)[0].unlink()
+    shutil.copy(folder / "off" / "result.json", again)  # as it is before the refit
+    if lost != "the end":
+        (again / "refit" / "result.json").unlink()
+        shutil.rmtree(max((again / "refit" / "state").iterdir()))
+    if lost == "some of the network":
+        (again / "result.json").unlink()
+        shutil.rmtree(max((again / "state").iterdir()))
+    printed = train(folder, again.name)
+    assert printed.count("resuming") == {"the end": 0, "some of the table": 1, "some of the network": 2}[lost]
+    assert digest(again) == digest(folder / "run")
+
+
+def test_several_labels_keep_their_thresholds(tmp_path):
+    prepared(tmp_path, several=True)
+    train(tmp_path, "run")
+    train(tmp_path, "off", "--refit=false")
+    (_, about), (_, first) = (reported(tmp_path / name) for name in ("run", "off"))
+    assert about["labels"] == first["labels"]
+    assert about["sha256"] != first["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("validation", "flags"),
+    [(table(60, 3), ()), (0.0, ()), (0.3, ("--overfit-batches=1",)), (0.3, ("--init-from=run",))],
+)
+def test_no_refit(tmp_path, folder, validation, flags):
+    prepared(tmp_path, validation=validation)
+    shutil.copytree(folder / "off", tmp_path / "run")
+    train(tmp_path, "other", *flags)
+    assert "refit" not in result(tmp_path / "other")["provenance"]
