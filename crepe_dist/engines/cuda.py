@@ -68,9 +68,6 @@ class CudaEngine(Engine):
     def wait(self) -> None:
         self._run.gpu.wait()
 
-    def gpu_memory(self) -> tuple[int, int]:
-        return self._run.gpu.memory()
-
     def values(self) -> Arrays:
         for name, parameter in self.parameters.items():
             self._values[name].read(parameter.value)

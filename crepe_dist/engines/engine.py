@@ -68,10 +68,6 @@ class Engine(ABC):
     def wait(self) -> None:  # noqa: B027
         """Wait until all computation is done."""
 
-    def gpu_memory(self) -> tuple[int, int] | None:
-        """Return the free and the total bytes of the GPU's memory; ``None`` on a CPU."""
-        return None
-
     def refresh(self) -> None:  # noqa: B027
         """Load the current parameters. Call before ``logits`` if they may have changed."""
 

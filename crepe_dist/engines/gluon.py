@@ -53,12 +53,6 @@ class GluonEngine(Engine):
     def wait(self) -> None:
         mx.nd.waitall()
 
-    def gpu_memory(self) -> tuple[int, int] | None:
-        if self.device.device_type != "gpu":
-            return None
-        free, total = mx.context.gpu_memory_info(self.device.device_id)
-        return free, total
-
     def values(self) -> Arrays:
         return values(self.network)
 

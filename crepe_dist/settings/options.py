@@ -250,8 +250,8 @@ class TrainingOptions(Settings, group="training"):
     )
     encoder: Optional[str] = setting(
         None,
-        "sentence encoder that helps to label the unlabelled texts, in training only: wordllama, model2vec:MODEL, "
-        "sentence-transformers:MODEL, a file MODEL.onnx beside its tokenizer.json, or VECTORS.npy. null: none.",
+        "sentence encoder that helps to label the unlabelled texts: wordllama, model2vec:MODEL, sentence-transformers:"
+        "MODEL, MODEL.onnx with tokenizer.json beside it, or VECTORS.npy. null: none.",
         PATH,
     )
     refit: bool = setting(

@@ -46,7 +46,10 @@ def opened(name: str, data: Dataset) -> Any:
         extras.require("encoders", f"--encoder {name}")
     try:
         if name.endswith(".npy"):
-            return _read(name, data)
+            found, rows = np.load(name, mmap_mode="r"), {split: len(data.of(split)) for split in ENCODED}
+            if found.ndim != 2 or len(found) != sum(rows.values()) or not np.isfinite(found).all():
+                raise ValueError(f"it holds {found.dtype} {list(found.shape)}, not a row of numbers for each of {rows}")
+            return found
         if name.endswith(".onnx"):
             encode = _onnx(Path(name))
         elif name == "wordllama":
@@ -98,14 +101,6 @@ def _cached(encode: Any, texts: list[str], say: Callable[[str], None]) -> Genera
         remedy = f"make room, delete {path} if it is damaged, or set XDG_CACHE_HOME to another folder"
         raise UserError(f"the vectors of the texts cannot be kept in {path}", str(error), remedy) from error
     return np.stack(found)
-
-
-def _read(path: str, data: Dataset) -> Any:
-    found, rows = np.load(path, mmap_mode="r", allow_pickle=False), [len(data.of(split)) for split in ENCODED]
-    if found.ndim != 2 or found.dtype.kind != "f" or len(found) != sum(rows) or not np.isfinite(found).all():
-        wanted = f"finite floats with a row for each text: {', '.join(map(' '.join, zip(map(number, rows), ENCODED)))}"
-        raise ValueError(f"it holds {found.dtype} {list(found.shape)}, not {wanted}")
-    return found
 
 
 def _onnx(path: Path) -> Callable[[str], Any]:

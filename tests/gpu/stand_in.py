@@ -19,7 +19,6 @@ from crepe_dist.cuda import driver as nvidia
 from crepe_dist.distributed import cuda
 
 FIRST = 1  # cpu(FIRST) stands in for gpu(0)
-TOTAL, FREE = 8 << 30, 6 << 30  # bytes of a GPU's memory
 
 
 def change(module: ModuleType) -> None:
@@ -63,4 +62,3 @@ def _contexts(mx: Any) -> None:
     for module in (mx, mx.context):
         module.gpu = Device
         module.num_gpus = nvidia.count
-        module.gpu_memory_info = lambda number=0: (FREE, TOTAL)
