@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from crepe_dist import extras, machine, registry
 from crepe_dist.cuda import compiler, driver, nccl
+from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed import cuda, horovod_internals
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.errors import ExitCode, UserError, one_line
@@ -112,7 +113,9 @@ def checks() -> Iterator[Check]:
 def chosen(device: Device) -> Backend:
     """Return what computes the default network."""
     options = ModelOptions(buckets=1 << 14, embeddings=1 << 14)
-    return choose_backend(options, device, registry.shape("crepe").for_data(options, 69, SHORTEST, 4, 1000))
+    return choose_backend(
+        options, device, registry.shape("crepe").for_data(options, Encoding(feature_len=SHORTEST), 4, 1000)
+    )
 
 
 def kernels() -> Check:

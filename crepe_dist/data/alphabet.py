@@ -23,7 +23,7 @@ from crepe_dist.native import constants, library
 from crepe_dist.settings.fields import LONGEST_DOCUMENT, MODES, Mode
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+ =<>()[]{}"
-FULL_ALPHABET = ALPHABET + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+FULL_ALPHABET = ALPHABET[:36] + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + ALPHABET[36:]
 BLANK = constants.BLANK
 UNREADABLE_SHARE = 0.1  # a text is unreadable if at most this share of its characters is in the alphabet
 SEAM = "\0"  # character between the beginning and the end of a text that is cut; it is unknown to every alphabet
@@ -49,8 +49,8 @@ class Encoding:
         fold_accents: replacement of an accented letter by the first letter of its canonical decomposition (NFD,
             é → e), and of ``LETTERS``, which have none (ß → ss), a deviation from the paper. ``None`` means off in mode
             ``notebook`` and with a custom alphabet, on otherwise.
-        alphabet: characters in the order of their codes. A custom alphabet contains a space and is sorted by code
-            point. Empty means the standard alphabet of the mode.
+        alphabet: characters in the order of their codes, those of words first. A custom alphabet contains a space, and
+            is sorted as ``characters.ordered`` does. Empty means the standard alphabet of the mode.
         paired: rare characters, sorted by code point, for which a custom alphabet has no room. Number n is read as the
             codes ``len(alphabet)`` + n // k and ``len(alphabet)`` + k + n % k, where k² is the smallest square that
             is not below their number.
@@ -98,6 +98,11 @@ class Encoding:
     def codes(self) -> int:
         """Number of codes: those of the alphabet, and those of which rare characters have two."""
         return len(self.alphabet) + 2 * self.side
+
+    @property
+    def in_words(self) -> int:
+        """Number of codes that stand for letters and digits of words, which are the first ones; at least 1."""
+        return max(1, sum(map(characters.is_in_words, self.alphabet)))
 
     def reads_as(self, other: Encoding) -> bool:
         """Return whether both map characters to the same codes, whether or not accents are folded."""

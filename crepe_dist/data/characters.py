@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -29,6 +29,11 @@ SYMBOLS = 0x10FF00  # private code points that stand for the codes of rare chara
 LATIN_END = 0x2200
 # Code points from here on have neither a lower case nor a decomposition.
 FOLDING_END = 0x30000
+# Scripts without spaces between words: Thai, Lao, Tibetan, Myanmar, Khmer, Chinese and Japanese.
+UNSEPARATED = (
+    range(0x0E00, 0x10A0), range(0x1780, 0x1800), range(0x2E80, 0x3130), range(0x3190, 0xA4D0), range(0xF900, 0xFB00),
+    range(0xFF66, 0xFFA0), range(0x20000, 0x40000),
+)  # fmt: skip
 
 WHITE_SPACE = "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B)))
 WHITE_SPACE += "\u2028\u2029\u202f\u205f\u3000"  # Unicode's White_Space, and the separators of ASCII
@@ -40,7 +45,7 @@ LETTERS = {
 
 
 def frequent_alphabet(counts: Mapping[int, int], mode: Mode) -> tuple[str, str]:
-    """Make an alphabet of the most frequent characters, and list the rare ones, both sorted by code point.
+    """Make an alphabet of the most frequent characters, and list the rare ones, both as ``ordered`` sorts them.
 
     Characters are counted in lower case in mode ``paper``. The alphabet always contains a space; invisible characters
     are left out. If at most ``MAX_CHARACTERS`` occur ``MIN_COUNT`` times, these are the alphabet, and all others are
@@ -63,11 +68,21 @@ def frequent_alphabet(counts: Mapping[int, int], mode: Mode) -> tuple[str, str]:
     visible.sort(key=lambda character: (-seen[character], character))
     usual = [character for character in visible if seen[character] >= MIN_COUNT]
     if len(usual) < MAX_CHARACTERS:
-        return "".join(sorted([" ", *usual])), ""
+        return ordered([" ", *usual]), ""
     own = MAX_CHARACTERS - 1
     while own + 2 * side_of(visible[own : own + MOST_PAIRED]) >= MAX_CHARACTERS:
         own -= 1
-    return "".join(sorted([" ", *visible[:own]])), "".join(sorted(visible[own : own + MOST_PAIRED]))
+    return ordered([" ", *visible[:own]]), ordered(visible[own : own + MOST_PAIRED])
+
+
+def is_in_words(character: str) -> bool:
+    """Return whether words consist of a character: a letter, a digit or a mark, of a script that separates words."""
+    return unicodedata.category(character)[0] in "LNM" and not any(ord(character) in each for each in UNSEPARATED)
+
+
+def ordered(alphabet: Iterable[str]) -> str:
+    """Join the characters of an alphabet, those of words first, and by code point."""
+    return "".join(sorted(alphabet, key=lambda character: (not is_in_words(character), character)))
 
 
 def side_of(paired: Sequence[str]) -> int:
@@ -77,13 +92,13 @@ def side_of(paired: Sequence[str]) -> int:
 
 def check_alphabet(alphabet: str, paired: str) -> None:
     """Raise ``UserError`` if ``frequent_alphabet`` cannot have made an alphabet."""
-    is_sorted = all(first < second for text in (alphabet, paired) for first, second in zip(text, text[1:]))
+    is_sorted = all(text == ordered(set(text)) for text in (alphabet, paired))
     is_visible = not any(unicodedata.category(character) in INVISIBLE for character in alphabet + paired)
     fits = len(alphabet) + 2 * side_of(paired) <= MAX_CHARACTERS and set(paired).isdisjoint(alphabet)
     if not (is_sorted and is_visible and fits and " " in alphabet):
         raise UserError(
             "the alphabet cannot be used",
-            f"it needs a space, visible characters in the order of Unicode, and at most {MAX_CHARACTERS} codes",
+            f"it needs a space, visible characters in their order, each once, and at most {MAX_CHARACTERS} codes",
             "prepare the data again with --alphabet auto",
         )
 

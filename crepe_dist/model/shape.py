@@ -17,7 +17,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import finite, integer
 
 if TYPE_CHECKING:
-    from crepe_dist.data.alphabet import Codes
+    from crepe_dist.data.alphabet import Codes, Encoding
     from crepe_dist.settings.options import ModelOptions
 
 NOT_OURS = "these are not parameters of a crepe_dist network"
@@ -108,13 +108,11 @@ class Shape(ABC):
         return tuple(field.name for field in fields(cls)[len(fields(Shape)) :])
 
     @classmethod
-    def for_data(
-        cls: type[Self], options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int
-    ) -> Self:
+    def for_data(cls: type[Self], options: ModelOptions, encoding: Encoding, classes: int, rows: int) -> Self:
         """Return the shape selected by ``options`` for a data set with ``rows`` training rows."""
         sizes = {name: getattr(options, cls.options.get(name, name)) for name in cls.sizes()}
         chosen = {name: size for name, size in sizes.items() if size is not None}
-        return cls(alphabet_size=characters, feature_len=feature_len, classes=classes, **chosen)
+        return cls(alphabet_size=encoding.codes, feature_len=encoding.feature_len, classes=classes, **chosen)
 
     @classmethod
     def of_parameters(

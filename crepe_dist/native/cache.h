@@ -11,7 +11,7 @@
 
 #include "constants.hpp"
 
-using Groups = std::array<std::vector<uint32_t>, 2>;  // two ascending lists of a document's buckets
+using Groups = std::array<std::vector<uint32_t>, GROUPS>;  // ascending lists of a document's buckets
 
 // A document is recognised by its codes. Lists are kept as differences of 16 bits, until the memory is used up. Several
 // threads may call `get` and `put` at once.
@@ -31,7 +31,7 @@ class BucketCache {
             if (document->key != key || document->codes.size() != size_t(length)) continue;
             if (!std::equal(codes, codes + length, document->codes.begin())) continue;
             const uint16_t* next = document->differences.data();
-            for (int group : {0, 1}) {
+            for (int group = 0; group < GROUPS; ++group) {
                 out[group].resize(document->counts[group]);
                 uint32_t bucket = 0;
                 for (uint32_t& value : out[group]) {
@@ -49,7 +49,7 @@ class BucketCache {
         auto made = std::make_unique<Document>();
         made->key = hash(codes, length);
         made->codes.assign(codes, codes + length);
-        for (int group : {0, 1}) {
+        for (int group = 0; group < GROUPS; ++group) {
             made->counts[group] = uint32_t(groups[group].size());
             uint32_t last = 0;
             for (const uint32_t bucket : groups[group]) {
@@ -84,7 +84,7 @@ class BucketCache {
 
     struct Document {
         uint64_t key;
-        std::array<uint32_t, 2> counts;
+        std::array<uint32_t, GROUPS> counts;
         std::vector<uint8_t> codes;
         std::vector<uint16_t> differences;
     };

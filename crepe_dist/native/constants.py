@@ -13,6 +13,7 @@ RADIX = (
 )
 NGRAM_SCALE = 300.0  # of the means of the n-gram table, so that Adam's default learning rate of 0.001 suits it too
 ROOT_SCALE = 10.0  # of √n, the largest factor of a short document
+GROUPS = 4  # of the rows of a text, with a mean each: n-grams, and words; of both the others and the significant ones
 SUM_SCALE = 0.75  # of the sum of the logits of Crepe's table and tower
 FEATURE_STREAM = 0x5851F42D4C957F2D  # changes the seed for the dropout of the tower's features
 

@@ -11,9 +11,9 @@
 
 namespace {
 
-// shape: alphabet, length, classes, longest, buckets.
+// shape: alphabet, length, classes, longest, buckets, letters, words.
 NGramShape ngram_shape(const int64_t* shape) {
-    return {shape[0], shape[1], shape[2], shape[3], shape[4]};
+    return {shape[0], shape[1], shape[2], shape[3], shape[4], shape[5], shape[6]};
 }
 
 // Multiplies two size × size matrices `times` times in each thread, with the blocks that the network uses. Their numbers
@@ -91,8 +91,8 @@ void* crepe_open_ngrams(const int64_t* shape, int threads) {
 
 // shape: that of the n-grams, then reach, rows, width, blocks, stride, group_size.
 void* crepe_open(int bfloat, const int64_t* shape, double feature_dropout, int threads) {
-    const EmbeddingShape embedding{shape[0], shape[1], shape[5], shape[6], shape[7], shape[9]};
-    const TowerShape sizes{embedding, shape[2], shape[8], shape[10], feature_dropout};
+    const EmbeddingShape embedding{shape[0], shape[1], shape[7], shape[8], shape[9], shape[11]};
+    const TowerShape sizes{embedding, shape[2], shape[10], shape[12], feature_dropout};
     Engine* engine = nullptr;
     guarded([&] {
         std::unique_ptr<Engine> tower;

@@ -1,4 +1,4 @@
-// Hashing of n-grams to the rows of a table.
+// Hashing of n-grams and words to the rows of a table.
 #pragma once
 
 #include <algorithm>
@@ -29,6 +29,21 @@ inline uint32_t row_of(uint64_t key, long rows) {
     key = (key ^ (key >> 27)) * MULTIPLIER2;
     key ^= key >> 31;
     return uint32_t((key >> 32) * uint64_t(rows) >> 32);
+}
+
+// Calls visit(key) for each word of a text and for each pair of neighbouring words.
+template <class Visit> inline void visit_words(const std::vector<uint8_t>& text, long letters, Visit visit) {
+    uint64_t key = 0, before = 0;
+    for (const uint8_t code : text) {  // the last one is no letter
+        if (code < letters) {
+            key = extended(key, code);
+        } else if (key) {
+            visit(key);
+            if (before) visit(before * GOLDEN + key);
+            before = key;
+            key = 0;
+        }
+    }
 }
 
 // Makes n-grams one character longer. The row of an n-gram with an unknown character stays as it is.

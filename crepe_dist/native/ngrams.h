@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -19,20 +20,22 @@
 #include "whole.h"
 
 struct NGramShape {
-    long alphabet, length, classes, longest, buckets;
+    long alphabet, length, classes, longest, buckets, letters, words;
+
+    long ngrams() const { return buckets - words; }  // buckets of n-grams, which come first
 
     // Room for the buckets of a document.
-    long most() const { return std::min(buckets, (length + 2) * longest) + SPARE; }
+    long most() const { return std::min(buckets, (length + 2) * (longest + 1)) + SPARE; }
 };
 
 // Finds the distinct buckets of documents; equivalent to `look_up` in networks/ngrams/hashing.py.
 class Finder {
   public:
-    explicit Finder(long buckets) : buckets_(buckets), found_(buckets) {}
+    explicit Finder(long buckets) : found_(buckets) {}
 
-    // Calls visit(number, word) for the words of the bitmap of the buckets of all n-grams of 1 to `longest` known
-    // characters, in ascending order.
-    template <class Visit> void find_words(const uint8_t* codes, const NGramShape& shape, Visit visit) {
+    // Calls visit(number, bits) for the parts of the bitmap of the buckets of all n-grams of 1 to `longest` known
+    // characters, and of all words, in ascending order.
+    template <class Visit> void find_bits(const uint8_t* codes, const NGramShape& shape, Visit visit) {
         read_text(codes, shape.length, shape.alphabet, text_);
         const long length = long(text_.size());
         if (!length) return;
@@ -41,11 +44,16 @@ class Finder {
         std::fill_n(keys, length, 0);
         // Where an n-gram has an unknown character, a row that the text has anyway: its first symbol's, or a shorter
         // n-gram's.
-        std::fill_n(rows, length, row_of(extended(0, text_[0]), buckets_));
+        std::fill_n(rows, length, row_of(extended(0, text_[0]), shape.ngrams()));
         for (long n = 0; n < std::min(length, shape.longest); ++n) {
-            extend_all(keys, text_.data() + n, length - n, buckets_, rows);
+            extend_all(keys, text_.data() + n, length - n, shape.ngrams(), rows);
             found_.add(rows, length - n);
         }
+        uint32_t* end = rows;
+        if (shape.words)
+            visit_words(text_, shape.letters,
+                        [&](uint64_t key) { *end++ = uint32_t(shape.ngrams() + row_of(key, shape.words)); });
+        found_.add(rows, end - rows);
         found_.drain(visit);
     }
 
@@ -53,34 +61,36 @@ class Finder {
     void find(const uint8_t* codes, const NGramShape& shape, std::vector<uint32_t>& out) {
         uint32_t* const begin = scratch_.need(shape.most());
         uint32_t* end = begin;
-        find_words(codes, shape, [&](uint32_t number, uint64_t word) { end = write_bits(word, number * WORD, end); });
+        find_bits(codes, shape, [&](uint32_t number, uint64_t bits) { end = write_bits(bits, number * WORD, end); });
         out.assign(begin, end);
     }
 
-    // Fills two lists: of the buckets that are not in a bitmap, and of those that are.
+    // Fills the lists of the buckets of n-grams that are not in a bitmap, of those that are, and likewise of words.
     void find(const uint8_t* codes, const NGramShape& shape, const std::vector<uint64_t>& bitmap, Groups& out) {
         uint32_t *const begin = scratch_.need(2 * shape.most()), *const begin1 = begin + shape.most();
         uint32_t *end = begin, *end1 = begin1;
         const uint64_t* const selected = bitmap.data();
-        find_words(codes, shape, [&](uint32_t number, uint64_t word) {
-            const uint64_t in = word & selected[number];
-            if (word & (word - 1)) {
-                end = write_bits(word ^ in, number * WORD, end);
+        find_bits(codes, shape, [&](uint32_t number, uint64_t bits) {
+            const uint64_t in = bits & selected[number];
+            if (bits & (bits - 1)) {
+                end = write_bits(bits ^ in, number * WORD, end);
                 end1 = write_bits(in, number * WORD, end1);
-            } else {  // most words have one bit, and a branch that depends on its list would be mispredicted
-                const int bit = __builtin_ctzll(word);
+            } else {  // most have one bit, and a branch that depends on its list would be mispredicted
+                const int bit = __builtin_ctzll(bits);
                 const long is_in = long(in >> bit);
                 *end = *end1 = number * WORD + uint32_t(bit);
                 end += 1 - is_in;
                 end1 += is_in;
             }
         });
-        out[0].assign(begin, end);
-        out[1].assign(begin1, end1);
+        for (const auto& [first, last, group] : {std::tuple(begin, end, 0), std::tuple(begin1, end1, 1)}) {
+            uint32_t* const words = std::lower_bound(first, last, uint32_t(shape.ngrams()));
+            out[group].assign(first, words);
+            out[2 + group].assign(words, last);
+        }
     }
 
   private:
-    const long buckets_;
     RowSet found_;
     std::vector<uint8_t> text_;
     Buffer<uint64_t> keys_;  // of the n-gram that starts at each character
@@ -158,7 +168,7 @@ class NGrams final : public Engine {
 #pragma omp parallel for num_threads(team(threads_, rows)) schedule(dynamic)
         for (long row = 0; row < rows; ++row) {
             Groups groups;
-            float factors[2];
+            float factors[GROUPS];
             find(codes + row * stride, groups, factors);
             add_up(groups, factors, weights_, logits + row * classes);
         }
@@ -168,10 +178,10 @@ class NGrams final : public Engine {
         const long classes = shape_.classes, stride = objective_.stride(shape_.length);
         float* const gradients = gradients_.need(rows * classes);
         found_.resize(rows);
-        factors_.resize(2 * rows);
+        factors_.resize(GROUPS * rows);
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
         for (long row = 0; row < rows; ++row)
-            find(batch + row * stride, found_[row], factors_.data() + 2 * row);
+            find(batch + row * stride, found_[row], factors_.data() + GROUPS * row);
         join();
         const float* const weights = touched_.read(weights_);
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
@@ -179,7 +189,7 @@ class NGrams final : public Engine {
             for (auto& group : found_[row])
                 for (uint32_t& bucket : group) bucket = touched_.index().place(bucket);
             std::vector<float> logits(classes);
-            add_up(found_[row], factors_.data() + 2 * row, weights, logits.data());
+            add_up(found_[row], factors_.data() + GROUPS * row, weights, logits.data());
             losses[row] = objective_(logits.data(), batch, row, shape_.length, gradients + row * classes);
         }
     }
@@ -188,18 +198,18 @@ class NGrams final : public Engine {
         const long classes = shape_.classes, rows = long(found_.size()), touched = touched_.count();
         const float* const logit_gradients = gradients_.get();
         int32_t* __restrict const values = touched_.sums();
-        int32_t* const terms = terms_.need(2 * rows * classes);
+        int32_t* const terms = terms_.need(GROUPS * rows * classes);
         Quanta weight, bias;
         weight.begin(exponents[0], unit);
         bias.begin(exponents[1], unit);
         std::vector<float> term(classes);
         std::memset(gradients[1], 0, classes * sizeof(int32_t));
         for (long row = 0; row < rows; ++row) {
-            std::memset(terms + 2 * row * classes, 0, 2 * classes * sizeof(int32_t));
-            for (int group : {0, 1}) {
-                const float factor = factors_[2 * row + group];
+            std::memset(terms + GROUPS * row * classes, 0, GROUPS * classes * sizeof(int32_t));
+            for (int group = 0; group < GROUPS; ++group) {
+                const float factor = factors_[GROUPS * row + group];
                 for (long n = 0; n < classes; ++n) term[n] = factor * logit_gradients[row * classes + n];
-                weight.add(terms + (2 * row + group) * classes, term.data(), classes);
+                weight.add(terms + (GROUPS * row + group) * classes, term.data(), classes);
             }
             bias.add(gradients[1], logit_gradients + row * classes, classes);
             weight.end_term();
@@ -213,8 +223,8 @@ class NGrams final : public Engine {
             std::fill(values + first * classes, values + last * classes, 0);
             with_width(classes, [&](auto width) {
                 for (long row = 0; row < rows; ++row)
-                    for (int group : {0, 1}) {
-                        const int32_t* const term = terms + (2 * row + group) * width;
+                    for (int group = 0; group < GROUPS; ++group) {
+                        const int32_t* const term = terms + (GROUPS * row + group) * width;
                         const auto [begin, end] = between(found_[row][group], first, last);
                         for (auto place = begin; place < end; ++place)
                             for (long n = 0; n < width; ++n) add_whole(values[*place * width + n], term[n]);
@@ -237,11 +247,11 @@ class NGrams final : public Engine {
 
     // Of the batch. Forward replaces the buckets by their places among the touched rows.
     std::vector<Groups> found_;
-    std::vector<float> factors_;  // [rows][2]: factor of a row's other and of its significant buckets
+    std::vector<float> factors_;  // [rows][GROUPS]: of the buckets of each group
     Buffer<float> gradients_;
-    Buffer<int32_t> terms_;       // [rows][2][classes]: what a row adds to the gradient of each of its buckets
+    Buffer<int32_t> terms_;       // [rows][GROUPS][classes]: what a row adds to the gradient of each of its buckets
 
-    // Finds the other and the significant buckets of a document, and their factors.
+    // Finds the groups of a document's buckets, and their factors.
     void find(const uint8_t* codes, Groups& groups, float* factors) {
         long length = shape_.length;
         while (length && codes[length - 1] >= shape_.alphabet) --length;
@@ -249,7 +259,7 @@ class NGrams final : public Engine {
             finders_[omp_get_thread_num()].find(codes, shape_, significant_, groups);
             cache_->put(codes, length, groups);
         }
-        for (int group : {0, 1}) {
+        for (int group = 0; group < GROUPS; ++group) {
             const float number = float(std::max<size_t>(groups[group].size(), 1));
             factors[group] = std::min(NGRAM_SCALE, ROOT_SCALE * std::sqrt(number)) / number;
         }
@@ -261,7 +271,7 @@ class NGrams final : public Engine {
         for (long first = 0; first < classes; first += LANES) {
             const long count = std::min(LANES, classes - first);
             Lanes sum = load_some(bias_ + first, count);
-            for (int group : {0, 1})
+            for (int group = 0; group < GROUPS; ++group)
                 for (const uint32_t row : groups[group])
                     sum += factors[group] * load_some(weights + row * classes + first, count);
             std::memcpy(logits + first, &sum, count * sizeof(float));

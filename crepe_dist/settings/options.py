@@ -59,14 +59,15 @@ class ModelOptions(Settings, group="model"):
 
     network: Network = setting(
         "crepe",
-        "crepe (the sum of a table of hashed character n-grams and residual convolutions over n-grams), ngrams (the "
-        "table alone: less accurate, and trained in a fifth of the time), or paper (the convolutional network of "
+        "crepe (the sum of a table of hashed words and character n-grams and of residual convolutions over n-grams), "
+        "ngrams (the table alone, trained in a fifth of the time), or paper (the convolutional network of "
         "Zhang, Zhao & LeCun 2015).",
     )
     buckets: Optional[int] = setting(
         None,
-        "(crepe, ngrams) rows of the table; null: a power of two up to 1,048,576, smaller with more classes.",
-        whole(1, MOST_BUCKETS),
+        "(crepe, ngrams) rows of the table, a quarter of them of words; null: a power of two up to 1,048,576, smaller "
+        "with more classes.",
+        whole(4, MOST_BUCKETS),
     )
     embeddings: Optional[int] = setting(
         None,
@@ -256,8 +257,9 @@ class TrainingOptions(Settings, group="training"):
     )
     refit: bool = setting(
         True,
-        "(crepe, ngrams) once the validation split has made its choices, train the n-gram table again, on the rows of "
-        "this split as well. Not if it was given as files, nor with `init_from` or unlabelled texts.",
+        "(crepe, ngrams) learn from every row: once the validation split has chosen epoch, weight of the tower and "
+        "calibration, train the n-gram table again, on the training and the validation split, for as many epochs. Not "
+        "if the validation split was given as files, nor with `init_from` or unlabelled texts.",
     )
     overfit_batches: int = setting(
         0,

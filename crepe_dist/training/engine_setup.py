@@ -129,9 +129,9 @@ def initial_parameters(config: Config, shape: Shape, start: Start | None = None)
 
 def chosen_shape(options: ModelOptions, dataset: Dataset) -> Shape:
     """Return the shape of the network that the options select for a data set."""
-    rows, classes, encoding = len(dataset.splits["train"]), len(dataset.classes), dataset.encoding
+    rows, classes = len(dataset.splits["train"]), len(dataset.classes)
     chosen = parameters.shape_class({"kind": options.network})
-    return chosen.for_data(options, encoding.codes, encoding.feature_len, classes, rows)
+    return chosen.for_data(options, dataset.encoding, classes, rows)
 
 
 def training_bytes(shape: Shape) -> int:

@@ -46,7 +46,7 @@ def slowly(codes: list[int], rate: float, key: int, letters: list[int], kept: tu
 @given(
     st.lists(st.tuples(st.lists(st.sampled_from([0, 1, 2, 4, 25, 30, 68, BLANK]), max_size=12), keys), max_size=5),
     st.sampled_from([0, 0.1, 0.5, 0.9, 1]),
-    st.sampled_from(["", " 0aαβ", " 7ж", " 12"]),
+    st.sampled_from(["", "0aαβ ", "7ж ", "12 "]),
     st.sampled_from([(12, 0), (6, 5), (0, 12)]),
 )
 def test_all_documents_at_once_are_as_each_by_itself(documents, rate, own, kept):

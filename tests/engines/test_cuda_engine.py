@@ -30,7 +30,7 @@ from tests.networks.test_crepe import assert_near, sized, some_batch, some_codes
 
 pytestmark = [needs("g++"), needs_kernels]
 GPU = Device("gpu", 0)
-TABLE = NGramShape(69, 60, 5, 4, 1 << 12)
+TABLE = NGramShape(69, 60, 5, 4, 1 << 12, 36, 1 << 10)
 
 
 @pytest.fixture(scope="module", autouse=True)

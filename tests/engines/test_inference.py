@@ -23,11 +23,11 @@ from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.predicting.predictor import Predictor
 
 SHAPES: list[Shape] = [
-    CrepeShape(69, 61, 5, 4, 1 << 12, 3, 1 << 10, 32, 1, 1),
-    CrepeShape(69, 60, 3, 4, 1 << 12, 3, 1 << 10, 20, 3, 2),
-    CrepeShape(254, 47, 40, 7, 1000, 7, 1000, 64, 4, 5),
-    CrepeShape(69, 5, 3, 7, 1000, 7, 1000, 8, 2, 1),
-    NGramShape(69, 60, 4, 5, 1 << 12),
+    CrepeShape(69, 61, 5, 4, 1 << 12, 36, 1 << 10, 3, 1 << 10, 32, 1, 1),
+    CrepeShape(69, 60, 3, 4, 1 << 12, 36, 1 << 10, 3, 1 << 10, 20, 3, 2),
+    CrepeShape(254, 47, 40, 7, 1000, 100, 250, 7, 1000, 64, 4, 5),
+    CrepeShape(69, 5, 3, 7, 1000, 36, 250, 7, 1000, 8, 2, 1),
+    NGramShape(69, 60, 4, 5, 1 << 12, 36, 1 << 10),
     PaperShape(69, 123, 3, 8, 16),
     PaperShape(254, 331, 40, 48, 33),
 ]
@@ -116,7 +116,7 @@ def test_a_forked_child_classifies():
 
 def test_an_answer_that_is_not_finite_is_refused():
     encoding = Encoding("paper", 123)
-    shape = NGramShape(encoding.codes, 123, 2, 3, 64)
+    shape = NGramShape(encoding.codes, 123, 2, 3, 64, encoding.in_words, 16)
     arrays = {**make(shape), "weight": np.full((64, 2), 3e38, np.float32)}
     engine = open_inference(shape, arrays, choose_for_inference(shape, "float32"))
     with pytest.raises(UserError, match="NaN or infinity"):

@@ -31,9 +31,9 @@ from tests.helpers.engines import TrainingStep, best, floating, initial, whole_g
 from tests.helpers.optimizers import Reference
 
 DOCUMENTS = 19  # three groups of documents that Crepe keeps together, the last one smaller
-TABLE = NGramShape(69, 40, 3, 3, 1 << 12)
-WIDE = NGramShape(69, 12, 700, 2, 300)  # records of many cache lines, no whole words of buckets
-CREPE = CrepeShape(69, 24, 3, longest=3, buckets=1 << 12, reach=2, rows=300, width=20, blocks=2, stride=1, dropout=0.2)
+TABLE = NGramShape(69, 40, 3, 3, 1 << 12, 36, 1 << 10)
+WIDE = NGramShape(69, 12, 700, 2, 300, 36, 75)  # records of many cache lines, no whole words of buckets
+CREPE = CrepeShape(69, 24, 3, 3, 1 << 12, 36, 1 << 10, reach=2, rows=300, width=20, blocks=2, stride=1, dropout=0.2)
 BOTH = pytest.mark.parametrize("shape", [TABLE, CREPE], ids=["n-grams", "crepe"])
 OPTIMIZERS = [
     OptimizerOptions(name="adam", weight_decay=0.0),

@@ -16,7 +16,7 @@ from tests.conftest import needs_kernels
 from tests.engines.test_table import CREPE, Training, weigh
 from tests.helpers.engines import TrainingStep, best, initial
 
-TABLE = NGramShape(69, 8, 2, 2, 1 << 8)
+TABLE = NGramShape(69, 8, 2, 2, 1 << 8, 36, 1 << 6)
 
 
 def bounds(*each: float) -> list[list[float]]:

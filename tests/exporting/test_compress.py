@@ -68,7 +68,7 @@ def test_tables_without_their_rows_of_zeros_come_back_exactly(kind, tmp_path):
     parameters.save(parameters.stored(arrays, NGramShape), tmp_path / "x.params")
     kept, width = np.count_nonzero(table.any(axis=1)), 4 * np.dtype(kind).itemsize
     assert (tmp_path / "x.params").stat().st_size < kept * (width + 1) + flags.sum() + 600
-    found = parameters.unpacked(parameters.load(tmp_path / "x.params"), NGramShape(95, 20, 4, 3, 1000))
+    found = parameters.unpacked(parameters.load(tmp_path / "x.params"), NGramShape(95, 20, 4, 3, 1000, 62, 250))
     for name, array in arrays.items():
         assert found[name].dtype == np.float32
         np.testing.assert_array_equal(found[name], array)

@@ -89,9 +89,20 @@ def make(
     size, classes = encoding.codes, len(names)
     shapes: dict[str, Shape] = {
         "crepe": CrepeShape(
-            size, encoding.feature_len, classes, 6, 5000, reach=5, rows=1024, width=32, blocks=3, stride=2
+            size,
+            encoding.feature_len,
+            classes,
+            6,
+            5000,
+            encoding.in_words,
+            1250,
+            reach=5,
+            rows=1024,
+            width=32,
+            blocks=3,
+            stride=2,
         ),
-        "ngrams": NGramShape(size, encoding.feature_len, classes, 6, 5000),
+        "ngrams": NGramShape(size, encoding.feature_len, classes, 6, 5000, encoding.in_words, 1250),
         "paper": PaperShape(size, encoding.feature_len, classes, filters=8, units=16),
     }
     shape = shapes[kind]

@@ -188,7 +188,7 @@ def test_mistakes(mistake, tmp_path, monkeypatch):
     said = f"`npm pack {web_page.PACKAGE}` on another machine and copy {web_page.ARCHIVE} to {cache}"
     if mistake == "too large":
         monkeypatch.setattr(web_page, "MAX_MODEL_BYTES", 1000)
-        said = "too large for a page: 10"
+        said = "too large for a page: 1"
     elif mistake == "no npm":
         monkeypatch.setattr(shutil, "which", lambda name: None)
     else:

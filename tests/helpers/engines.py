@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from crepe_dist import registry
+from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.cuda import CudaEngine
@@ -28,7 +29,9 @@ SMALL: dict[str, dict[str, Any]] = {"crepe": {"buckets": 1 << 14, "embeddings": 
 
 def small_shape(kind: str) -> Shape:
     """Return the shape of a network whose training step takes well under a second."""
-    shape: Shape = registry.shape(kind).for_data(ModelOptions(network=kind, **SMALL[kind]), 69, SHORTEST, 4, 1000)
+    shape: Shape = registry.shape(kind).for_data(
+        ModelOptions(network=kind, **SMALL[kind]), Encoding(feature_len=SHORTEST), 4, 1000
+    )
     return shape
 
 

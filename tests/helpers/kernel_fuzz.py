@@ -53,11 +53,12 @@ class Case:
         kind = self.pick(0, 2)
         if kind == 0:
             return PaperShape(alphabet, self.pick(123, 200), classes, self.pick(1, 70), self.pick(1, 70))
-        buckets = self.pick(1, 3000)
+        rows = self.pick(1, 3000)
+        buckets = rows, self.pick(1, alphabet), self.pick(0, rows - 1)  # with letters, and rows of words
         if kind == 1:
-            return NGramShape(alphabet, length, classes, self.pick(1, 7), buckets)
+            return NGramShape(alphabet, length, classes, self.pick(1, 7), *buckets)
         return CrepeShape(
-            alphabet, length, classes, self.pick(1, 7), buckets, self.pick(1, 7), self.pick(1, 900), self.pick(1, 70),
+            alphabet, length, classes, self.pick(1, 7), *buckets, self.pick(1, 7), self.pick(1, 900), self.pick(1, 70),
             self.pick(1, 4), self.pick(1, 9), float(self.random.choice([0, 0.3, 0.99])),
         )  # fmt: skip
 

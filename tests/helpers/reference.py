@@ -16,7 +16,15 @@ from crepe_dist.data.keyed_random import GOLDEN, scramble
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.shape import Shape
-from crepe_dist.native.constants import FEATURE_STREAM, NGRAM_SCALE, PAPER_POOL, POOLED_BLOCKS, ROOT_SCALE, SUM_SCALE
+from crepe_dist.native.constants import (
+    FEATURE_STREAM,
+    GROUPS,
+    NGRAM_SCALE,
+    PAPER_POOL,
+    POOLED_BLOCKS,
+    ROOT_SCALE,
+    SUM_SCALE,
+)
 from crepe_dist.networks.crepe import shape as crepe
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.hashing import look_up
@@ -99,8 +107,8 @@ class _Network:
         logits, found = np.tile(self.values[f"{prefix}bias"], (len(self.codes), 1)), []
         for row, buckets, number in zip(logits, *look_up(self.codes, shape)):
             rows = buckets[:number]
-            factors = np.zeros(number)
-            for group in (significant[rows], 1 - significant[rows]):
+            groups, factors = significant[rows] + 2 * (rows >= shape.buckets - shape.words), np.zeros(number)
+            for group in (groups == number for number in range(GROUPS)):
                 size = max(group.sum(), 1)
                 factors += group * min(ROOT_SCALE * size**0.5, NGRAM_SCALE) / size
             row += factors @ weight[rows]

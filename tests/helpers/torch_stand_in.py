@@ -52,6 +52,17 @@ class Tensor(np.ndarray):
     def cummax(self, dim):
         return SimpleNamespace(values=np.maximum.accumulate(self, axis=dim))
 
+    def cumprod(self, dim):
+        return np.cumprod(self, axis=dim)
+
+    def cumsum(self, dim):
+        return np.cumsum(self, axis=dim)
+
+    def scatter_add(self, dim, index, values):
+        out = self.copy()
+        np.add.at(out, (np.arange(len(out))[:, None], index), np.broadcast_to(values, index.shape))
+        return out
+
     def flip(self, dim):
         return np.flip(self, dim)
 
@@ -129,9 +140,11 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     nn, torch = ModuleType("torch.nn"), ModuleType("torch")
     nn.__dict__.update(Module=Module, ParameterDict=dict, functional=functional)
     nn.Parameter = lambda array, requires_grad: array  # type: ignore
-    torch.__dict__.update(nn=nn, uint8=np.uint8, Tensor=Tensor, no_grad=nullcontext)
+    torch.__dict__.update(nn=nn, uint8=np.uint8, int64=np.int64, Tensor=Tensor, no_grad=nullcontext)
     torch.tensor = lambda values, dtype=None, device="cpu": wrap(np.array(values, dtype))  # type: ignore
     torch.arange = lambda start, end, device: wrap(np.arange(start, end))  # type: ignore
+    torch.zeros = lambda *size, dtype, device: wrap(np.zeros(size, dtype))  # type: ignore
+    torch.full_like = lambda like, value: wrap(np.full_like(like, (value + 2**63) % 2**64 - 2**63))  # type: ignore
     torch.where = lambda known, one, other: wrap(np.where(known, one, other))  # type: ignore
     torch.stack = lambda arrays, dim: wrap(np.stack(arrays, axis=dim))  # type: ignore
     torch.cat = lambda arrays, dim: wrap(np.concatenate(arrays, axis=dim))  # type: ignore

@@ -10,6 +10,7 @@ import pytest
 
 from crepe_dist import registry, verify
 from crepe_dist.cuda import compiler, driver
+from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
@@ -23,7 +24,9 @@ from crepe_dist.training import engine_setup, notes
 from tests.helpers.engines import small_shape
 
 CREPE, PAPER = small_shape("crepe"), small_shape("paper")
-NGRAMS = registry.shape("ngrams").for_data(ModelOptions(network="ngrams", buckets=4096), 69, 123, 4, 1000)
+NGRAMS = registry.shape("ngrams").for_data(
+    ModelOptions(network="ngrams", buckets=4096), Encoding(feature_len=123), 4, 1000
+)
 WIDE = replace(cast(CrepeShape, CREPE), width=129)
 GPU = Device("gpu", 1)
 pytestmark = pytest.mark.usefixtures("every_build")

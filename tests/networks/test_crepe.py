@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from crepe_dist.data.alphabet import BLANK
+from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine
@@ -32,7 +32,9 @@ def sized(
     alphabet: int = 69, length: int = 60, classes: int = 5, width: int = 32, blocks: int = 3, stride: int = 1,
     dropout: float = 0.0,
 ) -> CrepeShape:  # fmt: skip
-    return CrepeShape(alphabet, length, classes, 4, 1 << 12, 3, 1 << 10, width, blocks, stride, dropout)
+    return CrepeShape(
+        alphabet, length, classes, 4, 1 << 12, min(36, alphabet), 1 << 10, 3, 1 << 10, width, blocks, stride, dropout
+    )
 
 
 # Widths that are and that are not multiples of the kernels' blocks, each number of pools, texts of odd length, the
@@ -43,10 +45,10 @@ SHAPES = [
     sized(width=48, blocks=2, length=61),
     sized(width=20, blocks=3, alphabet=254),
     sized(width=64, blocks=4, classes=40),
-    CrepeShape(69, 5, 3, 7, 1000, 7, 1000, 8, 4, 1, 0.0),
+    CrepeShape(69, 5, 3, 7, 1000, 36, 300, 7, 1000, 8, 4, 1, 0.0),
     sized(stride=2),
     sized(stride=5, blocks=2),
-    CrepeShape(69, 60, 5, 4, 1 << 12, 1, 1 << 10, 32, 1, 2, 0.0),
+    CrepeShape(69, 60, 5, 4, 1 << 12, 36, 1 << 10, 1, 1 << 10, 32, 1, 2, 0.0),
 ]
 
 
@@ -222,9 +224,9 @@ class TestShape:
     [(1, 1, 5, 1 << 17), (256, 1, 5, 1 << 17), (257, 2, 5, 1 << 17), (1025, 4, 7, 1 << 19), (10**6, 64, 7, 1 << 19)],
 )
 def test_long_texts_are_read_in_steps(length, stride, reach, rows):
-    shape = CrepeShape.for_data(ModelOptions(), 69, length, 4, 1000)
+    shape = CrepeShape.for_data(ModelOptions(), Encoding(feature_len=length), 4, 1000)
     assert (shape.stride, shape.reach, shape.rows) == (stride, reach, rows)
-    assert CrepeShape.for_data(ModelOptions(embeddings=10), 69, length, 4, 1000).rows == 10
+    assert CrepeShape.for_data(ModelOptions(embeddings=10), Encoding(feature_len=length), 4, 1000).rows == 10
 
 
 def test_a_position_sees_the_ngrams_that_start_there():

@@ -57,7 +57,7 @@ def test_the_tower_counts_what_it_sees(data):
 
 def shape_for(dataset: Dataset) -> CrepeShape:
     encoding = dataset.encoding
-    return CrepeShape.for_data(parse(SMALL).model, encoding.codes, encoding.feature_len, len(dataset.classes), 100)
+    return CrepeShape.for_data(parse(SMALL).model, encoding, len(dataset.classes), 100)
 
 
 def table(config: Config, dataset: Dataset) -> np.ndarray:

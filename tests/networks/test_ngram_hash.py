@@ -17,7 +17,7 @@ from crepe_dist.exporting import onnx_file
 from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.native import library
 from crepe_dist.networks.ngrams import onnx as ngrams_onnx
-from crepe_dist.networks.ngrams.hashing import edged, keys, look_up, rows_of
+from crepe_dist.networks.ngrams.hashing import edged, keys, look_up, rows_of, word_keys
 from crepe_dist.networks.ngrams.shape import NGramShape
 from tests.helpers import torch_stand_in
 
@@ -28,6 +28,11 @@ def expected(vector):
     return np.array(vector["hashed"], np.int64).reshape(len(vector["text"]), vector["longest"])
 
 
+def table(vector):
+    sizes = vector["longest"], vector["rows"] + vector["words"], vector["letters"], vector["words"]
+    return NGramShape(vector["alphabet_size"], len(vector["codes"]), 2, *sizes)
+
+
 def by_numpy(vector):
     size = vector["alphabet_size"]
     text = edged(np.array([vector["codes"]], np.uint8), size)[:, : len(vector["text"])]
@@ -35,25 +40,29 @@ def by_numpy(vector):
     rows = np.full(expected(vector).shape, -1)
     for n, (key, known) in enumerate(keys(text, size + 1, min(vector["longest"], text.shape[1]))):
         rows[: key.shape[1], n] = np.where(known, rows_of(key, vector["rows"]), -1)
-    return rows
+    words = np.array(word_keys(text[0], vector["letters"]), np.uint64)
+    return rows, rows_of(words, vector["words"])
 
 
 def by_onnx(vector):
-    graph = Graph()
+    graph, rows = Graph(), vector["rows"]
     codes = graph.input("codes", onnx.TensorProto.INT32, 1, "positions")
-    rows = ngrams_onnx.rows_of(graph, codes, vector["longest"], vector["rows"])
-    output = onnx.helper.make_tensor_value_info(rows, onnx.TensorProto.INT32, None)
-    made = onnx.helper.make_graph(graph.nodes, "hash", graph.inputs, [output], graph.values)
+    outputs = [ngrams_onnx.rows_of(graph, codes, vector["longest"], rows, rows)]
+    outputs.append(ngrams_onnx.word_rows(graph, codes, table(vector)))
+    infos = [onnx.helper.make_tensor_value_info(each, onnx.TensorProto.INT32, None) for each in outputs]
+    made = onnx.helper.make_graph(graph.nodes, "hash", graph.inputs, infos, graph.values)
     opset = [onnx.helper.make_opsetid("", onnx_file.OPSET_VERSION)]
     model = onnx.helper.make_model(made, opset_imports=opset, ir_version=onnx_file.IR_VERSION)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"codes": np.array([vector["text"]], np.int32)})[0]
-    return np.where(found == vector["rows"], -1, found)
+    (found,), (words,) = session.run(None, {"codes": np.array([vector["text"]], np.int32)})
+    return np.where(found == rows, -1, found), words[words < rows + vector["words"]] - rows
 
 
 def by_torch(vector):
     module = importlib.import_module("crepe_dist.networks.ngrams.torch")
-    return module.hashed(np.array([vector["text"]], np.uint8), vector["longest"], vector["rows"])[0]
+    text = torch_stand_in.wrap(np.array([vector["text"]], np.uint8))
+    words = module.words(text, vector["letters"], vector["words"])[0]
+    return module.hashed(text, vector["longest"], vector["rows"])[0], words[words >= 0]
 
 
 @pytest.mark.parametrize("version", [by_numpy, by_onnx, by_torch])
@@ -63,13 +72,15 @@ def test_rows_of_each_position(version, vector, monkeypatch):
         torch_stand_in.install(monkeypatch)
         monkeypatch.delitem(sys.modules, "crepe_dist.networks.ngrams.torch", raising=False)
     if vector["text"]:
-        np.testing.assert_array_equal(version(vector), expected(vector))
+        rows, words = version(vector)
+        np.testing.assert_array_equal(rows, expected(vector))
+        assert sorted(words.tolist()) == sorted(vector["of_words"])
 
 
 @pytest.mark.parametrize("build", [*library.runnable(), library.NONE])
 @pytest.mark.parametrize("vector", VECTORS, ids=range(len(VECTORS)))
 def test_distinct_rows_of_a_text(build, vector, monkeypatch):
     monkeypatch.setenv(library.SWITCH, build)
-    shape = NGramShape(vector["alphabet_size"], len(vector["codes"]), 2, vector["longest"], vector["rows"])
-    (buckets,), (number,) = look_up(np.array([vector["codes"]], np.uint8), shape)
-    assert buckets[:number].tolist() == sorted({row for row in expected(vector).ravel().tolist() if row >= 0})
+    (buckets,), (number,) = look_up(np.array([vector["codes"]], np.uint8), table(vector))
+    ngrams = {row for row in expected(vector).ravel().tolist() if row >= 0}
+    assert buckets[:number].tolist() == sorted(ngrams | {vector["rows"] + row for row in vector["of_words"]})

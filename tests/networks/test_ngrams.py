@@ -24,8 +24,8 @@ from tests.helpers.engines import gradients, initial
 
 pytestmark = pytest.mark.usefixtures("every_build")
 BUILDS = library.runnable()
-SHAPES = [NGramShape(69, 30, 3, 4, 50), NGramShape(95, 200, 20, 7, 1 << 16), NGramShape(5, 9, 2, 1, 1)]
-SHAPES += [NGramShape(254, 60, 2, 5, 1 << 12)]  # the largest alphabet
+SHAPES = [NGramShape(69, 30, 3, 4, 50, 36, 20), NGramShape(95, 200, 20, 7, 1 << 16, 62, 1 << 14)]
+SHAPES += [NGramShape(5, 9, 2, 1, 1, 1, 0), NGramShape(254, 60, 2, 5, 1 << 12, 200, 1 << 10)]  # the largest alphabet
 
 
 def some_codes(shape: NGramShape, rows: int) -> np.ndarray:
@@ -69,7 +69,7 @@ def test_our_kernels_equal_the_reference(name, threads, objective, monkeypatch):
 def test_documents_are_counted_by_class(native, monkeypatch):
     if not native:
         monkeypatch.setattr(library, "find", lambda: (None, "not for this test"))
-    shape = NGramShape(69, 600, 3, 3, 1000)
+    shape = NGramShape(69, 600, 3, 3, 1000, 36, 250)
     codes = some_codes(shape, 700)
     labels = np.arange(700, dtype=np.int32) % 3
     counts = np.ones((1000, 3), np.int32)

@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from crepe_dist.data.alphabet import ALPHABET, BLANK
+from crepe_dist.data.alphabet import ALPHABET, BLANK, Encoding
 from crepe_dist.data.batch import pack
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
@@ -69,7 +69,9 @@ def test_too_short_documents_are_refused():
 
 
 def test_auto_size_follows_the_rows():
-    sizes = {rows: PaperShape.for_data(ModelOptions(), 69, 123, 4, rows) for rows in (99_999, 100_000)}
+    sizes = {
+        rows: PaperShape.for_data(ModelOptions(), Encoding(feature_len=123), 4, rows) for rows in (99_999, 100_000)
+    }
     assert [(each.filters, each.units) for each in sizes.values()] == [SIZES["tiny"], SIZES["small"]]
     with pytest.raises(UserError):
         ModelOptions(dropout=1.0)

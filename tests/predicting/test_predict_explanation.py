@@ -65,11 +65,11 @@ def test_words_as_far_as_they_are_read():
 
 
 def test_a_rare_character_is_explained_by_both_its_codes():
-    encoding = Encoding("paper", 8, None, " ab", "\u8bed\u8cea")
+    encoding = Encoding("paper", 8, None, "ab ", "\u8bed\u8cea")
     text = "a\u8bed\u8cea b\u8cea"
     assert encoding.positions(text).tolist() == [5, 5, 4, 3, 2, 1, 1, 0]  # from the end; the seam is in the middle
     assert encoding.positions("\u8bed" * 5).tolist() == [4, 4, 3, 3, 1, 1, 0, 0]
-    assert Encoding("notebook", 3, None, " ab", "\u8bed").positions(text).tolist() == [0, 1, 1]
+    assert Encoding("notebook", 3, None, "ab ", "\u8bed").positions(text).tolist() == [0, 1, 1]
     (codes,) = encoding.encode([text])
 
     def logits(rows):

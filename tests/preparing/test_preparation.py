@@ -135,7 +135,7 @@ class TestProcesses:
         assert found.feature_len == 123
         assert found.codes == MAX_CHARACTERS
         assert found.paired
-        assert found.alphabet[:8] == " έαβγδ一丁"
+        assert found.alphabet[:8] == "έαβγδ 一丁"
 
 
 class TestReport:

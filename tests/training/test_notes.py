@@ -21,9 +21,9 @@ from crepe_dist.training.notes import (
     few_steps,
 )
 
-CREPE = CrepeShape(69, 192, 4, 6, 4096, reach=5, rows=1024, width=32, blocks=2, stride=1)
+CREPE = CrepeShape(69, 192, 4, 6, 4096, 36, 1024, reach=5, rows=1024, width=32, blocks=2, stride=1)
 PAPER = PaperShape(69, 192, 4, 128, 512)
-NGRAMS = NGramShape(69, 192, 4, 6, 1 << 20)
+NGRAMS = NGramShape(69, 192, 4, 6, 1 << 20, 36, 1 << 18)
 
 
 def test_what_is_advised_is_enough():

@@ -53,6 +53,8 @@ class TestRunFolder:
                 "kind": "crepe",
                 "longest": 6,
                 "buckets": 4096,
+                "letters": 36,
+                "words": 1024,
                 "reach": 5,
                 "rows": 1024,
                 "width": 16,

@@ -35,7 +35,7 @@ NGRAMS = ModelOptions(network="ngrams", buckets=64)
 OTHER_CLASSES = ["one", "two"]
 SOME_CLASSES = {"more": ["new", "third", "first", "second"], "others": ["second", "new"]}
 LAST = {"14.weight", "14.bias"}
-CYRILLIC = " абвгд"
+CYRILLIC = "абвгд "
 
 
 def build_network(options: ModelOptions, dataset: Dataset, start: transfer.Start | None = None) -> Network:

@@ -106,7 +106,7 @@ class TestWords:
         assert not third & (first | second)
 
     def test_rare_characters_and_those_without_spaces_are_words(self):
-        encoding = Encoding("paper", 20, alphabet=" ab中", paired="京北東海")
+        encoding = Encoding("paper", 20, alphabet="ab 中", paired="京北東海")
         found = WordFinder(encoding).find(encoding.encode(["中中b", "北京 ab", "京北"]))
         assert np.diff(found.starts).tolist() == [4, 5, 3]  # 中, b, 中中, 中b; 北, 京, ab and two pairs; 京, 北, 京北
         both = np.intersect1d(found.words[4:9], found.words[9:])
@@ -144,7 +144,7 @@ class TestWordDropout:
 
     @pytest.mark.parametrize("rate", [0.5, 1.0])
     def test_a_document_keeps_a_word(self, rate):
-        encoding = Encoding(feature_len=60, alphabet=" ,-.0123456789abcdefghijklmnopqrstuvwxyzü犬猫")
+        encoding = Encoding(feature_len=60, alphabet="0123456789abcdefghijklmnopqrstuvwxyzü ,-.犬猫")
         finder, codes = WordFinder(encoding), encoding.encode(self.TEXTS)
         for key in range(20):
             fewer = without_some_words(codes, rate, np.full(len(codes), key, np.uint64), finder)

@@ -56,10 +56,10 @@ KERNEL(THREADS) embed(
     int threshold, float scale, u64 first, Number* out
 ) {
     const Dropout dropout{seed, threshold, scale};
-    constexpr int GROUPS = WIDTH / FEW;
-    for (i64 i = thread_number(); i < i64(documents) * positions * GROUPS; i += all_threads()) {
-        const i64 place = i / GROUPS;
-        const int channel = int(i % GROUPS) * FEW;
+    constexpr int PIECES = WIDTH / FEW;
+    for (i64 i = thread_number(); i < i64(documents) * positions * PIECES; i += all_threads()) {
+        const i64 place = i / PIECES;
+        const int channel = int(i % PIECES) * FEW;
         const int document = int(place / positions), position = int(place % positions);
         if (position >= positions_at(lengths[document], stride, 0)) continue;
         Few sum{};

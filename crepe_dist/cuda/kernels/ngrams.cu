@@ -5,50 +5,53 @@
 #include "optimizer.cuh"
 #include "texts.cuh"
 
-constexpr u32 SIGNIFICANT = 0x80000000u;  // of an n-gram's row number
+constexpr u32 GROUP_BIT = 30, ROW = (1u << GROUP_BIT) - 1;  // a row number has its group in its highest bits
 constexpr u32 EMPTY = NO_ROW;
 
 // The slot of a hash set that has a row, or the first empty one; `size` is a power of two.
 __device__ inline u32 first_slot(u32 row, u32 size) { return (row * 2654435769u) & (size - 1); }
 
-// Finds the distinct rows of each document's n-grams: writes a row to ngrams [documents][longest][length + 2] where the
-// text has its first n-gram, with the mark SIGNIFICANT, and NO_ROW elsewhere; and the numbers of others and of significant
-// ones to counts [documents][2]. sets: scratch [documents][2][size], of rows and of the place of each row's first n-gram.
+// Finds the distinct rows of each document's n-grams and words: writes a row to ngrams [documents][longest + 1][length +
+// 2] where the text has its first n-gram or word, with its group, and NO_ROW elsewhere; and the numbers of each group's to
+// counts [documents][GROUPS]. The last `words` rows are those of words. sets: scratch [documents][2][size], of rows and of the place of each row's first n-gram.
 // A block for each document.
 KERNEL(THREADS) find_ngrams(
-    const u8* texts, const i32* lengths, int symbols, int longest, int rows, const float* significant, u32* sets, int size,
-    u32* ngrams, i32* counts
+    const u8* texts, const i32* lengths, int symbols, int longest, int rows, int letters, int words, const float* significant,
+    u32* sets, int size, u32* ngrams, i32* counts
 ) {
-    const int document = blockIdx.x, length = lengths[document], places = longest * symbols;
+    const int document = blockIdx.x, length = lengths[document], places = (longest + 1) * symbols, first = rows - words;
     const u8* const text = texts + i64(document) * symbols;
     u32 *const keys = sets + i64(document) * 2 * size, *const firsts = keys + size;
     u32* const found = ngrams + i64(document) * places;
-    __shared__ i32 numbers[2];
-    if (threadIdx.x < 2) numbers[threadIdx.x] = 0;
+    __shared__ i32 numbers[GROUPS];
+    if (threadIdx.x < GROUPS) numbers[threadIdx.x] = 0;
     for (int i = threadIdx.x; i < 2 * size; i += THREADS) keys[i] = EMPTY;
     for (int i = threadIdx.x; i < places; i += THREADS) found[i] = NO_ROW;
     __syncthreads();
-    for (int start = threadIdx.x; start < length; start += THREADS)
-        visit_ngrams(text, start, length, longest, rows, [&](int n, u32 row) {
-            const u32 place = u32(n * symbols + start);
-            found[place] = row;
-            u32 slot = first_slot(row, size);
-            for (u32 other; (other = atomicCAS(keys + slot, EMPTY, row)) != EMPTY && other != row;)
-                slot = (slot + 1) & (size - 1);
-            atomicMin(firsts + slot, place);
-        });
+    const auto add = [&](u32 place, u32 row) {
+        found[place] = row;
+        u32 slot = first_slot(row, size);
+        for (u32 other; (other = atomicCAS(keys + slot, EMPTY, row)) != EMPTY && other != row;)
+            slot = (slot + 1) & (size - 1);
+        atomicMin(firsts + slot, place);
+    };
+    for (int start = threadIdx.x; start < length; start += THREADS) {
+        visit_ngrams(text, start, length, longest, first, [&](int n, u32 row) { add(u32(n * symbols + start), row); });
+        visit_words(text, start, length, letters, words,
+                    [&](int place, u32 row) { add(u32(longest * symbols + place), first + row); });
+    }
     __syncthreads();
     for (int i = threadIdx.x; i < places; i += THREADS) {
         const u32 row = found[i];
         if (row == NO_ROW) continue;
         u32 slot = first_slot(row, size);
         while (keys[slot] != row) slot = (slot + 1) & (size - 1);
-        const bool tells = significant[row] != 0;
-        if (firsts[slot] == u32(i)) atomicAdd(numbers + tells, 1);
-        found[i] = firsts[slot] == u32(i) ? row | (tells ? SIGNIFICANT : 0) : NO_ROW;
+        const u32 group = u32(significant[row] != 0) + 2 * u32(int(row) >= first);
+        if (firsts[slot] == u32(i)) atomicAdd(numbers + group, 1);
+        found[i] = firsts[slot] == u32(i) ? row | group << GROUP_BIT : NO_ROW;
     }
     __syncthreads();
-    if (threadIdx.x < 2) counts[2 * document + threadIdx.x] = numbers[threadIdx.x];
+    if (threadIdx.x < GROUPS) counts[GROUPS * document + threadIdx.x] = numbers[threadIdx.x];
 }
 EXPORT(find_ngrams)
 
@@ -64,26 +67,25 @@ KERNEL(THREADS) table_logits(
     const u32* ngrams, int places, const i32* counts, const float* weight, const float* bias, int classes, int wide,
     float* logits
 ) {
-    __shared__ float memory[2][THREADS];
+    __shared__ float memory[GROUPS][THREADS];
     const int document = blockIdx.x, column = threadIdx.x % wide, n = blockIdx.y * wide + column;
-    float sums[2] = {0, 0};
+    float sums[GROUPS] = {};
     for (int i = threadIdx.x / wide; i < places; i += THREADS / wide) {
         const u32 row = ngrams[i64(document) * places + i];
         if (row == NO_ROW || n >= classes) continue;
-        const float value = weight[i64(row & ~SIGNIFICANT) * classes + n];
-        if (row & SIGNIFICANT) sums[1] += value;
-        else sums[0] += value;
+        const float value = weight[i64(row & ROW) * classes + n];
+        for (u32 group = 0; group < GROUPS; ++group) sums[group] += group == row >> GROUP_BIT ? value : 0;
     }
-    for (int group : {0, 1}) memory[group][threadIdx.x] = sums[group];
+    for (int group = 0; group < GROUPS; ++group) memory[group][threadIdx.x] = sums[group];
     __syncthreads();
     for (int half = THREADS / 2; half >= wide; half /= 2) {
         if (int(threadIdx.x) < half)
-            for (int group : {0, 1}) memory[group][threadIdx.x] += memory[group][threadIdx.x + half];
+            for (int group = 0; group < GROUPS; ++group) memory[group][threadIdx.x] += memory[group][threadIdx.x + half];
         __syncthreads();
     }
     if (int(threadIdx.x) >= wide || n >= classes) return;
     float logit = bias[n];
-    for (int group : {0, 1}) logit += factor_of(counts[2 * document + group]) * memory[group][column];
+    for (int group = 0; group < GROUPS; ++group) logit += factor_of(counts[GROUPS * document + group]) * memory[group][column];
     logits[i64(document) * classes + n] = logit;
 }
 EXPORT(table_logits)
@@ -97,7 +99,8 @@ KERNEL(THREADS) table_gradients(
     __shared__ u32 memory[THREADS];
     const int document = blockIdx.x;
     const float* const gradients = logit_gradients + i64(document) * classes;
-    const float factors[2] = {factor_of(counts[2 * document]), factor_of(counts[2 * document + 1])};
+    float factors[GROUPS];
+    for (int group = 0; group < GROUPS; ++group) factors[group] = factor_of(counts[GROUPS * document + group]);
     u32 size = 0, size_bias = 0;
     for (int n = threadIdx.x; n < classes; n += THREADS) {
         add_term(bias + n, gradients[n] * bias_per_unit);
@@ -114,8 +117,8 @@ KERNEL(THREADS) table_gradients(
         for (int i = threadIdx.x / wide; i < places; i += THREADS / wide) {
             const u32 row = ngrams[i64(document) * places + i];
             if (row == NO_ROW) continue;
-            const float factor = factors[row & SIGNIFICANT ? 1 : 0];
-            add_term(weight + i64(row & ~SIGNIFICANT) * classes + n, factor * gradients[n] * per_unit);
+            const float factor = factors[row >> GROUP_BIT];
+            add_term(weight + i64(row & ROW) * classes + n, factor * gradients[n] * per_unit);
         }
 }
 EXPORT(table_gradients)

@@ -1,4 +1,4 @@
-// From packed documents to texts, n-grams and their rows. networks/ngrams/hashing.py describes the hash.
+// From packed documents to texts, n-grams, words and their rows. networks/ngrams/hashing.py describes the hash.
 #pragma once
 
 #include "common.cuh"
@@ -38,4 +38,23 @@ __device__ void visit_ngrams(const u8* text, int start, int length, int longest,
         key = key * RADIX + text[start + n] + 1;
         visit(n, row_of(key, rows));
     }
+}
+
+// Calls visit(place, row) for the row of the word that starts at a place of a text, if one does, and for that of it and
+// the word after it. A word's place is its start; a pair's is the end of its second word.
+template <class Visit>
+__device__ void visit_words(const u8* text, int start, int length, int letters, int rows, Visit visit) {
+    if (text[start] >= letters || (start && text[start - 1] < letters)) return;
+    const auto key_from = [&](int& at) {
+        u64 key = 0;
+        for (; at < length && text[at] < letters; ++at) key = key * RADIX + text[at] + 1;
+        return key;
+    };
+    int at = start;
+    const u64 key = key_from(at);
+    visit(start, row_of(key, rows));
+    while (at < length && text[at] >= letters) ++at;
+    if (at == length) return;
+    const u64 second = key_from(at);
+    visit(at, row_of(key * u64(GOLDEN) + second, rows));
 }

@@ -22,7 +22,7 @@ def logits(graph: Graph, shape: CrepeShape, arrays: Arrays, codes: str) -> str:
 
 def _tower(graph: Graph, shape: CrepeShape, arrays: Arrays, codes: str) -> str:
     number = shape.stride * shape.reach
-    places = ngrams.rows_of(graph, codes, shape.reach, shape.rows)
+    places = ngrams.rows_of(graph, codes, shape.reach, shape.rows, shape.rows)
     places = graph.node("Reshape", places, graph.sizes(0, -1, number))
     # A last row of zeros stands for "no n-gram".
     table = np.pad(arrays["tower.table"], ((0, 1), (0, 0)))

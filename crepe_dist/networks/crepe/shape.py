@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -44,6 +44,7 @@ from crepe_dist.settings.options import MOST_BLOCKS
 from crepe_dist.wording import counted
 
 if TYPE_CHECKING:
+    from crepe_dist.data.alphabet import Encoding
     from crepe_dist.settings.options import ModelOptions
 
 SHORT_TEXT = 256  # characters: the longest texts with a position for each character
@@ -69,7 +70,7 @@ class CrepeShape(Shape):
 
     Attributes:
         longest: length of the longest n-grams of the n-gram table.
-        buckets: rows of the n-gram table.
+        buckets, letters, words: of the n-gram table; see ``NGramShape``.
         reach: length of the longest n-grams that the tower sees at a position.
         rows: rows of the tower's table.
         width: columns of the tower's table, and channels of its convolutions.
@@ -82,7 +83,7 @@ class CrepeShape(Shape):
     title: ClassVar[str] = "convolutions over characters and n-grams"
     described: ClassVar[str] = (
         "convolutions of depth {blocks} with {width} channels over n-grams of length 1 to {reach}, {rows} rows; and "
-        "character n-grams of length 1 to {longest}, {buckets} buckets"
+        "character n-grams of length 1 to {longest} and words, {buckets} buckets"
     )
     class_axes: ClassVar[Mapping[str, int]] = {
         "ngrams.weight": 1, "ngrams.bias": 0, "tower.out.weight": 0, "tower.out.bias": 0
@@ -101,6 +102,8 @@ class CrepeShape(Shape):
 
     longest: int
     buckets: int
+    letters: int
+    words: int
     reach: int
     rows: int
     width: int
@@ -109,16 +112,16 @@ class CrepeShape(Shape):
     dropout: float = 0.2
 
     @classmethod
-    def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> CrepeShape:
+    def for_data(cls, options: ModelOptions, encoding: Encoding, classes: int, rows: int) -> CrepeShape:
         if options.size != "auto":
             raise UserError("--model crepe has no --size", "only the paper's has", "omit it, or use --model paper")
-        table = NGramShape.for_data(options, characters, feature_len, classes, rows)
+        table = NGramShape.for_data(options, encoding, classes, rows)
         dropout = cls.dropout if options.dropout is None else options.dropout
-        stride = min(stride_for(feature_len), LARGEST_STRIDE)
+        stride = min(stride_for(table.feature_len), LARGEST_STRIDE)
         reach, embeddings = SHORT_NGRAMS if stride < LONG_STRIDE else LONG_NGRAMS
         return cls(
-            characters, feature_len, classes, table.longest, table.buckets, reach,
-            options.embeddings or embeddings, options.width, options.blocks, stride, dropout,
+            **vars(table), reach=reach, rows=options.embeddings or embeddings, width=options.width,
+            blocks=options.blocks, stride=stride, dropout=dropout,
         )  # fmt: skip
 
     @property
@@ -128,12 +131,12 @@ class CrepeShape(Shape):
     @property
     def table(self) -> NGramShape:
         """Shape of the n-gram table."""
-        return NGramShape(self.alphabet_size, self.feature_len, self.classes, self.longest, self.buckets)
+        return NGramShape(**{field.name: getattr(self, field.name) for field in fields(NGramShape)})
 
     @property
     def embedding(self) -> NGramShape:
         """Shape of a table of the n-grams that the tower sees, for counting them."""
-        return NGramShape(self.alphabet_size, self.feature_len, self.classes, self.reach, self.rows)
+        return replace(self.table, longest=self.reach, buckets=self.rows, words=0)
 
     @property
     def cuda_trouble(self) -> str:
@@ -168,7 +171,7 @@ class CrepeShape(Shape):
 
     def layers(self) -> Iterator[Layer]:
         yield Layer("characters", f"{self.feature_len}")
-        yield Layer(f"table of n-grams of 1 to {self.longest}", f"{self.classes}", self.table.parameters)
+        yield Layer(f"table of n-grams of 1 to {self.longest}, words", f"{self.classes}", self.table.parameters)
         yield Layer(
             f"embedded n-grams of 1 to {self.reach}", f"{self.width} × {self.positions}", self.rows * self.width
         )
@@ -198,7 +201,7 @@ class CrepeShape(Shape):
     def __str__(self) -> str:
         return (
             f"Crepe, {counted(self.blocks, 'block')} of {self.width} channels over n-grams up to {self.reach}, "
-            f"and a table of n-grams up to {self.longest}"
+            f"and a table of words and n-grams up to {self.longest}"
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from crepe_dist.cuda.gpu import Memory
 from crepe_dist.cuda.network import THREADS, Dropping, Program, Sums, Texts
+from crepe_dist.native.constants import GROUPS
 from crepe_dist.networks.ngrams.shape import NGramShape
 
 PROGRAM = "ngrams.cu"
@@ -40,13 +41,13 @@ class Table:
         """Compute the logits, float32 [documents, classes]."""
         shape, documents = self._shape, texts.documents
         weight, bias, significant = (self._values[f"{self._prefix}{name}"] for name in shape.parameter_shapes())
-        places = shape.longest * texts.symbols
+        places = self._places(texts)
         size = 1 << (2 * places - 1).bit_length()  # of a hash set, at most half full
         ngrams, counts = self._found(texts)
         sets = self._run.buffer("sets", 8 * documents * size)
         self._run(
             "find_ngrams", documents, texts.texts, texts.lengths, texts.symbols, shape.longest, shape.buckets,
-            significant, sets, size, ngrams, counts,
+            shape.letters, shape.words, significant, sets, size, ngrams, counts,
         )  # fmt: skip
         grid = documents, -(-shape.classes // self._wide)
         self._run("table_logits", grid, ngrams, places, counts, weight, bias, shape.classes, self._wide, logits)
@@ -56,13 +57,16 @@ class Table:
         weight, bias = (sums[f"{self._prefix}{name}"] for name in ("weight", "bias"))
         ngrams, counts = self._found(texts)
         self._run(
-            "table_gradients", texts.documents, ngrams, self._shape.longest * texts.symbols, counts, logit_gradients,
+            "table_gradients", texts.documents, ngrams, self._places(texts), counts, logit_gradients,
             self._shape.classes, self._wide, weight.per_unit, bias.per_unit, weight.total, bias.total, weight.largest,
             bias.largest,
         )  # fmt: skip
 
+    def _places(self, texts: Texts) -> int:
+        """Return the most n-grams and words of a document."""
+        return (self._shape.longest + 1) * texts.symbols
+
     def _found(self, texts: Texts) -> tuple[Memory, Memory]:
         """Return the memory of the distinct n-grams of each document, and of their numbers."""
-        places = self._shape.longest * texts.symbols
-        ngrams = self._run.buffer("ngrams", 4 * texts.documents * places)
-        return ngrams, self._run.buffer("ngram counts", 8 * texts.documents)
+        ngrams = self._run.buffer("ngrams", 4 * texts.documents * self._places(texts))
+        return ngrams, self._run.buffer("ngram counts", 4 * GROUPS * texts.documents)

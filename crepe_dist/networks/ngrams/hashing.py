@@ -1,4 +1,4 @@
-"""Hashing of n-grams to the rows of a table.
+"""Hashing of n-grams and words to the rows of a table.
 
 This is the specification. Four implementations agree on the vectors of ``tests/networks/ngram_hash.json``: this one,
 ``native/hashing.h``, and those of two exports: ``networks/ngrams/onnx.py`` and ``networks/ngrams/torch.py``.
@@ -9,8 +9,11 @@ This is the specification. Four implementations agree on the vectors of ``tests/
    the base ``RADIX`` for each of them, modulo 2^64: the first code has the highest digit.
 3. The key is mixed by the output function of SplitMix64 (Steele, Lea & Flood 2014), modulo 2^64. The upper 32 bits h
    give the row: h × rows / 2^32, rounded down.
+4. A word is a run of codes below ``letters`` between other symbols. Its key is that of an n-gram of any length. The key
+   of a word and the one after it is key of the first × ``GOLDEN`` + key of the second, modulo 2^64. Their rows among
+   ``words`` ones are found as in 3, and stand after those of n-grams.
 
-The table of n-grams reads the distinct rows of a text; Crepe's tower reads the row of each n-gram at the position of
+The table reads the distinct rows of a text; Crepe's tower reads the row of each n-gram at the position of
 its first character.
 """
 
@@ -26,7 +29,7 @@ import numpy.typing as npt
 from crepe_dist.data.alphabet import BLANK, Codes
 from crepe_dist.data.keyed_random import scramble
 from crepe_dist.native import library
-from crepe_dist.native.constants import RADIX
+from crepe_dist.native.constants import GOLDEN, RADIX
 from crepe_dist.networks.ngrams.kernels import sizes as sizes_of
 
 if TYPE_CHECKING:
@@ -76,8 +79,22 @@ def rows_of(key: npt.NDArray[np.uint64], rows: int) -> npt.NDArray[np.int32]:
     return ((scramble(key) >> np.uint64(32)) * np.uint64(rows) >> np.uint64(32)).astype(np.int32)
 
 
+def word_keys(text: Codes, letters: int) -> list[int]:
+    """Return the keys of the words of a text with its edges, uint8 [L], and of pairs of neighbouring words."""
+    keys, key, before = [], 0, 0
+    for code in text.tolist():  # the last one is no letter
+        if code < letters:
+            key = (key * RADIX + code + 1) % 2**64
+        elif key:
+            keys += [key, (before * GOLDEN + key) % 2**64] if before else [key]
+            key, before = 0, key
+    return keys
+
+
 def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Hash the n-grams of documents into buckets, without duplicates. N-grams with unknown characters are skipped.
+    """Hash the n-grams and words of documents into buckets, without duplicates.
+
+    N-grams with unknown characters are skipped.
 
     Args:
         codes: encoded documents, uint8 [B, L].
@@ -90,11 +107,14 @@ def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt
     size, counts = (len(codes), shape.max_ngrams), np.zeros(len(codes), np.int64)
     if native is None:
         buckets = padding(size, shape.buckets)
-        ngrams = list(keys(edged(codes, shape.alphabet_size), shape.alphabet_size + 1, shape.longest))
-        for row in range(len(codes)):
-            distinct = np.unique(
-                np.concatenate([rows_of(key[row][known[row]], shape.buckets) for key, known in ngrams])
-            )
+        texts, first_word = edged(codes, shape.alphabet_size), shape.buckets - shape.words
+        ngrams = list(keys(texts, shape.alphabet_size + 1, shape.longest))
+        for row, text in enumerate(texts):
+            found = [rows_of(key[row][known[row]], first_word) for key, known in ngrams]
+            if shape.words:
+                words = np.array(word_keys(text, shape.letters), np.uint64)
+                found.append(first_word + rows_of(words, shape.words))
+            distinct = np.unique(np.concatenate(found))
             buckets[row, : len(distinct)], counts[row] = distinct, len(distinct)
         return buckets, counts
     codes, sizes, buckets = np.ascontiguousarray(codes), sizes_of(shape), np.empty(size, np.int32)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 def sizes(shape: NGramShape) -> npt.NDArray[np.int64]:
     """Return the sizes of the table, in the order of ``ngram_shape`` in native/engine.cpp."""
-    return np.array([shape.alphabet_size, shape.feature_len, shape.classes, shape.longest, shape.buckets], np.int64)
+    own = [getattr(shape, name) for name in shape.sizes()]
+    return np.array([shape.alphabet_size, shape.feature_len, shape.classes, *own], np.int64)
 
 
 def open_network(functions: Any, shape: NGramShape, precision: str, threads: int) -> Any:

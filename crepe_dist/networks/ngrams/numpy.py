@@ -7,7 +7,7 @@ import numpy as np
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.model.inference import Floats
-from crepe_dist.native.constants import NGRAM_SCALE, ROOT_SCALE
+from crepe_dist.native.constants import GROUPS, NGRAM_SCALE, ROOT_SCALE
 from crepe_dist.networks.ngrams.hashing import look_up
 from crepe_dist.networks.ngrams.shape import NGramShape
 
@@ -17,9 +17,9 @@ def logits(shape: NGramShape, arrays: Arrays, codes: Codes) -> Floats:
     result = np.tile(arrays["bias"], (len(codes), 1))
     for row, buckets, number in zip(result, *look_up(codes, shape)):
         buckets = buckets[:number]
-        telling = arrays["significant"][buckets]
+        groups = arrays["significant"][buckets] + 2 * (buckets >= shape.buckets - shape.words)
         factors = np.zeros(number, np.float32)
-        for group in (telling, 1 - telling):
+        for group in (groups == number for number in range(GROUPS)):
             size = max(float(group.sum()), 1)
             factors += group * np.float32(min(ROOT_SCALE * size**0.5, NGRAM_SCALE) / size)
         row += factors @ arrays["weight"][buckets]

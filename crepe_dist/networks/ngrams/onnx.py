@@ -8,10 +8,11 @@ from onnx import TensorProto
 from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.model.onnx_graph import Graph
-from crepe_dist.native.constants import NGRAM_SCALE, RADIX, ROOT_SCALE
+from crepe_dist.native.constants import GOLDEN, NGRAM_SCALE, RADIX, ROOT_SCALE
 from crepe_dist.networks.ngrams.shape import NGramShape
 
 ENDLESS = 1 << 31  # end of a slice that goes to the end
+EDGES = 66  # columns of texts beside their characters, at most: two edges, and padding to a multiple of a stride
 
 
 def logits(graph: Graph, shape: NGramShape, arrays: Arrays, codes: str) -> str:
@@ -41,17 +42,22 @@ def edged(graph: Graph, codes: str, alphabet_size: int, stride: int = 1) -> str:
     return node("Where", node("And", node("Greater", end, 0), is_edge), alphabet_size, codes)
 
 
-def rows_of(graph: Graph, codes: str, longest: int, rows: int) -> str:
-    """Add the nodes that hash the n-grams at each position, int32 [batch, positions, longest] (``hashing``).
+def later(graph: Graph, values: str) -> str:
+    """Add the nodes of the next value at each position of [batch, positions], and 0 at the last."""
+    return graph.node("Pad", _all_but_first(graph, values), graph.sizes(0, 0, 0, 1))
 
-    Where there is no n-gram, the row is ``rows``.
-    """
+
+def _all_but_first(graph: Graph, values: str) -> str:
+    return graph.node("Slice", values, graph.sizes(1), graph.sizes(ENDLESS), graph.sizes(1))
+
+
+def _all_but_last(graph: Graph, values: str) -> str:
+    return graph.node("Slice", values, graph.sizes(0), graph.sizes(-1), graph.sizes(1))
+
+
+def mixed(graph: Graph, keys: str, rows: int) -> str:
+    """Add the nodes that map keys, int64, to rows, int32 (``hashing.rows_of``)."""
     node = graph.node
-
-    def next_ones(values: str) -> str:
-        """Return the value of the next position at each position, and 0 at the last."""
-        later = node("Slice", values, graph.sizes(1), graph.sizes(ENDLESS), graph.sizes(1))
-        return node("Pad", later, graph.sizes(0, 0, 0, 1))
 
     def times(values: str, factor: int) -> str:
         # Modulo 2^64: the product of signed integers has the same bits. ONNX Runtime multiplies unsigned ones only in
@@ -63,31 +69,81 @@ def rows_of(graph: Graph, codes: str, longest: int, rows: int) -> str:
     def shifted(values: str, bits: int) -> str:
         return node("BitShift", values, graph.value(np.array(bits, np.uint64)), direction="RIGHT")
 
-    def mixed(values: str, bits: int) -> str:
+    def folded(values: str, bits: int) -> str:
         return node("BitwiseXor", values, shifted(values, bits))
 
+    z = folded(node("Cast", keys, to=TensorProto.UINT64), 30)
+    z = folded(times(z, 0xBF58476D1CE4E5B9), 27)
+    z = folded(times(z, 0x94D049BB133111EB), 31)
+    return node("Cast", shifted(times(shifted(z, 32), rows), 32), to=TensorProto.INT32)
+
+
+def rows_of(graph: Graph, codes: str, longest: int, rows: int, none: int) -> str:
+    """Add the nodes that hash the n-grams at each position, int32 [batch, positions, longest] (``hashing``).
+
+    Where there is no n-gram, the row is ``none``.
+    """
+    node = graph.node
     digit = node("Cast", node("Add", codes, 1), to=TensorProto.INT64)
     known = node("Cast", node("Less", codes, BLANK), to=TensorProto.INT32)
     key, all_known, keys, knowns = digit, known, [digit], [known]
     for _ in range(longest - 1):
-        digit, known = next_ones(digit), next_ones(known)
+        digit, known = later(graph, digit), later(graph, known)
         key = node("Add", node("Mul", key, graph.value(np.array(RADIX, np.int64))), digit)
         all_known = node("Mul", all_known, known)
         keys.append(key)
         knowns.append(all_known)
     last = graph.sizes(2)
     keys, knowns = ([node("Unsqueeze", each, last) for each in values] for values in (keys, knowns))
-    z = mixed(node("Cast", node("Concat", *keys, axis=2), to=TensorProto.UINT64), 30)
-    z = mixed(times(z, 0xBF58476D1CE4E5B9), 27)
-    z = mixed(times(z, 0x94D049BB133111EB), 31)
-    row = node("Cast", shifted(times(shifted(z, 32), rows), 32), to=TensorProto.INT32)
-    return node("Where", node("Equal", node("Concat", *knowns, axis=2), 1), row, rows)
+    row = mixed(graph, node("Concat", *keys, axis=2), rows)
+    return node("Where", node("Equal", node("Concat", *knowns, axis=2), 1), row, none)
+
+
+def word_rows(graph: Graph, edged_codes: str, shape: NGramShape) -> str:
+    """Add the nodes that hash the words of texts and their pairs, int32 [batch, most words and pairs].
+
+    Where there is none, the row is ``shape.buckets``. A key is the sum of digit × RADIX^(end - place): the difference
+    of two sums of digit / RADIX^place, times RADIX^end.
+    """
+    node = graph.node
+    inside = node("Cast", node("Less", edged_codes, shape.letters), to=TensorProto.INT64)
+    ends = node("Mul", inside, node("Sub", graph.sizes(1), later(graph, inside)))
+    number = node("CumSum", ends, graph.value(np.array(1, np.int32)))
+    width = node("Slice", node("Shape", ends), graph.sizes(1), graph.sizes(2))
+
+    def powers(base: int) -> str:
+        steps = np.full(shape.feature_len + EDGES, base, np.uint64)
+        steps[0] = 1
+        return node("Slice", graph.value(np.cumprod(steps).astype(np.int64)), graph.sizes(0), width, graph.sizes(0))
+
+    digits = node("Mul", inside, node("Cast", node("Add", edged_codes, 1), to=TensorProto.INT64))
+    sums = node("CumSum", node("Mul", digits, powers(pow(RADIX, -1, 1 << 64))), graph.value(np.array(1, np.int32)))
+    count = node("ReduceMax", number, graph.sizes(1), keepdims=1)
+    most = node("Reshape", node("ReduceMax", count, keepdims=0), graph.sizes(1))
+    batch = node("Slice", node("Shape", ends), graph.sizes(0), graph.sizes(1))
+    none = node("Expand", graph.sizes(0), node("Concat", batch, node("Add", most, graph.sizes(1)), axis=0))
+    at = node("Mul", number, ends)
+
+    def listed(values: str) -> str:
+        """Return the values at the ends of words, in order, after a 0."""
+        return node("ScatterElements", none, at, node("Mul", ends, values), axis=1, reduction="add")
+
+    last, power = listed(sums), _all_but_first(graph, listed(powers(RADIX)))
+    key = node("Mul", node("Sub", _all_but_first(graph, last), _all_but_last(graph, last)), power)
+    exists = node("Not", node("Equal", power, graph.sizes(0)))
+    pair = node("Mul", _all_but_last(graph, key), graph.value(np.array(GOLDEN, np.uint64).astype(np.int64)))
+    pair = node("Add", pair, _all_but_first(graph, key))
+    exists = node("Concat", exists, _all_but_first(graph, exists), axis=1)
+    row = mixed(graph, node("Concat", key, pair, axis=1), shape.words)
+    return node("Where", exists, node("Add", row, shape.buckets - shape.words), shape.buckets)
 
 
 def table_logits(graph: Graph, shape: NGramShape, arrays: Arrays, edged_codes: str, prefix: str = "") -> str:
     """Add the nodes of the table, whose parameters have names with a prefix; return the name of the logits."""
-    hashed = rows_of(graph, edged_codes, shape.longest, shape.buckets)
+    first_word = shape.buckets - shape.words
+    hashed = rows_of(graph, edged_codes, shape.longest, first_word, shape.buckets)
     hashed = graph.node("Reshape", hashed, graph.sizes(0, -1))
+    hashed = graph.node("Concat", hashed, word_rows(graph, edged_codes, shape), axis=1)
     number = graph.node("Gather", graph.node("Shape", hashed), graph.sizes(1))
     # The first of two outputs: the rows of a text in ascending order. Each counts once, where it differs from the last.
     hashed = graph.node("TopK", hashed, number, axis=1, largest=0, sorted=1)
@@ -108,7 +164,12 @@ def table_logits(graph: Graph, shape: NGramShape, arrays: Arrays, edged_codes: s
         scale = graph.node("Min", root, graph.value(np.array(NGRAM_SCALE, np.float32)))
         return graph.node("Mul", group, graph.node("Div", scale, number))
 
-    factors = graph.node("Add", scaled(telling), scaled(graph.node("Sub", own, telling)))
+    words = graph.node("Cast", graph.node("GreaterOrEqual", buckets, first_word), to=TensorProto.FLOAT)
+    factors = ""
+    for group in (telling, graph.node("Sub", own, telling)):
+        of_words = graph.node("Mul", group, words)
+        for part in (of_words, graph.node("Sub", group, of_words)):
+            factors = graph.node("Add", factors, scaled(part)) if factors else scaled(part)
     factors = graph.node("Unsqueeze", factors, axis)
     (rows,) = graph.look_up(arrays[f"{prefix}weight"], f"{prefix}weight", [buckets])
     return graph.node("Add", graph.node("Squeeze", graph.node("MatMul", factors, rows), axis), bias)

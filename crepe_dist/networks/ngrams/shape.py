@@ -1,12 +1,17 @@
-"""The n-gram network: one wide layer of hashed character n-grams, for data sets with thousands of rows.
+"""The n-gram network: one wide layer of hashed character n-grams and words, for data sets with thousands of rows.
 
 A convolution of width n over one-hot characters has one weight per position and character. This layer has one weight
 per n-gram, n = 1 … ``longest``, in a hash table, as fastText has for word n-grams (Bojanowski et al. 2017,
 arXiv:1607.04606; Weinberger et al. 2009, arXiv:0902.2206). Each distinct n-gram of a document counts once, at any
 position (Wang & Manning 2012, "Baselines and Bigrams"):
 
-    logits = bias + 300 × (mean of weight[b] over the document's significant buckets b
-                           + mean of weight[b] over its other buckets)
+    logits = bias + 300 × (mean of weight[b] over the document's significant buckets b of n-grams
+                           + mean of weight[b] over its other buckets of n-grams
+                           + the same two of words)
+
+Words are runs of letters and digits, and pairs of neighbouring ones. They see further than n-grams, and have rows of
+their own, so that neither displaces the other: on 15 data sets the validation loss falls from 0.450 to 0.447
+(docs/decisions/networks.md). There is no vocabulary, and a misspelt word leaves its n-grams.
 
 N-grams may contain symbols for the start and the end of the document, and the factor of a mean over n buckets is at
 most 10 × √n instead of 300, so that the n-grams of short documents do not learn too fast. Adam keeps one second moment
@@ -33,9 +38,11 @@ from crepe_dist.model.shape import Layer, Shape
 from crepe_dist.networks.ngrams.hashing import look_up
 
 if TYPE_CHECKING:
+    from crepe_dist.data.alphabet import Encoding
     from crepe_dist.settings.options import ModelOptions
 
 LONGEST, LARGEST_LONGEST = 6, 7  # characters of the longest n-grams of a table: by default, and at most
+SHARE_OF_WORDS = 0.25  # of the buckets
 MAX_BUCKETS = 1 << 20
 MIN_BUCKETS = 1 << 14
 MAX_PARAMETERS = 8_000_000  # of a table with the default number of buckets
@@ -56,11 +63,13 @@ class NGramShape(Shape):
     Attributes:
         longest: length of the longest n-grams, in characters.
         buckets: rows of the hash table.
+        letters: codes that words consist of, the first ones.
+        words: rows of words and of their pairs, the last ones.
     """
 
     kind: ClassVar[str] = "ngrams"
-    title: ClassVar[str] = "hashed character n-grams"
-    described: ClassVar[str] = "character n-grams of length 1 to {longest}, {buckets} buckets"
+    title: ClassVar[str] = "hashed character n-grams and words"
+    described: ClassVar[str] = "character n-grams of length 1 to {longest}, and words, {buckets} buckets"
     class_axes: ClassVar[Mapping[str, int]] = {"weight": 1, "bias": 0}
     tables: ClassVar[tuple[str, ...]] = ("weight",)
     counted: ClassVar[tuple[str, ...]] = ("significant",)
@@ -70,11 +79,14 @@ class NGramShape(Shape):
 
     longest: int
     buckets: int
+    letters: int
+    words: int
 
     @classmethod
-    def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> NGramShape:
+    def for_data(cls, options: ModelOptions, encoding: Encoding, classes: int, rows: int) -> NGramShape:
         buckets = options.buckets or buckets_for(classes)
-        return cls(characters, feature_len, classes, LONGEST, buckets)
+        of_words = encoding.in_words, int(buckets * SHARE_OF_WORDS)
+        return cls(encoding.codes, encoding.feature_len, classes, LONGEST, buckets, *of_words)
 
     @property
     def activations(self) -> int:
@@ -85,13 +97,13 @@ class NGramShape(Shape):
 
     def layers(self) -> Iterator[Layer]:
         yield Layer("characters", f"{self.feature_len}")
-        yield Layer(f"n-grams of 1 to {self.longest}", f"≤ {self.max_ngrams}")
+        yield Layer(f"n-grams of 1 to {self.longest}, words", f"≤ {self.max_ngrams}")
         yield Layer("logits", f"{self.classes}", self.parameters)
 
     @property
     def max_ngrams(self) -> int:
-        """Number of n-grams in a document of full length."""
-        return sum(max(self.feature_len + 2 - n, 0) for n in range(self.longest))
+        """Number of n-grams, words and pairs of words in a document of full length, at most."""
+        return sum(max(self.feature_len + 2 - n, 0) for n in range(self.longest)) + self.feature_len
 
     def most_rows(self, documents: int) -> dict[str, int]:
         return {"weight": min(self.buckets, documents * self.max_ngrams)}
@@ -107,7 +119,7 @@ class NGramShape(Shape):
         return 2 * self.forward_operations()
 
     def __str__(self) -> str:
-        return f"character n-grams up to {self.longest}, {self.buckets:,} buckets"
+        return f"words and character n-grams up to {self.longest}, {self.buckets:,} buckets"
 
 
 SHAPE = NGramShape

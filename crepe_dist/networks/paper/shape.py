@@ -17,6 +17,7 @@ from crepe_dist.native import constants
 from crepe_dist.native.constants import PAPER_POOL
 
 if TYPE_CHECKING:
+    from crepe_dist.data.alphabet import Encoding
     from crepe_dist.settings.options import ModelOptions
 
 # The six convolutions of the paper's table 1: (kernel width, followed by a max pool of 3).
@@ -70,11 +71,11 @@ class PaperShape(Shape):
             )
 
     @classmethod
-    def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> PaperShape:
+    def for_data(cls, options: ModelOptions, encoding: Encoding, classes: int, rows: int) -> PaperShape:
         dropout = PAPER_DROPOUT if options.dropout is None else options.dropout
         automatic = "tiny" if rows < TINY_BELOW_ROWS else "small"
         size = automatic if options.size == "auto" else options.size
-        return cls(characters, feature_len, classes, *SIZES[size], dropout)
+        return cls(encoding.codes, encoding.feature_len, classes, *SIZES[size], dropout)
 
     @classmethod
     def of_parameters(
