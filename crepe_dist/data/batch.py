@@ -1,4 +1,4 @@
-"""Batch of encoded documents in one array, and its division into smaller ones."""
+"""Batch of encoded documents in one array."""
 
 from __future__ import annotations
 
@@ -98,35 +98,3 @@ def unpacked(batch: Batch, classes: int, pairs: int = 0) -> tuple[Codes, Shares,
     classes_of_pairs = (labels[..., 0] + 256 * labels[..., 1]).astype(np.int32)
     np.add.at(shares, (np.arange(len(labels))[:, None], classes_of_pairs), of_pairs)
     return codes, shares, weights @ np.array([[1 / WEIGHT_UNIT], [256 / WEIGHT_UNIT], [1]], np.float32)
-
-
-def rows_per_piece(rows: int, most: int, multiple: int = 1) -> int:
-    """Return the number of rows of each of the fewest equal pieces with at most ``most`` rows.
-
-    It is a multiple of ``multiple``, even if that is more than ``most``, unless one piece has all rows.
-    """
-    pieces = -(-rows // most)
-    return min(rows, -(-rows // pieces // multiple) * multiple)
-
-
-def pieces(batch: Batch, rows: int) -> list[Batch]:
-    """Divide a batch into batches of ``rows`` rows.
-
-    The last one is padded with its last row at weight 0, because MXNet plans a graph anew for every other shape.
-    """
-    total = len(batch.packed)
-    if rows == total:
-        return [batch]
-    missing = -total % rows
-    packed = np.concatenate([batch.packed, np.repeat(batch.packed[-1:], missing, axis=0)])
-    packed[total:, -WEIGHT_BYTES:] = 0
-    return [
-        replace(
-            batch,
-            packed=packed[start : start + rows],
-            labels=batch.labels[start : start + rows],
-            first=batch.first + start,
-            rows=batch.rows[start : start + rows],
-        )
-        for start in range(0, len(packed), rows)
-    ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +13,14 @@ from crepe_dist.cuda.gpu import Gpu, Memory
 from crepe_dist.cuda.network import Dropping, Part, Program, Sum, Texts
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import Batch
-from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, Logits
 from crepe_dist.exchange.cuda import CudaExchange, Gradients
 from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.quanta import Parameter, Quanta
-from crepe_dist.model.backend import Backend
-from crepe_dist.model.objective import Objective, rounded
+from crepe_dist.model.objective import rounded
 from crepe_dist.model.parameters import check
 from crepe_dist.model.part_weight import combined
-from crepe_dist.model.shape import Shape
 from crepe_dist.native import constants
 from crepe_dist.settings.options import OptimizerOptions
 
@@ -33,7 +29,7 @@ class CudaEngine(Engine):
     """Engine on a GPU. Parameters, gradients and the optimizer's state are in its memory, with copies on the host.
 
     Gradients are whole numbers, see ``Quanta``. A term of a gradient is that of one document, so the division of a
-    batch among ranks and pieces changes no bit.
+    batch among ranks changes no bit.
 
     Attributes:
         parameters: parameters by name, whose values ``values`` copies from the GPU.
@@ -42,24 +38,16 @@ class CudaEngine(Engine):
 
     quanta: Quanta
 
-    def __init__(
-        self,
-        shape: Shape,
-        parameters: Mapping[str, Parameter],
-        backend: Backend,
-        objective: Objective,
-        piece: int,
-        device: Device,
-    ) -> None:
-        super().__init__(shape, backend, objective, piece, device)
-        self.parameters = {name: parameters[name] for name in shape.parameter_shapes()}
+    def _open(self, parameters: dict[str, Parameter]) -> None:
+        shape = self.shape
+        self.parameters = parameters
         network = registry.part(shape.kind, "cuda")
-        gpu = Gpu(device.device_id)
-        self._run = Program(gpu, network.PROGRAM, {**shared_constants(), **network.constants(shape)}, backend.precision)
+        gpu, of_all = Gpu(self.device.device_id), shared_constants()
+        self._run = Program(gpu, network.PROGRAM, {**of_all, **network.constants(shape)}, self.backend.precision)
         self._values = {name: gpu.allocate(each.value.nbytes) for name, each in self.parameters.items()}
         self._upload()
         self._parts: list[Part] = network.parts(shape, self._run, self._values)
-        class_weights = objective.class_weights(shape.classes) / np.float32(len(self._parts))
+        class_weights = self.objective.class_weights(shape.classes) / np.float32(len(self._parts))
         self._class_weights = gpu.allocate(class_weights.nbytes)
         self._class_weights.write(class_weights)
         self._gradients_on_gpu: Gradients | None = None
@@ -104,18 +92,15 @@ class CudaEngine(Engine):
                 on_gpu.read(logits)
         return parts.swapaxes(0, 1)
 
-    def _forward_backward(self, batch: Batch, *, adds: bool = False) -> float:
+    def forward_backward(self, batch: Batch) -> float:
         gradients, bounds = self._gradients_on_gpu, np.ctypeslib.as_array(self.quanta.bounds)
         assert gradients is not None, "open_exchange comes first"
-        if not adds:
-            self.quanta.begin(batch.documents)
-            gradients.clear()
-            bounds[:] = 0
+        self.quanta.begin(batch.documents)
+        gradients.clear()
         # That of the global batch, so that the loss scale does not depend on the number of ranks.
         scale = self.loss_scale.begin(batch.documents)
         with self._lock:
-            loss, added = self._add_gradients(batch, gradients, Dropping(self.shape.dropout, batch.seed), scale)
-        bounds += added
+            loss, bounds[:] = self._add_gradients(batch, gradients, Dropping(self.shape.dropout, batch.seed), scale)
         return loss
 
     def _add_gradients(

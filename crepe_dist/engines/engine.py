@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from typing import Any, Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.data.batch import Batch, Order, pieces, rows_per_piece
+from crepe_dist.data.batch import Batch, Order
 from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import DataLoader
 from crepe_dist.distributed.device import CPU, Device
@@ -37,7 +36,6 @@ class Engine(ABC):
         shape: configuration of the network.
         backend: precision and kernels.
         objective: loss function.
-        piece: number of documents computed at a time in training, which bounds the memory; 0 means the whole batch.
         device: device of the network.
         group_size: number of documents that one rank must compute together; the global batch is cut at multiples of it.
         loss_scale: scale of the loss in float16.
@@ -45,13 +43,24 @@ class Engine(ABC):
 
     group_size = 1
 
-    def __init__(self, shape: Shape, backend: Backend, objective: Objective, piece: int, device: Device) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        parameters: Mapping[str, Parameter],
+        backend: Backend,
+        objective: Objective = PLAIN,
+        device: Device = CPU,
+    ) -> None:
         self.shape = shape
         self.backend = backend
         self.objective = objective
-        self.piece = piece
         self.device = device
         self.loss_scale = LossScale(backend.precision)
+        self._open({name: parameters[name] for name in shape.parameter_shapes()})
+
+    @abstractmethod
+    def _open(self, parameters: dict[str, Parameter]) -> None:
+        """Open the network with these parameters, in the order of the kernels."""
 
     def scored(
         self, split: Split, batch_size: int, rank: int, size: int, compute: Callable[[Batch], Logits] | None = None
@@ -99,39 +108,13 @@ class Engine(ABC):
         """Compute the logits of the network's summands as ``logits`` does, float32 [B, summands, classes]."""
         return self.logits(batch)[:, None]
 
+    @abstractmethod
     def forward_backward(self, batch: Batch) -> Any:
         """Compute the gradients of the sum of the weighted losses of this rank's share of a batch, for the exchange.
 
         Returns:
             The sum of the losses: a number from our own kernels; else float32 [1], which may still be pending.
         """
-        first, *others = pieces(batch, self.rows_at_a_time(batch))
-        loss = self._forward_backward(first)
-        for piece in others:
-            loss = loss + self._forward_backward(piece, adds=True)
-        return loss
-
-    def rows_at_a_time(self, batch: Batch) -> int:
-        """Return the number of rows of a piece of a batch in ``forward_backward``."""
-        rows = batch.packed.shape[0]
-        return rows_per_piece(rows, self.piece or rows, self.group_size)
-
-    @abstractmethod
-    def _forward_backward(self, batch: Batch, *, adds: bool = False) -> Any:
-        """Compute the gradients of one piece; see ``forward_backward``.
-
-        Args:
-            adds: add them to those of the pieces before.
-        """
-
-
-@contextmanager
-def added(arrays: Sequence[Any]) -> Iterator[None]:
-    """Add what is written into arrays to their values."""
-    before = [array.copy() for array in arrays]
-    yield
-    for array, values in zip(arrays, before):
-        array += values
 
 
 def open_engine(
@@ -139,7 +122,6 @@ def open_engine(
     parameters: Mapping[str, Parameter],
     backend: Backend,
     objective: Objective = PLAIN,
-    piece: int = 0,
     device: Device = CPU,
 ) -> Engine:
     """Open the engine that ``backend`` selects for a network with these parameters; see ``Engine`` for the arguments.
@@ -147,7 +129,7 @@ def open_engine(
     Raises:
         UserError: MXNet is needed, and not installed.
     """
-    given = shape, parameters, backend, objective, piece, device
+    given = shape, parameters, backend, objective, device
     if backend.on_cuda:
         from crepe_dist.engines.cuda import CudaEngine
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import mxnet as mx
@@ -13,15 +12,12 @@ from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import Batch, unpacked
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
-from crepe_dist.engines.engine import Engine, Logits, added
+from crepe_dist.engines.engine import Engine, Logits
 from crepe_dist.exchange.exchange import Exchange
 from crepe_dist.exchange.horovod import GluonExchange
 from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.quanta import Parameter
-from crepe_dist.model.backend import Backend
-from crepe_dist.model.objective import Objective
 from crepe_dist.model.parameters import check
-from crepe_dist.model.shape import Shape
 from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.settings.options import OptimizerOptions
 
@@ -33,18 +29,9 @@ class GluonEngine(Engine):
         network: the block.
     """
 
-    def __init__(
-        self,
-        shape: Shape,
-        parameters: Mapping[str, Parameter],
-        backend: Backend,
-        objective: Objective,
-        piece: int,
-        device: Device,
-    ) -> None:
-        super().__init__(shape, backend, objective, piece, device)
-        self._context = context(device)
-        self.network = registry.part(shape.kind, "gluon").BLOCK(shape)
+    def _open(self, parameters: dict[str, Parameter]) -> None:
+        self._context = context(self.device)
+        self.network = registry.part(self.shape.kind, "gluon").BLOCK(self.shape)
         self.network.initialize(mx.init.Zero(), ctx=self._context)
         for name, parameter in structural_parameters(self.network).items():
             parameter.set_data(mx.nd.array(parameters[name].value))
@@ -75,17 +62,15 @@ class GluonEngine(Engine):
         logits: Logits = self.network(self._on_device(codes)).asnumpy()
         return logits
 
-    def _forward_backward(self, batch: Batch, *, adds: bool = False) -> mx.nd.NDArray:
+    def forward_backward(self, batch: Batch) -> mx.nd.NDArray:
         codes, shares, weights = unpacked(batch, self.shape.classes, self.objective.pairs)
         arrays = codes, *self.objective.targets(shares, weights)
         codes, targets, weights = map(self._on_device, arrays)
-        # The masks of dropout depend on the position, so that those of two ranks and of two pieces differ.
+        # The masks of dropout depend on the position, so that those of two ranks differ.
         mx.random.seed((batch.seed + batch.first) % 2**31)
         with autograd.record():
             loss = self.objective.in_gluon(mx.nd, self.network(codes), targets, weights)
-        gradients = [parameter.grad() for parameter in self.network.collect_params().values()] if adds else []
-        with added(gradients):
-            loss.backward()
+        loss.backward()
         return loss
 
     def _on_device(self, array: Any) -> mx.nd.NDArray:

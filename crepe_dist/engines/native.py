@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -11,18 +10,14 @@ import numpy as np
 from crepe_dist import machine
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import Batch, extra_bytes
-from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
-from crepe_dist.engines.engine import Engine, Logits, added
+from crepe_dist.engines.engine import Engine, Logits
 from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.quanta import Parameter, Quanta
 from crepe_dist.exchange.shared_memory import SharedMemoryExchange
 from crepe_dist.exchange.table import SparseParameter
-from crepe_dist.model.backend import Backend
 from crepe_dist.model.inference import Kernels
-from crepe_dist.model.objective import Objective
 from crepe_dist.model.parameters import check
-from crepe_dist.model.shape import Shape
 from crepe_dist.native.library import pointers, threads
 from crepe_dist.settings.options import OptimizerOptions
 
@@ -32,9 +27,8 @@ MOST_CACHED = 1 << 29  # bytes of a process's cache of documents' n-grams
 class NativeEngine(Engine):
     """Engine on our own kernels, which access the memory of the parameters.
 
-    Gradients are whole numbers, see ``Quanta``. Tables are trained row by row; a batch of a network that has some is
-    not computed in pieces, because its memory does not grow with the batch as that of the paper's network does.
-    Concurrent calls are serialised, since each uses all cores.
+    Gradients are whole numbers, see ``Quanta``. Tables are trained row by row. Concurrent calls are serialised, since
+    each uses all cores.
 
     Attributes:
         parameters: parameters by name, in the order of the kernels.
@@ -43,19 +37,11 @@ class NativeEngine(Engine):
 
     quanta: Quanta
 
-    def __init__(
-        self,
-        shape: Shape,
-        parameters: Mapping[str, Parameter],
-        backend: Backend,
-        objective: Objective,
-        piece: int,
-        device: Device,
-    ) -> None:
-        super().__init__(shape, backend, objective, piece, device)
+    def _open(self, parameters: dict[str, Parameter]) -> None:
+        shape, objective = self.shape, self.objective
         self.group_size = shape.group_size
-        self.parameters = {name: parameters[name] for name in shape.parameter_shapes()}
-        self._kernels = Kernels(shape, backend, threads())
+        self.parameters = parameters
+        self._kernels = Kernels(shape, self.backend, threads())
         weights = np.ascontiguousarray(objective.class_weights(shape.classes))
         constants = ctypes.byref(objective.constants)
         self._kernels.call("crepe_objective", constants, weights.ctypes.data, len(weights))
@@ -75,8 +61,6 @@ class NativeEngine(Engine):
             SparseParameter(name, self.parameters[name], rows, partial(self._use_table, which))
             for which, (name, rows) in enumerate(self.shape.most_rows(documents).items())
         ]
-        if sparse:
-            self.piece = 0
         self.quanta = Quanta({name: each for name, each in self.parameters.items() if each.is_trained})
         self._exchange = SharedMemoryExchange(world, Optimizer(options), self.quanta, sparse)
         return self._exchange
@@ -104,16 +88,14 @@ class NativeEngine(Engine):
             self._kernels.call(function, batch.packed.ctypes.data, stride, rows, logits.ctypes.data)
         return logits.swapaxes(0, 1)
 
-    def _forward_backward(self, batch: Batch, *, adds: bool = False) -> float:
+    def forward_backward(self, batch: Batch) -> float:
         rows, _ = self._shape_of(batch)
         dropping = (self.shape.dropout, batch.seed, batch.first)
         quanta, loss = self.quanta, ctypes.c_double()
-        if not adds:
-            self._exchange.ready()
-            quanta.begin(batch.documents)
-            ctypes.memset(quanta.bounds, 0, ctypes.sizeof(quanta.bounds))  # the kernels add to them
-        gradients = [each.gradient for each in quanta.parameters.values() if each.gradient is not None]
-        with self._kernels.lock, added(gradients if adds else []):
+        self._exchange.ready()
+        quanta.begin(batch.documents)
+        ctypes.memset(quanta.bounds, 0, ctypes.sizeof(quanta.bounds))  # the kernels add to them
+        with self._kernels.lock:
             self._kernels.call("crepe_set", self._addresses, False)  # only what is trained has changed
             self._kernels.call("crepe_train_forward", batch.packed.ctypes.data, rows, *dropping, ctypes.byref(loss))
             rounding = quanta.exponents, quanta.unit, quanta.bounds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -25,21 +25,6 @@ GIVE_ANOTHER = "give a .params file or a run folder of crepe_dist"
 LARGEST_SIZE = 1 << 24
 DROPOUT = "dropout"  # field of a network with dropout
 Self = TypeVar("Self", bound="Shape")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A row of a model summary.
-
-    Args:
-        name: display name.
-        output: output size for one document, such as "256 × 336".
-        parameters: number of weights and biases.
-    """
-
-    name: str
-    output: str
-    parameters: int = 0
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
@@ -221,11 +206,6 @@ class Shape(ABC):
     def rows_used(self, codes: Codes) -> dict[str, npt.NDArray[np.int32]]:
         """Return the rows of each table that documents use, once for each use, by name of the table."""
         return {}
-
-    def layers(self) -> Iterator[Layer]:
-        """Yield the rows of a model summary, from the input to the logits."""
-        yield Layer("characters", f"{self.feature_len}")
-        yield Layer("logits", f"{self.classes}", self.parameters)
 
     def forward_operations(self) -> int:
         """Return the nominal number of floating-point operations of one document's forward pass.

@@ -32,13 +32,6 @@ class DataOptions(Settings, group="data"):
         PATH,
     )
     batch_size: int = setting(64, "global batch size: documents per step, over all processes.", whole(1, LARGEST_BATCH))
-    micro_batch_size: Optional[int] = setting(
-        None,
-        "most documents that a process computes at once. It accumulates the gradients of a larger share, which saves "
-        "memory and changes the result only by rounding, on CPUs not at all; there, crepe and ngrams compute the "
-        "whole share at once. null: so does every network.",
-        whole(1, LARGEST_BATCH),
-    )
     typos: float = setting(
         0.0,
         "fraction of characters hit by a typing error in training, such as 0.05: a letter replaced, deleted, inserted, "

@@ -59,11 +59,10 @@ def build_engine(config: Config, data: Dataset, world: World) -> EngineAndStart:
         steps = steps_of(config, len(data.splits["train"]))
         adapt(made, shape, data, world, config.model, config.training.seed, steps, start.arrays if start else {})
     world.broadcast_arrays({name: parameter.value for name, parameter in made.items()})
-    piece = config.data.micro_batch_size or 0
 
     def opened() -> Engine:
         try:
-            return open_engine(shape, made, computing, objective, piece, device)
+            return open_engine(shape, made, computing, objective, device)
         except MemoryError as error:
             raise UserError(f"this network ({shape}) is too large for {device}", str(error), shape.smaller) from error
 

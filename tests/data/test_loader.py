@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crepe_dist.data.alphabet import BLANK
-from crepe_dist.data.batch import pack, pieces, rows_per_piece, unpacked
+from crepe_dist.data.batch import unpacked
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import DataLoader, balanced, epoch_order, largest_share, share, shares
 
@@ -102,24 +101,6 @@ def test_batches_keep_one_shape_and_mark_the_filling(data, rank, size):
         assert np.array_equal(labels[real].argmax(axis=1), part.labels[indices])
         assert np.array_equal(batch.labels, part.labels[indices])
         assert (codes[~real] == BLANK).all()
-
-
-@pytest.mark.parametrize(("rows", "most", "size"), [(12, 4, 4), (13, 4, 4), (13, 5, 5), (12, 99, 12)])
-def test_pieces_have_one_shape(rows, most, size):
-    """MXNet would plan the graph anew for each other shape; what is missing has weight 0."""
-    codes = np.random.default_rng(rows).integers(0, 69, (rows, 123)).astype(np.uint8)
-    labels = np.arange(rows, dtype=np.int32)
-    batch = replace(pack(codes, labels, rows, 100, 30), rows=np.arange(rows))
-    assert (rows_per_piece(44, 10, 8), rows_per_piece(44, 3, 8)) == (16, 8)
-    divided = pieces(batch, rows_per_piece(rows, most))
-    assert {piece.packed.shape for piece in divided} == {(size, 128)}
-    assert [piece.first for piece in divided] == list(range(30, 30 + rows, size))
-    assert {piece.documents for piece in divided} == {100}
-    assert np.concatenate([piece.labels for piece in divided]).tolist() == labels.tolist()
-    assert np.concatenate([piece.rows for piece in divided]).tolist() == labels.tolist()
-    packed = np.concatenate([piece.packed for piece in divided])
-    assert (packed[:rows] == batch.packed).all()
-    assert (packed[rows:, -1] == 0).all()
 
 
 def test_an_error_while_reading_ahead_is_the_reader_s(data):

@@ -34,7 +34,7 @@ def alone(data, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("processes", "name", "more"),
-    [(2, "plain", ()), (3, "shaped", (*SHAPED, "--micro-batch-size=7")), (2, "paper", CLIPPED)],
+    [(2, "plain", ()), (3, "shaped", SHAPED), (2, "paper", CLIPPED)],
 )
 def test_parity_with_one_process(data, alone, tmp_path, processes, name, more):
     """21 steps; 50 documents divide by neither 3 nor 4, and an epoch's last batch has a single document."""

@@ -49,9 +49,9 @@ def make(shape):
     return network
 
 
-def on_gpu(network, precision="float32", objective=PLAIN, piece=0):
+def on_gpu(network, precision="float32", objective=PLAIN):
     backend = Backend(precision, None, "for a test", architecture="sm_86")
-    return open_engine(network.shape, network.parameters, backend, objective, piece, GPU)
+    return open_engine(network.shape, network.parameters, backend, objective, GPU)
 
 
 SHAPES = [TABLE, *test_crepe.SHAPES[1::3]]  # each is compiled, which takes seconds
@@ -132,10 +132,9 @@ def test_sixteen_bits_are_near_float32(precision):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_division_of_a_batch_changes_no_bit(precision):
-    """Neither pieces nor the shares of ranks."""
     batch, found = some_batch(DROPPING, 37), []
-    for piece, cuts in ((0, (0, 38)), (4, (0, 38)), (0, (0, 5, 17, 38))):
-        engine = on_gpu(make(DROPPING), precision, piece=piece)
+    for cuts in ((0, 38), (0, 5, 17, 38)):
+        engine = on_gpu(make(DROPPING), precision)
         exchange = engine.open_exchange(World(), OptimizerOptions(), 40)
         sums: dict[str, np.ndarray] = {}
         loss, bounds = 0.0, np.zeros(len(engine.quanta.parameters))

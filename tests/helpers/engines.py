@@ -51,12 +51,11 @@ class Network:
         build: str | None,
         precision: str = "float32",
         objective: Objective = PLAIN,
-        piece: int = 0,
         **more: Any,
     ) -> Any:
         """An engine of a build of our kernels; ``None``: of MXNet's operators."""
         backend = Backend(precision, None if build is None else Library(build), "for a test")
-        return open_engine(self.shape, self.parameters, backend, objective, piece, **more)
+        return open_engine(self.shape, self.parameters, backend, objective, **more)
 
 
 def initial(shape: Shape, seed: int = 0, **options: Any) -> Network:

@@ -92,7 +92,7 @@ class Case:
                 array[...] = self.random.integers(0, 2, array.shape)
             elif self.chance(0.05):
                 array.flat[self.pick(0, array.size - 1)] = self.random.choice([np.nan, np.inf, 3e38])
-        engine: Any = network.opened(self.build.name, self.backend.precision, objective, self.pick(0, 9))
+        engine: Any = network.opened(self.build.name, self.backend.precision, objective)
         sizes = [self.pick(1, 40) for _ in range(3)]
         options = OPTIMIZERS[self.pick(0, 2)]
         sparse = self.chance(0.6)

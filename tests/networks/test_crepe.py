@@ -161,14 +161,6 @@ def test_a_text_of_one_character_repeated(name):
     assert_near(learnt(network.opened(name), batch), expected(network, batch))
 
 
-@pytest.mark.parametrize("name", BUILDS)
-def test_pieces_equal_the_whole(name):
-    shape = sized(dropout=0.3)
-    network, batch = make(shape), some_batch(shape, 9)
-    whole, pieces = (learnt(network.opened(name, piece=piece), batch) for piece in (0, 4))
-    assert_near(pieces, whole)
-
-
 @pytest.mark.parametrize(
     ("name", "precision"), [*((name, "float32") for name in BUILDS), *((name, "bfloat16") for name in IN_BFLOAT16)]
 )
@@ -209,7 +201,6 @@ class TestShape:
         arrays = make(shape).values
         assert parameters.shape_of(arrays, 69, 61, shape.settings()) == shape
         assert shape.parameters == sum(array.size for array in arrays.values())
-        assert sum(layer.parameters for layer in shape.layers()) == shape.parameters
         with pytest.raises(UserError, match="not parameters of a crepe_dist network"):
             parameters.shape_of(arrays, 69, 61, replace(shape, blocks=3).settings())
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import crepe_dist
-from crepe_dist.data.batch import pack, pieces, unpacked
+from crepe_dist.data.batch import pack, unpacked
 from crepe_dist.data.dataset import UNWEIGHTED, WEIGHT_UNIT, WEIGHTS, open_dataset
 from crepe_dist.errors import UserError
 from tests.conftest import QUICK, command, run, write_frame
@@ -38,13 +38,6 @@ def test_a_batch_holds_weights_in_steps_of_2_to_the_minus_16(tmp_path):
     batch = pack(part.codes(rows), part.labels[rows], 3, 3, weights=largest.weight_bytes(rows))
     assert unpacked(batch, classes=2)[2].ravel().tolist() == [255, 255, 255]
     assert replace(part, weights=None).weight_bytes(rows) is UNWEIGHTED
-
-
-def test_rows_that_fill_up_a_piece_have_no_weight():
-    half = np.full((3, 3), [0, 128, 0], np.uint8)
-    batch = pack(np.zeros((3, 9), np.uint8), np.zeros(3, np.int32), 3, 3, weights=half)
-    weights = [unpacked(each, classes=1)[2].ravel().tolist() for each in pieces(batch, 2)]
-    assert weights == [[0.5, 0.5], [0.5, 0]]
 
 
 @pytest.mark.parametrize("form", ["csv", "bare.csv", "tsv", "jsonl", "parquet"])

@@ -36,7 +36,7 @@ import numpy.typing as npt
 from crepe_dist.data.alphabet import BLANK, Codes
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
-from crepe_dist.model.shape import Layer, Shape
+from crepe_dist.model.shape import Shape
 from crepe_dist.native.constants import POOLED_BLOCKS, TOWER_TAPS
 from crepe_dist.networks.ngrams.hashing import edged, keys, padding, rows_of
 from crepe_dist.networks.ngrams.shape import LARGEST_LONGEST, NGramShape
@@ -168,18 +168,6 @@ class CrepeShape(Shape):
     def rows_used(self, codes: Codes) -> dict[str, npt.NDArray[np.int32]]:
         buckets, known, _ = look_up(codes, self.alphabet_size, self.reach, self.rows, self.stride)
         return {"ngrams.weight": self.table.rows_used(codes)["weight"], "tower.table": buckets[known]}
-
-    def layers(self) -> Iterator[Layer]:
-        yield Layer("characters", f"{self.feature_len}")
-        yield Layer(f"table of n-grams of 1 to {self.longest}, words", f"{self.classes}", self.table.parameters)
-        yield Layer(
-            f"embedded n-grams of 1 to {self.reach}", f"{self.width} × {self.positions}", self.rows * self.width
-        )
-        parameters = 2 * (self.width**2 * TOWER_TAPS + self.width)
-        for number, positions in enumerate(self._positions()):
-            yield Layer(f"block {number + 1}, width {TOWER_TAPS}", f"{self.width} × {positions}", parameters)
-        yield Layer("maximum and mean", f"{2 * self.width}")
-        yield Layer("logits", f"{self.classes}", self.classes * (2 * self.width + 1))
 
     @property
     def positions(self) -> int:

@@ -26,7 +26,7 @@ The loss is convex in the parameters, so no initialisation or data order can lea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes
-from crepe_dist.model.shape import Layer, Shape
+from crepe_dist.model.shape import Shape
 from crepe_dist.networks.ngrams.hashing import look_up
 
 if TYPE_CHECKING:
@@ -94,11 +94,6 @@ class NGramShape(Shape):
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"weight": (self.buckets, self.classes), "bias": (self.classes,), "significant": (self.buckets,)}
-
-    def layers(self) -> Iterator[Layer]:
-        yield Layer("characters", f"{self.feature_len}")
-        yield Layer(f"n-grams of 1 to {self.longest}, words", f"≤ {self.max_ngrams}")
-        yield Layer("logits", f"{self.classes}", self.parameters)
 
     @property
     def max_ngrams(self) -> int:

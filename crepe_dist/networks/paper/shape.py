@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from crepe_dist.errors import UserError
-from crepe_dist.model.shape import GIVE_ANOTHER, NOT_OURS, Layer, Shape
+from crepe_dist.model.shape import GIVE_ANOTHER, NOT_OURS, Shape
 from crepe_dist.native import constants
 from crepe_dist.native.constants import PAPER_POOL
 
@@ -132,22 +131,6 @@ class PaperShape(Shape):
             shapes |= {f"{name}.weight": (units, width), f"{name}.bias": (units,)}
             width = units
         return shapes
-
-    def layers(self) -> Iterator[Layer]:
-        positions, shapes = iter(lengths(self.feature_len)), self.parameter_shapes()
-
-        def count(name: str) -> int:
-            return math.prod(shapes[f"{name}.weight"]) + math.prod(shapes[f"{name}.bias"])
-
-        yield Layer("one-hot", f"{self.alphabet_size} × {next(positions)}")
-        for number, (name, (kernel, pooled)) in enumerate(zip(CONVOLUTION_NAMES, CONVOLUTIONS), 1):
-            yield Layer(f"convolution {number}, width {kernel}", f"{self.filters} × {next(positions)}", count(name))
-            if pooled:
-                yield Layer(f"max pool of {PAPER_POOL}", f"{self.filters} × {next(positions)}")
-        for title, name, units in zip(
-            ("dense 1", "dense 2", "logits"), DENSE_NAMES, (self.units, self.units, self.classes)
-        ):
-            yield Layer(title, f"{units}", count(name))
 
     def forward_operations(self) -> int:
         """Count the first layer as a dense convolution of the one-hot matrix."""
