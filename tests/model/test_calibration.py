@@ -75,7 +75,7 @@ def test_the_threshold_is_reached_by_95_percent():
 def trained(data_with_validation, tmp_path_factory):
     """Folder with runs of the same settings, in one process and in two."""
     folder = tmp_path_factory.mktemp("calibrated")
-    flags = ["--data", data_with_validation, *QUICK, *NGRAMS, "--optimizer=adam"]
+    flags = ["--data", data_with_validation, *QUICK, *NGRAMS, "--optimizer=adam", "--refit=false"]
     for processes in (1, 2):
         run(command("train", *flags, "--run-dir", folder / str(processes), processes=processes), folder)
     return folder

@@ -60,7 +60,7 @@ def runs(data_with_validation, tmp_path_factory):
     """Folder with runs of one and two processes, whose tower learns less than the table."""
     folder = tmp_path_factory.mktemp("weighed")
     flags = ["--data", data_with_validation, *QUICK, "--optimizer=adam", "--epochs=2"]
-    flags += ["--learning-rate=0.0001"]
+    flags += ["--learning-rate=0.0001", "--refit=false"]
     for processes in (1, 2):
         run(command("train", *flags, "--run-dir", folder / str(processes), processes=processes), folder)
     return folder
