@@ -144,7 +144,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.tensor = lambda values, dtype=None, device="cpu": wrap(np.array(values, dtype))  # type: ignore
     torch.arange = lambda start, end, device: wrap(np.arange(start, end))  # type: ignore
     torch.zeros = lambda *size, dtype, device: wrap(np.zeros(size, dtype))  # type: ignore
-    torch.full_like = lambda like, value: wrap(np.full_like(like, (value + 2**63) % 2**64 - 2**63))  # type: ignore
+    torch.full_like = lambda like, value: wrap(np.full_like(like, value))  # type: ignore
     torch.where = lambda known, one, other: wrap(np.where(known, one, other))  # type: ignore
     torch.stack = lambda arrays, dim: wrap(np.stack(arrays, axis=dim))  # type: ignore
     torch.cat = lambda arrays, dim: wrap(np.concatenate(arrays, axis=dim))  # type: ignore

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 
 BLANK = 255  # code of unknown characters and of padding
-GOLDEN = 0x9E3779B97F4A7C15  # factor of the first word of a pair
+# Modulo 2^64, as torch has them: the factor of the first word of a pair, and the inverse of 257.
+GOLDEN, INVERSE = 0x9E3779B97F4A7C15 - (1 << 64), 0xFF00FF00FF00FF01 - (1 << 64)
 
 
 def mixed(key: torch.Tensor, rows: int) -> torch.Tensor:
@@ -30,11 +31,11 @@ def words(codes: torch.Tensor, letters: int, rows: int) -> torch.Tensor:
     ends = inside * (1 - F.pad(inside, (0, 1))[:, 1:])
     number, powers = ends.cumsum(1), torch.full_like(inside[:1], 257).cumprod(1)
     # A key is the sum of digit × 257^(end - place): the difference of two sums of digit / 257^place, times 257^end.
-    sums = (inside * (codes.long() + 1) * torch.full_like(powers, pow(257, -1, 1 << 64)).cumprod(1)).cumsum(1)
+    sums = (inside * (codes.long() + 1) * torch.full_like(powers, INVERSE).cumprod(1)).cumsum(1)
     none = torch.zeros(len(codes), 1 + int(number.max()), dtype=torch.int64, device=codes.device)
     last, power = (none.scatter_add(1, number * ends, ends * each) for each in (sums, powers))
     key = (last[:, 1:] - last[:, :-1]) * power[:, 1:]
-    keys = torch.cat([key, key[:, :-1] * (GOLDEN - (1 << 64)) + key[:, 1:]], dim=1)
+    keys = torch.cat([key, key[:, :-1] * GOLDEN + key[:, 1:]], dim=1)
     exists = power[:, 1:] != 0
     return torch.where(torch.cat([exists, exists[:, 1:]], dim=1), mixed(keys, rows), -1)
 
