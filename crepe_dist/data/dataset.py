@@ -164,8 +164,7 @@ class Split(Documents):
 
     def joined(self, documents: Documents, labels: npt.NDArray[np.int32], targets: Targets) -> Split:
         """Append documents with their labels and targets to a training split; shards stay mapped."""
-        shards = *self.shards, *documents.shards
-        weights = self.weights
+        shards, more = (*self.shards, *documents.shards), np.ones(len(documents), np.float32)
         return replace(
             self,
             shards=shards,
@@ -173,7 +172,7 @@ class Split(Documents):
             origins=np.concatenate([self.origins, documents.origins]),
             has_ids=False,
             labels=np.concatenate([self.labels, labels]),
-            weights=None if weights is None else np.concatenate([weights, np.ones(len(documents), np.float32)]),
+            weights=None if self.weights is None else np.concatenate([self.weights, more]),
             targets=replace(targets, stored=np.concatenate([self.targets.stored, targets.stored])),
         )
 
@@ -234,12 +233,6 @@ class Dataset:
     def labelled(self) -> str:
         """Labels of a row: ``one``, ``several`` or ``soft``."""
         return kind_and_most(self.manifest)[0]
-
-    @property
-    def holds_out(self) -> bool:
-        """True if the validation split is a share of the training files, and was not given as files."""
-        given = (source["split"] for source in self.manifest["sources"])
-        return "validation" in self.splits and "validation" not in given
 
     def class_counts(self, name: str = "train") -> npt.NDArray[np.int64]:
         """Count the documents of each class in a split, int64 [classes]; a soft label counts as its largest share."""

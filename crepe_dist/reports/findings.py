@@ -61,17 +61,11 @@ def choice(record: RunRecord) -> str:
     is_last = record.result["chosen_by"] == "last epoch"
     how = "is the last one; there was no validation split to choose by" if is_last else "has the best validation scores"
     stopped = f" Training stopped early: {counted(_planned(record), 'epoch')} were planned." * _stopped(record)
-    return f"Epoch {record.epoch} of {_last_epoch(record)} {how}.{stopped}{_refit(record)}"
-
-
-def _refit(record: RunRecord) -> str:
-    if (about := record.provenance.get("refit")) is None:
-        return ""
-    rows, before = number(about["rows"]), percent(about["test_accuracy"])
-    return (
-        f" Then the n-gram table learnt from all {rows} rows, those of the validation split among them: the test "
-        f"accuracy was {before} before, and the validation scores are those before."
-    )
+    refit = ""
+    if about := record.provenance.get("refit"):
+        refit = f" Then the n-gram table learnt from all {number(about['rows'])} rows, validation rows among them"
+        refit += f"; validation scores are those before, when the test accuracy was {percent(about['test_accuracy'])}."
+    return f"Epoch {record.epoch} of {_last_epoch(record)} {how}.{stopped}{refit}"
 
 
 def _last_epoch(record: RunRecord) -> int:

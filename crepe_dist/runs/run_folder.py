@@ -115,13 +115,10 @@ class RunFolder:
         paths += self.path.glob(f"{REMOVED}-*")
         if (result := self.result) is None:
             return paths
-        if self.state.is_dir():
-            paths.append(self.state)
-        made = result["provenance"]
-        if self.is_refitted and self.refit.path.is_dir():
-            paths.append(self.refit.path)
+        paths += [path for path in (self.state, *[self.refit.path] * self.is_refitted) if path.is_dir()]
+        taught = result["provenance"].get("unlabelled", {})
         # The first network's checkpoint took the place of the student's, whose later ones were refused.
-        is_final = self.is_refitted or made.get("unlabelled", {}).get("reported") == "first network"
+        is_final = self.is_refitted or taught.get("reported") == "first network"
         latest = [] if is_final else checkpoint.listed(self.path / FOLDER)[:1]
         return paths + self.other_checkpoints({Path(result["checkpoint"]).name, *(path.name for path in latest)})
 

@@ -250,9 +250,8 @@ class TrainingOptions(Settings, group="training"):
     )
     refit: bool = setting(
         True,
-        "(crepe, ngrams) learn from every row: once the validation split has chosen epoch, weight of the tower and "
-        "calibration, train the n-gram table again, on the training and the validation split, for as many epochs. Not "
-        "if the validation split was given as files, nor with `init_from` or unlabelled texts.",
+        "(crepe, ngrams) once the validation split has made its choices, train the n-gram table again, on the rows of "
+        "this split as well. Not if it was given as files, nor with `init_from` or unlabelled texts.",
     )
     overfit_batches: int = setting(
         0,

@@ -37,8 +37,8 @@ def banner(run: Run, start: Start | None) -> str:
     """
     config, data, shape, device = run.config, run.data, run.engine.shape, run.engine.device
     if is_refit(config, data):
-        documents, epochs = number(len(data.splits["train"])), counted(config.training.all_epochs, "epoch")
-        return f"refit     the n-gram table learns from all {documents} train and validation documents, for {epochs}"
+        documents = number(len(data.splits["train"]))
+        return f"refit     the n-gram table learns from all {documents} rows of the train and the validation split"
     rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     processes = f"{counted(run.world.size, 'process', 'processes')}, {device}"
     if run.exchange.by:

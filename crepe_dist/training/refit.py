@@ -19,14 +19,12 @@ from crepe_dist.model.calibration import Calibration
 from crepe_dist.model.shape import Shape
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import Result, RunFolder, write_result
-from crepe_dist.runs.scores import AnyScores
 from crepe_dist.settings.config import Config
 from crepe_dist.training import recipe
 from crepe_dist.training.engine_setup import build_engine
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate
 from crepe_dist.training.run import Session
 from crepe_dist.training.training_data import uses_unlabelled
-from crepe_dist.wording import percent
 
 TABLE = "ngrams"  # network of the table alone, and prefix of its parameters in another one
 
@@ -34,56 +32,53 @@ TABLE = "ngrams"  # network of the table alone, and prefix of its parameters in 
 def table_of(config: Config, data: Dataset, shape: Shape) -> Shape | None:
     """Return the shape of the table that a run refits; ``None`` if it refits none."""
     table: Shape = getattr(shape, "table", shape)
+    is_share = "validation" in data.splits and all(file["split"] != "validation" for file in data.manifest["sources"])
     is_off = not config.training.refit or config.training.init_from or uses_unlabelled(config, data)
-    return table if table.kind == TABLE and data.holds_out and not is_off else None
+    return table if table.kind == TABLE and is_share and not is_off else None
 
 
-def train(config: Config, data: Dataset, table: Shape, engine: Engine, folder: RunFolder, session: Session) -> Result:
-    """Refit the table of the finished run in a folder, and report the network with it; every rank calls it.
+def train(config: Config, data: Dataset, table: Shape, engine: Engine, chosen: Result, session: Session) -> Result:
+    """Refit the table of a finished run, and report the network with it; every rank calls it.
 
     Args:
         table: result of ``table_of``.
         engine: engine of the run's network, whose parameters are replaced.
+        chosen: result of the run before the refit.
     """
-    world, shape = session.world, engine.shape
-    before, about, saved, scores = world.agree("chosen network", lambda: _chosen(folder))
-    joined = _with_every_row(data)
-    again = _of_table(config, table, shape, about["epoch"])
-    fitted = recipe.train(again, joined, build_engine(again, joined, world), folder.refit, session)
-    found = world.agree("refitted table", lambda: parameters.load(fitted.checkpoint))
-    prefix = "" if shape == table else f"{TABLE}."
-    arrays = {prefix + name: array for name, array in parameters.unpacked(found, table).items()}
-    arrays = {**parameters.unpacked(saved, shape), **arrays}
+    world, shape, folder, splits = session.world, engine.shape, RunFolder(chosen.run_dir), dict(data.splits)
+    held = splits.pop("validation")
+    every = replace(data, splits={**splits, "train": splits["train"].joined(held, held.labels, held.targets)})
+    again = _of_table(config, table, shape, chosen.epoch)
+    fitted = recipe.train(again, every, build_engine(again, every, world), folder.refit, session)
+
+    def read() -> tuple[dict[str, Any], Arrays]:
+        arrays = parameters.unpacked(parameters.load(fitted.checkpoint), table)
+        if shape != table:
+            refitted = {f"{TABLE}.{name}": array for name, array in arrays.items()}
+            arrays = {**parameters.unpacked(parameters.load(chosen.checkpoint), shape), **refitted}
+        return checkpoint.describe(chosen.checkpoint) or {}, arrays
+
+    about, arrays = world.agree("refitted table", read)
     engine.set_values(arrays)
     thresholds = checkpoint.thresholds(about)
     decision = Calibration.of(about) if thresholds is None else thresholds
-    test = evaluate(engine, data.splits["test"], BATCH_SIZE, world, decision)
-
-    named = checkpoint.file_name(about["epoch"], test.accuracy, several=thresholds is not None, refit=True)
-    record = {**about["metrics"], **{f"test_{name}": value for name, value in test.metrics().items()}}
-    record["checkpoint"] = named
-    figures = {"rows": len(joined.splits["train"]), "test_accuracy": about["test_accuracy"]}
-    described = {**about, "test_accuracy": test.accuracy, "metrics": record, "refit": figures}
+    test = evaluate(engine, splits["test"], BATCH_SIZE, world, decision)
+    figures = {"rows": len(every.splits["train"]), "test_accuracy": chosen.test_accuracy}
+    name = checkpoint.file_name(chosen.epoch, test.accuracy, several=thresholds is not None, refit=True)
+    scored = {f"test_{metric}": value for metric, value in test.metrics().items()}
+    record = {**about["metrics"], **scored, "checkpoint": name}
+    about = {**about, "test_accuracy": test.accuracy, "metrics": record, "refit": figures}
 
     def write() -> None:
-        again = "the same command" + " without --fresh" * config.fresh
-        checkpoint.save(folder.path, arrays, described, {**scores, "test": test}, again)
+        scores = {**checkpoint.scores(chosen.checkpoint), "test": test}
+        checkpoint.save(folder.path, arrays, about, scores, "the same command" + " without --fresh" * config.fresh)
 
     world.on_root("checkpoint", once(write))
-    made = {**before["provenance"], "refit": figures}
-    result = write_result(folder, record, before["chosen_by"], made, world)
+    provenance = {**(folder.result or {})["provenance"], "refit": figures}
+    result = write_result(folder, record, chosen.chosen_by, provenance, world)
     if world.is_root:
         folder.tidy()
-    session.display.say(f"refitted  test {percent(test.accuracy)}, before {percent(about['test_accuracy'])}")
     return result
-
-
-def _chosen(folder: RunFolder) -> tuple[dict[str, Any], dict[str, Any], Arrays, dict[str, AnyScores]]:
-    """Return the run's result, and description, parameters and scores of the checkpoint that it reports."""
-    result = folder.result
-    assert result is not None
-    path = folder.path / result["checkpoint"]
-    return result, checkpoint.describe(path) or {}, parameters.load(path), checkpoint.scores(path)
 
 
 def _of_table(config: Config, table: Shape, shape: Shape, epochs: int) -> Config:
@@ -93,10 +88,3 @@ def _of_table(config: Config, table: Shape, shape: Shape, epochs: int) -> Config
     smoothing = shape.label_smoothing if smoothing is None else smoothing
     training = replace(config.training, epochs=epochs, patience=0, label_smoothing=smoothing)
     return replace(config, model=model, training=training, logging=replace(config.logging, tensorboard=False))
-
-
-def _with_every_row(data: Dataset) -> Dataset:
-    """Move the rows of the validation split to the training split."""
-    splits = dict(data.splits)
-    held = splits.pop("validation")
-    return replace(data, splits={**splits, "train": splits["train"].joined(held, held.labels, held.targets)})

@@ -76,7 +76,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             else:
                 result = recipe.train(config, data, network, folder, session)
             if table is not None:
-                result = refit.train(config, data, table, network[0], folder, session)
+                result = refit.train(config, data, table, network[0], result, session)
             display.say(overfit_summary(result) if config.training.overfit_batches else str(result))
             report(config, data, folder, session)
             return result
