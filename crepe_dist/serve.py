@@ -13,7 +13,7 @@ from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import ExitCode, UserError, visible
 from crepe_dist.predicting.prediction import summarise
 from crepe_dist.serving.batching import BATCH_TEXTS, Batcher
-from crepe_dist.settings.fields import NAME, Many, Words, setting, whole
+from crepe_dist.settings.fields import NAME, Many, setting, whole
 from crepe_dist.settings.flags import Command, DeviceFlag, ModelFlags, ThresholdFlag
 from crepe_dist.settings.options import PORT, ServiceOptions
 
@@ -35,12 +35,6 @@ class Serve(ServiceOptions, ModelFlags, DeviceFlag, ThresholdFlag, Command):
     host: str = setting("127.0.0.1", "address to listen on", NAME)
     port: int = setting(PORT, "port; 0 picks a free one", whole(0, 65_535))
     allow_host: tuple[str, ...] = setting((), "host name that clients may use; repeatable", Many(NAME))
-    examples: Optional[str] = setting(
-        None,
-        "texts that the page offers to everybody who can open it: of the run's data set, or none; default: data, "
-        "unless other machines can reach the service or --allow-host is given",
-        Words(("data", "none")),
-    )
     log_requests: bool = setting(False, "write one line per request to standard error, without texts")
 
     def run(self) -> None:
@@ -62,7 +56,6 @@ def _stop(number: int, frame: Optional[FrameType]) -> None:
 def _serve(args: Serve) -> None:
     # Not at the top: FastAPI and uvicorn take 0.6 s, which --help need not wait for.
     from crepe_dist.predicting.predictor import load
-    from crepe_dist.reports import run_page
     from crepe_dist.runs import checkpoint
     from crepe_dist.serving import server
     from crepe_dist.serving.app import Metrics, create_app
@@ -74,11 +67,6 @@ def _serve(args: Serve) -> None:
         metrics = Metrics(about.checkpoint, about.kernels)
         explain = partial(predictor.explain_in_batches, batch_size=BATCH_TEXTS)
         batcher = Batcher(predictor.predict, explain, metrics.batch_texts.observe)
-        is_private = server.is_loopback(listener) and not args.allow_host
-        offers_data = args.examples == "data" or (args.examples is None and is_private)
-        examples = run_page.examples(path) if offers_data else []
-        if examples:
-            print("the page offers texts of the data set as examples; --examples none leaves them out", file=sys.stderr)
         try:
             batcher.submit(["warm-up"]).result()
             print(f"{visible(str(path))}: {len(about.classes)} classes, kernels: {about.kernels}")
@@ -89,8 +77,6 @@ def _serve(args: Serve) -> None:
                     "encryption\n  do:  use it in a private network only, or behind a proxy that adds both",
                     file=sys.stderr,
                 )
-            server.serve(
-                create_app(batcher, about, metrics, args, examples, log=args.log_requests), listener, args.timeout
-            )
+            server.serve(create_app(batcher, about, metrics, args, log=args.log_requests), listener, args.timeout)
         finally:
             batcher.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import groupby
 from typing import NamedTuple, TextIO
 
@@ -130,7 +130,7 @@ def _style(level: int | None) -> str:
     return (colour, f"bold underline {colour}", f"{on_it} on {colour}", f"bold {on_it} on {colour}")[abs(level) - 1]
 
 
-def serve_page(model: ModelSummary, options: ServiceOptions, examples: Sequence[str]) -> tuple[str, str]:
+def serve_page(model: ModelSummary, options: ServiceOptions) -> tuple[str, str]:
     """Return the page of the HTTP service, and a Content-Security-Policy that allows only its own style and script."""
     html = render(
         "serve.html",
@@ -139,7 +139,6 @@ def serve_page(model: ModelSummary, options: ServiceOptions, examples: Sequence[
         rejected=NONE,
         max_chars=options.max_chars,
         timeout=options.timeout,
-        examples=examples,
         marked={"levels": LEVELS, "threshold": COLOUR_THRESHOLD, "noise": NOISE},
         version=__version__,
     )

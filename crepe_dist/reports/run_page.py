@@ -6,7 +6,6 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -32,7 +31,6 @@ MAX_CLASSES = 300  # in the model card
 # The first group has a meaning in every Markdown dialect and is escaped by a backslash; the second only has one in some
 # dialects, which may not support the backslash.
 SPECIAL = re.compile(r"([\\`*_\[\]{}#!])|([<>&|~$@]|:(?=/)|(?<=www)\.)", re.IGNORECASE)
-MAX_EXAMPLES = 6
 MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError)  # raised by a damaged summary of the data
 FILES = (
     ("checkpoints/", "parameters of the reported epoch and of the last, each with a description and scores"),
@@ -166,16 +164,6 @@ def _headline(record: RunRecord, classes: list[str], scores: AnyScores | None) -
 
 def _settings(settings: dict[str, Any]) -> list[tuple[str, str]]:
     return [(excerpt(str(name)), excerpt("none" if value is None else str(value))) for name, value in settings.items()]
-
-
-def examples(checkpoint: Path) -> list[str]:
-    """Return texts of the data set that a checkpoint was trained on, one per class; empty if they are not available."""
-    with suppress(UserError, *MALFORMED):
-        data = open_run(checkpoint.absolute().parent.parent, checkpoint).dataset(None)
-        summary = read_json(data.folder / REPORT_NUMBERS, follow=False)
-        texts = [texts[0] for texts in summary["examples"].values() if texts]
-        return [text for text in texts if text.strip()][:MAX_EXAMPLES]
-    return []
 
 
 def escaped(text: str) -> Markup:

@@ -121,13 +121,7 @@ class Observed:
 
 
 def create_app(
-    batcher: Batcher,
-    model: ModelSummary,
-    metrics: Metrics,
-    options: ServiceOptions,
-    examples: Sequence[str] = (),
-    *,
-    log: bool = False,
+    batcher: Batcher, model: ModelSummary, metrics: Metrics, options: ServiceOptions, *, log: bool = False
 ) -> ASGIApp:
     """Create the application with its middleware."""
     # FastAPI's documentation pages load scripts from other sites.
@@ -135,7 +129,7 @@ def create_app(
         title="crepe_dist", version=__version__, docs_url=None, redoc_url=None, openapi_url=DESCRIPTION,
         redirect_slashes=False,
     )  # fmt: skip
-    html, policy = serve_page(model, options, examples)
+    html, policy = serve_page(model, options)
 
     async def wait(answer: Future[Result]) -> Result:
         try:
