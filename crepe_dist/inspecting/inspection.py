@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.arrays import hashes, spelled
-from crepe_dist.data.composition import Composition
 from crepe_dist.files import write_csv
 from crepe_dist.inspecting.corpus import Corpus
 from crepe_dist.inspecting.out_of_fold import Floats, OutOfFold
@@ -29,14 +27,11 @@ class Inspection:
     """Findings, as rows of the CSV files; the most urgent first.
 
     Attributes:
-        texts: number of texts, and of those that were scored.
-        accuracy: share of the scored texts whose label is the most probable class.
+        accuracy: share of the texts whose label is the most probable class.
         label_next: unlabelled texts between classes.
     """
 
-    texts: tuple[int, int]
     accuracy: float
-    folds: int
     errors: list[Record]
     pairs: list[Record]
     label_next: list[Record]
@@ -56,13 +51,11 @@ class Inspection:
 
 def inspect(corpus: Corpus, scored: OutOfFold, unlabelled: Sequence[Input] = ()) -> Inspection:
     """Derive the findings from out-of-fold probabilities, and from those of the unlabelled rows."""
-    labels = corpus.labels[scored.numbers]
+    labels = corpus.labels
     predicted = scored.probabilities.argmax(axis=1)
     wrong = label_errors(scored.probabilities, labels)
     return Inspection(
-        (len(corpus), len(labels)),
         float((predicted == labels).mean()),
-        scored.folds,
         _errors(corpus, scored, wrong),
         _pairs(corpus.dataset.classes, labels, predicted, wrong),
         _next(corpus.dataset.classes, scored.others, unlabelled),
@@ -104,7 +97,7 @@ def _errors(corpus: Corpus, scored: OutOfFold, wrong: Rows) -> list[Record]:
     """List texts with the columns by which a person, and ``prepare --corrections``, find them again."""
     classes = corpus.dataset.classes
     errors = []
-    for number, shares in zip(scored.numbers[wrong].tolist(), scored.probabilities[wrong]):
+    for number, shares in zip(wrong.tolist(), scored.probabilities[wrong]):
         label, suggested = int(corpus.labels[number]), int(shares.argmax())
         split, row = corpus.row_of(number)
         origin = corpus.dataset.origin(split, row)
@@ -162,16 +155,3 @@ def _next(classes: list[str], probabilities: Floats, rows: Sequence[Input]) -> l
         }
         for row in np.argsort(first - second, kind="stable")[:MOST_NEXT].tolist()
     ]
-
-
-def add_texts(records: Sequence[Record], groups: Iterable[Sequence[Input]], composition: Composition) -> int:
-    """Replace the texts of records by those in a source file, by their hash; return the number of those not in it."""
-    wanted = {record["hash"] for record in records}
-    texts: dict[str, str] = {}
-    for group in groups:
-        lines = [composition.text(row.text) for row in group if not row.problem]
-        digests = map(spelled, hashes(text.encode() for text in lines).tolist())
-        texts |= {digest: text for digest, text in zip(digests, lines) if digest in wanted}
-    for record in records:
-        record["text"] = texts.get(record["hash"], record["text"])
-    return sum(record["hash"] not in texts for record in records)

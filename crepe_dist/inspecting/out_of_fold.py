@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.errors import UserError
 from crepe_dist.files import scratch
 from crepe_dist.inspecting.corpus import CHUNK, Corpus
 from crepe_dist.model.calibration import CalibrationCounts, softmax
@@ -23,18 +22,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Result of the folds that were trained in time.
+    """Calibrated probabilities of all texts, and mean probabilities of the unlabelled ones, float64 [n, classes]."""
 
-    Attributes:
-        numbers: texts that were scored, int64 [n], ascending.
-        probabilities: their calibrated probabilities, float64 [n, classes].
-        others: mean probabilities of the unlabelled texts, float64 [m, classes].
-    """
-
-    numbers: npt.NDArray[np.int64]
     probabilities: Floats
     others: Floats
-    folds: int
 
 
 def out_of_fold(
@@ -42,7 +33,6 @@ def out_of_fold(
     network: str,
     folds: int,
     seed: int,
-    deadline: float,
     unlabelled: Sequence[str],
     say: Callable[[str], None],
 ) -> OutOfFold:
@@ -50,52 +40,39 @@ def out_of_fold(
 
     Args:
         network: setting ``model.network``.
-        deadline: time by ``time.monotonic`` after which no fold is finished.
         unlabelled: texts that every network scores.
 
     Raises:
-        UserError: training failed, or not one fold was finished in time.
+        UserError: training failed.
     """
     classes = len(corpus.dataset.classes)
     fold = corpus.folds(folds, seed)
     logits = np.zeros((len(corpus), classes), np.float32)
     others = np.zeros((len(unlabelled), classes))
-    trained: list[int] = []
+    trained = 0
     for number in range(folds):
         started = time.monotonic()
         held = np.flatnonzero(fold == number)
-        if not len(held):
+        if not len(held):  # of few texts
             continue
         with scratch() as folder:
             data = corpus.write(folder / "data", np.flatnonzero(fold != number), held)
-            predictor = _trained(data.folder, folder, network, seed, deadline)
-            if predictor is None:
-                break
+            predictor = _trained(data.folder, folder, network, seed)
             for batch, codes in corpus.batches(held):
                 logits[batch] = predictor.logits(codes)
             for start in range(0, len(unlabelled), CHUNK):
                 codes = predictor.encoding.encode(unlabelled[start : start + CHUNK])
                 others[start : start + len(codes)] += softmax(predictor.logits(codes), np.float64)
-        trained.append(number)
+        trained += 1
         say(f"fold {number + 1} of {folds}: {counted(len(held), 'text')} scored, {time.monotonic() - started:.0f} s")
-    if not trained:
-        raise UserError(
-            "the time was too short for the first fold",
-            "each fold is a training on most of the texts",
-            "give more --minutes",
-        )
-    numbers = np.flatnonzero(np.isin(fold, trained))
     counts = CalibrationCounts()
-    for start in range(0, len(numbers), CHUNK):
-        batch = numbers[start : start + CHUNK]
-        counts.add(logits[batch], corpus.labels[batch])
-    temperature = counts.fitted().temperature
-    probabilities = softmax(logits[numbers] / np.float32(temperature), np.float64)
-    return OutOfFold(numbers, probabilities, others / len(trained), len(trained))
+    for start in range(0, len(corpus), CHUNK):
+        counts.add(logits[start : start + CHUNK], corpus.labels[start : start + CHUNK])
+    probabilities = softmax(logits / np.float32(counts.fitted().temperature), np.float64)
+    return OutOfFold(probabilities, others / trained)
 
 
-def _trained(data: Path, folder: Path, network: str, seed: int, deadline: float) -> Predictor | None:
-    """Train on a data set folder; return ``None`` if the time is over."""
+def _trained(data: Path, folder: Path, network: str, seed: int) -> Predictor:
     settings = {
         "data.source": str(data),
         "run_dir": str(folder / "run"),
@@ -103,6 +80,5 @@ def _trained(data: Path, folder: Path, network: str, seed: int, deadline: float)
         "training.seed": seed,
         **QUIET,
     }
-    if not train(settings, folder, seconds=max(0.0, deadline - time.monotonic())):
-        return None
+    train(settings, folder)
     return load(folder / "run", device="cpu")

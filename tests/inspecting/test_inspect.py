@@ -56,12 +56,12 @@ def read(path):
 
 
 def test_the_command_finds_what_was_planted(place, monkeypatch, capsys):
-    def quick(settings, folder, seconds):
-        return train({**settings, **QUICKLY}, folder, seconds=seconds)
+    def quick(settings, folder):
+        return train({**settings, **QUICKLY}, folder)
 
     monkeypatch.setattr(out_of_fold, "train", quick)
     monkeypatch.chdir(place)
-    given = ["inspect", "data", "--out", "out", "--folds", "2", "--unlabelled", "new.txt", "--source", "texts.csv"]
+    given = ["inspect", "data", "--out", "out", "--folds", "2", "--unlabelled", "new.txt"]
     monkeypatch.setattr("sys.argv", given)
     cli.main("inspect")
     printed = capsys.readouterr().out
@@ -75,9 +75,8 @@ def test_the_command_finds_what_was_planted(place, monkeypatch, capsys):
     assert all(row["suggested"] == true[row["text"]] for row in errors if row["text"] in texts)
     shares = [float(row["probability_of_label"]) for row in errors]
     assert shares == sorted(shares)
-    lines = (place / "texts.csv").read_text().splitlines()
+    lines = (place / "texts.csv").read_text().lower().splitlines()
     assert all(row["text"] in lines[int(row["line"]) - 1] for row in errors)
-    assert "texts.csv has the texts of" in printed
     following = read(place / "out" / "label_next.csv")
     assert sorted(row["line"] for row in following) == ["1", "3", "4"]
     assert following[0]["line"] == "3"  # between two classes
@@ -121,8 +120,7 @@ def labels_by_line(data):
     }
 
 
-def test_what_cannot_be_inspected(place, complaint, tmp_path):
-    assert "the time was too short for the first fold" in complaint("inspect", "data", "--minutes", "1e-9", cwd=place)
+def test_what_cannot_be_inspected(complaint, tmp_path):
     lines = [{"text": f"text {row} abc", "label": ["a", "b"] if row % 2 else ["a"]} for row in range(40)]
     (tmp_path / "many.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     crepe_dist.prepare(tmp_path / "many.jsonl", tmp_path / "many", labels="several")
