@@ -25,7 +25,6 @@ from crepe_dist.settings.fields import LONGEST_DOCUMENT, MODES, Mode
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+ =<>()[]{}"
 FULL_ALPHABET = ALPHABET[:36] + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + ALPHABET[36:]
 BLANK = constants.BLANK
-UNREADABLE_SHARE = 0.1  # a text is unreadable if at most this share of its characters is in the alphabet
 SEAM = "\0"  # character between the beginning and the end of a text that is cut; it is unknown to every alphabet
 
 STANDARD_ALPHABETS: dict[Mode, str] = {"paper": ALPHABET, "full": FULL_ALPHABET, "notebook": ALPHABET}
@@ -256,22 +255,6 @@ class Encoding:
     def counted(self, codes: Codes) -> npt.NDArray[np.bool_]:
         """Tell which codes stand for a known character: not those of blanks, and of a pair's two only the first."""
         return np.asarray(codes < self.codes - self.side)
-
-    def unreadable(self, codes: Codes, lengths: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Tell which texts are almost entirely blank to the network, as bool [n].
-
-        A text is unreadable if the alphabet covers at most ``UNREADABLE_SHARE`` of its encoded characters, not counting
-        spaces.
-
-        Args:
-            codes: encoded texts, uint8 [n, feature_len].
-            lengths: number of characters in each text, int [n].
-        """
-        known = np.count_nonzero(self.counted(codes), axis=1)
-        read = np.count_nonzero(codes != BLANK, axis=1)
-        letters = known - np.count_nonzero(codes == self.alphabet.index(" "), axis=1)
-        unknown = np.minimum(lengths + read - known, self.feature_len) - read
-        return np.asarray((unknown > 0) & (letters <= UNREADABLE_SHARE * (letters + unknown)))
 
     def decode(self, codes: Codes) -> str:
         """Turn codes, uint8 [feature_len], back into text in reading order, with blanks as spaces and no padding."""

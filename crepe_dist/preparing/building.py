@@ -47,12 +47,10 @@ class TextCounts:
     Attributes:
         points: count of each code point outside ASCII or the alphabet.
         lengths: number of texts that had 0, 1, … codes before they were cut, int64 [longest + 1].
-        unreadable: number of texts of each split that are nearly blank to the network.
     """
 
     points: Counter[int] = field(default_factory=Counter)
     lengths: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    unreadable: Counter[str] = field(default_factory=Counter)
 
     @property
     def rows(self) -> int:
@@ -65,7 +63,6 @@ class TextCounts:
         shorter, longer = sorted((self.lengths, other.lengths), key=len)
         self.lengths = longer.copy()
         self.lengths[: len(shorter)] += shorter
-        self.unreadable.update(other.unreadable)
 
 
 @dataclass(frozen=True)
@@ -196,7 +193,6 @@ def write_shard(
         if left:
             values, times = np.unique(np.frombuffer(left.encode("utf-32-le"), dtype="<u4"), return_counts=True)
             counts.points.update(dict(zip(values.tolist(), times.tolist())))
-            counts.unreadable[split] += int(np.count_nonzero(encoding.unreadable(codes, chunk["characters"])))
     counts.lengths = np.bincount(lengths)
     return writer.close(), counts
 

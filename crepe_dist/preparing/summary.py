@@ -124,12 +124,10 @@ def _lengths(counts: npt.NDArray[np.int64], feature_len: int) -> dict[str, Any]:
     rows, lengths = int(counts.sum()), np.arange(len(counts))
     ranks = [max(1, -(-percentile * rows // 100)) for percentile in PERCENTILES]
     values = np.searchsorted(np.cumsum(counts), ranks).tolist()
-    # Bins of equal width up to the 99th percentile, and a last bin for the rest.
+    # Bins of equal width up to the 99th percentile; the last one holds the rest, too.
     width = max(1, -(-values[PERCENTILES.index(99)] // BINS))
     edges = [step * width for step in range(BINS + 1)]
-    if lengths[-1] >= edges[-1]:
-        edges.append(len(counts))
-    in_bins, _ = np.histogram(lengths, bins=edges, weights=counts)
+    in_bins, _ = np.histogram(np.minimum(lengths, edges[-1]), bins=edges, weights=counts)
     others = sorted({123, 192, 256, 512, 1014, 2048, feature_len})
     return {
         "mean": float((lengths * counts).sum() / rows),
@@ -151,7 +149,6 @@ def _characters(built: Built, total: int) -> dict[str, Any]:
         "total": total,
         "unknown": sum(unknown.values()),
         "top": [[chr(point), count] for point, count in top],
-        "unreadable": built.counts.unreadable,
     }
 
 

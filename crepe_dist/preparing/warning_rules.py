@@ -12,7 +12,6 @@ from crepe_dist.settings.options import SHORTEST
 from crepe_dist.wording import counted, number, percent
 
 FEW_ROWS = 50
-FEW_TESTS = 100
 NOTABLE = 0.005  # fraction of the rows from which a defect is reported
 Warned = tuple[str, str, str]  # what is wrong, why, and what to do
 
@@ -58,13 +57,6 @@ def _of_classes(summary: dict[str, Any]) -> Iterator[Warned]:
             _listed(small),
             "collect more rows, or merge these classes with others: a network learns little from so few",
         )
-    test = summary["splits"].get("test", {"rows": 0})
-    if 0 < test["rows"] < FEW_TESTS:
-        yield (
-            f"the test split has {test['rows']} rows",
-            "an accuracy measured on so few rows is imprecise",
-            "hold out more with --test, or collect more",
-        )
     if max(train) > 0.9 * sum(train):
         yield (
             f"{percent(max(train), sum(train))} of the training rows are of one class, "
@@ -75,7 +67,7 @@ def _of_classes(summary: dict[str, Any]) -> Iterator[Warned]:
 
 
 def _of_texts(summary: dict[str, Any]) -> Iterator[Warned]:
-    feature_len, lengths, rows = summary["encoding"]["feature_len"], summary["lengths"], summary["rows"]["kept"]
+    feature_len, lengths = summary["encoding"]["feature_len"], summary["lengths"]
     if lengths["cut"] > 0.5:
         yield (
             f"{percent(lengths['cut'])} of the texts are cut",
@@ -84,24 +76,13 @@ def _of_texts(summary: dict[str, Any]) -> Iterator[Warned]:
             "memory grow with it",
         )
     characters = summary["characters"]
-    script = (
-        "add training rows with such characters"
-        if summary["fit"]["alphabet"]
-        else "--alphabet auto makes an alphabet from the characters of these texts"
-    )
     if characters["unknown"] > 0.1 * characters["total"]:
         yield (
             f"{percent(characters['unknown'], characters['total'])} of the characters are outside the alphabet",
             "the network sees each of them as blank",
-            script,
-        )
-    blank = characters["unreadable"]
-    if sum(blank.values()) >= NOTABLE * rows:
-        splits = [f"{count:,} in {split}" for split, count in blank.items() if count]
-        yield (
-            f"{percent(sum(blank.values()), rows)} of the rows are nearly blank to the network",
-            f"almost all their characters are outside the alphabet ({', '.join(splits)})",
-            f"{script}; or leave these rows out",
+            "add training rows with such characters"
+            if summary["fit"]["alphabet"]
+            else "--alphabet auto makes an alphabet from the characters of these texts",
         )
     for pair, count in summary["duplicates"]["across"].items():
         split, other = pair.split(" in ")

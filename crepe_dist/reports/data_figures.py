@@ -79,33 +79,20 @@ def lengths(summary: dict[str, Any]) -> str:
     edges, counts = summary["lengths"]["edges"], summary["lengths"]["counts"]
     if not sum(counts):
         return ""
-    # The last bin may hold all longer texts: it is drawn as wide as the bin before it, and hatched.
-    over = len(counts) > 1 and edges[-1] - edges[-2] > 1.5 * (edges[-2] - edges[-3])
-    ends = [*edges[:-1], 2 * edges[-2] - edges[-3]] if over else edges
-    last, length = max(ends[-1], ends[0] + 1), summary["encoding"]["feature_len"]
-    right = last if length > 2 * last or over else max(last, 1.02 * length)
+    last, length = edges[-1], summary["encoding"]["feature_len"]
+    right = last if length > 2 * last else max(last, 1.02 * length)
     with drawing.style():
         figure, axes = drawing.blank(2.4, left=0.7, right=0.2, bottom=0.5, top=0.35)
-        wide = [max(b - a, 0) or 1 for a, b in zip(ends, ends[1:])]
-        drawn = axes.bar(ends[:-1], counts, width=wide, align="edge", color=drawing.SKY, edgecolor=drawing.BLUE,
-                         linewidth=0.5)  # fmt: skip
-        ticks = [tick for tick in drawing.locator(6).tick_values(ends[0], right) if ends[0] <= tick <= right]
-        labels = [number(tick) for tick in ticks]
-        if over:
-            drawn[-1].set(facecolor="none", hatch="////", edgecolor=drawing.BLUE)
-            ticks = [tick for tick in ticks if tick <= right - 0.2 * (right - ends[0])]
-            labels = [*(number(tick) for tick in ticks), f"to {number(edges[-1] - 1)}"]
-            ticks.append((ends[-2] + ends[-1]) / 2)
-        axes.set_xticks(ticks, labels)
-        axes.set(xlim=(ends[0], right), xlabel="characters", ylabel="texts")
+        axes.bar(edges[:-1], counts, width=edges[1], align="edge", color=drawing.SKY, edgecolor=drawing.BLUE,
+                 linewidth=0.5)  # fmt: skip
+        axes.set(xlim=(0, right), xlabel="characters", ylabel="texts")
+        axes.xaxis.set_major_locator(drawing.locator(6))
         axes.yaxis.set_major_locator(drawing.locator(4))
-        axes.yaxis.set_major_formatter(lambda value, _: number(value))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: number(value))
         axes.grid(axis="y")
-        x = length
-        if over and length > edges[-2]:  # in the last bin, which is drawn narrower than it is
-            x = ends[-2] + (length - edges[-2]) / (edges[-1] - edges[-2]) * (ends[-1] - ends[-2])
-        if x <= right:
-            axes.axvline(x, color=drawing.RED, linewidth=1.6, label=f"feature_len: {number(length)}")
+        if length <= right:
+            axes.axvline(length, color=drawing.RED, linewidth=1.6, label=f"feature_len: {number(length)}")
             axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderpad=0, borderaxespad=0.5, handlelength=1)
         return drawing.svg(figure, "Lengths of the texts")
 

@@ -96,8 +96,6 @@ def facts(summary: Summary) -> dict[str, list[str]]:
         f"not in the alphabet, read as blanks: {share if characters['unknown'] else 'none'} of "
         f"{number(characters['total'])}"
     ]
-    if counted := [f"{number(count)} in {split}" for split, count in characters["unreadable"].items() if count]:
-        found["characters"].append(f"rows of almost nothing else: {', '.join(counted)}")
 
     repeats = summary["duplicates"]
     found["duplicates"] = [

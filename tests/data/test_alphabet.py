@@ -220,7 +220,6 @@ class TestRareCharacters:
     def test_a_character_counts_once(self):
         codes = PAIRED.encode(["\u8a9e\u8bed", "\u8a9eaa", "xxx", "\u8a9exx"])
         assert PAIRED.counted(codes).sum(axis=1).tolist() == [2, 3, 0, 1]
-        assert PAIRED.unreadable(codes, np.array([2, 3, 3, 3])).tolist() == [False, False, True, False]
 
     @given(st.text(st.sampled_from("aB \u0416\u8a9ex\U0001f600\0"), max_size=9))
     def test_with_and_without_kernels_the_codes_are_the_same(self, text):

@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from crepe_dist.data import arrays
@@ -194,7 +192,6 @@ class TestReport:
             ("text " * 20, "100.0 % of the texts are cut"),
             ("text ", "2 of 2 classes have fewer than 50 training rows"),
             ("слово ", "characters are outside the alphabet"),
-            ("text ", "the test split has 12 rows"),
         ],
     )
     def test_warnings_of_what_will_hurt(self, tmp_path, text, warning):
@@ -281,21 +278,6 @@ def test_a_file_that_ends_early_is_taken_on_request_only(tmp_path, content, reas
     assert "--max-bad 1" in raised.value.remedy
     summary = prepare(sources, tmp_path / "out", ENCODING, SplitOptions(), PrepareOptions(max_bad=1))
     assert any(reason.startswith("the gzip data are") for reason in summary["quarantine"]["reasons"])
-
-
-@pytest.mark.parametrize("name", ["a.csv.gz", "a.parquet"])
-@pytest.mark.parametrize("sampled", [None, 10])
-def test_a_small_file_that_expands_to_very_much(tmp_path, monkeypatch, name, sampled):
-    monkeypatch.setattr("crepe_dist.preparing.formats.ALWAYS_ALLOWED", 1 << 22)
-    texts = ["first " + "a" * 50_000, "second " + "b" * 50_000] * 100  # 10 MB
-    if name == "a.parquet":
-        pq.write_table(pa.table({"label": ["x", "y"] * 100, "text": texts}), tmp_path / name)
-    else:
-        (tmp_path / name).write_bytes(gzip.compress("".join(f"{t[0]},{t}\n" for t in texts).encode()))
-    sources, split = find_sources([str(tmp_path / name)]), SplitOptions(max_per_class=sampled)
-    with pytest.raises(UserError, match=f"{name} expands to more than 0.0 GB"):
-        prepare(sources, tmp_path / "out", ENCODING, split, PrepareOptions(processes=1))
-    assert list(tmp_path.iterdir()) == [tmp_path / name]
 
 
 @pytest.mark.parametrize(("sent", "left"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGKILL, True)])

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import copy
 import io
 import re
 import unicodedata
 from html.parser import HTMLParser
 
-import matplotlib
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
@@ -64,7 +62,7 @@ def summary(**changes):
         "lengths": {
             "mean": 456.7,
             "percentiles": {"1": 12, "5": 30, "50": 300, "90": 905, "95": 1310, "99": 3001, "100": 45000},
-            "edges": [*range(0, 2001, 100), 45001],
+            "edges": [*range(0, 2101, 100)],
             "counts": [*range(1000, 0, -50), 200],
             "cut": 0.087,
             "cut_at": {"192": 0.81, "512": 0.4, "1014": 0.087},
@@ -73,7 +71,6 @@ def summary(**changes):
             "total": 1000000,
             "unknown": 1250,
             "top": [["é", 1000], ["\n", 200], ["\u0301", 50]],
-            "unreadable": {"train": 7, "validation": 0, "test": 1},
         },
         "duplicates": {
             "exact": 12,
@@ -118,7 +115,6 @@ def hostile():
             "total": 99,
             "unknown": 9,
             "top": [[c, 1] for c in "<\x1b\u202e\udce9\ufffe\u00a0\u3000\ue000日"],
-            "unreadable": {},
         },
         warnings=[{"what": text, "why": text, "do": text} for text in HOSTILE],
         command=" ".join(HOSTILE),
@@ -186,7 +182,6 @@ def test_the_numbers_are_on_the_page_and_in_the_terminal():
         "50 % up to 300, 90 % up to 905, 95 % up to 1,310, 99 % up to 3,001, the longest 45,000 characters",
         "onger than feature_len (1,014 characters): 8.7 % (757)",
         "0.1 % (1,250) of 1,000,000",
-        "7 in train, 1 in test",
         "ear duplicates: 21, 12 of them exact copies; 69 removed",
         "f another class: 3",
         "est in train: 14 (0.7 %), 1 exact",
@@ -253,28 +248,6 @@ def test_the_terminal_s_lines_fit_are_few_and_are_plain_text(what):
     assert ("[bold red]not bold[/bold red]" in text) == (HOSTILE[0] in text)
 
 
-def test_an_output_without_unicode_is_no_obstacle():
-    raw = io.BytesIO()
-    stream = io.TextIOWrapper(raw, encoding="ascii", errors="backslashreplace")  # as in command.run
-    show(hostile(), Console(file=stream, width=80), "data/é")
-    stream.flush()
-    assert b"data/\\xe9/report.html" in raw.getvalue()
-
-
-def test_the_same_summary_gives_the_same_page_whatever_the_settings():
-    what = hostile()
-    before = copy.deepcopy(what)
-    first = page(what)
-    with matplotlib.rc_context(
-        {"font.size": 30, "svg.fonttype": "path", "axes.facecolor": "red", "axes.linewidth": 9, "svg.hashsalt": None}
-    ):
-        settings = dict(matplotlib.rcParams)
-        assert page(what) == first
-        assert dict(matplotlib.rcParams) == settings
-    assert what == before
-    assert lines(what) == lines(what)
-
-
 @pytest.mark.timeout(30)
 def test_ten_thousand_classes():
     markup = page(of_classes(10_000))
@@ -292,7 +265,7 @@ def test_a_data_set_with_little_in_it():
         examples={},
         sources=[],
         rows={"read": 9, "bad": 0, "duplicates": 0, "sampled_out": 0, "kept": 9},
-        characters={"total": 90, "unknown": 0, "top": [], "unreadable": {}},
+        characters={"total": 90, "unknown": 0, "top": []},
         duplicates={"exact": 0, "near": 0, "conflicting": 0, "removed": 0, "across": {}},
         quarantine={"rows": 0, "reasons": {}, "first": []},
         lengths={"percentiles": {}, "edges": [0, 1], "counts": [0], "cut": 0, "cut_at": {}},
@@ -300,20 +273,3 @@ def test_a_data_set_with_little_in_it():
     for text in (Page(page(what)).text, said(what, width=500)):
         assert "9 of praise, 0 of complaint" in text
         assert "majority-class baseline" not in text
-
-
-@pytest.mark.parametrize(
-    ("edges", "counts", "feature_len", "line"),
-    [
-        ([5, 5], [9], 1014, False),
-        ([0, 50, 100], [3, 4], 120, True),
-        ([0, 50, 100], [3, 4], 5000, False),
-        ([0, 50, 100, 9000], [3, 4, 5], 123, True),
-        ([0, 50, 100, 9000], [3, 4, 5], 9001, False),
-    ],
-)
-def test_lengths_of_every_shape(edges, counts, feature_len, line):
-    what = summary(lengths={**summary()["lengths"], "edges": edges, "counts": counts})
-    what["encoding"] = {**what["encoding"], "feature_len": feature_len}
-    drawn = re.findall(r"<svg.*?</svg>", page(what), re.S)[2]
-    assert ("feature_len: " in drawn) == line
