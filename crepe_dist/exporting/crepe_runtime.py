@@ -1,8 +1,5 @@
 """Text classifier for a model.onnx exported by crepe_dist. It only needs NumPy and ONNX Runtime.
 
-    python crepe_runtime.py model.onnx "a text" "another"
-    python crepe_runtime.py model.onnx < texts.txt             one text per line, one answer per line
-
     from crepe_runtime import Classifier
     print(Classifier("model.onnx").predict(["a text"])[0].label)
 
@@ -12,7 +9,6 @@ The model reads code points, and its metadata (JSON values) have the names of th
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -92,37 +88,3 @@ def checked(texts: Iterable[str]) -> list[str]:
     if isinstance(texts, (str, bytes, dict, set)) or hasattr(texts, "columns") or not hasattr(texts, "__iter__"):
         raise TypeError(f"predict takes a list of texts, or a column of a table, not {type(texts).__name__}")
     return list(texts)
-
-
-def shown(text: str) -> str:
-    """Escape the characters of a text that a terminal would act on."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def main() -> int:
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        print(__doc__)
-        return 0 if len(sys.argv) > 1 else 2
-    try:
-        classifier = Classifier(sys.argv[1])
-    except Exception as error:  # ONNX Runtime raises many types
-        sys.exit(f"error: {sys.argv[1]!r} cannot be used: {error}")
-    unread = 0
-    sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace", newline="\n")  # type: ignore[union-attr]
-    sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
-    texts = sys.argv[2:] or (line.rstrip("\r\n") for line in sys.stdin)
-    for number, prediction in enumerate(classifier.predict_stream(texts), 1):
-        if prediction.problem:
-            print(f"not classified: line {number}: {prediction.problem}")
-            unread += 1
-            continue
-        best = [label for label, _ in prediction.ranking[:5]] if prediction.labels is None else prediction.labels
-        shares = [f"{shown(label)} {100 * share:.1f} %" for label, share in prediction.ranking if label in best]
-        rejected = prediction.probability < classifier.min_probability
-        none = ["none of these"] if rejected else ["no label"] if not shares else []
-        print("   ".join([*none, *shares]))
-    return 1 if unread else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Colours and common style of the figures, and their output as inline SVG, SVG files and PNG files.
+"""Colours and common style of the figures, and their output as inline SVG.
 
 matplotlib takes 0.5 s to import. The functions import it, so that a training run that draws nothing does not wait.
 """
@@ -111,7 +111,12 @@ def svg(figure: Figure, description: str) -> str:
     Args:
         description: text for screen readers.
     """
-    markup = _saved(figure, Creator=None, Date=None, Format=None, Type=None)
+    stream = io.StringIO()
+    with style(), warnings.catch_warnings():
+        # The browser draws the text with its own fonts.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    markup = stream.getvalue()
     markup = markup[markup.index("<svg") :].rstrip()
     prefix = "f" + hashlib.sha256((description + markup).encode("utf-8")).hexdigest()[:10]
     role = f'role="img" aria-label="{html.escape(description)}"'
@@ -120,15 +125,6 @@ def svg(figure: Figure, description: str) -> str:
     view = re.search('viewBox="[^"]*"', markup)
     markup = markup[markup.index(">") + 1 :].removesuffix("</svg>")
     return f"<svg {view.group() if view else ''} {role}>{markup}</svg>"
-
-
-def _saved(figure: Figure, background: str = "none", **metadata: None) -> str:
-    stream = io.StringIO()
-    with style(), warnings.catch_warnings():
-        # The browser draws the text with its own fonts.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(stream, format="svg", facecolor=background, metadata=metadata)
-    return stream.getvalue()
 
 
 def _adapted(tag: str, prefix: str) -> str:

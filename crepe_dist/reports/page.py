@@ -8,13 +8,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from crepe_dist import wording
 from crepe_dist.reports import drawing
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 
 def render(template: str, **values: Any) -> str:
@@ -30,16 +27,8 @@ def render(template: str, **values: Any) -> str:
     )
     filters = ("number", "percent", "size", "cut", "counted", "excerpt")
     environment.filters.update({name: getattr(wording, name) for name in filters})
-    environment.filters["flags"] = flags
     environment.globals["colours"] = drawing
     return environment.get_template(template).render(values)
-
-
-def flags(text: str) -> Markup:
-    """Escape a text, and mark the flags in it, which must not be broken after a hyphen."""
-    from markupsafe import Markup, escape
-
-    return Markup(re.sub(r"--[a-z][\w.-]*", r'<code class="flag">\g<0></code>', str(escape(text))))
 
 
 def policy(markup: str, *, script: str = "", **more: str) -> str:

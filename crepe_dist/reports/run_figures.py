@@ -1,4 +1,4 @@
-"""Training curves of a run: loss, accuracy, learning rate, throughput."""
+"""Training curves of a run: loss and accuracy."""
 
 from __future__ import annotations
 
@@ -30,8 +30,6 @@ def curves(history: History, reported: int, measure: str) -> dict[str, str]:
     return {
         "loss": loss(history, reported),
         "accuracy": accuracy(history, reported, measure),
-        "rate": measured(history, "learning_rate", "learning rate"),
-        "speed": measured(history, "documents_per_second", "texts/s"),
     }
 
 
@@ -86,25 +84,10 @@ def accuracy(history: History, reported: int | None = None, measure: str = "accu
         return drawing.svg(figure, f"Validation and test {measure} by epoch")
 
 
-def measured(history: History, name: str, label: str) -> str:
-    """Plot one of ``metrics.MEASURED`` by step."""
-    with drawing.style():
-        figure, axes = _axes(label, history, legend=0, height=1.5)
-        points = [(point.step, point.means[name]) for point in history.points]
-        axes.plot(*zip(*points), color=drawing.BLUE, linewidth=1.2)
-        _marks(axes, history)
-        axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
-        axes.yaxis.set_major_locator(drawing.locator(4, integer=False))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-        return drawing.svg(figure, f"{label} by step")
-
-
-def _axes(label: str, history: History, *, legend: int = 1, height: float = 2.2) -> tuple[Figure, Axes]:
-    """Make axes over steps, with room for ``legend`` lines of a legend above."""
-    if legend and history.resumes:
-        legend += 1
-    top = 0.1 + 0.2 * legend
-    figure, axes = drawing.blank(height + top, left=0.75, right=0.1, top=top, bottom=0.45)
+def _axes(label: str, history: History) -> tuple[Figure, Axes]:
+    """Make axes over steps, with room for a legend above."""
+    top = 0.5 if history.resumes else 0.3
+    figure, axes = drawing.blank(2.2 + top, left=0.75, right=0.1, top=top, bottom=0.45)
     axes.set_ylabel(label)
     axes.set_xlabel("steps", loc="right")
     axes.grid(axis="y")

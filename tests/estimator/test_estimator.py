@@ -126,15 +126,6 @@ def test_options_of_training():
     assert "validation_accuracy" in about
 
 
-@pytest.mark.usefixtures("fast")
-def test_weights_of_rows():
-    """Texts of weight 0, which have the wrong label, are not learned. A blank text does not shift the weights."""
-    wrong = np.where(LABELS == "good", "bad", "good")
-    weights = np.array([2.0] * 101 + [0.0] * 100)
-    estimator = small(epochs=4).fit(["", *TEXTS, *TEXTS], np.r_[["bad"], LABELS, wrong], sample_weight=weights)
-    assert estimator.score(TEXTS, LABELS) == 1
-
-
 @pytest.mark.parametrize(
     ("texts", "labels", "what"),
     [

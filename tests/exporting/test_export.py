@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import runpy
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ from crepe_dist.networks.ngrams import onnx as ngrams_onnx
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.runs import checkpoint
-from tests.conftest import FEATURE_LEN, run
+from tests.conftest import FEATURE_LEN
 from tests.helpers.engines import initial
 
 CLASSES = ["good", "schlecht, sehr", "плохо"]
@@ -149,30 +148,9 @@ def test_it_answers_as_predict_does(kind, name, kernels, tmp_path):
     assert (exported.about["classes"], exported.about["version"]) == (CLASSES, crepe_dist.__version__)
 
 
-def test_it_runs_without_this_package(tmp_path):
-    """By arguments and by lines."""
-    predictor, folder = crepe_dist.load(make(tmp_path, "ngrams", ENCODINGS["own"])), tmp_path / "out"
-    export(predictor, "onnx", folder, texts())
-    given = ["one text", "ภาษาไทย", "Съешь же ещё, été", ""]
-    predictions = predictor.predict(given)
-    blocked = "import runpy, sys; sys.modules['mxnet'] = sys.modules['crepe_dist'] = None; "
-    script = f"{blocked}sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    start = [sys.executable, "-I", "-c", script, "crepe_runtime.py", "model.onnx"]
-    for arguments, stdin in ((given, ""), ([], "\ufeff" + "\r\n".join(given) + "\r\n")):
-        done = subprocess.run(
-            [*start, *arguments], cwd=folder, input=stdin, capture_output=True, encoding="utf-8", check=False
-        )
-        for line, each in zip(done.stdout.splitlines(), predictions, strict=True):
-            assert line.endswith(f": {each.problem}") if each.problem else line.startswith(f"{each.label} ")
-        assert done.returncode == 1
-    (tmp_path / "odd.onnx").write_bytes(b"odd")
-    printed = run([sys.executable, crepe_runtime.__file__, "odd.onnx", "text"], tmp_path, code=1)
-    assert printed.startswith("error: 'odd.onnx' cannot be used")
-
-
 def test_it_needs_what_it_says():
     assert imported(Path(crepe_runtime.__file__).read_text(encoding="utf-8")) == {
-        "__future__", "json", "sys", "collections", "itertools", "typing", "numpy", "onnxruntime",
+        "__future__", "json", "collections", "itertools", "typing", "numpy", "onnxruntime",
     }  # fmt: skip
 
 

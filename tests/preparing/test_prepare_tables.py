@@ -83,12 +83,9 @@ def test_rows_without_text_or_label_are_treated_as_in_files(tmp_path):
         ({"text": LABELS, "label": "yes"}, {}, "column 'label' of table is 'yes'", "give lists"),
         ({"text": list(range(40)), "label": LABELS}, {}, "column 'text' is not text", "with text="),
         ({"text": [], "label": []}, {}, "table has no rows", "give texts"),
-        ({"text": TEXTS, "label": ["same"] * 40}, {}, "only 1 class", "label="),
         (pd.DataFrame([["a", "b"]], columns=["text", "text"]), {}, "several columns named 'text'", "rename them"),
         ({"text": TEXTS, "label": LABELS}, {"max_bat": 1}, "prepare has no argument max_bat", "max_bad"),
         (pd.Series(TEXTS), {}, "the table cannot be of type Series", "give a data frame"),
-        ({"text": TEXTS, "label": LABELS}, {"verify": "x"}, "prepare has no argument verify", "docs/how-to/python.md"),
-        ({"text": TEXTS, "label": LABELS}, {"dedupe": "all"}, "dedupe is", "give one of"),
     ],
 )
 def test_mistakes_are_explained_in_terms_of_python(tmp_path, table, options, what, remedy):

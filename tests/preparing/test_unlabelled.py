@@ -68,12 +68,7 @@ def written(path: Path, rows: list[str]) -> Path:
     return path
 
 
-NAMES = [
-    *("u.csv", "labels.csv", "labels.jsonl", "u.parquet", "u.txt", "u.ft", "folder"),
-]
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["u.csv", "labels.csv", "labels.jsonl", "u.parquet", "u.txt", "u.ft", "folder"])
 def test_every_format_with_and_without_labels(labelled, tmp_path, name):
     summary, data = made(labelled, written(tmp_path / name, TEXTS))
     assert [data.encoding.decode(codes) for codes in data.unlabelled.codes(np.arange(30))] == TEXTS
@@ -203,10 +198,5 @@ def test_tables_in_memory(tmp_path):
     more = {"body": ["new", None], "head": ["x", "y"], "label": ["?", "?"]}
     crepe_dist.prepare(rows, tmp_path / "out", text=["head", "body"], unlabelled=more, max_bad=0.5, feature_len=40)
     data = open_dataset(tmp_path / "out")
-    assert [
-        data.encoding.decode(codes)
-        for codes in opened(tmp_path / "out").codes(np.arange(len(opened(tmp_path / "out"))))
-    ] == [
-        "x | new",
-        "y",
-    ]
+    codes = opened(tmp_path / "out").codes(np.arange(2))
+    assert [data.encoding.decode(each) for each in codes] == ["x | new", "y"]

@@ -163,7 +163,6 @@ class TestRefusals:
             ({"inputs": [{"name": "x", "shape": [1], "datatype": "BYTES", "data": ["a"]}]}, 422, "inputs.0.name"),
             ({"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["a"]}]}, 400, "shape is [2]"),
             (question("a", outputs=[{"name": "score"}]), 422, "there is no output 'score'"),
-            (question(*"abcd"), 413, "the limit is 3 texts"),
         ],
         ids=str,
     )
