@@ -42,7 +42,6 @@ from commands import TRAIN, OutOfTime, call, limited, started
 from crepe_dist import command, machine
 from crepe_dist.cuda import driver
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, sha256, write_json
 from crepe_dist.model import parameters
@@ -95,7 +94,7 @@ class Bench:
     def train(self, name: str, processes: int, *flags: str, data: str = SHORT, device: str = "") -> list[str]:
         """Make the command of a short run in the folder ``name``; ``flags`` take precedence over its settings."""
         where = ("--data", str(self.folder / data), "--device", device or self.device, "--run-dir", str(self.run(name)))
-        launch = [str(horovodrun()), "-np", str(processes)] if processes > 1 else []
+        launch = ["horovodrun", "-np", str(processes)] if processes > 1 else []
         sizes = () if "--model=paper" in flags else self.sizes
         return [*launch, *TRAIN, *where, *sizes, *QUIET, "--epochs=1", f"--batch-size={self.batch}", *flags]
 
@@ -361,7 +360,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the started commands are ended
     places = 2 if given.device == "cpu" else driver.count()
     most = max(1, given.processes or places)
-    worlds = sorted({1, most, *(size for size in (2, 4, 8) if size < most)}) if horovodrun() else [1]
+    worlds = sorted({1, most, *(size for size in (2, 4, 8) if size < most)}) if shutil.which("horovodrun") else [1]
     report: Row = {"machine": machine.describe(), "versions": machine.versions(), "device": given.device}
     report |= {"gpus": [driver.name_of(number) for number in range(driver.count())], "worlds": worlds, "sections": {}}
     needed = [name for name in given.only if places and name != "doctor"]

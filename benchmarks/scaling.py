@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,6 @@ from workers import Workers
 
 from crepe_dist import machine
 from crepe_dist.cuda import driver
-from crepe_dist.distributed.launch import horovodrun
 
 if TYPE_CHECKING:
     from crepe_dist.networks.paper.shape import PaperShape
@@ -74,7 +74,7 @@ def obstacle(on: str = "cpu") -> str:
     """Return the reason why scaling cannot be measured here; empty if it can."""
     if slots(on) < 2:
         return f"there is only one {'core' if on == 'cpu' else 'GPU'}"
-    return "" if horovodrun() else "Horovod is not installed"
+    return "" if shutil.which("horovodrun") else "Horovod is not installed"
 
 
 def slots(on: str) -> int:
@@ -90,7 +90,7 @@ def weak_ratio(result: Mapping[str, Any], size: int) -> float:
 
 def start_world(size: int, on: str = "cpu") -> Workers:
     """Start workers on this host under Horovod."""
-    return Workers([[str(horovodrun()), "-np", str(size), *WORKER, on]], size, environment(on))
+    return Workers([["horovodrun", "-np", str(size), *WORKER, on]], size, environment(on))
 
 
 def start_independent(size: int, on: str = "cpu") -> Workers:

@@ -19,7 +19,6 @@ from commands import TRAIN, call
 from short_texts_worker import EPOCHS, FASTTEXT
 
 from crepe_dist.data.dataset import Dataset, open_dataset
-from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.files import read_json
 from crepe_dist.native import library
 from crepe_dist.predicting.predictor import load
@@ -169,7 +168,7 @@ def _scaling(kind: Network, epochs: int, data: Path, rounds: int, folder: Path) 
     rates: dict[int, list[float]] = {1: [], 2: []}
     core = str(min(os.sched_getaffinity(0)))
     for number in range(rounds):
-        for size, launcher in ((1, ["taskset", "--cpu-list", core]), (2, [str(horovodrun()), "-np", "2"])):
+        for size, launcher in ((1, ["taskset", "--cpu-list", core]), (2, ["horovodrun", "-np", "2"])):
             run_folder = folder / f"{kind}-{size}-processes-{number}"
             train = [*_train(kind, epochs, data, run_folder), "--logging.report", "false"]
             call([*launcher, *train], environment=scaling.environment())

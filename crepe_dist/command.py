@@ -44,7 +44,6 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
     from crepe_dist.distributed.launch import detect
 
     code: int = ExitCode.ERROR
-    crash_report.expect(crash_report.Context())
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode, or a lone surrogate
     try:

@@ -19,16 +19,13 @@ PLACE_SECONDS = 5.0
 KEEP_CHILDREN = {"env_vars": {"RAY_kill_child_processes_on_worker_exit": "false"}}
 
 
-def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result | None:
+def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result:
     """Train in so many processes on the Ray cluster of this program, or on the one that ``RAY_ADDRESS`` names.
 
     Each process takes one CPU, or ``OMP_NUM_THREADS``, and with ``device="gpu"`` one GPU.
 
     Args:
         max_restarts: restarts after failures; preemptions do not count.
-
-    Returns:
-        The result; ``None`` with ``training.overfit_batches``.
 
     Raises:
         UserError: a problem that the caller can fix.
@@ -39,8 +36,7 @@ def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result | N
     with Control() as control, control.deferring():
         driver = Driver(cluster, config.to_arguments(), processes, max_restarts, control)
         driver.run()
-    if driver.checkpoint is None:
-        return None
+    assert driver.checkpoint is not None, "rank 0 names it"
     run = RunFolder(driver.checkpoint.parent.parent)
     if (result := read_result(run)) is None:
         raise UserError(

@@ -178,16 +178,12 @@ class Split(Documents):
 
     def only(self, rows: npt.NDArray[np.int64]) -> Split:
         """Copy rows into memory, with their texts and ids."""
-        own = {**vars(self.some(rows)), "name": self.name, "has_ids": self.has_ids}
-        return _ChosenSplit(**own, original=self, rows=rows)
-
-    def some(self, rows: npt.NDArray[np.int64], times: int = 1) -> Split:
-        """Copy rows into a training split in memory, repeated ``times`` times, without their texts."""
-        starts = np.arange(times + 1) * len(rows)
-        weights = None if self.weights is None else np.tile(self.weights[rows], times)
-        labels, codes = np.tile(self.labels[rows], times), (self.codes(rows),) * times
-        origins, targets = np.tile(self.origins[rows], (times, 1)), self.targets.some(rows, times)
-        return Split(self.folder, "train", codes, starts, origins, False, labels, weights, targets)
+        copied = {
+            **{"shards": (self.codes(rows),), "starts": np.array([0, len(rows)]), "origins": self.origins[rows]},
+            **{"labels": self.labels[rows], "weights": None if self.weights is None else self.weights[rows]},
+            **{"targets": replace(self.targets, stored=self.targets.stored[rows]), "alter": None, "per_epoch": None},
+        }
+        return _ChosenSplit(**{**vars(self), **copied, "original": self, "rows": rows})
 
 
 @dataclass(frozen=True)

@@ -76,10 +76,6 @@ class Targets:
         shares = pairs[..., 1].ravel().astype(np.float64)
         return np.bincount(pairs[..., 0].ravel(), shares, minlength=self.classes) / SHARE_UNIT
 
-    def some(self, rows: npt.NDArray[np.int64], times: int) -> Targets:
-        """Copy rows into memory, repeated ``times`` times."""
-        return Targets(self.kind, np.concatenate([self.stored[rows]] * times), self.classes)
-
 
 def main_classes(pairs: Pairs) -> npt.NDArray[np.int32]:
     """Return the class with the largest share of each row, the first among equals, int32 [rows]; -1 without any."""

@@ -1,4 +1,4 @@
-"""Report of an unexpected failure: a file with the traceback, in the run's folder while training, else in the current.
+"""Report of an unexpected failure: a file with the traceback in the current folder.
 
 Writing it must not hide the failure, so errors while writing are ignored.
 """
@@ -12,11 +12,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from crepe_dist import invocation, machine
 from crepe_dist.distributed.launch import detect
@@ -24,24 +21,6 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
 
 LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
-
-
-@dataclass
-class Context:
-    """Context that a report contains besides the failure; ``where`` returns step and epoch."""
-
-    folder: Path = Path()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    where: Callable[[], Mapping[str, Any]] = dict
-
-
-_context = Context()
-
-
-def expect(context: Context) -> None:
-    """Set the context of later reports; a command starts with an empty one."""
-    global _context
-    _context = context
 
 
 def unexpected(error: Exception) -> UserError:
@@ -66,11 +45,9 @@ def _write(trace: str) -> Path | None:
             "command": sys.argv,
             "process": f"rank {launch.rank} of {launch.size}, pid {os.getpid()} on {socket.gethostname()}",
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "where": _context.where(),
-            "settings": _context.settings,
             "machine": machine.describe(),
         }
-        path = _context.folder / f"crash-report{f'-rank{launch.rank}' * (launch.size > 1)}.txt"
+        path = Path(f"crash-report{f'-rank{launch.rank}' * (launch.size > 1)}.txt").absolute()
         write_text(path, LOGIN.sub("…", f"{trace}\n{json.dumps(about, indent=2, default=str)}\n"))
         return path
     return None

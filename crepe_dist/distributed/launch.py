@@ -7,12 +7,10 @@ import importlib
 import importlib.util
 import os
 import re
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from crepe_dist import machine
 from crepe_dist.distributed import cuda
@@ -147,13 +145,6 @@ def import_mxnet(launch: Launch, purpose: str = "training without our own kernel
     finally:
         for name in hidden:
             del sys.modules[name]
-
-
-def horovodrun() -> str | None:
-    """Find Horovod's launcher, preferably this Python's; ``None`` without Horovod."""
-    if importlib.util.find_spec("horovod") is None:
-        return None
-    return shutil.which("horovodrun", path=Path(sys.executable).parent) or shutil.which("horovodrun")
 
 
 def allowed() -> dict[str, str]:

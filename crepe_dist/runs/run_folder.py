@@ -32,7 +32,6 @@ LOCK_SECONDS = 100.0  # for an earlier group's processes to end; NFS keeps a dea
 SOON = 3.0  # seconds that an earlier group's processes usually take to end
 SUPERVISION = "supervision"  # file with the id of the driver that started the run
 REMOVED = ".removed"  # prefix of a state while it is deleted
-MEMORISED = 0.99  # accuracy from which the training documents count as memorised
 
 
 @dataclass(frozen=True)
@@ -224,15 +223,6 @@ class Result:
         )
 
 
-def overfit_summary(result: Result) -> str:
-    """Report whether a run on a few batches (``training.overfit_batches``) has overfitted them."""
-    share = f"{checkpoint.measure(result.checkpoint.name)} on the training documents: {percent(result.test_accuracy)}"
-    if result.test_accuracy >= MEMORISED:
-        return f"{share}: the network can overfit them, as it should; commands never choose this model by default"
-    more = "more --epochs; a lower --learning-rate; then check that texts and labels match"
-    return f"{share}; the network cannot overfit them yet\n  do:  {more}"
-
-
 def read_result(folder: RunFolder) -> Result | None:
     """Read the result of a run; ``None`` if it is not finished."""
     if (saved := folder.result) is None:
@@ -307,9 +297,7 @@ def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
     suffix -2, -3, …; later commands use the newest one. Processes restarted by a driver return to its run.
     """
     identity = {**config.identity(), "data": data_fingerprint}
-    # Runs with overfit_batches are tests, so no command may find them as the newest run.
-    folder = RUNS / "overfit" if config.training.overfit_batches else RUNS
-    base = Path(config.run_dir) if config.run_dir else folder / f"{data_name}-{digest(identity)[:10]}"
+    base = Path(config.run_dir) if config.run_dir else RUNS / f"{data_name}-{digest(identity)[:10]}"
     taken = [base] if base.exists() else []
     while taken and (following := _numbered(base, len(taken) + 1)).exists():
         taken.append(following)

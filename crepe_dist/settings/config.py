@@ -43,7 +43,6 @@ EXAMPLES = """  crepe train                                    the sample on thi
   crepe train --config configs/smoke.yaml --epochs 3
   crepe train --data data/mine --init-from runs/other   fine-tuned from that run, or more classes
   crepe train --on ray --processes 8 --data data/reviews   on a Ray cluster
-  crepe train --overfit-batches 2                can the network memorise 128 documents?
 
 Run the same command again to resume an unfinished run. Percentages are rounded to one decimal; the accuracy in a
 checkpoint's name has two and is cut off, so 92.119 % is 92.1 % here and 92.11 there.

@@ -253,12 +253,6 @@ class TrainingOptions(Settings, group="training"):
         "(crepe, ngrams) once the validation split has made its choices, train the n-gram table again, on the rows of "
         "this split as well. Not if it was given as files, nor with `init_from` or unlabelled texts.",
     )
-    overfit_batches: int = setting(
-        0,
-        "train on this many batches only, and score the same documents. A network that cannot memorise them has "
-        "another problem than too little data. 0: off.",
-        whole(0, MANY),
-    )
     seed: int = setting(
         0, "random seed of initialisation, data order, dropout and typing errors.", whole(0, (1 << 63) - 1)
     )

@@ -36,7 +36,7 @@ def banner(run: Run, start: Start | None) -> str:
         start: parameters given by ``training.init_from``, if any.
     """
     config, data, shape, device = run.config, run.data, run.engine.shape, run.engine.device
-    if is_refit(config, data):
+    if is_refit(data):
         documents = number(len(data.splits["train"]))
         return f"refit     the n-gram table learns from all {documents} rows of the train and the validation split"
     rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
@@ -57,15 +57,12 @@ def banner(run: Run, start: Start | None) -> str:
     ]
     if start is not None:
         lines.insert(2, f"start     {start.summary}")
-    if config.training.overfit_batches:
-        lines[0] += "; only a few batches, repeated for training and also scored"
     return "\n".join(lines)
 
 
-def is_refit(config: Config, data: Dataset) -> bool:
+def is_refit(data: Dataset) -> bool:
     """Return whether the run learns from the rows of the validation split, after its choices."""
-    has_moved = "validation" in data.manifest["splits"] and "validation" not in data.splits
-    return has_moved and not config.training.overfit_batches
+    return "validation" in data.manifest["splits"] and "validation" not in data.splits
 
 
 def _choice(config: Config, data: Dataset) -> str:
@@ -81,7 +78,7 @@ def notes(run: Run) -> list[str]:
     """Return the notes about a run, before its first step; every rank calls it."""
     config, data, shape, world = run.config, run.data, run.engine.shape, run.world
     rows = len(data.splits["train"])
-    if is_refit(config, data):
+    if is_refit(data):
         return []  # the run before has said them
     lines = [few_steps(config, rows, shape), empty_classes(data)]
     if config.training.init_from is not None:
@@ -94,8 +91,8 @@ def notes(run: Run) -> list[str]:
 def few_steps(config: Config, rows: int, shape: Shape) -> str:
     """Note that the run has fewer steps than the network usually needs."""
     training, batch = config.training, config.data.batch_size
-    if training.overfit_batches or training.init_from is not None:
-        return ""  # the first repeats its batches, and the second does not start at chance
+    if training.init_from is not None:
+        return ""  # it does not start at chance
     epochs, needed = training.all_epochs, shape.epochs_needed(rows, batch)
     if epochs >= needed:
         return ""
@@ -213,7 +210,6 @@ class NotLearning:
             f"not learning: after {step} steps the loss is {mean:.3f}, no better than chance (predicting the class "
             f"frequencies gives {self._chance:.3f})\n"
             f"  do:  lower the learning rate: --learning-rate {rate / 10:g}\n"
-            "  do:  test whether the network can memorise two batches: --overfit-batches 2; if not, check that texts "
-            f"and labels match: {invocation.typed('evaluate')} RUN --split train\n"
+            f"  do:  check that texts and labels match: {invocation.typed('evaluate')} RUN --split train\n"
             f"  do:  train longer, if these were few steps: --epochs {2 * self._config.training.all_epochs}"
         )

@@ -7,11 +7,9 @@ every row (``refit``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.distributed import crash_report
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.distributed.world import World
@@ -21,7 +19,6 @@ from crepe_dist.runs.run_folder import (
     RunFolder,
     choose_folder,
     lock_on_root,
-    overfit_summary,
     read_result,
 )
 from crepe_dist.settings.config import Config
@@ -31,7 +28,6 @@ from crepe_dist.training.engine_setup import build_engine
 from crepe_dist.training.guards import explained
 from crepe_dist.training.run import Pages, Session
 from crepe_dist.training.training_data import (
-    few_batches,
     open_training_data,
     uses_unlabelled,
     verify_data,
@@ -55,9 +51,6 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
         config, is_taught = with_epochs(config, data), uses_unlabelled(config, data)
         first = unlabelled.first_run(config, data) if is_taught else (config, data)
         network = build_engine(*first, world)  # before there is a folder: this finds what is missing
-        if config.training.overfit_batches:
-            data = few_batches(data, config)
-            first = config, data
         table = refit.table_of(config, data, network[0].shape)
         folder = choose_folder(config, data, world)
         finished = world.agree("result", lambda: read_result(folder))
@@ -69,7 +62,8 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             report(config, data, folder, session)  # if it is missing or older
             return finished
 
-        with _locked(folder, config, session):
+        with lock_on_root(folder, world, control.is_supervised, display.say):
+            watchdog.write_to(folder.stacks(world.rank), world.gather(watchdog.identity(), "processes"))
             verify_data(data, world, folder.verified())
             if is_taught:
                 result = unlabelled.train(config, data, first, network, folder, session)
@@ -77,23 +71,13 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
                 result = recipe.train(config, data, network, folder, session)
             if table is not None:
                 result = refit.train(config, data, table, network[0], result, session)
-            display.say(overfit_summary(result) if config.training.overfit_batches else str(result))
+            display.say(str(result))
             report(config, data, folder, session)
             return result
-
-
-@contextmanager
-def _locked(folder: RunFolder, config: Config, session: Session) -> Iterator[None]:
-    """Lock the run's folder within the block, and direct stacks and crash reports to it; every rank calls it."""
-    world, watchdog = session.world, session.watchdog
-    with lock_on_root(folder, world, session.control.is_supervised, session.display.say):
-        watchdog.write_to(folder.stacks(world.rank), world.gather(watchdog.identity(), "processes"))
-        crash_report.expect(crash_report.Context(folder.path, config.to_dict(), watchdog.where))
-        yield
 
 
 def report(config: Config, data: Dataset, folder: RunFolder, session: Session) -> None:
     """Write the report of a finished run on rank 0, unless it is there and newer."""
     write = session.pages.report
-    if config.logging.report and write is not None and not config.training.overfit_batches:
+    if config.logging.report and write is not None:
         session.world.on_root("report", write(folder, data, session.display.say))

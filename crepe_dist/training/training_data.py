@@ -10,7 +10,6 @@ from typing import Any
 from crepe_dist import invocation
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import SAMPLE, Dataset, folder_of, open_dataset
-from crepe_dist.data.loader import epoch_order
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.data.verification import verify
 from crepe_dist.distributed.world import World, once
@@ -25,7 +24,6 @@ from crepe_dist.training.display import Display
 
 SAMPLE_SPLIT = SplitOptions(test=0.2, validation=0.1, dedupe=SAMPLE_DEDUPE)
 Page = Callable[[dict[str, Any]], str]
-OVERFIT_STEPS = 100  # steps per epoch when a few batches are repeated
 
 
 def open_training_data(
@@ -59,8 +57,7 @@ def open_training_data(
 
 def uses_unlabelled(config: Config, data: Dataset) -> bool:
     """Return whether a run learns from the unlabelled texts of its data."""
-    options = config.training
-    return bool(options.unlabelled and data.unlabelled and not options.overfit_batches)
+    return bool(config.training.unlabelled and data.unlabelled)
 
 
 def open_data(
@@ -122,14 +119,6 @@ def with_epochs(config: Config, data: Dataset) -> Config:
         size = data.encoding.feature_len, config.data.batch_size
         epochs = default_epochs(network, documents, *size, is_taught=is_taught, has_several_labels=has_several_labels)
     return replace(config, training=replace(config.training, epochs=epochs, patience=patience))
-
-
-def few_batches(data: Dataset, config: Config) -> Dataset:
-    """Return data whose train and test splits are the first batches of the first epoch, repeated for training."""
-    wanted, train = config.training.overfit_batches, data.splits["train"]
-    rows = epoch_order(len(train), config.training.seed, 0)[: wanted * config.data.batch_size]
-    times = max(1, OVERFIT_STEPS // wanted)
-    return replace(data, splits={"train": train.some(rows, times), "test": train.some(rows)})
 
 
 def verify_data(data: Dataset, world: World, record: Path) -> None:

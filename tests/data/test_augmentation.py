@@ -70,7 +70,7 @@ def test_errors_depend_on_seed_epoch_and_row_alone(data):
     assert np.array_equal(with_typos(split, 0.1, 7, 1).codes(some), noisy[some])
     for seed, epoch in ((7, 2), (8, 1), ((1 << 63) - 1, 0)):
         assert not np.array_equal(with_typos(split, 0.1, seed, epoch).codes(rows), noisy)
-    same = split.some(np.zeros(50, np.int64))
+    same = split.only(np.zeros(50, np.int64))
     assert len(np.unique(with_typos(same, 0.1).codes(np.arange(50)), axis=0)) > 40
     assert with_typos(split, 0.0) is split
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import crepe_dist
-from crepe_dist.data.batch import pack, unpacked
+from crepe_dist.data.batch import pack
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.targets import ONE, SEVERAL, SHARE_UNIT, SOFT, Targets, open_targets
 from crepe_dist.errors import UserError
@@ -123,15 +123,6 @@ def some_targets(kind: str, rows: int, classes: int) -> Targets:
     else:
         pairs[..., 1] = [[40000, 20000, 5535], [SHARE_UNIT, 0, 0], [1, SHARE_UNIT - 1, 0]] * (rows // 3)
     return Targets(kind, pairs, classes)
-
-
-def test_a_batch_holds_the_shares():
-    targets, rows = some_targets(SOFT, 6, 4), np.arange(6)
-    batch = pack(np.zeros((6, 9), np.uint8), np.zeros(6, np.int32), 7, 6, targets=targets.bytes(rows))
-    codes, shares, weights = unpacked(batch, classes=4, pairs=3)
-    assert codes.shape == (7, 9)
-    np.testing.assert_allclose(shares[:6], targets.shares(rows), atol=1e-6)
-    assert weights.ravel().tolist() == [1] * 6 + [0]
 
 
 PAPER = PaperShape(69, 123, 5, 8, 16, 0.0)

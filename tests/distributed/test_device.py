@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from crepe_dist.distributed import device
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
-from tests.conftest import launch_prefix
-from tests.helpers import cuda_driver
-
-IN_A_WORLD = """
-import os
-from crepe_dist.distributed.join import join
-from crepe_dist.distributed import device
-from crepe_dist.errors import UserError
-with join() as world:
-"""
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    return cuda_driver.driver(tmp_path_factory.mktemp("driver"))
 
 
 class BesideAnother(World):
@@ -105,43 +87,3 @@ def test_two_ranks_on_one_gpu_are_an_error():
         device.assign([("a", "AB"), ("a", "AB"), ("a", "AB")])
     assert raised.value.what == "rank 2 (host a) has no GPU of its own"
     assert raised.value.why.startswith("it sees 2 GPUs, used by rank 0 (host a) and rank 1 (host a); ")
-
-
-def test_two_processes(driver):
-    """Two processes under horovodrun, with what launchers, containers and drivers let them see."""
-    body = f"""{IN_A_WORLD}
-    rank = str(world.rank)
-    for case, told in {{
-        "all visible": {{}},
-        "the same visible": {{"CUDA_VISIBLE_DEVICES": "1"}},
-        "one on each machine": {{"DRIVER_GPUS": "1", "DRIVER_MACHINE": rank}},
-        "one visible to each": {{"CUDA_VISIBLE_DEVICES": rank}},
-    }}.items():
-        os.environ.update(told)
-        try:
-            chosen = device.pick("auto", lambda gpu: None, world)
-        except UserError as error:
-            assert error.on_all_ranks
-            chosen = error.what.split(" (")[0]
-        for name in told:
-            del os.environ[name]
-        os.environ["DRIVER_GPUS"] = "2"
-        both = world.gather(str(chosen), "chosen")
-        if world.is_root:
-            print(case, both, sep=": ")
-"""
-    done = subprocess.run(
-        [*launch_prefix(2), sys.executable, "-c", body],
-        env=cuda_driver.environment(driver, DRIVER_GPUS=2),
-        stdout=-1,
-        text=True,
-        timeout=200,
-        check=True,
-    )
-    shown = [line.partition(">:")[2] or line for line in done.stdout.splitlines()]
-    assert shown == [
-        "all visible: ['gpu(0)', 'gpu(1)']",
-        "the same visible: ['rank 1', 'rank 1']",
-        "one on each machine: ['gpu(0)', 'gpu(0)']",
-        "one visible to each: ['gpu(0)', 'gpu(0)']",
-    ]

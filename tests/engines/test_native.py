@@ -145,24 +145,6 @@ def test_filling_and_an_earlier_larger_batch_leave_no_trace(name):
     assert all(distance(filled[each], expected[each]) < 1e-6 for each in expected)
 
 
-@pytest.mark.parametrize(
-    ("name", "precision"),
-    [
-        *((name, "float32") for name in [*BUILDS, None]),
-        *((name, "bfloat16") for name in IN_BFLOAT16),
-    ],
-)
-def test_the_same_step_twice_is_the_same_bit_for_bit(name, precision):
-    network = make(SHAPES[2])
-    engine = network.opened(name, precision)
-    batch = some_batch(SHAPES[2], 64)
-    _, once = gradients(engine, batch, seed=3, step=4)
-    _, twice = gradients(engine, batch, seed=3, step=4)
-    _, another = gradients(engine, batch, seed=3, step=5)
-    assert all(np.array_equal(once[each], twice[each]) for each in once)
-    assert not np.array_equal(once["12.weight"], another["12.weight"])
-
-
 def test_builds_are_chosen_by_the_processor_and_by_what_loads(monkeypatch):
     monkeypatch.setattr(library, "processor_flags", lambda: {"sse2"})
     assert library.runnable() == ["generic"]

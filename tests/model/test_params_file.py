@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
-from contextlib import suppress
 from pathlib import Path
 
 import mxnet as mx
@@ -123,11 +122,3 @@ def test_a_damaged_file_is_refused_or_read_as_its_size_allows(place, removed, ad
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 1 << 20
-
-
-@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.binary(max_size=200))
-def test_any_bytes_behind_the_header_are_refused_or_read(data, path):
-    path.write_bytes(struct.pack("<QQ", 0x112, 0) + data)
-    with suppress(UserError):
-        parameters.load(path)

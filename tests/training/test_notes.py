@@ -32,7 +32,6 @@ def test_what_is_advised_is_enough():
             epochs = shape.epochs_needed(rows, 64)
             assert not few_steps(parse([f"--epochs={epochs}"]), rows, shape)
             assert epochs == 1 or f"--epochs {epochs}" in few_steps(parse([f"--epochs={epochs - 1}"]), rows, shape)
-    assert not few_steps(parse(["--epochs=1", "--overfit-batches=2"]), 50, PAPER)
     assert not few_steps(parse(["--epochs=1", "--init-from=runs/other"]), 500, PAPER)
 
 

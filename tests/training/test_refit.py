@@ -129,7 +129,7 @@ def test_several_labels_keep_their_thresholds(tmp_path):
 
 @pytest.mark.parametrize(
     ("validation", "flags"),
-    [(table(60, 3), ()), (0.0, ()), (0.3, ("--overfit-batches=1",)), (0.3, ("--init-from=run",))],
+    [(table(60, 3), ()), (0.0, ()), (0.3, ("--init-from=run",))],
 )
 def test_no_refit(tmp_path, folder, validation, flags):
     prepared(tmp_path, validation=validation)

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -21,6 +22,7 @@ from crepe_dist.data.targets import SHARE_UNIT
 from crepe_dist.data.words import WordFinder, joined
 from crepe_dist.files import sha256
 from crepe_dist.model.co_training import BAYES, common_words, regression, teachers, whole_vectors
+from crepe_dist.predicting.occlusion import finished
 from crepe_dist.training import encoder
 from crepe_dist.training.unlabelled import soft_labels
 from tests.conftest import QUICK, command, launch_prefix, needs_kernels, run
@@ -64,15 +66,6 @@ def digests(run_dir: Path) -> list[str]:
         part / json.loads((part / "result.json").read_text())["checkpoint"] for part in (run_dir, run_dir / "first")
     ]
     return [sha256(file) for file in [*reported, *sorted(run_dir.glob("lesson/*"))]]
-
-
-def returned(steps):
-    """Run a generator, and return its value."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 def unlabelled(run_dir: Path) -> dict:
@@ -182,10 +175,12 @@ class TestTeacher:
             }
 
         shares, labels = np.eye(3)[truth["train"]], truth["validation"]
-        members = {"network": {name: each for name, each in guesses(network).items() if name != "train"}}
+        members: dict[str, Any] = {
+            "network": {name: each for name, each in guesses(network).items() if name != "train"}
+        }
         for right in encoders:
             vectors = {name: whole_vectors(each) for name, each in guesses(right).items()}
-            members[f"encoder {right}"] = returned(regression(vectors, shares, labels))
+            members[f"encoder {right}"] = finished(regression(vectors, shares, labels))
         return list(teachers(common_words(words), shares, labels, members)), truth
 
     def test_network_and_words_teach_each_other(self):
@@ -204,7 +199,7 @@ class TestTeacher:
         labels = np.arange(500, dtype=np.int32) % 3
         vectors = whole_vectors(np.eye(3, 20)[labels] + np.random.default_rng(0).normal(size=(500, 20)))
         first, second = (
-            returned(regression({"train": vectors[::step], "validation": vectors}, np.eye(3)[labels[::step]], labels))
+            finished(regression({"train": vectors[::step], "validation": vectors}, np.eye(3)[labels[::step]], labels))
             for step in (1, -1)
         )
         assert np.array_equal(first["validation"], second["validation"])
@@ -306,7 +301,7 @@ class TestEncoder:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         data, encode = open_dataset(folder / "data"), Mock(side_effect=lambda text: np.array([len(text), 9.0]))
         monkeypatch.setattr(encoder, "opened", lambda *_: encode)
-        first, second = (returned(encoder.vectors("NAME", data, print)) for _ in range(2))
+        first, second = (finished(encoder.vectors("NAME", data, print)) for _ in range(2))
         assert {name: len(each) for name, each in first.items()} == {"train": 60, "validation": 210, "unlabelled": 300}
         assert all(np.array_equal(first[name], second[name]) for name in first)
         assert encode.call_count == len(set(encoder.texts(data))) + 2  # what tells the model, twice
