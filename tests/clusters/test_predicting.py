@@ -16,7 +16,6 @@ from tests.helpers.needs import needs
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-PAGE = ROOT / "docs" / "how-to" / "clusters.md"
 HIDDEN = ROOT / "tests" / "without_mxnet"  # of a sitecustomize.py that hides MXNet and Horovod
 ROWS = 600
 ENGINES = ("dask", "ray", pytest.param("spark", marks=needs("java")))
