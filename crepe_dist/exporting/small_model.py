@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.data.dataset import Dataset, Split, open_dataset
+from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.world import ALONE
 from crepe_dist.errors import UserError
@@ -51,7 +51,7 @@ def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) 
     """
     engine, about = predictor.engine, predictor.about
     dataset = _dataset(predictor, data) if engine.shape.tables else None
-    counts = count_rows(engine.shape, dataset.splits["train"]) if dataset else {}
+    counts = count_rows(engine.shape, dataset) if dataset else {}
     described: dict[str, Any] = {name: about[name] for name in KEPT if name in about}
     described["compressed"] = {"checkpoint": predictor.path.name, "sha256": about.get("sha256", ""), "size": limit}
     whole = {**described, "encoding": predictor.encoding.to_dict(), "classes": predictor.classes}
@@ -91,18 +91,19 @@ def _scored(before: Predictor, after: Predictor, dataset: Dataset | None) -> lis
     return [f"{measure(before.several)} on {texts}: {shares}"]
 
 
-def count_rows(shape: Shape, split: Split) -> Counts:
-    """Count how often documents of a split use each row of the tables, by parameter name; ``{}`` without tables.
+def count_rows(shape: Shape, data: Dataset) -> Counts:
+    """Weigh how documents that a network may have learnt from use each row of its tables, by parameter name.
 
     Of long splits, evenly spaced documents are counted.
     """
     counts = {name: np.zeros(shape.parameter_shapes()[name][0]) for name in shape.tables}
-    some = min(len(split), max(1, MOST_CHARACTERS // shape.feature_len))
-    rows = np.linspace(0, len(split) - 1, some).astype(np.int64)
     step = max(1, CHARACTERS // shape.feature_len)
-    for start in range(0, len(rows), step):
-        for name, used in shape.rows_used(split.codes(rows[start : start + step])).items():
-            counts[name] += np.bincount(used, minlength=len(counts[name]))
+    for split in (split for name, split in data.splits.items() if name != "test"):
+        some = min(len(split), max(1, MOST_CHARACTERS // shape.feature_len))
+        rows = np.linspace(0, len(split) - 1, some).astype(np.int64)
+        for start in range(0, some, step):
+            for name, (used, weights) in shape.rows_used(split.codes(rows[start : start + step])).items():
+                counts[name] += np.bincount(used, weights, len(counts[name]))
     return counts
 
 
@@ -111,7 +112,7 @@ def _compressed(
 ) -> tuple[Arrays, int, dict[str, tuple[int, int]]]:
     """Compress a network to at most ``limit`` bytes, its description ``about`` included.
 
-    The importance of a row of a table is its squared length times the number of its uses. Every table keeps the same
+    The importance of a row of a table is its squared length times the weight of its uses. Every table keeps the same
     share of its importance, the largest that fits, in its most important rows.
 
     Returns:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NOT_OURS = "these are not parameters of a crepe_dist network"
 GIVE_ANOTHER = "give a .params file or a run folder of crepe_dist"
 LARGEST_SIZE = 1 << 24
+Uses = tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]  # rows [n], and a weight of each
 DROPOUT = "dropout"  # field of a network with dropout
 Self = TypeVar("Self", bound="Shape")
 
@@ -203,8 +204,11 @@ class Shape(ABC):
         """Return the largest numbers of rows that so many documents touch, by name of the table, in their order."""
         return {}
 
-    def rows_used(self, codes: Codes) -> dict[str, npt.NDArray[np.int32]]:
-        """Return the rows of each table that documents use, once for each use, by name of the table."""
+    def rows_used(self, codes: Codes) -> dict[str, Uses]:
+        """Return the rows of each table that documents use, once for each use, by name of the table.
+
+        A use has the square of the factor of the row, times a constant of the table.
+        """
         return {}
 
     def forward_operations(self) -> int:

@@ -36,7 +36,7 @@ import numpy.typing as npt
 from crepe_dist.data.alphabet import BLANK, Codes
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
-from crepe_dist.model.shape import Shape
+from crepe_dist.model.shape import Shape, Uses
 from crepe_dist.native.constants import POOLED_BLOCKS, TOWER_TAPS
 from crepe_dist.networks.ngrams.hashing import edged, keys, padding, rows_of
 from crepe_dist.networks.ngrams.shape import LARGEST_LONGEST, NGramShape
@@ -165,9 +165,12 @@ class CrepeShape(Shape):
         (most,) = self.table.most_rows(documents).values()
         return {"ngrams.weight": most, "tower.table": min(self.rows, documents * (self.feature_len + 2) * self.reach)}
 
-    def rows_used(self, codes: Codes) -> dict[str, npt.NDArray[np.int32]]:
+    def rows_used(self, codes: Codes) -> dict[str, Uses]:
         buckets, known, _ = look_up(codes, self.alphabet_size, self.reach, self.rows, self.stride)
-        return {"ngrams.weight": self.table.rows_used(codes)["weight"], "tower.table": buckets[known]}
+        return {
+            "ngrams.weight": self.table.rows_used(codes)["weight"],
+            "tower.table": (buckets[known], np.ones(known.sum())),
+        }
 
     @property
     def positions(self) -> int:

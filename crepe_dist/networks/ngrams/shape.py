@@ -31,10 +31,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes
-from crepe_dist.model.shape import Shape
+from crepe_dist.model.shape import Shape, Uses
 from crepe_dist.networks.ngrams.hashing import look_up
 
 if TYPE_CHECKING:
@@ -103,9 +102,11 @@ class NGramShape(Shape):
     def most_rows(self, documents: int) -> dict[str, int]:
         return {"weight": min(self.buckets, documents * self.max_ngrams)}
 
-    def rows_used(self, codes: Codes) -> dict[str, npt.NDArray[np.int32]]:
+    def rows_used(self, codes: Codes) -> dict[str, Uses]:
         buckets, counts = look_up(codes, self)
-        return {"weight": buckets[np.arange(buckets.shape[1]) < counts[:, None]]}
+        used, words = np.arange(buckets.shape[1]) < counts[:, None], buckets >= self.buckets - self.words
+        sizes = np.where(words, *((used & group).sum(axis=1, keepdims=True) for group in (words, ~words)))
+        return {"weight": (buckets[used], 1 / sizes[used])}
 
     def forward_operations(self) -> int:
         return self.max_ngrams * self.classes
