@@ -1,26 +1,33 @@
 """Copies of sources that are named by a URL, such as ``s3://bucket/reviews/``; fsspec reads all but the web.
 
-Servers on the web may break off, or never end.
+Servers on the web may break off, never end, or send elsewhere.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
 
 from crepe_dist import extras, invocation
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.pool import Show, ignored
 
+if TYPE_CHECKING:
+    import requests
+
 URL = re.compile(r"[a-z][a-z0-9+.-]*://.")
 CHUNK = 1 << 22  # bytes read at once
 MOST_UNKNOWN = 1 << 32  # bytes of a file whose size is not given
+MAX_REDIRECTS = 5
 TIMEOUT = 60  # seconds until a server answers, and then without a byte
 
 
@@ -76,28 +83,62 @@ def copy(url: str, folder: Path, doing: str = "copying", show: Show = ignored) -
 
 
 def _from_web(url: str, folder: Path, doing: str, show: Show) -> Path:
-    import requests  # takes 0.1 s to import, like fsspec
-
     shown = without_secrets(url)
     # The name of a web page may come with a query. Pages that link to others are no folders.
     target = _target(url, folder, [PurePosixPath(urlsplit(url).path)])
-    headers = {"Accept-Encoding": "identity"}  # otherwise Content-Length would be the size of compressed data
-    with _explained(url), requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if response.status_code != 200:
-            remedy = "check the spelling of the URL, and your credentials"
-            raise UserError(f"{shown} cannot be read: the server answered {response.status_code}", remedy=remedy)
-        if url.startswith("https:") and any(
-            not each.url.startswith("https:") for each in (*response.history, response)
-        ):
-            remedy = "if you trust it, download the file yourself and name the copy"
-            raise UserError(f"{shown} redirects to an address without TLS", remedy=remedy)
-        length = response.headers.get("Content-Length", "")
-        size = int(length) if length.isascii() and length.isdecimal() and len(length) < 19 else None
-        pieces = iter(partial(response.raw.read1, CHUNK, decode_content=False), b"")
-        _check_room(shown, size or 0, folder)
-        for received in _write(pieces, target, size, shown):
-            show(doing, received, size or 0)
+    with _explained(url):
+        response = _answer(url, shown)
+    if response.status_code != 200:
+        remedy = "check the spelling of the URL, and your credentials"
+        raise UserError(f"{shown} cannot be read: the server answered {response.status_code}", remedy=remedy)
+    length = response.headers.get("Content-Length", "")
+    size = int(length) if length.isascii() and length.isdecimal() and len(length) < 19 else None
+    pieces = iter(partial(response.raw.read1, CHUNK, decode_content=False), b"")
+    _check_room(shown, size or 0, folder)
+    for received in _write(_reading(url, pieces), target, size, shown):
+        show(doing, received, size or 0)
     return target
+
+
+def _answer(url: str, shown: str) -> requests.Response:
+    """Request a file, in ``TIMEOUT`` seconds with all redirects: headers may drip for ever, a byte at a time.
+
+    Redirects to other hosts are followed, as to a mirror, but not to other schemes or without TLS. requests would read
+    the body of a redirect, which may never end.
+    """
+    import requests  # takes 0.1 s to import, like fsspec
+
+    answer: Future[requests.Response] = Future()
+
+    def ask() -> None:
+        address = url
+        headers = {"Accept-Encoding": "identity"}  # otherwise Content-Length would be the size of compressed data
+        try:
+            with requests.Session() as session:
+                session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
+                for _ in range(1 + MAX_REDIRECTS):
+                    response = session.get(
+                        address, headers=headers, stream=True, allow_redirects=False, timeout=TIMEOUT
+                    )
+                    if not response.is_redirect:
+                        return answer.set_result(response)
+                    response.close()
+                    target = urljoin(address, response.headers["Location"])
+                    if (scheme := urlsplit(target).scheme) not in ("https", urlsplit(address).scheme):
+                        remedy = "if you trust it, download the file yourself and name the copy"
+                        raise UserError(f"{shown} redirects to an address of {scheme or 'no scheme'}", remedy=remedy)
+                    address = target
+            what = f"{shown} cannot be read: more than {MAX_REDIRECTS} consecutive redirects"
+            raise UserError(what, remedy="name the address of the file itself")
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answer.result(TIMEOUT)
+    except FutureTimeout:
+        what = f"{shown} cannot be read: the server did not answer in {TIMEOUT} seconds"
+        raise UserError(what, remedy="try again later") from None
 
 
 def _target(url: str, folder: Path, names: list[PurePosixPath]) -> Path:

@@ -8,6 +8,8 @@ import gzip
 import itertools
 import json
 import threading
+import time
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from crepe_dist.preparing import remote
 from crepe_dist.preparing.remote import without_secrets
 from tests.conftest import command, run
 
+DRIP = 0.05  # seconds between two bytes
 ROWS = [f"{label},{label} text {number}" for number in range(30) for label in ("good", "bad")]
 TABLE = "\n".join(["label,text", *ROWS]).encode()
 
@@ -119,8 +122,11 @@ class Liar(BaseHTTPRequestHandler):
         redirects = {
             "host": f"http://localhost:{self.server.server_port}/good/x.csv",  # type: ignore[attr-defined]
             "file": "file:///etc/passwd",
+            "ftp": "ftp://127.0.0.1/x.csv",
             "loop": self.path,
         }
+        if kind == "drip":
+            return self._send(iter(lambda: b"x", b""), DRIP)
         self.send_response(302 if kind in redirects else 404 if kind == "none" else 200)
         if kind in redirects:
             self.send_header("Location", redirects[kind])
@@ -130,9 +136,16 @@ class Liar(BaseHTTPRequestHandler):
             self.send_header("Content-Encoding", "gzip")
         self.end_headers()
         body = gzip.compress(TABLE) if kind == "packed" else TABLE
+        drips = kind == "loop"
+        dripping = (bytes([byte]) for byte in b"5;" + TABLE * 100)
+        pieces = dripping if drips else itertools.repeat(TABLE) if kind == "endless" else [body]
+        self._send(pieces, DRIP if drips else 0)
+
+    def _send(self, pieces: Iterable[bytes], pause: float) -> None:
         with contextlib.suppress(OSError):
-            for piece in itertools.repeat(body, 1 if kind != "endless" else 10**6):
+            for piece in pieces:
                 self.wfile.write(piece)
+                time.sleep(pause)
 
 
 @pytest.fixture(scope="module")
@@ -150,30 +163,34 @@ def liar():
         ("good", None), ("host", None), ("packed", None), ("none", "the server answered 404"),
         ("small", "rows are unusable"),  # by HTTP, the rest is no part of the file
         ("large", "cannot be read"), ("huge", "does not fit on the disk"), ("endless", "does not end"),
-        ("file", "cannot be read"), ("loop", "TooManyRedirects"),
+        ("file", "redirects to an address of file"), ("ftp", "redirects to an address of ftp"),
+        ("loop", "more than 5 consecutive redirects"), ("drip", "did not answer in 2 seconds"),
     ],
 )  # fmt: skip
 def test_servers_that_lie(liar, tmp_path, monkeypatch, kind, message):
     monkeypatch.setattr(remote, "MOST_UNKNOWN", 10**6)
+    if kind == "drip":
+        monkeypatch.setattr(remote, "TIMEOUT", 2)
     if message is None:
         report = crepe_dist.prepare(f"{liar}/{kind}/train.csv", tmp_path / "out")
         assert report["rows"]["read"] == len(ROWS)
         assert beside(tmp_path) == ["out"]
         return
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         crepe_dist.prepare(f"{liar}/{kind}/train.csv", tmp_path / "out")
-    assert message in str(caught.value)
     assert caught.value.remedy
     assert beside(tmp_path) in ([], ["out.quarantine"])
 
 
 def test_a_redirect_keeps_tls(tmp_path, monkeypatch):
+    """From https, http is refused before anything is read."""
     answer = requests.Response()
-    answer.status_code, answer.url = 200, "http://example.org/a.csv"
-    monkeypatch.setattr(requests, "get", lambda url, **_: answer)
+    answer.status_code, answer.url = 302, "https://example.org/a.csv"
+    answer.headers["Location"] = "http://example.org/a.csv"
+    monkeypatch.setattr(requests.Session, "get", lambda self, url, **_: answer)
     monkeypatch.setattr(requests.Response, "close", lambda self: None)
-    with pytest.raises(UserError, match="redirects to an address without TLS"):
-        remote.copy("https://example.org/a.csv", tmp_path)
+    with pytest.raises(UserError, match="redirects to an address of http"):
+        remote.copy(answer.url, tmp_path)
 
 
 @pytest.mark.parametrize(("size", "arrived"), [(10, "more"), (9999, f"{len(TABLE):,}")])
