@@ -26,22 +26,26 @@ from crepe_dist.settings.fields import dotted, kind_of, settings_of
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
 HELP_WIDTH = "100"
-# Limits that only keep numbers sane, and kinds and null, which the column of the defaults shows.
-NO_LIMIT = re.compile(r",? (?:at most|to) 1,000,000,000| \(or null\)|^a (?:whole )?number |^one of ")
+# Limits that only keep numbers and names sane, and kinds and null, which the column of the defaults shows.
+NO_LIMIT = re.compile(r",? (?:at most|to) 1,000,000,000| \(or null\)|^a (?:whole )?number |^one of |^a name in UTF-8$")
 # Left out: the names of the options, which follow; examples, which the guides have; the options of ``train`` and
 # ``prepare``, whose options have pages of their own; and what several commands have, which the page tells once.
 ELSEWHERE = re.compile(
     r"\Ausage: (?:.+\n)+\n|^(?:examples|parameters of another program.*):\n(?:.+\n)+\n?"
-    r"|^  (?:-h, --help|--version|checkpoint|--device|--encoding|--header|--seed)\b.*\n(?:    +.*\n)*",
+    r"|^  (?:-h, --help|--version|CHECKPOINT|--min-probability|--mode|--feature-len|--classes|--device|--encoding"
+    r"|--header|--seed)\b.*\n(?:    +.*\n)*",
     re.MULTILINE,
 )
 EMPTY = re.compile(r"^(?:options|positional arguments):\n\n*(?=\S|\Z)", re.MULTILINE)
 SHARED = """
-Several commands have these: `checkpoint`, a .params file, a run folder or the start of its name, an exported folder or
-its URL (by default the model that `use` chose, or the only run in `runs/`); `--device` (auto, gpu, cpu); `--encoding`
-of text files, such as cp1252; `--header` (auto, yes, no), whether the first line names the columns; `--seed`. For
-parameters without a .json file beside them, `--mode`, `--feature-len` and `--classes` describe the
-encoding and the classes."""
+`evaluate`, `predict`, `serve` and `export` take a `CHECKPOINT`: a .params file, a run folder or the start of its name,
+an exported folder or its URL; by default the model that `use` chose, or the only run in `runs/`. Parameters without a
+.json file beside them need `--mode` (paper, full, notebook), `--feature-len` (1014 unless given) and `--classes`: a,b,c
+in the order of training, or a file with one name per line. All but `evaluate` also have `--min-probability`, below
+which the answer is "none of these": 0 to 1, or `auto`, the threshold that 95 % of the validation texts reach.
+
+Several commands have `--device` (auto, gpu, cpu); `--encoding` of text files, such as cp1252; `--header` (auto, yes,
+no), whether the first line names the columns; `--seed`."""
 
 # Titles of the page of the API, modules, and their names.
 API = (
@@ -68,13 +72,12 @@ def options() -> str:
     ]
     for kind in (config.Config, *config.GROUPS.values()):
         lines += ["", f"## {kind.group or 'General'}", "", kind.__doc__ or "", ""]
-        lines += ["| option | flag | type | default | |", "|---|---|---|---|---|"]
+        lines += ["| flag and key | type | default | |", "|---|---|---|---|"]
         for each in settings_of(kind):
             usual = each.default if isinstance(each.default, str) else json.dumps(each.default)
             name = dotted(kind, each)
             cells = [
-                f"`{name}`",
-                f"`{config.flag(name)}`",
+                f"`{config.flag(name)}`<br>`{name}`",
                 NO_LIMIT.sub("", str(kind_of(each))),
                 f"`{usual}`",
                 each.metadata["help"],
