@@ -8,6 +8,7 @@ from typing import Optional
 from crepe_dist import machine, registry
 from crepe_dist.cuda import driver
 from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.device import Device, pick
 from crepe_dist.distributed.world import SAME_MACHINES, World
 from crepe_dist.engines.engine import Engine, open_engine
@@ -23,6 +24,7 @@ from crepe_dist.settings.options import ModelOptions
 from crepe_dist.training import transfer
 from crepe_dist.training.transfer import Start
 
+MATRICES = 3  # confusion matrices while the test split is scored: of each split, and what a sum over the ranks needs
 COPIES = 4  # arrays per parameter: itself, its gradient, and Adam's two moments
 
 
@@ -40,6 +42,7 @@ def build_engine(config: Config, data: Dataset, world: World) -> EngineAndStart:
         UserError: on every rank, if one of them lacks something or the ranks disagree.
     """
     world.agree("settings", lambda: None, same=lambda _: config.identity())
+    world.agree("memory of the scores", lambda: _check_scores(data))
     start = world.agree("parameters to start from", lambda: _start(config, data), same=_identity)
     shape = start.shape if start else world.agree("network", lambda: chosen_shape(config.model, data))
     device = pick(config.device, lambda gpu: choose_backend(config.model, gpu, shape), world)
@@ -144,6 +147,18 @@ def _check_memory(shape: Shape) -> None:
             f"its {shape.parameters:,} parameters take {needed / 1e9:,.0f} GB in training, "
             f"the machine has {machine.memory() / 1e9:,.0f} GB",
             shape.smaller,
+        )
+
+
+def _check_scores(data: Dataset) -> None:
+    """Reject more classes than can be scored in this machine's memory."""
+    classes, needed = len(data.classes), 8 * MATRICES * len(data.classes) ** 2
+    if data.labelled != SEVERAL and needed > machine.memory():
+        raise UserError(
+            f"{classes:,} classes are too many for this machine",
+            f"scores count the documents of each pair of true and predicted class, which takes {needed / 1e9:,.0f} GB; "
+            f"the machine has {machine.memory() / 1e9:,.0f} GB",
+            "merge classes, and prepare the data again",
         )
 
 
