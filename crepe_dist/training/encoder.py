@@ -46,7 +46,8 @@ def opened(name: str, data: Dataset) -> Any:
         extras.require("encoders", f"--encoder {name}")
     try:
         if name.endswith(".npy"):
-            found, rows = np.load(name, mmap_mode="r"), {split: len(data.of(split)) for split in ENCODED}
+            found = np.load(name, mmap_mode="r", allow_pickle=False)
+            rows = {split: len(data.of(split)) for split in ENCODED}
             if found.ndim != 2 or len(found) != sum(rows.values()) or not np.isfinite(found).all():
                 raise ValueError(f"it holds {found.dtype} {list(found.shape)}, not a row of numbers for each of {rows}")
             return found
