@@ -25,7 +25,7 @@ from crepe_dist.wording import counted, measure, percent, size
 # (numbers in a byte of a table, and of another layer), the most exact first. The first level whose tables keep ENOUGH
 # of their importance is taken; the last one if none does, as long as LEAST is left.
 LEVELS = ((1, 1), (2, 1), (4, 1), (8, 2))
-ENOUGH, LEAST = 0.95, 0.5
+ENOUGH, LEAST = 0.98, 0.5
 SMALL = 1 << 12  # numbers; smaller arrays stay as they are
 HEADER = 120  # bytes of safetensors' header for one array
 MOST_CHARACTERS = 1 << 25  # of the training split, in which rows are counted
@@ -51,7 +51,7 @@ def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) 
     """
     engine, about = predictor.engine, predictor.about
     dataset = _dataset(predictor, data) if engine.shape.tables else None
-    counts = count_rows(engine.shape, dataset) if dataset else {}
+    counts = count_rows(engine.shape, engine.arrays, dataset) if dataset else {}
     described: dict[str, Any] = {name: about[name] for name in KEPT if name in about}
     described["compressed"] = {"checkpoint": predictor.path.name, "sha256": about.get("sha256", ""), "size": limit}
     whole = {**described, "encoding": predictor.encoding.to_dict(), "classes": predictor.classes}
@@ -91,7 +91,7 @@ def _scored(before: Predictor, after: Predictor, dataset: Dataset | None) -> lis
     return [f"{measure(before.several)} on {texts}: {shares}"]
 
 
-def count_rows(shape: Shape, data: Dataset) -> Counts:
+def count_rows(shape: Shape, arrays: Arrays, data: Dataset) -> Counts:
     """Weigh how documents that a network may have learnt from use each row of its tables, by parameter name.
 
     Of long splits, evenly spaced documents are counted.
@@ -102,7 +102,7 @@ def count_rows(shape: Shape, data: Dataset) -> Counts:
         some = min(len(split), max(1, MOST_CHARACTERS // shape.feature_len))
         rows = np.linspace(0, len(split) - 1, some).astype(np.int64)
         for start in range(0, some, step):
-            for name, (used, weights) in shape.rows_used(split.codes(rows[start : start + step])).items():
+            for name, (used, weights) in shape.rows_used(arrays, split.codes(rows[start : start + step])).items():
                 counts[name] += np.bincount(used, weights, len(counts[name]))
     return counts
 

@@ -204,7 +204,7 @@ class Shape(ABC):
         """Return the largest numbers of rows that so many documents touch, by name of the table, in their order."""
         return {}
 
-    def rows_used(self, codes: Codes) -> dict[str, Uses]:
+    def rows_used(self, arrays: Arrays, codes: Codes) -> dict[str, Uses]:
         """Return the rows of each table that documents use, once for each use, by name of the table.
 
         A use has the square of the factor of the row, times a constant of the table.

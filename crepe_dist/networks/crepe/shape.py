@@ -165,10 +165,10 @@ class CrepeShape(Shape):
         (most,) = self.table.most_rows(documents).values()
         return {"ngrams.weight": most, "tower.table": min(self.rows, documents * (self.feature_len + 2) * self.reach)}
 
-    def rows_used(self, codes: Codes) -> dict[str, Uses]:
+    def rows_used(self, arrays: Arrays, codes: Codes) -> dict[str, Uses]:
         buckets, known, _ = look_up(codes, self.alphabet_size, self.reach, self.rows, self.stride)
         return {
-            "ngrams.weight": self.table.rows_used(codes)["weight"],
+            "ngrams.weight": self.table.rows_used({"significant": arrays["ngrams.significant"]}, codes)["weight"],
             "tower.table": (buckets[known], np.ones(known.sum())),
         }
 

@@ -34,10 +34,12 @@ import numpy as np
 
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.model.shape import Shape, Uses
+from crepe_dist.native.constants import GROUPS, NGRAM_SCALE, ROOT_SCALE
 from crepe_dist.networks.ngrams.hashing import look_up
 
 if TYPE_CHECKING:
     from crepe_dist.data.alphabet import Encoding
+    from crepe_dist.data.arrays import Arrays
     from crepe_dist.settings.options import ModelOptions
 
 LONGEST, LARGEST_LONGEST = 6, 7  # characters of the longest n-grams of a table: by default, and at most
@@ -102,11 +104,13 @@ class NGramShape(Shape):
     def most_rows(self, documents: int) -> dict[str, int]:
         return {"weight": min(self.buckets, documents * self.max_ngrams)}
 
-    def rows_used(self, codes: Codes) -> dict[str, Uses]:
+    def rows_used(self, arrays: Arrays, codes: Codes) -> dict[str, Uses]:
         buckets, counts = look_up(codes, self)
-        used, words = np.arange(buckets.shape[1]) < counts[:, None], buckets >= self.buckets - self.words
-        sizes = np.where(words, *((used & group).sum(axis=1, keepdims=True) for group in (words, ~words)))
-        return {"weight": (buckets[used], 1 / sizes[used])}
+        used = np.arange(buckets.shape[1]) < counts[:, None]
+        groups = (arrays["significant"] + 2 * (np.arange(self.buckets) >= self.buckets - self.words))[buckets]
+        own = [(groups == number) & used for number in range(GROUPS)]
+        sizes = sum(each * each.sum(axis=1, keepdims=True) for each in own)[used]
+        return {"weight": (buckets[used], np.square(np.minimum(ROOT_SCALE * sizes**0.5, NGRAM_SCALE) / sizes))}
 
     def forward_operations(self) -> int:
         return self.max_ngrams * self.classes
