@@ -118,7 +118,7 @@ def add_settings(
             "type": kind,
             "metavar": name.upper() if positional else kind.metavar or each.name.upper(),
         }
-        if each.type is bool:
+        if each.type in (bool, Optional[bool]):
             options = {**options, "nargs": "?", "const": True} if flag else {"action": "store_true"}
         elif isinstance(kind, Many):
             options = {**options, "type": kind.of, "action": "append"}

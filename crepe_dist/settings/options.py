@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 
 from crepe_dist import registry
 from crepe_dist.files import parse_json
-from crepe_dist.settings.fields import LONGEST_DOCUMENT, MANY, PATH, Kind, Settings, Text, real, setting, whole
+from crepe_dist.settings.fields import LONGEST_DOCUMENT, MANY, PATH, Kind, Settings, Text, Truth, real, setting, whole
 
 if TYPE_CHECKING:
     Network = str
@@ -248,10 +248,11 @@ class TrainingOptions(Settings, group="training"):
         "MODEL, MODEL.onnx with tokenizer.json beside it, or VECTORS.npy. null: none.",
         PATH,
     )
-    refit: bool = setting(
-        True,
+    refit: Optional[bool] = setting(
+        None,
         "(crepe, ngrams) once the validation split has made its choices, train the n-gram table again, on the rows of "
-        "this split as well. Not if it was given as files, nor with `init_from` or unlabelled texts.",
+        "this split as well. null: unless it was given as files. With `init_from`, never.",
+        Truth(),
     )
     seed: int = setting(
         0, "random seed of initialisation, data order, dropout and typing errors.", whole(0, (1 << 63) - 1)

@@ -24,7 +24,6 @@ from crepe_dist.training import recipe
 from crepe_dist.training.engine_setup import build_engine
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate
 from crepe_dist.training.run import Session
-from crepe_dist.training.training_data import uses_unlabelled
 
 TABLE = "ngrams"  # network of the table alone, and prefix of its parameters in another one
 
@@ -32,20 +31,23 @@ TABLE = "ngrams"  # network of the table alone, and prefix of its parameters in 
 def table_of(config: Config, data: Dataset, shape: Shape) -> Shape | None:
     """Return the shape of the table that a run refits; ``None`` if it refits none."""
     table: Shape = getattr(shape, "table", shape)
-    is_share = "validation" in data.splits and all(file["split"] != "validation" for file in data.manifest["sources"])
-    is_off = not config.training.refit or config.training.init_from or uses_unlabelled(config, data)
-    return table if table.kind == TABLE and is_share and not is_off else None
+    is_given = any(file["split"] == "validation" for file in data.manifest["sources"])
+    is_wanted = not is_given if config.training.refit is None else config.training.refit
+    is_possible = "validation" in data.splits and not config.training.init_from
+    return table if table.kind == TABLE and is_wanted and is_possible else None
 
 
-def train(config: Config, data: Dataset, table: Shape, engine: Engine, chosen: Result, session: Session) -> Result:
-    """Refit the table of a finished run, and report the network with it; every rank calls it.
+def train(config: Config, data: Dataset, engine: Engine, chosen: Result, session: Session) -> Result:
+    """Refit the table of a finished run if ``table_of`` finds one, and report the network with it; every rank calls it.
 
     Args:
-        table: result of ``table_of``.
-        engine: engine of the run's network, whose parameters are replaced.
+        data: what the reported network has learnt from.
+        engine: engine of this network, whose parameters are replaced.
         chosen: result of the run before the refit.
     """
     world, shape, folder, splits = session.world, engine.shape, RunFolder(chosen.run_dir), dict(data.splits)
+    if (table := table_of(config, data, shape)) is None:
+        return chosen
     held = splits.pop("validation")
     every = replace(data, splits={**splits, "train": splits["train"].joined(held, held.labels, held.targets)})
     again = _of_table(config, table, shape, chosen.epoch)

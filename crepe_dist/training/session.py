@@ -51,10 +51,10 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
         config, is_taught = with_epochs(config, data), uses_unlabelled(config, data)
         first = unlabelled.first_run(config, data) if is_taught else (config, data)
         network = build_engine(*first, world)  # before there is a folder: this finds what is missing
-        table = refit.table_of(config, data, network[0].shape)
+        is_refitted = refit.table_of(config, data, network[0].shape) is not None
         folder = choose_folder(config, data, world)
         finished = world.agree("result", lambda: read_result(folder))
-        if finished is not None and (table is None or folder.is_refitted):
+        if finished is not None and (folder.is_refitted or not is_refitted):
             if world.is_root:
                 with suppress(UserError, OSError), folder.lock():  # in use, or not writable
                     folder.tidy()  # if an earlier process was killed before it did
@@ -66,11 +66,10 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             watchdog.write_to(folder.stacks(world.rank), world.gather(watchdog.identity(), "processes"))
             verify_data(data, world, folder.verified())
             if is_taught:
-                result = unlabelled.train(config, data, first, network, folder, session)
+                result, learnt, engine = unlabelled.train(config, data, first, network, folder, session)
             else:
-                result = recipe.train(config, data, network, folder, session)
-            if table is not None:
-                result = refit.train(config, data, table, network[0], result, session)
+                result, learnt, engine = recipe.train(config, data, network, folder, session), data, network[0]
+            result = refit.train(config, learnt, engine, result, session)
             display.say(str(result))
             report(config, data, folder, session)
             return result

@@ -40,7 +40,7 @@ from crepe_dist.model.co_training import Logits, common_words, regression, teach
 from crepe_dist.records import damaged, read_record, write_sealed
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import METRICS
-from crepe_dist.runs.run_folder import Result, RunFolder
+from crepe_dist.runs.run_folder import Result, RunFolder, read_result
 from crepe_dist.settings.config import Config
 from crepe_dist.training import encoder, recipe
 from crepe_dist.training.engine_setup import EngineAndStart, build_engine
@@ -52,7 +52,7 @@ from crepe_dist.wording import counted, excerpt, percent
 
 FORMAT = 2
 LESSON = "lesson.json"
-FIRST = "the first network"
+FIRST, STUDENT = "the first network", "student"
 MOST_SHARES = 8  # classes of a soft label
 CHUNK = 1 << 18  # codes in which words are found at once
 WORD_DROPOUT = 0.5  # largest share of a text's words that a student does not see in an epoch
@@ -82,20 +82,28 @@ def train(
     network: EngineAndStart,
     folder: RunFolder,
     session: Session,
-) -> Result:
+) -> tuple[Result, Dataset, Engine]:
     """Train a first network, let it label the other texts, train a student on all, and report the better one.
 
     Args:
         first: result of ``first_run``.
         network: the first network.
+
+    Returns:
+        The result, and of the network that it reports the data, with soft labels, and the engine.
     """
     labelled = recipe.train(*first, network, folder.first, session)
     lesson = teach(config, data, network[0], labelled, folder, session)
     taught = with_soft_labels(data, lesson.targets)
     hidden = with_word_dropout(taught.splits["train"], WORD_DROPOUT, data.encoding)
     taught = replace(taught, splits={**taught.splits, "train": hidden})
-    student = recipe.train_network(config, taught, build_engine(config, taught, session.world), folder, session)
-    return recipe.finish(student, *judge(student, folder.first, lesson))
+    student = build_engine(config, taught, session.world)
+    if (result := session.world.agree("result", lambda: read_result(folder))) is None:
+        run = recipe.train_network(config, taught, student, folder, session)
+        result = recipe.finish(run, *judge(run, folder.first, lesson))
+    about = session.world.agree("judgement", lambda: (folder.result or {})["provenance"]["unlabelled"])
+    is_better = about["reported"] == STUDENT
+    return (result, taught, student[0]) if is_better else (result, first[1], network[0])
 
 
 def teach(config: Config, data: Dataset, engine: Engine, first: Result, folder: RunFolder, session: Session) -> Lesson:
@@ -255,7 +263,7 @@ def judge(student: Run, first: RunFolder, lesson: Lesson) -> tuple[dict[str, Any
             **lesson.figures,
             "first": _figures(before),
             "student": _figures(reported),
-            "reported": "student" if is_better else "first network",
+            "reported": STUDENT if is_better else "first network",
         }
         if not is_better:
             reported, provenance = before, result["provenance"]

@@ -29,10 +29,10 @@ def table(rows: int, seed: int, *, several: bool = False) -> dict[str, list]:
     return {"text": texts, "label": [[name] for name in classes] if several else classes}
 
 
-def prepared(folder: Path, *, several: bool = False, validation: Any = 0.3) -> Path:
+def prepared(folder: Path, *, several: bool = False, validation: Any = 0.3, **more: Any) -> Path:
     """Prepare 400 texts, of which 80 are the test split, as ``data``."""
     rows, labels = table(400, 1, several=several), "several" if several else "one"
-    crepe_dist.prepare(rows, folder / "data", validation=validation, feature_len=48, labels=labels)
+    crepe_dist.prepare(rows, folder / "data", validation=validation, feature_len=48, labels=labels, **more)
     return folder
 
 
@@ -118,6 +118,23 @@ def test_a_killed_run_resumes_to_the_same_bits(folder, lost):
     assert digest(again) == digest(folder / "run")
 
 
+@needs_kernels
+def test_a_student_is_refitted_and_resumes_to_the_same_bits(tmp_path):
+    prepared(tmp_path, unlabelled={"text": table(300, 2)["text"]})
+    train(tmp_path, "run", module="tests.helpers.keeping_state")
+    train(tmp_path, "off", "--refit=false", processes=2)
+    made = result(tmp_path / "run")["provenance"]
+    assert made["refit"]["rows"] == 320 + 300 * (made["unlabelled"]["reported"] == "student")
+    bits = digest(tmp_path / "run")
+    reported(tmp_path / "run")[0].unlink()
+    shutil.copy(tmp_path / "off" / "result.json", shutil.copytree(tmp_path / "run", tmp_path / "again"))
+    shutil.copytree(tmp_path / "off" / "checkpoints", tmp_path / "again" / "checkpoints", dirs_exist_ok=True)
+    (tmp_path / "again" / "refit" / "result.json").unlink()
+    shutil.rmtree(max((tmp_path / "again" / "refit" / "state").iterdir()))
+    assert train(tmp_path, "again", processes=2).count("resuming") == 1
+    assert digest(tmp_path / "again") == bits
+
+
 def test_several_labels_keep_their_thresholds(tmp_path):
     prepared(tmp_path, several=True)
     train(tmp_path, "run")
@@ -136,3 +153,6 @@ def test_no_refit(tmp_path, folder, validation, flags):
     shutil.copytree(folder / "off", tmp_path / "run")
     train(tmp_path, "other", *flags)
     assert "refit" not in result(tmp_path / "other")["provenance"]
+    if not isinstance(validation, float):
+        train(tmp_path, "asked", "--refit")
+        assert result(tmp_path / "asked")["provenance"]["refit"]["rows"] == 400 - 80 + 60
