@@ -118,7 +118,9 @@ def regression(vectors: Logits, shares: Floats, labels: npt.NDArray[np.int32]) -
             step, before = rate * gradient, gradient
             weights = weights - step
             gradient = slope(weights, strength)
-            rate = (step * (before - gradient)).sum() / np.square(before - gradient).sum()  # BLAS may vary
+            if not (change := before - gradient).any():
+                break
+            rate = (step * change).sum() / np.square(change).sum()  # BLAS may vary
             yield
         counts = CalibrationCounts()
         counts.add(_product(x["validation"], weights).astype(np.float32), labels)
