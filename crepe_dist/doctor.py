@@ -63,7 +63,7 @@ class Check(NamedTuple):
 class Doctor(Command):
     """Check versions, kernels, GPUs and the disk; then train on a few texts.
 
-    That is in one process and, if Horovod is installed, in several. It takes about 20 s and leaves nothing behind.
+    That is in one process and in several. It takes about 20 s and leaves nothing behind.
     """
 
     usage = """
@@ -80,9 +80,7 @@ class Doctor(Command):
             found.append(check)
             _show(check)
         gpus = sum(check.name.startswith("GPU ") and NOT_USED not in check.shows for check in found)
-        trials = [(1, "auto")]
-        if has_horovod := horovod_internals.is_installed():
-            trials.append((gpus, "gpu") if gpus > 1 else (2, "cpu"))
+        trials = [(1, "auto"), (gpus, "gpu") if gpus > 1 else (2, "cpu")]
         with scratch() as folder:
             for processes, device in trials:
                 if not self.quick and all(check.level != "problem" for check in found):
@@ -92,7 +90,7 @@ class Doctor(Command):
             print(f"not ready: {problems[0].name}: {one_line(problems[0].shows)}. Do: {problems[0].remedy}")
             sys.exit(ExitCode.ERROR)
         where = "the CPU" + f" and {counted(gpus, 'GPU')}" * bool(gpus)
-        print(f"ready: for one process{' or several' * has_horovod}, on {where}{' (untried)' * self.quick}")
+        print(f"ready: for one process or several, on {where}{' (untried)' * self.quick}")
 
 
 def _show(check: Check) -> None:
@@ -150,13 +148,12 @@ def gpus() -> Iterator[Check]:
 
 
 def horovod() -> Check:
-    """Check Horovod and MXNet, which several processes need."""
+    """Check Horovod and MXNet, which ``horovodrun`` needs."""
     on_gpus = cuda.is_installed()
     if error := cuda.missing():
         return Check("MXNet", error.what, "problem", error.remedy)
     if not horovod_internals.is_installed():
-        remedy = horovod_internals.how_to_install(on_gpus)
-        return Check("Horovod", "not installed: only one process can train", "note", remedy)
+        return Check("Horovod", "not installed; several processes start by crepe supervise, mpiexec and others")
     try:
         done = subprocess.run(
             [sys.executable, "-c", BUILT], capture_output=True, text=True, timeout=SECONDS, check=False

@@ -22,7 +22,7 @@ PORTS = range(20000, 30000)  # below the ports that Linux gives to clients
 USUAL_SECONDS = "300"
 SIOCGIFADDR = 0x8915
 LOOPBACK = "lo"
-INTERFACE = "HOROVOD_GLOO_IFACE"
+INTERFACE = "CREPE_DIST_INTERFACE"
 
 
 @dataclass(frozen=True)
@@ -73,20 +73,6 @@ class Endpoint:
             # Debian resolves a host's own name to an address that only the host itself can reach.
             return interface_address(self.interface)
         return address
-
-    def listens_on(self, address: str) -> str:
-        """Find the network interface that has this process's address."""
-        if self.interface:
-            interface_address(self.interface)
-            return self.interface
-        interface = interface_of(address)
-        if interface is None:
-            raise UserError(
-                f"no network interface has {address} as its first address",
-                f"the processes meet at {self}, which this process reaches through that address",
-                f"set {INTERFACE} to the interface's name (`ip -brief address` lists them)",
-            )
-        return interface
 
 
 def time_limit(environment: Mapping[str, str]) -> float:

@@ -33,9 +33,6 @@ LOST_PEER = (
 )
 _PEER_ADDRESS = re.compile(r"\[(\d+\.\d+\.\d+\.\d+)\]:\d+")
 
-# A worker must not inherit it: it selects another rendezvous protocol than that of ``store.py``.
-NEVER_SET = "HOROVOD_ELASTIC"
-
 
 def is_installed() -> bool:
     """Return whether Horovod is installed, without importing it."""

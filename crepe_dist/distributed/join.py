@@ -1,17 +1,18 @@
-"""Join the group of processes that a launcher started. MXNet and Horovod are imported for several processes only."""
+"""Join the group of processes that a launcher started; what carries its collectives is imported for several only."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import socket
 import time
 from typing import Any
 
+from crepe_dist import extras
 from crepe_dist.cuda import driver
 from crepe_dist.distributed import cuda, horovod_internals, rendezvous
-from crepe_dist.distributed.endpoint import INTERFACE, interface_address
-from crepe_dist.distributed.launch import HOROVODRUN, Launch, detect, has_mxnet, import_mxnet, limit_threads
+from crepe_dist.distributed.launch import HOROVODRUN, MPI, Launch, detect, has_mxnet, import_mxnet, limit_threads
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 
@@ -19,81 +20,83 @@ from crepe_dist.errors import UserError
 def join() -> World:
     """Join the world that the launcher describes, and give this process its share of the host's threads.
 
+    Horovod carries the collectives under ``horovodrun``, mpi4py under ``mpiexec`` if it is installed, else TCP.
+
     Raises:
-        UserError: this is one of many processes, and Horovod is missing, or other ranks do not arrive.
+        UserError: this is one of many processes, and what it needs is missing, or other ranks do not arrive.
     """
     launch = detect()
+    if launch.size == 1:
+        limit_threads(launch)
+        return World()
     try:
-        met = rendezvous.meet(launch) if launch.size > 1 and launch.launcher != HOROVODRUN else None
+        world = _join(launch)
+        if world.size != launch.size:
+            what = f"{launch.launcher} started {launch.size} processes, but {world.carrier} sees {world.size}"
+            remedy = "take mpiexec and mpi4py of one environment" if world.carrier == "MPI" else "run the command again"
+            raise UserError(what, remedy=remedy, on_all_ranks=True)
     except UserError as error:
-        if error.on_all_ranks:
-            error = error_of_all(launch.rank, error)
-        raise error
-    try:
-        limit_threads(detect())  # again: the rendezvous may have set the variables
-        if launch.size == 1:
-            return World()
-        horovod = _import_horovod(launch)
-    except UserError as error:
-        raise error_of_all(launch.rank, error) from error
-    try:
-        _check_network()
-    except UserError as error:
-        raise error_of_all(launch.local_rank, error) from error
-    # Not at the top: it imports MXNet, which must not happen before `import_mxnet` has set its number of threads.
-    from crepe_dist.distributed.horovod_world import HorovodWorld
-
-    world = HorovodWorld(horovod, met)
-    if world.size != launch.size:
-        what = f"{launch.launcher} started {launch.size} processes, but Horovod sees {world.size}"
-        raise error_of_all(launch.rank, UserError(what, remedy="run the same command again"))
+        raise error_of_all(launch.rank, error) if error.on_all_ranks else error from None
     return world
+
+
+def _join(launch: Launch) -> World:
+    if launch.launcher == HOROVODRUN:
+        horovod = _import_horovod(launch)
+        _check_name()
+        # Not at the top: it imports MXNet, which must not happen before `import_mxnet` has set its number of threads.
+        from crepe_dist.distributed.horovod_world import HorovodWorld
+
+        return HorovodWorld(horovod)
+    if launch.launcher in MPI and importlib.util.find_spec("mpi4py") is not None:
+        try:
+            from crepe_dist.distributed.mpi_world import MpiWorld
+        except (ImportError, OSError, RuntimeError) as error:
+            why, remedy = str(error), f"install MPI for it: {extras.install('mpi')}"
+            raise UserError("mpi4py cannot be loaded", why, remedy, on_all_ranks=True) from error
+        return MpiWorld()
+    from crepe_dist.distributed.tcp_world import TcpWorld
+
+    return TcpWorld(launch.rank, rendezvous.meet(launch))
 
 
 def _import_horovod(launch: Launch) -> Any:
     """Import Horovod for MXNet, and choose how often it looks for work."""
-    if has_mxnet():
-        import_mxnet(detect())
     try:
+        if has_mxnet():
+            import_mxnet(launch)
         horovod = importlib.import_module("horovod.mxnet")
     except (ImportError, OSError) as error:
         raise UserError(
             f"this is process {launch.rank} of {launch.size} started by {launch.launcher}, "
             "but Horovod for MXNet is not installed",
             str(error),
-            f"{horovod_internals.how_to_install(cuda.is_installed())}, or start one process without a launcher",
+            f"{horovod_internals.how_to_install(cuda.is_installed())}; or start it with crepe supervise",
+            on_all_ranks=True,
         ) from error
-    placed = detect()  # again: the rendezvous may have set the variables
     # How often Horovod's thread looks for work, in ms. On CPUs its default of 1 takes a twentieth of a core from the
     # computation, which is worth it only if gradients go through Horovod. On GPUs the host has cores to spare, and the
     # last gradients of each step wait half a cycle on average.
-    cycle = "10" if placed.local_size == placed.size else "1"
+    cycle = "10" if launch.local_size == launch.size else "1"
     os.environ.setdefault("HOROVOD_CYCLE_TIME", cycle if driver.missing() else "0.2")
     return horovod
 
 
-def _check_network() -> None:
-    """Check interface and host name before Gloo does, which would end the process without an explanation."""
-    interface = os.environ.get(INTERFACE)
-    if not interface:
-        return
-    address, name = interface_address(interface), socket.gethostname()
+def _check_name() -> None:
+    """Check this host's name before Gloo does, which would end the process without an explanation."""
+    name = socket.gethostname()
     try:
         socket.gethostbyname(name)
     except OSError as error:
         raise UserError(
             f"the host {name} does not know its own address",
             f"its name does not resolve there: {error.strerror or error}",
-            f"add a line to /etc/hosts of {name}: {address} {name}",
+            f"add a line to /etc/hosts of {name}: <its address> {name}",
         ) from error
 
 
 def error_of_all(rank: int, error: UserError) -> UserError:
-    """Report an error that every process meets: return it on rank 0, and exit the others once it is printed.
-
-    Args:
-        rank: rank among the processes that meet the error, in the group or on the host.
-    """
+    """Report an error that every process meets: return it on rank 0, and exit the others once it is printed."""
     if rank != 0:
         time.sleep(2)
         os._exit(error.code)

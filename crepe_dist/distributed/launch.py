@@ -8,16 +8,15 @@ import importlib.util
 import os
 import re
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from crepe_dist import machine
 from crepe_dist.distributed import cuda
-from crepe_dist.distributed.horovod_internals import NEVER_SET
 from crepe_dist.errors import UserError
 
 HOROVODRUN = "horovodrun"
+MPI = "Open MPI", "MPICH"
 THREADS = "OMP_NUM_THREADS"
 # (launcher, rank, size, local rank, local size); the first one whose rank and size are both set counts.
 # RANK and WORLD_SIZE are torchrun's convention, and set by hand in manifests and scripts: they take precedence over a
@@ -26,8 +25,8 @@ THREADS = "OMP_NUM_THREADS"
 LAUNCHERS: tuple[tuple[str, ...], ...] = (
     (HOROVODRUN, "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE"),
     ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    ("Open MPI", *(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))),
-    ("MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    (MPI[0], *(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))),
+    (MPI[1], "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
 )
 # By default MXNet times cuDNN's convolutions and takes the fastest one, which may be another one in the next run, and
@@ -149,46 +148,10 @@ def import_mxnet(launch: Launch, purpose: str = "training without our own kernel
 
 def allowed() -> dict[str, str]:
     """Return the variables that processes on other hosts get."""
-    return {name: value for name, value in os.environ.items() if PASSED_ON.match(name) and name != NEVER_SET}
+    return {name: value for name, value in os.environ.items() if PASSED_ON.match(name)}
 
 
 def without_place() -> dict[str, str]:
     """Return the variables that a process inherits which is started here: not this one's place among others."""
-    place = {NEVER_SET, *(name for _, *names in LAUNCHERS for name in names)}
+    place = {name for _, *names in LAUNCHERS for name in names}
     return {name: value for name, value in os.environ.items() if name not in place}
-
-
-def group_variables(
-    hosts: Sequence[str], rank: int, store: tuple[str, int], interface: str, others: Mapping[str, str]
-) -> dict[str, str]:
-    """Return the variables from which Horovod and NCCL learn the place of a process in its group.
-
-    ``horovodrun`` sets them, but no documentation lists them (checked with Horovod 0.28.1:
-    ``horovod/runner/gloo_run.py``).
-
-    Args:
-        hosts: name of the host of each rank.
-        store: address and port of the store in which the processes find each other.
-        others: the process's other variables; those of NCCL take precedence.
-    """
-    host, processes = hosts[rank], Counter(hosts)
-    local_rank = hosts[:rank].count(host)
-    like = [name for name, count in processes.items() if count > local_rank]  # hosts with a process of this local rank
-    variables = {
-        "HOROVOD_HOSTNAME": host,
-        "HOROVOD_RANK": rank,
-        "HOROVOD_SIZE": len(hosts),
-        "HOROVOD_LOCAL_RANK": local_rank,
-        "HOROVOD_LOCAL_SIZE": processes[host],
-        "HOROVOD_CROSS_RANK": like.index(host),
-        "HOROVOD_CROSS_SIZE": len(like),
-        "HOROVOD_GLOO_RENDEZVOUS_ADDR": store[0],
-        "HOROVOD_GLOO_RENDEZVOUS_PORT": store[1],
-        "HOROVOD_CONTROLLER": "gloo",
-        "HOROVOD_CPU_OPERATIONS": "gloo",
-        "HOROVOD_GLOO_IFACE": interface,
-        # Otherwise NCCL chooses an interface by itself, perhaps one that is not shared by all hosts. "=": NCCL takes a
-        # bare name for the start of one.
-        NCCL_INTERFACE: others.get(NCCL_INTERFACE) or f"={interface}",
-    }
-    return {name: str(value) for name, value in variables.items()}

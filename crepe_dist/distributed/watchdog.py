@@ -1,7 +1,6 @@
 """Watchdog: a thread that writes the stacks of a process without progress, and ends it.
 
-Horovod's own stall check never fires under Gloo (0.28.1: ``reserve`` where ``resize`` is needed). Without a watchdog, a
-suspended rank, or one whose network is cut, would leave the others waiting forever.
+Without it, a suspended rank, or one whose network is cut, would leave the others waiting forever.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from crepe_dist.distributed.control import Control
+from crepe_dist.distributed.launch import detect
 from crepe_dist.errors import ExitCode, UserError
 
 TICK_SECONDS = 1.0
@@ -50,7 +50,7 @@ class Watchdog:
         self._ended = threading.Event()
         self._ending = False
         self._parent = os.getppid()
-        self._launched = "HOROVOD_RANK" in os.environ
+        self._launched = detect().size > 1
 
     def beat(self, phase: str = "") -> None:
         """Record progress.

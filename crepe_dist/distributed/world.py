@@ -1,8 +1,7 @@
 """The processes that train together: their collectives, and decisions that all take together.
 
-For a single process each collective is the identity, and neither MXNet nor Horovod is imported. Many processes use
-Horovod (``horovod_world.py``). If several processes are launched but Horovod is missing or sees fewer, ``join`` raises
-an error, so that N processes never silently train independently.
+For a single process each collective is the identity. Many processes are connected by Horovod (``horovod_world.py``),
+MPI (``mpi_world.py``) or TCP (``tcp_world.py``); ``join`` chooses.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any, Callable, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist import invocation
+from crepe_dist import invocation, machine
 from crepe_dist.distributed.control import Stopped
 from crepe_dist.errors import UserError
 
@@ -32,17 +31,19 @@ SAME_MACHINES = (
 
 
 class World:
-    """World of a single process, and base class of ``HorovodWorld``. As a context manager it ends collectives cleanly.
+    """World of a single process, and base class of the others. As a context manager it ends collectives cleanly.
 
     Every rank calls each method, with the same ``name`` at the same point of the program.
 
     Attributes:
-        horovod: the module ``horovod.mxnet``; ``None`` for a single process.
+        horovod: the module ``horovod.mxnet``; ``None`` without ``horovodrun``.
+        carrier: name of what connects the processes, for messages.
         beat: heartbeat for the watchdog, called while this rank waits for rank 0 or works alone as rank 0.
         before_long_wait: called before an unbounded wait for ranks that report progress themselves.
     """
 
     horovod: Any = None
+    carrier = ""
     rank = 0
     size = 1
     local_rank = 0
@@ -76,7 +77,8 @@ class World:
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
         """Send each rank its elements of an array along the first axis, and return those received.
 
-        Every rank sends and receives at least one element, perhaps from itself: MXNet has no empty arrays.
+        Every rank sends and receives at least one element, perhaps from itself: MXNet, below Horovod, has no empty
+        arrays.
 
         Args:
             counts: number of elements for each rank, in the order of the ranks and of the array.
@@ -166,6 +168,13 @@ class World:
         """Wait for all pending work, then leave the group."""
 
     def __enter__(self) -> World:
+        if self.size > 1:
+            try:
+                # With different code, ranks would diverge or wait for different collectives.
+                self.agree("installed packages", machine.group_versions, same=lambda versions: versions)
+            except UserError as error:
+                self.__exit__(UserError, error, None)
+                raise
         return self
 
     def __exit__(

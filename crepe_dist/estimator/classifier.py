@@ -43,7 +43,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         patience: stop after this many epochs without an improvement on the validation split; 0: never; ``None``: as
             ``crepe train``.
         class_weight: ``balanced``, weights by label, or ``None``.
-        processes: number of processes that train; more than one need Horovod.
+        processes: number of processes that train.
         device: ``auto``, ``gpu`` or ``cpu``.
         settings: further settings of ``crepe train`` by their names, such as ``{"model.width": 32}``.
         random_state: random seed, or a ``RandomState``; ``None``: another seed for each fit.

@@ -1,14 +1,11 @@
-"""Sums over hosts: each rank adds its part of the gradients to those of its peers on the other hosts, through Horovod.
+"""Sums over hosts: each rank adds its part of the gradients to those of its peers on the other hosts.
 
-Horovod's all-reduce does not fit. Over all ranks it sends every number through every rank. Over some of them it needs a
-process set, with which the loss of a peer ends the process with SIGABRT (Horovod 0.28.1:
-``ProcessSetTable::Finalize`` negotiates with the lost peer and throws in Horovod's thread). An all-to-all with splits
-sends each number once to each host that needs it.
+An all-reduce over all ranks would send every number through every rank; an all-to-all sends each number once to each
+host that needs it.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Sequence
 
@@ -23,14 +20,9 @@ NO_ROW = -1
 Numbers = npt.NDArray[np.int32]
 
 
-def host_name() -> str:
-    """Return the name by which Horovod identifies this rank's host."""
-    return os.environ.get("HOROVOD_HOSTNAME") or socket.gethostname()
-
-
 def ranks_by_host(world: World) -> list[list[int]]:
     """Return the ranks of each host, in the order of their local ranks; every rank calls it."""
-    places = world.gather([host_name(), world.local_rank], "places")
+    places = world.gather([socket.gethostname(), world.local_rank], "places")
     return group_by_host([(host, local_rank) for host, local_rank in places])
 
 

@@ -1,7 +1,7 @@
 """Exchange of gradients in whole numbers in the memory of GPUs.
 
 Behind the gradients is a table with a row of numbers for each rank, which is summed with them: by NCCL from GPU to GPU
-or, without NCCL, by Horovod in the memory of the hosts. Whole numbers add up to the same bits in any order.
+or, without NCCL, in the memory of the hosts. Whole numbers add up to the same bits in any order.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class CudaExchange(WholeNumberExchange):
         self._communicator: nccl.Communicator | None = None
         if world.size > 1:
             has_nccl = all(world.gather(nccl.available(), "NCCL"))
-            self.by = "NCCL" if has_nccl else "Horovod"
+            self.by = "NCCL" if has_nccl else world.carrier
             if has_nccl:
                 # NCCL hears of the end of a process of another host only.
                 _, memory = share_on_hosts(world, lambda processes: mmap.PAGESIZE)

@@ -55,6 +55,9 @@ class GluonExchange(Exchange):
             self._trainer = gluon.Trainer(parameters, own, kvstore=None)
         else:
             self.by = "Horovod"
+            if world.horovod is None:
+                remedy = "start it with horovodrun, or train this network on CPUs with our own kernels"
+                raise UserError("MXNet's trainer in several processes needs Horovod", remedy=remedy, on_all_ranks=True)
             if self._device.device_type == "gpu" and not world.horovod.cuda_built():  # Horovod would crash
                 remedy = f"{BUILD}; or train in one process on one GPU, or in several with --device cpu"
                 raise UserError("Horovod was built without CUDA", remedy=remedy, on_all_ranks=True)

@@ -2,11 +2,9 @@
 
 Each process keeps its gradients in memory that all processes of its host map. Behind the gradients is a table with a
 row of numbers for each rank, which is summed with them. Rank k of a host sums the k-th part of all this over the
-processes of the host, and then, through Horovod, with the ranks that have the same part on the other hosts. If hosts
+processes of the host, and then, by an all-to-all, with the ranks that have the same part on the other hosts. If hosts
 have different numbers of processes, the surplus ranks have no part. Each row of an n-gram table is summed by the rank
 that keeps it. If a process cannot share memory, each counts as a host of its own.
-
-Horovod alone would send every gradient through a socket, even within a host, and take the cores that compute.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ START = mmap.PAGESIZE + 16
 
 
 class SharedMemoryExchange(WholeNumberExchange):
-    """Exchange that sums in shared memory and, between hosts, through Horovod; our own kernels update the parameters.
+    """Exchange that sums in shared memory and, between hosts, by all-to-all; our own kernels update the parameters.
 
     Args:
         quanta: the trained parameters, and quanta of their gradients.
@@ -78,7 +76,7 @@ class SharedMemoryExchange(WholeNumberExchange):
         if len(self._hosts) > 1:
             peers = [host[rank] for host in self._hosts] if rank < parts else []
             self._between = PartSums(world, len(self._hosts), peers, self._words[rank][self._part])
-            self.by = "shared memory and Horovod" if max(map(len, self._hosts)) > 1 else "Horovod"
+            self.by = f"shared memory and {world.carrier}" if max(map(len, self._hosts)) > 1 else world.carrier
         elif world.size > 1:
             self.by = "shared memory"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import subprocess
@@ -12,27 +13,27 @@ import pytest
 
 from crepe_dist.distributed.launch import Launch, detect, limit_threads
 from tests.conftest import QUICK, command, launch_prefix, run
+from tests.helpers.needs import needs
+from tests.supervising.test_supervisor import SUPERVISE
 
+needs_mpi = needs("mpiexec", others=[] if importlib.util.find_spec("mpi4py") else ["mpi4py"])
 SHUT_DOWN = "Horovod has been shut down"
 
 
-def horovodrun(processes: int, *arguments: object) -> list[str]:
-    return [*launch_prefix(processes), *map(str, arguments)]
-
-
 def script(processes: int, body: str) -> list[str]:
-    return horovodrun(processes, sys.executable, "-c", body)
+    return [*launch_prefix(processes), sys.executable, "-c", body]
 
 
 def shell(processes: int, line: str) -> list[str]:
-    return horovodrun(processes, "sh", "-c", line)
+    return [*launch_prefix(processes), "sh", "-c", line]
 
 
 def python_train(*arguments: object) -> str:
     return shlex.join([sys.executable, "-m", "crepe_dist.train", *map(str, arguments)])
 
 
-def test_sum_gather_broadcast_and_waiting_for_rank_0(tmp_path):
+@pytest.mark.parametrize("launcher", ["horovodrun", "supervise", pytest.param("mpiexec", marks=needs_mpi)])
+def test_sum_gather_broadcast_and_waiting_for_rank_0(tmp_path, launcher):
     body = """
 import numpy as np, time
 from crepe_dist.distributed import world as module
@@ -53,9 +54,23 @@ with join() as world:
             yield n
     assert world.on_root("w", work()) == (5 if world.is_root else None)
     assert world.agree("things", lambda: world.rank, same=lambda _: "equal") == world.rank
+    arrays = {"b": np.full((2, 3), world.rank), "a": np.arange(5.0) * (world.rank + 1), "empty": np.zeros(0)}
+    world.broadcast_arrays(arrays)
+    assert not arrays["b"].any() and arrays["a"].tolist() == [0, 1, 2, 3, 4]
+    big = np.repeat(np.arange(3, dtype=np.int32), 1 << 20).reshape(-1, 1)  # more than a connection holds
+    received, counts = world.all_to_all(big, [1 << 20] * 3, "big")
+    assert received.shape == big.shape and (received == world.rank).all() and counts.tolist() == [1 << 20] * 3
+    sent = np.full(world.rank, world.rank, np.int16)  # all to the last one, and some nothing
+    received, counts = world.all_to_all(sent, [0, 0, world.rank], "few")
+    assert (received.tolist(), counts.tolist()) == (([1, 2, 2], [0, 1, 2]) if world.rank == 2 else ([], [0, 0, 0]))
     print("all well on", world.rank)
 """
-    printed = run(script(3, body), tmp_path)
+    prefix = {
+        "horovodrun": launch_prefix(3),
+        "supervise": [sys.executable, "-c", SUPERVISE, "-np", "3", "--max-restarts", "0"],
+        "mpiexec": ["mpiexec", "-n", "3", sys.executable],
+    }[launcher]
+    printed = run([*prefix, *[sys.executable] * (launcher == "horovodrun"), "-c", body], tmp_path)
     assert printed.count("all well on") == 3
     assert SHUT_DOWN not in printed
 

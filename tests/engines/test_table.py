@@ -258,7 +258,7 @@ with join() as world:
     from tests.engines import test_table
     test_table.train_together(world, test_table.{shape})
 """
-PLACES = "host, world.local_rank = {places}[world.rank]; between_hosts.host_name = lambda: host"
+PLACES = "host, world.local_rank = {places}[world.rank]; between_hosts.socket.gethostname = lambda: host"
 NO_MEMORY = "host_memory._create = lambda size: None"
 
 

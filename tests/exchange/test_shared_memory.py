@@ -72,7 +72,7 @@ def test_sums_are_right_and_the_same_bits_everywhere(tmp_path):
     assert not leftovers()
 
 
-LAYOUT = "host, world.local_rank = {places}[world.rank]; between_hosts.host_name = lambda: host"
+LAYOUT = "host, world.local_rank = {places}[world.rank]; between_hosts.socket.gethostname = lambda: host"
 
 
 def test_where_one_process_cannot_share_all_use_horovod(tmp_path):

@@ -10,32 +10,31 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
-import requests
 
 from crepe_dist.distributed import rendezvous
 from crepe_dist.distributed.endpoint import PORTS, Endpoint
 from crepe_dist.distributed.launch import Launch
+from crepe_dist.distributed.pieces import shares
 from crepe_dist.errors import ExitCode, UserError
 from tests.chaos import harness
 from tests.multihost.network import Host, Network, needs_namespaces
 
 ROOT = Path(__file__).parents[2]
-# Says its place once all have met; without Horovod, which it is for.
+# Says its place once all have met.
 MEET = """
 import json, os, sys
 from crepe_dist import command
-from crepe_dist.distributed.join import detect, rendezvous, error_of_all
-from crepe_dist.errors import UserError
+from crepe_dist.distributed.join import join
 def main():
-    try:
-        met = rendezvous.meet(detect())
-    except UserError as error:
-        raise error_of_all(detect().rank, error) if error.on_all_ranks else error
-    print(json.dumps(dict(os.environ)), flush=True)
-    sys.stdin.read()
-    met.end()
+    with join() as world:
+        place = [world.rank, world.size, world.local_rank, world.local_size]
+        names = "OMP_NUM_THREADS", "NCCL_SOCKET_IFNAME"
+        hosts = sorted({peer.getpeername()[0] for peer in world._peers.values()})
+        print(json.dumps([place, hosts, *map(os.environ.get, names)]), flush=True)
+        sys.stdin.read()
 command.run(main)
 """
 
@@ -67,8 +66,8 @@ class Ranks:
             subprocess.Popen(words, cwd=self._folder, env=env, stdin=-1, stdout=-1, stderr=subprocess.STDOUT, text=True)
         )
 
-    def places(self) -> list[dict[str, str]]:
-        """The environment of each, once all have met; then they end."""
+    def places(self) -> list[Any]:
+        """The place of each, once all have met; then they end."""
         lines = [process.stdout.readline() for process in self.started if process.stdout]
         self.end(0)
         return [json.loads(line) for line in lines]
@@ -103,28 +102,78 @@ def test_they_find_their_places_whatever_the_order_of_their_coming(ranks):
     for rank in (2, 0, 1):
         group.start(rank)
     second, zeroth, first = group.places()
+    threads = str(max(1, len(os.sched_getaffinity(0)) // 3))
     for rank, place in enumerate((zeroth, first, second)):
-        assert (place["HOROVOD_RANK"], place["HOROVOD_SIZE"]) == (str(rank), "3")
-        assert (place["HOROVOD_LOCAL_RANK"], place["HOROVOD_LOCAL_SIZE"]) == (str(rank), "3")
-        assert (place["HOROVOD_CROSS_RANK"], place["HOROVOD_CROSS_SIZE"]) == ("0", "1")
-        assert (place["HOROVOD_GLOO_RENDEZVOUS_ADDR"], place["HOROVOD_GLOO_IFACE"]) == ("127.0.0.1", "lo")
-        assert place["HOROVOD_GLOO_RENDEZVOUS_PORT"] == place["MASTER_PORT"]
-        assert place["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 3))
+        assert place == [[rank, 3, rank, 3], ["127.0.0.1"], threads, "=lo"]
+
+
+def greet(port: int, message: bytes) -> socket.socket:
+    caller = socket.create_connection(("127.0.0.1", port), timeout=10)
+    caller.sendall(message)
+    return caller
+
+
+def message(**said: object) -> bytes:
+    data = json.dumps(said).encode()
+    return rendezvous.LENGTH.pack(len(data)) + data
 
 
 def test_one_that_was_started_anew_takes_the_place_of_the_one_before(ranks):
     group = ranks(WORLD_SIZE=3)
     group.start(0)
+    harness.wait_for(group.is_open)
+    first = greet(group.port, message(rank=1, size=3, job=""))
+    assert first.recv(1)  # it is waited for the others
+    second = greet(group.port, message(rank=1, size=3, job=""))
+    assert b"two processes are rank 1" in second.recv(1000)
+    first.close()
     group.start(1)
-    place = f"http://127.0.0.1:{group.port}/meeting/1"
-    harness.wait_for(lambda: requests.get(place, timeout=5).ok if group.is_open() else False)
-    gone = group.started.pop()
-    gone.kill()
-    gone.communicate()
-    group.start(1)
-    harness.wait_for(lambda: f'"pid": {group.started[-1].pid}' in requests.get(place, timeout=5).text)
     group.start(2)
-    assert [found["HOROVOD_RANK"] for found in group.places()] == ["0", "1", "2"]
+    assert [place[0] for place, *_ in group.places()] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"GET / HTTP/1.0\r\n\r\n",
+        bytes(4),
+        rendezvous.LENGTH.pack(5) + b"four",
+        rendezvous.LENGTH.pack(4000) + b"[" * 4000,
+        message(rank=1, size=2, job="another"),
+        message(rank="1"),
+        message(rank=True),
+        message(rank=9),
+        message(),
+    ],
+    ids=lambda said: repr(said[:30]),
+)
+def test_a_stranger_holds_up_nobody(ranks, said):
+    group = ranks(CREPE_DIST_SUPERVISION="a secret")
+    group.start(0)
+    harness.wait_for(group.is_open)
+    with closing(greet(group.port, said)):
+        group.start(1)
+        assert [place[0] for place, *_ in group.places()] == [0, 1]
+
+
+def test_many_strangers_are_let_go(monkeypatch):
+    monkeypatch.setattr(rendezvous, "STRANGERS", 3)
+    monkeypatch.setattr(rendezvous, "REQUEST_SECONDS", 0.2)
+    listener = socket.create_server(("127.0.0.1", 0))
+    port, arrivals = listener.getsockname()[1], rendezvous.arrivals(listener, range(1, 3))
+    next(arrivals)
+    silent = []
+    for _ in range(6):
+        silent.append(greet(port, b""))
+        assert next(arrivals) is None
+    assert silent[0].recv(1) == b""
+    halting = greet(port, b"\5\0")  # and no more
+    known = greet(port, message(rank=2))
+    found = next(filter(None, arrivals))
+    assert found[1] == {"rank": 2}
+    for each in (*silent, halting, known, found[0]):
+        each.close()
 
 
 class TestErrors:
@@ -134,14 +183,13 @@ class TestErrors:
             ("MASTER_PORT", "", "and MASTER_PORT is not set"),
             ("MASTER_PORT", "65536", "a number from 1 to 65535"),
             ("CREPE_DIST_MEETING_SECONDS", "soon", "CREPE_DIST_MEETING_SECONDS is 'soon'"),
-            ("HOROVOD_GLOO_IFACE", "nowhere0", "HOROVOD_GLOO_IFACE nowhere0: no IPv4 address"),
+            ("CREPE_DIST_INTERFACE", "nowhere0", "CREPE_DIST_INTERFACE nowhere0: no IPv4 address"),
             ("RANK", "2", "this process is rank 2 of 2"),
         ],
     )
     def test_what_cannot_be(self, name, value, message, monkeypatch):
         environment = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), name: value}
         launch = Launch("torchrun", int(environment.get("RANK", "0")), 2)
-        monkeypatch.setattr(rendezvous, "LEAVE_SECONDS", 0.0)
         with pytest.raises(UserError) as caught:
             rendezvous.meet(launch, environment)
         assert message in str(caught.value)
@@ -164,13 +212,19 @@ class TestErrors:
         assert "rank 1, 3 of 4 did not arrive; rank 0 waited for them" in said
         assert "which no other host can reach" in said
 
-    def test_two_are_of_one_rank(self, ranks):
-        group = ranks()
-        for rank in (1, 1, 0):
-            group.start(rank)
-        harness.wait_for(lambda: any(process.poll() is not None for process in group.started))
-        (loser,) = (process for process in group.started if process.poll() is not None)
-        assert "error: two processes are rank 1" in loser.communicate()[0]
+    def test_two_are_of_one_rank_or_of_another_job(self, ranks):
+        group = ranks(WORLD_SIZE=3)
+        group.start(0)
+        for size, message in ((3, "two processes are rank 1"), (4, "rank 0 is one of 3 processes, rank 1 one of 4")):
+            del group.started[1:]
+            for _ in range(2):
+                group.start(1, WORLD_SIZE=size)
+            harness.wait_for(lambda: any(process.poll() is not None for process in group.started))
+            (loser, *_) = (process for process in group.started if process.poll() is not None)
+            assert f"error: {message}" in loser.communicate()[0]
+            for process in group.started[1:]:
+                process.kill()
+                process.wait()
 
 
 class TestPlaces:
@@ -178,9 +232,9 @@ class TestPlaces:
         def entry(host: str, *cores: int) -> dict[str, object]:
             return {"host": host, "cores": cores}
 
-        assert rendezvous.shares([entry("a", *range(12))] * 6) == [2] * 6
-        assert rendezvous.shares([entry("a", 0, 1), entry("a", 2, 3), entry("b", *range(8))]) == [2, 2, 8]
-        assert rendezvous.shares([entry("a", 0)] * 3) == [1] * 3
+        assert shares([entry("a", *range(12))] * 6) == [2] * 6
+        assert shares([entry("a", 0, 1), entry("a", 2, 3), entry("b", *range(8))]) == [2, 2, 8]
+        assert shares([entry("a", 0)] * 3) == [1] * 3
 
     def test_one_host_needs_no_address_and_its_job_gives_a_port(self):
         job = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
@@ -208,11 +262,10 @@ class TestTwoHosts:
         names = tmp_path / "names"
         names.write_text("127.0.0.1 localhost\n127.0.1.1 hosta\n10.207.31.2 hostb\n")
         hosts["hosta"].replace(Path("/etc/hosts"), names)
-        group = ranks(MASTER_ADDR="hosta", MASTER_PORT=29500, HOROVOD_GLOO_IFACE="eth0")
+        group = ranks(MASTER_ADDR="hosta", MASTER_PORT=29500, CREPE_DIST_INTERFACE="eth0")
         for rank, host in enumerate(("hosta", "hostb")):
             group.start(rank, tuple(hosts[host].inside()))
-        found = group.places()
-        assert [place["HOROVOD_HOSTNAME"] for place in found] == ["hosta", "hostb"]
-        assert [place["HOROVOD_CROSS_RANK"] for place in found] == ["0", "1"]
-        assert {(place["HOROVOD_GLOO_IFACE"], place["NCCL_SOCKET_IFNAME"]) for place in found} == {("eth0", "=eth0")}
-        assert {place["HOROVOD_GLOO_RENDEZVOUS_ADDR"] for place in found} == {"10.207.31.1"}
+        zeroth, first = group.places()
+        assert zeroth[:2] == [[0, 2, 0, 1], ["10.207.31.2"]]
+        assert first[:2] == [[1, 2, 0, 1], ["10.207.31.1"]]
+        assert {zeroth[3], first[3]} == {"=eth0"}
