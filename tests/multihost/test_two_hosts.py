@@ -35,7 +35,7 @@ def test_two_hosts_train_what_one_process_does(
     code, printed = Run(network, tmp_path / "two", data, 2, *network_of).end()
     assert code == 0, printed
     assert "4 processes" in printed
-    assert "gradients summed by shared memory and Horovod" in printed
+    assert "gradients summed by shared memory and TCP" in printed
     harness.assert_same(tmp_path / "two", alone(tmp_path / "one", data, *network_of))
 
 
