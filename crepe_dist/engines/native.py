@@ -97,6 +97,8 @@ class NativeEngine(Engine):
         ctypes.memset(quanta.bounds, 0, ctypes.sizeof(quanta.bounds))  # the kernels add to them
         with self._kernels.lock:
             self._kernels.call("crepe_set", self._addresses, False)  # only what is trained has changed
+            self._kernels.call("crepe_find_rows", batch.packed.ctypes.data, rows)
+            self._exchange.fetch()
             self._kernels.call("crepe_train_forward", batch.packed.ctypes.data, rows, *dropping, ctypes.byref(loss))
             rounding = quanta.exponents, quanta.unit, quanta.bounds
             self._kernels.call("crepe_train_backward", quanta.gradients, *rounding)

@@ -1,4 +1,4 @@
-"""Sums over hosts: each rank adds its part of the gradients to those of its peers on the other hosts.
+"""Messages between hosts: sums of the dense gradients, and rows of tables.
 
 An all-reduce over all ranks would send every number through every rank; an all-to-all sends each number once to each
 host that needs it.
@@ -7,17 +7,15 @@ host that needs it.
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.distributed.world import World
-from crepe_dist.exchange.table import Table
-from crepe_dist.native import library
-
-NO_ROW = -1
-Numbers = npt.NDArray[np.int32]
+from crepe_dist.exchange.table import Numbers, Table
 
 
 def ranks_by_host(world: World) -> list[list[int]]:
@@ -46,82 +44,98 @@ def cuts(count: int, parts: int) -> list[int]:
     return [count * part // parts for part in range(parts + 1)]
 
 
-class PartSums:
-    """Sums of one part of an array, over the ranks that have this part on each host.
+class BetweenHosts:
+    """Exchange between hosts: sums of a part of the dense gradients, and rows of tables.
 
-    Two hosts exchange their parts and add them. With more hosts, each adds one piece of the part: hosts first send each
-    other these pieces, then the sums. A host sends 2 (hosts - 1) / hosts of the part, as in a ring.
+    The ranks that have the same part, one on each host, add a piece of it each: they send each other these pieces, then
+    the sums. A host sends 2 (hosts - 1) / hosts of the part, as in a ring.
+
+    Each row of a table has an owner. The processes of a host deal with some owners on other hosts each: a process asks
+    these for the rows that the host's batch touches, and later sends them the host's sums.
 
     Args:
-        hosts: number of hosts.
-        peers: the ranks that have this part, one per host; empty if this rank has no part and only joins the
-            collectives.
+        hosts: ranks of each host. In this order they own the blocks of each table.
+        peers: the ranks that have this part, one per host; empty if this rank has no part.
         part: this rank's part, int32 [n], which the sum replaces.
     """
 
-    def __init__(self, world: World, hosts: int, peers: Sequence[int], part: Numbers) -> None:
+    def __init__(
+        self, world: World, hosts: Sequence[Sequence[int]], peers: Sequence[int], part: Numbers, tables: Sequence[Table]
+    ) -> None:
         self._world = world
-        self._hosts = hosts
         self._peers = sorted(peers)
         self._part = part
+        self._tables = tables
+        host = next(host for host in hosts if world.rank in host)
+        order = [rank for host in hosts for rank in host]
+        self._own = order.index(world.rank)
+        self._remote = {rank: owner for owner, rank in enumerate(order) if rank not in host}
+        mine = host.index(world.rank)
+        self._owners = {rank: owner for rank, owner in self._remote.items() if owner % len(host) == mine}
+        self._asked: dict[int, list[Numbers]] = {}  # by rank: the rows of each table that it has asked for
+
+    def fetch(self) -> None:
+        """Get the values of the rows that this host's batch touches; every rank calls it."""
+        for table in self._tables:
+            table.keep()
+        questions = {rank: [table.kept_rows(owner) for table in self._tables] for rank, owner in self._owners.items()}
+        self._asked = self._send(questions, "rows")
+        answers = {
+            rank: [table.read(rows) for table, rows in zip(self._tables, lists)] for rank, lists in self._asked.items()
+        }
+        for rank, values in self._send(answers, "values").items():
+            for kept, received in zip(self._kept(rank), values):
+                kept[:] = received
 
     def add(self) -> None:
-        """Replace the part by its sum over the hosts; every rank calls it."""
-        if self._hosts == 2:
-            others = {peer: self._part.size for peer in self._peers if peer != self._world.rank}
-            received = self._send("gradients", self._part, others)
-            if self._peers:
-                self._part += received
-            return
-        bounds = cuts(self._part.size, len(self._peers) or 1)
-        pieces = {peer: end - start for peer, start, end in zip(self._peers, bounds, bounds[1:])}
-        received = self._send("gradients", self._part, pieces)
-        if not self._peers:
-            self._send("sums", self._part, {})
-            return
-        total = received.reshape(len(self._peers), -1).sum(axis=0, dtype=self._part.dtype)
-        sums = np.tile(total, len(self._peers))
-        self._part[:] = self._send("sums", sums, dict.fromkeys(self._peers, total.size))
+        """Replace the part by its sum over the hosts, and complete the sums of own rows; every rank calls it."""
+        for table in self._tables:
+            table.sum_kept()
+        pieces = dict(zip(self._peers, np.array_split(self._part, len(self._peers) or 1)))
+        nothing = self._part[:0]
+        messages = {rank: [pieces.get(rank, nothing), *self._kept(rank)] for rank in {*pieces, *self._owners}}
+        received = self._send(messages, "gradients")
+        for number, table in enumerate(self._tables):
+            rows = [lists[number] for lists in self._asked.values()]
+            table.add(rows, [received[rank][1 + number] for rank in self._asked])
+        total = sum((received[peer][0] for peer in self._peers), np.zeros(1, np.int32))
+        sums = self._send({peer: [total] for peer in self._peers}, "sums")
+        self._part[:] = np.concatenate([nothing, *(sums[peer][0] for peer in self._peers)])
 
-    def _send(self, name: str, array: Numbers, counts: dict[int, int]) -> Numbers:
-        """Send the numbers of an array to ranks, in their order, and return the numbers received.
+    def gather(self, table: Table, arrays: Sequence[npt.NDArray[Any]], ranks: Sequence[int]) -> None:
+        """Copy the rows of other hosts into arrays of a table on some ranks; every rank calls it.
 
-        A rank that has no part sends one number to itself; see ``World.all_to_all``.
+        Args:
+            arrays: arrays [rows, …] of four bytes a number, which hold this rank's rows.
+            ranks: those that get the rows.
         """
-        if not counts:
-            array, counts = np.zeros(1, array.dtype), {self._world.rank: 1}
-        received, _ = self._world.all_to_all(array, [counts.get(rank, 0) for rank in range(self._world.size)], name)
-        return received
+        own = [array[table.block(self._own)].reshape(-1).view(np.int32) for array in arrays]
+        received = self._send({rank: own for rank in ranks if rank in self._remote}, f"rows of {table.name}")
+        for rank, parts in received.items():
+            for array, part in zip(arrays, parts):
+                rows = array[table.block(self._remote[rank])]
+                rows[:] = part.view(array.dtype).reshape(rows.shape)
+
+    def _kept(self, rank: int) -> list[Numbers]:
+        """Return the numbers of the rows of each table for which this rank has asked another, if it asks that one."""
+        return [table.kept(self._owners[rank]) for table in self._tables] if rank in self._owners else []
+
+    def _send(self, messages: Mapping[int, Sequence[Numbers]], name: str) -> dict[int, list[Numbers]]:
+        """Send lists of arrays to ranks, and return the lists that came, by rank; every rank calls it."""
+        world = self._world
+        packed = [np.zeros(0, np.int32)] * world.size
+        for rank, parts in {world.rank: (), **messages}.items():  # something to itself; see ``World.all_to_all``
+            packed[rank] = np.concatenate([np.array([len(parts), *map(len, parts)], np.int32), *parts])
+        received, sizes = world.all_to_all(np.concatenate(packed), [*map(len, packed)], name)
+        lists: dict[int, list[Numbers]] = {}
+        for rank, message in enumerate(_split(received, sizes.tolist())):
+            if len(message) > 1:
+                number, numbers = int(message[0]), message[1:]
+                lists[rank] = _split(numbers[number:], numbers[:number].tolist())
+        return lists
 
 
-class RowSums:
-    """Sums of a table's rows over hosts: each rank sends its sums to the ranks of other hosts that keep these rows.
-
-    Args:
-        hosts: ranks of each host; those of one host share a table.
-    """
-
-    def __init__(self, world: World, hosts: Sequence[Sequence[int]], table: Table) -> None:
-        self._world = world
-        self._table = table
-        rows = table.parameter.shape[0]
-        self._kept: dict[int, tuple[int, int]] = {}
-        self._order = [rank for host in hosts for rank in host]
-        for host in hosts:
-            count = library.functions().crepe_table_rows_each(rows, len(host))
-            for local_rank, rank in enumerate(host):
-                if world.rank not in host or rank == world.rank:
-                    self._kept[rank] = (min(rows, local_rank * count), min(rows, (local_rank + 1) * count))
-
-    def add(self) -> None:
-        """Replace the last sum of this host by the sum over all hosts; every rank calls it."""
-        world, nothing = self._world, (0, 0)
-        lists = [self._table.give(*self._kept.get(rank, nothing)) for rank in range(world.size)]
-        # Every rank sends itself at least one row; see ``World.all_to_all``.
-        end = np.array([[NO_ROW] + [0] * (lists[0].shape[1] - 1)], np.int32)
-        lists[world.rank] = np.concatenate([lists[world.rank], end])
-        sent, name = np.concatenate(lists), f"rows.{self._table.name}"
-        received, counts = world.all_to_all(sent, list(map(len, lists)), name)
-        by_rank = np.split(received, np.cumsum(counts)[:-1])
-        by_rank[world.rank] = by_rank[world.rank][:-1]
-        self._table.take([by_rank[rank] for rank in self._order if rank in self._kept])
+def _split(numbers: Numbers, sizes: Sequence[int]) -> list[Numbers]:
+    """Return consecutive parts of these sizes."""
+    ends = list(accumulate(sizes, initial=0))
+    return [numbers[start:end] for start, end in zip(ends, ends[1:])]

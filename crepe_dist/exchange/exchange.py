@@ -113,15 +113,19 @@ class Exchange(ABC):
     def ready(self) -> None:  # noqa: B027
         """Wait until the parameters can be read, some of which other processes may still be updating."""
 
+    def fetch(self) -> None:  # noqa: B027
+        """Get the rows of tables that the batch touches, which the engine has listed."""
+
     def flush(self) -> None:  # noqa: B027
         """Bring all parameters up to date for scoring and checkpoints; round those that are trained row by row."""
 
-    def publish(self) -> None:  # noqa: B027
-        """Copy parameters that are trained row by row into the network; ``arrays`` has the age of each row."""
-
     @abstractmethod
     def arrays(self) -> Arrays:
-        """Copy the state that ``restore`` needs besides the parameters' values; see ``SavedArrays``. Not collective."""
+        """Copy the state that ``restore`` needs besides the parameters' values; see ``SavedArrays``.
+
+        Returns:
+            The state, complete on rank 0. Parameters that are trained row by row are among it.
+        """
 
     @abstractmethod
     def restore(self, arrays: Arrays) -> None:
@@ -208,7 +212,8 @@ class SavedArrays:
     ``updates``          number of updates, int64 [1]
     ``<parameter>.<k>``  momentum; or mean and mean square: float32 in the parameter's shape; the mean square of a table
                          is that of each row, [rows, 1]
-    ``<parameter>.updated``, ``<parameter>.drift``  ages of the rows of a table; see ``Table.arrays``
+    ``<parameter>.updated``  the update that each row of a table is from, int32 [rows]; none if all are up to date
+    ``<parameter>.drift``    the drift since each of them, float64 [updates + 1]
     ``quanta``           exponents of the next quanta, int32 [parameters]; see ``Quanta``
 
     A parameter has its structural name, such as ``ngrams.weight``; the quanta are in the order of the trained ones.
@@ -234,7 +239,7 @@ class SavedArrays:
         return moments if len(moments) == len(shapes) > 0 else None
 
     def ages(self, parameter: str, rows: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
-        """Return the drift since each update, and the update of each row; see ``Table.arrays``."""
+        """Return the drift since each update, and the update of each row."""
         drift: Any = self._read(f"{parameter}.drift", np.float64, None)
         updated: Any = self._read(f"{parameter}.updated", np.int32, (rows,))
         if drift is None or updated is None:

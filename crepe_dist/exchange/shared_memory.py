@@ -3,8 +3,8 @@
 Each process keeps its gradients in memory that all processes of its host map. Behind the gradients is a table with a
 row of numbers for each rank, which is summed with them. Rank k of a host sums the k-th part of all this over the
 processes of the host, and then, by an all-to-all, with the ranks that have the same part on the other hosts. If hosts
-have different numbers of processes, the surplus ranks have no part. Each row of an n-gram table is summed by the rank
-that keeps it. If a process cannot share memory, each counts as a host of its own.
+have different numbers of processes, the surplus ranks have no part. Each row of an n-gram table has one owner among all
+ranks, which sums and updates it. If a process cannot share memory, each counts as a host of its own.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.distributed.world import World
-from crepe_dist.exchange.between_hosts import PartSums, RowSums, cuts, ranks_by_host
+from crepe_dist.exchange.between_hosts import BetweenHosts, cuts, ranks_by_host
 from crepe_dist.exchange.exchange import SavedArrays
 from crepe_dist.exchange.host_memory import HostMemory, private_memory, share_memory
 from crepe_dist.exchange.optimizer import DenseUpdate, Optimizer
 from crepe_dist.exchange.quanta import Quanta, Row, WholeNumberExchange, mean_scale, row_width
-from crepe_dist.exchange.table import SparseParameter, Table
+from crepe_dist.exchange.table import Owners, SparseParameter, Table
 from crepe_dist.native import library
 
 # Place of the gradients in a process's memory, behind the barrier. They begin where NumPy's large arrays do, 16 bytes
@@ -55,7 +55,10 @@ class SharedMemoryExchange(WholeNumberExchange):
         self._squares_at = START + 4 * count
         tables_at = -(-(self._squares_at + 16 * len(sparse)) // mmap.PAGESIZE) * mmap.PAGESIZE
 
-        self._hosts, self._memory = share_on_hosts(world, lambda n: tables_at + sum(each.bytes(n) for each in sparse))
+        def memory_of(processes: int) -> int:
+            return tables_at + sum(each.bytes(Owners(world.size, 0, processes)) for each in sparse)
+
+        self._hosts, self._memory = share_on_hosts(world, memory_of)
         memory, rank = self._memory, self._memory.rank
         self._words = [np.frombuffer(pages, np.int32, count, START) for pages in memory.pages]
         self._arrays = (ctypes.c_void_p * memory.processes)(*[words.ctypes.data for words in self._words])
@@ -69,29 +72,35 @@ class SharedMemoryExchange(WholeNumberExchange):
             offset += _aligned(size)
         self._dense = DenseUpdate(optimizer, dense, quanta)
 
+        self._tables: list[Table] = []
+        place, here = tables_at, next(at for at, host in enumerate(self._hosts) if world.rank in host)
+        owners = Owners(world.size, sum(map(len, self._hosts[:here])), memory.processes)
+        for each in sparse:
+            memories = [np.frombuffer(pages, np.uint8, each.bytes(owners), place) for pages in memory.pages]
+            self._tables.append(Table(each, optimizer, owners, memories, rank))
+            place += each.bytes(owners)
+        self._own = owners.first + rank
+
         parts = min(map(len, self._hosts))
         bounds = cuts(count, parts) + [count] * memory.processes
         self._part = slice(*bounds[rank : rank + 2])
-        self._between: PartSums | None = None
+        self._between: BetweenHosts | None = None
         if len(self._hosts) > 1:
             peers = [host[rank] for host in self._hosts] if rank < parts else []
-            self._between = PartSums(world, len(self._hosts), peers, self._words[rank][self._part])
+            self._between = BetweenHosts(world, self._hosts, peers, self._words[rank][self._part], self._tables)
             self.by = f"shared memory and {world.carrier}" if max(map(len, self._hosts)) > 1 else world.carrier
         elif world.size > 1:
             self.by = "shared memory"
-
-        self._tables: list[Table] = []
-        place = tables_at
-        for each in sparse:
-            size = each.bytes(memory.processes)
-            memories = [np.frombuffer(pages, np.uint8, size, place) for pages in memory.pages]
-            self._tables.append(Table(each, optimizer, memories, rank))
-            place += size
-        self._row_sums = [RowSums(world, self._hosts, table) for table in self._tables] if self._between else []
         memory.wait_for_all()
 
     def ready(self) -> None:
         self._memory.wait()  # until all rows are written
+
+    def fetch(self) -> None:
+        if self._between and self._tables:
+            self._memory.wait_for_all()  # until all processes have listed their rows
+            self._between.fetch()
+            self._memory.wait_for_all()
 
     def _add(self, row: Row) -> list[Row]:
         """Sum the gradients over the ranks, and return the rows of all ranks."""
@@ -102,15 +111,13 @@ class SharedMemoryExchange(WholeNumberExchange):
         rank, part, processes = self._memory.rank, self._part, self._memory.processes
         into = rank if self._between else -1  # -1: into the arrays of all processes
         self._add_whole(self._arrays, processes, into, part.start, part.stop)
+        for table in self._tables:
+            table.collect()
         if self._between:
             self._between.add()
             for other in range(processes):
                 if other != rank:
                     self._words[other][part] = self._words[rank][part]
-        for table in self._tables:
-            table.collect()
-        for rows in self._row_sums:
-            rows.add()
         self._memory.wait_for_all()
         # A process clears its rows in the next sum, and writes there only after all have reached its barrier.
         return [self._rows[start : start + len(row)] for start in range(0, len(self._rows), width)]
@@ -126,38 +133,48 @@ class SharedMemoryExchange(WholeNumberExchange):
     def _squares(self) -> float:
         """Return the sum of the squares of all summed gradients, the same on every rank."""
         total = self._dense.squares()
-        # Each rank of a host has the sums, over all ranks, of the rows that it keeps.
-        sums = [
-            np.frombuffer(pages, np.uint64, 2 * len(self._tables), self._squares_at) for pages in self._memory.pages
-        ]
-        for number, table in enumerate(self._tables):
-            high, low = divmod(table.squares(), 2**64)
-            sums[self._memory.rank][2 * number : 2 * number + 2] = low, high
-        self._memory.wait_for_all()
-        for number, table in enumerate(self._tables):
-            squares = sum(int(words[2 * number]) + (int(words[2 * number + 1]) << 64) for words in sums)
-            total += squares * self._quanta.of(table.name) ** 2
+        # Each rank has the sums, over all ranks, of the rows that it owns.
+        own = [table.squares() for table in self._tables]
+        for table, squares in zip(self._tables, zip(*self._of_all(own))):
+            total += sum(squares) * self._quanta.of(table.name) ** 2
         return float(total)
+
+    def _of_all(self, squares: list[int]) -> list[list[int]]:
+        """Return the sums of squares of all ranks, given this rank's."""
+        if self._between:
+            return self._world.gather(squares, "squares")
+        words = [np.frombuffer(pages, np.uint64, 2 * len(squares), self._squares_at) for pages in self._memory.pages]
+        for number, of_table in enumerate(squares):
+            words[self._memory.rank][2 * number : 2 * number + 2] = of_table % 2**64, of_table >> 64
+        self._memory.wait_for_all()
+        return [[low + (high << 64) for low, high in each.reshape(-1, 2).tolist()] for each in words]
 
     def flush(self) -> None:
         self._memory.wait_for_all()  # rank 0 may still copy the rows of other processes for a saved state
         for table in self._tables:
             table.flush()
-        self._memory.arrive()
-        self.publish()
-
-    def publish(self) -> None:
-        self._memory.wait()
+        self._memory.wait_for_all()
         for table in self._tables:
             table.publish()
+            if self._between:
+                self._between.gather(table, [table.parameter.value], range(self._world.size))
 
     def arrays(self) -> Arrays:
         self._memory.wait()
-        arrays = super().arrays()
-        if self._updates:
-            arrays.update(self._dense.arrays())
+        arrays, is_root = super().arrays(), self._world.is_root
+        if not self._updates or not (is_root or self._between):
+            return arrays
+        arrays.update(self._dense.arrays())
         for table in self._tables:
-            arrays.update(table.arrays())
+            rows = table.arrays(table.of_host if is_root else table.block(self._own))
+            if self._between:
+                self._between.gather(table, [*rows.values()], [0])
+            drift = table.drift()
+            if len(drift) > 1:
+                rows[f"{table.name}.drift"] = drift
+            else:
+                del rows[f"{table.name}.updated"]
+            arrays.update(rows)
         return arrays
 
     def restore(self, arrays: Arrays) -> None:

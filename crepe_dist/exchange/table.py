@@ -24,9 +24,23 @@ from crepe_dist.exchange.host_memory import back_with_huge_pages
 from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.native import library
+from crepe_dist.native.library import pointers
 
+Numbers = npt.NDArray[np.int32]
 Ages = tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]  # drift and update of each row; see ``Table.arrays``
 Moments = list[npt.NDArray[np.float32]]
+
+
+class Owners(ctypes.Structure):
+    """The ranks that own the rows of a table, a block each; those of a host are neighbours.
+
+    Attributes:
+        all: their number.
+        first: number of this host's first one.
+        processes: number of those of this host.
+    """
+
+    _fields_ = (("all", ctypes.c_int), ("first", ctypes.c_int), ("processes", ctypes.c_int))
 
 
 @dataclass(frozen=True)
@@ -47,20 +61,21 @@ class SparseParameter:
 
     @property
     def shape(self) -> Any:
-        return (ctypes.c_int64 * 2)(*self.parameter.shape)
+        return (ctypes.c_int64 * 3)(*self.parameter.shape, self.most_rows)
 
-    def bytes(self, processes: int) -> int:
-        """Return the memory that each of the processes that share a table needs, in whole pages."""
-        size = library.functions().crepe_table_bytes(self.shape, self.most_rows, processes)
+    def bytes(self, owners: Owners) -> int:
+        """Return the memory that each process of a host needs, in whole pages."""
+        size = library.functions().crepe_table_bytes(self.shape, ctypes.byref(owners))
         return -(-int(size) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 class Table:
-    """Values and optimizer state of a parameter's rows, divided among the processes of a host.
+    """Values and optimizer state of a parameter's rows, divided among all ranks, each of which owns a block.
 
     Args:
         sparse: the parameter; its current values are copied.
         optimizer: its constants.
+        owners: the ranks.
         memories: memory of each process of the host, uint8.
         rank: local rank of this process among them.
 
@@ -69,29 +84,36 @@ class Table:
     """
 
     def __init__(
-        self, sparse: SparseParameter, optimizer: Optimizer, memories: Sequence[npt.NDArray[np.uint8]], rank: int
+        self,
+        sparse: SparseParameter,
+        optimizer: Optimizer,
+        owners: Owners,
+        memories: Sequence[npt.NDArray[np.uint8]],
+        rank: int,
     ) -> None:
+        self._owners = owners
         self._memories = memories
         self.name = sparse.name
         self.parameter = sparse.parameter
         self._optimizer = optimizer
         self._updates = 0
-        self._is_published = False
         self._run = library.functions()
         self._table = self._run.crepe_table_open(
             sparse.shape,
             optimizer.number,
             optimizer.constants,
             (ctypes.c_void_p * len(memories))(*[memory.ctypes.data for memory in memories]),
-            len(memories),
+            ctypes.byref(owners),
             rank,
-            sparse.most_rows,
             library.threads(),
         )
         _check(self._table is None)
         value = self.parameter.value
         back_with_huge_pages(value.ctypes.data, value.nbytes)  # scoring reads it
         weakref.finalize(self, self._run.crepe_table_close, self._table)
+        self._rows_each = self._run.crepe_table_rows_each(sparse.shape, ctypes.byref(owners))
+        self._bounds = np.zeros(owners.all + 1, np.int64)  # of the rows of each owner among those of `keep`
+        self._kept = np.zeros(0, np.int32), np.zeros((0, self.parameter.shape[1]), np.int32)
         self.load(0, None, (np.zeros(1), np.zeros(self.parameter.shape[0], np.int32)))
         sparse.attach(self._table)
 
@@ -109,17 +131,48 @@ class Table:
         low, high = sums
         return low + (high << 32)
 
-    def give(self, first: int, last: int) -> npt.NDArray[np.int32]:
-        """Return the last sum of the rows in [first, last): records of the row's number and its sums, in quanta."""
-        columns = self.parameter.shape[1]
-        records = np.empty((self._run.crepe_table_summed(self._table), columns + 1), np.int32)
-        return records[: self._run.crepe_table_give(self._table, first, last, records.ctypes.data)]
+    def block(self, owner: int, number: int = 1) -> slice:
+        """Return the rows of an owner, or of a number of neighbours."""
+        return slice(*[min(at * self._rows_each, self.parameter.shape[0]) for at in (owner, owner + number)])
 
-    def take(self, lists: Sequence[npt.NDArray[np.int32]]) -> None:
-        """Replace the last sum by the sum of lists of records, each in ascending order of rows."""
-        counts = (ctypes.c_int64 * len(lists))(*map(len, lists))
-        pointers = (ctypes.c_void_p * len(lists))(*[records.ctypes.data for records in lists])
-        _check(self._run.crepe_table_take(self._table, pointers, counts, len(lists)))
+    @property
+    def of_host(self) -> slice:
+        """The rows of this host's owners."""
+        return self.block(self._owners.first, self._owners.processes)
+
+    def keep(self) -> None:
+        """List the rows of other hosts that the host's batch touches, of the owners that this process deals with."""
+        addresses = (ctypes.c_void_p * 2)()
+        self._run.crepe_table_keep(self._table, self._bounds.ctypes.data, addresses)
+        count, columns = int(self._bounds[-1]), self.parameter.shape[1]
+        rows, numbers = (
+            np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_int32)), (size,))
+            for address, size in zip(addresses, (count, count * columns))
+        )
+        self._kept = rows, numbers.reshape(count, columns)
+
+    def kept_rows(self, owner: int) -> Numbers:
+        """Return the rows of an owner that ``keep`` has listed, int32 [n]."""
+        return self._kept[0][slice(*self._bounds[owner : owner + 2])]
+
+    def kept(self, owner: int) -> Numbers:
+        """Return the memory of the numbers of these rows, flat: values, to be written; or sums, see ``sum_kept``."""
+        return self._kept[1][slice(*self._bounds[owner : owner + 2])].reshape(-1)
+
+    def read(self, rows: Numbers) -> Numbers:
+        """Return the values of rows of this process, float32 as int32, flat."""
+        values = np.empty(len(rows) * self.parameter.shape[1], np.float32)
+        self._run.crepe_table_read(self._table, rows.ctypes.data, len(rows), values.ctypes.data)
+        return values.view(np.int32)
+
+    def sum_kept(self) -> None:
+        """Replace the values of the rows of ``keep`` by the sums of their gradients on this host, in quanta."""
+        _check(self._run.crepe_table_sum_kept(self._table))
+
+    def add(self, rows: Sequence[Numbers], sums: Sequence[Numbers]) -> None:
+        """Add sums of other hosts, lists of this process's rows with their sums, to those of ``collect``."""
+        counts = (ctypes.c_int64 * len(rows))(*map(len, rows))
+        _check(self._run.crepe_table_add(self._table, pointers(rows), pointers(sums), counts, len(rows)))
 
     def update(self, learning_rate: float, scale: float) -> None:
         """Update this process's rows with ``scale`` times the last sum, in quanta.
@@ -127,7 +180,6 @@ class Table:
         All processes call it, and none reads before all have returned.
         """
         self._updates += 1
-        self._is_published = False
         rate = self._optimizer.rate(learning_rate * self.parameter.rate, self._updates)
         _check(self._run.crepe_table_update(self._table, rate, scale, self._optimizer.weight_decay))
 
@@ -136,35 +188,34 @@ class Table:
 
         All processes call it, and none reads before all have returned.
         """
-        self._is_published = False
         _check(self._run.crepe_table_flush(self._table))
 
     def publish(self) -> None:
-        """Copy the values of all rows into the parameter; rows that were not moved on keep their values."""
-        if self._is_published:
-            return
-        self._run.crepe_table_store(self._table, self.parameter.value.ctypes.data, None, None, None)
-        self._is_published = True
+        """Copy the values of this host's rows into the parameter."""
+        self._store(self.of_host, [self.parameter.value])
 
-    def arrays(self) -> Arrays:
-        """Copy the optimizer's state, which with the parameter's values restores the table.
+    def arrays(self, rows: slice) -> Arrays:
+        """Copy rows of this host into new arrays of all rows, under the names of ``SavedArrays``.
 
         Returns:
-            The moments under the names of ``SavedArrays``. If rows have not been moved on, also the update that each
-            row is from, int32 [rows], and the drift since each of them, float64 [updates + 1].
+            The values, which may not have been moved on, the moments, and the update that each row is from.
         """
-        if not self._updates:
-            return {}
-        moments = [np.empty(shape, np.float32) for shape in self._optimizer.moment_shapes(self.parameter)]
+        arrays: Arrays = {self.name: np.empty(self.parameter.shape, np.float32)}
+        for number, shape in enumerate(self._optimizer.moment_shapes(self.parameter)):
+            arrays[f"{self.name}.{number}"] = np.empty(shape, np.float32)
         updated = np.empty(self.parameter.shape[0], np.int32)
-        addresses = [moment.ctypes.data for moment in moments]
-        self._run.crepe_table_store(self._table, None, *[*addresses, None, None][:2], updated.ctypes.data)
-        arrays: Arrays = {f"{self.name}.{number}": moment for number, moment in enumerate(moments)}
+        self._store(rows, [*arrays.values()], updated)
+        return {**arrays, f"{self.name}.updated": updated}
+
+    def _store(self, rows: slice, arrays: Sequence[npt.NDArray[np.float32]], updated: Numbers | None = None) -> None:
+        addresses = pointers([*[*arrays, None, None][:3], updated])
+        self._run.crepe_table_store(self._table, rows.start, rows.stop, *addresses)
+
+    def drift(self) -> npt.NDArray[np.float64]:
+        """Return the drift since each update, float64 [updates since ``flush`` + 1]."""
         history = np.empty(self._run.crepe_table_history(self._table, None))
-        if len(history) > 1:
-            self._run.crepe_table_history(self._table, history.ctypes.data)
-            arrays |= {f"{self.name}.updated": updated, f"{self.name}.drift": history}
-        return arrays
+        self._run.crepe_table_history(self._table, history.ctypes.data)
+        return history
 
     def restore(self, saved: SavedArrays) -> None:
         """Restore the parameter's current values and the result of ``arrays``; every process calls it."""
@@ -179,7 +230,6 @@ class Table:
         drift, updated = map(np.ascontiguousarray, ages)
         _check(self._run.crepe_table_load(self._table, *addresses, updated.ctypes.data, drift.ctypes.data, len(drift)))
         self._updates = updates
-        self._is_published = False
 
 
 def catch_up(

@@ -167,6 +167,10 @@ int crepe_products(int bfloat, int64_t size, int threads, int times) {
     });
 }
 
+int crepe_find_rows(void* engine, const uint8_t* batch, int64_t rows) {
+    return guarded([&] { static_cast<Engine*>(engine)->find_rows(batch, rows); });
+}
+
 // Writes the sum of the losses; see `rounded` in model/objective.py.
 int crepe_train_forward(
     void* engine, const uint8_t* batch, int64_t rows, double dropout, uint64_t seed, uint64_t first, double* loss
@@ -225,23 +229,23 @@ void crepe_update(
         }
 }
 
-// Tables; see table.h. shape: rows, columns.
-int64_t crepe_table_bytes(const int64_t* shape, int64_t most_rows, int64_t processes) {
-    return Table::bytes({shape[0], shape[1]}, most_rows, processes);
+// Tables; see table.h. shape: rows, columns, most rows of a step.
+int64_t crepe_table_bytes(const int64_t* shape, const Owners* owners) {
+    return Table::bytes({shape[0], shape[1]}, shape[2], *owners);
 }
 
-// Returns the number of rows that each process keeps; the last has fewer.
-int64_t crepe_table_rows_each(int64_t rows, int64_t processes) { return Table::rows_each(rows, processes); }
+// Returns the number of rows of each owner; the last ones have fewer.
+int64_t crepe_table_rows_each(const int64_t* shape, const Owners* owners) { return owners->rows_each(shape[0]); }
 
 // rule: 0 adam, 1 sgd; constants: those of Optimizer.
 void* crepe_table_open(
-    const int64_t* shape, int rule, const double* constants, char* const* memories, int processes, int process,
-    int64_t most_rows, int threads
+    const int64_t* shape, int rule, const double* constants, char* const* memories, const Owners* owners, int process,
+    int threads
 ) {
     Table* table = nullptr;
     guarded([&] {
         const Optimizer optimizer{Rule(rule), constants[0], constants[1], constants[2]};
-        table = new Table({shape[0], shape[1]}, optimizer, memories, processes, process, most_rows, threads);
+        table = new Table({shape[0], shape[1]}, optimizer, memories, *owners, process, shape[2], threads);
     });
     return table;
 }
@@ -257,15 +261,25 @@ int crepe_table_collect(void* table) {
     return guarded([&] { static_cast<Table*>(table)->collect(); });
 }
 
-int64_t crepe_table_summed(void* table) { return static_cast<Table*>(table)->summed(); }
-
-// Writes the rows of the last sum whose numbers are in [first, last) to out: row number and sums. Returns their number.
-int64_t crepe_table_give(void* table, int64_t first, int64_t last, int32_t* out) {
-    return static_cast<Table*>(table)->give(first, last, out);
+void crepe_table_read(void* table, const uint32_t* rows, int64_t count, float* out) {
+    static_cast<Table*>(table)->read(rows, count, out);
 }
 
-int crepe_table_take(void* table, const int32_t* const* lists, const int64_t* counts, int number) {
-    return guarded([&] { static_cast<Table*>(table)->take(lists, counts, number); });
+// Writes the addresses of the rows and of their numbers, too.
+void crepe_table_keep(void* table, int64_t* bounds, void** addresses) {
+    const SomeRows& kept = static_cast<Table*>(table)->keep(bounds);
+    addresses[0] = kept.rows;
+    addresses[1] = kept.numbers;
+}
+
+int crepe_table_sum_kept(void* table) {
+    return guarded([&] { static_cast<Table*>(table)->sum_kept(); });
+}
+
+int crepe_table_add(
+    void* table, const uint32_t* const* rows, const int32_t* const* sums, const int64_t* counts, int lists
+) {
+    return guarded([&] { static_cast<Table*>(table)->add(rows, sums, counts, lists); });
 }
 
 // Writes the two sums of SumOfSquares for the last sum.
@@ -293,8 +307,10 @@ int crepe_table_load(
     });
 }
 
-void crepe_table_store(void* table, float* values, float* moments, float* seconds, int32_t* from) {
-    static_cast<Table*>(table)->store(values, moments, seconds, from);
+void crepe_table_store(
+    void* table, int64_t first, int64_t last, float* values, float* moments, float* seconds, int32_t* from
+) {
+    static_cast<Table*>(table)->store(first, last, values, moments, seconds, from);
 }
 
 // Writes the drift since each update to out, if it is not null; returns the number of its elements.

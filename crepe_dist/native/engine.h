@@ -143,6 +143,8 @@ class Engine {
     virtual void forward(const uint8_t* codes, long stride, long rows, float* logits) = 0;
     // Computes the logits of both parts, [2][rows][classes], of a network that has two.
     virtual void parts(const uint8_t* /*codes*/, long /*stride*/, long /*rows*/, float* /*logits*/) {}
+    // Finds the rows of tables that a batch touches, before `train_forward` of the same batch reads them.
+    virtual void find_rows(const uint8_t* /*batch*/, long /*rows*/) {}
     virtual void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) = 0;
     // Writes the gradients of the trained parameters, in quanta of 2^exponent, and bounds of them, in `unit` quanta; see
     // whole.h. A gradient is null if a table takes it.

@@ -39,6 +39,10 @@ class Joined final : public Engine {
         for (long i = 0; i < count; ++i) logits[i] = (both[i] + both[count + i]) * SUM_SCALE;
     }
 
+    void find_rows(const uint8_t* batch, long rows) override {
+        for (auto& engine : engines_) engine->find_rows(batch, rows);
+    }
+
     void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) override {
         std::vector<float> second(rows);
         engines_[0]->train_forward(batch, rows, dropout, first, losses);

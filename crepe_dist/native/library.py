@@ -42,6 +42,7 @@ _DOUBLES = ctypes.c_void_p
 _ARRAYS = ctypes.POINTER(ctypes.c_void_p)
 _LONG = ctypes.c_int64
 _LONGS = ctypes.c_void_p
+_INTS = ctypes.c_void_p
 # function: (result type, argument types)
 _FUNCTIONS = {
     "crepe_has_bfloat16": (ctypes.c_int, ()),
@@ -56,6 +57,7 @@ _FUNCTIONS = {
     "crepe_use_table": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, _LONG)),
     "crepe_forward": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, _LONG, _FLOATS)),
     "crepe_forward_parts": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, _LONG, _FLOATS)),
+    "crepe_find_rows": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG)),
     "crepe_train_forward": (
         ctypes.c_int,
         (ctypes.c_void_p, _BYTES, _LONG, ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64, _DOUBLES),
@@ -80,17 +82,18 @@ _FUNCTIONS = {
             ctypes.c_int,
         ),
     ),
-    "crepe_table_bytes": (_LONG, (_LONGS, _LONG, _LONG)),
-    "crepe_table_rows_each": (_LONG, (_LONG, _LONG)),
+    "crepe_table_bytes": (_LONG, (_LONGS, _INTS)),
+    "crepe_table_rows_each": (_LONG, (_LONGS, _INTS)),
     "crepe_table_open": (
         ctypes.c_void_p,
-        (_LONGS, ctypes.c_int, _DOUBLES, _ARRAYS, ctypes.c_int, ctypes.c_int, _LONG, ctypes.c_int),
+        (_LONGS, ctypes.c_int, _DOUBLES, _ARRAYS, _INTS, ctypes.c_int, ctypes.c_int),
     ),
     "crepe_table_close": (None, (ctypes.c_void_p,)),
     "crepe_table_collect": (ctypes.c_int, (ctypes.c_void_p,)),
-    "crepe_table_summed": (_LONG, (ctypes.c_void_p,)),
-    "crepe_table_give": (_LONG, (ctypes.c_void_p, _LONG, _LONG, _LONGS)),
-    "crepe_table_take": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, _LONGS, ctypes.c_int)),
+    "crepe_table_read": (None, (ctypes.c_void_p, _INTS, _LONG, _FLOATS)),
+    "crepe_table_keep": (None, (ctypes.c_void_p, _LONGS, _ARRAYS)),
+    "crepe_table_sum_kept": (ctypes.c_int, (ctypes.c_void_p,)),
+    "crepe_table_add": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, _ARRAYS, _LONGS, ctypes.c_int)),
     "crepe_table_squares": (None, (ctypes.c_void_p, _LONGS)),
     "crepe_table_update": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_double, ctypes.c_double, ctypes.c_double)),
     "crepe_table_flush": (ctypes.c_int, (ctypes.c_void_p,)),
@@ -98,7 +101,7 @@ _FUNCTIONS = {
         ctypes.c_int,
         (ctypes.c_void_p, _FLOATS, _FLOATS, _FLOATS, ctypes.c_void_p, _DOUBLES, _LONG),
     ),
-    "crepe_table_store": (None, (ctypes.c_void_p, _FLOATS, _FLOATS, _FLOATS, ctypes.c_void_p)),
+    "crepe_table_store": (None, (ctypes.c_void_p, _LONG, _LONG, _FLOATS, _FLOATS, _FLOATS, _INTS)),
     "crepe_table_history": (_LONG, (ctypes.c_void_p, _DOUBLES)),
     "crepe_arrive": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
     "crepe_passed": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int, ctypes.c_double)),

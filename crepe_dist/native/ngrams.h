@@ -174,15 +174,19 @@ class NGrams final : public Engine {
         }
     }
 
-    void train_forward(const uint8_t* batch, long rows, Dropout, uint64_t, float* losses) override {
-        const long classes = shape_.classes, stride = objective_.stride(shape_.length);
-        float* const gradients = gradients_.need(rows * classes);
+    void find_rows(const uint8_t* batch, long rows) override {
+        const long stride = objective_.stride(shape_.length);
         found_.resize(rows);
         factors_.resize(GROUPS * rows);
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
         for (long row = 0; row < rows; ++row)
             find(batch + row * stride, found_[row], factors_.data() + GROUPS * row);
         join();
+    }
+
+    void train_forward(const uint8_t* batch, long rows, Dropout, uint64_t, float* losses) override {
+        const long classes = shape_.classes;
+        float* const gradients = gradients_.need(rows * classes);
         const float* const weights = touched_.read(weights_);
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
         for (long row = 0; row < rows; ++row) {

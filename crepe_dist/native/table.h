@@ -27,25 +27,47 @@ struct TableShape {
     }
 };
 
-// A process's gradient: the rows that it touched, as an index and as a list, and their values [rows][columns], in quanta
-// (see whole.h).
-struct Gradient {
+// The ranks that own rows of a table, a block each. Those of a host are neighbours.
+struct Owners {
+    int all, first, processes;  // of the cluster; this host's first; number of this host's
+
+    // The rows of a block; the last ones are smaller.
+    long rows_each(long rows) const { return (words_of(rows) + all - 1) / all * WORD; }
+
+    // The process of this host that deals with an owner on another host.
+    int keeper(long owner) const { return int(owner % processes); }
+
+    // The most rows of owners on other hosts that a process keeps in a step.
+    long most_kept(long rows, long most_rows) const {
+        return std::min(processes * most_rows, (all - 1) / processes * rows_each(rows));
+    }
+};
+
+// Rows as an index and as a list, with numbers of each [rows][columns]: gradients in quanta (see whole.h), or values.
+struct SomeRows {
     RowIndex index;
     uint32_t* rows;
-    int32_t* values;
+    int32_t* numbers;
 
-    Gradient(char* memory, TableShape shape, long most_rows) {
+    SomeRows(char* memory, TableShape shape, long most_rows) {
         index.size = words_of(shape.rows);
         index.words = reinterpret_cast<uint64_t*>(memory);
         index.before = reinterpret_cast<uint32_t*>(index.words + index.size);
         rows = index.before + whole_lines(index.size + 1);
-        values = reinterpret_cast<int32_t*>(rows + whole_lines(most_rows + SPARE));
+        numbers = reinterpret_cast<int32_t*>(rows + whole_lines(most_rows + SPARE));
     }
 
     static long bytes(TableShape shape, long most_rows) {
         const long words = words_of(shape.rows);
         const long numbers = whole_lines(words + 1) + whole_lines(most_rows + SPARE) + most_rows * shape.columns;
-        return words * long(sizeof(uint64_t)) + numbers * 4;
+        return (words * long(sizeof(uint64_t)) + numbers * 4 + 63) / 64 * 64;
+    }
+
+    // Lists the rows whose bits are set.
+    void list() {
+        index.count();
+        uint32_t* next = rows;
+        for (long word = 0; word < index.size; ++word) next = write_bits(index.words[word], uint32_t(word * WORD), next);
     }
 
     static long whole_lines(long numbers) { return (numbers + 15) / 16 * 16; }
@@ -69,8 +91,9 @@ inline float rounded_to_half(float number) {
     return number;
 }
 
-// The rows are divided among the processes that share memory: each keeps the records of its rows, sums their gradients
-// over all processes, and updates them. Any process reads any row.
+// Each row, with its optimizer state, has one owner among all ranks, which adds up the gradients of all ranks, and updates
+// the row. Any process reads the rows of its host in shared memory. For rows of other hosts, one process of a host lists
+// those that its batch touches, gets their values from their owners, and later sends them the host's sums.
 //
 // The optimizers would also change rows without a gradient, by their momentum. A record is written only when its row has
 // a gradient, and holds the number of that update. Whoever reads it later adds what the updates since then would have
@@ -79,101 +102,105 @@ inline float rounded_to_half(float number) {
 // relative to that root.
 class Table {
   public:
-    // memories: of each process, its gradient, then the records of its rows.
-    Table(TableShape shape, Optimizer optimizer, char* const* memories, int processes, int process, long most_rows,
+    // memories: of each process of this host, its gradient, the rows of other hosts that it keeps, and its own records.
+    Table(TableShape shape, Optimizer optimizer, char* const* memories, Owners owners, int process, long most_rows,
           int threads)
-        : shape_(shape), optimizer_(optimizer), process_(process), threads_(threads), stride_(shape.stride()),
-          words_each_(rows_each(shape.rows, processes) / WORD), drift_(1, 0.0), powers_(1, 1.0f),
+        : shape_(shape), optimizer_(optimizer), owners_(owners), process_(process), threads_(threads),
+          stride_(shape.stride()), rows_each_(owners.rows_each(shape.rows)), drift_(1, 0.0), powers_(1, 1.0f),
           powers2_(1, 1.0f) {
-        const long gradient = Gradient::bytes(shape, most_rows);
-        for (int i = 0; i < processes; ++i) {
+        const long most_kept = owners.most_kept(shape.rows, most_rows);
+        for (int i = 0; i < owners.processes; ++i) {
+            char* const kept = memories[i] + SomeRows::bytes(shape, most_rows);
             gradients_.emplace_back(memories[i], shape, most_rows);
-            records_.push_back(reinterpret_cast<float*>(memories[i] + (gradient + 63) / 64 * 64));
+            kept_.emplace_back(kept, shape, most_kept);
+            records_.push_back(reinterpret_cast<float*>(kept + SomeRows::bytes(shape, most_kept)));
         }
     }
 
-    static long bytes(TableShape shape, long most_rows, long processes) {
-        return (Gradient::bytes(shape, most_rows) + 63) / 64 * 64 +
-               rows_each(shape.rows, processes) * shape.stride() * long(sizeof(float));
+    static long bytes(TableShape shape, long most_rows, Owners owners) {
+        return SomeRows::bytes(shape, most_rows) + SomeRows::bytes(shape, owners.most_kept(shape.rows, most_rows)) +
+               owners.rows_each(shape.rows) * shape.stride() * long(sizeof(float));
     }
 
-    // The number of rows that each process keeps; the last has fewer.
-    static long rows_each(long rows, long processes) { return (words_of(rows) + processes - 1) / processes * WORD; }
+    SomeRows& gradient() { return gradients_[process_]; }
 
-    Gradient& gradient() { return gradients_[process_]; }
-
-    // Copies the current values of rows to out [count][columns].
+    // Copies the current values of rows, in ascending order, to out [count][columns].
     void read(const uint32_t* rows, long count, float* out) const {
+        const long columns = shape_.columns;
+        const uint32_t *const end = rows + count, *const here = lower(rows, end, owners_.first);
+        const uint32_t* const after = lower(here, end, owners_.first + owners_.processes);
+        copy_kept(rows, here - rows, out);
+        read_here(here, after - here, out + (here - rows) * columns);
+        copy_kept(after, end - after, out + (after - rows) * columns);
+    }
+
+    // Lists the rows of other hosts that this process keeps: those with a bit in an index of its host. Their values are to
+    // be copied to the numbers. bounds [owners + 1]: the places where the rows of each owner begin.
+    SomeRows& keep(int64_t* bounds) {
+        SomeRows& kept = kept_[process_];
+        std::fill_n(kept.index.words, kept.index.size, 0);
+        for (int owner = process_; owner < owners_.all; owner += owners_.processes)
+            if (owner < owners_.first || owner >= owners_.first + owners_.processes)
+                for (long word = first_word(owner); word < first_word(owner + 1); ++word)
+                    kept.index.words[word] = on_host(word);
+        kept.list();
+        for (int owner = 0; owner <= owners_.all; ++owner) bounds[owner] = kept.index.before[first_word(owner)];
+        return kept;
+    }
+
+    // Replaces the numbers of the rows of `keep` by the sums of their gradients on this host.
+    void sum_kept() {
+        SomeRows& kept = kept_[process_];
         with_width(shape_.columns, [&](auto columns) {
-            for (long i = 0; i < count; ++i) {
-                prefetch(rows, i, count);
-                const float* const entry = record(rows[i]);
-                const float since = drift_since(entry);
-                for (long n = 0; n < columns; ++n) out[i * columns + n] = multiply_add(since, entry[columns + n], entry[n]);
+            for (int owner = process_; owner < owners_.all; owner += owners_.processes) {
+                const long first = kept.index.before[first_word(owner)], end = kept.index.before[first_word(owner + 1)];
+                int32_t* next = kept.numbers + first * columns;
+                for_each_total(kept.rows + first, end - first, columns, [&](long, const int32_t* sums) {
+                    next = std::copy_n(sums, long(columns), next);
+                });
             }
         });
     }
 
-    // Lists this process's rows that have a gradient in any process. The terms are added up where the sum is used, so all
-    // gradients remain as they are until then.
+    // Lists this process's rows that have a gradient in any process of the host. The terms are added up where the sum is
+    // used, so all gradients remain as they are until then.
     void collect() {
+        const long begin = first_word(owners_.first + process_), end = first_word(owners_.first + process_ + 1);
         if (gradients_.size() == 1) {
-            summed_ = {gradient().rows, gradient().index.rows(), gradient().values};
+            const SomeRows& own = gradient();
+            const long first = own.index.before[begin];
+            summed_ = {own.rows + first, own.index.before[end] - first, own.numbers + first * shape_.columns};
             return;
         }
-        const long begin = std::min(words_of(shape_.rows), words_each_ * process_);
-        const long end = std::min(words_of(shape_.rows), begin + words_each_);
         long most = 0;
-        for (const Gradient& gradient : gradients_) most += gradient.index.before[end] - gradient.index.before[begin];
+        for (const SomeRows& gradient : gradients_) most += gradient.index.before[end] - gradient.index.before[begin];
         uint32_t *const rows = rows_.need(most + SPARE), *next = rows;
-        for (long word = begin; word < end; ++word) {
-            uint64_t all = 0;
-            for (const Gradient& gradient : gradients_) all |= gradient.index.words[word];
-            next = write_bits(all, uint32_t(word * WORD), next);
-        }
+        for (long word = begin; word < end; ++word) next = write_bits(on_host(word), uint32_t(word * WORD), next);
         summed_ = {rows, next - rows, nullptr};
     }
 
-    // The number of rows of the last sum.
-    long summed() const { return summed_.count; }
-
-    // Copies the part of the last sum with rows in [first, last) to out: records of a row number and its sums. Returns
-    // their number.
-    long give(long first, long last, int32_t* out) const {
-        const uint32_t* const begin = std::lower_bound(summed_.rows, summed_.rows + summed_.count, uint32_t(first));
-        const uint32_t* const end = std::lower_bound(begin, summed_.rows + summed_.count, uint32_t(last));
-        for_each_sum(begin - summed_.rows, end - summed_.rows, shape_.columns, [&](long i, const int32_t* sums) {
-            std::memcpy(out, summed_.rows + i, sizeof *summed_.rows);
-            std::copy_n(sums, shape_.columns, out + 1);
-            out += shape_.columns + 1;
-        });
-        return end - begin;
-    }
-
-    // Replaces the last sum by that of several lists of records; see `give`.
-    void take(const int32_t* const* lists, const int64_t* counts, int number) {
+    // Adds the sums of other hosts to that of `collect`: lists of rows, and their sums [rows][columns].
+    void add(const uint32_t* const* rows, const int32_t* const* sums, const int64_t* counts, int lists) {
         const long columns = shape_.columns;
-        std::vector<int64_t> next(number, 0);
-        std::vector<uint32_t> rows;
-        std::vector<int32_t> sums;
-        const auto row_of = [&](int list) { return uint32_t(lists[list][next[list] * (columns + 1)]); };
-        for (;;) {
-            uint32_t least = UINT32_MAX;
-            for (int i = 0; i < number; ++i)
-                if (next[i] < counts[i]) least = std::min(least, row_of(i));
-            if (least == UINT32_MAX) break;
-            rows.push_back(least);
-            const size_t start = sums.size();
-            sums.resize(start + columns, 0);
-            for (int i = 0; i < number; ++i) {
-                if (next[i] == counts[i] || row_of(i) != least) continue;
-                const int32_t* values = lists[i] + next[i]++ * (columns + 1) + 1;
-                for (long n = 0; n < columns; ++n) add_whole(sums[start + n], values[n]);
-            }
-        }
-        summed_ = {rows_.need(rows.size()), long(rows.size()), sums_.need(sums.size())};
-        std::copy(rows.begin(), rows.end(), rows_.get());
-        std::copy(sums.begin(), sums.end(), sums_.get());
+        long most = summed_.count;
+        for (int i = 0; i < lists; ++i) most += counts[i];
+        SomeRows all(total_.need(SomeRows::bytes(shape_, most)), shape_, most);
+        const auto set = [&](const uint32_t* rows, long count) {
+            for (long i = 0; i < count; ++i) all.index.words[rows[i] / WORD] |= uint64_t{1} << (rows[i] % WORD);
+        };
+        const auto add_row = [&](uint32_t row, const int32_t* numbers) {
+            int32_t* const to = all.numbers + all.index.place(row) * columns;
+            for (long n = 0; n < columns; ++n) add_whole(to[n], numbers[n]);
+        };
+        std::fill_n(all.index.words, all.index.size, 0);
+        set(summed_.rows, summed_.count);
+        for (int i = 0; i < lists; ++i) set(rows[i], counts[i]);
+        all.list();
+        std::fill_n(all.numbers, all.index.rows() * columns, 0);
+        for_each_sum(0, summed_.count, columns, [&](long i, const int32_t* sums) { add_row(summed_.rows[i], sums); });
+        for (int i = 0; i < lists; ++i)
+            for (long k = 0; k < counts[i]; ++k) add_row(rows[i][k], sums[i] + k * columns);
+        summed_ = {all.rows, all.index.rows(), all.numbers};
     }
 
     // The sum of the squares of the last sum, in quanta.
@@ -233,11 +260,11 @@ class Table {
         });
     }
 
-    // Copies the records of all rows to arrays, each of which may be null; see `load`.
-    void store(float* values, float* moments, float* seconds, int32_t* from) const {
+    // Copies the records of rows [first, last), of this host, to arrays of all rows, each of which may be null; see `load`.
+    void store(long first, long last, float* values, float* moments, float* seconds, int32_t* from) const {
         const long columns = shape_.columns;
 #pragma omp parallel for num_threads(threads_)
-        for (long row = 0; row < shape_.rows; ++row) {
+        for (long row = first; row < last; ++row) {
             float* const entry = record(uint32_t(row));
             if (values) std::copy_n(entry, columns, values + row * columns);
             if (moments) std::copy_n(entry + columns, columns, moments + row * columns);
@@ -262,9 +289,10 @@ class Table {
 
     const TableShape shape_;
     const Optimizer optimizer_;
+    const Owners owners_;
     const int process_, threads_;
-    const long stride_, words_each_;
-    std::vector<Gradient> gradients_;
+    const long stride_, rows_each_;
+    std::vector<SomeRows> gradients_, kept_;  // of each process of this host
     std::vector<float*> records_;
     struct {
         const uint32_t* rows;
@@ -272,13 +300,49 @@ class Table {
         const int32_t* sums;  // null if their terms are in the gradients
     } summed_{};              // the last sum
     Buffer<uint32_t> rows_;
-    Buffer<int32_t> sums_;
+    Buffer<char> total_;
     std::vector<double> drift_;            // see `history`; its size is the number of updates since `flush`, plus 1
     std::vector<float> powers_, powers2_;  // powers of the decays
 
+    // The record of a row of this host.
     float* record(uint32_t row) const {
-        const uint32_t rows_each = uint32_t(words_each_ * WORD), owner = row / rows_each;
-        return records_[owner] + long(row - owner * rows_each) * stride_;
+        const uint32_t rows_each = uint32_t(rows_each_), owner = row / rows_each;
+        return records_[owner - owners_.first] + long(row - owner * rows_each) * stride_;
+    }
+
+    // The word of a bitmap where the rows of an owner begin.
+    long first_word(long owner) const { return std::min(words_of(shape_.rows), owner * rows_each_ / WORD); }
+
+    // The place in an ascending list where the rows of an owner begin.
+    const uint32_t* lower(const uint32_t* begin, const uint32_t* end, long owner) const {
+        return std::lower_bound(begin, end, uint32_t(owner * rows_each_));
+    }
+
+    // The word of the bitmap of all rows that this host's processes touch.
+    uint64_t on_host(long word) const {
+        uint64_t all = 0;
+        for (const SomeRows& gradient : gradients_) all |= gradient.index.words[word];
+        return all;
+    }
+
+    void read_here(const uint32_t* rows, long count, float* out) const {
+        with_width(shape_.columns, [&](auto columns) {
+            for (long i = 0; i < count; ++i) {
+                prefetch(rows, i, count);
+                const float* const entry = record(rows[i]);
+                const float since = drift_since(entry);
+                for (long n = 0; n < columns; ++n) out[i * columns + n] = multiply_add(since, entry[columns + n], entry[n]);
+            }
+        });
+    }
+
+    // Copies the values of rows of other hosts, which the processes of this host keep.
+    void copy_kept(const uint32_t* rows, long count, float* out) const {
+        const long columns = shape_.columns;
+        for (long i = 0; i < count; ++i) {
+            const SomeRows& kept = kept_[owners_.keeper(rows[i] / rows_each_)];
+            std::memcpy(out + i * columns, kept.numbers + kept.index.place(rows[i]) * columns, columns * sizeof *out);
+        }
     }
 
     float& second(float* record) const { return record[2 * shape_.columns]; }
@@ -332,31 +396,39 @@ class Table {
     }
 
     template <class Work> void for_each_own_row(Work work) {
-        const long begin = std::min(shape_.rows, words_each_ * process_ * WORD);
-        const long end = std::min(shape_.rows, begin + words_each_ * WORD);
+        const long begin = std::min(shape_.rows, rows_each_ * (owners_.first + process_));
+        const long end = std::min(shape_.rows, begin + rows_each_);
 #pragma omp parallel for num_threads(threads_)
         for (long row = begin; row < end; ++row) work(uint32_t(row));
     }
 
-    // Calls visit(i, sums) for the rows at the places [start, end) of the last sum. The gradients of other processes are in
-    // the caches of other cores, from which they are fetched in advance.
+    // Calls visit(i, sums) for the rows at the places [start, end) of the last sum.
     template <class Width, class Visit> void for_each_sum(long start, long end, Width width, Visit visit) const {
-        const long columns = width;
-        if (summed_.sums || start == end) {
-            for (long i = start; i < end; ++i) visit(i, summed_.sums + i * columns);
+        if (!summed_.sums) {
+            for_each_total(summed_.rows + start, end - start, width,
+                           [&](long i, const int32_t* sums) { visit(start + i, sums); });
             return;
         }
+        for (long i = start; i < end; ++i) visit(i, summed_.sums + i * width);
+    }
+
+    // Calls visit(i, sums) for each row of a list, in ascending order, with the sums of its gradients on this host. The
+    // gradients of other processes are in the caches of other cores, from which they are fetched in advance.
+    template <class Width, class Visit>
+    void for_each_total(const uint32_t* rows, long count, Width width, Visit visit) const {
+        if (!count) return;
+        const long columns = width;
         const size_t processes = gradients_.size();
         const std::vector<int32_t> none(columns);
         std::vector<int32_t> sums_of_row(columns);
         int32_t* __restrict const sums = sums_of_row.data();
-        std::vector<const int32_t*> next(processes);  // values of each gradient's next row
+        std::vector<const int32_t*> next(processes);  // numbers of each gradient's next row
         for (size_t k = 0; k < processes; ++k)
-            next[k] = gradients_[k].values + gradients_[k].index.place(summed_.rows[start]) * columns;
-        for (long i = start; i < end; ++i) {
+            next[k] = gradients_[k].numbers + gradients_[k].index.place(rows[0]) * columns;
+        for (long i = 0; i < count; ++i) {
             std::fill_n(sums, long(width), 0);
             for (size_t k = 0; k < processes; ++k) {
-                const bool has = gradients_[k].index.has(summed_.rows[i]);
+                const bool has = gradients_[k].index.has(rows[i]);
                 const int32_t* const terms = has ? next[k] : none.data();  // no branch, which would be mispredicted
                 for (long n = 0; n < width; ++n) add_whole(sums[n], terms[n]);
                 for (long n = 0; n < width; n += LINE) __builtin_prefetch(next[k] + AHEAD * LINE + n);

@@ -15,7 +15,7 @@
 class TouchedRows {
   public:
     TouchedRows(TableShape shape, int threads)
-        : shape_(shape), threads_(threads), own_memory_(Gradient::bytes(shape, 0)), own_(own_memory_.data(), shape, 0) {}
+        : shape_(shape), threads_(threads), own_memory_(SomeRows::bytes(shape, 0)), own_(own_memory_.data(), shape, 0) {}
 
     void use(Table* table) { table_ = table; }
     bool has_table() const { return table_; }
@@ -25,11 +25,11 @@ class TouchedRows {
     long count() { return index().rows(); }
 
     void list() {
-        RowIndex& index = this->index();
-        index.count();
-        if (!table_) own_.rows = own_rows_.need(index.rows() + SPARE);
-        uint32_t* next = gradient().rows;
-        for (long word = 0; word < index.size; ++word) next = write_bits(index.words[word], uint32_t(word * WORD), next);
+        if (!table_) {
+            index().count();
+            own_.rows = own_rows_.need(count() + SPARE);
+        }
+        gradient().list();
     }
 
     // Returns the values of the rows [count][columns]; weights: those of all rows, read without a table.
@@ -50,7 +50,7 @@ class TouchedRows {
     }
 
     // The sums of the gradients [count][columns], in quanta, to be written.
-    int32_t* sums() { return table_ ? gradient().values : sums_.need(count() * shape_.columns); }
+    int32_t* sums() { return table_ ? gradient().numbers : sums_.need(count() * shape_.columns); }
 
     // Copies the sums to a gradient of all rows.
     void scatter(int32_t* gradient) {
@@ -65,10 +65,10 @@ class TouchedRows {
     const int threads_;
     Table* table_ = nullptr;
     std::vector<char> own_memory_;
-    Gradient own_;
+    SomeRows own_;
     Buffer<uint32_t> own_rows_;
     Buffer<float> read_;
     Buffer<int32_t> sums_;
 
-    Gradient& gradient() { return table_ ? table_->gradient() : own_; }
+    SomeRows& gradient() { return table_ ? table_->gradient() : own_; }
 };

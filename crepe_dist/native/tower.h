@@ -95,10 +95,13 @@ template <class T> class Tower final : public Engine {
         activate(weights_, 0, [&](long row) { classify(row, logits + row * shape_.classes); });
     }
 
+    void find_rows(const uint8_t* batch, long rows) override {
+        prepare(batch, objective_.stride(shape_.embedding.length), rows);
+        touch();
+    }
+
     void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) override {
         const long classes = shape_.classes, length = shape_.embedding.length;
-        prepare(batch, objective_.stride(length), rows);
-        touch();
         dropouts_ = {Dropout{shape_.feature_dropout, dropout.seed ^ FEATURE_STREAM}, dropout};
         float* const gradients = gradients_.need(rows * classes);
         activate(touched_.read(weights_), first, [&](long row) {

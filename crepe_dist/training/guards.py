@@ -151,10 +151,7 @@ class Guards:
 
     def _compare(self) -> None:
         """Compare the replicas of all ranks."""
-        run = self._run
-        if run.world.size > 1:
-            run.exchange.publish()
-        check_replicas(run.engine.values(), run.world)
+        check_replicas(self._run.engine.values(), self._run.world)
 
     def _save(self) -> None:
         """Start to write the state on rank 0; every rank calls it."""
@@ -162,11 +159,12 @@ class Guards:
         self._watchdog.beat("save")
         self._log.flush()
         self._compare()
+        copied = snapshot(run)
         try:
             # The state relies on the metrics, so they go first.
             run.metrics.sync()
-            if run.world.is_root:
-                self.saver.save(snapshot(run))
+            if copied:
+                self.saver.save(copied)
         except OSError as error:
             self.saver.postpone(run.progress.step)
             run.display.say(f"the state of step {run.progress.step} could not be saved: {error}")

@@ -18,14 +18,20 @@ from crepe_dist.training.run import Run
 from crepe_dist.version import __version__
 
 
-def snapshot(run: Run) -> Snapshot:
-    """Copy everything that a resumed run needs: parameters, optimizer state, loss scale and position."""
-    run.exchange.publish()
+def snapshot(run: Run) -> Snapshot | None:
+    """Copy everything that a resumed run needs: parameters, optimizer state, loss scale and position.
+
+    Returns:
+        The copy on rank 0, ``None`` on the others; every rank calls it.
+    """
+    arrays = run.exchange.arrays()
+    if not run.world.is_root:
+        return None
     engine, backend = run.engine, run.engine.backend
     scale = engine.loss_scale.state()
     copied = replace(run.progress.copy(), precision=backend.precision, kernels=backend.build, loss_scale=scale)
-    parameters = {name: array.copy() for name, array in engine.values().items()}
-    return Snapshot(copied, parameters, run.exchange.arrays())
+    parameters = {name: arrays.pop(name) if name in arrays else array.copy() for name, array in engine.values().items()}
+    return Snapshot(copied, parameters, arrays)
 
 
 def restore(saved: Snapshot, run: Run) -> None:
@@ -219,6 +225,6 @@ def open_saver(run: Run, restored: Found | None) -> StateSaver:
         step,
         is_root=run.world.is_root,
     )
-    if restored is None and run.world.is_root:
-        saver.save(snapshot(run))
+    if restored is None and (first := snapshot(run)):
+        saver.save(first)
     return saver

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ from crepe_dist.model.objective import PLAIN
 from crepe_dist.native import library
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape
+from crepe_dist.runs import state
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training.saving import restore, snapshot
@@ -120,7 +122,7 @@ class Training:
         return self
 
     def _run(self) -> Any:
-        return SimpleNamespace(engine=self.engine, exchange=self.exchange, progress=Progress())
+        return SimpleNamespace(engine=self.engine, exchange=self.exchange, progress=Progress(), world=self.world)
 
     def values(self):
         self.exchange.flush()
@@ -221,8 +223,11 @@ def test_weight_decay_acts_on_the_rows_of_the_step():
 
 def train_together(world, shape):
     """Train with a save and a restoration in the middle, then with a gradient that is not finite."""
-    saved = Training(shape, world=world).steps(0, 6).save()
-    training = Training(shape, world=world).restore(saved).steps(6, 12)
+    if saved := Training(shape, world=world).steps(0, 6).save():
+        state.save(Path("state"), saved)
+    world.gather(0, "saved")
+    found: Any = state.load_newest(Path("state"))
+    training = Training(shape, world=world).restore(found.snapshot).steps(6, 12)
     digest = training.digest()
     assert world.gather(digest, "digest") == [digest] * world.size
     loss = large_loss(training)
