@@ -16,7 +16,7 @@ from crepe_dist.errors import PeerGone
 mpi4py.rc.finalize = False  # it waits for all ranks, and would hang if this one alone fails
 from mpi4py import MPI  # noqa: E402
 
-SPIN_SECONDS = 0.05  # a longer wait sleeps between its looks, and leaves the core to others
+SPIN_SECONDS = 0.01  # a longer wait sleeps between its looks, and leaves the core to others
 LOOK_SECONDS = 0.001
 
 

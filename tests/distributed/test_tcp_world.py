@@ -38,15 +38,12 @@ def worlds(monkeypatch):
 def test_a_process_that_ends_within_a_message(worlds):
     zeroth, first = worlds
     data = np.zeros(1 << 22, np.uint8)  # more than the connection holds, so rank 0 also waits in sending
-    first._peers[0].sendall(bytes(20))
     ended = both(lambda: zeroth._swap(data, [0, data.size], "x"), first.close)
-    assert isinstance(ended[0], (PeerGone, RuntimeError))
-    with pytest.raises(PeerGone):
-        zeroth.gather(1, "y")
+    assert isinstance(ended[0], PeerGone)
 
 
-@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
-def test_ranks_at_different_points_of_the_program(worlds, names):
-    ended = both(*(lambda world=world, name=name: world.gather(0, name) for world, name in zip(worlds, names)))
-    assert [type(each) for each in ended] == [RuntimeError] * 2
-    assert str(ended[0]) == f"rank 1 is at another point of the program than {names[0]!r}"
+def test_ranks_at_different_points_of_the_program(worlds):
+    ended = both(lambda: worlds[0].gather(0, "a"), lambda: worlds[1].gather(0, "b"))
+    assert list(map(str, ended)) == [
+        f"rank {n} is at another point of the program than {x!r}" for n, x in ((1, "a"), (0, "b"))
+    ]

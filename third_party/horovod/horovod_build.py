@@ -1,8 +1,8 @@
-"""PEP 517 build backend for Horovod 0.28.1 with MXNet and Gloo.
+"""PEP 517 build backend for Horovod 0.28.1 with MXNet and Gloo, without MPI.
 
 Horovod is published as source only, and that source does not compile as it is with today's
 compilers and CMake. This backend fetches the published archive through pip, checks its SHA-256,
-mends three places, sets the build's environment, has Horovod's own setup.py make the wheel, and keeps
+mends a few places, sets the build's environment, has Horovod's own setup.py make the wheel, and keeps
 that wheel in a cache, because the compile takes a minute or two and uv would repeat it for every
 new clone.
 
@@ -84,6 +84,17 @@ MENDED = (
     # The library would look for others in the folders of this build, which are gone, and which somebody else could make
     # again where they lay under /tmp. It needs none of them: MXNet is loaded before it.
     ("CMakeLists.txt", "project(horovod CXX)\n", "project(horovod CXX)\nset(CMAKE_SKIP_RPATH ON)\n"),
+    # `horovodrun` would import MXNet twice, in processes of its own, to find out what is known here: 3 s at each start.
+    (
+        "horovod/common/util.py",
+        "def mpi_built(verbose=False):\n",
+        "def mpi_built(verbose=False):\n    return False\n",
+    ),
+    (
+        "horovod/common/util.py",
+        "def gloo_built(verbose=False):\n",
+        "def gloo_built(verbose=False):\n    return True\n",
+    ),
     # A process that ends is a traceback of `horovodrun`, the last thing that a user reads.
     (
         "horovod/runner/launch.py",
