@@ -39,11 +39,6 @@ def group_by_host(places: Sequence[tuple[str, int]]) -> list[list[int]]:
     return [[ranks[local_rank] for local_rank in range(len(ranks))] for ranks in hosts.values()]
 
 
-def cuts(count: int, parts: int) -> list[int]:
-    """Return the bounds of ``parts`` parts of nearly equal size."""
-    return [count * part // parts for part in range(parts + 1)]
-
-
 class BetweenHosts:
     """Exchange between hosts: sums of a part of the dense gradients, and rows of tables.
 

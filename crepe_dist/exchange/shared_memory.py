@@ -18,7 +18,7 @@ import numpy as np
 
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.distributed.world import World
-from crepe_dist.exchange.between_hosts import BetweenHosts, cuts, ranks_by_host
+from crepe_dist.exchange.between_hosts import BetweenHosts, ranks_by_host
 from crepe_dist.exchange.exchange import SavedArrays
 from crepe_dist.exchange.host_memory import HostMemory, private_memory, share_memory
 from crepe_dist.exchange.optimizer import DenseUpdate, Optimizer
@@ -82,8 +82,7 @@ class SharedMemoryExchange(WholeNumberExchange):
         self._own = owners.first + rank
 
         parts = min(map(len, self._hosts))
-        bounds = cuts(count, parts) + [count] * memory.processes
-        self._part = slice(*bounds[rank : rank + 2])
+        self._part = slice(*[count * min(part, parts) // parts for part in (rank, rank + 1)])
         self._between: BetweenHosts | None = None
         if len(self._hosts) > 1:
             peers = [host[rank] for host in self._hosts] if rank < parts else []
