@@ -77,9 +77,6 @@ class World:
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
         """Send each rank its elements of an array along the first axis, and return those received.
 
-        Every rank sends and receives at least one element, perhaps from itself: MXNet, below Horovod, has no empty
-        arrays.
-
         Args:
             counts: number of elements for each rank, in the order of the ranks and of the array.
 

@@ -212,14 +212,6 @@ class TestErrors:
         assert "rank 1, 3 of 4 did not arrive; rank 0 waited for them" in said
         assert "which no other host can reach" in said
 
-    def test_two_are_of_one_rank(self, ranks):
-        group = ranks(WORLD_SIZE=3)
-        for rank in (0, 1, 1):
-            group.start(rank)
-        harness.wait_for(lambda: any(process.poll() is not None for process in group.started))
-        (loser,) = (process for process in group.started if process.poll() is not None)
-        assert "error: two processes are rank 1" in loser.communicate()[0]
-
 
 class TestPlaces:
     def test_cores_are_shared_among_those_who_may_use_them(self):
