@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from crepe_dist.errors import PeerGone
 mpi4py.rc.finalize = False  # it waits for all ranks, and would hang if this one alone fails
 from mpi4py import MPI  # noqa: E402
 
-SPIN_SECONDS = 0.01  # a longer wait sleeps between its looks, and leaves the core to others
+SPIN_SECONDS = 0.01  # a longer wait for other ranks sleeps between its looks, and leaves the core to others
 LOOK_SECONDS = 0.001
 
 
@@ -40,14 +41,15 @@ class MpiWorld(PieceWorld):
         self._wait(self._group.Ialltoall(np.array(sizes, np.int64), incoming))
         from_each = incoming.tolist()
         received = np.empty(sum(from_each), np.uint8)
-        self._wait(self._group.Ialltoallv([data, list(sizes)], [received, from_each]))
+        # All ranks are here, and MPI moves only a piece of a large message in each look.
+        self._wait(self._group.Ialltoallv([data, list(sizes)], [received, from_each]), math.inf)
         return received, from_each
 
-    def _wait(self, request: Any) -> None:
+    def _wait(self, request: Any, spin: float = SPIN_SECONDS) -> None:
         began = time.monotonic()
         try:
             while not request.Test():
-                time.sleep(0 if time.monotonic() - began < SPIN_SECONDS else LOOK_SECONDS)
+                time.sleep(0 if time.monotonic() - began < spin else LOOK_SECONDS)
         except MPI.Exception as error:
             raise PeerGone(str(error)) from error
 
