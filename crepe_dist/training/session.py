@@ -51,10 +51,10 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
         config, is_taught = with_epochs(config, data), uses_unlabelled(config, data)
         first = unlabelled.first_run(config, data) if is_taught else (config, data)
         network = build_engine(*first, world)  # before there is a folder: this finds what is missing
-        is_refitted = refit.table_of(config, data, network[0].shape) is not None
+        has_refit = refit.table_of(config, data, network[0].shape) is not None
         folder = choose_folder(config, data, world)
         finished = world.agree("result", lambda: read_result(folder))
-        if finished is not None and (folder.is_refitted or not is_refitted):
+        if finished is not None and (folder.is_refitted or not has_refit):
             if world.is_root:
                 with suppress(UserError, OSError), folder.lock():  # in use, or not writable
                     folder.tidy()  # if an earlier process was killed before it did
