@@ -8,7 +8,7 @@ Workarounds that must run before MXNet is imported are in ``distributed/launch.p
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import mxnet as mx
@@ -54,36 +54,10 @@ def trainer_parameters(trainer: Any) -> list[Any]:
 def let_sum(trainer: Any) -> None:
     """Let Horovod's trainer sum gradients, and Gluon's update divide them by what it is given alone.
 
-    Built with NCCL, Horovod averages, which would round what travels along (checked with MXNet 1.9.1 and Horovod
-    0.28.1: ``DistributedTrainer._average_in_framework``, ``Trainer._scale``).
+    Built with NCCL, Horovod averages (checked with MXNet 1.9.1 and Horovod 0.28.1:
+    ``DistributedTrainer._average_in_framework``, ``Trainer._scale``).
     """
     trainer._average_in_framework, trainer._postscale_factor, trainer._scale = True, 1.0, 1.0
-
-
-class _InPlace:
-    """An array in place of a parameter, for ``allreduce_arrays``."""
-
-    grad_req = "write"
-
-    def __init__(self, array: Any) -> None:
-        self._array = array
-
-    def list_grad(self) -> list[Any]:
-        return [self._array]
-
-
-def allreduce_arrays(trainer: Any, arrays: Iterable[Any]) -> None:
-    """Sum arrays in place as Horovod's trainer would sum its gradients with ``trainer.allreduce_grads()``.
-
-    Their dtypes and devices are the same on all ranks (checked with MXNet 1.9.1 and Horovod 0.28.1:
-    ``DistributedTrainer._allreduce_grads`` goes through ``Trainer._params``).
-    """
-    parameters = trainer._params
-    trainer._params = [_InPlace(array) for array in arrays]
-    try:
-        trainer._allreduce_grads()
-    finally:
-        trainer._params = parameters
 
 
 def update_arrays_one_by_one(trainer: Any) -> None:

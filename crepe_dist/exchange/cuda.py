@@ -18,9 +18,9 @@ from crepe_dist.cuda.gpu import Memory
 from crepe_dist.cuda.network import Program, blocks
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.distributed.world import World
-from crepe_dist.exchange.exchange import LossScale, SavedArrays
+from crepe_dist.exchange.exchange import LossScale, Row, SavedArrays
 from crepe_dist.exchange.optimizer import Optimizer
-from crepe_dist.exchange.quanta import Quanta, Row, WholeNumberExchange, mean_scale, row_width
+from crepe_dist.exchange.quanta import Quanta, WholeNumberExchange, mean_scale, row_width
 from crepe_dist.exchange.shared_memory import share_on_hosts
 from crepe_dist.exchange.table import catch_up
 
@@ -167,7 +167,7 @@ class CudaExchange(WholeNumberExchange):
 
     def arrays(self) -> Arrays:
         arrays = super().arrays()
-        for name, parameter in self._quanta.parameters.items() if self._updates else ():
+        for name, parameter in self._quanta.parameters.items() if self._updates and self._world.is_root else ():
             for number, shape in enumerate(self._optimizer.moment_shapes(parameter)):
                 arrays[f"{name}.{number}"] = np.empty(shape, np.float32)
                 self._moments[name][number].read(arrays[f"{name}.{number}"])

@@ -21,22 +21,7 @@ FIRST_SCALE, LARGEST_SCALE = 2.0**13, 2.0**24
 GROW_AFTER = 2000  # steps without an overflow
 
 
-@dataclass(frozen=True)
-class Reduced:
-    """Numbers and losses that the ranks sent along with their gradients; the same on every rank.
-
-    Attributes:
-        numbers: the numbers of each rank.
-        losses: the loss of each rank.
-        not_finite: ranks with non-finite gradients; all ranks if only the sum overflowed.
-        overflowed: a sum of whole numbers did not fit, or the first step's quanta were too coarse; quanta that suit it
-            are ready for another attempt.
-    """
-
-    numbers: Sequence[Sequence[int]]
-    losses: Sequence[float]
-    not_finite: tuple[int, ...]
-    overflowed: bool = False
+Row = Sequence[float]  # numbers that a rank sends along with its gradients
 
 
 @dataclass(frozen=True)
@@ -50,7 +35,8 @@ class Outcome:
         vote: strongest vote of any rank.
         bad_losses: ranks whose loss is not finite.
         bad_gradients: ranks whose gradients are not finite; all ranks if only the sum overflowed.
-        overflowed: the sums are to be computed again; see ``Reduced``.
+        overflowed: a sum of whole numbers did not fit, or the first step's quanta were too coarse; quanta that suit it
+            are ready for another attempt.
     """
 
     step: int
@@ -89,18 +75,20 @@ class Exchange(ABC):
         Raises:
             UserError: on every rank, if the ranks are at different steps.
         """
-        reduced = self._all_reduce(loss, (batch.step, batch.documents, vote))
-        check_same(reduced.numbers)
-        bad_losses = tuple(rank for rank, of_rank in enumerate(reduced.losses) if not math.isfinite(of_rank))
-        strongest = Vote(max(vote for _, _, vote in reduced.numbers))
-        total = sum(reduced.losses)
-        return Outcome(
-            batch.step, batch.documents, total, strongest, bad_losses, reduced.not_finite, reduced.overflowed
-        )
+        rows, bad_gradients, overflowed = self._all_reduce(loss, (batch.step, batch.documents, vote))
+        losses, votes = [row[0] for row in rows], [row[-1] for row in rows]
+        check_same([row[1:] for row in rows])
+        bad_losses = tuple(rank for rank, of_rank in enumerate(losses) if not math.isfinite(of_rank))
+        strongest = Vote(int(max(votes)))
+        return Outcome(batch.step, batch.documents, sum(losses), strongest, bad_losses, bad_gradients, overflowed)
 
     @abstractmethod
-    def _all_reduce(self, loss: Any, numbers: Sequence[int]) -> Reduced:
-        """Sum the gradients, and gather the losses and the numbers, which are non-negative and below 2**40."""
+    def _all_reduce(self, loss: Any, numbers: Sequence[int]) -> tuple[list[Row], tuple[int, ...], bool]:
+        """Sum the gradients, and gather the losses and the numbers.
+
+        Returns:
+            The loss and the numbers of each rank; ``bad_gradients`` and ``overflowed`` of ``Outcome``.
+        """
 
     @abstractmethod
     def update(self, documents: float, learning_rate: float) -> None:
@@ -124,7 +112,7 @@ class Exchange(ABC):
         """Copy the state that ``restore`` needs besides the parameters' values; see ``SavedArrays``.
 
         Returns:
-            The state, complete on rank 0. Parameters that are trained row by row are among it.
+            The state on rank 0, anything on the others. Parameters that are trained row by row are among it.
         """
 
     @abstractmethod
@@ -136,21 +124,21 @@ class Exchange(ABC):
         """
 
 
-def check_same(numbers: Sequence[Sequence[int]]) -> None:
+def check_same(places: Sequence[Row]) -> None:
     """Check that all ranks are at the same step with the same batch; else the replicas would diverge silently.
 
     Args:
-        numbers: step, documents of the global batch, and vote of each rank.
+        places: step and documents of the global batch of each rank.
 
     Raises:
         UserError: on every rank, if step or batch differ.
     """
-    step, documents, *_ = numbers[0]
-    for rank, (other_step, other_documents, *_) in enumerate(numbers):
+    step, documents, *_ = places[0]
+    for rank, (other_step, other_documents, *_) in enumerate(places):
         if (other_step, other_documents) != (step, documents):
             raise UserError(
-                f"the processes are at different steps: rank 0 at step {step} of {documents} documents, "
-                f"rank {rank} at step {other_step} of {other_documents}",
+                f"the processes are at different steps: rank 0 at step {step:.0f} of {documents:.0f} documents, "
+                f"rank {rank} at step {other_step:.0f} of {other_documents:.0f}",
                 "a bug in crepe_dist, or data that changed during the run",
                 "run the same command again to resume from the newest saved state",
                 on_all_ranks=True,

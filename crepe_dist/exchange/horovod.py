@@ -2,9 +2,6 @@
 
 It trains the paper's network: ``horovodrun -np 2 crepe train --model paper --kernels mxnet``. Horovod's
 ``DistributedTrainer`` sums the gradients of all processes; a single process has Gluon's own trainer.
-
-The numbers of each rank travel with the gradients, in a table that is zero except for this rank's row. Its sum holds
-every rank's row, unrounded.
 """
 
 from __future__ import annotations
@@ -20,11 +17,10 @@ from mxnet import gluon
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.distributed.horovod_internals import BUILD
 from crepe_dist.distributed.world import World
-from crepe_dist.errors import PeerGone, UserError
-from crepe_dist.exchange.exchange import Exchange, Reduced, SavedArrays
+from crepe_dist.errors import UserError
+from crepe_dist.exchange.exchange import Exchange, Row, SavedArrays
 from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.mxnet_internals import (
-    allreduce_arrays,
     let_sum,
     optimizer_state,
     set_optimizer_state,
@@ -32,8 +28,6 @@ from crepe_dist.mxnet_internals import (
     update_arrays_one_by_one,
     view,
 )
-
-DIGITS = 2**20  # a number travels as two digits of this base: float32 holds integers up to 2**24
 
 
 class GluonExchange(Exchange):
@@ -69,46 +63,21 @@ class GluonExchange(Exchange):
             update_arrays_one_by_one(self._trainer)
         self._parameters = trainer_parameters(self._trainer)
         self._names = [names[parameter.name] for parameter in self._parameters]
-        # The table before this rank's loss, in host memory, and after it, on the device.
-        self._around: tuple[mx.nd.NDArray, mx.nd.NDArray] | None = None
 
     @property
     def gradients(self) -> list[Any]:
         return [parameter.grad() for parameter in self._parameters]
 
-    def _all_reduce(self, loss: mx.nd.NDArray, numbers: Sequence[int]) -> Reduced:
-        if self._world.size == 1:
-            losses, finite = read(loss, self.gradients)
-            return Reduced([numbers], losses.tolist(), () if finite else (0,))
-        table = self._table(np.array([divmod(number, DIGITS) for number in numbers], np.float32), loss)
-        arrays = [*self.gradients, table]
+    def _all_reduce(self, loss: mx.nd.NDArray, numbers: Sequence[int]) -> tuple[list[Row], tuple[int, ...], bool]:
         # Norms of this rank's gradients, which the sums will replace. They are read only after a failure.
         norms = mx.nd.multi_sum_sq(*self.gradients, num_arrays=len(self._parameters))
-        allreduce_arrays(self._trainer, arrays)
-        values, finite = read(table, self.gradients)
-        rows = values.reshape(self._world.size, -1).astype(np.float64)
-        if not (rows[:, -1] == 1).all():
-            raise PeerGone("an all-reduce was interrupted: another process ended, or the network failed")
-        digits = rows[:, :-2].astype(np.int64)
-        own_are_bad = not finite and not np.isfinite(norms.asnumpy()).all()
-        not_finite = () if finite else self._culprits(own_are_bad)
-        return Reduced((digits[:, ::2] * DIGITS + digits[:, 1::2]).tolist(), rows[:, -2].tolist(), not_finite)
-
-    def _table(self, digits: Any, loss: mx.nd.NDArray) -> mx.nd.NDArray:
-        """Return the flattened table [size, n + 2] on the device; this rank's row has its digits, its loss and a 1."""
-        width, device = digits.size + 2, loss.context
-        start, rest = self._world.rank * width, (self._world.size - self._world.rank - 1) * width
-        if self._around is None:
-            before = mx.nd.array(np.zeros(start + digits.size))
-            self._around = before, mx.nd.array([1] + [0] * rest, ctx=device)
-        before, after = self._around
-        view(before)[start:] = digits.reshape(-1)  # the last step has read it: each waits for its sum
-        return mx.nd.concat(before.as_in_context(device), loss, after, dim=0)
-
-    def _culprits(self, own_are_bad: bool) -> tuple[int, ...]:
-        """Find the ranks whose own gradients were not finite; return all ranks if only the sum overflowed."""
-        flags = self._world.gather(own_are_bad, "culprits")
-        return tuple(np.flatnonzero(flags).tolist()) or tuple(range(self._world.size))
+        self._trainer.allreduce_grads()
+        losses, finite = read(loss, self.gradients)
+        own_are_good = finite or bool(np.isfinite(norms.asnumpy()).all())
+        rows = self._world.gather([own_are_good, float(losses[0]), *numbers], "step")
+        culprits = tuple(rank for rank, row in enumerate(rows) if not row[0])
+        not_finite = () if finite else culprits or tuple(range(self._world.size))
+        return [row[1:] for row in rows], not_finite, False
 
     def update(self, documents: float, learning_rate: float) -> None:
         if self._optimizer.clip_norm is not None:
@@ -121,6 +90,8 @@ class GluonExchange(Exchange):
         self._trainer.update(documents)
 
     def arrays(self) -> Arrays:
+        if not self._world.is_root:
+            return {}
         updates, states = optimizer_state(self._trainer)
         arrays: Arrays = {"updates": np.array([updates], dtype=np.int64)}
         for index, state in states.items():

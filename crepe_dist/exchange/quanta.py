@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.exchange.exchange import Exchange, Reduced
+from crepe_dist.exchange.exchange import Exchange, Row
 from crepe_dist.native.library import pointers
 
 # Exponents of a quantum. With the highest, a sum of thousands of float32's largest numbers fits.
@@ -36,8 +36,6 @@ UNIT, LEAST, NEXT_BITS, MOST = 1024, 2**14, 17, 2**20
 # smaller units. float32 adds them up exactly up to 2**24, and never rounds a larger sum to less.
 FEW, SMALL_UNIT = 2**16, 64
 RAISE = 6  # bits, where the bound is only known to be too large
-SENT = 16  # numbers that a rank may send along, besides its loss and the bounds of its gradients
-Row = list[float]
 
 
 @dataclass(eq=False)
@@ -144,8 +142,8 @@ def _wanted(exponent: int, total: float) -> int:
 
 
 def row_width(quanta: Quanta) -> int:
-    """Return the most numbers of a rank's row: the bounds of its gradients, its loss, and what it sends along."""
-    return SENT + 1 + len(quanta.parameters)
+    """Return the numbers of a rank's row: the bounds of its gradients, and its loss, step, documents and vote."""
+    return len(quanta.parameters) + 4
 
 
 class WholeNumberExchange(Exchange):
@@ -159,13 +157,12 @@ class WholeNumberExchange(Exchange):
         self._quanta = quanta
         self._updates = 0
 
-    def _all_reduce(self, loss: float, numbers: Sequence[int]) -> Reduced:
+    def _all_reduce(self, loss: float, numbers: Sequence[int]) -> tuple[list[Row], tuple[int, ...], bool]:
         quanta, parameters = self._quanta, len(self._quanta.parameters)
         rows = self._add([*quanta.bounds, loss, *numbers])
-        bounds = [of_rank[:parameters] for of_rank in rows]
+        bounds = [row[:parameters] for row in rows]
         not_finite = tuple(rank for rank, of_rank in enumerate(bounds) if not all(map(math.isfinite, of_rank)))
-        sent = [list(map(int, of_rank[parameters + 1 :])) for of_rank in rows]
-        return Reduced(sent, [of_rank[parameters] for of_rank in rows], not_finite, overflowed=not quanta.fit(bounds))
+        return [row[parameters:] for row in rows], not_finite, not quanta.fit(bounds)
 
     @abstractmethod
     def _add(self, row: Row) -> list[Row]:

@@ -19,10 +19,10 @@ import numpy as np
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.between_hosts import BetweenHosts, ranks_by_host
-from crepe_dist.exchange.exchange import SavedArrays
+from crepe_dist.exchange.exchange import Row, SavedArrays
 from crepe_dist.exchange.host_memory import HostMemory, private_memory, share_memory
 from crepe_dist.exchange.optimizer import DenseUpdate, Optimizer
-from crepe_dist.exchange.quanta import Quanta, Row, WholeNumberExchange, mean_scale, row_width
+from crepe_dist.exchange.quanta import Quanta, WholeNumberExchange, mean_scale, row_width
 from crepe_dist.exchange.table import Owners, SparseParameter, Table
 from crepe_dist.native import library
 
