@@ -54,7 +54,7 @@ class Export(ModelFlags, ThresholdFlag, Command):
         form = self.format or ("crepe" if self.size else "onnx")
         if self.size and form != "crepe":
             raise UserError(f"--size does not apply to --format {form}", remedy="use --format crepe")
-        limit_threads(detect())
+        limit_threads(detect().threads)
         from crepe_dist.exporting.exporter import export, real_texts, synthetic_texts
         from crepe_dist.predicting.predictor import load
         from crepe_dist.runs import checkpoint

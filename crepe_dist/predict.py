@@ -90,7 +90,7 @@ class Predict(ModelFlags, DeviceFlag, ThresholdFlag, Command):
     def run(self) -> None:
         self.format = self.format or _format_of(self.out)
         _check(self)
-        limit_threads(detect())
+        limit_threads(detect().threads)
         from crepe_dist.predicting.predictor import load
 
         path = checkpoint.announce(checkpoint.find(self.checkpoint))

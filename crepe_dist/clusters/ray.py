@@ -7,7 +7,7 @@ from typing import Any
 
 from crepe_dist import extras
 from crepe_dist.distributed.control import Control
-from crepe_dist.distributed.launch import Launch, allowed, threads
+from crepe_dist.distributed.launch import allowed, threads
 from crepe_dist.errors import UserError
 from crepe_dist.runs.run_folder import Result, RunFolder, read_result
 from crepe_dist.settings.config import Config
@@ -32,7 +32,7 @@ def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result:
         Stopped: SIGTERM or SIGINT arrived; everything is saved.
     """
     extras.require("ray", "training on Ray")
-    cluster = RayCluster(threads(Launch()) if os.environ.get("OMP_NUM_THREADS") else 1, config.device == "gpu")
+    cluster = RayCluster(threads(1), config.device == "gpu")
     with Control() as control, control.deferring():
         driver = Driver(cluster, config.to_arguments(), processes, max_restarts, control)
         driver.run()

@@ -8,11 +8,11 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
-from crepe_dist.distributed.pieces import Bytes, PieceWorld
+from crepe_dist.distributed.world import Bytes, World
 from crepe_dist.mxnet_internals import view
 
 
-class HorovodWorld(PieceWorld):
+class HorovodWorld(World):
     """World over Horovod, in which collectives without a name pair up by a counter that may differ by rank."""
 
     carrier = "Horovod"

@@ -26,15 +26,14 @@ def join() -> World:
         UserError: this is one of many processes, and what it needs is missing, or other ranks do not arrive.
     """
     launch = detect()
-    if launch.size == 1:
-        limit_threads(launch)
-        return World()
     try:
-        world = _join(launch)
+        world = _join(launch) if launch.size > 1 else World()
         if world.size != launch.size:
             what = f"{launch.launcher} started {launch.size} processes, but {world.carrier} sees {world.size}"
             remedy = "take mpiexec and mpi4py of one environment" if world.carrier == "MPI" else "run the command again"
             raise UserError(what, remedy=remedy, on_all_ranks=True)
+        share = world.threads()
+        world.agree("number of threads", lambda: limit_threads(share))
     except UserError as error:
         raise error_of_all(launch.rank, error) if error.on_all_ranks else error from None
     return world

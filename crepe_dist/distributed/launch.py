@@ -63,6 +63,11 @@ class Launch:
     local_rank: int = 0
     local_size: int = 1
 
+    @property
+    def threads(self) -> int:
+        """This process's share of the host's cores."""
+        return max(1, machine.cores() // self.local_size)
+
 
 def detect(environment: Mapping[str, str] = os.environ) -> Launch:
     """Read the place of this process from the environment."""
@@ -80,30 +85,26 @@ def detect(environment: Mapping[str, str] = os.environ) -> Launch:
     return Launch()
 
 
-def threads(launch: Launch) -> int:
+def threads(share: int) -> int:
     """Return the number of threads of a process: OMP_NUM_THREADS, or else its share of the host's cores.
 
     Raises:
         UserError: OMP_NUM_THREADS is not a number above zero.
     """
-    given = os.environ.get(THREADS, "").strip()
-    if not given:
-        return max(1, machine.cores() // launch.local_size)
-    number = given.split(",")[0].strip()
+    number = (os.environ.get(THREADS, "").strip() or str(share)).split(",")[0].strip()
     if not number.isdecimal() or int(number) == 0:
         raise UserError(f"{THREADS} is {number!r}", remedy="give a number of threads above zero, or unset it")
     return int(number)
 
 
-def limit_threads(launch: Launch) -> int:
-    """Set OMP_NUM_THREADS to this process's share of the host's cores unless it is set; return the number.
+def limit_threads(share: int) -> None:
+    """Set OMP_NUM_THREADS to this process's share of the host's cores unless it is set; raise as ``threads``.
 
     Must run before MXNet is imported: MXNet reads it once and otherwise takes half the cores in every process.
     """
-    number = threads(launch)
+    number = threads(share)
     if not os.environ.get(THREADS, "").strip():
         os.environ[THREADS] = str(number)
-    return number
 
 
 def has_mxnet() -> bool:
@@ -131,7 +132,7 @@ def import_mxnet(launch: Launch, purpose: str = "training without our own kernel
             "in a clone of the repository: uv sync --inexact --group horovod (with a GPU: --group cu112); "
             "elsewhere: pip install mxnet==1.9.1 'numpy<1.24'",
         )
-    limit_threads(launch)
+    limit_threads(launch.threads)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if error := cuda.missing():

@@ -11,7 +11,7 @@ from typing import Any
 import mpi4py
 import numpy as np
 
-from crepe_dist.distributed.pieces import Bytes, PieceWorld
+from crepe_dist.distributed.world import Bytes, World
 from crepe_dist.errors import PeerGone
 
 mpi4py.rc.finalize = False  # it waits for all ranks, and would hang if this one alone fails
@@ -21,7 +21,7 @@ SPIN_SECONDS = 0.01  # a longer wait for other ranks sleeps between its looks, a
 LOOK_SECONDS = 0.001
 
 
-class MpiWorld(PieceWorld):
+class MpiWorld(World):
     """World of all processes of MPI; a waiting rank handles signals.
 
     Raises:

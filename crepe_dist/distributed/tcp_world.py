@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from crepe_dist.distributed.pieces import Bytes, PieceWorld
+from crepe_dist.distributed.world import Bytes, World
 from crepe_dist.errors import PeerGone
 
 HEAD = struct.Struct("<IQ")  # before each message: a checksum of the collective's name, and the number of bytes
@@ -26,7 +26,7 @@ OPTIONS = (
 )
 
 
-class TcpWorld(PieceWorld):
+class TcpWorld(World):
     """World over connections.
 
     A rank sends to the ranks above it in turn, and from the last on to the first; it receives from those below it in

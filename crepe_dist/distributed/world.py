@@ -1,16 +1,19 @@
 """The processes that train together: their collectives, and decisions that all take together.
 
-For a single process each collective is the identity. Many processes are connected by Horovod (``horovod_world.py``),
-MPI (``mpi_world.py``) or TCP (``tcp_world.py``); ``join`` chooses.
+All collectives are made of one: each rank sends bytes to every other one. Horovod (``horovod_world.py``), MPI
+(``mpi_world.py``) or TCP (``tcp_world.py``) carries them; ``join`` chooses.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from types import TracebackType
 from typing import Any, Callable, TypeVar
 
@@ -21,6 +24,7 @@ from crepe_dist import invocation, machine
 from crepe_dist.distributed.control import Stopped
 from crepe_dist.errors import UserError
 
+Bytes = npt.NDArray[np.uint8]
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 10.0
 # Remedies if only some ranks fail: for what is read from disk, and for what a rank computes on.
@@ -35,6 +39,8 @@ class World:
 
     Every rank calls each method, with the same ``name`` at the same point of the program.
 
+    Sums are in the order of the ranks.
+
     Attributes:
         horovod: the module ``horovod.mxnet``; ``None`` without ``horovodrun``.
         carrier: name of what connects the processes, for messages.
@@ -44,33 +50,33 @@ class World:
 
     horovod: Any = None
     carrier = ""
-    rank = 0
-    size = 1
-    local_rank = 0
-    local_size = 1
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank, self.size = rank, size
         self.beat: Callable[[], None] = lambda: None
         self.before_long_wait: Callable[[], None] = lambda: None
+        hosts = self.gather(socket.gethostname(), "hosts")
+        self.local_rank = hosts[:rank].count(hosts[rank])
+        self.local_size = hosts.count(hosts[rank])
 
     @property
     def is_root(self) -> bool:
         return self.rank == 0
 
-    def sum(self, array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-        """Sum an array over the ranks; the same shape and dtype (float32, float64, int32, int64) on every rank."""
-        return array
+    def _swap(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
+        """Send each rank its bytes of ``data``; return those received, in the order of the ranks, and their numbers."""
+        return data, list(sizes)
 
     def gather(self, value: Any, name: str) -> list[Any]:
         """Collect the JSON value of every rank, in the order of ranks, on every rank."""
-        return [value]
+        data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+        received, sizes = self._swap(np.tile(data, self.size), [data.size] * self.size, name)
+        ends = np.cumsum(sizes).tolist()
+        return [json.loads(received[end - size : end].tobytes()) for end, size in zip(ends, sizes)]
 
     def broadcast(self, value: Any, name: str) -> Any:
         """Return rank 0's JSON value on every rank."""
         return self.gather(value if self.is_root else None, name)[0]
-
-    def broadcast_arrays(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Replace the values of arrays, which have the same names on every rank, by rank 0's."""
 
     def all_to_all(
         self, array: npt.NDArray[Any], counts: Sequence[int], name: str
@@ -83,7 +89,37 @@ class World:
         Returns:
             The received elements in the order of the ranks that sent them, and the number from each rank.
         """
-        return array, np.array(counts, np.int32)
+        width = array.dtype.itemsize * int(np.prod(array.shape[1:]))
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        received, sizes = self._swap(data, [width * count for count in counts], name)
+        return received.view(array.dtype).reshape(-1, *array.shape[1:]), np.array(sizes, np.int32) // width
+
+    def sum(self, array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+        """Sum an array over the ranks; the same shape and dtype (float32, float64, int32, int64) on every rank."""
+        counts = self._parts(array.size)
+        received, _ = self.all_to_all(array.reshape(-1), counts, name)
+        part = received.reshape(self.size, -1).sum(axis=0, dtype=array.dtype)
+        return self._join(part, name).reshape(array.shape)
+
+    def broadcast_arrays(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Replace the values of arrays, which have the same names on every rank, by rank 0's."""
+        # Rank 0 sends a part to each rank, which passes it on to all: each sends the array once.
+        for name, array in sorted(arrays.items()):
+            counts = self._parts(array.size) if self.is_root else [0] * self.size
+            part, _ = self.all_to_all(array.reshape(-1)[: sum(counts)], counts, name)
+            array[...] = self._join(part, name).reshape(array.shape)
+
+    def _parts(self, count: int) -> list[int]:
+        return [count * (rank + 1) // self.size - count * rank // self.size for rank in range(self.size)]
+
+    def _join(self, part: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+        """Concatenate the parts of all ranks, on every rank."""
+        return self.all_to_all(np.tile(part, self.size), [part.size] * self.size, name)[0]
+
+    def threads(self) -> int:
+        """Compute this process's share of the cores that it may use; every rank calls it."""
+        report = {"host": socket.gethostname(), "cores": sorted(os.sched_getaffinity(0))}
+        return shares(self.gather(report, "cores"))[self.rank]
 
     def agree(
         self, subject: str, work: Callable[[], T], same: Callable[[T], Any] | None = None, alike: str = SAME_FILES
@@ -196,6 +232,13 @@ ALONE = World()
 def once(work: Callable[[], T]) -> Iterator[T]:
     """Make a generator for ``World.on_root`` of a function that takes a few seconds at most."""
     yield work()
+
+
+def shares(reports: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Compute the threads of each process: its cores, each divided by the number of processes that may use it."""
+    users = Counter((report["host"], core) for report in reports for core in report["cores"])
+    shares = (sum(Fraction(1, users[report["host"], core]) for core in report["cores"]) for report in reports)
+    return [max(1, int(share)) for share in shares]
 
 
 def _short(mine: Any, other: Any) -> str:

@@ -13,7 +13,9 @@ from crepe_dist.errors import UserError
 class BesideAnother(World):
     """Rank 0 of two; the other one reports success."""
 
-    size = 2
+    def __init__(self):
+        super().__init__()
+        self.size = 2
 
     def gather(self, value, name):
         return [value, {"host": "other", "error": None, "same": None}]

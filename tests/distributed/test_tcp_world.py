@@ -26,8 +26,7 @@ def both(*work: Callable[[], Any]) -> list[Any]:
 
 
 @pytest.fixture
-def worlds(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def worlds():
     ends = pair()
     made = both(lambda: TcpWorld(0, {1: ends[0]}), lambda: TcpWorld(1, {0: ends[1]}))
     yield made

@@ -17,7 +17,7 @@ import pytest
 from crepe_dist.distributed import rendezvous
 from crepe_dist.distributed.endpoint import PORTS, Endpoint
 from crepe_dist.distributed.launch import Launch
-from crepe_dist.distributed.pieces import shares
+from crepe_dist.distributed.world import shares
 from crepe_dist.errors import ExitCode, UserError
 from tests.chaos import harness
 from tests.multihost.network import Host, Network, needs_namespaces

@@ -136,11 +136,10 @@ def test_the_cpu_computes_where_a_gpu_cannot_and_a_note_says_why(machine):
 class Ranks(World):
     """Rank 0 of two that have the same GPU but for the other's build and name."""
 
-    size = 2
-
     def __init__(self, own: bool, build: str, name: str) -> None:
-        super().__init__()
         self._other = [own, build, name]
+        super().__init__()
+        self.size = 2
 
     def gather(self, value: Any, name: str) -> list[Any]:
         return [value, self._other] if name == "architectures" else [value, value]
