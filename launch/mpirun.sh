@@ -4,7 +4,6 @@
 
 processes=2
 hosts= # node1:4,node2:4, rank 0 first; empty: the scheduler's hosts, or this one
-interface= # network that the hosts share, such as eth0; empty: the one of the first host's address
 python=.venv/bin/python # the same path on every host
 
 # Nothing to edit below.
@@ -15,7 +14,6 @@ for file in "${PBS_NODEFILE:-}" "${LSB_DJOB_HOSTFILE:-}" "${PE_HOSTFILE:-}"; do
 done
 if [ -n "$hosts" ]; then first=${hosts%%[:,]*}; fi
 if [ -n "${first:-}" ]; then export MASTER_ADDR=${MASTER_ADDR:-$first}; fi
-if [ -n "$interface" ]; then export CREPE_DIST_INTERFACE=$interface; fi
 export PYTHONUNBUFFERED=1
 
 flags=(-np "$processes" --wdir "$PWD" --output tag)
@@ -23,7 +21,7 @@ if [ -n "$hosts" ]; then flags+=(--host "$hosts"); fi
 # Otherwise Open MPI binds each of two processes to one core, whatever its number of threads.
 flags+=(--bind-to none)
 # mpirun copies none of these to other hosts by itself.
-for name in MASTER_ADDR MASTER_PORT PYTHONUNBUFFERED OMP_NUM_THREADS CREPE_DIST_INTERFACE CREPE_DIST_MEETING_SECONDS; do
+for name in MASTER_ADDR MASTER_PORT PYTHONUNBUFFERED OMP_NUM_THREADS CREPE_DIST_MEETING_SECONDS; do
     if [ -n "${!name:-}" ]; then flags+=(-x "$name"); fi
 done
 

@@ -45,7 +45,6 @@ PASSED_ON = re.compile(
     "(LANG|LANGUAGE|TZ|TERM|NO_COLOR)$|LC_|PYTHON|OMP_|KMP_|GOMP_|MXNET_|DNNL_|OPENBLAS_|NPY_|HOROVOD_|NCCL_|CUDA_|"
     "NVIDIA_|CREPE_DIST_|COVERAGE_|COV_CORE_|SSL_CERT_"
 )
-NCCL_INTERFACE = "NCCL_SOCKET_IFNAME"
 # Optional MXNet imports that we never need.
 UNUSED = ("scipy", "sklearn", "onnx")
 

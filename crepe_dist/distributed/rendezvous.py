@@ -11,30 +11,109 @@ import errno
 import json
 import os
 import secrets
-import selectors
 import socket
 import struct
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
+from crepe_dist import invocation
 from crepe_dist.distributed.control import SUPERVISED_AS
-from crepe_dist.distributed.endpoint import ADDRESS, INTERFACE, PORT, SECONDS, Endpoint, interface_of, is_loopback
-from crepe_dist.distributed.launch import NCCL_INTERFACE, Launch
+from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import ExitCode, UserError
 
+ADDRESS, PORT, SECONDS = "MASTER_ADDR", "MASTER_PORT", "CREPE_DIST_MEETING_SECONDS"
+# Variables that identify a job, the same for all its processes: the default port is derived from them.
+JOBS = (("SLURM_JOB_ID", "SLURM_STEP_ID"), ("PMIX_NAMESPACE",))
+PORTS = range(20000, 30000)  # below the ports that Linux gives to clients
+USUAL_SECONDS = "300"
+LOOPBACK = ("127.0.0.1", "localhost")
 NOTE_SECONDS = 10.0  # time before a waiting rank prints what it waits for
 LOOK_SECONDS = 0.1
 REQUEST_SECONDS = 5.0
-MOST_BYTES = 1 << 24  # of a message
-FIRST_BYTES = 1 << 12  # of the message of a caller, who may be a stranger
-STRANGERS = 64  # callers who have not yet said who they are, besides one for each rank
+FIRST_SECONDS = 2.0  # for the message of a caller, who may be a stranger
+MOST_BYTES, FIRST_BYTES = 1 << 24, 1 << 12  # of a message, and of the first one
 SHOWN_RANKS = 16
 LENGTH = struct.Struct("<I")
 Message = dict[str, Any]
 Peers = dict[int, socket.socket]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Address and time limit of a rendezvous."""
+
+    host: str
+    port: int
+    seconds: float
+
+    @classmethod
+    def of(cls, launch: Launch, environment: Mapping[str, str]) -> Endpoint:
+        """Read address and time limit from the environment.
+
+        Raises:
+            UserError: a value is missing or malformed.
+        """
+        if launch.rank >= launch.size:
+            what = f"this process is rank {launch.rank} of {launch.size}, but ranks count from 0"
+            raise UserError(what, remedy=f"give each process its rank, from 0 to {launch.size - 1}")
+        # If all processes are on this host, no address is needed.
+        host = environment.get(ADDRESS, "").strip() or LOOPBACK[0] * (launch.local_size == launch.size)
+        port = environment.get(PORT, "").strip() or _port_of_job(environment)
+        if not (host and port):
+            raise UserError(
+                f"{launch.launcher} started {launch.size} processes, and {PORT if host else ADDRESS} is not set",
+                "the processes meet at the host of rank 0, at a port that is free there",
+                f"export {ADDRESS}=<its name or address> {PORT}=29500 (launch/ and docs/how-to/ show where), "
+                f"or, on one host, start with `{invocation.typed('supervise')} -np {launch.size} …`",
+                on_all_ranks=True,
+            )
+        return cls(host, int(_number(PORT, port, 65536)), time_limit(environment))
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def address(self) -> str:
+        """Look up the IPv4 address, anew in each call: the name may appear only after rank 0's machine has started."""
+        return socket.gethostbyname(self.host)
+
+    def listen(self, address: str, port: int, callers: int) -> socket.socket:
+        """Listen at an address of this host; on all networks if it is loopback, but all are not to be on this host."""
+        # Debian resolves a host's own name to an address that only the host itself can reach.
+        shared = "" if is_loopback(address) and self.host not in LOOPBACK else address
+        return socket.create_server((shared, port), backlog=callers)
+
+
+def is_loopback(address: str) -> bool:
+    return address.startswith("127.")
+
+
+def time_limit(environment: Mapping[str, str]) -> float:
+    """Read the time limit from the environment, in seconds.
+
+    Raises:
+        UserError: it is malformed.
+    """
+    return _number(SECONDS, environment.get(SECONDS, "").strip() or USUAL_SECONDS, 1e6)
+
+
+def _number(name: str, given: str, limit: float) -> float:
+    with suppress(ValueError):
+        if 0 < float(given) < limit:
+            return float(given)
+    raise UserError(f"{name} is {given!r}", remedy=f"give a number from 1 to {limit - 1:.0f}", on_all_ranks=True)
+
+
+def _port_of_job(environment: Mapping[str, str]) -> str:
+    for names in JOBS:
+        values = [environment.get(name, "") for name in names]
+        if all(values):
+            return str(PORTS[zlib.crc32(".".join(values).encode()) % len(PORTS)])
+    return ""
 
 
 def meet(launch: Launch, environment: Mapping[str, str] = os.environ) -> Peers:
@@ -44,7 +123,6 @@ def meet(launch: Launch, environment: Mapping[str, str] = os.environ) -> Peers:
         UserError: the address is unusable, or a process does not arrive; ``on_all_ranks`` where all raise the same.
     """
     endpoint = Endpoint.of(launch, environment)
-    patience = _Patience(launch.rank, endpoint.seconds)
     report = {
         "rank": launch.rank,
         "size": launch.size,
@@ -52,20 +130,15 @@ def meet(launch: Launch, environment: Mapping[str, str] = os.environ) -> Peers:
         "pid": os.getpid(),
         "job": environment.get(SUPERVISED_AS, ""),
     }
-    peers = (_lead if launch.rank == 0 else _follow)(endpoint, patience, report)
-    if interface := interface_of(next(iter(peers.values())).getsockname()[0]):
-        # Otherwise NCCL chooses an interface by itself, perhaps one that is not shared by all hosts. "=": NCCL takes a
-        # bare name for the start of one.
-        os.environ.setdefault(NCCL_INTERFACE, f"={interface}")
-    return peers
+    return (_lead if launch.rank == 0 else _follow)(endpoint, report)
 
 
-def _lead(endpoint: Endpoint, patience: _Patience, report: Message) -> Peers:
+def _lead(endpoint: Endpoint, report: Message) -> Peers:
     """Listen, wait for the reports of all ranks, and send them the addresses of all, or an error."""
     size, peers, reports = report["size"], Peers(), {0: report}
-    listener = _open(endpoint, patience, size)
-    address = listener.getsockname()[0]
-    for arrived in arrivals(listener, range(1, size)):
+    patience = _Patience(0, endpoint.seconds)
+    for arrived in arrivals(_open(endpoint, patience, size), range(1, size)):
+        peers = {rank: peer for rank, peer in peers.items() if _is_open(peer)}  # one that has ended may start again
         if arrived and arrived[1].get("job") == report["job"]:
             peer, said = arrived
             if error := _objection(said, peers, reports):
@@ -76,24 +149,19 @@ def _lead(endpoint: Endpoint, patience: _Patience, report: Message) -> Peers:
             break
         shown = ", ".join(map(str, missing[:SHOWN_RANKS])) + ", …" * (len(missing) > SHOWN_RANKS)
         why = f"rank {shown} of {size} did not arrive"
-        for rank, peer in [] if arrived else list(peers.items()):
-            if not (_is_open(peer) and _tell(peer, {"wait": why})):
-                del peers[rank]  # it may start again
         if patience.is_over(why):
-            alone = is_loopback(address)
             lines = (
                 f"{len(missing)} of {size} processes did not arrive within {endpoint.seconds:g} s",
-                f"{why}; rank 0 waited for them on {report['host']} at {address}:{endpoint.port}"
-                + ", which no other host can reach" * alone,
+                f"{why}; rank 0 waited for them on {report['host']} at {endpoint}"
+                + ", which no other host can reach" * (endpoint.host in LOOPBACK),
                 f"check the output of these ranks; give all the same {ADDRESS} and {PORT}; "
-                + f"with several hosts set {INTERFACE} to their network; " * alone
-                + f"{SECONDS} sets the time limit",
+                f"{SECONDS} sets the time limit",
             )
             for peer in peers.values():
                 _tell(peer, {"error": lines, "code": int(ExitCode.PEER_GONE), "of_all": True})
             raise UserError(*lines, on_all_ranks=True, code=ExitCode.PEER_GONE)
-    places = [(address, 0), *((peers[rank].getpeername()[0], reports[rank]["port"]) for rank in range(1, size))]
-    outcome = {"places": places, "secret": secrets.token_hex(16)}
+    places = {rank: (peer.getpeername()[0], reports[rank]["port"]) for rank, peer in peers.items()}
+    outcome = {"places": [places[rank] for rank in range(1, size)], "secret": secrets.token_hex(16)}
     for peer in peers.values():
         _tell(peer, outcome)
     return peers
@@ -101,58 +169,47 @@ def _lead(endpoint: Endpoint, patience: _Patience, report: Message) -> Peers:
 
 def _objection(said: Message, peers: Peers, reports: Mapping[int, Message]) -> tuple[str, str, str] | None:
     """Return the lines of the error if a caller cannot be the rank that it says it is."""
-    rank, size, ports = said["rank"], reports[0]["size"], f"give two jobs on one host different values of {PORT}"
+    rank, size = said["rank"], reports[0]["size"]
     if said.get("size") != size:
         what = f"rank 0 is one of {size} processes, rank {rank} one of {said.get('size')}"
-        return (
-            what,
-            f"rank 0 is pid {reports[0]['pid']} on {reports[0]['host']}",
-            f"start all with one command; {ports}",
-        )
-    if rank in peers and _is_open(peers[rank]):
-        other = f"the other is on {reports[rank].get('host')}"
-        return f"two processes are rank {rank}", other, f"give each process its own rank; {ports}"
-    return None
+        why = f"rank 0 is pid {reports[0]['pid']} on {reports[0]['host']}"
+    elif rank in peers:
+        what, why = f"two processes are rank {rank}", f"the other is on {reports[rank].get('host')}"
+    else:
+        return None
+    return what, why, f"give each process its own rank, and two jobs on one host different values of {PORT}"
 
 
 def _open(endpoint: Endpoint, patience: _Patience, size: int) -> socket.socket:
-    what = f"rank 0 cannot listen at {endpoint} ({ADDRESS}, {PORT})"
+    """Listen as rank 0; wait while the host's name is not known yet, or still another host's."""
     while True:
         try:
-            address = endpoint.address()
-            if address == "0.0.0.0":
-                raise OSError(errno.EADDRNOTAVAIL, "")
-            return socket.create_server((address, endpoint.port), backlog=size + STRANGERS)
-        except socket.gaierror as error:
-            why = f"{endpoint.host} is not known here: {error.strerror}"
+            return endpoint.listen(endpoint.address(), endpoint.port, size)
         except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:
-                cause = "another program listens there, or another process is rank 0"
-                why = f"{address}: {os.strerror(error.errno or 0)}; {cause}"
-                raise UserError(what, why, f"choose another {PORT}, or give each process its own rank") from error
-            why = f"{address} is not an address of this host, {socket.gethostname()}"
-        if patience.is_over(why):
-            raise UserError(what, why, f"set {ADDRESS} to a name of rank 0's host")
+            why = f"{endpoint.host}: {error.strerror or error}"
+            may_change = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+            if not may_change or patience.is_over(why):
+                raise UserError(
+                    f"rank 0 cannot listen at {endpoint} ({ADDRESS}, {PORT})",
+                    why,
+                    f"set {ADDRESS} to a name of rank 0's host, and {PORT} to a port that is free there; "
+                    "give each process its own rank",
+                ) from error
         time.sleep(LOOK_SECONDS)
 
 
-def _follow(endpoint: Endpoint, patience: _Patience, report: Message) -> Peers:
+def _follow(endpoint: Endpoint, report: Message) -> Peers:
     """Report to rank 0, anew if it ends before all have met; then connect to the others."""
-    address, why = "", ""
+    patience = _Patience(report["rank"], endpoint.seconds)
     while True:
         try:
-            address = endpoint.address()
-            root = socket.create_connection((address, endpoint.port), REQUEST_SECONDS)
-            listener = socket.create_server((root.getsockname()[0], 0), backlog=report["size"] + STRANGERS)
+            root = socket.create_connection((endpoint.address(), endpoint.port), REQUEST_SECONDS)
+            listener = endpoint.listen(root.getsockname()[0], 0, report["size"])
             _tell(root, {**report, "port": listener.getsockname()[1]})
-            while "wait" in (said := _hear(root)):
-                patience.renew()  # rank 0 answers, and limits the time itself
-                patience.is_over(str(said["wait"]))
+            said = _hear(root, endpoint.seconds + REQUEST_SECONDS)  # rank 0 limits the time itself
             break
-        except socket.gaierror as error:
-            why = f"{endpoint.host} is not known here: {error.strerror}"
         except (OSError, ValueError) as error:
-            why = f"{address}: {(isinstance(error, OSError) and error.strerror) or error}"
+            why = f"{endpoint.host}: {(isinstance(error, OSError) and error.strerror) or error}"
         if patience.is_over(why):
             raise UserError(
                 f"rank 0 did not answer at {endpoint} ({ADDRESS}, {PORT}) within {endpoint.seconds:g} s",
@@ -164,21 +221,23 @@ def _follow(endpoint: Endpoint, patience: _Patience, report: Message) -> Peers:
         time.sleep(LOOK_SECONDS)
     if "error" in said:
         raise UserError(*said["error"], on_all_ranks=said.get("of_all", False), code=said["code"])
-    return {0: root, **_meet_others(listener, said["places"], said["secret"], report["rank"], patience)}
+    return {0: root, **_meet_others(endpoint, listener, root, said, report["rank"])}
 
 
-def _meet_others(
-    listener: socket.socket, places: Sequence[tuple[str, int]], secret: str, own: int, patience: _Patience
-) -> Peers:
+def _meet_others(endpoint: Endpoint, listener: socket.socket, root: socket.socket, said: Message, own: int) -> Peers:
     """Connect to the ranks from 1 up to this one, and wait for those above it."""
+    places: list[tuple[str, int]] = [root.getpeername(), *said["places"]]
     peers, above, rank = Peers(), range(own + 1, len(places)), 0
     try:
         for rank in range(1, own):
-            peers[rank] = socket.create_connection(places[rank], REQUEST_SECONDS)
-            _tell(peers[rank], {"rank": own, "secret": secret})
-        patience.renew()
+            host, port = places[rank]
+            # Rank 0 sees the ranks of its own host at loopback, perhaps.
+            place = places[0][0] if is_loopback(host) else host, port
+            peers[rank] = socket.create_connection(place, REQUEST_SECONDS)
+            _tell(peers[rank], {"rank": own, "secret": said["secret"]})
+        patience = _Patience(own, endpoint.seconds)
         for arrived in arrivals(listener, above):
-            if arrived and arrived[1].get("secret") == secret:
+            if arrived and arrived[1].get("secret") == said["secret"]:
                 peers[arrived[1]["rank"]] = arrived[0]
             if not (missing := [rank for rank in above if rank not in peers]):
                 break
@@ -195,49 +254,40 @@ def _meet_others(
     return peers
 
 
-def arrivals(listener: socket.socket, ranks: range) -> Iterator[tuple[socket.socket, Message] | None]:
+def arrivals(listener: socket.socket, ranks: Sequence[int]) -> Iterator[tuple[socket.socket, Message] | None]:
     """Yield callers of a listening socket who say in their first message which of the ranks they are.
 
-    It yields ``None`` first and at least every ``LOOK_SECONDS``, and lets go of strangers. Its end closes the socket.
+    It yields ``None`` before each look for a caller, and lets go of strangers. Its end closes the socket.
     """
-    with listener, selectors.DefaultSelector() as selector:
-        selector.register(listener, selectors.EVENT_READ)
-        silent: list[socket.socket] = []
+    with listener:
+        listener.settimeout(LOOK_SECONDS)
         while True:
             yield None
-            for key, _ in selector.select(LOOK_SECONDS):
-                caller: Any = key.fileobj
-                if caller is listener:
-                    silent.append(listener.accept()[0])
-                    selector.register(silent[-1], selectors.EVENT_READ)
-                    caller = silent[0] if len(silent) > len(ranks) + STRANGERS else None
-                if caller in silent:
-                    silent.remove(caller)
-                    selector.unregister(caller)
-                    with suppress(OSError, ValueError):
-                        said = _hear(caller, FIRST_BYTES)
-                        if type(said.get("rank")) is int and said["rank"] in ranks:
-                            yield caller, said
-                            continue
-                    caller.close()
+            try:
+                caller, _ = listener.accept()
+            except OSError:  # nobody called
+                continue
+            with suppress(OSError, ValueError):
+                said = _hear(caller, FIRST_SECONDS, FIRST_BYTES)
+                if type(said.get("rank")) is int and said["rank"] in ranks:
+                    yield caller, said
+                    continue
+            caller.close()
 
 
-def _tell(peer: socket.socket, message: Message) -> bool:
-    """Send a message; return whether the connection stands."""
+def _tell(peer: socket.socket, message: Message) -> None:
     data = json.dumps(message).encode()
-    with suppress(OSError):
+    with suppress(OSError):  # found out in hearing from it
         peer.sendall(LENGTH.pack(len(data)) + data)
-        return True
-    return False
 
 
-def _hear(peer: socket.socket, most: int = MOST_BYTES) -> Message:
-    """Receive a message that begins now.
+def _hear(peer: socket.socket, seconds: float, most: int = MOST_BYTES) -> Message:
+    """Receive a message.
 
     Raises:
-        OSError, ValueError: the peer has ended, or another program speaks in its place.
+        OSError, ValueError: it does not come, the peer has ended, or another program speaks in its place.
     """
-    due = time.monotonic() + REQUEST_SECONDS
+    due = time.monotonic() + seconds
     data, length = b"", LENGTH.size
     while len(data) < length:
         peer.settimeout(max(0.001, due - time.monotonic()))
@@ -273,15 +323,11 @@ class _Patience:
         self._seconds = seconds
         self._noted = False
         self._began = time.monotonic()
-        self.renew()
-
-    def renew(self) -> None:
-        self._since = time.monotonic()
 
     def is_over(self, why: str) -> bool:
         """Return whether the time is over; print once, after ``NOTE_SECONDS``, what is waited for."""
-        now = time.monotonic()
-        if now - self._began >= NOTE_SECONDS and not self._noted:
+        waited = time.monotonic() - self._began
+        if waited >= NOTE_SECONDS and not self._noted:
             self._noted = True
             print(f"[rank {self._rank}] waiting, {self._seconds:g} s at most: {why}", file=sys.stderr, flush=True)
-        return now - self._since >= self._seconds
+        return waited >= self._seconds

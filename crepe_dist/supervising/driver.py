@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crepe_dist.distributed.control import SUPERVISED_AS, Control, Vote
-from crepe_dist.distributed.endpoint import ADDRESS, PORT, SECONDS, time_limit
 from crepe_dist.distributed.launch import THREADS
+from crepe_dist.distributed.rendezvous import ADDRESS, PORT, SECONDS, time_limit
 from crepe_dist.errors import ExitCode, UserError, one_line
 from crepe_dist.runs import checkpoint
 from crepe_dist.supervising.process import Process
