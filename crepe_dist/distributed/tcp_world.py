@@ -8,6 +8,7 @@ import threading
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
@@ -54,34 +55,38 @@ class TcpWorld(World):
         pieces = [data[start : start + size] for start, size in zip(starts, sizes)]
         sending = threading.Thread(target=self._send, args=(tag, pieces), daemon=True)
         sending.start()
-        received = {self.rank: pieces[self.rank]}
-        for distance in range(1, self.size):
-            peer = (self.rank - distance) % self.size
-            other, size = HEAD.unpack(self._receive(peer, HEAD.size).tobytes())
-            if other != tag or size > MOST_BYTES:
+        others = [(self.rank - distance) % self.size for distance in range(1, self.size)]
+        counts = [pieces[self.rank].size] * self.size
+        for peer in others:
+            other, counts[peer] = HEAD.unpack(self._receive(peer, bytearray(HEAD.size)))
+            if other != tag or counts[peer] > MOST_BYTES:
                 raise RuntimeError(f"rank {peer} is at another point of the program than {name!r}")
-            received[peer] = self._receive(peer, size)
+        ends = np.cumsum([0, *counts]).tolist()
+        received = np.empty(ends[-1], np.uint8)
+        received[ends[self.rank] : ends[self.rank + 1]] = pieces[self.rank]
+        for peer in others:
+            self._receive(peer, received[ends[peer] : ends[peer + 1]].data)
         sending.join()
-        in_order = [received[rank] for rank in range(self.size)]
-        return np.concatenate(in_order), [piece.size for piece in in_order]
+        return received, counts
 
     def _send(self, tag: int, pieces: Sequence[Bytes]) -> None:
-        for distance in range(1, self.size):
-            peer = (self.rank + distance) % self.size
-            with suppress(OSError):  # found out in receiving from it
-                self._peers[peer].sendall(HEAD.pack(tag, pieces[peer].size))
-                self._peers[peer].sendall(pieces[peer].data)
+        for send in (lambda piece: HEAD.pack(tag, piece.size), lambda piece: piece.data):
+            for distance in range(1, self.size):
+                peer = (self.rank + distance) % self.size
+                with suppress(OSError):  # found out in receiving from it
+                    self._peers[peer].sendall(send(pieces[peer]))
 
-    def _receive(self, peer: int, count: int) -> Bytes:
-        data, done = np.empty(count, np.uint8), 0
+    def _receive(self, peer: int, into: Any) -> Any:
+        """Fill a buffer of bytes, and return it."""
+        done, view = 0, memoryview(into)
         try:
-            while done < count:
-                if not (length := self._peers[peer].recv_into(data[done:].data)):
+            while done < len(view):
+                if not (length := self._peers[peer].recv_into(view[done:])):
                     raise PeerGone(f"rank {peer} closed its connection")
                 done += length
         except OSError as error:
             raise PeerGone(f"rank {peer}: {error.strerror or error}") from error
-        return data
+        return into
 
     def close(self) -> None:
         for peer in self._peers.values():

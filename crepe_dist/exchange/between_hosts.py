@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.table import Numbers, Table
+from crepe_dist.native import library
 
 
 def ranks_by_host(world: World) -> list[list[int]]:
@@ -46,7 +47,8 @@ class BetweenHosts:
     the sums. A host sends 2 (hosts - 1) / hosts of the part, as in a ring.
 
     Each row of a table has an owner. The processes of a host deal with some owners on other hosts each: a process asks
-    these for the rows that the host's batch touches, and later sends them the host's sums.
+    these for the rows that the host's batch touches, and later sends them the host's sums, most of which fit into 16
+    bits.
 
     Args:
         hosts: ranks of each host. In this order they own the blocks of each table.
@@ -76,7 +78,8 @@ class BetweenHosts:
         questions = {rank: [table.kept_rows(owner) for table in self._tables] for rank, owner in self._owners.items()}
         self._asked = self._send(questions, "rows")
         answers = {
-            rank: [table.read(rows) for table, rows in zip(self._tables, lists)] for rank, lists in self._asked.items()
+            rank: [table.read(self._check(rows, table)) for table, rows in zip(self._tables, lists)]
+            for rank, lists in self._asked.items()
         }
         for rank, values in self._send(answers, "values").items():
             for kept, received in zip(self._kept(rank), values):
@@ -88,11 +91,15 @@ class BetweenHosts:
             table.sum_kept()
         pieces = dict(zip(self._peers, np.array_split(self._part, len(self._peers) or 1)))
         nothing = self._part[:0]
-        messages = {rank: [pieces.get(rank, nothing), *self._kept(rank)] for rank in {*pieces, *self._owners}}
+        messages = {
+            rank: [pieces.get(rank, nothing), *map(shortened, self._kept(rank))] for rank in {*pieces, *self._owners}
+        }
         received = self._send(messages, "gradients")
         for number, table in enumerate(self._tables):
             rows = [lists[number] for lists in self._asked.values()]
-            table.add(rows, [received[rank][1 + number] for rank in self._asked])
+            counts = [table.numbers(of_rank) for of_rank in rows]
+            short = [received[rank][1 + number] for rank in self._asked]
+            table.add(rows, [*map(widened, short, counts)])
         total = sum((received[peer][0] for peer in self._peers), np.zeros(1, np.int32))
         sums = self._send({peer: [total] for peer in self._peers}, "sums")
         self._part[:] = np.concatenate([nothing, *(sums[peer][0] for peer in self._peers)])
@@ -111,6 +118,17 @@ class BetweenHosts:
                 rows = array[table.block(self._remote[rank])]
                 rows[:] = part.view(array.dtype).reshape(rows.shape)
 
+    def _check(self, rows: Numbers, table: Table) -> Numbers:
+        """Return rows that another rank has asked for; the kernels cannot check them.
+
+        Raises:
+            RuntimeError: they do not ascend, or are not this rank's.
+        """
+        own = table.block(self._own)
+        if len(rows) and not (own.start <= rows[0] and rows[-1] < own.stop and (rows[1:] > rows[:-1]).all()):
+            raise RuntimeError(f"another rank asked for rows of {table.name} that this one does not own")
+        return rows
+
     def _kept(self, rank: int) -> list[Numbers]:
         """Return the numbers of the rows of each table for which this rank has asked another, if it asks that one."""
         return [table.kept(self._owners[rank]) for table in self._tables] if rank in self._owners else []
@@ -118,16 +136,37 @@ class BetweenHosts:
     def _send(self, messages: Mapping[int, Sequence[Numbers]], name: str) -> dict[int, list[Numbers]]:
         """Send lists of arrays to ranks, and return the lists that came, by rank; every rank calls it."""
         world = self._world
-        packed = [np.zeros(0, np.int32)] * world.size
-        for rank, parts in {world.rank: (), **messages}.items():  # a number to itself spares Horovod's world a copy
-            packed[rank] = np.concatenate([np.array([len(parts), *map(len, parts)], np.int32), *parts])
-        received, sizes = world.all_to_all(np.concatenate(packed), [*map(len, packed)], name)
+        parts: list[Numbers] = []
+        counts = [0] * world.size
+        for rank in sorted({world.rank, *messages}):  # a number to itself spares Horovod's world a copy
+            own = messages.get(rank, ())
+            parts += [np.array([len(own), *map(len, own)], np.int32), *own]
+            counts[rank] = 1 + len(own) + sum(map(len, own))
+        received, sizes = world.all_to_all(np.concatenate(parts), counts, name)
         lists: dict[int, list[Numbers]] = {}
         for rank, message in enumerate(_split(received, sizes.tolist())):
             if len(message) > 1:
                 number, numbers = int(message[0]), message[1:]
                 lists[rank] = _split(numbers[number:], numbers[:number].tolist())
         return lists
+
+
+def shortened(numbers: Numbers) -> Numbers:
+    """Return a message of numbers: 16 bits each, and 32 more for each that does not fit into them."""
+    message = np.empty(-(-len(numbers) // 2) + len(numbers), np.int32)
+    return message[: library.functions().crepe_shorten(numbers.ctypes.data, len(numbers), message.ctypes.data)]
+
+
+def widened(message: Numbers, count: int) -> Numbers:
+    """Return the numbers of a message.
+
+    Raises:
+        RuntimeError: the message has not that count of numbers.
+    """
+    numbers = np.empty(count, np.int32)
+    if library.functions().crepe_widen(message.ctypes.data, len(message), count, numbers.ctypes.data):
+        raise RuntimeError(f"a message of {len(message)} words does not hold {count} numbers")
+    return numbers
 
 
 def _split(numbers: Numbers, sizes: Sequence[int]) -> list[Numbers]:

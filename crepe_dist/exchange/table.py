@@ -159,9 +159,13 @@ class Table:
         """Return the memory of the numbers of these rows, flat: values, to be written; or sums, see ``sum_kept``."""
         return self._kept[1][slice(*self._bounds[owner : owner + 2])].reshape(-1)
 
+    def numbers(self, rows: Numbers) -> int:
+        """Return the count of the numbers of rows."""
+        return len(rows) * int(self.parameter.shape[1])
+
     def read(self, rows: Numbers) -> Numbers:
-        """Return the values of rows of this process, float32 as int32, flat."""
-        values = np.empty(len(rows) * self.parameter.shape[1], np.float32)
+        """Return the values of ascending rows of this process, float32 as int32, flat."""
+        values = np.empty(self.numbers(rows), np.float32)
         self._run.crepe_table_read(self._table, rows.ctypes.data, len(rows), values.ctypes.data)
         return values.view(np.int32)
 

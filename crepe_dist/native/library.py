@@ -105,6 +105,8 @@ _FUNCTIONS = {
     "crepe_table_history": (_LONG, (ctypes.c_void_p, _DOUBLES)),
     "crepe_arrive": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
     "crepe_passed": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int, ctypes.c_double)),
+    "crepe_shorten": (_LONG, (_INTS, _LONG, _INTS)),
+    "crepe_widen": (ctypes.c_int, (_INTS, _LONG, _LONG, _INTS)),
     "crepe_add_whole": (None, (_ARRAYS, ctypes.c_int, ctypes.c_int, _LONG, _LONG)),
     "crepe_encode": (None, (ctypes.c_char_p, ctypes.c_int, _LONGS, _LONG, _LONG, ctypes.c_int, _BYTES, _BYTES)),
 }

@@ -1,5 +1,5 @@
-// Sums of whole numbers in memory shared by the processes of one host, called through ctypes; see
-// exchange/shared_memory.py.
+// Sums of whole numbers in memory shared by the processes of one host, and messages of them to other hosts, called through
+// ctypes; see exchange/shared_memory.py and exchange/between_hosts.py.
 
 #include <sched.h>
 #include <time.h>
@@ -17,6 +17,14 @@ struct Barrier {
     std::atomic<int32_t> round;
 };
 static_assert(std::atomic<int32_t>::is_always_lock_free, "an atomic with a lock does not work across processes");
+
+// In a message a whole number has 16 bits. LARGE stands for one that does not fit, which follows behind all, in 32 bits.
+constexpr int16_t LARGE = INT16_MIN;
+constexpr uint32_t MOST = 2 * INT16_MAX;  // the largest sum of INT16_MAX and a number that fits
+constexpr int64_t BLOCK = 32;  // numbers of which mostly all fit
+
+// The number of 32-bit words of `count` numbers of 16 bits.
+int64_t words_of(int64_t count) { return (count + 1) / 2; }
 
 }  // namespace
 
@@ -64,4 +72,45 @@ extern "C" void crepe_add_whole(uint32_t* const* arrays, int processes, int into
         for (int i = 0; i < processes; ++i)
             if (into < 0 || into == i) std::copy_n(sums, count, arrays[i] + start);
     }
+}
+
+// Writes whole numbers in 16 bits, and returns the number of 32-bit words. Up to count / 2 + 1 + count words are written.
+extern "C" int64_t crepe_shorten(const int32_t* __restrict numbers, int64_t count, int16_t* __restrict out) {
+    int32_t *const words = reinterpret_cast<int32_t*>(out), *large = words + words_of(count);
+    if (count) large[-1] = 0;  // also the half that nothing is written to
+    for (int64_t start = 0; start < count; start += BLOCK) {
+        const int64_t end = std::min(count, start + BLOCK);
+        uint32_t largest = 0;
+        for (int64_t i = start; i < end; ++i) {
+            out[i] = int16_t(numbers[i]);
+            largest = std::max(largest, uint32_t(numbers[i]) + INT16_MAX);
+        }
+        for (int64_t i = largest > MOST ? start : end; i < end; ++i) {
+            const bool is_large = uint32_t(numbers[i]) + INT16_MAX > MOST;
+            out[i] = is_large ? LARGE : out[i];
+            *large = numbers[i];
+            large += is_large;
+        }
+    }
+    return large - words;
+}
+
+// Reads the result of crepe_shorten, of so many words; returns 1 if there are not `count` numbers in it.
+extern "C" int crepe_widen(const int16_t* __restrict message, int64_t words, int64_t count, int32_t* __restrict numbers) {
+    const int32_t *const begin = reinterpret_cast<const int32_t*>(message), *large = begin + words_of(count);
+    if (words < words_of(count)) return 1;
+    for (int64_t start = 0; start < count; start += BLOCK) {
+        const int64_t end = std::min(count, start + BLOCK);
+        int16_t smallest = 0;
+        for (int64_t i = start; i < end; ++i) {
+            numbers[i] = message[i];
+            smallest = std::min(smallest, message[i]);
+        }
+        for (int64_t i = smallest == LARGE ? start : end; i < end; ++i) {
+            if (message[i] != LARGE) continue;
+            if (large == begin + words) return 1;
+            numbers[i] = *large++;
+        }
+    }
+    return large != begin + words;
 }

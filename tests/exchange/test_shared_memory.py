@@ -8,10 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from crepe_dist.errors import ExitCode
-from crepe_dist.exchange import host_memory
+from crepe_dist.exchange import between_hosts, host_memory
 from tests.conftest import needs_kernels, run
 from tests.distributed.test_world import script
 
@@ -69,6 +70,18 @@ def test_sums_are_right_and_the_same_bits_everywhere(tmp_path):
     printed = run(script(3, BODY.format(before="")), tmp_path)
     assert printed.count("all well") == printed.count("summed by shared memory\n") == 3
     assert not leftovers()
+
+
+@needs_kernels
+@pytest.mark.parametrize("largest", [2**15 - 1, 2**15, 2**31 - 1])
+def test_whole_numbers_of_any_size_travel(largest):
+    numbers = np.random.default_rng(0).integers(-largest - 1, largest, 1001).astype(np.int32)
+    message = between_hosts.shortened(numbers)
+    assert (between_hosts.widened(message, 1001) == numbers).all()
+    assert len(message) == 501 + np.count_nonzero(abs(numbers.astype(np.int64)) >= 2**15)
+    for wrong in (message[:-1], np.append(message, np.int32(0))):
+        with pytest.raises(RuntimeError):
+            between_hosts.widened(wrong, 1001)
 
 
 LAYOUT = "host, world.local_rank = {places}[world.rank]; between_hosts.socket.gethostname = lambda: host"
