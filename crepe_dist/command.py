@@ -10,7 +10,7 @@ import sys
 from types import FrameType
 from typing import Callable, NoReturn
 
-from crepe_dist.errors import SIGNALS, ExitCode, UserError, is_memory_error
+from crepe_dist.errors import SIGNALS, ExitCode, PeerGone, UserError, is_memory_error
 
 # Remedies for errors of files and folders.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
@@ -40,8 +40,6 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
     # Not at the top: a process handles signals before these imports.
     from crepe_dist.distributed import crash_report
     from crepe_dist.distributed.control import Stopped
-    from crepe_dist.distributed.horovod_internals import is_peer_gone, peer_addresses
-    from crepe_dist.distributed.launch import detect
 
     code: int = ExitCode.ERROR
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -66,12 +64,11 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         # The reader of our output has closed the pipe (`… | head`), which is not an error.
         silence()
         code = ExitCode.DONE
+    except PeerGone as error:
+        _say(f"stopped because another process ended or did not answer ({error}); see the messages of that process")
+        code = ExitCode.PEER_GONE
     except Exception as error:
-        if detect().size > 1 and is_peer_gone(error):
-            where = f" on {', '.join(lost)}" if (lost := peer_addresses(error)) else ""
-            _say(f"stopped because another process{where} ended or did not answer; see the messages of that process")
-            code = ExitCode.PEER_GONE
-        elif is_memory_error(error):
+        if is_memory_error(error):
             _say(str(UserError("out of memory", str(error), "use smaller batches, or a machine with more memory")))
         elif isinstance(error, OSError) and error.errno in REMEDIES:
             name = error.filename if isinstance(error.filename, str) else "a file"

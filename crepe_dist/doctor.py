@@ -8,13 +8,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from crepe_dist import extras, machine, registry
 from crepe_dist.cuda import compiler, driver, nccl
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.distributed import cuda, horovod_internals
+from crepe_dist.distributed import cuda
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.errors import ExitCode, UserError, one_line
 from crepe_dist.files import scratch, write_text
@@ -37,10 +38,10 @@ PREPARE = ("-m", "crepe_dist", "prepare", "rows.csv", "--out=data", "--test=0.5"
 COMPUTED = re.compile(r"\d+ process(?:es)?, .*")
 # In a process of its own: an incompatible library may crash or hang.
 BUILT = """
-from crepe_dist.distributed import horovod_internals
 from crepe_dist.distributed.launch import Launch, import_mxnet
 import_mxnet(Launch())
-print(*horovod_internals.built())
+import horovod.mxnet
+print(*[kind for kind in ("gloo", "mpi", "nccl", "cuda") if getattr(horovod.mxnet, f"{kind}_built")()])
 """
 
 
@@ -152,7 +153,7 @@ def horovod() -> Check:
     on_gpus = cuda.is_installed()
     if error := cuda.missing():
         return Check("MXNet", error.what, "problem", error.remedy)
-    if not horovod_internals.is_installed():
+    if find_spec("horovod") is None:
         return Check("Horovod", "not installed; several processes start by crepe supervise, mpiexec and others")
     try:
         done = subprocess.run(
@@ -169,7 +170,7 @@ def horovod() -> Check:
         return Check("Horovod", "built without Gloo", "problem", f"{INSTALL} --reinstall-package horovod")
     if on_gpus and "nccl" not in built:
         what = "built without NCCL: MXNet's gradients on GPUs pass through main memory, which is slower"
-        return Check("Horovod", what, "note", horovod_internals.BUILD)
+        return Check("Horovod", what, "note", cuda.HOROVOD)
     return Check("Horovod", f"built with {', '.join(built)}")
 
 

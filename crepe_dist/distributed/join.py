@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import socket
 import time
-from typing import Any
 
 from crepe_dist import extras
 from crepe_dist.cuda import driver
-from crepe_dist.distributed import cuda, horovod_internals, rendezvous
-from crepe_dist.distributed.launch import HOROVODRUN, MPI, Launch, detect, has_mxnet, import_mxnet, limit_threads
+from crepe_dist.distributed import rendezvous
+from crepe_dist.distributed.launch import (
+    HOROVODRUN,
+    MPI,
+    Launch,
+    check_rank,
+    detect,
+    has_mxnet,
+    import_mxnet,
+    limit_threads,
+)
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 
@@ -27,7 +34,7 @@ def join() -> World:
     """
     launch = detect()
     try:
-        world = _join(launch) if launch.size > 1 else World()
+        world = _join(launch)
         if world.size != launch.size:
             what = f"{launch.launcher} started {launch.size} processes, but {world.carrier} sees {world.size}"
             remedy = "take mpiexec and mpi4py of one environment" if world.carrier == "MPI" else "run the command again"
@@ -40,13 +47,11 @@ def join() -> World:
 
 
 def _join(launch: Launch) -> World:
+    if launch.size == 1:
+        check_rank(launch)
+        return World()
     if launch.launcher == HOROVODRUN:
-        horovod = _import_horovod(launch)
-        _check_name()
-        # Not at the top: it imports MXNet, which must not happen before `import_mxnet` has set its number of threads.
-        from crepe_dist.distributed.horovod_world import HorovodWorld
-
-        return HorovodWorld(horovod)
+        return _join_horovod(launch)
     if launch.launcher in MPI and importlib.util.find_spec("mpi4py") is not None:
         try:
             from crepe_dist.distributed.mpi_world import MpiWorld
@@ -59,26 +64,28 @@ def _join(launch: Launch) -> World:
     return TcpWorld(launch.rank, rendezvous.meet(launch))
 
 
-def _import_horovod(launch: Launch) -> Any:
-    """Import Horovod for MXNet, and choose how often it looks for work."""
+def _join_horovod(launch: Launch) -> World:
     try:
         if has_mxnet():
             import_mxnet(launch)
-        horovod = importlib.import_module("horovod.mxnet")
+        # Not at the top: it imports MXNet, which must not happen before `import_mxnet` has set its number of threads.
+        from crepe_dist.distributed.horovod_world import HorovodWorld
     except (ImportError, OSError) as error:
         raise UserError(
             f"this is process {launch.rank} of {launch.size} started by {launch.launcher}, "
             "but Horovod for MXNet is not installed",
             str(error),
-            f"{horovod_internals.how_to_install(cuda.is_installed())}; or start it with crepe supervise",
+            "install it (`uv sync --inexact --group horovod` on Python 3.9 to 3.11; docs/install.md), "
+            "or start with crepe supervise",
             on_all_ranks=True,
         ) from error
+    _check_name()
     # How often Horovod's thread looks for work, in ms. On CPUs its default of 1 takes a twentieth of a core from the
     # computation, which is worth it only if gradients go through Horovod. On GPUs the host has cores to spare, and the
     # last gradients of each step wait half a cycle on average.
     cycle = "10" if launch.local_size == launch.size else "1"
     os.environ.setdefault("HOROVOD_CYCLE_TIME", cycle if driver.missing() else "0.2")
-    return horovod
+    return HorovodWorld()
 
 
 def _check_name() -> None:

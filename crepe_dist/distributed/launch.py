@@ -71,7 +71,7 @@ class Launch:
 def detect(environment: Mapping[str, str] = os.environ) -> Launch:
     """Read the place of this process from the environment."""
     for launcher, rank, size, local_rank, local_size in LAUNCHERS:
-        if environment.get(rank, "").isdigit() and environment.get(size, "").isdigit():
+        if environment.get(rank, "").isdecimal() and environment.get(size, "").isdecimal():
             # Slurm's count per node may read "2(x3),1"; the leading number is the best guess.
             leading = environment.get(local_size, "1").split("(")[0].split(",")[0]
             return Launch(
@@ -82,6 +82,21 @@ def detect(environment: Mapping[str, str] = os.environ) -> Launch:
                 max(1, int(leading)) if leading.isdigit() else 1,
             )
     return Launch()
+
+
+def check_rank(launch: Launch, environment: Mapping[str, str] = os.environ) -> None:
+    """Check that a process which has not been told its rank is not one of several.
+
+    Raises:
+        UserError: it has been told their number.
+    """
+    for _, rank, size, *_ in LAUNCHERS if not launch.launcher else ():
+        if (given := environment.get(size, "")) not in ("", "1"):
+            raise UserError(
+                f"{size} is {given!r}, and {rank} is {environment.get(rank, 'not set')!r}",
+                "each of several processes has a number of its own, and none of them trains alone",
+                f"set both to numbers, {rank} from 0; for a single process unset {size}",
+            )
 
 
 def threads(share: int) -> int:

@@ -42,13 +42,11 @@ class World:
     Sums are in the order of the ranks.
 
     Attributes:
-        horovod: the module ``horovod.mxnet``; ``None`` without ``horovodrun``.
         carrier: name of what connects the processes, for messages.
         beat: heartbeat for the watchdog, called while this rank waits for rank 0 or works alone as rank 0.
         before_long_wait: called before an unbounded wait for ranks that report progress themselves.
     """
 
-    horovod: Any = None
     carrier = ""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:

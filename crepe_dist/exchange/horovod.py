@@ -6,7 +6,8 @@ It trains the paper's network: ``horovodrun -np 2 crepe train --model paper --ke
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import mxnet as mx
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from mxnet import gluon
 
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.distributed.horovod_internals import BUILD
+from crepe_dist.distributed import cuda
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.exchange.exchange import Exchange, Row, SavedArrays
@@ -45,19 +46,25 @@ class GluonExchange(Exchange):
         self._optimizer = optimizer
         self._device = next(iter(parameters.values())).list_ctx()[0]
         own = mx.optimizer.create(optimizer.name, **optimizer.mxnet)  # each update gets its learning rate
+        self._collective: Callable[[], AbstractContextManager[None]] = nullcontext
         if world.size == 1:
             self._trainer = gluon.Trainer(parameters, own, kvstore=None)
         else:
             self.by = "Horovod"
-            if world.horovod is None:
+            if world.carrier != "Horovod":
                 remedy = "start it with horovodrun, or train this network on CPUs with our own kernels"
                 raise UserError("MXNet's trainer in several processes needs Horovod", remedy=remedy, on_all_ranks=True)
-            if self._device.device_type == "gpu" and not world.horovod.cuda_built():  # Horovod would crash
-                remedy = f"{BUILD}; or train in one process on one GPU, or in several with --device cpu"
+            import horovod.mxnet as hvd
+
+            from crepe_dist.distributed.horovod_world import collective
+
+            self._collective = collective
+            if self._device.device_type == "gpu" and not hvd.cuda_built():  # Horovod would crash
+                remedy = f"{cuda.HOROVOD}; or train in one process on one GPU, or in several with --device cpu"
                 raise UserError("Horovod was built without CUDA", remedy=remedy, on_all_ranks=True)
             # One group fixes the order of additions, which otherwise depends on timing, and avoids a race in MXNet's
             # handling of a failed collective.
-            self._trainer = world.horovod.DistributedTrainer(parameters, own, num_groups=1)
+            self._trainer = hvd.DistributedTrainer(parameters, own, num_groups=1)
             let_sum(self._trainer)
         if self._device.device_type == "cpu":
             update_arrays_one_by_one(self._trainer)
@@ -71,8 +78,9 @@ class GluonExchange(Exchange):
     def _all_reduce(self, loss: mx.nd.NDArray, numbers: Sequence[int]) -> tuple[list[Row], tuple[int, ...], bool]:
         # Norms of this rank's gradients, which the sums will replace. They are read only after a failure.
         norms = mx.nd.multi_sum_sq(*self.gradients, num_arrays=len(self._parameters))
-        self._trainer.allreduce_grads()
-        losses, finite = read(loss, self.gradients)
+        with self._collective():
+            self._trainer.allreduce_grads()
+            losses, finite = read(loss, self.gradients)
         own_are_good = finite or bool(np.isfinite(norms.asnumpy()).all())
         rows = self._world.gather([own_are_good, float(losses[0]), *numbers], "step")
         culprits = tuple(rank for rank, row in enumerate(rows) if not row[0])

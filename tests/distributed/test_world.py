@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from crepe_dist.distributed.launch import Launch, detect, limit_threads
+from crepe_dist.distributed.launch import Launch, check_rank, detect, limit_threads
+from crepe_dist.errors import UserError
 from tests.conftest import QUICK, command, launch_prefix, run
 from tests.helpers.needs import needs
 from tests.supervising.test_supervisor import SUPERVISE
@@ -134,6 +135,19 @@ class TestLaunch:
     )
     def test_the_environment_is_read(self, environment, expected):
         assert detect(environment) == expected
+
+    @pytest.mark.parametrize(
+        "given", [{"WORLD_SIZE": "2"}, {"RANK": "x", "WORLD_SIZE": "2"}, {"OMPI_COMM_WORLD_SIZE": "two"}]
+    )
+    def test_one_of_several_without_its_rank_is_refused(self, given):
+        with pytest.raises(UserError, match=r"_SIZE is '(2|two)', and \w*RANK is '(x|not set)'"):
+            check_rank(detect(given), given)
+        for alone in (
+            {"WORLD_SIZE": "1"},
+            {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"},
+            {"RANK": "0", "WORLD_SIZE": "1"},
+        ):
+            check_rank(detect(alone), alone)
 
     def test_threads_are_the_host_s_cores_over_its_processes(self, monkeypatch):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
