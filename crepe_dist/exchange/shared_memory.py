@@ -110,8 +110,6 @@ class SharedMemoryExchange(WholeNumberExchange):
         rank, part, processes = self._memory.rank, self._part, self._memory.processes
         into = rank if self._between else -1  # -1: into the arrays of all processes
         self._add_whole(self._arrays, processes, into, part.start, part.stop)
-        for table in self._tables:
-            table.collect()
         if self._between:
             self._between.add()
             for other in range(processes):

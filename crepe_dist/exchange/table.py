@@ -117,13 +117,6 @@ class Table:
         self.load(0, None, (np.zeros(1), np.zeros(self.parameter.shape[0], np.int32)))
         sparse.attach(self._table)
 
-    def collect(self) -> None:
-        """List this process's rows that have a gradient in any process of the host.
-
-        The sum reads the gradients of all processes, which must remain until all have updated their rows.
-        """
-        _check(self._run.crepe_table_collect(self._table))
-
     def squares(self) -> int:
         """Return the sum of the squares of the last sum, in quanta."""
         sums = (ctypes.c_uint64 * 2)()
@@ -174,7 +167,7 @@ class Table:
         _check(self._run.crepe_table_sum_kept(self._table))
 
     def add(self, rows: Sequence[Numbers], sums: Sequence[Numbers]) -> None:
-        """Add sums of other hosts, lists of this process's rows with their sums, to those of ``collect``."""
+        """Add sums of other hosts to this one's: lists of this process's rows, and their sums."""
         counts = (ctypes.c_int64 * len(rows))(*map(len, rows))
         _check(self._run.crepe_table_add(self._table, pointers(rows), pointers(sums), counts, len(rows)))
 

@@ -257,10 +257,6 @@ int crepe_use_table(void* engine, int which, void* table, int64_t cache_bytes) {
     return guarded([&] { static_cast<Engine*>(engine)->use(which, static_cast<Table*>(table), size_t(cache_bytes)); });
 }
 
-int crepe_table_collect(void* table) {
-    return guarded([&] { static_cast<Table*>(table)->collect(); });
-}
-
 void crepe_table_read(void* table, const uint32_t* rows, int64_t count, float* out) {
     static_cast<Table*>(table)->read(rows, count, out);
 }

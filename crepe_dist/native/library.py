@@ -89,7 +89,6 @@ _FUNCTIONS = {
         (_LONGS, ctypes.c_int, _DOUBLES, _ARRAYS, _INTS, ctypes.c_int, ctypes.c_int),
     ),
     "crepe_table_close": (None, (ctypes.c_void_p,)),
-    "crepe_table_collect": (ctypes.c_int, (ctypes.c_void_p,)),
     "crepe_table_read": (None, (ctypes.c_void_p, _INTS, _LONG, _FLOATS)),
     "crepe_table_keep": (None, (ctypes.c_void_p, _LONGS, _ARRAYS)),
     "crepe_table_sum_kept": (ctypes.c_int, (ctypes.c_void_p,)),

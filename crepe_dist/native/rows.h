@@ -7,6 +7,7 @@
 #include <vector>
 
 constexpr long WORD = 64;  // rows per word of a bitmap
+constexpr uint32_t NO_ROW = UINT32_MAX;
 
 inline long words_of(long rows) { return (rows + WORD - 1) / WORD; }
 

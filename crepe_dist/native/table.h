@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
+#include <utility>
 #include <vector>
 
 #include "memory.h"
@@ -63,11 +65,12 @@ struct SomeRows {
         return (words * long(sizeof(uint64_t)) + numbers * 4 + 63) / 64 * 64;
     }
 
-    // Lists the rows whose bits are set.
+    // Lists the rows whose bits are set, and NO_ROW behind them.
     void list() {
         index.count();
         uint32_t* next = rows;
         for (long word = 0; word < index.size; ++word) next = write_bits(index.words[word], uint32_t(word * WORD), next);
+        *next = NO_ROW;
     }
 
     static long whole_lines(long numbers) { return (numbers + 15) / 16 * 16; }
@@ -94,6 +97,7 @@ inline float rounded_to_half(float number) {
 // Each row, with its optimizer state, has one owner among all ranks, which adds up the gradients of all ranks, and updates
 // the row. Any process reads the rows of its host in shared memory. For rows of other hosts, one process of a host lists
 // those that its batch touches, gets their values from their owners, and later sends them the host's sums.
+// On a single host, each process updates as many of the touched rows as the others, whoever owns them.
 //
 // The optimizers would also change rows without a gradient, by their momentum. A record is written only when its row has
 // a gradient, and holds the number of that update. Whoever reads it later adds what the updates since then would have
@@ -139,10 +143,10 @@ class Table {
     SomeRows& keep(int64_t* bounds) {
         SomeRows& kept = kept_[process_];
         std::fill_n(kept.index.words, kept.index.size, 0);
-        for (int owner = process_; owner < owners_.all; owner += owners_.processes)
-            if (owner < owners_.first || owner >= owners_.first + owners_.processes)
-                for (long word = first_word(owner); word < first_word(owner + 1); ++word)
-                    kept.index.words[word] = on_host(word);
+        for_each_other_owner([&](int owner) {
+            for (long word = first_word(owner); word < first_word(owner + 1); ++word)
+                kept.index.words[word] = on_host(word);
+        });
         kept.list();
         for (int owner = 0; owner <= owners_.all; ++owner) bounds[owner] = kept.index.before[first_word(owner)];
         return kept;
@@ -152,61 +156,43 @@ class Table {
     void sum_kept() {
         SomeRows& kept = kept_[process_];
         with_width(shape_.columns, [&](auto columns) {
-            for (int owner = process_; owner < owners_.all; owner += owners_.processes) {
-                const long first = kept.index.before[first_word(owner)], end = kept.index.before[first_word(owner + 1)];
-                int32_t* next = kept.numbers + first * columns;
-                for_each_total(kept.rows + first, end - first, columns, [&](long, const int32_t* sums) {
-                    next = std::copy_n(sums, long(columns), next);
-                });
-            }
+            for_each_other_owner([&](int owner) {
+                int32_t* next = kept.numbers + kept.index.before[first_word(owner)] * columns;
+                const auto copy = [&](uint32_t, const int32_t* sums) { next = std::copy_n(sums, long(columns), next); };
+                for_each_sum(gradients_, first_row(owner), first_row(owner + 1), columns, copy);
+            });
         });
     }
 
-    // Lists this process's rows that have a gradient in any process of the host. The terms are added up where the sum is
-    // used, so all gradients remain as they are until then.
-    void collect() {
-        const long begin = first_word(owners_.first + process_), end = first_word(owners_.first + process_ + 1);
-        if (gradients_.size() == 1) {
-            const SomeRows& own = gradient();
-            const long first = own.index.before[begin];
-            summed_ = {own.rows + first, own.index.before[end] - first, own.numbers + first * shape_.columns};
-            return;
-        }
-        long most = 0;
-        for (const SomeRows& gradient : gradients_) most += gradient.index.before[end] - gradient.index.before[begin];
-        uint32_t *const rows = rows_.need(most + SPARE), *next = rows;
-        for (long word = begin; word < end; ++word) next = write_bits(on_host(word), uint32_t(word * WORD), next);
-        summed_ = {rows, next - rows, nullptr};
-    }
-
-    // Adds the sums of other hosts to that of `collect`: lists of rows, and their sums [rows][columns].
+    // Adds up the gradients of this process's rows: those of this host, and the sums of others, as lists of rows, and
+    // their numbers [rows][columns].
     void add(const uint32_t* const* rows, const int32_t* const* sums, const int64_t* counts, int lists) {
-        const long columns = shape_.columns;
-        long most = summed_.count;
-        for (int i = 0; i < lists; ++i) most += counts[i];
+        const long columns = shape_.columns, own = owners_.first + process_;
+        const long begin = first_word(own), end = first_word(own + 1);
+        long most = std::accumulate(counts, counts + lists, 0L);
+        for (const SomeRows& gradient : gradients_) most += gradient.index.before[end] - gradient.index.before[begin];
         SomeRows all(total_.need(SomeRows::bytes(shape_, most)), shape_, most);
-        const auto set = [&](const uint32_t* rows, long count) {
-            for (long i = 0; i < count; ++i) all.index.words[rows[i] / WORD] |= uint64_t{1} << (rows[i] % WORD);
-        };
         const auto add_row = [&](uint32_t row, const int32_t* numbers) {
             int32_t* const to = all.numbers + all.index.place(row) * columns;
             for (long n = 0; n < columns; ++n) add_whole(to[n], numbers[n]);
         };
         std::fill_n(all.index.words, all.index.size, 0);
-        set(summed_.rows, summed_.count);
-        for (int i = 0; i < lists; ++i) set(rows[i], counts[i]);
+        for (long word = begin; word < end; ++word) all.index.words[word] = on_host(word);
+        for (int i = 0; i < lists; ++i)
+            for (long k = 0; k < counts[i]; ++k) all.index.words[rows[i][k] / WORD] |= uint64_t{1} << (rows[i][k] % WORD);
         all.list();
         std::fill_n(all.numbers, all.index.rows() * columns, 0);
-        for_each_sum(0, summed_.count, columns, [&](long i, const int32_t* sums) { add_row(summed_.rows[i], sums); });
+        for_each_sum(gradients_, first_row(own), first_row(own + 1), columns, add_row);
         for (int i = 0; i < lists; ++i)
             for (long k = 0; k < counts[i]; ++k) add_row(rows[i][k], sums[i] + k * columns);
-        summed_ = {all.rows, all.index.rows(), all.numbers};
+        total_of_hosts_ = {all};
     }
 
     // The sum of the squares of the last sum, in quanta.
     SumOfSquares squares() const {
         SumOfSquares all;
-        for_each_sum(0, summed_.count, shape_.columns, [&](long, const int32_t* sums) {
+        const auto [begin, end] = share(0, 1);
+        for_each_sum(summands(), begin, end, shape_.columns, [&](uint32_t, const int32_t* sums) {
             const SumOfSquares of_row = sum_of_squares(sums, shape_.columns);
             all.low += of_row.low;
             all.high += of_row.high;
@@ -214,15 +200,16 @@ class Table {
         return all;
     }
 
-    // Updates this process's rows that have a gradient, which is `scale` × the last sum, in quanta, + `weight_decay` ×
-    // value. All processes call it, and none reads before all have returned.
+    // Updates a share of the host's rows that have a gradient, which is `scale` × its last sum, in quanta, + `weight_decay`
+    // × value. All processes call it, and none reads before all have returned.
     //
     // rate: learning rate; for Adam with the correction of its bias.
     void update(double rate, double scale, double weight_decay) {
-        const long count = summed_.count;
 #pragma omp parallel for num_threads(threads_)
-        for (int part = 0; part < threads_; ++part)
-            update(count * part / threads_, count * (part + 1) / threads_, rate, float(scale), float(weight_decay));
+        for (int thread = 0; thread < threads_; ++thread) {
+            const auto [begin, end] = share(thread, threads_);
+            update(begin, end, rate, float(scale), float(weight_decay));
+        }
         advance(rate);
     }
 
@@ -294,12 +281,7 @@ class Table {
     const long stride_, rows_each_;
     std::vector<SomeRows> gradients_, kept_;  // of each process of this host
     std::vector<float*> records_;
-    struct {
-        const uint32_t* rows;
-        long count;
-        const int32_t* sums;  // null if their terms are in the gradients
-    } summed_{};              // the last sum
-    Buffer<uint32_t> rows_;
+    std::vector<SomeRows> total_of_hosts_;    // the result of `add`, if there are several hosts
     Buffer<char> total_;
     std::vector<double> drift_;            // see `history`; its size is the number of updates since `flush`, plus 1
     std::vector<float> powers_, powers2_;  // powers of the decays
@@ -310,12 +292,37 @@ class Table {
         return records_[owner - owners_.first] + long(row - owner * rows_each) * stride_;
     }
 
+    // Calls visit(owner) for the owners on other hosts with which this process deals.
+    template <class Visit> void for_each_other_owner(Visit visit) const {
+        for (int owner = process_; owner < owners_.all; owner += owners_.processes)
+            if (owner < owners_.first || owner >= owners_.first + owners_.processes) visit(owner);
+    }
+
     // The word of a bitmap where the rows of an owner begin.
     long first_word(long owner) const { return std::min(words_of(shape_.rows), owner * rows_each_ / WORD); }
 
+    // The row where those of an owner begin.
+    uint32_t first_row(long owner) const { return uint32_t(std::min(shape_.rows, owner * rows_each_)); }
+
+    // The gradients whose sum updates this process's share of the rows.
+    const std::vector<SomeRows>& summands() const { return total_of_hosts_.empty() ? gradients_ : total_of_hosts_; }
+
+    // The rows [begin, end) that a thread updates: a part of this process's block, if other hosts have sent their sums of
+    // these; else a part of all rows. The parts have as many rows of the first of the summands.
+    std::pair<uint32_t, uint32_t> share(int thread, int threads) const {
+        const bool alone = total_of_hosts_.empty();
+        const SomeRows& some = summands()[0];
+        const long count = some.index.rows(), part = alone ? process_ * threads + thread : thread;
+        const long parts = alone ? long(gradients_.size()) * threads : threads;
+        const auto row_at = [&](long number) {
+            return number == 0 ? 0 : number == parts ? uint32_t(shape_.rows) : some.rows[count * number / parts];
+        };
+        return {row_at(part), row_at(part + 1)};
+    }
+
     // The place in an ascending list where the rows of an owner begin.
     const uint32_t* lower(const uint32_t* begin, const uint32_t* end, long owner) const {
-        return std::lower_bound(begin, end, uint32_t(owner * rows_each_));
+        return std::lower_bound(begin, end, first_row(owner));
     }
 
     // The word of the bitmap of all rows that this host's processes touch.
@@ -328,7 +335,7 @@ class Table {
     void read_here(const uint32_t* rows, long count, float* out) const {
         with_width(shape_.columns, [&](auto columns) {
             for (long i = 0; i < count; ++i) {
-                prefetch(rows, i, count);
+                if (i + ahead() < count) prefetch(record(rows[i + ahead()]));
                 const float* const entry = record(rows[i]);
                 const float since = drift_since(entry);
                 for (long n = 0; n < columns; ++n) out[i * columns + n] = multiply_add(since, entry[columns + n], entry[n]);
@@ -365,13 +372,17 @@ class Table {
         return optimizer_.along_drift(float(drift_[written(record)]), record[2 * shape_.columns]);
     }
 
-    // Fetches the record that is used a few records after number i of a list.
-    void prefetch(const uint32_t* rows, long i, long count) const {
-        const long next = i + std::max(1L, AHEAD * LINE / stride_);
-        if (next >= count) return;
-        const float* const entry = record(rows[next]);
-        // Into the L2 cache, which can wait for more lines at once than the L1 cache.
-        for (long line = 0; line < stride_; line += LINE) __builtin_prefetch(entry + line, 0, 2);
+    // The number of records by which one is fetched before it is used.
+    long ahead() const { return std::max(1L, AHEAD * LINE / stride_); }
+
+    // Fetches a record into the L2 cache, which can wait for more lines at once than the L1 cache.
+    void prefetch(const float* record) const {
+        for (long line = 0; line < stride_; line += LINE) __builtin_prefetch(record + line, 0, 2);
+    }
+
+    // Fetches a record that will be written, so that no other core keeps a copy of it.
+    void prefetch_to_write(const float* record) const {
+        for (long line = 0; line < stride_; line += LINE) take_line(record + line);
     }
 
     void add_powers() {
@@ -402,49 +413,59 @@ class Table {
         for (long row = begin; row < end; ++row) work(uint32_t(row));
     }
 
-    // Calls visit(i, sums) for the rows at the places [start, end) of the last sum.
-    template <class Width, class Visit> void for_each_sum(long start, long end, Width width, Visit visit) const {
-        if (!summed_.sums) {
-            for_each_total(summed_.rows + start, end - start, width,
-                           [&](long i, const int32_t* sums) { visit(start + i, sums); });
+    static void ignore(uint32_t) {}
+
+    // Calls visit(row, sums) for each row from `begin` to `end` that has numbers in some of the lists, in ascending order,
+    // with their sums, and soon(row) some rows before. Numbers of other processes are in the caches of other cores, from
+    // which they are fetched in advance.
+    template <class Width, class Visit, class Soon = void(uint32_t)>
+    void for_each_sum(const std::vector<SomeRows>& lists, uint32_t begin, uint32_t end, Width width, Visit visit,
+                      const Soon& soon = ignore) const {
+        struct Head {
+            const uint32_t *row, *end;
+            const int32_t* numbers;
+        };
+        std::vector<Head> heads;
+        for (const SomeRows& list : lists) {
+            const uint32_t *const all = list.rows, *const last = all + list.index.rows();
+            const uint32_t* const first = std::lower_bound(all, last, begin);
+            heads.push_back({first, std::lower_bound(first, last, end), list.numbers + (first - all) * width});
+        }
+        const long columns = width, ahead = this->ahead();
+        if (lists.size() == 1) {
+            for (auto [row, last, numbers] = heads[0]; row < last; ++row, numbers += columns) {
+                if (row + ahead < last) soon(row[ahead]);
+                visit(*row, numbers);
+            }
             return;
         }
-        for (long i = start; i < end; ++i) visit(i, summed_.sums + i * width);
-    }
-
-    // Calls visit(i, sums) for each row of a list, in ascending order, with the sums of its gradients on this host. The
-    // gradients of other processes are in the caches of other cores, from which they are fetched in advance.
-    template <class Width, class Visit>
-    void for_each_total(const uint32_t* rows, long count, Width width, Visit visit) const {
-        if (!count) return;
-        const long columns = width;
-        const size_t processes = gradients_.size();
         const std::vector<int32_t> none(columns);
         std::vector<int32_t> sums_of_row(columns);
         int32_t* __restrict const sums = sums_of_row.data();
-        std::vector<const int32_t*> next(processes);  // numbers of each gradient's next row
-        for (size_t k = 0; k < processes; ++k)
-            next[k] = gradients_[k].numbers + gradients_[k].index.place(rows[0]) * columns;
-        for (long i = 0; i < count; ++i) {
+        while (true) {
+            uint32_t row = NO_ROW;
+            for (const Head& head : heads) row = std::min(row, *head.row);
+            if (row >= end) return;
             std::fill_n(sums, long(width), 0);
-            for (size_t k = 0; k < processes; ++k) {
-                const bool has = gradients_[k].index.has(rows[i]);
-                const int32_t* const terms = has ? next[k] : none.data();  // no branch, which would be mispredicted
+            for (Head& head : heads) {
+                const bool has = *head.row == row;
+                const int32_t* const terms = has ? head.numbers : none.data();  // no branch, which would be mispredicted
                 for (long n = 0; n < width; ++n) add_whole(sums[n], terms[n]);
-                for (long n = 0; n < width; n += LINE) __builtin_prefetch(next[k] + AHEAD * LINE + n);
-                next[k] += has * columns;
+                for (long n = 0; n < width; n += LINE) __builtin_prefetch(head.numbers + AHEAD * LINE + n);
+                if (head.row + ahead < head.end) soon(head.row[ahead]);
+                head.row += has;
+                head.numbers += has * columns;
             }
-            visit(i, sums);
+            visit(row, sums);
         }
     }
 
-    // Updates the rows at the places [start, end) of the last sum.
-    void update(long start, long end, double rate, float scale, float weight_decay) {
+    // Updates the rows from `begin` to `end`.
+    void update(uint32_t begin, uint32_t end, double rate, float scale, float weight_decay) {
         const int32_t next = int32_t(drift_.size());
         with_width(shape_.columns, [&](auto columns) {
-            for_each_sum(start, end, columns, [&](long i, const int32_t* __restrict sums) {
-                prefetch(summed_.rows, i, end);
-                float* __restrict const entry = record(summed_.rows[i]);
+            const auto update_row = [&](uint32_t row, const int32_t* __restrict sums) {
+                float* __restrict const entry = record(row);
                 const float since = drift_since(entry), past = powers_[age(entry)];
                 float& second = this->second(entry);
                 second *= powers2_[age(entry)];
@@ -455,7 +476,8 @@ class Table {
                     rule.update(entry[n], entry[columns + n], sums[n]);
                 }
                 set_written(entry, next);
-            });
+            };
+            for_each_sum(summands(), begin, end, columns, update_row, [&](uint32_t row) { prefetch_to_write(record(row)); });
         });
     }
 };

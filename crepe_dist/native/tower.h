@@ -25,7 +25,6 @@
 constexpr long GAP = TOWER_TAPS / 2, LEVELS = POOLED_BLOCKS + 1;
 constexpr long MARGIN = 2 * BLOCK;  // rows before the first and after the last document that may be read
 
-constexpr uint32_t NO_ROW = UINT32_MAX;
 constexpr long AHEAD = GAP;  // positions whose rows are fetched in advance; those of a gap have none
 
 struct EmbeddingShape {
