@@ -173,9 +173,7 @@ def data_with_validation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def launch_prefix(processes: int) -> list[str]:
     """Start of a command line for so many processes; nothing for one."""
-    return [sys.executable, str(Path(__file__).parent / "helpers" / "horovodrun.py"), "-np", str(processes)] * (
-        processes > 1
-    )
+    return [str(Path(sys.executable).with_name("horovodrun")), "-np", str(processes)] if processes > 1 else []
 
 
 def command(name: str, *arguments: object, processes: int = 1) -> list[str]:

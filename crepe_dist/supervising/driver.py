@@ -343,6 +343,7 @@ class Driver:
             # A rank that was asked to stop makes the others save; of a lost node they hear by Gloo, after 30 s.
             seconds = self._grace if code is None or meaning(code) is Meaning.PREEMPTED else OTHERS_SECONDS
             group.kill_at = min(group.kill_at, time.monotonic() + seconds)
+        if meaning(code) not in (Meaning.DONE, Meaning.MISTAKE):  # a mistake is that of all ranks, and told at the end
             self._say(group.end_of(rank))
 
     def _is_done(self, group: _Group) -> bool:
@@ -357,7 +358,7 @@ class Driver:
             raise self._control.stopped(on_all_ranks=True)
         is_failure = reason is Meaning.FAILED
         if reason in (Meaning.MISTAKE, Meaning.INTERRUPTED):
-            raise UserError(group.end_of(rank), remedy="see its message above", code=own_code(code))
+            raise UserError(group.end_of(rank), remedy="see the message above", code=own_code(code))
         if group.is_asked or (is_failure and self._restarts_left == 0):
             why = "it had been asked to stop" if group.is_asked else "no restart is left"
             raise UserError(group.end_of(rank), why, AGAIN, code=own_code(code))

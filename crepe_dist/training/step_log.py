@@ -125,10 +125,12 @@ class StepLog:
 
     def _estimate(self, speed: Speed) -> None:
         """Print how long the rest of the run takes at this speed."""
-        left = (self._epochs - self._progress.epoch + 1) * self._rows - self._progress.documents
+        left = self._epochs * self._steps - self._progress.step
+        seconds = duration(left * speed.milliseconds / 1000)
         self._display.say(
-            f"time      {'at most ' * self._patient}about {duration(left / speed.documents)} besides scoring: "
-            f"{counted(self._epochs, 'epoch')} of {counted(self._steps, 'step')}, {speed.milliseconds:,.0f} ms each"
+            f"time      {'at most ' * self._patient}about {seconds} besides scoring: "
+            f"{counted(left, 'step')} left, {speed.milliseconds:,.1f} ms each "
+            f"({counted(self._epochs, 'epoch')} of {counted(self._steps, 'step')})"
         )
 
     def restart_clock(self) -> None:

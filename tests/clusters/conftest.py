@@ -25,13 +25,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The ``bin`` of an environment with Horovod and an engine, made from this checkout."""
+    """The ``bin`` of an environment with an engine, made from this checkout."""
     made: dict[str, Path] = {}
 
     def of(engine: str) -> Path:
         if engine not in made:
             folder = tmp_path_factory.mktemp(engine) / "venv"
-            sync = ["uv", "sync", "-q", "-p", sys.executable, "--group", "horovod"]
+            sync = ["uv", "sync", "-q", "-p", sys.executable, "--no-default-groups"]
             sync += [word for extra in (engine, "parquet", "remote") for word in ("--extra", extra)]
             subprocess.run(sync, cwd=ROOT, env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(folder)}, check=True)
             made[engine] = folder / "bin"

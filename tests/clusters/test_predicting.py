@@ -16,7 +16,6 @@ from tests.helpers.needs import needs
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-HIDDEN = ROOT / "tests" / "without_mxnet"  # of a sitecustomize.py that hides MXNet and Horovod
 ROWS = 600
 ENGINES = ("dask", "ray", pytest.param("spark", marks=needs("java")))
 
@@ -44,7 +43,7 @@ def start(python: Path, script: Path, folder: Path, *arguments: object) -> subpr
     ray = {"RAY_ADDRESS": "local", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
     return subprocess.run(
         [python, script, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(HIDDEN), "PYSPARK_PYTHON": str(python), **ray},
+        env={**os.environ, "PYSPARK_PYTHON": str(python), **ray},
         cwd=folder,
         capture_output=True,
         text=True,
