@@ -37,7 +37,7 @@ from crepe_dist import command, machine
 from crepe_dist.data.alphabet import ALPHABET, Codes, Encoding
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.distributed.device import check_mxnet, pick
-from crepe_dist.distributed.launch import detect, import_mxnet
+from crepe_dist.distributed.launch import import_mxnet
 from crepe_dist.errors import UserError
 from crepe_dist.files import scratch
 from crepe_dist.native import library
@@ -101,7 +101,7 @@ def main() -> None:
     check_output(options.json, "--json")
     sizes = TINY if options.tiny else QUICK if options.quick else Sizes()
     python = None if options.no_peers else _python(options.peers)
-    import_mxnet(detect())
+    import_mxnet()
     with scratch() as folder:
         figures = run(sizes, folder, pick(options.device, check_mxnet), python)
     show(figures)

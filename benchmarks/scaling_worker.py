@@ -20,16 +20,15 @@ def main() -> None:
     flags.add_argument("--number", type=int, help="number of the worker; default: the rank")
     flags.add_argument("address")
     options = flags.parse_args()
-    launch = detect()
-    number, slot = (launch.rank, launch.local_rank) if options.number is None else (options.number, options.number)
+    number = detect().rank if options.number is None else options.number
     if options.on == "cpu":  # one core; a process that feeds a GPU uses any
         cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[slot % len(cores)]})
+        os.sched_setaffinity(0, {cores[number % len(cores)]})
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(options.address)
         with connection.makefile("rw", encoding="utf-8") as stream, join() as world:
             print(json.dumps({"number": number, "pid": os.getpid()}), file=stream, flush=True)
-            worker = Worker(world, slot)
+            worker = Worker(world, number)
             for line in stream:  # until the socket closes
                 request = json.loads(line)
                 answer = getattr(worker, request.pop("name"))(**request)

@@ -38,8 +38,8 @@ PREPARE = ("-m", "crepe_dist", "prepare", "rows.csv", "--out=data", "--test=0.5"
 COMPUTED = re.compile(r"\d+ process(?:es)?, .*")
 # In a process of its own: an incompatible library may crash or hang.
 BUILT = """
-from crepe_dist.distributed.launch import Launch, import_mxnet
-import_mxnet(Launch())
+from crepe_dist.distributed.launch import import_mxnet
+import_mxnet()
 import horovod.mxnet
 print(*[kind for kind in ("gloo", "mpi", "nccl", "cuda") if getattr(horovod.mxnet, f"{kind}_built")()])
 """

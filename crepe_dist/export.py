@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from crepe_dist.distributed.launch import detect, limit_threads
+from crepe_dist.distributed.launch import limit_threads
 from crepe_dist.errors import UserError, visible
 from crepe_dist.exporting import FORMATS
 from crepe_dist.settings.fields import FILE, Words, real, setting
@@ -54,7 +54,7 @@ class Export(ModelFlags, ThresholdFlag, Command):
         form = self.format or ("crepe" if self.size else "onnx")
         if self.size and form != "crepe":
             raise UserError(f"--size does not apply to --format {form}", remedy="use --format crepe")
-        limit_threads(detect().threads)
+        limit_threads()
         from crepe_dist.exporting.exporter import export, real_texts, synthetic_texts
         from crepe_dist.predicting.predictor import load
         from crepe_dist.runs import checkpoint

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from crepe_dist import extras
 from crepe_dist.data.alphabet import Encoding, read_of_long
-from crepe_dist.distributed.launch import detect, limit_threads
+from crepe_dist.distributed.launch import limit_threads
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import scratch
 from crepe_dist.predicting.answers import STYLES, TABLES, answer_types, answers, converter
@@ -90,7 +90,7 @@ class Predict(ModelFlags, DeviceFlag, ThresholdFlag, Command):
     def run(self) -> None:
         self.format = self.format or _format_of(self.out)
         _check(self)
-        limit_threads(detect().threads)
+        limit_threads()
         from crepe_dist.predicting.predictor import load
 
         path = checkpoint.announce(checkpoint.find(self.checkpoint))

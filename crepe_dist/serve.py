@@ -44,7 +44,7 @@ class Serve(ServiceOptions, ModelFlags, DeviceFlag, ThresholdFlag, Command):
         if launch.size > 1:
             raise UserError(f"serve was started in {launch.size} processes", remedy="start it without a launcher")
         extras.require("serve", "serve")
-        limit_threads(launch.threads)
+        limit_threads()
         _serve(self)
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist import command
-from crepe_dist.distributed.launch import detect, import_mxnet
+from crepe_dist.distributed.launch import import_mxnet
 
-import_mxnet(detect())  # sets this process's share of the host's threads, which MXNet reads once, when it is imported
+import_mxnet()  # sets this process's share of the host's threads, which MXNet reads once, when it is imported
 
 import horovod.mxnet as hvd
 import mxnet as mx

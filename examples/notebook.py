@@ -11,9 +11,9 @@
 import argparse
 from pathlib import Path
 
-from crepe_dist.distributed.launch import Launch, import_mxnet
+from crepe_dist.distributed.launch import import_mxnet
 
-import_mxnet(Launch())  # one process: MXNet may use all cores
+import_mxnet()
 
 import mxnet as mx
 import numpy as np

@@ -21,7 +21,7 @@ import pytest
 from crepe_dist import cli
 from crepe_dist import command as commands
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.distributed.launch import Launch, import_mxnet
+from crepe_dist.distributed.launch import import_mxnet
 from crepe_dist.errors import SIGNALS
 from crepe_dist.native import library
 from crepe_dist.preparing.preparation import prepare
@@ -57,7 +57,7 @@ def _threads_restored() -> Iterator[None]:
 
 
 with _threads_restored():
-    import_mxnet(Launch())
+    import_mxnet()
 
 FEATURE_LEN = 123
 DEAD = (1 << 22) + 1  # id that no process can have

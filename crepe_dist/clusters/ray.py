@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from crepe_dist import extras
 from crepe_dist.distributed.control import Control
-from crepe_dist.distributed.launch import allowed, threads
+from crepe_dist.distributed.launch import THREADS, threads
 from crepe_dist.errors import UserError
 from crepe_dist.runs.run_folder import Result, RunFolder, read_result
 from crepe_dist.settings.config import Config
@@ -15,6 +16,11 @@ from crepe_dist.supervising.driver import Cluster, Driver, Lost, Place
 from crepe_dist.supervising.process import ALIKE, Process
 
 PLACE_SECONDS = 5.0
+# Variables that processes on other hosts get: those that do not describe this machine.
+PASSED_ON = re.compile(
+    "(LANG|LANGUAGE|TZ|TERM|NO_COLOR)$|LC_|PYTHON|OMP_|KMP_|GOMP_|MXNET_|DNNL_|OPENBLAS_|NPY_|HOROVOD_|NCCL_|CUDA_|"
+    "NVIDIA_|CREPE_DIST_|COVERAGE_|COV_CORE_|SSL_CERT_"
+)
 # Otherwise, an actor whose driver is gone kills its process, which could save.
 KEEP_CHILDREN = {"env_vars": {"RAY_kill_child_processes_on_worker_exit": "false"}}
 
@@ -32,7 +38,7 @@ def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result:
         Stopped: SIGTERM or SIGINT arrived; everything is saved.
     """
     extras.require("ray", "training on Ray")
-    cluster = RayCluster(threads(1), config.device == "gpu")
+    cluster = RayCluster(threads() if os.environ.get(THREADS) else 1, config.device == "gpu")
     with Control() as control, control.deferring():
         driver = Driver(cluster, config.to_arguments(), processes, max_restarts, control)
         driver.run()
@@ -91,7 +97,7 @@ class RayCluster(Cluster):
         self._processes = []
 
     def variables(self) -> dict[str, str]:
-        return allowed()
+        return {name: value for name, value in os.environ.items() if PASSED_ON.match(name)}
 
     def room(self) -> int:
         resources, needs = [node["Resources"] for node in self._ray.nodes() if node["Alive"]], self._bundle.items()

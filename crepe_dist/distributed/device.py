@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from crepe_dist import invocation
 from crepe_dist.cuda import driver
 from crepe_dist.distributed import cuda
-from crepe_dist.distributed.launch import detect, import_mxnet
+from crepe_dist.distributed.launch import import_mxnet
 from crepe_dist.distributed.world import ALONE, SAME_MACHINES, World
 from crepe_dist.errors import UserError
 from crepe_dist.settings.fields import DEVICES
@@ -121,7 +121,7 @@ def check_mxnet(gpu: Device) -> None:
     Raises:
         UserError: it does not, or its driver does not work.
     """
-    import_mxnet(detect(), "computing on a GPU by MXNet's operators")
+    import_mxnet("computing on a GPU by MXNet's operators")
     import mxnet as mx
 
     try:

@@ -39,8 +39,8 @@ def join() -> World:
             what = f"{launch.launcher} started {launch.size} processes, but {world.carrier} sees {world.size}"
             remedy = "take mpiexec and mpi4py of one environment" if world.carrier == "MPI" else "run the command again"
             raise UserError(what, remedy=remedy, on_all_ranks=True)
-        share = world.threads()
-        world.agree("number of threads", lambda: limit_threads(share))
+        sharers = world.sharers()
+        world.agree("number of threads", lambda: limit_threads(sharers))
     except UserError as error:
         raise error_of_all(launch.rank, error) if error.on_all_ranks else error from None
     return world
@@ -67,7 +67,7 @@ def _join(launch: Launch) -> World:
 def _join_horovod(launch: Launch) -> World:
     try:
         if has_mxnet():
-            import_mxnet(launch)
+            import_mxnet()
         # Not at the top: it imports MXNet, which must not happen before `import_mxnet` has set its number of threads.
         from crepe_dist.distributed.horovod_world import HorovodWorld
     except (ImportError, OSError) as error:

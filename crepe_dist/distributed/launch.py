@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import importlib.util
 import os
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,11 +39,6 @@ ENVIRONMENT = {
     "NVIDIA_TF32_OVERRIDE": "0",
     "MXNET_USE_FUSION": "0",  # compiles operators to PTX, which drivers older than NVRTC do not translate
 }
-# Variables that processes on other hosts get: those that do not describe this machine.
-PASSED_ON = re.compile(
-    "(LANG|LANGUAGE|TZ|TERM|NO_COLOR)$|LC_|PYTHON|OMP_|KMP_|GOMP_|MXNET_|DNNL_|OPENBLAS_|NPY_|HOROVOD_|NCCL_|CUDA_|"
-    "NVIDIA_|CREPE_DIST_|COVERAGE_|COV_CORE_|SSL_CERT_"
-)
 # Optional MXNet imports that we never need.
 UNUSED = ("scipy", "sklearn", "onnx")
 
@@ -59,18 +53,12 @@ class Launch:
     launcher: str = ""
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
     local_size: int = 1
-
-    @property
-    def threads(self) -> int:
-        """This process's share of the host's cores."""
-        return max(1, machine.cores() // self.local_size)
 
 
 def detect(environment: Mapping[str, str] = os.environ) -> Launch:
     """Read the place of this process from the environment."""
-    for launcher, rank, size, local_rank, local_size in LAUNCHERS:
+    for launcher, rank, size, _, local_size in LAUNCHERS:
         if environment.get(rank, "").isdecimal() and environment.get(size, "").isdecimal():
             # Slurm's count per node may read "2(x3),1"; the leading number is the best guess.
             leading = environment.get(local_size, "1").split("(")[0].split(",")[0]
@@ -78,7 +66,6 @@ def detect(environment: Mapping[str, str] = os.environ) -> Launch:
                 launcher,
                 int(environment[rank]),
                 int(environment[size]),
-                int(environment.get(local_rank, "0")),
                 max(1, int(leading)) if leading.isdigit() else 1,
             )
     return Launch()
@@ -99,24 +86,28 @@ def check_rank(launch: Launch, environment: Mapping[str, str] = os.environ) -> N
             )
 
 
-def threads(share: int) -> int:
+def threads(processes: int = 1) -> int:
     """Return the number of threads of a process: OMP_NUM_THREADS, or else its share of the host's cores.
+
+    Args:
+        processes: number of processes that share the cores.
 
     Raises:
         UserError: OMP_NUM_THREADS is not a number above zero.
     """
+    share = max(1, machine.cores() // processes)
     number = (os.environ.get(THREADS, "").strip() or str(share)).split(",")[0].strip()
     if not number.isdecimal() or int(number) == 0:
         raise UserError(f"{THREADS} is {number!r}", remedy="give a number of threads above zero, or unset it")
     return int(number)
 
 
-def limit_threads(share: int) -> None:
-    """Set OMP_NUM_THREADS to this process's share of the host's cores unless it is set; raise as ``threads``.
+def limit_threads(processes: int = 1) -> None:
+    """Set OMP_NUM_THREADS to the result of ``threads`` unless it is set.
 
     Must run before MXNet is imported: MXNet reads it once and otherwise takes half the cores in every process.
     """
-    number = threads(share)
+    number = threads(processes)
     if not os.environ.get(THREADS, "").strip():
         os.environ[THREADS] = str(number)
 
@@ -126,7 +117,7 @@ def has_mxnet() -> bool:
     return sys.modules.get("mxnet") is not None or importlib.util.find_spec("mxnet") is not None
 
 
-def import_mxnet(launch: Launch, purpose: str = "training without our own kernels") -> None:
+def import_mxnet(purpose: str = "training without our own kernels") -> None:
     """Import MXNet after the preparations that must come before it: threads, CUDA's libraries, and ``ENVIRONMENT``.
 
     MXNet imports SciPy, scikit-learn and ONNX if they are installed, for features that we do not use. The first two
@@ -146,7 +137,7 @@ def import_mxnet(launch: Launch, purpose: str = "training without our own kernel
             "in a clone of the repository: uv sync --inexact --group horovod (with a GPU: --group cu112); "
             "elsewhere: pip install mxnet==1.9.1 'numpy<1.24'",
         )
-    limit_threads(launch.threads)
+    limit_threads(detect().local_size)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if error := cuda.missing():
@@ -159,11 +150,6 @@ def import_mxnet(launch: Launch, purpose: str = "training without our own kernel
     finally:
         for name in hidden:
             del sys.modules[name]
-
-
-def allowed() -> dict[str, str]:
-    """Return the variables that processes on other hosts get."""
-    return {name: value for name, value in os.environ.items() if PASSED_ON.match(name)}
 
 
 def without_place() -> dict[str, str]:

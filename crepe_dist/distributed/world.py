@@ -11,9 +11,7 @@ import os
 import socket
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from fractions import Fraction
 from types import TracebackType
 from typing import Any, Callable, TypeVar
 
@@ -114,10 +112,10 @@ class World:
         """Concatenate the parts of all ranks, on every rank."""
         return self.all_to_all(np.tile(part, self.size), [part.size] * self.size, name)[0]
 
-    def threads(self) -> int:
-        """Compute this process's share of the cores that it may use; every rank calls it."""
-        report = {"host": socket.gethostname(), "cores": sorted(os.sched_getaffinity(0))}
-        return shares(self.gather(report, "cores"))[self.rank]
+    def sharers(self) -> int:
+        """Count the processes that may use the same cores as this one, itself included; every rank calls it."""
+        places = self.gather([socket.gethostname(), sorted(os.sched_getaffinity(0))], "cores")
+        return places.count(places[self.rank])
 
     def agree(
         self, subject: str, work: Callable[[], T], same: Callable[[T], Any] | None = None, alike: str = SAME_FILES
@@ -230,13 +228,6 @@ ALONE = World()
 def once(work: Callable[[], T]) -> Iterator[T]:
     """Make a generator for ``World.on_root`` of a function that takes a few seconds at most."""
     yield work()
-
-
-def shares(reports: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Compute the threads of each process: its cores, each divided by the number of processes that may use it."""
-    users = Counter((report["host"], core) for report in reports for core in report["cores"])
-    shares = (sum(Fraction(1, users[report["host"], core]) for core in report["cores"]) for report in reports)
-    return [max(1, int(share)) for share in shares]
 
 
 def _short(mine: Any, other: Any) -> str:

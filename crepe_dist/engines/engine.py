@@ -14,7 +14,7 @@ from crepe_dist.data.batch import Batch, Order
 from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import DataLoader
 from crepe_dist.distributed.device import CPU, Device
-from crepe_dist.distributed.launch import detect, import_mxnet
+from crepe_dist.distributed.launch import import_mxnet
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.exchange import Exchange, LossScale
 from crepe_dist.exchange.quanta import Parameter
@@ -138,7 +138,7 @@ def open_engine(
         from crepe_dist.engines.native import NativeEngine
 
         return NativeEngine(*given)
-    import_mxnet(detect())
+    import_mxnet()
     from crepe_dist.engines.gluon import GluonEngine
 
     return GluonEngine(*given)

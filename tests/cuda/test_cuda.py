@@ -40,8 +40,8 @@ def run(code, environment, *arguments):
 def test_the_libraries_of_the_packages_are_loaded_before_mxnet(driver, site):
     code = """
 from pathlib import Path
-from crepe_dist.distributed.launch import Launch, import_mxnet
-import_mxnet(Launch())
+from crepe_dist.distributed.launch import import_mxnet
+import_mxnet()
 import os
 print(os.environ["NVIDIA_TF32_OVERRIDE"])
 lines = Path("/proc/self/maps").read_text().splitlines()

@@ -121,14 +121,14 @@ class TestLaunch:
             ({}, Launch()),
             (
                 {"HOROVOD_RANK": "3", "HOROVOD_SIZE": "8", "HOROVOD_LOCAL_RANK": "1", "HOROVOD_LOCAL_SIZE": "2"},
-                Launch("horovodrun", 3, 8, 1, 2),
+                Launch("horovodrun", 3, 8, 2),
             ),
-            ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, Launch("Open MPI", 1, 2, 0, 1)),
+            ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, Launch("Open MPI", 1, 2, 1)),
             ({"RANK": "3", "WORLD_SIZE": "4", "PMI_RANK": "0", "PMI_SIZE": "2"}, Launch("torchrun", 3, 4)),
             ({"JOB_COMPLETION_INDEX": "1"}, Launch()),  # says nothing of the number
             (
                 {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "6", "SLURM_STEP_TASKS_PER_NODE": "2(x3)"},
-                Launch("srun", 5, 6, 0, 2),
+                Launch("srun", 5, 6, 2),
             ),
             ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, Launch()),  # the batch script itself
         ],
@@ -153,7 +153,7 @@ class TestLaunch:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
         for local_size, threads in ((1, 12), (4, 3), (5, 2), (99, 1)):
             monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-            limit_threads(Launch(local_size=local_size).threads)
+            limit_threads(local_size)
             assert os.environ["OMP_NUM_THREADS"] == str(threads)
         monkeypatch.setenv("OMP_NUM_THREADS", "7")
         limit_threads(3)

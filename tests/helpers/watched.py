@@ -19,7 +19,7 @@ from typing import Any
 
 from crepe_dist import cli, registry
 from crepe_dist import command as commands
-from crepe_dist.distributed.launch import Launch, import_mxnet
+from crepe_dist.distributed.launch import import_mxnet
 
 FORBIDDEN = {
     "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "pty.spawn", "subprocess.Popen",
@@ -104,7 +104,7 @@ def run(case: dict[str, Any], watch: Watch) -> dict[str, Any]:
 
 
 def main() -> None:
-    import_mxnet(Launch())
+    import_mxnet()
     importlib.import_module("crepe_dist.engines.native")  # a run imports it with its first network
     for kind in registry.NETWORKS:
         registry.shape(kind)  # a dataclass compiles its methods

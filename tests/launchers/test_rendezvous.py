@@ -17,7 +17,6 @@ import pytest
 from crepe_dist.distributed import rendezvous
 from crepe_dist.distributed.launch import Launch
 from crepe_dist.distributed.rendezvous import PORTS, Endpoint
-from crepe_dist.distributed.world import shares
 from crepe_dist.errors import ExitCode, UserError
 from tests.chaos import harness
 from tests.multihost.network import Host, Network, needs_namespaces
@@ -204,20 +203,12 @@ class TestErrors:
 
 
 class TestPlaces:
-    def test_cores_are_shared_among_those_who_may_use_them(self):
-        def entry(host: str, *cores: int) -> dict[str, object]:
-            return {"host": host, "cores": cores}
-
-        assert shares([entry("a", *range(12))] * 6) == [2] * 6
-        assert shares([entry("a", 0, 1), entry("a", 2, 3), entry("b", *range(8))]) == [2, 2, 8]
-        assert shares([entry("a", 0)] * 3) == [1] * 3
-
     def test_one_host_needs_no_address_and_its_job_gives_a_port(self):
         job = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
-        where = Endpoint.of(Launch("srun", 1, 4, 1, 4), job)
+        where = Endpoint.of(Launch("srun", 1, 4, 4), job)
         assert where.host == "127.0.0.1"
         assert where.port in PORTS
-        other = Endpoint.of(Launch("srun", 1, 4, 1, 4), {**job, "SLURM_STEP_ID": "1"})
+        other = Endpoint.of(Launch("srun", 1, 4, 4), {**job, "SLURM_STEP_ID": "1"})
         assert other.port != where.port
 
 
