@@ -8,7 +8,6 @@ import threading
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
 
@@ -53,40 +52,47 @@ class TcpWorld(World):
     def _swap(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
         tag, starts = zlib.crc32(name.encode()), np.cumsum([0, *sizes]).tolist()
         pieces = [data[start : start + size] for start, size in zip(starts, sizes)]
-        sending = threading.Thread(target=self._send, args=(tag, pieces), daemon=True)
-        sending.start()
-        others = [(self.rank - distance) % self.size for distance in range(1, self.size)]
-        counts = [pieces[self.rank].size] * self.size
-        for peer in others:
-            other, counts[peer] = HEAD.unpack(self._receive(peer, bytearray(HEAD.size)))
-            if other != tag or counts[peer] > MOST_BYTES:
+        above = [(self.rank + distance) % self.size for distance in range(1, self.size)]
+        rests = {peer: self._send(peer, HEAD.pack(tag, pieces[peer].size), pieces[peer]) for peer in above}
+        sending = threading.Thread(target=self._send_all, args=(rests,), daemon=True)
+        if any(rests.values()):
+            sending.start()
+        received = {self.rank: pieces[self.rank]}
+        for peer in reversed(above):
+            other, size = HEAD.unpack(self._receive(peer, HEAD.size).tobytes())
+            if other != tag or size > MOST_BYTES:
                 raise RuntimeError(f"rank {peer} is at another point of the program than {name!r}")
-        ends = np.cumsum([0, *counts]).tolist()
-        received = np.empty(ends[-1], np.uint8)
-        received[ends[self.rank] : ends[self.rank + 1]] = pieces[self.rank]
-        for peer in others:
-            self._receive(peer, received[ends[peer] : ends[peer + 1]].data)
-        sending.join()
-        return received, counts
+            received[peer] = self._receive(peer, size)
+        if any(rests.values()):
+            sending.join()
+        in_order = [received[rank] for rank in range(self.size)]
+        return np.concatenate(in_order), [piece.size for piece in in_order]
 
-    def _send(self, tag: int, pieces: Sequence[Bytes]) -> None:
-        for send in (lambda piece: HEAD.pack(tag, piece.size), lambda piece: piece.data):
-            for distance in range(1, self.size):
-                peer = (self.rank + distance) % self.size
-                with suppress(OSError):  # found out in receiving from it
-                    self._peers[peer].sendall(send(pieces[peer]))
-
-    def _receive(self, peer: int, into: Any) -> Any:
-        """Fill a buffer of bytes, and return it."""
-        done, view = 0, memoryview(into)
+    def _send(self, peer: int, head: bytes, piece: Bytes) -> bytes:
+        """Send as much of a message as the connection takes without a wait; return the rest."""
         try:
-            while done < len(view):
-                if not (length := self._peers[peer].recv_into(view[done:])):
+            sent = self._peers[peer].sendmsg((head, piece.data), (), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # found out in receiving from it
+            return b""
+        return b"".join((head[sent:], piece[max(0, sent - len(head)) :].data))
+
+    def _send_all(self, messages: Mapping[int, bytes]) -> None:
+        for peer, message in messages.items():
+            with suppress(OSError):
+                self._peers[peer].sendall(message)
+
+    def _receive(self, peer: int, count: int) -> Bytes:
+        data, done = np.empty(count, np.uint8), 0
+        try:
+            while done < count:
+                if not (length := self._peers[peer].recv_into(data[done:].data)):
                     raise PeerGone(f"rank {peer} closed its connection")
                 done += length
         except OSError as error:
             raise PeerGone(f"rank {peer}: {error.strerror or error}") from error
-        return into
+        return data
 
     def close(self) -> None:
         for peer in self._peers.values():
