@@ -38,7 +38,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
     """Run a command's ``main`` and exit with an ``ExitCode``; after Ctrl-C, print its message or ``interrupted``."""
     # Not at the top: a process handles signals before these imports.
-    from crepe_dist.distributed import crash_report
+    from crepe_dist import crash_report
     from crepe_dist.distributed.control import Stopped
 
     code: int = ExitCode.ERROR

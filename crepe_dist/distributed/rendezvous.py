@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import secrets
+import select
 import socket
 import struct
 import sys
@@ -306,13 +307,9 @@ def _hear(peer: socket.socket, seconds: float, most: int = MOST_BYTES) -> Messag
 
 def _is_open(peer: socket.socket) -> bool:
     """Return whether the other end of a connection, on which nothing is expected, is open."""
-    peer.setblocking(False)
-    try:
-        return bool(peer.recv(1, socket.MSG_PEEK))
-    except OSError as error:
-        return isinstance(error, BlockingIOError)
-    finally:
-        peer.settimeout(REQUEST_SECONDS)
+    look = select.poll()
+    look.register(peer, select.POLLIN)
+    return not look.poll(0)
 
 
 class _Patience:

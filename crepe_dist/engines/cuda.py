@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, Logits
-from crepe_dist.exchange.cuda import CudaExchange, Gradients
+from crepe_dist.exchange.cuda import CudaExchange
 from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.quanta import Parameter, Quanta
 from crepe_dist.model.objective import rounded
@@ -50,7 +51,7 @@ class CudaEngine(Engine):
         class_weights = self.objective.class_weights(shape.classes) / np.float32(len(self._parts))
         self._class_weights = gpu.allocate(class_weights.nbytes)
         self._class_weights.write(class_weights)
-        self._gradients_on_gpu: Gradients | None = None
+        self._exchange: CudaExchange | None = None
         self._lock = threading.Lock()  # the parts keep what they computed from one kernel to the next
 
     def wait(self) -> None:
@@ -74,9 +75,8 @@ class CudaEngine(Engine):
     def open_exchange(self, world: World, options: OptimizerOptions, documents: int) -> CudaExchange:
         self.quanta = Quanta({name: each for name, each in self.parameters.items() if each.is_trained})
         on_gpu = self._run, self._values, self.shape.tables, self.loss_scale
-        exchange = CudaExchange(world, Optimizer(options), self.quanta, *on_gpu)
-        self._gradients_on_gpu = exchange.gradients
-        return exchange
+        self._exchange = CudaExchange(world, Optimizer(options), self.quanta, *on_gpu)
+        return self._exchange
 
     def logits(self, batch: Batch) -> Logits:
         parts = self.parts(batch)
@@ -93,18 +93,19 @@ class CudaEngine(Engine):
         return parts.swapaxes(0, 1)
 
     def forward_backward(self, batch: Batch) -> float:
-        gradients, bounds = self._gradients_on_gpu, np.ctypeslib.as_array(self.quanta.bounds)
-        assert gradients is not None, "open_exchange comes first"
+        exchange, bounds = self._exchange, np.ctypeslib.as_array(self.quanta.bounds)
+        assert exchange is not None, "open_exchange comes first"
         self.quanta.begin(batch.documents)
-        gradients.clear()
+        exchange.clear()
         # That of the global batch, so that the loss scale does not depend on the number of ranks.
         scale = self.loss_scale.begin(batch.documents)
         with self._lock:
-            loss, bounds[:] = self._add_gradients(batch, gradients, Dropping(self.shape.dropout, batch.seed), scale)
+            dropping = Dropping(self.shape.dropout, batch.seed)
+            loss, bounds[:] = self._add_gradients(batch, exchange.totals, dropping, scale)
         return loss
 
     def _add_gradients(
-        self, batch: Batch, to: Gradients, dropping: Dropping, scale: float
+        self, batch: Batch, totals: Mapping[str, Memory], dropping: Dropping, scale: float
     ) -> tuple[float, npt.NDArray[np.float32]]:
         """Add the gradients of a batch to sums on the GPU; return its loss, and the bounds of the parameters' terms."""
         texts, packed = self._texts(batch)
@@ -125,7 +126,7 @@ class CudaEngine(Engine):
         largest.clear()
         sums = {
             name: Sum(total, 1 / quanta.of(name), largest.view(4 * number * documents, 4 * documents))
-            for number, (name, total) in enumerate(to.totals.items())
+            for number, (name, total) in enumerate(totals.items())
         }
         for part, of_logits in zip(self._parts, gradients):
             part.backward(texts, of_logits, sums, dropping)

@@ -10,6 +10,7 @@ import ctypes
 import math
 import mmap
 from collections.abc import Collection, Mapping
+from itertools import accumulate
 
 import numpy as np
 
@@ -27,46 +28,6 @@ from crepe_dist.exchange.table import catch_up
 LINE = 64  # numbers to which gradients are aligned
 
 
-class Gradients:
-    """Sums of gradients on a GPU, one after the other, with a table of the ranks' rows behind them.
-
-    Args:
-        width: numbers of a row of the table, float64.
-
-    Attributes:
-        totals: the sum of each trained parameter, int32.
-        count: number of int32 in all.
-    """
-
-    def __init__(self, run: Program, quanta: Quanta, ranks: int, width: int) -> None:
-        sizes = {name: parameter.value.size for name, parameter in quanta.parameters.items()}
-        places, self._end = {}, 0
-        for name, size in sizes.items():
-            places[name] = self._end
-            self._end += -(-size // LINE) * LINE
-        self.count = self._end + 2 * ranks * width
-        self.memory = run.gpu.allocate(4 * self.count)
-        self.totals = {name: self.memory.view(4 * place, 4 * sizes[name]) for name, place in places.items()}
-        self._table = self.memory.view(4 * self._end, 8 * ranks * width)
-        self._rows = np.zeros((ranks, width))
-
-    def clear(self) -> None:
-        """Set all sums to zero."""
-        self.memory.clear()
-
-    def write_row(self, rank: int, row: Row) -> None:
-        """Write a rank's row, and zeros for the others."""
-        self._rows[:] = 0
-        self._rows[rank, : len(row)] = row
-        self._table.write(self._rows)
-
-    def read_rows(self, length: int) -> list[Row]:
-        """Return the first ``length`` numbers of all rows."""
-        self._table.read(self._rows)
-        rows: list[Row] = self._rows[:, :length].tolist()
-        return rows
-
-
 class CudaExchange(WholeNumberExchange):
     """Exchange that sums on GPUs and updates the parameters there.
 
@@ -75,6 +36,9 @@ class CudaExchange(WholeNumberExchange):
         values: parameters on the GPU, by name.
         tables: names of the parameters that ``flush`` rounds.
         loss_scale: factor of the gradients.
+
+    Attributes:
+        totals: the sum of each trained parameter's gradients, int32, on the GPU.
     """
 
     def __init__(
@@ -94,7 +58,15 @@ class CudaExchange(WholeNumberExchange):
         self._values = values
         self._tables = tables
         self._loss_scale = loss_scale
-        self.gradients = Gradients(run, quanta, world.size, row_width(quanta))
+        sizes = {name: parameter.value.size for name, parameter in quanta.parameters.items()}
+        *starts, end = accumulate((-(-size // LINE) * LINE for size in sizes.values()), initial=0)
+        self._rows = np.zeros((world.size, row_width(quanta)))
+        self._count = end + 2 * self._rows.size
+        self._memory = run.gpu.allocate(4 * self._count)
+        self._table = self._memory.view(4 * end, self._rows.nbytes)
+        self.totals = {
+            name: self._memory.view(4 * start, 4 * size) for start, (name, size) in zip(starts, sizes.items())
+        }
         self._moments = {
             name: [run.gpu.allocate(4 * math.prod(shape)) for shape in optimizer.moment_shapes(parameter)]
             for name, parameter in quanta.parameters.items()
@@ -112,20 +84,26 @@ class CudaExchange(WholeNumberExchange):
         """Send rank 0's bytes to all ranks."""
         return bytes.fromhex(self._world.broadcast(secret and secret.hex(), "NCCL's id"))
 
+    def clear(self) -> None:
+        """Set all sums to zero."""
+        self._memory.clear()
+
     def _add(self, row: Row) -> list[Row]:
         """Sum the gradients over the ranks, and return the rows of all ranks."""
         if self._world.size == 1:
             return [row]
-        gradients = self.gradients
-        gradients.write_row(self._world.rank, row)
+        self._rows[:] = 0
+        self._rows[self._world.rank, : len(row)] = row
+        self._table.write(self._rows)
         if self._communicator is not None:
-            self._communicator.sum(gradients.memory, gradients.count)
+            self._communicator.sum(self._memory, self._count)
             self._communicator.wait()
         else:
-            on_host = np.empty(gradients.count, np.int32)
-            gradients.memory.read(on_host)
-            gradients.memory.write(self._world.sum(on_host, "gradients"))
-        return gradients.read_rows(len(row))
+            on_host = np.empty(self._count, np.int32)
+            self._memory.read(on_host)
+            self._memory.write(self._world.sum(on_host, "gradients"))
+        self._table.read(self._rows)
+        return list(self._rows[:, : len(row)].tolist())
 
     def update(self, documents: float, learning_rate: float) -> None:
         scale = mean_scale(self._loss_scale.factor * documents, self._optimizer.clip_norm, self._squares)
@@ -135,7 +113,7 @@ class CudaExchange(WholeNumberExchange):
         constants = optimizer.weight_decay, *optimizer.decays, optimizer.epsilon
         for name, parameter in self._quanta.parameters.items():
             first, second = (*self._moments[name], None, None)[:2]
-            arrays = self._values[name], first, second, self.gradients.totals[name]
+            arrays = self._values[name], first, second, self.totals[name]
             rates = optimizer.rate(learning_rate * parameter.rate, self._updates), scale * self._quanta.of(name)
             if parameter.row_moments:
                 rows, columns = parameter.shape
@@ -151,7 +129,7 @@ class CudaExchange(WholeNumberExchange):
         sums = self._run.buffer("squares", 16 * len(self._quanta.parameters))
         sums.clear()
         for number, (name, parameter) in enumerate(self._quanta.parameters.items()):
-            count, total = parameter.value.size, self.gradients.totals[name]
+            count, total = parameter.value.size, self.totals[name]
             self._run("add_squares", blocks(count), total, ctypes.c_int64(count), sums.view(16 * number, 16))
         read = np.empty((len(self._quanta.parameters), 2), np.uint64)
         sums.read(read)

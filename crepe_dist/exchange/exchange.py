@@ -76,8 +76,16 @@ class Exchange(ABC):
             UserError: on every rank, if the ranks are at different steps.
         """
         rows, bad_gradients, overflowed = self._all_reduce(loss, (batch.step, batch.documents, vote))
-        losses, votes = [row[0] for row in rows], [row[-1] for row in rows]
-        check_same([row[1:] for row in rows])
+        losses, _, _, votes = zip(*rows)
+        places = sorted({f"step {step:.0f} of {documents:.0f} documents" for _, step, documents, _ in rows})
+        if len(places) > 1:  # the replicas would diverge
+            raise UserError(
+                f"the processes are at different steps: {' and '.join(places)}",
+                "a bug in crepe_dist, or data that changed during the run",
+                "run the same command again to resume from the newest saved state",
+                on_all_ranks=True,
+                code=ExitCode.FAILURE,
+            )
         bad_losses = tuple(rank for rank, of_rank in enumerate(losses) if not math.isfinite(of_rank))
         strongest = Vote(int(max(votes)))
         return Outcome(batch.step, batch.documents, sum(losses), strongest, bad_losses, bad_gradients, overflowed)
@@ -122,28 +130,6 @@ class Exchange(ABC):
         Raises:
             UserError: the arrays do not fit.
         """
-
-
-def check_same(places: Sequence[Row]) -> None:
-    """Check that all ranks are at the same step with the same batch; else the replicas would diverge silently.
-
-    Args:
-        places: step and documents of the global batch of each rank.
-
-    Raises:
-        UserError: on every rank, if step or batch differ.
-    """
-    step, documents, *_ = places[0]
-    for rank, (other_step, other_documents, *_) in enumerate(places):
-        if (other_step, other_documents) != (step, documents):
-            raise UserError(
-                f"the processes are at different steps: rank 0 at step {step:.0f} of {documents:.0f} documents, "
-                f"rank {rank} at step {other_step:.0f} of {other_documents:.0f}",
-                "a bug in crepe_dist, or data that changed during the run",
-                "run the same command again to resume from the newest saved state",
-                on_all_ranks=True,
-                code=ExitCode.FAILURE,
-            )
 
 
 class LossScale:

@@ -61,7 +61,7 @@ DROPPING = sized(width=20, blocks=3, stride=2, dropout=0.3)
 def total(exchange: CudaExchange) -> dict[str, np.ndarray]:
     """The sums of whole numbers."""
     found = {}
-    for name, memory in exchange.gradients.totals.items():
+    for name, memory in exchange.totals.items():
         found[name] = np.empty(memory.size // 4, np.int32)
         memory.read(found[name])
     return found

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from crepe_dist.distributed.control import Vote
 from crepe_dist.errors import UserError
 from crepe_dist.exchange import exchange
-from crepe_dist.exchange.exchange import FIRST_SCALE, LARGEST_SCALE, LossScale, check_same
+from crepe_dist.exchange.exchange import FIRST_SCALE, LARGEST_SCALE, Exchange, LossScale
 
 
 @pytest.mark.parametrize("other", [(6, 50), (5, 49)])
 def test_ranks_at_different_steps_or_batches_are_refused(other):
-    check_same([(5, 50), (5, 50), (5, 50)])
-    with pytest.raises(UserError, match="rank 2 at step") as raised:
-        check_same([(5, 50), (5, 50), other])
+    rows = [[0.5, 5.0, 50.0, 0.0], [0.5, *other, 2.0]]
+    exchange: Any = SimpleNamespace(_all_reduce=lambda loss, numbers: (rows, (), False))
+    batch: Any = SimpleNamespace(step=5, documents=50)
+    with pytest.raises(UserError, match="step 5 of 50 documents") as raised:
+        Exchange.all_reduce(exchange, 0.5, batch)
     assert raised.value.on_all_ranks
+    rows[1][1:3] = 5.0, 50.0
+    outcome = Exchange.all_reduce(exchange, 0.5, batch)
+    assert (outcome.loss, outcome.vote) == (1.0, Vote.STOP)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

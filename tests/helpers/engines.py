@@ -119,7 +119,7 @@ def on_gpu(engine: CudaEngine, batch: Batch) -> tuple[float, dict[str, np.ndarra
     exchange = engine.open_exchange(World(), OptimizerOptions(), len(batch.packed))
     outcome = summed(engine, exchange, batch)
     found = {}
-    for name, total in exchange.gradients.totals.items():
+    for name, total in exchange.totals.items():
         whole = np.empty(engine.parameters[name].shape, np.int32)
         total.read(whole)
         found[name] = (whole * (engine.quanta.of(name) / engine.loss_scale.factor)).astype(np.float32)

@@ -1,7 +1,4 @@
-"""Report of an unexpected failure: a file with the traceback in the current folder.
-
-Writing it must not hide the failure, so errors while writing are ignored.
-"""
+"""Report of an unexpected failure: a file with the traceback in the current folder."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ import socket
 import sys
 import time
 import traceback
-from contextlib import suppress
 from pathlib import Path
 
 from crepe_dist import invocation, machine
@@ -25,29 +21,24 @@ LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 def unexpected(error: Exception) -> UserError:
     """Write the report of an exception and return the error to show; without a report, print the traceback."""
-    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    report = _write(trace)
-    if report is None:
-        print(trace, file=sys.stderr, end="", flush=True)
-    first = f"{type(error).__name__}: {error}".strip().split("\n")[0][:300]
-    where = f"the traceback is in {report}" if report else "no report could be written"
-    return UserError(
-        f"unexpected failure: {first}",
-        f"a bug in crepe_dist or in a library it uses; {where}",
-        f"run {invocation.typed('doctor')}; if it finds no problem, open an issue with that file",
-    )
-
-
-def _write(trace: str) -> Path | None:
     launch = detect()
-    with suppress(Exception):
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    report = Path(f"crash-report{f'-rank{launch.rank}' * (launch.size > 1)}.txt").absolute()
+    where = f"the traceback is in {report}"
+    try:
         about = {
             "command": sys.argv,
             "process": f"rank {launch.rank} of {launch.size}, pid {os.getpid()} on {socket.gethostname()}",
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "machine": machine.describe(),
         }
-        path = Path(f"crash-report{f'-rank{launch.rank}' * (launch.size > 1)}.txt").absolute()
-        write_text(path, LOGIN.sub("…", f"{trace}\n{json.dumps(about, indent=2, default=str)}\n"))
-        return path
-    return None
+        write_text(report, LOGIN.sub("…", f"{trace}\n{json.dumps(about, indent=2, default=str)}\n"))
+    except Exception:  # it must not hide the failure
+        where = "no report could be written"
+        print(trace, file=sys.stderr, end="", flush=True)
+    first = f"{type(error).__name__}: {error}".strip().split("\n")[0][:300]
+    return UserError(
+        f"unexpected failure: {first}",
+        f"a bug in crepe_dist or in a library it uses; {where}",
+        f"run {invocation.typed('doctor')}; if it finds no problem, open an issue with that file",
+    )
