@@ -14,7 +14,7 @@ for file in "${PBS_NODEFILE:-}" "${LSB_DJOB_HOSTFILE:-}" "${PE_HOSTFILE:-}"; do
 done
 if [ -n "$hosts" ]; then first=${hosts%%[:,]*}; fi
 if [ -n "${first:-}" ]; then export MASTER_ADDR=${MASTER_ADDR:-$first}; fi
-export PYTHONUNBUFFERED=1
+export PYTHONUNBUFFERED=1 MASTER_PORT=${MASTER_PORT:-$((20000 + RANDOM % 10000))}
 
 flags=(-np "$processes" --wdir "$PWD" --output tag)
 if [ -n "$hosts" ]; then flags+=(--host "$hosts"); fi

@@ -124,14 +124,14 @@ def check_mxnet(gpu: Device) -> None:
     import_mxnet("computing on a GPU by MXNet's operators")
     import mxnet as mx
 
+    seen, why = 0, "its CPU flavour is installed, or the driver is too old"
     try:
-        seen = int(mx.context.num_gpus())
+        seen = mx.context.num_gpus()
     except mx.MXNetError as error:
         why = str(error).strip().splitlines()[-1]
-        raise UserError("MXNet cannot count the GPUs", why, f"run nvidia-smi; {cuda.WITHOUT}") from error
     if gpu.device_id >= seen:
         raise UserError(
             f"MXNet sees no GPU {gpu.device_id}",
-            f"it sees {counted(seen, 'GPU')}" if seen else "its CPU flavour is installed, or the driver is too old",
-            "install its cu112 flavour (docs/install.md), or use --device cpu",
+            f"it sees {counted(seen, 'GPU')}" if seen else why,
+            "check nvidia-smi, install MXNet's cu112 flavour (docs/install.md), or use --device cpu",
         )

@@ -16,7 +16,6 @@ import socket
 import struct
 import sys
 import time
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,10 +27,7 @@ from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import ExitCode, UserError
 
 ADDRESS, PORT, SECONDS = "MASTER_ADDR", "MASTER_PORT", "CREPE_DIST_MEETING_SECONDS"
-# Variables that identify a job, the same for all its processes: the default port is derived from them.
-JOBS = (("SLURM_JOB_ID", "SLURM_STEP_ID"), ("PMIX_NAMESPACE",))
-PORTS = range(20000, 30000)  # below the ports that Linux gives to clients
-USUAL_SECONDS = "300"
+USUAL_PORT, USUAL_SECONDS = "29500", "300"
 LOOPBACK = ("127.0.0.1", "localhost")
 NOTE_SECONDS = 10.0  # time before a waiting rank prints what it waits for
 LOOK_SECONDS = 0.1
@@ -64,16 +60,16 @@ class Endpoint:
             raise UserError(what, remedy=f"give each process its rank, from 0 to {launch.size - 1}")
         # If all processes are on this host, no address is needed.
         host = environment.get(ADDRESS, "").strip() or LOOPBACK[0] * (launch.local_size == launch.size)
-        port = environment.get(PORT, "").strip() or _port_of_job(environment)
-        if not (host and port):
+        if not host:
             raise UserError(
-                f"{launch.launcher} started {launch.size} processes, and {PORT if host else ADDRESS} is not set",
+                f"{launch.launcher} started {launch.size} processes, and {ADDRESS} is not set",
                 "the processes meet at the host of rank 0, at a port that is free there",
-                f"export {ADDRESS}=<its name or address> {PORT}=29500 (launch/ and docs/how-to/ show where), "
+                f"export {ADDRESS}=<its name or address> {PORT}={USUAL_PORT} (launch/ and docs/how-to/ show where), "
                 f"or, on one host, start with `{invocation.typed('supervise')} -np {launch.size} …`",
                 on_all_ranks=True,
             )
-        return cls(host, int(_number(PORT, port, 65536)), time_limit(environment))
+        port = _number(PORT, environment.get(PORT, "").strip() or USUAL_PORT, 65536)
+        return cls(host, int(port), time_limit(environment))
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -107,14 +103,6 @@ def _number(name: str, given: str, limit: float) -> float:
         if 0 < float(given) < limit:
             return float(given)
     raise UserError(f"{name} is {given!r}", remedy=f"give a number from 1 to {limit - 1:.0f}", on_all_ranks=True)
-
-
-def _port_of_job(environment: Mapping[str, str]) -> str:
-    for names in JOBS:
-        values = [environment.get(name, "") for name in names]
-        if all(values):
-            return str(PORTS[zlib.crc32(".".join(values).encode()) % len(PORTS)])
-    return ""
 
 
 def meet(launch: Launch, environment: Mapping[str, str] = os.environ) -> Peers:

@@ -127,7 +127,7 @@ class Watchdog:
                 self._control.stop("the launcher is gone")
             stood = now - (peers_moved if math.isinf(self._since) else self._since)
             if stood > self._limit:
-                self._end(self.where(), stood)
+                self._end(stood)
             if self._ended.wait(TICK_SECONDS):
                 return
 
@@ -135,17 +135,25 @@ class Watchdog:
         while self._ending:
             time.sleep(1)
 
-    def _end(self, where: dict[str, Any], seconds: float) -> None:
+    def _end(self, seconds: float) -> None:
+        """Write the stacks of this host's processes, and end all of them."""
         self._ending = True
         # The process must end even if something below blocks, for instance a lost disk.
         end = threading.Timer(2 * DUMP_SECONDS + STOPPED_SECONDS, os._exit, [ExitCode.HUNG])
         end.daemon = True
         end.start()
         try:
-            self._tell(where, seconds)
+            where, stream = self.where(), self._stacks or sys.stderr
+            step = f" at step {where['step']}" if "step" in where else ""
+            error = UserError(
+                f"no progress for {seconds:.0f} s{step} ({where['phase']})",
+                "a process is suspended, a host or network is lost, or the ranks wait for different collectives",
+                f"run the same command again, or raise --safety.watchdog-s ({self._limit:g}) if steps take longer; "
+                f"the stacks are in {self._stacks.name if self._stacks else 'the lines below'}",
+            )
+            print(f"[rank {self._rank}] {error}", file=sys.stderr, flush=True)
             self._signal_peers(DUMP)
             self._signal_peers(signal.SIGCONT)  # a suspended process writes its stack, too
-            stream = self._stacks or sys.stderr
             stream.write(f"no progress for {seconds:.0f} s: {json.dumps({**self.identity(), **where})}\n")
             stream.flush()
             faulthandler.dump_traceback(stream)
@@ -153,16 +161,6 @@ class Watchdog:
             self._signal_peers(signal.SIGKILL)
         finally:
             os._exit(ExitCode.HUNG)
-
-    def _tell(self, where: dict[str, Any], seconds: float) -> None:
-        step = f" at step {where['step']}" if "step" in where else ""
-        error = UserError(
-            f"no progress for {seconds:.0f} s{step} ({where['phase']})",
-            "a process is suspended, a host or network is lost, or the ranks wait for different collectives",
-            f"run the same command again, or raise --safety.watchdog-s ({self._limit:g}) if steps take longer; the "
-            f"stacks are in {self._stacks.name if self._stacks else 'the lines below'}",
-        )
-        print(f"[rank {self._rank}] {error}", file=sys.stderr, flush=True)
 
     def _signal_peers(self, number: signal.Signals) -> None:
         for pid, start in self._peers:
