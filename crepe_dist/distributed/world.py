@@ -170,26 +170,27 @@ class World:
             The last item on rank 0, ``None`` elsewhere.
         """
         last: T | None = None
-        beat, due = f"on_root.{name}", time.monotonic() + HEARTBEAT_SECONDS
+        beat = f"on_root.{name}"
         while not self.is_root:
-            end = self.broadcast(None, beat)  # as soon as there is one, the lines of an error, or none
+            state = self.broadcast(None, beat)
             self.beat()
-            if end:
-                raise UserError(*end, on_all_ranks=True)
-            if end is not None:
+            if state["error"]:
+                raise UserError(*state["error"], on_all_ranks=True)
+            if state["done"]:
                 return None
+        due = time.monotonic() + HEARTBEAT_SECONDS
         try:
             for item in work:
                 last = item
                 self.beat()
                 if time.monotonic() >= due:
-                    self.broadcast(None, beat)
+                    self.broadcast({"done": False, "error": None}, beat)
                     due = time.monotonic() + HEARTBEAT_SECONDS
         except UserError as error:
-            self.broadcast([error.what, error.why, error.remedy], beat)
+            self.broadcast({"done": True, "error": [error.what, error.why, error.remedy]}, beat)
             error.on_all_ranks = True
             raise
-        self.broadcast([], beat)
+        self.broadcast({"done": True, "error": None}, beat)
         return last
 
     def close(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,8 @@ GROW_AFTER = 2000  # steps without an overflow
 Row = Sequence[float]  # numbers that a rank sends along with its gradients
 
 
-class Outcome(NamedTuple):
+@dataclass(frozen=True)
+class Outcome:
     """Sums of one step over the ranks; the same on every rank.
 
     Attributes:

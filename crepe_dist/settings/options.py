@@ -103,9 +103,6 @@ class ModelOptions(Settings, group="model"):
         return self.network if self.size == "auto" else "paper"
 
 
-REFERENCE_BATCH = 128
-
-
 @dataclass
 class OptimizerOptions(Settings, group="optimizer"):
     """Optimizer and learning-rate schedule."""
@@ -113,9 +110,8 @@ class OptimizerOptions(Settings, group="optimizer"):
     name: Literal["adam", "sgd"] = setting("adam", "adam, or sgd with momentum.")
     learning_rate: float = setting(
         0.001,
-        "initial learning rate; with `scale_with_batch`, that of a batch of 128 documents. Parameters have multiples "
-        "of it; those of crepe and ngrams are up to twice as large in a run of fewer than 750 steps from random "
-        "parameters.",
+        "initial learning rate. Parameters have multiples of it; those of crepe and ngrams are up to twice as large in "
+        "a run of fewer than 750 steps from random parameters.",
         real(0, 1000, open_below=True),
     )
     momentum: float = setting(0.9, "momentum of sgd.", real(0, 1, open_above=True))
@@ -129,9 +125,6 @@ class OptimizerOptions(Settings, group="optimizer"):
         "cosine",
         "constant; halving (every three epochs, at most ten times, as in the paper); or cosine (to zero at the last "
         "epoch).",
-    )
-    scale_with_batch: bool = setting(
-        False, "multiply the learning rate by data.batch_size / 128, and warm up for an epoch."
     )
 
 

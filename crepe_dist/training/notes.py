@@ -24,6 +24,7 @@ from crepe_dist.wording import counted, cut, excerpt, first, listed, number
 SHOWN_CLASSES = 10
 LABEL_CELLS = 40  # width of a class name in a note
 WINDOW = 100  # steps over which the loss is averaged
+SHARE, LARGE_BATCH = 8, 1024  # documents of a process in a step; batch that loses up to half a point of accuracy
 STEPS = 500  # steps between two checks; healthy runs leave chance sooner
 MARGIN = 0.02  # fraction of the loss at chance that counts as noise
 SAME_SPLITS = "prepare both data sets from the same sources with the same --seed, --test and --validation"
@@ -80,7 +81,7 @@ def notes(run: Run) -> list[str]:
     rows = len(data.splits["train"])
     if is_refit(data):
         return []  # the run before has said them
-    lines = [few_steps(config, rows, shape), empty_classes(data)]
+    lines = [few_steps(config, rows, shape), small_shares(config, world.size), empty_classes(data)]
     if config.training.init_from is not None:
         lines.append(world.on_root("leaks", once(lambda: leaked_rows(str(config.training.init_from), data))) or "")
     if run.engine.device.device_type == "cpu":
@@ -100,6 +101,17 @@ def few_steps(config: Config, rows: int, shape: Shape) -> str:
         f"{counted(epochs * steps_per_epoch(rows, batch), 'step')} may be too few: {shape.title} need about "
         f"{number(shape.least_steps)} to tell classes apart",
         f"--epochs {needed}, unless this is only a trial",
+    )
+
+
+def small_shares(config: Config, processes: int) -> str:
+    """Note that processes are too many for the batch."""
+    batch, better = config.data.batch_size, min(SHARE * processes, LARGE_BATCH)
+    if batch >= better:
+        return ""
+    return _note(
+        f"{processes} processes share a batch of {batch}, and wait for each other longer than they compute",
+        f"--batch-size {better}, which changes the result: docs/how-to/many-hosts.md says by how much",
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from crepe_dist.data.batch import Batch
 from crepe_dist.exchange.exchange import Outcome
@@ -17,7 +18,8 @@ from crepe_dist.wording import counted, duration
 EVERY = 10  # steps
 
 
-class Done(NamedTuple):
+@dataclass(frozen=True)
+class Done:
     """A step whose record has not been written yet."""
 
     step: int

@@ -19,6 +19,7 @@ from crepe_dist.training.notes import (
     empty_classes,
     few_cores,
     few_steps,
+    small_shares,
 )
 
 CREPE = CrepeShape(69, 192, 4, 6, 4096, 36, 1024, reach=5, rows=1024, width=32, blocks=2, stride=1)
@@ -49,6 +50,12 @@ def test_cores(monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: 2)
     assert few_cores(2) == ""
     assert few_cores(3) == "note: 3 processes share 2 cores\n  do:  start at most 2 on this machine, which is faster"
+
+
+def test_a_batch_for_many_processes():
+    assert small_shares(parse([]), 8) == ""
+    assert "--batch-size 128," in small_shares(parse([]), 16)
+    assert small_shares(parse(["--batch-size=1024"]), 1000) == ""
 
 
 class TestNotLearning:

@@ -247,12 +247,7 @@ class TestSchedule:
     )
     def test_each_schedule(self, options, epochs, rates):
         options = OptimizerOptions(learning_rate=1.0, **options)
-        assert [rate_at(options, epoch, 4, 128) for epoch in epochs] == pytest.approx(rates)
-
-    def test_scaling_with_the_batch_is_explicit_and_warms_up(self):
-        options = OptimizerOptions(learning_rate=0.1, schedule="constant", scale_with_batch=True)
-        rates = [rate_at(options, epoch, 10, 512) for epoch in (0, 0.5, 1, 5)]
-        assert rates == pytest.approx([0.1, 0.25, 0.4, 0.4])
+        assert [rate_at(options, epoch, 4) for epoch in epochs] == pytest.approx(rates)
 
     def test_a_run_goes_through_the_whole_schedule(self):
         at = learning_rates(parse(["--epochs=2", "--schedule=cosine", "--learning-rate=1"]), rows=100)
