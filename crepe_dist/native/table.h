@@ -67,12 +67,9 @@ struct SomeRows {
 
     // Lists the rows whose bits are set, and NO_ROW behind them.
     void list() {
+        index.count();
         uint32_t* next = rows;
-        for (long word = 0; word < index.size; ++word) {
-            index.before[word] = uint32_t(next - rows);
-            next = write_bits(index.words[word], uint32_t(word * WORD), next);
-        }
-        index.before[index.size] = uint32_t(next - rows);
+        for (long word = 0; word < index.size; ++word) next = write_bits(index.words[word], uint32_t(word * WORD), next);
         *next = NO_ROW;
     }
 
@@ -133,12 +130,11 @@ class Table {
 
     // Copies the current values of rows, in ascending order, to out [count][columns].
     void read(const uint32_t* rows, long count, float* out) const {
-        const long columns = shape_.columns;
-        const uint32_t *const end = rows + count, *const here = lower(rows, end, owners_.first);
-        const uint32_t* const after = lower(here, end, owners_.first + owners_.processes);
-        copy_kept(rows, here - rows, out);
-        read_here(here, after - here, out + (here - rows) * columns);
-        copy_kept(after, end - after, out + (after - rows) * columns);
+#pragma omp parallel for num_threads(threads_)
+        for (int part = 0; part < threads_; ++part) {
+            const long first = count * part / threads_, last = count * (part + 1) / threads_;
+            read_part(rows + first, last - first, out + first * shape_.columns);
+        }
     }
 
     // Lists the rows of other hosts that this process keeps: those with a bit in an index of its host. Their values are to
@@ -333,6 +329,15 @@ class Table {
         uint64_t all = 0;
         for (const SomeRows& gradient : gradients_) all |= gradient.index.words[word];
         return all;
+    }
+
+    void read_part(const uint32_t* rows, long count, float* out) const {
+        const long columns = shape_.columns;
+        const uint32_t *const end = rows + count, *const here = lower(rows, end, owners_.first);
+        const uint32_t* const after = lower(here, end, owners_.first + owners_.processes);
+        copy_kept(rows, here - rows, out);
+        read_here(here, after - here, out + (here - rows) * columns);
+        copy_kept(after, end - after, out + (after - rows) * columns);
     }
 
     void read_here(const uint32_t* rows, long count, float* out) const {

@@ -37,15 +37,12 @@ class TouchedRows {
         const long columns = shape_.columns, count = this->count();
         const uint32_t* const rows = gradient().rows;
         float* const out = read_.need(count * columns);
-#pragma omp parallel for num_threads(threads_)
-        for (int part = 0; part < threads_; ++part) {
-            const long first = count * part / threads_, last = count * (part + 1) / threads_;
-            if (table_) {
-                table_->read(rows + first, last - first, out + first * columns);
-            } else {
-                for (long i = first; i < last; ++i) std::copy_n(weights + rows[i] * columns, columns, out + i * columns);
-            }
+        if (table_) {
+            table_->read(rows, count, out);
+            return out;
         }
+#pragma omp parallel for num_threads(threads_)
+        for (long i = 0; i < count; ++i) std::copy_n(weights + rows[i] * columns, columns, out + i * columns);
         return out;
     }
 
