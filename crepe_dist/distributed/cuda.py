@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from crepe_dist import machine
 from crepe_dist.cuda import driver
 from crepe_dist.cuda.compiler import load_from_package
 from crepe_dist.errors import UserError
@@ -33,13 +34,7 @@ LIBRARIES = {
 @cache
 def is_installed() -> bool:
     """Return whether MXNet's GPU flavour is installed."""
-    from importlib import metadata  # here: predictions start faster without it
-
-    try:
-        metadata.version(FLAVOUR)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+    return FLAVOUR in machine.versions()
 
 
 @cache

@@ -89,11 +89,8 @@ class GluonExchange(Exchange):
 
     def update(self, documents: float, learning_rate: float) -> None:
         if self._optimizer.clip_norm is not None:
-            gradients = self.gradients
-            norm = mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients)).sum().sqrt() / documents
-            factor = mx.nd.minimum(self._optimizer.clip_norm / (norm + 1e-12), 1.0)
-            for gradient in gradients:
-                gradient[:] = mx.nd.broadcast_mul(gradient, factor.reshape((1,) * gradient.ndim))
+            largest = self._optimizer.clip_norm * documents
+            gluon.utils.clip_global_norm(self.gradients, largest, check_isfinite=False)
         self._trainer.set_learning_rate(learning_rate)
         self._trainer.update(documents)
 
