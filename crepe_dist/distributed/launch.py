@@ -17,16 +17,16 @@ from crepe_dist.errors import UserError
 HOROVODRUN = "horovodrun"
 MPI = "Open MPI", "MPICH"
 THREADS = "OMP_NUM_THREADS"
-# (launcher, rank, size, local rank, local size); the first one whose rank and size are both set counts.
+# (launcher, rank, size, local size); the first one whose rank and size are both set counts.
 # RANK and WORLD_SIZE are torchrun's convention, and set by hand in manifests and scripts: they take precedence over a
 # scheduler's own variables, which may describe the surrounding process.
 # Slurm: SLURM_NTASKS is also set in a batch script, which is a single process; only srun sets the step's variable.
-LAUNCHERS: tuple[tuple[str, ...], ...] = (
-    (HOROVODRUN, "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE"),
-    ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    (MPI[0], *(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))),
-    (MPI[1], "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-    ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+LAUNCHERS = (
+    (HOROVODRUN, "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_SIZE"),
+    ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    (MPI[0], "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    (MPI[1], "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
+    ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"),
 )
 # By default MXNet times cuDNN's convolutions and takes the fastest one, which may be another one in the next run, and
 # allows those that add in any order (checked with MXNet 1.9.1: src/operator/nn/cudnn/cudnn_convolution-inl.h and
@@ -47,7 +47,7 @@ UNUSED = ("scipy", "sklearn", "onnx")
 class Launch:
     """Place of this process among those that its launcher started.
 
-    ``launcher`` is empty for a process started by hand. ``local_size`` is 1 if the environment does not give it.
+    ``launcher`` is empty for a process started by hand. ``local_size`` is 1 if the environment gives no single one.
     """
 
     launcher: str = ""
@@ -58,16 +58,11 @@ class Launch:
 
 def detect(environment: Mapping[str, str] = os.environ) -> Launch:
     """Read the place of this process from the environment."""
-    for launcher, rank, size, _, local_size in LAUNCHERS:
-        if environment.get(rank, "").isdecimal() and environment.get(size, "").isdecimal():
-            # Slurm's count per node may read "2(x3),1"; the leading number is the best guess.
-            leading = environment.get(local_size, "1").split("(")[0].split(",")[0]
-            return Launch(
-                launcher,
-                int(environment[rank]),
-                int(environment[size]),
-                max(1, int(leading)) if leading.isdigit() else 1,
-            )
+    for launcher, *names in LAUNCHERS:
+        rank, size, local_size = (environment.get(name, "") for name in names)
+        if rank.isdecimal() and size.isdecimal():
+            # For several nodes, Slurm's may read "2(x3),1".
+            return Launch(launcher, int(rank), int(size), int(local_size) if local_size.isdecimal() else 1)
     return Launch()
 
 

@@ -74,10 +74,6 @@ class Endpoint:
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
 
-    def address(self) -> str:
-        """Look up the IPv4 address, anew in each call: the name may appear only after rank 0's machine has started."""
-        return socket.gethostbyname(self.host)
-
     def listen(self, address: str, port: int, callers: int) -> socket.socket:
         """Listen at an address of this host; on all networks if it is loopback, but all are not to be on this host."""
         # Debian resolves a host's own name to an address that only the host itself can reach.
@@ -147,7 +143,7 @@ def _lead(endpoint: Endpoint, report: Message) -> Peers:
                 f"{SECONDS} sets the time limit",
             )
             for peer in peers.values():
-                _tell(peer, {"error": lines, "code": int(ExitCode.PEER_GONE), "of_all": True})
+                _tell(peer, {"error": lines, "code": int(ExitCode.PEER_GONE)})
             raise UserError(*lines, on_all_ranks=True, code=ExitCode.PEER_GONE)
     places = {rank: (peer.getpeername()[0], reports[rank]["port"]) for rank, peer in peers.items()}
     outcome = {"places": [places[rank] for rank in range(1, size)], "secret": secrets.token_hex(16)}
@@ -173,7 +169,7 @@ def _open(endpoint: Endpoint, patience: _Patience, size: int) -> socket.socket:
     """Listen as rank 0; wait while the host's name is not known yet, or still another host's."""
     while True:
         try:
-            return endpoint.listen(endpoint.address(), endpoint.port, size)
+            return endpoint.listen(socket.gethostbyname(endpoint.host), endpoint.port, size)
         except OSError as error:
             why = f"{endpoint.host}: {error.strerror or error}"
             may_change = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
@@ -192,7 +188,8 @@ def _follow(endpoint: Endpoint, report: Message) -> Peers:
     patience = _Patience(report["rank"], endpoint.seconds)
     while True:
         try:
-            root = socket.create_connection((endpoint.address(), endpoint.port), REQUEST_SECONDS)
+            address = socket.gethostbyname(endpoint.host)  # a name may appear only after its machine has started
+            root = socket.create_connection((address, endpoint.port), REQUEST_SECONDS)
             listener = endpoint.listen(root.getsockname()[0], 0, report["size"])
             _tell(root, {**report, "port": listener.getsockname()[1]})
             said = _hear(root, endpoint.seconds + REQUEST_SECONDS)  # rank 0 limits the time itself
@@ -209,7 +206,8 @@ def _follow(endpoint: Endpoint, report: Message) -> Peers:
             )
         time.sleep(LOOK_SECONDS)
     if "error" in said:
-        raise UserError(*said["error"], on_all_ranks=said.get("of_all", False), code=said["code"])
+        # Rank 0 has the same error if a process did not arrive.
+        raise UserError(*said["error"], on_all_ranks=said["code"] == ExitCode.PEER_GONE, code=said["code"])
     return {0: root, **_meet_others(endpoint, listener, root, said, report["rank"])}
 
 

@@ -116,7 +116,7 @@ class Watchdog:
         last = peers_moved = time.monotonic()
         while True:
             now = time.monotonic()
-            if not any(is_stopped(*peer) for peer in self._peers):
+            if not any(running(pid) in ((b"T", start), (b"t", start)) for pid, start in self._peers):  # suspended
                 peers_moved = now
             if now - last > TICK_SECONDS + STOPPED_SECONDS:
                 self._since += now - last
@@ -169,23 +169,18 @@ class Watchdog:
                     os.kill(pid, number)
 
 
-def start_time(pid: int) -> int | None:
-    """Return the start of a process in clock ticks since boot; ``None`` if it does not run."""
-    fields = _status(pid)
-    return None if not fields or fields[0] in (b"Z", b"X") else int(fields[19])
-
-
-def is_stopped(pid: int, began: int) -> bool:
-    """Return whether the process that started then is suspended, by SIGSTOP or a debugger."""
-    fields = _status(pid)
-    return bool(fields) and fields[0] in (b"T", b"t") and int(fields[19]) == began
-
-
-def _status(pid: int) -> list[bytes]:
-    """Return the fields of /proc/<pid>/stat from the state on; empty if there is no such process."""
+def running(pid: int) -> tuple[bytes, int] | None:
+    """Return the state of a process and its start in clock ticks since boot; ``None`` if it does not run."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
-        return []
+        return None
     # The name in brackets may itself contain brackets and blanks; the state follows it.
-    return stat[stat.rindex(b")") + 2 :].split()
+    state, *fields = stat[stat.rindex(b")") + 2 :].split()
+    return None if state in (b"Z", b"X") else (state, int(fields[18]))
+
+
+def start_time(pid: int) -> int | None:
+    """Return the start of a process in clock ticks since boot; ``None`` if it does not run."""
+    found = running(pid)
+    return found and found[1]

@@ -170,27 +170,26 @@ class World:
             The last item on rank 0, ``None`` elsewhere.
         """
         last: T | None = None
-        beat = f"on_root.{name}"
+        beat, due = f"on_root.{name}", time.monotonic() + HEARTBEAT_SECONDS
         while not self.is_root:
-            state = self.broadcast(None, beat)
+            end = self.broadcast(None, beat)  # as soon as there is one, the lines of an error, or none
             self.beat()
-            if state["error"]:
-                raise UserError(*state["error"], on_all_ranks=True)
-            if state["done"]:
+            if end:
+                raise UserError(*end, on_all_ranks=True)
+            if end is not None:
                 return None
-        due = time.monotonic() + HEARTBEAT_SECONDS
         try:
             for item in work:
                 last = item
                 self.beat()
                 if time.monotonic() >= due:
-                    self.broadcast({"done": False, "error": None}, beat)
+                    self.broadcast(None, beat)
                     due = time.monotonic() + HEARTBEAT_SECONDS
         except UserError as error:
-            self.broadcast({"done": True, "error": [error.what, error.why, error.remedy]}, beat)
+            self.broadcast([error.what, error.why, error.remedy], beat)
             error.on_all_ranks = True
             raise
-        self.broadcast({"done": True, "error": None}, beat)
+        self.broadcast([], beat)
         return last
 
     def close(self) -> None:

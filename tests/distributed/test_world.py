@@ -128,7 +128,7 @@ class TestLaunch:
             ({"JOB_COMPLETION_INDEX": "1"}, Launch()),  # says nothing of the number
             (
                 {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "6", "SLURM_STEP_TASKS_PER_NODE": "2(x3)"},
-                Launch("srun", 5, 6, 2),
+                Launch("srun", 5, 6, 1),
             ),
             ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, Launch()),  # the batch script itself
         ],
