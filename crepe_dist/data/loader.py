@@ -12,7 +12,6 @@ import itertools
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -142,4 +141,4 @@ class DataLoader:
         split = self._split
         labels, weights = np.asarray(split.labels[rows]), split.weight_bytes(rows)
         batch = pack(split.codes(rows), labels, self._rows, documents, first, weights, split.targets.bytes(rows))
-        return replace(batch, rows=rows)
+        return batch._replace(rows=rows)

@@ -90,18 +90,16 @@ class NativeEngine(Engine):
 
     def forward_backward(self, batch: Batch) -> float:
         rows, _ = self._shape_of(batch)
-        dropping = (self.shape.dropout, batch.seed, batch.first)
-        quanta, loss = self.quanta, ctypes.c_double()
-        self._exchange.ready()
+        packed, quanta, loss = batch.packed.ctypes.data, self.quanta, ctypes.c_double()
+        dropping = self.shape.dropout, batch.seed, batch.first
         quanta.begin(batch.documents)
-        ctypes.memset(quanta.bounds, 0, ctypes.sizeof(quanta.bounds))  # the kernels add to them
         with self._kernels.lock:
             self._kernels.call("crepe_set", self._addresses, False)  # only what is trained has changed
-            self._kernels.call("crepe_find_rows", batch.packed.ctypes.data, rows)
+            self._exchange.ready()
+            self._kernels.call("crepe_find_rows", packed, rows)
             self._exchange.fetch()
-            self._kernels.call("crepe_train_forward", batch.packed.ctypes.data, rows, *dropping, ctypes.byref(loss))
-            rounding = quanta.exponents, quanta.unit, quanta.bounds
-            self._kernels.call("crepe_train_backward", quanta.gradients, *rounding)
+            rounded = quanta.gradients, quanta.exponents, quanta.unit, quanta.bounds
+            self._kernels.call("crepe_train", packed, rows, *dropping, *rounded, ctypes.byref(loss))
         return loss.value
 
     def _shape_of(self, batch: Batch) -> tuple[int, int]:

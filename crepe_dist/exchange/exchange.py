@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +23,7 @@ GROW_AFTER = 2000  # steps without an overflow
 Row = Sequence[float]  # numbers that a rank sends along with its gradients
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Sums of one step over the ranks; the same on every rank.
 
     Attributes:

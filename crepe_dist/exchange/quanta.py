@@ -73,7 +73,7 @@ class Quanta:
         exponents: a quantum is 2**exponent, a C array of int32 [parameters].
         unit: unit of the bounds, in quanta.
         bounds: bounds of the sums of this process's terms, a C array of float32 [parameters], NaN for terms that are
-            not finite; the kernels add to them.
+            not finite; the kernels write them.
     """
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -48,10 +47,10 @@ class SharedMemoryExchange(WholeNumberExchange):
         self._optimizer = optimizer
         by_row = {each.name for each in sparse}
         dense = {name: parameter for name, parameter in quanta.parameters.items() if name not in by_row}
-        self._width = row_width(quanta)
+        width = row_width(quanta)
         self._add_whole = library.functions().crepe_add_whole
         gradients = sum(_aligned(parameter.value.size) for parameter in dense.values())
-        count = gradients + _aligned(2 * world.size * self._width)  # float64, as two words
+        count = gradients + _aligned(2 * world.size * width)  # float64, as two words
         self._squares_at = START + 4 * count
         tables_at = -(-(self._squares_at + 16 * len(sparse)) // mmap.PAGESIZE) * mmap.PAGESIZE
 
@@ -62,9 +61,8 @@ class SharedMemoryExchange(WholeNumberExchange):
         memory, rank = self._memory, self._memory.rank
         self._words = [np.frombuffer(pages, np.int32, count, START) for pages in memory.pages]
         self._arrays = (ctypes.c_void_p * memory.processes)(*[words.ctypes.data for words in self._words])
-        self._rows: Any = (ctypes.c_double * (world.size * self._width)).from_buffer(
-            memory.pages[rank], START + 4 * gradients
-        )
+        numbers = np.frombuffer(memory.pages[rank], np.float64, world.size * width, START + 4 * gradients)
+        self._rows = numbers.reshape(world.size, width)
         offset = 0
         for parameter in dense.values():  # the kernels write the gradients into this process's memory
             size = parameter.value.size
@@ -103,9 +101,8 @@ class SharedMemoryExchange(WholeNumberExchange):
 
     def _add(self, row: Row) -> list[Row]:
         """Sum the gradients over the ranks, and return the rows of all ranks."""
-        width, own = self._width, self._width * self._world.rank
-        ctypes.memset(self._rows, 0, ctypes.sizeof(self._rows))
-        self._rows[own : own + len(row)] = row
+        self._rows[:] = 0
+        self._rows[self._world.rank, : len(row)] = row
         self._memory.wait_for_all()
         rank, part, processes = self._memory.rank, self._part, self._memory.processes
         into = rank if self._between else -1  # -1: into the arrays of all processes
@@ -117,7 +114,8 @@ class SharedMemoryExchange(WholeNumberExchange):
                     self._words[other][part] = self._words[rank][part]
         self._memory.wait_for_all()
         # A process clears its rows in the next sum, and writes there only after all have reached its barrier.
-        return [self._rows[start : start + len(row)] for start in range(0, len(self._rows), width)]
+        rows: list[Row] = self._rows.tolist()
+        return rows
 
     def update(self, documents: float, learning_rate: float) -> None:
         scale = mean_scale(documents, self._optimizer.clip_norm, self._squares)

@@ -171,26 +171,18 @@ int crepe_find_rows(void* engine, const uint8_t* batch, int64_t rows) {
     return guarded([&] { static_cast<Engine*>(engine)->find_rows(batch, rows); });
 }
 
-// Writes the sum of the losses; see `rounded` in model/objective.py.
-int crepe_train_forward(
-    void* engine, const uint8_t* batch, int64_t rows, double dropout, uint64_t seed, uint64_t first, double* loss
+// Writes the gradients and their bounds, see Engine, and the sum of the losses, see `rounded` in model/objective.py.
+int crepe_train(
+    void* engine, const uint8_t* batch, int64_t rows, double dropout, uint64_t seed, uint64_t first,
+    int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds, double* loss
 ) {
     return guarded([&] {
         std::vector<float> losses(rows);
-        static_cast<Engine*>(engine)->train_forward(batch, rows, Dropout{dropout, seed}, first, losses.data());
+        Engine* const network = static_cast<Engine*>(engine);
+        network->train_forward(batch, rows, Dropout{dropout, seed}, first, losses.data());
         *loss = 0;
         for (const float of_row : losses) *loss += std::nearbyint(double(of_row) / LOSS_UNIT) * LOSS_UNIT;
-    });
-}
-
-// See Engine::train_backward; adds to the bounds.
-int crepe_train_backward(
-    void* engine, int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds
-) {
-    return guarded([&] {
-        std::vector<float> more(static_cast<Engine*>(engine)->trained());
-        static_cast<Engine*>(engine)->train_backward(gradients, exponents, unit, more.data());
-        for (size_t i = 0; i < more.size(); ++i) bounds[i] += more[i];
+        network->train_backward(gradients, exponents, unit, bounds);
     });
 }
 

@@ -193,9 +193,9 @@ template <class T> void pack_filter(const float* weights, long channels, T* forw
     const auto at = [=](long p, long k, long n) {
         return (p * width + n / BLOCK * BLOCK) * width + (k / PAIR<T> * BLOCK + n % BLOCK) * PAIR<T> + k % PAIR<T>;
     };
-#pragma omp for schedule(static)
-    for (long out = 0; out < channels; ++out)
-        for (long in = 0; in < channels; in += BLOCK) {
+#pragma omp for schedule(static) collapse(2)
+    for (long in = 0; in < channels; in += BLOCK)
+        for (long out = 0; out < channels; ++out) {
             alignas(64) float taps[TOWER_TAPS][BLOCK] = {};
             const long count = std::min(BLOCK, channels - in);
             for (long n = 0; n < count; ++n)
@@ -212,10 +212,9 @@ template <class T> void pack_filter(const float* weights, long channels, T* forw
                     store(values + v, sum);
                     store(reversed + v, other);
                 }
-                for (long n = 0; n < count; ++n) {
-                    forward[at(p, in + n, out)] = values[n];
-                    backward[at(p, out, in + n)] = reversed[n];
-                }
+                T *const column = forward + at(p, in, out), *const row = backward + at(p, out, in);
+                for (long n = 0; n < count; ++n) column[n / PAIR<T> * BLOCK * PAIR<T> + n % PAIR<T>] = values[n];
+                for (long n = 0; n < count; ++n) row[n * PAIR<T>] = reversed[n];
             }
         }
 }

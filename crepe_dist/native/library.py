@@ -43,6 +43,8 @@ _ARRAYS = ctypes.POINTER(ctypes.c_void_p)
 _LONG = ctypes.c_int64
 _LONGS = ctypes.c_void_p
 _INTS = ctypes.c_void_p
+_DROPOUT = (ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64)  # its probability and seed; the first document
+_ROUNDED = (_ARRAYS, _INTS, ctypes.c_double, _FLOATS)  # gradients, exponents, unit and bounds; see Quanta
 # function: (result type, argument types)
 _FUNCTIONS = {
     "crepe_has_bfloat16": (ctypes.c_int, ()),
@@ -58,11 +60,7 @@ _FUNCTIONS = {
     "crepe_forward": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, _LONG, _FLOATS)),
     "crepe_forward_parts": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, _LONG, _FLOATS)),
     "crepe_find_rows": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG)),
-    "crepe_train_forward": (
-        ctypes.c_int,
-        (ctypes.c_void_p, _BYTES, _LONG, ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64, _DOUBLES),
-    ),
-    "crepe_train_backward": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, _LONGS, ctypes.c_double, _FLOATS)),
+    "crepe_train": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, *_DROPOUT, *_ROUNDED, _DOUBLES)),
     "crepe_squares": (None, (ctypes.c_void_p, _LONG, _LONGS)),
     "crepe_products": (ctypes.c_int, (ctypes.c_int, _LONG, ctypes.c_int, ctypes.c_int)),
     "crepe_update": (

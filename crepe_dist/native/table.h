@@ -67,9 +67,12 @@ struct SomeRows {
 
     // Lists the rows whose bits are set, and NO_ROW behind them.
     void list() {
-        index.count();
         uint32_t* next = rows;
-        for (long word = 0; word < index.size; ++word) next = write_bits(index.words[word], uint32_t(word * WORD), next);
+        for (long word = 0; word < index.size; ++word) {
+            index.before[word] = uint32_t(next - rows);
+            next = write_bits(index.words[word], uint32_t(word * WORD), next);
+        }
+        index.before[index.size] = uint32_t(next - rows);
         *next = NO_ROW;
     }
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from crepe_dist.data.batch import Batch
 from crepe_dist.exchange.exchange import Outcome
@@ -18,8 +17,7 @@ from crepe_dist.wording import counted, duration
 EVERY = 10  # steps
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
     """A step whose record has not been written yet."""
 
     step: int

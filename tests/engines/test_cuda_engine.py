@@ -69,7 +69,7 @@ def total(exchange: CudaExchange) -> dict[str, np.ndarray]:
 
 def part_of(batch: Batch, first: int, last: int) -> Batch:
     """Some documents of a batch, as a rank has them."""
-    return replace(batch, packed=batch.packed[first:last], labels=batch.labels[first:last], first=batch.first + first)
+    return batch._replace(packed=batch.packed[first:last], labels=batch.labels[first:last], first=batch.first + first)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
