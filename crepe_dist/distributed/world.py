@@ -40,6 +40,7 @@ class World:
     Sums are in the order of the ranks.
 
     Attributes:
+        hosts: the ranks of each host.
         carrier: name of what connects the processes, for messages.
         beat: heartbeat for the watchdog, called while this rank waits for rank 0 or works alone as rank 0.
         before_long_wait: called before an unbounded wait for ranks that report progress themselves.
@@ -52,6 +53,7 @@ class World:
         self.beat: Callable[[], None] = lambda: None
         self.before_long_wait: Callable[[], None] = lambda: None
         hosts = self.gather(socket.gethostname(), "hosts")
+        self.hosts = [[rank for rank, other in enumerate(hosts) if other == host] for host in dict.fromkeys(hosts)]
         self.local_rank = hosts[:rank].count(hosts[rank])
         self.local_size = hosts.count(hosts[rank])
 

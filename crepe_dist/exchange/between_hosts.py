@@ -6,7 +6,6 @@ host that needs it.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
@@ -17,27 +16,6 @@ import numpy.typing as npt
 from crepe_dist.distributed.world import World
 from crepe_dist.exchange.table import Numbers, Table
 from crepe_dist.native import library
-
-
-def ranks_by_host(world: World) -> list[list[int]]:
-    """Return the ranks of each host, in the order of their local ranks; every rank calls it."""
-    places = world.gather([socket.gethostname(), world.local_rank], "places")
-    return group_by_host([(host, local_rank) for host, local_rank in places])
-
-
-def group_by_host(places: Sequence[tuple[str, int]]) -> list[list[int]]:
-    """Group the ranks by host; put each rank into a group of its own if local ranks are missing or repeated.
-
-    Args:
-        places: host and local rank of each rank.
-    """
-    hosts: dict[str, dict[int, int]] = {}
-    for rank, (host, local_rank) in enumerate(places):
-        hosts.setdefault(host, {})[local_rank] = rank
-    complete = all(set(ranks) == set(range(len(ranks))) for ranks in hosts.values())
-    if not complete or sum(map(len, hosts.values())) < len(places):
-        return [[rank] for rank in range(len(places))]
-    return [[ranks[local_rank] for local_rank in range(len(ranks))] for ranks in hosts.values()]
 
 
 class BetweenHosts:

@@ -17,7 +17,7 @@ import numpy as np
 
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.distributed.world import World
-from crepe_dist.exchange.between_hosts import BetweenHosts, ranks_by_host
+from crepe_dist.exchange.between_hosts import BetweenHosts
 from crepe_dist.exchange.exchange import Row, SavedArrays
 from crepe_dist.exchange.host_memory import HostMemory, private_memory, share_memory
 from crepe_dist.exchange.optimizer import DenseUpdate, Optimizer
@@ -191,11 +191,10 @@ def share_on_hosts(world: World, size: Callable[[int], int]) -> tuple[list[list[
     Returns:
         The ranks of each host, and the memory. If one process cannot share, each is a host of its own.
     """
-    hosts = ranks_by_host(world) if world.size > 1 else [[0]]
-    if len(hosts) < world.size:
-        host = next(host for host in hosts if world.rank in host)
+    if len(world.hosts) < world.size:
+        host = next(host for host in world.hosts if world.rank in host)
         if memory := share_memory(world, host, size(len(host))):
-            return hosts, memory
+            return world.hosts, memory
     return [[rank] for rank in range(world.size)], private_memory(size(1))
 
 
