@@ -24,7 +24,7 @@ from crepe_dist.wording import counted, cut, excerpt, first, listed, number
 SHOWN_CLASSES = 10
 LABEL_CELLS = 40  # width of a class name in a note
 WINDOW = 100  # steps over which the loss is averaged
-SHARE, LARGE_BATCH = 8, 1024  # documents of a process in a step; batch that loses up to half a point of accuracy
+SHARE, LARGE_BATCH = 8, 1024  # documents of a process in a step; the largest batch advised
 STEPS = 500  # steps between two checks; healthy runs leave chance sooner
 MARGIN = 0.02  # fraction of the loss at chance that counts as noise
 SAME_SPLITS = "prepare both data sets from the same sources with the same --seed, --test and --validation"
