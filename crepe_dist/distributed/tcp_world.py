@@ -8,6 +8,7 @@ import threading
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from crepe_dist.errors import PeerGone
 
 HEAD = struct.Struct("<IQ")  # before each message: a checksum of the collective's name, and the number of bytes
 MOST_BYTES = 1 << 40
+FIRST_BYTES = 1 << 14  # sent with the head; a connection takes those of two messages from a process that is behind
 LOST_SECONDS = 30  # without an answer, after which a host is gone
 OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -53,32 +55,38 @@ class TcpWorld(World):
         tag, starts = zlib.crc32(name.encode()), np.cumsum([0, *sizes]).tolist()
         pieces = [data[start : start + size] for start, size in zip(starts, sizes)]
         above = [(self.rank + distance) % self.size for distance in range(1, self.size)]
-        rests = {peer: self._send(peer, HEAD.pack(tag, pieces[peer].size), pieces[peer]) for peer in above}
+        self._send_all(
+            {peer: HEAD.pack(tag, pieces[peer].size) + pieces[peer][:FIRST_BYTES].tobytes() for peer in above}
+        )
+        from_each = {peer: self._head(peer, tag, name) for peer in reversed(above)}
+        # All are here. If one were only late, its connection, full for LOST_SECONDS, would count as lost.
+        rests = {peer: rest for peer in above if (rest := self._send(peer, pieces[peer][FIRST_BYTES:])).size}
         sending = threading.Thread(target=self._send_all, args=(rests,), daemon=True)
-        if any(rests.values()):
+        if rests:
             sending.start()
-        received = {self.rank: pieces[self.rank]}
-        for peer in reversed(above):
-            other, size = HEAD.unpack(self._receive(peer, HEAD.size).tobytes())
-            if other != tag or size > MOST_BYTES:
-                raise RuntimeError(f"rank {peer} is at another point of the program than {name!r}")
-            received[peer] = self._receive(peer, size)
-        if any(rests.values()):
+        received = {peer: self._receive(peer, size) for peer, size in from_each.items()}
+        if rests:
             sending.join()
-        in_order = [received[rank] for rank in range(self.size)]
+        in_order = [pieces[rank] if rank == self.rank else received[rank] for rank in range(self.size)]
         return np.concatenate(in_order), [piece.size for piece in in_order]
 
-    def _send(self, peer: int, head: bytes, piece: Bytes) -> bytes:
-        """Send as much of a message as the connection takes without a wait; return the rest."""
-        try:
-            sent = self._peers[peer].sendmsg((head, piece.data), (), socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            sent = 0
-        except OSError:  # found out in receiving from it
-            return b""
-        return b"".join((head[sent:], piece[max(0, sent - len(head)) :].data))
+    def _head(self, peer: int, tag: int, name: str) -> int:
+        """Receive the number of bytes of a message."""
+        other, size = HEAD.unpack(self._receive(peer, HEAD.size).tobytes())
+        if other != tag or size > MOST_BYTES:
+            raise RuntimeError(f"rank {peer} is at another point of the program than {name!r}")
+        return int(size)
 
-    def _send_all(self, messages: Mapping[int, bytes]) -> None:
+    def _send(self, peer: int, piece: Bytes) -> Bytes:
+        """Send as much as the connection takes without a wait; return the rest."""
+        try:
+            return piece[self._peers[peer].send(piece.data, socket.MSG_DONTWAIT) :]
+        except BlockingIOError:
+            return piece
+        except OSError:  # found out in receiving from it
+            return piece[:0]
+
+    def _send_all(self, messages: Mapping[int, Any]) -> None:
         for peer, message in messages.items():
             with suppress(OSError):
                 self._peers[peer].sendall(message)

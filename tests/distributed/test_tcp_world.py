@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crepe_dist.distributed.tcp_world import TcpWorld
+from crepe_dist.distributed.tcp_world import FIRST_BYTES, HEAD, TcpWorld
 from crepe_dist.errors import PeerGone
 
 
@@ -35,10 +37,26 @@ def worlds():
 
 
 def test_a_process_that_ends_within_a_message(worlds):
-    zeroth, first = worlds
-    data = np.zeros(1 << 22, np.uint8)  # more than the connection holds, so rank 0 also waits in sending
-    ended = both(lambda: zeroth._swap(data, [0, data.size], "x"), first.close)
-    assert isinstance(ended[0], PeerGone)
+    data = np.zeros(1 << 24, np.uint8)  # more than the connection holds, so rank 0 also waits in sending
+
+    def end() -> None:
+        worlds[1]._send_all({0: HEAD.pack(zlib.crc32(b"x"), 1)})
+        worlds[1]._receive(0, 2 * FIRST_BYTES)
+        worlds[1].close()
+
+    assert isinstance(both(lambda: worlds[0]._swap(data, [0, data.size], "x"), end)[0], PeerGone)
+
+
+def test_a_process_that_is_late_is_not_gone(worlds):
+    data = np.zeros(1 << 24, np.uint8)
+    worlds[0]._peers[1].setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000)  # milliseconds
+
+    def late() -> Any:
+        time.sleep(3)
+        return worlds[1]._swap(data, [data.size, 0], "x")
+
+    ended = both(lambda: worlds[0]._swap(data, [0, data.size], "x"), late)
+    assert [sizes for _, sizes in ended] == [[0, data.size], [data.size, 0]]
 
 
 def test_ranks_at_different_points_of_the_program(worlds):
