@@ -107,7 +107,7 @@ def few_steps(config: Config, rows: int, shape: Shape) -> str:
 def small_shares(config: Config, processes: int) -> str:
     """Note that processes are too many for the batch."""
     batch, better = config.data.batch_size, min(SHARE * processes, LARGE_BATCH)
-    if batch >= better:
+    if processes == 1 or batch >= better:
         return ""
     return _note(
         f"{processes} processes share a batch of {batch}, and wait for each other longer than they compute",

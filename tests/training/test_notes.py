@@ -53,7 +53,7 @@ def test_cores(monkeypatch):
 
 
 def test_a_batch_for_many_processes():
-    assert small_shares(parse([]), 8) == ""
+    assert small_shares(parse([]), 8) == small_shares(parse(["--batch-size=1"]), 1) == ""
     assert "--batch-size 128," in small_shares(parse([]), 16)
     assert small_shares(parse(["--batch-size=1024"]), 1000) == ""
 
