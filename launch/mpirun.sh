@@ -1,6 +1,6 @@
 #!/bin/bash
 # Train with processes that Open MPI 5 starts: launch/mpirun.sh [flags of crepe_dist.train]     (docs/how-to/many-hosts.md)
-# MPI only starts them and passes signals on. Exit code 75: stopped and saved; run the same command again to resume.
+# MPI starts them and passes signals on; with mpi4py it also carries their messages. Exit code 75: stopped and saved; run the same command again to resume.
 
 processes=2
 hosts= # node1:4,node2:4, rank 0 first; empty: the scheduler's hosts, or this one

@@ -78,7 +78,7 @@ class World:
 
     def all_to_all(
         self, array: npt.NDArray[Any], counts: Sequence[int], name: str
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         """Send each rank its elements of an array along the first axis, and return those received.
 
         Args:
@@ -90,7 +90,7 @@ class World:
         width = array.dtype.itemsize * int(np.prod(array.shape[1:]))
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         received, sizes = self._swap(data, [width * count for count in counts], name)
-        return received.view(array.dtype).reshape(-1, *array.shape[1:]), np.array(sizes, np.int32) // width
+        return received.view(array.dtype).reshape(-1, *array.shape[1:]), np.array(sizes, np.int64) // width
 
     def sum(self, array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
         """Sum an array over the ranks; the same shape and dtype (float32, float64, int32, int64) on every rank."""

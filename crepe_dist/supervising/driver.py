@@ -340,7 +340,7 @@ class Driver:
         del group.calls[rank]
         group.ends[rank] = code
         if meaning(code) is not Meaning.DONE:
-            # A rank that was asked to stop makes the others save; of a lost node they hear by Gloo, after 30 s.
+            # A rank that was asked to stop makes the others save; of a lost node they hear by TCP, after 30 s.
             seconds = self._grace if code is None or meaning(code) is Meaning.PREEMPTED else OTHERS_SECONDS
             group.kill_at = min(group.kill_at, time.monotonic() + seconds)
         if meaning(code) not in (Meaning.DONE, Meaning.MISTAKE):  # a mistake is that of all ranks, and told at the end
