@@ -11,6 +11,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,12 @@ class HostMemory:
         self.pages = pages
         self.rank = rank
         self._files = files
-        functions = library.functions()
-        self._arrive, self._passed = functions.crepe_arrive, functions.crepe_passed
         self._barrier = ctypes.addressof(ctypes.c_char.from_buffer(pages[0]))
         self._round: int | None = None  # of the barrier, from `arrive` to the end of `wait`
+
+    @cached_property
+    def _functions(self) -> ctypes.CDLL:
+        return library.functions()  # not for ``check``, which GPUs use without kernels for CPUs
 
     @property
     def processes(self) -> int:
@@ -64,7 +67,7 @@ class HostMemory:
         """Tell the other processes of the host that this one has come to this point; see ``wait``."""
         self.wait()
         if self.processes > 1:
-            self._round = self._arrive(self._barrier, self.processes)
+            self._round = self._functions.crepe_arrive(self._barrier, self.processes)
 
     def wait(self) -> None:
         """Wait until all processes of the host have come to the point of this one's last ``arrive``.
@@ -75,11 +78,11 @@ class HostMemory:
         if self._round is None:
             return
         # Wait in short pieces, so that signals are handled and the end of a process is noticed.
-        while not self._passed(self._barrier, self._round, LOOK_SECONDS):
+        while not self._functions.crepe_passed(self._barrier, self._round, LOOK_SECONDS):
             try:
                 self.check()
             except PeerGone:
-                if not self._passed(self._barrier, self._round, 0.0):
+                if not self._functions.crepe_passed(self._barrier, self._round, 0.0):
                     raise
                 break  # it ended after it had arrived
         self._round = None

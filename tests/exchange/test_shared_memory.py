@@ -22,8 +22,7 @@ import numpy as np
 from crepe_dist.distributed.join import join
 with join() as world:
     from crepe_dist.exchange import host_memory
-    from crepe_dist.exchange.quanta import Parameter
-    from crepe_dist.exchange.quanta import FIRST, Quanta
+    from crepe_dist.exchange.quanta import FIRST, Parameter, Quanta
     from crepe_dist.exchange.optimizer import Optimizer
     from crepe_dist.exchange.shared_memory import SharedMemoryExchange
     from crepe_dist.settings.options import OptimizerOptions
@@ -93,18 +92,21 @@ def test_where_one_process_cannot_share_all_use_horovod(tmp_path):
 
 @pytest.mark.parametrize(("file", "opened"), [(None, 2), ("missing", 2), ("own", 0)])
 def test_memory_that_cannot_be_shared_is_given_back(tmp_path, monkeypatch, file, opened):
-    """A file that this process keeps open keeps its memory, even if the file is removed."""
-
     def gather(value, name):
         answer = opened if name == "shared memory opened" else value if file == "own" else file
         return [value, answer]
 
     monkeypatch.setattr(host_memory, "FOLDER", tmp_path)
     ranks: Any = SimpleNamespace(rank=0, gather=gather)
-    before = os.listdir("/proc/self/fd")
+    before = os.listdir("/proc/self/fd")  # an open file keeps its memory, even if it is removed
     assert host_memory.share_memory(ranks, [0, 1], 1 << 20) is None
     assert os.listdir("/proc/self/fd") == before
     assert not list(tmp_path.iterdir())
+
+
+def test_processes_with_gpus_are_watched_without_kernels_for_cpus(monkeypatch):
+    monkeypatch.setenv("CREPE_DIST_KERNELS", "none")
+    host_memory.private_memory(1 << 12).check()
 
 
 # Rank {dead} is killed while the others wait in the sum. No process ends before all that are left have said why.
@@ -116,8 +118,7 @@ from crepe_dist.distributed.join import join
 def main():
     with join() as world:
         import numpy as np
-        from crepe_dist.exchange.quanta import Parameter
-        from crepe_dist.exchange.quanta import Quanta
+        from crepe_dist.exchange.quanta import Parameter, Quanta
         from crepe_dist.exchange.optimizer import Optimizer
         from crepe_dist.exchange.shared_memory import SharedMemoryExchange
         from crepe_dist.settings.options import OptimizerOptions
