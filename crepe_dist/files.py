@@ -117,13 +117,19 @@ def cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and _is_formula(value) else value
 
 
+def cells(values: Iterable[Any]) -> list[Any]:
+    """Return the ``cell`` of each value."""
+    # Most begin with a letter or digit, as no formula does.
+    return [value if type(value) is not str or value[:1].isalnum() else cell(value) for value in values]
+
+
 def original(text: str) -> str:
     """Return the value of a cell that ``cell`` made."""
     return text[1:] if text.startswith("'") and _is_formula(text[1:]) else text
 
 
 def _is_formula(text: str) -> bool:
-    if text[:1].isalnum():  # as most cells do, and no formula
+    if text[:1].isalnum():
         return False
     return _FORMULA.match(text) is not None and _NUMBER.fullmatch(text) is None
 

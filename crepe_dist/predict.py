@@ -5,11 +5,13 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, TextIO, Union
 from urllib.parse import urlsplit
 
 from crepe_dist import extras
@@ -17,7 +19,7 @@ from crepe_dist.data.alphabet import Encoding, read_of_long
 from crepe_dist.distributed.launch import limit_threads
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import scratch
-from crepe_dist.predicting.answers import STYLES, TABLES, answer_types, answers, converter
+from crepe_dist.predicting.answers import STYLES, TABLES, Answer, Answers, answer_types, answers, converter
 from crepe_dist.predicting.inputs import KINDS, Input, Inputs, open_inputs
 from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
 from crepe_dist.preparing import remote
@@ -146,29 +148,58 @@ def _predict(predictor: "Predictor", args: Any) -> None:
             print(f"resuming after {counted(counts.rows, 'row')}", file=sys.stderr)
         else:
             stream.write(clean(formatter.header))
-        done, has_explained = counts.rows, False
-        for group in groups:
-            group, done = group[done:], max(0, done - len(group))
-            predictions = predictor.predict_stream(row.text for row in group if not row.problem)
-            for row in group:
-                counts.rows += 1
-                prediction = None if row.problem else next(predictions)
-                if prediction is not None and prediction.problem:
-                    row, prediction = row._replace(problem=prediction.problem), None
-                if prediction is None:
-                    counts.problems[re.split("[:;]", row.problem)[0]] += 1
-                    stream.write(f"{clean(formatter.line(row, None))}\n")
-                    continue
-                counts.long += prediction.characters_cut > 0
-                explanation = predictor.explain(row.text) if args.explain else None
-                stream.write(f"{clean(formatter.line(row, prediction, explanation))}\n")
-                if explanation and args.format == "text":
-                    from crepe_dist.reports import explanation as explanations  # Rich takes a tenth of a second
-
-                    explanations.write(explanation, stream, legend=not has_explained)
-                    has_explained = True
+        work = _Work(predictor, formatter, clean, counts.line)
+        found = work.explained(groups, stream) if args.explain else map(work, groups)
+        if isinstance(groups, Inputs) and not args.explain and file is not None and os.path.isfile(file):
+            found = groups.answered(work, predictor.processes)
+        for text, more in found:
+            stream.write(text)
+            counts.add(more)
             stream.flush()
     _conclude(counts, args, predictor.encoding)
+
+
+@dataclass
+class _Work:
+    """Classification of groups of rows; of those up to line ``after``, nothing is left to do."""
+
+    predictor: "Predictor"
+    formatter: Answers
+    clean: Callable[[str], str]
+    after: int
+
+    def __call__(self, rows: list[Input]) -> tuple[str, Counts]:
+        """Return the answers to a group, and their numbers."""
+        pairs = self._predicted(rows)
+        return "".join([f"{self.clean(line)}\n" for line in self.formatter.lines(pairs)]), _counts(pairs)
+
+    def explained(self, groups: Iterable[list[Input]], stream: TextIO) -> Iterator[tuple[str, Counts]]:
+        """Write each answer and its explanation, which is coloured if ``stream`` is a terminal; yield the numbers."""
+        from crepe_dist.reports import explanation as explanations  # Rich takes a tenth of a second
+
+        has_explained = False
+        for row, prediction in chain.from_iterable(map(self._predicted, groups)):
+            explanation = None if prediction is None else self.predictor.explain(row.text)
+            stream.write(f"{self.clean(self.formatter.line(row, prediction, explanation))}\n")
+            if explanation and type(self.formatter) is Answers:
+                explanations.write(explanation, stream, legend=not has_explained)
+                has_explained = True
+            yield "", _counts([(row, prediction)])
+
+    def _predicted(self, rows: list[Input]) -> list[Answer]:
+        rows = [row for row in rows if row.line > self.after]
+        predictions = self.predictor.predict_stream(row.text for row in rows if not row.problem)
+        pairs: list[Answer] = []
+        for row in rows:
+            found = None if row.problem else next(predictions)
+            pairs.append((row._replace(problem=found.problem), None) if found and found.problem else (row, found))
+        return pairs
+
+
+def _counts(pairs: Sequence[Answer]) -> Counts:
+    problems = Counter(re.split("[:;]", row.problem)[0] for row, prediction in pairs if prediction is None)
+    long = sum(prediction is not None and prediction.characters_cut > 0 for _, prediction in pairs)
+    return Counts(len(pairs), long, problems, pairs[-1][0].line if pairs else 0)
 
 
 def _conclude(counts: Counts, args: Any, encoding: Encoding) -> None:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import SimpleNamespace
+from typing import Any, BinaryIO, Optional
 
 from crepe_dist import files
 from crepe_dist.errors import UserError, one_line, shown
 from crepe_dist.predicting.inputs import Input
 from crepe_dist.predicting.occlusion import Explanation
-from crepe_dist.predicting.prediction import NONE, Prediction, unanswered
+from crepe_dist.predicting.prediction import DIGITS, NONE, Prediction, unanswered
 from crepe_dist.wording import percent
 
 STYLES = ("text", "jsonl", "csv", "parquet")
 TABLES = ("csv", "parquet")  # with the columns of the input
 SCORE_DIGITS = 4
 BLOCK = 1 << 23  # bytes of CSV that become a row group
+Answer = tuple[Input, Optional[Prediction]]  # a row and its prediction, or a row with a problem
 # Types of Parquet whose values have the same text in CSV.
 KEPT = ("is_integer", "is_boolean", "is_date", "is_timestamp", "is_decimal", "is_float32", "is_float64")
 _encoded = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder for each record
@@ -34,11 +36,17 @@ def answer_types(top: int, several: bool) -> dict[str, str]:
     return {**types, "characters_cut": "int64", "problem": "object"}
 
 
-def answer_cells(prediction: Prediction, top: int) -> list[Any]:
-    """Return the values of these columns for a text without a problem; the class of a rejected text is empty."""
+def answer_cells(prediction: Prediction, top: int, number: Callable[[float], Any] = float) -> list[Any]:
+    """Return the values of these columns for a text without a problem; the class of a rejected text is empty.
+
+    Args:
+        number: converts a probability.
+    """
     cells: list[Any] = [] if prediction.labels is None else [_encoded(prediction.labels)]
-    for rank, (label, probability) in enumerate(prediction.ranking[:top]):
-        cells += ["" if prediction.rejected and rank == 0 else label, probability]
+    for label, probability in prediction.ranking[:top]:
+        cells += (label, number(probability))
+    if prediction.rejected:
+        cells[-2 * min(top, len(prediction.ranking))] = ""
     return [*cells, prediction.characters_cut, ""]
 
 
@@ -68,26 +76,29 @@ class Answers:
             likely = [NONE, *likely]
         return (f"{one_line(row.id)}: " if row.id else "") + "   ".join(likely)
 
+    def lines(self, answers: Iterable[Answer]) -> list[str]:
+        """Format several answers; see ``line``."""
+        return [self.line(row, prediction) for row, prediction in answers]
+
 
 class JsonAnswers(Answers):
     """Formatter for JSON Lines: one object per row, including its explanation."""
 
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
-        record: dict[str, Any] = {"line": row.line, **({"id": row.id} if row.id else {})}
+        start = f'{{"line": {row.line}, ' + (f'"id": {json_line(row.id)}, ' if row.id else "")
         if prediction is None:
-            return json_line({**record, **unanswered(row.problem)})
-        record |= prediction.record(self.top)
+            return start + json_line(unanswered(row.problem))[1:]
         if explanation is not None:
-            record["explanation"] = explained(explanation)
-        return json_line(record)
-
-
-class _Returned:
-    """Stream for ``csv.writer``, whose ``writerow`` then returns the record."""
-
-    @staticmethod
-    def write(record: str) -> str:
-        return record
+            return start + json_line({**prediction.record(self.top), "explanation": explained(explanation)})[1:]
+        # The record of a prediction in a quarter of the time.
+        shares = [f'{{"class": {_name(label)}, "probability": {share}}}' for label, share in prediction.ranking]
+        labels = "" if prediction.labels is None else f'"labels": [{", ".join(map(_name, prediction.labels))}], '
+        return (
+            f'{start}{labels}"class": {"null" if prediction.rejected else _name(prediction.label)}, '
+            f'"probability": {prediction.probability}, "entropy": {round(prediction.entropy, DIGITS)}, '
+            f'"margin": {round(prediction.margin, DIGITS)}, "top": [{", ".join(shares[: self.top])}], '
+            f'"read": {prediction.read}, "characters_cut": {prediction.characters_cut}}}'
+        )
 
 
 class CsvAnswers(Answers):
@@ -101,22 +112,29 @@ class CsvAnswers(Answers):
         self, top: int, columns: Sequence[str], delimiter: str = ",", several: bool = False, exact: bool = False
     ) -> None:
         super().__init__(top, columns, delimiter, several)
+        self._records: list[str] = []
+        stream = SimpleNamespace(write=self._records.append)
         # This line end, so that "\r" and "\n" in a cell are both quoted.
-        self._writer: Any = csv.writer(_Returned(), delimiter=delimiter, lineterminator="\r\n")
+        self._writer: Any = csv.writer(stream, delimiter=delimiter, lineterminator="\r\n")
         self._exact = exact
-        self.header = "" if exact else f"{self._record([*columns, *answer_types(top, several)])}\n"
+        self.header = "" if exact else f"{self._written([[*columns, *answer_types(top, several)]])[0]}\n"
 
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
+        return self.lines([(row, prediction)])[0]
+
+    def lines(self, answers: Iterable[Answer]) -> list[str]:
+        return self._written([self._cells(row, prediction) for row, prediction in answers])
+
+    def _cells(self, row: Input, prediction: Prediction | None) -> list[Any]:
         cells = list(row.cells) or [""] * len(self.columns)
         if prediction is None:
-            return self._record([*cells, *[""] * (2 * self.top + self.several + 1), f"line {row.line}: {row.problem}"])
-        digits = "" if self._exact else ".6f"
-        values = answer_cells(prediction, self.top)
-        return self._record([*cells, *(format(each, digits if type(each) is float else "") for each in values)])
+            return [*cells, *[""] * (2 * self.top + self.several + 1), f"line {row.line}: {row.problem}"]
+        return cells + answer_cells(prediction, self.top, float if self._exact else "{:.6f}".format)
 
-    def _record(self, cells: list[str]) -> str:
-        record: str = self._writer.writerow(cells if self._exact else map(files.cell, cells))
-        return record.removesuffix("\r\n")
+    def _written(self, rows: list[list[Any]]) -> list[str]:
+        self._records.clear()
+        self._writer.writerows(rows if self._exact else map(files.cells, rows))
+        return [record[:-2] for record in self._records]
 
 
 def answers(
@@ -143,12 +161,15 @@ def explained(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def json_line(record: dict[str, Any]) -> str:
-    """Encode a record as one line of JSON; escape only the characters that a terminal would act on."""
+def json_line(record: Any) -> str:
+    """Encode a record or a text as one line of JSON; escape only the characters that a terminal would act on."""
     line = _encoded(record)
     if line.isprintable():
         return line
     return "".join(character if shown(character) == character else json.dumps(character)[1:-1] for character in line)
+
+
+_name = cache(json_line)  # of a class
 
 
 def converter(source: str | None, columns: Sequence[str], answers: Mapping[str, str]) -> Callable[[Path, Path], None]:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice, repeat
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats import BadRow, OpenFile, Row, check_text
+from crepe_dist.preparing.formats import BadRow, Batch, OpenFile, Row, check_text
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_missing, is_table, text_column
 from crepe_dist.preparing.opening import open_source
+from crepe_dist.preparing.pool import inherited, pool
 from crepe_dist.preparing.sources import LINES, PIPE, Reading, Source, by_suffix
 
 KINDS = (LINES, "csv", "tsv", "jsonl", "parquet", "xlsx")
-GROUP = 1024  # rows in a group
+GROUP = 256  # rows in a group
+LOST = 1 << 14  # lost rows in a batch
+Answer = TypeVar("Answer")
 
 
 class Input(NamedTuple):
@@ -57,13 +60,38 @@ class Inputs:
         self._opened = opened
 
     def __iter__(self) -> Iterator[list[Input]]:
-        """Yield groups of rows: about a thousand at a time from a file, those that have arrived from a pipe."""
-        for parsed in self._opened.parsed():
-            bad = sorted(parsed.bad, key=attrgetter("line"))
-            unusable = chain.from_iterable(map(self._unusable, bad))
-            rows = heapq.merge(map(_input, parsed.rows), unusable, key=attrgetter("line"))
-            while group := list(islice(rows, GROUP)):
-                yield group
+        """Yield groups of rows: some hundred at a time from a file, those that have arrived from a pipe."""
+        return chain.from_iterable(map(self._groups, self._batches()))
+
+    def answered(self, answer: Callable[[list[Input]], Answer], processes: int) -> Iterator[Answer]:
+        """Yield the answers to the groups, in order; processes that are forked from this one share a large file."""
+        batches = self._batches()
+        first = list(islice(batches, 2))
+        batches = chain(first, batches)
+        if len(first) < 2 or processes < 2:
+            yield from map(answer, chain.from_iterable(map(self._groups, batches)))
+            return
+        with pool(processes, lambda batch: list(map(answer, self._groups(batch)))) as workers:
+            yield from chain.from_iterable(workers.in_order(inherited, batches))
+
+    def _batches(self) -> Iterator[Batch]:
+        """Yield the batches; divide one of lost rows, of which a damaged file may declare any number."""
+        for batch in self._opened.checked():
+            lost = batch.bad[0] if batch.bad and self.format == "parquet" else BadRow(0, "", "", 0)
+            for start in range(0, lost.lines, LOST):
+                bad = lost._replace(line=lost.line + start, lines=min(LOST, lost.lines - start))
+                yield batch._replace(bad=(bad,))
+            if not lost.lines:
+                yield batch
+        self._opened.file.close()
+
+    def _groups(self, batch: Batch) -> Iterator[list[Input]]:
+        parsed = self._opened.parse(batch)
+        rows: Iterator[Input] = map(_input, parsed.rows)
+        if bad := sorted((*parsed.bad, *batch.bad), key=attrgetter("line")):
+            rows = heapq.merge(rows, chain.from_iterable(map(self._unusable, bad)), key=attrgetter("line"))
+        while group := list(islice(rows, GROUP)):
+            yield group
 
     def _unusable(self, bad: BadRow) -> Iterator[Input]:
         """Yield one row per broken record; one per lost row for Parquet, where a record stands for several rows."""

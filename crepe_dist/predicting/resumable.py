@@ -29,11 +29,17 @@ SAVE_SECONDS = 10.0
 
 @dataclass
 class Counts:
-    """Numbers of rows: all, those of long texts, and those not classified, by the reason."""
+    """Numbers of rows: all, those of long texts, and those not classified, by the reason; and the last one's line."""
 
     rows: int = 0
     long: int = 0
     problems: Counter[str] = field(default_factory=Counter)
+    line: int = 0
+
+    def add(self, later: Counts) -> None:
+        """Count the rows that follow."""
+        self.rows, self.long, self.line = self.rows + later.rows, self.long + later.long, later.line or self.line
+        self.problems += later.problems
 
 
 class ResumableFile:
@@ -58,7 +64,7 @@ class ResumableFile:
             saved = read_json(folder / STATE, follow=False)
             if job is not None and saved.pop("job") == job:
                 size = integer(saved.pop("bytes"), most=(folder / ANSWERS).stat().st_size)
-                self.counts = Counts(**{**saved, "problems": Counter(saved["problems"])})
+                self.counts = Counts(saved["rows"], saved["long"], Counter(saved["problems"]), saved["line"])
         self.is_saved = size > 0
         if not self.is_saved:
             self.counts = Counts()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ from typing import Any, Callable, TypeVar
 from crepe_dist.errors import UserError
 
 AHEAD = 3  # tasks in flight per process
+_inherited: list[Any] = []
 
 
 Show = Callable[[str, int, int], None]  # shows a phase, and the bytes read or rows processed, of 0 if unknown
@@ -53,27 +55,37 @@ class Workers:
 
 
 @contextmanager
-def pool(processes: int) -> Iterator[Workers]:
+def pool(processes: int, work: Callable[[Any], Any] | None = None) -> Iterator[Workers]:
     """Provide ``processes`` workers.
 
     With one, and where /dev/shm has no room for their semaphores, calls run at once in this process.
+
+    Args:
+        work: what ``inherited`` calls, if it is large or cannot be pickled: the workers are forked from this process,
+            and share its memory. Its threads must not hold a lock that ``work`` needs.
     """
-    executor = _executor(processes) if processes > 1 else _InlineExecutor()
+    _inherited[:] = [work]
+    executor = _executor(processes, "forkserver" if work is None else "fork") if processes > 1 else _InlineExecutor()
     try:
         yield Workers(executor, AHEAD * processes)
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process was killed", "usually because it ran out of memory", "try again with fewer --processes"
+            "a worker process was killed",
+            "usually because it ran out of memory",
+            "try again with fewer processes: crepe prepare --processes 1, or OMP_NUM_THREADS=1 crepe predict",
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _executor(processes: int) -> Executor:
-    # Plain fork would copy locks that threads of this process may hold.
-    context = multiprocessing.get_context("forkserver")
+def inherited(task: Any) -> Any:
+    """Do the work that ``pool`` was given."""
+    return _inherited[0](task)
+
+
+def _executor(processes: int, method: str) -> Executor:
     try:
-        return ProcessPoolExecutor(processes, context, initializer=_start_worker)
+        return ProcessPoolExecutor(processes, multiprocessing.get_context(method), initializer=_start_worker)
     except OSError:
         return _InlineExecutor()
 
@@ -93,6 +105,8 @@ class _InlineExecutor(Executor):
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.freeze()
+    gc.set_threshold(1 << 17)  # rows make no cycles, but as many objects as otherwise start a search for some
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()

@@ -64,7 +64,8 @@ def test_ids_are_read_if_they_are_there_and_repeated(tmp_path):
     one, two = found["a.csv"]
     assert answers("text", None, (), 2).line(one, prediction) == "007: b 75.0 %   c 25.0 %"
     assert answers("text", None, (), 2).line(two, None) == "not classified: line 3 (008): empty text"
-    assert json.loads(answers("jsonl", None, (), 2).line(one, prediction))["id"] == "007"
+    line = {"line": 2, "id": "007", **prediction.record(2)}
+    assert answers("jsonl", None, (), 2).line(one, prediction) == json.dumps(line)
     (tmp_path / "a.txt").write_text("one\n")
     with pytest.raises(UserError, match="has no columns, and so no id"):
         rows(tmp_path / "a.txt", None, Reading(columns=Wanted(id="ticket")))

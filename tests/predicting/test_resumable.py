@@ -18,6 +18,7 @@ import pytest
 from crepe_dist import cli
 from crepe_dist.errors import UserError
 from crepe_dist.predicting import answers, resumable
+from crepe_dist.preparing.formats import lines
 from tests.conftest import QUICK, command, run, write_csv
 
 ROWS = 6000
@@ -107,6 +108,23 @@ def test_a_killed_command_resumes_to_the_same_bytes(source, target, folder, tmp_
     taken()
     assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
     assert not list(tmp_path.glob("cache/crepe_dist/predictions/*"))
+
+
+@pytest.mark.parametrize("source", ["a.csv", "a.parquet", "a.jsonl"])
+def test_forked_processes_write_the_same_bytes(source, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    classify(monkeypatch, folder / "run", "--file", folder / source, "--out", tmp_path / "alone.jsonl")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(lines, "PIECE", 1 << 12)
+    with monkeypatch.context() as patch:
+        flags = (folder / "run", "--file", folder / source, "--out", tmp_path / "shared.jsonl")
+        kill_after(9, patch)
+        patch.setattr(sys, "argv", ["predict", *map(str, flags)])
+        with pytest.raises(Killed):
+            cli.main("predict")
+    classify(monkeypatch, *flags)
+    assert (tmp_path / "shared.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
 
 
 def test_damaged_states_start_anew(tmp_path):

@@ -104,7 +104,8 @@ class Columns:
             label = cell_of(self.named(self.labels), [values[i] for i in self.labels])
         weight = None if self.weight is None else values[self.weight]
         id_ = "" if self.id is None else values[self.id]
-        return Row(line, label or "", join([values[i] for i in self.texts]), cells, weight, id_)
+        text = values[self.texts[0]] if len(self.texts) == 1 else join([values[i] for i in self.texts])
+        return Row(line, label or "", text, cells, weight, id_)
 
 
 def is_header(rows: Sequence[Sequence[str]], wanted: Wanted) -> bool:

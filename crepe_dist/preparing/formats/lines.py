@@ -96,7 +96,7 @@ class Lines:
 
     Args:
         encoding: encoding of a file that does not begin with a byte order mark.
-        live: yield the lines that have arrived from a pipe, instead of waiting until they fill a batch.
+        live: yield small batches, and from a pipe the lines that have arrived, instead of waiting for more.
 
     Raises:
         UserError: The file cannot be opened, or has an unsupported compression or encoding.
@@ -105,6 +105,7 @@ class Lines:
     def __init__(self, path: Path | None, encoding: str = "utf-8", *, live: bool = False) -> None:
         self._raw = _Raw(path)
         self._live = live and _is_live(self._raw.file)
+        self._most = PIECE if live else BLOCK  # bytes in a batch of several lines
         self.problem = ""  # reason why the data end early
         self._pieces = self._in_utf8(encoding)
         self._ended = False
@@ -155,8 +156,8 @@ class Lines:
     def __iter__(self) -> Iterator[Batch]:
         while True:
             self.look(1)
-            end = self.head.rfind(b"\n") + 1
-            if self._ended and not self.problem:
+            end = self.head.rfind(b"\n", 0, self._most) + 1 or self.head.rfind(b"\n") + 1
+            if self._ended and not self.problem and (not end or len(self.head) <= self._most):
                 end = len(self.head)
             if end:
                 data, self.head = self.head[:end], self.head[end:]

@@ -62,7 +62,7 @@ class Table:
 
     def parse(self, batch: Batch) -> Parsed:
         result = Parsed([], [])
-        rows, width = batch.content, len(self.columns.names)
+        rows, width, row, add = batch.content, len(self.columns.names), self.columns.row, result.rows.append
         if isinstance(rows, bytes) and self.kind == "csv":
             rows, result.bad[:], _ = _csv_rows(_lines_of(rows), self.delimiter, batch.line)
         elif isinstance(rows, bytes):
@@ -75,7 +75,7 @@ class Table:
             elif len(fields) != width:
                 reason = f"wrong columns: {len(fields)} instead of {width}"
             else:
-                result.rows.append(self.columns.row(line, fields, self.label, tuple(fields) if self.keep else ()))
+                add(row(line, fields, self.label, tuple(fields) if self.keep else ()))
                 continue
             result.bad.append(BadRow(line, reason, excerpt(self.delimiter.join(fields))))
         return result
@@ -98,10 +98,11 @@ class CsvRecords:
                 yield batch
                 continue
             first = first if rest else batch.line
-            lines = _lines_of(rest + batch.content)
+            data = rest + batch.content
+            lines = _lines_of(data)
             rows, bad, used = _csv_rows(lines, self.delimiter, first, is_last=not batch.content)
-            whole, rest = ("".join(some).encode("utf-8", "surrogateescape") for some in (lines[:used], lines[used:]))
-            yield Batch(first, rows if bad else whole, batch.size, (*bad, *batch.bad))
+            rest = "".join(lines[used:]).encode("utf-8", "surrogateescape")
+            yield Batch(first, rows if bad else data[: len(data) - len(rest)], batch.size, (*bad, *batch.bad))
             first += used
 
 
