@@ -19,6 +19,7 @@ from crepe_dist.data.alphabet import Encoding, read_of_long
 from crepe_dist.distributed.launch import limit_threads
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import scratch
+from crepe_dist.native.library import threads
 from crepe_dist.predicting.answers import STYLES, TABLES, Answer, Answers, answer_types, answers, converter
 from crepe_dist.predicting.inputs import KINDS, Input, Inputs, open_inputs
 from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
@@ -151,7 +152,9 @@ def _predict(predictor: "Predictor", args: Any) -> None:
         work = _Work(predictor, formatter, clean, counts.line)
         found = work.explained(groups, stream) if args.explain else map(work, groups)
         if isinstance(groups, Inputs) and not args.explain and file is not None and os.path.isfile(file):
-            found = groups.answered(work, predictor.processes)
+            from crepe_dist.model.inference import KernelInference  # our own kernels can be forked
+
+            found = groups.answered(work, threads() if isinstance(predictor.engine, KernelInference) else 1)
         for text, more in found:
             stream.write(text)
             counts.add(more)

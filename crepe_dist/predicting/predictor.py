@@ -21,8 +21,7 @@ from crepe_dist.files import sha256, write_json
 from crepe_dist.model import parameters
 from crepe_dist.model.backend import choose_for_inference
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, softmax
-from crepe_dist.model.inference import Inference, KernelInference, Logits, open_inference
-from crepe_dist.native.library import threads
+from crepe_dist.model.inference import Inference, Logits, open_inference
 from crepe_dist.predicting.inputs import texts_of
 from crepe_dist.predicting.occlusion import Explanation, finished, occlude
 from crepe_dist.predicting.prediction import UNKNOWN, Prediction
@@ -73,11 +72,6 @@ class Predictor:
     def several(self) -> bool:
         """Tell whether the model gives several labels."""
         return self.thresholds is not None
-
-    @property
-    def processes(self) -> int:
-        """Number of processes that compute at the same time: on our own kernels, one for each of their threads."""
-        return threads() if isinstance(self.engine, KernelInference) else 1
 
     def placed(self, device: str, ranks: World = ALONE) -> Predictor:
         """Return the predictor on the CPU or a GPU, which ``device`` chooses as for training; all ranks call it.

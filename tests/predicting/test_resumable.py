@@ -83,8 +83,11 @@ def test_a_killed_command_resumes_to_the_same_bytes(source, target, folder, tmp_
         (tmp_path / target).unlink()
         return content
 
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     classify(monkeypatch, *flags)
     want = taken()
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # processes share a file of several batches
+    monkeypatch.setattr(lines, "PIECE", 1 << 12)
     memory.pipe(f"/in/{source}", (folder / source).read_bytes())
     classify(monkeypatch, folder / "run", "--file", f"memory://in/{source}", "--out", target)
     assert taken() == want
@@ -108,23 +111,6 @@ def test_a_killed_command_resumes_to_the_same_bytes(source, target, folder, tmp_
     taken()
     assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
     assert not list(tmp_path.glob("cache/crepe_dist/predictions/*"))
-
-
-@pytest.mark.parametrize("source", ["a.csv", "a.parquet", "a.jsonl"])
-def test_forked_processes_write_the_same_bytes(source, folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    classify(monkeypatch, folder / "run", "--file", folder / source, "--out", tmp_path / "alone.jsonl")
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
-    monkeypatch.setattr(lines, "PIECE", 1 << 12)
-    with monkeypatch.context() as patch:
-        flags = (folder / "run", "--file", folder / source, "--out", tmp_path / "shared.jsonl")
-        kill_after(9, patch)
-        patch.setattr(sys, "argv", ["predict", *map(str, flags)])
-        with pytest.raises(Killed):
-            cli.main("predict")
-    classify(monkeypatch, *flags)
-    assert (tmp_path / "shared.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
 
 
 def test_damaged_states_start_anew(tmp_path):
