@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from crepe_dist.data.alphabet import Codes
@@ -27,9 +29,11 @@ class GpuInference(Inference):
         parameters = {name: Parameter(array) for name, array in self.arrays.items()}
         self._engine = open_engine(shape, parameters, backend, device=device)
         self._engine.refresh()
+        self._lock = threading.Lock()  # MXNet must not be called from several threads
 
     def logits(self, codes: Codes) -> Logits:
         # The batch is padded to a power of two, so that there are few shapes, each of which MXNet compiles.
         rows = 1 << max(len(codes) - 1, 0).bit_length()
         batch = pack(codes, np.zeros(len(codes), np.int32), rows, len(codes))
-        return self._engine.logits(batch)[: len(codes)]
+        with self._lock:
+            return self._engine.logits(batch)[: len(codes)]

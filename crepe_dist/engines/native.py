@@ -27,8 +27,7 @@ MOST_CACHED = 1 << 29  # bytes of a process's cache of documents' n-grams
 class NativeEngine(Engine):
     """Engine on our own kernels, which access the memory of the parameters.
 
-    Gradients are whole numbers, see ``Quanta``. Tables are trained row by row. Concurrent calls are serialised, since
-    each uses all cores.
+    Gradients are whole numbers, see ``Quanta``. Tables are trained row by row. One thread calls it at a time.
 
     Attributes:
         parameters: parameters by name, in the order of the kernels.
@@ -70,8 +69,7 @@ class NativeEngine(Engine):
         self._kernels.call("crepe_use_table", which, table, cached)
 
     def refresh(self) -> None:
-        with self._kernels.lock:
-            self._kernels.call("crepe_set", self._addresses, True)
+        self._kernels.call("crepe_set", self._addresses, True)
 
     def logits(self, batch: Batch) -> Logits:
         return self._forward("crepe_forward", batch, 1)[:, 0]
@@ -84,8 +82,7 @@ class NativeEngine(Engine):
         """Compute the logits of the network or of its summands, float32 [B, parts, classes]."""
         rows, stride = self._shape_of(batch)
         logits = np.empty((parts, rows, self.shape.classes), np.float32)
-        with self._kernels.lock:
-            self._kernels.call(function, batch.packed.ctypes.data, stride, rows, logits.ctypes.data)
+        self._kernels.call(function, batch.packed.ctypes.data, stride, rows, logits.ctypes.data)
         return logits.swapaxes(0, 1)
 
     def forward_backward(self, batch: Batch) -> float:
@@ -93,13 +90,12 @@ class NativeEngine(Engine):
         packed, quanta, loss = batch.packed.ctypes.data, self.quanta, ctypes.c_double()
         dropping = self.shape.dropout, batch.seed, batch.first
         quanta.begin(batch.documents)
-        with self._kernels.lock:
-            self._kernels.call("crepe_set", self._addresses, False)  # only what is trained has changed
-            self._exchange.ready()
-            self._kernels.call("crepe_find_rows", packed, rows)
-            self._exchange.fetch()
-            rounded = quanta.gradients, quanta.exponents, quanta.unit, quanta.bounds
-            self._kernels.call("crepe_train", packed, rows, *dropping, *rounded, ctypes.byref(loss))
+        self._kernels.call("crepe_set", self._addresses, False)  # only what is trained has changed
+        self._exchange.ready()
+        self._kernels.call("crepe_find_rows", packed, rows)
+        self._exchange.fetch()
+        rounded = quanta.gradients, quanta.exponents, quanta.unit, quanta.bounds
+        self._kernels.call("crepe_train", packed, rows, *dropping, *rounded, ctypes.byref(loss))
         return loss.value
 
     def _shape_of(self, batch: Batch) -> tuple[int, int]:

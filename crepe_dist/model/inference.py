@@ -6,7 +6,9 @@ import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,16 +27,18 @@ from crepe_dist.native.library import pointers, threads
 
 Floats = npt.NDArray[np.float32]
 Logits = Floats
+AT_ONCE = 64  # documents of a thread in a pass; more take memory and are no faster
 MAX_ACTIVATIONS = 1 << 22  # numbers in the output of one of NumPy's layers; more do not fit into a processor's cache
 
 
 class Inference(ABC):
-    """Interface of the engines for trained parameters.
+    """Interface of the engines for trained parameters; several Python threads may call one at once.
 
     Attributes:
         shape: configuration of the network.
         arrays: float32 parameters by structural name.
         backend: precision and kernels.
+        threads: most threads of a call of our own kernels.
 
     Raises:
         UserError: The parameters do not belong to this network, or are not finite.
@@ -45,6 +49,7 @@ class Inference(ABC):
         self.shape = shape
         self.arrays = {name: np.ascontiguousarray(arrays[name], np.float32) for name in shape.parameter_shapes()}
         self.backend = backend
+        self.threads = threads()
 
     @abstractmethod
     def logits(self, codes: Codes) -> Logits:
@@ -66,13 +71,10 @@ def open_inference(shape: Shape, arrays: Arrays, backend: Backend) -> Inference:
 
 
 class Kernels:
-    """A network opened in our own kernels, without parameters.
+    """A network opened in our own kernels, without parameters. It computes for one thread at a time.
 
     Args:
         number: number of threads.
-
-    Attributes:
-        lock: held during a call, since each call uses all threads.
 
     Raises:
         MemoryError: There is not enough memory.
@@ -84,7 +86,6 @@ class Kernels:
         binding = registry.part(shape.kind, "kernels")
         self._handle = binding.open_network(self._functions, shape, backend.precision, number)
         _check(self._handle is None)
-        self.lock = threading.Lock()
         weakref.finalize(self, self._functions.crepe_close, self._handle)
 
     def call(self, function: str, *arguments: Any) -> None:
@@ -100,28 +101,49 @@ def _check(failed: int) -> None:
 class KernelInference(Inference):
     """Engine on our own kernels. Its logits are bit-identical to those of training on the same build of them.
 
-    A forked child opens the network again, with one thread, because it shares the cores with others.
+    Calls that run at once divide the threads among them; each has a workspace, and all read the same tables. A forked
+    child starts again with one thread, because it shares the cores with others.
     """
 
     def __init__(self, shape: Shape, arrays: Arrays, backend: Backend) -> None:
         super().__init__(shape, arrays, backend)
-        self._open(threads())
+        self._start()
 
-    def _open(self, number: int) -> None:
-        self._kernels = Kernels(self.shape, self.backend, number)
-        self._kernels.call("crepe_set", pointers(self.arrays.values()), True)
-        self._process = os.getpid()
+    def _start(self) -> None:
+        self._lock = threading.Lock()  # held while workspaces change hands, never while one computes
+        self._idle: dict[int, list[Kernels]] = defaultdict(list)
+        self._running, self._process = 0, os.getpid()
+
+    @contextmanager
+    def _workspace(self) -> Iterator[tuple[Kernels, int]]:
+        """Lend kernels that no other call uses, and tell their number of threads."""
+        with self._lock:
+            self._running += 1
+            number = max(1, self.threads // self._running)
+            kernels = self._idle[number].pop() if self._idle[number] else None
+        try:
+            if kernels is None:
+                kernels = Kernels(self.shape, self.backend, number)
+                kernels.call("crepe_set", pointers(self.arrays.values()), True)
+            yield kernels, number
+            self._idle[number].append(kernels)
+        finally:
+            with self._lock:
+                self._running -= 1
 
     def logits(self, codes: Codes) -> Logits:
         if self._process != os.getpid():
-            self._open(1)
+            self.threads = 1
+            self._start()
         codes = np.ascontiguousarray(codes)
         rows, length = codes.shape
         if length != self.shape.feature_len:
             raise ValueError(f"the documents have {length} characters, the network reads {self.shape.feature_len}")
         logits = np.empty((rows, self.shape.classes), np.float32)
-        with self._kernels.lock:
-            self._kernels.call("crepe_forward", codes.ctypes.data, length, rows, logits.ctypes.data)
+        with self._workspace() as (kernels, number):
+            for start in range(0, rows, AT_ONCE * number):
+                some, out = codes[start : start + AT_ONCE * number], logits[start:]
+                kernels.call("crepe_forward", some.ctypes.data, length, len(some), out.ctypes.data)
         return logits
 
 

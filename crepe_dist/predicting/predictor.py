@@ -226,6 +226,7 @@ def load(
     classes: Sequence[str] | None = None,
     device: str = "auto",
     min_probability: float | str = 0.0,
+    threads: int | None = None,
 ) -> Predictor:
     """Open a checkpoint.
 
@@ -239,6 +240,7 @@ def load(
         device: ``auto``, ``gpu`` or ``cpu``.
         min_probability: threshold below which predictions are ``rejected``, 0 to 1; ``auto`` for the model's own, which
             95 % of its validation texts reach.
+        threads: most threads of a call, which calls at the same time divide; ``None``: one per core.
 
     Raises:
         UserError: there is no checkpoint, or the description does not fit the parameters.
@@ -256,6 +258,9 @@ def load(
         remedy = f"give a number from 0 to 1, or {AUTO}"
         raise UserError(f"the threshold {min_probability!r:.40} is not a probability", remedy=remedy)
     predictor.min_probability = float(min_probability)
+    if threads is not None and threads < 1:
+        raise UserError(f"threads is {threads}", remedy="give at least 1, or leave it out")
+    predictor.engine.threads = threads or predictor.engine.threads
     return predictor
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -90,6 +91,18 @@ def test_the_kernels_equal_those_of_training_bit_for_bit(name, shape):
         apart = [inference.logits(codes[row : row + 1]) for row in range(len(codes))]
         np.testing.assert_array_equal(np.concatenate(apart), expected)
         assert inference.logits(codes[:0]).shape == (0, shape.classes)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_threads_that_share_an_engine_get_the_same_bits(shape):
+    engine = open_inference(shape, make(shape), choose_for_inference(shape))
+    engine.threads = 3
+    some = [some_codes(shape, rows) for rows in (1, 9, 1, 70, 200, 3)]
+    expected = list(map(engine.logits, some))
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(5):
+            for got, alone in zip(pool.map(engine.logits, some), expected):
+                np.testing.assert_array_equal(got, alone)
 
 
 def test_wrong_parameters_are_refused():

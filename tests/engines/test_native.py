@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import shutil
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -266,17 +265,6 @@ def test_a_forked_process_has_threads_of_its_own(tmp_path):
 def test_libgomp_is_not_needed(name):
     """A pragma that needs a function that threads.cpp lacks would take it from there."""
     assert b"libgomp" not in (library.FOLDER / f"crepe_{name}.so").read_bytes()
-
-
-@pytest.mark.parametrize("name", BUILDS)
-def test_threads_of_a_program_may_predict_at_the_same_time(name):
-    engine = make(SHAPES[0]).opened(name)
-    some = [some_batch(SHAPES[0], rows) for rows in (3, 40, 17, 64)]
-    expected = [logits(engine, batch) for batch in some]
-    with ThreadPoolExecutor(4) as pool:
-        for _ in range(20):
-            got = list(pool.map(lambda batch: engine.logits(batch), some))
-            assert all(np.array_equal(one, other) for one, other in zip(got, expected))
 
 
 @pytest.mark.parametrize(
