@@ -65,7 +65,10 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         silence()
         code = ExitCode.DONE
     except PeerGone as error:
-        _say(f"stopped because another process ended or did not answer ({error}); see the messages of that process")
+        _say(
+            f"stopped because another process ended or did not answer ({error}); see its messages, if it has any. "
+            "The same command resumes"
+        )
         code = ExitCode.PEER_GONE
     except Exception as error:
         if is_memory_error(error):

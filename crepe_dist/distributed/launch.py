@@ -67,17 +67,18 @@ def detect(environment: Mapping[str, str] = os.environ) -> Launch:
 
 
 def check_rank(launch: Launch, environment: Mapping[str, str] = os.environ) -> None:
-    """Check that a process which has not been told its rank is not one of several.
+    """Check that a process which trains alone is not one of several.
 
     Raises:
-        UserError: it has been told their number.
+        UserError: it has been told their number, or a rank other than 0, and not both.
     """
     for _, rank, size, *_ in LAUNCHERS if not launch.launcher else ():
-        if (given := environment.get(size, "")) not in ("", "1"):
+        number, processes = environment.get(rank, ""), environment.get(size, "")
+        if processes not in ("", "1") or (number.isdigit() and int(number) > 0):
             raise UserError(
-                f"{size} is {given!r}, and {rank} is {environment.get(rank, 'not set')!r}",
-                "each of several processes has a number of its own, and none of them trains alone",
-                f"set both to numbers, {rank} from 0; for a single process unset {size}",
+                f"{size} is {processes or 'not set'!r}, and {rank} is {number or 'not set'!r}",
+                "each of several processes has a rank of its own, and none of them trains alone",
+                f"set both to numbers, {rank} from 0; for a single process unset both",
             )
 
 

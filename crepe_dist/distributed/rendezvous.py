@@ -133,11 +133,11 @@ def _lead(endpoint: Endpoint, report: Message) -> Peers:
         if not (missing := [rank for rank in range(1, size) if rank not in peers]):
             break
         shown = ", ".join(map(str, missing[:SHOWN_RANKS])) + ", …" * (len(missing) > SHOWN_RANKS)
-        why = f"rank {shown} of {size} did not arrive"
+        why = f"rank {shown} of {size} did not arrive at {endpoint}"
         if patience.is_over(why):
             lines = (
                 f"{len(missing)} of {size} processes did not arrive within {endpoint.seconds:g} s",
-                f"{why}; rank 0 waited for them on {report['host']} at {endpoint}"
+                f"{why}; rank 0 waited for them on {report['host']}"
                 + ", which no other host can reach" * (endpoint.host in LOOPBACK),
                 f"check the output of these ranks; give all the same {ADDRESS} and {PORT}; "
                 f"{SECONDS} sets the time limit",
