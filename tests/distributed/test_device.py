@@ -14,11 +14,10 @@ class BesideAnother(World):
     """Rank 0 of two; the other one reports success."""
 
     def __init__(self):
-        super().__init__()
-        self.size = 2
+        super().__init__(0, 2)
 
     def gather(self, value, name):
-        return [value, {"host": "other", "error": None, "same": None}]
+        return [value, "other" if name == "hosts" else {"host": "other", "error": None, "same": None}]
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ class TestErrors:
             processes.append(subprocess.Popen(arguments, cwd=tmp_path, env=env, stdout=-1, stderr=subprocess.STDOUT))
         printed = b"".join(process.communicate(timeout=200)[0] for process in processes).decode()
         assert all(process.returncode for process in processes)
-        assert printed.count("Open MPI started 2 processes, and MASTER_ADDR is not set") == 1
+        assert printed.count("Open MPI started 2 processes, ") == 1  # MASTER_ADDR is not set, or mpi4py sees one
         assert not (tmp_path / "runs").exists()
 
 

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from tests.launchers.conftest import flags, sha256
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = [pytest.mark.mpi, needs("mpirun")]
+others = ["an environment without mpi4py, whose MPI may be another"] if find_spec("mpi4py") else []
+pytestmark = [pytest.mark.mpi, needs("mpirun", others=others)]
 
 
 def mpirun(folder: Path, arguments: list[str], pace: float = 0) -> subprocess.Popen[str]:
