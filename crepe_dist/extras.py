@@ -22,7 +22,7 @@ PACKAGES = MappingProxyType(
         "parquet": ("pyarrow",),
         "ray": ("ray",),
         "remote": ("fsspec", "requests"),
-        "reports": ("jinja2", "matplotlib", "tensorboardX"),
+        "reports": ("jinja2",),
         "serve": ("fastapi", "jinja2", "prometheus-client", "uvicorn"),
         "sklearn": ("scikit-learn",),
         "spark": ("pyspark",),
