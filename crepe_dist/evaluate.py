@@ -46,7 +46,7 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
 
     def run(self) -> None:
         with join() as world:
-            # Not at the top: pandas takes half a second, which --help need not wait for.
+            # Not at the top: pandas and matplotlib take a second, which --help need not wait for.
             from crepe_dist.evaluating.rows import is_labelled_file
             from crepe_dist.evaluating.scoring import score
 

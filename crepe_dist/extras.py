@@ -22,7 +22,7 @@ PACKAGES = MappingProxyType(
         "parquet": ("pyarrow",),
         "ray": ("ray",),
         "remote": ("fsspec", "requests"),
-        "reports": ("jinja2",),
+        "reports": ("jinja2", "matplotlib", "tensorboardX"),
         "serve": ("fastapi", "jinja2", "prometheus-client", "uvicorn"),
         "sklearn": ("scikit-learn",),
         "spark": ("pyspark",),

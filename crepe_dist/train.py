@@ -65,9 +65,9 @@ def _pages(config: Config, world: "World") -> "Pages":
     """Return the functions that draw reports; none where rank 0 lacks their libraries, which it says."""
     from crepe_dist.training.run import Pages
 
-    left_out = world.broadcast(extras.left_out("reports", "report"), "reports")
+    left_out = world.broadcast(extras.left_out("reports", "report and no TensorBoard events"), "reports")
     if left_out:
-        if world.is_root and config.logging.report:
+        if world.is_root and (config.logging.report or config.logging.tensorboard):
             print(f"note: {left_out}", flush=True)
         return Pages()
     from crepe_dist.reports import data_page, run_page

@@ -15,7 +15,7 @@ from tests.conftest import launch_prefix, run
 CREPE = str(Path(sys.executable).with_name("crepe"))
 PACKAGE = Path(crepe_dist.__path__[0])
 # What no help may wait for.
-HEAVY = {"fastapi", "horovod", "mxnet", "onnx", "onnxruntime", "pandas", "pyarrow", "uvicorn"}
+HEAVY = {"fastapi", "horovod", "matplotlib", "mxnet", "onnx", "onnxruntime", "pandas", "pyarrow", "uvicorn"}
 
 
 def test_every_command_is_listed_and_no_other(tmp_path):

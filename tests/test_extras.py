@@ -75,13 +75,17 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(extra, line,
 def test_what_is_prepared_and_trained_without_extras_has_no_pages(tmp_path):
     write_csv(tmp_path / "rows.csv", 120, seed=1)
     said = " ".join(run(without_extras("prepare", "rows.csv", "--out", "data", "--test", "0.2"), tmp_path).split())
-    assert "report no page without jinja2; to install: pip install" in said
+    assert "report no page without jinja2, matplotlib, tensorboardX; to install: pip install" in said
     assert not (tmp_path / "data" / "report.html").exists()
     flags = [each for each in QUICK if not each.startswith("--logging")]
     line = ("--data", "data", "--run-dir", "run", "--epochs", 1, *flags)
     said = run(without_extras("train", *line), tmp_path)
-    assert said.startswith("note: no report without jinja2; to install: ")
-    assert not {"report.html", "model_card.md"}.intersection(path.name for path in (tmp_path / "run").iterdir())
+    assert said.startswith(
+        "note: no report and no TensorBoard events without jinja2, matplotlib, tensorboardX; to install: "
+    )
+    assert not {"report.html", "model_card.md", "tensorboard"}.intersection(
+        path.name for path in (tmp_path / "run").iterdir()
+    )
     for name, *more in (("predict", "run", "--text", "a film"), ("evaluate", "run"), ("runs",)):
         assert run(without_extras(name, *more), tmp_path)
     run(command("report", "run"), tmp_path)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crepe_dist.reports import drawing
-from crepe_dist.reports.drawing import Axes
 from crepe_dist.wording import cut, number, percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = {"train": drawing.BLUE, "validation": drawing.ORANGE, "test": drawing.GREEN, "unlabelled": drawing.GREY}
 # Rows that are removed, in this order.
@@ -44,11 +47,12 @@ def rows(summary: dict[str, Any]) -> str:
         bars.append((f"→ {name}", start, split["rows"], COLOURS[name]))
         start += split["rows"]
     ends = [number(counts["read"]), *(f"{number(bar[2])}  ({percent(bar[2], counts['read'])})" for bar in bars[1:])]
-    axes = _bar_axes([name for name, *_ in bars], ends, counts["read"])
-    for y, (_, begin, count, colour) in enumerate(bars):
-        axes.bar(begin, y - 0.34, max(count, 0.003 * counts["read"]), 0.68, colour)
-        _at_end(axes, begin + count, y, ends[y])
-    return drawing.svg("Rows read, removed and kept", axes)
+    with drawing.style():
+        figure, axes = _bar_axes([name for name, *_ in bars], ends, counts["read"])
+        for y, (_, begin, count, colour) in enumerate(bars):
+            axes.barh(y, count, left=begin, height=0.68, color=colour, edgecolor=colour, linewidth=0.8)
+            _at_end(axes, begin + count, y, ends[y])
+        return drawing.svg(figure, "Rows read, removed and kept")
 
 
 def classes(summary: dict[str, Any]) -> str:
@@ -57,15 +61,17 @@ def classes(summary: dict[str, Any]) -> str:
     shown = largest(sums, MAX_BARS)
     labels = [cut(summary["classes"][index], LABEL_CELLS) for index in shown]
     ends = [f"{number(sums[index])}  ({percent(sums[index], sum(sums))})" for index in shown]
-    axes = _bar_axes(labels, ends, max((sums[index] for index in shown), default=0), top=0.35)
-    axes.legend((name, COLOURS[name], "") for name in summary["splits"])
-    for y, index in enumerate(shown):
-        start = 0
+    with drawing.style():
+        figure, axes = _bar_axes(labels, ends, max((sums[index] for index in shown), default=0), top=0.35)
+        start = [0] * len(shown)
         for name, split in summary["splits"].items():
-            axes.bar(start, y - 0.34, split["classes"][index], 0.68, COLOURS[name])
-            start += split["classes"][index]
-        _at_end(axes, sums[index], y, ends[y])
-    return drawing.svg("Rows of each class", axes)
+            counts = [split["classes"][index] for index in shown]
+            axes.barh(range(len(shown)), counts, left=start, height=0.68, color=COLOURS[name], label=name)
+            start = [a + b for a, b in zip(start, counts)]
+        for y, index in enumerate(shown):
+            _at_end(axes, sums[index], y, ends[y])
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0, borderaxespad=0.5, handlelength=1)
+        return drawing.svg(figure, "Rows of each class")
 
 
 def lengths(summary: dict[str, Any]) -> str:
@@ -75,27 +81,35 @@ def lengths(summary: dict[str, Any]) -> str:
         return ""
     last, length = edges[-1], summary["encoding"]["feature_len"]
     right = last if length > 2 * last else max(last, 1.02 * length)
-    most = 1.05 * max(counts)
-    axes = Axes(2.4, (0, right), (0, most), left=0.7, right=0.2, bottom=0.5, top=0.35)
-    for edge, count in zip(edges, counts):
-        axes.bar(edge, 0, 0.9 * edges[1], count, drawing.SKY)
-    axes.scale_x(((value, number(value)) for value in drawing.round_values(0, right, 6, 1)), "characters")
-    axes.scale_y(((value, number(value)) for value in drawing.round_values(0, most, 4, 1)), "texts")
-    if length <= right:
-        axes.line([(length, 0), (length, most)], drawing.RED, 1.6)
-        axes.legend([(f"feature_len: {number(length)}", drawing.RED, "none")])
-    return drawing.svg("Lengths of the texts", axes)
+    with drawing.style():
+        figure, axes = drawing.blank(2.4, left=0.7, right=0.2, bottom=0.5, top=0.35)
+        axes.bar(edges[:-1], counts, width=edges[1], align="edge", color=drawing.SKY, edgecolor=drawing.BLUE,
+                 linewidth=0.5)  # fmt: skip
+        axes.set(xlim=(0, right), xlabel="characters", ylabel="texts")
+        axes.xaxis.set_major_locator(drawing.locator(6))
+        axes.yaxis.set_major_locator(drawing.locator(4))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: number(value))
+        axes.grid(axis="y")
+        if length <= right:
+            axes.axvline(length, color=drawing.RED, linewidth=1.6, label=f"feature_len: {number(length)}")
+            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderpad=0, borderaxespad=0.5, handlelength=1)
+        return drawing.svg(figure, "Lengths of the texts")
 
 
-def _bar_axes(labels: list[str], ends: list[str], longest: int, top: float = 0.08) -> Axes:
+def _bar_axes(labels: list[str], ends: list[str], longest: int, top: float = 0.08) -> tuple[Figure, Axes]:
     """Make axes for horizontal bars with a label on the left, a number on the right and no scale."""
     bars = max(len(labels), 1)
-    height, limits = BAR_PITCH * bars + 0.05 + top, ((0, max(longest, 1)), (bars - 0.5, -0.5))
-    axes = Axes(height, *limits, left=drawing.margin(labels), right=drawing.margin(ends), bottom=0.05, top=top)
-    for y, label in enumerate(labels):
-        axes.text(0, y, label, (-5, 0), "end")
-    return axes
+    height = BAR_PITCH * bars + 0.05 + top
+    figure, axes = drawing.blank(height, left=drawing.margin(labels), right=drawing.margin(ends), bottom=0.05, top=top)
+    axes.set(xlim=(0, max(longest, 1)), ylim=(bars - 0.5, -0.5), xticks=[], yticks=range(len(labels)))
+    axes.set_yticklabels(labels)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["bottom"].set_visible(False)
+    return figure, axes
 
 
 def _at_end(axes: Axes, end: float, y: int, text: str) -> None:
-    axes.text(end, y, text, (4, 0), "start")
+    axes.annotate(
+        text, (end, y), xytext=(4, 0), textcoords="offset points", va="center_baseline", annotation_clip=False
+    )

@@ -38,7 +38,7 @@ FILES = (
     ("first/", "the network that was trained on the labelled texts alone"),
     ("lesson/", "soft labels of the unlabelled texts"),
     ("metrics.jsonl", "metrics of every step and every epoch"),
-    ("tensorboard/", "the same metrics for TensorBoard"),
+    ("tensorboard/", "the same metrics for TensorBoard, with histograms of the parameters"),
     ("config.yaml", "settings"),
     ("result.json", "the reported epoch, its scores and its provenance"),
 )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from crepe_dist import extras
 from crepe_dist.files import open_regular, parse_json, sync, write_text, writing
-from crepe_dist.runs.event_file import EventFile
 from crepe_dist.runs.state import Progress
 
 METRICS = "metrics.jsonl"
@@ -23,6 +24,36 @@ MOST_POINTS = 150
 MOST_EVENTS = 200
 MEASURED = ("loss", "learning_rate", "documents_per_second", "wait_fraction")
 Record = dict[str, Any]
+
+
+class TensorBoard:
+    """An event file of TensorBoard, written immediately and in this thread.
+
+    The thread of tensorboardX's own ``SummaryWriter`` ends when the disk is full; its queue then blocks every caller.
+
+    Args:
+        purge_step: first step whose events in earlier files TensorBoard ignores.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None) -> None:
+        from tensorboardX.event_file_writer import EventsWriter  # takes 0.4 s
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        self._event, self._summary = Event, Summary
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(folder / "tensorboard" / "events"))
+        if purge_step is not None:
+            start = SessionLog(status=SessionLog.START)
+            self._writer.write_event(Event(wall_time=time.time(), step=purge_step, session_log=start))
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Add scalars in one event, which takes as long to write as any of them would alone."""
+        scalars = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=scalars)))
+
+    def flush(self) -> None:
+        self._writer.flush()
 
 
 class Metrics:
@@ -40,8 +71,8 @@ class Metrics:
         self._folder = folder
         self._is_root = is_root
         self._path = folder / METRICS
-        self._tensorboard: EventFile | None = None
-        self._has_tensorboard = tensorboard and is_root
+        self._tensorboard: TensorBoard | None = None
+        self._has_tensorboard = tensorboard and is_root and not extras.missing("reports")
         self._say = say
         self._purge_step: int | None = None
         self._unwritten: list[str] = []
@@ -78,6 +109,7 @@ class Metrics:
         self._write()
         if self._path.is_file():
             sync(self._path)
+        self._track(lambda tensorboard: tensorboard.flush())
 
     def _append(self, records: list[Record]) -> None:
         if not self._is_root:
@@ -101,13 +133,19 @@ class Metrics:
         self._unwritten = []
 
     def _scalars(self, group: str, records: Sequence[Record], names: Sequence[str]) -> None:
+        def write(tensorboard: TensorBoard) -> None:
+            for record in records:
+                tensorboard.add(record["step"], {f"{group}/{name}": record[name] for name in names})
+
+        self._track(write)
+
+    def _track(self, do: Callable[[TensorBoard], None]) -> None:
         if not self._has_tensorboard:
             return
         try:
-            self._tensorboard = self._tensorboard or EventFile(self._folder / "tensorboard", self._purge_step)
-            for record in records:
-                self._tensorboard.add(record["step"], {f"{group}/{name}": record[name] for name in names})
-        except OSError as error:
+            self._tensorboard = self._tensorboard or TensorBoard(self._folder, self._purge_step)
+            do(self._tensorboard)
+        except Exception as error:  # whatever its library raises, training goes on
             self._has_tensorboard = False
             self._say(f"TensorBoard gets no more metrics until the command is restarted: {error}")
 
