@@ -28,7 +28,7 @@ from crepe_dist.preparing.formats import EMPTY, FROM_WINDOWS
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
 from crepe_dist.runs import checkpoint
-from crepe_dist.settings.fields import ANY, COLUMN, HEADERS, NAME, Many, Words, setting, shortened, whole
+from crepe_dist.settings.fields import ANY, COLUMN, HEADERS, NAME, Many, Words, real, setting, shortened, whole
 from crepe_dist.settings.flags import (
     ENCODING,
     HEADER,
@@ -76,6 +76,9 @@ class Predict(ModelFlags, DeviceFlag, ThresholdFlag, Command):
         Many(COLUMN),
     )
     id: Optional[str] = setting(None, "column that answers repeat; default: that of prepare, if it is there", COLUMN)
+    windows: bool = setting(False, "read all of a long text, in overlapping windows; the mean of their logits decides")
+    score: Optional[str] = setting(None, "class whose probability each answer has as its score", NAME)
+    min_score: Optional[float] = setting(None, "leave out rows whose score is lower", real(0, 1))
     top: Optional[int] = setting(None, "number of classes in an answer; default: 5, in CSV 1", whole(1, 10**9))
     format: Optional[str] = setting(
         None,
@@ -120,6 +123,10 @@ def _check(args: Any) -> None:
         )
     if args.format in TABLES and args.explain:
         raise UserError(f"--format {args.format} does not support --explain", remedy="use --format jsonl")
+    if args.windows and args.explain:
+        raise UserError("--windows does not support --explain", remedy="leave one of them out")
+    if args.min_score is not None and args.score is None:
+        raise UserError("--min-score requires a class", remedy="name it with --score CLASS")
     if args.format == "parquet":
         extras.require("parquet", "--format parquet")
         if args.out is None:
@@ -135,21 +142,23 @@ def _check(args: Any) -> None:
 def _predict(predictor: "Predictor", args: Any) -> None:
     if not args.text and args.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
         print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
+    if args.score is not None:
+        predictor.index(args.score)
     with _output(args, predictor.path) as (stream, file):
         columns, groups, delimiter = _inputs(args, predictor, file)
-        several = predictor.several
-        formatter = answers(args.format, args.top, columns, len(predictor.classes), delimiter, several=several)
+        classes, several = len(predictor.classes), predictor.several
+        formatter = answers(args.format, args.top, columns, classes, delimiter, several=several, score=args.score)
         counts = stream.counts if isinstance(stream, ResumableFile) else Counts()
         if args.format == "parquet":
             of_parquet = file if isinstance(groups, Inputs) and groups.format == "parquet" else None
-            stream.convert = converter(of_parquet, columns, answer_types(formatter.top, several))
+            stream.convert = converter(of_parquet, columns, answer_types(formatter.top, several, args.score))
         # A terminal acts on control characters, which CSV keeps.
         clean = visible if args.out is None and sys.stdout.isatty() else str
         if counts.rows:
             print(f"resuming after {counted(counts.rows, 'row')}", file=sys.stderr)
         else:
             stream.write(clean(formatter.header))
-        work = _Work(predictor, formatter, clean, counts.line)
+        work = _Work(predictor, formatter, clean, counts.line, args.windows, args.min_score)
         found = work.explained(groups, stream) if args.explain else map(work, groups)
         if isinstance(groups, Inputs) and not args.explain and file is not None and os.path.isfile(file):
             from crepe_dist.model.inference import KernelInference  # our own kernels can be forked
@@ -170,46 +179,60 @@ class _Work:
     formatter: Answers
     clean: Callable[[str], str]
     after: int
+    windows: bool
+    min_score: Optional[float]
 
     def __call__(self, rows: list[Input]) -> tuple[str, Counts]:
         """Return the answers to a group, and their numbers."""
         pairs = self._predicted(rows)
-        return "".join([f"{self.clean(line)}\n" for line in self.formatter.lines(pairs)]), _counts(pairs)
+        kept = self._kept(pairs)
+        return "".join([f"{self.clean(line)}\n" for line in self.formatter.lines(kept)]), _counts(pairs, kept)
 
     def explained(self, groups: Iterable[list[Input]], stream: TextIO) -> Iterator[tuple[str, Counts]]:
         """Write each answer and its explanation, which is coloured if ``stream`` is a terminal; yield the numbers."""
         from crepe_dist.reports import explanation as explanations  # Rich takes a tenth of a second
 
         has_explained = False
-        for row, prediction in chain.from_iterable(map(self._predicted, groups)):
-            explanation = None if prediction is None else self.predictor.explain(row.text)
-            stream.write(f"{self.clean(self.formatter.line(row, prediction, explanation))}\n")
-            if explanation and type(self.formatter) is Answers:
-                explanations.write(explanation, stream, legend=not has_explained)
-                has_explained = True
-            yield "", _counts([(row, prediction)])
+        for pair in chain.from_iterable(map(self._predicted, groups)):
+            for row, prediction in (kept := self._kept([pair])):
+                explanation = None if prediction is None else self.predictor.explain(row.text, self.formatter.score)
+                stream.write(f"{self.clean(self.formatter.line(row, prediction, explanation))}\n")
+                if explanation and type(self.formatter) is Answers:
+                    explanations.write(explanation, stream, legend=not has_explained)
+                    has_explained = True
+            yield "", _counts([pair], kept)
 
     def _predicted(self, rows: list[Input]) -> list[Answer]:
         rows = [row for row in rows if row.line > self.after]
-        predictions = self.predictor.predict_stream(row.text for row in rows if not row.problem)
+        predictions = self.predictor.predict_stream((row.text for row in rows if not row.problem), self.windows)
         pairs: list[Answer] = []
         for row in rows:
             found = None if row.problem else next(predictions)
             pairs.append((row._replace(problem=found.problem), None) if found and found.problem else (row, found))
         return pairs
 
+    def _kept(self, pairs: list[Answer]) -> list[Answer]:
+        """Leave out the rows whose score is too low."""
+        score, least = self.formatter.score, self.min_score
+        if score is None or least is None:
+            return pairs
+        return [pair for pair in pairs if pair[1] is None or pair[1].share(score) >= least]
 
-def _counts(pairs: Sequence[Answer]) -> Counts:
+
+def _counts(pairs: Sequence[Answer], kept: Sequence[Answer]) -> Counts:
     problems = Counter(re.split("[:;]", row.problem)[0] for row, prediction in pairs if prediction is None)
     long = sum(prediction is not None and prediction.characters_cut > 0 for _, prediction in pairs)
-    return Counts(len(pairs), long, problems, pairs[-1][0].line if pairs else 0)
+    return Counts(len(pairs), len(pairs) - len(kept), long, problems, pairs[-1][0].line if pairs else 0)
 
 
 def _conclude(counts: Counts, args: Any, encoding: Encoding) -> None:
     """Print what was done; raise ``UserError`` if rows could not be classified."""
     out = visible(remote.without_secrets(args.out or ""))
     if out:
-        print(f"{counted(counts.rows, 'row')} written to {out}", file=sys.stderr)
+        print(f"{counted(counts.rows - counts.dropped, 'row')} written to {out}", file=sys.stderr)
+    if args.min_score is not None:
+        dropped = f"{counts.dropped:,} of {counted(counts.rows, 'row')} left out"
+        print(f"{dropped}: their score is below {args.min_score:g}", file=sys.stderr)
     if not counts.rows:
         print(f"{visible(args.file or 'standard input')} has no rows", file=sys.stderr)
     if counts.long:

@@ -186,6 +186,9 @@ class TestPredict:
             (["--file", "few.csv", "--out", "./few.csv"], "--out is the file of --file"),
             (["--text", "x", "--text-column", "y"], "--text excludes the flags of files"),
             (["--text", "x", "--format", "csv", "--explain"], "does not support --explain"),
+            (["--text", "x", "--windows", "--explain"], "does not support --explain"),
+            (["--text", "x", "--min-score", "0.5"], "requires a class"),
+            (["--text", "x", "--score", "fourth"], "the classes are first, second, third"),
         ],
     )
     def test_mistakes_get_a_sentence(self, place, complaint, flags, message):

@@ -9,6 +9,7 @@ and its end are read. In mode ``notebook`` it loses its end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -193,11 +194,25 @@ class Encoding:
 
     def _encode_plain(self, texts: Sequence[str]) -> Codes:
         """Encode texts from ``_cut``."""
-        codes, table = np.full((len(texts), self.feature_len), BLANK, np.uint8), self._table
-        order = slice(None, None, 1 if self.in_reading_order else -1)
+        codes = np.full((len(texts), self.feature_len), BLANK, np.uint8)
         for text, row in zip(texts, codes):
-            row[: len(text)] = table[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")][order]
+            row[: len(text)] = self._codes_of(text)
         return codes
+
+    def _codes_of(self, text: str) -> Codes:
+        """Encode a text that is spelt out, uint8 [n]."""
+        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+        return np.asarray(self._table[points][:: 1 if self.in_reading_order else -1])
+
+    def windows(self, text: str) -> tuple[Codes, Codes]:
+        """Encode a whole text, uint8 [n], and as windows, uint8 [windows, feature_len]; of a text that fits, it is one.
+
+        There are as few as read all of it, spaced evenly, so that each overlaps the next by the same number of codes.
+        """
+        codes, length = self._codes_of(self._spelt(text)), self.feature_len
+        padded = np.pad(codes, (0, max(0, length - len(codes))), constant_values=BLANK)
+        starts = np.linspace(0, len(padded) - length, math.ceil(len(padded) / length)).astype(np.int64)
+        return codes, np.lib.stride_tricks.sliding_window_view(padded, length)[starts]
 
     def lengths(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the number of codes of each whole text, int64 [n]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,12 +15,12 @@ from crepe_dist import files
 from crepe_dist.errors import UserError, one_line, shown
 from crepe_dist.predicting.inputs import Input
 from crepe_dist.predicting.occlusion import Explanation
-from crepe_dist.predicting.prediction import DIGITS, NONE, Prediction, unanswered
+from crepe_dist.predicting.prediction import NONE, Prediction
 from crepe_dist.wording import percent
 
 STYLES = ("text", "jsonl", "csv", "parquet")
 TABLES = ("csv", "parquet")  # with the columns of the input
-SCORE_DIGITS = 4
+DIGITS, SCORE_DIGITS = 6, 4
 BLOCK = 1 << 23  # bytes of CSV that become a row group
 Answer = tuple[Input, Optional[Prediction]]  # a row and its prediction, or a row with a problem
 # Types of Parquet whose values have the same text in CSV.
@@ -27,16 +28,23 @@ KEPT = ("is_integer", "is_boolean", "is_date", "is_timestamp", "is_decimal", "is
 _encoded = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder for each record
 
 
-def answer_types(top: int, several: bool) -> dict[str, str]:
-    """Return the names of the columns that answers add to a table, and their types; several labels are a JSON list."""
+def answer_types(top: int, several: bool, score: str | None = None) -> dict[str, str]:
+    """Return the names of the columns that answers add to a table, and their types; several labels are a JSON list.
+
+    Args:
+        score: class whose probability is a column.
+    """
     types = {"predicted_labels": "object"} if several else {}
     for rank in range(1, top + 1):
         number = "" if rank == 1 else f"_{rank}"
         types |= {f"predicted_class{number}": "object", f"predicted_probability{number}": "float64"}
+    types |= {"score": "float64"} if score else {}
     return {**types, "characters_cut": "int64", "problem": "object"}
 
 
-def answer_cells(prediction: Prediction, top: int, number: Callable[[float], Any] = float) -> list[Any]:
+def answer_cells(
+    prediction: Prediction, top: int, number: Callable[[float], Any] = float, score: str | None = None
+) -> list[Any]:
     """Return the values of these columns for a text without a problem; the class of a rejected text is empty.
 
     Args:
@@ -47,6 +55,8 @@ def answer_cells(prediction: Prediction, top: int, number: Callable[[float], Any
         cells += (label, number(probability))
     if prediction.rejected:
         cells[-2 * min(top, len(prediction.ranking))] = ""
+    if score:
+        cells.append(number(prediction.share(score)))
     return [*cells, prediction.characters_cut, ""]
 
 
@@ -59,10 +69,9 @@ class Answers:
 
     header = ""
 
-    def __init__(self, top: int, columns: Sequence[str], delimiter: str = ",", several: bool = False) -> None:
-        self.several = several
+    def __init__(self, top: int, score: str | None = None) -> None:
         self.top = top
-        self.columns = columns
+        self.score = score
 
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
         """Format the answer to one row, without the line end; without a prediction, the problem of the row."""
@@ -74,6 +83,8 @@ class Answers:
             likely = shares[: len(prediction.labels)] or [f"no label ({', '.join(likely)})"]
         elif prediction.rejected:
             likely = [NONE, *likely]
+        if self.score:
+            likely = [f"score {percent(prediction.share(self.score))}", *likely]
         return (f"{one_line(row.id)}: " if row.id else "") + "   ".join(likely)
 
     def lines(self, answers: Iterable[Answer]) -> list[str]:
@@ -87,18 +98,8 @@ class JsonAnswers(Answers):
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
         start = f'{{"line": {row.line}, ' + (f'"id": {json_line(row.id)}, ' if row.id else "")
         if prediction is None:
-            return start + json_line(unanswered(row.problem))[1:]
-        if explanation is not None:
-            return start + json_line({**prediction.record(self.top), "explanation": explained(explanation)})[1:]
-        # The record of a prediction in a quarter of the time.
-        shares = [f'{{"class": {_name(label)}, "probability": {share}}}' for label, share in prediction.ranking]
-        labels = "" if prediction.labels is None else f'"labels": [{", ".join(map(_name, prediction.labels))}], '
-        return (
-            f'{start}{labels}"class": {"null" if prediction.rejected else _name(prediction.label)}, '
-            f'"probability": {prediction.probability}, "entropy": {round(prediction.entropy, DIGITS)}, '
-            f'"margin": {round(prediction.margin, DIGITS)}, "top": [{", ".join(shares[: self.top])}], '
-            f'"read": {prediction.read}, "characters_cut": {prediction.characters_cut}}}'
-        )
+            return start + _unanswered(row.problem)[1:]
+        return start + json_record(prediction, self.top, explanation, self.score)[1:]
 
 
 class CsvAnswers(Answers):
@@ -109,15 +110,17 @@ class CsvAnswers(Answers):
     """
 
     def __init__(
-        self, top: int, columns: Sequence[str], delimiter: str = ",", several: bool = False, exact: bool = False
+        self, top: int, columns: Sequence[str], delimiter: str, several: bool, score: str | None, exact: bool
     ) -> None:
-        super().__init__(top, columns, delimiter, several)
+        super().__init__(top, score)
+        self._types = answer_types(top, several, score)
+        self._columns = columns
         self._records: list[str] = []
         stream = SimpleNamespace(write=self._records.append)
-        # This line end, so that "\r" and "\n" in a cell are both quoted.
-        self._writer: Any = csv.writer(stream, delimiter=delimiter, lineterminator="\r\n")
+        # This line end, so that "\r" and "\n" in a cell are both quoted. Without an escape, Python 3.10 refuses NUL.
+        self._writer: Any = csv.writer(stream, delimiter=delimiter, lineterminator="\r\n", escapechar="\udfff")
         self._exact = exact
-        self.header = "" if exact else f"{self._written([[*columns, *answer_types(top, several)]])[0]}\n"
+        self.header = "" if exact else f"{self._written([[*columns, *self._types]])[0]}\n"
 
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
         return self.lines([(row, prediction)])[0]
@@ -126,10 +129,10 @@ class CsvAnswers(Answers):
         return self._written([self._cells(row, prediction) for row, prediction in answers])
 
     def _cells(self, row: Input, prediction: Prediction | None) -> list[Any]:
-        cells = list(row.cells) or [""] * len(self.columns)
+        cells = list(row.cells) or [""] * len(self._columns)
         if prediction is None:
-            return [*cells, *[""] * (2 * self.top + self.several + 1), f"line {row.line}: {row.problem}"]
-        return cells + answer_cells(prediction, self.top, float if self._exact else "{:.6f}".format)
+            return [*cells, *[""] * (len(self._types) - 1), f"line {row.line}: {row.problem}"]
+        return cells + answer_cells(prediction, self.top, float if self._exact else "{:.6f}".format, self.score)
 
     def _written(self, rows: list[list[Any]]) -> list[str]:
         self._records.clear()
@@ -138,14 +141,47 @@ class CsvAnswers(Answers):
 
 
 def answers(
-    style: str, top: int | None, columns: Sequence[str], classes: int, delimiter: str = ",", *, several: bool = False
+    style: str,
+    top: int | None,
+    columns: Sequence[str],
+    classes: int,
+    delimiter: str = ",",
+    *,
+    several: bool = False,
+    score: str | None = None,
 ) -> Answers:
     """Make the formatter for one of ``STYLES``."""
     top = min(top or (1 if style in TABLES else 5), classes)
     if style in TABLES:
         is_csv = style == "csv"
-        return CsvAnswers(top, columns, delimiter if is_csv else ",", several, exact=not is_csv)
-    return (JsonAnswers if style == "jsonl" else Answers)(top, columns, several=several)
+        return CsvAnswers(top, columns, delimiter if is_csv else ",", several, score, exact=not is_csv)
+    return (JsonAnswers if style == "jsonl" else Answers)(top, score)
+
+
+def json_record(
+    prediction: Prediction, top: int, explanation: Explanation | None = None, score: str | None = None
+) -> str:
+    """Write a prediction and its ``top`` most probable classes as a JSON object; a rejected class is null.
+
+    A text that cannot be classified has a problem and no class.
+    """
+    if prediction.problem:
+        return _unanswered(prediction.problem)
+    # Four times as fast as to encode a dictionary.
+    shares = [f'{{"class": {_name(label)}, "probability": {share}}}' for label, share in prediction.ranking[:top]]
+    labels = "" if prediction.labels is None else f'"labels": [{", ".join(map(_name, prediction.labels))}], '
+    scored = f'"score": {prediction.share(score)}, ' if score else ""
+    more = "" if explanation is None else f', "explanation": {json_line(explained(explanation))}'
+    return (
+        f'{{{labels}"class": {"null" if prediction.rejected else _name(prediction.label)}, '
+        f'"probability": {prediction.probability}, {scored}"entropy": {round(prediction.entropy, DIGITS)}, '
+        f'"margin": {round(prediction.margin, DIGITS)}, "top": [{", ".join(shares)}], '
+        f'"read": {prediction.read}, "characters_cut": {prediction.characters_cut}{more}}}'
+    )
+
+
+def _unanswered(problem: str) -> str:
+    return json_line({"class": None, "probability": None, "top": [], "problem": problem})
 
 
 def explained(explanation: Explanation) -> dict[str, Any]:
@@ -209,6 +245,7 @@ def _convert(types: dict[str, Any], source: Path, target: Path) -> None:
     with parquet.ParquetWriter(target, pa.schema(list(types.items()))) as writer, source.open("rb") as stream:
         for block in _records(stream):
             # Arrow's own reader of blocks reads 32 of them ahead, and refuses a record that is longer than one.
+            block = codecs.BOM_UTF8 + block  # Arrow removes one
             reading = arrow_csv.ReadOptions(use_threads=False, block_size=len(block), column_names=list(types))
             writer.write_table(arrow_csv.read_csv(pa.py_buffer(block), reading, parsing, options))
 

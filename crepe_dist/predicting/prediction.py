@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from crepe_dist.wording import measure
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
 
-DIGITS = 6
 UNKNOWN = "no character that the network knows"  # problem of a text that is not empty
 NONE = "none of these"  # shown instead of the class of a rejected text
 
@@ -54,29 +53,9 @@ class Prediction(NamedTuple):
         """Difference of the probabilities of the first two classes, 0 to 1."""
         return self.probability - (self.ranking[1][1] if len(self.ranking) > 1 else 0.0)
 
-    def record(self, top: int) -> dict[str, Any]:
-        """Convert to JSON-able data with the ``top`` most probable classes; the class is ``None`` if it is rejected.
-
-        A text that cannot be classified has no class; its record gives the ``problem`` instead.
-        """
-        if self.problem:
-            return unanswered(self.problem)
-        several = {} if self.labels is None else {"labels": list(self.labels)}
-        return {
-            **several,
-            "class": None if self.rejected else self.label,
-            "probability": self.probability,
-            "entropy": round(self.entropy, DIGITS),
-            "margin": round(self.margin, DIGITS),
-            "top": [{"class": label, "probability": probability} for label, probability in self.ranking[:top]],
-            "read": self.read,
-            "characters_cut": self.characters_cut,
-        }
-
-
-def unanswered(problem: str) -> dict[str, Any]:
-    """Return the record of a text that cannot be classified."""
-    return {"class": None, "probability": None, "top": [], "problem": problem}
+    def share(self, label: str) -> float:
+        """Return the probability of a class."""
+        return dict(self.ranking)[label]
 
 
 class ModelSummary(NamedTuple):

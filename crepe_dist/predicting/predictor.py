@@ -34,6 +34,7 @@ from crepe_dist.settings.options import Precision
 AUTO = "auto"
 PLAIN = Composition()
 BATCH_SIZE = 256
+WINDOWED = 16  # texts in a batch that are read in windows
 MAX_CODES = 1 << 22  # characters in a batch; it limits the number of long documents in one batch
 
 
@@ -106,7 +107,7 @@ class Predictor:
             return np.asarray(softmax(logits))
         return np.asarray(np.exp(-np.logaddexp(np.float32(0), -logits)))  # of independent classes
 
-    def predict(self, texts: Iterable[str]) -> list[Prediction]:
+    def predict(self, texts: Iterable[str], *, windows: bool = False) -> list[Prediction]:
         """Classify texts; return one prediction per text, in order.
 
         That of a text of which the network knows no character, such as an empty one, has a ``problem``.
@@ -114,30 +115,45 @@ class Predictor:
         Args:
             texts: a list or another iterable of texts, an array, a series, or a table: a data frame, or a mapping of
                 names to columns. The columns of a table are chosen as ``crepe predict --file`` chooses those of a file.
+            windows: read all of a long text, in overlapping windows; the mean of their logits decides.
 
         Raises:
             UserError: a text is not a string, or ``texts`` is something else, such as one string.
         """
-        return list(self.predict_stream(iter(texts_of(texts, self.composition.columns))))
+        return list(self.predict_stream(iter(texts_of(texts, self.composition.columns)), windows))
 
-    def predict_stream(self, texts: Iterator[str]) -> Iterator[Prediction]:
-        """Classify texts lazily, some at a time; yield one prediction per text, in order."""
-        batch_size, texts = self._capped(BATCH_SIZE), map(self.composition.text, texts)
-        while batch := list(islice(texts, batch_size)):
-            codes = self.encoding.encode(batch)
-            logits = self.logits(codes)
+    def predict_stream(self, texts: Iterator[str], windows: bool = False) -> Iterator[Prediction]:
+        """Classify texts lazily, some at a time, as ``predict``; yield one prediction per text, in order."""
+        texts = map(self.composition.text, texts)
+        while batch := list(islice(texts, WINDOWED if windows else self._capped(BATCH_SIZE))):
+            if windows:
+                logits, read = self._in_windows(batch)
+            else:
+                codes = self.encoding.encode(batch)
+                logits, read = self.logits(codes), self._read(codes).tolist()
             probabilities = self.probabilities(logits)
-            read = (self.encoding.counted(codes) & (codes != self.encoding.alphabet.find(" "))).sum(axis=1)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
-            for text, row, order, known in zip(batch, probabilities.tolist(), orders, read.tolist()):
+            for text, row, order, known in zip(batch, probabilities.tolist(), orders, read):
                 ranking = tuple([(self.classes[index], row[index]) for index in order])
                 problem = "" if known else UNKNOWN if text.strip() else EMPTY
                 rejected = ranking[0][1] < self.min_probability
                 labels = None
                 if self.thresholds is not None:
                     labels = tuple([self.classes[index] for index in order if row[index] >= self.thresholds[index]])
-                cut = len(self.encoding.unread(text))
+                cut = 0 if windows else len(self.encoding.unread(text))
                 yield Prediction(*ranking[0], ranking, known, problem, rejected, labels, cut)
+
+    def _in_windows(self, texts: list[str]) -> tuple[Logits, list[int]]:
+        """Return the mean logits of the windows of each text, and the number of its known characters."""
+        whole, parts = zip(*map(self.encoding.windows, texts))
+        counts, codes, size = np.array(list(map(len, parts))), np.concatenate(parts), self._capped(BATCH_SIZE)
+        logits = np.concatenate([self.logits(codes[start : start + size]) for start in range(0, len(codes), size)])
+        sums = np.add.reduceat(logits, np.cumsum(counts) - counts, dtype=np.float64)
+        return (sums / counts[:, None]).astype(np.float32), [int(self._read(each)) for each in whole]
+
+    def _read(self, codes: Codes) -> npt.NDArray[np.int64]:
+        """Count the known characters, without spaces, of codes, uint8 […, n]."""
+        return np.asarray((self.encoding.counted(codes) & (codes != self.encoding.alphabet.find(" "))).sum(axis=-1))
 
     def score(self, table: Any, label: str | None = None, label_columns: Sequence[str] = ()) -> float:
         """Return the accuracy on labelled texts, from 0 to 1; the micro F1 if the model gives several labels.
@@ -171,6 +187,13 @@ class Predictor:
         description |= {"calibration": self.calibration.to_dict()}
         write_json(path.with_suffix(".json"), {**description, "format": checkpoint.FORMAT, "sha256": sha256(path)})
 
+    def index(self, label: str) -> int:
+        """Return the position of a class; raise ``UserError`` if the model does not know it."""
+        if label not in self.classes:
+            why = f"the classes are {', '.join(self.classes)}"[:500]
+            raise UserError(f"there is no class {label!r:.80}", why, "name one of them")
+        return self.classes.index(label)
+
     def explain(self, text: str, label: str | None = None) -> Explanation:
         """Find the evidence in a text for and against a class by occlusion (see ``predicting.occlusion``).
 
@@ -189,13 +212,10 @@ class Predictor:
         self, text: str, label: str | None = None, batch_size: int = BATCH_SIZE
     ) -> Generator[None, None, Explanation]:
         """Explain as ``explain``, and yield after each batch, so that the caller can do something else meanwhile."""
-        if label is not None and label not in self.classes:
-            raise UserError(
-                f"there is no class {label!r}", f"the classes are {', '.join(self.classes)}"[:500], "name one of them"
-            )
+        given = None if label is None else self.index(label)
         (prediction,), text = self.predict([text]), self.composition.text(text)
-        label = prediction.label if label is None else label
-        index, batch_size = self.classes.index(label), self._capped(batch_size)
+        index = self.index(prediction.label) if given is None else given
+        label, batch_size = self.classes[index], self._capped(batch_size)
         logits = self.logits if self.thresholds is None else partial(self._against_its_absence, index)
         index = index if self.thresholds is None else 0
         scores, words = yield from occlude(text, self.encoding, logits, batch_size, index)

@@ -29,16 +29,25 @@ SAVE_SECONDS = 10.0
 
 @dataclass
 class Counts:
-    """Numbers of rows: all, those of long texts, and those not classified, by the reason; and the last one's line."""
+    """Numbers of rows, and the line of the last one.
+
+    Args:
+        rows: all rows.
+        dropped: rows without an answer, because their score is too low.
+        long: rows of texts that are cut.
+        problems: rows that are not classified, by the reason.
+    """
 
     rows: int = 0
+    dropped: int = 0
     long: int = 0
     problems: Counter[str] = field(default_factory=Counter)
     line: int = 0
 
     def add(self, later: Counts) -> None:
         """Count the rows that follow."""
-        self.rows, self.long, self.line = self.rows + later.rows, self.long + later.long, later.line or self.line
+        self.rows, self.dropped = self.rows + later.rows, self.dropped + later.dropped
+        self.long, self.line = self.long + later.long, later.line or self.line
         self.problems += later.problems
 
 
@@ -57,17 +66,14 @@ class ResumableFile:
     convert: Callable[[Path, Path], None] | None = None
 
     def __init__(self, folder: Path, job: dict[str, Any] | None) -> None:
-        self.counts = Counts()
+        self.counts, self.is_saved, size = Counts(), False, 0
         self._folder, self._job = folder, job
-        size = 0
         with suppress(OSError, ValueError, KeyError, TypeError):
             saved = read_json(folder / STATE, follow=False)
             if job is not None and saved.pop("job") == job:
                 size = integer(saved.pop("bytes"), most=(folder / ANSWERS).stat().st_size)
-                self.counts = Counts(saved["rows"], saved["long"], Counter(saved["problems"]), saved["line"])
-        self.is_saved = size > 0
-        if not self.is_saved:
-            self.counts = Counts()
+                self.counts = Counts(**{**saved, "problems": Counter(saved["problems"])})
+                self.is_saved = True
         self._stream = (folder / ANSWERS).open("r+b" if size else "w+b")
         self._stream.truncate(size)
         self._stream.seek(size)

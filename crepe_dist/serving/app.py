@@ -28,12 +28,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crepe_dist.errors import UserError, visible
-from crepe_dist.predicting.answers import explained
+from crepe_dist.predicting.answers import json_record
 from crepe_dist.predicting.prediction import NONE, ModelSummary, Prediction
 from crepe_dist.reports.explanation import serve_page
 from crepe_dist.serving import open_inference, requests
 from crepe_dist.serving.batching import Batcher
-from crepe_dist.serving.requests import Guard, Json, Problem
+from crepe_dist.serving.requests import Encoded, Guard, Json, Problem
 from crepe_dist.settings.options import ServiceOptions
 from crepe_dist.version import __version__
 
@@ -152,8 +152,7 @@ def create_app(
         requests.check_size([text], options)
         explanation = await wait(batcher.explain(text))
         metrics.answered([explanation.prediction])
-        record = explanation.prediction.record(top)
-        return Json(record if explanation.prediction.problem else {**record, "explanation": explained(explanation)})
+        return Encoded(json_record(explanation.prediction, top, explanation))
 
     @app.post(PREDICT, summary="Classify one or several texts", openapi_extra=requests.described(requests.Question))
     async def predict(request: Request) -> Response:
@@ -162,8 +161,8 @@ def create_app(
         texts = question.all_texts()
         if question.explain:
             return await explain(texts[0], question.top)
-        answers = [prediction.record(question.top) for prediction in await classify(texts)]
-        return Json({"predictions": answers} if question.texts else answers[0])
+        answers = [json_record(prediction, question.top) for prediction in await classify(texts)]
+        return Encoded(f'{{"predictions": [{", ".join(answers)}]}}' if question.texts else answers[0])
 
     @app.get(HEALTH, summary="Check that the service can predict")
     async def health() -> Response:

@@ -52,10 +52,14 @@ class Question(BaseModel):
         return self.texts or [join([self.title or "", self.text or ""])]
 
 
-class Json(Response):
-    """JSON response in UTF-8; lone surrogates, which UTF-8 cannot encode, are escaped."""
+class Encoded(Response):
+    """Response of text that is JSON."""
 
     media_type = "application/json"
+
+
+class Json(Encoded):
+    """JSON response in UTF-8; lone surrogates, which UTF-8 cannot encode, are escaped."""
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")

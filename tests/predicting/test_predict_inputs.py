@@ -14,7 +14,7 @@ import pytest
 
 from crepe_dist import files
 from crepe_dist.errors import UserError
-from crepe_dist.predicting.answers import answers
+from crepe_dist.predicting.answers import answers, json_record
 from crepe_dist.predicting.inputs import Input, open_inputs
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing.formats.columns import Wanted
@@ -64,7 +64,7 @@ def test_ids_are_read_if_they_are_there_and_repeated(tmp_path):
     one, two = found["a.csv"]
     assert answers("text", None, (), 2).line(one, prediction) == "007: b 75.0 %   c 25.0 %"
     assert answers("text", None, (), 2).line(two, None) == "not classified: line 3 (008): empty text"
-    line = {"line": 2, "id": "007", **prediction.record(2)}
+    line = {"line": 2, "id": "007", **json.loads(json_record(prediction, 2))}
     assert answers("jsonl", None, (), 2).line(one, prediction) == json.dumps(line)
     (tmp_path / "a.txt").write_text("one\n")
     with pytest.raises(UserError, match="has no columns, and so no id"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import decimal
 import fcntl
@@ -18,6 +17,8 @@ import pytest
 from crepe_dist import cli
 from crepe_dist.errors import UserError
 from crepe_dist.predicting import answers, resumable
+from crepe_dist.predicting.inputs import Input
+from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing.formats import lines
 from tests.conftest import QUICK, command, run, write_csv
 
@@ -64,15 +65,19 @@ def kill_after(groups: int, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "target"),
-    [("a.csv", "out.jsonl"), ("a.parquet", "out.csv"), ("a.jsonl", "memory://out/out.parquet")],
+    ("source", "target", "filtered"),
+    [
+        ("a.csv", "out.jsonl", ()),
+        ("a.parquet", "out.csv", ("--score", "first", "--min-score", "0.4", "--windows")),
+        ("a.jsonl", "memory://out/out.parquet", ("--score", "first", "--min-score", "1")),
+    ],
 )
-def test_a_killed_command_resumes_to_the_same_bytes(source, target, folder, tmp_path, monkeypatch, capfd):
+def test_a_killed_command_resumes_to_the_same_bytes(source, target, filtered, folder, tmp_path, monkeypatch, capfd):
     memory = fsspec.filesystem("memory")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
     monkeypatch.chdir(tmp_path)
-    flags = (folder / "run", "--file", folder / source, "--out", target)
+    flags = (folder / "run", "--file", folder / source, "--out", target, *filtered)
 
     def taken() -> bytes:
         if "://" in target:
@@ -89,7 +94,7 @@ def test_a_killed_command_resumes_to_the_same_bytes(source, target, folder, tmp_
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # processes share a file of several batches
     monkeypatch.setattr(lines, "PIECE", 1 << 12)
     memory.pipe(f"/in/{source}", (folder / source).read_bytes())
-    classify(monkeypatch, folder / "run", "--file", f"memory://in/{source}", "--out", target)
+    classify(monkeypatch, folder / "run", "--file", f"memory://in/{source}", "--out", target, *filtered)
     assert taken() == want
     with monkeypatch.context() as patch:
         kill_after(2, patch)
@@ -113,7 +118,11 @@ def test_a_killed_command_resumes_to_the_same_bytes(source, target, folder, tmp_
     assert not list(tmp_path.glob("cache/crepe_dist/predictions/*"))
 
 
-def test_damaged_states_start_anew(tmp_path):
+def test_damaged_states_start_anew_and_one_without_answers_does_not(tmp_path):
+    file = resumable.ResumableFile(tmp_path, {})
+    file.counts.add(counts := resumable.Counts(5, 5, line=6))
+    file.save()
+    assert resumable.ResumableFile(tmp_path, {}).counts == counts
     for content in ("", "[]", '{"job": {}, "rows": -1}'):
         (tmp_path / resumable.STATE).write_text(content)
         assert resumable.ResumableFile(tmp_path, {}).counts == resumable.Counts()
@@ -155,12 +164,14 @@ def test_parquet_keeps_types(folder, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("block", [1, 64, 1 << 23])
 def test_blocks_of_any_size_make_the_same_table(block, tmp_path, monkeypatch):
-    texts = ['a "quoted"\n\n"word', "", "\r\n", '"', "x" * 200, "last\n"] * 3
-    with (tmp_path / "a").open("w", newline="") as stream:
-        csv.writer(stream).writerows([row, text] for row, text in enumerate(texts))
+    texts = ["\ufeffa", 'a "quoted"\n\n"word\0', "", "\r\n", '"', "x" * 200, "last\n"] * 3
+    formatter = answers.answers("parquet", 1, ("text",), 2)
+    prediction = Prediction("b", 0.75, (("b", 0.75), ("c", 0.25)), 3)
+    lines = formatter.lines([(Input(1, text, "", (text,)), prediction) for text in texts])
+    (tmp_path / "a").write_bytes("".join(f"{line}\n" for line in lines).encode())
     monkeypatch.setattr(answers, "BLOCK", block)
-    answers.converter(None, [], {"row": "int64", "text": "object"})(tmp_path / "a", tmp_path / "b")
-    assert pq.read_table(tmp_path / "b").to_pydict() == {"row": list(range(18)), "text": texts}
+    answers.converter(None, ("text",), answers.answer_types(1, False))(tmp_path / "a", tmp_path / "b")
+    assert pq.read_table(tmp_path / "b").column("text").to_pylist() == texts
 
 
 def test_a_table_with_a_column_of_the_answers(folder, tmp_path, monkeypatch):

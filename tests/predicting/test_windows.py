@@ -1,0 +1,80 @@
+"""Whole documents in windows, and the score of a class as a filter."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import crepe_dist
+from crepe_dist import cli
+from crepe_dist.data.alphabet import BLANK, MODES, Encoding
+from crepe_dist.errors import UserError
+from tests.exporting.test_export import CLASSES, ENCODINGS, FEATURE_LEN, make
+
+TEXTS = ["zig", "", "qua " * 20, "É ß zig" * 30, "x", "vex " * 2000, "б" * 300, "a zig " * 50]
+
+
+@pytest.fixture(params=["crepe", "ngrams"])
+def model(request, tmp_path):
+    return make(tmp_path, request.param, ENCODINGS["paper"])
+
+
+def test_the_mean_logits_of_even_windows_answer(model, monkeypatch):
+    predictor = crepe_dist.load(model)
+    whole, ends = predictor.predict(TEXTS, windows=True), predictor.predict(TEXTS)
+    assert [answer for answer in whole if answer not in ends] == [whole[row] for row in (3, 5, 6, 7)]
+    assert not any(answer.characters_cut for answer in whole)
+    for row in (5, 7):
+        text, starts = TEXTS[row], np.linspace(0, len(TEXTS[row]) - FEATURE_LEN, -(-len(TEXTS[row]) // FEATURE_LEN))
+        windows = [text[::-1][start : start + FEATURE_LEN][::-1] for start in starts.astype(int)]
+        logits = predictor.logits(predictor.encoding.encode(windows)).mean(axis=0, keepdims=True)
+        shares = predictor.probabilities(logits)[0]
+        assert [whole[row].share(name) for name in predictor.classes] == pytest.approx(shares.tolist(), abs=1e-6)
+        assert whole[row].read == len(text.replace(" ", ""))
+    monkeypatch.setattr("crepe_dist.predicting.predictor.BATCH_SIZE", 3)
+    assert [predictor.predict([text], windows=True)[0] for text in TEXTS] == whole
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_windows_are_as_few_as_read_all_codes_of_a_text(mode):
+    encoding = Encoding(mode, 6, None, "ab ", "\u0436\u8a9e\u8bed")
+    for text in ("", "a\u8a9e", "ab\u8a9e", "ab\u8a9eba\u8bedb b", "ab " * 9):
+        codes, windows = encoding.windows(text)
+        assert windows.shape == (max(1, -(-len(codes) // 6)), 6)
+        assert len(codes) == encoding.lengths([text])[0]
+        if len(codes) <= 6:
+            assert (windows == encoding.encode([text])).all()
+        else:
+            assert (windows[0] == codes[:6]).all()
+            assert (windows[-1] == codes[-6:]).all()
+        assert (codes != BLANK).all()
+
+
+@pytest.mark.parametrize("least", [0.0, 0.5, 1.0])
+def test_a_filter_keeps_rows_with_their_columns(model, tmp_path, monkeypatch, capfd, least):
+    monkeypatch.chdir(tmp_path)
+    pd.DataFrame({"id": range(len(TEXTS)), "text": TEXTS}).to_csv("in.csv", index=False)
+    shares = [each.share(CLASSES[0]) for each in crepe_dist.load(model).predict(TEXTS, windows=True)]
+    kept = [row for row, share in enumerate(shares) if share >= least or row in (1, 6)]
+    assert len(kept) == 8 if least == 0 else len(kept) < 8
+    flags = ["--file", "in.csv", "--windows", "--score", CLASSES[0], "--min-score", str(least), "--out"]
+    for name in ("out.csv", "out.parquet", "out.jsonl", "out.txt"):
+        monkeypatch.setattr(sys, "argv", ["predict", str(model), *flags, name])
+        with pytest.raises(UserError, match="2 of 8 rows could not be classified"):
+            cli.main("predict")
+        said = capfd.readouterr().err
+        assert f"{len(kept)} rows written to {name}\n" in said
+        assert f"{8 - len(kept)} of 8 rows left out: their score is below {least:g}\n" in said
+    scores = [np.nan if row in (1, 6) else shares[row] for row in kept]
+    for got in (pd.read_csv("out.csv"), pd.read_parquet("out.parquet")):
+        assert got["id"].astype(int).tolist() == kept
+        assert got["score"].tolist() == pytest.approx(scores, abs=1e-6, nan_ok=True)
+    got = pd.read_json("out.jsonl", lines=True)
+    assert (got["line"] - 2).tolist() == kept
+    assert got.get("score", got["probability"]).tolist() == pytest.approx(scores, abs=1e-6, nan_ok=True)
+    starts = [line.split("   ")[0] for line in Path("out.txt").read_text().splitlines()]
+    assert all(start.startswith(("score ", "not classified: ")) for start in starts)
