@@ -129,7 +129,7 @@ def _serve(given: Any) -> None:
     facts = summarise(predictor)
     metrics = Metrics(facts.checkpoint, facts.kernels)
     batching.BATCH_TEXTS = given.serve
-    batcher = batching.Batcher(predictor.predict, predictor.explain_in_batches, metrics.batch_texts.observe)
+    batcher = batching.Batcher(predictor.predict, predictor.explain, metrics.batch_texts.observe)
     batcher.submit(["warm-up"]).result()
     with server.listen("127.0.0.1", 0) as listener:
         print(listener.getsockname()[1], flush=True)

@@ -3,7 +3,6 @@
 import signal
 import sys
 from dataclasses import dataclass
-from functools import partial
 from types import FrameType
 from typing import Optional
 
@@ -12,7 +11,7 @@ from crepe_dist.distributed.control import Stopped
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import ExitCode, UserError, visible
 from crepe_dist.predicting.prediction import summarise
-from crepe_dist.serving.batching import BATCH_TEXTS, Batcher
+from crepe_dist.serving.batching import Batcher
 from crepe_dist.settings.fields import NAME, Many, setting, whole
 from crepe_dist.settings.flags import Command, DeviceFlag, ModelFlags, ThresholdFlag
 from crepe_dist.settings.options import PORT, ServiceOptions
@@ -65,8 +64,7 @@ def _serve(args: Serve) -> None:
         predictor = load(path, **args.foreign(), device=args.device, min_probability=args.min_probability)
         about = summarise(predictor)
         metrics = Metrics(about.checkpoint, about.kernels)
-        explain = partial(predictor.explain_in_batches, batch_size=BATCH_TEXTS)
-        batcher = Batcher(predictor.predict, explain, metrics.batch_texts.observe)
+        batcher = Batcher(predictor.predict, predictor.explain, metrics.batch_texts.observe)
         try:
             batcher.submit(["warm-up"]).result()
             print(f"{visible(str(path))}: {len(about.classes)} classes, kernels: {about.kernels}")

@@ -57,7 +57,7 @@ API = (
     ("On a cluster", "crepe_dist", ("FramePredictor", "on_ray", "Result")),
 )
 INTERNAL = (
-    *("placed", "logits", "describe", "explain_in_batches", "predict_stream", "record", "score_rows", "several"),
+    *("placed", "logits", "describe", "index", "predict_stream", "several"),
     *("engine", "encoding", "composition", "precision", "thresholds", "calibration"),
 )
 BLANK = "\n\n"

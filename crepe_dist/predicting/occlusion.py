@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +23,6 @@ from crepe_dist.predicting.prediction import Prediction
 
 _WORD = re.compile(r"\S+")
 Floats = npt.NDArray[np.float64]
-Result = TypeVar("Result")
 Logits = Callable[[Codes], npt.NDArray[np.float32]]
 
 
@@ -65,20 +63,10 @@ class Explanation:
     words: tuple[Word, ...]
 
 
-def finished(steps: Generator[None, None, Result]) -> Result:
-    """Run a generator to its end; return its result."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-
-
 def occlude(
     text: str, encoding: Encoding, logits: Logits, batch_size: int, index: int
-) -> Generator[None, None, tuple[list[float], list[Word]]]:
-    """Score each character of a text, and each of its words, by replacing it with blanks; yield after each batch.
+) -> tuple[list[float], list[Word]]:
+    """Score each character of a text, and each of its words, by replacing it with blanks.
 
     Args:
         logits: function from uint8 [n, feature_len] to float32 [n, classes], for at most ``batch_size`` rows.
@@ -102,7 +90,6 @@ def occlude(
         for row, number in zip(rows, batch):
             row[blanks[number]] = BLANK
         drops[batch] = whole - _log_odds(logits(rows), index)
-        yield
     scores = [0.0] * len(text)
     for (i, _), drop in zip(characters, drops.tolist()):
         scores[i] = drop

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -23,7 +23,7 @@ from crepe_dist.model.backend import choose_for_inference
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, softmax
 from crepe_dist.model.inference import Inference, Logits, open_inference
 from crepe_dist.predicting.inputs import texts_of
-from crepe_dist.predicting.occlusion import Explanation, finished, occlude
+from crepe_dist.predicting.occlusion import Explanation, occlude
 from crepe_dist.predicting.prediction import UNKNOWN, Prediction
 from crepe_dist.preparing.formats import EMPTY
 from crepe_dist.runs import checkpoint
@@ -206,19 +206,13 @@ class Predictor:
         Raises:
             UserError: the model has no such class.
         """
-        return finished(self.explain_in_batches(text, label))
-
-    def explain_in_batches(
-        self, text: str, label: str | None = None, batch_size: int = BATCH_SIZE
-    ) -> Generator[None, None, Explanation]:
-        """Explain as ``explain``, and yield after each batch, so that the caller can do something else meanwhile."""
         given = None if label is None else self.index(label)
         (prediction,), text = self.predict([text]), self.composition.text(text)
         index = self.index(prediction.label) if given is None else given
-        label, batch_size = self.classes[index], self._capped(batch_size)
+        label = self.classes[index]
         logits = self.logits if self.thresholds is None else partial(self._against_its_absence, index)
         index = index if self.thresholds is None else 0
-        scores, words = yield from occlude(text, self.encoding, logits, batch_size, index)
+        scores, words = occlude(text, self.encoding, logits, self._capped(BATCH_SIZE), index)
         return Explanation(text, label, prediction, self.encoding.unread(text), tuple(scores), tuple(words))
 
     def _against_its_absence(self, index: int, codes: Codes) -> Logits:

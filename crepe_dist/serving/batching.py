@@ -1,13 +1,11 @@
-"""Batching of requests for a model that runs in one thread."""
+"""Batching of requests for a model."""
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections import deque
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future
-from typing import Any, Callable, NamedTuple
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Callable, NamedTuple
 
 from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import Prediction
@@ -16,105 +14,72 @@ BATCH_TEXTS = 32
 
 
 class _Job(NamedTuple):
-    given: Any  # texts to classify, or the steps of an explanation
-    answer: Future[Any]
+    texts: Sequence[str]
+    answer: Future[list[Prediction]]
 
 
 class Batcher:
-    """Model thread with a queue of requests; MXNet must not be called from several threads.
+    """A thread that classifies, with a queue of requests, and one that explains a text at a time.
 
     It never waits for a batch to fill up: the next batch consists of the requests that arrived during the last one, up
-    to ``BATCH_TEXTS`` texts; a larger request is a batch of its own. Between two batches it computes one step of one
-    explanation, so that these do not keep others waiting.
+    to ``BATCH_TEXTS`` texts; a larger request is a batch of its own.
 
     Args:
-        explain: function that explains the prediction for a text, and yields after each step.
+        explain: function that explains the prediction for a text.
         on_batch: called with the number of texts of each batch.
     """
 
     def __init__(
         self,
         predict: Callable[[Sequence[str]], list[Prediction]],
-        explain: Callable[[str], Generator[None, None, Explanation]],
+        explain: Callable[[str], Explanation],
         on_batch: Callable[[int], None] = lambda texts: None,
     ) -> None:
         self._predict = predict
         self._explain = explain
         self._on_batch = on_batch
-        self._arrivals: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
-        self._thread.start()
-
-    @property
-    def is_working(self) -> bool:
-        return self._thread.is_alive()
+        self._waiting: deque[_Job] = deque()
+        self._predicting, self._explaining = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self.is_working = True
 
     def submit(self, texts: Sequence[str]) -> Future[list[Prediction]]:
         """Queue a request, from any thread. A future that is cancelled before its turn is skipped."""
-        return self._put(texts)
-
-    def explain(self, text: str) -> Future[Explanation]:
-        """Queue an explanation, from any thread. Once its future is cancelled, it is dropped."""
-        return self._put(self._explain(text))
-
-    def _put(self, given: Any) -> Future[Any]:
-        job = _Job(given, Future())
-        self._arrivals.put(job)
+        job = _Job(texts, Future())
+        self._waiting.append(job)
+        self._predicting.submit(self._answer_next)  # this request, unless it was answered with earlier ones
         return job.answer
 
-    def close(self) -> None:
-        """Answer all submitted requests, then end the thread."""
-        self._arrivals.put(None)
-        self._thread.join()
+    def explain(self, text: str) -> Future[Explanation]:
+        """Queue an explanation, from any thread."""
+        return self._explaining.submit(self._explain, text)
 
-    def _work(self) -> None:
-        waiting: deque[_Job] = deque()
-        explaining: deque[_Job] = deque()
-        is_closed = False
-        while waiting or explaining or not is_closed:
-            while not (waiting or explaining or is_closed) or not self._arrivals.empty():
-                arrival = self._arrivals.get()
-                if arrival is None:
-                    is_closed = True
-                else:
-                    (explaining if isinstance(arrival.given, Generator) else waiting).append(arrival)
-            jobs: list[_Job] = []
-            texts = 0
-            while waiting and (not jobs or texts + len(waiting[0].given) <= BATCH_TEXTS):
-                job = waiting.popleft()
-                if job.answer.set_running_or_notify_cancel():
-                    jobs.append(job)
-                    texts += len(job.given)
-            if jobs:
-                self._answer(jobs)
-            if explaining and _has_ended(explaining[0]):
-                explaining.popleft()
+    def close(self) -> None:
+        """Answer all submitted requests, then end the threads."""
+        self.is_working = False
+        self._predicting.shutdown()
+        self._explaining.shutdown()
+
+    def _answer_next(self) -> None:
+        jobs: list[_Job] = []
+        texts = 0
+        while self._waiting and (not jobs or texts + len(self._waiting[0].texts) <= BATCH_TEXTS):
+            job = self._waiting.popleft()
+            if job.answer.set_running_or_notify_cancel():
+                jobs.append(job)
+                texts += len(job.texts)
+        if jobs:
+            self._answer(jobs)
 
     def _answer(self, jobs: list[_Job]) -> None:
-        texts = [text for job in jobs for text in job.given]
+        texts = [text for job in jobs for text in job.texts]
         try:
             self._on_batch(len(texts))
             predictions = iter(self._predict(texts))
             for job in jobs:
-                job.answer.set_result([next(predictions) for _ in job.given])
+                job.answer.set_result([next(predictions) for _ in job.texts])
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].answer.set_exception(error)
             else:  # of one request, perhaps, which is no reason to refuse the others
                 for job in jobs:
                     self._answer([job])
-
-
-def _has_ended(job: _Job) -> bool:
-    """Compute the next step of an explanation; return whether it was the last one."""
-    try:
-        if not job.answer.cancelled():
-            next(job.given)
-            return False
-    except StopIteration as end:
-        if job.answer.set_running_or_notify_cancel():
-            job.answer.set_result(end.value)
-    except Exception as error:
-        if job.answer.set_running_or_notify_cancel():
-            job.answer.set_exception(error)
-    return True

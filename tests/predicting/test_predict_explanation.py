@@ -10,7 +10,7 @@ from rich.console import Console
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.predicting.answers import explained
-from crepe_dist.predicting.occlusion import Explanation, finished, occlude
+from crepe_dist.predicting.occlusion import Explanation, occlude
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.reports import explanation as report
 
@@ -24,7 +24,7 @@ def explain(text, mode="paper", length=20, of="q", at_once=7, **more):
         seen = (codes == encoding.alphabet.index(of)).sum(axis=1).astype(np.float32)
         return np.stack([np.zeros_like(seen), seen], axis=1)
 
-    scores, words = finished(occlude(text, encoding, logits, at_once, 1))
+    scores, words = occlude(text, encoding, logits, at_once, 1)
     prediction = Prediction("yes", 0.75, (("yes", 0.75), ("no", 0.25)), 3)
     return Explanation(text, "yes", prediction, encoding.unread(text), tuple(scores), tuple(words))
 
@@ -76,7 +76,7 @@ def test_a_rare_character_is_explained_by_both_its_codes():
         alike = (rows[:, :2] == codes[:2]).all(axis=1)
         return np.stack([alike, np.zeros(len(rows))], axis=1).astype(np.float32)  # reads the last character alone
 
-    scores, _ = finished(occlude(text, encoding, logits, 4, 0))
+    scores, _ = occlude(text, encoding, logits, 4, 0)
     assert encoding.unread(text) == range(2, 3)
     assert [score != 0 for score in scores] == [False] * 5 + [True]
 

@@ -11,7 +11,6 @@ import subprocess
 import threading
 import time
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -50,9 +49,6 @@ def by_length(texts):
 
 
 def by_letter(text):
-    """Explain at a letter a step."""
-    for _ in text:
-        yield
     words = (Word(text, 0, len(text), 1.0),)
     return Explanation(text, CLASSES[0], by_length([text])[0], range(0), (0.5,) * len(text), words)
 
@@ -100,7 +96,7 @@ class TestAnswers:
     def test_as_the_predictor_says(self, tmp_path):
         predictor = load(make(tmp_path, "crepe", ENCODINGS["paper"]))
         texts = ["qua", "zig zag " * 30, ""]
-        with service(predictor.predict, partial(predictor.explain_in_batches, batch_size=3)) as client:
+        with service(predictor.predict, predictor.explain) as client:
             *classified, empty = client.post("/predict", json={"texts": texts}).json()["predictions"]
             assert "explanation" not in client.post("/predict", json={"text": " ", "explain": True}).json()
             text = "a quiet zig é qua"
@@ -222,12 +218,7 @@ class TestRefusals:
             time.sleep(0.5)
             return by_length(texts)
 
-        def endless(text):
-            while True:
-                time.sleep(0.001)
-                yield
-
-        with service(predict, endless, timeout=0.1) as client:
+        with service(predict, lambda text: time.sleep(0.5), timeout=0.1) as client:
             for question in ({"text": "a"}, {"text": "a", "explain": True}):
                 late = client.post("/predict", json=question)
                 assert (late.status_code, late.headers["retry-after"]) == (503, "1")
@@ -265,34 +256,20 @@ class TestBatcher:
         assert waiting[3].result() == by_length(["aaaa"] * 9)
         assert waiting[5].result() == by_length(["a" * 6])
 
-    def test_predictions_are_made_between_the_steps_of_an_explanation(self, monkeypatch):
-        done, go_on = [], threading.Event()
+    def test_an_explanation_keeps_no_prediction_waiting(self):
+        go_on = threading.Event()
 
         def explain(text):
-            for step in range(3):
-                assert go_on.wait(SECONDS)
-                done.append(f"{text}{step}")
-                yield
-            if text == "bad":
-                raise ValueError("no")
-            return Explanation(text, "", by_length([text])[0], range(0), (), ())
+            assert go_on.wait(SECONDS)
+            return by_letter(text)
 
-        def predict(texts):
-            done.extend(texts)
-            return by_length(texts)
-
-        monkeypatch.setattr(batching, "BATCH_TEXTS", 1)
-        batcher = Batcher(predict, explain)
-        first, bad, cancelled = (batcher.explain(text) for text in ("first", "bad", "cancelled"))
-        answers = [batcher.submit([text]) for text in "xy"]
+        batcher = Batcher(by_length, explain)
+        first, cancelled = batcher.explain("first"), batcher.explain("cancelled")
+        assert batcher.submit(["x"]).result() == by_length(["x"])
         assert cancelled.cancel()
         go_on.set()
         batcher.close()
-        assert first.result().text == "first"
-        assert isinstance(bad.exception(), ValueError)
-        assert [each.result() for each in answers] == [by_length(["x"]), by_length(["y"])]
-        assert max(done.index("x"), done.index("y")) < done.index("first2")
-        assert len(done) == 8  # none of the one that was cancelled
+        assert first.result() == by_letter("first")
 
 
 def test_mistakes(run_dir, tmp_path, complaint, monkeypatch):

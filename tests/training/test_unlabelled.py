@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -22,10 +23,17 @@ from crepe_dist.data.targets import SHARE_UNIT
 from crepe_dist.data.words import WordFinder, joined
 from crepe_dist.files import sha256
 from crepe_dist.model.co_training import BAYES, common_words, regression, teachers, whole_vectors
-from crepe_dist.predicting.occlusion import finished
 from crepe_dist.training import encoder
 from crepe_dist.training.unlabelled import soft_labels
 from tests.conftest import QUICK, command, launch_prefix, needs_kernels, run
+
+
+def finished(steps):
+    """Run a generator to its end; return its result."""
+    ends = []
+    deque((lambda: (yield ends.append((yield from steps))))(), maxlen=0)
+    return ends[0]
+
 
 NAMES = ("ant", "bee", "cow")
 SIZES = [*QUICK, "--precision=float32", "--optimizer=adam", "--checkpoint.every=4"]
