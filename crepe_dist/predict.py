@@ -76,9 +76,9 @@ class Predict(ModelFlags, DeviceFlag, ThresholdFlag, Command):
         Many(COLUMN),
     )
     id: Optional[str] = setting(None, "column that answers repeat; default: that of prepare, if it is there", COLUMN)
-    windows: bool = setting(False, "read all of a long text, in overlapping windows; the mean of their logits decides")
-    score: Optional[str] = setting(None, "class whose probability each answer has as its score", NAME)
-    min_score: Optional[float] = setting(None, "leave out rows whose score is lower", real(0, 1))
+    windows: bool = setting(False, "read all of a long text, in windows; their mean answers")
+    score: Optional[str] = setting(None, "class whose probability answers have as score", NAME)
+    min_score: Optional[float] = setting(None, "leave out rows of a lower score", real(0, 1))
     top: Optional[int] = setting(None, "number of classes in an answer; default: 5, in CSV 1", whole(1, 10**9))
     format: Optional[str] = setting(
         None,
@@ -238,7 +238,7 @@ def _conclude(counts: Counts, args: Any, encoding: Encoding) -> None:
     if counts.long:
         longer = f"{counts.long:,} of {counted(counts.rows, 'text')} {'is' if counts.long == 1 else 'are'} longer than"
         read = f"{encoding.feature_len:,} characters, of which the network reads {read_of_long(encoding.to_dict())}"
-        print(longer, read, file=sys.stderr)
+        print(f"{longer} {read}; --windows reads all of them", file=sys.stderr)
     if counts.problems:
         remedy = f"find them by their answers{f' in {out}' if out else ''} and fix them; all other rows are classified"
         raise UserError(

@@ -108,7 +108,7 @@ class TestPredict:
         printed = run(command("predict", *flags), place)
         assert (
             "1 of 2 texts is longer than 123 characters, of which the network reads the first 61 and the last 61 "
-            "characters\n"
+            "characters; --windows reads all of them\n"
         ) in printed
         with (place / "long_classified.csv").open(newline="") as stream:
             assert [row["characters_cut"] for row in csv.DictReader(stream)] == ["0", str(8 + 4 + 4 * 99 - 122)]

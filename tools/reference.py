@@ -57,7 +57,7 @@ API = (
     ("On a cluster", "crepe_dist", ("FramePredictor", "on_ray", "Result")),
 )
 INTERNAL = (
-    *("placed", "logits", "describe", "index", "predict_stream", "several"),
+    *("placed", "logits", "describe", "index", "predict_stream", "several", "share"),
     *("engine", "encoding", "composition", "precision", "thresholds", "calibration"),
 )
 BLANK = "\n\n"

@@ -115,7 +115,7 @@ class Predictor:
         Args:
             texts: a list or another iterable of texts, an array, a series, or a table: a data frame, or a mapping of
                 names to columns. The columns of a table are chosen as ``crepe predict --file`` chooses those of a file.
-            windows: read all of a long text, in overlapping windows; the mean of their logits decides.
+            windows: read all of a long text, in windows; the mean of their logits answers.
 
         Raises:
             UserError: a text is not a string, or ``texts`` is something else, such as one string.
