@@ -7,7 +7,6 @@ import random
 import re
 import shutil
 import sys
-from collections import deque
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -30,9 +29,11 @@ from tests.conftest import QUICK, command, launch_prefix, needs_kernels, run
 
 def finished(steps):
     """Run a generator to its end; return its result."""
-    ends = []
-    deque((lambda: (yield ends.append((yield from steps))))(), maxlen=0)
-    return ends[0]
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 NAMES = ("ant", "bee", "cow")
