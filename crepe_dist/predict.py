@@ -22,6 +22,7 @@ from crepe_dist.files import scratch
 from crepe_dist.native.library import threads
 from crepe_dist.predicting.answers import STYLES, TABLES, Answer, Answers, answer_types, answers, converter
 from crepe_dist.predicting.inputs import KINDS, Input, Inputs, open_inputs
+from crepe_dist.predicting.prediction import unanswered
 from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.formats import EMPTY, FROM_WINDOWS
@@ -195,7 +196,7 @@ class _Work:
         has_explained = False
         for pair in chain.from_iterable(map(self._predicted, groups)):
             for row, prediction in (kept := self._kept([pair])):
-                explanation = None if prediction is None else self.predictor.explain(row.text, self.formatter.score)
+                explanation = None if prediction.problem else self.predictor.explain(row.text, self.formatter.score)
                 stream.write(f"{self.clean(self.formatter.line(row, prediction, explanation))}\n")
                 if explanation and type(self.formatter) is Answers:
                     explanations.write(explanation, stream, legend=not has_explained)
@@ -205,23 +206,19 @@ class _Work:
     def _predicted(self, rows: list[Input]) -> list[Answer]:
         rows = [row for row in rows if row.line > self.after]
         predictions = self.predictor.predict_stream((row.text for row in rows if not row.problem), self.windows)
-        pairs: list[Answer] = []
-        for row in rows:
-            found = None if row.problem else next(predictions)
-            pairs.append((row._replace(problem=found.problem), None) if found and found.problem else (row, found))
-        return pairs
+        return [(row, unanswered(row.problem) if row.problem else next(predictions)) for row in rows]
 
     def _kept(self, pairs: list[Answer]) -> list[Answer]:
         """Leave out the rows whose score is too low."""
         score, least = self.formatter.score, self.min_score
         if score is None or least is None:
             return pairs
-        return [pair for pair in pairs if pair[1] is None or pair[1].share(score) >= least]
+        return [pair for pair in pairs if pair[1].problem or pair[1].share(score) >= least]
 
 
 def _counts(pairs: Sequence[Answer], kept: Sequence[Answer]) -> Counts:
-    problems = Counter(re.split("[:;]", row.problem)[0] for row, prediction in pairs if prediction is None)
-    long = sum(prediction is not None and prediction.characters_cut > 0 for _, prediction in pairs)
+    problems = Counter(re.split("[:;]", prediction.problem)[0] for _, prediction in pairs if prediction.problem)
+    long = sum(prediction.characters_cut > 0 for _, prediction in pairs if not prediction.problem)
     return Counts(len(pairs), len(pairs) - len(kept), long, problems, pairs[-1][0].line if pairs else 0)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, BinaryIO, Optional
+from typing import Any, BinaryIO
 
 from crepe_dist import files
 from crepe_dist.errors import UserError, one_line, shown
@@ -22,7 +22,7 @@ STYLES = ("text", "jsonl", "csv", "parquet")
 TABLES = ("csv", "parquet")  # with the columns of the input
 DIGITS, SCORE_DIGITS = 6, 4
 BLOCK = 1 << 23  # bytes of CSV that become a row group
-Answer = tuple[Input, Optional[Prediction]]  # a row and its prediction, or a row with a problem
+Answer = tuple[Input, Prediction]
 # Types of Parquet whose values have the same text in CSV.
 KEPT = ("is_integer", "is_boolean", "is_date", "is_timestamp", "is_decimal", "is_float32", "is_float64")
 _encoded = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder for each record
@@ -73,10 +73,10 @@ class Answers:
         self.top = top
         self.score = score
 
-    def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
-        """Format the answer to one row, without the line end; without a prediction, the problem of the row."""
-        if prediction is None:
-            return f"not classified: {one_line(row.place)}: {one_line(row.problem)}"
+    def line(self, row: Input, prediction: Prediction, explanation: Explanation | None = None) -> str:
+        """Format the answer to one row, without the line end."""
+        if prediction.problem:
+            return f"not classified: {one_line(row.place)}: {one_line(prediction.problem)}"
         shares = [f"{one_line(label)} {percent(share)}" for label, share in prediction.ranking]
         likely = shares[: self.top]
         if prediction.labels is not None:
@@ -95,10 +95,8 @@ class Answers:
 class JsonAnswers(Answers):
     """Formatter for JSON Lines: one object per row, including its explanation."""
 
-    def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
+    def line(self, row: Input, prediction: Prediction, explanation: Explanation | None = None) -> str:
         start = f'{{"line": {row.line}, ' + (f'"id": {json_line(row.id)}, ' if row.id else "")
-        if prediction is None:
-            return start + _unanswered(row.problem)[1:]
         return start + json_record(prediction, self.top, explanation, self.score)[1:]
 
 
@@ -122,16 +120,16 @@ class CsvAnswers(Answers):
         self._exact = exact
         self.header = "" if exact else f"{self._written([[*columns, *self._types]])[0]}\n"
 
-    def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
+    def line(self, row: Input, prediction: Prediction, explanation: Explanation | None = None) -> str:
         return self.lines([(row, prediction)])[0]
 
     def lines(self, answers: Iterable[Answer]) -> list[str]:
         return self._written([self._cells(row, prediction) for row, prediction in answers])
 
-    def _cells(self, row: Input, prediction: Prediction | None) -> list[Any]:
+    def _cells(self, row: Input, prediction: Prediction) -> list[Any]:
         cells = list(row.cells) or [""] * len(self._columns)
-        if prediction is None:
-            return [*cells, *[""] * (len(self._types) - 1), f"line {row.line}: {row.problem}"]
+        if prediction.problem:
+            return [*cells, *[""] * (len(self._types) - 1), f"line {row.line}: {prediction.problem}"]
         return cells + answer_cells(prediction, self.top, float if self._exact else "{:.6f}".format, self.score)
 
     def _written(self, rows: list[list[Any]]) -> list[str]:
@@ -166,7 +164,7 @@ def json_record(
     A text that cannot be classified has a problem and no class.
     """
     if prediction.problem:
-        return _unanswered(prediction.problem)
+        return json_line({"class": None, "probability": None, "top": [], "problem": prediction.problem})
     # Four times as fast as to encode a dictionary.
     shares = [f'{{"class": {_name(label)}, "probability": {share}}}' for label, share in prediction.ranking[:top]]
     labels = "" if prediction.labels is None else f'"labels": [{", ".join(map(_name, prediction.labels))}], '
@@ -178,10 +176,6 @@ def json_record(
         f'"margin": {round(prediction.margin, DIGITS)}, "top": [{", ".join(shares)}], '
         f'"read": {prediction.read}, "characters_cut": {prediction.characters_cut}{more}}}'
     )
-
-
-def _unanswered(problem: str) -> str:
-    return json_line({"class": None, "probability": None, "top": [], "problem": problem})
 
 
 def explained(explanation: Explanation) -> dict[str, Any]:

@@ -58,6 +58,11 @@ class Prediction(NamedTuple):
         return dict(self.ranking)[label]
 
 
+def unanswered(problem: str) -> Prediction:
+    """Return the prediction for a text that cannot be classified."""
+    return Prediction("", 0.0, (), 0, problem)
+
+
 class ModelSummary(NamedTuple):
     """Facts about one checkpoint.
 
