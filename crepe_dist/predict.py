@@ -147,12 +147,13 @@ def _predict(predictor: "Predictor", args: Any) -> None:
         predictor.index(args.score)
     with _output(args, predictor.path) as (stream, file):
         columns, groups, delimiter = _inputs(args, predictor, file)
-        classes, several = len(predictor.classes), predictor.several
-        formatter = answers(args.format, args.top, columns, classes, delimiter, several=several, score=args.score)
+        layout = {"columns": columns, "several": predictor.several, "score": args.score}
+        layout |= {"delimiter": delimiter} if args.format == "csv" else {}
+        formatter = answers(args.format, args.top, len(predictor.classes), **layout)
         counts = stream.counts if isinstance(stream, ResumableFile) else Counts()
         if args.format == "parquet":
             of_parquet = file if isinstance(groups, Inputs) and groups.format == "parquet" else None
-            stream.convert = converter(of_parquet, columns, answer_types(formatter.top, several, args.score))
+            stream.convert = converter(of_parquet, columns, answer_types(formatter.top, predictor.several, args.score))
         # A terminal acts on control characters, which CSV keeps.
         clean = visible if args.out is None and sys.stdout.isatty() else str
         if counts.rows:

@@ -6,6 +6,7 @@ import codecs
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +19,6 @@ from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import NONE, Prediction
 from crepe_dist.wording import percent
 
-STYLES = ("text", "jsonl", "csv", "parquet")
-TABLES = ("csv", "parquet")  # with the columns of the input
 DIGITS, SCORE_DIGITS = 6, 4
 BLOCK = 1 << 23  # bytes of CSV that become a row group
 Answer = tuple[Input, Prediction]
@@ -60,18 +59,24 @@ def answer_cells(
     return [*cells, prediction.characters_cut, ""]
 
 
+@dataclass
 class Answers:
     """Formatter for plain text, and the base class of the other formatters.
+
+    Args:
+        columns: names of the row's own columns, in a table.
+        score: class whose probability is the score.
 
     Attributes:
         header: header above all answers, including its line end; empty if the format has none.
     """
 
+    top: int
+    columns: Sequence[str] = ()
+    delimiter: str = ","
+    several: bool = False
+    score: str | None = None
     header = ""
-
-    def __init__(self, top: int, score: str | None = None) -> None:
-        self.top = top
-        self.score = score
 
     def line(self, row: Input, prediction: Prediction, explanation: Explanation | None = None) -> str:
         """Format the answer to one row, without the line end."""
@@ -101,24 +106,17 @@ class JsonAnswers(Answers):
 
 
 class CsvAnswers(Answers):
-    """Formatter for CSV: the row's own columns, and those of ``answer_types``.
+    """Formatter for CSV: the row's own columns, and those of ``answer_types``."""
 
-    Args:
-        exact: format what ``converter`` reads: numbers in full, and no header.
-    """
+    exact = False
 
-    def __init__(
-        self, top: int, columns: Sequence[str], delimiter: str, several: bool, score: str | None, exact: bool
-    ) -> None:
-        super().__init__(top, score)
-        self._types = answer_types(top, several, score)
-        self._columns = columns
+    def __post_init__(self) -> None:
+        self._added = list(answer_types(self.top, self.several, self.score))
         self._records: list[str] = []
         stream = SimpleNamespace(write=self._records.append)
         # This line end, so that "\r" and "\n" in a cell are both quoted. Without an escape, Python 3.10 refuses NUL.
-        self._writer: Any = csv.writer(stream, delimiter=delimiter, lineterminator="\r\n", escapechar="\udfff")
-        self._exact = exact
-        self.header = "" if exact else f"{self._written([[*columns, *self._types]])[0]}\n"
+        self._writer: Any = csv.writer(stream, delimiter=self.delimiter, lineterminator="\r\n", escapechar="\udfff")
+        self.header = "" if self.exact else f"{self._written([[*self.columns, *self._added]])[0]}\n"
 
     def line(self, row: Input, prediction: Prediction, explanation: Explanation | None = None) -> str:
         return self.lines([(row, prediction)])[0]
@@ -127,33 +125,30 @@ class CsvAnswers(Answers):
         return self._written([self._cells(row, prediction) for row, prediction in answers])
 
     def _cells(self, row: Input, prediction: Prediction) -> list[Any]:
-        cells = list(row.cells) or [""] * len(self._columns)
+        cells = list(row.cells) or [""] * len(self.columns)
         if prediction.problem:
-            return [*cells, *[""] * (len(self._types) - 1), f"line {row.line}: {prediction.problem}"]
-        return cells + answer_cells(prediction, self.top, float if self._exact else "{:.6f}".format, self.score)
+            return [*cells, *[""] * (len(self._added) - 1), f"line {row.line}: {prediction.problem}"]
+        return cells + answer_cells(prediction, self.top, float if self.exact else "{:.6f}".format, self.score)
 
     def _written(self, rows: list[list[Any]]) -> list[str]:
         self._records.clear()
-        self._writer.writerows(rows if self._exact else map(files.cells, rows))
+        self._writer.writerows(rows if self.exact else map(files.cells, rows))
         return [record[:-2] for record in self._records]
 
 
-def answers(
-    style: str,
-    top: int | None,
-    columns: Sequence[str],
-    classes: int,
-    delimiter: str = ",",
-    *,
-    several: bool = False,
-    score: str | None = None,
-) -> Answers:
-    """Make the formatter for one of ``STYLES``."""
-    top = min(top or (1 if style in TABLES else 5), classes)
-    if style in TABLES:
-        is_csv = style == "csv"
-        return CsvAnswers(top, columns, delimiter if is_csv else ",", several, score, exact=not is_csv)
-    return (JsonAnswers if style == "jsonl" else Answers)(top, score)
+class ExactAnswers(CsvAnswers):
+    """Formatter of what ``converter`` reads: numbers in full, and no header."""
+
+    exact = True
+
+
+FORMATTERS = {"text": Answers, "jsonl": JsonAnswers, "csv": CsvAnswers, "parquet": ExactAnswers}
+STYLES, TABLES = tuple(FORMATTERS), ("csv", "parquet")  # the latter with the columns of the input
+
+
+def answers(style: str, top: int | None, classes: int, **layout: Any) -> Answers:
+    """Make the formatter of a style; ``layout`` are arguments of ``Answers``."""
+    return FORMATTERS[style](min(top or (1 if style in TABLES else 5), classes), **layout)
 
 
 def json_record(

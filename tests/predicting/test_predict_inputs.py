@@ -62,10 +62,10 @@ def test_ids_are_read_if_they_are_there_and_repeated(tmp_path):
     }  # fmt: skip
     prediction = Prediction("b", 0.75, (("b", 0.75), ("c", 0.25)), 3)
     one, two = found["a.csv"]
-    assert answers("text", None, (), 2).line(one, prediction) == "007: b 75.0 %   c 25.0 %"
-    assert answers("text", None, (), 2).line(two, unanswered(two.problem)) == "not classified: line 3 (008): empty text"
+    assert answers("text", None, 2).line(one, prediction) == "007: b 75.0 %   c 25.0 %"
+    assert answers("text", None, 2).line(two, unanswered(two.problem)) == "not classified: line 3 (008): empty text"
     line = {"line": 2, "id": "007", **json.loads(json_record(prediction, 2))}
-    assert answers("jsonl", None, (), 2).line(one, prediction) == json.dumps(line)
+    assert answers("jsonl", None, 2).line(one, prediction) == json.dumps(line)
     (tmp_path / "a.txt").write_text("one\n")
     with pytest.raises(UserError, match="has no columns, and so no id"):
         rows(tmp_path / "a.txt", None, Reading(columns=Wanted(id="ticket")))
@@ -143,7 +143,7 @@ def test_a_pipe_gives_what_the_file_gives(tmp_path):
 
 
 def test_answers_in_csv_keep_their_width():
-    told = answers("csv", 2, ("id", "text"), classes=3)
+    told = answers("csv", 2, classes=3, columns=("id", "text"))
     prediction = Prediction("a,b", 0.75, (("a,b", 0.75), ("=c", 0.25), ("d", 0.0)), 1)
     assert told.header == (
         "id,text,predicted_class,predicted_probability,predicted_class_2,predicted_probability_2,characters_cut,problem\n"

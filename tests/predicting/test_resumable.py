@@ -165,7 +165,7 @@ def test_parquet_keeps_types(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize("block", [1, 64, 1 << 23])
 def test_blocks_of_any_size_make_the_same_table(block, tmp_path, monkeypatch):
     texts = ["\ufeffa", 'a "quoted"\n\n"word\0', "", "\r\n", '"', "x" * 200, "last\n"] * 3
-    formatter = answers.answers("parquet", 1, ("text",), 2)
+    formatter = answers.answers("parquet", 1, 2, columns=("text",))
     prediction = Prediction("b", 0.75, (("b", 0.75), ("c", 0.25)), 3)
     lines = formatter.lines([(Input(1, text, "", (text,)), prediction) for text in texts])
     (tmp_path / "a").write_bytes("".join(f"{line}\n" for line in lines).encode())
