@@ -10,7 +10,6 @@ import shlex
 import shutil
 import subprocess
 
-import numpy as np
 import pytest
 
 import crepe_dist
@@ -137,27 +136,6 @@ class TestPredict:
         (place / "tabs.tsv").write_text("id\ttext\n7\ta zig\n")
         printed = run(command("predict", "--file", "tabs.tsv", "--format", "csv"), place)
         assert printed.startswith("id,text,predicted_class,")
-
-    def test_what_speaks_for_the_class(self, place):
-        """Without the characters that are marked most, the class is less probable than without as many others."""
-        (run_dir,) = (place / "runs").iterdir()
-        predictor = crepe_dist.load(run_dir)
-        part = open_dataset(place / "data" / "three").splits["test"]
-        generator = np.random.default_rng(0)
-        fall = {"marked": 0.0, "others": 0.0}
-        for row in range(20):
-            text = part.text(row) or ""
-            found = predictor.explain(text)
-            assert len(found.scores) == len(text)
-            places = np.array(found.scores).argsort()
-            for which, blank in (("marked", places[-5:]), ("others", generator.choice(places[:-5], 5, replace=False))):
-                left = "".join("\0" if place in blank else character for place, character in enumerate(text))
-                (prediction,) = predictor.predict([left])
-                fall[which] += found.prediction.probability - dict(prediction.ranking)[found.label]
-        assert fall["marked"] > 0
-        assert fall["marked"] > 3 * fall["others"]
-        with pytest.raises(UserError, match="there is no class"):
-            predictor.explain("text", "fourth")
 
     def test_output_is_whole_or_not_there(self, place, complaint):
         (place / "deep.csv").write_text("text\nzig\n")

@@ -105,6 +105,7 @@ class JsonAnswers(Answers):
         return start + json_record(prediction, self.top, explanation, self.score)[1:]
 
 
+@dataclass  # whose initializer calls __post_init__
 class CsvAnswers(Answers):
     """Formatter for CSV: the row's own columns, and those of ``answer_types``."""
 
