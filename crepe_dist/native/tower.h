@@ -26,6 +26,7 @@ constexpr long GAP = TOWER_TAPS / 2, LEVELS = POOLED_BLOCKS + 1;
 constexpr long MARGIN = 2 * BLOCK;  // rows before the first and after the last document that may be read
 
 constexpr long AHEAD = GAP;  // positions whose rows are fetched in advance; those of a gap have none
+constexpr long SOON = 16;    // rows of gradients that are fetched in advance
 
 struct EmbeddingShape {
     long alphabet, length, longest, rows, width, stride;
@@ -593,26 +594,37 @@ template <class T> class Tower final : public Engine {
         }
     }
 
-    // Sums the terms of the positions of each touched row. Each thread owns a range of rows.
+    // Sums the terms of the positions of each touched row. Each thread owns a range of rows, and first lists its own n-grams
+    // of a document, because a branch at each would be mispredicted.
     void rows_gradient() {
-        const long width = shape_.embedding.width, ngrams = shape_.embedding.ngrams(), touched = touched_.count();
+        struct Term {
+            uint32_t place, position;
+        };
+        const long ngrams = shape_.embedding.ngrams(), touched = touched_.count();
         int32_t* __restrict const values = touched_.sums();
         const int32_t* const terms = terms_.get();
+        with_width(shape_.embedding.width, [&](auto width) {
 #pragma omp parallel for num_threads(threads_)
-        for (int part = 0; part < threads_; ++part) {
-            const uint32_t first = uint32_t(touched * part / threads_), last = uint32_t(touched * (part + 1) / threads_);
-            std::fill(values + first * width, values + last * width, 0);
-            for (long row = 0; row < rows_; ++row)
-                for (long here = starts_[0][row]; here < starts_[0][row] + lengths_[0][row]; ++here)
-                    for (long n = 0; n < ngrams; ++n) {
-                        const uint32_t* const bucket = buckets_.get() + here * ngrams + n;
-                        const uint32_t place = bucket[0], later = bucket[AHEAD * ngrams];
-                        if (later >= first && later < last) prefetch_row(values, later);
-                        if (place < first || place >= last) continue;  // NO_ROW is larger than all
-                        const int32_t* const from = terms + here * width_;
-                        for (long c = 0; c < width; c += LANES)
-                            add_whole(values + place * width + c, copy_in<Words>(from + c), width - c);
+            for (int part = 0; part < threads_; ++part) {
+                const long first = touched * part / threads_, last = touched * (part + 1) / threads_;
+                std::fill(values + first * width, values + last * width, 0);
+                std::vector<Term> own(shape_.embedding.positions() * ngrams + 1);
+                for (long row = 0; row < rows_; ++row) {
+                    Term* end = own.data();
+                    for (long here = starts_[0][row]; here < starts_[0][row] + lengths_[0][row]; ++here)
+                        for (long n = 0; n < ngrams; ++n) {
+                            const uint32_t place = buckets_.get()[here * ngrams + n];
+                            *end = {place, uint32_t(here)};
+                            end += place - uint32_t(first) < uint32_t(last - first);  // NO_ROW is larger than all
+                        }
+                    for (const Term* term = own.data(); term < end; ++term) {
+                        if (term + SOON < end) prefetch_row(values, term[SOON].place);
+                        int32_t* const to = values + term->place * long(width);
+                        const int32_t* const from = terms + term->position * width_;
+                        for (long c = 0; c < width; c += LANES) add_whole(to + c, copy_in<Words>(from + c), width - c);
                     }
-        }
+                }
+            }
+        });
     }
 };
