@@ -80,7 +80,7 @@ class ModelOptions(Settings, group="model"):
     dropout: Optional[float] = setting(
         None,
         "dropout probability: (paper) of the hidden dense layers, 0.5 by default; (crepe) of the numbers at each "
-        "position, 0.2 by default.",
+        "position, 0.1 by default.",
         real(0, 1, open_above=True),
     )
     precision: Precision = setting(

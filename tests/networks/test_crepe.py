@@ -212,7 +212,7 @@ class TestShape:
 
 @pytest.mark.parametrize(
     ("length", "stride", "reach", "rows"),
-    [(1, 1, 5, 1 << 17), (256, 1, 5, 1 << 17), (257, 2, 5, 1 << 17), (1025, 4, 7, 1 << 19), (10**6, 64, 7, 1 << 19)],
+    [(1, 1, 5, 1 << 17), (64, 1, 5, 1 << 17), (65, 2, 5, 1 << 17), (1025, 8, 7, 1 << 19), (10**6, 64, 7, 1 << 19)],
 )
 def test_long_texts_are_read_in_steps(length, stride, reach, rows):
     shape = CrepeShape.for_data(ModelOptions(), Encoding(feature_len=length), 4, 1000)

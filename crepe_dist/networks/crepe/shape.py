@@ -47,11 +47,11 @@ if TYPE_CHECKING:
     from crepe_dist.data.alphabet import Encoding
     from crepe_dist.settings.options import ModelOptions
 
-SHORT_TEXT = 256  # characters: the longest texts with a position for each character
+SHORT_TEXT = 64  # characters: the longest texts with a position for each character
 # (length of the longest n-grams at a position, rows of their table). Long texts have more n-grams, and where a position
 # has several characters, short n-grams tell less.
 SHORT_NGRAMS, LONG_NGRAMS = (5, 1 << 17), (7, 1 << 19)
-LONG_STRIDE, LARGEST_STRIDE = 4, 64
+LONG_STRIDE, LARGEST_STRIDE = 8, 64
 SHORT_POSITIONS = 56  # of a text, up to which eight of them are one product
 WIDEST_ON_GPUS = 128  # channels, of which two tiles fit into the shared memory of our own kernels
 
@@ -109,7 +109,7 @@ class CrepeShape(Shape):
     width: int
     blocks: int
     stride: int
-    dropout: float = 0.2
+    dropout: float = 0.1
 
     @classmethod
     def for_data(cls, options: ModelOptions, encoding: Encoding, classes: int, rows: int) -> CrepeShape:
