@@ -20,7 +20,7 @@ from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_missing, text_column
 from crepe_dist.preparing.remote import is_url
 
-_turn = threading.Lock()  # one thread has the model; a worker or MLflow's server may have several
+_turn = threading.Lock()  # one thread opens the model; a worker or MLflow's server may have several
 
 
 class FramePredictor:
@@ -98,8 +98,7 @@ def predict_frame(predictor: Predictor, frame: Any, texts: Sequence[str] = (), t
     except UserError as error:
         raise InvalidInput(error.what, error.why, 'name the column, as in text="body"') from None
     several, top = predictor.several, min(top, len(predictor.classes))
-    with _turn:
-        predictions = predictor.predict("" if is_missing(text) else text for text in column)
+    predictions = predictor.predict("" if is_missing(text) else text for text in column)
     rows = [
         [*["[]"] * several, *["", math.nan] * top, 0, each.problem] if each.problem else answer_cells(each, top)
         for each in predictions

@@ -73,7 +73,7 @@ def test_only_the_name_and_the_options_are_pickled(model, frame):
     pd.testing.assert_frame_equal(pickle.loads(pickled)(frame), predict_frame(frame))
 
 
-def test_a_process_opens_the_model_once_and_its_threads_take_turns(model, frame, monkeypatch):
+def test_a_process_opens_the_model_once_for_all_its_threads(model, frame, monkeypatch):
     frames._opened.cache_clear()
     opened, original = [], frames.load
 

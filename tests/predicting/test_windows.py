@@ -11,7 +11,6 @@ import pytest
 
 import crepe_dist
 from crepe_dist import cli
-from crepe_dist.data.alphabet import BLANK, MODES, Encoding
 from crepe_dist.errors import UserError
 from tests.exporting.test_export import CLASSES, ENCODINGS, FEATURE_LEN, make
 
@@ -37,21 +36,6 @@ def test_the_mean_logits_of_even_windows_answer(model, monkeypatch):
         assert whole[row].read == len(text.replace(" ", ""))
     monkeypatch.setattr("crepe_dist.predicting.predictor.BATCH_SIZE", 3)
     assert [predictor.predict([text], windows=True)[0] for text in TEXTS] == whole
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_windows_are_as_few_as_read_all_codes_of_a_text(mode):
-    encoding = Encoding(mode, 6, None, "ab ", "\u0436\u8a9e\u8bed")
-    for text in ("", "a\u8a9e", "ab\u8a9e", "ab\u8a9eba\u8bedb b", "ab " * 9):
-        codes, windows = encoding.windows(text)
-        assert windows.shape == (max(1, -(-len(codes) // 6)), 6)
-        assert len(codes) == encoding.lengths([text])[0]
-        if len(codes) <= 6:
-            assert (windows == encoding.encode([text])).all()
-        else:
-            assert (windows[0] == codes[:6]).all()
-            assert (windows[-1] == codes[-6:]).all()
-        assert (codes != BLANK).all()
 
 
 @pytest.mark.parametrize("least", [0.0, 0.5, 1.0])
