@@ -19,6 +19,7 @@ TEMPERATURES = 2.0 ** (np.arange(-32, 33) / 16)  # from 1/4 to 4; the nearest on
 PRIOR = 10  # strength of the belief in temperature 1, in texts
 UNITS = 1 << 20  # per nat: losses are summed as integers, so the order of additions does not matter
 MOST_NATS = 1 << 20  # of one text
+BLOCK = 1 << 16  # numbers per vectorised step
 PERCENTS = 101
 ANSWERED = 0.95  # share of the validation texts that reach the threshold
 
@@ -62,16 +63,23 @@ def softmax(logits: npt.NDArray[np.float32], dtype: npt.DTypeLike = np.float32) 
 
 def losses_at(
     temperatures: npt.NDArray[np.float64], logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]
-) -> Iterator[tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]]:
-    """Yield for each temperature the losses of n texts, in nats, and the inverse of their largest probability, [n]."""
+) -> Iterator[tuple[slice, npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+    """Yield, for some of k temperatures at a time, the losses of n texts at them, in nats.
+
+    Returns:
+        Which temperatures; losses; and the inverse of the texts' largest probabilities; both float32 [k, n].
+    """
     below = (logits - logits.max(axis=1, keepdims=True)).astype(np.float32)
     of_true = below[np.arange(len(labels)), labels]
-    for temperature in temperatures:
-        total = np.exp(below / np.float32(temperature)).sum(axis=1)
-        yield np.log(total) - of_true / temperature, total
+    step = max(1, BLOCK // below.size)
+    for start in range(0, len(temperatures), step):
+        some = slice(start, start + step)
+        divisors = temperatures[some, None].astype(np.float32)
+        total = np.exp(below / divisors[..., None]).sum(axis=2)
+        yield some, np.log(total) - of_true / divisors, total
 
 
-def whole(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+def whole(losses: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     """Round losses in nats to whole multiples of 1/``UNITS``."""
     # A network that diverged gives NaNs and infinities.
     return np.asarray(np.rint(np.nan_to_num(losses, posinf=MOST_NATS).clip(0, MOST_NATS) * UNITS).astype(np.int64))
@@ -92,11 +100,13 @@ class CalibrationCounts:
         """Add a batch: logits, float32 [n, classes]; labels, int32 [n]."""
         if not len(labels):
             return
-        for row, (losses, inverse) in zip(self.sums, losses_at(TEMPERATURES, logits, labels)):
-            row[0] += whole(losses).sum()
-            row[1] += whole(np.square(losses)).sum()
-            percents = np.nan_to_num(100 / inverse).astype(np.int64)
-            row[2:] += np.bincount(percents.clip(0, PERCENTS - 1), minlength=PERCENTS)
+        for some, losses, inverse in losses_at(TEMPERATURES, logits, labels):
+            sums = self.sums[some]
+            sums[:, 0] += whole(losses).sum(axis=1)
+            sums[:, 1] += whole(np.square(losses)).sum(axis=1)
+            percents = np.nan_to_num(100 / inverse).astype(np.int64).clip(0, PERCENTS - 1)
+            places = percents + PERCENTS * np.arange(len(sums))[:, None]
+            sums[:, 2:] += np.bincount(places.ravel(), minlength=PERCENTS * len(sums)).reshape(-1, PERCENTS)
 
     def loss(self) -> tuple[float, float]:
         """Return the mean loss of at least one text at the fitted temperature, in nats, and its standard error."""

@@ -37,8 +37,8 @@ class WeightCounts:
         if not len(labels):
             return
         for sums, weight in zip(self.sums, WEIGHTS):
-            for index, (losses, _) in enumerate(losses_at(SOME_TEMPERATURES, combined(parts, weight), labels)):
-                sums[index] += whole(losses).sum()
+            for some, losses, _ in losses_at(SOME_TEMPERATURES, combined(parts, weight), labels):
+                sums[some] += whole(losses).sum(axis=1)
 
     def fitted(self) -> float:
         """Choose the weight of the lowest loss at its best temperature.

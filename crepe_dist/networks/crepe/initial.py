@@ -14,7 +14,7 @@ from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.model.initial_values import he, normal, uniform, zeros
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams import initial as ngrams
-from crepe_dist.networks.ngrams.initial import count_ngrams, deviations, frequent
+from crepe_dist.networks.ngrams.initial import count_ngrams, deviations, frequent, totals
 from crepe_dist.settings.options import ModelOptions
 
 # Multiples of the learning rate. With one rate for all, the convolutions memorise training documents before the
@@ -94,6 +94,8 @@ def head_start(
     for chunk in frequent(counts, CHANCE):
         excess = deviations(counts[chunk], documents)
         excess = np.sign(excess) * np.maximum(np.abs(excess) - CHANCE, 0)
-        excess /= np.sqrt(np.maximum(counts[chunk].sum(axis=1, keepdims=True), 1))
+        deviates = excess.any(axis=1)
+        chunk, excess = chunk[deviates], excess[deviates]
+        excess /= np.sqrt(totals(counts[chunk])[:, None])
         embedding[chunk] = np.rint(excess * FRACTION) @ directions / FRACTION
     return embedding

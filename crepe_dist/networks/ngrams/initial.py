@@ -99,7 +99,13 @@ def deviations(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64]) 
         documents: number of documents of each class, int64 [classes].
     """
     shares = documents / max(documents.sum(), 1)
-    return np.asarray(2 * (np.sqrt(counts) - np.sqrt(counts.sum(axis=1, keepdims=True) * shares)))
+    return np.asarray(2 * (np.sqrt(counts) - np.sqrt(totals(counts)[:, None] * shares)))
+
+
+def totals(counts: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Sum the counts of each bucket, int32 [buckets]."""
+    total: npt.NDArray[np.int32] = np.einsum("ij->i", counts)  # sum(axis=1) takes five times as long for few columns
+    return total
 
 
 def significant(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64], least: float) -> npt.NDArray[np.bool_]:
@@ -112,7 +118,7 @@ def significant(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64],
     """
     result = np.zeros(len(counts), np.bool_)
     for chunk in frequent(counts, least):
-        result[chunk] = np.abs(deviations(counts[chunk], documents)).max(axis=1) > least
+        result[chunk] = (np.abs(deviations(counts[chunk], documents)) > least) @ np.ones(counts.shape[1], np.bool_)
     return result
 
 
@@ -126,8 +132,7 @@ def frequent(counts: npt.NDArray[np.int32], least: float) -> Iterator[npt.NDArra
     """
     buckets = max(1, CHUNK // counts.shape[1])
     for start in range(0, len(counts), buckets):
-        documents = counts[start : start + buckets].sum(axis=1)
-        yield start + np.flatnonzero(2 * np.sqrt(documents) > least)
+        yield start + np.flatnonzero(2 * np.sqrt(totals(counts[start : start + buckets])) > least)
 
 
 def _count(codes: Codes, labels: npt.NDArray[np.int32], shape: NGramShape, counts: npt.NDArray[np.int32]) -> None:
