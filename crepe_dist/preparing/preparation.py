@@ -25,7 +25,14 @@ from crepe_dist.preparing.pool import Show, Workers, ignored, pool
 from crepe_dist.preparing.quarantine import keep_quarantine, quarantine_beside
 from crepe_dist.preparing.reading import Job, read
 from crepe_dist.preparing.selection import SplitOptions
-from crepe_dist.preparing.sources import Reading, Source, find_class_names
+from crepe_dist.preparing.sources import (
+    SAMPLE_DEDUPE,
+    SAMPLE_FEATURE_LEN,
+    Reading,
+    Source,
+    find_class_names,
+    find_sources,
+)
 from crepe_dist.preparing.spool import Collected
 from crepe_dist.preparing.summary import summarise
 
@@ -35,6 +42,7 @@ OURS = re.compile(
     rf"({'|'.join(dataset.ALL_SPLITS)})\.({KINDS})(-\d+)?\.(npy|bin)|" + "|".join(map(re.escape, REPORTS))
 )
 MAX_BAD = 0.01
+SAMPLE_SPLIT = SplitOptions(test=0.2, validation=0.1, dedupe=SAMPLE_DEDUPE)
 SMALL = 1 << 24  # bytes that one process reads before others have started
 
 
@@ -62,6 +70,12 @@ class PrepareOptions:
     corrections: Corrections | None = None
     classes: tuple[str, ...] | None = None
     show: Show = ignored
+
+
+def prepare_sample(out: Path, page: Callable[[dict[str, Any]], str] | None) -> None:
+    """Prepare the sample as training does if it is missing; ``page`` renders its report."""
+    encoding = Encoding(feature_len=SAMPLE_FEATURE_LEN)
+    prepare(find_sources([dataset.SAMPLE]), out, encoding, SAMPLE_SPLIT, PrepareOptions(processes=1, page=page))
 
 
 def prepare(

@@ -8,21 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist import invocation
-from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import SAMPLE, Dataset, folder_of, open_dataset
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.data.verification import verify
 from crepe_dist.distributed.world import World, once
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.preparation import PrepareOptions, prepare
-from crepe_dist.preparing.selection import SplitOptions
-from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, find_sources
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import default_epochs, default_patience
 from crepe_dist.training import encoder
 from crepe_dist.training.display import Display
 
-SAMPLE_SPLIT = SplitOptions(test=0.2, validation=0.1, dedupe=SAMPLE_DEDUPE)
 Page = Callable[[dict[str, Any]], str]
 
 
@@ -75,8 +70,10 @@ def open_data(
     folder = sample if source == SAMPLE and sample is not None else folder_of(source)
     missing = source == SAMPLE and world.broadcast(not folder.exists(), "sample missing")
     if missing:
+        from crepe_dist.preparing.preparation import prepare_sample  # which imports all of preparing
+
         display.say(f"preparing the sample in {folder}")
-        world.on_root("sample", once(lambda: _prepare_sample(folder, page)))
+        world.on_root("sample", once(lambda: prepare_sample(folder, page)))
     dataset = world.agree("data", lambda: _open(folder), same=lambda dataset: dataset.fingerprint)
     if "test" not in dataset.splits:
         percent = max(20, -(-100 // sum(map(len, dataset.splits.values()))))  # one row at least
@@ -97,11 +94,6 @@ def _open(folder: Path) -> Dataset:
             "then pass that folder",
         )
     return open_dataset(folder)
-
-
-def _prepare_sample(folder: Path, page: Page | None) -> None:
-    encoding = Encoding(feature_len=SAMPLE_FEATURE_LEN)
-    prepare(find_sources([SAMPLE]), folder, encoding, SAMPLE_SPLIT, PrepareOptions(processes=1, page=page))
 
 
 def with_epochs(config: Config, data: Dataset) -> Config:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import crepe_dist
-from crepe_dist.training.training_data import SAMPLE_SPLIT
+from crepe_dist.preparing.preparation import SAMPLE_SPLIT
 from tests.conftest import command, run
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "how-to"
