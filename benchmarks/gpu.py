@@ -279,7 +279,7 @@ def trained(run: Path) -> Path:
 
 def _parameters(run: Path) -> Any:
     arrays = parameters.load(trained(run))
-    return {name: array.unpack() if isinstance(array, Packed) else array for name, array in arrays.items()}
+    return {name: array.checked().unpack() if isinstance(array, Packed) else array for name, array in arrays.items()}
 
 
 def ranks(run: Path) -> dict[int, int]:

@@ -21,7 +21,7 @@ AVX512 = "-mfma -mavx512f -mavx512bw -mavx512vl -mavx512dq"
 # The names are used by crepe_dist/native/library.py. "generic" is for any processor of the machine's architecture.
 BUILDS = {
     "generic": "",
-    "avx2": "-mavx2 -mfma",
+    "avx2": "-mavx2 -mfma -mf16c",
     "avx512": AVX512,
     "avx512_bf16": f"{AVX512} -mavx512bf16",
     "amx": f"{AVX512} -mavx512vbmi -mavx512bf16 -mamx-tile -mamx-bf16",

@@ -16,9 +16,9 @@ from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.quanta import Parameter, Quanta
 from crepe_dist.exchange.shared_memory import SharedMemoryExchange
 from crepe_dist.exchange.table import SparseParameter
-from crepe_dist.model.inference import Kernels
+from crepe_dist.model.inference import Kernels, stored
 from crepe_dist.model.parameters import check
-from crepe_dist.native.library import pointers, threads
+from crepe_dist.native.library import threads
 from crepe_dist.settings.options import OptimizerOptions
 
 MOST_CACHED = 1 << 29  # bytes of a process's cache of documents' n-grams
@@ -44,7 +44,7 @@ class NativeEngine(Engine):
         weights = np.ascontiguousarray(objective.class_weights(shape.classes))
         constants = ctypes.byref(objective.constants)
         self._kernels.call("crepe_objective", constants, weights.ctypes.data, len(weights))
-        self._addresses = pointers(parameter.value for parameter in self.parameters.values())
+        self._addresses = stored(parameter.value for parameter in self.parameters.values())
         self.refresh()
 
     def values(self) -> Arrays:

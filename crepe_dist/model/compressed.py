@@ -9,7 +9,7 @@ A file with compressed parameters has an array ``compressed`` = [2], the version
     X.codes   uint8 [kept rows, ⌈columns / d⌉], the vectors of each row, in order
 
 Rows that are left out are zero. All other arrays are as they are. A small file may name large shapes: compare them with
-the network's before ``Packed.unpack``. Checkpoints have the tables of n-grams as ``nonzero`` stores them, without a
+the network's before ``Packed.checked``. Checkpoints have the tables of n-grams as ``nonzero`` stores them, without a
 loss; ``code`` is lossy.
 """
 
@@ -31,6 +31,7 @@ SAMPLE = 1 << 15  # vectors from which a book is learned
 ROUNDS = 10
 CHUNK = 1 << 11  # vectors per vectorised step
 MOST_NUMBERS = 1 << 30  # of one array, and of all of a file
+WORD = 64  # rows; see native/rows.h
 PARTS = ("kept", "rows", "book", "codes")
 Mask = npt.NDArray[np.bool_]
 
@@ -98,40 +99,73 @@ def code(
 
 @dataclass(frozen=True)
 class Packed:
-    """A compressed array as it is stored.
+    """A compressed array as it is in a file, which may be damaged. Parts that the file lacks are ``None``."""
+
+    shape: tuple[int, ...]
+    kept: Any
+    rows: Any
+    book: Any
+    codes: Any
+
+    def checked(self) -> Compact:
+        """Return the array in a form to be read; raise ``ValueError`` if its parts do not fit each other."""
+        rows, columns = self.shape[0], math.prod(self.shape[1:])
+        kept = np.ones(rows, np.uint8) if self.kept is None else _part(self.kept, self.kept.shape[:1], np.uint8)
+        listed = rows_of(kept)
+        if (np.diff(listed, prepend=-1, append=rows) < 1).any():
+            raise ValueError("its rows are not ascending")
+        values = codes = None
+        if self.rows is not None:
+            values = _part(self.rows, (len(listed), columns), np.float16, np.float32)
+        elif self.book is not None:
+            numbers = max(1, self.book.size // CENTROIDS)
+            values = _part(self.book, (CENTROIDS, numbers), np.float16).astype(np.float32)
+            codes = _part(self.codes, (len(listed), -(-columns // numbers)), np.uint8)
+        elif columns != 1:
+            raise ValueError("it has no codes")
+        mask = np.zeros(-(-rows // WORD) * WORD, np.bool_)
+        mask[listed] = True
+        before = np.searchsorted(listed, np.arange(0, len(mask) + 1, WORD)).astype(np.uint32)
+        return Compact(self.shape, np.packbits(mask, bitorder="little").view(np.uint64), before, values, codes)
+
+
+def _part(array: Any, shape: tuple[int, ...], *kinds: type) -> Any:
+    if array is None or array.shape != shape or array.dtype not in kinds:
+        raise ValueError(f"a part lacks the shape {list(shape)} or the type {kinds[0].__name__}")
+    return np.ascontiguousarray(array)
+
+
+@dataclass(frozen=True)
+class Compact:
+    """A compressed array of which our kernels read single rows.
 
     Attributes:
         shape: shape of the array that ``unpack`` restores.
-        kept, rows, book, codes: as in the file, or ``None``.
+        words: uint64 [⌈rows / 64⌉], a bit for each row, which is set if it is kept.
+        before: uint32 [⌈rows / 64⌉ + 1], the number of kept rows before those of each word.
+        values: float16 or float32 [kept rows, columns]; with codes the book, in float32; ``None``: each kept row is 1.
+        codes: as in the file, or ``None``.
     """
 
     shape: tuple[int, ...]
-    kept: npt.NDArray[np.uint8] | None
-    rows: npt.NDArray[Any] | None
-    book: npt.NDArray[np.float16] | None
-    codes: npt.NDArray[np.uint8] | None
+    words: npt.NDArray[np.uint64]
+    before: npt.NDArray[np.uint32]
+    values: Any
+    codes: Any
 
     def unpack(self) -> npt.NDArray[np.float32]:
-        """Restore the array; raise ``ValueError`` if its parts do not fit each other.
-
-        Rows that are left out take no memory until they are read.
-        """
-        rows, columns = self.shape[0], math.prod(self.shape[1:])
-        whole, values = np.zeros((rows, columns), np.float32), self.rows
-        try:
-            selected: Any = slice(None) if self.kept is None else rows_of(self.kept)
-            count = rows if self.kept is None else len(selected)
-            if values is None and self.book is not None and self.codes is not None:
-                # Checked first: few codes of long vectors would take much memory.
-                if self.codes.shape != (count, -(-columns // self.book.shape[1])):
-                    raise ValueError(f"it has codes of shape {list(self.codes.shape)}")
-                values = self.book.astype(np.float32)[self.codes].reshape(count, -1)[:, :columns]
-            elif values is None and columns != 1:
-                raise ValueError("it has no codes")
-            whole[selected] = 1 if values is None else values
-        except (ArithmeticError, LookupError, TypeError) as error:
-            raise ValueError(str(error)) from error
+        """Restore the array. Rows that are left out take no memory until they are read."""
+        whole = np.zeros((self.shape[0], math.prod(self.shape[1:])), np.float32)
+        values: Any = 1 if self.values is None else self.values
+        if self.codes is not None:
+            values = values[self.codes].reshape(len(self.codes), -1)[:, : whole.shape[1]]
+        whole[np.unpackbits(self.words.view(np.uint8), count=len(whole), bitorder="little").view(np.bool_)] = values
         return whole.reshape(self.shape)
+
+
+def dense(array: Compact | npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return an array, unpacked if it is compressed."""
+    return array.unpack() if isinstance(array, Compact) else array
 
 
 def opened(stored: Arrays) -> dict[str, Any]:

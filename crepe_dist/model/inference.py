@@ -7,7 +7,7 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,9 +21,10 @@ from crepe_dist.data.batch import Order
 from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import share
 from crepe_dist.model.backend import Backend
+from crepe_dist.model.compressed import Compact, dense
 from crepe_dist.model.parameters import check
 from crepe_dist.model.shape import Shape
-from crepe_dist.native.library import pointers, threads
+from crepe_dist.native.library import Stored, pointers, threads
 
 Floats = npt.NDArray[np.float32]
 Logits = Floats
@@ -36,7 +37,7 @@ class Inference(ABC):
 
     Attributes:
         shape: configuration of the network.
-        arrays: float32 parameters by structural name.
+        parameters: float32 arrays by structural name; those of a compressed file are ``Compact``.
         backend: precision and kernels.
         threads: most threads of a call of our own kernels.
 
@@ -47,9 +48,17 @@ class Inference(ABC):
     def __init__(self, shape: Shape, arrays: Arrays, backend: Backend) -> None:
         check(arrays, shape)
         self.shape = shape
-        self.arrays = {name: np.ascontiguousarray(arrays[name], np.float32) for name in shape.parameter_shapes()}
+        self.parameters: Arrays = {
+            name: array if isinstance(array := arrays[name], Compact) else np.ascontiguousarray(array, np.float32)
+            for name in shape.parameter_shapes()
+        }
         self.backend = backend
         self.threads = threads()
+
+    @property
+    def arrays(self) -> Arrays:
+        """Float32 parameters by structural name, whole; each call unpacks those that are compressed."""
+        return {name: dense(array) for name, array in self.parameters.items()}
 
     @abstractmethod
     def logits(self, codes: Codes) -> Logits:
@@ -93,6 +102,19 @@ class Kernels:
         _check(getattr(self._functions, function)(self._handle, *arguments))
 
 
+def stored(arrays: Iterable[Any]) -> Any:
+    """Return a C array of parameters, float32 arrays or ``Compact``, for ``crepe_set``; it does not keep them alive."""
+    made = [_stored(array) if isinstance(array, Compact) else Stored(values=array.ctypes.data) for array in arrays]
+    return (Stored * len(made))(*made)
+
+
+def _stored(array: Compact) -> Stored:
+    words, before, values, codes = pointers((array.words, array.before, array.values, array.codes))
+    numbers = 0 if array.codes is None else array.values.shape[1]
+    is_half = values is not None and array.values.dtype == np.float16
+    return Stored(words, before, len(array.words), values, codes, numbers, is_half)
+
+
 def _check(failed: int) -> None:
     if failed:
         raise MemoryError("there is not enough memory for the network and this batch")
@@ -101,12 +123,16 @@ def _check(failed: int) -> None:
 class KernelInference(Inference):
     """Engine on our own kernels. Its logits are bit-identical to those of training on the same build of them.
 
-    Calls that run at once divide the threads among them; each has a workspace, and all read the same tables. A forked
-    child starts again with one thread, because it shares the cores with others.
+    Calls that run at once divide the threads among them; each has a workspace, and all read the same tables, which are
+    as in their file. A forked child starts again with one thread, because it shares the cores with others.
     """
 
     def __init__(self, shape: Shape, arrays: Arrays, backend: Backend) -> None:
         super().__init__(shape, arrays, backend)
+        for name, array in self.parameters.items():
+            is_flags = isinstance(array, Compact) and array.values is None
+            if name not in (shape.counted if is_flags else shape.tables):  # the kernels read single rows of these only
+                self.parameters[name] = dense(array)
         self._start()
 
     def _start(self) -> None:
@@ -124,7 +150,7 @@ class KernelInference(Inference):
         try:
             if kernels is None:
                 kernels = Kernels(self.shape, self.backend, number)
-                kernels.call("crepe_set", pointers(self.arrays.values()), True)
+                kernels.call("crepe_set", stored(self.parameters.values()), True)
             yield kernels, number
             self._idle[number].append(kernels)
         finally:
@@ -152,13 +178,14 @@ class NumpyInference(Inference):
 
     def __init__(self, shape: Shape, arrays: Arrays, backend: Backend) -> None:
         super().__init__(shape, arrays, backend)
+        self._arrays = self.arrays
         self._logits = registry.part(shape.kind, "numpy").logits
         self._rows = max(1, MAX_ACTIVATIONS // shape.activations)
 
     def logits(self, codes: Codes) -> Logits:
         starts = range(0, len(codes), self._rows)
         with np.errstate(over="ignore", invalid="ignore"):  # an answer that is not finite is refused with its cause
-            parts = [self._logits(self.shape, self.arrays, codes[start : start + self._rows]) for start in starts]
+            parts = [self._logits(self.shape, self._arrays, codes[start : start + self._rows]) for start in starts]
         return np.concatenate([np.empty((0, self.shape.classes), np.float32), *parts])
 
 

@@ -145,7 +145,7 @@ int crepe_objective(void* engine, const ObjectiveConstants* constants, const flo
     return guarded([&] { static_cast<Engine*>(engine)->objective({*constants, {weights, weights + classes}}); });
 }
 
-int crepe_set(void* engine, const float* const* parameters, int anew) {
+int crepe_set(void* engine, const Stored* parameters, int anew) {
     return guarded([&] { static_cast<Engine*>(engine)->set(parameters, anew); });
 }
 

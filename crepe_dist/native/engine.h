@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "constants.hpp"
+#include "stored.h"
 
 // Dropout tells for each unit of the global batch if it is kept, for any number of threads and ranks. A hash of the
 // number of four neighbouring units, by SplitMix64 (Steele, Lea & Flood 2014), has 16 bits for each of them, so the
@@ -135,7 +136,7 @@ class Table;
 class Engine {
   public:
     virtual ~Engine() = default;
-    virtual void set(const float* const* parameters, bool anew) = 0;
+    virtual void set(const Stored* parameters, bool anew) = 0;
     virtual void objective(Objective objective) = 0;
     // Trains a parameter in a table instead of that of `set`; `which` counts those that the network can train so.
     // cache_bytes: memory in which to remember the rows that documents touch.

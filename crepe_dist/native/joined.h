@@ -15,7 +15,7 @@ class Joined final : public Engine {
     Joined(std::unique_ptr<Engine> first, std::unique_ptr<Engine> second, long parameters, long classes)
         : engines_{std::move(first), std::move(second)}, parameters_(parameters), classes_(classes) {}
 
-    void set(const float* const* parameters, bool anew) override {
+    void set(const Stored* parameters, bool anew) override {
         engines_[0]->set(parameters, anew);
         engines_[1]->set(parameters + parameters_, anew);
     }

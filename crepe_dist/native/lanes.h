@@ -1,6 +1,7 @@
 // Vectors of float32 with the width of this build (GCC's vector extensions), and their conversion from and to elements.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -9,6 +10,9 @@
 #endif
 
 struct bfloat16 {
+    uint16_t bits;
+};
+struct float16 {  // of IEEE 754
     uint16_t bits;
 };
 
@@ -35,6 +39,20 @@ inline Lanes load(const float* from) { return copy_in<Lanes>(from); }
 inline Lanes load(const bfloat16* from) {
     return (Lanes)(__builtin_convertvector(copy_in<Halves>(from), Bits) << 16);
 }
+
+// Converts float16; finite numbers only.
+inline Lanes from_half(Halves halves) {
+#if defined(__AVX512F__)
+    return (Lanes)_mm512_cvtph_ps((__m256i)halves);
+#elif defined(__F16C__)
+    return (Lanes)_mm256_cvtph_ps((__m128i)halves);
+#else
+    const Bits bits = __builtin_convertvector(halves, Bits), size = bits & 0x7FFF;
+    const Bits small = (Bits)(__builtin_convertvector((Words)size, Lanes) * 0x1p-24f), large = (size << 13) + (112 << 23);
+    return (Lanes)((size < 0x400 ? small : large) | (bits & 0x8000) << 16);
+#endif
+}
+
 inline Words load(const uint8_t* from) { return __builtin_convertvector(copy_in<Bytes>(from), Words); }
 
 // Loads up to LANES of `count` values, padded with 0; reads no others.
@@ -50,6 +68,41 @@ inline Lanes load_some(const float* from, long count) {
     float values[LANES] = {};
     std::memcpy(values, from, count * sizeof(float));
     return load(values);
+#endif
+}
+
+inline Lanes load_some(const float16* from, long count) {
+    if (count >= LANES) return from_half(copy_in<Halves>(from));
+#if defined(__AVX512F__)
+    return from_half((Halves)_mm256_maskz_loadu_epi16(__mmask16((1u << std::max(count, 0L)) - 1), from));
+#else
+    // Joined in registers: a vector would have to wait for its parts in memory.
+    typedef uint64_t Parts __attribute__((vector_size(sizeof(Halves))));
+    Parts parts{};
+    for (long i = 0; i < LANES; i += 4) {
+        uint64_t part = 0;
+        if (count >= i + 4) part = copy_in<uint64_t>(from + i);
+        else for (long n = count - 1; n >= i; --n) part = part << 16 | from[n].bits;
+        parts[i / 4] = part;
+    }
+    return from_half((Halves)parts);
+#endif
+}
+
+// Adds a product, rounded once if it is `fused` and the build can do so. Left alone, the compiler would decide by the kind of
+// the values, and the bits would depend on it.
+inline Lanes add_product(Lanes sum, float factor, Lanes values, [[maybe_unused]] bool fused) {
+#if defined(__FMA__)
+#if defined(__AVX512F__)
+    if (fused) return (Lanes)_mm512_fmadd_ps(_mm512_set1_ps(factor), (__m512)values, (__m512)sum);
+#else
+    if (fused) return (Lanes)_mm256_fmadd_ps(_mm256_set1_ps(factor), (__m256)values, (__m256)sum);
+#endif
+    values *= factor;
+    asm("" : "+x"(values));
+    return sum + values;
+#else
+    return sum + factor * values;
 #endif
 }
 

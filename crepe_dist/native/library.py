@@ -30,7 +30,7 @@ BUILDS = {
     "amx": AVX512 | {"avx512vbmi", "avx512_bf16", "amx_tile", "amx_bf16"},
     "avx512_bf16": AVX512 | {"avx512_bf16"},
     "avx512": AVX512,
-    "avx2": {"avx2", "fma"},
+    "avx2": {"avx2", "fma", "f16c"},
     GENERIC: set(),
 }
 # Matrix product that tells which precision is faster: of the tower's width, 0.05 milliseconds at a time.
@@ -45,6 +45,18 @@ _LONGS = ctypes.c_void_p
 _INTS = ctypes.c_void_p
 _DROPOUT = (ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64)  # its probability and seed; the first document
 _ROUNDED = (_ARRAYS, _INTS, ctypes.c_double, _FLOATS)  # gradients, exponents, unit and bounds; see Quanta
+_UPDATE = (ctypes.c_int, _DOUBLES, ctypes.c_int, _LONGS, *[_ARRAYS] * 4, *[_DOUBLES] * 2, ctypes.c_double, ctypes.c_int)
+
+
+class Stored(ctypes.Structure):
+    """A parameter as native/stored.h describes it."""
+
+    _fields_ = (
+        ("words", _LONGS), ("before", _INTS), ("size", _LONG), ("values", _FLOATS), ("codes", _BYTES),
+        ("numbers", _LONG), ("is_half", _LONG),
+    )  # fmt: skip
+
+
 # function: (result type, argument types)
 _FUNCTIONS = {
     "crepe_has_bfloat16": (ctypes.c_int, ()),
@@ -55,7 +67,7 @@ _FUNCTIONS = {
     "crepe_ngrams": (ctypes.c_int, (_BYTES, _LONG, _LONG, _LONGS, _LONG, _LONGS, _LONGS, ctypes.c_int)),
     "crepe_close": (None, (ctypes.c_void_p,)),
     "crepe_objective": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_void_p, _FLOATS, _LONG)),
-    "crepe_set": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, ctypes.c_int)),
+    "crepe_set": (ctypes.c_int, (ctypes.c_void_p, ctypes.POINTER(Stored), ctypes.c_int)),
     "crepe_use_table": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, _LONG)),
     "crepe_forward": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, _LONG, _FLOATS)),
     "crepe_forward_parts": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, _LONG, _FLOATS)),
@@ -63,29 +75,10 @@ _FUNCTIONS = {
     "crepe_train": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, *_DROPOUT, *_ROUNDED, _DOUBLES)),
     "crepe_squares": (None, (ctypes.c_void_p, _LONG, _LONGS)),
     "crepe_products": (ctypes.c_int, (ctypes.c_int, _LONG, ctypes.c_int, ctypes.c_int)),
-    "crepe_update": (
-        None,
-        (
-            ctypes.c_int,
-            _DOUBLES,
-            ctypes.c_int,
-            _LONGS,
-            _ARRAYS,
-            _ARRAYS,
-            _ARRAYS,
-            _ARRAYS,
-            _DOUBLES,
-            _DOUBLES,
-            ctypes.c_double,
-            ctypes.c_int,
-        ),
-    ),
+    "crepe_update": (None, _UPDATE),
     "crepe_table_bytes": (_LONG, (_LONGS, _INTS)),
     "crepe_table_rows_each": (_LONG, (_LONGS, _INTS)),
-    "crepe_table_open": (
-        ctypes.c_void_p,
-        (_LONGS, ctypes.c_int, _DOUBLES, _ARRAYS, _INTS, ctypes.c_int, ctypes.c_int),
-    ),
+    "crepe_table_open": (ctypes.c_void_p, (_LONGS, ctypes.c_int, _DOUBLES, _ARRAYS, _INTS, ctypes.c_int, ctypes.c_int)),
     "crepe_table_close": (None, (ctypes.c_void_p,)),
     "crepe_table_read": (None, (ctypes.c_void_p, _INTS, _LONG, _FLOATS)),
     "crepe_table_keep": (None, (ctypes.c_void_p, _LONGS, _ARRAYS)),
@@ -94,10 +87,7 @@ _FUNCTIONS = {
     "crepe_table_squares": (None, (ctypes.c_void_p, _LONGS)),
     "crepe_table_update": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_double, ctypes.c_double, ctypes.c_double)),
     "crepe_table_flush": (ctypes.c_int, (ctypes.c_void_p,)),
-    "crepe_table_load": (
-        ctypes.c_int,
-        (ctypes.c_void_p, _FLOATS, _FLOATS, _FLOATS, ctypes.c_void_p, _DOUBLES, _LONG),
-    ),
+    "crepe_table_load": (ctypes.c_int, (ctypes.c_void_p, _FLOATS, _FLOATS, _FLOATS, _INTS, _DOUBLES, _LONG)),
     "crepe_table_store": (None, (ctypes.c_void_p, _LONG, _LONG, _FLOATS, _FLOATS, _FLOATS, _INTS)),
     "crepe_table_history": (_LONG, (ctypes.c_void_p, _DOUBLES)),
     "crepe_arrive": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),

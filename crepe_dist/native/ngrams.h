@@ -66,10 +66,9 @@ class Finder {
     }
 
     // Fills the lists of the buckets of n-grams that are not in a bitmap, of those that are, and likewise of words.
-    void find(const uint8_t* codes, const NGramShape& shape, const std::vector<uint64_t>& bitmap, Groups& out) {
+    void find(const uint8_t* codes, const NGramShape& shape, const uint64_t* selected, Groups& out) {
         uint32_t *const begin = scratch_.need(2 * shape.most()), *const begin1 = begin + shape.most();
         uint32_t *end = begin, *end1 = begin1;
-        const uint64_t* const selected = bitmap.data();
         find_bits(codes, shape, [&](uint32_t number, uint64_t bits) {
             const uint64_t in = bits & selected[number];
             if (bits & (bits - 1)) {
@@ -133,24 +132,18 @@ inline void count_ngrams(
 class NGrams final : public Engine {
   public:
     NGrams(NGramShape shape, int threads)
-        : shape_(shape), threads_(threads), significant_(words_of(shape.buckets)),
-          touched_({shape.buckets, shape.classes}, threads) {
+        : shape_(shape), threads_(threads), touched_({shape.buckets, shape.classes}, threads) {
         for (int i = 0; i < threads; ++i) finders_.emplace_back(shape.buckets);
     }
 
     // weights [buckets][classes], bias [classes], significant [buckets], 0 or 1
-    void set(const float* const* parameters, bool anew) override {
+    void set(const Stored* parameters, bool anew) override {
         weights_ = parameters[0];
-        bias_ = parameters[1];
-        if (!anew) return;
-        const std::vector<uint64_t> before = significant_;
-#pragma omp parallel for num_threads(threads_)
-        for (long word = 0; word < words_of(shape_.buckets); ++word) {
-            significant_[word] = 0;
-            for (long bucket = word * WORD; bucket < std::min(shape_.buckets, (word + 1) * WORD); ++bucket)
-                significant_[word] |= uint64_t{parameters[2][bucket] != 0} << (bucket % WORD);
-        }
-        if (before != significant_) cache_->clear(cache_bytes_);
+        bias_ = parameters[1].floats();
+        significant_ = parameters[2].kept.words;
+        if (significant_) return;
+        if (anew) list_significant(parameters[2].floats());
+        significant_ = own_significant_.data();
     }
 
     void objective(Objective objective) override { objective_ = std::move(objective); }
@@ -170,6 +163,11 @@ class NGrams final : public Engine {
             Groups groups;
             float factors[GROUPS];
             find(codes + row * stride, groups, factors);
+            if (weights_.kept.words)
+                for (auto& group : groups) {
+                    uint32_t* const begin = group.data();
+                    group.resize(weights_.kept.places(begin, begin + group.size(), begin) - begin);
+                }
             add_up(groups, factors, weights_, logits + row * classes);
         }
     }
@@ -187,7 +185,7 @@ class NGrams final : public Engine {
     void train_forward(const uint8_t* batch, long rows, Dropout, uint64_t, float* losses) override {
         const long classes = shape_.classes;
         float* const gradients = gradients_.need(rows * classes);
-        const float* const weights = touched_.read(weights_);
+        const Stored weights = dense(touched_.read(weights_.floats()));
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
         for (long row = 0; row < rows; ++row) {
             for (auto& group : found_[row])
@@ -242,18 +240,32 @@ class NGrams final : public Engine {
     const NGramShape shape_;
     const int threads_;
     std::vector<Finder> finders_;  // one per thread
-    std::vector<uint64_t> significant_;  // bitmap
+    std::vector<uint64_t> own_significant_;
+    const uint64_t* significant_ = nullptr;  // bitmap, of the parameters or our own
     Objective objective_;
     TouchedRows touched_;
     size_t cache_bytes_ = 0;
     std::unique_ptr<BucketCache> cache_ = std::make_unique<BucketCache>(0);
-    const float *weights_ = nullptr, *bias_ = nullptr;  // from the last `set`
+    // From the last `set`.
+    Stored weights_{};
+    const float* bias_ = nullptr;
 
     // Of the batch. Forward replaces the buckets by their places among the touched rows.
     std::vector<Groups> found_;
     std::vector<float> factors_;  // [rows][GROUPS]: of the buckets of each group
     Buffer<float> gradients_;
     Buffer<int32_t> terms_;       // [rows][GROUPS][classes]: what a row adds to the gradient of each of its buckets
+
+    // significant [buckets], 0 or 1
+    void list_significant(const float* significant) {
+        const std::vector<uint64_t> before = std::move(own_significant_);
+        own_significant_.resize(words_of(shape_.buckets));
+#pragma omp parallel for num_threads(threads_)
+        for (long word = 0; word < words_of(shape_.buckets); ++word)
+            for (long bucket = word * WORD; bucket < std::min(shape_.buckets, (word + 1) * WORD); ++bucket)
+                own_significant_[word] |= uint64_t{significant[bucket] != 0} << (bucket % WORD);
+        if (before != own_significant_) cache_->clear(cache_bytes_);
+    }
 
     // Finds the groups of a document's buckets, and their factors.
     void find(const uint8_t* codes, Groups& groups, float* factors) {
@@ -270,16 +282,19 @@ class NGrams final : public Engine {
     }
 
     // Computes the logits of a document from the rows of its buckets.
-    void add_up(const Groups& groups, const float* factors, const float* weights, float* logits) const {
-        const long classes = shape_.classes;
-        for (long first = 0; first < classes; first += LANES) {
-            const long count = std::min(LANES, classes - first);
-            Lanes sum = load_some(bias_ + first, count);
-            for (int group = 0; group < GROUPS; ++group)
-                for (const uint32_t row : groups[group])
-                    sum += factors[group] * load_some(weights + row * classes + first, count);
-            std::memcpy(logits + first, &sum, count * sizeof(float));
-        }
+    void add_up(const Groups& groups, const float* factors, const Stored& weights, float* logits) const {
+        with_width(shape_.classes, [&](auto classes) {
+            read_through(weights, classes, [&](const auto& table) {
+                for (long first = 0; first < classes; first += LANES) {
+                    const long count = std::min(LANES, classes - first);
+                    Lanes sum = load_some(bias_ + first, count);
+                    for (int group = 0; group < GROUPS; ++group)
+                        for (const uint32_t row : groups[group])
+                            sum = add_product(sum, factors[group], table.load(row, first), count < LANES);
+                    std::memcpy(logits + first, &sum, count * sizeof(float));
+                }
+            });
+        });
     }
 
     // Collects the buckets of all documents.

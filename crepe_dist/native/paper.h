@@ -37,11 +37,11 @@ template <class T> class Paper final : public Engine {
         widths_[3] = shape.classes;
     }
 
-    void set(const float* const* parameters, bool) override {
+    void set(const Stored* parameters, bool) override {
         table_.need(width_ * PAPER_TAPS[0] * symbols_);
         for (int i = 0; i < CONVOLUTIONS; ++i) {
             bias_[i].need(width_);
-            std::memcpy(bias_[i].get(), parameters[2 * i + 1], shape_.filters * sizeof(float));
+            std::memcpy(bias_[i].get(), parameters[2 * i + 1].values, shape_.filters * sizeof(float));
             if (i > 0) {
                 forward_[i].need(PAPER_TAPS[i] * width_ * width_);
                 backward_[i].need(PAPER_TAPS[i] * width_ * width_);
@@ -49,16 +49,17 @@ template <class T> class Paper final : public Engine {
         }
         for (int i = 0; i < 3; ++i) {
             dense_[i].need(padded(widths_[i]) * padded(widths_[i + 1]));
-            const float* bias = parameters[2 * (CONVOLUTIONS + i) + 1];
+            const float* bias = parameters[2 * (CONVOLUTIONS + i) + 1].floats();
             std::copy_n(bias, widths_[i + 1], dense_bias_[i].need(widths_[i + 1]));
         }
 #pragma omp parallel num_threads(threads_)
         {
-            load_table(parameters[0]);
+            load_table(parameters[0].floats());
             for (int i = 1; i < CONVOLUTIONS; ++i)
-                pack_convolution(parameters[2 * i], shape_.filters, PAPER_TAPS[i], forward_[i].get(), backward_[i].get());
+                pack_convolution(parameters[2 * i].floats(), shape_.filters, PAPER_TAPS[i], forward_[i].get(),
+                                 backward_[i].get());
             for (int i = 0; i < 3; ++i)
-                dense_panels(parameters[2 * (CONVOLUTIONS + i)], widths_[i + 1], widths_[i], dense_[i].get());
+                dense_panels(parameters[2 * (CONVOLUTIONS + i)].floats(), widths_[i + 1], widths_[i], dense_[i].get());
         }
     }
 

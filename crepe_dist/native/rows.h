@@ -105,4 +105,14 @@ struct RowIndex {
         const uint64_t below = (uint64_t{1} << (row % WORD)) - 1;
         return before[row / WORD] + uint32_t(__builtin_popcountll(words[row / WORD] & below));
     }
+
+    // Replaces rows by their places, without those that are not in the set; returns the end.
+    uint32_t* places(const uint32_t* row, const uint32_t* end, uint32_t* out) const {
+        for (; row < end; ++row) {
+            const bool is_in = has(*row);
+            *out = place(*row);
+            out += is_in;
+        }
+        return out;
+    }
 };

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "memory.h"
@@ -14,8 +15,7 @@
 // The rows and their gradients belong to a table, if there is one, or to this object.
 class TouchedRows {
   public:
-    TouchedRows(TableShape shape, int threads)
-        : shape_(shape), threads_(threads), own_memory_(SomeRows::bytes(shape, 0)), own_(own_memory_.data(), shape, 0) {}
+    TouchedRows(TableShape shape, int threads) : shape_(shape), threads_(threads) {}
 
     void use(Table* table) { table_ = table; }
     bool has_table() const { return table_; }
@@ -27,7 +27,7 @@ class TouchedRows {
     void list() {
         if (!table_) {
             index().count();
-            own_.rows = own_rows_.need(count() + SPARE);
+            own_->rows = own_rows_.need(count() + SPARE);
         }
         gradient().list();
     }
@@ -54,7 +54,7 @@ class TouchedRows {
         const long columns = shape_.columns;
         std::memset(gradient, 0, shape_.rows * columns * sizeof(int32_t));
         for (long i = 0; i < count(); ++i)
-            std::copy_n(sums_.get() + i * columns, columns, gradient + own_.rows[i] * columns);
+            std::copy_n(sums_.get() + i * columns, columns, gradient + own_->rows[i] * columns);
     }
 
   private:
@@ -62,10 +62,17 @@ class TouchedRows {
     const int threads_;
     Table* table_ = nullptr;
     std::vector<char> own_memory_;
-    SomeRows own_;
+    std::optional<SomeRows> own_;
     Buffer<uint32_t> own_rows_;
     Buffer<float> read_;
     Buffer<int32_t> sums_;
 
-    SomeRows& gradient() { return table_ ? table_->gradient() : own_; }
+    SomeRows& gradient() {
+        if (table_) return table_->gradient();
+        if (!own_) {  // inference needs none
+            own_memory_.resize(SomeRows::bytes(shape_, 0));
+            own_.emplace(own_memory_.data(), shape_, 0);
+        }
+        return *own_;
+    }
 };

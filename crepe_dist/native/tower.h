@@ -63,26 +63,26 @@ template <class T> class Tower final : public Engine {
 
     // table [rows][width]; for each block two convolutions, weights [width][width][taps] and bias [width]; the last
     // layer's weights [classes][2 * width] and bias [classes]
-    void set(const float* const* parameters, bool) override {
-        weights_ = parameters[0];
+    void set(const Stored* parameters, bool) override {
+        table_ = parameters[0];
         const long width = shape_.embedding.width;
-        const float* const* next = parameters + 1;
+        const Stored* next = parameters + 1;
         for (Block& block : blocks_)
             for (int i : {0, 1}) {
                 Convolution& one = block.convolutions[i];
-                std::memcpy(one.bias.need(width_), next[1], width * sizeof(float));
+                std::memcpy(one.bias.need(width_), next[1].values, width * sizeof(float));
                 constexpr long PANELS = FILTERS<T> ? POINTS : TOWER_TAPS;
                 one.forward.need(PANELS * width_ * width_);
                 one.backward.need(PANELS * width_ * width_);
 #pragma omp parallel num_threads(threads_)
                 {
-                    if constexpr (FILTERS<T>) pack_filter(next[0], width, one.forward.get(), one.backward.get());
-                    else pack_convolution(next[0], width, TOWER_TAPS, one.forward.get(), one.backward.get());
+                    if constexpr (FILTERS<T>) pack_filter(next[0].floats(), width, one.forward.get(), one.backward.get());
+                    else pack_convolution(next[0].floats(), width, TOWER_TAPS, one.forward.get(), one.backward.get());
                 }
                 next += 2;
             }
-        out_ = next[0];
-        out_bias_ = next[1];
+        out_ = next[0].floats();
+        out_bias_ = next[1].floats();
     }
 
     void objective(Objective objective) override { objective_ = std::move(objective); }
@@ -92,7 +92,7 @@ template <class T> class Tower final : public Engine {
     void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
         prepare(codes, stride, rows);
         dropouts_ = {};
-        activate(weights_, 0, [&](long row) { classify(row, logits + row * shape_.classes); });
+        activate(table_, 0, [&](long row) { classify(row, logits + row * shape_.classes); });
     }
 
     void find_rows(const uint8_t* batch, long rows) override {
@@ -104,7 +104,7 @@ template <class T> class Tower final : public Engine {
         const long classes = shape_.classes, length = shape_.embedding.length;
         dropouts_ = {Dropout{shape_.feature_dropout, dropout.seed ^ FEATURE_STREAM}, dropout};
         float* const gradients = gradients_.need(rows * classes);
-        activate(touched_.read(weights_), first, [&](long row) {
+        activate(dense(touched_.read(table_.floats())), first, [&](long row) {
             std::vector<float> logits(classes);
             classify(row, logits.data());
             losses[row] = objective_(logits.data(), batch, row, length, gradients + row * classes);
@@ -114,6 +114,7 @@ template <class T> class Tower final : public Engine {
     void train_backward(int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds) override {
         for (Scratch& scratch : scratch_) scratch.begin_gradient(shape_.blocks, width_, exponents, unit);
         terms_.need(starts_[0][rows_] * width_);
+        embedding_gradient_.need((starts_[0][rows_] + MARGIN) * width_);
 #pragma omp parallel num_threads(threads_)
         {
             Tiles tiles;
@@ -168,7 +169,8 @@ template <class T> class Tower final : public Engine {
     const long width_;
     TouchedRows touched_;
     std::vector<Block> blocks_;
-    const float *weights_ = nullptr, *out_ = nullptr, *out_bias_ = nullptr;
+    Stored table_{};
+    const float *out_ = nullptr, *out_bias_ = nullptr;
 
     // Of the batch.
     long rows_ = 0;
@@ -224,7 +226,6 @@ template <class T> class Tower final : public Engine {
             if (pools(i)) blocks_[i].from.need(all(level(i + 1)));
         }
         last_.need(all(last_level()));
-        embedding_gradient_.need(all(0));
         features_.need(rows * 2 * width_);
         best_.need(rows * width_);
         long longest = 0;
@@ -272,7 +273,7 @@ template <class T> class Tower final : public Engine {
     }
 
     // Computes the features of all documents, and calls finish(row) for each.
-    template <class Finish> void activate(const float* table, uint64_t first_row, Finish finish) {
+    template <class Finish> void activate(const Stored& table, uint64_t first_row, Finish finish) {
 #pragma omp parallel num_threads(team(threads_, rows_))
         {
             Tiles tiles;
@@ -289,8 +290,9 @@ template <class T> class Tower final : public Engine {
         }
     }
 
-    void forward(const Chunk& chunk, const float* table, uint64_t first_row, Scratch& scratch) {
-        look(chunk, table, first_row);
+    void forward(const Chunk& chunk, const Stored& table, uint64_t first_row, Scratch& scratch) {
+        if (table.kept.words) place(chunk, table.kept);
+        read_through(table, shape_.embedding.width, [&](const auto& reader) { look(chunk, reader, first_row); });
         for (long i = 0; i < shape_.blocks; ++i) {
             Block& block = blocks_[i];
             const long l = level(i), start = starts_[l][chunk.first];
@@ -324,8 +326,15 @@ template <class T> class Tower final : public Engine {
 
     T* next_in(long block) { return block + 1 < shape_.blocks ? blocks_[block + 1].in.get() : last_.get(); }
 
+    // Replaces the rows of a chunk's n-grams by their places among those kept.
+    void place(const Chunk& chunk, const RowIndex& kept) {
+        uint32_t* const end = buckets_.get() + starts_[0][chunk.last] * shape_.embedding.ngrams();
+        for (uint32_t* row = buckets_.get() + starts_[0][chunk.first] * shape_.embedding.ngrams(); row < end; ++row)
+            if (*row != NO_ROW) *row = kept.has(*row) ? kept.place(*row) : NO_ROW;
+    }
+
     // Sums the rows of the n-grams at each position, with dropout and ReLU.
-    void look(const Chunk& chunk, const float* table, uint64_t first_row) {
+    template <class Reader> void look(const Chunk& chunk, const Reader& table, uint64_t first_row) {
         const long width = shape_.embedding.width, ngrams = shape_.embedding.ngrams();
         const Dropout dropout = dropouts_.embedding;
         T* const out = blocks_[0].in.get();
@@ -333,16 +342,19 @@ template <class T> class Tower final : public Engine {
             for (long position = 0; position < lengths_[0][row]; ++position) {
                 const long here = starts_[0][row] + position;
                 const uint32_t* const buckets = buckets_.get() + here * ngrams;
-                for (long n = 0; n < ngrams; ++n) prefetch_row(table, buckets[AHEAD * ngrams + n]);
+                for (long n = 0; n < ngrams; ++n)
+                    if (buckets[AHEAD * ngrams + n] != NO_ROW) table.prefetch(buckets[AHEAD * ngrams + n]);
                 const uint64_t index = ((first_row + row) * shape_.embedding.positions() + position) * width;
                 for (long channel = 0; channel < width_; channel += BLOCK) {
                     Lanes sums[BLOCK / LANES] = {};
-                    for (long n = 0; n < ngrams; ++n) {
-                        if (buckets[n] == NO_ROW) continue;
-                        const float* const from = table + buckets[n] * width;
-                        for (long c = 0; c < BLOCK; c += LANES)
-                            sums[c / LANES] += load_some(from + channel + c, width - channel - c);
-                    }
+                    const auto add_up = [&](auto load) {
+                        for (long n = 0; n < ngrams; ++n) {
+                            if (buckets[n] == NO_ROW) continue;
+                            for (long c = 0; c < BLOCK; c += LANES) sums[c / LANES] += load(buckets[n], channel + c);
+                        }
+                    };
+                    if (channel + BLOCK <= width) add_up([&](uint32_t row, long at) { return table.load_all(row, at); });
+                    else add_up([&](uint32_t row, long at) { return table.load(row, at); });
                     if (dropout.probability > 0) drop(dropout, index + channel, sums);
                     for (long c = 0; c < BLOCK; c += LANES)
                         store(out + here * width_ + channel + c, relu(sums[c / LANES]));
@@ -350,15 +362,6 @@ template <class T> class Tower final : public Engine {
             }
             clear(out, starts_[0][row] + lengths_[0][row], GAP);
         }
-    }
-
-    // Fetches a row of a table [rows][width], if it is one, into the L2 cache, which can wait for more lines at once than
-    // the L1 cache.
-    template <class Number> void prefetch_row(const Number* table, uint32_t row) const {
-        constexpr long LINE = 64 / sizeof(Number);
-        const long width = shape_.embedding.width;
-        if (row == NO_ROW) return;
-        for (long c = 0; c < width; c += LINE) __builtin_prefetch(table + row * width + c, 0, 2);
     }
 
     // Applies dropout to the 32 units from `first` on.
@@ -618,7 +621,7 @@ template <class T> class Tower final : public Engine {
                             end += place - uint32_t(first) < uint32_t(last - first);  // NO_ROW is larger than all
                         }
                     for (const Term* term = own.data(); term < end; ++term) {
-                        if (term + SOON < end) prefetch_row(values, term[SOON].place);
+                        if (term + SOON < end) prefetch_row(values + term[SOON].place * long(width), width);
                         int32_t* const to = values + term->place * long(width);
                         const int32_t* const from = terms + term->position * width_;
                         for (long c = 0; c < width; c += LANES) add_whole(to + c, copy_in<Words>(from + c), width - c);

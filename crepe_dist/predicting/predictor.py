@@ -80,7 +80,7 @@ class Predictor:
         Raises:
             UserError: as ``device.pick`` raises it, or the GPU cannot be used.
         """
-        shape, arrays = self.engine.shape, self.engine.arrays
+        shape, arrays = self.engine.shape, self.engine.parameters
         picked = pick(device, lambda gpu: choose_for_inference(shape, self.precision, gpu), ranks)
         if picked == CPU:
             return self
@@ -311,7 +311,7 @@ def open_checkpoint(
             remedy="give one class per output, in the order used in training",
         )
     precision: Precision = "float32" if network is not None and network.get("precision") == "float32" else "auto"
-    engine = open_inference(shape, parameters.unpacked(arrays, shape), choose_for_inference(shape, precision))
+    engine = open_inference(shape, parameters.checked(arrays, shape), choose_for_inference(shape, precision))
     return Predictor(
         engine, encoding, classes, calibration, 0.0, thresholds, about.get("id"), composition, precision, path, about
     )

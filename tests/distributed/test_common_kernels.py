@@ -48,7 +48,7 @@ RANKS = """
 import os
 from crepe_dist.native import library
 if os.environ["HOROVOD_RANK"] == "1":
-    library.processor_flags = lambda: {"avx2", "fma"}
+    library.processor_flags = lambda: library.BUILDS["avx2"]
 import sys
 sys.argv = ["train", *%r]
 from crepe_dist import command, train

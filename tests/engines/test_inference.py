@@ -13,6 +13,7 @@ from crepe_dist.data.batch import pack
 from crepe_dist.engines.engine import open_engine
 from crepe_dist.errors import UserError
 from crepe_dist.exchange.quanta import Parameter
+from crepe_dist.model import compressed, parameters
 from crepe_dist.model.backend import Backend, choose_for_inference
 from crepe_dist.model.inference import KernelInference, NumpyInference, open_inference
 from crepe_dist.model.shape import Shape
@@ -91,6 +92,29 @@ def test_the_kernels_equal_those_of_training_bit_for_bit(name, shape):
         apart = [inference.logits(codes[row : row + 1]) for row in range(len(codes))]
         np.testing.assert_array_equal(np.concatenate(apart), expected)
         assert inference.logits(codes[:0]).shape == (0, shape.classes)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:5], ids=str)
+@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("numbers", [0, -1, 1, 2, 3, 4, 8])  # in a byte; 0: float16, -1: float32
+def test_tables_are_read_as_stored(name, shape, numbers, monkeypatch):
+    monkeypatch.setattr(compressed, "SAMPLE", 1 << 8)
+    generator, packed = np.random.default_rng(2), {compressed.MARK: np.array([compressed.VERSION])}
+    for each, array in make(shape).items():
+        kept = generator.random(len(array)) < 0.7
+        if each in shape.tables and numbers > 0:
+            packed |= compressed.code(each, array, min(numbers, array.shape[1]), kept)
+        elif each in (*shape.tables, *shape.counted):
+            rounded = array if numbers else array.astype(np.float16).astype(np.float32)
+            packed |= compressed.nonzero(each, np.where(kept.reshape(-1, *[1] * (array.ndim - 1)), rounded, 0))
+        else:
+            packed[each] = array
+    arrays, codes = parameters.checked(compressed.opened(packed), shape), some_codes(shape, 23)
+    stored, whole = (
+        KernelInference(shape, given, Backend("float32", Library(name), "")).logits(codes)
+        for given in (arrays, {each: compressed.dense(array) for each, array in arrays.items()})
+    )
+    np.testing.assert_array_equal(stored.view(np.uint32), whole.view(np.uint32))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

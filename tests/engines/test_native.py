@@ -150,7 +150,7 @@ def test_builds_are_chosen_by_the_processor_and_by_what_loads(monkeypatch):
     found, trouble = library._best.__wrapped__()
     assert found is not None
     assert (found.name, found.bfloat16, trouble) == ("generic", False, "this processor has no AVX2")
-    monkeypatch.setattr(library, "processor_flags", lambda: {"avx2", "fma"})
+    monkeypatch.setattr(library, "processor_flags", lambda: library.BUILDS["avx2"])
     assert library.runnable() == ["avx2", "generic"]
     found, trouble = library._best.__wrapped__()
     assert found is not None
@@ -181,7 +181,7 @@ class TestSwitch:
         ],
     )
     def test_a_build_that_cannot_be_is_refused(self, requested, why, monkeypatch):
-        monkeypatch.setattr(library, "processor_flags", lambda: {"avx2", "fma"})
+        monkeypatch.setattr(library, "processor_flags", lambda: library.BUILDS["avx2"])
         monkeypatch.setenv(library.SWITCH, requested)
         with pytest.raises(UserError, match=f"CREPE_DIST_KERNELS is {requested}") as raised:
             selected()
@@ -203,7 +203,7 @@ class TestSwitch:
 
     def test_a_setting_that_names_a_build_of_other_processors_is_refused(self, monkeypatch):
         monkeypatch.delenv(library.SWITCH, raising=False)
-        monkeypatch.setattr(library, "processor_flags", lambda: {"avx2", "fma"})
+        monkeypatch.setattr(library, "processor_flags", lambda: library.BUILDS["avx2"])
         with pytest.raises(UserError, match=r"--kernels is avx512") as raised:
             selected(kernels="avx512")
         assert raised.value.why == "this processor lacks avx512bw, avx512dq, avx512f, avx512vl"
@@ -234,7 +234,7 @@ def test_what_cannot_be_trusted_is_not_loaded(harm, said, tmp_path, monkeypatch)
     shutil.copytree(library.FOLDER, folder)
     monkeypatch.setattr(library, "FOLDER", folder)
     monkeypatch.setattr(library, "RECORD", folder / "builds.json")
-    monkeypatch.setattr(library, "processor_flags", lambda: {"avx2", "fma"})
+    monkeypatch.setattr(library, "processor_flags", lambda: library.BUILDS["avx2"])
     assert library._best.__wrapped__()[1] == ""
     harm(folder)
     found, trouble = library._best.__wrapped__()

@@ -16,6 +16,7 @@ from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.data.targets import SEVERAL, SOFT
 from crepe_dist.distributed.world import World
+from crepe_dist.model import compressed, parameters
 from crepe_dist.model.backend import Backend
 from crepe_dist.model.inference import KernelInference
 from crepe_dist.model.objective import Objective
@@ -114,7 +115,9 @@ class Case:
     def infer(self, arrays: dict[str, Any], batch: Batch) -> None:
         codes = np.ascontiguousarray(batch.packed[: batch.documents, : self.shape.feature_len])
         if all(np.isfinite(array).all() for array in arrays.values()):
-            KernelInference(self.shape, arrays, self.backend).logits(codes)
+            packed = compressed.opened(parameters.stored(arrays, type(self.shape)))
+            for given in (arrays, parameters.checked(packed, self.shape)):
+                KernelInference(self.shape, given, self.backend).logits(codes)
         if isinstance(self.shape, NGramShape):
             look_up(codes, self.shape)
             counts = np.zeros((self.shape.buckets, self.shape.classes), np.int32)

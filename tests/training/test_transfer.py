@@ -102,7 +102,7 @@ def started(given: str, dataset: Dataset, options: ModelOptions | None = None):
 def given_arrays(given: str) -> parameters.Arrays:
     """The parameters of ``given``, which may have no description."""
     arrays = parameters.load(checkpoint.find(given))
-    return {name: array.unpack() if isinstance(array, Packed) else array for name, array in arrays.items()}
+    return {name: array.checked().unpack() if isinstance(array, Packed) else array for name, array in arrays.items()}
 
 
 @pytest.mark.parametrize("classes", SOME_CLASSES.values(), ids=SOME_CLASSES.keys())
