@@ -120,14 +120,14 @@ def _divide(rows: Rows, fate: Fate, label: npt.NDArray[np.int32], split: SplitOp
         validation = 0.1 if len(free) >= VALIDATION_FROM and split.test < 0.9 else 0.0
     if split.stratified:
         size, position = _by_class(rows, free, label, split.seed, SPLIT_DRAW)
-        tests = np.rint(size * split.test)
-        is_test, is_held_out = position < tests, position < tests + np.rint(size * validation)
+        counts = np.rint(size * split.test)
+        test, held_out = free[position < counts], free[position < counts + np.rint(size * validation)]
     else:
-        drawn = _draw_for(rows, free, split.seed, SPLIT_DRAW)
+        free = free[np.argsort(_draw_for(rows, free, split.seed, SPLIT_DRAW), kind="stable")]
         count = int(len(free) * split.test)
-        is_test, is_held_out = _smallest(drawn, count), _smallest(drawn, count + int(len(free) * validation))
-    fate[free[is_held_out]] = VALIDATION
-    fate[free[is_test]] = TEST
+        test, held_out = free[:count], free[: count + int(len(free) * validation)]
+    fate[held_out] = VALIDATION
+    fate[test] = TEST
 
 
 def _by_class(
@@ -141,16 +141,6 @@ def _by_class(
     position = np.empty(len(free), dtype=np.int64)
     position[order] = np.arange(len(free))
     return counts[label[free]], position - starts[label[free]]
-
-
-def _smallest(drawn: Numbers, count: int) -> npt.NDArray[np.bool_]:
-    """Tell which ``count`` of the numbers are the smallest, and the first among equal ones, as bool [n]."""
-    if count == 0:
-        return np.zeros(len(drawn), dtype=bool)
-    limit = np.partition(drawn, count - 1)[count - 1]
-    chosen: npt.NDArray[np.bool_] = drawn < limit
-    chosen[np.flatnonzero(drawn == limit)[: count - np.count_nonzero(chosen)]] = True
-    return chosen
 
 
 def repeats(keys: Any, fate: Fate) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
