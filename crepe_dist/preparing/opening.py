@@ -13,18 +13,7 @@ from crepe_dist.data.dataset import SAMPLE, UNLABELLED
 from crepe_dist.data.targets import ONE, SEVERAL
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
-from crepe_dist.preparing.formats import (
-    BLOCK,
-    EMPTY,
-    MAX_RECORD,
-    TOO_LONG,
-    BadRow,
-    Batch,
-    OpenFile,
-    Parsed,
-    Row,
-    excerpt,
-)
+from crepe_dist.preparing.formats import BLOCK, EMPTY, MAX_RECORD, TOO_LONG, Batch, OpenFile, Parsed, Row, parse_each
 from crepe_dist.preparing.formats.columns import Columns
 from crepe_dist.preparing.formats.json_lines import open_json_lines
 from crepe_dist.preparing.formats.lines import Lines, open_fasttext, open_lines
@@ -55,7 +44,8 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
         _check_no_columns(source, reading)
         assert source.path is not None
         assert label is not None
-        return open_documents(source.path, name, label, reading.encoding)
+        folder, parse = Documents(source.path), partial(_parse_documents, source.path, label, reading.encoding)
+        return OpenFile(name, folder, folder, parse, "folder", "text: whole files")
     if source.format in ("parquet", "xlsx"):
         if source.path is None:
             raise UserError(f"{source.format} cannot be read from a pipe", remedy="name the file")
@@ -126,26 +116,15 @@ def _kind_of(head: bytes, name: str, is_unlabelled: bool) -> str:
     )
 
 
-def open_documents(path: Path, name: str, label: str, encoding: str) -> OpenFile:
-    """Open a class folder. A document's "line" is its number in the sorted folder."""
-    folder = Documents(path)
-    return OpenFile(
-        name, folder, folder, partial(_parse_documents, path, label, encoding), "folder", "text: whole files"
-    )
-
-
 def _parse_documents(folder: Path, label: str, encoding: str, batch: Batch) -> Parsed:
-    result = Parsed([], [])
-    for number, name in enumerate(batch.content, start=batch.line):
-        try:
-            result.rows.append(Row(number, label, _read_document(folder / name, encoding), id=name))
-        except ValueError as error:
-            result.bad.append(BadRow(number, str(error), excerpt(name)))
-    return result
+    def row(number: int, name: str) -> Row:
+        return Row(number, label, _read_document(folder / name, encoding), id=name)
+
+    return parse_each(enumerate(batch.content, start=batch.line), row)
 
 
 class Documents:
-    """Paths of the documents of a class folder. Files count as read when they are listed."""
+    """Paths of the documents of a class folder, whose "lines" are their numbers. Files count as read once listed."""
 
     def __init__(self, folder: Path) -> None:
         self.position = 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from crepe_dist.errors import UserError
 
 if TYPE_CHECKING:
     from crepe_dist.preparing.formats.columns import Columns
 
+Text = TypeVar("Text", str, bytes)
 BLOCK = 1 << 21  # bytes that are parsed together
 MAX_RECORD = 1 << 20  # bytes per row; longer ones usually come from a broken file
 MAX_EXPANSION = 200  # of gzip's largest, 1,032; texts compress 3 to 20 times
@@ -136,6 +137,18 @@ class OpenFile(NamedTuple):
             parsed = self.parse(batch)
             yield parsed._replace(bad=[*parsed.bad, *batch.bad])
         self.file.close()
+
+
+def parse_each(contents: Iterable[tuple[int, Text]], parse: Callable[[int, Text], Row | None]) -> Parsed:
+    """Parse the contents of rows, given with their numbers; ``ValueError`` makes a row unusable, ``None`` skips it."""
+    result = Parsed([], [])
+    for number, content in contents:
+        try:
+            if (row := parse(number, content)) is not None:
+                result.rows.append(row)
+        except ValueError as error:
+            result.bad.append(BadRow(number, str(error), excerpt(content)))
+    return result
 
 
 def check_text(text: str) -> bytes:

@@ -10,17 +10,7 @@ from itertools import islice
 from typing import Any
 
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats import (
-    LOOK_AT,
-    MAX_RECORD,
-    TOO_LONG,
-    BadRow,
-    Batch,
-    OpenFile,
-    Parsed,
-    Row,
-    excerpt,
-)
+from crepe_dist.preparing.formats import LOOK_AT, MAX_RECORD, TOO_LONG, Batch, OpenFile, Parsed, Row, parse_each
 from crepe_dist.preparing.formats.columns import LABELS, Columns, Wanted, choose
 from crepe_dist.preparing.formats.lines import Lines
 from crepe_dist.preparing.labelling import DECODER, MANY
@@ -45,17 +35,11 @@ class JsonLines:
     nested: bool = False
 
     def parse(self, batch: Batch) -> Parsed:
-        result = Parsed([], [])
-        for number, line in enumerate(batch.content.split(b"\n"), start=batch.line):
-            if not line or line.isspace():
-                continue
-            try:
-                result.rows.append(self._row(number, line))
-            except ValueError as error:
-                result.bad.append(BadRow(number, str(error), excerpt(line)))
-        return result
+        return parse_each(enumerate(batch.content.split(b"\n"), start=batch.line), self._row)
 
-    def _row(self, number: int, line: bytes) -> Row:
+    def _row(self, number: int, line: bytes) -> Row | None:
+        if not line or line.isspace():
+            return None
         if len(line) > MAX_RECORD:
             raise ValueError(TOO_LONG)
         record = _load(line)

@@ -30,6 +30,7 @@ from crepe_dist.preparing.formats import (
     Parsed,
     Row,
     excerpt,
+    parse_each,
 )
 from crepe_dist.preparing.labelling import FASTTEXT, fasttext_cell
 
@@ -234,16 +235,13 @@ def open_lines(lines: Lines, name: str, *, keep: bool, strict: bool = False) -> 
 
 
 def _parse_lines(keep: bool, strict: bool, batch: Batch) -> Parsed:
-    result = Parsed([], [])
-    for number, line in numbered(batch, "surrogateescape" if strict else "replace"):
+    def row(number: int, line: str) -> Row | None:
         text = line.rstrip("\r")
-        if strict and not text.strip():
-            continue
         if len(text) > MAX_RECORD:
-            result.bad.append(BadRow(number, TOO_LONG, excerpt(text)))
-        else:
-            result.rows.append(Row(number, "", text, (text,) * keep))
-    return result
+            raise ValueError(TOO_LONG)
+        return None if strict and not text.strip() else Row(number, "", text, (text,) * keep)
+
+    return parse_each(numbered(batch, "surrogateescape" if strict else "replace"), row)
 
 
 def open_fasttext(lines: Lines, name: str, kind: str) -> OpenFile:
@@ -257,17 +255,13 @@ def open_fasttext(lines: Lines, name: str, kind: str) -> OpenFile:
 
 
 def _parse_fasttext(kind: str, batch: Batch) -> Parsed:
-    result = Parsed([], [])
-    for number, line in numbered(batch):
-        words = line.split()
-        if not words:
-            continue
+    def row(number: int, line: str) -> Row | None:
+        if not (words := line.split()):
+            return None
+        if len(line) > MAX_RECORD:
+            raise ValueError(TOO_LONG)
         labels = [word for word in words if word.startswith(FASTTEXT)]
         text = " ".join(word for word in words if not word.startswith(FASTTEXT))
-        try:
-            if len(line) > MAX_RECORD:
-                raise ValueError(TOO_LONG)
-            result.rows.append(Row(number, fasttext_cell(labels, kind), text))
-        except ValueError as error:
-            result.bad.append(BadRow(number, str(error), excerpt(line)))
-    return result
+        return Row(number, fasttext_cell(labels, kind), text)
+
+    return parse_each(numbered(batch), row)

@@ -8,6 +8,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -298,15 +299,11 @@ def _csv_head(text: str, delimiter: str) -> list[NumberedFields]:
     csv.field_size_limit(2 * MAX_RECORD)
     reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, strict=True)
     rows: list[NumberedFields] = []
-    while len(rows) < LOOK_AT:
-        try:
-            fields = next(reader)
-        except StopIteration:
-            break
-        except csv.Error:
-            continue
-        if fields:
-            rows.append((reader.line_num, fields))
+    fields: list[str] | None = []
+    while fields is not None and len(rows) < LOOK_AT:
+        with suppress(csv.Error):
+            if fields := next(reader, None):
+                rows.append((reader.line_num, fields))
     return rows
 
 
