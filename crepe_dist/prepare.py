@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     Table = Union[pd.DataFrame, Mapping[str, Any]]
 
 COMMAND_ONLY = {"verify"}  # no arguments of the function
-COLUMNS = ("label", "weight", "id")
 
 
 def prepare(
@@ -106,14 +105,9 @@ def prepare(
             options |= {"test": file(test, "test"), "validation": file(validation, "validation")}
             more = file(unlabelled, UNLABELLED)
             options[UNLABELLED] = () if more is None else _names(more)
-            options |= {"label": wanted.label, "weight": wanted.weight, "id": wanted.id}
-            options = {
-                name: str(each) if name in COLUMNS and each is not None else each for name, each in options.items()
-            }
-            options |= {
-                "text": tuple(map(str, wanted.texts)),
-                "label_columns": ",".join(map(str, wanted.labels)) or None,
-            }
+            columns = {"label": wanted.label, "weight": wanted.weight, "id": wanted.id}
+            options |= {name: None if each is None else str(each) for name, each in columns.items()}
+            options |= {"text": _names(wanted.texts), "label_columns": ",".join(map(str, wanted.labels)) or None}
             known = [each.name for each in settings_of(Prepare) if each.name not in COMMAND_ONLY]
             if unknown := options.keys() - set(known):
                 name = unknown.pop()

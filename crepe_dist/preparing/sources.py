@@ -94,9 +94,8 @@ class Reading:
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Reading:
         """Restore the options from ``asdict``'s result."""
-        columns: dict[str, Any] = {}
-        for name, value in saved["columns"].items():
-            columns[name] = tuple(value) if isinstance(value, list) else value
+        given = saved["columns"].items()
+        columns: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in given}
         names, labelling = saved["class_names"], Labelling(**saved["labelling"])
         names = None if names is None else tuple(names)
         return cls(**{**saved, "columns": Wanted(**columns), "labelling": labelling, "class_names": names})

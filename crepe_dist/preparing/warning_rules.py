@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from crepe_dist.data.alphabet import read_of_long
@@ -12,6 +12,7 @@ from crepe_dist.settings.options import SHORTEST
 from crepe_dist.wording import counted, number, percent
 
 FEW_ROWS = 50
+SHOWN = 10  # classes
 NOTABLE = 0.005  # fraction of the rows from which a defect is reported
 Warned = tuple[str, str, str]  # what is wrong, why, and what to do
 
@@ -54,7 +55,7 @@ def _of_classes(summary: dict[str, Any]) -> Iterator[Warned]:
     if small:
         yield (
             f"{len(small)} of {all_classes} {'has' if len(small) == 1 else 'have'} fewer than {FEW_ROWS} training rows",
-            _listed(small),
+            ", ".join(small[:SHOWN]) + " …" * (len(small) > SHOWN),
             "collect more rows, or merge these classes with others: a network learns little from so few",
         )
     if max(train) > 0.9 * sum(train):
@@ -100,7 +101,3 @@ def _of_texts(summary: dict[str, Any]) -> Iterator[Warned]:
             f"{counted(conflicting, 'such row')}: the text does not tell which one is right; --dedupe keeps the first",
             "check how they were labelled; inspect lists likely errors",
         )
-
-
-def _listed(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + " …" * (len(names) > most)
