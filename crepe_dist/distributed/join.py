@@ -39,10 +39,12 @@ def join() -> World:
             what = f"{launch.launcher} started {launch.size} processes, but {world.carrier} sees {world.size}"
             remedy = "take mpiexec and mpi4py of one environment" if world.carrier == "MPI" else "run the command again"
             raise UserError(what, remedy=remedy, on_all_ranks=True)
-        sharers = world.sharers()
-        world.agree("number of threads", lambda: limit_threads(sharers))
+        world.agree("number of threads", lambda: limit_threads(world.sharers))
     except UserError as error:
-        raise error_of_all(launch.rank, error) if error.on_all_ranks else error from None
+        if error.on_all_ranks and launch.rank != 0:
+            time.sleep(2)  # until rank 0 has printed the error, which every process meets
+            os._exit(error.code)
+        raise error from None
     return world
 
 
@@ -99,11 +101,3 @@ def _check_name() -> None:
             f"its name does not resolve there: {error.strerror or error}",
             f"add a line to /etc/hosts of {name}: <its address> {name}",
         ) from error
-
-
-def error_of_all(rank: int, error: UserError) -> UserError:
-    """Report an error that every process meets: return it on rank 0, and exit the others once it is printed."""
-    if rank != 0:
-        time.sleep(2)
-        os._exit(error.code)
-    return error

@@ -41,6 +41,7 @@ class World:
 
     Attributes:
         hosts: the ranks of each host.
+        sharers: number of processes that may use the same cores as this one, itself included.
         carrier: name of what connects the processes, for messages.
         beat: heartbeat for the watchdog, called while this rank waits for rank 0 or works alone as rank 0.
         before_long_wait: called before an unbounded wait for ranks that report progress themselves.
@@ -52,10 +53,12 @@ class World:
         self.rank, self.size = rank, size
         self.beat: Callable[[], None] = lambda: None
         self.before_long_wait: Callable[[], None] = lambda: None
-        hosts = self.gather(socket.gethostname(), "hosts")
+        places = self.gather([socket.gethostname(), sorted(os.sched_getaffinity(0))], "hosts")
+        hosts = [host for host, _ in places]
         self.hosts = [[rank for rank, other in enumerate(hosts) if other == host] for host in dict.fromkeys(hosts)]
         self.local_rank = hosts[:rank].count(hosts[rank])
         self.local_size = hosts.count(hosts[rank])
+        self.sharers = places.count(places[rank])
 
     @property
     def is_root(self) -> bool:
@@ -113,11 +116,6 @@ class World:
     def _join(self, part: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
         """Concatenate the parts of all ranks, on every rank."""
         return self.all_to_all(np.tile(part, self.size), [part.size] * self.size, name)[0]
-
-    def sharers(self) -> int:
-        """Count the processes that may use the same cores as this one, itself included; every rank calls it."""
-        places = self.gather([socket.gethostname(), sorted(os.sched_getaffinity(0))], "cores")
-        return places.count(places[self.rank])
 
     def agree(
         self, subject: str, work: Callable[[], T], same: Callable[[T], Any] | None = None, alike: str = SAME_FILES

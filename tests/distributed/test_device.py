@@ -17,7 +17,7 @@ class BesideAnother(World):
         super().__init__(0, 2)
 
     def gather(self, value, name):
-        return [value, "other" if name == "hosts" else {"host": "other", "error": None, "same": None}]
+        return [value, ["other", []] if name == "hosts" else {"host": "other", "error": None, "same": None}]
 
 
 @pytest.fixture
