@@ -141,12 +141,8 @@ def is_temporary(path: Path) -> bool:
 
 def temporary_files(folder: Path) -> list[Path]:
     """List the leftovers of killed processes, without the files that other processes of this host are writing."""
-    paths = folder.iterdir() if folder.is_dir() else ()
-    return [path for path in paths if is_temporary(path) and not _is_of_another(path.suffix[1:])]
-
-
-def _is_of_another(pid: str) -> bool:
-    return pid != str(os.getpid()) and Path("/proc", pid).exists()
+    own, paths = f".{os.getpid()}", filter(is_temporary, folder.iterdir() if folder.is_dir() else ())
+    return [path for path in paths if path.suffix == own or not Path("/proc", path.suffix[1:]).exists()]
 
 
 def remove_temporary(folder: Path) -> None:

@@ -123,7 +123,4 @@ def _continues(before: npt.NDArray[np.uint8], kind: npt.NDArray[np.uint8]) -> np
 
 
 def _powers(base: int, length: int) -> npt.NDArray[np.uint64]:
-    powers = [1]
-    for _ in range(length - 1):
-        powers.append(powers[-1] * base % (1 << 64))
-    return np.array(powers, np.uint64)
+    return np.cumprod(np.array([1, *[base] * (length - 1)], np.uint64), dtype=np.uint64)  # modulo 2**64

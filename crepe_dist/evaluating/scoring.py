@@ -183,11 +183,9 @@ def write_mistakes(path: Path, predictor: Predictor, dataset: Dataset, split: st
             about |= {"probability_of_predicted": round(float(shares[best]), 4)}
             found.append((float(shares[label]), row, about))
     ordered = sorted(found, key=lambda each: each[0])
-    write_csv(path, (_cells(dataset, split, row, about) for _, row, about in ordered), ["file", "line"])
+    cells = (
+        {**dataset.origin(split, row).cells(), "split": split, "row": row, **about, "text": dataset.text(split, row)}
+        for _, row, about in ordered
+    )
+    write_csv(path, cells, ["file", "line"])
     return len(wrong)
-
-
-def _cells(dataset: Dataset, split: str, row: int, about: dict[str, Any]) -> dict[str, Any]:
-    (quote,) = quotes(dataset, split, [row])
-    assert quote is not None
-    return {**dataset.origin(split, row).cells(), "split": split, "row": row, **about, "text": quote.text}

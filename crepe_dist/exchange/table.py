@@ -244,16 +244,12 @@ def catch_up(
     if len(drift) == 1:
         return values, moments
     change, age = drift[updated][:, None], (len(drift) - 1 - updated)[:, None].astype(np.float64)
-    decayed = [_decayed(moment, decay, age) for moment, decay in zip(moments, optimizer.decays)]
+    decayed = [(moment * decay**age).astype(np.float32) for moment, decay in zip(moments, optimizer.decays)]
     if len(moments) == 1:
         return (values + change * moments[0]).astype(np.float32), decayed
     first, second = moments
     moved = values - change * first / (np.sqrt(second) + optimizer.epsilon)
     return moved.astype(np.float32), decayed
-
-
-def _decayed(moment: npt.NDArray[np.float32], decay: float, age: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    return (moment * decay**age).astype(np.float32)
 
 
 def _check(failed: int) -> None:

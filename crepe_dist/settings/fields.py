@@ -132,7 +132,7 @@ class Text(Kind):
     has_form: Callable[[str], object]
     metavar: str = "NAME"
 
-    def check(self, value: Any) -> str:
+    def check(self, value: Any) -> Any:
         if not isinstance(value, (str, Path)) or not self.has_form(str(value)):
             raise ValueError
         return str(value)
@@ -141,18 +141,11 @@ class Text(Kind):
         return self.about
 
 
-class File(Kind):
+class File(Text):
     """Name of a file or folder."""
 
-    metavar = "PATH"
-
-    def check(self, value: Any) -> Path:
-        if not str(value).strip() or "\0" in str(value):
-            raise ValueError
-        return Path(value)
-
-    def __str__(self) -> str:
-        return "a name"
+    def check(self, value: Any) -> Any:
+        return Path(super().check(value))
 
 
 @dataclass(frozen=True)
@@ -196,7 +189,7 @@ PATH = Text("a name in UTF-8", re.compile(r"(?=.*\S)[^\0\ud800-\udfff]*", re.DOT
 NAME = Text("a name", str.strip)
 COLUMN = Text("the name or number of a column", str.strip, "COLUMN")
 ANY = Text("a text", lambda _: True, "TEXT")
-FILE = File()
+FILE = File("a name", re.compile(r"(?=.*\S)[^\0]*", re.DOTALL).fullmatch, "PATH")
 
 
 def setting(default: Any, help: str, kind: Optional[Kind] = None, *also: str, positional: Optional[str] = None) -> Any:
