@@ -106,10 +106,7 @@ def unpacked(arrays: Arrays, shape: Shape) -> Arrays:
 
 
 def checked(arrays: Arrays, shape: Shape) -> Arrays:
-    """Check compressed arrays, which must have the names and shapes of a network, see ``shape_of``.
-
-    Returns:
-        The arrays, ``Compact`` if they are compressed.
+    """Return compressed arrays as ``Compact``; they must have the names and shapes of a network, see ``shape_of``.
 
     Raises:
         UserError: They have not, are too large, or are damaged.
