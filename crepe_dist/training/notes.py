@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from dataclasses import dataclass, field
 
 from crepe_dist import invocation, machine
 from crepe_dist.cuda import driver
@@ -81,11 +82,14 @@ def notes(run: Run) -> list[str]:
     rows = len(data.splits["train"])
     if is_refit(data):
         return []  # the run before has said them
-    lines = [few_steps(config, rows, shape), small_shares(config, world.size), empty_classes(data)]
+    is_on_cpu = run.engine.device.device_type == "cpu"
+    # Of two notes on too many processes, that on cores counts: a larger batch would not make them fewer.
+    crowded = (is_on_cpu and few_cores(world.local_size)) or small_shares(config, world.size)
+    lines = [few_steps(config, rows, shape), crowded, empty_classes(data)]
     if config.training.init_from is not None:
         lines.append(world.on_root("leaks", once(lambda: leaked_rows(str(config.training.init_from), data))) or "")
-    if run.engine.device.device_type == "cpu":
-        lines += [unused_gpu(config, shape), few_cores(world.local_size)]
+    if is_on_cpu:
+        lines.append(unused_gpu(config, shape))
     return [line for line in lines if line]
 
 
@@ -181,6 +185,7 @@ def _note(what: str, remedy: str) -> str:
     return f"note: {what}\n  do:  {remedy}"
 
 
+@dataclass
 class NotLearning:
     """Check of the losses that warns once when they stay at chance.
 
@@ -189,11 +194,10 @@ class NotLearning:
         config: settings that shape the advice.
     """
 
-    def __init__(self, chance: float, config: Config) -> None:
-        self._chance = chance
-        self._config = config
-        self._losses: deque[float] = deque(maxlen=WINDOW)
-        self._warned = False
+    chance: float
+    config: Config
+    _losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    _warned: bool = False
 
     @classmethod
     def of(cls, config: Config, data: Dataset, engine: Engine) -> NotLearning:
@@ -214,14 +218,14 @@ class NotLearning:
     def end(self, step: int) -> str | None:
         """Return the warning if the loss is at chance, and there was none before."""
         mean = sum(self._losses) / max(len(self._losses), 1)
-        if self._warned or mean <= (1 - MARGIN) * self._chance:
+        if self._warned or mean <= (1 - MARGIN) * self.chance:
             return None
         self._warned = True
-        rate = self._config.optimizer.learning_rate
+        rate = self.config.optimizer.learning_rate
         return (
             f"not learning: after {step} steps the loss is {mean:.3f}, no better than chance (predicting the class "
-            f"frequencies gives {self._chance:.3f})\n"
+            f"frequencies gives {self.chance:.3f})\n"
             f"  do:  lower the learning rate: --learning-rate {rate / 10:g}\n"
             f"  do:  check that texts and labels match: {invocation.typed('evaluate')} RUN --split train\n"
-            f"  do:  train longer, if these were few steps: --epochs {2 * self._config.training.all_epochs}"
+            f"  do:  train longer, if these were few steps: --epochs {2 * self.config.training.all_epochs}"
         )
