@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from crepe_dist import invocation
@@ -298,19 +298,19 @@ def _is_open(peer: socket.socket) -> bool:
     return not look.poll(0)
 
 
+@dataclass
 class _Patience:
     """Time limit of a waiting rank."""
 
-    def __init__(self, rank: int, seconds: float) -> None:
-        self._rank = rank
-        self._seconds = seconds
-        self._noted = False
-        self._began = time.monotonic()
+    rank: int
+    seconds: float
+    _noted: bool = False
+    _began: float = field(default_factory=time.monotonic)
 
     def is_over(self, why: str) -> bool:
         """Return whether the time is over; print once, after ``NOTE_SECONDS``, what is waited for."""
         waited = time.monotonic() - self._began
         if waited >= NOTE_SECONDS and not self._noted:
             self._noted = True
-            print(f"[rank {self._rank}] waiting, {self._seconds:g} s at most: {why}", file=sys.stderr, flush=True)
-        return waited >= self._seconds
+            print(f"[rank {self.rank}] waiting, {self.seconds:g} s at most: {why}", file=sys.stderr, flush=True)
+        return waited >= self.seconds

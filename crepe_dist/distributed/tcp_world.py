@@ -52,8 +52,7 @@ class TcpWorld(World):
         super().__init__(rank, len(peers) + 1)
 
     def _swap(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
-        tag, starts = zlib.crc32(name.encode()), np.cumsum([0, *sizes]).tolist()
-        pieces = [data[start : start + size] for start, size in zip(starts, sizes)]
+        tag, pieces = zlib.crc32(name.encode()), np.split(data, np.cumsum(sizes)[:-1])
         above = [(self.rank + distance) % self.size for distance in range(1, self.size)]
         self._send_all(
             {peer: HEAD.pack(tag, pieces[peer].size) + pieces[peer][:FIRST_BYTES].tobytes() for peer in above}

@@ -72,8 +72,7 @@ class World:
         """Collect the JSON value of every rank, in the order of ranks, on every rank."""
         data = np.frombuffer(json.dumps(value).encode(), np.uint8)
         received, sizes = self._swap(np.tile(data, self.size), [data.size] * self.size, name)
-        ends = np.cumsum(sizes).tolist()
-        return [json.loads(received[end - size : end].tobytes()) for end, size in zip(ends, sizes)]
+        return [json.loads(part.tobytes()) for part in np.split(received, np.cumsum(sizes)[:-1])]
 
     def broadcast(self, value: Any, name: str) -> Any:
         """Return rank 0's JSON value on every rank."""

@@ -7,7 +7,6 @@ host that needs it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -122,10 +121,10 @@ class BetweenHosts:
             counts[rank] = 1 + len(own) + sum(map(len, own))
         received, sizes = world.all_to_all(np.concatenate(parts), counts, name)
         lists: dict[int, list[Numbers]] = {}
-        for rank, message in enumerate(_split(received, sizes.tolist())):
+        for rank, message in enumerate(np.split(received, np.cumsum(sizes)[:-1])):
             if len(message) > 1:
                 number, numbers = int(message[0]), message[1:]
-                lists[rank] = _split(numbers[number:], numbers[:number].tolist())
+                lists[rank] = np.split(numbers[number:], np.cumsum(numbers[:number])[:-1])
         return lists
 
 
@@ -145,9 +144,3 @@ def widened(message: Numbers, count: int) -> Numbers:
     if library.functions().crepe_widen(message.ctypes.data, len(message), count, numbers.ctypes.data):
         raise RuntimeError(f"a message of {len(message)} words does not hold {count} numbers")
     return numbers
-
-
-def _split(numbers: Numbers, sizes: Sequence[int]) -> list[Numbers]:
-    """Return consecutive parts of these sizes."""
-    ends = list(accumulate(sizes, initial=0))
-    return [numbers[start:end] for start, end in zip(ends, ends[1:])]
