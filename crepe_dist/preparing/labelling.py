@@ -47,10 +47,11 @@ class Labelling:
 
     def _several(self, cell: str, name: Name) -> dict[str, int]:
         labels: Iterable[str]
-        if (values := _object(cell)) is not None:
+        values = _json(cell)
+        if isinstance(values, dict):
             labels = [label for label, value in values.items() if _is_set(label, value)]
-        elif (listed := _list(cell)) is not None:
-            labels = listed
+        elif isinstance(values, list):
+            labels = _list(values)
         elif self.separator == WHITE_SPACE:
             labels = cell.split()
         else:
@@ -59,8 +60,8 @@ class Labelling:
         return {name(label): SHARE_UNIT for label in labels}
 
     def _soft(self, cell: str, name: Name) -> dict[str, int]:
-        values = _object(cell)
-        if values is None:
+        values = _json(cell)
+        if not isinstance(values, dict):
             return {name(cell): SHARE_UNIT}
         shares: dict[str, float] = {}
         for label, value in values.items():
@@ -142,22 +143,15 @@ def _is_set(label: str, value: Any) -> bool:
     return text in TRUE
 
 
-def _object(cell: str) -> dict[str, Any] | None:
-    value = _json(cell, "{")
-    return value if isinstance(value, dict) else None
-
-
-def _list(cell: str) -> list[str] | None:
-    value = _json(cell, "[")
-    if not isinstance(value, list):
-        return None
-    if any(isinstance(label, (dict, list)) or label is None for label in value):
+def _list(values: list[Any]) -> list[str]:
+    if any(isinstance(label, (dict, list)) or label is None for label in values):
         raise ValueError("unusable label: the list holds more than names")
-    return [str(label).lower() if isinstance(label, bool) else str(label) for label in value]
+    return [str(label).lower() if isinstance(label, bool) else str(label) for label in values]
 
 
-def _json(cell: str, start: str) -> Any:
-    if not cell.lstrip().startswith(start):
+def _json(cell: str) -> Any:
+    """Return the object or the list that a cell holds; ``None`` if it holds neither."""
+    if not cell.lstrip().startswith(("{", "[")):
         return None
     try:
         return DECODER.decode(cell.strip())
