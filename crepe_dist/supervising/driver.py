@@ -181,33 +181,27 @@ def cause_of(ends: Iterable[tuple[int, int | None]]) -> tuple[int, int | None]:
     return next(iter(mistakes or own or failed), (0, ExitCode.DONE))
 
 
+@dataclass
 class Driver:
     """Driver of one training run.
 
     Args:
         arguments: arguments of Python for each process.
         processes: largest number of processes.
-        max_restarts: restarts after failures; preemptions do not count.
+        restarts_left: restarts after failures; preemptions do not count.
         control: source of requests to stop.
         grace: seconds between asking a rank to stop and killing it.
     """
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        arguments: Sequence[str],
-        processes: int,
-        max_restarts: int,
-        control: Control,
-        grace: float = 60.0,
-    ) -> None:
-        self._cluster = cluster
-        self._arguments = list(arguments)
-        self._processes = processes
-        self._restarts_left = max_restarts
-        self._control = control
-        self._grace = grace
-        self._variables = {**cluster.variables(), SUPERVISED_AS: secrets.token_hex(8)}
+    cluster: Cluster
+    arguments: Sequence[str]
+    processes: int
+    restarts_left: int
+    control: Control
+    grace: float = 60.0
+
+    def __post_init__(self) -> None:
+        self._variables = {**self.cluster.variables(), SUPERVISED_AS: secrets.token_hex(8)}
         self._short_groups = 0  # in a row
         self.checkpoint: Path | None = None  # the last one that rank 0 named
 
@@ -219,29 +213,29 @@ class Driver:
             Stopped: it was asked to stop, and all is saved.
         """
         try:
-            group = self._start(self._processes)
+            group = self._start(self.processes)
             while True:
                 while group.calls:
                     self._watch(group)
-                    time.sleep(self._cluster.poll_seconds)
+                    time.sleep(self.cluster.poll_seconds)
                 if self._is_done(group):
                     return
                 if None in group.ends.values():
-                    self._cluster.release()
+                    self.cluster.release()
                     group = self._start(1)
                 else:  # in the same places, which saves time
                     group = self._fill(_Group(group.places))
         finally:
-            self._cluster.release()
+            self.cluster.release()
 
     def _start(self, fewest: int) -> _Group:
         """Start as many ranks as there is room for."""
         seconds = time_limit(os.environ)
         due, want = 0.0, counted(fewest, "process", "processes")
         while True:
-            room = self._cluster.room()
-            for processes in range(min(self._processes, room), fewest - 1, -1):
-                if places := self._cluster.place(processes):
+            room = self.cluster.room()
+            for processes in range(min(self.processes, room), fewest - 1, -1):
+                if places := self.cluster.place(processes):
                     return self._fill(_Group(places))
                 self._check_stop()
             if not due:
@@ -249,15 +243,15 @@ class Driver:
                 self._say(f"waiting up to {seconds:g} s for {want}; the whole cluster has room for {room}")
             if time.monotonic() > due:
                 raise UserError(
-                    f"the {self._cluster.name} cluster has no room for {want}",
+                    f"the {self.cluster.name} cluster has no room for {want}",
                     f"all its nodes together have room for {room}",
                     f"give a lower --processes, or add nodes; {SECONDS} sets the time limit",
                 )
-            self._sleep(self._cluster.poll_seconds)
+            self._sleep(self.cluster.poll_seconds)
 
     def _fill(self, group: _Group) -> _Group:
         """Start the processes of a group."""
-        places, cluster = group.places, self._cluster
+        places, cluster = group.places, self.cluster
         hosts = ", ".join(f"{number} on {host}" for host, number in Counter(each.host for each in places).items())
         self._say(f"{counted(len(places), 'process', 'processes')} ({hosts})")
         call = cluster.call(0, "free_port")
@@ -271,27 +265,27 @@ class Driver:
         for rank, place in enumerate(places):
             threads = {} if place.threads is None else {THREADS: str(place.threads)}
             variables = {**threads, **self._variables, **meeting, "RANK": str(rank)}
-            cluster.call(rank, "start", self._arguments, os.getcwd(), variables, __version__)
+            cluster.call(rank, "start", self.arguments, os.getcwd(), variables, __version__)
             group.calls[rank] = cluster.call(rank, "poll")
         return group
 
     def _check_stop(self) -> None:
-        if self._control.vote is Vote.STOP:
-            raise self._control.stopped(on_all_ranks=True)
+        if self.control.vote is Vote.STOP:
+            raise self.control.stopped(on_all_ranks=True)
 
     def _sleep(self, seconds: float) -> None:
         """Sleep, unless all is to stop."""
         end = time.monotonic() + seconds
         self._check_stop()
         while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, self._cluster.poll_seconds))
+            time.sleep(min(left, self.cluster.poll_seconds))
             self._check_stop()
 
     def _watch(self, group: _Group) -> None:
         """Read what the ranks print, and act on their ends and on requests to stop."""
         for rank, call in list(group.calls.items()):
             try:
-                answer = self._cluster.answer(call)
+                answer = self.cluster.answer(call)
             except Lost:
                 self._end(group, rank, None)
                 continue
@@ -300,11 +294,11 @@ class Driver:
                 for stream, line in lines:
                     self._show(rank, stream, line)
                 if code is None:
-                    group.calls[rank] = self._cluster.call(rank, "poll")
+                    group.calls[rank] = self.cluster.call(rank, "poll")
                 else:
                     self._end(group, rank, code)
         now = time.monotonic()
-        if self._control.vote is Vote.STOP and not group.is_asked:
+        if self.control.vote is Vote.STOP and not group.is_asked:
             self._ask(group)
         if now > group.kill_at:
             self._kill(group)
@@ -317,14 +311,14 @@ class Driver:
 
     def _say(self, text: str) -> None:
         # The text may come from another host, so control characters are escaped.
-        _print(f"{self._cluster.name}: {one_line(text)}", "stderr")
+        _print(f"{self.cluster.name}: {one_line(text)}", "stderr")
 
     def _ask(self, group: _Group) -> None:
         """Ask all ranks to save and stop."""
         group.is_asked, group.had_failed = True, group.kill_at < math.inf
-        group.kill_at = min(group.kill_at, time.monotonic() + self._grace)
+        group.kill_at = min(group.kill_at, time.monotonic() + self.grace)
         for rank in group.calls:
-            self._cluster.call(rank, "stop")
+            self.cluster.call(rank, "stop")
 
     def _kill(self, group: _Group) -> None:
         """Kill the ranks that have not ended; give up those that were killed before."""
@@ -332,7 +326,7 @@ class Driver:
             if group.is_killed:
                 self._end(group, rank, None)
             else:
-                self._cluster.call(rank, "kill")
+                self.cluster.call(rank, "kill")
         group.is_killed, group.kill_at = True, time.monotonic() + KILL_SECONDS
 
     def _end(self, group: _Group, rank: int, code: int | None) -> None:
@@ -341,7 +335,7 @@ class Driver:
         group.ends[rank] = code
         if meaning(code) is not Meaning.DONE:
             # A rank that was asked to stop makes the others save; of a lost node they hear by TCP, after 30 s.
-            seconds = self._grace if code is None or meaning(code) is Meaning.PREEMPTED else OTHERS_SECONDS
+            seconds = self.grace if code is None or meaning(code) is Meaning.PREEMPTED else OTHERS_SECONDS
             group.kill_at = min(group.kill_at, time.monotonic() + seconds)
         if meaning(code) not in (Meaning.DONE, Meaning.MISTAKE):  # a mistake is that of all ranks, and told at the end
             self._say(group.end_of(rank))
@@ -353,21 +347,21 @@ class Driver:
         if reason is Meaning.DONE:
             return True
         # A rank that has saved proves that the state is on disk; after a failure, the newest one is.
-        has_saved = Meaning.PREEMPTED in map(meaning, group.ends.values()) or (group.had_failed and self._restarts_left)
+        has_saved = Meaning.PREEMPTED in map(meaning, group.ends.values()) or (group.had_failed and self.restarts_left)
         if group.is_asked and has_saved:
-            raise self._control.stopped(on_all_ranks=True)
+            raise self.control.stopped(on_all_ranks=True)
         is_failure = reason is Meaning.FAILED
         if reason in (Meaning.MISTAKE, Meaning.INTERRUPTED):
             raise UserError(group.end_of(rank), remedy="see the message above", code=own_code(code))
-        if group.is_asked or (is_failure and self._restarts_left == 0):
+        if group.is_asked or (is_failure and self.restarts_left == 0):
             why = "it had been asked to stop" if group.is_asked else "no restart is left"
             raise UserError(group.end_of(rank), why, AGAIN, code=own_code(code))
-        self._restarts_left -= is_failure
+        self.restarts_left -= is_failure
         # None at first, then 1, 2, 4 … up to 60 s for groups that end soon.
         self._short_groups = self._short_groups + 1 if time.monotonic() - group.began < SOON_SECONDS else 0
         delay = min(60.0, 2.0 ** min(self._short_groups - 2, 10)) if self._short_groups > 1 else 0.0
         after = f" after {delay:g} s" if delay else ""
-        self._say(f"restarting from the newest saved state{after}; {self._restarts_left} restarts left")
+        self._say(f"restarting from the newest saved state{after}; {self.restarts_left} restarts left")
         self._sleep(delay)
         return False
 
