@@ -49,7 +49,6 @@ def compiled(program: str, defines: Mapping[str, int | str], capability: tuple[i
 
     Args:
         program: name of its file in ``KERNELS``, whose other files it can include.
-        defines: macros.
 
     Raises:
         UserError: NVRTC is missing, or failed.

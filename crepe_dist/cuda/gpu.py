@@ -60,8 +60,7 @@ class Gpu:
     """A GPU in the driver's numbering, with a stream of its own in the process's context.
 
     Attributes:
-        number, name: of the GPU.
-        capability: compute capability.
+        capability: compute capability, major and minor.
         stream: the driver's handle of the stream.
 
     Raises:

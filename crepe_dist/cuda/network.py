@@ -103,7 +103,6 @@ class Program:
         precision: float32, float16 or bfloat16 for the operands of products.
 
     Attributes:
-        gpu: the GPU.
         number_bytes: bytes of such an operand.
     """
 

@@ -43,9 +43,6 @@ class HostMemory:
         pages: memory of each process, in the order of local ranks.
         files: their open files; none for a single process.
         rank: local rank of this process.
-
-    Attributes:
-        pages, rank: as given.
     """
 
     def __init__(self, pages: Sequence[Any], files: Sequence[int], rank: int) -> None:

@@ -37,7 +37,6 @@ class Optimizer:
         constants: C array of the decays and epsilon.
         mxnet: arguments of MXNet's optimizer.
         moments: number of moments; without momentum, SGD has none.
-        weight_decay: weight decay.
         clip_norm: largest norm of the mean gradient; ``None``: no clipping.
     """
 

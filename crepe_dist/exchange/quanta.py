@@ -69,7 +69,6 @@ class Quanta:
         parameters: trained parameters by name, in the order of the kernels.
 
     Attributes:
-        parameters: as given.
         exponents: a quantum is 2**exponent, a C array of int32 [parameters].
         unit: unit of the bounds, in quanta.
         bounds: bounds of the sums of this process's terms, a C array of float32 [parameters], NaN for terms that are

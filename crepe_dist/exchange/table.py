@@ -48,7 +48,6 @@ class SparseParameter:
     """A parameter to be trained row by row.
 
     Attributes:
-        name: its name.
         parameter: parameter [rows, columns] without a gradient.
         most_rows: largest number of rows that this rank touches in a step.
         attach: called with the address of the table, from which the engine reads and to which it adds its gradient.
@@ -74,8 +73,6 @@ class Table:
 
     Args:
         sparse: the parameter; its current values are copied.
-        optimizer: its constants.
-        owners: the ranks.
         memories: memory of each process of the host, uint8.
         rank: local rank of this process among them.
 

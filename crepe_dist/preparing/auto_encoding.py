@@ -63,7 +63,6 @@ def fit(
 
     Args:
         training: training and unlabelled rows, at least one.
-        show: function that is called with the progress.
     """
     makes = wanted.alphabet == "made"
     sample = training[:: -(-len(training) // SAMPLE)]

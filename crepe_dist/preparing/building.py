@@ -89,9 +89,6 @@ class Built:
 def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: Show) -> Built:
     """Write a data set into an existing folder, except for its report.
 
-    Args:
-        show: function that is called with the progress.
-
     Raises:
         UserError: Too many rows are unusable, there are fewer than two classes, or nothing is left to train on.
     """

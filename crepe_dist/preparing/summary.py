@@ -110,12 +110,11 @@ def _class_counts(built: Built, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np
 def _labels(built: Built) -> dict[str, Any]:
     """Count how many labels the kept rows have: at most, on average, and rows without any."""
     per_row = np.count_nonzero(built.targets.pairs(np.flatnonzero(built.fate <= TEST))[..., 1], axis=1)
-    rows_without = int((per_row == 0).sum())
     return {
         "kind": built.targets.kind,
         "most": int(per_row.max(initial=0)),
         "mean": float(per_row.mean()),
-        "none": rows_without,
+        "none": int((per_row == 0).sum()),
     }
 
 
