@@ -18,10 +18,14 @@ FORMAT, SEAL = "format", "sha256"  # first and last key
 LARGEST = 1 << 53
 
 
+def digest(value: Any) -> str:
+    """Compute the SHA-256 of a JSON value, in hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def seal(values: dict[str, Any]) -> str:
     """Compute the SHA-256 of the values of a file, without its seal."""
-    others = {name: value for name, value in values.items() if name != SEAL}
-    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
+    return digest({name: value for name, value in values.items() if name != SEAL})
 
 
 def write_sealed(path: Path, version: int, values: dict[str, Any], indent: int | None = 2) -> None:

@@ -14,8 +14,6 @@ Unlabelled texts have codes, origins and ids only: no file from which a label co
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +41,7 @@ from crepe_dist.data.composition import Composition
 from crepe_dist.data.targets import ONE, SEVERAL, Targets, kind_and_most, open_targets
 from crepe_dist.errors import UserError
 from crepe_dist.files import integer
-from crepe_dist.records import damaged, read_record, write_sealed
+from crepe_dist.records import damaged, digest, read_record, write_sealed
 
 FORMAT = 4
 MANIFEST = "dataset.json"
@@ -253,11 +251,11 @@ class Dataset:
             UserError: the data set does not list such a source.
         """
         documents = self.of(name)
-        source, line, digest = documents.origins[row].tolist()
+        source, line, of_text = documents.origins[row].tolist()
         listed = self.manifest["sources"]
         if source >= len(listed):
             raise UserError(f"{self.folder / origins_file(name)} was altered", remedy="prepare the data again")
-        return Origin(listed[source]["file"], line, documents.id(row), spelled(digest))
+        return Origin(listed[source]["file"], line, documents.id(row), spelled(of_text))
 
     @property
     def fingerprint(self) -> str:
@@ -269,7 +267,7 @@ class Dataset:
         encoding or the other splits differ."""
         files = self.manifest["splits"][split]["files"]
         digests = {name: about["sha256"] for name, about in files.items() if ".codes-" not in name}
-        return hashlib.sha256(json.dumps([self.classes, digests], sort_keys=True).encode()).hexdigest()
+        return digest([self.classes, digests])
 
 
 def open_dataset(folder: Path | str, *, trains: bool = True) -> Dataset:

@@ -19,10 +19,10 @@ from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.distributed.world import World, once
 from crepe_dist.errors import UserError
 from crepe_dist.files import is_temporary, read_json, remove_temporary, sync, temporary_files, write_json, write_text
-from crepe_dist.records import write_sealed
+from crepe_dist.records import digest, write_sealed
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RESULT, RUNS, result_of
-from crepe_dist.settings.config import Config, digest, flat
+from crepe_dist.settings.config import Config, flat
 from crepe_dist.settings.fields import is_title
 from crepe_dist.settings.yaml_file import read
 from crepe_dist.wording import percent

@@ -1,7 +1,6 @@
 """Configuration of a training run, composed of this room's dataclasses: defaults < YAML files < flags."""
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -115,11 +114,6 @@ def _by_dotted(settings: dict[str, Any]) -> dict[str, Any]:
         else:
             flattened[name] = value
     return flattened
-
-
-def digest(value: Any) -> str:
-    """Return the SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 GROUPS: dict[str, Any] = {each.name: each.type for each in fields(Config) if "kind" not in each.metadata}
