@@ -115,41 +115,27 @@ class ShardWriter:
     """Sequential writer of one shard of a split, with the ``kinds`` of byte strings to write: ``TEXTS``, ``IDS``."""
 
     def __init__(self, folder: Path, split: str, shard: int, rows: int, feature_len: int, kinds: Sequence[str]) -> None:
+        self._folder = folder
         self._codes = _HashedFile(folder / f"{split}.codes-{shard:05d}.npy")
         self._codes.write(header(np.dtype(np.uint8), (rows, feature_len)))
-        self._strings = {kind: _StringsWriter(folder, split, kind, shard) for kind in kinds}
+        self._strings: dict[str, tuple[_HashedFile, str, list[int]]] = {}  # with the file of offsets, and the lengths
+        for kind in kinds:
+            strings, offsets = string_files(split, kind, shard)
+            self._strings[kind] = _HashedFile(folder / strings), offsets, [0]
 
     def append(self, codes: npt.NDArray[np.uint8], **strings: list[bytes]) -> None:
         """Write rows: uint8 [n, feature_len], and n byte strings of each kind, those not ``kinds`` being ignored."""
         self._codes.write(np.ascontiguousarray(codes).data)
-        for kind, writer in self._strings.items():
-            writer.append(strings[kind])
+        for kind, (file, _, lengths) in self._strings.items():
+            file.write(b"".join(strings[kind]))
+            lengths.extend(map(len, strings[kind]))
 
     def close(self) -> Files:
         """Flush the files to disk and return their manifest entries."""
         files = self._codes.close()
-        for writer in self._strings.values():
-            files |= writer.close()
+        for file, offsets, lengths in self._strings.values():
+            files |= file.close() | write_array(self._folder, offsets, np.cumsum(lengths))
         return files
-
-
-class _StringsWriter:
-    """Sequential writer of the strings of a shard."""
-
-    def __init__(self, folder: Path, split: str, kind: str, shard: int) -> None:
-        strings, self._offsets = string_files(split, kind, shard)
-        self._folder = folder
-        self._strings = _HashedFile(folder / strings)
-        self._lengths: list[int] = [0]
-
-    def append(self, strings: list[bytes]) -> None:
-        """Write the strings of the next rows."""
-        self._strings.write(b"".join(strings))
-        self._lengths += map(len, strings)
-
-    def close(self) -> Files:
-        """Flush the files to disk and return their manifest entries."""
-        return self._strings.close() | write_array(self._folder, self._offsets, np.cumsum(self._lengths))
 
 
 class _HashedFile:
