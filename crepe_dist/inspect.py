@@ -65,7 +65,7 @@ class Inspect(Command):
         rows = _unlabelled(self.unlabelled, self.encoding)
         corpus = Corpus(dataset)
         scored = out_of_fold(corpus, self.model, self.folds, self.seed, [row.text for row in rows], _say)
-        inspection = inspect(corpus, scored, rows)
+        inspection = inspect(corpus, *scored, rows)
         files = inspection.write(out)
         errors = len(inspection.errors)
         right = percent(inspection.accuracy)

@@ -55,10 +55,6 @@ class Corpus:
         split = int(np.searchsorted(self._starts, number, side="right")) - 1
         return self._splits[split].name, number - int(self._starts[split])
 
-    def text(self, number: int) -> str:
-        """Return a text; see ``Dataset.text``."""
-        return self.dataset.text(*self.row_of(number))
-
     def batches(self, numbers: Rows) -> Iterator[tuple[Rows, Codes]]:
         """Yield the numbers and codes of some thousand texts at a time."""
         for start in range(0, len(numbers), CHUNK):

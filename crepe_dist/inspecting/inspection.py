@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from crepe_dist.files import write_csv
 from crepe_dist.inspecting.corpus import Corpus
-from crepe_dist.inspecting.out_of_fold import Floats, OutOfFold
+from crepe_dist.inspecting.out_of_fold import Floats
 from crepe_dist.predicting.inputs import Input
 
 ERRORS, PAIRS, NEXT = "label_errors.csv", "class_pairs.csv", "label_next.csv"
@@ -49,16 +49,16 @@ class Inspection:
         return written
 
 
-def inspect(corpus: Corpus, scored: OutOfFold, unlabelled: Sequence[Input] = ()) -> Inspection:
+def inspect(corpus: Corpus, probabilities: Floats, others: Floats, unlabelled: Sequence[Input]) -> Inspection:
     """Derive the findings from out-of-fold probabilities, and from those of the unlabelled rows."""
     labels = corpus.labels
-    predicted = scored.probabilities.argmax(axis=1)
-    wrong = label_errors(scored.probabilities, labels)
+    predicted = probabilities.argmax(axis=1)
+    wrong = label_errors(probabilities, labels)
     return Inspection(
         float((predicted == labels).mean()),
-        _errors(corpus, scored, wrong),
+        _errors(corpus, probabilities[wrong], wrong),
         _pairs(corpus.dataset.classes, labels, predicted, wrong),
-        _next(corpus.dataset.classes, scored.others, unlabelled),
+        _next(corpus.dataset.classes, others, unlabelled),
     )
 
 
@@ -93,11 +93,11 @@ def label_errors(probabilities: Floats, labels: npt.NDArray[np.int32]) -> Rows:
     return np.asarray(errors[np.argsort(of_label[errors], kind="stable")])
 
 
-def _errors(corpus: Corpus, scored: OutOfFold, wrong: Rows) -> list[Record]:
+def _errors(corpus: Corpus, probabilities: Floats, wrong: Rows) -> list[Record]:
     """List texts with the columns by which a person, and ``prepare --corrections``, find them again."""
     classes = corpus.dataset.classes
     errors = []
-    for number, shares in zip(wrong.tolist(), scored.probabilities[wrong]):
+    for number, shares in zip(wrong.tolist(), probabilities):
         label, suggested = int(corpus.labels[number]), int(shares.argmax())
         split, row = corpus.row_of(number)
         origin = corpus.dataset.origin(split, row)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +19,6 @@ from crepe_dist.wording import counted
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class OutOfFold:
-    """Calibrated probabilities of all texts, and mean probabilities of the unlabelled ones, float64 [n, classes]."""
-
-    probabilities: Floats
-    others: Floats
-
-
 def out_of_fold(
     corpus: Corpus,
     network: str,
@@ -35,12 +26,15 @@ def out_of_fold(
     seed: int,
     unlabelled: Sequence[str],
     say: Callable[[str], None],
-) -> OutOfFold:
+) -> tuple[Floats, Floats]:
     """Train a network on all folds but one, for each of them in turn, and score the one left out.
 
     Args:
         network: setting ``model.network``.
         unlabelled: texts that every network scores.
+
+    Returns:
+        Calibrated probabilities of all texts, and mean probabilities of the unlabelled ones, float64 [n, classes].
 
     Raises:
         UserError: training failed.
@@ -69,7 +63,7 @@ def out_of_fold(
     for start in range(0, len(corpus), CHUNK):
         counts.add(logits[start : start + CHUNK], corpus.labels[start : start + CHUNK])
     probabilities = softmax(logits / np.float32(counts.fitted().temperature), np.float64)
-    return OutOfFold(probabilities, others / trained)
+    return probabilities, others / trained
 
 
 def _trained(data: Path, folder: Path, network: str, seed: int) -> Predictor:
