@@ -141,7 +141,11 @@ class PreparationFlags(ColumnFlags, Command):
     processes: Optional[int] = setting(None, "number of worker processes; default: one per core", whole(1, 4096))
 
     def prepare(
-        self, page: Optional[Callable[[dict[str, Any]], str]], command: str, show: Show = ignored
+        self,
+        page: Optional[Callable[[dict[str, Any]], str]],
+        command: str,
+        show: Show = ignored,
+        copies: Optional[Path] = None,
     ) -> dict[str, Any]:
         """Run the preparation, and return the numbers of the report.
 
@@ -149,37 +153,26 @@ class PreparationFlags(ColumnFlags, Command):
             page: function that renders the report's numbers as HTML; ``None`` for no page.
             command: command line, for the report.
             show: function that is called with the progress.
+            copies: folder with the copies of URLs among the sources.
 
         Raises:
             UserError: a source does not exist, or flags contradict each other.
         """
         assert self.out is not None
         named = (*self.source, self.test, self.validation, *self.unlabelled)
-        urls = [name for name in named if isinstance(name, str) and remote.is_url(name)]
-        if not urls:
-            return self._prepare_local(page, command, show)
-        check_out(self.out, self.overwrite)  # before a long download
-        self.out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with scratch(self.out.absolute().parent) as folder:  # on the disk of the data set
-            copies = {url: str(remote.copy(url, folder, show=show)) for url in dict.fromkeys(urls)}
-            local = replace(
-                self,
-                source=tuple(copies.get(name, name) for name in self.source),
-                test=copies.get(self.test, self.test),
-                validation=copies.get(self.validation, self.validation),
-                unlabelled=tuple(copies.get(name, name) for name in self.unlabelled),
-            )
-            return local._prepare_local(page, remote.without_secrets(command), show, folder)
-
-    def _prepare_local(
-        self,
-        page: Optional[Callable[[dict[str, Any]], str]],
-        command: str,
-        show: Show,
-        copies: Optional[Path] = None,
-    ) -> dict[str, Any]:
-        """Run a preparation of local files, some of which may be ``copies`` of others."""
-        assert self.out is not None
+        if urls := [name for name in named if isinstance(name, str) and remote.is_url(name)]:
+            check_out(self.out, self.overwrite)  # before a long download
+            self.out.absolute().parent.mkdir(parents=True, exist_ok=True)
+            with scratch(self.out.absolute().parent) as folder:  # on the disk of the data set
+                paths = {url: str(remote.copy(url, folder, show=show)) for url in dict.fromkeys(urls)}
+                local = replace(
+                    self,
+                    source=tuple(paths.get(name, name) for name in self.source),
+                    test=paths.get(self.test, self.test),
+                    validation=paths.get(self.validation, self.validation),
+                    unlabelled=tuple(paths.get(name, name) for name in self.unlabelled),
+                )
+                return local.prepare(page, remote.without_secrets(command), show, folder)
         labelling, columns = self._labelling()
         wanted = Wanted(self.label, self.text, self.weight, columns, self.id)
         reading = Reading(self.input_format, self.header, wanted, labelling, self.strip_html, self.encoding)

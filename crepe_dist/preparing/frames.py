@@ -24,9 +24,6 @@ def is_table(source: object) -> bool:
 def write_table(table: Any, path: Path, wanted: Wanted, *, labelled: bool = True) -> Wanted:
     """Write the columns of label and text as JSON Lines, a line per row, in order; line n is row n, from 1.
 
-    Args:
-        labelled: rows have labels.
-
     Returns:
         The names of the columns that were written.
 
