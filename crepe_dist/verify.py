@@ -58,14 +58,12 @@ class Verify(Command):
             on = counted(self.processes, "process", "processes")
             print(f"trains {visible(record.name)} again, on {on}", flush=True)
             train({**settings, "run_dir": str(again)}, place, self.processes)
-            differing = []
             before, now = digests(record.path), digests(again)
-            for epoch in sorted(before.keys() & now.keys()):
-                same = before[epoch] == now[epoch]
-                bits = "the same bits" if same else "other bits"
+            epochs = sorted(before.keys() & now.keys())
+            differing = [epoch for epoch in epochs if before[epoch] != now[epoch]]
+            for epoch in epochs:
+                bits = "other bits" if epoch in differing else "the same bits"
                 print(f"epoch {epoch}: {bits}, SHA-256 {before[epoch][:16]}", flush=True)
-                if not same:
-                    differing.append(epoch)
             changed = "; ".join(changes(record, open_run(again)))
         if differing:
             raise UserError(

@@ -151,12 +151,9 @@ def remove_stale() -> None:
         with suppress(OSError):  # gone by now, in use, or another user's
             if time.time() - path.stat().st_mtime < STALE_SECONDS:
                 continue
-            descriptor = os.open(path, os.O_RDWR)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with path.open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
-            finally:
-                os.close(descriptor)
 
 
 def _owner_is_gone(file: int) -> bool:

@@ -78,12 +78,9 @@ def _dataset(predictor: Predictor, data: Path | None) -> Dataset:
 
 
 def _scored(before: Predictor, after: Predictor, dataset: Dataset | None) -> list[str]:
-    split = dataset.splits.get("test") if dataset else None
-    if (
-        not dataset
-        or not split
-        or (before.several, len(before.classes)) != (dataset.labelled == SEVERAL, len(dataset.classes))
-    ):
+    if not dataset or not (split := dataset.splits.get("test")):
+        return []
+    if (before.several, len(before.classes)) != (dataset.labelled == SEVERAL, len(dataset.classes)):
         return []
     some = split.only(np.linspace(0, len(split) - 1, min(MOST_SCORED, len(split))).astype(np.int64))
     scores = [evaluate(each.engine, some, BATCH, ALONE, before.thresholds).accuracy for each in (before, after)]
