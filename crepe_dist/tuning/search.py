@@ -141,12 +141,8 @@ class Search:
             outcome = attempt(complete, self._folder / name, processes, deadline, prune, partial(show, settings))
             for key, value in outcome.items():
                 trial.set_user_attr(key, value)
-            if outcome["end"] == DONE:
-                ended = self._study.tell(trial, outcome["validation"])
-            else:
-                ended = self._study.tell(
-                    trial, state=TrialState.PRUNED if outcome["end"] == PRUNED else TrialState.FAIL
-                )
+            state = {DONE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED}.get(outcome["end"], TrialState.FAIL)
+            ended = self._study.tell(trial, outcome["validation"] if outcome["end"] == DONE else None, state)
             if is_default and outcome["end"] == FAILED and self.best() is None:
                 raise UserError(*outcome["problem"].split("\n"))
             self._keep_best()
