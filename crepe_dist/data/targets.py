@@ -79,8 +79,6 @@ class Targets:
 
 def main_classes(pairs: Pairs) -> npt.NDArray[np.int32]:
     """Return the class with the largest share of each row, the first among equals, int32 [rows]; -1 without any."""
-    if not len(pairs):
-        return np.zeros(0, np.int32)
     rows, best = np.arange(len(pairs)), pairs[..., 1].argmax(axis=1)
     return np.where(pairs[rows, best, 1] > 0, pairs[rows, best, 0].astype(np.int32), -1).astype(np.int32)
 

@@ -64,11 +64,8 @@ def fit(
     Args:
         training: training and unlabelled rows, at least one.
     """
-    makes = wanted.alphabet == "made"
     sample = training[:: -(-len(training) // SAMPLE)]
-    if wanted.alphabet == "needed":
-        makes = _missed(encoding, sample) >= MISSED
-    if makes:
+    if wanted.alphabet == "made" or (wanted.alphabet == "needed" and _missed(encoding, sample) >= MISSED):
         counts: Counter[int] = Counter()
         pieces = (training[i : i + PIECE] for i in range(0, len(training), PIECE))
         for done, piece_counts in enumerate(workers.in_order(count_points, pieces), 1):

@@ -38,14 +38,13 @@ def write_table(table: Any, path: Path, wanted: Wanted, *, labelled: bool = True
     first = list(zip(*([_spelled(value) for value in column[:LOOK_AT]] for column in columns.values())))
     chosen = choose(name, names, wanted, label_given=not labelled, rows=first)
     labels, texts = chosen.named(chosen.labels), chosen.named(chosen.texts)
-    label = None if chosen.label is None else names[chosen.label]
+    places = (chosen.label, chosen.weight, chosen.id)
+    label, weight, id_ = (None if place is None else names[place] for place in places)
     for each in texts:
         value = next((value for value in columns[each] if not is_missing(value)), "")
         if not isinstance(value, str):
             what = f"{name}: column {each!r} is not text, but {value!r:.40} of type {type(value).__name__}"
             raise UserError(what, remedy="name a column of strings with --text")
-    weight = None if chosen.weight is None else names[chosen.weight]
-    id_ = None if chosen.id is None else names[chosen.id]
     plain = [name for name in (label, *labels, weight, id_) if name is not None]
     with path.open("wb") as stream:
         for values in zip(*(columns[each] for each in (*plain, *texts))):

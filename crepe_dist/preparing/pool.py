@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Callable, TypeVar
 
@@ -65,7 +65,11 @@ def pool(processes: int, work: Callable[[Any], Any] | None = None) -> Iterator[W
             and share its memory. Its threads must not hold a lock that ``work`` needs.
     """
     _inherited[:] = [work]
-    executor = _executor(processes, "forkserver" if work is None else "fork") if processes > 1 else _InlineExecutor()
+    executor: Executor = _InlineExecutor()
+    if processes > 1:
+        context = multiprocessing.get_context("forkserver" if work is None else "fork")
+        with suppress(OSError):
+            executor = ProcessPoolExecutor(processes, context, initializer=_start_worker)
     try:
         yield Workers(executor, AHEAD * processes)
     except BrokenProcessPool as error:
@@ -81,13 +85,6 @@ def pool(processes: int, work: Callable[[Any], Any] | None = None) -> Iterator[W
 def inherited(task: Any) -> Any:
     """Do the work that ``pool`` was given."""
     return _inherited[0](task)
-
-
-def _executor(processes: int, method: str) -> Executor:
-    try:
-        return ProcessPoolExecutor(processes, multiprocessing.get_context(method), initializer=_start_worker)
-    except OSError:
-        return _InlineExecutor()
 
 
 class _InlineExecutor(Executor):

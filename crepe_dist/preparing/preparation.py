@@ -144,14 +144,11 @@ def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     """
     try:
         out = out.resolve()  # keep a symbolic link and replace its target
-    except (OSError, RuntimeError) as error:  # a cycle of links
-        raise UserError(f"{out} cannot be made", str(error), "choose another --out") from error
-    _recover(out)
-    check_out(out, overwrite)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
+        _recover(out)
+        check_out(out, overwrite)
+        partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
         partial.mkdir(parents=True)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter of a cycle of links
         raise UserError(f"{out} cannot be made", str(error), "choose another --out") from error
     try:
         yield partial
