@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -205,6 +206,19 @@ def records(run_dir: Path, event: str) -> list[dict[str, Any]]:
 
 def losses(run_dir: Path) -> list[float]:
     return [record["loss"] for record in records(run_dir, "step")]
+
+
+@pytest.fixture
+def printed_by(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs a command in this process, to save the imports; returns what it prints to standard output."""
+
+    def of(name: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with redirect_stdout(StringIO()) as printed:
+            cli.main(name)
+        return printed.getvalue()
+
+    return of
 
 
 @pytest.fixture

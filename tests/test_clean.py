@@ -8,10 +8,11 @@ import re
 import subprocess
 import sys
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
-from crepe_dist import cli, files
+from crepe_dist import files
 from crepe_dist.files import write_json, write_text
 from crepe_dist.records import write_sealed
 from crepe_dist.runs import checkpoint, state
@@ -40,18 +41,12 @@ def finished_run(path):
 
 
 @pytest.fixture
-def cleaned(tmp_path, monkeypatch, capsys):
+def cleaned(tmp_path, monkeypatch, printed_by):
     """Runs the command in a folder of its own; returns what it prints."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-    def of(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["clean", *arguments])
-        cli.main("clean")
-        return capsys.readouterr().out
-
-    return of
+    return partial(printed_by, "clean")
 
 
 def test_it_lists_first_and_spares_runs_in_training_and_unfinished_ones(cleaned, tmp_path):

@@ -11,9 +11,6 @@ from crepe_dist.model import compressed, parameters
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings import config
 from tests.conftest import NGRAMS, PAPER, QUICK
-from tests.exporting.test_export import command_line
-
-__all__ = ["command_line"]  # a fixture
 
 KINDS = {"crepe": ("--width=32",), "ngrams": NGRAMS, "paper": PAPER}
 
@@ -74,11 +71,11 @@ def test_tables_without_their_rows_of_zeros_come_back_exactly(kind, tmp_path):
         np.testing.assert_array_equal(found[name], array)
 
 
-def test_it_opens_like_a_run_and_answers_nearly_as_before(trained, tmp_path, command_line):
+def test_it_opens_like_a_run_and_answers_nearly_as_before(trained, tmp_path, printed_by):
     before = crepe_dist.load(trained, device="cpu")
     arrays = before.engine.arrays
     limit = sum(array.nbytes for array in arrays.values()) // (2 if trained.name == "paper" else 6)
-    printed = command_line(trained, "--size", limit / 1e6, "--out", tmp_path / "small")
+    printed = printed_by("export", trained, "--size", limit / 1e6, "--out", tmp_path / "small")
     assert total(tmp_path / "small") <= limit
     assert f"{tmp_path / 'small' / 'model.safetensors'} (" in printed
     after = crepe_dist.load(tmp_path / "small", device="cpu")
@@ -94,17 +91,17 @@ def test_it_opens_like_a_run_and_answers_nearly_as_before(trained, tmp_path, com
         assert [each.label for each in after.predict(texts)] == [each.label for each in before.predict(texts)]
 
 
-def test_the_smallest_size_is_told_and_can_be_had(trained, tmp_path, command_line, complaint):
+def test_the_smallest_size_is_told_and_can_be_had(trained, tmp_path, printed_by, complaint):
     said = complaint("export", trained, "--size", "0.001", "--out", "small", cwd=tmp_path)
     assert "cannot be compressed to 1.0 kB" in said
     assert not (tmp_path / "small").exists()
     size = said.split("--size ")[1].split()[0]
-    command_line(trained, "--size", size, "--out", tmp_path / "small")
+    printed_by("export", trained, "--size", size, "--out", tmp_path / "small")
     assert total(tmp_path / "small") <= float(size) * 1e6
 
 
-def test_an_export_is_tried_on_the_test_split(trained, tmp_path, command_line):
-    printed = command_line(trained, "--out", tmp_path / "out")
+def test_an_export_is_tried_on_the_test_split(trained, tmp_path, printed_by):
+    printed = printed_by("export", trained, "--out", tmp_path / "out")
     assert "on 97 texts of the test split and 100 synthetic ones" in printed
 
 

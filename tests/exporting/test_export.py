@@ -16,7 +16,6 @@ import onnxruntime
 import pytest
 
 import crepe_dist
-from crepe_dist import cli
 from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.characters import frequent_alphabet
 from crepe_dist.data.composition import Composition
@@ -185,19 +184,7 @@ def test_a_graph_encodes_every_character_and_text_alike(name):
         assert cut.tolist() == [len(encoding.unread(text)) for text in several]
 
 
-@pytest.fixture
-def command_line(monkeypatch, capsys):
-    """Runs export in this process, to save the imports; returns what it prints."""
-
-    def of(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
-        cli.main("export")
-        return capsys.readouterr().out
-
-    return of
-
-
-def test_parameters_from_elsewhere(tmp_path, command_line):
+def test_parameters_from_elsewhere(tmp_path, printed_by):
     """The notebook's, without a description."""
     path = make(tmp_path, "paper", ENCODINGS["notebook"], calibration=None)
     path.with_suffix(".json").unlink()
@@ -205,7 +192,7 @@ def test_parameters_from_elsewhere(tmp_path, command_line):
     for form in FORMATS:
         if form == "web":  # tests/exporting/test_web.py has it
             continue
-        printed = command_line(path, "--format", form, "--out", tmp_path / "out", *told)
+        printed = printed_by("export", path, "--format", form, "--out", tmp_path / "out", *told)
         assert "on 0 texts of the test split and 100 synthetic ones" in printed
     assert crepe_runtime.Classifier(str(tmp_path / "out" / "model.onnx")).classes == ["a", "b", "c"]
     assert crepe_dist.load(tmp_path / "out").classes == ["a", "b", "c"]

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from crepe_dist import cli
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
@@ -55,17 +54,14 @@ def read(path):
         return list(csv.DictReader(stream))
 
 
-def test_the_command_finds_what_was_planted(place, monkeypatch, capsys):
+def test_the_command_finds_what_was_planted(place, printed_by, monkeypatch):
     def quick(settings, folder):
         return train({**settings, **QUICKLY}, folder)
 
     monkeypatch.setattr(out_of_fold, "train", quick)
     monkeypatch.chdir(place)
-    given = ["inspect", "data", "--out", "out", "--folds", "2", "--unlabelled", "new.txt"]
-    monkeypatch.setattr("sys.argv", given)
-    cli.main("inspect")
-    printed = capsys.readouterr().out
-    assert "fold 2 of 2: " in printed
+    given = ("inspect", "data", "--out", "out", "--folds", "2", "--unlabelled", "new.txt")
+    assert "fold 2 of 2: " in printed_by(*given)
     texts = {text for _, text in list(rows())[:PLANTED]}
     errors = read(place / "out" / "label_errors.csv")
     found = {row["text"] for row in errors}
@@ -84,11 +80,10 @@ def test_the_command_finds_what_was_planted(place, monkeypatch, capsys):
     corrections_change_labels_as_listed(place, errors)
     edited = (place / "out" / "label_errors.csv").read_bytes()
     with pytest.raises(UserError, match=r"out/label_errors\.csv exists") as caught:
-        cli.main("inspect")
+        printed_by(*given)
     assert "--overwrite" in caught.value.remedy
     assert (place / "out" / "label_errors.csv").read_bytes() == edited
-    monkeypatch.setattr("sys.argv", [*given, "--overwrite"])
-    cli.main("inspect")
+    printed_by(*given, "--overwrite")
     assert len(read(place / "out" / "label_errors.csv")) == len(errors)
 
 

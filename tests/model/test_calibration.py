@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from crepe_dist import cli
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
@@ -127,16 +126,14 @@ def test_predictions_use_the_temperature(made):
         assert not found.rejected
 
 
-def test_none_of_these(made, tmp_path, monkeypatch, capsys):
+def test_none_of_these(made, tmp_path, printed_by):
     (tmp_path / "texts.csv").write_text("text\n" + "".join(f"{each}\n" for each in ["aqua", "zigzag", "y", "xyz"]))
     shares = [each.probability for each in crepe_dist.load(made).predict(["aqua", "zigzag", "y", "xyz"])]
     limit = sorted(shares)[2]
 
     def answers(form):
-        given = ["predict", str(made), "--file", str(tmp_path / "texts.csv"), "--format", form]
-        monkeypatch.setattr("sys.argv", [*given, "--min-probability", repr(limit)])
-        cli.main("predict")
-        return capsys.readouterr().out.splitlines()
+        flags = ("--file", tmp_path / "texts.csv", "--format", form, "--min-probability", repr(limit))
+        return printed_by("predict", made, *flags).splitlines()
 
     rejected = [share < limit for share in shares]
     assert rejected.count(True) == 2

@@ -6,7 +6,6 @@ import datetime
 import decimal
 import fcntl
 import os
-import sys
 
 import fsspec
 import pandas as pd
@@ -14,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crepe_dist import cli
 from crepe_dist.errors import UserError
 from crepe_dist.predicting import answers, resumable
 from crepe_dist.predicting.inputs import Input
@@ -39,11 +37,10 @@ def folder(data, tmp_path_factory):
     return folder
 
 
-def classify(monkeypatch, *flags: object) -> None:
-    """Run the command in this process; some rows have no text."""
-    monkeypatch.setattr(sys, "argv", ["predict", *map(str, flags)])
+def classify(printed_by, *flags: object) -> None:
+    """Run the command; some rows have no text."""
     with pytest.raises(UserError, match="60 of 6,000 rows could not be classified"):
-        cli.main("predict")
+        printed_by("predict", *flags)
 
 
 class Killed(BaseException):
@@ -72,7 +69,9 @@ def kill_after(groups: int, monkeypatch) -> None:
         ("a.jsonl", "memory://out/out.parquet", ("--score", "first", "--min-score", "1")),
     ],
 )
-def test_a_killed_command_resumes_to_the_same_bytes(source, target, filtered, folder, tmp_path, monkeypatch, capfd):
+def test_a_killed_command_resumes_to_the_same_bytes(
+    source, target, filtered, folder, tmp_path, printed_by, monkeypatch, capfd
+):
     memory = fsspec.filesystem("memory")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
@@ -89,29 +88,27 @@ def test_a_killed_command_resumes_to_the_same_bytes(source, target, filtered, fo
         return content
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    classify(monkeypatch, *flags)
+    classify(printed_by, *flags)
     want = taken()
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # processes share a file of several batches
     monkeypatch.setattr(lines, "PIECE", 1 << 12)
     memory.pipe(f"/in/{source}", (folder / source).read_bytes())
-    classify(monkeypatch, folder / "run", "--file", f"memory://in/{source}", "--out", target, *filtered)
+    classify(printed_by, folder / "run", "--file", f"memory://in/{source}", "--out", target, *filtered)
     assert taken() == want
     with monkeypatch.context() as patch:
         kill_after(2, patch)
-        patch.setattr(sys, "argv", ["predict", *map(str, flags)])
         with pytest.raises(Killed):
-            cli.main("predict")
+            printed_by("predict", *flags)
     assert not (tmp_path / target).exists()
     capfd.readouterr()
-    classify(monkeypatch, *flags)
+    classify(printed_by, *flags)
     assert "resuming after " in capfd.readouterr().err
     assert taken() == want
     with monkeypatch.context() as patch:
         kill_after(1, patch)
-        patch.setattr(sys, "argv", ["predict", *map(str, flags)])
         with pytest.raises(Killed):
-            cli.main("predict")
-    classify(monkeypatch, *flags, "--top", 2)  # another job starts anew
+            printed_by("predict", *flags)
+    classify(printed_by, *flags, "--top", 2)  # another job starts anew
     assert "resuming" not in capfd.readouterr().err
     taken()
     assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
@@ -136,7 +133,7 @@ def test_two_processes_do_not_write_one_file(tmp_path):
             resumable.resumable(str(tmp_path / "out.csv"), None).__enter__()
 
 
-def test_parquet_keeps_types(folder, tmp_path, monkeypatch):
+def test_parquet_keeps_types(folder, tmp_path, printed_by):
     now = datetime.datetime(2026, 1, 2, 3, 4, 5, 678, datetime.timezone.utc)
     table = pa.table(
         {
@@ -151,9 +148,7 @@ def test_parquet_keeps_types(folder, tmp_path, monkeypatch):
         }
     )
     pq.write_table(table, tmp_path / "in.parquet")
-    flags = [str(folder / "run"), "--file", str(tmp_path / "in.parquet"), "--out", str(tmp_path / "out.parquet")]
-    monkeypatch.setattr(sys, "argv", ["predict", *flags])
-    cli.main("predict")
+    printed_by("predict", folder / "run", "--file", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet")
     got = pq.read_table(tmp_path / "out.parquet")
     want = table.drop_columns(["list"]).set_column(6, "kind", pa.array(["=a", "b"]))
     assert got.select(want.column_names).equals(want)
@@ -174,11 +169,10 @@ def test_blocks_of_any_size_make_the_same_table(block, tmp_path, monkeypatch):
     assert pq.read_table(tmp_path / "b").column("text").to_pylist() == texts
 
 
-def test_a_table_with_a_column_of_the_answers(folder, tmp_path, monkeypatch):
+def test_a_table_with_a_column_of_the_answers(folder, tmp_path, printed_by, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "twice.csv").write_text("text,problem\na,b\n")
-    flags = ["--out", "b.parquet", "--text-column", "text", "--file", "twice.csv"]
-    monkeypatch.setattr(sys, "argv", ["predict", str(folder / "run"), *flags])
+    flags = ("--out", "b.parquet", "--text-column", "text", "--file", "twice.csv")
     with pytest.raises(UserError, match="two columns 'problem'"):
-        cli.main("predict")
+        printed_by("predict", folder / "run", *flags)
     assert os.listdir(tmp_path) == ["twice.csv"]

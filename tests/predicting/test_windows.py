@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import pandas as pd
 import pytest
 
 import crepe_dist
-from crepe_dist import cli
 from crepe_dist.errors import UserError
 from tests.exporting.test_export import CLASSES, ENCODINGS, FEATURE_LEN, make
 
@@ -39,7 +37,7 @@ def test_the_mean_logits_of_even_windows_answer(model, monkeypatch):
 
 
 @pytest.mark.parametrize("least", [0.0, 0.5, 1.0])
-def test_a_filter_keeps_rows_with_their_columns(model, tmp_path, monkeypatch, capfd, least):
+def test_a_filter_keeps_rows_with_their_columns(model, tmp_path, printed_by, monkeypatch, capfd, least):
     monkeypatch.chdir(tmp_path)
     pd.DataFrame({"id": range(len(TEXTS)), "text": TEXTS}).to_csv("in.csv", index=False)
     shares = [each.share(CLASSES[0]) for each in crepe_dist.load(model).predict(TEXTS, windows=True)]
@@ -47,9 +45,8 @@ def test_a_filter_keeps_rows_with_their_columns(model, tmp_path, monkeypatch, ca
     assert len(kept) == 8 if least == 0 else len(kept) < 8
     flags = ["--file", "in.csv", "--windows", "--score", CLASSES[0], "--min-score", str(least), "--out"]
     for name in ("out.csv", "out.parquet", "out.jsonl", "out.txt"):
-        monkeypatch.setattr(sys, "argv", ["predict", str(model), *flags, name])
         with pytest.raises(UserError, match="2 of 8 rows could not be classified"):
-            cli.main("predict")
+            printed_by("predict", model, *flags, name)
         said = capfd.readouterr().err
         assert f"{len(kept)} rows written to {name}\n" in said
         assert f"{8 - len(kept)} of 8 rows left out: their score is below {least:g}\n" in said

@@ -8,14 +8,13 @@ import json
 import random
 import re
 import shutil
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import crepe_dist.train
-from crepe_dist import cli, compare
+from crepe_dist import compare
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
@@ -66,11 +65,6 @@ def copy(place, tmp_path):
     return shutil.copytree(place / "one", tmp_path / "one")
 
 
-def command(name: str, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["it", *map(str, arguments)])
-    cli.main(name)
-
-
 def checked(markup):
     """A page, of which nothing runs or fetches."""
     read = Page(markup)
@@ -99,28 +93,27 @@ class TestReport:
         shown = open_dataset(place / "data").splits["test"].text(scores.mistakes[0].row)
         assert str(shown).split()[1] in text
 
-    def test_is_a_function_of_the_folder_and_the_data(self, place, copy, monkeypatch):
+    def test_is_a_function_of_the_folder_and_the_data(self, place, copy, printed_by):
         pages = [(place / "one" / name).read_text() for name in ("report.html", "model_card.md")]
-        command("report", monkeypatch, copy)
+        printed_by("report", copy)
         again = [
             (copy / name).read_text().replace(str(copy), str(place / "one"))
             for name in ("report.html", "model_card.md")
         ]
         assert again == pages
 
-    def test_without_the_data(self, copy, place, monkeypatch, capsys):
+    def test_without_the_data(self, copy, place, printed_by):
         result = json.loads((copy / "result.json").read_text())
         result["provenance"]["data"] = "gone"
         write_sealed(copy / "result.json", checkpoint.RESULT_FORMAT, result)
-        command("report", monkeypatch, copy)
-        assert "without texts: gone is not a prepared data set" in capsys.readouterr().out
+        assert "without texts: gone is not a prepared data set" in printed_by("report", copy)
         assert "The texts cannot be shown: gone is not a prepared" in Page((copy / "report.html").read_text()).text
-        command("report", monkeypatch, copy, "--data", place / "data")
+        printed_by("report", copy, "--data", place / "data")
         assert "cannot be shown" not in (copy / "report.html").read_text()
 
-    def test_of_other_data_is_refused(self, copy, data, monkeypatch):
+    def test_of_other_data_is_refused(self, copy, data, printed_by):
         with pytest.raises(UserError, match="is not the data of this run"):
-            command("report", monkeypatch, copy, "--data", data)
+            printed_by("report", copy, "--data", data)
 
     def test_a_full_disk_does_not_end_a_finished_run(self, copy, place, monkeypatch):
         said: list[str] = []
@@ -296,10 +289,9 @@ class TestLook:
 
 
 class TestCompare:
-    def test_one_table_with_intervals_and_below_it_the_settings_that_differ(self, place, monkeypatch, capsys):
+    def test_one_table_with_intervals_and_below_it_the_settings_that_differ(self, place, monkeypatch, printed_by):
         monkeypatch.setenv("COLUMNS", "120")
-        command("compare", monkeypatch, place / "one", place / "two")
-        first, one, two, differences, *_ = capsys.readouterr().out.splitlines()
+        first, one, two, differences, *_ = printed_by("compare", place / "one", place / "two").splitlines()
         assert first.split("  ")[0] == "run"
         accuracies = [percent(open_run(place / name).metrics["test_accuracy"]) for name in ("one", "two")]
         assert one.split()[:3] == ["one", *accuracies[0].split()]
