@@ -27,6 +27,8 @@ from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, find_sources
 from crepe_dist.reports import data_page
+from tests.chaos.harness import wait_for
+from tests.chaos.test_supervised import descendants
 from tests.conftest import command, run, write_csv
 
 ENCODING = Encoding(feature_len=40)
@@ -286,12 +288,12 @@ def test_signals(tmp_path, sent, left):
     fifo = tmp_path / "a.csv"
     os.mkfifo(fifo)
     arguments = command("prepare", fifo, "--out", tmp_path / "out", "--processes", 2)
-    running = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=_take_signals)
+    running = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     with fifo.open("w") as stream:
         stream.write("".join(f"{n % 2},text {'word ' * 200}{n}\n" for n in range(12_000)))
         stream.flush()
-        _wait_for(lambda: list(tmp_path.glob(".out.partial-*/spool/texts-*")))
-        workers = _children(running.pid)
+        wait_for(lambda: list(tmp_path.glob(".out.partial-*/spool/texts-*")))
+        workers = descendants(running.pid)
         assert len(workers) >= 2
         running.send_signal(sent)
         if sent == signal.SIGINT:  # an impatient user, or a launcher that passes on what the group got already
@@ -306,31 +308,11 @@ def test_signals(tmp_path, sent, left):
         assert running.returncode == 130
         assert "stopped and cleaned up. To start again: python -m crepe_dist prepare" in said
         assert "Traceback" not in said
-    _wait_for(lambda: not any(Path("/proc", str(worker)).exists() for worker in workers))
+    wait_for(lambda: not any(Path("/proc", str(worker)).exists() for worker in workers))
     fifo.unlink()
     write_csv(fifo, 100, 0)
     run(command("prepare", "a.csv", "--out", "out"), tmp_path)
     assert not list(tmp_path.glob(".out.*"))
-
-
-def _take_signals():
-    """A script that runs the tests in its background has SIGINT ignored, also for what it starts."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _wait_for(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def _children(process):
-    found = [process]
-    for each in found:
-        for task in Path(f"/proc/{each}/task").glob("*/children"):
-            found += map(int, task.read_text().split())
-    return found[1:]
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):

@@ -9,12 +9,12 @@ import sys
 import textwrap
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from crepe_dist.distributed.job_end import explained
+from tests.chaos import harness
 
 # What each script begins with; its first argument is a folder for what it has to tell the test.
 PRELUDE = """
@@ -56,13 +56,6 @@ def left(marker: str) -> list[int]:
         except OSError:
             continue
     return [pid for pid in found if pid != os.getpid()]
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain: {what}"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -162,7 +155,7 @@ class TestStopping:
     @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
     def test_a_signal_asks_all_to_stop(self, start, tmp_path, number, expected):
         process = start("stay()")
-        until(lambda: len(list(tmp_path.glob("up-*"))) == 2, "both are up")
+        harness.wait_for(lambda: len(list(tmp_path.glob("up-*"))) == 2)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=20)
         assert process.returncode == expected, stderr
@@ -180,7 +173,7 @@ class TestStopping:
     def test_after_the_grace_they_are_killed(self, start, tmp_path):
         body = "signal.signal(signal.SIGTERM, signal.SIG_IGN); note(f'up-{rank}'); time.sleep(1000)"
         process = start(body, 2, "--grace", "0.3")
-        until(lambda: len(list(tmp_path.glob("up-*"))) == 2, "both are up")
+        harness.wait_for(lambda: len(list(tmp_path.glob("up-*"))) == 2)
         process.terminate()
         process.communicate(timeout=20)
         assert process.returncode == 137
@@ -188,9 +181,9 @@ class TestStopping:
     def test_a_second_interrupt_kills_at_once(self, start, tmp_path):
         body = "signal.signal(signal.SIGTERM, lambda *_: note('asked')); note(f'up-{rank}')\nwhile True: time.sleep(1)"
         process = start(body, 1, "--grace", "1000")
-        until((tmp_path / "up-0").exists, "it is up")
+        harness.wait_for((tmp_path / "up-0").exists)
         process.send_signal(signal.SIGINT)
-        until((tmp_path / "asked").exists, "it is asked")
+        harness.wait_for((tmp_path / "asked").exists)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=20)
         assert process.returncode == 130
