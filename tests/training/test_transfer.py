@@ -32,6 +32,7 @@ from tests.helpers.engines import Network
 CREPE = ModelOptions(network="crepe", buckets=64, embeddings=1024, width=32, blocks=2)
 PAPER = ModelOptions(network="paper", size="tiny")
 NGRAMS = ModelOptions(network="ngrams", buckets=64)
+NETWORKS = {"crepe": CREPE, "paper": PAPER, "ngrams": NGRAMS}
 OTHER_CLASSES = ["one", "two"]
 SOME_CLASSES = {"more": ["new", "third", "first", "second"], "others": ["second", "new"]}
 LAST = {"14.weight", "14.bias"}
@@ -70,25 +71,16 @@ def dataset(data) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def paper(dataset, tmp_path_factory) -> str:
-    return write_run(tmp_path_factory.mktemp("paper"), PAPER, dataset)
-
-
-@pytest.fixture(scope="module")
-def crepe(dataset, tmp_path_factory) -> str:
-    return write_run(tmp_path_factory.mktemp("crepe"), CREPE, dataset)
-
-
-@pytest.fixture(scope="module")
-def ngrams(dataset, tmp_path_factory) -> str:
-    return write_run(tmp_path_factory.mktemp("ngrams"), NGRAMS, dataset)
+def runs(dataset, tmp_path_factory) -> dict[str, str]:
+    """A run of each network."""
+    return {kind: write_run(tmp_path_factory.mktemp(kind), each, dataset) for kind, each in NETWORKS.items()}
 
 
 @pytest.fixture
-def foreign(paper, tmp_path) -> str:
+def foreign(runs, tmp_path) -> str:
     """Parameters that nothing describes."""
     path = tmp_path / "notebook.params"
-    path.write_bytes(checkpoint.find(paper).read_bytes())
+    path.write_bytes(checkpoint.find(runs["paper"]).read_bytes())
     return str(path)
 
 
@@ -106,13 +98,12 @@ def given_arrays(given: str) -> parameters.Arrays:
 
 
 @pytest.mark.parametrize("classes", SOME_CLASSES.values(), ids=SOME_CLASSES.keys())
-@pytest.mark.parametrize("kind", ["crepe", "paper", "ngrams"])
-def test_classes_keep_their_outputs_by_name_and_others_start_as_usual(request, kind, dataset, classes):
-    given = request.getfixturevalue(kind)
-    other = with_classes(dataset, classes)
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_classes_keep_their_outputs_by_name_and_others_start_as_usual(runs, kind, dataset, classes):
+    given, other = runs[kind], with_classes(dataset, classes)
     network, said = started(given, other)
     got, before, shape = network.values, given_arrays(given), network.shape
-    fresh = build_network({"crepe": CREPE, "paper": PAPER, "ngrams": NGRAMS}[kind], other).values
+    fresh = build_network(NETWORKS[kind], other).values
     for name, array in got.items():
         if (axis := shape.class_axes.get(name)) is None:
             np.testing.assert_array_equal(array, (fresh if name in shape.counted else before)[name])
@@ -126,10 +117,10 @@ def test_classes_keep_their_outputs_by_name_and_others_start_as_usual(request, k
 
 
 class TestOtherClasses:
-    def test_only_the_last_layer_is_new(self, paper, dataset):
+    def test_only_the_last_layer_is_new(self, runs, dataset):
         other = with_classes(dataset, OTHER_CLASSES)
-        network, said = started(paper, other)
-        got, before = network.values, given_arrays(paper)
+        network, said = started(runs["paper"], other)
+        got, before = network.values, given_arrays(runs["paper"])
         fresh = build_network(PAPER, other).values
         for name, array in got.items():
             np.testing.assert_array_equal(array, (fresh if name in LAST else before)[name])
@@ -137,8 +128,8 @@ class TestOtherClasses:
         assert np.abs(got["14.weight"]).max() > 0
         assert said.startswith("convolutions 1 to 6, dense 1 and 2 from")
 
-    def test_the_towers_embeddings_and_convolutions_are_kept_and_the_n_grams_counted_anew(self, crepe, dataset):
-        other = with_classes(dataset, OTHER_CLASSES)
+    def test_the_towers_embeddings_and_convolutions_are_kept_and_the_n_grams_counted_anew(self, runs, dataset):
+        crepe, other = runs["crepe"], with_classes(dataset, OTHER_CLASSES)
         network, said = started(crepe, other)
         got, before = network.values, given_arrays(crepe)
         fresh = build_network(CREPE, other).values
@@ -152,9 +143,9 @@ class TestOtherClasses:
         assert "ngrams.significant" in transfer.read(crepe, ModelOptions(), dataset).arrays
         assert said.startswith("embeddings and convolutions from")
 
-    def test_of_n_grams_nothing_could_be_kept(self, ngrams, dataset):
+    def test_of_n_grams_nothing_could_be_kept(self, runs, dataset):
         with pytest.raises(UserError, match="a network for other classes") as error:
-            transfer.read(ngrams, ModelOptions(), with_classes(dataset, OTHER_CLASSES))
+            transfer.read(runs["ngrams"], ModelOptions(), with_classes(dataset, OTHER_CLASSES))
         assert "--model crepe" in error.value.remedy
 
 
@@ -168,17 +159,17 @@ class TestEncodings:
         ],
         ids=["length", "direction", "alphabet"],
     )
-    def test_another_one_is_refused_with_what_to_prepare_with(self, paper, dataset, encoding, flag):
+    def test_another_one_is_refused_with_what_to_prepare_with(self, runs, dataset, encoding, flag):
         with pytest.raises(UserError, match="encoded differently") as error:
-            transfer.read(paper, ModelOptions(), replace(dataset, encoding=encoding))
+            transfer.read(runs["paper"], ModelOptions(), replace(dataset, encoding=encoding))
         assert flag in error.value.remedy
         assert error.value.remedy.endswith("--alphabet usual")
 
-    def test_n_grams_may_be_of_longer_texts_but_not_of_other_characters(self, ngrams, dataset):
+    def test_n_grams_may_be_of_longer_texts_but_not_of_other_characters(self, runs, dataset):
         longer = replace(dataset, encoding=Encoding(feature_len=200))
-        assert transfer.read(ngrams, ModelOptions(), longer).shape.feature_len == 200
+        assert transfer.read(runs["ngrams"], ModelOptions(), longer).shape.feature_len == 200
         with pytest.raises(UserError, match="encoded differently"):
-            transfer.read(ngrams, ModelOptions(), replace(dataset, encoding=Encoding("notebook", FEATURE_LEN)))
+            transfer.read(runs["ngrams"], ModelOptions(), replace(dataset, encoding=Encoding("notebook", FEATURE_LEN)))
 
 
 class TestSettings:
@@ -191,9 +182,9 @@ class TestSettings:
             ("crepe", ModelOptions(embeddings=2048), "2048 rows"),
         ],
     )
-    def test_that_ask_for_another_network_are_refused(self, request, dataset, kind, options, message):
+    def test_that_ask_for_another_network_are_refused(self, runs, dataset, kind, options, message):
         with pytest.raises(UserError, match=message) as error:
-            transfer.read(request.getfixturevalue(kind), options, dataset)
+            transfer.read(runs[kind], options, dataset)
         assert "omit" in error.value.remedy
 
 
