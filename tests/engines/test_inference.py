@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from crepe_dist.data.alphabet import BLANK, Encoding
+from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.batch import pack
 from crepe_dist.engines.engine import open_engine
 from crepe_dist.errors import UserError
@@ -23,6 +23,7 @@ from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.predicting.predictor import Predictor
+from tests.helpers.engines import some_codes
 
 SHAPES: list[Shape] = [
     CrepeShape(69, 61, 5, 4, 1 << 12, 36, 1 << 10, 3, 1 << 10, 32, 1, 1),
@@ -49,18 +50,6 @@ def make(shape: Shape) -> dict[str, np.ndarray]:
         if name.removeprefix("ngrams.") == "weight":  # its rows are multiplied by 300
             arrays[name] *= 0.03
     return arrays
-
-
-def some_codes(shape: Shape, rows: int) -> np.ndarray:
-    """Documents with no character, one, all and some, with unknown ones inside."""
-    generator, most = np.random.default_rng(rows), shape.feature_len
-    codes = generator.integers(0, shape.alphabet_size, (rows, most)).astype(np.uint8)
-    for row, known in enumerate((0, 1, most, most - 1, *generator.integers(0, most + 1, rows).tolist())):
-        if row < rows:
-            codes[row, known:] = BLANK
-    codes[3::3, 1] = BLANK
-    codes[1::2, 3] = BLANK
-    return codes
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager, redirect_stdout
+from types import SimpleNamespace
 from typing import Any
 
 import joblib
@@ -60,14 +61,9 @@ def fitted(tmp_path_factory):
 @contextmanager
 def _in_this_process(settings, folder, processes=1):
     """Train like ``training``, without the seconds that another process takes to start."""
-
-    class Done:
-        def wait(self):
-            return 0
-
     (folder / "settings.yaml").write_text(yaml.safe_dump(nested(settings)))
     crepe_dist.train.train(parse(["--config", str(folder / "settings.yaml")]))
-    yield Done()
+    yield SimpleNamespace(wait=lambda: 0)
 
 
 @pytest.fixture

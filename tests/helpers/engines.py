@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from crepe_dist import registry
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.cuda import CudaEngine
@@ -62,6 +62,18 @@ def initial(shape: Shape, seed: int = 0, **options: Any) -> Network:
     """A network with initial parameters."""
     made = registry.part(shape.kind, "initial").parameters(shape, ModelOptions(**options), seed)
     return Network(shape, made)
+
+
+def some_codes(shape: Shape, rows: int) -> np.ndarray:
+    """Documents with no character, one, two, an odd number, all but one and all, with unknown ones inside."""
+    generator, most = np.random.default_rng(rows), shape.feature_len
+    codes = generator.integers(0, shape.alphabet_size, (rows, most)).astype(np.uint8)
+    for row, known in enumerate((0, 1, 2, 5, most - 1, most, *generator.integers(0, most + 1, rows).tolist())):
+        if row < rows:
+            codes[row, known:] = BLANK
+    codes[3::3, 1] = BLANK
+    codes[1::2, 3] = BLANK
+    return codes
 
 
 def best() -> str | None:

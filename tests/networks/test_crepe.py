@@ -21,7 +21,7 @@ from crepe_dist.networks.crepe.initial import CONVOLUTIONS_RATE, TABLE_RATE
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.settings.options import ModelOptions, OptimizerOptions
 from tests.helpers import reference
-from tests.helpers.engines import Network, TrainingStep, gradients, initial
+from tests.helpers.engines import Network, TrainingStep, gradients, initial, some_codes
 
 pytestmark = pytest.mark.usefixtures("every_build")
 BUILDS = library.runnable()
@@ -63,18 +63,6 @@ def make(shape: CrepeShape):
         elif name != "tower.table":
             array += generator.normal(0, 0.05, array.shape).astype(np.float32)
     return network
-
-
-def some_codes(shape: CrepeShape, rows: int) -> np.ndarray:
-    """Documents with no character, one, two, an odd number, all but one and all, with unknown ones inside."""
-    generator, most = np.random.default_rng(rows), shape.feature_len
-    codes = generator.integers(0, shape.alphabet_size, (rows, most)).astype(np.uint8)
-    for row, known in enumerate((0, 1, 2, 5, most - 1, most, *generator.integers(0, most + 1, rows).tolist())):
-        if row < rows:
-            codes[row, known:] = BLANK
-    codes[3::3, 1] = BLANK
-    codes[1::2, 3] = BLANK
-    return codes
 
 
 def some_batch(shape: CrepeShape, rows: int, filling: int = 1, first: int = 3) -> Batch:
