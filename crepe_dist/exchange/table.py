@@ -75,9 +75,6 @@ class Table:
         sparse: the parameter; its current values are copied.
         memories: memory of each process of the host, uint8.
         rank: local rank of this process among them.
-
-    Attributes:
-        name, parameter: those of ``sparse``.
     """
 
     def __init__(
@@ -218,8 +215,7 @@ class Table:
 
     def load(self, updates: int, moments: Moments | None, ages: Ages) -> None:
         """Load the parameter's current values, and the optimizer's state after ``updates`` updates."""
-        arrays = [self.parameter.value, *(moments or [])]
-        arrays = [np.ascontiguousarray(array) for array in arrays]
+        arrays = [np.ascontiguousarray(array) for array in (self.parameter.value, *(moments or []))]
         addresses = [array.ctypes.data for array in arrays] + [None] * (3 - len(arrays))
         drift, updated = map(np.ascontiguousarray, ages)
         _check(self._run.crepe_table_load(self._table, *addresses, updated.ctypes.data, drift.ctypes.data, len(drift)))

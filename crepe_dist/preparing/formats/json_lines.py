@@ -149,8 +149,6 @@ def _text(record: dict[str, Any], key: str) -> str:
     value = _value(record, key)
     if value is None and key not in record:
         raise ValueError(f"no such key: {key!r} (there are {', '.join(map(repr, record))[:200]})")
-    if value is None:
-        return ""
-    if not isinstance(value, str):
+    if not isinstance(value, (str, type(None))):
         raise ValueError(f"not a text: {key!r}")
-    return value
+    return value or ""
