@@ -52,7 +52,7 @@ def test_prepare(tmp_path, complaint):
         (["mine.csv", "--out", "out"], "out exists"),
         (["out", "--out", "new"], "out is a prepared data set"),
         ([".", "--out", "new", "--test", "0.5"], "--test 0.5 cannot be used"),
-        (["mine.csv", "--out", "n" * 300], "cannot be used"),
+        (["mine.csv", "--out", "n" * 300], "File name too long"),
         (["n\x1b[31m.csv", "--out", "new"], "n\\x1b[31m.csv does not exist"),
     ):
         assert message in complaint("prepare", *flags, cwd=tmp_path)
@@ -140,6 +140,8 @@ class TestPredict:
     def test_output_is_whole_or_not_there(self, place, complaint):
         (place / "deep.csv").write_text("text\nzig\n")
         assert "cannot be written" in complaint("predict", "--file", "deep.csv", "--out", "no/where.csv", cwd=place)
+        os.mkfifo(place / "pipe.csv")
+        assert "it is not a file" in complaint("predict", "--file", "deep.csv", "--out", "pipe.csv", cwd=place)
         (place / "bad.json").write_text("[1]\n")
         assert "one JSON array" in complaint("predict", "--file", "bad.json", "--out", "new.jsonl", cwd=place)
         assert not [path.name for path in place.iterdir() if "new.jsonl" in path.name]

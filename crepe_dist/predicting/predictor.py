@@ -35,6 +35,7 @@ AUTO = "auto"
 PLAIN = Composition()
 BATCH_SIZE = 256
 WINDOWED = 16  # texts in a batch that are read in windows
+NOTHING = 1e-6  # known characters of a window that has none, so that a text of such windows has a mean, too
 MAX_CODES = 1 << 22  # characters in a batch; it limits the number of long documents in one batch
 
 
@@ -144,12 +145,16 @@ class Predictor:
                 yield Prediction(*ranking[0], ranking, known, problem, rejected, labels, cut)
 
     def _in_windows(self, texts: list[str]) -> tuple[Logits, list[int]]:
-        """Return the mean logits of the windows of each text, and the number of its known characters."""
+        """Return the mean logits of the windows of each text, and the number of its known characters.
+
+        Windows are weighted by their known characters, because one of blanks or unknown characters tells nothing.
+        """
         whole, parts = zip(*map(self.encoding.windows, texts))
         counts, codes, size = np.array(list(map(len, parts))), np.concatenate(parts), self._capped(BATCH_SIZE)
         logits = np.concatenate([self.logits(codes[start : start + size]) for start in range(0, len(codes), size)])
-        sums = np.add.reduceat(logits, np.cumsum(counts) - counts, dtype=np.float64)
-        return (sums / counts[:, None]).astype(np.float32), [int(self._read(each)) for each in whole]
+        starts, weights = np.cumsum(counts) - counts, np.maximum(self._read(codes), NOTHING)[:, None]
+        means = np.add.reduceat(logits * weights, starts) / np.add.reduceat(weights, starts)
+        return means.astype(np.float32), [int(self._read(each)) for each in whole]
 
     def _read(self, codes: Codes) -> npt.NDArray[np.int64]:
         """Count the known characters, without spaces, of codes, uint8 […, n]."""

@@ -284,7 +284,7 @@ def check_output(path: Optional[Path], flag: str, source: Optional[str] = None) 
     why = ""
     try:
         target = Path(os.path.realpath(path))  # follow links as writing does
-        if target.is_dir() or target.is_symlink():  # a circle of links
+        if target.is_symlink() or (target.exists() and not target.is_file()):  # a circle of links, a folder, a device
             why = "it is not a file"
         elif source is not None and target == Path(os.path.realpath(source)):
             why = "it is the file that is read"

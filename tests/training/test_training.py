@@ -59,7 +59,7 @@ class TestRunFolder:
                 "rows": 1024,
                 "width": 16,
                 "blocks": 1,
-                "stride": 1,
+                "stride": 2,
                 "dropout": 0.0,
                 "precision": "auto",
             }
