@@ -323,7 +323,8 @@ def show(figures: dict[str, Any]) -> None:
         if rows:
             table = Table(*rows[0], title=title, title_justify="left", box=None, pad_edge=False)
             for row in rows:
-                table.add_row(*(f"{cell:,.4g}" if isinstance(cell, float) else str(cell) for cell in row.values()))
+                cells = [row.get(name, "") for name in rows[0]]
+                table.add_row(*(f"{cell:,.4g}" if isinstance(cell, float) else str(cell) for cell in cells))
             console.print(table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import os
@@ -26,6 +27,7 @@ from crepe_dist.settings.options import Network
 
 WORKER = Path(__file__).with_name("short_texts_worker.py")
 KINDS: tuple[Network, ...] = ("ngrams", "crepe")  # ngrams only looks up rows, as fastText does
+REPEATED = 20  # times that a file holds the texts of the test split
 JOINED = 8  # texts of a class in a long document, so that processes have something to share
 Figures = dict[str, float]
 
@@ -60,7 +62,8 @@ def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None
 
     Returns:
         ``table``: for each tool the medians of ``seconds`` of the whole command (of fastText, to train and score),
-        ``train_rate`` and ``predict_rate`` in documents/s, and ``accuracy``; and ``ratios``.
+        ``train_rate``, ``predict_rate`` in memory and our ``file_rate`` in documents/s, and ``accuracy``; and
+        ``ratios``.
     """
     sample = prepare("sample", folder / "sample", "--max-per-class", rows.per_class)
     data = open_dataset(sample)
@@ -81,11 +84,14 @@ def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None
     table = {
         tool: {name: statistics.median(row[name] for row in runs) for name in runs[0]} for tool, runs in figures.items()
     }
-    ratios = {}
+    ours = {kind: table[_ours(kind)] for kind in KINDS}
+    ratios = {
+        f"{kind}_predict_file_vs_memory": rates["file_rate"] / rates["predict_rate"] for kind, rates in ours.items()
+    }
     if FASTTEXT in table:
         for kind, work in itertools.product(KINDS, ("train", "predict")):
             rate = f"{work}_rate"
-            ratios[f"{kind}_{work}_vs_fasttext"] = table[_ours(kind)][rate] / table[FASTTEXT][rate]
+            ratios[f"{kind}_{work}_vs_fasttext"] = ours[kind][rate] / table[FASTTEXT][rate]
     if not scaling.obstacle():
         # A step of the n-gram network on short texts is too short for processes to share.
         long = _long(data, rows.long, folder)
@@ -138,6 +144,7 @@ def measure(kind: Network, epochs: int, sample: Path, run_folder: Path, data: Da
         "seconds": seconds,
         "train_rate": _train_rate(run_folder, len(data.splits["train"])),
         "predict_rate": len(texts) / (time.perf_counter() - began),
+        "file_rate": _file_rate(run_folder, texts),
         "accuracy": float(read_json(run_folder / "result.json")["test_accuracy"]),
     }
 
@@ -147,6 +154,16 @@ def _train_rate(run_folder: Path, documents: int) -> float:
     records = map(json.loads, (run_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     epochs = [record["seconds"] for record in records if record["event"] == "epoch"]
     return float(len(epochs) * documents / sum(epochs))
+
+
+def _file_rate(run_folder: Path, texts: list[str]) -> float:
+    """Return the rows/s of the command that classifies a CSV file, with its start."""
+    source, rows = run_folder / "texts.csv", texts * REPEATED
+    with source.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([["text"], *([text] for text in rows)])
+    began = time.perf_counter()
+    call([sys.executable, "-m", "crepe_dist", "predict", str(run_folder), "--file", str(source), "--format", "csv"])
+    return len(rows) / (time.perf_counter() - began)
 
 
 def _long(data: Dataset, documents: int, folder: Path) -> Path:
