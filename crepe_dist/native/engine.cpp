@@ -193,6 +193,30 @@ void crepe_squares(const int32_t* values, int64_t count, uint64_t* out) {
     out[1] = sum.high;
 }
 
+// Rounds rows [count][columns] to float16. kept [count]: set to tell which rows are not zeros, the only ones converted; null:
+// all are. Returns the number of rows converted, or -1 if a number has changed.
+int64_t crepe_to_half(const float* rows, int64_t count, int64_t columns, bool* kept, uint16_t* out) {
+    Words changed{};
+    int64_t converted = 0;
+    with_width(columns, [&](auto width) {
+        for (long row = 0; row < count; ++row, rows += width) {
+            if (kept && !(kept[row] = std::any_of(rows, rows + width, [](float number) { return number != 0; }))) continue;
+            for (long n = 0; n < width; n += LANES) {
+                const long some = std::min(LANES, width - n);
+                const Lanes numbers = load_some(rows + n, some);
+                const Halves halves = to_half(numbers);
+                changed |= numbers != from_half(halves);
+                std::memcpy(out + n, &halves, some * sizeof *out);
+            }
+            out += width;
+            ++converted;
+        }
+    });
+    for (long lane = 0; lane < LANES; ++lane)
+        if (changed[lane]) return -1;
+    return converted;
+}
+
 // Updates several parameters with their gradients in whole numbers times `scales`; see Optimizer. rule and constants as
 // for crepe_table_open. Those of moments and seconds may be null.
 void crepe_update(

@@ -40,7 +40,6 @@ inline Lanes load(const bfloat16* from) {
     return (Lanes)(__builtin_convertvector(copy_in<Halves>(from), Bits) << 16);
 }
 
-// Converts float16; finite numbers only.
 inline Lanes from_half(Halves halves) {
 #if defined(__AVX512F__)
     return (Lanes)_mm512_cvtph_ps((__m256i)halves);
@@ -49,7 +48,24 @@ inline Lanes from_half(Halves halves) {
 #else
     const Bits bits = __builtin_convertvector(halves, Bits), size = bits & 0x7FFF;
     const Bits small = (Bits)(__builtin_convertvector((Words)size, Lanes) * 0x1p-24f), large = (size << 13) + (112 << 23);
-    return (Lanes)((size < 0x400 ? small : large) | (bits & 0x8000) << 16);
+    const Bits finite = size < 0x400 ? small : large;
+    return (Lanes)((size < 0x7C00 ? finite : large + (112 << 23)) | (bits & 0x8000) << 16);
+#endif
+}
+
+// Rounds to the nearest float16, ties to even; NaNs become quiet.
+inline Halves to_half(Lanes value) {
+#if defined(__AVX512F__)
+    return (Halves)_mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__F16C__)
+    return (Halves)_mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT);
+#else
+    const Bits bits = (Bits)value, size = bits & 0x7FFFFFFF;
+    // Below 2^-14, float16 has multiples of 2^-24; so does float32 from 0.5 on.
+    const Bits small = (Bits)((Lanes)size + 0.5f) - 0x3F000000, large = (size + 0xFFF + (size >> 13 & 1) - (112 << 23)) >> 13;
+    const Bits finite = size < 0x38800000 ? small : large, nan = (size >> 13 & 0x3FF) | 0x7E00;
+    const Bits other = size > 0x7F800000 ? nan : Bits{} + 0x7C00;
+    return __builtin_convertvector((size < 0x477FF000 ? finite : other) | (bits >> 16 & 0x8000), Halves);
 #endif
 }
 

@@ -73,6 +73,7 @@ _FUNCTIONS = {
     "crepe_forward_parts": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, _LONG, _FLOATS)),
     "crepe_find_rows": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG)),
     "crepe_train": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, *_DROPOUT, *_ROUNDED, _DOUBLES)),
+    "crepe_to_half": (_LONG, (_FLOATS, _LONG, _LONG, _BYTES, _BYTES)),
     "crepe_squares": (None, (ctypes.c_void_p, _LONG, _LONGS)),
     "crepe_products": (ctypes.c_int, (ctypes.c_int, _LONG, ctypes.c_int, ctypes.c_int)),
     "crepe_update": (None, _UPDATE),

@@ -8,6 +8,7 @@ import pytest
 import crepe_dist.train
 from crepe_dist.exporting.small_model import SMALL
 from crepe_dist.model import compressed, parameters
+from crepe_dist.native import library
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings import config
 from tests.conftest import NGRAMS, PAPER, QUICK
@@ -52,6 +53,30 @@ def test_few_different_vectors_come_back_exactly(numbers, columns):
     np.testing.assert_allclose(found["x"].checked().unpack(), array * kept[:, None], atol=1e-3)
     again = compressed.code("x", array, numbers, kept, np.ones(300))
     assert all((stored[name] == again[name]).all() for name in stored)
+
+
+@pytest.mark.parametrize("build", library.usable())
+def test_kernels_round_to_float16_as_numpy_does(build, monkeypatch):
+    monkeypatch.setenv(library.SWITCH, build)
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    ordered = np.sort(every[np.isfinite(every)].astype(np.float32))
+    ties = (ordered[1:] + ordered[:-1]) / 2  # exact
+    drawn = np.random.default_rng(0).integers(0, 1 << 32, 1 << 20, np.uint32).view(np.float32)
+    around = [np.nextafter(ties, np.float32(end)) for end in (-np.inf, np.inf)]
+    numbers = np.concatenate([every.astype(np.float32), ties, *around, drawn, [65504, 65519.996, 65520, 65536, 7]])
+    numbers, found = numbers.astype(np.float32), np.empty(len(numbers), np.float16)
+    library.functions().crepe_to_half(numbers.ctypes.data, len(numbers), 1, None, found.ctypes.data)
+    with np.errstate(over="ignore"):
+        wanted = numbers.astype(np.float16)
+    is_number = ~np.isnan(numbers)
+    assert np.isnan(found[~is_number]).all()
+    np.testing.assert_array_equal(found.view(np.uint16)[is_number], wanted.view(np.uint16)[is_number])
+    rows = every[np.isfinite(every)].astype(np.float32).reshape(-1, 31)[:, :30]
+    half = compressed.halved(rows)
+    assert half is not None
+    np.testing.assert_array_equal(half, rows.astype(np.float16))
+    for other in (65536, 1e-8, np.pi, np.nan):
+        assert compressed.halved(np.full((3, 5), other, np.float32)) is None
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
