@@ -41,7 +41,7 @@ class EpochChoice:
     def of(cls, config: Config, data: Dataset) -> EpochChoice:
         """Make the choice for a configuration and its data."""
         has_validation = "validation" in data.splits
-        rows = len(data.splits["validation" if has_validation else "test"])
+        rows = len(data.splits.get("validation" if has_validation else "test", ()))
         return cls(has_validation, rows, config.training.patience or 0, config.training.all_epochs)
 
     @property

@@ -123,18 +123,22 @@ def description(
 def epoch_record(progress: Progress, scores: Mapping[str, AnyScores], more: Mapping[str, float]) -> Json:
     """Collect the metrics of an epoch; accuracies are fractions, losses are in nats per document.
 
-    The accuracy of several labels is their micro F1.
+    The accuracy of several labels is their micro F1. Without scores, there is no checkpoint to name.
     """
-    test = scores["test"]
-    several = isinstance(test, LabelScores)
-    return {
+    record = {
         "epoch": progress.epoch,
         "step": progress.step,
         "train_loss": progress.train_loss,
         **{f"{split}_{name}": value for split, score in scores.items() for name, value in score.metrics().items()},
-        "calibration": (UNCALIBRATED if isinstance(test, LabelScores) else test.calibration).to_dict(),
         **more,
         "seconds": progress.seconds,
+    }
+    if (test := scores.get("test")) is None:
+        return record
+    several = isinstance(test, LabelScores)
+    return {
+        **record,
+        "calibration": (UNCALIBRATED if isinstance(test, LabelScores) else test.calibration).to_dict(),
         "checkpoint": file_name(progress.epoch, test.accuracy, several=several),
     }
 

@@ -121,4 +121,4 @@ def epoch_line(record: dict[str, Any], epochs: int, verdict: str) -> str:
     if "validation" in scores and verdict:
         scores["validation"] += f", {verdict}"
     rest = f"train loss {record['train_loss']:.4f}  {record['seconds']:.0f} s"
-    return "  ".join([f"epoch {record['epoch']} of {epochs}: {scores.pop(next(iter(scores)))}", *scores.values(), rest])
+    return f"epoch {record['epoch']} of {epochs}: " + "  ".join([*scores.values(), rest])

@@ -94,20 +94,19 @@ def score_epoch(run: Run, guards: Guards) -> tuple[Mapping[str, AnyScores], floa
 
 
 def save_epoch(run: Run, guards: Guards, scores: Mapping[str, AnyScores], weight: float) -> None:
-    """Write the epoch's checkpoint on rank 0, and move on to the next epoch or to the end."""
+    """Write the epoch's checkpoint on rank 0 if it has scores, and move on to the next epoch or to the end."""
     progress, engine, choice = run.progress, run.engine, run.choice
     record = checkpoint.epoch_record(progress, scores, weight_metrics(engine, weight))
-    precision, computed = run.config.model.precision, run.computed()
-    about = checkpoint.description(record, run.data, engine.shape, precision, computed, scores)
+    progress.epochs.append(record)
 
     def write() -> None:
+        precision, computed = run.config.model.precision, run.computed()
+        about = checkpoint.description(record, run.data, engine.shape, precision, computed, scores)
         checkpoint.save(run.folder.path, engine.shape.weighted(engine.values(), weight), about, scores, guards.again)
+        run.folder.remove(run.folder.other_checkpoints(choice.kept(progress, guards.saver.epochs)))
 
-    run.world.on_root("checkpoint", once(write))  # if it fails, no rank may continue as if the checkpoint existed
-    progress.epochs.append(record)
-    if run.world.is_root:
-        keep = choice.kept(progress, guards.saver.epochs)
-        run.folder.remove(run.folder.other_checkpoints(keep))
+    if scores:
+        run.world.on_root("checkpoint", once(write))  # if it fails, no rank may continue as if the checkpoint existed
     progress.finished = choice.is_last(progress)
     stopped_early = choice.stopped_early(progress)
     if not progress.finished:

@@ -2,7 +2,8 @@
 
 A validation split that is a share of the training files can be learnt from as well. A second run of the recipe, in the
 folder ``refit`` of the run, trains the table alone on both splits, for as many epochs as the first one has chosen. Its
-table replaces the first one. Tower, weight of the tower, and temperature or thresholds stay as they are.
+table replaces the first one. Tower, weight of the tower, and temperature or thresholds stay as they are. There is
+nothing to choose, so its epochs have neither scores nor checkpoints.
 """
 
 from __future__ import annotations
@@ -45,22 +46,21 @@ def train(config: Config, data: Dataset, engine: Engine, chosen: Result, session
         engine: engine of this network, whose parameters are replaced.
         chosen: result of the run before the refit.
     """
-    world, shape, folder, splits = session.world, engine.shape, RunFolder(chosen.run_dir), dict(data.splits)
+    world, shape, folder, splits = session.world, engine.shape, RunFolder(chosen.run_dir), data.splits
     if (table := table_of(config, data, shape)) is None:
         return chosen
-    held = splits.pop("validation")
-    every = replace(data, splits={**splits, "train": splits["train"].joined(held, held.labels, held.targets)})
+    held = splits["validation"]
+    every = replace(data, splits={"train": splits["train"].joined(held, held.labels, held.targets)})
     again = _of_table(config, table, shape, chosen.epoch)
-    fitted = recipe.train(again, every, build_engine(again, every, world), folder.refit, session)
+    run = recipe.train_network(again, every, build_engine(again, every, world), folder.refit, session)
 
     def read() -> tuple[dict[str, Any], Arrays]:
-        arrays = parameters.unpacked(parameters.load(fitted.checkpoint), table)
-        if shape != table:
-            refitted = {f"{TABLE}.{name}": array for name, array in arrays.items()}
-            arrays = {**parameters.unpacked(parameters.load(chosen.checkpoint), shape), **refitted}
+        arrays = parameters.unpacked(parameters.load(chosen.checkpoint), shape)
         return checkpoint.describe(chosen.checkpoint) or {}, arrays
 
-    about, arrays = world.agree("refitted table", read)
+    about, arrays = world.agree("chosen network", read)
+    prefix = "" if shape == table else f"{TABLE}."
+    arrays |= {f"{prefix}{name}": array for name, array in run.engine.values().items()}
     engine.set_values(arrays)
     thresholds = checkpoint.thresholds(about)
     decision = Calibration.of(about) if thresholds is None else thresholds

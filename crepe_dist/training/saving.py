@@ -62,8 +62,7 @@ def resume(run: Run) -> Found | None:
     if newest is None:
         return None
     restore(newest.snapshot, run)
-    if progress.epochs:
-        best = choice.reported(progress)["checkpoint"]
+    if progress.epochs and (best := choice.reported(progress).get("checkpoint")):
         world.on_root("best checkpoint", once(lambda: checkpoint.check_present(folder.path, best)))
     for damage in newest.damaged:
         display.say(f"skipped a damaged state: {damage}")

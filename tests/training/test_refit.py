@@ -108,13 +108,12 @@ def test_a_killed_run_resumes_to_the_same_bits(folder, lost):
     reported(again)[0].unlink()
     shutil.copy(folder / "off" / "result.json", again)  # as it is before the refit
     if lost != "the end":
-        (again / "refit" / "result.json").unlink()
         shutil.rmtree(max((again / "refit" / "state").iterdir()))
     if lost == "some of the network":
         (again / "result.json").unlink()
         shutil.rmtree(max((again / "state").iterdir()))
     printed = train(folder, again.name)
-    assert printed.count("resuming") == {"the end": 0, "some of the table": 1, "some of the network": 2}[lost]
+    assert printed.count("resuming") == {"the end": 1, "some of the table": 1, "some of the network": 2}[lost]
     assert digest(again) == digest(folder / "run")
 
 
@@ -124,11 +123,7 @@ def test_a_student_is_refitted_and_resumes_to_the_same_bits(tmp_path):
     train(tmp_path, "run", module="tests.helpers.keeping_state")
     made, bits = result(tmp_path / "run")["provenance"], digest(tmp_path / "run")
     assert made["refit"]["rows"] == 320 + 300 * (made["unlabelled"]["reported"] == "student")
-    for left in (
-        reported(tmp_path / "run")[0],
-        *(tmp_path / "run").glob("result.json"),
-        tmp_path / "run/refit/result.json",
-    ):
+    for left in (reported(tmp_path / "run")[0], tmp_path / "run" / "result.json"):
         left.unlink()
     shutil.rmtree(max((tmp_path / "run" / "refit" / "state").iterdir()))
     assert train(tmp_path, "run", processes=2).count("resuming") == 2
