@@ -20,7 +20,6 @@ from crepe_dist.exchange.cuda import CudaExchange
 from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.quanta import Parameter, Quanta
 from crepe_dist.model.objective import rounded
-from crepe_dist.model.parameters import check
 from crepe_dist.model.part_weight import combined
 from crepe_dist.native import constants
 from crepe_dist.settings.options import OptimizerOptions
@@ -33,7 +32,6 @@ class CudaEngine(Engine):
     batch among ranks changes no bit.
 
     Attributes:
-        parameters: parameters by name, whose values ``values`` copies from the GPU.
         quanta: quanta of the gradients, once the exchange is open.
     """
 
@@ -60,12 +58,10 @@ class CudaEngine(Engine):
     def values(self) -> Arrays:
         for name, parameter in self.parameters.items():
             self._values[name].read(parameter.value)
-        return {name: parameter.value for name, parameter in self.parameters.items()}
+        return super().values()
 
     def set_values(self, arrays: Arrays) -> None:
-        check(arrays, self.shape)
-        for name, parameter in self.parameters.items():
-            parameter.value[:] = arrays[name]
+        super().set_values(arrays)
         self._upload()
 
     def _upload(self) -> None:

@@ -20,6 +20,7 @@ from crepe_dist.exchange.exchange import Exchange, LossScale
 from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.model.backend import Backend
 from crepe_dist.model.objective import PLAIN, Objective
+from crepe_dist.model.parameters import check
 from crepe_dist.model.shape import Shape
 from crepe_dist.settings.options import OptimizerOptions
 
@@ -39,7 +40,10 @@ class Engine(ABC):
         device: device of the network.
         group_size: number of documents that one rank must compute together; the global batch is cut at multiples of it.
         loss_scale: scale of the loss in float16.
+        parameters: parameters by name, in the order of the kernels; MXNet keeps its own.
     """
+
+    parameters: dict[str, Parameter]
 
     group_size = 1
 
@@ -80,17 +84,19 @@ class Engine(ABC):
     def refresh(self) -> None:  # noqa: B027
         """Load the current parameters. Call before ``logits`` if they may have changed."""
 
-    @abstractmethod
     def values(self) -> Arrays:
         """Return all parameters by structural name, to be read before the next step."""
+        return {name: parameter.value for name, parameter in self.parameters.items()}
 
-    @abstractmethod
     def set_values(self, arrays: Arrays) -> None:
         """Set all parameters by structural name.
 
         Raises:
             UserError: A name or shape differs from the network's, or a value is not finite.
         """
+        check(arrays, self.shape)
+        for name, parameter in self.parameters.items():
+            parameter.value[:] = arrays[name]
 
     @abstractmethod
     def open_exchange(self, world: World, options: OptimizerOptions, documents: int) -> Exchange:

@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 
 from crepe_dist import machine
-from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import Batch, extra_bytes
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, Logits
@@ -17,7 +16,6 @@ from crepe_dist.exchange.quanta import Parameter, Quanta
 from crepe_dist.exchange.shared_memory import SharedMemoryExchange
 from crepe_dist.exchange.table import SparseParameter
 from crepe_dist.model.inference import Kernels, stored
-from crepe_dist.model.parameters import check
 from crepe_dist.native.library import threads
 from crepe_dist.settings.options import OptimizerOptions
 
@@ -30,7 +28,6 @@ class NativeEngine(Engine):
     Gradients are whole numbers, see ``Quanta``. Tables are trained row by row. One thread calls it at a time.
 
     Attributes:
-        parameters: parameters by name, in the order of the kernels.
         quanta: quanta of the gradients, once the exchange is open.
     """
 
@@ -46,14 +43,6 @@ class NativeEngine(Engine):
         self._kernels.call("crepe_objective", constants, weights.ctypes.data, len(weights))
         self._addresses = stored(parameter.value for parameter in self.parameters.values())
         self.refresh()
-
-    def values(self) -> Arrays:
-        return {name: parameter.value for name, parameter in self.parameters.items()}
-
-    def set_values(self, arrays: Arrays) -> None:
-        check(arrays, self.shape)
-        for name, parameter in self.parameters.items():
-            parameter.value[:] = arrays[name]
 
     def open_exchange(self, world: World, options: OptimizerOptions, documents: int) -> SharedMemoryExchange:
         sparse = [

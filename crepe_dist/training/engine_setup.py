@@ -133,14 +133,9 @@ def chosen_shape(options: ModelOptions, dataset: Dataset) -> Shape:
     return chosen.for_data(options, dataset.encoding, classes, rows)
 
 
-def training_bytes(shape: Shape) -> int:
-    """Return the bytes that the parameters take in training, with their gradients and the optimizer's state."""
-    return 4 * COPIES * shape.parameters
-
-
 def _check_memory(shape: Shape) -> None:
     """Reject a network that does not fit into memory, before the kernel's out-of-memory killer acts."""
-    needed = training_bytes(shape)
+    needed = 4 * COPIES * shape.parameters
     if needed > machine.memory():
         raise UserError(
             f"this network ({shape}) is too large for this machine",

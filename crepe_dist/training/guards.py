@@ -29,7 +29,7 @@ from crepe_dist.training.step_log import StepLog
 MEMORY_TEXTS = ("out of memory", "Failed to allocate", "allocation failed", "could not create", "bad_alloc")
 
 
-class Guards:
+class Guards(StepLog):
     """Hooks of the recipe for logs, warnings, saved states, checks and stops; every rank calls each at the same point.
 
     The replicas are compared before each save and after each epoch.
@@ -43,31 +43,23 @@ class Guards:
     """
 
     def __init__(self, run: Run, saver: StateSaver) -> None:
+        super().__init__(run)
         self.saver = saver
         self.again = "the same command" + " without --fresh" * run.config.fresh
         self._run = run
         self._watchdog = run.session.watchdog
         self._control = run.session.control
-        self._rows: Order = np.zeros(0, np.int64)  # of the current step, for the watchdog
-        self._log = StepLog(run)
+        self._batch: Order = np.zeros(0, np.int64)  # of the current step, for the watchdog
         self._watchdog.locate(self._where)
 
     def _where(self) -> dict[str, Any]:
-        at = self._run.progress
-        return {"step": at.step, "epoch": at.epoch, "documents": at.documents, "rows": self._rows[:SHOWN_ROWS].tolist()}
-
-    def begin_epoch(self) -> None:
-        """Handle the start of an epoch, or of the rest of it after a resume."""
-        self._log.begin_epoch()
-
-    def wait(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield the batches of an epoch, and measure the wait for them."""
-        return self._log.wait(batches)
+        at, rows = self._run.progress, self._batch[:SHOWN_ROWS].tolist()
+        return {"step": at.step, "epoch": at.epoch, "documents": at.documents, "rows": rows}
 
     def before_step(self, batch: Batch) -> Vote:
         """Report the start of a step to the watchdog; return what this rank wants to do after it."""
         self._watchdog.beat("train")
-        self._rows = batch.rows
+        self._batch = batch.rows
         return max(self._control.vote, Vote.SAVE if self.saver.due(batch.step) else Vote.GO_ON)
 
     def accept(self, outcome: Outcome) -> bool:
@@ -86,19 +78,11 @@ class Guards:
         Raises:
             Stopped: the run was asked to stop, and its state is saved.
         """
-        self._log.after_step(outcome, learning_rate)
+        super().after_step(outcome, learning_rate)
         if outcome.vote is Vote.STOP:
             self.stop()
         elif outcome.vote is Vote.SAVE:
             self._save()
-
-    def end_epoch(self) -> None:
-        """Handle the end of an epoch's steps, before the network is scored."""
-        self._log.end_epoch()
-
-    def begin_evaluation(self) -> None:
-        """Report the start of the evaluation after an epoch to the watchdog."""
-        self._watchdog.beat("evaluate")
 
     def is_stopping(self) -> bool:
         """Return whether this rank was asked to stop."""
@@ -116,16 +100,16 @@ class Guards:
     def after_epoch(self, record: dict[str, Any]) -> None:
         """Log an epoch, after its checkpoint was written; then save if it is due."""
         run, progress = self._run, self._run.progress
-        self._log.after_epoch(record)
+        super().after_epoch(record)
         is_due = not progress.finished and self.saver.due(progress.step)
         if run.world.broadcast(is_due, "save after epoch"):
             self._save()
         else:
-            self._compare()
+            check_replicas(run.engine.values(), run.world)
 
     def finish(self) -> None:
         """Write what is left at the end of the run."""
-        self._log.finish()
+        super().finish()
         self.saver.close()
 
     def stop(self) -> NoReturn:
@@ -146,19 +130,15 @@ class Guards:
             )
         self._run.display.say(f"{stopped}: saved after step {step}; {self.again} resumes from there")
         self.saver.close()
-        self._log.sync()
+        self.sync()
         raise stopped
-
-    def _compare(self) -> None:
-        """Compare the replicas of all ranks."""
-        check_replicas(self._run.engine.values(), self._run.world)
 
     def _save(self) -> None:
         """Start to write the state on rank 0; every rank calls it."""
         run = self._run
         self._watchdog.beat("save")
-        self._log.flush()
-        self._compare()
+        self.flush()
+        check_replicas(run.engine.values(), run.world)
         copied = snapshot(run)
         try:
             # The state relies on the metrics, so they go first.
@@ -168,7 +148,7 @@ class Guards:
         except OSError as error:
             self.saver.postpone(run.progress.step)
             run.display.say(f"the state of step {run.progress.step} could not be saved: {error}")
-        self._log.restart_clock()
+        self.restart_clock()
 
 
 def _reject(run: Run, outcome: Outcome) -> None:

@@ -28,7 +28,7 @@ from crepe_dist.training.guards import Guards
 from crepe_dist.training.notes import banner, notes
 from crepe_dist.training.run import Run, Session, learning_rates
 from crepe_dist.training.saving import open_saver, resume
-from crepe_dist.training.weighing import weighed_and_scored, weight_metrics
+from crepe_dist.training.weighing import weighed_and_scored
 
 
 def train(config: Config, data: Dataset, network: EngineAndStart, folder: RunFolder, session: Session) -> Result:
@@ -83,7 +83,7 @@ def score_epoch(run: Run, guards: Guards) -> tuple[Mapping[str, AnyScores], floa
         Stopped: a request to stop arrived during scoring, and the state is saved.
         UserError: the loss on a split is not finite.
     """
-    guards.begin_evaluation()
+    run.session.watchdog.beat("evaluate")
     run.exchange.flush()
     try:
         scores, weight = weighed_and_scored(run.engine, run.data, run.world, guards.is_stopping)
@@ -96,7 +96,8 @@ def score_epoch(run: Run, guards: Guards) -> tuple[Mapping[str, AnyScores], floa
 def save_epoch(run: Run, guards: Guards, scores: Mapping[str, AnyScores], weight: float) -> None:
     """Write the epoch's checkpoint on rank 0 if it has scores, and move on to the next epoch or to the end."""
     progress, engine, choice = run.progress, run.engine, run.choice
-    record = checkpoint.epoch_record(progress, scores, weight_metrics(engine, weight))
+    more = {"tower_weight": weight} if engine.shape.summands > 1 else {}
+    record = checkpoint.epoch_record(progress, scores, more)
     progress.epochs.append(record)
 
     def write() -> None:

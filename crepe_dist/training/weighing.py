@@ -20,11 +20,6 @@ from crepe_dist.training.scoring_pass import Totals, pass_over
 MOST_REMEMBERED = 1 << 28  # bytes
 
 
-def weight_metrics(engine: Engine, weight: float) -> dict[str, float]:
-    """Return the entry of an epoch's record for the weight of the tower, if the network has one."""
-    return {"tower_weight": weight} if engine.shape.summands > 1 else {}
-
-
 def weighed_and_scored(
     engine: Engine, data: Dataset, world: World, is_stopping: Callable[[], bool]
 ) -> tuple[Mapping[str, AnyScores], float]:
