@@ -72,7 +72,7 @@ def _pages(config: Config, world: "World") -> "Pages":
         return Pages()
     from crepe_dist.reports import data_page, run_page
 
-    return Pages(data_page.page, run_page.write_for)
+    return Pages(data_page.page, run_page.write_for, run_page.load)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,6 +62,13 @@ def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> I
         )
     else:
         say(str(folder.path / REPORT))
+
+
+def load() -> None:
+    """Import the libraries that draw a report; if one cannot be imported, the report says so."""
+    with suppress(Exception):
+        for name in ("matplotlib.backends.backend_svg", "matplotlib.figure", "jinja2"):
+            importlib.import_module(name)
 
 
 def _is_current(folder: RunFolder) -> bool:

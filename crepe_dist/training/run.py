@@ -37,10 +37,12 @@ class Pages:
     Attributes:
         data: returns the report page of a data set, given its figures.
         report: writes the report of a finished run and prints findings; yields every few seconds.
+        load: imports what the report needs.
     """
 
     data: Callable[[dict[str, Any]], str] | None = None
     report: Callable[[RunFolder, Dataset, Callable[[str], None]], Iterator[None]] | None = None
+    load: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ every row (``refit``).
 from __future__ import annotations
 
 from contextlib import suppress
+from threading import Thread
 
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.control import Control
@@ -69,6 +70,8 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
                 result, learnt, engine = unlabelled.train(config, data, first, network, folder, session)
             else:
                 result, learnt, engine = recipe.train(config, data, network, folder, session), data, network[0]
+            if world.is_root and config.logging.report and pages.load is not None:
+                Thread(target=pages.load).start()  # half of the report's time, beside the refit
             result = refit.train(config, learnt, engine, result, session)
             display.say(str(result))
             report(config, data, folder, session)
