@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import BLANK, Codes, Encoding
 from crepe_dist.data.dataset import Alteration, Split
-from crepe_dist.data.keyed_random import Numbers, is_drawn, mix, row_keys
+from crepe_dist.data.keyed_random import Numbers, draw, is_drawn, mix
 from crepe_dist.data.words import WordFinder
 
 USUAL = Encoding()
@@ -96,7 +96,7 @@ def with_typos(split: Split, rate: float, seed: int = 0, epoch: int = 0, encodin
         return split
     letters, kept = encoding.letters, encoding.kept if encoding.in_reading_order else encoding.kept[::-1]
 
-    return split.altered(lambda codes, rows: corrupt(codes, rate, row_keys(seed, epoch, rows), letters, kept))
+    return split.altered(lambda codes, rows: corrupt(codes, rate, draw(seed, epoch, rows), letters, kept))
 
 
 def without_some_words(codes: Codes, most: float, keys: Numbers, finder: WordFinder) -> Codes:
@@ -126,6 +126,6 @@ def with_word_dropout(split: Split, most: float, encoding: Encoding) -> Split:
     finder = WordFinder(encoding)
 
     def of_epoch(seed: int, epoch: int) -> Alteration:
-        return lambda codes, rows: without_some_words(codes, most, mix(row_keys(seed, epoch, rows)), finder)
+        return lambda codes, rows: without_some_words(codes, most, mix(draw(seed, epoch, rows)), finder)
 
     return replace(split, per_epoch=of_epoch)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -24,11 +26,12 @@ def mix(state: Numbers) -> Numbers:
     return scramble(state * GOLDEN + GOLDEN)
 
 
-def row_keys(seed: int, epoch: int, rows: npt.NDArray[np.int64]) -> Numbers:
-    """Return a key for each row in an epoch of a run, uint64 [rows]."""
+def draw(seed: int, *keys: Any) -> Numbers:
+    """Draw a random number, uint64, for each combination of keys: whole numbers, or arrays of them that broadcast."""
     state = mix(np.array([seed], np.uint64))
-    state = mix(state + np.uint64(epoch))
-    return mix(state + rows.astype(np.uint64))
+    for key in keys:
+        state = mix(state + np.asarray(key).astype(np.uint64))
+    return state
 
 
 def is_drawn(rate: float | npt.NDArray[np.float64], numbers: Numbers) -> npt.NDArray[np.bool_]:

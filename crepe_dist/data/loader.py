@@ -22,6 +22,7 @@ from crepe_dist.data.dataset import Split
 
 PREFETCH = 4
 RUN = 8  # a multiple of the networks' group sizes
+PIECE = 1 << 16  # rows that are ordered at a time
 
 
 def training_order(split: Split, seed: int, epoch: int, batch_size: int) -> Order:
@@ -34,7 +35,7 @@ def epoch_order(rows: int, seed: int, epoch: int) -> Order:
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
-def balanced(order: Order, lengths: npt.NDArray[np.int64], batch_size: int) -> Order:
+def balanced(order: Order, lengths: npt.NDArray[np.uint16], batch_size: int) -> Order:
     """Reorder the rows within each global batch so that contiguous shares of it have about the same length.
 
     The rows of a batch are sorted by length, and dealt like cards to runs of ``RUN`` rows.
@@ -43,11 +44,16 @@ def balanced(order: Order, lengths: npt.NDArray[np.int64], batch_size: int) -> O
         lengths: length of each row of the split.
     """
     whole = len(order) // batch_size * batch_size
-    batches = order[:whole].reshape(-1, batch_size), order[None, whole:]
-    return np.concatenate([_dealt(each, lengths).ravel() for each in batches])
+    piece = max(1, PIECE // batch_size) * batch_size  # bounds the memory for many millions of rows
+    result = order.copy()
+    for start in range(0, whole, piece):
+        batches = result[start : min(start + piece, whole)].reshape(-1, batch_size)
+        batches[:] = _dealt(batches, lengths)
+    result[whole:] = _dealt(result[None, whole:], lengths)
+    return result
 
 
-def _dealt(batches: Order, lengths: npt.NDArray[np.int64]) -> Order:
+def _dealt(batches: Order, lengths: npt.NDArray[np.uint16]) -> Order:
     count = batches.shape[1]
     cards = np.arange(-(-count // RUN) * RUN).reshape(RUN, -1)
     cards[1::2] = cards[1::2, ::-1]  # to and fro
@@ -61,17 +67,12 @@ def share(start: int, stop: int, rank: int, size: int, group_size: int = 1) -> t
     """Return a rank's contiguous share of [start, stop).
 
     Shares are disjoint. They differ by less than two groups of ``group_size`` rows, and begin at the start of a group.
+    The first one is the largest.
     """
     count, extra = divmod(-(-(stop - start) // group_size), size)
     first = rank * count + min(rank, extra)
     last = first + count + (rank < extra)
     return min(stop, start + first * group_size), min(stop, start + last * group_size)
-
-
-def largest_share(rows: int, size: int, group_size: int = 1) -> int:
-    """Return the number of rows of the largest share of ``rows`` rows."""
-    first, last = share(0, rows, 0, size, group_size)
-    return last - first
 
 
 def shares(
@@ -102,7 +103,7 @@ class DataLoader:
     ) -> None:
         self._split = split
         self._shares = shares(order, batch_size, rank, size, first, group_size)
-        self._rows = largest_share(batch_size, size, group_size)
+        _, self._rows = share(0, batch_size, 0, size, group_size)
 
     def __iter__(self) -> Iterator[Batch]:
         """Gather batches in another thread, at most 2 × ``PREFETCH`` of them ahead."""

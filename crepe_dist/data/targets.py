@@ -19,6 +19,7 @@ from crepe_dist.files import integer
 ONE, SEVERAL, SOFT = KINDS = ("one", "several", "soft")  # labels of a row
 SHARE_UNIT = 65535  # the share 1 in a pair
 MOST_LABELS = 1024  # pairs per row
+PIECE = 1 << 16  # rows that are counted at a time
 PAIR_BYTES = 4  # in a batch: the class and the share, low bytes first
 Pairs = npt.NDArray[np.uint16]
 Shares = npt.NDArray[np.float32]
@@ -70,11 +71,20 @@ class Targets:
         place, column = np.nonzero(pairs[..., 1])
         return place, pairs[place, column, 0].astype(np.int32)
 
+    def counts(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Count the labels of rows by class, int64 [classes]; a soft label counts as its largest share."""
+        counts = np.zeros(self.classes, np.int64)
+        for start in range(0, len(rows), PIECE):
+            counts += np.bincount(self.occurrences(rows[start : start + PIECE])[1], minlength=self.classes)
+        return counts
+
     def mass(self) -> npt.NDArray[np.float64]:
         """Return the sum of the shares of each class, float64 [classes]."""
-        pairs = self.pairs(np.arange(len(self.stored)))
-        shares = pairs[..., 1].ravel().astype(np.float64)
-        return np.bincount(pairs[..., 0].ravel(), shares, minlength=self.classes) / SHARE_UNIT
+        total = np.zeros(self.classes)
+        for start in range(0, len(self.stored), PIECE):
+            classes, shares = self.pairs(np.arange(start, min(start + PIECE, len(self.stored)))).reshape(-1, 2).T
+            total += np.bincount(classes, shares, minlength=self.classes)
+        return total / SHARE_UNIT
 
 
 def main_classes(pairs: Pairs) -> npt.NDArray[np.int32]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -46,23 +45,21 @@ class TextCounts:
 
     Attributes:
         points: count of each code point outside ASCII or the alphabet.
-        lengths: number of texts that had 0, 1, … codes before they were cut, int64 [longest + 1].
+        lengths: number of texts that had so many codes before they were cut.
     """
 
     points: Counter[int] = field(default_factory=Counter)
-    lengths: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    lengths: Counter[int] = field(default_factory=Counter)
 
     @property
     def rows(self) -> int:
         """Number of texts."""
-        return int(self.lengths.sum())
+        return sum(self.lengths.values())
 
     def add(self, other: TextCounts) -> None:
         """Add the counts of further texts."""
         self.points.update(other.points)
-        shorter, longer = sorted((self.lengths, other.lengths), key=len)
-        self.lengths = longer.copy()
-        self.lengths[: len(shorter)] += shorter
+        self.lengths.update(other.lengths)
 
 
 @dataclass(frozen=True)
@@ -108,14 +105,14 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
     check(job, collected, fate, classes, quarantine)
     number = {label: index for index, label in enumerate(classes)}
     labels, targets = _labels(job.labelled, collected, number)
-    training = np.flatnonzero(fate == TRAIN)
-    if len(training) == 0 and job.classes is None:
+    if job.classes is None and not (fate == TRAIN).any():
         raise UserError(
             f"none of {collected.read:,} rows is left to train on",
             remedy="give more rows, or smaller --test and --validation",
         )
-    texts = collected.some(np.flatnonzero((fate == TRAIN) | (fate == UNLABELLED)))
-    encoding = fit(job.encoding, job.fit, texts, workers, show) if len(texts) else job.encoding
+    fitted = np.flatnonzero((fate == TRAIN) | (fate == UNLABELLED))
+    encoding = fit(job.encoding, job.fit, collected.some(fitted), workers, show) if len(fitted) else job.encoding
+    del fitted  # memory of many millions of rows
     id_name = (job.reading.columns.id or FILE_NAME) if collected.rows["id"].any() else None
     splits: dict[str, dict[str, Any]] = {}
     counts = TextCounts()
@@ -177,32 +174,29 @@ def write_shard(
     number, rows = shard
     texts = rows.texts()
     known = np.flatnonzero(encoding.known(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
-    counts, lengths = TextCounts(), np.empty(len(rows), np.int64)
+    counts = TextCounts()
     writer = ShardWriter(folder, split, number, len(rows), encoding.feature_len, kinds)
     step = max(1, min(MAX_CHUNK, CHUNK_BYTES // encoding.feature_len))
     for start in range(0, len(rows), step):
         chunk = rows[start : start + step].records()
         data = texts.get(chunk)
-        codes, lengths[start : start + step] = encoding.encode_and_measure([text.decode("utf-8") for text in data])
+        codes, lengths = encoding.encode_and_measure([text.decode("utf-8") for text in data])
+        counts.lengths.update(lengths.tolist())
         writer.append(codes, texts=data, ids=texts.ids(chunk))
         # Most characters are ASCII and in the alphabet, so only the others are counted individually.
         left = b"".join(data).translate(None, known).decode("utf-8")
         if left:
             values, times = np.unique(np.frombuffer(left.encode("utf-32-le"), dtype="<u4"), return_counts=True)
             counts.points.update(dict(zip(values.tolist(), times.tolist())))
-    counts.lengths = np.bincount(lengths)
     return writer.close(), counts
 
 
 def _write_origins(folder: Path, split: str, collected: Collected, chosen: npt.NDArray[np.int64]) -> Files:
     """Write where the rows of a split are from; see ``data/arrays``."""
-
-    def pieces() -> Iterator[npt.NDArray[np.uint64]]:
-        for start in range(0, len(chosen), PIECE):
-            rows = collected.rows[chosen[start : start + PIECE]]
-            yield np.stack([rows[name].astype(np.uint64) for name in ("file", "line", "exact")], axis=1)
-
-    return write_pieces(folder, origins_file(split), np.uint64, (len(chosen), ORIGIN_COLUMNS), pieces())
+    pieces = (collected.rows[chosen[start : start + PIECE]] for start in range(0, len(chosen), PIECE))
+    columns = ("file", "line", "exact")
+    arrays = (np.stack([rows[name].astype(np.uint64) for name in columns], axis=1) for rows in pieces)
+    return write_pieces(folder, origins_file(split), np.uint64, (len(chosen), ORIGIN_COLUMNS), arrays)
 
 
 def _labels(kind: str, collected: Collected, number: dict[str, int]) -> tuple[npt.NDArray[np.int32], Targets]:

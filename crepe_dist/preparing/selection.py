@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.keyed_random import Numbers, mix
+from crepe_dist.data.keyed_random import Numbers, draw
 from crepe_dist.errors import UserError
 from crepe_dist.invocation import typed
 from crepe_dist.preparing.spool import Rows
@@ -21,7 +21,7 @@ Fate = npt.NDArray[np.uint8]
 TRAIN, VALIDATION, TEST, UNLABELLED, REPEATED, SAMPLED_OUT, UNKNOWN = range(7)  # the first as ``dataset.ALL_SPLITS``
 DEDUPE = ("no", "exact", "near")
 SAMPLE_DRAW, SPLIT_DRAW = 1, 2
-PIECE, SORTED = 1 << 20, 1 << 22  # rows that are read or sorted at a time
+PIECE = 1 << 20  # rows that are read or sorted at a time
 VALIDATION_FROM = 2000  # a tenth of so many can choose an epoch: training.patience wants 200
 
 
@@ -63,20 +63,12 @@ class SplitOptions:
             raise UserError("the test and validation fractions leave nothing to train on", remedy="make them smaller")
 
 
-def draw(seed: int, purpose: int, files: Any, lines: Any) -> Numbers:
-    """Draw a random number, uint64, for each row, independent between rows and purposes."""
-    with np.errstate(over="ignore"):
-        state = mix(np.array([seed * 8 + purpose], dtype=np.uint64))
-        state = mix(state + np.asarray(files).astype(np.uint64))
-        return mix(state + np.asarray(lines).astype(np.uint64))
-
-
-def _draw_for(rows: Rows, chosen: npt.NDArray[np.int64], seed: int, purpose: int) -> Numbers:
-    """Draw for selected rows in pieces, to bound the memory for many millions of rows."""
-    drawn = np.empty(len(chosen), dtype=np.uint64)
-    for start in range(0, len(chosen), PIECE):
-        piece = rows[chosen[start : start + PIECE]]
-        drawn[start : start + PIECE] = draw(seed, purpose, piece["file"], piece["line"])
+def _draw_for(rows: Rows, seed: int, purpose: int) -> Numbers:
+    """Draw for each row, in pieces, to bound the memory for many millions of rows."""
+    drawn = np.empty(len(rows), dtype=np.uint64)
+    for start in range(0, len(rows), PIECE):
+        piece = rows[start : start + PIECE]
+        drawn[start : start + PIECE] = draw(seed * 8 + purpose, piece["file"], piece["line"])
     return drawn
 
 
@@ -107,25 +99,28 @@ def decide(rows: Rows, fixed: Fate, split: SplitOptions, known: npt.NDArray[np.b
 
 def used_labels(rows: Rows, fixed: Fate) -> npt.NDArray[np.bool_]:
     """Tell which labels occur in training rows, bool [largest label + 1]."""
-    label = np.array(rows["label"])
-    used = np.zeros(int(label.max(initial=-1)) + 1, dtype=bool)
-    used[label[fixed == TRAIN]] = True
-    return used
+    largest = int(rows["label"].max(initial=-1))
+    return np.asarray(np.bincount(rows["label"][fixed == TRAIN], minlength=largest + 1) > 0)
 
 
 def _divide(rows: Rows, fate: Fate, label: npt.NDArray[np.int32], split: SplitOptions) -> None:
-    free = np.flatnonzero(fate == TRAIN)
+    count = np.count_nonzero(fate == TRAIN)
+    if count == 0:
+        return
     validation = split.validation
     if validation is None:
-        validation = 0.1 if len(free) >= VALIDATION_FROM and split.test < 0.9 else 0.0
+        validation = 0.1 if count >= VALIDATION_FROM and split.test < 0.9 else 0.0
     if split.stratified:
+        free = np.flatnonzero(fate == TRAIN)
         size, position = _by_class(rows, free, label, split.seed, SPLIT_DRAW)
         counts = np.rint(size * split.test)
         test, held_out = free[position < counts], free[position < counts + np.rint(size * validation)]
-    else:
-        free = free[np.argsort(_draw_for(rows, free, split.seed, SPLIT_DRAW), kind="stable")]
-        count = int(len(free) * split.test)
-        test, held_out = free[:count], free[: count + int(len(free) * validation)]
+    else:  # the smallest draws, found without the indices of a sort
+        drawn = _draw_for(rows, split.seed, SPLIT_DRAW)
+        drawn[fate != TRAIN] = np.iinfo(np.uint64).max
+        ends = np.cumsum([int(count * split.test), int(count * validation)])
+        smallest = np.partition(drawn, ends)
+        test, held_out = (drawn < smallest[end] for end in ends)
     fate[held_out] = VALIDATION
     fate[test] = TEST
 
@@ -134,7 +129,7 @@ def _by_class(
     rows: Rows, free: npt.NDArray[np.int64], label: npt.NDArray[np.int32], seed: int, purpose: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return, for each of the rows ``free``, the size of its class and its random rank within the class."""
-    drawn = _draw_for(rows, free, seed, purpose)
+    drawn = _draw_for(rows, seed, purpose)[free]
     order = np.lexsort((drawn, label[free]))
     counts = np.bincount(label[free])
     starts = np.cumsum(counts) - counts
@@ -147,15 +142,13 @@ def repeats(keys: Any, fate: Fate) -> Iterator[tuple[npt.NDArray[np.int64], npt.
     """Yield the rows of the splits that repeat the key of an earlier row, and the first rows with these keys, by index.
 
     Test rows count as earlier than validation rows, those as earlier than training rows, and unlabelled ones as the
-    last. The keys are sorted in several parts, by their remainders, to bound the memory for many millions of rows.
+    last.
 
     Args:
         keys: hashes, uint64 [n].
     """
     keys = np.ascontiguousarray(keys)
-    parts = np.uint64(max(1, -(-len(keys) // SORTED)))
-    for part in range(int(parts)):
-        rows = np.flatnonzero(keys % parts == part)
+    for rows in parts_of(keys):
         rows = np.concatenate([rows[fate[rows] == split] for split in (TEST, VALIDATION, TRAIN, UNLABELLED)])
         values = keys[rows]
         order = np.argsort(values, kind="stable")
@@ -164,3 +157,11 @@ def repeats(keys: Any, fate: Fate) -> Iterator[tuple[npt.NDArray[np.int64], npt.
         is_new[1:] = values[1:] != values[:-1]
         again, first = np.flatnonzero(~is_new), np.flatnonzero(is_new)
         yield rows[again], rows[first[np.searchsorted(first, again) - 1]]
+
+
+def parts_of(keys: Numbers) -> Iterator[npt.NDArray[np.int64]]:
+    """Divide rows by their keys, and yield the indices of each part; bounds the memory for many millions of rows."""
+    parts = np.uint64(-(-len(keys) // PIECE))
+    for part in range(int(parts)):
+        pieces = range(0, len(keys), PIECE)
+        yield np.concatenate([i + np.flatnonzero(keys[i : i + PIECE] % parts == part) for i in pieces])

@@ -15,6 +15,7 @@ from crepe_dist.preparing.building import Built
 from crepe_dist.preparing.labelling import ABSENT, names_of
 from crepe_dist.preparing.reading import Job
 from crepe_dist.preparing.selection import (
+    PIECE,
     REPEATED,
     SAMPLED_OUT,
     TEST,
@@ -22,6 +23,7 @@ from crepe_dist.preparing.selection import (
     UNKNOWN,
     UNLABELLED,
     VALIDATION,
+    parts_of,
     repeats,
 )
 from crepe_dist.preparing.spool import Collected, Texts
@@ -39,7 +41,9 @@ def summarise(name: str, job: Job, collected: Collected, built: Built, command: 
     """Collect the numbers of the report as JSON-like data."""
     characters = int(collected.rows["characters"][built.fate <= UNLABELLED].sum(dtype=np.int64))
     counts = {
-        split: _class_counts(built, built.fate == code) for code, split in enumerate(SPLITS) if split in built.rows
+        split: built.targets.counts(np.flatnonzero(built.fate == code))
+        for code, split in enumerate(SPLITS)
+        if split in built.rows
     }
     absent = collected.labels.index(ABSENT) if ABSENT in collected.labels else -1
     without = np.asarray(collected.rows["label"] == absent)
@@ -101,12 +105,6 @@ def _unknown(job: Job, collected: Collected, built: Built) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def _class_counts(built: Built, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Count the rows of each class among the chosen ones, int64 [classes]."""
-    _, labels = built.targets.occurrences(np.flatnonzero(chosen))
-    return np.bincount(labels, minlength=len(built.classes))
-
-
 def _labels(built: Built) -> dict[str, Any]:
     """Count how many labels the kept rows have: at most, on average, and rows without any."""
     per_row = np.count_nonzero(built.targets.pairs(np.flatnonzero(built.fate <= TEST))[..., 1], axis=1)
@@ -118,11 +116,12 @@ def _labels(built: Built) -> dict[str, Any]:
     }
 
 
-def _lengths(counts: npt.NDArray[np.int64], feature_len: int) -> dict[str, Any]:
-    """Describe the lengths of texts, of which there are ``counts`` of each length from 0, int64 [longest + 1]."""
-    rows, lengths = int(counts.sum()), np.arange(len(counts))
+def _lengths(number: Counter[int], feature_len: int) -> dict[str, Any]:
+    """Describe the lengths of texts, given the number of texts of each length."""
+    lengths, counts = np.array(sorted(number.items())).T
+    rows = int(counts.sum())
     ranks = [max(1, -(-percentile * rows // 100)) for percentile in PERCENTILES]
-    values = np.searchsorted(np.cumsum(counts), ranks).tolist()
+    values = lengths[np.searchsorted(np.cumsum(counts), ranks)].tolist()
     # Bins of equal width up to the 99th percentile; the last one holds the rest, too.
     width = max(1, -(-values[PERCENTILES.index(99)] // BINS))
     edges = [step * width for step in range(BINS + 1)]
@@ -133,8 +132,8 @@ def _lengths(counts: npt.NDArray[np.int64], feature_len: int) -> dict[str, Any]:
         "percentiles": {str(percentile): value for percentile, value in zip(PERCENTILES, values)},
         "edges": edges,
         "counts": in_bins.tolist(),
-        "cut": float(counts[feature_len + 1 :].sum() / rows),
-        "cut_at": {str(length): float(counts[length + 1 :].sum() / rows) for length in others},
+        "cut": float(counts[lengths > feature_len].sum() / rows),
+        "cut_at": {str(length): float(counts[lengths > length].sum() / rows) for length in others},
     }
 
 
@@ -165,31 +164,32 @@ def _duplicates(collected: Collected, built: Built, without: npt.NDArray[np.bool
     for again, first in repeats(collected.rows["near"], fate):
         near += len(again)
         conflicting += int((collected.rows["label"][again] != collected.rows["label"][first]).sum())
-    across = {}
-    for code, other in ((TEST, TRAIN), (VALIDATION, TRAIN), (TEST, VALIDATION)):
-        rows, other_rows = built.fate == code, built.fate == other
-        if rows.any() and other_rows.any():
-            across[f"{SPLITS[code]} in {SPLITS[other]}"] = {
-                kind: int(np.isin(collected.rows[kind][rows], collected.rows[kind][other_rows]).sum())
-                for kind in ("exact", "near")
-            }
+    pairs = [(TEST, TRAIN), (VALIDATION, TRAIN), (TEST, VALIDATION)]
+    pairs = [pair for pair in pairs if all((built.fate == code).any() for code in pair)]
+    across = {pair: {"exact": 0, "near": 0} for pair in pairs}
+    for kind in ("exact", "near"):
+        keys = np.ascontiguousarray(collected.rows[kind])
+        for part in parts_of(keys):
+            of = {code: keys[part[built.fate[part] == code]] for code in (TRAIN, VALIDATION, TEST)}
+            for one, other in pairs:
+                across[one, other][kind] += int(np.isin(of[one], of[other]).sum())
     return {
         "exact": exact,
         "near": near,
         "conflicting": conflicting,
         "removed": int(((built.fate == REPEATED) & ~without).sum()),
-        "across": across,
+        "across": {f"{SPLITS[one]} in {SPLITS[other]}": counts for (one, other), counts in across.items()},
     }
 
 
 def _examples(collected: Collected, built: Built) -> dict[str, list[str]]:
     texts = Texts(collected.texts)
     training = np.flatnonzero(built.fate == TRAIN)
-    place, labels = built.targets.occurrences(training)
-    rows = training[place]
-    examples = {}
-    for index, name in enumerate(built.classes[:EXAMPLE_CLASSES]):
-        chosen = rows[labels == index][:EXAMPLES]
-        data = texts.get(collected.rows[chosen])
-        examples[name] = [text.decode("utf-8")[:EXAMPLE_LENGTH] for text in data]
+    examples: dict[str, list[str]] = {name: [] for name in built.classes[:EXAMPLE_CLASSES]}
+    for start in range(0, len(training), PIECE):
+        rows = training[start : start + PIECE]
+        place, labels = built.targets.occurrences(rows)
+        for index, found in enumerate(examples.values()):
+            chosen = rows[place[labels == index][: EXAMPLES - len(found)]]
+            found += [text.decode("utf-8")[:EXAMPLE_LENGTH] for text in texts.get(collected.rows[chosen])]
     return examples

@@ -90,7 +90,8 @@ def show(explanation: Explanation, console: Console) -> None:
     for text, level in runs(explanation):
         line.append(one_line(text), _style(level))
     console.print(Padding(line, (0, 0, 0, 2)), highlight=False)
-    lists = [f"{name}: {_listed(words)}" for name, words in _for_and_against(explanation) if words]
+    sides = (("for it", strongest(explanation, 1)), ("against it", strongest(explanation, -1)))
+    lists = [f"{name}: {_listed(words)}" for name, words in sides if words]
     if lists:
         console.print(Padding(Text(f"{explanation.label}, {'; '.join(lists)}", "dim"), (0, 0, 0, 2)), highlight=False)
 
@@ -104,10 +105,6 @@ def write(explanation: Explanation, stream: TextIO, *, legend: bool) -> None:
     if legend:
         console.print(LEGEND, style="dim")
     show(explanation, console)
-
-
-def _for_and_against(explanation: Explanation) -> list[tuple[str, list[Word]]]:
-    return [("for it", strongest(explanation, 1)), ("against it", strongest(explanation, -1))]
 
 
 def _listed(words: list[Word]) -> str:

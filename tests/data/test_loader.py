@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.batch import unpacked
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.loader import DataLoader, balanced, epoch_order, largest_share, share, shares
+from crepe_dist.data.loader import DataLoader, balanced, epoch_order, share, shares
 
 sizes = st.integers(1, 9)
 
@@ -23,7 +23,7 @@ def test_shares_are_disjoint_complete_and_even(start, count, size, group_size):
     assert rows == list(range(start, start + count))
     lengths = [last - first for first, last in shares]
     assert max(lengths) - min(lengths) < 2 * group_size
-    assert largest_share(count, size, group_size) == max(lengths)
+    assert share(0, count, 0, size, group_size)[1] == max(lengths)
     assert all((first - start) % group_size == 0 for first, last in shares if first < last)
 
 

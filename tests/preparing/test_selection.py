@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from crepe_dist.data.keyed_random import draw
 from crepe_dist.errors import UserError
 from crepe_dist.preparing import selection
 from crepe_dist.preparing.selection import (
@@ -16,7 +17,6 @@ from crepe_dist.preparing.selection import (
     VALIDATION,
     SplitOptions,
     decide,
-    draw,
     repeats,
     used_labels,
 )
@@ -45,7 +45,7 @@ def counts(fate):
 class TestDraw:
     def test_is_uniform_and_independent(self):
         lines = np.arange(100_000)
-        one, two, other = draw(0, 1, 0, lines), draw(0, 2, 0, lines), draw(0, 1, 1, lines)
+        one, two, other = draw(1, 0, lines), draw(2, 0, lines), draw(1, 1, lines)
         for numbers in (one, two, other):
             histogram = np.bincount((numbers >> np.uint64(56)).astype(np.int64), minlength=256)
             chi_square = ((histogram - 100_000 / 256) ** 2 / (100_000 / 256)).sum()
@@ -107,7 +107,7 @@ class TestDuplicates:
         keys, fate = generator.integers(0, 300, 1000, dtype=np.uint64), generator.integers(0, 7, 1000).astype(np.uint8)
         ((again, first),) = repeats(keys, fate)
         whole = dict(zip(again.tolist(), first.tolist()))
-        monkeypatch.setattr(selection, "SORTED", 64)
+        monkeypatch.setattr(selection, "PIECE", 64)
         parts = [dict(zip(again.tolist(), first.tolist())) for again, first in repeats(keys, fate)]
         assert len(parts) > 10
         assert {row: first for part in parts for row, first in part.items()} == whole
