@@ -40,11 +40,14 @@ class Workers:
         ahead: most tasks in flight.
     """
 
-    executor: Executor
+    executor: Executor | None
     ahead: int
 
     def in_order(self, work: Callable[[Task], Done], tasks: Iterable[Task]) -> Iterator[Done]:
         """Yield the results of ``work`` in the order of the tasks."""
+        if self.executor is None:
+            yield from map(work, tasks)
+            return
         waiting: deque[Future[Done]] = deque()
         for task in tasks:
             waiting.append(self.executor.submit(work, task))
@@ -65,7 +68,7 @@ def pool(processes: int, work: Callable[[Any], Any] | None = None) -> Iterator[W
             and share its memory. Its threads must not hold a lock that ``work`` needs.
     """
     _inherited[:] = [work]
-    executor: Executor = _InlineExecutor()
+    executor: Executor | None = None
     if processes > 1:
         context = multiprocessing.get_context("forkserver" if work is None else "fork")
         with suppress(OSError):
@@ -79,24 +82,13 @@ def pool(processes: int, work: Callable[[Any], Any] | None = None) -> Iterator[W
             "try again with fewer processes: crepe prepare --processes 1, or OMP_NUM_THREADS=1 crepe predict",
         ) from error
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+        if executor is not None:
+            executor.shutdown(wait=True, cancel_futures=True)
 
 
 def inherited(task: Any) -> Any:
     """Do the work that ``pool`` was given."""
     return _inherited[0](task)
-
-
-class _InlineExecutor(Executor):
-    """Executor that runs each call at once in this process."""
-
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(function(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
 
 
 def _start_worker() -> None:
