@@ -235,7 +235,7 @@ def read_result(folder: RunFolder) -> Result | None:
 def write_result(
     folder: RunFolder, reported: dict[str, Any], chosen_by: str, provenance: dict[str, Any], ranks: World
 ) -> Result:
-    """Write ``result.json`` on rank 0, which marks the run as finished; every rank calls it.
+    """Write ``result.json`` on rank 0, which marks the run as finished, and tidy the folder; every rank calls it.
 
     Args:
         reported: record of the reported epoch.
@@ -257,6 +257,8 @@ def write_result(
     ranks.on_root("result", once(write))
     result = read_result(folder)
     assert result is not None
+    if ranks.is_root:  # only now: a run without a result is resumed from its state
+        folder.tidy()
     return result
 
 

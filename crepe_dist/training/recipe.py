@@ -14,7 +14,6 @@ What surrounds a step (logs, saved states, stops, the watchdog) is in ``Guards``
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.world import once
@@ -36,7 +35,8 @@ def train(config: Config, data: Dataset, network: EngineAndStart, folder: RunFol
     if (finished := session.world.agree("result", lambda: read_result(folder))) is not None:
         return finished
     run = train_network(config, data, network, folder, session)
-    return finish(run, run.choice.reported(run.progress), run.provenance())
+    reported, chosen_by = run.choice.reported(run.progress), run.choice.chosen_by
+    return write_result(folder, reported, chosen_by, run.provenance(), session.world)
 
 
 def train_network(config: Config, data: Dataset, network: EngineAndStart, folder: RunFolder, session: Session) -> Run:
@@ -115,15 +115,3 @@ def save_epoch(run: Run, guards: Guards, scores: Mapping[str, AnyScores], weight
     guards.after_epoch(record)
     if stopped_early:
         run.display.say(stopped_early)
-
-
-def finish(run: Run, reported: dict[str, Any], provenance: dict[str, Any]) -> Result:
-    """Write the result of a run on rank 0, and return it; every rank calls it.
-
-    Args:
-        reported: record of the epoch that the result reports.
-    """
-    result = write_result(run.folder, reported, run.choice.chosen_by, provenance, run.world)
-    if run.world.is_root:  # only now: a run without a result is resumed from its state
-        run.folder.tidy()
-    return result

@@ -77,10 +77,7 @@ def train(config: Config, data: Dataset, engine: Engine, chosen: Result, session
 
     world.on_root("checkpoint", once(write))
     provenance = {**(folder.result or {})["provenance"], "refit": figures}
-    result = write_result(folder, record, chosen.chosen_by, provenance, world)
-    if world.is_root:
-        folder.tidy()
-    return result
+    return write_result(folder, record, chosen.chosen_by, provenance, world)
 
 
 def _of_table(config: Config, table: Shape, shape: Shape, epochs: int) -> Config:

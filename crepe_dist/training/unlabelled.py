@@ -40,7 +40,7 @@ from crepe_dist.model.co_training import Logits, common_words, regression, teach
 from crepe_dist.records import damaged, read_record, write_sealed
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import METRICS
-from crepe_dist.runs.run_folder import Result, RunFolder, read_result
+from crepe_dist.runs.run_folder import Result, RunFolder, read_result, write_result
 from crepe_dist.settings.config import Config
 from crepe_dist.training import encoder, recipe
 from crepe_dist.training.engine_setup import EngineAndStart, build_engine
@@ -100,7 +100,8 @@ def train(
     student = build_engine(config, taught, session.world)
     if (result := session.world.agree("result", lambda: read_result(folder))) is None:
         run = recipe.train_network(config, taught, student, folder, session)
-        result = recipe.finish(run, *judge(run, folder.first, lesson))
+        reported, provenance = judge(run, folder.first, lesson)
+        result = write_result(folder, reported, run.choice.chosen_by, provenance, session.world)
     about = session.world.agree("judgement", lambda: (folder.result or {})["provenance"]["unlabelled"])
     is_better = about["reported"] == STUDENT
     return (result, taught, student[0]) if is_better else (result, first[1], network[0])
