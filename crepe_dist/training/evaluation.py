@@ -32,9 +32,8 @@ from crepe_dist.runs.scores import (
     log_odds,
     worst,
 )
-from crepe_dist.training.scoring_pass import Counts, Interrupted, RightBits, Scorer, Totals, pass_over
+from crepe_dist.training.scoring_pass import Counts, RightBits, Scorer, Totals, pass_over
 
-__all__ = ["Interrupted", "Scorer", "evaluate", "evaluate_splits"]
 BATCH_SIZE = 512  # documents per step, over all ranks
 Decision = Union[Calibration, Floats]  # of one class per document; thresholds of the classes of several labels
 

@@ -22,11 +22,11 @@ from crepe_dist.runs.run_folder import Result, RunFolder, read_result, write_res
 from crepe_dist.runs.scores import AnyScores
 from crepe_dist.settings.config import Config
 from crepe_dist.training.engine_setup import EngineAndStart
-from crepe_dist.training.evaluation import Interrupted
 from crepe_dist.training.guards import Guards
 from crepe_dist.training.notes import banner, notes
 from crepe_dist.training.run import Run, Session, learning_rates
 from crepe_dist.training.saving import open_saver, resume
+from crepe_dist.training.scoring_pass import Interrupted
 from crepe_dist.training.weighing import weighed_and_scored
 
 
