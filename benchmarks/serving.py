@@ -119,12 +119,11 @@ def _serve(given: Any) -> None:
     from crepe_dist.predicting.predictor import Predictor
     from crepe_dist.serving import batching, server
     from crepe_dist.serving.app import Metrics, create_app
-    from crepe_dist.settings.options import ModelOptions
 
     encoding = Encoding(feature_len=given.feature_len)
     classes = [f"class {number}" for number in range(7)]
     shape = PaperShape(encoding.codes, given.feature_len, len(classes), given.filters, given.units, 0.0)
-    arrays = {name: each.value for name, each in initial.parameters(shape, ModelOptions(), seed=0).items()}
+    arrays = {name: each.value for name, each in initial.parameters(shape, seed=0).items()}
     predictor = Predictor(open_inference(shape, arrays, choose_for_inference(shape)), encoding, classes)
     facts = summarise(predictor)
     metrics = Metrics(facts.checkpoint, facts.kernels)

@@ -86,7 +86,7 @@ class Forward:
 
 def _engine(shape: PaperShape, device: Any, precision: Precision) -> Engine:
     options = ModelOptions(precision=precision)
-    return open_engine(shape, parameters(shape, options, seed=0), choose_backend(options, device, shape), device=device)
+    return open_engine(shape, parameters(shape, seed=0), choose_backend(options, device, shape), device=device)
 
 
 def precisions(shape: PaperShape, device: Any) -> list[Precision]:

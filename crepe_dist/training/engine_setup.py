@@ -14,7 +14,6 @@ from crepe_dist.distributed.world import SAME_MACHINES, World
 from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.errors import UserError
 from crepe_dist.exchange.quanta import Parameter
-from crepe_dist.model import parameters
 from crepe_dist.model.backend import Backend, choose_backend
 from crepe_dist.model.objective import objective_for
 from crepe_dist.model.shape import Shape, steps_per_epoch
@@ -57,7 +56,7 @@ def build_engine(config: Config, data: Dataset, world: World) -> EngineAndStart:
     made = world.agree("network", lambda: initial_parameters(config, shape, start), alike=SAME_MACHINES)
     if adapt := getattr(registry.part(shape.kind, "initial"), "adapt", None):
         steps = steps_of(config, len(data.splits["train"]))
-        adapt(made, shape, data, world, config.model, config.training.seed, steps, start.arrays if start else {})
+        adapt(made, shape, data, world, config.training.seed, steps, start.arrays if start else {})
     world.broadcast_arrays({name: parameter.value for name, parameter in made.items()})
 
     def opened() -> Engine:
@@ -118,9 +117,7 @@ def _identity(start: Start | None) -> list[str] | None:
 def initial_parameters(config: Config, shape: Shape, start: Start | None = None) -> dict[str, Parameter]:
     """Make the parameters of a network, with random values or those of ``start``."""
     _check_memory(shape)
-    made: dict[str, Parameter] = registry.part(shape.kind, "initial").parameters(
-        shape, config.model, config.training.seed
-    )
+    made: dict[str, Parameter] = registry.part(shape.kind, "initial").parameters(shape, config.training.seed)
     if start:
         start.give(made)
     return made
@@ -129,8 +126,8 @@ def initial_parameters(config: Config, shape: Shape, start: Start | None = None)
 def chosen_shape(options: ModelOptions, dataset: Dataset) -> Shape:
     """Return the shape of the network that the options select for a data set."""
     rows, classes = len(dataset.splits["train"]), len(dataset.classes)
-    chosen = parameters.shape_class({"kind": options.network})
-    return chosen.for_data(options, dataset.encoding, classes, rows)
+    shape: type[Shape] = registry.shape(options.network)
+    return shape.for_data(options, dataset.encoding, classes, rows)
 
 
 def _check_memory(shape: Shape) -> None:

@@ -58,9 +58,9 @@ class Network:
         return open_engine(self.shape, self.parameters, backend, objective, **more)
 
 
-def initial(shape: Shape, seed: int = 0, **options: Any) -> Network:
+def initial(shape: Shape, seed: int = 0) -> Network:
     """A network with initial parameters."""
-    made = registry.part(shape.kind, "initial").parameters(shape, ModelOptions(**options), seed)
+    made = registry.part(shape.kind, "initial").parameters(shape, seed)
     return Network(shape, made)
 
 

@@ -92,12 +92,12 @@ def test_rows_without_an_n_gram_of_the_training_split_start_at_zero(data):
 
 
 def test_only_a_new_network_learns_faster_in_few_steps(data):
-    dataset, options = open_dataset(data), parse(SMALL).model
+    dataset = open_dataset(data)
     shape = shape_for(dataset)
 
     def rates(steps: int, *, is_given: bool = False) -> np.ndarray:
-        made = initial.parameters(shape, options, 0)
-        initial.adapt(made, shape, dataset, World(), options, 0, steps, made if is_given else ())
+        made = initial.parameters(shape, 0)
+        initial.adapt(made, shape, dataset, World(), 0, steps, made if is_given else ())
         return np.array([parameter.rate for parameter in made.values()])
 
     usual = rates(1000)

@@ -15,7 +15,6 @@ from crepe_dist.model.initial_values import he, normal, uniform, zeros
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams import initial as ngrams
 from crepe_dist.networks.ngrams.initial import count_ngrams, deviations, frequent, totals
-from crepe_dist.settings.options import ModelOptions
 
 # Multiples of the learning rate. With one rate for all, the convolutions memorise training documents before the
 # embeddings, most of which are rarely updated, have learnt what the n-grams mean (docs/decisions/networks.md).
@@ -27,10 +26,10 @@ FRACTION = 1 << 12  # of 1; multiples of it have exact sums
 PREFIX = "ngrams."  # of the names of the table's parameters
 
 
-def parameters(shape: CrepeShape, options: ModelOptions, seed: int) -> dict[str, Parameter]:
+def parameters(shape: CrepeShape, seed: int) -> dict[str, Parameter]:
     """Make the parameters; the second convolution of each block starts at zero."""
     generator = np.random.default_rng([seed, 1])  # other numbers than those of the head start
-    made = {f"{PREFIX}{name}": each for name, each in ngrams.parameters(shape.table, options, seed).items()}
+    made = {f"{PREFIX}{name}": each for name, each in ngrams.parameters(shape.table, seed).items()}
     made["tower.table"] = Parameter(normal(generator, (shape.rows, shape.width), 0.2), TABLE_RATE, row_moments=True)
     for name, size in shape.parameter_shapes().items():
         if name.startswith("tower.convolutions."):
@@ -47,7 +46,6 @@ def adapt(
     shape: CrepeShape,
     data: Dataset,
     world: World,
-    options: ModelOptions,
     seed: int,
     steps: int,
     loaded: Collection[str],
@@ -61,7 +59,7 @@ def adapt(
     """
     table = {name[len(PREFIX) :]: each for name, each in parameters.items() if name.startswith(PREFIX)}
     of_table = {name[len(PREFIX) :] for name in loaded if name.startswith(PREFIX)}
-    ngrams.adapt(table, shape.table, data, world, options, seed, steps, of_table)
+    ngrams.adapt(table, shape.table, data, world, seed, steps, of_table)
     if loaded:
         return
     ngrams.speed_up({name: each for name, each in parameters.items() if not name.startswith(PREFIX)}, steps)

@@ -18,7 +18,7 @@ from crepe_dist.native import library
 from crepe_dist.networks.ngrams.hashing import look_up
 from crepe_dist.networks.ngrams.kernels import sizes as sizes_of
 from crepe_dist.networks.ngrams.shape import NGramShape
-from crepe_dist.settings.options import FEW_STEPS, ModelOptions
+from crepe_dist.settings.options import FEW_STEPS
 
 DEVIATIONS = 4.25  # standard deviations between classes, from which on an n-gram is informative
 CHUNK = 1 << 20  # counts per vectorised step
@@ -39,7 +39,7 @@ def speed_up(parameters: Mapping[str, Parameter], steps: int) -> None:
         parameter.rate *= multiple
 
 
-def parameters(shape: NGramShape, options: ModelOptions, seed: int) -> dict[str, Parameter]:
+def parameters(shape: NGramShape, seed: int) -> dict[str, Parameter]:
     """Make the parameters; no n-gram is significant until ``adapt`` has counted them."""
     return {
         "weight": Parameter(zeros(shape.buckets, shape.classes), row_moments=True),
@@ -53,7 +53,6 @@ def adapt(
     shape: NGramShape,
     data: Dataset,
     world: World,
-    options: ModelOptions,
     seed: int,
     steps: int,
     loaded: Collection[str],

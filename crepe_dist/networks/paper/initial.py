@@ -9,10 +9,9 @@ import numpy as np
 from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.model.initial_values import Floats, uniform, zeros
 from crepe_dist.networks.paper.shape import PaperShape
-from crepe_dist.settings.options import ModelOptions
 
 
-def parameters(shape: PaperShape, options: ModelOptions, seed: int) -> dict[str, Parameter]:
+def parameters(shape: PaperShape, seed: int) -> dict[str, Parameter]:
     """Draw the weights by the notebook's rule: uniform, of magnitude 2.24 (Glorot & Bengio 2010)."""
     generator = np.random.default_rng(seed)
 
