@@ -90,7 +90,7 @@ class Tower:
         self._convolve("convolve_first", texts, block, inside, 2 * block, hidden)
         self._convolve("convolve_second", texts, block, hidden, 2 * block + 1, after, inside)
         if pools:
-            elements = texts.documents * self._positions(block + 1) * self._width
+            elements = texts.documents * self._shape.positions_in(block + 1) * self._width
             run(
                 "pool",
                 blocks(elements),
@@ -118,7 +118,7 @@ class Tower:
             *self._at(texts, shape.blocks), of_features.scale, gradients,
         )  # fmt: skip
         for block in reversed(range(shape.blocks)):
-            at, elements = self._at(texts, block), blocks(documents * self._positions(block) * self._width)
+            at, elements = self._at(texts, block), blocks(documents * self._shape.positions_in(block) * self._width)
             if block < POOLED_BLOCKS:
                 maxima = self._maxima(texts, block)
                 run("unpool", elements, gradients, maxima, texts.lengths, documents, *at[1:], other)
@@ -149,7 +149,7 @@ class Tower:
         forward, backward = self._packed(number)
         bias = self._values[f"tower.convolutions.{number}.bias"]
         weights = (backward,) if kernel.endswith("back") else (forward, bias)
-        grid = texts.documents, -(-self._positions(block) // self._tile)
+        grid = texts.documents, -(-self._shape.positions_in(block) // self._tile)
         self._run(kernel, grid, inside, *weights, *others, *self._at(texts, block), out, **self._convolution)
 
     def _add_gradients(
@@ -168,16 +168,9 @@ class Tower:
             return NOT_DROPPING, NOT_DROPPING
         return dropping, Dropping(self._shape.FEATURE_DROPOUT, dropping.seed ^ FEATURE_STREAM)
 
-    def _positions(self, block: int) -> int:
-        """Return the positions of a document of full length in a block."""
-        positions = self._shape.positions
-        for _ in range(min(block, POOLED_BLOCKS)):
-            positions = -(-positions // 2)
-        return positions
-
     def _at(self, texts: Texts, block: int) -> tuple[Memory, int, int, int]:
         """Return what tells the kernels where the positions of a block are."""
-        return texts.lengths, self._shape.stride, min(block, POOLED_BLOCKS), self._positions(block)
+        return texts.lengths, self._shape.stride, min(block, POOLED_BLOCKS), self._shape.positions_in(block)
 
     def _rows(self, texts: Texts) -> Memory:
         """Return the memory of the rows of each position's n-grams, uint32 [documents, positions, stride × reach]."""
@@ -185,7 +178,7 @@ class Tower:
         return self._run.buffer("rows", 4 * texts.documents * shape.positions * shape.stride * shape.reach)
 
     def _numbers(self, name: str, texts: Texts, block: int) -> Memory:
-        size = self._run.number_bytes * texts.documents * self._positions(block) * self._width
+        size = self._run.number_bytes * texts.documents * self._shape.positions_in(block) * self._width
         return self._run.buffer(name, size)
 
     def _activations(self, texts: Texts, block: int) -> Memory:
@@ -200,7 +193,7 @@ class Tower:
 
     def _maxima(self, texts: Texts, block: int) -> Memory:
         """Return the memory of the places of the maxima of a block's pool."""
-        return self._run.buffer(f"maxima {block}", texts.documents * self._positions(block + 1) * self._width)
+        return self._run.buffer(f"maxima {block}", texts.documents * self._shape.positions_in(block + 1) * self._width)
 
     def _features(self, texts: Texts) -> tuple[Memory, Memory]:
         """Return the memory of the features, and of the positions of their maxima."""

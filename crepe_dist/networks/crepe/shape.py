@@ -26,7 +26,7 @@ documents (``head_start``).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -177,16 +177,13 @@ class CrepeShape(Shape):
         """Positions of the tower for a document of full length, which has two more symbols than characters."""
         return -(-(self.feature_len + 2) // self.stride)
 
-    def _positions(self) -> Iterator[int]:
-        """Yield the positions of a document of full length in each block."""
-        positions = self.positions
-        for number in range(self.blocks):
-            yield positions
-            if number < POOLED_BLOCKS:
-                positions = -(-positions // 2)
+    def positions_in(self, block: int) -> int:
+        """Return the positions of a document of full length in a block."""
+        return -(-self.positions // (1 << min(block, POOLED_BLOCKS)))
 
     def forward_operations(self) -> int:
-        convolutions = sum(2 * 2 * TOWER_TAPS * self.width**2 * positions for positions in self._positions())
+        positions = sum(map(self.positions_in, range(self.blocks)))
+        convolutions = 2 * 2 * TOWER_TAPS * self.width**2 * positions
         return self.table.forward_operations() + self.feature_len * self.reach * self.width + convolutions
 
     def __str__(self) -> str:
