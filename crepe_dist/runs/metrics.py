@@ -88,7 +88,6 @@ class Metrics:
 
         records = [record for record in read(self._path) if is_before(record)]
         records.append({"event": "resume", "step": progress.step, "epoch": progress.epoch})
-        self._unwritten = []
         write_text(self._path, "".join(json.dumps(record) + "\n" for record in records))
         self._purge_step = progress.step + 1
 

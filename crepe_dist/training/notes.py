@@ -11,7 +11,6 @@ from crepe_dist.cuda import driver
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import once
-from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import UserError
 from crepe_dist.model.backend import choose_backend
 from crepe_dist.model.shape import Shape, steps_per_epoch
@@ -198,12 +197,6 @@ class NotLearning:
     config: Config
     _losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     _warned: bool = False
-
-    @classmethod
-    def of(cls, config: Config, data: Dataset, engine: Engine) -> NotLearning:
-        """Make the check of a run on ``data``."""
-        train = data.splits["train"]
-        return cls(engine.objective.chance_loss(train.targets.mass(), len(train)), config)
 
     def look(self, step: int, loss: float) -> str | None:
         """Record the loss of a step; return the warning if it is due.

@@ -95,7 +95,6 @@ class StateSaver:
 
     Attributes:
         durable_step: step of the newest state on disk; ``None`` on ranks other than 0.
-        seconds: duration of the last write; 0 before the first one.
     """
 
     def __init__(
@@ -119,7 +118,6 @@ class StateSaver:
         self._patience = patience
         self._good = good
         self.durable_step = step if is_root else None
-        self.seconds = 0.0
         self._saved = (step, time.monotonic())  # step and time of the newest state on disk, or of a failed save
         self._writing: tuple[Future[Path], Snapshot, float] | None = None
         self._slow = False
@@ -198,7 +196,6 @@ class StateSaver:
             self.durable_step = snapshot.progress.step
             self._saved = (self.durable_step, began)
             self._lead = (max(0, step - self.durable_step), now - began)
-            self.seconds = now - began
             return
         if not isinstance(error, OSError):
             raise error

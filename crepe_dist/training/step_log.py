@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from crepe_dist.data.batch import Batch
 from crepe_dist.exchange.exchange import Outcome
@@ -15,15 +15,6 @@ from crepe_dist.training.run import Run
 from crepe_dist.wording import counted, duration
 
 EVERY = 10  # steps
-
-
-class Done(NamedTuple):
-    """A step whose record has not been written yet."""
-
-    step: int
-    documents: int
-    learning_rate: float
-    loss: float
 
 
 class StepLog:
@@ -39,8 +30,9 @@ class StepLog:
         self._progress = run.progress
         self._metrics = run.metrics
         self._display = run.display
-        self._not_learning = NotLearning.of(run.config, run.data, run.engine)
-        self._unrecorded: list[Done] = []
+        chance = run.engine.objective.chance_loss(run.data.splits["train"].targets.mass(), self._rows)
+        self._not_learning = NotLearning(chance, run.config)
+        self._unrecorded: list[tuple[Outcome, float]] = []  # steps, with their learning rates
         self._waited = 0.0
         self._since = time.monotonic()
         self._training = False  # between epochs, scoring takes the time
@@ -68,7 +60,7 @@ class StepLog:
     def after_step(self, outcome: Outcome, learning_rate: float) -> None:
         """Record a step, which the run's progress already counts."""
         if outcome.finite:
-            self._unrecorded.append(Done(outcome.step, outcome.documents, learning_rate, outcome.loss))
+            self._unrecorded.append((outcome, learning_rate))
         if outcome.step % EVERY == 0 or not self._compiled:
             self.flush()
             self._compiled = True
@@ -103,16 +95,16 @@ class StepLog:
         if self._training:
             self._progress.seconds += seconds
         if self._unrecorded:
-            documents = sum(step.documents for step in self._unrecorded)
+            documents = sum(step.documents for step, _ in self._unrecorded)
             speed = Speed(
                 documents=documents / seconds,
                 milliseconds=1000 * seconds / len(self._unrecorded),
                 waited=min(1.0, self._waited / seconds),
                 flops=self._flops * documents / seconds,
             )
-            self._metrics.steps([self._record(step, speed) for step in self._unrecorded])
-            for done in self._unrecorded:
-                if news := self._not_learning.look(done.step, done.loss / done.documents):
+            self._metrics.steps([self._record(*step, speed) for step in self._unrecorded])
+            for step, _ in self._unrecorded:
+                if news := self._not_learning.look(step.step, step.loss / step.documents):
                     self._display.say(news)
             self._records_to_estimate -= 1
             if self._records_to_estimate == 0:
@@ -136,12 +128,12 @@ class StepLog:
         self._waited = 0.0
         self._since = time.monotonic()
 
-    def _record(self, done: Done, speed: Speed) -> dict[str, Any]:
+    def _record(self, outcome: Outcome, learning_rate: float, speed: Speed) -> dict[str, Any]:
         return {
-            "step": done.step,
+            "step": outcome.step,
             "epoch": self._progress.epoch,
-            "loss": done.loss / done.documents,
-            "learning_rate": done.learning_rate,
+            "loss": outcome.loss / outcome.documents,
+            "learning_rate": learning_rate,
             "documents_per_second": speed.documents,
             "milliseconds": speed.milliseconds,
             "wait_fraction": speed.waited,
