@@ -21,19 +21,17 @@ from crepe_dist.training.display import Display
 Page = Callable[[dict[str, Any]], str]
 
 
-def open_training_data(
-    config: Config, world: World, display: Display, page: Page | None = None, sample: Path | None = None
-) -> Dataset:
+def open_training_data(config: Config, world: World, display: Display, page: Page | None) -> Dataset:
     """Open the data of a run.
 
     Args:
-        page, sample: as for ``open_data``.
+        page: as for ``open_data``.
 
     Raises:
         UserError: on every rank, as ``open_data``, or if ``training.patience`` or unlabelled texts come without a
             validation split, or ``training.encoder`` cannot be used.
     """
-    data = open_data(config.data.source, world, display, page, sample)
+    data = open_data(config.data.source, world, display, page)
     patience = config.training.patience
     if (patience or uses_unlabelled(config, data)) and "validation" not in data.splits:
         raise UserError(
@@ -55,21 +53,17 @@ def uses_unlabelled(config: Config, data: Dataset) -> bool:
     return bool(config.training.unlabelled and data.unlabelled)
 
 
-def open_data(
-    source: str, world: World, display: Display, page: Page | None = None, sample: Path | None = None
-) -> Dataset:
+def open_data(source: str, world: World, display: Display, page: Page | None) -> Dataset:
     """Open a prepared folder on every rank; rank 0 prepares the sample if it is missing.
 
     Args:
         page: returns the sample's report page, given its figures.
-        sample: folder of the sample, if it is not the default one.
 
     Raises:
         UserError: on every rank, if one of them cannot open the folder or sees different data.
     """
-    folder = sample if source == SAMPLE and sample is not None else folder_of(source)
-    missing = source == SAMPLE and world.broadcast(not folder.exists(), "sample missing")
-    if missing:
+    folder = folder_of(source)
+    if source == SAMPLE and world.broadcast(not folder.exists(), "sample missing"):
         from crepe_dist.preparing.preparation import prepare_sample  # which imports all of preparing
 
         display.say(f"preparing the sample in {folder}")
