@@ -30,10 +30,9 @@ PALETTE = {
     "green": ("#00875f", "#2cc295"),
     "red": ("#c94f00", "#f08a3c"),
     "sky": ("#2f93cf", "#9ad0f5"),
-    "pink": ("#b8558c", "#e09cc4"),
     "grey": ("#767c86", "#8d949e"),
 }
-BLUE, ORANGE, GREEN, RED, SKY, PINK, GREY = (light for light, _ in PALETTE.values())
+BLUE, ORANGE, GREEN, RED, SKY, GREY = (light for light, _ in PALETTE.values())
 # Backgrounds of text, translucent so that they suit light and dark pages.
 FOR, AGAINST = "#0072b2", "#d55e00"
 WIDTH = 5.0  # inches

@@ -190,7 +190,6 @@ def card(record: RunRecord, flaws: list[str]) -> str:
     classes = clean(record.classes)
     limits = [*findings.limits(record, classes), *(f"Its data: {flaw}." for flaw in flaws)]
     scores = record.scores.get("test") or record.label_scores.get("test")
-    length = int(record.description["encoding"]["feature_len"])
     provenance = record.provenance
     return render(
         "model_card.md",
@@ -209,7 +208,6 @@ def card(record: RunRecord, flaws: list[str]) -> str:
         several="labels" in record.description,
         limits=[escaped(sentence) for sentence in limits],
         encoding=record.description["encoding"],
-        feature_len=length,
         checkpoint=_code(shlex.quote(record.checkpoint.name)),
         literal=_code(repr(record.checkpoint.name)),
         environment=[

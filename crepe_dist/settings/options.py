@@ -97,11 +97,6 @@ class ModelOptions(Settings, group="model"):
         "mxnet.",
     )
 
-    @property
-    def implied_network(self) -> Network:
-        """The network that these settings ask for: the paper's, if they ask for its size."""
-        return self.network if self.size == "auto" else "paper"
-
 
 @dataclass
 class OptimizerOptions(Settings, group="optimizer"):

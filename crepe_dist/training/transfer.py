@@ -147,7 +147,7 @@ def _check_encoding(path: Path, there: Encoding, dataset: Dataset, network: dict
 
 def _check_settings(path: Path, options: ModelOptions, shape: Shape) -> None:
     """Check that no setting contradicts the given network."""
-    requested = options.implied_network
+    requested = options.network if options.size == "auto" else "paper"  # which alone has that setting
     # A default that was given explicitly cannot be distinguished from one left out.
     if requested not in (ModelOptions.network, shape.kind):
         raise UserError(
