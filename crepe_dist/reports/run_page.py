@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -43,6 +44,7 @@ FILES = (
     ("config.yaml", "settings"),
     ("result.json", "the reported epoch, its scores and its provenance"),
 )
+_importing = threading.Lock()
 
 
 def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> Iterator[None]:
@@ -50,6 +52,7 @@ def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> I
     result and the settings."""
     if _is_current(folder):
         return
+    load()
     try:
         record = open_run(folder.path)
         for warning in findings.warnings(record, data.classes):
@@ -66,7 +69,7 @@ def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> I
 
 def load() -> None:
     """Import the libraries that draw a report; if one cannot be imported, the report says so."""
-    with suppress(Exception):
+    with _importing, suppress(Exception):  # in one thread at a time: matplotlib's modules import each other
         for name in ("matplotlib.backends.backend_svg", "matplotlib.figure", "jinja2"):
             importlib.import_module(name)
 
