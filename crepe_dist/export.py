@@ -61,6 +61,9 @@ class Export(ModelFlags, ThresholdFlag, Command):
 
         path = checkpoint.announce(checkpoint.find(self.checkpoint))
         predictor = load(path, **self.foreign(), device="cpu", min_probability=self.min_probability)
+        if predictor.composition.beside and form in ("web", "pytorch"):
+            remedy = "use --format onnx, huggingface, mlflow or crepe"
+            raise UserError(f"--format {form} does not read columns beside the text, as this model does", remedy=remedy)
         if self.size:
             from crepe_dist.exporting.small_model import compress_to
 

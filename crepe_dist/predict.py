@@ -21,12 +21,11 @@ from crepe_dist.errors import UserError, visible
 from crepe_dist.files import scratch
 from crepe_dist.native.library import threads
 from crepe_dist.predicting.answers import STYLES, TABLES, Answer, Answers, answer_types, answers, converter
-from crepe_dist.predicting.inputs import KINDS, Input, Inputs, open_inputs
+from crepe_dist.predicting.inputs import KINDS, Input, Inputs, columns_of, open_inputs
 from crepe_dist.predicting.prediction import unanswered
 from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.formats import EMPTY, FROM_WINDOWS
-from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.fields import ANY, COLUMN, HEADERS, NAME, Many, Words, real, setting, shortened, whole
@@ -256,14 +255,11 @@ def _inputs(
     if args.text:
         given = enumerate(args.text, start=1)
         return ("text",), [[Input(line, text, "" if text.strip() else EMPTY, (text,)) for line, text in given]], ","
-    wanted = Wanted(
-        texts=tuple(args.text_column or ()),
-        id=args.id or predictor.id,
-        needs_id=args.id is not None,
-        remembered=predictor.composition.columns,
-    )
+    of_id = {"id": args.id or predictor.id, "needs_id": args.id is not None}
+    wanted = columns_of(predictor.composition, texts=tuple(args.text_column or ()), **of_id)
     reading = Reading(None, args.header, wanted, encoding=args.encoding)
-    inputs = open_inputs(file or PIPE, args.input_format, reading, keep=args.format in TABLES)
+    keep, composition = args.format in TABLES, predictor.composition
+    inputs = open_inputs(file or PIPE, args.input_format, reading, keep=keep, composition=composition)
     return inputs.columns, inputs, inputs.delimiter
 
 

@@ -77,7 +77,10 @@ def prepare(
     """
     with scratch() as folder:
         texts = () if text is None else (text,) if isinstance(text, str) else tuple(text)
-        wanted = Wanted(label, texts, weight, tuple(label_columns), id)
+        beside = {name: _names(options.pop(name, ())) for name in ("category", "number")}
+        wanted = Wanted(
+            label, texts, weight, tuple(label_columns), id, categories=beside["category"], numbers=beside["number"]
+        )
 
         def file(given: Any, name: str) -> Any:
             """Write a table to a file, and return its path; return the names of files as they are."""
@@ -93,7 +96,8 @@ def prepare(
                 return given
             path = folder / name
             if name == UNLABELLED:
-                like = Wanted(id=id, needs_id=False, remembered=wanted.texts)
+                like = replace(wanted, label=None, texts=(), weight=None, labels=(), needs_id=False)
+                like = replace(like, remembered=wanted.texts)
                 write_table(given, path, like, labelled=False)
                 return path
             read = write_table(given, path, wanted if name == "table" else replace(wanted, weight=None))
@@ -107,6 +111,7 @@ def prepare(
             options[UNLABELLED] = () if more is None else _names(more)
             columns = {"label": wanted.label, "weight": wanted.weight, "id": wanted.id}
             options |= {name: None if each is None else str(each) for name, each in columns.items()}
+            options |= {"category": wanted.categories, "number": wanted.numbers}
             options |= {"text": _names(wanted.texts), "label_columns": ",".join(map(str, wanted.labels)) or None}
             known = [each.name for each in settings_of(Prepare) if each.name not in COMMAND_ONLY]
             if unknown := options.keys() - set(known):

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.composition import VALUES
 from crepe_dist.errors import UserError
 from crepe_dist.native.constants import BLANK
 from crepe_dist.settings.fields import Mode
@@ -69,14 +70,27 @@ def frequent_alphabet(counts: Mapping[int, int], mode: Mode) -> tuple[str, str]:
     usual = [character for character in visible if seen[character] >= MIN_COUNT]
     if len(usual) < MAX_CHARACTERS:
         return ordered([" ", *usual]), ""
-    own = MAX_CHARACTERS - 1
-    while own + 2 * side_of(visible[own : own + MOST_PAIRED]) >= MAX_CHARACTERS:
+    own, rare = divided(visible, MAX_CHARACTERS - 1)
+    return ordered([" ", *own]), ordered(rare)
+
+
+def divided(characters: Sequence[str], codes: int, paired: int = 0) -> tuple[Sequence[str], Sequence[str]]:
+    """Divide characters, the most frequent first, into those of one code and those of two; others are left out.
+
+    Args:
+        codes: number of codes.
+        paired: further characters of two codes.
+    """
+    own = min(len(characters), codes)
+    while own and own + 2 * side_of(range(min(len(characters) - own + paired, MOST_PAIRED))) > codes:
         own -= 1
-    return ordered([" ", *visible[:own]]), ordered(visible[own : own + MOST_PAIRED])
+    return characters[:own], characters[own : own + MOST_PAIRED - paired]
 
 
 def is_in_words(character: str) -> bool:
-    """Return whether words consist of a character: a letter, a digit or a mark, of a script that separates words."""
+    """Return whether words consist of a character: letter, digit or mark of a script that divides them, or a value."""
+    if ord(character) in VALUES:
+        return True
     return unicodedata.category(character)[0] in "LNM" and not any(ord(character) in each for each in UNSEPARATED)
 
 
@@ -85,7 +99,7 @@ def ordered(alphabet: Iterable[str]) -> str:
     return "".join(sorted(alphabet, key=lambda character: (not is_in_words(character), character)))
 
 
-def side_of(paired: Sequence[str]) -> int:
+def side_of(paired: Sized) -> int:
     """Return the number of codes that are the first of a pair, which is that of the second ones."""
     return math.isqrt(max(0, len(paired) - 1)) + bool(paired)
 
@@ -93,7 +107,8 @@ def side_of(paired: Sequence[str]) -> int:
 def check_alphabet(alphabet: str, paired: str) -> None:
     """Raise ``UserError`` if ``frequent_alphabet`` cannot have made an alphabet."""
     is_sorted = all(text == ordered(set(text)) for text in (alphabet, paired))
-    is_visible = not any(unicodedata.category(character) in INVISIBLE for character in alphabet + paired)
+    visible = [character for character in alphabet + paired if ord(character) not in VALUES]
+    is_visible = not any(unicodedata.category(character) in INVISIBLE for character in visible)
     fits = len(alphabet) + 2 * side_of(paired) <= MAX_CHARACTERS and set(paired).isdisjoint(alphabet)
     if not (is_sorted and is_visible and fits and " " in alphabet):
         raise UserError(

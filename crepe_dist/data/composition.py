@@ -1,4 +1,9 @@
-"""Composition of a document's text: columns joined in order, and HTML tags removed.
+"""Composition of a document's text: columns joined in order, HTML tags removed, and values of further columns.
+
+A value of a column beside the text is one character, a private one that no text contains (``VALUES``): a category has a
+character for each value that is frequent enough, a number one for each interval between quantiles, and both have one
+for a missing value. It stands alone after the text, so that the networks hash it as a word. Until it is composed, a row
+is its text with ``UNIT`` and the value as it was read for each column.
 
 The removal must give the same text in training and prediction under every version of Python. ``html.parser`` does not:
 security releases of 2025 changed how it ends a tag that is not closed. It also takes quadratic time for such tags.
@@ -7,12 +12,19 @@ security releases of 2025 changed how it ends a tag that is not closed. It also 
 from __future__ import annotations
 
 import html
+import math
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 SEPARATOR = " | "
+UNIT = "\x1f"  # between the text of a row and the values of its columns
+VALUES = range(0xF0000, 0xFFFFE)  # a private plane of Unicode
+PRIVATE = re.compile(f"[{chr(VALUES.start)}-{chr(VALUES.stop - 1)}]")
+UNREAD = "\0"  # is unknown to every alphabet
 INLINE = "a abbr b bdi bdo big cite code em font i ins kbd mark q s samp small span strike strong sub sup tt u var"
 INLINE_NAMES = frozenset(INLINE.split())
 OTHERS = (
@@ -32,6 +44,64 @@ def join(columns: Sequence[str]) -> str:
     return columns[0] if len(columns) == 1 else SEPARATOR.join(column for column in columns if column.strip())
 
 
+def with_values(text: str, values: Sequence[str]) -> str:
+    """Append the values of a row's columns to its text, if it has any."""
+    return UNIT.join([text.replace(UNIT, " "), *(value.replace(UNIT, " ") for value in values)]) if values else text
+
+
+@dataclass(frozen=True)
+class Column:
+    """Column beside the text.
+
+    Args:
+        categories: its values, the most frequent first, or ``None`` for a column of numbers.
+        edges: ascending limits between the intervals of a number.
+    """
+
+    name: str
+    categories: tuple[str, ...] | None = None
+    edges: tuple[float, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of characters: one for a missing value, and one for each category or interval."""
+        return 1 + (len(self.edges) + 1 if self.categories is None else len(self.categories))
+
+    def characters(self, start: int) -> str:
+        """Return the characters of its values, of which the first has the code point ``start``."""
+        return "".join(map(chr, range(start, start + self.size)))
+
+    @cached_property
+    def _number(self) -> dict[str, int]:
+        return {category: number for number, category in enumerate(self.categories or (), start=1)}
+
+    def number(self, value: str) -> int | None:
+        """Return the number of a value's character, 0 for a missing one; ``None`` for one that is not read."""
+        value = value.strip()
+        if not value or self.categories is not None:
+            return self._number.get(value) if value else 0
+        return None if (found := number_of(value)) is None else 1 + bisect_right(self.edges, found)
+
+    def described(self, number: int) -> str:
+        """Describe the values of a character by its number."""
+        if number == 0:
+            return "missing"
+        if self.categories is not None:
+            return self.categories[number - 1]
+        limits = [f"from {low:g}" for low in self.edges[number - 2 : number - 1] if number > 1]
+        limits += [f"below {high:g}" for high in self.edges[number - 1 : number]]
+        return " ".join(limits) or "given"
+
+
+def number_of(value: str) -> float | None:
+    """Read a finite number, as Python writes it; ``None`` if it is none."""
+    try:
+        found = float(value)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
+
+
 @dataclass(frozen=True)
 class Composition:
     """Composition of the texts of a data set, and of all texts that its models read.
@@ -39,23 +109,88 @@ class Composition:
     Args:
         columns: names of the columns that are joined, in order; empty if the rows had no named columns.
         strip_html: remove HTML tags and resolve character references such as ``&amp;``.
+        beside: columns beside the text, in the order of their values in a row.
     """
 
     columns: tuple[str, ...] = ()
     strip_html: bool = False
+    beside: tuple[Column, ...] = ()
 
-    def text(self, text: str) -> str:
-        """Return a joined text as the network reads it."""
-        return without_tags(text) if self.strip_html else text
+    def text(self, row: str) -> str:
+        """Return a row as the network reads it; values that it does not have count as missing."""
+        if not self.beside:
+            return without_tags(row) if self.strip_html else row
+        text, *values = row.split(UNIT)
+        text = text if text.isascii() else PRIVATE.sub(UNREAD, text)
+        values += [""] * (len(self.beside) - len(values))
+        ends = [without_tags(text) if self.strip_html else text, " "]
+        for (column, start), value in zip(self.places(), values):
+            number = column.number(value)
+            ends += (UNREAD, UNREAD if number is None else chr(start + number))
+        return "".join(ends)
+
+    def of_stored(self, row: str) -> str:
+        """Return a row of which HTML has been removed already, as the network reads it."""
+        return replace(self, strip_html=False).text(row)
+
+    def places(self) -> Iterator[tuple[Column, int]]:
+        """Yield each column beside the text, and the code point of its first character."""
+        start = VALUES.start
+        for column in self.beside:
+            yield column, start
+            start += column.size
+
+    def characters(self) -> str:
+        """Return the characters of all values, those of each column in the order of its numbers."""
+        return "".join(column.characters(start) for column, start in self.places())
+
+    def check(self, row: str) -> None:
+        """Raise ``ValueError`` if a number is none."""
+        for column, value in zip(self.beside, row.split(UNIT)[1:]):
+            if column.categories is None:
+                check_number(column.name, value)
+
+    def without(self, name: str, row: str) -> str:
+        """Return a row without the value of a column, which then counts as one that is not read."""
+        text, *values = row.split(UNIT)
+        hidden = [UNREAD if column.name == name else value for column, value in zip(self.beside, values)]
+        return UNIT.join([text, *hidden])
+
+    def shown(self, row: str) -> str:
+        """Return a row for people: the text, and each value after its column's name."""
+        text, *values = row.split(UNIT)
+        named = [f"{column.name}: {value.strip()}" for column, value in zip(self.beside, values) if value.strip()]
+        return SEPARATOR.join([text, *named])
+
+    def value_of(self, character: str) -> str:
+        """Return what the character of a value stands for, for people; other characters as they are, but ``UNREAD``."""
+        for column, start in self.places():
+            if start <= ord(character) < start + column.size:
+                return f"| {column.name}: {column.described(ord(character) - start)}"
+        return character.replace(UNREAD, " ")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the composition as JSON-like data."""
-        return asdict(self)
+        """Return the composition as JSON-like data; ``beside`` only if there are such columns."""
+        return {name: value for name, value in asdict(self).items() if value or name != "beside"}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Composition:
         """Restore a composition from ``to_dict``'s result."""
-        return cls(tuple(map(str, saved["columns"])), bool(saved["strip_html"]))
+        beside = [
+            Column(
+                str(each["name"]),
+                None if each["categories"] is None else tuple(map(str, each["categories"])),
+                tuple(map(float, each["edges"])),
+            )
+            for each in saved.get("beside", ())
+        ]
+        return cls(tuple(map(str, saved["columns"])), bool(saved["strip_html"]), tuple(beside))
+
+
+def check_number(name: str, value: str) -> None:
+    """Raise ``ValueError`` unless a value is missing or a finite number."""
+    if value.strip() and number_of(value) is None:
+        raise ValueError(f"unusable number: {name} is {value!r:.40}")
 
 
 def without_tags(text: str) -> str:

@@ -239,10 +239,12 @@ class Dataset:
         return self.unlabelled if name == UNLABELLED and self.unlabelled is not None else self.splits[name]
 
     def text(self, name: str, row: int) -> str:
-        """Return the text of a row: the original, or as the network reads it if the split keeps no texts."""
+        """Return the text of a row for people: the original, or as the network reads it if the split keeps no texts."""
         documents = self.of(name)
         original = documents.text(row)
-        return self.encoding.decode(documents.codes(np.array([row]))[0]) if original is None else original
+        if original is None:
+            return "".join(map(self.composition.value_of, self.encoding.decode(documents.codes(np.array([row]))[0])))
+        return self.composition.shown(original)
 
     def origin(self, name: str, row: int) -> Origin:
         """Return where a row is from.

@@ -15,6 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from crepe_dist.errors import UserError
 from crepe_dist.estimator.fitted_model import open_files, probabilities, train
 from crepe_dist.predicting.inputs import InvalidInput, texts_of
+from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_missing
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         epochs: passes over the texts; ``None``: the default of ``crepe train``, as for the next two.
         learning_rate: initial learning rate.
         batch_size: texts per step, over all processes.
+        category, number: names of columns of a data frame that are read beside its text; see ``crepe prepare``.
         length: characters of a text that are read, of a longer one its beginning and its end; ``None``: enough for 99 %
             of the training texts.
         validation_fraction: share of the texts that choose the best epoch instead of being trained on; 0: the last
@@ -61,6 +63,8 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         epochs: int | None = None,
         learning_rate: float | None = None,
         batch_size: int | None = None,
+        category: Sequence[str] = (),
+        number: Sequence[str] = (),
         length: int | None = None,
         validation_fraction: float = 0.0,
         patience: int | None = None,
@@ -75,6 +79,8 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         self.epochs = epochs
         self.learning_rate = learning_rate
         self.batch_size = batch_size
+        self.category = category
+        self.number = number
         self.length = length
         self.validation_fraction = validation_fraction
         self.patience = patience
@@ -101,14 +107,15 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
             ValueError: the texts, labels or parameters cannot be used.
             UserError: training failed.
         """
-        texts = texts_of(X)
+        wanted = self._columns()
+        texts = texts_of(X, wanted)
         classes, numbers = labels_of(y, texts)
         labelled = np.flatnonzero(numbers != ABSENT)
         table: dict[str, Any] = {"text": [texts[row] for row in labelled], "label": numbers[labelled]}
         if sample_weight is not None:
             table["weight"] = weights_of(sample_weight, texts)[labelled]
         more = [texts[row] for row in np.flatnonzero(numbers == ABSENT)]
-        more += [] if unlabelled is None else texts_of(unlabelled)
+        more += [] if unlabelled is None else texts_of(unlabelled, wanted)
         seed = self.random_state
         if not isinstance(seed, (int, np.integer)):
             seed = check_random_state(seed).randint(2**31 - 1)
@@ -121,6 +128,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
                 validation=self.validation_fraction,
                 processes=self.processes,
                 verbose=self.verbose,
+                beside=wanted,
             )
         except UserError as error:
             raise InvalidInput(error.what, error.why, error.remedy) from None
@@ -136,10 +144,13 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> np.ndarray[Any, Any]:
         """Return the probability of each of ``classes_`` for each text, float64 [n, classes]."""
         check_is_fitted(self)
-        texts = texts_of(X)
+        texts = texts_of(X, self._columns())
         if not self._opened:
             self._opened.append(open_files(self.model_, self.device))
         return probabilities(self._opened[0], texts, len(self.classes_))
+
+    def _columns(self) -> Wanted:
+        return Wanted(categories=tuple(self.category), numbers=tuple(self.number))
 
     def _settings(self, classes: np.ndarray[Any, Any], seed: int) -> dict[str, Any]:
         """Return the settings of training by their dotted names. Its classes are the positions in ``classes``."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.errors import visible
+from crepe_dist.data.composition import UNIT
+from crepe_dist.errors import UserError, visible
 from crepe_dist.files import read_bytes, read_json, scratch
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.preparing.flags import PreparationFlags
@@ -34,6 +36,7 @@ def train(
     validation: float,
     processes: int,
     verbose: int = 0,
+    beside: Wanted,
 ) -> Files:
     """Train on texts in processes and folders of their own, which are gone afterwards; return the checkpoint's files.
 
@@ -42,12 +45,14 @@ def train(
         unlabelled: texts without labels.
         settings: settings of training by their dotted names.
         length, validation, processes, verbose: as for ``CrepeClassifier``.
+        beside: columns whose values follow the texts.
     """
+    table = {**table, **_values(table["text"], beside)}
     # The test split, which training needs, is a copy of one of the texts.
     first = next((row for row, text in enumerate(table["text"]) if text.strip()), 0)
     parts = {"train": table, "test": {name: column[first : first + 1] for name, column in table.items()}}
-    parts |= {"unlabelled": {"text": unlabelled}} if unlabelled else {}
-    wanted = Wanted("label", texts=("text",), weight="weight" if "weight" in table else None)
+    parts |= {"unlabelled": {"text": unlabelled, **_values(unlabelled, beside)}} if unlabelled else {}
+    wanted = replace(beside, label="label", texts=("text",), weight="weight" if "weight" in table else None)
     with scratch() as folder:
         files = {name: folder / f"{name}.jsonl" for name in parts}
         for name, part in parts.items():
@@ -60,6 +65,8 @@ def train(
             label="label",
             text=("text",),
             weight=wanted.weight,
+            category=beside.categories,
+            number=beside.numbers,
             seed=settings["training.seed"] % 2**32,
             feature_len=length or "auto",
             validation=validation or (JUDGING if unlabelled else 0),
@@ -76,6 +83,14 @@ def train(
             raise failure(folder, code)
         path = folder / "run" / read_json(folder / "run" / "result.json")["checkpoint"]
         return {file.name: read_bytes(file, LARGEST) for file in (path, path.with_suffix(".json"))}
+
+
+def _values(texts: Sequence[str], beside: Wanted) -> dict[str, list[str]]:
+    """Divide rows: return their texts and values by the names of the columns."""
+    if taken := {"text", "label", "weight"}.intersection(beside.beside):
+        raise UserError(f"the column beside the text is called {taken.pop()}", remedy="rename it")
+    rows = zip(*(text.split(UNIT) for text in texts)) if beside.beside else [texts]
+    return dict(zip(("text", *beside.beside), map(list, rows)))
 
 
 def open_files(files: Files, device: str) -> Predictor:

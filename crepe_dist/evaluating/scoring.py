@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.augmentation import with_typos
-from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.dataset import KEEP_TEXTS, Dataset, Split
 from crepe_dist.distributed.world import ALONE, World
 from crepe_dist.errors import UserError, visible
 from crepe_dist.evaluating.rows import Rows, rows_of
@@ -54,37 +55,59 @@ def score(args: Any, world: World) -> None:
         if world.is_root:
             documents = counted(len(rows.dataset.splits[rows.split]), "document")
             print("\n".join([f"{visible(path.name)} on {visible(rows.name)}, {documents}", *rows.notes(), ""]))
-        scores, *noisy = (scores_of(rows, predictor, world, args.batch_size, rate) for rate in (0.0, *args.typos))
+        split, encoding = rows.dataset.splits[rows.split], rows.dataset.encoding
+        noisy = {rate: with_typos(split, rate, encoding=encoding) for rate in args.typos}
+        beside = predictor.composition.beside if rows.split in KEEP_TEXTS else ()
+        reduced = {column.name: without_column(split, column.name, predictor) for column in beside}
+        scores, *others = (
+            scores_of(view, predictor, world, args.batch_size) for view in (split, *noisy.values(), *reduced.values())
+        )
         if world.is_root:
-            _write(args, predictor, rows, scores, dict(zip(args.typos, noisy)))
+            count = len(noisy)
+            _write(args, predictor, rows, scores, dict(zip(noisy, others)), dict(zip(reduced, others[count:])))
 
 
-def scores_of(
-    rows: Rows, predictor: Predictor, world: World = ALONE, batch_size: int = BATCH_SIZE, typos: float = 0.0
-) -> AnyScores:
-    """Score a model on rows, with typing errors in a share of the characters; every rank calls it.
+def without_column(split: Split, name: str, predictor: Predictor) -> Split:
+    """Return a view of a split that keeps its texts, without the values of a column beside them."""
+    composition, encoding = predictor.composition, predictor.encoding
+
+    def alter(codes: Codes, rows: npt.NDArray[np.int64]) -> Codes:
+        texts = (composition.without(name, split.text(row) or "") for row in rows.tolist())
+        return encoding.encode(list(map(composition.of_stored, texts)))
+
+    return split.altered(alter)
+
+
+def scores_of(split: Split, predictor: Predictor, world: World = ALONE, batch_size: int = BATCH_SIZE) -> AnyScores:
+    """Score a model on a split; every rank calls it.
 
     Raises:
         UserError: on every rank, if the loss is not finite.
     """
-    split = rows.dataset.splits[rows.split]
-    split = with_typos(split, typos, encoding=rows.dataset.encoding) if typos else split
     decision = predictor.calibration if predictor.thresholds is None else predictor.thresholds
     scores = evaluate(predictor.engine, split, batch_size, world, decision)
     check_finite(scores.loss)  # it is the same on every rank
     return scores
 
 
-def _write(args: Any, predictor: Predictor, rows: Rows, scores: AnyScores, noisy: dict[float, AnyScores]) -> None:
+def _write(
+    args: Any,
+    predictor: Predictor,
+    rows: Rows,
+    scores: AnyScores,
+    noisy: dict[float, AnyScores],
+    reduced: dict[str, AnyScores],
+) -> None:
     """Write the scores to the terminal, and to the files of the flags."""
     dataset, split = rows.dataset, rows.split
     print(_text(scores, dataset, predictor.path))
     if isinstance(scores, Scores) and (worst := worst_mistakes(scores, dataset, split)):
         print(f"\n{worst}")
-    for rate, hit in noisy.items():
-        name = measure(not isinstance(hit, Scores))
-        figures = f"{name} {percent(hit.accuracy)}   macro F1 {hit.macro_f1:.3f}   loss {hit.loss:.4f}"
-        print(f"\nwith a typing error in {percent(rate)} of the characters: {figures}")
+    others = {f"with a typing error in {percent(rate)} of the characters": each for rate, each in noisy.items()}
+    others |= {f"without the column {excerpt(name)}": each for name, each in reduced.items()}
+    for what, each in others.items():
+        name = measure(not isinstance(each, Scores))
+        print(f"\n{what}: {name} {percent(each.accuracy)}   macro F1 {each.macro_f1:.3f}   loss {each.loss:.4f}")
     if args.mistakes is not None and scores.right is not None:
         count = write_mistakes(args.mistakes, predictor, dataset, split, scores.right)
         print(f"\n{counted(count, 'mistake')} written to {visible(str(args.mistakes))}")
@@ -93,6 +116,7 @@ def _write(args: Any, predictor: Predictor, rows: Rows, scores: AnyScores, noisy
         numbers |= {**scores.summary(), "classes": dataset.classes, "left_out": rows.left_out()}
         numbers["per_class"] = scores.per_class(dataset.classes).to_dict(orient="index")
         numbers["typos"] = [{"rate": rate, **hit.summary()} for rate, hit in noisy.items()]
+        numbers["without"] = {name: each.summary() for name, each in reduced.items()}
         write_json(args.json, numbers)
     if args.html is not None:
         from crepe_dist.reports.run_page import score_page  # here: it needs the extra `reports`

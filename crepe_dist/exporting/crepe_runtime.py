@@ -3,13 +3,15 @@
     from crepe_runtime import Classifier
     print(Classifier("model.onnx").predict(["a text"])[0].label)
 
+If the model reads columns beside the text, a row may be a mapping: {"text": "a text", "sector": "public"}.
 The model reads code points, and its metadata (JSON values) have the names of the classes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -66,13 +68,13 @@ class Classifier:
         probabilities, read, cut = self.session.run(["probabilities", "read", "characters_cut"], {"text": batch})
         return probabilities, read, cut + np.array([len(text) - len(end) for text, end in zip(texts, ends)], np.int32)
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+    def predict(self, texts: Sequence[Any]) -> list[Prediction]:
         """Classify texts, a list or a column; return one prediction per text, in order. TypeError if they are none."""
         return list(self.predict_stream(checked(texts)))
 
-    def predict_stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
+    def predict_stream(self, texts: Iterable[Any]) -> Iterator[Prediction]:
         """Classify texts lazily, ``batch_size`` at a time; yield one prediction per text, in order."""
-        texts = iter(texts)
+        texts = map(self._composed, texts)
         limits = dict(zip(self.classes, self.about.get("thresholds", [])))
         while batch := list(islice(texts, self.batch_size)):
             probabilities, read, cut = self.run(batch)
@@ -82,8 +84,24 @@ class Classifier:
                 problem = "" if known else "no character that the network knows" if text.strip() else "empty text"
                 yield Prediction(*ranking[0], ranking, known, labels, problem, unread)
 
+    def _composed(self, row: Any) -> str:
+        """Append the values of columns to a text, each as the private character that stands for it."""
+        text, values = (row["text"], row) if isinstance(row, Mapping) else (row, {})
+        start, ends = 0xF0000, []
+        for column in self.about.get("beside", []):
+            value = values.get(column["name"])
+            value = "" if value is None or value != value else str(value).strip()
+            known = ["", *column["categories"]] if column["categories"] is not None else None
+            if known is None:
+                number = 1 + bisect_right(column["edges"], float(value)) if value else 0
+            else:
+                number = known.index(value) if value in known else -1
+            ends.append(chr(start + number) if number >= 0 else "\0")
+            start += len(known or column["edges"]) + 2 * (known is None)
+        return "\0".join([f"{text} ", *ends]) if ends else str(text)
 
-def checked(texts: Iterable[str]) -> list[str]:
+
+def checked(texts: Iterable[Any]) -> list[Any]:
     """Return texts as a list. TypeError is raised for one text, or a table."""
     if isinstance(texts, (str, bytes, dict, set)) or hasattr(texts, "columns") or not hasattr(texts, "__iter__"):
         raise TypeError(f"predict takes a list of texts, or a column of a table, not {type(texts).__name__}")

@@ -99,7 +99,8 @@ def real_texts(path: Path, data: Path | None) -> list[str]:
             raise
         return []
     count = len(dataset.splits["test"])
-    return [dataset.text("test", row) for row in np.linspace(0, count - 1, min(TEXTS, count)).astype(int).tolist()]
+    rows = np.linspace(0, count - 1, min(TEXTS, count)).astype(int).tolist()
+    return [dataset.composition.of_stored(dataset.splits["test"].text(row) or "") for row in rows]
 
 
 def data_of(path: Path) -> Path:

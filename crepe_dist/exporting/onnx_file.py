@@ -23,6 +23,7 @@ from crepe_dist.exporting.crepe_runtime import FORMAT, Classifier
 from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.predicting.prediction import summarise
 from crepe_dist.predicting.predictor import Predictor
+from crepe_dist.runs import checkpoint
 from crepe_dist.version import __version__
 from crepe_dist.wording import size
 
@@ -66,6 +67,7 @@ def _model(ours: Predictor) -> bytes:
         logits = graph.node("Div", logits, graph.value(np.array(temperature, np.float32)))
     about: dict[str, Any] = {"format": int(FORMAT), "version": __version__, **shape.settings()}
     about |= {**ours.encoding.to_dict(), "classes": ours.classes}
+    about |= {"beside": checkpoint.composition(ours.about).to_dict().get("beside", [])}
     about |= {"temperature": temperature, "min_probability": ours.min_probability}
     if ours.thresholds is None:
         graph.node("Softmax", logits, name="probabilities", axis=1)

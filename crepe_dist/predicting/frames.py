@@ -14,9 +14,8 @@ import pandas as pd
 
 from crepe_dist.errors import UserError
 from crepe_dist.predicting.answers import answer_cells, answer_types
-from crepe_dist.predicting.inputs import InvalidInput
+from crepe_dist.predicting.inputs import InvalidInput, columns_of
 from crepe_dist.predicting.predictor import Predictor, load
-from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_missing, text_column
 from crepe_dist.preparing.remote import is_url
 
@@ -91,7 +90,7 @@ def predict_frame(predictor: Predictor, frame: Any, texts: Sequence[str] = (), t
     Raises:
         UserError: the columns of the text cannot be chosen, or hold something else than texts.
     """
-    wanted = Wanted(texts=tuple(texts), remembered=predictor.composition.columns)
+    wanted = columns_of(predictor.composition, texts=tuple(texts))
     table = frame if isinstance(frame, pd.DataFrame) else _arrow_columns(frame)
     try:
         column = text_column(table, wanted)

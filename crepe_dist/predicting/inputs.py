@@ -9,6 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from crepe_dist.data.composition import Composition
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import BadRow, Batch, OpenFile, Row, check_text
 from crepe_dist.preparing.formats.columns import Wanted
@@ -51,13 +52,14 @@ class Inputs:
         columns: names of the columns; empty if their values are not kept.
         delimiter: delimiter of a CSV file; a comma for other formats.
         format: one of ``KINDS``.
+        composition: composition of the texts, whose numbers are checked.
     """
 
-    def __init__(self, opened: OpenFile) -> None:
+    def __init__(self, opened: OpenFile, composition: Composition) -> None:
         self.columns = opened.kept
         self.delimiter = opened.delimiter if opened.format == "csv" else ","
         self.format = opened.format
-        self._opened = opened
+        self._opened, self._composition = opened, composition
 
     def __iter__(self) -> Iterator[list[Input]]:
         """Yield groups of rows: some hundred at a time from a file, those that have arrived from a pipe."""
@@ -87,11 +89,19 @@ class Inputs:
 
     def _groups(self, batch: Batch) -> Iterator[list[Input]]:
         parsed = self._opened.parse(batch)
-        rows: Iterator[Input] = map(_input, parsed.rows)
+        rows: Iterator[Input] = map(self._input, parsed.rows)
         if bad := sorted((*parsed.bad, *batch.bad), key=attrgetter("line")):
             rows = heapq.merge(rows, chain.from_iterable(map(self._unusable, bad)), key=attrgetter("line"))
         while group := list(islice(rows, GROUP)):
             yield group
+
+    def _input(self, row: Row) -> Input:
+        try:
+            check_text(row.text)
+            self._composition.check(row.text)
+        except ValueError as error:
+            return Input(row.line, "", str(error), row.cells, row.id)
+        return Input(row.line, row.text, "", row.cells, row.id)
 
     def _unusable(self, bad: BadRow) -> Iterator[Input]:
         """Yield one row per broken record; one per lost row for Parquet, where a record stands for several rows."""
@@ -100,7 +110,14 @@ class Inputs:
         return map(Input, range(bad.line, bad.line + count), repeat(""), repeat(problem))
 
 
-def open_inputs(name: str, kind: str | None = None, reading: Reading | None = None, *, keep: bool = False) -> Inputs:
+def open_inputs(
+    name: str,
+    kind: str | None = None,
+    reading: Reading | None = None,
+    *,
+    keep: bool = False,
+    composition: Composition | None = None,
+) -> Inputs:
     """Open a file of texts.
 
     Args:
@@ -108,6 +125,7 @@ def open_inputs(name: str, kind: str | None = None, reading: Reading | None = No
         kind: one of ``KINDS``; ``None`` decides by the file name and falls back to lines.
         reading: header and columns of a table; its ``format`` is ignored.
         keep: whether to keep the values of all columns.
+        composition: composition of the texts; ``None`` for texts alone.
 
     Raises:
         UserError: the file cannot be read, or the text column is ambiguous.
@@ -119,35 +137,37 @@ def open_inputs(name: str, kind: str | None = None, reading: Reading | None = No
     kind = kind or (by_suffix(path) if path else None) or LINES
     # An empty label: look for no label column, but do not mistake one for the text.
     opened = open_source(Source(path, name, format=kind, label=""), reading or Reading(), keep=keep, live=True)
-    return Inputs(opened if path else opened._replace(name="the standard input"))
-
-
-def _input(row: Row) -> Input:
-    try:
-        check_text(row.text)
-    except ValueError as error:
-        return Input(row.line, "", str(error), row.cells, row.id)
-    return Input(row.line, row.text, "", row.cells, row.id)
+    opened = opened if path else opened._replace(name="the standard input")
+    return Inputs(opened, composition or Composition())
 
 
 class InvalidInput(UserError, ValueError):
     """Texts, labels or parameters that cannot be used; scikit-learn expects a ``ValueError``."""
 
 
-def texts_of(texts: Any, remembered: tuple[str, ...] = ()) -> list[str]:
+def columns_of(composition: Composition, **given: Any) -> Wanted:
+    """Return the columns that a model was trained on, and those that are given besides."""
+    kinds = [
+        [each.name for each in composition.beside if (each.categories is not None) == is_category]
+        for is_category in (1, 0)
+    ]
+    return Wanted(remembered=composition.columns, categories=tuple(kinds[0]), numbers=tuple(kinds[1]), **given)
+
+
+def texts_of(texts: Any, wanted: Wanted | None = None) -> list[str]:
     """Return the texts of an iterable, an array, a series, or a table.
 
     The columns of a table, which is a data frame or a mapping of names to columns, are chosen as those of a file.
 
     Args:
-        remembered: columns that a model was trained on.
+        wanted: columns to choose; ``None``: those with usual names.
 
     Raises:
         InvalidInput: ``texts`` is something else, its columns cannot be chosen, or a text is not a string.
     """
     if is_table(texts):
         try:
-            texts = text_column(texts, Wanted(remembered=remembered))
+            texts = text_column(texts, wanted or Wanted())
         except UserError as error:
             raise InvalidInput(error.what, error.why, "give one column of texts, such as table['text']") from None
     shape: tuple[int, ...] | None = getattr(texts, "shape", None)

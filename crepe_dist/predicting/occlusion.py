@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from crepe_dist.data.alphabet import BLANK, Codes, Encoding
 from crepe_dist.predicting.prediction import Prediction
 
-_WORD = re.compile(r"\S+")
+_WORD = re.compile(r"[^\s\0]+")
 Floats = npt.NDArray[np.float64]
 Logits = Callable[[Codes], npt.NDArray[np.float32]]
 
@@ -61,6 +61,19 @@ class Explanation:
     cut: range
     scores: tuple[float, ...]
     words: tuple[Word, ...]
+
+    def spelled(self, spell: Callable[[str], str]) -> Explanation:
+        """Replace each character by what it stands for, which has its score."""
+        pieces = list(map(spell, self.text))
+        ends = np.cumsum([0, *map(len, pieces)]).tolist()
+        text = "".join(pieces)
+        words = [
+            replace(word, text=text[ends[word.start] : ends[word.stop]], start=ends[word.start], stop=ends[word.stop])
+            for word in self.words
+        ]
+        scores = [score for score, piece in zip(self.scores, pieces) for _ in piece]
+        cut = range(ends[self.cut.start], ends[self.cut.stop])
+        return replace(self, text=text, cut=cut, scores=tuple(scores), words=tuple(words))
 
 
 def occlude(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from crepe_dist.data.composition import Column
 from crepe_dist.wording import measure
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class ModelSummary(NamedTuple):
         kernels: implementation of the kernels, and their precision.
         several: whether it gives several labels.
         name: name that its run was given; empty if it was given none.
+        beside: columns beside the text.
     """
 
     checkpoint: str
@@ -85,6 +87,7 @@ class ModelSummary(NamedTuple):
     kernels: str
     several: bool = False
     name: str = ""
+    beside: tuple[Column, ...] = ()
 
     @property
     def measure(self) -> str:
@@ -106,4 +109,5 @@ def summarise(predictor: Predictor) -> ModelSummary:
         f"{backend.build}, {backend.precision}",
         predictor.several,
         about.get("name", ""),
+        predictor.composition.beside,
     )

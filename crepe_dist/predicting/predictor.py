@@ -22,7 +22,7 @@ from crepe_dist.model import parameters
 from crepe_dist.model.backend import choose_for_inference
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, softmax
 from crepe_dist.model.inference import Inference, Logits, open_inference
-from crepe_dist.predicting.inputs import texts_of
+from crepe_dist.predicting.inputs import columns_of, texts_of
 from crepe_dist.predicting.occlusion import Explanation, occlude
 from crepe_dist.predicting.prediction import UNKNOWN, Prediction
 from crepe_dist.preparing.formats import EMPTY
@@ -121,7 +121,7 @@ class Predictor:
         Raises:
             UserError: a text is not a string, or ``texts`` is something else, such as one string.
         """
-        return list(self.predict_stream(iter(texts_of(texts, self.composition.columns)), windows))
+        return list(self.predict_stream(iter(texts_of(texts, columns_of(self.composition))), windows))
 
     def predict_stream(self, texts: Iterator[str], windows: bool = False) -> Iterator[Prediction]:
         """Classify texts lazily, some at a time, as ``predict``; yield one prediction per text, in order."""
@@ -218,7 +218,8 @@ class Predictor:
         logits = self.logits if self.thresholds is None else partial(self._against_its_absence, index)
         index = index if self.thresholds is None else 0
         scores, words = occlude(text, self.encoding, logits, self._capped(BATCH_SIZE), index)
-        return Explanation(text, label, prediction, self.encoding.unread(text), tuple(scores), tuple(words))
+        explanation = Explanation(text, label, prediction, self.encoding.unread(text), tuple(scores), tuple(words))
+        return explanation.spelled(self.composition.value_of) if self.composition.beside else explanation
 
     def _against_its_absence(self, index: int, codes: Codes) -> Logits:
         """Return the logits of one of several labels, and of its absence, float32 [n, 2]."""

@@ -7,15 +7,17 @@ records of the spool. A sample of the texts, or for a new alphabet all of them, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.characters import CODE_POINTS, frequent_alphabet
+from crepe_dist.data.characters import CODE_POINTS, MAX_CHARACTERS, divided, frequent_alphabet, ordered
+from crepe_dist.data.composition import UNIT, Composition
 from crepe_dist.preparing.pool import Show, Workers
 from crepe_dist.preparing.spool import SomeRows
 from crepe_dist.settings.options import LONGEST_FITTED, SHORTEST, STEP, WHOLE
@@ -55,6 +57,8 @@ def fitting_length(codes: npt.NDArray[Any]) -> int:
 def fit(
     encoding: Encoding,
     wanted: Fit,
+    composition: Composition,
+    values: str,
     training: SomeRows,
     workers: Workers,
     show: Show,
@@ -62,19 +66,28 @@ def fit(
     """Return the encoding with the fitted parameters.
 
     Args:
+        values: characters of the values of columns beside the text, the most frequent first; if there are too many, the
+            others are not read.
         training: training and unlabelled rows, at least one.
     """
+    count_points = partial(count_points_of, bool(composition.beside))
     sample = training[:: -(-len(training) // SAMPLE)]
-    if wanted.alphabet == "made" or (wanted.alphabet == "needed" and _missed(encoding, sample) >= MISSED):
+    if wanted.alphabet == "made" or (wanted.alphabet == "needed" and _missed(encoding, sample, count_points) >= MISSED):
         counts: Counter[int] = Counter()
         pieces = (training[i : i + PIECE] for i in range(0, len(training), PIECE))
         for done, piece_counts in enumerate(workers.in_order(count_points, pieces), 1):
             counts.update(piece_counts)
             show("counting characters", min(done * PIECE, len(training)), len(training))
         encoding = _with_new_alphabet(encoding, counts)
+    if values:
+        own, rare = divided(values, MAX_CHARACTERS - len(encoding.alphabet) - 2 * encoding.side, len(encoding.paired))
+        alphabet, paired = ordered(encoding.alphabet + "".join(own)), ordered(encoding.paired + "".join(rare))
+        encoding = replace(encoding, alphabet=alphabet, paired=paired)
     if wanted.length:
         needed = training.column("characters")
-        codes = encoding.lengths([text.decode("utf-8") for text in sample.texts().get(sample.records())])
+        codes = encoding.lengths(
+            [composition.of_stored(text.decode("utf-8")) for text in sample.texts().get(sample.records())]
+        )
         if (codes != sample.column("characters")).any():  # some characters have several codes
             needed = codes
         encoding = replace(encoding, feature_len=fitting_length(needed))
@@ -86,7 +99,7 @@ def _with_new_alphabet(encoding: Encoding, counts: Mapping[int, int]) -> Encodin
     return replace(encoding, alphabet=alphabet, paired=paired, fold_accents=False)
 
 
-def _missed(encoding: Encoding, sample: SomeRows) -> float:
+def _missed(encoding: Encoding, sample: SomeRows, count_points: Callable[[SomeRows], dict[int, int]]) -> float:
     """Return the share of characters, or of rows if it is larger, that a new alphabet would cover more.
 
     A letter that the encoding's alphabet reads as another one, é as e, is not covered: accents may tell the language of
@@ -106,13 +119,15 @@ def _missed(encoding: Encoding, sample: SomeRows) -> float:
     return max(float((gain * times).sum() / max(1, times.sum())), rows / len(sample))
 
 
-def count_points(piece: SomeRows) -> dict[int, int]:
-    """Count the code points in the texts of some rows. Runs in a worker."""
+def count_points_of(has_values: bool, piece: SomeRows) -> dict[int, int]:
+    """Count the code points in the texts of some rows, without the values beside them. Runs in a worker."""
     texts, rows = piece.texts(), piece.records()
     full = np.cumsum(rows["bytes"], dtype=np.int64) // PIECE_BYTES
     total = np.zeros(CODE_POINTS, dtype=np.int64)
     for chunk in np.split(rows, np.flatnonzero(np.diff(full)) + 1):
-        points = np.frombuffer(b"".join(texts.get(chunk)).decode("utf-8").encode("utf-32-le"), dtype="<u4")
+        found = texts.get(chunk)
+        found = [text.partition(UNIT.encode())[0] for text in found] if has_values else found
+        points = np.frombuffer(b"".join(found).decode("utf-8").encode("utf-32-le"), dtype="<u4")
         counts = np.bincount(points)
         total[: len(counts)] += counts
     seen = np.flatnonzero(total)

@@ -22,12 +22,13 @@ from crepe_dist.data.arrays import (
     write_array,
     write_pieces,
 )
-from crepe_dist.data.composition import Composition
+from crepe_dist.data.composition import UNIT, Composition
 from crepe_dist.data.dataset import ALL_SPLITS, KEEP_TEXTS, LARGEST_WEIGHT, SHARD_BYTES, WEIGHTS, write_manifest
 from crepe_dist.data.targets import ONE, Targets, main_classes, targets_file
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.preparing.auto_encoding import fit
+from crepe_dist.preparing.columns_beside import count_columns
 from crepe_dist.preparing.labelling import ABSENT, classes_of, names_of, pairs_of
 from crepe_dist.preparing.pool import Show, Workers
 from crepe_dist.preparing.quarantine import Quarantine, check, write_quarantine
@@ -68,6 +69,7 @@ class Built:
 
     Attributes:
         encoding: encoding after fitting.
+        composition: composition of the texts.
         classes: class names in the order of their labels.
         fate: fate of each row, uint8 [n]; see ``selection``.
         targets: classes of each row with their shares; without meaning for rows in no split.
@@ -75,6 +77,7 @@ class Built:
     """
 
     encoding: Encoding
+    composition: Composition
     classes: list[str]
     fate: Fate
     targets: Targets
@@ -110,8 +113,14 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
             f"none of {collected.read:,} rows is left to train on",
             remedy="give more rows, or smaller --test and --validation",
         )
-    fitted = np.flatnonzero((fate == TRAIN) | (fate == UNLABELLED))
-    encoding = fit(job.encoding, job.fit, collected.some(fitted), workers, show) if len(fitted) else job.encoding
+    columns = next((about["texts"] for _, about in sorted(collected.files.items()) if about["texts"]), ())
+    beside, values = job.beside, ""
+    if job.classes is None and job.reading.columns.beside:
+        beside, values = count_columns(job.reading.columns, collected.some(np.flatnonzero(fate == TRAIN)), workers)
+    composition = Composition(tuple(columns), job.reading.strip_html, beside)
+    encoding, fitted = job.encoding, collected.some(np.flatnonzero((fate == TRAIN) | (fate == UNLABELLED)))
+    if len(fitted):
+        encoding = fit(job.encoding, job.fit, composition, values, fitted, workers, show)
     del fitted  # memory of many millions of rows
     id_name = (job.reading.columns.id or FILE_NAME) if collected.rows["id"].any() else None
     splits: dict[str, dict[str, Any]] = {}
@@ -132,20 +141,19 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
         size = max(1, SHARD_BYTES // encoding.feature_len)
         of_split = collected.some(chosen)
         shards = enumerate(of_split[start : start + size] for start in range(0, len(chosen), size))
-        write = partial(write_shard, folder, split, encoding, kinds)
+        write = partial(write_shard, folder, split, encoding, composition, kinds)
         for shard_files, shard_counts in workers.in_order(write, shards):
             files |= shard_files
             counts.add(shard_counts)
             sizes.append(shard_counts.rows)
             show("encoding", counts.rows, len(collected.rows))
         splits[split] = {"rows": len(chosen), "shards": sizes, "files": files}
-    columns = next((about["texts"] for _, about in sorted(collected.files.items()) if about["texts"]), ())
     label = next((about["label"] for _, about in sorted(collected.files.items()) if about["label"]), None)
     given = job.reading.columns
     wanted = replace(given, label=given.label or label, needs_label=given.label is not None)
     manifest = {
         "encoding": encoding.to_dict(),
-        "composition": Composition(tuple(columns), job.reading.strip_html).to_dict(),
+        "composition": composition.to_dict(),
         "reading": asdict(replace(job.reading, columns=wanted)),
         "classes": classes,
         "splits": splits,
@@ -164,11 +172,16 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
     write_manifest(folder, manifest)
     sync(folder)
     rows = {split: about["rows"] for split, about in splits.items()}
-    return Built(encoding, classes, fate, targets, counts, quarantine, rows)
+    return Built(encoding, composition, classes, fate, targets, counts, quarantine, rows)
 
 
 def write_shard(
-    folder: Path, split: str, encoding: Encoding, kinds: tuple[str, ...], shard: tuple[int, SomeRows]
+    folder: Path,
+    split: str,
+    encoding: Encoding,
+    composition: Composition,
+    kinds: tuple[str, ...],
+    shard: tuple[int, SomeRows],
 ) -> tuple[Files, TextCounts]:
     """Encode and write one shard, given its number and rows. Runs in a worker."""
     number, rows = shard
@@ -180,11 +193,15 @@ def write_shard(
     for start in range(0, len(rows), step):
         chunk = rows[start : start + step].records()
         data = texts.get(chunk)
-        codes, lengths = encoding.encode_and_measure([text.decode("utf-8") for text in data])
+        read = [text.decode("utf-8") for text in data]
+        if composition.beside:
+            read = list(map(composition.of_stored, read))
+        codes, lengths = encoding.encode_and_measure(read)
         counts.lengths.update(lengths.tolist())
         writer.append(codes, texts=data, ids=texts.ids(chunk))
         # Most characters are ASCII and in the alphabet, so only the others are counted individually.
-        left = b"".join(data).translate(None, known).decode("utf-8")
+        of_texts = (text.partition(UNIT.encode())[0] for text in data) if composition.beside else data
+        left = b"".join(of_texts).translate(None, known).decode("utf-8")
         if left:
             values, times = np.unique(np.frombuffer(left.encode("utf-32-le"), dtype="<u4"), return_counts=True)
             counts.points.update(dict(zip(values.tolist(), times.tolist())))

@@ -77,6 +77,12 @@ class PreparationFlags(ColumnFlags, Command):
         "column that names a row, such as a ticket number: mistakes and answers show it",
         COLUMN,
     )
+    category: tuple[str, ...] = setting(
+        (), "column beside the text whose values are read as a whole, such as a sector; repeatable", Many(COLUMN)
+    )
+    number: tuple[str, ...] = setting(
+        (), "column of numbers beside the text, such as a turnover; repeatable", Many(COLUMN)
+    )
     labels: Optional[str] = setting(
         None,
         "labels of a row; several: any number, in a JSON list or separated; soft: shares of classes, in a JSON object "
@@ -174,7 +180,12 @@ class PreparationFlags(ColumnFlags, Command):
                 )
                 return local.prepare(page, remote.without_secrets(command), show, folder)
         labelling, columns = self._labelling()
-        wanted = Wanted(self.label, self.text, self.weight, columns, self.id)
+        wanted = Wanted(
+            self.label, self.text, self.weight, columns, self.id, categories=self.category, numbers=self.number
+        )
+        if wanted.beside and self.mode == "notebook":
+            why = "it reads the beginning of a text, and values follow it"
+            raise UserError("--mode notebook does not read --category and --number", why, "leave --mode out")
         reading = Reading(self.input_format, self.header, wanted, labelling, self.strip_html, self.encoding)
         corrections = None if self.corrections is None else read_corrections(self.corrections)
         options = PrepareOptions(

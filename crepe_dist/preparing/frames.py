@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crepe_dist.data.composition import join
+from crepe_dist.data.composition import join, with_values
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import Wanted, choose
 
@@ -45,27 +45,42 @@ def write_table(table: Any, path: Path, wanted: Wanted, *, labelled: bool = True
         if not isinstance(value, str):
             what = f"{name}: column {each!r} is not text, but {value!r:.40} of type {type(value).__name__}"
             raise UserError(what, remedy="name a column of strings with --text")
-    plain = [name for name in (label, *labels, weight, id_) if name is not None]
+    beside = chosen.named(chosen.beside)
+    plain = [name for name in (label, *labels, weight, id_, *beside) if name is not None]
     with path.open("wb") as stream:
         for values in zip(*(columns[each] for each in (*plain, *texts))):
             row = {each: _label(value) for each, value in zip(plain, values)}
             row |= {each: _text(value) for each, value in zip(texts, values[len(plain) :])}
             # A lone surrogate becomes bytes that are not UTF-8, which reading rejects with that reason.
             stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
-    return Wanted(label, texts, weight, labels, id_)
+    end = len(wanted.categories)
+    return Wanted(label, texts, weight, labels, id_, categories=beside[:end], numbers=beside[end:])
 
 
 def text_column(table: Any, wanted: Wanted) -> Sequence[Any]:
-    """Return the texts of a table without labels. Several columns are joined as those of a file, without missing ones.
+    """Return the texts of a table without labels, and the values of columns beside them, composed as those of a file.
 
-    Only the columns of the text are converted.
+    Only these columns are converted.
     """
     items = [(str(key), column) for key, column in table.items()]
     chosen = choose("the table", [key for key, _ in items], wanted, label_given=True)
-    names = chosen.named(chosen.texts)
-    columns = _columns([(key, column) for key, column in items if key in names], "the table")
-    texts = [columns[name] for name in names]
-    return texts[0] if len(texts) == 1 else [_joined(values) for values in zip(*texts)]
+    names, beside = chosen.named(chosen.texts), chosen.named(chosen.beside)
+    columns = _columns([(key, column) for key, column in items if key in (*names, *beside)], "the table")
+    texts, values = ([columns[name] for name in each] for each in (names, beside))
+    joined = texts[0] if len(texts) == 1 else [_joined(of_row) for of_row in zip(*texts)]
+    return [_with_values(*row) for row in zip(joined, *values)] if values else joined
+
+
+def _with_values(text: Any, *values: Any) -> Any:
+    """Append the values of a row to its text; return a text that is none as it is, for its message."""
+    text = "" if is_missing(text) else text
+    return with_values(text, list(map(value_text, values))) if isinstance(text, str) else text
+
+
+def value_text(value: Any) -> str:
+    """Return the value of a column beside the text as a file has it; empty for a missing one."""
+    plain = _label(value)
+    return "" if plain is None else str(plain).lower() if isinstance(plain, bool) else str(plain)
 
 
 def _joined(values: Sequence[Any]) -> Any:

@@ -79,8 +79,11 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
 
 
 def _check_no_columns(source: Source, reading: Reading) -> None:
-    for flag, column in (("weight", reading.columns.weight), ("id", reading.columns.id)):
-        if column is not None and (flag != "id" or reading.columns.needs_id):
+    wanted = reading.columns
+    # Of a model's columns, the values are missing then.
+    beside = () if wanted.remembered else (("category", name) for name in wanted.beside)
+    for flag, column in (("weight", wanted.weight), ("id", wanted.id), *beside):
+        if column is not None and (flag != "id" or wanted.needs_id):
             raise UserError(f"{source.name} has no columns, and so no {flag} {column!r}", remedy=f"leave --{flag} out")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from crepe_dist import machine
 from crepe_dist.data import dataset
 from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.composition import Column
 from crepe_dist.data.dataset import REPORT, REPORT_NUMBERS, open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, write_json, write_text
@@ -58,6 +59,7 @@ class PrepareOptions:
         page: function that renders the report's numbers as HTML; ``None`` for no page.
         corrections: corrections of labels; not of a part.
         classes: classes of the model that the rows of all sources, which are test files, are to score.
+        beside: columns beside the text of that model.
         show: function that is called with the progress.
     """
 
@@ -69,6 +71,7 @@ class PrepareOptions:
     page: Callable[[dict[str, Any]], str] | None = None
     corrections: Corrections | None = None
     classes: tuple[str, ...] | None = None
+    beside: tuple[Column, ...] = ()
     show: Show = ignored
 
 
@@ -103,7 +106,7 @@ def prepare(
     if reading.class_names is None and not reading.columns.labels:
         reading = replace(reading, class_names=find_class_names(sources))
     names = tuple((source.name, source.part) for source in sources)
-    job = Job(names, reading, encoding, fit or Fit(), split, options.max_bad, options.classes)
+    job = Job(names, reading, encoding, fit or Fit(), split, options.max_bad, options.classes, options.beside)
     is_small = sum(source.bytes for source in sources) < SMALL and all(source.path for source in sources)
     processes = options.processes or (1 if is_small else machine.cores())
     with new_folder(out, options.overwrite) as partial, pool(processes) as workers:

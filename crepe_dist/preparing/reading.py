@@ -15,7 +15,7 @@ import numpy as np
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.arrays import hashes
-from crepe_dist.data.composition import without_tags
+from crepe_dist.data.composition import UNIT, Column, check_number, without_tags
 from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
@@ -50,6 +50,7 @@ class Job:
         encoding: encoding before fitting.
         max_bad: maximum fraction of unusable lines.
         classes: classes of the model that all rows are to score; ``None``: those of the training rows.
+        beside: columns beside the text of that model.
     """
 
     sources: tuple[tuple[str, str], ...]
@@ -59,6 +60,7 @@ class Job:
     split: SplitOptions
     max_bad: float
     classes: tuple[str, ...] | None = None
+    beside: tuple[Column, ...] = ()
 
     @property
     def labelled(self) -> str:
@@ -159,7 +161,8 @@ def read_batch(folder: Path, job: Job, task: Task) -> BatchRows:
     name = partial(class_name, class_names=job.reading.class_names)
     for row in parsed.rows:
         if job.reading.strip_html:
-            row = row._replace(text=without_tags(row.text))
+            tagged, *values = row.text.split(UNIT)
+            row = row._replace(text=UNIT.join([without_tags(tagged), *values]))
         try:
             label, text = _checked(row, part, job, name)
             weights.append(_weight(row))
@@ -186,6 +189,9 @@ def read_batch(folder: Path, job: Job, task: Task) -> BatchRows:
 def _checked(row: Row, part: str, job: Job, name: Name) -> tuple[str, bytes]:
     """Return a row's label, or ``ABSENT``, and its text in UTF-8; raise ``ValueError`` if it is unusable."""
     text, cell = check_text(row.text), row.label.strip()
+    columns = job.reading.columns
+    for column, value in zip(columns.numbers, row.text.split(UNIT)[1 + len(columns.categories) :]):
+        check_number(column, value)
     if part == UNLABELLED or (part == "train" and job.split.keep_unlabelled and not cell):
         return ABSENT, text
     labelling = job.reading.labelling

@@ -47,15 +47,21 @@ def summarise(name: str, job: Job, collected: Collected, built: Built, command: 
     }
     absent = collected.labels.index(ABSENT) if ABSENT in collected.labels else -1
     without = np.asarray(collected.rows["label"] == absent)
+    values, known = set(built.composition.characters()), set(built.encoding.alphabet + built.encoding.paired)
     summary: dict[str, Any] = {
         "name": name,
         "version": __version__,
         "encoding": built.encoding.to_dict(),
         "fit": {
             "length": job.fit.length,
-            "alphabet": job.fit.alphabet != "given" and built.encoding.is_custom,
-            "rare": len(built.encoding.paired),
+            "alphabet": job.fit.alphabet != "given" and known - values != set(job.encoding.alphabet),
+            "characters": len(known - values),
+            "rare": len(set(built.encoding.paired) - values),
         },
+        "beside": [
+            {"name": column.name, "values": column.size - 1, "read": len(known.intersection(column.characters(start)))}
+            for column, start in built.composition.places()
+        ],
         "classes": built.classes,
         "splits": {split: {"rows": built.rows[split], "classes": count.tolist()} for split, count in counts.items()},
         "sources": [
@@ -191,5 +197,6 @@ def _examples(collected: Collected, built: Built) -> dict[str, list[str]]:
         place, labels = built.targets.occurrences(rows)
         for index, found in enumerate(examples.values()):
             chosen = rows[place[labels == index][: EXAMPLES - len(found)]]
-            found += [text.decode("utf-8")[:EXAMPLE_LENGTH] for text in texts.get(collected.rows[chosen])]
+            data = texts.get(collected.rows[chosen])
+            found += [built.composition.shown(text.decode("utf-8"))[:EXAMPLE_LENGTH] for text in data]
     return examples

@@ -110,16 +110,24 @@ def facts(summary: Summary) -> dict[str, list[str]]:
             f"{name}: {number(counts['near'])} ({percent(counts['near'], whole)}), {number(counts['exact'])} exact"
         )
 
-    alphabet = len(encoding["alphabet"]) + fit["rare"]
     found["encoding"] = [
         f"{encoding['mode']}: {MODES[encoding['mode']]}",
         f"of a text longer than {number(encoding['feature_len'])} characters, {read_of_long(encoding)} are read",
-        f"alphabet of {number(alphabet)} characters"
+        f"alphabet of {number(fit['characters'])} characters"
         + (" of the training texts" if fit["alphabet"] else "")
         + (f", {number(fit['rare'])} of them rare and read as two codes" if fit["rare"] else ""),
         "accents are removed: é is read as e, ß as ss" if encoding["fold_accents"] else "accents are not removed",
+        *map(_beside, summary["beside"]),
         *(["HTML tags are removed, as in predict"] if summary["strip_html"] else []),
     ]
+    return found
+
+
+def _beside(column: dict[str, Any]) -> str:
+    """Describe a column beside the text; one of the values that are read is the missing one."""
+    found = f"column {cut(column['name'], LABEL_CELLS)}: {number(column['values'])} values"
+    if column["read"] <= column["values"]:
+        found += f", of which the {number(column['read'] - 1)} most frequent are read"
     return found
 
 

@@ -158,7 +158,7 @@ def create_app(
     async def predict(request: Request) -> Response:
         requests.check_type(request.headers)
         question = requests.parse(requests.Question, await request.body(), EXAMPLE)
-        texts = question.all_texts()
+        texts = question.all_texts(model.beside)
         if question.explain:
             return await explain(texts[0], question.top)
         answers = [json_record(prediction, question.top) for prediction in await classify(texts)]

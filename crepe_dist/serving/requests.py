@@ -4,16 +4,18 @@ import asyncio
 import ipaddress
 import json
 from collections.abc import Collection
-from typing import Annotated, Any, Optional, TypeVar
+from typing import Annotated, Any, Optional, TypeVar, Union
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crepe_dist.data.composition import join
+from crepe_dist.data.composition import Column, check_number, join, with_values
 from crepe_dist.errors import UserError, visible
+from crepe_dist.preparing.frames import value_text
 from crepe_dist.settings.options import ServiceOptions
+from crepe_dist.wording import listed
 
 TOP = 5
 PROTOCOL = "/v2"  # root of the paths of the Open Inference Protocol
@@ -35,6 +37,7 @@ class Question(BaseModel):
 
     text: Optional[str] = Field(None, description="text to classify")
     title: Optional[str] = Field(None, description="title of the text, joined as in training: title | text")
+    columns: dict[str, Union[str, float, bool, None]] = Field({}, description="values of the columns beside the text")
     texts: Annotated[list[str], FailFast(), Field(description="texts to classify, instead of text")] = []
     explain: bool = Field(False, description="explain the answer (with text only): scores of its characters and words")
     top: int = Field(TOP, ge=1, description="number of classes in each answer, the most probable first")
@@ -43,13 +46,29 @@ class Question(BaseModel):
     def _has_one_source(self) -> "Question":
         if (self.text is None) == (not self.texts):
             raise ValueError("give either text or texts")
-        if self.text is None and (self.title is not None or self.explain):
-            raise ValueError("title and explain need a single text")
+        if self.text is None and (self.title is not None or self.explain or self.columns):
+            raise ValueError("title, columns and explain need a single text")
         return self
 
-    def all_texts(self) -> list[str]:
-        """Return the texts to classify, joined with their title."""
-        return self.texts or [join([self.title or "", self.text or ""])]
+    def all_texts(self, beside: tuple[Column, ...]) -> list[str]:
+        """Return the texts to classify, joined with their title and the values of columns beside them.
+
+        Raises:
+            Problem: the model has no such column, or a number is none.
+        """
+        values = {name: value_text(value) for name, value in self.columns.items()}
+        known = {column.name: column for column in beside}
+        for name, value in values.items():
+            if name not in known:
+                remedy = f"the columns are {listed(list(known))}" if known else "leave columns out"
+                raise Problem(422, f"the model reads no column {name!r:.60}", remedy=remedy)
+            if known[name].categories is None:
+                try:
+                    check_number(name, value)
+                except ValueError as error:
+                    raise Problem(422, str(error), remedy="give a number or null") from None
+        joined = join([self.title or "", self.text or ""])
+        return self.texts or [with_values(joined, [values.get(name, "") for name in known])]
 
 
 class Encoded(Response):

@@ -70,7 +70,7 @@ def train(folder: Path, *more: str) -> None:
 def scored(folder: Path, source, tmp_path: Path, *, model: str = "run", **more):
     predictor = crepe_dist.load(folder / model)
     rows = rows_of(source, predictor, Path(mkdtemp(dir=tmp_path)), **more)
-    return rows, scores_of(rows, predictor)
+    return rows, scores_of(rows.dataset.splits[rows.split], predictor)
 
 
 def same(rows, test) -> None:

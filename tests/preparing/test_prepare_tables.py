@@ -15,6 +15,7 @@ import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.predicting.inputs import texts_of
+from crepe_dist.preparing.formats.columns import Wanted
 from tests.conftest import command, run, write_frame
 
 TEXTS = [f"{'good' if row % 2 else 'bad'} text number {row}" for row in range(40)]
@@ -53,7 +54,7 @@ def test_several_columns_of_text_are_joined_in_their_order(tmp_path):
         texts = {data.splits["test"].text(row) for row in range(len(data.splits["test"]))}
         assert texts <= {f"{text} | s{row}" if row != 3 else text for row, text in enumerate(TEXTS)}, source
         assert data.composition.columns == ("body", "subject")
-    assert texts_of(frame[3:5], data.composition.columns) == [TEXTS[3], f"{TEXTS[4]} | s4"]
+    assert texts_of(frame[3:5], Wanted(remembered=data.composition.columns)) == [TEXTS[3], f"{TEXTS[4]} | s4"]
     # The command takes the flag twice, and numbers too.
     flags = ("--out", "two", "--label=topic", "--text=4", "--text=body", "--test=0.5")
     run(command("prepare", "table.csv", *flags), tmp_path)

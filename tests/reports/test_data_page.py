@@ -38,7 +38,8 @@ def summary(**changes):
         "name": "reviews",
         "version": "0.1.0",
         "encoding": Encoding().to_dict(),
-        "fit": {"length": False, "alphabet": False, "rare": 0},
+        "fit": {"length": False, "alphabet": False, "characters": 69, "rare": 0},
+        "beside": [],
         "strip_html": False,
         "classes": ["praise", "complaint"],
         "splits": {

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from crepe_dist.data.composition import SEPARATOR, join
+from crepe_dist.data.composition import SEPARATOR, join, with_values
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import Row
 from crepe_dist.preparing.labelling import cell_of
@@ -43,12 +43,19 @@ class Wanted:
     needs_label: bool = True  # else ``label`` may be missing, and is detected then
     remembered: tuple[str, ...] = ()  # names of the texts that a model was trained on; used if a file has one of them
     like: Columns | None = None  # columns of another file, for one whose columns have no names
+    categories: tuple[str, ...] = ()  # read beside the text; never detected
+    numbers: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
         """All given columns."""
-        given = (self.label, *self.texts, self.weight, self.id, *self.labels, *self.remembered)
+        given = (self.label, *self.texts, self.weight, self.id, *self.labels, *self.remembered, *self.beside)
         return [name for name in given if name is not None]
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Columns beside the text, in the order of their values."""
+        return (*self.categories, *self.numbers)
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Columns:
         labels: columns of the classes.
         id: ``None`` if rows have no ids.
         ignored: column of the label of rows that are read without it.
+        beside: columns beside the text.
     """
 
     names: tuple[str, ...]
@@ -71,11 +79,12 @@ class Columns:
     labels: tuple[int, ...] = ()
     id: int | None = None
     ignored: int | None = None
+    beside: tuple[int, ...] = ()
 
     @property
     def used(self) -> list[int]:
         """Positions of all columns that are read."""
-        positions = (self.label, *self.labels, *self.texts, self.id, self.weight)
+        positions = (self.label, *self.labels, *self.texts, self.id, self.weight, *self.beside)
         return [i for i in positions if i is not None]
 
     def named(self, positions: Sequence[int]) -> tuple[str, ...]:
@@ -85,8 +94,10 @@ class Columns:
     def moved(self, positions: Sequence[int]) -> Columns:
         """Describe the same columns in a table of those at these positions alone."""
         to: dict[int | None, int | None] = {position: i for i, position in enumerate(positions)}
-        texts, labels = (tuple(positions.index(i) for i in columns) for columns in (self.texts, self.labels))
-        return Columns(self.named(positions), to.get(self.label), texts, to.get(self.weight), labels, to.get(self.id))
+        several = (self.texts, self.labels, self.beside)
+        texts, labels, beside = (tuple(positions.index(i) for i in columns) for columns in several)
+        one = {name: to.get(getattr(self, name)) for name in ("label", "weight", "id")}
+        return Columns(self.named(positions), texts=texts, labels=labels, beside=beside, **one)
 
     def describe(self) -> str:
         """Describe the columns read, for the report."""
@@ -95,7 +106,8 @@ class Columns:
         pairs = (("weight", self.weight), ("id", self.id), ("ignored", self.ignored))
         others = [(what, i) for what, i in pairs if i is not None]
         more = "".join(f", {what}: {self.names[i]}" for what, i in others)
-        return f"{label}text: {SEPARATOR.join(self.named(self.texts))}{more}"
+        beside = f", beside it: {', '.join(self.named(self.beside))}" if self.beside else ""
+        return f"{label}text: {SEPARATOR.join(self.named(self.texts))}{beside}{more}"
 
     def row(self, line: int, values: Sequence[str], given: str | None, cells: tuple[str, ...]) -> Row:
         """Make a row of the values of all columns; ``given`` is the class of all rows, if the file name gives it."""
@@ -105,7 +117,7 @@ class Columns:
         weight = None if self.weight is None else values[self.weight]
         id_ = "" if self.id is None else values[self.id]
         text = values[self.texts[0]] if len(self.texts) == 1 else join([values[i] for i in self.texts])
-        return Row(line, label or "", text, cells, weight, id_)
+        return Row(line, label or "", with_values(text, [values[i] for i in self.beside]), cells, weight, id_)
 
 
 def is_header(rows: Sequence[Sequence[str]], wanted: Wanted) -> bool:
@@ -175,10 +187,11 @@ def choose(
     if not has_header and label_given and like is not None and len(names) == len(like.texts):
         return Columns(names, None, tuple(range(len(names))))
     if not wanted.texts and not set(wanted.remembered).isdisjoint(names):
-        if missing := [name for name in wanted.remembered if name not in names]:
+        if missing := [name for name in (*wanted.remembered, *wanted.beside) if name not in names]:
             raise UserError(
                 f"{file} has no column {missing[0]!r}",
-                f"the model was trained on {SEPARATOR.join(wanted.remembered)}; it has {', '.join(names)}"[:500],
+                f"the model was trained on {SEPARATOR.join((*wanted.remembered, *wanted.beside))}; it has "
+                f"{', '.join(names)}"[:500],
                 "add that column, which may be empty, or name the columns to read with --text-column",
             )
         wanted = replace(wanted, texts=wanted.remembered)
@@ -188,7 +201,8 @@ def choose(
     weight = None if wanted.weight is None else place("weight", wanted.weight)
     has_id = wanted.id is not None and (wanted.needs_id or wanted.id in names or _is_place(wanted.id, len(names)))
     id_ = place("id", str(wanted.id)) if has_id else None
-    taken: set[int | None] = {*labels, weight, id_}
+    beside = tuple(place("category", name) for name in wanted.beside)
+    taken: set[int | None] = {*labels, weight, id_, *beside}
 
     def usual(kinds: Sequence[str]) -> int | None:
         found = (i for kind in kinds for i, name in enumerate(names) if _plain(name) == kind and i not in taken)
@@ -234,7 +248,8 @@ def choose(
             texts = [only("text", left)] if label_given else [*left]
     joined = tuple(i for i in (title, *texts) if i is not None)
     label, ignored = (None, label) if label_given else (label, None)
-    return _distinct(file, Columns(names, label, joined, weight, labels, id_, None if ignored in joined else ignored))
+    ignored = None if ignored in joined else ignored
+    return _distinct(file, Columns(names, label, joined, weight, labels, id_, ignored, beside))
 
 
 def _are_dates(place: int, rows: Sequence[Sequence[str]]) -> bool:
@@ -265,7 +280,7 @@ def _position(file: str, names: Sequence[str], what: str, column: str) -> int:
 
 def _distinct(file: str, chosen: Columns) -> Columns:
     """Refuse a column that is chosen twice; only an id may be read as a text, too."""
-    count = Counter((chosen.label, chosen.weight, *chosen.labels, *chosen.texts))
+    count = Counter((chosen.label, chosen.weight, *chosen.labels, *chosen.texts, *chosen.beside))
     twice = next((place + 1 for place, times in count.items() if place is not None and times > 1), None)
     if twice is not None:
         remedy = "name another column, such as the text with --text-column"
@@ -275,7 +290,7 @@ def _distinct(file: str, chosen: Columns) -> Columns:
 
 def _flag(what: str) -> str:
     # `predict` has these columns too, and its --text is a text to classify.
-    return f"--{what}" if what in ("label", "label-columns", "id") else f"--{what}-column"
+    return f"--{what}" if what in ("label", "label-columns", "id", "category") else f"--{what}-column"
 
 
 def _is_place(column: str, width: int) -> bool:

@@ -46,8 +46,8 @@ class JsonLines:
         columns, values = self.columns, [""] * len(self.columns.names)
         for i in (*columns.labels, *(() if columns.weight is None else (columns.weight,))):
             values[i] = _scalar(record, columns.names[i])
-        if columns.id is not None:
-            values[columns.id] = _cell(record, columns.names[columns.id])
+        for i in (*columns.beside, *(() if columns.id is None else (columns.id,))):
+            values[i] = _cell(record, columns.names[i])
         if columns.label is not None:
             values[columns.label] = self._label(record, columns.names[columns.label])
         for i in columns.texts:

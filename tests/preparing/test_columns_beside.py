@@ -1,0 +1,141 @@
+"""Columns beside the text: counted, trained on in one process and two, and read alike from all kinds of input."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import crepe_dist
+from crepe_dist.data.composition import UNIT, UNREAD, VALUES, Column, Composition, with_values
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.errors import UserError
+from crepe_dist.files import sha256
+from crepe_dist.runs import checkpoint
+from crepe_dist.serving.requests import Problem, Question
+from tests.conftest import QUICK, command, run
+
+BESIDE = ("--category=colour", "--number=amount")
+COLUMNS = Composition(("text",), True, (Column("colour", ("red", "blue")), Column("amount", edges=(0.0, 10.0))))
+WORDS = ["alpha", "beta", "gamma", "delta", "omega", "sigma", "kappa", "lambda", "theta", "zeta"]
+
+
+def characters(*numbers):
+    return "".join(f"{UNREAD}{number if number == UNREAD else chr(VALUES.start + number)}" for number in numbers)
+
+
+@pytest.mark.parametrize(
+    ("row", "numbers"),
+    [
+        (with_values("a <b>text</b>", ["blue", "-1"]), (2, 4)),
+        (with_values("a text", ["", ""]), (0, 3)),
+        (with_values("a text", [" red ", "0"]), (1, 5)),
+        (with_values("a text", ["green", "1e9"]), (UNREAD, 6)),
+        ("a text", (0, 3)),
+    ],
+)
+def test_a_value_is_one_character_that_stands_alone(row, numbers):
+    assert COLUMNS.text(row) == f"a text {characters(*numbers)}"
+    assert Composition.from_dict(json.loads(json.dumps(COLUMNS.to_dict()))) == COLUMNS
+
+
+def test_no_text_can_pretend_a_value():
+    row = with_values(f"a{UNIT}b {chr(VALUES.start + 1)}", ["red", f"1{UNIT}"])
+    assert COLUMNS.text(row) == f"a b {UNREAD} {characters(1, 5)}"
+
+
+def test_values_for_people():
+    assert COLUMNS.shown(with_values("a text", ["red", "3"])) == "a text | colour: red | amount: 3"
+    described = [COLUMNS.value_of(chr(VALUES.start + number)) for number in (0, 2, 4, 5, 6)]
+    assert described == [
+        "| colour: missing", "| colour: blue", "| amount: below 0", "| amount: from 0 below 10", "| amount: from 10",
+    ]  # fmt: skip
+
+
+def rows(count, seed):
+    """Texts that say nothing about the class, which a category and a number decide."""
+    generator = random.Random(seed)
+    table: dict[str, list] = {"text": [], "colour": [], "amount": [], "label": []}
+    for _ in range(count):
+        colour, amount = generator.choice(["red", "blue", ""]), generator.gauss(0, 100)
+        values = " ".join(generator.choices(WORDS, k=5)), colour, round(amount, 2)
+        for name, value in zip(table, (*values, ("A" if colour == "red" else "B") + "-+"[amount > 0])):
+            table[name].append(value)
+    return pd.DataFrame(table)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """``data`` from ``train.csv``, and ``run-1`` and ``run-2``, trained on it in as many processes."""
+    folder = tmp_path_factory.mktemp("columns")
+    rows(1500, 1).to_csv(folder / "train.csv", index=False)
+    rows(200, 2).to_csv(folder / "new.csv", index=False)
+    run(command("prepare", "train.csv", "--out=data", *BESIDE), folder)
+    for processes in (1, 2):
+        flags = ("--optimizer=adam", "--learning-rate=0.01", "--epochs=4", f"--run-dir=run-{processes}")
+        run(command("train", "--data=data", *QUICK, *flags, processes=processes), folder)
+    return folder
+
+
+def test_the_columns_decide_in_one_process_as_in_two(folder):
+    paths = [checkpoint.find(str(folder / f"run-{processes}")) for processes in (1, 2)]
+    assert sha256(paths[0]) == sha256(paths[1])
+    assert crepe_dist.load(paths[0]).score(pd.read_csv(folder / "new.csv")) > 0.9
+    printed = run(command("evaluate", "run-1"), folder)
+    reduced = [float(line.split("accuracy ")[1].split(" %")[0]) for line in printed.splitlines() if "without" in line]
+    assert len(reduced) == 2
+    assert max(reduced) < 80
+
+
+def test_all_kinds_of_input_are_read_alike(folder):
+    model: Any = crepe_dist.load(folder / "run-1")
+    frame = pd.read_csv(folder / "new.csv")
+    frame.to_json(folder / "new.jsonl", orient="records", lines=True)
+    frame.to_parquet(folder / "new.parquet")
+    expected = [round(each.probability, 6) for each in model.predict(frame)]
+    for name in ("new.csv", "new.jsonl", "new.parquet"):
+        run(command("predict", "run-1", f"--file={name}", "--out=out.csv"), folder)
+        assert pd.read_csv(folder / "out.csv").predicted_probability.tolist() == expected, name
+    run(command("export", "run-1", "--format=onnx", "--out=onnx"), folder)
+    from crepe_dist.exporting.crepe_runtime import Classifier
+
+    found = Classifier(str(folder / "onnx" / "model.onnx")).predict(frame.to_dict("records"))
+    assert np.abs(np.array([each.probability for each in found]) - expected).max() < 1e-5
+    columns = {"colour": frame.colour[0], "amount": float(frame.amount[0])}
+    (asked,) = _asked({"text": frame.text[0], "columns": columns}, model)
+    assert round(model.predict([asked])[0].probability, 6) == expected[0]
+    for wrong, message in (({"amount": "many"}, "unusable number"), ({"size": 1}, "colour and amount")):
+        with pytest.raises(Problem, match=message):
+            _asked({"text": "a", "columns": wrong}, model)
+
+
+def _asked(question, model):
+    return Question.model_validate(question).all_texts(model.composition.beside)
+
+
+def test_an_explanation_names_values(folder):
+    model = crepe_dist.load(folder / "run-1")
+    explanation = model.explain(with_values("alpha", ["red", "50"]))
+    assert [word.text.split(":")[0] for word in explanation.words] == ["alpha", "| colour", "| amount"]
+    assert len(explanation.scores) == len(explanation.text)
+
+
+def test_bad_columns(folder, tmp_path):
+    frame = rows(100, 3)
+    for change, message in [
+        ({"amount": "many"}, "unusable number"),
+        ({"colour": ""}, "column 'colour' is empty in all training rows"),
+    ]:
+        frame.assign(**change).to_csv(tmp_path / "bad.csv", index=False)
+        assert message in run(command("prepare", "bad.csv", "--out=bad", *BESIDE), tmp_path, code=1)
+    with pytest.raises(UserError, match="has no column 'amount'"):
+        crepe_dist.load(folder / "run-1").predict(frame.drop(columns="amount"))
+    many = frame.assign(colour=[f"colour {row}" for row in range(100)])
+    many = pd.concat([many.assign(colour=many.colour + f" {copy}") for copy in range(100)])
+    crepe_dist.prepare(many, tmp_path / "many", category="colour")
+    encoding = open_dataset(tmp_path / "many").encoding
+    assert 5000 < len(encoding.alphabet) + len(encoding.paired) < 10_000
