@@ -60,7 +60,7 @@ class Export(ModelFlags, ThresholdFlag, Command):
         from crepe_dist.runs import checkpoint
 
         path = checkpoint.announce(checkpoint.find(self.checkpoint))
-        predictor = load(path, **self.foreign(), device="cpu", min_probability=self.min_probability)
+        predictor = load(path, **self.foreign(), device="cpu", **self.thresholds())
         if predictor.composition.beside and form in ("web", "pytorch"):
             remedy = "use --format onnx, huggingface, mlflow or crepe"
             raise UserError(f"--format {form} does not read columns beside the text, as this model does", remedy=remedy)

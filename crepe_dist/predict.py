@@ -100,7 +100,7 @@ class Predict(ModelFlags, DeviceFlag, ThresholdFlag, Command):
         from crepe_dist.predicting.predictor import load
 
         path = checkpoint.announce(checkpoint.find(self.checkpoint))
-        predictor = load(path, **self.foreign(), device=self.device, min_probability=self.min_probability)
+        predictor = load(path, **self.foreign(), device=self.device, **self.thresholds())
         _predict(predictor, self)
 
 

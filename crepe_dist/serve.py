@@ -61,7 +61,7 @@ def _serve(args: Serve) -> None:
 
     with server.listen(args.host, args.port) as listener:
         path = checkpoint.announce(checkpoint.find(args.checkpoint))
-        predictor = load(path, **args.foreign(), device=args.device, min_probability=args.min_probability)
+        predictor = load(path, **args.foreign(), device=args.device, **args.thresholds())
         about = summarise(predictor)
         metrics = Metrics(about.checkpoint, about.kernels)
         batcher = Batcher(predictor.predict, predictor.explain, metrics.batch_texts.observe)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.errors import UserError
 from crepe_dist.files import finite
 
 TEMPERATURES = 2.0 ** (np.arange(-32, 33) / 16)  # from 1/4 to 4; the nearest one is at most 2.2 % off
@@ -22,6 +23,7 @@ MOST_NATS = 1 << 20  # of one text
 BLOCK = 1 << 16  # numbers per vectorised step
 PERCENTS = 101
 ANSWERED = 0.95  # share of the validation texts that reach the threshold
+DEVIATIONS = 1.645  # one-sided confidence of 95 %
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,13 @@ class Calibration:
         temperature: divisor of the logits; 1 without a validation split.
         min_probability: threshold that 95 % of the validation texts reach: a text with a lower probability of its most
             probable class may belong to none of the classes. 0 without a validation split.
+        answers: number of validation texts by the probability of their most probable class, in whole percents rounded
+            down, and of those for which it is right; empty without a validation split.
     """
 
     temperature: float = 1.0
     min_probability: float = 0.0
+    answers: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
     def of(cls, about: Mapping[str, Any]) -> Calibration:
@@ -45,11 +50,35 @@ class Calibration:
         return cls(
             finite(saved["temperature"], 0.01, 100, "temperature"),
             finite(saved["min_probability"], 0, 1, "min_probability"),
+            tuple(tuple(map(int, each)) for each in saved.get("answers", ())),
         )
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
         return asdict(self)
+
+    def threshold_for(self, precision: float) -> float:
+        """Return the lowest probability from which the answers to the validation texts have this precision.
+
+        It is the lower end of Wilson's interval (Journal of the American Statistical Association 22, 1927), so that few
+        texts promise little.
+
+        Raises:
+            UserError: there was no validation split, or no threshold is high enough.
+        """
+        if not self.answers:
+            remedy = "prepare with --validation, and train again; or give --min-probability"
+            raise UserError("the model does not know the precision of its answers", "no split told it", remedy)
+        texts, right = np.array(self.answers, np.float64)[:, ::-1].cumsum(axis=1)[:, ::-1]
+        share, square = right / np.maximum(texts, 1), DEVIATIONS**2 / np.maximum(texts, 1)
+        spread = np.sqrt(square * (share * (1 - share) + square / 4))
+        bounds = np.where(texts > 0, (share + square / 2 - spread) / (1 + square), 0)
+        if precision > bounds.max():
+            why = f"on {int(texts[0]):,} validation texts, at most {bounds.max():.3f} is sure"
+            raise UserError(
+                f"no threshold reaches a precision of {precision:g}", why, "ask for less, or add such texts"
+            )
+        return int((bounds >= precision).argmax()) / 100
 
 
 UNCALIBRATED = Calibration()
@@ -90,28 +119,32 @@ class CalibrationCounts:
 
     Attributes:
         sums: int64 [temperatures, 2 + PERCENTS]; for each of ``TEMPERATURES``, the loss and its square in 1/``UNITS``,
-            and the number of texts by the probability of their most probable class, in whole percents rounded down.
+            and the number of texts by the probability of their most probable class, in whole percents rounded down,
+            all and those for which it is right.
     """
 
     def __init__(self) -> None:
-        self.sums = np.zeros((len(TEMPERATURES), 2 + PERCENTS), np.int64)
+        self.sums = np.zeros((len(TEMPERATURES), 2 + 2 * PERCENTS), np.int64)
 
     def add(self, logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> None:
         """Add a batch: logits, float32 [n, classes]; labels, int32 [n]."""
         if not len(labels):
             return
+        is_right = logits.argmax(axis=1) == labels
         for some, losses, inverse in losses_at(TEMPERATURES, logits, labels):
             sums = self.sums[some]
             sums[:, 0] += whole(losses).sum(axis=1)
             sums[:, 1] += whole(np.square(losses)).sum(axis=1)
             percents = np.nan_to_num(100 / inverse).astype(np.int64).clip(0, PERCENTS - 1)
             places = percents + PERCENTS * np.arange(len(sums))[:, None]
-            sums[:, 2:] += np.bincount(places.ravel(), minlength=PERCENTS * len(sums)).reshape(-1, PERCENTS)
+            for first, some_places in ((2, places), (2 + PERCENTS, places[:, is_right])):
+                counts = np.bincount(some_places.ravel(), minlength=PERCENTS * len(sums))
+                sums[:, first : first + PERCENTS] += counts.reshape(-1, PERCENTS)
 
     def loss(self) -> tuple[float, float]:
         """Return the mean loss of at least one text at the fitted temperature, in nats, and its standard error."""
-        total, squares, *percents = (self.sums[self._best()] / [UNITS, UNITS, *[1] * PERCENTS]).tolist()
-        texts = sum(percents)
+        total, squares = (self.sums[self._best(), :2] / UNITS).tolist()
+        texts = int(self.sums[0, 2 : 2 + PERCENTS].sum())
         mean = total / texts
         return mean, math.sqrt(max(0.0, squares / texts - mean**2) / texts)
 
@@ -122,10 +155,11 @@ class CalibrationCounts:
         get the lowest temperature. It is a Gamma density of the inverse temperature with its mode at 1.
         """
         best = self._best()
-        texts = self.sums[best, 2:]
+        texts, right = self.sums[best, 2:].reshape(2, PERCENTS)
         above = texts.sum() - np.cumsum(texts)  # texts that reach 1, 2, … percent
         least = int((above >= ANSWERED * texts.sum()).sum())
-        return Calibration(round(float(TEMPERATURES[best]), 4), least / 100)
+        answers = tuple(texts.tolist()), tuple(right.tolist())
+        return Calibration(round(float(TEMPERATURES[best]), 4), least / 100, answers)
 
     def _best(self) -> int:
         inverse = 1 / TEMPERATURES

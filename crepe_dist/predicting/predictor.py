@@ -246,6 +246,7 @@ def load(
     classes: Sequence[str] | None = None,
     device: str = "auto",
     min_probability: float | str = 0.0,
+    min_precision: float | None = None,
     threads: int | None = None,
 ) -> Predictor:
     """Open a checkpoint.
@@ -260,6 +261,8 @@ def load(
         device: ``auto``, ``gpu`` or ``cpu``.
         min_probability: threshold below which predictions are ``rejected``, 0 to 1; ``auto`` for the model's own, which
             95 % of its validation texts reach.
+        min_precision: share of right answers among those that are not ``rejected``, 0 to 1, which sets the threshold by
+            the validation texts; ``None``: none.
         threads: most threads of a call, which calls at the same time divide; ``None``: one per core.
 
     Raises:
@@ -267,8 +270,17 @@ def load(
     """
     path = checkpoint.find(None if checkpoint_or_run is None else str(checkpoint_or_run))
     predictor = open_checkpoint(path, mode, feature_len, classes).placed(device)
-    if predictor.several and min_probability:
-        raise UserError(f"{path} gives labels, each with a threshold of its own", remedy="leave --min-probability out")
+    if min_precision is not None and min_probability:
+        raise UserError("--min-probability and --min-precision exclude each other", remedy="leave one of them out")
+    if predictor.several and (min_probability or min_precision is not None):
+        raise UserError(
+            f"{path} gives labels, each with a threshold of its own",
+            remedy="leave --min-probability and --min-precision out",
+        )
+    if min_precision is not None:
+        if not 0 <= min_precision <= 1:
+            raise UserError(f"the precision {min_precision!r:.40} is not a share", remedy="give a number from 0 to 1")
+        min_probability = predictor.calibration.threshold_for(min_precision)
     if min_probability == AUTO:
         min_probability = predictor.calibration.min_probability
         if not min_probability:

@@ -191,6 +191,16 @@ class ThresholdFlag(Settings):
         "texts reach",
         real(0, 1, "auto"),
     )
+    min_precision: Optional[float] = setting(
+        None,
+        'answer "none of these" unless as many answers to validation texts of such a probability are right, with a '
+        "confidence of 95 %",
+        real(0, 1),
+    )
+
+    def thresholds(self) -> dict[str, Any]:
+        """Return the arguments of ``load`` that these flags give."""
+        return {"min_probability": self.min_probability, "min_precision": self.min_precision}
 
 
 @dataclass

@@ -15,7 +15,7 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.exporter import export
-from crepe_dist.model.calibration import UNCALIBRATED, CalibrationCounts
+from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts, softmax
 from crepe_dist.runs import checkpoint
 from crepe_dist.training.evaluation import evaluate, evaluate_splits
 from tests.conftest import NGRAMS, QUICK, command, run
@@ -78,6 +78,21 @@ def trained(data_with_validation, tmp_path_factory):
     for processes in (1, 2):
         run(command("train", *flags, "--run-dir", folder / str(processes), processes=processes), folder)
     return folder
+
+
+def test_a_precision_is_kept_on_other_texts():
+    calibration, (logits, labels) = counted(scored(1.0, 10_000, seed=4)).fitted(), scored(1.0, 10_000, seed=5)
+    largest, is_right = softmax(logits).max(axis=1), logits.argmax(axis=1) == labels
+    thresholds = [calibration.threshold_for(precision) for precision in (0, 0.9, 0.95, 0.98)]
+    assert thresholds[0] == 0 < thresholds[1] < thresholds[2] < thresholds[3]
+    for precision, threshold in zip((0.9, 0.95, 0.98), thresholds[1:]):
+        assert precision - 0.01 < is_right[largest >= threshold].mean() < precision + 0.03
+    with pytest.raises(UserError, match="no threshold reaches a precision of 1"):
+        calibration.threshold_for(1)
+    few = Calibration(answers=((*[0] * 100, 20), (*[0] * 100, 20)))  # all of twenty are right: 0.88 is sure
+    assert few.threshold_for(0.88) == 0
+    with pytest.raises(UserError, match="no threshold"):
+        few.threshold_for(0.9)
 
 
 def test_ranks_agree_on_the_calibration(trained):
