@@ -38,6 +38,7 @@ from crepe_dist.data.arrays import (
     write_array,
 )
 from crepe_dist.data.composition import Composition
+from crepe_dist.data.levels import Levels
 from crepe_dist.data.targets import ONE, SEVERAL, Targets, kind_and_most, open_targets
 from crepe_dist.errors import UserError
 from crepe_dist.files import integer
@@ -223,6 +224,11 @@ class Dataset:
     def classes(self) -> list[str]:
         """Class names in the order of their labels."""
         return list(self.manifest["classes"])
+
+    @property
+    def levels(self) -> Levels | None:
+        """Levels of the classes, if these form a tree."""
+        return Levels(self.manifest["levels"], tuple(self.classes)) if "levels" in self.manifest else None
 
     @property
     def labelled(self) -> str:

@@ -115,6 +115,8 @@ def _write(
         numbers = {name: value for name, value in scores.to_dict().items() if name != "right"}
         numbers |= {**scores.summary(), "classes": dataset.classes, "left_out": rows.left_out()}
         numbers["per_class"] = scores.per_class(dataset.classes).to_dict(orient="index")
+        if dataset.levels and isinstance(scores, Scores):
+            numbers["hierarchical_f1"] = dataset.levels.f1(scores.confusion)
         numbers["typos"] = [{"rate": rate, **hit.summary()} for rate, hit in noisy.items()]
         numbers["without"] = {name: each.summary() for name, each in reduced.items()}
         write_json(args.json, numbers)
@@ -140,7 +142,17 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
         )
     temperature = scores.calibration.temperature
     before = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})" if temperature != 1 else ""
-    confusion = pd.DataFrame(scores.confusion, index=classes, columns=classes)
+    level, above = None, ""
+    if levels := dataset.levels:
+        level, above = levels.inner[0], f"   hierarchical F1 {levels.f1(scores.confusion):.3f}"
+        right = [float(np.trace(each.confusion(scores.confusion))) / scores.documents for each in levels.inner]
+        above += "".join(
+            f"\nlevel {number}: {len(each.names):,} nodes, accuracy {percent(share)}"
+            for number, (each, share) in enumerate(zip(levels.inner, right), start=1)
+        )
+    names = classes if level is None else list(map(visible, level.names))
+    confused = scores.confusion if level is None else level.confusion(scores.confusion)
+    confusion = pd.DataFrame(confused, index=names, columns=names)
     record = None
     with suppress(UserError):  # the scores do not need the run's record
         record = run_of(path)
@@ -148,9 +160,9 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     missed = findings.never_predicted(record, scores, classes) if record else unanswered(scores, classes, train)
     return (
         f"accuracy {percent(scores.accuracy)}   macro F1 {scores.macro_f1:.3f}   loss {scores.loss:.4f}   "
-        f"calibration error {percent(scores.calibration_error)}{before}\n\n{_class_table(scores, classes)}\n\n"
-        f"confusion matrix (rows: true class, columns: predicted class)\n{confusion.to_string()}"
-        + (f"\n\n{missed['what']}: {missed['why']}\n  do:  {missed['do']}" if missed else "")
+        f"calibration error {percent(scores.calibration_error)}{before}{above}\n\n{_class_table(scores, classes)}\n\n"
+        f"confusion matrix{' of level 1' if level else ''} (rows: true class, columns: predicted class)\n"
+        f"{confusion.to_string()}" + (f"\n\n{missed['what']}: {missed['why']}\n  do:  {missed['do']}" if missed else "")
     )
 
 

@@ -32,7 +32,7 @@ MOST_CHARACTERS = 1 << 25  # of the training split, in which rows are counted
 CHARACTERS = 1 << 18  # looked up at a time
 MOST_SCORED, BATCH = 5000, 256  # texts
 # Of the description; its figures are those of the whole network.
-KEPT = ("data", "id", "labels", "composition", "reading")
+KEPT = ("data", "id", "labels", "levels", "composition", "reading")
 Counts = dict[str, npt.NDArray[np.float64]]
 
 

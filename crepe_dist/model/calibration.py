@@ -36,11 +36,15 @@ class Calibration:
             probable class may belong to none of the classes. 0 without a validation split.
         answers: number of validation texts by the probability of their most probable class, in whole percents rounded
             down, and of those for which it is right; empty without a validation split.
+        nodes: if the classes form a tree, sampled validation texts: the whole percents of their most probable node of
+            each level and of their class, the number of such texts, and a bit for each level that is right; one line of
+            numbers each, as JSON with one number a line would be long.
     """
 
     temperature: float = 1.0
     min_probability: float = 0.0
     answers: tuple[tuple[int, ...], ...] = ()
+    nodes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, about: Mapping[str, Any]) -> Calibration:
@@ -50,18 +54,23 @@ class Calibration:
         return cls(
             finite(saved["temperature"], 0.01, 100, "temperature"),
             finite(saved["min_probability"], 0, 1, "min_probability"),
-            tuple(tuple(map(int, each)) for each in saved.get("answers", ())),
+            _counts(saved.get("answers", ())),
+            tuple(" ".join(map(str, map(int, each.split()))) for each in saved.get("nodes", ())),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
         return asdict(self)
 
-    def threshold_for(self, precision: float) -> float:
+    def thresholds_for(self, precision: float) -> list[float]:
         """Return the lowest probability from which the answers to the validation texts have this precision.
 
-        It is the lower end of Wilson's interval (Journal of the American Statistical Association 22, 1927), so that few
-        texts promise little.
+        The precision is the lower end of Wilson's interval (Journal of the American Statistical Association 22, 1927),
+        so that few texts promise little. A node above the classes answers only where no class and no node below it
+        does, so that level is judged by these texts.
+
+        Returns:
+            The threshold of each level above the classes, infinite if none is high enough, and that of the classes.
 
         Raises:
             UserError: there was no validation split, or no threshold is high enough.
@@ -69,19 +78,38 @@ class Calibration:
         if not self.answers:
             remedy = "prepare with --validation, and train again; or give --min-probability"
             raise UserError("the model does not know the precision of its answers", "no split told it", remedy)
-        texts, right = np.array(self.answers, np.float64)[:, ::-1].cumsum(axis=1)[:, ::-1]
-        share, square = right / np.maximum(texts, 1), DEVIATIONS**2 / np.maximum(texts, 1)
-        spread = np.sqrt(square * (share * (1 - share) + square / 4))
-        bounds = np.where(texts > 0, (share + square / 2 - spread) / (1 + square), 0)
-        if precision > bounds.max():
-            why = f"on {int(texts[0]):,} validation texts, at most {bounds.max():.3f} is sure"
-            raise UserError(
-                f"no threshold reaches a precision of {precision:g}", why, "ask for less, or add such texts"
-            )
-        return int((bounds >= precision).argmax()) / 100
+        percents, texts, right = np.arange(PERCENTS)[:, None], *np.array(self.answers or ((), ()))
+        right = right[:, None]
+        if self.nodes:
+            *above, texts, is_right = np.array([each.split() for each in self.nodes], np.int64).T
+            percents = np.stack(above, axis=1)
+            right = texts[:, None] * (is_right[:, None] >> np.arange(percents.shape[1]) & 1)
+        thresholds: list[float] = []
+        is_left = np.ones(len(texts), np.bool_)
+        for of_level, right_at in zip(percents.T[::-1], right.T[::-1]):  # from the classes up: those texts are answered
+            counts = [np.bincount(of_level, weights * is_left, PERCENTS) for weights in (texts, right_at)]
+            reached = _least_precision(*counts) >= precision
+            thresholds.insert(0, int(reached.argmax()) / 100 if reached.any() else math.inf)
+            is_left &= of_level < 100 * thresholds[0]
+        if min(thresholds) == math.inf:
+            why = f"on {int(texts.sum()):,} validation texts, no threshold is so sure"
+            raise UserError(f"the model does not reach a precision of {precision:g}", why, "ask for less")
+        return thresholds
 
 
 UNCALIBRATED = Calibration()
+
+
+def _least_precision(texts: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return a lower bound of the precision from each whole percent on, float64 [``PERCENTS``]."""
+    texts, right = (each[::-1].cumsum()[::-1] for each in (texts, right))
+    share, square = right / np.maximum(texts, 1), DEVIATIONS**2 / np.maximum(texts, 1)
+    spread = np.sqrt(square * (share * (1 - share) + square / 4))
+    return np.asarray(np.where(texts > 0, (share + square / 2 - spread) / (1 + square), 0))
+
+
+def _counts(saved: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(map(int, each)) for each in saved)
 
 
 def softmax(logits: npt.NDArray[np.float32], dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:

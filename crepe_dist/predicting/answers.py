@@ -50,7 +50,8 @@ def answer_cells(
         number: converts a probability.
     """
     cells: list[Any] = [] if prediction.labels is None else [_encoded(prediction.labels)]
-    for label, probability in prediction.ranking[:top]:
+    # The answer may be a node above the classes.
+    for label, probability in ((prediction.label, prediction.probability), *prediction.ranking[1:top]):
         cells += (label, number(probability))
     if prediction.rejected:
         cells[-2 * min(top, len(prediction.ranking))] = ""
@@ -88,6 +89,8 @@ class Answers:
             likely = shares[: len(prediction.labels)] or [f"no label ({', '.join(likely)})"]
         elif prediction.rejected:
             likely = [NONE, *likely]
+        elif prediction.label != prediction.ranking[0][0]:  # a node above the classes
+            likely = [f"{one_line(prediction.label)} {percent(prediction.probability)}", *likely]
         if self.score:
             likely = [f"score {percent(prediction.share(self.score))}", *likely]
         return (f"{one_line(row.id)}: " if row.id else "") + "   ".join(likely)

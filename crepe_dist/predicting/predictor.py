@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.data.composition import Composition
+from crepe_dist.data.levels import Levels
 from crepe_dist.distributed.device import CPU, pick
 from crepe_dist.distributed.world import ALONE, SAME_MACHINES, World
 from crepe_dist.errors import UserError
@@ -56,6 +57,8 @@ class Predictor:
         precision: float32 if that was requested in training; any other precision depends on the device.
         path: file of the parameters.
         about: description of the parameters; empty for those of another program.
+        sure: if the classes form a tree, probability from which a node of each level, and a class, is an answer; empty:
+            the most probable class is.
     """
 
     engine: Inference
@@ -69,11 +72,17 @@ class Predictor:
     precision: Precision = "auto"
     path: Path = Path()
     about: dict[str, Any] = field(default_factory=dict)
+    sure: tuple[float, ...] = ()
 
     @property
     def several(self) -> bool:
         """Tell whether the model gives several labels."""
         return self.thresholds is not None
+
+    @property
+    def levels(self) -> Levels | None:
+        """Levels of the classes, if these form a tree."""
+        return Levels(self.about["levels"], tuple(self.classes)) if self.about.get("levels") else None
 
     def placed(self, device: str, ranks: World = ALONE) -> Predictor:
         """Return the predictor on the CPU or a GPU, which ``device`` chooses as for training; all ranks call it.
@@ -133,16 +142,19 @@ class Predictor:
                 codes = self.encoding.encode(batch)
                 logits, read = self.logits(codes), self._read(codes).tolist()
             probabilities = self.probabilities(logits)
+            sure = self.levels.sure(probabilities, self.sure) if self.levels and self.sure else repeat(None)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
-            for text, row, order, known in zip(batch, probabilities.tolist(), orders, read):
+            for text, row, order, known, node in zip(batch, probabilities.tolist(), orders, read, sure):
                 ranking = tuple([(self.classes[index], row[index]) for index in order])
                 problem = "" if known else UNKNOWN if text.strip() else EMPTY
-                rejected = ranking[0][1] < self.min_probability
+                best, rejected = ranking[0], ranking[0][1] < self.min_probability
+                if node is not None:
+                    best, rejected = node[1:], node[0] == 0
                 labels = None
                 if self.thresholds is not None:
                     labels = tuple([self.classes[index] for index in order if row[index] >= self.thresholds[index]])
                 cut = 0 if windows else len(self.encoding.unread(text))
-                yield Prediction(*ranking[0], ranking, known, problem, rejected, labels, cut)
+                yield Prediction(*best, ranking, known, problem, rejected, labels, cut)
 
     def _in_windows(self, texts: list[str]) -> tuple[Logits, list[int]]:
         """Return the mean logits of the windows of each text, and the number of its known characters.
@@ -280,7 +292,9 @@ def load(
     if min_precision is not None:
         if not 0 <= min_precision <= 1:
             raise UserError(f"the precision {min_precision!r:.40} is not a share", remedy="give a number from 0 to 1")
-        min_probability = predictor.calibration.threshold_for(min_precision)
+        *above, min_probability = predictor.calibration.thresholds_for(min_precision)
+        if above:  # a class may have no such threshold, and a node have one
+            predictor.sure, min_probability = (*above, min_probability), 0.0
     if min_probability == AUTO:
         min_probability = predictor.calibration.min_probability
         if not min_probability:

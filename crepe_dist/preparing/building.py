@@ -165,6 +165,11 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
         "bad_rows": quarantine.lines,
         "id": id_name,
     }
+    if separator := job.reading.labelling.levels:
+        if job.classes is None and not any(separator in name for name in classes):
+            what = f"no class has {separator!r:.40} in its name, such as {classes[0]!r:.60}"
+            raise UserError(what, remedy="give the separator of the levels, or leave --levels out")
+        manifest["levels"] = separator
     if collected.corrected is not None:
         manifest["corrections"] = collected.corrected
     if targets.kind != ONE:

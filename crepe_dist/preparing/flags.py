@@ -92,6 +92,9 @@ class PreparationFlags(ColumnFlags, Command):
     label_separator: Optional[str] = setting(
         None, "separator of several labels in a cell, such as ';', or space for white space", ANY
     )
+    levels: Optional[str] = setting(
+        None, "separator of the levels of a label, such as '.' in 47.11.2, if the classes form a tree", ANY
+    )
     max_bad: float = setting(MAX_BAD, "largest share of unusable rows", real(0, 1))
     corrections: Optional[Path] = setting(
         None,
@@ -229,6 +232,8 @@ class PreparationFlags(ColumnFlags, Command):
             problem = "--labels one cannot be combined with --label-separator or --label-columns"
         elif kind == SOFT and separator:
             problem = "--labels soft cannot be combined with --label-separator"
+        elif self.levels and kind != ONE:
+            problem = f"--levels cannot be combined with --labels {kind}"
         elif columns and (separator or self.label):
             problem = "--label-columns cannot be combined with --label or --label-separator"
         elif len(columns) == 1 or len(set(columns)) < len(columns):
@@ -239,7 +244,7 @@ class PreparationFlags(ColumnFlags, Command):
             )
         if problem:
             raise UserError(problem, remedy=f"leave one out; {invocation.typed('prepare')} --help describes them")
-        return Labelling(kind, separator), columns
+        return Labelling(kind, separator, self.levels or ""), columns
 
 
 def names_in(flag: Optional[str]) -> tuple[str, ...]:

@@ -36,10 +36,12 @@ class Labelling:
     Args:
         kind: one of ``targets.KINDS``.
         separator: separator of several labels in a cell; empty if cells are JSON lists or there is a column for each.
+        levels: separator of the levels of a label's name, if the classes form a tree; empty if they do not.
     """
 
     kind: str = ONE
     separator: str = ""
+    levels: str = ""
 
     def label(self, cell: str, name: Name) -> str:
         """Return the string for the labels in a cell; raise ``ValueError`` if it is unusable."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Union
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.dataset import Dataset, Split
+from crepe_dist.data.levels import Levels
 from crepe_dist.data.targets import SEVERAL, Targets
 from crepe_dist.distributed.world import World
-from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts
+from crepe_dist.model.calibration import PERCENTS, UNCALIBRATED, Calibration, CalibrationCounts, softmax
 from crepe_dist.model.objective import rounded
 from crepe_dist.runs.scores import (
     BINS,
@@ -34,6 +36,7 @@ from crepe_dist.runs.scores import (
 )
 from crepe_dist.training.scoring_pass import Counts, RightBits, Scorer, Totals, pass_over
 
+SAMPLED = 4096  # documents that decide from which probability on a node is an answer
 BATCH_SIZE = 512  # documents per step, over all ranks
 Decision = Union[Calibration, Floats]  # of one class per document; thresholds of the classes of several labels
 
@@ -58,6 +61,10 @@ def evaluate_splits(
             pass_over(engine, split, BATCH_SIZE, world, totals, is_stopping)
             scores[name] = totals.scores()
             decision = totals.decision
+            if name == "validation" and data.levels is not None and isinstance(decision, Calibration):
+                nodes = LevelTotals(data.levels, len(split), decision)
+                pass_over(engine, split, BATCH_SIZE, world, nodes, is_stopping)
+                decision = nodes.decision
     return scores
 
 
@@ -160,6 +167,40 @@ class ClassTotals(Totals):
             self._uncalibrated if self._calibration.temperature != 1 else None,
             self._fit.loss() if self._fit else None,
         )
+
+
+class LevelTotals(Totals):
+    """The most probable nodes of sampled documents whose classes form a tree, at a known temperature.
+
+    Args:
+        calibration: temperature of the probabilities.
+    """
+
+    def __init__(self, levels: Levels, documents: int, calibration: Calibration) -> None:
+        super().__init__()
+        self._levels, self._calibration = levels.all, calibration
+        self._step = -(-documents // SAMPLED)
+        self._nodes = np.zeros((-(-documents // self._step), len(self._levels) + 1), np.int64)
+
+    @property
+    def counts(self) -> list[Counts]:
+        return [self._nodes]
+
+    @property
+    def decision(self) -> Calibration:
+        """The calibration with these nodes, given the totals of all ranks."""
+        nodes, times = np.unique(self._nodes, axis=0, return_counts=True)
+        found = np.insert(nodes, -1, times, axis=1)
+        return replace(self._calibration, nodes=tuple(" ".join(map(str, each)) for each in found.tolist()))
+
+    def add(self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]) -> None:
+        is_sampled = rows % self._step == 0
+        shares = softmax(logits[is_sampled] / np.float32(self._calibration.temperature), np.float64)
+        places = rows[is_sampled] // self._step
+        for number, level in enumerate(self._levels):
+            sums = level.sums(shares)
+            self._nodes[places, number] = np.nan_to_num(100 * sums.max(axis=1)).astype(np.int64).clip(0, PERCENTS - 1)
+            self._nodes[places, -1] += (sums.argmax(axis=1) == level.of_class[labels[is_sampled]]) << number
 
 
 class LabelTotals(Totals):

@@ -83,16 +83,16 @@ def trained(data_with_validation, tmp_path_factory):
 def test_a_precision_is_kept_on_other_texts():
     calibration, (logits, labels) = counted(scored(1.0, 10_000, seed=4)).fitted(), scored(1.0, 10_000, seed=5)
     largest, is_right = softmax(logits).max(axis=1), logits.argmax(axis=1) == labels
-    thresholds = [calibration.threshold_for(precision) for precision in (0, 0.9, 0.95, 0.98)]
+    thresholds = [calibration.thresholds_for(precision)[0] for precision in (0, 0.9, 0.95, 0.98)]
     assert thresholds[0] == 0 < thresholds[1] < thresholds[2] < thresholds[3]
     for precision, threshold in zip((0.9, 0.95, 0.98), thresholds[1:]):
         assert precision - 0.01 < is_right[largest >= threshold].mean() < precision + 0.03
-    with pytest.raises(UserError, match="no threshold reaches a precision of 1"):
-        calibration.threshold_for(1)
+    with pytest.raises(UserError, match="does not reach a precision of 1"):
+        calibration.thresholds_for(1)
     few = Calibration(answers=((*[0] * 100, 20), (*[0] * 100, 20)))  # all of twenty are right: 0.88 is sure
-    assert few.threshold_for(0.88) == 0
-    with pytest.raises(UserError, match="no threshold"):
-        few.threshold_for(0.9)
+    assert few.thresholds_for(0.88) == [0]
+    with pytest.raises(UserError, match="does not reach"):
+        few.thresholds_for(0.9)
 
 
 def test_ranks_agree_on_the_calibration(trained):

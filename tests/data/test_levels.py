@@ -1,0 +1,77 @@
+"""Classes that form a tree: sums and scores of nodes, and answers that are as precise as asked."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import crepe_dist
+from crepe_dist.data.levels import Levels
+from crepe_dist.errors import UserError
+from crepe_dist.files import sha256
+from crepe_dist.runs import checkpoint
+from tests.conftest import NGRAMS, QUICK, command, run
+
+CODES = Levels(".", ("1.1.1", "1.1.2", "1.2", "2.1"))
+
+
+def test_levels_of_codes():
+    assert [level.names for level in CODES.all] == [["1", "2"], ["1.1", "1.2", "2.1"], list(CODES.classes)]
+    shares = np.array([[0.4, 0.3, 0.2, 0.1]])
+    assert [level.sums(shares).round(6).tolist() for level in CODES.inner] == [[[0.9, 0.1]], [[0.7, 0.2, 0.1]]]
+    for thresholds, answer in (
+        ((0.8, 0.8, 0.8), (1, "1", 0.9)),
+        ((0.8, 0.7, 0.8), (2, "1.1", 0.7)),
+        ((0.8, 0.7, 0.4), (3, "1.1.1", 0.4)),
+        ((1, 1, 1), (0, "", 0)),
+    ):
+        (found,) = CODES.sure(shares, thresholds)
+        assert found == (*answer[:2], pytest.approx(answer[2])), thresholds
+
+
+def test_hierarchical_f1():
+    """By hand: 1.1.1 for 1.1.2 has two nodes of three in common, 1.2 for 2.1 none of two."""
+    confusion = np.zeros((4, 4), np.int64)
+    confusion[0, 0], confusion[1, 0], confusion[3, 2] = 1, 1, 1
+    assert CODES.f1(confusion) == pytest.approx((3 + 2 + 0) / (3 + 3 + 2))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Codes of which texts tell the first part for sure and the second one in two of three cases; runs ``1``, ``2``."""
+    folder, generator = tmp_path_factory.mktemp("levels"), random.Random(1)
+    rows = []
+    for row in range(3000):
+        first, second, said = generator.choice("abc"), generator.choice("xy"), generator.random() < 0.67
+        rows.append((f"{first}.{second}", f"about {first * 4} {second * 4 if said else ''} number {row % 7}"))
+    pd.DataFrame(rows, columns=["label", "text"]).to_csv(folder / "codes.csv", index=False)
+    run(command("prepare", "codes.csv", "--out=data", "--levels=.", "--feature-len=64"), folder)
+    flags = ("--optimizer=adam", "--learning-rate=0.01", "--epochs=4")
+    for processes in (1, 2):
+        train = command("train", "--data=data", *QUICK, *NGRAMS, *flags, f"--run-dir={processes}", processes=processes)
+        run(train, folder)
+    return folder
+
+
+def test_an_answer_is_the_deepest_node_that_is_sure(folder):
+    first, second = (checkpoint.find(str(folder / name)) for name in ("1", "2"))
+    assert sha256(first) == sha256(second)
+    assert crepe_dist.load(first).calibration == crepe_dist.load(second).calibration
+    frame, model = pd.read_csv(folder / "codes.csv"), crepe_dist.load(first, min_precision=0.95)
+    answers = model.predict(list(frame.text))
+    is_leaf = np.array([each.label in model.classes for each in answers])
+    is_node = np.array([each.label in ("a", "b", "c") for each in answers])
+    assert (is_leaf | is_node).all()
+    assert 0.1 < is_node.mean() < 0.35
+    assert np.mean([label.startswith(each.label) for label, each in zip(frame.label, answers)]) > 0.95
+    run(command("predict", "1", "--file=codes.csv", "--min-precision=0.95", "--out=out.csv"), folder)
+    assert pd.read_csv(folder / "out.csv").predicted_class.tolist() == [each.label for each in answers]
+    assert "level 1: 3 nodes, accuracy 100.0 %" in run(command("evaluate", "1"), folder)
+
+
+def test_levels_need_their_separator(folder):
+    with pytest.raises(UserError, match="no class has '/' in its name"):
+        crepe_dist.prepare(folder / "codes.csv", folder / "other", levels="/")
