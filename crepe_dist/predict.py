@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from crepe_dist import extras
 from crepe_dist.data.alphabet import Encoding, read_of_long
+from crepe_dist.data.composition import plain
 from crepe_dist.distributed.launch import limit_threads
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import scratch
@@ -253,13 +254,12 @@ def _inputs(
     The columns of the text and of the ids are those of the model's data, unless others are given.
     """
     if args.text:
-        given = enumerate(args.text, start=1)
+        given = enumerate(map(plain, args.text), start=1)
         return ("text",), [[Input(line, text, "" if text.strip() else EMPTY, (text,)) for line, text in given]], ","
     of_id = {"id": args.id or predictor.id, "needs_id": args.id is not None}
     wanted = columns_of(predictor.composition, texts=tuple(args.text_column or ()), **of_id)
     reading = Reading(None, args.header, wanted, encoding=args.encoding)
-    keep, composition = args.format in TABLES, predictor.composition
-    inputs = open_inputs(file or PIPE, args.input_format, reading, keep=keep, composition=composition)
+    inputs = open_inputs(file or PIPE, args.input_format, reading, keep=args.format in TABLES)
     return inputs.columns, inputs, inputs.delimiter
 
 

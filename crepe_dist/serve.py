@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Optional
@@ -10,7 +11,7 @@ from crepe_dist import extras
 from crepe_dist.distributed.control import Stopped
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import ExitCode, UserError, visible
-from crepe_dist.predicting.prediction import summarise
+from crepe_dist.predicting.prediction import Prediction, summarise
 from crepe_dist.serving.batching import Batcher
 from crepe_dist.settings.fields import NAME, Many, setting, whole
 from crepe_dist.settings.flags import Command, DeviceFlag, ModelFlags, ThresholdFlag
@@ -64,7 +65,11 @@ def _serve(args: Serve) -> None:
         predictor = load(path, **args.foreign(), device=args.device, **args.thresholds())
         about = summarise(predictor)
         metrics = Metrics(about.checkpoint, about.kernels)
-        batcher = Batcher(predictor.predict, predictor.explain, metrics.batch_texts.observe)
+
+        def predict(rows: Sequence[str]) -> list[Prediction]:
+            return list(predictor.predict_stream(iter(rows)))  # which have the values of columns
+
+        batcher = Batcher(predict, predictor.explain, metrics.batch_texts.observe)
         try:
             batcher.submit(["warm-up"]).result()
             print(f"{visible(str(path))}: {len(about.classes)} classes, kernels: {about.kernels}")

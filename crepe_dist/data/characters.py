@@ -79,12 +79,17 @@ def divided(characters: Sequence[str], codes: int, paired: int = 0) -> tuple[Seq
 
     Args:
         codes: number of codes.
-        paired: further characters of two codes.
+        paired: further characters of two codes, which share the codes of pairs.
     """
     own = min(len(characters), codes)
-    while own and own + 2 * side_of(range(min(len(characters) - own + paired, MOST_PAIRED))) > codes:
+    while own and _most_paired(codes - own) - paired < min(len(characters) - own, MOST_PAIRED - paired):
         own -= 1
-    return characters[:own], characters[own : own + MOST_PAIRED - paired]
+    return characters[:own], characters[own : own + _most_paired(codes - own) - paired]
+
+
+def _most_paired(codes: int) -> int:
+    """Return the number of characters of two codes for which these are enough."""
+    return min((codes // 2) ** 2, MOST_PAIRED)
 
 
 def is_in_words(character: str) -> bool:

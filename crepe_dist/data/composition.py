@@ -24,6 +24,7 @@ SEPARATOR = " | "
 UNIT = "\x1f"  # between the text of a row and the values of its columns
 VALUES = range(0xF0000, 0xFFFFE)  # a private plane of Unicode
 PRIVATE = re.compile(f"[{chr(VALUES.start)}-{chr(VALUES.stop - 1)}]")
+POINT_ZERO = ".0"
 UNREAD = "\0"  # is unknown to every alphabet
 INLINE = "a abbr b bdi bdo big cite code em font i ins kbd mark q s samp small span strike strong sub sup tt u var"
 INLINE_NAMES = frozenset(INLINE.split())
@@ -77,7 +78,7 @@ class Column:
 
     def number(self, value: str) -> int | None:
         """Return the number of a value's character, 0 for a missing one; ``None`` for one that is not read."""
-        value = value.strip()
+        value = category(value)
         if not value or self.categories is not None:
             return self._number.get(value) if value else 0
         return None if (found := number_of(value)) is None else 1 + bisect_right(self.edges, found)
@@ -91,6 +92,14 @@ class Column:
         limits = [f"from {low:g}" for low in self.edges[number - 2 : number - 1] if number > 1]
         limits += [f"below {high:g}" for high in self.edges[number - 1 : number]]
         return " ".join(limits) or "given"
+
+
+def category(value: str) -> str:
+    """Return a value as formats spell it alike: whole numbers without the ``.0`` of pandas, and ``true`` as JSON."""
+    value = value.strip()
+    if value in ("True", "False"):
+        return value.lower()
+    return value[: -len(POINT_ZERO)] if value.endswith(POINT_ZERO) and value[: -len(POINT_ZERO)].isdecimal() else value
 
 
 def number_of(value: str) -> float | None:
@@ -144,11 +153,11 @@ class Composition:
         """Return the characters of all values, those of each column in the order of its numbers."""
         return "".join(column.characters(start) for column, start in self.places())
 
-    def check(self, row: str) -> None:
-        """Raise ``ValueError`` if a number is none."""
-        for column, value in zip(self.beside, row.split(UNIT)[1:]):
-            if column.categories is None:
-                check_number(column.name, value)
+    def problem(self, row: str) -> str:
+        """Return why a row cannot be classified: a number is none; empty if it can."""
+        numbers = zip(self.beside, row.split(UNIT)[1:]) if self.beside else ()
+        wrong = [(each, value) for each, value in numbers if each.categories is None and each.number(value) is None]
+        return unusable(wrong[0][0].name, wrong[0][1]) if wrong else ""
 
     def without(self, name: str, row: str) -> str:
         """Return a row without the value of a column, which then counts as one that is not read."""
@@ -190,7 +199,17 @@ class Composition:
 def check_number(name: str, value: str) -> None:
     """Raise ``ValueError`` unless a value is missing or a finite number."""
     if value.strip() and number_of(value) is None:
-        raise ValueError(f"unusable number: {name} is {value!r:.40}")
+        raise ValueError(unusable(name, value))
+
+
+def unusable(name: str, value: str) -> str:
+    """Describe a value that is no number."""
+    return f"unusable number: {name} is {value!r:.40}"
+
+
+def plain(text: str) -> str:
+    """Return a text that has no values, whatever its characters are."""
+    return text.replace(UNIT, " ")
 
 
 def without_tags(text: str) -> str:

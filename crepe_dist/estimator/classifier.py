@@ -16,7 +16,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.estimator.fitted_model import open_files, probabilities, train
 from crepe_dist.predicting.inputs import InvalidInput, texts_of
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.frames import is_missing
+from crepe_dist.preparing.frames import is_missing, is_table
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
@@ -63,8 +63,8 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         epochs: int | None = None,
         learning_rate: float | None = None,
         batch_size: int | None = None,
-        category: Sequence[str] = (),
-        number: Sequence[str] = (),
+        category: str | Sequence[str] = (),
+        number: str | Sequence[str] = (),
         length: int | None = None,
         validation_fraction: float = 0.0,
         patience: int | None = None,
@@ -108,6 +108,8 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
             UserError: training failed.
         """
         wanted = self._columns()
+        if wanted.beside and not is_table(X):
+            raise InvalidInput(f"the texts have no column {wanted.beside[0]!r}", remedy="give a data frame")
         texts = texts_of(X, wanted)
         classes, numbers = labels_of(y, texts)
         labelled = np.flatnonzero(numbers != ABSENT)
@@ -150,7 +152,9 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         return probabilities(self._opened[0], texts, len(self.classes_))
 
     def _columns(self) -> Wanted:
-        return Wanted(categories=tuple(self.category), numbers=tuple(self.number))
+        given = (self.category, self.number)
+        categories, numbers = ((each,) if isinstance(each, str) else tuple(each) for each in given)
+        return Wanted(categories=categories, numbers=numbers)
 
     def _settings(self, classes: np.ndarray[Any, Any], seed: int) -> dict[str, Any]:
         """Return the settings of training by their dotted names. Its classes are the positions in ``classes``."""

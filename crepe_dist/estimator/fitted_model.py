@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.composition import UNIT
+from crepe_dist.data.composition import UNIT, number_of, unusable
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import read_bytes, read_json, scratch
 from crepe_dist.predicting.predictor import Predictor, load
@@ -89,8 +89,14 @@ def _values(texts: Sequence[str], beside: Wanted) -> dict[str, list[str]]:
     """Divide rows: return their texts and values by the names of the columns."""
     if taken := {"text", "label", "weight"}.intersection(beside.beside):
         raise UserError(f"the column beside the text is called {taken.pop()}", remedy="rename it")
-    rows = zip(*(text.split(UNIT) for text in texts)) if beside.beside else [texts]
-    return dict(zip(("text", *beside.beside), map(list, rows)))
+    if not beside.beside:
+        return {"text": list(texts)}
+    table = dict(zip(("text", *beside.beside), map(list, zip(*(text.split(UNIT) for text in texts)))))
+    for name in beside.numbers:
+        for row, value in enumerate(table[name]):
+            if value.strip() and number_of(value) is None:
+                raise UserError(f"row {row}: {unusable(name, value)}", remedy="give numbers, or leave the value out")
+    return table
 
 
 def open_files(files: Files, device: str) -> Predictor:

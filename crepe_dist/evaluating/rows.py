@@ -119,10 +119,11 @@ def rows_of(
 
 def _check(predictor: Predictor, dataset: Dataset) -> None:
     """Check that a data set was prepared as the data of the model were."""
-    strips, several = (each.composition.strip_html for each in (predictor, dataset)), dataset.labelled == SEVERAL
-    pairs = {
+    strips, several = [each.composition.strip_html for each in (predictor, dataset)], dataset.labelled == SEVERAL
+    pairs: dict[str, tuple[Any, Any]] = {
+        "columns beside the text": (predictor.composition.beside, dataset.composition.beside),
         "encoding": (predictor.encoding, dataset.encoding),
-        "removal of HTML": tuple(strips),
+        "removal of HTML": (strips[0], strips[1]),
         "number of labels": (predictor.several, several),
         "classes": (predictor.classes, dataset.classes),
     }

@@ -10,6 +10,7 @@ The model reads code points, and its metadata (JSON values) have the names of th
 from __future__ import annotations
 
 import json
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -86,13 +87,20 @@ class Classifier:
 
     def _composed(self, row: Any) -> str:
         """Append the values of columns to a text, each as the private character that stands for it."""
-        text, values = (row["text"], row) if isinstance(row, Mapping) else (row, {})
+        text, values = (row.get("text") or "", row) if isinstance(row, Mapping) else (row, {})
+        text = "".join("\0" if "\U000f0000" <= character < "\U00100000" else character for character in text)
         start, ends = 0xF0000, []
         for column in self.about.get("beside", []):
+            if values and column["name"] not in values:
+                raise ValueError(f"a row has no column {column['name']!r}, which may be None")
             value = values.get(column["name"])
             value = "" if value is None or value != value else str(value).strip()
+            value = value.lower() if value in ("True", "False") else value
+            value = value[:-2] if value.endswith(".0") and value[:-2].isdecimal() else value
             known = ["", *column["categories"]] if column["categories"] is not None else None
             if known is None:
+                if value and not math.isfinite(float(value)):
+                    raise ValueError(f"unusable number: {column['name']} is {value!r}")
                 number = 1 + bisect_right(column["edges"], float(value)) if value else 0
             else:
                 number = known.index(value) if value in known else -1

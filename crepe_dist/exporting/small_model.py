@@ -55,6 +55,7 @@ def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) 
     described: dict[str, Any] = {name: about[name] for name in KEPT if name in about}
     described["compressed"] = {"checkpoint": predictor.path.name, "sha256": about.get("sha256", ""), "size": limit}
     whole = {**described, "encoding": predictor.encoding.to_dict(), "classes": predictor.classes}
+    whole["calibration"] = predictor.calibration.to_dict()
     stored, numbers, rows = _compressed(engine.shape, engine.arrays, counts, limit, whole)
     with atomic_folder(out) as folder:
         file = folder / parameters.MODEL_FILE

@@ -35,15 +35,16 @@ class Calibration:
         min_probability: threshold that 95 % of the validation texts reach: a text with a lower probability of its most
             probable class may belong to none of the classes. 0 without a validation split.
         answers: number of validation texts by the probability of their most probable class, in whole percents rounded
-            down, and of those for which it is right; empty without a validation split.
+            down, and of those for which it is right; empty without a validation split. Two lines of numbers, as JSON
+            with one number a line would be long.
         nodes: if the classes form a tree, sampled validation texts: the whole percents of their most probable node of
-            each level and of their class, the number of such texts, and a bit for each level that is right; one line of
-            numbers each, as JSON with one number a line would be long.
+            each level and of their class, the number of such texts, and a bit for each level that is right; a line of
+            numbers each.
     """
 
     temperature: float = 1.0
     min_probability: float = 0.0
-    answers: tuple[tuple[int, ...], ...] = ()
+    answers: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
 
     @classmethod
@@ -54,8 +55,7 @@ class Calibration:
         return cls(
             finite(saved["temperature"], 0.01, 100, "temperature"),
             finite(saved["min_probability"], 0, 1, "min_probability"),
-            _counts(saved.get("answers", ())),
-            tuple(" ".join(map(str, map(int, each.split()))) for each in saved.get("nodes", ())),
+            *(_lines(saved.get(name, ())) for name in ("answers", "nodes")),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,10 +78,10 @@ class Calibration:
         if not self.answers:
             remedy = "prepare with --validation, and train again; or give --min-probability"
             raise UserError("the model does not know the precision of its answers", "no split told it", remedy)
-        percents, texts, right = np.arange(PERCENTS)[:, None], *np.array(self.answers or ((), ()))
+        percents, texts, right = np.arange(PERCENTS)[:, None], *_numbers(self.answers)
         right = right[:, None]
         if self.nodes:
-            *above, texts, is_right = np.array([each.split() for each in self.nodes], np.int64).T
+            *above, texts, is_right = _numbers(self.nodes).T
             percents = np.stack(above, axis=1)
             right = texts[:, None] * (is_right[:, None] >> np.arange(percents.shape[1]) & 1)
         thresholds: list[float] = []
@@ -108,8 +108,15 @@ def _least_precision(texts: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.ND
     return np.asarray(np.where(texts > 0, (share + square / 2 - spread) / (1 + square), 0))
 
 
-def _counts(saved: Any) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(map(int, each)) for each in saved)
+def _lines(saved: Any) -> tuple[str, ...]:
+    """Return lines of whole numbers, all of the same length; raise ``ValueError`` or ``TypeError`` if they are none."""
+    lines = tuple(" ".join(map(str, map(int, each.split()))) for each in saved)
+    _numbers(lines)
+    return lines
+
+
+def _numbers(lines: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    return np.array([line.split() for line in lines], dtype=object).astype(np.int64)
 
 
 def softmax(logits: npt.NDArray[np.float32], dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
@@ -186,7 +193,7 @@ class CalibrationCounts:
         texts, right = self.sums[best, 2:].reshape(2, PERCENTS)
         above = texts.sum() - np.cumsum(texts)  # texts that reach 1, 2, … percent
         least = int((above >= ANSWERED * texts.sum()).sum())
-        answers = tuple(texts.tolist()), tuple(right.tolist())
+        answers = tuple(" ".join(map(str, each.tolist())) for each in (texts, right))
         return Calibration(round(float(TEMPERATURES[best]), 4), least / 100, answers)
 
     def _best(self) -> int:

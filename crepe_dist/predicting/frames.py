@@ -97,7 +97,7 @@ def predict_frame(predictor: Predictor, frame: Any, texts: Sequence[str] = (), t
     except UserError as error:
         raise InvalidInput(error.what, error.why, 'name the column, as in text="body"') from None
     several, top = predictor.several, min(top, len(predictor.classes))
-    predictions = predictor.predict("" if is_missing(text) else text for text in column)
+    predictions = predictor.predict_stream("" if is_missing(text) else text for text in column)
     rows = [
         [*["[]"] * several, *["", math.nan] * top, 0, each.problem] if each.problem else answer_cells(each, top)
         for each in predictions

@@ -9,7 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from crepe_dist.data.composition import Composition
+from crepe_dist.data.composition import Composition, plain
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import BadRow, Batch, OpenFile, Row, check_text
 from crepe_dist.preparing.formats.columns import Wanted
@@ -52,14 +52,13 @@ class Inputs:
         columns: names of the columns; empty if their values are not kept.
         delimiter: delimiter of a CSV file; a comma for other formats.
         format: one of ``KINDS``.
-        composition: composition of the texts, whose numbers are checked.
     """
 
-    def __init__(self, opened: OpenFile, composition: Composition) -> None:
+    def __init__(self, opened: OpenFile) -> None:
         self.columns = opened.kept
         self.delimiter = opened.delimiter if opened.format == "csv" else ","
         self.format = opened.format
-        self._opened, self._composition = opened, composition
+        self._opened = opened
 
     def __iter__(self) -> Iterator[list[Input]]:
         """Yield groups of rows: some hundred at a time from a file, those that have arrived from a pipe."""
@@ -98,10 +97,10 @@ class Inputs:
     def _input(self, row: Row) -> Input:
         try:
             check_text(row.text)
-            self._composition.check(row.text)
         except ValueError as error:
             return Input(row.line, "", str(error), row.cells, row.id)
-        return Input(row.line, row.text, "", row.cells, row.id)
+        text = plain(row.text) if self._opened.columns is None else row.text
+        return Input(row.line, text, "", row.cells, row.id)
 
     def _unusable(self, bad: BadRow) -> Iterator[Input]:
         """Yield one row per broken record; one per lost row for Parquet, where a record stands for several rows."""
@@ -110,14 +109,7 @@ class Inputs:
         return map(Input, range(bad.line, bad.line + count), repeat(""), repeat(problem))
 
 
-def open_inputs(
-    name: str,
-    kind: str | None = None,
-    reading: Reading | None = None,
-    *,
-    keep: bool = False,
-    composition: Composition | None = None,
-) -> Inputs:
+def open_inputs(name: str, kind: str | None = None, reading: Reading | None = None, *, keep: bool = False) -> Inputs:
     """Open a file of texts.
 
     Args:
@@ -125,7 +117,6 @@ def open_inputs(
         kind: one of ``KINDS``; ``None`` decides by the file name and falls back to lines.
         reading: header and columns of a table; its ``format`` is ignored.
         keep: whether to keep the values of all columns.
-        composition: composition of the texts; ``None`` for texts alone.
 
     Raises:
         UserError: the file cannot be read, or the text column is ambiguous.
@@ -137,8 +128,7 @@ def open_inputs(
     kind = kind or (by_suffix(path) if path else None) or LINES
     # An empty label: look for no label column, but do not mistake one for the text.
     opened = open_source(Source(path, name, format=kind, label=""), reading or Reading(), keep=keep, live=True)
-    opened = opened if path else opened._replace(name="the standard input")
-    return Inputs(opened, composition or Composition())
+    return Inputs(opened if path else opened._replace(name="the standard input"))
 
 
 class InvalidInput(UserError, ValueError):

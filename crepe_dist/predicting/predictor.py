@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes, Encoding
-from crepe_dist.data.composition import Composition
+from crepe_dist.data.composition import Composition, plain
 from crepe_dist.data.levels import Levels
 from crepe_dist.distributed.device import CPU, pick
 from crepe_dist.distributed.world import ALONE, SAME_MACHINES, World
@@ -27,6 +27,7 @@ from crepe_dist.predicting.inputs import columns_of, texts_of
 from crepe_dist.predicting.occlusion import Explanation, occlude
 from crepe_dist.predicting.prediction import UNKNOWN, Prediction
 from crepe_dist.preparing.formats import EMPTY
+from crepe_dist.preparing.frames import is_table
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import Floats
@@ -130,12 +131,16 @@ class Predictor:
         Raises:
             UserError: a text is not a string, or ``texts`` is something else, such as one string.
         """
-        return list(self.predict_stream(iter(texts_of(texts, columns_of(self.composition))), windows))
+        rows = texts_of(texts, columns_of(self.composition))
+        return list(self.predict_stream(iter(rows if is_table(texts) else map(plain, rows)), windows))
 
     def predict_stream(self, texts: Iterator[str], windows: bool = False) -> Iterator[Prediction]:
-        """Classify texts lazily, some at a time, as ``predict``; yield one prediction per text, in order."""
-        texts = map(self.composition.text, texts)
-        while batch := list(islice(texts, WINDOWED if windows else self._capped(BATCH_SIZE))):
+        """Classify texts lazily, some at a time, as ``predict``; yield one prediction per text, in order.
+
+        A text may have the values of columns beside it, as ``with_values`` appends them.
+        """
+        while rows := list(islice(texts, WINDOWED if windows else self._capped(BATCH_SIZE))):
+            batch = list(map(self.composition.text, rows))
             if windows:
                 logits, read = self._in_windows(batch)
             else:
@@ -144,9 +149,11 @@ class Predictor:
             probabilities = self.probabilities(logits)
             sure = self.levels.sure(probabilities, self.sure) if self.levels and self.sure else repeat(None)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
-            for text, row, order, known, node in zip(batch, probabilities.tolist(), orders, read, sure):
+            problems = map(self.composition.problem, rows)
+            answers = zip(batch, probabilities.tolist(), orders, read, sure, problems)
+            for text, row, order, known, node, problem in answers:
                 ranking = tuple([(self.classes[index], row[index]) for index in order])
-                problem = "" if known else UNKNOWN if text.strip() else EMPTY
+                problem = problem or ("" if known else UNKNOWN if text.strip() else EMPTY)
                 best, rejected = ranking[0], ranking[0][1] < self.min_probability
                 if node is not None:
                     best, rejected = node[1:], node[0] == 0
@@ -224,7 +231,7 @@ class Predictor:
             UserError: the model has no such class.
         """
         given = None if label is None else self.index(label)
-        (prediction,), text = self.predict([text]), self.composition.text(text)
+        (prediction,), text = self.predict_stream(iter([text])), self.composition.text(text)
         index = self.index(prediction.label) if given is None else given
         label = self.classes[index]
         logits = self.logits if self.thresholds is None else partial(self._against_its_absence, index)

@@ -80,7 +80,7 @@ def fit(
             show("counting characters", min(done * PIECE, len(training)), len(training))
         encoding = _with_new_alphabet(encoding, counts)
     if values:
-        own, rare = divided(values, MAX_CHARACTERS - len(encoding.alphabet) - 2 * encoding.side, len(encoding.paired))
+        own, rare = divided(values, MAX_CHARACTERS - len(encoding.alphabet), len(encoding.paired))
         alphabet, paired = ordered(encoding.alphabet + "".join(own)), ordered(encoding.paired + "".join(rare))
         encoding = replace(encoding, alphabet=alphabet, paired=paired)
     if wanted.length:

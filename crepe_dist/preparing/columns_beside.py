@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.composition import UNIT, Column, Composition
+from crepe_dist.data.composition import UNIT, Column, Composition, category
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.pool import Workers
@@ -55,7 +55,7 @@ def count_columns(wanted: Wanted, training: SomeRows, workers: Workers) -> tuple
 def count_values(piece: SomeRows) -> list[Counter[str]]:
     """Count the values of each column beside the text in some rows, without blanks around them. Runs in a worker."""
     rows = [text.decode("utf-8").split(UNIT)[1:] for text in piece.texts().get(piece.records())]
-    return [Counter(value.strip() for value in column) for column in zip(*rows)]
+    return [Counter(map(category, column)) for column in zip(*rows)]
 
 
 def _edges(numbers: Floats, times: npt.NDArray[np.int64]) -> tuple[float, ...]:

@@ -7,6 +7,8 @@ from typing import Any, Callable, Optional, Union
 
 from crepe_dist import invocation
 from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.characters import ordered
+from crepe_dist.data.composition import PRIVATE
 from crepe_dist.data.dataset import MANIFEST, SAMPLE
 from crepe_dist.data.targets import KINDS, ONE, SEVERAL, SOFT
 from crepe_dist.errors import UserError
@@ -255,7 +257,7 @@ def names_in(flag: Optional[str]) -> tuple[str, ...]:
 def _alphabet_of(path: Path) -> tuple[str, str]:
     """Read the custom alphabet of a prepared folder, a run or a checkpoint's description, and its rare characters."""
     if path.is_dir():  # all checkpoints of a run have the same
-        path = next(path.glob("checkpoints/*[0-9].json"), path / MANIFEST)
+        path = next(path.glob("checkpoints/*[0-9t].json"), path / MANIFEST)  # not the scores beside them
     try:
         encoding = Encoding.from_dict(read_json(path)["encoding"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -264,7 +266,8 @@ def _alphabet_of(path: Path) -> tuple[str, str]:
     if not encoding.is_custom:
         remedy = f"use --mode {encoding.mode}, whose alphabet it has"
         raise UserError(f"--alphabet: {path} has no custom alphabet", remedy=remedy)
-    return encoding.alphabet, encoding.paired
+    own, rare = (ordered(set(PRIVATE.sub("", each))) for each in (encoding.alphabet, encoding.paired))
+    return own, rare  # without the values of columns
 
 
 def _check_shares(sources: Sequence[Source], shares: dict[str, Any]) -> None:

@@ -46,11 +46,12 @@ def write_table(table: Any, path: Path, wanted: Wanted, *, labelled: bool = True
             what = f"{name}: column {each!r} is not text, but {value!r:.40} of type {type(value).__name__}"
             raise UserError(what, remedy="name a column of strings with --text")
     beside = chosen.named(chosen.beside)
-    plain = [name for name in (label, *labels, weight, id_, *beside) if name is not None]
+    plain = [name for name in (label, *labels, weight, id_) if name is not None]
     with path.open("wb") as stream:
-        for values in zip(*(columns[each] for each in (*plain, *texts))):
+        for values in zip(*(columns[each] for each in (*plain, *beside, *texts))):
             row = {each: _label(value) for each, value in zip(plain, values)}
-            row |= {each: _text(value) for each, value in zip(texts, values[len(plain) :])}
+            row |= {each: value_text(value) for each, value in zip(beside, values[len(plain) :])}
+            row |= {each: _text(value) for each, value in zip(texts, values[len(plain) + len(beside) :])}
             # A lone surrogate becomes bytes that are not UTF-8, which reading rejects with that reason.
             stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
     end = len(wanted.categories)

@@ -12,6 +12,7 @@ import numpy as np
 from fastapi import FastAPI, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
+from crepe_dist.data.composition import plain
 from crepe_dist.predicting.prediction import ModelSummary, Prediction
 from crepe_dist.serving import requests
 from crepe_dist.serving.requests import PROTOCOL, Json, Problem
@@ -128,7 +129,7 @@ def add_routes(
         if unknown:
             raise Problem(422, f"there is no output {unknown[0]!r:.80}", remedy=f"choose from {', '.join(tensors)}")
         texts = _texts(question.inputs[0], body[end:])
-        found = {**_values(await classify(texts), model.classes), "classes": model.classes}
+        found = {**_values(await classify(list(map(plain, texts))), model.classes), "classes": model.classes}
         return _answer(question, name, {name: (*tensors[name], found[name]) for name in tensors}, len(texts))
 
 

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crepe_dist.data.composition import Column, check_number, join, with_values
+from crepe_dist.data.composition import Column, check_number, join, plain, with_values
 from crepe_dist.errors import UserError, visible
 from crepe_dist.preparing.frames import value_text
 from crepe_dist.settings.options import ServiceOptions
@@ -67,8 +67,8 @@ class Question(BaseModel):
                     check_number(name, value)
                 except ValueError as error:
                     raise Problem(422, str(error), remedy="give a number or null") from None
-        joined = join([self.title or "", self.text or ""])
-        return self.texts or [with_values(joined, [values.get(name, "") for name in known])]
+        joined = plain(join([self.title or "", self.text or ""]))
+        return list(map(plain, self.texts)) or [with_values(joined, [values.get(name, "") for name in known])]
 
 
 class Encoded(Response):

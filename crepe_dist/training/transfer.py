@@ -12,6 +12,7 @@ import numpy as np
 from crepe_dist import wording
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.arrays import Arrays
+from crepe_dist.data.composition import Column
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exchange.quanta import Parameter
@@ -69,7 +70,7 @@ def read(source: str, options: ModelOptions, dataset: Dataset) -> Start:
     network: dict[str, Any] = {}
     if about is not None:
         trained_on, classes, network = checkpoint.trained_as(path, about)
-        _check_encoding(path, trained_on, dataset, network)
+        _check_encoding(path, trained_on, checkpoint.composition(about).beside, dataset, network)
     shape = parameters.shape_of(arrays, encoding.codes, encoding.feature_len, network)
     if classes is not None and len(classes) != shape.classes:
         raise UserError(
@@ -129,12 +130,18 @@ def _kept(
     return kept, [], summary
 
 
-def _check_encoding(path: Path, there: Encoding, dataset: Dataset, network: dict[str, Any]) -> None:
-    """Check that both encodings map characters to the same codes and positions.
+def _check_encoding(
+    path: Path, there: Encoding, beside: tuple[Column, ...], dataset: Dataset, network: dict[str, Any]
+) -> None:
+    """Check that both encodings map characters, and values of columns, to the same codes and positions.
 
     Folding accents does not matter. N-gram networks read texts of any length.
     """
     here = dataset.encoding
+    if beside != dataset.composition.beside:
+        why = "other columns, values or intervals, or another order of values, have other meanings"
+        remedy = f"train on {dataset.folder} without --init-from, or on the data that the network knows"
+        raise UserError(f"{path} was trained on other columns beside the text than {dataset.folder} has", why, remedy)
     any_length = parameters.shape_class(network).reads_any_length
     if not here.reads_as(there) or not (any_length or here.feature_len == there.feature_len):
         raise UserError(

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import crepe_dist
-from crepe_dist.data.composition import UNIT, UNREAD, VALUES, Column, Composition, with_values
+from crepe_dist.data.composition import UNIT, UNREAD, VALUES, Column, Composition, category, with_values
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
@@ -107,7 +107,7 @@ def test_all_kinds_of_input_are_read_alike(folder):
     assert np.abs(np.array([each.probability for each in found]) - expected).max() < 1e-5
     columns = {"colour": frame.colour[0], "amount": float(frame.amount[0])}
     (asked,) = _asked({"text": frame.text[0], "columns": columns}, model)
-    assert round(model.predict([asked])[0].probability, 6) == expected[0]
+    assert round(next(model.predict_stream(iter([asked]))).probability, 6) == expected[0]
     for wrong, message in (({"amount": "many"}, "unusable number"), ({"size": 1}, "colour and amount")):
         with pytest.raises(Problem, match=message):
             _asked({"text": "a", "columns": wrong}, model)
@@ -139,3 +139,18 @@ def test_bad_columns(folder, tmp_path):
     crepe_dist.prepare(many, tmp_path / "many", category="colour")
     encoding = open_dataset(tmp_path / "many").encoding
     assert 5000 < len(encoding.alphabet) + len(encoding.paired) < 10_000
+
+
+def test_values_of_python_and_of_texts(folder):
+    model: Any = crepe_dist.load(folder / "run-1")
+    frame = pd.DataFrame({"text": ["alpha"] * 3, "colour": ["red"] * 3, "amount": ["many", float("inf"), 5]})
+    problems = [each.problem for each in model.predict(frame)]
+    assert problems == ["unusable number: amount is 'many'", "unusable number: amount is 'inf'", ""]
+    assert model.predict([f"alpha{UNIT}red{UNIT}50"]) == model.predict(["alpha red 50"])
+    assert [category(each) for each in ("7.0", " 007 ", "True", "1.50", ".0")] == ["7", "007", "true", "1.50", ".0"]
+
+
+def test_a_network_starts_from_one_of_the_same_columns_only(folder):
+    run(command("prepare", "new.csv", "--out=other", *BESIDE, "--alphabet=run-1", "--feature-len=123"), folder)
+    printed = run(command("train", "--data=other", *QUICK, "--init-from=run-1", "--run-dir=again"), folder, code=1)
+    assert "other columns beside the text" in printed

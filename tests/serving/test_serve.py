@@ -117,7 +117,7 @@ class TestAnswers:
     def test_it_describes_itself_and_loads_nothing_from_elsewhere(self, client):
         described = client.get("/openapi.json").json()
         body = described["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-        assert set(body["properties"]) == {"text", "title", "texts", "top", "explain"}
+        assert set(body["properties"]) == {"text", "title", "columns", "texts", "top", "explain"}
         page = client.get("/")
         assert "<i>plain" not in page.text
         assert not re.search(r"(src|href)=.?https?:|@import|url\(", page.text)

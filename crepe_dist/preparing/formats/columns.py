@@ -186,15 +186,15 @@ def choose(
         return replace(like, names=names, label=None, weight=None, labels=(), ignored=like.label)
     if not has_header and label_given and like is not None and len(names) == len(like.texts):
         return Columns(names, None, tuple(range(len(names))))
+    needed = wanted.beside if wanted.remembered else ()
     if not wanted.texts and not set(wanted.remembered).isdisjoint(names):
-        if missing := [name for name in (*wanted.remembered, *wanted.beside) if name not in names]:
-            raise UserError(
-                f"{file} has no column {missing[0]!r}",
-                f"the model was trained on {SEPARATOR.join((*wanted.remembered, *wanted.beside))}; it has "
-                f"{', '.join(names)}"[:500],
-                "add that column, which may be empty, or name the columns to read with --text-column",
-            )
-        wanted = replace(wanted, texts=wanted.remembered)
+        wanted, needed = replace(wanted, texts=wanted.remembered), (*wanted.remembered, *needed)
+    if missing := [name for name in needed if name not in names and not _is_place(name, len(names))]:
+        raise UserError(
+            f"{file} has no column {missing[0]!r}",
+            f"the model was trained on {SEPARATOR.join(needed)}; it has {', '.join(names)}"[:500],
+            "add that column, which may be empty, or name the columns of the text with --text-column",
+        )
     label_given = label_given or bool(wanted.labels)
     place = partial(_position, file, names)
     labels = tuple(place("label-columns", name) for name in wanted.labels)

@@ -81,6 +81,7 @@ def open_json_lines(
     keys = list(dict.fromkeys((*wanted.names, "label", "text")))  # of a file without a readable line
     if first:
         keys = list(_names(first[0], (wanted.label, *LABELS) if nested else (wanted.label,)))
+        keys += [key for key in wanted.beside if key not in keys and any(_value(row, key) is not None for row in first)]
     rows = [[_cell(row, key) for key in keys] for row in first]
     columns = choose(name, keys, wanted, label_given=label is not None, rows=rows)
     reads, texts = columns.describe() if first else "", columns.named(columns.texts)
