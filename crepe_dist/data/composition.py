@@ -22,7 +22,7 @@ from typing import Any
 
 SEPARATOR = " | "
 UNIT = "\x1f"  # between the text of a row and the values of its columns
-VALUES = range(0xF0000, 0xFFFFE)  # a private plane of Unicode
+VALUES = range(0xF0000, 0x10FF00)  # the private planes of Unicode, up to ``characters.SYMBOLS``
 PRIVATE = re.compile(f"[{chr(VALUES.start)}-{chr(VALUES.stop - 1)}]")
 POINT_ZERO = ".0"
 UNREAD = "\0"  # is unknown to every alphabet

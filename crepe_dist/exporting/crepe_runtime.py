@@ -88,7 +88,7 @@ class Classifier:
     def _composed(self, row: Any) -> str:
         """Append the values of columns to a text, each as the private character that stands for it."""
         text, values = (row.get("text") or "", row) if isinstance(row, Mapping) else (row, {})
-        text = "".join("\0" if "\U000f0000" <= character < "\U00100000" else character for character in text)
+        text = "".join("\0" if "\U000f0000" <= character < "\U0010ff00" else character for character in text)
         start, ends = 0xF0000, []
         for column in self.about.get("beside", []):
             if values and column["name"] not in values:

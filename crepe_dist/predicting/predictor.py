@@ -139,6 +139,7 @@ class Predictor:
 
         A text may have the values of columns beside it, as ``with_values`` appends them.
         """
+        levels = self.levels if self.sure else None
         while rows := list(islice(texts, WINDOWED if windows else self._capped(BATCH_SIZE))):
             batch = list(map(self.composition.text, rows))
             if windows:
@@ -147,7 +148,7 @@ class Predictor:
                 codes = self.encoding.encode(batch)
                 logits, read = self.logits(codes), self._read(codes).tolist()
             probabilities = self.probabilities(logits)
-            sure = self.levels.sure(probabilities, self.sure) if self.levels and self.sure else repeat(None)
+            sure = levels.sure(probabilities, self.sure) if levels else repeat(None)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
             problems = map(self.composition.problem, rows)
             answers = zip(batch, probabilities.tolist(), orders, read, sure, problems)

@@ -7,7 +7,8 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.composition import UNIT, Column, Composition, category
+from crepe_dist.data.characters import MAX_CHARACTERS, MOST_PAIRED
+from crepe_dist.data.composition import UNIT, VALUES, Column, Composition, category
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.pool import Workers
@@ -15,6 +16,7 @@ from crepe_dist.preparing.spool import SomeRows
 
 PIECE = 1 << 15  # rows per task
 Floats = npt.NDArray[np.float64]
+MOST = MOST_PAIRED + MAX_CHARACTERS  # categories of a column of which some can have codes
 INTERVALS = 16  # of a number, with about as many rows in each
 
 
@@ -24,7 +26,7 @@ def count_columns(wanted: Wanted, training: SomeRows, workers: Workers) -> tuple
     The characters are sorted by frequency, the highest first, and then by column and value.
 
     Raises:
-        UserError: a column has no values.
+        UserError: a column has no values, or there are too many columns of many values.
     """
     counts: list[Counter[str]] = [Counter() for _ in wanted.beside]
     pieces = (training[start : start + PIECE] for start in range(0, len(training), PIECE))
@@ -38,7 +40,7 @@ def count_columns(wanted: Wanted, training: SomeRows, workers: Workers) -> tuple
         if not values:
             raise UserError(f"column {name!r} is empty in all training rows", remedy="leave it out")
         if name in wanted.categories:
-            categories = sorted(values, key=lambda value: (-values[value], value))
+            categories = sorted(values, key=lambda value: (-values[value], value))[:MOST]
             columns.append(Column(name, tuple(categories)))
             frequencies += [missing, *(values[category] for category in categories)]
         else:
@@ -47,6 +49,9 @@ def count_columns(wanted: Wanted, training: SomeRows, workers: Workers) -> tuple
             columns.append(Column(name, edges=edges))
             intervals = np.searchsorted(edges, numbers, side="right")
             frequencies += [missing, *np.bincount(intervals, times, len(edges) + 1).astype(int).tolist()]
+    if len(frequencies) > len(VALUES):
+        what = f"the columns beside the text have {len(frequencies):,} frequent values"
+        raise UserError(what, f"at most {len(VALUES):,} can be told apart", "leave out columns of many values")
     order = np.argsort(-np.array(frequencies), kind="stable").tolist()
     characters = Composition(beside=tuple(columns)).characters()
     return tuple(columns), "".join(characters[number] for number in order)

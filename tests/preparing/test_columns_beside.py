@@ -135,9 +135,14 @@ def test_bad_columns(folder, tmp_path):
     with pytest.raises(UserError, match="has no column 'amount'"):
         crepe_dist.load(folder / "run-1").predict(frame.drop(columns="amount"))
     many = frame.assign(colour=[f"colour {row}" for row in range(100)])
-    many = pd.concat([many.assign(colour=many.colour + f" {copy}") for copy in range(100)])
-    crepe_dist.prepare(many, tmp_path / "many", category="colour")
-    encoding = open_dataset(tmp_path / "many").encoding
+    many = pd.concat([many.assign(colour=many.colour + f" {copy}") for copy in range(150)])
+    many["shade"], many["size"] = many.colour + " dark", many.amount > 0
+    crepe_dist.prepare(many, tmp_path / "many", category=["colour", "shade", "size"])
+    data = open_dataset(tmp_path / "many")
+    encoding, values = data.encoding, data.composition.beside
+    assert [column.size for column in values] == [9471, 9471, 3]
+    of_size = set(data.composition.characters()[-2:])
+    assert of_size < set(encoding.alphabet + encoding.paired)  # the most frequent ones
     assert 5000 < len(encoding.alphabet) + len(encoding.paired) < 10_000
 
 
