@@ -201,7 +201,8 @@ def choose(
     weight = None if wanted.weight is None else place("weight", wanted.weight)
     has_id = wanted.id is not None and (wanted.needs_id or wanted.id in names or _is_place(wanted.id, len(names)))
     id_ = place("id", str(wanted.id)) if has_id else None
-    beside = tuple(place("category", name) for name in wanted.beside)
+    kinds = (("category", wanted.categories), ("number", wanted.numbers))
+    beside = tuple(place(kind, name) for kind, given in kinds for name in given)
     taken: set[int | None] = {*labels, weight, id_, *beside}
 
     def usual(kinds: Sequence[str]) -> int | None:
@@ -290,7 +291,7 @@ def _distinct(file: str, chosen: Columns) -> Columns:
 
 def _flag(what: str) -> str:
     # `predict` has these columns too, and its --text is a text to classify.
-    return f"--{what}" if what in ("label", "label-columns", "id", "category") else f"--{what}-column"
+    return f"--{what}" if what in ("label", "label-columns", "id", "category", "number") else f"--{what}-column"
 
 
 def _is_place(column: str, width: int) -> bool:
