@@ -138,9 +138,10 @@ class Composition:
             ends += (UNREAD, UNREAD if number is None else chr(start + number))
         return "".join(ends)
 
-    def of_stored(self, row: str) -> str:
-        """Return a row of which HTML has been removed already, as the network reads it."""
-        return replace(self, strip_html=False).text(row)
+    @cached_property
+    def of_stored(self) -> Composition:
+        """Composition of the rows of a data set, of which HTML has been removed already."""
+        return replace(self, strip_html=False)
 
     def places(self) -> Iterator[tuple[Column, int]]:
         """Yield each column beside the text, and the code point of its first character."""

@@ -73,7 +73,7 @@ def without_column(split: Split, name: str, predictor: Predictor) -> Split:
 
     def alter(codes: Codes, rows: npt.NDArray[np.int64]) -> Codes:
         texts = (composition.without(name, split.text(row) or "") for row in rows.tolist())
-        return encoding.encode(list(map(composition.of_stored, texts)))
+        return encoding.encode(list(map(composition.of_stored.text, texts)))
 
     return split.altered(alter)
 

@@ -100,7 +100,7 @@ def real_texts(path: Path, data: Path | None) -> list[str]:
         return []
     count = len(dataset.splits["test"])
     rows = np.linspace(0, count - 1, min(TEXTS, count)).astype(int).tolist()
-    return [dataset.composition.of_stored(dataset.splits["test"].text(row) or "") for row in rows]
+    return [dataset.composition.of_stored.text(dataset.splits["test"].text(row) or "") for row in rows]
 
 
 def data_of(path: Path) -> Path:

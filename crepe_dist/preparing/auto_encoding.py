@@ -86,7 +86,7 @@ def fit(
     if wanted.length:
         needed = training.column("characters")
         codes = encoding.lengths(
-            [composition.of_stored(text.decode("utf-8")) for text in sample.texts().get(sample.records())]
+            [composition.of_stored.text(text.decode("utf-8")) for text in sample.texts().get(sample.records())]
         )
         if (codes != sample.column("characters")).any():  # some characters have several codes
             needed = codes

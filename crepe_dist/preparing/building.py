@@ -200,7 +200,7 @@ def write_shard(
         data = texts.get(chunk)
         read = [text.decode("utf-8") for text in data]
         if composition.beside:
-            read = list(map(composition.of_stored, read))
+            read = list(map(composition.of_stored.text, read))
         codes, lengths = encoding.encode_and_measure(read)
         counts.lengths.update(lengths.tolist())
         writer.append(codes, texts=data, ids=texts.ids(chunk))
