@@ -64,6 +64,9 @@ class Export(ModelFlags, ThresholdFlag, Command):
         if predictor.composition.beside and form in ("web", "pytorch"):
             remedy = "use --format onnx, huggingface, mlflow or crepe"
             raise UserError(f"--format {form} does not read columns beside the text, as this model does", remedy=remedy)
+        if predictor.sure:
+            remedy = "leave --min-precision out, and give it to predict or serve"
+            raise UserError("no export has the thresholds of a tree of codes", remedy=remedy)
         if self.size:
             from crepe_dist.exporting.small_model import compress_to
 

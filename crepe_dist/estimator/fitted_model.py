@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.composition import UNIT, number_of, unusable
+from crepe_dist.data.composition import UNIT, check_number
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import read_bytes, read_json, scratch
 from crepe_dist.predicting.predictor import Predictor, load
@@ -94,8 +94,10 @@ def _values(texts: Sequence[str], beside: Wanted) -> dict[str, list[str]]:
     table = dict(zip(("text", *beside.beside), map(list, zip(*(text.split(UNIT) for text in texts)))))
     for name in beside.numbers:
         for row, value in enumerate(table[name]):
-            if value.strip() and number_of(value) is None:
-                raise UserError(f"row {row}: {unusable(name, value)}", remedy="give numbers, or leave the value out")
+            try:
+                check_number(name, value)
+            except ValueError as error:
+                raise UserError(f"row {row}: {error}", remedy="give numbers, or leave the value out") from None
     return table
 
 

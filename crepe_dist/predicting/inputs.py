@@ -137,11 +137,9 @@ class InvalidInput(UserError, ValueError):
 
 def columns_of(composition: Composition, **given: Any) -> Wanted:
     """Return the columns that a model was trained on, and those that are given besides."""
-    kinds = [
-        [each.name for each in composition.beside if (each.categories is not None) == is_category]
-        for is_category in (1, 0)
-    ]
-    return Wanted(remembered=composition.columns, categories=tuple(kinds[0]), numbers=tuple(kinds[1]), **given)
+    categories = tuple(each.name for each in composition.beside if each.categories is not None)
+    numbers = tuple(each.name for each in composition.beside if each.categories is None)
+    return Wanted(remembered=composition.columns, categories=categories, numbers=numbers, **given)
 
 
 def texts_of(texts: Any, wanted: Wanted | None = None) -> list[str]:

@@ -72,11 +72,10 @@ def prepare_labelled(predictor: Predictor, source: Any, folder: Path, given: Rea
         path = str(remote.copy(source, folder / "copy"))
     if by_suffix(Path(path)) and given.format is None:
         reading = replace(reading, format=None)
-    options, rows = (
-        PrepareOptions(reading, max_bad=1.0, classes=tuple(predictor.classes), beside=predictor.composition.beside),
-        SplitOptions(test=0.0),
-    )
-    done = prepare(find_labelled(path, reading), folder / "data", predictor.encoding, rows, options)
+    classes, beside = tuple(predictor.classes), predictor.composition.beside
+    options = PrepareOptions(reading, max_bad=1.0, classes=classes, beside=beside)
+    sources, split = find_labelled(path, reading), SplitOptions(test=0.0)
+    done = prepare(sources, folder / "data", predictor.encoding, split, options)
     return dict(done["quarantine"])
 
 

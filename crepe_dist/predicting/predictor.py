@@ -157,7 +157,7 @@ class Predictor:
                 problem = problem or ("" if known else UNKNOWN if text.strip() else EMPTY)
                 best, rejected = ranking[0], ranking[0][1] < self.min_probability
                 if node is not None:
-                    best, rejected = node[1:], node[0] == 0
+                    best, rejected = node[1:] if node[0] else best, node[0] == 0
                 labels = None
                 if self.thresholds is not None:
                     labels = tuple([self.classes[index] for index in order if row[index] >= self.thresholds[index]])
@@ -233,7 +233,7 @@ class Predictor:
         """
         given = None if label is None else self.index(label)
         (prediction,), text = self.predict_stream(iter([text])), self.composition.text(text)
-        index = self.index(prediction.label) if given is None else given
+        index = self.index(prediction.ranking[0][0]) if given is None else given  # the label may be a node above
         label = self.classes[index]
         logits = self.logits if self.thresholds is None else partial(self._against_its_absence, index)
         index = index if self.thresholds is None else 0

@@ -69,6 +69,11 @@ def test_an_answer_is_the_deepest_node_that_is_sure(folder):
     assert np.mean([label.startswith(each.label) for label, each in zip(frame.label, answers)]) > 0.95
     run(command("predict", "1", "--file=codes.csv", "--min-precision=0.95", "--out=out.csv"), folder)
     assert pd.read_csv(folder / "out.csv").predicted_class.tolist() == [each.label for each in answers]
+    number = next(row for row in range(len(answers)) if is_node[row])
+    assert model.explain(frame.text[number]).label in model.classes
+    with pytest.raises(UserError, match="does not reach"):
+        crepe_dist.load(first, min_precision=1)
+    assert "thresholds of a tree" in run(command("export", "1", "--out=out", "--min-precision=0.9"), folder, code=1)
     assert "level 1: 3 nodes, accuracy 100.0 %" in run(command("evaluate", "1"), folder)
 
 
