@@ -80,9 +80,8 @@ def started(
         return
 
     def measure(name: str) -> float:
-        share = seconds / 4 if name.startswith("matrix product") else seconds
         try:
-            return float(workers.ask("measure", variant=name, seconds=share)[0]["rate"])
+            return float(workers.ask("measure", variant=name, seconds=seconds)[0]["rate"])
         except UserError as error:
             say(f"{name} is left out: {_in_a_line(error)}")
             return math.nan

@@ -160,7 +160,7 @@ def torch_trainer(network: Any, codes: Any, labels: Any, precision: Any, compile
 
 
 def torch_variants(sizes: Sizes) -> Iterable[Variant]:
-    """Yield PyTorch's variants of training, forward passes and matrix products."""
+    """Yield PyTorch's variants of training and forward passes."""
     # A process that has run a parallel operation cannot be forked: only what `make` calls may run one.
     import torch
 
@@ -185,19 +185,7 @@ def torch_variants(sizes: Sizes) -> Iterable[Variant]:
         network = torch_network(sizes, sliced=compiled).to(memory_format=torch.channels_last)
         return torch_trainer(network, *torch_batch(sizes), precision, compiled)
 
-    def product(size: int, precision: Any) -> Work:
-        left, right = torch.randn(2, size, size).to(precision)
-
-        def multiply() -> int:
-            torch.matmul(left, right)
-            return 2 * size**3
-
-        return multiply
-
     precisions = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    for label, precision in precisions.items():
-        for size in (1536, 4096):
-            yield Variant(f"matrix product, torch, {label}", f"{size} × {size}", partial(product, size, precision))
     for compiled, how in ((False, "eager"), (True, "compiled")):
         for label, precision in precisions.items():
             for kind, make in (("forward", predictor), ("train", trainer)):

@@ -4,10 +4,10 @@
     uv run benchmarks/ratios.py --quick --json ratios.json
     CREPE_DIST_KERNELS=avx2 uv run benchmarks/ratios.py --json ratios.json
 
-Encoding, loading, training and prediction of the paper's network, beside the original notebook's method, the fastest
-matrix product, PyTorch and ONNX Runtime; training in several processes, beside as many independent ones; Crepe and the
-n-gram network on the sample, beside fastText. All figures are medians. The first run installs the other tools into an
-environment in the cache. --quick takes five minutes at most.
+Encoding, loading, training and prediction of the paper's network, beside the original notebook's method, PyTorch and
+ONNX Runtime; training in several processes, beside as many independent ones; Crepe and the n-gram network on the
+sample, beside fastText. All figures are medians. The first run installs the other tools into an environment in the
+cache. --quick takes five minutes at most.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from short_texts import Rows
 from short_texts import run as run_short_texts
-from timing import alternate, in_turns, paired, rate
+from timing import alternate, rate
 
 from crepe_dist import command, machine
 from crepe_dist.data.alphabet import ALPHABET, Codes, Encoding
@@ -49,7 +49,6 @@ from crepe_dist.settings.flags import Parser, check_output
 from crepe_dist.wording import percent
 
 ALL_ROWS = Rows()
-PRODUCT = "matrix product, "  # start of the names of rates
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ def run(sizes: Sizes, folder: Path, device: Any, python: str | None = None) -> d
             say(f"short texts are skipped: not finished in {0.4 * sizes.limit:.0f} s")
     say("training and prediction")
     codes = split.codes(np.arange(sizes.batch_size))
-    network, shares, about = _network(texts, codes, sizes, device, python if on_cpu else None, end)
+    network, about = _network(texts, codes, sizes, device, python if on_cpu else None, end)
     rates |= network
     train, forward = _ours("train", rates), _ours("forward", rates)
     step = sizes.batch_size / max(train.values())
@@ -178,7 +177,7 @@ def run(sizes: Sizes, folder: Path, device: Any, python: str | None = None) -> d
     return {
         "machine": {**machine.describe(), "device": str(device)},
         "rates": rates,
-        "ratios": ratios | shares | short["ratios"],
+        "ratios": ratios | short["ratios"],
         "waiting": waited,
         "peers": about,
         "scaling": scaled,
@@ -203,10 +202,9 @@ def _encoding(texts: list[str], sizes: Sizes) -> dict[str, float]:
 
 def _network(
     texts: list[str], codes: Codes, sizes: Sizes, device: Any, python: str | None, until: float
-) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
-    """Measure training, forward passes and matrix products; return rates, shares of the ceiling, the peers' report."""
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Measure training and forward passes; return rates, and the peers' report."""
     import workloads
-    from matrix_products import products
 
     from crepe_dist.distributed.world import World
 
@@ -216,52 +214,17 @@ def _network(
     works: dict[str, Callable[[], int]] = {
         "train, notebook, from text": workloads.NotebookTraining(first, labels, shape, sizes.batch_size, device)
     }
-    steps: dict[str, dict[str, Callable[[], int]]] = {}  # one step or pass, by precision and kind
     for precision in workloads.precisions(shape, device):
         training = workloads.Training(shape, World(), device, precision)
-        forward = workloads.Forward(shape, device, batch, precision)
-        steps[precision] = {"train": partial(training.repeat, batch, 1), "forward": forward}
-        works |= {f"{kind}, ours, {precision}": work for kind, work in steps[precision].items()}
+        works[f"train, ours, {precision}"] = partial(training.repeat, batch, 1)
+        works[f"forward, ours, {precision}"] = workloads.Forward(shape, device, batch, precision)
     encoding = Encoding(feature_len=sizes.feature_len)
     works["train, ours, from text"] = partial(training.on_texts, first, labels, encoding, sizes.batch_size)
     runs: dict[str, Callable[[], float]] = {name: partial(rate, work, sizes.seconds) for name, work in works.items()}
-    runs |= {PRODUCT + name: product for name, product in products(sizes.seconds / 4, device).items()}
     with peers.started(python, sizes, library.threads(), sizes.seconds, sizes.patience, say) as others:
         rates = alternate(runs | others.runs, sizes.rounds, until)
         rates = {name: value for name, value in rates.items() if not np.isnan(value)}
-        shares = _shares(steps, sizes, rates, products(0.0, device), until)
-    return rates, shares, others.about
-
-
-def _shares(
-    steps: dict[str, dict[str, Callable[[], int]]],
-    sizes: Sizes,
-    rates: dict[str, float],
-    products: dict[str, Callable[[], float]],
-    until: float,
-) -> dict[str, float]:
-    """Measure the shares of the fastest matrix product that a step and a forward pass reach in nominal operations.
-
-    The clock of a shared processor, and of one with AMX, changes within seconds. So each step is compared with a short
-    product of this process that follows it, and this product with the fastest one in the rates.
-
-    Returns:
-        Medians over the rounds, for example ``train_vs_matmul_ceiling_float32``, and the smallest of all precisions.
-    """
-    operations = {"train": sizes.shape.training_operations(), "forward": sizes.shape.forward_operations()}
-    shares: dict[str, float] = {}
-    for precision, kinds in steps.items():
-        ours = {name: run for name, run in products.items() if name.endswith(precision)}
-        best = max(ours, key=lambda name: rates[PRODUCT + name])
-        fastest = max(value for name, value in rates.items() if name.startswith(PRODUCT) and name.endswith(precision))
-        runs = {kind: partial(rate, work, 0.0) for kind, work in kinds.items()} | {"product": ours[best]}
-        turns = in_turns(runs, 2 * sizes.rounds, until)
-        for kind in kinds:
-            share = operations[kind] * paired(turns[kind], turns["product"]) * rates[PRODUCT + best] / fastest
-            shares[f"{kind}_vs_matmul_ceiling_{precision}"] = share
-    for kind in operations:
-        shares[f"{kind}_vs_matmul_ceiling"] = min(share for name, share in shares.items() if name.startswith(kind))
-    return shares
+    return rates, others.about
 
 
 def _ours(kind: str, rates: dict[str, float]) -> dict[str, float]:

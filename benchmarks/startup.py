@@ -5,9 +5,8 @@
     uv run benchmarks/startup.py data/sample --rounds 5
     uv run benchmarks/startup.py --install 3.11 3.13
 
-The first step follows the line that estimates the training time. With --imports, it also prints what takes the longest
-to import. --install builds a wheel, and installs it for each Python into a fresh environment, twice: the second time
-the package cache is warm.
+The first step follows the line that estimates the training time. --install builds a wheel, and installs it for each
+Python into a fresh environment, twice: the second time the package cache is warm.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from crepe_dist.settings.flags import Parser
 
 PYTHON = (sys.executable, "-u", "-W", "ignore")
 ROOT = Path(__file__).resolve().parents[1]
-SLOWEST = 15  # imports to show
 LARGEST = 5  # packages to show
 
 
@@ -37,14 +35,11 @@ def main() -> None:
     flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("data", type=Path, metavar="DIR", nargs="?", help="prepared data")
     flags.add_argument("--rounds", type=whole(1, 100), default=3, metavar="N", help="default: 3")
-    flags.add_argument("--imports", action="store_true", help="also profile the imports of predict")
     flags.add_argument("--install", nargs="+", default=[], metavar="PYTHON", help="also install it for these Pythons")
     args = flags.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if args.data is not None:
             _time(args.data, Path(folder), args.rounds)
-        if args.data is not None and args.imports:
-            _profile(_predict(Path(folder)))
         if args.install:
             subprocess.run(("uv", "build", "-q", "--wheel", "-o", folder, str(ROOT)), check=True)
             (wheel,) = Path(folder).glob("*.whl")
@@ -89,15 +84,6 @@ def _seconds(arguments: Sequence[str], **environment: str) -> float:
     began = time.perf_counter()
     subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **environment})
     return time.perf_counter() - began
-
-
-def _profile(arguments: Sequence[str]) -> None:
-    """Print what takes the longest to import."""
-    profiled = (*PYTHON, "-X", "importtime", *arguments)
-    lines = subprocess.run(profiled, check=True, capture_output=True, text=True).stderr.splitlines()
-    rows = [line.split("|") for line in lines if line.startswith("import time:") and "[us]" not in line]
-    for own, _, name in sorted(rows, key=lambda row: -int(row[0].split(":")[1]))[:SLOWEST]:
-        print(f"{int(own.split(':')[1]) / 1000:8.0f} ms  {name.strip()}")
 
 
 def _install(wheel: Path, python: str) -> None:

@@ -15,10 +15,7 @@ from tests.helpers import cuda_emulator
 from tests.helpers.needs import needs
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-RATIOS = {
-    "train_vs_notebook", "train_vs_matmul_ceiling", "forward_vs_matmul_ceiling", "encode_vs_notebook",
-    "loader_documents_per_second",
-}  # fmt: skip
+RATIOS = {"train_vs_notebook", "encode_vs_notebook", "loader_documents_per_second"}
 SCALING = set() if scaling.obstacle() else {"scaling_np2", "ngrams_scaling_np2", "crepe_scaling_np2"}
 SHORT_TEXTS = {f"{kind}_{work}_vs_fasttext" for kind in ("ngrams", "crepe") for work in ("train", "predict")}
 OTHER_TOOL = """#!/bin/sh
@@ -38,8 +35,7 @@ def test_it_writes_its_figures_and_leaves_out_tools_that_fail(tmp_path):
     printed = run([sys.executable, str(BENCHMARKS / "ratios.py"), *flags], tmp_path)
     figures = json.loads((tmp_path / "figures.json").read_text())
     ratios = {name: value for name, value in figures.items() if isinstance(value, float) and name != "waiting"}
-    by_precision = {name for name in ratios if name.endswith(("_float32", "_bfloat16"))}
-    assert set(ratios) - by_precision == RATIOS | SCALING | SHORT_TEXTS
+    assert set(ratios) == RATIOS | SCALING | SHORT_TEXTS
     assert all(value > 0 for rates in (figures["rates"], ratios) for value in rates.values())
     assert 0 <= figures["waiting"] <= 1
     assert all(name in printed for name in RATIOS)
