@@ -20,6 +20,7 @@ from crepe_dist.reports.page import policy, render
 from crepe_dist.settings.options import ServiceOptions
 from crepe_dist.version import __version__
 
+MAX_OFFERED = 500  # values of a column to choose from
 BARS = 12  # on the page; with more classes, only the most probable ones are shown
 LEVELS = 4  # strengths of colour
 NOISE = 0.1  # rounding alone may produce scores up to this
@@ -135,7 +136,7 @@ def serve_page(model: ModelSummary, options: ServiceOptions) -> tuple[str, str]:
         bars=min(len(model.classes), BARS),
         rejected=NONE,
         max_chars=options.max_chars,
-        timeout=options.timeout,
+        offered=MAX_OFFERED,
         marked={"levels": LEVELS, "threshold": COLOUR_THRESHOLD, "noise": NOISE},
         version=__version__,
     )

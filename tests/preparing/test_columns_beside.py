@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,11 @@ from crepe_dist.data.composition import UNIT, UNREAD, VALUES, Column, Compositio
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
+from crepe_dist.predicting.prediction import summarise
+from crepe_dist.reports.explanation import serve_page
 from crepe_dist.runs import checkpoint
 from crepe_dist.serving.requests import Problem, Question
+from crepe_dist.settings.options import ServiceOptions
 from tests.conftest import QUICK, command, run
 
 BESIDE = ("--category=colour", "--number=amount")
@@ -108,6 +112,9 @@ def test_all_kinds_of_input_are_read_alike(folder):
     columns = {"colour": frame.colour[0], "amount": float(frame.amount[0])}
     (asked,) = _asked({"text": frame.text[0], "columns": columns}, model)
     assert round(next(model.predict_stream(iter([asked]))).probability, 6) == expected[0]
+    page, _ = serve_page(summarise(model), ServiceOptions())
+    assert re.findall("data-column='(.*?)'", page) == ['"colour"', '"amount"']
+    assert '<option value="blue">' in page
     for wrong, message in (({"amount": "many"}, "unusable number"), ({"size": 1}, "colour and amount")):
         with pytest.raises(Problem, match=message):
             _asked({"text": "a", "columns": wrong}, model)
