@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+import crepe_dist.train
 from crepe_dist import cli
 from crepe_dist import command as commands
 from crepe_dist.data.alphabet import Encoding
@@ -28,6 +29,8 @@ from crepe_dist.native import library
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.settings.config import parse
 from tests.helpers.turns import turn
 
 if TYPE_CHECKING:
@@ -164,6 +167,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def quick_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run on ``data`` with the settings of ``QUICK``, which no test may change."""
+    run_dir = tmp_path_factory.mktemp("quick") / "run"
+    train("--data", data, "--run-dir", run_dir, *QUICK)
+    return run_dir
+
+
+@pytest.fixture(scope="session")
 def data_with_validation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
     write_csv(folder / "three.csv", 400, seed=3)
@@ -179,6 +190,22 @@ def launch_prefix(processes: int) -> list[str]:
 
 def command(name: str, *arguments: object, processes: int = 1) -> list[str]:
     return [*launch_prefix(processes), sys.executable, "-m", "crepe_dist", name, *map(str, arguments)]
+
+
+def train(*flags: object, cwd: Path | None = None, processes: int = 1, keeps_states: bool = False) -> str:
+    """Train in this process, to save the imports, or in several under the supervisor; return what is printed.
+
+    Args:
+        keeps_states: leave the saved states of the finished run, as if it were killed just before it removes them.
+    """
+    if processes > 1:
+        return run(command("supervise", "-np", processes, "--max-restarts", 0, *flags), cwd or Path.cwd())
+    with pytest.MonkeyPatch.context() as patch, _threads_restored(), redirect_stdout(StringIO()) as printed:
+        patch.chdir(cwd or Path.cwd())
+        if keeps_states:
+            patch.setattr(RunFolder, "tidy", lambda folder: None)
+        crepe_dist.train.train(parse([*map(str, flags)]))
+    return printed.getvalue()
 
 
 def run(arguments: Sequence[str], cwd: Path, *, code: int | None = 0, stdin: str = "", seconds: float = 200) -> str:
@@ -212,7 +239,8 @@ def losses(run_dir: Path) -> list[float]:
 def printed_by(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Runs a command in this process, to save the imports; returns what it prints to standard output."""
 
-    def of(name: str, *arguments: object) -> str:
+    def of(name: str, *arguments: object, cwd: Path | None = None) -> str:
+        monkeypatch.chdir(cwd or Path.cwd())
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         with redirect_stdout(StringIO()) as printed:
             cli.main(name)
@@ -228,6 +256,7 @@ def complaint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     def of(name: str, *arguments: object, cwd: Path) -> str:
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             commands.run(lambda: cli.main(name))
         assert ended.value.code == 1

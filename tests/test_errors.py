@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -188,11 +189,11 @@ BAD_FILES = ("absent", "empty", "folder", "dangling", "circle", "picture.params"
 
 
 @pytest.fixture(scope="module")
-def place(data, tmp_path_factory):
+def place(data, quick_run, tmp_path_factory):
     """Files that are not what is wanted, beside a run and data that are."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "data3").symlink_to(data)
-    crepe_dist.train.train(config.parse(["--data", str(data), "--run-dir", str(folder / "run"), *QUICK]))
+    shutil.copytree(quick_run, folder / "run")
     sources = find_sources([str(write_csv(folder / "other.csv", 100, 0, classes=2))])
     prepare(sources, folder / "data2", Encoding(feature_len=FEATURE_LEN), SplitOptions())
     prepare(sources, folder / "data4", Encoding("full", FEATURE_LEN), SplitOptions())

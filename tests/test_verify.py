@@ -9,7 +9,7 @@ import pytest
 from crepe_dist import verify
 from crepe_dist.files import read_json, sha256, write_json
 from crepe_dist.native import library
-from tests.conftest import NGRAMS, QUICK, command, launch_prefix, needs_kernels, run
+from tests.conftest import NGRAMS, QUICK, command, needs_kernels, run, train
 
 SECONDS = 120
 
@@ -18,7 +18,7 @@ SECONDS = 120
 def trained(data, tmp_path_factory):
     """A run of two processes."""
     folder = tmp_path_factory.mktemp("verified")
-    run([*launch_prefix(2), *command("train", "--data", data, "--run-dir", "run", *QUICK, *NGRAMS)], folder)
+    train("--data", data, "--run-dir", folder / "run", *QUICK, *NGRAMS, processes=2)
     return folder / "run"
 
 

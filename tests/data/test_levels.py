@@ -13,7 +13,7 @@ from crepe_dist.data.levels import Levels
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.runs import checkpoint
-from tests.conftest import NGRAMS, QUICK, command, run
+from tests.conftest import NGRAMS, QUICK, train
 
 CODES = Levels(".", ("1.1.1", "1.1.2", "1.2", "2.1"))
 
@@ -48,15 +48,14 @@ def folder(tmp_path_factory):
         first, second, said = generator.choice("abc"), generator.choice("xy"), generator.random() < 0.67
         rows.append((f"{first}.{second}", f"about {first * 4} {second * 4 if said else ''} number {row % 7}"))
     pd.DataFrame(rows, columns=["label", "text"]).to_csv(folder / "codes.csv", index=False)
-    run(command("prepare", "codes.csv", "--out=data", "--levels=.", "--feature-len=64"), folder)
+    crepe_dist.prepare(folder / "codes.csv", folder / "data", levels=".", feature_len=64)
     flags = ("--optimizer=adam", "--learning-rate=0.01", "--epochs=4")
     for processes in (1, 2):
-        train = command("train", "--data=data", *QUICK, *NGRAMS, *flags, f"--run-dir={processes}", processes=processes)
-        run(train, folder)
+        train("--data=data", *QUICK, *NGRAMS, *flags, f"--run-dir={processes}", cwd=folder, processes=processes)
     return folder
 
 
-def test_an_answer_is_the_deepest_node_that_is_sure(folder):
+def test_an_answer_is_the_deepest_node_that_is_sure(folder, printed_by, complaint):
     first, second = (checkpoint.find(str(folder / name)) for name in ("1", "2"))
     assert sha256(first) == sha256(second)
     assert crepe_dist.load(first).calibration == crepe_dist.load(second).calibration
@@ -67,14 +66,14 @@ def test_an_answer_is_the_deepest_node_that_is_sure(folder):
     assert (is_leaf | is_node).all()
     assert 0.1 < is_node.mean() < 0.35
     assert np.mean([label.startswith(each.label) for label, each in zip(frame.label, answers)]) > 0.95
-    run(command("predict", "1", "--file=codes.csv", "--min-precision=0.95", "--out=out.csv"), folder)
+    printed_by("predict", "1", "--file=codes.csv", "--min-precision=0.95", "--out=out.csv", cwd=folder)
     assert pd.read_csv(folder / "out.csv").predicted_class.tolist() == [each.label for each in answers]
     number = next(row for row in range(len(answers)) if is_node[row])
     assert model.explain(frame.text[number]).label in model.classes
     with pytest.raises(UserError, match="does not reach"):
         crepe_dist.load(first, min_precision=1)
-    assert "thresholds of a tree" in run(command("export", "1", "--out=out", "--min-precision=0.9"), folder, code=1)
-    assert "level 1: 3 nodes, accuracy 100.0 %" in run(command("evaluate", "1"), folder)
+    assert "thresholds of a tree" in complaint("export", "1", "--out=out", "--min-precision=0.9", cwd=folder)
+    assert "level 1: 3 nodes, accuracy 100.0 %" in printed_by("evaluate", "1")
 
 
 def test_levels_need_their_separator(folder):

@@ -8,10 +8,9 @@ import shlex
 
 import pytest
 
-import crepe_dist.train
+import crepe_dist
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.settings import config
-from tests.conftest import NGRAMS, PAPER, QUICK, command, run
+from tests.conftest import NGRAMS, PAPER, QUICK, train
 
 WORDS = {
     "αθλητισμός": ["ποδόσφαιρο", "ομάδα", "νίκη", "футбол", "команда", "гол"],
@@ -30,11 +29,10 @@ def place(tmp_path_factory):
             label = list(WORDS)[row % 2]
             words = [generator.choice(WORDS[label] if n % 3 else FILLING) for n in range(generator.randint(5, 16))]
             stream.write(f"{label},{' '.join(words).capitalize()}\n")
-    printed = run(command("prepare", "letters.csv", "--out", "letters"), folder)
-    assert "No warnings." in printed
+    assert crepe_dist.prepare(folder / "letters.csv", folder / "letters")["warnings"] == []
     for network, flags in (("paper", PAPER), ("ngrams", (*NGRAMS, "--buckets=null"))):
-        given = ["--data", str(folder / "letters"), "--run-dir", str(folder / network)]
-        crepe_dist.train.train(config.parse([*given, *QUICK, *flags, "--optimizer=adam", "--batch-size=16"]))
+        given = ("--data=letters", f"--run-dir={network}", *QUICK, *flags, "--optimizer=adam", "--batch-size=16")
+        train(*given, cwd=folder)
     return folder
 
 
@@ -52,10 +50,10 @@ def test_a_checkpoint_reads_what_its_data_did(place, network):
         assert all(word.score > 0 for word in explained.words if word.text != "и")
 
 
-def test_other_data_can_be_given_a_checkpoint_s_alphabet(place, complaint):
-    run(command("prepare", "letters.csv", "--out", "latin", "--alphabet", "usual"), place)
+def test_other_data_can_be_given_a_checkpoint_s_alphabet(place, complaint, printed_by):
+    crepe_dist.prepare(place / "letters.csv", place / "latin", alphabet="usual")
     assert "different: encoding" in complaint("evaluate", "ngrams", "--data", "latin", cwd=place)
     flags = open_dataset(place / "letters").encoding.flags(place / "letters")
-    run(command("prepare", "letters.csv", "--out", "again", "--seed", 3, *shlex.split(flags)), place)
-    assert "accuracy" in run(command("evaluate", "ngrams", "--data", "again", "--json", "scores.json"), place)
+    printed_by("prepare", "letters.csv", "--out", "again", "--seed", 3, *shlex.split(flags))
+    assert "accuracy" in printed_by("evaluate", "ngrams", "--data", "again", "--json", "scores.json")
     assert json.loads((place / "scores.json").read_text())["accuracy"] > 0.9

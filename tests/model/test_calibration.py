@@ -18,7 +18,7 @@ from crepe_dist.exporting.exporter import export
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts, softmax
 from crepe_dist.runs import checkpoint
 from crepe_dist.training.evaluation import evaluate, evaluate_splits
-from tests.conftest import NGRAMS, QUICK, command, run
+from tests.conftest import NGRAMS, QUICK, train
 from tests.exporting.test_export import ENCODINGS, classifier, make, texts
 
 
@@ -76,7 +76,7 @@ def trained(data_with_validation, tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibrated")
     flags = ["--data", data_with_validation, *QUICK, *NGRAMS, "--optimizer=adam", "--refit=false"]
     for processes in (1, 2):
-        run(command("train", *flags, "--run-dir", folder / str(processes), processes=processes), folder)
+        train(*flags, "--run-dir", folder / str(processes), processes=processes)
     return folder
 
 

@@ -12,7 +12,7 @@ from crepe_dist.model.part_weight import WEIGHTS, WeightCounts
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.training.evaluation import evaluate
-from tests.conftest import QUICK, command, needs_kernels, run
+from tests.conftest import QUICK, needs_kernels, train
 
 
 def parts_of(share: float, rows: int = 2000, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +62,7 @@ def runs(data_with_validation, tmp_path_factory):
     flags = ["--data", data_with_validation, *QUICK, "--optimizer=adam", "--epochs=2"]
     flags += ["--learning-rate=0.0001", "--refit=false"]
     for processes in (1, 2):
-        run(command("train", *flags, "--run-dir", folder / str(processes), processes=processes), folder)
+        train(*flags, "--run-dir", folder / str(processes), processes=processes)
     return folder
 
 

@@ -16,16 +16,9 @@ import crepe_dist
 from crepe_dist.errors import UserError
 from crepe_dist.predicting import frames
 from crepe_dist.predicting.frames import FramePredictor
-from tests.conftest import FEATURE_LEN, QUICK, command, run
+from tests.conftest import FEATURE_LEN
 
 TEXTS = ["quaqua abc", None, " ", "zig " * FEATURE_LEN, "vex\nvex"]
-
-
-@pytest.fixture(scope="module")
-def model(data, tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("frames") / "run"
-    run(command("train", "--data", data, "--run-dir", run_dir, *QUICK), run_dir.parent)
-    return run_dir
 
 
 @pytest.fixture
@@ -33,13 +26,15 @@ def frame() -> pd.DataFrame:
     return pd.DataFrame({"id": range(5), "text": TEXTS, "when": pd.Timestamp("2026-01-01")}, index=[7, 7, 1, 0, 5])
 
 
-def test_columns_are_those_of_predict(model, frame, tmp_path):
+def test_columns_are_those_of_predict(quick_run, frame, tmp_path, monkeypatch, printed_by):
     frame.to_csv(tmp_path / "a.csv", index=False)
     flags = ("--file", "a.csv", "--out", "b.csv", "--top", 2)
-    run(command("predict", model, *flags), tmp_path, code=1)  # two have no text
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="2 of 5 rows"):  # they have no text
+        printed_by("predict", quick_run, *flags)
     with (tmp_path / "b.csv").open(newline="") as stream:
         wanted = list(csv.DictReader(stream))
-    got = FramePredictor(model, top=2)(frame)
+    got = FramePredictor(quick_run, top=2)(frame)
     pd.testing.assert_frame_equal(got[frame.columns], frame)
     assert list(got) == list(wanted[0])
     for have, want in zip(got.to_dict("records"), wanted):
@@ -55,25 +50,25 @@ def test_columns_are_those_of_predict(model, frame, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [pa.Table, pa.RecordBatch])
-def test_arrow_gives_arrow(model, frame, kind):
+def test_arrow_gives_arrow(quick_run, frame, kind):
     given = kind.from_pandas(frame, preserve_index=False)
-    got = FramePredictor(model)(given)
+    got = FramePredictor(quick_run)(given)
     assert type(got) is kind
     assert got.select(frame.columns.tolist()).equals(given)
-    answers = FramePredictor(model)(frame).drop(columns=frame.columns)
+    answers = FramePredictor(quick_run)(frame).drop(columns=frame.columns)
     assert [str(field.type) for field in got.schema][3:] == ["string", "double", "int64", "string"]
     pd.testing.assert_frame_equal(got.to_pandas()[answers.columns], answers.reset_index(drop=True))
-    assert FramePredictor(model)(given.slice(0, 0)).schema.equals(got.schema)  # without rows, too
+    assert FramePredictor(quick_run)(given.slice(0, 0)).schema.equals(got.schema)  # without rows, too
 
 
-def test_only_the_name_and_the_options_are_pickled(model, frame):
-    predict_frame = FramePredictor(model, top=2)
+def test_only_the_name_and_the_options_are_pickled(quick_run, frame):
+    predict_frame = FramePredictor(quick_run, top=2)
     pickled = pickle.dumps(predict_frame)
     assert len(pickled) < 500
     pd.testing.assert_frame_equal(pickle.loads(pickled)(frame), predict_frame(frame))
 
 
-def test_a_process_opens_the_model_once_for_all_its_threads(model, frame, monkeypatch):
+def test_a_process_opens_the_model_once_for_all_its_threads(quick_run, frame, monkeypatch):
     frames._opened.cache_clear()
     opened, original = [], frames.load
 
@@ -82,9 +77,9 @@ def test_a_process_opens_the_model_once_for_all_its_threads(model, frame, monkey
         return original(*args, **options)
 
     monkeypatch.setattr(frames, "load", load)
-    want = FramePredictor(model)(frame)
+    want = FramePredictor(quick_run)(frame)
     got: list[pd.DataFrame] = []
-    threads = [threading.Thread(target=lambda: got.append(FramePredictor(model)(frame))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: got.append(FramePredictor(quick_run)(frame))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -104,9 +99,9 @@ def test_a_process_opens_the_model_once_for_all_its_threads(model, frame, monkey
         ({"text": np.array(["a"])}, "the frame is of type dict(.|\n)*batch_format='pyarrow'"),
     ],
 )
-def test_bad_frames(model, frame, message):
+def test_bad_frames(quick_run, frame, message):
     with pytest.raises(UserError, match=message) as caught:
-        FramePredictor(model)(frame)
+        FramePredictor(quick_run)(frame)
     pickle.dumps(caught.value)  # engines carry errors to the driver
 
 

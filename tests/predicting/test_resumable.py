@@ -18,28 +18,27 @@ from crepe_dist.predicting import answers, resumable
 from crepe_dist.predicting.inputs import Input
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing.formats import lines
-from tests.conftest import QUICK, command, run, write_csv
+from tests.conftest import write_csv
 
-ROWS = 6000
+ROWS = 1500
 
 
 @pytest.fixture(scope="module")
-def folder(data, tmp_path_factory):
-    """A run, and texts of which every 100th is missing, in files of all formats."""
+def folder(tmp_path_factory):
+    """Texts of which every 100th is missing, in files of all formats."""
     folder = tmp_path_factory.mktemp("answers")
-    run(command("train", "--data", data, "--run-dir", folder / "run", *QUICK), folder)
     texts = pd.read_csv(write_csv(folder / "rows.csv", ROWS, seed=5), names=["label", "text"])["text"]
     frame = pd.DataFrame({"id": range(ROWS), "text": texts.where(texts.index % 100 > 0, "")})
     frame.loc[7, "text"] = '=quote " comma,\nline\r\n'
     frame.to_csv(folder / "a.csv", index=False)
-    frame.to_parquet(folder / "a.parquet", index=False, row_group_size=1000)
+    frame.to_parquet(folder / "a.parquet", index=False, row_group_size=250)
     frame.to_json(folder / "a.jsonl", orient="records", lines=True)
     return folder
 
 
 def classify(printed_by, *flags: object) -> None:
     """Run the command; some rows have no text."""
-    with pytest.raises(UserError, match="60 of 6,000 rows could not be classified"):
+    with pytest.raises(UserError, match=f"{ROWS // 100} of {ROWS:,} rows could not be classified"):
         printed_by("predict", *flags)
 
 
@@ -70,13 +69,13 @@ def kill_after(groups: int, monkeypatch) -> None:
     ],
 )
 def test_a_killed_command_resumes_to_the_same_bytes(
-    source, target, filtered, folder, tmp_path, printed_by, monkeypatch, capfd
+    source, target, filtered, folder, quick_run, tmp_path, printed_by, monkeypatch, capfd
 ):
     memory = fsspec.filesystem("memory")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
     monkeypatch.chdir(tmp_path)
-    flags = (folder / "run", "--file", folder / source, "--out", target, *filtered)
+    flags = (quick_run, "--file", folder / source, "--out", target, *filtered)
 
     def taken() -> bytes:
         if "://" in target:
@@ -93,7 +92,7 @@ def test_a_killed_command_resumes_to_the_same_bytes(
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # processes share a file of several batches
     monkeypatch.setattr(lines, "PIECE", 1 << 12)
     memory.pipe(f"/in/{source}", (folder / source).read_bytes())
-    classify(printed_by, folder / "run", "--file", f"memory://in/{source}", "--out", target, *filtered)
+    classify(printed_by, quick_run, "--file", f"memory://in/{source}", "--out", target, *filtered)
     assert taken() == want
     with monkeypatch.context() as patch:
         kill_after(2, patch)
@@ -133,7 +132,7 @@ def test_two_processes_do_not_write_one_file(tmp_path):
             resumable.resumable(str(tmp_path / "out.csv"), None).__enter__()
 
 
-def test_parquet_keeps_types(folder, tmp_path, printed_by):
+def test_parquet_keeps_types(quick_run, tmp_path, printed_by):
     now = datetime.datetime(2026, 1, 2, 3, 4, 5, 678, datetime.timezone.utc)
     table = pa.table(
         {
@@ -148,7 +147,7 @@ def test_parquet_keeps_types(folder, tmp_path, printed_by):
         }
     )
     pq.write_table(table, tmp_path / "in.parquet")
-    printed_by("predict", folder / "run", "--file", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet")
+    printed_by("predict", quick_run, "--file", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet")
     got = pq.read_table(tmp_path / "out.parquet")
     want = table.drop_columns(["list"]).set_column(6, "kind", pa.array(["=a", "b"]))
     assert got.select(want.column_names).equals(want)
@@ -169,10 +168,10 @@ def test_blocks_of_any_size_make_the_same_table(block, tmp_path, monkeypatch):
     assert pq.read_table(tmp_path / "b").column("text").to_pylist() == texts
 
 
-def test_a_table_with_a_column_of_the_answers(folder, tmp_path, printed_by, monkeypatch):
+def test_a_table_with_a_column_of_the_answers(quick_run, tmp_path, printed_by, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "twice.csv").write_text("text,problem\na,b\n")
     flags = ("--out", "b.parquet", "--text-column", "text", "--file", "twice.csv")
     with pytest.raises(UserError, match="two columns 'problem'"):
-        printed_by("predict", folder / "run", *flags)
+        printed_by("predict", quick_run, *flags)
     assert os.listdir(tmp_path) == ["twice.csv"]

@@ -21,9 +21,9 @@ from crepe_dist.reports.explanation import serve_page
 from crepe_dist.runs import checkpoint
 from crepe_dist.serving.requests import Problem, Question
 from crepe_dist.settings.options import ServiceOptions
-from tests.conftest import QUICK, command, run
+from tests.conftest import QUICK, train
 
-BESIDE = ("--category=colour", "--number=amount")
+BESIDE: Any = {"category": "colour", "number": "amount"}
 COLUMNS = Composition(("text",), True, (Column("colour", ("red", "blue")), Column("amount", edges=(0.0, 10.0))))
 WORDS = ["alpha", "beta", "gamma", "delta", "omega", "sigma", "kappa", "lambda", "theta", "zeta"]
 
@@ -78,33 +78,33 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("columns")
     rows(1500, 1).to_csv(folder / "train.csv", index=False)
     rows(200, 2).to_csv(folder / "new.csv", index=False)
-    run(command("prepare", "train.csv", "--out=data", *BESIDE), folder)
+    crepe_dist.prepare(folder / "train.csv", folder / "data", **BESIDE)
     for processes in (1, 2):
         flags = ("--optimizer=adam", "--learning-rate=0.01", "--epochs=4", f"--run-dir=run-{processes}")
-        run(command("train", "--data=data", *QUICK, *flags, processes=processes), folder)
+        train("--data=data", *QUICK, *flags, cwd=folder, processes=processes)
     return folder
 
 
-def test_the_columns_decide_in_one_process_as_in_two(folder):
+def test_the_columns_decide_in_one_process_as_in_two(folder, printed_by):
     paths = [checkpoint.find(str(folder / f"run-{processes}")) for processes in (1, 2)]
     assert sha256(paths[0]) == sha256(paths[1])
     assert crepe_dist.load(paths[0]).score(pd.read_csv(folder / "new.csv")) > 0.9
-    printed = run(command("evaluate", "run-1"), folder)
+    printed = printed_by("evaluate", "run-1", cwd=folder)
     reduced = [float(line.split("accuracy ")[1].split(" %")[0]) for line in printed.splitlines() if "without" in line]
     assert len(reduced) == 2
     assert max(reduced) < 80
 
 
-def test_all_kinds_of_input_are_read_alike(folder):
+def test_all_kinds_of_input_are_read_alike(folder, printed_by):
     model: Any = crepe_dist.load(folder / "run-1")
     frame = pd.read_csv(folder / "new.csv")
     frame.to_json(folder / "new.jsonl", orient="records", lines=True)
     frame.to_parquet(folder / "new.parquet")
     expected = [round(each.probability, 6) for each in model.predict(frame)]
     for name in ("new.csv", "new.jsonl", "new.parquet"):
-        run(command("predict", "run-1", f"--file={name}", "--out=out.csv"), folder)
+        printed_by("predict", "run-1", f"--file={name}", "--out=out.csv", cwd=folder)
         assert pd.read_csv(folder / "out.csv").predicted_probability.tolist() == expected, name
-    run(command("export", "run-1", "--format=onnx", "--out=onnx"), folder)
+    printed_by("export", "run-1", "--format=onnx", "--out=onnx")
     from crepe_dist.exporting.crepe_runtime import Classifier
 
     found = Classifier(str(folder / "onnx" / "model.onnx")).predict(frame.to_dict("records"))
@@ -138,7 +138,8 @@ def test_bad_columns(folder, tmp_path):
         ({"colour": ""}, "column 'colour' is empty in all training rows"),
     ]:
         frame.assign(**change).to_csv(tmp_path / "bad.csv", index=False)
-        assert message in run(command("prepare", "bad.csv", "--out=bad", *BESIDE), tmp_path, code=1)
+        with pytest.raises(UserError, match=message):
+            crepe_dist.prepare(tmp_path / "bad.csv", tmp_path / "bad", **BESIDE)
     with pytest.raises(UserError, match="has no column 'amount'"):
         crepe_dist.load(folder / "run-1").predict(frame.drop(columns="amount"))
     many = frame.assign(colour=[f"colour {row}" for row in range(100)])
@@ -163,6 +164,7 @@ def test_values_of_python_and_of_texts(folder):
 
 
 def test_a_network_starts_from_one_of_the_same_columns_only(folder):
-    run(command("prepare", "new.csv", "--out=other", *BESIDE, "--alphabet=run-1", "--feature-len=123"), folder)
-    printed = run(command("train", "--data=other", *QUICK, "--init-from=run-1", "--run-dir=again"), folder, code=1)
-    assert "other columns beside the text" in printed
+    given = {**BESIDE, "alphabet": folder / "run-1", "feature_len": 123}
+    crepe_dist.prepare(folder / "new.csv", folder / "other", **given)
+    with pytest.raises(UserError, match="other columns beside the text"):
+        train("--data=other", *QUICK, "--init-from=run-1", "--run-dir=again", cwd=folder)

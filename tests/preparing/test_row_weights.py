@@ -14,7 +14,7 @@ import crepe_dist
 from crepe_dist.data.batch import pack, unpacked
 from crepe_dist.data.dataset import UNWEIGHTED, WEIGHT_UNIT, WEIGHTS, open_dataset
 from crepe_dist.errors import UserError
-from tests.conftest import QUICK, command, run, write_frame
+from tests.conftest import QUICK, train, write_frame
 
 TEXTS = [f"{'good' if row % 2 else 'bad'} text number {row}" for row in range(40)]
 LABELS = ["yes" if row % 2 else "no" for row in range(40)]
@@ -80,6 +80,6 @@ def test_rows_of_weight_0_are_not_learned(tmp_path):
     test = {"text": TEXTS, "label": LABELS}
     crepe_dist.prepare(table, tmp_path / "out", weight="w", test=test, feature_len=123)
     flags = (*QUICK, "--optimizer=adam", "--epochs=4", "--run-dir=run")
-    run(command("train", "--data", "out", *flags, processes=2), tmp_path)
+    train("--data", "out", *flags, cwd=tmp_path, processes=2)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["test_accuracy"] == 1

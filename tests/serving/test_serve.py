@@ -30,7 +30,7 @@ from crepe_dist.serving.app import Metrics, create_app
 from crepe_dist.serving.batching import Batcher
 from crepe_dist.settings.options import ServiceOptions
 from crepe_dist.wording import percent
-from tests.conftest import FEATURE_LEN, QUICK, command, run
+from tests.conftest import FEATURE_LEN, QUICK, command, train
 from tests.exporting.test_export import ENCODINGS, make
 from tests.helpers.browsing import SECONDS, Browsing, chromium, needs_browser
 
@@ -76,7 +76,7 @@ def client():
 def run_dir(data, tmp_path_factory):
     """A trained run, whose page has its name and texts of its data."""
     folder = tmp_path_factory.mktemp("served") / "run"
-    run(command("train", "--data", data, "--run-dir", folder, "--name", "Tickets <of> May", *QUICK), folder.parent)
+    train("--data", data, "--run-dir", folder, "--name", "Tickets <of> May", *QUICK)
     return folder
 
 

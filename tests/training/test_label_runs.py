@@ -28,7 +28,7 @@ from crepe_dist.runs.scores import (
     intervals,
     threshold_of,
 )
-from tests.conftest import QUICK, command, losses, run
+from tests.conftest import QUICK, command, losses, run, train
 
 WORDS = {"big": "huge giant vast", "old": "ancient antique aged", "red": "crimson scarlet ruby"}
 # In float32: rounding to bfloat16 lets the last losses of two processes differ from those of one by a hundredth.
@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
     )
     for processes in (1, 2):
         flags = ("--data", "data", *ADAM, f"--run-dir=run-{processes}")
-        run(command("train", *flags, processes=processes), folder)
+        train(*flags, cwd=folder, processes=processes)
     return folder
 
 
@@ -75,9 +75,9 @@ def test_two_processes_train_as_one(folder):
     assert result["test_accuracy"] == first.accuracy
 
 
-def test_evaluate_computes_the_scores_of_training(folder):
+def test_evaluate_computes_the_scores_of_training(folder, printed_by):
     more = ("--json", "scores.json", "--html", "scores.html", "--mistakes", "mistakes.csv")
-    shown = run(command("evaluate", "run-1", *more), folder)
+    shown = printed_by("evaluate", "run-1", *more, cwd=folder)
     found, scores = json.loads((folder / "scores.json").read_text()), scores_of(folder)
     assert found["micro_f1"] == scores.accuracy
     assert found["exact_match"] == scores.exact
@@ -142,12 +142,12 @@ def test_exports_give_the_same_labels(folder, form):
     assert found == expected
 
 
-def test_pages_name_the_scores(folder):
-    run(command("report", "run-1"), folder)
+def test_pages_name_the_scores(folder, printed_by):
+    printed_by("report", "run-1", cwd=folder)
     page, card = ((folder / "run-1" / name).read_text() for name in ("report.html", "model_card.md"))
     assert "micro F1" in page
     assert "micro F1" in card
-    assert "test micro F1" in run(command("compare", "run-1", "run-2"), folder)
+    assert "test micro F1" in printed_by("compare", "run-1", "run-2")
 
 
 def test_soft_labels_train_and_are_scored_by_their_largest_share(tmp_path):
@@ -157,7 +157,7 @@ def test_soft_labels_train_and_are_scored_by_their_largest_share(tmp_path):
             {"red": 0.9, "old": 0.1} if "red" in names else {"old": 0.6, "big": 0.4} for names in each["label"]
         ]
     crepe_dist.prepare(one, tmp_path / "data", labels="soft", test=other, feature_len=64)
-    run(command("train", "--data", "data", *ADAM, "--run-dir=run"), tmp_path)
+    train("--data", "data", *ADAM, "--run-dir=run", cwd=tmp_path)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["test_accuracy"] > 0.9
     share = dict(crepe_dist.load(tmp_path / "run").predict(["a crimson house"])[0].ranking)

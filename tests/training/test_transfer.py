@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import crepe_dist.train
+import crepe_dist
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.errors import UserError
@@ -20,13 +20,12 @@ from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.runs import checkpoint
-from crepe_dist.settings import config
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import ModelOptions
 from crepe_dist.training import transfer
 from crepe_dist.training.engine_setup import chosen_shape, initial_parameters
 from crepe_dist.training.notes import leaked_rows
-from tests.conftest import FEATURE_LEN, QUICK, command, run, write_csv
+from tests.conftest import FEATURE_LEN, QUICK, train, write_csv
 from tests.helpers.engines import Network
 
 CREPE = ModelOptions(network="crepe", buckets=64, embeddings=1024, width=32, blocks=2)
@@ -202,10 +201,9 @@ class TestForeign:
 
 class TestTraining:
     @pytest.fixture(scope="class")
-    def place(self, data, tmp_path_factory) -> Path:
-        """A run on three classes, and data of two of these and a new one."""
+    def place(self, tmp_path_factory) -> Path:
+        """Data of two of the three classes of ``quick_run`` and a new one."""
         folder = tmp_path_factory.mktemp("transfer")
-        crepe_dist.train.train(config.parse(["--data", str(data), "--run-dir", str(folder / "run"), *QUICK]))
         table = write_csv(folder / "other.csv", 100, seed=5)
         names = {"1": "third", "2": "new", "3": "first"}
         table.write_text(re.sub('^"(.)"', lambda label: names[label[1]], table.read_text(), flags=re.MULTILINE))
@@ -213,26 +211,25 @@ class TestTraining:
         return folder
 
     @pytest.fixture(scope="class")
-    def flags(self, place) -> list[str]:
+    def flags(self, place, quick_run) -> list[str]:
         sizes = ("--buckets", "--embeddings", "--width", "--blocks")
         rest = [flag for flag in QUICK if not flag.startswith(sizes)]
-        return ["--data", str(place / "other"), "--init-from", str(place / "run"), "--precision=float32", *rest]
+        return ["--data", str(place / "other"), "--init-from", str(quick_run), "--precision=float32", *rest]
 
-    def test_a_run_on_other_classes_says_so_and_several_processes_train_the_same(self, place, flags, capsys):
-        crepe_dist.train.train(config.parse([*flags, "--run-dir", str(place / "alone")]))
-        said = capsys.readouterr().out
+    def test_a_run_on_other_classes_says_so_and_several_processes_train_the_same(self, place, flags):
+        said = train(*flags, "--run-dir", place / "alone")
         assert "for 2 of its 3 classes; 1 of the data's are new" in said
         assert "network   Crepe, 1 block of 16 channels" in said
         assert list(crepe_dist.load(place / "alone").classes) == ["first", "new", "third"]
-        printed = run(command("train", *flags, "--run-dir", place / "both", processes=2), place)
+        printed = train(*flags, "--run-dir", place / "both", processes=2)
         assert printed.count("for 2 of its 3 classes") == 1
         assert sha256(checkpoint.find(str(place / "both"))) == sha256(checkpoint.find(str(place / "alone")))
 
-    def test_scored_rows_that_the_first_run_was_trained_on_are_counted(self, place, data, tmp_path):
+    def test_scored_rows_that_the_first_run_was_trained_on_are_counted(self, quick_run, data, tmp_path):
         def note(source, length=FEATURE_LEN):
             out = tmp_path / f"{source.name}-{length}"
             prepare(find_sources([str(source)]), out, Encoding(feature_len=length), SplitOptions(0.2, 0.2))
-            return leaked_rows(str(place / "run"), open_dataset(out))
+            return leaked_rows(str(quick_run), open_dataset(out))
 
         said = note(data.parent / "train.csv")
         rows = {name: len(part) for name, part in open_dataset(tmp_path / f"train.csv-{FEATURE_LEN}").splits.items()}
@@ -241,4 +238,4 @@ class TestTraining:
         assert "with the same --seed" in said
         assert note(data.parent / "train.csv", FEATURE_LEN + 1) == said, "texts count, not their encoding"
         assert note(write_csv(tmp_path / "new.csv", 60, seed=9)) == ""
-        assert leaked_rows(str(place / "run"), open_dataset(data)) == ""
+        assert leaked_rows(str(quick_run), open_dataset(data)) == ""

@@ -6,7 +6,6 @@ import json
 import random
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -20,11 +19,13 @@ from crepe_dist.data.augmentation import with_typos, with_word_dropout, without_
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.targets import SHARE_UNIT
 from crepe_dist.data.words import WordFinder, joined
+from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.model.co_training import BAYES, common_words, regression, teachers, whole_vectors
 from crepe_dist.training import encoder
 from crepe_dist.training.unlabelled import soft_labels
-from tests.conftest import QUICK, command, launch_prefix, needs_kernels, run
+from tests import conftest
+from tests.conftest import QUICK, needs_kernels
 
 
 def finished(steps):
@@ -64,9 +65,8 @@ def prepared(folder: Path, *, several: bool = False) -> Path:
     return folder
 
 
-def train(folder: Path, name: str, *more: object, processes: int = 1, module: str = "crepe_dist.train") -> str:
-    flags = ("--data", "data", "--run-dir", name, *SIZES, *more)
-    return run([*launch_prefix(processes), sys.executable, "-m", module, *map(str, flags)], folder)
+def train(folder: Path, name: str, *more: object, **how: Any) -> str:
+    return conftest.train("--data", "data", "--run-dir", name, *SIZES, *more, cwd=folder, **how)
 
 
 def digests(run_dir: Path) -> list[str]:
@@ -85,7 +85,7 @@ def unlabelled(run_dir: Path) -> dict:
 def folder(tmp_path_factory):
     """A prepared set ``data``, and ``run``, trained on it, which keeps its saved states."""
     folder = prepared(tmp_path_factory.mktemp("teaching"))
-    train(folder, "run", module="tests.helpers.keeping_state")
+    train(folder, "run", keeps_states=True)
     return folder
 
 
@@ -299,10 +299,8 @@ class TestRun:
         with (folder / "damaged" / "lesson" / "unlabelled.targets.npy").open("r+b") as stream:
             stream.seek(200)
             stream.write(b"\1\2\3")
-        flags = ("--data", "data", "--run-dir", "damaged", *SIZES)
-        said = run(command("train", *flags), folder, code=None)
-        assert "does not match its checksum" in said
-        assert "Traceback" not in said
+        with pytest.raises(UserError, match="does not match its checksum"):
+            train(folder, "damaged")
 
 
 class TestEncoder:
