@@ -88,14 +88,17 @@ class PreparationFlags(ColumnFlags, Command):
     labels: Optional[str] = setting(
         None,
         "labels of a row; several: any number, in a JSON list or separated; soft: shares of classes, in a JSON object "
-        "or in columns; default: one, or several with --label-separator or --label-columns",
+        "or in columns; default: one, or several with --label-separator or --label-columns (but for --levels)",
         Words(KINDS),
     )
     label_separator: Optional[str] = setting(
         None, "separator of several labels in a cell, such as ';', or space for white space", ANY
     )
     levels: Optional[str] = setting(
-        None, "separator of the levels of a label, such as '.' in 47.11.2, if the classes form a tree", ANY
+        None,
+        "separator of the levels of a label, such as '.' in 47.11.2, if the classes form a tree; with --label-columns, "
+        "each column has the part of a level",
+        ANY,
     )
     max_bad: float = setting(MAX_BAD, "largest share of unusable rows", real(0, 1))
     corrections: Optional[Path] = setting(
@@ -228,10 +231,10 @@ class PreparationFlags(ColumnFlags, Command):
         """Return the labels of rows, and the columns of the classes."""
         columns = names_in(self.label_columns)
         separator = self.label_separator or ""
-        kind = self.labels or (SEVERAL if separator or columns else ONE)
+        kind = self.labels or (SEVERAL if separator or (columns and not self.levels) else ONE)
         problem = ""
-        if kind == ONE and (separator or columns):
-            problem = "--labels one cannot be combined with --label-separator or --label-columns"
+        if kind == ONE and (separator or (columns and not self.levels)):
+            problem = "--labels one cannot be combined with --label-separator, or with --label-columns but for --levels"
         elif kind == SOFT and separator:
             problem = "--labels soft cannot be combined with --label-separator"
         elif self.levels and kind != ONE:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from crepe_dist.data.composition import category
 from crepe_dist.data.targets import MOST_LABELS, ONE, SEVERAL, SHARE_UNIT, SOFT, Pairs
 
 Name = Callable[[str], str]  # checks a label as read, and returns the name of its class; raises ValueError
@@ -36,7 +37,8 @@ class Labelling:
     Args:
         kind: one of ``targets.KINDS``.
         separator: separator of several labels in a cell; empty if cells are JSON lists or there is a column for each.
-        levels: separator of the levels of a label's name, if the classes form a tree; empty if they do not.
+        levels: separator of the levels of a label's name, if the classes form a tree; empty if they do not. Where there
+            are columns of labels, each has the part of a level.
     """
 
     kind: str = ONE
@@ -46,6 +48,13 @@ class Labelling:
     def label(self, cell: str, name: Name) -> str:
         """Return the string for the labels in a cell; raise ``ValueError`` if it is unusable."""
         return _encoded(self._soft(cell, name) if self.kind == SOFT else self._several(cell, name))
+
+    def path(self, cell: str) -> str:
+        """Join the levels of a label that have a column each (``cell_of``); raise ``ValueError`` if they cannot be."""
+        parts = [part for part in map(category, _json(cell).values()) if part]
+        if unusable := next((part for part in parts if self.levels.strip() in part), None):
+            raise ValueError(f"unusable level: {unusable!r:.40} contains the separator of --levels")
+        return self.levels.join(parts)
 
     def _several(self, cell: str, name: Name) -> dict[str, int]:
         labels: Iterable[str]

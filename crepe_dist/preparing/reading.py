@@ -189,12 +189,13 @@ def read_batch(folder: Path, job: Job, task: Task) -> BatchRows:
 def _checked(row: Row, part: str, job: Job, name: Name) -> tuple[str, bytes]:
     """Return a row's label, or ``ABSENT``, and its text in UTF-8; raise ``ValueError`` if it is unusable."""
     text, cell = check_text(row.text), row.label.strip()
-    columns = job.reading.columns
+    columns, labelling = job.reading.columns, job.reading.labelling
+    if cell and columns.labels and labelling.kind == ONE:
+        cell = labelling.path(cell)
     for column, value in zip(columns.numbers, row.text.split(UNIT)[1 + len(columns.categories) :]):
         check_number(column, value)
     if part == UNLABELLED or (part == "train" and job.split.keep_unlabelled and not cell):
         return ABSENT, text
-    labelling = job.reading.labelling
     if labelling.kind == ONE or not cell:
         return name(cell), text
     return labelling.label(cell, name), text

@@ -13,6 +13,7 @@ from crepe_dist.wording import counted, number, percent
 
 FEW_ROWS = 50
 SHOWN = 10  # classes
+MOST_VALUES = 0.5  # values of a category, by training row
 NOTABLE = 0.005  # fraction of the rows from which a defect is reported
 Warned = tuple[str, str, str]  # what is wrong, why, and what to do
 
@@ -69,6 +70,13 @@ def _of_classes(summary: dict[str, Any]) -> Iterator[Warned]:
 
 def _of_texts(summary: dict[str, Any]) -> Iterator[Warned]:
     feature_len, lengths = summary["encoding"]["feature_len"], summary["lengths"]
+    for column in summary["beside"]:
+        if column["values"] > MOST_VALUES * summary["splits"]["train"]["rows"]:
+            yield (
+                f"column {column['name']} has {counted(column['values'], 'value')}, nearly one for each training row",
+                "it tells nothing about new rows",
+                "leave --category out for it; --id takes a column that names rows",
+            )
     if lengths["cut"] > 0.5:
         yield (
             f"{percent(lengths['cut'])} of the texts are cut",

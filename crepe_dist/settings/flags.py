@@ -218,7 +218,10 @@ class ColumnFlags(Settings):
         "--label-column",
     )
     label_columns: Optional[str] = setting(
-        None, "columns A,B,… of the classes, in place of one of labels: 0 or 1, or shares with --labels soft", NAME
+        None,
+        "columns A,B,… of the classes, in place of one of labels: 0 or 1, or shares with --labels soft; or of the "
+        "levels of one class, with --levels",
+        NAME,
     )
     text: tuple[str, ...] = setting(
         (),

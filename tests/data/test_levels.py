@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -79,3 +80,17 @@ def test_an_answer_is_the_deepest_node_that_is_sure(folder, printed_by, complain
 def test_levels_need_their_separator(folder):
     with pytest.raises(UserError, match="no class has '/' in its name"):
         crepe_dist.prepare(folder / "codes.csv", folder / "other", levels="/")
+
+
+def test_a_column_for_each_level(folder, tmp_path, printed_by):
+    table = pd.read_csv(folder / "codes.csv")
+    table[["first", "second"]] = table.pop("label").str.split(".", expand=True)
+    table.to_csv(tmp_path / "codes.csv", index=False)
+    columns: dict[str, Any] = {"label_columns": ["first", "second"], "feature_len": 64}
+    crepe_dist.prepare(tmp_path / "codes.csv", tmp_path / "data", levels=".", **columns)
+    assert sha256(tmp_path / "data" / "train.labels.npy") == sha256(folder / "data" / "train.labels.npy")
+    table.assign(text=table.text + " anew").to_csv(tmp_path / "new.csv", index=False)
+    printed = printed_by("evaluate", folder / "1", tmp_path / "new.csv", "--label-columns=first,second", cwd=folder)
+    assert "level 1: 3 nodes" in printed
+    with pytest.raises(UserError, match="'x' contains the separator"):
+        crepe_dist.prepare(tmp_path / "codes.csv", tmp_path / "other", levels="x", **columns)
