@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from types import FrameType
 from typing import Callable, NoReturn
 
@@ -45,6 +46,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode, or a lone surrogate
     try:
+        warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
         main()
         code = ExitCode.DONE
     except UserError as error:

@@ -85,13 +85,12 @@ class Levels:
             For each text the number of the level from 1 on, and the node's name and probability; 0, "" and 0 without
             such a node.
         """
-        found = [(0, "", 0.0)] * len(probabilities)
-        for number, (level, least) in enumerate(zip(self.all, thresholds), start=1):
-            shares = level.sums(probabilities)
-            for row, (node, share) in enumerate(zip(shares.argmax(axis=1).tolist(), shares.max(axis=1).tolist())):
-                if share >= least:
-                    found[row] = (number, level.names[node], share)
-        return found
+        nodes, shares = most_probable(self.all, probabilities)
+        found = zip(deepest(shares, thresholds).tolist(), nodes.T.tolist(), shares.T.tolist())
+        return [
+            (number, self.all[number - 1].names[of_text[number - 1]], share[number - 1]) if number else (0, "", 0.0)
+            for number, of_text, share in found
+        ]
 
     def f1(self, confusion: npt.NDArray[np.int64]) -> float:
         """Compute the hierarchical F1 (Kiritchenko, Matwin & Famili 2005): of all nodes on the paths of both classes.
@@ -107,3 +106,19 @@ class Levels:
         common = float((confusion * (is_above @ is_above.T)).sum())
         predicted, true = float(confusion.sum(axis=0) @ lengths), float(confusion.sum(axis=1) @ lengths)
         return 2 * common / max(predicted + true, 1.0)
+
+
+def most_probable(levels: Sequence[Level], probabilities: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Return the most probable node of each level for each of n texts, and its probability, [levels, n]."""
+    sums = [level.sums(probabilities) for level in levels]
+    return np.array([each.argmax(axis=1) for each in sums]), np.array([each.max(axis=1) for each in sums])
+
+
+def deepest(shares: Floats, thresholds: Sequence[float]) -> npt.NDArray[np.int64]:
+    """Return the number, from 1 on, of the deepest level whose share reaches its threshold, int64 [n]; 0 without one.
+
+    Args:
+        shares: probability of the most probable node of each level, [levels, n].
+    """
+    is_sure = shares >= np.array(thresholds)[:, None]
+    return np.asarray((is_sure * np.arange(1, len(shares) + 1)[:, None]).max(axis=0))

@@ -24,7 +24,7 @@ from crepe_dist.preparing.flags import names_in
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.sources import Reading
 from crepe_dist.reports import findings
-from crepe_dist.reports.score_tables import unanswered
+from crepe_dist.reports.score_tables import sure, unanswered
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import quotes, run_of
 from crepe_dist.runs.scores import AnyScores, Scores
@@ -84,8 +84,7 @@ def scores_of(split: Split, predictor: Predictor, world: World = ALONE, batch_si
     Raises:
         UserError: on every rank, if the loss is not finite.
     """
-    decision = predictor.calibration if predictor.thresholds is None else predictor.thresholds
-    scores = evaluate(predictor.engine, split, batch_size, world, decision)
+    scores = evaluate(predictor.engine, split, batch_size, world, predictor.calibration, predictor.levels)
     check_finite(scores.loss)  # it is the same on every rank
     return scores
 
@@ -138,7 +137,8 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
         return (
             f"micro F1 {percent(scores.accuracy)} (precision {percent(precision)}, recall {percent(recall)})   "
             f"macro F1 {scores.macro_f1:.3f}   mean average precision {scores.mean_average_precision:.3f}   "
-            f"loss {scores.loss:.4f}{exact}\n\n{_class_table(scores, classes)}"
+            f"loss {scores.loss:.4f}   calibration error {percent(scores.calibration_error)}{exact}"
+            f"{_sure(scores)}\n\n{_class_table(scores, classes)}"
         )
     temperature = scores.calibration.temperature
     before = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})" if temperature != 1 else ""
@@ -150,6 +150,9 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
             f"\nlevel {number}: {len(each.names):,} nodes, accuracy {percent(share)}"
             for number, (each, share) in enumerate(zip(levels.inner, right), start=1)
         )
+    if top := scores.top_accuracies:
+        above += "\n" + "   ".join(f"top {rank} accuracy {percent(share)}" for rank, share in top.items())
+    above += _sure(scores)
     names = classes if level is None else list(map(visible, level.names))
     confused = scores.confusion if level is None else level.confusion(scores.confusion)
     confusion = pd.DataFrame(confused, index=names, columns=names)
@@ -164,6 +167,12 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
         f"confusion matrix{' of level 1' if level else ''} (rows: true class, columns: predicted class)\n"
         f"{confusion.to_string()}" + (f"\n\n{missed['what']}: {missed['why']}\n  do:  {missed['do']}" if missed else "")
     )
+
+
+def _sure(scores: AnyScores) -> str:
+    """Tabulate the answers that are as sure as asked."""
+    head, *rows = sure(scores) or [[]]
+    return f"\n\nsure answers\n{pd.DataFrame(rows, columns=head).to_string(index=False)}" if rows else ""
 
 
 def _class_table(scores: AnyScores, classes: list[str]) -> str:

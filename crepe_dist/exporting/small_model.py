@@ -84,7 +84,7 @@ def _scored(before: Predictor, after: Predictor, dataset: Dataset | None) -> lis
     if (before.several, len(before.classes)) != (dataset.labelled == SEVERAL, len(dataset.classes)):
         return []
     some = split.only(np.linspace(0, len(split) - 1, min(MOST_SCORED, len(split))).astype(np.int64))
-    scores = [evaluate(each.engine, some, BATCH, ALONE, before.thresholds).accuracy for each in (before, after)]
+    scores = [evaluate(each.engine, some, BATCH, ALONE, before.calibration).accuracy for each in (before, after)]
     texts, shares = counted(len(some), "test text"), f"{percent(scores[0])} before, {percent(scores[1])} now"
     return [f"{measure(before.several)} on {texts}: {shares}"]
 

@@ -24,6 +24,9 @@ BLOCK = 1 << 16  # numbers per vectorised step
 PERCENTS = 101
 ANSWERED = 0.95  # share of the validation texts that reach the threshold
 DEVIATIONS = 1.645  # one-sided confidence of 95 %
+ASKED = (0.9, 0.95, 0.98, 0.99)  # precisions whose coverage is scored
+HIGHEST, PER_UNIT = 8, 32  # log-odds of labels that are told apart, and intervals per unit
+INTERVALS = 2 * HIGHEST * PER_UNIT
 
 
 @dataclass(frozen=True)
@@ -40,27 +43,40 @@ class Calibration:
         nodes: if the classes form a tree, sampled validation texts: the whole percents of their most probable node of
             each level and of their class, the number of such texts, and a bit for each level that is right; a line of
             numbers each.
+        labels: if a text may have several, the intervals of the log-odds from which the answers of a class are surer
+            than from any lower one: lines of the classes, the intervals, and the number of validation texts that reach
+            them, all and those with the label.
+        thresholds: probability from which each of several labels is predicted; empty for one label.
     """
 
     temperature: float = 1.0
     min_probability: float = 0.0
     answers: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    thresholds: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, about: Mapping[str, Any]) -> Calibration:
         """Read the calibration of a checkpoint from its description; the default one if it has none."""
-        if (saved := about.get("calibration")) is None:
-            return UNCALIBRATED
-        return cls(
-            finite(saved["temperature"], 0.01, 100, "temperature"),
-            finite(saved["min_probability"], 0, 1, "min_probability"),
-            *(_lines(saved.get(name, ())) for name in ("answers", "nodes")),
-        )
+        saved = about.get("calibration", UNCALIBRATED.to_dict())
+        thresholds = tuple(about["labels"]["thresholds"]) if "labels" in about else ()
+        if thresholds and not (len(thresholds) == len(about["classes"]) and 0 < min(thresholds) <= max(thresholds) < 1):
+            raise ValueError("the thresholds are not a probability for each class")
+        temperature = finite(saved["temperature"], 0.01, 100, "temperature")
+        min_probability = finite(saved["min_probability"], 0, 1, "min_probability")
+        answers, nodes, labels = (_lines(saved.get(name, ())) for name in ("answers", "nodes", "labels"))
+        return cls(temperature, min_probability, answers, nodes, labels, thresholds)
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values."""
-        return asdict(self)
+        """Convert to JSON values; the thresholds of labels are stored beside it."""
+        return {name: value for name, value in asdict(self).items() if name != "thresholds"}
+
+    @property
+    def promised(self) -> dict[float, list[float]]:
+        """Thresholds of those of the ``ASKED`` precisions that some answers reach."""
+        found = {asked: self._lowest(asked) for asked in ASKED} if self.answers or self.labels else {}
+        return {asked: thresholds for asked, thresholds in found.items() if min(thresholds) < math.inf}
 
     def thresholds_for(self, precision: float) -> list[float]:
         """Return the lowest probability from which the answers to the validation texts have this precision.
@@ -70,40 +86,91 @@ class Calibration:
         does, so that level is judged by these texts.
 
         Returns:
-            The threshold of each level above the classes, infinite if none is high enough, and that of the classes.
+            The threshold of each level above the classes, infinite if none is high enough, and that of the classes; or,
+            of several labels, that of each class.
 
         Raises:
             UserError: there was no validation split, or no threshold is high enough.
         """
-        if not self.answers:
+        if not (self.answers or self.labels):
             remedy = "prepare with --validation, and train again; or give --min-probability"
             raise UserError("the model does not know the precision of its answers", "no split told it", remedy)
+        if min(thresholds := self._lowest(precision)) == math.inf:
+            why = "no threshold is so sure on the validation texts"
+            raise UserError(f"the model does not reach a precision of {precision:g}", why, "ask for less")
+        return thresholds
+
+    def _lowest(self, precision: float) -> list[float]:
+        if self.labels:
+            classes, intervals, *counts = _numbers(self.labels)
+            is_reached = lower_bound(*counts) >= precision
+            found = np.full(classes[-1] + 1, math.inf)
+            np.minimum.at(found, classes[is_reached], threshold_of(intervals[is_reached]))
+            return list(found.tolist())
         percents, texts, right = np.arange(PERCENTS)[:, None], *_numbers(self.answers)
         right = right[:, None]
         if self.nodes:
-            *above, texts, is_right = _numbers(self.nodes).T
-            percents = np.stack(above, axis=1)
+            *of_levels, texts, is_right = _numbers(self.nodes).T
+            percents = np.stack(of_levels, axis=1)
             right = texts[:, None] * (is_right[:, None] >> np.arange(percents.shape[1]) & 1)
         thresholds: list[float] = []
         is_left = np.ones(len(texts), np.bool_)
         for of_level, right_at in zip(percents.T[::-1], right.T[::-1]):  # from the classes up: those texts are answered
-            counts = [np.bincount(of_level, weights * is_left, PERCENTS) for weights in (texts, right_at)]
-            reached = _least_precision(*counts) >= precision
+            counts = [above(np.bincount(of_level, weights * is_left, PERCENTS)) for weights in (texts, right_at)]
+            reached = lower_bound(*counts) >= precision
             thresholds.insert(0, int(reached.argmax()) / 100 if reached.any() else math.inf)
             is_left &= of_level < 100 * thresholds[0]
-        if min(thresholds) == math.inf:
-            why = f"on {int(texts.sum()):,} validation texts, no threshold is so sure"
-            raise UserError(f"the model does not reach a precision of {precision:g}", why, "ask for less")
         return thresholds
 
 
 UNCALIBRATED = Calibration()
 
 
-def _least_precision(texts: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return a lower bound of the precision from each whole percent on, float64 [``PERCENTS``]."""
-    texts, right = (each[::-1].cumsum()[::-1] for each in (texts, right))
-    share, square = right / np.maximum(texts, 1), DEVIATIONS**2 / np.maximum(texts, 1)
+def of_labels(thresholds: npt.NDArray[np.float64], histogram: npt.NDArray[np.int64]) -> Calibration:
+    """Return the calibration of several labels.
+
+    Args:
+        thresholds: probability from which each class is predicted, float64 [classes].
+        histogram: int64 [classes, ``INTERVALS``, 2]: validation texts without and with the label in each interval.
+    """
+    texts, right = above(histogram.sum(axis=2)), above(histogram[..., 1])
+    # Steps of a percent, from one half on, keep the description of many classes short.
+    steps = np.maximum.accumulate(np.floor(100 * lower_bound(texts, right)).clip(50), axis=1)
+    places = np.nonzero(np.diff(steps, axis=1, prepend=0))
+    lines = tuple(" ".join(map(str, each.tolist())) for each in (*places, texts[places], right[places]))
+    return Calibration(labels=lines, thresholds=tuple(thresholds.tolist()))
+
+
+def whole_percents(numbers: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Round percents down; NaN gives 0."""
+    return np.nan_to_num(numbers).astype(np.int64).clip(0, PERCENTS - 1)
+
+
+def intervals(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Return the interval of each log-odds, int64, 0 to ``INTERVALS`` - 1; those of a network that diverged are 0."""
+    scaled = np.nan_to_num((np.clip(logits, -HIGHEST, HIGHEST) + HIGHEST) * PER_UNIT)
+    return np.minimum(scaled.astype(np.int64), INTERVALS - 1)
+
+
+def log_odds(thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Return the log-odds from which a class is predicted, float32 [classes]."""
+    return np.log(thresholds / (1 - thresholds)).astype(np.float32)
+
+
+def threshold_of(interval: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return the probability at the lower end of an interval of the log-odds."""
+    return np.asarray(1 / (1 + np.exp(HIGHEST - np.asarray(interval, np.float64) / PER_UNIT)))
+
+
+def above(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Add up counts from each place of the last axis on."""
+    return np.asarray(counts[..., ::-1].cumsum(axis=-1)[..., ::-1])
+
+
+def lower_bound(texts: npt.ArrayLike, right: npt.ArrayLike, deviations: float = DEVIATIONS) -> npt.NDArray[np.float64]:
+    """Return the lower end of Wilson's interval of ``right / texts``; 0 without texts."""
+    texts, right = np.asarray(texts), np.asarray(right)
+    share, square = right / np.maximum(texts, 1), deviations**2 / np.maximum(texts, 1)
     spread = np.sqrt(square * (share * (1 - share) + square / 4))
     return np.asarray(np.where(texts > 0, (share + square / 2 - spread) / (1 + square), 0))
 
@@ -170,8 +237,7 @@ class CalibrationCounts:
             sums = self.sums[some]
             sums[:, 0] += whole(losses).sum(axis=1)
             sums[:, 1] += whole(np.square(losses)).sum(axis=1)
-            percents = np.nan_to_num(100 / inverse).astype(np.int64).clip(0, PERCENTS - 1)
-            places = percents + PERCENTS * np.arange(len(sums))[:, None]
+            places = whole_percents(100 / inverse) + PERCENTS * np.arange(len(sums))[:, None]
             for first, some_places in ((2, places), (2 + PERCENTS, places[:, is_right])):
                 counts = np.bincount(some_places.ravel(), minlength=PERCENTS * len(sums))
                 sums[:, first : first + PERCENTS] += counts.reshape(-1, PERCENTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,12 +33,14 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import Floats
 from crepe_dist.settings.options import Precision
+from crepe_dist.wording import counted, excerpt, listed
 
 AUTO = "auto"
 PLAIN = Composition()
 BATCH_SIZE = 256
 WINDOWED = 16  # texts in a batch that are read in windows
 NOTHING = 1e-6  # known characters of a window that has none, so that a text of such windows has a mean, too
+MOST_NAMED = 20  # classes in a warning
 MAX_CODES = 1 << 22  # characters in a batch; it limits the number of long documents in one batch
 
 
@@ -282,7 +285,7 @@ def load(
         min_probability: threshold below which predictions are ``rejected``, 0 to 1; ``auto`` for the model's own, which
             95 % of its validation texts reach.
         min_precision: share of right answers among those that are not ``rejected``, 0 to 1, which sets the threshold by
-            the validation texts; ``None``: none.
+            the validation texts, or that of each of several labels; ``None``: none.
         threads: most threads of a call, which calls at the same time divide; ``None``: one per core.
 
     Raises:
@@ -292,17 +295,24 @@ def load(
     predictor = open_checkpoint(path, mode, feature_len, classes).placed(device)
     if min_precision is not None and min_probability:
         raise UserError("--min-probability and --min-precision exclude each other", remedy="leave one of them out")
-    if predictor.several and (min_probability or min_precision is not None):
-        raise UserError(
-            f"{path} gives labels, each with a threshold of its own",
-            remedy="leave --min-probability and --min-precision out",
-        )
+    if predictor.several and min_probability:
+        remedy = "leave --min-probability out, or give --min-precision"
+        raise UserError(f"{path} gives labels, each with a threshold of its own", remedy=remedy)
     if min_precision is not None:
         if not 0 <= min_precision <= 1:
             raise UserError(f"the precision {min_precision!r:.40} is not a share", remedy="give a number from 0 to 1")
-        *above, min_probability = predictor.calibration.thresholds_for(min_precision)
-        if above:  # a class may have no such threshold, and a node have one
-            predictor.sure, min_probability = (*above, min_probability), 0.0
+        found = predictor.calibration.thresholds_for(min_precision)
+        if predictor.several:
+            predictor.thresholds = np.minimum(found, 2)  # which no probability reaches
+            if silent := [name for name, least in zip(predictor.classes, found) if least > 1]:
+                what = (
+                    f"{len(silent):,} of {counted(len(found), 'class', 'classes')} cannot be so sure, and never answer"
+                )
+                warnings.warn(f"{what}: {listed(list(map(excerpt, silent[:MOST_NAMED])))}", stacklevel=2)
+        elif len(found) > 1:  # a class may have no such threshold, and a node have one
+            predictor.sure = tuple(found)
+        else:
+            (min_probability,) = found
     if min_probability == AUTO:
         min_probability = predictor.calibration.min_probability
         if not min_probability:
@@ -324,7 +334,7 @@ def open_checkpoint(
     """Open the checkpoint at ``path`` on the CPU; see ``load``."""
     about, arrays = checkpoint.describe(path), parameters.load(path)
     network: dict[str, Any] | None = None
-    calibration, composition, thresholds = UNCALIBRATED, PLAIN, None
+    calibration, composition = UNCALIBRATED, PLAIN
     if about is None:
         if mode is None or classes is None:
             raise UserError(
@@ -343,13 +353,13 @@ def open_checkpoint(
             about["name"] = name
         encoding, classes, network = checkpoint.trained_as(path, about)
         calibration, composition = Calibration.of(about), checkpoint.composition(about)
-        thresholds = checkpoint.thresholds(about)
     shape = parameters.shape_of(arrays, encoding.codes, encoding.feature_len, network)
     if len(classes) != shape.classes:
         raise UserError(
             f"{path} has {shape.classes} outputs, but {len(classes)} classes were given",
             remedy="give one class per output, in the order used in training",
         )
+    thresholds = np.array(calibration.thresholds) if calibration.thresholds else None
     precision: Precision = "float32" if network is not None and network.get("precision") == "float32" else "auto"
     engine = open_inference(shape, parameters.checked(arrays, shape), choose_for_inference(shape, precision))
     return Predictor(

@@ -1,9 +1,10 @@
-"""Figures of scores on one split: the confusion matrix and the reliability diagram."""
+"""Figures of scores on one split: the confusion matrix, the reliability diagram, and precision by coverage."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from crepe_dist.model.calibration import above, lower_bound
 from crepe_dist.reports import drawing
 from crepe_dist.runs.scores import BINS, MILLION, Scores
 from crepe_dist.wording import cut, number, percent
@@ -90,3 +91,29 @@ def reliability(scores: Scores) -> str:
         axes.text(0, 1.06, "above the dashed line: underconfident; below: overconfident", transform=axes.transAxes)
         description = f"Reliability diagram; the calibration error is {percent(scores.calibration_error)}"
         return drawing.svg(figure, description)
+
+
+def coverage(scores: Scores) -> str:
+    """Draw precision against the share of the texts that are answered, by the threshold, as SVG.
+
+    Squares are answers that are as sure as asked: of a tree, nodes where no class is sure enough.
+    """
+    texts, right = (each[each > 0] for each in above(scores.answers[:, :2].T))
+    texts, share = texts[: len(right)], texts[: len(right)] / texts[0]
+    with drawing.style():
+        figure, axes = drawing.blank(3.0, left=0.65, right=0.25, bottom=0.45, top=0.3)
+        low, high = lower_bound(texts, right), 1 - lower_bound(texts, texts - right)
+        axes.fill_between(share, low, high, color=drawing.SKY, alpha=0.25, linewidth=0)
+        axes.plot(share, right / texts, color=drawing.BLUE, linewidth=1.6)
+        for each in scores.sure_answers:
+            axes.plot(sum(each["covered"]), each["precision"], "s", color=drawing.ORANGE, markersize=4, clip_on=False)
+        least = axes.dataLim.ymin
+        axes.set(xlim=(0, 1), ylim=(least - 0.1 * (1.01 - least), 1.0), xlabel="texts answered", ylabel="precision")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(drawing.locator(5, integer=False))
+            axis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+        axes.grid(axis="y")
+        axes.text(
+            0, 1.06, "line: the most probable class, and its 90 % interval; squares: as asked", transform=axes.transAxes
+        )
+        return drawing.svg(figure, "Precision of the answers by the share of the texts that are answered")

@@ -10,9 +10,10 @@ import numpy as np
 
 from crepe_dist import wording
 from crepe_dist.data.alphabet import read_of_long
+from crepe_dist.model.calibration import lower_bound
 from crepe_dist.reports import score_figures
 from crepe_dist.runs.run_record import Quote
-from crepe_dist.runs.scores import BINS, MILLION, AnyScores, LabelScores, Scores
+from crepe_dist.runs.scores import MILLION, AnyScores, LabelScores, Scores
 from crepe_dist.wording import counted, cut, number, percent
 
 Z = 1.959964  # 97.5 % quantile of the normal distribution
@@ -24,7 +25,6 @@ MAX_WEAKEST = 15
 TILE_CELLS = 24  # width of a class name in a tile
 LABEL_CELLS = 60  # width of a class name in a table or a sentence
 MAX_QUOTE_CHARS = 600
-THRESHOLDS = (6, 9, 12, 14)  # in intervals of the predicted probability: 40, 60, 80 and 93 %
 SMALL_CALIBRATION_ERROR, LARGE_CALIBRATION_ERROR = 0.03, 0.1
 
 Tile = tuple[str, str, list[str]]  # name, value and notes
@@ -32,12 +32,7 @@ Tile = tuple[str, str, list[str]]  # name, value and notes
 
 def interval(right: int, documents: int) -> tuple[float, float]:
     """Compute Wilson's 95 % interval of ``right / documents`` (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
-    if not documents:
-        return 0.0, 1.0
-    share, square = right / documents, Z * Z / documents
-    centre = (share + square / 2) / (1 + square)
-    half = Z * math.sqrt(share * (1 - share) / documents + square / (4 * documents)) / (1 + square)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return float(lower_bound(documents, right, Z)), 1 - float(lower_bound(documents, documents - right, Z))
 
 
 def paired_half_width(only_first: int, only_second: int, documents: int) -> float:
@@ -60,7 +55,7 @@ def view(
     common = {"rows": rows, "weakest": weakest[:MAX_WEAKEST] if len(rows) > MAX_OPEN_ROWS else []}
     if isinstance(scores, LabelScores):
         rows.sort(key=lambda row: (-row["documents"], row["name"]))
-        return {**common, "several": True, "calibration": percent(scores.calibration_error)}
+        return {**common, "several": True, "calibration": percent(scores.calibration_error), "sure": sure(scores)}
     totals = scores.confusion.sum(axis=1)
     quotes = quotes or [None] * len(scores.mistakes)
     return {
@@ -84,10 +79,11 @@ def view(
             for mistake, quote in zip(scores.mistakes, quotes)
         ],
         "calibration": calibration(scores),
-        "answered": answered(scores),
+        "sure": sure(scores),
         "reduced": len(classes) > score_figures.MAX_CLASSES,
         "confusion": score_figures.confusion(scores, classes),
         "reliability": score_figures.reliability(scores),
+        "coverage": score_figures.coverage(scores) if scores.answers.any() else "",
     }
 
 
@@ -106,6 +102,7 @@ def tiles(scores: AnyScores, classes: list[str], split: str, training: list[int]
             (f"{split} micro F1", percent(scores.accuracy), notes),
             ("macro F1", f"{scores.macro_f1:.3f}", [counted(len(classes), "class", "classes")]),
             ("mean average precision", f"{scores.mean_average_precision:.3f}", []),
+            ("calibration error", percent(scores.calibration_error), ["mean gap of probability and share of labels"]),
         ]
     low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
     baseline = f"{texts}; majority class: {percent(majority(scores, training)[1])}"
@@ -145,15 +142,16 @@ def calibration(scores: Scores) -> str:
     return f"The expected calibration error of its probabilities is {percent(error)}{before}: {verdict}."
 
 
-def answered(scores: Scores) -> list[tuple[str, str, str]]:
-    """Tabulate some thresholds of the probability, the share of texts that reach it, and the accuracy on them."""
-    rows = []
-    for threshold in (0, *THRESHOLDS):
-        documents, right, _ = scores.reliability[threshold:].sum(axis=0).tolist()
-        if documents and (not threshold or documents < scores.documents):
-            least = f"{100 * threshold / BINS:.0f} %" if threshold else "any"
-            rows.append((least, percent(documents, scores.documents), percent(right, documents)))
-    return rows
+def sure(scores: AnyScores) -> list[list[str]]:
+    """Tabulate the answers that are as sure as asked, below a row of headings; empty without any."""
+    rows, head = [], ["labels found" if scores.several else "texts"]
+    for each in scores.sure_answers:
+        *above, of_class = each["covered"]
+        least = [] if scores.several or above else [percent(each["thresholds"][0])]
+        found = [of_class, *above[::-1], 1 - sum(each["covered"])] if above else [of_class]
+        rows.append([f"{each['asked']:.2f}", *least, *map(percent, found), f"{each['precision']:.3f}"])
+        head = ["a class", *(f"level {number}" for number in range(len(above), 0, -1)), "none"] if above else head
+    return [["asked", *["threshold"] * (len(rows[0]) - len(head) - 2), *head, "precision"], *rows] if rows else []
 
 
 def is_overconfident(scores: Scores) -> bool:

@@ -14,8 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from crepe_dist import invocation, wording
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.arrays import Arrays
@@ -25,10 +23,10 @@ from crepe_dist.data.targets import SEVERAL
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import cache_folder, scratch, sha256, sync, write_json
 from crepe_dist.model import parameters
-from crepe_dist.model.calibration import UNCALIBRATED, Calibration
+from crepe_dist.model.calibration import Calibration
 from crepe_dist.model.shape import Shape
 from crepe_dist.records import damaged, read_record, write_sealed
-from crepe_dist.runs.scores import MOST_CLASSES, AnyScores, Floats, LabelScores, Scores
+from crepe_dist.runs.scores import MOST_CLASSES, AnyScores, LabelScores, Scores
 from crepe_dist.runs.state import Progress
 
 FORMAT = 4
@@ -115,7 +113,7 @@ def description(
         **({"levels": data.manifest["levels"]} if "levels" in data.manifest else {}),
         "network": {**shape.settings(), "precision": precision},
         "computed": computed,
-        "calibration": record["calibration"],
+        "calibration": test.calibration.to_dict(),
         "data": {"name": data.name, "fingerprint": data.fingerprint, "test": data.documents("test")},
         "id": data.manifest.get("id"),
         "reading": data.manifest.get("reading"),
@@ -137,12 +135,7 @@ def epoch_record(progress: Progress, scores: Mapping[str, AnyScores], more: Mapp
     }
     if (test := scores.get("test")) is None:
         return record
-    several = isinstance(test, LabelScores)
-    return {
-        **record,
-        "calibration": (UNCALIBRATED if isinstance(test, LabelScores) else test.calibration).to_dict(),
-        "checkpoint": file_name(progress.epoch, test.accuracy, several=several),
-    }
+    return {**record, "checkpoint": file_name(progress.epoch, test.accuracy, several=test.several)}
 
 
 def write(run_dir: Path, arrays: Arrays, described: Json, scores: Mapping[str, AnyScores] | None = None) -> Path:
@@ -191,7 +184,6 @@ def trained_as(path: Path, described: Json) -> tuple[Encoding, list[str], Json]:
         parameters.shape_class(network).check_settings(network)
         Calibration.of(described)
         composition(described)
-        thresholds(described)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged(path.with_suffix(".json"), error, ANOTHER) from error
     return encoding, described["classes"], network
@@ -200,16 +192,6 @@ def trained_as(path: Path, described: Json) -> tuple[Encoding, list[str], Json]:
 def composition(described: Json) -> Composition:
     """Extract the composition of the texts from a description; without it, texts are read as they are."""
     return Composition.from_dict(described["composition"]) if "composition" in described else Composition()
-
-
-def thresholds(described: Json) -> Floats | None:
-    """Extract the probability from which each class is predicted, float64 [classes]; ``None`` for one label."""
-    if "labels" not in described:
-        return None
-    chosen = np.array(described["labels"]["thresholds"], np.float64)
-    if chosen.shape != (len(described["classes"]),) or not ((chosen > 0) & (chosen < 1)).all():
-        raise ValueError("the thresholds are not a probability for each class")
-    return chosen
 
 
 def scores(path: Path) -> dict[str, AnyScores]:

@@ -7,13 +7,22 @@ labels are counted in intervals of 1 / ``PER_UNIT``: average precision treats do
 from __future__ import annotations
 
 import base64
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.model.calibration import UNCALIBRATED, Calibration
+from crepe_dist.model.calibration import (
+    INTERVALS,
+    PERCENTS,
+    UNCALIBRATED,
+    Calibration,
+    above,
+    intervals,
+    log_odds,
+    threshold_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,15 +31,17 @@ BINS = 15  # intervals of the predicted probability, as in Guo et al. 2017
 MILLION = 1_000_000  # probabilities are summed as integer millionths, so the order of additions does not matter
 MISTAKES = 20  # kept per split
 RANKED = 3  # most probable classes kept per mistake
+RANKS = (3, 5)  # most probable classes among which the true one may be
 MOST_CLASSES = 1000  # with more classes, no scores are stored: the confusion matrix would be too large
 MOST_DOCUMENTS = 1 << 21  # with more documents, `right` is not stored
-HIGHEST, PER_UNIT = 8, 32  # log-odds that are told apart, and intervals per unit
-INTERVALS = 2 * HIGHEST * PER_UNIT
 PRIOR = 4  # documents with a label that the threshold of all labels together counts as
 DEFAULT_THRESHOLD = 0.5
 NOT_STORED = ("fitted_loss",)
+ARRAYS = ("confusion", "reliability", "uncalibrated", "answers", "sure")
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+NO_ANSWERS: Counts = np.zeros((PERCENTS, 2 + len(RANKS)), np.int64)
+NONE_SURE: Counts = np.zeros((0, 1, 2), np.int64)
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,36 @@ class ClassScores:
 
     decisions: Counts  # true positives, false positives and false negatives, int64 [classes, 3]
     reliability: Counts
+    calibration: Calibration
+    sure: Counts
+    several = False
+
+    @property
+    def sure_answers(self) -> list[dict[str, Any]]:
+        """Answers as sure as asked, as far as the validation split promises them, as JSON values.
+
+        ``covered`` is the share of the texts that are answered with a node of each level, and with a class, or of the
+        labels that are found. A threshold is ``None`` where nothing is sure enough.
+        """
+        found = []
+        for (asked, thresholds), counts in zip(self.calibration.promised.items(), self.sure):
+            given, right = counts.T
+            covered = (right if self.several else given) / max(self.class_documents.sum(), 1)
+            least = [each if each <= 1 else None for each in thresholds]
+            values = (asked, least, covered.tolist(), float(right.sum() / max(given.sum(), 1)))
+            found.append(dict(zip(("asked", "thresholds", "covered", "precision"), values)))
+        return found
+
+    @property
+    def macro_f1_error(self) -> float:
+        """Standard error of the macro F1, from how much one document more or less changes it (the delta method).
+
+        A mistake about two classes, or about several labels of a document, counts as one about each.
+        """
+        right, false, missed = self.decisions.T
+        both, f1 = np.maximum(2 * right + false + missed, 1), self.f1
+        squares = right * ((2 - 2 * f1) / both) ** 2 + (false + missed) * (f1 / both) ** 2
+        return float(np.sqrt(squares[self.tested].sum()) / max(self.tested.sum(), 1))
 
     @property
     def class_documents(self) -> Counts:
@@ -107,8 +148,12 @@ class ClassScores:
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics of an epoch's record, by name without the split."""
-        names = ("loss", "accuracy", "macro_f1", "calibration_error")
+        names = ("loss", "accuracy", "macro_f1", "macro_f1_error", "calibration_error")
         return {name: getattr(self, name) for name in names}
+
+    def summary(self) -> dict[str, Any]:
+        """Return the scores over all classes as JSON values."""
+        return {"sure_answers": self.sure_answers}
 
     @property
     def calibration_error(self) -> float:
@@ -142,6 +187,10 @@ class Scores(ClassScores):
         uncalibrated: ``reliability`` at temperature 1; ``None`` if ``reliability`` is.
         fitted_loss: mean cross-entropy at the temperature that this split chose, and its standard error; ``None`` for
             a split that chose none. Not stored.
+        answers: int64 [PERCENTS, 2 + RANKS]; for each whole percent of the predicted probability, rounded down, the
+            number of documents, of correct predictions, and of documents whose true class is among the first ``RANKS``.
+        sure: int64 [precisions, levels, 2]; for each precision that the calibration promises, the number of documents
+            that are answered with a node of each level and with a class, and of those for which it is right.
     """
 
     confusion: Counts
@@ -152,6 +201,8 @@ class Scores(ClassScores):
     calibration: Calibration = UNCALIBRATED
     uncalibrated: Counts | None = None
     fitted_loss: tuple[float, float] | None = None
+    answers: Counts = field(default_factory=lambda: NO_ANSWERS)
+    sure: Counts = field(default_factory=lambda: NONE_SURE)
 
     @property
     def documents(self) -> int:
@@ -161,6 +212,14 @@ class Scores(ClassScores):
     def accuracy(self) -> float:
         """Fraction of documents classified correctly."""
         return float(np.trace(self.confusion) / self.confusion.sum())
+
+    @property
+    def top_accuracies(self) -> dict[int, float]:
+        """Share of documents whose true class is among so many most probable ones, which are not all."""
+        documents, _, *among = self.answers.sum(axis=0).tolist()
+        return {
+            rank: number / documents for rank, number in zip(RANKS, among) if documents and rank < len(self.confusion)
+        }
 
     @property
     def uncalibrated_error(self) -> float:
@@ -180,7 +239,8 @@ class Scores(ClassScores):
     def summary(self) -> dict[str, Any]:
         """Return the scores over all classes as JSON values."""
         names = ("accuracy", "macro_f1", "loss", "calibration_error", "uncalibrated_error", "documents")
-        return {name: getattr(self, name) for name in names}
+        top = {f"top_{rank}_accuracy": share for rank, share in self.top_accuracies.items()}
+        return {**super().summary(), **{name: getattr(self, name) for name in names}, **top}
 
     def confused(self, most: int) -> list[tuple[int, int, int]]:
         """Return the most frequent confusions as (true class, predicted class, documents), the most frequent first."""
@@ -193,7 +253,7 @@ class Scores(ClassScores):
     @classmethod
     def of(cls, saved: dict[str, Any]) -> Scores:
         """Convert from the values of ``to_dict``."""
-        arrays = {name: saved[name] and np.array(saved[name]) for name in ("confusion", "reliability", "uncalibrated")}
+        arrays = {name: np.array(saved[name]) for name in ARRAYS if saved.get(name)}
         mistakes, calibration = list(map(Mistake.of, saved["mistakes"])), Calibration(**saved["calibration"])
         right = _bits(saved["right"], int(arrays["confusion"].sum()))
         return cls(**{**saved, **arrays, "mistakes": mistakes, "calibration": calibration, "right": right})
@@ -210,6 +270,8 @@ class LabelScores(ClassScores):
         thresholds: probability from which a class is predicted, float64 [classes].
         reliability: int64 [BINS, 3]; for each interval of the probability of a class of a document, their number, how
             many are labels, and the sum of the probabilities in millionths.
+        sure: int64 [precisions, 1, 2]; for each precision that the calibration promises, the number of labels that are
+            predicted, and of those that are right.
         right: bool [documents]: all labels of the document are predicted and no other; ``None`` if not stored.
     """
 
@@ -220,6 +282,9 @@ class LabelScores(ClassScores):
     thresholds: Floats
     reliability: Counts
     right: npt.NDArray[np.bool_] | None = None
+    calibration: Calibration = UNCALIBRATED
+    sure: Counts = field(default_factory=lambda: NONE_SURE)
+    several = True
 
     @property
     def accuracy(self) -> float:
@@ -257,32 +322,24 @@ class LabelScores(ClassScores):
         """Return the scores over all classes as JSON values."""
         micro = dict(zip(("micro_f1", "micro_precision", "micro_recall"), (self.accuracy, *self.micro)))
         names = ("macro_f1", "mean_average_precision", "loss", "calibration_error", "documents")
-        return {**micro, "exact_match": self.exact, **{name: getattr(self, name) for name in names}}
+        return {
+            **super().summary(),
+            **micro,
+            "exact_match": self.exact,
+            **{name: getattr(self, name) for name in names},
+        }
 
     @classmethod
     def of(cls, saved: dict[str, Any]) -> LabelScores:
         """Convert from the values of ``to_dict``."""
         arrays = {name: np.array(value) for name, value in saved.items() if isinstance(value, list)}
-        return cls(**{**saved, **arrays, "right": _bits(saved["right"], saved["documents"])})
+        calibration = Calibration(**saved.get("calibration", {}))
+        return cls(
+            **{**saved, **arrays, "right": _bits(saved["right"], saved["documents"]), "calibration": calibration}
+        )
 
 
 AnyScores = Union[Scores, LabelScores]
-
-
-def intervals(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Return the interval of each log-odds, int64, 0 to ``INTERVALS`` - 1; those of a network that diverged are 0."""
-    scaled = np.nan_to_num((np.clip(logits, -HIGHEST, HIGHEST) + HIGHEST) * PER_UNIT)
-    return np.minimum(scaled.astype(np.int64), INTERVALS - 1)
-
-
-def threshold_of(interval: npt.NDArray[Any]) -> Floats:
-    """Return the probability at the lower end of an interval."""
-    return np.asarray(1 / (1 + np.exp(HIGHEST - np.asarray(interval, np.float64) / PER_UNIT)))
-
-
-def log_odds(thresholds: Floats) -> npt.NDArray[np.float32]:
-    """Return the log-odds from which a class is predicted, float32 [classes]."""
-    return np.log(thresholds / (1 - thresholds)).astype(np.float32)
 
 
 def choose_thresholds(histogram: Counts) -> Floats:
@@ -303,9 +360,8 @@ def choose_thresholds(histogram: Counts) -> Floats:
 
 def _best(histogram: Counts) -> npt.NDArray[np.int64]:
     """Return the interval from which predicting a class gives the highest F1, int64 [classes]."""
-    above = histogram[:, ::-1].cumsum(axis=1)[:, ::-1]  # documents at or above each interval
     positive = histogram[..., 1].sum(axis=1, keepdims=True)
-    f1 = 2 * above[..., 1] / np.maximum(above.sum(axis=2) + positive, 1)
+    f1 = 2 * above(histogram[..., 1]) / np.maximum(above(histogram.sum(axis=2)) + positive, 1)
     f1[:, 0] = -1  # a threshold below all
     first, last = f1.argmax(axis=1), INTERVALS - 1 - f1[:, ::-1].argmax(axis=1)
     middle, rows = (first + last) // 2, np.arange(len(f1))
@@ -314,9 +370,11 @@ def _best(histogram: Counts) -> npt.NDArray[np.int64]:
 
 def decided(histogram: Counts, thresholds: Floats) -> Counts:
     """Count documents with the label and predicted, only predicted, and only with the label, int64 [classes, 3]."""
-    lowest = intervals(log_odds(thresholds) + np.float32(1e-4))
-    above = np.arange(INTERVALS) >= lowest[:, None]
-    without, with_label = (np.where(above, histogram[..., n], 0).sum(axis=1) for n in (0, 1))
+    is_possible = thresholds < 1
+    odds = log_odds(np.where(is_possible, thresholds, DEFAULT_THRESHOLD))
+    lowest = np.where(is_possible, intervals(odds + np.float32(1e-4)), INTERVALS)
+    is_predicted = np.arange(INTERVALS) >= lowest[:, None]
+    without, with_label = (np.where(is_predicted, histogram[..., n], 0).sum(axis=1) for n in (0, 1))
     return np.stack([with_label, without, histogram[..., 1].sum(axis=1) - with_label], axis=1)
 
 

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Union
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.dataset import Dataset, Split
-from crepe_dist.data.levels import Levels
+from crepe_dist.data.levels import Level, Levels, deepest, most_probable
 from crepe_dist.data.targets import SEVERAL, Targets
 from crepe_dist.distributed.world import World
-from crepe_dist.model.calibration import PERCENTS, UNCALIBRATED, Calibration, CalibrationCounts, softmax
+from crepe_dist.model.calibration import (
+    INTERVALS,
+    PERCENTS,
+    UNCALIBRATED,
+    Calibration,
+    CalibrationCounts,
+    intervals,
+    log_odds,
+    of_labels,
+    softmax,
+    whole_percents,
+)
 from crepe_dist.model.objective import rounded
 from crepe_dist.runs.scores import (
     BINS,
     DEFAULT_THRESHOLD,
-    INTERVALS,
     MISTAKES,
     RANKED,
+    RANKS,
     AnyScores,
-    Floats,
     LabelScores,
     Mistake,
     Scores,
@@ -30,15 +39,12 @@ from crepe_dist.runs.scores import (
     choose_thresholds,
     count_reliability,
     decided,
-    intervals,
-    log_odds,
     worst,
 )
 from crepe_dist.training.scoring_pass import Counts, RightBits, Scorer, Totals, pass_over
 
 SAMPLED = 4096  # documents that decide from which probability on a node is an answer
 BATCH_SIZE = 512  # documents per step, over all ranks
-Decision = Union[Calibration, Floats]  # of one class per document; thresholds of the classes of several labels
 
 
 def evaluate_splits(
@@ -53,15 +59,15 @@ def evaluate_splits(
         Interrupted: on every rank, if ``is_stopping`` became true on one.
     """
     scores: dict[str, AnyScores] = {}
-    decision = None
+    decision = UNCALIBRATED
     for name in ("validation", "test"):
         if name in data.splits:
             split = data.splits[name]
-            totals = _totals(engine, split, decision, chooses=name == "validation")
+            totals = _totals(engine, split, decision, data.levels, chooses=name == "validation")
             pass_over(engine, split, BATCH_SIZE, world, totals, is_stopping)
             scores[name] = totals.scores()
             decision = totals.decision
-            if name == "validation" and data.levels is not None and isinstance(decision, Calibration):
+            if name == "validation" and data.levels is not None:
                 nodes = LevelTotals(data.levels, len(split), decision)
                 pass_over(engine, split, BATCH_SIZE, world, nodes, is_stopping)
                 decision = nodes.decision
@@ -69,45 +75,56 @@ def evaluate_splits(
 
 
 def evaluate(
-    engine: Scorer, split: Split, batch_size: int, world: World, decision: Decision | None = None
+    engine: Scorer,
+    split: Split,
+    batch_size: int,
+    world: World,
+    decision: Calibration = UNCALIBRATED,
+    levels: Levels | None = None,
 ) -> AnyScores:
     """Score a network on a split; every rank calls it and gets the same result.
 
     Args:
         batch_size: documents per step, over all ranks.
-        decision: calibration of the probabilities, or thresholds of several labels; ``None``: none, and
-            ``DEFAULT_THRESHOLD``.
+        decision: calibration of the probabilities; without thresholds of several labels, ``DEFAULT_THRESHOLD``.
+        levels: levels of the classes, if these form a tree.
     """
-    totals = _totals(engine, split, decision)
+    totals = _totals(engine, split, decision, levels)
     pass_over(engine, split, batch_size, world, totals)
     return totals.scores()
 
 
 def _totals(
-    engine: Scorer, split: Split, decision: Decision | None, *, chooses: bool = False
+    engine: Scorer, split: Split, decision: Calibration, levels: Levels | None, *, chooses: bool = False
 ) -> ClassTotals | LabelTotals:
     classes, targets = engine.shape.classes, split.targets
     if targets.kind == SEVERAL:
-        thresholds = np.full(classes, DEFAULT_THRESHOLD) if decision is None else decision
-        assert isinstance(thresholds, np.ndarray)
-        return LabelTotals(classes, len(split), targets, thresholds, chooses=chooses)
-    calibration = UNCALIBRATED if decision is None else decision
-    assert isinstance(calibration, Calibration)
-    return ClassTotals(classes, len(split), calibration, CalibrationCounts() if chooses else None)
+        decision = replace(decision, thresholds=decision.thresholds or (DEFAULT_THRESHOLD,) * classes)
+        return LabelTotals(len(split), targets, decision, chooses=chooses)
+    nodes = levels.all if levels else [Level([""] * classes, np.arange(classes))]
+    return ClassTotals(nodes, len(split), decision, CalibrationCounts() if chooses else None)
 
 
 class ClassTotals(Totals):
     """Running totals of documents of one class each.
 
     Args:
+        levels: nodes of the classes that form a tree, and the classes.
         fit: empty counts to which all documents are added, if the split chooses the calibration of the next one.
     """
 
-    def __init__(self, classes: int, documents: int, calibration: Calibration, fit: CalibrationCounts | None) -> None:
+    def __init__(
+        self, levels: list[Level], documents: int, calibration: Calibration, fit: CalibrationCounts | None
+    ) -> None:
         super().__init__()
         self._documents = documents
         self._calibration = calibration
+        self._promised = list(calibration.promised.values())
+        self._levels = levels[-len(self._promised[0]) :] if self._promised else []
         self._fit = fit
+        classes = len(levels[-1].of_class)
+        self._answers = np.zeros((PERCENTS, 2 + len(RANKS)), dtype=np.int64)
+        self._sure = np.zeros((len(self._promised), len(self._levels), 2), dtype=np.int64)
         self._confusion = np.zeros((classes, classes), dtype=np.int64)
         self._reliability = np.zeros((BINS, 3), dtype=np.int64)
         self._uncalibrated = np.zeros((BINS, 3), dtype=np.int64)
@@ -116,7 +133,8 @@ class ClassTotals(Totals):
     @property
     def counts(self) -> list[Counts]:
         fitted = [self._fit.sums] if self._fit else []
-        return [self._confusion, self._reliability, self._uncalibrated, self._right.words, *fitted]
+        sums = [self._confusion, self._reliability, self._uncalibrated, self._right.words, self._answers]
+        return [*sums, *([self._sure] if self._promised else []), *fitted]
 
     @property
     def decision(self) -> Calibration:
@@ -137,7 +155,16 @@ class ClassTotals(Totals):
         if self._calibration.temperature != 1:
             self._uncalibrated += count_reliability(probabilities.max(axis=1), is_right)
             probabilities = _probabilities(_log_softmax(logits / np.float32(self._calibration.temperature)))
-        self._reliability += count_reliability(probabilities.max(axis=1), is_right)
+        best = probabilities.max(axis=1)
+        self._reliability += count_reliability(best, is_right)
+        above = (logits > logits[np.arange(len(labels)), labels, None]).sum(axis=1)
+        is_among = [np.ones_like(is_right), is_right, *(above < rank for rank in RANKS)]
+        np.add.at(self._answers, whole_percents(100 * best), np.stack(is_among, axis=1))
+        nodes, shares = most_probable(self._levels, probabilities)
+        is_node = nodes == [level.of_class[labels] for level in self._levels]
+        for sums, thresholds in zip(self._sure, self._promised):
+            is_answer = deepest(shares, thresholds) == np.arange(1, 1 + len(nodes))[:, None]
+            sums += np.stack([is_answer.sum(axis=1), (is_answer & is_node).sum(axis=1)], axis=1)
         self._right.set(rows[is_right])
         self._remember(rows[~is_right], labels[~is_right], probabilities[~is_right])
 
@@ -166,6 +193,8 @@ class ClassTotals(Totals):
             self._calibration,
             self._uncalibrated if self._calibration.temperature != 1 else None,
             self._fit.loss() if self._fit else None,
+            self._answers,
+            self._sure,
         )
 
 
@@ -197,29 +226,30 @@ class LevelTotals(Totals):
         is_sampled = rows % self._step == 0
         shares = softmax(logits[is_sampled] / np.float32(self._calibration.temperature), np.float64)
         places = rows[is_sampled] // self._step
+        nodes, sums = most_probable(self._levels, shares)
+        self._nodes[places, :-1] = whole_percents(100 * sums).T
         for number, level in enumerate(self._levels):
-            sums = level.sums(shares)
-            self._nodes[places, number] = np.nan_to_num(100 * sums.max(axis=1)).astype(np.int64).clip(0, PERCENTS - 1)
-            self._nodes[places, -1] += (sums.argmax(axis=1) == level.of_class[labels[is_sampled]]) << number
+            self._nodes[places, -1] += (nodes[number] == level.of_class[labels[is_sampled]]) << number
 
 
 class LabelTotals(Totals):
     """Running totals of documents with several labels.
 
     Args:
-        thresholds: probability from which a class is predicted, float64 [classes].
-        chooses: choose the thresholds by this split.
+        decision: the thresholds of the classes.
+        chooses: choose them by this split.
     """
 
-    def __init__(self, classes: int, documents: int, targets: Targets, thresholds: Floats, *, chooses: bool) -> None:
+    def __init__(self, documents: int, targets: Targets, decision: Calibration, *, chooses: bool) -> None:
         super().__init__()
+        classes = len(decision.thresholds)
         self._documents = documents
         self._targets = targets
         self._chooses = chooses
         self._histogram = np.zeros((classes, INTERVALS, 2), dtype=np.int64)
         self._reliability = np.zeros((BINS, 3), dtype=np.int64)
         self._right = RightBits(documents)
-        self.decision = thresholds
+        self.decision = decision
 
     @property
     def counts(self) -> list[Counts]:
@@ -236,20 +266,26 @@ class LabelTotals(Totals):
         self.loss += float(rounded((np.logaddexp(0, exact) - is_label * exact).sum(axis=1)).sum())
         probabilities = np.nan_to_num(1 / (1 + np.exp(-np.clip(exact, -500, 500)))).ravel()
         self._reliability += count_reliability(probabilities, is_label.ravel())
-        self._right.set(rows[((logits >= log_odds(self.decision)) == is_label).all(axis=1)])
+        lowest = log_odds(np.array(self.decision.thresholds))
+        self._right.set(rows[((logits >= lowest) == is_label).all(axis=1)])
 
     def scores(self) -> LabelScores:
         """Return the scores of the split, given the totals of all ranks; choose ``decision`` if this split does."""
         if self._chooses:
-            self.decision = choose_thresholds(self._histogram)
+            self.decision = of_labels(choose_thresholds(self._histogram), self._histogram)
+        thresholds = np.array(self.decision.thresholds)
+        calibration = UNCALIBRATED if self._chooses else self.decision
+        sure = [decided(self._histogram, np.array(each)) for each in calibration.promised.values()]
         return LabelScores(
             self._documents,
             self.loss / self._documents,
-            decided(self._histogram, self.decision),
+            decided(self._histogram, thresholds),
             average_precision(self._histogram),
-            self.decision,
+            thresholds,
             self._reliability,
             None if self._chooses else self._right.unpacked(),
+            calibration,
+            np.array([[[each[:, :2].sum(), each[:, 0].sum()]] for each in sure], np.int64),
         )
 
 

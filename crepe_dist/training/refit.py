@@ -62,11 +62,9 @@ def train(config: Config, data: Dataset, engine: Engine, chosen: Result, session
     prefix = "" if shape == table else f"{TABLE}."
     arrays |= {f"{prefix}{name}": array for name, array in run.engine.values().items()}
     engine.set_values(arrays)
-    thresholds = checkpoint.thresholds(about)
-    decision = Calibration.of(about) if thresholds is None else thresholds
-    test = evaluate(engine, splits["test"], BATCH_SIZE, world, decision)
+    test = evaluate(engine, splits["test"], BATCH_SIZE, world, Calibration.of(about), data.levels)
     figures = {"rows": len(every.splits["train"]), "test_accuracy": chosen.test_accuracy}
-    name = checkpoint.file_name(chosen.epoch, test.accuracy, several=thresholds is not None, refit=True)
+    name = checkpoint.file_name(chosen.epoch, test.accuracy, several="labels" in about, refit=True)
     scored = {f"test_{metric}": value for metric, value in test.metrics().items()}
     record = {**about["metrics"], **scored, "checkpoint": name}
     about = {**about, "test_accuracy": test.accuracy, "metrics": record, "refit": figures}

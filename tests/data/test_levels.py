@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Any
 
@@ -10,11 +11,12 @@ import pandas as pd
 import pytest
 
 import crepe_dist
+from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.levels import Levels
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.runs import checkpoint
-from tests.conftest import NGRAMS, QUICK, train
+from tests.conftest import NGRAMS, QUICK, command, run, train
 
 CODES = Levels(".", ("1.1.1", "1.1.2", "1.2", "2.1"))
 
@@ -74,7 +76,18 @@ def test_an_answer_is_the_deepest_node_that_is_sure(folder, printed_by, complain
     with pytest.raises(UserError, match="does not reach"):
         crepe_dist.load(first, min_precision=1)
     assert "thresholds of a tree" in complaint("export", "1", "--out=out", "--min-precision=0.9", cwd=folder)
-    assert "level 1: 3 nodes, accuracy 100.0 %" in printed_by("evaluate", "1")
+    shown = printed_by("evaluate", "1", "--json=1.json", "--html=1.html", cwd=folder)
+    assert "level 1: 3 nodes, accuracy 100.0 %" in shown
+    run(command("evaluate", "1", "--json=2.json", "--html=2.html", processes=2), folder)
+    assert (folder / "1.html").read_text() == (folder / "2.html").read_text()
+    scores = json.loads((folder / "1.json").read_text())
+    assert scores == json.loads((folder / "2.json").read_text())
+    sure = next(each for each in scores["sure_answers"] if each["asked"] == 0.95)
+    test = open_dataset(folder / "data").splits["test"]
+    answers = model.predict([test.text(row) or "" for row in range(len(test))])
+    assert sure["covered"] == [np.mean([(each.label in model.classes) == leaf for each in answers]) for leaf in (0, 1)]
+    right = [model.classes[label].startswith(each.label) for label, each in zip(test.labels, answers)]
+    assert sure["precision"] == np.mean(right)
 
 
 def test_levels_need_their_separator(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from csv import DictReader
@@ -16,18 +17,9 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.exporter import export
 from crepe_dist.exporting.small_model import compress_to
+from crepe_dist.model.calibration import HIGHEST, INTERVALS, PER_UNIT, intervals, of_labels, threshold_of
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.scores import (
-    HIGHEST,
-    INTERVALS,
-    PER_UNIT,
-    LabelScores,
-    average_precision,
-    choose_thresholds,
-    decided,
-    intervals,
-    threshold_of,
-)
+from crepe_dist.runs.scores import LabelScores, average_precision, choose_thresholds, decided
 from tests.conftest import QUICK, command, losses, run, train
 
 WORDS = {"big": "huge giant vast", "old": "ancient antique aged", "red": "crimson scarlet ruby"}
@@ -73,6 +65,20 @@ def test_two_processes_train_as_one(folder):
     result = json.loads((folder / "run-1" / "result.json").read_text())
     assert result["chosen_by"] == "validation split"
     assert result["test_accuracy"] == first.accuracy
+    thresholds = [crepe_dist.load(folder / name).calibration.thresholds_for(0.9) for name in ("run-1", "run-2")]
+    assert thresholds[0] == thresholds[1]
+
+
+def test_labels_that_are_sure(folder):
+    model, wanted = crepe_dist.load(folder / "run-1", min_precision=0.9), table(100, 2)
+    found = [set(each.labels or ()) for each in model.predict(wanted["text"])]
+    right = sum(len(each & set(true)) for each, true in zip(found, wanted["label"]))
+    (sure,) = (each for each in scores_of(folder).sure_answers if each["asked"] == 0.9)
+    assert sure["precision"] == right / sum(map(len, found))
+    assert sure["covered"] == [right / sum(map(len, wanted["label"]))]
+    histogram = np.zeros((2, INTERVALS, 2), np.int64)
+    histogram[:, 300, 0], histogram[:, 400, 1] = 99, (30, 5)  # all of thirty are right, and all of five
+    assert of_labels(np.array([0.5, 0.5]), histogram).thresholds_for(0.9) == [threshold_of(np.array(301)), math.inf]
 
 
 def test_evaluate_computes_the_scores_of_training(folder, printed_by):
@@ -86,6 +92,7 @@ def test_evaluate_computes_the_scores_of_training(folder, printed_by):
         zip(["big", "old", "red"], scores.thresholds.tolist())
     )
     assert "micro F1" in shown
+    assert found["sure_answers"] == scores.sure_answers
     assert "average precision" in (folder / "scores.html").read_text()
     predictor = crepe_dist.load(folder / "run-1")
     part = open_dataset(folder / "data").splits["test"]
