@@ -211,17 +211,6 @@ class Shape(ABC):
         """
         return {}
 
-    def forward_operations(self) -> int:
-        """Return the nominal number of floating-point operations of one document's forward pass.
-
-        A multiplication and an addition count as two operations.
-        """
-        return 2 * self.parameters
-
-    def training_operations(self) -> int:
-        """Return the nominal number of floating-point operations of one document's forward and backward pass."""
-        return 3 * self.forward_operations()
-
     def settings(self) -> dict[str, Any]:
         """Return the entries for the network in a checkpoint's description."""
         return {"kind": self.kind, **{name: getattr(self, name) for name in self.sizes()}}

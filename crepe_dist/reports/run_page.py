@@ -36,11 +36,11 @@ SPECIAL = re.compile(r"([\\`*_\[\]{}#!])|([<>&|~$@]|:(?=/)|(?<=www)\.)", re.IGNO
 MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError)  # raised by a damaged summary of the data
 FILES = (
     ("checkpoints/", "parameters of the reported epoch and of the last, each with a description and scores"),
-    ("state/", "saved state, from which an unfinished run resumes and a finished one can be verified"),
+    ("state/", "saved state, from which an unfinished run resumes"),
     ("first/", "the network that was trained on the labelled texts alone"),
     ("lesson/", "soft labels of the unlabelled texts"),
     ("metrics.jsonl", "metrics of every step and every epoch"),
-    ("tensorboard/", "the same metrics for TensorBoard, with histograms of the parameters"),
+    ("tensorboard/", "the same metrics for TensorBoard"),
     ("config.yaml", "settings"),
     ("result.json", "the reported epoch, its scores and its provenance"),
 )

@@ -18,7 +18,7 @@ from crepe_dist.runs.state import Progress
 METRICS = "metrics.jsonl"
 LONGEST_LINE = 1 << 20
 # Metrics of a step, and suffixes of those of an epoch, that TensorBoard shows as well.
-SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction", "flops_per_second")
+SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction")
 EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_average_precision", "_calibration_error", "seconds")
 MOST_POINTS = 150
 MOST_EVENTS = 200

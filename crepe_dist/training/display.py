@@ -26,13 +26,11 @@ class Speed:
         documents: documents per second.
         milliseconds: milliseconds per step.
         waited: fraction of the time in which this rank waited for data.
-        flops: nominal floating-point operations per second (``Shape.training_operations``).
     """
 
     documents: float
     milliseconds: float
     waited: float
-    flops: float
 
     def __str__(self) -> str:
         return f"{self.documents:,.0f}/s  {self.milliseconds:,.{0 if self.milliseconds >= 100 else 1}f} ms per step"

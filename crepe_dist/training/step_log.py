@@ -26,7 +26,6 @@ class StepLog:
         self._patient = bool(run.config.training.patience)
         self._rows = len(run.data.splits["train"])
         self._steps = steps_per_epoch(self._rows, run.config.data.batch_size)
-        self._flops = run.engine.shape.training_operations()  # of one document
         self._progress = run.progress
         self._metrics = run.metrics
         self._display = run.display
@@ -100,7 +99,6 @@ class StepLog:
                 documents=documents / seconds,
                 milliseconds=1000 * seconds / len(self._unrecorded),
                 waited=min(1.0, self._waited / seconds),
-                flops=self._flops * documents / seconds,
             )
             self._metrics.steps([self._record(*step, speed) for step in self._unrecorded])
             for step, _ in self._unrecorded:
@@ -137,5 +135,4 @@ class StepLog:
             "documents_per_second": speed.documents,
             "milliseconds": speed.milliseconds,
             "wait_fraction": speed.waited,
-            "flops_per_second": speed.flops,
         }

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import scaling
 
-from crepe_dist.networks.paper.shape import PaperShape
 from tests.conftest import run
 from tests.helpers import cuda_emulator
 from tests.helpers.needs import needs
@@ -65,14 +64,3 @@ def test_the_gpu_benchmark_on_emulated_gpus(tmp_path, monkeypatch):
     assert [row["error"] for row in ours if "error" in row] == []
     assert all(row.get("ok", True) and row.get("rate", 1) > 0 for row in ours)
     assert [row["processes"] for row in found["parity"]["rows"]] == [1, 2]
-
-
-def test_operations_of_the_notebook_s_network():
-    """The paper's small network on 1014 characters, added up by hand, in millions of multiplications."""
-    shape = PaperShape(69, 1014, 7, 256, 1024)
-    by_hand = [
-        7 * 69 * 256 * 1008, 7 * 256 * 256 * 330, 3 * 256 * 256 * 108, 3 * 256 * 256 * 106, 3 * 256 * 256 * 104,
-        3 * 256 * 256 * 102, 34 * 256 * 1024, 1024 * 1024, 1024 * 7,
-    ]  # fmt: skip
-    assert shape.forward_operations() == 2 * sum(by_hand)
-    assert shape.training_operations() == 2 * (3 * sum(by_hand) - by_hand[0])

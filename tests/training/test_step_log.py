@@ -23,7 +23,6 @@ def test_the_time_of_scoring_is_not_that_of_the_next_epoch():
     data: Any = SimpleNamespace(splits={"train": train, "test": range(1)})
     config = Config(training=TrainingOptions(epochs=2))
     log = StepLog(Run(config, data, MagicMock(), MagicMock(), progress, *[MagicMock() for _ in range(4)]))
-    log._flops = 1
     log.begin_epoch()
     time.sleep(0.02)
     log.after_step(Outcome(1, 4, 1.0, Vote.GO_ON), 0.1)

@@ -38,7 +38,7 @@ from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
 from crepe_dist.model.shape import Shape, Uses
 from crepe_dist.native.constants import POOLED_BLOCKS, TOWER_TAPS
-from crepe_dist.networks.ngrams.hashing import edged, keys, padding, rows_of
+from crepe_dist.networks.ngrams.hashing import edged, keys, rows_of
 from crepe_dist.networks.ngrams.shape import LARGEST_LONGEST, NGramShape
 from crepe_dist.settings.options import MOST_BLOCKS
 from crepe_dist.wording import counted
@@ -181,11 +181,6 @@ class CrepeShape(Shape):
         """Return the positions of a document of full length in a block."""
         return -(-self.positions // (1 << min(block, POOLED_BLOCKS)))
 
-    def forward_operations(self) -> int:
-        positions = sum(map(self.positions_in, range(self.blocks)))
-        convolutions = 2 * 2 * TOWER_TAPS * self.width**2 * positions
-        return self.table.forward_operations() + self.feature_len * self.reach * self.width + convolutions
-
     def __str__(self) -> str:
         return (
             f"Crepe, {counted(self.blocks, 'block')} of {self.width} channels over n-grams up to {self.reach}, "
@@ -206,12 +201,12 @@ def look_up(codes: Codes, alphabet_size: int, reach: int, rows: int, stride: int
         stride: characters per position.
 
     Returns:
-        The buckets, int32 [B, T, stride × reach], T = ⌈(L + 2) / stride⌉, and ``padding`` where there is no n-gram; a
-        mask of the n-grams that exist, bool of the same shape; and a mask of the document's positions, bool [B, T].
+        The buckets, int32 [B, T, stride × reach], T = ⌈(L + 2) / stride⌉; a mask of the n-grams that exist, bool of the
+        same shape; and a mask of the document's positions, bool [B, T].
     """
     text = characters(codes, alphabet_size, stride).reshape(len(codes), -1)
     length, known = text.shape[1], text <= alphabet_size
-    buckets, exists = padding((*text.shape, reach), rows), np.zeros((*text.shape, reach), np.bool_)
+    buckets, exists = np.zeros((*text.shape, reach), np.int32), np.zeros((*text.shape, reach), np.bool_)
     for n, (key, good) in enumerate(keys(text, alphabet_size + 1, min(reach, length))):
         exists[:, : length - n, n] = good
         buckets[:, : length - n, n][good] = rows_of(key[good], rows)

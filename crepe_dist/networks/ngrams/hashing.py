@@ -19,7 +19,6 @@ its first character.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -51,15 +50,6 @@ def edged(codes: Codes, alphabet_size: int) -> Codes:
     lengths = codes.shape[1] - known[rows, ::-1].argmax(axis=1)
     out[rows, 0] = out[rows, lengths + 1] = alphabet_size
     return out
-
-
-def padding(shape: tuple[int, ...], rows: int) -> npt.NDArray[np.int32]:
-    """Return all rows of a table in turn, to stand where there is no n-gram.
-
-    If all padding were the same row, MXNet's gradient on a GPU would take a tenth of a second: it sums all
-    occurrences of a row in one loop (checked with MXNet 1.9.1: ``EmbeddingGradKernel``).
-    """
-    return (np.arange(math.prod(shape), dtype=np.int64) % rows).astype(np.int32).reshape(shape)
 
 
 def keys(
@@ -100,13 +90,12 @@ def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt
         codes: encoded documents, uint8 [B, L].
 
     Returns:
-        The buckets of each row, ascending, int32 [B, ``shape.max_ngrams``], with ``padding`` after them, and their
-        number, int64 [B].
+        The buckets of each row, ascending, int32 [B, ``shape.max_ngrams``], and how many of them count, int64 [B].
     """
     native, _ = library.find()
     size, counts = (len(codes), shape.max_ngrams), np.zeros(len(codes), np.int64)
     if native is None:
-        buckets = padding(size, shape.buckets)
+        buckets = np.zeros(size, np.int32)
         texts, first_word = edged(codes, shape.alphabet_size), shape.buckets - shape.words
         ngrams = list(keys(texts, shape.alphabet_size + 1, shape.longest))
         for row, text in enumerate(texts):

@@ -112,12 +112,6 @@ class NGramShape(Shape):
         sizes = sum(each * each.sum(axis=1, keepdims=True) for each in own)[used]
         return {"weight": (buckets[used], np.square(np.minimum(ROOT_SCALE * sizes**0.5, NGRAM_SCALE) / sizes))}
 
-    def forward_operations(self) -> int:
-        return self.max_ngrams * self.classes
-
-    def training_operations(self) -> int:
-        return 2 * self.forward_operations()
-
     def __str__(self) -> str:
         return f"words and character n-grams up to {self.longest}, {self.buckets:,} buckets"
 

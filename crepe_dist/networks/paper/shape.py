@@ -132,25 +132,6 @@ class PaperShape(Shape):
             width = units
         return shapes
 
-    def forward_operations(self) -> int:
-        """Count the first layer as a dense convolution of the one-hot matrix."""
-        total, length = self._first_layer(), self.feature_len
-        for index, (kernel, pooled) in enumerate(CONVOLUTIONS):
-            length -= kernel - 1
-            if index > 0:
-                total += 2 * kernel * self.filters**2 * length
-            length = length // PAPER_POOL if pooled else length
-        width = length * self.filters
-        return total + 2 * (width * self.units + self.units**2 + self.units * self.classes)
-
-    def training_operations(self) -> int:
-        """Count the forward pass and the gradients of weights and inputs; the first layer has no input gradient."""
-        return 3 * self.forward_operations() - self._first_layer()
-
-    def _first_layer(self) -> int:
-        kernel, _ = CONVOLUTIONS[0]
-        return 2 * kernel * self.alphabet_size * self.filters * (self.feature_len - kernel + 1)
-
     def __str__(self) -> str:
         return f"the paper's network, {self.filters} filters, {self.units} units"
 
