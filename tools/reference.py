@@ -32,17 +32,19 @@ NO_LIMIT = re.compile(r",? (?:at most|to) 1,000,000,000| \(or null\)|^a (?:whole
 # ``prepare``, whose options have pages of their own; and what several commands have, which the page tells once.
 ELSEWHERE = re.compile(
     r"\Ausage: (?:.+\n)+\n|^(?:examples|parameters of another program.*):\n(?:.+\n)+\n?"
-    r"|^  (?:-h, --help|--version|CHECKPOINT|--min-probability|--mode|--feature-len|--classes|--device|--encoding"
-    r"|--header|--seed)\b.*\n(?:    +.*\n)*",
+    r"|^  (?:-h, --help|--version|CHECKPOINT|--min-probability|--min-precision|--mode|--feature-len|--classes|--device"
+    r"|--encoding|--header|--seed)\b.*\n(?:    +.*\n)*",
     re.MULTILINE,
 )
+LIMITS = re.compile(r" \(a (?:whole )?number [^;)]*\)|(?<=\()a (?:whole )?number [^;)]*; ")  # which --help has
 EMPTY = re.compile(r"^(?:options|positional arguments):\n\n*(?=\S|\Z)", re.MULTILINE)
 SHARED = """
 `evaluate`, `predict`, `serve` and `export` take a `CHECKPOINT`: a .params file, a run folder or the start of its name,
 an exported folder or its URL; by default the model that `use` chose, or the only run in `runs/`. Parameters without a
 .json file beside them need `--mode` (paper, full, notebook), `--feature-len` (1014 unless given) and `--classes`: a,b,c
 in the order of training, or a file with one name per line. All but `evaluate` also have `--min-probability`, below
-which the answer is "none of these": 0 to 1, or `auto`, the threshold that 95 % of the validation texts reach.
+which the answer is "none of these" (0 to 1, or `auto`, the threshold that 95 % of the validation texts reach), and
+`--min-precision`, which [sets that threshold](../how-to/probabilities.md#answer-only-what-is-probable-enough).
 
 Several commands have `--device` (auto, gpu, cpu); `--encoding` of text files, such as cp1252; `--header` (auto, yes,
 no), whether the first line names the columns; `--seed`."""
@@ -153,7 +155,10 @@ def helps() -> str:
     os.environ["COLUMNS"], sys.argv[0] = HELP_WIDTH, "crepe"
     os.environ.pop("UV", None)
     for name in ("", *cli.COMMANDS):
-        text = (cli.parser_of(name) if name else cli.parser()).format_help()
+        parser = cli.parser_of(name) if name else cli.parser()
+        for action in parser._actions:
+            action.help = LIMITS.sub("", action.help or "")
+        text = parser.format_help()
         if name in ("train", "prepare"):
             text = re.sub(r"(?ms)^(?:positional arguments|options):\n.*?(?=^examples:)", "", text)
         text = EMPTY.sub("", ELSEWHERE.sub("", text) + "\n").rstrip() if name else text.rstrip()
