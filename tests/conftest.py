@@ -29,6 +29,7 @@ from crepe_dist.native import library
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.reports import data_page
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.settings.config import parse
 from tests.helpers.turns import turn
@@ -111,6 +112,14 @@ def heeded():
     for number in SIGNALS:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)  # processes that it starts get the default instead
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_page_of_data() -> Iterator[None]:
+    """Prepare without a page in this process: to draw it takes ten times as long as the rest of a small data set."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_page, "optional_page", lambda: None)
+        yield
 
 
 @pytest.fixture(params=KERNELS)

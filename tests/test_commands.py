@@ -18,7 +18,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.runs.checkpoint import find
-from tests.conftest import FEATURE_LEN, QUICK, command, run, write_csv
+from tests.conftest import FEATURE_LEN, QUICK, command, run, train, write_csv
 from tests.helpers.engines import initial
 
 
@@ -29,12 +29,8 @@ def place(data, tmp_path_factory):
     (folder / "data").mkdir()
     (folder / "data" / "three").symlink_to(data)
     (folder / "few.csv").write_text("text\nhello\n")
-    more = (
-        "--epochs=8",
-        "--optimizer=adam",
-        "--learning-rate=0.003",
-    )
-    run(command("train", "--data", "data/three", *QUICK, *more), folder)
+    more = ("--epochs=8", "--optimizer=adam", "--learning-rate=0.003")
+    train("--data", "data/three", *QUICK, *more, cwd=folder)
     return folder
 
 
@@ -67,32 +63,36 @@ def test_prepare_reads_a_pipe(tmp_path):
 
 class TestPredict:
     def test_lines_in_lines_out(self, place):
-        lines = "aaa zig\n\nbbb qua\n"
-        printed = run(command("predict"), place, stdin=lines, code=1).splitlines()
+        lines = b"aaa zig\n\nbbb qua\ncaf\xe9\n"
+        done = subprocess.run(command("predict"), cwd=place, input=lines, stdout=-1, stderr=-1, check=False)
+        printed = done.stdout.decode().splitlines()
         assert printed[1] == "not classified: line 2: empty text"
-        assert all("%" in line and "first" in line for line in (printed[0], printed[2]))
-        assert printed[3] == "error: 1 of 3 rows could not be classified"
+        assert len(printed) == 4
+        assert all("%" in line and "first" in line for line in (printed[0], *printed[2:]))
+        assert b"error: 1 of 4 rows could not be classified" in done.stderr
 
-    def test_lines_of_another_encoding_name_its_flag(self, place):
+    def test_lines_of_another_encoding_name_its_flag(self, place, printed_by, complaint):
         (place / "old.csv").write_bytes("id,Review\n1,é\n2,zig\n".encode("cp1252"))
         flags = ("predict", "--file", "old.csv", "--text-column", "Review")
-        assert "--encoding cp1252" in run(command(*flags), place, code=1)
-        run(command(*flags, "--encoding", "cp1252"), place)
+        assert "--encoding cp1252" in complaint(*flags, cwd=place)
+        printed_by(*flags, "--encoding", "cp1252")
 
     @pytest.mark.parametrize(("name", "kind"), [("a.json", "jsonl"), ("a.xlsx", None), ("a.csv.gz", None)])
-    def test_the_name_of_the_answers_gives_a_format_or_an_error(self, place, name, kind):
-        printed = run(command("predict", "--text", "aaa zig", "--out", name), place, code=0 if kind else 1)
+    def test_the_name_of_the_answers_gives_a_format_or_an_error(self, place, name, kind, printed_by, complaint):
         if kind:
+            printed_by("predict", "--text", "aaa zig", "--out", name, cwd=place)
             assert json.loads((place / name).read_text())["line"] == 1
         else:
-            assert f"--out is {name}" in printed
+            assert f"--out is {name}" in complaint("predict", "--text", "aaa zig", "--out", name, cwd=place)
             assert not (place / name).exists()
 
-    def test_a_spreadsheet_keeps_its_columns(self, place):
+    def test_a_spreadsheet_keeps_its_columns(self, place, printed_by, monkeypatch):
+        monkeypatch.chdir(place)
         (place / "in.csv").write_text('id,Title,Review\n7,"a, zig","aa zig\nbb zig"\n8,,\n9,,vex and vex\n')
         flags = ("--file", "in.csv", "--text-column", "Review", "--format", "csv", "--out", "out.csv")
-        printed = run(command("predict", *flags), place, code=1)
-        assert "1 of 3 rows could not be classified\n  why: empty text (1)" in printed
+        with pytest.raises(UserError, match="1 of 3 rows could not be classified") as caught:
+            printed_by("predict", *flags)
+        assert caught.value.why == "empty text (1)"
         with (place / "out.csv").open(newline="") as stream:
             answers = list(csv.DictReader(stream))
         assert [answer["id"] for answer in answers] == ["7", "8", "9"]
@@ -101,14 +101,14 @@ class TestPredict:
         assert [answer["problem"] for answer in answers] == ["", "line 4: empty text", ""]
         assert 0.34 < float(answers[0]["predicted_probability"]) <= 1
 
-    def test_says_what_it_did_not_read(self, place):
+    def test_says_what_it_did_not_read(self, place, printed_by, capfd):
         (place / "long.csv").write_text(f"text\na zig\nSubject: zig{' vex' * 99}\n")
         flags = ("--file", "long.csv", "--format", "csv", "--out", "long_classified.csv")
-        printed = run(command("predict", *flags), place)
+        printed_by("predict", *flags, cwd=place)
         assert (
             "1 of 2 texts is longer than 123 characters, of which the network reads the first 61 and the last 61 "
             "characters; --windows reads all of them\n"
-        ) in printed
+        ) in capfd.readouterr().err
         with (place / "long_classified.csv").open(newline="") as stream:
             assert [row["characters_cut"] for row in csv.DictReader(stream)] == ["0", str(8 + 4 + 4 * 99 - 122)]
 
@@ -124,18 +124,14 @@ class TestPredict:
         os.close(end)
         assert printed.splitlines()[1].startswith("a zig\\x1b[2J\\x07 \\u202e,")
 
-    def test_csv_keeps_the_delimiter_of_a_csv_file(self, place):
+    def test_csv_keeps_the_delimiter_of_a_csv_file(self, place, printed_by):
         (place / "semicolons.csv").write_text("id;text;note\n7;a zig;x,y\n8;b vex;\n")
-        run(command("predict", "--file", "semicolons.csv", "--out", "out.csv"), place)
+        printed_by("predict", "--file", "semicolons.csv", "--out", "out.csv", cwd=place)
         with (place / "out.csv").open(newline="") as stream:
             answers = list(csv.DictReader(stream, delimiter=";"))
-        assert [(answer["id"], answer["note"], answer["problem"]) for answer in answers] == [
-            ("7", "x,y", ""),
-            ("8", "", ""),
-        ]
+        assert [(each["id"], each["note"], each["problem"]) for each in answers] == [("7", "x,y", ""), ("8", "", "")]
         (place / "tabs.tsv").write_text("id\ttext\n7\ta zig\n")
-        printed = run(command("predict", "--file", "tabs.tsv", "--format", "csv"), place)
-        assert printed.startswith("id,text,predicted_class,")
+        assert printed_by("predict", "--file", "tabs.tsv", "--format", "csv").startswith("id,text,predicted_class,")
 
     def test_output_is_whole_or_not_there(self, place, complaint):
         (place / "deep.csv").write_text("text\nzig\n")
@@ -145,12 +141,6 @@ class TestPredict:
         (place / "bad.json").write_text("[1]\n")
         assert "one JSON array" in complaint("predict", "--file", "bad.json", "--out", "new.jsonl", cwd=place)
         assert not [path.name for path in place.iterdir() if "new.jsonl" in path.name]
-
-    def test_bytes_that_are_no_text_do_not_end_the_stream(self, place):
-        done = subprocess.run(
-            command("predict"), cwd=place, input=b"caf\xe9\nnext\n", stdout=subprocess.PIPE, check=True
-        )
-        assert len(done.stdout.splitlines()) == 2
 
     def test_a_reader_that_leaves_is_no_error(self, place):
         line = f"yes text | head -2000 | {shlex.join(command('predict'))} | head -1; echo ${{PIPESTATUS[2]}}"
@@ -190,7 +180,7 @@ def runs(place, tmp_path, monkeypatch):
 
 
 class TestUse:
-    def test_several_runs_need_a_choice(self, runs, complaint):
+    def test_several_runs_need_a_choice(self, runs, complaint, printed_by):
         for name in ("predict", "serve", "evaluate", "export"):
             said = complaint(name, *["--out=out"] * (name == "export"), cwd=runs.parent)
             assert said.startswith("error: runs/ has 3 runs, and no model was named\n")
@@ -198,44 +188,43 @@ class TestUse:
             assert said.endswith("use runs/c\n")
         with pytest.raises(UserError, match="3 runs"):
             crepe_dist.load()
-        printed = run(command("use", "runs/a"), runs.parent)
-        assert "now use runs/a/checkpoints/" in printed
+        assert "now use runs/a/checkpoints/" in printed_by("use", "runs/a")
         assert crepe_dist.load().path.parent.parent.name == "a"
         assert find("b").parent.parent.name == "b"
-        assert "%" in run(command("predict", "b", "--text", "zig"), runs.parent)
-        run(command("use", "b"), runs.parent)
+        assert "%" in printed_by("predict", "b", "--text", "zig")
+        printed_by("use", "b")
         assert crepe_dist.load().path.parent.parent.name == "b"
         (model := crepe_dist.load()).save("model")
-        run(command("use", "model"), runs.parent)
+        printed_by("use", "model")
         assert crepe_dist.load().predict(["zig"]) == model.predict(["zig"])
 
-    def test_what_is_in_use_is_listed(self, runs):
+    def test_what_is_in_use_is_listed(self, runs, printed_by):
         (runs / "a" / "result.json").unlink()
-        stars = lambda: [line.split()[:3] for line in run(command("runs"), runs.parent).splitlines()]  # noqa: E731
+        stars = lambda: [line.split()[:3] for line in printed_by("runs").splitlines()]  # noqa: E731
         listed = stars()
         assert listed[0] == ["run", "data", "test"]
         assert [line[0] for line in listed[1:3]] == ["runs/c", "runs/b"]
         assert ["runs/a", "three", "–"] in listed
-        run(command("use", "runs/b"), runs.parent)
+        printed_by("use", "runs/b")
         assert [line[1] for line in stars() if line[0] == "*"] == ["runs/b", "is"]
         (runs / "in_use.json").unlink()
         shutil.rmtree(runs / "b")
         assert [line[1] for line in stars() if line[0] == "*"] == ["runs/c", "is"]
 
     @pytest.mark.parametrize("content", ['{"model": "runs/gone"}', '{"model": 3}', "[]", "{"])
-    def test_a_choice_that_cannot_be_used(self, runs, content):
+    def test_a_choice_that_cannot_be_used(self, runs, content, printed_by):
         (runs / "in_use.json").write_text(content)
         with pytest.raises(UserError, match=r"in_use\.json") as caught:
             find(None)
         assert "use RUN" in caught.value.remedy
-        assert "runs/a" in run(command("runs"), runs.parent)  # as the remedy says
+        assert "runs/a" in printed_by("runs")  # as the remedy says
 
     def test_only_a_model_can_be_chosen(self, runs, complaint):
         assert "nowhere does not exist" in complaint("use", "nowhere", cwd=runs.parent)
         assert not (runs / "in_use.json").exists()
 
-    def test_without_any_run(self, tmp_path):
-        assert "there is no run in runs/" in run(command("runs"), tmp_path)
+    def test_without_any_run(self, tmp_path, printed_by):
+        assert "there is no run in runs/" in printed_by("runs", cwd=tmp_path)
 
 
 class TestEvaluate:
@@ -247,9 +236,9 @@ class TestEvaluate:
         assert f"{flag}: " in complaint("evaluate", labelled, flag, tmp_path / "link", cwd=place)
         assert labelled.read_text() == "label,text\nfirst,zig\n"
 
-    def test_numbers_agree_with_training_and_with_each_other(self, place):
+    def test_numbers_agree_with_training_and_with_each_other(self, place, printed_by):
         more = ("--json", "scores.json", "--html", "scores.html", "--mistakes", "mistakes.csv")
-        printed = run(command("evaluate", *more), place)  # on the data of the run
+        printed = printed_by("evaluate", *more, cwd=place)  # on the data of the run
         scores = json.loads((place / "scores.json").read_text())
         (run_dir,) = (place / "runs").iterdir()
         result = json.loads((run_dir / "result.json").read_text())
@@ -276,18 +265,12 @@ class TestEvaluate:
             assert f"did you mean runs/{name}?" in complaint(*given, cwd=place)
         assert "data/three is a data set, not a model" in complaint("predict", "data/three", cwd=place)
 
-    def test_any_number_of_processes_gives_the_same_numbers(self, place):
-        for processes, name in ((1, "one.json"), (3, "three.json")):
-            more = (
-                "--data",
-                "data/three",
-                "--batch-size",
-                10,
-                *(f"--typos={rate}" for rate in (0, 0.05, 0.3)),
-                "--json",
-                name,
-            )
-            printed = run(command("evaluate", *more, processes=processes), place)
+    def test_any_number_of_processes_gives_the_same_numbers(self, place, printed_by):
+        flags = ("--data=data/three", "--batch-size=10", *(f"--typos={rate}" for rate in (0, 0.05, 0.3)))
+        for printed in (
+            printed_by("evaluate", *flags, "--json=one.json", cwd=place),
+            run(command("evaluate", *flags, "--json=three.json", processes=3), place),
+        ):
             assert printed.count("with a typing error in ") == 3
         one, three = (json.loads((place / name).read_text()) for name in ("one.json", "three.json"))
         none, few, many = one["typos"]
@@ -300,12 +283,11 @@ class TestEvaluate:
             assert mine.pop("loss") == pytest.approx(theirs.pop("loss"), abs=1e-6)
         assert one == three
 
-    def test_foreign_parameters_take_what_they_need_from_flags(self, place, tmp_path, complaint):
+    def test_foreign_parameters_take_what_they_need_from_flags(self, place, tmp_path, printed_by, complaint):
         foreign = tmp_path / "foreign.params"
         parameters.save(initial(PaperShape(69, FEATURE_LEN, 3, 16, 32)).values, foreign)
         told = ("--mode", "paper", "--feature-len", 123, "--classes", "first,second,third")
-        printed = run(command("evaluate", foreign, "--data", place / "data" / "three", *told), tmp_path)
-        assert "accuracy" in printed
+        assert "accuracy" in printed_by("evaluate", foreign, "--data", place / "data" / "three", *told)
         for flags, message in (
             ((), "does not say how it was trained"),
             (("--mode", "paper", "--classes", "a,b"), "do not fit documents of 1014"),

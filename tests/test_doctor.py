@@ -66,6 +66,7 @@ def test_what_is_tried(monkeypatch, gpus, wanted):
 
 def test_training_that_hangs(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "SECONDS", 0.2)
+    (tmp_path / "data").mkdir()  # as if it were prepared
     assert "hangs" in doctor.trial(1, "cpu", tmp_path).shows
 
 

@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 
 import crepe_dist
+from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import UserError
-from tests.conftest import launch_prefix
+from tests.conftest import launch_prefix, run
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -132,21 +133,17 @@ def test_too_few_rows_are_explained_in_arguments():
     assert error.value.remedy == "prepare the data with test=FILE or test=0.34"
 
 
-def test_two_processes_train_on_a_prepared_folder():
+def test_two_processes_train_on_a_prepared_folder(monkeypatch):
     crepe_dist.prepare(table(), "data", label="topic", text="message")
-    (Path("train.py")).write_text(
-        "import sys, crepe_dist\n"
-        "model = crepe_dist.fit(sys.argv[1], epochs=1, model='ngrams', buckets=4096)\n"
+    script = (
+        "import crepe_dist\n"
+        "model = crepe_dist.fit('data', epochs=1, model='ngrams', buckets=4096)\n"
         "print('label', model.predict(['the invoice'])[0].label)\n"
     )
-    said = [
-        subprocess.run(
-            [*launch_prefix(2), sys.executable, "train.py", data], capture_output=True, text=True, check=False
-        )
-        for data in ("data", "messages.csv")
-    ]
-    assert (said[0].stdout + said[0].stderr).count("label bill") == 2
-    assert "2 processes cannot prepare the same data" in said[1].stderr
+    assert run([*launch_prefix(2), sys.executable, "-c", script], Path.cwd()).count("label bill") == 2
+    monkeypatch.setattr("crepe_dist.fitting.detect", lambda: Launch("horovodrun", 0, 2))
+    with pytest.raises(UserError, match="2 processes cannot prepare the same data"):
+        crepe_dist.fit(table())
 
 
 @pytest.mark.slow

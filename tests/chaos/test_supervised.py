@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -95,21 +94,6 @@ def test_preempted_by_others_it_starts_again_and_that_costs_no_restart(supervise
     assert "restarting from the newest saved state; 0 restarts left" in ends_as_unbroken(process, trial)
     (resume,) = records(trial.run_dir, "resume")
     assert resume["step"] == 13, "a step was lost"  # the signal comes in step 12, after its wish
-
-
-def test_asked_to_stop_it_passes_that_on(supervised, trial):
-    """The fault only marks the moment: SIGTERM goes to the supervisor."""
-    began = time.monotonic()
-    process = supervised(2, plan=trial.fault("mark", 13))
-    wait_for_strike(process, trial)
-    process.terminate()
-    requested = time.monotonic()
-    code, printed = harness.finish(process)
-    assert code == ExitCode.STOPPED, printed
-    assert time.monotonic() - requested < max(10, requested - began)
-    assert "saved after step" in printed
-    assert harness.saved_step(trial.run_dir) == harness.steps(trial.run_dir)[-1][0]
-    trial.resume()
 
 
 def test_killed_itself_it_leaves_no_orphan_and_nothing_is_lost(supervised, trial):

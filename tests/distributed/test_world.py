@@ -25,6 +25,10 @@ def script(processes: int, body: str) -> list[str]:
     return [*launch_prefix(processes), sys.executable, "-c", body]
 
 
+def supervised(processes: int, body: str) -> list[str]:
+    return [sys.executable, "-c", SUPERVISE, "-np", str(processes), "--max-restarts", "0", "-c", body]
+
+
 def shell(processes: int, line: str) -> list[str]:
     return [*launch_prefix(processes), "sh", "-c", line]
 
@@ -68,7 +72,7 @@ with join() as world:
 """
     prefix = {
         "horovodrun": launch_prefix(3),
-        "supervise": [sys.executable, "-c", SUPERVISE, "-np", "3", "--max-restarts", "0"],
+        "supervise": supervised(3, body)[:-2],
         "mpiexec": ["mpiexec", "-n", "3", sys.executable],
     }[launcher]
     printed = run([*prefix, *[sys.executable] * (launcher == "horovodrun"), "-c", body], tmp_path)

@@ -28,7 +28,7 @@ from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training.saving import restore, snapshot
 from tests.chaos.harness import slow
 from tests.conftest import needs_kernels, run
-from tests.distributed.test_world import script
+from tests.distributed.test_world import script, supervised
 from tests.helpers.engines import TrainingStep, best, floating, initial, whole_gradients
 from tests.helpers.optimizers import Reference
 
@@ -279,7 +279,8 @@ NO_MEMORY = "host_memory._create = lambda size: None"
 )
 def test_processes_and_hosts_do_not_matter(tmp_path, shape, hosts, by):
     layout = f"world.hosts = {hosts}" if hosts else NO_MEMORY
-    printed = run(script(sum(map(len, hosts)) or 3, RANKS.format(layout=layout, shape=shape)), tmp_path)
+    start = script if "Horovod" in by else supervised
+    printed = run(start(sum(map(len, hosts)) or 3, RANKS.format(layout=layout, shape=shape)), tmp_path)
     one = Training(globals()[shape]).steps(0, 12)
     for line in (f"summed by {by}", f"parameters {one.digest()}", f"loss {large_loss(one)}"):
         assert f"{line}\n" in printed

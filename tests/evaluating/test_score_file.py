@@ -154,7 +154,7 @@ def test_every_kind_of_labels(tmp_path, kind):
     assert (rows.unknown, rows.unusable, scores.accuracy) == ({}, {}, result["test_accuracy"])
 
 
-def test_rows_that_are_not_scored_are_counted(place, tmp_path, capsys):
+def test_rows_that_are_not_scored_are_counted(place, tmp_path, printed_by):
     """Rows of unknown labels and unusable ones are told apart from mistakes, and from rows that were trained on."""
     data = open_dataset(place / "data")
     old = list(csv.reader((place / "old.csv").open(encoding="utf-8", newline="")))
@@ -165,7 +165,7 @@ def test_rows_that_are_not_scored_are_counted(place, tmp_path, capsys):
     unusable = [("1", "", "x", "y"), ("1", "login", "", " ")]
     write(tmp_path / "mixed.csv", [*new, *trained, *strange, ("1", "Spam", "x", "win"), *unusable])
     files = ("--html", tmp_path / "page.html", "--mistakes", tmp_path / "mistakes.csv", "--typos=0.1")
-    run(command("evaluate", "run", tmp_path / "mixed.csv", "--json", tmp_path / "one.json", *files), place)
+    printed_by("evaluate", "run", tmp_path / "mixed.csv", "--json", tmp_path / "one.json", *files, cwd=place)
     scores = json.loads((tmp_path / "one.json").read_text())
     assert scores["documents"] == 30
     assert scores["left_out"] == {
@@ -240,10 +240,10 @@ def test_the_columns_are_those_of_the_run_and_are_detected_only_where_it_had_non
         assert (found.unknown, len(found.dataset.splits["test"])) == ({}, 60)
 
 
-def test_messages_can_be_followed(place, tmp_path, complaint):
+def test_messages_can_be_followed(place, tmp_path, complaint, printed_by):
     write(tmp_path / "march.csv", tickets(40, 11))
     shutil.copytree(place / "run", tmp_path / "runs" / "one")
-    assert "on march.csv, 40 documents" in run(command("evaluate", "march.csv"), tmp_path)  # of the newest run
+    assert "on march.csv, 40 documents" in printed_by("evaluate", "march.csv", cwd=tmp_path)  # of the newest run
     said = complaint("evaluate", "march.csv", "runs/one", cwd=tmp_path)
     assert "march.csv is a file of texts, not a model" in said
     # A data set that was prepared otherwise.
@@ -251,7 +251,7 @@ def test_messages_can_be_followed(place, tmp_path, complaint):
     said = complaint("evaluate", "runs/one", "--data", "data", cwd=tmp_path)
     assert "different: encoding" in said
     words = shlex.split(said.rpartition("read as those were: ")[2].partition(" evaluate ")[2])
-    assert "accuracy" in run(command("evaluate", *words), tmp_path)
+    assert "accuracy" in printed_by("evaluate", *words)
     said = complaint("evaluate", "runs/one", "march.csv", "--split", "validation", cwd=tmp_path)
     assert "march.csv has no validation split" in said
     write(tmp_path / "strange.csv", [("1", f"L{row % 3}", "x", f"text {row}") for row in range(60)])

@@ -14,7 +14,7 @@ import pytest
 from crepe_dist.errors import ExitCode
 from crepe_dist.exchange import between_hosts, host_memory
 from tests.conftest import needs_kernels, run
-from tests.distributed.test_world import script
+from tests.distributed.test_world import script, supervised
 
 # Four sums of whole numbers that each rank makes up.
 BODY = """
@@ -66,7 +66,7 @@ def leftovers() -> set[Path]:
 
 @needs_kernels  # they add the gradients
 def test_sums_are_right_and_the_same_bits_everywhere(tmp_path):
-    printed = run(script(3, BODY.format(before="")), tmp_path)
+    printed = run(supervised(3, BODY.format(before="")), tmp_path)
     assert printed.count("all well") == printed.count("summed by shared memory\n") == 3
     assert not leftovers()
 

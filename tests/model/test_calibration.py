@@ -5,20 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 
 import crepe_dist
-from crepe_dist.data.dataset import open_dataset
-from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.exporter import export
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts, softmax
-from crepe_dist.runs import checkpoint
-from crepe_dist.training.evaluation import evaluate, evaluate_splits
-from tests.conftest import NGRAMS, QUICK, train
 from tests.exporting.test_export import ENCODINGS, classifier, make, texts
 
 
@@ -70,16 +64,6 @@ def test_the_threshold_is_reached_by_95_percent():
     assert (largest >= found.min_probability + 0.01).mean() < 0.95
 
 
-@pytest.fixture(scope="module")
-def trained(data_with_validation, tmp_path_factory):
-    """Folder with runs of the same settings, in one process and in two."""
-    folder = tmp_path_factory.mktemp("calibrated")
-    flags = ["--data", data_with_validation, *QUICK, *NGRAMS, "--optimizer=adam", "--refit=false"]
-    for processes in (1, 2):
-        train(*flags, "--run-dir", folder / str(processes), processes=processes)
-    return folder
-
-
 def test_a_precision_is_kept_on_other_texts():
     calibration, (logits, labels) = counted(scored(1.0, 10_000, seed=4)).fitted(), scored(1.0, 10_000, seed=5)
     largest, is_right = softmax(logits).max(axis=1), logits.argmax(axis=1) == labels
@@ -95,29 +79,7 @@ def test_a_precision_is_kept_on_other_texts():
         few.thresholds_for(0.9)
 
 
-def test_ranks_agree_on_the_calibration(trained):
-    one, two = (checkpoint.describe(checkpoint.find(str(trained / name))) or {} for name in ("1", "2"))
-    assert one["calibration"] == two["calibration"]
-    assert one["calibration"]["temperature"] != 1
-
-
-def test_evaluate_has_the_figures_of_training(trained, data_with_validation):
-    predictor = crepe_dist.load(trained / "1")
-    with join() as world:
-        test = open_dataset(data_with_validation).splits["test"]
-        scores = evaluate(predictor.engine, test, 64, world, predictor.calibration)
-    # Without our kernels, MXNet's operators train, and NumPy evaluates.
-    assert scores.calibration_error == pytest.approx(predictor.about["metrics"]["test_calibration_error"], abs=1e-5)
-    assert scores.accuracy == predictor.about["test_accuracy"]
-
-
-def test_without_a_validation_split(trained, data, data_with_validation, tmp_path):
-    predictor = crepe_dist.load(trained / "1")
-    with join() as world:
-        for folder, expected in ((data, 1), (data_with_validation, predictor.calibration.temperature)):
-            found: Any = evaluate_splits(predictor.engine, open_dataset(folder), world)
-            assert "train" not in found
-            assert found["test"].calibration.temperature == expected
+def test_a_model_without_a_threshold(tmp_path):
     path = make(tmp_path, "ngrams", ENCODINGS["paper"], calibration=UNCALIBRATED.to_dict())
     with pytest.raises(UserError, match="no threshold of its own"):
         crepe_dist.load(path, min_probability="auto")

@@ -106,7 +106,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-@settings(max_examples=1500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 1000), removed=st.integers(0, 50), added=st.sampled_from(WILD) | st.binary(max_size=20))
 def test_a_damaged_file_is_refused_or_read_as_its_size_allows(place, removed, added, real, path):
     place %= len(real)

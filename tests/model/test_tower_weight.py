@@ -71,6 +71,8 @@ def test_ranks_agree_on_the_weight_and_the_checkpoint(runs):
     one, two = (open_run(runs / name) for name in ("1", "2"))
     assert one.metrics["tower_weight"] == two.metrics["tower_weight"]
     assert one.description["sha256"] == two.description["sha256"]
+    assert one.description["calibration"] == two.description["calibration"]
+    assert one.description["calibration"]["temperature"] != 1
 
 
 def test_the_scores_of_the_run_are_those_of_its_checkpoint(runs, data_with_validation):
@@ -78,8 +80,10 @@ def test_the_scores_of_the_run_are_those_of_its_checkpoint(runs, data_with_valid
     about = checkpoint.describe(path) or {}
     assert about["metrics"]["tower_weight"] in set(WEIGHTS) - {1}
     with join() as world:
-        engine = crepe_dist.load(path).engine
+        model = crepe_dist.load(path)
         for name in ("validation", "test"):
-            scores = evaluate(engine, open_dataset(data_with_validation).splits[name], 64, world)
+            split = open_dataset(data_with_validation).splits[name]
+            scores = evaluate(model.engine, split, 64, world, model.calibration)
             assert scores.accuracy == about["metrics"][f"{name}_accuracy"]
             assert scores.loss == pytest.approx(about["metrics"][f"{name}_loss"])
+    assert scores.calibration_error == pytest.approx(about["metrics"]["test_calibration_error"], abs=1e-5)

@@ -140,8 +140,8 @@ class TestTables:
         assert got.bad == []
 
     def test_many_broken_lines_take_linear_time(self, tmp_path):
-        got = read(tmp_path, "a.csv", "x,a\n" * 10 + 'a,"b"c\n' * 100_000)
-        assert (len(got.rows), len(got.bad)) == (10, 100_000)
+        got = read(tmp_path, "a.csv", "x,a\n" * 10 + 'a,"b"c\n' * 30_000)
+        assert (len(got.rows), len(got.bad)) == (10, 30_000)
 
     @pytest.mark.parametrize(
         "content",

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import crepe_dist
 from crepe_dist.data import arrays
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.characters import MAX_CHARACTERS
@@ -29,7 +30,7 @@ from crepe_dist.preparing.sources import Reading, find_sources
 from crepe_dist.reports import data_page
 from tests.chaos.harness import wait_for
 from tests.chaos.test_supervised import descendants
-from tests.conftest import command, run, write_csv
+from tests.conftest import command, write_csv
 
 ENCODING = Encoding(feature_len=40)
 
@@ -311,7 +312,7 @@ def test_signals(tmp_path, sent, left):
     wait_for(lambda: not any(Path("/proc", str(worker)).exists() for worker in workers))
     fifo.unlink()
     write_csv(fifo, 100, 0)
-    run(command("prepare", "a.csv", "--out", "out"), tmp_path)
+    crepe_dist.prepare(fifo, tmp_path / "out")
     assert not list(tmp_path.glob(".out.*"))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from tests.conftest import QUICK, command, run, write_csv
+from tests.conftest import QUICK, run, train, write_csv
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TOLERANCE = 1e-5  # float32 sums in another order; no difference was seen in the six printed decimals
@@ -63,7 +63,7 @@ def test_finetune(data, tmp_path):
     """
     learning = ("--optimizer=adam", "--learning-rate=0.001", "--batch-size=25")
     widths = ("--model=paper", "--epochs=25")
-    run(command("train", "--data", data, "--run-dir", "base", *QUICK, *learning, *widths), tmp_path)
+    train("--data", data, "--run-dir", tmp_path / "base", *QUICK, *learning, *widths)
     write_csv(tmp_path / "two.csv", 150, seed=7, classes=2)
     printed = example("finetune.py", "base", "two.csv", "--epochs=2", cwd=tmp_path)
     assert "the rest new, because its classes differ" in printed

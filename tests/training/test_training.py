@@ -23,12 +23,13 @@ from crepe_dist.settings.config import Config, parse
 from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training.engine_setup import chosen_shape, initial_parameters
 from crepe_dist.training.run import learning_rates, rate_at
+from tests import conftest
 from tests.chaos import harness
-from tests.conftest import PAPER, QUICK, command, losses, records, run
+from tests.conftest import NGRAMS, PAPER, QUICK, losses, records
 
 
 def train(data, run_dir, *more):
-    return run(command("train", "--data", data, "--run-dir", run_dir, *QUICK, *more), data.parent)
+    return conftest.train("--data", data, "--run-dir", run_dir, *QUICK, *more, cwd=data.parent)
 
 
 @pytest.fixture(scope="module")
@@ -49,20 +50,9 @@ class TestRunFolder:
             assert about["encoding"]["mode"] == "paper"
             assert about["encoding"]["feature_len"] == 123
             assert len(about["encoding"]["alphabet"]) == 69
-            assert about["network"] == {
-                "kind": "crepe",
-                "longest": 6,
-                "buckets": 4096,
-                "letters": 36,
-                "words": 1024,
-                "reach": 5,
-                "rows": 1024,
-                "width": 16,
-                "blocks": 1,
-                "stride": 2,
-                "dropout": 0.0,
-                "precision": "auto",
-            }
+            sizes = {"longest": 6, "buckets": 4096, "letters": 36, "words": 1024, "reach": 5, "rows": 1024, "width": 16}
+            more = {"kind": "crepe", "blocks": 1, "stride": 2, "dropout": 0.0, "precision": "auto"}
+            assert about["network"] == sizes | more
             assert about["metrics"]["test_loss"] == record["test_loss"]
 
     def test_every_step_is_recorded_once(self, finished):
@@ -155,7 +145,7 @@ class TestRunFolder:
 class TestOptions:
     def test_a_validation_part_chooses_the_epoch_and_stops_the_run(self, data_with_validation, tmp_path):
         # With a learning rate this small nothing improves after the first epoch, and the later ones are as good.
-        flags = (*PAPER, "--epochs=9", "--patience=2", "--learning-rate=1e-15")
+        flags = (*NGRAMS, "--refit=false", "--epochs=9", "--patience=2", "--learning-rate=1e-15")
         printed = train(data_with_validation, tmp_path / "run", *flags)
         assert "training  up to 9 epochs" in printed
         assert "epoch 3 of 9: validation " in printed
