@@ -42,13 +42,12 @@ def without_secrets(text: str) -> str:
     return re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
 
 
-def copy(url: str, folder: Path, doing: str = "copying", show: Show = ignored) -> Path:
+def copy(url: str, folder: Path, show: Show = ignored) -> Path:
     """Copy a file, or a folder with all that is in it, below ``folder``.
 
     fsspec finds the credentials, as its documentation says: in the environment, and in its and the service's own files.
 
     Args:
-        doing: description of the progress.
         show: function that is called with the progress, in bytes.
 
     Returns:
@@ -60,7 +59,7 @@ def copy(url: str, folder: Path, doing: str = "copying", show: Show = ignored) -
     shown = without_secrets(url)
     extras.require("remote", shown)
     if urlsplit(url).scheme in ("http", "https"):
-        return _from_web(url, folder, doing, show)
+        return _from_web(url, folder, show)
     import fsspec
 
     with _explained(url):
@@ -78,11 +77,11 @@ def copy(url: str, folder: Path, doing: str = "copying", show: Show = ignored) -
         before = done
         for received in _write(_chunks(url, system, name), target / names[name], size, shown):
             done = before + received
-            show(doing, done, total)
+            show("copying", done, total)
     return target
 
 
-def _from_web(url: str, folder: Path, doing: str, show: Show) -> Path:
+def _from_web(url: str, folder: Path, show: Show) -> Path:
     shown = without_secrets(url)
     # The name of a web page may come with a query. Pages that link to others are no folders.
     target = _target(url, folder, [PurePosixPath(urlsplit(url).path)])
@@ -96,7 +95,7 @@ def _from_web(url: str, folder: Path, doing: str, show: Show) -> Path:
     pieces = iter(partial(response.raw.read1, CHUNK, decode_content=False), b"")
     _check_room(shown, size or 0, folder)
     for received in _write(_reading(url, pieces), target, size, shown):
-        show(doing, received, size or 0)
+        show("copying", received, size or 0)
     return target
 
 

@@ -38,7 +38,7 @@ def loss(history: History, reported: int | None = None) -> str:
     with drawing.style():
         figure, axes = _axes("loss", history)
         steps = [point.step for point in history.points]
-        means = [point.means["loss"] for point in history.points]
+        means = [point.mean for point in history.points]
         if history.width > 1:
             lows, highs = [point.low for point in history.points], [point.high for point in history.points]
             axes.fill_between(steps, lows, highs, color=drawing.SKY, alpha=0.25, linewidth=0)

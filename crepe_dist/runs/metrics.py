@@ -22,7 +22,6 @@ SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wai
 EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_average_precision", "_calibration_error", "seconds")
 MOST_POINTS = 150
 MOST_EVENTS = 200
-MEASURED = ("loss", "learning_rate", "documents_per_second", "wait_fraction")
 Record = dict[str, Any]
 
 
@@ -165,18 +164,17 @@ def read(path: Path) -> Iterator[Record]:
 
 @dataclass
 class Point:
-    """Consecutive steps: the last one, the smallest and the largest loss, the means of ``MEASURED``, their number."""
+    """Consecutive steps: the last one, the smallest, the largest and the mean loss, and their number."""
 
     step: int
     low: float
     high: float
-    means: dict[str, float]
+    mean: float
     count: int = 1
 
     def join(self, after: Point) -> None:
         total = self.count + after.count
-        for name, mean in self.means.items():
-            self.means[name] = mean + (after.means[name] - mean) * after.count / total
+        self.mean += (after.mean - self.mean) * after.count / total
         self.step, self.count = after.step, total
         self.low, self.high = min(self.low, after.low), max(self.high, after.high)
 
@@ -215,7 +213,7 @@ class History:
         """Add a record."""
         event, step = record["event"], record["step"]
         if event == "step":
-            self._add(Point(step, record["loss"], record["loss"], {name: record[name] for name in MEASURED}))
+            self._add(Point(step, record["loss"], record["loss"], record["loss"]))
         elif event == "epoch":
             self.epochs.append(record)
         elif event == "resume":
