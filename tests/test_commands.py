@@ -34,13 +34,13 @@ def place(data, tmp_path_factory):
     return folder
 
 
-def test_prepare(tmp_path, complaint):
+def test_prepare(tmp_path, complaint, printed_by):
     write_csv(tmp_path / "mine.csv", 100, 0)
-    printed = run(command("prepare", "mine.csv", "--out", "out", "--feature-len", "123", "--mode", "full"), tmp_path)
+    printed = printed_by("prepare", "mine.csv", "--out", "out", "--feature-len", 123, "--mode", "full", cwd=tmp_path)
     assert "100 documents in 3 classes" in printed
     assert "out/report.html" in printed
     assert open_dataset(tmp_path / "out").encoding.mode == "full"
-    assert "is unchanged since it was prepared" in run(command("prepare", "--verify", "out"), tmp_path)
+    assert "is unchanged since it was prepared" in printed_by("prepare", "--verify", "out")
     (tmp_path / "train.csv").write_text("1,a\n")
     (tmp_path / "test.csv").write_text("1,a\n")
     for flags, message in (

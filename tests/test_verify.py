@@ -23,8 +23,8 @@ def trained(data, tmp_path_factory):
 
 
 @needs_kernels
-def test_the_same_bits_and_others(trained, tmp_path):
-    said = run(command("verify", trained), tmp_path, seconds=SECONDS)
+def test_the_same_bits_and_others(trained, tmp_path, printed_by):
+    said = printed_by("verify", trained)
     assert "again, on 1 process" in said
     assert said.count("the same bits") == 1
     altered = tmp_path / "altered"

@@ -170,8 +170,9 @@ def test_a_graph_encodes_every_character_and_text_alike(name):
     opset = [onnx.helper.make_opsetid("", onnx_file.OPSET_VERSION)]
     model = onnx.helper.make_model(made, opset_imports=opset, ir_version=onnx_file.IR_VERSION)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    points = [point for point in (*range(0x20000), *range(0x10FF00, 0x110000)) if not 0xD800 <= point < 0xE000]
-    each = [chr(point) for point in points]
+    # All characters that an encoding here knows, and some of the others.
+    points = (*range(0x5000), *range(0x5000, 0xD800, 9), *range(0xE000, 0x1F600, 9), *range(0x1F600, 0x1F640))
+    each = [chr(point) for point in (*points, *range(0x10FF00, 0x110000))]
     for several in (each, texts()):
         longest = max(1, *map(len, several))
         batch = np.array([[*map(ord, text), *[-1] * (longest - len(text))] for text in several], np.int32)

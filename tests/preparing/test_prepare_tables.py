@@ -16,7 +16,7 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.predicting.inputs import texts_of
 from crepe_dist.preparing.formats.columns import Wanted
-from tests.conftest import command, run, write_frame
+from tests.conftest import write_frame
 
 TEXTS = [f"{'good' if row % 2 else 'bad'} text number {row}" for row in range(40)]
 LABELS = ["yes" if row % 2 else "no" for row in range(40)]
@@ -41,7 +41,7 @@ def test_a_frame_and_lists_give_the_data_set_that_a_file_gives(tmp_path):
     assert summary["name"] == "frame"
 
 
-def test_several_columns_of_text_are_joined_in_their_order(tmp_path):
+def test_several_columns_of_text_are_joined_in_their_order(tmp_path, printed_by):
     frame = pd.DataFrame({"id": range(40), "body": TEXTS, "topic": LABELS, "subject": [f"s{row}" for row in range(40)]})
     frame.loc[3, "subject"] = None
     common: Any = {"text": ["body", "subject"], "label": "topic", "test": 0.99, "max_bad": 0.5}
@@ -56,7 +56,7 @@ def test_several_columns_of_text_are_joined_in_their_order(tmp_path):
     assert texts_of(frame[3:5], Wanted(remembered=data.composition.columns)) == [TEXTS[3], f"{TEXTS[4]} | s4"]
     # The command takes the flag twice, and numbers too.
     flags = ("--out", "two", "--label=topic", "--text=4", "--text=body", "--test=0.5")
-    run(command("prepare", "table.csv", *flags), tmp_path)
+    printed_by("prepare", "table.csv", *flags, cwd=tmp_path)
     assert open_dataset(tmp_path / "two").composition.columns == ("subject", "body")
 
 

@@ -62,7 +62,7 @@ def test_finetune(data, tmp_path):
     With every build of the kernels: 97 % or more after one epoch, and 43 % until the third, of random parameters.
     """
     learning = ("--optimizer=adam", "--learning-rate=0.001", "--batch-size=25")
-    widths = ("--model=paper", "--epochs=25")
+    widths = ("--model=paper", "--epochs=12")
     train("--data", data, "--run-dir", tmp_path / "base", *QUICK, *learning, *widths)
     write_csv(tmp_path / "two.csv", 150, seed=7, classes=2)
     printed = example("finetune.py", "base", "two.csv", "--epochs=2", cwd=tmp_path)
