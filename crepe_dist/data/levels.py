@@ -115,10 +115,6 @@ def most_probable(levels: Sequence[Level], probabilities: Floats) -> tuple[npt.N
 
 
 def deepest(shares: Floats, thresholds: Sequence[float]) -> npt.NDArray[np.int64]:
-    """Return the number, from 1 on, of the deepest level whose share reaches its threshold, int64 [n]; 0 without one.
-
-    Args:
-        shares: probability of the most probable node of each level, [levels, n].
-    """
+    """Return the number, from 1, of the deepest level whose share reaches its threshold, int64 [n]; 0 without one."""
     is_sure = shares >= np.array(thresholds)[:, None]
     return np.asarray((is_sure * np.arange(1, len(shares) + 1)[:, None]).max(axis=0))

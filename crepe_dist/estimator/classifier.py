@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from crepe_dist.errors import UserError
-from crepe_dist.estimator.fitted_model import open_files, probabilities, train
+from crepe_dist.estimator.fitted_model import JUDGING, open_files, probabilities, train
 from crepe_dist.predicting.inputs import InvalidInput, texts_of
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_missing, is_table
@@ -41,9 +42,10 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         length: characters of a text that are read, of a longer one its beginning and its end; ``None``: enough for 99 %
             of the training texts.
         validation_fraction: share of the texts that choose the best epoch instead of being trained on; 0: the last
-            epoch is the best, unless there are unlabelled texts, for which a tenth is taken.
+            epoch is the best, unless there are unlabelled texts or ``min_precision``, for which a tenth is taken.
         patience: stop after this many epochs without an improvement on the validation split; 0: never; ``None``: as
             ``crepe train``.
+        min_precision: share of right answers among those that ``predict`` gives; ``None``: it answers always.
         class_weight: ``balanced``, weights by label, or ``None``.
         processes: number of processes that train.
         device: ``auto``, ``gpu`` or ``cpu``.
@@ -68,6 +70,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         length: int | None = None,
         validation_fraction: float = 0.0,
         patience: int | None = None,
+        min_precision: float | None = None,
         class_weight: str | Mapping[Any, float] | None = None,
         processes: int = 1,
         device: str = "auto",
@@ -84,6 +87,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         self.length = length
         self.validation_fraction = validation_fraction
         self.patience = patience
+        self.min_precision = min_precision
         self.class_weight = class_weight
         self.processes = processes
         self.device = device
@@ -127,7 +131,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
                 more,
                 self._settings(classes, int(seed)),
                 length=self.length,
-                validation=self.validation_fraction,
+                validation=self.validation_fraction or (JUDGING if more or self.min_precision is not None else 0),
                 processes=self.processes,
                 verbose=self.verbose,
                 beside=wanted,
@@ -139,9 +143,23 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> np.ndarray[Any, Any]:
-        """Return the most probable class of each text, [n], of the dtype of the labels."""
+        """Return the most probable class of each text, [n], of the dtype of the labels.
+
+        With ``min_precision`` they are objects, ``None`` for a text whose class is not sure enough.
+        """
         probabilities = self.predict_proba(X)
-        return self.classes_[probabilities.argmax(axis=1)]  # type: ignore[no-any-return]
+        answers: np.ndarray[Any, Any] = self.classes_[probabilities.argmax(axis=1)]
+        if self.min_precision is None:
+            return answers
+        (least,) = self._opened[0].calibration.thresholds_for(self.min_precision)
+        answers = answers.astype(object)
+        answers[probabilities.max(axis=1) < least] = None
+        return answers
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the accuracy of the most probable classes, from 0 to 1."""
+        answers = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return float(accuracy_score(y, answers, sample_weight=sample_weight))
 
     def predict_proba(self, X: Any) -> np.ndarray[Any, Any]:
         """Return the probability of each of ``classes_`` for each text, float64 [n, classes]."""

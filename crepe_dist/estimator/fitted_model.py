@@ -24,7 +24,7 @@ Files = dict[str, bytes]
 LARGEST = 1 << 34  # bytes of a checkpoint's file
 EPOCH = re.compile(r"(\[rank 0\] )?epoch \d")  # start of the line of an epoch
 TEST = re.compile(r" test [^(]*\(loss [^)]*\) ")  # in that line; the test split is one of the texts
-JUDGING = 0.1  # share of the texts that tell whether unlabelled ones help
+JUDGING = 0.1  # share of the texts that tell whether unlabelled ones help, or which answers are sure
 
 
 def train(
@@ -69,7 +69,7 @@ def train(
             number=beside.numbers,
             seed=settings["training.seed"] % 2**32,
             feature_len=length or "auto",
-            validation=validation or (JUDGING if unlabelled else 0),
+            validation=validation,
             max_bad=1.0,
             processes=1,
         ).prepare(None, "")

@@ -113,6 +113,7 @@ def _write(
     if args.json is not None:
         numbers = {name: value for name, value in scores.to_dict().items() if name != "right"}
         numbers |= {**scores.summary(), "classes": dataset.classes, "left_out": rows.left_out()}
+        numbers["sure_answers"] = scores.sure_answers
         numbers["per_class"] = scores.per_class(dataset.classes).to_dict(orient="index")
         if dataset.levels and isinstance(scores, Scores):
             numbers["hierarchical_f1"] = dataset.levels.f1(scores.confusion)

@@ -61,11 +61,13 @@ class Calibration:
         """Read the calibration of a checkpoint from its description; the default one if it has none."""
         saved = about.get("calibration", UNCALIBRATED.to_dict())
         thresholds = tuple(about["labels"]["thresholds"]) if "labels" in about else ()
-        if thresholds and not (len(thresholds) == len(about["classes"]) and 0 < min(thresholds) <= max(thresholds) < 1):
+        if "labels" in about and [0 < each < 1 for each in thresholds] != [True] * len(about["classes"]):
             raise ValueError("the thresholds are not a probability for each class")
         temperature = finite(saved["temperature"], 0.01, 100, "temperature")
         min_probability = finite(saved["min_probability"], 0, 1, "min_probability")
         answers, nodes, labels = (_lines(saved.get(name, ())) for name in ("answers", "nodes", "labels"))
+        if labels and (len(labels) != 4 or np.unique(_numbers(labels)[0]).tolist() != list(range(len(thresholds)))):
+            raise ValueError("the precisions of the labels are not of each class")
         return cls(temperature, min_probability, answers, nodes, labels, thresholds)
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,10 +104,10 @@ class Calibration:
 
     def _lowest(self, precision: float) -> list[float]:
         if self.labels:
-            classes, intervals, *counts = _numbers(self.labels)
+            classes, places, *counts = _numbers(self.labels)
             is_reached = lower_bound(*counts) >= precision
             found = np.full(classes[-1] + 1, math.inf)
-            np.minimum.at(found, classes[is_reached], threshold_of(intervals[is_reached]))
+            np.minimum.at(found, classes[is_reached], threshold_of(places[is_reached]))
             return list(found.tolist())
         percents, texts, right = np.arange(PERCENTS)[:, None], *_numbers(self.answers)
         right = right[:, None]
@@ -139,11 +141,6 @@ def of_labels(thresholds: npt.NDArray[np.float64], histogram: npt.NDArray[np.int
     places = np.nonzero(np.diff(steps, axis=1, prepend=0))
     lines = tuple(" ".join(map(str, each.tolist())) for each in (*places, texts[places], right[places]))
     return Calibration(labels=lines, thresholds=tuple(thresholds.tolist()))
-
-
-def whole_percents(numbers: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Round percents down; NaN gives 0."""
-    return np.nan_to_num(numbers).astype(np.int64).clip(0, PERCENTS - 1)
 
 
 def intervals(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
@@ -237,7 +234,8 @@ class CalibrationCounts:
             sums = self.sums[some]
             sums[:, 0] += whole(losses).sum(axis=1)
             sums[:, 1] += whole(np.square(losses)).sum(axis=1)
-            places = whole_percents(100 / inverse) + PERCENTS * np.arange(len(sums))[:, None]
+            percents = np.nan_to_num(100 / inverse).astype(np.int64).clip(0, PERCENTS - 1)
+            places = percents + PERCENTS * np.arange(len(sums))[:, None]
             for first, some_places in ((2, places), (2 + PERCENTS, places[:, is_right])):
                 counts = np.bincount(some_places.ravel(), minlength=PERCENTS * len(sums))
                 sums[:, first : first + PERCENTS] += counts.reshape(-1, PERCENTS)

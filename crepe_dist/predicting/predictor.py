@@ -33,14 +33,13 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import Floats
 from crepe_dist.settings.options import Precision
-from crepe_dist.wording import counted, excerpt, listed
+from crepe_dist.wording import excerpt, listed
 
 AUTO = "auto"
 PLAIN = Composition()
 BATCH_SIZE = 256
 WINDOWED = 16  # texts in a batch that are read in windows
 NOTHING = 1e-6  # known characters of a window that has none, so that a text of such windows has a mean, too
-MOST_NAMED = 20  # classes in a warning
 MAX_CODES = 1 << 22  # characters in a batch; it limits the number of long documents in one batch
 
 
@@ -305,10 +304,8 @@ def load(
         if predictor.several:
             predictor.thresholds = np.minimum(found, 2)  # which no probability reaches
             if silent := [name for name, least in zip(predictor.classes, found) if least > 1]:
-                what = (
-                    f"{len(silent):,} of {counted(len(found), 'class', 'classes')} cannot be so sure, and never answer"
-                )
-                warnings.warn(f"{what}: {listed(list(map(excerpt, silent[:MOST_NAMED])))}", stacklevel=2)
+                what = f"{len(silent):,} of {len(found):,} classes are never so sure, and never answer"
+                warnings.warn(f"{what}: {excerpt(listed(silent))}", stacklevel=2)
         elif len(found) > 1:  # a class may have no such threshold, and a node have one
             predictor.sure = tuple(found)
         else:

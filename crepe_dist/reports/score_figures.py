@@ -94,23 +94,20 @@ def reliability(scores: Scores) -> str:
 
 
 def coverage(scores: Scores) -> str:
-    """Draw precision against the share of the texts that are answered, by the threshold, as SVG.
-
-    Squares are answers that are as sure as asked: of a tree, nodes where no class is sure enough.
-    """
-    texts, right = (each[each > 0] for each in above(scores.answers[:, :2].T))
-    texts, share = texts[: len(right)], texts[: len(right)] / texts[0]
+    """Draw precision against the share of the texts that are answered, by the threshold, as SVG."""
+    texts, right = above(scores.answers[:, :2].T)
+    texts, right = texts[right > 0], right[right > 0]
     with drawing.style():
         figure, axes = drawing.blank(3.0, left=0.65, right=0.25, bottom=0.45, top=0.3)
-        low, high = lower_bound(texts, right), 1 - lower_bound(texts, texts - right)
-        axes.fill_between(share, low, high, color=drawing.SKY, alpha=0.25, linewidth=0)
-        axes.plot(share, right / texts, color=drawing.BLUE, linewidth=1.6)
+        bounds = lower_bound(texts, right), 1 - lower_bound(texts, texts - right)
+        axes.fill_between(texts / texts[0], *bounds, color=drawing.SKY, alpha=0.25, linewidth=0)
+        axes.plot(texts / texts[0], right / texts, color=drawing.BLUE, linewidth=1.6)
         for each in scores.sure_answers:
             axes.plot(sum(each["covered"]), each["precision"], "s", color=drawing.ORANGE, markersize=4, clip_on=False)
         least = axes.dataLim.ymin
         axes.set(xlim=(0, 1), ylim=(least - 0.1 * (1.01 - least), 1.0), xlabel="texts answered", ylabel="precision")
+        axes.yaxis.set_major_locator(drawing.locator(5, integer=False))
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(drawing.locator(5, integer=False))
             axis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
         axes.grid(axis="y")
         axes.text(

@@ -18,9 +18,9 @@ TOLERANCE = 1 / 3
 
 @dataclass(frozen=True)
 class EpochChoice:
-    """Choice by validation accuracy and, where that hardly differs, by the loss of calibrated probabilities.
+    """Choice by a validation score and, where that hardly differs, by the loss of calibrated probabilities.
 
-    A small split often cannot tell two epochs apart by accuracy: differences of less than its standard error are
+    A small split often cannot tell two epochs apart by their score: differences of less than its standard error are
     chance (as in the one-standard-error rule of Breiman et al., "Classification and Regression Trees", 1984). The loss
     says more about them. Where neither tells, the later epoch is better, since its learning rate is lower. The test
     split decides nothing that is reported.
@@ -30,19 +30,22 @@ class EpochChoice:
         rows: number of documents of the validation split, or of the test split without one.
         patience: epochs without improvement after which the run stops; 0: never.
         epochs: number of epochs of the run, ``training.epochs``.
+        score: ``training.choose``.
     """
 
     has_validation: bool
     rows: int
     patience: int
     epochs: int
+    score: str = "accuracy"
 
     @classmethod
     def of(cls, config: Config, data: Dataset) -> EpochChoice:
         """Make the choice for a configuration and its data."""
         has_validation = "validation" in data.splits
         rows = len(data.splits.get("validation" if has_validation else "test", ()))
-        return cls(has_validation, rows, config.training.patience or 0, config.training.all_epochs)
+        training = config.training
+        return cls(has_validation, rows, training.patience or 0, training.all_epochs, training.choose)
 
     @property
     def chosen_by(self) -> str:
@@ -55,15 +58,15 @@ class EpochChoice:
     def best(self, progress: Progress) -> dict[str, Any]:
         """Return the record of the best epoch.
 
-        An epoch is better than the earlier ones if its accuracy on the validation split (without one: on the test
+        An epoch is better than the earlier ones if its score on the validation split (without one: on the test
         split) is higher than the highest of a best epoch so far by more than one standard error; or if it is not lower
         by more, and its loss is not higher than the lowest so far by more than chance explains.
         """
         best, *others = progress.epochs
-        highest, lowest = self._accuracy(best), self._loss(best)
+        highest, lowest = best, self._loss(best)
         # In the order of the epochs, so that a later one never makes an earlier one best whose checkpoint is deleted.
         for record in others:
-            gain, chance = self._accuracy(record) - highest, self._chance(highest)
+            gain, chance = self._score(record) - self._score(highest), self._chance(highest)
             loss = self._loss(record)
             if gain > chance or (gain >= -chance and (loss, -gain) < (lowest, 0)):
                 best, lowest = record, loss
@@ -71,14 +74,14 @@ class EpochChoice:
                 best = record
             else:
                 continue
-            highest = max(highest, self._accuracy(record))
+            highest = max(highest, record, key=self._score)
         return best
 
     def improved(self, progress: Progress) -> dict[str, Any]:
         """Return the record of the last epoch that was better than the one improved before by more than chance."""
         improved, *others = progress.epochs
         for record in others:
-            gain, chance = self._accuracy(record) - self._accuracy(improved), self._chance(self._accuracy(improved))
+            gain, chance = self._score(record) - self._score(improved), self._chance(improved)
             is_lower = self._loss(record) < self._loss(improved) - self._tolerance(record)
             if gain > chance or (gain >= -chance and is_lower):
                 improved = record
@@ -89,14 +92,17 @@ class EpochChoice:
         newest = progress.epochs[-1]
         if self.best(progress) is not newest:
             return ""
-        return "the best so far" if self.improved(progress) is newest else "as good as the best so far, within chance"
+        is_better = self.improved(progress) is newest
+        more = "" if self.score == "accuracy" else f", macro F1 {self._score(newest):.3f}"
+        return ("the best so far" if is_better else "as good as the best so far, within chance") + more
 
-    def _chance(self, accuracy: float) -> float:
-        """Return the standard error of an accuracy."""
-        return math.sqrt(accuracy * (1 - accuracy) / max(1, self.rows))
+    def _chance(self, record: dict[str, Any]) -> float:
+        """Return the standard error of a score."""
+        of_share = math.sqrt(self._score(record) * (1 - self._score(record)) / max(1, self.rows))
+        return float(record.get(f"{self._split}_{self.score}_error", of_share))
 
-    def _accuracy(self, record: dict[str, Any]) -> float:
-        return float(record.get(f"{self._split}_accuracy", 0.0))
+    def _score(self, record: dict[str, Any]) -> float:
+        return float(record.get(f"{self._split}_{self.score}", 0.0))
 
     def _loss(self, record: dict[str, Any]) -> float:
         plain = record.get(f"{self._split}_loss", math.inf)

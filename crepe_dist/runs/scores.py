@@ -37,7 +37,6 @@ MOST_DOCUMENTS = 1 << 21  # with more documents, `right` is not stored
 PRIOR = 4  # documents with a label that the threshold of all labels together counts as
 DEFAULT_THRESHOLD = 0.5
 NOT_STORED = ("fitted_loss",)
-ARRAYS = ("confusion", "reliability", "uncalibrated", "answers", "sure")
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 NO_ANSWERS: Counts = np.zeros((PERCENTS, 2 + len(RANKS)), np.int64)
@@ -102,13 +101,10 @@ class ClassScores:
 
     @property
     def macro_f1_error(self) -> float:
-        """Standard error of the macro F1, from how much one document more or less changes it (the delta method).
-
-        A mistake about two classes, or about several labels of a document, counts as one about each.
-        """
-        right, false, missed = self.decisions.T
-        both, f1 = np.maximum(2 * right + false + missed, 1), self.f1
-        squares = right * ((2 - 2 * f1) / both) ** 2 + (false + missed) * (f1 / both) ** 2
+        """Standard error of the macro F1 (delta method), as if each mistake about two classes hit both alike."""
+        right, *wrong = self.decisions.T
+        both, f1 = np.maximum(2 * right + sum(wrong), 1), self.f1
+        squares = right * ((2 - 2 * f1) / both) ** 2 + 2 * sum(wrong) * (f1 / both) ** 2
         return float(np.sqrt(squares[self.tested].sum()) / max(self.tested.sum(), 1))
 
     @property
@@ -148,12 +144,9 @@ class ClassScores:
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics of an epoch's record, by name without the split."""
-        names = ("loss", "accuracy", "macro_f1", "macro_f1_error", "calibration_error")
+        names = ["loss", "accuracy", "macro_f1", "macro_f1_error", "calibration_error"]
+        names += ["mean_average_precision"] * self.several
         return {name: getattr(self, name) for name in names}
-
-    def summary(self) -> dict[str, Any]:
-        """Return the scores over all classes as JSON values."""
-        return {"sure_answers": self.sure_answers}
 
     @property
     def calibration_error(self) -> float:
@@ -170,6 +163,16 @@ class ClassScores:
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
         return {name: _plain(value) for name, value in vars(self).items() if name not in NOT_STORED}
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> Any:
+        """Convert from the values of ``to_dict``."""
+        values = {name: np.array(value) if isinstance(value, list) else value for name, value in saved.items()}
+        values["calibration"] = Calibration(**saved.get("calibration", {}))
+        if "mistakes" in saved:
+            values["mistakes"] = list(map(Mistake.of, saved["mistakes"]))
+        documents = saved["documents"] if cls.several else int(values["confusion"].sum())
+        return cls(**{**values, "right": _bits(saved["right"], documents)})
 
 
 @dataclass(frozen=True)
@@ -217,9 +220,8 @@ class Scores(ClassScores):
     def top_accuracies(self) -> dict[int, float]:
         """Share of documents whose true class is among so many most probable ones, which are not all."""
         documents, _, *among = self.answers.sum(axis=0).tolist()
-        return {
-            rank: number / documents for rank, number in zip(RANKS, among) if documents and rank < len(self.confusion)
-        }
+        pairs = zip(RANKS, among) if documents else ()
+        return {rank: number / documents for rank, number in pairs if rank < len(self.confusion)}
 
     @property
     def uncalibrated_error(self) -> float:
@@ -240,7 +242,7 @@ class Scores(ClassScores):
         """Return the scores over all classes as JSON values."""
         names = ("accuracy", "macro_f1", "loss", "calibration_error", "uncalibrated_error", "documents")
         top = {f"top_{rank}_accuracy": share for rank, share in self.top_accuracies.items()}
-        return {**super().summary(), **{name: getattr(self, name) for name in names}, **top}
+        return {**{name: getattr(self, name) for name in names}, **top}
 
     def confused(self, most: int) -> list[tuple[int, int, int]]:
         """Return the most frequent confusions as (true class, predicted class, documents), the most frequent first."""
@@ -249,14 +251,6 @@ class Scores(ClassScores):
         order = np.argsort(-wrong, axis=None, kind="stable")[:most].tolist()
         pairs = [(*divmod(cell, len(wrong)), int(wrong.flat[cell])) for cell in order]
         return [pair for pair in pairs if pair[2]]
-
-    @classmethod
-    def of(cls, saved: dict[str, Any]) -> Scores:
-        """Convert from the values of ``to_dict``."""
-        arrays = {name: np.array(saved[name]) for name in ARRAYS if saved.get(name)}
-        mistakes, calibration = list(map(Mistake.of, saved["mistakes"])), Calibration(**saved["calibration"])
-        right = _bits(saved["right"], int(arrays["confusion"].sum()))
-        return cls(**{**saved, **arrays, "mistakes": mistakes, "calibration": calibration, "right": right})
 
 
 @dataclass(frozen=True)
@@ -314,29 +308,11 @@ class LabelScores(ClassScores):
         table.insert(4, "threshold", self.thresholds)
         return table
 
-    def metrics(self) -> dict[str, float]:
-        """Return the metrics of an epoch's record, by name without the split."""
-        return {**super().metrics(), "mean_average_precision": self.mean_average_precision}
-
     def summary(self) -> dict[str, Any]:
         """Return the scores over all classes as JSON values."""
         micro = dict(zip(("micro_f1", "micro_precision", "micro_recall"), (self.accuracy, *self.micro)))
         names = ("macro_f1", "mean_average_precision", "loss", "calibration_error", "documents")
-        return {
-            **super().summary(),
-            **micro,
-            "exact_match": self.exact,
-            **{name: getattr(self, name) for name in names},
-        }
-
-    @classmethod
-    def of(cls, saved: dict[str, Any]) -> LabelScores:
-        """Convert from the values of ``to_dict``."""
-        arrays = {name: np.array(value) for name, value in saved.items() if isinstance(value, list)}
-        calibration = Calibration(**saved.get("calibration", {}))
-        return cls(
-            **{**saved, **arrays, "right": _bits(saved["right"], saved["documents"]), "calibration": calibration}
-        )
+        return {**micro, "exact_match": self.exact, **{name: getattr(self, name) for name in names}}
 
 
 AnyScores = Union[Scores, LabelScores]

@@ -193,8 +193,7 @@ class ThresholdFlag(Settings):
     )
     min_precision: Optional[float] = setting(
         None,
-        'answer "none of these" unless as many answers to validation texts of such a probability are right, with a '
-        "confidence of 95 %",
+        'answer "none of these" where fewer such answers to validation texts are right, with a confidence of 95 %',
         real(0, 1),
     )
 

@@ -206,11 +206,16 @@ class TrainingOptions(Settings, group="training"):
     )
     patience: Optional[int] = setting(
         None,
-        "stop early, after this many epochs in a row that improve neither the validation accuracy nor the loss of "
-        "calibrated probabilities by more than chance; 0: never. Requires a validation split. null: 2 if `epochs` has"
-        " its default as well and the validation split has at least 200 documents of one label each (paper: never), "
-        "else 0. With unlabelled texts, 0.",
+        "stop early, after this many epochs in a row that improve neither the score of `choose` nor the loss of "
+        "calibrated probabilities by more than chance; 0: never. Requires a validation split. null: 2 with the default "
+        "of `epochs` and 200 validation documents of one label each, else 0; 0 for paper and with unlabelled texts.",
         whole(0, MANY),
+    )
+    choose: Literal["accuracy", "macro_f1"] = setting(
+        "accuracy",
+        "score of the validation split that chooses the epoch: accuracy (of several labels: micro F1), or macro_f1, in "
+        "which rare classes count as much as frequent ones. Within its standard error the loss of calibrated "
+        "probabilities decides, and at last the later epoch.",
     )
     label_smoothing: Optional[float] = setting(
         None,

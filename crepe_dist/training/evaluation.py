@@ -22,7 +22,6 @@ from crepe_dist.model.calibration import (
     log_odds,
     of_labels,
     softmax,
-    whole_percents,
 )
 from crepe_dist.model.objective import rounded
 from crepe_dist.runs.scores import (
@@ -75,12 +74,7 @@ def evaluate_splits(
 
 
 def evaluate(
-    engine: Scorer,
-    split: Split,
-    batch_size: int,
-    world: World,
-    decision: Calibration = UNCALIBRATED,
-    levels: Levels | None = None,
+    engine: Scorer, split: Split, batch_size: int, world: World, decision: Calibration, levels: Levels | None = None
 ) -> AnyScores:
     """Score a network on a split; every rank calls it and gets the same result.
 
@@ -102,7 +96,7 @@ def _totals(
         decision = replace(decision, thresholds=decision.thresholds or (DEFAULT_THRESHOLD,) * classes)
         return LabelTotals(len(split), targets, decision, chooses=chooses)
     nodes = levels.all if levels else [Level([""] * classes, np.arange(classes))]
-    return ClassTotals(nodes, len(split), decision, CalibrationCounts() if chooses else None)
+    return ClassTotals(nodes, len(split), decision, chooses=chooses)
 
 
 class ClassTotals(Totals):
@@ -110,18 +104,16 @@ class ClassTotals(Totals):
 
     Args:
         levels: nodes of the classes that form a tree, and the classes.
-        fit: empty counts to which all documents are added, if the split chooses the calibration of the next one.
+        chooses: choose the calibration of the next split by this one.
     """
 
-    def __init__(
-        self, levels: list[Level], documents: int, calibration: Calibration, fit: CalibrationCounts | None
-    ) -> None:
+    def __init__(self, levels: list[Level], documents: int, calibration: Calibration, *, chooses: bool) -> None:
         super().__init__()
         self._documents = documents
         self._calibration = calibration
         self._promised = list(calibration.promised.values())
         self._levels = levels[-len(self._promised[0]) :] if self._promised else []
-        self._fit = fit
+        self._fit = CalibrationCounts() if chooses else None
         classes = len(levels[-1].of_class)
         self._answers = np.zeros((PERCENTS, 2 + len(RANKS)), dtype=np.int64)
         self._sure = np.zeros((len(self._promised), len(self._levels), 2), dtype=np.int64)
@@ -159,7 +151,7 @@ class ClassTotals(Totals):
         self._reliability += count_reliability(best, is_right)
         above = (logits > logits[np.arange(len(labels)), labels, None]).sum(axis=1)
         is_among = [np.ones_like(is_right), is_right, *(above < rank for rank in RANKS)]
-        np.add.at(self._answers, whole_percents(100 * best), np.stack(is_among, axis=1))
+        np.add.at(self._answers, (100 * best).astype(np.int64), np.stack(is_among, axis=1))
         nodes, shares = most_probable(self._levels, probabilities)
         is_node = nodes == [level.of_class[labels] for level in self._levels]
         for sums, thresholds in zip(self._sure, self._promised):
@@ -227,7 +219,7 @@ class LevelTotals(Totals):
         shares = softmax(logits[is_sampled] / np.float32(self._calibration.temperature), np.float64)
         places = rows[is_sampled] // self._step
         nodes, sums = most_probable(self._levels, shares)
-        self._nodes[places, :-1] = whole_percents(100 * sums).T
+        self._nodes[places, :-1] = np.nan_to_num(100 * sums.T).astype(np.int64).clip(0, PERCENTS - 1)
         for number, level in enumerate(self._levels):
             self._nodes[places, -1] += (nodes[number] == level.of_class[labels[is_sampled]]) << number
 

@@ -30,6 +30,7 @@ from crepe_dist import CrepeClassifier
 from crepe_dist.errors import UserError
 from crepe_dist.estimator import classifier, fitted_model
 from crepe_dist.estimator.classifier import labels_of
+from crepe_dist.model.calibration import Calibration
 from crepe_dist.predicting.inputs import InvalidInput, texts_of
 from crepe_dist.settings.config import parse
 from crepe_dist.supervising.training_process import nested
@@ -120,6 +121,12 @@ def test_options_of_training():
     about = next(content for name, content in estimator.model_.items() if name.endswith(".json")).decode()
     assert '"feature_len": 40' in about
     assert "validation_accuracy" in about
+    low = int(100 * estimator.predict_proba(["zzz"]).max())
+    lines = (" ".join([*["0"] * low, texts, *["1"] * (100 - low)]) for texts in ("99", "0"))
+    estimator._opened[0].calibration = Calibration(answers=tuple(lines))
+    estimator.set_params(min_precision=0.5)
+    assert estimator.predict(["a fine day, number 1", "zzz"]).tolist() == [True, None]
+    assert estimator.score(TEXTS, truth) == 1
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,17 @@ def test_a_later_epoch_is_better_unless_its_fitted_loss_is_higher_but_no_improve
     assert max(epoch for epoch, verdict in enumerate(verdicts) if verdict == verdicts[0]) == improved
 
 
+def test_the_macro_f1_decides_within_its_own_error():
+    choice = EpochChoice(has_validation=True, rows=ROWS, patience=2, epochs=9, score="macro_f1")
+    course = progress("validation", (0.7, 1.0), (0.9, 1.1), (0.5, 1.2), (0.5, 0.9))
+    for record, score in zip(course.epochs, (0.5, 0.4, 0.61, 0.52)):
+        record.update(validation_macro_f1=score, validation_macro_f1_error=0.1)
+    assert choice.best(course)["epoch"] == 3  # 0.61 is more than an error above 0.5, and 0.52 less below, of less loss
+    assert choice.best(replace(course, epochs=course.epochs[:3]))["epoch"] == 2
+    assert choice.verdict(course) == "the best so far, macro F1 0.520"
+    assert replace(choice, score="accuracy").best(course)["epoch"] == 1
+
+
 def test_accuracies_that_sink_bit_by_bit_are_compared_with_the_highest():
     choice = EpochChoice(has_validation=True, rows=ROWS, patience=0, epochs=9)
     course = progress("validation", (0.7, 1.0), (0.66, 1.0), (0.62, 1.0), (0.58, 1.0))
