@@ -30,6 +30,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "runs": "list the runs in runs/, and mark the one in use",
             "use": "choose the model of the commands below",
             "evaluate": "score a model on labelled files, or on prepared data",
+            "drift": "tell whether new texts are still such as the model was tested on",
             "predict": "classify lines, files, or a text on the command line",
             "serve": "serve the model over HTTP, with a page",
             "export": "export the network: ONNX, a web page, PyTorch, the Hub, MLflow, or a small model",

@@ -22,24 +22,15 @@ from crepe_dist.errors import UserError, visible
 from crepe_dist.files import scratch
 from crepe_dist.native.library import threads
 from crepe_dist.predicting.answers import STYLES, TABLES, Answer, Answers, answer_types, answers, converter
-from crepe_dist.predicting.inputs import KINDS, Input, Inputs, columns_of, open_inputs
+from crepe_dist.predicting.inputs import Input, Inputs, TextFlags
 from crepe_dist.predicting.prediction import unanswered
 from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.formats import EMPTY, FROM_WINDOWS
-from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
+from crepe_dist.preparing.sources import PIPE, by_suffix
 from crepe_dist.runs import checkpoint
-from crepe_dist.settings.fields import ANY, COLUMN, HEADERS, NAME, Many, Words, real, setting, shortened, whole
-from crepe_dist.settings.flags import (
-    ENCODING,
-    HEADER,
-    Command,
-    DeviceFlag,
-    ModelFlags,
-    TextEncoding,
-    ThresholdFlag,
-    check_output,
-)
+from crepe_dist.settings.fields import ANY, COLUMN, NAME, Many, Words, real, setting, shortened, whole
+from crepe_dist.settings.flags import Command, DeviceFlag, ModelFlags, ThresholdFlag, check_output
 from crepe_dist.version import __version__
 from crepe_dist.wording import counted, listed
 
@@ -48,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Predict(ModelFlags, DeviceFlag, ThresholdFlag, Command):
+class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
     """Classify texts: the lines of standard input, the rows of --file, or the text of --text.
 
     There is one answer per row, in order. A row that cannot be classified gets an answer with the reason, and the exit
@@ -67,15 +58,6 @@ class Predict(ModelFlags, DeviceFlag, ThresholdFlag, Command):
 
     text: tuple[str, ...] = setting((), "text to classify, instead of a file; repeatable", Many(ANY))
     file: Optional[str] = setting(None, "file of texts, plain or .gz, or its URL; default: -, standard input", NAME)
-    input_format: Optional[str] = setting(None, "format; default: by the file name, else lines", Words(KINDS))
-    header: str = setting("auto", HEADER, Words(HEADERS))
-    encoding: str = setting("utf-8", ENCODING, TextEncoding())
-    text_column: tuple[str, ...] = setting(
-        (),
-        "column name, or number from 1; repeat it to join several in this order; default: the columns that the model "
-        "was trained on, else guessed",
-        Many(COLUMN),
-    )
     id: Optional[str] = setting(None, "column that answers repeat; default: that of prepare, if it is there", COLUMN)
     windows: bool = setting(False, "read all of a long text, in windows; their mean answers")
     score: Optional[str] = setting(None, "class whose probability answers have as score", NAME)
@@ -257,9 +239,7 @@ def _inputs(
         given = enumerate(map(plain, args.text), start=1)
         return ("text",), [[Input(line, text, "" if text.strip() else EMPTY, (text,)) for line, text in given]], ","
     of_id = {"id": args.id or predictor.id, "needs_id": args.id is not None}
-    wanted = columns_of(predictor.composition, texts=tuple(args.text_column or ()), **of_id)
-    reading = Reading(None, args.header, wanted, encoding=args.encoding)
-    inputs = open_inputs(file or PIPE, args.input_format, reading, keep=args.format in TABLES)
+    inputs = args.opened(file or PIPE, predictor.composition, keep=args.format in TABLES, **of_id)
     return inputs.columns, inputs, inputs.delimiter
 
 

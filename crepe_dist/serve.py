@@ -9,8 +9,8 @@ from typing import Optional
 
 from crepe_dist import extras
 from crepe_dist.distributed.control import Stopped
-from crepe_dist.distributed.launch import detect, limit_threads
-from crepe_dist.errors import ExitCode, UserError, visible
+from crepe_dist.distributed.launch import check_alone, limit_threads
+from crepe_dist.errors import ExitCode, visible
 from crepe_dist.predicting.prediction import Prediction, summarise
 from crepe_dist.serving.batching import Batcher
 from crepe_dist.settings.fields import NAME, Many, setting, whole
@@ -40,9 +40,7 @@ class Serve(ServiceOptions, ModelFlags, DeviceFlag, ThresholdFlag, Command):
     def run(self) -> None:
         signal.signal(signal.SIGTERM, _stop)
         self.names = frozenset(name.lower() for name in (self.host, *self.allow_host))
-        launch = detect()
-        if launch.size > 1:
-            raise UserError(f"serve was started in {launch.size} processes", remedy="start it without a launcher")
+        check_alone("serve")
         extras.require("serve", "serve")
         limit_threads()
         _serve(self)
@@ -67,6 +65,7 @@ def _serve(args: Serve) -> None:
         metrics = Metrics(about.checkpoint, about.kernels)
 
         def predict(rows: Sequence[str]) -> list[Prediction]:
+            metrics.read(rows, predictor.encoding)
             return list(predictor.predict_stream(iter(rows)))  # which have the values of columns
 
         batcher = Batcher(predict, predictor.explain, metrics.batch_texts.observe)

@@ -59,7 +59,7 @@ API = (
     ("On a cluster", "crepe_dist", ("FramePredictor", "on_ray", "Result")),
 )
 INTERNAL = (
-    *("placed", "logits", "describe", "index", "predict_stream", "several", "share"),
+    *("placed", "logits", "describe", "index", "predict_stream", "several", "share", "count_known"),
     *("engine", "encoding", "composition", "precision", "thresholds", "calibration"),
 )
 BLANK = "\n\n"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -245,10 +246,22 @@ class Encoding:
         stop = int(places[len(places) - tail]) if tail else len(text)
         return range(start, max(start, stop))
 
+    @cached_property
+    def _known(self) -> npt.NDArray[np.bool_]:
+        known = self._table != BLANK
+        known[characters.SYMBOLS :] = False
+        known[list(map(ord, self.spellings()))] = True
+        return np.asarray(known)
+
     def known(self, points: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
         """Tell which code points, uint32 [n], have codes, as bool [n]."""
-        spelt = np.array([ord(character) for character in self.spellings()], np.uint32)
-        return np.asarray((self._table[points] != BLANK) & (points < characters.SYMBOLS) | np.isin(points, spelt))
+        return np.asarray(self._known[points])
+
+    def count_unknown(self, text: str) -> tuple[int, int]:
+        """Count the characters of a whole text that have no code, and all but white space."""
+        symbols = "".join(text.split())
+        points = np.frombuffer(symbols.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+        return len(symbols) - int(self._known[points].sum()), len(symbols)
 
     def spellings(self) -> dict[str, list[int]]:
         """Return the codes of each character with more than one: rare ones, those that count as one, and ß as ss."""

@@ -98,6 +98,12 @@ def threads(processes: int = 1) -> int:
     return int(number)
 
 
+def check_alone(command: str) -> None:
+    """Raise ``UserError`` if a launcher has started several processes of a command that is one."""
+    if (size := detect().size) > 1:
+        raise UserError(f"{command} was started in {size} processes", remedy="start it without a launcher")
+
+
 def limit_threads(processes: int = 1) -> None:
     """Set OMP_NUM_THREADS to the result of ``threads`` unless it is set.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from operator import attrgetter
 from pathlib import Path
@@ -17,6 +18,8 @@ from crepe_dist.preparing.frames import is_missing, is_table, text_column
 from crepe_dist.preparing.opening import open_source
 from crepe_dist.preparing.pool import inherited, pool
 from crepe_dist.preparing.sources import LINES, PIPE, Reading, Source, by_suffix
+from crepe_dist.settings.fields import COLUMN, HEADERS, Many, Settings, Words, setting
+from crepe_dist.settings.flags import ENCODING, HEADER, TextEncoding
 
 KINDS = (LINES, "csv", "tsv", "jsonl", "parquet", "xlsx")
 GROUP = 256  # rows in a group
@@ -129,6 +132,27 @@ def open_inputs(name: str, kind: str | None = None, reading: Reading | None = No
     # An empty label: look for no label column, but do not mistake one for the text.
     opened = open_source(Source(path, name, format=kind, label=""), reading or Reading(), keep=keep, live=True)
     return Inputs(opened if path else opened._replace(name="the standard input"))
+
+
+@dataclass
+class TextFlags(Settings):
+    """Format and columns of a file of texts."""
+
+    input_format: str | None = setting(None, "format; default: by the file name, else lines", Words(KINDS))
+    header: str = setting("auto", HEADER, Words(HEADERS))
+    encoding: str = setting("utf-8", ENCODING, TextEncoding())
+    text_column: tuple[str, ...] = setting(
+        (),
+        "column name, or number from 1; repeat it to join several in this order; default: the columns that the model "
+        "was trained on, else guessed",
+        Many(COLUMN),
+    )
+
+    def opened(self, name: str, composition: Composition, *, keep: bool = False, **given: Any) -> Inputs:
+        """Open a file for a model whose texts have this composition; see ``open_inputs`` and ``columns_of``."""
+        wanted = columns_of(composition, texts=tuple(self.text_column), **given)
+        reading = Reading(None, self.header, wanted, encoding=self.encoding)
+        return open_inputs(name, self.input_format, reading, keep=keep)
 
 
 class InvalidInput(UserError, ValueError):

@@ -148,7 +148,7 @@ class Predictor:
                 logits, read = self._in_windows(batch)
             else:
                 codes = self.encoding.encode(batch)
-                logits, read = self.logits(codes), self._read(codes).tolist()
+                logits, read = self.logits(codes), self.count_known(codes).tolist()
             probabilities = self.probabilities(logits)
             sure = levels.sure(probabilities, self.sure) if levels else repeat(None)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
@@ -174,11 +174,11 @@ class Predictor:
         whole, parts = zip(*map(self.encoding.windows, texts))
         counts, codes, size = np.array(list(map(len, parts))), np.concatenate(parts), self._capped(BATCH_SIZE)
         logits = np.concatenate([self.logits(codes[start : start + size]) for start in range(0, len(codes), size)])
-        starts, weights = np.cumsum(counts) - counts, np.maximum(self._read(codes), NOTHING)[:, None]
+        starts, weights = np.cumsum(counts) - counts, np.maximum(self.count_known(codes), NOTHING)[:, None]
         means = np.add.reduceat(logits * weights, starts) / np.add.reduceat(weights, starts)
-        return means.astype(np.float32), [int(self._read(each)) for each in whole]
+        return means.astype(np.float32), [int(self.count_known(each)) for each in whole]
 
-    def _read(self, codes: Codes) -> npt.NDArray[np.int64]:
+    def count_known(self, codes: Codes) -> npt.NDArray[np.int64]:
         """Count the known characters, without spaces, of codes, uint8 […, n]."""
         return np.asarray((self.encoding.counted(codes) & (codes != self.encoding.alphabet.find(" "))).sum(axis=-1))
 

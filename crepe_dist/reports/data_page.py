@@ -50,10 +50,11 @@ def page(summary: Summary) -> str:
         totals=totals,
         whole=_whole(clean, totals),
         rows=data_figures.largest(totals, MAX_SHOWN["table"]),
-        bars=data_figures.MAX_BARS,
+        most_bars=data_figures.MAX_BARS,
+        colours_of=[(name, data_figures.COLOURS[name]) for name in clean["splits"]],
         symbols=[(*wording.character(symbol), count) for symbol, count in summary["characters"]["top"]],
         reasons=_reasons(clean),
-        figures=[data_figures.rows(clean), data_figures.classes(clean), data_figures.lengths(clean)],
+        figures=[data_figures.rows(clean), data_figures.classes(clean)],
     )
 
 

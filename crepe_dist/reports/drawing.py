@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.cells import cell_len
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -48,7 +46,6 @@ _STYLE = {
     "axes.facecolor": "none",
     "grid.color": GREY,
     "grid.alpha": 0.25,
-    "hatch.linewidth": 0.6,
     "legend.frameon": False,
     "savefig.facecolor": "none",
     # Keep text as text: it can be searched and copied, and browsers' fonts cover more scripts than matplotlib's.
@@ -96,12 +93,6 @@ def locator(bins: int, *, integer: bool = True) -> MaxNLocator:
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(bins, integer=integer, steps=[1, 2, 5, 10])
-
-
-def margin(labels: list[str]) -> float:
-    """Estimate the margin in inches that these labels need beside an axis."""
-    widest = max(map(cell_len, labels), default=0)
-    return 0.15 + widest * 0.6 * FONT_SIZE / 72
 
 
 def svg(figure: Figure, description: str) -> str:

@@ -6,22 +6,17 @@ import numpy as np
 
 from crepe_dist.model.calibration import above, lower_bound
 from crepe_dist.reports import drawing
-from crepe_dist.runs.scores import BINS, MILLION, Scores
-from crepe_dist.wording import cut, number, percent
+from crepe_dist.runs.scores import MILLION, Scores
+from crepe_dist.wording import cut
 
 MAX_CLASSES = 30  # with more classes, the matrix only shows those that are confused most
-MAX_WITH_COUNTS = 6  # classes for which cells have room for counts beside percentages
-MAX_SLANTED = 16  # classes for which slanted column labels do not overlap
-LABEL_CELLS, NARROW_LABEL_CELLS = 24, 16
+LABEL_CELLS = 20
 OTHERS = "the others"
-SLANT = 0.62  # height of a slanted label per unit of its width
 
 
-def confusion(scores: Scores, classes: list[str]) -> str:
-    """Draw the confusion matrix as SVG: a row for each true class, a column for each predicted class."""
-    from matplotlib.patches import Rectangle
-
-    names = [cut(name, LABEL_CELLS if len(classes) <= MAX_SLANTED else NARROW_LABEL_CELLS) for name in classes]
+def confusion(scores: Scores, classes: list[str]) -> list[tuple[str, list[tuple[int, float]]]]:
+    """Return the confusion matrix: each true class, and the number and share of its texts for each predicted class."""
+    names = [cut(name, LABEL_CELLS) for name in classes]
     matrix = scores.confusion
     if len(names) > MAX_CLASSES:  # keep those that are confused most, and merge the others
         pairs = [pair[:2] for pair in scores.confused(MAX_CLASSES * MAX_CLASSES)]
@@ -31,66 +26,16 @@ def confusion(scores: Scores, classes: list[str]) -> str:
         matrix = np.zeros((len(kept) + 1, len(kept) + 1), dtype=np.int64)
         np.add.at(matrix, (index[:, None], index[None, :]), scores.confusion)
         names = [*(names[index] for index in kept), OTHERS]
-    size = len(names)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    with drawing.style():
-        left = drawing.margin(names)
-        below = 0.3 + left * (SLANT if size <= MAX_SLANTED else 1)
-        inside = drawing.WIDTH - left - 0.15
-        font_size = min(drawing.FONT_SIZE, 0.85 * 72 * inside / size)
-        height = min(inside, max(0.9 * size, 1.6)) if size <= MAX_WITH_COUNTS else inside
-        figure, axes = drawing.blank(height + below + 0.1, left=left, bottom=below)
-        axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xticks=range(size), yticks=range(size))
-        axes.set_yticklabels(names, fontsize=font_size)
-        slant = 35 if size <= MAX_SLANTED else 90
-        axes.set_xticklabels(names, fontsize=font_size, rotation=slant, ha="right", va="center", rotation_mode="anchor")
-        axes.tick_params(length=0)
-        axes.set_xlabel("predicted", labelpad=2)
-        for row, column in np.argwhere(matrix).tolist():
-            count, share = int(matrix[row, column]), float(shares[row, column])
-            # Translucent, so that the text is legible on light and on dark pages.
-            colour, alpha = (drawing.FOR, 0.6 * share) if row == column else (drawing.AGAINST, 0.72 * share**0.6)
-            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, alpha=alpha, edgecolor="none"))
-            short = f"{100 * share:.0f}" if share >= 0.005 else ""
-            text = f"{percent(share)}\n{number(count)}" if size <= MAX_WITH_COUNTS else short
-            in_cell = drawing.FONT_SIZE if size <= MAX_WITH_COUNTS else min(drawing.FONT_SIZE, 170 / size)
-            axes.text(column, row, text, ha="center", va="center", fontsize=in_cell)
-        edges = np.arange(-0.5, size)
-        for draw in (axes.hlines, axes.vlines):
-            draw(edges, -0.5, size - 0.5, color=drawing.GREY, alpha=0.25, linewidth=0.4)
-    description = f"Confusion matrix of {len(classes)} classes; the accuracy is {percent(scores.accuracy)}"
-    return drawing.svg(figure, description)
+    return [(name, list(zip(*row))) for name, *row in zip(names, matrix.tolist(), shares.tolist())]
 
 
-def reliability(scores: Scores) -> str:
-    """Draw the reliability diagram as SVG: accuracy against the predicted probability (Guo et al. 2017)."""
-    from matplotlib.colors import to_rgba
-
+def reliability(scores: Scores) -> list[list[float]]:
+    """Return the accuracy, the mean probability and the share of the texts of each range of probabilities."""
     documents, right, probability = scores.reliability.T
-    used = documents > 0
-    with drawing.style():
-        height = 3.4
-        figure, axes = drawing.blank(height, left=0.65, right=0.25, bottom=0.95, top=0.3)
-        edges = np.arange(BINS) / BINS
-        shares = np.divide(right, documents, out=np.zeros(BINS), where=used)
-        means = np.divide(probability / MILLION, documents, out=np.zeros(BINS), where=used)
-        axes.bar(edges[used], shares[used], width=1 / BINS, align="edge", color=to_rgba(drawing.FOR, 0.45),
-                 edgecolor=drawing.BLUE, linewidth=0.8)  # fmt: skip
-        axes.plot([0, 1], [0, 1], color=drawing.GREY, linestyle="--", linewidth=1)
-        axes.plot(means[used], shares[used], "o", color=drawing.RED, markersize=3, clip_on=False, zorder=3)
-        percents = [f"{share} %" for share in range(0, 101, 20)]
-        axes.set_yticks(np.linspace(0, 1, 6), percents)
-        axes.grid(axis="y")
-        axes.tick_params(axis="x", labelbottom=False)
-        axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-        lower = figure.add_axes((axes.get_position().x0, 0.42 / height, axes.get_position().width, 0.45 / height))
-        lower.bar(edges, documents / max(documents.sum(), 1), width=1 / BINS, align="edge", color=drawing.GREY)
-        lower.set(xlim=(0, 1), xlabel="predicted probability", ylim=(0, None), yticks=[])
-        lower.set_xticks(np.linspace(0, 1, 6), percents)
-        lower.set_ylabel("texts", rotation=0, ha="right", va="center")
-        axes.text(0, 1.06, "above the dashed line: underconfident; below: overconfident", transform=axes.transAxes)
-        description = f"Reliability diagram; the calibration error is {percent(scores.calibration_error)}"
-        return drawing.svg(figure, description)
+    of_range = np.maximum(documents, 1)
+    shares = right / of_range, probability / MILLION / of_range, documents / max(documents.sum(), 1)
+    return list(map(list, zip(*shares)))
 
 
 def coverage(scores: Scores) -> str:
@@ -110,5 +55,7 @@ def coverage(scores: Scores) -> str:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
         axes.grid(axis="y")
-        axes.text(0, 1.06, "line: a class, and its 90 % interval; squares: as asked", transform=axes.transAxes)
+        axes.text(
+            0, 1.06, "line: the most probable class, and its 90 % interval; squares: as asked", transform=axes.transAxes
+        )
         return drawing.svg(figure, "Precision of the answers by the share of the texts that are answered")

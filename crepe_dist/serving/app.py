@@ -27,6 +27,8 @@ from prometheus_client import (
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.composition import UNIT
 from crepe_dist.errors import UserError, visible
 from crepe_dist.predicting.answers import json_record
 from crepe_dist.predicting.prediction import NONE, ModelSummary, Prediction
@@ -40,6 +42,7 @@ from crepe_dist.version import __version__
 PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION = "/", "/predict", "/healthz", "/metrics", "/openapi.json"
 EXAMPLE = 'send {"text": "…"} or {"texts": ["…", "…"]}; "title" and "columns" (with "text") and "top" are optional'
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+SHARES = tuple(number / 20 for number in range(1, 21))
 TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 Result = TypeVar("Result")
 
@@ -60,6 +63,10 @@ class Metrics:
         self.in_flight = Gauge("crepe_dist_requests_in_flight", "Requests in progress.", registry=registry)
         self.texts = Counter("crepe_dist_texts", "Texts classified.", registry=registry)
         self.predictions = Counter("crepe_dist_predictions", "Texts by predicted class.", ["class"], registry=registry)
+        self.probability = Histogram(
+            "crepe_dist_probability", "Probability of the most probable class.", buckets=SHARES, registry=registry
+        )
+        self.characters = Counter("crepe_dist_characters", "Characters of texts.", ["known"], registry=registry)
         self.batch_texts = Histogram("crepe_dist_batch_texts", "Texts in a batch.", buckets=TEXTS, registry=registry)
 
     def answered(self, predictions: Sequence[Prediction]) -> None:
@@ -67,12 +74,20 @@ class Metrics:
         self.texts.inc(len(predictions))
         for prediction in predictions:
             labels = prediction.labels
+            if not prediction.problem:
+                self.probability.observe(prediction.ranking[0][1])
             if prediction.problem:
                 labels = (prediction.problem,)
             elif labels is None:
                 labels = (NONE if prediction.rejected else prediction.label,)
             for label in labels:
                 self.predictions.labels(visible(label)).inc()
+
+    def read(self, texts: Sequence[str], encoding: Encoding) -> None:
+        """Count the characters of texts that the alphabet has, and those that it lacks."""
+        unknown, characters = map(sum, zip(*(encoding.count_unknown(text.partition(UNIT)[0]) for text in texts)))
+        self.characters.labels("yes").inc(characters - unknown)
+        self.characters.labels("no").inc(unknown)
 
     def exposition(self) -> bytes:
         """Render the metrics in Prometheus's text format."""

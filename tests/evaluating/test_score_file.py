@@ -20,6 +20,7 @@ import pytest
 import crepe_dist.train
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
+from crepe_dist.evaluating.drift import compared
 from crepe_dist.evaluating.rows import rows_of
 from crepe_dist.evaluating.scoring import scores_of
 from crepe_dist.exporting.exporter import export
@@ -114,6 +115,43 @@ def test_a_pipe_and_a_folder_of_texts(place, tmp_path):
         (tmp_path / "texts" / label / f"{number}.txt").write_text(subject + body)
     rows, scores = scored(place, str(tmp_path / "texts"), tmp_path)
     assert (scores.documents, rows.unknown, rows.unusable) == (30, {}, {})
+
+
+def test_drift_of_unlabelled_texts(place, tmp_path):
+    rows = tickets(100, 3, first=2000)
+    same = write(tmp_path / "same.csv", [*rows, *rows[:9]])
+    foreign = [(number, label, "Привет", f"{body} мир") for number, label, _, body in tickets(99, 4, labels=("login",))]
+    flags = ("--json", tmp_path / "drift.json", "--html", tmp_path / "drift.html", "--metrics", tmp_path / "drift.prom")
+    printed = run(command("drift", place / "run", same, "--check", *flags), tmp_path)
+    assert "as in the test split: none of" in printed
+    found = json.loads((tmp_path / "drift.json").read_text())
+    assert (found["texts"], found["test_texts"], found["changed"]) == (100, 90, False)
+    printed = run(
+        command("drift", place / "run", write(tmp_path / "new.csv", foreign), "--check", *flags), tmp_path, code=1
+    )
+    assert "error: changed: " in printed
+    found = {row["name"]: row for row in json.loads((tmp_path / "drift.json").read_text())["figures"]}
+    assert found["login"]["changed"]
+    unknown = found["unknown characters"]
+    assert unknown["changed"]
+    assert unknown["then"] == 0 < 0.2 < unknown["low"]
+    assert found["n-grams and words that are new"]["changed"]
+    assert 'name="unknown characters",of="changed"} 1.0' in (tmp_path / "drift.prom").read_text()
+    assert "Predicted classes" in (tmp_path / "drift.html").read_text()
+    assert "has 3 texts to compare" in run(command("drift", place / "run", "-"), tmp_path, stdin="a\nb\nc\na\n", code=1)
+
+
+def test_chance_is_no_drift():
+    def sums(count, rate):
+        part = generator.random((30, count)) < rate
+        terms = part.sum(axis=1), part.shape[1], part.sum(axis=1), part.sum(axis=1), count, count
+        return pd.DataFrame(dict(zip(("part", "whole", "aa", "ab", "bb", "texts"), terms)), names)
+
+    generator, names = np.random.default_rng(0), pd.MultiIndex.from_product([["text"], list(map(str, range(30)))])
+    alarms = [compared(sums(2000, 0.1), sums(300, 0.1), 0.0)["changed"].any() for _ in range(200)]
+    assert sum(alarms) < 20  # 6 are expected
+    assert compared(sums(2000, 0.1), sums(300, 0.25), 0.1)["changed"].all()
+    assert not compared(sums(200_000, 0.10), sums(200_000, 0.11), 0.1)["changed"].any()  # too small to matter
 
 
 @pytest.mark.parametrize("kind", ["separator", "soft", "bare", "fasttext"])

@@ -139,6 +139,11 @@ class TestAnswers:
         assert "made-up" not in figures
         assert value(figures, "crepe_dist_texts_total") == 2
         assert value(figures, "crepe_dist_predictions_total", **{"class": CLASSES[0]}) == 1
+        assert (
+            value(figures, "crepe_dist_probability_bucket", le="0.7")
+            > value(figures, "crepe_dist_probability_bucket", le="0.65")
+            == 0
+        )
         assert value(figures, "crepe_dist_batch_texts_sum") == 2
         assert value(figures, "crepe_dist_requests_in_flight") == 1  # that for the metrics
         assert value(figures, "crepe_dist_build_info", checkpoint="some.params") == 1
