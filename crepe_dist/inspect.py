@@ -3,7 +3,6 @@
 import shlex
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 from typing import Optional
 
@@ -13,14 +12,12 @@ from crepe_dist.errors import UserError
 from crepe_dist.inspecting.corpus import Corpus
 from crepe_dist.inspecting.inspection import ERRORS, NEXT, PAIRS, inspect
 from crepe_dist.inspecting.out_of_fold import out_of_fold
-from crepe_dist.predicting.inputs import Input, open_inputs
-from crepe_dist.preparing.sources import Reading
+from crepe_dist.inspecting.pool import MOST, Pool
 from crepe_dist.registry import NETWORKS
 from crepe_dist.settings.fields import FILE, NAME, Words, setting, whole
 from crepe_dist.settings.flags import ENCODING, Command, TextEncoding, check_folder
 from crepe_dist.wording import counted, percent
 
-MOST_UNLABELLED = 100_000
 _say = partial(print, flush=True)
 
 
@@ -35,7 +32,7 @@ class Inspect(Command):
     usage = """
         crepe inspect data/reviews
         crepe inspect data/reviews --model crepe --folds 3
-        crepe inspect data/reviews --unlabelled new.csv
+        crepe inspect data/reviews --unlabelled new.csv --next 200
         """
 
     data: Path = setting(None, "prepared folder", FILE, positional="")
@@ -46,9 +43,10 @@ class Inspect(Command):
     encoding: str = setting("utf-8", ENCODING, TextEncoding())
     unlabelled: Optional[str] = setting(
         None,
-        f"texts of which to choose those to label next, read as by predict; the first {MOST_UNLABELLED:,}",
+        f"texts of which to choose those to label next, read as by predict; the first {MOST:,}",
         NAME,
     )
+    next: int = setting(100, "texts to choose of --unlabelled", whole(1, 1000))
     seed: int = setting(0, "random seed", whole(0, 2**31))
 
     def run(self) -> None:
@@ -62,10 +60,13 @@ class Inspect(Command):
                 "it is from an earlier inspection, and may have corrections that a person entered",
                 "name another folder with --out, or replace it with --overwrite",
             )
-        rows = _unlabelled(self.unlabelled, self.encoding)
         corpus = Corpus(dataset)
-        scored = out_of_fold(corpus, self.model, self.folds, self.seed, [row.text for row in rows], _say)
-        inspection = inspect(corpus, *scored, rows)
+        pool = None if self.unlabelled is None else Pool(self.unlabelled, corpus, self.encoding)
+        if pool:
+            chosen, others = f"{min(self.next, len(pool)):,} of {counted(len(pool), 'text')}", pool.read - len(pool)
+            _say(f"choosing {chosen}; {counted(others, 'other row')} repeat a text, or cannot be classified")
+        scored, of_pool = out_of_fold(corpus, self.model, self.folds, self.seed, pool, _say)
+        inspection = inspect(corpus, scored, pool.choose(of_pool, self.next, self.seed) if pool else [])
         files = inspection.write(out)
         errors = len(inspection.errors)
         right = percent(inspection.accuracy)
@@ -79,10 +80,6 @@ class Inspect(Command):
             corrections = shlex.quote(str(out / ERRORS))
             _say(f"apply them, once read: {invocation.typed('prepare')} SOURCE --corrections {corrections} --out DIR")
             _say(f"with the other flags that prepared {self.data}; the command is in its report.html")
-
-
-def _unlabelled(name: Optional[str], encoding: str) -> list[Input]:
-    if name is None:
-        return []
-    rows = chain.from_iterable(open_inputs(name, reading=Reading(encoding=encoding)))
-    return list(islice((row for row in rows if not row.problem), MOST_UNLABELLED))
+        if pool:
+            texts = shlex.quote(str(out / NEXT))
+            _say(f"fill in its labels, then: {invocation.typed('prepare')} SOURCE {texts} --out DIR")

@@ -61,21 +61,23 @@ class Corpus:
             batch = numbers[start : start + CHUNK]
             yield batch, self.documents.codes(batch)
 
+    def letters_of(self, codes: Codes) -> list[str]:
+        """Return the letters and digits of texts, in lower case: near duplicates have the same."""
+        return ["".join(filter(str.isalnum, self.dataset.encoding.decode(row).lower())) for row in codes]
+
+    @cached_property
+    def letters(self) -> list[str]:
+        """Letters and digits of all texts; see ``letters_of``."""
+        return [each for _, codes in self.batches(np.arange(len(self))) for each in self.letters_of(codes)]
+
     @cached_property
     def groups(self) -> Rows:
         """Number of the first near duplicate of each text, int64 [n]; its own if there is none before it.
 
-        Near duplicates have the same letters and digits in what the network reads, in either case. A text without any
-        has no duplicates.
+        A text without letters and digits has no duplicates.
         """
-        decode = self.dataset.encoding.decode
         first: dict[str, int] = {}
-        groups = np.arange(len(self))
-        for numbers, codes in self.batches(np.arange(len(self))):
-            for number, row in zip(numbers.tolist(), codes):
-                if letters := "".join(filter(str.isalnum, decode(row).lower())):
-                    groups[number] = first.setdefault(letters, number)
-        return groups
+        return np.array([first.setdefault(each, n) if each else n for n, each in enumerate(self.letters)], np.int64)
 
     def folds(self, count: int, seed: int) -> Rows:
         """Deal the texts into folds with about the same share of each class, int64 [n].

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,9 @@ import numpy.typing as npt
 from crepe_dist.files import write_csv
 from crepe_dist.inspecting.corpus import Corpus
 from crepe_dist.inspecting.out_of_fold import Floats
-from crepe_dist.predicting.inputs import Input
 
 ERRORS, PAIRS, NEXT = "label_errors.csv", "class_pairs.csv", "label_next.csv"
 MOST_PAIRS = 100
-MOST_NEXT = 1000
 Record = dict[str, Any]
 Rows = npt.NDArray[np.int64]
 
@@ -28,7 +25,7 @@ class Inspection:
 
     Attributes:
         accuracy: share of the texts whose label is the most probable class.
-        label_next: unlabelled texts between classes.
+        label_next: unlabelled texts, with an empty label.
     """
 
     accuracy: float
@@ -49,8 +46,8 @@ class Inspection:
         return written
 
 
-def inspect(corpus: Corpus, probabilities: Floats, others: Floats, unlabelled: Sequence[Input]) -> Inspection:
-    """Derive the findings from out-of-fold probabilities, and from those of the unlabelled rows."""
+def inspect(corpus: Corpus, probabilities: Floats, label_next: list[Record]) -> Inspection:
+    """Derive the findings from out-of-fold probabilities."""
     labels = corpus.labels
     predicted = probabilities.argmax(axis=1)
     wrong = label_errors(probabilities, labels)
@@ -58,7 +55,7 @@ def inspect(corpus: Corpus, probabilities: Floats, others: Floats, unlabelled: S
         float((predicted == labels).mean()),
         _errors(corpus, probabilities[wrong], wrong),
         _pairs(corpus.dataset.classes, labels, predicted, wrong),
-        _next(corpus.dataset.classes, others, unlabelled),
+        label_next,
     )
 
 
@@ -136,22 +133,3 @@ def _pairs(classes: list[str], labels: npt.NDArray[np.int32], predicted: Rows, w
         for first, second in np.argwhere(np.triu(confused, 1)).tolist()
     ]
     return sorted(pairs, key=lambda pair: -pair["share"])[:MOST_PAIRS]
-
-
-def _next(classes: list[str], probabilities: Floats, rows: Sequence[Input]) -> list[Record]:
-    """List unlabelled texts, those first whose two most probable classes are closest."""
-    ranked = np.argsort(-probabilities, axis=1, kind="stable")[:, :2]
-    first, second = np.take_along_axis(probabilities, ranked, axis=1).T
-    entropies = -(probabilities * np.log(np.maximum(probabilities, 1e-300))).sum(axis=1)
-    return [
-        {
-            "line": rows[row].line,
-            "class": classes[ranked[row, 0]],
-            "probability": round(float(first[row]), 4),
-            "second": classes[ranked[row, 1]],
-            "margin": round(float(first[row] - second[row]), 4),
-            "entropy": round(float(entropies[row]), 4),
-            "text": rows[row].text,
-        }
-        for row in np.argsort(first - second, kind="stable")[:MOST_NEXT].tolist()
-    ]

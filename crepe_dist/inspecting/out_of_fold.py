@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from crepe_dist.files import scratch
 from crepe_dist.inspecting.corpus import CHUNK, Corpus
+from crepe_dist.inspecting.pool import Pool
 from crepe_dist.model.calibration import CalibrationCounts, softmax
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.supervising.training_process import QUIET, train
@@ -24,14 +25,14 @@ def out_of_fold(
     network: str,
     folds: int,
     seed: int,
-    unlabelled: Sequence[str],
+    pool: Pool | None,
     say: Callable[[str], None],
 ) -> tuple[Floats, Floats]:
     """Train a network on all folds but one, for each of them in turn, and score the one left out.
 
     Args:
         network: setting ``model.network``.
-        unlabelled: texts that every network scores.
+        pool: unlabelled texts, which every network scores.
 
     Returns:
         Calibrated probabilities of all texts, and mean probabilities of the unlabelled ones, float64 [n, classes].
@@ -42,7 +43,7 @@ def out_of_fold(
     classes = len(corpus.dataset.classes)
     fold = corpus.folds(folds, seed)
     logits = np.zeros((len(corpus), classes), np.float32)
-    others = np.zeros((len(unlabelled), classes))
+    others = np.zeros((len(pool) if pool else 0, classes))
     trained = 0
     for number in range(folds):
         started = time.monotonic()
@@ -54,9 +55,8 @@ def out_of_fold(
             predictor = _trained(data.folder, folder, network, seed)
             for batch, codes in corpus.batches(held):
                 logits[batch] = predictor.logits(codes)
-            for start in range(0, len(unlabelled), CHUNK):
-                codes = predictor.encoding.encode(unlabelled[start : start + CHUNK])
-                others[start : start + len(codes)] += softmax(predictor.logits(codes), np.float64)
+            for batch, codes in pool.batches() if pool else ():
+                others[batch] += softmax(predictor.logits(codes), np.float64)
         trained += 1
         say(f"fold {number + 1} of {folds}: {counted(len(held), 'text')} scored, {time.monotonic() - started:.0f} s")
     counts = CalibrationCounts()

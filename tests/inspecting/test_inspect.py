@@ -17,6 +17,7 @@ from crepe_dist.files import write_csv
 from crepe_dist.inspecting import out_of_fold
 from crepe_dist.inspecting.corpus import Corpus
 from crepe_dist.inspecting.inspection import label_errors
+from crepe_dist.inspecting.pool import Pool, facilities
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
@@ -43,7 +44,8 @@ def place(tmp_path_factory):
     same = [(NAMES[0], "Twice, twice quaqua!"), (NAMES[1], "twice TWICE quaqua"), *[(NAMES[2], "vex vex vexing")] * 2]
     with (folder / "texts.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([("label", "text"), *rows(), *same])
-    (folder / "new.txt").write_text("abcdef quaqua quaqua\n\nabcdef quaqua zigzig\nabcdef zigzig zigzig\n")
+    new = ("abcdef quaqua quaqua", "", "fedcba quaqua zigzig", "Fedcba, QUAQUA zigzig", "twice twice; quaqua")
+    (folder / "new.txt").write_text("\n".join((*new, "ghijgh zigzig quaqua")))
     split = SplitOptions(0.2, 0.1)
     prepare(find_sources([str(folder / "texts.csv")]), folder / "data", Encoding(feature_len=100), split)
     return folder
@@ -60,8 +62,10 @@ def test_the_command_finds_what_was_planted(place, printed_by, monkeypatch):
 
     monkeypatch.setattr(out_of_fold, "train", quick)
     monkeypatch.chdir(place)
-    given = ("inspect", "data", "--out", "out", "--folds", "2", "--unlabelled", "new.txt")
-    assert "fold 2 of 2: " in printed_by(*given)
+    given = ("inspect", "data", "--out", "out", "--folds", "2", "--unlabelled", "new.txt", "--next", "2")
+    printed = printed_by(*given)
+    assert "fold 2 of 2: " in printed
+    assert "choosing 2 of 3 texts; 3 other rows repeat a text, or cannot be classified" in printed
     texts = {text for _, text in list(rows())[:PLANTED]}
     errors = read(place / "out" / "label_errors.csv")
     found = {row["text"] for row in errors}
@@ -74,9 +78,8 @@ def test_the_command_finds_what_was_planted(place, printed_by, monkeypatch):
     lines = (place / "texts.csv").read_text().lower().splitlines()
     assert all(row["text"] in lines[int(row["line"]) - 1] for row in errors)
     following = read(place / "out" / "label_next.csv")
-    assert sorted(row["line"] for row in following) == ["1", "3", "4"]
-    assert following[0]["line"] == "3"  # between two classes
-    assert {following[0]["class"], following[0]["second"]} == set(NAMES[:2])
+    assert [row["label"] for row in following] == ["", ""]
+    chosen_texts_are_prepared_beside_the_others(place, following)
     corrections_change_labels_as_listed(place, errors)
     edited = (place / "out" / "label_errors.csv").read_bytes()
     with pytest.raises(UserError, match=r"out/label_errors\.csv exists") as caught:
@@ -85,6 +88,16 @@ def test_the_command_finds_what_was_planted(place, printed_by, monkeypatch):
     assert (place / "out" / "label_errors.csv").read_bytes() == edited
     printed_by(*given, "--overwrite")
     assert len(read(place / "out" / "label_errors.csv")) == len(errors)
+
+
+def chosen_texts_are_prepared_beside_the_others(place, rows):
+    """Fill in the first label, and leave the second one out."""
+    write_csv(place / "filled.csv", [{**rows[0], "label": NAMES[0]}, rows[1]])
+    sources = [place / "texts.csv", place / "filled.csv"]
+    report = crepe_dist.prepare(sources, place / "more", feature_len=100)
+    assert report["rows"]["kept"] == 245
+    with pytest.raises(UserError, match="has no text to label"):
+        Pool(str(place / "texts.csv"), Corpus(open_dataset(place / "more")), "utf-8")
 
 
 def corrections_change_labels_as_listed(place, errors):
@@ -151,3 +164,12 @@ class TestConfidentLearning:
         first = np.array([0.9, 0.9, 0.3, 0.2, 0.5])
         probabilities, labels = np.stack([first, 1 - first], axis=1), np.array([0, 0, 0, 1, 1], np.int32)
         assert label_errors(probabilities, labels).tolist() == [2]
+
+
+def test_each_facility_adds_most():
+    generator = np.random.default_rng(3)
+    alike, weights = generator.uniform(-1, 1, (12, 30)).astype(np.float32), generator.random(30)
+    chosen = facilities(alike, weights, 5)
+    for place, row in enumerate(chosen):
+        sums = [np.maximum(0, alike[[*chosen[:place], each]].max(axis=0)) @ weights for each in range(12)]
+        assert sums[row] == pytest.approx(max(sums))

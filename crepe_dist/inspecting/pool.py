@@ -1,0 +1,143 @@
+"""Unlabelled texts, and the choice of those to label next: uncertain ones, each of which stands for many others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.alphabet import Codes
+from crepe_dist.data.words import WordFinder, Words, joined
+from crepe_dist.errors import UserError
+from crepe_dist.inspecting.corpus import CHUNK, Corpus, Rows
+from crepe_dist.predicting.inputs import Input, columns_of, open_inputs
+from crepe_dist.preparing.sources import Reading
+from crepe_dist.wording import counted
+
+MOST = 100_000  # texts that are read
+CANDIDATES = 5  # for each text that is chosen, those with the lowest margins
+MOST_REPRESENTED = 3000  # texts drawn at random that the chosen ones stand for
+DIMENSIONS = 256
+FEWEST = 2  # texts with a word; a word of one text is like no other
+Floats = npt.NDArray[np.floating[Any]]
+
+
+class Pool:
+    """Texts of a file that can be labelled: no near duplicates of each other, or of texts of the data set.
+
+    Args:
+        name: file that ``predict`` reads, of which the first ``MOST`` rows count.
+
+    Raises:
+        UserError: the file cannot be read, nothing in it can be labelled, or ``prepare`` could not read the result
+            together with the sources of the data set.
+    """
+
+    def __init__(self, name: str, corpus: Corpus, encoding: str) -> None:
+        data, self._corpus = corpus.dataset, corpus
+        reading = Reading.from_dict(data.manifest["reading"])
+        wanted = columns_of(data.composition, id=data.manifest["id"], needs_id=False)
+        given = reading.columns
+        if reading.header == "no" or any(map(str.isdecimal, given.names)):
+            raise UserError(
+                f"{data.folder} was prepared from columns without names",
+                "the texts to label are written with names, so prepare could not read both",
+                "prepare the data from a file with a header, and give --label and --text names",
+            )
+        inputs = open_inputs(name, reading=Reading(columns=wanted, encoding=encoding), keep=True)
+        self._names = inputs.columns
+        self._labels = given.labels or (given.label or "label",)
+        self._weights = {given.weight: "1"} if given.weight else {}
+        self._texts = data.composition.columns or ("text",)
+        self._others = tuple(filter(None, (*given.beside, data.manifest["id"])))
+        self.read, self._rows, seen = 0, list[Input](), {"", *corpus.letters}
+        rows = islice(chain.from_iterable(inputs), MOST)
+        while some := list(islice(rows, CHUNK)):
+            self.read += len(some)
+            some = [row for row in some if not (row.problem or data.composition.problem(row.text))]
+            for row, letters in zip(some, corpus.letters_of(self._codes(some))):
+                if letters not in seen:
+                    seen.add(letters)
+                    self._rows.append(row)
+        if not self._rows:
+            raise UserError(
+                f"{name} has no text to label",
+                f"of its {counted(self.read, 'row')}, each repeats a text of {data.folder} or cannot be classified",
+                "name a file of other texts",
+            )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batches(self) -> Iterator[tuple[Rows, Codes]]:
+        """Yield the numbers and codes of some thousand texts at a time."""
+        for start in range(0, len(self), CHUNK):
+            numbers = np.arange(start, min(start + CHUNK, len(self)))
+            yield numbers, self._codes(self._rows[start : start + CHUNK])
+
+    def choose(self, probabilities: Floats, count: int, seed: int) -> list[dict[str, str]]:
+        """Choose texts to label; return them as rows for ``prepare``, with an empty label.
+
+        Candidates are the texts whose two most probable classes are closest. The next one is that which adds most to
+        the similarity of uncertain texts to the closest one chosen: facility location (Wei, Iyer & Bilmes 2015,
+        "Submodularity in Data Subset Selection and Active Learning").
+
+        Args:
+            probabilities: those of all texts, float64 [texts, classes].
+        """
+        generator = np.random.default_rng(seed)
+        second, first = np.sort(probabilities, axis=1)[:, -2:].T
+        candidates = np.argsort(first - second, kind="stable")[: CANDIDATES * count]
+        drawn = generator.permutation(len(self))[:MOST_REPRESENTED]
+        finder, both = WordFinder(self._corpus.dataset.encoding), np.concatenate([candidates, drawn])
+        starts = range(0, len(both), CHUNK)
+        codes = (self._codes([self._rows[row] for row in both[start : start + CHUNK]]) for start in starts)
+        vectors = _vectors(joined(list(map(finder.find, codes))), generator)
+        alike = vectors[: len(candidates)] @ vectors[len(candidates) :].T
+        chosen = candidates[facilities(alike, (1 - first + second)[drawn], min(count, len(self)))]
+        return [self._record(self._rows[row]) for row in chosen.tolist()]
+
+    def _codes(self, rows: Sequence[Input]) -> Codes:
+        data = self._corpus.dataset
+        return data.encoding.encode([data.composition.text(row.text) for row in rows])
+
+    def _record(self, row: Input) -> dict[str, str]:
+        cells = dict(zip(self._names, row.cells))
+        if not any(name in cells for name in self._texts):
+            cells[self._texts[-1]] = row.text
+        columns = {name: cells.get(name, "") for name in (*self._texts, *self._others)}
+        return {**dict.fromkeys(self._labels, ""), **columns, **self._weights}
+
+
+def _vectors(words: Words, generator: np.random.Generator) -> Floats:
+    """Project the TF-IDF vectors of texts at random, to unit length, float32 [texts, ``DIMENSIONS``]."""
+    counts = np.bincount(words.words, minlength=words.size)
+    common = np.flatnonzero(counts >= FEWEST)
+    values = np.log(len(words) / counts[common])[:, None] * generator.standard_normal((len(common), DIMENSIONS))
+    vectors = words.only(common).sums(values).astype(np.float32)
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9))
+
+
+def facilities(alike: Floats, weights: Floats, count: int) -> list[int]:
+    """Choose rows of similarities greedily, of which the weighted sum of each column's largest grows fastest.
+
+    The gain of a row only falls as others are chosen, so it is computed anew only where it may be the largest.
+
+    Args:
+        alike: float32 [rows, columns].
+        weights: float64 [columns].
+    """
+    best, gains = np.zeros(len(weights), np.float32), np.maximum(alike, 0) @ weights
+    chosen: list[int] = []
+    computed = np.zeros(len(alike), np.int64)  # numbers of rows that were chosen before a gain was computed
+    while len(chosen) < count:
+        row = int(gains.argmax())
+        if computed[row] == len(chosen):
+            chosen.append(row)
+            best, gains[row] = np.maximum(best, alike[row]), -1.0
+        else:
+            gains[row], computed[row] = np.maximum(alike[row] - best, 0) @ weights, len(chosen)
+    return chosen
