@@ -18,7 +18,7 @@ TRAIN = (*QUICK, *PAPER, "--epochs=1", "--precision=float32", "--logging.report=
 
 
 @pytest.fixture(scope="module", autouse=True)
-def gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def gpus(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Iterator[None]:
     """Give the processes of this module two GPUs: a driver, and the packages of MXNet's GPU flavour."""
     folder = tmp_path_factory.mktemp("machine")
     site = cuda_driver.packages(folder / "site")

@@ -34,7 +34,7 @@ def train(run_dir, data, fault=None):
 
 
 @pytest.fixture(scope="module")
-def trained(data, tmp_path_factory):
+def trained(data, tmp_path_factory, one_thread):
     """A run of one process that nothing happened to."""
     run_dir = tmp_path_factory.mktemp("bag") / "run"
     code, printed = train(run_dir, data)

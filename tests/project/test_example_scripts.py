@@ -16,13 +16,8 @@ from tests.conftest import QUICK, run, train, write_csv
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TOLERANCE = 1e-5  # float32 sums in another order; no difference was seen in the six printed decimals
+pytestmark = pytest.mark.usefixtures("one_thread")
 QUICKEST = ("--filters=16", "--units=32", "--dropout=0", "--batch-size=50", "--epochs=2", "--log-every=1")
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    """Networks this small are slower with two threads: 42 s instead of 8 s for the notebook on a busy machine."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def example(name: str, *arguments: object, cwd: Path, processes: int = 0) -> str:
