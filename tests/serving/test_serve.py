@@ -20,11 +20,14 @@ from starlette.testclient import TestClient
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed.launch import Launch
+from crepe_dist.drift import Drift
+from crepe_dist.errors import UserError
 from crepe_dist.predicting.answers import explained, json_record
 from crepe_dist.predicting.occlusion import Explanation, Word
 from crepe_dist.predicting.prediction import ModelSummary, Prediction
 from crepe_dist.predicting.predictor import load
 from crepe_dist.reports import explanation as explanations
+from crepe_dist.serve import Serve
 from crepe_dist.serving import batching
 from crepe_dist.serving.app import Metrics, create_app
 from crepe_dist.serving.batching import Batcher
@@ -286,8 +289,10 @@ def test_mistakes(run_dir, tmp_path, complaint, monkeypatch):
             (["--model-name", "a/b"], "--model-name is a/b"),
         ):
             assert message in complaint("serve", run_dir, *flags, cwd=tmp_path)
-    monkeypatch.setattr("crepe_dist.serve.detect", lambda: Launch("horovodrun", 0, 2))
-    assert "started in 2 processes" in complaint("serve", run_dir, cwd=tmp_path)
+    monkeypatch.setattr("crepe_dist.distributed.launch.detect", lambda: Launch("horovodrun", 0, 2))
+    for each in (Serve(), Drift(file="new.csv")):
+        with pytest.raises(UserError, match="started in 2 processes"):
+            each.run()
 
 
 class Process:
