@@ -55,7 +55,7 @@ def out_of_fold(
             predictor = _trained(data.folder, folder, network, seed)
             for batch, codes in corpus.batches(held):
                 logits[batch] = predictor.logits(codes)
-            for batch, codes in pool.batches() if pool else ():
+            for batch, codes in pool.batches(np.arange(len(pool))) if pool else ():
                 others[batch] += softmax(predictor.logits(codes), np.float64)
         trained += 1
         say(f"fold {number + 1} of {folds}: {counted(len(held), 'text')} scored, {time.monotonic() - started:.0f} s")

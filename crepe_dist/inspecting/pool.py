@@ -37,10 +37,9 @@ class Pool:
     """
 
     def __init__(self, name: str, corpus: Corpus, encoding: str) -> None:
-        data, self._corpus = corpus.dataset, corpus
-        reading = Reading.from_dict(data.manifest["reading"])
-        wanted = columns_of(data.composition, id=data.manifest["id"], needs_id=False)
-        given = reading.columns
+        self._data = data = corpus.dataset
+        reading, id_ = Reading.from_dict(data.manifest["reading"]), data.manifest["id"]
+        given, wanted = reading.columns, columns_of(data.composition, id=id_, needs_id=False)
         if reading.header == "no" or any(map(str.isdecimal, given.names)):
             raise UserError(
                 f"{data.folder} was prepared from columns without names",
@@ -49,10 +48,10 @@ class Pool:
             )
         inputs = open_inputs(name, reading=Reading(columns=wanted, encoding=encoding), keep=True)
         self._names = inputs.columns
-        self._labels = given.labels or (given.label or "label",)
-        self._weights = {given.weight: "1"} if given.weight else {}
         self._texts = data.composition.columns or ("text",)
-        self._others = tuple(filter(None, (*given.beside, data.manifest["id"])))
+        self._columns = (*self._texts, *given.beside, *filter(None, [id_]))
+        self._labels = dict.fromkeys(given.labels or (given.label or "label",), "")
+        self._weights = {given.weight: "1"} if given.weight else {}
         self.read, self._rows, seen = 0, list[Input](), {"", *corpus.letters}
         rows = islice(chain.from_iterable(inputs), MOST)
         while some := list(islice(rows, CHUNK)):
@@ -72,11 +71,11 @@ class Pool:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def batches(self) -> Iterator[tuple[Rows, Codes]]:
+    def batches(self, numbers: Rows) -> Iterator[tuple[Rows, Codes]]:
         """Yield the numbers and codes of some thousand texts at a time."""
-        for start in range(0, len(self), CHUNK):
-            numbers = np.arange(start, min(start + CHUNK, len(self)))
-            yield numbers, self._codes(self._rows[start : start + CHUNK])
+        for start in range(0, len(numbers), CHUNK):
+            some = numbers[start : start + CHUNK]
+            yield some, self._codes([self._rows[row] for row in some.tolist()])
 
     def choose(self, probabilities: Floats, count: int, seed: int) -> list[dict[str, str]]:
         """Choose texts to label; return them as rows for ``prepare``, with an empty label.
@@ -92,24 +91,20 @@ class Pool:
         second, first = np.sort(probabilities, axis=1)[:, -2:].T
         candidates = np.argsort(first - second, kind="stable")[: CANDIDATES * count]
         drawn = generator.permutation(len(self))[:MOST_REPRESENTED]
-        finder, both = WordFinder(self._corpus.dataset.encoding), np.concatenate([candidates, drawn])
-        starts = range(0, len(both), CHUNK)
-        codes = (self._codes([self._rows[row] for row in both[start : start + CHUNK]]) for start in starts)
-        vectors = _vectors(joined(list(map(finder.find, codes))), generator)
+        find, both = WordFinder(self._data.encoding).find, np.concatenate([candidates, drawn])
+        vectors = _vectors(joined([find(codes) for _, codes in self.batches(both)]), generator)
         alike = vectors[: len(candidates)] @ vectors[len(candidates) :].T
         chosen = candidates[facilities(alike, (1 - first + second)[drawn], min(count, len(self)))]
         return [self._record(self._rows[row]) for row in chosen.tolist()]
 
     def _codes(self, rows: Sequence[Input]) -> Codes:
-        data = self._corpus.dataset
-        return data.encoding.encode([data.composition.text(row.text) for row in rows])
+        return self._data.encoding.encode([self._data.composition.text(row.text) for row in rows])
 
     def _record(self, row: Input) -> dict[str, str]:
         cells = dict(zip(self._names, row.cells))
         if not any(name in cells for name in self._texts):
             cells[self._texts[-1]] = row.text
-        columns = {name: cells.get(name, "") for name in (*self._texts, *self._others)}
-        return {**dict.fromkeys(self._labels, ""), **columns, **self._weights}
+        return {**self._labels, **{name: cells.get(name, "") for name in self._columns}, **self._weights}
 
 
 def _vectors(words: Words, generator: np.random.Generator) -> Floats:
