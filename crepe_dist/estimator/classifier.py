@@ -54,7 +54,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         verbose: 0: print nothing; 1: a line per epoch while ``fit`` trains; 2: all that ``crepe train`` prints.
 
     Attributes:
-        classes_: the labels, sorted, of the dtype that ``fit`` was given, [classes].
+        classes_: the labels, sorted, of the dtype that ``fit`` was given, [classes]; of several the matrix's columns.
         model_: names and contents of the checkpoint's files: parameters and JSON.
     """
 
@@ -102,7 +102,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
             X: texts: a list, an array, a series, or a table, whose columns are chosen as those of a file. Blank texts
                 are not trained on.
             y: a label for each text, of any type that can be sorted. The number -1 means no label, unless there is only
-                one other label.
+                one other label. Or several labels: a matrix or a table of 0 and 1, [n, classes].
             sample_weight: weight of each text in the loss, from 0; only their ratios count. ``None``: all count alike.
             unlabelled: further texts without labels, given as ``X``, which a first network labels for the final one;
                 ``None``: none.
@@ -115,12 +115,14 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         if wanted.beside and not is_table(X):
             raise InvalidInput(f"the texts have no column {wanted.beside[0]!r}", remedy="give a data frame")
         texts = texts_of(X, wanted)
-        classes, numbers = labels_of(y, texts)
-        labelled = np.flatnonzero(numbers != ABSENT)
-        table: dict[str, Any] = {"text": [texts[row] for row in labelled], "label": numbers[labelled]}
+        several = _are_several(y)
+        classes, numbers = several_of(y, texts) if several else labels_of(y, texts)
+        labelled = np.arange(len(texts)) if several else np.flatnonzero(numbers != ABSENT)
+        labels = [np.flatnonzero(row).tolist() for row in numbers] if several else numbers[labelled]
+        table: dict[str, Any] = {"text": [texts[row] for row in labelled], "label": labels}
         if sample_weight is not None:
             table["weight"] = weights_of(sample_weight, texts)[labelled]
-        more = [texts[row] for row in np.flatnonzero(numbers == ABSENT)]
+        more = [] if several else [texts[row] for row in np.flatnonzero(numbers == ABSENT)]
         more += [] if unlabelled is None else texts_of(unlabelled, wanted)
         seed = self.random_state
         if not isinstance(seed, (int, np.integer)):
@@ -135,30 +137,39 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
                 processes=self.processes,
                 verbose=self.verbose,
                 beside=wanted,
+                several=several,
             )
         except UserError as error:
             raise InvalidInput(error.what, error.why, error.remedy) from None
-        self.classes_ = classes
+        self.classes_, self.several_ = classes, several
         self._opened: list[Predictor] = []
         return self
 
     def predict(self, X: Any) -> np.ndarray[Any, Any]:
         """Return the most probable class of each text, [n], of the dtype of the labels.
 
-        With ``min_precision`` they are objects, ``None`` for a text whose class is not sure enough.
+        With ``min_precision`` they are objects, ``None`` for a text whose class is not sure enough. Several labels are
+        a matrix of 0 and 1, int64 [n, classes], by thresholds that maximise F1 on the validation texts, or reach
+        ``min_precision`` there.
         """
         probabilities = self.predict_proba(X)
+        predictor, asked = self._opened[0], self.min_precision
+        calibration = predictor.calibration
+        if self.several_:
+            least = np.full(len(self.classes_), np.inf)
+            found = calibration.thresholds if asked is None else calibration.thresholds_for(asked)
+            least[list(map(int, predictor.classes))] = found
+            return (probabilities >= least).astype(np.int64)
         answers: np.ndarray[Any, Any] = self.classes_[probabilities.argmax(axis=1)]
-        if self.min_precision is None:
+        if asked is None:
             return answers
-        (least,) = self._opened[0].calibration.thresholds_for(self.min_precision)
         answers = answers.astype(object)
-        answers[probabilities.max(axis=1) < least] = None
+        answers[probabilities.max(axis=1) < calibration.thresholds_for(asked)[0]] = None
         return answers
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the accuracy of the most probable classes, from 0 to 1."""
-        answers = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        """Return the accuracy of the most probable classes, or the share of texts with all of several labels right."""
+        answers = self.predict(X) if self.several_ else self.classes_[self.predict_proba(X).argmax(axis=1)]
         return float(accuracy_score(y, answers, sample_weight=sample_weight))
 
     def predict_proba(self, X: Any) -> np.ndarray[Any, Any]:
@@ -207,6 +218,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.string = True
         tags.input_tags.two_d_array = False
         tags.input_tags.one_d_array = True
+        tags.classifier_tags.multi_label = True
         return tags
 
 
@@ -219,9 +231,6 @@ def labels_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.nd
     if y is None:
         why = "fit requires y to be passed, but the target y is None"
         raise InvalidInput("there are no labels", why, "give labels")
-    if _are_several(y):
-        remedy = 'train with crepe_dist.fit({"text": texts, "label": labels}, labels="several")'
-        raise InvalidInput("the texts have several labels each", remedy=remedy)
     labels = column_or_1d(y, warn=True)
     if len(labels) != len(texts):
         what = f"there are {len(texts):,} texts and {len(labels):,} labels"
@@ -240,6 +249,19 @@ def labels_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.nd
         remedy = "give texts of two classes or more"
         raise InvalidInput("all labels are of one class", f"it is {classes.tolist()[:1]}", remedy)
     return classes, numbers
+
+
+def several_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the columns of a matrix of labels, and the matrix, bool [n, classes]."""
+    matrix = y.toarray() if hasattr(y, "toarray") else y
+    remedy = "give a matrix of 0 and 1 with a row for each text, such as MultiLabelBinarizer makes of lists"
+    try:
+        values = np.asarray(matrix, np.float64)
+    except (TypeError, ValueError):
+        raise InvalidInput("the texts have several labels each, which are no matrix", remedy=remedy) from None
+    if values.shape[:1] != (len(texts),) or not np.isin(values, (0, 1)).all():
+        raise InvalidInput(f"the matrix of labels, of shape {values.shape}, cannot be used", remedy=remedy)
+    return np.asarray(getattr(matrix, "columns", np.arange(values.shape[1]))), values == 1
 
 
 def _are_several(y: Any) -> bool:

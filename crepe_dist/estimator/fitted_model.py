@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.composition import UNIT, check_number
+from crepe_dist.data.targets import ONE, SEVERAL
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import read_bytes, read_json, scratch
 from crepe_dist.predicting.predictor import Predictor, load
@@ -37,6 +38,7 @@ def train(
     processes: int,
     verbose: int = 0,
     beside: Wanted,
+    several: bool,
 ) -> Files:
     """Train on texts in processes and folders of their own, which are gone afterwards; return the checkpoint's files.
 
@@ -46,6 +48,7 @@ def train(
         settings: settings of training by their dotted names.
         length, validation, processes, verbose: as for ``CrepeClassifier``.
         beside: columns whose values follow the texts.
+        several: a label is a list of numbers.
     """
     table = {**table, **_values(table["text"], beside)}
     # The test split, which training needs, is a copy of one of the texts.
@@ -63,6 +66,7 @@ def train(
             test=str(files["test"]),
             unlabelled=(str(files["unlabelled"]),) if unlabelled else (),
             label="label",
+            labels=SEVERAL if several else ONE,
             text=("text",),
             weight=wanted.weight,
             category=beside.categories,
@@ -110,7 +114,7 @@ def open_files(files: Files, device: str) -> Predictor:
 
 
 def probabilities(predictor: Predictor, texts: Sequence[str], classes: int) -> npt.NDArray[np.float64]:
-    """Return the probability of each class for each text, float64 [n, classes]; rows sum to 1.
+    """Return the probability of each class for each text, float64 [n, classes]; rows sum to 1, but for several labels.
 
     A class of which training saw only blank texts has probability 0.
     """
@@ -118,5 +122,4 @@ def probabilities(predictor: Predictor, texts: Sequence[str], classes: int) -> n
     for row, prediction in zip(result, predictor.predict_stream(iter(texts))):
         for label, probability in prediction.ranking:
             row[int(label)] = probability
-    result /= result.sum(axis=1, keepdims=True)
-    return result
+    return result if predictor.several else result / result.sum(axis=1, keepdims=True)

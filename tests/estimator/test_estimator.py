@@ -29,9 +29,8 @@ import crepe_dist.train
 from crepe_dist import CrepeClassifier
 from crepe_dist.errors import UserError
 from crepe_dist.estimator import classifier, fitted_model
-from crepe_dist.estimator.classifier import labels_of
 from crepe_dist.model.calibration import Calibration
-from crepe_dist.predicting.inputs import InvalidInput, texts_of
+from crepe_dist.predicting.inputs import InvalidInput
 from crepe_dist.settings.config import parse
 from crepe_dist.supervising.training_process import nested
 
@@ -129,6 +128,20 @@ def test_options_of_training():
     assert estimator.score(TEXTS, truth) == 1
 
 
+@pytest.mark.usefixtures("fast")
+def test_several_labels():
+    first = np.arange(100) // 2 % 2
+    texts = [f"{text} {'zebra' if row else ''}" for text, row in zip(TEXTS, first)]
+    table = pd.DataFrame({"good": (LABELS == "good").astype(int), "zebra": first, "never": 0})
+    estimator = small(epochs=4, validation_fraction=0.3).fit(texts, table)
+    assert estimator.classes_.tolist() == ["good", "zebra", "never"]
+    np.testing.assert_array_equal(estimator.predict(texts), table)
+    assert estimator.score(texts, table) == 1
+    np.testing.assert_array_equal(estimator.set_params(min_precision=0.8).predict(texts), table)
+    with pytest.raises(UserError, match="does not reach"):
+        estimator.set_params(min_precision=0.95).predict(texts)
+
+
 @pytest.mark.parametrize(
     ("texts", "labels", "what"),
     [
@@ -140,11 +153,12 @@ def test_options_of_training():
         (["a", "b"], [1, 1], "all labels are of one class"),
         (["a", "b"], None, "there are no labels"),
         (["a", "b"], [["x"], ["x", "y"]], "the texts have several labels each"),
+        (["a", "b"], np.array([[0, 1], [2, 1]]), "the matrix of labels, of shape (2, 2),"),
     ],
 )
 def test_texts_and_labels_that_cannot_be_used(texts, labels, what):
     with pytest.raises(InvalidInput) as caught:
-        labels_of(labels, texts_of(texts))
+        small().fit(texts, labels)
     assert caught.value.what.startswith(what)
     assert isinstance(caught.value, ValueError)
 
@@ -173,7 +187,7 @@ class OverNumbers(CrepeClassifier):
     """The estimator behind texts that spell rows of numbers, because scikit-learn checks with numbers only."""
 
     def fit(self, X, y, sample_weight=None, *, unlabelled=None):
-        X, y = validate_data(self, X, y)
+        X, y = validate_data(self, X, y, multi_output=np.asarray(y).ndim == 2)
         return super().fit(_spelled(X), y, sample_weight, unlabelled=unlabelled)
 
     def predict_proba(self, X):
