@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from crepe_dist.reports import drawing
 from crepe_dist.wording import cut, number, percent
 
 Bar = tuple[str, list[Any], str]  # name; lanes of parts, which are start, size and colour; what stands at the end
@@ -56,3 +57,26 @@ def classes(summary: dict[str, Any]) -> list[Bar]:
         end = f"{number(start)}  ({percent(start, sum(sums))})"
         bars.append((cut(summary["classes"][index], LABEL_CELLS), [parts], end))
     return bars
+
+
+def lengths(summary: dict[str, Any]) -> str:
+    """Draw the histogram of the text lengths; return an empty string if there is nothing to draw."""
+    edges, counts = summary["lengths"]["edges"], summary["lengths"]["counts"]
+    if not sum(counts):
+        return ""
+    last, length = edges[-1], summary["encoding"]["feature_len"]
+    right = last if length > 2 * last else max(last, 1.02 * length)
+    with drawing.style():
+        figure, axes = drawing.blank(2.4, left=0.7, right=0.2, bottom=0.5, top=0.35)
+        axes.bar(edges[:-1], counts, width=edges[1], align="edge", color=drawing.SKY, edgecolor=drawing.BLUE,
+                 linewidth=0.5)  # fmt: skip
+        axes.set(xlim=(0, right), xlabel="characters", ylabel="texts")
+        axes.xaxis.set_major_locator(drawing.locator(6))
+        axes.yaxis.set_major_locator(drawing.locator(4))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: number(value))
+        axes.grid(axis="y")
+        if length <= right:
+            axes.axvline(length, color=drawing.RED, linewidth=1.6, label=f"feature_len: {number(length)}")
+            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderpad=0, borderaxespad=0.5, handlelength=1)
+        return drawing.svg(figure, "Lengths of the texts")

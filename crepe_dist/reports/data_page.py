@@ -54,7 +54,7 @@ def page(summary: Summary) -> str:
         colours_of=[(name, data_figures.COLOURS[name]) for name in clean["splits"]],
         symbols=[(*wording.character(symbol), count) for symbol, count in summary["characters"]["top"]],
         reasons=_reasons(clean),
-        figures=[data_figures.rows(clean), data_figures.classes(clean)],
+        figures=[data_figures.rows(clean), data_figures.classes(clean), data_figures.lengths(clean)],
     )
 
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from crepe_dist.model.calibration import above, lower_bound
 from crepe_dist.reports import drawing
-from crepe_dist.runs.scores import MILLION, Scores
-from crepe_dist.wording import cut
+from crepe_dist.runs.scores import BINS, MILLION, Scores
+from crepe_dist.wording import cut, percent
 
 MAX_CLASSES = 30  # with more classes, the matrix only shows those that are confused most
 LABEL_CELLS = 20
@@ -30,12 +30,35 @@ def confusion(scores: Scores, classes: list[str]) -> list[tuple[str, list[tuple[
     return [(name, list(zip(*row))) for name, *row in zip(names, matrix.tolist(), shares.tolist())]
 
 
-def reliability(scores: Scores) -> list[list[float]]:
-    """Return the accuracy, the mean probability and the share of the texts of each range of probabilities."""
+def reliability(scores: Scores) -> str:
+    """Draw the reliability diagram as SVG: accuracy against the predicted probability (Guo et al. 2017)."""
+    from matplotlib.colors import to_rgba
+
     documents, right, probability = scores.reliability.T
-    of_range = np.maximum(documents, 1)
-    shares = right / of_range, probability / MILLION / of_range, documents / max(documents.sum(), 1)
-    return list(map(list, zip(*shares)))
+    used = documents > 0
+    with drawing.style():
+        height = 3.4
+        figure, axes = drawing.blank(height, left=0.65, right=0.25, bottom=0.95, top=0.3)
+        edges = np.arange(BINS) / BINS
+        shares = np.divide(right, documents, out=np.zeros(BINS), where=used)
+        means = np.divide(probability / MILLION, documents, out=np.zeros(BINS), where=used)
+        axes.bar(edges[used], shares[used], width=1 / BINS, align="edge", color=to_rgba(drawing.FOR, 0.45),
+                 edgecolor=drawing.BLUE, linewidth=0.8)  # fmt: skip
+        axes.plot([0, 1], [0, 1], color=drawing.GREY, linestyle="--", linewidth=1)
+        axes.plot(means[used], shares[used], "o", color=drawing.RED, markersize=3, clip_on=False, zorder=3)
+        percents = [f"{share} %" for share in range(0, 101, 20)]
+        axes.set_yticks(np.linspace(0, 1, 6), percents)
+        axes.grid(axis="y")
+        axes.tick_params(axis="x", labelbottom=False)
+        axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+        lower = figure.add_axes((axes.get_position().x0, 0.42 / height, axes.get_position().width, 0.45 / height))
+        lower.bar(edges, documents / max(documents.sum(), 1), width=1 / BINS, align="edge", color=drawing.GREY)
+        lower.set(xlim=(0, 1), xlabel="predicted probability", ylim=(0, None), yticks=[])
+        lower.set_xticks(np.linspace(0, 1, 6), percents)
+        lower.set_ylabel("texts", rotation=0, ha="right", va="center")
+        axes.text(0, 1.06, "above the dashed line: underconfident; below: overconfident", transform=axes.transAxes)
+        description = f"Reliability diagram; the calibration error is {percent(scores.calibration_error)}"
+        return drawing.svg(figure, description)
 
 
 def coverage(scores: Scores) -> str:

@@ -137,7 +137,7 @@ def test_an_exported_model_knows_both(made, tmp_path):
     assert (exported.about["temperature"], exported.min_probability) == (0.7, 0.6)
 
 
-@pytest.mark.parametrize("damaged", [{"temperature": 0}, {"min_probability": "high"}, 5])
+@pytest.mark.parametrize("damaged", [{"temperature": 0}, {"min_probability": "high"}, {"labels": ["0"] * 4}, 5])
 def test_a_damaged_calibration_is_refused(damaged, tmp_path):
     calibration = {"temperature": 2, "min_probability": 0.5, **damaged} if isinstance(damaged, dict) else damaged
     path = make(tmp_path, "ngrams", ENCODINGS["paper"], calibration=calibration)
