@@ -78,7 +78,5 @@ def coverage(scores: Scores) -> str:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
         axes.grid(axis="y")
-        axes.text(
-            0, 1.06, "line: the most probable class, and its 90 % interval; squares: as asked", transform=axes.transAxes
-        )
+        axes.text(0, 1.06, "line: a class, and its 90 % interval; squares: as asked", transform=axes.transAxes)
         return drawing.svg(figure, "Precision of the answers by the share of the texts that are answered")
