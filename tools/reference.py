@@ -33,21 +33,23 @@ NO_LIMIT = re.compile(r",? (?:at most|to) 1,000,000,000| \(or null\)|^a (?:whole
 ELSEWHERE = re.compile(
     r"\Ausage: (?:.+\n)+\n|^(?:examples|parameters of another program.*):\n(?:.+\n)+\n?"
     r"|^  (?:-h, --help|--version|CHECKPOINT|--min-probability|--min-precision|--mode|--feature-len|--classes|--device"
-    r"|--encoding|--header|--seed)\b.*\n(?:    +.*\n)*",
+    r"|--encoding|--header|--seed|--text-column|--label COLUMN|--label-columns|--text COLUMN)(?=[\s,]|$).*\n"
+    r"(?:    +.*\n)*",
     re.MULTILINE,
 )
 LIMITS = re.compile(r" \(a (?:whole )?number [^;)]*\)|(?<=\()a (?:whole )?number [^;)]*; ")  # which --help has
 EMPTY = re.compile(r"^(?:options|positional arguments):\n\n*(?=\S|\Z)", re.MULTILINE)
 SHARED = """
-`evaluate`, `predict`, `serve` and `export` take a `CHECKPOINT`: a .params file, a run folder or the start of its name,
-an exported folder or its URL; by default the model that `use` chose, or the only run in `runs/`. Parameters without a
-.json file beside them need `--mode` (paper, full, notebook), `--feature-len` (1014 unless given) and `--classes`: a,b,c
-in the order of training, or a file with one name per line. All but `evaluate` also have `--min-probability`, below
-which the answer is "none of these" (0 to 1, or `auto`, the threshold that 95 % of the validation texts reach), and
-`--min-precision`, which [sets that threshold](../how-to/probabilities.md#answer-only-what-is-probable-enough).
+`evaluate`, `drift`, `predict`, `serve` and `export` take a `CHECKPOINT`: a .params file, a run folder or the start of
+its name, an exported folder or its URL; by default the model that `use` chose, or the only run in `runs/`. Parameters
+without a .json file beside them need `--mode` (paper, full, notebook), `--feature-len` (1014 unless given) and
+`--classes`: a,b,c in the order of training, or a file with one name per line. The last three also have
+`--min-probability` and `--min-precision`, which leave [unsure
+texts](../how-to/probabilities.md#answer-only-what-is-probable-enough) unanswered.
 
 Several commands have `--device` (auto, gpu, cpu); `--encoding` of text files, such as cp1252; `--header` (auto, yes,
-no), whether the first line names the columns; `--seed`."""
+no), whether the first line names the columns; `--seed`. `--label`, `--label-columns` and `--text` (of `predict` and
+`drift` `--text-column`) name columns as in `prepare`; by default they are those of the model's data."""
 
 # Titles of the page of the API, modules, and their names.
 API = (
