@@ -115,7 +115,6 @@ def _serve(given: Any) -> None:
     from crepe_dist.model.inference import open_inference
     from crepe_dist.networks.paper import initial
     from crepe_dist.networks.paper.shape import PaperShape
-    from crepe_dist.predicting.prediction import summarise
     from crepe_dist.predicting.predictor import Predictor
     from crepe_dist.serving import batching, server
     from crepe_dist.serving.app import Metrics, create_app
@@ -125,14 +124,13 @@ def _serve(given: Any) -> None:
     shape = PaperShape(encoding.codes, given.feature_len, len(classes), given.filters, given.units, 0.0)
     arrays = {name: each.value for name, each in initial.parameters(shape, seed=0).items()}
     predictor = Predictor(open_inference(shape, arrays, choose_for_inference(shape)), encoding, classes)
-    facts = summarise(predictor)
-    metrics = Metrics(facts.checkpoint, facts.kernels)
+    metrics = Metrics(predictor.path.name, predictor.kernels)
     batching.BATCH_TEXTS = given.serve
     batcher = batching.Batcher(predictor.predict, predictor.explain, metrics.batch_texts.observe)
     batcher.submit(["warm-up"]).result()
     with server.listen("127.0.0.1", 0) as listener:
         print(listener.getsockname()[1], flush=True)
-        server.serve(create_app(batcher, facts, metrics, ServiceOptions()), listener, 10)
+        server.serve(create_app(batcher, predictor, metrics, ServiceOptions()), listener, 10)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from crepe_dist import extras
 from crepe_dist.distributed.control import Stopped
 from crepe_dist.distributed.launch import check_alone, limit_threads
 from crepe_dist.errors import ExitCode, visible
-from crepe_dist.predicting.prediction import Prediction, summarise
+from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.serving.batching import Batcher
 from crepe_dist.settings.fields import NAME, Many, setting, whole
 from crepe_dist.settings.flags import Command, DeviceFlag, ModelFlags, ThresholdFlag
@@ -61,8 +61,7 @@ def _serve(args: Serve) -> None:
     with server.listen(args.host, args.port) as listener:
         path = checkpoint.announce(checkpoint.find(args.checkpoint))
         predictor = load(path, **args.foreign(), device=args.device, **args.thresholds())
-        about = summarise(predictor)
-        metrics = Metrics(about.checkpoint, about.kernels)
+        metrics = Metrics(predictor.path.name, predictor.kernels)
 
         def predict(rows: Sequence[str]) -> list[Prediction]:
             metrics.read(rows, predictor.encoding)
@@ -71,7 +70,7 @@ def _serve(args: Serve) -> None:
         batcher = Batcher(predict, predictor.explain, metrics.batch_texts.observe)
         try:
             batcher.submit(["warm-up"]).result()
-            print(f"{visible(str(path))}: {len(about.classes)} classes, kernels: {about.kernels}")
+            print(f"{visible(str(path))}: {len(predictor.classes)} classes, kernels: {predictor.kernels}")
             print(f"listening on {server.url(listener)}", flush=True)
             if not server.is_loopback(listener):
                 print(
@@ -79,6 +78,6 @@ def _serve(args: Serve) -> None:
                     "encryption\n  do:  use it in a private network only, or behind a proxy that adds both",
                     file=sys.stderr,
                 )
-            server.serve(create_app(batcher, about, metrics, args, log=args.log_requests), listener, args.timeout)
+            server.serve(create_app(batcher, predictor, metrics, args, log=args.log_requests), listener, args.timeout)
         finally:
             batcher.close()

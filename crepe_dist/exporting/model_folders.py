@@ -12,7 +12,6 @@ import yaml
 
 from crepe_dist.files import write_text
 from crepe_dist.predicting.answers import answer_types
-from crepe_dist.predicting.prediction import ModelSummary, summarise
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.version import __version__
 from crepe_dist.wording import percent
@@ -28,32 +27,31 @@ def write_card(predictor: Predictor, folder: Path) -> None:
     from crepe_dist.reports.page import render
     from crepe_dist.reports.run_page import MAX_CLASSES, escaped
 
-    model = summarise(predictor)
-    name = model.data or predictor.path.stem
+    name, accuracy = predictor.trained_on or predictor.path.stem, predictor.about.get("test_accuracy")
     text = render(
         "hub_card.md",
-        metadata=Markup(yaml.safe_dump(_metadata(name, model), allow_unicode=True, sort_keys=False)),
+        metadata=Markup(yaml.safe_dump(_metadata(name, predictor), allow_unicode=True, sort_keys=False)),
         name=escaped(name),
         network=escaped(predictor.engine.shape.title),
         version=__version__,
-        measure=model.measure,
-        result="" if model.test_accuracy is None else percent(model.test_accuracy),
-        several=model.several,
-        classes=[escaped(each) for each in model.classes[:MAX_CLASSES]],
-        count=len(model.classes),
-        limits=map(escaped, basic_limits(predictor.encoding.to_dict(), model.several)),
+        measure=predictor.measure,
+        result="" if accuracy is None else percent(accuracy),
+        several=predictor.several,
+        classes=[escaped(each) for each in predictor.classes[:MAX_CLASSES]],
+        count=len(predictor.classes),
+        limits=map(escaped, basic_limits(predictor.encoding.to_dict(), predictor.several)),
     )
     write_text(folder / "README.md", text)
 
 
-def _metadata(name: str, model: ModelSummary) -> dict[str, Any]:
+def _metadata(name: str, predictor: Predictor) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         "library_name": "crepe_dist",
         "pipeline_tag": "text-classification",
         "tags": ["crepe_dist", "text-classification"],
     }
-    if model.test_accuracy is not None:
-        metric = {"type": "f1" if model.several else "accuracy", "name": model.measure, "value": model.test_accuracy}
+    if (accuracy := predictor.about.get("test_accuracy")) is not None:
+        metric = {"type": "f1" if predictor.several else "accuracy", "name": predictor.measure, "value": accuracy}
         data = {"type": name, "name": name}
         result = {"task": {"type": "text-classification"}, "dataset": data, "metrics": [metric]}
         metadata["model-index"] = [{"name": name, "results": [result]}]

@@ -21,7 +21,6 @@ from crepe_dist.errors import UserError
 from crepe_dist.exporting import crepe_runtime, web_page
 from crepe_dist.exporting.crepe_runtime import FORMAT, Classifier
 from crepe_dist.model.onnx_graph import Graph
-from crepe_dist.predicting.prediction import summarise
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.runs import checkpoint
 from crepe_dist.version import __version__
@@ -40,7 +39,7 @@ def write(ours: Predictor, folder: Path, *, in_page: bool) -> Classifier:
     model = _model(ours)
     classifier = Classifier(model)
     if in_page:
-        web_page.write(model, classifier.about, summarise(ours), folder)
+        web_page.write(model, classifier.about, ours, folder)
     else:
         (folder / MODEL).write_bytes(model)
         shutil.copyfile(crepe_runtime.__file__, folder / "crepe_runtime.py")

@@ -24,7 +24,8 @@ from markupsafe import Markup
 from crepe_dist.errors import UserError
 from crepe_dist.files import cache_folder, read_bytes, sync
 from crepe_dist.model.parameters import shape_class
-from crepe_dist.predicting.prediction import NONE, ModelSummary
+from crepe_dist.predicting.prediction import NONE
+from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports import page
 from crepe_dist.reports.explanation import BARS
 from crepe_dist.reports.findings import basic_limits
@@ -46,7 +47,7 @@ EXPORTS = re.compile(r"\bexport\s*\{([^{}]*)\};?(\s*//[^\n]*)?\s*$")
 NAME = re.compile(r"([\w$]+) as (\w+)")
 
 
-def write(onnx: bytes, about: dict[str, Any], model: ModelSummary, folder: Path) -> None:
+def write(onnx: bytes, about: dict[str, Any], model: Predictor, folder: Path) -> None:
     """Write the page into ``folder``, with the licences of ONNX Runtime beside it.
 
     Its Content-Security-Policy allows its own style and scripts, WebAssembly and no connections.

@@ -1,15 +1,9 @@
-"""Prediction for one text, and the facts about a model that pages and metrics show."""
+"""Prediction for one text."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
-
-from crepe_dist.data.composition import Column
-from crepe_dist.wording import measure
-
-if TYPE_CHECKING:
-    from crepe_dist.predicting.predictor import Predictor
+from typing import NamedTuple
 
 UNKNOWN = "no character that the network knows"  # problem of a text that is not empty
 NONE = "none of these"  # shown instead of the class of a rejected text
@@ -62,52 +56,3 @@ class Prediction(NamedTuple):
 def unanswered(problem: str) -> Prediction:
     """Return the prediction for a text that cannot be classified."""
     return Prediction("", 0.0, (), 0, problem)
-
-
-class ModelSummary(NamedTuple):
-    """Facts about one checkpoint.
-
-    Args:
-        data: name of the data set that it was trained on; empty if unknown.
-        kept: numbers of characters at the beginning and at the end of a longer text that it reads.
-        is_latin: whether the alphabet consists of Latin letters, digits and signs, not of the data's own characters.
-        kernels: implementation of the kernels, and their precision.
-        several: whether it gives several labels.
-        name: name that its run was given; empty if it was given none.
-        beside: columns beside the text.
-    """
-
-    checkpoint: str
-    data: str
-    test_accuracy: float | None
-    classes: list[str]
-    feature_len: int
-    kept: tuple[int, int]
-    is_latin: bool
-    kernels: str
-    several: bool = False
-    name: str = ""
-    beside: tuple[Column, ...] = ()
-
-    @property
-    def measure(self) -> str:
-        """Name of ``test_accuracy``."""
-        return measure(self.several)
-
-
-def summarise(predictor: Predictor) -> ModelSummary:
-    """Summarise the checkpoint that a predictor has opened."""
-    about, encoding, backend = predictor.about, predictor.encoding, predictor.engine.backend
-    return ModelSummary(
-        predictor.path.name,
-        about.get("data", {}).get("name", ""),
-        about.get("test_accuracy"),
-        predictor.classes,
-        encoding.feature_len,
-        encoding.kept,
-        not encoding.is_custom,
-        f"{backend.build}, {backend.precision}",
-        predictor.several,
-        about.get("name", ""),
-        predictor.composition.beside,
-    )

@@ -33,7 +33,7 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import Floats
 from crepe_dist.settings.options import Precision
-from crepe_dist.wording import excerpt, listed
+from crepe_dist.wording import excerpt, listed, measure
 
 AUTO = "auto"
 PLAIN = Composition()
@@ -81,6 +81,21 @@ class Predictor:
     def several(self) -> bool:
         """Tell whether the model gives several labels."""
         return self.thresholds is not None
+
+    @property
+    def measure(self) -> str:
+        """Name of the score that its description calls test accuracy."""
+        return measure(self.several)
+
+    @property
+    def trained_on(self) -> str:
+        """Name of the data set that it was trained on; empty if unknown."""
+        return str(self.about.get("data", {}).get("name", ""))
+
+    @property
+    def kernels(self) -> str:
+        """Implementation of the kernels, and their precision."""
+        return f"{self.engine.backend.build}, {self.engine.backend.precision}"
 
     @property
     def levels(self) -> Levels | None:

@@ -14,7 +14,8 @@ from rich.text import Text
 from crepe_dist import wording
 from crepe_dist.errors import one_line
 from crepe_dist.predicting.occlusion import Explanation, Word
-from crepe_dist.predicting.prediction import NONE, ModelSummary
+from crepe_dist.predicting.prediction import NONE
+from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.drawing import FOR, PALETTE
 from crepe_dist.reports.page import policy, render
 from crepe_dist.settings.options import ServiceOptions
@@ -128,7 +129,7 @@ def _style(level: int | None) -> str:
     return (colour, f"bold underline {colour}", f"{on_it} on {colour}", f"bold {on_it} on {colour}")[abs(level) - 1]
 
 
-def serve_page(model: ModelSummary, options: ServiceOptions) -> tuple[str, str]:
+def serve_page(model: Predictor, options: ServiceOptions) -> tuple[str, str]:
     """Return the page of the HTTP service, and a Content-Security-Policy that allows only its own style and script."""
     html = render(
         "serve.html",

@@ -31,7 +31,8 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.composition import UNIT
 from crepe_dist.errors import UserError, visible
 from crepe_dist.predicting.answers import json_record
-from crepe_dist.predicting.prediction import NONE, ModelSummary, Prediction
+from crepe_dist.predicting.prediction import NONE, Prediction
+from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.explanation import serve_page
 from crepe_dist.serving import open_inference, requests
 from crepe_dist.serving.batching import Batcher
@@ -136,7 +137,7 @@ class Observed:
 
 
 def create_app(
-    batcher: Batcher, model: ModelSummary, metrics: Metrics, options: ServiceOptions, *, log: bool = False
+    batcher: Batcher, model: Predictor, metrics: Metrics, options: ServiceOptions, *, log: bool = False
 ) -> ASGIApp:
     """Create the application with its middleware."""
     # FastAPI's documentation pages load scripts from other sites.
@@ -173,7 +174,7 @@ def create_app(
     async def predict(request: Request) -> Response:
         requests.check_type(request.headers)
         question = requests.parse(requests.Question, await request.body(), EXAMPLE)
-        texts = question.all_texts(model.beside)
+        texts = question.all_texts(model.composition.beside)
         if question.explain:
             return await explain(texts[0], question.top)
         answers = [json_record(prediction, question.top) for prediction in await classify(texts)]
@@ -182,7 +183,7 @@ def create_app(
     @app.get(HEALTH, summary="Check that the service can predict")
     async def health() -> Response:
         check_ready()
-        return Json({"status": "ready", "checkpoint": model.checkpoint})
+        return Json({"status": "ready", "checkpoint": model.path.name})
 
     @app.get(METRICS, summary="Metrics for Prometheus", response_class=Response)
     async def figures() -> Response:

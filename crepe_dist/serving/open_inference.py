@@ -13,7 +13,8 @@ from fastapi import FastAPI, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from crepe_dist.data.composition import plain
-from crepe_dist.predicting.prediction import ModelSummary, Prediction
+from crepe_dist.predicting.prediction import Prediction
+from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.serving import requests
 from crepe_dist.serving.requests import PROTOCOL, Json, Problem
 from crepe_dist.version import __version__
@@ -75,7 +76,7 @@ def paths(name: str) -> tuple[str, ...]:
 
 def add_routes(
     app: FastAPI,
-    model: ModelSummary,
+    model: Predictor,
     name: str,
     classify: Callable[[list[str]], Awaitable[list[Prediction]]],
     check_ready: Callable[[], None],
@@ -133,7 +134,7 @@ def add_routes(
         return _answer(question, name, {name: (*tensors[name], found[name]) for name in tensors}, len(texts))
 
 
-def _tensors(model: ModelSummary) -> Tensors:
+def _tensors(model: Predictor) -> Tensors:
     labels = {"labels": (BYTES, [-1])} if model.several else {}
     count = len(model.classes)
     rest = {"probabilities": (FLOATS, [-1, count]), "problem": (BYTES, [-1]), "classes": (BYTES, [count])}

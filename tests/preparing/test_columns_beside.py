@@ -16,7 +16,6 @@ from crepe_dist.data.composition import UNIT, UNREAD, VALUES, Column, Compositio
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
-from crepe_dist.predicting.prediction import summarise
 from crepe_dist.reports.explanation import serve_page
 from crepe_dist.runs import checkpoint
 from crepe_dist.serving.requests import Problem, Question
@@ -112,7 +111,7 @@ def test_all_kinds_of_input_are_read_alike(folder, printed_by):
     columns = {"colour": frame.colour[0], "amount": float(frame.amount[0])}
     (asked,) = _asked({"text": frame.text[0], "columns": columns}, model)
     assert round(next(model.predict_stream(iter([asked]))).probability, 6) == expected[0]
-    page, _ = serve_page(summarise(model), ServiceOptions())
+    page, _ = serve_page(model, ServiceOptions())
     assert re.findall("data-column='(.*?)'", page) == ['"colour"', '"amount"']
     assert '<option value="blue">' in page
     for wrong, message in (({"amount": "many"}, "unusable number"), ({"size": 1}, "colour and amount")):

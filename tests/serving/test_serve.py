@@ -11,8 +11,12 @@ import subprocess
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,10 +26,11 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed.launch import Launch
 from crepe_dist.drift import Drift
 from crepe_dist.errors import UserError
+from crepe_dist.model.backend import Backend
 from crepe_dist.predicting.answers import explained, json_record
 from crepe_dist.predicting.occlusion import Explanation, Word
-from crepe_dist.predicting.prediction import ModelSummary, Prediction
-from crepe_dist.predicting.predictor import load
+from crepe_dist.predicting.prediction import Prediction
+from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.reports import explanation as explanations
 from crepe_dist.serve import Serve
 from crepe_dist.serving import batching
@@ -39,9 +44,9 @@ from tests.helpers.browsing import SECONDS, Browsing, chromium, needs_browser
 
 JSON = {"Content-Type": "application/json"}
 CLASSES = ["<i>plain</i>", "naïve", "quoted \"'&", "end"]
-FACTS = ModelSummary(
-    "some.params", "some data", 0.5, CLASSES, FEATURE_LEN, Encoding(feature_len=FEATURE_LEN).kept, True, "own, float32"
-)
+ENGINE: Any = SimpleNamespace(backend=Backend("float32", None, "", "numpy"))
+ABOUT = {"data": {"name": "some data"}, "test_accuracy": 0.5}
+FACTS = Predictor(ENGINE, Encoding(feature_len=FEATURE_LEN), CLASSES, path=Path("some.params"), about=ABOUT)
 
 
 def by_length(texts):
@@ -58,9 +63,11 @@ def by_letter(text):
 
 @contextmanager
 def service(predict=by_length, explain=by_letter, several=False, **limits):
-    metrics = Metrics(FACTS.checkpoint, FACTS.kernels)
+    metrics = Metrics(FACTS.path.name, FACTS.kernels)
     batcher = Batcher(predict, explain, metrics.batch_texts.observe)
-    app = create_app(batcher, FACTS._replace(several=several), metrics, ServiceOptions(**limits))
+    app = create_app(
+        batcher, replace(FACTS, thresholds=np.zeros(4) if several else None), metrics, ServiceOptions(**limits)
+    )
     client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
     client.batcher = batcher
     try:
