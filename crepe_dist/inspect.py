@@ -10,7 +10,7 @@ from crepe_dist import invocation
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.inspecting.corpus import Corpus
-from crepe_dist.inspecting.inspection import ERRORS, NEXT, PAIRS, inspect
+from crepe_dist.inspecting.inspection import ERRORS, NEXT, PAIRS, inspect, write
 from crepe_dist.inspecting.out_of_fold import out_of_fold
 from crepe_dist.inspecting.pool import MOST, Pool
 from crepe_dist.registry import NETWORKS
@@ -66,10 +66,10 @@ class Inspect(Command):
             chosen, others = f"{min(self.next, len(pool)):,} of {counted(len(pool), 'text')}", pool.read - len(pool)
             _say(f"choosing {chosen}; {counted(others, 'other row')} repeat a text, or cannot be classified")
         scored, of_pool = out_of_fold(corpus, self.model, self.folds, self.seed, pool, _say)
-        inspection = inspect(corpus, scored, pool.choose(of_pool, self.next, self.seed) if pool else [])
-        files = inspection.write(out)
-        errors = len(inspection.errors)
-        right = percent(inspection.accuracy)
+        findings = inspect(corpus, scored)
+        findings[NEXT] = pool.choose(of_pool, self.next, self.seed) if pool else []
+        files, errors = write(findings, out), len(findings[ERRORS])
+        right = percent(float((scored.argmax(axis=1) == corpus.labels).mean()))
         _say(f"{right} of the labels are the most probable class of a network that has not seen the text")
         _say(f"{counted(errors, 'label is', 'labels are')} probably wrong ({percent(errors, len(corpus))})")
         for path in files:

@@ -19,6 +19,12 @@ CHUNK = 4096  # rows that are copied together
 Rows = npt.NDArray[np.int64]
 
 
+def chunks(numbers: Rows) -> Iterator[Rows]:
+    """Yield the numbers of some thousand texts at a time."""
+    for start in range(0, len(numbers), CHUNK):
+        yield numbers[start : start + CHUNK]
+
+
 class Corpus:
     """Texts of all splits of a data set, numbered from 0 in the order of the splits.
 
@@ -55,12 +61,6 @@ class Corpus:
         split = int(np.searchsorted(self._starts, number, side="right")) - 1
         return self._splits[split].name, number - int(self._starts[split])
 
-    def batches(self, numbers: Rows) -> Iterator[tuple[Rows, Codes]]:
-        """Yield the numbers and codes of some thousand texts at a time."""
-        for start in range(0, len(numbers), CHUNK):
-            batch = numbers[start : start + CHUNK]
-            yield batch, self.documents.codes(batch)
-
     def letters_of(self, codes: Codes) -> list[str]:
         """Return the letters and digits of texts, in lower case: near duplicates have the same."""
         return ["".join(filter(str.isalnum, self.dataset.encoding.decode(row).lower())) for row in codes]
@@ -68,7 +68,8 @@ class Corpus:
     @cached_property
     def letters(self) -> list[str]:
         """Letters and digits of all texts; see ``letters_of``."""
-        return [each for _, codes in self.batches(np.arange(len(self))) for each in self.letters_of(codes)]
+        codes = (self.documents.codes(some) for some in chunks(np.arange(len(self))))
+        return [each for some in codes for each in self.letters_of(some)]
 
     @cached_property
     def groups(self) -> Rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,53 +9,32 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.files import write_csv
-from crepe_dist.inspecting.corpus import Corpus
+from crepe_dist.inspecting.corpus import Corpus, Rows
 from crepe_dist.inspecting.out_of_fold import Floats
 
 ERRORS, PAIRS, NEXT = "label_errors.csv", "class_pairs.csv", "label_next.csv"
 MOST_PAIRS = 100
 Record = dict[str, Any]
-Rows = npt.NDArray[np.int64]
+Findings = dict[str, list[Record]]  # rows of the CSV files by their names; the most urgent first
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """Findings, as rows of the CSV files; the most urgent first.
-
-    Attributes:
-        accuracy: share of the texts whose label is the most probable class.
-        label_next: unlabelled texts, with an empty label.
-    """
-
-    accuracy: float
-    errors: list[Record]
-    pairs: list[Record]
-    label_next: list[Record]
-
-    def write(self, folder: Path) -> list[Path]:
-        """Write the CSV files; return their paths."""
-        folder.mkdir(parents=True, exist_ok=True)
-        written = []
-        for name, rows in ((ERRORS, self.errors), (PAIRS, self.pairs), (NEXT, self.label_next)):
-            if rows:
-                write_csv(folder / name, rows)
-                written.append(folder / name)
-            else:
-                (folder / name).unlink(missing_ok=True)  # of an earlier inspection
-        return written
-
-
-def inspect(corpus: Corpus, probabilities: Floats, label_next: list[Record]) -> Inspection:
-    """Derive the findings from out-of-fold probabilities."""
-    labels = corpus.labels
-    predicted = probabilities.argmax(axis=1)
+def inspect(corpus: Corpus, probabilities: Floats) -> Findings:
+    """Find wrong labels, and classes that overlap, by out-of-fold probabilities."""
+    labels, predicted = corpus.labels, probabilities.argmax(axis=1)
     wrong = label_errors(probabilities, labels)
-    return Inspection(
-        float((predicted == labels).mean()),
-        _errors(corpus, probabilities[wrong], wrong),
-        _pairs(corpus.dataset.classes, labels, predicted, wrong),
-        label_next,
-    )
+    pairs = _pairs(corpus.dataset.classes, labels, predicted, wrong)
+    return {ERRORS: _errors(corpus, probabilities[wrong], wrong), PAIRS: pairs}
+
+
+def write(findings: Findings, folder: Path) -> list[Path]:
+    """Write the CSV files that have rows, and remove the others of an earlier inspection; return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in findings.items():
+        if rows:
+            write_csv(folder / name, rows)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    return [folder / name for name, rows in findings.items() if rows]
 
 
 def label_errors(probabilities: Floats, labels: npt.NDArray[np.int32]) -> Rows:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.files import scratch
-from crepe_dist.inspecting.corpus import CHUNK, Corpus
+from crepe_dist.inspecting.corpus import Corpus, chunks
 from crepe_dist.inspecting.pool import Pool
 from crepe_dist.model.calibration import CalibrationCounts, softmax
 from crepe_dist.predicting.predictor import Predictor, load
@@ -53,15 +53,16 @@ def out_of_fold(
         with scratch() as folder:
             data = corpus.write(folder / "data", np.flatnonzero(fold != number), held)
             predictor = _trained(data.folder, folder, network, seed)
-            for batch, codes in corpus.batches(held):
-                logits[batch] = predictor.logits(codes)
-            for batch, codes in pool.batches(np.arange(len(pool))) if pool else ():
-                others[batch] += softmax(predictor.logits(codes), np.float64)
+            for some in chunks(held):
+                logits[some] = predictor.logits(corpus.documents.codes(some))
+            if pool:
+                for some in chunks(np.arange(len(pool))):
+                    others[some] += softmax(predictor.logits(pool.codes(some)), np.float64)
         trained += 1
         say(f"fold {number + 1} of {folds}: {counted(len(held), 'text')} scored, {time.monotonic() - started:.0f} s")
     counts = CalibrationCounts()
-    for start in range(0, len(corpus), CHUNK):
-        counts.add(logits[start : start + CHUNK], corpus.labels[start : start + CHUNK])
+    for some in chunks(np.arange(len(corpus))):
+        counts.add(logits[some], corpus.labels[some])
     probabilities = softmax(logits / np.float32(counts.fitted().temperature), np.float64)
     return probabilities, others / trained
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.words import WordFinder, Words, joined
 from crepe_dist.errors import UserError
-from crepe_dist.inspecting.corpus import CHUNK, Corpus, Rows
+from crepe_dist.inspecting.corpus import CHUNK, Corpus, Rows, chunks
 from crepe_dist.predicting.inputs import Input, columns_of, open_inputs
 from crepe_dist.preparing.sources import Reading
 from crepe_dist.wording import counted
@@ -71,11 +71,9 @@ class Pool:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def batches(self, numbers: Rows) -> Iterator[tuple[Rows, Codes]]:
-        """Yield the numbers and codes of some thousand texts at a time."""
-        for start in range(0, len(numbers), CHUNK):
-            some = numbers[start : start + CHUNK]
-            yield some, self._codes([self._rows[row] for row in some.tolist()])
+    def codes(self, numbers: Rows) -> Codes:
+        """Return the codes of texts, uint8 [n, L]."""
+        return self._codes([self._rows[row] for row in numbers.tolist()])
 
     def choose(self, probabilities: Floats, count: int, seed: int) -> list[dict[str, str]]:
         """Choose texts to label; return them as rows for ``prepare``, with an empty label.
@@ -92,7 +90,7 @@ class Pool:
         candidates = np.argsort(first - second, kind="stable")[: CANDIDATES * count]
         drawn = generator.permutation(len(self))[:MOST_REPRESENTED]
         find, both = WordFinder(self._data.encoding).find, np.concatenate([candidates, drawn])
-        vectors = _vectors(joined([find(codes) for _, codes in self.batches(both)]), generator)
+        vectors = _vectors(joined([find(self.codes(some)) for some in chunks(both)]), generator)
         alike = vectors[: len(candidates)] @ vectors[len(candidates) :].T
         chosen = candidates[facilities(alike, (1 - first + second)[drawn], min(count, len(self)))]
         return [self._record(self._rows[row]) for row in chosen.tolist()]
