@@ -23,7 +23,7 @@ from crepe_dist.files import scratch
 from crepe_dist.native.library import threads
 from crepe_dist.predicting.answers import STYLES, TABLES, Answer, Answers, answer_types, answers, converter
 from crepe_dist.predicting.inputs import Input, Inputs, TextFlags
-from crepe_dist.predicting.prediction import unanswered
+from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.formats import EMPTY, FROM_WINDOWS
@@ -189,7 +189,7 @@ class _Work:
     def _predicted(self, rows: list[Input]) -> list[Answer]:
         rows = [row for row in rows if row.line > self.after]
         predictions = self.predictor.predict_stream((row.text for row in rows if not row.problem), self.windows)
-        return [(row, unanswered(row.problem) if row.problem else next(predictions)) for row in rows]
+        return [(row, Prediction("", 0.0, (), 0, row.problem) if row.problem else next(predictions)) for row in rows]
 
     def _kept(self, pairs: list[Answer]) -> list[Answer]:
         """Leave out the rows whose score is too low."""

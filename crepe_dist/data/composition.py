@@ -157,8 +157,8 @@ class Composition:
     def problem(self, row: str) -> str:
         """Return why a row cannot be classified: a number is none; empty if it can."""
         numbers = zip(self.beside, row.split(UNIT)[1:]) if self.beside else ()
-        wrong = [(each, value) for each, value in numbers if each.categories is None and each.number(value) is None]
-        return unusable(wrong[0][0].name, wrong[0][1]) if wrong else ""
+        problems = (unusable_number(each.name, value) for each, value in numbers if each.categories is None)
+        return next(filter(None, problems), "")
 
     def without(self, name: str, row: str) -> str:
         """Return a row without the value of a column, which then counts as one that is not read."""
@@ -197,15 +197,9 @@ class Composition:
         return cls(tuple(map(str, saved["columns"])), bool(saved["strip_html"]), tuple(beside))
 
 
-def check_number(name: str, value: str) -> None:
-    """Raise ``ValueError`` unless a value is missing or a finite number."""
-    if value.strip() and number_of(value) is None:
-        raise ValueError(unusable(name, value))
-
-
-def unusable(name: str, value: str) -> str:
-    """Describe a value that is no number."""
-    return f"unusable number: {name} is {value!r:.40}"
+def unusable_number(name: str, value: str) -> str:
+    """Describe a value that is neither missing nor a finite number; empty if it is one of them."""
+    return f"unusable number: {name} is {value!r:.40}" if value.strip() and number_of(value) is None else ""
 
 
 def plain(text: str) -> str:

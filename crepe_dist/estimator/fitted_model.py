@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.composition import UNIT, check_number
+from crepe_dist.data.composition import UNIT, unusable_number
 from crepe_dist.data.targets import ONE, SEVERAL
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import read_bytes, read_json, scratch
@@ -98,10 +98,8 @@ def _values(texts: Sequence[str], beside: Wanted) -> dict[str, list[str]]:
     table = dict(zip(("text", *beside.beside), map(list, zip(*(text.split(UNIT) for text in texts)))))
     for name in beside.numbers:
         for row, value in enumerate(table[name]):
-            try:
-                check_number(name, value)
-            except ValueError as error:
-                raise UserError(f"row {row}: {error}", remedy="give numbers, or leave the value out") from None
+            if problem := unusable_number(name, value):
+                raise UserError(f"row {row}: {problem}", remedy="give numbers, or leave the value out")
     return table
 
 

@@ -56,15 +56,13 @@ def score(args: Any, world: World) -> None:
             documents = counted(len(rows.dataset.splits[rows.split]), "document")
             print("\n".join([f"{visible(path.name)} on {visible(rows.name)}, {documents}", *rows.notes(), ""]))
         split, encoding = rows.dataset.splits[rows.split], rows.dataset.encoding
-        noisy = {rate: with_typos(split, rate, encoding=encoding) for rate in args.typos}
         beside = predictor.composition.beside if rows.split in KEEP_TEXTS else ()
-        reduced = {column.name: without_column(split, column.name, predictor) for column in beside}
-        scores, *others = (
-            scores_of(view, predictor, world, args.batch_size) for view in (split, *noisy.values(), *reduced.values())
-        )
+        # By the share of typing errors, or the name of the column that is left out.
+        views: dict[Any, Split] = {rate: with_typos(split, rate, encoding=encoding) for rate in args.typos}
+        views |= {column.name: without_column(split, column.name, predictor) for column in beside}
+        scores, *others = (scores_of(view, predictor, world, args.batch_size) for view in (split, *views.values()))
         if world.is_root:
-            count = len(noisy)
-            _write(args, predictor, rows, scores, dict(zip(noisy, others)), dict(zip(reduced, others[count:])))
+            _write(args, predictor, rows, scores, dict(zip(views, others)))
 
 
 def without_column(split: Split, name: str, predictor: Predictor) -> Split:
@@ -89,23 +87,18 @@ def scores_of(split: Split, predictor: Predictor, world: World = ALONE, batch_si
     return scores
 
 
-def _write(
-    args: Any,
-    predictor: Predictor,
-    rows: Rows,
-    scores: AnyScores,
-    noisy: dict[float, AnyScores],
-    reduced: dict[str, AnyScores],
-) -> None:
+def _write(args: Any, predictor: Predictor, rows: Rows, scores: AnyScores, others: dict[Any, AnyScores]) -> None:
     """Write the scores to the terminal, and to the files of the flags."""
     dataset, split = rows.dataset, rows.split
     print(_text(scores, dataset, predictor.path))
     if isinstance(scores, Scores) and (worst := worst_mistakes(scores, dataset, split)):
         print(f"\n{worst}")
-    others = {f"with a typing error in {percent(rate)} of the characters": each for rate, each in noisy.items()}
-    others |= {f"without the column {excerpt(name)}": each for name, each in reduced.items()}
-    for what, each in others.items():
-        name = measure(not isinstance(each, Scores))
+    noisy = {rate: each for rate, each in others.items() if isinstance(rate, float)}
+    reduced = {name: each for name, each in others.items() if isinstance(name, str)}
+    described = {f"with a typing error in {percent(rate)} of the characters": each for rate, each in noisy.items()}
+    described |= {f"without the column {excerpt(name)}": each for name, each in reduced.items()}
+    for what, each in described.items():
+        name = measure(each.several)
         print(f"\n{what}: {name} {percent(each.accuracy)}   macro F1 {each.macro_f1:.3f}   loss {each.loss:.4f}")
     if args.mistakes is not None and scores.right is not None:
         count = write_mistakes(args.mistakes, predictor, dataset, split, scores.right)

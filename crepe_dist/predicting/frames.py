@@ -7,7 +7,8 @@ import os
 import socket
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -133,17 +134,6 @@ def _joined(frame: Any, answers: pd.DataFrame) -> Any:
     return type(frame).from_arrays([*frame.columns, *arrays], schema=schema)
 
 
-class MlflowModel:
-    """Model of ``export --format mlflow`` as MLflow calls it."""
-
-    def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
-
-    def predict(self, frame: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Classify the rows of a table; see ``predict_frame``."""
-        return predict_frame(self._predictor, frame)
-
-
-def _load_pyfunc(path: str) -> MlflowModel:
-    """Open a folder; MLflow calls this function by its name."""
-    return MlflowModel(load(path))
+def _load_pyfunc(path: str) -> Any:
+    """Open a folder of ``export --format mlflow``; MLflow calls this function, and ``predict``, by their names."""
+    return SimpleNamespace(predict=partial(predict_frame, load(path)))

@@ -51,8 +51,3 @@ class Prediction(NamedTuple):
     def share(self, label: str) -> float:
         """Return the probability of a class."""
         return dict(self.ranking)[label]
-
-
-def unanswered(problem: str) -> Prediction:
-    """Return the prediction for a text that cannot be classified."""
-    return Prediction("", 0.0, (), 0, problem)

@@ -15,7 +15,7 @@ import numpy as np
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.arrays import hashes
-from crepe_dist.data.composition import UNIT, Column, check_number, without_tags
+from crepe_dist.data.composition import UNIT, Column, unusable_number, without_tags
 from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
@@ -193,7 +193,8 @@ def _checked(row: Row, part: str, job: Job, name: Name) -> tuple[str, bytes]:
     if cell and columns.labels and labelling.kind == ONE:
         cell = labelling.path(cell)
     for column, value in zip(columns.numbers, row.text.split(UNIT)[1 + len(columns.categories) :]):
-        check_number(column, value)
+        if problem := unusable_number(column, value):
+            raise ValueError(problem)
     if part == UNLABELLED or (part == "train" and job.split.keep_unlabelled and not cell):
         return ABSENT, text
     if labelling.kind == ONE or not cell:

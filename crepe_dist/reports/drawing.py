@@ -72,9 +72,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def blank(
-    height: float, *, left: float, right: float = 0.15, bottom: float = 0.45, top: float = 0.1
-) -> tuple[Figure, Axes]:
+def blank(height: float, *, left: float, right: float, bottom: float, top: float) -> tuple[Figure, Axes]:
     """Make a figure with one pair of axes; call it inside ``style()``.
 
     The margins, in inches, are fixed because only the reader's browser knows the widths of texts.

@@ -59,10 +59,6 @@ class Mistake:
     probability: float
     ranking: tuple[tuple[int, float], ...]
 
-    @property
-    def predicted(self) -> int:
-        return self.ranking[0][0]
-
     @classmethod
     def of(cls, saved: dict[str, Any]) -> Mistake:
         """Convert from the values of ``asdict``."""

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crepe_dist.data.composition import Column, check_number, join, plain, with_values
+from crepe_dist.data.composition import Column, join, plain, unusable_number, with_values
 from crepe_dist.errors import UserError, visible
 from crepe_dist.preparing.frames import value_text
 from crepe_dist.settings.options import ServiceOptions
@@ -62,11 +62,8 @@ class Question(BaseModel):
             if name not in known:
                 remedy = f"the columns are {listed(list(known))}" if known else "leave columns out"
                 raise Problem(422, f"the model reads no column {name!r:.60}", remedy=remedy)
-            if known[name].categories is None:
-                try:
-                    check_number(name, value)
-                except ValueError as error:
-                    raise Problem(422, str(error), remedy="give a number or null") from None
+            if known[name].categories is None and (problem := unusable_number(name, value)):
+                raise Problem(422, problem, remedy="give a number or null")
         joined = plain(join([self.title or "", self.text or ""]))
         return list(map(plain, self.texts)) or [with_values(joined, [values.get(name, "") for name in known])]
 

@@ -16,7 +16,7 @@ from crepe_dist import files
 from crepe_dist.errors import UserError
 from crepe_dist.predicting.answers import answers, json_record
 from crepe_dist.predicting.inputs import Input, open_inputs
-from crepe_dist.predicting.prediction import Prediction, unanswered
+from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.sources import Reading
 
@@ -63,7 +63,10 @@ def test_ids_are_read_if_they_are_there_and_repeated(tmp_path):
     prediction = Prediction("b", 0.75, (("b", 0.75), ("c", 0.25)), 3)
     one, two = found["a.csv"]
     assert answers("text", None, 2).line(one, prediction) == "007: b 75.0 %   c 25.0 %"
-    assert answers("text", None, 2).line(two, unanswered(two.problem)) == "not classified: line 3 (008): empty text"
+    assert (
+        answers("text", None, 2).line(two, Prediction("", 0.0, (), 0, two.problem))
+        == "not classified: line 3 (008): empty text"
+    )
     line = {"line": 2, "id": "007", **json.loads(json_record(prediction, 2))}
     assert answers("jsonl", None, 2).line(one, prediction) == json.dumps(line)
     (tmp_path / "a.txt").write_text("one\n")
@@ -149,7 +152,7 @@ def test_answers_in_csv_keep_their_width():
         "id,text,predicted_class,predicted_probability,predicted_class_2,predicted_probability_2,characters_cut,problem\n"
     )
     assert told.line(Input(2, "x\ry", "", ("1", "x\ry")), prediction) == '1,"x\ry","a,b",0.750000,\'=c,0.250000,0,'
-    assert told.line(Input(3, ""), unanswered("wrong columns: 1")) == ",,,,,,,line 3: wrong columns: 1"
+    assert told.line(Input(3, ""), Prediction("", 0.0, (), 0, "wrong columns: 1")) == ",,,,,,,line 3: wrong columns: 1"
 
 
 FORMULAS = ["=cmd|' /C calc'!A0", '+HYPERLINK("http://x")', "@SUM(1)", "\t=1", "\rx", " =1+1", "'=1", "\uff1d1"]
