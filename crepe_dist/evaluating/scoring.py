@@ -28,10 +28,9 @@ from crepe_dist.reports.score_tables import sure, unanswered
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import quotes, run_of
 from crepe_dist.runs.scores import AnyScores, Scores
-from crepe_dist.training.evaluation import evaluate
+from crepe_dist.training.evaluation import BATCH_SIZE, evaluate
 from crepe_dist.wording import counted, excerpt, measure, percent
 
-BATCH_SIZE = 512
 MOST = 10  # mistakes on the terminal
 MOST_CHARACTERS = 70  # of a text on the terminal
 CHUNK = 1024  # documents that are predicted together

@@ -105,15 +105,12 @@ def compared(old: Table, new: Table, least: float) -> Table:
     """
     old, new = (each[(old["whole"] > 0) & (new["whole"] > 0) & (old["part"] + new["part"] > 0)] for each in (old, new))
     per_unit = _draws(old + new) / (old + new)["whole"]
-    shares: list[Any] = []
-    sizes, angles, ends = list(shares), list(shares), list(shares)
-    for each in (old, new):
-        share, size = each["part"] / each["whole"], np.minimum(_draws(each), per_unit * each["whole"])
-        shares, sizes = [*shares, share], [*sizes, size]
-        # With the correction for few draws of Anscombe 1948, doi:10.1093/biomet/35.3-4.246.
-        angles.append(2 * np.arcsin(np.sqrt((share * size + 3 / 8) / (size + 3 / 4))))
-        ends.append(np.array([interval(part, number) for part, number in zip(share * size, size)]).T)
-    (then, now), ((low, high), (new_low, new_high)) = shares, ends
+    then, now = (each["part"] / each["whole"] for each in (old, new))
+    sizes = [np.minimum(_draws(each), per_unit * each["whole"]) for each in (old, new)]
+    parts = [then * sizes[0], now * sizes[1]]
+    # With the correction for few draws of Anscombe 1948, doi:10.1093/biomet/35.3-4.246.
+    angles = [2 * np.arcsin(np.sqrt((part + 3 / 8) / (size + 3 / 4))) for part, size in zip(parts, sizes)]
+    (low, high), (new_low, new_high) = (interval(part, size) for part, size in zip(parts, sizes))
     table = pd.DataFrame({"then": then, "now": now})
     table["low"] = now - then - np.hypot(now - new_low, high - then)
     table["high"] = now - then + np.hypot(new_high - now, then - low)

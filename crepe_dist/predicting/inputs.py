@@ -166,20 +166,20 @@ def columns_of(composition: Composition, **given: Any) -> Wanted:
     return Wanted(remembered=composition.columns, categories=categories, numbers=numbers, **given)
 
 
-def texts_of(texts: Any, wanted: Wanted | None = None) -> list[str]:
+def texts_of(texts: Any, wanted: Wanted) -> list[str]:
     """Return the texts of an iterable, an array, a series, or a table.
 
     The columns of a table, which is a data frame or a mapping of names to columns, are chosen as those of a file.
 
     Args:
-        wanted: columns to choose; ``None``: those with usual names.
+        wanted: columns to choose.
 
     Raises:
         InvalidInput: ``texts`` is something else, its columns cannot be chosen, or a text is not a string.
     """
     if is_table(texts):
         try:
-            texts = text_column(texts, wanted or Wanted())
+            texts = text_column(texts, wanted)
         except UserError as error:
             raise InvalidInput(error.what, error.why, "give one column of texts, such as table['text']") from None
     shape: tuple[int, ...] | None = getattr(texts, "shape", None)

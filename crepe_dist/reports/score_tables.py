@@ -30,9 +30,9 @@ SMALL_CALIBRATION_ERROR, LARGE_CALIBRATION_ERROR = 0.03, 0.1
 Tile = tuple[str, str, list[str]]  # name, value and notes
 
 
-def interval(right: int, documents: int) -> tuple[float, float]:
+def interval(right: Any, documents: Any) -> tuple[Any, Any]:
     """Compute Wilson's 95 % interval of ``right / documents`` (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
-    return float(lower_bound(documents, right, Z)), 1 - float(lower_bound(documents, documents - right, Z))
+    return lower_bound(documents, right, Z), 1 - lower_bound(documents, documents - right, Z)
 
 
 def paired_half_width(only_first: int, only_second: int, documents: int) -> float:
