@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import groupby
-from typing import NamedTuple, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.padding import Padding
@@ -32,33 +32,26 @@ COLOUR_THRESHOLD = 0.2  # share of the largest score from which a character is c
 LEGEND = "Blue supports the class, orange contradicts it, strong colours count most; grey text is not read."
 
 
-class Run(NamedTuple):
-    """Run of adjacent characters with the same colour.
+def runs(explanation: Explanation) -> Iterator[tuple[str, int | None]]:
+    """Split a text into runs of adjacent characters with the same colour, and yield each with its level.
 
-    Args:
-        level: strength from -LEVELS (against the class) to LEVELS (for it); ``None`` if the network does not read it.
+    That is from -LEVELS (against the class) to LEVELS (for it), or ``None`` for characters that the network does not
+    read, of which there are at most ``UNREAD_CHARS`` beside those that are read.
     """
-
-    text: str
-    level: int | None
-
-
-def runs(explanation: Explanation) -> Iterator[Run]:
-    """Split a text into runs, with at most ``UNREAD_CHARS`` unread characters beside those that are read."""
     text, cut = explanation.text, explanation.cut
     largest = max(NOISE, *map(abs, explanation.scores), 0)
     levels = [_level(score / largest) for score in explanation.scores]
 
-    def coloured(start: int, stop: int) -> Iterator[Run]:
+    def coloured(start: int, stop: int) -> Iterator[tuple[str, int | None]]:
         for level, indices in groupby(range(start, stop), levels.__getitem__):
-            yield Run("".join(text[index] for index in indices), level)
+            yield "".join(text[index] for index in indices), level
 
     yield from coloured(0, cut.start)
     if cut:
         first = cut.start + (UNREAD_CHARS if cut.start else 0)
         last = cut.stop - (UNREAD_CHARS if cut.stop < len(text) else 0)
         unread = text[cut.start : cut.stop]
-        yield Run(f"{text[cut.start : first]}…{text[last : cut.stop]}" if first < last else unread, None)
+        yield f"{text[cut.start : first]}…{text[last : cut.stop]}" if first < last else unread, None
     yield from coloured(cut.stop, len(text))
 
 

@@ -403,8 +403,8 @@ class TestPage(Browsing):
             "return [...document.querySelectorAll('#marked span')].map((each) => [each.textContent, each.className])"
         )
         expected = [
-            (run.text, f"{'for' if run.level > 0 else 'against'}{abs(run.level)}" if run.level else "")
-            for run in explanations.runs(explanation)
+            (text, f"{'for' if level > 0 else 'against'}{abs(level)}" if level else "")
+            for text, level in explanations.runs(explanation)
         ]
         levels = [[name for text, name in found for _ in text] for found in (marked, expected)]
         assert sum(one == other for one, other in zip(*levels)) > 0.9 * len(text)  # rounding moves some by a level
