@@ -71,7 +71,8 @@ class Inspect(Command):
         files, errors = write(findings, out), len(findings[ERRORS])
         right = percent(float((scored.argmax(axis=1) == corpus.labels).mean()))
         _say(f"{right} of the labels are the most probable class of a network that has not seen the text")
-        _say(f"{counted(errors, 'label is', 'labels are')} probably wrong ({percent(errors, len(corpus))})")
+        wrong = f"{counted(errors, 'label is', 'labels are')} probably wrong ({percent(errors, len(corpus))})"
+        _say(f"{wrong}; up to half of them may be right: read the texts" if errors else wrong)
         for path in files:
             _say(str(path))
         if not files:

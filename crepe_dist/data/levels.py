@@ -92,6 +92,10 @@ class Levels:
             for number, of_text, share in found
         ]
 
+    def accuracies(self, confusion: npt.NDArray[np.int64]) -> list[float]:
+        """Return the share of documents whose node of each inner level is right."""
+        return [float(np.trace(level.confusion(confusion)) / confusion.sum()) for level in self.inner]
+
     def f1(self, confusion: npt.NDArray[np.int64]) -> float:
         """Compute the hierarchical F1 (Kiritchenko, Matwin & Famili 2005): of all nodes on the paths of both classes.
 

@@ -178,6 +178,9 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         texts = texts_of(X, self._columns())
         if not self._opened:
             self._opened.append(open_files(self.model_, self.device))
+        problems = enumerate(map(self._opened[0].composition.problem, texts))
+        if wrong := next((f"row {row}: {problem}" for row, problem in problems if problem), None):
+            raise InvalidInput(wrong, remedy="give numbers, or leave the value out")
         return probabilities(self._opened[0], texts, len(self.classes_))
 
     def _columns(self) -> Wanted:

@@ -16,6 +16,7 @@ from crepe_dist.files import scratch, write_json, write_text
 from crepe_dist.invocation import typed
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.preparing import remote
+from crepe_dist.preparing.sources import PIPE
 from crepe_dist.reports.page import render
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import run_of
@@ -49,9 +50,7 @@ def drift(args: Any) -> None:
         "least": args.least,
         "changed": not changed.empty,
         "verdict": _verdict(figures, changed),
-        "do": f"label rows that {typed('inspect')} {rows.dataset.folder} --unlabelled {args.file} chooses, and score "
-        f"them: {typed('evaluate')} {args.checkpoint or predictor.path} LABELLED; if the model got worse, train with "
-        "them",
+        "do": _remedy(args, predictor, rows),
         "notes": [*rows.notes(), f"not compared, because unusable, repeated or learnt from: {others:,}"],
         "figures": table.to_dict("records"),
     }
@@ -83,9 +82,11 @@ def _texts(args: Any, predictor: Predictor) -> tuple[Rows, list[str], list[str],
         path = str(remote.copy(args.file, folder / "copy")) if remote.is_url(args.file) else args.file
         inputs = list(chain.from_iterable(args.opened(path, predictor.composition)))
     data, split = rows.dataset, rows.dataset.splits["test"]
-    strip = without_tags if predictor.composition.strip_html else str
-    usable = (row.text.split(UNIT) for row in inputs if not row.problem)
-    given = [UNIT.join([strip(text), *values]) for text, *values in usable]
+    composition = predictor.composition
+    strip, absent = without_tags if composition.strip_html else str, [""] * len(composition.beside)
+    usable = (row.text for row in inputs if not (row.problem or composition.problem(row.text)))
+    divided = (text.split(UNIT) for text in usable)
+    given = [UNIT.join([strip(text), *(values or absent)]) for text, *values in divided]
     others = [*(part for name, part in data.splits.items() if name != "test"), *filter(None, [data.unlabelled])]
     learnt = np.concatenate([each.origins[:, HASH] for each in others])
     old, new = (distinct(texts, learnt) for texts in ([split.text(row) or "" for row in range(len(split))], given))
@@ -101,6 +102,13 @@ def _verdict(figures: Table, changed: Table) -> str:
     if changed.empty:
         return f"as in the test split: none {much}"
     return f"changed: {len(changed)} {much} ({listed(list(changed['group'].unique()))})"
+
+
+def _remedy(args: Any, predictor: Predictor, rows: Rows) -> str:
+    file = "FILE" if args.file == PIPE else args.file
+    chosen = "" if predictor.several else f" that {typed('inspect')} {rows.dataset.folder} --unlabelled {file} chooses"
+    scored = f"{typed('evaluate')} {args.checkpoint or predictor.path} LABELLED"
+    return f"label rows{chosen}, and score them: {scored}; if the model got worse, train with them"
 
 
 def _text(figures: Table) -> str:

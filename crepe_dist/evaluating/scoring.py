@@ -109,6 +109,7 @@ def _write(args: Any, predictor: Predictor, rows: Rows, scores: AnyScores, other
         numbers["per_class"] = scores.per_class(dataset.classes).to_dict(orient="index")
         if dataset.levels and isinstance(scores, Scores):
             numbers["hierarchical_f1"] = dataset.levels.f1(scores.confusion)
+            numbers["level_accuracies"] = dataset.levels.accuracies(scores.confusion)
         numbers["typos"] = [{"rate": rate, **hit.summary()} for rate, hit in noisy.items()]
         numbers["without"] = {name: each.summary() for name, each in reduced.items()}
         write_json(args.json, numbers)
@@ -138,10 +139,9 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     level, above = None, ""
     if levels := dataset.levels:
         level, above = levels.inner[0], f"   hierarchical F1 {levels.f1(scores.confusion):.3f}"
-        right = [float(np.trace(each.confusion(scores.confusion))) / scores.documents for each in levels.inner]
         above += "".join(
             f"\nlevel {number}: {len(each.names):,} nodes, accuracy {percent(share)}"
-            for number, (each, share) in enumerate(zip(levels.inner, right), start=1)
+            for number, (each, share) in enumerate(zip(levels.inner, levels.accuracies(scores.confusion)), start=1)
         )
     if top := scores.top_accuracies:
         above += "\n" + "   ".join(f"top {rank} accuracy {percent(share)}" for rank, share in top.items())

@@ -14,7 +14,7 @@ from crepe_dist.data.words import WordFinder, Words, joined
 from crepe_dist.errors import UserError
 from crepe_dist.inspecting.corpus import CHUNK, Corpus, Rows, chunks
 from crepe_dist.predicting.inputs import Input, columns_of, open_inputs
-from crepe_dist.preparing.sources import Reading
+from crepe_dist.preparing.sources import PIPE, Reading
 from crepe_dist.wording import counted
 
 MOST = 100_000  # texts that are read
@@ -46,6 +46,8 @@ class Pool:
                 "the texts to label are written with names, so prepare could not read both",
                 "prepare the data from a file with a header, and give --label and --text names",
             )
+        if name == PIPE:
+            raise UserError("--unlabelled does not read a pipe", "a file's name tells its format", "write a file first")
         inputs = open_inputs(name, reading=Reading(columns=wanted, encoding=encoding), keep=True)
         self._names = inputs.columns
         self._texts = data.composition.columns or ("text",)

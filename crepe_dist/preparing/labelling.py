@@ -51,7 +51,11 @@ class Labelling:
 
     def path(self, cell: str) -> str:
         """Join the levels of a label that have a column each (``cell_of``); raise ``ValueError`` if they cannot be."""
-        parts = [part for part in map(category, _json(cell).values()) if part]
+        parts = list(map(category, _json(cell).values()))
+        while parts and not parts[-1]:
+            parts.pop()  # a code of fewer levels
+        if not all(parts):
+            raise ValueError(f"unusable level: the one above {parts[parts.index('') + 1]!r:.40} is empty")
         if unusable := next((part for part in parts if self.levels.strip() in part), None):
             raise ValueError(f"unusable level: {unusable!r:.40} contains the separator of --levels")
         return self.levels.join(parts)

@@ -34,7 +34,7 @@ REMEDIES = {
     MANY: "give --labels several, or keep one label per row",
     "not a single value": "give --labels soft for shares of classes, --labels several for a list, or name a key in it",
     "unusable label": "write 1 in the column of each class of a row, and 0 in the others",
-    "unusable level": "give another separator with --levels, such as ' > '",
+    "unusable level": "fill in the levels above, or give another separator with --levels, such as ' > '",
     "unusable number": "leave missing ones empty, and write 1234.5 for 1.234,5; or read the column with --category",
     "unusable share": "give every row a share from 0 for each class, and at least one above 0",
     "not UTF-8": FROM_WINDOWS,

@@ -15,6 +15,7 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.levels import Levels
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
+from crepe_dist.preparing.labelling import Labelling
 from crepe_dist.runs import checkpoint
 from tests.conftest import NGRAMS, QUICK, command, run, train
 
@@ -105,5 +106,9 @@ def test_a_column_for_each_level(folder, tmp_path, printed_by):
     table.assign(text=table.text + " anew").to_csv(tmp_path / "new.csv", index=False)
     printed = printed_by("evaluate", folder / "1", tmp_path / "new.csv", "--label-columns=first,second", cwd=folder)
     assert "level 1: 3 nodes" in printed
+    labelling = Labelling(levels=".")
+    assert labelling.path('{"first": "a", "second": ""}') == "a"
+    with pytest.raises(ValueError, match="the one above 'x' is empty"):
+        labelling.path('{"first": " ", "second": "x"}')
     with pytest.raises(UserError, match="'x' contains the separator"):
         crepe_dist.prepare(tmp_path / "codes.csv", tmp_path / "other", levels="x", **columns)

@@ -193,7 +193,8 @@ def choose(
         raise UserError(
             f"{file} has no column {missing[0]!r}",
             f"the model was trained on {SEPARATOR.join(needed)}; it has {', '.join(names)}"[:500],
-            "add that column, which may be empty, or name the columns of the text with --text-column",
+            "add that column, which may be empty"
+            + ("" if missing[0] in wanted.beside else ", or name the columns of the text with --text-column"),
         )
     label_given = label_given or bool(wanted.labels)
     place = partial(_position, file, names)
@@ -232,6 +233,9 @@ def choose(
 
     if label is None and not label_given:
         taken |= {*texts, title}
+        if read := [names[i] for i in beside if _plain(names[i]) in LABELS]:
+            why = f"{read[0]!r:.60} is read beside the text"
+            raise UserError(f"{file}: which column is the label?", why, "give --label")
         if has_header:
             left = [i for i in free if i not in taken and not _are_distinct(i, rows)]
         elif len(names) == 1:
@@ -284,8 +288,8 @@ def _distinct(file: str, chosen: Columns) -> Columns:
     count = Counter((chosen.label, chosen.weight, *chosen.labels, *chosen.texts, *chosen.beside))
     twice = next((place + 1 for place, times in count.items() if place is not None and times > 1), None)
     if twice is not None:
-        remedy = "name another column, such as the text with --text-column"
-        raise UserError(f"{file}: column {twice} would be read twice", remedy=remedy)
+        why = f"it is {chosen.names[twice - 1]!r:.60}"
+        raise UserError(f"{file}: column {twice} would be read twice", why, "name another column")
     return chosen
 
 
