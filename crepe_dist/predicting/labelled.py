@@ -94,7 +94,7 @@ def _reading(predictor: Predictor, given: Reading) -> Reading:
     if mine.label or mine.labels:
         columns = replace(columns, label=mine.label, labels=mine.labels, needs_label=True)
     if mine.texts:
-        columns = replace(columns, texts=mine.texts, remembered=())
+        columns = replace(columns, texts=mine.texts)
     return replace(
         reading,
         format=given.format or reading.format,

@@ -126,8 +126,9 @@ def check(job: Job, collected: Collected, fate: Fate, classes: list[str], quaran
     unlabelled = collected.good[ABSENT] + quarantine.unlabelled
     total = collected.read - unlabelled
     shown = [f"{bad['file']}:{bad['line']}: {bad['reason']}" for bad in quarantine.first]
+    most = max(reasons, key=lambda reason: reasons[reason], default="")
     remedy = REMEDIES.get(
-        max(reasons, key=lambda reason: reasons[reason], default=""),
+        most,
         "correct them, or set --input-format, --header, --label or --text to read them differently",
     )
     used = ", ".join(name for name, part in job.sources if part == ("train" if job.classes is None else "test"))[:200]
@@ -143,7 +144,10 @@ def check(job: Job, collected: Collected, fate: Fate, classes: list[str], quaran
             raise UserError(
                 f"{bad:,} of {of:,} {rows} are unusable, more than {percent(job.max_bad)}",
                 f"the first: {'; '.join(each for each in shown if not each.endswith(f': {NO_LABEL}'))}",
-                f"{remedy}; or skip them with --max-bad {math.ceil(100 * bad / of) / 100:g}",
+                # 1.234 would still be read as a number, among others such as 1.234.567.
+                remedy
+                if most == "unusable number"
+                else f"{remedy}; or skip them with --max-bad {math.ceil(100 * bad / of) / 100:g}",
             )
     if damaged and job.max_bad < 1:
         file, reason = next(iter(damaged.items()))
