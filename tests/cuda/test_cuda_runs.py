@@ -10,21 +10,16 @@ from tests.chaos import harness
 from tests.helpers import cuda_emulator
 from tests.helpers.needs import needs
 
-pytestmark = [needs("g++"), pytest.mark.usefixtures("emulated")]
+pytestmark = needs("g++")
 # Dropout and Adam, and quanta that the first step has to find; a short run, because a step takes about a second.
 SHORT = ("--device=gpu", "--epochs=1")
 
 
-@pytest.fixture
-def emulated(monkeypatch):
-    """Four GPUs for the processes that a test starts."""
-    for name, value in cuda_emulator.environment(DRIVER_GPUS=4, DRIVER_CAPABILITY="8.0").items():
-        monkeypatch.setenv(name, value)
-
-
-def train(run_dir: Path, data: Path, processes: int, *more: str, fault=None) -> str:
+def train(run_dir: Path, data: Path, processes: int, *more: str, fault=None, **told: object) -> str:
+    """Train with a GPU for each process; return what is printed."""
     arguments = harness.command(run_dir, data, processes, *SHORT, *more)
-    code, printed = harness.run(arguments, run_dir.parent, fault)
+    with cuda_emulator.for_processes(DRIVER_GPUS=processes, **told):
+        code, printed = harness.run(arguments, run_dir.parent, fault)
     assert (code != 0) == (fault is not None), printed
     return printed
 
@@ -33,11 +28,8 @@ def train(run_dir: Path, data: Path, processes: int, *more: str, fault=None) -> 
 def alone(data, tmp_path_factory):
     """A run on one GPU that nothing happened to."""
     run_dir = tmp_path_factory.mktemp("gpu") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in cuda_emulator.environment(DRIVER_CAPABILITY="8.0").items():
-            patch.setenv(name, value)
-        printed = train(run_dir, data, 1)
-    assert "bfloat16, own kernels (CUDA" in printed, printed
+    printed = train(run_dir, data, 1)
+    assert "float16, own kernels (CUDA" in printed, printed
     return run_dir
 
 
@@ -48,9 +40,8 @@ def test_any_number_of_gpus_computes_the_same_bits(processes, data, alone, tmp_p
     harness.assert_same(tmp_path / "run", alone)
 
 
-def test_horovod_sums_without_nccl(data, alone, tmp_path, monkeypatch):
-    monkeypatch.setenv("EMULATOR_NCCL_VERSION", "21300")  # too old for us
-    printed = train(tmp_path / "run", data, 2)
+def test_horovod_sums_without_nccl(data, alone, tmp_path):
+    printed = train(tmp_path / "run", data, 2, EMULATOR_NCCL_VERSION=21300)  # too old for us
     assert "summed by NCCL" not in printed, printed
     harness.assert_same(tmp_path / "run", alone)
 

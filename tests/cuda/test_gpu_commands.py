@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from crepe_dist.distributed.device import Device
+from crepe_dist.model.backend import Backend, choose_backend
+from crepe_dist.settings.options import ModelOptions
 from tests.chaos import harness
 from tests.conftest import QUICK, command, run
 from tests.helpers import cuda_emulator
+from tests.helpers.engines import small_shape
 from tests.helpers.needs import needs
 from tests.training.test_without_mxnet import FOLDER
 
 pytestmark = needs("g++")
-COMPUTES = "computes  in bfloat16, own kernels (CUDA, sm_86)\n"
 TRAIN = (*QUICK, "--epochs=1", "--logging.report=true")
 PREDICTS = """
 import json, sys
@@ -34,17 +37,22 @@ print(json.dumps([rankings, list(estimator.predict(texts[:4])), [name for name i
 
 @pytest.fixture(scope="module", autouse=True)
 def gpus() -> Iterator[None]:
-    """Give the processes of this module two GPUs."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in cuda_emulator.environment(DRIVER_GPUS=2).items():
-            patch.setenv(name, value)
+    """Give the processes of this module a GPU."""
+    with cuda_emulator.for_processes():
         yield
+
+
+@pytest.fixture(scope="module")
+def on_gpu() -> Backend:
+    """What computes on that GPU."""
+    with cuda_emulator.used():
+        return choose_backend(ModelOptions(), Device("gpu", 0), small_shape("crepe"))
 
 
 @pytest.fixture
 def hidden(monkeypatch) -> None:
     """Hide MXNet and Horovod from the processes of a test."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER), *sys.path]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER), os.environ["PYTHONPATH"]]))
 
 
 @pytest.fixture(scope="module")
@@ -52,20 +60,19 @@ def trained(data, tmp_path_factory, gpus) -> tuple[Path, str]:
     """A run on a GPU where MXNet is missing, and what it printed."""
     folder = tmp_path_factory.mktemp("gpu")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER), *sys.path]))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER), os.environ["PYTHONPATH"]]))
         printed = run(command("train", "--data", data, "--run-dir", "run", "--device=gpu", *TRAIN), folder)
     return folder / "run", printed
 
 
-def test_training_needs_no_mxnet(trained):
+def test_training_needs_no_mxnet(trained, on_gpu):
     folder, printed = trained
     assert "1 process, gpu(0)\n" in printed
-    assert COMPUTES in printed
+    assert f"computes  in {on_gpu}\n" in printed
     (checkpoint,) = (folder / "checkpoints").glob("*.params")
-    assert json.loads(checkpoint.with_suffix(".json").read_text())["computed"] == {
-        "model.precision": "bfloat16", "model.kernels": "cuda_sm86", "device": "gpu(0)"
-    }  # fmt: skip
-    assert "bfloat16, own kernels (CUDA, sm_86)" in (folder / "report.html").read_text()
+    computed = json.loads(checkpoint.with_suffix(".json").read_text())["computed"]
+    assert computed == {**on_gpu.result(), "device": "gpu(0)"}
+    assert str(on_gpu) in (folder / "report.html").read_text()
     assert "epoch 1: the same bits" in run(command("verify", folder), folder.parent)
 
 
@@ -82,17 +89,17 @@ def test_answers_are_those_of_the_cpu(data, trained, tmp_path, hidden):
     assert tables[0].splitlines()[:4] == tables[1].splitlines()[:4]
 
 
-def test_a_run_moves_from_a_gpu_to_the_cpu(data, tmp_path):
+def test_a_run_moves_from_a_gpu_to_the_cpu(data, tmp_path, on_gpu):
     fault = {"kind": "SIGKILL", "rank": 0, "phase": "train", "step": 17, "once": str(tmp_path / "once")}
     train = harness.command(tmp_path / "run", data, 1, "--epochs=2")
     code, printed = harness.run([*train, "--device=gpu"], tmp_path, fault)
     assert code != 0, printed
     code, printed = harness.run([*train, "--device=cpu"], tmp_path)
     assert code == 0, printed
-    assert "the kernels change from cuda_sm86 to " in printed
+    assert f"the kernels change from {on_gpu.build} to " in printed
 
 
-def test_a_gpu_that_is_too_small(data, tmp_path, hidden, monkeypatch):
-    dry = command("train", "--data", data, "--run-dir", tmp_path / "run", "--device=gpu", *QUICK)
-    monkeypatch.setenv("DRIVER_MEMORY", str(4 << 20))
-    assert "error: out of memory with " in run(dry, tmp_path, code=1)
+def test_a_gpu_that_is_too_small(data, tmp_path):
+    train = command("train", "--data", data, "--run-dir", tmp_path / "run", "--device=gpu", *QUICK)
+    with cuda_emulator.for_processes(DRIVER_MEMORY=4 << 20):
+        assert "error: out of memory with " in run(train, tmp_path, code=1)

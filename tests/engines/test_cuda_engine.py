@@ -10,13 +10,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from crepe_dist.cuda import driver
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.data.targets import SEVERAL, SOFT
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import open_engine
 from crepe_dist.exchange.cuda import CudaExchange
-from crepe_dist.model.backend import Backend
+from crepe_dist.model.backend import OLDEST_WITH_BFLOAT16, Backend
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape
@@ -50,7 +51,9 @@ def make(shape):
 
 
 def on_gpu(network, precision="float32", objective=PLAIN):
-    backend = Backend(precision, None, "for a test", architecture="sm_86")
+    if precision == "bfloat16" and (driver.compute_capability(0) or (0, 0)) < OLDEST_WITH_BFLOAT16:
+        pytest.skip("bfloat16 needs compute capability 8.0")
+    backend = Backend(precision, None, "for a test", architecture="that of the GPU")
     return open_engine(network.shape, network.parameters, backend, objective, GPU)
 
 
@@ -238,6 +241,7 @@ def test_a_gradient_that_is_not_finite_is_told(precision):
 @pytest.mark.parametrize("sanitizer", ["address", "undefined"])
 def test_no_sanitizer_complains(sanitizer, tmp_path):
     """All tests above, with kernels that the sanitizer watches. The memory of a GPU is the emulator's own concern."""
+    cuda_emulator.only_stand_ins("EMULATOR_FLAGS")
     library = {"address": "libasan.so", "undefined": "libubsan.so"}[sanitizer]
     found = subprocess.run(["gcc", f"-print-file-name={library}"], stdout=-1, text=True, check=True).stdout.strip()
     environment = {

@@ -10,7 +10,6 @@ import pytest
 import scaling
 
 from tests.conftest import run
-from tests.helpers import cuda_emulator
 from tests.helpers.needs import needs
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -48,8 +47,6 @@ def test_it_writes_its_figures_and_leaves_out_tools_that_fail(tmp_path):
 @pytest.mark.skipif(bool(scaling.obstacle()), reason=scaling.obstacle() or "several processes")
 @needs("g++")
 def test_the_gpu_benchmark_on_emulated_gpus(tmp_path, monkeypatch):
-    for name, value in cuda_emulator.environment(DRIVER_GPUS=2, DRIVER_CAPABILITY="8.0").items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setenv("HOROVOD_GLOO_TIMEOUT_SECONDS", "600")  # a busy machine takes long for a step
     names = ("correctness", "parity", "resume", "throughput")
     flags = ("--no-peers", "--minutes=60", "--small", "--only", *names)

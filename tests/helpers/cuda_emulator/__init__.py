@@ -1,6 +1,7 @@
 """Stand-ins for the NVIDIA driver, NVRTC and NCCL, which run kernels on the processor.
 
-They have NVIDIA's names. A process finds them through ``environment``, this one within ``used``.
+They have NVIDIA's names. A process finds them through ``environment``, this one within ``used``. With the environment
+variable ``SWITCH``, both leave the machine's own in place, and a test that only a stand-in can answer is skipped.
 
 Environment of the driver:
     DRIVER_GPUS: number of GPUs (0, but 1 with the functions below); those of CUDA_VISIBLE_DEVICES are shown.
@@ -28,8 +29,9 @@ from pathlib import Path
 
 import pytest
 
-from crepe_dist.cuda import compiler, nccl
+from crepe_dist.cuda import compiler, driver, nccl
 
+SWITCH = "CREPE_DIST_TEST_GPU"  # "real": on the GPUs of this machine
 FOLDER = Path(__file__).parent
 LIBRARIES = {"libcuda.so.1": "libcuda.cpp", "libnvrtc.so.12": "libnvrtc.cpp", "libnccl.so.2": "libnccl.cpp"}
 PACKAGED = {compiler.PACKAGE: compiler.PATH, nccl.PACKAGE: nccl.PATH}  # found in their packages before the system's
@@ -66,8 +68,34 @@ def _site(folder: Path) -> Path:
     return folder / "site"
 
 
+def is_real() -> bool:
+    """Return whether the tests run on the GPUs of this machine."""
+    found = os.environ.get(SWITCH, "")
+    assert found in ("", "real"), f"{SWITCH} is {found}, and must be real or unset"
+    return bool(found)
+
+
+def only_stand_ins(*answers: str) -> None:
+    """Skip a test that needs these answers of a stand-in."""
+    if is_real():
+        pytest.skip(f"only a stand-in can be told {', '.join(answers)}")
+
+
+def _need_gpus(wanted: int) -> None:
+    """Let a test fail where there is no driver, and skip one that needs more GPUs than there are."""
+    if error := driver.missing():
+        pytest.fail(f"{SWITCH} is real, but {error.what}: {error.why}", pytrace=False)
+    if (found := driver.count()) < wanted:
+        pytest.skip(f"needs {wanted} GPUs, and there are {found}")
+
+
 def environment(**told: object) -> dict[str, str]:
-    """Return the environment of a process that uses the stand-ins."""
+    """Return the environment of a process that uses the stand-ins; skip a test that asks for what is not there."""
+    if is_real():
+        if others := [name for name, value in told.items() if name != "DRIVER_GPUS" or not value]:
+            only_stand_ins(*others)
+        _need_gpus(int(str(told.get("DRIVER_GPUS", 1))))
+        return {**os.environ, "PYTHONPATH": f"{FOLDER.parents[2]}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")}
     folder = build()
     paths = {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": f"{_site(folder)}:{FOLDER.parents[2]}"}
     return {**os.environ, **paths, **_answers(folder), **{name: str(value) for name, value in told.items()}}
@@ -79,11 +107,24 @@ def _answers(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
+def for_processes(**told: object) -> Iterator[None]:
+    """Let the processes that this one starts use the stand-ins, see ``environment``."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(**told).items():
+            patch.setenv(name, value)
+        yield
+
+
+@contextmanager
 def used() -> Iterator[None]:
     """Let this process use the stand-ins: a library that is loaded is found by its name.
 
     They stay loaded, but afterwards there is no GPU.
     """
+    if is_real():
+        _need_gpus(1)
+        yield
+        return
     folder = build()
     for library in LIBRARIES:
         ctypes.CDLL(str(folder / library))

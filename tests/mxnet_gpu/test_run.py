@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +10,10 @@ import pytest
 
 import crepe_dist
 from tests.conftest import PAPER, QUICK, command, losses, run, train
-from tests.helpers import cuda_driver
+from tests.helpers.needs import needs
+from tests.mxnet_gpu import packages
 
+pytestmark = needs("g++")
 SITE = Path(__file__).with_name("site")
 TRAIN = (*QUICK, *PAPER, "--epochs=1", "--precision=float32", "--logging.report=true")
 
@@ -20,12 +21,9 @@ TRAIN = (*QUICK, *PAPER, "--epochs=1", "--precision=float32", "--logging.report=
 @pytest.fixture(scope="module", autouse=True)
 def gpus(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Iterator[None]:
     """Give the processes of this module two GPUs: a driver, and the packages of MXNet's GPU flavour."""
-    folder = tmp_path_factory.mktemp("machine")
-    site = cuda_driver.packages(folder / "site")
-    told = cuda_driver.environment(cuda_driver.driver(folder / "driver"), DRIVER_GPUS=2)
-    path = os.pathsep.join([str(SITE), str(site), told["PYTHONPATH"]])
+    told = packages.environment(SITE, packages.install(tmp_path_factory.mktemp("site")), DRIVER_GPUS=2)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**told, "PYTHONPATH": path}.items():
+        for name, value in told.items():
             patch.setenv(name, value)
         yield
 

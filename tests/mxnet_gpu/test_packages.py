@@ -1,27 +1,26 @@
-"""MXNet's GPU flavour without a GPU: tests with a fake driver and fake libraries."""
+"""The packages of MXNet's GPU flavour, without a GPU: a stand-in for the driver, and empty libraries."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from crepe_dist.cuda import driver as nvidia
+from crepe_dist.cuda import driver
 from crepe_dist.distributed import cuda
 from tests.conftest import command
-from tests.helpers import cuda_driver
+from tests.helpers.needs import needs
+from tests.mxnet_gpu import packages
 
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    return cuda_driver.driver(tmp_path_factory.mktemp("driver"))
+pytestmark = needs("g++")
 
 
 @pytest.fixture
 def site(tmp_path):
-    return cuda_driver.packages(tmp_path / "site")
+    return packages.install(tmp_path / "site")
 
 
 def ended(arguments, cwd, environment):
@@ -37,7 +36,7 @@ def run(code, environment, *arguments):
     return done.stdout.splitlines()
 
 
-def test_the_libraries_of_the_packages_are_loaded_before_mxnet(driver, site):
+def test_the_libraries_of_the_packages_are_loaded_before_mxnet(site):
     code = """
 from pathlib import Path
 from crepe_dist.distributed.launch import import_mxnet
@@ -49,13 +48,14 @@ files = {line.split()[5] for line in lines if len(line.split()) == 6}
 print(*sorted(path for path in files if "/nvidia/" in path or "libcuda.so" in path), sep="\\n")
 """
     wanted = [site / "nvidia" / part / "lib" / name for name, (_, part) in cuda.LIBRARIES.items()]
-    loaded = run(code, cuda_driver.environment(driver, site))
-    assert loaded == ["0", *sorted(map(str, [*wanted, driver / nvidia.LIBRARY]))]
-    assert run(code, cuda_driver.environment(driver)) == ["0", ""]  # the CPU flavour: none of it
+    environment = packages.environment(site)
+    found = Path(environment["LD_LIBRARY_PATH"], driver.LIBRARY)
+    assert run(code, environment) == ["0", *sorted(map(str, [*wanted, found]))]
+    assert run(code, packages.environment()) == ["0", ""]  # the CPU flavour: none of it
 
 
 def test_without_the_driver(site, tmp_path):
-    environment = cuda_driver.environment(None, site)
+    environment = {**packages.environment(site), "LD_LIBRARY_PATH": ""}
     for arguments, message in (
         (("train", "--device=gpu"), "no GPU was found\n  why: no NVIDIA driver was found: libcuda.so.1: cannot"),
         (("train", "--model=paper", "--kernels=mxnet"), "MXNet's GPU flavour cannot be loaded: no NVIDIA driver"),
@@ -66,12 +66,12 @@ def test_without_the_driver(site, tmp_path):
         assert message in said
 
 
-def test_each_library_that_is_missing_is_named(driver, site, tmp_path):
+def test_each_library_that_is_missing_is_named(site, tmp_path):
     (site / "nvidia" / "cudnn" / "lib" / "libcudnn.so.8").unlink()
-    shutil.rmtree(site / "nvidia_nccl_cu11-1.9.1.dist-info")
+    shutil.rmtree(site / "nvidia_cufft_cu11-1.9.1.dist-info")
     mxnet = command("train", "--device=gpu", "--model=paper")
-    code, said = ended(mxnet, tmp_path, cuda_driver.environment(driver, site))
+    code, said = ended(mxnet, tmp_path, packages.environment(site))
     assert code == 1
-    assert "without libcudnn.so.8 (package nvidia-cudnn-cu11), libnccl.so.2 (package nvidia-nccl-cu11)\n" in said
+    assert "without libcudnn.so.8 (package nvidia-cudnn-cu11), libcufft.so.10 (package nvidia-cufft-cu11)\n" in said
     assert "--group cu112" in said
     assert "driver" not in said

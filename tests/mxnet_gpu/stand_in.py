@@ -6,7 +6,7 @@ own: a compiled graph whose inputs lie partly on the host, ``cpu(0)``, is an err
 
 What it does not show. Nothing of CUDA, cuDNN, cuBLAS or NCCL runs: not their speed, memory, order of additions,
 random numbers or errors, no stream, and no overlap. Horovod sums with Gloo and never sees memory of a device. The
-driver is that of ``tests.helpers.cuda_driver``.
+driver is that of ``tests.helpers.cuda_emulator``, and the packages are those of ``tests.mxnet_gpu.packages``.
 """
 
 from __future__ import annotations

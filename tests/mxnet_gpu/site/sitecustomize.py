@@ -1,4 +1,4 @@
-"""Start-up of a Python whose PYTHONPATH has this folder: it sees GPUs that are none (``tests.gpu.stand_in``).
+"""Start-up of a Python whose PYTHONPATH has this folder: it sees GPUs that are none (``tests.mxnet_gpu.stand_in``).
 
 MXNet and Horovod are changed when they are imported, in any process that inherits the environment. The commands of
 the package and those that they start need no launcher for the tests.
@@ -29,7 +29,7 @@ class Changed:
 
         def exec_module(module: ModuleType) -> None:
             load(module)
-            stand_in = importlib.import_module("tests.gpu.stand_in")
+            stand_in = importlib.import_module("tests.mxnet_gpu.stand_in")
             stand_in.change(module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
