@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_void_p
@@ -23,6 +24,8 @@ LIBRARY = "libnvrtc.so.12"
 PACKAGE, PATH = "nvidia-cuda-nvrtc-cu12", f"nvidia/cuda_nvrtc/lib/{LIBRARY}"
 KERNELS = Path(__file__).parent / "kernels"
 FLAGS = ("-std=c++17",)
+_KERNEL = re.compile(r"(?:^KERNEL\(.*\)|__global__ [^;{]*?) (\w+)\(([^()]*)\) \{", re.MULTILINE)
+_LETTERS = {"int": "i", "i64": "q", "u64": "Q", "float": "f", "double": "d"}
 MOST_BYTES = 1 << 28  # of a compiled program
 _TEXTS = POINTER(c_char_p)
 _SIZE = POINTER(c_size_t)
@@ -99,6 +102,15 @@ def compile_program(program: str, defines: Mapping[str, int | str], architecture
         return _bytes(handle, kind)
     finally:
         _call("nvrtcDestroyProgram", handle)
+
+
+def parameters() -> dict[str, str]:
+    """Return the types of the parameters of each kernel in ``KERNELS``, as letters of ``struct``; P for a pointer."""
+    return {
+        name: "".join("P" if "*" in each else _LETTERS[each.split()[-2]] for each in declared.split(","))
+        for text in _sources().values()
+        for name, declared in _KERNEL.findall(text.decode())
+    }
 
 
 def architecture_for(capability: tuple[int, int]) -> str:

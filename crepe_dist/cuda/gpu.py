@@ -7,14 +7,13 @@ All work goes to one stream, in the order of the calls. A kernel that fails is n
 from __future__ import annotations
 
 import ctypes
-import numbers
 import os
+import struct
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from ctypes import c_char_p, c_float, c_int, c_int32, c_size_t, c_uint64, c_void_p
-from dataclasses import dataclass, field
+from ctypes import c_char_p, c_int, c_size_t, c_uint64, c_void_p
 from typing import Any
 
 import numpy as np
@@ -24,13 +23,11 @@ from crepe_dist.cuda import driver
 from crepe_dist.cuda.driver import WITHOUT
 from crepe_dist.errors import ExitCode, UserError
 
-STAGED_BYTES = 1 << 22  # of the largest array that is copied asynchronously
-STAGES = 8
+STAGED_BYTES = 1 << 23  # of page-locked memory, through which arrays are copied to the GPU
 SHARED_BYTES = 48 << 10  # of dynamic shared memory that a kernel may have without asking
-INT32 = range(-(1 << 31), 1 << 31)
 # Constants of cuda.h.
 OUT_OF_MEMORY, NOT_READY = 2, 600
-NON_BLOCKING, NO_TIMING = 1, 2  # CU_STREAM_NON_BLOCKING, CU_EVENT_DISABLE_TIMING
+NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 DYNAMIC_SHARED_BYTES = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 # Causes and remedies of errors by their number. Others, such as 700 to 719 of kernels, are a bug or a fault of the GPU.
 _IMAGE = (
@@ -54,6 +51,15 @@ _FAULT = (
     "look for Xid in the kernel's log (dmesg), and run the same command again; if it happens again, report it",
 )
 _LASTING = {3, 100, 209, 222, 803}  # errors that stay until somebody acts; after others the same command may succeed
+
+
+class _Thread(threading.local):
+    """The context that is current in a thread."""
+
+    context: c_void_p | None = None
+
+
+_thread = _Thread()
 
 
 class Gpu:
@@ -81,9 +87,11 @@ class Gpu:
         self._call("cuDevicePrimaryCtxRetain", self._context, device)
         self.stream = c_void_p()
         self.call("cuStreamCreate", self.stream, NON_BLOCKING)
-        weakref.finalize(self, _release, self._context, self.stream, device, os.getpid()).atexit = False
-        self._stages = [_Stage() for _ in range(STAGES)]
-        self._turn = 0
+        self._locked: list[c_void_p] = []
+        held = self._context, self.stream, device, self._locked
+        weakref.finalize(self, _release, *held, os.getpid()).atexit = False
+        self._stage = self.page_locked(STAGED_BYTES)  # a ring
+        self._given = self._copied = 0  # bytes that were ever handed to it, and that have certainly left it
         self._lock = threading.Lock()
 
     def memory(self) -> tuple[int, int]:
@@ -109,21 +117,34 @@ class Gpu:
         memory.clear()
         return memory
 
+    def page_locked(self, size: int) -> npt.NDArray[np.uint8]:
+        """Allocate page-locked memory of the host, which is freed with the GPU; copies from and to it never wait."""
+        address = c_void_p()
+        self.call("cuMemHostAlloc", address, size, 0)
+        self._locked.append(address)
+        return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8)), (size,))
+
     def wait(self) -> None:
         """Wait until all work is done."""
+        given = self._given
         self.call("cuStreamSynchronize", self.stream)
+        self._copied = max(self._copied, given)
 
     def is_done(self) -> bool:
         """Return whether all work is done."""
+        given = self._given
         self.make_current()
         code = driver.function("cuStreamQuery")(self.stream)
         if code not in (0, NOT_READY):
             raise self._failure("cuStreamQuery", code)
+        self._copied = given if code == 0 else self._copied
         return bool(code == 0)
 
     def make_current(self) -> None:
         """Let the calling thread use the GPU."""
-        self._call("cuCtxSetCurrent", self._context)
+        if _thread.context is not self._context:
+            self._call("cuCtxSetCurrent", self._context)
+            _thread.context = self._context
 
     def call(self, name: str, *arguments: object) -> None:
         """Call a function of the driver in the GPU's context.
@@ -135,25 +156,20 @@ class Gpu:
         self.make_current()
         self._call(name, *arguments)
 
-    def stage(self, source: npt.NDArray[Any], address: int) -> None:
-        """Copy a small array to the GPU through page-locked memory, without waiting for the GPU."""
+    def write(self, source: npt.NDArray[Any], address: int) -> None:
+        """Copy an array to the GPU through page-locked memory, without waiting for the GPU unless that is full."""
         with self._lock:
-            stage = self._stages[self._turn]
-            self._turn = (self._turn + 1) % STAGES
-            if stage.event.value:
-                self.call("cuEventSynchronize", stage.event)
-            else:
-                self.call("cuEventCreate", stage.event, NO_TIMING)
-            if stage.size < source.nbytes:
-                if stage.size:
-                    stage.size = 0
-                    self.call("cuMemFreeHost", stage.memory)
-                size = 1 << (source.nbytes - 1).bit_length()
-                self.call("cuMemHostAlloc", stage.memory, size, 0)
-                stage.size = size
-            ctypes.memmove(stage.memory, source.ctypes.data, source.nbytes)
-            self.call("cuMemcpyHtoDAsync_v2", address, stage.memory, source.nbytes, self.stream)
-            self.call("cuEventRecord", stage.event, self.stream)
+            start, done = self._stage.ctypes.data, 0
+            while done < source.nbytes:
+                place, free = self._given % STAGED_BYTES, STAGED_BYTES - (self._given - self._copied)
+                size = min(source.nbytes - done, STAGED_BYTES - place, free)
+                if size == 0:
+                    self.wait()
+                    continue
+                ctypes.memmove(start + place, source.ctypes.data + done, size)
+                self.call("cuMemcpyHtoDAsync_v2", address + done, start + place, size, self.stream)
+                self._given += size  # only now: a finalizer may have waited meanwhile
+                done += size
 
     def _call(self, name: str, *arguments: object) -> None:
         code = driver.function(name)(*arguments)
@@ -170,15 +186,6 @@ class Gpu:
         why, remedy = _HELP.get(code, _FAULT)
         lasting = ExitCode.ERROR if code in _LASTING else ExitCode.FAILURE
         return UserError(f"{gpu} cannot be used: {known}", why, remedy, code=lasting)
-
-
-@dataclass
-class _Stage:
-    """Page-locked memory, and the event after which it may be overwritten."""
-
-    memory: c_void_p = field(default_factory=c_void_p)
-    size: int = 0
-    event: c_void_p = field(default_factory=c_void_p)
 
 
 class Memory:
@@ -204,12 +211,7 @@ class Memory:
     def write(self, array: npt.NDArray[Any]) -> None:
         """Copy an array to the start of the memory; it may be changed at once."""
         source = np.ascontiguousarray(array)
-        address = self.view(0, source.nbytes).address
-        if 0 < source.nbytes <= STAGED_BYTES:
-            self._gpu.stage(source, address)
-        elif source.nbytes:
-            self._gpu.call("cuMemcpyHtoDAsync_v2", address, source.ctypes.data, source.nbytes, self._gpu.stream)
-            self._gpu.wait()
+        self._gpu.write(source, self.view(0, source.nbytes).address)
 
     def read(self, array: npt.NDArray[Any]) -> None:
         """Fill an array from the start of the memory, after all work before."""
@@ -227,53 +229,71 @@ class Memory:
 
 
 class Module:
-    """A compiled program on a GPU."""
+    """A compiled program on a GPU. One thread at a time launches its kernels.
 
-    def __init__(self, gpu: Gpu, image: bytes) -> None:
+    Args:
+        parameters: those of each kernel; see ``compiler.parameters``.
+    """
+
+    def __init__(self, gpu: Gpu, image: bytes, parameters: Mapping[str, str]) -> None:
         self._gpu = gpu
         self._handle = c_void_p()
+        self._parameters = parameters
         gpu.call("cuModuleLoadData", self._handle, image)
-        self._kernels: dict[str, c_void_p] = {}
-        self._shared: dict[str, int] = {}
+        self._kernels: dict[str, _Kernel] = {}
         weakref.finalize(self, _give_back, gpu, "cuModuleUnload", self._handle, os.getpid()).atexit = False
 
-    def launch(self, name: str, grid: int | Sequence[int], block: int, *arguments: Any, shared: int = 0) -> None:
+    def launch(self, name: str, grid: int | tuple[int, int], block: int, *arguments: Any, shared: int = 0) -> None:
         """Hand a kernel to the GPU.
 
         Args:
-            grid: number of blocks along x, y and z; nothing is launched if one is 0.
+            grid: number of blocks along x, or along x and y; nothing is launched if one is 0.
             block: threads of each block.
-            arguments: ``Memory`` or ``None`` for a pointer, int for int32, float for float32, or a value of ctypes.
+            arguments: ``Memory`` or ``None`` for a pointer; a number for another parameter.
             shared: bytes of dynamic shared memory of each block.
+
+        Raises:
+            TypeError: number or types of the arguments are not those of the kernel's parameters, or an integer is too
+                large for its parameter.
         """
-        sizes = (grid,) if isinstance(grid, int) else tuple(grid)
-        if 0 in sizes:
+        x, y = grid if isinstance(grid, tuple) else (grid, 1)
+        if not x * y:
             return
-        if name not in self._kernels:
-            self._kernels[name] = c_void_p()
-            self._gpu.call("cuModuleGetFunction", self._kernels[name], self._handle, name.encode())
-        kernel = self._kernels[name]
-        if shared > self._shared.get(name, SHARED_BYTES):
-            self._gpu.call("cuFuncSetAttribute", kernel, DYNAMIC_SHARED_BYTES, shared)
-            self._shared[name] = shared
-        values = [_parameter(argument) for argument in arguments]
-        pointers = (c_void_p * max(len(values), 1))(*[ctypes.addressof(value) for value in values])
-        x, y, z = (*sizes, 1, 1)[:3]
-        self._gpu.call("cuLaunchKernel", kernel, x, y, z, block, 1, 1, shared, self._gpu.stream, pointers, None)
+        gpu, kernel = self._gpu, self._kernels.get(name)
+        if kernel is None:
+            kernel = self._kernels[name] = _Kernel(self._parameters[name])
+            gpu.call("cuModuleGetFunction", kernel.handle, self._handle, name.encode())
+        if shared > kernel.shared:
+            gpu.call("cuFuncSetAttribute", kernel.handle, DYNAMIC_SHARED_BYTES, shared)
+            kernel.shared = shared
+        try:
+            kernel.set(arguments)
+        except (AttributeError, struct.error) as error:
+            raise TypeError(f"{name}{arguments}: {error}; its parameters are {self._parameters[name]!r}") from None
+        gpu.call("cuLaunchKernel", kernel.handle, x, y, 1, block, 1, 1, shared, gpu.stream, kernel.pointers, None)
 
 
-def _parameter(argument: Any) -> Any:
-    if isinstance(argument, Memory):
-        return c_uint64(argument.address)
-    if argument is None:
-        return c_uint64(0)
-    if isinstance(argument, numbers.Integral):
-        if int(argument) not in INT32:
-            raise OverflowError(f"{argument} does not fit into an int32")
-        return c_int32(int(argument))
-    if isinstance(argument, numbers.Real):
-        return c_float(float(argument))
-    return argument
+class _Kernel:
+    """A kernel, and memory for its arguments.
+
+    Attributes:
+        pointers: addresses of the arguments.
+        shared: most bytes of dynamic shared memory that it may have.
+    """
+
+    def __init__(self, parameters: str) -> None:
+        self.handle = c_void_p()
+        self.shared = SHARED_BYTES
+        self._layout = struct.Struct(parameters)
+        self._are_pointers = [each == "P" for each in parameters]
+        self._values = ctypes.create_string_buffer(self._layout.size)
+        ends = (struct.calcsize(parameters[: n + 1]) - struct.calcsize(each) for n, each in enumerate(parameters))
+        self.pointers = (c_void_p * len(parameters))(*(ctypes.addressof(self._values) + end for end in ends))
+
+    def set(self, arguments: tuple[Any, ...]) -> None:
+        pairs = zip(arguments, self._are_pointers)
+        values = [(each.address if each else 0) if is_pointer else each for each, is_pointer in pairs]
+        self._layout.pack_into(self._values, 0, *values, *arguments[len(values) :])  # too many are an error
 
 
 # What finalizers do. A forked process has no part in its parent's GPU. After an error the driver frees all with the
@@ -287,8 +307,11 @@ def _give_back(gpu: Gpu, function: str, what: object, process: int) -> None:
             gpu.call(function, what)
 
 
-def _release(context: c_void_p, stream: c_void_p, device: c_int, process: int) -> None:
+def _release(context: c_void_p, stream: c_void_p, device: c_int, locked: list[c_void_p], process: int) -> None:
     if os.getpid() == process:
         driver.function("cuCtxSetCurrent")(context)
+        _thread.context = context
+        for memory in locked:
+            driver.function("cuMemFreeHost")(memory)
         driver.function("cuStreamDestroy_v2")(stream)
         driver.function("cuDevicePrimaryCtxRelease_v2")(device)

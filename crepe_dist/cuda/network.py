@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from crepe_dist.cuda.compiler import compiled
+from crepe_dist.cuda.compiler import compiled, parameters
 from crepe_dist.cuda.gpu import Gpu, Memory, Module
 
 
@@ -43,9 +42,9 @@ class Dropping:
     probability: float
     seed: int
 
-    def arguments(self) -> tuple[Any, int, float]:
+    def arguments(self) -> tuple[int, int, float]:
         """Return seed, threshold and scale as kernels take them; see ``Dropout`` in kernels/common.cuh."""
-        return ctypes.c_uint64(self.seed), math.ceil(self.probability * 2**16), self.scale
+        return self.seed, math.ceil(self.probability * 2**16), self.scale
 
     @property
     def scale(self) -> float:
@@ -110,11 +109,11 @@ class Program:
         self.gpu = gpu
         self.number_bytes = 4 if precision == "float32" else 2
         constants = {**constants, "PRECISION": PRECISIONS.index(precision)}
-        self._module = Module(gpu, compiled(name, constants, gpu.capability))
+        self._module = Module(gpu, compiled(name, constants, gpu.capability), parameters())
         self._buffers: dict[str, Memory] = {}
 
     def __call__(
-        self, name: str, grid: int | tuple[int, ...], *arguments: Any, block: int = THREADS, shared: int = 0
+        self, name: str, grid: int | tuple[int, int], *arguments: Any, block: int = THREADS, shared: int = 0
     ) -> None:
         """Launch a kernel; see ``Module.launch``."""
         self._module.launch(name, grid, block, *arguments, shared=shared)

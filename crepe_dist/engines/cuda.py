@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Mapping
 
@@ -14,6 +13,7 @@ from crepe_dist.cuda.gpu import Gpu, Memory
 from crepe_dist.cuda.network import Dropping, Part, Program, Sum, Texts
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import Batch
+from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine, Logits
 from crepe_dist.exchange.cuda import CudaExchange
@@ -111,12 +111,13 @@ class CudaEngine(Engine):
         gradients = [run.buffer(f"logit gradients {number}", size) for number in range(len(self._parts))]
         # The results of a step, to be read at once: bounds of the parameters, and the losses of the documents.
         results = run.buffer("results", 4 * (len(quanta.parameters) + len(self._parts) * documents))
+        objective = self.objective.smoothing, self.objective.pairs, self.objective.labelled == SEVERAL
         for number, part in enumerate(self._parts):
             part.forward(texts, logits, dropping)
             losses = results.view(4 * (len(quanta.parameters) + number * documents), 4 * documents)
             run(
                 "losses", documents, logits, shape.classes, packed, batch.packed.shape[1], shape.feature_len,
-                self.objective.constants, self._class_weights, scale, gradients[number], losses,
+                *objective, self._class_weights, scale, gradients[number], losses,
             )  # fmt: skip
         largest = run.buffer("largest terms", 4 * len(quanta.parameters) * documents)
         largest.clear()
@@ -126,7 +127,7 @@ class CudaEngine(Engine):
         }
         for part, of_logits in zip(self._parts, gradients):
             part.backward(texts, of_logits, sums, dropping)
-        run("bound_sums", len(quanta.parameters), largest, documents, ctypes.c_double(quanta.unit), results)
+        run("bound_sums", len(quanta.parameters), largest, documents, quanta.unit, results)
         read = np.empty(len(quanta.parameters) + len(self._parts) * documents, np.float32)
         results.read(read)
         bounds, losses_of_parts = np.split(read, [len(quanta.parameters)])

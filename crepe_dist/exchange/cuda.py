@@ -6,7 +6,6 @@ or, without NCCL, in the memory of the hosts. Whole numbers add up to the same b
 
 from __future__ import annotations
 
-import ctypes
 import math
 import mmap
 from collections.abc import Collection, Mapping
@@ -122,7 +121,7 @@ class CudaExchange(WholeNumberExchange):
                 self._run("update_rows", grid, optimizer.number, rows, columns, lanes, *arrays, *rates, *constants)
             else:
                 count = parameter.value.size
-                self._run("update", blocks(count), optimizer.number, ctypes.c_int64(count), *arrays, *rates, *constants)
+                self._run("update", blocks(count), optimizer.number, count, *arrays, *rates, *constants)
 
     def _squares(self) -> float:
         """Return the sum of the squares of all summed gradients, the same on every rank."""
@@ -130,7 +129,7 @@ class CudaExchange(WholeNumberExchange):
         sums.clear()
         for number, (name, parameter) in enumerate(self._quanta.parameters.items()):
             count, total = parameter.value.size, self.totals[name]
-            self._run("add_squares", blocks(count), total, ctypes.c_int64(count), sums.view(16 * number, 16))
+            self._run("add_squares", blocks(count), total, count, sums.view(16 * number, 16))
         read = np.empty((len(self._quanta.parameters), 2), np.uint64)
         sums.read(read)
         return sum(
@@ -141,7 +140,7 @@ class CudaExchange(WholeNumberExchange):
     def flush(self) -> None:
         for name in self._tables:
             count = self._quanta.parameters[name].value.size
-            self._run("round_to_half", blocks(count), self._values[name], ctypes.c_int64(count))
+            self._run("round_to_half", blocks(count), self._values[name], count)
 
     def arrays(self) -> Arrays:
         arrays = super().arrays()

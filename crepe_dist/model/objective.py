@@ -28,7 +28,7 @@ def rounded(losses: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 class Constants(ctypes.Structure):
-    """Constants of the kernels: ``ObjectiveConstants`` in ``native/engine.h`` and ``cuda/kernels/loss.cuh``."""
+    """Constants of the kernels: ``ObjectiveConstants`` in ``native/engine.h``."""
 
     _fields_ = (("smoothing", ctypes.c_double), ("pairs", ctypes.c_int32), ("several", ctypes.c_int32))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import subprocess
 import sys
@@ -40,7 +39,9 @@ def device():
 def probe(device):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiler, "KERNELS", cuda_emulator.FOLDER)
-        return gpu.Module(device, compiler.compiled("probe.cu", {"FACTOR": 2}, device.capability))
+        return gpu.Module(
+            device, compiler.compiled("probe.cu", {"FACTOR": 2}, device.capability), compiler.parameters()
+        )
 
 
 def said(lines: str, **told: object) -> str:
@@ -63,9 +64,17 @@ def test_a_kernel_computes_what_it_says(device, probe):
     memory.write(np.ones(1000, np.float32))
     probe.launch("add_index", 8, 128, memory, 1000, 0.5)
     assert np.array_equal(read(memory, np.float32), 1 + np.arange(1000, dtype=np.float32))
-    probe.launch("add_index", 1, 32, None, np.int64(0), ctypes.c_float(1))
-    with pytest.raises(OverflowError, match="2147483648 does not fit"):
-        probe.launch("add_index", 1, 32, memory, 1 << 31, 1.0)
+    probe.launch("add_index", 1, 32, memory, np.int64(2), 3)  # an integer for a float
+    assert read(memory, np.float32)[:3].tolist() == [1, 8, 3]
+    probe.launch("add_index", 1, 32, None, 0, np.float32(1))
+
+
+@pytest.mark.parametrize(
+    "wrong", [(0, 1.5, 1.0), (1 << 40, 1, 1.0), (0, 1 << 31, 1.0), (0, 1), (0, 1, 1.0, 1)], ids=str
+)
+def test_arguments_that_do_not_fit_are_refused(device, probe, wrong):
+    with pytest.raises(TypeError, match=r"add_index.*; its parameters are 'Pif'"):
+        probe.launch("add_index", 1, 32, *wrong)
 
 
 # ---- memory

@@ -24,24 +24,19 @@ struct Targets {
     }
 };
 
-struct ObjectiveConstants {  // as in model/objective.py
-    double smoothing;
-    int pairs, several;
-};
-
-// Writes the loss of each document, and its gradient with respect to the logits times `scale`. A block for each document.
+// Writes the loss of each document, and its gradient with respect to the logits times `scale`. The objective's
+// constants are those of model/objective.py. A block for each document.
 KERNEL(THREADS) losses(
-    const float* logits, int classes, const u8* packed, int stride, int length, ObjectiveConstants constants,
+    const float* logits, int classes, const u8* packed, int stride, int length, double smoothing, int pairs, int several,
     const float* class_weights, float scale, float* gradients, float* out
 ) {
     __shared__ double memory[THREADS];
     const int document = blockIdx.x;
-    const double smoothing = constants.smoothing;
     const float* const logit = logits + i64(document) * classes;
     float* const gradient = gradients + i64(document) * classes;
-    const Targets targets(packed + i64(document) * stride, length, constants.pairs);
+    const Targets targets(packed + i64(document) * stride, length, pairs);
     const float weight = targets.weight();
-    if (constants.several) {
+    if (several) {
         double loss = 0;
         for (int n = threadIdx.x; n < classes; n += THREADS) {
             const double value = logit[n], wanted = (1 - smoothing) * targets.share(n) + smoothing / 2;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping
 
 from crepe_dist.cuda.gpu import Memory
@@ -51,7 +50,7 @@ class Tower:
         """Compute the logits, float32 [documents, classes]."""
         shape, run, documents, lengths = self._shape, self._run, texts.documents, texts.lengths
         of_embedding, of_features = self._dropouts(dropping)
-        first, places = ctypes.c_uint64(texts.first), shape.positions * shape.stride
+        first, places = texts.first, shape.positions * shape.stride
         rows = self._rows(texts)
         run(
             "hash_positions", blocks(documents * places), texts.texts, lengths, documents, texts.symbols, places,
