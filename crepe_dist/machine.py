@@ -42,6 +42,11 @@ def processor() -> str:
     return names[0] if names else platform.processor()
 
 
+def boot() -> str:
+    """Return the name that Linux gave itself at its start, the same in all containers of a machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+
+
 def memory() -> int:
     """Return the machine's main memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

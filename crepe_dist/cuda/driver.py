@@ -12,6 +12,7 @@ from ctypes import POINTER, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64
 from functools import cache
 from typing import Any
 
+from crepe_dist import machine
 from crepe_dist.errors import UserError
 
 LIBRARY = "libcuda.so.1"
@@ -29,6 +30,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuDeviceGetCount": (_INT,),
     "cuDeviceGet": (_INT, c_int),
     "cuDeviceGetName": (c_char_p, c_int, c_int),
+    "cuDeviceGetPCIBusId": (c_char_p, c_int, c_int),
     "cuDeviceGetUuid_v2": (c_char_p, c_int),
     "cuDeviceGetAttribute": (_INT, c_int, c_int),
     "cuDevicePrimaryCtxRetain": (_HANDLE, c_int),
@@ -125,14 +127,23 @@ def compute_capability(gpu: int) -> tuple[int, int] | None:
 
 def name_of(gpu: int) -> str:
     """Return the name of a GPU in the driver's numbering; empty without a driver."""
-    text = ctypes.create_string_buffer(256)
-    return text.value.decode("utf-8", "replace") if _ask_gpu(gpu, "cuDeviceGetName", text, len(text)) else ""
+    return _text("cuDeviceGetName", gpu)
+
+
+def place_of(gpu: int) -> str:
+    """Return the machine and the PCI address of a GPU, which all slices of one have (MIG)."""
+    return f"{machine.boot()} {_text('cuDeviceGetPCIBusId', gpu)}"
 
 
 def uuid_of(gpu: int) -> str:
     """Return the UUID of a GPU or MIG device in the driver's numbering; empty if the driver is older than CUDA 11.4."""
     value = ctypes.create_string_buffer(16)
     return str(uuid.UUID(bytes=value.raw)) if _ask_gpu(gpu, "cuDeviceGetUuid_v2", value) else ""
+
+
+def _text(name: str, gpu: int) -> str:
+    text = ctypes.create_string_buffer(256)
+    return text.value.decode("utf-8", "replace") if _ask_gpu(gpu, name, text, len(text)) else ""
 
 
 def _ask_gpu(gpu: int, name: str, *arguments: object) -> bool:

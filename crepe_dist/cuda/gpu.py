@@ -10,9 +10,9 @@ import ctypes
 import os
 import struct
 import threading
+import time
 import weakref
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from ctypes import c_char_p, c_int, c_size_t, c_uint64, c_void_p
 from typing import Any
 
@@ -25,6 +25,8 @@ from crepe_dist.errors import ExitCode, UserError
 
 STAGED_BYTES = 1 << 23  # of page-locked memory, through which arrays are copied to the GPU
 SHARED_BYTES = 48 << 10  # of dynamic shared memory that a kernel may have without asking
+SEARCH_SECONDS = 2.0  # for peers that are gone, after an error that the end of one may have caused
+HANG_SECONDS = 5.0  # time after which what still computes is taken to hang
 # Constants of cuda.h.
 OUT_OF_MEMORY, NOT_READY = 2, 600
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
@@ -68,6 +70,7 @@ class Gpu:
     Attributes:
         capability: compute capability, major and minor.
         stream: the driver's handle of the stream.
+        check: function that raises ``PeerGone`` if it knows that a peer is gone; set by who sums over several GPUs.
 
     Raises:
         UserError: there is no such GPU, or its driver is too old.
@@ -78,6 +81,7 @@ class Gpu:
             raise error
         self.number = number
         self.name = ""  # until it is known
+        self.check: Callable[[], None] | None = None
         self._call("cuInit", 0)
         device = c_int()
         self._call("cuDeviceGet", device, number)
@@ -87,8 +91,9 @@ class Gpu:
         self._call("cuDevicePrimaryCtxRetain", self._context, device)
         self.stream = c_void_p()
         self.call("cuStreamCreate", self.stream, NON_BLOCKING)
+        self._lost = threading.Event()  # set after an error, or a hang, that a finalizer met
         self._locked: list[c_void_p] = []
-        held = self._context, self.stream, device, self._locked
+        held = self._context, self.stream, device, self._locked, self._lost
         weakref.finalize(self, _release, *held, os.getpid()).atexit = False
         self._stage = self.page_locked(STAGED_BYTES)  # a ring
         self._given = self._copied = 0  # bytes that were ever handed to it, and that have certainly left it
@@ -140,6 +145,27 @@ class Gpu:
         self._copied = given if code == 0 else self._copied
         return bool(code == 0)
 
+    def is_idle(self) -> bool:
+        """Return whether all work ended without an error; wait for it, but not for a kernel that hangs."""
+        self.make_current()
+        query, until, code = driver.function("cuStreamQuery"), time.monotonic() + HANG_SECONDS, NOT_READY
+        while not self._lost.is_set() and (code := query(self.stream)) == NOT_READY and time.monotonic() < until:
+            time.sleep(1e-4)
+        if code:
+            self._lost.set()
+        return code == 0
+
+    def search(self) -> None:
+        """Look for a peer that is gone, once and for a while: that may show first as an error of this GPU, or of NCCL.
+
+        Raises:
+            PeerGone: a peer is gone.
+        """
+        check, self.check, until = self.check, None, time.monotonic() + SEARCH_SECONDS
+        while check is not None and time.monotonic() < until:
+            check()
+            time.sleep(0.05)
+
     def make_current(self) -> None:
         """Let the calling thread use the GPU."""
         if _thread.context is not self._context:
@@ -152,6 +178,7 @@ class Gpu:
         Raises:
             MemoryError: the GPU has not enough memory.
             UserError: the function failed.
+            PeerGone: it failed, and a peer is gone.
         """
         self.make_current()
         self._call(name, *arguments)
@@ -183,6 +210,8 @@ class Gpu:
         gpu = f"GPU {self.number}" + (f" ({self.name})" if self.name else "")
         if code == OUT_OF_MEMORY:
             return MemoryError(f"{gpu} is out of memory")
+        if code not in _HELP:
+            self.search()
         why, remedy = _HELP.get(code, _FAULT)
         lasting = ExitCode.ERROR if code in _LASTING else ExitCode.FAILURE
         return UserError(f"{gpu} cannot be used: {known}", why, remedy, code=lasting)
@@ -296,19 +325,19 @@ class _Kernel:
         self._layout.pack_into(self._values, 0, *values, *arguments[len(values) :])  # too many are an error
 
 
-# What finalizers do. A forked process has no part in its parent's GPU. After an error the driver frees all with the
-# process.
+# What finalizers do. A forked process has no part in its parent's GPU. After an error or a hang the driver frees all
+# with the process: to free memory waits for all kernels.
 
 
 def _give_back(gpu: Gpu, function: str, what: object, process: int) -> None:
-    if os.getpid() == process:
-        with suppress(UserError):
-            gpu.wait()  # for kernels that use it
-            gpu.call(function, what)
+    if os.getpid() == process and gpu.is_idle():
+        driver.function(function)(what)
 
 
-def _release(context: c_void_p, stream: c_void_p, device: c_int, locked: list[c_void_p], process: int) -> None:
-    if os.getpid() == process:
+def _release(
+    context: c_void_p, stream: c_void_p, device: c_int, locked: list[c_void_p], lost: threading.Event, process: int
+) -> None:
+    if os.getpid() == process and not lost.is_set():
         driver.function("cuCtxSetCurrent")(context)
         _thread.context = context
         for memory in locked:

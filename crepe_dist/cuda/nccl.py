@@ -6,6 +6,7 @@ Checked with nccl.h 2.26. The functions are in every NCCL since 2.14.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import time
 import weakref
@@ -22,7 +23,8 @@ from crepe_dist.errors import ExitCode, PeerGone, UserError
 LIBRARY = "libnccl.so.2"
 PACKAGE, PATH = "nvidia-nccl-cu12", f"nvidia/nccl/lib/{LIBRARY}"
 INT32, SUM = 2, 0  # ncclInt32, ncclSum
-SYSTEM_ERROR, REMOTE_ERROR, IN_PROGRESS = 2, 6, 7
+REMOTE_ERROR, IN_PROGRESS = 6, 7
+WITHOUT = f"to sum without NCCL: pip uninstall {PACKAGE}"
 OLDEST = 21400  # NCCL_VERSION_CODE of 2.14, the first with communicators that do not block
 LOOK_SECONDS = 0.2  # interval of the questions whether all peers are there
 SPIN_SECONDS = 1e-3  # time for which a wait does not let go of the processor
@@ -60,36 +62,40 @@ def available() -> bool:
     return False
 
 
+def unique_id() -> str:
+    """Return the name of a new communicator, in hexadecimal; rank 0 makes it, and all ranks need it."""
+    made = UniqueId()
+    if code := _function("ncclGetUniqueId")(made):
+        raise _failure("ncclGetUniqueId", code)
+    return bytes(made).hex()
+
+
 class Communicator:
     """NCCL's communicator of one GPU of each rank; every rank makes it at the same point.
 
     NCCL hears of a peer of another host that is gone, but not of one of the same host: its kernel would wait for ever.
 
     Args:
-        share: function that sends rank 0's bytes to all ranks, which returns them.
+        name: result of rank 0's ``unique_id``.
         check: function that raises ``PeerGone`` if it knows that a peer is gone; called now and then while waiting.
+        seconds: time limit of the start.
+
+    Raises:
+        UserError: NCCL does not start.
     """
 
     def __init__(
-        self,
-        gpu: Gpu,
-        rank: int,
-        size: int,
-        share: Callable[[bytes | None], bytes],
-        check: Callable[[], None],
+        self, gpu: Gpu, rank: int, size: int, name: str, check: Callable[[], None], seconds: float = math.inf
     ) -> None:
         self._gpu = gpu
-        self._check = check
-        own = UniqueId()
-        if rank == 0:
-            self._call("ncclGetUniqueId", own)
-        unique = UniqueId.from_buffer_copy(share(bytes(own) if rank == 0 else None))
+        self._check = gpu.check = check
         self._handle = c_void_p()
         self._abort = weakref.finalize(self, _abort, gpu, self._handle, os.getpid())
         config = Config(ctypes.sizeof(Config), 0xCAFEBEEF, OLDEST, 0)
         gpu.make_current()
+        unique = UniqueId.from_buffer_copy(bytes.fromhex(name))
         self._call("ncclCommInitRankConfig", self._handle, size, unique, rank, config)
-        self._finish_call()
+        self._finish_call(seconds)
 
     def sum(self, memory: Memory, count: int) -> None:
         """Replace int32 numbers on the GPU by their sums over all ranks, in the order of the GPU's work."""
@@ -106,24 +112,29 @@ class Communicator:
         """
         self._poll(self._gpu.is_done)
 
-    def _finish_call(self) -> None:
+    def _finish_call(self, seconds: float = math.inf) -> None:
         """Wait until NCCL has taken a call to the GPU's work: calls of this communicator return before that."""
-        self._poll(lambda: self._state() != IN_PROGRESS)
+        self._poll(lambda: self._state() != IN_PROGRESS, seconds)
 
-    def _poll(self, is_done: Callable[[], bool]) -> None:
+    def _poll(self, is_done: Callable[[], bool], seconds: float = math.inf) -> None:
         start = look = time.monotonic()
-        while not is_done():
-            now = time.monotonic()
-            if now - look >= LOOK_SECONDS:
-                look = now
-                self._look()
-            if now - start > SPIN_SECONDS:
-                time.sleep(SPIN_SECONDS / 10)
-
-    def _look(self) -> None:
         try:
-            self._check()
-            self._state()
+            while not is_done():
+                now = time.monotonic()
+                if now - look >= LOOK_SECONDS:
+                    look = now
+                    self._check()
+                    self._state()
+                if now - start > seconds:
+                    raise UserError(
+                        f"NCCL did not start within {seconds:g} s",
+                        "the network between the GPUs or hosts is blocked, or a process is suspended",
+                        "set NCCL_DEBUG=INFO to see for what it waits, and NCCL_SOCKET_IFNAME to the network between "
+                        f"the hosts, or raise --safety.watchdog-s; {WITHOUT}",
+                        code=ExitCode.FAILURE,
+                    )
+                if now - start > SPIN_SECONDS:
+                    time.sleep(SPIN_SECONDS / 10)
         except BaseException:
             self._abort()  # NCCL's kernel ends, and so do all that wait for it
             raise
@@ -137,22 +148,25 @@ class Communicator:
         """
         state = c_int()
         self._call("ncclCommGetAsyncError", self._handle, state)
-        if state.value not in (0, IN_PROGRESS):
-            self._abort()
-            raise self._failure("a sum over the GPUs", state.value)
+        self._expect("a sum over the GPUs", state.value)
         return state.value
 
     def _call(self, name: str, *arguments: object) -> None:
-        code = _function(name)(*arguments)
-        if code not in (0, IN_PROGRESS):
-            raise self._failure(name, code)
+        self._expect(name, _function(name)(*arguments))
 
-    def _failure(self, what: str, code: int) -> Exception:
-        why = f"{(_function('ncclGetErrorString')(code) or b'').decode('utf-8', 'replace')} ({code})"
-        if code in (SYSTEM_ERROR, REMOTE_ERROR):
-            return PeerGone(f"NCCL: {what} failed: {why}")
-        remedy = f"set NCCL_DEBUG=WARN to see more; to sum without NCCL: pip uninstall {PACKAGE}"
-        return UserError(f"NCCL failed: {what}", why, remedy, code=ExitCode.FAILURE)
+    def _expect(self, what: str, code: int) -> None:
+        if code not in (0, IN_PROGRESS):
+            if code != REMOTE_ERROR:
+                self._gpu.search()
+            raise _failure(what, code)
+
+
+def _failure(what: str, code: int) -> Exception:
+    why = f"{(_function('ncclGetErrorString')(code) or b'').decode('utf-8', 'replace')} ({code})"
+    if code == REMOTE_ERROR:
+        return PeerGone(f"NCCL: {what} failed: {why}")
+    remedy = f"set NCCL_DEBUG=WARN to see more; a container may need --shm-size 1g; {WITHOUT}"
+    return UserError(f"NCCL failed: {what}", why, remedy, code=ExitCode.FAILURE)
 
 
 def _abort(gpu: Gpu, handle: c_void_p, process: int) -> None:

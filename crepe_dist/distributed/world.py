@@ -7,6 +7,7 @@ All collectives are made of one: each rank sends bytes to every other one. Horov
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import sys
@@ -45,6 +46,7 @@ class World:
         carrier: name of what connects the processes, for messages.
         beat: heartbeat for the watchdog, called while this rank waits for rank 0 or works alone as rank 0.
         before_long_wait: called before an unbounded wait for ranks that report progress themselves.
+        patience: seconds after which a wait that the watchdog would end should end by itself, with its cause.
     """
 
     carrier = ""
@@ -53,6 +55,7 @@ class World:
         self.rank, self.size = rank, size
         self.beat: Callable[[], None] = lambda: None
         self.before_long_wait: Callable[[], None] = lambda: None
+        self.patience = math.inf
         places = self.gather([socket.gethostname(), sorted(os.sched_getaffinity(0))], "hosts")
         hosts = [host for host, _ in places]
         self.hosts = [[rank for rank, other in enumerate(hosts) if other == host] for host in dict.fromkeys(hosts)]
@@ -136,15 +139,15 @@ class World:
             result.append(work())
             report["same"] = same(result[0]) if same else None
         except UserError as error:
-            report["error"] = [error.what, error.why, error.remedy]
+            report["error"] = [error.what, error.why, error.remedy, error.code]
         reports = self.gather(report, f"agree.{subject}")
         if failed := [rank for rank, report in enumerate(reports) if report["error"]]:
-            what, why, remedy = reports[failed[0]]["error"]
+            what, why, remedy, code = reports[failed[0]]["error"]
             if self.size > 1 and len(failed) < self.size:
                 hosts = ", ".join(f"{rank} (host {reports[rank]['host']})" for rank in failed)
                 what = f"{what} [only on rank {hosts}, of {self.size}]"
                 remedy = f"{alike}; or {remedy}" if remedy else alike
-            raise UserError(what, why, remedy, on_all_ranks=True)
+            raise UserError(what, why, remedy, on_all_ranks=True, code=code)
         first = reports[0]
         for rank, other in enumerate(reports):
             if other["same"] != first["same"]:

@@ -13,11 +13,11 @@ from itertools import accumulate
 
 import numpy as np
 
-from crepe_dist.cuda import nccl
+from crepe_dist.cuda import driver, nccl
 from crepe_dist.cuda.gpu import Memory
 from crepe_dist.cuda.network import Program, blocks
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.distributed.world import World
+from crepe_dist.distributed.world import SAME_MACHINES, World
 from crepe_dist.exchange.exchange import LossScale, Row, SavedArrays
 from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.quanta import Quanta, WholeNumberExchange, mean_scale, row_width
@@ -72,16 +72,18 @@ class CudaExchange(WholeNumberExchange):
         }
         self._communicator: nccl.Communicator | None = None
         if world.size > 1:
-            has_nccl = all(world.gather(nccl.available(), "NCCL"))
-            self.by = "NCCL" if has_nccl else world.carrier
-            if has_nccl:
+            why_not = _without_nccl(world, run.gpu.number)
+            self.by = f"{world.carrier} ({why_not})" if why_not else "NCCL"
+            if not why_not:
                 # NCCL hears of the end of a process of another host only.
                 _, memory = share_on_hosts(world, lambda processes: mmap.PAGESIZE)
-                self._communicator = nccl.Communicator(run.gpu, world.rank, world.size, self._share, memory.check)
-
-    def _share(self, secret: bytes | None) -> bytes:
-        """Send rank 0's bytes to all ranks."""
-        return bytes.fromhex(self._world.broadcast(secret and secret.hex(), "NCCL's id"))
+                name = world.agree("NCCL", lambda: nccl.unique_id() if world.is_root else "")
+                place = world.rank, world.size, world.broadcast(name, "NCCL's id")
+                world.beat()
+                limits = memory.check, world.patience
+                self._communicator = world.agree(
+                    "NCCL", lambda: nccl.Communicator(run.gpu, *place, *limits), alike=SAME_MACHINES
+                )
 
     def clear(self) -> None:
         """Set all sums to zero."""
@@ -162,3 +164,11 @@ class CudaExchange(WholeNumberExchange):
                     memory.write(np.ascontiguousarray(moment))
         self._quanta.restore(saved.quanta(len(self._quanta.parameters)))
         self._updates = saved.updates
+
+
+def _without_nccl(world: World, gpu: int) -> str:
+    """Return why NCCL cannot sum over the ranks' GPUs, the same on every rank; empty if it can."""
+    has_it, places = zip(*world.gather([nccl.available(), driver.place_of(gpu)], "NCCL"))
+    if not all(has_it):
+        return f"rank {has_it.index(False)} has no NCCL 2.14 or later"
+    return "NCCL takes no slices of one GPU" if len(set(places)) < world.size else ""

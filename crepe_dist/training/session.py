@@ -46,6 +46,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
     in_memory = explained("data.batch_size", config.data.batch_size, world.size)
     with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog, in_memory:
         world.beat, world.before_long_wait = watchdog.beat, watchdog.before_long_wait
+        world.patience = config.safety.watchdog_s / 2
         session = Session(world, control, watchdog, Display(world.is_root), pages)
         display = session.display
         data = open_training_data(config, world, display, pages.data)

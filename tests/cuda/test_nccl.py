@@ -7,57 +7,74 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
+from crepe_dist.cuda import driver, nccl
+from crepe_dist.distributed.world import World
+from crepe_dist.exchange import cuda
 from tests.helpers import cuda_emulator
 from tests.helpers.needs import needs
 
 pytestmark = needs("g++")
-# A rank; rank 0 hands its id on in a file. Prints the sums' SHA-256, or that a peer is gone.
+# A rank; rank 0 hands the communicator's name on in a file. Prints the sums' SHA-256, or the error that it met.
 RANK = """
 import hashlib, os, sys, time
 from pathlib import Path
 import numpy as np
 from crepe_dist.cuda import gpu, nccl
-from crepe_dist.errors import PeerGone
-rank, size, folder, dies = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+from crepe_dist.errors import PeerGone, UserError
+rank, size, folder, faults = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
 device = gpu.Gpu(rank)
-
-def share(own):
-    if own is not None:
-        (folder / "written").write_bytes(own)
-        (folder / "written").rename(folder / "id")
-    while not (folder / "id").exists():
-        time.sleep(0.01)
-    return (folder / "id").read_bytes()
+gone = folder / "gone"
 
 def check():
-    if "check" in dies and (folder / "gone").exists():
+    if "check" in faults and gone.exists() and time.time() > gone.stat().st_mtime + 1:
         raise PeerGone("a peer of this host is gone")
 
 try:
-    communicator = nccl.Communicator(device, rank, size, share, check)
+    if rank == 0:
+        (folder / "written").write_text(nccl.unique_id())
+        (folder / "written").rename(folder / "name")
+    while not (folder / "name").exists():
+        time.sleep(0.01)
+    if rank == 1 and "never starts" in faults:
+        sys.exit()
+    communicator = nccl.Communicator(device, rank, size, (folder / "name").read_text(), check, 3)
     memory, array, whole = device.allocate(4 * 1000), np.empty(1000, np.int32), hashlib.sha256()
     random = np.random.default_rng(rank)
     for step in range(20):
         terms = random.integers(-(1 << 31), 1 << 31, 1000).astype(np.int32)
         memory.write(terms)
-        if step == 10 and rank == 1 and "during" in dies:
-            (folder / "gone").touch()
+        if step == 10 and rank == 1 and "during" in faults:
+            gone.touch()
+            os._exit(0)
+        if rank == 1 and step == 10 and "stalls" in faults:
+            while not gone.exists():
+                time.sleep(0.01)
             os._exit(0)
         communicator.sum(memory, 1000)
+        if step == 10 and "stalls" in faults:
+            gpu.HANG_SECONDS = 0.2
+            del memory, device, communicator._gpu
+            print("went on", flush=True)
+            gone.touch()
+            os._exit(0)
         communicator.wait()
         memory.read(array)
         whole.update(array.tobytes())
     print(whole.hexdigest())
 except PeerGone as error:
     print("gone:", error)
+except UserError as error:
+    print(error)
 """
+GONE = "gone: a peer of this host is gone"
 
 
-def ranks(folder, size: int, dies: str = "", **told: object) -> list[str]:
+def ranks(folder, size: int, faults: str = "", **told: object) -> list[str]:
     """Return what each of several processes prints."""
     environment = cuda_emulator.environment(DRIVER_GPUS=4, **told)
-    commands = [[sys.executable, "-c", RANK, str(rank), str(size), str(folder), dies] for rank in range(size)]
+    commands = [[sys.executable, "-c", RANK, str(rank), str(size), str(folder), faults] for rank in range(size)]
     processes = [subprocess.Popen(each, env=environment, stdout=-1, stderr=-1, text=True) for each in commands]
     shown = [process.communicate(timeout=100) for process in processes]
     assert not [errors for _, errors in shown if "Traceback" in errors]
@@ -80,6 +97,49 @@ def test_a_peer_that_is_gone_is_noticed(tmp_path):
         assert shown.startswith("gone: NCCL: a sum over the GPUs failed: remote process exited or there was a network")
 
 
-def test_a_peer_that_nccl_does_not_miss_is_noticed_by_the_check(tmp_path):
-    others = ranks(tmp_path, 3, "during check", EMULATOR_NCCL_DEAF=1)
-    assert others == ["gone: a peer of this host is gone", "", "gone: a peer of this host is gone"]
+@pytest.mark.parametrize("code", [0, 700, 719, 220], ids=["hangs", "illegal address", "launch failed", "NVLink"])
+def test_a_peer_that_nccl_does_not_miss_is_noticed_by_the_check(code, tmp_path):
+    """Also if its end shows first as an error of the own GPU, and the check knows of it only a second later."""
+    assert ranks(tmp_path, 3, "during check", EMULATOR_NCCL_DEAF=code) == [GONE, "", GONE]
+
+
+def test_an_error_of_the_gpu_is_its_own_if_all_peers_are_there(tmp_path):
+    (shown,) = ranks(tmp_path, 1, "check", EMULATOR_FAILS="cuStreamQuery=719")
+    assert "GPU 0 (GPU of a test) cannot be used: cuStreamQuery: CUDA_ERROR_LAUNCH_FAILED (719)" in shown
+
+
+def test_a_finalizer_does_not_wait_for_a_kernel_that_hangs(tmp_path):
+    assert ranks(tmp_path, 2, "stalls") == ["went on", ""]
+
+
+def test_nccl_has_a_time_limit_for_its_start(tmp_path):
+    first, second = ranks(tmp_path, 2, "never starts", EMULATOR_NCCL_DEAF=0)
+    assert first.startswith("error: NCCL did not start within 3 s\n  why: the network between")
+    assert second == ""
+
+
+class Ranks(World):
+    """Rank 0 of two, which are told where the other one's GPU is."""
+
+    def __init__(self, *other: object) -> None:
+        self._other = list(other)
+        super().__init__()
+        self.size = 2
+
+    def gather(self, value, name):
+        return [value, self._other] if name == "NCCL" else [value]
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ((True, "this machine, bus 2"), ""),
+        ((False, "this machine, bus 2"), "rank 1 has no NCCL 2.14 or later"),
+        ((True, "this machine, bus 1"), "NCCL takes no slices of one GPU"),
+    ],
+    ids=["two GPUs", "no NCCL", "slices"],
+)
+def test_what_nccl_cannot_sum_is_summed_by_the_hosts(other, why, monkeypatch):
+    monkeypatch.setattr(nccl, "available", lambda: True)
+    monkeypatch.setattr(driver, "place_of", lambda gpu: "this machine, bus 1")
+    assert cuda._without_nccl(Ranks(*other), 0) == why

@@ -9,11 +9,12 @@ Environment of the driver:
     DRIVER_VERSION: CUDA version (12040).
     DRIVER_MEMORY: bytes of each GPU's memory.
     DRIVER_FAILS: result of cuInit.
+    DRIVER_SLICES: the GPUs are slices of one, which NCCL refuses.
     DRIVER_MACHINE: see questions.h.
     EMULATOR_FAILS: results of functions, such as ``cuMemAlloc_v2=2@3``: out of memory at the third call.
     EMULATOR_FLAGS: further flags of g++ for the kernels.
     EMULATOR_NCCL_VERSION: version of NCCL (22602).
-    EMULATOR_NCCL_DEAF: NCCL does not notice that a peer is gone.
+    EMULATOR_NCCL_DEAF: NCCL does not notice that a peer is gone; its kernel waits for ever (0) or fails with this code.
 """
 
 from __future__ import annotations

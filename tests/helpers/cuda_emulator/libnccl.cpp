@@ -1,5 +1,6 @@
 // A stand-in for libnccl.so.2: sums of int32 over the processes of one host, as work on a stream of libcuda.cpp.
-// With EMULATOR_NCCL_DEAF it does not notice that a peer is gone, as NCCL does not on one host.
+// With EMULATOR_NCCL_DEAF it does not notice that a peer is gone, as NCCL does not on one host: its kernel waits for ever,
+// or fails with that code.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -79,15 +80,16 @@ bool is_gone(int process) {
   const char *name_end = strrchr(text, ')');
   return !name_end || name_end[2] == 'Z' || name_end[2] == 'X';
 }
-// Notes that a peer is gone; the caller goes on waiting, as a kernel of NCCL does.
-void look(Communicator *communicator) {
-  if (getenv("EMULATOR_NCCL_DEAF")) return;
+// Notes that a peer is gone; the caller goes on waiting, as a kernel of NCCL does, or fails with what is returned.
+int look(Communicator *communicator) {
+  const char *deaf = getenv("EMULATOR_NCCL_DEAF");
   for (int rank = 0; rank < communicator->size; ++rank) {
     int process = communicator->shared->ranks[rank].process;
-    if (process && is_gone(process) && !communicator->error) {
-      communicator->error = failed(REMOTE_ERROR, "rank " + std::to_string(rank) + " is gone");
-    }
+    if (!process || !is_gone(process) || communicator->error) continue;
+    if (deaf) return atoi(deaf) ? atoi(deaf) : NOT_READY;
+    communicator->error = failed(REMOTE_ERROR, "rank " + std::to_string(rank) + " is gone");
   }
+  return NOT_READY;
 }
 template <typename F> bool all(Communicator *communicator, F is_so) {
   for (int rank = 0; rank < communicator->size; ++rank) {
@@ -108,8 +110,7 @@ int work(void *data) {
   if (!operation->arrived) {
     // Until all have read what they added in the operation before.
     if (!all(communicator, [=](Shared::Rank &each) { return each.finished >= operation->number - 1; })) {
-      look(communicator);
-      return NOT_READY;
+      return look(communicator);
     }
     if (ftruncate(communicator->file, static_cast<off_t>(bytes ? bytes : 1))) return 999;
     if (bytes) {
@@ -123,8 +124,7 @@ int work(void *data) {
     operation->arrived = true;
   }
   if (!all(communicator, [=](Shared::Rank &each) { return each.arrived >= operation->number; })) {
-    look(communicator);
-    return NOT_READY;
+    return look(communicator);
   }
   if (!all(communicator, [=](Shared::Rank &each) { return each.count == operation->count; })) {
     if (!communicator->error) communicator->error = failed(INVALID_USAGE, "the ranks add different numbers of elements");
@@ -136,8 +136,7 @@ int work(void *data) {
     Shared::Rank &each = communicator->shared->ranks[rank];
     unsigned *terms = static_cast<unsigned *>(map(each.process, each.file, bytes));
     if (!terms) {
-      look(communicator);
-      return NOT_READY;
+      return look(communicator);
     }
     for (size_t number = 0; number < operation->count; ++number) sums[number] += terms[number];
     munmap(terms, bytes);
@@ -175,6 +174,7 @@ API int ncclGetUniqueId(Id *id) {
 API int ncclCommInitRankConfig(Communicator **made, int size, Id id, int rank, const Config *config) {
   if (size < 1 || size > MOST_RANKS || rank < 0 || rank >= size) return failed(INVALID_ARGUMENT, "no such rank");
   if (!config || config->magic != 0xCAFEBEEF || config->size < sizeof(Config) - 4) return failed(INVALID_ARGUMENT, "the configuration");
+  if (getenv("DRIVER_SLICES") && size > 1) return failed(INVALID_USAGE, "Duplicate GPU detected");
   if (config->blocking) return failed(INVALID_ARGUMENT, "only communicators that do not block are emulated");
   Communicator *communicator = new Communicator;
   communicator->shared = static_cast<Shared *>(map(id.process, id.file, sizeof(Shared)));

@@ -69,6 +69,12 @@ API int cuDeviceGetName(char *text, int size, int device) {
   snprintf(text, (size_t)size, "GPU of a test");
   return is_device(device) ? 0 : 101;
 }
+API int cuDeviceGetPCIBusId(char *text, int size, int device) {
+  int number = 0;
+  seen(&number, device);
+  snprintf(text, (size_t)size, "0000:%02x:00.0", getenv("DRIVER_SLICES") ? 1 : number + 1);
+  return is_device(device) ? 0 : 101;
+}
 API int cuDeviceGetUuid_v2(char *bytes, int device) {
   int number = 0;
   seen(&number, device);
