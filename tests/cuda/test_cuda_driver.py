@@ -69,6 +69,44 @@ def test_a_kernel_computes_what_it_says(device, probe):
     probe.launch("add_index", 1, 32, None, 0, np.float32(1))
 
 
+def test_warps_and_blocks_add_and_numbers_are_rounded(device, probe):
+    """Shuffles, barriers and shared memory, 64-bit atomics; halves to even, saturated, and 0 for NaN."""
+    numbers = np.random.default_rng(0).integers(-(1 << 31), 1 << 31, 5000).astype(np.int32)
+    memory, total, most = (device.allocate(size) for size in (numbers.nbytes, 8, 4))
+    memory.write(numbers)
+    most.write(np.array([-(1 << 31)], np.int32))
+    probe.launch("add_all", 7, 256, memory, 5000, total, most, shared=64)
+    assert read(total, np.int64)[0] == numbers.sum(dtype=np.int64)
+    assert read(most, np.int32)[0] == numbers.max()
+    given = np.array([0.5, 1.5, -2.5, 2.4999998, -0.5000001, 1e-40, 3e9, -np.inf, np.nan], np.float32)
+    memory.write(given)
+    whole = device.allocate(given.nbytes)
+    probe.launch("numbers_of", 1, 32, memory, len(given), whole)
+    assert read(whole, np.int32).tolist() == [0, 2, -2, 2, -1, 0, (1 << 31) - 1, -(1 << 31), 0]
+
+
+def test_two_processes_fill_a_cold_cache_at_once(tmp_path):
+    lines = """
+import hashlib
+from pathlib import Path
+from crepe_dist.cuda import compiler
+compiler.KERNELS = Path(sys.argv[1])
+image = compiler.compiled("probe.cu", {"FACTOR": 3}, device.capability)
+module = gpu.Module(device, image, compiler.parameters())
+module.launch("add_index", 4, 32, memory, 100, 1.0)
+array = np.empty(100, np.float32)
+memory.read(array)
+print(hashlib.sha256(image).hexdigest(), array.sum())
+"""
+    told = {**cuda_emulator.environment(), "XDG_CACHE_HOME": str(tmp_path), "CUDA_CACHE_PATH": str(tmp_path / "driver")}
+    arguments = [sys.executable, "-c", OPEN + lines, str(cuda_emulator.FOLDER)]
+    both = [subprocess.Popen(arguments, env=told, stdout=-1, text=True) for _ in range(2)]
+    first, second = (process.communicate(timeout=200)[0] for process in both)
+    assert first == second
+    assert first.split()[1:] == ["14850.0"]
+    assert [path.suffix for path in (tmp_path / "crepe_dist" / "cuda").iterdir()] == [".cubin"]
+
+
 @pytest.mark.parametrize(
     "wrong", [(0, 1.5, 1.0), (1 << 40, 1, 1.0), (0, 1 << 31, 1.0), (0, 1), (0, 1, 1.0, 1)], ids=str
 )

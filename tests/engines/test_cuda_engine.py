@@ -22,8 +22,9 @@ from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings.options import OptimizerOptions
+from tests.chaos.harness import slow
 from tests.conftest import needs_kernels
-from tests.helpers import cuda_emulator
+from tests.helpers import cuda_emulator, reference
 from tests.helpers.engines import TrainingStep, best, gradients, initial
 from tests.helpers.needs import needs
 from tests.networks import test_crepe
@@ -122,21 +123,27 @@ def test_objectives_are_those_of_the_kernels_for_cpus(shape, objective):
     assert_near(got, expected)
 
 
-@pytest.mark.parametrize("precision", [pytest.param("float16", marks=pytest.mark.slow), "bfloat16"])
-def test_sixteen_bits_are_near_float32(precision):
-    network, batch = make(sized(blocks=2)), some_batch(sized(blocks=2), 21)
-    exact, rounded = on_gpu(network), on_gpu(network, precision)
-    expected, got = gradients(exact, batch)[1], gradients(rounded, batch)[1]
+@pytest.mark.parametrize(
+    ("precision", "width", "stride", "rows"),
+    [("bfloat16", 20, 2, 40), slow("bfloat16", 32, 1, 33), slow("float16", 20, 2, 40), slow("float16", 32, 1, 33)],
+)
+def test_sixteen_bits_are_those_of_a_reference_that_rounds_alike(precision, width, stride, rows):
+    """Here to 0.0002. In other documents a rounding gives another position the maximum; a missing tap costs 0.3."""
+    shape = sized(width=width, blocks=2, stride=stride, dropout=0.3)
+    network, batch = make(shape), some_batch(shape, rows)
+    engine = on_gpu(network, precision)
+    found, got = gradients(engine, batch, 1, 5)
+    rounded = {"precision": precision, "scale": engine.loss_scale.factor}
+    loss, expected = reference.learnt(shape, network.values, batch, seed=1, step=5, **rounded)
+    assert abs(found - loss) <= 1e-3 * loss
     for name, array in expected.items():
-        assert np.linalg.norm(got[name] - array) < 0.4 * np.linalg.norm(array), name
-    logits = exact.logits(batch)
-    assert 0 < np.abs(rounded.logits(batch) - logits).max() <= 0.02 * np.abs(logits).max()
+        assert np.linalg.norm(got[name] - array) <= 0.02 * np.linalg.norm(array), name
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_division_of_a_batch_changes_no_bit(precision):
+def test_neither_the_division_of_a_batch_nor_another_time_changes_a_bit(precision):
     batch, found = some_batch(DROPPING, 20), []
-    for cuts in ((0, 21), (0, 5, 13, 21)):
+    for cuts in [(0, 21), (0, 5, 13, 21)] * (50 if cuda_emulator.is_real() else 1):
         engine = on_gpu(make(DROPPING), precision)
         exchange = engine.open_exchange(World(), OptimizerOptions(), 40)
         sums: dict[str, np.ndarray] = {}

@@ -43,17 +43,39 @@ def logits(shape: Shape, values: Arrays, codes: Codes) -> Floats:
 
 
 def learnt(
-    shape: Shape, values: Arrays, batch: Batch, objective: Objective = PLAIN, seed: int = 0, step: int = 0
+    shape: Shape,
+    values: Arrays,
+    batch: Batch,
+    objective: Objective = PLAIN,
+    seed: int = 0,
+    step: int = 0,
+    precision: str = "float32",
+    scale: float = 1.0,
 ) -> tuple[float, dict[str, Floats]]:
-    """Compute the loss of a batch, and its gradients by parameter."""
+    """Compute the loss of a batch, and its gradients by parameter.
+
+    Args:
+        precision: where it has 16 bits, the tower's weights, activations and their gradients are rounded to it.
+        scale: factor of the loss meanwhile.
+    """
     codes, shares, weights = unpacked(batch, shape.classes, objective.pairs)
-    network = _Network(shape, values, codes, batch.of_step(step + 1, seed).seed, batch.first)
+    seed_of_step = batch.of_step(step + 1, seed).seed
+    network = _Network(shape, values, codes, seed_of_step, batch.first, ROUNDINGS.get(precision))
     parts, total = network.parts(), 0.0
     for part, back in parts:
         loss, gradient = _loss(part, shares.astype(float), weights.astype(float), objective)
         total += loss / len(parts)
-        back(gradient / len(parts))
-    return total, {name: array for name, array in network.gradients.items() if name not in shape.counted}
+        back(scale * gradient / len(parts))
+    return total, {name: array / scale for name, array in network.gradients.items() if name not in shape.counted}
+
+
+def to_bfloat16(x: Floats) -> Floats:
+    """Round to the nearest number of bfloat16, ties to even."""
+    bits = x.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+ROUNDINGS = {"float16": lambda x: x.astype(np.float16).astype(np.float64), "bfloat16": to_bfloat16}
 
 
 def kept(probability: float, seed: int, first: int, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
@@ -88,9 +110,20 @@ def _loss(logits: Floats, shares: Floats, weights: Floats, objective: Objective)
 class _Network:
     """A network on some documents; with a seed it drops units. Its layers add to ``gradients`` on their way back."""
 
-    def __init__(self, shape: Any, values: Arrays, codes: Codes, seed: int | None = None, first: int = 0) -> None:
+    def __init__(
+        self,
+        shape: Any,
+        values: Arrays,
+        codes: Codes,
+        seed: int | None = None,
+        first: int = 0,
+        rounding: Callable[[Floats], Floats] | None = None,
+    ) -> None:
         self.shape, self.codes, self.seed, self.first = shape, codes, seed, first
+        self.rounding = rounding or (lambda x: x)
         self.values = {name: array.astype(np.float64) for name, array in values.items()}
+        for name in (name for name in self.values if name.startswith("tower.convolutions.")):
+            self.values[name] = self.rounding(self.values[name]) if name.endswith("weight") else self.values[name]
         self.gradients = {name: np.zeros(array.shape) for name, array in values.items()}
 
     def parts(self) -> list[tuple[Floats, Back]]:
@@ -141,9 +174,9 @@ class _Network:
             return out
 
         x = then(self.dropped(x, shape.dropout, 0))
-        x = then(relu(x))
+        x = then(self.stored(then(relu(x))))
         for block in range(shape.blocks):
-            x = then(self.block(x, inside, block))
+            x = then(self.stored(then(self.block(x, inside, block))))
             if block < POOLED_BLOCKS:
                 x = then(pooled(x, 2))
                 inside, _ = pooled(inside, 2)
@@ -156,14 +189,19 @@ class _Network:
     def block(self, x: Floats, inside: Floats, number: int) -> tuple[Floats, Back]:
         hidden, back_first = self.convolved(x, f"tower.convolutions.{2 * number}", padding=2)
         hidden, back_hidden = relu(hidden * inside)
+        hidden = self.rounding(hidden)
         other, back_second = self.convolved(hidden, f"tower.convolutions.{2 * number + 1}", padding=2)
         out, back_out = relu((x + other) * inside)
 
         def back(gradient: Floats) -> Floats:
             gradient = back_out(gradient)
-            return gradient + back_first(back_hidden(back_second(gradient)))
+            return gradient + back_first(back_hidden(self.rounding(back_second(gradient))))
 
         return out, back
+
+    def stored(self, x: Floats) -> tuple[Floats, Back]:
+        """Round activations on their way forward, and gradients on their way back."""
+        return self.rounding(x), self.rounding
 
     def paper(self) -> tuple[Floats, Back]:
         shape = self.shape
