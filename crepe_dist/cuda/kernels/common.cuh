@@ -1,7 +1,6 @@
 // Common to all kernels: numbers, reductions in a fixed order, dropout, and gradients in whole numbers.
 //
-// The kernels are compiled by NVRTC, and by g++ in the tests, which emulate a GPU. Constants in capitals that no file
-// defines are options of the compilation: see engines/cuda.py and native/constants.py.
+// Constants in capitals that no file defines are options of the compilation: see engines/cuda.py and native/constants.py.
 #pragma once
 
 using u8 = unsigned char;
@@ -11,16 +10,11 @@ using i32 = int;
 using u64 = unsigned long long;
 using i64 = long long;
 
-#if defined(__CUDACC_RTC__)
-#define EXPORT(kernel)
 // The dynamic shared memory of a block.
 __device__ inline u8* dynamic_shared() {
     extern __shared__ __align__(32) u8 memory[];
     return memory;
 }
-#else
-inline u8* dynamic_shared() { return static_cast<u8*>(emulated_shared()); }
-#endif
 #define KERNEL(threads) extern "C" __global__ __launch_bounds__(threads, 512 / (threads)) void
 
 constexpr u32 NO_ROW = 0xFFFFFFFFu;

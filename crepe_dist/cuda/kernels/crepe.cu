@@ -44,7 +44,6 @@ KERNEL(THREADS) hash_positions(
         });
     }
 }
-EXPORT(hash_positions)
 
 // x = relu(dropout(sum of the rows of the n-grams of a position)). ngrams: of a position. A thread computes FEW channels.
 constexpr int FEW = 4;
@@ -81,7 +80,6 @@ KERNEL(THREADS) embed(
         }
     }
 }
-EXPORT(embed)
 
 // Writes what each position adds to the gradient of each of its rows, in quanta, to terms [documents][positions][WIDTH],
 // and to largest [documents] what a document adds to a row at most. per_unit: times the scale of the dropout. A block for
@@ -113,7 +111,6 @@ KERNEL(THREADS) embedding_terms(
     const u32 most = over_block(bits, memory, Larger());
     if (threadIdx.x == 0) largest[document] = most;
 }
-EXPORT(embedding_terms)
 
 // Adds the terms of each position to the gradients of its rows.
 KERNEL(THREADS) add_embedding_terms(
@@ -131,7 +128,6 @@ KERNEL(THREADS) add_embedding_terms(
         }
     }
 }
-EXPORT(add_embedding_terms)
 
 // ---- convolutions --------------------------------------------------------------------------------------------------
 
@@ -146,7 +142,6 @@ KERNEL(THREADS) pack_convolution(const float* weights, Number* forward, Number* 
         put(backward[((TOWER_TAPS - 1 - tap) * WIDTH + in) * WIDTH + out], weight);
     }
 }
-EXPORT(pack_convolution)
 
 // Copies `count` positions of a document from `first` on into shared memory, zeros for those outside the document.
 __device__ inline void copy_in(const Number* document, int first, int count, int positions, Number* to) {
@@ -208,7 +203,6 @@ KERNEL(WARPS * 32) convolve_first(
         return relu(sum + of_channel(bias, channel));
     });
 }
-EXPORT(convolve_first)
 
 // out = relu(convolution + bias + residual)
 KERNEL(WARPS * 32) convolve_second(
@@ -219,7 +213,6 @@ KERNEL(WARPS * 32) convolve_second(
         return relu(sum + of_channel(bias, channel) + to_float(residual[at]));
     });
 }
-EXPORT(convolve_second)
 
 // Gradient of the second convolution's input, before its ReLU, whose output is `hidden`.
 KERNEL(WARPS * 32) convolve_second_back(
@@ -230,7 +223,6 @@ KERNEL(WARPS * 32) convolve_second_back(
         return to_float(hidden[at]) > 0 ? sum : 0.0f;
     });
 }
-EXPORT(convolve_second_back)
 
 // Gradient of the first convolution's input, to which that of the residual connection is added.
 KERNEL(WARPS * 32) convolve_first_back(
@@ -241,7 +233,6 @@ KERNEL(WARPS * 32) convolve_first_back(
         return sum + to_float(residual[at]);
     });
 }
-EXPORT(convolve_first_back)
 
 // Adds each document's terms to the gradients of a convolution's weights [out][in][taps] and bias, and the sizes of their
 // largest numbers to largest and largest_bias [documents]. Blocks: (documents, taps), with a warp for SIDE inputs.
@@ -294,7 +285,6 @@ KERNEL(2 * WIDTH) convolution_gradients(
         atomicMax(largest_bias + document, size_bits(of_bias * bias_per_unit));
     }
 }
-EXPORT(convolution_gradients)
 
 // ---- pools ---------------------------------------------------------------------------------------------------------
 
@@ -317,7 +307,6 @@ KERNEL(THREADS) pool(
         from[i] = best > 0 ? u8(second > first) : NONE;
     }
 }
-EXPORT(pool)
 
 // Gradient of a max pool's input from that of its output.
 KERNEL(THREADS) unpool(
@@ -331,7 +320,6 @@ KERNEL(THREADS) unpool(
         put(out[i], from[above] == p % 2 ? to_float(gradients[above]) : 0.0f);
     }
 }
-EXPORT(unpool)
 
 // Gradient before a ReLU with the output `after`.
 KERNEL(THREADS) unrelu(const Number* after, const i32* lengths, int documents, int stride, int level, int places, Number* gradients) {
@@ -341,7 +329,6 @@ KERNEL(THREADS) unrelu(const Number* after, const i32* lengths, int documents, i
         if (!(to_float(after[i]) > 0)) put(gradients[i], 0.0f);
     }
 }
-EXPORT(unrelu)
 
 // ---- features and logits -------------------------------------------------------------------------------------------
 
@@ -392,7 +379,6 @@ KERNEL(THREADS) summarise(
     features[i64(document) * FEATURES + CHANNELS + channel] = mean;
     best[i64(document) * CHANNELS + channel] = where;
 }
-EXPORT(summarise)
 
 // Writes the logits [documents][classes]; a warp for each.
 KERNEL(THREADS) classify(
@@ -407,7 +393,6 @@ KERNEL(THREADS) classify(
         if (lane == 0) logits[i] = sum + bias[n];
     }
 }
-EXPORT(classify)
 
 // Adds each document's terms to the gradients of the last layer's weights [classes][FEATURES] and bias. A block for each
 // document.
@@ -435,7 +420,6 @@ KERNEL(THREADS) last_layer_gradients(
         largest_bias[document] = size_bias;
     }
 }
-EXPORT(last_layer_gradients)
 
 // Writes the gradient of the last block's output. scale: of the features' dropout. A block for each document.
 KERNEL(THREADS) spread(
@@ -462,4 +446,3 @@ KERNEL(THREADS) spread(
         put(out[i64(document) * places * WIDTH + i], gradient);
     }
 }
-EXPORT(spread)

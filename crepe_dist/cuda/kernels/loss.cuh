@@ -67,7 +67,6 @@ KERNEL(THREADS) losses(
     }
     if (threadIdx.x == 0) out[document] = of_document * float(log(total) - target);
 }
-EXPORT(losses)
 
 // Bounds the sum of the terms of each parameter, as `Quanta` of native/whole.h does: float [parameters]. largest: the
 // size of the largest number of each document's term, in quanta, as bits [parameters][documents]. A block for each
@@ -82,4 +81,3 @@ KERNEL(THREADS) bound_sums(const u32* largest, int documents, double unit, float
     bound = over_block(bound, memory, Plus());
     if (threadIdx.x == 0) bounds[blockIdx.x] = float(bound);
 }
-EXPORT(bound_sums)

@@ -53,7 +53,6 @@ KERNEL(THREADS) find_ngrams(
     __syncthreads();
     if (threadIdx.x < GROUPS) counts[GROUPS * document + threadIdx.x] = numbers[threadIdx.x];
 }
-EXPORT(find_ngrams)
 
 // The factor of the rows of one group of a document.
 __device__ inline float factor_of(int count) {
@@ -88,7 +87,6 @@ KERNEL(THREADS) table_logits(
     for (int group = 0; group < GROUPS; ++group) logit += factor_of(counts[GROUPS * document + group]) * memory[group][column];
     logits[i64(document) * classes + n] = logit;
 }
-EXPORT(table_logits)
 
 // Adds each document's terms to the gradients of the weights and of the bias, in quanta of 1 / per_unit, and writes the
 // size of the largest number of each term to largest and largest_bias [documents]. Blocks: documents.
@@ -121,4 +119,3 @@ KERNEL(THREADS) table_gradients(
             add_term(weight + i64(row & ROW) * classes + n, factor * gradients[n] * per_unit);
         }
 }
-EXPORT(table_gradients)

@@ -25,7 +25,6 @@ KERNEL(THREADS) update(
         }
     }
 }
-EXPORT(update)
 
 // Updates a table [rows][columns], whose rows have one second moment each. `lanes` neighbouring threads, a power of two
 // up to 32, have a row; it moves on by its momentum also without a gradient, but weight decay then leaves it alone.
@@ -68,7 +67,6 @@ KERNEL(THREADS) update_rows(
         }
     }
 }
-EXPORT(update_rows)
 
 // Adds the squares of whole numbers to sums: the low and the high 32 bits of each square apart.
 KERNEL(THREADS) add_squares(const i32* numbers, i64 count, u64* sums) {
@@ -86,7 +84,6 @@ KERNEL(THREADS) add_squares(const i32* numbers, i64 count, u64* sums) {
         atomicAdd(sums + 1, high);
     }
 }
-EXPORT(add_squares)
 
 // Rounds numbers to those that float16 holds, as `rounded_to_half` of native/table.h does.
 KERNEL(THREADS) round_to_half(float* numbers, i64 count) {
@@ -98,4 +95,3 @@ KERNEL(THREADS) round_to_half(float* numbers, i64 count) {
         numbers[i] = __uint_as_float(sign | (size < 0x7F800000u ? finite : size));
     }
 }
-EXPORT(round_to_half)

@@ -18,7 +18,6 @@ __device__ inline void put(float& to, float value) { to = value; }
 __device__ inline float to_float(Brain value) { return __uint_as_float(u32(value.bits) << 16); }
 
 // Roundings to nearest, ties to even. NaN remains NaN; that of GPUs has all bits set, and must not overflow.
-#if defined(__CUDACC_RTC__)
 __device__ inline float to_float(Half value) {
     float result;
     asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
@@ -26,21 +25,6 @@ __device__ inline float to_float(Half value) {
 }
 __device__ inline void put(Half& to, float value) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to.bits) : "f"(value)); }
 __device__ inline void put(Brain& to, float value) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to.bits) : "f"(value)); }
-#else
-inline float to_float(Half value) {
-    _Float16 half;
-    __builtin_memcpy(&half, &value, sizeof half);
-    return float(half);
-}
-inline void put(Half& to, float value) {
-    const _Float16 half = _Float16(value);
-    __builtin_memcpy(&to, &half, sizeof half);
-}
-inline void put(Brain& to, float value) {
-    const u32 bits = __float_as_uint(value);
-    to.bits = value == value ? u16((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) : 0x7FFF;
-}
-#endif
 
 #if PRECISION == 0
 using Number = float;
@@ -61,7 +45,7 @@ struct Square {
         for (int i = 0; i < 8; ++i) sums[i] = 0.0f;
     }
 
-#if defined(__CUDACC_RTC__) && PRECISION > 0
+#if PRECISION > 0
 #define EIGHT(kind, array) \
     kind(array[0]), kind(array[1]), kind(array[2]), kind(array[3]), kind(array[4]), kind(array[5]), kind(array[6]), \
         kind(array[7])

@@ -20,7 +20,6 @@ KERNEL(THREADS) read_texts(const u8* packed, int stride, int length, int alphabe
         text[i] = u8(is_edge ? alphabet : is_known ? codes[i - 1] : BLANK);
     }
 }
-EXPORT(read_texts)
 
 __device__ inline u32 row_of(u64 key, int rows) {
     key = (key ^ (key >> 30)) * u64(MULTIPLIER1);

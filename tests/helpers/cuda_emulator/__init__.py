@@ -1,18 +1,17 @@
-"""Stand-ins for the NVIDIA driver, NVRTC and NCCL, which run kernels on the processor.
+"""Stand-ins for the NVIDIA driver and NCCL, which interpret on the processor what NVRTC compiles.
 
 They have NVIDIA's names. A process finds them through ``environment``, this one within ``used``. With the environment
 variable ``SWITCH``, both leave the machine's own in place, and a test that only a stand-in can answer is skipped.
 
 Environment of the driver:
     DRIVER_GPUS: number of GPUs (0, but 1 with the functions below); those of CUDA_VISIBLE_DEVICES are shown.
-    DRIVER_CAPABILITY: compute capability (8.6).
+    DRIVER_CAPABILITY: compute capability (8.8). One that NVRTC does not know, so that it makes PTX.
     DRIVER_VERSION: CUDA version (12040).
     DRIVER_MEMORY: bytes of each GPU's memory.
     DRIVER_FAILS: result of cuInit.
     DRIVER_SLICES: the GPUs are slices of one, which NCCL refuses.
-    DRIVER_MACHINE: see questions.h.
+    DRIVER_MACHINE: text of which the UUIDs of the GPUs are made, with their numbers (machine).
     EMULATOR_FAILS: results of functions, such as ``cuMemAlloc_v2=2@3``: out of memory at the third call.
-    EMULATOR_FLAGS: further flags of g++ for the kernels.
     EMULATOR_NCCL_VERSION: version of NCCL (22602).
     EMULATOR_NCCL_DEAF: NCCL does not notice that a peer is gone; its kernel waits for ever (0) or fails with this code.
 """
@@ -30,38 +29,37 @@ from pathlib import Path
 
 import pytest
 
-from crepe_dist.cuda import compiler, driver, nccl
+from crepe_dist.cuda import driver, nccl
 
 SWITCH = "CREPE_DIST_TEST_GPU"  # "real": on the GPUs of this machine
 FOLDER = Path(__file__).parent
-LIBRARIES = {"libcuda.so.1": "libcuda.cpp", "libnvrtc.so.12": "libnvrtc.cpp", "libnccl.so.2": "libnccl.cpp"}
-PACKAGED = {compiler.PACKAGE: compiler.PATH, nccl.PACKAGE: nccl.PATH}  # found in their packages before the system's
+LIBRARIES = {"libcuda.so.1": ("libcuda.cpp", "ptx.cpp"), "libnccl.so.2": ("libnccl.cpp",)}
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fwrapv", "-Wall", "-Wextra", "-shared", "-fPIC")
+FLAGS += ("-fvisibility=hidden", "-pthread")
 
 
 def build() -> Path:
     """Compile the stand-ins, once for each version of their sources; return their folder, for LD_LIBRARY_PATH."""
-    text = b"".join((FOLDER / name).read_bytes() for name in sorted(["questions.h", "shim.h", *LIBRARIES.values()]))
+    sources = [path for path in sorted(FOLDER.iterdir()) if path.suffix in (".cpp", ".h")]
+    text = b"".join(path.read_bytes() for path in sources)
     name = hashlib.sha256(text + str(FOLDER).encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"cuda-emulator-{os.getuid()}" / name
-    for library, source in LIBRARIES.items():
+    for library, parts in LIBRARIES.items():
         if (folder / library).exists():
             continue
         folder.mkdir(parents=True, exist_ok=True)
         made = folder / f"{library}.{os.getpid()}"
-        flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread"]
-        shim = f'-DSHIM="{FOLDER / "shim.h"}"'
+        flags = [*FLAGS, f"-Wl,-soname,{library}", "-o", str(made), *(str(FOLDER / part) for part in parts)]
         other = [f"-L{folder}", "-l:libcuda.so.1"] if library == "libnccl.so.2" else []
-        command = ["g++", *flags, f"-Wl,-soname,{library}", shim, "-o", str(made), str(FOLDER / source), *other, "-ldl"]
-        subprocess.run(command, check=True)
+        subprocess.run(["g++", *flags, *other], check=True)
         made.replace(folder / library)
-    for package, path in PACKAGED.items():
-        facts = _site(folder) / f"{package.replace('-', '_')}-12.99.dist-info" / "METADATA"
-        facts.parent.mkdir(parents=True, exist_ok=True)
-        facts.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 12.99\n")
-        link = _site(folder) / path
-        link.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            link.symlink_to(folder / link.name)
+    facts = _site(folder) / f"{nccl.PACKAGE.replace('-', '_')}-12.99.dist-info" / "METADATA"
+    facts.parent.mkdir(parents=True, exist_ok=True)
+    facts.write_text(f"Metadata-Version: 2.1\nName: {nccl.PACKAGE}\nVersion: 12.99\n")
+    link = _site(folder) / nccl.PATH
+    link.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        link.symlink_to(folder / link.name)
     return folder
 
 
@@ -103,8 +101,7 @@ def environment(**told: object) -> dict[str, str]:
 
 
 def _answers(folder: Path) -> dict[str, str]:
-    flags = hashlib.sha256(os.environ.get("EMULATOR_FLAGS", "").encode()).hexdigest()[:8]
-    return {"DRIVER_GPUS": "1", "XDG_CACHE_HOME": str(folder / f"cache-{flags}")}
+    return {"DRIVER_GPUS": "1", "XDG_CACHE_HOME": str(folder / "cache")}
 
 
 @contextmanager

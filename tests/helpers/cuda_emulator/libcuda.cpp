@@ -1,8 +1,5 @@
 // A stand-in for libcuda.so.1 that computes on the processor, when a stream is waited for or asked, and checks its calls.
 // Its answers come from the environment: tests/helpers/cuda_emulator/__init__.py.
-#include <dlfcn.h>
-#include <fcntl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstdarg>
@@ -20,7 +17,94 @@
 #include <vector>
 
 #define API extern "C" __attribute__((visibility("default")))
-#include "questions.h"
+#include "ptx.h"
+
+// ---- answers without a context ---
+
+static const char *told(const char *name, const char *otherwise) {
+  const char *value = getenv(name);
+  return value ? value : otherwise;
+}
+static int seen(int *number, int wanted) {
+  const char *shown = getenv("CUDA_VISIBLE_DEVICES");
+  int all = atoi(told("DRIVER_GPUS", "0")), count = 0, read = 0, each = 0;
+  if (!shown) {
+    *number = wanted;
+    return all;
+  }
+  for (; sscanf(shown, "%d%n", &each, &read) == 1 && each < all; shown += read + (shown[read] == ',')) {
+    if (count++ == wanted) *number = each;
+  }
+  return count;
+}
+static int is_device(int device) {
+  int number;
+  return device >= 0 && device < seen(&number, -1);
+}
+static void capability(int *major, int *minor) {
+  *major = *minor = 0;
+  sscanf(told("DRIVER_CAPABILITY", "8.8"), "%d.%d", major, minor);
+}
+static int most_shared(void) { /* bytes that a block can have: CUDA C++ Programming Guide, compute capabilities */
+  int major, minor;
+  capability(&major, &minor);
+  if (major < 7) return 48 << 10;
+  if (major == 7) return (minor < 5 ? 96 : 64) << 10;
+  if (major == 8) return (minor == 6 || minor > 7 ? 99 : 163) << 10;
+  return (major == 12 ? 99 : 227) << 10;
+}
+static pid_t initialised; /* the process that called cuInit: one that was forked from it cannot use CUDA */
+
+API int cuInit(unsigned flags) {
+  int number, failure = atoi(told("DRIVER_FAILS", "0"));
+  if (failure || flags) return failure ? failure : 1;
+  if (initialised && initialised != getpid()) return 3;
+  if (seen(&number, -1) == 0) return 100;
+  initialised = getpid();
+  return 0;
+}
+API int cuDriverGetVersion(int *version) {
+  *version = atoi(told("DRIVER_VERSION", "12040"));
+  return 0;
+}
+API int cuDeviceGetCount(int *count) {
+  int number;
+  *count = seen(&number, -1);
+  return 0;
+}
+API int cuDeviceGet(int *device, int number) {
+  *device = number;
+  return is_device(number) ? 0 : 101;
+}
+API int cuDeviceGetName(char *text, int size, int device) {
+  snprintf(text, static_cast<size_t>(size), "GPU of a test");
+  return is_device(device) ? 0 : 101;
+}
+API int cuDeviceGetPCIBusId(char *text, int size, int device) {
+  int number = 0;
+  seen(&number, device);
+  snprintf(text, static_cast<size_t>(size), "0000:%02x:00.0", getenv("DRIVER_SLICES") ? 1 : number + 1);
+  return is_device(device) ? 0 : 101;
+}
+API int cuDeviceGetUuid_v2(char *bytes, int device) {
+  int number = 0;
+  seen(&number, device);
+  memset(bytes, 0, 16);
+  snprintf(bytes, 12, "%s", told("DRIVER_MACHINE", "machine"));
+  bytes[15] = static_cast<char>(number);
+  return 0;
+}
+API int cuDeviceGetAttribute(int *value, int attribute, int device) {
+  int major, minor;
+  capability(&major, &minor);
+  switch (attribute) {
+    case 75: *value = major; break;               /* COMPUTE_CAPABILITY_MAJOR */
+    case 76: *value = minor; break;               /* COMPUTE_CAPABILITY_MINOR */
+    default: *value = -1;
+  }
+  return is_device(device) ? 0 : 101;
+}
+
 
 namespace {
 
@@ -70,7 +154,7 @@ const std::map<int, const char *> NAMES = {
     {803, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"},
     {999, "CUDA_ERROR_UNKNOWN"},
 };
-constexpr size_t PAGE = 4096, UNIT = 256;  // allocations are multiples of UNIT, as CUDA's are
+constexpr size_t UNIT = 256;  // allocations are multiples of UNIT, as CUDA's are
 constexpr unsigned char GARBAGE = 0xA5;
 
 struct Context;
@@ -93,23 +177,18 @@ struct Context {
   std::set<Event *> events;
 };
 struct Allocation {
-  char *base;
-  size_t size, whole;
+  size_t size;
   int device;
 };
 struct Module {
   Context *context;
-  void *library;
+  ptx::Module program;
 };
 struct Function {
   Module *module;
-  std::string name;
-  void (*kernel)(void **);
-  std::vector<unsigned> sizes;
-  std::vector<bool> pointers;
+  const ptx::Kernel *kernel;
   size_t most_shared = 48 << 10;
 };
-using Emulate = bool(void (*)(void **), const char *, void **, const unsigned *, const unsigned *, size_t, char *, size_t, uintptr_t *);
 
 std::recursive_mutex guard;
 std::map<uintptr_t, Allocation> allocations;     // by address
@@ -193,28 +272,6 @@ int check_memory(const char *function, uintptr_t address, size_t size) {
   return what.empty() ? SUCCESS : wrong(INVALID_VALUE, "%s: %s", function, what.c_str());
 }
 
-// Describes a place beside an allocation.
-std::string near(uintptr_t address) {
-  std::lock_guard<std::recursive_mutex> lock(guard);
-  char text[200];
-  snprintf(text, sizeof text, "address %#zx", address);
-  for (auto &[start, memory] : allocations) {
-    uintptr_t base = reinterpret_cast<uintptr_t>(memory.base);
-    if (address < base || address >= base + memory.whole) continue;
-    snprintf(text, sizeof text, "byte %zd of an allocation of %zu", static_cast<ptrdiff_t>(address - start), memory.size);
-  }
-  return text;
-}
-
-// Returns whether nobody has written beside an allocation.
-bool is_whole(uintptr_t address, const Allocation &memory) {
-  static const std::vector<unsigned char> garbage(PAGE, GARBAGE);
-  const char *start = reinterpret_cast<char *>(address), *end = start + memory.size;
-  const char *first = memory.base + PAGE, *last = memory.base + memory.whole - PAGE;
-  return !memcmp(first, garbage.data(), static_cast<size_t>(start - first)) &&
-         !memcmp(end, garbage.data(), static_cast<size_t>(last - end));
-}
-
 // Compute what waits on a stream, up to a number; where `waits` is false, only as far as that needs nobody else.
 int compute(Stream *stream, unsigned long long until, bool waits) {
   std::lock_guard<std::recursive_mutex> lock(stream->mutex);
@@ -238,38 +295,18 @@ int enqueue(Stream *stream, std::function<int()> work) {
   return SUCCESS;
 }
 
-int launch(Function *function, std::vector<std::vector<char>> values, const unsigned *grid, const unsigned *block,
-           size_t shared, int device) {
-  std::vector<void *> parameters;
-  for (size_t each = 0; each < values.size(); ++each) {
-    uintptr_t address = 0;
-    if (function->pointers[each] && (memcpy(&address, values[each].data(), sizeof address), address)) {
-      std::string what = outside(address, 0, device);
-      if (!what.empty()) {
-        return wrong(ILLEGAL_ADDRESS, "%s: parameter %zu: %s", function->name.c_str(), each, what.c_str());
-      }
-    }
-    parameters.push_back(values[each].data());
+int launch(ptx::Launch launch, int device) {
+  {
+    std::lock_guard<std::recursive_mutex> lock(guard);
+    for (auto &[address, memory] : allocations)
+      if (memory.device == device) launch.memory.push_back({address, address + memory.size});
   }
-  char error[600];
-  uintptr_t fault = 0;
-  Emulate *emulate = reinterpret_cast<Emulate *>(dlsym(function->module->library, "emulate"));
-  bool done = emulate(function->kernel, function->name.c_str(), parameters.data(), grid, block, shared, error, sizeof error, &fault);
-  if (!done && fault) return wrong(ILLEGAL_ADDRESS, "%s: %s", error, near(fault).c_str());
-  if (!done) return wrong(LAUNCH_FAILED, "%s", error);
-  std::lock_guard<std::recursive_mutex> lock(guard);
-  for (auto &[address, memory] : allocations) {
-    if (!is_whole(address, memory)) {
-      return wrong(ILLEGAL_ADDRESS, "%s wrote beside an allocation of %zu bytes", function->name.c_str(), memory.size);
-    }
+  try {
+    ptx::run(launch);
+    return SUCCESS;
+  } catch (const ptx::Error &error) {
+    return wrong(error.is_address ? ILLEGAL_ADDRESS : LAUNCH_FAILED, "%s", error.what());
   }
-  return SUCCESS;
-}
-
-void collect(void *to, unsigned size, bool is_pointer) {
-  Function *function = static_cast<Function *>(to);
-  function->sizes.push_back(size);
-  function->pointers.push_back(is_pointer);
 }
 
 }  // namespace
@@ -316,7 +353,7 @@ API int cuMemGetInfo_v2(size_t *left, size_t *all) {
   std::lock_guard<std::recursive_mutex> lock(guard);
   *all = *left = all_memory();
   for (auto &each : allocations) {
-    if (each.second.device == current->device) *left -= each.second.whole - 2 * PAGE;
+    if (each.second.device == current->device) *left -= (each.second.size + UNIT - 1) / UNIT * UNIT;
   }
   return SUCCESS;
 }
@@ -326,14 +363,13 @@ API int cuMemAlloc_v2(uintptr_t *address, size_t size) {
   size_t left = 0, all = 0;
   cuMemGetInfo_v2(&left, &all);
   if (size > left) return OUT_OF_MEMORY;
-  // The end lies before a page that cannot be read or written, so that a kernel that goes beyond it faults.
-  size_t padded = (size + UNIT - 1) / UNIT * UNIT, inner = (padded + PAGE - 1) / PAGE * PAGE, whole = inner + 2 * PAGE;
-  char *base = static_cast<char *>(mmap(nullptr, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-  if (base == MAP_FAILED || mprotect(base + PAGE, inner, PROT_READ | PROT_WRITE)) return OUT_OF_MEMORY;
-  memset(base + PAGE, GARBAGE, inner);
-  *address = reinterpret_cast<uintptr_t>(base + PAGE + inner - padded);
+  const size_t padded = (size + UNIT - 1) / UNIT * UNIT;
+  void *memory = aligned_alloc(UNIT, padded);
+  if (!memory) return OUT_OF_MEMORY;
+  memset(memory, GARBAGE, padded);
+  *address = reinterpret_cast<uintptr_t>(memory);
   std::lock_guard<std::recursive_mutex> lock(guard);
-  allocations[*address] = {base, size, whole, current->device};
+  allocations[*address] = {size, current->device};
   return SUCCESS;
 }
 API int cuMemFree_v2(uintptr_t address) {
@@ -343,14 +379,13 @@ API int cuMemFree_v2(uintptr_t address) {
   auto found = allocations.find(address);
   if (found == allocations.end()) return wrong(INVALID_VALUE, "cuMemFree_v2 of what was not allocated, or is freed");
   if (found->second.device != current->device) return wrong(INVALID_VALUE, "cuMemFree_v2 of another GPU's memory");
-  int code = is_whole(address, found->second) ? int(SUCCESS) : wrong(ILLEGAL_ADDRESS, "bytes beside an allocation were written");
-  munmap(found->second.base, found->second.whole);
   allocations.erase(found);
-  return code;
+  free(reinterpret_cast<void *>(address));
+  return SUCCESS;
 }
 API int cuMemHostAlloc(void **made, size_t size, unsigned) {
   if (int code = check_context("cuMemHostAlloc")) return code;
-  *made = aligned_alloc(PAGE, (size + PAGE - 1) / PAGE * PAGE);
+  *made = aligned_alloc(UNIT, (size + UNIT - 1) / UNIT * UNIT);
   if (!*made) return OUT_OF_MEMORY;
   std::lock_guard<std::recursive_mutex> lock(guard);
   locked[reinterpret_cast<uintptr_t>(*made)] = size;
@@ -449,38 +484,22 @@ API const char *emulatorOutside(uintptr_t address, size_t size) {
 
 API int cuModuleLoadData(Module **module, const void *image) {
   if (int code = check_context("cuModuleLoadData")) return code;
-  const unsigned char *bytes = static_cast<const unsigned char *>(image);
-  if (memcmp(bytes, "\x7f" "ELF", 4)) return INVALID_IMAGE;
-  uint64_t sections;  // the section headers are the last part of the file
-  uint16_t size, count;
-  memcpy(&sections, bytes + 0x28, 8);
-  memcpy(&size, bytes + 0x3A, 2);
-  memcpy(&count, bytes + 0x3C, 2);
-  size_t length = sections + static_cast<size_t>(size) * count;
-  char path[] = "/tmp/emulated-XXXXXX";  // a name of its own: dlopen returns the library that it knows by a name
-  int file = mkostemp(path, O_CLOEXEC);
-  if (file < 0 || write(file, image, length) != static_cast<ssize_t>(length)) return OUT_OF_MEMORY;
-  void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  close(file);
-  unlink(path);
-  if (!library) return wrong(INVALID_IMAGE, "cuModuleLoadData: %s", dlerror());
-  const int *architecture = static_cast<const int *>(dlsym(library, "emulated_architecture"));
-  const bool *is_ptx = static_cast<const bool *>(dlsym(library, "emulated_is_ptx"));
-  if (!architecture || !is_ptx) return NO_BINARY_FOR_GPU;
-  int major, minor;
-  capability(&major, &minor);
-  int compiled = *architecture / 10, own = 10 * major + minor;
-  if (*is_ptx ? compiled > own : compiled / 10 != own / 10 || compiled > own) {
-    dlclose(library);
-    return NO_BINARY_FOR_GPU;
+  const char *text = static_cast<const char *>(image);
+  if (!memcmp(text, "\x7f" "ELF", 4)) return NO_BINARY_FOR_GPU;  // machine code
+  try {
+    auto made = std::make_unique<Module>(Module{current, ptx::parse(text)});
+    int major, minor;
+    capability(&major, &minor);
+    if (made->program.target > 10 * major + minor) return NO_BINARY_FOR_GPU;
+    *module = made.release();
+    return SUCCESS;
+  } catch (const ptx::Error &error) {
+    return wrong(INVALID_PTX, "cuModuleLoadData: %s", error.what());
   }
-  *module = new Module{current, library};
-  return SUCCESS;
 }
 API int cuModuleUnload(Module *module) {
   if (int code = check_context("cuModuleUnload")) return code;
   for (Stream *stream : current->streams) compute(stream, ~0ull, true);
-  dlclose(module->library);
   std::lock_guard<std::recursive_mutex> lock(guard);
   for (auto each = functions.begin(); each != functions.end();) {
     each = each->second->module == module ? functions.erase(each) : std::next(each);
@@ -490,14 +509,9 @@ API int cuModuleUnload(Module *module) {
 }
 API int cuModuleGetFunction(Function **function, Module *module, const char *name) {
   if (int code = check_context("cuModuleGetFunction")) return code;
-  void *kernel = dlsym(module->library, (std::string("emulated_") + name).c_str());
-  void *visit = dlsym(module->library, (std::string("emulated_parameters_") + name).c_str());
-  if (!kernel || !visit) return NOT_FOUND;
-  auto made = std::make_unique<Function>();
-  made->module = module;
-  made->name = name;
-  made->kernel = reinterpret_cast<void (*)(void **)>(kernel);
-  reinterpret_cast<void (*)(void (*)(void *, unsigned, bool), void *)>(visit)(collect, made.get());
+  auto found = module->program.kernels.find(name);
+  if (found == module->program.kernels.end()) return NOT_FOUND;
+  auto made = std::make_unique<Function>(Function{module, &found->second});
   *function = made.get();
   std::lock_guard<std::recursive_mutex> lock(guard);
   functions[reinterpret_cast<uintptr_t>(made.get())] = std::move(made);
@@ -517,7 +531,7 @@ API int cuLaunchKernel(Function *function, unsigned x, unsigned y, unsigned z, u
     std::lock_guard<std::recursive_mutex> lock(guard);
     if (!functions.count(reinterpret_cast<uintptr_t>(function))) return wrong(INVALID_HANDLE, "cuLaunchKernel of no kernel");
   }
-  const char *name = function->name.c_str();
+  const char *name = function->kernel->name.c_str();
   if (function->module->context != current) return wrong(INVALID_CONTEXT, "%s: a kernel of another context", name);
   if (extra) return wrong(INVALID_VALUE, "%s: extra is not emulated", name);
   if (!x || !y || !z || x > 0x7FFFFFFF || y > 65535 || z > 65535) {
@@ -530,12 +544,17 @@ API int cuLaunchKernel(Function *function, unsigned x, unsigned y, unsigned z, u
   if (shared > function->most_shared) {
     return wrong(INVALID_VALUE, "%s: %u bytes of dynamic shared memory, %zu are allowed", name, shared, function->most_shared);
   }
-  std::vector<std::vector<char>> values;
-  for (size_t each = 0; each < function->sizes.size(); ++each) {
-    const char *value = static_cast<const char *>(parameters[each]);
-    values.emplace_back(value, value + function->sizes[each]);
+  ptx::Launch given{*function->kernel, std::vector<char>(function->kernel->parameter_bytes), {x, y, z}, {block_x, block_y, block_z}, shared, {}};
+  for (size_t each = 0; each < function->kernel->parameters.size(); ++each) {
+    const ptx::Parameter &parameter = function->kernel->parameters[each];
+    memcpy(given.parameters.data() + parameter.at, parameters[each], parameter.size);
   }
-  std::vector<unsigned> grid = {x, y, z}, block = {block_x, block_y, block_z};
   int device = current->device;
-  return enqueue(stream, [=] { return launch(function, values, grid.data(), block.data(), shared, device); });
+  return enqueue(stream, [=] { return launch(given, device); });
+}
+// For counts: what the kernels of this process did so far.
+API const char *emulatorCounts() {
+  static thread_local std::string text;
+  text = ptx::counted();
+  return text.c_str();
 }

@@ -8,11 +8,10 @@ extern "C" __global__ void add_index(float *numbers, int count, float scale) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < count) numbers[i] += scale * i * FACTOR;
 }
-EXPORT(add_index)
 
 // Adds all numbers: by shuffles in a warp, in dynamic shared memory in a block, by atomics over blocks.
 extern "C" __global__ void __launch_bounds__(256) add_all(const int *numbers, int count, unsigned long long *sum, int *most) {
-  long long *warps = static_cast<long long *>(static_cast<void *>(emulated_shared()));
+  extern __shared__ long long warps[];
   __shared__ int block_most;
   if (threadIdx.x == 0) block_most = -2147483647 - 1;
   __syncthreads();
@@ -33,24 +32,26 @@ extern "C" __global__ void __launch_bounds__(256) add_all(const int *numbers, in
     }
   }
 }
-EXPORT(add_all)
 
 // Mistakes of a kernel, each by its number.
 extern "C" __global__ void go_wrong(int *numbers, int count, int mistake) {
-  int i = threadIdx.x;
-  if (mistake == 1) numbers[count + i] = 1;                          // beyond the end
-  if (mistake == 2) numbers[-1 - i] = 1;                             // before the start
-  if (mistake == 3 && i == 7) *reinterpret_cast<volatile int *>(16) = 1;  // nowhere
-  if (mistake == 4 && i == 7) return;                                // before a barrier
+  __shared__ int shared[64];
+  const int i = threadIdx.x;
+  if (mistake == 1) numbers[count + i] = 1;                                // beyond the end
+  if (mistake == 2) numbers[-1 - i] = 1;                                   // before the start
+  if (mistake == 3 && i == 7) *reinterpret_cast<volatile int *>(16) = 1;   // nowhere
+  if (mistake == 4 && i == 7) return;                                      // before a barrier
+  if (mistake == 5) *reinterpret_cast<int2 *>(numbers + 1) = int2{1, 1};   // not aligned
+  if (mistake == 6) numbers[i] = shared[i];                                // nobody has written there
+  shared[i] = i;
+  if (mistake == 7) numbers[i] = shared[i ^ 32];                           // no barrier between two warps
+  if (mistake == 8) numbers[i] = shared[i ^ 1];                            // nor within a warp
   __syncthreads();
-  if (mistake == 5 && i != 3) numbers[0] = __shfl_xor_sync(0xffffffffu, i, 1);  // one of the warp does not come
-  if (mistake == 6) numbers[0] = __shfl_xor_sync(0x0000ffffu, i, 1);    // of a part of the warp
+  if (mistake == 9 && i != 3) numbers[0] = __shfl_xor_sync(0xffffffffu, i, 1);  // one of the warp does not come
 }
-EXPORT(go_wrong)
 
 // A conversion, which differs between CUDA and C++.
 extern "C" __global__ void numbers_of(const float *given, int count, int *whole) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < count) whole[i] = __float2int_rn(given[i]);
 }
-EXPORT(numbers_of)

@@ -1,0 +1,521 @@
+// What instructions do; see ptx.h.
+#pragma once
+
+#include "ptx.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <type_traits>
+
+namespace ptx {
+constexpr int LANES = 32;
+constexpr uint32_t ALL = ~0u;
+// Generic addresses of shared memory; those of the GPU's memory are the process's own.
+constexpr uint64_t WINDOW = 1ull << 60;
+
+// Who last wrote or read a cell of shared memory, and when: after so many barriers of the block, and of the warp.
+constexpr int OF_WARP = 1 << 11, MANY = 1 << 12, ATOMIC = 1 << 13;  // beyond threads: OF_WARP + a warp, all of it
+struct Access {
+  uint32_t barrier = 0, of_warp = 0;
+  int who = -1;
+};
+struct Cell {
+  Access write, read;
+};
+constexpr size_t CELL = 2;  // bytes
+
+struct Block;
+struct Group {
+  int at;
+  uint32_t mask;
+  bool waits;
+};
+
+struct Warp {
+  Block *block;
+  int number;
+  std::vector<char> file, local;
+  uint32_t all, live, mask;  // lanes of the block, that have not returned, of the group that runs
+  int at, stop;  // the first place where another group may have to run
+  uint32_t barriers;  // of the warp
+  bool at_barrier;
+  std::vector<Group> groups;  // the others
+  Range known{0, 0};
+  template <class T> T *lanes(Operand operand) { return reinterpret_cast<T *>(file.data() + operand.at); }
+  void run();
+  void choose();
+};
+
+struct Block {
+  const Launch &launch;
+  std::array<unsigned, 3> number;
+  std::vector<char> shared;
+  std::vector<Cell> cells;
+  uint32_t barrier = 0, begun = 0;
+  std::vector<Warp> warps;
+  std::minstd_rand random;
+  struct Counts {
+    uint64_t instructions = 0, global = 0, sectors = 0, atomics = 0;
+  } counts;
+
+  explicit Block(const Launch &of);
+  void run();
+};
+
+[[noreturn]] void fail(const std::string &what, bool is_address = false) {
+  Error error(what);
+  error.is_address = is_address;
+  throw error;
+}
+
+template <class F> inline void each(uint32_t mask, F work) {
+  if (mask == ALL) {
+#pragma GCC ivdep
+    for (int lane = 0; lane < LANES; ++lane) work(lane);
+  } else {
+    for (uint32_t rest = mask; rest; rest &= rest - 1) work(__builtin_ctz(rest));
+  }
+}
+
+// A lane's number in a register of `size` bytes, which may be wider than T.
+template <class T> T get(Warp &warp, Operand from, int lane) {
+  T value;
+  memcpy(&value, warp.file.data() + from.at + lane * from.size, sizeof value);
+  return value;
+}
+template <class T> void put(Warp &warp, Operand to, int lane, T value) {
+  char *place = warp.file.data() + to.at + lane * to.size;
+  if constexpr (std::is_integral<T>::value) {
+    const int64_t wide = static_cast<int64_t>(value);
+    memcpy(place, &wide, static_cast<size_t>(to.size));
+  } else {
+    memcpy(place, &value, sizeof value);
+  }
+}
+
+// ---- arithmetic ----------------------------------------------------------------------------------------------------
+
+template <class F, class T> void unary(Warp &warp, const Instruction &of, uint32_t mask) {
+  T *to = warp.lanes<T>(of.to);
+  const T *a = warp.lanes<T>(of.a);
+  each(mask, [=](int lane) { to[lane] = F::of(a[lane]); });
+}
+template <class F, class T> void binary(Warp &warp, const Instruction &of, uint32_t mask) {
+  T *to = warp.lanes<T>(of.to);
+  const T *a = warp.lanes<T>(of.a), *b = warp.lanes<T>(of.b);
+  each(mask, [=](int lane) { to[lane] = F::of(a[lane], b[lane]); });
+}
+template <class F, class T> void ternary(Warp &warp, const Instruction &of, uint32_t mask) {
+  T *to = warp.lanes<T>(of.to);
+  const T *a = warp.lanes<T>(of.a), *b = warp.lanes<T>(of.b), *c = warp.lanes<T>(of.c);
+  each(mask, [=](int lane) { to[lane] = F::of(a[lane], b[lane], c[lane]); });
+}
+template <class F, class T> void shift(Warp &warp, const Instruction &of, uint32_t mask) {
+  T *to = warp.lanes<T>(of.to);
+  const T *a = warp.lanes<T>(of.a);
+  const uint32_t *b = warp.lanes<uint32_t>(of.b);
+  each(mask, [=](int lane) { to[lane] = F::of(a[lane], b[lane]); });
+}
+template <class T> using Wide = std::conditional_t<
+    sizeof(T) == 2, std::conditional_t<std::is_signed<T>::value, int32_t, uint32_t>,
+    std::conditional_t<sizeof(T) == 4, std::conditional_t<std::is_signed<T>::value, int64_t, uint64_t>,
+                       std::conditional_t<std::is_signed<T>::value, __int128, unsigned __int128>>>;
+template <class T, bool ADDS> void wide(Warp &warp, const Instruction &of, uint32_t mask) {  // mul.wide, mad.wide
+  Wide<T> *to = warp.lanes<Wide<T>>(of.to);
+  const T *a = warp.lanes<T>(of.a), *b = warp.lanes<T>(of.b);
+  const Wide<T> *c = ADDS ? warp.lanes<Wide<T>>(of.c) : nullptr;
+  each(mask, [=](int lane) { to[lane] = Wide<T>(a[lane]) * Wide<T>(b[lane]) + (ADDS ? c[lane] : 0); });
+}
+
+#define OPERATION(name, parameters, result) \
+  struct name {                             \
+    template <class T> static T of parameters { return result; } \
+  };
+OPERATION(Add, (T a, T b), T(a + b))
+OPERATION(Subtract, (T a, T b), T(a - b))
+OPERATION(Multiply, (T a, T b), T(a * b))
+OPERATION(High, (T a, T b), T(Wide<T>(a) * Wide<T>(b) >> 8 * sizeof(T)))
+OPERATION(Divide, (T a, T b), std::is_floating_point<T>::value ? T(a / b) : b == 0 ? T(-1) : T(a / b))
+OPERATION(Remainder, (T a, T b), b == 0 ? a : T(a % b))
+OPERATION(MultiplyAdd, (T a, T b, T c), T(a * b + c))
+OPERATION(Least, (T a, T b), a != a ? b : b != b ? a : b < a ? b : a)
+OPERATION(Largest, (T a, T b), a != a ? b : b != b ? a : a < b ? b : a)
+OPERATION(And, (T a, T b), T(a & b))
+OPERATION(Or, (T a, T b), T(a | b))
+OPERATION(Xor, (T a, T b), T(a ^ b))
+OPERATION(Not, (T a), T(~a))
+OPERATION(Negate, (T a), T(-a))
+OPERATION(Size, (T a), std::is_floating_point<T>::value ? T(std::fabs(a)) : a < 0 ? T(-a) : a)
+OPERATION(Same, (T a), a)
+OPERATION(Left, (T a, uint32_t by), by < 8 * sizeof(T) ? T(a << by) : T(0))
+OPERATION(Right, (T a, uint32_t by), by < 8 * sizeof(T) ? T(a >> by) : a < 0 ? T(-1) : T(0))
+OPERATION(Root, (T a), std::sqrt(a))
+struct Fused {
+  static float of(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+  static double of(double a, double b, double c) { return __builtin_fma(a, b, c); }
+};
+struct Inverse {  // rcp.approx.ftz.f64 has the upper 32 bits
+  static double of(double a) {
+    const double result = 1 / a;
+    uint64_t bits;
+    memcpy(&bits, &result, 8);
+    bits &= ~0xFFFFFFFFull;
+    double upper;
+    memcpy(&upper, &bits, 8);
+    return upper;
+  }
+};
+
+// mov between a register and its parts, of which the first has the lowest bits.
+void unpack(Warp &warp, const Instruction &of, uint32_t mask) {
+  each(mask, [&](int lane) {
+    const char *from = warp.file.data() + of.a.at + lane * of.a.size;
+    for (const Operand &part : of.parts) {
+      memcpy(warp.file.data() + part.at + lane * part.size, from, size_t(part.size));
+      from += part.size;
+    }
+  });
+}
+void pack(Warp &warp, const Instruction &of, uint32_t mask) {
+  each(mask, [&](int lane) {
+    char *to = warp.file.data() + of.to.at + lane * of.to.size;
+    for (const Operand &part : of.parts) {
+      memcpy(to, warp.file.data() + part.at + lane * part.size, size_t(part.size));
+      to += part.size;
+    }
+  });
+}
+template <class T> void insert(Warp &warp, const Instruction &of, uint32_t mask) {  // bfi: parts are position and length
+  each(mask, [&](int lane) {
+    const uint32_t at = get<uint32_t>(warp, of.parts[0], lane) & 255, count = get<uint32_t>(warp, of.parts[1], lane) & 255;
+    T ones = count >= 8 * sizeof(T) ? T(-1) : T((T(1) << count) - 1), a = get<T>(warp, of.a, lane), b = get<T>(warp, of.b, lane);
+    ones = at < 8 * sizeof(T) ? T(ones << at) : T(0);
+    put<T>(warp, of.to, lane, T((b & ~ones) | (at < 8 * sizeof(T) ? T(a << at) & ones : T(0))));
+  });
+}
+void permute(Warp &warp, const Instruction &of, uint32_t mask) {
+  each(mask, [&](int lane) {
+    const uint64_t from = get<uint32_t>(warp, of.a, lane) | uint64_t(get<uint32_t>(warp, of.b, lane)) << 32;
+    const uint32_t selectors = get<uint32_t>(warp, of.c, lane);
+    uint32_t result = 0;
+    for (int byte = 0; byte < 4; ++byte) {
+      const uint32_t selector = selectors >> (4 * byte) & 15;
+      uint32_t value = uint32_t(from >> (8 * (selector & 7)) & 255);
+      if (selector & 8) value = value & 128 ? 255 : 0;  // its sign, as often as it fits
+      result |= value << (8 * byte);
+    }
+    put<uint32_t>(warp, of.to, lane, result);
+  });
+}
+
+enum Comparison { EQ, NE, LT, LE, GT, GE };
+template <class T, Comparison WHICH, bool UNORDERED> void compare(Warp &warp, const Instruction &of, uint32_t mask) {
+  const T *a = warp.lanes<T>(of.a), *b = warp.lanes<T>(of.b);
+  uint32_t found = 0;
+  for (int lane = 0; lane < LANES; ++lane) {
+    const T x = a[lane], y = b[lane];
+    const bool is = WHICH == EQ ? x == y : WHICH == NE ? x != y : WHICH == LT ? x < y : WHICH == LE ? x <= y : WHICH == GT ? x > y : x >= y;
+    const bool nan = x != x || y != y;
+    found |= uint32_t(nan ? UNORDERED : is) << lane;
+  }
+  uint32_t &to = *warp.lanes<uint32_t>(of.to);
+  if (of.parts.size()) found = of.number ? found & *warp.lanes<uint32_t>(of.c) : found | *warp.lanes<uint32_t>(of.c);
+  to = (to & ~mask) | (found & mask);
+}
+template <class F> void predicates(Warp &warp, const Instruction &of, uint32_t mask) {
+  uint32_t &to = *warp.lanes<uint32_t>(of.to), a = *warp.lanes<uint32_t>(of.a), b = of.b.at < 0 ? 0 : *warp.lanes<uint32_t>(of.b);
+  to = (to & ~mask) | (F::of(a, b) & mask);
+}
+struct NotFirst {
+  static uint32_t of(uint32_t a, uint32_t) { return ~a; }
+};
+struct First {
+  static uint32_t of(uint32_t a, uint32_t) { return a; }
+};
+template <class T> void select(Warp &warp, const Instruction &of, uint32_t mask) {
+  T *to = warp.lanes<T>(of.to);
+  const T *a = warp.lanes<T>(of.a), *b = warp.lanes<T>(of.b);
+  const uint32_t which = *warp.lanes<uint32_t>(of.c);
+  each(mask, [=](int lane) { to[lane] = which >> lane & 1 ? a[lane] : b[lane]; });
+}
+
+// ---- conversions ---------------------------------------------------------------------------------------------------
+
+struct Half {
+  uint16_t bits;
+};
+struct Brain {
+  uint16_t bits;
+};
+enum Rounding { NEAREST, ZERO, DOWN, UP, NONE };
+template <class S> auto known(S value) { return value; }
+float known(Half value) {
+  _Float16 half;
+  memcpy(&half, &value, 2);
+  return float(half);
+}
+float known(Brain value) {
+  const uint32_t bits = uint32_t(value.bits) << 16;
+  float result;
+  memcpy(&result, &bits, 4);
+  return result;
+}
+template <class D, class S> D converted(S value, Rounding whole) {
+  if constexpr (std::is_same<D, Half>::value) {
+    const _Float16 half = _Float16(value);
+    Half result;
+    memcpy(&result, &half, 2);
+    if (value != value) result.bits = 0x7FFF;
+    return result;
+  } else if constexpr (std::is_same<D, Brain>::value) {
+    const float single = float(value);
+    uint32_t bits;
+    memcpy(&bits, &single, 4);
+    return {value == value ? uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) : uint16_t(0x7FFF)};
+  } else if constexpr (std::is_floating_point<S>::value) {
+    if (whole != NONE) value = whole == NEAREST ? std::nearbyint(value) : whole == ZERO ? std::trunc(value) : whole == DOWN ? std::floor(value) : std::ceil(value);
+    if constexpr (std::is_floating_point<D>::value) return D(value);
+    else {
+      if (value != value) return 0;
+      const S least = S(std::numeric_limits<D>::min()), most = std::ldexp(S(1), std::numeric_limits<D>::digits);
+      return value < least ? std::numeric_limits<D>::min() : value >= most ? std::numeric_limits<D>::max() : D(value);
+    }
+  } else {
+    return D(value);
+  }
+}
+template <class D, class S> void convert(Warp &warp, const Instruction &of, uint32_t mask) {
+  each(mask, [&](int lane) { put<D>(warp, of.to, lane, converted<D>(known(get<S>(warp, of.a, lane)), Rounding(of.number))); });
+}
+
+// ---- memory --------------------------------------------------------------------------------------------------------
+
+std::string shown(uint64_t address, size_t size, const std::vector<Range> &memory) {
+  auto after = std::find_if(memory.begin(), memory.end(), [=](const Range &range) { return range.start > address; });
+  const std::string bytes = std::to_string(size) + " bytes at ";
+  if (after == memory.begin()) return bytes + "no memory of the GPU";
+  const Range &range = *(after - 1);
+  return bytes + "byte " + std::to_string(address - range.start) + " of an allocation of " + std::to_string(range.end - range.start);
+}
+
+void note(Warp &warp, int lane, uint64_t address, size_t size, bool writes, bool is_atomic) {
+  Block &block = *warp.block;
+  const int who = lane < 0 ? OF_WARP + warp.number : warp.number * LANES + lane;
+  const auto races = [&](const Access &with) {
+    if (with.barrier != block.barrier || with.who == who) return false;
+    if (with.who & ATOMIC) return !is_atomic;
+    if (with.who & MANY) return true;
+    const int other = with.who & OF_WARP ? with.who - OF_WARP : with.who / LANES;
+    return other != warp.number || with.of_warp == warp.barriers;
+  };
+  if (size < CELL) fail("single bytes of shared memory are not emulated");
+  for (uint64_t at = address / CELL; at < (address + size) / CELL; ++at) {
+    Cell &cell = block.cells[at];
+    if (cell.write.barrier < block.begun && (!writes || is_atomic)) fail("reads shared memory that nobody has written");
+    if (races(cell.write) || (writes && races(cell.read))) fail("races with another thread in shared memory");
+    Access &access = writes ? cell.write : cell.read;
+    int now = is_atomic ? ATOMIC : who;
+    if (!writes && access.barrier == block.barrier && access.who != who) {
+      const int other = access.who & OF_WARP ? access.who - OF_WARP : access.who / LANES;
+      now = access.who < MANY && other == warp.number ? OF_WARP + warp.number : MANY;
+    }
+    access = {block.barrier, warp.barriers, now};
+  }
+}
+
+// Return where a lane's memory is; lane -1 for all of a warp.
+char *find(Warp &warp, const Instruction &of, int lane, uint64_t address, size_t size, size_t alignment, bool writes, bool is_atomic = false) {
+  Block &block = *warp.block;
+  const Launch &launch = block.launch;
+  if (address % alignment) fail("accesses " + std::to_string(size) + " bytes at an address that is not a multiple of " + std::to_string(alignment), true);
+  Space space = of.space;
+  if (space == GENERIC) {
+    space = address >= WINDOW ? SHARED : GLOBAL;
+    if (space == SHARED) address -= WINDOW;
+  }
+  if (space == GLOBAL) {
+    if (address < warp.known.start || address + size > warp.known.end) {
+      auto after = std::upper_bound(launch.memory.begin(), launch.memory.end(), address, [](uint64_t wanted, const Range &range) { return wanted < range.start; });
+      if (after == launch.memory.begin() || address + size > (after - 1)->end) fail("accesses " + shown(address, size, launch.memory), true);
+      warp.known = *(after - 1);
+    }
+    return reinterpret_cast<char *>(address);
+  }
+  if (space == SHARED) {
+    if (address + size > block.shared.size()) fail("accesses " + std::to_string(size) + " bytes at byte " + std::to_string(address) + " of " + std::to_string(block.shared.size()) + " in shared memory", true);
+    note(warp, lane, address, size, writes, is_atomic);
+    return block.shared.data() + address;
+  }
+  if (space == LOCAL) {
+    if (address + size > launch.kernel.local) fail("accesses local memory that it does not have", true);
+    return warp.local.data() + launch.kernel.local * size_t(lane) + address;
+  }
+  return const_cast<char *>(launch.parameters.data()) + address;
+}
+
+// Count an access of a warp to the GPU's memory, and the sectors of 32 bytes that it touches.
+void count(Warp &warp, const Instruction &of, uint32_t mask, size_t size) {
+  static const bool wanted = getenv("EMULATOR_COUNTS") != nullptr;
+  if (!wanted || of.space != GLOBAL) return;
+  std::array<uint64_t, LANES> sectors;
+  size_t number = 0;
+  each(mask & warp.mask, [&](int lane) { sectors[number++] = (warp.lanes<uint64_t>(of.a)[lane] + uint64_t(of.number)) / 32; });
+  std::sort(sectors.begin(), sectors.begin() + number);
+  warp.block->counts.sectors += uint64_t(std::unique(sectors.begin(), sectors.begin() + number) - sectors.begin());
+  warp.block->counts.global += number * size;
+}
+
+uint64_t address_of(Warp &warp, const Instruction &of, int lane) {
+  const uint64_t base = of.a.at < 0 ? 0 : of.a.size == 8 ? warp.lanes<uint64_t>(of.a)[lane] : warp.lanes<uint32_t>(of.a)[lane];
+  return base + uint64_t(of.number);
+}
+template <class T> void load(Warp &warp, const Instruction &of, uint32_t mask) {
+  const size_t size = sizeof(T) * of.parts.size();
+  count(warp, of, mask, size);
+  if (of.space == GLOBAL && of.parts.size() == 1 && of.parts[0].size == sizeof(T)) {  // most of them, in a quicker way
+    const uint64_t *const addresses = warp.lanes<uint64_t>(of.a), offset = uint64_t(of.number);
+    uint64_t least = ~0ull, most = 0, bits = 0;
+    each(mask, [&](int lane) {
+      const uint64_t address = addresses[lane] + offset;
+      least = std::min(least, address), most = std::max(most, address), bits |= address;
+    });
+    if (least >= warp.known.start && most + sizeof(T) <= warp.known.end && bits % sizeof(T) == 0) {
+      T *const to = warp.lanes<T>(of.parts[0]);
+      return each(mask, [=](int lane) { to[lane] = *reinterpret_cast<const T *>(addresses[lane] + offset); });
+    }
+  }
+  each(mask, [&](int lane) {
+    const char *from = find(warp, of, lane, address_of(warp, of, lane), size, of.space == PARAMETER ? 1 : size, false);
+    for (size_t part = 0; part < of.parts.size(); ++part) {
+      T value;
+      memcpy(&value, from + part * sizeof(T), sizeof(T));
+      put<T>(warp, of.parts[part], lane, value);
+    }
+  });
+}
+template <class T> void store(Warp &warp, const Instruction &of, uint32_t mask) {
+  const size_t size = sizeof(T) * of.parts.size();
+  count(warp, of, mask, size);
+  each(mask, [&](int lane) {
+    char *to = find(warp, of, lane, address_of(warp, of, lane), size, size, true);
+    for (size_t part = 0; part < of.parts.size(); ++part) {
+      const T value = get<T>(warp, of.parts[part], lane);
+      memcpy(to + part * sizeof(T), &value, sizeof(T));
+    }
+  });
+}
+// atom and red: F gives the new number of the old one and the operands.
+template <class F, class T> void atomic(Warp &warp, const Instruction &of, uint32_t mask) {
+  using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+  count(warp, of, mask, sizeof(T));
+  warp.block->counts.atomics += uint64_t(__builtin_popcount(mask));
+  each(mask, [&](int lane) {
+    Bits *place = reinterpret_cast<Bits *>(find(warp, of, lane, address_of(warp, of, lane), sizeof(T), sizeof(T), true, true));
+    const T b = get<T>(warp, of.b, lane), c = of.c.at < 0 ? T() : get<T>(warp, of.c, lane);
+    Bits before = __atomic_load_n(place, __ATOMIC_RELAXED), after;
+    T old;
+    do {
+      memcpy(&old, &before, sizeof old);
+      const T value = F::of(old, b, c);
+      memcpy(&after, &value, sizeof after);
+    } while (!__atomic_compare_exchange_n(place, &before, after, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    if (of.to.at >= 0) put<T>(warp, of.to, lane, old);
+  });
+}
+template <class F> struct OfTwo {
+  template <class T> static T of(T old, T b, T) { return F::of(old, b); }
+};
+OPERATION(Exchange, (T, T b, T), b)
+OPERATION(CompareAndSwap, (T old, T b, T c), old == b ? c : old)
+
+// ---- warps ---------------------------------------------------------------------------------------------------------
+
+// shfl.sync: parts are the result and, if asked for, the predicate.
+enum Direction { BUTTERFLY, UPWARD, DOWNWARD, INDEXED };
+void shuffle(Warp &warp, const Instruction &of, uint32_t mask) {
+  ++warp.barriers;
+  std::array<uint32_t, LANES> results{};
+  uint32_t found = 0;
+  each(mask, [&](int lane) {
+    const int b = int(get<uint32_t>(warp, of.b, lane) & 31);
+    const uint32_t c = get<uint32_t>(warp, of.c, lane);
+    const int segment = int(c >> 8 & 31), clamp = int(c & 31), least = lane & segment, most = least | (clamp & ~segment);
+    int from = of.number == BUTTERFLY ? lane ^ b : of.number == UPWARD ? lane - b : of.number == DOWNWARD ? lane + b : least | (b & ~segment);
+    const bool within = of.number == UPWARD ? from >= most : from <= most;
+    if (!within) from = lane;
+    if (!(mask >> from & 1)) fail("shuffles from a lane that is not there");
+    results[size_t(lane)] = get<uint32_t>(warp, of.a, from);
+    found |= uint32_t(within) << lane;
+  });
+  each(mask, [&](int lane) { put<uint32_t>(warp, of.parts[0], lane, results[size_t(lane)]); });
+  if (of.parts.size() > 1) {
+    uint32_t &to = *warp.lanes<uint32_t>(of.parts[1]);
+    to = (to & ~mask) | (found & mask);
+  }
+}
+void meet(Warp &warp, const Instruction &, uint32_t) { ++warp.barriers; }  // bar.warp.sync
+
+// Fragments of wmma. PTX does not say which element of a matrix is where, so any place is right that only depends on what a
+// program must know: the operand, its layout and type. A lane has eight elements in turn, of float16 twice.
+constexpr int SIDE = 16, EACH = SIDE * SIDE / LANES;
+int place_of(int row, int column, bool by_columns) { return by_columns ? (column * SIDE + row) ^ 5 : row * SIDE + column; }
+// b is the stride, c whether it is stored by columns.
+void load_fragment(Warp &warp, const Instruction &of, uint32_t mask) {
+  if (mask != ALL) fail("wmma in a part of a warp");
+  const uint64_t from = address_of(warp, of, 0), stride = warp.lanes<uint32_t>(of.b)[0];
+  const bool by_columns = warp.lanes<uint32_t>(of.c)[0];
+  if (stride % 8) fail("a stride of wmma that is not a multiple of 16 bytes");
+  for (int line = 0; line < SIDE; ++line) {  // rows, or columns
+    const char *memory = find(warp, of, -1, from + 2 * stride * uint64_t(line), 2 * SIDE, line ? 16 : 32, false);
+    for (int along = 0; along < SIDE; ++along) {
+      const int place = by_columns ? place_of(along, line, true) : place_of(line, along, false), lane = place / EACH, slot = place % EACH;
+      for (size_t copy = 0; copy < of.parts.size() / 4; ++copy)
+        memcpy(warp.file.data() + of.parts[size_t(slot / 2) + 4 * copy].at + 4 * lane + slot % 2 * 2, memory + 2 * along, 2);
+    }
+  }
+  if (of.space == GLOBAL) warp.block->counts.global += 2 * SIDE * SIDE, warp.block->counts.sectors += SIDE;
+}
+void store_fragment(Warp &warp, const Instruction &of, uint32_t mask) {
+  if (mask != ALL) fail("wmma in a part of a warp");
+  const uint64_t to = address_of(warp, of, 0), stride = warp.lanes<uint32_t>(of.b)[0];
+  if (stride % 4) fail("a stride of wmma that is not a multiple of 16 bytes");
+  for (int row = 0; row < SIDE; ++row) {
+    char *memory = find(warp, of, -1, to + 4 * stride * uint64_t(row), 4 * SIDE, row ? 16 : 32, true);
+    for (int column = 0; column < SIDE; ++column) {
+      const int place = place_of(row, column, false);
+      memcpy(memory + 4 * column, warp.lanes<float>(of.parts[size_t(place % EACH)]) + place / EACH, 4);
+    }
+  }
+}
+// parts: 8 results, the left operand, the right one, 8 summands. number: bits: left by columns, right by columns.
+template <class T> void multiply(Warp &warp, const Instruction &of, uint32_t mask) {
+  if (mask != ALL) fail("wmma in a part of a warp");
+  const size_t size = (of.parts.size() - 2 * EACH) / 2;
+  float left[SIDE][SIDE], right[SIDE][SIDE];
+  for (int row = 0; row < SIDE; ++row)
+    for (int column = 0; column < SIDE; ++column)
+      for (bool is_right : {false, true}) {
+        const int place = place_of(row, column, of.number >> is_right & 1), slot = place % EACH;
+        T value;
+        memcpy(&value, warp.file.data() + of.parts[EACH + is_right * size + size_t(slot / 2)].at + 4 * (place / EACH) + slot % 2 * 2, 2);
+        (is_right ? right : left)[row][column] = known(value);
+      }
+  for (int row = 0; row < SIDE; ++row) {
+    float sums[SIDE];
+    for (int column = 0; column < SIDE; ++column) {
+      const int place = place_of(row, column, false);
+      sums[column] = warp.lanes<float>(of.parts[EACH + 2 * size + size_t(place % EACH)])[place / EACH];
+    }
+    for (int k = 0; k < SIDE; ++k)
+      for (int column = 0; column < SIDE; ++column) sums[column] += left[row][k] * right[k][column];
+    for (int column = 0; column < SIDE; ++column) {
+      const int place = place_of(row, column, false);
+      warp.lanes<float>(of.parts[size_t(place % EACH)])[place / EACH] = sums[column];
+    }
+  }
+}
+
+}  // namespace ptx
