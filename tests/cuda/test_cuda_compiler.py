@@ -25,7 +25,12 @@ def compiled(factor=1, capability=(8, 6)):
 
 def test_a_program_is_compiled_once_for_each_architecture_and_constant(monkeypatch, tmp_path):
     made, genuine = [], compiler.compile_program
-    monkeypatch.setattr(compiler, "compile_program", lambda *given: made.append(given[2]) or genuine(*given))
+
+    def compile_program(*given):
+        made.append(given[2])
+        return genuine(*given)
+
+    monkeypatch.setattr(compiler, "compile_program", compile_program)
     monkeypatch.setattr(compiler, "KERNELS", FOLDER)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     image = compiled()
