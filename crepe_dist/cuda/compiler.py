@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist import extras
-from crepe_dist.cuda.driver import WITHOUT
+from crepe_dist.cuda import driver
+from crepe_dist.cuda.driver import WITHOUT, dotted
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files import cache_folder, read_bytes, replacing
 
@@ -120,6 +121,12 @@ def architecture_for(capability: tuple[int, int]) -> str:
     """
     wanted, known = 10 * capability[0] + capability[1], _known_architectures()
     return f"sm_{wanted}" if wanted in known else f"compute_{max(each for each in known if each < wanted)}"
+
+
+def compilers(capability: tuple[int, int]) -> str:
+    """Name the versions that decide the machine code for GPUs of a compute capability."""
+    translated = architecture_for(capability).startswith("compute_")
+    return f"NVRTC {dotted(version())}" + f", driver for CUDA {dotted(driver.driver_version() or (0, 0))}" * translated
 
 
 @cache

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Optional
 
 from crepe_dist import machine, registry
-from crepe_dist.cuda import driver
+from crepe_dist.cuda import compiler, driver
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.device import Device, pick
@@ -89,18 +89,23 @@ def check_same_architecture(chosen: Backend, device: Device, world: World) -> No
     """Refuse GPUs on which our own kernels would compute other bits; every rank calls it.
 
     Raises:
-        UserError: on every rank, if our kernels compute on some GPUs, and others have another architecture or engine.
+        UserError: on every rank, if our kernels compute on some GPUs, and others have another architecture, engine or
+            compiler.
     """
     if device.device_type != "gpu":
         return
-    found = world.gather([chosen.kernels == "own", chosen.build, driver.name_of(device.device_id)], "architectures")
+    capability = driver.compute_capability(device.device_id)
+    by = f", {compiler.compilers(capability)}" if chosen.on_cuda and capability else ""
+    mine = [chosen.kernels == "own", chosen.build + by, driver.name_of(device.device_id)]
+    found = world.gather(mine, "architectures")
     other = next((rank for rank, (_, build, _) in enumerate(found) if build != found[0][1]), None)
     if other is not None and any(own for own, _, _ in found):
         raise UserError(
-            "the processes have GPUs of different architectures",
+            "the processes have GPUs of different architectures, or different compilers",
             " and ".join(f"rank {rank} has {found[rank][2]} ({found[rank][1]})" for rank in (0, other))
             + "; the parameters stay identical only where all GPUs compute the same bits",
-            "choose GPUs of one architecture (CUDA_VISIBLE_DEVICES), or use --device cpu",
+            "choose GPUs of one architecture (CUDA_VISIBLE_DEVICES), install the same versions of "
+            f"{compiler.PACKAGE} and of the driver on all hosts, or use --device cpu",
             on_all_ranks=True,
         )
 

@@ -49,6 +49,8 @@ def machine(monkeypatch):
         monkeypatch.setattr(driver, "compute_capability", lambda gpu: capability)
         monkeypatch.setattr(driver, "driver_version", lambda: version)
         monkeypatch.setattr(compiler, "missing", lambda: nvrtc)
+        monkeypatch.setattr(compiler, "_known_architectures", lambda: [50, 80])
+        monkeypatch.setattr(compiler, "version", lambda: (12, 8))
 
         def check_mxnet(gpu: Device) -> None:
             if mxnet is not None:
@@ -145,13 +147,20 @@ class Ranks(World):
         return [value, self._other] if name == "architectures" else [value, value]
 
 
-def test_gpus_of_several_architectures_are_refused(machine):
+def test_gpus_that_compute_other_bits_are_refused(machine):
     on_cuda = Backend("bfloat16", None, "", architecture="sm_80")
-    for other in (Ranks(True, "cuda_sm90", "H100"), Ranks(False, "mxnet", "P100")):
-        with pytest.raises(UserError, match="GPUs of different architectures") as raised:
-            engine_setup.check_same_architecture(on_cuda, GPU, other)
+    same, newer = "cuda_sm80, NVRTC 12.8", "cuda_sm90, NVRTC 12.8, driver for CUDA"
+    for other in ((True, newer), (False, "mxnet"), (True, "cuda_sm80, NVRTC 12.6")):
+        with pytest.raises(UserError, match="GPUs of different architectures, or different compilers") as raised:
+            engine_setup.check_same_architecture(on_cuda, GPU, Ranks(*other, "another name"))
         assert raised.value.on_all_ranks
-    engine_setup.check_same_architecture(on_cuda, GPU, Ranks(True, "cuda_sm80", "another name"))
+        assert f"rank 0 has A GPU ({same}) and rank 1 has another name ({other[1]})" in raised.value.why
+    engine_setup.check_same_architecture(on_cuda, GPU, Ranks(True, same, "another name"))
+    machine((9, 0))  # NVRTC does not know it, so the driver compiles
+    on_newer = replace(on_cuda, architecture="sm_90")
+    engine_setup.check_same_architecture(on_newer, GPU, Ranks(True, f"{newer} 12.4", ""))
+    with pytest.raises(UserError, match="different compilers"):
+        engine_setup.check_same_architecture(on_newer, GPU, Ranks(True, f"{newer} 12.8", ""))
 
 
 def test_a_run_on_a_gpu_is_reproducible_on_its_architecture(machine):
