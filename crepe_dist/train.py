@@ -36,7 +36,7 @@ def main() -> None:
 
             on_ray(config, cluster.processes, cluster.max_restarts)
         return
-    with Control() as control, join() as world:
+    with Control() as control, join(lambda: parse(sys.argv[1:])) as world:
         config = world.agree("settings", lambda: parse(sys.argv[1:]), same=lambda config: config.to_dict())
         _train(config, world, control)
 
@@ -48,7 +48,7 @@ def train(config: Config) -> "Result":
         UserError: a problem that the caller can fix.
         Stopped: SIGTERM or SIGINT arrived; everything is saved.
     """
-    with Control() as control, join() as world:
+    with Control() as control, join(lambda: config) as world:
         return _train(config, world, control)
 
 

@@ -6,10 +6,12 @@ import importlib.util
 import os
 import socket
 import time
+from collections.abc import Callable
+from contextlib import suppress
 
-from crepe_dist import extras
-from crepe_dist.cuda import driver
-from crepe_dist.distributed import rendezvous
+from crepe_dist import extras, registry
+from crepe_dist.cuda import driver, nccl
+from crepe_dist.distributed import cuda, rendezvous
 from crepe_dist.distributed.launch import (
     HOROVODRUN,
     MPI,
@@ -22,19 +24,23 @@ from crepe_dist.distributed.launch import (
 )
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
+from crepe_dist.settings.config import Config
 
 
-def join() -> World:
+def join(configured: Callable[[], Config] | None = None) -> World:
     """Join the world that the launcher describes, and give this process its share of the host's threads.
 
     Horovod carries the collectives under ``horovodrun``, mpi4py under ``mpiexec`` if it is installed, else TCP.
+
+    Args:
+        configured: returns the settings of a training, which need not be right.
 
     Raises:
         UserError: this is one of many processes, and what it needs is missing, or other ranks do not arrive.
     """
     launch = detect()
     try:
-        world = _join(launch)
+        world = _join(launch, configured)
         if world.size != launch.size:
             what = f"{launch.launcher} started {launch.size} processes, but {world.carrier} sees {world.size}"
             remedy = "take mpiexec and mpi4py of one environment" if world.carrier == "MPI" else "run the command again"
@@ -48,12 +54,12 @@ def join() -> World:
     return world
 
 
-def _join(launch: Launch) -> World:
+def _join(launch: Launch, configured: Callable[[], Config] | None) -> World:
     if launch.size == 1:
         check_rank(launch)
         return World()
     if launch.launcher == HOROVODRUN:
-        return _join_horovod(launch)
+        return _join_horovod(launch, configured)
     if launch.launcher in MPI and importlib.util.find_spec("mpi4py") is not None:
         try:
             from crepe_dist.distributed.mpi_world import MpiWorld
@@ -66,7 +72,7 @@ def _join(launch: Launch) -> World:
     return TcpWorld(launch.rank, rendezvous.meet(launch))
 
 
-def _join_horovod(launch: Launch) -> World:
+def _join_horovod(launch: Launch, configured: Callable[[], Config] | None) -> World:
     try:
         if has_mxnet():
             import_mxnet()
@@ -82,12 +88,23 @@ def _join_horovod(launch: Launch) -> World:
             on_all_ranks=True,
         ) from error
     _check_name()
-    # How often Horovod's thread looks for work, in ms. On CPUs its default of 1 takes a twentieth of a core from the
-    # computation, which is worth it only if gradients go through Horovod. On GPUs the host has cores to spare, and the
-    # last gradients of each step wait half a cycle on average.
-    cycle = "10" if launch.local_size == launch.size else "1"
-    os.environ.setdefault("HOROVOD_CYCLE_TIME", cycle if driver.missing() else "0.2")
+    config = None
+    with suppress(UserError):  # told later, when all ranks can
+        config = configured and configured()
+    os.environ.setdefault("HOROVOD_CYCLE_TIME", cycle(launch, config))
     return HorovodWorld()
+
+
+def cycle(launch: Launch, config: Config | None) -> str:
+    """Return how often Horovod's thread shall look for work, in ms.
+
+    On CPUs its default of 1 takes a twentieth of a core from the computation, which is worth it only if gradients go
+    through Horovod. If MXNet computes them on GPUs, the last ones of each step wait half a cycle on average.
+    """
+    on_gpus = config is not None and config.device != "cpu" and driver.count() > 0
+    if config and on_gpus and cuda.is_installed() and registry.has_part(config.model.network, "gluon"):
+        return "0.2"
+    return "10" if (nccl.available() if on_gpus else launch.local_size == launch.size) else "1"
 
 
 def _check_name() -> None:
