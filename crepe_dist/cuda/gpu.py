@@ -244,12 +244,16 @@ class Memory:
 
     def read(self, array: npt.NDArray[Any]) -> None:
         """Fill an array from the start of the memory, after all work before."""
+        self.fetch(array)
+        self._gpu.wait()
+
+    def fetch(self, array: npt.NDArray[Any]) -> None:
+        """Let an array be filled after all work before. One in page-locked memory is full once the GPU is done."""
         if not (array.flags.c_contiguous and array.flags.writeable):
             raise ValueError("an array to read into must be contiguous and writeable")
         address = self.view(0, array.nbytes).address
         if array.nbytes:
             self._gpu.call("cuMemcpyDtoHAsync_v2", array.ctypes.data, address, array.nbytes, self._gpu.stream)
-        self._gpu.wait()
 
     def clear(self) -> None:
         """Set all bytes to zero."""

@@ -62,7 +62,7 @@ class Sum:
     Attributes:
         total: the sum, int32 in the parameter's shape, to which kernels add.
         per_unit: quanta per 1.
-        largest: largest number of each document's term, float32 [documents], zero at first.
+        largest: largest number of each document's term, as bits, uint32 [documents], zero at first.
     """
 
     total: Memory

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from crepe_dist import registry
 from crepe_dist.cuda.gpu import Gpu, Memory
-from crepe_dist.cuda.network import Dropping, Part, Program, Sum, Texts
+from crepe_dist.cuda.network import Dropping, Part, Program, Texts
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.targets import SEVERAL
@@ -19,7 +17,6 @@ from crepe_dist.engines.engine import Engine, Logits
 from crepe_dist.exchange.cuda import CudaExchange
 from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.quanta import Parameter, Quanta
-from crepe_dist.model.objective import rounded
 from crepe_dist.model.part_weight import combined
 from crepe_dist.native import constants
 from crepe_dist.settings.options import OptimizerOptions
@@ -79,60 +76,47 @@ class CudaEngine(Engine):
         return combined(parts, 1.0) if self.shape.summands > 1 else parts[:, 0]
 
     def parts(self, batch: Batch) -> Logits:
-        parts = np.empty((len(self._parts), len(batch.packed), self.shape.classes), np.float32)
+        logits = np.empty((len(self._parts), len(batch.packed), self.shape.classes), np.float32)
         with self._lock:
             texts, _ = self._texts(batch)
-            for part, logits in zip(self._parts, parts):
-                on_gpu = self._run.buffer("logits", logits.nbytes)
-                part.forward(texts, on_gpu)
-                on_gpu.read(logits)
-        return parts.swapaxes(0, 1)
+            self._forward(texts).read(logits)
+        return logits.swapaxes(0, 1)
 
-    def forward_backward(self, batch: Batch) -> float:
-        exchange, bounds = self._exchange, np.ctypeslib.as_array(self.quanta.bounds)
+    def forward_backward(self, batch: Batch) -> Memory:
+        """Compute the gradients of a batch; return the losses, float32 [summands, documents], which may be pending."""
+        exchange, run, documents = self._exchange, self._run, len(batch.packed)
         assert exchange is not None, "open_exchange comes first"
         self.quanta.begin(batch.documents)
-        exchange.clear()
         # That of the global batch, so that the loss scale does not depend on the number of ranks.
         scale = self.loss_scale.begin(batch.documents)
-        with self._lock:
-            dropping = Dropping(self.shape.dropout, batch.seed)
-            loss, bounds[:] = self._add_gradients(batch, exchange.totals, dropping, scale)
-        return loss
-
-    def _add_gradients(
-        self, batch: Batch, totals: Mapping[str, Memory], dropping: Dropping, scale: float
-    ) -> tuple[float, npt.NDArray[np.float32]]:
-        """Add the gradients of a batch to sums on the GPU; return its loss, and the bounds of the parameters' terms."""
-        texts, packed = self._texts(batch)
-        run, shape, quanta, documents = self._run, self.shape, self.quanta, len(batch.packed)
-        size = 4 * documents * shape.classes
-        logits = run.buffer("logits", size)
-        gradients = [run.buffer(f"logit gradients {number}", size) for number in range(len(self._parts))]
-        # The results of a step, to be read at once: bounds of the parameters, and the losses of the documents.
-        results = run.buffer("results", 4 * (len(quanta.parameters) + len(self._parts) * documents))
+        dropping = Dropping(self.shape.dropout, batch.seed)
         objective = self.objective.smoothing, self.objective.pairs, self.objective.labelled == SEVERAL
-        for number, part in enumerate(self._parts):
-            part.forward(texts, logits, dropping)
-            losses = results.view(4 * (len(quanta.parameters) + number * documents), 4 * documents)
+        with self._lock:
+            texts, packed = self._texts(batch)
+            logits = self._forward(texts, dropping)
+            gradients, of_parts = self._of_parts("logit gradients", documents)
+            losses = run.buffer("losses", 4 * len(self._parts) * documents).view(0, 4 * len(self._parts) * documents)
             run(
-                "losses", documents, logits, shape.classes, packed, batch.packed.shape[1], shape.feature_len,
-                *objective, self._class_weights, scale, gradients[number], losses,
+                "losses", (documents, len(self._parts)), logits, self.shape.classes, packed, batch.packed.shape[1],
+                self.shape.feature_len, *objective, self._class_weights, scale, gradients, losses,
             )  # fmt: skip
-        largest = run.buffer("largest terms", 4 * len(quanta.parameters) * documents)
-        largest.clear()
-        sums = {
-            name: Sum(total, 1 / quanta.of(name), largest.view(4 * number * documents, 4 * documents))
-            for number, (name, total) in enumerate(totals.items())
-        }
-        for part, of_logits in zip(self._parts, gradients):
-            part.backward(texts, of_logits, sums, dropping)
-        run("bound_sums", len(quanta.parameters), largest, documents, quanta.unit, results)
-        read = np.empty(len(quanta.parameters) + len(self._parts) * documents, np.float32)
-        results.read(read)
-        bounds, losses_of_parts = np.split(read, [len(quanta.parameters)])
-        losses = losses_of_parts.reshape(len(self._parts), documents).sum(axis=0, dtype=np.float32)
-        return float(rounded(losses).sum()), bounds
+            sums = exchange.begin(documents)
+            for part, own in of_parts:
+                part.backward(texts, own, sums, dropping)
+        return losses
+
+    def _forward(self, texts: Texts, dropping: Dropping | None = None) -> Memory:
+        """Compute and return the logits of all parts, float32 [parts, documents, classes]."""
+        logits, of_parts = self._of_parts("logits", texts.documents)
+        for part, own in of_parts:
+            part.forward(texts, own, dropping)
+        return logits
+
+    def _of_parts(self, name: str, documents: int) -> tuple[Memory, list[tuple[Part, Memory]]]:
+        """Return memory for float32 [parts, documents, classes], and each part with its own piece of it."""
+        size = 4 * documents * self.shape.classes
+        memory = self._run.buffer(name, len(self._parts) * size)
+        return memory, [(part, memory.view(number * size, size)) for number, part in enumerate(self._parts)]
 
     def _texts(self, batch: Batch) -> tuple[Texts, Memory]:
         """Copy a batch to the GPU and unpack its texts; return them and the batch as it was."""

@@ -119,7 +119,7 @@ class Engine(ABC):
         """Compute the gradients of the sum of the weighted losses of this rank's share of a batch, for the exchange.
 
         Returns:
-            The sum of the losses: a number from our own kernels; else float32 [1], which may still be pending.
+            The sum of the losses: a number from our own kernels for CPUs; else what the engine's exchange expects.
         """
 
 

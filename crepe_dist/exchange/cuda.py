@@ -1,30 +1,32 @@
 """Exchange of gradients in whole numbers in the memory of GPUs.
 
 Behind the gradients is a table with a row of numbers for each rank, which is summed with them: by NCCL from GPU to GPU
-or, without NCCL, in the memory of the hosts. Whole numbers add up to the same bits in any order.
+or, without NCCL, in the memory of the hosts. Whole numbers add up to the same bits in any order. The host waits once in
+a step: it reads this table, and sums of the gradients' squares behind it.
 """
 
 from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
 
 from crepe_dist.cuda import driver, nccl
 from crepe_dist.cuda.gpu import Memory
-from crepe_dist.cuda.network import Program, blocks
+from crepe_dist.cuda.network import Program, Sum, Sums, blocks
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.distributed.world import SAME_MACHINES, World
 from crepe_dist.exchange.exchange import LossScale, Row, SavedArrays
 from crepe_dist.exchange.optimizer import Optimizer
-from crepe_dist.exchange.quanta import Quanta, WholeNumberExchange, mean_scale, row_width
+from crepe_dist.exchange.quanta import Parameter, Quanta, WholeNumberExchange, mean_scale, row_width
 from crepe_dist.exchange.shared_memory import share_on_hosts
 from crepe_dist.exchange.table import catch_up
 
 LINE = 64  # numbers to which gradients are aligned
+MOST_BLOCKS = 1 << 10  # for each parameter, of a kernel that computes all
 
 
 class CudaExchange(WholeNumberExchange):
@@ -59,10 +61,14 @@ class CudaExchange(WholeNumberExchange):
         self._loss_scale = loss_scale
         sizes = {name: parameter.value.size for name, parameter in quanta.parameters.items()}
         *starts, end = accumulate((-(-size // LINE) * LINE for size in sizes.values()), initial=0)
-        self._rows = np.zeros((world.size, row_width(quanta)))
-        self._count = end + 2 * self._rows.size
-        self._memory = run.gpu.allocate(4 * self._count)
-        self._table = self._memory.view(4 * end, self._rows.nbytes)
+        rows, squares = 8 * world.size * row_width(quanta), 16 * len(sizes)
+        self._count = end + rows // 4
+        self._memory = run.gpu.allocate(4 * end + rows + squares)
+        self._is_zero = True
+        self._table = self._memory.view(4 * end, rows + squares)
+        self._squares = self._memory.view(4 * self._count, squares)
+        self._read = run.gpu.page_locked(rows + squares)
+        self._rows = self._read[:rows].view(np.float64).reshape(world.size, -1)
         self.totals = {
             name: self._memory.view(4 * start, 4 * size) for start, (name, size) in zip(starts, sizes.items())
         }
@@ -70,6 +76,11 @@ class CudaExchange(WholeNumberExchange):
             name: [run.gpu.allocate(4 * math.prod(shape)) for shape in optimizer.moment_shapes(parameter)]
             for name, parameter in quanta.parameters.items()
         }
+        trained = np.array([self._trained(name, parameter) for name, parameter in quanta.parameters.items()], np.int64)
+        self._parameters = run.gpu.allocate(trained.nbytes)
+        self._parameters.write(trained)
+        self._rates = run.gpu.allocate(8 * len(sizes))
+        self._grid = min(blocks(max(sizes.values())), MOST_BLOCKS), len(sizes)
         self._communicator: nccl.Communicator | None = None
         if world.size > 1:
             why_not = _without_nccl(world, run.gpu.number)
@@ -85,55 +96,59 @@ class CudaExchange(WholeNumberExchange):
                     "NCCL", lambda: nccl.Communicator(run.gpu, *place, *limits), alike=SAME_MACHINES
                 )
 
-    def clear(self) -> None:
-        """Set all sums to zero."""
-        self._memory.clear()
+    def _trained(self, name: str, parameter: Parameter) -> list[int]:
+        """Return ``Trained`` of kernels/optimizer.cuh."""
+        arrays = self._values[name], self.totals[name], *self._moments[name]
+        columns = parameter.shape[1] if parameter.row_moments else 0
+        addresses = [*(memory.address for memory in arrays), 0, 0][:4]
+        return [parameter.value.size, *addresses, columns, min(32, 1 << (columns - 1).bit_length())]
 
-    def _add(self, row: Row) -> list[Row]:
-        """Sum the gradients over the ranks, and return the rows of all ranks."""
-        if self._world.size == 1:
-            return [row]
-        self._rows[:] = 0
-        self._rows[self._world.rank, : len(row)] = row
-        self._table.write(self._rows)
+    def begin(self, documents: int) -> Sums:
+        """Return sums that are zero, for the gradients of ``documents`` of this rank."""
+        if not self._is_zero:  # another attempt, or the last step was not finite
+            self._memory.clear()
+        self._is_zero = False
+        self._documents, each = documents, 4 * documents
+        self._largest = self._run.buffer("largest terms", each * len(self.totals))
+        return {
+            name: Sum(total, 1 / self._quanta.of(name), self._largest.view(each * number, each))
+            for number, (name, total) in enumerate(self.totals.items())
+        }
+
+    def _add(self, loss: Memory, numbers: Sequence[int]) -> list[Row]:
+        """Add up the gradients; ``loss``: float32 [summands, documents]."""
+        world, run, of_largest = self._world, self._run, (self._largest, self._documents, self._quanta.unit)
+        place, summands = (world.rank, world.size, self._table), loss.size // (4 * self._documents)
+        run("write_row", len(self.totals) + 1, *of_largest, loss, summands, *numbers, *place)
         if self._communicator is not None:
             self._communicator.sum(self._memory, self._count)
-            self._communicator.wait()
-        else:
+        elif world.size > 1:
             on_host = np.empty(self._count, np.int32)
             self._memory.read(on_host)
-            self._memory.write(self._world.sum(on_host, "gradients"))
-        self._table.read(self._rows)
-        return list(self._rows[:, : len(row)].tolist())
+            self._memory.write(world.sum(on_host, "gradients"))
+        if self._optimizer.clip_norm is not None:
+            run("add_squares", self._grid, self._parameters, self._squares)
+        self._table.fetch(self._read)
+        (self._communicator or run.gpu).wait()
+        return list(self._rows.tolist())
 
     def update(self, documents: float, learning_rate: float) -> None:
-        scale = mean_scale(self._loss_scale.factor * documents, self._optimizer.clip_norm, self._squares)
+        optimizer, quanta = self._optimizer, self._quanta
+        scale = mean_scale(self._loss_scale.factor * documents, optimizer.clip_norm, self._sum_of_squares)
         self._loss_scale.good()
         self._updates += 1
-        optimizer = self._optimizer
+        rates = [
+            (optimizer.rate(learning_rate * parameter.rate, self._updates), scale * quanta.of(name))
+            for name, parameter in quanta.parameters.items()
+        ]
+        self._rates.write(np.array(rates, np.float32))
         constants = optimizer.weight_decay, *optimizer.decays, optimizer.epsilon
-        for name, parameter in self._quanta.parameters.items():
-            first, second = (*self._moments[name], None, None)[:2]
-            arrays = self._values[name], first, second, self.totals[name]
-            rates = optimizer.rate(learning_rate * parameter.rate, self._updates), scale * self._quanta.of(name)
-            if parameter.row_moments:
-                rows, columns = parameter.shape
-                lanes = min(32, 1 << (columns - 1).bit_length())
-                grid = blocks(rows * lanes)
-                self._run("update_rows", grid, optimizer.number, rows, columns, lanes, *arrays, *rates, *constants)
-            else:
-                count = parameter.value.size
-                self._run("update", blocks(count), optimizer.number, count, *arrays, *rates, *constants)
+        self._run("update", self._grid, optimizer.number, self._parameters, self._rates, *constants)
+        self._is_zero = True
 
-    def _squares(self) -> float:
+    def _sum_of_squares(self) -> float:
         """Return the sum of the squares of all summed gradients, the same on every rank."""
-        sums = self._run.buffer("squares", 16 * len(self._quanta.parameters))
-        sums.clear()
-        for number, (name, parameter) in enumerate(self._quanta.parameters.items()):
-            count, total = parameter.value.size, self.totals[name]
-            self._run("add_squares", blocks(count), total, count, sums.view(16 * number, 16))
-        read = np.empty((len(self._quanta.parameters), 2), np.uint64)
-        sums.read(read)
+        read = self._read[self._rows.nbytes :].view(np.uint64).reshape(-1, 2)
         return sum(
             (int(low) + (int(high) << 32)) * self._quanta.of(name) ** 2
             for (low, high), name in zip(read, self._quanta.parameters)

@@ -66,7 +66,7 @@ class Exchange(ABC):
         """Replace the gradients by their sums over the ranks, bit-identical on all; sum losses and votes, too.
 
         Args:
-            loss: loss of this rank: a number, or an array [1] on its device, whose computation may be pending.
+            loss: loss of this rank: a number, or arrays on its device, whose computation may be pending.
             batch: this rank's share of the global batch.
             vote: action that this rank votes for after the step.
 

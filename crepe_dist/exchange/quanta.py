@@ -158,14 +158,14 @@ class WholeNumberExchange(Exchange):
 
     def _all_reduce(self, loss: float, numbers: Sequence[int]) -> tuple[list[Row], tuple[int, ...], bool]:
         quanta, parameters = self._quanta, len(self._quanta.parameters)
-        rows = self._add([*quanta.bounds, loss, *numbers])
+        rows = self._add(loss, numbers)
         bounds = [row[:parameters] for row in rows]
         not_finite = tuple(rank for rank, of_rank in enumerate(bounds) if not all(map(math.isfinite, of_rank)))
         return [row[parameters:] for row in rows], not_finite, not quanta.fit(bounds)
 
     @abstractmethod
-    def _add(self, row: Row) -> list[Row]:
-        """Sum the gradients over the ranks, and return the rows of all ranks, given this rank's."""
+    def _add(self, loss: Any, numbers: Sequence[int]) -> list[Row]:
+        """Sum the gradients over the ranks, and return the rows of all ranks: bounds, loss and numbers."""
 
     def arrays(self) -> Arrays:
         arrays: Arrays = {"updates": np.array([self._updates], dtype=np.int64)}

@@ -99,8 +99,8 @@ class SharedMemoryExchange(WholeNumberExchange):
             self._between.fetch()
             self._memory.wait_for_all()
 
-    def _add(self, row: Row) -> list[Row]:
-        """Sum the gradients over the ranks, and return the rows of all ranks."""
+    def _add(self, loss: float, numbers: Sequence[int]) -> list[Row]:
+        row = [*self._quanta.bounds, loss, *numbers]
         self._rows[:] = 0
         self._rows[self._world.rank, : len(row)] = row
         self._memory.wait_for_all()

@@ -131,9 +131,12 @@ KERNEL(THREADS) add_embedding_terms(
 
 // ---- convolutions --------------------------------------------------------------------------------------------------
 
-// Rearranges the weights of a convolution, float32 [out][in][taps], for `convolve`: forward [taps][out][in], and backward
-// [taps][in][out] in reverse order of taps, for the gradient of the input.
-KERNEL(THREADS) pack_convolution(const float* weights, Number* forward, Number* backward) {
+// Rearranges the weights of each convolution, float32 [out][in][taps], for `convolve`: forward [taps][out][in], and
+// backward [taps][in][out] in reverse order of taps, for the gradient of the input. Blocks: (pieces, convolutions).
+KERNEL(THREADS) pack_convolutions(const float* const* all, Number* forward, Number* backward) {
+    const float* const weights = all[blockIdx.y];
+    forward += i64(blockIdx.y) * TOWER_TAPS * WIDTH * WIDTH;
+    backward += i64(blockIdx.y) * TOWER_TAPS * WIDTH * WIDTH;
     for (i64 i = thread_number(); i < TOWER_TAPS * WIDTH * WIDTH; i += all_threads()) {
         const int tap = int(i % TOWER_TAPS), in = int(i / TOWER_TAPS % WIDTH), out = int(i / TOWER_TAPS / WIDTH);
         const bool is_weight = in < CHANNELS && out < CHANNELS;

@@ -25,15 +25,17 @@ struct Targets {
 };
 
 // Writes the loss of each document, and its gradient with respect to the logits times `scale`. The objective's
-// constants are those of model/objective.py. A block for each document.
+// constants are those of model/objective.py. Of each
+// summand of the network, whose logits are [summands][documents][classes]. Blocks: (documents, summands).
 KERNEL(THREADS) losses(
     const float* logits, int classes, const u8* packed, int stride, int length, double smoothing, int pairs, int several,
     const float* class_weights, float scale, float* gradients, float* out
 ) {
     __shared__ double memory[THREADS];
     const int document = blockIdx.x;
-    const float* const logit = logits + i64(document) * classes;
-    float* const gradient = gradients + i64(document) * classes;
+    const i64 row = i64(blockIdx.y) * gridDim.x + document;
+    const float* const logit = logits + row * classes;
+    float* const gradient = gradients + row * classes;
     const Targets targets(packed + i64(document) * stride, length, pairs);
     const float weight = targets.weight();
     if (several) {
@@ -45,7 +47,7 @@ KERNEL(THREADS) losses(
             gradient[n] = scale * (weight * class_weights[n] * float((value >= 0 ? 1 : small) / (1 + small) - wanted));
         }
         loss = over_block(loss, memory, Plus());
-        if (threadIdx.x == 0) out[document] = weight * float(loss);
+        if (threadIdx.x == 0) out[row] = weight * float(loss);
         return;
     }
     double highest = logit[0];
@@ -65,19 +67,40 @@ KERNEL(THREADS) losses(
         const double wanted = (1 - smoothing) * targets.share(n) + smoothing / classes;
         gradient[n] = scale * (of_document * float(exp(logit[n] - highest) / total - wanted));
     }
-    if (threadIdx.x == 0) out[document] = of_document * float(log(total) - target);
+    if (threadIdx.x == 0) out[row] = of_document * float(log(total) - target);
 }
 
-// Bounds the sum of the terms of each parameter, as `Quanta` of native/whole.h does: float [parameters]. largest: the
-// size of the largest number of each document's term, in quanta, as bits [parameters][documents]. A block for each
-// parameter.
-KERNEL(THREADS) bound_sums(const u32* largest, int documents, double unit, float* bounds) {
+// Writes this rank's row of the table [ranks][parameters + 4] that exchange/cuda.py describes, and zeros for the other
+// ranks and for the squares [parameters][2] behind it: a bound of the sum of each parameter's terms, as `Quanta` of
+// native/whole.h computes it; the loss; and three numbers. largest: the size of the largest number of each document's term,
+// in quanta, as bits [parameters][documents], which become zero. losses: [summands][documents]. Blocks: parameters + 1.
+KERNEL(THREADS) write_row(
+    u32* largest, int documents, double unit, const float* losses, int summands, double step, double of_all, double vote,
+    int rank, int ranks, double* table
+) {
     __shared__ double memory[THREADS];
-    double bound = 0;
+    const int parameters = gridDim.x - 1, width = parameters + 4, column = blockIdx.x;
+    double sum = 0;
     for (int i = threadIdx.x; i < documents; i += THREADS) {
-        const u32 bits = largest[i64(blockIdx.x) * documents + i];
-        if (bits) bound += bits < INFINITE ? ceil((double(__uint_as_float(bits)) + 1) / unit) : __uint_as_float(bits) - __uint_as_float(bits);
+        if (column < parameters) {
+            u32& bits = largest[i64(column) * documents + i];
+            if (bits) sum += bits < INFINITE ? ceil((double(__uint_as_float(bits)) + 1) / unit) : __uint_as_float(bits) - __uint_as_float(bits);
+            bits = 0;
+        } else {
+            float loss = 0;
+            for (int part = 0; part < summands; ++part) loss += losses[part * documents + i];
+            sum += rint(double(loss) / LOSS_UNIT) * LOSS_UNIT;
+        }
     }
-    bound = over_block(bound, memory, Plus());
-    if (threadIdx.x == 0) bounds[blockIdx.x] = float(bound);
+    sum = over_block(sum, memory, Plus());
+    for (int of_rank = threadIdx.x; of_rank < ranks; of_rank += THREADS) {
+        double* const row = table + i64(of_rank) * width;
+        const bool own = of_rank == rank;
+        row[column] = own ? sum : 0.0;
+        if (column < parameters) continue;
+        row[column + 1] = own ? step : 0.0;
+        row[column + 2] = own ? of_all : 0.0;
+        row[column + 3] = own ? vote : 0.0;
+    }
+    if (threadIdx.x < 2 && column < parameters) table[i64(ranks) * width + 2 * column + threadIdx.x] = 0.0;
 }

@@ -5,83 +5,106 @@
 
 enum Rule { ADAM, SGD };
 
-// Updates `count` numbers with their gradients times `scale`. moments: first moments, or momentum; null without
-// momentum. seconds: Adam's second moments. rate: for Adam with the correction of its bias.
+// A parameter, as exchange/cuda.py describes it.
+struct Trained {
+    i64 count;
+    float* values;
+    i32* gradients;
+    float *moments, *seconds;  // first moments, or momentum: null without momentum; Adam's second moments
+    i64 columns, lanes;        // of a table whose rows have one second moment each; else columns is 0
+};
+
+// An update with the gradients times `scale`, which leaves zeros in their place. rate: for Adam with the correction of
+// its bias.
+struct Update {
+    int rule;
+    float rate, scale, weight_decay, decay, decay2, epsilon;
+
+    __device__ void numbers(const Trained& of) const {
+        for (i64 i = thread_number(); i < of.count; i += all_threads()) {
+            const float gradient = scale * float(of.gradients[i]) + weight_decay * of.values[i];
+            of.gradients[i] = 0;
+            if (rule == ADAM) {
+                of.moments[i] = decay * of.moments[i] + (1 - decay) * gradient;
+                of.seconds[i] = decay2 * of.seconds[i] + (1 - decay2) * gradient * gradient;
+                of.values[i] -= rate * of.moments[i] / (sqrtf(of.seconds[i]) + epsilon);
+            } else if (!of.moments) {
+                of.values[i] -= rate * gradient;
+            } else {
+                of.moments[i] = decay * of.moments[i] - rate * gradient;
+                of.values[i] += of.moments[i];
+            }
+        }
+    }
+
+    // Of a table: `lanes` neighbouring threads, a power of two up to 32, have a row. It moves on by its momentum also
+    // without a gradient, but weight decay then leaves it alone.
+    __device__ void rows(const Trained& of) const {
+        const int columns = int(of.columns), lanes = int(of.lanes), lane = threadIdx.x % lanes;
+        const i64 rows = of.count / columns, rows_at_once = all_threads() / lanes;
+        for (i64 first = 0; first < rows; first += rows_at_once) {  // all threads of a warp, which share their sums
+            const i64 row = first + thread_number() / lanes, start = row * columns;
+            float squares = 0;
+            u32 touched = 0;
+            for (int n = lane; row < rows && n < columns; n += lanes) {
+                const i32 whole = of.gradients[start + n];
+                touched |= u32(whole);
+                squares += (scale * float(whole)) * (scale * float(whole));
+            }
+            for (int other = lanes / 2; other > 0; other /= 2) {
+                squares += __shfl_xor_sync(0xFFFFFFFFu, squares, other);
+                touched |= __shfl_xor_sync(0xFFFFFFFFu, touched, other);
+            }
+            float along = 1.0f, added = -rate, second = 0.0f;
+            if (rule == ADAM && row < rows) {
+                second = decay2 * of.seconds[row] + (1 - decay2) * (squares / float(columns));
+                added = 1 - decay;
+                along = -rate / (sqrtf(second) + epsilon);
+            }
+            __syncwarp();  // all lanes have read the second moment
+            if (rule == ADAM && row < rows && lane == 0) of.seconds[row] = second;
+            for (int n = lane; row < rows && n < columns; n += lanes) {
+                const i64 i = start + n;
+                const float before = of.moments ? of.moments[i] : 0.0f;
+                if (!touched && before == 0.0f) continue;
+                const float value = of.values[i];
+                const float gradient = touched ? scale * float(of.gradients[i]) + weight_decay * value : 0.0f;
+                const float moment = decay * before + added * gradient;
+                if (of.moments) of.moments[i] = moment;
+                of.values[i] = value + along * moment;
+                if (touched) of.gradients[i] = 0;
+            }
+        }
+    }
+};
+
+// Updates all parameters. rates: rate and scale of each. Blocks: (pieces, parameters).
 KERNEL(THREADS) update(
-    int rule, i64 count, float* values, float* moments, float* seconds, const i32* gradients, float rate, float scale,
-    float weight_decay, float decay, float decay2, float epsilon
+    int rule, const Trained* parameters, const float* rates, float weight_decay, float decay, float decay2, float epsilon
 ) {
-    for (i64 i = thread_number(); i < count; i += all_threads()) {
-        const float gradient = scale * float(gradients[i]) + weight_decay * values[i];
-        if (rule == ADAM) {
-            moments[i] = decay * moments[i] + (1 - decay) * gradient;
-            seconds[i] = decay2 * seconds[i] + (1 - decay2) * gradient * gradient;
-            values[i] -= rate * moments[i] / (sqrtf(seconds[i]) + epsilon);
-        } else if (!moments) {
-            values[i] -= rate * gradient;
-        } else {
-            moments[i] = decay * moments[i] - rate * gradient;
-            values[i] += moments[i];
-        }
-    }
+    const Trained parameter = parameters[blockIdx.y];
+    const float* const own = rates + 2 * blockIdx.y;
+    const Update update{rule, own[0], own[1], weight_decay, decay, decay2, epsilon};
+    if (parameter.columns) update.rows(parameter);
+    else update.numbers(parameter);
 }
 
-// Updates a table [rows][columns], whose rows have one second moment each. `lanes` neighbouring threads, a power of two
-// up to 32, have a row; it moves on by its momentum also without a gradient, but weight decay then leaves it alone.
-KERNEL(THREADS) update_rows(
-    int rule, int rows, int columns, int lanes, float* values, float* moments, float* seconds, const i32* gradients,
-    float rate, float scale, float weight_decay, float decay, float decay2, float epsilon
-) {
-    const int lane = threadIdx.x % lanes, rows_at_once = int(all_threads() / lanes);
-    for (int first = 0; first < rows; first += rows_at_once) {  // all threads of a warp, which share their sums
-        const int row = first + int(thread_number() / lanes);
-        const i64 start = i64(row) * columns;
-        float squares = 0;
-        u32 touched = 0;
-        for (int n = lane; row < rows && n < columns; n += lanes) {
-            const i32 whole = gradients[start + n];
-            touched |= u32(whole);
-            squares += (scale * float(whole)) * (scale * float(whole));
-        }
-        for (int other = lanes / 2; other > 0; other /= 2) {
-            squares += __shfl_xor_sync(0xFFFFFFFFu, squares, other);
-            touched |= __shfl_xor_sync(0xFFFFFFFFu, touched, other);
-        }
-        float along = 1.0f, added = -rate, second = 0.0f;
-        if (rule == ADAM && row < rows) {
-            second = decay2 * seconds[row] + (1 - decay2) * (squares / float(columns));
-            added = 1 - decay;
-            along = -rate / (sqrtf(second) + epsilon);
-        }
-        __syncwarp();  // all lanes have read the second moment
-        if (rule == ADAM && row < rows && lane == 0) seconds[row] = second;
-        for (int n = lane; row < rows && n < columns; n += lanes) {
-            const i64 i = start + n;
-            const float before = moments ? moments[i] : 0.0f;
-            if (!touched && before == 0.0f) continue;
-            const float value = values[i];
-            const float gradient = touched ? scale * float(gradients[i]) + weight_decay * value : 0.0f;
-            const float moment = decay * before + added * gradient;
-            if (moments) moments[i] = moment;
-            values[i] = value + along * moment;
-        }
-    }
-}
-
-// Adds the squares of whole numbers to sums: the low and the high 32 bits of each square apart.
-KERNEL(THREADS) add_squares(const i32* numbers, i64 count, u64* sums) {
+// Adds the squares of each parameter's gradients to sums [parameters][2]: the low and the high 32 bits of each square
+// apart. Blocks: (pieces, parameters).
+KERNEL(THREADS) add_squares(const Trained* parameters, u64* sums) {
     __shared__ u64 memory[THREADS];
+    const Trained parameter = parameters[blockIdx.y];
     u64 low = 0, high = 0;
-    for (i64 i = thread_number(); i < count; i += all_threads()) {
-        const u64 square = u64(i64(numbers[i]) * numbers[i]);
+    for (i64 i = thread_number(); i < parameter.count; i += all_threads()) {
+        const u64 square = u64(i64(parameter.gradients[i]) * parameter.gradients[i]);
         low += square & 0xFFFFFFFFu;
         high += square >> 32;
     }
     low = over_block(low, memory, Plus());
     high = over_block(high, memory, Plus());
     if (threadIdx.x == 0) {
-        atomicAdd(sums, low);
-        atomicAdd(sums + 1, high);
+        atomicAdd(sums + 2 * blockIdx.y, low);
+        atomicAdd(sums + 2 * blockIdx.y + 1, high);
     }
 }
 

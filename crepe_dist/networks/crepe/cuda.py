@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from crepe_dist.cuda.gpu import Memory
 from crepe_dist.cuda.network import NOT_DROPPING, Dropping, Part, Program, Sums, Texts, blocks
 from crepe_dist.native.constants import FEATURE_STREAM, POOLED_BLOCKS, TOWER_TAPS
@@ -44,6 +46,13 @@ class Tower:
             "block": 2 * tile,
             "shared": max((tile + TOWER_TAPS - 1) * row, 4 * tile * (width + 8)),
         }
+        size = TOWER_TAPS * width**2 * program.number_bytes
+        numbers = range(2 * shape.blocks)
+        weights = [values[f"tower.convolutions.{number}.weight"].address for number in numbers]
+        self._weights = program.gpu.allocate(8 * len(weights))
+        self._weights.write(np.array(weights, np.uint64))
+        self._packed = program.gpu.allocate(size * len(weights)), program.gpu.allocate(size * len(weights))
+        self._of_convolution = [[each.view(size * number, size) for each in self._packed] for number in numbers]
         self._convolution_gradients = {"block": 2 * width, "shared": max(2 * tile * row, 64 * width)}
 
     def forward(self, texts: Texts, logits: Memory, dropping: Dropping | None = None) -> None:
@@ -61,9 +70,8 @@ class Tower:
             shape.stride, shape.stride * shape.reach, self._values["tower.table"], *of_embedding.arguments(), first,
             self._activations(texts, 0),
         )  # fmt: skip
-        for number in range(2 * shape.blocks):
-            weights = self._values[f"tower.convolutions.{number}.weight"]
-            run("pack_convolution", blocks(TOWER_TAPS * self._width**2), weights, *self._packed(number))
+        grid = blocks(TOWER_TAPS * self._width**2), 2 * shape.blocks
+        run("pack_convolutions", grid, self._weights, *self._packed)
         for block in range(shape.blocks):
             self._forward(texts, block)
         features, best = self._features(texts)
@@ -145,7 +153,7 @@ class Tower:
         self, kernel: str, texts: Texts, block: int, inside: Memory, number: int, out: Memory, *others: Memory
     ) -> None:
         """Launch one of the kernels on ``convolve``; those that compute gradients end in ``back``, and have no bias."""
-        forward, backward = self._packed(number)
+        forward, backward = self._of_convolution[number]
         bias = self._values[f"tower.convolutions.{number}.bias"]
         weights = (backward,) if kernel.endswith("back") else (forward, bias)
         grid = texts.documents, -(-self._shape.positions_in(block) // self._tile)
@@ -198,8 +206,3 @@ class Tower:
         """Return the memory of the features, and of the positions of their maxima."""
         size = 4 * texts.documents * self._shape.width
         return self._run.buffer("features", 2 * size), self._run.buffer("best", size)
-
-    def _packed(self, number: int) -> tuple[Memory, Memory]:
-        """Return the memory of a convolution's weights as the kernels read them: forward and backward."""
-        size = self._run.number_bytes * TOWER_TAPS * self._width**2
-        return self._run.buffer(f"forward {number}", size), self._run.buffer(f"backward {number}", size)
