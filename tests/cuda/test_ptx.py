@@ -19,7 +19,7 @@ pytestmark = [needs("g++"), pytest.mark.skipif(cuda_emulator.is_real(), reason="
         (2, "accesses 4 bytes at"),
         (3, "no memory of the GPU"),
         (4, "threads that have returned"),
-        (5, "8 bytes at an address that is not a multiple of 8"),
+        (5, "8 bytes at an address not a multiple of 8"),
         (6, "reads shared memory that nobody has written"),
         (7, "shared memory"),  # of the other warp, which may not have been there
         (8, "races with another thread in shared memory"),

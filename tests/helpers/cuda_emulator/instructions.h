@@ -8,7 +8,10 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <sstream>
+#include <tuple>
 #include <type_traits>
+#include <utility>
 
 namespace ptx {
 constexpr int LANES = 32;
@@ -39,14 +42,22 @@ struct Warp {
   int number;
   std::vector<char> file, local;
   uint32_t all, live, mask;  // lanes of the block, that have not returned, of the group that runs
-  int at, stop;  // the first place where another group may have to run
-  uint32_t barriers;  // of the warp
+  int at, stop;              // the first place where another group may have to run
+  uint32_t barriers;         // of the warp
   bool at_barrier;
   std::vector<Group> groups;  // the others
   Range known{0, 0};
   template <class T> T *lanes(Operand operand) { return reinterpret_cast<T *>(file.data() + operand.at); }
   void run();
   void choose();
+};
+
+enum Counted { LAUNCHES, INSTRUCTIONS, BYTES, SECTORS, ATOMICS, COUNTED };
+struct Counts {
+  uint64_t of[COUNTED] = {};
+  void operator+=(const Counts &other) {
+    for (int each = 0; each < COUNTED; ++each) of[each] += other.of[each];
+  }
 };
 
 struct Block {
@@ -57,19 +68,18 @@ struct Block {
   uint32_t barrier = 0, begun = 0;
   std::vector<Warp> warps;
   std::minstd_rand random;
-  struct Counts {
-    uint64_t instructions = 0, global = 0, sectors = 0, atomics = 0;
-  } counts;
+  Counts counts;
 
   explicit Block(const Launch &of);
   void run();
 };
 
-[[noreturn]] void fail(const std::string &what, bool is_address = false) {
-  Error error(what);
-  error.is_address = is_address;
-  throw error;
+template <class... Parts> std::string joined(const Parts &...parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  return text.str();
 }
+[[noreturn]] inline void fail(const std::string &what, bool is_address = false) { throw Error(what, is_address); }
 
 template <class F> inline void each(uint32_t mask, F work) {
   if (mask == ALL) {
@@ -98,52 +108,40 @@ template <class T> void put(Warp &warp, Operand to, int lane, T value) {
 
 // ---- arithmetic ----------------------------------------------------------------------------------------------------
 
-template <class F, class T> void unary(Warp &warp, const Instruction &of, uint32_t mask) {
-  T *to = warp.lanes<T>(of.to);
-  const T *a = warp.lanes<T>(of.a);
-  each(mask, [=](int lane) { to[lane] = F::of(a[lane]); });
+// Compute F::of for each lane, of operands of the types From.
+template <class F, class To, class... From, size_t... I>
+void compute_lanes(Warp &warp, const Instruction &of, uint32_t mask, std::index_sequence<I...>) {
+  To *to = warp.lanes<To>(of.to);
+  const Operand operands[] = {of.a, of.b, of.c};
+  const std::tuple<const From *...> from{warp.lanes<From>(operands[I])...};
+  each(mask, [=](int lane) { to[lane] = F::of(std::get<I>(from)[lane]...); });
 }
-template <class F, class T> void binary(Warp &warp, const Instruction &of, uint32_t mask) {
-  T *to = warp.lanes<T>(of.to);
-  const T *a = warp.lanes<T>(of.a), *b = warp.lanes<T>(of.b);
-  each(mask, [=](int lane) { to[lane] = F::of(a[lane], b[lane]); });
-}
-template <class F, class T> void ternary(Warp &warp, const Instruction &of, uint32_t mask) {
-  T *to = warp.lanes<T>(of.to);
-  const T *a = warp.lanes<T>(of.a), *b = warp.lanes<T>(of.b), *c = warp.lanes<T>(of.c);
-  each(mask, [=](int lane) { to[lane] = F::of(a[lane], b[lane], c[lane]); });
-}
-template <class F, class T> void shift(Warp &warp, const Instruction &of, uint32_t mask) {
-  T *to = warp.lanes<T>(of.to);
-  const T *a = warp.lanes<T>(of.a);
-  const uint32_t *b = warp.lanes<uint32_t>(of.b);
-  each(mask, [=](int lane) { to[lane] = F::of(a[lane], b[lane]); });
+template <class F, class To, class... From> void compute(Warp &warp, const Instruction &of, uint32_t mask) {
+  compute_lanes<F, To, From...>(warp, of, mask, std::index_sequence_for<From...>());
 }
 template <class T> using Wide = std::conditional_t<
     sizeof(T) == 2, std::conditional_t<std::is_signed<T>::value, int32_t, uint32_t>,
     std::conditional_t<sizeof(T) == 4, std::conditional_t<std::is_signed<T>::value, int64_t, uint64_t>,
                        std::conditional_t<std::is_signed<T>::value, __int128, unsigned __int128>>>;
-template <class T, bool ADDS> void wide(Warp &warp, const Instruction &of, uint32_t mask) {  // mul.wide, mad.wide
-  Wide<T> *to = warp.lanes<Wide<T>>(of.to);
-  const T *a = warp.lanes<T>(of.a), *b = warp.lanes<T>(of.b);
-  const Wide<T> *c = ADDS ? warp.lanes<Wide<T>>(of.c) : nullptr;
-  each(mask, [=](int lane) { to[lane] = Wide<T>(a[lane]) * Wide<T>(b[lane]) + (ADDS ? c[lane] : 0); });
-}
+struct WideProduct {
+  template <class T> static Wide<T> of(T a, T b) { return Wide<T>(a) * b; }
+  template <class T> static Wide<T> of(T a, T b, Wide<T> c) { return Wide<T>(a) * b + c; }
+};
 
-#define OPERATION(name, parameters, result) \
-  struct name {                             \
+#define OPERATION(name, parameters, result)                      \
+  struct name {                                                  \
     template <class T> static T of parameters { return result; } \
   };
 OPERATION(Add, (T a, T b), T(a + b))
 OPERATION(Subtract, (T a, T b), T(a - b))
-OPERATION(Multiply, (T a, T b), T(a * b))
+OPERATION(Multiply, (T a, T b), T(a *b))
 OPERATION(High, (T a, T b), T(Wide<T>(a) * Wide<T>(b) >> 8 * sizeof(T)))
 OPERATION(Divide, (T a, T b), std::is_floating_point<T>::value ? T(a / b) : b == 0 ? T(-1) : T(a / b))
 OPERATION(Remainder, (T a, T b), b == 0 ? a : T(a % b))
-OPERATION(MultiplyAdd, (T a, T b, T c), T(a * b + c))
+OPERATION(MultiplyAdd, (T a, T b, T c), T(a *b + c))
 OPERATION(Least, (T a, T b), a != a ? b : b != b ? a : b < a ? b : a)
 OPERATION(Largest, (T a, T b), a != a ? b : b != b ? a : a < b ? b : a)
-OPERATION(And, (T a, T b), T(a & b))
+OPERATION(And, (T a, T b), T(a &b))
 OPERATION(Or, (T a, T b), T(a | b))
 OPERATION(Xor, (T a, T b), T(a ^ b))
 OPERATION(Not, (T a), T(~a))
@@ -159,39 +157,32 @@ struct Fused {
 };
 struct Inverse {  // rcp.approx.ftz.f64 has the upper 32 bits
   static double of(double a) {
-    const double result = 1 / a;
     uint64_t bits;
-    memcpy(&bits, &result, 8);
+    a = 1 / a;
+    memcpy(&bits, &a, 8);
     bits &= ~0xFFFFFFFFull;
-    double upper;
-    memcpy(&upper, &bits, 8);
-    return upper;
+    memcpy(&a, &bits, 8);
+    return a;
   }
 };
-
-// mov between a register and its parts, of which the first has the lowest bits.
-void unpack(Warp &warp, const Instruction &of, uint32_t mask) {
+// mov between a register, a, and its parts, of which the first has the lowest bits.
+template <bool SPLITS> void move_parts(Warp &warp, const Instruction &of, uint32_t mask) {
   each(mask, [&](int lane) {
-    const char *from = warp.file.data() + of.a.at + lane * of.a.size;
+    char *whole = warp.file.data() + of.a.at + lane * of.a.size;
     for (const Operand &part : of.parts) {
-      memcpy(warp.file.data() + part.at + lane * part.size, from, size_t(part.size));
-      from += part.size;
+      char *const one = warp.file.data() + part.at + lane * part.size;
+      memcpy(SPLITS ? one : whole, SPLITS ? whole : one, size_t(part.size));
+      whole += part.size;
     }
   });
 }
-void pack(Warp &warp, const Instruction &of, uint32_t mask) {
+template <class T>
+void insert(Warp &warp, const Instruction &of, uint32_t mask) {  // bfi: parts are position and length
   each(mask, [&](int lane) {
-    char *to = warp.file.data() + of.to.at + lane * of.to.size;
-    for (const Operand &part : of.parts) {
-      memcpy(to, warp.file.data() + part.at + lane * part.size, size_t(part.size));
-      to += part.size;
-    }
-  });
-}
-template <class T> void insert(Warp &warp, const Instruction &of, uint32_t mask) {  // bfi: parts are position and length
-  each(mask, [&](int lane) {
-    const uint32_t at = get<uint32_t>(warp, of.parts[0], lane) & 255, count = get<uint32_t>(warp, of.parts[1], lane) & 255;
-    T ones = count >= 8 * sizeof(T) ? T(-1) : T((T(1) << count) - 1), a = get<T>(warp, of.a, lane), b = get<T>(warp, of.b, lane);
+    const uint32_t at = get<uint32_t>(warp, of.parts[0], lane) & 255,
+                   count = get<uint32_t>(warp, of.parts[1], lane) & 255;
+    T ones = count >= 8 * sizeof(T) ? T(-1) : T((T(1) << count) - 1), a = get<T>(warp, of.a, lane),
+      b = get<T>(warp, of.b, lane);
     ones = at < 8 * sizeof(T) ? T(ones << at) : T(0);
     put<T>(warp, of.to, lane, T((b & ~ones) | (at < 8 * sizeof(T) ? T(a << at) & ones : T(0))));
   });
@@ -211,30 +202,25 @@ void permute(Warp &warp, const Instruction &of, uint32_t mask) {
   });
 }
 
-enum Comparison { EQ, NE, LT, LE, GT, GE };
-template <class T, Comparison WHICH, bool UNORDERED> void compare(Warp &warp, const Instruction &of, uint32_t mask) {
+void write_bits(Warp &warp, Operand predicate, uint32_t bits, uint32_t mask) {
+  uint32_t &to = *warp.lanes<uint32_t>(predicate);
+  to = (to & ~mask) | (bits & mask);
+}
+const char *const COMPARISONS[] = {"eq", "ne", "lt", "le", "gt", "ge"};
+template <class T, int WHICH, bool UNORDERED> void compare(Warp &warp, const Instruction &of, uint32_t mask) {
   const T *a = warp.lanes<T>(of.a), *b = warp.lanes<T>(of.b);
   uint32_t found = 0;
   for (int lane = 0; lane < LANES; ++lane) {
     const T x = a[lane], y = b[lane];
-    const bool is = WHICH == EQ ? x == y : WHICH == NE ? x != y : WHICH == LT ? x < y : WHICH == LE ? x <= y : WHICH == GT ? x > y : x >= y;
-    const bool nan = x != x || y != y;
-    found |= uint32_t(nan ? UNORDERED : is) << lane;
+    const bool results[] = {x == y, x != y, x<y, x <= y, x> y, x >= y}, nan = x != x || y != y;
+    found |= uint32_t(nan ? UNORDERED : results[WHICH]) << lane;
   }
-  uint32_t &to = *warp.lanes<uint32_t>(of.to);
-  if (of.parts.size()) found = of.number ? found & *warp.lanes<uint32_t>(of.c) : found | *warp.lanes<uint32_t>(of.c);
-  to = (to & ~mask) | (found & mask);
+  write_bits(warp, of.to, found, mask);
 }
 template <class F> void predicates(Warp &warp, const Instruction &of, uint32_t mask) {
-  uint32_t &to = *warp.lanes<uint32_t>(of.to), a = *warp.lanes<uint32_t>(of.a), b = of.b.at < 0 ? 0 : *warp.lanes<uint32_t>(of.b);
-  to = (to & ~mask) | (F::of(a, b) & mask);
+  const uint32_t a = *warp.lanes<uint32_t>(of.a), b = of.b.at < 0 ? ALL : *warp.lanes<uint32_t>(of.b);
+  write_bits(warp, of.to, F::of(a, b), mask);
 }
-struct NotFirst {
-  static uint32_t of(uint32_t a, uint32_t) { return ~a; }
-};
-struct First {
-  static uint32_t of(uint32_t a, uint32_t) { return a; }
-};
 template <class T> void select(Warp &warp, const Instruction &of, uint32_t mask) {
   T *to = warp.lanes<T>(of.to);
   const T *a = warp.lanes<T>(of.a), *b = warp.lanes<T>(of.b);
@@ -250,7 +236,7 @@ struct Half {
 struct Brain {
   uint16_t bits;
 };
-enum Rounding { NEAREST, ZERO, DOWN, UP, NONE };
+enum Rounding { NEAREST, ZERO, DOWN, UP, NONE };  // to a whole number
 template <class S> auto known(S value) { return value; }
 float known(Half value) {
   _Float16 half;
@@ -276,7 +262,8 @@ template <class D, class S> D converted(S value, Rounding whole) {
     memcpy(&bits, &single, 4);
     return {value == value ? uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) : uint16_t(0x7FFF)};
   } else if constexpr (std::is_floating_point<S>::value) {
-    if (whole != NONE) value = whole == NEAREST ? std::nearbyint(value) : whole == ZERO ? std::trunc(value) : whole == DOWN ? std::floor(value) : std::ceil(value);
+    const S rounded[] = {std::nearbyint(value), std::trunc(value), std::floor(value), std::ceil(value), value};
+    value = rounded[whole];
     if constexpr (std::is_floating_point<D>::value) return D(value);
     else {
       if (value != value) return 0;
@@ -288,18 +275,12 @@ template <class D, class S> D converted(S value, Rounding whole) {
   }
 }
 template <class D, class S> void convert(Warp &warp, const Instruction &of, uint32_t mask) {
-  each(mask, [&](int lane) { put<D>(warp, of.to, lane, converted<D>(known(get<S>(warp, of.a, lane)), Rounding(of.number))); });
+  each(mask, [&](int lane) {
+    put<D>(warp, of.to, lane, converted<D>(known(get<S>(warp, of.a, lane)), Rounding(of.number)));
+  });
 }
 
 // ---- memory --------------------------------------------------------------------------------------------------------
-
-std::string shown(uint64_t address, size_t size, const std::vector<Range> &memory) {
-  auto after = std::find_if(memory.begin(), memory.end(), [=](const Range &range) { return range.start > address; });
-  const std::string bytes = std::to_string(size) + " bytes at ";
-  if (after == memory.begin()) return bytes + "no memory of the GPU";
-  const Range &range = *(after - 1);
-  return bytes + "byte " + std::to_string(address - range.start) + " of an allocation of " + std::to_string(range.end - range.start);
-}
 
 void note(Warp &warp, int lane, uint64_t address, size_t size, bool writes, bool is_atomic) {
   Block &block = *warp.block;
@@ -327,10 +308,11 @@ void note(Warp &warp, int lane, uint64_t address, size_t size, bool writes, bool
 }
 
 // Return where a lane's memory is; lane -1 for all of a warp.
-char *find(Warp &warp, const Instruction &of, int lane, uint64_t address, size_t size, size_t alignment, bool writes, bool is_atomic = false) {
+char *find(Warp &warp, const Instruction &of, int lane, uint64_t address, size_t size, size_t alignment, bool writes,
+           bool is_atomic = false) {
   Block &block = *warp.block;
   const Launch &launch = block.launch;
-  if (address % alignment) fail("accesses " + std::to_string(size) + " bytes at an address that is not a multiple of " + std::to_string(alignment), true);
+  if (address % alignment) fail(joined("accesses ", size, " bytes at an address not a multiple of ", alignment), true);
   Space space = of.space;
   if (space == GENERIC) {
     space = address >= WINDOW ? SHARED : GLOBAL;
@@ -338,14 +320,20 @@ char *find(Warp &warp, const Instruction &of, int lane, uint64_t address, size_t
   }
   if (space == GLOBAL) {
     if (address < warp.known.start || address + size > warp.known.end) {
-      auto after = std::upper_bound(launch.memory.begin(), launch.memory.end(), address, [](uint64_t wanted, const Range &range) { return wanted < range.start; });
-      if (after == launch.memory.begin() || address + size > (after - 1)->end) fail("accesses " + shown(address, size, launch.memory), true);
-      warp.known = *(after - 1);
+      auto range = std::upper_bound(launch.memory.begin(), launch.memory.end(), address,
+                                    [](uint64_t wanted, const Range &each) { return wanted < each.start; });
+      if (range-- == launch.memory.begin()) fail(joined("accesses ", size, " bytes at no memory of the GPU"), true);
+      if (address + size > range->end)
+        fail(joined("accesses ", size, " bytes at byte ", address - range->start, " of an allocation of ",
+                    range->end - range->start),
+             true);
+      warp.known = *range;
     }
     return reinterpret_cast<char *>(address);
   }
   if (space == SHARED) {
-    if (address + size > block.shared.size()) fail("accesses " + std::to_string(size) + " bytes at byte " + std::to_string(address) + " of " + std::to_string(block.shared.size()) + " in shared memory", true);
+    if (address + size > block.shared.size())
+      fail(joined("accesses byte ", address, " of ", block.shared.size(), " in shared memory"), true);
     note(warp, lane, address, size, writes, is_atomic);
     return block.shared.data() + address;
   }
@@ -362,14 +350,17 @@ void count(Warp &warp, const Instruction &of, uint32_t mask, size_t size) {
   if (!wanted || of.space != GLOBAL) return;
   std::array<uint64_t, LANES> sectors;
   size_t number = 0;
-  each(mask & warp.mask, [&](int lane) { sectors[number++] = (warp.lanes<uint64_t>(of.a)[lane] + uint64_t(of.number)) / 32; });
+  each(mask & warp.mask,
+       [&](int lane) { sectors[number++] = (warp.lanes<uint64_t>(of.a)[lane] + uint64_t(of.number)) / 32; });
   std::sort(sectors.begin(), sectors.begin() + number);
-  warp.block->counts.sectors += uint64_t(std::unique(sectors.begin(), sectors.begin() + number) - sectors.begin());
-  warp.block->counts.global += number * size;
+  warp.block->counts.of[SECTORS] += uint64_t(std::unique(sectors.begin(), sectors.begin() + number) - sectors.begin());
+  warp.block->counts.of[BYTES] += number * size;
 }
 
 uint64_t address_of(Warp &warp, const Instruction &of, int lane) {
-  const uint64_t base = of.a.at < 0 ? 0 : of.a.size == 8 ? warp.lanes<uint64_t>(of.a)[lane] : warp.lanes<uint32_t>(of.a)[lane];
+  const uint64_t base = of.a.at < 0      ? 0
+                        : of.a.size == 8 ? warp.lanes<uint64_t>(of.a)[lane]
+                                         : warp.lanes<uint32_t>(of.a)[lane];
   return base + uint64_t(of.number);
 }
 template <class T> void load(Warp &warp, const Instruction &of, uint32_t mask) {
@@ -411,9 +402,10 @@ template <class T> void store(Warp &warp, const Instruction &of, uint32_t mask) 
 template <class F, class T> void atomic(Warp &warp, const Instruction &of, uint32_t mask) {
   using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
   count(warp, of, mask, sizeof(T));
-  warp.block->counts.atomics += uint64_t(__builtin_popcount(mask));
+  warp.block->counts.of[ATOMICS] += uint64_t(__builtin_popcount(mask));
   each(mask, [&](int lane) {
-    Bits *place = reinterpret_cast<Bits *>(find(warp, of, lane, address_of(warp, of, lane), sizeof(T), sizeof(T), true, true));
+    Bits *place =
+        reinterpret_cast<Bits *>(find(warp, of, lane, address_of(warp, of, lane), sizeof(T), sizeof(T), true, true));
     const T b = get<T>(warp, of.b, lane), c = of.c.at < 0 ? T() : get<T>(warp, of.c, lane);
     Bits before = __atomic_load_n(place, __ATOMIC_RELAXED), after;
     T old;
@@ -428,40 +420,31 @@ template <class F, class T> void atomic(Warp &warp, const Instruction &of, uint3
 template <class F> struct OfTwo {
   template <class T> static T of(T old, T b, T) { return F::of(old, b); }
 };
-OPERATION(Exchange, (T, T b, T), b)
 OPERATION(CompareAndSwap, (T old, T b, T c), old == b ? c : old)
 
 // ---- warps ---------------------------------------------------------------------------------------------------------
 
-// shfl.sync: parts are the result and, if asked for, the predicate.
-enum Direction { BUTTERFLY, UPWARD, DOWNWARD, INDEXED };
+// shfl.sync.bfly within the whole warp: parts are the result and, if asked for, a predicate.
 void shuffle(Warp &warp, const Instruction &of, uint32_t mask) {
   ++warp.barriers;
-  std::array<uint32_t, LANES> results{};
-  uint32_t found = 0;
+  uint32_t results[LANES];
   each(mask, [&](int lane) {
-    const int b = int(get<uint32_t>(warp, of.b, lane) & 31);
-    const uint32_t c = get<uint32_t>(warp, of.c, lane);
-    const int segment = int(c >> 8 & 31), clamp = int(c & 31), least = lane & segment, most = least | (clamp & ~segment);
-    int from = of.number == BUTTERFLY ? lane ^ b : of.number == UPWARD ? lane - b : of.number == DOWNWARD ? lane + b : least | (b & ~segment);
-    const bool within = of.number == UPWARD ? from >= most : from <= most;
-    if (!within) from = lane;
-    if (!(mask >> from & 1)) fail("shuffles from a lane that is not there");
-    results[size_t(lane)] = get<uint32_t>(warp, of.a, from);
-    found |= uint32_t(within) << lane;
+    const int from = lane ^ int(get<uint32_t>(warp, of.b, lane) & 31);
+    if (get<uint32_t>(warp, of.c, lane) != LANES - 1 || !(mask >> from & 1))
+      fail("shuffles from a lane that is not there");
+    results[lane] = get<uint32_t>(warp, of.a, from);
   });
-  each(mask, [&](int lane) { put<uint32_t>(warp, of.parts[0], lane, results[size_t(lane)]); });
-  if (of.parts.size() > 1) {
-    uint32_t &to = *warp.lanes<uint32_t>(of.parts[1]);
-    to = (to & ~mask) | (found & mask);
-  }
+  each(mask, [&](int lane) { put<uint32_t>(warp, of.parts[0], lane, results[lane]); });
+  if (of.parts.size() > 1) write_bits(warp, of.parts[1], mask, mask);
 }
 void meet(Warp &warp, const Instruction &, uint32_t) { ++warp.barriers; }  // bar.warp.sync
 
-// Fragments of wmma. PTX does not say which element of a matrix is where, so any place is right that only depends on what a
-// program must know: the operand, its layout and type. A lane has eight elements in turn, of float16 twice.
+// Fragments of wmma. PTX does not say which element of a matrix is where, so any place is right that only depends on
+// what a program must know: the operand, its layout and type. A lane has eight elements in turn, of float16 twice.
 constexpr int SIDE = 16, EACH = SIDE * SIDE / LANES;
-int place_of(int row, int column, bool by_columns) { return by_columns ? (column * SIDE + row) ^ 5 : row * SIDE + column; }
+int place_of(int row, int column, bool by_columns) {
+  return by_columns ? (column * SIDE + row) ^ 5 : row * SIDE + column;
+}
 // b is the stride, c whether it is stored by columns.
 void load_fragment(Warp &warp, const Instruction &of, uint32_t mask) {
   if (mask != ALL) fail("wmma in a part of a warp");
@@ -471,12 +454,14 @@ void load_fragment(Warp &warp, const Instruction &of, uint32_t mask) {
   for (int line = 0; line < SIDE; ++line) {  // rows, or columns
     const char *memory = find(warp, of, -1, from + 2 * stride * uint64_t(line), 2 * SIDE, line ? 16 : 32, false);
     for (int along = 0; along < SIDE; ++along) {
-      const int place = by_columns ? place_of(along, line, true) : place_of(line, along, false), lane = place / EACH, slot = place % EACH;
+      const int place = by_columns ? place_of(along, line, true) : place_of(line, along, false), lane = place / EACH,
+                slot = place % EACH;
       for (size_t copy = 0; copy < of.parts.size() / 4; ++copy)
-        memcpy(warp.file.data() + of.parts[size_t(slot / 2) + 4 * copy].at + 4 * lane + slot % 2 * 2, memory + 2 * along, 2);
+        memcpy(warp.file.data() + of.parts[size_t(slot / 2) + 4 * copy].at + 4 * lane + slot % 2 * 2,
+               memory + 2 * along, 2);
     }
   }
-  if (of.space == GLOBAL) warp.block->counts.global += 2 * SIDE * SIDE, warp.block->counts.sectors += SIDE;
+  if (of.space == GLOBAL) warp.block->counts.of[BYTES] += 2 * SIDE * SIDE, warp.block->counts.of[SECTORS] += SIDE;
 }
 void store_fragment(Warp &warp, const Instruction &of, uint32_t mask) {
   if (mask != ALL) fail("wmma in a part of a warp");
@@ -500,7 +485,10 @@ template <class T> void multiply(Warp &warp, const Instruction &of, uint32_t mas
       for (bool is_right : {false, true}) {
         const int place = place_of(row, column, of.number >> is_right & 1), slot = place % EACH;
         T value;
-        memcpy(&value, warp.file.data() + of.parts[EACH + is_right * size + size_t(slot / 2)].at + 4 * (place / EACH) + slot % 2 * 2, 2);
+        memcpy(&value,
+               warp.file.data() + of.parts[EACH + is_right * size + size_t(slot / 2)].at + 4 * (place / EACH) +
+                   slot % 2 * 2,
+               2);
         (is_right ? right : left)[row][column] = known(value);
       }
   for (int row = 0; row < SIDE; ++row) {

@@ -1,5 +1,5 @@
-// A stand-in for libcuda.so.1 that computes on the processor, when a stream is waited for or asked, and checks its calls.
-// Its answers come from the environment: tests/helpers/cuda_emulator/__init__.py.
+// A stand-in for libcuda.so.1 that computes on the processor, when a stream is waited for or asked, and checks its
+// calls. Its answers come from the environment: tests/helpers/cuda_emulator/__init__.py.
 #include <unistd.h>
 
 #include <cstdarg>
@@ -98,13 +98,12 @@ API int cuDeviceGetAttribute(int *value, int attribute, int device) {
   int major, minor;
   capability(&major, &minor);
   switch (attribute) {
-    case 75: *value = major; break;               /* COMPUTE_CAPABILITY_MAJOR */
-    case 76: *value = minor; break;               /* COMPUTE_CAPABILITY_MINOR */
+    case 75: *value = major; break; /* COMPUTE_CAPABILITY_MAJOR */
+    case 76: *value = minor; break; /* COMPUTE_CAPABILITY_MINOR */
     default: *value = -1;
   }
   return is_device(device) ? 0 : 101;
 }
-
 
 namespace {
 
@@ -191,9 +190,9 @@ struct Function {
 };
 
 std::recursive_mutex guard;
-std::map<uintptr_t, Allocation> allocations;     // by address
-std::map<uintptr_t, size_t> locked;              // page-locked memory of the host
-std::map<int, Context *> contexts;               // by device
+std::map<uintptr_t, Allocation> allocations;  // by address
+std::map<uintptr_t, size_t> locked;           // page-locked memory of the host
+std::map<int, Context *> contexts;            // by device
 std::map<uintptr_t, std::unique_ptr<Function>> functions;
 std::map<std::string, int> calls;
 thread_local Context *current = nullptr;
@@ -226,7 +225,9 @@ int injected(const char *name) {
   }
   return SUCCESS;
 }
-bool is_lasting(int code) { return code == ILLEGAL_ADDRESS || code == LAUNCH_FAILED || code == ECC_UNCORRECTABLE || code == UNKNOWN || code == 46; }
+bool is_lasting(int code) {
+  return code == ILLEGAL_ADDRESS || code == LAUNCH_FAILED || code == ECC_UNCORRECTABLE || code == UNKNOWN || code == 46;
+}
 
 int check_started(const char *function) {
   if (int code = injected(function)) return code;
@@ -249,7 +250,8 @@ int check_context(const char *function) {
 int check_stream(const char *function, Stream *stream) {
   if (int code = check_context(function)) return code;
   if (!stream) return wrong(INVALID_HANDLE, "%s on the default stream", function);
-  if (!current->streams.count(stream)) return wrong(INVALID_HANDLE, "%s on a stream of another context, or none", function);
+  if (!current->streams.count(stream))
+    return wrong(INVALID_HANDLE, "%s on a stream of another context, or none", function);
   return SUCCESS;
 }
 // Returns what is wrong with the part of a GPU's memory; empty if nothing is.
@@ -332,7 +334,8 @@ API int cuDevicePrimaryCtxRelease_v2(int device) {
   if (int code = check_device("cuDevicePrimaryCtxRelease_v2", device)) return code;
   std::lock_guard<std::recursive_mutex> lock(guard);
   auto found = contexts.find(device);
-  if (found == contexts.end()) return wrong(INVALID_CONTEXT, "cuDevicePrimaryCtxRelease_v2 of a context that nobody uses");
+  if (found == contexts.end())
+    return wrong(INVALID_CONTEXT, "cuDevicePrimaryCtxRelease_v2 of a context that nobody uses");
   if (--found->second->users == 0) contexts.erase(found);  // the object stays: somebody may still name it
   return SUCCESS;
 }
@@ -410,7 +413,8 @@ API int cuMemcpyHtoDAsync_v2(uintptr_t to, const void *from, size_t size, Stream
   if (is_locked(from, size)) {  // read when its turn comes: who writes there before that is found out
     return enqueue(stream, [=] { return memcpy(reinterpret_cast<void *>(to), from, size), 0; });
   }
-  auto copy = std::make_shared<std::vector<char>>(static_cast<const char *>(from), static_cast<const char *>(from) + size);
+  auto copy =
+      std::make_shared<std::vector<char>>(static_cast<const char *>(from), static_cast<const char *>(from) + size);
   return enqueue(stream, [=] { return memcpy(reinterpret_cast<void *>(to), copy->data(), size), 0; });
 }
 API int cuMemcpyDtoHAsync_v2(void *to, uintptr_t from, size_t size, Stream *stream) {
@@ -485,7 +489,11 @@ API const char *emulatorOutside(uintptr_t address, size_t size) {
 API int cuModuleLoadData(Module **module, const void *image) {
   if (int code = check_context("cuModuleLoadData")) return code;
   const char *text = static_cast<const char *>(image);
-  if (!memcmp(text, "\x7f" "ELF", 4)) return NO_BINARY_FOR_GPU;  // machine code
+  if (!memcmp(text,
+              "\x7f"
+              "ELF",
+              4))
+    return NO_BINARY_FOR_GPU;  // machine code
   try {
     auto made = std::make_unique<Module>(Module{current, ptx::parse(text)});
     int major, minor;
@@ -529,7 +537,8 @@ API int cuLaunchKernel(Function *function, unsigned x, unsigned y, unsigned z, u
   if (int code = check_stream("cuLaunchKernel", stream)) return code;
   {
     std::lock_guard<std::recursive_mutex> lock(guard);
-    if (!functions.count(reinterpret_cast<uintptr_t>(function))) return wrong(INVALID_HANDLE, "cuLaunchKernel of no kernel");
+    if (!functions.count(reinterpret_cast<uintptr_t>(function)))
+      return wrong(INVALID_HANDLE, "cuLaunchKernel of no kernel");
   }
   const char *name = function->kernel->name.c_str();
   if (function->module->context != current) return wrong(INVALID_CONTEXT, "%s: a kernel of another context", name);
@@ -542,9 +551,15 @@ API int cuLaunchKernel(Function *function, unsigned x, unsigned y, unsigned z, u
     return wrong(INVALID_VALUE, "%s: blocks of %u × %u × %u threads", name, block_x, block_y, block_z);
   }
   if (shared > function->most_shared) {
-    return wrong(INVALID_VALUE, "%s: %u bytes of dynamic shared memory, %zu are allowed", name, shared, function->most_shared);
+    return wrong(INVALID_VALUE, "%s: %u bytes of dynamic shared memory, %zu are allowed", name, shared,
+                 function->most_shared);
   }
-  ptx::Launch given{*function->kernel, std::vector<char>(function->kernel->parameter_bytes), {x, y, z}, {block_x, block_y, block_z}, shared, {}};
+  ptx::Launch given{*function->kernel,
+                    std::vector<char>(function->kernel->parameter_bytes),
+                    {x, y, z},
+                    {block_x, block_y, block_z},
+                    shared,
+                    {}};
   for (size_t each = 0; each < function->kernel->parameters.size(); ++each) {
     const ptx::Parameter &parameter = function->kernel->parameters[each];
     memcpy(given.parameters.data() + parameter.at, parameters[each], parameter.size);

@@ -30,7 +30,9 @@ Words split(const std::string &text, char separator) {
   if (!trimmed(word).empty()) words.push_back(trimmed(word));
   return words;
 }
-bool has(const Words &words, const std::string &wanted) { return std::find(words.begin(), words.end(), wanted) != words.end(); }
+bool has(const Words &words, const std::string &wanted) {
+  return std::find(words.begin(), words.end(), wanted) != words.end();
+}
 size_t bytes_of(const std::string &type) {  // u32, b64, …
   const int bits = atoi(type.c_str() + type.find_first_of("0123456789"));
   return size_t(bits) / 8;
@@ -61,34 +63,23 @@ template <class F> Run of_all(const std::string &type, F choose) {
 template <class F> Run of_conversion(const std::string &type, F choose) {
   return type == "f16" ? choose(Half()) : type == "bf16" ? choose(Brain()) : of_all(type, choose);
 }
+// clang-format off
 #define TYPED(types, function) types(type, [](auto zero) -> Run { using T = decltype(zero); return function; })
+// clang-format on
 
-Run comparison(std::string which, const std::string &type) {
-  const bool is_float = type[0] == 'f', unordered = is_float && which.size() == 3 && which.back() == 'u';
-  if (unordered) which.pop_back();
-  static const std::map<std::string, Comparison> names = {{"eq", EQ}, {"ne", NE}, {"lt", LT}, {"lo", LT}, {"le", LE}, {"ls", LE}, {"gt", GT}, {"hi", GT}, {"ge", GE}, {"hs", GE}};
-  const auto found = names.find(which);
-  if (found == names.end()) return nullptr;
-#define COMPARED(name) \
-  case name: return unordered ? TYPED(of_numbers, (compare<T, name, true>)) : TYPED(of_numbers, (compare<T, name, false>));
-  switch (found->second) { COMPARED(EQ) COMPARED(NE) COMPARED(LT) COMPARED(LE) COMPARED(GT) COMPARED(GE) }
+template <int WHICH = 0> Run comparison(const std::string &which, const std::string &type) {
+  if (which == COMPARISONS[WHICH]) return TYPED(of_numbers, (compare<T, WHICH, false>));
+  if (which == COMPARISONS[WHICH] + std::string("u")) return TYPED(of_floats, (compare<T, WHICH, true>));
+  if constexpr (WHICH < 5) return comparison<WHICH + 1>(which, type);
   return nullptr;
 }
-
 template <class S> Run conversion_from(const std::string &type) {
-  return of_conversion(type, [](auto zero) -> Run {
-    using D = decltype(zero);
-    return convert<D, S>;
-  });
+  return of_conversion(type, [](auto zero) -> Run { return convert<decltype(zero), S>; });
 }
-
 Run atomic_operation(const Words &words, const std::string &type) {
   if (has(words, "add")) return TYPED(of_words, (atomic<OfTwo<Add>, T>));
   if (has(words, "min")) return TYPED(of_words, (atomic<OfTwo<Least>, T>));
   if (has(words, "max")) return TYPED(of_words, (atomic<OfTwo<Largest>, T>));
-  if (has(words, "and")) return TYPED(of_words, (atomic<OfTwo<And>, T>));
-  if (has(words, "or")) return TYPED(of_words, (atomic<OfTwo<Or>, T>));
-  if (has(words, "exch")) return TYPED(of_words, (atomic<Exchange, T>));
   if (has(words, "cas")) return TYPED(of_words, (atomic<CompareAndSwap, T>));
   return nullptr;
 }
@@ -96,23 +87,23 @@ Run atomic_operation(const Words &words, const std::string &type) {
 // Instructions whose operands are all of their type: (result, a, b, c).
 Run plain(const std::string &name, const std::string &type) {
   const bool is_predicate = type == "pred";
-  if (name == "add") return TYPED(of_numbers, (binary<Add, T>));
-  if (name == "sub") return TYPED(of_numbers, (binary<Subtract, T>));
-  if (name == "mul") return TYPED(of_numbers, (binary<Multiply, T>));
-  if (name == "div") return TYPED(of_numbers, (binary<Divide, T>));
-  if (name == "rem") return TYPED(of_bits, (binary<Remainder, T>));
-  if (name == "min") return TYPED(of_numbers, (binary<Least, T>));
-  if (name == "max") return TYPED(of_numbers, (binary<Largest, T>));
-  if (name == "abs") return TYPED(of_numbers, (unary<Size, T>));
-  if (name == "neg") return TYPED(of_numbers, (unary<Negate, T>));
-  if (name == "sqrt") return TYPED(of_floats, (unary<Root, T>));
-  if (name == "fma") return TYPED(of_floats, (ternary<Fused, T>));
-  if (name == "mad") return TYPED(of_bits, (ternary<MultiplyAdd, T>));
-  if (name == "and") return is_predicate ? predicates<And> : TYPED(of_bits, (binary<And, T>));
-  if (name == "or") return is_predicate ? predicates<Or> : TYPED(of_bits, (binary<Or, T>));
-  if (name == "xor") return is_predicate ? predicates<Xor> : TYPED(of_bits, (binary<Xor, T>));
-  if (name == "not") return is_predicate ? predicates<NotFirst> : TYPED(of_bits, (unary<Not, T>));
-  if (name == "mov") return is_predicate ? predicates<First> : TYPED(of_numbers, (unary<Same, T>));
+  if (name == "add") return TYPED(of_numbers, (compute<Add, T, T, T>));
+  if (name == "sub") return TYPED(of_numbers, (compute<Subtract, T, T, T>));
+  if (name == "mul") return TYPED(of_numbers, (compute<Multiply, T, T, T>));
+  if (name == "div") return TYPED(of_numbers, (compute<Divide, T, T, T>));
+  if (name == "rem") return TYPED(of_bits, (compute<Remainder, T, T, T>));
+  if (name == "min") return TYPED(of_numbers, (compute<Least, T, T, T>));
+  if (name == "max") return TYPED(of_numbers, (compute<Largest, T, T, T>));
+  if (name == "abs") return TYPED(of_numbers, (compute<Size, T, T>));
+  if (name == "neg") return TYPED(of_numbers, (compute<Negate, T, T>));
+  if (name == "sqrt") return TYPED(of_floats, (compute<Root, T, T>));
+  if (name == "fma") return TYPED(of_floats, (compute<Fused, T, T, T, T>));
+  if (name == "mad") return TYPED(of_bits, (compute<MultiplyAdd, T, T, T, T>));
+  if (name == "and") return is_predicate ? predicates<And> : TYPED(of_bits, (compute<And, T, T, T>));
+  if (name == "or") return is_predicate ? predicates<Or> : TYPED(of_bits, (compute<Or, T, T, T>));
+  if (name == "xor") return is_predicate ? predicates<Xor> : TYPED(of_bits, (compute<Xor, T, T, T>));
+  if (name == "not") return is_predicate ? predicates<Xor> : TYPED(of_bits, (compute<Not, T, T>));
+  if (name == "mov") return is_predicate ? predicates<And> : TYPED(of_numbers, (compute<Same, T, T>));
   return nullptr;
 }
 
@@ -169,13 +160,14 @@ class Parser {
     const std::string before = trimmed(declaration.substr(0, declaration.find('[')));
     return before.substr(before.find_last_of(" \t") + 1);
   }
-  // Bytes and alignment of a declaration: .param .align 8 .b8 name[16], .shared .align 4 .b8 name[4096], .param .u64 name.
+  // Place and bytes of what a declaration adds: .param .u64 name, .shared .align 4 .b8 name[4096]
   static Parameter sized(const std::string &declaration, size_t after) {
     size_t size = 0, alignment = 0;
     std::istringstream words(declaration);
     for (std::string word; words >> word;) {
       if (word == ".align") words >> alignment;
-      else if (word[0] == '.' && word.size() > 2 && word.size() < 5 && isdigit(static_cast<unsigned char>(word[2]))) size = bytes_of(word);
+      else if (word[0] == '.' && word.size() > 2 && word.size() < 5 && isdigit(static_cast<unsigned char>(word[2])))
+        size = bytes_of(word);
     }
     const size_t bracket = declaration.find('[');
     if (!alignment) alignment = size;
@@ -247,7 +239,9 @@ class Parser {
         const size_t bracket = name.find('<');
         const std::string stem = name.substr(0, bracket);
         if (bracket == std::string::npos) registers_[name] = allocate(size);
-        else for (int each = 0; each < atoi(name.c_str() + bracket + 1); ++each) registers_[stem + std::to_string(each)] = allocate(size);
+        else
+          for (int each = 0; each < atoi(name.c_str() + bracket + 1); ++each)
+            registers_[stem + std::to_string(each)] = allocate(size);
       }
     } else if (statement.rfind(".shared", 0) == 0 || statement.rfind(".local", 0) == 0) {
       const bool is_shared = statement[1] == 's';
@@ -281,7 +275,8 @@ class Parser {
   }
   uint64_t value_of(const std::string &text) {
     if (text.rfind("0f", 0) == 0 || text.rfind("0d", 0) == 0) return std::stoull(text.substr(2), nullptr, 16);
-    if (isdigit(static_cast<unsigned char>(text[0])) || text[0] == '-') return text[0] == '-' ? uint64_t(std::stoll(text, nullptr, 0)) : std::stoull(text, nullptr, 0);
+    if (isdigit(static_cast<unsigned char>(text[0])) || text[0] == '-')
+      return text[0] == '-' ? uint64_t(std::stoll(text, nullptr, 0)) : std::stoull(text, nullptr, 0);
     return uint64_t(variable(text).at);
   }
   Variable variable(const std::string &name) {
@@ -300,6 +295,12 @@ class Parser {
     else to.number = variable(parts[0]).at;
     if (parts.size() > 1) to.number += std::stoll(parts[1], nullptr, 0);
   }
+  // The result and the operands that are given, with their bytes.
+  void operands(Instruction &of, const Words &given, std::initializer_list<size_t> sizes) {
+    Operand *const places[] = {&of.to, &of.a, &of.b, &of.c};
+    for (size_t each = 0; each < std::min(given.size(), sizes.size()); ++each)
+      *places[each] = operand(given[each], sizes.begin()[each]);
+  }
   void add_parts(const std::string &text, size_t size, Instruction &to) {
     for (const std::string &each : text[0] == '{' ? split(text.substr(1, text.size() - 2), ',') : Words{text})
       to.parts.push_back(each == "_" ? allocate(size) : operand(each, size, true));
@@ -316,10 +317,12 @@ class Parser {
       rest = trimmed(rest.substr(space));
     }
     const size_t end = rest.find_first_of(" \t");
-    Words words = split(rest.substr(0, end), '.'), given = end == std::string::npos ? Words{} : split(rest.substr(end), ',');
+    Words words = split(rest.substr(0, end), '.'),
+          given = end == std::string::npos ? Words{} : split(rest.substr(end), ',');
     const std::string name = words[0], type = words.back();
     const size_t size = type == "pred" || !isdigit(static_cast<unsigned char>(type.back())) ? 0 : bytes_of(type);
-    for (auto [word, space] : {std::pair<const char *, Space>{"global", GLOBAL}, {"shared", SHARED}, {"local", LOCAL}, {"param", PARAMETER}})
+    for (auto [word, space] :
+         {std::pair<const char *, Space>{"global", GLOBAL}, {"shared", SHARED}, {"local", LOCAL}, {"param", PARAMETER}})
       if (has(words, word)) made.space = space;
     if (name == "bra") {
       made.kind = BRANCHES;
@@ -329,16 +332,14 @@ class Parser {
       made.kind = has(words, "warp") ? WAITS_FOR_WARP : WAITS_FOR_BLOCK;
       made.run = meet;
       made.members = operand(given[0], 4);
-    } else if (name == "membar" || name == "fence") {
-      made.run = [](Warp &, const Instruction &, uint32_t) {};
-    } else if (name == "shfl") {
+    } else if (name == "shfl" && has(words, "bfly")) {
       const Words results = split(given[0], '|');
       made.kind = WAITS_FOR_WARP;
       made.run = shuffle;
-      made.number = has(words, "bfly") ? BUTTERFLY : has(words, "up") ? UPWARD : has(words, "down") ? DOWNWARD : INDEXED;
       made.parts.push_back(operand(results[0], 4));
       if (results.size() > 1) made.parts.push_back(operand(results[1], 0));
-      made.a = operand(given[1], 4), made.b = operand(given[2], 4), made.c = operand(given[3], 4), made.members = operand(given[4], 4);
+      made.a = operand(given[1], 4), made.b = operand(given[2], 4), made.c = operand(given[3], 4);
+      made.members = operand(given[4], 4);
     } else if (name == "wmma") {
       wmma(words, given, made);
     } else if (name == "ld" || name == "st") {
@@ -356,44 +357,47 @@ class Parser {
     } else if (name == "cvta") {
       if (has(words, "local")) fail("generic addresses of local memory are not emulated");
       const uint64_t moved = made.space != SHARED ? 0 : has(words, "to") ? -WINDOW : WINDOW;
-      made.run = binary<Add, uint64_t>;
-      made.to = operand(given[0], 8), made.a = operand(given[1], 8), made.b = constant(moved, 8);
+      made.run = compute<Add, uint64_t, uint64_t, uint64_t>;
+      operands(made, given, {8, 8});
+      made.b = constant(moved, 8);
     } else if (name == "cvt") {
       const std::string from = words.back(), to = words[words.size() - 2];
-      const bool is_whole = from[0] == 'f' && (to[0] != 'f' || from == to);
-      made.number = !is_whole ? NONE : has(words, "rni") ? NEAREST : has(words, "rmi") ? DOWN : has(words, "rpi") ? UP : has(words, "rzi") || has(words, "rz") ? ZERO : NONE;
+      const char *const modes[] = {"rni", "rzi", "rmi", "rpi"};  // in the order of Rounding
+      const auto mode = std::find_if(modes, modes + NONE, [&](const char *each) { return has(words, each); });
+      made.number = mode - modes;
       made.run = of_conversion(from, [&](auto zero) -> Run { return conversion_from<decltype(zero)>(to); });
       made.to = operand(given[0], bytes_of(to), true), made.a = operand(given[1], bytes_of(from), true);
     } else if (name == "setp") {
       made.run = comparison(words[1], type);
-      made.to = operand(given[0], 0), made.a = operand(given[1], size), made.b = operand(given[2], size);
-      if (given.size() > 3) made.c = operand(given[3], 0), made.parts.push_back(made.c), made.number = has(words, "and");
+      operands(made, given, {0, size, size});
     } else if (name == "selp") {
       made.run = TYPED(of_numbers, (select<T>));
-      made.to = operand(given[0], size), made.a = operand(given[1], size), made.b = operand(given[2], size), made.c = operand(given[3], 0);
+      operands(made, given, {size, size, size, 0});
     } else if (name == "shl" || name == "shr") {
-      made.run = name == "shl" ? TYPED(of_bits, (shift<Left, T>)) : TYPED(of_bits, (shift<Right, T>));
-      made.to = operand(given[0], size), made.a = operand(given[1], size), made.b = operand(given[2], 4);
+      made.run = name == "shl" ? TYPED(of_bits, (compute<Left, T, T, uint32_t>))
+                               : TYPED(of_bits, (compute<Right, T, T, uint32_t>));
+      operands(made, given, {size, size, 4});
     } else if (has(words, "wide")) {
-      made.run = name == "mul" ? TYPED(of_bits, (wide<T, false>)) : TYPED(of_bits, (wide<T, true>));
-      made.to = operand(given[0], 2 * size), made.a = operand(given[1], size), made.b = operand(given[2], size);
-      if (given.size() > 3) made.c = operand(given[3], 2 * size);
+      made.run = name == "mul" ? TYPED(of_bits, (compute<WideProduct, Wide<T>, T, T>))
+                               : TYPED(of_bits, (compute<WideProduct, Wide<T>, T, T, Wide<T>>));
+      operands(made, given, {2 * size, size, size, 2 * size});
     } else if (name == "bfi") {
       made.run = TYPED(of_bits, (insert<T>));
-      made.to = operand(given[0], size), made.a = operand(given[1], size), made.b = operand(given[2], size);
+      operands(made, given, {size, size, size});
       made.parts = {operand(given[3], 4), operand(given[4], 4)};
     } else if (name == "mov" && (given[0][0] == '{' || given[1][0] == '{')) {
       const bool splits = given[0][0] == '{';
-      made.run = splits ? unpack : pack;
+      made.run = splits ? move_parts<true> : move_parts<false>;
       add_parts(given[splits ? 0 : 1], 0, made);
-      (splits ? made.a : made.to) = operand(given[splits ? 1 : 0], size);
+      made.a = operand(given[splits ? 1 : 0], size);
     } else {
-      made.run = name == "prmt" ? permute : name == "rcp" && has(words, "approx") && type == "f64" ? unary<Inverse, double>
-               : name == "mul" && has(words, "hi") ? TYPED(of_bits, (binary<High, T>)) : plain(name, type);
-      Operand *const places[] = {&made.to, &made.a, &made.b, &made.c};
-      for (size_t each = 0; each < given.size() && each < 4; ++each) *places[each] = operand(given[each], size);
+      made.run = name == "prmt"                                           ? permute
+                 : name == "rcp" && has(words, "approx") && type == "f64" ? compute<Inverse, double, double>
+                 : name == "mul" && has(words, "hi")                      ? TYPED(of_bits, (compute<High, T, T, T>))
+                                                                          : plain(name, type);
+      operands(made, given, {size, size, size, size});
     }
-    if (made.kind == COMPUTES && !made.run) fail("this instruction is not known");
+    if (made.kind == COMPUTES && !made.run) fail("this instruction is not emulated");
     return made;
   }
 

@@ -62,7 +62,8 @@ void Warp::run() {
         ++at;
         if (live && (!mask || !groups.empty())) choose();
       } else {
-        const uint32_t wanted = next.kind == WAITS_FOR_WARP ? lanes<uint32_t>(next.members)[__builtin_ctz(here)] & live : live;
+        const uint32_t wanted =
+            next.kind == WAITS_FOR_WARP ? lanes<uint32_t>(next.members)[__builtin_ctz(here)] & live : live;
         if ((wanted & here) != wanted) {
           groups.push_back({at, mask, true});
           mask = 0;
@@ -81,12 +82,12 @@ void Warp::run() {
     }
   } catch (Error &error) {
     const Launch &of = block->launch;
-    std::string text = of.kernel.name + ": block (";
-    for (int axis : {0, 1, 2}) text += std::to_string(block->number[size_t(axis)]) + (axis < 2 ? ", " : ")");
-    text += ", threads " + std::to_string(LANES * number) + " to " + std::to_string(LANES * number + LANES - 1);
-    fail(text + ": " + error.what() + ": " + code[size_t(at)].text, error.is_address);
+    const auto [x, y, z] = block->number;
+    fail(joined(of.kernel.name, ": block (", x, ", ", y, ", ", z, "), threads ", LANES * number, " to ",
+                LANES * number + LANES - 1, ": ", error.what(), ": ", code[size_t(at)].text),
+         error.is_address);
   }
-  block->counts.instructions += done;
+  block->counts.of[INSTRUCTIONS] += done;
 }
 
 Block::Block(const Launch &of) : launch(of) {
@@ -102,12 +103,18 @@ Block::Block(const Launch &of) : launch(of) {
     warp.file.resize(kernel.file);
     warp.local.resize(kernel.local * LANES);
     for (auto &[at, constant] : kernel.constants)
-      for (int lane = 0; lane < LANES; ++lane) memcpy(warp.file.data() + at + size_t(lane) * constant[1], &constant[0], constant[1]);
+      for (int lane = 0; lane < LANES; ++lane)
+        memcpy(warp.file.data() + at + size_t(lane) * constant[1], &constant[0], constant[1]);
     for (size_t lane = 0; lane < LANES; ++lane) {
       const size_t thread = each * LANES + lane;
-      const size_t numbers[] = {thread % of.block[0], thread / of.block[0] % of.block[1], thread / of.block[0] / of.block[1],
-                                of.block[0], of.block[1], of.block[2]};
-      for (size_t which = 0; which < 6; ++which) warp.lanes<uint32_t>(kernel.specials[which])[lane] = uint32_t(numbers[which]);
+      const size_t numbers[] = {thread % of.block[0],
+                                thread / of.block[0] % of.block[1],
+                                thread / of.block[0] / of.block[1],
+                                of.block[0],
+                                of.block[1],
+                                of.block[2]};
+      for (size_t which = 0; which < 6; ++which)
+        warp.lanes<uint32_t>(kernel.specials[which])[lane] = uint32_t(numbers[which]);
       for (size_t axis = 0; axis < 3; ++axis) warp.lanes<uint32_t>(kernel.specials[9 + axis])[lane] = of.grid[axis];
     }
   }
@@ -125,41 +132,41 @@ void Block::run() {
     warp.stop = std::numeric_limits<int>::max();
     warp.groups.clear();
     for (size_t axis = 0; axis < 3; ++axis)
-      for (int lane = 0; lane < LANES; ++lane) warp.lanes<uint32_t>(launch.kernel.specials[6 + axis])[lane] = number[axis];
+      for (int lane = 0; lane < LANES; ++lane)
+        warp.lanes<uint32_t>(launch.kernel.specials[6 + axis])[lane] = number[axis];
     ready.push_back(&warp);
   }
   while (!ready.empty()) {
     std::shuffle(ready.begin(), ready.end(), random);
     for (Warp *warp : ready) warp->run();
     const auto waiting = std::count_if(warps.begin(), warps.end(), [](Warp &warp) { return warp.at_barrier; });
-    if (waiting && waiting < long(warps.size())) fail(launch.kernel.name + ": threads wait at __syncthreads for others that have returned");
+    if (waiting && waiting < long(warps.size()))
+      fail(launch.kernel.name + ": threads wait at __syncthreads for others that have returned");
     if (!waiting) break;
     ++barrier;
   }
 }
 
 static std::mutex of_counts;
-struct Total : Block::Counts {
-  uint64_t launches = 0;
-};
-static std::map<std::string, Total> totals;
+static std::map<std::string, Counts> totals;
 
 Module parse(const std::string &text) { return Parser(text).module(); }
 
 void run(const Launch &launch) {
   const Kernel &kernel = launch.kernel;
-  if (size_t(launch.block[0]) * launch.block[1] * launch.block[2] > kernel.most_threads) fail(kernel.name + ": more threads than its launch bounds");
+  if (size_t(launch.block[0]) * launch.block[1] * launch.block[2] > kernel.most_threads)
+    fail(kernel.name + ": more threads than its launch bounds");
   const uint64_t blocks = uint64_t(launch.grid[0]) * launch.grid[1] * launch.grid[2];
   std::atomic<uint64_t> next{0};
   std::unique_ptr<Error> error;
   std::mutex mutex;
-  Total total;
-  total.launches = 1;
+  Counts total;
   const auto work = [&] {
     Block block(launch);
     try {
       for (uint64_t number; (number = next++) < blocks;) {
-        block.number = {unsigned(number % launch.grid[0]), unsigned(number / launch.grid[0] % launch.grid[1]), unsigned(number / launch.grid[0] / launch.grid[1])};
+        block.number = {unsigned(number % launch.grid[0]), unsigned(number / launch.grid[0] % launch.grid[1]),
+                        unsigned(number / launch.grid[0] / launch.grid[1])};
         block.random.seed(unsigned(number + 1));
         block.run();
       }
@@ -169,10 +176,7 @@ void run(const Launch &launch) {
       if (!error) error = std::make_unique<Error>(found);
     }
     std::lock_guard<std::mutex> lock(mutex);
-    total.instructions += block.counts.instructions;
-    total.global += block.counts.global;
-    total.sectors += block.counts.sectors;
-    total.atomics += block.counts.atomics;
+    total += block.counts;
   };
   cpu_set_t set;
   const uint64_t cores = sched_getaffinity(0, sizeof set, &set) == 0 ? uint64_t(CPU_COUNT(&set)) : 1;
@@ -182,15 +186,17 @@ void run(const Launch &launch) {
   for (std::thread &other : others) other.join();
   if (error) throw *error;
   std::lock_guard<std::mutex> lock(of_counts);
-  Total &all = totals[kernel.name];
-  all.launches += 1, all.instructions += total.instructions, all.global += total.global, all.sectors += total.sectors, all.atomics += total.atomics;
+  ++total.of[LAUNCHES];
+  totals[kernel.name] += total;
 }
 
 std::string counted() {
   std::lock_guard<std::mutex> lock(of_counts);
-  std::string text = "kernel launches instructions bytes sectors atomics\n";
-  for (auto &[name, of] : totals)
-    text += name + " " + std::to_string(of.launches) + " " + std::to_string(of.instructions) + " " + std::to_string(of.global) + " " + std::to_string(of.sectors) + " " + std::to_string(of.atomics) + "\n";
+  std::string text = "kernel launches instructions bytes sectors atomics";
+  for (auto &[name, counts] : totals) {
+    text += "\n" + name;
+    for (uint64_t number : counts.of) text += " " + std::to_string(number);
+  }
   return text;
 }
 

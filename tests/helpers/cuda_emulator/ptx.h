@@ -1,8 +1,9 @@
-// An interpreter of PTX (NVIDIA, "Parallel Thread Execution ISA"), for the instructions that NVRTC makes of our kernels.
+// An interpreter of PTX (NVIDIA, "Parallel Thread Execution ISA"), for the instructions that NVRTC makes of our
+// kernels.
 //
-// A warp's 32 lanes compute in lock step; lanes that diverge are groups, of which the one that is least far runs. Warps run
-// in a random order. An access outside of an allocation, or not aligned, ends the launch, and so does one in shared memory
-// that races with another thread's, or reads what nobody has written.
+// A warp's 32 lanes compute in lock step; lanes that diverge are groups, of which the one that is least far runs. Warps
+// run in a random order. An access outside of an allocation, or not aligned, ends the launch, and so does one in shared
+// memory that races with another thread's, or reads what nobody has written.
 #pragma once
 
 #include <array>
@@ -19,8 +20,8 @@ struct Warp;
 struct Instruction;
 using Run = void (*)(Warp &, const Instruction &, uint32_t mask);
 
-// A register, or a constant: the place of its 32 lanes in a warp's file, and the bytes of a lane; 0 for a predicate, which
-// is a word of 32 bits.
+// A register, or a constant: the place of its 32 lanes in a warp's file, and the bytes of a lane; 0 for a predicate,
+// which is a word of 32 bits.
 struct Operand {
   int at = -1, size = 0;
 };
@@ -49,8 +50,8 @@ struct Kernel {
   std::vector<Instruction> code;
   std::vector<Parameter> parameters;
   size_t parameter_bytes = 0, shared = 0, local = 0, most_threads = 1024, file = 0;
-  std::map<int, std::array<uint64_t, 2>> constants;         // by place: value, and bytes of a lane
-  std::array<Operand, 12> specials;                         // tid, ntid, ctaid, nctaid: x, y, z
+  std::map<int, std::array<uint64_t, 2>> constants;  // by place: value, and bytes of a lane
+  std::array<Operand, 12> specials;                  // tid, ntid, ctaid, nctaid: x, y, z
 };
 struct Module {
   int target = 0;  // sm_XY
@@ -58,8 +59,8 @@ struct Module {
 };
 
 struct Error : std::runtime_error {
-  using std::runtime_error::runtime_error;
-  bool is_address = false;
+  bool is_address;
+  Error(const std::string &what, bool is_address) : std::runtime_error(what), is_address(is_address) {}
 };
 struct Range {
   uintptr_t start, end;
@@ -68,8 +69,8 @@ struct Launch {
   const Kernel &kernel;
   std::vector<char> parameters;
   std::array<unsigned, 3> grid, block;
-  size_t shared;                 // dynamic
-  std::vector<Range> memory;     // of the GPU, ascending
+  size_t shared;              // dynamic
+  std::vector<Range> memory;  // of the GPU, ascending
 };
 
 Module parse(const std::string &text);  // throws Error
