@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import harness
+from tests.chaos.harness import slow
 from tests.helpers import cuda_emulator
 from tests.helpers.needs import needs
 
@@ -33,7 +34,7 @@ def alone(data, tmp_path_factory):
     return run_dir
 
 
-@pytest.mark.parametrize("processes", [2, *[pytest.param(n, marks=pytest.mark.slow) for n in (3, 4)]])
+@pytest.mark.parametrize("processes", [2, slow(4)])
 def test_any_number_of_gpus_computes_the_same_bits(processes, data, alone, tmp_path):
     printed = train(tmp_path / "run", data, processes)
     assert "summed by NCCL" in printed, printed
@@ -46,10 +47,17 @@ def test_slices_of_a_gpu_are_summed_without_nccl(data, alone, tmp_path):
     harness.assert_same(tmp_path / "run", alone)
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_killed_run_resumes_to_the_same_bits(processes, data, alone, tmp_path):
-    fault = {"kind": "SIGKILL", "rank": processes - 1, "phase": "train", "step": 7, "once": str(tmp_path / "killed")}
-    train(tmp_path / "run", data, processes, fault=fault)
+@pytest.mark.parametrize(
+    ("kind", "processes", "message"),
+    [
+        ("SIGKILL", 1, ""),
+        slow("SIGKILL", 2, "stopped because another process ended or did not answer"),  # in a sum
+        slow("SIGSTOP", 2, "error: no progress for 15 s at step 7 (train)"),
+    ],
+)
+def test_a_broken_run_resumes_to_the_same_bits(kind, processes, message, data, alone, tmp_path):
+    fault = {"kind": kind, "rank": processes - 1, "phase": "train", "step": 7, "once": str(tmp_path / "struck")}
+    assert message in train(tmp_path / "run", data, processes, "--safety.watchdog-s=15", fault=fault)
     assert 0 < harness.saved_step(tmp_path / "run") < 8
     train(tmp_path / "run", data, processes)
     harness.assert_same(tmp_path / "run", alone)

@@ -8,15 +8,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import crepe_dist
 from crepe_dist.distributed.device import Device
 from crepe_dist.model.backend import Backend, choose_backend
 from crepe_dist.settings.options import ModelOptions
 from tests.chaos import harness
-from tests.conftest import QUICK, command, run
+from tests.chaos.harness import slow
+from tests.conftest import QUICK, command, run, train
 from tests.helpers import cuda_emulator
-from tests.helpers.engines import small_shape
+from tests.helpers.engines import initial, small_shape
 from tests.helpers.needs import needs
 from tests.training.test_without_mxnet import FOLDER
 
@@ -76,6 +79,23 @@ def test_training_needs_no_mxnet(trained, on_gpu):
     assert "epoch 1: the same bits" in run(command("verify", folder), folder.parent)
 
 
+@pytest.mark.parametrize(
+    ("network", "precision", "most"),
+    [("crepe", "auto", 0.1), slow("crepe", "float32", 1e-3), slow("ngrams", "auto", 1e-3)],
+)
+def test_an_epoch_ends_near_the_cpus(network, precision, most, data, trained, tmp_path):
+    """``most``: largest difference of a parameter, beside how far it moved."""
+    flags, folder = ["--data", data, *TRAIN, f"--model={network}", f"--precision={precision}"], trained[0]
+    if (network, precision) != ("crepe", "auto"):
+        folder = tmp_path / "gpu"
+        run(command("train", "--device=gpu", *flags, "--run-dir", folder), tmp_path)
+    train(*flags, "--device=cpu", "--precision=float32", "--run-dir", tmp_path / "cpu")
+    start = initial(crepe_dist.load(tmp_path / "cpu", device="cpu").engine.shape).values
+    got, expected = harness.result(folder), harness.result(tmp_path / "cpu")
+    for name, array in expected.items():
+        assert np.linalg.norm(got[name] - array) <= most * np.linalg.norm(array - start[name]), name
+
+
 def test_answers_are_those_of_the_cpu(data, trained, tmp_path, hidden):
     rankings, labels, imported = json.loads(run([sys.executable, "-c", PREDICTS, str(trained[0])], tmp_path))
     on_gpu, on_cpu = rankings
@@ -91,15 +111,15 @@ def test_answers_are_those_of_the_cpu(data, trained, tmp_path, hidden):
 
 def test_a_run_moves_from_a_gpu_to_the_cpu(data, tmp_path, on_gpu):
     fault = {"kind": "SIGKILL", "rank": 0, "phase": "train", "step": 17, "once": str(tmp_path / "once")}
-    train = harness.command(tmp_path / "run", data, 1, "--epochs=2")
-    code, printed = harness.run([*train, "--device=gpu"], tmp_path, fault)
+    arguments = harness.command(tmp_path / "run", data, 1, "--epochs=2")
+    code, printed = harness.run([*arguments, "--device=gpu"], tmp_path, fault)
     assert code != 0, printed
-    code, printed = harness.run([*train, "--device=cpu"], tmp_path)
+    code, printed = harness.run([*arguments, "--device=cpu"], tmp_path)
     assert code == 0, printed
     assert f"the kernels change from {on_gpu.build} to " in printed
 
 
 def test_a_gpu_that_is_too_small(data, tmp_path):
-    train = command("train", "--data", data, "--run-dir", tmp_path / "run", "--device=gpu", *QUICK)
+    arguments = command("train", "--data", data, "--run-dir", tmp_path / "run", "--device=gpu", *QUICK)
     with cuda_emulator.for_processes(DRIVER_MEMORY=4 << 20):
-        assert "error: out of memory with " in run(train, tmp_path, code=1)
+        assert "error: out of memory with " in run(arguments, tmp_path, code=1)
