@@ -1,8 +1,5 @@
 // Products of one square of SIDE rows and columns over DEPTH numbers, in both layouts of product.cuh.
 #include "product.cuh"
-#ifndef EXPORT
-#define EXPORT(kernel)
-#endif
 
 constexpr int STRIDE = DEPTH + 16;  // from one row to the next, as in the kernels of the tower
 constexpr int SUMS = SIDE + 8;
@@ -21,7 +18,6 @@ KERNEL(32) straight(const Number* left, const Number* right, float* out) {
     __syncthreads();
     for (int i = threadIdx.x; i < SIDE * SIDE; i += 32) out[i] = sums[i / SIDE * SUMS + i % SIDE];
 }
-EXPORT(straight)
 
 // out = transposed left · right: [DEPTH][SIDE] · [DEPTH][SIDE]
 KERNEL(32) turned(const Number* left, const Number* right, float* out) {
@@ -37,4 +33,3 @@ KERNEL(32) turned(const Number* left, const Number* right, float* out) {
     for (int k = 0; k < DEPTH; k += SIDE) square.add(Square::Left<true>(first + k * WIDE, WIDE), second + k * WIDE, WIDE);
     square.store(out, SIDE);
 }
-EXPORT(turned)
