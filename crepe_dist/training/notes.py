@@ -11,6 +11,7 @@ from crepe_dist.cuda import driver
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.world import once
+from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import UserError
 from crepe_dist.model.backend import choose_backend
 from crepe_dist.model.shape import Shape, steps_per_epoch
@@ -87,8 +88,7 @@ def notes(run: Run) -> list[str]:
     lines = [few_steps(config, rows, shape), crowded, empty_classes(data)]
     if config.training.init_from is not None:
         lines.append(world.on_root("leaks", once(lambda: leaked_rows(str(config.training.init_from), data))) or "")
-    if is_on_cpu:
-        lines.append(unused_gpu(config, shape))
+    lines += unused_gpu(config, run.engine)
     return [line for line in lines if line]
 
 
@@ -133,15 +133,16 @@ def empty_classes(data: Dataset) -> str:
     )
 
 
-def unused_gpu(config: Config, shape: Shape) -> str:
-    """Note that the CPU computes although there is a GPU."""
-    if config.device != "auto" or not driver.count():
-        return ""
-    try:
-        choose_backend(config.model, Device("gpu"), shape)
-    except UserError as error:
-        return _note(f"the CPU computes: {error.what}; {error.why}", error.remedy)
-    return ""
+def unused_gpu(config: Config, engine: Engine) -> list[str]:
+    """Warn that the CPU computes although there is a GPU, at the start and the end of a run."""
+    if config.device == "auto" and engine.device.device_type == "cpu" and driver.count():
+        try:
+            choose_backend(config.model, Device("gpu"), engine.shape)
+        except UserError as error:
+            name = driver.name_of(0) or "the GPU"
+            because = f"{error.what}\n  why: {error.why}\n  do:  {error.remedy}"
+            return [f"warning: {name} is not used, the CPU computes: {because}"]
+    return []
 
 
 def few_cores(processes: int) -> str:

@@ -27,6 +27,7 @@ from crepe_dist.training import recipe, refit, unlabelled
 from crepe_dist.training.display import Display
 from crepe_dist.training.engine_setup import build_engine
 from crepe_dist.training.guards import explained
+from crepe_dist.training.notes import unused_gpu
 from crepe_dist.training.run import Pages, Session
 from crepe_dist.training.training_data import (
     open_training_data,
@@ -76,6 +77,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             result = refit.train(config, learnt, engine, result, session)
             display.say(str(result))
             report(config, data, folder, session)
+            display.say_lines(unused_gpu(config, engine))
             return result
 
 

@@ -123,3 +123,12 @@ def test_a_gpu_that_is_too_small(data, tmp_path):
     arguments = command("train", "--data", data, "--run-dir", tmp_path / "run", "--device=gpu", *QUICK)
     with cuda_emulator.for_processes(DRIVER_MEMORY=4 << 20):
         assert "error: out of memory with " in run(arguments, tmp_path, code=1)
+
+
+def test_a_gpu_that_is_not_used_is_told_at_the_start_and_the_end(data, tmp_path):
+    arguments = command("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK, "--epochs=1")
+    with cuda_emulator.for_processes(DRIVER_VERSION=11080):
+        printed = run(arguments, tmp_path)
+    first, second = printed.split("warning: GPU of a test is not used, the CPU computes: ")[1:]
+    assert "epoch 1 of 1" in first
+    assert second in first

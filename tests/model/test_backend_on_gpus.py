@@ -11,7 +11,7 @@ import pytest
 from crepe_dist import registry, verify
 from crepe_dist.cuda import compiler, driver
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.distributed.device import Device
+from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.model import backend
@@ -124,15 +124,16 @@ def test_mxnet_computes_the_papers_network_only(machine):
     assert raised.value is FLAVOUR
 
 
-def test_the_cpu_computes_where_a_gpu_cannot_and_a_note_says_why(machine):
-    config = Config()
+def test_the_cpu_computes_where_a_gpu_cannot_and_a_warning_says_why(machine):
+    config: Any = Config()
+    on_cpu: Any = SimpleNamespace(shape=CREPE, device=CPU)
     machine(nvrtc=NO_NVRTC)
-    note = notes.unused_gpu(config, CREPE)
-    assert note.startswith("note: the CPU computes: no kernels can compute this network on gpu(0)")
-    assert f"{NO_NVRTC.what}; no file\n  do:  {NO_NVRTC.remedy}" in note
-    assert notes.unused_gpu(replace(config, device="cpu"), CREPE) == ""
+    (warning,) = notes.unused_gpu(config, on_cpu)
+    assert warning.startswith("warning: A GPU is not used, the CPU computes: no kernels can compute this network")
+    assert f"{NO_NVRTC.what}; no file\n  do:  {NO_NVRTC.remedy}" in warning
+    assert notes.unused_gpu(replace(config, device="cpu"), on_cpu) == []
     machine()
-    assert notes.unused_gpu(config, CREPE) == ""
+    assert notes.unused_gpu(config, on_cpu) == []
 
 
 class Ranks(World):
