@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure classification of a table on Ray, Spark and Dask against `crepe predict` alone, on this machine.
 
-    uv sync --extra parquet --extra remote --extra ray --extra spark --extra dask
+    uv sync --inexact --extra parquet --extra remote --extra ray --extra spark --extra dask
     python benchmarks/engines.py MODEL [--rows 200000 1000000]
 
 MODEL is a folder of `crepe export --format crepe`. The examples in examples/ classify tables of short texts in

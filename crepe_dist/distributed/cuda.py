@@ -55,5 +55,5 @@ def missing() -> UserError | None:
     return UserError(
         f"MXNet's GPU flavour cannot be loaded without {', '.join(reasons)}",
         "; ".join(reasons.values()),
-        "install it again as docs/install.md says: `uv sync --group cu112`",
+        "install it again as docs/install.md says: `uv sync --extra gpu --group cu112`",
     )

@@ -136,8 +136,8 @@ def import_mxnet(purpose: str = "training without our own kernels") -> None:
         raise UserError(
             f"{purpose} needs MXNet, which is not installed",
             "MXNet 1.9.1 needs Python 3.9, 3.10 or 3.11 and NumPy 1.23",
-            "in a clone of the repository: uv sync --inexact --group horovod (with a GPU: --group cu112); "
-            "elsewhere: pip install mxnet==1.9.1 'numpy<1.24'",
+            "in a clone of the repository: uv sync --inexact --group horovod, or on a GPU uv sync --extra gpu --group "
+            "cu112; elsewhere: pip install mxnet==1.9.1 'numpy<1.24'",
         )
     limit_threads(detect().local_size)
     for name, value in ENVIRONMENT.items():

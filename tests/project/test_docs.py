@@ -80,6 +80,13 @@ def test_the_commands_of_all_pages_are_understood():
         check(name, shlex.split(flags))
 
 
+def test_no_command_that_installs_removes_an_extra():
+    files = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "crepe_dist").rglob("*.py")]
+    commands = re.findall(r"uv sync.*", "\n".join(file.read_text(encoding="utf-8") for file in files))
+    assert len(commands) > 12
+    assert [each for each in commands if not re.search("--inexact|--extra gpu --group", each)] == []
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_has_examples_which_can_be_parsed(name, monkeypatch):
     monkeypatch.chdir(ROOT)  # configs/ is there
