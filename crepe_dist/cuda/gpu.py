@@ -294,8 +294,9 @@ class Module:
             return
         gpu, kernel = self._gpu, self._kernels.get(name)
         if kernel is None:
-            kernel = self._kernels[name] = _Kernel(self._parameters[name])
+            kernel = _Kernel(self._parameters[name])
             gpu.call("cuModuleGetFunction", kernel.handle, self._handle, name.encode())
+            self._kernels[name] = kernel
         if shared > kernel.shared:
             gpu.call("cuFuncSetAttribute", kernel.handle, DYNAMIC_SHARED_BYTES, shared)
             kernel.shared = shared

@@ -183,6 +183,36 @@ def test_a_gpu_that_cannot_be_opened_is_told(told, what, why):
     assert third.startswith("  do:  ")
 
 
+@pytest.mark.parametrize(("code", "told"), [(719, ["719"] * 3), (500, ["500", "launched", "launched"])])
+def test_an_error_is_told_by_each_call_while_it_lasts(code, told):
+    lines = f"""
+from pathlib import Path
+from crepe_dist.cuda import compiler
+compiler.KERNELS = Path({str(cuda_emulator.FOLDER)!r})
+image = compiler.compiled("probe.cu", {{"FACTOR": 2}}, device.capability)
+module = gpu.Module(device, image, compiler.parameters())
+for _ in range(3):
+    try:
+        module.launch("add_index", 1, 32, memory, 32, 1.0)
+        print("launched")
+    except UserError as error:
+        print(error.what.split("(")[-1].strip(")"))
+"""
+    assert said(lines, EMULATOR_FAILS=f"cuModuleGetFunction={code}@1").splitlines() == told
+
+
+def test_page_locked_memory_is_freed_with_its_gpu():
+    lines = """
+function, called = gpu.driver.function, []
+gpu.driver.function = lambda name: called.append(name) or function(name)
+other = gpu.Gpu(0)
+other.allocate(8).write(np.zeros(2, np.int32))
+del other
+print(called.count("cuMemHostAlloc"), called.count("cuMemFreeHost"), called[-1])
+"""
+    assert said(lines) == "1 1 cuDevicePrimaryCtxRelease_v2\n"
+
+
 def test_a_forked_process_cannot_use_its_parents_gpu():
     lines = """
 if child := os.fork():
