@@ -60,7 +60,7 @@ class Sum:
     """Sum of a parameter's gradients in whole numbers.
 
     Attributes:
-        total: the sum, int32 in the parameter's shape, to which kernels add.
+        total: the sum, int32, to which kernels add; see ``CudaExchange.totals``.
         per_unit: quanta per 1.
         largest: largest number of each document's term, as bits, uint32 [documents], zero at first.
     """

@@ -39,7 +39,7 @@ class CudaExchange(WholeNumberExchange):
         loss_scale: factor of the gradients.
 
     Attributes:
-        totals: the sum of each trained parameter's gradients, int32, on the GPU.
+        totals: the sum of each trained parameter's gradients, int32, on the GPU; a convolution's are [taps, in, out].
     """
 
     def __init__(
@@ -101,7 +101,8 @@ class CudaExchange(WholeNumberExchange):
         arrays = self._values[name], self.totals[name], *self._moments[name]
         columns = parameter.shape[1] if parameter.row_moments else 0
         addresses = [*(memory.address for memory in arrays), 0, 0][:4]
-        return [parameter.value.size, *addresses, columns, min(32, 1 << (columns - 1).bit_length())]
+        channels = parameter.shape[1] if len(parameter.shape) == 3 else 0
+        return [parameter.value.size, *addresses, columns, min(32, 1 << (columns - 1).bit_length()), channels]
 
     def begin(self, documents: int) -> Sums:
         """Return sums that are zero, for the gradients of ``documents`` of this rank."""

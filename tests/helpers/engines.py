@@ -132,9 +132,12 @@ def on_gpu(engine: CudaEngine, batch: Batch) -> tuple[float, dict[str, np.ndarra
     outcome = summed(engine, exchange, batch)
     found = {}
     for name, total in exchange.totals.items():
-        whole = np.empty(engine.parameters[name].shape, np.int32)
+        shape = engine.parameters[name].shape
+        whole = np.empty(shape[::-1] if len(shape) == 3 else shape, np.int32)  # of convolutions: [taps, in, out]
         total.read(whole)
-        found[name] = (whole * (engine.quanta.of(name) / engine.loss_scale.factor)).astype(np.float32)
+        found[name] = (
+            (whole.T if len(shape) == 3 else whole) * (engine.quanta.of(name) / engine.loss_scale.factor)
+        ).astype(np.float32)
     return outcome.loss, found
 
 

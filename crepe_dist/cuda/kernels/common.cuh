@@ -15,7 +15,7 @@ __device__ inline u8* dynamic_shared() {
     extern __shared__ __align__(32) u8 memory[];
     return memory;
 }
-#define KERNEL(threads) extern "C" __global__ __launch_bounds__(threads, 512 / (threads)) void
+#define KERNEL(threads) extern "C" __global__ __launch_bounds__(threads, (threads) > 512 ? 1 : 512 / (threads)) void
 
 constexpr u32 NO_ROW = 0xFFFFFFFFu;
 constexpr int THREADS = 256;  // of a block, unless a kernel says otherwise
@@ -42,6 +42,12 @@ template <class T, class Combine> __device__ T over_block(T value, T* memory, Co
         __syncthreads();
     }
     return memory[0];
+}
+
+// Combines what `lanes` neighbouring threads of a warp have, a power of two; each of them gets the result.
+template <class T, class Combine> __device__ T over_lanes(T value, int lanes, Combine combine) {
+    for (int other = lanes / 2; other > 0; other /= 2) value = combine(value, __shfl_xor_sync(0xFFFFFFFFu, value, other));
+    return value;
 }
 
 // Dropout of single units: see native/engine.h, to which it is equivalent.

@@ -62,16 +62,19 @@ KERNEL(THREADS) embed(
         const int document = int(place / positions), position = int(place % positions);
         if (position >= positions_at(lengths[document], stride, 0)) continue;
         Few sum{};
-        for (int n = 0; n < ngrams; ++n) {
-            const u32 row = rows[place * ngrams + n];
-            if (row == NO_ROW) continue;
-            const float* const numbers = table + i64(row) * CHANNELS;
-            if constexpr (CHANNELS == WIDTH) {
-                const Few values = *reinterpret_cast<const Few*>(numbers + channel);
-                for (int c = 0; c < FEW; ++c) sum.at[c] += values.at[c];
-            } else {
-                for (int c = 0; c < FEW; ++c) sum.at[c] += of_channel(numbers, channel + c);
+        for (int n = 0; n < ngrams; n += FEW) {
+            const Ahead<FEW> some(rows + place * ngrams, n, 1, ngrams);
+            Few values[FEW]{};
+#pragma unroll
+            for (int k = 0; k < FEW; ++k) {
+                const float* const numbers = table + i64(some.at[k]) * CHANNELS;
+                if (some.at[k] == NO_ROW) continue;
+                if constexpr (CHANNELS == WIDTH) values[k] = *reinterpret_cast<const Few*>(numbers + channel);
+                else for (int c = 0; c < FEW; ++c) values[k].at[c] = of_channel(numbers, channel + c);
             }
+#pragma unroll
+            for (int k = 0; k < FEW; ++k)
+                for (int c = 0; c < FEW; ++c) sum.at[c] += values[k].at[c];
         }
         const u64 unit = ((first + document) * positions + position) * CHANNELS + channel;
         for (int c = 0; c < FEW; ++c) {
@@ -122,9 +125,11 @@ KERNEL(THREADS) add_embedding_terms(
         if (place % positions >= positions_at(lengths[document], stride, 0)) continue;
         const u32 term = u32(terms[place * WIDTH + channel]);
         if (term == 0) continue;
-        for (int n = 0; n < ngrams; ++n) {
-            const u32 row = rows[place * ngrams + n];
-            if (row != NO_ROW) atomicAdd(reinterpret_cast<u32*>(table) + i64(row) * CHANNELS + channel, term);
+        for (int n = 0; n < ngrams; n += FEW) {
+            const Ahead<FEW> some(rows + place * ngrams, n, 1, ngrams);
+#pragma unroll
+            for (const u32 row : some.at)
+                if (row != NO_ROW) atomicAdd(reinterpret_cast<u32*>(table) + i64(row) * CHANNELS + channel, term);
         }
     }
 }
@@ -237,8 +242,8 @@ KERNEL(WARPS * 32) convolve_first_back(
     });
 }
 
-// Adds each document's terms to the gradients of a convolution's weights [out][in][taps] and bias, and the sizes of their
-// largest numbers to largest and largest_bias [documents]. Blocks: (documents, taps), with a warp for SIDE inputs.
+// Adds each document's terms to the gradients of a convolution's weights, [taps][in][out] so that neighbouring threads add
+// to neighbouring numbers, and bias; and the sizes of their largest numbers to largest and largest_bias [documents]. Blocks: (documents, taps), with a warp for SIDE inputs.
 KERNEL(2 * WIDTH) convolution_gradients(
     const Number* in, const Number* gradients, const i32* lengths, int stride, int level, int places, float per_unit,
     float bias_per_unit, i32* weights, i32* bias, u32* largest, u32* largest_bias
@@ -277,12 +282,13 @@ KERNEL(2 * WIDTH) convolution_gradients(
             const int in_channel = from + i / SIDE, out_channel = n * SIDE + i % SIDE;
             const float quanta = sums[i] * per_unit;
             if (in_channel >= CHANNELS || out_channel >= CHANNELS) continue;
-            add_term(weights + (out_channel * CHANNELS + in_channel) * TOWER_TAPS + tap, quanta);
+            add_term(weights + (tap * CHANNELS + in_channel) * CHANNELS + out_channel, quanta);
             size = Larger()(size, size_bits(quanta));
         }
         __syncwarp();
     }
-    atomicMax(largest + document, size);
+    size = over_lanes(size, 32, Larger());
+    if (lane == 0) atomicMax(largest + document, size);
     if (tap == 0 && threadIdx.x < CHANNELS) {
         add_term(bias + threadIdx.x, of_bias * bias_per_unit);
         atomicMax(largest_bias + document, size_bits(of_bias * bias_per_unit));
@@ -350,7 +356,9 @@ KERNEL(THREADS) summarise(
     const int positions = positions_at(lengths[document], stride, level);
     float largest = 0, total = 0;
     i32 where = -1;
-    for (int p = threadIdx.x / WIDTH; p < positions && int(threadIdx.x) < TOGETHER * WIDTH; p += TOGETHER) {
+    const int end = int(threadIdx.x) < TOGETHER * WIDTH ? positions : 0;
+#pragma unroll 8
+    for (int p = threadIdx.x / WIDTH; p < end; p += TOGETHER) {
         const float value = to_float(in[(i64(document) * places + p) * WIDTH + channel]);
         if (value > largest) {
             largest = value;
@@ -392,7 +400,7 @@ KERNEL(THREADS) classify(
         const i64 document = i / classes, n = i % classes;
         float sum = 0;
         for (int f = lane; f < FEATURES; f += 32) sum += features[document * FEATURES + f] * weights[n * FEATURES + f];
-        for (int other = 16; other > 0; other /= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, other);
+        sum = over_lanes(sum, 32, Plus());
         if (lane == 0) logits[i] = sum + bias[n];
     }
 }

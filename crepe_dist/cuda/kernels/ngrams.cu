@@ -7,6 +7,8 @@
 
 constexpr u32 GROUP_BIT = 30, ROW = (1u << GROUP_BIT) - 1;  // a row number has its group in its highest bits
 constexpr u32 EMPTY = NO_ROW;
+constexpr int FINDERS = 1024;  // threads that find the n-grams of a document
+constexpr int AHEAD = 8;
 
 // The slot of a hash set that has a row, or the first empty one; `size` is a power of two.
 __device__ inline u32 first_slot(u32 row, u32 size) { return (row * 2654435769u) & (size - 1); }
@@ -15,7 +17,7 @@ __device__ inline u32 first_slot(u32 row, u32 size) { return (row * 2654435769u)
 // 2] where the text has its first n-gram or word, with its group, and NO_ROW elsewhere; and the numbers of each group's to
 // counts [documents][GROUPS]. The last `words` rows are those of words. sets: scratch [documents][2][size], of rows and of the place of each row's first n-gram.
 // A block for each document.
-KERNEL(THREADS) find_ngrams(
+KERNEL(FINDERS) find_ngrams(
     const u8* texts, const i32* lengths, int symbols, int longest, int rows, int letters, int words, const float* significant,
     u32* sets, int size, u32* ngrams, i32* counts
 ) {
@@ -25,8 +27,8 @@ KERNEL(THREADS) find_ngrams(
     u32* const found = ngrams + i64(document) * places;
     __shared__ i32 numbers[GROUPS];
     if (threadIdx.x < GROUPS) numbers[threadIdx.x] = 0;
-    for (int i = threadIdx.x; i < 2 * size; i += THREADS) keys[i] = EMPTY;
-    for (int i = threadIdx.x; i < places; i += THREADS) found[i] = NO_ROW;
+    for (int i = threadIdx.x; i < 2 * size; i += FINDERS) keys[i] = EMPTY;
+    for (int i = threadIdx.x; i < places; i += FINDERS) found[i] = NO_ROW;
     __syncthreads();
     const auto add = [&](u32 place, u32 row) {
         found[place] = row;
@@ -35,13 +37,13 @@ KERNEL(THREADS) find_ngrams(
             slot = (slot + 1) & (size - 1);
         atomicMin(firsts + slot, place);
     };
-    for (int start = threadIdx.x; start < length; start += THREADS) {
+    for (int start = threadIdx.x; start < length; start += FINDERS) {
         visit_ngrams(text, start, length, longest, first, [&](int n, u32 row) { add(u32(n * symbols + start), row); });
         visit_words(text, start, length, letters, words,
                     [&](int place, u32 row) { add(u32(longest * symbols + place), first + row); });
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < places; i += THREADS) {
+    for (int i = threadIdx.x; i < places; i += FINDERS) {
         const u32 row = found[i];
         if (row == NO_ROW) continue;
         u32 slot = first_slot(row, size);
@@ -69,11 +71,16 @@ KERNEL(THREADS) table_logits(
     __shared__ float memory[GROUPS][THREADS];
     const int document = blockIdx.x, column = threadIdx.x % wide, n = blockIdx.y * wide + column;
     float sums[GROUPS] = {};
-    for (int i = threadIdx.x / wide; i < places; i += THREADS / wide) {
-        const u32 row = ngrams[i64(document) * places + i];
-        if (row == NO_ROW || n >= classes) continue;
-        const float value = weight[i64(row & ROW) * classes + n];
-        for (u32 group = 0; group < GROUPS; ++group) sums[group] += group == row >> GROUP_BIT ? value : 0;
+    const int step = THREADS / wide;
+    for (int i = threadIdx.x / wide; i < places; i += AHEAD * step) {
+        const Ahead<AHEAD> rows(ngrams + i64(document) * places, i, step, places);
+        float values[AHEAD];
+#pragma unroll
+        for (int k = 0; k < AHEAD; ++k)
+            values[k] = rows.at[k] != NO_ROW && n < classes ? weight[i64(rows.at[k] & ROW) * classes + n] : 0;
+#pragma unroll
+        for (int k = 0; k < AHEAD; ++k)
+            for (u32 group = 0; group < GROUPS; ++group) sums[group] += group == rows.at[k] >> GROUP_BIT ? values[k] : 0;
     }
     for (int group = 0; group < GROUPS; ++group) memory[group][threadIdx.x] = sums[group];
     __syncthreads();
@@ -89,7 +96,7 @@ KERNEL(THREADS) table_logits(
 }
 
 // Adds each document's terms to the gradients of the weights and of the bias, in quanta of 1 / per_unit, and writes the
-// size of the largest number of each term to largest and largest_bias [documents]. Blocks: documents.
+// size of the largest number of each term to largest and largest_bias [documents]. Blocks: (documents, pieces of their n-grams).
 KERNEL(THREADS) table_gradients(
     const u32* ngrams, int places, const i32* counts, const float* logit_gradients, int classes, int wide, float per_unit,
     float bias_per_unit, i32* weight, i32* bias, u32* largest, u32* largest_bias
@@ -100,22 +107,25 @@ KERNEL(THREADS) table_gradients(
     float factors[GROUPS];
     for (int group = 0; group < GROUPS; ++group) factors[group] = factor_of(counts[GROUPS * document + group]);
     u32 size = 0, size_bias = 0;
-    for (int n = threadIdx.x; n < classes; n += THREADS) {
+    for (int n = threadIdx.x; blockIdx.y == 0 && n < classes; n += THREADS) {
         add_term(bias + n, gradients[n] * bias_per_unit);
         size_bias = Larger()(size_bias, size_bits(gradients[n] * bias_per_unit));
         for (float factor : factors) size = Larger()(size, size_bits(factor * gradients[n] * per_unit));
     }
     size = over_block(size, memory, Larger());
     size_bias = over_block(size_bias, memory, Larger());
-    if (threadIdx.x == 0) {
+    if (threadIdx.x == 0 && blockIdx.y == 0) {
         largest[document] = size;
         largest_bias[document] = size_bias;
     }
+    const int step = gridDim.y * (THREADS / wide), first = blockIdx.y * (THREADS / wide) + threadIdx.x / wide;
     for (int n = threadIdx.x % wide; n < classes; n += wide)
-        for (int i = threadIdx.x / wide; i < places; i += THREADS / wide) {
-            const u32 row = ngrams[i64(document) * places + i];
-            if (row == NO_ROW) continue;
-            const float factor = factors[row >> GROUP_BIT];
-            add_term(weight + i64(row & ROW) * classes + n, factor * gradients[n] * per_unit);
+        for (int i = first; i < places; i += AHEAD * step) {
+            const Ahead<AHEAD> rows(ngrams + i64(document) * places, i, step, places);
+#pragma unroll
+            for (int k = 0; k < AHEAD; ++k) {
+                const float term = factors[rows.at[k] >> GROUP_BIT] * gradients[n] * per_unit;
+                if (rows.at[k] != NO_ROW) add_term(weight + i64(rows.at[k] & ROW) * classes + n, term);
+            }
         }
 }

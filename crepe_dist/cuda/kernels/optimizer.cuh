@@ -12,6 +12,14 @@ struct Trained {
     i32* gradients;
     float *moments, *seconds;  // first moments, or momentum: null without momentum; Adam's second moments
     i64 columns, lanes;        // of a table whose rows have one second moment each; else columns is 0
+    i64 channels;              // of a convolution, whose gradients are [taps][in][out]; else 0
+
+    // The gradient of a number.
+    __device__ i32& gradient(i64 i) const {
+        if (!channels) return gradients[i];
+        const int number = int(i), size = int(channels), of_tap = number / TOWER_TAPS;
+        return gradients[(number % TOWER_TAPS * size + of_tap % size) * size + of_tap / size];
+    }
 };
 
 // An update with the gradients times `scale`, which leaves zeros in their place. rate: for Adam with the correction of
@@ -22,8 +30,9 @@ struct Update {
 
     __device__ void numbers(const Trained& of) const {
         for (i64 i = thread_number(); i < of.count; i += all_threads()) {
-            const float gradient = scale * float(of.gradients[i]) + weight_decay * of.values[i];
-            of.gradients[i] = 0;
+            i32& whole = of.gradient(i);
+            const float gradient = scale * float(whole) + weight_decay * of.values[i];
+            whole = 0;
             if (rule == ADAM) {
                 of.moments[i] = decay * of.moments[i] + (1 - decay) * gradient;
                 of.seconds[i] = decay2 * of.seconds[i] + (1 - decay2) * gradient * gradient;
@@ -51,10 +60,8 @@ struct Update {
                 touched |= u32(whole);
                 squares += (scale * float(whole)) * (scale * float(whole));
             }
-            for (int other = lanes / 2; other > 0; other /= 2) {
-                squares += __shfl_xor_sync(0xFFFFFFFFu, squares, other);
-                touched |= __shfl_xor_sync(0xFFFFFFFFu, touched, other);
-            }
+            squares = over_lanes(squares, lanes, Plus());
+            touched = over_lanes(touched, lanes, Larger());
             float along = 1.0f, added = -rate, second = 0.0f;
             if (rule == ADAM && row < rows) {
                 second = decay2 * of.seconds[row] + (1 - decay2) * (squares / float(columns));

@@ -28,6 +28,17 @@ __device__ inline u32 row_of(u64 key, int rows) {
     return u32((key >> 32) * u64(rows) >> 32);
 }
 
+// COUNT of the row numbers before `end`, from `first` on, `step` apart; NO_ROW beyond it. Memory is asked for all of them
+// before a thread waits for one.
+template <int COUNT> struct Ahead {
+    u32 at[COUNT];
+
+    __device__ Ahead(const u32* rows, int first, int step, int end) {
+#pragma unroll
+        for (int k = 0; k < COUNT; ++k) at[k] = first + k * step < end ? rows[first + k * step] : NO_ROW;
+    }
+};
+
 // Calls visit(n, row) for the rows of the n-grams of 1 to `longest` known characters that start at a place of a text,
 // with n from 0.
 template <class Visit>

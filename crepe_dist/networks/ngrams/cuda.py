@@ -10,6 +10,8 @@ from crepe_dist.native.constants import GROUPS
 from crepe_dist.networks.ngrams.shape import NGramShape
 
 PROGRAM = "ngrams.cu"
+FINDERS = 1024  # see kernels/ngrams.cu
+BLOCKS = 512  # that keep a GPU busy: those of few documents are in pieces
 
 
 def constants(shape: NGramShape) -> dict[str, int]:
@@ -47,7 +49,7 @@ class Table:
         sets = self._run.buffer("sets", 8 * documents * size)
         self._run(
             "find_ngrams", documents, texts.texts, texts.lengths, texts.symbols, shape.longest, shape.buckets,
-            shape.letters, shape.words, significant, sets, size, ngrams, counts,
+            shape.letters, shape.words, significant, sets, size, ngrams, counts, block=FINDERS,
         )  # fmt: skip
         grid = documents, -(-shape.classes // self._wide)
         self._run("table_logits", grid, ngrams, places, counts, weight, bias, shape.classes, self._wide, logits)
@@ -56,8 +58,9 @@ class Table:
         """Add the gradients of the last batch to their sums."""
         weight, bias = (sums[f"{self._prefix}{name}"] for name in ("weight", "bias"))
         ngrams, counts = self._found(texts)
+        grid = texts.documents, max(1, BLOCKS // texts.documents)
         self._run(
-            "table_gradients", texts.documents, ngrams, self._places(texts), counts, logit_gradients,
+            "table_gradients", grid, ngrams, self._places(texts), counts, logit_gradients,
             self._shape.classes, self._wide, weight.per_unit, bias.per_unit, weight.total, bias.total, weight.largest,
             bias.largest,
         )  # fmt: skip
