@@ -18,7 +18,7 @@ from crepe_dist.cuda import driver, nccl
 from crepe_dist.cuda.gpu import Memory
 from crepe_dist.cuda.network import Program, Sum, Sums, blocks
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.distributed.world import SAME_MACHINES, World
+from crepe_dist.distributed.world import World
 from crepe_dist.exchange.exchange import LossScale, Row, SavedArrays
 from crepe_dist.exchange.optimizer import Optimizer
 from crepe_dist.exchange.quanta import Parameter, Quanta, WholeNumberExchange, mean_scale, row_width
@@ -88,13 +88,10 @@ class CudaExchange(WholeNumberExchange):
             if not why_not:
                 # NCCL hears of the end of a process of another host only.
                 _, memory = share_on_hosts(world, lambda processes: mmap.PAGESIZE)
-                name = world.agree("NCCL", lambda: nccl.unique_id() if world.is_root else "")
-                place = world.rank, world.size, world.broadcast(name, "NCCL's id")
+                name = world.broadcast(nccl.unique_id() if world.is_root else None, "NCCL's id")
                 world.beat()
                 limits = memory.check, world.patience
-                self._communicator = world.agree(
-                    "NCCL", lambda: nccl.Communicator(run.gpu, *place, *limits), alike=SAME_MACHINES
-                )
+                self._communicator = nccl.Communicator(run.gpu, world.rank, world.size, name, *limits)
 
     def _trained(self, name: str, parameter: Parameter) -> list[int]:
         """Return ``Trained`` of kernels/optimizer.cuh."""
