@@ -38,6 +38,15 @@ def emulator():
         yield
 
 
+@pytest.fixture(
+    params=["8.8", pytest.param("7.1", marks=pytest.mark.slow), pytest.param("9.1", marks=pytest.mark.slow)]
+)
+def capability(request, monkeypatch) -> str:
+    """A compute capability of the stand-in, for PTX of compute_87, compute_70 and compute_90; see ``cuda_emulator``."""
+    monkeypatch.setenv("DRIVER_CAPABILITY", request.param)
+    return request.param
+
+
 def make(shape):
     if isinstance(shape, CrepeShape):
         return test_crepe.make(shape)
@@ -82,6 +91,7 @@ def test_logits_are_those_of_the_kernels_for_cpus(shape):
     assert np.abs(gpu.parts(batch) - cpu.parts(batch)).max() <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.usefixtures("capability")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_gradients_are_those_of_the_kernels_for_cpus(shape):
     shape = replace(shape, dropout=0.3) if isinstance(shape, CrepeShape) else shape
@@ -124,6 +134,7 @@ def test_objectives_are_those_of_the_kernels_for_cpus(shape, objective):
     ("precision", "width", "stride", "rows"),
     [("bfloat16", 20, 2, 40), slow("bfloat16", 32, 1, 33), slow("float16", 20, 2, 40), slow("float16", 32, 1, 33)],
 )
+@pytest.mark.usefixtures("capability")
 def test_sixteen_bits_are_those_of_a_reference_that_rounds_alike(precision, width, stride, rows):
     """Here to 0.0002. In other documents a rounding gives another position the maximum; a missing tap costs 0.3."""
     shape = sized(width=width, blocks=2, stride=stride, dropout=0.3)
