@@ -34,8 +34,8 @@ from crepe_dist.cuda import driver, nccl
 SWITCH = "CREPE_DIST_TEST_GPU"  # "real": on the GPUs of this machine
 FOLDER = Path(__file__).parent
 LIBRARIES = {"libcuda.so.1": ("libcuda.cpp", "ptx.cpp"), "libnccl.so.2": ("libnccl.cpp",)}
-FLAGS = """-std=c++17 -O3 -march=native -ffp-contract=off -fwrapv -Wall -Wextra -shared -fPIC -fvisibility=hidden
--pthread""".split()
+FLAGS = ["-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fwrapv", "-Wall", "-Wextra", "-shared", "-fPIC"]
+FLAGS += ["-fvisibility=hidden", "-pthread"]
 
 
 def build() -> Path:
