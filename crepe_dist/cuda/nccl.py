@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from functools import cache
 from typing import Any
 
 from crepe_dist.cuda.compiler import load_from_package
-from crepe_dist.cuda.gpu import Gpu, Memory
+from crepe_dist.cuda.gpu import HANG_SECONDS, Gpu, Memory
 from crepe_dist.errors import ExitCode, PeerGone, UserError
 
 LIBRARY = "libnccl.so.2"
@@ -91,6 +92,7 @@ class Communicator:
         self._check = gpu.check = check
         self._handle = c_void_p()
         self._abort = weakref.finalize(self, _abort, gpu, self._handle, os.getpid())
+        self._abort.atexit = False  # the end of the process ends NCCL's kernel, too
         config = Config(ctypes.sizeof(Config), 0xCAFEBEEF, OLDEST, 0)
         gpu.make_current()
         unique = UniqueId.from_buffer_copy(bytes.fromhex(name))
@@ -170,11 +172,16 @@ def _failure(what: str, code: int) -> Exception:
 
 
 def _abort(gpu: Gpu, handle: c_void_p, process: int) -> None:
-    """Leave the communicator without waiting for the other ranks, which NCCL's other ending does."""
+    """Leave the communicator without waiting for other ranks, nor long for NCCL, which may hang (its issue 829)."""
+
+    def work() -> None:
+        gpu.make_current()
+        _function("ncclCommAbort")(handle)
+
     if handle.value and os.getpid() == process:
-        with suppress(UserError):
-            gpu.make_current()
-            _function("ncclCommAbort")(handle)
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(HANG_SECONDS)
 
 
 @cache

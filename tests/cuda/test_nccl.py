@@ -26,6 +26,7 @@ from crepe_dist.cuda import gpu, nccl
 from crepe_dist.errors import PeerGone, UserError
 rank, size, folder, faults = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
 device = gpu.Gpu(rank)
+gpu.HANG_SECONDS = nccl.HANG_SECONDS = 0.2
 gone = folder / "gone"
 
 def check():
@@ -55,7 +56,6 @@ try:
             os._exit(0)
         communicator.sum(memory, 1000)
         if step == 10 and "stalls" in faults:
-            gpu.HANG_SECONDS = 0.2
             del memory, device, communicator._gpu
             print("went on", flush=True)
             gone.touch()
@@ -104,6 +104,11 @@ def test_a_peer_that_is_gone_is_noticed(tmp_path):
 def test_a_peer_that_nccl_does_not_miss_is_noticed_by_the_check(code, tmp_path):
     """Also if its end shows first as an error of the own GPU, and the check knows of it only a second later."""
     told = {} if cuda_emulator.is_real() and code == 0 else {"EMULATOR_NCCL_DEAF": code}
+    assert ranks(tmp_path, 2, "during check", **told) == [GONE, ""]
+
+
+def test_a_process_ends_although_nccl_does_not(tmp_path):
+    told = {"EMULATOR_NCCL_DEAF": 0, "EMULATOR_NCCL_STUCK": 1}
     assert ranks(tmp_path, 2, "during check", **told) == [GONE, ""]
 
 

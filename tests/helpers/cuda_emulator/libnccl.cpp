@@ -215,6 +215,7 @@ API int ncclAllReduce(const void *from, void *to, size_t count, int type, int op
   return emulatorEnqueue(stream, work, given) ? int(INVALID_ARGUMENT) : int(IN_PROGRESS);
 }
 API int ncclCommAbort(Communicator *communicator) {
+  if (getenv("EMULATOR_NCCL_STUCK")) pause();
   communicator->aborted = true;  // what still waits on a stream names it, so it stays
   return SUCCESS;
 }
