@@ -165,11 +165,12 @@ __device__ inline void copy_in(const Number* document, int first, int count, int
     }
 }
 
-// Computes finish(sum, index, channel) for each number of a convolution. Blocks: (documents, tiles of positions), of
-// WARPS warps.
-template <class Finish>
-__device__ void convolve(
-    const Number* in, const Number* weights, const i32* lengths, int stride, int level, int places, Number* out, Finish finish
+// out = relu(convolution + bias + residual): without `bias` the gradient of an input, which is not rectified, and zero
+// where `hidden`, that input, is; without `residual` or `hidden` it goes without them. Blocks: (documents, tiles of
+// positions), of WARPS warps.
+KERNEL(WARPS * 32) convolve(
+    const Number* in, const Number* weights, const float* bias, const Number* residual, const Number* hidden,
+    const i32* lengths, int stride, int level, int places, Number* out
 ) {
     u8* const shared = dynamic_shared();
     Number* const rows = reinterpret_cast<Number*>(shared);
@@ -198,48 +199,11 @@ __device__ void convolve(
     for (int i = threadIdx.x; i < count * WIDTH; i += WARPS * 32) {
         const int channel = i % WIDTH;
         const i64 index = (i64(document) * places + first) * WIDTH + i;
-        put(out[index], finish(sums[i / WIDTH * SUMS + channel], index, channel));
+        float value = sums[i / WIDTH * SUMS + channel] + (bias ? of_channel(bias, channel) : 0.0f);
+        if (residual) value += to_float(residual[index]);
+        if (hidden && !(to_float(hidden[index]) > 0)) value = 0.0f;
+        put(out[index], bias ? relu(value) : value);
     }
-}
-
-// out = relu(convolution + bias)
-KERNEL(WARPS * 32) convolve_first(
-    const Number* in, const Number* weights, const float* bias, const i32* lengths, int stride, int level, int places,
-    Number* out
-) {
-    convolve(in, weights, lengths, stride, level, places, out, [&](float sum, i64, int channel) {
-        return relu(sum + of_channel(bias, channel));
-    });
-}
-
-// out = relu(convolution + bias + residual)
-KERNEL(WARPS * 32) convolve_second(
-    const Number* in, const Number* weights, const float* bias, const Number* residual, const i32* lengths, int stride,
-    int level, int places, Number* out
-) {
-    convolve(in, weights, lengths, stride, level, places, out, [&](float sum, i64 at, int channel) {
-        return relu(sum + of_channel(bias, channel) + to_float(residual[at]));
-    });
-}
-
-// Gradient of the second convolution's input, before its ReLU, whose output is `hidden`.
-KERNEL(WARPS * 32) convolve_second_back(
-    const Number* in, const Number* weights, const Number* hidden, const i32* lengths, int stride, int level, int places,
-    Number* out
-) {
-    convolve(in, weights, lengths, stride, level, places, out, [&](float sum, i64 at, int) {
-        return to_float(hidden[at]) > 0 ? sum : 0.0f;
-    });
-}
-
-// Gradient of the first convolution's input, to which that of the residual connection is added.
-KERNEL(WARPS * 32) convolve_first_back(
-    const Number* in, const Number* weights, const Number* residual, const i32* lengths, int stride, int level, int places,
-    Number* out
-) {
-    convolve(in, weights, lengths, stride, level, places, out, [&](float sum, i64 at, int) {
-        return sum + to_float(residual[at]);
-    });
 }
 
 // Adds each document's terms to the gradients of a convolution's weights, [taps][in][out] so that neighbouring threads add

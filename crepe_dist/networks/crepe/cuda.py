@@ -60,104 +60,83 @@ class Tower:
         shape, run, documents, lengths = self._shape, self._run, texts.documents, texts.lengths
         of_embedding, of_features = self._dropouts(dropping)
         first, places = texts.first, shape.positions * shape.stride
-        rows = self._rows(texts)
+        self._memory = memory = _Buffers(shape, run, documents, self._width)
         run(
             "hash_positions", blocks(documents * places), texts.texts, lengths, documents, texts.symbols, places,
-            shape.reach, shape.rows, rows,
+            shape.reach, shape.rows, memory.rows,
         )  # fmt: skip
         run(
-            "embed", blocks(documents * shape.positions * self._width // 4), rows, lengths, documents, shape.positions,
-            shape.stride, shape.stride * shape.reach, self._values["tower.table"], *of_embedding.arguments(), first,
-            self._activations(texts, 0),
+            "embed", blocks(documents * shape.positions * self._width // 4), memory.rows, lengths, documents,
+            shape.positions, shape.stride, shape.stride * shape.reach, self._values["tower.table"],
+            *of_embedding.arguments(), first, memory.activations[0],
         )  # fmt: skip
         grid = blocks(TOWER_TAPS * self._width**2), 2 * shape.blocks
         run("pack_convolutions", grid, self._weights, *self._packed)
         for block in range(shape.blocks):
-            self._forward(texts, block)
-        features, best = self._features(texts)
+            inside, hidden, out = memory.activations[block], memory.hidden[block], memory.activations[block + 1]
+            after = memory.scratch[0] if block < POOLED_BLOCKS else out
+            self._convolve(texts, block, 2 * block, inside, hidden)
+            self._convolve(texts, block, 2 * block + 1, hidden, after, residual=inside)
+            if block < POOLED_BLOCKS:
+                run(
+                    "pool", blocks(documents * shape.positions_in(block + 1) * self._width), after, lengths, documents,
+                    *self._at(texts, block)[1:], out, memory.maxima[block],
+                )  # fmt: skip
         run(
-            "summarise", documents, self._activations(texts, shape.blocks), *self._at(texts, shape.blocks),
-            *of_features.arguments(), first, features, best,
+            "summarise", documents, memory.activations[-1], *self._at(texts, shape.blocks), *of_features.arguments(),
+            first, memory.features, memory.best,
         )  # fmt: skip
-        weight, bias = self._values["tower.out.weight"], self._values["tower.out.bias"]
         run(
-            "classify", blocks(32 * documents * shape.classes), features, weight, bias, documents, shape.classes, logits
-        )
-
-    def _forward(self, texts: Texts, block: int) -> None:
-        """Compute a block of two convolutions, and its pool."""
-        run, at = self._run, self._at(texts, block)
-        inside, hidden, out = (
-            self._activations(texts, block),
-            self._hidden(texts, block),
-            self._activations(texts, block + 1),
-        )
-        pools = block < POOLED_BLOCKS
-        after = self._scratch(texts, 0) if pools else out
-        self._convolve("convolve_first", texts, block, inside, 2 * block, hidden)
-        self._convolve("convolve_second", texts, block, hidden, 2 * block + 1, after, inside)
-        if pools:
-            elements = texts.documents * self._shape.positions_in(block + 1) * self._width
-            run(
-                "pool",
-                blocks(elements),
-                after,
-                texts.lengths,
-                texts.documents,
-                *at[1:],
-                out,
-                self._maxima(texts, block),
-            )
+            "classify", blocks(32 * documents * shape.classes), memory.features, self._values["tower.out.weight"],
+            self._values["tower.out.bias"], documents, shape.classes, logits,
+        )  # fmt: skip
 
     def backward(self, texts: Texts, logit_gradients: Memory, sums: Sums, dropping: Dropping) -> None:
         """Add the gradients of the last batch to their sums."""
-        shape, run, documents = self._shape, self._run, texts.documents
+        shape, run, documents, memory = self._shape, self._run, texts.documents, self._memory
         of_embedding, of_features = self._dropouts(dropping)
-        features, best = self._features(texts)
         out, bias, table = sums["tower.out.weight"], sums["tower.out.bias"], sums["tower.table"]
         run(
-            "last_layer_gradients", documents, features, logit_gradients, shape.classes, out.per_unit, bias.per_unit,
-            out.total, bias.total, out.largest, bias.largest,
+            "last_layer_gradients", documents, memory.features, logit_gradients, shape.classes, out.per_unit,
+            bias.per_unit, out.total, bias.total, out.largest, bias.largest,
         )  # fmt: skip
-        gradients, other, inner = (self._scratch(texts, number) for number in range(3))
+        gradients, other, inner = memory.scratch
         run(
-            "spread", documents, logit_gradients, shape.classes, self._values["tower.out.weight"], features, best,
-            *self._at(texts, shape.blocks), of_features.scale, gradients,
+            "spread", documents, logit_gradients, shape.classes, self._values["tower.out.weight"], memory.features,
+            memory.best, *self._at(texts, shape.blocks), of_features.scale, gradients,
         )  # fmt: skip
         for block in reversed(range(shape.blocks)):
-            at, elements = self._at(texts, block), blocks(documents * self._shape.positions_in(block) * self._width)
+            at, elements = self._at(texts, block), blocks(documents * shape.positions_in(block) * self._width)
+            inside, hidden = memory.activations[block], memory.hidden[block]
             if block < POOLED_BLOCKS:
-                maxima = self._maxima(texts, block)
-                run("unpool", elements, gradients, maxima, texts.lengths, documents, *at[1:], other)
+                run("unpool", elements, gradients, memory.maxima[block], texts.lengths, documents, *at[1:], other)
                 gradients, other = other, gradients
             else:
-                after = self._activations(texts, block + 1)
-                run("unrelu", elements, after, texts.lengths, documents, *at[1:], gradients)
-            inside, hidden = self._activations(texts, block), self._hidden(texts, block)
+                run("unrelu", elements, memory.activations[block + 1], texts.lengths, documents, *at[1:], gradients)
             self._add_gradients(texts, block, hidden, gradients, 2 * block + 1, sums)
-            self._convolve("convolve_second_back", texts, block, gradients, 2 * block + 1, inner, hidden)
+            self._convolve(texts, block, 2 * block + 1, gradients, inner, hidden=hidden, back=True)
             self._add_gradients(texts, block, inside, inner, 2 * block, sums)
-            self._convolve("convolve_first_back", texts, block, inner, 2 * block, other, gradients)
+            self._convolve(texts, block, 2 * block, inner, other, residual=gradients, back=True)
             gradients, other = other, gradients
-        positions, terms = shape.positions, self._run.buffer("terms", 4 * documents * shape.positions * self._width)
+        positions, terms = shape.positions, run.buffer("terms", 4 * documents * shape.positions * self._width)
         run(
-            "embedding_terms", documents, gradients, self._activations(texts, 0), texts.lengths, positions,
-            shape.stride, of_embedding.scale * table.per_unit, terms, table.largest,
+            "embedding_terms", documents, gradients, memory.activations[0], texts.lengths, positions, shape.stride,
+            of_embedding.scale * table.per_unit, terms, table.largest,
         )  # fmt: skip
         run(
-            "add_embedding_terms", blocks(documents * positions * shape.width), terms, self._rows(texts), texts.lengths,
+            "add_embedding_terms", blocks(documents * positions * shape.width), terms, memory.rows, texts.lengths,
             documents, positions, shape.stride, shape.stride * shape.reach, table.total,
         )  # fmt: skip
 
     def _convolve(
-        self, kernel: str, texts: Texts, block: int, inside: Memory, number: int, out: Memory, *others: Memory
-    ) -> None:
-        """Launch one of the kernels on ``convolve``; those that compute gradients end in ``back``, and have no bias."""
-        forward, backward = self._of_convolution[number]
-        bias = self._values[f"tower.convolutions.{number}.bias"]
-        weights = (backward,) if kernel.endswith("back") else (forward, bias)
+        self, texts: Texts, block: int, number: int, inside: Memory, out: Memory, *, residual: Memory | None = None,
+        hidden: Memory | None = None, back: bool = False,
+    ) -> None:  # fmt: skip
+        """Compute a convolution or, ``back``, the gradient of its input; see ``convolve`` in kernels/crepe.cu."""
+        bias = None if back else self._values[f"tower.convolutions.{number}.bias"]
         grid = texts.documents, -(-self._shape.positions_in(block) // self._tile)
-        self._run(kernel, grid, inside, *weights, *others, *self._at(texts, block), out, **self._convolution)
+        given = inside, self._of_convolution[number][back], bias, residual, hidden
+        self._run("convolve", grid, *given, *self._at(texts, block), out, **self._convolution)
 
     def _add_gradients(
         self, texts: Texts, block: int, inside: Memory, gradients: Memory, number: int, sums: Sums
@@ -179,30 +158,28 @@ class Tower:
         """Return what tells the kernels where the positions of a block are."""
         return texts.lengths, self._shape.stride, min(block, POOLED_BLOCKS), self._shape.positions_in(block)
 
-    def _rows(self, texts: Texts) -> Memory:
-        """Return the memory of the rows of each position's n-grams, uint32 [documents, positions, stride × reach]."""
-        shape = self._shape
-        return self._run.buffer("rows", 4 * texts.documents * shape.positions * shape.stride * shape.reach)
 
-    def _numbers(self, name: str, texts: Texts, block: int) -> Memory:
-        size = self._run.number_bytes * texts.documents * self._shape.positions_in(block) * self._width
-        return self._run.buffer(name, size)
+class _Buffers:
+    """Memory of the tower for a batch, in which kernels leave what others read.
 
-    def _activations(self, texts: Texts, block: int) -> Memory:
-        """Return the memory of a block's input, or of the last block's output."""
-        return self._numbers(f"activations {block}", texts, block)
+    Attributes:
+        rows: rows of each position's n-grams, uint32 [documents, positions, stride × reach].
+        activations: inputs of the blocks, and the output of the last one.
+        hidden: activations between the convolutions of each block.
+        scratch: three arrays as large as the first activations.
+        maxima: places of the maxima of the pools.
+        features: features, float32 [documents, 2, width].
+        best: positions of the maxima among them, int32 [documents, width].
+    """
 
-    def _hidden(self, texts: Texts, block: int) -> Memory:
-        return self._numbers(f"hidden {block}", texts, block)
+    def __init__(self, shape: CrepeShape, run: Program, documents: int, width: int) -> None:
+        def numbers(name: str, block: int, each: int = run.number_bytes) -> Memory:
+            return run.buffer(name, each * documents * shape.positions_in(block) * width)
 
-    def _scratch(self, texts: Texts, number: int) -> Memory:
-        return self._numbers(f"scratch {number}", texts, 0)
-
-    def _maxima(self, texts: Texts, block: int) -> Memory:
-        """Return the memory of the places of the maxima of a block's pool."""
-        return self._run.buffer(f"maxima {block}", texts.documents * self._shape.positions_in(block + 1) * self._width)
-
-    def _features(self, texts: Texts) -> tuple[Memory, Memory]:
-        """Return the memory of the features, and of the positions of their maxima."""
-        size = 4 * texts.documents * self._shape.width
-        return self._run.buffer("features", 2 * size), self._run.buffer("best", size)
+        self.rows = run.buffer("rows", 4 * documents * shape.positions * shape.stride * shape.reach)
+        self.activations = [numbers(f"activations {block}", block) for block in range(shape.blocks + 1)]
+        self.hidden = [numbers(f"hidden {block}", block) for block in range(shape.blocks)]
+        self.scratch = [numbers(f"scratch {number}", 0) for number in range(3)]
+        self.maxima = [numbers(f"maxima {block}", block + 1, 1) for block in range(min(shape.blocks, POOLED_BLOCKS))]
+        self.features = run.buffer("features", 8 * documents * shape.width)
+        self.best = run.buffer("best", 4 * documents * shape.width)
