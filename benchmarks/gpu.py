@@ -1,24 +1,20 @@
 #!/usr/bin/env python3
-"""Check and measure training on the GPUs of this host: what their owner runs once. It takes about ten minutes.
+"""Try everything on the GPUs of this host, in an order in which a failure explains itself: the first hour on a GPU.
 
-    uv run --no-sync benchmarks/gpu.py --json gpu.json
-    uv run --no-sync benchmarks/gpu.py --json gpu.json --only doctor correctness parity
+    uv sync --group dev --extra gpus
+    uv run --no-sync benchmarks/gpu.py                   # stops at the first failure, and says what it means
+    uv run --no-sync benchmarks/gpu.py --only squares gradients
+    uv run --no-sync benchmarks/gpu.py --emulator        # without a GPU, at small sizes
 
-doctor       `crepe doctor`, and the links between the GPUs
-correctness  losses and parameters of each network and engine, against our kernels on the CPU
-parity       SHA-256 of the parameters that 1, 2, 4, 8 processes train with our own engine: all the same
-resume       a killed process: how soon the others end, and whether the resumed run is bit-identical
-throughput   documents/s of short runs of the default network, with 128 documents a GPU, on long texts and on short
-             ones: both engines on one GPU and on several, beside the exported module in PyTorch, eager and compiled
-
-What cannot run is in the tables with its error. The JSON holds no names of users or hosts, except in messages of
-failing programs: read it before you send it.
+Most steps are tests of the suite, which ``CREPE_DIST_TEST_GPU=real`` lets run on the GPUs. The outcome is a JSON file
+and a summary beside it, in Markdown. They hold no names of users or hosts, except in messages of failing programs: read
+them before you send them.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import ctypes
 import json
 import os
 import random
@@ -28,298 +24,305 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+import xml.etree.ElementTree as ET
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import peers
-from commands import TRAIN, OutOfTime, call, limited, started
+from commands import TRAIN, call
 
-from crepe_dist import command, machine
-from crepe_dist.cuda import driver
+from crepe_dist import command, machine, registry
+from crepe_dist.cuda import compiler, driver, gpu, nccl
+from crepe_dist.data.batch import pack
 from crepe_dist.data.dataset import open_dataset
+from crepe_dist.distributed.device import Device
+from crepe_dist.distributed.world import World
+from crepe_dist.engines.engine import open_engine
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_json, sha256, write_json
-from crepe_dist.model import parameters
-from crepe_dist.model.compressed import Packed
+from crepe_dist.files import read_json, write_json, write_text
+from crepe_dist.model.backend import choose_backend
 from crepe_dist.settings.flags import check_output
+from crepe_dist.settings.options import ModelOptions, OptimizerOptions
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from tests.helpers import cuda_emulator  # noqa: E402
+from tests.helpers.engines import TrainingStep, initial  # noqa: E402
 
 WORKER = Path(__file__).with_name("torch_worker.py")
 CREPE = (sys.executable, "-m", "crepe_dist")
 QUIET = ("--logging.tensorboard=false", "--logging.report=false")
-# Steps too small for rounding errors to grow, and the same dropout for all engines: none.
-STEADY = (
-    "--optimizer=sgd", "--learning-rate=0.005", "--schedule=constant", "--dropout=0",
-)  # fmt: skip
-NETWORKS = {"crepe": (), "ngrams": (), "paper": ("--size=tiny",)}
-OWN, ENGINES = "own", ("own", "mxnet")
 FLOAT32, AUTO = "float32", "auto"
-TOLERANCE = {FLOAT32: 1e-4, AUTO: 2e-2}  # of the losses, in nats
 LONG, SHORT = "long", "short"  # texts of 1,014 characters, and the sample's of 192 at most
-LENGTH = 1014
+SANITIZERS = ("memcheck", "racecheck", "synccheck")
 Row = dict[str, Any]
 Rows = Iterator[Row]
 
 
+class Skipped(Exception):
+    """What this host cannot try, and why."""
+
+
 @dataclass(frozen=True)
 class Bench:
-    """Sizes of the benchmark; the defaults are those for GPUs.
+    """Sizes of what is measured; the defaults are those for GPUs."""
 
-    Attributes:
-        folder: folder of the data sets and runs.
-        device: gpu or cpu.
-        worlds: numbers of processes, ascending, from 1.
-        python: interpreter with PyTorch; empty: PyTorch is left out.
-        without_python: the reason.
-        rows: documents of an epoch, about.
-        batch: documents of a process and step.
-        seconds: duration of a measurement of PyTorch.
-        sizes: flags of the default network.
-    """
+    folder: Path  # of data sets and runs
+    emulated: bool
+    peers: str  # interpreter with PyTorch; empty: install one
+    rows: int = 8192  # documents of an epoch, about
+    batch: int = 128  # documents of a process and step
+    steps: int = 20  # whose kernels are timed
+    sizes: tuple[tuple[str, int], ...] = ()  # settings of the default network
 
-    folder: Path
-    device: str
-    worlds: list[int]
-    python: str
-    without_python: str
-    rows: int = 8192
-    batch: int = 128
-    seconds: float = 3.0
-    sizes: tuple[str, ...] = ()
-
-    def train(self, name: str, processes: int, *flags: str, data: str = SHORT, device: str = "") -> list[str]:
-        """Make the command of a short run in the folder ``name``; ``flags`` take precedence over its settings."""
-        where = ("--data", str(self.folder / data), "--device", device or self.device, "--run-dir", str(self.run(name)))
-        launch = ["horovodrun", "-np", str(processes)] if processes > 1 else []
-        sizes = () if "--model=paper" in flags else self.sizes
-        return [*launch, *TRAIN, *where, *sizes, *QUIET, "--epochs=1", f"--batch-size={self.batch}", *flags]
-
-    def run(self, name: str) -> Path:
-        return self.folder / "runs" / name
+    def train(self, run: Path, data: str, processes: int, device: str, *flags: str) -> None:
+        """Train in the folder ``run``."""
+        launch = [*CREPE, "supervise", "-np", str(processes), "--max-restarts=0"] if processes > 1 else TRAIN
+        where = ("--data", str(self.folder / data), "--device", device, "--run-dir", str(run))
+        call([*launch, *where, *(f"--{name}={size}" for name, size in self.sizes), *QUIET, *flags], seconds=600)
 
     def prepare(self) -> None:
-        """Make both data sets: long texts are those of several documents of a class."""
+        """Make both data sets, once: long texts are those of several documents of a class."""
+        if (self.folder / LONG).exists():
+            return
         per_class = str(max(10, self.rows // 3))  # a fifth is the test split
         call([*CREPE, "prepare", "sample", "--max-per-class", per_class, "--out", str(self.folder / SHORT)])
-        data, generator = open_dataset(self.folder / SHORT), random.Random(0)
+        data, generator, of_class = open_dataset(self.folder / SHORT), random.Random(0), defaultdict(list)
         labels = data.splits["train"].labels.tolist()
-        texts: list[list[str]] = [[] for _ in data.classes]
         for row, label in enumerate(labels):
-            texts[label].append(data.text("train", row))
-        self.texts(SHORT).write_text("".join(f"{line}\n" for of_class in texts for line in of_class), encoding="utf-8")
-        rows = [(data.classes[label], _joined(texts[label], generator)) for label in labels]
-        self.texts(LONG).write_text("".join(f"{text}\n" for _, text in rows), encoding="utf-8")
-        table = self.folder / "long.csv"
-        with table.open("w", newline="", encoding="utf-8") as stream:
-            csv.writer(stream).writerows(rows)
-        call([*CREPE, "prepare", str(table), "--feature-len", str(LENGTH), "--out", str(self.folder / LONG)])
+            of_class[label].append(data.text("train", row))
+        joined = [" ".join(generator.choices(of_class[label], k=20)) for label in labels]
+        for name, texts in ((LONG, joined), (SHORT, chain(*of_class.values()))):
+            write_text(self.texts(name), "".join(f"{text}\n" for text in texts))
+        lines = (json.dumps({"label": data.classes[label], "text": text}) for label, text in zip(labels, joined))
+        write_text(self.folder / "long.jsonl", "\n".join(lines))
+        source, out = str(self.folder / "long.jsonl"), str(self.folder / LONG)
+        call([*CREPE, "prepare", source, "--feature-len", "1014", "--out", out])
 
     def texts(self, data: str) -> Path:
         """File of the texts of a data set, one a line."""
         return self.folder / f"{data}.txt"
 
 
-def _joined(texts: list[str], generator: random.Random) -> str:
-    parts: list[str] = []
-    while sum(map(len, parts)) < LENGTH:
-        parts.append(generator.choice(texts))
-    return " ".join(" ".join(parts).split())
+SMALL: Row = {"rows": 30, "batch": 2, "steps": 1, "sizes": (("buckets", 4096), ("embeddings", 1024), ("width", 16))}
 
 
-SMALL: dict[str, Any] = {
-    "rows": 30, "batch": 4, "seconds": 0.1, "sizes": ("--buckets=4096", "--embeddings=1024"),
-}  # fmt: skip
+# ---- what is tried ---------------------------------------------------------------------------------------------------
 
 
-def doctor(bench: Bench) -> Rows:
-    lines = call([*CREPE, "doctor"], codes=(0, 1)).splitlines()
-    links = call(["nvidia-smi", "topo", "-m"]) if shutil.which("nvidia-smi") else ""
-    yield {"verdict": lines[-1], "lines": lines, "links": links.splitlines()}
+def describe(bench: Bench) -> Rows:
+    lines = call([*CREPE, "doctor", "--quick"], codes=(0, 1)).splitlines()
+    if error := driver.missing() or driver.outdated() or compiler.missing():
+        raise error
+    if not lines[-1].startswith("ready"):
+        raise RuntimeError(" | ".join(lines))
+    yield {"doctor": lines[-1], "lines": lines, "NCCL": nccl.available()}
+    gpus = range(driver.count())
+    for number in gpus:
+        capability, place = driver.compute_capability(number) or (0, 0), driver.place_of(number)
+        compiled = f"{compiler.architecture_for(capability)}, {compiler.compilers(capability)}"
+        sliced = sum(driver.place_of(other) == place for other in gpus) > 1
+        yield {"GPU": number, "name": driver.name_of(number), "compiled for": compiled, "slice (MIG)": sliced}
+    for question in (["topo", "-m"], ["-q"]) if shutil.which("nvidia-smi") else ():
+        yield {"lines": call(["nvidia-smi", *question]).splitlines()}
 
 
-def correctness(bench: Bench) -> Rows:
-    for network, sizes in NETWORKS.items():
-        flags = (f"--model={network}", *sizes, *STEADY)
-        call(bench.train(network, 1, *flags, "--precision=float32", device="cpu"))
-        for engine in ENGINES:
-            for precision in (FLOAT32, AUTO):
-                case = (bench, f"{network}-{engine}-{precision}", (*flags, f"--kernels={engine}"), precision)
-                row = {"network": network, "engine": engine, "precision": precision}
-                yield {**row, **tried(partial(against, *case, bench.run(network)))}
+def run_tests(selection: str, under: Sequence[str] = ()) -> Row:
+    """Run tests, also slow ones, each file once; return how many passed, and how many were skipped and why.
+
+    Args:
+        selection: files of tests, and an expression of names after a colon.
+        under: program, with its flags, that watches over them.
+
+    Raises:
+        RuntimeError: a test failed, or the program complained.
+        Skipped: all were skipped.
+    """
+    files, _, names = selection.partition(":")
+    pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-m", "", "--timeout=1200", "-k", names.strip()]
+    with tempfile.TemporaryDirectory() as folder:
+        report, paths = Path(folder) / "report.xml", [str(ROOT / "tests" / each) for each in files.split()]
+        out = call([*under, *pytest, f"--junit-xml={report}", "--rootdir", str(ROOT), *paths], range(256))
+        cases = list(ET.parse(report).iter("testcase")) if report.exists() else []
+    reasons: Counter[str] = Counter()
+    for case in cases:
+        for outcome in case:
+            told = outcome.get("message", "")
+            if outcome.tag in ("failure", "error"):
+                raise RuntimeError(f"{case.get('classname')}.{case.get('name')}: {told}\n{outcome.text}")
+            reasons[told] += outcome.tag == "skipped"
+    complaints = [line for line in out.splitlines() if line.startswith("=========")] if under else []
+    if not cases or (complaints and "SUMMARY: 0 " not in complaints[-1]):
+        raise RuntimeError("\n".join(complaints[:60]) or out[-3000:])
+    if len(cases) == sum(reasons.values()):
+        raise Skipped("; ".join(reasons))
+    return {"passed": len(cases) - sum(reasons.values()), "skipped": dict(reasons)}
 
 
-def against(bench: Bench, name: str, flags: tuple[str, ...], precision: str, reference: Path) -> Row:
-    """Train, and compare with the run ``reference``."""
-    call(bench.train(name, 1, *flags, f"--precision={precision}"))
-    return compared(bench.run(name), reference, TOLERANCE[precision])
+def sanitize(bench: Bench) -> Rows:
+    found = shutil.which("compute-sanitizer", path=f"{os.environ.get('PATH', '')}:/usr/local/cuda/bin")
+    if bench.emulated or found is None:
+        lacks = "compute-sanitizer is not installed (NVIDIA's package cuda-sanitizer-12-8)"
+        raise Skipped("the emulator looks for the same mistakes itself" if bench.emulated else lacks)
+    for tool in SANITIZERS:
+        tests = "cuda/test_squares.py engines/test_cuda_engine.py: square or gradients_are or rounds_alike"
+        yield {"tool": tool, **run_tests(tests, [found, f"--tool={tool}", "--print-limit=20"])}
 
 
-def parity(bench: Bench) -> Rows:
-    if bench.worlds[-1] == 1:
-        raise UserError("it needs several processes", "there is one GPU, or Horovod is not installed")
-    alone = ""
-    for processes in bench.worlds:
-        call(bench.train(f"parity-{processes}", processes, f"--kernels={OWN}"))
-        digest = sha256(trained(bench.run(f"parity-{processes}")))
-        alone = alone or digest
-        yield {"processes": processes, "sha256": digest, "ok": digest == alone}
+def time_kernels(bench: Bench) -> Rows:
+    bench.prepare()
+    for precision in (AUTO, FLOAT32):
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # which leaves its GPU
+            yield from pool.submit(kernel_times, bench, precision).result(600)
+
+
+def kernel_times(bench: Bench, precision: str) -> list[Row]:
+    """Time the kernels of training steps of the default network on long texts, by events."""
+    data, device = open_dataset(bench.folder / LONG), Device("gpu", 0)
+    split, rows = data.splits["train"], np.arange(bench.batch)
+    settings: Any = {"precision": precision, **dict(bench.sizes)}
+    options = ModelOptions(**settings)
+    shape: Any = registry.shape("crepe").for_data(options, data.encoding, len(data.classes), len(split))
+    backend = choose_backend(options, device, shape)
+    engine: Any = open_engine(shape, initial(shape).parameters, backend, device=device)
+    step = TrainingStep(engine, engine.open_exchange(World(), OptimizerOptions(), bench.batch))
+    batch = pack(split.codes(rows), split.labels[rows], bench.batch, bench.batch)
+    for number in range(1, 4):  # until the quanta are found
+        step(batch, number, 0.001)
+    cuda, launch = ctypes.CDLL(driver.LIBRARY), gpu.Module.launch
+    marks: list[tuple[str, list[ctypes.c_void_p]]] = []
+
+    def timed(module: Any, name: str, *given: Any, **named: Any) -> None:
+        events = [ctypes.c_void_p(), ctypes.c_void_p()]
+        for event in events:
+            cuda.cuEventCreate(ctypes.byref(event), 0)
+        cuda.cuEventRecord(events[0], module._gpu.stream)
+        launch(module, name, *given, **named)
+        cuda.cuEventRecord(events[1], module._gpu.stream)
+        marks.append((name, events))
+
+    gpu.Module.launch = timed  # type: ignore[assignment, method-assign]
+    for number in range(4, 4 + bench.steps):
+        step(batch, number, 0.001)
+    engine.wait()
+    spent, elapsed = defaultdict(list), ctypes.c_float()
+    for name, events in marks:
+        cuda.cuEventElapsedTime(ctypes.byref(elapsed), *events)
+        for each in (name, "all kernels"):
+            spent[each].append(1000 * elapsed.value / bench.steps)
+    return [
+        {"precision": backend.precision, "kernel": name, "launches": len(each) / bench.steps, "us a step": sum(each)}
+        for name, each in sorted(spent.items(), key=lambda pair: -sum(pair[1]))
+    ]
 
 
 def throughput(bench: Bench) -> Rows:
-    worlds = {OWN: bench.worlds, "mxnet": sorted({1, bench.worlds[-1]})}
-    for data in (LONG, SHORT):
-        for engine, sizes in worlds.items():
-            for processes in sizes:
-                for precision in (AUTO, FLOAT32) if processes == 1 else (AUTO,):
-                    row = {"texts": data, "by": engine, "processes": processes, "precision": precision}
-                    yield {**row, **tried(partial(ours, bench, data, processes, engine, precision))}
-        for precision in (AUTO, FLOAT32):
-            yield theirs(bench, data, precision, compiled=False)
-    for data in (LONG, SHORT):  # last, because the compilation takes a minute
-        yield theirs(bench, data, AUTO, compiled=True)
+    """Measure short runs of the default network, beside the exported module in PyTorch, eager and compiled."""
+    bench.prepare()
+    worlds = [size for size in (1, 2, 4, 8) if size <= driver.count()]
+    cases: list[tuple[Any, ...]] = [(ours, data, AUTO, size) for data in (LONG, SHORT) for size in worlds]
+    cases += [(ours, data, FLOAT32, 1) for data in (LONG, SHORT)]
+    cases += [(torch, data, each, False) for data in (LONG, SHORT) for each in (AUTO, FLOAT32)]
+    cases += [(torch, data, AUTO, True) for data in (LONG, SHORT)]  # last: the compilation takes a minute
+    for measure, data, precision, how in cases:
+        yield {"texts": data, "precision": precision, **measure(bench, data, precision, how)}
 
 
-def ours(bench: Bench, data: str, processes: int, engine: str, precision: str) -> Row:
+def ours(bench: Bench, data: str, precision: str, processes: int) -> Row:
     """Measure the steps of a run of at least an epoch, and of more if it has too few of them."""
-    name = f"{data}-{engine}-{precision}-{processes}"
-    flags = (f"--kernels={engine}", f"--precision={precision}")
+    run, began = bench.folder / "runs" / f"{data}-{precision}-{processes}", time.monotonic()
     batch = (f"--batch-size={bench.batch * processes}", f"--epochs={max(1, processes // 2)}")
-    began = time.monotonic()
-    call(bench.train(name, processes, *flags, *batch, data=data))
-    steps = [record["milliseconds"] for record in _steps(bench.run(name))]
+    bench.train(run, data, processes, "gpu", f"--precision={precision}", *batch)
+    records = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    steps = [record["milliseconds"] for record in records if record["event"] == "step"]
     step = statistics.median(steps[len(steps) // 2 :])
-    rate, seconds = 1000 * processes * bench.batch / step, time.monotonic() - began
-    computes = read_json(bench.run(name) / "result.json")["provenance"]["computes"]
-    return {"rate": rate, "step_ms": step, "first_ms": steps[0], "run_s": seconds, "computes": computes}
-
-
-def theirs(bench: Bench, data: str, precision: str, compiled: bool) -> Row:
-    by = f"PyTorch, {'compiled' if compiled else 'eager'}"
-    row = {"texts": data, "by": by, "processes": 1, "precision": precision}
-    return {**row, **tried(partial(torch, bench, data, precision, compiled))}
+    times = {"documents/s": 1000 * processes * bench.batch / step, "step ms": step, "first ms": steps[0]}
+    by = read_json(run / "result.json")["provenance"]["computes"]
+    return {"by": f"crepe_dist, {by}", "processes": processes, **times, "run s": time.monotonic() - began}
 
 
 def torch(bench: Bench, data: str, precision: str, compiled: bool) -> Row:
-    """Measure PyTorch's steps, with the exported module of a run on the CPU."""
-    if not bench.python:
-        raise UserError("PyTorch was left out", bench.without_python)
-    made, folder = f"{data}-made", bench.folder / f"{data}-module"
-    if not folder.exists():
-        call(bench.train(made, 1, data=data, device="cpu"))
-        call([*CREPE, "export", str(bench.run(made)), "--format", "pytorch", "--out", str(folder)])
-    request: Row = {"folder": str(folder), "texts": str(bench.texts(data)), "device": bench.device}
-    request |= {"precision": precision, "compiled": compiled, "batch": bench.batch, "seconds": bench.seconds}
-    # -I: import no module of the worker's folder in place of one of PyTorch's.
-    out = call([bench.python, "-I", str(WORKER), json.dumps(request)], environment=peers.environment())
-    return dict(json.loads(out.splitlines()[-1]))
+    """Measure PyTorch's steps, with the exported module of a run on the CPU; an error is no failure of ours."""
+    row: Row = {"by": f"PyTorch, {'compiled' if compiled else 'eager'}", "processes": 1}
+    made, folder = bench.folder / "runs" / f"{data}-made", bench.folder / f"{data}-module"
+    try:
+        python = bench.peers or peers.interpreter(partial(print, file=sys.stderr))
+        if not folder.exists():
+            bench.train(made, data, 1, "cpu", "--epochs=1")
+            call([*CREPE, "export", str(made), "--format", "pytorch", "--out", str(folder)])
+        request: Row = {"folder": str(folder), "texts": str(bench.texts(data)), "device": "gpu"}
+        request |= {"precision": precision, "compiled": compiled, "batch": bench.batch, "seconds": 3.0}
+        # -I: import no module of the worker's folder in place of one of PyTorch's.
+        out = call([python, "-I", str(WORKER), json.dumps(request)], environment=peers.environment(), seconds=600)
+    except (OSError, RuntimeError, UserError) as error:
+        return {**row, "error": " ".join(f"{error}".split())}
+    found = json.loads(out.splitlines()[-1])
+    return {**row, "documents/s": found["rate"], "step ms": found["step_ms"], "first ms": found["first_ms"]}
 
 
-def resume(bench: Bench) -> Rows:
-    """Kill the last rank after the first epoch, and run the same command again."""
-    processes, run = bench.worlds[-1], bench.run("killed")
-    flags = ("--epochs=5", "--checkpoint.every=100")
-    call(bench.train("unbroken", processes, *flags))
-    with started(bench.train(run.name, processes, *flags)) as (process, output):
-        found: dict[int, int] = {}
-        while len(found) < processes or not list(run.glob("checkpoints/*.params")):
-            if process.poll() is not None:
-                raise RuntimeError(f"it ended by itself: {output[1].read_text(errors='replace')[-1000:]}")
-            found = found if len(found) == processes else ranks(run)
-            time.sleep(0.01)
-        os.kill(found[processes - 1], signal.SIGKILL)
-        killed = time.monotonic()
-        while process.poll() is None or ranks(run):
-            time.sleep(0.1)
-        seconds = time.monotonic() - killed
-    call(bench.train(run.name, processes, *flags))
-    digests = [sha256(trained(each)) for each in (run, bench.run("unbroken"))]
-    same = digests[0] == digests[1]
-    yield {"processes": processes, "seconds until all ended": seconds, "sha256": digests[0], "ok": same}
-
-
-# Each section, with its share of the time; what it leaves is the next one's.
-SECTIONS: dict[str, tuple[Callable[[Bench], Rows], float]] = {
-    "doctor": (doctor, 0.1), "correctness": (correctness, 0.2), "parity": (parity, 0.1), "resume": (resume, 0.1),
-    "throughput": (throughput, 0.5),
+# Each step: tests (files, and names after a colon) or a function; and what a failure means, and what to do.
+ENGINE, COMMANDS, RUNS = "engines/test_cuda_engine.py", "cuda/test_gpu_commands.py", "cuda/test_cuda_runs.py"
+STEPS: dict[str, tuple[str | Callable[[Bench], Rows], str]] = {
+    "machine": (describe, "We cannot use the GPU: do what the message says. docs/install.md has the versions."),
+    "driver": ("cuda/test_cuda_driver.py: not full and not two_processes and not forked", """
+    Copies, shuffles, atomics or roundings are not what CUDA documents: our call of the driver, or its fault. What comes
+    after would say nothing."""),
+    "squares": ("cuda/test_squares.py", """
+    A tile of the tensor cores (wmma) holds other numbers than we think. Look at Square in cuda/kernels/product.cuh for
+    the precision and the layout in the message."""),
+    "gradients": (f"{ENGINE}: logits_are or gradients_are or objectives or rounds_alike or finite", """
+    A kernel computes something else than on the CPU or, in rounds_alike, reads or rounds 16 bits elsewhere. The wrong
+    parameter that is nearest to the output tells the kernel."""),
+    "sanitizer": (sanitize, """
+    A kernel leaves its memory (memcheck), reads before another thread has written (racecheck) or waits for one that does
+    not come (synccheck). The message names it."""),
+    "equal bits": (f"{ENGINE}: nor_another_time or no_trace or continues_exactly", """
+    The same step gave other bits: a race, floats that are added in no fixed order, or memory that was not cleared."""),
+    "epoch": (f"{ENGINE} {COMMANDS}: follows_the or epoch_ends or needs_no_mxnet or moves", """
+    The gradients are right, but parameters end far from the CPU's: the optimizer, the data or the state of a run."""),
+    "limits": (f"cuda/test_cuda_driver.py {COMMANDS}: full_gpu or two_processes or forked or too_small", """
+    A full GPU, a cold cache that two processes fill, or a fork ends otherwise than we promise."""),
+    "NCCL": ("cuda/test_nccl.py", """
+    NCCL's sums of whole numbers are wrong, or it hangs. Try NCCL_P2P_DISABLE=1, and read what NCCL_DEBUG=INFO shows;
+    without it (pip uninstall nvidia-nccl-cu12) we sum in main memory."""),
+    "1, 2, 4 GPUs": (f"{RUNS}: not broken", """
+    Several GPUs train another model than one: a sum, or something that depends on the rank. Train on one meanwhile."""),
+    "broken runs": (f"{RUNS}: broken", """
+    After SIGKILL in a sum, or SIGSTOP, the others hang or say something else, or the resumed run has other bits."""),
+    "MXNet": ("mxnet_gpu/test_run.py", "MXNet's GPU build computes something else than on the CPU: --device cpu."),
+    "kernels": (time_kernels, "No kernel could be timed. What came before is right."),
+    "predictions": (f"{COMMANDS}: answers", "The GPU predicts other probabilities than the CPU."),
+    "throughput": (throughput, "A run of the usual size failed, where small ones do not: memory, or a bound."),
 }  # fmt: skip
 
 
-def compared(run: Path, reference: Path, tolerance: float) -> Row:
-    """Compare two finished runs that recorded every step.
-
-    Args:
-        tolerance: largest difference of two losses that is ``ok``, in nats.
-
-    Returns:
-        ``steps``, how many both runs recorded; the largest difference of the losses of the first, the second and any
-        of them; of ``parameters`` at the end; and ``ok``.
-    """
-    losses, references = ({step["step"]: step["loss"] for step in _steps(each)} for each in (run, reference))
-    common = sorted(losses.keys() & references.keys())
-    apart = [abs(losses[step] - references[step]) for step in common]
-    arrays, expected = _parameters(run), _parameters(reference)
-    worst = max(float(np.abs(arrays[name] - expected[name]).max()) for name in expected)
-    row = {"steps": len(common), "first": apart[0], "second": apart[1], "any": max(apart), "parameters": worst}
-    return {**row, "tolerance": tolerance, "ok": max(apart) <= tolerance}
+# ---- the report ------------------------------------------------------------------------------------------------------
 
 
-def _steps(run: Path) -> list[Row]:
-    records = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    return [record for record in records if record["event"] == "step"]
-
-
-def trained(run: Path) -> Path:
-    """Return the file of the parameters that a finished run chose."""
-    return Path(run / read_json(run / "result.json")["checkpoint"])
-
-
-def _parameters(run: Path) -> Any:
-    arrays = parameters.load(trained(run))
-    return {name: array.checked().unpack() if isinstance(array, Packed) else array for name, array in arrays.items()}
-
-
-def ranks(run: Path) -> dict[int, int]:
-    """Map the rank of each process that trains in that folder to its process id."""
-    pids = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            words, settings = ((path / name).read_text(errors="replace").split("\0") for name in ("cmdline", "environ"))
-            if words[:3] == list(TRAIN) and str(run) in words:
-                variables = dict(setting.partition("=")[::2] for setting in settings)
-                pids[int(variables.get("HOROVOD_RANK", 0))] = int(path.name)
-    return pids
-
-
-def measured(section: Callable[[], Iterable[Row]], seconds: float) -> Row:
-    """Run a section for at most ``seconds``; return its rows and, if it failed, the error."""
+def tried(name: str, bench: Bench) -> Row:
+    """Take a step; return its outcome, and rows of what it found."""
+    work, means = STEPS[name]
     rows: list[Row] = []
-    begun, error = time.monotonic(), ""
+    found: Row = {"step": name, "outcome": "passed", "rows": rows}
+    begun = time.monotonic()
     try:
-        with limited(seconds):
-            for row in section():
-                rows.append(row)
-                print(", ".join(f"{name} {shown}" for name, shown in cells(row)), file=sys.stderr, flush=True)
-    except OutOfTime:
-        error = f"not finished after {seconds:.0f} s"
-    except Exception as failure:
-        error = _in_a_line(failure)
-    return {"seconds": time.monotonic() - begun, **({"error": error} if error else {}), "rows": rows}
-
-
-def tried(work: Callable[[], Row]) -> Row:
-    """Return the row, or an error in its place, so that the other rows of a section are measured."""
-    try:
-        return work()
-    except Exception as failure:
-        return {"error": _in_a_line(failure)}
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+        for row in iter([run_tests(work)]) if isinstance(work, str) else work(bench):
+            rows.append(row)
+            print(f"  {', '.join(f'{key} {shown}' for key, shown in cells(row))}", file=sys.stderr, flush=True)
+    except Skipped as reason:
+        found |= {"outcome": "skipped", "why": str(reason)}
+    except Exception as error:
+        found |= {"outcome": "FAILED", "means": " ".join(means.split()), "error": f"{type(error).__name__}: {error}"}
+    return {**found, "seconds": time.monotonic() - begun}
 
 
 def cells(row: Row) -> Iterator[tuple[str, str]]:
@@ -327,74 +330,62 @@ def cells(row: Row) -> Iterator[tuple[str, str]]:
     for name, value in row.items():
         if isinstance(value, (str, int, float)):
             yield name, f"{value:,.4g}" if isinstance(value, float) else str(value)[:200]
+        elif value and isinstance(value, dict):
+            yield name, "; ".join(f"{count} × {reason}" for reason, count in value.items())
 
 
-def table(title: str, section: Row) -> str:
-    """Format a section as a Markdown table."""
-    names = list(dict.fromkeys(name for row in section["rows"] for name, _ in cells(row)))
-    shown = [dict(cells(row)) for row in section["rows"]]
-    rows = [names, ["---"] * len(names), *([row.get(name, "") for name in names] for row in shown)]
-    lines = [f"| {' | '.join(row)} |" for row in rows if names]
-    return "\n".join([f"\n## {title}, {section['seconds']:.0f} s\n", *lines, section.get("error", "")])
+def summary(report: Row) -> str:
+    """Format the report in Markdown."""
+    steps = report["steps"]
+    lines = [f"# crepe_dist {report['machine']['crepe_dist']} on {report['on']}", ""]
+    lines += table([{name: step[name] for name in ("step", "outcome", "seconds")} for step in steps])
+    for step in steps:
+        lines += ["", f"## {step['step']}: {step['outcome']}", "", *table(step["rows"])]
+        lines += [step[name][:3000] for name in ("why", "means", "error") if name in step]
+    return "\n".join([*lines, ""])
 
 
-def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--json", type=Path, default=Path("gpu.json"), metavar="FILE", help="default: gpu.json")
-    flags.add_argument(
-        "--device", choices=("gpu", "cpu"), default="gpu", help="default: gpu; cpu tries the benchmark, at small sizes"
-    )
-    flags.add_argument("--small", action="store_true", help="small sizes, to try the benchmark")
-    flags.add_argument("--processes", type=int, help="most processes to start; default: the number of GPUs, 2 on a CPU")
-    flags.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections; default: all")
-    flags.add_argument("--minutes", type=float, default=10.0, help="longest duration of all sections; default: 10")
-    others = flags.add_mutually_exclusive_group()
-    others.add_argument("--peers", metavar="PYTHON", help="Python interpreter with PyTorch; default: install one")
-    others.add_argument("--no-peers", action="store_true", help="skip PyTorch")
-    return flags
+def table(rows: list[Row]) -> list[str]:
+    shown = [dict(cells(row)) for row in rows]
+    names = list(dict.fromkeys(name for row in shown for name in row))
+    lines = [names, ["---"] * len(names), *([row.get(name, "") for name in names] for row in shown)]
+    return [f"| {' | '.join(line)} |" for line in lines if names]
 
 
 def main() -> None:
-    given = parser().parse_args()
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--json", type=Path, default=Path("gpu.json"), metavar="FILE", help="default: gpu.json")
+    flags.add_argument("--emulator", action="store_true", help="on two stand-ins for GPUs, at small sizes")
+    flags.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), help="steps; default: all")
+    flags.add_argument("--peers", default="", metavar="PYTHON", help="interpreter with PyTorch; default: install one")
+    given = flags.parse_args()
     check_output(given.json, "--json")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the started commands are ended
-    places = 2 if given.device == "cpu" else driver.count()
-    most = max(1, given.processes or places)
-    worlds = sorted({1, most, *(size for size in (2, 4, 8) if size < most)}) if shutil.which("horovodrun") else [1]
-    report: Row = {"machine": machine.describe(), "versions": machine.versions(), "device": given.device}
-    report |= {"gpus": [driver.name_of(number) for number in range(driver.count())], "worlds": worlds, "sections": {}}
-    needed = [name for name in given.only if places and name != "doctor"]
-    with tempfile.TemporaryDirectory() as folder:
-        python = _python(given) if "throughput" in needed else ("", "")
-        sizes = SMALL if given.small or given.device == "cpu" else {}
-        bench = Bench(Path(folder), given.device, worlds, *python, **sizes)
-        if needed:
-            bench.prepare()
-        of_all, end = sum(SECTIONS[name][1] for name in given.only), time.monotonic()
+    with ExitStack() as stack:
+        folder, sizes = Path(stack.enter_context(tempfile.TemporaryDirectory())), {}
+        if given.emulator:
+            sizes = SMALL
+            stack.enter_context(cuda_emulator.used())
+            stack.enter_context(cuda_emulator.for_processes(DRIVER_GPUS=2))
+        else:
+            os.environ[cuda_emulator.SWITCH] = "real"
+        names = Counter(driver.name_of(number) for number in range(driver.count()))
+        if not names:
+            why = driver.missing() or UserError("", "the driver shows none")
+            raise UserError("there is no GPU", why.why, "see `crepe doctor`; to try this command: --emulator")
+        on = ", ".join(f"{count} × {name}" for name, count in names.items())
+        on += " (an emulator: nothing here tells the speed of a GPU)" * given.emulator
+        bench = Bench(folder, given.emulator, given.peers, **sizes)
+        report: Row = {"on": on, "machine": machine.describe(), "steps": []}
         for name in given.only:
             print(f"{name} …", file=sys.stderr, flush=True)
-            section, share = SECTIONS[name]
-            section = section if name in ("doctor", *needed) else without_a_gpu
-            end += 60 * given.minutes * share / of_all
-            report["sections"][name] = measured(partial(section, bench), end - time.monotonic())
-            write_json(given.json, report)  # now, in case a later section is killed
-    for name, section in report["sections"].items():
-        print(table(name, section))
-    print(f"\nwritten to {given.json}")
-
-
-def without_a_gpu(bench: Bench) -> Rows:
-    raise UserError("there is no GPU", "the driver shows none", "see the section doctor")
-
-
-def _python(given: argparse.Namespace) -> tuple[str, str]:
-    """Return an interpreter with PyTorch, installed if necessary; or the reason why there is none."""
-    if given.no_peers or given.peers:
-        return given.peers or "", "--no-peers"
-    try:
-        return peers.interpreter(partial(print, file=sys.stderr)), ""
-    except UserError as error:
-        return "", f"{error.what}: {error.why}"
+            report["steps"].append(tried(name, bench))
+            write_json(given.json, report)  # now, in case a later step is killed
+            write_text(given.json.with_suffix(".md"), summary(report))
+            if report["steps"][-1]["outcome"] == "FAILED":
+                break
+    print(f"{summary(report)}\nwritten to {given.json} and {given.json.with_suffix('.md')}")
+    sys.exit(report["steps"][-1]["outcome"] == "FAILED")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,8 +39,8 @@ print(json.dumps([rankings, list(estimator.predict(texts[:4])), [name for name i
 
 @pytest.fixture(scope="module", autouse=True)
 def gpus() -> Iterator[None]:
-    """Give the processes of this module a GPU."""
-    with cuda_emulator.for_processes():
+    """Give the processes of this module a GPU, and neither MXNet nor Horovod."""
+    with cuda_emulator.for_processes(FOLDER):
         yield
 
 
@@ -52,20 +51,11 @@ def on_gpu() -> Backend:
         return choose_backend(ModelOptions(), Device("gpu", 0), small_shape("crepe"))
 
 
-@pytest.fixture
-def hidden(monkeypatch) -> None:
-    """Hide MXNet and Horovod from the processes of a test."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER), os.environ["PYTHONPATH"]]))
-
-
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory, gpus) -> tuple[Path, str]:
-    """A run on a GPU where MXNet is missing, and what it printed."""
+    """A run on a GPU, and what it printed."""
     folder = tmp_path_factory.mktemp("gpu")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER), os.environ["PYTHONPATH"]]))
-        printed = run(command("train", "--data", data, "--run-dir", "run", "--device=gpu", *TRAIN), folder)
-    return folder / "run", printed
+    return folder / "run", run(command("train", "--data", data, "--run-dir", "run", "--device=gpu", *TRAIN), folder)
 
 
 def test_training_needs_no_mxnet(trained, on_gpu):
@@ -96,7 +86,7 @@ def test_an_epoch_ends_near_the_cpus(network, precision, most, data, trained, tm
         assert np.linalg.norm(got[name] - array) <= most * np.linalg.norm(array - start[name]), name
 
 
-def test_answers_are_those_of_the_cpu(data, trained, tmp_path, hidden):
+def test_answers_are_those_of_the_cpu(data, trained, tmp_path):
     rankings, labels, imported = json.loads(run([sys.executable, "-c", PREDICTS, str(trained[0])], tmp_path))
     on_gpu, on_cpu = rankings
     assert len(on_gpu) == 6

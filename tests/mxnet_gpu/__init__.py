@@ -1,1 +1,1 @@
-"""MXNet's branches of the package for GPUs, run on a CPU that says it is a GPU (``tests.mxnet_gpu.stand_in``)."""
+"""MXNet's branches of the package for GPUs, run on a CPU that says it is a GPU."""

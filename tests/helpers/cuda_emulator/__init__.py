@@ -89,15 +89,21 @@ def _need_gpus(wanted: int) -> None:
         pytest.skip(f"needs {wanted} GPUs, and there are {found}")
 
 
-def environment(**told: object) -> dict[str, str]:
-    """Return the environment of a process that uses the stand-ins; skip a test that asks for what is not there."""
+def environment(*folders: Path, **told: object) -> dict[str, str]:
+    """Return the environment of a process that uses the stand-ins; skip a test that asks for what is not there.
+
+    Args:
+        folders: come first in PYTHONPATH.
+    """
+    root = FOLDER.parents[2]
     if is_real():
         if others := [name for name, value in told.items() if name != "DRIVER_GPUS" or not value]:
             only_stand_ins(*others)
         _need_gpus(int(str(told.get("DRIVER_GPUS", 1))))
-        return {**os.environ, "PYTHONPATH": f"{FOLDER.parents[2]}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")}
+        given = filter(None, [os.environ.get("PYTHONPATH")])
+        return {**os.environ, "PYTHONPATH": ":".join(map(str, (*folders, root, *given)))}
     folder = build()
-    paths = {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": f"{_site(folder)}:{FOLDER.parents[2]}"}
+    paths = {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": ":".join(map(str, (*folders, _site(folder), root)))}
     return {**os.environ, **paths, **_answers(folder), **{name: str(value) for name, value in told.items()}}
 
 
@@ -106,10 +112,10 @@ def _answers(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def for_processes(**told: object) -> Iterator[None]:
+def for_processes(*folders: Path, **told: object) -> Iterator[None]:
     """Let the processes that this one starts use the stand-ins, see ``environment``."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(**told).items():
+        for name, value in environment(*folders, **told).items():
             patch.setenv(name, value)
         yield
 

@@ -2,6 +2,7 @@
 // calls. Its answers come from the environment: tests/helpers/cuda_emulator/__init__.py.
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>
@@ -167,6 +168,7 @@ struct Event {
   Context *context;
   Stream *stream;
   unsigned long long after;
+  std::chrono::steady_clock::time_point at;
 };
 struct Context {
   int device, users = 0;
@@ -454,7 +456,7 @@ API int cuStreamQuery(Stream *stream) {
 }
 API int cuEventCreate(Event **event, unsigned) {
   if (int code = check_context("cuEventCreate")) return code;
-  *event = new Event{current, nullptr, 0};
+  *event = new Event{current, nullptr, 0, {}};
   current->events.insert(*event);
   return SUCCESS;
 }
@@ -465,6 +467,7 @@ static int check_event(const char *function, Event *event) {
 API int cuEventRecord(Event *event, Stream *stream) {
   if (int code = check_event("cuEventRecord", event)) return code;
   if (int code = check_stream("cuEventRecord", stream)) return code;
+  enqueue(stream, [=] { return event->at = std::chrono::steady_clock::now(), 0; });
   event->stream = stream;
   event->after = stream->given;
   return SUCCESS;
@@ -472,6 +475,12 @@ API int cuEventRecord(Event *event, Stream *stream) {
 API int cuEventSynchronize(Event *event) {
   if (int code = check_event("cuEventSynchronize", event)) return code;
   return event->stream ? compute(event->stream, event->after, true) : int(SUCCESS);
+}
+API int cuEventElapsedTime(float *milliseconds, Event *start, Event *end) {
+  if (int code = check_event("cuEventElapsedTime", start)) return code;
+  if (int code = cuEventSynchronize(end)) return code;
+  *milliseconds = std::chrono::duration<float, std::milli>(end->at - start->at).count();
+  return SUCCESS;
 }
 // For libnccl.cpp: work that returns NOT_READY is asked again.
 API int emulatorEnqueue(Stream *stream, int (*work)(void *), void *data) {
