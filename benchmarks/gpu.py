@@ -283,8 +283,8 @@ STEPS: dict[str, tuple[str | Callable[[Bench], Rows], str]] = {
     A kernel computes something else than on the CPU or, in rounds_alike, reads or rounds 16 bits elsewhere. The wrong
     parameter that is nearest to the output tells the kernel."""),
     "sanitizer": (sanitize, """
-    A kernel leaves its memory (memcheck), reads before another thread has written (racecheck) or waits for one that does
-    not come (synccheck). The message names it."""),
+    A kernel leaves its memory (memcheck), reads before another thread has written (racecheck) or waits for one that
+    does not come (synccheck). The message names it."""),
     "equal bits": (f"{ENGINE}: nor_another_time or no_trace or continues_exactly", """
     The same step gave other bits: a race, floats that are added in no fixed order, or memory that was not cleared."""),
     "epoch": (f"{ENGINE} {COMMANDS}: follows_the or epoch_ends or needs_no_mxnet or moves", """
@@ -295,10 +295,10 @@ STEPS: dict[str, tuple[str | Callable[[Bench], Rows], str]] = {
     NCCL's sums of whole numbers are wrong, or it hangs. Try NCCL_P2P_DISABLE=1, and read what NCCL_DEBUG=INFO shows;
     without it (pip uninstall nvidia-nccl-cu12) we sum in main memory."""),
     "1, 2, 4 GPUs": (f"{RUNS}: not broken", """
-    Several GPUs train another model than one: a sum, or something that depends on the rank. Train on one meanwhile."""),
+    Several GPUs train another model than one: a sum, or something that depends on the rank. Use one meanwhile."""),
     "broken runs": (f"{RUNS}: broken", """
     After SIGKILL in a sum, or SIGSTOP, the others hang or say something else, or the resumed run has other bits."""),
-    "MXNet": ("mxnet_gpu/test_run.py", "MXNet's GPU build computes something else than on the CPU: --device cpu."),
+    "MXNet": ("mxnet_gpu/test_mxnet_gpu.py: computes", "MXNet's GPU build computes something else than on the CPU: --device cpu."),
     "kernels": (time_kernels, "No kernel could be timed. What came before is right."),
     "predictions": (f"{COMMANDS}: answers", "The GPU predicts other probabilities than the CPU."),
     "throughput": (throughput, "A run of the usual size failed, where small ones do not: memory, or a bound."),

@@ -44,20 +44,15 @@ def test_it_writes_its_figures_and_leaves_out_tools_that_fail(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif(bool(scaling.obstacle()), reason=scaling.obstacle() or "several processes")
 @needs("g++")
-def test_the_gpu_benchmark_on_emulated_gpus(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOROVOD_GLOO_TIMEOUT_SECONDS", "600")  # a busy machine takes long for a step
-    names = ("correctness", "parity", "resume", "throughput")
-    flags = ("--no-peers", "--minutes=60", "--small", "--only", *names)
-    run([sys.executable, str(BENCHMARKS / "gpu.py"), *flags], tmp_path, seconds=1800)
-    found = json.loads((tmp_path / "gpu.json").read_text())["sections"]
-    assert [name for name, section in found.items() if "error" in section] == []
-    rows = [row for name in names for row in found[name]["rows"]]
-    refused = [row for row in rows if row.get("network") == "paper" or "mxnet" in (row.get("engine"), row.get("by"))]
-    reasons = "cannot compute this network", "operators do not compute", "sees no GPU"
-    assert all(any(reason in row["error"] for reason in reasons) for row in refused)
-    ours = [row for row in rows if row not in refused and "PyTorch" not in row.get("by", "")]
-    assert [row["error"] for row in ours if "error" in row] == []
-    assert all(row.get("ok", True) and row.get("rate", 1) > 0 for row in ours)
-    assert [row["processes"] for row in found["parity"]["rows"]] == [1, 2]
+def test_the_first_hour_on_a_gpu_on_emulated_ones(tmp_path):
+    steps = ["machine", "squares", "sanitizer", "kernels", "throughput"]
+    flags = ("--emulator", "--peers", sys.executable, "--only", *steps)
+    printed = run([sys.executable, str(BENCHMARKS / "gpu.py"), *flags], tmp_path, seconds=1800)
+    assert "2 × GPU of a test (an emulator: " in printed
+    found = json.loads((tmp_path / "gpu.json").read_text())["steps"]
+    assert [(step["step"], step["outcome"]) for step in found if step["outcome"] != "passed"] == [
+        ("sanitizer", "skipped")
+    ]
+    assert all(row["us a step"] > 0 for row in found[3]["rows"])
+    assert [row["processes"] for row in found[4]["rows"] if row.get("documents/s", 0) > 0] == [1, 2, 1, 2, 1, 1]
