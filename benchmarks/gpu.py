@@ -298,7 +298,7 @@ STEPS: dict[str, tuple[str | Callable[[Bench], Rows], str]] = {
     Several GPUs train another model than one: a sum, or something that depends on the rank. Use one meanwhile."""),
     "broken runs": (f"{RUNS}: broken", """
     After SIGKILL in a sum, or SIGSTOP, the others hang or say something else, or the resumed run has other bits."""),
-    "MXNet": ("mxnet_gpu/test_mxnet_gpu.py: computes", "MXNet's GPU build computes something else than on the CPU: --device cpu."),
+    "MXNet": ("mxnet_gpu/test_mxnet_gpu.py: computes", "MXNet's GPU build computes something else than on the CPU."),
     "kernels": (time_kernels, "No kernel could be timed. What came before is right."),
     "predictions": (f"{COMMANDS}: answers", "The GPU predicts other probabilities than the CPU."),
     "throughput": (throughput, "A run of the usual size failed, where small ones do not: memory, or a bound."),
