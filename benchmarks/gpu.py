@@ -174,7 +174,7 @@ def sanitize(bench: Bench) -> Rows:
         lacks = "compute-sanitizer is not installed (NVIDIA's package cuda-sanitizer-12-8)"
         raise Skipped("the emulator looks for the same mistakes itself" if bench.emulated else lacks)
     for tool in SANITIZERS:
-        tests = "cuda/test_squares.py engines/test_cuda_engine.py: square or gradients_are or rounds_alike"
+        tests = f"{DRIVER} {ENGINE}: square or gradients_are or rounds_alike"
         yield {"tool": tool, **run_tests(tests, [found, f"--tool={tool}", "--print-limit=20"])}
 
 
@@ -270,16 +270,17 @@ def torch(bench: Bench, data: str, precision: str, compiled: bool) -> Row:
 
 
 # Each step: tests (files, and names after a colon) or a function; and what a failure means, and what to do.
-ENGINE, COMMANDS, RUNS = "engines/test_cuda_engine.py", "cuda/test_gpu_commands.py", "cuda/test_cuda_runs.py"
+DRIVER, RUNS = "cuda/test_cuda_driver.py", "cuda/test_cuda_runs.py"
+ENGINE, COMMANDS = "engines/test_cuda_engine.py", "cuda/test_gpu_commands.py"
 STEPS: dict[str, tuple[str | Callable[[Bench], Rows], str]] = {
     "machine": (describe, "We cannot use the GPU: do what the message says. docs/install.md has the versions."),
-    "driver": ("cuda/test_cuda_driver.py: not full and not two_processes and not forked", """
+    "driver": (f"{DRIVER}: not square and not full and not two_processes and not forked", """
     Copies, shuffles, atomics or roundings are not what CUDA documents: our call of the driver, or its fault. What comes
     after would say nothing."""),
-    "squares": ("cuda/test_squares.py", """
+    "squares": (f"{DRIVER}: square", """
     A tile of the tensor cores (wmma) holds other numbers than we think. Look at Square in cuda/kernels/product.cuh for
     the precision and the layout in the message."""),
-    "gradients": (f"{ENGINE}: logits_are or gradients_are or objectives or rounds_alike or finite", """
+    "gradients": (f"{ENGINE}: gradients_are or objectives or rounds_alike or finite", """
     A kernel computes something else than on the CPU or, in rounds_alike, reads or rounds 16 bits elsewhere. The wrong
     parameter that is nearest to the output tells the kernel."""),
     "sanitizer": (sanitize, """
@@ -289,7 +290,7 @@ STEPS: dict[str, tuple[str | Callable[[Bench], Rows], str]] = {
     The same step gave other bits: a race, floats that are added in no fixed order, or memory that was not cleared."""),
     "epoch": (f"{ENGINE} {COMMANDS}: follows_the or epoch_ends or needs_no_mxnet or moves", """
     The gradients are right, but parameters end far from the CPU's: the optimizer, the data or the state of a run."""),
-    "limits": (f"cuda/test_cuda_driver.py {COMMANDS}: full_gpu or two_processes or forked or too_small", """
+    "limits": (f"{DRIVER} {COMMANDS}: full_gpu or two_processes or forked or too_small", """
     A full GPU, a cold cache that two processes fill, or a fork ends otherwise than we promise."""),
     "NCCL": ("cuda/test_nccl.py", """
     NCCL's sums of whole numbers are wrong, or it hangs. Try NCCL_P2P_DISABLE=1, and read what NCCL_DEBUG=INFO shows;

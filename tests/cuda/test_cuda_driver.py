@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from crepe_dist.cuda import compiler, gpu
+from crepe_dist.cuda.network import PRECISIONS
+from crepe_dist.engines.cuda import shared_constants
+from crepe_dist.model.backend import OLDEST_WITH_BFLOAT16
+from crepe_dist.networks.crepe.cuda import SIDE
 from crepe_dist.training.guards import is_out_of_memory
 from tests.helpers import cuda_emulator
 from tests.helpers.needs import needs
 
 pytestmark = needs("g++")
+STORED = {
+    "float32": lambda array: array,
+    "float16": lambda array: array.astype(np.float16),
+    "bfloat16": lambda array: (array.view(np.uint32) >> 16).astype(np.uint16),  # exact for small whole numbers
+}
 # Opens a GPU; an error is printed as a command prints it.
 OPEN = """
 import os, sys
@@ -35,13 +46,16 @@ def device():
         yield gpu.Gpu(0)
 
 
+def program(device, folder, name, **constants):
+    """The kernels of another folder than ours."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "KERNELS", folder)
+        return gpu.Module(device, compiler.compiled(name, constants, device.capability), compiler.parameters())
+
+
 @pytest.fixture(scope="module")
 def probe(device):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "KERNELS", cuda_emulator.FOLDER)
-        return gpu.Module(
-            device, compiler.compiled("probe.cu", {"FACTOR": 2}, device.capability), compiler.parameters()
-        )
+    return program(device, cuda_emulator.FOLDER, "probe.cu", FACTOR=2)
 
 
 def said(lines: str, **told: object) -> str:
@@ -85,6 +99,26 @@ def test_warps_and_blocks_add_and_numbers_are_rounded(device, probe):
     assert read(whole, np.int32).tolist() == [0, 2, -2, 2, -1, 0, (1 << 31) - 1, -(1 << 31), 0]
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_square_is_exact(precision, device, tmp_path):
+    """One square of a matrix product of each layout and type: on a GPU, a tile of its tensor cores."""
+    if precision == "bfloat16" and device.capability < OLDEST_WITH_BFLOAT16:
+        pytest.skip("bfloat16 needs compute capability 8.0")
+    for path in (Path(__file__).with_name("square.cu"), *compiler.KERNELS.glob("*.cuh")):
+        shutil.copy(path, tmp_path)
+    depth = 2 * SIDE
+    constants = {**shared_constants(), "SIDE": SIDE, "DEPTH": depth, "PRECISION": PRECISIONS.index(precision)}
+    module = program(device, tmp_path, "square.cu", **constants)
+    left, right = np.random.default_rng(0).integers(-8, 9, (2, SIDE, depth)).astype(np.float32)
+    out = device.allocate(4 * SIDE * SIDE)
+    for kernel, given in (("straight", (left, right)), ("turned", (left.T, right.T))):
+        memory = [device.allocate(each.nbytes) for each in given]
+        for each, operand in zip(memory, given):
+            each.write(STORED[precision](np.ascontiguousarray(operand)))
+        module.launch(kernel, 1, 32, *memory, out, shared=16 << 10)
+        assert np.array_equal(read(out, np.float32).reshape(SIDE, SIDE), left @ right.T), kernel
+
+
 def test_two_processes_fill_a_cold_cache_at_once(tmp_path):
     lines = """
 import hashlib
@@ -121,7 +155,7 @@ def test_arguments_that_do_not_fit_are_refused(device, probe, wrong):
 def test_memory_is_zero_at_first_and_freed_with_its_last_view(device):
     gc.collect()
     before = device.memory()
-    memory = device.allocate(1 << 20)
+    memory = device.allocate(32 << 20)  # not of a block that the driver has already
     assert not read(memory, np.uint8).any()
     view = memory.view(1 << 10, 16)
     del memory

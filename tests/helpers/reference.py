@@ -43,15 +43,9 @@ def logits(shape: Shape, values: Arrays, codes: Codes) -> Floats:
 
 
 def learnt(
-    shape: Shape,
-    values: Arrays,
-    batch: Batch,
-    objective: Objective = PLAIN,
-    seed: int = 0,
-    step: int = 0,
-    precision: str = "float32",
-    scale: float = 1.0,
-) -> tuple[float, dict[str, Floats]]:
+    shape: Shape, values: Arrays, batch: Batch, objective: Objective = PLAIN, seed: int = 0, step: int = 0,
+    precision: str = "float32", scale: float = 1.0,
+) -> tuple[float, dict[str, Floats]]:  # fmt: skip
     """Compute the loss of a batch, and its gradients by parameter.
 
     Args:
@@ -111,14 +105,9 @@ class _Network:
     """A network on some documents; with a seed it drops units. Its layers add to ``gradients`` on their way back."""
 
     def __init__(
-        self,
-        shape: Any,
-        values: Arrays,
-        codes: Codes,
-        seed: int | None = None,
-        first: int = 0,
+        self, shape: Any, values: Arrays, codes: Codes, seed: int | None = None, first: int = 0,
         rounding: Callable[[Floats], Floats] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.shape, self.codes, self.seed, self.first = shape, codes, seed, first
         self.rounding = rounding or (lambda x: x)
         self.values = {name: array.astype(np.float64) for name, array in values.items()}
