@@ -28,8 +28,7 @@ pytestmark = [needs("g++"), pytest.mark.skipif(cuda_emulator.is_real(), reason="
 )
 def test_a_mistake_ends_the_launch(mistake, said, monkeypatch, capfd):
     monkeypatch.setattr(compiler, "KERNELS", cuda_emulator.FOLDER)
-    with cuda_emulator.used():
-        monkeypatch.setenv("DRIVER_GPUS", "10")
+    with cuda_emulator.used(DRIVER_GPUS=10):
         device = gpu.Gpu(mistake)  # one for each: the context is lost
         image = compiler.compiled("probe.cu", {"FACTOR": 1}, device.capability)
         memory, program = device.allocate(400), gpu.Module(device, image, compiler.parameters())

@@ -121,7 +121,7 @@ def for_processes(*folders: Path, **told: object) -> Iterator[None]:
 
 
 @contextmanager
-def used() -> Iterator[None]:
+def used(**told: object) -> Iterator[None]:
     """Let this process use the stand-ins: a library that is loaded is found by its name.
 
     They stay loaded, but afterwards there is no GPU.
@@ -135,6 +135,6 @@ def used() -> Iterator[None]:
         ctypes.CDLL(str(folder / library))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(_site(folder)))
-        for name, value in _answers(folder).items():
-            patch.setenv(name, value)
+        for name, value in {**_answers(folder), **told}.items():
+            patch.setenv(name, str(value))
         yield
