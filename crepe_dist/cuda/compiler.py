@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from ctypes import POINTER, c_char_p, c_int, c_size_t, c_void_p
+from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,24 +28,6 @@ FLAGS = ("-std=c++17",)
 _KERNEL = re.compile(r"(?:^KERNEL\(.*\)|__global__ [^;{]*?) (\w+)\(([^()]*)\) \{", re.MULTILINE)
 _LETTERS = {"int": "i", "i64": "q", "u64": "Q", "float": "f", "double": "d"}
 MOST_BYTES = 1 << 28  # of a compiled program
-_TEXTS = POINTER(c_char_p)
-_SIZE = POINTER(c_size_t)
-# Argument types; all return an nvrtcResult, but nvrtcGetErrorString. Every NVRTC of CUDA 12 has them.
-FUNCTIONS: dict[str, tuple[Any, ...]] = {
-    "nvrtcGetErrorString": (c_int,),
-    "nvrtcVersion": (POINTER(c_int), POINTER(c_int)),
-    "nvrtcGetNumSupportedArchs": (POINTER(c_int),),
-    "nvrtcGetSupportedArchs": (POINTER(c_int),),
-    "nvrtcCreateProgram": (POINTER(c_void_p), c_char_p, c_char_p, c_int, _TEXTS, _TEXTS),
-    "nvrtcDestroyProgram": (POINTER(c_void_p),),
-    "nvrtcCompileProgram": (c_void_p, c_int, _TEXTS),
-    "nvrtcGetProgramLogSize": (c_void_p, _SIZE),
-    "nvrtcGetProgramLog": (c_void_p, c_char_p),
-    "nvrtcGetCUBINSize": (c_void_p, _SIZE),
-    "nvrtcGetCUBIN": (c_void_p, c_char_p),
-    "nvrtcGetPTXSize": (c_void_p, _SIZE),
-    "nvrtcGetPTX": (c_void_p, c_char_p),
-}
 
 
 def compiled(program: str, defines: Mapping[str, int | str], capability: tuple[int, int]) -> bytes:
@@ -81,17 +63,10 @@ def compile_program(program: str, defines: Mapping[str, int | str], architecture
     macros = [f"-D{name}={value}" for name, value in defines.items()]
     given = [f"--gpu-architecture={architecture}", *FLAGS, *macros]
     handle = c_void_p()
-    _call(
-        "nvrtcCreateProgram",
-        handle,
-        sources[program],
-        program.encode(),
-        len(headers),
-        _texts(headers.values()),
-        _texts(name.encode() for name in headers),
-    )
+    texts = _texts(headers.values()), _texts(name.encode() for name in headers)
+    _call("nvrtcCreateProgram", byref(handle), sources[program], program.encode(), len(headers), *texts)
     try:
-        code = _function("nvrtcCompileProgram")(handle, len(given), _texts(option.encode() for option in given))
+        code = _library().nvrtcCompileProgram(handle, len(given), _texts(option.encode() for option in given))
         if code:
             log = _bytes(handle, "nvrtcGetProgramLog").rstrip(b"\0").decode("utf-8", "replace").strip()
             raise UserError(
@@ -102,7 +77,7 @@ def compile_program(program: str, defines: Mapping[str, int | str], architecture
         kind = "nvrtcGetPTX" if architecture.startswith("compute_") else "nvrtcGetCUBIN"
         return _bytes(handle, kind)
     finally:
-        _call("nvrtcDestroyProgram", handle)
+        _call("nvrtcDestroyProgram", byref(handle))
 
 
 def parameters() -> dict[str, str]:
@@ -133,7 +108,7 @@ def compilers(capability: tuple[int, int]) -> str:
 def version() -> tuple[int, int]:
     """Return the CUDA version of NVRTC."""
     major, minor = c_int(), c_int()
-    _call("nvrtcVersion", major, minor)
+    _call("nvrtcVersion", byref(major), byref(minor))
     return major.value, minor.value
 
 
@@ -149,7 +124,7 @@ def missing() -> UserError | None:
 @cache
 def _known_architectures() -> list[int]:
     count = c_int()
-    _call("nvrtcGetNumSupportedArchs", count)
+    _call("nvrtcGetNumSupportedArchs", byref(count))
     known = (c_int * count.value)()
     _call("nvrtcGetSupportedArchs", known)
     return list(known)
@@ -176,14 +151,14 @@ def _texts(texts: Any) -> Any:
 
 def _bytes(handle: c_void_p, name: str) -> bytes:
     size = c_size_t()
-    _call(f"{name}Size", handle, size)
+    _call(f"{name}Size", handle, byref(size))
     buffer = ctypes.create_string_buffer(max(size.value, 1))
     _call(name, handle, buffer)
     return buffer.raw[: size.value]
 
 
 def _call(name: str, *arguments: object) -> None:
-    if code := _function(name)(*arguments):
+    if code := getattr(_library(), name)(*arguments):
         raise UserError(
             f"NVRTC failed: {name}: {_error_name(code)}",
             "a broken installation of it, or a bug in crepe_dist",
@@ -193,26 +168,21 @@ def _call(name: str, *arguments: object) -> None:
 
 
 def _error_name(code: int) -> str:
-    return (_function("nvrtcGetErrorString")(code) or b"").decode() or str(code)
-
-
-@cache
-def _function(name: str) -> Any:
-    found = getattr(_library(), name)
-    found.argtypes, found.restype = FUNCTIONS[name], c_char_p if name == "nvrtcGetErrorString" else c_int
-    return found
+    return (_library().nvrtcGetErrorString(code) or b"").decode() or str(code)
 
 
 @cache
 def _library() -> ctypes.CDLL:
     try:
-        return load_from_package(PACKAGE, PATH)
+        found = load_from_package(PACKAGE, PATH)
     except OSError as error:
         raise UserError(
             f"{LIBRARY}, which compiles the kernels for the GPU, cannot be loaded",
             str(error),
             f"{extras.install('gpu')}; or compute without the GPU: --device cpu",
         ) from error
+    found.nvrtcGetErrorString.restype = c_char_p  # all others return a number
+    return found
 
 
 def load_from_package(package: str, path: str) -> ctypes.CDLL:
