@@ -13,9 +13,8 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_void_p
+from ctypes import byref, c_char_p, c_int, c_size_t, c_uint, c_void_p
 from functools import cache
-from typing import Any
 
 from crepe_dist.cuda.compiler import load_from_package
 from crepe_dist.cuda.gpu import HANG_SECONDS, Gpu, Memory
@@ -43,30 +42,18 @@ class Config(ctypes.Structure):
     _fields_ = (("size", c_size_t), ("magic", c_uint), ("version", c_uint), ("blocking", c_int))
 
 
-# Argument types; all return an ncclResult_t, but ncclGetErrorString.
-FUNCTIONS: dict[str, tuple[Any, ...]] = {
-    "ncclGetVersion": (POINTER(c_int),),
-    "ncclGetErrorString": (c_int,),
-    "ncclGetUniqueId": (POINTER(UniqueId),),
-    "ncclCommInitRankConfig": (POINTER(c_void_p), c_int, UniqueId, c_int, POINTER(Config)),
-    "ncclCommGetAsyncError": (c_void_p, POINTER(c_int)),
-    "ncclCommAbort": (c_void_p,),
-    "ncclAllReduce": (c_void_p, c_void_p, c_size_t, c_int, c_int, c_void_p, c_void_p),
-}
-
-
 def available() -> bool:
     """Return whether NCCL can be loaded, and is new enough."""
     with suppress(OSError, AttributeError):
         number = c_int()
-        return _function("ncclGetVersion")(number) == 0 and number.value >= OLDEST
+        return _library().ncclGetVersion(byref(number)) == 0 and number.value >= OLDEST
     return False
 
 
 def unique_id() -> str:
     """Return the name of a new communicator, in hexadecimal; rank 0 makes it, and all ranks need it."""
     made = UniqueId()
-    if code := _function("ncclGetUniqueId")(made):
+    if code := _library().ncclGetUniqueId(byref(made)):
         raise _failure("ncclGetUniqueId", code)
     return bytes(made).hex()
 
@@ -96,15 +83,15 @@ class Communicator:
         config = Config(ctypes.sizeof(Config), 0xCAFEBEEF, OLDEST, 0)
         gpu.make_current()
         unique = UniqueId.from_buffer_copy(bytes.fromhex(name))
-        self._call("ncclCommInitRankConfig", self._handle, size, unique, rank, config)
-        self._finish_call(seconds)
+        self._call("ncclCommInitRankConfig", byref(self._handle), size, unique, rank, byref(config))
+        self._poll(self._is_taken, seconds)
 
     def sum(self, memory: Memory, count: int) -> None:
         """Replace int32 numbers on the GPU by their sums over all ranks, in the order of the GPU's work."""
         self._gpu.make_current()
-        address = memory.view(0, 4 * count).address
-        self._call("ncclAllReduce", address, address, count, INT32, SUM, self._handle, self._gpu.stream)
-        self._finish_call()
+        address = c_void_p(memory.view(0, 4 * count).address)
+        self._call("ncclAllReduce", address, address, c_size_t(count), INT32, SUM, self._handle, self._gpu.stream)
+        self._poll(self._is_taken)
 
     def wait(self) -> None:
         """Wait until all work of the GPU is done.
@@ -114,10 +101,6 @@ class Communicator:
         """
         self._poll(self._gpu.is_done)
 
-    def _finish_call(self, seconds: float = math.inf) -> None:
-        """Wait until NCCL has taken a call to the GPU's work: calls of this communicator return before that."""
-        self._poll(lambda: self._state() != IN_PROGRESS, seconds)
-
     def _poll(self, is_done: Callable[[], bool], seconds: float = math.inf) -> None:
         start = look = time.monotonic()
         try:
@@ -126,7 +109,7 @@ class Communicator:
                 if now - look >= LOOK_SECONDS:
                     look = now
                     self._check()
-                    self._state()
+                    self._is_taken()
                 if now - start > seconds:
                     raise UserError(
                         f"NCCL did not start within {seconds:g} s",
@@ -141,20 +124,20 @@ class Communicator:
             self._abort()  # NCCL's kernel ends, and so do all that wait for it
             raise
 
-    def _state(self) -> int:
-        """Return whether a call is in progress, or none is.
+    def _is_taken(self) -> bool:
+        """Return whether NCCL has taken a call to the GPU's work: calls of this communicator return before that.
 
         Raises:
             PeerGone: another rank is gone, or the connection to it.
             UserError: NCCL failed.
         """
         state = c_int()
-        self._call("ncclCommGetAsyncError", self._handle, state)
+        self._call("ncclCommGetAsyncError", self._handle, byref(state))
         self._expect("a sum over the GPUs", state.value)
-        return state.value
+        return state.value != IN_PROGRESS
 
     def _call(self, name: str, *arguments: object) -> None:
-        self._expect(name, _function(name)(*arguments))
+        self._expect(name, getattr(_library(), name)(*arguments))
 
     def _expect(self, what: str, code: int) -> None:
         if code not in (0, IN_PROGRESS):
@@ -164,7 +147,7 @@ class Communicator:
 
 
 def _failure(what: str, code: int) -> Exception:
-    why = f"{(_function('ncclGetErrorString')(code) or b'').decode('utf-8', 'replace')} ({code})"
+    why = f"{(_library().ncclGetErrorString(code) or b'').decode('utf-8', 'replace')} ({code})"
     if code == REMOTE_ERROR:
         return PeerGone(f"NCCL: {what} failed: {why}")
     remedy = f"set NCCL_DEBUG=WARN to see more; a container may need --shm-size 1g; {WITHOUT}"
@@ -176,7 +159,7 @@ def _abort(gpu: Gpu, handle: c_void_p, process: int) -> None:
 
     def work() -> None:
         gpu.make_current()
-        _function("ncclCommAbort")(handle)
+        _library().ncclCommAbort(handle)
 
     if handle.value and os.getpid() == process:
         thread = threading.Thread(target=work, daemon=True)
@@ -185,7 +168,7 @@ def _abort(gpu: Gpu, handle: c_void_p, process: int) -> None:
 
 
 @cache
-def _function(name: str) -> Any:
-    found = getattr(load_from_package(PACKAGE, PATH), name)
-    found.argtypes, found.restype = FUNCTIONS[name], c_char_p if name == "ncclGetErrorString" else c_int
+def _library() -> ctypes.CDLL:
+    found = load_from_package(PACKAGE, PATH)
+    found.ncclGetErrorString.restype = c_char_p  # all others return a number
     return found
