@@ -127,18 +127,6 @@ def test_nccl_has_a_time_limit_for_its_start(tmp_path):
     assert second == ""
 
 
-class Ranks(World):
-    """Rank 0 of two, which are told where the other one's GPU is."""
-
-    def __init__(self, *other: object) -> None:
-        self._other = list(other)
-        super().__init__()
-        self.size = 2
-
-    def gather(self, value, name):
-        return [value, self._other] if name == "NCCL" else [value]
-
-
 @pytest.mark.parametrize(
     ("other", "why"),
     [
@@ -151,4 +139,7 @@ class Ranks(World):
 def test_what_nccl_cannot_sum_is_summed_by_the_hosts(other, why, monkeypatch):
     monkeypatch.setattr(nccl, "available", lambda: True)
     monkeypatch.setattr(driver, "place_of", lambda gpu: "this machine, bus 1")
-    assert cuda._without_nccl(Ranks(*other), 0) == why
+    world = World()
+    world.size = 2
+    monkeypatch.setattr(world, "gather", lambda value, name: [value, other])
+    assert cuda._without_nccl(world, 0) == why

@@ -136,32 +136,25 @@ def test_the_cpu_computes_where_a_gpu_cannot_and_a_warning_says_why(machine):
     assert notes.unused_gpu(config, on_cpu) == []
 
 
-class Ranks(World):
-    """Rank 0 of two that have the same GPU but for the other's build and name."""
+def test_gpus_that_compute_other_bits_are_refused(machine, monkeypatch):
+    world = World()
+    world.size = 2
 
-    def __init__(self, own: bool, build: str, name: str) -> None:
-        self._other = [own, build, name]
-        super().__init__()
-        self.size = 2
+    def check(architecture: str, *other: object) -> None:
+        monkeypatch.setattr(world, "gather", lambda value, name: [value, [*other, "another name"]])
+        engine_setup.check_same_architecture(Backend("bfloat16", None, "", architecture=architecture), GPU, world)
 
-    def gather(self, value: Any, name: str) -> list[Any]:
-        return [value, self._other] if name == "architectures" else [value, value]
-
-
-def test_gpus_that_compute_other_bits_are_refused(machine):
-    on_cuda = Backend("bfloat16", None, "", architecture="sm_80")
     same, newer = "cuda_sm80, NVRTC 12.8", "cuda_sm90, NVRTC 12.8, driver for CUDA"
     for other in ((True, newer), (False, "mxnet"), (True, "cuda_sm80, NVRTC 12.6")):
         with pytest.raises(UserError, match="GPUs of different architectures, or different compilers") as raised:
-            engine_setup.check_same_architecture(on_cuda, GPU, Ranks(*other, "another name"))
+            check("sm_80", *other)
         assert raised.value.on_all_ranks
         assert f"rank 0 has A GPU ({same}) and rank 1 has another name ({other[1]})" in raised.value.why
-    engine_setup.check_same_architecture(on_cuda, GPU, Ranks(True, same, "another name"))
+    check("sm_80", True, same)
     machine((9, 0))  # NVRTC does not know it, so the driver compiles
-    on_newer = replace(on_cuda, architecture="sm_90")
-    engine_setup.check_same_architecture(on_newer, GPU, Ranks(True, f"{newer} 12.4", ""))
+    check("sm_90", True, f"{newer} 12.4")
     with pytest.raises(UserError, match="different compilers"):
-        engine_setup.check_same_architecture(on_newer, GPU, Ranks(True, f"{newer} 12.8", ""))
+        check("sm_90", True, f"{newer} 12.8")
 
 
 def test_a_run_on_a_gpu_is_reproducible_on_its_architecture(machine):
