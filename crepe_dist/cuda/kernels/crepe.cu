@@ -88,8 +88,8 @@ KERNEL(THREADS) embed(
 // and to largest [documents] what a document adds to a row at most. per_unit: times the scale of the dropout. A block for
 // each document.
 KERNEL(THREADS) embedding_terms(
-    const Number* __restrict__ gradients, const Number* __restrict__ embedding, const i32* lengths, int positions,
-    int stride, float per_unit, i32* __restrict__ terms, u32* largest
+    const Number* __restrict__ gradients, const i32* lengths, int positions, int stride, float per_unit,
+    i32* __restrict__ terms, u32* largest
 ) {
     __shared__ u32 memory[THREADS];
     __shared__ float sizes[THREADS];
@@ -101,8 +101,7 @@ KERNEL(THREADS) embedding_terms(
 #pragma unroll 8
     for (int p = threadIdx.x / WIDTH; p < end; p += TOGETHER) {
         const i64 at = (i64(document) * positions + p) * WIDTH + channel;
-        const float gradient = to_float(gradients[at]) * per_unit;
-        const float value = to_float(embedding[at]) > 0 ? gradient : 0.0f;
+        const float value = to_float(gradients[at]) * per_unit;
         terms[at] = __float2int_rn(value);
         size += fabsf(value) + (fabsf(value) > 0.25f ? 1.0f : 0.0f);
     }
@@ -261,10 +260,8 @@ KERNEL(2 * WIDTH) convolution_gradients(
 
 // ---- pools ---------------------------------------------------------------------------------------------------------
 
-constexpr u8 NONE = 255;
-
 // Max pool of 2: in [documents][places][WIDTH] → out [documents][places / 2, rounded up][WIDTH]. from: the place of the
-// maximum, NONE if it is not positive. level: of the input.
+// maximum. level: of the input.
 KERNEL(THREADS) pool(
     const Number* in, const i32* lengths, int documents, int stride, int level, int places, Number* out, u8* from
 ) {
@@ -275,9 +272,8 @@ KERNEL(THREADS) pool(
         if (2 * p >= positions) continue;
         const Number* const pair = in + (i64(document) * places + 2 * p) * WIDTH + channel;
         const float first = to_float(pair[0]), second = 2 * p + 1 < positions ? to_float(pair[WIDTH]) : 0.0f;
-        const float best = second > first ? second : first;
-        put(out[i], best);
-        from[i] = best > 0 ? u8(second > first) : NONE;
+        put(out[i], second > first ? second : first);
+        from[i] = second > first;
     }
 }
 
@@ -291,15 +287,6 @@ KERNEL(THREADS) unpool(
         if (p >= positions_at(lengths[document], stride, level)) continue;
         const i64 above = (i64(document) * pooled + p / 2) * WIDTH + channel;
         put(out[i], from[above] == p % 2 ? to_float(gradients[above]) : 0.0f);
-    }
-}
-
-// Gradient before a ReLU with the output `after`.
-KERNEL(THREADS) unrelu(const Number* after, const i32* lengths, int documents, int stride, int level, int places, Number* gradients) {
-    for (i64 i = thread_number(); i < i64(documents) * places * WIDTH; i += all_threads()) {
-        const int position = int(i / WIDTH % places), document = int(i / WIDTH / places);
-        if (position >= positions_at(lengths[document], stride, level)) continue;
-        if (!(to_float(after[i]) > 0)) put(gradients[i], 0.0f);
     }
 }
 
@@ -396,10 +383,11 @@ KERNEL(THREADS) last_layer_gradients(
     }
 }
 
-// Writes the gradient of the last block's output. scale: of the features' dropout. A block for each document.
+// Writes the gradient of the last block's output before its ReLU. scale: of the features' dropout. A block for each
+// document.
 KERNEL(THREADS) spread(
     const float* logit_gradients, int classes, const float* weights, const float* features, const i32* best,
-    const i32* lengths, int stride, int level, int places, float scale, Number* out
+    const Number* in, const i32* lengths, int stride, int level, int places, float scale, Number* out
 ) {
     __shared__ float of_feature[FEATURES];
     const int document = blockIdx.x, positions = positions_at(lengths[document], stride, level);
@@ -413,11 +401,12 @@ KERNEL(THREADS) spread(
     __syncthreads();
     for (int i = threadIdx.x; i < positions * WIDTH; i += THREADS) {
         const int p = i / WIDTH, channel = i % WIDTH;
+        const i64 at = i64(document) * places * WIDTH + i;
         float gradient = 0;
-        if (channel < CHANNELS) {
+        if (channel < CHANNELS && to_float(in[at]) > 0) {
             gradient = of_feature[CHANNELS + channel];
             if (best[i64(document) * CHANNELS + channel] == p) gradient += of_feature[channel];
         }
-        put(out[i64(document) * places * WIDTH + i], gradient);
+        put(out[at], gradient);
     }
 }

@@ -103,24 +103,24 @@ class Tower:
         gradients, other, inner = memory.scratch
         run(
             "spread", documents, logit_gradients, shape.classes, self._values["tower.out.weight"], memory.features,
-            memory.best, *self._at(texts, shape.blocks), of_features.scale, gradients,
+            memory.best, memory.activations[-1], *self._at(texts, shape.blocks), of_features.scale, gradients,
         )  # fmt: skip
         for block in reversed(range(shape.blocks)):
-            at, elements = self._at(texts, block), blocks(documents * shape.positions_in(block) * self._width)
             inside, hidden = memory.activations[block], memory.hidden[block]
             if block < POOLED_BLOCKS:
-                run("unpool", elements, gradients, memory.maxima[block], texts.lengths, documents, *at[1:], other)
+                run(
+                    "unpool", blocks(documents * shape.positions_in(block) * self._width), gradients,
+                    memory.maxima[block], texts.lengths, documents, *self._at(texts, block)[1:], other,
+                )  # fmt: skip
                 gradients, other = other, gradients
-            else:
-                run("unrelu", elements, memory.activations[block + 1], texts.lengths, documents, *at[1:], gradients)
             self._add_gradients(texts, block, hidden, gradients, 2 * block + 1, sums)
             self._convolve(texts, block, 2 * block + 1, gradients, inner, hidden=hidden, back=True)
             self._add_gradients(texts, block, inside, inner, 2 * block, sums)
-            self._convolve(texts, block, 2 * block, inner, other, residual=gradients, back=True)
+            self._convolve(texts, block, 2 * block, inner, other, residual=gradients, hidden=inside, back=True)
             gradients, other = other, gradients
         positions, terms = shape.positions, run.buffer("terms", 4 * documents * shape.positions * self._width)
         run(
-            "embedding_terms", documents, gradients, memory.activations[0], texts.lengths, positions, shape.stride,
+            "embedding_terms", documents, gradients, texts.lengths, positions, shape.stride,
             of_embedding.scale * table.per_unit, terms, table.largest,
         )  # fmt: skip
         run(
