@@ -148,10 +148,12 @@ def run_tests(selection: str, under: Sequence[str] = ()) -> Row:
         Skipped: all were skipped.
     """
     files, _, names = selection.partition(":")
-    pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-m", "", "--timeout=1200", "-k", names.strip()]
+    pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-m", "", "--disable-warnings", "-k", names.strip()]
     with tempfile.TemporaryDirectory() as folder:
         report, paths = Path(folder) / "report.xml", [str(ROOT / "tests" / each) for each in files.split()]
-        out = call([*under, *pytest, f"--junit-xml={report}", "--rootdir", str(ROOT), *paths], range(256))
+        out = call(
+            [*under, *pytest, "--timeout=1200", f"--junit-xml={report}", "--rootdir", str(ROOT), *paths], range(256)
+        )
         cases = list(ET.parse(report).iter("testcase")) if report.exists() else []
     reasons: Counter[str] = Counter()
     for case in cases:
@@ -270,8 +272,7 @@ def torch(bench: Bench, data: str, precision: str, compiled: bool) -> Row:
 
 
 # Each step: tests (files, and names after a colon) or a function; and what a failure means, and what to do.
-DRIVER, RUNS = "cuda/test_cuda_driver.py", "cuda/test_cuda_runs.py"
-ENGINE, COMMANDS = "engines/test_cuda_engine.py", "cuda/test_gpu_commands.py"
+DRIVER, ENGINE, RUNS = "cuda/test_cuda_driver.py", "engines/test_cuda_engine.py", "cuda/test_cuda_runs.py"
 STEPS: dict[str, tuple[str | Callable[[Bench], Rows], str]] = {
     "machine": (describe, "We cannot use the GPU: do what the message says. docs/install.md has the versions."),
     "driver": (f"{DRIVER}: not square and not full and not two_processes and not forked", """
@@ -288,20 +289,20 @@ STEPS: dict[str, tuple[str | Callable[[Bench], Rows], str]] = {
     does not come (synccheck). The message names it."""),
     "equal bits": (f"{ENGINE}: nor_another_time or no_trace or continues_exactly", """
     The same step gave other bits: a race, floats that are added in no fixed order, or memory that was not cleared."""),
-    "epoch": (f"{ENGINE} {COMMANDS}: follows_the or epoch_ends or needs_no_mxnet or moves", """
+    "epoch": (f"{ENGINE} {RUNS}: follows_the or epoch_ends or needs_no_mxnet", """
     The gradients are right, but parameters end far from the CPU's: the optimizer, the data or the state of a run."""),
-    "limits": (f"{DRIVER} {COMMANDS}: full_gpu or two_processes or forked or too_small", """
+    "limits": (f"{DRIVER} {RUNS}: full_gpu or two_processes or forked or too_small or not_used", """
     A full GPU, a cold cache that two processes fill, or a fork ends otherwise than we promise."""),
     "NCCL": ("cuda/test_nccl.py", """
     NCCL's sums of whole numbers are wrong, or it hangs. Try NCCL_P2P_DISABLE=1, and read what NCCL_DEBUG=INFO shows;
     without it (pip uninstall nvidia-nccl-cu12) we sum in main memory."""),
-    "1, 2, 4 GPUs": (f"{RUNS}: not broken", """
+    "1, 2, 4 GPUs": (f"{RUNS}: any_number or slices", """
     Several GPUs train another model than one: a sum, or something that depends on the rank. Use one meanwhile."""),
     "broken runs": (f"{RUNS}: broken", """
     After SIGKILL in a sum, or SIGSTOP, the others hang or say something else, or the resumed run has other bits."""),
     "MXNet": ("mxnet_gpu/test_mxnet_gpu.py: computes", "MXNet's GPU build computes something else than on the CPU."),
     "kernels": (time_kernels, "No kernel could be timed. What came before is right."),
-    "predictions": (f"{COMMANDS}: answers", "The GPU predicts other probabilities than the CPU."),
+    "predictions": (f"{RUNS}: answers", "The GPU predicts other probabilities than the CPU."),
     "throughput": (throughput, "A run of the usual size failed, where small ones do not: memory, or a bound."),
 }  # fmt: skip
 

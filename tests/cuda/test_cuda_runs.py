@@ -1,38 +1,82 @@
-"""Runs on emulated GPUs: the same bits on any number of them, and after a process was killed."""
+"""Runs and commands on emulated GPUs: the bits of any number of them, after a failure too, and the CPU's answers."""
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import crepe_dist
+from crepe_dist.distributed.device import Device
+from crepe_dist.model.backend import Backend, choose_backend
+from crepe_dist.settings.options import ModelOptions
 from tests.chaos import harness
 from tests.chaos.harness import slow
+from tests.conftest import QUICK, command, run
 from tests.helpers import cuda_emulator
+from tests.helpers.engines import initial, small_shape
 from tests.helpers.needs import needs
+from tests.training.test_without_mxnet import FOLDER
 
 pytestmark = needs("g++")
 # Dropout and Adam, and quanta that the first step has to find; a short run, because a step takes about a second.
-SHORT = ("--device=gpu", "--epochs=1")
+SHORT = ("--device=gpu", "--epochs=1", "--logging.report=true")
+PREDICTS = """
+import json, sys
+import crepe_dist
+texts = [f"{'a fine day' if row % 2 else 'awful weather'}, number {row}" for row in range(40)]
+settings = {"model.buckets": 4096, "model.embeddings": 1024, "model.width": 16}
+estimator = crepe_dist.CrepeClassifier(epochs=4, learning_rate=0.01, settings=settings, device="gpu")
+estimator.fit(texts, ["bad", "good"] * 20)
+answers = [crepe_dist.load(sys.argv[1], device=name).predict(["quaqua", "zig zig"] * 3) for name in ("gpu", "cpu")]
+rankings = [[dict(answer.ranking) for answer in each] for each in answers]
+print(json.dumps([rankings, list(estimator.predict(texts[:4])), [name for name in ("mxnet",) if name in sys.modules]]))
+"""
 
 
 def train(run_dir: Path, data: Path, processes: int, *more: str, fault=None, **told: object) -> str:
-    """Train with a GPU for each process; return what is printed."""
+    """Train with a GPU for each process, one alone without MXNet and Horovod; return what is printed."""
     arguments = harness.command(run_dir, data, processes, *SHORT, *more)
-    with cuda_emulator.for_processes(DRIVER_GPUS=processes, **told):
+    with cuda_emulator.for_processes(*[FOLDER] * (processes == 1), DRIVER_GPUS=processes, **told):
         code, printed = harness.run(arguments, run_dir.parent, fault)
     assert (code != 0) == (fault is not None), printed
     return printed
 
 
 @pytest.fixture(scope="module")
-def alone(data, tmp_path_factory):
-    """A run on one GPU that nothing happened to."""
+def on_gpu() -> Backend:
+    """What computes on a GPU."""
+    with cuda_emulator.used():
+        return choose_backend(ModelOptions(), Device("gpu", 0), small_shape("crepe"))
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> tuple[Path, str]:
+    """A run on one GPU that nothing happened to, and what it printed."""
     run_dir = tmp_path_factory.mktemp("gpu") / "run"
-    printed = train(run_dir, data, 1)
-    assert "float16, own kernels (CUDA" in printed, printed
-    return run_dir
+    return run_dir, train(run_dir, data, 1)
+
+
+@pytest.fixture(scope="module")
+def alone(trained) -> Path:
+    return trained[0]
+
+
+def test_training_needs_no_mxnet(trained, on_gpu):
+    folder, printed = trained
+    assert "1 process, gpu(0)\n" in printed
+    assert f"computes  in {on_gpu}\n" in printed
+    (checkpoint,) = (folder / "checkpoints").glob("*.params")
+    computed = json.loads(checkpoint.with_suffix(".json").read_text())["computed"]
+    assert computed == {**on_gpu.result(), "device": "gpu(0)"}
+    assert str(on_gpu) in (folder / "report.html").read_text()
+    with cuda_emulator.for_processes(FOLDER):
+        assert "epoch 1: the same bits" in run(command("verify", folder), folder.parent)
 
 
 @pytest.mark.parametrize("processes", [2, slow(4)])
@@ -56,10 +100,56 @@ def test_slices_of_a_gpu_are_summed_without_nccl(data, alone, tmp_path):
         slow("SIGSTOP", 2, r"error: no progress for \d+ s at step [78] \(train\)"),
     ],
 )
-def test_a_broken_run_resumes_to_the_same_bits(kind, processes, message, data, alone, tmp_path):
+def test_a_broken_run_resumes_to_the_same_bits(kind, processes, message, data, alone, on_gpu, tmp_path):
     fault = {"kind": kind, "rank": processes - 1, "phase": "train", "step": 7, "once": str(tmp_path / "struck")}
     printed = train(tmp_path / "run", data, processes, "--safety.watchdog-s=15", fault=fault)
     assert re.search(message, printed), printed
     assert 0 < harness.saved_step(tmp_path / "run") < 8
+    shutil.copytree(tmp_path / "run", tmp_path / "on the CPU")
     train(tmp_path / "run", data, processes)
     harness.assert_same(tmp_path / "run", alone)
+    if processes == 1:
+        printed = train(tmp_path / "on the CPU", data, 1, "--device=cpu")
+        assert f"the kernels change from {on_gpu.build} to " in printed, printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "precision", "most"), [("crepe", "float32", 1e-3), ("crepe", "auto", 0.1), ("ngrams", "auto", 1e-3)]
+)
+def test_an_epoch_ends_near_the_cpus(network, precision, most, data, tmp_path):
+    """``most``: largest difference of a parameter, beside how far it moved."""
+    flags = f"--model={network}", "--optimizer=sgd", "--learning-rate=0.01"  # steps too small for errors to grow
+    train(tmp_path / "gpu", data, 1, *flags, f"--precision={precision}")
+    train(tmp_path / "cpu", data, 1, *flags, "--precision=float32", "--device=cpu")
+    start = initial(crepe_dist.load(tmp_path / "cpu", device="cpu").engine.shape).values
+    got, expected = harness.result(tmp_path / "gpu"), harness.result(tmp_path / "cpu")
+    for name, array in expected.items():
+        assert np.linalg.norm(got[name] - array) <= most * np.linalg.norm(array - start[name]), name
+
+
+def test_answers_are_those_of_the_cpu(data, alone, tmp_path):
+    with cuda_emulator.for_processes(FOLDER):
+        rankings, labels, imported = json.loads(run([sys.executable, "-c", PREDICTS, str(alone)], tmp_path))
+        evaluate = command("evaluate", alone, "--data", data, "--device")
+        tables = [run([*evaluate, device], tmp_path).splitlines()[:4] for device in ("gpu", "cpu")]
+    assert len(rankings[0]) == 6
+    assert all(one == pytest.approx(other, abs=0.01) for one, other in zip(*rankings))
+    assert labels == ["bad", "good", "bad", "good"]
+    assert imported == []
+    assert tables[0] == tables[1]
+
+
+def test_a_gpu_that_is_too_small(data, tmp_path):
+    arguments = command("train", "--data", data, "--run-dir", tmp_path / "run", "--device=gpu", *QUICK)
+    with cuda_emulator.for_processes(DRIVER_MEMORY=4 << 20):
+        assert "error: out of memory with " in run(arguments, tmp_path, code=1)
+
+
+def test_a_gpu_that_is_not_used_is_told_at_the_start_and_the_end(data, tmp_path):
+    arguments = command("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK, "--epochs=1")
+    with cuda_emulator.for_processes(DRIVER_VERSION=11080):
+        printed = run(arguments, tmp_path)
+    first, second = printed.split("warning: GPU of a test is not used, the CPU computes: ")[1:]
+    assert "epoch 1 of 1" in first
+    assert second in first
