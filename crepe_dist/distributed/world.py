@@ -155,7 +155,8 @@ class World:
                     f"the processes disagree on the {subject}",
                     f"rank 0 (host {first['host']}) has {_short(first['same'], other['same'])}, "
                     f"rank {rank} (host {other['host']}) has {_short(other['same'], first['same'])}",
-                    "start every process with the same command, files and package version",
+                    "start every process with the same command, files and package versions, on machines that are alike "
+                    f"({invocation.typed('doctor')} describes them)",
                     on_all_ranks=True,
                 )
         return result[0]

@@ -54,8 +54,15 @@ class Backend:
         return "own" if self.library or self.on_cuda else self.without
 
     def result(self) -> dict[str, str]:
-        """Return the values that must be equal on all ranks, by setting."""
+        """Return the selection, by setting."""
         return {"model.precision": self.precision, "model.kernels": self.build}
+
+    def bits(self) -> dict[str, str]:
+        """Return what decides the bits that are computed, and must be equal on all ranks."""
+        if not self.on_cuda:
+            return self.result()
+        compilers = compiler.compilers(divmod(int(self.architecture[3:]), 10))
+        return {**self.result(), "GPU": f"{self.architecture}, {compilers}"}
 
     @property
     def build(self) -> str:

@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import Optional
 
 from crepe_dist import machine, registry
-from crepe_dist.cuda import compiler, driver
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.distributed.device import Device, pick
+from crepe_dist.distributed.device import pick
 from crepe_dist.distributed.world import SAME_MACHINES, World
 from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.errors import UserError
@@ -47,10 +46,7 @@ def build_engine(config: Config, data: Dataset, world: World) -> EngineAndStart:
     device = pick(config.device, lambda gpu: choose_backend(config.model, gpu, shape), world)
     common = common_kernels(world)
     chosen = world.agree("precision", lambda: choose_backend(config.model, device, shape, common))
-    check_same_architecture(chosen, device, world)
-    computing = world.agree(
-        "precision", lambda: common_precision(chosen, config.model, world), same=Backend.result, alike=SAME_MACHINES
-    )
+    computing = world.agree("kernels", lambda: common_precision(chosen, config.model, world), same=Backend.bits)
     library.keep_to(computing.library)
     objective = world.agree("class weights", lambda: objective_for(config.training, data, shape))
     made = world.agree("network", lambda: initial_parameters(config, shape, start), alike=SAME_MACHINES)
@@ -83,31 +79,6 @@ def common_precision(chosen: Backend, options: ModelOptions, world: World) -> Ba
     if options.precision == "auto" and chosen.precision == "bfloat16" and "float32" in others:
         return replace(chosen, precision="float32", why="bfloat16 is slower on the processor of another rank")
     return chosen
-
-
-def check_same_architecture(chosen: Backend, device: Device, world: World) -> None:
-    """Refuse GPUs on which our own kernels would compute other bits; every rank calls it.
-
-    Raises:
-        UserError: on every rank, if our kernels compute on some GPUs, and others have another architecture, engine or
-            compiler.
-    """
-    if device.device_type != "gpu":
-        return
-    capability = driver.compute_capability(device.device_id)
-    by = f", {compiler.compilers(capability)}" if chosen.on_cuda and capability else ""
-    mine = [chosen.kernels == "own", chosen.build + by, driver.name_of(device.device_id)]
-    found = world.gather(mine, "architectures")
-    other = next((rank for rank, (_, build, _) in enumerate(found) if build != found[0][1]), None)
-    if other is not None and any(own for own, _, _ in found):
-        raise UserError(
-            "the processes have GPUs of different architectures, or different compilers",
-            " and ".join(f"rank {rank} has {found[rank][2]} ({found[rank][1]})" for rank in (0, other))
-            + "; the parameters stay identical only where all GPUs compute the same bits",
-            "choose GPUs of one architecture (CUDA_VISIBLE_DEVICES), install the same versions of "
-            f"{compiler.PACKAGE} and of the driver on all hosts, or use --device cpu",
-            on_all_ranks=True,
-        )
 
 
 def _start(config: Config, dataset: Dataset) -> Start | None:
