@@ -148,7 +148,7 @@ def run_tests(selection: str, under: Sequence[str] = ()) -> Row:
         Skipped: all were skipped.
     """
     files, _, names = selection.partition(":")
-    pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-m", "", "--disable-warnings", "-k", names.strip()]
+    pytest = [sys.executable, "-m", "pytest", "-qxn0", "--disable-warnings", "--timeout=1200", f"--rootdir={ROOT}"]
     with tempfile.TemporaryDirectory() as folder:
         report, paths = Path(folder) / "report.xml", [str(ROOT / "tests" / each) for each in files.split()]
         out = call(
