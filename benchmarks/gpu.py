@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Try everything on the GPUs of this host, in an order in which a failure explains itself: the first hour on a GPU.
 
-    uv sync --group dev --extra gpus
+    uv sync --inexact --group dev --extra gpus
     uv run --no-sync benchmarks/gpu.py                   # stops at the first failure, and says what it means
     uv run --no-sync benchmarks/gpu.py --only squares gradients
     uv run --no-sync benchmarks/gpu.py --emulator        # without a GPU, at small sizes

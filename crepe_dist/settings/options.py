@@ -295,7 +295,8 @@ class SafetyOptions(Settings, group="safety"):
 
     watchdog_s: float = setting(
         120.0,
-        "seconds without progress after which a process counts as hung. All processes then write their stacks and end.",
+        "seconds without progress after which a process counts as hung. All processes then write their stacks and end. "
+        "NCCL has half of it to start.",
         real(0, MANY, open_below=True),
     )
 

@@ -14,7 +14,8 @@ Environment of the driver:
     EMULATOR_FAILS: results of functions, such as ``cuMemAlloc_v2=2@3``: out of memory at the third call.
     EMULATOR_NCCL_VERSION: version of NCCL (22602).
     EMULATOR_NCCL_STUCK: NCCL never ends a communicator.
-    EMULATOR_NCCL_DEAF: NCCL does not notice that a peer is gone; its kernel waits for ever (0) or fails with this code.
+    EMULATOR_NCCL_DEAF: NCCL does not notice that a peer is gone; its kernel waits for ever (0) or fails with this code,
+        or NCCL itself does (a negative one).
 """
 
 from __future__ import annotations

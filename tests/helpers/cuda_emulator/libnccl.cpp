@@ -1,6 +1,6 @@
 // A stand-in for libnccl.so.2: sums of int32 over the processes of one host, as work on a stream of libcuda.cpp.
 // With EMULATOR_NCCL_DEAF it does not notice that a peer is gone, as NCCL does not on one host: its kernel waits for ever,
-// or fails with that code.
+// or fails with that code, or NCCL fails with it if it is negative.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -86,7 +86,8 @@ int look(Communicator *communicator) {
   for (int rank = 0; rank < communicator->size; ++rank) {
     int process = communicator->shared->ranks[rank].process;
     if (!process || !is_gone(process) || communicator->error) continue;
-    if (deaf) return atoi(deaf) ? atoi(deaf) : NOT_READY;
+    if (deaf && atoi(deaf) < 0) communicator->error = -atoi(deaf);
+    if (deaf) return atoi(deaf) > 0 ? atoi(deaf) : NOT_READY;
     communicator->error = failed(REMOTE_ERROR, "rank " + std::to_string(rank) + " is gone");
   }
   return NOT_READY;
