@@ -1,9 +1,7 @@
-"""crepe_dist.fit: tables, files and prepared folders, options by name, scores, saved models, and the page of it."""
+"""crepe_dist.fit: tables, files and prepared folders, options by name, scores, and saved models."""
 
 from __future__ import annotations
 
-import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,8 +16,6 @@ from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import UserError
 from tests.conftest import launch_prefix, run
 
-ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WORDS = {"bill": "the invoice was charged", "ship": "the parcel is late"}
 QUICK: Any = {"model": "ngrams", "buckets": 4096, "epochs": np.int64(6), "learning_rate": 0.01}
 
@@ -144,17 +140,3 @@ def test_two_processes_train_on_a_prepared_folder(monkeypatch):
     monkeypatch.setattr("crepe_dist.fitting.detect", lambda: Launch("horovodrun", 0, 2))
     with pytest.raises(UserError, match="2 processes cannot prepare the same data"):
         crepe_dist.fit(table())
-
-
-@pytest.mark.slow
-def test_the_page_does_what_it_says(tmp_path):
-    (made,) = BLOCK.findall((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"))
-    blocks = BLOCK.findall((ROOT / "docs" / "how-to" / "python.md").read_text(encoding="utf-8"))
-    for script in (made, "\n".join(blocks)):
-        done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-    printed = [line.split() for line in done.stdout.splitlines()]
-    shown = [line for line in printed if re.fullmatch(r"[\d.]+", line[0]) and len(line) == 1]
-    assert float(shown[0][0]) > 0.9
-    assert any(line[0] == "delivery" for line in printed)
-    assert any("urgent" in text for line in printed for text in line)

@@ -194,7 +194,7 @@ class _ChosenSplit(Split):
     def _string(self, kind: str, row: int) -> str:
         assert self.original is not None
         assert self.rows is not None
-        return self.original._string(kind, int(self.rows[row]))
+        return self.original._string(kind, int(self.rows[row]))  # noqa: SLF001
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,8 @@ class Parser(argparse.ArgumentParser):
         try:
             return action.type(arg_string)
         except (ValueError, TypeError, OverflowError):
-            raise wrong(argparse._get_action_name(action) or action.dest, arg_string, action.type) from None
+            name = argparse._get_action_name(action)  # noqa: SLF001
+            raise wrong(name or action.dest, arg_string, action.type) from None
 
 
 def command_parser(name: str, description: str, examples: str) -> Parser:

@@ -7,14 +7,15 @@ import signal
 from pathlib import Path
 
 from crepe_dist.errors import ExitCode
-from tests.clusters.cluster import Cluster, digest, finish
+from tests.chaos import harness
+from tests.clusters.cluster import Cluster, finish
 
 
 def test_two_processes_train_what_one_does(cluster: Cluster, alone: Path) -> None:
     printed = finish(cluster.train(), cluster)
     assert "2 processes" in printed
     assert "gradients summed by shared memory" in printed
-    assert digest(cluster.run_dir) == digest(alone)
+    harness.assert_same(cluster.run_dir, alone)
 
 
 def test_a_killed_rank_restarts_with_all(cluster: Cluster, alone: Path) -> None:
@@ -26,7 +27,7 @@ def test_a_killed_rank_restarts_with_all(cluster: Cluster, alone: Path) -> None:
     assert "resuming from step" in printed
     assert "rank 1 on " in printed
     assert "restarting from the newest saved state; 9 restarts left" in printed
-    assert digest(cluster.run_dir) == digest(alone)
+    harness.assert_same(cluster.run_dir, alone)
 
 
 def test_a_request_to_stop_is_passed_on(cluster: Cluster, alone: Path) -> None:
@@ -38,7 +39,7 @@ def test_a_request_to_stop_is_passed_on(cluster: Cluster, alone: Path) -> None:
     assert "saved after step" in cluster.printed
     cluster.wait_for_no_rank()
     finish(cluster.train(), cluster)
-    assert digest(cluster.run_dir) == digest(alone)
+    harness.assert_same(cluster.run_dir, alone)
 
 
 def test_a_lost_node_leaves_fewer_processes(cluster: Cluster, alone: Path) -> None:
@@ -47,4 +48,4 @@ def test_a_lost_node_leaves_fewer_processes(cluster: Cluster, alone: Path) -> No
     cluster.remove_node()
     printed = finish(process, cluster)
     assert "Ray: 1 process " in printed
-    assert digest(cluster.run_dir) == digest(alone)
+    harness.assert_same(cluster.run_dir, alone)

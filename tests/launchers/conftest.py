@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from pathlib import Path
@@ -14,14 +13,6 @@ from tests.conftest import run
 def flags(run_dir: Path, data: Path, *more: str) -> list[str]:
     """Return the flags of a short training run."""
     return harness.command(run_dir, data, 1, *more)[3:]
-
-
-def sha256(run_dir: Path) -> dict[str, str]:
-    """Return the SHA-256 of each epoch's parameters."""
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted((run_dir / "checkpoints").glob("*.params"))
-    }
 
 
 @pytest.fixture(scope="session")

@@ -41,6 +41,14 @@ def test_the_tutorial_does_what_it_says(tmp_path):
     answers = [text for line, text in printed.items() if "parcle" in line]
     assert answers[0].startswith("delivery ")
     assert any((tmp_path / "runs").glob("messages-*/report.html"))
+    blocks = BLOCK.findall((ROOT / "docs" / "how-to" / "python.md").read_text(encoding="utf-8"))
+    (tmp_path / "page").mkdir()
+    (tmp_path / "messages.csv").rename(tmp_path / "page" / "messages.csv")
+    script = [sys.executable, "-c", "\n".join(text for _, text in blocks)]
+    lines = [line.split() for line in run(script, tmp_path / "page").splitlines()]
+    assert float(next(line[0] for line in lines if re.fullmatch(r"[\d.]+", line[0]) and len(line) == 1)) > 0.9
+    assert any(line[0] == "delivery" for line in lines)
+    assert any("urgent" in text for line in lines for text in line)
 
 
 def test_the_reference_is_that_of_the_code():
