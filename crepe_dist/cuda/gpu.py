@@ -122,6 +122,12 @@ class Gpu:
         memory.clear()
         return memory
 
+    def copy(self, array: npt.NDArray[Any]) -> Memory:
+        """Allocate memory for an array, and copy it there."""
+        memory = self.allocate(array.nbytes)
+        memory.write(array)
+        return memory
+
     def page_locked(self, size: int) -> npt.NDArray[np.uint8]:
         """Allocate page-locked memory of the host, which is freed with the GPU; copies from and to it never wait."""
         address = c_void_p()

@@ -40,12 +40,10 @@ class CudaEngine(Engine):
         network = registry.part(shape.kind, "cuda")
         gpu, of_all = Gpu(self.device.device_id), shared_constants()
         self._run = Program(gpu, network.PROGRAM, {**of_all, **network.constants(shape)}, self.backend.precision)
-        self._values = {name: gpu.allocate(each.value.nbytes) for name, each in self.parameters.items()}
-        self._upload()
+        self._values = {name: gpu.copy(each.value) for name, each in self.parameters.items()}
         self._parts: list[Part] = network.parts(shape, self._run, self._values)
         class_weights = self.objective.class_weights(shape.classes) / np.float32(len(self._parts))
-        self._class_weights = gpu.allocate(class_weights.nbytes)
-        self._class_weights.write(class_weights)
+        self._class_weights = gpu.copy(class_weights)
         self._exchange: CudaExchange | None = None
         self._lock = threading.Lock()  # the parts keep what they computed from one kernel to the next
 
@@ -59,9 +57,6 @@ class CudaEngine(Engine):
 
     def set_values(self, arrays: Arrays) -> None:
         super().set_values(arrays)
-        self._upload()
-
-    def _upload(self) -> None:
         for name, parameter in self.parameters.items():
             self._values[name].write(parameter.value)
 

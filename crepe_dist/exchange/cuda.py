@@ -26,7 +26,7 @@ from crepe_dist.exchange.shared_memory import share_on_hosts
 from crepe_dist.exchange.table import catch_up
 
 LINE = 64  # numbers to which gradients are aligned
-MOST_BLOCKS = 1 << 10  # for each parameter, of a kernel that computes all
+MOST_BLOCKS = 1 << 10  # that share out a parameter
 
 
 class CudaExchange(WholeNumberExchange):
@@ -77,10 +77,10 @@ class CudaExchange(WholeNumberExchange):
             for name, parameter in quanta.parameters.items()
         }
         trained = np.array([self._trained(name, parameter) for name, parameter in quanta.parameters.items()], np.int64)
-        self._parameters = run.gpu.allocate(trained.nbytes)
-        self._parameters.write(trained)
+        of = [min(blocks(size), MOST_BLOCKS) for size in sizes.values()]
+        pieces = np.array([(n, piece, of[n]) for n in range(len(of)) for piece in range(of[n])], np.int32)
+        self._parameters, self._pieces = (run.gpu.copy(trained), run.gpu.copy(pieces)), len(pieces)
         self._rates = run.gpu.allocate(8 * len(sizes))
-        self._grid = min(blocks(max(sizes.values())), MOST_BLOCKS), len(sizes)
         self._communicator: nccl.Communicator | None = None
         if world.size > 1:
             why_not = _without_nccl(world, run.gpu.number)
@@ -125,7 +125,7 @@ class CudaExchange(WholeNumberExchange):
             self._memory.read(on_host)
             self._memory.write(world.sum(on_host, "gradients"))
         if self._optimizer.clip_norm is not None:
-            run("add_squares", self._grid, self._parameters, self._squares)
+            run("add_squares", self._pieces, *self._parameters, self._squares)
         self._table.fetch(self._read)
         (self._communicator or run.gpu).wait()
         return list(self._rows.tolist())
@@ -141,7 +141,7 @@ class CudaExchange(WholeNumberExchange):
         ]
         self._rates.write(np.array(rates, np.float32))
         constants = optimizer.weight_decay, *optimizer.decays, optimizer.epsilon
-        self._run("update", self._grid, optimizer.number, self._parameters, self._rates, *constants)
+        self._run("update", self._pieces, *self._parameters, self._rates, optimizer.number, *constants)
         self._is_zero = True
 
     def _sum_of_squares(self) -> float:

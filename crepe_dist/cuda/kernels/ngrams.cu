@@ -106,17 +106,19 @@ KERNEL(THREADS) table_gradients(
     const float* const gradients = logit_gradients + i64(document) * classes;
     float factors[GROUPS];
     for (int group = 0; group < GROUPS; ++group) factors[group] = factor_of(counts[GROUPS * document + group]);
-    u32 size = 0, size_bias = 0;
-    for (int n = threadIdx.x; blockIdx.y == 0 && n < classes; n += THREADS) {
-        add_term(bias + n, gradients[n] * bias_per_unit);
-        size_bias = Larger()(size_bias, size_bits(gradients[n] * bias_per_unit));
-        for (float factor : factors) size = Larger()(size, size_bits(factor * gradients[n] * per_unit));
-    }
-    size = over_block(size, memory, Larger());
-    size_bias = over_block(size_bias, memory, Larger());
-    if (threadIdx.x == 0 && blockIdx.y == 0) {
-        largest[document] = size;
-        largest_bias[document] = size_bias;
+    if (blockIdx.y == 0) {
+        u32 size = 0, size_bias = 0;
+        for (int n = threadIdx.x; n < classes; n += THREADS) {
+            add_term(bias + n, gradients[n] * bias_per_unit);
+            size_bias = Larger()(size_bias, size_bits(gradients[n] * bias_per_unit));
+            for (float factor : factors) size = Larger()(size, size_bits(factor * gradients[n] * per_unit));
+        }
+        size = over_block(size, memory, Larger());
+        size_bias = over_block(size_bias, memory, Larger());
+        if (threadIdx.x == 0) {
+            largest[document] = size;
+            largest_bias[document] = size_bias;
+        }
     }
     const int step = gridDim.y * (THREADS / wide), first = blockIdx.y * (THREADS / wide) + threadIdx.x / wide;
     for (int n = threadIdx.x % wide; n < classes; n += wide)

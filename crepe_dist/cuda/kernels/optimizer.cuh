@@ -22,14 +22,23 @@ struct Trained {
     }
 };
 
+// What a block computes of a parameter: a piece of so many.
+struct Piece {
+    int parameter, number, of;
+
+    __device__ i64 first() const { return i64(number) * THREADS + threadIdx.x; }
+    __device__ i64 step() const { return i64(of) * THREADS; }
+};
+
 // An update with the gradients times `scale`, which leaves zeros in their place. rate: for Adam with the correction of
 // its bias.
 struct Update {
+    Piece piece;
     int rule;
     float rate, scale, weight_decay, decay, decay2, epsilon;
 
     __device__ void numbers(const Trained& of) const {
-        for (i64 i = thread_number(); i < of.count; i += all_threads()) {
+        for (i64 i = piece.first(); i < of.count; i += piece.step()) {
             i32& whole = of.gradient(i);
             const float gradient = scale * float(whole) + weight_decay * of.values[i];
             whole = 0;
@@ -50,9 +59,9 @@ struct Update {
     // without a gradient, but weight decay then leaves it alone.
     __device__ void rows(const Trained& of) const {
         const int columns = int(of.columns), lanes = int(of.lanes), lane = threadIdx.x % lanes;
-        const i64 rows = of.count / columns, rows_at_once = all_threads() / lanes;
+        const i64 rows = of.count / columns, rows_at_once = piece.step() / lanes;
         for (i64 first = 0; first < rows; first += rows_at_once) {  // all threads of a warp, which share their sums
-            const i64 row = first + thread_number() / lanes, start = row * columns;
+            const i64 row = first + piece.first() / lanes, start = row * columns;
             float squares = 0;
             u32 touched = 0;
             for (int n = lane; row < rows && n < columns; n += lanes) {
@@ -85,24 +94,27 @@ struct Update {
     }
 };
 
-// Updates all parameters. rates: rate and scale of each. Blocks: (pieces, parameters).
+// Updates all parameters. rates: rate and scale of each. Blocks: pieces.
 KERNEL(THREADS) update(
-    int rule, const Trained* parameters, const float* rates, float weight_decay, float decay, float decay2, float epsilon
+    const Trained* parameters, const Piece* pieces, const float* rates, int rule, float weight_decay, float decay,
+    float decay2, float epsilon
 ) {
-    const Trained parameter = parameters[blockIdx.y];
-    const float* const own = rates + 2 * blockIdx.y;
-    const Update update{rule, own[0], own[1], weight_decay, decay, decay2, epsilon};
+    const Piece piece = pieces[blockIdx.x];
+    const Trained parameter = parameters[piece.parameter];
+    const float* const own = rates + 2 * piece.parameter;
+    const Update update{piece, rule, own[0], own[1], weight_decay, decay, decay2, epsilon};
     if (parameter.columns) update.rows(parameter);
     else update.numbers(parameter);
 }
 
 // Adds the squares of each parameter's gradients to sums [parameters][2]: the low and the high 32 bits of each square
-// apart. Blocks: (pieces, parameters).
-KERNEL(THREADS) add_squares(const Trained* parameters, u64* sums) {
+// apart. Blocks: pieces.
+KERNEL(THREADS) add_squares(const Trained* parameters, const Piece* pieces, u64* sums) {
     __shared__ u64 memory[THREADS];
-    const Trained parameter = parameters[blockIdx.y];
+    const Piece piece = pieces[blockIdx.x];
+    const Trained parameter = parameters[piece.parameter];
     u64 low = 0, high = 0;
-    for (i64 i = thread_number(); i < parameter.count; i += all_threads()) {
+    for (i64 i = piece.first(); i < parameter.count; i += piece.step()) {
         const u64 square = u64(i64(parameter.gradients[i]) * parameter.gradients[i]);
         low += square & 0xFFFFFFFFu;
         high += square >> 32;
@@ -110,8 +122,8 @@ KERNEL(THREADS) add_squares(const Trained* parameters, u64* sums) {
     low = over_block(low, memory, Plus());
     high = over_block(high, memory, Plus());
     if (threadIdx.x == 0) {
-        atomicAdd(sums + 2 * blockIdx.y, low);
-        atomicAdd(sums + 2 * blockIdx.y + 1, high);
+        atomicAdd(sums + 2 * piece.parameter, low);
+        atomicAdd(sums + 2 * piece.parameter + 1, high);
     }
 }
 

@@ -49,8 +49,7 @@ class Tower:
         size = TOWER_TAPS * width**2 * program.number_bytes
         numbers = range(2 * shape.blocks)
         weights = [values[f"tower.convolutions.{number}.weight"].address for number in numbers]
-        self._weights = program.gpu.allocate(8 * len(weights))
-        self._weights.write(np.array(weights, np.uint64))
+        self._weights = program.gpu.copy(np.array(weights, np.uint64))
         self._packed = program.gpu.allocate(size * len(weights)), program.gpu.allocate(size * len(weights))
         self._of_convolution = [[each.view(size * number, size) for each in self._packed] for number in numbers]
         self._convolution_gradients = {"block": 2 * width, "shared": max(2 * tile * row, 64 * width)}
