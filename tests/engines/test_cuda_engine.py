@@ -22,10 +22,18 @@ from crepe_dist.settings.options import OptimizerOptions
 from tests.chaos.harness import slow
 from tests.conftest import needs_kernels
 from tests.helpers import cuda_emulator, reference
-from tests.helpers.engines import TrainingStep, best, gradients, initial
+from tests.helpers.engines import (
+    TrainingStep,
+    assert_near,
+    best,
+    gradients,
+    sized,
+    some_batch,
+    some_codes,
+    varied,
+)  # fmt: skip
 from tests.helpers.needs import needs
-from tests.networks import test_crepe
-from tests.networks.test_crepe import assert_near, sized, some_batch, some_codes
+from tests.networks.test_kernels import CREPES
 
 pytestmark = [needs("g++"), needs_kernels]
 GPU = Device("gpu", 0)
@@ -47,16 +55,6 @@ def capability(request, monkeypatch) -> str:
     return request.param
 
 
-def make(shape):
-    if isinstance(shape, CrepeShape):
-        return test_crepe.make(shape)
-    network = initial(shape)
-    generator = np.random.default_rng(0)
-    network.values["weight"][:] = generator.normal(0, 0.01, network.values["weight"].shape)
-    network.values["significant"][:] = generator.random(shape.buckets) < 0.1
-    return network
-
-
 def on_gpu(network, precision="float32", objective=PLAIN):
     if precision == "bfloat16" and (driver.compute_capability(0) or (0, 0)) < OLDEST_WITH_BFLOAT16:
         pytest.skip("bfloat16 needs compute capability 8.0")
@@ -64,7 +62,7 @@ def on_gpu(network, precision="float32", objective=PLAIN):
     return open_engine(network.shape, network.parameters, backend, objective, GPU)
 
 
-SHAPES = [TABLE, *test_crepe.SHAPES[1::3]]  # each is compiled, which takes seconds
+SHAPES = [TABLE, *CREPES[1::3]]  # each is compiled, which takes seconds
 DROPPING = sized(width=20, blocks=3, stride=2, dropout=0.3)
 
 
@@ -86,7 +84,7 @@ def part_of(batch: Batch, first: int, last: int) -> Batch:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_logits_and_gradients_are_those_of_the_kernels_for_cpus(shape):
     shape = replace(shape, dropout=0.3) if isinstance(shape, CrepeShape) else shape
-    network, batch = make(shape), some_batch(shape, 37)
+    network, batch = varied(shape), some_batch(shape, 37)
     cpu, gpu = network.opened(best()), on_gpu(network)
     near = {"": cpu.logits(batch), "parts": cpu.parts(batch)}
     assert_near({"": gpu.logits(batch), "parts": gpu.parts(batch)}, near)
@@ -117,7 +115,7 @@ def labelled(shape, objective: Objective) -> Batch:
 )
 @pytest.mark.parametrize("shape", [TABLE, sized(blocks=1)], ids=str)
 def test_objectives_are_those_of_the_kernels_for_cpus(shape, objective):
-    network, batch = make(shape), labelled(shape, objective)
+    network, batch = varied(shape), labelled(shape, objective)
     loss, expected = gradients(network.opened(best(), objective=objective), batch)
     found, got = gradients(on_gpu(network, objective=objective), batch)
     assert abs(found - loss) <= 1e-5 * loss
@@ -132,7 +130,7 @@ def test_objectives_are_those_of_the_kernels_for_cpus(shape, objective):
 def test_sixteen_bits_are_those_of_a_reference_that_rounds_alike(precision, width, stride, rows):
     """Here to 0.0002. In other documents a rounding gives another position the maximum; a missing tap costs 0.3."""
     shape = sized(width=width, blocks=2, stride=stride, dropout=0.3)
-    network, batch = make(shape), some_batch(shape, rows)
+    network, batch = varied(shape), some_batch(shape, rows)
     engine = on_gpu(network, precision)
     found, got = gradients(engine, batch, 1, 5)
     rounded = {"precision": precision, "scale": engine.loss_scale.factor}
@@ -146,7 +144,7 @@ def test_sixteen_bits_are_those_of_a_reference_that_rounds_alike(precision, widt
 def test_neither_the_division_of_a_batch_nor_another_time_changes_a_bit(precision):
     batch, found = some_batch(DROPPING, 20), []
     for cuts in [(0, 21), (0, 5, 13, 21)] * (50 if cuda_emulator.is_real() else 1):
-        engine = on_gpu(make(DROPPING), precision)
+        engine = on_gpu(varied(DROPPING), precision)
         exchange = engine.open_exchange(World(), OptimizerOptions(), 40)
         sums: dict[str, np.ndarray] = {}
         row = np.zeros(len(engine.quanta.parameters) + 4)  # bounds and loss
@@ -162,7 +160,7 @@ def test_neither_the_division_of_a_batch_nor_another_time_changes_a_bit(precisio
 
 def test_batches_leave_no_trace():
     """Memory of larger and smaller batches is used again."""
-    network, batch = make(DROPPING), some_batch(DROPPING, 9)
+    network, batch = varied(DROPPING), some_batch(DROPPING, 9)
     expected, logits = gradients(on_gpu(network), batch), on_gpu(network).logits(batch)
     engine = on_gpu(network)
     for rows in (40, 1):
@@ -183,7 +181,7 @@ OPTIMIZERS = [
 @pytest.mark.parametrize(("options", "clip_norm"), list(zip(OPTIMIZERS, (0.1, None, None))))
 def test_training_follows_the_kernels_for_cpus(options, clip_norm):
     shape, trained = sized(blocks=1, dropout=0.3), []
-    for network, opened in ((make(shape), lambda each: each.opened(best())), (make(shape), on_gpu)):
+    for network, opened in ((varied(shape), lambda each: each.opened(best())), (varied(shape), on_gpu)):
         engine = opened(network)
         exchange = engine.open_exchange(World(), replace(options, weight_decay=0.0, clip_norm=clip_norm), 40)
         step = TrainingStep(engine, exchange, 1)
@@ -192,7 +190,7 @@ def test_training_follows_the_kernels_for_cpus(options, clip_norm):
         exchange.flush()
         trained.append({name: array.copy() for name, array in engine.values().items()})
     expected, got = trained
-    start = make(shape).values
+    start = varied(shape).values
     for name, array in expected.items():
         moved = np.abs(array - start[name]).max()
         assert np.abs(got[name] - array).max() <= 0.01 * moved, name
@@ -203,7 +201,7 @@ def test_training_follows_the_kernels_for_cpus(options, clip_norm):
 @pytest.mark.parametrize("options", OPTIMIZERS[::2])
 def test_a_saved_state_continues_exactly(options):
     def opened():
-        engine = on_gpu(make(DROPPING))
+        engine = on_gpu(varied(DROPPING))
         exchange = engine.open_exchange(World(), options, 40)
         return engine, exchange, TrainingStep(engine, exchange, 1)
 
@@ -223,7 +221,7 @@ def test_a_saved_state_continues_exactly(options):
 
 def test_a_loss_that_is_not_finite_is_told():
     shape = sized(blocks=1)
-    network = make(shape)
+    network = varied(shape)
     network.values["tower.out.bias"][0] = np.inf
     engine = on_gpu(network)
     step = TrainingStep(engine, engine.open_exchange(World(), OptimizerOptions(), 40))
@@ -236,7 +234,7 @@ def test_a_loss_that_is_not_finite_is_told():
 def test_a_gradient_that_is_not_finite_is_told(precision):
     """NaN with all bits set, as GPUs compute it."""
     shape = sized(blocks=1)
-    network = make(shape)
+    network = varied(shape)
     network.values["tower.convolutions.1.weight"].view(np.int32)[0, 0, 0] = 0x7FFFFFFF
     engine = on_gpu(network, precision)
     outcome = TrainingStep(engine, engine.open_exchange(World(), OptimizerOptions(), 40)).sum(some_batch(shape, 20), 1)

@@ -23,7 +23,7 @@ from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.predicting.predictor import Predictor
-from tests.helpers.engines import some_codes
+from tests.helpers.engines import some_codes, varied
 
 SHAPES: list[Shape] = [
     CrepeShape(69, 61, 5, 4, 1 << 12, 36, 1 << 10, 3, 1 << 10, 32, 1, 1),
@@ -38,24 +38,10 @@ pytestmark = pytest.mark.usefixtures("every_build")
 BUILDS = library.runnable()
 
 
-def make(shape: Shape) -> dict[str, np.ndarray]:
-    """Parameters of which none is zero, and whose logits are of the size of those of trained ones."""
-    generator, arrays = np.random.default_rng(1), {}
-    for name, size in shape.parameter_shapes().items():
-        if name.endswith("significant"):
-            arrays[name] = (generator.random(size) < 0.1).astype(np.float32)
-        else:
-            fan_in = int(np.prod(size[1:])) if "convolutions" in name or ("." in name and name[0].isdigit()) else 100
-            arrays[name] = generator.normal(0, (1 / max(fan_in, 1)) ** 0.5, size).astype(np.float32)
-        if name.removeprefix("ngrams.") == "weight":  # its rows are multiplied by 300
-            arrays[name] *= 0.03
-    return arrays
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", BUILDS)
 def test_numpy_equals_the_kernels(name, shape, monkeypatch):
-    arrays, codes = make(shape), some_codes(shape, 23)
+    arrays, codes = varied(shape).values, some_codes(shape, 23)
     expected = KernelInference(shape, arrays, Backend("float32", Library(name), "")).logits(codes)
     monkeypatch.setenv(library.SWITCH, library.NONE)  # n-grams are found by NumPy, too
     found = open_inference(shape, arrays, choose_for_inference(shape))
@@ -70,7 +56,7 @@ def test_numpy_equals_the_kernels(name, shape, monkeypatch):
 @pytest.mark.parametrize("name", BUILDS)
 def test_the_kernels_equal_those_of_training_bit_for_bit(name, shape):
     """Whatever documents share a batch; training scores some hundreds at a time."""
-    arrays, codes, native = make(shape), some_codes(shape, 23), Library(name)
+    arrays, codes, native = varied(shape).values, some_codes(shape, 23), Library(name)
     parameters = {name: Parameter(array) for name, array in arrays.items()}
     for precision in ("float32", "bfloat16") if native.bfloat16 and shape.multiplies else ("float32",):
         backend = Backend(precision, native, "")
@@ -89,7 +75,7 @@ def test_the_kernels_equal_those_of_training_bit_for_bit(name, shape):
 def test_tables_are_read_as_stored(name, shape, numbers, monkeypatch):
     monkeypatch.setattr(compressed, "SAMPLE", 1 << 8)
     generator, packed = np.random.default_rng(2), {compressed.MARK: np.array([compressed.VERSION])}
-    for each, array in make(shape).items():
+    for each, array in varied(shape).values.items():
         kept = generator.random(len(array)) < 0.7
         if each in shape.tables and numbers > 0:
             packed |= compressed.code(each, array, min(numbers, array.shape[1]), kept)
@@ -108,7 +94,7 @@ def test_tables_are_read_as_stored(name, shape, numbers, monkeypatch):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_threads_that_share_an_engine_get_the_same_bits(shape):
-    engine = open_inference(shape, make(shape), choose_for_inference(shape))
+    engine = open_inference(shape, varied(shape).values, choose_for_inference(shape))
     engine.threads = 3
     some = [some_codes(shape, rows) for rows in (1, 9, 1, 70, 200, 3)]
     expected = list(map(engine.logits, some))
@@ -120,7 +106,7 @@ def test_threads_that_share_an_engine_get_the_same_bits(shape):
 
 def test_wrong_parameters_are_refused():
     shape = SHAPES[4]
-    arrays = make(shape)
+    arrays = varied(shape).values
     with pytest.raises(UserError, match="missing or unexpected names: bias"):
         open_inference(shape, {"weight": arrays["weight"]}, choose_for_inference(shape))
     arrays["bias"][0] = np.nan
@@ -130,7 +116,7 @@ def test_wrong_parameters_are_refused():
 
 def test_a_forked_child_classifies():
     shape = SHAPES[0]
-    engine = KernelInference(shape, make(shape), Backend("float32", Library(BUILDS[-1]), ""))
+    engine = KernelInference(shape, varied(shape).values, Backend("float32", Library(BUILDS[-1]), ""))
     codes = some_codes(shape, 3)
     expected, (reader, writer) = engine.logits(codes), os.pipe()
     if (child := os.fork()) == 0:
@@ -143,7 +129,7 @@ def test_a_forked_child_classifies():
 def test_an_answer_that_is_not_finite_is_refused():
     encoding = Encoding("paper", 123)
     shape = NGramShape(encoding.codes, 123, 2, 3, 64, encoding.in_words, 16)
-    arrays = {**make(shape), "weight": np.full((64, 2), 3e38, np.float32)}
+    arrays = {**varied(shape).values, "weight": np.full((64, 2), 3e38, np.float32)}
     engine = open_inference(shape, arrays, choose_for_inference(shape, "float32"))
     with pytest.raises(UserError, match="NaN or infinity"):
         Predictor(engine, encoding, ["a", "b"]).predict(["some text"])

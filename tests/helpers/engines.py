@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,7 +11,7 @@ import numpy as np
 
 from crepe_dist import registry
 from crepe_dist.data.alphabet import BLANK, Encoding
-from crepe_dist.data.batch import Batch
+from crepe_dist.data.batch import Batch, pack
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.cuda import CudaEngine
 from crepe_dist.engines.engine import Engine, open_engine
@@ -22,6 +23,8 @@ from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.shape import Shape
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
+from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.options import SHORTEST, ModelOptions, OptimizerOptions
 
 SMALL: dict[str, dict[str, Any]] = {"crepe": {"buckets": 1 << 14, "embeddings": 1 << 14}, "paper": {"size": "tiny"}}
@@ -64,6 +67,33 @@ def initial(shape: Shape, seed: int = 0) -> Network:
     return Network(shape, made)
 
 
+def sized(
+    alphabet: int = 69, length: int = 60, classes: int = 5, width: int = 32, blocks: int = 3, stride: int = 1,
+    dropout: float = 0.0,
+) -> CrepeShape:  # fmt: skip
+    return CrepeShape(
+        alphabet, length, classes, 4, 1 << 12, min(36, alphabet), 1 << 10, 3, 1 << 10, width, blocks, stride, dropout
+    )
+
+
+def varied(shape: Shape) -> Network:
+    """A network in which no weight is zero, as all are of the second convolution of a new block, nor large."""
+    network, generator = initial(shape, seed=1), np.random.default_rng(1)
+    for name, array in network.values.items():
+        if name in shape.counted:
+            array[:] = generator.random(array.shape) < 0.1
+        elif name in ("weight", "ngrams.weight"):  # its rows are multiplied by 300
+            array[:] = generator.normal(0, 0.01, array.shape)
+        elif isinstance(shape, PaperShape):
+            inputs = 7 if name == "0.weight" else math.prod(array.shape[1:])  # the first layer's are one-hot
+            deviation = (2 / inputs) ** 0.5 if name.endswith("weight") else 0.1
+            # No class is certain, so no gradient is a rounding error.
+            array[:] = generator.normal(0, deviation * (0.1 if name.startswith("14.") else 1), array.shape)
+        elif name != "tower.table":
+            array += generator.normal(0, 0.05, array.shape).astype(np.float32)
+    return network
+
+
 def some_codes(shape: Shape, rows: int) -> np.ndarray:
     """Documents with no character, one, two, an odd number, all but one and all, with unknown ones inside."""
     generator, most = np.random.default_rng(rows), shape.feature_len
@@ -74,6 +104,11 @@ def some_codes(shape: Shape, rows: int) -> np.ndarray:
     codes[3::3, 1] = BLANK
     codes[1::2, 3] = BLANK
     return codes
+
+
+def some_batch(shape: Shape, rows: int, filling: int = 1, first: int = 3) -> Batch:
+    labels = np.random.default_rng(rows).integers(0, shape.classes, rows).astype(np.int32)
+    return pack(some_codes(shape, rows), labels, rows + filling, rows, first)
 
 
 def best() -> str | None:
@@ -100,6 +135,25 @@ def gradients(engine: Engine, batch: Batch, seed: int = 0, step: int = 0) -> tup
     loss = engine.forward_backward(batch).asscalar()
     named = structural_parameters(engine.network)
     return float(loss), {name: parameter.grad().asnumpy() for name, parameter in named.items()}
+
+
+def answers(engine: Engine, batch: Batch) -> np.ndarray:
+    """The logits of a batch."""
+    engine.refresh()
+    return engine.logits(batch)
+
+
+def learnt(engine: Engine, batch: Batch, step: int = 0) -> dict[str, np.ndarray]:
+    """Loss and gradients."""
+    loss, found = gradients(engine, batch, 1, step)
+    return {"loss": np.array([loss], np.float32), **found}
+
+
+def assert_near(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], most: float = 1e-5) -> None:
+    """Compare arrays; ``most``: largest difference, as a share of the largest number."""
+    assert got.keys() == wanted.keys()
+    for name, array in wanted.items():
+        assert np.abs(got[name] - array).max() <= most * np.abs(array).max(), name
 
 
 def summed(engine: Engine, exchange: Exchange, batch: Batch) -> Outcome:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 from crepe_dist.data.alphabet import BLANK
-from crepe_dist.data.batch import pack
 from crepe_dist.distributed.device import CPU
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.backend import choose_backend
-from crepe_dist.model.objective import Objective
 from crepe_dist.native import library
 from crepe_dist.networks.ngrams import initial as ngrams
 from crepe_dist.networks.ngrams.hashing import look_up
 from crepe_dist.networks.ngrams.shape import NGramShape, buckets_for
 from crepe_dist.settings.options import ModelOptions
-from tests.helpers import reference
-from tests.helpers.engines import gradients, initial
+from tests.helpers.engines import initial
 
 pytestmark = pytest.mark.usefixtures("every_build")
 BUILDS = library.runnable()
@@ -34,35 +29,6 @@ def some_codes(shape: NGramShape, rows: int) -> np.ndarray:
     codes[rows // 2, shape.feature_len // 3 :] = BLANK
     codes[-1] = BLANK
     return codes
-
-
-def make(shape: NGramShape):
-    network, generator = initial(shape, seed=1), np.random.default_rng(1)
-    for array in network.values.values():
-        array[:] = generator.normal(0, 0.01, array.shape)
-    network.values["significant"][:] = generator.integers(0, 2, shape.buckets)
-    return network
-
-
-@pytest.mark.parametrize("objective", [Objective(), Objective(0.1, tuple(range(1, 21)))])
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("name", BUILDS)
-def test_our_kernels_equal_the_reference(name, threads, objective, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-    shape = SHAPES[1]
-    network, codes = make(shape), some_codes(shape, 9)
-    batch = pack(codes, np.arange(9, dtype=np.int32) * 2, 10, 9)
-    engine = network.opened(name, objective=objective)
-    loss, arrays = gradients(engine, batch)
-    engine.refresh()
-    wanted_loss, wanted = reference.learnt(shape, network.values, batch, objective)
-    logits = reference.logits(shape, network.values, batch.packed[:, : shape.feature_len])
-    assert arrays.keys() == wanted.keys()
-    got: tuple[Any, ...] = loss, engine.logits(batch), *arrays.values()
-    wanted_values: tuple[Any, ...] = wanted_loss, logits, *(wanted[each] for each in arrays)
-    for found, expected in zip(got, wanted_values):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-        assert np.abs(expected).sum() > 0
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -105,7 +71,7 @@ def test_it_computes_in_float32_only():
 
 def test_the_shape_is_known_from_the_parameters_and_the_description():
     shape = SHAPES[0]
-    arrays = make(shape).values
+    arrays = initial(shape).values
     assert parameters.shape_of(arrays, 69, 30, shape.settings()) == shape
     assert shape.parameters == sum(array.size for array in arrays.values())
     with pytest.raises(UserError, match="not parameters of a crepe_dist network"):

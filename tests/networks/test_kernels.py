@@ -1,0 +1,97 @@
+"""Our kernels compute what the reference does, in every build that this processor can run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from crepe_dist.model.shape import Shape
+from crepe_dist.native import library
+from crepe_dist.native.library import Library
+from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.ngrams.shape import NGramShape
+from crepe_dist.networks.paper.shape import PaperShape
+from tests.helpers import reference
+from tests.helpers.engines import answers, assert_near, learnt, sized, some_batch, varied
+
+pytestmark = pytest.mark.usefixtures("every_build")
+BUILDS = library.runnable()
+IN_BFLOAT16 = [name for name in BUILDS if "avx512_bf16" in library.BUILDS[name]]
+LARGE = PaperShape(69, 1014, 7, 64, 96)
+# Widths that are and that are not multiples of the kernels' blocks, the shortest text, the largest alphabet, more
+# classes than a block.
+PAPERS = [
+    PaperShape(69, 123, 3, 8, 16),
+    PaperShape(69, 200, 40, 48, 33),
+    PaperShape(95, 331, 4, 32, 64),
+    PaperShape(254, 150, 2, 16, 16),
+    LARGE,
+]
+TABLES = [NGramShape(95, 200, 20, 7, 1 << 16, 62, 1 << 14), NGramShape(254, 60, 2, 5, 1 << 12, 200, 1 << 10)]
+# Also each number of pools, texts of odd length, n-grams that are longer than the text, and strides that do and do not
+# divide it.
+CREPES = [
+    sized(blocks=1),
+    sized(width=48, blocks=2, length=61),
+    sized(width=20, blocks=3, alphabet=254),
+    sized(width=64, blocks=4, classes=40),
+    CrepeShape(69, 5, 3, 7, 1000, 36, 300, 7, 1000, 8, 4, 1, 0.0),
+    sized(stride=2),
+    sized(stride=5, blocks=2),
+    CrepeShape(69, 60, 5, 4, 1 << 12, 36, 1 << 10, 1, 1 << 10, 32, 1, 2, 0.0),
+]
+DROPPING = [PaperShape(69, 200, 40, 48, 33, 0.5), sized(width=20, stride=3, dropout=0.3)]
+
+
+@pytest.mark.parametrize("shape", [*PAPERS, *TABLES, *CREPES, DROPPING[1]], ids=str)
+def test_loss_gradients_and_logits_equal_the_reference(shape: Shape, monkeypatch):
+    network, batch = varied(shape), some_batch(shape, 7 if shape is LARGE else 37)
+    batch.packed[5, : shape.feature_len : 7] = 200  # beyond most alphabets, and so blank
+    loss, wanted = reference.learnt(shape, network.values, batch, seed=1, step=4)
+    assert all(array.any() for array in wanted.values())
+    logits = reference.logits(shape, network.values, batch.packed[:, : shape.feature_len])
+    wanted |= {"loss": np.array([loss]), "logits": logits}
+    for name in BUILDS:
+        for threads in ("1", "3"):
+            monkeypatch.setenv("OMP_NUM_THREADS", threads)
+            engine = network.opened(name)
+            assert_near({**learnt(engine, batch, 4), "logits": answers(engine, batch)}, wanted)
+            of_another_step = learnt(engine, batch, 5)["loss"][0]
+            assert (abs(of_another_step - loss) > 1e-4) == shape.multiplies  # by dropout
+
+
+@pytest.mark.parametrize("name", IN_BFLOAT16)
+@pytest.mark.parametrize("shape", [*PAPERS, *CREPES[::2]], ids=str)
+def test_bfloat16_is_near_float32(name, shape):
+    """Gradients move more than values, where rounding gives another position the maximum of a pool."""
+    if not Library(name).bfloat16:
+        pytest.fail(f"{name} runs here but has no bfloat16")
+    shape = replace(shape, dropout=0.0)
+    network, batch = varied(shape), some_batch(shape, 7 if shape is LARGE else 37)
+    exact, rounded = network.opened(name), network.opened(name, "bfloat16")
+    wanted, got = learnt(exact, batch), learnt(rounded, batch)
+    for each, array in wanted.items():
+        assert np.linalg.norm(got[each] - array) < 0.4 * np.linalg.norm(array), each
+    assert_near({"loss": got["loss"]}, {"loss": wanted["loss"]}, 0.02)
+    assert_near({"": answers(rounded, batch)}, {"": answers(exact, batch)}, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "float32") for name in BUILDS), *((name, "bfloat16") for name in IN_BFLOAT16)]
+)
+@pytest.mark.parametrize("shape", DROPPING, ids=str)
+def test_batches_leave_no_trace(name, precision, shape, monkeypatch):
+    """Memory of larger, smaller and differently cut batches is used again."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    network, batch = varied(shape), some_batch(shape, 21)
+    gradients = learnt(network.opened(name, precision), batch)
+    logits = answers(network.opened(name, precision), batch)
+    engine = network.opened(name, precision)
+    for rows in (70, 5, 1, 33, 200):
+        learnt(engine, some_batch(shape, rows))
+        answers(engine, some_batch(shape, rows + 2))
+        got = learnt(engine, batch)
+        assert all(np.array_equal(got[each], array) for each, array in gradients.items())
+        assert np.array_equal(answers(engine, batch), logits)
