@@ -164,9 +164,6 @@ class TestPredict:
     def test_mistakes_get_a_sentence(self, place, complaint, flags, message):
         assert message in complaint("predict", *flags, cwd=place)
 
-    def test_without_any_run(self, tmp_path, complaint):
-        assert "no trained run" in complaint("predict", cwd=tmp_path)
-
 
 @pytest.fixture
 def runs(place, tmp_path, monkeypatch):

@@ -30,20 +30,13 @@ def test_this_machine_is_ready(tmp_path):
     assert list(folder.iterdir()) == list(temporary.iterdir()) == []
 
 
-def run(monkeypatch, *flags: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["doctor", *flags])
-    try:
-        cli.main("doctor")
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
 def test_a_problem_is_named_in_the_last_line(monkeypatch, capsys):
     note, problem = Check("second", "less\x1b[31m", "note", "do this"), Check("third", "no", "problem", "that")
     monkeypatch.setattr(doctor, "checks", lambda: iter([Check("first", "fine"), note, problem]))
     monkeypatch.setattr(doctor, "trial", lambda *_: pytest.fail("it tries"))
-    assert run(monkeypatch) == 1
+    monkeypatch.setattr(sys, "argv", ["doctor"])
+    with pytest.raises(SystemExit, match="1"):
+        cli.main("doctor")
     *_, shown, remedy, last = capsys.readouterr().out.splitlines()
     assert shown.split() == ["problem", "third", "no"]
     assert remedy.strip() == "do: that"
@@ -51,7 +44,7 @@ def test_a_problem_is_named_in_the_last_line(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("gpus", "wanted"), [(0, [(1, "auto"), (2, "cpu")]), (3, [(1, "auto"), (3, "gpu")])])
-def test_what_is_tried(monkeypatch, gpus, wanted):
+def test_what_is_tried(monkeypatch, printed_by, gpus, wanted):
     tried: list[tuple[int, str]] = []
 
     def well(*given: Any) -> Check:
@@ -60,7 +53,7 @@ def test_what_is_tried(monkeypatch, gpus, wanted):
 
     monkeypatch.setattr(doctor, "checks", lambda: iter([Check(f"GPU {gpu}", "own kernels") for gpu in range(gpus)]))
     monkeypatch.setattr(doctor, "trial", well)
-    assert run(monkeypatch) == 0
+    printed_by("doctor")
     assert tried == wanted
 
 

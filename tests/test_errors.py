@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import crepe_dist.train
+from crepe_dist.cli import COMMANDS, parser_of
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json
@@ -28,7 +29,6 @@ from crepe_dist.settings import config
 from crepe_dist.settings.config import GROUPS, Config, flag
 from crepe_dist.settings.fields import ANY, File, Limits, Text, Words, kind_of
 from tests.conftest import FEATURE_LEN, QUICK, write_csv
-from tests.helpers.commands import COMMANDS, parser_of
 
 ROOT = Path(crepe_dist.__file__).parent
 OTHERS = [name for name in COMMANDS if name != "train"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,16 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < due, "waited in vain"
         time.sleep(0.02)
+
+
+def processes(text: str, file: str = "cmdline") -> list[int]:
+    """List the processes that have this text in their command line, or in another file of theirs in /proc."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if text.encode() in (entry / file).read_bytes():
+                found.append(int(entry.name))
+    return found
 
 
 def saved_step(run_dir: Path) -> int:

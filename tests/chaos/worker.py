@@ -51,7 +51,7 @@ class Fault:
 
 
 def arm(fault: Fault) -> None:
-    """Puts the fault into the places where it may strike; imports MXNet."""
+    """Puts the fault into the places where it may strike; imports NumPy."""
     from crepe_dist import files
     from crepe_dist.reports import run_page
     from crepe_dist.runs import checkpoint, state
@@ -68,27 +68,31 @@ def arm(fault: Fault) -> None:
         run.exchange.update = lambda *given: faulty_update(run, update, *given)  # type: ignore[method-assign]
         return run
 
-    def faulty(run: Run, batch: Any, forward_backward: Any) -> Any:
+    def faulty(run: Any, batch: Any, forward_backward: Any) -> Any:
         done[0] = batch.step - 1
         time.sleep(fault.plan().get("pace", 0))
         fault.signal("train", done[0])
         if kind := fault.strikes("train", done[0], "nan", "inf"):
-            return _spoilt(run.engine, forward_backward(batch), float(kind))
+            loss = forward_backward(batch)
+            run.engine.quanta.bounds[0] = float(kind)  # as the kernels tell it
+            return loss
         if fault.strikes("train", done[0], "raise"):
             raise RuntimeError("a mistake nobody foresaw\nwith a second line")
         if fault.strikes("train", done[0], "late"):
             time.sleep(3600)  # this rank never comes to the all-reduce of the gradients
         return forward_backward(batch)
 
+    def dense_values(run: Any) -> Any:
+        """Values of the first parameter that is not trained row by row."""
+        return next(each.value for each in run.engine.parameters.values() if each.gradient is not None)
+
     def faulty_update(run: Run, update: Any, documents: int, learning_rate: float) -> None:
         update(documents, learning_rate)
         done[0] += 1
         if fault.strikes("train", done[0], "diverge"):
-            value, _ = _with_gradient(run.engine)
-            value[0] = value[0] + 1e-6
+            dense_values(run)[0] += 1e-6
         if fault.strikes("train", done[0], "diverged"):
-            value, _ = _with_gradient(run.engine)
-            value[:] = float("nan")
+            dense_values(run)[:] = float("nan")
 
     Run.opened = opened_with_faults  # type: ignore[assignment, method-assign]
     count = scoring_pass._count
@@ -120,28 +124,6 @@ def arm(fault: Fault) -> None:
         files.write_text(path, text)
 
     run_page.write_text = reporting
-
-
-def _with_gradient(engine: Any) -> Any:
-    """Value and gradient of the first parameter that is not trained row by row."""
-    from crepe_dist.engines.native import NativeEngine
-
-    if isinstance(engine, NativeEngine):
-        return next((each.value, each.gradient) for each in engine.parameters.values() if each.gradient is not None)
-    trained = (each for each in engine.network.collect_params().values() if each.grad_req != "null")
-    return next((each.data(), each.grad()) for each in trained)
-
-
-def _spoilt(engine: Any, loss: Any, value: float) -> Any:
-    """Put a number that is none into a gradient of this rank, as the kernels or MXNet would tell it."""
-    from crepe_dist.engines.native import NativeEngine
-
-    if isinstance(engine, NativeEngine):
-        engine.quanta.bounds[0] = value
-    else:
-        _, gradient = _with_gradient(engine)
-        gradient[0] = value
-    return loss
 
 
 def main() -> None:

@@ -101,7 +101,7 @@ class Cluster:
     def ranks(self) -> dict[int, int]:
         """Map the rank of each process that trains to its id."""
         found = {}
-        for process in running(f"--run-dir={self.run_dir}"):
+        for process in harness.processes(f"--run-dir={self.run_dir}"):
             with contextlib.suppress(OSError, KeyError):
                 lines = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
                 found[int(dict(line.partition(b"=")[::2] for line in lines)[b"RANK"])] = process
@@ -121,16 +121,6 @@ class Cluster:
 
     def wait_for_no_rank(self) -> None:
         harness.wait_for(lambda: not self.ranks(), 60)
-
-
-def running(argument: str) -> list[int]:
-    """List the processes that have an argument with this text."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and argument.encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-    return found
 
 
 def finish(process: subprocess.Popen[str], cluster: Cluster) -> str:

@@ -10,8 +10,8 @@ import pytest
 import crepe_dist.train
 from crepe_dist.distributed.control import Control, Stopped, Vote
 from crepe_dist.errors import ExitCode
-from crepe_dist.settings.config import parse
-from tests.conftest import QUICK
+from crepe_dist.settings.config import Config
+from crepe_dist.settings.options import DataOptions
 
 
 @pytest.mark.parametrize(
@@ -44,9 +44,11 @@ def test_a_second_ctrl_c_means_now():
 
 def test_from_python_in_a_thread(data, tmp_path):
     """Signals are the main thread's business; training does not need them."""
-    config = parse([*QUICK, "--data", str(data), "--run-dir", str(tmp_path / "run")])
+    config = Config(run_dir=str(tmp_path / "run"), data=DataOptions(str(data), 50))
+    config.model.width, config.model.blocks, config.model.embeddings, config.training.epochs = 16, 1, 1024, 1
     results: list[Any] = []
     thread = threading.Thread(target=lambda: results.append(crepe_dist.train.train(config)))
     thread.start()
     thread.join()
+    assert results[0].checkpoint.is_relative_to(tmp_path / "run")
     assert results[0].checkpoint.is_file()

@@ -96,20 +96,12 @@ def holes(path: Path, data: bytes, size: int) -> None:
     os.truncate(path, size)
 
 
-def mxnet(path: Path) -> None:
-    """An array of a terabyte, by its shape."""
-    array = struct.pack("<IiIq iii", 0xF993FAC9, 0, 1, 1 << 38, 1, 0, 0)
-    name = struct.pack("<QQ", 1, 8) + b"0.weight"
-    path.write_bytes(struct.pack("<QQQ", 0x112, 0, 1) + array + name)
-
-
 parameters("a pickle", lambda path: path.write_bytes(PICKLE))
 parameters("a header of 2^60 bytes", lambda path: path.write_bytes(struct.pack("<Q", 1 << 60) + b"{}"))
 parameters("a tensor of 10^15 numbers", tensor)
 parameters("a terabyte of holes", lambda path: holes(path, b"", 1 << 40), "the limit is 4,294,967,296")
 parameters("a link to an endless device", lambda path: path.symlink_to("/dev/zero"), "contains no checkpoint")
-for kind, make in (("a pickle", lambda path: path.write_bytes(PICKLE)), ("a terabyte by its shape", mxnet)):
-    parameters(f"{kind} for MXNet", make, "not a file of MXNet parameters", "x.params")
+parameters("a pickle for MXNet", lambda path: path.write_bytes(PICKLE), "not a file of MXNet parameters", "x.params")
 
 
 def compressed(where: Path, good: Path) -> None:
@@ -201,14 +193,7 @@ def without_count(folder: Path) -> None:
     save_file({"x": np.zeros(1, np.float32)}, str(folder / "optimizer.safetensors"))
 
 
-def link_out(folder: Path) -> None:
-    (folder / "optimizer.safetensors").unlink()
-    (folder / "optimizer.safetensors").symlink_to("/etc/passwd")
-
-
 state("of another network", lambda folder: None, "do not belong to this network")
-state("a manifest without end", lambda folder: (folder / "manifest.json").symlink_to("/dev/zero"))
-state("a link", link_out)
 state("a pickle", lambda folder: (folder / "optimizer.safetensors").write_bytes(PICKLE))
 state("an optimizer without count", without_count, "the saved state belongs to another optimizer")
 

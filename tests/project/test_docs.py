@@ -15,7 +15,6 @@ import crepe_dist
 from crepe_dist import cli
 from crepe_dist.settings.config import parse
 from tests.conftest import run
-from tests.helpers.commands import COMMANDS, parser_of
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -70,7 +69,7 @@ def test_the_site_builds_and_no_link_leads_nowhere(tmp_path):
 def check(name: str, words: list[str]) -> None:
     """Parse the flags of a command."""
     if name == "supervise":
-        words = parser_of(name).parse_known_args(words)[1]
+        words = cli.parser_of(name).parse_known_args(words)[1]
     if name in ("supervise", "train"):
         # The settings that tune has written are not in the repository.
         parse([word.replace("tune/reviews/best.yaml", "configs/smoke.yaml") for word in words])
@@ -95,10 +94,10 @@ def test_no_command_that_installs_removes_an_extra():
     assert [each for each in commands if not re.search("--inexact|--extra gpu --group", each)] == []
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_has_examples_which_can_be_parsed(name, monkeypatch):
     monkeypatch.chdir(ROOT)  # configs/ is there
-    text = (parser_of(name).epilog or "").partition("examples:")[2]
+    text = (cli.parser_of(name).epilog or "").partition("examples:")[2]
     examples = re.findall(r"^  .*-m crepe_dist (\w+)((?:(?!   | \| ).)*)", text, re.MULTILINE)
     assert examples
     for started, flags in examples:

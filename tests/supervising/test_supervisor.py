@@ -43,24 +43,12 @@ command.run(Supervise(**vars(values), worker=worker).run)
 """
 
 
-def left(marker: str) -> list[int]:
-    """Processes whose environment has the marker."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and marker.encode() in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return [pid for pid in found if pid != os.getpid()]
-
-
 @pytest.fixture
 def marker():
     marker = f"CREPE_DIST_TEST={uuid.uuid4().hex}"
     yield marker
     end = time.monotonic() + 2
-    while (alive := left(marker)) and time.monotonic() < end:
+    while (alive := harness.processes(marker, "environ")) and time.monotonic() < end:
         time.sleep(0.02)
     for pid in alive:
         os.kill(pid, signal.SIGKILL)

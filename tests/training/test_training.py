@@ -19,7 +19,7 @@ from crepe_dist.records import write_sealed
 from crepe_dist.runs import checkpoint, state
 from crepe_dist.runs.run_folder import RunFolder, choose
 from crepe_dist.runs.state import Progress
-from crepe_dist.settings.config import Config, parse
+from crepe_dist.settings.config import parse
 from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training.engine_setup import chosen_shape, initial_parameters
 from crepe_dist.training.run import learning_rates, rate_at
@@ -243,14 +243,6 @@ class TestSchedule:
         at = learning_rates(parse(["--epochs=2", "--schedule=cosine", "--learning-rate=1"]), rows=100)
         positions = [Progress(epoch=epoch, documents=done) for epoch, done in ((1, 0), (2, 0), (2, 100))]
         assert list(map(at, positions)) == pytest.approx([1, 0.5, 0])
-
-
-def test_from_python(data, tmp_path):
-    config = Config(run_dir=str(tmp_path / "run"), data=crepe_dist.settings.config.DataOptions(str(data), 50))
-    config.model.width, config.model.blocks, config.model.embeddings, config.training.epochs = 16, 1, 1024, 1
-    result = crepe_dist.train.train(config)
-    assert result.run_dir == tmp_path / "run"
-    assert crepe_dist.load(result.checkpoint).predict(["abc qua"])[0].label in {"first", "second", "third"}
 
 
 def test_a_missing_test_split_is_answered_with_a_share_that_gives_it_a_row(tmp_path, complaint):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
 import sys
 import time
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from crepe_dist.settings.config import flag, parse, settings
 from crepe_dist.supervising import training_process
 from crepe_dist.tuning import search
 from crepe_dist.tuning.search import DONE, FAILED, KILLED, LATE, Search, attempt
+from tests.chaos import harness
 from tests.conftest import NGRAMS, QUICK
 
 SOON = 3600.0
@@ -137,8 +136,7 @@ def test_a_trial_is_ended(data_with_validation, tmp_path):
     given = {**settings_of(QUICK, data_with_validation), "training.epochs": 10**6}
     made = attempt(given, tmp_path / "trial", 1, time.monotonic() + 0.5, lambda *_: False, print)
     assert made["end"] == LATE
-    left = subprocess.run(["pgrep", "-f", str(tmp_path / "trial")], stdout=subprocess.PIPE, text=True, check=False)
-    assert [pid for pid in left.stdout.split() if int(pid) != os.getpid()] == []
+    assert harness.processes(str(tmp_path / "trial")) == []
 
 
 def test_a_training_that_fails_says_why(data_with_validation, tmp_path):
