@@ -77,6 +77,7 @@ class Communicator:
     ) -> None:
         self._gpu = gpu
         self._check = gpu.check = check
+        self._doing = "its start"
         self._handle = c_void_p()
         self._abort = weakref.finalize(self, _abort, gpu, self._handle, os.getpid())
         self._abort.atexit = False  # the end of the process ends NCCL's kernel, too
@@ -85,6 +86,7 @@ class Communicator:
         unique = UniqueId.from_buffer_copy(bytes.fromhex(name))
         self._call("ncclCommInitRankConfig", byref(self._handle), size, unique, rank, byref(config))
         self._poll(self._is_taken, seconds)
+        self._doing = "a sum over the GPUs"
 
     def sum(self, memory: Memory, count: int) -> None:
         """Replace int32 numbers on the GPU by their sums over all ranks, in the order of the GPU's work."""
@@ -133,7 +135,7 @@ class Communicator:
         """
         state = c_int()
         self._call("ncclCommGetAsyncError", self._handle, byref(state))
-        self._expect("a sum over the GPUs", state.value)
+        self._expect(self._doing, state.value)
         return state.value != IN_PROGRESS
 
     def _call(self, name: str, *arguments: object) -> None:
@@ -158,7 +160,8 @@ def _abort(gpu: Gpu, handle: c_void_p, process: int) -> None:
     """Leave the communicator without waiting for other ranks, nor long for NCCL, which may hang (its issue 829)."""
 
     def work() -> None:
-        gpu.make_current()
+        with suppress(UserError, PeerGone):  # after an error of the GPU
+            gpu.make_current()
         _library().ncclCommAbort(handle)
 
     if handle.value and os.getpid() == process:
