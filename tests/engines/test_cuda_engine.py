@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -217,6 +218,19 @@ def test_a_saved_state_continues_exactly(options):
     for name, array in engine.values().items():
         assert np.array_equal(other.values()[name], array), name
     assert all(np.array_equal(array, restored.arrays()[name]) for name, array in exchange.arrays().items())
+
+
+def test_a_step_launches_few_kernels_and_waits_once(monkeypatch):
+    shape = sized(blocks=1)
+    engine = on_gpu(varied(shape))
+    step = TrainingStep(engine, engine.open_exchange(World(), OptimizerOptions(), 40))
+    step(some_batch(shape, 20), 1, 0.001)  # of several attempts
+    called = mock.Mock(wraps=driver.function)
+    monkeypatch.setattr(driver, "function", called)
+    step(some_batch(shape, 20), 2, 0.001)
+    calls = [name for (name,), _ in called.call_args_list]
+    names = "cuLaunchKernel", "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuMemsetD8Async", "cuStreamSynchronize"
+    assert [calls.count(name) for name in names] == [24, 2, 1, 0, 1]
 
 
 def test_a_loss_that_is_not_finite_is_told():
