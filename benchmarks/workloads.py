@@ -157,7 +157,7 @@ class NotebookTraining:
     def __init__(
         self, texts: Sequence[str], labels: Sequence[int], shape: PaperShape, batch_size: int, device: Any
     ) -> None:
-        self._network = _notebook_network(shape)
+        self._network = notebook_network(shape)
         self._device = context(device)
         self._network.initialize(mx.init.Xavier(magnitude=2.24), ctx=self._device)
         self._network.hybridize()
@@ -189,14 +189,16 @@ class _Encoding:
         return notebook_encode(text, self._feature_len), label
 
 
-def _notebook_network(shape: PaperShape) -> Any:
+def notebook_network(shape: PaperShape) -> Any:
+    """Make the notebook's network, whose files the tests read."""
     network = nn.HybridSequential()
-    for kernel, pooled in CONVOLUTIONS:
-        network.add(nn.Conv1D(channels=shape.filters, kernel_size=kernel, activation="relu"))
-        if pooled:
-            network.add(nn.MaxPool1D(pool_size=PAPER_POOL, strides=PAPER_POOL))
-    network.add(nn.Flatten())
-    for _ in range(2):
-        network.add(nn.Dense(shape.units, activation="relu"), nn.Dropout(0.5))
-    network.add(nn.Dense(shape.classes))
+    with network.name_scope():
+        for kernel, pooled in CONVOLUTIONS:
+            network.add(nn.Conv1D(channels=shape.filters, kernel_size=kernel, activation="relu"))
+            if pooled:
+                network.add(nn.MaxPool1D(pool_size=PAPER_POOL, strides=PAPER_POOL))
+        network.add(nn.Flatten())
+        for _ in range(2):
+            network.add(nn.Dense(shape.units, activation="relu"), nn.Dropout(0.5))
+        network.add(nn.Dense(shape.classes))
     return network

@@ -7,30 +7,21 @@ import pytest
 from crepe_dist import command
 
 
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def fail():
+    raise ZeroDivisionError("nobody foresaw this")
+
+
+def test_a_sentence_in_place_of_the_traceback(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def ended():
-    def fail():
-        raise ZeroDivisionError("nobody foresaw this")
-
-    with pytest.raises(SystemExit) as end:
-        command.run(fail)
-    assert end.value.code == 70
-
-
-def test_a_sentence_in_place_of_the_traceback(place, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["prepare", "--url", "https://me:word@host/"])
-    ended()
+    with pytest.raises(SystemExit, match="70"):
+        command.run(fail)
     said = capsys.readouterr().err
     assert said.startswith("error: unexpected failure: ZeroDivisionError: nobody foresaw this\n  why: ")
-    assert f"the traceback is in {place}/crash-report.txt" in said
+    assert f"the traceback is in {tmp_path}/crash-report.txt" in said
     assert "doctor" in said
     assert "Traceback" not in said
-    report = (place / "crash-report.txt").read_text()
+    report = (tmp_path / "crash-report.txt").read_text()
     assert 'raise ZeroDivisionError("nobody foresaw this")' in report
     assert "https://…@host/" in report
     assert '"numpy": ' in report

@@ -26,12 +26,6 @@ def without_extras(name: str, *arguments: object) -> list[str]:
     return [sys.executable, "-c", WITHOUT, "crepe_dist", name, *map(str, arguments)]
 
 
-@pytest.fixture
-def blocked(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in MODULES:
-        monkeypatch.setitem(sys.modules, module, None)
-
-
 def test_pyproject_has_the_same_extras():
     section = PYPROJECT.read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
     lines = re.findall(r"^(\w+) = \[(.*)\]$", section, re.MULTILINE)
@@ -52,7 +46,6 @@ def test_the_core_imports_no_library_of_an_extra():
     assert not {"horovod", "mxnet", "pandas", *MODULES}.intersection(imported)
 
 
-@pytest.mark.usefixtures("blocked")
 @pytest.mark.parametrize(
     ("extra", "line"),
     [
@@ -62,7 +55,9 @@ def test_the_core_imports_no_library_of_an_extra():
         ("serve", ("serve", "run")),
     ],
 )
-def test_a_missing_extra_is_named_with_the_command_that_installs_it(extra, line, complaint, tmp_path):
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(extra, line, complaint, tmp_path, monkeypatch):
+    for module in MODULES:
+        monkeypatch.setitem(sys.modules, module, None)
     (tmp_path / "rows.parquet").write_bytes(b"PAR1")
     what, why, remedy = complaint(*line, cwd=tmp_path).splitlines()
     assert what.endswith(f" needs {', '.join(extras.PACKAGES[extra])}")

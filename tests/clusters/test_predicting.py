@@ -34,10 +34,6 @@ def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def answered(folder: Path) -> pd.DataFrame:
-    return crepe_dist.FramePredictor(folder / "run")(pd.read_parquet(folder / "new.parquet"))
-
-
 def start(python: Path, script: Path, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     # `uv run`, which may have started this, would make Ray start its workers by `uv run`, too.
     ray = {"RAY_ADDRESS": "local", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
@@ -63,7 +59,10 @@ def test_an_example_classifies_as_one_process_does(
     assert done.returncode == 0, done.stderr
     want, got = (
         frame.sort_values("id", ignore_index=True).fillna({"text": ""})
-        for frame in (answered(folder), pd.read_parquet(tmp_path / "out"))
+        for frame in (
+            crepe_dist.FramePredictor(folder / "run")(pd.read_parquet(folder / "new.parquet")),
+            pd.read_parquet(tmp_path / "out"),
+        )
     )
     pd.testing.assert_frame_equal(got[list(want)], want, check_dtype=False)
     assert (got["problem"] != "").sum() == ROWS // 100

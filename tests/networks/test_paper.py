@@ -8,6 +8,7 @@ from dataclasses import replace
 import mxnet as mx
 import numpy as np
 import pytest
+from workloads import notebook_network
 
 from crepe_dist.data.alphabet import ALPHABET, BLANK, Encoding
 from crepe_dist.data.batch import pack
@@ -83,27 +84,6 @@ def test_weights_have_the_notebooks_spread():
     assert not values["2.bias"].any()
 
 
-def notebook_network(filters=8, units=16, outputs=7):
-    """The notebook's network as it builds it."""
-    net = mx.gluon.nn.HybridSequential()
-    nn = mx.gluon.nn
-    with net.name_scope():
-        net.add(nn.Conv1D(channels=filters, kernel_size=7, activation="relu"))
-        net.add(nn.MaxPool1D(pool_size=3, strides=3))
-        net.add(nn.Conv1D(channels=filters, kernel_size=7, activation="relu"))
-        net.add(nn.MaxPool1D(pool_size=3, strides=3))
-        for _ in range(4):
-            net.add(nn.Conv1D(channels=filters, kernel_size=3, activation="relu"))
-        net.add(nn.MaxPool1D(pool_size=3, strides=3))
-        net.add(nn.Flatten())
-        for _ in range(2):
-            net.add(nn.Dense(units, activation="relu"))
-            net.add(nn.Dropout(0.5))
-        net.add(nn.Dense(outputs))
-    net.initialize(mx.init.Xavier(magnitude=2.24))
-    return net
-
-
 def one_hot(codes):
     matrix = np.zeros((len(codes), len(ALPHABET), codes.shape[1]), dtype=np.float32)
     for row, column in zip(*np.nonzero(codes < len(ALPHABET))):
@@ -116,7 +96,8 @@ class TestNotebookFiles:
 
     @pytest.fixture
     def notebook(self):
-        net = notebook_network()
+        net = notebook_network(PaperShape(69, 150, 7, 8, 16))
+        net.initialize(mx.init.Xavier(magnitude=2.24))
         net(one_hot(self.codes)).wait_to_read()
         return net
 

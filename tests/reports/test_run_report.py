@@ -34,7 +34,7 @@ from crepe_dist.settings.options import ServiceOptions
 from crepe_dist.wording import percent
 from tests.conftest import FEATURE_LEN, QUICK
 from tests.helpers.browsing import chromium, needs_browser
-from tests.reports.test_data_page import ELEMENTS, HOSTILE, Page, summary
+from tests.reports.test_data_page import HOSTILE, Page, checked, summary
 from tests.serving.test_serve import FACTS
 
 NAMES = ["<script>alert(1)</script>", "a | b](http://x.example) $y$ `c`", "\x1b[31mred\u202e www.x.example"]
@@ -63,17 +63,6 @@ def place(tmp_path_factory):
 def copy(place, tmp_path):
     """The run ``one``, to be altered."""
     return shutil.copytree(place / "one", tmp_path / "one")
-
-
-def checked(markup):
-    """A page, of which nothing runs or fetches."""
-    read = Page(markup)
-    assert set(read.elements) <= set(ELEMENTS.split())
-    assert not any(name.startswith("on") or name == "src" for name, _ in read.attributes)
-    assert all(value.startswith("#") for name, value in read.attributes if name in ("href", "xlink:href"))
-    assert "\x1b" not in markup
-    assert "\u202e" not in markup
-    return read
 
 
 class TestReport:

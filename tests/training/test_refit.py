@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,9 @@ from crepe_dist.model import params_file
 from crepe_dist.runs import checkpoint
 from tests import conftest
 from tests.conftest import QUICK, needs_kernels
+from tests.training.test_unlabelled import table
 
-NAMES = ("ant", "bee", "cow")
 SIZES = [*QUICK, "--precision=float32", "--optimizer=adam", "--checkpoint.every=2", "--epochs=2"]
-
-
-def table(rows: int, seed: int, *, several: bool = False) -> dict[str, list]:
-    generator = random.Random(seed)
-    classes = [generator.choice(NAMES) for _ in range(rows)]
-    texts = [f"{name[generator.randrange(3)]}{generator.randrange(9)} n{row}" for row, name in enumerate(classes)]
-    return {"text": texts, "label": [[name] for name in classes] if several else classes}
 
 
 def prepared(folder: Path, *, several: bool = False, validation: Any = 0.3, **more: Any) -> Path:
