@@ -47,12 +47,10 @@ def test_it_writes_its_figures_and_leaves_out_tools_that_fail(tmp_path):
 @needs("g++")
 def test_the_first_hour_on_a_gpu_on_emulated_ones(tmp_path):
     steps = ["machine", "squares", "sanitizer", "kernels", "throughput"]
-    flags = ("--emulator", "--peers", sys.executable, "--only", *steps)
-    printed = run([sys.executable, str(BENCHMARKS / "gpu.py"), *flags], tmp_path, seconds=1800)
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--emulator", "--only", *steps]
+    printed = run(command, tmp_path, seconds=1800)
     assert "2 × GPU of a test (an emulator: " in printed
     found = json.loads((tmp_path / "gpu.json").read_text())["steps"]
-    assert [(step["step"], step["outcome"]) for step in found if step["outcome"] != "passed"] == [
-        ("sanitizer", "skipped")
-    ]
+    assert [step["outcome"] for step in found] == ["passed", "passed", "skipped", "passed", "passed"]
     assert all(row["us a step"] > 0 for row in found[3]["rows"])
-    assert [row["processes"] for row in found[4]["rows"] if row.get("documents/s", 0) > 0] == [1, 2, 1, 2, 1, 1]
+    assert [row["processes"] for row in found[4]["rows"] if row["documents/s"] > 0] == [1, 2, 1, 2, 1, 1]
