@@ -55,8 +55,11 @@ from crepe_dist.settings.options import ModelOptions, OptimizerOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from tests.helpers import cuda_emulator  # noqa: E402
-from tests.helpers.engines import TrainingStep, initial  # noqa: E402
+try:
+    from tests.helpers import cuda_emulator
+    from tests.helpers.engines import TrainingStep, initial
+except ImportError as error:
+    sys.exit(f"error: {error}\n  do:  uv sync --group dev --extra gpus")
 
 WORKER = Path(__file__).with_name("torch_worker.py")
 CREPE = (sys.executable, "-m", "crepe_dist")
@@ -132,8 +135,10 @@ def describe(bench: Bench) -> Rows:
         compiled = f"{compiler.architecture_for(capability)}, {compiler.compilers(capability)}"
         sliced = sum(driver.place_of(other) == place for other in gpus) > 1
         yield {"GPU": number, "name": driver.name_of(number), "compiled for": compiled, "slice (MIG)": sliced}
-    for question in (["topo", "-m"], ["-q"]) if shutil.which("nvidia-smi") else ():
-        yield {"lines": call(["nvidia-smi", *question]).splitlines()}
+    facts = "driver_version,memory.total,mig.mode.current,compute_mode,ecc.mode.current,clocks.max.sm,pcie.link.gen.max"
+    for question in (["topo", "-m"], [f"--query-gpu={facts}", "--format=csv"]):
+        if shutil.which("nvidia-smi"):
+            yield {"lines": call(["nvidia-smi", *question], range(256)).splitlines()}
 
 
 def run_tests(selection: str, under: Sequence[str] = ()) -> Row:
