@@ -116,7 +116,7 @@ def test_a_square_is_exact(precision, device, tmp_path):
         for each, operand in zip(memory, given):
             each.write(STORED[precision](np.ascontiguousarray(operand)))
         module.launch(kernel, 1, 32, *memory, out, shared=16 << 10)
-        assert np.array_equal(read(out, np.float32).reshape(SIDE, SIDE), left @ right.T), kernel
+        np.testing.assert_array_equal(read(out, np.float32).reshape(SIDE, SIDE), left @ right.T, kernel)
 
 
 def test_two_processes_fill_a_cold_cache_at_once(tmp_path):
