@@ -78,8 +78,9 @@ struct Update {
                 along = -rate / (sqrtf(second) + epsilon);
             }
             __syncwarp();  // all lanes have read the second moment
-            if (rule == ADAM && row < rows && lane == 0) of.seconds[row] = second;
-            for (int n = lane; row < rows && n < columns; n += lanes) {
+            if (second > 0 && lane == 0) of.seconds[row] = second;
+            const bool may_move = row < rows && (touched || rule == SGD || second > 0);  // else it never had a gradient
+            for (int n = lane; may_move && n < columns; n += lanes) {
                 const i64 i = start + n;
                 const float before = of.moments ? of.moments[i] : 0.0f;
                 if (!touched && before == 0.0f) continue;
