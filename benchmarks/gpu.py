@@ -63,10 +63,8 @@ except ImportError as error:
 
 WORKER = Path(__file__).with_name("torch_worker.py")
 CREPE = (sys.executable, "-m", "crepe_dist")
-QUIET = ("--logging.tensorboard=false", "--logging.report=false")
 FLOAT32, AUTO = "float32", "auto"
 LONG, SHORT = "long", "short"  # texts of 1,014 characters, and the sample's of 192 at most
-SANITIZERS = ("memcheck", "racecheck", "synccheck")
 Row = dict[str, Any]
 Rows = Iterator[Row]
 
@@ -91,7 +89,8 @@ class Bench:
         """Train in the folder ``run``."""
         launch = [*CREPE, "supervise", "-np", str(processes), "--max-restarts=0"] if processes > 1 else TRAIN
         where = ("--data", str(self.folder / data), "--device", device, "--run-dir", str(run))
-        call([*launch, *where, *(f"--{name}={size}" for name, size in self.sizes), *QUIET, *flags], seconds=600)
+        settings = [*(f"--{name}={size}" for name, size in self.sizes), "--logging.tensorboard=false", *flags]
+        call([*launch, *where, *settings], seconds=600)
 
     def prepare(self) -> None:
         """Make both data sets, once: long texts are those of several documents of a class."""
@@ -108,8 +107,8 @@ class Bench:
             write_text(self.texts(name), "".join(f"{text}\n" for text in texts))
         lines = (json.dumps({"label": data.classes[label], "text": text}) for label, text in zip(labels, joined))
         write_text(self.folder / "long.jsonl", "\n".join(lines))
-        source, out = str(self.folder / "long.jsonl"), str(self.folder / LONG)
-        call([*CREPE, "prepare", source, "--feature-len", "1014", "--out", out])
+        source = str(self.folder / "long.jsonl")
+        call([*CREPE, "prepare", source, "--feature-len", "1014", "--out", str(self.folder / LONG)])
 
     def texts(self, data: str) -> Path:
         """File of the texts of a data set, one a line."""
@@ -179,7 +178,7 @@ def sanitize(bench: Bench) -> Rows:
     if bench.emulated or found is None:
         lacks = "compute-sanitizer is not installed (NVIDIA's package cuda-sanitizer-12-8)"
         raise Skipped("the emulator looks for the same mistakes itself" if bench.emulated else lacks)
-    for tool in SANITIZERS:
+    for tool in ("memcheck", "racecheck", "synccheck"):
         tests = f"{DRIVER} {ENGINE}: square or gradients_are or rounds_alike"
         yield {"tool": tool, **run_tests(tests, [found, f"--tool={tool}", "--print-limit=20"])}
 
@@ -234,14 +233,13 @@ def kernel_times(bench: Bench, precision: str) -> list[Row]:
 def throughput(bench: Bench) -> Rows:
     """Measure short runs of the default network, beside the exported module in PyTorch, eager and compiled."""
     bench.prepare()
-    worlds = [size for size in (1, 2, 4, 8) if size <= driver.count()]
-    cases: list[tuple[Any, ...]] = [(ours, data, AUTO, size) for data in (LONG, SHORT) for size in worlds]
-    cases += [(ours, data, FLOAT32, 1) for data in (LONG, SHORT)]
+    cases: list[tuple[Any, ...]] = [(ours, AUTO, size) for size in (1, 2, 4, 8) if size <= driver.count()]
+    cases += [(ours, FLOAT32, 1)]
     if not bench.emulated:
-        cases += [(torch, data, each, False) for data in (LONG, SHORT) for each in (AUTO, FLOAT32)]
-        cases += [(torch, data, AUTO, True) for data in (LONG, SHORT)]  # last: the compilation takes a minute
-    for measure, data, precision, how in cases:
-        yield {"texts": data, "precision": precision, **measure(bench, data, precision, how)}
+        cases += [(torch, AUTO, False), (torch, FLOAT32, False), (torch, AUTO, True)]  # compiled, which takes a minute
+    for measure, precision, how in cases:
+        for data in (LONG, SHORT):
+            yield {"texts": data, "precision": precision, **measure(bench, data, precision, how)}
 
 
 def ours(bench: Bench, data: str, precision: str, processes: int) -> Row:
@@ -260,7 +258,7 @@ def ours(bench: Bench, data: str, precision: str, processes: int) -> Row:
 def torch(bench: Bench, data: str, precision: str, compiled: bool) -> Row:
     """Measure PyTorch's steps, with the exported module of a run on the CPU; an error is no failure of ours."""
     row: Row = {"by": f"PyTorch, {'compiled' if compiled else 'eager'}", "processes": 1}
-    made, folder = bench.folder / "runs" / f"{data}-made", bench.folder / f"{data}-module"
+    made, folder = bench.folder / f"{data}-made", bench.folder / f"{data}-module"
     try:
         python = bench.peers or peers.interpreter(partial(print, file=sys.stderr))
         if not folder.exists():
@@ -272,8 +270,8 @@ def torch(bench: Bench, data: str, precision: str, compiled: bool) -> Row:
         out = call([python, "-I", str(WORKER), json.dumps(request)], environment=peers.environment(), seconds=600)
     except (OSError, RuntimeError, UserError) as error:
         return {**row, "error": " ".join(f"{error}".split())}
-    found = json.loads(out.splitlines()[-1])
-    return {**row, "documents/s": found["rate"], "step ms": found["step_ms"], "first ms": found["first_ms"]}
+    times = json.loads(out.splitlines()[-1])
+    return {**row, "documents/s": times["rate"], "step ms": times["step_ms"], "first ms": times["first_ms"]}
 
 
 # Each step: tests (files, and names after a colon) or a function; and what a failure means, and what to do.
