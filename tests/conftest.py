@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -155,6 +155,13 @@ def write_csv(path: Path, rows: int, seed: int, classes: int = 3) -> Path:
             label = row % classes
             words = ["".join(generator.choices(letters, k=9)) + TRIGRAMS[label] for _ in range(generator.randint(3, 9))]
             writer.writerow([label + 1, " ".join(words)])
+    return path
+
+
+def write_rows(path: Path, rows: Iterable[Sequence[object]]) -> Path:
+    """Write rows as CSV, the first of which names the columns if any does."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows(rows)
     return path
 
 

@@ -86,20 +86,21 @@ class TestPredict:
             assert f"--out is {name}" in complaint("predict", "--text", "aaa zig", "--out", name, cwd=place)
             assert not (place / name).exists()
 
-    def test_a_spreadsheet_keeps_its_columns(self, place, printed_by, monkeypatch):
+    def test_csv_keeps_the_columns_and_the_delimiter_of_a_csv_file(self, place, printed_by, monkeypatch):
         monkeypatch.chdir(place)
-        (place / "in.csv").write_text('id,Title,Review\n7,"a, zig","aa zig\nbb zig"\n8,,\n9,,vex and vex\n')
-        flags = ("--file", "in.csv", "--text-column", "Review", "--format", "csv", "--out", "out.csv")
+        (place / "in.csv").write_text('id;Title;Review\n7;"a, zig";"aa; zig\nbb zig"\n8;;\n9;;vex and vex\n')
         with pytest.raises(UserError, match="1 of 3 rows could not be classified") as caught:
-            printed_by("predict", *flags)
+            printed_by("predict", "--file", "in.csv", "--text-column", "Review", "--out", "out.csv")
         assert caught.value.why == "empty text (1)"
         with (place / "out.csv").open(newline="") as stream:
-            answers = list(csv.DictReader(stream))
-        assert [answer["id"] for answer in answers] == ["7", "8", "9"]
-        assert answers[0]["Review"] == "aa zig\nbb zig"
+            answers = list(csv.DictReader(stream, delimiter=";"))
+        assert [(each["id"], each["Title"]) for each in answers] == [("7", "a, zig"), ("8", ""), ("9", "")]
+        assert answers[0]["Review"] == "aa; zig\nbb zig"
         assert all(answer["predicted_class"] in ("first", "second", "third") for answer in answers[::2])
         assert [answer["problem"] for answer in answers] == ["", "line 4: empty text", ""]
         assert 0.34 < float(answers[0]["predicted_probability"]) <= 1
+        (place / "tabs.tsv").write_text("id\ttext\n7\ta zig\n")
+        assert printed_by("predict", "--file", "tabs.tsv", "--format", "csv").startswith("id,text,predicted_class,")
 
     def test_says_what_it_did_not_read(self, place, printed_by, capfd):
         (place / "long.csv").write_text(f"text\na zig\nSubject: zig{' vex' * 99}\n")
@@ -123,15 +124,6 @@ class TestPredict:
         printed = os.read(end, 1000).decode()
         os.close(end)
         assert printed.splitlines()[1].startswith("a zig\\x1b[2J\\x07 \\u202e,")
-
-    def test_csv_keeps_the_delimiter_of_a_csv_file(self, place, printed_by):
-        (place / "semicolons.csv").write_text("id;text;note\n7;a zig;x,y\n8;b vex;\n")
-        printed_by("predict", "--file", "semicolons.csv", "--out", "out.csv", cwd=place)
-        with (place / "out.csv").open(newline="") as stream:
-            answers = list(csv.DictReader(stream, delimiter=";"))
-        assert [(each["id"], each["note"], each["problem"]) for each in answers] == [("7", "x,y", ""), ("8", "", "")]
-        (place / "tabs.tsv").write_text("id\ttext\n7\ta zig\n")
-        assert printed_by("predict", "--file", "tabs.tsv", "--format", "csv").startswith("id,text,predicted_class,")
 
     def test_output_is_whole_or_not_there(self, place, complaint):
         (place / "deep.csv").write_text("text\nzig\n")

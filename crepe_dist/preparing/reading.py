@@ -15,7 +15,7 @@ import numpy as np
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.arrays import hashes
-from crepe_dist.data.composition import UNIT, Column, unusable_number, without_tags
+from crepe_dist.data.composition import UNIT, Column, number_of, unusable_number, without_tags
 from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
@@ -224,11 +224,8 @@ def _weight(row: Row) -> float:
     """Return a row's weight, 1 if rows have none; raise ``ValueError`` if it is unusable."""
     if row.weight is None:
         return 1.0
-    try:
-        weight = float(row.weight)
-    except ValueError:
-        weight = -1.0
-    if not 0 <= weight <= MAX_WEIGHT:
+    weight = number_of(row.weight)
+    if weight is None or not 0 <= weight <= MAX_WEIGHT:
         raise ValueError(f"unusable weight: {row.weight!r:.40} is not a number from 0 to {MAX_WEIGHT:g}")
     return weight
 

@@ -68,10 +68,6 @@ def ends_as_unbroken(process, trial):
     return printed
 
 
-def wait_for_strike(process, trial):
-    harness.wait_for(lambda: trial.has_struck or process.poll() is not None)
-
-
 @pytest.mark.parametrize(
     ("kind", "rank", "count", "phase", "step"),
     [
@@ -98,7 +94,7 @@ def test_preempted_by_others_it_starts_again_and_that_costs_no_restart(supervise
 
 def test_killed_itself_it_leaves_no_orphan_and_nothing_is_lost(supervised, trial):
     process = supervised(2, plan=trial.fault("mark", 6))
-    wait_for_strike(process, trial)
+    harness.wait_for(lambda: trial.has_struck or process.poll() is not None)
     started = {pid: start_time(pid) or 0 for pid in descendants(process.pid)}
     process.kill()
     assert harness.finish(process)[0] == -signal.SIGKILL

@@ -55,9 +55,6 @@ def test_ids_that_cannot_be(tmp_path):
     with pytest.raises(UserError, match="no column 'tickt'") as caught:
         crepe_dist.prepare(source, tmp_path / "out", id="tickt")
     assert "did you mean 'ticket'" in caught.value.remedy
-    (tmp_path / "rows.txt").write_text("__label__a one\n__label__b two\n")
-    with pytest.raises(UserError, match="has no columns, and so no id"):
-        crepe_dist.prepare(tmp_path / "rows.txt", tmp_path / "out", id="ticket", input_format="fasttext")
 
 
 def test_an_origin_that_cannot_be_is_an_altered_file(tmp_path):

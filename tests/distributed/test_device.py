@@ -20,12 +20,6 @@ class BesideAnother(World):
         return [value, ["other", []] if name == "hosts" else {"host": "other", "error": None, "same": None}]
 
 
-@pytest.fixture
-def two_gpus(monkeypatch):
-    monkeypatch.setattr(device.driver, "count", lambda: 2)
-    monkeypatch.setattr(device.driver, "uuid_of", str)
-
-
 def refuse(*numbers):
     """Return a check that refuses some GPUs."""
 
@@ -37,7 +31,9 @@ def refuse(*numbers):
 
 
 @pytest.mark.parametrize(("refused", "chosen"), [((), Device("gpu", 0)), ((0,), Device("gpu", 1)), ((0, 1), CPU)])
-def test_the_first_gpu_that_something_can_use(two_gpus, refused, chosen):
+def test_the_first_gpu_that_something_can_use(monkeypatch, refused, chosen):
+    monkeypatch.setattr(device.driver, "count", lambda: 2)
+    monkeypatch.setattr(device.driver, "uuid_of", str)
     assert device.pick("cpu", refuse(*refused)) == CPU
     assert device.pick("auto", refuse(*refused)) == chosen
     if chosen == CPU:

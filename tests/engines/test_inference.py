@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.batch import pack
 from crepe_dist.engines.engine import open_engine
 from crepe_dist.errors import UserError
@@ -22,7 +21,6 @@ from crepe_dist.native.library import Library
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.networks.paper.shape import PaperShape
-from crepe_dist.predicting.predictor import Predictor
 from tests.helpers.engines import some_codes, varied
 
 SHAPES: list[Shape] = [
@@ -124,12 +122,3 @@ def test_a_forked_child_classifies():
         os._exit(0)
     os.waitpid(child, 0)
     assert os.read(reader, expected.nbytes) == expected.tobytes()
-
-
-def test_an_answer_that_is_not_finite_is_refused():
-    encoding = Encoding("paper", 123)
-    shape = NGramShape(encoding.codes, 123, 2, 3, 64, encoding.in_words, 16)
-    arrays = {**varied(shape).values, "weight": np.full((64, 2), 3e38, np.float32)}
-    engine = open_inference(shape, arrays, choose_for_inference(shape, "float32"))
-    with pytest.raises(UserError, match="NaN or infinity"):
-        Predictor(engine, encoding, ["a", "b"]).predict(["some text"])

@@ -38,14 +38,6 @@ def made() -> dict[str, Parameter]:
     return {name: Parameter(np.ones(shape, np.float32)) for name, shape in SHAPES.items()}
 
 
-def expected(options: OptimizerOptions) -> dict[str, np.ndarray]:
-    """Values after some steps."""
-    optimizer = Reference(options, made())
-    for step in range(STEPS):
-        optimizer.update({name: each * 2.0**FIRST / 0.01 for name, each in whole(step).items()}, rate(step))
-    return optimizer.values
-
-
 def by_mxnet(options: OptimizerOptions) -> dict[str, np.ndarray]:
     parameters, optimizer = mx.gluon.ParameterDict(), Optimizer(options)
     for name, shape in SHAPES.items():
@@ -66,24 +58,23 @@ def by_kernels(options: OptimizerOptions) -> dict[str, np.ndarray]:
     quanta = Quanta(parameters)
     quanta.restore(np.full(len(SHAPES), FIRST, np.int32))
     exchange = SharedMemoryExchange(World(), Optimizer(options), quanta)
-
-    def compute(step: int) -> float:
+    for step in range(STEPS):
         for name, gradient in whole(step).items():
             gradients = parameters[name].gradient
             assert gradients is not None
             gradients[:] = gradient
         quanta.begin(8)
         quanta.bounds[:] = [2**16] * len(SHAPES)
-        return 0.0
-
-    for step in range(STEPS):
-        exchange._all_reduce(compute(step), ())
+        exchange._all_reduce(0.0, ())
         exchange.update(0.01, rate(step))
     return {name: parameter.value for name, parameter in parameters.items()}
 
 
 def assert_near(got: dict[str, np.ndarray], options: OptimizerOptions) -> None:
-    for parameter, values in expected(options).items():
+    optimizer = Reference(options, made())
+    for step in range(STEPS):
+        optimizer.update({name: each * 2.0**FIRST / 0.01 for name, each in whole(step).items()}, rate(step))
+    for parameter, values in optimizer.values.items():
         np.testing.assert_allclose(got[parameter], values, rtol=1e-5, atol=1e-6, err_msg=parameter)
         assert np.abs(values - 1).max() > 0.01
 

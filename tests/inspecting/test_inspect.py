@@ -22,7 +22,7 @@ from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.supervising.training_process import train
-from tests.conftest import TRIGRAMS
+from tests.conftest import TRIGRAMS, write_rows
 
 NAMES = ("one", "two", "<three>")
 PLANTED = 12
@@ -42,8 +42,7 @@ def place(tmp_path_factory):
     """Folder with prepared data: 240 texts, of which 12 have a wrong label, and two pairs of near duplicates."""
     folder = tmp_path_factory.mktemp("inspected")
     same = [(NAMES[0], "Twice, twice quaqua!"), (NAMES[1], "twice TWICE quaqua"), *[(NAMES[2], "vex vex vexing")] * 2]
-    with (folder / "texts.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows([("label", "text"), *rows(), *same])
+    write_rows(folder / "texts.csv", [("label", "text"), *rows(), *same])
     new = ("abcdef quaqua quaqua", "", "fedcba quaqua zigzig", "Fedcba, QUAQUA zigzig", "twice twice; quaqua")
     (folder / "new.txt").write_text("\n".join((*new, "ghijgh zigzig quaqua")))
     split = SplitOptions(0.2, 0.1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -17,6 +15,7 @@ from crepe_dist.native import library
 from crepe_dist.networks.crepe import shape as crepe
 from crepe_dist.networks.crepe.initial import CONVOLUTIONS_RATE, TABLE_RATE
 from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings.options import ModelOptions, OptimizerOptions
 from tests.helpers import reference
 from tests.helpers.engines import TrainingStep, answers, assert_near, learnt, sized, some_batch, some_codes, varied
@@ -53,13 +52,22 @@ def test_the_logits_of_a_document_do_not_depend_on_its_neighbours(name, precisio
 
 
 class TestShape:
-    def test_a_shape_is_known_from_the_parameters_and_the_description(self):
-        shape = sized(width=48, blocks=2, length=61)
-        arrays = varied(shape).values
-        assert parameters.shape_of(arrays, 69, 61, shape.settings()) == shape
+    @pytest.mark.parametrize(
+        ("shape", "wrong"),
+        [
+            (sized(width=48, blocks=2, length=61), {"blocks": 3}),
+            (NGramShape(69, 61, 3, 4, 50, 36, 20), {"kind": "paper"}),
+        ],
+    )
+    def test_a_shape_is_known_from_the_parameters_and_the_description(self, shape, wrong):
+        arrays, about = varied(shape).values, shape.settings()
+        assert parameters.shape_of(arrays, 69, 61, about) == shape
         assert shape.parameters == sum(array.size for array in arrays.values())
         with pytest.raises(UserError, match="not parameters of a crepe_dist network"):
-            parameters.shape_of(arrays, 69, 61, replace(shape, blocks=3).settings())
+            parameters.shape_of(arrays, 69, 61, {**about, **wrong})
+        name, _ = arrays.popitem()
+        with pytest.raises(UserError, match=f"{name} is missing"):
+            parameters.shape_of(arrays, 69, 61, about)
 
     @pytest.mark.parametrize("wrong", [{"blocks": 0}, {"longest": "6"}, {"dropout": 1}])
     def test_a_description_of_no_such_network_is_refused(self, wrong):

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
-from crepe_dist.exporting import onnx_file
 from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.native import library
 from crepe_dist.networks.ngrams import onnx as ngrams_onnx
 from crepe_dist.networks.ngrams.hashing import edged, keys, look_up, rows_of, word_keys
 from crepe_dist.networks.ngrams.shape import NGramShape
+from tests.exporting.test_export import session_of
 from tests.helpers import torch_stand_in
 
 VECTORS = json.loads(Path(__file__).with_name("ngram_hash.json").read_text())
@@ -49,12 +48,7 @@ def by_onnx(vector):
     codes = graph.input("codes", onnx.TensorProto.INT32, 1, "positions")
     outputs = [ngrams_onnx.rows_of(graph, codes, vector["longest"], rows, rows)]
     outputs.append(ngrams_onnx.word_rows(graph, codes, table(vector)))
-    infos = [onnx.helper.make_tensor_value_info(each, onnx.TensorProto.INT32, None) for each in outputs]
-    made = onnx.helper.make_graph(graph.nodes, "hash", graph.inputs, infos, graph.values)
-    opset = [onnx.helper.make_opsetid("", onnx_file.OPSET_VERSION)]
-    model = onnx.helper.make_model(made, opset_imports=opset, ir_version=onnx_file.IR_VERSION)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (found,), (words,) = session.run(None, {"codes": np.array([vector["text"]], np.int32)})
+    (found,), (words,) = session_of(graph, outputs).run(None, {"codes": np.array([vector["text"]], np.int32)})
     return np.where(found == rows, -1, found), words[words < rows + vector["words"]] - rows
 
 

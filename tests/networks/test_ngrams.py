@@ -5,30 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crepe_dist.data.alphabet import BLANK
 from crepe_dist.distributed.device import CPU
 from crepe_dist.errors import UserError
-from crepe_dist.model import parameters
 from crepe_dist.model.backend import choose_backend
 from crepe_dist.native import library
 from crepe_dist.networks.ngrams import initial as ngrams
 from crepe_dist.networks.ngrams.hashing import look_up
 from crepe_dist.networks.ngrams.shape import NGramShape, buckets_for
 from crepe_dist.settings.options import ModelOptions
-from tests.helpers.engines import initial
+from tests.helpers.engines import some_codes
 
 pytestmark = pytest.mark.usefixtures("every_build")
-BUILDS = library.runnable()
-SHAPES = [NGramShape(69, 30, 3, 4, 50, 36, 20), NGramShape(95, 200, 20, 7, 1 << 16, 62, 1 << 14)]
-SHAPES += [NGramShape(5, 9, 2, 1, 1, 1, 0), NGramShape(254, 60, 2, 5, 1 << 12, 200, 1 << 10)]  # the largest alphabet
-
-
-def some_codes(shape: NGramShape, rows: int) -> np.ndarray:
-    codes = np.random.default_rng(rows).integers(0, shape.alphabet_size, (rows, shape.feature_len)).astype(np.uint8)
-    codes[0, ::7] = 200  # beyond the alphabet, and so blank
-    codes[rows // 2, shape.feature_len // 3 :] = BLANK
-    codes[-1] = BLANK
-    return codes
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -37,6 +24,7 @@ def test_documents_are_counted_by_class(native, monkeypatch):
         monkeypatch.setattr(library, "find", lambda: (None, "not for this test"))
     shape = NGramShape(69, 600, 3, 3, 1000, 36, 250)
     codes = some_codes(shape, 700)
+    codes[0, ::7] = 200  # beyond the alphabet, and so blank
     labels = np.arange(700, dtype=np.int32) % 3
     counts = np.ones((1000, 3), np.int32)
     ngrams._count(codes, labels, shape, counts)
@@ -64,17 +52,7 @@ def test_the_table_is_smaller_the_more_classes_there_are():
 
 
 def test_it_computes_in_float32_only():
-    assert choose_backend(ModelOptions(), CPU, SHAPES[0]).precision == "float32"
+    shape = NGramShape(69, 30, 3, 4, 50, 36, 20)
+    assert choose_backend(ModelOptions(), CPU, shape).precision == "float32"
     with pytest.raises(UserError, match="does not compute in bfloat16"):
-        choose_backend(ModelOptions(precision="bfloat16"), CPU, SHAPES[0])
-
-
-def test_the_shape_is_known_from_the_parameters_and_the_description():
-    shape = SHAPES[0]
-    arrays = initial(shape).values
-    assert parameters.shape_of(arrays, 69, 30, shape.settings()) == shape
-    assert shape.parameters == sum(array.size for array in arrays.values())
-    with pytest.raises(UserError, match="not parameters of a crepe_dist network"):
-        parameters.shape_of(arrays, 69, 30, {"kind": "paper"})
-    with pytest.raises(UserError, match="bias is missing"):
-        parameters.shape_of({"weight": arrays["weight"]}, 69, 30, shape.settings())
+        choose_backend(ModelOptions(precision="bfloat16"), CPU, shape)

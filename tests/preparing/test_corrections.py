@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 
 import pytest
@@ -11,6 +10,7 @@ import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_csv
+from tests.conftest import write_rows
 from tests.inspecting.test_inspect import labels_by_line
 
 NAMES = ("Billing", "Privacy", "=Refund")
@@ -19,9 +19,7 @@ TEXTS = [f"ticket {number}\nabout {NAMES[number % 3]}" for number in range(60)]
 
 def write(path, texts=TEXTS, labels=None):
     labels = labels or [NAMES[number % 3] for number in range(len(texts))]
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([("label", "text"), *zip(labels, texts)])
-    return path
+    return write_rows(path, [("label", "text"), *zip(labels, texts)])
 
 
 def listed(data, lines, suggested):

@@ -11,7 +11,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import crepe_dist
@@ -46,49 +45,24 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith("report.")}
 
 
-def test_rows_labels_and_texts_arrive(tmp_path):
-    summary = prepared(tmp_path, [f'"{"ab"[n % 2]}","text number {n}"' for n in range(100)], validation=0.1)
+def test_rows_labels_and_texts_arrive_in_several_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr("crepe_dist.preparing.building.SHARD_BYTES", 40 * 16)
+    summary = prepared(tmp_path, [f'"{"ab"[n % 2]}","text number {n}"' for n in range(100)], validation=0.2)
     dataset = open_dataset(tmp_path / "out")
-    assert {name: part["rows"] for name, part in summary["splits"].items()} == {
-        "train": 70, "validation": 10, "test": 20,
-    }  # fmt: skip
-    assert dataset.classes == ["a", "b"]
-    assert dataset.name == "out"
+    rows = {"train": 60, "validation": 20, "test": 20}
+    assert {name: part["rows"] for name, part in summary["splits"].items()} == rows
+    assert [len(shard) for shard in dataset.splits["train"].shards] == [16, 16, 16, 12]
+    assert (dataset.name, dataset.classes) == ("out", ["a", "b"])
+    verify(dataset)
     seen = []
-    for name in ("validation", "test"):
-        part = dataset.splits[name]
-        codes = part.codes(np.arange(len(part)))
-        for row in range(len(part)):
-            text = part.text(row)
-            assert text is not None
-            assert codes[row].tolist() == ENCODING.encode([text])[0].tolist()
+    for name, part in dataset.splits.items():
+        order = epoch_order(len(part), 0, 0)
+        for row, codes in zip(order.tolist(), part.codes(order)):
+            seen.append(text := ENCODING.decode(codes))
+            assert codes.tolist() == ENCODING.encode([text])[0].tolist()
             assert part.labels[row] == int(text.split()[-1]) % 2
-            seen.append(text)
-    train = dataset.splits["train"]
-    assert train.text(0) is None
-    seen += [ENCODING.decode(codes) for codes in train.codes(np.arange(len(train)))]
+            assert part.text(row) == (None if name == "train" else text)
     assert sorted(seen) == sorted(f"text number {n}" for n in range(100))
-
-
-class TestShards:
-    @pytest.fixture(autouse=True)
-    def _small(self, monkeypatch):
-        monkeypatch.setattr("crepe_dist.preparing.building.SHARD_BYTES", 40 * 16)
-
-    def test_several_are_read_as_one(self, tmp_path):
-        prepared(tmp_path, [f"{n % 2},text {n}" for n in range(100)], validation=0.2)
-        many = open_dataset(tmp_path / "out")
-        assert [len(shard) for shard in many.splits["train"].shards] == [16, 16, 16, 12]
-        verify(many)
-        expected = {}
-        for part in many.splits.values():
-            order = epoch_order(len(part), 0, 0)
-            for row, codes in zip(order.tolist(), part.codes(order)):
-                number = int(ENCODING.decode(codes).split()[-1])
-                assert part.labels[row] == number % 2
-                assert part.text(row) in (None, f"text {number}")
-                expected[number] = part.name
-        assert sorted(expected) == list(range(100))
 
 
 class TestProcesses:

@@ -20,10 +20,6 @@ TEXTS = [f"{'good' if row % 2 else 'bad'} text number {row}" for row in range(40
 LABELS = ["yes" if row % 2 else "no" for row in range(40)]
 
 
-def quarantined(folder):
-    return [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
-
-
 def test_a_frame_and_lists_give_the_data_set_that_a_file_gives(tmp_path):
     frame = pd.DataFrame({"id": range(40), "body": TEXTS, "topic": LABELS})
     write_frame(frame[["topic", "body"]], tmp_path / "table.jsonl")
@@ -62,7 +58,8 @@ def test_rows_without_text_or_label_are_treated_as_in_files(tmp_path):
     texts, labels = [*TEXTS, None, float("nan"), pd.NA, 7, "x"], [*LABELS, "no", "no", "no", "no", None]
     frame = pd.DataFrame({"text": texts, "label": labels})
     crepe_dist.prepare(frame, tmp_path / "out", max_bad=0.2)
-    found = [(each["line"], each["reason"]) for each in quarantined(tmp_path / "out")]
+    records = map(json.loads, (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines())
+    found = [(each["line"], each["reason"]) for each in records]
     assert found == [
         (41, "empty text"), (42, "empty text"), (43, "empty text"), (44, "not a text: 'text'"), (45, "no label"),
     ]  # fmt: skip

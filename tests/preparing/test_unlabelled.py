@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from crepe_dist.preparing.labelling import Labelling
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, find_sources
-from tests.conftest import write_frame
+from tests.conftest import write_frame, write_rows
 
 ENCODING = Encoding(feature_len=40)
 TEXTS = [f"unlabelled text {n}" for n in range(30)]
@@ -29,14 +28,7 @@ TEXTS = [f"unlabelled text {n}" for n in range(30)]
 
 @pytest.fixture
 def labelled(tmp_path):
-    return table(tmp_path / "rows.csv", [("label", "text"), *(("ab"[n % 2], f"text {n}") for n in range(40))])
-
-
-def table(path, rows):
-    """Write rows as CSV, and return the path."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows(rows)
-    return path
+    return write_rows(tmp_path / "rows.csv", [("label", "text"), *(("ab"[n % 2], f"text {n}") for n in range(40))])
 
 
 def made(labelled, *unlabelled, out="out", how=None, encoding=ENCODING, fit=None, **split):
@@ -101,7 +93,7 @@ class TestRowsWithoutLabel:
     @pytest.fixture
     def partly(self, tmp_path):
         rows = [("ab"[n % 2] if n % 4 else "", f"text {n}") for n in range(40)]
-        return table(tmp_path / "partly.csv", [("label", "text"), *rows])
+        return write_rows(tmp_path / "partly.csv", [("label", "text"), *rows])
 
     def test_are_left_out_unless_asked(self, partly):
         summary, data = made(partly)
@@ -145,10 +137,10 @@ def test_they_decide_the_alphabet_and_the_length(labelled, tmp_path):
 
 class TestColumns:
     def test_are_those_of_the_training_file(self, tmp_path):
-        rows = table(
+        rows = write_rows(
             tmp_path / "rows.csv", [("label", "head", "body"), *(("ab"[n % 2], "h", f"b{n}") for n in range(9))]
         )
-        more = table(tmp_path / "more.csv", [("body", "note", "head"), ("new body", "?", "new head")])
+        more = write_rows(tmp_path / "more.csv", [("body", "note", "head"), ("new body", "?", "new head")])
         reading = Reading(columns=Wanted(texts=("head", "body")))
         sources = find_sources([str(rows)], reading=reading, unlabelled=[str(more)])
         prepare(sources, tmp_path / "out", ENCODING, SplitOptions(), PrepareOptions(reading))

@@ -17,7 +17,7 @@ from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.errors import UserError
 from crepe_dist.records import write_sealed
 from crepe_dist.runs import checkpoint, state
-from crepe_dist.runs.run_folder import RunFolder, choose
+from crepe_dist.runs.run_folder import choose
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.options import OptimizerOptions
@@ -218,12 +218,6 @@ class TestWhichFolder:
         assert self.chosen(base, "--epochs=9") == "run-2"
         with pytest.raises(UserError, match=r"run was started with other settings"):
             self.chosen(base, "--epochs=3")
-
-
-def test_two_runs_never_write_into_one_folder(tmp_path):
-    with RunFolder(tmp_path).lock(), pytest.raises(UserError, match="another process is training"):
-        RunFolder(tmp_path).lock()
-    RunFolder(tmp_path).lock().close()
 
 
 class TestSchedule:
