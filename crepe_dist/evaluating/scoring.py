@@ -24,7 +24,7 @@ from crepe_dist.preparing.flags import names_in
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.sources import Reading
 from crepe_dist.reports import findings
-from crepe_dist.reports.score_tables import sure, unanswered
+from crepe_dist.reports.score_tables import sure, table, unanswered
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import quotes, run_of
 from crepe_dist.runs.scores import AnyScores, Scores
@@ -106,7 +106,7 @@ def _write(args: Any, predictor: Predictor, rows: Rows, scores: AnyScores, other
         numbers = {name: value for name, value in scores.to_dict().items() if name != "right"}
         numbers |= {**scores.summary(), "classes": dataset.classes, "left_out": rows.left_out()}
         numbers["sure_answers"] = scores.sure_answers
-        numbers["per_class"] = scores.per_class(dataset.classes).to_dict(orient="index")
+        numbers["per_class"] = scores.per_class(dataset.classes)
         if dataset.levels and isinstance(scores, Scores):
             numbers["hierarchical_f1"] = dataset.levels.f1(scores.confusion)
             numbers["level_accuracies"] = dataset.levels.accuracies(scores.confusion)
@@ -169,12 +169,9 @@ def _sure(scores: AnyScores) -> str:
 
 
 def _class_table(scores: AnyScores, classes: list[str]) -> str:
-    table = scores.per_class(classes)
-    for column in table.columns.drop("documents"):
-        table[column] = table[column].map("{:.3f}".format if column in ("f1", "average_precision") else percent)
-    table.loc[~scores.predicted, "precision"] = "–"
-    table.loc[~scores.tested, table.columns.intersection(["recall", "f1", "average_precision"])] = "–"
-    return str(table.rename(columns={"average_precision": "AP"}).to_string())
+    columns = ["precision", "recall", "f1", *["AP", "threshold"] * scores.several, "documents"]
+    rows = pd.DataFrame(table(scores, classes), pd.Index(classes, name="class")).rename(columns={"average": "AP"})
+    return str(rows[columns].to_string(float_format=" {:.3f}".format, na_rep="–"))
 
 
 def worst_mistakes(scores: Scores, dataset: Dataset, split: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,6 @@ from crepe_dist.model.calibration import (
     log_odds,
     threshold_of,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BINS = 15  # intervals of the predicted probability, as in Guo et al. 2017
 MILLION = 1_000_000  # probabilities are summed as integer millionths, so the order of additions does not matter
@@ -149,12 +146,15 @@ class ClassScores:
         """Expected calibration error: of the predicted classes, or of all classes where there are several labels."""
         return expected_calibration_error(self.reliability)
 
-    def per_class(self, classes: list[str]) -> pd.DataFrame:
-        """Return precision, recall, f1 (fractions; 0 if undefined) and documents as columns, one row per class."""
-        import pandas as pd  # takes half of training's start-up time, and training does not use it
+    def per_class(self, classes: list[str]) -> dict[str, dict[str, Any]]:
+        """Return precision, recall, f1 (fractions; 0 if undefined) and documents of each class, as JSON values.
 
-        columns = {"precision": self.precision, "recall": self.recall, "f1": self.f1, "documents": self.class_documents}
-        return pd.DataFrame(columns, index=pd.Index(classes, name="class"))
+        Several labels have average_precision and threshold (fractions), too.
+        """
+        names = ["precision", "recall", "f1", *["average_precision", "threshold"] * self.several, "documents"]
+        others = {"threshold": "thresholds", "documents": "class_documents"}
+        rows = zip(*(getattr(self, others.get(name, name)).tolist() for name in names))
+        return {each: dict(zip(names, row)) for each, row in zip(classes, rows)}
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
@@ -296,13 +296,6 @@ class LabelScores(ClassScores):
     def exact(self) -> float | None:
         """Share of documents whose labels are all predicted, and no other; ``None`` if unknown."""
         return None if self.right is None else float(self.right.mean())
-
-    def per_class(self, classes: list[str]) -> pd.DataFrame:
-        """Return the columns of ``ClassScores``, average_precision and threshold (fractions), one row per class."""
-        table = super().per_class(classes)
-        table.insert(3, "average_precision", self.average_precision)
-        table.insert(4, "threshold", self.thresholds)
-        return table
 
     def summary(self) -> dict[str, Any]:
         """Return the scores over all classes as JSON values."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import random
 import re
 import sys
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from tests.conftest import QUICK, run, train, write_csv
+from tests.conftest import QUICK, run, train, write_csv, write_rows
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TOLERANCE = 1e-5  # float32 sums in another order; no difference was seen in the six printed decimals
@@ -70,12 +69,8 @@ def test_finetune(data, tmp_path):
 
 def test_notebook(tmp_path):
     generator = random.Random(5)
-    with (tmp_path / "letters.csv").open("w", newline="", encoding="utf-8") as stream:
-        rows = csv.writer(stream)
-        rows.writerow(["label", "text"])
-        for row in range(200):
-            label = ("abc", "xyz")[row % 2]
-            rows.writerow([label, generator.choice(label) * generator.randint(60, 140)])
+    rows = [(label, generator.choice(label) * generator.randint(60, 140)) for label in ("abc", "xyz") * 100]
+    write_rows(tmp_path / "letters.csv", [("label", "text"), *rows])
     text = "xyz" * 40
     settings = ("--feature-len=123", "--filters=32", "--units=64", "--dropout=0", "--batch-size=10", "--epochs=4")
     printed = example("notebook.py", "letters.csv", *settings, "--learning-rate=0.05", "--text", text, cwd=tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import json
 import random
@@ -32,7 +31,7 @@ from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.options import ServiceOptions
 from crepe_dist.wording import percent
-from tests.conftest import FEATURE_LEN, QUICK
+from tests.conftest import FEATURE_LEN, QUICK, write_rows
 from tests.helpers.browsing import chromium, needs_browser
 from tests.reports.test_data_page import HOSTILE, Page, checked, summary
 from tests.serving.test_serve import FACTS
@@ -45,12 +44,11 @@ def place(tmp_path_factory):
     """A data set whose names and texts mean harm, and two runs on it, ``one`` and ``two``, of other seeds."""
     folder = tmp_path_factory.mktemp("reported")
     generator = random.Random(0)
-    with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, quoting=csv.QUOTE_ALL)
-        writer.writerow(["label", "text"])
-        for row in range(400):
-            text = f"{row} " + "".join(generator.choices("abcdefgh ", k=60)) + HOSTILE[row % len(HOSTILE)][:300]
-            writer.writerow([NAMES[row % 3], text.encode("utf-8", "replace").decode()])
+    rows = [("label", "text")]
+    for row in range(400):
+        text = f"{row} " + "".join(generator.choices("abcdefgh ", k=60)) + HOSTILE[row % len(HOSTILE)][:300]
+        rows.append((NAMES[row % 3], text.encode("utf-8", "replace").decode()))
+    write_rows(folder / "rows.csv", rows)
     encoding = Encoding(feature_len=FEATURE_LEN)
     prepare(find_sources([str(folder / "rows.csv")]), folder / "data", encoding, SplitOptions(0.3, 0.1))
     for seed, name in enumerate(("one", "two")):
