@@ -16,7 +16,7 @@ LABEL_BYTES = 2  # of a row with one label
 Order = npt.NDArray[np.int64]  # row numbers
 
 
-def extra_bytes(pairs: int = 0) -> int:
+def extra_bytes(pairs: int) -> int:
     """Return the bytes of a packed row after its codes: its label, or its pairs of class and share, and its weight."""
     return (PAIR_BYTES * pairs or LABEL_BYTES) + WEIGHT_BYTES
 

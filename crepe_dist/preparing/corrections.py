@@ -123,7 +123,7 @@ def correct(collected: Collected, job: Job, corrections: Corrections) -> None:
 
 def _spelled(suggested: str, job: Job, labels: list[str], file: str) -> str:
     """Return the label string of a suggestion, whose classes must be those of rows."""
-    known = set(labels) if job.labelled == ONE else classes_of(labels)
+    known = classes_of(labels, job.labelled)
 
     def name(label: str) -> str:
         if label.strip() in known:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from crepe_dist.data.composition import category
-from crepe_dist.data.targets import MOST_LABELS, ONE, SEVERAL, SHARE_UNIT, SOFT, Pairs
+from crepe_dist.data.targets import MOST_LABELS, ONE, SHARE_UNIT, SOFT, Pairs
 
 Name = Callable[[str], str]  # checks a label as read, and returns the name of its class; raises ValueError
 TRUE, FALSE = ("1", "1.0", "true", "True", "yes"), ("", "0", "0.0", "false", "False", "no")
@@ -115,12 +115,12 @@ def cell_of(names: Sequence[str], cells: Sequence[str]) -> str:
     return json.dumps(dict(zip(names, cells)), ensure_ascii=False)
 
 
-def names_of(label: str, kind: str = SEVERAL) -> list[str]:
+def names_of(label: str, kind: str) -> list[str]:
     """Return the classes in a label string; one label is a string by itself."""
     return [label] if kind == ONE else list(json.loads(label)) if label != ABSENT else []
 
 
-def classes_of(labels: Iterable[str], kind: str = SEVERAL) -> set[str]:
+def classes_of(labels: Iterable[str], kind: str) -> set[str]:
     """Return all classes in label strings."""
     return {name for label in labels for name in names_of(label, kind)}
 

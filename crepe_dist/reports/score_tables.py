@@ -161,7 +161,7 @@ def is_overconfident(scores: Scores) -> bool:
 
 
 def unanswered(
-    scores: Scores, classes: list[str], rows: Sequence[int] | None = None, *, trains_longer: bool = True
+    scores: Scores, classes: list[str], rows: Sequence[int] | None, *, trains_longer: bool = True
 ) -> dict[str, str] | None:
     """Warn about tested classes that were never predicted (``what``, ``why``, ``do``); ``None`` if there are none."""
     places = np.flatnonzero(scores.tested & ~scores.predicted)

@@ -309,7 +309,7 @@ def check_output(path: Optional[Path], flag: str, source: Optional[str] = None) 
         raise UserError(f"{flag}: {path} cannot be written: {why}", remedy=f"choose another {flag}")
 
 
-def check_page(path: Optional[Path], source: Optional[str] = None) -> None:
+def check_page(path: Optional[Path], source: Optional[str]) -> None:
     """Check that the page of ``--html`` can be written, before the work that it shows."""
     if path is not None:
         extras.require("reports", "--html")

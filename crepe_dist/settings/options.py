@@ -136,7 +136,7 @@ def default_epochs(
     batch_size: int,
     *,
     is_taught: bool = False,
-    has_several_labels: bool = False,
+    has_several_labels: bool,
 ) -> int:
     """Return a network's default number of epochs for so many training documents of ``feature_len`` characters.
 
@@ -144,16 +144,15 @@ def default_epochs(
         is_taught: most documents have the soft labels of a teacher, which can be learnt for longer.
         has_several_labels: a document may have several labels, which take longer to learn.
     """
-    if is_taught:
-        once = default_epochs(network, documents, feature_len, batch_size, has_several_labels=has_several_labels)
-        return min(MOST_EPOCHS, 2 * once)
     usual: int = registry.shape(network).usual_epochs
     most: int = MOST_EPOCHS if has_several_labels else registry.shape(network).most_epochs
     characters, steps = documents * feature_len, math.ceil(documents / batch_size)
     if characters > MANY_CHARACTERS:
-        return max(LEAST_EPOCHS, math.ceil(usual * MANY_CHARACTERS / characters))
-    least, enough = (math.ceil(number / steps) for number in (LEAST_STEPS, FEW_STEPS))
-    return max(usual, min(MOST_EPOCHS, least), min(most, enough))
+        epochs = max(LEAST_EPOCHS, math.ceil(usual * MANY_CHARACTERS / characters))
+    else:
+        least, enough = (math.ceil(number / steps) for number in (LEAST_STEPS, FEW_STEPS))
+        epochs = max(usual, min(MOST_EPOCHS, least), min(most, enough))
+    return min(MOST_EPOCHS, 2 * epochs) if is_taught else epochs
 
 
 PATIENCE = 2  # epochs

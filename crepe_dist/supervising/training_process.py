@@ -24,6 +24,7 @@ LOG = "log.txt"
 # Settings of a training whose records nobody reads.
 QUIET = {f"logging.{name}": False for name in ("report", "tensorboard")}
 RESTARTS = 2  # of a training that was killed
+INTERVAL = 0.2  # seconds between looking for what a training has printed
 GRACE = 10.0  # seconds between asking a training to stop and killing it
 MESSAGE = re.compile(r"\berror: (.*)(?:\n.*?\bwhy: (.*))?(?:\n.*?\bdo:  (.*))?")
 TAIL = 1 << 16  # characters of the log that are searched for a message
@@ -57,8 +58,8 @@ def training(settings: Mapping[str, Any], folder: Path, processes: int = 1) -> I
         end(process)
 
 
-def printed(process: subprocess.Popen[bytes], folder: Path, interval: float = 0.2) -> Iterator[str]:
-    """Yield the lines that a training prints until it ends, each within ``interval`` seconds, without their end."""
+def printed(process: subprocess.Popen[bytes], folder: Path) -> Iterator[str]:
+    """Yield the lines that a training prints until it ends, each within ``INTERVAL`` seconds, without their end."""
     with (folder / LOG).open(encoding="utf-8", errors="replace") as log:
         rest = ""
         while True:
@@ -67,7 +68,7 @@ def printed(process: subprocess.Popen[bytes], folder: Path, interval: float = 0.
             yield from lines
             if has_ended:
                 return
-            time.sleep(interval)
+            time.sleep(INTERVAL)
 
 
 def train(settings: Mapping[str, Any], folder: Path, processes: int = 1, seconds: float | None = None) -> bool:
@@ -99,12 +100,12 @@ def killed_by(code: int) -> str:
     return next((known.name for known in signal.Signals if known == number), "")
 
 
-def end(process: subprocess.Popen[bytes], grace: float = GRACE) -> None:
-    """Ask a training to stop, and kill it if it takes longer than ``grace`` seconds."""
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a training to stop, and kill it if it takes longer than ``GRACE`` seconds."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(grace)
+            process.wait(GRACE)
         except subprocess.TimeoutExpired:
             process.kill()
     process.wait()

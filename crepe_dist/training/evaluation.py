@@ -47,7 +47,7 @@ BATCH_SIZE = 512  # documents per step, over all ranks
 
 
 def evaluate_splits(
-    engine: Scorer, data: Dataset, world: World, is_stopping: Callable[[], bool] = lambda: False
+    engine: Scorer, data: Dataset, world: World, is_stopping: Callable[[], bool]
 ) -> dict[str, AnyScores]:
     """Score the network on every split but the train split; return the scores by name.
 

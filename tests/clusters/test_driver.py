@@ -80,9 +80,9 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(driver, "KILL_SECONDS", 0.1)
     monkeypatch.setattr(driver, "SOON_SECONDS", 0.0)
 
-    def of(cluster: Cluster, restarts: int = 1, grace: float = 60.0) -> Any:
+    def of(cluster: Cluster, restarts: int = 1) -> Any:
         with Control() as control, control.deferring():
-            Driver(cluster, ["-m", "crepe_dist.train"], 2, restarts, control, grace).run()
+            Driver(cluster, ["-m", "crepe_dist.train"], 2, restarts, control).run()
 
     return of
 

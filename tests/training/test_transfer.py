@@ -47,10 +47,10 @@ def with_classes(dataset: Dataset, classes: list[str]) -> Dataset:
     return replace(dataset, manifest={**dataset.manifest, "classes": classes})
 
 
-def write_run(folder: Path, options: ModelOptions, dataset: Dataset, seed: int = 1) -> str:
+def write_run(folder: Path, options: ModelOptions, dataset: Dataset) -> str:
     """A run's folder whose network has random values everywhere."""
     network = build_network(options, dataset)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(1)
     arrays = {name: generator.normal(0, 0.1, array.shape).astype(np.float32) for name, array in network.values.items()}
     about = {
         "epoch": 0,

@@ -63,9 +63,7 @@ class JsonLines:
         return _cell(record, key) if self.nested else _scalar(record, key)
 
 
-def open_json_lines(
-    file: Lines, name: str, wanted: Wanted, label: str | None, *, keep: bool = False, nested: bool = False
-) -> OpenFile:
+def open_json_lines(file: Lines, name: str, wanted: Wanted, label: str | None, *, keep: bool, nested: bool) -> OpenFile:
     """Open a JSON Lines file. The keys of its first object are the columns.
 
     Args:

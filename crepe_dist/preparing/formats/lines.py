@@ -224,7 +224,7 @@ def numbered(batch: Batch, errors: str = "surrogateescape") -> Iterator[tuple[in
     return enumerate(lines, start=batch.line)
 
 
-def open_lines(lines: Lines, name: str, *, keep: bool, strict: bool = False) -> OpenFile:
+def open_lines(lines: Lines, name: str, *, keep: bool, strict: bool) -> OpenFile:
     """Open unlabelled texts. Every line is a row, even an empty one; bytes that are not UTF-8 become "�".
 
     Args:

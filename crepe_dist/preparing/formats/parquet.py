@@ -142,9 +142,7 @@ def _sizes(column: pa.Array) -> Any:
     return lengths.fill_null(0).to_numpy(zero_copy_only=False)
 
 
-def open_parquet(
-    path: Path, name: str, wanted: Wanted, label: str | None, *, keep: bool = False, nested: bool = False
-) -> OpenFile:
+def open_parquet(path: Path, name: str, wanted: Wanted, label: str | None, *, keep: bool, nested: bool) -> OpenFile:
     """Open a Parquet file and choose its columns.
 
     Args:

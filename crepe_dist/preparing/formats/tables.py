@@ -220,7 +220,7 @@ def open_table(
     header: str,
     label: str | None,
     *,
-    keep: bool = False,
+    keep: bool,
 ) -> OpenFile:
     """Open a table and detect its delimiter, header and columns from its first rows.
 
