@@ -191,18 +191,43 @@ def time_kernels(bench: Bench) -> Rows:
 
 
 def kernel_times(bench: Bench, precision: str) -> list[Row]:
-    """Time the kernels of training steps of the default network on long texts, by events."""
+    """Time the kernels of steps of the default network on long texts; on the emulator, count their traffic instead."""
+    os.environ["EMULATOR_COUNTS"] = "1"
     data, device = open_dataset(bench.folder / LONG), Device("gpu", 0)
-    split, rows = data.splits["train"], np.arange(bench.batch)
-    settings: Any = {"precision": precision, **dict(bench.sizes)}
-    options = ModelOptions(**settings)
+    split, size = data.splits["train"], 64 if bench.emulated else bench.batch
+    rows = np.resize(np.arange(len(split)), size)
+    options: Any = ModelOptions(precision=precision)
     shape: Any = registry.shape("crepe").for_data(options, data.encoding, len(data.classes), len(split))
     backend = choose_backend(options, device, shape)
     engine: Any = open_engine(shape, initial(shape).parameters, backend, device=device)
-    step = TrainingStep(engine, engine.open_exchange(World(), OptimizerOptions(), bench.batch))
-    batch = pack(split.codes(rows), split.labels[rows], bench.batch, bench.batch)
-    for number in range(1, 4):  # until the quanta are found
-        step(batch, number, 0.001)
+    step = TrainingStep(engine, engine.open_exchange(World(), OptimizerOptions(), size))
+    batch = pack(split.codes(rows), split.labels[rows], size, size)
+
+    def steps(first: int, last: int) -> None:
+        for number in range(first, last):
+            step(batch, number, 0.001)
+        engine.wait()
+
+    steps(1, 4)  # until the quanta are found
+    measure = traffic if bench.emulated else event_times
+    found = measure(partial(steps, 4, 4 + bench.steps))
+    return [{"precision": backend.precision, "kernel": name, **each} for name, each in found.items()]
+
+
+def traffic(work: Callable[[], None]) -> dict[str, Row]:
+    """Count what the interpreter's kernels do: their lanes' bytes, the sectors of 32 bytes that a warp touches, …"""
+    counts = ctypes.CDLL(driver.LIBRARY).emulatorCounts
+    counts.restype = ctypes.c_char_p
+    before = json.loads(counts())
+    work()
+    return {
+        kernel: {name: count - before[kernel][name] for name, count in after.items()}
+        for kernel, after in json.loads(counts()).items()
+    }
+
+
+def event_times(work: Callable[[], None]) -> dict[str, Row]:
+    """Time the launches by events of CUDA: launches and microseconds of all steps."""
     cuda, launch = ctypes.CDLL(driver.LIBRARY), gpu.Module.launch
     marks: list[tuple[str, list[ctypes.c_void_p]]] = []
 
@@ -216,18 +241,14 @@ def kernel_times(bench: Bench, precision: str) -> list[Row]:
         marks.append((name, events))
 
     gpu.Module.launch = timed  # type: ignore[assignment, method-assign]
-    for number in range(4, 4 + bench.steps):
-        step(batch, number, 0.001)
-    engine.wait()
+    work()
     spent, elapsed = defaultdict(list), ctypes.c_float()
     for name, events in marks:
         cuda.cuEventElapsedTime(ctypes.byref(elapsed), *events)
         for each in (name, "all kernels"):
-            spent[each].append(1000 * elapsed.value / bench.steps)
-    return [
-        {"precision": backend.precision, "kernel": name, "launches": len(each) / bench.steps, "us a step": sum(each)}
-        for name, each in sorted(spent.items(), key=lambda pair: -sum(pair[1]))
-    ]
+            spent[each].append(1000 * elapsed.value)
+    ordered = sorted(spent.items(), key=lambda pair: -sum(pair[1]))
+    return {name: {"launches": len(each), "us": sum(each)} for name, each in ordered}
 
 
 def throughput(bench: Bench) -> Rows:

@@ -191,13 +191,16 @@ void run(const Launch &launch) {
 }
 
 std::string counted() {
+  static const char *const names[] = {"launches", "instructions", "bytes", "sectors", "atomics"};
   std::lock_guard<std::mutex> lock(of_counts);
-  std::string text = "kernel launches instructions bytes sectors atomics";
-  for (auto &[name, counts] : totals) {
-    text += "\n" + name;
-    for (uint64_t number : counts.of) text += " " + std::to_string(number);
+  std::string text;
+  for (auto &[kernel, counts] : totals) {
+    text += joined(text.empty() ? "{" : ", ", '"', kernel, "\": ");
+    for (int each = 0; each < COUNTED; ++each)
+      text += joined(each ? ", " : "{", '"', names[each], "\": ", counts.of[each]);
+    text += "}";
   }
-  return text;
+  return text.empty() ? "{}" : text + "}";
 }
 
 }  // namespace ptx

@@ -75,6 +75,6 @@ struct Launch {
 
 Module parse(const std::string &text);  // throws Error
 void run(const Launch &launch);         // throws Error
-std::string counted();                  // of all launches: a line for each kernel
+std::string counted();                  // of all launches, in JSON: for each kernel
 
 }  // namespace ptx
