@@ -4,14 +4,15 @@
 constexpr int STRIDE = DEPTH + 16;  // from one row to the next, as in the kernels of the tower
 constexpr int SUMS = SIDE + 8;
 
-// out = left · transposed right: [SIDE][DEPTH] · [SIDE][DEPTH]
+// out = left · transposed right: [SIDE][DEPTH] · [SIDE][DEPTH]; in float32, right is transposed, as Square::place says
 KERNEL(32) straight(const Number* left, const Number* right, float* out) {
     Number* const shared = reinterpret_cast<Number*>(dynamic_shared());
     for (int i = threadIdx.x; i < SIDE * DEPTH; i += 32) shared[i / DEPTH * STRIDE + i % DEPTH] = left[i];
     __syncthreads();
     Square square;
     square.clear();
-    for (int k = 0; k < DEPTH; k += SIDE) square.add(Square::Left<false>(shared + k, STRIDE), right + k, DEPTH);
+    for (int k = 0; k < DEPTH; k += SIDE) 
+        square.add(Square::Left<false>(shared + k, STRIDE), right + (PRECISION ? k : k * SIDE), PRECISION ? DEPTH : SIDE);
     __syncthreads();
     float* const sums = reinterpret_cast<float*>(shared);
     square.store(sums, SUMS);

@@ -136,7 +136,8 @@ KERNEL(THREADS) add_embedding_terms(
 // ---- convolutions --------------------------------------------------------------------------------------------------
 
 // Rearranges the weights of each convolution, float32 [out][in][taps], for `convolve`: forward [taps][out][in], and
-// backward [taps][in][out] in reverse order of taps, for the gradient of the input. Blocks: (pieces, convolutions).
+// backward [taps][in][out] in reverse order of taps, for the gradient of the input; both as `Square::place` says.
+// Blocks: (pieces, convolutions).
 KERNEL(THREADS) pack_convolutions(const float* const* all, Number* forward, Number* backward) {
     const float* const weights = all[blockIdx.y];
     forward += i64(blockIdx.y) * TOWER_TAPS * WIDTH * WIDTH;
@@ -145,8 +146,8 @@ KERNEL(THREADS) pack_convolutions(const float* const* all, Number* forward, Numb
         const int tap = int(i % TOWER_TAPS), in = int(i / TOWER_TAPS % WIDTH), out = int(i / TOWER_TAPS / WIDTH);
         const bool is_weight = in < CHANNELS && out < CHANNELS;
         const float weight = is_weight ? weights[(out * CHANNELS + in) * TOWER_TAPS + tap] : 0.0f;
-        put(forward[(tap * WIDTH + out) * WIDTH + in], weight);
-        put(backward[((TOWER_TAPS - 1 - tap) * WIDTH + in) * WIDTH + out], weight);
+        put(forward[tap * WIDTH * WIDTH + Square::place(out, in, WIDTH)], weight);
+        put(backward[(TOWER_TAPS - 1 - tap) * WIDTH * WIDTH + Square::place(in, out, WIDTH)], weight);
     }
 }
 
@@ -188,7 +189,7 @@ KERNEL(WARPS * 32) convolve(
         for (int k = 0; k < WIDTH; k += SIDE) {
             const Square::Left<false> left(rows + (warp * SIDE + tap) * NUMBERS + k, NUMBERS);
 #pragma unroll
-            for (int n = 0; n < SQUARES; ++n) squares[n].add(left, weights + (tap * WIDTH + n * SIDE) * WIDTH + k, WIDTH);
+            for (int n = 0; n < SQUARES; ++n) squares[n].add(left, weights + tap * WIDTH * WIDTH + Square::place(n * SIDE, k, WIDTH), WIDTH);
         }
     __syncthreads();
 #pragma unroll

@@ -40,6 +40,9 @@ using Number = Brain;
 struct Square {
     float sums[8];
 
+    // Place of a weight in a square matrix: tensor cores read weights along the sums, others along the rows.
+    static __device__ int place(int row, int k, int width) { return PRECISION > 0 ? row * width + k : k * width + row; }
+
     __device__ void clear() {
 #pragma unroll
         for (int i = 0; i < 8; ++i) sums[i] = 0.0f;
@@ -122,6 +125,9 @@ struct Square {
     };
 
     // Each thread has half a row of the square.
+    struct alignas(16) Eight {
+        float at[8];
+    };
     static __device__ int row() { return threadIdx.x % 32 / 2; }
     static __device__ int column() { return threadIdx.x % 2 * 8; }
 
@@ -129,9 +135,9 @@ struct Square {
 #pragma unroll 4
         for (int k = 0; k < SIDE; ++k) {
             const float factor = left(row(), k);
+            const Eight numbers = *reinterpret_cast<const Eight*>(from + k * stride + column());
 #pragma unroll
-            for (int i = 0; i < 8; ++i)
-                sums[i] += factor * to_float(TURNED ? from[k * stride + column() + i] : from[(column() + i) * stride + k]);
+            for (int i = 0; i < 8; ++i) sums[i] += factor * numbers.at[i];
         }
     }
 
