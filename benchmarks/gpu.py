@@ -190,13 +190,13 @@ def time_kernels(bench: Bench) -> Rows:
             yield from pool.submit(kernel_times, bench, precision).result(600)
 
 
-def kernel_times(bench: Bench, precision: str) -> list[Row]:
+def kernel_times(bench: Bench, precision: Any) -> list[Row]:
     """Time the kernels of steps of the default network on long texts; on the emulator, count their traffic instead."""
     os.environ["EMULATOR_COUNTS"] = "1"
     data, device = open_dataset(bench.folder / LONG), Device("gpu", 0)
     split, size = data.splits["train"], 64 if bench.emulated else bench.batch
     rows = np.resize(np.arange(len(split)), size)
-    options: Any = ModelOptions(precision=precision)
+    options = ModelOptions(precision=precision)
     shape: Any = registry.shape("crepe").for_data(options, data.encoding, len(data.classes), len(split))
     backend = choose_backend(options, device, shape)
     engine: Any = open_engine(shape, initial(shape).parameters, backend, device=device)
