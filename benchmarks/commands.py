@@ -6,10 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 TRAIN = (sys.executable, "-m", "crepe_dist.train")
@@ -27,36 +25,24 @@ def call(
     Raises:
         RuntimeError: it failed, with its last lines; or it was not finished in so many ``seconds``.
     """
-    with started(arguments, environment) as (process, output):
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired as error:
-            raise RuntimeError(f"not finished in {seconds:.0f} s") from error
-        out, err = (stream.read_text(errors="replace") for stream in output)
+    process = subprocess.Popen(
+        arguments, stdout=-1, stderr=-1, errors="replace", env=environment, start_new_session=True
+    )
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"not finished in {seconds:.0f} s") from error
+    finally:
+        if process.poll() is None:
+            process.terminate()  # launchers then end their workers
+            try:
+                process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
     if process.returncode not in codes:
         raise RuntimeError(f"exit code {process.returncode}: {' | '.join((out + err).strip().splitlines()[-15:])}")
     return out
-
-
-@contextmanager
-def started(
-    arguments: Sequence[str], environment: Mapping[str, str] = os.environ
-) -> Iterator[tuple[subprocess.Popen[bytes], tuple[Path, Path]]]:
-    """Start a command, with the files of its output; end it if it outlives the block."""
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "out", Path(folder) / "err"
-        with output[0].open("wb") as out, output[1].open("wb") as err:
-            process = subprocess.Popen(arguments, stdout=out, stderr=err, env=dict(environment), start_new_session=True)
-        try:
-            yield process, output
-        finally:
-            if process.poll() is None:
-                process.terminate()  # horovodrun and torch.distributed.run then end their workers
-                try:
-                    process.wait(END_SECONDS)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
 
 
 class OutOfTime(BaseException):

@@ -209,8 +209,7 @@ def kernel_times(bench: Bench, precision: Any) -> list[Row]:
         engine.wait()
 
     steps(1, 4)  # until the quanta are found
-    measure = traffic if bench.emulated else event_times
-    found = measure(partial(steps, 4, 4 + bench.steps))
+    found = (traffic if bench.emulated else event_times)(partial(steps, 4, 4 + bench.steps))
     return [{"precision": backend.precision, "kernel": name, **each} for name, each in found.items()]
 
 
@@ -247,8 +246,7 @@ def event_times(work: Callable[[], None]) -> dict[str, Row]:
         cuda.cuEventElapsedTime(ctypes.byref(elapsed), *events)
         for each in (name, "all kernels"):
             spent[each].append(1000 * elapsed.value)
-    ordered = sorted(spent.items(), key=lambda pair: -sum(pair[1]))
-    return {name: {"launches": len(each), "us": sum(each)} for name, each in ordered}
+    return {name: {"launches": len(each), "us": sum(each)} for name, each in spent.items()}
 
 
 def throughput(bench: Bench) -> Rows:
