@@ -123,7 +123,7 @@ SMALL: Row = {"rows": 30, "batch": 2, "steps": 1, "sizes": (("buckets", 4096), (
 
 def describe(bench: Bench) -> Rows:
     lines = call([*CREPE, "doctor", "--quick"], codes=(0, 1)).splitlines()
-    if error := driver.missing() or driver.outdated() or compiler.missing():
+    if error := driver.outdated() or compiler.missing():
         raise error
     if not lines[-1].startswith("ready"):
         raise RuntimeError(" | ".join(lines))
@@ -395,8 +395,8 @@ def main() -> None:
             os.environ[cuda_emulator.SWITCH] = "real"
         names = Counter(driver.name_of(number) for number in range(driver.count()))
         if not names:
-            why = driver.missing() or UserError("", "the driver shows none")
-            raise UserError("there is no GPU", why.why, "see `crepe doctor`; to try this command: --emulator")
+            remedy = "see `crepe doctor`; to try this command: --emulator"
+            raise driver.missing() or driver.fault() or UserError("there is no GPU", remedy=remedy)
         on = ", ".join(f"{count} × {name}" for name, count in names.items())
         on += " (an emulator: nothing here tells the speed of a GPU)" * given.emulator
         bench = Bench(folder, given.emulator, given.peers, **sizes)

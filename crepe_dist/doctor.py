@@ -132,7 +132,9 @@ def gpus() -> Iterator[Check]:
     if version is None:
         yield Check("GPU", f"none ({error.why})" if (error := driver.missing()) else "none")
         return
-    yield Check("NVIDIA driver", f"for CUDA {driver.dotted(version)}")
+    error = driver.fault()
+    shows = f"for CUDA {driver.dotted(version)}" + (f"; {error.what}: {error.why}" if error else "")
+    yield Check("NVIDIA driver", shows, *(("note", error.remedy) if error else ()))
     for gpu in range(driver.count()):
         capability = driver.compute_capability(gpu)
         shows = f"{driver.name_of(gpu) or 'unknown'}, compute capability {driver.dotted(capability or (0, 0))}"

@@ -94,7 +94,8 @@ def architecture_for(capability: tuple[int, int]) -> str:
 
     For a GPU that NVRTC does not know it is PTX, which a driver of NVRTC's version or a later one translates.
     """
-    wanted, known = 10 * capability[0] + capability[1], _known_architectures()
+    wanted = 10 * capability[0] + capability[1]
+    known = set(_known_architectures()) - {101}  # CUDA 13 calls it 110: no PTX for 103
     return f"sm_{wanted}" if wanted in known else f"compute_{max(each for each in known if each < wanted)}"
 
 

@@ -13,12 +13,35 @@ from functools import cache
 from typing import Any
 
 from crepe_dist import machine
-from crepe_dist.errors import UserError
+from crepe_dist.errors import ExitCode, UserError
 
 LIBRARY = "libcuda.so.1"
 # Lowest CUDA version of a driver for our kernels. 12.0 runs the code of all of CUDA 12 (NVIDIA's "CUDA Compatibility").
 OLDEST, OLDEST_NAME = (12, 0), "525.60.13"
 WITHOUT = "or compute without it: --device cpu"
+NO_DEVICE = 100
+_IMAGE = (
+    "this driver cannot load the compiled kernels",
+    f"install a newer NVIDIA driver, or remove the cache of compiled kernels (~/.cache/crepe_dist/cuda), {WITHOUT}",
+)
+# Causes and remedies of errors by their number. Others, such as 700 to 719 of kernels, are a bug or a fault of the GPU.
+HELP = {
+    3: ("the process was forked from one that uses the GPU", "report it"),
+    46: (
+        "another process has it for itself (compute mode EXCLUSIVE_PROCESS), or it is in an error state",
+        f"end the other process (nvidia-smi shows it), or allow several: nvidia-smi -c DEFAULT, {WITHOUT}",
+    ),
+    NO_DEVICE: ("the driver finds no GPU", f"check nvidia-smi and CUDA_VISIBLE_DEVICES, {WITHOUT}"),
+    **dict.fromkeys((200, 209, 218, 221, 222), _IMAGE),  # of machine code, PTX, and the driver's compiler of PTX
+    802: ("the GPUs are not ready yet", "start NVIDIA's fabric manager: systemctl start nvidia-fabricmanager"),
+    803: ("the driver was updated, and its library does not fit its kernel module", f"restart the machine, {WITHOUT}"),
+}
+_FAULT = (
+    "a fault of the GPU, its connection or its driver, or a bug",
+    "read what nvidia-smi says, and Xid in the kernel's log (dmesg), and run the same command again; if it happens "
+    "again, report it",
+)
+_LASTING = HELP.keys() - {46, 802}  # errors that stay until somebody acts; after others the same command may succeed
 _INT = POINTER(c_int)
 _HANDLE = POINTER(c_void_p)
 _ADDRESS = c_uint64  # CUdeviceptr
@@ -51,7 +74,6 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuModuleLoadData": (_HANDLE, c_void_p),
     "cuModuleUnload": (c_void_p,),
     "cuModuleGetFunction": (_HANDLE, c_void_p, c_char_p),
-    "cuFuncSetAttribute": (c_void_p, c_int, c_int),
     "cuLaunchKernel": (c_void_p, *[c_uint] * 7, c_void_p, _HANDLE, _HANDLE),
 }
 # CUdevice_attribute
@@ -83,6 +105,26 @@ def missing() -> UserError | None:
             f"Toolkit, docker run --gpus all), {WITHOUT}",
         )
     return None
+
+
+def fault() -> UserError | None:
+    """Return the error for a driver that does not start; ``None`` if it does, finds no GPU, or cannot be loaded."""
+    try:
+        code = function("cuInit")(0)
+    except OSError:
+        return None
+    if code in (0, NO_DEVICE):
+        return None
+    return failure("the NVIDIA driver does not start", "cuInit", code)
+
+
+def failure(what: str, name: str, code: int) -> UserError:
+    """Return the error for a function of the driver that failed."""
+    text = c_char_p()
+    function("cuGetErrorName")(code, text)
+    lasting = ExitCode.ERROR if code in _LASTING else ExitCode.FAILURE
+    known = f"{text.value.decode() if text.value else 'unknown error'} ({code})"
+    return UserError(f"{what}: {name}: {known}", *HELP.get(code, _FAULT), code=lasting)
 
 
 def outdated() -> UserError | None:

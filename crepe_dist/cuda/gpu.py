@@ -13,55 +13,31 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from ctypes import c_char_p, c_int, c_size_t, c_uint64, c_void_p
+from ctypes import c_int, c_size_t, c_uint64, c_void_p
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.cuda import driver
-from crepe_dist.cuda.driver import WITHOUT
-from crepe_dist.errors import ExitCode, UserError
 
 STAGED_BYTES = 1 << 23  # of page-locked memory, through which arrays are copied to the GPU
-SHARED_BYTES = 48 << 10  # of dynamic shared memory that a kernel may have without asking
 SEARCH_SECONDS = 2.0  # for peers that are gone, after an error that the end of one may have caused
 HANG_SECONDS = 5.0  # time after which what still computes is taken to hang
 # Constants of cuda.h.
 OUT_OF_MEMORY, NOT_READY = 2, 600
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
-DYNAMIC_SHARED_BYTES = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-# Causes and remedies of errors by their number. Others, such as 700 to 719 of kernels, are a bug or a fault of the GPU.
-_IMAGE = (
-    "this driver cannot load the compiled kernels",
-    f"install a newer NVIDIA driver, or remove the cache of compiled kernels (~/.cache/crepe_dist/cuda), {WITHOUT}",
-)
-_HELP = {
-    3: ("the process was forked from one that uses the GPU", "report it"),
-    46: (
-        "another process has it for itself (compute mode EXCLUSIVE_PROCESS), or it is in an error state",
-        f"end the other process (nvidia-smi shows it), or allow several: nvidia-smi -c DEFAULT, {WITHOUT}",
-    ),
-    100: ("the driver finds no GPU", f"check nvidia-smi and CUDA_VISIBLE_DEVICES, {WITHOUT}"),
-    209: _IMAGE,
-    222: _IMAGE,
-    802: ("the GPUs are not ready yet", "start NVIDIA's fabric manager: systemctl start nvidia-fabricmanager"),
-    803: ("the driver was updated, and its library does not fit its kernel module", f"restart the machine, {WITHOUT}"),
-}
-_FAULT = (
-    "a fault of the GPU or its connection, or a bug",
-    "look for Xid in the kernel's log (dmesg), and run the same command again; if it happens again, report it",
-)
-_LASTING = {3, 100, 209, 222, 803}  # errors that stay until somebody acts; after others the same command may succeed
+
+_thread = threading.local()  # context: the one that is current in a thread
 
 
-class _Thread(threading.local):
-    """The context that is current in a thread."""
-
-    context: c_void_p | None = None
-
-
-_thread = _Thread()
+def _use(context: c_void_p) -> int:
+    """Make a context that of the calling thread; return the driver's result."""
+    if getattr(_thread, "context", None) is context:
+        return 0
+    code = driver.function("cuCtxSetCurrent")(context)
+    _thread.context = None if code else context
+    return int(code)
 
 
 class Gpu:
@@ -77,7 +53,7 @@ class Gpu:
     """
 
     def __init__(self, number: int) -> None:
-        if error := driver.missing() or driver.outdated():
+        if error := driver.missing() or driver.fault() or driver.outdated():
             raise error
         self.number = number
         self.name = ""  # until it is known
@@ -153,10 +129,11 @@ class Gpu:
 
     def is_idle(self) -> bool:
         """Return whether all work ended without an error; wait for it, but not for a kernel that hangs."""
-        self.make_current()
-        query, until, code = driver.function("cuStreamQuery"), time.monotonic() + HANG_SECONDS, NOT_READY
-        while not self._lost.is_set() and (code := query(self.stream)) == NOT_READY and time.monotonic() < until:
+        query, until = driver.function("cuStreamQuery"), time.monotonic() + HANG_SECONDS
+        code = _use(self._context) or query(self.stream)
+        while code == NOT_READY and not self._lost.is_set() and time.monotonic() < until:
             time.sleep(1e-4)
+            code = query(self.stream)
         if code:
             self._lost.set()
         return code == 0
@@ -174,9 +151,8 @@ class Gpu:
 
     def make_current(self) -> None:
         """Let the calling thread use the GPU."""
-        if _thread.context is not self._context:
-            self._call("cuCtxSetCurrent", self._context)
-            _thread.context = self._context
+        if code := _use(self._context):
+            raise self._failure("cuCtxSetCurrent", code)
 
     def call(self, name: str, *arguments: object) -> None:
         """Call a function of the driver in the GPU's context.
@@ -210,17 +186,12 @@ class Gpu:
             raise self._failure(name, code)
 
     def _failure(self, function: str, code: int) -> Exception:
-        text = c_char_p()
-        driver.function("cuGetErrorName")(code, text)
-        known = f"{function}: {text.value.decode() if text.value else 'unknown error'} ({code})"
         gpu = f"GPU {self.number}" + (f" ({self.name})" if self.name else "")
         if code == OUT_OF_MEMORY:
             return MemoryError(f"{gpu} is out of memory")
-        if code not in _HELP:
+        if code not in driver.HELP:
             self.search()
-        why, remedy = _HELP.get(code, _FAULT)
-        lasting = ExitCode.ERROR if code in _LASTING else ExitCode.FAILURE
-        return UserError(f"{gpu} cannot be used: {known}", why, remedy, code=lasting)
+        return driver.failure(f"{gpu} cannot be used", function, code)
 
 
 class Memory:
@@ -289,7 +260,7 @@ class Module:
             grid: number of blocks along x, or along x and y; nothing is launched if one is 0.
             block: threads of each block.
             arguments: ``Memory`` or ``None`` for a pointer; a number for another parameter.
-            shared: bytes of dynamic shared memory of each block.
+            shared: bytes of dynamic shared memory of each block: with the kernel's own at most 48 KiB.
 
         Raises:
             TypeError: number or types of the arguments are not those of the kernel's parameters, or an integer is too
@@ -303,9 +274,6 @@ class Module:
             kernel = _Kernel(self._parameters[name])
             gpu.call("cuModuleGetFunction", kernel.handle, self._handle, name.encode())
             self._kernels[name] = kernel
-        if shared > kernel.shared:
-            gpu.call("cuFuncSetAttribute", kernel.handle, DYNAMIC_SHARED_BYTES, shared)
-            kernel.shared = shared
         try:
             kernel.set(arguments)
         except (AttributeError, struct.error) as error:
@@ -318,12 +286,10 @@ class _Kernel:
 
     Attributes:
         pointers: addresses of the arguments.
-        shared: most bytes of dynamic shared memory that it may have.
     """
 
     def __init__(self, parameters: str) -> None:
         self.handle = c_void_p()
-        self.shared = SHARED_BYTES
         self._layout = struct.Struct(parameters)
         self._are_pointers = [each == "P" for each in parameters]
         self._values = ctypes.create_string_buffer(self._layout.size)
@@ -349,8 +315,7 @@ def _release(
     context: c_void_p, stream: c_void_p, device: c_int, locked: list[c_void_p], lost: threading.Event, process: int
 ) -> None:
     if os.getpid() == process and not lost.is_set():
-        driver.function("cuCtxSetCurrent")(context)
-        _thread.context = context
+        _use(context)
         for memory in locked:
             driver.function("cuMemFreeHost")(memory)
         driver.function("cuStreamDestroy_v2")(stream)

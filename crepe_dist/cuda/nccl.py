@@ -72,9 +72,7 @@ class Communicator:
         UserError: NCCL does not start.
     """
 
-    def __init__(
-        self, gpu: Gpu, rank: int, size: int, name: str, check: Callable[[], None], seconds: float = math.inf
-    ) -> None:
+    def __init__(self, gpu: Gpu, rank: int, size: int, name: str, check: Callable[[], None], seconds: float) -> None:
         self._gpu = gpu
         self._check = gpu.check = check
         self._doing = "its start"

@@ -16,7 +16,6 @@ from crepe_dist.errors import UserError
 
 FLAVOUR = "mxnet-cu112"
 HOROVOD = "build Horovod with nvcc and HOROVOD_GPU_OPERATIONS=NCCL, as docs/install.md says"
-WITHOUT = "or train without it: --device cpu"
 # Libraries that the flavour's libmxnet.so needs (readelf -d), each with its package and the package's folder.
 LIBRARIES = {
     "libcublas.so.11": ("nvidia-cublas-cu11", "cublas"),

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from crepe_dist import invocation
 from crepe_dist.cuda import driver
-from crepe_dist.distributed import cuda
 from crepe_dist.distributed.launch import import_mxnet
 from crepe_dist.distributed.world import ALONE, SAME_MACHINES, World
 from crepe_dist.errors import UserError
@@ -60,8 +59,8 @@ def _usable(device: str, check: Check) -> dict[str, Device]:
         raise UserError(f"device {device!r} does not exist", remedy=f"choose one of {', '.join(DEVICES)}")
     gpus = [Device("gpu", number) for number in range(0 if device == "cpu" else driver.count())]
     if device == "gpu" and not gpus:
-        remedy = f"check nvidia-smi and CUDA_VISIBLE_DEVICES, {cuda.WITHOUT}"
-        none = driver.missing() or UserError("the NVIDIA driver shows none", remedy=remedy)
+        why, remedy = driver.HELP[driver.NO_DEVICE]
+        none = driver.missing() or driver.fault() or UserError(why, remedy=remedy)
         raise UserError("no GPU was found", f"{none.what}: {none.why}".rstrip(": "), none.remedy)
     usable, refusals = {}, []
     for gpu in gpus:

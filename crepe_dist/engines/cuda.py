@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 
 from crepe_dist import registry
@@ -45,7 +43,6 @@ class CudaEngine(Engine):
         class_weights = self.objective.class_weights(shape.classes) / np.float32(len(self._parts))
         self._class_weights = gpu.copy(class_weights)
         self._exchange: CudaExchange | None = None
-        self._lock = threading.Lock()  # the parts keep what they computed from one kernel to the next
 
     def wait(self) -> None:
         self._run.gpu.wait()
@@ -72,9 +69,8 @@ class CudaEngine(Engine):
 
     def parts(self, batch: Batch) -> Logits:
         logits = np.empty((len(self._parts), len(batch.packed), self.shape.classes), np.float32)
-        with self._lock:
-            texts, _ = self._texts(batch)
-            self._forward(texts).read(logits)
+        texts, _ = self._texts(batch)
+        self._forward(texts).read(logits)
         return logits.swapaxes(0, 1)
 
     def forward_backward(self, batch: Batch) -> Memory:
@@ -86,18 +82,17 @@ class CudaEngine(Engine):
         scale = self.loss_scale.begin(batch.documents)
         dropping = Dropping(self.shape.dropout, batch.seed)
         objective = self.objective.smoothing, self.objective.pairs, self.objective.labelled == SEVERAL
-        with self._lock:
-            texts, packed = self._texts(batch)
-            logits = self._forward(texts, dropping)
-            gradients, of_parts = self._of_parts("logit gradients", documents)
-            losses = run.buffer("losses", 4 * len(self._parts) * documents).view(0, 4 * len(self._parts) * documents)
-            run(
-                "losses", (documents, len(self._parts)), logits, self.shape.classes, packed, batch.packed.shape[1],
-                self.shape.feature_len, *objective, self._class_weights, scale, gradients, losses,
-            )  # fmt: skip
-            sums = exchange.begin(documents)
-            for part, own in of_parts:
-                part.backward(texts, own, sums, dropping)
+        texts, packed = self._texts(batch)
+        logits = self._forward(texts, dropping)
+        gradients, of_parts = self._of_parts("logit gradients", documents)
+        losses = run.buffer("losses", 4 * len(self._parts) * documents).view(0, 4 * len(self._parts) * documents)
+        run(
+            "losses", (documents, len(self._parts)), logits, self.shape.classes, packed, batch.packed.shape[1],
+            self.shape.feature_len, *objective, self._class_weights, scale, gradients, losses,
+        )  # fmt: skip
+        sums = exchange.begin(documents)
+        for part, own in of_parts:
+            part.backward(texts, own, sums, dropping)
         return losses
 
     def _forward(self, texts: Texts, dropping: Dropping | None = None) -> Memory:

@@ -29,7 +29,7 @@ class GpuInference(Inference):
         parameters = {name: Parameter(array) for name, array in self.arrays.items()}
         self._engine = open_engine(shape, parameters, backend, device=device)
         self._engine.refresh()
-        self._lock = threading.Lock()  # MXNet must not be called from several threads
+        self._lock = threading.Lock()  # an engine is for one thread at a time
 
     def logits(self, codes: Codes) -> Logits:
         # The batch is padded to a power of two, so that there are few shapes, each of which MXNet compiles.

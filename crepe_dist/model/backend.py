@@ -173,10 +173,9 @@ def _on_gpu(kernels: str, precision: str, device: Device, shape: Shape) -> Backe
         return f"on this GPU, our own kernels compute in {half} or float32", "use --precision auto"
     if error := driver.outdated() or compiler.missing():
         return f"{error.what}; {error.why}", error.remedy
-    if precision == "auto" and shape.multiplies:
-        return Backend(half, None, "", architecture=_architecture(found))
-    why = "as requested" if shape.multiplies else ""
-    return Backend("float32" if precision == "auto" else precision, None, why, architecture=_architecture(found))
+    if precision == "auto":
+        return Backend(half if shape.multiplies else "float32", None, "", architecture=_architecture(found))
+    return Backend(precision, None, "as requested" * shape.multiplies, architecture=_architecture(found))
 
 
 def gpu_build(architecture: str) -> str:

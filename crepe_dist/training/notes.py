@@ -135,8 +135,10 @@ def empty_classes(data: Dataset) -> str:
 
 def unused_gpu(config: Config, engine: Engine) -> list[str]:
     """Warn that the CPU computes although there is a GPU, at the start and the end of a run."""
-    if config.device == "auto" and engine.device.device_type == "cpu" and driver.count():
+    if config.device == "auto" and engine.device.device_type == "cpu" and (driver.count() or driver.fault()):
         try:
+            if error := driver.fault():
+                raise error
             choose_backend(config.model, Device("gpu"), engine.shape)
         except UserError as error:
             name = driver.name_of(0) or "the GPU"

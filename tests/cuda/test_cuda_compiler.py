@@ -57,11 +57,7 @@ def test_a_program_that_does_not_compile_is_told(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("capability", "architecture"),
-    [
-        ((7, 0), "sm_70"),
-        ((8, 8), "compute_87"),
-        ((13, 0), "compute_120"),
-    ],
+    [((7, 0), "sm_70"), ((8, 8), "compute_87"), ((10, 3), "compute_100"), ((13, 0), "compute_120")],
 )
 def test_the_architecture_for_a_gpu(capability, architecture, monkeypatch):
     monkeypatch.setattr(compiler, "_known_architectures", lambda: KNOWN)

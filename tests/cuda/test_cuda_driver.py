@@ -208,6 +208,11 @@ def test_a_full_gpu_says_what_was_wanted(device):
             "GPU 0 (GPU of a test) cannot be used: cuDevicePrimaryCtxRetain: CUDA_ERROR_DEVICE_UNAVAILABLE (46)",
             "another process has it for itself",
         ),
+        (
+            {"EMULATOR_FAILS": "cuStreamCreate=221"},
+            "CUDA_ERROR_JIT_COMPILER_NOT_FOUND (221)",
+            "cannot load the compiled",
+        ),
         ({"EMULATOR_FAILS": "cuStreamCreate=214"}, "CUDA_ERROR_ECC_UNCORRECTABLE (214)", "a fault of the GPU"),
     ],
 )
@@ -234,6 +239,18 @@ for _ in range(3):
         print(error.what.split("(")[-1].strip(")"))
 """
     assert said(lines, EMULATOR_FAILS=f"cuModuleGetFunction={code}@1").splitlines() == told
+
+
+def test_memory_that_another_thread_frees_after_an_error_raises_none():
+    lines = """
+import threading
+sys.unraisablehook = lambda given: print(given.exc_value)
+held = [device.allocate(8)]
+thread = threading.Thread(target=held.clear)
+thread.start(), thread.join()
+print("nothing raised")
+"""
+    assert said(lines, EMULATOR_FAILS="cuCtxSetCurrent=700@2") == "nothing raised\n"
 
 
 def test_page_locked_memory_is_freed_with_its_gpu():

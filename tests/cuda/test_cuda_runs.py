@@ -146,10 +146,19 @@ def test_a_gpu_that_is_too_small(data, tmp_path):
         assert "error: out of memory with " in run(arguments, tmp_path, code=1)
 
 
-def test_a_gpu_that_is_not_used_is_told_at_the_start_and_the_end(data, tmp_path):
+@pytest.mark.parametrize(
+    ("told", "name", "why"),
+    [
+        ({"DRIVER_VERSION": 11080}, "GPU of a test", "no kernels can compute this network on gpu(0)"),
+        ({"DRIVER_FAILS": 803}, "the GPU", "cuInit: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (803)"),
+    ],
+)
+def test_a_gpu_that_is_not_used_is_told_at_the_start_and_the_end(told, name, why, data, tmp_path):
     arguments = command("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK, "--epochs=1")
-    with cuda_emulator.for_processes(DRIVER_VERSION=11080):
+    with cuda_emulator.for_processes(**told):
         printed = run(arguments, tmp_path)
-    first, second = printed.split("warning: GPU of a test is not used, the CPU computes: ")[1:]
+        assert why in run([*arguments, "--device=gpu"], tmp_path, code=1)
+    first, second = printed.split(f"warning: {name} is not used, the CPU computes: ")[1:]
     assert "epoch 1 of 1" in first
     assert second in first
+    assert why in second

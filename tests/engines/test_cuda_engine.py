@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from crepe_dist.cuda import driver
+from crepe_dist.cuda.gpu import Memory
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.data.targets import SEVERAL, SOFT
 from crepe_dist.distributed.device import Device
@@ -108,10 +109,7 @@ def labelled(shape, objective: Objective) -> Batch:
 
 @pytest.mark.parametrize(
     "objective",
-    [
-        Objective(0.1, (1.0, 2.0, 3.0, 0.5, 0.1), SOFT, 2),
-        Objective(0.1, (1.0, 2.0, 3.0, 0.5, 0.1), SEVERAL, 3),
-    ],
+    [Objective(0.1, (1.0, 2.0, 3.0, 0.5, 0.1), *labels) for labels in ((SOFT, 2), (SEVERAL, 3))],
     ids=["soft", "several"],
 )
 @pytest.mark.parametrize("shape", [TABLE, sized(blocks=1)], ids=str)
@@ -172,11 +170,7 @@ def test_batches_leave_no_trace():
         assert np.array_equal(engine.logits(batch), logits)
 
 
-OPTIMIZERS = [
-    OptimizerOptions(),
-    OptimizerOptions(name="sgd", momentum=0.0),
-    OptimizerOptions(name="sgd", momentum=0.9),
-]
+OPTIMIZERS = [OptimizerOptions(), *(OptimizerOptions(name="sgd", momentum=momentum) for momentum in (0.0, 0.9))]
 
 
 @pytest.mark.parametrize(("options", "clip_norm"), list(zip(OPTIMIZERS, (0.1, None, None))))
@@ -254,3 +248,12 @@ def test_a_gradient_that_is_not_finite_is_told(precision):
     outcome = TrainingStep(engine, engine.open_exchange(World(), OptimizerOptions(), 40)).sum(some_batch(shape, 20), 1)
     assert outcome.bad_gradients
     assert not outcome.bad_losses
+
+
+def test_buffers_that_grow_are_freed_first(monkeypatch):
+    gpu = on_gpu(varied(DROPPING))
+    device, free = gpu._run.gpu, []
+    monkeypatch.setattr(Memory, "clear", lambda memory: free.append(device.memory()[0]))  # after each allocation
+    for rows in (4, 16):
+        gpu.logits(some_batch(DROPPING, rows))
+    assert min(free) == device.memory()[0]

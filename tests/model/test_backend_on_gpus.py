@@ -11,15 +11,13 @@ import pytest
 from crepe_dist import registry, verify
 from crepe_dist.cuda import compiler, driver
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.distributed.device import CPU, Device
+from crepe_dist.distributed.device import Device
 from crepe_dist.errors import UserError
 from crepe_dist.model import backend
 from crepe_dist.model.backend import Backend, choose_backend, choose_for_inference
 from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.reports import findings
-from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import ModelOptions
-from crepe_dist.training import notes
 from tests.helpers.engines import small_shape
 
 CREPE, PAPER = small_shape("crepe"), small_shape("paper")
@@ -44,7 +42,6 @@ def machine(monkeypatch):
         mxnet: UserError | None = None,
     ) -> None:
         monkeypatch.setattr(driver, "count", lambda: 2)
-        monkeypatch.setattr(driver, "name_of", lambda gpu: "A GPU")
         monkeypatch.setattr(driver, "compute_capability", lambda gpu: capability)
         monkeypatch.setattr(driver, "driver_version", lambda: version)
         monkeypatch.setattr(compiler, "missing", lambda: nvrtc)
@@ -63,10 +60,7 @@ def machine(monkeypatch):
 
 @pytest.mark.parametrize(
     ("capability", "architecture", "half"),
-    [
-        ((7, 0), "sm_70", "float16"),
-        ((9, 0), "sm_90", "bfloat16"),
-    ],
+    [((7, 0), "sm_70", "float16"), ((9, 0), "sm_90", "bfloat16")],
 )
 def test_our_own_kernels_compute_on_gpus_since_volta(machine, capability, architecture, half):
     machine(capability)
@@ -108,11 +102,7 @@ def test_mxnet_computes_the_papers_network_only(machine):
         assert (chosen.build, chosen.on_cuda, chosen.precision) == ("mxnet", False, "float32")
     for options, shape, message in (
         (ModelOptions(network="paper", kernels="own"), PAPER, "our own kernels cannot compute this network on gpu"),
-        (
-            ModelOptions(network="paper", precision="float16"),
-            PAPER,
-            "only float32 can be computed",
-        ),
+        (ModelOptions(network="paper", precision="float16"), PAPER, "only float32 can be computed"),
         (ModelOptions(kernels="mxnet"), CREPE, "MXNet's operators do not compute --model crepe"),
     ):
         with pytest.raises(UserError, match=message):
@@ -121,18 +111,6 @@ def test_mxnet_computes_the_papers_network_only(machine):
     with pytest.raises(UserError) as raised:
         choose_backend(ModelOptions(network="paper", kernels="mxnet"), GPU, PAPER)
     assert raised.value is FLAVOUR
-
-
-def test_the_cpu_computes_where_a_gpu_cannot_and_a_warning_says_why(machine):
-    config: Any = Config()
-    on_cpu: Any = SimpleNamespace(shape=CREPE, device=CPU)
-    machine(nvrtc=NO_NVRTC)
-    (warning,) = notes.unused_gpu(config, on_cpu)
-    assert warning.startswith("warning: A GPU is not used, the CPU computes: no kernels can compute this network")
-    assert f"{NO_NVRTC.what}; no file\n  do:  {NO_NVRTC.remedy}" in warning
-    assert notes.unused_gpu(replace(config, device="cpu"), on_cpu) == []
-    machine()
-    assert notes.unused_gpu(config, on_cpu) == []
 
 
 def test_versions_of_the_compilers_must_be_equal_on_all_ranks(machine):

@@ -42,10 +42,7 @@ class Tower:
         row = program.number_bytes * (width + 16)  # NUMBERS in kernels/crepe.cu, in bytes
         tile = TILE_BYTES // program.number_bytes
         self._tile = tile
-        self._convolution = {
-            "block": 2 * tile,
-            "shared": max((tile + TOWER_TAPS - 1) * row, 4 * tile * (width + 8)),
-        }
+        self._convolution = {"block": 2 * tile, "shared": max((tile + TOWER_TAPS - 1) * row, 4 * tile * (width + 8))}
         size = TOWER_TAPS * width**2 * program.number_bytes
         numbers = range(2 * shape.blocks)
         weights = [values[f"tower.convolutions.{number}.weight"].address for number in numbers]
@@ -59,7 +56,7 @@ class Tower:
         shape, run, documents, lengths = self._shape, self._run, texts.documents, texts.lengths
         of_embedding, of_features = self._dropouts(dropping)
         first, places = texts.first, shape.positions * shape.stride
-        self._memory = memory = _Buffers(shape, run, documents, self._width)
+        memory = _Buffers(shape, run, documents, self._width)
         run(
             "hash_positions", blocks(documents * places), texts.texts, lengths, documents, texts.symbols, places,
             shape.reach, shape.rows, memory.rows,
@@ -92,7 +89,8 @@ class Tower:
 
     def backward(self, texts: Texts, logit_gradients: Memory, sums: Sums, dropping: Dropping) -> None:
         """Add the gradients of the last batch to their sums."""
-        shape, run, documents, memory = self._shape, self._run, texts.documents, self._memory
+        shape, run, documents = self._shape, self._run, texts.documents
+        memory = _Buffers(shape, run, documents, self._width)
         of_embedding, of_features = self._dropouts(dropping)
         out, bias, table = sums["tower.out.weight"], sums["tower.out.bias"], sums["tower.table"]
         run(

@@ -55,18 +55,14 @@ def build() -> Path:
         other = [f"-L{folder}", "-l:libcuda.so.1"] if library == "libnccl.so.2" else []
         subprocess.run(["g++", *flags, *other], check=True)
         made.replace(folder / library)
-    facts = _site(folder) / f"{nccl.PACKAGE.replace('-', '_')}-12.99.dist-info" / "METADATA"
+    facts = folder / "site" / f"{nccl.PACKAGE.replace('-', '_')}-12.99.dist-info" / "METADATA"
     facts.parent.mkdir(parents=True, exist_ok=True)
     facts.write_text(f"Metadata-Version: 2.1\nName: {nccl.PACKAGE}\nVersion: 12.99\n")
-    link = _site(folder) / nccl.PATH
+    link = folder / "site" / nccl.PATH
     link.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         link.symlink_to(folder / link.name)
     return folder
-
-
-def _site(folder: Path) -> Path:
-    return folder / "site"
 
 
 def is_real() -> bool:
@@ -104,7 +100,7 @@ def environment(*folders: Path, **told: object) -> dict[str, str]:
         given = filter(None, [os.environ.get("PYTHONPATH")])
         return {**os.environ, "PYTHONPATH": ":".join(map(str, (*folders, root, *given)))}
     folder = build()
-    paths = {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": ":".join(map(str, (*folders, _site(folder), root)))}
+    paths = {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": ":".join(map(str, (*folders, folder / "site", root)))}
     return {**os.environ, **paths, **_answers(folder), **{name: str(value) for name, value in told.items()}}
 
 
@@ -135,7 +131,7 @@ def used(**told: object) -> Iterator[None]:
     for library in LIBRARIES:
         ctypes.CDLL(str(folder / library))
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(_site(folder)))
+        patch.syspath_prepend(str(folder / "site"))
         for name, value in {**_answers(folder), **told}.items():
             patch.setenv(name, str(value))
         yield

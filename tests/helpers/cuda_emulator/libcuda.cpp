@@ -46,14 +46,6 @@ static void capability(int *major, int *minor) {
   *major = *minor = 0;
   sscanf(told("DRIVER_CAPABILITY", "8.8"), "%d.%d", major, minor);
 }
-static int most_shared(void) { /* bytes that a block can have: CUDA C++ Programming Guide, compute capabilities */
-  int major, minor;
-  capability(&major, &minor);
-  if (major < 7) return 48 << 10;
-  if (major == 7) return (minor < 5 ? 96 : 64) << 10;
-  if (major == 8) return (minor == 6 || minor > 7 ? 99 : 163) << 10;
-  return (major == 12 ? 99 : 227) << 10;
-}
 static pid_t initialised; /* the process that called cuInit: one that was forked from it cannot use CUDA */
 
 API int cuInit(unsigned flags) {
@@ -142,6 +134,7 @@ const std::map<int, const char *> NAMES = {
     {209, "CUDA_ERROR_NO_BINARY_FOR_GPU"},
     {214, "CUDA_ERROR_ECC_UNCORRECTABLE"},
     {218, "CUDA_ERROR_INVALID_PTX"},
+    {221, "CUDA_ERROR_JIT_COMPILER_NOT_FOUND"},
     {222, "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"},
     {400, "CUDA_ERROR_INVALID_HANDLE"},
     {500, "CUDA_ERROR_NOT_FOUND"},
@@ -188,7 +181,6 @@ struct Module {
 struct Function {
   Module *module;
   const ptx::Kernel *kernel;
-  size_t most_shared = 48 << 10;
 };
 
 std::recursive_mutex guard;
@@ -534,13 +526,6 @@ API int cuModuleGetFunction(Function **function, Module *module, const char *nam
   functions[reinterpret_cast<uintptr_t>(made.get())] = std::move(made);
   return SUCCESS;
 }
-API int cuFuncSetAttribute(Function *function, int attribute, int value) {
-  if (int code = check_context("cuFuncSetAttribute")) return code;
-  if (attribute != 8) return SUCCESS;  // MAX_DYNAMIC_SHARED_SIZE_BYTES
-  if (value < 0 || value > most_shared()) return INVALID_VALUE;
-  function->most_shared = static_cast<size_t>(value);
-  return SUCCESS;
-}
 API int cuLaunchKernel(Function *function, unsigned x, unsigned y, unsigned z, unsigned block_x, unsigned block_y,
                        unsigned block_z, unsigned shared, Stream *stream, void **parameters, void **extra) {
   if (int code = check_stream("cuLaunchKernel", stream)) return code;
@@ -559,9 +544,8 @@ API int cuLaunchKernel(Function *function, unsigned x, unsigned y, unsigned z, u
   if (!threads || threads > 1024 || block_x > 1024 || block_y > 1024 || block_z > 64) {
     return wrong(INVALID_VALUE, "%s: blocks of %u × %u × %u threads", name, block_x, block_y, block_z);
   }
-  if (shared > function->most_shared) {
-    return wrong(INVALID_VALUE, "%s: %u bytes of dynamic shared memory, %zu are allowed", name, shared,
-                 function->most_shared);
+  if (function->kernel->shared + shared > (48 << 10)) {  // more has to be asked for
+    return wrong(INVALID_VALUE, "%s: %zu bytes of shared memory", name, function->kernel->shared + shared);
   }
   ptx::Launch given{*function->kernel,
                     std::vector<char>(function->kernel->parameter_bytes),
