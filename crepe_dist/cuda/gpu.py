@@ -172,12 +172,12 @@ class Gpu:
             while done < source.nbytes:
                 place, free = self._given % STAGED_BYTES, STAGED_BYTES - (self._given - self._copied)
                 size = min(source.nbytes - done, STAGED_BYTES - place, free)
-                if size == 0:
+                if size <= 0:  # below: another thread wrote down later what it found earlier
                     self.wait()
                     continue
                 ctypes.memmove(start + place, source.ctypes.data + done, size)
                 self.call("cuMemcpyHtoDAsync_v2", address + done, start + place, size, self.stream)
-                self._given += size  # only now: a finalizer may have waited meanwhile
+                self._given += size  # only now: another thread may have waited meanwhile
                 done += size
 
     def _call(self, name: str, *arguments: object) -> None:

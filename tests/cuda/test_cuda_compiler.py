@@ -15,9 +15,6 @@ from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.networks.ngrams.shape import NGramShape
 from tests.helpers import cuda_emulator
 
-FOLDER = cuda_emulator.FOLDER
-KNOWN = [50, 70, 72, 75, 80, 86, 87, 89, 90, 100, 101, 120]
-
 
 def compiled(factor=1, capability=(8, 6)):
     return compiler.compiled("probe.cu", {"FACTOR": factor}, capability)
@@ -31,7 +28,7 @@ def test_a_program_is_compiled_once_for_each_architecture_and_constant(monkeypat
         return genuine(*given)
 
     monkeypatch.setattr(compiler, "compile_program", compile_program)
-    monkeypatch.setattr(compiler, "KERNELS", FOLDER)
+    monkeypatch.setattr(compiler, "KERNELS", cuda_emulator.FOLDER)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     image = compiled()
     assert image == compiled()
@@ -60,7 +57,7 @@ def test_a_program_that_does_not_compile_is_told(tmp_path, monkeypatch):
     [((7, 0), "sm_70"), ((8, 8), "compute_87"), ((10, 3), "compute_100"), ((13, 0), "compute_120")],
 )
 def test_the_architecture_for_a_gpu(capability, architecture, monkeypatch):
-    monkeypatch.setattr(compiler, "_known_architectures", lambda: KNOWN)
+    monkeypatch.setattr(compiler, "_known_architectures", lambda: [50, 70, 80, 87, 89, 90, 100, 101, 120])
     assert compiler.architecture_for(capability) == architecture
 
 
