@@ -22,13 +22,14 @@ pytestmark = [needs("g++"), pytest.mark.skipif(cuda_emulator.is_real(), reason="
         (5, "8 bytes at an address not a multiple of 8"),
         (6, "reads shared memory that nobody has written"),
         (7, "shared memory"),  # of the other warp, which may not have been there
-        (8, "races with another thread in shared memory"),
+        (8, "races with another thread in memory: ld.shared"),
         (9, "shuffles from a lane that is not there"),
+        (10, "races with another thread in memory: st.global"),
     ],
 )
 def test_a_mistake_ends_the_launch(mistake, said, monkeypatch, capfd):
     monkeypatch.setattr(compiler, "KERNELS", cuda_emulator.FOLDER)
-    with cuda_emulator.used(DRIVER_GPUS=10):
+    with cuda_emulator.used(DRIVER_GPUS=11, EMULATOR_RACES=1):
         device = gpu.Gpu(mistake)  # one for each: the context is lost
         image = compiler.compiled("probe.cu", {"FACTOR": 1}, device.capability)
         memory, program = device.allocate(400), gpu.Module(device, image, compiler.parameters())
@@ -36,3 +37,11 @@ def test_a_mistake_ends_the_launch(mistake, said, monkeypatch, capfd):
         with pytest.raises(UserError, match=r"CUDA_ERROR_(ILLEGAL_ADDRESS|LAUNCH_FAILED)"):
             device.wait()
     assert said in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("statement", ["add.sat.s32 %a, %a, %a", "setp.lt.and.s32 %p, %a, %a, %p"])
+def test_an_instruction_that_is_not_emulated_is_told(statement, capfd):
+    text = f".target sm_70\n.entry one(.param .u32 n) {{ .reg .pred %p; .reg .b32 %a; {statement}; ret; }}\0"
+    with cuda_emulator.used(), pytest.raises(UserError, match="CUDA_ERROR_INVALID_PTX"):
+        gpu.Module(gpu.Gpu(0), text.encode(), {})
+    assert f"one: {statement}: " in capfd.readouterr().err

@@ -11,6 +11,7 @@
 #include <sstream>
 #include <tuple>
 #include <type_traits>
+#include <unordered_map>
 #include <utility>
 
 namespace ptx {
@@ -19,7 +20,7 @@ constexpr uint32_t ALL = ~0u;
 // Generic addresses of shared memory; those of the GPU's memory are the process's own.
 constexpr uint64_t WINDOW = 1ull << 60;
 
-// Who last wrote or read a cell of shared memory, and when: after so many barriers of the block, and of the warp.
+// Who last wrote or read a cell of memory, and when: after so many barriers of the block, and of the warp.
 constexpr int OF_WARP = 1 << 11, MANY = 1 << 12, ATOMIC = 1 << 13;  // beyond threads: OF_WARP + a warp, all of it
 struct Access {
   uint32_t barrier = 0, of_warp = 0;
@@ -28,7 +29,7 @@ struct Access {
 struct Cell {
   Access write, read;
 };
-constexpr size_t CELL = 2;  // bytes
+constexpr size_t CELL = 2;  // bytes, of shared memory; of the GPU's memory 1
 
 struct Block;
 struct Group {
@@ -65,6 +66,7 @@ struct Block {
   std::array<unsigned, 3> number;
   std::vector<char> shared;
   std::vector<Cell> cells;
+  std::unordered_map<uint64_t, Cell> of_gpu;  // if the launch watches the GPU's memory
   uint32_t barrier = 0, begun = 0;
   std::vector<Warp> warps;
   std::minstd_rand random;
@@ -177,10 +179,9 @@ template <bool SPLITS> void move_parts(Warp &warp, const Instruction &of, uint32
   });
 }
 template <class T>
-void insert(Warp &warp, const Instruction &of, uint32_t mask) {  // bfi: parts are position and length
+void insert(Warp &warp, const Instruction &of, uint32_t mask) {  // bfi: c is the position, members the length
   each(mask, [&](int lane) {
-    const uint32_t at = get<uint32_t>(warp, of.parts[0], lane) & 255,
-                   count = get<uint32_t>(warp, of.parts[1], lane) & 255;
+    const uint32_t at = get<uint32_t>(warp, of.c, lane) & 255, count = get<uint32_t>(warp, of.members, lane) & 255;
     T ones = count >= 8 * sizeof(T) ? T(-1) : T((T(1) << count) - 1), a = get<T>(warp, of.a, lane),
       b = get<T>(warp, of.b, lane);
     ones = at < 8 * sizeof(T) ? T(ones << at) : T(0);
@@ -266,7 +267,7 @@ template <class D, class S> D converted(S value, Rounding whole) {
     value = rounded[whole];
     if constexpr (std::is_floating_point<D>::value) return D(value);
     else {
-      if (value != value) return 0;
+      if (value != value) return sizeof(S) + sizeof(D) > 8 ? D(1ull << (8 * sizeof(D) - 1)) : D(0);
       const S least = S(std::numeric_limits<D>::min()), most = std::ldexp(S(1), std::numeric_limits<D>::digits);
       return value < least ? std::numeric_limits<D>::min() : value >= most ? std::numeric_limits<D>::max() : D(value);
     }
@@ -282,21 +283,24 @@ template <class D, class S> void convert(Warp &warp, const Instruction &of, uint
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 
-void note(Warp &warp, int lane, uint64_t address, size_t size, bool writes, bool is_atomic) {
+void note(Warp &warp, Space space, int lane, uint64_t address, size_t size, bool writes, bool is_atomic) {
   Block &block = *warp.block;
   const int who = lane < 0 ? OF_WARP + warp.number : warp.number * LANES + lane;
   const auto races = [&](const Access &with) {
-    if (with.barrier != block.barrier || with.who == who) return false;
-    if (with.who & ATOMIC) return !is_atomic;
+    const bool other_block = space == GLOBAL && with.barrier && with.barrier < block.begun;
+    if (!other_block && (with.barrier != block.barrier || with.who == who)) return false;
+    if (other_block || with.who & ATOMIC) return !(with.who & ATOMIC && is_atomic);
     if (with.who & MANY) return true;
     const int other = with.who & OF_WARP ? with.who - OF_WARP : with.who / LANES;
     return other != warp.number || with.of_warp == warp.barriers;
   };
-  if (size < CELL) fail("single bytes of shared memory are not emulated");
-  for (uint64_t at = address / CELL; at < (address + size) / CELL; ++at) {
-    Cell &cell = block.cells[at];
-    if (cell.write.barrier < block.begun && (!writes || is_atomic)) fail("reads shared memory that nobody has written");
-    if (races(cell.write) || (writes && races(cell.read))) fail("races with another thread in shared memory");
+  const size_t bytes = space == SHARED ? CELL : 1;
+  if (size < bytes) fail("single bytes of shared memory are not emulated");
+  for (uint64_t at = address / bytes; at < (address + size) / bytes; ++at) {
+    Cell &cell = space == SHARED ? block.cells[at] : block.of_gpu[at];
+    if (space == SHARED && cell.write.barrier < block.begun && (!writes || is_atomic))
+      fail("reads shared memory that nobody has written");
+    if (races(cell.write) || (writes && races(cell.read))) fail("races with another thread in memory");
     Access &access = writes ? cell.write : cell.read;
     int now = is_atomic ? ATOMIC : who;
     if (!writes && access.barrier == block.barrier && access.who != who) {
@@ -329,12 +333,13 @@ char *find(Warp &warp, const Instruction &of, int lane, uint64_t address, size_t
              true);
       warp.known = *range;
     }
+    if (launch.watches) note(warp, space, lane, address, size, writes, is_atomic);
     return reinterpret_cast<char *>(address);
   }
   if (space == SHARED) {
     if (address + size > block.shared.size())
       fail(joined("accesses byte ", address, " of ", block.shared.size(), " in shared memory"), true);
-    note(warp, lane, address, size, writes, is_atomic);
+    note(warp, space, lane, address, size, writes, is_atomic);
     return block.shared.data() + address;
   }
   if (space == LOCAL) {
@@ -366,7 +371,7 @@ uint64_t address_of(Warp &warp, const Instruction &of, int lane) {
 template <class T> void load(Warp &warp, const Instruction &of, uint32_t mask) {
   const size_t size = sizeof(T) * of.parts.size();
   count(warp, of, mask, size);
-  if (of.space == GLOBAL && of.parts.size() == 1 && of.parts[0].size == sizeof(T)) {  // most of them, in a quicker way
+  if (of.space == GLOBAL && of.parts.size() == 1 && of.parts[0].size == sizeof(T) && !warp.block->launch.watches) {
     const uint64_t *const addresses = warp.lanes<uint64_t>(of.a), offset = uint64_t(of.number);
     uint64_t least = ~0ull, most = 0, bits = 0;
     each(mask, [&](int lane) {
@@ -450,9 +455,8 @@ void load_fragment(Warp &warp, const Instruction &of, uint32_t mask) {
   if (mask != ALL) fail("wmma in a part of a warp");
   const uint64_t from = address_of(warp, of, 0), stride = warp.lanes<uint32_t>(of.b)[0];
   const bool by_columns = warp.lanes<uint32_t>(of.c)[0];
-  if (stride % 8) fail("a stride of wmma that is not a multiple of 16 bytes");
   for (int line = 0; line < SIDE; ++line) {  // rows, or columns
-    const char *memory = find(warp, of, -1, from + 2 * stride * uint64_t(line), 2 * SIDE, line ? 16 : 32, false);
+    const char *memory = find(warp, of, -1, from + 2 * stride * uint64_t(line), 2 * SIDE, 2 * SIDE, false);
     for (int along = 0; along < SIDE; ++along) {
       const int place = by_columns ? place_of(along, line, true) : place_of(line, along, false), lane = place / EACH,
                 slot = place % EACH;
@@ -464,11 +468,10 @@ void load_fragment(Warp &warp, const Instruction &of, uint32_t mask) {
   if (of.space == GLOBAL) warp.block->counts.of[BYTES] += 2 * SIDE * SIDE, warp.block->counts.of[SECTORS] += SIDE;
 }
 void store_fragment(Warp &warp, const Instruction &of, uint32_t mask) {
-  if (mask != ALL) fail("wmma in a part of a warp");
+  if (mask != ALL || warp.lanes<uint32_t>(of.c)[0]) fail("wmma in a part of a warp, or stored by columns");
   const uint64_t to = address_of(warp, of, 0), stride = warp.lanes<uint32_t>(of.b)[0];
-  if (stride % 4) fail("a stride of wmma that is not a multiple of 16 bytes");
   for (int row = 0; row < SIDE; ++row) {
-    char *memory = find(warp, of, -1, to + 4 * stride * uint64_t(row), 4 * SIDE, row ? 16 : 32, true);
+    char *memory = find(warp, of, -1, to + 4 * stride * uint64_t(row), 4 * SIDE, 2 * SIDE, true);
     for (int column = 0; column < SIDE; ++column) {
       const int place = place_of(row, column, false);
       memcpy(memory + 4 * column, warp.lanes<float>(of.parts[size_t(place % EACH)]) + place / EACH, 4);

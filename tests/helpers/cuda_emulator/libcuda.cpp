@@ -552,7 +552,8 @@ API int cuLaunchKernel(Function *function, unsigned x, unsigned y, unsigned z, u
                     {x, y, z},
                     {block_x, block_y, block_z},
                     shared,
-                    {}};
+                    {},
+                    getenv("EMULATOR_RACES") != nullptr};
   for (size_t each = 0; each < function->kernel->parameters.size(); ++each) {
     const ptx::Parameter &parameter = function->kernel->parameters[each];
     memcpy(given.parameters.data() + parameter.at, parameters[each], parameter.size);

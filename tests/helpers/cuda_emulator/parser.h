@@ -266,6 +266,7 @@ class Parser {
     return found->second;
   }
   Operand constant(uint64_t value, size_t size) {
+    if (!size) value = value ? ALL : 0;  // a predicate
     auto &made = constants_[{value, size}];
     if (made.at < 0) {
       made = allocate(size);
@@ -297,9 +298,9 @@ class Parser {
   }
   // The result and the operands that are given, with their bytes.
   void operands(Instruction &of, const Words &given, std::initializer_list<size_t> sizes) {
-    Operand *const places[] = {&of.to, &of.a, &of.b, &of.c};
-    for (size_t each = 0; each < std::min(given.size(), sizes.size()); ++each)
-      *places[each] = operand(given[each], sizes.begin()[each]);
+    Operand *const places[] = {&of.to, &of.a, &of.b, &of.c, &of.members};
+    if (given.size() > sizes.size()) fail("it has more operands than are emulated");
+    for (size_t each = 0; each < given.size(); ++each) *places[each] = operand(given[each], sizes.begin()[each]);
   }
   void add_parts(const std::string &text, size_t size, Instruction &to) {
     for (const std::string &each : text[0] == '{' ? split(text.substr(1, text.size() - 2), ',') : Words{text})
@@ -324,11 +325,13 @@ class Parser {
     for (auto [word, space] :
          {std::pair<const char *, Space>{"global", GLOBAL}, {"shared", SHARED}, {"local", LOCAL}, {"param", PARAMETER}})
       if (has(words, word)) made.space = space;
+    for (const char *each : {"sat", "satfinite", "relu", "rz", "rm", "rp", "full", "approx", "ftz", "cc", "hi"})
+      if (has(words, each) && name != "rcp" && rest.rfind("mul.hi", 0)) fail("its modifier is not emulated");
     if (name == "bra") {
       made.kind = BRANCHES;
     } else if (name == "ret" || name == "exit") {
       made.kind = RETURNS;
-    } else if (name == "bar" || name == "barrier") {
+    } else if ((name == "bar" || name == "barrier") && has(words, "sync") && given.size() == 1) {
       made.kind = has(words, "warp") ? WAITS_FOR_WARP : WAITS_FOR_BLOCK;
       made.run = meet;
       made.members = operand(given[0], 4);
@@ -383,8 +386,7 @@ class Parser {
       operands(made, given, {2 * size, size, size, 2 * size});
     } else if (name == "bfi") {
       made.run = TYPED(of_bits, (insert<T>));
-      operands(made, given, {size, size, size});
-      made.parts = {operand(given[3], 4), operand(given[4], 4)};
+      operands(made, given, {size, size, size, 4, 4});
     } else if (name == "mov" && (given[0][0] == '{' || given[1][0] == '{')) {
       const bool splits = given[0][0] == '{';
       made.run = splits ? move_parts<true> : move_parts<false>;
@@ -404,17 +406,12 @@ class Parser {
   void wmma(const Words &words, const Words &given, Instruction &made) {
     made.kind = WAITS_FOR_WARP;
     made.members = constant(ALL, 4);
-    if (words[1] == "load") {
-      made.run = load_fragment;
-      add_parts(given[0], 4, made);
-      address(given[1], made);
+    if (const bool is_load = words[1] == "load"; is_load || words[1] == "store") {
+      made.run = is_load ? load_fragment : store_fragment;
+      add_parts(given[is_load ? 0 : 1], 4, made);
+      address(given[is_load ? 1 : 0], made);
       made.b = operand(given[2], 4);
       made.c = constant(has(words, "col"), 4);
-    } else if (words[1] == "store") {
-      made.run = store_fragment;
-      address(given[0], made);
-      add_parts(given[1], 4, made);
-      made.b = operand(given[2], 4);
     } else {
       const bool is_brain = has(words, "bf16");
       made.run = is_brain ? multiply<Brain> : multiply<Half>;

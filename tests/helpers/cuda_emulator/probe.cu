@@ -47,11 +47,13 @@ extern "C" __global__ void go_wrong(int *numbers, int count, int mistake) {
   if (mistake == 7) numbers[i] = shared[i ^ 32];                           // no barrier between two warps
   if (mistake == 8) numbers[i] = shared[i ^ 1];                            // nor within a warp
   __syncthreads();
+  if (mistake == 10) numbers[i % 32] = i;                                  // two warps at one place
   if (mistake == 9 && i != 3) numbers[0] = __shfl_xor_sync(0xffffffffu, i, 1);  // one of the warp does not come
 }
 
-// A conversion, which differs between CUDA and C++.
+// A conversion, which differs between CUDA and C++, under a predicate that is a constant.
 extern "C" __global__ void numbers_of(const float *given, int count, int *whole) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < count) whole[i] = __float2int_rn(given[i]);
+  if (i < count)
+    asm("{ .reg .pred always; mov.pred always, -1; @always cvt.rni.s32.f32 %0, %1; }" : "=r"(whole[i]) : "f"(given[i]));
 }

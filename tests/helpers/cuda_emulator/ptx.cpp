@@ -104,18 +104,14 @@ Block::Block(const Launch &of) : launch(of) {
     warp.local.resize(kernel.local * LANES);
     for (auto &[at, constant] : kernel.constants)
       for (int lane = 0; lane < LANES; ++lane)
-        memcpy(warp.file.data() + at + size_t(lane) * constant[1], &constant[0], constant[1]);
+        memcpy(warp.file.data() + at + size_t(lane) * constant[1], &constant[0], constant[1] ? constant[1] : 4);
     for (size_t lane = 0; lane < LANES; ++lane) {
-      const size_t thread = each * LANES + lane;
-      const size_t numbers[] = {thread % of.block[0],
-                                thread / of.block[0] % of.block[1],
-                                thread / of.block[0] / of.block[1],
-                                of.block[0],
-                                of.block[1],
-                                of.block[2]};
-      for (size_t which = 0; which < 6; ++which)
-        warp.lanes<uint32_t>(kernel.specials[which])[lane] = uint32_t(numbers[which]);
-      for (size_t axis = 0; axis < 3; ++axis) warp.lanes<uint32_t>(kernel.specials[9 + axis])[lane] = of.grid[axis];
+      size_t thread = each * LANES + lane;
+      for (size_t axis = 0; axis < 3; thread /= of.block[axis++]) {
+        warp.lanes<uint32_t>(kernel.specials[axis])[lane] = uint32_t(thread % of.block[axis]);
+        warp.lanes<uint32_t>(kernel.specials[3 + axis])[lane] = of.block[axis];
+        warp.lanes<uint32_t>(kernel.specials[9 + axis])[lane] = of.grid[axis];
+      }
     }
   }
 }
@@ -179,7 +175,7 @@ void run(const Launch &launch) {
     total += block.counts;
   };
   cpu_set_t set;
-  const uint64_t cores = sched_getaffinity(0, sizeof set, &set) == 0 ? uint64_t(CPU_COUNT(&set)) : 1;
+  const uint64_t cores = launch.watches || sched_getaffinity(0, sizeof set, &set) ? 1 : uint64_t(CPU_COUNT(&set));
   std::vector<std::thread> others;
   for (uint64_t other = 1; other < std::min(cores, blocks); ++other) others.emplace_back(work);
   work();

@@ -71,6 +71,7 @@ struct Launch {
   std::array<unsigned, 3> grid, block;
   size_t shared;              // dynamic
   std::vector<Range> memory;  // of the GPU, ascending
+  bool watches;               // races in it, too
 };
 
 Module parse(const std::string &text);  // throws Error
