@@ -127,10 +127,10 @@ def describe(bench: Bench) -> Rows:
         raise error
     if not lines[-1].startswith("ready"):
         raise RuntimeError(" | ".join(lines))
-    yield {"doctor": lines[-1], "lines": lines, "NCCL": nccl.available()}
+    yield {"doctor": lines[-1], "lines": lines, "NCCL": nccl.version()}
     gpus = range(driver.count())
     for number in gpus:
-        capability, place = driver.compute_capability(number) or (0, 0), driver.place_of(number)
+        capability, place = driver.compute_capability(number), driver.place_of(number)
         compiled = f"{compiler.architecture_for(capability)}, {compiler.compilers(capability)}"
         sliced = sum(driver.place_of(other) == place for other in gpus) > 1
         yield {"GPU": number, "name": driver.name_of(number), "compiled for": compiled, "slice (MIG)": sliced}

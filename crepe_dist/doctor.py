@@ -136,14 +136,13 @@ def gpus() -> Iterator[Check]:
     shows = f"for CUDA {driver.dotted(version)}" + (f"; {error.what}: {error.why}" if error else "")
     yield Check("NVIDIA driver", shows, *(("note", error.remedy) if error else ()))
     for gpu in range(driver.count()):
-        capability = driver.compute_capability(gpu)
-        shows = f"{driver.name_of(gpu) or 'unknown'}, compute capability {driver.dotted(capability or (0, 0))}"
+        shows = f"{driver.name_of(gpu)}, compute capability {driver.dotted(driver.compute_capability(gpu))}"
         try:
             yield Check(f"GPU {gpu}", f"{shows}; {chosen(Device('gpu', gpu))}")
         except UserError as error:
             yield Check(f"GPU {gpu}", f"{shows}; {NOT_USED}: {error.why or error.what}", "note", error.remedy)
     own = f"NVRTC {'not found' if compiler.missing() else driver.dotted(compiler.version())}"
-    if driver.count() > 1 and not nccl.available():
+    if driver.count() > 1 and not nccl.version():
         what = f"{own}; without NCCL, gradients of several GPUs pass through main memory, which is slower"
         yield Check("CUDA kernels", what, "note", extras.install("gpus"))
     else:

@@ -109,13 +109,8 @@ def missing() -> UserError | None:
 
 def fault() -> UserError | None:
     """Return the error for a driver that does not start; ``None`` if it does, finds no GPU, or cannot be loaded."""
-    try:
-        code = function("cuInit")(0)
-    except OSError:
-        return None
-    if code in (0, NO_DEVICE):
-        return None
-    return failure("the NVIDIA driver does not start", "cuInit", code)
+    code = NO_DEVICE if missing() else function("cuInit")(0)
+    return None if code in (0, NO_DEVICE) else failure("the NVIDIA driver does not start", "cuInit", code)
 
 
 def failure(what: str, name: str, code: int) -> UserError:
@@ -158,13 +153,12 @@ def count() -> int:
     return number.value if _call("cuInit", 0) and _call("cuDeviceGetCount", number) else 0
 
 
-def compute_capability(gpu: int) -> tuple[int, int] | None:
-    """Return (major, minor) of a GPU in the driver's numbering; ``None`` without a driver."""
-    numbers = c_int(), c_int()
-    pairs = zip(numbers, COMPUTE_CAPABILITY)
-    if not all(_ask_gpu(gpu, "cuDeviceGetAttribute", number, attribute) for number, attribute in pairs):
-        return None
-    return numbers[0].value, numbers[1].value
+def compute_capability(gpu: int) -> tuple[int, int]:
+    """Return (major, minor) of a GPU in the driver's numbering; (0, 0) without a driver."""
+    major, minor = c_int(), c_int()
+    for number, attribute in zip((major, minor), COMPUTE_CAPABILITY):
+        _ask_gpu(gpu, "cuDeviceGetAttribute", number, attribute)
+    return major.value, minor.value
 
 
 def name_of(gpu: int) -> str:

@@ -33,9 +33,7 @@ _thread = threading.local()  # context: the one that is current in a thread
 
 def _use(context: c_void_p) -> int:
     """Make a context that of the calling thread; return the driver's result."""
-    if getattr(_thread, "context", None) is context:
-        return 0
-    code = driver.function("cuCtxSetCurrent")(context)
+    code = 0 if getattr(_thread, "context", None) is context else driver.function("cuCtxSetCurrent")(context)
     _thread.context = None if code else context
     return int(code)
 
@@ -62,7 +60,7 @@ class Gpu:
         device = c_int()
         self._call("cuDeviceGet", device, number)
         self.name = driver.name_of(number)
-        self.capability = driver.compute_capability(number) or (0, 0)
+        self.capability = driver.compute_capability(number)
         self._context = c_void_p()
         self._call("cuDevicePrimaryCtxRetain", self._context, device)
         self.stream = c_void_p()

@@ -42,12 +42,12 @@ class Config(ctypes.Structure):
     _fields_ = (("size", c_size_t), ("magic", c_uint), ("version", c_uint), ("blocking", c_int))
 
 
-def available() -> bool:
-    """Return whether NCCL can be loaded, and is new enough."""
+def version() -> int:
+    """Return the number of NCCL's version, such as 21400 of 2.14; 0 if it cannot be loaded, or is too old."""
+    number = c_int()
     with suppress(OSError, AttributeError):
-        number = c_int()
-        return _library().ncclGetVersion(byref(number)) == 0 and number.value >= OLDEST
-    return False
+        _library().ncclGetVersion(byref(number))
+    return number.value if number.value >= OLDEST else 0
 
 
 def unique_id() -> str:

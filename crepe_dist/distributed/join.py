@@ -104,7 +104,7 @@ def cycle(launch: Launch, config: Config | None) -> str:
     on_gpus = config is not None and config.device != "cpu" and driver.count() > 0
     if config and on_gpus and cuda.is_installed() and registry.has_part(config.model.network, "gluon"):
         return "0.2"
-    return "10" if (nccl.available() if on_gpus else launch.local_size == launch.size) else "1"
+    return "10" if (nccl.version() if on_gpus else launch.local_size == launch.size) else "1"
 
 
 def _check_name() -> None:

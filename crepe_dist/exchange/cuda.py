@@ -181,7 +181,9 @@ class CudaExchange(WholeNumberExchange):
 
 def _without_nccl(world: World, gpu: int) -> str:
     """Return why NCCL cannot sum over the ranks' GPUs, the same on every rank; empty if it can."""
-    has_it, places = zip(*world.gather([nccl.available(), driver.place_of(gpu)], "NCCL"))
-    if not all(has_it):
-        return f"rank {has_it.index(False)} has no NCCL 2.14 or later"
+    versions, places = zip(*world.gather([nccl.version(), driver.place_of(gpu)], "NCCL"))
+    if not all(versions):
+        return f"rank {versions.index(0)} has no NCCL 2.14 or later"
+    if len(set(versions)) > 1:
+        return f"the ranks have versions {min(versions)} and {max(versions)} of NCCL"
     return "NCCL takes no slices of one GPU" if len(set(places)) < world.size else ""

@@ -164,10 +164,9 @@ def _on_gpu(kernels: str, precision: str, device: Device, shape: Shape) -> Backe
     if trouble := shape.cuda_trouble:
         return trouble, CPU_REMEDY
     found = driver.compute_capability(device.device_id)
-    if found is None or found < OLDEST_GPU:
-        has = "that of this GPU is unknown" if found is None else f"this GPU has {driver.dotted(found)}"
+    if found < OLDEST_GPU:
         needed = f"our own kernels need compute capability {driver.dotted(OLDEST_GPU)} (Volta) or later"
-        return f"{needed}, and {has}", CPU_REMEDY
+        return f"{needed}, and this GPU has {driver.dotted(found)}", CPU_REMEDY
     half = "bfloat16" if found >= OLDEST_WITH_BFLOAT16 else "float16"  # float16 needs loss scaling
     if precision not in ("auto", "float32", half):
         return f"on this GPU, our own kernels compute in {half} or float32", "use --precision auto"
@@ -186,7 +185,7 @@ def gpu_build(architecture: str) -> str:
 def gpu_builds() -> set[str]:
     """Return the names of the kernels for the GPUs of this machine."""
     found = map(driver.compute_capability, range(driver.count()))
-    return {gpu_build(_architecture(each)) for each in found if each is not None}
+    return {gpu_build(_architecture(each)) for each in found}
 
 
 def is_gpu_build(name: str) -> bool:

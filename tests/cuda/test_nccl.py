@@ -125,14 +125,15 @@ def test_nccl_has_a_time_limit_for_its_start(tmp_path):
 @pytest.mark.parametrize(
     ("other", "why"),
     [
-        ((True, "this machine, bus 2"), ""),
-        ((False, "this machine, bus 2"), "rank 1 has no NCCL 2.14 or later"),
-        ((True, "this machine, bus 1"), "NCCL takes no slices of one GPU"),
+        ((22602, "this machine, bus 2"), ""),
+        ((0, "this machine, bus 2"), "rank 1 has no NCCL 2.14 or later"),
+        ((22803, "this machine, bus 2"), "the ranks have versions 22602 and 22803 of NCCL"),
+        ((22602, "this machine, bus 1"), "NCCL takes no slices of one GPU"),
     ],
-    ids=["two GPUs", "no NCCL", "slices"],
+    ids=["two GPUs", "no NCCL", "another NCCL", "slices"],
 )
 def test_what_nccl_cannot_sum_is_summed_by_the_hosts(other, why, monkeypatch):
-    monkeypatch.setattr(nccl, "available", lambda: True)
+    monkeypatch.setattr(nccl, "version", lambda: 22602)
     monkeypatch.setattr(driver, "place_of", lambda gpu: "this machine, bus 1")
     world = World()
     world.size = 2

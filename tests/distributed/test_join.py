@@ -29,6 +29,6 @@ def test_horovod_looks_often_only_where_gradients_go_through_it(
     config, gpus, has_nccl, local_size, milliseconds, monkeypatch
 ):
     monkeypatch.setattr(driver, "count", lambda: gpus)
-    monkeypatch.setattr(nccl, "available", lambda: has_nccl)
+    monkeypatch.setattr(nccl, "version", lambda: has_nccl)
     monkeypatch.setattr(cuda, "is_installed", lambda: True)
     assert join.cycle(Launch(HOROVODRUN, 0, 4, local_size), config) == milliseconds

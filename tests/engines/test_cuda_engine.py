@@ -57,7 +57,7 @@ def capability(request, monkeypatch) -> None:
 
 
 def on_gpu(network, precision="float32", objective=PLAIN):
-    if precision == "bfloat16" and (driver.compute_capability(0) or (0, 0)) < OLDEST_WITH_BFLOAT16:
+    if precision == "bfloat16" and driver.compute_capability(0) < OLDEST_WITH_BFLOAT16:
         pytest.skip("bfloat16 needs compute capability 8.0")
     backend = Backend(precision, None, "for a test", architecture="that of the GPU")
     return open_engine(network.shape, network.parameters, backend, objective, GPU)

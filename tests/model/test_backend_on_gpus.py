@@ -36,7 +36,7 @@ def machine(monkeypatch):
     """Return a function that describes a machine with two GPUs."""
 
     def describe(
-        capability: tuple[int, int] | None = (8, 0),
+        capability: tuple[int, int] = (8, 0),
         version: tuple[int, int] = (12, 4),
         nvrtc: UserError | None = None,
         mxnet: UserError | None = None,
