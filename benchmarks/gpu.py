@@ -18,6 +18,7 @@ import ctypes
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import statistics
@@ -50,7 +51,7 @@ from crepe_dist.engines.engine import open_engine
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_json, write_text
 from crepe_dist.model.backend import choose_backend
-from crepe_dist.settings.flags import check_output
+from crepe_dist.settings.flags import Parser, check_output
 from crepe_dist.settings.options import ModelOptions, OptimizerOptions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +60,7 @@ try:
     from tests.helpers import cuda_emulator
     from tests.helpers.engines import TrainingStep, initial
 except ImportError as error:
-    sys.exit(f"error: {error}\n  do:  uv sync --group dev --extra gpus")
+    sys.exit(f"error: {error}\n  do:  uv sync --inexact --group dev --extra gpus")
 
 WORKER = Path(__file__).with_name("torch_worker.py")
 CREPE = (sys.executable, "-m", "crepe_dist")
@@ -71,6 +72,10 @@ Rows = Iterator[Row]
 
 class Skipped(Exception):
     """What this host cannot try, and why."""
+
+
+class Wrong(Exception):
+    """Failure of a test, or a complaint of the program that watched over it."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,8 @@ def run_tests(selection: str, under: Sequence[str] = ()) -> Row:
         under: program, with its flags, that watches over them.
 
     Raises:
-        RuntimeError: a test failed, or the program complained.
+        Wrong: a test failed, or the program complained.
+        RuntimeError: the tests could not run.
         Skipped: all were skipped.
     """
     files, _, names = selection.partition(":")
@@ -163,11 +169,13 @@ def run_tests(selection: str, under: Sequence[str] = ()) -> Row:
         for outcome in case:
             told = outcome.get("message", "")
             if outcome.tag in ("failure", "error"):
-                raise RuntimeError(f"{case.get('classname')}.{case.get('name')}: {told}\n{outcome.text}")
+                raise Wrong(f"{case.get('classname')}.{case.get('name')}: {told}\n{outcome.text}")
             reasons[told] += outcome.tag == "skipped"
     complaints = [line for line in out.splitlines() if line.startswith("=========")] if under else []
-    if not cases or (complaints and "SUMMARY: 0 " not in complaints[-1]):
-        raise RuntimeError("\n".join(complaints[:60]) or out[-3000:])
+    if complaints and "SUMMARY: 0 " not in complaints[-1]:
+        raise Wrong("\n".join(complaints[:60]))
+    if not cases:
+        raise RuntimeError(out[-3000:])
     if len(cases) == sum(reasons.values()):
         raise Skipped("; ".join(reasons))
     return {"passed": len(cases) - sum(reasons.values()), "skipped": dict(reasons)}
@@ -317,7 +325,7 @@ STEPS: dict[str, tuple[str | Callable[[Bench], Rows], str]] = {
     A full GPU, a cold cache that two processes fill, or a fork ends otherwise than we promise."""),
     "NCCL": ("cuda/test_nccl.py", """
     NCCL's sums of whole numbers are wrong, or it hangs. Try NCCL_P2P_DISABLE=1, and read what NCCL_DEBUG=INFO shows;
-    without it (pip uninstall nvidia-nccl-cu12) we sum in main memory."""),
+    without it (uv pip uninstall nvidia-nccl-cu12) we sum in main memory."""),
     "1, 2, 4 GPUs": (f"{RUNS}: any_number or slices", """
     Several GPUs train another model than one: a sum, or something that depends on the rank. Use one meanwhile."""),
     "broken runs": (f"{RUNS}: broken", """
@@ -332,21 +340,23 @@ STEPS: dict[str, tuple[str | Callable[[Bench], Rows], str]] = {
 # ---- the report ------------------------------------------------------------------------------------------------------
 
 
-def tried(name: str, bench: Bench) -> Row:
-    """Take a step; return its outcome, and rows of what it found."""
-    work, means = STEPS[name]
-    rows: list[Row] = []
-    found: Row = {"step": name, "outcome": "passed", "rows": rows}
+def take(step: Row, bench: Bench, save: Callable[[], None]) -> None:
+    """Take a step; add its outcome to it, and rows of what it found, each of which is saved at once."""
+    work, means = STEPS[step["step"]]
     begun = time.monotonic()
     try:
         for row in iter([run_tests(work)]) if isinstance(work, str) else work(bench):
-            rows.append(row)
+            step["rows"].append(row)
             print(f"  {', '.join(f'{key} {shown}' for key, shown in cells(row))}", file=sys.stderr, flush=True)
+            save()
+        step["outcome"] = "passed"
     except Skipped as reason:
-        found |= {"outcome": "skipped", "why": str(reason)}
+        step |= {"outcome": "skipped", "why": str(reason)}
     except Exception as error:
-        found |= {"outcome": "FAILED", "means": " ".join(means.split()), "error": f"{type(error).__name__}: {error}"}
-    return {**found, "seconds": time.monotonic() - begun}
+        told = means if isinstance(error, Wrong) or callable(work) else "It could not be run; no test of it failed."
+        step |= {"outcome": "FAILED", "means": " ".join(told.split()), "error": f"{type(error).__name__}: {error}"}
+    step["seconds"] = time.monotonic() - begun
+    save()
 
 
 def cells(row: Row) -> Iterator[tuple[str, str]]:
@@ -361,11 +371,13 @@ def cells(row: Row) -> Iterator[tuple[str, str]]:
 def summary(report: Row) -> str:
     """Format the report in Markdown."""
     steps = report["steps"]
-    lines = [f"# crepe_dist {report['machine']['crepe_dist']} on {report['on']}", ""]
+    stopped = [f"Stopped at {step['step']}. {step['means']}" for step in steps if "means" in step]
+    verdict = stopped or ["Nothing failed."]
+    lines = [f"# crepe_dist {report['machine']['crepe_dist']} on {report['on']}", "", *verdict, ""]
     lines += table([{name: step[name] for name in ("step", "outcome", "seconds")} for step in steps])
-    for step in steps:
+    for step in (each for each in steps if each["outcome"] != "not run"):
         lines += ["", f"## {step['step']}: {step['outcome']}", "", *table(step["rows"])]
-        lines += [step[name][:3000] for name in ("why", "means", "error") if name in step]
+        lines += [step[name][:3000] for name in ("why", "error") if name in step]
     return "\n".join([*lines, ""])
 
 
@@ -377,13 +389,19 @@ def table(rows: list[Row]) -> list[str]:
 
 
 def main() -> None:
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--json", type=Path, default=Path("gpu.json"), metavar="FILE", help="default: gpu.json")
     flags.add_argument("--emulator", action="store_true", help="on two stand-ins for GPUs, at small sizes")
-    flags.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), help="steps; default: all")
+    steps_help = f"steps; default: all, which are {', '.join(map(shlex.quote, STEPS))}"
+    flags.add_argument("--only", nargs="+", metavar="STEP", choices=STEPS, default=list(STEPS), help=steps_help)
     flags.add_argument("--peers", default="", metavar="PYTHON", help="interpreter with PyTorch; default: install one")
     given = flags.parse_args()
     check_output(given.json, "--json")
+    summarised = given.json.with_suffix(".md")
+    if summarised == given.json:
+        flags.error(f"--json: {given.json} is the name of the summary: choose one that ends in .json")
+    if given.peers and not shutil.which(given.peers):
+        flags.error(f"--peers: there is no program {given.peers}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the started commands are ended
     with ExitStack() as stack:
         folder, sizes = Path(stack.enter_context(tempfile.TemporaryDirectory())), {}
@@ -400,16 +418,20 @@ def main() -> None:
         on = ", ".join(f"{count} × {name}" for name, count in names.items())
         on += " (an emulator: nothing here tells the speed of a GPU)" * given.emulator
         bench = Bench(folder, given.emulator, given.peers, **sizes)
-        report: Row = {"on": on, "machine": machine.describe(), "steps": []}
-        for name in given.only:
-            print(f"{name} …", file=sys.stderr, flush=True)
-            report["steps"].append(tried(name, bench))
-            write_json(given.json, report)  # now, in case a later step is killed
-            write_text(given.json.with_suffix(".md"), summary(report))
-            if report["steps"][-1]["outcome"] == "FAILED":
+        steps: list[Row] = [{"step": name, "outcome": "not run", "seconds": 0.0, "rows": []} for name in given.only]
+        report: Row = {"on": on, "machine": machine.describe(), "steps": steps}
+
+        def save() -> None:  # now, in case what comes is killed
+            write_json(given.json, report)
+            write_text(summarised, summary(report))
+
+        for step in steps:
+            print(f"{step['step']} …", file=sys.stderr, flush=True)
+            take(step, bench, save)
+            if step["outcome"] == "FAILED":
                 break
-    print(f"{summary(report)}\nwritten to {given.json} and {given.json.with_suffix('.md')}")
-    sys.exit(report["steps"][-1]["outcome"] == "FAILED")
+    print(f"{summary(report)}\nwritten to {given.json} and {summarised}")
+    sys.exit(steps[-1]["outcome"] in ("FAILED", "not run"))
 
 
 if __name__ == "__main__":
