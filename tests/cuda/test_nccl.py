@@ -104,7 +104,9 @@ def test_a_peer_that_is_gone_is_noticed(tmp_path):
 def test_a_peer_that_nccl_does_not_miss_is_noticed_by_the_check(code, tmp_path):
     """Also if its end shows first as an error of the own GPU, the check knows of it late, and NCCL never ends."""
     told = {} if cuda_emulator.is_real() and code == 0 else {"EMULATOR_NCCL_DEAF": code, "EMULATOR_NCCL_STUCK": 1}
-    assert ranks(tmp_path, 2, "during check", **told) == [GONE, ""]
+    found, other = ranks(tmp_path, 2, "during check", **told)
+    assert found == GONE or (cuda_emulator.is_real() and found.startswith("gone: NCCL"))  # which may hear of it first
+    assert other == ""
 
 
 def test_an_error_of_the_gpu_is_its_own_if_all_peers_are_there(tmp_path):
