@@ -2,6 +2,11 @@
 
 A file written here is either complete or absent, even after a kill or a power failure. Readers never block on a pipe,
 read a device, follow a symbolic link out of a folder, or exceed their memory limits.
+
+Writers treat two kinds of paths differently. A path that the user gives, such as the value of ``--json``, is written
+with ``follow``: the target of a link is replaced, and a pipe or a device is written to. Names that this package chooses
+inside a folder are written without ``follow``: a link is replaced, because a folder from elsewhere could contain a link
+to any file of the user.
 """
 
 from __future__ import annotations
@@ -30,6 +35,8 @@ from crepe_dist.errors import UserError
 PREFIX = "crepe-scratch-"
 LOCK = ".lock"  # held as long as the folder is in use
 YOUNG = 60.0  # seconds in which a new folder may not have been locked yet
+OPEN_FILES = re.compile(r"/proc/\d+(/task/\d+)?/fd")  # folder of the files that a process has open
+MAX_LINKS = 40  # in a row, as for the kernel
 TEMPORARY = re.compile(r"\..+\.\d+")  # name of a file that ``replacing`` has not renamed yet
 MAX_NAMES_BYTES = 1 << 22  # size of a file of class names
 MAX_JSON_BYTES = 1 << 25  # enough for the manifest of 65,536 classes
@@ -44,14 +51,14 @@ _NUMBER = re.compile(r"\s*[+-]?[\d.,\s]*\d(?:[eE][+-]?\d+)?\s*%?\s*", re.ASCII)
 SPECIAL_FILES = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
-def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
-    """Write a value as JSON, atomically."""
-    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+def write_json(path: Path, value: Any, indent: int | None = 2, *, follow: bool = False) -> None:
+    """Write a value as JSON, as ``atomic_text`` does."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n", follow=follow)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically."""
-    with atomic_text(path) as stream:
+def write_text(path: Path, text: str, *, follow: bool = False) -> None:
+    """Write a UTF-8 text file, as ``atomic_text`` does."""
+    with atomic_text(path, follow=follow) as stream:
         stream.write(text)
 
 
@@ -73,10 +80,84 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_text(path: Path, errors: str = "strict") -> Iterator[TextIO]:
-    """Open a UTF-8 file to write as ``replacing`` does."""
+def atomic_text(path: Path, errors: str = "strict", *, follow: bool = False) -> Iterator[TextIO]:
+    """Open a UTF-8 file to write as ``replacing`` does.
+
+    Args:
+        follow: the user gives the path. The target of a link is replaced, in the folder of the target. A stream (see
+            ``is_stream``) is written to.
+    """
+    if follow and is_stream(path):
+        with open_stream(path, errors) as stream:
+            yield stream
+        return
+    path = Path(os.path.realpath(path)) if follow else path
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", errors=errors) as stream:
         yield stream
+
+
+def is_stream(path: Path) -> bool:
+    """Return whether a path leads to a pipe, a character device, or a file that a process has open (``/dev/stdout``).
+
+    Data can only be written to a stream. Replacing a stream by a file would remove it for all other programs.
+    """
+    return _open_file(path) is not None or _is_pipe_or_device(path)
+
+
+def _is_pipe_or_device(path: Path) -> bool:
+    with suppress(OSError):
+        mode = path.stat().st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+    return False
+
+
+def _open_file(path: Path) -> Path | None:
+    """Follow links until one is the entry of an open file in ``/proc``, as for ``/dev/stdout``; ``None`` for others."""
+    for _ in range(MAX_LINKS):
+        path = Path(os.path.realpath(path.parent), path.name)
+        if OPEN_FILES.fullmatch(str(path.parent)):
+            return path
+        if not path.is_symlink():
+            return None
+        path = path.parent / os.readlink(path)
+    return None
+
+
+def _descriptor(path: Path) -> int | None:
+    """Return the number of the open file of this process that a path leads to; ``None`` for other paths."""
+    opened = _open_file(path)
+    return int(opened.name) if opened and opened.parent == Path(f"/proc/{os.getpid()}/fd") else None
+
+
+def open_stream(path: Path, errors: str = "strict") -> TextIO:
+    """Open a stream to write UTF-8 text after everything that was written to it so far; see ``is_stream``."""
+    number = _descriptor(path)
+    if number is None:
+        number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY)
+    else:
+        # A second opening would have a position of its own: it would overwrite what a redirected file contains.
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        number = os.dup(number)
+    return os.fdopen(number, "w", encoding="utf-8", errors=errors)
+
+
+def unwritable(path: Path) -> str:
+    """Return the reason why a path that the user gives cannot be written; empty if no reason is known.
+
+    Raises:
+        OSError: The path cannot be examined.
+    """
+    if (number := _descriptor(path)) is not None:
+        is_for_reading = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+        return "it is open for reading only" if is_for_reading else ""
+    target = Path(os.path.realpath(path))
+    if not is_stream(path):
+        if target.is_symlink() or (target.exists() and not target.is_file()):  # a circle of links, a folder, a disk
+            return "it is not a file"
+        if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+            return "its folder does not exist, or writing there is not permitted"
+    return "writing there is not permitted" if target.exists() and not os.access(target, os.W_OK) else ""
 
 
 @contextmanager
@@ -93,15 +174,17 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
-    """Write a CSV file atomically; all rows have the columns of the first. See ``cell``.
+def write_csv(
+    path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = (), *, follow: bool = False
+) -> None:
+    """Write a CSV file, as ``atomic_text`` does; all rows have the columns of the first. See ``cell``.
 
     Args:
         columns: columns of a file without rows.
     """
     rows = iter(rows)
     first = next(rows, None)
-    with atomic_text(path, errors="replace") as stream:
+    with atomic_text(path, errors="replace", follow=follow) as stream:
         writer = csv.writer(stream, lineterminator="\r\n")
         writer.writerow(map(cell, columns if first is None else first))
         for row in rows if first is None else chain([first], rows):

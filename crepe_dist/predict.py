@@ -19,7 +19,7 @@ from crepe_dist.data.alphabet import Encoding, read_of_long
 from crepe_dist.data.composition import plain
 from crepe_dist.distributed.launch import limit_threads
 from crepe_dist.errors import UserError, visible
-from crepe_dist.files import scratch
+from crepe_dist.files import is_stream, open_stream, scratch
 from crepe_dist.native.library import threads
 from crepe_dist.predicting.answers import STYLES, TABLES, Answer, Answers, answer_types, answers, converter
 from crepe_dist.predicting.inputs import Input, Inputs, TextFlags
@@ -87,6 +87,10 @@ class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
         _predict(predictor, self)
 
 
+def _is_stream(out: str) -> bool:
+    return not remote.is_url(out) and is_stream(Path(out))
+
+
 def _format_of(out: Optional[str]) -> str:
     path = Path(urlsplit(out or "").path)
     kind = by_suffix(path) or "text"
@@ -112,8 +116,10 @@ def _check(args: Any) -> None:
         raise UserError("--min-score requires a class", remedy="name it with --score CLASS")
     if args.format == "parquet":
         extras.require("parquet", "--format parquet")
-        if args.out is None:
-            raise UserError("--format parquet requires a file", remedy="add --out FILE.parquet")
+        if args.out is None or _is_stream(args.out):
+            where = "standard output" if args.out is None else f"{args.out} is a pipe or a device, which"
+            why = f"{where} cannot be read backwards, and a Parquet file is read from its end"
+            raise UserError("--format parquet requires a file", why, "give --out FILE.parquet")
     if remote.is_url(args.out):
         remote.check_writable(args.out)
     else:
@@ -137,7 +143,7 @@ def _predict(predictor: "Predictor", args: Any) -> None:
             of_parquet = file if isinstance(groups, Inputs) and groups.format == "parquet" else None
             stream.convert = converter(of_parquet, columns, answer_types(formatter.top, predictor.several, args.score))
         # A terminal acts on control characters, which CSV keeps.
-        clean = visible if args.out is None and sys.stdout.isatty() else str
+        clean = visible if not isinstance(stream, ResumableFile) and stream.isatty() else str
         if counts.rows:
             print(f"resuming after {counted(counts.rows, 'row')}", file=sys.stderr)
         else:
@@ -254,6 +260,8 @@ def _output(args: Any, path: Path) -> Iterator[tuple[Any, Optional[str]]]:
             file = str(remote.copy(file, stack.enter_context(scratch()) / "copy"))
         if args.out is None:
             yield sys.stdout, file
+        elif _is_stream(args.out):
+            yield stack.enter_context(open_stream(Path(args.out), "replace")), file
         else:
             yield stack.enter_context(resumable(args.out, _job(args, path))), file
 

@@ -1,13 +1,18 @@
-"""Safe opening of untrusted files: only regular files of bounded size, and harmless JSON."""
+"""Safe opening of untrusted files: only regular files of bounded size, and harmless JSON; and writing by links."""
 
 from __future__ import annotations
 
 import os
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from crepe_dist.files import open_regular, read_bytes, read_json, sha256, writing
+from crepe_dist.errors import UserError
+from crepe_dist.files import open_regular, read_bytes, read_json, sha256, write_json, write_text, writing
+from crepe_dist.settings.flags import check_output
 
 
 @pytest.mark.parametrize("read", [open_regular, sha256, read_json, lambda path: read_bytes(path, 10)])
@@ -67,3 +72,95 @@ def test_an_error_of_writing_names_the_file_and_one_of_a_connection_does_not(tmp
     with pytest.raises(type(error)) as caught, writing(tmp_path / "a"):
         raise error
     assert (caught.value.filename == str(tmp_path / "a")) is named
+
+
+def test_a_link_that_the_user_gives_is_followed_and_one_in_a_folder_is_replaced(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "target").write_text("old")
+    (tmp_path / "far" / "near").symlink_to("target")
+    (tmp_path / "link").symlink_to("far/near")
+    inode = (tmp_path / "far" / "target").stat().st_ino
+    write_json(tmp_path / "link", 1, follow=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "far" / "near").is_symlink()
+    assert (tmp_path / "far" / "target").read_text() == "1\n"
+    assert (tmp_path / "far" / "target").stat().st_ino != inode  # a reader of the old file sees no half of the new one
+    (tmp_path / "dangling").symlink_to("far/new")
+    write_text(tmp_path / "dangling", "new", follow=True)
+    assert (tmp_path / "far" / "new").read_text() == "new"
+    write_text(tmp_path / "link", "replaced")
+    assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "far" / "target").read_text() == "1\n"
+    assert sorted(os.listdir(tmp_path / "far")) == ["near", "new", "target"]
+
+
+def test_an_error_leaves_the_target_of_a_link_as_it_was(tmp_path):
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "link", "\ud800", follow=True)
+    assert (tmp_path / "target").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["link", "target"]
+
+
+def test_a_pipe_is_written_to_also_by_a_link(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        check_output(tmp_path / name, "--json")
+        reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+        write_json(tmp_path / name, [1], follow=True)
+        assert os.read(reader, 100) == b"[\n  1\n]\n"
+        os.close(reader)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_device_is_written_to_and_a_disk_is_refused(tmp_path):
+    try:
+        os.mknod(tmp_path / "null", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+        os.mknod(tmp_path / "disk", 0o600 | stat.S_IFBLK, os.makedev(240, 200))  # which no driver has
+    except PermissionError:
+        pytest.skip("only root makes devices")
+    (tmp_path / "link").symlink_to("null")
+    for name in ("null", "link"):
+        check_output(tmp_path / name, "--json")
+        write_json(tmp_path / name, 1, follow=True)
+    assert stat.S_ISCHR((tmp_path / "null").stat().st_mode)
+    assert (tmp_path / "link").is_symlink()
+    with pytest.raises(UserError, match="it is not a file"):
+        check_output(tmp_path / "disk", "--json")
+
+
+def test_an_open_file_of_the_process_is_continued(tmp_path):
+    """As `command --json /dev/stdout > file` should; and a link to it is not replaced."""
+    with (tmp_path / "file").open("w") as stream:
+        stream.write("before\n")
+        stream.flush()
+        (tmp_path / "link").symlink_to(f"/proc/self/fd/{stream.fileno()}")
+        for name in (f"/dev/fd/{stream.fileno()}", str(tmp_path / "link")):
+            check_output(Path(name), "--json")
+            write_json(Path(name), 1, follow=True)
+        stream.write("after\n")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "before\n1\n1\nafter\n"
+
+
+def test_an_open_file_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with (tmp_path / "file").open() as stream:
+        number = stream.fileno()
+        with pytest.raises(UserError, match="it is open for reading only"):
+            check_output(Path(f"/dev/fd/{number}"), "--json")
+    with pytest.raises(UserError, match="Bad file descriptor"):
+        check_output(Path(f"/dev/fd/{number}"), "--json")
+
+
+def test_standard_output_gets_the_file_after_what_was_printed(tmp_path):
+    code = "print('before'); write_text(Path('out'), 'text\\n', follow=True); print('after')"
+    code = f"from pathlib import Path; from crepe_dist.files import write_text; {code}"
+    (tmp_path / "out").symlink_to("/dev/stdout")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with (tmp_path / "file").open("w") as stream:
+        subprocess.run([sys.executable, "-c", code], stdout=stream, cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "file").read_text() == "before\ntext\nafter\n"
+    assert (tmp_path / "out").is_symlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,11 +66,11 @@ def drift(args: Any) -> None:
     print(f"{counted(len(new), 'text')} of {excerpt(args.file)}, compared with {len(old):,} ({excerpt(rows.name)})\n")
     print(_text(figures), "", *map(excerpt, found["notes"]), sep="\n")
     if args.json is not None:
-        write_json(args.json, found)
+        write_json(args.json, found, follow=True)
     if args.metrics is not None:
-        _write_metrics(str(args.metrics), figures)
+        _write_metrics(args.metrics, figures)
     if args.html is not None:
-        write_text(args.html, render("drift.html", found=clean(found), version=__version__))
+        write_text(args.html, render("drift.html", found=clean(found), version=__version__), follow=True)
     if args.check and found["changed"]:
         raise UserError(found["verdict"], remedy=found["do"])
     print(f"\n{visible(found['verdict'])}" + f"\n  do:  {visible(found['do'])}" * found["changed"])
@@ -123,13 +124,13 @@ def _text(figures: Table) -> str:
     return "\n".join(lines)
 
 
-def _write_metrics(path: str, figures: Table) -> None:
+def _write_metrics(path: Path, figures: Table) -> None:
     """Write the shares as a file for the textfile collector of Prometheus's node_exporter."""
-    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile  # an extra
+    from prometheus_client import CollectorRegistry, Gauge, generate_latest  # an extra
 
     shares = Gauge("crepe_dist_drift", "Shares; changed is 0 or 1.", ["group", "name", "of"], registry=None)
     for row in figures.itertuples():
         for of, value in (("test", row.then), ("new", row.now), ("changed", row.changed)):
             shares.labels(visible(row.group), visible(row.name), of).set(value)
     (registry := CollectorRegistry()).register(shares)
-    write_to_textfile(path, registry)
+    write_text(path, generate_latest(registry).decode("utf-8"), follow=True)

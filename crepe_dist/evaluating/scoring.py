@@ -112,14 +112,15 @@ def _write(args: Any, predictor: Predictor, rows: Rows, scores: AnyScores, other
             numbers["level_accuracies"] = dataset.levels.accuracies(scores.confusion)
         numbers["typos"] = [{"rate": rate, **hit.summary()} for rate, hit in noisy.items()]
         numbers["without"] = {name: each.summary() for name, each in reduced.items()}
-        write_json(args.json, numbers)
+        write_json(args.json, numbers, follow=True)
     if args.html is not None:
         from crepe_dist.reports.run_page import score_page  # here: it needs the extra `reports`
 
         about = {"checkpoint": predictor.path.name, "data": rows.name, "split": split, "notes": rows.notes(),
                  "encoding": dataset.encoding.to_dict()}  # fmt: skip
         worst_rows = [mistake.row for mistake in scores.mistakes] if isinstance(scores, Scores) else []
-        write_text(args.html, score_page(scores, dataset.classes, quotes(dataset, split, worst_rows), about))
+        page = score_page(scores, dataset.classes, quotes(dataset, split, worst_rows), about)
+        write_text(args.html, page, follow=True)
 
 
 def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
@@ -222,5 +223,5 @@ def write_mistakes(path: Path, predictor: Predictor, dataset: Dataset, split: st
         {**dataset.origin(split, row).cells(), "split": split, "row": row, **about, "text": dataset.text(split, row)}
         for _, row, about in ordered
     )
-    write_csv(path, cells, ["file", "line"])
+    write_csv(path, cells, ["file", "line"], follow=True)
     return len(wrong)

@@ -118,14 +118,18 @@ class ResumableFile:
 def resumable(out: str, job: dict[str, Any] | None) -> Iterator[ResumableFile]:
     """Open the file of answers that will be ``out``, a path or a URL.
 
+    The target of a link is replaced, in the folder of the target.
+
     Args:
         job: what decides the answers, as JSON; an unfinished file of the same job is resumed.
 
     Raises:
         UserError: another process writes it.
     """
-    folder = Path(out).with_name(f".{Path(out).name}.partial")
-    if remote.is_url(out):
+    if not remote.is_url(out):
+        out = os.path.realpath(out)
+        folder = Path(out).with_name(f".{Path(out).name}.partial")
+    else:
         folder = cache_folder() / CACHED / hashlib.sha256(out.encode()).hexdigest()[:16]
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

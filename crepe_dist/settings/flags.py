@@ -13,7 +13,7 @@ from typing import Any, Callable, ClassVar, NoReturn, Optional
 
 from crepe_dist import extras, invocation
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_names
+from crepe_dist.files import read_names, unwritable
 from crepe_dist.settings.fields import (
     COLUMN,
     DEVICES,
@@ -294,15 +294,10 @@ def check_output(path: Optional[Path], flag: str, source: Optional[str] = None) 
     """Check that a file can be written, before the work whose result it will hold, and does not replace its source."""
     if path is None:
         return
-    why = ""
     try:
-        target = Path(os.path.realpath(path))  # follow links as writing does
-        if target.is_symlink() or (target.exists() and not target.is_file()):  # a circle of links, a folder, a device
-            why = "it is not a file"
-        elif source is not None and target == Path(os.path.realpath(source)):
+        why = unwritable(path)
+        if not why and source is not None and os.path.realpath(path) == os.path.realpath(source):
             why = "it is the file that is read"
-        elif not target.parent.is_dir() or not os.access(target if target.exists() else target.parent, os.W_OK):
-            why = "its folder does not exist, or writing there is not permitted"
     except OSError as error:
         why = error.strerror or str(error)
     if why:

@@ -132,6 +132,56 @@ def test_two_processes_do_not_write_one_file(tmp_path):
             resumable.resumable(str(tmp_path / "out.csv"), None).__enter__()
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
+def test_a_link_is_followed_to_the_file_that_it_names(name, folder, quick_run, tmp_path, printed_by, monkeypatch):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link").mkdir()
+    target, link = tmp_path / "far" / name, tmp_path / "link" / name
+    target.write_text("old")
+    link.symlink_to(target)
+    flags = (quick_run, "--file", folder / "a.csv", "--out", link)
+    monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
+    with monkeypatch.context() as patch:
+        kill_after(1, patch)
+        with pytest.raises(Killed):
+            printed_by("predict", *flags)
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path / "link") == [name]  # the unfinished answers are beside the target
+    classify(printed_by, *flags)
+    assert link.is_symlink()
+    assert target.stat().st_size > ROWS
+    assert os.listdir(tmp_path / "far") == [name]
+
+
+def test_answers_are_written_to_a_pipe_as_to_standard_output(folder, quick_run, tmp_path, printed_by):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "texts").write_text("one\ntwo\n")
+    flags = (quick_run, "--file", tmp_path / "texts", "--format", "csv")
+    for name in ("pipe", "link"):
+        reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+        printed_by("predict", *flags, "--out", tmp_path / name)
+        assert os.read(reader, 1 << 16).decode() == printed_by("predict", *flags)
+        os.close(reader)
+        with pytest.raises(UserError, match="--format parquet requires a file"):
+            printed_by("predict", *flags[:-1], "parquet", "--out", tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe", "texts"]
+
+
+def test_all_files_of_scores_follow_links(folder, quick_run, tmp_path, printed_by):
+    names = {"--json": "a.json", "--html": "a.html", "--mistakes": "a.csv", "--metrics": "a.prom"}
+    (tmp_path / "far").mkdir()
+    for name in names.values():
+        (tmp_path / name).symlink_to(f"far/{name}")
+    flags = {flag: (flag, tmp_path / name) for flag, name in names.items()}
+    printed_by("evaluate", quick_run, *flags["--json"], *flags["--html"], *flags["--mistakes"])
+    assert sorted(os.listdir(tmp_path / "far")) == ["a.csv", "a.html", "a.json"]
+    printed_by("drift", quick_run, folder / "a.csv", *flags["--json"], *flags["--html"], *flags["--metrics"])
+    assert sorted(os.listdir(tmp_path / "far")) == sorted(names.values())
+    assert all((tmp_path / name).is_symlink() for name in names.values())
+    assert "crepe_dist_drift" in (tmp_path / "a.prom").read_text()
+
+
 def test_parquet_keeps_types(quick_run, tmp_path, printed_by):
     now = datetime.datetime(2026, 1, 2, 3, 4, 5, 678, datetime.timezone.utc)
     table = pa.table(
