@@ -35,7 +35,7 @@ texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
 found = CrepeClassifier(network="ngrams", epochs=3, settings={"model.buckets": 4096}).fit(texts, labels)
 print(f"accuracy {found.score(texts, labels):.2f}")
 """
-WITHOUT_HOROVOD = "supervise -np 2"  # says what it needs
+RUNS = {"train": "run", "supervise -np 2": "two"}  # folder of the run of each training, with the same parameters
 ABOUT = """
 import numpy, pandas
 from crepe_dist.native import library
@@ -55,7 +55,7 @@ COMMANDS = (
     ("inspect", ("-m", "crepe_dist", "inspect", "data", "--out=findings"), ""),
     ("tune", ("-m", "crepe_dist", "tune", "data", "--trials=2", "--minutes=1", "--out=search"), "best"),
     ("CrepeClassifier", ("-c", CLASSIFIER), "accuracy 1.00"),
-    (WITHOUT_HOROVOD, ("-m", "crepe_dist", "supervise", "-np", "2", "--data=data", "--run-dir=two", *SMALL), "Horovod"),
+    ("supervise -np 2", ("-m", "crepe_dist", "supervise", "-np", "2", "--data=data", "--run-dir=two", *SMALL), ""),
 )
 
 
@@ -67,23 +67,25 @@ def main() -> int:
     only = args.only.split(",") if args.only else [name for name, _, _ in COMMANDS]
     about = subprocess.run([sys.executable, "-c", ABOUT], capture_output=True, text=True, check=True, cwd="/").stdout
     place = f"{platform.python_version()} | {platform.machine()} | {about.strip()}"
-    failed = 0
+    failed, trained = 0, set()
     with tempfile.TemporaryDirectory() as folder:
         _write_rows(Path(folder) / "rows.csv")
         for name, arguments, expected in COMMANDS:
             if name not in only:
                 continue
             began = time.perf_counter()
-            seen, trouble = _run(folder, arguments, expected, int(name == WITHOUT_HOROVOD), args.seconds)
-            failed += bool(trouble)
+            seen, trouble = _run(folder, arguments, expected, args.seconds)
             took = f"{time.perf_counter() - began:.1f} s"
-            if name == "train" and not trouble:
-                seen = _parameters(Path(folder) / "run")
+            if name in RUNS and not trouble:
+                seen = _parameters(Path(folder) / RUNS[name])
+                trained.add(seen)
+                trouble = "" if len(trained) == 1 else f"other parameters than one process: {seen}"
+            failed += bool(trouble)
             print(f"| {place} | {name} | {'failed' if trouble else 'works'} | {took} | {trouble or seen} |", flush=True)
     return 1 if failed else 0
 
 
-def _run(folder: str, arguments: tuple[str, ...], expected: str, code: int, seconds: float) -> tuple[str, str]:
+def _run(folder: str, arguments: tuple[str, ...], expected: str, seconds: float) -> tuple[str, str]:
     """Run Python; return the line that shows that it worked, and the reason if it did not."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, *arguments]
@@ -94,7 +96,7 @@ def _run(folder: str, arguments: tuple[str, ...], expected: str, code: int, seco
     except subprocess.TimeoutExpired:
         return "", f"no end within {seconds:.0f} s"
     lines = [line.strip() for line in f"{done.stderr}\n{done.stdout}".splitlines() if line.strip()]
-    if done.returncode != code or any(line.startswith("Traceback") for line in lines):
+    if done.returncode or any(line.startswith("Traceback") for line in lines):
         errors = [line for line in lines if line.startswith("error")] or lines[-1:]
         return "", errors[0] if errors else f"exit code {done.returncode}"
     found = [line for line in lines if expected in line]
