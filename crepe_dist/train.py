@@ -19,6 +19,7 @@ from crepe_dist.distributed.join import join
 from crepe_dist.settings.config import Config, parse, parse_all, print_help
 from crepe_dist.settings.fields import MANY, real, setting, whole
 from crepe_dist.settings.flags import Command
+from crepe_dist.settings.options import SafetyOptions
 
 if TYPE_CHECKING:
     from crepe_dist.distributed.world import World
@@ -94,18 +95,20 @@ class Supervise(Command):
     max_restarts: int = setting(10, "restarts after failures; preemptions do not count", whole(0, MANY))
     grace: float = setting(30.0, "seconds between asking a worker to stop and killing it", real(0, 1e6))
     worker: Sequence[str] = ()  # arguments of Python
+    limit: float = SafetyOptions.watchdog_s
 
     @classmethod
     def parsed(cls, words: Any = None) -> Any:
         values, rest = cls.parser().parse_known_args(words)
-        parse(rest)  # a mistake in train's flags ends here, before any process starts
-        return cls(**vars(values), worker=["-m", "crepe_dist.train", *rest])
+        config = parse(rest)  # a mistake in train's flags ends here, before any process starts
+        return cls(**vars(values), worker=["-m", "crepe_dist.train", *rest], limit=config.safety.watchdog_s)
 
     def run(self) -> None:
         from crepe_dist.supervising.driver import Cluster, Driver
 
         with Control() as control, control.deferring():
-            Driver(Cluster(), self.worker, self.processes, self.max_restarts, control, self.grace).run()
+            cluster = Cluster()
+            Driver(cluster, self.worker, self.processes, self.max_restarts, control, self.limit, self.grace).run()
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result:
     extras.require("ray", "training on Ray")
     cluster = RayCluster(threads() if os.environ.get(THREADS) else 1, config.device == "gpu")
     with Control() as control, control.deferring():
-        driver = Driver(cluster, config.to_arguments(), processes, max_restarts, control)
+        limit = config.safety.watchdog_s
+        driver = Driver(cluster, config.to_arguments(), processes, max_restarts, control, limit)
         driver.run()
     assert driver.checkpoint is not None, "rank 0 names it"
     run = RunFolder(driver.checkpoint.parent.parent)

@@ -31,6 +31,9 @@ AGAIN = "run the same command again to resume"
 SOON_SECONDS = 60.0
 OTHERS_SECONDS = 5.0  # for the other ranks to end once a process has ended, of which they hear at once
 KILL_SECONDS = 5.0  # until a killed rank must have ended
+# Beyond the limit of the ranks' watchdogs, which act first where they can, because they write stacks.
+WATCHDOG_SECONDS = 5.0
+LOOK_SECONDS = 1.0  # at most so much time counts between two looks at the ranks: this process may have been suspended
 USAGE = 2  # argparse's code for a mistake in the flags
 KNOWN = {
     ExitCode.ERROR: "an error that a user can fix",
@@ -154,6 +157,9 @@ class _Group:
         is_asked: all were asked to stop.
         had_failed: a rank had failed before that.
         kill_at: time at which the remaining ranks are killed.
+        is_hung: a rank was suspended, or did not answer, for longer than its watchdog allows.
+        silent: seconds since a rank was last seen running, for each rank that has answered once.
+        looked: time of the last look at the ranks.
     """
 
     places: list[Place]
@@ -163,7 +169,10 @@ class _Group:
     had_failed: bool = False
     kill_at: float = math.inf
     is_killed: bool = False
+    is_hung: bool = False
+    silent: dict[int, float] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
+    looked: float = math.inf
 
     def end_of(self, rank: int) -> str:
         """Describe the end of a rank."""
@@ -190,6 +199,7 @@ class Driver:
         processes: largest number of processes.
         restarts_left: restarts after failures; preemptions do not count.
         control: source of requests to stop.
+        limit: seconds without progress after which a rank's watchdog ends it.
         grace: seconds between asking a rank to stop and killing it.
     """
 
@@ -198,6 +208,7 @@ class Driver:
     processes: int
     restarts_left: int
     control: Control
+    limit: float
     grace: float = 60.0
 
     def __post_init__(self) -> None:
@@ -282,22 +293,33 @@ class Driver:
             self._check_stop()
 
     def _watch(self, group: _Group) -> None:
-        """Read what the ranks print, and act on their ends and on requests to stop."""
+        """Read what the ranks print, and act on their ends, on hangs, and on requests to stop."""
+        now = time.monotonic()
+        elapsed = min(max(0.0, now - group.looked), LOOK_SECONDS)
+        group.looked = now
         for rank, call in list(group.calls.items()):
             try:
                 answer = self.cluster.answer(call)
             except Lost:
                 self._end(group, rank, None)
                 continue
+            if rank in group.silent:
+                group.silent[rank] += elapsed
             if answer is not None:
-                lines, code = answer
+                lines, code, is_suspended = answer
+                group.silent[rank] = group.silent.get(rank, 0.0) if is_suspended else 0.0
                 for stream, line in lines:
                     self._show(rank, stream, line)
                 if code is None:
                     group.calls[rank] = self.cluster.call(rank, "poll")
                 else:
                     self._end(group, rank, code)
-        now = time.monotonic()
+        hung = [rank for rank in group.calls if group.silent.get(rank, 0.0) > self.limit + WATCHDOG_SECONDS]
+        if hung and not group.is_hung:
+            place, seconds = group.places[hung[0]], group.silent[hung[0]]
+            what = f"rank {hung[0]} on {place.host} has been suspended, or has not answered, for {seconds:.0f} s"
+            self._say(f"{what}; all ranks are killed")
+            group.is_hung, group.kill_at = True, min(group.kill_at, now)
         if self.control.vote is Vote.STOP and not group.is_asked:
             self._ask(group)
         if now > group.kill_at:
@@ -332,6 +354,8 @@ class Driver:
     def _end(self, group: _Group, rank: int, code: int | None) -> None:
         """Record the end of a rank, and limit the time of the others after a failure."""
         del group.calls[rank]
+        if group.is_hung and code == -signal.SIGKILL:
+            code = ExitCode.HUNG
         group.ends[rank] = code
         if meaning(code) is not Meaning.DONE:
             # A rank that was asked to stop makes the others save; of a lost node they hear by TCP, after 30 s.

@@ -16,6 +16,7 @@ from typing import IO
 
 from crepe_dist.distributed.control import terminate_with_parent
 from crepe_dist.distributed.launch import without_place
+from crepe_dist.distributed.watchdog import running
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.version import __version__
 
@@ -82,15 +83,20 @@ class Process:
             reader.start()
             self._readers.append(reader)
 
-    def poll(self) -> tuple[list[Line], int | None]:
-        """Return the lines printed since the last call, and the exit code once there is one."""
+    def poll(self) -> tuple[list[Line], int | None, bool]:
+        """Return the lines printed since the last call, the exit code once there is one, and if it is suspended.
+
+        A process that a debugger stops is not suspended.
+        """
         code: int | None = ExitCode.ERROR
         if self._process is not None and (code := self._process.poll()) is not None:
             with contextlib.suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # the processes that it started
             for reader in self._readers:
                 reader.join(DRAIN_SECONDS)
-        return [self._lines.get() for _ in range(self._lines.qsize())], code
+        found = running(self._process.pid) if self._process is not None and code is None else None
+        is_suspended = found is not None and found[0] == b"T"
+        return [self._lines.get() for _ in range(self._lines.qsize())], code, is_suspended
 
     def stop(self) -> None:
         """Ask the process to save and stop."""

@@ -24,8 +24,9 @@ SUPERVISE = """
 import sys
 from crepe_dist import command
 from crepe_dist.train import Supervise
-values, rest = Supervise.parser().parse_known_args(sys.argv[1:])
-command.run(Supervise(**vars(values), worker=["-m", "tests.chaos.worker", *rest]).run)
+supervisor = Supervise.parsed(sys.argv[1:])
+supervisor.worker = ["-m", "tests.chaos.worker", *supervisor.worker[2:]]
+command.run(supervisor.run)
 """
 
 
@@ -73,6 +74,7 @@ def ends_as_unbroken(process, trial):
     [
         ("SIGKILL", 1, 2, "train", 17),
         slow("SIGKILL", 0, 3, "checkpoint", 26),
+        slow("SIGSTOP", 0, 1, "evaluate", 21),
         slow("SIGSTOP", 1, 2, "train", 21),
     ],
 )

@@ -23,14 +23,15 @@ from crepe_dist.supervising.process import Process
 from crepe_dist.version import __version__
 from tests.chaos import harness
 
-LOST = object()
+LOST, SILENT = object(), object()
 
 
 class Pretended(Cluster):
     """Ranks that end as told.
 
     Args:
-        starts: exit codes of the ranks of each start, or ``LOST``; ``None`` for a rank that runs until it is stopped.
+        starts: exit codes of the ranks of each start, or ``LOST``; ``None`` for a rank that runs until it is stopped,
+            ``SILENT`` for one that answers once and never again.
         rooms: sizes of the cluster, in the order in which the driver looks.
     """
 
@@ -43,6 +44,7 @@ class Pretended(Cluster):
         self.placed: list[int] = []
         self.started: list[tuple[Any, ...]] = []
         self.released = 0
+        self._answered: set[int] = set()
 
     variables = on_ray.RayCluster.variables
 
@@ -60,7 +62,7 @@ class Pretended(Cluster):
             self.started.append(arguments)
         if method == "stop" and self._codes[rank] is None:
             self._codes[rank] = ExitCode.STOPPED
-        if method == "kill":
+        if method == "kill" and self._codes[rank] is not SILENT:
             self._codes[rank] = -signal.SIGKILL
         return rank, method
 
@@ -68,7 +70,11 @@ class Pretended(Cluster):
         rank, method = handle
         if self._codes[rank] is LOST:
             raise Lost
-        return 4711 if method == "free_port" else ([], self._codes[rank])
+        if self._codes[rank] is SILENT and method != "free_port":
+            answered = rank in self._answered
+            self._answered.add(rank)
+            return None if answered else ([], None, False)
+        return 4711 if method == "free_port" else ([], self._codes[rank], False)
 
     def release(self) -> None:
         self.released += 1
@@ -79,10 +85,11 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(driver, "OTHERS_SECONDS", 0.2)
     monkeypatch.setattr(driver, "KILL_SECONDS", 0.1)
     monkeypatch.setattr(driver, "SOON_SECONDS", 0.0)
+    monkeypatch.setattr(driver, "WATCHDOG_SECONDS", 0.1)
 
     def of(cluster: Cluster, restarts: int = 1) -> Any:
         with Control() as control, control.deferring():
-            Driver(cluster, ["-m", "crepe_dist.train"], 2, restarts, control).run()
+            Driver(cluster, ["-m", "crepe_dist.train"], 2, restarts, control, limit=0.2).run()
 
     return of
 
@@ -111,6 +118,16 @@ def test_a_failure_restarts_all_once(train, capsys, ends, code):
     with pytest.raises(UserError, match="rank") as failed:
         train(Pretended([ends, ends]))
     assert failed.value.code == code
+
+
+def test_a_rank_that_answers_no_more_is_lost(train, capsys):
+    ranks = Pretended([[SILENT, None], [0]], rooms=[2, 1])
+    train(ranks)
+    assert ranks.placed == [2, 1]
+    assert (
+        "rank 0 on host0 has been suspended, or has not answered, for 0 s; all ranks are killed"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_preemption_costs_no_restart(train):
@@ -179,7 +196,7 @@ class TestProcess:
         printed: list[str] = []
         code = None
         while code is None:
-            lines, code = process.poll()
+            lines, code, _ = process.poll()
             printed += [line for _, line in lines]
         return "\n".join(printed), code
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,9 +38,9 @@ import sys
 from crepe_dist import command
 from crepe_dist.supervising import driver
 from crepe_dist.train import Supervise
-driver.OTHERS_SECONDS = 0.5
+driver.OTHERS_SECONDS = driver.WATCHDOG_SECONDS = 0.5
 values, worker = Supervise.parser().parse_known_args(sys.argv[1:])
-command.run(Supervise(**vars(values), worker=worker).run)
+command.run(Supervise(**vars(values), worker=worker, limit=2).run)
 """
 
 
@@ -111,6 +112,33 @@ class TestEnds:
         assert code == 0
         assert "was killed by signal 9 (Killed), to end a hang" in stderr
         assert "dmesg" not in stderr
+
+    @pytest.mark.parametrize("processes", [1, 2])
+    def test_a_start_whose_ranks_are_all_stopped_is_killed(self, run, tmp_path, processes):
+        code, _, stderr = run("if not start: die(signal.SIGSTOP)", processes)
+        assert code == 0, stderr
+        assert len(re.findall(r"rank \d on 127.0.0.1 has been suspended, .*; all ranks are killed", stderr)) == 1
+        assert "rank 0 on 127.0.0.1 ended with code 76 (no progress)" in stderr
+        assert len(starts(tmp_path)) == 2 * processes
+
+    def test_the_code_of_a_rank_that_is_stopped_each_time(self, run):
+        code, _, stderr = run("die(signal.SIGSTOP)", 1, "--max-restarts", "0")
+        assert code == 76, stderr
+
+    def test_a_rank_may_be_stopped_while_the_supervisor_is(self, start, tmp_path):
+        """Ctrl-Z for longer than the limit, and later fg."""
+        process = start("note('up', os.getpid())\nwhile not (folder / 'end').exists(): time.sleep(0.05)", 1)
+        harness.wait_for(lambda: (tmp_path / "up").exists() and (tmp_path / "up").read_text())
+        rank = int((tmp_path / "up").read_text())
+        for pid in (process.pid, rank):
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(4)
+        for pid in (process.pid, rank):
+            os.kill(pid, signal.SIGCONT)
+        (tmp_path / "end").touch()
+        _, stderr = process.communicate(timeout=20)
+        assert process.returncode == 0, stderr
+        assert len(starts(tmp_path)) == 1, stderr
 
     def test_output_that_is_no_text_or_long_or_much(self, run):
         body = """
