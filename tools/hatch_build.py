@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -76,23 +77,30 @@ def _unchanged(folder: Path) -> dict[str, Any] | None:
 def _compiled(folder: Path) -> dict[str, Any]:
     """Compile each build that the compiler can; return the checksums, by name, and what determines them."""
     (folder / "constants.hpp").write_text(_constants(folder), encoding="utf-8")
-    found: dict[str, str] = {}
     if shutil.which(_compiler()[0]) is None:
         print(f"{_compiler()[0]} was not found: crepe_dist is installed without its own kernels", file=sys.stderr)
-        return {"builds": found}
-    units = [str(path) for path in sorted(folder.glob("*.cpp"))]
-    for name, flags in _builds().items():
-        target = folder / _file(name)
-        partial = target.with_suffix(f".{os.getpid()}")
-        done = subprocess.run(
-            [*_compiler(), *FLAGS.split(), *flags.split(), *units, "-o", str(partial)], capture_output=True, text=True
-        )
-        if done.returncode != 0:  # an old compiler may not know the newest instructions
-            print(f"crepe_dist is installed without its kernels for {name}:\n{done.stderr}", file=sys.stderr)
-            continue
-        partial.replace(target)
-        found[name] = _digest(target)
+        return {"builds": {}}
+    # Longest first: a later processor has more instructions, and its build takes up to twice as long.
+    names = list(reversed(_builds()))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        digests = dict(zip(names, pool.map(lambda name: _build(folder, name), names)))
+    found = {name: digest for name, digest in digests.items() if digest is not None}
     return {"builds": found, "sources": _sources(folder), "by": _by() if found else []}
+
+
+def _build(folder: Path, name: str) -> str | None:
+    """Compile one build; return its checksum, or ``None`` if the compiler cannot."""
+    target = folder / _file(name)
+    partial = target.with_suffix(f".{os.getpid()}")
+    units = [str(path) for path in sorted(folder.glob("*.cpp"))]
+    flags = [*FLAGS.split(), *_builds()[name].split()]
+    done = subprocess.run([*_compiler(), *flags, *units, "-o", str(partial)], capture_output=True, text=True)
+    if done.returncode != 0:  # an old compiler may not know the newest instructions
+        print(f"crepe_dist is installed without its kernels for {name}:\n{done.stderr}", file=sys.stderr)
+        return None
+    partial.replace(target)
+    print(f"compiled the kernels for {name}", file=sys.stderr, flush=True)
+    return _digest(target)
 
 
 def _constants(folder: Path) -> str:
