@@ -81,6 +81,7 @@ class Inspect(Command):
             corrections = shlex.quote(str(out / ERRORS))
             _say(f"apply them, once read: {invocation.typed('prepare')} SOURCE --corrections {corrections} --out DIR")
             _say(f"with the other flags that prepared {self.data}; the command is in its report.html")
+            _say("this changes training labels only; --correct all also changes the validation and the test split")
         if pool:
             texts = shlex.quote(str(out / NEXT))
             _say(f"fill in its labels, then: {invocation.typed('prepare')} SOURCE {texts} --out DIR")

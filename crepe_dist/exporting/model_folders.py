@@ -23,10 +23,11 @@ def write_card(predictor: Predictor, folder: Path) -> None:
     """Write ``README.md``, the card that the Hub shows."""
     from markupsafe import Markup  # which comes with Jinja, as what follows needs it
 
-    from crepe_dist.reports.findings import basic_limits
+    from crepe_dist.reports.findings import basic_limits, changed_labels
     from crepe_dist.reports.page import render
     from crepe_dist.reports.run_page import MAX_CLASSES, escaped
 
+    limits = basic_limits(predictor.encoding.to_dict(), predictor.several) + changed_labels(predictor.about)
     name, accuracy = predictor.trained_on or predictor.path.stem, predictor.about.get("test_accuracy")
     text = render(
         "hub_card.md",
@@ -39,7 +40,7 @@ def write_card(predictor: Predictor, folder: Path) -> None:
         several=predictor.several,
         classes=[escaped(each) for each in predictor.classes[:MAX_CLASSES]],
         count=len(predictor.classes),
-        limits=map(escaped, basic_limits(predictor.encoding.to_dict(), predictor.several)),
+        limits=map(escaped, limits),
     )
     write_text(folder / "README.md", text)
 

@@ -29,11 +29,12 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.preparing.auto_encoding import fit
 from crepe_dist.preparing.columns_beside import count_columns
+from crepe_dist.preparing.corrections import Corrections, correct
 from crepe_dist.preparing.labelling import ABSENT, classes_of, names_of, pairs_of
 from crepe_dist.preparing.pool import Show, Workers
 from crepe_dist.preparing.quarantine import Quarantine, check, write_quarantine
 from crepe_dist.preparing.reading import Job
-from crepe_dist.preparing.selection import PIECE, TRAIN, UNLABELLED, Fate, decide, used_labels
+from crepe_dist.preparing.selection import PIECE, TEST, TRAIN, UNKNOWN, UNLABELLED, Fate, decide, used_labels
 from crepe_dist.preparing.spool import Collected, SomeRows
 
 MAX_CHUNK, CHUNK_BYTES = 4096, 1 << 23  # rows and bytes that are encoded together
@@ -86,7 +87,14 @@ class Built:
     rows: dict[str, int]
 
 
-def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: Show) -> Built:
+def build(
+    folder: Path,
+    job: Job,
+    collected: Collected,
+    workers: Workers,
+    show: Show,
+    corrections: Corrections | None = None,
+) -> Built:
     """Write a data set into an existing folder, except for its report.
 
     Raises:
@@ -98,11 +106,12 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
     fixed = fixed_of[collected.rows["file"]]
     if ABSENT in collected.labels:
         fixed[collected.rows["label"] == collected.labels.index(ABSENT)] = UNLABELLED
-    used = used_labels(collected.rows, fixed)
-    trained = [collected.labels[index] for index in np.flatnonzero(used).tolist()]
-    names = classes_of(trained, job.labelled) if job.classes is None else set(job.classes)
-    usable = np.array([names.issuperset(names_of(label, job.labelled)) for label in collected.labels], np.bool_)
+    names, usable = _classes(job, collected, fixed)
     fate = decide(collected.rows, fixed, replace(job.split, **shares), usable)
+    if corrections is not None:  # after the draw, which depends on labels: no correction moves a row to another split
+        correct(collected, job, corrections, fate, names)
+        names, usable = _classes(job, collected, fixed)
+        fate[(fate <= TEST) & ~usable[collected.rows["label"]]] = UNKNOWN
     classes = list(job.classes or job.reading.class_names or sorted(names, key=_label_order))
     quarantine = write_quarantine(folder, job, collected, fate)
     check(job, collected, fate, classes, quarantine)
@@ -178,6 +187,14 @@ def build(folder: Path, job: Job, collected: Collected, workers: Workers, show: 
     sync(folder)
     rows = {split: about["rows"] for split, about in splits.items()}
     return Built(encoding, composition, classes, fate, targets, counts, quarantine, rows)
+
+
+def _classes(job: Job, collected: Collected, fixed: Fate) -> tuple[set[str], npt.NDArray[np.bool_]]:
+    """Return the classes, and for each label whether they include all of its classes, bool [labels]."""
+    used = used_labels(collected.rows, fixed)
+    trained = [collected.labels[index] for index in np.flatnonzero(used).tolist()]
+    names = classes_of(trained, job.labelled) if job.classes is None else set(job.classes)
+    return names, np.array([names.issuperset(names_of(label, job.labelled)) for label in collected.labels], np.bool_)
 
 
 def write_shard(

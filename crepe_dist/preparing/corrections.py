@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,19 +16,21 @@ import numpy as np
 
 from crepe_dist import files
 from crepe_dist.data.arrays import spelled
+from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, sha256
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.lines import Lines
 from crepe_dist.preparing.formats.tables import open_table
-from crepe_dist.preparing.labelling import classes_of
 from crepe_dist.preparing.reading import Job
+from crepe_dist.preparing.selection import TEST, VALIDATION, Fate
 from crepe_dist.preparing.spool import ROW, ROWS, Collected
 
 COLUMNS = ("file", "line", "hash", "label", "suggested")
 LONGEST_LINE = 18  # digits
-APPLIED, KEPT, ALREADY, STALE = "applied", "kept", "already", "stale"  # what became of a correction
+# Outcomes of a correction; ``correct`` describes them.
+OUTCOMES = APPLIED, HELD_OUT, KEPT, ALREADY, STALE = "applied", "held_out", "kept", "already", "stale"
 Place = tuple[str, int]
 
 
@@ -41,15 +44,20 @@ class Correction(NamedTuple):
 
 @dataclass(frozen=True)
 class Corrections:
-    """List of corrections by file and line."""
+    """List of corrections by file and line.
+
+    Attributes:
+        held_out: the rows of the validation and the test split are corrected as well.
+    """
 
     file: str
     sha256: str
     of: dict[Place, Correction]
+    held_out: bool = False
 
 
-def read_corrections(path: Path) -> Corrections:
-    """Read a list, also as a spreadsheet saves it.
+def read_corrections(path: Path, *, held_out: bool = False) -> Corrections:
+    """Read a list, also as a spreadsheet saves it; ``held_out`` is an attribute of ``Corrections``.
 
     Raises:
         UserError: it cannot be read, lacks a column, or contradicts itself.
@@ -73,20 +81,26 @@ def read_corrections(path: Path) -> Corrections:
             correction = Correction(cells["hash"], cells["label"], cells["suggested"])
             if corrections.setdefault(place, correction) != correction:
                 raise UserError(f"{name}:{row.line} corrects a row a second time", "{}:{}".format(*place), "delete one")
-    return Corrections(printable(path.name), sha256(path), corrections)
+    return Corrections(printable(path.name), sha256(path), corrections, held_out)
 
 
-def correct(collected: Collected, job: Job, corrections: Corrections) -> None:
-    """Change labels of the rows that were read, in their file, and count what became of the corrections.
+def correct(collected: Collected, job: Job, corrections: Corrections, fate: Fate, classes: Set[str]) -> None:
+    """Change labels of the rows that were read, in their file, and count the outcomes of the corrections.
 
-    ``applied`` changed a label; ``kept`` suggest none, or the one that was judged; the rows of ``already`` have that
-    label in the source; those of ``stale`` are gone, or have another text or label than the one that was judged.
+    ``applied``: the label was changed. ``held_out``: the row is in the validation or the test split, which keep their
+    labels unless ``corrections.held_out``. ``kept``: the list suggests no label, or the label that was judged.
+    ``already``: the row has the suggested label in the source. ``stale``: the row is gone, or has another text or label
+    than the row that was judged. ``splits`` has the number of changed labels of each split.
+
+    Args:
+        fate: fate of each row, which was decided by the labels of the source.
+        classes: classes of the training rows.
 
     Raises:
-        UserError: a label to give is not the class of any row, or no correction is for these sources.
+        UserError: a label to give is not one of ``classes``, or no correction is for these sources.
     """
     number = {label: index for index, label in enumerate(collected.labels)}
-    labels, counts, stale = list(collected.labels), Counter[str](), ""
+    labels, counts, changed, stale = list(collected.labels), Counter[str](), Counter[int](), ""
     rows = np.memmap(collected.folder / ROWS, ROW, "r+") if len(collected.rows) else collected.rows
     first = {name: index for index, (name, _) in reversed(list(enumerate(job.sources)))}
     ends = np.searchsorted(rows["file"], np.arange(len(job.sources) + 1))
@@ -97,39 +111,43 @@ def correct(collected: Collected, job: Job, corrections: Corrections) -> None:
         start, end = ends[first[file] : first[file] + 2].tolist() if file in first else (0, 0)
         row = start + int(np.searchsorted(rows["line"][start:end], line))
         same = row < end and rows["line"][row] == line and spelled(int(rows["exact"][row])) == correction.hash
-        label = _spelled(correction.suggested, job, collected.labels, corrections.file)
+        label = _spelled(correction.suggested, job, classes, corrections.file)
         if same and labels[rows["label"][row]] == label:
             counts[ALREADY] += 1
-        elif same and (job.labelled != ONE or labels[rows["label"][row]] == correction.label):
+        elif not same or (job.labelled == ONE and labels[rows["label"][row]] != correction.label):
+            counts[STALE] += 1
+            stale = stale or f"{file}:{line}"
+        elif fate[row] in (VALIDATION, TEST) and not corrections.held_out:
+            counts[HELD_OUT] += 1
+        else:
             if label not in number:
                 number[label] = len(labels)
                 labels.append(label)
             rows["label"][row] = number[label]
             counts[APPLIED] += 1
-        else:
-            counts[STALE] += 1
-            stale = stale or f"{file}:{line}"
-    if counts[STALE] and not counts[APPLIED] + counts[ALREADY]:
+            changed[int(fate[row])] += 1
+    if counts[STALE] and not counts[APPLIED] + counts[ALREADY] + counts[HELD_OUT]:
         raise UserError(
             f"none of the {counts[STALE]:,} corrections in {corrections.file} is for these sources",
             f"the first is for {stale}, whose text or label differs there; the sources are "
             f"{', '.join(name for name, _ in job.sources)}"[:300],
             "give the sources and flags of the data set that was inspected, or inspect again",
         )
-    outcomes = {name: counts[name] for name in (APPLIED, KEPT, ALREADY, STALE)}
-    about = {"file": corrections.file, "sha256": corrections.sha256, **outcomes, "first_stale": stale}
+    outcomes = {name: counts[name] for name in OUTCOMES}
+    splits = {split: changed[code] for code, split in enumerate(SPLITS)}
+    about = {"file": corrections.file, "sha256": corrections.sha256, **outcomes, "splits": splits, "first_stale": stale}
     collected.labels, collected.corrected = labels, about
 
 
-def _spelled(suggested: str, job: Job, labels: list[str], file: str) -> str:
-    """Return the label string of a suggestion, whose classes must be those of rows."""
-    known = classes_of(labels, job.labelled)
+def _spelled(suggested: str, job: Job, known: Set[str], file: str) -> str:
+    """Return the label string of a suggestion, whose classes must be those of training rows."""
 
     def name(label: str) -> str:
         if label.strip() in known:
             return label.strip()
         alike = difflib.get_close_matches(label, known, 1)
         remedy = f"did you mean {alike[0]!r:.60}?" if alike else "correct the list, or leave the suggestion empty"
-        raise UserError(f"{file} gives a row the label {label!r:.60}, which no row of the sources has", remedy=remedy)
+        what = f"{file} gives a row the label {label!r:.60}, which no row of the sources has that is trained on"
+        raise UserError(what, remedy=remedy)
 
     return name(suggested) if job.labelled == ONE else job.reading.labelling.label(suggested, name)

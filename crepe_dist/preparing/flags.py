@@ -41,6 +41,7 @@ from crepe_dist.settings.options import LONGEST_FITTED
 
 AUTO = "auto"  # fitted to the training texts
 USUAL = "usual"  # the standard alphabet of the mode
+CORRECTED = TRAINING, ALL = "train", "all"  # values of --correct
 
 
 class FileOrShare(Kind):
@@ -105,6 +106,13 @@ class PreparationFlags(ColumnFlags, Command):
         None,
         "labels to give in place of those in the source: a label_errors.csv of inspect, edited as you like",
         FILE,
+    )
+    correct: Optional[str] = setting(
+        None,
+        "splits whose labels --corrections may change. train: the training split only, because a model that suggested "
+        "the labels of the test split would score too well on it. all: also the validation and the test split; for a "
+        "list whose every row a person has read. Default: train",
+        Words(CORRECTED),
     )
     test: Any = setting(None, "test split; default: the sources' own test files, else 0.2", FileOrShare())
     validation: Any = setting(
@@ -195,7 +203,12 @@ class PreparationFlags(ColumnFlags, Command):
             why = "it reads the beginning of a text, and values follow it"
             raise UserError("--mode notebook does not read --category and --number", why, "leave --mode out")
         reading = Reading(self.input_format, self.header, wanted, labelling, self.strip_html, self.encoding)
-        corrections = None if self.corrections is None else read_corrections(self.corrections)
+        if self.correct is not None and self.corrections is None:
+            remedy = "leave it out, or name a list with --corrections"
+            raise UserError("--correct has no effect without --corrections", remedy=remedy)
+        corrections = None
+        if self.corrections is not None:
+            corrections = read_corrections(self.corrections, held_out=self.correct == ALL)
         options = PrepareOptions(
             reading, self.max_bad, self.processes, self.overwrite, command, page, corrections, show=show
         )

@@ -21,7 +21,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import printable, write_json, write_text
 from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.building import build
-from crepe_dist.preparing.corrections import Corrections, correct
+from crepe_dist.preparing.corrections import Corrections
 from crepe_dist.preparing.pool import Show, Workers, ignored, pool
 from crepe_dist.preparing.quarantine import keep_quarantine, quarantine_beside
 from crepe_dist.preparing.reading import Job, read
@@ -57,7 +57,7 @@ class PrepareOptions:
         overwrite: replace an existing prepared folder.
         command: command line, for the report.
         page: function that renders the report's numbers as HTML; ``None`` for no page.
-        corrections: corrections of labels; not of a part.
+        corrections: corrections of labels; ``None`` for none.
         classes: classes of the model that the rows of all sources, which are test files, are to score.
         beside: columns beside the text of that model.
         show: function that is called with the progress.
@@ -123,10 +123,8 @@ def prepare(
 def _build(
     partial: Path, out: Path, job: Job, collected: Collected, workers: Workers, options: PrepareOptions
 ) -> dict[str, Any]:
-    if options.corrections is not None:
-        correct(collected, job, options.corrections)
     try:
-        built = build(partial, job, collected, workers, options.show)
+        built = build(partial, job, collected, workers, options.show, options.corrections)
     except UserError as error:
         kept = None if job.classes else keep_quarantine(partial, out)
         if kept:

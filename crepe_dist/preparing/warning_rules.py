@@ -9,7 +9,7 @@ from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.preparing.reading import NO_LABEL
 from crepe_dist.settings.options import SHORTEST
-from crepe_dist.wording import counted, number, percent
+from crepe_dist.wording import counted, listed, number, percent
 
 FEW_ROWS = 50
 SHOWN = 10  # classes
@@ -32,6 +32,14 @@ def _of_reading(summary: dict[str, Any]) -> Iterator[Warned]:
             f"{counted(corrected['stale'], 'correction')} of {corrected['file']} could not be applied",
             f"text or label are not those that were judged: the first is for {corrected['first_stale']}",
             "inspect these data again, or prepare them with the sources and flags of the data set that was inspected",
+        )
+    changed = corrected.get("splits", {})
+    if held_out := {split: count for split, count in changed.items() if split != "train" and count}:
+        labels = listed([f"{counted(count, 'label')} of the {split} split" for split, count in held_out.items()])
+        yield (
+            f"{corrected['file']} changed {labels}",
+            "if a model suggested these labels, models that agree with it score too well",
+            "keep --correct all only if a person has read each of these texts; else leave it out",
         )
     if absent := reasons.get(NO_LABEL, 0):
         yield (

@@ -79,8 +79,16 @@ def facts(summary: Summary) -> dict[str, list[str]]:
     lost = [f"{number(rows[key])} {name}" for key, name in data_figures.LOSSES if rows[key]]
     found = {"rows": [", ".join([f"{number(rows['read'])} read", *lost, f"{number(rows['kept'])} kept"])]}
     if corrections := summary.get("corrections"):
-        counts = {"corrected": "applied", "already right": "already", "kept": "kept", "not found": "stale"}
-        named = [f"{number(corrections[key])} {what}" for what, key in counts.items() if corrections[key]]
+        splits = corrections.get("splits", {}).items()
+        changed = [f"{number(count)} of {split} changed" for split, count in splits if count]
+        counts = {
+            "of validation and test not changed (--correct all changes them)": "held_out",
+            "already right": "already",
+            "kept": "kept",
+            "not found": "stale",
+        }
+        others = [f"{number(corrections[key])} {what}" for what, key in counts.items() if corrections.get(key)]
+        named = [*changed, *others]
         found["rows"].append(f"labels by {corrections['file']}: {', '.join(named) or 'none changed'}")
     found["classes"] = _class_facts(summary)
 

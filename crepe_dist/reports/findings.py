@@ -22,7 +22,7 @@ from crepe_dist.reports.score_tables import (
     unanswered,
 )
 from crepe_dist.settings.config import flag
-from crepe_dist.wording import counted, cut, duration, number, percent
+from crepe_dist.wording import counted, cut, duration, listed, number, percent
 
 if TYPE_CHECKING:
     from crepe_dist.runs.run_record import RunRecord
@@ -222,9 +222,21 @@ def basic_limits(encoding: dict[str, Any], several: bool) -> list[str]:
     ]
 
 
+def changed_labels(description: dict[str, Any]) -> list[str]:
+    """State how many labels of which split ``prepare --corrections`` changed, given the description of a checkpoint."""
+    corrected = description.get("data", {}).get("corrected", {})
+    if not any(corrected.values()):
+        return []
+    changed = listed([f"{counted(count, 'label')} of its {split} split" for split, count in corrected.items() if count])
+    inflated = listed([f"the {split} split" for split, count in corrected.items() if count and split != "train"])
+    scores = f"; scores on {inflated} are too high if a model suggested the changes" if inflated else ""
+    return [f"A list of likely label errors changed {changed} before training{scores}."]
+
+
 def limits(record: RunRecord, classes: list[str]) -> list[str]:
     """Describe the limits of the model for its users."""
     sentences = basic_limits(record.description["encoding"], "labels" in record.description)
+    sentences += changed_labels(record.description)
     if (scores := record.scores.get("test")) is not None:
         f1 = scores.f1.tolist()
         order = sorted(np.flatnonzero(scores.tested).tolist(), key=f1.__getitem__)

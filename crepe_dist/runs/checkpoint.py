@@ -59,7 +59,7 @@ DESCRIPTION = {
     "labels?": {"kind": (SEVERAL,), "thresholds": list[float]},
     "levels?": str,
     "computed?": dict[str, str],
-    "data?": {"name": str, "fingerprint": str, "test": str},
+    "data?": {"name": str, "fingerprint": str, "test": str, "corrected?": dict[str, int]},
     "calibration?": {"temperature": float, "min_probability": float},
 }
 
@@ -101,6 +101,7 @@ def description(
         scores: scores of the epoch; those of several labels have the thresholds.
     """
     test = scores["test"]
+    corrected = data.manifest.get("corrections", {}).get("splits", {})
     several = {} if isinstance(test, Scores) else {"labels": {"kind": SEVERAL, "thresholds": test.thresholds.tolist()}}
     return {
         "epoch": record["epoch"],
@@ -114,7 +115,12 @@ def description(
         "network": {**shape.settings(), "precision": precision},
         "computed": computed,
         "calibration": test.calibration.to_dict(),
-        "data": {"name": data.name, "fingerprint": data.fingerprint, "test": data.documents("test")},
+        "data": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "test": data.documents("test"),
+            **({"corrected": corrected} if any(corrected.values()) else {}),
+        },
         "id": data.manifest.get("id"),
         "reading": data.manifest.get("reading"),
     }

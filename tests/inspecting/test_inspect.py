@@ -104,7 +104,7 @@ def corrections_change_labels_as_listed(place, errors):
     path = place / "out" / "label_errors.csv"
     errors[0]["suggested"] = ""
     write_csv(path, errors)
-    given = {"corrections": path, "validation": 0.1, "feature_len": 100}
+    given = {"corrections": path, "correct": "all", "validation": 0.1, "feature_len": 100}
     about = crepe_dist.prepare(place / "texts.csv", place / "corrected", **given)["corrections"]
     assert (about["applied"], about["kept"], about["stale"]) == (len(errors) - 1, 1, 0)
     assert open_dataset(place / "corrected").manifest["corrections"] == about

@@ -42,9 +42,8 @@ def data(tmp_path):
 
 
 def prepare(folder, **options):
-    report = crepe_dist.prepare(
-        folder / "rows.csv", folder / "after", corrections=folder / "list.csv", overwrite=True, **options
-    )
+    options = {"corrections": folder / "list.csv", "correct": "all", "overwrite": True, **options}
+    report = crepe_dist.prepare(folder / "rows.csv", folder / "after", **options)
     return report["corrections"], labels_by_line(open_dataset(folder / "after"))
 
 
@@ -102,3 +101,43 @@ def test_a_list_that_contradicts_itself(data, tmp_path):
     write_csv(tmp_path / "list.csv", [*listed(data, {2}, "=Refund"), *listed(data, {2}, "Privacy")])
     with pytest.raises(UserError, match=r"list\.csv:3 corrects a row a second time"):
         prepare(tmp_path)
+
+
+@pytest.mark.parametrize("options", [{}, {"stratified": True, "max_per_class": 18, "dedupe": "exact"}])
+def test_only_training_labels_are_corrected_by_default_and_no_row_changes_its_split(tmp_path, options):
+    write(tmp_path / "rows.csv")
+    options = {"test": 0.3, "validation": 0.2, **options}
+    before = prepared(tmp_path, **options)
+    rows = listed(before, range(2, 62), "=Refund")
+    rows = [row for row in rows if row["label"] == "Privacy"][::2]
+    write_csv(tmp_path / "list.csv", rows)
+    lines = {int(row["line"]) for row in rows}
+    all_of = {name: len(lines.intersection(of_split)) for name, of_split in split_lines(before).items()}
+    of_training = {"train": all_of["train"], "validation": 0, "test": 0}
+    for correct, changed in ((None, of_training), ("train", of_training), ("all", all_of)):
+        after = prepared(tmp_path, corrections=tmp_path / "list.csv", correct=correct, **options)
+        assert split_lines(after) == split_lines(before)
+        about = after.manifest["corrections"]
+        assert about["splits"] == changed
+        assert about["applied"] + about["held_out"] == len(rows)
+        assert about["applied"] == sum(changed.values())
+        names = {line: name for name, of_split in split_lines(before).items() for line in of_split}
+        expected = {line: "=Refund" for line in lines if changed[names[line]]}
+        assert labels_by_line(after) == {**labels_by_line(before), **expected}
+        warnings = json.loads((tmp_path / "after" / "report.json").read_text())["warnings"]
+        assert any("of the test split" in warning["what"] for warning in warnings) == (correct == "all")
+
+
+def test_a_choice_of_splits_needs_a_list(data, tmp_path):
+    with pytest.raises(UserError, match="correct= has no effect without corrections"):
+        prepared(tmp_path, correct="all")
+
+
+def prepared(folder, **options):
+    crepe_dist.prepare(folder / "rows.csv", folder / "after", overwrite=True, **options)
+    return open_dataset(folder / "after")
+
+
+def split_lines(data):
+    """Lines of the rows of each split, in their order."""
+    return {name: [data.origin(name, row).line for row in range(len(part))] for name, part in data.splits.items()}
