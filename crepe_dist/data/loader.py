@@ -75,6 +75,11 @@ def share(start: int, stop: int, rank: int, size: int, group_size: int = 1) -> t
     return min(stop, start + first * group_size), min(stop, start + last * group_size)
 
 
+def most_documents(batch_size: int, size: int, group_size: int = 1) -> int:
+    """Return the largest number of documents in one rank's share of a batch; the same on every rank."""
+    return share(0, batch_size, 0, size, group_size)[1]
+
+
 def shares(
     order: Order, batch_size: int, rank: int, size: int, first: int = 0, group_size: int = 1
 ) -> Iterator[tuple[Order, int, int]]:
@@ -103,7 +108,7 @@ class DataLoader:
     ) -> None:
         self._split = split
         self._shares = shares(order, batch_size, rank, size, first, group_size)
-        _, self._rows = share(0, batch_size, 0, size, group_size)
+        self._rows = most_documents(batch_size, size, group_size)
 
     def __iter__(self) -> Iterator[Batch]:
         """Gather batches in another thread, at most 2 × ``PREFETCH`` of them ahead."""

@@ -103,7 +103,8 @@ class Engine(ABC):
         """Open the exchange of the gradients, which updates the parameters; every rank calls it.
 
         Args:
-            documents: upper bound of the documents of a rank's share of a batch, which bounds the memory of tables.
+            documents: upper bound of the documents of any rank's share of a batch, the same on every rank. It bounds
+                the memory of tables.
         """
 
     @abstractmethod

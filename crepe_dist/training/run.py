@@ -11,7 +11,7 @@ from typing import Any
 from crepe_dist.data.augmentation import with_typos
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.loader import DataLoader, training_order
+from crepe_dist.data.loader import DataLoader, most_documents, training_order
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.distributed.world import World, once
@@ -91,7 +91,8 @@ class Run:
             folder.path, session.display.say, tensorboard=config.logging.tensorboard, is_root=world.is_root
         )
         engine, _ = network
-        exchange = engine.open_exchange(world, config.optimizer, config.data.batch_size)
+        most = most_documents(config.data.batch_size, world.size, engine.group_size)
+        exchange = engine.open_exchange(world, config.optimizer, most)
         choice = EpochChoice.of(config, data)
         return cls(config, data, engine, exchange, Progress(), choice, folder, metrics, session)
 

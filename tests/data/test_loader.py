@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.batch import unpacked
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.loader import DataLoader, balanced, epoch_order, share, shares
+from crepe_dist.data.loader import DataLoader, balanced, epoch_order, most_documents, share, shares
 
 sizes = st.integers(1, 9)
 
@@ -25,6 +25,15 @@ def test_shares_are_disjoint_complete_and_even(start, count, size, group_size):
     assert max(lengths) - min(lengths) < 2 * group_size
     assert share(0, count, 0, size, group_size)[1] == max(lengths)
     assert all((first - start) % group_size == 0 for first, last in shares if first < last)
+
+
+@given(st.integers(1, 200), st.integers(1, 9), st.sampled_from([1, 4, 8]))
+def test_no_rank_has_more_documents_than_the_bound(count, size, group_size):
+    most = most_documents(count, size, group_size)
+    for documents in range(1, count + 1):  # the last batch of an epoch has fewer
+        found = [share(0, documents, rank, size, group_size) for rank in range(size)]
+        assert max(end - begin for begin, end in found) <= most
+    assert most < count / size + 2 * group_size
 
 
 @given(st.integers(1, 200), st.integers(1, 60), sizes, st.integers(0, 5), st.integers(0, 3))

@@ -6,6 +6,8 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +19,11 @@ from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.errors import UserError
 from crepe_dist.records import write_sealed
 from crepe_dist.runs import checkpoint, state
-from crepe_dist.runs.run_folder import choose
+from crepe_dist.runs.run_folder import RunFolder, choose
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.options import OptimizerOptions
+from crepe_dist.training import run
 from crepe_dist.training.engine_setup import chosen_shape, initial_parameters
 from crepe_dist.training.run import learning_rates, rate_at
 from tests import conftest
@@ -245,3 +248,17 @@ def test_a_missing_test_split_is_answered_with_a_share_that_gives_it_a_row(tmp_p
     share = complaint("train", "--data", "three", cwd=tmp_path).rpartition("--test ")[2]
     report = crepe_dist.prepare(tmp_path / "three.csv", tmp_path / "three", test=float(share), overwrite=True)
     assert report["splits"]["test"]["rows"] == 1
+
+
+def test_the_memory_of_tables_is_for_the_largest_share_of_a_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "Metrics", lambda *_, **__: None)
+    monkeypatch.setattr(run.EpochChoice, "of", lambda *_: None)
+    given: list[int] = []
+    engine = SimpleNamespace(group_size=8, open_exchange=lambda world, options, documents: given.append(documents))
+    display = SimpleNamespace(say=print)
+    for rank in range(3):  # all processes of a host lay out the same memory
+        world = SimpleNamespace(rank=rank, size=3, is_root=rank == 0, on_root=lambda *_: None)
+        session: Any = SimpleNamespace(world=world, display=display)
+        network: Any = (engine, None)
+        run.Run.opened(parse(["--data", "x", "--batch-size=50"]), None, network, RunFolder(tmp_path), session)  # type: ignore[arg-type]
+    assert given == [24, 24, 24]
