@@ -15,13 +15,15 @@ done
 if [ -n "$hosts" ]; then first=${hosts%%[:,]*}; fi
 if [ -n "${first:-}" ]; then export MASTER_ADDR=${MASTER_ADDR:-$first}; fi
 export PYTHONUNBUFFERED=1 MASTER_PORT=${MASTER_PORT:-$((20000 + RANDOM % 10000))}
+# The processes prove to each other that they have it. It is passed by its name, so no command line contains it.
+export CREPE_DIST_SECRET=${CREPE_DIST_SECRET:-$("$python" -c 'import secrets; print(secrets.token_hex(32))')}
 
 flags=(-np "$processes" --wdir "$PWD" --output tag)
 if [ -n "$hosts" ]; then flags+=(--host "$hosts"); fi
 # Otherwise Open MPI binds each of two processes to one core, whatever its number of threads.
 flags+=(--bind-to none)
 # mpirun copies none of these to other hosts by itself.
-for name in MASTER_ADDR MASTER_PORT PYTHONUNBUFFERED OMP_NUM_THREADS CREPE_DIST_MEETING_SECONDS; do
+for name in MASTER_ADDR MASTER_PORT CREPE_DIST_SECRET PYTHONUNBUFFERED OMP_NUM_THREADS CREPE_DIST_MEETING_SECONDS; do
     if [ -n "${!name:-}" ]; then flags+=(-x "$name"); fi
 done
 

@@ -1,28 +1,43 @@
 """Rendezvous of processes whose launcher sets only their rank and the world size.
 
 The processes meet at ``MASTER_ADDR`` and ``MASTER_PORT``, torchrun's names, where rank 0 listens. Each of the others
-reports to it, and keeps the connection. Once all have, rank 0 sends them the addresses of all and a secret, with which
-they connect to each other. Messages are JSON, a length before each. Nothing listens once the group is formed.
+reports to it, and keeps the connection. Once all have, rank 0 sends them the addresses of all and a token, with which
+they connect to each other. ``CREPE_DIST_SECRET`` authenticates both ends of each connection (``handshake.py``). Nothing
+listens once the group is formed.
 """
 
 from __future__ import annotations
 
 import errno
-import json
+import hmac
 import os
 import secrets
 import select
 import socket
-import struct
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crepe_dist import invocation
-from crepe_dist.distributed.control import SUPERVISED_AS
+from crepe_dist.distributed import handshake
+from crepe_dist.distributed.handshake import (
+    DIGEST,
+    FIRST_BYTES,
+    LOOK_SECONDS,
+    SECRET,
+    STRANGERS,
+    Arrival,
+    Callers,
+    Channel,
+    Checks,
+    Message,
+    Own,
+    Refused,
+    Stranger,
+)
 from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import ExitCode, UserError
 
@@ -30,14 +45,17 @@ ADDRESS, PORT, SECONDS = "MASTER_ADDR", "MASTER_PORT", "CREPE_DIST_MEETING_SECON
 USUAL_PORT, USUAL_SECONDS = "29500", "300"
 LOOPBACK = ("127.0.0.1", "localhost")
 NOTE_SECONDS = 10.0  # time before a waiting rank prints what it waits for
-LOOK_SECONDS = 0.1
 REQUEST_SECONDS = 5.0
-FIRST_SECONDS = 2.0  # for the message of a caller, who may be a stranger
-MOST_BYTES, FIRST_BYTES = 1 << 24, 1 << 12  # of a message, and of the first one
+PLACE_BYTES = 64  # of an address and a port in JSON
 SHOWN_RANKS = 16
-LENGTH = struct.Struct("<I")
-Message = dict[str, Any]
+REPORT: Checks = {
+    "host": handshake.text(255),
+    "pid": handshake.whole(1, 1 << 31),
+    "port": handshake.whole(1, 65535),
+}
+NOTHING: Checks = {}
 Peers = dict[int, socket.socket]
+Place = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -78,7 +96,7 @@ class Endpoint:
         """Listen at an address of this host; on all networks if it is loopback, but all are not to be on this host."""
         # Debian resolves a host's own name to an address that only the host itself can reach.
         shared = "" if is_loopback(address) and self.host not in LOOPBACK else address
-        return socket.create_server((shared, port), backlog=callers)
+        return socket.create_server((shared, port), backlog=callers + STRANGERS)
 
 
 def is_loopback(address: str) -> bool:
@@ -105,64 +123,98 @@ def meet(launch: Launch, environment: Mapping[str, str] = os.environ) -> Peers:
     """Wait for all processes of the job; return the connections to the other ranks.
 
     Raises:
-        UserError: the address is unusable, or a process does not arrive; ``on_all_ranks`` where all raise the same.
+        UserError: the address is unusable, a process does not arrive, or the secrets differ; ``on_all_ranks`` where all
+            raise the same.
     """
     endpoint = Endpoint.of(launch, environment)
-    report = {
-        "rank": launch.rank,
-        "size": launch.size,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "job": environment.get(SUPERVISED_AS, ""),
-    }
-    return (_lead if launch.rank == 0 else _follow)(endpoint, report)
+    own = Own(launch.rank, launch.size, handshake.read_secret(environment))
+    return (_lead if launch.rank == 0 else _follow)(endpoint, own)
 
 
-def _lead(endpoint: Endpoint, report: Message) -> Peers:
+def _lead(endpoint: Endpoint, own: Own) -> Peers:
     """Listen, wait for the reports of all ranks, and send them the addresses of all, or an error."""
-    size, peers, reports = report["size"], Peers(), {0: report}
+    arrived: dict[int, Arrival] = {}
     patience = _Patience(0, endpoint.seconds)
-    for arrived in arrivals(_open(endpoint, patience, size), range(1, size)):
-        peers = {rank: peer for rank, peer in peers.items() if _is_open(peer)}  # one that has ended may start again
-        if arrived and arrived[1].get("job") == report["job"]:
-            peer, said = arrived
-            if error := _objection(said, peers, reports):
-                _tell(peer, {"error": error, "code": int(ExitCode.ERROR)})
+    callers = Callers(_open(endpoint, patience, own.size), own, range(1, own.size), REPORT)
+    for arrival in callers:
+        arrived = {rank: each for rank, each in arrived.items() if _is_open(each)}  # one that ended may start again
+        if arrival is not None:
+            if error := _objection(arrival, own, arrived):
+                _end(arrival, error, ExitCode.ERROR)
             else:
-                peers[said["rank"]], reports[said["rank"]] = peer, said
-        if not (missing := [rank for rank in range(1, size) if rank not in peers]):
+                arrived[arrival.rank] = arrival
+        if not (missing := [rank for rank in range(1, own.size) if rank not in arrived]):
             break
         shown = ", ".join(map(str, missing[:SHOWN_RANKS])) + ", …" * (len(missing) > SHOWN_RANKS)
-        why = f"rank {shown} of {size} did not arrive at {endpoint}"
+        why = f"rank {shown} of {own.size} did not arrive at {endpoint}"
+        if callers.refused:
+            why += f"; a process on {callers.refused} has another {SECRET} and was refused"
         if patience.is_over(why):
             lines = (
-                f"{len(missing)} of {size} processes did not arrive within {endpoint.seconds:g} s",
-                f"{why}; rank 0 waited for them on {report['host']}"
+                f"{len(missing)} of {own.size} processes did not arrive within {endpoint.seconds:g} s",
+                f"{why}; rank 0 waited for them on {socket.gethostname()}"
                 + ", which no other host can reach" * (endpoint.host in LOOPBACK),
-                f"check the output of these ranks; give all the same {ADDRESS} and {PORT}; "
+                f"check the output of these ranks; give all the same {ADDRESS}, {PORT} and {SECRET}; "
                 f"{SECONDS} sets the time limit",
             )
-            for peer in peers.values():
-                _tell(peer, {"error": lines, "code": int(ExitCode.PEER_GONE)})
+            for each in arrived.values():
+                _end(each, lines, ExitCode.PEER_GONE)
             raise UserError(*lines, on_all_ranks=True, code=ExitCode.PEER_GONE)
-    places = {rank: (peer.getpeername()[0], reports[rank]["port"]) for rank, peer in peers.items()}
-    outcome = {"places": [places[rank] for rank in range(1, size)], "secret": secrets.token_hex(16)}
-    for peer in peers.values():
-        _tell(peer, outcome)
-    return peers
+    token = secrets.token_hex(32)
+    places = [(arrived[rank].host, arrived[rank].said["port"]) for rank in sorted(arrived)]
+    for each in arrived.values():
+        each.channel.tell({"error": None, "code": 0})
+        each.channel.tell({"places": places, "token": token})
+    if not own.secret and not all(is_loopback(host) for host, _ in places):
+        print(
+            f"[rank 0] warning: {SECRET} is not set, so a stranger in the network could take the place of a process "
+            "(docs/how-to/many-hosts.md)",
+            file=sys.stderr,
+            flush=True,
+        )
+    return {rank: each.channel.peer for rank, each in arrived.items()}
 
 
-def _objection(said: Message, peers: Peers, reports: Mapping[int, Message]) -> tuple[str, str, str] | None:
+def _end(arrival: Arrival, error: tuple[str, str, str], code: ExitCode) -> None:
+    """Send a process the error with which it ends."""
+    arrival.channel.tell({"error": error, "code": int(code)})
+
+
+def _objection(arrival: Arrival, own: Own, arrived: Mapping[int, Arrival]) -> tuple[str, str, str] | None:
     """Return the lines of the error if a caller cannot be the rank that it says it is."""
-    rank, size = said["rank"], reports[0]["size"]
-    if said.get("size") != size:
-        what = f"rank 0 is one of {size} processes, rank {rank} one of {said.get('size')}"
-        why = f"rank 0 is pid {reports[0]['pid']} on {reports[0]['host']}"
-    elif rank in peers:
-        what, why = f"two processes are rank {rank}", f"the other is on {reports[rank].get('host')}"
+    rank = arrival.rank
+    if arrival.size != own.size:
+        what = f"rank 0 is one of {own.size} processes, rank {rank} one of {arrival.size}"
+        why = f"rank 0 is pid {os.getpid()} on {socket.gethostname()}"
+    elif rank in arrived:
+        what, why = f"two processes are rank {rank}", f"the other is on {arrived[rank].said['host']}"
     else:
         return None
     return what, why, f"give each process its own rank, and two jobs on one host different values of {PORT}"
+
+
+def _is_error(value: Any) -> bool:
+    is_text = handshake.text(FIRST_BYTES)
+    return value is None or (isinstance(value, list) and len(value) == 3 and all(map(is_text, value)))
+
+
+def _is_place(value: Any) -> bool:
+    is_host, is_port = handshake.text(PLACE_BYTES), REPORT["port"]
+    return isinstance(value, list) and len(value) == 2 and is_host(value[0]) and is_port(value[1])
+
+
+# What rank 0 sends: first an error or none, then, without one, the addresses of the other ranks.
+VERDICT: Checks = {
+    "error": _is_error,
+    "code": lambda value: type(value) is int and value in list(ExitCode),
+}
+
+
+def _group(size: int) -> Checks:
+    def are_places(value: Any) -> bool:
+        return isinstance(value, list) and len(value) == size - 1 and all(map(_is_place, value))
+
+    return {"places": are_places, "token": handshake.is_token}
 
 
 def _open(endpoint: Endpoint, patience: _Patience, size: int) -> socket.socket:
@@ -171,6 +223,7 @@ def _open(endpoint: Endpoint, patience: _Patience, size: int) -> socket.socket:
         try:
             return endpoint.listen(socket.gethostbyname(endpoint.host), endpoint.port, size)
         except OSError as error:
+            handshake.check_descriptors(error)
             why = f"{endpoint.host}: {error.strerror or error}"
             may_change = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
             if not may_change or patience.is_over(why):
@@ -183,18 +236,23 @@ def _open(endpoint: Endpoint, patience: _Patience, size: int) -> socket.socket:
         time.sleep(LOOK_SECONDS)
 
 
-def _follow(endpoint: Endpoint, report: Message) -> Peers:
+def _follow(endpoint: Endpoint, own: Own) -> Peers:
     """Report to rank 0, anew if it ends before all have met; then connect to the others."""
-    patience = _Patience(report["rank"], endpoint.seconds)
+    patience = _Patience(own.rank, endpoint.seconds)
     while True:
         try:
             address = socket.gethostbyname(endpoint.host)  # a name may appear only after its machine has started
-            root = socket.create_connection((address, endpoint.port), REQUEST_SECONDS)
-            listener = endpoint.listen(root.getsockname()[0], 0, report["size"])
-            _tell(root, {**report, "port": listener.getsockname()[1]})
-            said = _hear(root, endpoint.seconds + REQUEST_SECONDS)  # rank 0 limits the time itself
+            root, listener, said = _report(endpoint, address, own)
             break
+        except Refused as error:
+            here = "is set to another value there, or not" if own.secret else "is not set here"
+            raise UserError(
+                f"rank 0 at {endpoint} refused this process, rank {own.rank} on {socket.gethostname()}",
+                f"{error}: {SECRET} {here}",
+                f"give all processes of the job the same {SECRET}, and two jobs on one host different values of {PORT}",
+            ) from error
         except (OSError, ValueError) as error:
+            handshake.check_descriptors(error)
             why = f"{endpoint.host}: {(isinstance(error, OSError) and error.strerror) or error}"
         if patience.is_over(why):
             raise UserError(
@@ -205,96 +263,85 @@ def _follow(endpoint: Endpoint, report: Message) -> Peers:
                 code=ExitCode.PEER_GONE,
             )
         time.sleep(LOOK_SECONDS)
-    if "error" in said:
+    if said["error"] is not None:
         # Rank 0 has the same error if a process did not arrive.
         raise UserError(*said["error"], on_all_ranks=said["code"] == ExitCode.PEER_GONE, code=said["code"])
-    return {0: root, **_meet_others(endpoint, listener, root, said, report["rank"])}
+    group = replace(own, secret=hmac.digest(own.secret, said["token"].encode(), DIGEST))
+    places = [(address, endpoint.port), *map(tuple, said["places"])]
+    return {0: root, **_meet_others(endpoint, listener, places, group)}
 
 
-def _meet_others(endpoint: Endpoint, listener: socket.socket, root: socket.socket, said: Message, own: int) -> Peers:
+def _report(endpoint: Endpoint, address: str, own: Own) -> tuple[socket.socket, socket.socket, Message]:
+    """Report to rank 0, and wait until all have met.
+
+    Returns:
+        The connection, the socket where this rank listens, and what rank 0 sends.
+    """
+    with ExitStack() as opened:
+        root = opened.enter_context(socket.create_connection((address, endpoint.port), REQUEST_SECONDS))
+        listener = opened.enter_context(endpoint.listen(root.getsockname()[0], 0, own.size))
+        channel = handshake.within(REQUEST_SECONDS, root, handshake.call(root, own, 0))
+        channel.tell({"host": socket.gethostname(), "pid": os.getpid(), "port": listener.getsockname()[1]})
+        # Rank 0 limits the time itself.
+        said = handshake.within(endpoint.seconds + REQUEST_SECONDS, root, channel.hear(VERDICT))
+        if said["error"] is None:
+            most = FIRST_BYTES + PLACE_BYTES * own.size
+            said.update(handshake.within(REQUEST_SECONDS, root, channel.hear(_group(own.size), most)))
+        opened.pop_all()
+    return root, listener, said
+
+
+def _meet_others(endpoint: Endpoint, listener: socket.socket, places: Sequence[Place], own: Own) -> Peers:
     """Connect to the ranks from 1 up to this one, and wait for those above it."""
-    places: list[tuple[str, int]] = [root.getpeername(), *said["places"]]
-    peers, above, rank = Peers(), range(own + 1, len(places)), 0
+    peers, above, rank = Peers(), range(own.rank + 1, own.size), 0
+    patience = _Patience(own.rank, endpoint.seconds)
     try:
-        for rank in range(1, own):
+        for rank in range(1, own.rank):
             host, port = places[rank]
             # Rank 0 sees the ranks of its own host at loopback, perhaps.
             place = places[0][0] if is_loopback(host) else host, port
-            peers[rank] = socket.create_connection(place, REQUEST_SECONDS)
-            _tell(peers[rank], {"rank": own, "secret": said["secret"]})
-        patience = _Patience(own, endpoint.seconds)
-        for arrived in arrivals(listener, above):
-            if arrived and arrived[1].get("secret") == said["secret"]:
-                peers[arrived[1]["rank"]] = arrived[0]
+            peers[rank] = _connect(place, own, rank, patience)
+        for arrival in Callers(listener, own, above, NOTHING):
+            if arrival is not None:
+                arrival.channel.tell({})
+                peers[arrival.rank] = arrival.channel.peer
             if not (missing := [rank for rank in above if rank not in peers]):
                 break
             rank = missing[0]
             if patience.is_over(f"rank {rank} did not connect"):
                 raise TimeoutError("it did not connect")
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        handshake.check_descriptors(error)
         raise UserError(
-            f"rank {own} on {socket.gethostname()} has no connection to rank {rank} at {places[rank][0]}",
-            str(error.strerror or error),
+            f"rank {own.rank} on {socket.gethostname()} has no connection to rank {rank} at {places[rank][0]}",
+            str((isinstance(error, OSError) and error.strerror) or error),
             "see the output of that rank, and let the hosts connect to each other by TCP, at any port",
             code=ExitCode.PEER_GONE,
         ) from error
     return peers
 
 
-def arrivals(listener: socket.socket, ranks: Sequence[int]) -> Iterator[tuple[socket.socket, Message] | None]:
-    """Yield callers of a listening socket who say in their first message which of the ranks they are.
-
-    It yields ``None`` before each look for a caller, and lets go of strangers. Its end closes the socket.
-    """
-    with listener:
-        listener.settimeout(LOOK_SECONDS)
-        while True:
-            yield None
-            try:
-                caller, _ = listener.accept()
-            except OSError:  # nobody called
-                continue
-            with suppress(OSError, ValueError):
-                said = _hear(caller, FIRST_SECONDS, FIRST_BYTES)
-                if type(said.get("rank")) is int and said["rank"] in ranks:
-                    yield caller, said
-                    continue
-            caller.close()
+def _connect(place: Place, own: Own, rank: int, patience: _Patience) -> socket.socket:
+    """Connect to a rank that listens; again if it was busy with strangers."""
+    while True:
+        peer = socket.create_connection(place, REQUEST_SECONDS)
+        try:
+            channel: Channel = handshake.within(REQUEST_SECONDS, peer, handshake.call(peer, own, rank))
+            channel.tell({})
+            # It may have to wait for ranks between them first.
+            handshake.within(patience.seconds, peer, channel.hear(NOTHING))
+            return peer
+        except (OSError, Stranger) as error:
+            peer.close()
+            if isinstance(error, Refused) or patience.is_over(f"rank {rank}: {error}"):
+                raise
+        time.sleep(LOOK_SECONDS)
 
 
-def _tell(peer: socket.socket, message: Message) -> None:
-    data = json.dumps(message).encode()
-    with suppress(OSError):  # found out in hearing from it
-        peer.sendall(LENGTH.pack(len(data)) + data)
-
-
-def _hear(peer: socket.socket, seconds: float, most: int = MOST_BYTES) -> Message:
-    """Receive a message.
-
-    Raises:
-        OSError, ValueError: it does not come, the peer has ended, or another program speaks in its place.
-    """
-    due = time.monotonic() + seconds
-    data, length = b"", LENGTH.size
-    while len(data) < length:
-        peer.settimeout(max(0.001, due - time.monotonic()))
-        piece = peer.recv(length - len(data))
-        data += piece
-        if len(data) == LENGTH.size:
-            length += LENGTH.unpack(data)[0]
-        if not piece or length > most:
-            raise ValueError("another program answers, or the process has ended")
-    with suppress(RecursionError):
-        message = json.loads(data[LENGTH.size :])
-        if isinstance(message, dict):
-            return message
-    raise ValueError("another program answers")
-
-
-def _is_open(peer: socket.socket) -> bool:
+def _is_open(arrival: Arrival) -> bool:
     """Return whether the other end of a connection, on which nothing is expected, is open."""
     look = select.poll()
-    look.register(peer, select.POLLIN)
+    look.register(arrival.channel.peer, select.POLLIN)
     return not look.poll(0)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crepe_dist.distributed.control import SUPERVISED_AS, Control, Vote
+from crepe_dist.distributed.handshake import SECRET
 from crepe_dist.distributed.launch import THREADS
 from crepe_dist.distributed.rendezvous import ADDRESS, PORT, SECONDS, time_limit
 from crepe_dist.errors import ExitCode, UserError, one_line
@@ -272,7 +273,9 @@ class Driver:
         except Lost:
             group.ends[0] = None
             return group
-        meeting = {"WORLD_SIZE": str(len(places)), ADDRESS: places[0].host, PORT: str(port)}
+        # A process that is left of an earlier start, on a node that was lost, cannot join this one.
+        secret = {SECRET: secrets.token_hex(32)}
+        meeting = {"WORLD_SIZE": str(len(places)), ADDRESS: places[0].host, PORT: str(port), **secret}
         for rank, place in enumerate(places):
             threads = {} if place.threads is None else {THREADS: str(place.threads)}
             variables = {**threads, **self._variables, **meeting, "RANK": str(rank)}

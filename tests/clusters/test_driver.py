@@ -104,6 +104,20 @@ def test_all_done(train):
         assert variables["OMP_NUM_THREADS"] == os.environ.get("OMP_NUM_THREADS", "3")
 
 
+def test_each_start_has_a_secret_of_its_own_which_no_command_line_names(train, capfd, monkeypatch):
+    monkeypatch.setenv("CREPE_DIST_SECRET", "that of the command")
+    ranks = Pretended([[75, 75], [0, 0]])
+    train(ranks)
+    secrets = [variables["CREPE_DIST_SECRET"] for _, _, variables, _ in ranks.started]
+    first, again, second, *_ = secrets
+    assert first == again != second == secrets[3]
+    assert len(first) == 64
+    printed = "".join(capfd.readouterr())
+    for secret in secrets:
+        assert secret not in printed
+        assert not any(secret in word for arguments, *_ in ranks.started for word in arguments)
+
+
 @pytest.mark.parametrize(
     ("ends", "code"),
     [

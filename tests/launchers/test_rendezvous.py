@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from crepe_dist.distributed import rendezvous
+from crepe_dist.distributed import handshake, rendezvous
+from crepe_dist.distributed.handshake import Callers, Channel, Own
 from crepe_dist.distributed.launch import Launch
 from crepe_dist.distributed.rendezvous import Endpoint
 from crepe_dist.errors import ExitCode, UserError
@@ -113,45 +118,219 @@ def greet(port: int, message: bytes) -> socket.socket:
 
 def message(**said: object) -> bytes:
     data = json.dumps(said).encode()
-    return rendezvous.LENGTH.pack(len(data)) + data
+    return handshake.LENGTH.pack(len(data)) + data
+
+
+def report(at: int, rank: int, size: int, secret: bytes = b"", **said: object) -> Channel:
+    """Report to rank 0 as a process does, and say what it does not."""
+    caller = socket.create_connection(("127.0.0.1", at), timeout=10)
+    channel = handshake.within(10, caller, handshake.call(caller, Own(rank, size, secret), 0))
+    channel.tell({"host": "there", "pid": 1, "port": 1, **said})
+    return channel
+
+
+def hear(channel: Channel) -> dict[str, Any]:
+    return handshake.within(10, channel.peer, channel.hear(rendezvous.VERDICT))
 
 
 def test_one_that_was_started_anew_takes_the_place_of_the_one_before(ranks):
     group = ranks(WORLD_SIZE=3)
     group.start(0)
     harness.wait_for(group.is_open)
-    first = greet(group.port, message(rank=1, size=3, job=""))
-    for size, error in ((3, b"two processes are rank 1"), (4, b"rank 0 is one of 3 processes, rank 1 one of 4")):
-        assert error in greet(group.port, message(rank=1, size=size, job="")).recv(1000)
-    first.close()
+    first = report(group.port, 1, 3)
+    for size, error in ((3, "two processes are rank 1"), (4, "rank 0 is one of 3 processes, rank 1 one of 4")):
+        assert error in hear(report(group.port, 1, size))["error"]
+    first.peer.close()
     group.start(1)
     group.start(2)
     assert [place[0] for place, *_ in group.places()] == [0, 1, 2]
 
 
+NONCE = "0" * 64
+GREETING = {"rank": 1, "size": 2, "nonce": NONCE}
+FORGED = [
+    b"GET / HTTP/1.0\r\n\r\n",
+    bytes(4),
+    handshake.LENGTH.pack(4000) + b"[" * 4000,
+    handshake.LENGTH.pack(2**32 - 1),
+    *(message(**{**GREETING, **other}) for other in (
+        {"rank": "1"}, {"rank": True}, {"rank": 9}, {"rank": 0}, {"rank": [1]}, {"size": None}, {"size": 2**40},
+        {"size": 0}, {"nonce": "0"}, {"nonce": 0}, {"more": 1}, {"rank": 1.0}, {"nonce": "\ud800" * 64},
+    )),
+    message(),
+    message(rank=1, size=2, job=""),
+    message(**GREETING) + bytes(4),  # a report that is empty,
+    message(**GREETING) + message(host="x", pid=1, port=1),  # or has no MAC
+    message(**GREETING) + handshake.LENGTH.pack(40) + bytes(40),
+]  # fmt: skip
+
+
 def test_strangers_hold_up_nobody(ranks):
-    group = ranks(CREPE_DIST_SUPERVISION="a secret")
+    group = ranks(CREPE_DIST_SECRET=SECRET)
     group.start(0)
     harness.wait_for(group.is_open)
-    lies: list[Any] = [{"rank": 1, "size": 2, "job": "another"}, {"rank": "1"}, {"rank": True}, {"rank": 9}, {}]
-    broken = [b"GET / HTTP/1.0\r\n\r\n", bytes(4), rendezvous.LENGTH.pack(4000) + b"[" * 4000]
     with ExitStack() as stack:
-        for said in (*broken, *(message(**each) for each in lies)):
+        for said in FORGED:
             stack.enter_context(closing(greet(group.port, said)))
         group.start(1)
         assert [place[0] for place, *_ in group.places()] == [0, 1]
 
 
-def test_strangers_are_let_go(monkeypatch):
-    monkeypatch.setattr(rendezvous, "FIRST_SECONDS", 0.2)
+REPORTS: list[dict[str, object]] = [
+    {"port": None}, {"port": 0}, {"port": 2**16}, {"port": True}, {"pid": "1"}, {"host": 1}, {"host": "x" * 300},
+    {"more": 0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("said", REPORTS)
+def test_a_malformed_report_is_a_stranger_s(said):
     listener = socket.create_server(("127.0.0.1", 0))
-    port, arrivals = listener.getsockname()[1], rendezvous.arrivals(listener, range(1, 3))
-    callers = [greet(port, said) for said in (b"", b"\5\0", message(rank=2))]  # silent, halting, known
-    caller, said = next(filter(None, arrivals))
-    assert said == {"rank": 2}
-    assert [each.recv(1) for each in callers[:2]] == [b"", b""]
-    for each in (*callers, caller):
+    port, arrivals = listener.getsockname()[1], iter(Callers(listener, Own(0, 2, b""), range(1, 2), rendezvous.REPORT))
+    with ThreadPoolExecutor(1) as thread:
+        known = thread.submit(report, port, 1, 2, **said)
+        while not known.done():
+            assert next(arrivals) is None
+    assert list(itertools.islice(arrivals, 3)) == [None] * 3
+    with pytest.raises((handshake.Stranger, ConnectionError)):
+        hear(known.result())
+    known.result().peer.close()
+
+
+def test_strangers_are_let_go(monkeypatch):
+    monkeypatch.setattr(handshake, "FIRST_SECONDS", 0.2)
+    listener = socket.create_server(("127.0.0.1", 0))
+    port, arrivals = listener.getsockname()[1], iter(Callers(listener, Own(0, 3, b""), range(1, 3), rendezvous.REPORT))
+    callers = [greet(port, said) for said in (b"", b"\5\0")]  # silent, halting
+    with ThreadPoolExecutor(1) as thread:
+        known = thread.submit(report, port, 2, 3)
+        arrival = next(filter(None, arrivals))
+        assert (arrival.rank, arrival.said) == (2, {"host": "there", "pid": 1, "port": 1})
+    due = time.monotonic() + 1
+    while time.monotonic() < due:
+        next(arrivals)
+    assert [each.recv(1) for each in callers] == [b"", b""]
+    for each in (*callers, known.result().peer, arrival.channel.peer):
         each.close()
+
+
+def test_many_silent_strangers_neither_delay_a_process_nor_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(handshake, "STRANGERS", 5)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+    callers = Callers(listener, Own(0, 2, b""), range(1, 2), rendezvous.REPORT)
+    port, arrivals = listener.getsockname()[1], iter(callers)
+    strangers = [greet(port, b"\5\0") for _ in range(40)]
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as thread:
+        known = thread.submit(report, port, 1, 2)
+        arrival = next(filter(None, arrivals))
+    assert time.monotonic() - began < handshake.FIRST_SECONDS
+    assert len(callers._heard) <= 6
+    for each in (*strangers, known.result().peer, arrival.channel.peer):
+        each.close()
+
+
+SECRET = "0123456789abcdef"
+
+
+class TestSecrets:
+    def test_all_have_the_same_secret(self, ranks):
+        group = ranks(WORLD_SIZE=3, CREPE_DIST_SECRET=SECRET)
+        for rank in (2, 0, 1):
+            group.start(rank)
+        assert [place[0] for place, *_ in group.places()] == [2, 0, 1]
+
+    @pytest.mark.parametrize("first", ["another secret value", None])
+    def test_one_with_another_secret_is_told_and_the_others_are_not_held_up(self, ranks, first):
+        group = ranks(CREPE_DIST_SECRET=SECRET)
+        group.start(0)
+        group.start(1, CREPE_DIST_SECRET=first)
+        said = group.started[1].communicate(timeout=60)[0]
+        assert group.started.pop().returncode == 1
+        assert f"error: rank 0 at localhost:{group.port} refused this process, rank 1 on " in said
+        here = "is not set here" if first is None else "is set to another value there, or not"
+        assert f"CREPE_DIST_SECRET {here}" in said
+        assert "give all processes of the job the same CREPE_DIST_SECRET" in said
+        assert SECRET not in said
+        group.start(1)
+        assert [place[0] for place, *_ in group.places()] == [0, 1]
+
+    def test_a_rank_0_that_is_none_stops_nobody(self):
+        """It answers without the secret: the caller keeps calling, and says why."""
+        with closing(socket.create_server(("127.0.0.1", 0))) as listener, ThreadPoolExecutor(1) as thread:
+            port = listener.getsockname()[1]
+            caller = socket.create_connection(("127.0.0.1", port))
+            peer, _ = listener.accept()
+            steps = handshake.call(caller, Own(1, 2, SECRET.encode()), 0)
+            channel = thread.submit(handshake.within, 10, caller, steps)
+            peer.sendall(message(nonce=NONCE))
+            made: Channel = channel.result()
+            made.tell({})
+            forged = Channel(peer, b"", is_caller=False)
+            forged.tell({"error": None, "code": 0})
+            with pytest.raises(handshake.WrongSecret, match="does not prove"):
+                hear(made)
+            for each in (caller, peer):
+                each.close()
+
+    def test_messages_are_neither_sent_back_nor_repeated(self):
+        ends = socket.socketpair()
+        first, second = (Channel(end, b"key", is_caller) for end, is_caller in zip(ends, (True, False)))
+        first.tell({})
+        data = ends[1].recv(1000, socket.MSG_PEEK)
+        assert handshake.within(1, ends[1], second.hear({})) == {}
+        ends[0].sendall(data)
+        with pytest.raises(handshake.WrongSecret):
+            handshake.within(1, ends[1], second.hear({}))
+        ends[1].sendall(data)
+        with pytest.raises(handshake.WrongSecret):
+            handshake.within(1, ends[0], first.hear({}))
+        for end in ends:
+            end.close()
+
+    def test_the_key_depends_on_all_that_was_said(self):
+        keys = {
+            handshake._key(Own(rank, 2, secret), rank, {"rank": caller, "size": size, "nonce": one}, {"nonce": two})
+            for rank in (0, 1) for caller in (2, 3) for size in (4, 5) for one in (NONCE, "1" * 64)
+            for two in (NONCE, "1" * 64) for secret in (b"a", b"b")
+        }  # fmt: skip
+        assert len(keys) == 64
+
+    @pytest.mark.parametrize(("value", "secret"), [("", b""), (" \n", b""), (f" {SECRET}\n", SECRET.encode())])
+    def test_it_is_read_from_the_environment(self, value, secret):
+        assert handshake.read_secret({"CREPE_DIST_SECRET": value}) == secret
+
+    def test_a_short_one_is_refused(self):
+        with pytest.raises(UserError, match="CREPE_DIST_SECRET has 5 characters"):
+            handshake.read_secret({"CREPE_DIST_SECRET": "short"})
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS])
+def test_no_descriptor_left_is_not_taken_for_nobody_called(monkeypatch, number):
+    listener = socket.create_server(("127.0.0.1", 0))
+    caller = greet(listener.getsockname()[1], b"")
+    arrivals = iter(Callers(listener, Own(0, 2, b""), range(1, 2), rendezvous.REPORT))
+
+    def accept(_: object) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    with pytest.raises(UserError, match="cannot open a connection") as caught:
+        list(itertools.islice(arrivals, 3))
+    assert ("ulimit -n 65536" in str(caught.value)) == (number != errno.ENOBUFS)
+    caller.close()
+
+
+def test_a_caller_that_has_gone_is_nobody(monkeypatch):
+    listener = socket.create_server(("127.0.0.1", 0))
+    caller = greet(listener.getsockname()[1], b"")
+    arrivals = iter(Callers(listener, Own(0, 2, b""), range(1, 2), rendezvous.REPORT))
+
+    def accept(_: object) -> Any:
+        raise OSError(errno.ECONNABORTED, "Software caused connection abort")
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    assert list(itertools.islice(arrivals, 3)) == [None] * 3
+    caller.close()
 
 
 class TestErrors:
@@ -211,7 +390,7 @@ class TestTwoHosts:
         names = tmp_path / "names"
         names.write_text("127.0.0.1 localhost\n127.0.1.1 hosta\n10.207.31.2 hostb\n")
         hosts["hosta"].replace(Path("/etc/hosts"), names)
-        group = ranks(WORLD_SIZE=4, MASTER_ADDR="hosta", MASTER_PORT=29500)
+        group = ranks(WORLD_SIZE=4, MASTER_ADDR="hosta", MASTER_PORT=29500, CREPE_DIST_SECRET=SECRET)
         for rank, host in enumerate(("hosta", "hosta", "hostb", "hosta")):
             group.start(rank, tuple(hosts[host].inside()))
         zeroth, first, second, third = group.places()

@@ -35,6 +35,7 @@ def test_two_hosts_train_what_one_process_does(
     assert code == 0, printed
     assert "4 processes" in printed
     assert "gradients summed by shared memory and TCP" in printed
+    assert printed.count("[rank 0] warning: CREPE_DIST_SECRET is not set") == 1
     harness.assert_same(tmp_path / "two", alone(tmp_path / "one", data, *network_of))
 
 

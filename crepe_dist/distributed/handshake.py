@@ -1,0 +1,362 @@
+"""Mutual authentication of two processes by a shared secret, and the messages with which they meet.
+
+The caller sends a greeting: its rank, the world size and a nonce. The listener answers with a nonce of its own. From
+these, both ranks and the secret, each end derives a key for this connection. Every later message carries an HMAC-SHA256
+of its sender's role, its number and its content, so each end proves that it has the secret, and a message cannot be
+changed, repeated or sent back. Nothing is encrypted. Without a secret the protocol is the same, and proves nothing.
+
+A message is a length, JSON, and the MAC if there is one. An empty message refuses a caller whose MAC is wrong. Each
+function that receives is a generator, which yields while nothing has arrived: a listener runs many of them at a time.
+"""
+
+from __future__ import annotations
+
+import errno
+import hmac
+import json
+import re
+import secrets
+import select
+import selectors
+import socket
+import struct
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from crepe_dist.errors import UserError
+
+SECRET = "CREPE_DIST_SECRET"
+LEAST_SECRET = 16  # characters
+MOST_RANKS = 1 << 20
+FIRST_SECONDS = 5.0  # for the greeting and the first message of a caller, who may be a stranger
+FIRST_BYTES = 1 << 12  # of each of these
+STRANGERS = 64  # callers beside the expected ones that a listener hears at a time
+LOOK_SECONDS = 0.1
+LENGTH = struct.Struct("<I")
+CONTEXT = struct.Struct("<16sIII")  # of a key: this protocol, the ranks of listener and caller, and the world size
+PROTOCOL = b"crepe_dist 1"
+NUMBER = struct.Struct("<?I")  # before the content of a message in its MAC: sent by the caller; its number
+DIGEST = "sha256"
+MAC_BYTES = 32
+# Errors of accept that belong to the connection, according to Linux's manual: the caller has gone.
+CALLER_GONE = (
+    errno.ECONNABORTED, errno.EINTR, errno.EAGAIN, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP,
+    errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET,
+)  # fmt: skip
+Message = dict[str, Any]
+Checks = Mapping[str, Callable[[Any], bool]]
+T = TypeVar("T")
+Steps = Generator[None, None, T]
+
+
+class Stranger(ValueError):
+    """The other end is no process of this job, or has ended."""
+
+
+class WrongSecret(Stranger):
+    """The other end does not prove that it has the same secret."""
+
+
+class Refused(Stranger):
+    """A listener refuses this process, which has not proved that it has the same secret."""
+
+
+def text(most: int) -> Callable[[Any], bool]:
+    """Return a check for a string of at most ``most`` characters."""
+    return lambda value: isinstance(value, str) and len(value) <= most
+
+
+def whole(first: int, last: int) -> Callable[[Any], bool]:
+    """Return a check for an integer from ``first`` to ``last``."""
+    return lambda value: type(value) is int and first <= value <= last
+
+
+def is_token(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+GREETING: Checks = {"rank": whole(0, MOST_RANKS - 1), "size": whole(1, MOST_RANKS), "nonce": is_token}
+ANSWER: Checks = {"nonce": is_token}
+
+
+def read_secret(environment: Mapping[str, str]) -> bytes:
+    """Read the shared secret from the environment; empty if there is none.
+
+    Raises:
+        UserError: it is too short.
+    """
+    secret = environment.get(SECRET, "").strip()
+    if 0 < len(secret) < LEAST_SECRET:
+        raise UserError(
+            f"{SECRET} has {len(secret)} characters",
+            "whoever records the start of a job can try all short secrets",
+            f"give all processes the same {LEAST_SECRET} characters or more, as `openssl rand -hex 32` prints them",
+        )
+    return secret.encode(errors="surrogateescape")
+
+
+def check_descriptors(error: BaseException) -> None:
+    """Raise ``UserError`` if an error means that this process or its host has no file descriptor or memory left."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        raise UserError(
+            "this process cannot open a connection to another one",
+            f"{error.strerror}: each process has a connection to every other one",
+            "raise the limit before the command, to more than the number of processes: ulimit -n 65536",
+        ) from error
+    if isinstance(error, OSError) and error.errno in (errno.ENOBUFS, errno.ENOMEM):
+        raise UserError(
+            "this process cannot open a connection to another one", str(error.strerror), "free memory on this host"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Own:
+    """This process: its rank, the world size, and the secret of the connections that it takes part in."""
+
+    rank: int
+    size: int
+    secret: bytes
+
+
+class Channel:
+    """Connection to another process, both of whose ends have a key.
+
+    Args:
+        peer: the connection, which becomes non-blocking.
+        key: key of this connection.
+        is_caller: this end has called.
+    """
+
+    def __init__(self, peer: socket.socket, key: bytes, is_caller: bool) -> None:
+        self.peer = peer
+        self._key = key
+        self._is_caller = is_caller
+        self._sent = self._received = 0
+
+    def tell(self, message: Message) -> None:
+        """Send a message."""
+        data = json.dumps(message).encode()
+        _tell(self.peer, data + self._mac(self._is_caller, self._sent, data))
+        self._sent += 1
+
+    def hear(self, checks: Checks, most: int = FIRST_BYTES) -> Steps[Message]:
+        """Receive a message of at most ``most`` bytes that passes the checks.
+
+        Raises:
+            Stranger: it is malformed, or the other end has ended; ``WrongSecret`` if its MAC is wrong, ``Refused`` if
+                that of this end's last message was.
+            OSError: the connection is broken.
+        """
+        data = yield from _hear(self.peer, most + MAC_BYTES)
+        content, mac = data[:-MAC_BYTES], data[-MAC_BYTES:]
+        if not data:
+            raise Refused("this process has not proved that it has the same secret")
+        if not hmac.compare_digest(mac, self._mac(not self._is_caller, self._received, content)):
+            raise WrongSecret("it does not prove that it has the secret")
+        self._received += 1
+        return _checked(content, checks)
+
+    def refuse(self) -> None:
+        """Tell a caller that its MAC is wrong."""
+        _tell(self.peer, b"")
+
+    def _mac(self, by_caller: bool, number: int, content: bytes) -> bytes:
+        return hmac.digest(self._key, NUMBER.pack(by_caller, number) + content, DIGEST)
+
+
+def call(peer: socket.socket, own: Own, rank: int) -> Steps[Channel]:
+    """Greet the listener that should be ``rank``; return the channel. Its first message proves the listener's secret.
+
+    Raises:
+        Stranger, OSError: as ``Channel.hear``.
+    """
+    peer.setblocking(False)
+    greeting = {"rank": own.rank, "size": own.size, "nonce": secrets.token_hex(32)}
+    _tell(peer, json.dumps(greeting).encode())
+    answer = _checked((yield from _hear(peer, FIRST_BYTES)), ANSWER)
+    return Channel(peer, _key(own, rank, greeting, answer), is_caller=True)
+
+
+def _answer(peer: socket.socket, host: str, own: Own, checks: Checks, ranks: Sequence[int]) -> Steps[Arrival]:
+    """Answer a caller; return it once it has proved that it has the secret."""
+    greeting = _checked((yield from _hear(peer, FIRST_BYTES)), GREETING)
+    if greeting["rank"] not in ranks:
+        raise Stranger("it has a rank that is not expected")
+    answer = {"nonce": secrets.token_hex(32)}
+    _tell(peer, json.dumps(answer).encode())
+    channel = Channel(peer, _key(own, own.rank, greeting, answer), is_caller=False)
+    try:
+        said = yield from channel.hear(checks)
+    except WrongSecret:
+        channel.refuse()
+        raise
+    return Arrival(channel, host, greeting["rank"], greeting["size"], said)
+
+
+def _key(own: Own, listener: int, greeting: Message, answer: Message) -> bytes:
+    context = CONTEXT.pack(PROTOCOL, listener, greeting["rank"], greeting["size"])
+    nonces = bytes.fromhex(answer["nonce"]) + bytes.fromhex(greeting["nonce"])
+    return hmac.digest(own.secret, context + nonces, DIGEST)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A caller that has proved its secret.
+
+    Attributes:
+        host: its address.
+        size: the world size that it was given.
+        said: its first message.
+    """
+
+    channel: Channel
+    host: str
+    rank: int
+    size: int
+    said: Message
+
+
+class Callers:
+    """Callers of a listening socket, which are heard at the same time.
+
+    Iteration yields an ``Arrival`` for each that is one of ``ranks`` and has the secret, and ``None`` whenever it has
+    looked for callers. Strangers are let go after ``FIRST_SECONDS``, or earlier if there are too many. The end of the
+    iteration closes the socket.
+
+    Args:
+        checks: checks of the first message of a caller.
+
+    Attributes:
+        refused: address of the last caller with another secret; empty if there was none.
+
+    Raises:
+        UserError: this process has no file descriptor left for a caller.
+    """
+
+    def __init__(self, listener: socket.socket, own: Own, ranks: Sequence[int], checks: Checks) -> None:
+        self.refused = ""
+        self._listener = listener
+        self._own = own
+        self._ranks = ranks
+        self._checks = checks
+        self._heard: dict[socket.socket, tuple[Steps[Arrival], str, float]] = {}  # in the order of their calls
+
+    def __iter__(self) -> Iterator[Arrival | None]:
+        with self._listener, selectors.DefaultSelector() as look:
+            self._listener.setblocking(False)
+            look.register(self._listener, selectors.EVENT_READ)
+            try:
+                while True:
+                    yield None
+                    for ready, _ in look.select(LOOK_SECONDS):
+                        if ready.fileobj is self._listener:
+                            self._accept(look)
+                        elif arrival := self._hear(ready.fileobj, look):
+                            yield arrival
+                    now = time.monotonic()
+                    for peer in [peer for peer, (_, _, due) in self._heard.items() if due < now]:
+                        self._let_go(peer, look)
+            finally:
+                for peer in list(self._heard):
+                    self._let_go(peer, look)
+
+    def _accept(self, look: selectors.BaseSelector) -> None:
+        try:
+            peer, (host, _) = self._listener.accept()
+        except OSError as error:
+            if error.errno in CALLER_GONE:
+                return
+            if not self._heard:
+                check_descriptors(error)
+                raise
+            self._let_go(next(iter(self._heard)), look)  # perhaps a stranger has them; a process of the job calls again
+            return
+        peer.setblocking(False)
+        if len(self._heard) >= STRANGERS + len(self._ranks):  # a process of the job would have finished long ago
+            self._let_go(next(iter(self._heard)), look)
+        steps = _answer(peer, host, self._own, self._checks, self._ranks)
+        self._heard[peer] = steps, host, time.monotonic() + FIRST_SECONDS
+        look.register(peer, selectors.EVENT_READ)
+
+    def _hear(self, peer: Any, look: selectors.BaseSelector) -> Arrival | None:
+        if peer not in self._heard:  # let go after it had become ready
+            return None
+        try:
+            next(self._heard[peer][0])
+        except StopIteration as end:
+            look.unregister(peer)
+            del self._heard[peer]
+            arrival: Arrival = end.value
+            return arrival
+        except WrongSecret:
+            self.refused = self._heard[peer][1]
+            self._let_go(peer, look)
+        except (OSError, ValueError):
+            self._let_go(peer, look)
+        return None
+
+    def _let_go(self, peer: socket.socket, look: selectors.BaseSelector) -> None:
+        look.unregister(peer)
+        del self._heard[peer]
+        peer.close()
+
+
+def within(seconds: float, peer: socket.socket, steps: Steps[T]) -> T:
+    """Run a generator of this module to its end, waiting for the other end of a connection.
+
+    Raises:
+        OSError: the time is over; and what ``steps`` raises.
+    """
+    due = time.monotonic() + seconds
+    look = select.poll()
+    look.register(peer, select.POLLIN)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if not look.poll(max(0.0, 1000 * (due - time.monotonic()))):
+            raise TimeoutError("it does not answer")
+
+
+def _tell(peer: socket.socket, data: bytes) -> None:
+    with suppress(OSError):  # found out in hearing from it
+        timeout = peer.gettimeout()
+        peer.settimeout(FIRST_SECONDS)
+        peer.sendall(LENGTH.pack(len(data)) + data)
+        peer.settimeout(timeout)
+
+
+def _hear(peer: socket.socket, most: int) -> Steps[bytes]:
+    """Receive a message of at most ``most`` bytes."""
+    data, length = bytearray(), LENGTH.size
+    while len(data) < length:
+        try:
+            piece = peer.recv(length - len(data))
+        except BlockingIOError:
+            yield
+            continue
+        if not piece:
+            raise Stranger("another program answers, or the process has ended")
+        data += piece
+        if len(data) == LENGTH.size and length == LENGTH.size:
+            length += LENGTH.unpack(data)[0]
+            if length > LENGTH.size + most:
+                raise Stranger("another program answers")
+    return bytes(data[LENGTH.size :])
+
+
+def _checked(content: bytes, checks: Checks) -> Message:
+    """Parse a message: a JSON object with the keys of ``checks``, whose values pass them."""
+    message: Any = None
+    with suppress(ValueError, RecursionError):
+        message = json.loads(content)
+    if not isinstance(message, dict) or message.keys() != checks.keys():
+        raise Stranger("another program answers, or another version of crepe_dist")
+    if wrong := [name for name, check in checks.items() if not check(message[name])]:
+        raise Stranger(f"another program answers, with a wrong {wrong[0]}")
+    return message
