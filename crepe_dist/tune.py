@@ -27,10 +27,11 @@ SHOWN = 10  # trials in the table
 
 @dataclass
 class Tune(Command):
-    """Search for better settings of training: network, learning rate, epochs, n-grams, dropout and width.
+    """Search for better settings of training: network, learning rate, epochs, and for crepe dropout and width.
 
-    The validation split decides. The first trial is the fastest network, and the second has the defaults, so the
-    result is never worse on that split. The same command goes on with the search.
+    The validation split decides. The first trial is the fastest network. The second trial has the defaults, so the
+    result is never worse on that split. The third trial is the default network with a higher learning rate and 10
+    epochs. Run the same command again to continue the search.
     """
 
     usage = """

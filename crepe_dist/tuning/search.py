@@ -14,13 +14,14 @@ import yaml
 
 from crepe_dist import extras
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.targets import SEVERAL
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_csv, write_text
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import METRICS, read
-from crepe_dist.settings.options import DataOptions, ModelOptions, OptimizerOptions, default_epochs
+from crepe_dist.settings.config import Config
 from crepe_dist.supervising.training_process import end, failure, killed_by, nested, training
+from crepe_dist.training.engine_setup import chosen_shape
+from crepe_dist.training.training_data import with_epochs
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -40,14 +41,19 @@ Show = Callable[[dict[str, Any], str], None]
 
 
 def first_trials(data: Dataset) -> list[dict[str, Any]]:
-    """Return the values of the first trials: a fast network, so that a short search has a result, and the defaults."""
-    size, several = (data.encoding.feature_len, DataOptions.batch_size), data.labelled == SEVERAL
+    """Return the values of the first three trials.
+
+    The first trial is a fast network, so that a short search has a result. The second trial has the values that
+    training chooses by default for these data. The third trial has another learning rate and number of epochs.
+    """
+    config = with_epochs(Config(), data)
+    network = chosen_shape(config.model, data)
     defaults = {
-        NETWORK: ModelOptions.network,
-        RATE: OptimizerOptions.learning_rate,
-        EPOCHS: default_epochs(ModelOptions.network, len(data.splits["train"]), *size, has_several_labels=several),
-        DROPOUT: 0.2,
-        WIDTH: ModelOptions.width,
+        NETWORK: config.model.network,
+        RATE: config.optimizer.learning_rate,
+        EPOCHS: config.training.epochs,
+        DROPOUT: network.dropout,
+        WIDTH: config.model.width,
     }
     return [{NETWORK: "ngrams", RATE: 0.003, EPOCHS: 10}, defaults, {**defaults, RATE: 0.002, EPOCHS: 10}]
 

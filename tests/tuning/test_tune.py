@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 import time
 from contextlib import contextmanager
@@ -130,6 +131,21 @@ def test_a_trial_trains_and_its_epochs_are_watched(data_with_validation, tmp_pat
     made = attempt(given, tmp_path / "trial", 1, time.monotonic() + SOON, prune, print)
     assert made["end"] == DONE
     assert (made["epoch"], made["validation"]) in seen or not seen  # it may end before the first look
+
+
+def test_the_values_of_the_default_trial_are_those_that_it_trains_with(data_with_validation, tmp_path):
+    given = {"data.source": str(data_with_validation), "logging.report": False}
+    attempt(given, tmp_path / "trial", 1, time.monotonic() + SOON, lambda *_: True, print)
+    folder = tmp_path / "trial" / "run"
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    network = json.loads(next(folder.glob("checkpoints/*[0-9t].json")).read_text())["network"]
+    assert search.first_trials(open_dataset(data_with_validation))[1] == {
+        "model.network": network["kind"],
+        "optimizer.learning_rate": settings["optimizer"]["learning_rate"],
+        "training.epochs": settings["training"]["epochs"],
+        "model.dropout": network["dropout"],
+        "model.width": network["width"],
+    }
 
 
 def test_a_trial_is_ended(data_with_validation, tmp_path):
