@@ -1,4 +1,4 @@
-"""Distributed training of character-level text classifiers with MXNet Gluon and Horovod.
+"""Distributed training of character-level text classifiers, with its own C++ and CUDA kernels.
 
 >>> import crepe_dist
 >>> model = crepe_dist.fit(frame, label="topic", text="message")    # doctest: +SKIP

@@ -131,9 +131,10 @@ class Report(Command):
 class Clean(Command):
     """List what runs no longer need, and remove it with --yes.
 
-    That are saved states of finished runs, their checkpoints except the reported and the last one, and leftovers of
-    killed processes. A run in training stays as it is. An unfinished run keeps its states and checkpoints, from which
-    it resumes. Without folders, also what the user's cache holds: models copied from URLs, and unfinished answers for
+    Finished runs no longer need their saved states, the folder of their refit, and their checkpoints except the
+    reported and the last one. After a refit, they do not need the last one either. Leftovers of killed processes are
+    also listed. A run in training stays as it is. An unfinished run keeps its states and checkpoints, from which it
+    resumes. Without folders, also what the user's cache holds: models copied from URLs, and unfinished answers for
     URLs.
     """
 

@@ -1,4 +1,4 @@
-"""Epoch checkpoints, named by test accuracy as in the original notebook, and models by their names.
+"""Epoch checkpoints, named by epoch and test accuracy (of several labels: micro F1), and models by their names.
 
 Beside each ``.params`` file are a JSON file that describes it and one with the epoch's scores.
 """

@@ -91,7 +91,10 @@ class Metrics:
         self._purge_step = progress.step + 1
 
     def steps(self, records: list[Record]) -> None:
-        """Write a record of each step: step, epoch, loss, learning_rate, documents_per_second, wait_fraction."""
+        """Write a record of each step.
+
+        Its keys: step, epoch, loss, learning_rate, documents_per_second, milliseconds (per step), wait_fraction.
+        """
         self._append([{"event": "step", **record} for record in records])
         self._scalars("train", records, SCALARS)
 

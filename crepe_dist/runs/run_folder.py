@@ -106,8 +106,10 @@ class RunFolder:
     def superfluous(self) -> list[Path]:
         """List what the run can do without; call while the folder is locked.
 
-        Besides leftovers of killed processes, these are the saved state of a finished run, and its checkpoints but the
-        reported and the latest one. An unfinished run needs its states, and the checkpoints that these refer to.
+        These are the leftovers of killed processes and, if the run is finished, its saved state, the folder of its
+        refit, and its checkpoints except the reported and the latest one. The latest checkpoint is listed as well if
+        the n-gram table was refitted or the first network is reported. An unfinished run needs its states, and the
+        checkpoints that these refer to.
         """
         paths = [path for within in self.folders() for path in temporary_files(within)]
         paths += [path for path in self.state.glob(".*") if path.is_dir()]

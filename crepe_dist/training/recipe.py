@@ -2,8 +2,8 @@
 
 In each step, a rank computes the gradients of its share of the global batch. The exchange (``exchange/``) sums the
 gradients of all ranks, and the parameters are updated with their mean. After each epoch, every rank scores its share of
-the validation and test splits, and rank 0 writes the epoch's checkpoint, named by test accuracy. Without a launcher,
-the same recipe trains in one process, on a GPU or on the CPU.
+the validation and test splits, and rank 0 writes the epoch's checkpoint, named by epoch and test accuracy (of several
+labels: micro F1). Without a launcher, the same recipe trains in one process, on a GPU or on the CPU.
 
 With ``horovodrun -np 2 crepe train --model paper --size small --kernels mxnet`` it trains the notebook's network, and
 Horovod's ``DistributedTrainer`` wraps Gluon's trainer (``exchange/horovod.py``).

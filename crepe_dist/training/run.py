@@ -67,7 +67,7 @@ class Run:
     Attributes:
         engine: computes the network and its gradients.
         exchange: sums the gradients of all ranks, and updates the parameters.
-        progress: current position of the run, the same on every rank.
+        progress: current position of the run, the same on every rank, except for the ``seconds`` of the rank's clock.
         choice: rule by which an epoch is reported, and training ends.
         metrics: metrics files; does nothing on ranks other than 0.
     """

@@ -38,7 +38,8 @@ class Scorer(Protocol):
         """Yield a rank's share of each global batch in the order of the split.
 
         Returns:
-            Rows, int64 [n]; labels, int32 [n]; logits, float32 [n, classes].
+            Rows, int64 [n]; labels, int32 [n]; logits, float32 [n, classes]. While the weight of Crepe's tower is
+            fitted, the logits are those of both parts, float32 [n, 2, classes].
         """
 
 

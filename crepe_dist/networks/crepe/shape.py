@@ -19,8 +19,8 @@ The tower is a residual convolutional network over the n-grams at each position 
 
 A document is its characters up to the last known one, between two symbols for its start and end; beyond them everything
 is zero. The second convolution of each block starts at zero (Zhang, Dauphin & Ma 2019, arXiv:1901.09321), so that no
-normalisation is needed. The table starts with normal noise and a head start from the classes of the
-documents (``head_start``).
+normalisation is needed. The tower's table starts with normal noise and a head start from the classes of
+the documents (``head_start``); the n-gram table starts at zero.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class CrepeShape(Shape):
     kind: ClassVar[str] = "crepe"
     title: ClassVar[str] = "convolutions over characters and n-grams"
     described: ClassVar[str] = (
-        "convolutions of depth {blocks} with {width} channels over n-grams of length 1 to {reach}, {rows} rows; and "
+        "convolutions with {width} channels (residual blocks of two: {blocks}) over n-grams of length 1 to {reach}, {rows} rows; and "
         "character n-grams of length 1 to {longest} and words, {buckets} buckets"
     )
     class_axes: ClassVar[Mapping[str, int]] = {
