@@ -1,4 +1,4 @@
-"""The workflows start scripts that exist, with few rights, and a release is published by a pinned action without a token."""
+"""The workflows start scripts that exist, with few rights; a release is published by pinned actions, without a token."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_workflow_starts_scripts_that_exist_and_may_only_read(name):
 
 
 def test_a_release_is_published_after_the_checks_by_pinned_actions():
-    assert [step["uses"] for step in steps("release") if not COMMIT.fullmatch(step.get("uses", "a/b@" + "0" * 40))] == []
+    assert all(COMMIT.fullmatch(step["uses"]) for step in steps("release") if "uses" in step)
     found = jobs("release")
     assert found["publish"]["needs"] == "build"
     assert {name: job.get("permissions") for name, job in found.items()} == {
@@ -59,4 +59,4 @@ def test_a_tag_of_another_version_builds_nothing():
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.endswith(f"the tag is v0.0.1, but the version is {crepe_dist.__version__} (crepe_dist/version.py)\n")
+    assert done.stderr.startswith(f"the tag is v0.0.1, but the version is {crepe_dist.__version__} ")
