@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import unicodedata
 from typing import Any, TypeVar, Union
 
@@ -27,6 +28,11 @@ def percent(part: Number, whole: Number = 1) -> str:
     if 99.95 <= share < 100:
         return "> 99.9 %"
     return f"{share:.1f} %"
+
+
+def ended(code: int) -> str:
+    """Describe the end of a process by its exit code, which is negative for a signal, as the rest of a sentence."""
+    return f"ended with code {code}" if code >= 0 else f"was killed by signal {-code} ({signal.strsignal(-code)})"
 
 
 def size(count: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from crepe_dist.data.composition import Composition, plain
 from crepe_dist.errors import UserError
+from crepe_dist.invocation import typed
 from crepe_dist.preparing.formats import BadRow, Batch, OpenFile, Row, check_text
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_missing, is_table, text_column
@@ -75,7 +76,8 @@ class Inputs:
         if len(first) < 2 or processes < 2:
             yield from map(answer, chain.from_iterable(map(self._groups, batches)))
             return
-        with pool(processes, lambda batch: list(map(answer, self._groups(batch)))) as workers:
+        fewer = f"OMP_NUM_THREADS=1 {typed('predict')} …"
+        with pool(processes, fewer, lambda batch: list(map(answer, self._groups(batch)))) as workers:
             yield from chain.from_iterable(workers.in_order(inherited, batches))
 
     def _batches(self) -> Iterator[Batch]:

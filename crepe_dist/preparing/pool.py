@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, TypeVar
 
 from crepe_dist.errors import UserError
+from crepe_dist.wording import ended
 
 AHEAD = 3  # tasks in flight per process
 _inherited: list[Any] = []
@@ -58,14 +59,18 @@ class Workers:
 
 
 @contextmanager
-def pool(processes: int, work: Callable[[Any], Any] | None = None) -> Iterator[Workers]:
+def pool(processes: int, fewer: str, work: Callable[[Any], Any] | None = None) -> Iterator[Workers]:
     """Provide ``processes`` workers.
 
     With one, and where /dev/shm has no room for their semaphores, calls run at once in this process.
 
     Args:
+        fewer: how the user runs the command in one process, for the error about a worker that was killed.
         work: what ``inherited`` calls, if it is large or cannot be pickled: the workers are forked from this process,
             and share its memory. Its threads must not hold a lock that ``work`` needs.
+
+    Raises:
+        UserError: A worker ended before its work did.
     """
     _inherited[:] = [work]
     executor: Executor | None = None
@@ -76,14 +81,22 @@ def pool(processes: int, work: Callable[[Any], Any] | None = None) -> Iterator[W
     try:
         yield Workers(executor, AHEAD * processes)
     except BrokenProcessPool as error:
-        raise UserError(
-            "a worker process was killed",
-            "usually because it ran out of memory",
-            "try again with fewer processes: crepe prepare --processes 1, or OMP_NUM_THREADS=1 crepe predict",
-        ) from error
+        how, why = _how_one_ended(executor)
+        raise UserError(f"a worker process {how}", why, f"run the command again, in one process: {fewer}") from error
     finally:
         if executor is not None:
             executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _how_one_ended(executor: Any) -> tuple[str, str]:
+    """Describe the end of the worker that broke a pool, and its likely cause; the pool terminates the other workers."""
+    workers = list((getattr(executor, "_processes", None) or {}).values())
+    executor.shutdown(wait=True)  # Then all workers have ended, and their exit codes are known.
+    codes = [worker.exitcode for worker in workers if worker.exitcode is not None]
+    code = next((code for code in codes if code != -signal.SIGTERM), -signal.SIGTERM)
+    if not codes:
+        return "ended", ""
+    return ended(code), "perhaps the machine ran out of memory (see dmesg)" if code == -signal.SIGKILL else ""
 
 
 def inherited(task: Any) -> Any:

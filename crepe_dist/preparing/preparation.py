@@ -19,6 +19,7 @@ from crepe_dist.data.composition import Column
 from crepe_dist.data.dataset import REPORT, REPORT_NUMBERS, open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, write_json, write_text
+from crepe_dist.invocation import typed
 from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.building import build
 from crepe_dist.preparing.corrections import Corrections
@@ -109,7 +110,10 @@ def prepare(
     job = Job(names, reading, encoding, fit or Fit(), split, options.max_bad, options.classes, options.beside)
     is_small = sum(source.bytes for source in sources) < SMALL and all(source.path for source in sources)
     processes = options.processes or (1 if is_small else machine.cores())
-    with new_folder(out, options.overwrite) as partial, pool(processes) as workers:
+    fewer = "add --processes 1 (in Python: processes=1)"
+    if options.classes is not None:  # the rows are scored
+        fewer = f"taskset --cpu-list 0 {typed('evaluate')} …"
+    with new_folder(out, options.overwrite) as partial, pool(processes, fewer) as workers:
         folder = partial / "spool"
         folder.mkdir()
         collected = read(sources, folder, job, workers, options.show)

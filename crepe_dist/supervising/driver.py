@@ -24,7 +24,7 @@ from crepe_dist.errors import ExitCode, UserError, one_line
 from crepe_dist.runs import checkpoint
 from crepe_dist.supervising.process import Process
 from crepe_dist.version import __version__
-from crepe_dist.wording import counted
+from crepe_dist.wording import counted, ended
 
 MAX_PROCESSES = 1 << 16
 HERE = "127.0.0.1"
@@ -87,8 +87,8 @@ def in_words(code: int | None, hang: bool) -> str:
         return "was lost with its node"
     if code < 0:
         guess = ", to end a hang" if hang else "; perhaps the machine ran out of memory (see dmesg)"
-        return f"was killed by signal {-code} ({signal.strsignal(-code)})" + guess * (code == -signal.SIGKILL)
-    return f"ended with code {code}" + (f" ({KNOWN[code]})" if code in KNOWN else "")
+        return ended(code) + guess * (code == -signal.SIGKILL)
+    return ended(code) + (f" ({KNOWN[code]})" if code in KNOWN else "")
 
 
 class Lost(Exception):

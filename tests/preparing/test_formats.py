@@ -44,7 +44,7 @@ class Read:
         folder.mkdir()
         reading = replace(reading or Reading(), class_names=class_names)
         job = Job((), reading, Encoding(), Fit(), SplitOptions(), 1.0)
-        with pool(1) as workers:
+        with pool(1, "") as workers:
             found = collect(sources, folder, job, replace(workers, ahead=ahead), ignored)
         texts = Texts(found.texts).get(found.rows)
         self.files = found.files
