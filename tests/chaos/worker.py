@@ -119,9 +119,9 @@ def arm(fault: Fault) -> None:
 
     checkpoint.write = writing  # type: ignore[assignment]
 
-    def reporting(path: Path, text: str) -> None:
+    def reporting(path: Path, text: str, **options: bool) -> None:
         fault.signal("report", done[0])
-        files.write_text(path, text)
+        files.write_text(path, text, **options)
 
     run_page.write_text = reporting
 

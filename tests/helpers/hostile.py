@@ -8,7 +8,8 @@ import os
 import pickle
 import shutil
 import struct
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -313,6 +314,51 @@ def with_lies(path: Path) -> None:
     path.write_bytes(data)
 
 
+def workbook(path: Path, sheet: Iterable[bytes], strings: Iterable[bytes] = (), styles: Iterable[bytes] = ()) -> None:
+    """A workbook of Excel with these rows, shared strings and formats."""
+    main, relations = (f"http://schemas.openxmlformats.org/{name}" for name in ("spreadsheetml/2006/main", "{}"))
+    kinds = {"workbook": "sheet.main", "worksheets/sheet1": "worksheet", "sharedStrings": "sharedStrings"}
+    kinds["styles"] = "styles"
+    types = "".join(
+        f'<Override PartName="/xl/{part}.xml" '
+        f'ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.{kind}+xml"/>'
+        for part, kind in kinds.items()
+    )
+    of_package = relations.format("package/2006")
+    of_document = relations.format("officeDocument/2006/relationships")
+    target = f'<Relationship Id="a" Type="{of_document}/worksheet" Target="worksheets/sheet1.xml"/>'
+    parts: dict[str, Iterable[bytes]] = {
+        "[Content_Types].xml": [f'<Types xmlns="{of_package}/content-types">{types}</Types>'.encode()],
+        "xl/workbook.xml": [
+            f'<workbook xmlns="{main}" xmlns:r="{of_document}">'
+            '<sheets><sheet name="a" sheetId="1" r:id="a"/></sheets></workbook>'.encode()
+        ],
+        "xl/_rels/workbook.xml.rels": [
+            f'<Relationships xmlns="{of_package}/relationships">{target}</Relationships>'.encode()
+        ],
+        "xl/worksheets/sheet1.xml": [
+            f'<worksheet xmlns="{main}"><sheetData>'.encode(),
+            *sheet,
+            b"</sheetData></worksheet>",
+        ],
+        "xl/sharedStrings.xml": [f'<sst xmlns="{main}">'.encode(), *strings, b"</sst>"],
+        "xl/styles.xml": [f'<styleSheet xmlns="{main}"><cellXfs>'.encode(), *styles, b"</cellXfs></styleSheet>"],
+    }
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, pieces in parts.items():
+            with archive.open(name, "w", force_zip64=True) as stream:
+                for piece in pieces:
+                    stream.write(piece)
+
+
+def sheet_row(number: int, end: str = "") -> bytes:
+    cells = f'<c t="inlineStr"><is><t>{"ab"[number % 2]}</t></is></c><c t="inlineStr"><is><t>text {number}</t></is></c>'
+    return f'<row r="{number}">{cells}{end}</row>'.encode()
+
+
+SHEET = [sheet_row(number) for number in range(1, 300)]
+
+
 def circle(path: Path) -> None:
     path.mkdir()
     for name in ("train", "test", "validation"):
@@ -347,6 +393,25 @@ source("x.csv", "labels for the terminal", lambda path: path.write_text(LABELS),
 source("x.parquet", "Parquet: a gigabyte by a dictionary", of_one_text, "expands to more than 1.1 GB")
 source("x.parquet", "Parquet: a page of 300 megabytes", of_one_page, "a column of 300,")
 source("x.parquet", "Parquet: a footer with lies", with_lies, "")
+WIDE = (sheet_row(number, f'<c r="XFD{number}"><v>1</v></c>') for number in range(1, 12_000))
+source(
+    "x.xlsx",
+    "Excel: a cell at the end of each row",
+    lambda path: workbook(path, WIDE),
+    "has more than 33,554,432 cells",
+)
+EMPTY_STRINGS = [b"<si/>" * 1_000_000] * 40
+source(
+    "x.xlsx", "Excel: 40 million strings", lambda path: workbook(path, SHEET, EMPTY_STRINGS), "more than 1,048,576 str"
+)
+FORMATS = [b"<xf/>" * 1_000_000] * 40
+source("x.xlsx", "Excel: 40 million formats", lambda path: workbook(path, SHEET, styles=FORMATS), "1,048,576 XML tags")
+LONG_ROW = [b"<row>", *[b"<c/>" * 1_000_000] * 40, b"</row>"]
+source("x.xlsx", "Excel: 40 million cells in a row", lambda path: workbook(path, LONG_ROW), "1,048,576 XML tags")
+BESIDE = [b"<x/>" * 1_000_000] * 40
+source("x.xlsx", "Excel: 40 million tags beside rows", lambda path: workbook(path, BESIDE), "1,048,576 XML tags")
+USUAL_SHEET = [*SHEET, sheet_row(300, '<c r="XFD300"/>')]
+source("x.xlsx", "Excel: an empty cell at the end of a row", lambda path: workbook(path, USUAL_SHEET), "", fine=True)
 source("x", "links in a circle", circle, "too deeply")
 source("x", "links and pipes among documents", with_odd_names, r"\\x1b", fine=True)
 source("x.csv", "100 megabytes of class names", beside_many_names, "longer than")

@@ -34,6 +34,7 @@ from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, Source, find_sources
 from crepe_dist.preparing.spool import Texts
 from tests.conftest import write_frame
+from tests.helpers.hostile import workbook
 
 
 class Read:
@@ -411,6 +412,18 @@ class TestWorkbooks:
         assert got.reasons == [(5, "empty text"), (6, "no label"), (7, "wrong columns: 5 instead of 4")]
         assert got.files[0]["reads"] == "label: label, text: text"
         assert got.files[0]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def test_strings_are_those_of_openpyxl(self, tmp_path):
+        marked = "<si><r><t>t</t></r><r><rPr><b/></rPr><t xml:space='preserve'>wo </t></r></si>"
+        spelled = [
+            "<si><t>a</t></si>", "<si/>", "<si><t/></si>", "<si><t>x<!-- -->y _x000D_ x005F_</t></si>", marked,
+            "<si><t>漢字</t><rPh sb='0' eb='1'><t>かんじ</t></rPh><phoneticPr fontId='1'/></si>", "<si><t> b </t></si>",
+        ]  # fmt: skip
+        rows = [f'<row><c t="s"><v>0</v></c><c t="s"><v>{i}</v></c></row>'.encode() for i in range(len(spelled))]
+        workbook(tmp_path / "a.xlsx", rows, [each.encode() for each in spelled])
+        found = tables.Sheet(tmp_path / "a.xlsx", "a").first
+        sheet = openpyxl.load_workbook(tmp_path / "a.xlsx").worksheets[0]
+        assert [[*cells, ""][1] for _, cells in found] == [cell or "" for _, cell in sheet.values]
 
     def test_what_is_damaged_or_hostile_is_refused(self, tmp_path, monkeypatch):
         path = self.write(tmp_path / "a.xlsx", [["label", "text"], *([["x", "a"]] * 999)])

@@ -10,12 +10,15 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from crepe_dist import files
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import (
+    BLOCK,
     FROM_WINDOWS,
     LOOK_AT,
     MAX_RECORD,
@@ -41,7 +44,11 @@ BROKEN_LINES = 50
 DELIMITERS = ",;\t|"
 MAX_ROWS = 1 << 20  # of a sheet in Excel; openpyxl yields a blank row for each number that is missing
 SHEET_ROWS = 256  # in a batch
-MOST = 1 << 29  # bytes of a workbook after decompression; openpyxl keeps all its strings in memory
+MOST = 1 << 29  # bytes of a workbook after decompression
+# Openpyxl fills a row with empty cells up to its last one. A workbook of ``MOST`` bytes has fewer cells of its own.
+MAX_CELLS = 1 << 25
+MAX_STRINGS = 1 << 20  # of a workbook, one for each row of a sheet; openpyxl keeps all of them in memory
+MAX_TAGS = 1 << 20  # XML tags in a row, in a string, or in a part that is parsed as a whole
 REMEDY = "save the sheet as CSV UTF-8"
 NumberedFields = tuple[int, list[str]]
 
@@ -184,8 +191,6 @@ class Sheet:
             yield Batch(content[0][0], content, 0)
 
     def _read(self) -> Generator[NumberedFields, None, None]:
-        import openpyxl  # takes 0.2 s to import
-
         try:
             with zipfile.ZipFile(self._path) as archive:  # which never yields more than these sizes
                 size = sum(member.file_size for member in archive.infolist())
@@ -194,12 +199,19 @@ class Sheet:
             with self._path.open("rb") as stream:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # about styles
-                    book = openpyxl.load_workbook(stream, read_only=True, data_only=True, keep_links=False)
-                sheet = book.worksheets[0]
+                    archive, book = _open_workbook(stream, self._name)
+                sheet, left = book.worksheets[0], MAX_CELLS
                 sheet.reset_dimensions()  # which may be wrong
                 for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
                     if number > MAX_ROWS:
                         raise ValueError(f"it has more than {MAX_ROWS:,} rows")
+                    archive.tags, left = 0, left - len(row)
+                    if left < 0:
+                        raise UserError(
+                            f"{self._name} has more than {MAX_CELLS:,} cells, and most of them are empty",
+                            f"row {number:,} reaches to column {len(row):,} of the sheet",
+                            f"delete the columns to the right of the table, or {REMEDY}",
+                        )
                     cells = ["" if cell is None else str(cell) for cell in row]
                     while cells and not cells[-1]:
                         cells.pop()
@@ -210,6 +222,73 @@ class Sheet:
         except Exception as error:  # openpyxl may raise anything
             why = f"{type(error).__name__}: {error}"[:300]
             raise UserError(f"{self._name} cannot be read as a workbook", why, REMEDY) from error
+
+
+class _Archive(zipfile.ZipFile):
+    """Workbook whose parts have a limited number of XML tags: a parsed tag takes a hundred times its length.
+
+    Args:
+        name: name of the workbook in errors.
+
+    Attributes:
+        tags: number of tags that were read since the last row or string. The reader of rows and strings resets it.
+    """
+
+    def __init__(self, stream: BinaryIO, name: str) -> None:
+        super().__init__(stream)
+        self._name, self.tags = name, 0
+
+    def open(self, *arguments: Any, **options: Any) -> Any:
+        stream = super().open(*arguments, **options)
+        read, self.tags = stream.read, 0
+
+        def checked(size: int | None = -1) -> bytes:
+            if size is None or size < 0:
+                return b"".join(iter(partial(checked, BLOCK), b""))
+            data = read(size)
+            self.tags += data.count(b"<")  # a byte of "<" in all encodings that XML can have
+            if self.tags > MAX_TAGS:
+                why = f"it has more than {MAX_TAGS:,} XML tags in a row or a string, or outside of them"
+                raise UserError(f"{self._name} cannot be read as a workbook", why, REMEDY)
+            return data
+
+        stream.read = checked  # type: ignore[method-assign]
+        return stream
+
+
+def _open_workbook(stream: BinaryIO, name: str) -> tuple[_Archive, Any]:
+    """Open a workbook with openpyxl, within the limits of its strings and tags."""
+    from openpyxl.reader.excel import SHARED_STRINGS, ExcelReader  # takes 0.2 s to import
+    from openpyxl.reader.strings import SHEET_MAIN_NS, Text, iterparse
+
+    class Reader(ExcelReader):  # type: ignore[misc]
+        """Reader that is ``openpyxl.load_workbook``, except for the strings."""
+
+        def read_strings(self) -> None:
+            part = self.package.find(SHARED_STRINGS)
+            if part is None:
+                return
+            with archive.open(part.PartName[1:]) as source:
+                for _, node in iterparse(source):
+                    if node.tag != f"{{{SHEET_MAIN_NS}}}si":
+                        continue
+                    archive.tags = 0
+                    # A string without formats is read here: openpyxl takes ten times as long.
+                    is_plain = all(each.tag == f"{{{SHEET_MAIN_NS}}}t" for each in node) and len(node) < 2
+                    text = "".join(each.text or "" for each in node) if is_plain else Text.from_tree(node).content
+                    self.shared_strings.append(text.replace("x005F_", ""))
+                    node.clear()
+                    if len(self.shared_strings) > MAX_STRINGS:
+                        raise UserError(
+                            f"{name} has more than {MAX_STRINGS:,} strings",
+                            "all strings of a workbook must fit into memory",
+                            REMEDY,
+                        )
+
+    reader = Reader(stream, read_only=True, data_only=True, keep_links=False)
+    reader.archive = archive = _Archive(stream, name)
+    reader.read()
+    return archive, reader.wb
 
 
 def open_table(
