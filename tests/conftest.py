@@ -65,6 +65,7 @@ with _threads_restored():
     import_mxnet()
 
 FEATURE_LEN = 123
+SLOW_SECONDS = 1800  # for a slow test that sets no limit
 DEAD = (1 << 22) + 1  # id that no process can have
 TRIGRAMS = ("qua", "zig", "vex")
 # The default network in a small size, and settings that train in a second; floats are kept far from chaos so that runs
@@ -97,6 +98,14 @@ KERNELS = [os.environ[library.SWITCH]] if os.environ.get(library.SWITCH) else _B
 
 _NATIVE, _TROUBLE = library.find()
 needs_kernels = pytest.mark.skipif(_NATIVE is None, reason=_TROUBLE or "there are kernels")
+
+
+@pytest.hookimpl(trylast=True)  # after the hooks that mark tests as slow
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Limit the time of slow tests by what shows a hang, since other work may take most of the machine."""
+    for item in items:
+        if item.get_closest_marker("slow") is not None:
+            item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # around the time limit: a test may wait long for its turn
@@ -232,7 +241,7 @@ def train(*flags: object, cwd: Path | None = None, processes: int = 1, keeps_sta
     return printed.getvalue()
 
 
-def run(arguments: Sequence[str], cwd: Path, *, code: int | None = 0, stdin: str = "", seconds: float = 200) -> str:
+def run(arguments: Sequence[str], cwd: Path, *, code: int | None = 0, stdin: str = "") -> str:
     """Runs a command to its end and returns all that it printed; checks the exit code (``None``: any but 0).
 
     The line that names the checkpoint is left out; tests of it run the command themselves."""
@@ -243,7 +252,6 @@ def run(arguments: Sequence[str], cwd: Path, *, code: int | None = 0, stdin: str
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=seconds,
         check=False,
     )
     assert (done.returncode == code) if code is not None else (done.returncode != 0), done.stdout

@@ -29,7 +29,7 @@ def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (run_dir / "result.json").is_file():
-                code, printed = harness.finish(harness.start(harness.command(run_dir, data, 1, *more), folder), 1800)
+                code, printed = harness.finish(harness.start(harness.command(run_dir, data, 1, *more), folder))
                 assert code == 0, printed
         return run_dir
 

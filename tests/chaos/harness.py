@@ -117,14 +117,14 @@ def start(arguments: Sequence[str], cwd: Path, fault: dict[str, Any] | None = No
     )
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Return the exit code, and all that was printed."""
     try:
-        printed, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
         printed, _ = process.communicate()
-        raise AssertionError(f"still running after {seconds} s:\n{printed}") from None
+    except BaseException:  # the time of the test is over
+        process.kill()
+        print(process.communicate()[0])
+        raise
     return process.returncode, printed
 
 
@@ -132,10 +132,9 @@ def run(arguments: Sequence[str], cwd: Path, fault: dict[str, Any] | None = None
     return finish(start(arguments, cwd, fault))
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
-    due = time.monotonic() + seconds
+def wait_for(condition: Callable[[], Any]) -> None:
+    """Wait as long as the test may take: how long a busy machine needs is not known."""
     while not condition():
-        assert time.monotonic() < due, "waited in vain"
         time.sleep(0.02)
 
 

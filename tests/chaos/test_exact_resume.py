@@ -32,7 +32,6 @@ def test_killed_with_another_network(trial):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_killed_at_many_steps(trial, processes):
     """At every step; or at the first and the last one, on both sides of an epoch's end, and at some at random."""

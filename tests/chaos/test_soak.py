@@ -19,7 +19,6 @@ from tests.chaos.test_supervised import supervise
 STRIKES = {"SIGKILL": "SIGKILL", "SIGSTOP": "SIGSTOP", "SIGTERM": "SIGTERM", "cut file": "SIGKILL", "NaN": "nan"}
 PACE = 0.03  # seconds before each step, so that the run does not end before the faults do
 EPOCHS = 4  # a fault
-LONGEST = 150.0  # seconds from a fault to the first step after it
 
 
 @pytest.mark.slow
@@ -54,17 +53,17 @@ def test_it_ends_in_the_bits_of_an_unbroken_run(trial, processes, faults):
             rank = 0 if phase == "save" else generator.randrange(processes)
             after = last_step() + generator.randint(2, 12)
             write_json(plan, trial.fault(STRIKES[kind], after, rank, phase, pace=PACE))
-            harness.wait_for(lambda: is_finished() or trial.has_struck, LONGEST)
+            harness.wait_for(lambda: is_finished() or trial.has_struck)
             assert trial.has_struck, "it finished before the last fault"
             if kind == "cut file":
                 file = generator.choice(sorted(max((trial.run_dir / "state").glob("step_*")).iterdir()))
                 os.truncate(file, generator.randrange(file.stat().st_size))
-            harness.wait_for(partial(goes_on, last_step()), LONGEST)
+            harness.wait_for(partial(goes_on, last_step()))
             write_json(plan, {"kind": "none", "pace": PACE})
-        harness.wait_for(is_finished, 1800)
+        harness.wait_for(is_finished)
     finally:
         if started and started[-1].poll() is None:
             started[-1].terminate()
-            started[-1].wait(60)
+            started[-1].wait()
         log.close()
     harness.assert_same(trial.run_dir, trial.unbroken(*settings))

@@ -20,10 +20,13 @@ from tests.chaos.harness import slow
 from tests.conftest import records
 from tests.helpers.needs import needs
 
+# The supervisor, which restarts workers at once, even if they end soon again and again.
 SUPERVISE = """
 import sys
 from crepe_dist import command
+from crepe_dist.supervising import driver
 from crepe_dist.train import Supervise
+driver.SOON_SECONDS = 0.0
 supervisor = Supervise.parsed(sys.argv[1:])
 supervisor.worker = ["-m", "tests.chaos.worker", *supervisor.worker[2:]]
 command.run(supervisor.run)
@@ -100,7 +103,7 @@ def test_killed_itself_it_leaves_no_orphan_and_nothing_is_lost(supervised, trial
     started = {pid: start_time(pid) or 0 for pid in descendants(process.pid)}
     process.kill()
     assert harness.finish(process)[0] == -signal.SIGKILL
-    harness.wait_for(lambda: not any(start_time(pid) == start for pid, start in started.items()), 40)
+    harness.wait_for(lambda: not any(start_time(pid) == start for pid, start in started.items()))
     assert harness.saved_step(trial.run_dir) >= 6
     trial.resume()
 

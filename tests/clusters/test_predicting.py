@@ -44,7 +44,6 @@ def start(python: Path, script: Path, folder: Path, *arguments: object) -> subpr
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
     )
 
 

@@ -62,7 +62,6 @@ def test_the_architecture_for_a_gpu(capability, architecture, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_nvrtc_compiles_all_kernels_for_all_architectures():
     table = NGramShape(69, 1014, 4, 5, 1 << 20, 36, 1 << 18)
     shapes = [

@@ -143,7 +143,7 @@ print("rank", os.environ["HOROVOD_RANK"], "ended with", os.waitstatus_to_exitcod
 @needs_kernels
 def test_a_process_that_ends_is_noticed_even_if_the_launcher_does_not(tmp_path):
     dead = 2
-    printed = run(script(4, KILLED.format(before="world.hosts = [[0, 1], [2, 3]]", dead=dead)), tmp_path, seconds=90)
+    printed = run(script(4, KILLED.format(before="world.hosts = [[0, 1], [2, 3]]", dead=dead)), tmp_path)
     for rank in range(4):
         assert f"rank {rank} ended with {-9 if rank == dead else ExitCode.PEER_GONE}\n" in printed, printed
         assert (f"[rank {rank}] stopped because another process ended" in printed) == (rank != dead), printed

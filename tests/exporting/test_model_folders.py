@@ -25,7 +25,7 @@ from tests.exporting.test_export import CALIBRATION, CLASSES, ENCODINGS, make, t
 from tests.helpers.needs import needs
 
 ROOT = Path(__file__).parents[2]
-SLOW = [pytest.mark.slow, pytest.mark.timeout(900), needs("uv")]
+SLOW = [pytest.mark.slow, needs("uv")]
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def python(tmp_path_factory):
     run(["uv", "venv", "-q", "-p", sys.executable, "venv"], folder)
     path = str(folder / "venv" / "bin" / "python")
     wanted = [f"{ROOT}[remote]", "mlflow"]
-    run(["uv", "pip", "install", "-q", "--no-config", "-p", path, *wanted], folder, seconds=600)
+    run(["uv", "pip", "install", "-q", "--no-config", "-p", path, *wanted], folder)
     return path
 
 

@@ -132,7 +132,6 @@ def test_the_module_needs_what_it_says(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # the first test of a machine installs PyTorch
 @pytest.mark.skipif(sys.version_info < peers.NEEDED, reason="PyTorch needs a newer Python")
 def test_pytorch_computes_our_logits_and_trains_on(tmp_path):
     python = peers.interpreter(print)

@@ -54,7 +54,7 @@ def test_asked_to_stop_all_save(data, tmp_path):
     """mpirun alone would kill them a second later."""
     run_dir = tmp_path / "run"
     process = mpirun(tmp_path, flags(run_dir, data), pace=1.5)
-    harness.wait_for(lambda: process.poll() is not None or (run_dir.exists() and harness.has_saved(run_dir)), 120)
+    harness.wait_for(lambda: process.poll() is not None or (run_dir.exists() and harness.has_saved(run_dir)))
     process.send_signal(signal.SIGTERM)
     code, printed = harness.finish(process)
     assert code == ExitCode.STOPPED, printed

@@ -66,9 +66,9 @@ class Job:
     def printed(self) -> str:
         return self._log.read_text() if self._log.exists() else ""
 
-    def until(self, condition: Callable[[], Any], seconds: float = 120) -> None:
+    def until(self, condition: Callable[[], Any]) -> None:
         try:
-            harness.wait_for(condition, seconds)
+            harness.wait_for(condition)
         except AssertionError:
             pytest.fail(f"{self.state}\n{self.printed}\n{self._cluster.logs()}")
 

@@ -69,13 +69,13 @@ class Run:
         codes = [process.poll() for process in self._processes]
         return next((code for code in codes if code), 0 if None not in codes else None)
 
-    def wait_for(self, text: str, seconds: float) -> None:
-        harness.wait_for(lambda: re.search(text, self.printed), seconds)
+    def wait_for(self, text: str) -> None:
+        harness.wait_for(lambda: re.search(text, self.printed))
 
-    def end(self, seconds: float = 250) -> tuple[int, str]:
+    def end(self) -> tuple[int, str]:
         """Exit code, and all that was printed; after a failure it ends the other processes, as launchers do."""
         try:
-            harness.wait_for(lambda: self.code is not None, seconds)
+            harness.wait_for(lambda: self.code is not None)
             time.sleep(2 if self.code else 0)
             return self.code or 0, self.printed
         finally:

@@ -21,7 +21,7 @@ EPOCHS = "--epochs=8"
 
 def alone(run_dir: Path, data: Path, *more: str) -> Path:
     """The run of one process that others are held against."""
-    code, printed = harness.finish(harness.start(harness.command(run_dir, data, 1, *more), run_dir.parent), 250)
+    code, printed = harness.finish(harness.start(harness.command(run_dir, data, 1, *more), run_dir.parent))
     assert code == 0, printed
     return run_dir
 
@@ -44,7 +44,7 @@ def at_step_30(data: Path, folder: Path, network: Network) -> Run:
     once = folder / "once"
     plan = {"kind": "mark", "rank": 0, "phase": "train", "step": 30, "once": str(once)}
     run = Run(network, folder / "run", data, 1, EPOCHS, plan=plan)
-    harness.wait_for(lambda: once.exists() or run.code is not None, 200)
+    harness.wait_for(lambda: once.exists() or run.code is not None)
     assert run.code is None, run.printed
     return run
 
@@ -59,8 +59,8 @@ def test_the_cable_is_cut(data: Path, tmp_path: Path, network: Network, unharmed
     """It ends; the same command goes on once the cable is mended."""
     run = at_step_30(data, tmp_path, network)
     network.hosts[1].cut()
-    run.wait_for(r"error: no progress for \d+ s at step \d+ \(train\)", 60)
-    code, printed = run.end(60)
+    run.wait_for(r"error: no progress for \d+ s at step \d+ \(train\)")
+    code, printed = run.end()
     assert code != 0, printed
     network.hosts[1].mend()
     code, printed = Run(network, tmp_path / "run", data, 1, EPOCHS).end()
