@@ -35,7 +35,7 @@ MAX_CLASSES = 300  # in the model card
 SPECIAL = re.compile(r"([\\`*_\[\]{}#!])|([<>&|~$@]|:(?=/)|(?<=www)\.)", re.IGNORECASE)
 MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError)  # raised by a damaged summary of the data
 FILES = (
-    ("checkpoints/", "parameters of the reported epoch, and without a refit of the last one, with description and scores"),
+    ("checkpoints/", "parameters of the reported epoch, and of the last one if there was no refit, with scores"),
     ("state/", "saved state, from which an unfinished run resumes"),
     ("first/", "the network that was trained on the labelled texts alone"),
     ("lesson/", "soft labels of the unlabelled texts"),

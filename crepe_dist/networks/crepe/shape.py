@@ -82,8 +82,8 @@ class CrepeShape(Shape):
     kind: ClassVar[str] = "crepe"
     title: ClassVar[str] = "convolutions over characters and n-grams"
     described: ClassVar[str] = (
-        "convolutions with {width} channels (residual blocks of two: {blocks}) over n-grams of length 1 to {reach}, {rows} rows; and "
-        "character n-grams of length 1 to {longest} and words, {buckets} buckets"
+        "convolutions with {width} channels (residual blocks of two: {blocks}) over n-grams of length 1 to {reach}, "
+        "{rows} rows; and character n-grams of length 1 to {longest} and words, {buckets} buckets"
     )
     class_axes: ClassVar[Mapping[str, int]] = {
         "ngrams.weight": 1, "ngrams.bias": 0, "tower.out.weight": 0, "tower.out.bias": 0
